@@ -1,0 +1,258 @@
+"""Third-party keyword-spotting nets with their own features of one real test set, as plain torch modules.
+
+Arm's "Hello Edge" DNN, CNN and LSTM (github.com/ARM-software/ML-KWS-for-MCU, commit 8151349, Apache-2.0) and MLPerf
+Tiny's reference DS-CNN (github.com/mlcommons/tiny, commit 1afd2c9, Apache-2.0). They make good subjects for `convert`:
+nobody trained them for an analog chip. The data folder holds weights and features as npz archives of plain arrays
+(`arm_ml_kws/`, `mlperf_tiny_kws/`) and the labels (`gsc_v2_test12/manifest.csv`); see `load_pretrained`.
+"""
+
+import csv
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MANIFEST = "gsc_v2_test12/manifest.csv"
+_ARM_FEATURES = "arm_ml_kws/gsc_v2_test12_tf_mfcc_f16.npz"
+_BN_EPS = 1e-3  # TensorFlow's default; torch's is 1e-5
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, csv.Error, zipfile.BadZipFile, zlib.error)
+
+
+class HelloEdgeDNN(nn.Sequential):
+    """Arm's fully connected net: 250 MFCC values -> three hidden layers of `width` -> 12 logits. Input (B, 25, 10)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(250, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, 12),
+        )
+
+
+class HelloEdgeCNN(nn.Module):
+    """Arm's convolutional net, without depthwise layers or padding. Input (B, 1, 49, 10), output (B, 12) logits.
+
+    Args:
+        channels: outputs of the two convolutions.
+        narrow: width of the linear (no activation) low-rank layer behind them.
+    """
+
+    def __init__(self, channels: tuple[int, int], narrow: int) -> None:
+        super().__init__()
+        first, second = channels
+        self.conv1 = nn.Conv2d(1, first, (10, 4))
+        self.bn1 = nn.BatchNorm2d(first, eps=_BN_EPS)
+        self.conv2 = nn.Conv2d(first, second, (10, 4), stride=(2, 1))
+        self.bn2 = nn.BatchNorm2d(second, eps=_BN_EPS)
+        self.lin = nn.Linear(second * 16 * 4, narrow)
+        self.fc = nn.Linear(narrow, 128)
+        self.bn3 = nn.BatchNorm1d(128, eps=_BN_EPS)
+        self.out = nn.Linear(128, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 12) of MFCC maps (B, 1, 49, 10)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = self.lin(x.flatten(1))
+        return self.out(F.relu(self.bn3(self.fc(x))))
+
+
+class HelloEdgeLSTM(nn.Module):
+    """Arm's one-layer LSTM; its last hidden state is classified. Input (B, 49, 10), output (B, 12) logits."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(10, hidden, batch_first=True)
+        self.out = nn.Linear(hidden, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 12) of MFCC sequences (B, 49, 10)."""
+        return self.out(self.lstm(x)[0][:, -1])
+
+
+class TinyDSCNN(nn.Module):
+    """MLPerf Tiny's reference DS-CNN: one convolution, four depthwise-separable blocks of 64 channels.
+
+    Input (B, 1, 49, 10), output (B, 12) logits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(1, 64, (10, 4), stride=2)
+        self.bn0 = nn.BatchNorm2d(64, eps=_BN_EPS)
+        for block in range(1, 5):
+            self.add_module(f"dw{block}", nn.Conv2d(64, 64, 3, padding=1, groups=64))
+            self.add_module(f"bn{block}a", nn.BatchNorm2d(64, eps=_BN_EPS))
+            self.add_module(f"pw{block}", nn.Conv2d(64, 64, 1))
+            self.add_module(f"bn{block}b", nn.BatchNorm2d(64, eps=_BN_EPS))
+        self.fc = nn.Linear(64, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 12) of MFCC maps (B, 1, 49, 10)."""
+        # TensorFlow's "same" padding of an even kernel with stride 2 is uneven: it cannot live in the convolution.
+        x = F.relu(self.bn0(self.conv0(F.pad(x, (1, 1, 4, 5)))))
+        for block in range(1, 5):
+            for conv, norm in ((f"dw{block}", f"bn{block}a"), (f"pw{block}", f"bn{block}b")):
+                x = F.relu(self.get_submodule(norm)(self.get_submodule(conv)(x)))
+        return self.fc(F.avg_pool2d(x, (24, 5)).flatten(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """Where one net's parts lie in the data folder and how it is built."""
+
+    build: Callable[[], nn.Module]
+    weights: str
+    features: str
+    array: str
+    shape: tuple[int, ...]
+    accuracy: float
+
+
+def _arm(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], accuracy: float) -> _Entry:
+    array = f"mfcc_win40_stride{40 if shape[-2] == 25 else 20}"
+    weights = f"arm_ml_kws/{name}_torch.npz"
+    return _Entry(build=build, weights=weights, features=_ARM_FEATURES, array=array, shape=shape, accuracy=accuracy)
+
+
+# Sizes: the archives' README, from the frozen TensorFlow graphs. Accuracies: measured digitally, all 4,890 clips.
+_NETS = {
+    "DNN_S": _arm("DNN_S", lambda: HelloEdgeDNN(144), (25, 10), 0.7840),
+    "DNN_M": _arm("DNN_M", lambda: HelloEdgeDNN(256), (25, 10), 0.8047),
+    "DNN_L": _arm("DNN_L", lambda: HelloEdgeDNN(436), (25, 10), 0.8133),
+    "CNN_S": _arm("CNN_S", lambda: HelloEdgeCNN((28, 30), 16), (1, 49, 10), 0.8577),
+    "CNN_M": _arm("CNN_M", lambda: HelloEdgeCNN((64, 48), 16), (1, 49, 10), 0.8624),
+    "CNN_L": _arm("CNN_L", lambda: HelloEdgeCNN((60, 76), 58), (1, 49, 10), 0.8722),
+    "LSTM_S": _arm("BasicLSTM_S", lambda: HelloEdgeLSTM(118), (49, 10), 0.8530),
+    "LSTM_M": _arm("BasicLSTM_M", lambda: HelloEdgeLSTM(214), (49, 10), 0.8603),
+    "LSTM_L": _arm("BasicLSTM_L", lambda: HelloEdgeLSTM(344), (49, 10), 0.8654),
+    "DS-CNN": _Entry(
+        build=TinyDSCNN,
+        weights="mlperf_tiny_kws/dscnn_float32_torch.npz",
+        features="mlperf_tiny_kws/gsc_v2_test12_mfcc49x10_f16.npz",
+        array="x",
+        shape=(1, 49, 10),
+        accuracy=0.9231,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedKWS:
+    """A pretrained keyword spotter and the test set in its own feature definition and class order."""
+
+    name: str
+    """One of `names()`."""
+    model: nn.Module
+    """In eval mode, float32, on the CPU; maps `features` to (N, 12) logits."""
+    features: Tensor
+    """(N, ...) float32: the MFCC of every clip, in the manifest's order and the shape the model takes."""
+    labels: Tensor
+    """(N,) int64 indices into `classes`."""
+    classes: tuple[str, ...]
+    """The 12 classes in the order of the model's outputs; it differs between the families."""
+    accuracy: float
+    """Expected digital accuracy on these clips, 0..1, to four digits."""
+
+    def batches(self, size: int = 512) -> list[tuple[Tensor, Tensor]]:
+        """The clips as (features, labels) pairs of at most `size` rows, ready for `at.accuracy` and `at.calibrate`."""
+        return list(zip(self.features.split(size), self.labels.split(size), strict=True))
+
+
+def names() -> tuple[str, ...]:
+    """The names `load_pretrained` knows."""
+    return tuple(_NETS)
+
+
+def load_pretrained(name: str, folder: str | Path) -> PretrainedKWS:
+    """Load one pretrained net, the features it expects and the labels.
+
+    Args:
+        name: one of `names()`, such as "DNN_L", "CNN_L", "LSTM_L" or "DS-CNN".
+        folder: the data folder, with `arm_ml_kws`, `mlperf_tiny_kws` and `gsc_v2_test12` inside.
+
+    Raises:
+        ValueError: unknown name; a file that is corrupt, or whose arrays do not fit the net or the manifest.
+        FileNotFoundError: a file that is not there.
+    """
+    if name not in _NETS:
+        raise ValueError(f"unknown pretrained net {name!r}; known: {', '.join(_NETS)}")
+    entry, folder = _NETS[name], Path(folder)
+    model = entry.build()
+    weights = {key: torch.from_numpy(value) for key, value in _read_npz(folder / entry.weights).items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / entry.weights} does not hold the weights of {name}: {error}") from error
+    classes, stored, features = _read_features(folder / entry.features, entry)
+    labels = _read_labels(folder / MANIFEST, classes)
+    if not np.array_equal(labels, stored):
+        raise ValueError(
+            f"{folder / MANIFEST} ({len(labels)} rows) and {folder / entry.features} ({len(stored)} rows) do not "
+            "list the same clips in the same order; take both from one release of the data"
+        )
+    return PretrainedKWS(
+        name=name,
+        model=model.eval(),
+        features=torch.from_numpy(features),
+        labels=torch.from_numpy(labels),
+        classes=classes,
+        accuracy=entry.accuracy,
+    )
+
+
+def _read_features(path: Path, entry: _Entry) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Classes, label indices (N,) and features (N, *entry.shape) float32 of one feature archive."""
+    arrays = _read_npz(path, ("classes", "y", entry.array))
+    features, stored = arrays[entry.array].astype(np.float32), arrays["y"]
+    shape = (len(stored), *entry.shape[-2:])
+    if features.shape != shape:
+        raise ValueError(f"{path}: array {entry.array!r} has shape {features.shape}, expected {shape}")
+    return tuple(arrays["classes"].tolist()), stored, features.reshape(-1, *entry.shape)
+
+
+def _read_npz(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The named arrays (default: all) of an npz archive; refuses pickles and non-finite numbers."""
+    _check_exists(path)
+    try:
+        # Opened here because np.load leaves the file open when the archive is cut short.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in keys or archive.files}
+    except (*_UNREADABLE, AttributeError, TypeError) as error:  # a lone .npy array is no archive: the last two
+        raise ValueError(f"{path} is not the npz archive expected here ({error}); copy it again") from error
+    for key, value in arrays.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{path}: array {key!r} holds NaN or infinity; copy the file again")
+    return arrays
+
+
+def _read_labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
+    """Label indices (N,) int64 of the manifest's rows, in the order of `classes`."""
+    _check_exists(path)
+    index = {label: position for position, label in enumerate(classes)}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return np.array([index[row["label"]] for row in csv.DictReader(file)], dtype=np.int64)
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{path} must be a CSV file with a column 'label' holding only {', '.join(classes)}: "
+            f"{type(error).__name__} {error}; copy it again"
+        ) from error
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; give the folder that holds arm_ml_kws, mlperf_tiny_kws and gsc_v2_test12"
+        )
