@@ -1,0 +1,50 @@
+# `make` lists the commands. The first one that needs it creates .venv from the pinned requirements.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup kws test test-slow check format bench pins clean
+
+help:  ## list these commands
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## create .venv with the pinned packages (CUDA builds of torch: 5.7 GB on Linux)
+
+$(READY): requirements/all.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "AnalogTorch needs Python >= 3.11; run: rm -r .venv && make PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/all.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+kws: $(READY)  ## the main job: train a keyword spotter, put it on the chip, report what it loses
+	$(BIN)/analogtorch kws --config configs/kws/synthetic.yaml
+
+test: $(READY)  ## the test suite (2 processes)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(READY)  ## the long tests: training runs on real speech
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## lint, format, types, packaging metadata
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## the benchmarks of benchmarks/README.md
+	$(BIN)/python -m benchmarks.pretrained
+
+pins: $(READY)  ## compile requirements/all.txt anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	  --group test --group lint --generate-hashes --no-header --no-emit-index-url -o requirements/all.txt
+
+clean:  ## remove what the commands made, .venv included
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache runs

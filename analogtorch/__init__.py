@@ -1,0 +1,44 @@
+"""AnalogTorch: what an analog in-memory-computing chip does to a PyTorch model, and training that makes it matter less.
+
+chip = at.chips.hermes64()
+at.convert(model, chip)
+at.calibrate(model, batches)
+physical = at.program(model, seed=7)
+physical.at("1 day")
+"""
+
+import logging
+
+from analogtorch import chips, devices, nn
+from analogtorch.calibrate import calibrate
+from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.clip import clip_weights_
+from analogtorch.convert import analog_layers, convert, to_digital
+from analogtorch.evaluate import TIMES, Sweep, accuracy, sweep
+from analogtorch.program import ProgrammedChip, program
+from analogtorch.summary import Summary, summary
+
+__version__ = "0.1.0"
+
+logging.getLogger("analogtorch").addHandler(logging.NullHandler())
+
+__all__ = [
+    "TIMES",
+    "Chip",
+    "ProgrammedChip",
+    "Summary",
+    "Sweep",
+    "TrainingNoise",
+    "accuracy",
+    "analog_layers",
+    "calibrate",
+    "chips",
+    "clip_weights_",
+    "convert",
+    "devices",
+    "nn",
+    "program",
+    "summary",
+    "sweep",
+    "to_digital",
+]

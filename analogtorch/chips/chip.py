@@ -1,0 +1,93 @@
+"""What a chip is: one frozen description that drives training noise, programming, drift, quantisation and placement."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from analogtorch.devices import UnitCell
+
+WeightScale = Literal["block", "column"]
+Grouped = Literal["sequential", "block_diagonal"]
+WeightNoise = Literal["none", "gaussian", "programming"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingNoise:
+    """The noise that hardware-aware (HWA) training injects in ``train()``; redrawn in every forward."""
+
+    weight: WeightNoise = "programming"
+    """``programming``: shaped like the cell's own programming noise, weight by weight; ``gaussian``: the same standard
+    deviation for every cell; ``none``: exact weights."""
+    scale: float = 2.0
+    """``programming``: multiple of the cell's programming noise; ``gaussian``: standard deviation in units of the
+    largest weight of the placed block. >= 0."""
+    output: bool = True
+    """Whether the chip's output noise is added before the ADC in training as well."""
+
+    def __post_init__(self) -> None:
+        if self.weight not in get_args(WeightNoise):
+            raise ValueError(f"TrainingNoise.weight must be one of {get_args(WeightNoise)}, got {self.weight!r}")
+        if not (self.scale >= 0 and math.isfinite(self.scale)):
+            raise ValueError(f"TrainingNoise.scale must be >= 0, got {self.scale}; weight='none' trains without noise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """An analog in-memory-computing chip: tiles of unit cells with DACs on the rows and ADCs on the columns.
+
+    Change a field with ``dataclasses.replace(chip, rows=512)``. Every preset names the source of its numbers in
+    ``sources``; what a preset does not know it marks there as assumed.
+    """
+
+    name: str
+    """Identifier for reports."""
+    tiles: int
+    """Tiles on the chip, >= 1."""
+    rows: int
+    """Rows of a tile: inputs of one matrix-vector multiply (MVM), >= 1."""
+    cols: int
+    """Columns of a tile: outputs of one MVM, >= 1."""
+    cell: UnitCell
+    """The devices that hold one weight."""
+    input_bits: int | None
+    """DAC bits, sign included, 2..16: ``2^bits - 2`` steps over [-range, range]. None: inputs are not quantised."""
+    output_bits: int | None
+    """ADC bits, 2..16, ``2^bits - 2`` steps over [-bound, bound]. None: partial sums are not quantised or clipped."""
+    output_bound: float = 12.0
+    """ADC bound in units of (full-scale input x largest conductance), > 0; fixed by the chip."""
+    output_noise: float = 0.0
+    """Standard deviation of the noise of one partial sum, before rounding, in the units of ``output_bound``, >= 0."""
+    weight_scale: WeightScale = "block"
+    """What shares one scale of weights to conductances: the ``block`` placed on a tile, or each ``column`` of it."""
+    grouped: Grouped = "sequential"
+    """Grouped convolutions. ``sequential``: one group per MVM (as many MVMs as groups). ``block_diagonal``: groups
+    share an MVM, and the cells between them, programmed to zero, add their noise."""
+    training: TrainingNoise = field(default_factory=TrainingNoise)
+    """Noise of hardware-aware training."""
+    sources: tuple[str, ...] = ()
+    """Where the numbers come from."""
+
+    def __post_init__(self) -> None:
+        for name in ("tiles", "rows", "cols"):
+            _check(name, getattr(self, name), lambda v: isinstance(v, int) and v >= 1, "an integer >= 1")
+        for name in ("input_bits", "output_bits"):
+            _check(name, getattr(self, name), _is_bits, "None or an integer from 2 to 16")
+        _check("output_bound", self.output_bound, lambda v: v > 0 and math.isfinite(v), "a positive number")
+        _check("output_noise", self.output_noise, lambda v: v >= 0 and math.isfinite(v), "a number >= 0")
+        for name, kind in (("weight_scale", WeightScale), ("grouped", Grouped)):
+            _check(name, getattr(self, name), get_args(kind).__contains__, f"one of {get_args(kind)}")
+
+    @property
+    def cells(self) -> int:
+        """Unit cells on the chip: the weights it can hold."""
+        return self.tiles * self.rows * self.cols
+
+
+def _is_bits(value: object) -> bool:
+    return value is None or (isinstance(value, int) and 2 <= value <= 16)
+
+
+def _check(name: str, value: Any, ok: Callable[[Any], bool], allowed: str) -> None:
+    if not ok(value):
+        raise ValueError(f"Chip.{name} must be {allowed}, got {value!r}")

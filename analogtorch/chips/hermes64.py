@@ -1,0 +1,56 @@
+"""The HERMES Project Chip: 64 cores of 256x256 phase-change-memory cells (Le Gallo et al. 2023)."""
+
+from typing import Literal, get_args
+
+from analogtorch.chips.chip import Chip, TrainingNoise
+from analogtorch.devices import UnitCell, hermes_one_device, hermes_two_device, pcm_like
+
+Device = Literal["two_device", "one_device", "two_equal", "two_sequential", "pcm_like"]
+
+_SOURCES = (
+    "tiles, rows, cols, 8-bit inputs and outputs, digital bias and affine scale per column, weights scaled by the"
+    " largest of a core: Le Gallo et al., Nat. Electron. 6, 680-693 (2023), arXiv 2212.02872",
+    "device models: the same chip, coefficients as published in aihwkit (PCM presets of the HERMES chip)",
+    "output_bound 12: aihwkit's configuration for ResNet on this chip",
+    "output_noise 0.04: ASSUMED, the standard crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023); the"
+    " noise of a single MVM of this chip is not published",
+    "training noise, twice the programming noise: Le Gallo 2023, Methods",
+)
+
+
+def hermes64(*, device: Device = "two_device", training: TrainingNoise | None = None) -> Chip:
+    """The 64-tile PCM chip of IBM (HERMES Project Chip, 14 nm): 64 tiles of 256x256, 8-bit I/O, 4 PCM per cell.
+
+    Not the chip of "12.4 TOPS/W": that is the 34-tile speech chip of Ambrogio et al., Nature 620, 768 (2023).
+
+    Args:
+        device: what holds a polarity. ``two_device`` (default): the chip's pair as one effective device;
+            ``one_device``: the denser, noisier mode; ``two_equal`` and ``two_sequential``: two one-device cells in
+            equal split or filled in sequence; ``pcm_like``: the statistical model of Joshi et al. 2020.
+        training: noise of hardware-aware training; by default twice the cell's programming noise.
+
+    Raises:
+        ValueError: an unknown ``device``.
+    """
+    cells = {
+        "two_device": lambda: UnitCell(device=hermes_two_device()),
+        "one_device": lambda: UnitCell(device=hermes_one_device()),
+        "two_equal": lambda: UnitCell(device=hermes_one_device(), devices_per_polarity=2, split="equal"),
+        "two_sequential": lambda: UnitCell(device=hermes_one_device(), devices_per_polarity=2, split="sequential"),
+        "pcm_like": lambda: UnitCell(device=pcm_like()),
+    }
+    if device not in cells:
+        raise ValueError(f"hermes64: device must be one of {get_args(Device)}, got {device!r}")
+    return Chip(
+        name="hermes64" if device == "two_device" else f"hermes64[{device}]",
+        tiles=64,
+        rows=256,
+        cols=256,
+        cell=cells[device](),
+        input_bits=8,
+        output_bits=8,
+        output_bound=12.0,
+        output_noise=0.04,
+        training=training or TrainingNoise(),
+        sources=_SOURCES,
+    )

@@ -1,0 +1,18 @@
+"""The physics of memory cells: pure functions of conductance, time and noise."""
+
+from analogtorch.devices.cell import UnitCell
+from analogtorch.devices.curves import LogClip, Piecewise, Polynomial, PowerClip
+from analogtorch.devices.pcm import PCM, hermes_one_device, hermes_two_device, ideal_device, pcm_like
+
+__all__ = [
+    "PCM",
+    "LogClip",
+    "Piecewise",
+    "Polynomial",
+    "PowerClip",
+    "UnitCell",
+    "hermes_one_device",
+    "hermes_two_device",
+    "ideal_device",
+    "pcm_like",
+]

@@ -1,0 +1,61 @@
+"""The unit cell: a signed weight on one or more devices per polarity."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices.pcm import PCM
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCell:
+    """A differential pair: ``w = (sum of g+ - sum of g-) / g_total``, ``w`` in [-1, 1].
+
+    Both polarities are programmed, drift and are read with noise, also at target 0.
+    """
+
+    device: PCM
+    """The device model; an effective model of several devices counts as one."""
+    devices_per_polarity: int = 1
+    """How many devices of that model share a polarity, >= 1."""
+    split: Literal["equal", "sequential"] = "equal"
+    """``equal``: every device carries the same share; ``sequential``: one is filled before the next is used."""
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.devices_per_polarity, int) and self.devices_per_polarity >= 1):
+            raise ValueError(f"UnitCell.devices_per_polarity must be an integer >= 1, got {self.devices_per_polarity}")
+        if self.split not in ("equal", "sequential"):
+            raise ValueError(f"UnitCell.split must be 'equal' or 'sequential', got {self.split!r}")
+
+    @property
+    def devices(self) -> int:
+        """Devices in the cell, both polarities together."""
+        return 2 * self.devices_per_polarity
+
+    @property
+    def g_total(self) -> float:
+        """Conductance, uS, that stands for ``|w| = 1``."""
+        return self.devices_per_polarity * self.device.g_max
+
+    def targets(self, w: Tensor) -> Tensor:
+        """Target conductances, uS, of the weights ``w`` in [-1, 1] (any shape S): shape (devices, *S), ``+`` first."""
+        n = self.devices_per_polarity
+        polarities = torch.stack((w.clamp_min(0.0), (-w).clamp_min(0.0)))
+        if self.split == "equal":
+            shares = polarities.unsqueeze(1).expand(2, n, *w.shape)
+        else:
+            filled = torch.arange(n, device=w.device, dtype=w.dtype).view(1, n, *[1] * w.dim())
+            shares = (polarities.unsqueeze(1) * n - filled).clamp(0.0, 1.0)
+        return shares.reshape(2 * n, *w.shape) * self.device.g_max
+
+    def weights(self, g: Tensor) -> Tensor:
+        """The weights that the conductances ``g`` (devices, *S), uS, stand for: shape S."""
+        plus, minus = g.reshape(2, self.devices_per_polarity, *g.shape[1:]).sum(1)
+        return (plus - minus) / self.g_total
+
+    def programming_sigma(self, w: Tensor) -> Tensor:
+        """Standard deviation of the programmed weight around ``w`` in [-1, 1], all devices together, any shape."""
+        sigma = self.device.programming_sigma(self.targets(w))
+        return sigma.square().sum(0).sqrt() / self.g_total

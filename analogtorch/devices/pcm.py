@@ -1,0 +1,172 @@
+"""Phase-change memory (PCM): programming noise, drift and 1/f read noise of one device, as pure functions.
+
+Every function takes the standard-normal draws it needs as an argument, so that the same draws give the same device.
+
+    r      = g / g_max
+    g_p    = max(g + sigma_prog(r) z, 0)                                     programmed
+    nu     = |mean_nu(r) + std_nu(r) z|                                       drift coefficient of the device
+    g_d(t) = g_p ((t + t0) / t0)^-nu                                          drifted
+    g(t)   = max(g_d + g_d Q(r_p) sqrt(ln((t + t0 + t_read) / (2 t_read))) z, 0)   read; Q from the programmed r_p
+
+Sources: Nandakumar et al., ICECS 2019; Joshi et al., Nat. Commun. 11, 2473 (2020); Le Gallo et al., Nat. Electron. 6,
+680 (2023). The coefficients of the fits are those published in the open simulator aihwkit (MIT).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCM:
+    """One PCM device, or several that a fit describes as one. Conductances in microsiemens, times in seconds."""
+
+    name: str
+    """What the fit describes, for reports."""
+    g_max: float
+    """Largest conductance that weights are mapped to, uS, > 0. Programmed devices may exceed it."""
+    g_reference: float
+    """``g_max`` of the chip that ``programming_std`` was fitted on, uS, > 0; other ``g_max`` scale the fit."""
+    t0: float
+    """Age of the device when ``t = 0``, s, > 0: the programming pulse lies ``t0`` before it."""
+    t_read: float
+    """Length of a read, s, > 0: the upper corner of the 1/f noise."""
+    programming_std: Curve
+    """Standard deviation of the programmed conductance, uS, as a function of the target ``r``."""
+    drift_mean: Curve
+    """Mean drift coefficient as a function of the target ``r``."""
+    drift_std: Curve
+    """Device-to-device standard deviation of the drift coefficient."""
+    read_noise: Curve
+    """``Q`` of the 1/f spectrum ``S_G / G^2 = Q^2 / f`` as a function of the programmed ``r``."""
+    programming_scale: float = 1.0
+    """Multiplies the programming noise, >= 0; 0 programs exactly."""
+    drift_scale: float = 1.0
+    """Multiplies every drift coefficient, >= 0; 0 is a device that does not drift."""
+    read_scale: float = 1.0
+    """Multiplies the read noise, >= 0; 0 reads without noise."""
+
+    def __post_init__(self) -> None:
+        for field in ("g_max", "g_reference", "t0", "t_read"):
+            value = getattr(self, field)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"PCM.{field} must be a positive number, got {value}")
+        for field in ("programming_scale", "drift_scale", "read_scale"):
+            value = getattr(self, field)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"PCM.{field} must be >= 0, got {value}; 0 switches the effect off")
+
+    def programming_sigma(self, g: Tensor) -> Tensor:
+        """Standard deviation, uS, of programming the target ``g`` (uS, any shape) before the clamp at 0."""
+        unit = self.programming_scale * self.g_max / self.g_reference
+        return self.programming_std(g / self.g_max).clamp_min(0.0) * unit
+
+    def program(self, g: Tensor, z: Tensor) -> Tensor:
+        """Conductance, uS, after programming the target ``g`` with the normals ``z`` (same shape); clamped at 0."""
+        return (g + self.programming_sigma(g) * z).clamp_min(0.0)
+
+    def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
+        """Drift coefficient of a device whose target was ``g`` (uS) and whose draws are ``z`` (same shape); >= 0."""
+        r = g / self.g_max
+        return self.drift_scale * (self.drift_mean(r) + self.drift_std(r) * z).abs()
+
+    def drift(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
+        """Conductance, uS, ``t`` seconds (>= 0) after ``t0``, without read noise."""
+        return g_programmed * torch.pow((t + self.t0) / self.t0, -nu)
+
+    def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
+        """Conductance, uS, as read at ``t``: one draw ``z`` of the accumulated 1/f noise, frozen for that time."""
+        q = self.read_scale * self.read_noise(g_programmed / self.g_max)
+        growth = math.sqrt(math.log((t + self.t0 + self.t_read) / (2 * self.t_read)))
+        return (g_drifted * (1.0 + q * growth * z)).clamp_min(0.0)
+
+
+def pcm_like() -> PCM:
+    """The statistical PCM model of Nandakumar 2019 and Joshi 2020 (1 M devices, 90 nm), ``g_max`` 25 uS."""
+    return PCM(
+        name="PCM statistical model (Nandakumar 2019, Joshi 2020)",
+        g_max=25.0,
+        g_reference=25.0,
+        t0=20.0,
+        t_read=250e-9,
+        programming_std=Polynomial(coefficients=(0.26348, 1.9650, -1.1731)),
+        drift_mean=LogClip(slope=-0.0155, offset=0.0244, low=0.049, high=0.1),
+        drift_std=LogClip(slope=-0.0125, offset=-0.0059, low=0.008, high=0.045),
+        read_noise=PowerClip(scale=0.0088, power=0.65, floor=1e-3, high=0.2),
+    )
+
+
+_HERMES_DRIFT_MEAN = Piecewise(
+    split=0.0945,
+    below=LogClip(slope=-0.0387, offset=-0.0182, low=0.0720, high=0.13),
+    above=Polynomial(coefficients=(0.0736, -0.0126, -0.0436)),
+)
+
+
+def hermes_one_device() -> PCM:
+    """One PCM device per polarity of the HERMES chip (14 nm, Le Gallo 2023), ``g_max`` 10.35 uS."""
+    return PCM(
+        name="HERMES PCM, one device per polarity (Le Gallo 2023)",
+        g_max=10.35,
+        g_reference=10.35,
+        t0=200.0,
+        t_read=512e-9,
+        programming_std=Polynomial(coefficients=(0.15781817, 2.32443916, -2.16310839, 0.68841818)),
+        drift_mean=_HERMES_DRIFT_MEAN,
+        drift_std=Piecewise(
+            split=0.3039,
+            below=LogClip(slope=-0.0120, offset=-0.0023, low=0.0124, high=0.04),
+            above=Polynomial(coefficients=(0.0104, 0.0116, -0.0165)),
+        ),
+        read_noise=Piecewise(
+            split=0.1591,
+            below=LogClip(slope=-0.0078, offset=0.0038, low=0.0179, high=0.04),
+            above=Polynomial(coefficients=(0.0088, 0.0768, -0.1352, 0.0664)),
+        ),
+    )
+
+
+def hermes_two_device() -> PCM:
+    """Two devices per polarity of the HERMES chip as ONE effective device (its sigma is the pair's), 20.7 uS.
+
+    Programming by the most-significant-first scheme of Vasilopoulos et al., TED 2023. Never draw it twice.
+    """
+    return PCM(
+        name="HERMES PCM, two devices per polarity as one effective device (Le Gallo 2023)",
+        g_max=20.7,
+        g_reference=20.7,
+        t0=300.0,
+        t_read=512e-9,
+        programming_std=Polynomial(coefficients=(0.16603222, 4.71806468, -8.48101252, 4.68961419)),
+        drift_mean=_HERMES_DRIFT_MEAN,
+        drift_std=Piecewise(
+            split=0.3055,
+            below=LogClip(slope=-0.0117, offset=-0.0057, low=0.0091, high=0.04),
+            above=Polynomial(coefficients=(0.0073, 0.0093, -0.0118)),
+        ),
+        read_noise=Piecewise(
+            split=0.16,
+            below=LogClip(slope=-0.0117, offset=-0.0069, low=0.015, high=0.04),
+            above=Polynomial(coefficients=(0.0123, 0.0211, -0.0280, 0.0069)),
+        ),
+    )
+
+
+def ideal_device() -> PCM:
+    """A device that takes its target exactly, does not drift and reads without noise (``g_max`` 1 uS)."""
+    flat = Polynomial(coefficients=(0.0,))
+    return PCM(
+        name="ideal device",
+        g_max=1.0,
+        g_reference=1.0,
+        t0=1.0,
+        t_read=1e-9,
+        programming_std=flat,
+        drift_mean=flat,
+        drift_std=flat,
+        read_noise=flat,
+    )

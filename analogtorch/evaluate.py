@@ -1,0 +1,132 @@
+"""Monte Carlo over chips and times: how much of a metric survives programming, noise and drift."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.program import Compensation, program, seconds
+
+TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
+"""The times that reports show unless told otherwise: right after programming, and later."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A metric on several chips at several times; print it for a table."""
+
+    times: tuple[str, ...]
+    values: Tensor
+    """float64, (chips, times)."""
+    seeds: tuple[int, ...]
+    """Of each chip: ``program(model, seed=seeds[i])`` gives it again."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over the chips, (times,)."""
+        return self.values.mean(0)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation over the chips, (times,); zero for one chip."""
+        return self.values.std(0, correction=1 if len(self.seeds) > 1 else 0)
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """``{time: {"mean", "std", "chips"}}``."""
+        rows = zip(self.times, self.mean.tolist(), self.std.tolist(), strict=True)
+        return {time: {"mean": mean, "std": std, "chips": len(self.seeds)} for time, mean, std in rows}
+
+    def __str__(self) -> str:
+        rows = [f"{'time':<12} {'mean':>8} {'std':>8}  ({len(self.seeds)} chips)"]
+        rows += [f"{t:<12} {v['mean']:>8.4f} {v['std']:>8.4f}" for t, v in self.to_dict().items()]
+        return "\n".join(rows)
+
+
+def sweep(
+    model: nn.Module,
+    metric: Callable[[nn.Module], float],
+    *,
+    chips: int = 10,
+    times: Sequence[str | float] = TIMES,
+    seed: int = 0,
+    compensation: Compensation = "global",
+    progress: bool = False,
+) -> Sweep:
+    """Program ``chips`` chips and measure them at each of the ``times``.
+
+    Chip ``i`` is the same for every model and every call with the same ``seed``: two models, or two trainings, are
+    compared on the same devices.
+
+    Args:
+        model: a converted model.
+        metric: called with the model as it runs on a chip; returns a number, such as the accuracy.
+        chips: how many, >= 1.
+        times: as ``ProgrammedChip.at`` takes them.
+        seed: of the whole experiment, a signed 64-bit integer.
+        compensation: of the drift, as ``ProgrammedChip.at`` takes it.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: no chips, no times, or what ``program`` and ``at`` refuse.
+    """
+    if chips < 1:
+        raise ValueError(f"sweep: chips must be >= 1, got {chips}")
+    if not times:
+        raise ValueError("sweep: times is empty; leave it out for the usual five")
+    for time in times:
+        seconds(time)
+    seeds = tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(chips))
+    values = torch.empty(chips, len(times), dtype=torch.float64)
+    with _bar(chips * len(times), progress) as bar:
+        for i, chip_seed in enumerate(seeds):
+            physical = program(model, seed=chip_seed)
+            for j, time in enumerate(times):
+                values[i, j] = float(metric(physical.at(time, compensation=compensation)))
+                bar.update()
+    return Sweep(times=tuple(t if isinstance(t, str) else f"{t:g} s" for t in times), values=values, seeds=seeds)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
+    """Share, 0..1, of the inputs whose largest output is at the label; in evaluation mode, which is then restored.
+
+    Args:
+        model: gives (N, classes) for an input.
+        batches: pairs of input and labels (N,), read once.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    right = total = 0
+    try:
+        for x, y in batches:
+            right += int((model(x).argmax(-1) == y).sum())
+            total += len(y)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if total == 0:
+        raise ValueError("accuracy: batches holds no sample")
+    return right / total
+
+
+class _NoBar:
+    def __enter__(self) -> "_NoBar":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def update(self) -> None: ...
+
+
+def _bar(total: int, show: bool) -> Any:
+    if not show:
+        return _NoBar()
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc="chips x times", unit="read")

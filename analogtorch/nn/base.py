@@ -1,0 +1,268 @@
+"""What every analog layer does: quantise the input, run the row blocks, read them through the ADC, add the bias."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.chips import Chip
+from analogtorch.ops import Noise, draw_seed, fold, normal, quantize, seed_tensor, stream
+from analogtorch.tiling import RowBlock, Section, sections
+
+_RANGE_KEY = "analogtorch.input_range"
+_OWN = frozenset(
+    ["digital_class", "chip", "layer_name", "calibrated", "programmed", "sections", "training_stream", "output_streams"]
+)  # what from_digital adds to the digital layer's attributes, beside the Parameter input_range
+
+
+@dataclass(frozen=True)
+class Programmed:
+    """What a programmed chip holds of one layer, at one time: see ``analogtorch.program``."""
+
+    weights: tuple[Tensor, ...]
+    """Per section: the weights that its conductances stand for, in the section's shape."""
+    scales: tuple[Tensor, ...]
+    """Per section: weight at full conductance, (row blocks, outputs)."""
+    gains: tuple[Tensor, ...]
+    """Per section: digital correction of each block's readings, (row blocks, outputs)."""
+    seed: int
+    """Seed of the output noise."""
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
+        """The same with ``fn`` applied to every tensor."""
+        weights, scales, gains = (tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains))
+        return Programmed(weights, scales, gains, self.seed)
+
+
+class AnalogLayer(nn.Module):
+    """Mixin of the analog layers; the other base is the digital layer, whose Parameters stay the layer's own.
+
+    ``train()`` injects the chip's training noise; ``eval()`` computes with quantised inputs and outputs and no noise;
+    a layer of a programmed chip (``analogtorch.program``) computes with what the chip holds.
+    """
+
+    chip: Chip
+    layer_name: str
+    calibrated: bool
+    programmed: Programmed | None
+    sections: tuple[Section, ...]
+    digital_class: type[nn.Module]
+    training_stream: int
+    output_streams: tuple[int, ...]
+    input_range: nn.Parameter
+    weight: Any
+    bias: Any
+    channel_dim: ClassVar[int]
+    """Dimension of the output that counts the layer's outputs, from the end."""
+
+    @classmethod
+    def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogLayer":
+        """An analog layer in place of ``layer``: the same Parameter objects, buffers, hooks and attributes.
+
+        Args:
+            layer: the digital layer; it shares everything with the result and should not be used beside it.
+            chip: the chip that the layer is to run on.
+            name: full name of the layer in its model; it keys the layer's noise.
+        """
+        new = cls.__new__(cls)
+        new.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in layer.__dict__.items()})
+        new.digital_class = type(layer)
+        new.chip = chip
+        new.layer_name = name
+        new.calibrated = False
+        new.programmed = None
+        new.sections = sections(tuple(new.weight.shape), getattr(new, "groups", 1), chip)
+        # hashed here, because torch.compile cannot trace a hash
+        new.training_stream = stream(Noise.TRAINING, name)
+        blocks = max(len(section.row_blocks) for section in new.sections)
+        new.output_streams = tuple(stream(Noise.OUTPUT, name, i) for i in range(blocks))
+        new.input_range = nn.Parameter(new.weight.new_zeros(1), requires_grad=new.weight.requires_grad)
+        return new
+
+    def to_digital(self) -> nn.Module:
+        """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
+        old = self.digital_class.__new__(self.digital_class)
+        kept = {k: v for k, v in self.__dict__.items() if k not in _OWN}
+        old.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in kept.items()})
+        del old._parameters["input_range"]
+        return old
+
+    # what a kind of layer defines
+
+    def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The digital layer's own product."""
+        raise NotImplementedError
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """The input as the row blocks see it: padded, if the layer pads."""
+        raise NotImplementedError
+
+    def _partial(self, x: Tensor, weight: Tensor, section: Section, block: RowBlock) -> Tensor:
+        """The partial sums of one row block of a section, from the padded input and the section's weight."""
+        raise NotImplementedError
+
+    def _absmax(self, x: Tensor) -> Tensor:
+        """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to the output."""
+        raise NotImplementedError
+
+    def _output_positions(self, shape: torch.Size, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column of each element of an output of ``shape`` in the field of the output noise."""
+        raise NotImplementedError
+
+    # the forward pass
+
+    def analog_forward(self, x: Tensor) -> Tensor:
+        """``forward`` of every analog layer; ``x`` as the digital layer takes it."""
+        if self.programmed is not None and self.training:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call .eval() on it, or "
+                "train the model that it was programmed from and program that again"
+            )
+        bound = self._bound(x)
+        x = quantize(x, bound, self.chip.input_bits)
+        seed = self._seed(x)
+        weights = self._weights(seed)
+        reads = self.chip.output_bits is not None or self.programmed is not None or self._output_noise() > 0
+        if not reads and len(self.sections) == 1:
+            return self._digital(x, weights[0], self.bias)
+        x = self._pad(x)
+        parts = [self._section(x, bound, weights[i], i, seed) for i in range(len(self.sections))]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
+        return y if self.bias is None else y + self._columns(self.bias)
+
+    def _section(self, x: Tensor, bound: Tensor, weight: Tensor, index: int, seed: Tensor | None) -> Tensor:
+        section, chip = self.sections[index], self.chip
+        scales = self.programmed.scales[index] if self.programmed else block_scales(weight.detach(), section, chip)
+        unit = bound.detach()
+        total: Tensor | None = None
+        for i, block in enumerate(section.row_blocks):
+            part = self._partial(x, weight, section, block)
+            full = unit * self._columns(scales[i])
+            if self._output_noise() > 0:
+                part = part + full * chip.output_noise * self._noise(part, seed, section, i)
+            part = quantize(part, full * chip.output_bound, chip.output_bits)
+            if self.programmed is not None:
+                part = part * self._columns(self.programmed.gains[index][i])
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def _weights(self, seed: Tensor | None) -> list[Tensor]:
+        if self.programmed is not None:
+            return list(self.programmed.weights)
+        parts = [section.weight(self.weight) for section in self.sections]
+        noise = self.chip.training
+        if not self.training or noise.weight == "none" or noise.scale == 0:
+            return parts
+        assert seed is not None
+        return [
+            part + self._training_noise(part.detach(), s, seed) for part, s in zip(parts, self.sections, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _training_noise(self, weight: Tensor, section: Section, seed: Tensor) -> Tensor:
+        chip = self.chip
+        scale = expand_scales(block_scales(weight, section, chip), section)
+        key = fold(seed, self.training_stream)
+        z = normal(key, *section.cell_index(weight.device), dtype=weight.dtype).view(section.shape)
+        if chip.training.weight == "programming":
+            safe = scale.clamp_min(torch.finfo(scale.dtype).tiny)
+            z = z * chip.cell.programming_sigma((weight / safe).clamp(-1, 1))
+        return z * scale * chip.training.scale
+
+    def _seed(self, x: Tensor) -> Tensor | None:
+        if self.programmed is not None:
+            return seed_tensor(self.programmed.seed, x.device) if self._output_noise() > 0 else None
+        noise = self.chip.training
+        drawn = self.training and (noise.weight != "none" or self._output_noise() > 0)
+        return draw_seed(x) if drawn else None
+
+    def _output_noise(self) -> float:
+        on = self.programmed is not None or (self.training and self.chip.training.output)
+        return self.chip.output_noise if on else 0.0
+
+    def _noise(self, like: Tensor, seed: Tensor | None, section: Section, block: int) -> Tensor:
+        assert seed is not None
+        key = fold(seed, self.output_streams[block])
+        outputs = torch.arange(section.outputs.start, section.outputs.stop, device=like.device)
+        return normal(key, *self._output_positions(like.shape, outputs), dtype=like.dtype)
+
+    def _bound(self, x: Tensor) -> Tensor:
+        if not self.calibrated:
+            return self._absmax(x.detach())
+        return self.input_range.abs().to(x.dtype)
+
+    def _columns(self, values: Tensor) -> Tensor:
+        """Values per output, shaped to broadcast over the layer's output."""
+        return values.view(-1, *[1] * (-1 - self.channel_dim))
+
+    # the range travels with the state_dict, beside the keys of the digital layer
+
+    def set_input_range(self, value: float) -> None:
+        """Fix the DAC's full scale at ``value`` > 0, in the units of the input; training goes on from there.
+
+        Raises:
+            ValueError: ``value`` is not a positive finite number.
+        """
+        if not (value > 0 and value < float("inf")):
+            raise ValueError(f"input range of {self.layer_name!r} must be a positive finite number, got {value}")
+        with torch.no_grad():
+            self.input_range.fill_(value)
+        self.calibrated = True
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[prefix + "input_range"]
+        metadata = getattr(destination, "_metadata", None)
+        if self.calibrated and metadata is not None:
+            metadata[prefix[:-1]][_RANGE_KEY] = float(self.input_range.detach())
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing: list,
+        unexpected: list,
+        errors: list,
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        if prefix + "input_range" in missing:
+            missing.remove(prefix + "input_range")
+        if _RANGE_KEY in local_metadata:
+            self.set_input_range(local_metadata[_RANGE_KEY])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        if self.programmed is not None:
+            self.programmed = self.programmed.map(fn)
+        return self
+
+    def extra_repr(self) -> str:
+        """The digital layer's, then chip and input range."""
+        known = self.calibrated and not self.input_range.is_meta
+        value = f"{self.input_range.item():.4g}" if known else ("meta" if self.calibrated else "absmax")
+        return f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
+
+
+def block_scales(weight: Tensor, section: Section, chip: Chip) -> Tensor:
+    """Weight that full conductance stands for, per row block and output: (row blocks, outputs)."""
+    scales = []
+    for block in section.row_blocks:
+        column_max = weight[(slice(None), *block)].abs().flatten(1).amax(1)
+        if chip.weight_scale == "block":
+            column_max = torch.cat([column_max[c].amax().expand(c.stop - c.start) for c in section.col_blocks])
+        scales.append(column_max)
+    return torch.stack(scales)
+
+
+def expand_scales(scales: Tensor, section: Section) -> Tensor:
+    """``scales`` (row blocks, outputs) repeated over the cells of each block: the section's weight shape."""
+    full = scales.new_empty(section.shape)
+    for scale, block in zip(scales, section.row_blocks, strict=True):
+        index = (slice(None), *block)
+        full[index] = scale.view(-1, *[1] * (full.dim() - 1))
+    return full

@@ -1,0 +1,201 @@
+"""A programmed chip: (weights, chip, seed) in, conductances at any time out. The model's weights are untouched."""
+
+import copy
+import math
+import re
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.convert import analog_layers
+from analogtorch.nn import AnalogLayer, Programmed
+from analogtorch.nn.base import block_scales, expand_scales
+from analogtorch.ops import Noise, fold, normal, quantize, seed_tensor, stream
+from analogtorch.tiling import Section
+
+Compensation = Literal["none", "global", "column", "least_squares"]
+Readout = Literal["chip", "ideal"]
+
+_SECONDS = {
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "day": 86400.0,
+    "week": 604800.0,
+    "month": 2592000.0,
+    "year": 31536000.0,
+}
+_ALIASES = {"second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "d": "day", "w": "week", "y": "year"}
+
+
+def seconds(time: str | float) -> float | None:
+    """A time after programming in seconds: a number of seconds, or text such as ``"1 h"``, ``"30 days"``, ``"1 year"``.
+
+    A month has 2,592,000 s, a year 31,536,000 s. ``"programmed"`` is None: the chip before anything has read it.
+
+    Raises:
+        ValueError: a negative or infinite time, or text of another form.
+    """
+    if isinstance(time, str):
+        if time.strip() == "programmed":
+            return None
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", time)
+        unit = _unit(match[2]) if match else None
+        if match is None or unit is None:
+            raise ValueError(
+                f"time {time!r} is not understood; give seconds as a number, 'programmed', or a number and one of "
+                f"{', '.join(_SECONDS)}, such as '1 day'"
+            )
+        try:
+            time = float(match[1]) * _SECONDS[unit]
+        except ValueError as error:
+            raise ValueError(f"time {time!r} does not start with a number") from error
+    if not (isinstance(time, (int, float)) and time >= 0 and math.isfinite(time)):
+        raise ValueError(f"time must be a finite number of seconds >= 0, got {time!r}")
+    return float(time)
+
+
+def _unit(text: str) -> str | None:
+    for name in (text, text.removesuffix("s")):
+        name = _ALIASES.get(name, name)
+        if name in _SECONDS:
+            return name
+    return None
+
+
+def program(model: nn.Module, *, seed: int) -> "ProgrammedChip":
+    """Manufacture and program one chip with the analog layers of ``model``.
+
+    Args:
+        model: a converted model; it is copied, and neither changed by this nor able to change the result later.
+        seed: which chip: the same seed gives the same devices, on any machine. Any signed 64-bit integer.
+
+    Raises:
+        ValueError: no analog layer, or a weight that is NaN or infinite.
+        TypeError: the seed is not an integer.
+
+    Example:
+        >>> physical = at.program(model, seed=7)
+        >>> aged = physical.at("1 day")
+    """
+    seed_tensor(seed)
+    layers = dict(analog_layers(model))
+    if not layers:
+        raise ValueError("program: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    for name, layer in layers.items():
+        if layer.programmed is not None:
+            raise ValueError(f"program: layer {name!r} is programmed already; program the model it came from")
+        if not torch.isfinite(layer.weight).all():
+            raise ValueError(f"program: the weight of layer {name!r} has NaN or infinite values")
+    return ProgrammedChip(model, seed)
+
+
+class ProgrammedChip:
+    """One programmed chip, made by ``program``; ``at`` gives it at a time. Nothing in it is drawn twice differently."""
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        self.seed = seed
+        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def at(self, time: str | float, *, compensation: Compensation = "global", readout: Readout = "chip") -> nn.Module:
+        """The model as it runs on this chip ``time`` after programming: an independent, evaluation-only module.
+
+        Args:
+            time: seconds, or text as ``seconds`` reads it: ``"programmed"``, ``"0 s"``, ``"1 day"``.
+            compensation: what digital correction undoes of the drift. ``global``: one factor per placed block, the
+                mean magnitude read now over that read after programming (Joshi et al. 2020); ``column``: one per
+                output of the block; ``least_squares``: the factor per block that fits the target weights best;
+                ``none``.
+            readout: how these reads are made: one row after the other through the block's own DAC, ADC and noise
+                (``chip``), or exactly (``ideal``).
+
+        Raises:
+            ValueError: an unknown time, compensation or readout.
+        """
+        t = seconds(time)
+        if compensation not in get_args(Compensation):
+            raise ValueError(f"compensation must be one of {get_args(Compensation)}, got {compensation!r}")
+        if readout not in get_args(Readout):
+            raise ValueError(f"readout must be one of {get_args(Readout)}, got {readout!r}")
+        shared = {id(p): p for p in self._model.parameters()}
+        view = copy.deepcopy(self._model, shared)
+        with torch.no_grad():
+            for _, layer in analog_layers(view):
+                layer.programmed = _program_layer(layer, self.seed, t, compensation, readout)
+        return view
+
+
+def _program_layer(layer: AnalogLayer, seed: int, t: float | None, compensation: str, readout: str) -> Programmed:
+    weights, scales, gains = [], [], []
+    for section in layer.sections:
+        target = section.weight(layer.weight.detach())
+        scale = block_scales(target, section, layer.chip)
+        full = expand_scales(scale, section)
+        w = torch.where(full > 0, target / full.clamp_min(torch.finfo(full.dtype).tiny), 0.0)
+        devices = _Devices(w.float(), layer, section, seed)
+        now = devices.weights(t)
+        gain = torch.ones_like(scale)
+        if t is not None and compensation != "none":
+            then = devices.weights(None)
+            gain = _gains(now, then, devices, compensation, readout, t)
+        weights.append((now * full).to(target.dtype))
+        scales.append(scale)
+        gains.append(gain.to(scale.dtype))
+    output_seed = int(fold(seed_tensor(seed), stream("output", str(t))).item())
+    return Programmed(tuple(weights), tuple(scales), tuple(gains), seed=output_seed)
+
+
+class _Devices:
+    """The devices of one section on the chip ``seed``, for target weights ``w`` in [-1, 1] of the section's shape."""
+
+    def __init__(self, w: Tensor, layer: AnalogLayer, section: Section, seed: int) -> None:
+        self.w, self.section, self.chip, self.name, self.seed = w, section, layer.chip, layer.layer_name, seed
+        self.rows, self.cols = section.cell_index(w.device)
+        self.targets = self.chip.cell.targets(w)
+        self.programmed = self.chip.cell.device.program(self.targets, self._draw(Noise.PROGRAMMING))
+
+    def weights(self, t: float | None) -> Tensor:
+        """What the conductances stand for at ``t``; None: as programmed, before a read."""
+        cell, device = self.chip.cell, self.chip.cell.device
+        if t is None:
+            return cell.weights(self.programmed)
+        nu = device.drift_coefficient(self.targets, self._draw(Noise.DRIFT))
+        drifted = device.drift(self.programmed, nu, t)
+        return cell.weights(device.read(self.programmed, drifted, t, self._draw(Noise.READ, str(t))))
+
+    def readout(self, weights: Tensor, when: str) -> Tensor:
+        """The weights as one-hot inputs read them through ADC and output noise, in units of full conductance."""
+        z = self._normal(stream(Noise.COMPENSATION, self.name, when)) * self.chip.output_noise
+        bound = weights.new_tensor(self.chip.output_bound)
+        return quantize(weights + z, bound, self.chip.output_bits)
+
+    def _draw(self, kind: Noise, *names: str) -> Tensor:
+        return torch.stack([self._normal(stream(kind, self.name, d, *names)) for d in range(self.chip.cell.devices)])
+
+    def _normal(self, word: int) -> Tensor:
+        key = fold(seed_tensor(self.seed, self.w.device), word)
+        return normal(key, self.rows, self.cols, self.w.dtype).view(self.w.shape)
+
+
+def _gains(now: Tensor, then: Tensor, devices: _Devices, compensation: str, readout: str, t: float) -> Tensor:
+    """The factor per row block and output that undoes the drift, from one-hot reads of the block's cells."""
+    if readout == "chip":
+        now, then = devices.readout(now, str(t)), devices.readout(then, "programmed")
+    section, gains = devices.section, []
+    for block in section.row_blocks:
+        index = (slice(None), *block)
+        a, b, w = (x[index].flatten(1) for x in (now, then, devices.w))
+        if compensation == "least_squares":
+            numerator, denominator = (a * w).sum(1), (w * w).sum(1)
+        else:
+            numerator, denominator = a.abs().sum(1), b.abs().sum(1)
+        if compensation != "column":
+            numerator, denominator = (_per_block(x, section) for x in (numerator, denominator))
+        alpha = torch.where(denominator > 0, numerator / denominator.clamp_min(1e-30), 1.0)
+        gains.append(1.0 / alpha.clamp_min(1e-4))
+    return torch.stack(gains)
+
+
+def _per_block(column_sums: Tensor, section: Section) -> Tensor:
+    return torch.cat([column_sums[c].sum().expand(c.stop - c.start) for c in section.col_blocks])

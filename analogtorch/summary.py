@@ -1,0 +1,94 @@
+"""What of a model runs on the chip, what does not and why, and how many blocks and tiles it takes."""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from analogtorch.chips import Chip
+from analogtorch.convert import analog_layers, reason
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One analog layer."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    blocks: int
+    """Blocks to place: row blocks x column blocks, of all sections."""
+    cells: int
+    """Unit cells that it occupies, those between the groups of a block-diagonal convolution included."""
+    input_range: str
+    """The DAC's full scale, or how it is found while the layer is not calibrated."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What ``summary`` returns; print it."""
+
+    chip: Chip
+    layers: tuple[LayerRow, ...]
+    skipped: tuple[tuple[str, str, int], ...]
+    """Modules with weights that stay digital: name, reason, number of weights."""
+
+    @property
+    def tiles(self) -> int:
+        """Tiles at one block per tile: an upper bound, as blocks that are smaller than a tile may share one."""
+        return sum(row.blocks for row in self.layers)
+
+    @property
+    def tiles_lower_bound(self) -> int:
+        """Tiles that the cells would fill without any waste."""
+        return math.ceil(sum(row.cells for row in self.layers) / (self.chip.rows * self.chip.cols))
+
+    def __str__(self) -> str:
+        width = max((len(row.name) for row in self.layers), default=4)
+        lines = [f"{'layer':<{width}}  {'kind':<8}  {'weight':<18}  {'blocks':>6}  {'cells':>10}  input range"]
+        for row in self.layers:
+            shape = "x".join(map(str, row.shape))
+            lines.append(
+                f"{row.name:<{width}}  {row.kind:<8}  {shape:<18}  {row.blocks:>6}  {row.cells:>10,}  {row.input_range}"
+            )
+        lines.append(f"{self._fit()} {sum(row.cells for row in self.layers):,} of {self.chip.cells:,} cells.")
+        lines += [f"digital: {name} ({count:,} weights; {why})" for name, why, count in self.skipped]
+        return "\n".join(lines)
+
+    def _fit(self) -> str:
+        text = f"{self.tiles} of {self.chip.tiles} tiles of {self.chip.name} at one block per tile"
+        if self.tiles <= self.chip.tiles:
+            return f"{text};"
+        if self.tiles_lower_bound <= self.chip.tiles:
+            return f"{text}: fits only if blocks share tiles (at least {self.tiles_lower_bound});"
+        return f"{text}: TOO LARGE for one chip (at least {self.tiles_lower_bound} tiles);"
+
+
+def summary(model: nn.Module) -> Summary:
+    """List the analog layers of a converted model and everything that stays digital, with the reason.
+
+    Raises:
+        ValueError: the model has no analog layer.
+    """
+    layers = dict(analog_layers(model))
+    if not layers:
+        raise ValueError("summary: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    rows = tuple(
+        LayerRow(
+            name=name or "(root)",
+            kind=type(layer).__name__.removeprefix("Analog"),
+            shape=tuple(layer.weight.shape),
+            blocks=sum(section.blocks for section in layer.sections),
+            cells=sum(section.cells for section in layer.sections),
+            input_range=f"{layer.input_range.item():.4g}"
+            if layer.calibrated
+            else "absmax of each input (not calibrated)",
+        )
+        for name, layer in layers.items()
+    )
+    skipped = tuple(
+        (name or "(root)", reason(model, name, module) or "not converted", count)
+        for name, module in model.named_modules()
+        if name not in layers and (count := sum(p.numel() for p in module.parameters(recurse=False)))
+    )
+    return Summary(chip=next(iter(layers.values())).chip, layers=rows, skipped=skipped)

@@ -1,0 +1,125 @@
+"""How a layer's weights are cut into the blocks that fit a tile, and which of its inputs each block sees.
+
+A weight of shape ``(out, channels / groups, *kernel)`` is, on the chip, a matrix with one column per output and one
+row per input channel and kernel tap. Row blocks are as full as the tile allows and end at whole kernels where a
+kernel fits, so that a convolution can be computed block by block without unfolding its input.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from analogtorch.chips import Chip
+
+RowBlock = tuple[slice, ...]
+"""Index into the weight's dimensions after the first: channels, then kernel taps."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a layer that is one matrix product: all of it, or some groups of a block-diagonal convolution."""
+
+    channels: slice
+    """Input channels of the layer that it reads."""
+    outputs: slice
+    """Outputs of the layer that it computes."""
+    groups: int
+    """Groups of the product itself: 1 where the section's matrix is dense."""
+    dense_groups: int
+    """Groups of the layer that the dense matrix holds on its diagonal; 1 if its weight is a slice of the layer's."""
+    shape: tuple[int, ...]
+    """Shape of its weight: ``(outputs, channels / groups, *kernel)``."""
+    row_blocks: tuple[RowBlock, ...]
+    """Blocks along the rows; each has its own ADC readings, summed digitally."""
+    col_blocks: tuple[slice, ...]
+    """Blocks along the outputs, relative to the section."""
+
+    @property
+    def blocks(self) -> int:
+        """Blocks to be placed on tiles."""
+        return len(self.row_blocks) * len(self.col_blocks)
+
+    @property
+    def cells(self) -> int:
+        """Unit cells that the section occupies."""
+        return math.prod(self.shape)
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """The section's weight, cut from the layer's ``(out, channels / groups, *kernel)``; differentiable."""
+        part = weight[self.outputs]
+        if self.dense_groups == 1:
+            return part
+        n = self.dense_groups
+        part = part.reshape(n, -1, 1, *part.shape[1:])
+        eye = torch.eye(n, dtype=part.dtype, device=part.device).view(n, 1, n, *[1] * (part.dim() - 3))
+        return (part * eye).reshape(self.shape)
+
+    def cell_index(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Position of each cell in the layer: output (outputs, 1) and input row, as (outputs, rows) or (1, rows).
+
+        The position does not depend on tiles, blocks or on how groups are placed: it keys the noise.
+        """
+        outputs = torch.arange(self.outputs.start, self.outputs.stop, dtype=torch.int32, device=device).unsqueeze(1)
+        kernel = math.prod(self.shape[2:])
+        rows = torch.arange(self.shape[1] * kernel, dtype=torch.int32, device=device).unsqueeze(0)
+        rows = rows + self.channels.start * kernel
+        if self.groups > 1:
+            per_group = self.shape[0] // self.groups
+            group = (outputs - self.outputs.start) // per_group
+            rows = rows + group * (self.shape[1] * kernel)
+        return outputs, rows
+
+
+@lru_cache(maxsize=4096)
+def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, ...]:
+    """The sections of a layer whose weight has ``shape`` = (out, channels / groups, *kernel)."""
+    out, channels, *kernel = shape
+    together = _groups_together(shape, groups, chip) if chip.grouped == "block_diagonal" else 1
+    if together == 1 and (groups == 1 or chip.grouped == "sequential"):
+        whole = Section(
+            channels=slice(0, channels * groups),
+            outputs=slice(0, out),
+            groups=groups,
+            dense_groups=1,
+            shape=tuple(shape),
+            row_blocks=tuple(_split_rows((channels, *kernel), chip.rows)),
+            col_blocks=tuple(_split(out, chip.cols)),
+        )
+        return (whole,)
+    return tuple(_dense_section(shape, groups, first, together, chip) for first in range(0, groups, together))
+
+
+def _groups_together(shape: tuple[int, ...], groups: int, chip: Chip) -> int:
+    """How many groups fit the diagonal of one tile; 1 if not even one does."""
+    rows, outputs = math.prod(shape[1:]), shape[0] // groups
+    return max(1, min(groups, chip.rows // rows, chip.cols // outputs))
+
+
+def _dense_section(shape: tuple[int, ...], groups: int, first: int, together: int, chip: Chip) -> Section:
+    out, channels, *kernel = shape
+    n, per_group = min(together, groups - first), out // groups
+    return Section(
+        channels=slice(first * channels, (first + n) * channels),
+        outputs=slice(first * per_group, (first + n) * per_group),
+        groups=1,
+        dense_groups=n,
+        shape=(n * per_group, n * channels, *kernel),
+        row_blocks=tuple(_split_rows((n * channels, *kernel), chip.rows)),
+        col_blocks=tuple(_split(n * per_group, chip.cols)),
+    )
+
+
+def _split(size: int, limit: int) -> list[slice]:
+    return [slice(start, min(start + limit, size)) for start in range(0, size, limit)]
+
+
+def _split_rows(shape: tuple[int, ...], limit: int) -> list[RowBlock]:
+    """Cut the row dimensions into blocks of at most ``limit`` rows, along the first dimension where that is enough."""
+    inner = math.prod(shape[1:])
+    if inner <= limit:
+        rest = tuple(slice(0, size) for size in shape[1:])
+        return [(part, *rest) for part in _split(shape[0], limit // inner)]
+    return [(slice(i, i + 1), *block) for i in range(shape[0]) for block in _split_rows(shape[1:], limit)]
