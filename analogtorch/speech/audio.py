@@ -1,0 +1,100 @@
+"""Read recordings into the one form that all of AnalogTorch uses: int16, 16 kHz, mono, 16,000 samples."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio.functional import resample as resample_to
+from tqdm import tqdm
+
+from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
+
+Fit = Literal["error", "pad_or_trim"]
+"""What to do with a clip of another length: refuse it, or add zeros at its end or cut its end."""
+
+
+def check_fit(fit: str) -> None:
+    """Raise ValueError unless `fit` is one of `Fit`'s values."""
+    if fit not in get_args(Fit):
+        raise ValueError(f"fit={fit!r}; allowed are {' and '.join(map(repr, get_args(Fit)))}")
+
+
+def read_recording(audio: Path | bytes, *, name: str = "", resample: bool = False) -> Tensor:
+    """One recording of any length as float32 in [-1, 1], 16 kHz, mono, shape (samples,).
+
+    Args:
+        audio: a file, or the contents of one: WAV, FLAC, OGG, MP3, whatever libsndfile reads.
+        name: what messages call it; by default the path.
+        resample: bring another sampling rate to 16 kHz (torchaudio's windowed sinc) instead of refusing it.
+
+    Channels are averaged.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not audio, damaged, empty, not finite, or of another rate.
+    """
+    name = name or _name(audio)
+    if isinstance(audio, Path) and not audio.is_file():
+        raise FileNotFoundError(f"{name}: no such audio file")
+    try:
+        data, rate = soundfile.read(io.BytesIO(audio) if isinstance(audio, bytes) else audio, dtype="float32")
+    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{name}: not readable as audio, or damaged ({error}). Replace or leave out this file."
+        ) from error
+    samples = torch.from_numpy(data if data.ndim == 1 else data.mean(axis=1))
+    if not len(samples):
+        raise ValueError(f"{name}: holds no samples. Replace or leave out this file.")
+    if not bool(samples.isfinite().all()):
+        raise ValueError(f"{name}: holds NaN or infinite samples. Replace or leave out this file.")
+    if rate == SAMPLE_RATE:
+        return samples
+    if not resample:
+        raise ValueError(
+            f"{name}: sampled at {rate} Hz; {SAMPLE_RATE} Hz is needed. Write resample=True to convert it."
+        )
+    return resample_to(samples, rate, SAMPLE_RATE)
+
+
+def read_clip(audio: Path | bytes, *, name: str = "", resample: bool = False, fit: Fit = "error") -> Tensor:
+    """One clip as int16 of shape (16000,). 16-bit recordings come back bit for bit; see `read_recording`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: what `read_recording` refuses, or another length than one second and `fit="error"`.
+    """
+    check_fit(fit)
+    samples = read_recording(audio, name=name, resample=resample)
+    if len(samples) != SAMPLES:
+        if fit == "error":
+            raise ValueError(
+                f"{name or _name(audio)}: {len(samples)} samples at {SAMPLE_RATE} Hz; one clip is {SAMPLES}. "
+                'Write fit="pad_or_trim" to add zeros at its end or cut its end.'
+            )
+        samples = torch.nn.functional.pad(samples[:SAMPLES], (0, max(0, SAMPLES - len(samples))))
+    return to_int16(samples)
+
+
+def _name(audio: Path | bytes) -> str:
+    return str(audio) if isinstance(audio, Path) else "audio in memory"
+
+
+def to_int16(samples: Tensor) -> Tensor:
+    """Float samples in [-1, 1] as int16, rounded, clipped at full scale; the inverse of `Clips.floats`."""
+    return samples.mul(32_768).round_().clamp_(-32_768, 32_767).to(torch.int16)
+
+
+def read_clips(
+    audio: Iterable[tuple[str, Path | bytes]], count: int, *, resample: bool, fit: Fit, progress: bool, title: str
+) -> Tensor:
+    """`count` clips, given as (name, file or contents), as int16 of shape (count, 16000); see `read_clip`."""
+    waveforms = np.empty((count, SAMPLES), dtype=np.int16)
+    bar = tqdm(audio, total=count, desc=title, unit="clip", disable=not progress)
+    for row, (name, file) in enumerate(bar):
+        waveforms[row] = read_clip(file, name=name, resample=resample, fit=fit).numpy()
+    return torch.from_numpy(waveforms)

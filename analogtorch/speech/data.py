@@ -1,0 +1,116 @@
+"""What every source of speech returns, and the checks that all of them share."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from analogtorch.speech.labels import LABELS, SILENCE
+
+SAMPLE_RATE = 16_000
+"""Hz."""
+SAMPLES = 16_000
+"""Samples of one clip: one second."""
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clips:
+    """N labelled one-second recordings.
+
+    Raises:
+        TypeError: a tensor of another dtype.
+        ValueError: shapes that do not fit together, or a label outside `LABELS`.
+    """
+
+    waveforms: Tensor
+    """(N, 16000), int16: 16 kHz, mono."""
+    labels: Tensor
+    """(N,), int64: positions in `LABELS`."""
+    speakers: tuple[str, ...]
+    """Who speaks (a person or a synthetic voice); "" where nobody does, in `_silence_` only."""
+    names: tuple[str, ...]
+    """One name for each clip, for messages: a path, or what was synthesised."""
+
+    def __post_init__(self) -> None:
+        for field, dtype in (("waveforms", torch.int16), ("labels", torch.int64)):
+            if (given := getattr(self, field).dtype) != dtype:
+                raise TypeError(f"Clips.{field} is {given}; it must be {dtype}")
+        count = len(self.labels)
+        if self.waveforms.shape != (count, SAMPLES) or self.labels.ndim != 1:
+            raise ValueError(
+                f"Clips.waveforms has shape {tuple(self.waveforms.shape)} and labels {tuple(self.labels.shape)}; "
+                f"they must be (N, {SAMPLES}) and (N,)"
+            )
+        if len(self.speakers) != count or len(self.names) != count:
+            raise ValueError(f"Clips has {count} labels, {len(self.speakers)} speakers, {len(self.names)} names")
+        if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(LABELS):
+            raise ValueError(f"Clips.labels spans {int(self.labels.min())}..{int(self.labels.max())}; use 0..11")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def floats(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """The waveforms at `index` as float32 in [-1, 1): samples / 32768, as features and augmentation take them."""
+        return self.waveforms[index].float().div_(32_768)
+
+
+class Source(Protocol):
+    """Where speech comes from: `Synthetic`, `SpeechCommands`, `Folder`, or a class of your own with this method."""
+
+    def load(self, progress: bool = False) -> dict[str, Clips]:
+        """The clips of "train", "val" and "test", no speaker in two of them; `progress` shows a bar on stderr."""
+        ...
+
+
+def check_splits(splits: Mapping[str, Clips], *, source: str) -> dict[str, Clips]:
+    """`splits` as a dict in the order of `SPLITS`, if `check_partition` accepts them.
+
+    Raises:
+        ValueError: a split is missing, or what `check_partition` refuses.
+    """
+    if set(splits) != set(SPLITS):
+        raise ValueError(f"{source} gives the splits {sorted(splits)}; it must give exactly {', '.join(SPLITS)}")
+    check_partition(
+        (
+            (split, label, speaker, name)
+            for split, clips in splits.items()
+            for label, speaker, name in zip(clips.labels.tolist(), clips.speakers, clips.names, strict=True)
+        ),
+        source=source,
+    )
+    return {split: splits[split] for split in SPLITS}
+
+
+def check_partition(entries: Iterable[tuple[str, int, str, str]], *, source: str) -> None:
+    """Check that no split is empty and that no speaker is in two.
+
+    Args:
+        entries: for each clip its split, class number, speaker and name.
+        source: where the clips come from, for messages.
+
+    Raises:
+        ValueError: with the split or the speaker, the clips concerned, and what to do.
+    """
+    counts = dict.fromkeys(SPLITS, 0)
+    seen: dict[str, tuple[str, str]] = {}
+    for split, label, speaker, name in entries:
+        counts[split] += 1
+        if not speaker:
+            if LABELS[label] != SILENCE:
+                raise ValueError(f"{source}: {name} names no speaker; only {SILENCE} clips may leave it empty")
+            continue
+        other, first = seen.setdefault(speaker, (split, name))
+        if other != split:
+            raise ValueError(
+                f"{source}: speaker {speaker!r} is in two splits, {other!r} ({first}) and {split!r} ({name}). "
+                "Accuracy would be measured on a voice from training: keep all clips of a speaker in one split."
+            )
+    for split, count in counts.items():
+        if not count:
+            raise ValueError(
+                f"{source}: the split {split!r} is empty (clips: {', '.join(f'{s} {n}' for s, n in counts.items())}). "
+                "Training needs all three: assign some speakers' clips to it."
+            )

@@ -1,0 +1,101 @@
+"""Reading one recording: the formats, and each way in which a file can be wrong."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from analogtorch.speech.audio import read_clip, read_clips, to_int16
+
+
+def tone(samples: int = 16_000, rate: int = 16_000) -> np.ndarray:
+    return (8_000 * np.sin(2 * np.pi * 440 * np.arange(samples) / rate)).astype(np.int16)
+
+
+def write(path: Path, data: np.ndarray, rate: int = 16_000, **options: str) -> Path:
+    soundfile.write(path, data, rate, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_16_bit_recordings_come_back_bit_for_bit(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(-32_768, 32_768, 16_000).astype(np.int16)
+    clip = read_clip(write(tmp_path / f"a.{suffix}", noise))
+    assert clip.dtype == torch.int16
+    assert torch.equal(clip, torch.from_numpy(noise))
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("ogg", "VORBIS"), ("mp3", "MPEG_LAYER_III"), ("wav", "FLOAT")])
+def test_other_formats_keep_their_level(tmp_path: Path, suffix: str, subtype: str) -> None:
+    file = write(tmp_path / f"a.{suffix}", tone().astype(np.float32) / 32_768, subtype=subtype)
+    clip = read_clip(file, fit="pad_or_trim").double()
+    assert clip.std() == pytest.approx(8_000 / 2**0.5, rel=0.02)
+
+
+def test_contents_in_memory_and_several_clips(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.wav", tone())
+    audio: list[tuple[str, Path | bytes]] = [("a", file), ("b", file.read_bytes())]
+    clips = read_clips(audio, 2, resample=False, fit="error", progress=False, title="reading")
+    assert clips.shape == (2, 16_000)
+    assert torch.equal(clips[0], clips[1])
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    stereo = np.stack([tone(), np.zeros(16_000, np.int16)], axis=1)
+    assert torch.equal(read_clip(write(tmp_path / "a.wav", stereo)), to_int16(torch.from_numpy(tone()) / 65_536))
+
+
+def test_another_rate_is_refused_or_resampled(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.wav", tone(44_100, 44_100), 44_100)
+    with pytest.raises(ValueError, match=r"a\.wav: sampled at 44100 Hz; .*resample=True"):
+        read_clip(file)
+    clip = read_clip(file, resample=True)
+    middle = slice(200, -200)  # the filter sees the clip's ends
+    difference = clip[middle] - torch.from_numpy(tone())[middle]
+    assert int(difference.abs().max()) < 50
+
+
+@pytest.mark.parametrize(("samples", "kept"), [(10_000, 10_000), (20_000, 16_000)])
+def test_another_length_is_refused_or_fitted_at_the_end(tmp_path: Path, samples: int, kept: int) -> None:
+    file = write(tmp_path / "a.wav", tone(samples))
+    with pytest.raises(ValueError, match=rf'a\.wav: {samples} samples .*fit="pad_or_trim"'):
+        read_clip(file)
+    clip = read_clip(file, fit="pad_or_trim")
+    assert torch.equal(clip[:kept], torch.from_numpy(tone(kept)))
+    assert not clip[kept:].any()
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.wav: no such"):
+        read_clip(tmp_path / "gone.wav")
+    corrupt = tmp_path / "corrupt.flac"
+    corrupt.write_bytes(b"fLaC but not really")
+    with pytest.raises(ValueError, match=r"corrupt\.flac: not readable.*Replace"):
+        read_clip(corrupt)
+    with pytest.raises(ValueError, match=r"row 3: not readable"):
+        read_clip(b"", name="row 3")
+    with pytest.raises(ValueError, match=r"empty\.wav: holds no samples"):
+        read_clip(write(tmp_path / "empty.wav", tone(0)))
+    nan = np.full(16_000, np.nan, np.float32)
+    with pytest.raises(ValueError, match=r"nan\.wav: holds NaN"):
+        read_clip(write(tmp_path / "nan.wav", nan, subtype="FLOAT"))
+
+
+def test_a_truncated_flac_is_an_error(tmp_path: Path) -> None:
+    memory = io.BytesIO()
+    soundfile.write(memory, np.random.default_rng(0).integers(-9, 9, 16_000).astype(np.int16), 16_000, format="FLAC")
+    with pytest.raises(ValueError, match="half"):
+        read_clip(memory.getvalue()[: len(memory.getvalue()) // 2], name="half")
+
+
+def test_unknown_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="fit='stretch'; allowed are 'error' and 'pad_or_trim'"):
+        read_clip(tmp_path / "a.wav", fit="stretch")  # type: ignore[arg-type]
+
+
+def test_conversion_to_int16_rounds_and_saturates() -> None:
+    samples = torch.tensor([-2.0, -1.0, -0.6 / 32_768, 0.4 / 32_768, 1.0, 2.0])
+    assert to_int16(samples).tolist() == [-32_768, -32_768, -1, 0, 32_767, 32_767]
