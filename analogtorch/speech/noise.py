@@ -1,0 +1,84 @@
+"""Background noise to mix into speech: generated, or cut from recordings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from analogtorch.speech.audio import read_recording
+from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
+from analogtorch.speech.draws import hashed
+
+COLOURS = (0.0, 1.0, 2.0)
+"""Exponents a of a power spectrum 1/f^a: white, pink and brown."""
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Noise:
+    """Noise recordings at 16 kHz, of which one-second crops are taken."""
+
+    recordings: tuple[Tensor, ...]
+    """Each float32, shape (samples,), at least 16,000 samples long."""
+
+    def crop(self, position: NDArray[np.float64]) -> Tensor:
+        """One-second crops, float32 (B, 16000), chosen by B positions in [0, 1) over all possible starts."""
+        starts = np.array([len(recording) - SAMPLES + 1 for recording in self.recordings])
+        ends = starts.cumsum()
+        flat = (position * ends[-1]).astype(np.int64)
+        which = np.searchsorted(ends, flat, side="right")
+        crops = torch.empty(len(flat), SAMPLES)
+        for row, (recording, start) in enumerate(zip(which, flat - (ends - starts)[which], strict=True)):
+            crops[row] = self.recordings[recording][start : start + SAMPLES]
+        return crops
+
+    def part(self, start: float, stop: float) -> "Noise":
+        """The stretch from `start` to `stop`, in fractions, of every recording: such parts share no sound.
+
+        Raises:
+            ValueError: a recording's stretch is shorter than one second.
+        """
+        cut = tuple(r[int(start * len(r)) : int(stop * len(r))] for r in self.recordings)
+        if short := [len(r) for r, c in zip(self.recordings, cut, strict=True) if len(c) < SAMPLES]:
+            raise ValueError(
+                f"a noise recording of {short[0] / SAMPLE_RATE:.1f} s is too short to cut "
+                f"{100 * (stop - start):.0f} % of it into one-second clips; use recordings of at least 10 s each"
+            )
+        return Noise(recordings=cut)
+
+
+def generate_noise(*, seed: int, seconds: int = 60, colours: tuple[float, ...] = COLOURS) -> Noise:
+    """`seconds` of Gaussian noise for each of `colours`, each with an RMS of 1; the same for the same arguments."""
+    return Noise(recordings=tuple(_coloured(colour, seconds * SAMPLE_RATE, seed) for colour in colours))
+
+
+def read_noise(folder: str | Path, *, resample: bool = False) -> Noise:
+    """Every audio file in `folder`, in the order of the names; such as Speech Commands' `_background_noise_`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no audio in it.
+        ValueError: a file that `read_recording` refuses, or that is shorter than one second.
+    """
+    folder = Path(folder).expanduser()
+    files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"{folder}: no such folder, or no {', '.join(SUFFIXES)} files in it")
+    recordings = tuple(read_recording(file, resample=resample) for file in files)
+    for file, recording in zip(files, recordings, strict=True):
+        if len(recording) < SAMPLES:
+            raise ValueError(f"{file}: {len(recording)} samples; noise must last at least one second. Leave it out.")
+    return Noise(recordings=recordings)
+
+
+def _coloured(exponent: float, samples: int, seed: int) -> Tensor:
+    generator = np.random.Generator(np.random.Philox(key=int(hashed(seed, "noise", int(exponent * 1000))[0])))
+    spectrum = np.fft.rfft(generator.standard_normal(samples))
+    frequency = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
+    # Flat below 20 Hz: nothing audible is there, and 1/f would put most of the power into it.
+    spectrum *= np.maximum(frequency, 20.0) ** (-exponent / 2)
+    spectrum[0] = 0
+    noise = np.fft.irfft(spectrum, samples)
+    return torch.from_numpy((noise / np.sqrt(np.mean(noise**2))).astype(np.float32))
