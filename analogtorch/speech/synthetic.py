@@ -1,0 +1,196 @@
+"""Keywords spoken by eSpeak NG: speech for a machine without recordings or a network.
+
+It lets the whole path run anywhere, and says nothing about accuracy on people: its voices are far more alike.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchaudio.transforms import Resample
+from tqdm import tqdm
+
+from analogtorch.speech import espeak
+from analogtorch.speech.audio import to_int16
+from analogtorch.speech.cache import cached, digest
+from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, SPLITS, Clips, check_splits
+from analogtorch.speech.draws import hashed, uniform
+from analogtorch.speech.espeak import Utterance
+from analogtorch.speech.labels import LABELS, SILENCE, UNKNOWN, UNKNOWN_WORDS
+from analogtorch.speech.noise import Noise, generate_noise
+
+ACCENTS = (
+    *("gmw/en", "gmw/en-029", "gmw/en-GB-scotland", "gmw/en-GB-x-gbclan", "gmw/en-GB-x-gbcwmd", "gmw/en-GB-x-rp"),
+    *("gmw/en-US", "gmw/en-US-nyc"),
+)
+"""eSpeak NG 1.52's English voices, less the one that reads the Shavian alphabet."""
+
+VARIANTS = (
+    *(
+        "Alex",
+        "Alicia",
+        "Andrea",
+        "Andy",
+        "Annie",
+        "AnxiousAndy",
+        "Denis",
+        "Diogo",
+        "Gene",
+        "Gene2",
+        "Henrique",
+        "Hugo",
+    ),
+    *("Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "Mr serious", "Nguyen", "Reed", "RicishayMax"),
+    *("RicishayMax2", "RicishayMax3", "Storm", "adam", "anika", "announcer", "antonio", "aunty", "belinda", "benjamin"),
+    *("boris", "caleb", "david", "ed", "edward", "edward2", "f1", "f2", "f3", "f4", "f5", "grandma", "grandpa"),
+    *("gustave", "ian", "iven", "iven2", "iven3", "iven4", "john", "kaukovalta", "klatt", "klatt2", "klatt3", "klatt4"),
+    *("klatt5", "klatt6", "linda", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "marcelo", "max", "michel"),
+    *("miguel", "mike2", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "steph"),
+    *("steph2", "steph3", "travis", "victor", "whisper", "whisperf", "zac"),
+)
+"""eSpeak NG 1.52's voice variants, less the robots and monsters: the speakers, of which each is in one split."""
+
+_VERSION = 1  # of the recipe below; part of the cache's key, so raise it with every change of what is generated
+
+
+class _Plan(NamedTuple):
+    """What decides one clip: all of its random numbers are keyed by (seed, split, label, number)."""
+
+    label: int
+    key: tuple[int | str, ...]
+    utterance: Utterance | None  # None: silence
+    speaker: str
+
+    def draw(self, what: str, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * float(uniform(*self.key, what)[0])
+
+    def pick(self, what: str, options: Sequence[str]) -> str:
+        return options[int(self.draw(what, 0, len(options)))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthetic:
+    """Speech made by eSpeak NG: the ten keywords, other words, and silence, in many voices, with noise.
+
+    Needs the extra `synthetic`. The same configuration gives the same clips, bit for bit, whatever `workers` is.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    per_class: int = 300
+    """Clips of each of the 12 classes over all splits; at least 10."""
+    val_percent: float = 15.0
+    """Percentage of voices and clips in "val"; 10 to 40."""
+    test_percent: float = 20.0
+    """Percentage of voices and clips in "test"; 10 to 40."""
+    seed: int = 0
+    """Decides voices, words, speeds, pitches, levels, positions and noise; 0 or more."""
+    snr_db: tuple[float, float] = (5.0, 40.0)
+    """Range of the ratio of speech to noise, in dB over the duration of the speech."""
+    cache: str | None = "~/.cache/analogtorch"
+    """Folder that keeps what was made (115 MB at 300 clips a class); null makes it anew each time."""
+    workers: int = 2
+    """Processes that speak; 1 or more."""
+
+    def __post_init__(self) -> None:
+        if self.per_class < 10:
+            raise ValueError(f"per_class={self.per_class}; use 10 or more, so that no split is empty")
+        for field in ("val_percent", "test_percent"):
+            if not 10 <= getattr(self, field) <= 40:
+                raise ValueError(f"{field}={getattr(self, field)}; use 10 to 40")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}; use 0 or more")
+        if not -20 <= self.snr_db[0] <= self.snr_db[1] <= 100:
+            raise ValueError(f"snr_db={self.snr_db}; use (lowest, highest), both between -20 and 100 dB")
+        if self.workers < 1:
+            raise ValueError(f"workers={self.workers}; use 1 or more")
+
+    def load(self, progress: bool = False) -> dict[str, Clips]:
+        """The clips of the three splits, from the cache or made now (the default size: 15 s on two free cores).
+
+        Raises:
+            ImportError: espeakng-loader is not installed.
+            RuntimeError: eSpeak NG failed.
+        """
+        sizes = (self.per_class, self.val_percent, self.test_percent)
+        recipe = (_VERSION, espeak.version(), *sizes, self.seed, self.snr_db)
+        make = partial(self._make, progress)
+        splits = cached(self.cache, f"synthetic-{digest(recipe)}.npz", make) if self.cache else make()
+        return check_splits(splits, source="synthetic speech")
+
+    def _make(self, progress: bool) -> dict[str, Clips]:
+        voices = self._voices()
+        plans = {split: list(self._plans(split, voices[split])) for split in SPLITS}
+        spoken = [plan.utterance for split in SPLITS for plan in plans[split] if plan.utterance]
+        bar = tqdm(total=len(spoken), desc="eSpeak NG", unit="clip", disable=not progress)
+        speech = espeak.synthesise(spoken, workers=self.workers)
+        with bar:
+            return {split: self._render(split, plans[split], speech, bar) for split in SPLITS}
+
+    def _voices(self) -> dict[str, list[str]]:
+        order = sorted(VARIANTS, key=lambda variant: float(uniform(self.seed, "voice", variant)[0]))
+        return dict(zip(SPLITS, self._cut(order), strict=True))
+
+    def _cut(self, items: list[str]) -> tuple[list[str], list[str], list[str]]:
+        val, test = (max(1, round(len(items) * p / 100)) for p in (self.val_percent, self.test_percent))
+        return items[val + test :], items[:val], items[val : val + test]
+
+    def _plans(self, split: str, variants: list[str]) -> Iterator[_Plan]:
+        val, test = (round(self.per_class * p / 100) for p in (self.val_percent, self.test_percent))
+        count = {"train": self.per_class - val - test, "val": val, "test": test}[split]
+        for label, name in enumerate(LABELS):
+            for number in range(count):
+                yield _plan(label, name, (self.seed, split, name, number), variants)
+
+    def _render(self, split: str, plans: list[_Plan], speech: Iterator, bar: tqdm) -> Clips:
+        noise = generate_noise(seed=int(hashed(self.seed, "noise", split)[0]))
+        resample = Resample(espeak.SAMPLE_RATE, SAMPLE_RATE)
+        waveforms = torch.empty(len(plans), SAMPLES, dtype=torch.int16)
+        for row, plan in enumerate(plans):
+            word = torch.zeros(0)
+            if plan.utterance:
+                word = resample(torch.frombuffer(next(speech), dtype=torch.int16).float())
+                bar.update()
+            waveforms[row] = to_int16(_mix(plan, word, noise, self.snr_db))
+        return Clips(
+            waveforms=waveforms,
+            labels=torch.tensor([plan.label for plan in plans]),
+            speakers=tuple(plan.speaker for plan in plans),
+            names=tuple("/".join(map(str, plan.key[1:])) for plan in plans),
+        )
+
+
+def _plan(label: int, name: str, key: tuple[int | str, ...], variants: list[str]) -> _Plan:
+    """Choose word, voice, speed and pitch."""
+    plan = _Plan(label, key, None, "")
+    if name == SILENCE:
+        return plan
+    variant = plan.pick("variant", variants)
+    utterance = Utterance(
+        text=plan.pick("word", UNKNOWN_WORDS) if name == UNKNOWN else name,
+        voice=f"{plan.pick('accent', ACCENTS)}+{variant}",
+        rate=round(plan.draw("rate", 120, 260)),
+        pitch=round(plan.draw("pitch", 25, 75)),
+        pitch_range=round(plan.draw("range", 20, 80)),
+    )
+    return plan._replace(utterance=utterance, speaker=variant)
+
+
+def _mix(plan: _Plan, word: Tensor, noise: Noise, snr_db: tuple[float, float]) -> Tensor:
+    """One second, float (16000,): the word somewhere around the middle at some level, and noise below it."""
+    background = noise.crop(np.array([plan.draw("crop")]))[0]
+    if not plan.utterance:
+        return background * 10 ** (plan.draw("level", -70, -30) / 20)
+    word = word[:SAMPLES]
+    word = word * (10 ** (plan.draw("level", -24, -3) / 20) / max(float(word.abs().max()), 1.0))
+    slack = SAMPLES - len(word)
+    start = min(max(slack // 2 + round(plan.draw("shift", -0.15, 0.15) * SAMPLE_RATE), 0), slack)
+    power = float(word.square().mean().sqrt())
+    clip = background * (power * 10 ** (-plan.draw("snr", *snr_db) / 20))
+    clip[start : start + len(word)] += word
+    return clip
