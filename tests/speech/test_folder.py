@@ -1,0 +1,134 @@
+"""Folders and archives of labelled clips, and every row that cannot be used."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from analogtorch.speech.folder import Folder
+from analogtorch.speech.labels import LABELS
+
+ROWS = ["yes/a.wav,yes,ann,train", "go/b.wav,go,bob,val", "_silence_/c.wav,_silence_,,test"]
+HEADER = "path,label,speaker,split"
+
+
+def fill(root: Path, rows: list[str] = ROWS, header: str = HEADER, samples: int = 16_000) -> Path:
+    """A folder with a manifest and the clips of ROWS, each of another constant value."""
+    root.mkdir(exist_ok=True)
+    (root / "manifest.csv").write_text("\n".join([header, *rows]) + "\n")
+    for value, row in enumerate(ROWS):
+        file = root / row.split(",")[0]
+        file.parent.mkdir(exist_ok=True)
+        soundfile.write(file, np.full(samples, value, np.int16), 16_000)
+    return root
+
+
+def pack(root: Path, archive: str, mode: str = "w") -> None:
+    """Move the clips below `root` into an archive, with the "./" that `tar -c .` writes."""
+    with tarfile.open(root / archive, mode) as tar:  # type: ignore[call-overload]
+        for file in sorted(root.glob("*/*.wav")):
+            tar.add(file, arcname=f"./{file.relative_to(root)}")
+            file.unlink()
+
+
+def test_a_folder_of_files(tmp_path: Path) -> None:
+    splits = Folder(root=str(fill(tmp_path))).load()
+    assert [splits[s].names for s in ("train", "val", "test")] == [("yes/a.wav",), ("go/b.wav",), ("_silence_/c.wav",)]
+    assert [splits[s].waveforms[0, 0].item() for s in splits] == [0, 1, 2]
+    assert [LABELS[splits[s].labels[0]] for s in splits] == ["yes", "go", "_silence_"]
+    assert [splits[s].speakers for s in splits] == [("ann",), ("bob",), ("",)]
+
+
+def test_archives_are_read_without_unpacking(tmp_path: Path) -> None:
+    plain = Folder(root=str(fill(tmp_path))).load()
+    pack(tmp_path, "clips.tar")
+    before = sorted(tmp_path.rglob("*"))
+    packed = Folder(root=str(tmp_path)).load()
+    assert sorted(tmp_path.rglob("*")) == before
+    for split in plain:
+        assert torch.equal(plain[split].waveforms, packed[split].waveforms)
+
+
+def test_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
+    fill(tmp_path, [f"x,{row}" for row in ROWS], header="\ufeffword," + HEADER)
+    assert len(Folder(root=str(tmp_path)).load()["train"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("yes/a.wav,maybe,ann,train", r"manifest\.csv:5: unknown class 'maybe'; allowed are"),
+        ("yes/a.wav,yes,ann,dev", r"manifest\.csv:5: unknown split 'dev'; allowed are train, val, test"),
+        ("yes/a.wav,yes", r"manifest\.csv:5: the row has an empty path or too few cells"),
+        (",yes,ann,train", r"manifest\.csv:5: the row has an empty path"),
+        ("yes/a.wav,yes,,train", r"yes/a\.wav names no speaker; only _silence_"),
+        ("yes/a.wav,yes,bob,train", r"speaker 'bob' is in two splits, 'val' \(go/b\.wav\) and 'train' \(yes/a\.wav\)"),
+    ],
+)
+def test_rows_that_cannot_be_used(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Folder(root=str(fill(tmp_path, [*ROWS, row]))).load()
+
+
+def test_missing_things_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere/manifest\.csv: no such manifest"):
+        Folder(root=str(tmp_path / "nowhere")).load()
+    fill(tmp_path, [*ROWS, "yes/z.wav,yes,zoe,train"])
+    with pytest.raises(FileNotFoundError, match=r"manifest\.csv:5: there is no 'yes/z\.wav' in "):
+        Folder(root=str(tmp_path)).load()
+    pack(tmp_path, "clips.tar")
+    with pytest.raises(FileNotFoundError, match=r"manifest\.csv:5: there is no 'yes/z\.wav' in .*clips\.tar"):
+        Folder(root=str(tmp_path)).load()
+    with pytest.raises(FileNotFoundError, match=r"other\.tar: no such archive"):
+        Folder(root=str(tmp_path), archives=("other.tar",)).load()
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, ["yes/a.wav,yes,train"], header="path,label,split")
+    with pytest.raises(ValueError, match=r"manifest\.csv: no column 'speaker' .*needs path, label, speaker, split"):
+        Folder(root=str(tmp_path)).load()
+
+
+def test_an_empty_split_or_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the split 'val' is empty"):
+        Folder(root=str(fill(tmp_path, [ROWS[0], ROWS[2]]))).load()
+    (tmp_path / "manifest.csv").write_text("")
+    with pytest.raises(ValueError, match="no column 'path'"):
+        Folder(root=str(tmp_path)).load()
+    (tmp_path / "manifest.csv").write_bytes(b"path,label,speaker,split\n\xff\xfe,yes,ann,train\n")
+    with pytest.raises(ValueError, match="not a CSV file in UTF-8"):
+        Folder(root=str(tmp_path)).load()
+
+
+def test_archives_that_cannot_be_used(tmp_path: Path) -> None:
+    pack(fill(tmp_path), "clips.tar.gz", "w:gz")
+    with pytest.raises(ValueError, match=r"clips\.tar\.gz: compressed, damaged"):
+        Folder(root=str(tmp_path), archives=("clips.tar.gz",)).load()
+    pack(fill(tmp_path), "a.tar")
+    pack(fill(tmp_path), "b.tar")
+    with pytest.raises(ValueError, match=r"twice in the archives: .*a\.tar', .*b\.tar'"):
+        Folder(root=str(tmp_path)).load()
+
+
+def test_a_bad_clip_is_named_with_its_row(tmp_path: Path) -> None:
+    fill(tmp_path, samples=15_000)
+    with pytest.raises(ValueError, match=r'manifest\.csv:2 \(yes/a\.wav\): 15000 samples .*fit="pad_or_trim"'):
+        Folder(root=str(tmp_path)).load()
+    assert len(Folder(root=str(tmp_path), fit="pad_or_trim").load()["val"]) == 1
+
+
+def test_fit_is_checked_at_once() -> None:
+    with pytest.raises(ValueError, match="fit='crop'"):
+        Folder(root="x", fit="crop")  # type: ignore[arg-type]
+
+
+def test_real_recordings(data_root: Path) -> None:
+    splits = Folder(root=str(data_root / "gsc_v2_test12")).load()
+    assert {split: len(clips) for split, clips in splits.items()} == {"train": 3189, "val": 583, "test": 1118}
+    counts = torch.cat([clips.labels for clips in splits.values()]).bincount()
+    expected = {"_silence_": 408, "_unknown_": 408, "yes": 419, "no": 405, "up": 425, "down": 406, "left": 412}
+    expected |= {"right": 396, "on": 396, "off": 402, "stop": 411, "go": 402}
+    assert counts.tolist() == [expected[label] for label in LABELS]
