@@ -1,0 +1,150 @@
+"""Google Speech Commands v0.02, the 12-class task, from a folder the user has (or a download, only when asked).
+
+P. Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition", arXiv:1804.03209; CC BY 4.0.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torchaudio.datasets import SPEECHCOMMANDS
+
+from analogtorch.speech.audio import read_clips, to_int16
+from analogtorch.speech.data import SAMPLES, SPLITS, Clips, check_partition
+from analogtorch.speech.draws import uniform
+from analogtorch.speech.labels import KEYWORDS, LABELS, SILENCE, UNKNOWN, label_index
+from analogtorch.speech.noise import Noise, read_noise
+
+FOLDER = "SpeechCommands/speech_commands_v0.02"
+"""Where torchaudio keeps the corpus below a root."""
+NOISE = "_background_noise_"
+
+_NOISE_PARTS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
+
+
+class _Word(NamedTuple):
+    path: str  # below the root's SpeechCommands folder
+    label: int
+    speaker: str
+
+
+def which_set(speaker: str) -> str:
+    """The corpus' own split of a speaker, the part of a file name before "_nohash_": 80 % train, 10 % val, 10 % test.
+
+    The rule of its authors (arXiv:1804.03209, section 6.2; TensorFlow's `input_data.which_set`).
+    """
+    largest = 2**27 - 1
+    position = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (largest + 1) * (100 / largest)
+    return "val" if position < 10 else "test" if position < 20 else "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechCommands:
+    """Google Speech Commands v0.02 as twelve classes: ten keywords, `_unknown_` and `_silence_`.
+
+    Splits are the corpus' own. `_unknown_` is a random choice among the other 25 words; `_silence_` is cut from the
+    recordings in `_background_noise_`, at random levels: training from the first 80 % of each recording, validation
+    from the next 10 %, test from the last. Recordings shorter than one second get zeros at their end.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    root: str
+    """Folder that holds SpeechCommands/speech_commands_v0.02, as torchaudio unpacks it."""
+    download: bool = False
+    """Download and unpack the corpus (2.4 GB) if it is not there."""
+    unknown_percent: float = 10.0
+    """Clips of `_unknown_` in each split, in percent of its keyword clips; 0 to 100. The task's own value is 10."""
+    silence_percent: float = 10.0
+    """Clips of `_silence_` in each split, in percent of its keyword clips; 0 to 100. The task's own value is 10."""
+    seed: int = 0
+    """Chooses the `_unknown_` clips and cuts the `_silence_` ones; 0 or more."""
+
+    def __post_init__(self) -> None:
+        for field in ("unknown_percent", "silence_percent"):
+            if not 0 <= getattr(self, field) <= 100:
+                raise ValueError(f"{field}={getattr(self, field)}; use 0 to 100")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}; use 0 or more")
+
+    def load(self, progress: bool = False) -> dict[str, Clips]:
+        """The clips of the three splits.
+
+        Raises:
+            FileNotFoundError: the corpus or its background noise is not there.
+            ValueError: a recording that cannot be read, a split without clips, or a folder whose own lists contradict
+                the corpus' rule.
+        """
+        corpus = self._corpus()
+        words = self._words(corpus)
+        check_partition(
+            ((split, w.label, w.speaker, w.path) for split in SPLITS for w in words[split]), source=self.root
+        )
+        noise = read_noise(Path(self.root).expanduser() / FOLDER / NOISE) if self.silence_percent else None
+        return {split: self._clips(split, words[split], noise, progress) for split in SPLITS}
+
+    def _corpus(self) -> SPEECHCOMMANDS:
+        root = Path(self.root).expanduser()
+        if not self.download and not (root / FOLDER).is_dir():
+            raise FileNotFoundError(
+                f"root={self.root!r} holds no {FOLDER}. Point root at the folder that does, "
+                "or write download=True to fetch 2.4 GB"
+            )
+        root.mkdir(parents=True, exist_ok=True)
+        return SPEECHCOMMANDS(root, download=self.download)
+
+    def _words(self, corpus: SPEECHCOMMANDS) -> dict[str, list[_Word]]:
+        """The keyword and unknown clips of each split, in the order of their paths."""
+        listed = _listed(Path(self.root).expanduser() / FOLDER)
+        keywords: dict[str, list[_Word]] = {split: [] for split in SPLITS}
+        others: dict[str, list[_Word]] = {split: [] for split in SPLITS}
+        for position in range(len(corpus)):
+            path, _, word, speaker, _ = corpus.get_metadata(position)
+            split = which_set(speaker)
+            if listed and listed.get(path, "train") != split:
+                raise ValueError(
+                    f"{path} belongs to {split!r} by the corpus' rule, but validation_list.txt and testing_list.txt "
+                    "say otherwise; unpack the corpus anew, or remove both lists to use the rule"
+                )
+            known = word in KEYWORDS
+            label = label_index(word if known else UNKNOWN, where=path)
+            (keywords if known else others)[split].append(_Word(path, label, speaker))
+        return {split: sorted(keywords[split] + self._choose(others[split], len(keywords[split]))) for split in SPLITS}
+
+    def _choose(self, others: list[_Word], keywords: int) -> list[_Word]:
+        order = sorted(others, key=lambda word: float(uniform(self.seed, word.path)[0]))
+        return order[: math.ceil(keywords * self.unknown_percent / 100)]
+
+    def _clips(self, split: str, words: list[_Word], noise: Noise | None, progress: bool) -> Clips:
+        base = Path(self.root).expanduser() / Path(FOLDER).parent
+        spoken = read_clips(
+            ((word.path, base / word.path) for word in words), len(words),
+            resample=False, fit="pad_or_trim", progress=progress, title=f"reading {split}",
+        )  # fmt: skip
+        keywords = sum(word.label != LABELS.index(UNKNOWN) for word in words)
+        count = math.ceil(keywords * self.silence_percent / 100)
+        silence = self._silence(split, count, noise) if noise else torch.empty(0, SAMPLES, dtype=torch.int16)
+        return Clips(
+            waveforms=torch.cat([spoken, silence]),
+            labels=torch.tensor([word.label for word in words] + [LABELS.index(SILENCE)] * len(silence)),
+            speakers=tuple(word.speaker for word in words) + ("",) * len(silence),
+            names=tuple(word.path for word in words) + tuple(f"{SILENCE}/{n}" for n in range(len(silence))),
+        )
+
+    def _silence(self, split: str, count: int, noise: Noise) -> torch.Tensor:
+        number = np.arange(count)
+        crops = noise.part(*_NOISE_PARTS[split]).crop(uniform(self.seed, split, "crop", number))
+        return to_int16(crops * torch.from_numpy(uniform(self.seed, split, "level", number)).float()[:, None])
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The split of each path that the corpus' own lists name; empty without the lists."""
+    lists = {"val": folder / "validation_list.txt", "test": folder / "testing_list.txt"}
+    if not all(file.is_file() for file in lists.values()):
+        return {}
+    return {f"{folder.name}/{line}": split for split, file in lists.items() for line in file.read_text().split()}
