@@ -1,0 +1,158 @@
+"""Change each training clip a little, differently in each epoch: a pure function of (seed, epoch, index).
+
+The same clip in the same epoch is changed in the same way whatever batch it comes in, whichever process does it, and
+whatever torch's generators have been used for.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchaudio.functional import resample
+from torchaudio.transforms import SpecAugment
+
+from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
+from analogtorch.speech.draws import hashed, uniform
+from analogtorch.speech.noise import Noise, generate_noise, read_noise
+
+_MASKS = 4096  # masks drawn in advance, of which each clip gets one: torchaudio draws from torch's global generator
+_QUIETEST = 10 ** (-50 / 20)  # RMS below which a clip counts as silent; the SNR of noise is then relative to this level
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What is changed, and how far. Zero (or 1.0 for `speeds`) turns a change off.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    shift_ms: float = 100.0
+    """Largest shift in time to either side, in ms, filled with zeros; 0 to 500."""
+    gain_db: float = 6.0
+    """Largest change of level up or down, in dB; 0 to 40."""
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    """Speeds of which each clip gets one (pitch goes along), each 0.5 to 2."""
+    noise_probability: float = 0.8
+    """Share of clips that get background noise; 0 to 1."""
+    snr_db: tuple[float, float] = (5.0, 40.0)
+    """Range of the clip's RMS over the noise's, in dB, between -20 and 100."""
+    noise: str | None = None
+    """Folder of noise recordings at 16 kHz, of one second or longer; null generates white, pink and brown noise."""
+    time_masks: int = 2
+    """Stretches of frames set to 0 (the mean) in the features (SpecAugment: arXiv:1904.08779); 0 to 10."""
+    time_mask_frames: int = 8
+    """Longest stretch, in frames of 20 ms; 0 to 49."""
+    frequency_masks: int = 2
+    """Bands set to 0 in the features; 0 to 10."""
+    frequency_mask_bins: int = 6
+    """Widest band, in filters; 0 to 40."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "shift_ms": 500, "gain_db": 40, "noise_probability": 1, "time_masks": 10, "time_mask_frames": 49,
+            "frequency_masks": 10, "frequency_mask_bins": 40,
+        }  # fmt: skip
+        for field, limit in limits.items():
+            if not 0 <= getattr(self, field) <= limit:
+                raise ValueError(f"{field}={getattr(self, field)}; use 0 to {limit}")
+        if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds):
+            raise ValueError(f"speeds={self.speeds}; use one or more of 0.5 to 2, such as (0.9, 1.0, 1.1)")
+        if not -20 <= self.snr_db[0] <= self.snr_db[1] <= 100:
+            raise ValueError(f"snr_db={self.snr_db}; use (lowest, highest), both between -20 and 100 dB")
+
+
+class Augmenter:
+    """Applies an `Augment`.
+
+    Args:
+        config: what to change.
+        seed: 0 or more.
+
+    Raises:
+        FileNotFoundError, ValueError: the noise folder cannot be used (`read_noise`).
+    """
+
+    def __init__(self, config: Augment, *, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.noise: Noise = read_noise(config.noise) if config.noise else generate_noise(seed=seed)
+
+    def waveforms(self, waveforms: Tensor, index: Tensor, *, epoch: int) -> Tensor:
+        """Speed, level, shift and noise, in this order; clipped to [-1, 1]. The input is left as it is.
+
+        Args:
+            waveforms: (B, 16000), float in [-1, 1].
+            index: (B,), integers: which clip of the training split each row is.
+            epoch: 0 or more.
+        """
+        keys = (self.seed, epoch, _as_index(index, waveforms))
+        changed = self._mix_noise(
+            self._shift(self._change_level(self._change_speed(waveforms, keys), keys), keys), keys
+        )
+        return changed.clamp(-1, 1)
+
+    def features(self, features: Tensor, index: Tensor, *, epoch: int) -> Tensor:
+        """SpecAugment masks. `features` is (B, 1, frames, filters), normalised to a mean near 0; arguments as above."""
+        masks = _mask_bank(self.config, self.seed, *features.shape[-2:])
+        which = hashed(self.seed, epoch, _as_index(index, features), "mask") % np.uint64(len(masks))
+        return features * masks[torch.from_numpy(which.astype(np.int64))].to(features)
+
+    def _change_speed(self, waveforms: Tensor, keys: tuple) -> Tensor:
+        speeds = self.config.speeds
+        which = (uniform(*keys, "speed") * len(speeds)).astype(np.int64)
+        changed = waveforms.clone()
+        for position, speed in enumerate(speeds):
+            rows = torch.from_numpy(np.flatnonzero(which == position))
+            if speed != 1 and len(rows):
+                faster = resample(waveforms[rows], round(SAMPLE_RATE * speed), SAMPLE_RATE)
+                excess = faster.shape[1] - SAMPLES  # half of it is cut, or filled, on either side
+                changed[rows] = torch.nn.functional.pad(faster, (-(excess // 2), excess // 2 - excess))
+        return changed
+
+    def _change_level(self, waveforms: Tensor, keys: tuple) -> Tensor:
+        decibels = self.config.gain_db * (2 * uniform(*keys, "gain") - 1)
+        return waveforms * _column(10 ** (decibels / 20), waveforms)
+
+    def _shift(self, waveforms: Tensor, keys: tuple) -> Tensor:
+        most = round(self.config.shift_ms * SAMPLE_RATE / 1000)
+        starts = torch.from_numpy((uniform(*keys, "shift") * (2 * most + 1)).astype(np.int64))
+        windows = torch.nn.functional.pad(waveforms, (most, most)).unfold(1, SAMPLES, 1)
+        return windows[torch.arange(len(starts)), starts]
+
+    def _mix_noise(self, waveforms: Tensor, keys: tuple) -> Tensor:
+        low, high = self.config.snr_db
+        ratio = 10 ** (-(low + (high - low) * uniform(*keys, "snr")) / 20)
+        ratio *= uniform(*keys, "noisy") < self.config.noise_probability
+        noise = self.noise.crop(uniform(*keys, "crop")).to(waveforms)
+        wanted = _rms(waveforms).clamp(min=_QUIETEST) * _column(ratio, waveforms)
+        return waveforms + noise * (wanted / _rms(noise).clamp(min=1e-9))
+
+
+def _as_index(index: Tensor, batch: Tensor) -> NDArray[np.int64]:
+    if index.shape != (len(batch),) or index.is_floating_point():
+        raise ValueError(f"index has shape {tuple(index.shape)} and {index.dtype}; it must be ({len(batch)},) integers")
+    return index.cpu().numpy().astype(np.int64)
+
+
+def _column(values: NDArray[np.float64], like: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(like)[:, None]
+
+
+def _rms(waveforms: Tensor) -> Tensor:
+    return waveforms.square().mean(dim=1, keepdim=True).sqrt()
+
+
+@lru_cache(maxsize=8)
+def _mask_bank(config: Augment, seed: int, frames: int, bins: int) -> Tensor:
+    """(4096, 1, frames, bins) of 1 and, where masked, 0. torch's generator is left as it was found."""
+    draw = SpecAugment(
+        n_time_masks=config.time_masks, time_mask_param=config.time_mask_frames,
+        n_freq_masks=config.frequency_masks, freq_mask_param=config.frequency_mask_bins, zero_masking=True,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that would seed every GPU as well, which fork_rng would not undo.
+        torch.default_generator.manual_seed(int(hashed(seed, "masks")[0] >> np.uint64(1)))
+        return draw(torch.ones(_MASKS, 1, bins, frames)).mT
