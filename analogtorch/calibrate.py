@@ -127,9 +127,12 @@ def _observe(
         return hook
 
     modes = {m: m.training for m in model.modules()}
+    calibrated = {layer: layer.calibrated for layer in layers.values()}
     hooks = [layer.register_forward_pre_hook(observer(n), with_kwargs=True) for n, layer in layers.items()]
     try:
         model.eval()
+        for layer in calibrated:
+            layer.calibrated = False  # else the ranges found now would depend on the ones before
         count = 0
         for batch in _progress(batches, progress):
             forward(model, batch)
@@ -139,12 +142,15 @@ def _observe(
             handle.remove()
         for module, training in modes.items():
             module.training = training
+        for layer, was in calibrated.items():
+            layer.calibrated = was
     if count == 0:
         raise ValueError("calibrate: batches is empty; pass at least one batch of inputs")
     if silent := [n for n in layers if n not in ran]:
         raise ValueError(
             f"calibrate: {len(silent)} of {len(layers)} analog layers never ran: {', '.join(map(repr, silent[:5]))}. "
-            "Either the batches do not reach them, or the model uses their weights without calling them; convert with exclude=..."
+            "Either the batches do not reach them, or the model uses their weights without calling them; "
+            "leave them digital with convert(..., exclude=...)"
         )
     return records
 

@@ -23,7 +23,7 @@ LAYERS: dict[type[nn.Module], type[AnalogLayer]] = {
 """Digital layer to analog layer."""
 
 _FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-"""Modules that read their children's weights without calling them: analog layers in them would be bypassed in silence."""
+"""Modules that read their children's weights without calling them: analog layers in them would be bypassed."""
 
 
 def convert(

@@ -187,7 +187,7 @@ def _gains(now: Tensor, then: Tensor, devices: _Devices, compensation: str, read
         index = (slice(None), *block)
         a, b, w = (x[index].flatten(1) for x in (now, then, devices.w))
         if compensation == "least_squares":
-            numerator, denominator = (a * w).sum(1), (w * w).sum(1)
+            numerator, denominator = (a * a).sum(1), (a * w).sum(1)
         else:
             numerator, denominator = a.abs().sum(1), b.abs().sum(1)
         if compensation != "column":

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, reason
@@ -87,8 +88,16 @@ def summary(model: nn.Module) -> Summary:
         for name, layer in layers.items()
     )
     skipped = tuple(
-        (name or "(root)", reason(model, name, module) or "not converted", count)
+        (
+            name or "(root)",
+            reason(model, name, module) or "not converted",
+            sum(0 if is_lazy(p) else p.numel() for p in own),
+        )
         for name, module in model.named_modules()
-        if name not in layers and (count := sum(p.numel() for p in module.parameters(recurse=False)))
+        if name not in layers and (own := list(module.parameters(recurse=False)))
     )
     return Summary(chip=next(iter(layers.values())).chip, layers=rows, skipped=skipped)
+
+
+def _count(parameters: list[nn.Parameter]) -> int:
+    return sum(0 if is_lazy(p) else p.numel() for p in parameters)

@@ -130,7 +130,7 @@ class AnalogLayer(nn.Module):
         x = self._pad(x)
         parts = [self._section(x, bound, weights[i], i, seed) for i in range(len(self.sections))]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
-        return y if self.bias is None else y + self._columns(self.bias)
+        return y if self.bias is None else y + self._columns(self.bias).to(y.dtype)
 
     def _section(self, x: Tensor, bound: Tensor, weight: Tensor, index: int, seed: Tensor | None) -> Tensor:
         section, chip = self.sections[index], self.chip
@@ -141,10 +141,11 @@ class AnalogLayer(nn.Module):
             part = self._partial(x, weight, section, block)
             full = unit * self._columns(scales[i])
             if self._output_noise() > 0:
-                part = part + full * chip.output_noise * self._noise(part, seed, section, i)
+                noise = full * chip.output_noise * self._noise(part, seed, section, i)
+                part = (part + noise).to(part.dtype)  # under autocast, only the product is in half precision
             part = quantize(part, full * chip.output_bound, chip.output_bits)
             if self.programmed is not None:
-                part = part * self._columns(self.programmed.gains[index][i])
+                part = part * self._columns(self.programmed.gains[index][i]).to(part.dtype)
             total = part if total is None else total + part
         assert total is not None
         return total

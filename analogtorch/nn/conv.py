@@ -58,7 +58,7 @@ class AnalogConv(AnalogLayer):
         if section.groups == 1:
             return x[:, channels]
         grouped = x.reshape(x.shape[0], section.groups, per_group, *x.shape[2:])[:, :, channels]
-        return grouped.reshape(x.shape[0], -1, *x.shape[2:])
+        return grouped.flatten(1, 2)
 
     def _span(self, x: Tensor, dim: int, tap: slice) -> slice:
         """The part of a spatial dimension of the padded input that the kernel's taps in ``tap`` meet."""
@@ -74,7 +74,7 @@ class AnalogConv(AnalogLayer):
         samples, places = shape[0], shape[2:].numel()
         rows = torch.arange(samples, device=outputs.device).view(-1, 1) * self.out_channels + outputs
         cols = torch.arange(places, device=outputs.device).view(1, 1, *shape[2:])
-        return rows.view(samples, -1, *[1] * self.dims), cols
+        return rows.view(samples, len(outputs), *[1] * self.dims), cols
 
 
 class AnalogConv1d(AnalogConv, nn.Conv1d):

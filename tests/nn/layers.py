@@ -1,0 +1,42 @@
+"""The digital layers that every analog layer is compared with, and an input for each."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    layer: nn.Module
+    x: Tensor
+
+
+def cases() -> list[Case]:
+    """Small layers that span every option; seeded, so that every call makes the same ones."""
+    torch.manual_seed(0)
+    conv1, conv2 = nn.Conv1d, nn.Conv2d
+    line, image = torch.randn(3, 6, 20), torch.randn(2, 6, 11, 9)
+    made = [
+        Case("linear", nn.Linear(37, 11), torch.randn(5, 37)),
+        Case("linear_no_bias", nn.Linear(37, 11, bias=False), torch.randn(5, 37)),
+        Case("linear_3d", nn.Linear(37, 11), torch.randn(2, 3, 37)),
+        Case("linear_1d", nn.Linear(37, 11), torch.randn(37)),
+        Case("linear_1x1", nn.Linear(1, 1), torch.randn(4, 1)),
+        Case("conv1d", conv1(6, 8, 3), line),
+        Case("conv1d_unbatched", conv1(6, 8, 3), line[0]),
+        Case("conv1d_long_kernel", conv1(6, 8, 17, padding=8), line),
+        Case("conv1d_same_dilated", conv1(6, 8, 3, padding="same", dilation=3), line),
+        Case("conv1d_same_even", conv1(6, 8, 4, padding="same"), line),
+        Case("conv2d", conv2(6, 8, 3, padding=1), image),
+        Case("conv2d_unbatched", conv2(6, 8, 3), image[0]),
+        Case("conv2d_rectangular", conv2(6, 8, (5, 1), stride=(2, 3), padding=(2, 0), dilation=(1, 2)), image),
+        Case("conv2d_groups", conv2(6, 8, 3, groups=2, stride=2), image),
+        Case("conv2d_depthwise", conv2(6, 12, 3, groups=6, padding=1, bias=False), image),
+        Case("conv2d_big_kernel", conv2(6, 4, (9, 7), padding=(4, 3)), image),
+    ]
+    for mode in ("reflect", "replicate", "circular"):
+        made.append(Case(f"conv1d_{mode}", conv1(6, 8, 3, padding=1, padding_mode=mode), line))
+        made.append(Case(f"conv2d_{mode}", conv2(6, 8, 3, padding=(1, 2), padding_mode=mode, dilation=2), image))
+    return made

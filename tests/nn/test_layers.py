@@ -1,0 +1,276 @@
+"""One battery for every analog layer and option, against the digital layer and against an explicit matrix product."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import analogtorch as at
+from tests.nn.layers import Case, cases
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # nn.Conv1d's own
+
+CASES = cases()
+SMALL = {"rows": 24, "cols": 5}
+"""A tile so small that every case needs several row and column blocks, and some kernels are cut inside."""
+
+
+def _chip(**changes: object) -> at.Chip:
+    return dataclasses.replace(at.chips.hermes64(), **{**SMALL, **changes})
+
+
+def _convert(case: Case, chip: at.Chip) -> nn.Module:
+    return at.convert(copy.deepcopy(case.layer), chip)
+
+
+def _each_case(function):  # type: ignore[no-untyped-def]
+    return pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)(function)
+
+
+@_each_case
+def test_ideal_chip_equals_digital(case: Case) -> None:
+    layer = _convert(case, at.chips.ideal())
+    for mode in (True, False):
+        assert torch.equal(layer.train(mode)(case.x), case.layer(case.x))
+
+
+@_each_case
+@pytest.mark.parametrize("grouped", ["sequential", "block_diagonal"])
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_blocks_add_up_to_the_digital_layer(case: Case, grouped: str, calibrated: bool) -> None:
+    layer = _convert(case, _chip(input_bits=16, output_bits=16, output_bound=40.0, grouped=grouped)).eval()
+    if calibrated:
+        layer.set_input_range(case.x.abs().max().item())
+    expected = case.layer(case.x)
+    # 16 bits over +-40 units of (range x weight scale) leave steps of 1e-3 of a unit per block
+    assert torch.allclose(layer(case.x), expected, atol=6e-3 * expected.abs().max().item() + 1e-3)
+
+
+@_each_case
+def test_state_dict_is_the_digital_layers(case: Case) -> None:
+    layer = _convert(case, _chip())
+    assert list(layer.state_dict()) == list(case.layer.state_dict())
+    layer.load_state_dict(case.layer.state_dict(), strict=True)
+    copy.deepcopy(case.layer).load_state_dict(layer.state_dict(), strict=True)
+
+
+@_each_case
+def test_gradients_are_those_of_the_noisy_function(case: Case) -> None:
+    layer = _convert(case, _chip(input_bits=None, output_bits=None, output_noise=0.0)).double()
+    x = case.x.double().requires_grad_()
+    torch.manual_seed(1)
+    y = layer(x)
+    y.square().sum().backward()
+    torch.manual_seed(1)
+    step = 1e-3
+    with torch.no_grad():  # a step along the gradient of x changes the loss by step * |gradient|^2
+        moved = layer(x + step * x.grad / x.grad.norm()).square().sum()
+    assert ((moved - y.square().sum()) / step).item() == pytest.approx(x.grad.norm().item(), rel=0.02)
+
+
+@_each_case
+def test_training_noise_follows_the_seed_and_eval_has_none(case: Case) -> None:
+    layer = _convert(case, _chip())
+    torch.manual_seed(3)
+    a, b = layer(case.x), layer(case.x)
+    torch.manual_seed(3)
+    assert torch.equal(layer(case.x), a)
+    assert not torch.equal(a, b)
+    layer.eval()
+    assert torch.equal(layer(case.x), layer(case.x))
+
+
+@_each_case
+def test_to_digital_gives_back_the_same_layer(case: Case) -> None:
+    digital = copy.deepcopy(case.layer)
+    back = at.to_digital(at.convert(digital, _chip()))
+    assert type(back) is type(case.layer)
+    assert back.weight is digital.weight
+    assert dict(back.named_parameters()).keys() == dict(digital.named_parameters()).keys()
+    assert torch.equal(back(case.x), case.layer(case.x))
+
+
+@_each_case
+def test_empty_batch_gives_an_empty_output(case: Case) -> None:
+    batched = not case.name.endswith(("unbatched", "_1d"))
+    x = (case.x if batched else case.x.unsqueeze(0))[:0]
+    for mode in (True, False):
+        assert _convert(case, _chip()).train(mode)(x).shape == case.layer(x).shape
+
+
+@_each_case
+def test_non_contiguous_input(case: Case) -> None:
+    layer = _convert(case, _chip()).eval()
+    strided = case.x.transpose(0, -1).contiguous().transpose(0, -1)
+    assert torch.allclose(layer(strided), layer(case.x), atol=1e-5)
+
+
+@_each_case
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtypes(case: Case, dtype: torch.dtype) -> None:
+    layer = _convert(case, _chip()).to(dtype)
+    for mode in (True, False):
+        y = layer.train(mode)(case.x.to(dtype))
+        assert y.dtype == dtype
+        assert y.isfinite().all()
+
+
+@_each_case
+def test_autocast_returns_the_autocast_type(case: Case) -> None:
+    layer = _convert(case, _chip())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(case.x).dtype == torch.bfloat16
+
+
+@_each_case
+def test_zero_weights_and_zero_input_give_the_bias(case: Case) -> None:
+    layer = _convert(case, _chip(output_noise=0.0))
+    nn.init.zeros_(layer.weight)
+    zero = case.layer.__class__.forward(layer.eval(), torch.zeros_like(case.x))
+    for x in (case.x, torch.zeros_like(case.x)):
+        assert torch.equal(layer.eval()(x), zero)
+        assert layer.train()(x).isfinite().all()
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.name.endswith(("unbatched", "_1d"))], ids=lambda c: c.name)
+def test_nan_in_a_sample_stays_in_that_sample_and_is_not_hidden(case: Case) -> None:
+    layer = _convert(case, _chip()).eval()
+    x = case.x.clone()
+    x[0] = float("nan")
+    y = layer(x)
+    assert y[0].isnan().all()
+    assert torch.equal(y[1:], layer(case.x)[1:])
+
+
+def _reference(x: Tensor, layer: nn.Module, chip: at.Chip, full_scale: float) -> Tensor:
+    """The MVM as design says it, over unfolded patches, one loop per block: slow and obviously right. No groups."""
+    weight = layer.weight.flatten(1)
+    if isinstance(layer, nn.Conv2d):
+        patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)
+    else:
+        patches = x
+    steps_in, steps_out = 2 ** (chip.input_bits - 1) - 1, 2 ** (chip.output_bits - 1) - 1
+    codes = (patches.clamp(-full_scale, full_scale) / full_scale * steps_in).round() / steps_in
+    per_kernel = weight.shape[1] // layer.weight.shape[1]
+    height = chip.rows // per_kernel * per_kernel
+    out = torch.zeros(*patches.shape[:-1], weight.shape[0])
+    for r in range(0, weight.shape[1], height):
+        for c in range(0, weight.shape[0], chip.cols):
+            block = weight[c : c + chip.cols, r : r + height]
+            scale = block.abs().amax(1) if chip.weight_scale == "column" else block.abs().max()
+            current = codes[..., r : r + height] @ (block / (scale.unsqueeze(1) if scale.dim() else scale)).T
+            reading = (current.clamp(-chip.output_bound, chip.output_bound) / chip.output_bound * steps_out).round()
+            out[..., c : c + chip.cols] += reading / steps_out * chip.output_bound * scale * full_scale
+    out = out + layer.bias
+    if isinstance(layer, nn.Conv2d):
+        return out.transpose(1, 2).unflatten(2, layer(x).shape[2:])
+    return out
+
+
+@pytest.mark.parametrize("name", ["linear", "conv2d", "conv2d_rectangular"])
+@pytest.mark.parametrize("weight_scale", ["block", "column"])
+@pytest.mark.parametrize("bound", [12.0, 0.8])
+def test_against_the_explicit_product(name: str, weight_scale: str, bound: float) -> None:
+    case = next(c for c in CASES if c.name == name)
+    chip = _chip(output_bound=bound, weight_scale=weight_scale)
+    layer = _convert(case, chip).eval()
+    layer.set_input_range(1.3)
+    expected = _reference(case.x, case.layer, chip, 1.3)
+    got = layer(case.x)
+    # a reading may fall on the other side of a rounding boundary by float error: one step of one block at most, rarely
+    step = bound / 127 * 1.3 * case.layer.weight.abs().max().item()
+    assert (got - expected).abs().max() <= step * 1.01
+    assert ((got - expected).abs() > 1e-4).float().mean() < 0.01
+
+
+def test_clipping_and_saturation_stop_the_gradient() -> None:
+    layer = at.convert(nn.Linear(4, 1, bias=False), _chip(output_bound=1.0, training=at.TrainingNoise(weight="none")))
+    nn.init.ones_(layer.weight)
+    layer.set_input_range(1.0)
+    layer.chip = dataclasses.replace(layer.chip, output_noise=0.0)
+    x = torch.tensor([[0.2, 0.2, 5.0, -0.5], [1.0, 1.0, 1.0, 1.0]], requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad[0].tolist() == [1.0, 1.0, 0.0, 1.0]  # clipped by the DAC
+    assert x.grad[1].tolist() == [0.0] * 4  # saturates the ADC
+
+
+def test_training_noise_has_the_declared_size() -> None:
+    torch.manual_seed(0)
+    chip = at.chips.hermes64(training=at.TrainingNoise(weight="gaussian", scale=0.05, output=False))
+    chip = dataclasses.replace(chip, input_bits=None, output_bits=None)
+    layer = at.convert(nn.Linear(256, 256, bias=False), chip)
+    noise = layer(torch.eye(256)).T - layer.weight
+    # 65,536 draws: the standard error of the std is 0.3 %
+    assert noise.std().item() == pytest.approx(0.05 * layer.weight.abs().max().item(), rel=0.015)
+    layer.chip = dataclasses.replace(chip, training=at.TrainingNoise(weight="programming", scale=2.0, output=False))
+    unit = (layer(torch.eye(256)).T - layer.weight) / layer.weight.abs().max()
+    r = layer.weight / layer.weight.abs().max()
+    expected = 2 * chip.cell.programming_sigma(r)
+    assert (unit / expected).std().item() == pytest.approx(1.0, rel=0.015)
+
+
+def test_output_noise_is_added_per_row_block() -> None:
+    chip = _chip(
+        rows=16, cols=64, input_bits=None, output_bits=None, output_noise=0.1, training=at.TrainingNoise(weight="none")
+    )
+    layer = at.convert(nn.Linear(64, 64, bias=False), chip)
+    nn.init.ones_(layer.weight)
+    layer.set_input_range(2.0)
+    noise = layer(torch.zeros(500, 64))
+    # four blocks, full scale 2, weight scale 1; 32,000 draws
+    assert noise.std().item() == pytest.approx(0.1 * 2 * 2, rel=0.02)
+
+
+def test_input_range_learns_from_what_it_clips() -> None:
+    torch.manual_seed(0)
+    layer = at.convert(nn.Linear(8, 4), at.chips.hermes64())
+    layer.set_input_range(0.1)
+    x, target = torch.randn(256, 8), None
+    target = F.linear(x, layer.weight, layer.bias).detach()
+    optimizer = torch.optim.Adam([layer.input_range], lr=0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (layer(x) - target).square().mean().backward()
+        optimizer.step()
+    assert layer.input_range.item() > 1.5
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_input_range_is_refused(value: float) -> None:
+    layer = at.convert(nn.Linear(2, 2), at.chips.hermes64())
+    with pytest.raises(ValueError, match="must be a positive finite number"):
+        layer.set_input_range(value)
+    assert not layer.calibrated
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_without_graph_breaks_and_gives_the_eager_numbers(training: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 18, 4))
+    model = at.convert(model, _chip()).train(training)
+    at.calibrate(model, [torch.randn(4, 6, 20)])
+    x = torch.randn(4, 6, 20)
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    torch.manual_seed(5)
+    eager = model(x)
+    torch.manual_seed(5)
+    assert torch.allclose(compiled(x), eager, atol=1e-5)
+
+
+def test_activation_checkpointing_recomputes_the_same_noise() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    def gradient(checkpointed: bool) -> Tensor:
+        torch.manual_seed(0)
+        model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), at.chips.hermes64())
+        x = torch.randn(4, 8)
+        torch.manual_seed(9)
+        y = checkpoint(model, x, use_reentrant=False) if checkpointed else model(x)
+        y.square().sum().backward()
+        return model[0].weight.grad
+
+    assert torch.equal(gradient(True), gradient(False))

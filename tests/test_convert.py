@@ -1,0 +1,203 @@
+import copy
+import io
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import analogtorch as at
+
+
+class Net(nn.Module):
+    """Shared module, tied weight, buffers, and things that stay digital."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.body = nn.ModuleDict({"conv": nn.Conv1d(8, 8, 3, padding=1), "norm": nn.BatchNorm1d(8)})
+        self.shared = nn.Linear(8, 8)
+        self.again = self.shared
+        self.head = nn.Linear(8, 11)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens).transpose(1, 2)
+        x = self.body["norm"](self.body["conv"](x)).transpose(1, 2)
+        return self.head(self.again(self.shared(x).relu()))
+
+
+def _net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+TOKENS = torch.arange(22).view(2, 11) % 11
+CHIP = at.chips.hermes64()
+
+
+def test_parameters_keys_ties_and_hooks_survive() -> None:
+    model = _net()
+    parameters = dict(model.named_parameters())
+    keys = list(model.state_dict())
+    called = []
+    model.head.register_forward_hook(lambda *_: called.append(1))
+    assert at.convert(model, CHIP) is model
+    assert list(model.state_dict()) == keys
+    after = dict(model.named_parameters())
+    assert all(after[name] is p for name, p in parameters.items())
+    assert model.shared is model.again
+    assert model.head.weight is model.embed.weight
+    model(TOKENS)
+    assert called == [1]
+    assert [name for name, _ in at.analog_layers(model)] == ["body.conv", "shared", "head"]
+
+
+def test_converting_twice_changes_nothing() -> None:
+    model = at.convert(_net(), CHIP)
+    layers = [layer for _, layer in at.analog_layers(model)]
+    at.convert(model, CHIP)
+    assert [layer for _, layer in at.analog_layers(model)] == layers
+
+
+def test_a_root_layer_comes_back() -> None:
+    layer = nn.Linear(3, 2)
+    analog = at.convert(layer, CHIP)
+    assert isinstance(analog, at.nn.AnalogLinear)
+    assert analog.weight is layer.weight
+    assert type(at.to_digital(analog)) is nn.Linear
+
+
+def test_to_digital_restores_the_model() -> None:
+    model = _net().eval()
+    expected = model(TOKENS)
+    assert torch.equal(at.to_digital(at.convert(model, CHIP))(TOKENS), expected)
+    assert {type(m) for m in model.modules()} == {type(m) for m in _net().modules()}
+    assert model.head.weight is model.embed.weight
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        ("head", None, ["head"]),
+        (["s*"], None, ["shared"]),
+        ("re:(head|shared)", None, ["shared", "head"]),
+        (None, "body.*", ["shared", "head"]),
+        (["*"], ["re:.*conv", "head"], ["shared"]),
+    ],
+)
+def test_selection(include, exclude, expected) -> None:
+    model = at.convert(_net(), CHIP, include=include, exclude=exclude)
+    assert [name for name, _ in at.analog_layers(model)] == expected
+    assert all(name in str(at.summary(model)) for name in ("embed", "body.norm"))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"include": "haed"}, "'haed' matches none.*Closest names:.*'head'"),
+        ({"exclude": "nope"}, "'nope' matches none of the 3 layers"),
+        ({"include": ["head", "unused*"]}, r"'unused\*' matches none"),
+        ({"exclude": "*"}, "exclude leaves none of its 3 layers"),
+        ({"include": "re:("}, "no regular expression"),
+    ],
+)
+def test_bad_patterns_are_refused_and_change_nothing(kwargs: dict, message: str) -> None:
+    model = _net()
+    with pytest.raises(ValueError, match=message):
+        at.convert(model, CHIP, **kwargs)
+    assert not list(at.analog_layers(model))
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module, got Tensor"):
+        at.convert(torch.zeros(2), CHIP)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be a Chip"):
+        at.convert(_net(), "hermes64")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="patterns must be strings"):
+        at.convert(_net(), CHIP, include=[nn.Linear])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"nothing to convert.*LSTM"):
+        at.convert(nn.LSTM(3, 4), CHIP)
+
+
+class Doubled(nn.Linear):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(input)
+
+
+class Named(nn.Linear):
+    """A subclass that computes what nn.Linear computes."""
+
+
+def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> None:
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.ModuleDict(
+        {
+            "encoder": encoder,
+            "doubled": Doubled(3, 3),
+            "normed": parametrizations.weight_norm(nn.Linear(3, 3)),
+            "lazy": nn.LazyLinear(3),
+            "lstm": nn.LSTM(3, 3),
+            "named": Named(3, 3),
+        }
+    )
+    at.convert(model, CHIP)
+    assert [name for name, _ in at.analog_layers(model)] == ["named"]
+    assert "lazy: run the model once first" in str(at.summary(model))
+    reasons = {name: why for name, why, _ in at.summary(model).skipped}
+    assert "without calling it" in reasons["encoder.linear1"]
+    assert "without calling it" in reasons["encoder.self_attn.out_proj"]
+    assert "overrides forward" in reasons["doubled"]
+    assert "no analog layer for LSTM" in reasons["lstm"]
+    assert type(at.to_digital(model)["named"]) is Named
+    with pytest.raises(ValueError, match="'doubled', matched by 'doubled', cannot be analog: Doubled overrides"):
+        at.convert(model, CHIP, include="doubled")
+
+
+def test_ranges_travel_with_the_state_dict_and_a_plain_checkpoint_still_loads() -> None:
+    model = at.calibrate(at.convert(_net(), CHIP), [TOKENS])
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    assert list(state) == list(_net().state_dict())
+    other = at.convert(_net(), CHIP)
+    other.load_state_dict(state, strict=True)
+    assert torch.equal(other.eval()(TOKENS), model.eval()(TOKENS))
+    _net().load_state_dict(state, strict=True)
+    fresh = at.convert(_net(), CHIP)
+    fresh.load_state_dict(_net().state_dict(), strict=True)
+    assert not fresh.head.calibrated
+
+
+def test_safetensors_and_deepcopy_and_pickle() -> None:
+    import pickle
+
+    model = at.convert(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), CHIP).eval()
+    x = torch.randn(5, 4)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(x), model(x))
+    digital = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    digital.load_state_dict(load(save(model.state_dict())), strict=True)
+    assert torch.equal(digital[0].weight, model[0].weight)
+
+
+def test_meta_device() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4096, 4096), nn.Conv2d(8, 8, 3))
+    at.convert(model, CHIP)
+    assert model[0].input_range.is_meta
+    assert "range=absmax" in repr(model)
+    assert at.summary(model).layers[0].blocks == 256
+
+
+def test_a_plain_optimizer_trains_weights_and_ranges() -> None:
+    model = at.calibrate(at.convert(_net(), CHIP), [TOKENS])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.train()(TOKENS).square().sum().backward()
+        optimizer.step()
+    assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())

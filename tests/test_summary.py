@@ -1,0 +1,38 @@
+import dataclasses
+
+import pytest
+from torch import nn
+
+import analogtorch as at
+
+
+def test_counts_blocks_cells_and_tiles() -> None:
+    model = nn.Sequential(
+        nn.Linear(250, 436), nn.ReLU(), nn.Linear(436, 436), nn.ReLU(), nn.Linear(436, 12), nn.LayerNorm(12)
+    )
+    summary = at.summary(at.convert(model, at.chips.hermes64()))
+    assert [row.blocks for row in summary.layers] == [2, 4, 2]
+    assert summary.tiles == 8
+    assert summary.tiles_lower_bound == 5
+    assert [name for name, _, _ in summary.skipped] == ["5"]
+    text = str(summary)
+    assert "8 of 64 tiles of hermes64 at one block per tile" in text
+    assert "digital: 5 (24 weights; no analog layer for LayerNorm)" in text
+    assert "absmax of each input (not calibrated)" in text
+
+
+def test_excluded_layers_are_listed() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), at.chips.hermes64(), exclude="1")
+    assert at.summary(model).skipped == (("1", "not converted", 20),)
+
+
+@pytest.mark.parametrize(("tiles", "expected"), [(7, "fits only if blocks share tiles"), (2, "TOO LARGE for one chip")])
+def test_what_does_not_fit_is_said(tiles: int, expected: str) -> None:
+    chip = dataclasses.replace(at.chips.hermes64(), tiles=tiles)
+    model = at.convert(nn.Sequential(nn.Linear(436, 436), nn.Linear(436, 436)), chip)
+    assert expected in str(at.summary(model))
+
+
+def test_a_digital_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="no analog layer"):
+        at.summary(nn.Linear(2, 2))
