@@ -146,7 +146,7 @@ def _in_child(engine: ctypes.CDLL, speech: bytearray, utterance: Utterance) -> t
         code = 1
         try:
             signal.alarm(_SECONDS_PER_CLIP)
-            message = _speak(engine, utterance) or ("" if speech else "it made no sound")
+            message = _speak(engine, utterance) or ("" if any(speech) else "it made no sound")
             with os.fdopen(writer, "wb") as file:
                 file.write(message.encode() or speech)
             code = int(bool(message))

@@ -43,6 +43,15 @@ def test_contents_in_memory_and_several_clips(tmp_path: Path) -> None:
     assert torch.equal(clips[0], clips[1])
 
 
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_bar_is_shown_only_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str], progress: bool) -> None:
+    audio = [("a", write(tmp_path / "a.wav", tone()))]
+    read_clips(audio, 1, resample=False, fit="error", progress=progress, title="reading train")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("reading train: 100%" in err) == progress
+
+
 def test_channels_are_averaged(tmp_path: Path) -> None:
     stereo = np.stack([tone(), np.zeros(16_000, np.int16)], axis=1)
     assert torch.equal(read_clip(write(tmp_path / "a.wav", stereo)), to_int16(torch.from_numpy(tone()) / 65_536))
