@@ -44,7 +44,7 @@ bench: $(READY)  ## the benchmarks of benchmarks/README.md
 
 pins: $(READY)  ## compile requirements/all.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras \
-	  --group test --group lint --generate-hashes --no-header --no-emit-index-url -o requirements/all.txt
+	  --group test --group lint --group docs --generate-hashes --no-header --no-emit-index-url -o requirements/all.txt
 
 clean:  ## remove what the commands made, .venv included
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache runs

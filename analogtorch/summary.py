@@ -8,6 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, reason
+from analogtorch.nn import AnalogLayer
 
 
 @dataclass(frozen=True)
@@ -74,29 +75,25 @@ def summary(model: nn.Module) -> Summary:
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("summary: the model has no analog layer; call analogtorch.convert(model, chip) first")
-    rows = tuple(
-        LayerRow(
-            name=name or "(root)",
-            kind=type(layer).__name__.removeprefix("Analog"),
-            shape=tuple(layer.weight.shape),
-            blocks=sum(section.blocks for section in layer.sections),
-            cells=sum(section.cells for section in layer.sections),
-            input_range=f"{layer.input_range.item():.4g}"
-            if layer.calibrated
-            else "absmax of each input (not calibrated)",
-        )
-        for name, layer in layers.items()
-    )
+    rows = tuple(_row(name, layer) for name, layer in layers.items())
     skipped = tuple(
-        (
-            name or "(root)",
-            reason(model, name, module) or "not converted",
-            sum(0 if is_lazy(p) else p.numel() for p in own),
-        )
+        (name or "(root)", reason(model, name, module) or "not converted", _count(own))
         for name, module in model.named_modules()
         if name not in layers and (own := list(module.parameters(recurse=False)))
     )
     return Summary(chip=next(iter(layers.values())).chip, layers=rows, skipped=skipped)
+
+
+def _row(name: str, layer: AnalogLayer) -> LayerRow:
+    known = layer.calibrated and not layer.input_range.is_meta
+    return LayerRow(
+        name=name or "(root)",
+        kind=type(layer).__name__.removeprefix("Analog"),
+        shape=tuple(layer.weight.shape),
+        blocks=sum(section.blocks for section in layer.sections),
+        cells=sum(section.cells for section in layer.sections),
+        input_range=f"{layer.input_range.item():.4g}" if known else "absmax of each input (not calibrated)",
+    )
 
 
 def _count(parameters: list[nn.Parameter]) -> int:

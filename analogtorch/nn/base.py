@@ -123,23 +123,21 @@ class AnalogLayer(nn.Module):
         bound = self._bound(x)
         x = quantize(x, bound, self.chip.input_bits)
         seed = self._seed(x)
-        weights = self._weights(seed)
         reads = self.chip.output_bits is not None or self.programmed is not None or self._output_noise() > 0
         if not reads and len(self.sections) == 1:
-            return self._digital(x, weights[0], self.bias)
+            return self._digital(x, self._section_weight(0, seed)[0], self.bias)
         x = self._pad(x)
-        parts = [self._section(x, bound, weights[i], i, seed) for i in range(len(self.sections))]
+        parts = [self._section(x, bound.detach(), i, seed) for i in range(len(self.sections))]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
         return y if self.bias is None else y + self._columns(self.bias).to(y.dtype)
 
-    def _section(self, x: Tensor, bound: Tensor, weight: Tensor, index: int, seed: Tensor | None) -> Tensor:
+    def _section(self, x: Tensor, bound: Tensor, index: int, seed: Tensor | None) -> Tensor:
         section, chip = self.sections[index], self.chip
-        scales = self.programmed.scales[index] if self.programmed else block_scales(weight.detach(), section, chip)
-        unit = bound.detach()
+        weight, scales = self._section_weight(index, seed)
         total: Tensor | None = None
         for i, block in enumerate(section.row_blocks):
             part = self._partial(x, weight, section, block)
-            full = unit * self._columns(scales[i])
+            full = bound * self._columns(scales[i])
             if self._output_noise() > 0:
                 noise = full * chip.output_noise * self._noise(part, seed, section, i)
                 part = (part + noise).to(part.dtype)  # under autocast, only the product is in half precision
@@ -150,28 +148,27 @@ class AnalogLayer(nn.Module):
         assert total is not None
         return total
 
-    def _weights(self, seed: Tensor | None) -> list[Tensor]:
+    def _section_weight(self, index: int, seed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The weight that a section computes with, and what full conductance stands for (see ``block_scales``)."""
         if self.programmed is not None:
-            return list(self.programmed.weights)
-        parts = [section.weight(self.weight) for section in self.sections]
-        noise = self.chip.training
-        if not self.training or noise.weight == "none" or noise.scale == 0:
-            return parts
-        assert seed is not None
-        return [
-            part + self._training_noise(part.detach(), s, seed) for part, s in zip(parts, self.sections, strict=True)
-        ]
+            return self.programmed.weights[index], self.programmed.scales[index]
+        section = self.sections[index]
+        weight = section.weight(self.weight)
+        scales = block_scales(weight.detach(), section, self.chip)
+        if self.training and self.chip.training.weight != "none":
+            assert seed is not None
+            weight = weight + self._training_noise(weight.detach(), scales, section, seed)
+        return weight, scales
 
     @torch.no_grad()
-    def _training_noise(self, weight: Tensor, section: Section, seed: Tensor) -> Tensor:
-        chip = self.chip
-        scale = expand_scales(block_scales(weight, section, chip), section)
+    def _training_noise(self, weight: Tensor, scales: Tensor, section: Section, seed: Tensor) -> Tensor:
+        noise, full = self.chip.training, expand_scales(scales, section)
         key = fold(seed, self.training_stream)
         z = normal(key, *section.cell_index(weight.device), dtype=weight.dtype).view(section.shape)
-        if chip.training.weight == "programming":
-            safe = scale.clamp_min(torch.finfo(scale.dtype).tiny)
-            z = z * chip.cell.programming_sigma((weight / safe).clamp(-1, 1))
-        return z * scale * chip.training.scale
+        if noise.weight == "programming":
+            safe = full.clamp_min(torch.finfo(full.dtype).tiny)
+            z = z * self.chip.cell.programming_sigma((weight / safe).clamp(-1, 1))
+        return z * full * noise.scale
 
     def _seed(self, x: Tensor) -> Tensor | None:
         if self.programmed is not None:
