@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from analogtorch.convert import analog_layers
 from analogtorch.nn import AnalogLayer
@@ -134,7 +135,7 @@ def _observe(
         for layer in calibrated:
             layer.calibrated = False  # else the ranges found now would depend on the ones before
         count = 0
-        for batch in _progress(batches, progress):
+        for batch in tqdm(batches, desc="calibrate", unit="batch", disable=not progress):
             forward(model, batch)
             count += 1
     finally:
@@ -165,11 +166,3 @@ def _run(model: nn.Module, batch: Any) -> Any:
     raise TypeError(
         f"calibrate: a batch must be a tensor, a tuple, a list or a dict, got {type(batch).__name__}; pass forward="
     )
-
-
-def _progress(items: Iterable[Any], show: bool) -> Iterable[Any]:
-    if not show:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, desc="calibrate", unit="batch")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.program import Compensation, program, seconds
@@ -80,7 +81,7 @@ def sweep(
         seconds(time)
     seeds = tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(chips))
     values = torch.empty(chips, len(times), dtype=torch.float64)
-    with _bar(chips * len(times), progress) as bar:
+    with tqdm(total=chips * len(times), desc="chips x times", unit="read", disable=not progress) as bar:
         for i, chip_seed in enumerate(seeds):
             physical = program(model, seed=chip_seed)
             for j, time in enumerate(times):
@@ -113,20 +114,3 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     if total == 0:
         raise ValueError("accuracy: batches holds no sample")
     return right / total
-
-
-class _NoBar:
-    def __enter__(self) -> "_NoBar":
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def update(self) -> None: ...
-
-
-def _bar(total: int, show: bool) -> Any:
-    if not show:
-        return _NoBar()
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc="chips x times", unit="read")
