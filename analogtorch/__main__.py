@@ -1,0 +1,132 @@
+"""The command line: ``analogtorch info`` and ``analogtorch kws``."""
+
+import importlib.util
+import logging
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+USAGE = """usage: analogtorch COMMAND [options]
+
+What an analog in-memory-computing chip does to a PyTorch model.
+
+commands:
+  info    versions, optional packages, chips and devices on this machine
+  kws     train a keyword spotter, put it on a chip, report the accuracy that is left; see `analogtorch kws --help`
+
+options:
+  -h, --help  show this and exit
+  --version   show the version and exit
+  --debug     show the traceback of an error
+"""
+
+OPTIONAL = {
+    "speech": ("torchaudio", "soundfile", "lightning", "jsonargparse"),
+    "synthetic": ("espeakng-loader",),
+    "report": ("matplotlib", "jinja2"),
+    "vision": ("torchvision",),
+}
+"""Extra to packages."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, or 2 for a wrong input, told in one line on stderr."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    command, *rest = [a for a in arguments if a != "--debug"] or ["--help"]
+    try:
+        if command == "info":
+            return info(rest)
+        if command == "kws":
+            return kws(rest)
+        if command in ("-h", "--help"):
+            print(USAGE, end="")
+            return 0
+        if command == "--version":
+            print(version("analogtorch"))
+            return 0
+        raise ValueError(f"unknown command {command!r}; use info or kws, or see analogtorch --help")
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if debug:
+            raise
+        print(f"analogtorch: {_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("analogtorch: interrupted; continue a kws run with --resume", file=sys.stderr)
+        return 130
+
+
+def info(arguments: Sequence[str]) -> int:
+    """Print what is installed, and the chips; needs the core installation only."""
+    if arguments:
+        raise ValueError(f"info takes no options, got {' '.join(arguments)}")
+    import torch
+
+    import analogtorch as at
+
+    print(f"analogtorch {version('analogtorch')}, Python {platform.python_version()}, {platform.platform()}")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, GPUs: {', '.join(gpus) or 'none'}")
+    for extra, packages in OPTIONAL.items():
+        found = [(name, _version(name)) for name in packages]
+        state = ", ".join(f"{name} {number or 'absent'}" for name, number in found)
+        remedy = "" if all(number for _, number in found) else f'  (pip install "analogtorch[{extra}]")'
+        print(f"[{extra}] {state}{remedy}")
+    for name in at.chips.names():
+        chip = at.chips.get(name)
+        bits = "exact" if chip.input_bits is None else f"{chip.input_bits}-bit inputs, {chip.output_bits}-bit outputs"
+        print(f"chip {name}: {chip.tiles} tiles of {chip.rows}x{chip.cols}, {bits}")
+    return 0
+
+
+def kws(arguments: Sequence[str]) -> int:
+    """Run the keyword-spotting pipeline and print its table."""
+    if missing := [name for name in (*OPTIONAL["speech"], "matplotlib") if not _found(name)]:
+        raise ImportError(f'kws needs {", ".join(missing)}; run: pip install "analogtorch[speech]"')
+    from analogtorch.report import table
+    from analogtorch.speech import kws as pipeline
+    from analogtorch.speech.cli import parse
+
+    given = parse(arguments)
+    if given.config.data.source == "synthetic" and not _found("espeakng_loader"):
+        raise ImportError(
+            'data.source=synthetic needs eSpeak NG (GPL-3); run: pip install "analogtorch[speech,synthetic]", '
+            "or choose another source with --data.source"
+        )
+    _log_to_stderr()
+    result = pipeline.run(given.config, given.out, resume=given.resume, progress=given.progress)
+    print(table(result))
+    print(f"\nWritten to {given.out}: report.md, report.json, accuracy.png, digital.pt, hwa.pt")
+    return 0
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("analogtorch")
+    if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def _found(module: str) -> bool:
+    return importlib.util.find_spec(module.replace("-", "_")) is not None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _line(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror  # without "[Errno 28]"
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

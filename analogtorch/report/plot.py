@@ -1,0 +1,52 @@
+"""Accuracy over time as a PNG."""
+
+import io
+from typing import Any
+
+from analogtorch.evaluate import Sweep
+from analogtorch.program import seconds
+from analogtorch.report.result import ISO, Result
+
+_FIRST = 1.0  # s: where the axis, which is logarithmic, puts everything up to one second
+
+
+def plot(result: Result) -> bytes:
+    """A PNG of the accuracy over the logarithm of time: direct and hardware-aware with spread, and the digital lines.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # not pyplot, which keeps figures and picks a backend for the whole process
+    figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(100 * result.digital, color="black", linewidth=1, label="digital")
+    axes.axhline(100 * result.iso, color="black", linewidth=1, linestyle=":", label=f"{100 * ISO:.0f} % of digital")
+    _band(axes, result.direct, "tab:red", "mapped directly")
+    _band(axes, result.hwa, "tab:blue", "hardware-aware training")
+    ticks = dict(zip(_axis(result.hwa), result.hwa.times, strict=True))
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+    axes.set_xlabel("time after programming")
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(f"{result.chip}, {result.tiles} tiles; {result.data['source']}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _band(axes: Any, sweep: Sweep, colour: str, label: str) -> None:
+    order = sorted(range(len(sweep.times)), key=lambda i: _axis(sweep)[i])
+    x = [_axis(sweep)[i] for i in order]
+    mean, std = (100 * v[order] for v in (sweep.mean, sweep.std))
+    axes.plot(x, mean.tolist(), color=colour, marker="o", label=f"{label} (± std over {len(sweep.seeds)} chips)")
+    axes.fill_between(x, (mean - std).tolist(), (mean + std).tolist(), color=colour, alpha=0.2, linewidth=0)
+
+
+def _axis(sweep: Sweep) -> list[float]:
+    return [max(seconds(time) or 0.0, _FIRST) for time in sweep.times]

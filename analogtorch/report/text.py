@@ -1,0 +1,64 @@
+"""The result as a table for the terminal and as Markdown."""
+
+from analogtorch.report.result import ISO, Result
+
+
+def table(result: Result) -> str:
+    """Accuracies in percent, over the chips, with the iso-accuracy line; for a terminal."""
+    rows = _rows(result)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join(
+        [*_facts(result), "", lines[0], rule, *lines[1:], "", *(f"Note: {n}" for n in result.notes)]
+    ).rstrip()
+
+
+def markdown(result: Result, *, plot: str | None = None) -> str:
+    """The same as Markdown, with the plot (a relative path) and the versions."""
+    header, *rows = _rows(result)
+    lines = ["# Keyword spotting on an analog chip", ""]
+    lines += [f"> **{note}**\n" for note in result.notes]
+    lines += [f"- {fact}" for fact in _facts(result)]
+    lines += ["", "| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    if plot:
+        lines += ["", f"![Accuracy over time after programming]({plot})"]
+    lines += ["", "Versions: " + ", ".join(f"{name} {version}" for name, version in result.versions.items()) + ".", ""]
+    return "\n".join(lines)
+
+
+def _rows(result: Result) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("accuracy, %", "mapped directly", "hardware-aware", "its loss", "iso-accuracy")]
+    direct, hwa = result.direct.to_dict(), result.hwa.to_dict()
+    for time, after in hwa.items():
+        before = direct[time]
+        loss = 100 * (result.digital - after["mean"])
+        rows.append(
+            (
+                f"{time} after programming",
+                _spread(before),
+                _spread(after),
+                f"{loss:+.2f}",
+                "yes" if after["mean"] >= result.iso else "no",
+            )
+        )
+    return rows
+
+
+def _spread(value: dict[str, float]) -> str:
+    return f"{100 * value['mean']:.2f} ± {100 * value['std']:.2f}"
+
+
+def _facts(result: Result) -> list[str]:
+    clips = ", ".join(f"{result.data[split]:,} {split}" for split in ("train", "val", "test") if split in result.data)
+    return [
+        f"digital accuracy {100 * result.digital:.2f} %, iso-accuracy ({ISO:.0%} of it) {100 * result.iso:.2f} %",
+        f"{result.tiles} tiles of {result.chip}, mean ± standard deviation over {len(result.hwa.seeds)} chips",
+        f"data: {result.data['source']} ({clips} clips); seed {result.seed}; {result.seconds:.0f} s",
+    ]

@@ -1,0 +1,28 @@
+"""One folder with the whole report."""
+
+import json
+from pathlib import Path
+
+from analogtorch.report.files import write_atomically
+from analogtorch.report.plot import plot
+from analogtorch.report.result import Result
+from analogtorch.report.text import markdown
+
+PLOT = "accuracy.png"
+
+
+def write(result: Result, folder: str | Path) -> tuple[Path, ...]:
+    """Write report.json, report.md and accuracy.png into ``folder``; each appears whole or not at all.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder = Path(folder)
+    return (
+        write_atomically(folder / PLOT, plot(result)),
+        write_atomically(folder / "report.md", markdown(result, plot=PLOT)),
+        write_atomically(folder / "report.json", json.dumps(result.to_dict(), indent=2) + "\n"),
+    )

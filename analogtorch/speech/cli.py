@@ -1,0 +1,60 @@
+"""The options of ``analogtorch kws``, made from the fields of ``KWSConfig``."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from analogtorch.speech.config import KWSConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """A parsed command line."""
+
+    config: KWSConfig
+    out: Path
+    resume: bool
+    progress: bool
+
+
+def parser() -> ArgumentParser:
+    """Options and configuration files: ``--config FILE`` first, then flags over it."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    new = ArgumentParser(
+        prog="analogtorch kws",
+        exit_on_error=False,
+        description="Speech to accuracy on a chip: train a digital net, map it as it is, train it for the chip, "
+        "measure both over chips and time, and write a report.",
+    )
+    new.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
+    new.add_argument("--out", type=str, default="runs/kws", help="folder of everything that the run writes")
+    new.add_argument("--resume", action="store_true", help="continue the run in --out, with the same results")
+    new.add_argument("--progress", type=bool | None, default=None, help="show progress bars; null: in a terminal only")
+    new.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    new.add_class_arguments(KWSConfig, as_group=False)
+    return new
+
+
+def parse(arguments: Sequence[str]) -> Arguments:
+    """The run that the arguments describe.
+
+    Raises:
+        ValueError: an unknown option, or a value of the wrong type or outside its range.
+        SystemExit: --help or --print_config (code 0).
+    """
+    given = parser()
+    try:
+        values = given.instantiate_classes(given.parse_args(list(arguments)))
+    except ArgumentError as error:
+        raise ValueError(f"{error}; see analogtorch kws --help") from error
+    fields = {f.name: values[f.name] for f in dataclasses.fields(KWSConfig)}
+    return Arguments(
+        config=KWSConfig(**fields),
+        out=Path(values["out"]),
+        resume=bool(values["resume"]),
+        progress=sys.stderr.isatty() if values["progress"] is None else values["progress"],
+    )

@@ -1,0 +1,164 @@
+"""One keyword-spotting run as data: its fields are the options of ``analogtorch kws`` and its YAML files' keys."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+import analogtorch as at
+from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.program import Compensation, seconds
+from analogtorch.speech.augment import Augment
+from analogtorch.speech.data import Source
+from analogtorch.speech.folder import Folder
+from analogtorch.speech.models import ConvNet, FullyConnected
+from analogtorch.speech.speech_commands import SpeechCommands
+from analogtorch.speech.synthetic import Synthetic
+from analogtorch.training import Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the speech comes from."""
+
+    source: Literal["synthetic", "folder", "speech_commands"] = "synthetic"
+    """Which of the three sources below is used; the settings of the others have no effect."""
+    synthetic: Synthetic = field(default_factory=Synthetic)
+    """Source synthetic: words spoken by eSpeak NG, made on this machine"""
+    folder: Folder = field(default_factory=lambda: Folder(root="data"))
+    """Source folder: labelled recordings with a manifest"""
+    speech_commands: SpeechCommands = field(default_factory=lambda: SpeechCommands(root="data"))
+    """Source speech_commands: Google Speech Commands v0.02"""
+
+    @property
+    def selected(self) -> Source:
+        """The source that is used."""
+        return getattr(self, self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    name: Literal["conv", "fully_connected"] = "conv"
+    """conv: residual net of full convolutions; fully_connected: the shape of the 34-tile chip's net."""
+    widths: tuple[int, ...] = (24, 32, 48, 64)
+    """conv: channels of the stem and of each block."""
+    stem_stride: tuple[int, int] = (1, 2)
+    """conv: strides of the stem over time and frequency."""
+    hidden: tuple[int, ...] = (512, 512)
+    """fully_connected: outputs of each hidden layer."""
+    dropout: float = 0.2
+    """Before the last layer, 0 to below 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "stem_stride", "hidden"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)}; use one or more integers >= 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout={self.dropout}; use 0 to below 1")
+
+    def build(self) -> nn.Module:
+        """A new network, drawn from torch's default generator."""
+        if self.name == "fully_connected":
+            return FullyConnected(hidden=self.hidden, dropout=self.dropout)
+        return ConvNet(widths=self.widths, stem_stride=self.stem_stride, dropout=self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipConfig:
+    """The chip.
+
+    Raises:
+        ValueError: an unknown chip or option.
+    """
+
+    name: str = "hermes64"
+    """A preset; `analogtorch info` lists them."""
+    options: dict[str, str] = field(default_factory=dict)
+    """What the preset takes, such as {device: one_device} for hermes64."""
+    training: TrainingNoise = field(default_factory=TrainingNoise)
+    """Noise of hardware-aware training"""
+    compensation: Compensation = "global"
+    """Digital correction of the drift."""
+
+    def __post_init__(self) -> None:
+        self.build()
+
+    def build(self) -> Chip:
+        """The chip, with this training noise."""
+        return dataclasses.replace(at.chips.get(self.name, **self.options), training=self.training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """How the accuracy on chips is measured.
+
+    Raises:
+        ValueError: a field outside its range.
+    """
+
+    chips: int = 10
+    """Chips that are programmed, >= 1."""
+    times: tuple[str, ...] = at.TIMES
+    """Times after programming, such as "1 day" or "30 s"."""
+    seed: int = 0
+    """Which chips: the same seed gives the same chips to every network."""
+
+    def __post_init__(self) -> None:
+        if self.chips < 1:
+            raise ValueError(f"sweep.chips={self.chips}; use 1 or more")
+        if not self.times:
+            raise ValueError("sweep.times is empty; give at least one time, such as '1 day'")
+        for time in self.times:
+            seconds(time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KWSConfig:
+    """Speech to accuracy on a chip: data, digital training, direct mapping, hardware-aware training, report.
+
+    Raises:
+        ValueError: fields that do not fit together.
+    """
+
+    seed: int = 0
+    """Of the initial weights, the order of the clips, augmentation, dropout and training noise; 0 or more."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data"""
+    augment: Augment = field(default_factory=Augment)
+    """Augmentation of the training clips"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Network"""
+    digital: Phase = field(default_factory=Phase)
+    """Digital training, from random weights"""
+    hwa: Phase = field(
+        default_factory=lambda: Phase(epochs=15, learning_rate=1e-3, warmup=0.1, distill=0.5, clip_sigma=2.5)
+    )
+    """Hardware-aware training, from the digital net, which is its teacher if it distils"""
+    chip: ChipConfig = field(default_factory=ChipConfig)
+    """Chip"""
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    """Measurement on chips"""
+    threads: int = 1
+    """Threads of torch, >= 1. Part of the run: other numbers of threads round differently."""
+    workers: int = 1
+    """Processes that prepare training clips ahead, >= 0; without influence on the results."""
+    accelerator: str = "cpu"
+    """Where Lightning trains: cpu, gpu, auto. Chips are measured on the CPU."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}; use 0 or more")
+        if self.threads < 1 or self.workers < 0:
+            raise ValueError(f"threads={self.threads}, workers={self.workers}; use at least 1 thread and 0 workers")
+        if self.digital.distill > 0:
+            raise ValueError(f"digital.distill={self.digital.distill}; digital training has no teacher: use 0")
+        if self.digital.clip_sigma is not None:
+            given = self.digital.clip_sigma
+            raise ValueError(f"digital.clip_sigma={given}; only analog layers are clipped: use null, or hwa.clip_sigma")

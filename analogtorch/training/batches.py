@@ -1,0 +1,60 @@
+"""Training batches that are a pure function of (seed, epoch): their order and whatever is done to them."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from analogtorch.ops import fold, seed_tensor, stream
+
+Make = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""(indices of the samples, epoch) to (inputs, labels): a pure function, called in any process."""
+
+
+class Batches:
+    """Shuffled batches of one training split, anew in each epoch.
+
+    Args:
+        make: gives the inputs and labels of the samples at the indices (int64, (batch_size,)) in an epoch.
+        size: samples in the split.
+        batch_size: samples of a batch; an epoch leaves out what does not fill one.
+        seed: of the order.
+        workers: processes that call ``make`` ahead of the training; 0 calls it in this one. The batches are the same.
+
+    Raises:
+        ValueError: fewer samples than one batch, or negative workers.
+    """
+
+    def __init__(self, make: Make, size: int, *, batch_size: int, seed: int, workers: int = 0) -> None:
+        if batch_size > size:
+            raise ValueError(f"batch_size={batch_size} is more than the {size} training samples; use at most {size}")
+        if workers < 0:
+            raise ValueError(f"workers={workers}; use 0 or more")
+        self.make, self.size, self.batch_size, self.seed, self.workers = make, size, batch_size, seed, workers
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        return self.size // self.batch_size
+
+    def indices(self, epoch: int) -> Tensor:
+        """Which samples each batch of the epoch holds: int64, (batches, batch_size)."""
+        key = int(fold(seed_tensor(self.seed), stream("order", epoch)).item())
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(key))
+        return order[: len(self) * self.batch_size].view(len(self), self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of that epoch."""
+        loader = DataLoader(_Epoch(self, epoch), batch_size=None, num_workers=self.workers)
+        return iter(loader)
+
+
+class _Epoch(Dataset):
+    def __init__(self, batches: Batches, epoch: int) -> None:
+        self.make, self.number, self.indices = batches.make, epoch, batches.indices(epoch)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        return self.make(self.indices[step], self.number)
