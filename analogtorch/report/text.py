@@ -44,7 +44,7 @@ def _rows(result: Result) -> list[tuple[str, ...]]:
                 f"{time} after programming",
                 _spread(before),
                 _spread(after),
-                f"{loss:+.2f}",
+                f"{loss:.2f}",
                 "yes" if after["mean"] >= result.iso else "no",
             )
         )

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 
 from analogtorch.clip import clip_weights_
+from analogtorch.convert import analog_layers
 from analogtorch.ops import fold, seed_tensor, stream
 
 
@@ -33,6 +34,10 @@ class WeightClip(L.Callback):
 
     def __init__(self, sigma: float) -> None:
         self.sigma = sigma
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not any(True for _ in analog_layers(pl_module)):
+            raise ValueError("weight clipping: the network has no analog layer; convert it first, or use no clip_sigma")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         clip_weights_(pl_module, self.sigma)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import pickle
 import signal
 import sys
 import threading
@@ -56,13 +57,16 @@ def fit(
         The network, on the CPU and in evaluation mode.
 
     Raises:
-        ValueError: a teacher is missing, or the checkpoint cannot be loaded into this network.
+        ValueError: a teacher is missing, or the checkpoint to resume from is damaged or of another network.
         OSError: the checkpoint cannot be written, such as on a full disk; the one before is still whole.
     """
     path = Path(checkpoint)
     module = Classifier(network, phase, steps=phase.epochs * len(batches), teacher=teacher)
     clip = (WeightClip(phase.clip_sigma),) if phase.clip_sigma is not None else ()
     show = progress and validation is not None
+    resume = resume and path.is_file()
+    if resume:
+        _check_fits(path, module)
     bars = contextlib.redirect_stdout(sys.stderr) if progress else contextlib.nullcontext()
     with _quiet(), bars:
         trainer = L.Trainer(
@@ -85,10 +89,20 @@ def fit(
                 module,
                 _Epochs(batches, lambda: trainer.global_step),
                 DataLoader(TensorDataset(*validation), batch_size=500) if show and validation is not None else None,
-                ckpt_path=str(path) if resume and path.is_file() else None,
+                ckpt_path=str(path) if resume else None,
                 weights_only=True,
             )
     return network.cpu().eval()
+
+
+def _check_fits(path: Path, module: Classifier) -> None:
+    try:
+        found = AtomicCheckpoint().load_checkpoint(path)["state_dict"]
+        shapes = {name: value.shape for name, value in found.items()}
+    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no checkpoint, or damaged ({error}); remove it to train from the start") from error
+    if shapes != {name: value.shape for name, value in module.state_dict().items()}:
+        raise ValueError(f"{path} does not fit this network; name another file, or remove it to train from the start")
 
 
 class _Epochs:

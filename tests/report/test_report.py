@@ -1,0 +1,89 @@
+"""JSON, Markdown, table and plot of a result, and files that are whole or absent."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from analogtorch.evaluate import Sweep
+from analogtorch.report import Result, markdown, table, write, write_atomically
+
+TIMES = ("0 s", "1 day", "1 year")
+
+
+def sweep(mean: float) -> Sweep:
+    values = torch.tensor([[mean, mean - 0.01, mean - 0.02], [mean + 0.02, mean, mean - 0.04]], dtype=torch.float64)
+    return Sweep(times=TIMES, values=values, seeds=(1, 2))
+
+
+@pytest.fixture
+def result() -> Result:
+    return Result(
+        digital=0.92, direct=sweep(0.85), hwa=sweep(0.91), chip="hermes64", tiles=17, seed=3, seconds=61.23,
+        data={"source": "synthetic", "train": 10, "val": 2, "test": 3}, versions={"torch": "2.14"},
+        notes=("This speech was synthesised.",),
+    )  # fmt: skip
+
+
+def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> None:
+    paths = write(result, tmp_path / "new")
+    assert sorted(p.name for p in paths) == sorted(os.listdir(tmp_path / "new"))
+    assert sorted(p.name for p in paths) == ["accuracy.png", "report.json", "report.md"]
+    report = json.loads((tmp_path / "new/report.json").read_text())
+    assert list(report) == ["digital", "direct", "hwa", "chip", "tiles", "data", "seed", "seconds", "versions"]
+    assert report["digital"] == {"accuracy": 0.92}
+    assert list(report["hwa"]) == list(TIMES)
+    assert report["hwa"]["1 day"] == pytest.approx({"mean": 0.905, "std": 0.00707, "chips": 2}, abs=1e-5)
+    assert (report["tiles"], report["seed"], report["seconds"]) == (17, 3, 61.2)
+
+
+def test_markdown_shows_notes_table_plot_and_versions(result: Result) -> None:
+    text = markdown(result, plot="accuracy.png")
+    assert text.index("**This speech was synthesised.**") < text.index("| accuracy")
+    assert "| 1 day after programming | 84.50 ± 0.71 | 90.50 ± 0.71 | 1.50 | no |" in text
+    assert "| 0 s after programming | 86.00 ± 1.41 | 92.00 ± 1.41 | 0.00 | yes |" in text
+    assert "](accuracy.png)" in text
+    assert "torch 2.14" in text
+
+
+def test_table_is_aligned_and_ends_with_the_note(result: Result) -> None:
+    lines = table(result).splitlines()
+    rows = [line for line in lines if "after programming" in line]
+    assert len(rows) == 3
+    assert len({len(row) for row in rows}) == 1
+    assert "iso-accuracy (99% of it) 91.08 %" in lines[0]
+    assert lines[-1] == "Note: This speech was synthesised."
+
+
+def test_plot_needs_no_pyplot(result: Result, tmp_path: Path) -> None:
+    write(result, tmp_path)
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_importing_the_room_imports_no_matplotlib() -> None:
+    script = "import sys, analogtorch.report; assert not {'matplotlib', 'lightning'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_atomically(tmp_path / "a.txt", "before")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"could not write .*a\.txt .*No space left.*free some space") as caught:
+        write_atomically(path, "after")
+    assert caught.value.errno == 28
+    assert os.listdir(tmp_path) == ["a.txt"]
+    assert path.read_text() == "before"
+
+
+def test_files_get_ordinary_permissions(tmp_path: Path) -> None:
+    plain, ours = tmp_path / "plain", tmp_path / "ours"
+    plain.write_text("x")
+    assert write_atomically(ours, "x").stat().st_mode == plain.stat().st_mode
