@@ -1,15 +1,20 @@
 """The third-party nets reproduce their digital accuracies, and still do on an ideal chip."""
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import analogtorch as at
 from analogtorch.speech import pretrained
 from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained
+from benchmarks import pretrained as pretrained_benchmark
 
 CLIPS = 4890
 
@@ -26,14 +31,16 @@ def accuracy(outputs: torch.Tensor, net: PretrainedKWS) -> float:
 @pytest.mark.parametrize("name", pretrained.names())
 def test_digital_accuracy(name: str, data_root: Path) -> None:
     net = load_pretrained(name, data_root)
-    assert len(net.features) == len(net.labels) == CLIPS and len(net.classes) == 12
+    assert len(net.features) == len(net.labels) == CLIPS
+    assert len(net.classes) == 12
     # 0.05 points are two clips: the features are stored in half precision.
     assert accuracy(logits(net.model, net), net) == pytest.approx(net.accuracy, abs=5e-4)
 
 
 def test_class_orders_differ_and_are_mapped(data_root: Path) -> None:
     arm, tiny = load_pretrained("DNN_S", data_root), load_pretrained("DS-CNN", data_root)
-    assert sorted(arm.classes) == sorted(tiny.classes) and arm.classes != tiny.classes
+    assert sorted(arm.classes) == sorted(tiny.classes)
+    assert arm.classes != tiny.classes
     words = [[net.classes[label] for label in net.labels.tolist()] for net in (arm, tiny)]
     assert words[0] == words[1]
 
@@ -55,6 +62,44 @@ def test_state_dict_keys_are_the_archives(data_root: Path) -> None:
         keys = set(archive.files)
     own = load_pretrained("DS-CNN", data_root).model.state_dict()
     assert {key for key in own if not key.endswith("num_batches_tracked")} == keys
+
+
+@pytest.mark.parametrize(
+    ("name", "grouped"),
+    [("DNN_L", "sequential"), ("CNN_L", "sequential"), ("DS-CNN", "sequential"), ("DS-CNN", "block_diagonal")],
+)
+def test_ideal_chip(name: str, grouped: Literal["sequential", "block_diagonal"], data_root: Path) -> None:
+    net = load_pretrained(name, data_root)
+    digital, keys = logits(net.model, net), list(net.model.state_dict())
+    model = at.convert(net.model, dataclasses.replace(at.chips.ideal(), grouped=grouped))
+    outputs = logits(model, net)
+    assert list(model.state_dict()) == keys
+    assert accuracy(outputs, net) == pytest.approx(net.accuracy, abs=2e-3)
+    torch.testing.assert_close(outputs, digital, rtol=1e-5, atol=1e-4)
+    # A programmed ideal chip runs block by block through the read-out: sums in another order, nothing else.
+    aged = at.program(model, seed=0).at("1 year")
+    with torch.inference_mode():
+        torch.testing.assert_close(aged(net.features[::19]), digital[::19], rtol=1e-5, atol=1e-4)
+
+
+def test_benchmark(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", str(data_root), "--nets", "DNN_S", "--chips", "2", "--every", "50"]
+    tables = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        pretrained_benchmark.main([*options, "--out", str(out)])
+        tables.append((out / "pretrained.csv").read_text())
+        assert sorted(path.name for path in out.iterdir()) == ["pretrained.csv", "pretrained.json", "pretrained.md"]
+    assert tables[0] == tables[1]
+    (row,) = json.loads((tmp_path / "a/pretrained.json").read_text())["nets"]
+    assert row["ideal"] == row["digital"] == pytest.approx(0.7840, abs=5e-4)
+    assert list(row["aged"]) == list(at.TIMES)
+    assert "DNN_S" in capsys.readouterr().out
+
+
+def test_benchmark_names_the_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"DNN_S_torch.npz does not exist; give the folder"):
+        pretrained_benchmark.main(["--data", str(tmp_path), "--nets", "DNN_S", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 class TestBadInput:

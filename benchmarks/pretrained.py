@@ -1,0 +1,218 @@
+"""What the 64-tile PCM chip does to third-party keyword spotters that are mapped onto it directly, without retraining.
+
+    python -m benchmarks.pretrained
+
+prints one table and leaves it as Markdown, CSV and JSON in the output folder. The nets are Arm's and MLPerf Tiny's
+(see analogtorch/speech/pretrained.py), the speech is the 4,890 clips of the Speech Commands v2 test set.
+"""
+
+import argparse
+import copy
+import csv
+import dataclasses
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import analogtorch as at
+from analogtorch.report import write_atomically
+from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
+
+CALIBRATE_EVERY = 19  # the manifest is sorted by class: the first clips are all silence
+BATCH = 64  # the noise of one batch then stays in the CPU's caches: twice as fast as 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One net on one chip description. Accuracies 0..1."""
+
+    net: str
+    grouped: str
+    """How grouped convolutions are placed; empty for a net without them."""
+    on_chip: float
+    """Share of the net's weights, 0..1, that the chip holds; biases and normalisation are digital."""
+    tiles: int
+    """Blocks, one per tile."""
+    digital: float
+    """All clips."""
+    ideal: float
+    """All clips, on a chip without imperfections."""
+    quantised: float
+    """All clips, 8-bit DAC and ADC, exact weights and no noise."""
+    digital_same: float
+    """Digital, on the clips that the chips are measured on."""
+    aged: at.Sweep
+    """On programmed chips, over time."""
+
+
+def measure(net: PretrainedKWS, chip: at.Chip, options: argparse.Namespace, step: Callable[[], Any]) -> Row:
+    """One row of the table; ``step`` is called after each evaluation."""
+
+    def accuracy(model: nn.Module, batches: Sequence[Any]) -> float:
+        value = at.accuracy(model, batches)
+        step()
+        return value
+
+    clips = net.batches(BATCH)
+    some = list(zip(*(part[:: options.every].split(BATCH) for part in (net.features, net.labels)), strict=True))
+    matrices = sum(p.numel() for p in net.model.parameters() if p.dim() > 1)
+    digital = accuracy(net.model, clips)
+    digital_same = accuracy(net.model, some)
+    ideal = accuracy(at.convert(copy.deepcopy(net.model), at.chips.ideal()), clips)
+    model = at.convert(copy.deepcopy(net.model), chip)
+    at.calibrate(model, [net.features[::CALIBRATE_EVERY]], method="percentile", percentile=options.percentile)
+    return Row(
+        net=net.name,
+        grouped=chip.grouped if _grouped(net.model) else "",
+        on_chip=sum(layer.weight.numel() for _, layer in at.analog_layers(model)) / matrices,
+        tiles=at.summary(model).tiles,
+        digital=digital,
+        ideal=ideal,
+        quantised=accuracy(model, clips),
+        digital_same=digital_same,
+        aged=at.sweep(model, lambda view: accuracy(view, some), chips=options.chips, seed=options.seed),
+    )
+
+
+def run(options: argparse.Namespace) -> list[Row]:
+    """All rows, under one progress bar."""
+    one_by_one = at.chips.hermes64()
+    together = dataclasses.replace(one_by_one, grouped="block_diagonal")
+    nets = [load_pretrained(name, options.data) for name in options.nets]
+    jobs = [(net, c) for net in nets for c in ((one_by_one, together) if _grouped(net.model) else (one_by_one,))]
+    rows = []
+    with tqdm(total=len(jobs) * (4 + options.chips * len(at.TIMES)), unit="evaluation") as bar:
+        for net, chip in jobs:
+            bar.set_description(net.name)
+            rows.append(measure(net, chip, options, bar.update))
+    return rows
+
+
+def cells(rows: Sequence[Row], same: int) -> list[list[str]]:
+    """Header and rows of the table; ``same`` is the number of clips that the chips are measured on."""
+    header = ["net", "grouped", "on chip", "tiles", "digital", "ideal", "quantised I/O", f"digital, {same:,} clips"]
+    table = [[*header, *at.TIMES]]
+    for row in rows:
+        once = [f"{100 * value:.2f}" for value in (row.digital, row.ideal, row.quantised, row.digital_same)]
+        aged = [f"{100 * v['mean']:.1f} ± {100 * v['std']:.1f}" for v in row.aged.to_dict().values()]
+        table.append([row.net, row.grouped or "-", f"{100 * row.on_chip:.0f} %", str(row.tiles), *once, *aged])
+    return table
+
+
+def notes(options: argparse.Namespace, clips: int, same: int) -> list[str]:
+    """What a reader must know to judge the numbers."""
+    which = "all clips" if options.every == 1 else f"{same:,} of them (every {_ordinal(options.every)})"
+    return [
+        f"Accuracy in % on the {clips:,} clips of the Speech Commands v2 test set; chips: mean ± standard deviation of "
+        f"{options.chips} chips on {which}, two-device HERMES model, one weight scale per block, global drift "
+        "compensation, no retraining.",
+        f"Input ranges: {options.percentile:g}th percentile of the magnitudes on every {_ordinal(CALIBRATE_EVERY)} "
+        "clip, without labels; these clips are part of the test set.",
+        "Quantised I/O: 8-bit DAC and ADC, exact weights, no noise. Tiles: one block per tile.",
+        "On chip: share of the weight matrices; a recurrence (LSTM) and all biases and normalisations are digital.",
+    ]
+
+
+def as_text(table: Sequence[Sequence[str]]) -> str:
+    """The table for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def as_markdown(table: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
+    """Heading, table and notes."""
+    header, *rows = [f"| {' | '.join(row)} |" for row in table]
+    rule = "|---" * 2 + "|---:" * (len(table[0]) - 2) + "|"
+    listed = [f"- {remark}" for remark in remarks]
+    return "\n".join(["# Pretrained keyword spotters on hermes64", "", header, rule, *rows, "", *listed, ""])
+
+
+def as_csv(table: Sequence[Sequence[str]]) -> str:
+    """The table with comma-separated values."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table)
+    return text.getvalue()
+
+
+def as_json(rows: Sequence[Row], options: argparse.Namespace, remarks: Sequence[str], taken: float) -> str:
+    """Every number at full precision, with what it takes to get it again."""
+    report = {
+        "chip": "hermes64",
+        "nets": [
+            {**{f.name: getattr(row, f.name) for f in dataclasses.fields(row)}, "aged": row.aged.to_dict()}
+            for row in rows
+        ],
+        "notes": remarks,
+        **{key: getattr(options, key) for key in ("chips", "every", "percentile", "seed")},
+        "seconds": round(taken, 1),
+        "versions": {"analogtorch": at.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _grouped(model: nn.Module) -> bool:
+    return any(getattr(module, "groups", 1) > 1 for module in model.modules())
+
+
+def _ordinal(n: int) -> str:
+    suffix = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{suffix}"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {value}")
+    return value
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pretrained",
+        description="Accuracy of pretrained keyword spotters on hermes64, mapped directly, without retraining.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    nets = ["DNN_L", "CNN_L", "DS-CNN"]
+    parser.add_argument("--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA")
+    parser.add_argument("--nets", nargs="+", choices=names(), default=nets, metavar="NET", help=", ".join(names()))
+    parser.add_argument("--chips", type=_positive, default=10, help="chips programmed for each net")
+    parser.add_argument("--every", type=_positive, default=3, help="measure the chips on every n-th clip; 1: on all")
+    parser.add_argument("--percentile", type=float, default=99.5, help="of the input magnitudes, for the input ranges")
+    parser.add_argument("--seed", type=int, default=0, help="which chips")
+    parser.add_argument("--out", type=Path, default=Path("runs/pretrained"), help="folder of the reports")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table and write the reports."""
+    options, start = parse(argv), time.perf_counter()
+    try:
+        rows = run(options)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"benchmarks.pretrained: {error}") from error
+    clips = len(load_pretrained(options.nets[0], options.data).labels)
+    same = -(-clips // options.every)
+    table, remarks = cells(rows, same), notes(options, clips, same)
+    print("\n".join([as_text(table), "", *remarks]))
+    taken = time.perf_counter() - start
+    write_atomically(options.out / "pretrained.md", as_markdown(table, remarks))
+    write_atomically(options.out / "pretrained.csv", as_csv(table))
+    path = write_atomically(options.out / "pretrained.json", as_json(rows, options, remarks, taken))
+    print(f"\n{taken:.0f} s; reports in {path.parent}")
+
+
+if __name__ == "__main__":
+    main()
