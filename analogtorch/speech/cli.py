@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
     """
     given = parser()
     try:
-        values = given.instantiate_classes(given.parse_args(list(arguments)))
+        values = given.instantiate(given.parse_args(list(arguments)))
     except ArgumentError as error:
         raise ValueError(f"{error}; see analogtorch kws --help") from error
     fields = {f.name: values[f.name] for f in dataclasses.fields(KWSConfig)}

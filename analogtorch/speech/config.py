@@ -47,8 +47,8 @@ class ModelConfig:
 
     name: Literal["conv", "fully_connected"] = "conv"
     """conv: residual net of full convolutions; fully_connected: the shape of the 34-tile chip's net."""
-    widths: tuple[int, ...] = (24, 32, 48, 64)
-    """conv: channels of the stem and of each block."""
+    widths: tuple[int, ...] = (16, 24, 48, 96)
+    """conv: channels of the stem and of each block, not decreasing."""
     stem_stride: tuple[int, int] = (1, 2)
     """conv: strides of the stem over time and frequency."""
     hidden: tuple[int, ...] = (512, 512)
@@ -60,6 +60,8 @@ class ModelConfig:
         for name in ("widths", "stem_stride", "hidden"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}; use one or more integers >= 1")
+        if tuple(sorted(self.widths)) != self.widths:
+            raise ValueError(f"model.widths={self.widths}; shortcuts only add channels: do not let widths decrease")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout}; use 0 to below 1")
 
@@ -131,7 +133,15 @@ class KWSConfig:
     """Of the initial weights, the order of the clips, augmentation, dropout and training noise; 0 or more."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
-    augment: Augment = field(default_factory=Augment)
+    augment: Augment = field(
+        default_factory=lambda: Augment(
+            gain_db=0.0,
+            speeds=(0.85, 0.92, 1.0, 1.08, 1.15),
+            noise_probability=0.5,
+            time_masks=1,
+            frequency_masks=1,
+        )
+    )
     """Augmentation of the training clips"""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Network"""

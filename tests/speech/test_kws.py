@@ -1,0 +1,169 @@
+"""The whole pipeline on a handful of generated clips, through the command line."""
+
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import analogtorch as at
+from analogtorch.__main__ import main
+from analogtorch.speech import kws
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.labels import LABELS
+from tests.training.conftest import Kill
+
+SMALL = [
+    "--data.source=folder", "--model.widths=[4,8]", "--model.stem_stride=[4,4]", "--workers=0", "--progress=false",
+    "--digital.epochs=4", "--digital.batch_size=12", "--digital.learning_rate=0.01",
+    "--hwa.epochs=2", "--hwa.batch_size=12", "--sweep.chips=2", "--sweep.times=['0 s', '1 year']",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tone of its own pitch for each class, with noise: 3 training clips, 1 and 2 for validation and test."""
+    root = tmp_path_factory.mktemp("clips")
+    random = np.random.default_rng(0)
+    rows = ["path,label,speaker,split"]
+    for number, label in enumerate(LABELS):
+        for split, count in (("train", 3), ("val", 1), ("test", 2)):
+            for clip in range(count):
+                t = np.arange(16_000) / 16_000
+                x = 0.3 * np.sin(2 * np.pi * 300 * (1 + number) * t) + 0.01 * random.standard_normal(16_000)
+                name = f"{label}-{split}-{clip}.wav"
+                with wave.open(str(root / name), "wb") as file:
+                    file.setparams((1, 2, 16_000, 16_000, "NONE", ""))
+                    file.writeframes((x * 32_767).astype("<i2").tobytes())
+                rows.append(f"{name},{label},{split}-speaker,{split}")
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def run(clips: Path, out: Path, *more: str) -> int:
+    return main(["kws", *SMALL, f"--data.folder.root={clips}", f"--out={out}", *more])
+
+
+@pytest.fixture(scope="module")
+def finished(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    assert run(clips, out) == 0
+    return out
+
+
+def accuracies(out: Path) -> dict:
+    report = json.loads((out / "report.json").read_text())
+    return {key: report[key] for key in ("digital", "direct", "hwa")}
+
+
+def test_report(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    assert list(report) == ["digital", "direct", "hwa", "chip", "tiles", "data", "seed", "seconds", "versions"]
+    assert report["chip"] == "hermes64"
+    assert report["data"] == {"source": "folder", "train": 36, "val": 12, "test": 24}
+    assert list(report["hwa"]) == ["0 s", "1 year"]
+    assert report["hwa"]["1 year"]["chips"] == 2
+    assert set(report["versions"]) == {"analogtorch", "torch", "torchaudio", "lightning"}
+    assert "synthes" not in (finished / "report.md").read_text()
+
+
+def test_everything_is_in_the_one_folder(finished: Path) -> None:
+    files = sorted(str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file())
+    assert files == [
+        "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "config.json", "digital.pt", "hwa.pt",
+        "report.json", "report.md",
+    ]  # fmt: skip
+
+
+def test_same_seed_same_accuracies_whatever_the_workers(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
+    assert run(clips, tmp_path, "--workers=1") == 0
+    assert accuracies(tmp_path) == accuracies(finished)
+    printed = capsys.readouterr().out
+    assert "0 s after programming" in printed
+    assert str(tmp_path) in printed
+
+
+def test_weights_load_into_fresh_networks(finished: Path) -> None:
+    config = KWSConfig(model=kws_model())
+    digital, hwa = config.model.build(), at.convert(config.model.build(), config.chip.build())
+    digital.load_state_dict(torch.load(finished / "digital.pt", weights_only=True))
+    hwa.load_state_dict(torch.load(finished / "hwa.pt", weights_only=True))
+    assert all(layer.calibrated for _, layer in at.analog_layers(hwa))
+
+
+def kws_model():
+    from analogtorch.speech.config import ModelConfig
+
+    return ModelConfig(widths=(4, 8), stem_stride=(4, 4))
+
+
+@pytest.mark.parametrize(("phase", "step"), [("digital", 7), ("hwa", 4)])
+def test_a_killed_run_resumes_to_the_same_weights(
+    phase: str, step: int, clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    fit, whole = kws.fit, [torch.load(finished / f"{n}.pt", weights_only=True) for n in ("digital", "hwa")]
+
+    def killed(*args, checkpoint: Path, **options):
+        callbacks = (Kill(step),) if checkpoint.stem == phase else ()
+        return fit(*args, checkpoint=checkpoint, callbacks=callbacks, **options)
+
+    monkeypatch.setattr(kws, "fit", killed)
+    assert run(clips, tmp_path) == 130
+    assert "--resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run(clips, tmp_path, "--resume") == 0
+    for before, name in zip(whole, ("digital", "hwa"), strict=True):
+        after = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    assert accuracies(tmp_path) == accuracies(finished)
+
+
+def test_resuming_with_another_configuration_is_refused(clips: Path, finished: Path, capsys) -> None:
+    before = (finished / "report.json").read_bytes()
+    assert run(clips, finished, "--resume", "--seed=4", "--hwa.epochs=3") == 2
+    error = capsys.readouterr().err
+    assert "hwa.epochs was 2 and is 3; seed was 0 and is 4" in error
+    assert error.count("\n") == 1
+    assert (finished / "report.json").read_bytes() == before
+
+
+def test_a_new_run_removes_what_an_old_one_left(clips: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoints/hwa.ckpt", "report.json", "hwa.pt", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    monkeypatch.setattr(kws, "prepare", lambda *a, **k: (_ for _ in ()).throw(ValueError("stop here")))
+    assert run(clips, tmp_path) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "config.json", "mine.txt"]
+
+
+def test_threads_are_restored(clips: Path, tmp_path: Path, monkeypatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(kws, "prepare", lambda *a, **k: (_ for _ in ()).throw(ValueError("stop here")))
+    assert run(clips, tmp_path, "--threads=3") == 2
+    assert torch.get_num_threads() == before
+
+
+def test_synthetic_speech_is_marked_in_the_report() -> None:
+    assert "nothing about accuracy on people" in kws.SYNTHETIC_NOTE
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("-test-", "-tset-"), "there is no '_silence_-tset-0.wav'"),
+        (("wav,yes,", "wav,yse,"), "unknown class 'yse'"),
+        ((",val-speaker,val", ",train-speaker,train"), "the split 'val' is empty"),
+    ],
+)
+def test_bad_data_is_told_in_one_line_before_anything_is_trained(
+    edit: tuple[str, str], message: str, clips: Path, tmp_path: Path, capsys
+) -> None:
+    manifest = tmp_path / "other.csv"
+    manifest.write_text((clips / "manifest.csv").read_text().replace(*edit))
+    assert run(clips, tmp_path / "out", f"--data.folder.manifest={manifest}") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list((tmp_path / "out").glob("checkpoints/*"))
