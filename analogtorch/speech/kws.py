@@ -110,8 +110,11 @@ def train_phase(
     teacher: nn.Module | None = None,
     progress: bool = False,
 ) -> nn.Module:
-    """Train ``network`` in place on the task; checkpoints and random numbers go by the phase's ``name``."""
-    seed = derive(config.seed, name)
+    """Train ``network`` in place on the task, with a checkpoint called ``name``.
+
+    All phases with a teacher see the same clips in the same order and draw the same random numbers: they are a pair.
+    """
+    seed = derive(config.seed, "training" if teacher is None else "training with a teacher")
     return fit(
         network,
         Batches(task.make, len(task.train), batch_size=phase.batch_size, seed=seed, workers=config.workers),

@@ -10,7 +10,7 @@ from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.data import Clips
 from analogtorch.speech.features import LogMel
 
-_AT_ONCE = 500  # clips whose features are computed, or classified, together
+_AT_ONCE = 64  # clips whose features are computed, or classified, together: they and their noise fit into the caches
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

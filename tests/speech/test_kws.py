@@ -11,8 +11,9 @@ import torch
 import analogtorch as at
 from analogtorch.__main__ import main
 from analogtorch.speech import kws
-from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.config import KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
+from benchmarks import hwa_real
 from tests.training.conftest import Kill
 
 SMALL = [
@@ -86,17 +87,11 @@ def test_same_seed_same_accuracies_whatever_the_workers(clips: Path, finished: P
 
 
 def test_weights_load_into_fresh_networks(finished: Path) -> None:
-    config = KWSConfig(model=kws_model())
+    config = KWSConfig(model=ModelConfig(widths=(4, 8), stem_stride=(4, 4)))
     digital, hwa = config.model.build(), at.convert(config.model.build(), config.chip.build())
     digital.load_state_dict(torch.load(finished / "digital.pt", weights_only=True))
     hwa.load_state_dict(torch.load(finished / "hwa.pt", weights_only=True))
     assert all(layer.calibrated for _, layer in at.analog_layers(hwa))
-
-
-def kws_model():
-    from analogtorch.speech.config import ModelConfig
-
-    return ModelConfig(widths=(4, 8), stem_stride=(4, 4))
 
 
 @pytest.mark.parametrize(("phase", "step"), [("digital", 7), ("hwa", 4)])
@@ -167,3 +162,28 @@ def test_bad_data_is_told_in_one_line_before_anything_is_trained(
     assert message in error
     assert "Traceback" not in error
     assert not list((tmp_path / "out").glob("checkpoints/*"))
+
+
+def test_benchmark_of_hwa_training_keeps_finished_seeds(clips: Path, tmp_path: Path, capsys) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "gsc_v2_test12").symlink_to(clips)
+    small = [option for option in SMALL if not option.startswith(("--data", "--workers", "--sweep.times"))]
+    given = [f"--data={data}", f"--out={tmp_path / 'out'}", "--chips=2", "--jobs=1", *small]
+    hwa_real.main([*given, "--seeds=1"])
+    hwa_real.main([*given, "--seeds=2"])
+    first, second = capsys.readouterr().out.split("Reports in", 1)
+    lines = [line for line in (first + second).splitlines() if line.startswith("seed ")]
+    assert len(lines) == 3
+    assert lines[0] == lines[1]  # time included: it was read, not trained again
+    report = json.loads((tmp_path / "out/hwa_real.json").read_text())
+    loss = report["differences"]["HWA loss at 1 year"]
+    expected = [100 * (r["control"] - r["hwa_on_chip"]["1 year"]["mean"]) for r in report["results"]]
+    assert loss["seeds"] == pytest.approx(expected)
+    assert "<= 0.7" in (tmp_path / "out/hwa_real.md").read_text()
+
+
+def test_interval_is_students() -> None:
+    # five values of mean 3 and variance 2.5: 2.776 * sqrt(2.5 / 5)
+    assert hwa_real.interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3.0, 1.9629), abs=1e-4)
+    assert hwa_real.interval([1.0])[1] == float("inf")
