@@ -100,6 +100,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (["kws", "--model.dropout=1"], "model.dropout=1"),
         (["kws", "--digital.distill=0.5"], "digital training has no teacher"),
         (["kws", "--digital.clip_sigma=2"], "only analog layers are clipped"),
+        (["kws", "--accelerator=tpu"], "Expected"),
         (["kws", "--threads=0"], "at least 1 thread"),
         (["kws", "--out=/proc/x"], "could not write /proc/x/config.json"),
         (["kws", "--data.source=folder", "--data.folder.root=/nowhere"], "/nowhere/manifest.csv: no such manifest"),

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import nn
 
 import analogtorch as at
@@ -84,8 +85,11 @@ class ChipConfig:
     """A preset; `analogtorch info` lists them."""
     options: dict[str, str] = field(default_factory=dict)
     """What the preset takes, such as {device: one_device} for hermes64."""
-    training: TrainingNoise = field(default_factory=TrainingNoise)
+    training: TrainingNoise = field(default_factory=lambda: TrainingNoise(scale=3.0, output=False))
     """Noise of hardware-aware training"""
+    training_adc: bool = False
+    """Whether partial sums go through the ADC in hardware-aware training, which then takes 3 times as long. The ADC
+    costs the nets here less than a point; on the chips that are measured it always is."""
     compensation: Compensation = "global"
     """Digital correction of the drift."""
 
@@ -95,6 +99,11 @@ class ChipConfig:
     def build(self) -> Chip:
         """The chip, with this training noise."""
         return dataclasses.replace(at.chips.get(self.name, **self.options), training=self.training)
+
+    def build_for_training(self) -> Chip:
+        """The chip as hardware-aware training sees it."""
+        chip = self.build()
+        return chip if self.training_adc else dataclasses.replace(chip, output_bits=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +154,10 @@ class KWSConfig:
     """Augmentation of the training clips"""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Network"""
-    digital: Phase = field(default_factory=Phase)
+    digital: Phase = field(default_factory=lambda: Phase(epochs=45))
     """Digital training, from random weights"""
     hwa: Phase = field(
-        default_factory=lambda: Phase(epochs=15, learning_rate=1e-3, warmup=0.1, distill=0.5, clip_sigma=2.5)
+        default_factory=lambda: Phase(epochs=12, learning_rate=2e-3, warmup=0.1, distill=0.7, clip_sigma=1.5)
     )
     """Hardware-aware training, from the digital net, which is its teacher if it distils"""
     chip: ChipConfig = field(default_factory=ChipConfig)
@@ -159,14 +168,16 @@ class KWSConfig:
     """Threads of torch, >= 1. Part of the run: other numbers of threads round differently."""
     workers: int = 1
     """Processes that prepare training clips ahead, >= 0; without influence on the results."""
-    accelerator: str = "cpu"
-    """Where Lightning trains: cpu, gpu, auto. Chips are measured on the CPU."""
+    accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
+    """Where Lightning trains; auto takes a GPU if there is one. Chips are measured on the CPU."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}; use 0 or more")
         if self.threads < 1 or self.workers < 0:
             raise ValueError(f"threads={self.threads}, workers={self.workers}; use at least 1 thread and 0 workers")
+        if self.accelerator == "gpu" and not torch.accelerator.is_available():
+            raise ValueError("accelerator=gpu, but torch finds no GPU here; use cpu or auto")
         if self.digital.distill > 0:
             raise ValueError(f"digital.distill={self.digital.distill}; digital training has no teacher: use 0")
         if self.digital.clip_sigma is not None:
