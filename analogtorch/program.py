@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from analogtorch.convert import analog_layers
 from analogtorch.nn import AnalogLayer, Programmed
-from analogtorch.nn.base import block_scales, expand_scales
-from analogtorch.ops import Noise, fold, normal, quantize, seed_tensor, stream
+from analogtorch.nn.base import block_scales
+from analogtorch.ops import Noise, fold, normal, over_rows, rounded, seed_tensor, stream
 from analogtorch.tiling import Section
 
 Compensation = Literal["none", "global", "column", "least_squares"]
@@ -131,7 +131,7 @@ def _program_layer(layer: AnalogLayer, seed: int, t: float | None, compensation:
     for section in layer.sections:
         target = section.weight(layer.weight.detach())
         scale = block_scales(target, section, layer.chip)
-        full = expand_scales(scale, section)
+        full = over_rows(scale, section.bounds).view(section.shape)
         w = torch.where(full > 0, target / full.clamp_min(torch.finfo(full.dtype).tiny), 0.0)
         devices = _Devices(w.float(), layer, section, seed)
         now = devices.weights(t)
@@ -151,7 +151,6 @@ class _Devices:
 
     def __init__(self, w: Tensor, layer: AnalogLayer, section: Section, seed: int) -> None:
         self.w, self.section, self.chip, self.name, self.seed = w, section, layer.chip, layer.layer_name, seed
-        self.rows, self.cols = section.cell_index(w.device)
         self.targets = self.chip.cell.targets(w)
         self.programmed = self.chip.cell.device.program(self.targets, self._draw(Noise.PROGRAMMING))
 
@@ -167,15 +166,15 @@ class _Devices:
     def readout(self, weights: Tensor, when: str) -> Tensor:
         """The weights as one-hot inputs read them through ADC and output noise, in units of full conductance."""
         z = self._normal(stream(Noise.COMPENSATION, self.name, when)) * self.chip.output_noise
-        bound = weights.new_tensor(self.chip.output_bound)
-        return quantize(weights + z, bound, self.chip.output_bits)
+        bits = self.chip.output_bits
+        return weights + z if bits is None else rounded(weights + z, weights.new_tensor(self.chip.output_bound), bits)
 
     def _draw(self, kind: Noise, *names: str) -> Tensor:
         return torch.stack([self._normal(stream(kind, self.name, d, *names)) for d in range(self.chip.cell.devices)])
 
     def _normal(self, word: int) -> Tensor:
         key = fold(seed_tensor(self.seed, self.w.device), word)
-        return normal(key, self.rows, self.cols, self.w.dtype).view(self.w.shape)
+        return normal(key, *self.section.positions(self.w.device), self.section.rows).view(self.w.shape)
 
 
 def _gains(now: Tensor, then: Tensor, devices: _Devices, compensation: str, readout: str, t: float) -> Tensor:

@@ -43,6 +43,12 @@ class Section:
         return len(self.row_blocks) * len(self.col_blocks)
 
     @property
+    def cuts_kernel(self) -> bool:
+        """Whether a row block holds only a part of a kernel."""
+        whole = tuple(slice(0, size) for size in self.shape[2:])
+        return any(block[1:] != whole for block in self.row_blocks)
+
+    @property
     def cells(self) -> int:
         """Unit cells that the section occupies."""
         return math.prod(self.shape)
@@ -57,20 +63,27 @@ class Section:
         eye = torch.eye(n, dtype=part.dtype, device=part.device).view(n, 1, n, *[1] * (part.dim() - 3))
         return (part * eye).reshape(self.shape)
 
-    def cell_index(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Position of each cell in the layer: output (outputs, 1) and input row, as (outputs, rows) or (1, rows).
+    @property
+    def rows(self) -> int:
+        """Rows of its matrix that each output meets."""
+        return math.prod(self.shape[1:])
 
-        The position does not depend on tiles, blocks or on how groups are placed: it keys the noise.
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """Where the row blocks begin among the ``rows``, and where the last one ends."""
+        ends = [0]
+        for block in self.row_blocks:
+            ends.append(ends[-1] + math.prod([s.stop - s.start for s in block]))
+        return tuple(ends)
+
+    def positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of each output, (outputs,) int64: its place in the layer, and the place of its first input row.
+
+        They do not depend on tiles, blocks or on how groups are placed: they key the noise.
         """
-        outputs = torch.arange(self.outputs.start, self.outputs.stop, dtype=torch.int32, device=device).unsqueeze(1)
-        kernel = math.prod(self.shape[2:])
-        rows = torch.arange(self.shape[1] * kernel, dtype=torch.int32, device=device).unsqueeze(0)
-        rows = rows + self.channels.start * kernel
-        if self.groups > 1:
-            per_group = self.shape[0] // self.groups
-            group = (outputs - self.outputs.start) // per_group
-            rows = rows + group * (self.shape[1] * kernel)
-        return outputs, rows
+        outputs = torch.arange(self.outputs.start, self.outputs.stop, device=device)
+        group = (outputs - self.outputs.start) // (self.shape[0] // self.groups)
+        return outputs, self.channels.start * math.prod(self.shape[2:]) + group * self.rows
 
 
 @lru_cache(maxsize=4096)

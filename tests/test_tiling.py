@@ -7,11 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import analogtorch as at
-from analogtorch.tiling import sections
+from analogtorch.tiling import Section, sections
 
 
 def _chip(rows: int = 256, cols: int = 256, **kwargs: object) -> at.Chip:
     return dataclasses.replace(at.chips.hermes64(), rows=rows, cols=cols, **kwargs)
+
+
+def _cells(section: Section) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and input row of each cell of the section's flattened weight, as positions in the layer."""
+    outputs, first = section.positions(torch.device("cpu"))
+    return outputs.unsqueeze(1).expand(-1, section.rows), first.unsqueeze(1) + torch.arange(section.rows)
 
 
 @settings(deadline=None, max_examples=200)
@@ -37,7 +43,11 @@ def test_every_weight_is_in_exactly_one_block_that_fits(rows, cols, kernel, chan
         assert (placed == 1).all()
         assert sum(c.stop - c.start for c in section.col_blocks) == section.shape[0]
         assert all(c.stop - c.start <= cols for c in section.col_blocks)
-        out, row = (i.expand(section.shape[0], ones[0].numel()) for i in section.cell_index(torch.device("cpu")))
+        assert section.bounds[-1] == section.rows == ones[0].numel()
+        for block, start, end in zip(section.row_blocks, section.bounds[:-1], section.bounds[1:], strict=True):
+            flat = torch.arange(section.rows).view(section.shape[1:])[block].flatten()
+            assert torch.equal(flat, torch.arange(start, end))  # a block is contiguous in the flattened weight
+        out, row = _cells(section)
         seen.index_put_((out, row), ones.flatten(1).long(), accumulate=True)
     inside = torch.block_diag(*[torch.ones(outputs, channels * math.prod(kernel), dtype=torch.int64)] * groups)
     assert torch.equal(seen, inside)
@@ -66,8 +76,7 @@ def test_depthwise_placements() -> None:
 def test_a_cell_keeps_its_noise_wherever_it_is_placed(grouped: str) -> None:
     whole = {}
     for section in sections((8, 2, 3), 4, _chip(grouped=grouped)):
-        out, row = section.cell_index(torch.device("cpu"))
-        out, row = (i.expand(section.shape[0], math.prod(section.shape[1:])) for i in (out, row))
+        out, row = _cells(section)
         own = section.weight(torch.ones(8, 2, 3)).flatten(1) > 0
         whole.update(zip(zip(out[own].tolist(), row[own].tolist(), strict=True), [1] * int(own.sum()), strict=True))
     assert sorted(whole) == [(o, r) for o in range(8) for r in range((o // 2) * 6, (o // 2) * 6 + 6)]

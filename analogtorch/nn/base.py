@@ -1,5 +1,6 @@
 """What every analog layer does: quantise the input, run the row blocks, read them through the ADC, add the bias."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,8 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.chips import Chip
-from analogtorch.ops import Noise, draw_seed, fold, normal, quantize, seed_tensor, stream
-from analogtorch.tiling import RowBlock, Section, sections
+from analogtorch.ops import (
+    Geometry,
+    Noise,
+    block_absmax,
+    dac,
+    draw_seed,
+    fold,
+    noisy_weight,
+    over_rows,
+    product,
+    seed_tensor,
+    stream,
+)
+from analogtorch.tiling import Section, sections
 
 _RANGE_KEY = "analogtorch.input_range"
 _OWN = frozenset(
@@ -95,20 +108,12 @@ class AnalogLayer(nn.Module):
         """The digital layer's own product."""
         raise NotImplementedError
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """The input as the row blocks see it: padded, if the layer pads."""
-        raise NotImplementedError
-
-    def _partial(self, x: Tensor, weight: Tensor, section: Section, block: RowBlock) -> Tensor:
-        """The partial sums of one row block of a section, from the padded input and the section's weight."""
+    def _geometry(self, x: Tensor) -> tuple[Tensor, Geometry]:
+        """The input as the row blocks see it, padded if need be, and how they run over it."""
         raise NotImplementedError
 
     def _absmax(self, x: Tensor) -> Tensor:
-        """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to the output."""
-        raise NotImplementedError
-
-    def _output_positions(self, shape: torch.Size, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and column of each element of an output of ``shape`` in the field of the output noise."""
+        """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to the input."""
         raise NotImplementedError
 
     # the forward pass
@@ -121,54 +126,58 @@ class AnalogLayer(nn.Module):
                 "train the model that it was programmed from and program that again"
             )
         bound = self._bound(x)
-        x = quantize(x, bound, self.chip.input_bits)
+        x = dac(x, bound, self.chip.input_bits)
         seed = self._seed(x)
         reads = self.chip.output_bits is not None or self.programmed is not None or self._output_noise() > 0
         if not reads and len(self.sections) == 1:
             return self._digital(x, self._section_weight(0, seed)[0], self.bias)
-        x = self._pad(x)
-        parts = [self._section(x, bound.detach(), i, seed) for i in range(len(self.sections))]
+        x, geometry = self._geometry(x)
+        parts = [self._section(x, geometry, bound.detach(), i, seed) for i in range(len(self.sections))]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
-        return y if self.bias is None else y + self._columns(self.bias).to(y.dtype)
+        return y if self.bias is None else y + self.bias.view(-1, *[1] * (-1 - self.channel_dim)).to(y.dtype)
 
-    def _section(self, x: Tensor, bound: Tensor, index: int, seed: Tensor | None) -> Tensor:
-        section, chip = self.sections[index], self.chip
+    def _section(self, x: Tensor, geometry: Geometry, unit: Tensor, index: int, seed: Tensor | None) -> Tensor:
+        section, chip, noise = self.sections[index], self.chip, self._output_noise()
         weight, scales = self._section_weight(index, seed)
-        total: Tensor | None = None
-        for i, block in enumerate(section.row_blocks):
-            part = self._partial(x, weight, section, block)
-            full = bound * self._columns(scales[i])
-            if self._output_noise() > 0:
-                noise = full * chip.output_noise * self._noise(part, seed, section, i)
-                part = (part + noise).to(part.dtype)  # under autocast, only the product is in half precision
-            part = quantize(part, full * chip.output_bound, chip.output_bits)
-            if self.programmed is not None:
-                part = part * self._columns(self.programmed.gains[index][i]).to(part.dtype)
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+        if torch.is_autocast_enabled(x.device.type):  # as autocast does for the digital product
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(dtype), weight.to(dtype)
+        if len(self.sections) > 1:
+            x = x[:, section.channels]
+        return product(
+            x,
+            weight,
+            unit,
+            scales,
+            spans=section.row_blocks,
+            geometry=dataclasses.replace(geometry, groups=section.groups),
+            bits=chip.output_bits,
+            bound=chip.output_bound,
+            noise=noise,
+            keys=fold(seed, torch.tensor(self.output_streams, device=x.device)) if noise > 0 else None,  # type: ignore[arg-type]
+            first_output=section.outputs.start,
+            total_outputs=self.weight.shape[0],
+            gain=None if self.programmed is None else self.programmed.gains[index],
+        )
 
     def _section_weight(self, index: int, seed: Tensor | None) -> tuple[Tensor, Tensor]:
         """The weight that a section computes with, and what full conductance stands for (see ``block_scales``)."""
         if self.programmed is not None:
             return self.programmed.weights[index], self.programmed.scales[index]
-        section = self.sections[index]
+        section, noise = self.sections[index], self.chip.training
         weight = section.weight(self.weight)
-        scales = block_scales(weight.detach(), section, self.chip)
-        if self.training and self.chip.training.weight != "none":
-            assert seed is not None
-            weight = weight + self._training_noise(weight.detach(), scales, section, seed)
-        return weight, scales
-
-    @torch.no_grad()
-    def _training_noise(self, weight: Tensor, scales: Tensor, section: Section, seed: Tensor) -> Tensor:
-        noise, full = self.chip.training, expand_scales(scales, section)
-        key = fold(seed, self.training_stream)
-        z = normal(key, *section.cell_index(weight.device), dtype=weight.dtype).view(section.shape)
+        scales = block_scales(weight, section, self.chip)
+        if not self.training or noise.weight == "none":
+            return weight, scales
+        assert seed is not None
+        key, sigma = fold(seed, self.training_stream), None
         if noise.weight == "programming":
-            safe = full.clamp_min(torch.finfo(full.dtype).tiny)
-            z = z * self.chip.cell.programming_sigma((weight / safe).clamp(-1, 1))
-        return z * full * noise.scale
+            with torch.no_grad():
+                full = over_rows(scales, section.bounds).view(section.shape)
+                safe = full.clamp_min(torch.finfo(full.dtype).tiny)
+                sigma = self.chip.cell.programming_sigma((weight / safe).clamp(-1, 1))
+        positions = section.positions(weight.device)
+        return noisy_weight(weight, scales, noise.scale, key, *positions, section.bounds, sigma), scales
 
     def _seed(self, x: Tensor) -> Tensor | None:
         if self.programmed is not None:
@@ -181,20 +190,10 @@ class AnalogLayer(nn.Module):
         on = self.programmed is not None or (self.training and self.chip.training.output)
         return self.chip.output_noise if on else 0.0
 
-    def _noise(self, like: Tensor, seed: Tensor | None, section: Section, block: int) -> Tensor:
-        assert seed is not None
-        key = fold(seed, self.output_streams[block])
-        outputs = torch.arange(section.outputs.start, section.outputs.stop, device=like.device)
-        return normal(key, *self._output_positions(like.shape, outputs), dtype=like.dtype)
-
     def _bound(self, x: Tensor) -> Tensor:
         if not self.calibrated:
             return self._absmax(x.detach())
         return self.input_range.abs().to(x.dtype)
-
-    def _columns(self, values: Tensor) -> Tensor:
-        """Values per output, shaped to broadcast over the layer's output."""
-        return values.view(-1, *[1] * (-1 - self.channel_dim))
 
     # the range travels with the state_dict, beside the keys of the digital layer
 
@@ -247,20 +246,8 @@ class AnalogLayer(nn.Module):
 
 
 def block_scales(weight: Tensor, section: Section, chip: Chip) -> Tensor:
-    """Weight that full conductance stands for, per row block and output: (row blocks, outputs)."""
-    scales = []
-    for block in section.row_blocks:
-        column_max = weight[(slice(None), *block)].abs().flatten(1).amax(1)
-        if chip.weight_scale == "block":
-            column_max = torch.cat([column_max[c].amax().expand(c.stop - c.start) for c in section.col_blocks])
-        scales.append(column_max)
-    return torch.stack(scales)
-
-
-def expand_scales(scales: Tensor, section: Section) -> Tensor:
-    """``scales`` (row blocks, outputs) repeated over the cells of each block: the section's weight shape."""
-    full = scales.new_empty(section.shape)
-    for scale, block in zip(scales, section.row_blocks, strict=True):
-        index = (slice(None), *block)
-        full[index] = scale.view(-1, *[1] * (full.dim() - 1))
-    return full
+    """Weight that full conductance stands for, per row block and output: (row blocks, outputs). Without gradient."""
+    columns = block_absmax(weight, section.bounds)
+    if chip.weight_scale == "column":
+        return columns
+    return torch.cat([columns[:, c].amax(1, keepdim=True).expand(-1, c.stop - c.start) for c in section.col_blocks], 1)

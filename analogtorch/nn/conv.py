@@ -1,17 +1,16 @@
 """nn.Conv1d and nn.Conv2d on an analog chip.
 
-The chip computes one matrix-vector multiply per output position. Here the row blocks are convolutions over a part of
-the channels, or over a part of the kernel on a shifted input, so that the input is never unfolded.
+The chip computes one matrix-vector multiply per output position; ``analogtorch.ops.product`` computes the row blocks
+as convolutions, so that the input is never unfolded.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.nn.base import AnalogLayer
-from analogtorch.tiling import RowBlock, Section
+from analogtorch.ops import Geometry
 
 
 class AnalogConv(AnalogLayer):
@@ -20,12 +19,9 @@ class AnalogConv(AnalogLayer):
     dims: int
     stride: Any
     dilation: Any
-    kernel_size: Any
-    out_channels: Any
     padding_mode: Any
     _reversed_padding_repeated_twice: Any
     _conv_forward: Any
-    _convolve: Any
 
     def forward(self, input: Tensor) -> Tensor:
         """The analog convolution of ``input``, plus the digital bias."""
@@ -36,45 +32,17 @@ class AnalogConv(AnalogLayer):
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
 
-    def _pad(self, x: Tensor) -> Tensor:
-        # also resolves padding="same" and the integer paddings
-        if not any(self._reversed_padding_repeated_twice):
-            return x
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        return F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
-
-    def _partial(self, x: Tensor, weight: Tensor, section: Section, block: RowBlock) -> Tensor:
-        channels, *taps = block
-        x = x[:, section.channels]
-        x = self._select_channels(x, section, channels)
-        x = x[(slice(None), slice(None), *(self._span(x, d, tap) for d, tap in enumerate(taps)))]
-        weight = weight[(slice(None), *block)]
-        return self._convolve(x, weight, None, self.stride, 0, self.dilation, section.groups)
-
-    def _select_channels(self, x: Tensor, section: Section, channels: slice) -> Tensor:
-        per_group = section.shape[1]
-        if channels.stop - channels.start == per_group:
-            return x
-        if section.groups == 1:
-            return x[:, channels]
-        grouped = x.reshape(x.shape[0], section.groups, per_group, *x.shape[2:])[:, :, channels]
-        return grouped.flatten(1, 2)
-
-    def _span(self, x: Tensor, dim: int, tap: slice) -> slice:
-        """The part of a spatial dimension of the padded input that the kernel's taps in ``tap`` meet."""
-        stride, dilation, kernel = self.stride[dim], self.dilation[dim], self.kernel_size[dim]
-        outputs = (x.shape[2 + dim] - dilation * (kernel - 1) - 1) // stride + 1
-        start = tap.start * dilation
-        return slice(start, start + (outputs - 1) * stride + (tap.stop - tap.start - 1) * dilation + 1)
+    def _geometry(self, x: Tensor) -> tuple[Tensor, Geometry]:
+        pads = self._reversed_padding_repeated_twice  # also of padding="same"; last dimension first, two numbers each
+        before, after = tuple(pads[-2::-2]), tuple(pads[-1::-2])
+        explicit = self.padding_mode != "zeros" or before != after or any(s.cuts_kernel for s in self.sections)
+        if explicit and any(pads):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, before = F.pad(x, pads, mode=mode), (0,) * self.dims
+        return x, Geometry(self.stride, before, self.dilation)
 
     def _absmax(self, x: Tensor) -> Tensor:
         return x.abs().amax(tuple(range(1, x.dim())), keepdim=True)
-
-    def _output_positions(self, shape: torch.Size, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        samples, places = shape[0], shape[2:].numel()
-        rows = torch.arange(samples, device=outputs.device).view(-1, 1) * self.out_channels + outputs
-        cols = torch.arange(places, device=outputs.device).view(1, 1, *shape[2:])
-        return rows.view(samples, len(outputs), *[1] * self.dims), cols
 
 
 class AnalogConv1d(AnalogConv, nn.Conv1d):
@@ -86,7 +54,6 @@ class AnalogConv1d(AnalogConv, nn.Conv1d):
 
     dims = 1
     channel_dim = -2
-    _convolve = staticmethod(F.conv1d)
 
 
 class AnalogConv2d(AnalogConv, nn.Conv2d):
@@ -98,4 +65,3 @@ class AnalogConv2d(AnalogConv, nn.Conv2d):
 
     dims = 2
     channel_dim = -3
-    _convolve = staticmethod(F.conv2d)

@@ -1,11 +1,10 @@
 """nn.Linear on an analog chip."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.nn.base import AnalogLayer
-from analogtorch.tiling import RowBlock, Section
+from analogtorch.ops import Geometry
 
 
 class AnalogLinear(AnalogLayer, nn.Linear):
@@ -24,17 +23,8 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
-    def _pad(self, x: Tensor) -> Tensor:
-        return x
-
-    def _partial(self, x: Tensor, weight: Tensor, section: Section, block: RowBlock) -> Tensor:
-        if len(section.row_blocks) == 1:
-            return F.linear(x, weight)
-        return F.linear(x[..., block[0]], weight[:, block[0]])
+    def _geometry(self, x: Tensor) -> tuple[Tensor, Geometry]:
+        return x, Geometry()
 
     def _absmax(self, x: Tensor) -> Tensor:
         return x.abs().amax(-1, keepdim=True)
-
-    def _output_positions(self, shape: torch.Size, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        vectors = torch.arange(shape[:-1].numel(), device=outputs.device).view(*shape[:-1], 1)
-        return vectors, outputs

@@ -1,17 +1,30 @@
-"""The pieces of the analog matrix-vector multiply (MVM): noise, seeds, converters."""
+"""The analog matrix-vector multiply (MVM) in pieces: noise, seeds, converters, weights, product.
 
+Every piece is an operator with a reference in plain torch; ``native`` holds the CPU kernels that replace it.
+"""
+
+from analogtorch.ops.dac import dac
 from analogtorch.ops.noise import VERSION, Noise, fold, normal, random_bits, seed_tensor, stream
-from analogtorch.ops.quantize import quantize
+from analogtorch.ops.product import Geometry, product
+from analogtorch.ops.quantize import levels, rounded
 from analogtorch.ops.seed import draw_seed
+from analogtorch.ops.weight import block_absmax, noisy_weight, over_rows
 
 __all__ = [
     "VERSION",
+    "Geometry",
     "Noise",
+    "block_absmax",
+    "dac",
     "draw_seed",
     "fold",
+    "levels",
+    "noisy_weight",
     "normal",
-    "quantize",
+    "over_rows",
+    "product",
     "random_bits",
+    "rounded",
     "seed_tensor",
     "stream",
 ]

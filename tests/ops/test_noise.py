@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from analogtorch.ops import Noise, draw_seed, fold, normal, random_bits, seed_tensor, stream
+from analogtorch.ops import Noise, draw_seed, fold, noise, normal, random_bits, seed_tensor, stream
+from analogtorch.ops.noise import normal_reference
 
 SIGMAS = 4.5
 
@@ -14,8 +15,12 @@ def _key(seed: int = 0, name: str = "layer") -> torch.Tensor:
     return fold(seed_tensor(seed), stream(Noise.TRAINING, name))
 
 
+def _from_zero(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(rows), torch.zeros(rows, dtype=torch.int64)
+
+
 def _field(key: torch.Tensor, rows: int = 1024, cols: int = 1024) -> torch.Tensor:
-    return normal(key, torch.arange(rows).unsqueeze(1), torch.arange(cols), torch.float64)
+    return normal(key, *_from_zero(rows), cols).double()
 
 
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -41,7 +46,7 @@ def test_tails_hold_as_many_as_they_should() -> None:
 
 
 def test_bits_are_balanced_and_independent() -> None:
-    bits = random_bits(_key(3), torch.arange(512).unsqueeze(1), torch.arange(2048))
+    bits = random_bits(_key(3), *_from_zero(512), 2048)
     planes = torch.stack([((bits >> i) & 1).flatten().float() * 2 - 1 for i in range(32)])
     together = planes @ planes.T / math.sqrt(planes.shape[1])
     together.fill_diagonal_(0)
@@ -69,18 +74,19 @@ def test_seeds_streams_and_kinds_are_independent() -> None:
 
 
 def test_streams_are_no_permutations_of_each_other() -> None:
-    a, b = (random_bits(_key(0, name), torch.zeros(1, 1), torch.arange(2**16)).flatten() for name in "ab")
+    a, b = (random_bits(_key(0, name), *_from_zero(1), 2**16).flatten() for name in "ab")
     # two independent sets of 2^16 of 2^32 numbers share one on average
     assert len(set(a.tolist()) & set(b.tolist())) < 12
 
 
-def test_a_part_is_a_slice_of_the_whole() -> None:
+@pytest.mark.parametrize("draw", [random_bits, normal])
+def test_a_part_is_a_slice_of_the_whole(draw) -> None:
     key = _key(9)
-    whole = normal(key, torch.arange(64).unsqueeze(1), torch.arange(100))
-    part = normal(key, torch.arange(10, 21).unsqueeze(1), torch.arange(37, 90))
+    whole = draw(key, *_from_zero(64), 100)
+    part = draw(key, torch.arange(10, 21), torch.full((11,), 37), 53)
     assert torch.equal(part, whole[10:21, 37:90])
-    scattered = normal(key, torch.tensor([[5], [63]]), torch.tensor([[1, 99], [0, 2]]))
-    assert torch.equal(scattered, whole[[[5, 5], [63, 63]], [[1, 99], [0, 2]]])
+    scattered = draw(key, torch.tensor([5, 63, 5]), torch.tensor([1, 0, 97]), 3)
+    assert torch.equal(scattered, torch.stack([whole[5, 1:4], whole[63, :3], whole[5, 97:]]))
 
 
 def test_numbers_are_pinned() -> None:
@@ -102,18 +108,28 @@ def test_numbers_are_pinned() -> None:
         return x ^ x >> 15
 
     key = fold_int(7, 12345)
-    ours = random_bits(fold(seed_tensor(7), 12345), torch.arange(5).unsqueeze(1), torch.arange(70000, 70003))
+    ours = random_bits(fold(seed_tensor(7), 12345), torch.arange(5), torch.full((5,), 70000), 3)
     assert [[b & 2**32 - 1 for b in row] for row in ours.tolist()] == [
         [bits(key, row, col) for col in range(70000, 70003)] for row in range(5)
     ]
 
 
-def test_normals_are_the_inverse_distribution_of_the_bits() -> None:
-    key, rows, cols = _key(2), torch.arange(64).unsqueeze(1), torch.arange(4096)
-    bits = random_bits(key, rows, cols).double()
+@pytest.mark.parametrize("draw", [normal_reference, normal])
+def test_normals_are_the_inverse_distribution_of_the_bits(draw) -> None:
+    key, positions = _key(2), (*_from_zero(256), 4096)
+    bits = random_bits(key, *positions).double()
     exact = torch.special.ndtri((torch.where(bits < 0, bits + 2**31, bits) + 0.5) / 2**32)
     exact = torch.where(bits < 0, exact, -exact)
-    assert torch.allclose(normal(key, rows, cols).double(), exact, atol=2e-6)
+    assert torch.allclose(draw(key, *positions).double(), exact, atol=2e-6, rtol=0)
+
+
+def test_normals_of_the_extreme_bits() -> None:
+    twice_tail = torch.tensor([0.5, 1.5, 2**31 - 0.5], dtype=torch.float64) * 2.0**-31
+    exact = -torch.special.ndtri(twice_tail / 2)
+    t = torch.sqrt(0.35 - torch.log(twice_tail)) * noise._SLOPE + noise._OFFSET
+    z = sum(c * t**i for i, c in enumerate(noise._INVERSE))
+    assert torch.allclose(z, exact, atol=1.2e-6, rtol=0)
+    assert exact[0] > 6.3
 
 
 def test_stream_names_do_not_run_together() -> None:
