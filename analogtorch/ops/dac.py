@@ -56,12 +56,12 @@ def _(g: Tensor, x: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(bound)
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save(ctx, inputs, output) -> None:
     x, bound, _ = inputs
     ctx.save_for_backward(x, bound)
 
 
-def _backward(ctx, g: Tensor):  # type: ignore[no-untyped-def]
+def _backward(ctx, g: Tensor):
     x, bound = ctx.saved_tensors
     gx, g_bound = _dac_backward(g, x, bound)
     return gx, g_bound if ctx.needs_input_grad[1] else None, None

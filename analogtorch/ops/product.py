@@ -162,7 +162,7 @@ def _product(
 
 
 @_product.register_fake
-def _(x, w, unit, scale, gain, keys, numbers, stride, padding, dilation, groups, bits, bound, noise, a, b, learns):  # type: ignore[no-untyped-def]
+def _(x, w, unit, scale, gain, keys, numbers, stride, padding, dilation, groups, bits, bound, noise, a, b, learns):
     geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
     y = part(x, w, _spans(numbers, w.dim() - 1)[0], geometry)
     y = torch.empty_like(y, memory_format=torch.contiguous_format)
@@ -249,7 +249,7 @@ def _product_backward(
 
 
 @_product_backward.register_fake
-def _(g, x, w, gain, mask, saturated, numbers, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+def _(g, x, w, gain, mask, saturated, numbers, stride, padding, dilation, groups):
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(w)
 
 
@@ -274,7 +274,7 @@ def _add_gradients(gx: Tensor, gw: Tensor, g: Tensor, x: Tensor, w: Tensor, span
     gw[index] += block_gw[index]
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save(ctx, inputs, output) -> None:
     x, w, _, _, gain, _, *ctx.lists = inputs
     ctx.lists = ctx.lists[:5]
     _, mask, saturated = output
@@ -282,7 +282,7 @@ def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(x, w, gain, mask, saturated)
 
 
-def _backward(ctx, g: Tensor, *_):  # type: ignore[no-untyped-def]
+def _backward(ctx, g: Tensor, *_):
     x, w, gain, mask, saturated = ctx.saved_tensors
     gx, gw = _product_backward(g.contiguous(), x, w, gain, mask, saturated, *ctx.lists)
     return gx, gw, *[None] * 15

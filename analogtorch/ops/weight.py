@@ -86,15 +86,15 @@ def _noisy_weight(
 
 
 @_noisy_weight.register_fake
-def _(w, scale, std, key, rows, first, bounds, sigma):  # type: ignore[no-untyped-def]
+def _(w, scale, std, key, rows, first, bounds, sigma):
     return torch.empty_like(w, memory_format=torch.contiguous_format)
 
 
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save(ctx, inputs, output) -> None:
     pass
 
 
-def _backward(ctx, g: Tensor):  # type: ignore[no-untyped-def]
+def _backward(ctx, g: Tensor):
     return g, *[None] * 7
 
 

@@ -39,7 +39,7 @@ def _library() -> ctypes.CDLL | None:
         )
         return None
     try:
-        for runtime in sorted(Path(torch.__file__).parent.glob("lib/libgomp*")) or ["libgomp.so.1"]:
+        for runtime in sorted(Path(torch.__file__).parent.glob("lib/libgomp*")) or [Path("libgomp.so.1")]:
             ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
         library = ctypes.CDLL(str(LIBRARY), mode=os.RTLD_NOW)
     except OSError as error:
