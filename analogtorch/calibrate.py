@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analogtorch.convert import analog_layers
+from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.nn import AnalogLayer
 
 Method = Literal["mse", "percentile", "absmax"]
 
 _PER_OCTAVE = 32
-_OCTAVES = 64  # 2^-40 .. 2^24: beyond it a magnitude is put into the outermost bin
-_LOWEST = -40
+_OCTAVES, _LOWEST = 192, -64  # 2^-64 .. 2^128, all that float32 holds; smaller magnitudes count as 2^-64
 
 
 @torch.no_grad()
@@ -53,6 +52,9 @@ def calibrate(
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("calibrate: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    refuse_programmed(model, "calibrate")
+    if meta := [name for name, layer in layers.items() if layer.weight.is_meta]:
+        raise ValueError(f"calibrate: layer {meta[0]!r} is on the meta device; load weights first")
     if method not in get_args(Method):
         raise ValueError(f"calibrate: method must be one of {get_args(Method)}, got {method!r}")
     if not 0 < percentile <= 100:

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from analogtorch.chips import Chip
 from analogtorch.nn import AnalogConv1d, AnalogConv2d, AnalogLayer, AnalogLinear
+from analogtorch.nn.base import OWN
 
 logger = logging.getLogger("analogtorch")
 
@@ -36,8 +37,10 @@ def convert(
     """Replace every ``nn.Linear``, ``nn.Conv1d`` and ``nn.Conv2d`` of ``model`` by its analog layer, in place.
 
     Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is listed by
-    ``analogtorch.summary``. Layers that are analog already are left alone. Every analog layer gains one Parameter, its
-    ``input_range``: an optimizer made before the conversion does not know it.
+    ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass is converted if it computes
+    what its base does; methods of its own are lost until ``to_digital``. Every analog layer gains one Parameter, its
+    ``input_range``, which learns from calibration on: an optimizer made before the conversion does not know it, and
+    weight decay should spare it.
 
     Args:
         model: any module. A layer given as the root itself comes back as a new module.
@@ -51,7 +54,8 @@ def convert(
 
     Raises:
         TypeError: ``model`` is no module, or ``chip`` no ``Chip``.
-        ValueError: nothing to convert, or a pattern that matches no layer. The model is unchanged.
+        ValueError: nothing to convert, a pattern that matches no layer, or a layer that is on another chip. The model
+            is unchanged.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -63,6 +67,12 @@ def convert(
     if not isinstance(chip, Chip):
         raise TypeError(f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
     included, excluded = _patterns(include), _patterns(exclude)
+    if included == []:
+        raise ValueError("convert: include is empty; leave it out to convert all layers")
+    if other := [name for name, m in analog_layers(model) if m.chip != chip]:
+        raise ValueError(
+            f"convert: layer {other[0]!r} is on another chip already; call analogtorch.to_digital(model) first"
+        )
     candidates = {
         name: m for name, m in model.named_modules() if isinstance(m, AnalogLayer) or reason(model, name, m) is None
     }
@@ -87,12 +97,20 @@ def to_digital(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a layer of a programmed chip: its weights are conductances, not the model's.
     """
-    layers = [m for m in model.modules() if isinstance(m, AnalogLayer)]
-    if programmed := [m.layer_name for m in layers if m.programmed is not None]:
-        raise ValueError(
-            f"to_digital: {programmed[0]!r} belongs to a programmed chip; call it on the model that was programmed"
-        )
-    return _replace(model, {id(m): m.to_digital() for m in layers})
+    refuse_programmed(model, "to_digital")
+    layers = dict(analog_layers(model))
+    if changed := [name for name, m in layers.items() if parametrize.is_parametrized(m)]:
+        raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
+    return _replace(model, {id(m): m.to_digital() for m in layers.values()})
+
+
+def refuse_programmed(model: nn.Module, caller: str) -> None:
+    """Raise ValueError where ``caller`` was given a programmed chip instead of the model that was programmed."""
+    for name, layer in analog_layers(model):
+        if layer.programmed is not None:
+            raise ValueError(
+                f"{caller}: layer {name!r} belongs to a programmed chip; use the model that was programmed"
+            )
 
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
@@ -112,10 +130,16 @@ def reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
         return "parametrized: call torch.nn.utils.parametrize.remove_parametrizations first"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "lazy: run the model once first"
-    if type(module).forward is not kind.forward:
-        return f"{type(module).__name__} overrides forward"
-    if "weight" not in module._parameters or module._parameters["weight"] is None:
+    for method in ("forward", "_conv_forward", "__call__"):
+        if method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None):
+            return f"{type(module).__name__} overrides {method}"
+    weight = module._parameters.get("weight")
+    if weight is None:
         return "its weight is not a plain Parameter (pruned or weight-normalised)"
+    if weight.numel() == 0 or not weight.is_floating_point():
+        return f"its weight has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
+    if taken := sorted(OWN & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
+        return f"it has its own {taken[0]!r}, a name that analog layers use"
     return None
 
 

@@ -77,8 +77,9 @@ def sweep(
         raise ValueError(f"sweep: chips must be >= 1, got {chips}")
     if not times:
         raise ValueError("sweep: times is empty; leave it out for the usual five")
-    for time in times:
-        seconds(time)
+    labels = tuple(t if isinstance(t, str) else f"{int(t) if t == int(t) else t} s" for t in times)
+    if len({seconds(time) for time in times}) < len(times):
+        raise ValueError(f"sweep: times must differ, got {labels}")
     seeds = tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(chips))
     values = torch.empty(chips, len(times), dtype=torch.float64)
     with tqdm(total=chips * len(times), desc="chips x times", unit="read", disable=not progress) as bar:
@@ -87,7 +88,7 @@ def sweep(
             for j, time in enumerate(times):
                 values[i, j] = float(metric(physical.at(time, compensation=compensation)))
                 bar.update()
-    return Sweep(times=tuple(t if isinstance(t, str) else f"{t:g} s" for t in times), values=values, seeds=seeds)
+    return Sweep(times=labels, values=values, seeds=seeds)
 
 
 @torch.no_grad()
@@ -99,14 +100,20 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
         batches: pairs of input and labels (N,), read once.
 
     Raises:
-        ValueError: there is no sample.
+        ValueError: there is no sample, or the shapes do not agree.
     """
     modes = {m: m.training for m in model.modules()}
     model.eval()
     right = total = 0
     try:
         for x, y in batches:
-            right += int((model(x).argmax(-1) == y).sum())
+            predicted = model(x).argmax(-1)
+            if predicted.shape != y.shape:
+                raise ValueError(
+                    f"accuracy: outputs give labels of shape {tuple(predicted.shape)}, the batch has {tuple(y.shape)}; "
+                    "pass outputs (N, classes) and labels (N,)"
+                )
+            right += int((predicted == y).sum())
             total += len(y)
     finally:
         for module, training in modes.items():

@@ -3,12 +3,16 @@
 import copy
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from analogtorch.convert import analog_layers
+from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.nn import AnalogLayer, Programmed
 from analogtorch.nn.base import block_scales
 from analogtorch.ops import Noise, fold, normal, over_rows, rounded, seed_tensor, stream
@@ -51,7 +55,7 @@ def seconds(time: str | float) -> float | None:
             time = float(match[1]) * _SECONDS[unit]
         except ValueError as error:
             raise ValueError(f"time {time!r} does not start with a number") from error
-    if not (isinstance(time, (int, float)) and time >= 0 and math.isfinite(time)):
+    if isinstance(time, bool) or not (isinstance(time, Real) and time >= 0 and math.isfinite(time)):
         raise ValueError(f"time must be a finite number of seconds >= 0, got {time!r}")
     return float(time)
 
@@ -72,7 +76,7 @@ def program(model: nn.Module, *, seed: int) -> "ProgrammedChip":
         seed: which chip: the same seed gives the same devices, on any machine. Any signed 64-bit integer.
 
     Raises:
-        ValueError: no analog layer, or a weight that is NaN or infinite.
+        ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is parametrized or on meta.
         TypeError: the seed is not an integer.
 
     Example:
@@ -83,9 +87,12 @@ def program(model: nn.Module, *, seed: int) -> "ProgrammedChip":
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("program: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    refuse_programmed(model, "program")
     for name, layer in layers.items():
-        if layer.programmed is not None:
-            raise ValueError(f"program: layer {name!r} is programmed already; program the model it came from")
+        if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
+            raise ValueError(f"program: layer {name!r} is parametrized or pruned; make that permanent first")
+        if layer.weight.is_meta:
+            raise ValueError(f"program: layer {name!r} is on the meta device; load weights first")
         if not torch.isfinite(layer.weight).all():
             raise ValueError(f"program: the weight of layer {name!r} has NaN or infinite values")
     return ProgrammedChip(model, seed)
@@ -97,9 +104,13 @@ class ProgrammedChip:
     def __init__(self, model: nn.Module, seed: int) -> None:
         self.seed = seed
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._placed = {name: _place(layer, key, seed) for name, layer, key in _keyed(self._model)}
 
     def at(self, time: str | float, *, compensation: Compensation = "global", readout: Readout = "chip") -> nn.Module:
         """The model as it runs on this chip ``time`` after programming: an independent, evaluation-only module.
+
+        Each multiply of the module has its own output noise: its layers count the inputs that they have met. A new
+        ``at`` starts from the first again, and gives the same numbers for the same inputs in batches of any size.
 
         Args:
             time: seconds, or text as ``seconds`` reads it: ``"programmed"``, ``"0 s"``, ``"1 day"``.
@@ -118,59 +129,89 @@ class ProgrammedChip:
             raise ValueError(f"compensation must be one of {get_args(Compensation)}, got {compensation!r}")
         if readout not in get_args(Readout):
             raise ValueError(f"readout must be one of {get_args(Readout)}, got {readout!r}")
-        shared = {id(p): p for p in self._model.parameters()}
-        view = copy.deepcopy(self._model, shared)
+        targets = [layer.weight for _, layer in analog_layers(self._model)]
+        # the targets are shared, as nobody computes with them; the rest is small, and a module's own
+        view = copy.deepcopy(self._model, {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in targets})
         with torch.no_grad():
-            for _, layer in analog_layers(view):
-                layer.programmed = _program_layer(layer, self.seed, t, compensation, readout)
+            for name, layer in analog_layers(view):
+                layer.programmed = _programmed(self._placed[name], t, compensation, readout)
         return view
 
 
-def _program_layer(layer: AnalogLayer, seed: int, t: float | None, compensation: str, readout: str) -> Programmed:
+def _keyed(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, str]]:
+    """The analog layers with the name that keys their noise: the one they were converted under, made unique.
+
+    So a model keeps its chip when it is wrapped in another module, and copies of one layer get devices of their own.
+    """
+    seen: dict[str, int] = {}
+    for name, layer in analog_layers(model):
+        copies = seen[layer.layer_name] = seen.get(layer.layer_name, 0) + 1
+        yield name, layer, layer.layer_name if copies == 1 else f"{layer.layer_name}#{copies}"
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """One layer on the chip."""
+
+    sections: tuple["_Devices", ...]
+    key: str
+    seed: int
+
+
+@torch.no_grad()
+def _place(layer: AnalogLayer, key: str, seed: int) -> _Placed:
+    return _Placed(tuple(_Devices(layer, section, key, seed) for section in layer.sections), key, seed)
+
+
+def _programmed(placed: _Placed, t: float | None, compensation: str, readout: str) -> Programmed:
     weights, scales, gains = [], [], []
-    for section in layer.sections:
-        target = section.weight(layer.weight.detach())
-        scale = block_scales(target, section, layer.chip)
-        full = over_rows(scale, section.bounds).view(section.shape)
-        w = torch.where(full > 0, target / full.clamp_min(torch.finfo(full.dtype).tiny), 0.0)
-        devices = _Devices(w.float(), layer, section, seed)
+    for devices in placed.sections:
         now = devices.weights(t)
-        gain = torch.ones_like(scale)
+        gain = torch.ones_like(devices.scale)
         if t is not None and compensation != "none":
-            then = devices.weights(None)
-            gain = _gains(now, then, devices, compensation, readout, t)
-        weights.append((now * full).to(target.dtype))
-        scales.append(scale)
-        gains.append(gain.to(scale.dtype))
-    output_seed = int(fold(seed_tensor(seed), stream("output", str(t))).item())
-    return Programmed(tuple(weights), tuple(scales), tuple(gains), seed=output_seed)
+            gain = _gains(now, devices.weights(None), devices, compensation, readout, t)
+        weights.append((now * devices.full).to(devices.dtype))
+        scales.append(devices.scale)
+        gains.append(gain.to(devices.dtype))
+    device = weights[0].device
+    blocks = max(len(devices.section.row_blocks) for devices in placed.sections)
+    words = [stream(Noise.OUTPUT, placed.key, str(t), block) for block in range(blocks)]
+    keys = fold(seed_tensor(placed.seed, device), torch.tensor(words, device=device))
+    return Programmed(
+        tuple(weights), tuple(scales), tuple(gains), keys, torch.zeros(1, dtype=torch.int64, device=device)
+    )
 
 
 class _Devices:
-    """The devices of one section on the chip ``seed``, for target weights ``w`` in [-1, 1] of the section's shape."""
+    """The devices of one section: programmed once, with the drift coefficients they have for good."""
 
-    def __init__(self, w: Tensor, layer: AnalogLayer, section: Section, seed: int) -> None:
-        self.w, self.section, self.chip, self.name, self.seed = w, section, layer.chip, layer.layer_name, seed
-        self.targets = self.chip.cell.targets(w)
-        self.programmed = self.chip.cell.device.program(self.targets, self._draw(Noise.PROGRAMMING))
+    def __init__(self, layer: AnalogLayer, section: Section, key: str, seed: int) -> None:
+        self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
+        target = section.weight(layer.weight.detach())
+        self.dtype = target.dtype
+        self.scale = block_scales(target, section, layer.chip)
+        self.full = over_rows(self.scale, section.bounds).view(section.shape)
+        self.w = torch.where(self.full > 0, target / self.full.clamp_min(torch.finfo(target.dtype).tiny), 0.0).float()
+        cell = self.chip.cell
+        targets = cell.targets(self.w)
+        self.g = cell.device.program(targets, self._draw(Noise.PROGRAMMING))
+        self.nu = cell.device.drift_coefficient(targets, self._draw(Noise.DRIFT))
 
     def weights(self, t: float | None) -> Tensor:
         """What the conductances stand for at ``t``; None: as programmed, before a read."""
         cell, device = self.chip.cell, self.chip.cell.device
         if t is None:
-            return cell.weights(self.programmed)
-        nu = device.drift_coefficient(self.targets, self._draw(Noise.DRIFT))
-        drifted = device.drift(self.programmed, nu, t)
-        return cell.weights(device.read(self.programmed, drifted, t, self._draw(Noise.READ, str(t))))
+            return cell.weights(self.g)
+        return cell.weights(device.read(self.g, device.drift(self.g, self.nu, t), t, self._draw(Noise.READ, str(t))))
 
     def readout(self, weights: Tensor, when: str) -> Tensor:
         """The weights as one-hot inputs read them through ADC and output noise, in units of full conductance."""
-        z = self._normal(stream(Noise.COMPENSATION, self.name, when)) * self.chip.output_noise
+        z = self._normal(stream(Noise.COMPENSATION, self.key, when)) * self.chip.output_noise
         bits = self.chip.output_bits
         return weights + z if bits is None else rounded(weights + z, weights.new_tensor(self.chip.output_bound), bits)
 
     def _draw(self, kind: Noise, *names: str) -> Tensor:
-        return torch.stack([self._normal(stream(kind, self.name, d, *names)) for d in range(self.chip.cell.devices)])
+        return torch.stack([self._normal(stream(kind, self.key, d, *names)) for d in range(self.chip.cell.devices)])
 
     def _normal(self, word: int) -> Tensor:
         key = fold(seed_tensor(self.seed, self.w.device), word)
@@ -191,8 +232,8 @@ def _gains(now: Tensor, then: Tensor, devices: _Devices, compensation: str, read
             numerator, denominator = a.abs().sum(1), b.abs().sum(1)
         if compensation != "column":
             numerator, denominator = (_per_block(x, section) for x in (numerator, denominator))
-        alpha = torch.where(denominator > 0, numerator / denominator.clamp_min(1e-30), 1.0)
-        gains.append(1.0 / alpha.clamp_min(1e-4))
+        read = (numerator > 0) & (denominator > 0)  # where everything reads 0 there is nothing to go by
+        gains.append(torch.where(read, denominator / numerator.clamp_min(1e-30), 1.0))
     return torch.stack(gains)
 
 

@@ -70,11 +70,15 @@ def summary(model: nn.Module) -> Summary:
     """List the analog layers of a converted model and everything that stays digital, with the reason.
 
     Raises:
-        ValueError: the model has no analog layer.
+        ValueError: the model has no analog layer, or layers on different chips.
     """
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("summary: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    if len(chips := {layer.chip.name for layer in layers.values()}) > 1:
+        raise ValueError(
+            f"summary: the layers are on different chips ({', '.join(sorted(chips))}); summarise them apart"
+        )
     rows = tuple(_row(name, layer) for name, layer in layers.items())
     skipped = tuple(
         (name or "(root)", reason(model, name, module) or "not converted", _count(own))

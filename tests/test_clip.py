@@ -24,3 +24,13 @@ def test_bad_sigma_is_refused(sigma: float) -> None:
 def test_a_digital_model_is_refused() -> None:
     with pytest.raises(ValueError, match="no analog layer"):
         at.clip_weights_(nn.Linear(2, 2))
+
+
+def test_weights_that_are_all_equal_are_left_alone_and_a_tied_weight_is_clipped_once() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(1, 1), nn.Linear(8, 8), nn.Linear(8, 8)), at.chips.hermes64())
+    model[2].weight = model[1].weight
+    before = model[0].weight.clone()
+    bound = 1.0 * model[1].weight.std(correction=0).item()
+    at.clip_weights_(model, sigma=1.0)
+    assert torch.equal(model[0].weight, before)
+    assert model[1].weight.abs().max().item() == pytest.approx(bound)

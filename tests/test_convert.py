@@ -201,3 +201,89 @@ def test_a_plain_optimizer_trains_weights_and_ranges() -> None:
         model.train()(TOKENS).square().sum().backward()
         optimizer.step()
     assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_hooks_can_be_removed_after_the_conversion_and_state_dict_hooks_find_their_module() -> None:
+    called = []
+    layer = nn.Linear(3, 3)
+    handle = layer.register_forward_hook(lambda *_: called.append("forward"))
+    layer.register_load_state_dict_pre_hook(lambda module, *_: called.append(type(module).__name__))
+    state = layer.state_dict()
+    model = at.convert(nn.Sequential(layer), CHIP)
+    del layer
+    handle.remove()
+    model(torch.randn(2, 3))
+    model[0].load_state_dict(state)
+    assert called == ["AnalogLinear"]
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight / weight.std(), bias)
+
+
+def test_layers_whose_computation_is_changed_in_other_ways_stay_digital() -> None:
+    patched = nn.Linear(3, 3)
+    patched.forward = lambda x: 2 * x  # type: ignore[method-assign]
+    taken = nn.Linear(3, 3)
+    taken.chip = "mine"
+    with pytest.warns(UserWarning, match="zero-element"):
+        empty = nn.Linear(3, 0)
+    conv, ok = Standardised(2, 2, 1), nn.Linear(3, 3)
+    model = nn.ModuleDict({"patched": patched, "conv": conv, "empty": empty, "taken": taken, "ok": ok})
+    at.convert(model, CHIP)
+    assert [name for name, _ in at.analog_layers(model)] == ["ok"]
+    reasons = {name: why for name, why, _ in at.summary(model).skipped}
+    assert reasons["patched"] == "Linear overrides forward"
+    assert reasons["conv"] == "Standardised overrides _conv_forward"
+    assert "nothing to place" in reasons["empty"]
+    assert "'chip', a name that analog layers use" in reasons["taken"]
+
+
+def test_another_chip_and_an_empty_include_are_refused() -> None:
+    model = at.convert(_net(), CHIP, include="head")
+    with pytest.raises(ValueError, match="'head' is on another chip already; call analogtorch.to_digital"):
+        at.convert(model, at.chips.ideal())
+    with pytest.raises(ValueError, match="include is empty; leave it out"):
+        at.convert(model, CHIP, include=[])
+    at.convert(model, CHIP)
+    assert len(list(at.analog_layers(model))) == 3
+
+
+def test_weights_assigned_to_a_layer_made_on_meta_work() -> None:
+    trained = at.calibrate(at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP), [torch.randn(64, 4)]).eval()
+    x = torch.randn(5, 4)
+    for state, expected in ((trained.state_dict(), trained(x)), (at.to_digital(trained).state_dict(), None)):
+        with torch.device("meta"):
+            model = nn.Sequential(nn.Linear(4, 3))
+        at.convert(model, CHIP).load_state_dict(state, assign=True)
+        assert not model[0].input_range.is_meta
+        y = model.eval()(x)
+        assert y.isfinite().all()
+        if expected is not None:
+            assert torch.equal(y, expected)
+
+
+def test_ranges_that_cannot_be_kept_are_said() -> None:
+    trained = at.calibrate(at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP), [torch.randn(64, 4)])
+    fresh = at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP)
+    with pytest.warns(UserWarning, match="carries no input ranges"):
+        fresh.load_state_dict({k: v.clone() for k, v in trained.state_dict().items()})
+    fresh.load_state_dict({k: p.detach() for k, p in trained.named_parameters()})
+    assert fresh[0].calibrated
+    assert torch.equal(fresh[0].input_range, trained[0].input_range)
+    with torch.no_grad():
+        trained[0].input_range.neg_()  # an optimizer may carry it across 0; the forward uses the magnitude
+    fresh.load_state_dict(trained.state_dict())
+    assert fresh[0].input_range.item() > 0
+
+
+def test_ranges_take_part_in_training_only_when_calibrated() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP)
+    assert not model[0].input_range.requires_grad
+    at.calibrate(model, [torch.randn(64, 4)])
+    assert model[0].input_range.requires_grad
+    ideal = at.calibrate(at.convert(nn.Sequential(nn.Linear(4, 3)), at.chips.ideal()), [torch.randn(64, 4)])
+    assert not ideal[0].input_range.requires_grad
+    frozen = at.convert(nn.Sequential(nn.Linear(4, 3).requires_grad_(False)), CHIP)
+    assert not at.calibrate(frozen, [torch.randn(64, 4)])[0].input_range.requires_grad

@@ -61,6 +61,10 @@ def test_bad_calls_are_refused_before_anything_runs() -> None:
         at.sweep(_model(), never, times=[])
     with pytest.raises(ValueError, match="'1 eon' is not understood"):
         at.sweep(_model(), never, times=["0 s", "1 eon"])
+    with pytest.raises(ValueError, match="times must differ"):
+        at.sweep(_model(), never, times=["60 s", 60])
+    with pytest.raises(ValueError, match=r"labels of shape \(64,\), the batch has \(64, 1\)"):
+        at.accuracy(_model(), [(X, torch.zeros(64, 1))])
     with pytest.raises(ValueError, match="holds no sample"):
         at.accuracy(_model(), [])
 

@@ -19,17 +19,24 @@ class TrainingNoise:
     weight: WeightNoise = "programming"
     """``programming``: shaped like the cell's own programming noise, weight by weight; ``gaussian``: the same standard
     deviation for every cell; ``none``: exact weights."""
-    scale: float = 2.0
-    """``programming``: multiple of the cell's programming noise; ``gaussian``: standard deviation in units of the
-    largest weight of the placed block. >= 0."""
+    scale: float | None = None
+    """``programming``: multiple of the cell's programming noise, 2 if not given (Le Gallo 2023, Methods);
+    ``gaussian``: standard deviation in units of the largest weight of the placed block, must be given. >= 0."""
     output: bool = True
     """Whether the chip's output noise is added before the ADC in training as well."""
 
     def __post_init__(self) -> None:
         if self.weight not in get_args(WeightNoise):
             raise ValueError(f"TrainingNoise.weight must be one of {get_args(WeightNoise)}, got {self.weight!r}")
-        if not (self.scale >= 0 and math.isfinite(self.scale)):
+        if self.weight == "gaussian" and self.scale is None:
+            raise ValueError("TrainingNoise(weight='gaussian') needs scale, such as 0.05 of the largest weight")
+        if self.scale is not None and not (self.scale >= 0 and math.isfinite(self.scale)):
             raise ValueError(f"TrainingNoise.scale must be >= 0, got {self.scale}; weight='none' trains without noise")
+
+    @property
+    def strength(self) -> float:
+        """``scale``, or its default."""
+        return 2.0 if self.scale is None else self.scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +77,10 @@ class Chip:
 
     def __post_init__(self) -> None:
         for name in ("tiles", "rows", "cols"):
-            _check(name, getattr(self, name), lambda v: isinstance(v, int) and v >= 1, "an integer >= 1")
+            _check(name, getattr(self, name), lambda v: type(v) is int and v >= 1, "an integer >= 1")
+        _check("cell", self.cell, lambda v: isinstance(v, UnitCell), "a UnitCell")
+        _check("training", self.training, lambda v: isinstance(v, TrainingNoise), "a TrainingNoise")
+        _check("sources", self.sources, lambda v: isinstance(v, tuple), "a tuple of strings")
         for name in ("input_bits", "output_bits"):
             _check(name, getattr(self, name), _is_bits, "None or an integer from 2 to 16")
         _check("output_bound", self.output_bound, lambda v: v > 0 and math.isfinite(v), "a positive number")
@@ -85,7 +95,7 @@ class Chip:
 
 
 def _is_bits(value: object) -> bool:
-    return value is None or (isinstance(value, int) and 2 <= value <= 16)
+    return value is None or (type(value) is int and 2 <= value <= 16)
 
 
 def _check(name: str, value: Any, ok: Callable[[Any], bool], allowed: str) -> None:

@@ -55,6 +55,13 @@ class PCM:
             value = getattr(self, field)
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"PCM.{field} must be a positive number, got {value}")
+        if self.t0 <= self.t_read:
+            raise ValueError(
+                f"PCM.t0 must be longer than t_read, got {self.t0} and {self.t_read} s: a read comes after"
+            )
+        for field in ("programming_std", "drift_mean", "drift_std", "read_noise"):
+            if not callable(getattr(self, field)):
+                raise TypeError(f"PCM.{field} must be a curve, such as Polynomial(coefficients=(0.05,))")
         for field in ("programming_scale", "drift_scale", "read_scale"):
             value = getattr(self, field)
             if not (value >= 0 and math.isfinite(value)):

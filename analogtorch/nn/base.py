@@ -1,6 +1,8 @@
 """What every analog layer does: quantise the input, run the row blocks, read them through the ADC, add the bias."""
 
 import dataclasses
+import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,15 +21,19 @@ from analogtorch.ops import (
     noisy_weight,
     over_rows,
     product,
-    seed_tensor,
+    refuse_transforms,
     stream,
 )
 from analogtorch.tiling import Section, sections
 
 _RANGE_KEY = "analogtorch.input_range"
-_OWN = frozenset(
-    ["digital_class", "chip", "layer_name", "calibrated", "programmed", "sections", "training_stream", "output_streams"]
-)  # what from_digital adds to the digital layer's attributes, beside the Parameter input_range
+OWN = frozenset(
+    (
+        *("chip", "sections", "layer_name", "digital_class", "calibrated", "input_range", "programmed"),
+        *("training_stream", "output_streams"),
+    )
+)
+"""What ``from_digital`` adds to a layer's attributes."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,16 @@ class Programmed:
     """Per section: weight at full conductance, (row blocks, outputs)."""
     gains: tuple[Tensor, ...]
     """Per section: digital correction of each block's readings, (row blocks, outputs)."""
-    seed: int
-    """Seed of the output noise."""
+    keys: Tensor
+    """Keys of the output noise, (row blocks,) int64."""
+    vectors_read: Tensor
+    """How many input vectors (linear) or samples (convolution) the layer has multiplied, (1,) int64. It counts them
+    for the output noise, so that every multiply has its own and batches of any size see the same."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """The same with ``fn`` applied to every tensor."""
         weights, scales, gains = (tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains))
-        return Programmed(weights, scales, gains, self.seed)
+        return Programmed(weights, scales, gains, fn(self.keys), fn(self.vectors_read))
 
 
 class AnalogLayer(nn.Module):
@@ -79,8 +88,7 @@ class AnalogLayer(nn.Module):
             chip: the chip that the layer is to run on.
             name: full name of the layer in its model; it keys the layer's noise.
         """
-        new = cls.__new__(cls)
-        new.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in layer.__dict__.items()})
+        new = _reborn(layer, cls)
         new.digital_class = type(layer)
         new.chip = chip
         new.layer_name = name
@@ -91,14 +99,15 @@ class AnalogLayer(nn.Module):
         new.training_stream = stream(Noise.TRAINING, name)
         blocks = max(len(section.row_blocks) for section in new.sections)
         new.output_streams = tuple(stream(Noise.OUTPUT, name, i) for i in range(blocks))
-        new.input_range = nn.Parameter(new.weight.new_zeros(1), requires_grad=new.weight.requires_grad)
+        # learns from calibration on: until then it takes no part in the forward
+        new.input_range = nn.Parameter(new.weight.new_zeros(1), requires_grad=False)
         return new
 
     def to_digital(self) -> nn.Module:
         """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
-        old = self.digital_class.__new__(self.digital_class)
-        kept = {k: v for k, v in self.__dict__.items() if k not in _OWN}
-        old.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in kept.items()})
+        old = _reborn(self, self.digital_class)
+        for name in OWN - {"input_range"}:
+            del old.__dict__[name]
         del old._parameters["input_range"]
         return old
 
@@ -116,6 +125,14 @@ class AnalogLayer(nn.Module):
         """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to the input."""
         raise NotImplementedError
 
+    def _vectors(self, x: Tensor) -> int:
+        """How many input vectors (linear) or samples (convolution) ``x`` has.
+
+        Raises:
+            ValueError: ``x`` has not the shape that the layer takes.
+        """
+        raise NotImplementedError
+
     # the forward pass
 
     def analog_forward(self, x: Tensor) -> Tensor:
@@ -125,18 +142,25 @@ class AnalogLayer(nn.Module):
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call .eval() on it, or "
                 "train the model that it was programmed from and program that again"
             )
+        refuse_transforms(self.layer_name)
+        samples = torch.arange(self._vectors(x), device=x.device)
         bound = self._bound(x)
         x = dac(x, bound, self.chip.input_bits)
         seed = self._seed(x)
+        if self.programmed is not None and self._output_noise() > 0:
+            samples = samples + self.programmed.vectors_read
+            self.programmed.vectors_read.add_(len(samples))
         reads = self.chip.output_bits is not None or self.programmed is not None or self._output_noise() > 0
         if not reads and len(self.sections) == 1:
             return self._digital(x, self._section_weight(0, seed)[0], self.bias)
         x, geometry = self._geometry(x)
-        parts = [self._section(x, geometry, bound.detach(), i, seed) for i in range(len(self.sections))]
+        parts = [self._section(x, geometry, bound.detach(), i, seed, samples) for i in range(len(self.sections))]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
         return y if self.bias is None else y + self.bias.view(-1, *[1] * (-1 - self.channel_dim)).to(y.dtype)
 
-    def _section(self, x: Tensor, geometry: Geometry, unit: Tensor, index: int, seed: Tensor | None) -> Tensor:
+    def _section(
+        self, x: Tensor, geometry: Geometry, unit: Tensor, index: int, seed: Tensor | None, samples: Tensor
+    ) -> Tensor:
         section, chip, noise = self.sections[index], self.chip, self._output_noise()
         weight, scales = self._section_weight(index, seed)
         if torch.is_autocast_enabled(x.device.type):  # as autocast does for the digital product
@@ -154,7 +178,8 @@ class AnalogLayer(nn.Module):
             bits=chip.output_bits,
             bound=chip.output_bound,
             noise=noise,
-            keys=fold(seed, torch.tensor(self.output_streams, device=x.device)) if noise > 0 else None,  # type: ignore[arg-type]
+            keys=self._output_keys(seed) if noise > 0 else None,
+            samples=samples,
             first_output=section.outputs.start,
             total_outputs=self.weight.shape[0],
             gain=None if self.programmed is None else self.programmed.gains[index],
@@ -177,14 +202,18 @@ class AnalogLayer(nn.Module):
                 safe = full.clamp_min(torch.finfo(full.dtype).tiny)
                 sigma = self.chip.cell.programming_sigma((weight / safe).clamp(-1, 1))
         positions = section.positions(weight.device)
-        return noisy_weight(weight, scales, noise.scale, key, *positions, section.bounds, sigma), scales
+        return noisy_weight(weight, scales, noise.strength, key, *positions, section.bounds, sigma), scales
 
     def _seed(self, x: Tensor) -> Tensor | None:
-        if self.programmed is not None:
-            return seed_tensor(self.programmed.seed, x.device) if self._output_noise() > 0 else None
         noise = self.chip.training
         drawn = self.training and (noise.weight != "none" or self._output_noise() > 0)
         return draw_seed(x) if drawn else None
+
+    def _output_keys(self, seed: Tensor | None) -> Tensor:
+        if self.programmed is not None:
+            return self.programmed.keys
+        assert seed is not None
+        return fold(seed, torch.tensor(self.output_streams, device=seed.device))
 
     def _output_noise(self) -> float:
         on = self.programmed is not None or (self.training and self.chip.training.output)
@@ -205,16 +234,23 @@ class AnalogLayer(nn.Module):
         """
         if not (value > 0 and value < float("inf")):
             raise ValueError(f"input range of {self.layer_name!r} must be a positive finite number, got {value}")
+        if self.input_range.is_meta and not self.weight.is_meta:  # weights were assigned to a layer made on meta
+            self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+        stored = torch.tensor(value, dtype=self.input_range.dtype).item()
+        if not (stored > 0 and stored < float("inf")):
+            raise ValueError(f"input range {value} of {self.layer_name!r} does not fit in {self.input_range.dtype}")
         with torch.no_grad():
             self.input_range.fill_(value)
+        if not self.calibrated:
+            self.input_range.requires_grad_(self.weight.requires_grad and self.chip.input_bits is not None)
         self.calibrated = True
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         del destination[prefix + "input_range"]
         metadata = getattr(destination, "_metadata", None)
-        if self.calibrated and metadata is not None:
-            metadata[prefix[:-1]][_RANGE_KEY] = float(self.input_range.detach())
+        if self.calibrated and metadata is not None and not self.input_range.is_meta:
+            metadata[prefix[:-1]][_RANGE_KEY] = float(self.input_range.detach().abs())  # the forward uses the magnitude
 
     def _load_from_state_dict(
         self,
@@ -226,11 +262,26 @@ class AnalogLayer(nn.Module):
         unexpected: list,
         errors: list,
     ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        if self.programmed is not None:
+            errors.append(f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it came from")
+            return
+        value = state_dict.get(prefix + "input_range")
+        rest = {k: v for k, v in state_dict.items() if k != prefix + "input_range"}
+        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing, unexpected, errors)
         if prefix + "input_range" in missing:
             missing.remove(prefix + "input_range")
-        if _RANGE_KEY in local_metadata:
-            self.set_input_range(local_metadata[_RANGE_KEY])
+        if value is None:
+            value = local_metadata.get(_RANGE_KEY)
+        if value is not None and float(value) > 0:
+            self.set_input_range(float(value))
+        elif self.input_range.is_meta and not self.weight.is_meta:
+            self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+        elif not self.calibrated and not local_metadata:
+            warnings.warn(
+                "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "
+                "call analogtorch.calibrate, or load a state_dict that was saved by torch.save",
+                stacklevel=2,
+            )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
@@ -243,6 +294,17 @@ class AnalogLayer(nn.Module):
         known = self.calibrated and not self.input_range.is_meta
         value = f"{self.input_range.item():.4g}" if known else ("meta" if self.calibrated else "absmax")
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
+
+
+def _reborn(module: nn.Module, kind: Any) -> Any:
+    """An instance of ``kind`` that is ``module`` in everything else: it shares all its attributes, hooks included."""
+    new = kind.__new__(kind)
+    new.__dict__.update(module.__dict__)
+    new._parameters = dict(module._parameters)  # the only one that gains or loses an entry
+    for hook in new._load_state_dict_pre_hooks.values():
+        if getattr(hook, "with_module", False):
+            hook.module = weakref.ref(new)
+    return new
 
 
 def block_scales(weight: Tensor, section: Section, chip: Chip) -> Tensor:

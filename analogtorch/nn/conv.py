@@ -19,6 +19,7 @@ class AnalogConv(AnalogLayer):
     dims: int
     stride: Any
     dilation: Any
+    in_channels: Any
     padding_mode: Any
     _reversed_padding_repeated_twice: Any
     _conv_forward: Any
@@ -40,6 +41,15 @@ class AnalogConv(AnalogLayer):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x, before = F.pad(x, pads, mode=mode), (0,) * self.dims
         return x, Geometry(self.stride, before, self.dilation)
+
+    def _vectors(self, x: Tensor) -> int:
+        if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:
+            places = {1: "L", 2: "H, W"}[self.dims]
+            raise ValueError(
+                f"layer {self.layer_name!r} takes (N, {self.in_channels}, {places}) inputs, or one sample without N, "
+                f"got shape {tuple(x.shape)}"
+            )
+        return x.shape[0]
 
     def _absmax(self, x: Tensor) -> Tensor:
         return x.abs().amax(tuple(range(1, x.dim())), keepdim=True)

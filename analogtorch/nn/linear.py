@@ -26,5 +26,12 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     def _geometry(self, x: Tensor) -> tuple[Tensor, Geometry]:
         return x, Geometry()
 
+    def _vectors(self, x: Tensor) -> int:
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"layer {self.layer_name!r} takes (*, {self.in_features}) inputs, got shape {tuple(x.shape)}"
+            )
+        return x.shape[:-1].numel()
+
     def _absmax(self, x: Tensor) -> Tensor:
         return x.abs().amax(-1, keepdim=True)

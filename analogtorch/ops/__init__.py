@@ -8,6 +8,7 @@ from analogtorch.ops.noise import VERSION, Noise, fold, normal, random_bits, see
 from analogtorch.ops.product import Geometry, product
 from analogtorch.ops.quantize import levels, rounded
 from analogtorch.ops.seed import draw_seed
+from analogtorch.ops.transforms import refuse_transforms
 from analogtorch.ops.weight import block_absmax, noisy_weight, over_rows
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "over_rows",
     "product",
     "random_bits",
+    "refuse_transforms",
     "rounded",
     "seed_tensor",
     "stream",

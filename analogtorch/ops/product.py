@@ -86,6 +86,7 @@ def product(
     bound: float,
     noise: float = 0.0,
     keys: Tensor | None = None,
+    samples: Tensor | None = None,
     first_output: int = 0,
     total_outputs: int = 0,
     gain: Tensor | None = None,
@@ -103,6 +104,7 @@ def product(
         bound: of the ADC, in units of ``unit * scale``.
         noise: standard deviation of the output noise, in the same units.
         keys: (blocks,) int64, the noise's; needed where ``noise > 0``.
+        samples: (vectors,) int64, place of each vector or sample in the noise; None: 0, 1, 2, ...
         first_output: position of output 0 in the layer, and
         total_outputs: outputs of the layer: the noise is keyed by position.
         gain: digital correction of each reading, (blocks, outputs).
@@ -114,7 +116,9 @@ def product(
     learns = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad)
     lists = (list(geometry.stride), list(geometry.padding), list(geometry.dilation), geometry.groups)
     positions = (first_output, total_outputs or w.shape[0])
-    y, _, _ = _product(x, w, unit, scale, gain, keys, numbers, *lists, bits or 0, bound, noise, *positions, learns)
+    y, _, _ = _product(
+        x, w, unit, scale, gain, keys, samples, numbers, *lists, bits or 0, bound, noise, *positions, learns
+    )
     return y
 
 
@@ -126,6 +130,7 @@ def _product(
     scale: Tensor,
     gain: Tensor | None,
     keys: Tensor | None,
+    samples: Tensor | None,
     numbers: list[int],
     stride: list[int],
     padding: list[int],
@@ -146,7 +151,7 @@ def _product(
         z = None
         if noise > 0 and p.numel():
             assert keys is not None
-            z = _output_noise(p, keys[i], bool(stride), first_output, total_outputs)
+            z = _output_noise(p, keys[i], samples, bool(stride), first_output, total_outputs)
         flat = p.view(*_read_shape(p.shape, bool(stride)))
         if learns and mask is None:
             mask = torch.empty(len(scale), *p.shape, dtype=torch.uint8, device=p.device)
@@ -162,7 +167,9 @@ def _product(
 
 
 @_product.register_fake
-def _(x, w, unit, scale, gain, keys, numbers, stride, padding, dilation, groups, bits, bound, noise, a, b, learns):
+def _(
+    x, w, unit, scale, gain, keys, samples, numbers, stride, padding, dilation, groups, bits, bound, noise, a, b, learns
+):
     geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
     y = part(x, w, _spans(numbers, w.dim() - 1)[0], geometry)
     y = torch.empty_like(y, memory_format=torch.contiguous_format)
@@ -182,10 +189,10 @@ def _read_shape(shape: torch.Size, convolution: bool) -> tuple[int, int, int]:
     return shape[:-1].numel(), shape[-1], 1
 
 
-def _output_noise(p: Tensor, key: Tensor, convolution: bool, first: int, total: int) -> Tensor:
+def _output_noise(p: Tensor, key: Tensor, samples: Tensor | None, convolution: bool, first: int, total: int) -> Tensor:
     """Normals of ``p``'s shape: keyed by vector and output, or by sample, output and place."""
     n, outputs, places = _read_shape(p.shape, convolution)
-    vectors = torch.arange(n, device=p.device)
+    vectors = torch.arange(n, device=p.device) if samples is None else samples
     if not convolution:
         return normal(key, vectors, torch.full_like(vectors, first), outputs).view(p.shape)
     rows = (vectors.unsqueeze(1) * total + torch.arange(first, first + outputs, device=p.device)).flatten()
@@ -275,7 +282,7 @@ def _add_gradients(gx: Tensor, gw: Tensor, g: Tensor, x: Tensor, w: Tensor, span
 
 
 def _save(ctx, inputs, output) -> None:
-    x, w, _, _, gain, _, *ctx.lists = inputs
+    x, w, _, _, gain, _, _, *ctx.lists = inputs
     ctx.lists = ctx.lists[:5]
     _, mask, saturated = output
     ctx.mark_non_differentiable(mask, saturated)
@@ -285,7 +292,7 @@ def _save(ctx, inputs, output) -> None:
 def _backward(ctx, g: Tensor, *_):
     x, w, gain, mask, saturated = ctx.saved_tensors
     gx, gw = _product_backward(g.contiguous(), x, w, gain, mask, saturated, *ctx.lists)
-    return gx, gw, *[None] * 15
+    return gx, gw, *[None] * 16
 
 
 _product.register_autograd(_backward, setup_context=_save)

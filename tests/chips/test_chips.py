@@ -37,6 +37,10 @@ def test_unknown_names_are_refused_with_what_is_known() -> None:
         ("output_bits", 17),
         ("output_bound", 0.0),
         ("output_noise", -0.1),
+        ("tiles", True),
+        ("cell", "pcm"),
+        ("training", None),
+        ("sources", ["paper"]),
         ("weight_scale", "tile"),
         ("grouped", "both"),
     ],
@@ -46,7 +50,9 @@ def test_bad_fields_are_refused(field: str, value: object) -> None:
         dataclasses.replace(at.chips.hermes64(), **{field: value})
 
 
-@pytest.mark.parametrize("kwargs", [{"weight": "uniform"}, {"scale": -1.0}, {"scale": float("nan")}])
+@pytest.mark.parametrize(
+    "kwargs", [{"weight": "uniform"}, {"scale": -1.0}, {"scale": float("nan")}, {"weight": "gaussian"}]
+)
 def test_bad_training_noise_is_refused(kwargs: dict) -> None:
     with pytest.raises(ValueError, match="TrainingNoise"):
         at.TrainingNoise(**kwargs)

@@ -118,10 +118,12 @@ def test_cell_sigma_is_that_of_the_programmed_weight() -> None:
         assert _weights_at(cell, w, None).std().item() == pytest.approx(expected, rel=0.03)
 
 
-@pytest.mark.parametrize(("field", "value"), [("g_max", 0.0), ("t0", -1.0), ("programming_scale", -0.1)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("g_max", 0.0), ("t0", -1.0), ("t_read", 20.0), ("programming_scale", -0.1)]
+)
 def test_bad_fields_are_refused(field: str, value: float) -> None:
 
-    with pytest.raises(ValueError, match=f"PCM.{field}"):
+    with pytest.raises(ValueError, match=rf"PCM\..*{field}"):
         dataclasses.replace(pcm_like(), **{field: value})
 
 
@@ -129,3 +131,8 @@ def test_bad_fields_are_refused(field: str, value: float) -> None:
 def test_bad_cells_are_refused(kwargs: dict) -> None:
     with pytest.raises(ValueError, match="UnitCell"):
         UnitCell(device=pcm_like(), **kwargs)
+
+
+def test_a_number_is_no_curve() -> None:
+    with pytest.raises(TypeError, match="drift_mean must be a curve"):
+        dataclasses.replace(pcm_like(), drift_mean=0.05)

@@ -274,3 +274,66 @@ def test_activation_checkpointing_recomputes_the_same_noise() -> None:
         return model[0].weight.grad
 
     assert torch.equal(gradient(True), gradient(False))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(300, 4), (2, 400)),
+        (nn.Linear(300, 4), (2, 299)),
+        (nn.Conv2d(64, 4, 3), (1, 70, 5, 5)),
+        (nn.Conv2d(64, 4, 3), (1, 1, 64, 5, 5)),
+        (nn.Conv1d(6, 4, 3), (2, 5, 9)),
+    ],
+)
+def test_inputs_of_another_shape_are_refused(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"layer '' takes .* inputs.* got shape"):
+        at.convert(layer, at.chips.hermes64())(torch.randn(*shape))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # from inside torch.func.jvp
+def test_forward_mode_and_functional_gradients_are_refused_not_zero() -> None:
+    layer = at.convert(nn.Linear(4, 3), at.chips.hermes64()).eval()
+    x = torch.randn(2, 4)
+    with pytest.raises(NotImplementedError, match="forward-mode AD"):
+        torch.func.jvp(layer, (x,), (x,))
+    with pytest.raises(NotImplementedError, match="torch.func.grad"):
+        torch.func.grad(lambda x: layer(x).sum())(x)
+    assert torch.func.functional_call(layer, dict(layer.named_parameters()), (x,)).shape == (2, 3)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_vmap_gives_the_batched_numbers() -> None:
+    layer = at.convert(nn.Linear(4, 3), at.chips.hermes64()).eval()
+    x = torch.randn(5, 4)
+    assert torch.allclose(torch.vmap(layer)(x), layer(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [1e-9, 1e5])
+def test_a_range_that_half_precision_cannot_hold_is_refused(value: float) -> None:
+    layer = at.convert(nn.Linear(4, 3).half(), at.chips.hermes64())
+    with pytest.raises(ValueError, match="does not fit in torch.float16"):
+        layer.set_input_range(value)
+
+
+def test_adc_scale_in_training_is_that_of_the_weights_without_noise() -> None:
+    chip = _chip(rows=64, cols=64, input_bits=None, output_bits=4, output_bound=1.0, output_noise=0.0)
+    chip = dataclasses.replace(chip, training=at.TrainingNoise(weight="gaussian", scale=0.3))
+    layer = at.convert(nn.Linear(32, 16, bias=False), chip)
+    layer.set_input_range(1.0)
+    y = layer(torch.rand(500, 32) * 2 - 1)
+    step = layer.weight.abs().max().item() / 7  # 4 bits: 7 steps to the bound of 1 x largest weight x range
+    assert torch.allclose(y / step, (y / step).round(), atol=1e-4)
+
+
+def test_the_layers_of_a_model_have_training_noise_of_their_own() -> None:
+    chip = _chip(
+        rows=64, cols=64, input_bits=None, output_bits=None, training=at.TrainingNoise(weight="gaussian", scale=0.1)
+    )
+    model = nn.Sequential(nn.Linear(48, 48, bias=False), nn.Linear(48, 48, bias=False))
+    model[1].weight.data = model[0].weight.data.clone()
+    at.convert(model, chip)
+    torch.manual_seed(0)
+    errors = [(layer(torch.eye(48)).T - layer.weight).flatten() for layer in model]
+    together = (errors[0] * errors[1]).mean() / (errors[0].std() * errors[1].std())
+    assert abs(together) < 4.5 / 48  # 2,304 weights

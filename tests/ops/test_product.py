@@ -111,7 +111,7 @@ OPERATORS = {
     "block_absmax": (torch.randn(4, 8), [0, 3, 8]),
     "noisy_weight": (_leaf(4, 8), torch.ones(2, 4), 0.1, KEY, _ROWS, _ROWS, [0, 3, 8], None),
     "product": (
-        *(_leaf(3, 8), _leaf(4, 8), _ONE, torch.ones(2, 4), None, torch.stack([KEY, KEY])),
+        *(_leaf(3, 8), _leaf(4, 8), _ONE, torch.ones(2, 4), None, torch.stack([KEY, KEY]), None),
         *(*_LISTS, 8, 2.0, 0.1, 0, 4, True),
     ),
     "product_backward": (
@@ -127,7 +127,7 @@ def test_operators_are_well_formed(name: str) -> None:
 
 
 def test_the_convolution_is_a_well_formed_operator() -> None:
-    tensors = (_leaf(2, 2, 9), _leaf(4, 2, 3), _ONE, torch.ones(1, 4), None, None)
+    tensors = (_leaf(2, 2, 9), _leaf(4, 2, 3), _ONE, torch.ones(1, 4), None, None, None)
     numbers = ([0, 2, 0, 3], [1], [1], [1], 1, 8, 0.5, 0.0, 0, 4, True)
     torch.library.opcheck(torch.ops.analogtorch.product.default, (*tensors, *numbers))
 
