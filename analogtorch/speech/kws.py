@@ -47,6 +47,7 @@ def run(config: KWSConfig, out: str | Path, *, resume: bool = False, progress: b
     torch.set_num_threads(config.threads)
     try:
         folder = RunFolder.open(out, config, resume=resume)
+        logger.info("speech from the source %s", config.data.source)
         splits = config.data.selected.load(progress=progress)
         task = prepare(splits, config.augment, seed=config.seed)
         digital = train_digital(config, task, folder, progress=progress)
@@ -132,6 +133,7 @@ def train_phase(
 
 def measure(config: KWSConfig, task: Task, network: nn.Module, *, progress: bool = False) -> Sweep:
     """Test accuracy of a converted, calibrated network on the configuration's chips."""
+    logger.info("measuring on %d chips at %d times", config.sweep.chips, len(config.sweep.times))
     return at.sweep(
         network,
         lambda view: at.accuracy(view, task.test_batches()),

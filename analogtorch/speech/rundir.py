@@ -18,6 +18,7 @@ logger = logging.getLogger("analogtorch")
 
 CONFIG = "config.json"
 _OWN = ("checkpoints/*.ckpt", "*.pt", "report.json", "report.md", "accuracy.png")
+_UNFINISHED = ("checkpoints/.*.part", ".*.part")  # what a killed process was writing
 _FREE = ("workers",)  # settings that may change between the parts of a run
 
 
@@ -44,10 +45,10 @@ class RunFolder:
         if resume:
             _compare(file, wanted)
             logger.info("resuming the run in %s", path)
-        else:
-            for pattern in _OWN:
-                for old in path.glob(pattern):
-                    old.unlink()
+        for pattern in _UNFINISHED if resume else (*_UNFINISHED, *_OWN):
+            for old in path.glob(pattern):
+                old.unlink()
+        if not resume:
             write_atomically(file, json.dumps(wanted, indent=2) + "\n")
         return cls(path, resume)
 

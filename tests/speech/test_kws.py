@@ -128,11 +128,11 @@ def test_resuming_with_another_configuration_is_refused(clips: Path, finished: P
 
 def test_a_new_run_removes_what_an_old_one_left(clips: Path, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "checkpoints").mkdir()
-    for name in ("checkpoints/hwa.ckpt", "report.json", "hwa.pt", "mine.txt"):
+    for name in ("checkpoints/hwa.ckpt", "checkpoints/.hwa.ckpt.x1.part", "report.json", "hwa.pt", "mine.txt"):
         (tmp_path / name).write_text("old")
     monkeypatch.setattr(kws, "prepare", lambda *a, **k: (_ for _ in ()).throw(ValueError("stop here")))
     assert run(clips, tmp_path) == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "config.json", "mine.txt"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["checkpoints", "config.json", "mine.txt"]
 
 
 def test_threads_are_restored(clips: Path, tmp_path: Path, monkeypatch) -> None:
