@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kws test test-slow check format bench pins clean
+.PHONY: help setup kws real pretrained test test-slow check docs format bench pins clean
 
 help:  ## list these commands
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,21 +30,31 @@ test: $(READY)  ## the test suite (2 processes)
 test-slow: $(READY)  ## the long tests: training runs on real speech
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY)  ## lint, format, types, packaging metadata
+check: $(READY)  ## ruff, types, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pdoc analogtorch --docformat google --output-directory site
+
+docs: $(READY)  ## the API reference, as HTML in site/
+	$(BIN)/pdoc analogtorch --docformat google --output-directory site
 
 format: $(READY)  ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## the benchmarks of benchmarks/README.md
+bench: $(READY)  ## what an analog layer costs beside the digital one
+	$(BIN)/python -m benchmarks.mvm
+
+pretrained: $(READY)  ## pretrained keyword spotters mapped onto the chip without retraining (needs the real data)
 	$(BIN)/python -m benchmarks.pretrained
+
+real: $(READY)  ## hardware-aware training on real speech over five seeds, against a control (needs the real data)
+	$(BIN)/python -m benchmarks.hwa_real
 
 pins: $(READY)  ## compile requirements/all.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras \
 	  --group test --group lint --group docs --generate-hashes --no-header --no-emit-index-url -o requirements/all.txt
 
 clean:  ## remove what the commands made, .venv included
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache runs
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache site runs

@@ -116,8 +116,8 @@ class ProgrammedChip:
             time: seconds, or text as ``seconds`` reads it: ``"programmed"``, ``"0 s"``, ``"1 day"``.
             compensation: what digital correction undoes of the drift. ``global``: one factor per placed block, the
                 mean magnitude read now over that read after programming (Joshi et al. 2020); ``column``: one per
-                output of the block; ``least_squares``: the factor per block that fits the target weights best;
-                ``none``.
+                output of the block; ``least_squares``: the factor per block that fits the target weights best, from
+                two reads; ``none``.
             readout: how these reads are made: one row after the other through the block's own DAC, ADC and noise
                 (``chip``), or exactly (``ideal``).
 
@@ -220,20 +220,23 @@ class _Devices:
 
 def _gains(now: Tensor, then: Tensor, devices: _Devices, compensation: str, readout: str, t: float) -> Tensor:
     """The factor per row block and output that undoes the drift, from one-hot reads of the block's cells."""
+    again = now
     if readout == "chip":
+        # the square of one read holds its noise; the product of two does not
+        again = devices.readout(now, f"{t} again")
         now, then = devices.readout(now, str(t)), devices.readout(then, "programmed")
     section, gains = devices.section, []
     for block in section.row_blocks:
         index = (slice(None), *block)
-        a, b, w = (x[index].flatten(1) for x in (now, then, devices.w))
+        a, b, c, w = (x[index].flatten(1) for x in (now, again, then, devices.w))
         if compensation == "least_squares":
-            numerator, denominator = (a * a).sum(1), (a * w).sum(1)
+            numerator, denominator = ((a + b) / 2 * w).sum(1), (a * b).sum(1)
         else:
-            numerator, denominator = a.abs().sum(1), b.abs().sum(1)
+            numerator, denominator = c.abs().sum(1), a.abs().sum(1)
         if compensation != "column":
             numerator, denominator = (_per_block(x, section) for x in (numerator, denominator))
         read = (numerator > 0) & (denominator > 0)  # where everything reads 0 there is nothing to go by
-        gains.append(torch.where(read, denominator / numerator.clamp_min(1e-30), 1.0))
+        gains.append(torch.where(read, numerator / denominator.clamp_min(1e-30), 1.0))
     return torch.stack(gains)
 
 

@@ -1,0 +1,37 @@
+"""The README's program prints what the README says it prints."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+NUMBER = re.compile(r"\d+\.\d+")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_first_program(capsys: pytest.CaptureFixture) -> None:
+    (program,), (printed, *_) = _blocks("python"), _blocks("text")
+    assert len(program.strip().splitlines()) <= 12
+    exec(compile(program, "README.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert NUMBER.sub("#", shown).split() == NUMBER.sub("#", printed).split()
+    # float arithmetic differs between processors: an input on a boundary may change its class
+    ours, readme = (list(map(float, NUMBER.findall(text))) for text in (shown, printed))
+    assert ours == pytest.approx(readme, abs=0.004)
+
+
+def test_everything_before_line_60() -> None:
+    head = "\n".join(README.read_text().splitlines()[:60])
+    assert "pip install" in head
+    assert "```python" in head
+    assert "|---" in head
+
+
+def test_every_make_command_exists() -> None:
+    makefile = README.with_name("Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", README.read_text()):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
