@@ -85,12 +85,9 @@ class ChipConfig:
     """A preset; `analogtorch info` lists them."""
     options: dict[str, str] = field(default_factory=dict)
     """What the preset takes, such as {device: one_device} for hermes64."""
-    training: TrainingNoise = field(default_factory=lambda: TrainingNoise(scale=3.0, output=False))
+    training: TrainingNoise = field(default_factory=lambda: TrainingNoise(scale=2.5))
     """Noise of hardware-aware training"""
-    training_adc: bool = False
-    """Whether partial sums go through the ADC in hardware-aware training, which then takes 3 times as long. The ADC
-    costs the nets here less than a point; on the chips that are measured it always is."""
-    compensation: Compensation = "global"
+    compensation: Compensation = "least_squares"
     """Digital correction of the drift."""
 
     def __post_init__(self) -> None:
@@ -99,11 +96,6 @@ class ChipConfig:
     def build(self) -> Chip:
         """The chip, with this training noise."""
         return dataclasses.replace(at.chips.get(self.name, **self.options), training=self.training)
-
-    def build_for_training(self) -> Chip:
-        """The chip as hardware-aware training sees it."""
-        chip = self.build()
-        return chip if self.training_adc else dataclasses.replace(chip, output_bits=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,18 +139,16 @@ class KWSConfig:
             gain_db=0.0,
             speeds=(0.85, 0.92, 1.0, 1.08, 1.15),
             noise_probability=0.5,
-            time_masks=1,
-            frequency_masks=1,
+            time_masks=0,
+            frequency_masks=0,
         )
     )
     """Augmentation of the training clips"""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Network"""
-    digital: Phase = field(default_factory=lambda: Phase(epochs=45))
+    digital: Phase = field(default_factory=lambda: Phase(epochs=45, mixup=0.2))
     """Digital training, from random weights"""
-    hwa: Phase = field(
-        default_factory=lambda: Phase(epochs=12, learning_rate=2e-3, warmup=0.1, distill=0.7, clip_sigma=1.5)
-    )
+    hwa: Phase = field(default_factory=lambda: Phase(epochs=24, warmup=0.1, distill=0.7, clip_sigma=1.5))
     """Hardware-aware training, from the digital net, which is its teacher if it distils"""
     chip: ChipConfig = field(default_factory=ChipConfig)
     """Chip"""

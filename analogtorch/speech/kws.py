@@ -83,17 +83,16 @@ def train_digital(config: KWSConfig, task: Task, folder: RunFolder, *, progress:
     return network
 
 
-def to_chip(config: KWSConfig, task: Task, network: nn.Module, *, training: bool = False) -> nn.Module:
-    """A copy of the network, converted for the configuration's chip (as ``training`` sees it) and calibrated."""
-    chip = config.chip.build_for_training() if training else config.chip.build()
-    return at.calibrate(at.convert(at.to_digital(copy.deepcopy(network)), chip), task.calibration)
+def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
+    """A copy of the network, converted for the configuration's chip and calibrated."""
+    return at.calibrate(at.convert(copy.deepcopy(network), config.chip.build()), task.calibration)
 
 
 def train_hwa(
     config: KWSConfig, task: Task, folder: RunFolder, digital: nn.Module, *, progress: bool = False
 ) -> nn.Module:
     """Hardware-aware training from the digital net: convert, calibrate, train, calibrate again; saved as hwa.pt."""
-    network = to_chip(config, task, digital, training=True)
+    network = to_chip(config, task, digital)
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
     train_phase(config, task, folder, network, config.hwa, "hwa", teacher=digital, progress=progress)
     network = to_chip(config, task, network)
