@@ -16,6 +16,7 @@ from analogtorch.clip import clip_weights_
 from analogtorch.convert import analog_layers, convert, to_digital
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sweep
 from analogtorch.program import ProgrammedChip, program
+from analogtorch.replay import noise
 from analogtorch.summary import Summary, summary
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "convert",
     "devices",
     "nn",
+    "noise",
     "program",
     "summary",
     "sweep",

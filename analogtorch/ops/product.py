@@ -10,6 +10,7 @@ and the ``r`` of all blocks are added. The gradient is straight-through: 1 where
 it saturates. Without saturation the backward pass is the digital layer's own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,24 +48,29 @@ def part(x: Tensor, w: Tensor, span: Span, g: Geometry) -> Tensor:
         span: within ``w.shape[1:]``; a block that cuts the kernel asks for an input that is padded already.
         g: the geometry.
     """
+    seen = _seen(x, w.shape[1:], span, g)
     if not g.stride:
-        return F.linear(x[..., span[0]], w[:, span[0]])
+        return F.linear(seen, w[:, span[0]])
+    seen = seen.flatten(1, 2) if g.groups > 1 else seen
+    return _CONVOLVE[len(span) - 1](seen, w[(slice(None), *span)], None, g.stride, g.padding, g.dilation, g.groups)
+
+
+def _seen(x: Tensor, rows: torch.Size, span: Span, g: Geometry) -> Tensor:
+    """The view of ``x`` that a row block sees; with groups, the channels are two dimensions: (groups, channels)."""
+    if not g.stride:
+        return x[..., span[0]]
     channels, *taps = span
-    x = _channels(x, channels, w.shape[1], g.groups)
-    if any(tap != slice(0, size) for tap, size in zip(taps, w.shape[2:], strict=True)):
-        if any(g.padding):
-            raise ValueError("a row block that cuts the kernel needs an input that is padded already")
-        places = [_meets(x.shape[2 + d], w.shape[2 + d], tap, g.stride[d], g.dilation[d]) for d, tap in enumerate(taps)]
-        x = x[(slice(None), slice(None), *places)]
-    return _CONVOLVE[len(taps)](x, w[(slice(None), *span)], None, g.stride, g.padding, g.dilation, g.groups)
-
-
-def _channels(x: Tensor, channels: slice, per_group: int, groups: int) -> Tensor:
-    if channels == slice(0, per_group):
+    if g.groups > 1:
+        x = x.unflatten(1, (g.groups, rows[0]))[:, :, channels]
+    elif channels != slice(0, rows[0]):
+        x = x[:, channels]
+    if all(tap == slice(0, size) for tap, size in zip(taps, rows[1:], strict=True)):
         return x
-    if groups == 1:
-        return x[:, channels]
-    return x.unflatten(1, (groups, per_group))[:, :, channels].flatten(1, 2)
+    if any(g.padding):
+        raise ValueError("a row block that cuts the kernel needs an input that is padded already")
+    sizes = x.shape[-len(taps) :]
+    places = [_meets(sizes[d], rows[1 + d], tap, g.stride[d], g.dilation[d]) for d, tap in enumerate(taps)]
+    return x[(..., *places)]
 
 
 def _meets(size: int, kernel: int, tap: slice, stride: int, dilation: int) -> slice:
@@ -145,7 +151,7 @@ def _product(
 ) -> tuple[Tensor, Tensor, Tensor]:
     geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
     total: Tensor | None = None
-    mask, saturated = None, False
+    mask, saturated = None, []
     for i, span in enumerate(_spans(numbers, w.dim() - 1)):
         p = part(x, w, span, geometry).contiguous()
         z = None
@@ -158,12 +164,12 @@ def _product(
         column_gain = None if gain is None else gain[i]
         where = None if mask is None else mask[i].view(flat.shape)
         total, any_ = _read(total, flat, z, unit.reshape(-1), scale[i], column_gain, bound, noise, bits, where)
-        saturated |= any_
+        saturated.append(any_)
     assert total is not None
     y = total.view(p.shape)
     if mask is None:
         mask = y.new_empty(0, dtype=torch.uint8)
-    return y, mask, torch.tensor([saturated], device=y.device)
+    return y, mask, torch.tensor(saturated, device=y.device)
 
 
 @_product.register_fake
@@ -174,7 +180,7 @@ def _(
     y = part(x, w, _spans(numbers, w.dim() - 1)[0], geometry)
     y = torch.empty_like(y, memory_format=torch.contiguous_format)
     mask = y.new_empty((len(scale), *y.shape) if learns else (0,), dtype=torch.uint8)
-    return y, mask, y.new_empty(1, dtype=torch.bool)
+    return y, mask, y.new_empty(len(scale), dtype=torch.bool)
 
 
 def _spans(numbers: list[int], dims: int) -> list[Span]:
@@ -242,43 +248,60 @@ def _product_backward(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    needs: list[bool],
 ) -> tuple[Tensor, Tensor]:
     geometry = Geometry(tuple(stride), tuple(padding), tuple(dilation), groups)
-    if gain is None and not saturated.item():
-        return _gradients(g, x, w, geometry)
-    gx, gw = torch.zeros_like(x, memory_format=torch.contiguous_format), torch.zeros_like(w)
+    if gain is None and not saturated.any():  # then it is the digital layer's
+        gx, gw = _gradients(g, x, w, geometry, needs)
+        return _or_nothing(gx, x), _or_nothing(gw, w)
+    # zeros, as an input that a stride leaves out has no gradient
+    gx = torch.zeros_like(x, memory_format=torch.contiguous_format) if needs[0] else None
+    gw = torch.zeros_like(w, memory_format=torch.contiguous_format) if needs[1] else None
     for i, span in enumerate(_spans(numbers, w.dim() - 1)):
-        passed = g.masked_fill(mask[i].bool(), 0.0)
+        passed = g.masked_fill(mask[i].bool(), 0.0) if saturated[i] else g
         if gain is not None:
             passed = passed * gain[i].view(-1, *[1] * len(stride)).to(g.dtype)
-        _add_gradients(gx, gw, passed, x, w, span, geometry)
-    return gx, gw
+        _add_block(gx, gw, passed, x, w, span, geometry)
+    return _or_nothing(gx, x), _or_nothing(gw, w)
 
 
 @_product_backward.register_fake
-def _(g, x, w, gain, mask, saturated, numbers, stride, padding, dilation, groups):
-    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(w)
+def _(g, x, w, gain, mask, saturated, numbers, stride, padding, dilation, groups, needs):
+    gx, gw = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, w))
+    return _or_nothing(gx if needs[0] else None, x), _or_nothing(gw if needs[1] else None, w)
 
 
-def _gradients(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Of the whole product, as if it were digital."""
+def _or_nothing(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """An operator must return a tensor: an empty one stands for a gradient that nobody asked for."""
+    return like.new_empty(0) if gradient is None else gradient.contiguous()
+
+
+def _gradients(
+    g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of a digital product, with respect to ``x`` and ``w``."""
     if not geometry.stride:
-        return g @ w, g.flatten(0, -2).T @ x.flatten(0, -2) if g.dim() > 1 else torch.outer(g, x)
-    lists = (geometry.stride, geometry.padding, geometry.dilation)
-    gx, gw, _ = torch.ops.aten.convolution_backward(
-        g, x, w, None, *lists, False, [0] * len(lists[0]), geometry.groups, [True, True, False]
-    )
-    return gx.contiguous(), gw.contiguous()
+        gx = g @ w if needs[0] else None
+        gw = g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1]) if needs[1] else None
+        return gx, gw
+    run = (geometry.stride, geometry.padding, geometry.dilation)
+    zero, wanted = [0] * len(geometry.stride), [*needs, False]
+    gx, gw, _ = torch.ops.aten.convolution_backward(g, x, w, None, *run, False, zero, geometry.groups, wanted)
+    return gx, gw
 
 
-def _add_gradients(gx: Tensor, gw: Tensor, g: Tensor, x: Tensor, w: Tensor, span: Span, geometry: Geometry) -> None:
-    """Add those of one row block: the product with everything outside the block taken as zero."""
-    masked = torch.zeros_like(w)
+def _add_block(
+    gx: Tensor | None, gw: Tensor | None, g: Tensor, x: Tensor, w: Tensor, span: Span, geometry: Geometry
+) -> None:
+    """Add the gradients of one row block."""
     index = (slice(None), *span)
-    masked[index] = w[index]
-    block_gx, block_gw = _gradients(g, x, masked, geometry)
-    gx += block_gx
-    gw[index] += block_gw[index]
+    seen, rows, grouped = _seen(x, w.shape[1:], span, geometry), w.shape[1:], geometry.groups > 1
+    needs = (gx is not None, gw is not None)
+    block_gx, block_gw = _gradients(g, seen.flatten(1, 2) if grouped else seen, w[index], geometry, needs)
+    if gx is not None and block_gx is not None:
+        _seen(gx, rows, span, geometry).add_(block_gx.view(seen.shape))
+    if gw is not None and block_gw is not None:
+        gw[index] += block_gw
 
 
 def _save(ctx, inputs, output) -> None:
@@ -291,8 +314,9 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, g: Tensor, *_):
     x, w, gain, mask, saturated = ctx.saved_tensors
-    gx, gw = _product_backward(g.contiguous(), x, w, gain, mask, saturated, *ctx.lists)
-    return gx, gw, *[None] * 16
+    needs = list(ctx.needs_input_grad[:2])
+    gx, gw = _product_backward(g.contiguous(), x, w, gain, mask, saturated, *ctx.lists, needs)
+    return gx if needs[0] else None, gw if needs[1] else None, *[None] * 16
 
 
 _product.register_autograd(_backward, setup_context=_save)

@@ -116,7 +116,7 @@ OPERATORS = {
     ),
     "product_backward": (
         *(torch.randn(3, 4), torch.randn(3, 8), torch.randn(4, 8), None),
-        *(torch.zeros(2, 3, 4, dtype=torch.uint8), torch.ones(1, dtype=torch.bool), *_LISTS),
+        *(torch.zeros(2, 3, 4, dtype=torch.uint8), torch.tensor([True, False]), *_LISTS, [True, False]),
     ),
 }
 

@@ -1,0 +1,94 @@
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import analogtorch as at
+
+X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return at.convert(nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.5), nn.Linear(16, 4)), at.chips.hermes64())
+
+
+def test_the_same_line_gives_the_same_noise_and_another_step_another() -> None:
+    model = _model()
+    with at.noise(5, step=3):
+        first, second = model(X), model(X)
+    with at.noise(5, step=3):
+        assert torch.equal(model(X), first)
+        assert torch.equal(model(X), second)
+    assert not torch.equal(first, second)
+    for other in ({"seed": 6, "step": 3}, {"seed": 5, "step": 4}, {"seed": 5, "step": 3, "rank": 1}):
+        with at.noise(**other):
+            assert not torch.equal(model(X), first)
+
+
+def test_outside_nothing_is_changed() -> None:
+    model = _model()
+    torch.manual_seed(1)
+    expected = [model(X), model(X)]
+    torch.manual_seed(1)
+    seen = [model(X)]
+    with at.noise(5):
+        model(X)
+    seen.append(model(X))
+    assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
+    with pytest.raises(RuntimeError, match="on purpose"), at.noise(5):
+        raise RuntimeError("on purpose")
+
+
+def test_two_models_are_compared_under_the_same_noise() -> None:
+    a = _model()
+    b = copy.deepcopy(a)
+    with torch.no_grad():
+        b[2].bias.add_(1.0)
+    with at.noise(5):
+        ya = a(X)
+    with at.noise(5):
+        yb = b(X)
+    assert torch.allclose(yb - ya, torch.ones_like(ya), atol=1e-6)
+
+
+def test_checkpointing_with_backward_outside_the_scope() -> None:
+    gradients = []
+    for checkpointed in (True, False):
+        model = _model()
+        with at.noise(5):
+            y = checkpoint(model, X, use_reentrant=False) if checkpointed else model(X)
+        torch.rand(3)  # whatever happens between
+        y.square().sum().backward()
+        gradients.append(model[0].weight.grad)
+    assert torch.equal(*gradients)
+
+
+_SCRIPT = """
+import torch, analogtorch as at
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = at.convert(torch.nn.Linear(16, 4), at.chips.hermes64())
+x = torch.linspace(-1, 1, 32).view(2, 16)
+with at.noise(5, step=120):
+    print(model(x).flatten().tolist())
+"""
+
+
+def test_a_step_is_replayed_in_a_fresh_process() -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Linear(16, 4), at.chips.hermes64())
+    with at.noise(5, step=120):
+        y = model(torch.linspace(-1, 1, 32).view(2, 16))
+    out = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True).stdout
+    assert eval(out) == pytest.approx(y.flatten().tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("kwargs", [{"seed": 2**63}, {"seed": 1, "step": -1}, {"seed": 1, "rank": True}])
+def test_bad_arguments_are_refused(kwargs: dict) -> None:
+    with pytest.raises(ValueError, match="must"), at.noise(**kwargs):
+        pass
