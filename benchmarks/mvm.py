@@ -99,7 +99,17 @@ def products(module: nn.Module, x: Tensor, g: Tensor, backward: bool) -> Callabl
         y = torch.nn.functional.conv2d(x, w, None, module.stride, module.padding)
         if backward:
             torch.ops.aten.convolution_backward(
-                torch.ones_like(y), x, w, None, module.stride, module.padding, (1, 1), False, (0, 0), 1, [True] * 2 + [False]
+                torch.ones_like(y),
+                x,
+                w,
+                None,
+                module.stride,
+                module.padding,
+                (1, 1),
+                False,
+                (0, 0),
+                1,
+                [True] * 2 + [False],
             )
 
     return linear if isinstance(module, nn.Linear) else convolution
@@ -142,7 +152,11 @@ def measure(name: str, shape: Shape, rounds: int) -> dict[str, object]:
     row: dict[str, object] = {"shape": name}
     step = {"digital": train_step(layer, x, g), "analog": train_step(ours, x, g), "floor": products(layer, x, g, True)}
     t = medians(step, rounds)
-    row |= {"train_ms": t["analog"], "train_ratio": t["analog"] / t["digital"], "train_floor": t["floor"] / t["digital"]}
+    row |= {
+        "train_ms": t["analog"],
+        "train_ratio": t["analog"] / t["digital"],
+        "train_floor": t["floor"] / t["digital"],
+    }
     row |= {"saved_digital": saved_bytes(layer, x), "saved_analog": saved_bytes(ours, x)}
     ours.eval()
     x = x.detach()
@@ -154,9 +168,11 @@ def measure(name: str, shape: Shape, rounds: int) -> dict[str, object]:
 
 def facts() -> str:
     """The machine and the versions, in a line."""
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    kernels = "CPU kernels" if native.available() else "plain torch"
-    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}, analogtorch {at.__version__}, {kernels}"
+    model = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
+    threads, kernels = torch.get_num_threads(), "CPU kernels" if native.available() else "plain torch"
+    return f"{model}, {threads} threads, torch {torch.__version__}, analogtorch {at.__version__}, {kernels}"
 
 
 def _cpuinfo() -> list[str]:
@@ -170,7 +186,10 @@ def normals(rounds: int) -> dict[str, float]:
     key = at.ops.fold(at.ops.seed_tensor(1), 2)
     out = torch.empty(1024, 1024)
     return medians(
-        {"torch.randn": lambda: torch.randn(1024, 1024, out=out), "normal": lambda: at.ops.normal(key, rows, rows * 0, 1024)},
+        {
+            "torch.randn": lambda: torch.randn(1024, 1024, out=out),
+            "normal": lambda: at.ops.normal(key, rows, rows * 0, 1024),
+        },
         rounds,
     )
 
@@ -187,7 +206,8 @@ def main() -> None:
     print(facts())
     t = normals(options.rounds)
     print(f"1,048,576 normals: torch.randn {t['torch.randn']:.2f} ms, position-keyed {t['normal']:.2f} ms")
-    print(f"{'shape':<20} {'train':>6} {'floor':>6} {'eval':>6} {'floor':>6}   ratio to torch.nn; bytes saved for backward")
+    print("times as ratios to torch.nn; last, the bytes that a forward saves for its backward, torch.nn's and ours")
+    print(f"{'shape':<20} {'train':>6} {'floor':>6} {'eval':>6} {'floor':>6}")
     rows = []
     for name in options.shapes:
         row = measure(name, SHAPES[name], options.rounds)

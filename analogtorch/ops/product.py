@@ -12,6 +12,7 @@ it saturates. Without saturation the backward pass is the digital layer's own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,8 +70,8 @@ def _seen(x: Tensor, rows: torch.Size, span: Span, g: Geometry) -> Tensor:
     if any(g.padding):
         raise ValueError("a row block that cuts the kernel needs an input that is padded already")
     sizes = x.shape[-len(taps) :]
-    places = [_meets(sizes[d], rows[1 + d], tap, g.stride[d], g.dilation[d]) for d, tap in enumerate(taps)]
-    return x[(..., *places)]
+    places: list[Any] = [_meets(sizes[d], rows[1 + d], tap, g.stride[d], g.dilation[d]) for d, tap in enumerate(taps)]
+    return x[tuple([..., *places])]
 
 
 def _meets(size: int, kernel: int, tap: slice, stride: int, dilation: int) -> slice:
