@@ -1,4 +1,4 @@
-"""Importing the library costs little, prints nothing and starts nothing."""
+"""Importing the library costs little (CPU time: the machine may be busy), prints nothing and starts nothing."""
 
 import subprocess
 import sys
@@ -7,9 +7,9 @@ import analogtorch as at
 
 _SCRIPT = """
 import time, torch
-start = time.perf_counter()
+start = time.process_time()
 import analogtorch
-took = time.perf_counter() - start
+took = time.process_time() - start
 import sys
 heavy = {"lightning", "torchaudio", "matplotlib", "rich", "jsonargparse", "soundfile"} & set(sys.modules)
 print(took, torch.cuda.is_initialized(), sorted(heavy), sep="|")
