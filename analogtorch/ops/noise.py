@@ -117,6 +117,11 @@ def normal_reference(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Te
 def _normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     if rows.device.type == "cpu" and native.available():
         return native.normal(int(key), rows.contiguous(), first.contiguous(), count)
+    if rows.is_cuda:
+        from analogtorch.ops import gpu  # not at import: Triton takes longer to import than everything here
+
+        if gpu.available(key, rows, first):
+            return gpu.normal(key, rows, first, count)
     return normal_reference(key, rows, first, count)
 
 
