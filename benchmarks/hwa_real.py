@@ -145,7 +145,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
     )
     data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA")
-    parser.add_argument("--seeds", type=int, default=5, help="training seeds, 0 to this - 1")
+    parser.add_argument("--seeds", type=int, default=6, help="training seeds, 0 to this - 1")
     parser.add_argument("--chips", type=int, default=10, help="chips programmed for each net")
     parser.add_argument("--jobs", type=int, default=2, help="seeds that are trained side by side, one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/hwa_real"), help="folder of reports and checkpoints")

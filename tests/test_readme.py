@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+import analogtorch as at
 
 README = Path(__file__).parents[1] / "README.md"
 NUMBER = re.compile(r"\d+\.\d+")
@@ -14,7 +17,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_first_program(capsys: pytest.CaptureFixture) -> None:
-    (program,), (printed, *_) = _blocks("python"), _blocks("text")
+    (program, _), (printed,) = _blocks("python"), _blocks("text")
     assert len(program.strip().splitlines()) <= 12
     exec(compile(program, "README.md", "exec"), {})
     shown = capsys.readouterr().out
@@ -22,6 +25,16 @@ def test_first_program(capsys: pytest.CaptureFixture) -> None:
     # float arithmetic differs between processors: an input on a boundary may change its class
     ours, readme = (list(map(float, NUMBER.findall(text))) for text in (shown, printed))
     assert ours == pytest.approx(readme, abs=0.004)
+
+
+def test_second_program() -> None:
+    model = torch.nn.Sequential()
+    model.add_module("body", torch.nn.Linear(8, 8))
+    model.add_module("head", torch.nn.Linear(8, 2))
+    names = {"at": at, "model": model, "batches": [torch.randn(16, 8)]}
+    exec(compile(_blocks("python")[1], "README.md", "exec"), names)
+    assert names["aged"](torch.randn(3, 8)).shape == (3, 2)
+    assert [name for name, _ in at.analog_layers(model)] == ["body"]
 
 
 def test_everything_before_line_60() -> None:
