@@ -46,5 +46,5 @@ def test_everything_before_line_60() -> None:
 
 def test_every_make_command_exists() -> None:
     makefile = README.with_name("Makefile").read_text()
-    for target in re.findall(r"make ([a-z-]+)", README.read_text()):
+    for target in re.findall(r"(?:`|   )make ([a-z-]+)", README.read_text()):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
