@@ -87,7 +87,8 @@ def convert(
     new = {
         id(m): LAYERS[_kind(m)].from_digital(m, chip, n) for n, m in chosen.items() if not isinstance(m, AnalogLayer)
     }
-    logger.info("converted %d layers for chip %s", len(new), chip.name)
+    if new:
+        logger.info("converted %d layers for chip %s", len(new), chip.name)
     return _replace(model, new)
 
 
