@@ -16,11 +16,7 @@ from analogtorch.nn.base import OWN
 
 logger = logging.getLogger("analogtorch")
 
-LAYERS: dict[type[nn.Module], type[AnalogLayer]] = {
-    nn.Linear: AnalogLinear,
-    nn.Conv1d: AnalogConv1d,
-    nn.Conv2d: AnalogConv2d,
-}
+LAYERS: dict[type[nn.Module], type[AnalogLayer]] = {k.digital: k for k in (AnalogLinear, AnalogConv1d, AnalogConv2d)}
 """Digital layer to analog layer."""
 
 _FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)

@@ -78,6 +78,14 @@ class AnalogLayer(nn.Module):
     bias: Any
     channel_dim: ClassVar[int]
     """Dimension of the output that counts the layer's outputs, from the end."""
+    digital: ClassVar[type[nn.Module]]
+    """The digital layer of the same kind."""
+
+    def __init__(self, *args: Any, chip: Chip, name: str = "", **kwargs: Any) -> None:
+        if not isinstance(chip, Chip):
+            raise TypeError(f"chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
+        super().__init__(*args, **kwargs)
+        self._attach(chip, name, self.digital)
 
     @classmethod
     def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogLayer":
@@ -89,19 +97,22 @@ class AnalogLayer(nn.Module):
             name: full name of the layer in its model; it keys the layer's noise.
         """
         new = _reborn(layer, cls)
-        new.digital_class = type(layer)
-        new.chip = chip
-        new.layer_name = name
-        new.calibrated = False
-        new.programmed = None
-        new.sections = sections(tuple(new.weight.shape), getattr(new, "groups", 1), chip)
-        # hashed here, because torch.compile cannot trace a hash
-        new.training_stream = stream(Noise.TRAINING, name)
-        blocks = max(len(section.row_blocks) for section in new.sections)
-        new.output_streams = tuple(stream(Noise.OUTPUT, name, i) for i in range(blocks))
-        # learns from calibration on: until then it takes no part in the forward
-        new.input_range = nn.Parameter(new.weight.new_zeros(1), requires_grad=False)
+        new._attach(chip, name, type(layer))
         return new
+
+    def _attach(self, chip: Chip, name: str, digital_class: type[nn.Module]) -> None:
+        self.digital_class = digital_class
+        self.chip = chip
+        self.layer_name = name
+        self.calibrated = False
+        self.programmed = None
+        self.sections = sections(tuple(self.weight.shape), getattr(self, "groups", 1), chip)
+        # hashed here, because torch.compile cannot trace a hash
+        self.training_stream = stream(Noise.TRAINING, name)
+        blocks = max(len(section.row_blocks) for section in self.sections)
+        self.output_streams = tuple(stream(Noise.OUTPUT, name, i) for i in range(blocks))
+        # learns from calibration on: until then it takes no part in the forward
+        self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
 
     def to_digital(self) -> nn.Module:
         """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""

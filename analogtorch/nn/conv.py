@@ -56,22 +56,24 @@ class AnalogConv(AnalogLayer):
 
 
 class AnalogConv1d(AnalogConv, nn.Conv1d):
-    """``nn.Conv1d`` whose product runs on a chip; made by ``analogtorch.convert``.
+    """``nn.Conv1d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
 
     Input ``(N, C, L)`` or ``(C, L)``; every option of ``nn.Conv1d``. Before calibration the DAC's full scale is the
     largest magnitude of each sample.
     """
 
     dims = 1
+    digital = nn.Conv1d
     channel_dim = -2
 
 
 class AnalogConv2d(AnalogConv, nn.Conv2d):
-    """``nn.Conv2d`` whose product runs on a chip; made by ``analogtorch.convert``.
+    """``nn.Conv2d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
 
     Input ``(N, C, H, W)`` or ``(C, H, W)``; every option of ``nn.Conv2d``. Before calibration the DAC's full scale is
     the largest magnitude of each sample.
     """
 
     dims = 2
+    digital = nn.Conv2d
     channel_dim = -3

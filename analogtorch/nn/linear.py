@@ -8,13 +8,17 @@ from analogtorch.ops import Geometry
 
 
 class AnalogLinear(AnalogLayer, nn.Linear):
-    """``nn.Linear`` whose product runs on a chip; made by ``analogtorch.convert``.
+    """``nn.Linear`` whose product runs on a chip: made by ``analogtorch.convert``, or with ``chip`` beside its arguments.
 
     Input ``(*, in_features)``, output ``(*, out_features)``, as ``nn.Linear``. Before calibration the DAC's full scale
     is the largest magnitude of each input vector.
+
+    Example:
+        >>> layer = at.nn.AnalogLinear(64, 10, chip=at.chips.hermes64())
     """
 
     channel_dim = -1
+    digital = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
         """The analog product of ``input`` and the weight, plus the digital bias."""

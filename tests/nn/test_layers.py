@@ -337,3 +337,28 @@ def test_the_layers_of_a_model_have_training_noise_of_their_own() -> None:
     errors = [(layer(torch.eye(48)).T - layer.weight).flatten() for layer in model]
     together = (errors[0] * errors[1]).mean() / (errors[0].std() * errors[1].std())
     assert abs(together) < 4.5 / 48  # 2,304 weights
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "x"),
+    [
+        (at.nn.AnalogLinear, {"in_features": 6, "out_features": 4, "bias": False}, torch.randn(3, 6)),
+        (at.nn.AnalogConv1d, {"in_channels": 6, "out_channels": 4, "kernel_size": 3}, torch.randn(3, 6, 9)),
+        (
+            at.nn.AnalogConv2d,
+            {"in_channels": 6, "out_channels": 4, "kernel_size": 3, "groups": 2},
+            torch.randn(3, 6, 9, 9),
+        ),
+    ],
+)
+def test_a_layer_can_be_made_directly(kind, arguments: dict, x: Tensor) -> None:
+    torch.manual_seed(0)
+    layer = kind(**arguments, chip=at.chips.hermes64()).eval()
+    torch.manual_seed(0)
+    digital = kind.digital(**arguments)
+    assert torch.equal(layer(x), at.convert(copy.deepcopy(digital), at.chips.hermes64()).eval()(x))
+    assert type(at.to_digital(layer)) is kind.digital
+    with pytest.raises(TypeError, match="chip"):
+        kind(**arguments)
+    with pytest.raises(TypeError, match="chip must be a Chip"):
+        kind(**arguments, chip="hermes64")
