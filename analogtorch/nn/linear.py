@@ -8,7 +8,7 @@ from analogtorch.ops import Geometry
 
 
 class AnalogLinear(AnalogLayer, nn.Linear):
-    """``nn.Linear`` whose product runs on a chip: made by ``analogtorch.convert``, or with ``chip`` beside its arguments.
+    """``nn.Linear`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
 
     Input ``(*, in_features)``, output ``(*, out_features)``, as ``nn.Linear``. Before calibration the DAC's full scale
     is the largest magnitude of each input vector.
