@@ -255,14 +255,18 @@ def _product_backward(
     if gain is None and not saturated.any():  # then it is the digital layer's
         gx, gw = _gradients(g, x, w, geometry, needs)
         return _or_nothing(gx, x), _or_nothing(gw, w)
-    # zeros, as an input that a stride leaves out has no gradient
-    gx = torch.zeros_like(x, memory_format=torch.contiguous_format) if needs[0] else None
-    gw = torch.zeros_like(w, memory_format=torch.contiguous_format) if needs[1] else None
-    for i, span in enumerate(_spans(numbers, w.dim() - 1)):
+    spans = _spans(numbers, w.dim() - 1)
+    # blocks that hold whole kernels share no input: they write where others must add
+    whole = all(tap == slice(0, size) for span in spans for tap, size in zip(span[1:], w.shape[2:], strict=True))
+    gx = torch.empty_like(x, memory_format=torch.contiguous_format) if needs[0] else None
+    gw = torch.empty_like(w, memory_format=torch.contiguous_format) if needs[1] else None
+    if gx is not None and not whole:
+        gx.zero_()
+    for i, span in enumerate(spans):
         passed = g.masked_fill(mask[i].bool(), 0.0) if saturated[i] else g
         if gain is not None:
             passed = passed * gain[i].view(-1, *[1] * len(stride)).to(g.dtype)
-        _add_block(gx, gw, passed, x, w, span, geometry)
+        _put_block(gx, gw, passed, x, w, span, geometry, add=not whole)
     return _or_nothing(gx, x), _or_nothing(gw, w)
 
 
@@ -291,18 +295,19 @@ def _gradients(
     return gx, gw
 
 
-def _add_block(
-    gx: Tensor | None, gw: Tensor | None, g: Tensor, x: Tensor, w: Tensor, span: Span, geometry: Geometry
+def _put_block(
+    gx: Tensor | None, gw: Tensor | None, g: Tensor, x: Tensor, w: Tensor, span: Span, geometry: Geometry, *, add: bool
 ) -> None:
-    """Add the gradients of one row block."""
+    """Write the gradients of one row block into those of the whole; ``add``: to what ``gx`` holds."""
     index = (slice(None), *span)
     seen, rows, grouped = _seen(x, w.shape[1:], span, geometry), w.shape[1:], geometry.groups > 1
     needs = (gx is not None, gw is not None)
     block_gx, block_gw = _gradients(g, seen.flatten(1, 2) if grouped else seen, w[index], geometry, needs)
     if gx is not None and block_gx is not None:
-        _seen(gx, rows, span, geometry).add_(block_gx.view(seen.shape))
+        place, block_gx = _seen(gx, rows, span, geometry), block_gx.view(seen.shape)
+        _ = place.add_(block_gx) if add else place.copy_(block_gx)
     if gw is not None and block_gw is not None:
-        gw[index] += block_gw
+        gw[index] = block_gw
 
 
 def _save(ctx, inputs, output) -> None:
