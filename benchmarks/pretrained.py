@@ -19,12 +19,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
+from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 import analogtorch as at
+from analogtorch.program import Compensation
 from analogtorch.report import write_atomically
 from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
 
@@ -52,16 +55,17 @@ class Row:
     """On programmed chips, over time."""
 
 
-Accuracy = Callable[[nn.Module, Sequence[tuple[Tensor, Tensor]]], float]
-
-
-def measure(net: PretrainedKWS, chip: at.Chip, options: argparse.Namespace, accuracy: Accuracy) -> Row:
-    """One row of the table."""
+def measure(net: PretrainedKWS, chip: at.Chip, options: argparse.Namespace, step: Callable[[], object]) -> Row:
+    """One row of the table; ``step`` is called after each evaluation."""
     some = dataclasses.replace(net, features=net.features[:: options.every], labels=net.labels[:: options.every])
     clips = some.batches(BATCH)
+
+    def accuracy(model: nn.Module) -> float:
+        value = at.accuracy(model, clips)
+        step()
+        return value
+
     matrices = sum(p.numel() for p in net.model.parameters() if p.dim() > 1)
-    digital = accuracy(net.model, clips)
-    ideal = accuracy(at.convert(copy.deepcopy(net.model), at.chips.ideal()), clips)
     model = at.convert(copy.deepcopy(net.model), chip)
     at.calibrate(model, [net.features[::CALIBRATE_EVERY]], method="percentile", percentile=options.percentile)
     return Row(
@@ -69,44 +73,38 @@ def measure(net: PretrainedKWS, chip: at.Chip, options: argparse.Namespace, accu
         grouped=chip.grouped if _grouped(net.model) else "",
         on_chip=sum(layer.weight.numel() for _, layer in at.analog_layers(model)) / matrices,
         tiles=at.summary(model).tiles,
-        digital=digital,
-        ideal=ideal,
-        quantised=accuracy(model, clips),
-        aged=at.sweep(model, lambda view: accuracy(view, clips), chips=options.chips, seed=options.seed),
+        digital=accuracy(net.model),
+        ideal=accuracy(at.convert(copy.deepcopy(net.model), at.chips.ideal())),
+        quantised=accuracy(model),
+        aged=at.sweep(model, accuracy, chips=options.chips, seed=options.seed, compensation=options.compensation),
     )
 
 
 def run(options: argparse.Namespace) -> list[Row]:
-    """All rows, under one progress bar; the batches of each evaluation are dealt out to threads."""
-    # torch's own threads wait for each other in every small operation, which a busy machine makes five times slower
-    workers = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            return _rows(options, pool, workers)
-    finally:
-        torch.set_num_threads(workers)
-
-
-def _rows(options: argparse.Namespace, pool: ThreadPoolExecutor, workers: int) -> list[Row]:
+    """All rows, under one progress bar; as many at a time as torch has threads."""
     one_by_one = at.chips.hermes64()
     together = dataclasses.replace(one_by_one, grouped="block_diagonal")
     nets = [load_pretrained(name, options.data) for name in options.nets]
     jobs = [(net, c) for net in nets for c in ((one_by_one, together) if _grouped(net.model) else (one_by_one,))]
-    rows = []
+    # A thread has a row to itself: a programmed chip counts its reads, so two threads on one would draw other noise.
+    # torch's own threads meet after every small operation, which a busy machine makes five times slower.
+    workers, stopped = torch.get_num_threads(), Event()
+    torch.set_num_threads(1)
     with tqdm(total=len(jobs) * (3 + options.chips * len(at.TIMES)), unit="evaluation") as bar:
 
-        def accuracy(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-            shares = [share for i in range(workers) if (share := batches[i::workers])]
-            sizes = [sum(len(y) for _, y in share) for share in shares]
-            parts = pool.map(lambda share: at.accuracy(model, share), shares)
+        def step() -> None:
+            if stopped.is_set():
+                raise RuntimeError("another row failed, or the run was interrupted")
             bar.update()
-            return sum(round(part * size) for part, size in zip(parts, sizes, strict=True)) / sum(sizes)
 
-        for net, chip in jobs:
-            bar.set_description(net.name)
-            rows.append(measure(net, chip, options, accuracy))
-    return rows
+        pool = ThreadPoolExecutor(workers)
+        try:
+            rows = [pool.submit(measure, net, chip, options, step) for net, chip in jobs]
+            return [row.result() for row in rows]
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(workers)
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -124,8 +122,8 @@ def notes(options: argparse.Namespace, clips: int) -> list[str]:
     which = "all" if options.every == 1 else f"{-(-clips // options.every):,} (every {_ordinal(options.every)}) of the"
     return [
         f"Accuracy in % on {which} {clips:,} clips of the Speech Commands v2 test set; over time: mean ± standard "
-        f"deviation of {options.chips} chips, two-device HERMES model, one weight scale per block, global drift "
-        "compensation, no retraining.",
+        f"deviation of {options.chips} chips, two-device HERMES model, one weight scale per block, drift "
+        f"compensation {options.compensation!r}, no retraining.",
         f"Input ranges: {options.percentile:g}th percentile of the magnitudes on every {_ordinal(CALIBRATE_EVERY)} "
         "clip, without labels; these clips are part of the test set.",
         "Quantised I/O: 8-bit DAC and ADC, exact weights, no noise. Tiles: one block per tile.",
@@ -164,7 +162,7 @@ def as_json(rows: Sequence[Row], options: argparse.Namespace, remarks: Sequence[
             for row in rows
         ],
         "notes": remarks,
-        **{key: getattr(options, key) for key in ("chips", "every", "percentile", "seed")},
+        **{key: getattr(options, key) for key in ("chips", "compensation", "every", "percentile", "seed")},
         "seconds": round(taken, 1),
         "versions": {"analogtorch": at.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
@@ -201,6 +199,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chips", type=_positive, default=10, help="chips programmed for each net")
     parser.add_argument("--every", type=_positive, default=1, help="measure on every n-th clip only, to save time")
     parser.add_argument("--percentile", type=float, default=99.5, help="of the input magnitudes, for the input ranges")
+    parser.add_argument("--compensation", choices=get_args(Compensation), default="global", help="of the drift")
     parser.add_argument("--seed", type=int, default=0, help="which chips")
     parser.add_argument("--out", type=Path, default=Path("runs/pretrained"), help="folder of the reports")
     return parser.parse_args(argv)
