@@ -4,7 +4,6 @@ import copy
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
 
@@ -104,7 +103,11 @@ class ProgrammedChip:
     def __init__(self, model: nn.Module, seed: int) -> None:
         self.seed = seed
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._placed = {name: _place(layer, key, seed) for name, layer, key in _keyed(self._model)}
+        with torch.no_grad():
+            self._placed = {
+                name: [_Devices(layer, section, key, seed) for section in layer.sections]
+                for name, layer, key in _keyed(self._model)
+            }
 
     def at(self, time: str | float, *, compensation: Compensation = "global", readout: Readout = "chip") -> nn.Module:
         """The model as it runs on this chip ``time`` after programming: an independent, evaluation-only module.
@@ -134,7 +137,7 @@ class ProgrammedChip:
         view = copy.deepcopy(self._model, {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in targets})
         with torch.no_grad():
             for name, layer in analog_layers(view):
-                layer.programmed = _programmed(self._placed[name], t, compensation, readout)
+                layer.hold(_programmed(self._placed[name], t, compensation, readout))
         return view
 
 
@@ -149,23 +152,10 @@ def _keyed(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, str]]:
         yield name, layer, layer.layer_name if copies == 1 else f"{layer.layer_name}#{copies}"
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """One layer on the chip."""
-
-    sections: tuple["_Devices", ...]
-    key: str
-    seed: int
-
-
-@torch.no_grad()
-def _place(layer: AnalogLayer, key: str, seed: int) -> _Placed:
-    return _Placed(tuple(_Devices(layer, section, key, seed) for section in layer.sections), key, seed)
-
-
-def _programmed(placed: _Placed, t: float | None, compensation: str, readout: str) -> Programmed:
+def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, readout: str) -> Programmed:
+    """What the chip holds at ``t`` of a layer with these sections."""
     weights, scales, gains = [], [], []
-    for devices in placed.sections:
+    for devices in placed:
         now = devices.weights(t)
         gain = torch.ones_like(devices.scale)
         if t is not None and compensation != "none":
@@ -173,13 +163,11 @@ def _programmed(placed: _Placed, t: float | None, compensation: str, readout: st
         weights.append((now * devices.full).to(devices.dtype))
         scales.append(devices.scale)
         gains.append(gain.to(devices.dtype))
-    device = weights[0].device
-    blocks = max(len(devices.section.row_blocks) for devices in placed.sections)
-    words = [stream(Noise.OUTPUT, placed.key, str(t), block) for block in range(blocks)]
-    keys = fold(seed_tensor(placed.seed, device), torch.tensor(words, device=device))
-    return Programmed(
-        tuple(weights), tuple(scales), tuple(gains), keys, torch.zeros(1, dtype=torch.int64, device=device)
-    )
+    first, device = placed[0], weights[0].device
+    blocks = max(len(devices.section.row_blocks) for devices in placed)
+    words = [stream(Noise.OUTPUT, first.key, str(t), block) for block in range(blocks)]
+    keys = fold(seed_tensor(first.seed, device), torch.tensor(words, device=device))
+    return Programmed(tuple(weights), tuple(scales), tuple(gains), keys)
 
 
 class _Devices:

@@ -288,3 +288,17 @@ def test_bad_calls_are_refused() -> None:
         model = nn.Linear(3, 3)
     with pytest.raises(ValueError, match="on the meta device; load weights first"):
         at.program(at.convert(model, CHIP), seed=1)
+
+
+@pytest.mark.parametrize("how", ["compile", "export"])
+def test_a_view_compiles_and_exports_with_its_noise(how: str) -> None:
+    model = _model()
+    at.calibrate(model, [X])
+    physical = at.program(model, seed=7)
+    eager, view = physical.at("1 day"), physical.at("1 day")
+    if how == "compile":
+        run = torch.compile(view, fullgraph=True, backend="aot_eager")
+    else:
+        run = torch.export.export(view, (X,)).module()
+    for _ in range(2):  # the second time, the inputs count on
+        assert torch.allclose(run(X), eager(X), atol=1e-5)

@@ -28,12 +28,20 @@ from analogtorch.tiling import Section, sections
 
 _RANGE_KEY = "analogtorch.input_range"
 OWN = frozenset(
-    (
-        *("chip", "sections", "layer_name", "digital_class", "calibrated", "input_range", "programmed"),
-        *("training_stream", "output_streams"),
-    )
+    {
+        "calibrated",
+        "chip",
+        "digital_class",
+        "input_range",
+        "layer_name",
+        "output_streams",
+        "programmed",
+        "sections",
+        "training_stream",
+        "vectors_read",
+    }
 )
-"""What ``from_digital`` adds to a layer's attributes."""
+"""What ``from_digital`` and ``hold`` add to a layer's attributes."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,11 @@ class Programmed:
     """Per section: digital correction of each block's readings, (row blocks, outputs)."""
     keys: Tensor
     """Keys of the output noise, (row blocks,) int64."""
-    vectors_read: Tensor
-    """How many input vectors (linear) or samples (convolution) the layer has multiplied, (1,) int64. It counts them
-    for the output noise, so that every multiply has its own and batches of any size see the same."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """The same with ``fn`` applied to every tensor."""
         weights, scales, gains = (tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains))
-        return Programmed(weights, scales, gains, fn(self.keys), fn(self.vectors_read))
+        return Programmed(weights, scales, gains, fn(self.keys))
 
 
 class AnalogLayer(nn.Module):
@@ -69,6 +74,9 @@ class AnalogLayer(nn.Module):
     layer_name: str
     calibrated: bool
     programmed: Programmed | None
+    vectors_read: Tensor
+    """Of a programmed layer: how many input vectors (linear) or samples (convolution) it has multiplied, (1,) int64.
+    It counts them for the output noise, so that every multiply has its own and batches of any size see the same."""
     sections: tuple[Section, ...]
     digital_class: type[nn.Module]
     training_stream: int
@@ -117,10 +125,16 @@ class AnalogLayer(nn.Module):
     def to_digital(self) -> nn.Module:
         """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
         old = _reborn(self, self.digital_class)
-        for name in OWN - {"input_range"}:
-            del old.__dict__[name]
+        for name in OWN:
+            old.__dict__.pop(name, None)
         del old._parameters["input_range"]
         return old
+
+    def hold(self, programmed: Programmed) -> None:
+        """Become the layer as a programmed chip holds it."""
+        self.programmed = programmed
+        # a buffer, so that torch.export and torch.compile carry on the count
+        self.register_buffer("vectors_read", torch.zeros_like(programmed.keys[:1]), persistent=False)
 
     # what a kind of layer defines
 
@@ -159,8 +173,8 @@ class AnalogLayer(nn.Module):
         x = dac(x, bound, self.chip.input_bits)
         seed = self._seed(x)
         if self.programmed is not None and self._output_noise() > 0:
-            samples = samples + self.programmed.vectors_read
-            self.programmed.vectors_read.add_(len(samples))
+            samples = samples + self.vectors_read
+            self.vectors_read.add_(len(samples))
         reads = self.chip.output_bits is not None or self.programmed is not None or self._output_noise() > 0
         if not reads and len(self.sections) == 1:
             return self._digital(x, self._section_weight(0, seed)[0], self.bias)

@@ -4,9 +4,6 @@ Triton comes with the CUDA builds of torch. Where it is missing, ``available`` i
 Positions key the noise, never the program: block sizes do not change a number.
 """
 
-import functools
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -91,19 +88,3 @@ def launch(out: Tensor, key: Tensor, rows: Tensor, first: Tensor, *, raw: bool, 
     if out.numel():
         grid = (n_rows, triton.cdiv(count, block))
         normal_kernel[grid](out, key, rows.contiguous(), first.contiguous(), n_rows, count, raw, BLOCK=block)
-
-
-@functools.cache
-def compiled(capability: int) -> Any:
-    """The kernel compiled for a GPU of that capability (80, 90), without one at hand: a check that it compiles."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    names = normal_kernel.arg_names
-    types = ["*fp32", "*i64", "*i64", "*i64", "i32", "i32", "constexpr", "constexpr"]
-    source = ASTSource(
-        normal_kernel,
-        signature=dict(zip(names, types, strict=True)),
-        constexprs={(names.index("raw"),): False, (names.index("BLOCK"),): 1024},
-    )
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32))
