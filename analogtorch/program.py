@@ -13,8 +13,7 @@ from torch.nn.utils import parametrize
 
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.nn import AnalogLayer, Programmed
-from analogtorch.nn.base import block_scales
-from analogtorch.ops import Noise, fold, normal, over_rows, rounded, seed_tensor, stream
+from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, rounded, seed_tensor, stream
 from analogtorch.tiling import Section
 
 Compensation = Literal["none", "global", "column", "least_squares"]
@@ -177,7 +176,7 @@ class _Devices:
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
         target = section.weight(layer.weight.detach())
         self.dtype = target.dtype
-        self.scale = block_scales(target, section, layer.chip)
+        self.scale = block_scales(target, section.bounds, section.shared_columns(layer.chip))
         self.full = over_rows(self.scale, section.bounds).view(section.shape)
         self.w = torch.where(self.full > 0, target / self.full.clamp_min(torch.finfo(target.dtype).tiny), 0.0).float()
         cell = self.chip.cell

@@ -55,7 +55,7 @@ class Section:
 
     def weight(self, weight: Tensor) -> Tensor:
         """The section's weight, cut from the layer's ``(out, channels / groups, *kernel)``; differentiable."""
-        part = weight[self.outputs]
+        part = weight if self.outputs == slice(0, weight.shape[0]) else weight[self.outputs]  # a slice costs a node
         if self.dense_groups == 1:
             return part
         n = self.dense_groups
@@ -76,6 +76,15 @@ class Section:
             ends.append(ends[-1] + math.prod([s.stop - s.start for s in block]))
         return tuple(ends)
 
+    @property
+    def first_row(self) -> int:
+        """Place of its first row among all inputs and kernel taps of the layer."""
+        return self.channels.start * math.prod(self.shape[2:])
+
+    def shared_columns(self, chip: Chip) -> tuple[int, ...]:
+        """Bounds of the outputs that share a weight scale on ``chip``; empty where every output has its own."""
+        return (0, *(block.stop for block in self.col_blocks)) if chip.weight_scale == "block" else ()
+
     def positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Of each output, (outputs,) int64: its place in the layer, and the place of its first input row.
 
@@ -83,7 +92,7 @@ class Section:
         """
         outputs = torch.arange(self.outputs.start, self.outputs.stop, device=device)
         group = (outputs - self.outputs.start) // (self.shape[0] // self.groups)
-        return outputs, self.channels.start * math.prod(self.shape[2:]) + group * self.rows
+        return outputs, self.first_row + group * self.rows
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import analogtorch as at
-from analogtorch.ops import dac
+from analogtorch.ops import rounded
 
 CHIP = at.chips.hermes64()
 
@@ -44,7 +44,7 @@ def test_mse_finds_the_least_error(bits: int) -> None:
     at.calibrate(model, [x])
 
     def error(bound: float) -> float:
-        return (dac(x, torch.tensor([bound]), bits) - x).square().mean().item()
+        return (rounded(x, torch.tensor([bound]), bits) - x).square().mean().item()
 
     best = min(error(b) for b in torch.linspace(0.3, 5, 300).tolist())
     assert error(_ranges(model)[0]) <= best * 1.03

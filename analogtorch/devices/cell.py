@@ -1,12 +1,15 @@
 """The unit cell: a signed weight on one or more devices per polarity."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.pcm import PCM
+from analogtorch.devices.spread import Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,3 +62,16 @@ class UnitCell:
         """Standard deviation of the programmed weight around ``w`` in [-1, 1], all devices together, any shape."""
         sigma = self.device.programming_sigma(self.targets(w))
         return sigma.square().sum(0).sqrt() / self.g_total
+
+    @property
+    def spread(self) -> Spread | None:
+        """``programming_sigma`` as a kernel evaluates it; None where the device's curve is no cubic or simpler."""
+        curve, n = self.device.programming_std, self.devices_per_polarity
+        if not isinstance(curve, Polynomial) or len(curve.coefficients) > 4:
+            return None
+        unit = self.device.programming_scale * self.device.g_max / self.device.g_reference / self.g_total
+        c = [unit * c for c in curve.coefficients] + [0.0] * (4 - len(curve.coefficients))
+        empty, full = max(c[0], 0.0) ** 2, max(sum(c), 0.0) ** 2
+        if self.split == "equal":
+            return Spread(coefficients=tuple(math.sqrt(n) * x for x in c), base=n * empty)  # type: ignore[arg-type]
+        return Spread(coefficients=tuple(c), base=(2 * n - 1) * empty, step=full - empty, pieces=n)  # type: ignore[arg-type]

@@ -1,6 +1,5 @@
 """What every analog layer does: quantise the input, run the row blocks, read them through the ADC, add the bias."""
 
-import dataclasses
 import warnings
 import weakref
 from collections.abc import Callable
@@ -11,33 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.chips import Chip
-from analogtorch.ops import (
-    Geometry,
-    Noise,
-    block_absmax,
-    dac,
-    draw_seed,
-    fold,
-    noisy_weight,
-    over_rows,
-    product,
-    refuse_transforms,
-    stream,
-)
+from analogtorch.devices import Spread
+from analogtorch.ops import Noise, Plan, block_scales, draw_keys, mvm, normal, over_rows, refuse_transforms, stream
 from analogtorch.tiling import Section, sections
 
 _RANGE_KEY = "analogtorch.input_range"
 OWN = frozenset(
     {
+        "_chip",
         "calibrated",
         "chip",
         "digital_class",
         "input_range",
         "layer_name",
-        "output_streams",
+        "plans",
         "programmed",
         "sections",
-        "training_stream",
+        "streams",
+        "unknown_cell",
         "vectors_read",
     }
 )
@@ -70,7 +60,7 @@ class AnalogLayer(nn.Module):
     a layer of a programmed chip (``analogtorch.program``) computes with what the chip holds.
     """
 
-    chip: Chip
+    _chip: Chip
     layer_name: str
     calibrated: bool
     programmed: Programmed | None
@@ -79,8 +69,12 @@ class AnalogLayer(nn.Module):
     It counts them for the output noise, so that every multiply has its own and batches of any size see the same."""
     sections: tuple[Section, ...]
     digital_class: type[nn.Module]
-    training_stream: int
-    output_streams: tuple[int, ...]
+    plans: dict[tuple[bool, bool], tuple[Plan, ...]]
+    """Per section, by (programmed, training)."""
+    unknown_cell: bool
+    """Whether training shapes the noise by a cell that no kernel can evaluate (``UnitCell.spread`` is None)."""
+    streams: tuple[int, ...]
+    """Of the noise: that of the weights, then that of each row block's readings."""
     input_range: nn.Parameter
     weight: Any
     bias: Any
@@ -110,17 +104,54 @@ class AnalogLayer(nn.Module):
 
     def _attach(self, chip: Chip, name: str, digital_class: type[nn.Module]) -> None:
         self.digital_class = digital_class
-        self.chip = chip
         self.layer_name = name
         self.calibrated = False
         self.programmed = None
-        self.sections = sections(tuple(self.weight.shape), getattr(self, "groups", 1), chip)
-        # hashed here, because torch.compile cannot trace a hash
-        self.training_stream = stream(Noise.TRAINING, name)
-        blocks = max(len(section.row_blocks) for section in self.sections)
-        self.output_streams = tuple(stream(Noise.OUTPUT, name, i) for i in range(blocks))
+        self.chip = chip
         # learns from calibration on: until then it takes no part in the forward
         self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+
+    @property
+    def chip(self) -> Chip:
+        """The chip that the layer runs on; another may be assigned."""
+        return self._chip
+
+    @chip.setter
+    def chip(self, chip: Chip) -> None:
+        if self.programmed is not None:
+            raise RuntimeError(f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become another")
+        self._chip = chip
+        self.sections = sections(tuple(self.weight.shape), getattr(self, "groups", 1), chip)
+        # hashed here, because torch.compile cannot trace a hash
+        blocks = max(len(section.row_blocks) for section in self.sections)
+        name = self.layer_name
+        self.streams = (stream(Noise.TRAINING, name), *(stream(Noise.OUTPUT, name, i) for i in range(blocks)))
+        noise = self.chip.training
+        self.unknown_cell = noise.weight == "programming" and noise.strength > 0 and chip.cell.spread is None
+        self.plans = {
+            (held, training): tuple(self._plan(section, held, training) for section in self.sections)
+            for held, training in ((False, False), (False, True), (True, False))
+        }
+
+    def _plan(self, section: Section, held: bool, training: bool) -> Plan:
+        chip, noise = self.chip, self.chip.training
+        spread = Spread() if noise.weight == "gaussian" else chip.cell.spread
+        noisy_weight = training and noise.weight != "none" and spread is not None
+        return Plan(
+            bounds=section.bounds,
+            columns=section.shared_columns(chip),
+            groups=section.groups,
+            input_bits=chip.input_bits or 0,
+            output_bits=chip.output_bits or 0,
+            output_bound=chip.output_bound,
+            output_noise=chip.output_noise if held or (training and noise.output) else 0.0,
+            weight_noise=noise.strength if noisy_weight else 0.0,
+            spread=spread if noisy_weight and spread is not None else Spread(),
+            first_output=section.outputs.start,
+            total_outputs=self.weight.shape[0],
+            first_row=section.first_row,
+            **self._geometry(),
+        )
 
     def to_digital(self) -> nn.Module:
         """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
@@ -142,9 +173,13 @@ class AnalogLayer(nn.Module):
         """The digital layer's own product."""
         raise NotImplementedError
 
-    def _geometry(self, x: Tensor) -> tuple[Tensor, Geometry]:
-        """The input as the row blocks see it, padded if need be, and how they run over it."""
-        raise NotImplementedError
+    def _padded(self, x: Tensor) -> Tensor:
+        """The input with the padding that the product does not add by itself."""
+        return x
+
+    def _geometry(self) -> dict[str, tuple[int, ...]]:
+        """Stride, padding and dilation of the product, by name."""
+        return {}
 
     def _absmax(self, x: Tensor) -> Tensor:
         """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to the input."""
@@ -162,92 +197,68 @@ class AnalogLayer(nn.Module):
 
     def analog_forward(self, x: Tensor) -> Tensor:
         """``forward`` of every analog layer; ``x`` as the digital layer takes it."""
-        if self.programmed is not None and self.training:
+        held = self.programmed
+        if held is not None and self.training:
             raise RuntimeError(
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call .eval() on it, or "
                 "train the model that it was programmed from and program that again"
             )
         refuse_transforms(self.layer_name)
-        samples = torch.arange(self._vectors(x), device=x.device)
-        bound = self._bound(x)
-        x = dac(x, bound, self.chip.input_bits)
-        seed = self._seed(x)
-        if self.programmed is not None and self._output_noise() > 0:
-            samples = samples + self.vectors_read
-            self.vectors_read.add_(len(samples))
-        reads = self.chip.output_bits is not None or self.programmed is not None or self._output_noise() > 0
-        if not reads and len(self.sections) == 1:
-            return self._digital(x, self._section_weight(0, seed)[0], self.bias)
-        x, geometry = self._geometry(x)
-        parts = [self._section(x, geometry, bound.detach(), i, seed, samples) for i in range(len(self.sections))]
-        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
-        return y if self.bias is None else y + self.bias.view(-1, *[1] * (-1 - self.channel_dim)).to(y.dtype)
+        vectors, autocast = self._vectors(x), torch.is_autocast_enabled(x.device.type)
+        if not autocast and x.dtype != self.weight.dtype:
+            raise TypeError(
+                f"layer {self.layer_name!r} has {self.weight.dtype} weights and got a {x.dtype} input: convert one of "
+                "them with .to(dtype), or run under torch.autocast"
+            )
+        plans = self.plans[held is not None, self.training]
+        if held is None and len(plans) == 1 and plans[0].exact and not (self.training and self.unknown_cell):
+            return self._digital(x, self.weight, self.bias)
+        keys, samples = None, None
+        if held is None and (plans[0].noisy or (self.training and self.unknown_cell)):
+            keys = draw_keys(x, self.streams)
+        if held is not None and plans[0].noisy:
+            samples = torch.arange(vectors, device=x.device) + self.vectors_read
+            self.vectors_read.add_(vectors)
+        input_range = self.input_range if self.calibrated else self._absmax(x.detach())
+        x, dtype = self._padded(x), torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype
+        parts = [self._section(i, x, input_range, plan, keys, samples, dtype) for i, plan in enumerate(plans)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
 
     def _section(
-        self, x: Tensor, geometry: Geometry, unit: Tensor, index: int, seed: Tensor | None, samples: Tensor
+        self,
+        index: int,
+        x: Tensor,
+        input_range: Tensor,
+        plan: Plan,
+        keys: Tensor | None,
+        samples: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
-        section, chip, noise = self.sections[index], self.chip, self._output_noise()
-        weight, scales = self._section_weight(index, seed)
-        if torch.is_autocast_enabled(x.device.type):  # as autocast does for the digital product
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(dtype), weight.to(dtype)
+        """The part of the output that a section computes, in ``dtype`` (autocast's, or the weight's)."""
+        section, held, bias = self.sections[index], self.programmed, self.bias
         if len(self.sections) > 1:
-            x = x[:, section.channels]
-        return product(
-            x,
-            weight,
-            unit,
-            scales,
-            spans=section.row_blocks,
-            geometry=dataclasses.replace(geometry, groups=section.groups),
-            bits=chip.output_bits,
-            bound=chip.output_bound,
-            noise=noise,
-            keys=self._output_keys(seed) if noise > 0 else None,
-            samples=samples,
-            first_output=section.outputs.start,
-            total_outputs=self.weight.shape[0],
-            gain=None if self.programmed is None else self.programmed.gains[index],
-        )
-
-    def _section_weight(self, index: int, seed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The weight that a section computes with, and what full conductance stands for (see ``block_scales``)."""
-        if self.programmed is not None:
-            return self.programmed.weights[index], self.programmed.scales[index]
-        section, noise = self.sections[index], self.chip.training
+            x, bias = x[:, section.channels], None if bias is None else bias[section.outputs]
+        bias = None if bias is None else bias.to(dtype)
+        if held is not None:
+            tensors = {"scale": held.scales[index], "gain": held.gains[index], "output_keys": held.keys}
+            return mvm(x, input_range, held.weights[index].to(dtype), plan, bias=bias, samples=samples, **tensors)
         weight = section.weight(self.weight)
-        scales = block_scales(weight, section, self.chip)
-        if not self.training or noise.weight == "none":
-            return weight, scales
-        assert seed is not None
-        key, sigma = fold(seed, self.training_stream), None
-        if noise.weight == "programming":
-            with torch.no_grad():
-                full = over_rows(scales, section.bounds).view(section.shape)
-                safe = full.clamp_min(torch.finfo(full.dtype).tiny)
-                sigma = self.chip.cell.programming_sigma((weight / safe).clamp(-1, 1))
-        positions = section.positions(weight.device)
-        return noisy_weight(weight, scales, noise.strength, key, *positions, section.bounds, sigma), scales
+        if keys is None:
+            return mvm(x, input_range, weight.to(dtype), plan, bias=bias)
+        if self.unknown_cell:
+            weight, scale = self._as_programmed(weight, section, keys[0])
+            return mvm(x, input_range, weight.to(dtype), plan, bias=bias, scale=scale, output_keys=keys[1:])
+        return mvm(x, input_range, weight.to(dtype), plan, bias=bias, key=keys[0], output_keys=keys[1:])
 
-    def _seed(self, x: Tensor) -> Tensor | None:
-        noise = self.chip.training
-        drawn = self.training and (noise.weight != "none" or self._output_noise() > 0)
-        return draw_seed(x) if drawn else None
-
-    def _output_keys(self, seed: Tensor | None) -> Tensor:
-        if self.programmed is not None:
-            return self.programmed.keys
-        assert seed is not None
-        return fold(seed, torch.tensor(self.output_streams, device=seed.device))
-
-    def _output_noise(self) -> float:
-        on = self.programmed is not None or (self.training and self.chip.training.output)
-        return self.chip.output_noise if on else 0.0
-
-    def _bound(self, x: Tensor) -> Tensor:
-        if not self.calibrated:
-            return self._absmax(x.detach())
-        return self.input_range.abs().to(x.dtype)
+    def _as_programmed(self, weight: Tensor, section: Section, key: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight with the programming noise of a cell that no kernel knows, and its scale."""
+        with torch.no_grad():
+            scale = block_scales(weight, section.bounds, section.shared_columns(self.chip))
+            full = over_rows(scale, section.bounds).view(section.shape)
+            sigma = self.chip.cell.programming_sigma((weight / full.clamp_min(1e-30)).clamp(-1, 1))
+            z = normal(key, *section.positions(weight.device), section.rows).view(section.shape)
+            noise = full * self.chip.training.strength * sigma * z
+        return weight + noise.to(weight.dtype), scale
 
     # the range travels with the state_dict, beside the keys of the digital layer
 
@@ -330,11 +341,3 @@ def _reborn(module: nn.Module, kind: Any) -> Any:
         if getattr(hook, "with_module", False):
             hook.module = weakref.ref(new)
     return new
-
-
-def block_scales(weight: Tensor, section: Section, chip: Chip) -> Tensor:
-    """Weight that full conductance stands for, per row block and output: (row blocks, outputs). Without gradient."""
-    columns = block_absmax(weight, section.bounds)
-    if chip.weight_scale == "column":
-        return columns
-    return torch.cat([columns[:, c].amax(1, keepdim=True).expand(-1, c.stop - c.start) for c in section.col_blocks], 1)

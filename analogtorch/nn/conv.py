@@ -1,7 +1,10 @@
 """nn.Conv1d and nn.Conv2d on an analog chip.
 
-The chip computes one matrix-vector multiply per output position; ``analogtorch.ops.product`` computes the row blocks
-as convolutions, so that the input is never unfolded.
+The chip computes one matrix-vector multiply per output position, and a row block may hold any run of (channel, kernel
+tap). No form of it unfolds the input in memory. The CPU kernels gather the patches of 32 places at a time into cache,
+which costs a few percent of the product and serves every blocking, stride, dilation and group alike; in plain torch a
+row block is a convolution of its own channels and taps, which a convolution library runs faster than a product of
+patches (im2col would move kernel-size times the input).
 """
 
 from typing import Any
@@ -10,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.nn.base import AnalogLayer
-from analogtorch.ops import Geometry
 
 
 class AnalogConv(AnalogLayer):
@@ -33,14 +35,23 @@ class AnalogConv(AnalogLayer):
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
 
-    def _geometry(self, x: Tensor) -> tuple[Tensor, Geometry]:
+    def _pads(self) -> tuple[tuple[int, ...], bool]:
+        """Zeros on both sides of each dimension, and whether the product adds them by itself."""
         pads = self._reversed_padding_repeated_twice  # also of padding="same"; last dimension first, two numbers each
         before, after = tuple(pads[-2::-2]), tuple(pads[-1::-2])
-        explicit = self.padding_mode != "zeros" or before != after or any(s.cuts_kernel for s in self.sections)
-        if explicit and any(pads):
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x, before = F.pad(x, pads, mode=mode), (0,) * self.dims
-        return x, Geometry(self.stride, before, self.dilation)
+        return before, self.padding_mode == "zeros" and before == after and not any(
+            s.cuts_kernel for s in self.sections
+        )
+
+    def _padded(self, x: Tensor) -> Tensor:
+        pads = self._reversed_padding_repeated_twice
+        if self._pads()[1] or not any(pads):
+            return x
+        return F.pad(x, pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+
+    def _geometry(self) -> dict[str, tuple[int, ...]]:
+        before, own = self._pads()
+        return {"stride": self.stride, "padding": before if own else (0,) * self.dims, "dilation": self.dilation}
 
     def _vectors(self, x: Tensor) -> int:
         if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:

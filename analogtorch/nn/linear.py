@@ -4,7 +4,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.nn.base import AnalogLayer
-from analogtorch.ops import Geometry
 
 
 class AnalogLinear(AnalogLayer, nn.Linear):
@@ -26,9 +25,6 @@ class AnalogLinear(AnalogLayer, nn.Linear):
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
-
-    def _geometry(self, x: Tensor) -> tuple[Tensor, Geometry]:
-        return x, Geometry()
 
     def _vectors(self, x: Tensor) -> int:
         if x.dim() == 0 or x.shape[-1] != self.in_features:

@@ -1,29 +1,27 @@
-"""The analog matrix-vector multiply (MVM) in pieces: noise, seeds, converters, weights, product.
+"""The analog matrix-vector multiply (MVM) in pieces: noise, keys, converters, the product.
 
-Every piece is an operator with a reference in plain torch; ``native`` holds the CPU kernels that replace it.
+``mvm`` is one operator; ``reference`` defines it in plain torch, ``native`` (CPU) and ``gpu`` hold its kernels.
 """
 
-from analogtorch.ops.dac import dac
+from analogtorch.ops.mvm import mvm
 from analogtorch.ops.noise import VERSION, Noise, fold, normal, random_bits, seed_tensor, stream
-from analogtorch.ops.product import Geometry, product
+from analogtorch.ops.plan import Plan
 from analogtorch.ops.quantize import levels, rounded
-from analogtorch.ops.seed import draw_seed
+from analogtorch.ops.reference import block_scales, over_rows
+from analogtorch.ops.seed import draw_keys
 from analogtorch.ops.transforms import refuse_transforms
-from analogtorch.ops.weight import block_absmax, noisy_weight, over_rows
 
 __all__ = [
     "VERSION",
-    "Geometry",
     "Noise",
-    "block_absmax",
-    "dac",
-    "draw_seed",
+    "Plan",
+    "block_scales",
+    "draw_keys",
     "fold",
     "levels",
-    "noisy_weight",
+    "mvm",
     "normal",
     "over_rows",
-    "product",
     "random_bits",
     "refuse_transforms",
     "rounded",

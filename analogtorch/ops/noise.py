@@ -25,8 +25,6 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from analogtorch.ops import native
-
 VERSION = 1
 """Version of the generator: raised whenever the same seed would give other numbers."""
 
@@ -115,8 +113,11 @@ def normal_reference(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Te
 
 @custom_op("analogtorch::normal", mutates_args=())
 def _normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
-    if rows.device.type == "cpu" and native.available():
-        return native.normal(int(key), rows.contiguous(), first.contiguous(), count)
+    if rows.device.type == "cpu":
+        from analogtorch.ops import native  # which imports what uses the normals
+
+        if native.available():
+            return native.normal(int(key), rows.contiguous(), first.contiguous(), count)
     if rows.is_cuda:
         from analogtorch.ops import gpu  # not at import: Triton takes longer to import than everything here
 

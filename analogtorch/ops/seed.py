@@ -1,20 +1,34 @@
-"""The seed of one noisy forward, drawn where torch.compile and activation checkpointing both keep it right."""
+"""The keys of one noisy forward, drawn where torch.compile and activation checkpointing both keep them right."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from analogtorch.ops import native
+from analogtorch.ops.noise import fold
 
-@custom_op("analogtorch::draw_seed", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def draw_seed(like: Tensor) -> Tensor:
-    """One int64 from torch's default generator of ``like``'s device; ``torch.manual_seed`` before a step replays it.
 
-    The op is opaque and takes a tensor because only that form keeps forward, recomputation and compiled graphs in
-    step: a counter in a buffer gives silently wrong gradients under activation checkpointing.
+def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
+    """Draw a seed from torch's generator of ``like``'s device and fold it with each stream: (streams,) int64.
+
+    ``torch.manual_seed`` before a step replays it. One draw serves all streams of a layer, so that the number of its
+    row blocks does not shift what the next layer draws. The operator is opaque and takes a tensor because only that
+    form keeps forward, recomputation and compiled graphs in step: a counter in a buffer gives silently wrong gradients
+    under activation checkpointing.
     """
-    return torch.randint(-(2**62), 2**62, (), device=like.device)
+    return _draw_keys(like, streams)
 
 
-@draw_seed.register_fake
-def _(like: Tensor) -> Tensor:
-    return like.new_empty((), dtype=torch.int64)
+@custom_op("analogtorch::draw_keys", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def _draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
+    seed = torch.randint(-(2**62), 2**62, (), device=like.device)
+    if like.device.type == "cpu" and native.available():
+        return native.keys(int(seed), streams)
+    return fold(seed, torch.tensor(streams, device=like.device))
+
+
+@_draw_keys.register_fake
+def _(like: Tensor, streams: Sequence[int]) -> Tensor:
+    return like.new_empty(len(streams), dtype=torch.int64)

@@ -213,6 +213,41 @@ def test_training_noise_has_the_declared_size() -> None:
     assert (unit / expected).std().item() == pytest.approx(1.0, rel=0.015)
 
 
+def test_a_cell_that_no_kernel_knows_trains_with_the_same_noise() -> None:
+    chip = dataclasses.replace(at.chips.hermes64(), rows=24, cols=9)
+    curve = chip.cell.device.programming_std
+    same = dataclasses.replace(
+        chip.cell.device, programming_std=at.devices.Piecewise(split=0.5, below=curve, above=curve)
+    )
+    unknown = dataclasses.replace(chip, cell=at.devices.UnitCell(device=same))
+    assert unknown.cell.spread is None
+    x, results = torch.randn(4, 50), []
+    for which in (chip, unknown):
+        torch.manual_seed(0)
+        layer = at.convert(nn.Linear(50, 20), which)
+        torch.manual_seed(1)
+        y = layer(x)
+        y.square().sum().backward()
+        results.append((y.detach(), layer.weight.grad))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-4)
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-3)
+
+
+def test_another_chip_may_be_assigned() -> None:
+    layer, x = at.convert(nn.Linear(50, 20), at.chips.hermes64()).eval(), torch.randn(4, 50)
+    layer.chip = at.chips.ideal()
+    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    held = next(m for m in at.program(nn.Sequential(layer), seed=1).at("1 day").modules() if hasattr(m, "chip"))
+    with pytest.raises(RuntimeError, match="programmed chip"):
+        held.chip = at.chips.hermes64()
+
+
+def test_an_input_of_another_type_is_refused() -> None:
+    layer = at.convert(nn.Linear(4, 4), at.chips.hermes64())
+    with pytest.raises(TypeError, match=r"float32 weights and got a torch.float64 input.*autocast"):
+        layer(torch.zeros(1, 4, dtype=torch.float64))
+
+
 def test_output_noise_is_added_per_row_block() -> None:
     chip = _chip(
         rows=16, cols=64, input_bits=None, output_bits=None, output_noise=0.1, training=at.TrainingNoise(weight="none")

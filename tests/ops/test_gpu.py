@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -26,25 +27,246 @@ for count, block in ((1, 16), (100, 16), (100, 128)):
 print("equal")
 """
 
+_PRODUCT = """
+import torch
+from torch.testing import assert_close
+import analogtorch as at
+from analogtorch.ops import fold, gpu
+from analogtorch.ops.noise import normal_reference
+from analogtorch.ops.plan import Plan
+from analogtorch.ops.quantize import levels, rounded
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
 
-def test_interpreted_kernel_gives_the_same_bits_and_normals() -> None:
+product = InterpreterBuilder.create_dot
+
+
+def widened(a):
+    if a.dtype.scalar != tl.bfloat16:
+        return a
+    return TensorHandle((a.data.astype("uint32") << 16).view("float32"), tl.float32)
+
+
+# Triton 3.8 interprets a product of bfloat16 as that of the integers it keeps their bits in.
+InterpreterBuilder.create_dot = lambda self, a, b, *rest: product(self, widened(a), widened(b), *rest)
+
+M, K, N = 5, 37, 19
+torch.manual_seed(0)
+X, W, G = torch.randn(M, K), 0.3 * torch.randn(N, K), torch.randn(M, N)
+KEY, OUTPUT_KEYS = fold(torch.tensor(-9), 1), fold(torch.tensor(4), torch.arange(4))
+SMALL, WIDE = gpu.Tile(16, 16, 16), gpu.Tile(32, 32, 64)
+
+
+def over_rows(values, plan):
+    sizes = torch.tensor([b - a for a, b in zip(plan.bounds, plan.bounds[1:])])
+    return values.repeat_interleave(sizes, 0).T
+
+
+def seen(x, r, w, plan, scale, key):
+    '''What is multiplied.'''
+    xq = rounded(x.float(), r.view(-1, 1), plan.input_bits) if plan.input_bits else x.float()
+    if key is None:
+        return xq, w.float()
+    rows, size = plan.first_output + torch.arange(N), over_rows(scale, plan)
+    z = normal_reference(key, rows, torch.full_like(rows, plan.first_row), K)
+    sigma = plan.spread(w.float() / size.clamp_min(torch.finfo(torch.float32).tiny))
+    return xq, w.float() + plan.weight_noise * size * sigma * z
+
+
+def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias):
+    xq, wn = seen(x, r, w, plan, scale, key)
+    y, masks = torch.zeros(M, N), []
+    for b, (i, j) in enumerate(zip(plan.bounds, plan.bounds[1:])):
+        v, full = xq[:, i:j] @ wn[:, i:j].T, r.view(-1, 1) * scale[b]
+        if plan.output_noise:
+            vectors = torch.arange(M) if samples is None else samples
+            z = normal_reference(output_keys[b], vectors, torch.full_like(vectors, plan.first_output), N)
+            v = v + full * plan.output_noise * z
+        masks.append(v.abs() > full * plan.output_bound)
+        if plan.output_bits:
+            v = rounded(v, full * plan.output_bound, plan.output_bits)
+        y += v if gain is None else v * gain[b]
+    return (y if bias is None else y + bias.float()), torch.stack(masks)
+
+
+def wanted_gradients(g, x, r, w, plan, scale, gain, key, mask):
+    xq, wn = seen(x, r, w, plan, scale, key)
+    gx, gw = torch.empty(M, K), torch.empty(N, K)
+    for b, (i, j) in enumerate(zip(plan.bounds, plan.bounds[1:])):
+        gb = g.float() if gain is None else g.float() * gain[b]
+        if mask is not None:
+            gb = gb * (mask[b] == 0)
+        gx[:, i:j], gw[:, i:j] = gb @ wn[:, i:j], gb.T @ xq[:, i:j]
+    if not plan.input_bits:
+        return gx, torch.zeros(1), gw
+    above, below = x.float() > r.view(-1, 1), x.float() < -r.view(-1, 1)
+    assert above.any() and below.any()
+    return gx * ~(above | below), (gx * above - gx * below).sum().view(1), gw
+
+
+def check(name, dtype=torch.float32, x=X, r=(1.3,), gain=None, key=KEY, samples=None, bias=None, **plan):
+    everything = dict(bounds=(0, 16, 37), input_bits=8, output_bits=8, output_bound=1.5, output_noise=0.02)
+    plan = Plan(**{**everything, "weight_noise": 0.05, **plan})
+    x, w, g, r = x.to(dtype), W.to(dtype), G.to(dtype), torch.tensor(r)
+    scale = torch.stack([w[:, i:j].abs().amax(1) for i, j in zip(plan.bounds, plan.bounds[1:])]).float()
+    output_keys = OUTPUT_KEYS[: plan.blocks] if plan.output_noise else None
+    y, mask = wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias)
+    if dtype == torch.float32:
+        near = dict(rtol=1e-5, atol=1e-5)
+    else:  # a reading of either block may fall on the next step
+        step = (r.max() * scale.max() * plan.output_bound / levels(plan.output_bits)).item()
+        near = dict(rtol=0.01, atol=2.5 * step)
+    for tile in (SMALL, WIDE):
+        run = (x, r, w, plan, scale, gain, key, output_keys, samples)
+        got, got_mask = gpu.linear(*run, want_mask=True, bias=bias, tile=tile)
+        assert got.dtype == dtype
+        assert (got - y).abs().mean() < near["atol"] / 5, name
+        assert_close(got.float(), y, msg=lambda m: f"{name}: y: {m}", **near)
+        if plan.output_bits:
+            assert got_mask.any() and not got_mask.all(), name
+            if dtype == torch.float32:
+                assert torch.equal(got_mask, mask.to(torch.uint8)), name
+        else:
+            assert got_mask is None
+        assert gpu.linear(*run, bias=bias, tile=tile)[1] is None
+        back = (g, x, r, w, plan, scale, gain, key, got_mask)
+        gradients = gpu.linear_backward(*back, input_tile=tile, weight_tile=tile)
+        near_gradient = dict(rtol=1e-5, atol=1e-5) if dtype == torch.float32 else dict(rtol=0.02, atol=0.1)
+        gx, g_range, gw = wanted_gradients(*back)
+        assert gradients[0].dtype == gradients[2].dtype == dtype
+        assert_close(gradients[0].float(), gx, msg=lambda m: f"{name}: gx: {m}", **near_gradient)
+        assert_close(gradients[2].float(), gw, msg=lambda m: f"{name}: gw: {m}", **near_gradient)
+        if r.numel() == 1:
+            assert_close(gradients[1], g_range, msg=lambda m: f"{name}: g_range: {m}", **near_gradient)
+        else:
+            assert gradients[1] is None, name
+
+
+shaped = at.chips.hermes64(device="two_sequential").cell.spread
+assert shaped.pieces == 2 and shaped.step
+gain = 1 + 0.1 * torch.randn(2, N)
+samples = torch.tensor([7, 2**33, 0, -3, 11])
+ranges = (0.5, 1.0, 1.3, 2.0, 3.0)
+position = dict(first_output=3, first_row=64)
+check("everything", spread=shaped, gain=gain, samples=samples, bias=torch.randn(N), **position)
+check("range per vector", r=ranges, spread=shaped, samples=samples, **position)
+check("no ADC", output_bits=0, gain=gain)
+check("no DAC", input_bits=0, output_bound=0.5)
+check("equal blocks", bounds=(0, 16, 32, 37), input_bits=16, output_bits=5)
+check("a short block first", bounds=(0, 5, 30, 37), key=None)
+check("no noise, one block", bounds=(0, 37), weight_noise=0.0, output_noise=0.0)
+check("bfloat16", dtype=torch.bfloat16, spread=shaped, gain=gain, bias=torch.randn(N).bfloat16())
+check("bfloat16, range per vector, fine DAC", dtype=torch.bfloat16, r=ranges, input_bits=12)
+check("float16", dtype=torch.float16, input_bits=10)
+
+# The noise alone: the same number whatever the block sizes.
+one = torch.ones(1)
+scale = W.abs().amax(1).expand(2, N)
+for spread in (shaped, at.devices.Spread()):
+    plan = Plan(bounds=(0, 16, 37), weight_noise=0.05, spread=spread, **position)
+    small, wide = (gpu.linear(torch.eye(K), one, W, plan, scale, key=KEY, tile=t)[0] for t in (SMALL, WIDE))
+    assert torch.equal(small, wide)
+    assert_close(small.T, seen(torch.eye(K), one, W, plan, scale, KEY)[1], rtol=0, atol=1e-6)
+plan = Plan(bounds=(0, 16, 37), output_noise=0.05, **position)
+run = (torch.zeros(M, K), one, W, plan, scale, None, None, OUTPUT_KEYS[:2], samples)
+small, wide = (gpu.linear(*run, tile=t)[0] for t in (SMALL, WIDE))
+assert torch.equal(small, wide) and small.std() > 0
+
+# A weight's gradient does not depend on how the vectors are shared out, but for the last bits.
+x, g = torch.randn(70, K), torch.randn(70, N)
+run = (g, x, one, W, Plan(bounds=(0, 16, 37), input_bits=8), scale, None, None, None, (False, False, True))
+parts = [gpu.linear_backward(*run, weight_tile=SMALL, splits=n)[2] for n in (1, 3, 5, 9)]
+for part in parts:
+    assert_close(part, g.T @ rounded(x, one, 8), rtol=1e-5, atol=1e-5)
+
+# Not a number stays not a number, at its own vector only; a range of zero gives zeros.
+plan = Plan(bounds=(0, 16, 37), input_bits=8, output_bits=8)
+spoiled = X.clone()
+spoiled[1, 20] = float("nan")
+y, _ = gpu.linear(spoiled, one, W, plan, scale, tile=SMALL)
+assert y[1].isnan().all() and not y[[0, 2, 3, 4]].isnan().any()
+assert torch.equal(gpu.linear(X, torch.zeros(1), W, plan, scale, tile=SMALL)[0].abs() < 1e-20, torch.ones(M, N).bool())
+
+# Only what is asked for; nothing to do is no error.
+got = gpu.linear_backward(G, X, one, W, plan, scale, None, None, None, (False, True, False), input_tile=SMALL)
+assert got[0] is None and got[2] is None and got[1].shape == (1,)
+y, _ = gpu.linear(X[:0], one, W, plan, scale)
+gx, g_range, gw = gpu.linear_backward(G[:0], X[:0], one, W, plan, scale, None, None, None, weight_tile=SMALL)
+assert y.shape == (0, N) and gx.shape == (0, K) and g_range.item() == 0 and not gw.any()
+try:
+    gpu.linear(X, one, W, Plan(bounds=(0, 37), output_noise=0.1), scale[:1])
+except ValueError as error:
+    assert "output_keys" in str(error)
+else:
+    raise AssertionError("no output_keys")
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("script", [_SCRIPT, _PRODUCT], ids=["normal", "product"])
+def test_interpreted_kernels_give_the_same_numbers(script: str) -> None:
     interpreted = {**os.environ, "TRITON_INTERPRET": "1"}
-    run = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, env=interpreted, check=False)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=interpreted, check=False)
     assert run.stdout.strip() == "equal", run.stderr[-2000:]
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-def test_kernel_compiles_for_gpus(capability: int) -> None:
+_TYPES = {
+    **dict.fromkeys(("out", "r", "sums", "scale", "gain"), "*fp32"),
+    **dict.fromkeys(("rows", "first", "key", "output_keys", "samples"), "*i64"),
+    **dict.fromkeys(("output_bound", "output_noise", "weight_noise"), "fp32"),
+    "mask": "*u8",
+    "bounds": "*i32",
+}
+
+
+def _compile(kernel: Any, capability: int, values: str, constants: dict[str, Any], **options: int) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    names = kernel.arg_names
+    types = {**dict.fromkeys(names, "i32"), **dict.fromkeys(("y", "gx", "gw", "g", "x", "w", "bias"), values), **_TYPES}
+    signature = {name: "constexpr" if name in constants else types[name] for name in names}
+    constexprs = {(names.index(name),): value for name, value in constants.items()}
+    # as Triton sees what torch allocates: otherwise loads are not as wide as they will be
+    aligned = [i for i, name in enumerate(names) if signature[name][0] == "*" or name in ("N", "K", "block_size")]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    source = ASTSource(kernel, signature=signature, constexprs=constexprs, attrs=attributes)
+    assert "cubin" in triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_normal_kernel_compiles_for_gpus(capability: int) -> None:
     from analogtorch.ops import gpu
 
-    names = gpu.normal_kernel.arg_names
-    types = ["*fp32", "*i64", "*i64", "*i64", "i32", "i32", "constexpr", "constexpr"]
-    source = ASTSource(
-        gpu.normal_kernel,
-        signature=dict(zip(names, types, strict=True)),
-        constexprs={(names.index("raw"),): False, (names.index("BLOCK"),): 1024},
-    )
-    assert "cubin" in triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm
+    _compile(gpu.normal_kernel, capability, "*fp32", {"raw": False, "BLOCK": 1024})
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["everything", "plain"])
+@pytest.mark.parametrize("values", ["bf16", "fp32"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: bool) -> None:
+    """At the sizes of a large product with all that is optional, and of a small one without."""
+    import torch
+
+    from analogtorch.ops import gpu
+
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[values]
+    size = 16 if plain else 4096
+    tiles = {
+        gpu.forward_kernel: gpu._fit(gpu._forward_tile(size, dtype, not plain), size, size),
+        gpu.input_gradient_kernel: gpu._fit(gpu._input_tile(size, dtype, not plain), size, size),
+        gpu.weight_gradient_kernel: gpu._fit(gpu._weight_tile(size, dtype), size, size),
+    }
+    optional = ("key", "output_keys", "mask", "gain", "bias", "samples", "bounds", "sums")
+    settings = {
+        "SPREAD": None if plain else (0.1, 0.2, -0.3, 0.1, 0.01, 0.02, 2.0),
+        "INPUT_STEPS": 0 if plain else 127,
+        "OUTPUT_STEPS": 0 if plain else 127,
+        "CLIPPED": not plain,
+        "PER_VECTOR": not plain,
+        **(dict.fromkeys(optional) if plain else {}),
+    }
+    for kernel, tile in tiles.items():
+        arguments = tile.arguments()
+        options = {name: arguments.pop(name) for name in ("num_warps", "num_stages")}
+        constants = {name: value for name, value in {**settings, **arguments}.items() if name in kernel.arg_names}
+        _compile(kernel, capability, f"*{values}", constants, **options)

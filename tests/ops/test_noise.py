@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from analogtorch.ops import Noise, draw_seed, fold, noise, normal, random_bits, seed_tensor, stream
+from analogtorch.ops import Noise, draw_keys, fold, noise, normal, random_bits, seed_tensor, stream
 from analogtorch.ops.noise import normal_reference
 
 SIGMAS = 4.5
@@ -149,14 +149,16 @@ def test_seed_of_another_type_is_refused(seed: object) -> None:
         seed_tensor(seed)  # type: ignore[arg-type]
 
 
-def test_draw_seed_follows_manual_seed() -> None:
+def test_draw_keys_follows_manual_seed() -> None:
     torch.manual_seed(11)
-    a = draw_seed(torch.zeros(2)), draw_seed(torch.zeros(2))
+    first, second = draw_keys(torch.zeros(2), (1, 2)), draw_keys(torch.zeros(2), (1, 2))
     torch.manual_seed(11)
-    b = draw_seed(torch.zeros(2)), draw_seed(torch.zeros(2))
-    assert [int(x) for x in a] == [int(x) for x in b]
-    assert int(a[0]) != int(a[1])
+    assert torch.equal(draw_keys(torch.zeros(2), (1, 2)), first)
+    assert torch.equal(draw_keys(torch.zeros(2), (1, 2)), second)
+    assert len(torch.cat([first, second]).unique()) == 4
+    torch.manual_seed(11)
+    assert torch.equal(draw_keys(torch.zeros(2), (2,)), first[1:])  # a key does not depend on the others
 
 
-def test_draw_seed_is_a_well_formed_op() -> None:
-    torch.library.opcheck(draw_seed, (torch.zeros(2),))
+def test_draw_keys_is_a_well_formed_op() -> None:
+    torch.library.opcheck(torch.ops.analogtorch.draw_keys.default, (torch.zeros(2), [1, 2]))

@@ -1,4 +1,4 @@
-"""Compile ``kernels.c`` into the shared library beside it: run at installation, never at import.
+"""Compile the C sources into shared libraries beside them: run at installation, never at import.
 
 python -m analogtorch.ops.native.build
 """
@@ -12,16 +12,29 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCE, TARGET = FOLDER / "kernels.c", FOLDER / "libkernels.so"
+SOURCES = ("normal.c", "linear.c", "conv.c")
 
-_COMPILE = ["-O3", "-std=c11", "-fPIC", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+_COMPILE = (
+    *("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-w"),
+    # contraction into fused multiply-adds, and nothing that approximates or reorders
+    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+)
+_X86 = {"AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"), "AVX2": ("-march=x86-64-v3",)}
 
 
-def build(target: Path = TARGET) -> Path:
-    """Compile the kernels with the C compiler of the machine (``CC``, ``gcc`` or ``cc``) and return the library.
+def library(capability: str) -> Path:
+    """The library for a CPU capability, by torch's name for it: ``AVX512``, ``AVX2`` or ``DEFAULT``."""
+    return FOLDER / f"libkernels-{capability.lower()}.so"
 
-    OpenMP is compiled in but not linked: the library takes torch's own runtime when it is loaded, so that both share
+
+def build() -> list[Path]:
+    """Compile with the C compiler of the machine (``CC``, ``gcc`` or ``cc``), once per instruction set.
+
+    OpenMP is compiled in but not linked: a library takes torch's own runtime when it is loaded, so that both share
     one pool of threads.
+
+    Returns:
+        The libraries that were made.
 
     Raises:
         OSError: not Linux, no compiler, or the compiler failed; the message ends with what it printed.
@@ -33,23 +46,32 @@ def build(target: Path = TARGET) -> Path:
     )
     if compiler is None:
         raise OSError("no C compiler: install gcc to build the CPU kernels")
+    targets = {"DEFAULT": (), **(_X86 if platform.machine() in ("x86_64", "AMD64") else {})}
+    return [_compile(compiler, flags, library(name)) for name, flags in targets.items()]
+
+
+def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
-        compiled, linked = Path(folder, "kernels.o"), Path(folder, "libkernels.so")
-        for command in (
-            [compiler, *_COMPILE, "-c", str(SOURCE), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), "-o", str(linked), "-lm"],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise OSError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+        objects = []
+        for source in SOURCES:
+            objects.append(str(Path(folder, source).with_suffix(".o")))
+            _run(compiler, *_COMPILE, *flags, "-c", str(FOLDER / source), "-o", objects[-1])
+        linked = Path(folder, target.name)
+        _run(compiler, "-shared", *objects, "-o", str(linked), "-lm")  # without -fopenmp: that would link libgomp
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         shutil.copyfile(linked, partial)
         os.replace(partial, target)
     return target
 
 
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+
+
 if __name__ == "__main__":
     try:
-        print(build())
+        print(*build(), sep="\n")
     except OSError as error:
         sys.exit(str(error))

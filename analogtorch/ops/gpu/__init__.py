@@ -1,0 +1,327 @@
+"""The GPU kernels, in Triton: the definitions of ``ops/noise.py`` and the analog product, for tensors on CUDA.
+
+Triton comes with the CUDA builds of torch. Where it is missing, ``available`` is False and torch computes the same.
+Positions key the noise, never the program: block sizes do not change a number of it.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices import Spread
+from analogtorch.ops.plan import Plan
+from analogtorch.ops.quantize import levels
+from analogtorch.ops.reference import Gradients, Inputs, Outputs, block_scales
+
+MASK = torch.uint8
+"""Type of ``Outputs.mask``."""
+_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+try:
+    import triton
+except ImportError:  # a CPU build of torch brings no Triton
+    triton = None
+else:
+    from analogtorch.ops.gpu.kernels import (
+        forward_kernel,
+        input_gradient_kernel,
+        normal_kernel,
+        weight_gradient_kernel,
+    )
+
+
+def available(*tensors: Tensor) -> bool:
+    """Whether the kernels are there and all tensors are on a GPU."""
+    return triton is not None and all(t.is_cuda for t in tensors)
+
+
+def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
+    """As ``ops.normal``: float32 (R, count), for int64 tensors on a GPU."""
+    out = torch.empty(rows.shape[0], count, device=rows.device)
+    launch(out, key, rows, first, raw=False)
+    return out
+
+
+def launch(out: Tensor, key: Tensor, rows: Tensor, first: Tensor, *, raw: bool, block: int = 1024) -> None:
+    """Fill ``out`` (R, count): normals, or, as float64, the bits they are made of."""
+    n_rows, count = out.shape
+    if out.numel():
+        grid = (n_rows, triton.cdiv(count, block))
+        with torch.cuda.device_of(out):
+            normal_kernel[grid](out, key, rows.contiguous(), first.contiguous(), n_rows, count, raw, BLOCK=block)
+
+
+def takes(inputs: Inputs, plan: Plan) -> bool:
+    """Whether the kernels compute this product: a linear layer's on a GPU, not in double precision."""
+    types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES
+    return not plan.dims and types and available(inputs.x, inputs.input_range, inputs.w)
+
+
+def mask_shape(y: Sequence[int], plan: Plan) -> tuple[int, ...]:
+    """Of ``Outputs.mask`` for an output of shape ``y``: a byte for each partial sum."""
+    return (plan.blocks, *y)
+
+
+def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
+    """As ``reference.forward``."""
+    x, input_range, w, bias, scale, gain, key, output_keys, samples = inputs
+    scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale
+    vectors, r = x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
+    y, mask = linear(vectors, r, w, plan, scale, gain, key, output_keys, samples, learns, bias)
+    shape = (*x.shape[:-1], w.shape[0])
+    mask = x.new_empty(0, dtype=MASK) if mask is None else mask.view(mask_shape(shape, plan))
+    # the kernels of the backward read the mask as they go: asking whether a reading saturated would stop the GPU
+    return Outputs(y.view(shape), scale, mask, mask.new_empty(plan.blocks))
+
+
+def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
+    """As ``reference.backward``."""
+    x, input_range, w, _, _, gain, key, _, _ = inputs
+    flat, vectors, r = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
+    mask = outputs.mask.view(plan.blocks, *flat.shape) if outputs.mask.numel() else None
+    wanted = (needs[0], needs[1], needs[2])
+    gx, g_range, gw = linear_backward(flat, vectors, r, w, plan, outputs.scale, gain, key, mask, wanted)
+    if g_range is not None:
+        g_range = (g_range * r.sign()).view(input_range.shape).to(input_range.dtype)
+    return None if gx is None else gx.view(x.shape), g_range, gw, flat.sum(0) if needs[3] else None
+
+
+class Tile(NamedTuple):
+    """How a kernel of the product is cut: vectors, outputs and rows at a time, each a power of two from 16."""
+
+    m: int
+    n: int
+    k: int
+    warps: int = 4
+    stages: int = 3
+    group: int = 8
+    """Rows of tiles that share their columns in L2."""
+
+    def arguments(self) -> dict[str, int]:
+        """For the launch of a kernel."""
+        names = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages", "GROUP")
+        return dict(zip(names, self, strict=True))
+
+
+def linear(
+    x: Tensor,
+    input_range: Tensor,
+    w: Tensor,
+    plan: Plan,
+    scale: Tensor,
+    gain: Tensor | None = None,
+    key: Tensor | None = None,
+    output_keys: Tensor | None = None,
+    samples: Tensor | None = None,
+    want_mask: bool = False,
+    bias: Tensor | None = None,
+    *,
+    tile: Tile | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The linear analog product in one kernel: nothing between input and output is stored.
+
+    Args:
+        x: (vectors, rows).
+        input_range: full-scale input, of shape (1,) or (vectors,).
+        w: (outputs, rows), float16, bfloat16 or float32: the type of the products; sums are float32.
+        plan: of the matrix.
+        scale: (blocks, outputs), weight scales.
+        gain: (blocks, outputs), digital factor of each reading.
+        key: int64, of the weight noise; None: without it.
+        output_keys: (blocks,) int64, of the output noise; wanted where the plan has some.
+        samples: (vectors,) int64, their positions in the output noise; None: 0, 1, ...
+        want_mask: tell which partial sums the ADC clips.
+        bias: (outputs,), digital.
+        tile: how to cut the work; the noise does not depend on it.
+
+    Returns:
+        The output (vectors, outputs) in ``w``'s type, and the mask, uint8 (blocks, vectors, outputs): None if not
+        wanted or without an ADC.
+    """
+    (m, k), n = x.shape, w.shape[0]
+    x, w, r, samples, bias = x.contiguous(), w.contiguous(), _wide(input_range), _dense(samples), _dense(bias)
+    noise = plan.output_noise
+    if noise > 0 and output_keys is None:
+        raise ValueError("output_keys must be given: the plan has output noise")
+    y = torch.empty(m, n, dtype=w.dtype, device=x.device)
+    mask = None
+    if want_mask and plan.output_bits:
+        mask = torch.empty(plan.blocks, m, n, dtype=torch.uint8, device=x.device)
+    key, spread = _weight_noise(plan, key)
+    bounds, size = _bounds(plan.bounds, x.device)
+    tile = tile or _fit(_forward_tile(m, w.dtype, key is not None), n, size)
+    if y.numel():
+        with torch.cuda.device_of(x):
+            forward_kernel[(triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n),)](
+                *(y, mask, x, r, w, _wide(scale), None if gain is None else _wide(gain), bias, key),
+                *(_dense(output_keys) if noise > 0 else None, samples, bounds),
+                *(m, n, k, plan.blocks, size, plan.first_output, plan.first_row),
+                *(plan.output_bound, noise, plan.weight_noise),
+                SPREAD=spread,
+                INPUT_STEPS=_steps(plan.input_bits),
+                OUTPUT_STEPS=_steps(plan.output_bits),
+                PER_VECTOR=r.numel() > 1,
+                **tile.arguments(),
+            )
+    return y, mask
+
+
+def linear_backward(
+    g: Tensor,
+    x: Tensor,
+    input_range: Tensor,
+    w: Tensor,
+    plan: Plan,
+    scale: Tensor,
+    gain: Tensor | None,
+    key: Tensor | None,
+    mask: Tensor | None,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    *,
+    input_tile: Tile | None = None,
+    weight_tile: Tile | None = None,
+    splits: int | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Straight-through gradients of ``linear``; the weight noise is computed again, not stored.
+
+    Args:
+        g: (vectors, outputs), of the output.
+        x: as in ``linear``, like the following ones.
+        input_range: as in ``linear``.
+        w: as in ``linear``.
+        plan: as in ``linear``.
+        scale: as in ``linear``.
+        gain: as in ``linear``.
+        key: as in ``linear``.
+        mask: what ``linear`` returned: no gradient passes where the ADC clipped. None: it passes everywhere.
+        needs: whether those of ``x``, ``input_range`` and ``w`` are wanted.
+        input_tile: how to cut the work of the first two.
+        weight_tile: how to cut that of the last.
+        splits: parts of the vectors that are summed apart for the last.
+
+    Returns:
+        The three gradients, in the type of ``x``, in float32 and in the type of ``w``; None where not wanted. That of
+        a range per vector is None too.
+    """
+    (m, k), n = x.shape, w.shape[0]
+    g, x, w, r = g.to(w.dtype).contiguous(), x.contiguous(), w.contiguous(), _wide(input_range)
+    mask = mask.contiguous() if mask is not None and mask.numel() else None
+    gain = None if gain is None else _wide(gain)
+    steps, per_vector = _steps(plan.input_bits), r.numel() > 1
+    gx, sums, gw = None, None, None
+    bounds, size = _bounds(plan.bounds, x.device)
+    teaches = needs[1] and bool(steps) and not per_vector
+    if needs[0] or teaches:
+        key, spread = _weight_noise(plan, key)
+        tile = input_tile or _fit(_input_tile(m, w.dtype, key is not None), n, size)
+        block_tiles = triton.cdiv(size, tile.k)
+        programs = triton.cdiv(m, tile.m) * plan.blocks * block_tiles
+        gx = torch.empty_like(x) if needs[0] else None
+        sums = torch.empty(programs, device=x.device) if teaches else None
+        if programs:
+            with torch.cuda.device_of(x):
+                input_gradient_kernel[(programs,)](
+                    *(gx, sums, g, mask, x, r, w, _wide(scale), gain, key, bounds),
+                    *(m, n, k, plan.blocks, size, block_tiles, plan.first_output, plan.first_row, plan.weight_noise),
+                    SPREAD=spread,
+                    CLIPPED=steps > 0,
+                    PER_VECTOR=per_vector,
+                    **tile.arguments(),
+                )
+    if needs[2]:
+        tile = weight_tile or _fit(_weight_tile(n, w.dtype), n, size)
+        block_tiles = triton.cdiv(size, tile.k)
+        programs = triton.cdiv(n, tile.n) * plan.blocks * block_tiles
+        splits = splits or _splits(m, programs)
+        share = triton.cdiv(triton.cdiv(m, splits), tile.m) * tile.m
+        # a small weight has too few tiles for a GPU: several programs share the vectors, in a fixed order
+        parts = torch.empty(splits, n, k, device=x.device, dtype=w.dtype if splits == 1 else torch.float32)
+        if programs:
+            with torch.cuda.device_of(x):
+                weight_gradient_kernel[(programs, splits)](
+                    *(parts, g, mask, x, r, gain, bounds, m, n, k, share, plan.blocks, size, block_tiles),
+                    INPUT_STEPS=steps,
+                    PER_VECTOR=per_vector,
+                    **tile.arguments(),
+                )
+        gw = parts[0] if splits == 1 else parts.sum(0).to(w.dtype)
+    g_range = sums.sum().reshape(r.shape) if sums is not None else None
+    if needs[1] and not steps and not per_vector:
+        g_range = torch.zeros_like(r)
+    return gx, g_range, gw
+
+
+# Tiles by type and shape, chosen by the registers and instructions that the compiler reports; not measured on a GPU.
+# No autotuning: it would make the first steps of every shape slow. The noise of a weight costs 60 to 70 instructions,
+# which the vectors of a tile share: the tiles of noisy products are tall.
+
+
+def _forward_tile(m: int, dtype: torch.dtype, noisy: bool) -> Tile:
+    if dtype == torch.float32:
+        return Tile(64, 64, 32) if m > 32 else Tile(16, 64, 32)
+    if m <= 64:
+        return Tile(16 if m <= 16 else 64, 64, 64)
+    return Tile(256, 64, 32, warps=8) if noisy and m > 128 else Tile(128, 128, 64, warps=8)
+
+
+def _input_tile(m: int, dtype: torch.dtype, noisy: bool) -> Tile:
+    if dtype == torch.float32:
+        return Tile(64, 32, 64) if m > 32 else Tile(16, 32, 64)
+    if m <= 64:
+        return Tile(16 if m <= 16 else 64, 64, 64)
+    return Tile(256, 32, 64, warps=8) if noisy and m > 128 else Tile(128, 64, 128, warps=8)
+
+
+def _weight_tile(n: int, dtype: torch.dtype) -> Tile:
+    if dtype == torch.float32:
+        return Tile(32, 64, 64)
+    return Tile(64, 64, 64) if n <= 512 else Tile(64, 128, 128, warps=8)
+
+
+def _fit(tile: Tile, outputs: int, rows: int) -> Tile:
+    """No larger than the matrix needs."""
+    n, k = (max(16, triton.next_power_of_2(size)) for size in (outputs, rows))
+    return tile._replace(n=min(tile.n, n), k=min(tile.k, k))
+
+
+def _splits(m: int, programs: int) -> int:
+    """So many that 256 programs run, each with 512 vectors at least."""
+    return max(1, min(256 // max(programs, 1), m // 512))
+
+
+def _steps(bits: int) -> int:
+    return levels(bits) if bits else 0
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.to(torch.float32).contiguous()
+
+
+def _dense(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.contiguous()
+
+
+def _weight_noise(plan: Plan, key: Tensor | None) -> tuple[Tensor | None, tuple[float, ...] | None]:
+    """The key, None without noise, and what a kernel must know of the spread, None where it is 1."""
+    if key is None or plan.weight_noise == 0:
+        return None, None
+    s = plan.spread
+    if s == Spread():
+        return key, None
+    return key, (*s.coefficients, s.base, s.step, float(s.pieces))
+
+
+@lru_cache(maxsize=4096)
+def _bounds(bounds: tuple[int, ...], device: torch.device) -> tuple[Tensor | None, int]:
+    """What a kernel must know of the row blocks: a tensor unless all but the last are equal, and the longest's rows.
+
+    Copied to the device once, not in every step.
+    """
+    sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    if all(size == sizes[0] for size in sizes[:-1]) and sizes[-1] <= sizes[0]:
+        return None, sizes[0]
+    with torch.inference_mode(False):
+        return torch.tensor(bounds, dtype=torch.int32, device=device), max(sizes)

@@ -1,0 +1,204 @@
+"""The analog matrix-vector multiply (MVM) as one operator: converters, noise, row blocks and their gradients.
+
+``reference.py`` defines it. On the CPU in float32, ``native`` computes it in one pass; on a GPU, linear layers run
+in ``gpu``. Everything else, and every machine without a compiler or Triton, takes the reference.
+"""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from analogtorch.ops import native, reference
+from analogtorch.ops.plan import Plan, decode
+from analogtorch.ops.reference import Gradients, Inputs, Outputs
+
+
+def mvm(
+    x: Tensor,
+    input_range: Tensor,
+    w: Tensor,
+    plan: Plan,
+    *,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    gain: Tensor | None = None,
+    key: Tensor | None = None,
+    output_keys: Tensor | None = None,
+    samples: Tensor | None = None,
+) -> Tensor:
+    """The readings of all row blocks, summed: see ``analogtorch.ops.reference`` for the formulas.
+
+    A convolution is computed place by place from patches that are gathered into cache (CPU) or as one convolution per
+    row block (reference); its input is never unfolded in memory.
+
+    Args:
+        x: (*, inputs) for a linear layer, else (N, channels, *places); floating point.
+        input_range: full scale of the DAC: (1,), or one per vector (linear) or sample (convolution). Its magnitude
+            counts; 0 gives zeros. Gradients reach one of a single element only.
+        w: (outputs, channels / groups, *kernel); its type is that of the product and of the result.
+        plan: everything that is no tensor.
+        bias: (outputs,), added digitally after the readings.
+        scale: weight at full conductance, (blocks, outputs); None: the largest of the block, by ``plan.columns``.
+        gain: digital correction of each reading, (blocks, outputs).
+        key: () int64, of the weights' noise; needed where ``plan.weight_noise > 0``.
+        output_keys: (blocks,) int64, of the output noise; needed where ``plan.output_noise > 0``.
+        samples: (vectors,) int64, place of each vector or sample in the output noise; None: 0, 1, 2, ...
+
+    Returns:
+        (*, outputs), or (N, outputs, *places). Empty for an empty batch. NaN where an input of the vector is.
+
+    Raises:
+        TypeError: ``x`` or ``w`` is not floating point.
+        ValueError: shapes that do not fit ``plan`` or each other, or a missing key.
+
+    Example:
+        >>> plan = Plan(bounds=(0, 64), input_bits=8, output_bits=8, output_bound=12.0)
+        >>> y = mvm(torch.randn(4, 64), torch.tensor([3.0]), torch.randn(10, 64), plan)
+    """
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples)
+    _check(inputs, plan)
+    learns = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or input_range.requires_grad)
+    return _mvm(*inputs, plan.ints, plan.floats, learns)[0]
+
+
+def _check(inputs: Inputs, plan: Plan) -> None:
+    x, input_range, w, bias, scale, gain, key, output_keys, samples = inputs
+    if not (x.is_floating_point() and w.is_floating_point()):
+        raise TypeError(f"mvm: x and w must be floating point, got {x.dtype} and {w.dtype}")
+    if w.dim() != plan.dims + 2 or w.shape[1:].numel() != plan.bounds[-1]:
+        raise ValueError(
+            f"mvm: w must be (outputs, channels / groups, *kernel) with {plan.bounds[-1]} rows and {plan.dims} "
+            f"spatial dimensions, as the plan says; got shape {tuple(w.shape)}"
+        )
+    if w.shape[0] % plan.groups:
+        raise ValueError(f"mvm: {plan.groups} groups need a multiple of that many outputs, got w of {tuple(w.shape)}")
+    channels = x.shape[-1] if not plan.dims else x.shape[1] if x.dim() == plan.dims + 2 else -1
+    if channels != w.shape[1] * plan.groups:
+        form = "(N, {}, *places)" if plan.dims else "(*, {})"
+        raise ValueError(f"mvm: x must be {form.format(w.shape[1] * plan.groups)}, got shape {tuple(x.shape)}")
+    vectors = x.shape[0] if plan.dims else x.shape[:-1].numel()
+    if input_range.numel() not in (1, vectors):
+        raise ValueError(f"mvm: input_range must have 1 or {vectors} elements, got {tuple(input_range.shape)}")
+    if input_range.requires_grad and input_range.numel() != 1:
+        raise ValueError(f"mvm: only an input_range of shape (1,) can learn, got {tuple(input_range.shape)}")
+    if bias is not None and tuple(bias.shape) != (w.shape[0],):
+        raise ValueError(f"mvm: bias must be {(w.shape[0],)}, got shape {tuple(bias.shape)}")
+    for name, given in (("scale", scale), ("gain", gain)):
+        if given is not None and tuple(given.shape) != (plan.blocks, w.shape[0]):
+            raise ValueError(f"mvm: {name} must be {(plan.blocks, w.shape[0])}, got shape {tuple(given.shape)}")
+    if plan.weight_noise > 0 and key is None:
+        raise ValueError("mvm: weight_noise > 0 needs key, such as fold(seed_tensor(1), stream('layer'))")
+    if plan.output_noise > 0 and (output_keys is None or len(output_keys) < plan.blocks):
+        raise ValueError(f"mvm: output_noise > 0 needs output_keys, one for each of the {plan.blocks} row blocks")
+    if samples is not None and samples.numel() != vectors:
+        raise ValueError(f"mvm: samples must have {vectors} elements, one per vector, got {samples.numel()}")
+
+
+@custom_op("analogtorch::mvm", mutates_args=())
+def _mvm(
+    x: Tensor,
+    input_range: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    gain: Tensor | None,
+    key: Tensor | None,
+    output_keys: Tensor | None,
+    samples: Tensor | None,
+    ints: list[int],
+    floats: list[float],
+    learns: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    plan = decode(tuple(ints), tuple(floats))
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples)
+    y, own, mask, saturated = _kernels(inputs, plan).forward(inputs, plan, learns)
+    if scale is not None:
+        own = scale.new_empty(0)  # an operator may not return what it was given
+    return y, own, mask, saturated
+
+
+@_mvm.register_fake
+def _(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints, floats, learns):
+    plan = decode(tuple(ints), tuple(floats))
+    y = x.new_empty(output_shape(x.shape, w.shape, plan), dtype=w.dtype)
+    wide = reference.wide(w.dtype)
+    own = w.new_empty(
+        (plan.blocks, w.shape[0]) if scale is None else (0,), dtype=wide if scale is None else scale.dtype
+    )
+    kernels = _kernels(Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples), plan)
+    mask = y.new_empty(kernels.mask_shape(y.shape, plan) if learns and plan.output_bits else (0,), dtype=kernels.MASK)
+    return y, own, mask, y.new_empty(plan.blocks, dtype=torch.uint8)
+
+
+def output_shape(x: torch.Size, w: torch.Size, plan: Plan) -> tuple[int, ...]:
+    """Shape of the product of an ``x`` and a ``w`` of these shapes."""
+    if not plan.dims:
+        return (*x[:-1], w[0])
+    sizes = zip(x[2:], w[2:], plan.stride, plan.padding, plan.dilation, strict=True)
+    return (x[0], w[0], *((size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, taps, step, pad, gap in sizes))
+
+
+@custom_op("analogtorch::mvm_backward", mutates_args=())
+def _mvm_backward(
+    g: Tensor,
+    x: Tensor,
+    input_range: Tensor,
+    w: Tensor,
+    scale: Tensor,
+    gain: Tensor | None,
+    key: Tensor | None,
+    mask: Tensor,
+    saturated: Tensor,
+    ints: list[int],
+    floats: list[float],
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    plan = decode(tuple(ints), tuple(floats))
+    inputs = Inputs(x, input_range, w, None, scale, gain, key, None, None)
+    outputs = Outputs(g, scale, mask, saturated)
+    gradients: Gradients = _kernels(inputs, plan).backward(g, inputs, outputs, plan, needs)
+    # an operator must return a tensor: an empty one stands for a gradient that nobody asked for
+    gx, g_range, gw, g_bias = (g.new_empty(0) if t is None else t for t in gradients)
+    return gx, g_range, gw, g_bias
+
+
+@_mvm_backward.register_fake
+def _(g, x, input_range, w, scale, gain, key, mask, saturated, ints, floats, needs):
+    shapes = zip((x, input_range, w, g.new_empty(w.shape[0])), needs, strict=True)
+    return tuple(
+        torch.empty_like(t, memory_format=torch.contiguous_format) if needed else g.new_empty(0) for t, needed in shapes
+    )
+
+
+def _kernels(inputs: Inputs, plan: Plan) -> ModuleType:
+    """The module that computes this product: ``forward``, ``backward``, ``mask_shape``, ``MASK``."""
+    if native.takes(inputs):
+        return native
+    if inputs.x.is_cuda:
+        from analogtorch.ops import gpu  # not at import: Triton takes longer to import than everything here
+
+        if gpu.takes(inputs, plan):
+            return gpu
+    return reference
+
+
+def _save(ctx, inputs, output) -> None:
+    x, input_range, w, _, scale, gain, key, _, _, ints, floats, _ = inputs
+    _, own, mask, saturated = output
+    ctx.mark_non_differentiable(own, mask, saturated)
+    ctx.set_materialize_grads(False)  # else every backward would fill zeros as large as the mask
+    ctx.save_for_backward(x, input_range, w, own if scale is None else scale, gain, key, mask, saturated)
+    ctx.numbers = ints, floats
+
+
+def _backward(ctx, g: Tensor, *_):
+    if g is None:
+        return (None,) * 12
+    needs = list(ctx.needs_input_grad[:4])
+    gradients = _mvm_backward(g.contiguous(), *ctx.saved_tensors, *ctx.numbers, needs)
+    return *(t if needed else None for t, needed in zip(gradients, needs, strict=True)), *[None] * 8
+
+
+_mvm.register_autograd(_backward, setup_context=_save)

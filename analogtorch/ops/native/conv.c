@@ -1,0 +1,392 @@
+/* The analog product of a convolution of one to three dimensions, and its gradients: linear.c's definitions at every
+ * output place.
+ *
+ * Input patches are gathered panel by panel (PANEL places) into cache and are never unfolded in memory; rows are the
+ * flattened (channel, tap) of a weight, so that a row block may hold any run of them. The input is quantised into
+ * padded images, a few samples at a time.
+ */
+#include "vec.h"
+#include "noise.h"
+#include "tile.h"
+#include "weights.h"
+#include "converters.h"
+
+typedef struct {
+  const float *x, *w, *range, *bias, *gain, *g;
+  float *scale, *y, *gx, *gw, *g_bias;
+  uint32_t *mask;
+  uint8_t *saturated;
+  double *g_range; /* a sum per sample */
+  const int64_t *samples, *bounds, *columns;
+  int64_t n, groups, channels, outputs; /* channels and outputs of a group */
+  int64_t blocks, n_columns, own_range, find_scale;
+  int64_t in[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
+  float input_levels;
+  weight_noise noise;
+  adc read;
+} convolution;
+
+/* What follows from a convolution's numbers. */
+typedef struct {
+  const convolution *c;
+  size rows, total, places, image;    /* per group; of all groups; per output; floats of a group's padded input */
+  size padded[3];
+  int32_t *tap, *place;               /* where a row, and a place, begin in a group's image */
+  const float *w;                     /* with noise */
+  float *copy;                        /* w, where it is no copy of the layer's */
+  float (*reads)[4];                  /* bound, up, down, std: per (sample if it has a range of its own), block, output */
+} plan;
+
+enum { IMAGES = 1 << 19, SPAN = 256 }; /* floats of input at a time; places, or rows, that a weight gradient takes at a time */
+
+INLINE float range_at(const convolution *c, size sample) { return fabsf(c->range[c->own_range ? sample : 0]); }
+
+static size product(const int64_t v[3]) { return v[0] * v[1] * v[2]; }
+
+static plan plan_of(const convolution *c) {
+  plan p = {.c = c, .rows = c->channels * product(c->kernel), .total = c->groups * c->outputs, .places = product(c->out)};
+  for (int d = 0; d < 3; d++) p.padded[d] = c->in[d] + 2 * c->padding[d];
+  p.image = c->channels * p.padded[0] * p.padded[1] * p.padded[2];
+  p.tap = malloc((size_t)p.rows * 4);
+  p.place = malloc((size_t)p.places * 4);
+  size at = 0;
+  for (size ch = 0; ch < c->channels; ch++)
+    for (size i = 0; i < c->kernel[0]; i++)
+      for (size j = 0; j < c->kernel[1]; j++)
+        for (size k = 0; k < c->kernel[2]; k++, at++)
+          p.tap[at] = (int32_t)(((ch * p.padded[0] + i * c->dilation[0]) * p.padded[1] + j * c->dilation[1]) * p.padded[2] +
+                                k * c->dilation[2]);
+  at = 0;
+  for (size i = 0; i < c->out[0]; i++)
+    for (size j = 0; j < c->out[1]; j++)
+      for (size k = 0; k < c->out[2]; k++, at++)
+        p.place[at] = (int32_t)((i * c->stride[0] * p.padded[1] + j * c->stride[1]) * p.padded[2] + k * c->stride[2]);
+  p.copy = kind_of(&c->noise) == EXACT ? NULL : malloc((size_t)(p.total * p.rows) * 4);
+  p.w = p.copy ? p.copy : c->w;
+  p.reads = malloc((size_t)((c->own_range ? c->n : 1) * c->blocks * p.total) * sizeof *p.reads);
+  return p;
+}
+
+static void discard(plan *p) { free(p->tap), free(p->place), free(p->copy), free(p->reads); }
+
+/* The three below are called by all threads of a parallel region. */
+
+static void add_noise(const plan *p) {
+  const convolution *c = p->c;
+  int kind = kind_of(&c->noise);
+  if (!p->copy) return;
+#pragma omp for schedule(static)
+  for (size o = 0; o < p->total; o++) {
+    uint64_t word = word_of(kind, &c->noise, o);
+    size first = o / c->outputs * p->rows; /* groups meet rows of their own */
+    for (size b = 0; b < c->blocks; b++) {
+      float full = c->scale[b * p->total + o];
+      for (size k = c->bounds[b]; k < c->bounds[b + 1]; k += LANES) {
+        size count = c->bounds[b + 1] - k;
+        vf w = load_some(c->w + o * p->rows + k, count);
+        w = kind == UNIFORM ? with_noise(UNIFORM, &c->noise, w, full, word, first + k)
+                            : with_noise(SHAPED, &c->noise, w, full, word, first + k);
+        store_some(p->copy + o * p->rows + k, w, count);
+      }
+    }
+  }
+}
+
+static void prepare_reads(const plan *p) {
+  const convolution *c = p->c;
+  size each = c->blocks * p->total;
+#pragma omp for schedule(static)
+  for (size i = 0; i < (c->own_range ? c->n : 1) * each; i++) {
+    float full = fabsf(c->range[i / each]) * c->scale[i % each], bound = safe(full * c->read.bound);
+    p->reads[i][0] = bound;
+    p->reads[i][1] = c->read.levels / bound;
+    p->reads[i][2] = bound / c->read.levels;
+    p->reads[i][3] = full * c->read.std;
+  }
+}
+
+/* Samples from .. to, quantised and padded, into images. */
+static void quantise(const plan *p, float *images, size from, size to) {
+  const convolution *c = p->c;
+  size channels = c->groups * c->channels, each = p->image / c->channels;
+  const size *pad = p->padded;
+#pragma omp for schedule(static)
+  for (size i = 0; i < (to - from) * channels; i++) {
+    dac d = dac_of(range_at(c, from + i / channels), c->input_levels);
+    float *image = images + i * each;
+    const float *x = c->x + (from * channels + i) * product(c->in);
+    if (each != product(c->in)) memset(image, 0, (size_t)each * 4);
+    for (size a = 0; a < c->in[0]; a++)
+      for (size b = 0; b < c->in[1]; b++, x += c->in[2]) {
+        float *row = image + ((a + c->padding[0]) * pad[1] + b + c->padding[1]) * pad[2] + c->padding[2];
+        for (size k = 0; k < c->in[2]; k += LANES)
+          store_some(row + k, dac_read(load_some(x + k, c->in[2] - k), d, c->input_levels), c->in[2] - k);
+      }
+  }
+}
+
+/* Whether `count` places from q0 are neighbours in the image. */
+INLINE int adjoin(const plan *p, size q0, size count) {
+  return count == PANEL && p->place[q0 + PANEL - 1] - p->place[q0] == PANEL - 1 && p->c->stride[2] == 1;
+}
+
+/* panel[k - from][place]: what rows from .. to meet at the places from q0; behind the last place, any number. */
+static void gather(const plan *p, const float *image, size from, size to, size q0, float *panel) {
+  size count = least(PANEL, p->places - q0);
+  if (adjoin(p, q0, count)) {
+    for (size k = from; k < to; k++, panel += PANEL)
+      UNROLL for (size v = 0; v < PANEL; v += LANES) store(panel + v, load(image + p->tap[k] + p->place[q0] + v));
+    return;
+  }
+  int32_t at[PANEL];
+  for (size j = 0; j < PANEL; j++) at[j] = p->place[q0 + (j < count ? j : 0)];
+  for (size k = from; k < to; k++, panel += PANEL) {
+    const float *own = image + p->tap[k];
+    for (size j = 0; j < PANEL; j++) panel[j] = own[at[j]];
+  }
+}
+
+/* Read the partial sums of block b at the places from q0 of the outputs from o0, and add the readings to y. */
+static int read_tile(const plan *p, const float *sums, size b, size sample, size o0, int rows, size q0) {
+  const convolution *c = p->c;
+  vi ever = {0};
+  size number = c->samples ? c->samples[sample] : sample;
+  for (int i = 0; i < rows; i++) {
+    size o = o0 + i, row = sample * p->total + o;
+    const float *k = p->reads[((c->own_range ? sample : 0) * c->blocks + b) * p->total + o];
+    reading r = {same(k[0]), same(k[1]), same(k[2]), same(k[3])};
+    uint64_t word = 0;
+    if (c->read.std > 0)
+      word = fold((uint64_t)c->read.keys[b], (uint64_t)(number * c->read.total_outputs + c->read.first_output + o));
+    vi outside[VECTORS] = {0};
+    for (size v = 0; v < VECTORS; v++) {
+      size q = q0 + v * LANES, count = p->places - q;
+      if (count <= 0) break;
+      vf y = load(sums + i * PANEL + v * LANES);
+      if (c->read.std > 0) y += r.std * normal(word, (uint32_t)q);
+      y = adc_read(&c->read, &r, y, &outside[v]);
+      outside[v] &= first_lanes(count);
+      ever |= outside[v];
+      if (c->gain) y *= c->gain[b * p->total + o];
+      if (b) y += load_some(c->y + row * p->places + q, count);
+      if (c->bias && b == c->blocks - 1) y += c->bias[o];
+      store_some(c->y + row * p->places + q, y, count);
+    }
+    if (c->mask) store_mask(c->mask + (b * c->n * p->total + row) * mask_words(p->places), q0, outside);
+  }
+  return any(ever);
+}
+
+static size widest(const convolution *c) {
+  size most = 0;
+  for (size b = 0; b < c->blocks; b++) most = c->bounds[b + 1] - c->bounds[b] > most ? c->bounds[b + 1] - c->bounds[b] : most;
+  return most;
+}
+
+
+static size samples_at_a_time(const plan *p) {
+  size count = IMAGES / (p->image * p->c->groups);
+  return least(p->c->n, count < 1 ? 1 : count);
+}
+
+void at_convolution(const convolution *c) {
+  plan p = plan_of(c);
+  size chunk = samples_at_a_time(&p), panels = (p.places + PANEL - 1) / PANEL;
+  float *images = scratch(chunk * c->groups * p.image + PANEL);
+  memset(c->saturated, 0, (size_t)c->blocks);
+  expect(c->y, c->n * p.total * p.places * 4), expect(c->mask, c->blocks * c->n * p.total * mask_words(p.places) * 4);
+#pragma omp parallel if (c->n * p.places * p.total * p.rows > 1 << 19)
+  {
+    float *panel = scratch(widest(c) * PANEL);
+    if (c->find_scale) block_scales(c->scale, c->w, p.total, c->bounds, c->blocks, c->columns, c->n_columns);
+    prepare_reads(&p);
+    add_noise(&p);
+    for (size from = 0; from < c->n; from += chunk) {
+      size to = least(from + chunk, c->n);
+      quantise(&p, images, from, to);
+#pragma omp for schedule(static)
+      for (size i = 0; i < (to - from) * c->groups * panels; i++) {
+        size group = i / panels % c->groups, q0 = i % panels * PANEL;
+        const float *image = images + i / panels * p.image;
+        for (size b = 0; b < c->blocks; b++) {
+          int saturated = 0;
+          gather(&p, image, c->bounds[b], c->bounds[b + 1], q0, panel);
+          for (size o = group * c->outputs; o < (group + 1) * c->outputs; o += ROWS) {
+            const float *row[ROWS];
+            tile sums;
+            int rows = (int)least(ROWS, (group + 1) * c->outputs - o);
+            point(row, rows, p.w + o * p.rows + c->bounds[b], p.rows);
+            tile_contiguous(rows, sums[0], row, 1, NULL, panel, c->bounds[b + 1] - c->bounds[b], 0);
+            saturated |= read_tile(&p, sums[0], b, from + i / panels / c->groups, o, rows, q0);
+          }
+          if (saturated) {
+#pragma omp atomic write
+            c->saturated[b] = 1;
+          }
+        }
+      }
+    }
+    free(panel);
+  }
+  free(images);
+  discard(&p);
+}
+
+/* ---- gradients --------------------------------------------------------------------------------------------------- */
+
+/* The gradient of block b's partial sums of output o at up to LANES places. */
+INLINE vf sum_gradient(const plan *p, size b, size sample, size o, size q, size count) {
+  const convolution *c = p->c;
+  size row = sample * p->total + o;
+  vf g = load_some(c->g + row * p->places + q, count);
+  if (c->gain) g *= c->gain[b * p->total + o];
+  if (c->saturated[b]) g = where_clear(g, c->mask + (b * c->n * p->total + row) * mask_words(p->places), q);
+  return g;
+}
+
+static float bias_gradient(const plan *p, size o) {
+  float total = 0;
+  for (size s = 0; s < p->c->n; s++) {
+    const float *g = p->c->g + (s * p->total + o) * p->places;
+    vf sum = sum_rows(g, p->places / LANES, LANES, LANES);
+    sum += load_some(g + p->places / LANES * LANES, p->places % LANES);
+    for (int l = 0; l < LANES; l++) total += sum[l];
+  }
+  return total;
+}
+
+/* Rows k0 .. k1 of block b, outputs o0 .. o1: added to gw from samples from .. to. panel: SPAN places x PANEL. */
+static void weight_gradient(const plan *p, const float *images, size from, size to, size b, size k0, size k1, size o0,
+                            size o1, float *panel, float *sums) {
+  const convolution *c = p->c;
+  size group = o0 / c->outputs;
+  memset(sums, 0, (size_t)((k1 - k0 + ROWS) * PANEL) * 4);
+  for (size s = from; s < to; s++) {
+    const float *image = images + ((s - from) * c->groups + group) * p->image;
+    for (size q0 = 0; q0 < p->places; q0 += SPAN) {
+      size q1 = least(q0 + SPAN, p->places);
+      for (size q = q0; q < q1; q += LANES)
+        for (size half = 0; half < PANEL; half += LANES) {
+          vf r[LANES];
+          for (size i = 0; i < LANES; i++)
+            r[i] = o0 + half + i < o1 ? sum_gradient(p, b, s, o0 + half + i, q, q1 - q) : (vf){0};
+          transpose(r);
+          UNROLL for (size i = 0; i < LANES; i++) store(panel + (q - q0 + i) * PANEL + half, r[i]);
+        }
+      for (size k = k0; k < k1; k += ROWS) {
+        const float *row[ROWS];
+        int rows = (int)least(ROWS, k1 - k);
+        for (int i = 0; i < rows; i++) row[i] = image + p->tap[k + i];
+        tile_gathered(rows, sums + (k - k0) * PANEL, row, 0, p->place + q0, panel, q1 - q0, 1);
+      }
+    }
+  }
+  for (size o = o0; o < o1; o++)
+    for (size k = k0; k < k1; k++) {
+      float *gw = c->gw + o * p->rows + k, sum = sums[(k - k0) * PANEL + o - o0];
+      *gw = from ? *gw + sum : sum;
+    }
+}
+
+/* Add to image, at the rows k .. k + rows, the gradients of the places from q0. */
+INLINE void scatter(const plan *p, const float *sums, size k, int rows, size first, size q0, float *image) {
+  size count = least(PANEL, p->places - q0);
+  int together = adjoin(p, q0, count);
+  for (int i = 0; i < rows; i++) {
+    float *own = image + p->tap[k + i] - first;
+    if (together) {
+      own += p->place[q0];
+      UNROLL for (size v = 0; v < PANEL; v += LANES) store(own + v, load(own + v) + load(sums + i * PANEL + v));
+    } else {
+      for (size j = 0; j < count; j++) own[p->place[q0 + j]] += sums[i * PANEL + j];
+    }
+  }
+}
+
+/* Input channels ch0 .. ch1 of a group of a sample; returns the range's part. */
+static double input_gradient(const plan *p, size sample, size group, size ch0, size ch1, float *panel, float *image) {
+  const convolution *c = p->c;
+  size taps = product(c->kernel), each = p->image / c->channels, o0 = group * c->outputs;
+  const size *pad = p->padded;
+  memset(image, 0, (size_t)((ch1 - ch0) * each + PANEL) * 4);
+  for (size b = 0; b < c->blocks; b++) {
+    size k0 = c->bounds[b] > ch0 * taps ? c->bounds[b] : ch0 * taps, k1 = least(c->bounds[b + 1], ch1 * taps);
+    for (size q0 = 0; q0 < p->places && k0 < k1; q0 += PANEL) {
+      for (size o = 0; o < c->outputs; o++)
+        for (size v = 0; v < PANEL; v += LANES)
+          store(panel + o * PANEL + v, q0 + v < p->places ? sum_gradient(p, b, sample, o0 + o, q0 + v, p->places - q0 - v) : (vf){0});
+      for (size k = k0; k < k1; k += ROWS) {
+        const float *row[ROWS];
+        tile sums;
+        int rows = (int)least(ROWS, k1 - k);
+        point(row, rows, p->w + o0 * p->rows + k, 1);
+        tile_strided(rows, sums[0], row, p->rows, NULL, panel, c->outputs, 0);
+        scatter(p, sums[0], k, rows, ch0 * each, q0, image);
+      }
+    }
+  }
+  double taught = 0.0;
+  float range = range_at(c, sample);
+  for (size ch = ch0; ch < ch1; ch++)
+    for (size a = 0; a < c->in[0]; a++)
+      for (size e = 0; e < c->in[1]; e++) {
+        const float *from = image + (((ch - ch0) * pad[0] + a + c->padding[0]) * pad[1] + e + c->padding[1]) * pad[2] + c->padding[2];
+        size at = ((((sample * c->groups + group) * c->channels + ch) * c->in[0] + a) * c->in[1] + e) * c->in[2];
+        for (size k = 0; k < c->in[2]; k += LANES) {
+          size count = c->in[2] - k;
+          vf g = load_some(from + k, count), x = load_some(c->x + at + k, count);
+          vi above = x > range, below = x < -range;
+          if (c->input_levels > 0 && any(above | below)) {
+            for (int l = 0; l < LANES; l++) taught += above[l] ? (double)g[l] : below[l] ? -(double)g[l] : 0.0;
+            g = select_(above | below, (vf){0}, g);
+          }
+          store_some(c->gx + at + k, g, count);
+        }
+      }
+  return taught;
+}
+
+/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: one sum per item of at_convolution_items. */
+void at_convolution_backward(const convolution *c, int64_t parts) {
+  plan p = plan_of(c);
+  size chunk = samples_at_a_time(&p);
+  float *images = c->gw ? scratch(chunk * c->groups * p.image + PANEL) : NULL;
+  expect(c->gx, c->n * c->groups * c->channels * product(c->in) * 4);
+  size each = (c->channels + parts - 1) / parts, wide = (c->outputs + PANEL - 1) / PANEL;
+#pragma omp parallel if (c->n * p.places * p.total * p.rows > 1 << 19)
+  {
+    size deep = c->outputs > SPAN ? c->outputs : SPAN;
+    float *panel = scratch((deep + LANES) * PANEL), *sums = scratch((SPAN + ROWS) * PANEL);
+    if (c->g_bias) {
+#pragma omp for schedule(static) nowait
+      for (size o = 0; o < p.total; o++) c->g_bias[o] = bias_gradient(&p, o);
+    }
+    for (size from = 0; c->gw && from < c->n; from += chunk) {
+      size to = least(from + chunk, c->n);
+      quantise(&p, images, from, to);
+      for (size b = 0; b < c->blocks; b++) {
+        size start = c->bounds[b], stop = c->bounds[b + 1], spans = (stop - start + SPAN - 1) / SPAN;
+#pragma omp for schedule(static) nowait
+        for (size i = 0; i < c->groups * wide * spans; i++) {
+          size k0 = start + i % spans * SPAN, group = i / spans / wide, o0 = group * c->outputs + i / spans % wide * PANEL;
+          weight_gradient(&p, images, from, to, b, k0, least(k0 + SPAN, stop), o0,
+                          least(o0 + PANEL, (group + 1) * c->outputs), panel, sums);
+        }
+      }
+#pragma omp barrier
+    }
+    if (c->gx) {
+      add_noise(&p);
+      float *image = scratch(each * (p.image / c->channels) + PANEL);
+#pragma omp for schedule(static)
+      for (size i = 0; i < c->n * c->groups * parts; i++) {
+        size sample = i / parts / c->groups, ch0 = i % parts * each, ch1 = least(ch0 + each, c->channels);
+        c->g_range[i] = ch0 < ch1 ? input_gradient(&p, sample, i / parts % c->groups, ch0, ch1, panel, image) : 0.0;
+      }
+      free(image);
+    }
+    free(panel), free(sums);
+  }
+  free(images);
+  discard(&p);
+}

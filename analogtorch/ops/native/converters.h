@@ -1,0 +1,46 @@
+/* DAC and ADC, in the reference's order of operations (ops/quantize.py). */
+
+/* A bound of 0 (an input or a block of zeros) quantises to 0 instead of 0 / 0; NaN stays. */
+INLINE float safe(float bound) { return bound < 1e-30f ? 1e-30f : bound; }
+
+typedef struct { vf bound, up, down; } dac;
+
+INLINE dac dac_of(float range, float levels) {
+  float bound = safe(range);
+  return (dac){same(bound), same(levels / bound), same(bound / levels)};
+}
+
+/* levels 0: no DAC. */
+INLINE vf dac_read(vf x, dac d, float levels) { return levels > 0 ? nearest(clip(x, d.bound) * d.up) * d.down : x; }
+
+/* The ADC of one matrix; bound and noise in units of full-scale input x weight scale. */
+typedef struct {
+  float levels /* 0: no ADC */, bound, std;
+  const int64_t *keys; /* of the noise, one per block */
+  int64_t first_output, total_outputs;
+} adc;
+
+/* What LANES outputs, or one, are read with. */
+typedef struct { vf bound, up, down, std; } reading;
+
+INLINE reading reading_of(const adc *a, vf full) {
+  vf bound = full * a->bound;
+  bound = select_(bound < 1e-30f, same(1e-30f), bound);
+  return (reading){bound, a->levels / bound, bound / a->levels, full * a->std};
+}
+
+/* The reading of y; which lanes saturated. */
+INLINE vf adc_read(const adc *a, const reading *r, vf y, vi *outside) {
+  if (!(a->levels > 0)) { *outside = (vi){0}; return y; }
+  *outside = (y > r->bound) | (y < -r->bound);
+  return nearest(clip(y, r->bound) * r->up) * r->down;
+}
+
+/* Which readings saturated: a bit for each, in rows of whole words. */
+INLINE size mask_words(size count) { return (count + 31) / 32; }
+
+INLINE void store_mask(uint32_t *row, size at, const vi outside[VECTORS]) {
+  uint32_t bits = 0;
+  for (int v = 0; v < VECTORS; v++) bits |= bits_of(outside[v]) << (v * LANES);
+  memcpy((uint8_t *)row + at / 8, &bits, PANEL / 8);
+}

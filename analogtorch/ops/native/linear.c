@@ -1,0 +1,282 @@
+/* y[m][n] = sum over blocks of ADC(sum over the block's rows of DAC(x[m][k]) noisy(w[n][k])), and its gradients.
+ *
+ * Panels of PANEL outputs (forward) or rows (backward) are shared among threads. A panel's weights get their noise on
+ * the way into cache, where all vectors of the batch meet them: neither noise nor partial sums go through memory.
+ */
+#include "vec.h"
+#include "noise.h"
+#include "tile.h"
+#include "weights.h"
+#include "converters.h"
+
+typedef struct {
+  const float *x, *w, *range, *bias, *gain, *g;
+  float *scale, *y, *gx, *gw, *g_bias;
+  uint32_t *mask;     /* a bit for each partial sum: (blocks, vectors, mask_words(outputs)) */
+  uint8_t *saturated; /* whether any did, of each block */
+  double *g_range;           /* a sum per panel of rows */
+  const int64_t *samples, *bounds, *columns;
+  int64_t vectors, rows, outputs, blocks, n_columns, own_range /* per vector */, find_scale;
+  float input_levels;
+  weight_noise noise;
+  adc read;
+} linear;
+
+enum { SCRATCH = 1 << 23, DEPTH = 1024 }; /* floats of quantised input at a time; terms of a sum in cache at a time */
+
+
+INLINE float range_at(const linear *p, size m) { return fabsf(p->range[p->own_range ? m : 0]); }
+
+/* panel[k - bounds[b]][n - n0]: the block's weights, transposed. */
+INLINE void pack_outputs(int kind, const linear *p, size b, size n0, float *panel) {
+  size from = p->bounds[b], to = p->bounds[b + 1];
+  uint64_t word[PANEL];
+  float full[PANEL];
+  for (size i = 0; i < PANEL && n0 + i < p->outputs; i++) {
+    word[i] = word_of(kind, &p->noise, n0 + i);
+    full[i] = p->scale[b * p->outputs + n0 + i];
+  }
+  for (size k = from; k < to; k += LANES)
+    for (size half = 0; half < PANEL; half += LANES) {
+      vf r[LANES];
+      for (size i = 0; i < LANES; i++) {
+        size n = n0 + half + i;
+        r[i] = (vf){0};
+        if (n < p->outputs) {
+          r[i] = load_some(p->w + n * p->rows + k, to - k);
+          r[i] = with_noise(kind, &p->noise, r[i], full[half + i], word[half + i], k);
+        }
+      }
+      transpose(r);
+      UNROLL for (size i = 0; i < LANES; i++) store(panel + (k - from + i) * PANEL + half, r[i]);
+    }
+}
+
+/* panel[n - n0][k - k0]: the weights of up to PANEL rows of block b, as they lie. */
+INLINE void pack_rows(int kind, const linear *p, size b, size k0, size k1, size n0, size n1, float *panel) {
+  for (size n = n0; n < n1; n++) {
+    const float *w = p->w + n * p->rows + k0;
+    uint64_t word = word_of(kind, &p->noise, n);
+    float full = p->scale[b * p->outputs + n];
+    __builtin_prefetch(w + 8 * p->rows);
+    __builtin_prefetch(w + 8 * p->rows + LANES);
+    UNROLL for (size v = 0; v < PANEL; v += LANES) {
+      vf x = with_noise(kind, &p->noise, load_some(w + v, k1 - k0 - v), full, word, k0 + v);
+      store(panel + (n - n0) * PANEL + v, x);
+    }
+  }
+}
+
+#define BY_KIND(call, ...)                                                                                             \
+  switch (kind_of(&p->noise)) {                                                                                        \
+    case EXACT: call(EXACT, __VA_ARGS__); break;                                                                       \
+    case UNIFORM: call(UNIFORM, __VA_ARGS__); break;                                                                   \
+    default: call(SHAPED, __VA_ARGS__);                                                                                \
+  }
+
+/* Read a tile of partial sums of block b, and add the readings to y; whether any saturated. */
+static int read_tile(const linear *p, const float *sums, size b, size m0, int rows, size n0, reading *r) {
+  vi ever = {0};
+  for (int i = 0; i < rows; i++) {
+    size m = m0 + i, row = m * p->outputs + n0;
+    uint64_t word = p->read.std > 0 ? fold((uint64_t)p->read.keys[b], (uint64_t)(p->samples ? p->samples[m] : m)) : 0;
+    vi outside[VECTORS] = {0};
+    for (size v = 0; v < VECTORS; v++) {
+      size j = v * LANES, count = p->outputs - n0 - j;
+      if (count <= 0) break;
+      const float *scale = p->scale + b * p->outputs + n0 + j;
+      if (p->own_range) r[v] = reading_of(&p->read, range_at(p, m) * load_some(scale, count));
+      vf y = load(sums + i * PANEL + j);
+      if (p->read.std > 0) y += r[v].std * normal(word, (uint32_t)(p->read.first_output + n0 + j));
+      y = adc_read(&p->read, &r[v], y, &outside[v]);
+      outside[v] &= first_lanes(count);
+      ever |= outside[v];
+      if (p->gain) y *= load_some(p->gain + b * p->outputs + n0 + j, count);
+      if (b) y += load_some(p->y + row + j, count);
+      if (p->bias && b == p->blocks - 1) y += load_some(p->bias + n0 + j, count);
+      store_some(p->y + row + j, y, count);
+    }
+    if (p->mask) store_mask(p->mask + (b * p->vectors + m) * mask_words(p->outputs), n0, outside);
+  }
+  return any(ever);
+}
+
+static void quantise(const linear *p, float *xq, size ld, size m0, size m1) {
+#pragma omp for schedule(static)
+  for (size m = m0; m < m1; m++) {
+    dac d = dac_of(range_at(p, m), p->input_levels);
+    for (size k = 0; k < p->rows; k += LANES)
+      store(xq + (m - m0) * ld + k, dac_read(load_some(p->x + m * p->rows + k, p->rows - k), d, p->input_levels));
+  }
+}
+
+static size widest(const linear *p) {
+  size most = 0;
+  for (size b = 0; b < p->blocks; b++) most = p->bounds[b + 1] - p->bounds[b] > most ? p->bounds[b + 1] - p->bounds[b] : most;
+  return (most + LANES - 1) / LANES * LANES;
+}
+
+void at_linear(const linear *p) {
+  size ld = p->rows + 2 * LANES - p->rows % LANES, chunk = SCRATCH / ld;
+  chunk = least(p->vectors, chunk < 256 ? 256 : chunk);
+  float *xq = scratch(chunk * ld);
+  memset(p->saturated, 0, (size_t)p->blocks);
+  expect(p->y, p->vectors * p->outputs * 4), expect(p->mask, p->blocks * p->vectors * mask_words(p->outputs) * 4);
+#pragma omp parallel if (p->vectors * p->rows * p->outputs > 1 << 19)
+  {
+    float *panel = scratch(widest(p) * PANEL);
+    if (p->find_scale) block_scales(p->scale, p->w, p->outputs, p->bounds, p->blocks, p->columns, p->n_columns);
+    for (size m0 = 0; m0 < p->vectors; m0 += chunk) {
+      size m1 = least(m0 + chunk, p->vectors);
+      quantise(p, xq, ld, m0, m1);
+#pragma omp for schedule(static)
+      for (size n0 = 0; n0 < p->outputs; n0 += PANEL)
+        for (size b = 0; b < p->blocks; b++) {
+          size count = p->bounds[b + 1] - p->bounds[b];
+          reading r[VECTORS];
+          for (size v = 0; !p->own_range && v < VECTORS; v++) {
+            size left = p->outputs - n0 - v * LANES;
+            if (left > 0) r[v] = reading_of(&p->read, range_at(p, 0) * load_some(p->scale + b * p->outputs + n0 + v * LANES, left));
+          }
+          BY_KIND(pack_outputs, p, b, n0, panel)
+          int saturated = 0;
+          for (size m = m0; m < m1; m += ROWS) {
+            const float *row[ROWS];
+            tile sums;
+            int rows = (int)least(ROWS, m1 - m);
+            point(row, rows, xq + (m - m0) * ld + p->bounds[b], ld);
+            tile_contiguous(rows, sums[0], row, 1, NULL, panel, count, 0);
+            saturated |= read_tile(p, sums[0], b, m, rows, n0, r);
+          }
+          if (saturated) {
+#pragma omp atomic write
+            p->saturated[b] = 1;
+          }
+        }
+    }
+    free(panel);
+  }
+  free(xq);
+}
+
+/* ---- gradients --------------------------------------------------------------------------------------------------- */
+
+/* The gradient of block b's partial sums: through the readings that did not saturate, times the gain. */
+static void block_gradient(const linear *p, float *gb, size b) {
+  const float *gain = p->gain ? p->gain + b * p->outputs : NULL;
+#pragma omp for schedule(static)
+  for (size m = 0; m < p->vectors; m++)
+    for (size n = 0; n < p->outputs; n += LANES) {
+      size at = m * p->outputs + n, count = p->outputs - n;
+      vf g = load_some(p->g + at, count);
+      if (p->saturated[b]) g = where_clear(g, p->mask + (b * p->vectors + m) * mask_words(p->outputs), n);
+      if (gain) g *= load_some(gain + n, count);
+      store_some(gb + at, g, count);
+    }
+}
+
+static void weight_gradient(const linear *p, const float *gb, size k0, size k1, float *panel) {
+  for (size m0 = 0; m0 < p->vectors; m0 += DEPTH) {
+    size m1 = least(m0 + DEPTH, p->vectors);
+    for (size m = m0; m < m1; m++) {
+      dac d = dac_of(range_at(p, m), p->input_levels);
+      __builtin_prefetch(p->x + (m + 8) * p->rows + k0);
+      UNROLL for (size v = 0; v < PANEL; v += LANES)
+        store(panel + (m - m0) * PANEL + v, dac_read(load_some(p->x + m * p->rows + k0 + v, k1 - k0 - v), d, p->input_levels));
+    }
+    for (size n = 0; n < p->outputs; n += ROWS) {
+      const float *row[ROWS];
+      tile sums;
+      int rows = (int)least(ROWS, p->outputs - n);
+      for (int i = 0; m0 && i < rows; i++)
+        for (size v = 0; v < PANEL; v += LANES)
+          store(sums[i] + v, load_some(p->gw + (n + i) * p->rows + k0 + v, k1 - k0 - v));
+      point(row, rows, gb + m0 * p->outputs + n, 1);
+      tile_strided(rows, sums[0], row, p->outputs, NULL, panel, m1 - m0, m0 > 0);
+      for (int i = 0; i < rows; i++)
+        for (size v = 0; v < PANEL && k0 + v < k1; v += LANES)
+          store_some(p->gw + (n + i) * p->rows + k0 + v, load(sums[i] + v), k1 - k0 - v);
+    }
+  }
+}
+
+/* The DAC stops the gradient of what it clips; the range learns from it. Returns the range's part. */
+static double clip_gradient(const linear *p, float *sums, size m0, int rows, size k0, size k1) {
+  double taught = 0.0;
+  for (int i = 0; i < rows; i++)
+    for (size v = 0; v < PANEL && k0 + v < k1; v += LANES) {
+      vf x = load_some(p->x + (m0 + i) * p->rows + k0 + v, k1 - k0 - v), g = load(sums + i * PANEL + v);
+      float range = range_at(p, m0 + i);
+      vi above = x > range, below = x < -range;
+      if (!any(above | below)) continue;
+      for (int l = 0; l < LANES; l++) taught += above[l] ? (double)g[l] : below[l] ? -(double)g[l] : 0.0;
+      store(sums + i * PANEL + v, select_(above | below, (vf){0}, g));
+    }
+  return taught;
+}
+
+static double input_gradient(const linear *p, const float *gb, size b, size k0, size k1, float *panel) {
+  double taught = 0.0;
+  for (size n0 = 0; n0 < p->outputs; n0 += 2 * DEPTH) {
+    size n1 = least(n0 + 2 * DEPTH, p->outputs);
+    BY_KIND(pack_rows, p, b, k0, k1, n0, n1, panel)
+    for (size m = 0; m < p->vectors; m += ROWS) {
+      const float *row[ROWS];
+      tile sums;
+      int rows = (int)least(ROWS, p->vectors - m);
+      for (int i = 0; n0 && i < rows; i++)
+        for (size v = 0; v < PANEL; v += LANES)
+          store(sums[i] + v, load_some(p->gx + (m + i) * p->rows + k0 + v, k1 - k0 - v));
+      point(row, rows, gb + m * p->outputs + n0, p->outputs);
+      tile_contiguous(rows, sums[0], row, 1, NULL, panel, n1 - n0, n0 > 0);
+      if (n1 == p->outputs && p->input_levels > 0) taught += clip_gradient(p, sums[0], m, rows, k0, k1);
+      for (int i = 0; i < rows; i++)
+        for (size v = 0; v < PANEL && k0 + v < k1; v += LANES)
+          store_some(p->gx + (m + i) * p->rows + k0 + v, load(sums[i] + v), k1 - k0 - v);
+    }
+  }
+  return taught;
+}
+
+/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: one sum per panel, of at_linear_panels. */
+void at_linear_backward(const linear *p) {
+  int copied = p->gain != NULL;
+  for (size b = 0; b < p->blocks; b++) copied |= p->saturated[b];
+  float *own = copied ? scratch(p->vectors * p->outputs) : NULL;
+  expect(p->gx, p->vectors * p->rows * 4), expect(p->gw, p->outputs * p->rows * 4);
+#pragma omp parallel if (p->vectors * p->rows * p->outputs > 1 << 19)
+  {
+    size depth = p->outputs > p->vectors ? p->outputs : p->vectors;
+    float *panel = scratch(least(depth, 2 * DEPTH) * PANEL);
+    size first = 0;
+    if (p->g_bias) {
+#pragma omp for schedule(static) nowait
+      for (size n = 0; n < p->outputs; n += LANES)
+        store_some(p->g_bias + n, sum_rows(p->g + n, p->vectors, p->outputs, p->outputs - n), p->outputs - n);
+    }
+    for (size b = 0; b < p->blocks; b++) {
+      const float *gb = p->g;
+      if (p->gain || p->saturated[b]) {
+        block_gradient(p, own, b);
+        gb = own;
+      }
+      size from = p->bounds[b], to = p->bounds[b + 1], panels = (to - from + PANEL - 1) / PANEL;
+#pragma omp for schedule(static)
+      for (size i = 0; i < panels; i++) {
+        size k0 = from + i * PANEL, k1 = least(k0 + PANEL, to);
+        if (p->gw) weight_gradient(p, gb, k0, k1, panel);
+        if (p->gx) p->g_range[first + i] = input_gradient(p, gb, b, k0, k1, panel);
+      }
+      first += panels;
+    }
+    free(panel);
+  }
+  free(own);
+}
+
+/* Length of g_range. */
+int64_t at_linear_panels(const int64_t *bounds, int64_t blocks) {
+  int64_t panels = 0;
+  for (size b = 0; b < blocks; b++) panels += (bounds[b + 1] - bounds[b] + PANEL - 1) / PANEL;
+  return panels;
+}

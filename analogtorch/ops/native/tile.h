@@ -1,0 +1,71 @@
+/* The innermost product: ROWS x PANEL partial sums in registers, then in a small tile in cache. */
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { ROWS = 8 };
+#elif defined(__AVX2__)
+enum { ROWS = 6 };
+#else
+enum { ROWS = 4 };
+#endif
+enum { VECTORS = 2, PANEL = VECTORS * LANES };
+
+typedef float tile[ROWS][PANEL];
+
+/* out[i][j] (+)= sum over p of row[i][p * step] * b[p][j], p in order; where `where` is given, row[i][where[p]]. */
+INLINE void tile_of(int rows, float *out, const float *const *row, size step, const int32_t *where, const float *b,
+                    size count, int add) {
+  vf c[ROWS][VECTORS];
+  UNROLL for (int i = 0; i < rows; i++)
+    UNROLL for (int v = 0; v < VECTORS; v++) c[i][v] = add ? load(out + i * PANEL + v * LANES) : (vf){0};
+  for (size p = 0; p < count; p++) {
+    size at = where ? where[p] : p * step;
+    vf bp[VECTORS];
+    UNROLL for (int v = 0; v < VECTORS; v++) bp[v] = load(b + p * PANEL + v * LANES);
+    UNROLL for (int i = 0; i < rows; i++)
+      UNROLL for (int v = 0; v < VECTORS; v++) c[i][v] += row[i][at] * bp[v];
+  }
+  UNROLL for (int i = 0; i < rows; i++)
+    UNROLL for (int v = 0; v < VECTORS; v++) store(out + i * PANEL + v * LANES, c[i][v]);
+}
+
+#define TILES(name, step, where)                                                                                      \
+  static void name(int rows, float *out, const float *const *row, size stride, const int32_t *offsets,                \
+                   const float *b, size count, int add) {                                                             \
+    (void)stride, (void)offsets;                                                                                      \
+    switch (rows) {                                                                                                   \
+      case 1: tile_of(1, out, row, step, where, b, count, add); break;                                                \
+      case 2: tile_of(2, out, row, step, where, b, count, add); break;                                                \
+      case 3: tile_of(3, out, row, step, where, b, count, add); break;                                                \
+      case 4: tile_of(4, out, row, step, where, b, count, add); break;                                                \
+      case 5: tile_of(ROWS < 5 ? ROWS : 5, out, row, step, where, b, count, add); break;                              \
+      case 6: tile_of(ROWS < 6 ? ROWS : 6, out, row, step, where, b, count, add); break;                              \
+      case 7: tile_of(ROWS < 7 ? ROWS : 7, out, row, step, where, b, count, add); break;                              \
+      default: tile_of(ROWS, out, row, step, where, b, count, add);                                                   \
+    }                                                                                                                 \
+  }
+
+TILES(tile_contiguous, 1, NULL)       /* row[i][p] */
+TILES(tile_strided, stride, NULL)     /* row[i][p * stride] */
+TILES(tile_gathered, 0, offsets)      /* row[i][offsets[p]] */
+
+/* Rows of a matrix, for the three above. */
+INLINE void point(const float **row, int rows, const float *first, size stride) {
+  for (int i = 0; i < rows; i++) row[i] = first + i * stride;
+}
+
+/* LANES x LANES, in registers. */
+INLINE void transpose(vf r[LANES]) {
+  UNROLL for (int s = 1; s < LANES; s *= 2) {
+    vi low, high;
+    UNROLL for (int l = 0; l < LANES; l++) {
+      low[l] = l & s ? LANES + l - s : l;
+      high[l] = l & s ? LANES + l : l + s;
+    }
+    UNROLL for (int i = 0; i < LANES; i++) {
+      if (i & s) continue;
+      vf a = r[i], b = r[i + s];
+      r[i] = __builtin_shuffle(a, b, low);
+      r[i + s] = __builtin_shuffle(a, b, high);
+    }
+  }
+}

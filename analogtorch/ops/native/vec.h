@@ -1,0 +1,162 @@
+/* Vectors of the machine's width, in GCC's vector extension; the few operations that it lacks. One source is compiled
+ * once per instruction set (see build.py): AVX-512, AVX2, and the compiler's default, 128 bits.
+ *
+ * Floating point may be contracted, never approximated or reordered: what one element of a result adds up, and in which
+ * order, depends on its position alone, so batch splits and threads do not change a bit.
+ */
+#include <math.h>
+#include <omp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#elif defined(__AVX2__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+
+typedef ptrdiff_t size;
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef float vf_any __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* anywhere in memory */
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+INLINE vf load(const float *p) { return *(const vf_any *)p; }
+INLINE void store(float *p, vf x) { *(vf_any *)p = x; }
+INLINE vf same(float x) { return x - (vf){0}; }
+INLINE vf select_(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+
+/* NaN in x stays NaN, as min and max return their second operand then. */
+INLINE vf clip(vf x, vf bound) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(-bound, _mm512_min_ps(bound, x));
+#elif defined(__AVX2__)
+  return _mm256_max_ps(-bound, _mm256_min_ps(bound, x));
+#else
+  return select_(x > bound, bound, select_(x < -bound, -bound, x));
+#endif
+}
+
+/* To the nearest integer, half to even. */
+INLINE vf nearest(vf x) {
+#if defined(__AVX512F__)
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  UNROLL for (int i = 0; i < LANES; i++) x[i] = rintf(x[i]);
+  return x;
+#endif
+}
+
+INLINE vf root(vf x) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#else
+  UNROLL for (int i = 0; i < LANES; i++) x[i] = sqrtf(x[i]);
+  return x;
+#endif
+}
+
+INLINE int any(vi mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
+  int32_t all = 0;
+  UNROLL for (int i = 0; i < LANES; i++) all |= mask[i];
+  return all != 0;
+#endif
+}
+
+INLINE uint32_t bits_of(vi mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__AVX2__)
+  return (uint32_t)_mm256_movemask_ps((__m256)mask);
+#else
+  uint32_t bits = 0;
+  UNROLL for (int i = 0; i < LANES; i++) bits |= (uint32_t)(mask[i] & 1) << i;
+  return bits;
+#endif
+}
+
+INLINE vu lane_numbers(void) {
+  vu x;
+  UNROLL for (int i = 0; i < LANES; i++) x[i] = (uint32_t)i;
+  return x;
+}
+
+/* x where the bits of the row are clear at `at`, a multiple of LANES, and behind; 0 elsewhere. A row is 32-bit words. */
+INLINE vf where_clear(vf x, const uint32_t *row, size at) {
+  vu bits = (vu){0} + (row[at / 32] >> at % 32);
+  return (vf)((vi)x & (vi)((bits & ((vu){0} + 1u << lane_numbers())) == 0));
+}
+
+/* The first count lanes set. */
+INLINE vi first_lanes(size count) { return (vi)(lane_numbers() < (uint32_t)(count < 0 ? 0 : count)); }
+
+INLINE size least(size a, size b) { return a < b ? a : b; }
+
+/* Up to LANES numbers, zeros behind; nothing is read behind the last, and nothing at all where count <= 0. */
+INLINE vf load_some(const float *p, size count) {
+  if (count >= LANES) return load(p);
+  if (count <= 0) return (vf){0};
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+#else
+  float all[LANES] = {0};
+  memcpy(all, p, (size_t)count * 4);
+  return load(all);
+#endif
+}
+
+INLINE void store_some(float *p, vf x, size count) {
+  if (count >= LANES) { store(p, x); return; }
+  if (count <= 0) return;
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), x);
+#else
+  float all[LANES];
+  store(all, x);
+  memcpy(p, all, (size_t)count * 4);
+#endif
+}
+
+/* Fresh memory costs a page fault per 4 KiB, which for a weight-sized result is as long as its product: ask for pages
+ * of 2 MiB. A hint, and none for memory that is in use already. */
+INLINE void expect(const void *p, size bytes) {
+  uintptr_t from = ((uintptr_t)p + 4095) & ~(uintptr_t)4095;
+  if (p && bytes >= 4 << 20) madvise((void *)from, (size_t)bytes - 4096, MADV_HUGEPAGE);
+}
+
+static inline float *scratch(size count) {
+  float *p = aligned_alloc(64, (size_t)((count * 4 + 63) / 64 * 64));
+  expect(p, count * 4);
+  return p;
+}
+
+/* Sum of the columns from j of a matrix of `stride` floats a row, at most LANES; short sums, added up. */
+INLINE vf sum_rows(const float *x, size rows, size stride, size count) {
+  vf total = {0};
+  for (size i0 = 0; i0 < rows; i0 += 64) {
+    vf sum = {0};
+    for (size i = i0; i < least(i0 + 64, rows); i++) sum += load_some(x + i * stride, count);
+    total += sum;
+  }
+  return total;
+}

@@ -1,0 +1,74 @@
+/* Weights as the chip holds them in training: scales of the blocks, and noise by position. */
+
+/* The noise of the weights of one matrix; kinds 1 and 2 in units of the block's scale. */
+typedef struct {
+  const int64_t *key; /* NULL: no noise */
+  float std;
+  int64_t shaped; /* whether the deviation depends on the weight: ops/plan.py's Spread */
+  float base, step, c[4];
+  int64_t pieces, first_output, first_row;
+} weight_noise;
+
+enum { EXACT, UNIFORM, SHAPED };
+
+INLINE int kind_of(const weight_noise *q) { return !q->key || q->std == 0 ? EXACT : q->shaped ? SHAPED : UNIFORM; }
+
+INLINE vf spread_of(const weight_noise *q, vf w, float inverse) {
+  vf t = (vf)((vi)w & 0x7FFFFFFF) * inverse;
+  t = select_(t > 1.0f, same(1.0f), t) * (float)q->pieces;
+  vf variance = same(q->base), f = t;
+  if (q->pieces > 1) {
+    vi piece = __builtin_convertvector(t, vi);
+    piece = (vi)select_(piece > (int32_t)q->pieces - 1, (vf)((vi){0} + (int32_t)q->pieces - 1), (vf)piece);
+    vf i = __builtin_convertvector(piece, vf);
+    f = t - i;
+    variance += i * q->step;
+  }
+  vf p = ((q->c[3] * f + q->c[2]) * f + q->c[1]) * f + q->c[0];
+  p = select_(p < 0.0f, (vf){0}, p);
+  return root(variance + p * p);
+}
+
+/* The weight w of scale `full` at `column` of the row that has `word`. */
+INLINE vf with_noise(int kind, const weight_noise *q, vf w, float full, uint64_t word, size column) {
+  if (kind == EXACT) return w;
+  vf z = normal(word, (uint32_t)(q->first_row + column));
+  if (kind == UNIFORM) return w + full * q->std * z;
+  return w + full * q->std * spread_of(q, w, 1.0f / (full > 1.17549435e-38f ? full : 1.17549435e-38f)) * z;
+}
+
+INLINE uint64_t word_of(int kind, const weight_noise *q, size output) {
+  return kind == EXACT ? 0 : fold((uint64_t)*q->key, (uint64_t)(q->first_output + output));
+}
+
+/* Magnitudes compare like their bits do, and those of NaN above all others. */
+INLINE float absmax(const float *x, size count) {
+  vi most = {0};
+  for (size j = 0; j < count; j += LANES) {
+    vi bits = (vi)load_some(x + j, count - j) & 0x7FFFFFFF;
+    most = (vi)select_(bits > most, (vf)bits, (vf)most);
+  }
+  int32_t all = 0;
+  for (int i = 0; i < LANES; i++) all = most[i] > all ? most[i] : all;
+  float largest;
+  memcpy(&largest, &all, 4);
+  return largest;
+}
+
+/* scale[b * outputs + n] = largest |w[n][bounds[b] .. bounds[b + 1]]|, then the largest of each group of columns.
+ * Called by all threads of a parallel region. */
+static void block_scales(float *scale, const float *w, size outputs, const int64_t *bounds, size blocks,
+                         const int64_t *columns, size n_columns) {
+  size rows = bounds[blocks];
+#pragma omp for schedule(static)
+  for (size n = 0; n < outputs; n++)
+    for (size b = 0; b < blocks; b++)
+      scale[b * outputs + n] = absmax(w + n * rows + bounds[b], bounds[b + 1] - bounds[b]);
+  if (!n_columns) return;
+#pragma omp single
+  for (size b = 0; b < blocks; b++)
+    for (size c = 0; c < n_columns; c++) {
+      float *own = scale + b * outputs + columns[c], largest = absmax(own, columns[c + 1] - columns[c]);
+      for (size n = 0; n < columns[c + 1] - columns[c]; n++) own[n] = largest;
+    }
+}

@@ -1,0 +1,158 @@
+"""What one weight matrix does in every multiply: the part of an analog product that is no tensor."""
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from analogtorch.devices import Spread
+
+Span = tuple[slice, ...]
+"""A row block as an index into the weight's dimensions after the first: channels, then kernel taps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Row blocks, converters, noise and positions of one matrix; for a linear layer the geometry is empty.
+
+    The matrix has a column per output and a row per input channel and kernel tap, flattened in the weight's order.
+    """
+
+    bounds: tuple[int, ...]
+    """Where the row blocks begin among the rows and, last, where they end: blocks + 1 numbers."""
+    columns: tuple[int, ...] = ()
+    """Bounds of the outputs that share one weight scale, as ``bounds``; empty: every output has its own."""
+    stride: tuple[int, ...] = ()
+    """Of a convolution, a number per spatial dimension."""
+    padding: tuple[int, ...] = ()
+    """Zeros on both sides of each spatial dimension; none where a row block cuts the kernel."""
+    dilation: tuple[int, ...] = ()
+    """Of a convolution, a number per spatial dimension."""
+    groups: int = 1
+    """Groups of a convolution."""
+    input_bits: int = 0
+    """Of the DAC, 2..16; 0: inputs are neither clipped nor rounded."""
+    output_bits: int = 0
+    """Of the ADC, 2..16; 0: partial sums are neither clipped nor rounded."""
+    output_bound: float = 1.0
+    """Of the ADC, > 0, in units of (full-scale input x weight scale)."""
+    output_noise: float = 0.0
+    """Standard deviation of the noise of a partial sum, >= 0, in the same units."""
+    weight_noise: float = 0.0
+    """Standard deviation of the noise of a weight, >= 0, in units of (weight scale x ``spread``)."""
+    spread: Spread = field(default_factory=Spread)
+    """How that deviation depends on the weight."""
+    first_output: int = 0
+    """Position of output 0 in the layer: positions key the noise."""
+    total_outputs: int = 0
+    """Outputs of the layer; 0: those of this matrix."""
+    first_row: int = 0
+    """Position of row 0 in the layer."""
+    ints: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """The integers as an operator takes them; with ``floats``, what ``decode`` reads."""
+    floats: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    """The numbers as an operator takes them."""
+
+    def __post_init__(self) -> None:
+        _check("bounds", self.bounds, len(self.bounds) > 1 and self.bounds[0] == 0, "(0, ..., rows)")
+        for name in ("bounds", "columns"):
+            pairs = zip(getattr(self, name), getattr(self, name)[1:], strict=False)
+            _check(name, getattr(self, name), all(a < b for a, b in pairs), "increasing")
+        for name in ("input_bits", "output_bits"):
+            bits = getattr(self, name)
+            _check(name, bits, bits == 0 or 2 <= bits <= 16, "from 2 to 16, or 0 for no converter")
+        bound = self.output_bound
+        _check("output_bound", bound, bound > 0 and math.isfinite(bound), "a positive number")
+        for name in ("output_noise", "weight_noise"):
+            std = getattr(self, name)
+            _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")
+        # made here and not when asked for: torch.compile reads them
+        geometry = (self.dims, *self.stride, *self.padding, *self.dilation, self.groups)
+        rest = (self.input_bits, self.output_bits, self.first_output, self.total_outputs, self.first_row)
+        ints = (*_counted(self.bounds), *_counted(self.columns), *geometry, *rest, self.spread.pieces)
+        object.__setattr__(self, "ints", ints)
+        s = self.spread
+        floats = (self.output_bound, self.output_noise, self.weight_noise, s.base, s.step, *s.coefficients)
+        object.__setattr__(self, "floats", floats)
+
+    @property
+    def blocks(self) -> int:
+        """Number of row blocks."""
+        return len(self.bounds) - 1
+
+    @property
+    def dims(self) -> int:
+        """Spatial dimensions; 0 for a linear layer."""
+        return len(self.stride)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a multiply needs keys."""
+        return self.weight_noise > 0 or self.output_noise > 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether the product is the digital one: no converter, no noise."""
+        return not (self.input_bits or self.output_bits or self.noisy)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether the noise of a weight depends on the weight."""
+        return self.spread != Spread()
+
+    def span(self, block: int, shape: tuple[int, ...]) -> Span:
+        """Row block ``block`` as an index into the rows' dimensions ``shape`` = (channels, *kernel)."""
+        return _span(self.bounds[block], self.bounds[block + 1], tuple(shape))
+
+
+def _check(name: str, value: object, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def _counted(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    return (len(numbers), *numbers)
+
+
+def _span(start: int, stop: int, shape: tuple[int, ...]) -> Span:
+    inner = math.prod(shape[1:])
+    if start % inner == 0 and stop % inner == 0:
+        return (slice(start // inner, stop // inner), *(slice(0, size) for size in shape[1:]))
+    i = start // inner
+    if stop > (i + 1) * inner:
+        raise ValueError(f"rows {start} to {stop} of {shape} are no block: it must hold whole kernels, or lie in one")
+    return (slice(i, i + 1), *_span(start - i * inner, stop - i * inner, shape[1:]))
+
+
+@lru_cache(maxsize=4096)
+def decode(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
+    """The plan whose ``ints`` and ``floats`` these are."""
+    rest = list(ints)
+
+    def take(count: int) -> tuple[int, ...]:
+        taken = tuple(rest[:count])
+        del rest[:count]
+        return taken
+
+    bounds = take(take(1)[0])
+    columns = take(take(1)[0])
+    (dims,) = take(1)
+    stride, padding, dilation = take(dims), take(dims), take(dims)
+    groups, input_bits, output_bits, first_output, total_outputs, first_row, pieces = rest
+    bound, output_noise, weight_noise, base, step, *coefficients = floats
+    return Plan(
+        bounds=bounds,
+        columns=columns,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        input_bits=input_bits,
+        output_bits=output_bits,
+        output_bound=bound,
+        output_noise=output_noise,
+        weight_noise=weight_noise,
+        spread=Spread(coefficients=tuple(coefficients), base=base, step=step, pieces=pieces),  # type: ignore[arg-type]
+        first_output=first_output,
+        total_outputs=total_outputs,
+        first_row=first_row,
+    )

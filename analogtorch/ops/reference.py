@@ -1,0 +1,274 @@
+"""The analog product in plain torch: what every kernel must reproduce, and what runs where there is none.
+
+A layer's product is a convolution (a linear layer is one without places). With ``r`` the input range and ``s`` the
+weight scale of a row block and output:
+
+    xq = round(clip(x, -r, r) L / r) r / L                  L = 2^(input bits - 1) - 1
+    wn = w + weight_noise * s * spread(w / s) * normal
+    p  = sum of xq wn over the block's rows                 its partial sum
+    v  = p + r * s * output_noise * normal
+    y += gain * round(clip(v, -b, b) A / b) b / A           b = r * s * output_bound, A = 2^(output bits - 1) - 1
+
+The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does; the range learns
+from what it clips. Normals are keyed by position (``ops/noise.py``), so that the backward pass meets the very noise of
+the forward.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from analogtorch.ops.noise import normal
+from analogtorch.ops.plan import Plan, Span
+from analogtorch.ops.quantize import rounded
+
+MASK = torch.uint8
+"""Type of ``Outputs.mask``."""
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class Inputs(NamedTuple):
+    """The tensors of one product; see ``ops.mvm`` for their shapes."""
+
+    x: Tensor
+    input_range: Tensor
+    w: Tensor
+    bias: Tensor | None
+    scale: Tensor | None
+    gain: Tensor | None
+    key: Tensor | None
+    output_keys: Tensor | None
+    samples: Tensor | None
+
+
+class Outputs(NamedTuple):
+    """What a product gives: ``y``; and what its gradient needs."""
+
+    y: Tensor
+    scale: Tensor
+    """(blocks, outputs): the one given, or that of the weights."""
+    mask: Tensor
+    """Which readings saturated, as the module that computed them keeps it; empty where nobody asked or none can."""
+    saturated: Tensor
+    """(blocks,) uint8: whether any did."""
+
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Of x, of the input range, of w, and of the bias."""
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What converters, noise and scales are computed in: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def block_scales(w: Tensor, bounds: Sequence[int], columns: Sequence[int] = ()) -> Tensor:
+    """Weight that full conductance stands for: (blocks, outputs), at least float32; without gradient, NaN stays NaN.
+
+    Args:
+        w: (outputs, ...); its other dimensions, flattened, are the rows.
+        bounds: where the row blocks begin and, last, where they end.
+        columns: the same of the outputs that share a scale; empty: each has its own.
+    """
+    flat = w.detach().flatten(1).to(wide(w.dtype))
+    scale = torch.stack([flat[:, a:b].abs().amax(1) for a, b in zip(bounds, bounds[1:], strict=False)])
+    if not columns:
+        return scale
+    groups = zip(columns, columns[1:], strict=False)
+    return torch.cat([scale[:, a:b].amax(1, keepdim=True).expand(-1, b - a) for a, b in groups], 1)
+
+
+def over_rows(values: Tensor, bounds: Sequence[int]) -> Tensor:
+    """``values`` (blocks, outputs) repeated over the rows of each block: (outputs, rows)."""
+    sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    return torch.cat([v.unsqueeze(1).expand(-1, size) for v, size in zip(values, sizes, strict=True)], dim=1)
+
+
+def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Tensor:
+    """The weights that a training step computes with, of ``w``'s shape and type."""
+    if key is None or plan.weight_noise == 0:
+        return w
+    flat, full = w.flatten(1), over_rows(scale, plan.bounds)
+    outputs, rows = flat.shape
+    number = torch.arange(outputs, device=w.device)
+    first = plan.first_row + number // (outputs // plan.groups) * rows  # groups meet rows of their own
+    z = normal(key, number + plan.first_output, first, rows).to(full.dtype)
+    sigma = plan.spread(flat.to(full.dtype) / full.clamp_min(torch.finfo(full.dtype).tiny))
+    return torch.addcmul(flat.to(full.dtype), full * plan.weight_noise * sigma, z).to(w.dtype).view(w.shape)
+
+
+def quantised(x: Tensor, input_range: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
+    """``x`` as the DAC gives it, in ``dtype``."""
+    if not plan.input_bits:
+        return x.to(dtype)
+    return rounded(x.to(wide(x.dtype)), _beside(input_range, x), plan.input_bits).to(dtype).contiguous()
+
+
+def part(x: Tensor, w: Tensor, span: Span, plan: Plan) -> Tensor:
+    """The partial sums of a row block; the input is never unfolded."""
+    seen = _seen(x, w.shape[1:], span, plan)
+    if not plan.dims:
+        return F.linear(seen, w[:, span[0]])
+    seen = seen.flatten(1, 2) if plan.groups > 1 else seen
+    w = w[(slice(None), *span)]
+    return _CONVOLVE[plan.dims](seen, w, None, plan.stride, plan.padding, plan.dilation, plan.groups)
+
+
+def mask_shape(y: Sequence[int], plan: Plan) -> tuple[int, ...]:
+    """Of ``Outputs.mask`` for an output of shape ``y``: a byte for each partial sum."""
+    return (plan.blocks, *y)
+
+
+def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
+    """The product; ``learns``: whether a backward pass may follow."""
+    x, input_range, w, bias, scale, gain, key, output_keys, samples = inputs
+    input_range = input_range.abs()
+    scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
+    xq, wn = quantised(x, input_range, plan, w.dtype), noisy_weight(w, scale, key, plan)
+    unit = input_range.to(scale.dtype).reshape(-1, 1, 1)
+    total: Tensor | None = None
+    masks = []
+    for block in range(plan.blocks):
+        p = part(xq, wn, plan.span(block, w.shape[1:]), plan).to(scale.dtype)
+        v = p.reshape(_read_shape(p.shape, plan))
+        full = unit * scale[block].view(1, -1, 1)
+        if plan.output_noise > 0 and v.numel():
+            assert output_keys is not None
+            v = v + full * plan.output_noise * _output_noise(v, output_keys[block], samples, plan).to(v.dtype)
+        if plan.output_bits:
+            if learns:
+                masks.append((v.abs() > full * plan.output_bound).to(torch.uint8).view(p.shape))
+            v = rounded(v, full * plan.output_bound, plan.output_bits)
+        if gain is not None:
+            v = v * gain[block].view(1, -1, 1).to(v.dtype)
+        total = v.view(p.shape) if total is None else total + v.view(p.shape)
+    assert total is not None
+    if bias is not None:
+        total = total + bias.to(total.dtype).view(-1, *[1] * plan.dims)
+    mask = torch.stack(masks) if masks else x.new_empty(0, dtype=torch.uint8)
+    saturated = mask.flatten(1).amax(1) if mask.numel() else x.new_zeros(plan.blocks, dtype=torch.uint8)
+    return Outputs(total.to(w.dtype).contiguous(), scale, mask, saturated)
+
+
+def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
+    """Gradients of x, the input range, w and the bias, where ``needs`` says so."""
+    x, signed, w, _, _, gain, key, _, _ = inputs
+    input_range = signed.abs()
+    needs_x, needs_range, needs_w, needs_bias = needs
+    xq, mask = quantised(x, input_range, plan, w.dtype), outputs.mask
+    wn = noisy_weight(w, outputs.scale, key, plan)
+    wanted = (needs_x or needs_range, needs_w)
+    if gain is None and not mask.numel():  # then it is the digital layer's
+        gx, gw = _gradients(g, xq, wn, plan, wanted)
+    else:
+        # blocks that hold whole kernels share no input: they write where others must add
+        gx = torch.zeros_like(xq) if wanted[0] else None
+        gw = torch.empty_like(wn, memory_format=torch.contiguous_format) if wanted[1] else None
+        for block in range(plan.blocks):
+            passed = g.masked_fill(mask[block].bool(), 0.0) if mask.numel() else g
+            if gain is not None:
+                passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)
+            _put_block(gx, gw, passed, xq, wn, plan.span(block, w.shape[1:]), plan)
+    g_range = None
+    if gx is not None and plan.input_bits:
+        gx, taught = _through_dac(gx, x, input_range, needs_range)
+        g_range = None if taught is None else taught * signed.sign()
+    elif needs_range:
+        g_range = torch.zeros_like(input_range)
+    g_bias = None
+    if needs_bias:
+        g_bias = g.sum((0, *range(2, g.dim()))) if plan.dims else g.reshape(-1, g.shape[-1]).sum(0)
+    return gx.to(x.dtype) if gx is not None and needs_x else None, g_range, gw, g_bias
+
+
+def _through_dac(gx: Tensor, x: Tensor, input_range: Tensor, needs_range: bool) -> tuple[Tensor, Tensor | None]:
+    bound = _beside(input_range, x)
+    above, below = x > bound, x < -bound
+    taught = None
+    if needs_range:
+        taught = (gx * above - gx * below).to(wide(gx.dtype)).sum_to_size(bound.shape)
+        taught = taught.reshape(input_range.shape).to(input_range.dtype)
+    return gx.masked_fill(above | below, 0.0), taught
+
+
+def _beside(input_range: Tensor, x: Tensor) -> Tensor:
+    """The range as it broadcasts to ``x``: one for all, or one per vector (linear) or sample (convolution)."""
+    return input_range if input_range.dim() == x.dim() or input_range.numel() == 1 else _spread_out(input_range, x)
+
+
+def _spread_out(input_range: Tensor, x: Tensor) -> Tensor:
+    lead = x.shape[:-1] if input_range.numel() == x.shape[:-1].numel() else x.shape[:1]
+    return input_range.reshape(*lead, *[1] * (x.dim() - len(lead)))
+
+
+def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
+    """(vectors, outputs, places) of an output."""
+    if plan.dims:
+        return shape[0], shape[1], shape[2:].numel()
+    return shape[:-1].numel(), shape[-1], 1
+
+
+def _output_noise(v: Tensor, key: Tensor, samples: Tensor | None, plan: Plan) -> Tensor:
+    """Normals of ``v``'s shape (vectors, outputs, places), keyed by vector and output, and by place if any."""
+    n, outputs, places = v.shape
+    vectors = torch.arange(n, device=v.device) if samples is None else samples
+    if not plan.dims:
+        return normal(key, vectors, torch.full_like(vectors, plan.first_output), outputs).unsqueeze(2)
+    own = torch.arange(plan.first_output, plan.first_output + outputs, device=v.device)
+    rows = (vectors.unsqueeze(1) * (plan.total_outputs or outputs) + own).flatten()
+    return normal(key, rows, torch.zeros_like(rows), places).view(v.shape)
+
+
+def _gradients(
+    g: Tensor, x: Tensor, w: Tensor, plan: Plan, needs: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of a digital product, with respect to ``x`` and ``w``."""
+    if not plan.dims:
+        gx = g @ w if needs[0] else None
+        gw = g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1]) if needs[1] else None
+        return gx, gw
+    run = (plan.stride, plan.padding, plan.dilation)
+    zero, wanted = [0] * plan.dims, [*needs, False]
+    gx, gw, _ = torch.ops.aten.convolution_backward(g, x, w, None, *run, False, zero, plan.groups, wanted)
+    return gx, gw
+
+
+def _put_block(gx: Tensor | None, gw: Tensor | None, g: Tensor, x: Tensor, w: Tensor, span: Span, plan: Plan) -> None:
+    """Add the gradients of one row block to those of the whole."""
+    index, rows = (slice(None), *span), w.shape[1:]
+    seen = _seen(x, rows, span, plan)
+    needs = (gx is not None, gw is not None)
+    block_gx, block_gw = _gradients(g, seen.flatten(1, 2) if plan.groups > 1 else seen, w[index], plan, needs)
+    if gx is not None and block_gx is not None:
+        _seen(gx, rows, span, plan).add_(block_gx.view(seen.shape))
+    if gw is not None and block_gw is not None:
+        gw[index] = block_gw
+
+
+def _seen(x: Tensor, rows: torch.Size, span: Span, plan: Plan) -> Tensor:
+    """The view of ``x`` that a row block sees; with groups, the channels are two dimensions: (groups, channels)."""
+    if not plan.dims:
+        return x[..., span[0]]
+    channels, *taps = span
+    if plan.groups > 1:
+        x = x.unflatten(1, (plan.groups, rows[0]))[:, :, channels]
+    elif channels != slice(0, rows[0]):
+        x = x[:, channels]
+    if all(tap == slice(0, size) for tap, size in zip(taps, rows[1:], strict=True)):
+        return x
+    if any(plan.padding):
+        raise ValueError("a row block that cuts the kernel needs an input that is padded already")
+    sizes = x.shape[-len(taps) :]
+    geometry = zip(sizes, rows[1:], taps, plan.stride, plan.dilation, strict=True)
+    places: list[Any] = [_meets(*numbers) for numbers in geometry]
+    return x[tuple([..., *places])]
+
+
+def _meets(size: int, kernel: int, tap: slice, stride: int, dilation: int) -> slice:
+    """The part of a dimension of the padded input that the kernel's taps in ``tap`` meet."""
+    outputs = (size - dilation * (kernel - 1) - 1) // stride + 1
+    start = tap.start * dilation
+    return slice(start, start + (outputs - 1) * stride + (tap.stop - tap.start - 1) * dilation + 1)
