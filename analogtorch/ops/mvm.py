@@ -8,9 +8,9 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from analogtorch.ops import native, reference
+from analogtorch.ops.library import define
 from analogtorch.ops.plan import Plan, decode
 from analogtorch.ops.reference import Gradients, Inputs, Outputs
 
@@ -96,8 +96,7 @@ def _check(inputs: Inputs, plan: Plan) -> None:
         raise ValueError(f"mvm: samples must have {vectors} elements, one per vector, got {samples.numel()}")
 
 
-@custom_op("analogtorch::mvm", mutates_args=())
-def _mvm(
+def _compute(
     x: Tensor,
     input_range: Tensor,
     w: Tensor,
@@ -119,8 +118,7 @@ def _mvm(
     return y, own, mask, saturated
 
 
-@_mvm.register_fake
-def _(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints, floats, learns):
+def _fake(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints, floats, learns):
     plan = decode(tuple(ints), tuple(floats))
     y = x.new_empty(output_shape(x.shape, w.shape, plan), dtype=w.dtype)
     wide = reference.wide(w.dtype)
@@ -140,8 +138,7 @@ def output_shape(x: torch.Size, w: torch.Size, plan: Plan) -> tuple[int, ...]:
     return (x[0], w[0], *((size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, taps, step, pad, gap in sizes))
 
 
-@custom_op("analogtorch::mvm_backward", mutates_args=())
-def _mvm_backward(
+def _compute_backward(
     g: Tensor,
     x: Tensor,
     input_range: Tensor,
@@ -164,8 +161,7 @@ def _mvm_backward(
     return gx, g_range, gw, g_bias
 
 
-@_mvm_backward.register_fake
-def _(g, x, input_range, w, scale, gain, key, mask, saturated, ints, floats, needs):
+def _fake_backward(g, x, input_range, w, scale, gain, key, mask, saturated, ints, floats, needs):
     shapes = zip((x, input_range, w, g.new_empty(w.shape[0])), needs, strict=True)
     return tuple(
         torch.empty_like(t, memory_format=torch.contiguous_format) if needed else g.new_empty(0) for t, needed in shapes
@@ -196,9 +192,24 @@ def _save(ctx, inputs, output) -> None:
 def _backward(ctx, g: Tensor, *_):
     if g is None:
         return (None,) * 12
-    needs = list(ctx.needs_input_grad[:4])
+    needs = list(ctx.needs_input_grad[1:5])
     gradients = _mvm_backward(g.contiguous(), *ctx.saved_tensors, *ctx.numbers, needs)
     return *(t if needed else None for t, needed in zip(gradients, needs, strict=True)), *[None] * 8
 
 
-_mvm.register_autograd(_backward, setup_context=_save)
+_TENSORS = "Tensor x, Tensor input_range, Tensor w"
+_PLAN = "int[] ints, float[] floats"
+_mvm_backward = define(
+    f"mvm_backward(Tensor g, {_TENSORS}, Tensor scale, Tensor? gain, Tensor? key, Tensor mask, Tensor saturated, "
+    f"{_PLAN}, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
+    _compute_backward,
+    _fake_backward,
+)
+_mvm = define(
+    f"mvm({_TENSORS}, Tensor? bias, Tensor? scale, Tensor? gain, Tensor? key, Tensor? output_keys, Tensor? samples, "
+    f"{_PLAN}, bool learns) -> (Tensor, Tensor, Tensor, Tensor)",
+    _compute,
+    _fake,
+    save=_save,
+    backward=_backward,
+)

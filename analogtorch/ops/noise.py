@@ -23,7 +23,8 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
+
+from analogtorch.ops.library import define
 
 VERSION = 1
 """Version of the generator: raised whenever the same seed would give other numbers."""
@@ -111,8 +112,7 @@ def normal_reference(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Te
     return torch.where(bits < 0, -z, z)
 
 
-@custom_op("analogtorch::normal", mutates_args=())
-def _normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
+def _compute(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     if rows.device.type == "cpu":
         from analogtorch.ops import native  # which imports what uses the normals
 
@@ -126,9 +126,11 @@ def _normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     return normal_reference(key, rows, first, count)
 
 
-@_normal.register_fake
-def _(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
+def _fake(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     return torch.empty(rows.shape[0], count, device=rows.device)
+
+
+_normal = define("normal(Tensor key, Tensor rows, Tensor first, int count) -> Tensor", _compute, _fake)
 
 
 def seed_tensor(seed: int, device: torch.device | None = None) -> Tensor:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from analogtorch.ops import native
+from analogtorch.ops.library import define
 from analogtorch.ops.noise import fold
 
 
@@ -21,14 +21,17 @@ def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
     return _draw_keys(like, streams)
 
 
-@custom_op("analogtorch::draw_keys", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
+def _draw(like: Tensor, streams: Sequence[int]) -> Tensor:
     seed = torch.randint(-(2**62), 2**62, (), device=like.device)
     if like.device.type == "cpu" and native.available():
         return native.keys(int(seed), streams)
     return fold(seed, torch.tensor(streams, device=like.device))
 
 
-@_draw_keys.register_fake
-def _(like: Tensor, streams: Sequence[int]) -> Tensor:
+def _fake(like: Tensor, streams: Sequence[int]) -> Tensor:
     return like.new_empty(len(streams), dtype=torch.int64)
+
+
+_draw_keys = define(
+    "draw_keys(Tensor like, int[] streams) -> Tensor", _draw, _fake, tags=(torch.Tag.nondeterministic_seeded,)
+)

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,106 +93,112 @@ def mask_shape(y: Sequence[int], plan: Plan) -> tuple[int, ...]:
 
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """As ``reference.forward``."""
-    task = _Task(inputs, plan)
-    x, w = task.x, task.w
-    y = x.new_empty(task.output)
+    call = _Call(inputs, plan)
+    x, w, output = inputs.x, inputs.w, call.form.output
+    y = x.new_empty(output)
     scale = w.new_empty(plan.blocks, w.shape[0]) if inputs.scale is None else inputs.scale.contiguous()
-    mask = x.new_empty(mask_shape(task.output, plan) if learns and plan.output_bits else (0,), dtype=MASK)
+    mask = x.new_empty(mask_shape(output, plan) if learns and plan.output_bits else (0,), dtype=MASK)
     saturated = x.new_empty(plan.blocks, dtype=torch.uint8)
-    task.hold(scale=scale, y=y, saturated=saturated, **({"mask": mask} if mask.numel() else {}))
-    task.matrix.find_scale = inputs.scale is None
-    task.run("at_linear" if not plan.dims else "at_convolution")
+    call.point(scale=scale, y=y, saturated=saturated, mask=mask if mask.numel() else None)
+    call.matrix.find_scale = inputs.scale is None
+    call.run("at_convolution" if plan.dims else "at_linear")
     return Outputs(y, scale, mask, saturated)
 
 
 def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
     """As ``reference.backward``."""
     needs_x, needs_range, needs_w, needs_bias = needs
-    task = _Task(inputs, plan)
-    x, w = task.x, task.w
-    gx = torch.empty_like(x) if needs_x or needs_range else None
-    gw = torch.empty_like(w) if needs_w else None
+    x, w, call = inputs.x, inputs.w, _Call(inputs, plan)
+    gx = x.new_empty(x.shape) if needs_x or needs_range else None
+    gw = w.new_empty(w.shape) if needs_w else None
     g_bias = w.new_empty(w.shape[0]) if needs_bias else None
-    saturated = outputs.saturated if outputs.mask.numel() else torch.zeros_like(outputs.saturated)
-    given = {"gx": gx, "gw": gw, "g_bias": g_bias, "mask": outputs.mask if outputs.mask.numel() else None}
-    task.hold(
-        scale=outputs.scale.contiguous(), saturated=saturated, g=g, **{k: t for k, t in given.items() if t is not None}
-    )
-    parts: tuple[Any, ...] = ()
-    if plan.dims:
-        # enough items for every thread, where there are few samples
+    mask = outputs.mask if outputs.mask.numel() else None
+    saturated = outputs.saturated if mask is not None else torch.zeros_like(outputs.saturated)
+    call.point(scale=outputs.scale.contiguous(), saturated=saturated, g=g, gx=gx, gw=gw, g_bias=g_bias, mask=mask)
+    split = 1
+    if plan.dims:  # enough items for every thread, where there are few samples
         split = max(1, min(w.shape[1], -(-2 * torch.get_num_threads() // (x.shape[0] * plan.groups))))
-        sums = torch.zeros(x.shape[0] * plan.groups * split, dtype=torch.float64)
-        parts = (ctypes.c_int64(split),)
+    sums = torch.zeros(call.form.sums * split, dtype=torch.float64)
+    call.point(g_range=sums)
+    if plan.dims:
+        call.run("at_convolution_backward", ctypes.c_int64(split))
     else:
-        panels = _call("at_linear_panels", _array(plan.bounds), ctypes.c_int64(plan.blocks))
-        sums = torch.zeros(panels, dtype=torch.float64)
-    task.hold(g_range=sums)
-    task.run("at_convolution_backward" if plan.dims else "at_linear_backward", *parts)
+        call.run("at_linear_backward")
     g_range = None
     if needs_range:
         g_range = inputs.input_range.sign() * sums.sum().to(inputs.input_range.dtype)
     return gx if needs_x else None, g_range, gw, g_bias
 
 
-class _Task:
-    """One call: the structure that the kernel reads, and the tensors that must live until it returns."""
+class _Form(NamedTuple):
+    """What calls of the same plan and shapes share."""
+
+    matrix: Matrix
+    """The structure, but for the tensors."""
+    output: tuple[int, ...]
+    """Shape of the output."""
+    sums: int
+    """Parts that the gradient of the range is summed from; of a convolution, for each split of its channels."""
+    arrays: tuple[Any, ...]
+    """What the structure points to."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
+    bounds, columns = _array(plan.bounds), _array(plan.columns)
+    m: Matrix
+    if plan.dims:
+        geometry = zip(x[2:], w[2:], plan.stride, plan.padding, plan.dilation, strict=True)
+        places = [(size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, taps, step, pad, gap in geometry]
+        if min(places) < 1:
+            raise ValueError(f"the kernel {tuple(w[2:])} is larger than the padded input {tuple(x[2:])}")
+        m = Convolution(n=x[0], groups=plan.groups, channels=w[1], outputs=w[0] // plan.groups)
+        sizes = {"in_": x[2:], "out": places, "kernel": w[2:], "stride": plan.stride, "dilation": plan.dilation}
+        for name, numbers in sizes.items():
+            setattr(m, name, _three(numbers, 1))
+        m.padding = _three(plan.padding, 0)
+        output, sums = (x[0], w[0], *places), x[0] * plan.groups
+    else:
+        m = Linear(vectors=x[:-1].numel(), rows=w[1], outputs=w[0])
+        output, sums = (*x[:-1], w[0]), _call("at_linear_panels", bounds, ctypes.c_int64(plan.blocks))
+    m.blocks, m.n_columns = plan.blocks, max(len(plan.columns) - 1, 0)
+    m.bounds, m.columns = ctypes.addressof(bounds), ctypes.addressof(columns)
+    m.input_levels = levels(plan.input_bits) if plan.input_bits else 0
+    spread, noise, read = plan.spread, m.noise, m.read
+    noise.std, noise.shaped, noise.base, noise.step = plan.weight_noise, plan.shaped, spread.base, spread.step
+    noise.c, noise.pieces = spread.coefficients, spread.pieces
+    noise.first_output, noise.first_row = plan.first_output, plan.first_row
+    read.levels, read.bound = levels(plan.output_bits) if plan.output_bits else 0, plan.output_bound
+    read.std, read.first_output = plan.output_noise, plan.first_output
+    read.total_outputs = plan.total_outputs or w[0]
+    return _Form(m, output, sums, (bounds, columns))
+
+
+class _Call:
+    """The structure that a kernel reads, and the tensors that must live until it returns."""
 
     def __init__(self, inputs: Inputs, plan: Plan) -> None:
-        self.x, self.w = inputs.x.contiguous(), inputs.w.contiguous()
-        self.matrix: Matrix
-        self._alive: list[Any] = []
-        x, w = self.x, self.w
-        if plan.dims:
-            sizes = zip(x.shape[2:], w.shape[2:], plan.stride, plan.padding, plan.dilation, strict=True)
-            places = [(size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, taps, step, pad, gap in sizes]
-            if min(places) < 1:
-                raise ValueError(
-                    f"the kernel {tuple(w.shape[2:])} is larger than the padded input {tuple(x.shape[2:])}"
-                )
-            self.output = (x.shape[0], w.shape[0], *places)
-            self.matrix = Convolution(n=x.shape[0], groups=plan.groups, channels=w.shape[1])
-            self.matrix.outputs = w.shape[0] // plan.groups
-            sizes_of = {"in_": x.shape[2:], "out": places, "kernel": w.shape[2:], "stride": plan.stride}
-            for name, numbers in {**sizes_of, "dilation": plan.dilation}.items():
-                setattr(self.matrix, name, _three(numbers, 1))
-            self.matrix.padding = _three(plan.padding, 0)
-        else:
-            self.output = (*x.shape[:-1], w.shape[0])
-            self.matrix = Linear(vectors=x.shape[:-1].numel(), rows=w.shape[1], outputs=w.shape[0])
-        self._describe(plan, inputs)
+        x, input_range, w, bias, _, gain, key, output_keys, samples = inputs
+        self.form = _form(plan, x.shape, w.shape)
+        self.matrix = type(self.form.matrix).from_buffer_copy(self.form.matrix)
+        self._alive: list[Tensor] = []
+        self.matrix.own_range = input_range.numel() > 1
+        self.point(x=x, w=w, range=input_range, bias=bias, gain=gain, samples=samples)
+        if key is not None:
+            self.matrix.noise.key = self._address(key)
+        if output_keys is not None:
+            self.matrix.read.keys = self._address(output_keys)
 
-    def _describe(self, plan: Plan, inputs: Inputs) -> None:
-        m = self.matrix
-        m.blocks, m.n_columns = plan.blocks, max(len(plan.columns) - 1, 0)
-        bounds, columns = _array(plan.bounds), _array(plan.columns)
-        m.bounds, m.columns = ctypes.addressof(bounds), ctypes.addressof(columns)
-        self._alive += [bounds, columns]
-        m.own_range = inputs.input_range.numel() > 1
-        m.input_levels = levels(plan.input_bits) if plan.input_bits else 0
-        spread, noise, read = plan.spread, m.noise, m.read
-        noise.std, noise.shaped, noise.base, noise.step = plan.weight_noise, plan.shaped, spread.base, spread.step
-        noise.c, noise.pieces = spread.coefficients, spread.pieces
-        noise.first_output, noise.first_row = plan.first_output, plan.first_row
-        read.levels, read.bound = levels(plan.output_bits) if plan.output_bits else 0, plan.output_bound
-        read.std, read.first_output = plan.output_noise, plan.first_output
-        read.total_outputs = plan.total_outputs or self.w.shape[0]
-        self.hold(x=self.x, w=self.w, range=inputs.input_range.contiguous())
-        optional = {"bias": inputs.bias, "gain": inputs.gain, "samples": inputs.samples}
-        self.hold(**{name: t.contiguous() for name, t in optional.items() if t is not None})
-        if inputs.key is not None:
-            noise.key = inputs.key.data_ptr()
-        if inputs.output_keys is not None:
-            read.keys = self._keep(inputs.output_keys.contiguous()).data_ptr()
-
-    def hold(self, **tensors: Tensor) -> None:
-        """Let the structure point to contiguous tensors."""
+    def point(self, **tensors: Tensor | None) -> None:
+        """Let the structure point to these tensors; to copies of those that are not contiguous."""
         for name, tensor in tensors.items():
-            setattr(self.matrix, name, self._keep(tensor).data_ptr())
+            if tensor is not None:
+                setattr(self.matrix, name, self._address(tensor))
 
-    def _keep(self, tensor: Tensor) -> Tensor:
+    def _address(self, tensor: Tensor) -> int:
+        tensor = tensor.contiguous()
         self._alive.append(tensor)
-        return tensor
+        return tensor.data_ptr()
 
     def run(self, name: str, *more: Any) -> None:
         """Call the kernel; it releases the interpreter's lock."""
@@ -203,7 +209,6 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-@functools.lru_cache(maxsize=4096)
 def _array(numbers: tuple[int, ...]) -> Any:
     return (ctypes.c_int64 * len(numbers))(*numbers)
 

@@ -1,0 +1,65 @@
+"""How the operators are registered: one library, a kernel for every device, a fake one for tracing.
+
+``torch.library.custom_op`` does the same and checks more on every call, for tens of microseconds, as much as a small
+layer takes; the checks run in the tests instead (``torch.library.opcheck``).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+LIBRARY = torch.library.Library("analogtorch", "FRAGMENT")
+
+
+def define(
+    signature: str,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    save: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+    tags: Sequence[torch.Tag] = (),
+) -> Any:
+    """Register an operator and return it.
+
+    Args:
+        signature: ``name(Tensor x, ...) -> Tensor``.
+        kernel: computes it, on every device.
+        fake: gives empty tensors of the shapes, types and strides that ``kernel`` gives.
+        save: ``save(ctx, inputs, outputs)`` keeps what the gradient needs; None: the operator has no gradient.
+        backward: ``backward(ctx, *gradients)`` returns one gradient or None per input; once differentiable.
+        tags: of the operator.
+    """
+    name = signature[: signature.index("(")]
+    LIBRARY.define(signature, tags=(torch.Tag.pt2_compliant_tag, *tags))
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"analogtorch::{name}", fake, lib=LIBRARY)
+    operator = getattr(torch.ops.analogtorch, name).default
+
+    def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+    class Gradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
+            outputs = below(keyset, arguments)
+            assert save is not None
+            save(ctx, arguments, outputs)
+            return outputs
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            assert backward is not None
+            return None, *backward(ctx, *gradients)
+
+    def differentiable(keyset: Any, *arguments: Any) -> Any:
+        if save is not None and torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+            return Gradient.apply(keyset, *arguments)
+        return below(keyset, arguments)
+
+    LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
+    return operator
