@@ -3,12 +3,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kws real pretrained test test-slow check docs format bench pins clean
+.PHONY: help setup kws real pretrained test test-slow check docs format bench bench-peers pins clean
 
 help:  ## list these commands
-	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv with the pinned packages (CUDA builds of torch: 5.7 GB on Linux)
 
@@ -46,15 +47,30 @@ format: $(READY)  ## format the code and fix what can be fixed
 bench: $(READY)  ## what an analog layer costs beside the digital one
 	$(BIN)/python -m benchmarks.mvm
 
+bench-peers: $(PEERS)/.ready  ## the same beside aihwkit-lightning and aihwkit, in .venv-peers (aihwkit compiles for minutes)
+	$(PEERS)/bin/python -m benchmarks.mvm --out runs/mvm-peers
+
+# aihwkit comes last and may fail: its build needs torch and the tools of its pins installed, g++ and OpenBLAS
+$(PEERS)/.ready: requirements/peers.txt pyproject.toml | $(READY)
+	@test -x $(PEERS)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(PEERS)
+	sed '/^aihwkit==/,/# via/d' requirements/peers.txt | $(BIN)/uv pip sync --quiet --python $(PEERS)/bin/python -
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --no-deps --no-build-isolation --editable .
+	PATH="$(CURDIR)/$(PEERS)/bin:$$PATH" $(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --no-deps \
+	  --no-build-isolation --require-hashes -r requirements/peers.txt || \
+	  echo "aihwkit did not build (it needs g++ and OpenBLAS with its headers, such as libopenblas-dev): going on without"
+	@touch $@
+
 pretrained: $(READY)  ## pretrained keyword spotters mapped onto the chip without retraining (needs the real data)
 	$(BIN)/python -m benchmarks.pretrained
 
 real: $(READY)  ## hardware-aware training on real speech over five seeds, against a control (needs the real data)
 	$(BIN)/python -m benchmarks.hwa_real
 
-pins: $(READY)  ## compile requirements/all.txt anew from pyproject.toml
+pins: $(READY)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras \
 	  --group test --group lint --group docs --generate-hashes --no-header --no-emit-index-url -o requirements/all.txt
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+	  --group peers --generate-hashes --no-header --no-emit-index-url -o requirements/peers.txt
 
 clean:  ## remove what the commands made, .venv included
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache site runs
+	rm -rf .venv $(PEERS) .pytest_cache .mypy_cache .ruff_cache site runs

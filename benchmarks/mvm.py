@@ -1,20 +1,36 @@
 """What an analog layer costs beside the digital one: ratios of medians, measured in turns on the same machine.
 
-    python -m benchmarks.mvm [--threads 2] [--rounds 40] [--shapes linear_512 ...] [--out runs/mvm]
+    python -m benchmarks.mvm [--threads 2] [--rounds 40] [--shapes linear_512 ...] [--out runs/mvm] [--check]
 
 Setting of every row: 8-bit DAC with a learned range, additive weight noise redrawn in every forward, 8-bit ADC and
-512-row tiles, unless the row says otherwise. ``floor`` is the digital layer's matrix products alone, without autograd.
+512-row tiles, unless ``benchmarks.registry`` says otherwise of the row. The peers of ``benchmarks.peers`` take turns
+with torch.nn and AnalogTorch where they are installed: ``make bench-peers``.
+
+train, eval: time of forward + backward, and of the forward in evaluation mode, as ratios to torch.nn's of the same run.
+floor: the digital layer's matrix products alone, without autograd, as such a ratio.
+saved: what a forward keeps for its backward beyond parameters and input, torch.nn's -> ours.
+peak: resident memory at the height of a step above that between steps, in a process of its own, torch.nn's -> ours.
+The CSV has the times as well, and the bytes that must move, by a model: a training step reads x, w, y and the gradient
+of y once and writes the gradients of x and w once, a forward moves x, w and y once; as GB/s, at our step's time.
 """
 
 import argparse
-import copy
+import contextlib
 import csv
-import dataclasses
+import ctypes
 import io
+import itertools
+import os
 import platform
+import random
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,73 +38,89 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.ops import native
 from analogtorch.report.files import write_atomically
+from benchmarks.peers import INSTALL, OURS, PEERS, Library, OtherSetting, verify
+from benchmarks.registry import SHAPES, Shape
+
+ROOT = Path(__file__).parents[1]
+LONGEST = 20.0
+"""Seconds after which a measurement makes do with fewer rounds: a peer's convolution takes many times torch.nn's."""
+LEAST_ROUNDS = 10
+"""How few at least."""
+
+COLUMNS = (
+    "shape",
+    *(f"{mode}_{column}" for mode in ("train", "eval") for column in ("ratio", "bar", "floor")),
+    *(f"{mode}_{column}" for mode in ("train", "eval") for column in ("rounds", "digital_ms", "ms", "bytes", "gb_s")),
+    *(f"{what}_{whose}" for what in ("saved", "peak") for whose in ("digital", "analog")),
+    *(f"{peer}_{column}" for peer in PEERS for column in ("train_ratio", "eval_ratio", "saved", "note")),
+    "facts",
+)
+"""Of the CSV. Empty: not measured, for the peer's reason in ``note`` if it is installed."""
+
+Row = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """One row of the table."""
-
-    layer: Callable[[], nn.Module]
-    input: tuple[int, ...]
-    adc: bool = True
-    rows: int = 512
+def make(shape: Shape) -> tuple[nn.Module, Tensor, Tensor]:
+    """A row's digital layer, its input and the gradient of its output."""
+    torch.manual_seed(0)
+    layer, x = shape.layer(), torch.randn(*shape.input)
+    with torch.no_grad(), autocast(shape):
+        return layer, x, torch.randn_like(layer(x))
 
 
-SHAPES = {
-    "linear_512": Shape(lambda: nn.Linear(512, 512), (128, 512)),
-    "linear_1024": Shape(lambda: nn.Linear(1024, 1024), (256, 1024)),
-    "linear_2048": Shape(lambda: nn.Linear(2048, 2048), (64, 2048)),
-    "linear_1024_no_adc": Shape(lambda: nn.Linear(1024, 1024), (256, 1024), adc=False),
-    # 288 rows: two blocks of 32 of the 64 input channels
-    "conv2d_64_128": Shape(lambda: nn.Conv2d(64, 128, 3, padding=1), (32, 64, 32, 32), rows=288),
-}
+def analog(library: Library, layer: nn.Module, shape: Shape, x: Tensor) -> nn.Module:
+    """A library's twin of the layer, its range set so that nothing clips.
+
+    Raises:
+        OtherSetting: it computes something else.
+    """
+    module = library.build(layer, shape, x.abs().max().item())
+    with torch.no_grad(), autocast(shape):
+        expected, y = layer(x), module.eval()(x)
+        # the 8-bit ADC's own error of these layers is under a tenth
+        if not (y - expected).std() < 0.3 * expected.std():
+            raise OtherSetting(f"not so: {library.package} computes the product, roughly")
+    return module.train()
 
 
-def chip(shape: Shape) -> at.Chip:
-    """A chip with this shape's tiles, Gaussian weight noise and no output noise."""
-    return dataclasses.replace(
-        at.chips.hermes64(),
-        rows=shape.rows,
-        cols=512,
-        output_noise=0.0,
-        output_bits=8 if shape.adc else None,
-        training=at.TrainingNoise(weight="gaussian", scale=0.05),
-    )
+def autocast(shape: Shape) -> contextlib.AbstractContextManager[Any]:
+    """The row's autocast, or nothing."""
+    return torch.autocast("cpu", dtype=shape.autocast) if shape.autocast else contextlib.nullcontext()
 
 
-def analog(layer: nn.Module, shape: Shape, x: Tensor) -> nn.Module:
-    """The layer on that chip, its range set so that nothing clips."""
-    converted = at.convert(copy.deepcopy(layer), chip(shape))
-    converted.set_input_range(x.abs().max().item())
-    return converted
-
-
-def train_step(module: nn.Module, x: Tensor, g: Tensor) -> Callable[[], None]:
-    """Forward and backward, gradients of input and weight."""
+def train_step(module: nn.Module, shape: Shape, x: Tensor, g: Tensor) -> Callable[[], None]:
+    """Forward and backward, gradients of input and weight; between steps no gradient is left."""
     x = x.clone().requires_grad_()
+    parameters = list(module.parameters())
+    with torch.no_grad(), autocast(shape):
+        g = g.to(module(x).dtype)  # a peer's output may not have the type of torch.nn's
 
     def run() -> None:
+        with autocast(shape):
+            y = module(x)
+        y.backward(g)
         x.grad = None
-        for p in module.parameters():
+        for p in parameters:
             p.grad = None
-        module(x).backward(g)
 
     return run
 
 
-def evaluate(module: nn.Module, x: Tensor) -> Callable[[], None]:
+def evaluate(module: nn.Module, shape: Shape, x: Tensor) -> Callable[[], None]:
     """Forward in evaluation mode."""
 
     def run() -> None:
-        with torch.no_grad():
+        with torch.no_grad(), autocast(shape):
             module(x)
 
     return run
 
 
-def products(module: nn.Module, x: Tensor, g: Tensor, backward: bool) -> Callable[[], None]:
+def products(module: Any, shape: Shape, x: Tensor, g: Tensor, backward: bool) -> Callable[[], None]:
     """The matrix products of the digital layer alone."""
     w = module.weight.detach()
+    if shape.autocast:
+        x, w, g = (t.to(shape.autocast) for t in (x, w, g))
 
     def linear() -> None:
         x @ w.T
@@ -96,41 +128,44 @@ def products(module: nn.Module, x: Tensor, g: Tensor, backward: bool) -> Callabl
             _ = g @ w, g.T @ x
 
     def convolution() -> None:
-        y = torch.nn.functional.conv2d(x, w, None, module.stride, module.padding)
+        sizes = module.stride, module.padding, module.dilation, False, module.output_padding, module.groups
+        torch.ops.aten.convolution(x, w, None, *sizes)
         if backward:
-            torch.ops.aten.convolution_backward(
-                torch.ones_like(y),
-                x,
-                w,
-                None,
-                module.stride,
-                module.padding,
-                (1, 1),
-                False,
-                (0, 0),
-                1,
-                [True] * 2 + [False],
-            )
+            torch.ops.aten.convolution_backward(g, x, w, None, *sizes, [True, True, False])
 
     return linear if isinstance(module, nn.Linear) else convolution
 
 
-def medians(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median time of each in milliseconds, taken in turns so that a busy moment hits all alike."""
+def turns(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Times of each in milliseconds, taken in turns so that a busy moment hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    order, shuffle = list(runs), random.Random(0).shuffle
+    begin = time.perf_counter()
     for i in range(rounds + 3):
-        for name, run in runs.items():
+        shuffle(order)  # so that nobody always finds the caches as the same other left them
+        for name in order:
             start = time.perf_counter()
-            run()
+            runs[name]()
             if i >= 3:  # the first rounds warm up
                 times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: sorted(t)[len(t) // 2] for name, t in times.items()}
+        if i >= 3 + LEAST_ROUNDS and time.perf_counter() - begin > LONGEST:
+            break
+    return times
 
 
-def saved_bytes(module: nn.Module, x: Tensor) -> int:
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median of each."""
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def saved_bytes(module: nn.Module, shape: Shape, x: Tensor) -> int:
     """Bytes that a forward keeps for its backward beyond parameters and input."""
+    x = x.detach().requires_grad_()
     kept: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in module.parameters()} | {x.untyped_storage().data_ptr()}
+    own = set()
+    for t in (x, *module.parameters()):
+        with contextlib.suppress(RuntimeError):  # a parameter of aihwkit that only stands for its tiles, which follow
+            own.add(t.untyped_storage().data_ptr())
 
     def pack(t: Tensor) -> Tensor:
         storage = t.untyped_storage()
@@ -138,41 +173,134 @@ def saved_bytes(module: nn.Module, x: Tensor) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return t
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        module(x.requires_grad_())
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast(shape):
+        module(x)
     return sum(kept.values())
 
 
-def measure(name: str, shape: Shape, rounds: int) -> dict[str, object]:
-    """One row."""
-    torch.manual_seed(0)
-    layer, x = shape.layer(), torch.randn(*shape.input)
-    g = torch.randn_like(layer(x))
-    ours = analog(layer, shape, x)
-    row: dict[str, object] = {"shape": name}
-    step = {"digital": train_step(layer, x, g), "analog": train_step(ours, x, g), "floor": products(layer, x, g, True)}
-    t = medians(step, rounds)
-    row |= {
-        "train_ms": t["analog"],
-        "train_ratio": t["analog"] / t["digital"],
-        "train_floor": t["floor"] / t["digital"],
-    }
-    row |= {"saved_digital": saved_bytes(layer, x), "saved_analog": saved_bytes(ours, x)}
-    ours.eval()
-    x = x.detach()
-    step = {"digital": evaluate(layer, x), "analog": evaluate(ours, x), "floor": products(layer, x, g, False)}
-    t = medians(step, rounds)
-    row |= {"eval_ms": t["analog"], "eval_ratio": t["analog"] / t["digital"], "eval_floor": t["floor"] / t["digital"]}
+def measure(name: str, shape: Shape, rounds: int, peers: Iterable[str] = ()) -> Row:
+    """One row, but for the peaks of memory."""
+    layer, x, g = make(shape)
+    row: Row = dict.fromkeys(COLUMNS) | {"shape": name, "train_bar": shape.train_bar, "eval_bar": shape.eval_bar}
+    modules = {"digital": layer, "analog": analog(OURS, layer, shape, x)}
+    for peer in peers:
+        if shape.preset:
+            row[f"{peer}_note"] = "has no such setting"
+            continue
+        try:
+            modules[peer] = analog(PEERS[peer], layer, shape, x)
+            if shape.train:
+                train_step(modules[peer], shape, x, g)()
+        except Exception as error:  # whatever a peer raises at a layer that it does not take
+            modules.pop(peer, None)
+            row[f"{peer}_note"] = f"{type(error).__name__}: {error}"
+    moved = {"eval": _bytes(x, layer.weight, g), "train": 2 * _bytes(x, layer.weight, g)}
+    for mode in ("train", "eval") if shape.train else ("eval",):
+        training = mode == "train"
+        runs = {"floor": products(layer, shape, x, g, backward=training)}
+        for key, module in modules.items():
+            module.train(training)
+            runs[key] = train_step(module, shape, x, g) if training else evaluate(module, shape, x)
+        taken = turns(runs, rounds)
+        times = medians(taken)
+        ratios = {key: t / times["digital"] for key, t in times.items()}
+        row |= {f"{mode}_ratio": ratios["analog"], f"{mode}_floor": ratios["floor"]}
+        row |= {f"{mode}_digital_ms": times["digital"], f"{mode}_ms": times["analog"]}
+        row |= {
+            f"{mode}_rounds": len(taken["digital"]),
+            f"{mode}_bytes": moved[mode],
+            f"{mode}_gb_s": moved[mode] / times["analog"] / 1e6,
+        }
+        row |= {f"{peer}_{mode}_ratio": ratios[peer] for peer in PEERS if peer in modules}
+        if training:
+            saved = {key: saved_bytes(module, shape, x) for key, module in modules.items()}
+            row |= {f"{key}_saved" if key in PEERS else f"saved_{key}": n for key, n in saved.items()}
     return row
 
 
-def facts() -> str:
+def _bytes(*tensors: Any) -> int:
+    return sum(t.nbytes for t in tensors)
+
+
+def peaks(name: str, threads: int) -> Row:
+    """Peak memory of a step of torch.nn and of ours, each in a fresh process."""
+
+    def one(key: str) -> tuple[str, int | None]:
+        command = [sys.executable, "-m", "benchmarks.mvm", "--threads", str(threads), "--peak", name, key]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"the process that measures the memory of {name}, {key} failed:\n{done.stderr}")
+        printed = done.stdout.strip()
+        return f"peak_{key}", None if printed == "None" else int(printed)
+
+    with ThreadPoolExecutor(2) as pool:  # nothing is timed meanwhile
+        return dict(pool.map(one, ("digital", "analog")))
+
+
+def step_peak(shape: Shape, key: str) -> int | None:
+    """Bytes of resident memory at the height of a step (evaluation, where the row has no training) above those before.
+
+    Weights, input and the output's gradient stand before the step; the gradients that it makes do not. Also before it:
+    code and workspaces, which the first steps have brought in. None where the system cannot tell (not Linux).
+    """
+    layer, x, g = make(shape)
+    module = layer if key == "digital" else analog(OURS, layer, shape, x)
+    run = train_step(module, shape, x, g) if shape.train else evaluate(module.eval(), shape, x)
+    for _ in range(3):
+        run()
+    with contextlib.suppress(OSError, AttributeError):
+        _libc().malloc_trim(0)  # the holes that imports have left would take the first tensors
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+    except OSError:
+        return None
+    before = _resident("VmHWM")
+    run()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def _libc() -> Any:
+    return ctypes.CDLL(None)
+
+
+def _give_back_at_once() -> None:
+    # glibc otherwise keeps freed tensors, more of them the longer it runs, and the next step's would not show
+    with contextlib.suppress(OSError, AttributeError):
+        trim, threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        _libc().mallopt(threshold, 1 << 16)
+        _libc().mallopt(trim, 1 << 16)
+
+
+def missed(rows: Iterable[Row]) -> list[str]:
+    """The bars that these rows miss, at two decimals, in words."""
+    found = []
+    for row, mode in itertools.product(rows, ("train", "eval")):
+        ratio, bar = row[f"{mode}_ratio"], row[f"{mode}_bar"]
+        if bar is not None and (ratio is None or round(ratio, 2) > bar):
+            value = "not measured" if ratio is None else f"{ratio:.2f}"
+            found.append(f"{row['shape']} {mode}: {value}, bar {bar:.2f}")
+    return found
+
+
+def facts(peers: Sequence[str], rounds: int) -> str:
     """The machine and the versions, in a line."""
     model = next(
         (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
     )
     threads, kernels = torch.get_num_threads(), "CPU kernels" if native.available() else "plain torch"
-    return f"{model}, {threads} threads, torch {torch.__version__}, analogtorch {at.__version__}, {kernels}"
+    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
+    libraries = {PEERS[p].package: PEERS[p].version for p in peers}  # aihwkit is two peers
+    versions = "".join(f", {package} {version}" for package, version in libraries.items())
+    return (
+        f"{model}, {platform.system()}, {os.cpu_count()} cores, {threads} threads, {rounds} rounds{load}; "
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"analogtorch {at.__version__} ({kernels}){versions}"
+    )
 
 
 def _cpuinfo() -> list[str]:
@@ -185,42 +313,103 @@ def normals(rounds: int) -> dict[str, float]:
     rows = torch.arange(1024)
     key = at.ops.fold(at.ops.seed_tensor(1), 2)
     out = torch.empty(1024, 1024)
-    return medians(
-        {
-            "torch.randn": lambda: torch.randn(1024, 1024, out=out),
-            "normal": lambda: at.ops.normal(key, rows, rows * 0, 1024),
-        },
-        rounds,
-    )
+    runs = {
+        "torch.randn": lambda: torch.randn(1024, 1024, out=out),
+        "normal": lambda: at.ops.normal(key, rows, rows * 0, 1024),
+    }
+    return medians(turns(runs, rounds))
 
 
-def main() -> None:
-    """Print the table, and write it as CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--out", type=Path, default=Path("runs/mvm"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(facts())
-    t = normals(options.rounds)
-    print(f"1,048,576 normals: torch.randn {t['torch.randn']:.2f} ms, position-keyed {t['normal']:.2f} ms")
-    print("times as ratios to torch.nn; last, the bytes that a forward saves for its backward, torch.nn's and ours")
-    print(f"{'shape':<20} {'train':>6} {'floor':>6} {'eval':>6} {'floor':>6}")
-    rows = []
-    for name in options.shapes:
-        row = measure(name, SHAPES[name], options.rounds)
-        rows.append(row)
-        ratios = " ".join(f"{row[k]:>6.2f}" for k in ("train_ratio", "train_floor", "eval_ratio", "eval_floor"))
-        print(f"{name:<20} {ratios}   {row['saved_digital']:,} -> {row['saved_analog']:,}", flush=True)
+def usable(shapes: Iterable[Shape]) -> list[str]:
+    """The peers that are installed and keep to the setting; of the others it is said why they are left out."""
+    settings = list({(s.adc, s.rows): s for s in shapes if not s.preset}.values())
+    for shape in settings:
+        verify(OURS, shape)
+    found = []
+    for name, peer in PEERS.items():
+        if not peer.installed:
+            print(f"{name} is not installed: {INSTALL}")
+            continue
+        try:
+            for shape in settings:
+                verify(peer, shape)
+        except Exception as error:  # an installed peer may be broken in any way
+            print(f"{name} {peer.version} is left out: {type(error).__name__}: {error}")
+            continue
+        found.append(name)
+    return found
+
+
+def header(peers: Iterable[str]) -> str:
+    """The table's first line."""
+    columns = "".join(f"  {peer:>17}" for peer in peers)
+    ratios = f"{'train':>6} {'bar':>5} {'floor':>5}  {'eval':>6} {'bar':>5} {'floor':>5}"
+    return f"{'shape':<21} {ratios}  {'saved, MB':>16}  {'peak, MB':>16}{columns}"
+
+
+def line(row: Row, peers: Iterable[str]) -> str:
+    """A row of the table."""
+
+    def ratio(column: str, width: int) -> str:
+        return f"{'-' if row[column] is None else format(row[column], '.2f'):>{width}}"
+
+    def megabytes(what: str) -> str:
+        pair = (row[f"{what}_{whose}"] for whose in ("digital", "analog"))
+        return " -> ".join(f"{'-' if n is None else format(n / 1e6, '.2f'):>6}" for n in pair)
+
+    modes = (f"{ratio(f'{m}_ratio', 6)} {ratio(f'{m}_bar', 5)} {ratio(f'{m}_floor', 5)}" for m in ("train", "eval"))
+    columns = "".join(f"  {ratio(f'{p}_train_ratio', 7) + ' / ' + ratio(f'{p}_eval_ratio', 7)}" for p in peers)
+    return f"{row['shape']:<21} {'  '.join(modes)}  {megabytes('saved')}  {megabytes('peak')}{columns}"
+
+
+def write(rows: Iterable[Row], path: Path) -> None:
+    """The rows as CSV."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0])
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.out / "mvm.csv", text.getvalue())
+    write_atomically(path, text.getvalue())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and write it as CSV; 1 if ``--check`` finds a bar missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=40, help="of which the medians are; fewer where they take long")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--out", type=Path, default=Path("runs/mvm"), help="folder of mvm.csv")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)  # what ``peaks`` calls
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        _give_back_at_once()
+        print(step_peak(SHAPES[options.peak[0]], options.peak[1]))
+        return 0
+    start = time.perf_counter()
+    peers = usable(SHAPES[name] for name in options.shapes)
+    described = facts(peers, options.rounds)
+    t = normals(options.rounds)
+    print(described)
+    print(f"1,048,576 normals: torch.randn {t['torch.randn']:.2f} ms, position-keyed {t['normal']:.2f} ms")
+    print("times as ratios to torch.nn, of the peers train / eval; memory of a training step, torch.nn's -> ours")
+    print(header(peers), flush=True)
+    rows = []
+    for i, name in enumerate(options.shapes, 1):
+        seconds = time.perf_counter() - start
+        print(f"[{i}/{len(options.shapes)}] {name}, {seconds:.0f} s so far", file=sys.stderr, flush=True)
+        row = measure(name, SHAPES[name], options.rounds, peers) | {"facts": described}
+        row |= peaks(name, options.threads)
+        print(line(row, peers), flush=True)
+        rows.append(row)
+        write(rows, options.out / "mvm.csv")  # after every row: a run that is stopped leaves what it has
+    for row, peer in itertools.product(rows, peers):
+        if row[f"{peer}_note"]:
+            print(f"{peer} does not run {row['shape']}: {row[f'{peer}_note']}")
+    over = missed(rows)
+    print("\n".join(["bars missed:", *over]) if over else "every bar is met")
+    return 1 if options.check and over else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""What ``benchmarks.mvm`` measures: named layers, the chip that each runs on, and how much dearer it may be.
+
+A bar is the largest ratio to torch.nn's time that is accepted on a quiet machine with the CPU kernels built. A bar
+holds for AnalogTorch; rows without one are there to be seen.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import analogtorch as at
+
+NOISE = 0.05
+"""Standard deviation of the weight noise in units of the largest weight of a tile."""
+BOUND = 12.0
+"""Full scale of the ADC in units of (input range x largest weight of the tile)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One row of the table: a digital layer, its input, and the setting of its analog twins."""
+
+    layer: Callable[[], nn.Module]
+    """Makes the digital layer."""
+    input: tuple[int, ...]
+    """Shape of its input."""
+    train_bar: float | None = None
+    """Largest ratio to torch.nn accepted for forward + backward."""
+    eval_bar: float | None = None
+    """Largest ratio accepted for the forward in evaluation mode."""
+    rows: int = 512
+    """Rows of a tile; 512 columns."""
+    adc: bool = True
+    """Whether partial sums go through an 8-bit ADC."""
+    train: bool = True
+    """Whether a training step is measured too, or only evaluation."""
+    autocast: torch.dtype | None = None
+    """Type of the products under autocast."""
+    preset: bool = False
+    """The chip ``hermes64`` as published instead: 256x256 tiles, programming-shaped weight noise, output noise. The
+    peers sit this row out: none has the same setting."""
+
+
+SHAPES: dict[str, Shape] = {
+    "linear_512": Shape(layer=lambda: nn.Linear(512, 512), input=(128, 512), train_bar=1.35, eval_bar=1.3),
+    "linear_1024": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), train_bar=1.2, eval_bar=1.2),
+    "linear_2048": Shape(layer=lambda: nn.Linear(2048, 2048), input=(64, 2048), train_bar=1.3, eval_bar=1.25),
+    "linear_1024_no_adc": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), train_bar=1.15, adc=False),
+    # 288 rows: two blocks of 32 of the 64 input channels
+    "conv2d_64_128": Shape(
+        layer=lambda: nn.Conv2d(64, 128, 3, padding=1),
+        input=(32, 64, 32, 32),
+        train_bar=1.25,
+        eval_bar=1.4,
+        rows=288,
+    ),
+    "conv1d_64_128": Shape(layer=lambda: nn.Conv1d(64, 128, 5, padding=2), input=(32, 64, 256)),
+    "conv2d_depthwise": Shape(layer=lambda: nn.Conv2d(64, 64, 3, padding=1, groups=64), input=(32, 64, 32, 32)),
+    "linear_1024_hermes64": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), preset=True),
+    "linear_1024_bf16": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), autocast=torch.bfloat16),
+    "linear_1024_batch1": Shape(layer=lambda: nn.Linear(1024, 1024), input=(1, 1024), train=False),
+}
+
+
+def chip(shape: Shape) -> at.Chip:
+    """This row's chip: unless it is the preset, Gaussian weight noise and no output noise."""
+    preset = at.chips.hermes64()
+    if shape.preset:
+        return preset
+    return dataclasses.replace(
+        preset,
+        name="benchmark",
+        rows=shape.rows,
+        cols=512,
+        output_noise=0.0,
+        output_bound=BOUND,
+        output_bits=8 if shape.adc else None,
+        training=at.TrainingNoise(weight="gaussian", scale=NOISE),
+    )

@@ -1,0 +1,183 @@
+"""The cost benchmark: its registry, one row, its bars, and that it holds libraries to their setting."""
+
+import csv
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from benchmarks import mvm, peers
+from benchmarks.registry import SHAPES, Shape, chip
+
+TINY = Shape(layer=lambda: nn.Linear(16, 4), input=(3, 16), train_bar=1.5, rows=8)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_registered_layer_takes_its_input_and_a_chip(name: str) -> None:
+    shape = SHAPES[name]
+    layer = shape.layer()
+    assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
+    assert shape.input[1] == (layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
+    assert isinstance(chip(shape), at.Chip)
+    assert shape.train or shape.train_bar is None
+    assert shape.train_bar is None or shape.train_bar > 1
+    assert shape.eval_bar is None or shape.eval_bar > 1
+
+
+def test_the_bars() -> None:
+    bars = {n: (s.train_bar, s.eval_bar) for n, s in SHAPES.items() if s.train_bar or s.eval_bar}
+    assert bars == {
+        "linear_512": (1.35, 1.3),
+        "linear_1024": (1.2, 1.2),
+        "linear_2048": (1.3, 1.25),
+        "linear_1024_no_adc": (1.15, None),
+        "conv2d_64_128": (1.25, 1.4),
+    }
+
+
+LAYERS = {
+    "linear": TINY,
+    "conv1d": dataclasses.replace(TINY, layer=lambda: nn.Conv1d(4, 4, 3, padding=1), input=(2, 4, 5)),
+    "conv2d": dataclasses.replace(TINY, layer=lambda: nn.Conv2d(4, 4, 3, groups=4), input=(2, 4, 5, 5)),
+    "autocast": dataclasses.replace(TINY, autocast=torch.bfloat16),
+    "preset": dataclasses.replace(TINY, preset=True),
+}
+
+
+@pytest.mark.parametrize("shape", LAYERS.values(), ids=LAYERS)
+def test_a_row_has_every_column(shape: Shape) -> None:
+    row = mvm.measure("tiny", shape, rounds=2)
+    assert tuple(row) == mvm.COLUMNS
+    empty = {c for c in mvm.COLUMNS if row[c] is None}
+    others = {c for c in mvm.COLUMNS if c.startswith(tuple(peers.PEERS))}
+    assert empty == others | {"peak_digital", "peak_analog", "eval_bar", "facts"}
+    assert row["train_ratio"] == pytest.approx(row["train_ms"] / row["train_digital_ms"])
+    assert row["eval_ratio"] == pytest.approx(row["eval_ms"] / row["eval_digital_ms"])
+    assert mvm.line(row, peers.PEERS).startswith("tiny")
+    assert len(mvm.line(row, peers.PEERS)) == len(mvm.header(peers.PEERS))
+
+
+def test_the_bytes_that_must_move_count_each_tensor_once() -> None:
+    row = mvm.measure("tiny", TINY, rounds=2)
+    x, w, y = 3 * 16, 16 * 4, 3 * 4
+    assert row["eval_bytes"] == 4 * (x + w + y)
+    assert row["train_bytes"] == 4 * 2 * (x + w + y)
+    assert row["train_gb_s"] == pytest.approx(row["train_bytes"] / (row["train_ms"] * 1e-3) / 1e9)
+
+
+def test_evaluation_alone() -> None:
+    row = mvm.measure("tiny", dataclasses.replace(TINY, train=False, train_bar=None), rounds=2)
+    assert row["eval_ratio"] > 0
+    assert row["train_ratio"] is row["train_bytes"] is row["saved_analog"] is None
+    assert mvm.missed([row]) == []
+
+
+def test_saved_bytes_are_what_autograd_keeps() -> None:
+    layer, x = nn.Sequential(nn.Linear(16, 4), nn.Sigmoid()), torch.randn(3, 16)
+    assert mvm.saved_bytes(layer, TINY, x) == 3 * 4 * 4  # the sigmoid's output; input and weight are there anyway
+    assert not x.requires_grad
+
+
+def test_peak_of_a_step_is_that_of_its_gradients() -> None:
+    side = 2048
+    peak = mvm.step_peak(Shape(layer=lambda: nn.Linear(side, side), input=(8, side)), "digital")
+    if peak is None:
+        pytest.skip("this system does not tell the peak of a process's memory")
+    # at most the weight's gradient, and little beside it; less, if this process keeps memory from before
+    assert 0 <= peak < 1.5 * 4 * side * side
+
+
+class _Lying(peers.Library):
+    """A library that builds for another setting than it was asked for."""
+
+    def __init__(self, **lie) -> None:
+        super().__init__("analogtorch", lambda layer, shape, limit: self._lie(layer, shape, limit, lie))
+
+    @staticmethod
+    def _lie(layer, shape, limit, lie):
+        converted = at.convert(layer, dataclasses.replace(chip(shape), **lie))
+        converted.set_input_range(limit)
+        return converted
+
+
+SETTING = Shape(layer=lambda: nn.Linear(8, 4), input=(3, 8), rows=256)
+
+
+@pytest.mark.parametrize("adc", [True, False])
+def test_our_own_layer_keeps_to_the_setting(adc: bool) -> None:
+    peers.verify(peers.OURS, dataclasses.replace(SETTING, adc=adc))
+
+
+LIES = [
+    ("inputs", {"input_bits": 10}),
+    ("inputs", {"input_bits": 6}),
+    ("outputs are rounded", {"output_bits": None}),
+    ("weight noise", {"training": at.TrainingNoise(weight="none")}),
+    ("weight noise", {"training": at.TrainingNoise(weight="gaussian", scale=0.1)}),
+    ("two tiles", {"rows": 512}),
+]
+
+
+@pytest.mark.parametrize(("claim", "lie"), LIES)
+def test_a_library_that_does_other_work_is_found_out(claim: str, lie: dict) -> None:
+    with pytest.raises(peers.OtherSetting, match=claim):
+        peers.verify(_Lying(**lie), SETTING)
+
+
+def test_a_peer_that_refuses_a_layer_is_noted_and_the_rest_is_measured(monkeypatch) -> None:
+    def refuse(layer, shape, limit):
+        raise ValueError("no groups")
+
+    monkeypatch.setitem(peers.PEERS, "aihwkit_torch", peers.Library("aihwkit", refuse))
+    row = mvm.measure("tiny", TINY, rounds=2, peers=["aihwkit_torch"])
+    assert row["aihwkit_torch_note"] == "ValueError: no groups"
+    assert row["aihwkit_torch_train_ratio"] is None
+    assert row["train_ratio"] > 0
+
+
+def test_a_peer_takes_turns(monkeypatch) -> None:
+    monkeypatch.setitem(peers.PEERS, "aihwkit_torch", peers.Library("aihwkit", peers.OURS.build))
+    row = mvm.measure("tiny", TINY, rounds=2, peers=["aihwkit_torch"])
+    assert row["aihwkit_torch_note"] is None
+    assert row["aihwkit_torch_train_ratio"] > 0
+    assert row["aihwkit_torch_eval_ratio"] > 0
+    assert row["aihwkit_torch_saved"] == row["saved_analog"]
+
+
+def _row(**values) -> mvm.Row:
+    return dict.fromkeys(mvm.COLUMNS) | {"shape": "made_up"} | values
+
+
+def test_missed_bars() -> None:
+    good = _row(train_ratio=1.204, train_bar=1.2, eval_ratio=9.0)  # 1.20 at the two decimals that are printed
+    bad = _row(train_ratio=1.21, train_bar=1.2, eval_ratio=1.3, eval_bar=1.3)
+    unmeasured = _row(eval_bar=1.3)
+    assert mvm.missed([good]) == []
+    assert mvm.missed([good, bad, unmeasured]) == [
+        "made_up train: 1.21, bar 1.20",
+        "made_up eval: not measured, bar 1.30",
+    ]
+
+
+@pytest.mark.parametrize(("ratio", "flags", "code"), [(1.0, ["--check"], 0), (2.0, ["--check"], 1), (2.0, [], 0)])
+def test_the_command(ratio: float, flags: list[str], code: int, tmp_path, monkeypatch, capsys) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(
+        mvm, "measure", lambda name, shape, rounds, peers: _row(shape=name, train_ratio=ratio, train_bar=1.2)
+    )
+    monkeypatch.setattr(mvm, "peaks", lambda name, threads: {"peak_digital": 1, "peak_analog": 2_000_000})
+    monkeypatch.setattr(mvm, "usable", lambda shapes: [])
+    arguments = ["--rounds", "1", "--shapes", "linear_512", "--out", str(tmp_path), "--threads", str(threads)]
+    assert mvm.main([*arguments, *flags]) == code
+    printed = capsys.readouterr()
+    assert ("every bar is met" in printed.out) == (ratio < 1.2)
+    assert "torch 2." in printed.out
+    assert "[1/1] linear_512" in printed.err
+    with (tmp_path / "mvm.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert tuple(row) == mvm.COLUMNS
+    assert (row["shape"], row["train_bar"], row["peak_analog"]) == ("linear_512", "1.2", "2000000")
+    assert "analogtorch" in row["facts"]
+    assert row["eval_ratio"] == ""
