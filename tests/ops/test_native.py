@@ -174,12 +174,27 @@ def test_infinity_is_clipped_and_nan_stays_in_its_vector(capability: str) -> Non
     assert not y[torch.arange(12) != 3].isnan().any()
 
 
-def test_half_precision_and_double_run_on_torch() -> None:
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        x = torch.zeros(1, 2, dtype=dtype)
-        assert not native.takes(reference.Inputs(x, x[0, :1], x, *[None] * 6))
-    x = torch.zeros(1, 2, device="meta")
-    assert not native.takes(reference.Inputs(x, x[0, :1], x, *[None] * 6))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", ["ragged", "conv2d"])
+def test_half_precision_is_computed_in_single(dtype: torch.dtype, shape: str, capability: str) -> None:
+    size, weight, plan = SHAPES[shape]
+    plan = dataclasses.replace(plan, **SETTINGS["everything"])
+    x, w, bias = _random(*size).to(dtype), _random(*weight, seed=1).to(dtype), _random(weight[0], seed=2).to(dtype)
+
+    def run(kind: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [t.detach().to(kind).requires_grad_() for t in (x, w, bias)]
+        r = torch.tensor([1.5], requires_grad=True)
+        y = mvm(leaves[0], r, leaves[1], plan, bias=leaves[2], key=KEY, output_keys=KEYS)
+        y.sum().backward()
+        return y.detach(), *(leaf.grad for leaf in leaves), r.grad
+
+    for half, single in zip(run(dtype), run(torch.float32), strict=True):
+        assert torch.equal(half, single.to(half.dtype))
+
+
+def test_double_precision_and_other_devices_run_on_torch() -> None:
+    for x in (torch.zeros(1, 2, dtype=torch.float64), torch.zeros(1, 2, device="meta"), torch.zeros(0, 2)):
+        assert not native.takes(reference.Inputs(x, torch.ones_like(x[0, :1] if len(x) else x), x, *[None] * 6))
 
 
 def test_a_missing_library_is_said_once(monkeypatch, caplog, tmp_path) -> None:

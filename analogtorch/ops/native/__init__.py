@@ -25,6 +25,7 @@ logger = logging.getLogger("analogtorch")
 
 MASK = torch.int32
 """Type of ``Outputs.mask``."""
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INT32 = 2**31
 
 
@@ -57,10 +58,22 @@ def available() -> bool:
 
 
 def takes(inputs: Inputs) -> bool:
-    """Whether the kernels compute this product: float32 on the CPU, and not empty."""
-    floats = (inputs.x, inputs.input_range, inputs.w, inputs.bias, inputs.scale, inputs.gain)
-    ours = all(t is None or (t.dtype == torch.float32 and t.device.type == "cpu") for t in floats)
+    """Whether the kernels compute this product: on the CPU, not in double precision, and not empty.
+
+    Half precision is computed in float32 throughout and rounded at the end.
+    """
+    ours = all(t is None or (t.dtype in _TYPES and t.device.type == "cpu") for t in _floats(inputs))
     return ours and inputs.x.numel() > 0 and inputs.x.numel() // inputs.x.shape[0] < _INT32 // 4 and available()
+
+
+def _floats(inputs: Inputs) -> tuple[Tensor | None, ...]:
+    return inputs.x, inputs.input_range, inputs.w, inputs.bias, inputs.scale, inputs.gain
+
+
+def _single(inputs: Inputs) -> Inputs:
+    """The same in float32."""
+    floats = {name: getattr(inputs, name) for name in ("x", "input_range", "w", "bias", "scale", "gain")}
+    return inputs._replace(**{name: t.float() for name, t in floats.items() if t is not None})
 
 
 def _call(name: str, *arguments: Any) -> Any:
@@ -93,6 +106,7 @@ def mask_shape(y: Sequence[int], plan: Plan) -> tuple[int, ...]:
 
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """As ``reference.forward``."""
+    dtype, inputs = inputs.w.dtype, _single(inputs)
     call = _Call(inputs, plan)
     x, w, output = inputs.x, inputs.w, call.form.output
     y = x.new_empty(output)
@@ -102,19 +116,20 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     call.point(scale=scale, y=y, saturated=saturated, mask=mask if mask.numel() else None)
     call.matrix.find_scale = inputs.scale is None
     call.run("at_convolution" if plan.dims else "at_linear")
-    return Outputs(y, scale, mask, saturated)
+    return Outputs(y.to(dtype), scale, mask, saturated)
 
 
 def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
     """As ``reference.backward``."""
     needs_x, needs_range, needs_w, needs_bias = needs
+    given, inputs = inputs, _single(inputs)
     x, w, call = inputs.x, inputs.w, _Call(inputs, plan)
     gx = x.new_empty(x.shape) if needs_x or needs_range else None
     gw = w.new_empty(w.shape) if needs_w else None
     g_bias = w.new_empty(w.shape[0]) if needs_bias else None
     mask = outputs.mask if outputs.mask.numel() else None
     saturated = outputs.saturated if mask is not None else torch.zeros_like(outputs.saturated)
-    call.point(scale=outputs.scale.contiguous(), saturated=saturated, g=g, gx=gx, gw=gw, g_bias=g_bias, mask=mask)
+    call.point(scale=outputs.scale.float(), saturated=saturated, g=g.float(), gx=gx, gw=gw, g_bias=g_bias, mask=mask)
     split = 1
     if plan.dims:  # enough items for every thread, where there are few samples
         split = max(1, min(w.shape[1], -(-2 * torch.get_num_threads() // (x.shape[0] * plan.groups))))
@@ -126,8 +141,10 @@ def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Seq
         call.run("at_linear_backward")
     g_range = None
     if needs_range:
-        g_range = inputs.input_range.sign() * sums.sum().to(inputs.input_range.dtype)
-    return gx if needs_x else None, g_range, gw, g_bias
+        g_range = given.input_range.sign() * sums.sum().to(given.input_range.dtype)
+    gx = gx.to(given.x.dtype) if gx is not None and needs_x else None
+    gw = None if gw is None else gw.to(given.w.dtype)
+    return gx, g_range, gw, None if g_bias is None else g_bias.to(g.dtype)
 
 
 class _Form(NamedTuple):
