@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from analogtorch.chips import Chip
-from analogtorch.nn import AnalogConv1d, AnalogConv2d, AnalogLayer, AnalogLinear
+from analogtorch.nn import AnalogConv1d, AnalogConv2d, AnalogConv3d, AnalogLayer, AnalogLinear
 from analogtorch.nn.base import OWN
 
 logger = logging.getLogger("analogtorch")
 
-LAYERS: dict[type[nn.Module], type[AnalogLayer]] = {k.digital: k for k in (AnalogLinear, AnalogConv1d, AnalogConv2d)}
+_ANALOG = (AnalogLinear, AnalogConv1d, AnalogConv2d, AnalogConv3d)
+LAYERS: dict[type[nn.Module], type[AnalogLayer]] = {kind.digital: kind for kind in _ANALOG}
 """Digital layer to analog layer."""
 
 _FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -30,7 +31,7 @@ def convert(
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
 ) -> nn.Module:
-    """Replace every ``nn.Linear``, ``nn.Conv1d`` and ``nn.Conv2d`` of ``model`` by its analog layer, in place.
+    """Replace every ``nn.Linear`` and ``nn.Conv1d``, ``2d``, ``3d`` of ``model`` by its analog layer, in place.
 
     Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is listed by
     ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass is converted if it computes
@@ -210,4 +211,4 @@ def _explain(model: nn.Module, candidates: dict[str, nn.Module]) -> str:
         if next(m.parameters(False), None) is not None
     ]
     found = "; ".join(skipped[:5]) or "it has no layers with weights"
-    return f"Only nn.Linear, nn.Conv1d and nn.Conv2d become analog; found {found}."
+    return f"Only nn.Linear, nn.Conv1d, nn.Conv2d and nn.Conv3d become analog; found {found}."

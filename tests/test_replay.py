@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
+from analogtorch.ops import native
 
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
 
@@ -66,6 +67,75 @@ def test_checkpointing_with_backward_outside_the_scope() -> None:
         y.square().sum().backward()
         gradients.append(model[0].weight.grad)
     assert torch.equal(*gradients)
+
+
+def _noisy() -> nn.Module:
+    """A model with training noise in the weights and in the readings."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.Tanh(), nn.Flatten(1), nn.Linear(6 * 10, 4))
+    return at.convert(layers, at.chips.hermes64())
+
+
+LINES = torch.randn(9, 4, 10, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("parts", [[9], [1, 3, 5], [1] * 9])
+def test_parts_of_a_batch_see_the_noise_of_the_whole(parts: list[int]) -> None:
+    model = _noisy()
+    with at.noise(5, step=3):
+        expected = model(LINES)
+    expected.square().sum().backward()
+    gradient, seen, first = model[0].weight.grad.clone(), [], 0
+    model.zero_grad()
+    for part in LINES.split(parts):
+        with at.noise(5, step=3, first_sample=first):
+            y = model(part)
+        y.square().sum().backward()
+        seen.append(y)
+        first += len(part)
+    if native.available():  # torch's own products add up in another order for another batch
+        assert torch.equal(torch.cat(seen), expected)
+    assert torch.allclose(torch.cat(seen), expected, atol=1e-4)
+    assert torch.allclose(model[0].weight.grad, gradient, atol=1e-4)
+    with at.noise(5, step=3):
+        assert not torch.allclose(
+            model(LINES[1:]), expected[1:], atol=1e-4
+        )  # without its place, the noise is another's
+
+
+def test_numbers_count_samples_not_vectors() -> None:
+    torch.manual_seed(0)
+    model, x = at.convert(nn.Sequential(nn.Linear(8, 4)), at.chips.hermes64()), torch.randn(6, 5, 8)
+    with at.noise(2):
+        expected = model(x)
+    with at.noise(2, first_sample=4):
+        assert torch.allclose(model(x[4:]), expected[4:], atol=1e-5)
+
+
+def test_checkpointed_parts_find_their_samples_or_say_why_not() -> None:
+    model, gradients = _noisy(), []
+    for checkpointed in (True, False):
+        model.zero_grad()
+        with at.noise(5, step=8, first_sample=3):
+            y = checkpoint(model, LINES[3:], use_reentrant=False) if checkpointed else model(LINES[3:])
+        y.square().sum().backward()  # outside: recomputes with the number of the scope that is closed
+        gradients.append(model[0].weight.grad.clone())
+    assert torch.equal(*gradients)
+    with at.noise(5, step=9, first_sample=0):
+        first = checkpoint(model, LINES[:3], use_reentrant=False)
+    with at.noise(5, step=9, first_sample=3):
+        second = checkpoint(model, LINES[3:], use_reentrant=False)
+    with at.noise(5, step=9, first_sample=6):
+        model(LINES[6:])
+    with pytest.raises(RuntimeError, match=r"several first_sample: \[3, 6\]; call backward\(\) inside"):
+        second.sum().backward()
+    del first
+
+
+@pytest.mark.parametrize("argument", ["step", "rank", "first_sample"])
+def test_negative_numbers_are_refused(argument: str) -> None:
+    with pytest.raises(ValueError, match=f"{argument} must be an integer >= 0, got -1"), at.noise(1, **{argument: -1}):
+        pass
 
 
 _SCRIPT = """

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from analogtorch.chips import Chip
 from analogtorch.devices import Spread
-from analogtorch.ops import Noise, Plan, block_scales, draw_keys, mvm, normal, over_rows, refuse_transforms, stream
+from analogtorch.ops import (
+    Noise,
+    Plan,
+    block_scales,
+    draw_keys,
+    mvm,
+    normal,
+    number_samples,
+    over_rows,
+    refuse_transforms,
+    stream,
+)
 from analogtorch.tiling import Section, sections
 
 _RANGE_KEY = "analogtorch.input_range"
@@ -216,6 +227,9 @@ class AnalogLayer(nn.Module):
         keys, samples = None, None
         if held is None and (plans[0].noisy or (self.training and self.unknown_cell)):
             keys = draw_keys(x, self.streams)
+            if plans[0].output_noise > 0:
+                batched = x.shape[0] if x.dim() > 1 else 1
+                samples = number_samples(x, vectors, vectors // max(batched, 1))
         if held is not None and plans[0].noisy:
             samples = torch.arange(vectors, device=x.device) + self.vectors_read
             self.vectors_read.add_(vectors)
@@ -247,8 +261,10 @@ class AnalogLayer(nn.Module):
             return mvm(x, input_range, weight.to(dtype), plan, bias=bias)
         if self.unknown_cell:
             weight, scale = self._as_programmed(weight, section, keys[0])
-            return mvm(x, input_range, weight.to(dtype), plan, bias=bias, scale=scale, output_keys=keys[1:])
-        return mvm(x, input_range, weight.to(dtype), plan, bias=bias, key=keys[0], output_keys=keys[1:])
+            noise = {"scale": scale, "output_keys": keys[1:], "samples": samples}
+        else:
+            noise = {"key": keys[0], "output_keys": keys[1:], "samples": samples}
+        return mvm(x, input_range, weight.to(dtype), plan, bias=bias, **noise)
 
     def _as_programmed(self, weight: Tensor, section: Section, key: Tensor) -> tuple[Tensor, Tensor]:
         """The weight with the programming noise of a cell that no kernel knows, and its scale."""

@@ -1,4 +1,4 @@
-"""nn.Conv1d and nn.Conv2d on an analog chip.
+"""nn.Conv1d, nn.Conv2d and nn.Conv3d on an analog chip.
 
 The chip computes one matrix-vector multiply per output position, and a row block may hold any run of (channel, kernel
 tap). No form of it unfolds the input in memory. The CPU kernels gather the patches of 32 places at a time into cache,
@@ -55,7 +55,7 @@ class AnalogConv(AnalogLayer):
 
     def _vectors(self, x: Tensor) -> int:
         if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:
-            places = {1: "L", 2: "H, W"}[self.dims]
+            places = {1: "L", 2: "H, W", 3: "D, H, W"}[self.dims]
             raise ValueError(
                 f"layer {self.layer_name!r} takes (N, {self.in_channels}, {places}) inputs, or one sample without N, "
                 f"got shape {tuple(x.shape)}"
@@ -88,3 +88,15 @@ class AnalogConv2d(AnalogConv, nn.Conv2d):
     dims = 2
     digital = nn.Conv2d
     channel_dim = -3
+
+
+class AnalogConv3d(AnalogConv, nn.Conv3d):
+    """``nn.Conv3d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
+
+    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``; every option of ``nn.Conv3d``. Before calibration the DAC's full
+    scale is the largest magnitude of each sample.
+    """
+
+    dims = 3
+    digital = nn.Conv3d
+    channel_dim = -4

@@ -8,7 +8,7 @@ from analogtorch.ops.noise import VERSION, Noise, fold, normal, random_bits, see
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.quantize import levels, rounded
 from analogtorch.ops.reference import block_scales, over_rows
-from analogtorch.ops.seed import draw_keys
+from analogtorch.ops.seed import draw_keys, number_samples
 from analogtorch.ops.transforms import refuse_transforms
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "levels",
     "mvm",
     "normal",
+    "number_samples",
     "over_rows",
     "random_bits",
     "refuse_transforms",

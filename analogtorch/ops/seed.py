@@ -1,5 +1,10 @@
-"""The keys of one noisy forward, drawn where torch.compile and activation checkpointing both keep them right."""
+"""The keys of one noisy forward and the numbers of its samples, where torch.compile and checkpointing keep them right.
 
+Both are opaque operators that take a tensor: only that form keeps forward, recomputation and compiled graphs in step. A
+counter in a buffer gives silently wrong gradients under activation checkpointing.
+"""
+
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -14,9 +19,7 @@ def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
     """Draw a seed from torch's generator of ``like``'s device and fold it with each stream: (streams,) int64.
 
     ``torch.manual_seed`` before a step replays it. One draw serves all streams of a layer, so that the number of its
-    row blocks does not shift what the next layer draws. The operator is opaque and takes a tensor because only that
-    form keeps forward, recomputation and compiled graphs in step: a counter in a buffer gives silently wrong gradients
-    under activation checkpointing.
+    row blocks does not shift what the next layer draws.
     """
     return _draw_keys(like, streams)
 
@@ -34,4 +37,78 @@ def _fake(like: Tensor, streams: Sequence[int]) -> Tensor:
 
 _draw_keys = define(
     "draw_keys(Tensor like, int[] streams) -> Tensor", _draw, _fake, tags=(torch.Tag.nondeterministic_seeded,)
+)
+
+
+class _Scopes:
+    """Where the samples of a forward stand in their batch, by the seed that torch's generator was given for it.
+
+    Checkpointing gives the generator back the state that it had, its first seed included, and so finds the number of a
+    scope that is closed. It is not always alone: the parts of a batch share a seed and differ in the number.
+    """
+
+    MOST = 4096
+
+    def __init__(self) -> None:
+        self.open: dict[int, list[int]] = {}
+        self.closed: OrderedDict[int, set[int]] = OrderedDict()
+
+    def enter(self, seed: int, first: int) -> None:
+        seed %= 2**64  # as generators tell it
+        self.open.setdefault(seed, []).append(first)
+
+    def leave(self, seed: int) -> None:
+        seed %= 2**64
+        first = self.open[seed].pop()
+        if not self.open[seed]:
+            del self.open[seed]
+        if first or seed in self.closed:
+            self.closed.setdefault(seed, set()).add(first)
+            if len(self.closed) > self.MOST:
+                self.closed.popitem(last=False)
+
+    def first(self, seed: int) -> int:
+        seed %= 2**64
+        if seed in self.open:
+            return self.open[seed][-1]
+        known = self.closed.get(seed, {0})
+        if len(known) > 1:
+            raise RuntimeError(
+                "a checkpointed layer is recomputed outside the analogtorch.noise scope that it ran in, and scopes of "
+                f"this seed and step had several first_sample: {sorted(known)}; call backward() inside the `with`"
+            )
+        return next(iter(known))
+
+
+scopes = _Scopes()
+"""Kept by ``analogtorch.noise``."""
+
+
+def number_samples(like: Tensor, vectors: int, per_sample: int) -> Tensor:
+    """Numbers of the input vectors in the output noise: (vectors,) int64, consecutive from the scope's first sample.
+
+    Args:
+        like: on the device that is asked.
+        vectors: how many.
+        per_sample: vectors of one sample.
+    """
+    return _number_samples(like, vectors, per_sample)
+
+
+def _numbered(like: Tensor, vectors: int, per_sample: int) -> Tensor:
+    cuda = like.device.type == "cuda"
+    generator = torch.cuda.default_generators[like.device.index] if cuda else torch.default_generator
+    first = scopes.first(generator.initial_seed()) * per_sample
+    return torch.arange(first, first + vectors, device=like.device)
+
+
+def _fake_numbered(like: Tensor, vectors: int, per_sample: int) -> Tensor:
+    return like.new_empty(vectors, dtype=torch.int64)
+
+
+_number_samples = define(
+    "number_samples(Tensor like, SymInt vectors, SymInt per_sample) -> Tensor",
+    _numbered,
+    _fake_numbered,
+    tags=(torch.Tag.nondeterministic_seeded,),
 )

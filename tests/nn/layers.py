@@ -16,8 +16,8 @@ class Case:
 def cases() -> list[Case]:
     """Small layers that span every option; seeded, so that every call makes the same ones."""
     torch.manual_seed(0)
-    conv1, conv2 = nn.Conv1d, nn.Conv2d
-    line, image = torch.randn(3, 6, 20), torch.randn(2, 6, 11, 9)
+    conv1, conv2, conv3 = nn.Conv1d, nn.Conv2d, nn.Conv3d
+    line, image, volume = torch.randn(3, 6, 20), torch.randn(2, 6, 11, 9), torch.randn(2, 4, 5, 6, 7)
     made = [
         Case("linear", nn.Linear(37, 11), torch.randn(5, 37)),
         Case("linear_no_bias", nn.Linear(37, 11, bias=False), torch.randn(5, 37)),
@@ -35,8 +35,13 @@ def cases() -> list[Case]:
         Case("conv2d_groups", conv2(6, 8, 3, groups=2, stride=2), image),
         Case("conv2d_depthwise", conv2(6, 12, 3, groups=6, padding=1, bias=False), image),
         Case("conv2d_big_kernel", conv2(6, 4, (9, 7), padding=(4, 3)), image),
+        Case("conv3d", conv3(4, 6, 3, padding=1), volume),
+        Case("conv3d_unbatched", conv3(4, 6, 2), volume[0]),
+        Case("conv3d_options", conv3(4, 6, (1, 3, 2), stride=(2, 1, 1), dilation=(1, 1, 3), groups=2), volume),
+        Case("conv3d_same_even", conv3(4, 6, (2, 3, 4), padding="same"), volume),
     ]
     for mode in ("reflect", "replicate", "circular"):
         made.append(Case(f"conv1d_{mode}", conv1(6, 8, 3, padding=1, padding_mode=mode), line))
         made.append(Case(f"conv2d_{mode}", conv2(6, 8, 3, padding=(1, 2), padding_mode=mode, dilation=2), image))
+        made.append(Case(f"conv3d_{mode}", conv3(4, 6, 3, padding=(1, 2, 1), padding_mode=mode), volume))
     return made

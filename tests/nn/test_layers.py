@@ -282,20 +282,6 @@ def test_bad_input_range_is_refused(value: float) -> None:
     assert not layer.calibrated
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_compiles_without_graph_breaks_and_gives_the_eager_numbers(training: bool) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv1d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 18, 4))
-    model = at.convert(model, _chip()).train(training)
-    at.calibrate(model, [torch.randn(4, 6, 20)])
-    x = torch.randn(4, 6, 20)
-    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
-    torch.manual_seed(5)
-    eager = model(x)
-    torch.manual_seed(5)
-    assert torch.allclose(compiled(x), eager, atol=1e-5)
-
-
 def test_activation_checkpointing_recomputes_the_same_noise() -> None:
     from torch.utils.checkpoint import checkpoint
 
