@@ -28,20 +28,21 @@ INLINE void tile_of(int rows, float *out, const float *const *row, size step, co
     UNROLL for (int v = 0; v < VECTORS; v++) store(out + i * PANEL + v * LANES, c[i][v]);
 }
 
-#define TILES(name, step, where)                                                                                      \
-  static void name(int rows, float *out, const float *const *row, size stride, const int32_t *offsets,                \
-                   const float *b, size count, int add) {                                                             \
-    (void)stride, (void)offsets;                                                                                      \
-    switch (rows) {                                                                                                   \
-      case 1: tile_of(1, out, row, step, where, b, count, add); break;                                                \
-      case 2: tile_of(2, out, row, step, where, b, count, add); break;                                                \
-      case 3: tile_of(3, out, row, step, where, b, count, add); break;                                                \
-      case 4: tile_of(4, out, row, step, where, b, count, add); break;                                                \
-      case 5: tile_of(ROWS < 5 ? ROWS : 5, out, row, step, where, b, count, add); break;                              \
-      case 6: tile_of(ROWS < 6 ? ROWS : 6, out, row, step, where, b, count, add); break;                              \
-      case 7: tile_of(ROWS < 7 ? ROWS : 7, out, row, step, where, b, count, add); break;                              \
-      default: tile_of(ROWS, out, row, step, where, b, count, add);                                                   \
-    }                                                                                                                 \
+/* Functions of their own: inlined into a larger one, GCC keeps accumulators in memory and halves the speed. */
+#define TILES(name, step, where)                                                                                       \
+  static __attribute__((noinline)) void name(int rows, float *out, const float *const *row, size stride,               \
+                                             const int32_t *offsets, const float *b, size count, int add) {            \
+    (void)stride, (void)offsets;                                                                                       \
+    switch (rows) {                                                                                                    \
+      case 1: tile_of(1, out, row, step, where, b, count, add); break;                                                 \
+      case 2: tile_of(2, out, row, step, where, b, count, add); break;                                                 \
+      case 3: tile_of(3, out, row, step, where, b, count, add); break;                                                 \
+      case 4: tile_of(4, out, row, step, where, b, count, add); break;                                                 \
+      case 5: tile_of(ROWS < 5 ? ROWS : 5, out, row, step, where, b, count, add); break;                               \
+      case 6: tile_of(ROWS < 6 ? ROWS : 6, out, row, step, where, b, count, add); break;                               \
+      case 7: tile_of(ROWS < 7 ? ROWS : 7, out, row, step, where, b, count, add); break;                               \
+      default: tile_of(ROWS, out, row, step, where, b, count, add);                                                    \
+    }                                                                                                                  \
   }
 
 TILES(tile_contiguous, 1, NULL)       /* row[i][p] */
