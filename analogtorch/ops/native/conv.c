@@ -194,7 +194,6 @@ void at_convolution(const convolution *c) {
   size chunk = samples_at_a_time(&p), panels = (p.places + PANEL - 1) / PANEL;
   float *images = scratch(chunk * c->groups * p.image + PANEL);
   memset(c->saturated, 0, (size_t)c->blocks);
-  expect(c->y, c->n * p.total * p.places * 4), expect(c->mask, c->blocks * c->n * p.total * mask_words(p.places) * 4);
 #pragma omp parallel if (c->n * p.places * p.total * p.rows > 1 << 19)
   {
     float *panel = scratch(widest(c) * PANEL);
@@ -351,7 +350,6 @@ void at_convolution_backward(const convolution *c, int64_t parts) {
   plan p = plan_of(c);
   size chunk = samples_at_a_time(&p);
   float *images = c->gw ? scratch(chunk * c->groups * p.image + PANEL) : NULL;
-  expect(c->gx, c->n * c->groups * c->channels * product(c->in) * 4);
   size each = (c->channels + parts - 1) / parts, wide = (c->outputs + PANEL - 1) / PANEL;
 #pragma omp parallel if (c->n * p.places * p.total * p.rows > 1 << 19)
   {

@@ -121,7 +121,6 @@ void at_linear(const linear *p) {
   chunk = least(p->vectors, chunk < 256 ? 256 : chunk);
   float *xq = scratch(chunk * ld);
   memset(p->saturated, 0, (size_t)p->blocks);
-  expect(p->y, p->vectors * p->outputs * 4), expect(p->mask, p->blocks * p->vectors * mask_words(p->outputs) * 4);
 #pragma omp parallel if (p->vectors * p->rows * p->outputs > 1 << 19)
   {
     float *panel = scratch(widest(p) * PANEL);
@@ -243,7 +242,6 @@ void at_linear_backward(const linear *p) {
   int copied = p->gain != NULL;
   for (size b = 0; b < p->blocks; b++) copied |= p->saturated[b];
   float *own = copied ? scratch(p->vectors * p->outputs) : NULL;
-  expect(p->gx, p->vectors * p->rows * 4), expect(p->gw, p->outputs * p->rows * 4);
 #pragma omp parallel if (p->vectors * p->rows * p->outputs > 1 << 19)
   {
     size depth = p->outputs > p->vectors ? p->outputs : p->vectors;

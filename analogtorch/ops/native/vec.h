@@ -10,7 +10,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -137,18 +136,7 @@ INLINE void store_some(float *p, vf x, size count) {
 #endif
 }
 
-/* Fresh memory costs a page fault per 4 KiB, which for a weight-sized result is as long as its product: ask for pages
- * of 2 MiB. A hint, and none for memory that is in use already. */
-INLINE void expect(const void *p, size bytes) {
-  uintptr_t from = ((uintptr_t)p + 4095) & ~(uintptr_t)4095;
-  if (p && bytes >= 4 << 20) madvise((void *)from, (size_t)bytes - 4096, MADV_HUGEPAGE);
-}
-
-static inline float *scratch(size count) {
-  float *p = aligned_alloc(64, (size_t)((count * 4 + 63) / 64 * 64));
-  expect(p, count * 4);
-  return p;
-}
+static inline float *scratch(size count) { return aligned_alloc(64, (size_t)((count * 4 + 63) / 64 * 64)); }
 
 /* Sum of the columns from j of a matrix of `stride` floats a row, at most LANES; short sums, added up. */
 INLINE vf sum_rows(const float *x, size rows, size stride, size count) {
