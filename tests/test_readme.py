@@ -17,7 +17,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_first_program(capsys: pytest.CaptureFixture) -> None:
-    (program, _), (printed,) = _blocks("python"), _blocks("text")
+    (program, *_), (printed,) = _blocks("python"), _blocks("text")
     assert len(program.strip().splitlines()) <= 12
     exec(compile(program, "README.md", "exec"), {})
     shown = capsys.readouterr().out
@@ -35,6 +35,15 @@ def test_second_program() -> None:
     exec(compile(_blocks("python")[1], "README.md", "exec"), names)
     assert names["aged"](torch.randn(3, 8)).shape == (3, 2)
     assert [name for name, _ in at.analog_layers(model)] == ["body"]
+
+
+def test_third_program() -> None:
+    torch.manual_seed(0)
+    model = at.convert(torch.nn.Sequential(torch.nn.Linear(8, 4)), at.chips.hermes64())
+    names = {"at": at, "model": model, "other": model, "x": torch.randn(40, 8)}
+    exec(compile(_blocks("python")[2], "README.md", "exec"), names)
+    assert torch.equal(names["y"], names["z"])
+    assert torch.allclose(names["part"], names["y"][32:], atol=1e-5)
 
 
 def test_everything_before_line_60() -> None:
