@@ -4,12 +4,25 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
+from analogtorch.chips.capacity import chips_needed, device_mix
 from analogtorch.chips.chip import Chip, TrainingNoise
+from analogtorch.chips.conductance import mean_conductance
+from analogtorch.chips.cost import Cost, Digital, Energy, Figure, Network, Published, Shares
+from analogtorch.chips.efficiency import Efficiency, published
+from analogtorch.chips.file import load, save
 from analogtorch.chips.hermes64 import hermes64
+from analogtorch.chips.ibm_speech34 import ibm_speech34
 from analogtorch.chips.ideal import ideal
+from analogtorch.chips.neurram48 import neurram48
+from analogtorch.chips.peak import Peak, peak
 from analogtorch.chips.serial import from_dict, to_dict
 
-_PRESETS: dict[str, Callable[..., Chip]] = {"hermes64": hermes64, "ideal": ideal}
+_PRESETS: dict[str, Callable[..., Chip]] = {
+    "hermes64": hermes64,
+    "ibm_speech34": ibm_speech34,
+    "neurram48": neurram48,
+    "ideal": ideal,
+}
 
 
 def names() -> tuple[str, ...]:
@@ -33,4 +46,31 @@ def get(name: str, **options: Any) -> Chip:
         raise ValueError(f"chip {name!r}: {error}") from error
 
 
-__all__ = ["Chip", "TrainingNoise", "from_dict", "get", "hermes64", "ideal", "names", "to_dict"]
+__all__ = [
+    "Chip",
+    "Cost",
+    "Digital",
+    "Efficiency",
+    "Energy",
+    "Figure",
+    "Network",
+    "Peak",
+    "Published",
+    "Shares",
+    "TrainingNoise",
+    "chips_needed",
+    "device_mix",
+    "from_dict",
+    "get",
+    "hermes64",
+    "ibm_speech34",
+    "ideal",
+    "load",
+    "mean_conductance",
+    "names",
+    "neurram48",
+    "peak",
+    "published",
+    "save",
+    "to_dict",
+]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from analogtorch.chips.cost import Cost
 from analogtorch.devices import UnitCell
 
 WeightScale = Literal["block", "column"]
@@ -50,7 +51,7 @@ class Chip:
     name: str
     """Identifier for reports."""
     tiles: int
-    """Tiles on the chip, >= 1."""
+    """Arrays of ``rows`` x ``cols`` cells on the chip, >= 1."""
     rows: int
     """Rows of a tile: inputs of one matrix-vector multiply (MVM), >= 1."""
     cols: int
@@ -74,10 +75,17 @@ class Chip:
     """Noise of hardware-aware training."""
     sources: tuple[str, ...] = ()
     """Where the numbers come from."""
+    planes: int = 1
+    """Tiles that share one set of DACs and ADCs, so that only one of them computes at a time: tile ``i`` belongs to
+    set ``i // planes``. >= 1, divides ``tiles``."""
+    cost: Cost | None = None
+    """What an MVM costs in time and energy; None: not known, and nothing that needs it can be asked."""
 
     def __post_init__(self) -> None:
-        for name in ("tiles", "rows", "cols"):
+        for name in ("tiles", "rows", "cols", "planes"):
             _check(name, getattr(self, name), lambda v: type(v) is int and v >= 1, "an integer >= 1")
+        _check("planes", self.planes, lambda v: self.tiles % v == 0, f"a divisor of the {self.tiles} tiles")
+        _check("cost", self.cost, lambda v: v is None or isinstance(v, Cost), "None or a Cost")
         _check("cell", self.cell, lambda v: isinstance(v, UnitCell), "a UnitCell")
         _check("training", self.training, lambda v: isinstance(v, TrainingNoise), "a TrainingNoise")
         _check("sources", self.sources, lambda v: isinstance(v, tuple), "a tuple of strings")
@@ -99,5 +107,9 @@ def _is_bits(value: object) -> bool:
 
 
 def _check(name: str, value: Any, ok: Callable[[Any], bool], allowed: str) -> None:
-    if not ok(value):
+    try:
+        good = ok(value)
+    except TypeError:  # a text that should be a number
+        good = False
+    if not good:
         raise ValueError(f"Chip.{name} must be {allowed}, got {value!r}")

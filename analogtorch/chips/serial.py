@@ -1,10 +1,12 @@
 """Chips as plain dictionaries for JSON and YAML, and back: a tagged, versioned round trip of the dataclasses."""
 
 import dataclasses
+from difflib import get_close_matches
 from typing import Any
 
 from analogtorch import devices
 from analogtorch.chips.chip import Chip, TrainingNoise
+from analogtorch.chips.cost import Cost, Digital, Figure, Network, Published, Shares
 
 VERSION = 1
 """Raised whenever a field changes its meaning."""
@@ -14,8 +16,15 @@ _TYPES: dict[str, type] = {
     for t in (
         Chip,
         TrainingNoise,
+        Cost,
+        Digital,
+        Figure,
+        Network,
+        Published,
+        Shares,
         devices.UnitCell,
         devices.PCM,
+        devices.ReRAM,
         devices.Polynomial,
         devices.LogClip,
         devices.PowerClip,
@@ -35,6 +44,8 @@ def from_dict(data: dict[str, Any]) -> Chip:
     Raises:
         ValueError: another version, an unknown type, an unknown or missing field, or a value that the field refuses.
     """
+    if not isinstance(data, dict):
+        raise ValueError(f"chip description must be a mapping such as analogtorch.chips.to_dict(chip), got {data!r}")
     version = data.get("version")
     if version != VERSION:
         raise ValueError(f"chip description has version {version!r}, this AnalogTorch reads version {VERSION}")
@@ -58,12 +69,20 @@ def _decode(value: Any, where: str) -> Any:
         return value
     kind = _TYPES.get(value.get("type", ""))
     if kind is None:
-        raise ValueError(f"{where}: unknown type {value.get('type')!r}; known: {sorted(_TYPES)}")
+        hint = _nearest(str(value.get("type")), set(_TYPES))
+        raise ValueError(f"{where}: unknown type {value.get('type')!r}{hint}; known: {sorted(_TYPES)}")
     given = {k: v for k, v in value.items() if k != "type"}
     known = {f.name for f in dataclasses.fields(kind)}
-    if unknown := sorted(given.keys() - known):
-        raise ValueError(f"{where}: {kind.__name__} has no field {unknown}; fields: {sorted(known)}")
+    if unknown := sorted(given.keys() - known, key=str):
+        hint = "".join(_nearest(str(name), known - given.keys()) for name in unknown)
+        raise ValueError(f"{where}: {kind.__name__} has no field {unknown}{hint}; fields: {sorted(known)}")
+    fields = {k: _decode(v, f"{where}.{k}") for k, v in given.items()}
     try:
-        return kind(**{k: _decode(v, f"{where}.{k}") for k, v in given.items()})
-    except TypeError as error:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = get_close_matches(name, sorted(known), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

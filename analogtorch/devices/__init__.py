@@ -3,6 +3,7 @@
 from analogtorch.devices.cell import UnitCell
 from analogtorch.devices.curves import LogClip, Piecewise, Polynomial, PowerClip
 from analogtorch.devices.pcm import PCM, hermes_one_device, hermes_two_device, ideal_device, pcm_like
+from analogtorch.devices.reram import ReRAM, rram_wan
 from analogtorch.devices.spread import Spread
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "Piecewise",
     "Polynomial",
     "PowerClip",
+    "ReRAM",
     "Spread",
     "UnitCell",
     "hermes_one_device",
     "hermes_two_device",
     "ideal_device",
     "pcm_like",
+    "rram_wan",
 ]

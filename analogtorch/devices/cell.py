@@ -9,6 +9,7 @@ from torch import Tensor
 
 from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.pcm import PCM
+from analogtorch.devices.reram import ReRAM
 from analogtorch.devices.spread import Spread
 
 
@@ -19,7 +20,7 @@ class UnitCell:
     Both polarities are programmed, drift and are read with noise, also at target 0.
     """
 
-    device: PCM
+    device: PCM | ReRAM
     """The device model; an effective model of several devices counts as one."""
     devices_per_polarity: int = 1
     """How many devices of that model share a polarity, >= 1."""

@@ -1,0 +1,218 @@
+"""What a chip's computation costs in time and energy: every figure with its kind and its source."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+Scope = Literal["tile", "chip", "system"]
+Kind = Literal["measured", "derived", "fitted", "assumed"]
+Charge = Literal["model", "column", "tile"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A number with its pedigree; the field that holds it names the unit."""
+
+    value: float
+    """Finite, >= 0."""
+    kind: Kind
+    """``measured``: published as measured; ``derived``: arithmetic on measured figures; ``fitted``: to published data;
+    ``assumed``: an estimate or a figure of another chip."""
+    source: str
+    """Where it comes from: a paper, the arithmetic, or why it is assumed."""
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        if not (number and math.isfinite(self.value) and self.value >= 0):
+            remedy = "; in YAML write 5.0e-7, not 5e-7, which is text" if isinstance(self.value, str) else ""
+            raise ValueError(f"Figure.value must be a finite number >= 0, got {self.value!r}{remedy}")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"Figure.kind must be one of {get_args(Kind)}, got {self.kind!r}")
+        if not (isinstance(self.source, str) and self.source):
+            raise ValueError("Figure.source must say where the number comes from; 'an estimate' is an answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What it costs to move a number (an element: one 8-bit activation) between tiles and between chips."""
+
+    grid_columns: int
+    """Tiles lie on a grid of so many columns, row by row; hops are counted by Manhattan distance. >= 1."""
+    hop_energy: Figure
+    """J per element and hop between neighbouring tiles."""
+    link_rate: Figure | None
+    """Elements per second into one tile; None: the transfer is part of the time of the MVM."""
+    chip_energy: Figure
+    """J per element that enters or leaves a chip."""
+    chip_rate: Figure
+    """Elements per second through the ports of one chip, > 0."""
+
+    def __post_init__(self) -> None:
+        if not (type(self.grid_columns) is int and self.grid_columns >= 1):
+            raise ValueError(f"Network.grid_columns must be an integer >= 1, got {self.grid_columns!r}")
+        _check_figures(self, positive=("link_rate", "chip_rate"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digital:
+    """A place where digital operations run."""
+
+    energy: Figure
+    """J per arithmetic operation."""
+    rate: Figure
+    """Arithmetic operations per second of one chip's share of it, > 0."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of ``Operation`` that run here; on the host, () stands for all that the chip does not take."""
+
+    def __post_init__(self) -> None:
+        _check_figures(self, positive=("rate",))
+        if not (isinstance(self.kinds, tuple) and all(isinstance(k, str) for k in self.kinds)):
+            raise ValueError(f"Digital.kinds must be a tuple of strings such as ('activation',), got {self.kinds!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published energy efficiency: one rung of the ladder from a tile to the whole system."""
+
+    scope: Scope
+    """What the figure covers."""
+    tops_per_watt: Figure
+    """1e12 operations per joule (2 operations per MAC), > 0."""
+    excluded: str
+    """What the figure leaves out."""
+
+    def __post_init__(self) -> None:
+        if self.scope not in get_args(Scope):
+            raise ValueError(f"Published.scope must be one of {get_args(Scope)}, got {self.scope!r}")
+        _check_figures(self, positive=("tops_per_watt",))
+        if not self.excluded:
+            raise ValueError("Published.excluded must say what the figure leaves out; 'nothing' is an answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How the energy of a full tile's MVM divides, and so how it shrinks with what is used. They add up to 1."""
+
+    control: Figure
+    """Charged whatever is used."""
+    dac: Figure
+    """Input encoding: charged per used row."""
+    array: Figure
+    """Charged per used cell, in proportion to its conductance."""
+    adc: Figure
+    """Output encoding: charged per used column."""
+
+    def __post_init__(self) -> None:
+        _check_figures(self)
+        shares = [self.control.value, self.dac.value, self.array.value, self.adc.value]
+        if abs(sum(shares) - 1) > 1e-9:
+            raise ValueError(
+                "Shares: control, dac, array and adc must add up to 1, got "
+                f"{' + '.join(f'{s:g}' for s in shares)} = {sum(shares):g}; scale them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Energy:
+    """Energy of a tile's MVMs, J, by what consumes it."""
+
+    control: float = 0.0
+    """Whatever a tile needs however little of it is used."""
+    dac: float = 0.0
+    """Input encoding, per used row."""
+    array: float = 0.0
+    """The cells' own current: falls as their conductance does."""
+    adc: float = 0.0
+    """Output encoding, per used column."""
+
+    @property
+    def total(self) -> float:
+        """All of it, J."""
+        return self.control + self.dac + self.array + self.adc
+
+    def plus(self, other: "Energy", times: float = 1.0) -> "Energy":
+        """This and ``times`` the other."""
+        return Energy(**{f.name: getattr(self, f.name) + times * getattr(other, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Time and energy of a chip. Energies at full use of a tile; the shares say how they shrink with less use."""
+
+    phases: int
+    """Reads that make one MVM, >= 1; their time and energy are in ``mvm_time`` and ``mvm_energy``."""
+    precision: str
+    """Bits of inputs and outputs that the figures hold for, such as ``8-bit inputs, 8-bit outputs``."""
+    mvm_time: Figure
+    """Seconds that a tile takes for one MVM, however much of it is used, > 0."""
+    mvm_energy: Figure
+    """J of one MVM of a full tile, > 0."""
+    excluded: str
+    """What ``mvm_energy`` leaves out."""
+    shares: Shares
+    """How ``mvm_energy`` divides."""
+    network: Network
+    """Moving activations."""
+    on_chip: Digital
+    """Digital operations on the chip; partial sums are added here."""
+    host: Digital
+    """All other digital operations."""
+    signed_passes: int = 1
+    """MVMs that a matrix with signed inputs takes, 1 or 2: 2 where the rows take unsigned inputs only."""
+    published: tuple[Published, ...] = ()
+    """Published efficiencies, from the smallest scope to the largest."""
+
+    def __post_init__(self) -> None:
+        if not (type(self.phases) is int and self.phases >= 1):
+            raise ValueError(f"Cost.phases must be an integer >= 1, got {self.phases!r}")
+        if self.signed_passes not in (1, 2):
+            raise ValueError(f"Cost.signed_passes must be 1 or 2, got {self.signed_passes!r}")
+        for name in ("precision", "excluded"):
+            if not (isinstance(getattr(self, name), str) and getattr(self, name)):
+                raise ValueError(f"Cost.{name} must be a text such as '8-bit inputs, 8-bit outputs' or 'nothing'")
+        _check_figures(self, positive=("mvm_time", "mvm_energy"))
+        for name, kind in (("shares", Shares), ("network", Network), ("on_chip", Digital), ("host", Digital)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"Cost.{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        if not (isinstance(self.published, tuple) and all(isinstance(p, Published) for p in self.published)):
+            raise ValueError(f"Cost.published must be a tuple of Published, got {self.published!r}")
+
+    def mvm(
+        self, *, rows: float, cols: float, cells: float, conductance: float = 1.0, charge: Charge = "model"
+    ) -> Energy:
+        """Energy of one MVM that uses these fractions (0..1) of a tile's rows, columns and cells.
+
+        Args:
+            rows: fraction of the rows that are driven.
+            cols: fraction of the columns that are read.
+            cells: fraction of the cells that hold weights of this MVM.
+            conductance: their mean conductance in units of that after programming, >= 0.
+            charge: ``model`` charges by the shares; ``column`` the full tile's energy times ``cols``; ``tile`` the full
+                tile's energy. The last two span what the unknown split can do.
+        """
+        if charge not in get_args(Charge):
+            raise ValueError(f"charge must be one of {get_args(Charge)}, got {charge!r}")
+        if charge != "model":
+            control = rows = cells = cols = cols if charge == "column" else 1.0
+        else:
+            control = 1.0
+        full = self.mvm_energy.value
+        return Energy(
+            control=full * self.shares.control.value * control,
+            dac=full * self.shares.dac.value * rows,
+            array=full * self.shares.array.value * cells * conductance,
+            adc=full * self.shares.adc.value * cols,
+        )
+
+
+def _check_figures(owner: Any, positive: tuple[str, ...] = ()) -> None:
+    """Every field annotated as ``Figure`` holds one, and those in ``positive`` are above 0."""
+    for field in fields(owner):
+        value, kind = getattr(owner, field.name), str(field.type)
+        if "Figure" not in kind or (value is None and "None" in kind):
+            continue
+        name = f"{type(owner).__name__}.{field.name}"
+        if not isinstance(value, Figure):
+            raise ValueError(f"{name} must be a Figure(value=..., kind=..., source=...), got {value!r}")
+        if field.name in positive and value.value == 0:
+            raise ValueError(f"{name} must be above 0, got {value.value!r}")

@@ -1,0 +1,81 @@
+"""The description of a chip's cost: what it charges, and what it refuses."""
+
+import dataclasses
+
+import pytest
+
+import analogtorch as at
+from analogtorch.chips import Figure
+
+COST = at.chips.hermes64().cost
+assert COST is not None
+
+
+def test_charges_add_up_and_shrink_with_use() -> None:
+    full = COST.mvm_energy.value
+    assert COST.mvm(rows=1, cols=1, cells=1).total == pytest.approx(full)
+    for charge, share in (("tile", 1.0), ("column", 0.25), ("model", 0.05 + 0.125 / 2 + 0.65 / 4 + 0.175 / 8)):
+        energy = COST.mvm(rows=0.5, cols=0.25, cells=0.125, charge=charge)
+        assert energy.total == pytest.approx(full * share)
+    drifted = COST.mvm(rows=1, cols=1, cells=1, conductance=0.5)
+    assert full - drifted.total == pytest.approx(0.5 * 0.175 * full)
+    with pytest.raises(ValueError, match="charge must be one of"):
+        COST.mvm(rows=1, cols=1, cells=1, charge="row")
+
+
+def _figure(value: float) -> Figure:
+    return Figure(value=value, kind="assumed", source="the test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value": -1.0}, "Figure.value must be a finite number >= 0, got -1.0"),
+        ({"value": float("nan")}, "Figure.value must be a finite number"),
+        ({"value": "5e-7"}, "write 5.0e-7"),
+        ({"value": True}, "Figure.value must be a finite number"),
+        ({"kind": "guessed"}, "Figure.kind must be one of"),
+        ({"source": ""}, "Figure.source must say where"),
+    ],
+)
+def test_bad_figures_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Figure(**{"value": 1.0, "kind": "assumed", "source": "the test", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mvm_energy": _figure(0.0)}, "Cost.mvm_energy must be above 0"),
+        ({"mvm_time": 1e-7}, r"Cost.mvm_time must be a Figure\(value="),
+        ({"phases": 0}, "Cost.phases must be an integer >= 1"),
+        ({"signed_passes": 3}, "Cost.signed_passes must be 1 or 2"),
+        ({"precision": ""}, "Cost.precision must be a text"),
+        ({"excluded": None}, "Cost.excluded must be a text"),
+        ({"network": None}, "Cost.network must be a Network"),
+        ({"shares": None}, "Cost.shares must be a Shares"),
+        ({"published": ["9.76"]}, "Cost.published must be a tuple"),
+    ],
+)
+def test_bad_costs_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(COST, **changes)
+
+
+def test_bad_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must add up to 1, got 0.05 \+ 0.125 \+ 0.5 \+ 0.65 = 1.325"):
+        dataclasses.replace(COST.shares, array=_figure(0.5))
+    with pytest.raises(ValueError, match="Network.grid_columns must be an integer >= 1"):
+        dataclasses.replace(COST.network, grid_columns=0)
+    with pytest.raises(ValueError, match="Network.chip_rate must be above 0"):
+        dataclasses.replace(COST.network, chip_rate=_figure(0.0))
+    with pytest.raises(ValueError, match="Digital.kinds must be a tuple of strings"):
+        dataclasses.replace(COST.host, kinds="pool")
+    with pytest.raises(ValueError, match="Published.scope must be one of"):
+        dataclasses.replace(COST.published[0], scope="board")
+    with pytest.raises(ValueError, match="Published.excluded must say"):
+        dataclasses.replace(COST.published[0], excluded="")
+    with pytest.raises(ValueError, match="Chip.planes must be a divisor of the 64 tiles"):
+        dataclasses.replace(at.chips.hermes64(), planes=3)
+    with pytest.raises(ValueError, match="Chip.cost must be None or a Cost"):
+        dataclasses.replace(at.chips.hermes64(), cost=1.0)

@@ -1,0 +1,114 @@
+"""Chips in YAML and JSON files, as a user writes them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import analogtorch as at
+
+PRESETS = [
+    at.chips.hermes64(phases=1),
+    at.chips.ibm_speech34(pcm_per_weight=2),
+    at.chips.neurram48(output_bits=8, input_bits=6),
+    at.chips.ideal(),
+]
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
+@pytest.mark.parametrize("chip", PRESETS, ids=lambda chip: chip.name)
+def test_a_file_gives_the_chip_back(chip: at.Chip, suffix: str, tmp_path: Path) -> None:
+    path = at.chips.save(chip, tmp_path / "deep" / f"mine{suffix}")
+    assert at.chips.load(path) == chip
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_from_before_cost_and_planes_loads(tmp_path: Path) -> None:
+    old = at.chips.to_dict(at.chips.hermes64())
+    del old["cost"], old["planes"]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    chip = at.chips.load(path)
+    assert (chip.cost, chip.planes) == (None, 1)
+
+
+def _edited(path: Path, keys: tuple[str, ...], value: object) -> Path:
+    data = at.chips.to_dict(at.chips.hermes64())
+    inner = data
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("tilez",), 3, r"Chip has no field \['tilez'\]; fields"),
+        (("tiles",), 0, "Chip.tiles must be an integer >= 1, got 0"),
+        (("rowz",), 3, r"no field \['rowz'\]"),
+        (("cost", "mvm_enregy"), 3, r"chip.cost: Cost has no field \['mvm_enregy'\]"),
+        (("cost", "mvm_energy", "value"), -1.0, r"chip.cost.mvm_energy: Figure.value must be .* >= 0, got -1.0"),
+        (("cost", "mvm_energy", "value"), "5e-8", "chip.cost.mvm_energy: .* in YAML write 5.0e-7"),
+        (
+            ("cost", "network", "hop_energy", "kind"),
+            "guess",
+            "chip.cost.network.hop_energy: Figure.kind must be one of",
+        ),
+        (("cell", "type"), "UnitCel", "unknown type 'UnitCel', did you mean 'UnitCell'"),
+        (("output_bound",), "12", "Chip.output_bound must be a positive number, got '12'"),
+        (("version",), 2, "version 2, this AnalogTorch reads version 1"),
+    ],
+)
+def test_bad_files_name_the_place_and_the_remedy(keys, value, message, tmp_path: Path) -> None:
+    path = _edited(tmp_path / "mine.yaml", keys, value)
+    with pytest.raises(ValueError, match=message) as caught:
+        at.chips.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_misspelt_key_names_the_nearest_one(tmp_path: Path) -> None:
+    data = at.chips.to_dict(at.chips.hermes64())
+    data["outptu_noise"] = data.pop("output_noise")
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"no field \['outptu_noise'\], did you mean 'output_noise'\?"):
+        at.chips.load(path)
+
+
+def test_files_that_are_no_chip_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("!!python/object/apply:os.system ['true']")
+    with pytest.raises(ValueError, match="not YAML that can be loaded safely"):
+        at.chips.load(path)
+    path.write_text("- 1\n- 2\n")
+    with pytest.raises(ValueError, match="must be a mapping"):
+        at.chips.load(path)
+    broken = tmp_path / "mine.json"
+    broken.write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        at.chips.load(broken)
+    with pytest.raises(ValueError, match="must end in one of .yaml, .yml, .json"):
+        at.chips.save(at.chips.ideal(), tmp_path / "mine.toml")
+    with pytest.raises(FileNotFoundError):
+        at.chips.load(tmp_path / "none.json")
+
+
+def test_yaml_is_not_needed_for_json(tmp_path: Path) -> None:
+    script = f"""
+import sys
+sys.modules["yaml"] = None
+import analogtorch as at
+path = at.chips.save(at.chips.hermes64(), {str(tmp_path / "mine.json")!r})
+assert at.chips.load(path) == at.chips.hermes64()
+try:
+    at.chips.save(at.chips.hermes64(), {str(tmp_path / "mine.yaml")!r})
+except ImportError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "pip install pyyaml, or use a .json file" in run.stdout

@@ -1,0 +1,115 @@
+"""The presets against the papers: sizes, capacities, peaks and published efficiencies."""
+
+import pytest
+
+import analogtorch as at
+
+
+# Le Gallo 2023: 63.1 TOPS at 9.76 TOPS/W (1-phase), 16.1 at 2.48 (4-phase, the default); the rest is their arithmetic
+@pytest.mark.parametrize(
+    ("phases", "nanoseconds", "microjoules", "watts", "nanojoules_per_core"),
+    [(1, 133, 0.859, 6.47, 13.4), (4, 521, 3.383, 6.49, 52.9)],
+)
+def test_hermes64_peak(phases, nanoseconds, microjoules, watts, nanojoules_per_core) -> None:
+    chip = at.chips.hermes64(phases=phases)
+    peak = at.chips.peak(chip)
+    assert peak.operations == 8_388_608
+    assert peak.seconds == pytest.approx(nanoseconds * 1e-9, rel=0.02)
+    assert peak.joules == pytest.approx(microjoules * 1e-6, rel=0.02)
+    assert peak.watts == pytest.approx(watts, rel=0.02)
+    assert chip.cost.mvm_energy.value == pytest.approx(nanojoules_per_core * 1e-9, rel=0.02)
+    assert chip.cost.phases == phases
+    assert at.chips.hermes64().cost.phases == 4
+
+
+# Ambrogio 2023: 20.0 -> 12.4 -> 6.94 TOPS/W; 26.2, 42.3, 75.5 nJ and 100, 161, 288 fJ are their arithmetic
+def test_ibm_speech34_ladder() -> None:
+    chip = at.chips.ibm_speech34()
+    ladder = at.chips.published(chip)
+    assert [e.scope for e in ladder] == ["tile", "chip", "system"]
+    assert [e.tops_per_watt for e in ladder] == [20.0, 12.4, 6.94]
+    assert [e.joules(512 * 512) * 1e9 for e in ladder] == pytest.approx([26.2, 42.3, 75.5], rel=0.02)
+    assert [e.femtojoules_per_mac for e in ladder] == pytest.approx([100, 161, 288], rel=0.02)
+    factors = [b.tops_per_watt / a.tops_per_watt for a, b in zip(ladder, ladder[1:], strict=False)]
+    assert factors == pytest.approx([0.62, 0.56], rel=0.02)
+    assert all(e.origin == "published" and "Ambrogio" in e.source and e.excluded for e in ladder)
+    assert chip.cost.mvm_energy.value == pytest.approx(26.2e-9, rel=0.02)
+    assert 23.94 / (5 * at.chips.peak(chip).efficiency.tops) == pytest.approx(0.08, rel=0.02)  # of five chips' peak
+
+
+# Wan 2022: TOPS of 48 cores and TOPS/W by (output bits, input bits)
+@pytest.mark.parametrize(
+    ("output_bits", "input_bits", "tops", "per_watt"),
+    [
+        (4, 2, 1.793, 40.33),
+        (5, 3, 1.165, 23.09),
+        (6, 4, 0.744, 15.95),
+        (7, 5, 0.525, 11.03),
+        (8, 6, 0.418, 8.26),
+        (9, 7, 0.344, 7.75),
+        (10, 8, 0.264, 6.44),
+    ],
+)
+def test_neurram48_by_bits(output_bits: int, input_bits: int, tops: float, per_watt: float) -> None:
+    chip = at.chips.neurram48(output_bits=output_bits, input_bits=input_bits)
+    peak = at.chips.peak(chip)
+    assert (chip.output_bits, chip.input_bits) == (output_bits, input_bits)
+    assert peak.efficiency.tops == pytest.approx(tops, rel=0.02)
+    assert peak.efficiency.tops_per_watt == pytest.approx(per_watt, rel=0.02)
+
+
+def test_neurram48_is_the_published_chip() -> None:
+    chip = at.chips.neurram48()
+    assert chip.tiles * 256 * 256 == chip.cells * chip.cell.devices  # two cells per signed weight
+    assert at.chips.peak(chip).joules / at.chips.peak(chip).operations == pytest.approx(62.4e-15, rel=0.02)
+    assert at.chips.published(chip)[0].tops_per_watt == pytest.approx(16.0, rel=0.02)
+
+
+# Ambrogio 2023: 34 tiles of 512x512, 35 M PCM; an RNN-T of 45 M weights on five chips with more than 140 M PCM
+def test_ibm_speech34_capacity() -> None:
+    four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
+    assert (four.cells, two.cells) == pytest.approx((8.9e6, 17.8e6), rel=0.02)
+    assert four.cells * four.cell.devices == two.cells * two.cell.devices == 35_651_584
+    assert (two.tiles, two.planes, four.planes) == (68, 2, 1)
+    weights = 45_000_000
+    assert (at.chips.chips_needed(four, weights), at.chips.chips_needed(two, weights)) == (6, 3)
+    chip = four.cells * four.cell.devices
+    for devices in (140_000_000, 175_000_000):
+        accurate, dense = at.chips.device_mix(weights, devices)
+        assert accurate + dense == weights
+        assert devices - 2 < 4 * accurate + 2 * dense <= devices <= 5 * chip
+    assert at.chips.device_mix(weights, 4 * weights) == (weights, 0)
+
+
+def test_device_models_say_what_they_are() -> None:
+    assert "not fitted to this chip" in at.chips.ibm_speech34().cell.device.name
+    assert any("NOT FITTED TO THIS CHIP" in source for source in at.chips.ibm_speech34().sources)
+    assert at.chips.ibm_speech34().cost.signed_passes == 2
+    for name in at.chips.names():
+        assert at.chips.get(name).sources
+
+
+def test_conductance_left() -> None:
+    cell = at.chips.hermes64().cell
+    assert at.chips.mean_conductance(cell, 0.0) == pytest.approx(1.0)
+    assert 0.4 < at.chips.mean_conductance(cell, 3e8) < at.chips.mean_conductance(cell, 86_400.0) < 0.8
+    assert at.chips.mean_conductance(at.chips.neurram48().cell, 3e8) == pytest.approx(1.0)
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="phases must be 4 or 1, got 2"):
+        at.chips.hermes64(phases=2)
+    with pytest.raises(ValueError, match="pcm_per_weight must be 4 or 2, got 3"):
+        at.chips.ibm_speech34(pcm_per_weight=3)
+    with pytest.raises(ValueError, match=r"must be one of \[\(4, 2\).*got \(8, 8\)"):
+        at.chips.neurram48(output_bits=8, input_bits=8)
+    with pytest.raises(ValueError, match="has no cost"):
+        at.chips.peak(at.chips.ideal())
+    with pytest.raises(ValueError, match=r"need 90,000,000 devices with 2 each, got 80,000,000; take more chips"):
+        at.chips.device_mix(45_000_000, 80_000_000)
+    with pytest.raises(ValueError, match="least must be below most"):
+        at.chips.device_mix(10, 40, most=2, least=2)
+    with pytest.raises(ValueError, match="weights must be an integer >= 1, got 0"):
+        at.chips.chips_needed(at.chips.hermes64(), 0)
+    with pytest.raises(ValueError, match="t must be a finite number"):
+        at.chips.mean_conductance(at.chips.hermes64().cell, -1.0)
