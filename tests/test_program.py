@@ -302,3 +302,14 @@ def test_a_view_compiles_and_exports_with_its_noise(how: str) -> None:
         run = torch.export.export(view, (X,)).module()
     for _ in range(2):  # the second time, the inputs count on
         assert torch.allclose(run(X), eager(X), atol=1e-5)
+
+
+def test_the_default_type_changes_no_chip() -> None:
+    torch.manual_seed(0)
+    model, x = at.convert(nn.Sequential(nn.Linear(20, 8)), at.chips.hermes64()), torch.randn(3, 20)
+    expected = at.program(model, seed=1).at("1 day")(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(at.program(model, seed=1).at("1 day")(x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -120,7 +120,8 @@ class AnalogLayer(nn.Module):
         self.programmed = None
         self.chip = chip
         # learns from calibration on: until then it takes no part in the forward
-        self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+        with torch.inference_mode(False):  # it must be able to learn, whatever it was made under
+            self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
 
     @property
     def chip(self) -> Chip:
@@ -176,7 +177,9 @@ class AnalogLayer(nn.Module):
         """Become the layer as a programmed chip holds it."""
         self.programmed = programmed
         # a buffer, so that torch.export and torch.compile carry on the count
-        self.register_buffer("vectors_read", torch.zeros_like(programmed.keys[:1]), persistent=False)
+        with torch.inference_mode(False):  # it must be able to count outside too
+            count = torch.zeros(1, dtype=torch.int64, device=programmed.keys.device)
+        self.register_buffer("vectors_read", count, persistent=False)
 
     # what a kind of layer defines
 
@@ -214,18 +217,19 @@ class AnalogLayer(nn.Module):
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call .eval() on it, or "
                 "train the model that it was programmed from and program that again"
             )
-        refuse_transforms(self.layer_name)
-        vectors, autocast = self._vectors(x), torch.is_autocast_enabled(x.device.type)
+        plans = self.plans[held is not None, self.training]
+        noisy = plans[0].noisy or (self.training and self.unknown_cell)
+        refuse_transforms(self.layer_name, noisy)
+        vectors, autocast = self._vectors(x), _autocasts(x, self.weight)
         if not autocast and x.dtype != self.weight.dtype:
             raise TypeError(
                 f"layer {self.layer_name!r} has {self.weight.dtype} weights and got a {x.dtype} input: convert one of "
                 "them with .to(dtype), or run under torch.autocast"
             )
-        plans = self.plans[held is not None, self.training]
-        if held is None and len(plans) == 1 and plans[0].exact and not (self.training and self.unknown_cell):
+        if held is None and len(plans) == 1 and plans[0].exact and not noisy:
             return self._digital(x, self.weight, self.bias)
         keys, samples = None, None
-        if held is None and (plans[0].noisy or (self.training and self.unknown_cell)):
+        if held is None and noisy:
             keys = draw_keys(x, self.streams)
             if plans[0].output_noise > 0:
                 batched = x.shape[0] if x.dim() > 1 else 1
@@ -357,3 +361,11 @@ def _reborn(module: nn.Module, kind: Any) -> Any:
         if getattr(hook, "with_module", False):
             hook.module = weakref.ref(new)
     return new
+
+
+def _autocasts(x: Tensor, weight: Tensor) -> bool:
+    """Whether autocast chooses the type of the product: never for double precision, as for torch's own layers."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return False
+    return torch.float64 not in (x.dtype, weight.dtype)

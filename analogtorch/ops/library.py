@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 LIBRARY = torch.library.Library("analogtorch", "FRAGMENT")
 
@@ -51,10 +50,15 @@ def define(
             return outputs
 
         @staticmethod
-        @once_differentiable
         def backward(ctx: Any, *gradients: Any) -> Any:
             assert backward is not None
-            return None, *backward(ctx, *gradients)
+            with torch.no_grad():
+                found = backward(ctx, *gradients)
+            if torch.is_grad_enabled():  # torch's own once_differentiable misses a constant incoming gradient
+                message = f"analogtorch::{name} is differentiable once: the gradient of its gradient is not defined"
+                refuse = torch._C._functions.DelayedError(message, 1)
+                found = tuple(None if g is None else refuse(g.requires_grad_()) for g in found)
+            return None, *found
 
     def differentiable(keyset: Any, *arguments: Any) -> Any:
         if save is not None and torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):

@@ -83,8 +83,15 @@ def _check(inputs: Inputs, plan: Plan) -> None:
         raise ValueError(f"mvm: input_range must have 1 or {vectors} elements, got {tuple(input_range.shape)}")
     if input_range.requires_grad and input_range.numel() != 1:
         raise ValueError(f"mvm: only an input_range of shape (1,) can learn, got {tuple(input_range.shape)}")
-    if bias is not None and tuple(bias.shape) != (w.shape[0],):
-        raise ValueError(f"mvm: bias must be {(w.shape[0],)}, got shape {tuple(bias.shape)}")
+    if bias is not None and (tuple(bias.shape) != (w.shape[0],) or bias.dtype != w.dtype):
+        raise ValueError(
+            f"mvm: bias must be {(w.shape[0],)} of w's type, {w.dtype}; got {tuple(bias.shape)} of {bias.dtype}"
+        )
+    if plan.columns and (plan.columns[0] != 0 or plan.columns[-1] != w.shape[0]):
+        raise ValueError(f"mvm: plan.columns must run from 0 to the {w.shape[0]} outputs of w, got {plan.columns}")
+    for name, t in (("key", key), ("output_keys", output_keys), ("samples", samples)):
+        if t is not None and (t.dtype != torch.int64 or t.device != x.device):
+            raise TypeError(f"mvm: {name} must be int64 on {x.device}, got {t.dtype} on {t.device}")
     for name, given in (("scale", scale), ("gain", gain)):
         if given is not None and tuple(given.shape) != (plan.blocks, w.shape[0]):
             raise ValueError(f"mvm: {name} must be {(plan.blocks, w.shape[0])}, got shape {tuple(given.shape)}")
@@ -155,7 +162,9 @@ def _compute_backward(
     plan = decode(tuple(ints), tuple(floats))
     inputs = Inputs(x, input_range, w, None, scale, gain, key, None, None)
     outputs = Outputs(g, scale, mask, saturated)
-    gradients: Gradients = _kernels(inputs, plan).backward(g, inputs, outputs, plan, needs)
+    # the module that kept the mask reads it
+    kernels = native if mask.dtype == native.MASK else _kernels(inputs, plan, cpu=False)
+    gradients: Gradients = kernels.backward(g, inputs, outputs, plan, needs)
     # an operator must return a tensor: an empty one stands for a gradient that nobody asked for
     gx, g_range, gw, g_bias = (g.new_empty(0) if t is None else t for t in gradients)
     return gx, g_range, gw, g_bias
@@ -168,9 +177,9 @@ def _fake_backward(g, x, input_range, w, scale, gain, key, mask, saturated, ints
     )
 
 
-def _kernels(inputs: Inputs, plan: Plan) -> ModuleType:
+def _kernels(inputs: Inputs, plan: Plan, cpu: bool = True) -> ModuleType:
     """The module that computes this product: ``forward``, ``backward``, ``mask_shape``, ``MASK``."""
-    if native.takes(inputs):
+    if cpu and native.takes(inputs):
         return native
     if inputs.x.is_cuda:
         from analogtorch.ops import gpu  # not at import: Triton takes longer to import than everything here

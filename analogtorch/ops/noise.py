@@ -127,7 +127,7 @@ def _compute(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
 
 
 def _fake(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
-    return torch.empty(rows.shape[0], count, device=rows.device)
+    return torch.empty(rows.shape[0], count, device=rows.device, dtype=torch.float32)
 
 
 _normal = define("normal(Tensor key, Tensor rows, Tensor first, int count) -> Tensor", _compute, _fake)

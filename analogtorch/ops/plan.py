@@ -57,6 +57,11 @@ class Plan:
         for name in ("bounds", "columns"):
             pairs = zip(getattr(self, name), getattr(self, name)[1:], strict=False)
             _check(name, getattr(self, name), all(a < b for a, b in pairs), "increasing")
+        dims = len(self.stride)
+        for name, least in (("stride", 1), ("dilation", 1), ("padding", 0)):
+            given = getattr(self, name)
+            _check(name, given, len(given) == dims and all(n >= least for n in given), f"{dims} integers >= {least}")
+        _check("groups", self.groups, self.groups >= 1, "an integer >= 1")
         for name in ("input_bits", "output_bits"):
             bits = getattr(self, name)
             _check(name, bits, bits == 0 or 2 <= bits <= 16, "from 2 to 16, or 0 for no converter")

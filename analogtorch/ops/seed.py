@@ -62,10 +62,9 @@ class _Scopes:
         first = self.open[seed].pop()
         if not self.open[seed]:
             del self.open[seed]
-        if first or seed in self.closed:
-            self.closed.setdefault(seed, set()).add(first)
-            if len(self.closed) > self.MOST:
-                self.closed.popitem(last=False)
+        self.closed.setdefault(seed, set()).add(first)
+        if len(self.closed) > self.MOST:
+            self.closed.popitem(last=False)
 
     def first(self, seed: int) -> int:
         seed %= 2**64

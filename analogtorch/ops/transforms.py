@@ -1,17 +1,22 @@
-"""What the operators cannot be differentiated by, refused instead of answered with zeros."""
+"""Transforms that the operators do not support, refused instead of answered with other numbers."""
 
 import torch
 from torch.autograd import forward_ad
 
-_REFUSED = {torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp}
+_KIND = torch._C._functorch.TransformType
+_REFUSED = {_KIND.Grad, _KIND.Jvp}
 
 
-def refuse_transforms(layer: str) -> None:
-    """Raise where forward-mode AD or a gradient of ``torch.func`` is under way.
+def refuse_transforms(layer: str, noisy: bool) -> None:
+    """Raise where forward-mode AD, a gradient of ``torch.func``, or ``vmap`` over noise is under way.
+
+    Args:
+        layer: name of the layer that asks.
+        noisy: whether its forward draws noise.
 
     Raises:
         NotImplementedError: the operators have reverse-mode gradients only, through ``backward`` and
-            ``torch.autograd.grad``.
+            ``torch.autograd.grad``; and under ``vmap`` all instances would count the same samples in the noise.
     """
     if torch.compiler.is_compiling():
         return
@@ -20,4 +25,9 @@ def refuse_transforms(layer: str) -> None:
         raise NotImplementedError(
             f"analog layer {layer!r}: forward-mode AD and torch.func.grad/jvp are not supported; "
             "use backward() or torch.autograd.grad, or analogtorch.to_digital(model)"
+        )
+    if noisy and interpreter is not None and interpreter.key() == _KIND.Vmap:
+        raise NotImplementedError(
+            f"analog layer {layer!r}: noise under torch.vmap is not supported; give it one batch that holds all "
+            "instances, or call eval() on a model that is not programmed"
         )

@@ -324,6 +324,34 @@ def test_forward_mode_and_functional_gradients_are_refused_not_zero() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_vmap_over_noise_is_refused() -> None:
+    layer, x = at.convert(nn.Linear(4, 4), at.chips.hermes64()), torch.randn(2, 3, 4)
+    for module in (layer.train(), at.program(nn.Sequential(layer), seed=1).at("1 day")):
+        with pytest.raises(NotImplementedError, match="one batch that holds all"):
+            torch.vmap(module)(x)
+
+
+def test_inference_mode_leaves_nothing_behind() -> None:
+    digital = nn.Sequential(nn.Linear(4, 4))
+    with torch.inference_mode():
+        layer = at.convert(digital, at.chips.hermes64())
+        programmed = at.program(layer, seed=1).at("1 day")
+    at.calibrate(layer, [torch.randn(3, 4)])
+    layer(torch.randn(3, 4)).sum().backward()
+    assert layer[0].input_range.grad is not None
+    with torch.no_grad():
+        assert not torch.equal(programmed(torch.ones(1, 4)), programmed(torch.ones(1, 4)))  # it counts on
+
+
+def test_meta_and_double_follow_torch_under_autocast() -> None:
+    layer = at.convert(nn.Linear(4, 3), at.chips.hermes64())
+    assert layer.to("meta")(torch.zeros(2, 4, device="meta")).shape == (2, 3)
+    double = at.convert(nn.Linear(4, 3, dtype=torch.float64), at.chips.hermes64())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert double(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented:UserWarning")
 def test_vmap_gives_the_batched_numbers() -> None:
     layer = at.convert(nn.Linear(4, 3), at.chips.hermes64()).eval()
     x = torch.randn(5, 4)

@@ -194,6 +194,20 @@ def test_operators_are_well_formed(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.analogtorch, operator).default, operands)
 
 
+def test_a_second_derivative_is_refused_not_zero() -> None:
+    x, w = torch.randn(3, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
+    y = mvm(x, _ONE, w, dataclasses.replace(_LINEAR, weight_noise=0.0, output_noise=0.0))
+    (gx,) = torch.autograd.grad(y.sum(), x, create_graph=True)  # a constant gradient comes in
+    assert gx.shape == x.shape
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        gx.square().sum().backward()
+
+
+def test_strides_of_zero_are_refused() -> None:
+    with pytest.raises(ValueError, match="stride must be 1 integers >= 1"):
+        dataclasses.replace(_CONV, stride=(0,))
+
+
 def test_a_plan_survives_the_way_through_an_operator() -> None:
     from analogtorch.ops.plan import decode
 
@@ -236,6 +250,15 @@ BAD = {
     "key": (ValueError, "needs key", {"key": None}),
     "output keys": (ValueError, "2 row blocks", {"output_keys": KEYS[:1]}),
     "samples": (ValueError, "2 elements", {"samples": torch.arange(3)}),
+    "narrow samples": (TypeError, "samples must be int64", {"samples": torch.arange(2, dtype=torch.int32)}),
+    "key elsewhere": (TypeError, "key must be int64 on cpu, got torch.int64 on meta", {"key": KEY.to("meta")}),
+    "bias of another type": (ValueError, "of w's type", {"bias": torch.zeros(4, dtype=torch.float64)}),
+    "columns": (ValueError, "from 0 to the 4 outputs", {"plan": dataclasses.replace(_LINEAR, columns=(0, 20))}),
+    "cut blocks": (
+        ValueError,
+        "are no block",
+        {"plan": dataclasses.replace(_CONV, bounds=(0, 2, 8)), "x": torch.zeros(2, 2, 9), "w": torch.zeros(4, 2, 4)},
+    ),
 }
 
 
@@ -253,7 +276,7 @@ def test_bad_tensors_are_refused(name: str) -> None:
     [
         {"input_bits": 1}, {"output_bits": 17}, {"output_bound": 0.0}, {"output_bound": float("nan")},
         {"output_noise": -0.1}, {"weight_noise": float("inf")}, {"bounds": (0,)}, {"bounds": (1, 4)},
-        {"bounds": (0, 4, 4)}, {"columns": (0, 3, 2)},
+        {"bounds": (0, 4, 4)}, {"columns": (0, 3, 2)}, {"groups": 0}, {"padding": (1,)}, {"dilation": (1,)},
     ],
 )  # fmt: skip
 def test_bad_plans_are_refused(changes: dict) -> None:

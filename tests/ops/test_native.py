@@ -223,6 +223,33 @@ def test_a_broken_library_is_said(monkeypatch, caplog, tmp_path) -> None:
         native._library.cache_clear()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_the_default_type_changes_no_noise(dtype: torch.dtype) -> None:
+    where = torch.arange(4), torch.zeros(4, dtype=torch.int64)
+    expected = normal(KEY, *where, 33)
+    torch.set_default_dtype(dtype)
+    try:
+        seen = normal(KEY, *where, 33)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert seen.dtype == torch.float32
+    assert torch.equal(seen, expected)
+
+
+def test_a_weight_gradient_of_many_vectors_is_as_exact_as_torchs(capability: str) -> None:
+    x, g = _random(100_000, 20), _random(100_000, 16, seed=1)
+    w = _random(16, 20, seed=2).requires_grad_()
+    mvm(x, torch.ones(1), w, Plan(bounds=(0, 20))).backward(g)
+    exact = g.double().T @ x.double()
+    assert (w.grad - exact).norm() / exact.norm() < 3e-6
+
+
+def test_a_compiler_that_fails_is_followed_by_the_next(monkeypatch) -> None:
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setattr(build, "_compile", lambda compiler, flags, target: build._run(compiler, "--version") or target)
+    assert build.library("DEFAULT") in build.build()
+
+
 def test_build_without_a_compiler_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
     with pytest.raises(OSError, match="install gcc"):

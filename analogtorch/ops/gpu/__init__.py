@@ -40,7 +40,7 @@ def available(*tensors: Tensor) -> bool:
 
 def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     """As ``ops.normal``: float32 (R, count), for int64 tensors on a GPU."""
-    out = torch.empty(rows.shape[0], count, device=rows.device)
+    out = torch.empty(rows.shape[0], count, device=rows.device, dtype=torch.float32)
     launch(out, key, rows, first, raw=False)
     return out
 
@@ -220,7 +220,7 @@ def linear_backward(
         block_tiles = triton.cdiv(size, tile.k)
         programs = triton.cdiv(m, tile.m) * plan.blocks * block_tiles
         gx = torch.empty_like(x) if needs[0] else None
-        sums = torch.empty(programs, device=x.device) if teaches else None
+        sums = torch.empty(programs, device=x.device, dtype=torch.float32) if teaches else None
         if programs:
             with torch.cuda.device_of(x):
                 input_gradient_kernel[(programs,)](

@@ -63,7 +63,7 @@ def takes(inputs: Inputs) -> bool:
     Half precision is computed in float32 throughout and rounded at the end.
     """
     ours = all(t is None or (t.dtype in _TYPES and t.device.type == "cpu") for t in _floats(inputs))
-    return ours and inputs.x.numel() > 0 and inputs.x.numel() // inputs.x.shape[0] < _INT32 // 4 and available()
+    return ours and inputs.x.numel() > 0 and available()
 
 
 def _floats(inputs: Inputs) -> tuple[Tensor | None, ...]:
@@ -84,7 +84,7 @@ def _call(name: str, *arguments: Any) -> Any:
 
 def normal(key: int, rows: Tensor, first: Tensor, count: int) -> Tensor:
     """Normals at ``rows`` (int64, (R,)) and the ``count`` columns from ``first`` (int64, (R,)): float32 (R, count)."""
-    out = torch.empty(len(rows), count)
+    out = torch.empty(len(rows), count, dtype=torch.float32)
     numbers = (ctypes.c_int64(key), _pointer(rows), _pointer(first), ctypes.c_int64(len(rows)), ctypes.c_int64(count))
     _call("at_normal", _pointer(out), *numbers)
     return out
@@ -162,6 +162,8 @@ class _Form(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
+    for block in range(plan.blocks):
+        plan.span(block, w[1:])  # raises where the reference would: both compute the same, or neither
     bounds, columns = _array(plan.bounds), _array(plan.columns)
     m: Matrix
     if plan.dims:
@@ -169,6 +171,9 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
         places = [(size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, taps, step, pad, gap in geometry]
         if min(places) < 1:
             raise ValueError(f"the kernel {tuple(w[2:])} is larger than the padded input {tuple(x[2:])}")
+        padded = math.prod(size + 2 * pad for size, pad in zip(x[2:], plan.padding, strict=True))
+        if padded * w[1] >= _INT32:
+            raise ValueError(f"a padded sample of {padded * w[1]:,} numbers is too large, below 2^31 are allowed")
         m = Convolution(n=x[0], groups=plan.groups, channels=w[1], outputs=w[0] // plan.groups)
         sizes = {"in_": x[2:], "out": places, "kernel": w[2:], "stride": plan.stride, "dilation": plan.dilation}
         for name, numbers in sizes.items():

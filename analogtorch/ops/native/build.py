@@ -41,13 +41,18 @@ def build() -> list[Path]:
     """
     if platform.system() != "Linux":
         raise OSError(f"the CPU kernels are built on Linux only, this is {platform.system()}")
-    compiler = next(
-        (found for name in (os.environ.get("CC"), "gcc", "cc") if name and (found := shutil.which(name))), None
-    )
-    if compiler is None:
+    names = [name for name in (os.environ.get("CC"), "gcc", "cc") if name]
+    compilers = [found for name in names if (found := shutil.which(name))]
+    if not compilers:
         raise OSError("no C compiler: install gcc to build the CPU kernels")
     targets = {"DEFAULT": (), **(_X86 if platform.machine() in ("x86_64", "AMD64") else {})}
-    return [_compile(compiler, flags, library(name)) for name, flags in targets.items()]
+    failed = []
+    for compiler in compilers:  # a clang called cc does not know GCC's shuffles
+        try:
+            return [_compile(compiler, flags, library(name)) for name, flags in targets.items()]
+        except OSError as error:
+            failed.append(str(error))
+    raise OSError("the CPU kernels need gcc 12 or newer\n" + "\n".join(failed))
 
 
 def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> Path:

@@ -16,7 +16,7 @@ typedef struct {
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;
   uint8_t *saturated;
-  double *g_range; /* a sum per sample */
+  double *g_range;
   const int64_t *samples, *bounds, *columns;
   int64_t n, groups, channels, outputs; /* channels and outputs of a group */
   int64_t blocks, n_columns, own_range, find_scale;
@@ -345,7 +345,8 @@ static double input_gradient(const plan *p, size sample, size group, size ch0, s
   return taught;
 }
 
-/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: one sum per item of at_convolution_items. */
+/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: a sum per (sample, group, part).
+ * parts: of the input channels, so that few samples occupy all threads. */
 void at_convolution_backward(const convolution *c, int64_t parts) {
   plan p = plan_of(c);
   size chunk = samples_at_a_time(&p);

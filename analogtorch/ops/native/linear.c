@@ -187,14 +187,14 @@ static void weight_gradient(const linear *p, const float *gb, size k0, size k1, 
       const float *row[ROWS];
       tile sums;
       int rows = (int)least(ROWS, p->outputs - n);
-      for (int i = 0; m0 && i < rows; i++)
-        for (size v = 0; v < PANEL; v += LANES)
-          store(sums[i] + v, load_some(p->gw + (n + i) * p->rows + k0 + v, k1 - k0 - v));
       point(row, rows, gb + m0 * p->outputs + n, 1);
-      tile_strided(rows, sums[0], row, p->outputs, NULL, panel, m1 - m0, m0 > 0);
+      tile_strided(rows, sums[0], row, p->outputs, NULL, panel, m1 - m0, 0);
       for (int i = 0; i < rows; i++)
-        for (size v = 0; v < PANEL && k0 + v < k1; v += LANES)
-          store_some(p->gw + (n + i) * p->rows + k0 + v, load(sums[i] + v), k1 - k0 - v);
+        for (size v = 0; v < PANEL && k0 + v < k1; v += LANES) {
+          float *gw = p->gw + (n + i) * p->rows + k0 + v;
+          vf sum = load(sums[i] + v);
+          store_some(gw, m0 ? load_some(gw, k1 - k0 - v) + sum : sum, k1 - k0 - v); /* short sums, added up */
+        }
     }
   }
 }
