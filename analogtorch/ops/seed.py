@@ -6,6 +6,7 @@ counter in a buffer gives silently wrong gradients under activation checkpointin
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,11 +25,18 @@ def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
     return _draw_keys(like, streams)
 
 
+@lru_cache(maxsize=4096)
+def _on_device(streams: tuple[int, ...], device: torch.device) -> Tensor:
+    """Copied once: a copy in every forward would wait for the GPU."""
+    with torch.inference_mode(False):
+        return torch.tensor(streams, device=device)
+
+
 def _draw(like: Tensor, streams: Sequence[int]) -> Tensor:
     seed = torch.randint(-(2**62), 2**62, (), device=like.device)
     if like.device.type == "cpu" and native.available():
         return native.keys(int(seed), streams)
-    return fold(seed, torch.tensor(streams, device=like.device))
+    return fold(seed, _on_device(tuple(streams), like.device))
 
 
 def _fake(like: Tensor, streams: Sequence[int]) -> Tensor:
