@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -28,12 +29,14 @@ def _runs(capability: str) -> bool:
 
 
 @pytest.fixture(params=[pytest.param(c, marks=pytest.mark.skipif(not _runs(c), reason=f"no {c} here")) for c in LEVELS])
-def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run the test with the kernels of one instruction set."""
+    native._form.cache_clear()  # it has counted the panels of another
     library = ctypes.CDLL(str(build.library(request.param)))
     library.at_linear_panels.restype = ctypes.c_int64
     monkeypatch.setattr(native, "_library", lambda: library)
-    return request.param
+    yield request.param
+    native._form.cache_clear()
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
