@@ -3,19 +3,23 @@
 chip = at.chips.hermes64()
 at.convert(model, chip)
 at.calibrate(model, batches)
+mapping = at.map_to_chip(model, chip, example)
 physical = at.program(model, seed=7)
 physical.at("1 day")
 """
 
 import logging
 
-from analogtorch import chips, devices, nn
+from analogtorch import chips, devices, mapping, nn
 from analogtorch.calibrate import calibrate
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.clip import clip_weights_
 from analogtorch.convert import analog_layers, convert, to_digital
+from analogtorch.defects import Defects
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sweep
+from analogtorch.mapping import Mapping, cost, map_to_chip
 from analogtorch.program import ProgrammedChip, program
+from analogtorch.programming import GradientDescent, ProgramAndVerify
 from analogtorch.replay import noise
 from analogtorch.summary import Summary, summary
 
@@ -26,6 +30,10 @@ logging.getLogger("analogtorch").addHandler(logging.NullHandler())
 __all__ = [
     "TIMES",
     "Chip",
+    "Defects",
+    "GradientDescent",
+    "Mapping",
+    "ProgramAndVerify",
     "ProgrammedChip",
     "Summary",
     "Sweep",
@@ -36,7 +44,10 @@ __all__ = [
     "chips",
     "clip_weights_",
     "convert",
+    "cost",
     "devices",
+    "map_to_chip",
+    "mapping",
     "nn",
     "noise",
     "program",

@@ -1,4 +1,4 @@
-"""The command line: ``analogtorch info`` and ``analogtorch kws``."""
+"""The command line: ``analogtorch info``, ``analogtorch kws`` and ``analogtorch map``."""
 
 import contextlib
 import importlib.util
@@ -15,6 +15,7 @@ What an analog in-memory-computing chip does to a PyTorch model.
 commands:
   info    versions, optional packages, chips and devices on this machine
   kws     train a keyword spotter, put it on a chip, report the accuracy that is left; see `analogtorch kws --help`
+  map     place a model on a chip: tiles, time, energy, floorplan; see `analogtorch map --help`
 
 options:
   -h, --help  show this and exit
@@ -41,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return info(rest)
         if command == "kws":
             return kws(rest)
+        if command == "map":
+            return map_model(rest)
         if command in ("-h", "--help"):
             print(USAGE, end="")
             return 0
         if command == "--version":
             print(version("analogtorch"))
             return 0
-        raise ValueError(f"unknown command {command!r}; use info or kws, or see analogtorch --help")
+        raise ValueError(f"unknown command {command!r}; use info, kws or map, or see analogtorch --help")
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
@@ -99,6 +102,17 @@ def kws(arguments: Sequence[str]) -> int:
         result = pipeline.run(given.config, given.out, resume=given.resume, progress=given.progress)
     print(table(result))
     print(f"\nWritten to {given.out}: report.md, report.json, accuracy.png, digital.pt, hwa.pt")
+    return 0
+
+
+def map_model(arguments: Sequence[str]) -> int:
+    """Place a model on a chip, print the table and write the files asked for."""
+    from analogtorch.mapping.cli import run
+
+    mapping, report = run(arguments)
+    print(mapping)
+    if report is not None:
+        print(f"\n{report}")
     return 0
 
 

@@ -5,16 +5,22 @@ import math
 import re
 from collections.abc import Iterator
 from numbers import Real
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from analogtorch import places
 from analogtorch.convert import analog_layers, refuse_programmed
+from analogtorch.defects import Defects, TileState, tile_state
 from analogtorch.nn import AnalogLayer, Programmed
 from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, rounded, seed_tensor, stream
+from analogtorch.programming import Method, close_in
 from analogtorch.tiling import Section
+
+if TYPE_CHECKING:
+    from analogtorch.mapping import Mapping
 
 Compensation = Literal["none", "global", "column", "least_squares"]
 Readout = Literal["chip", "ideal"]
@@ -66,16 +72,29 @@ def _unit(text: str) -> str | None:
     return None
 
 
-def program(model: nn.Module, *, seed: int) -> "ProgrammedChip":
+def program(
+    model: nn.Module,
+    *,
+    seed: int,
+    method: Method | None = None,
+    defects: Defects | None = None,
+    mapping: "Mapping | None" = None,
+) -> "ProgrammedChip":
     """Manufacture and program one chip with the analog layers of ``model``.
 
     Args:
         model: a converted model; it is copied, and neither changed by this nor able to change the result later.
         seed: which chip: the same seed gives the same devices, on any machine. Any signed 64-bit integer.
+        method: how the cells are written. None: at once, with the error that the device's fit states, which is what
+            the published chip reached; ``ProgramAndVerify`` and ``GradientDescent`` go on from there, pulse by pulse.
+        defects: what of the chip is broken, and how its tiles differ; None: nothing.
+        mapping: where the layers lie, from ``map_to_chip``; it decides which defects a weight meets. None: one block
+            per tile, tile after tile.
 
     Raises:
-        ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is parametrized or on meta.
-        TypeError: the seed is not an integer.
+        ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is parametrized or on meta,
+            or a mapping of another model or chip.
+        TypeError: the seed is not an integer, or an argument is not of its type.
 
     Example:
         >>> physical = at.program(model, seed=7)
@@ -93,20 +112,40 @@ def program(model: nn.Module, *, seed: int) -> "ProgrammedChip":
             raise ValueError(f"program: layer {name!r} is on the meta device; load weights first")
         if not torch.isfinite(layer.weight).all():
             raise ValueError(f"program: the weight of layer {name!r} has NaN or infinite values")
-    return ProgrammedChip(model, seed)
+    for argument, given, kind in (("method", method, Method), ("defects", defects, Defects)):
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(f"program: {argument} must be None or {kind}, got {given!r}")
+    return ProgrammedChip(model, seed, method, defects, mapping)
 
 
 class ProgrammedChip:
     """One programmed chip, made by ``program``; ``at`` gives it at a time. Nothing in it is drawn twice differently."""
 
-    def __init__(self, model: nn.Module, seed: int) -> None:
-        self.seed = seed
+    def __init__(
+        self,
+        model: nn.Module,
+        seed: int,
+        method: Method | None = None,
+        defects: Defects | None = None,
+        mapping: "Mapping | None" = None,
+    ) -> None:
+        self.seed, self.defects = seed, defects
+        layers = list(analog_layers(model))
+        where = places.consecutive(layers) if mapping is None else places.mapped(layers, mapping)
+        self._tiles, self._chip = tuple(places.tiles(where)), layers[0][1].chip
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
-            self._placed = {
-                name: [_Devices(layer, section, key, seed) for section in layer.sections]
-                for name, layer, key in _keyed(self._model)
-            }
+            self._placed: dict[str, list[_Devices]] = {}
+            for name, layer, key in _keyed(self._model):
+                placed = self._placed[name] = []
+                for section, spot in zip(layer.sections, where[name], strict=True):
+                    state = None if defects is None else places.state(section, spot, layer.chip, defects, seed)
+                    placed.append(_Devices(layer, section, key, seed, method, state))
+
+    def yield_map(self) -> dict[tuple[int, int], TileState]:
+        """State of every (chip, tile) that holds weights: which cells work, and the gains of the columns."""
+        defects = self.defects or Defects()
+        return {(chip, tile): tile_state(self._chip, defects, self.seed, chip, tile) for chip, tile in self._tiles}
 
     def at(self, time: str | float, *, compensation: Compensation = "global", readout: Readout = "chip") -> nn.Module:
         """The model as it runs on this chip ``time`` after programming: an independent, evaluation-only module.
@@ -161,7 +200,7 @@ def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, re
             gain = _gains(now, devices.weights(None), devices, compensation, readout, t)
         weights.append((now * devices.full).to(devices.dtype))
         scales.append(devices.scale)
-        gains.append(gain.to(devices.dtype))
+        gains.append((gain * devices.gain).to(devices.dtype))
     first, device = placed[0], weights[0].device
     blocks = max(len(devices.section.row_blocks) for devices in placed)
     words = [stream(Noise.OUTPUT, first.key, str(t), block) for block in range(blocks)]
@@ -172,7 +211,15 @@ def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, re
 class _Devices:
     """The devices of one section: programmed once, with the drift coefficients they have for good."""
 
-    def __init__(self, layer: AnalogLayer, section: Section, key: str, seed: int) -> None:
+    def __init__(
+        self,
+        layer: AnalogLayer,
+        section: Section,
+        key: str,
+        seed: int,
+        method: Method | None = None,
+        state: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
         target = section.weight(layer.weight.detach())
         self.dtype = target.dtype
@@ -182,7 +229,30 @@ class _Devices:
         cell = self.chip.cell
         targets = cell.targets(self.w)
         self.g = cell.device.program(targets, self._draw(Noise.PROGRAMMING))
+        self.works, self.gain = torch.ones_like(self.w), torch.ones_like(self.scale)
+        if state is not None:
+            self.works = state[0].to(self.w.device).view_as(self.w)
+            self.gain = state[1].to(self.scale)
+            self.g = self.g * self.works
+        if method is not None:
+            self._close_in(method)
         self.nu = cell.device.drift_coefficient(targets, self._draw(Noise.DRIFT))
+
+    def _close_in(self, method: Method) -> None:
+        """Go on writing, row block by row block."""
+        for number, block in enumerate(self.section.row_blocks):
+            index = (slice(None), *block)
+
+            def draw(name: str, rows: int, columns: int, number: int = number) -> Tensor:
+                key = fold(
+                    seed_tensor(self.seed), stream(Noise.PROGRAMMING, self.key, self.section.first_row, number, name)
+                )
+                where = torch.arange(rows, device=self.w.device)
+                return normal(key.to(where.device), where, torch.zeros_like(where), columns)
+
+            g = self.g[(slice(None), *index)]
+            w, works = self.w[index].flatten(1), self.works[index].flatten(1)
+            self.g[(slice(None), *index)] = close_in(g.flatten(2), w, works, self.chip, method, draw).view_as(g)
 
     def weights(self, t: float | None) -> Tensor:
         """What the conductances stand for at ``t``; None: as programmed, before a read."""
@@ -194,8 +264,8 @@ class _Devices:
     def readout(self, weights: Tensor, when: str) -> Tensor:
         """The weights as one-hot inputs read them through ADC and output noise, in units of full conductance."""
         z = self._normal(stream(Noise.COMPENSATION, self.key, when)) * self.chip.output_noise
-        bits = self.chip.output_bits
-        return weights + z if bits is None else rounded(weights + z, weights.new_tensor(self.chip.output_bound), bits)
+        bits, read = self.chip.output_bits, weights + z
+        return read if bits is None else rounded(read, weights.new_tensor(self.chip.output_bound), bits)
 
     def _draw(self, kind: Noise, *names: str) -> Tensor:
         return torch.stack([self._normal(stream(kind, self.key, d, *names)) for d in range(self.chip.cell.devices)])
@@ -213,9 +283,10 @@ def _gains(now: Tensor, then: Tensor, devices: _Devices, compensation: str, read
         again = devices.readout(now, f"{t} again")
         now, then = devices.readout(now, str(t)), devices.readout(then, "programmed")
     section, gains = devices.section, []
-    for block in section.row_blocks:
-        index = (slice(None), *block)
-        a, b, c, w = (x[index].flatten(1) for x in (now, again, then, devices.w))
+    for number, block in enumerate(section.row_blocks):
+        index, own = (slice(None), *block), devices.gain[number].unsqueeze(1)
+        a, b, c = (x[index].flatten(1) * own for x in (now, again, then))  # as the columns' own gains show them
+        w = devices.w[index].flatten(1)
         if compensation == "least_squares":
             numerator, denominator = ((a + b) / 2 * w).sum(1), (a * b).sum(1)
         else:

@@ -1,0 +1,85 @@
+"""What a manufactured chip has broken, cell by cell and tile by tile: by its seed and physical place."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from analogtorch.chips import Chip
+from analogtorch.ops import fold, normal, seed_tensor, stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defects:
+    """How much of a chip is broken, and how its tiles differ. Everything is drawn by chip seed and physical place.
+
+    A failed cell conducts nothing, a failed column reads 0, nothing on a failed tile computes. Default: none.
+
+    Example:
+        >>> at.program(model, seed=1, defects=at.Defects(cells=0.01))
+    """
+
+    cells: float = 0.0
+    """Share of the cells that fail, in [0, 1]. HERMES chip: below 0.01 on 63 of 64 tiles, 0.016 on the worst (Le Gallo
+    2023)."""
+    columns: float = 0.0
+    """Share of the columns that fail, in [0, 1]."""
+    tiles: float = 0.0
+    """Share of the tiles that fail, in [0, 1]."""
+    column_gain: float = 0.0
+    """Standard deviation of the gain of a column around 1, >= 0. HERMES core: 0.0709 after calibration
+    (Khaddam-Aljameh 2022)."""
+    tile_gain: float = 0.0
+    """Standard deviation of the gain of a tile around 1, >= 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("cells", "columns", "tiles"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"Defects.{name} must be a share in [0, 1], got {getattr(self, name)!r}")
+        for name in ("column_gain", "tile_gain"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"Defects.{name} must be a number >= 0, got {value!r}")
+
+
+@dataclass(frozen=True)
+class TileState:
+    """One tile of a manufactured chip."""
+
+    works: Tensor
+    """(rows, cols) bool: the cells that can be used, in columns and a tile that work."""
+    gain: Tensor
+    """(cols,) float32: of each column's readings; 0 where it fails."""
+
+    @property
+    def share(self) -> float:
+        """Share of the cells that work."""
+        return self.works.float().mean().item()
+
+
+def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) -> TileState:
+    """The state of ``tile`` of the ``number``-th chip of those that ``seed`` made, from 0.
+
+    Raises:
+        ValueError: the chip has no such tile.
+        TypeError: the seed is not an integer.
+    """
+    if not 0 <= tile < chip.tiles:
+        raise ValueError(f"{chip.name} has tiles 0 to {chip.tiles - 1}, got {tile}")
+    place = number * chip.tiles + tile
+
+    def draw(kind: str, rows: int, columns: int) -> Tensor:
+        key = fold(seed_tensor(seed), stream("defect", kind))
+        first = torch.zeros(rows, dtype=torch.int64)
+        return normal(key, torch.arange(place * rows, (place + 1) * rows), first, columns)
+
+    columns = _passes(draw("column", 1, chip.cols), defects.columns) & _passes(draw("tile", 1, 1), defects.tiles)
+    gain = (1 + defects.tile_gain * draw("tile gain", 1, 1)) * (1 + defects.column_gain * draw("gain", 1, chip.cols))
+    cells = _passes(draw("cell", chip.rows, chip.cols), defects.cells)
+    return TileState(cells & columns, (gain * columns)[0])
+
+
+def _passes(z: Tensor, share: float) -> Tensor:
+    """Whether each does not belong to the ``share`` that fails."""
+    return 0.5 * torch.erfc(z / math.sqrt(2)) > share if share < 1 else torch.zeros_like(z, dtype=torch.bool)

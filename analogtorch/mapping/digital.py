@@ -1,0 +1,155 @@
+"""What stays digital: the kind of each traced operation and how many arithmetic operations it takes.
+
+Additions, multiplications, comparisons and elementwise functions (an exponential as well) count as one operation per
+number. Moving, reshaping and selecting numbers counts as none.
+"""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+FREE = _words(
+    """
+    view reshape permute transpose t flatten unflatten unsqueeze squeeze expand expand_as select slice chunk
+    split split_with_sizes unbind getitem contiguous clone detach to _to_copy type_as alias dropout
+    feature_dropout alpha_dropout cat concat concatenate stack pad constant_pad_nd reflection_pad1d
+    reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d roll flip index
+    index_select gather narrow movedim swapaxes lift_fresh_copy pixel_shuffle pixel_unshuffle channel_shuffle
+    repeat repeat_interleave tile copy view_as unfold im2col scatter slice_scatter numpy_T mT adjoint
+    tensor_split hsplit meshgrid _assert_tensor_metadata _assert_async tril triu diagonal expand_dims where
+    masked_select sym_size item _local_scalar_dense
+    """
+)
+"""Operations that only move numbers: left out of the mapping, what they move is taken from where it was computed."""
+
+CREATED = frozenset(
+    f"{new}{kind}{like}"
+    for kind in ("zeros", "ones", "full", "empty")
+    for new in ("", "new_")
+    for like in ("", "_like")
+)
+"""Operations whose result depends on the shape of their inputs alone."""
+
+_NORMS = {
+    "batch_norm": 2,
+    "layer_norm": 8,
+    "group_norm": 8,
+    "instance_norm": 8,
+    "rms_norm": 5,
+    "local_response_norm": 6,
+}
+"""Operations per number. A batch norm in ``eval`` is a scale and a shift; the others find mean and variance first."""
+
+_ACTIVATIONS = _words(
+    """
+    relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh gelu silu mish elu selu celu leaky_relu prelu
+    softplus softsign clamp clamp_min clamp_max threshold logsigmoid log_sigmoid hardshrink softshrink exp log
+    sqrt rsqrt abs erf sin cos
+    """
+)
+_SOFTMAX = {"softmax": 5, "_softmax": 5, "log_softmax": 6, "_log_softmax": 6}
+"""Largest, difference, exponential, sum, quotient."""
+_ADD = frozenset(("add", "sub", "rsub", "mul", "div", "pow", "square", "maximum", "minimum", "addcmul", "neg", "lerp"))
+_POOLS = frozenset(
+    f"{adaptive}{kind}_pool{n}d{indices}"
+    for adaptive in ("", "adaptive_")
+    for kind in ("max", "avg")
+    for n in (1, 2, 3)
+    for indices in ("", "_with_indices")
+)
+_REDUCTIONS = frozenset(
+    ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "argmax")
+)
+
+
+FACTORS = {
+    "matmul": "self",
+    "mm": "self",
+    "bmm": "self",
+    "mv": "self",
+    "dot": "self",
+    "addmm": "mat1",
+    "baddbmm": "batch1",
+    "addbmm": "batch1",
+    "addmv": "mat",
+}
+"""First factor of each operator that multiplies matrices."""
+
+
+def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, int]:
+    """Kind, numbers put out and arithmetic operations of one traced operation.
+
+    Args:
+        name: of the operator, such as ``"relu"``.
+        arguments: its arguments by name; tensors as (fake) tensors.
+        output: its result, a (fake) tensor or a sequence of them.
+    """
+    out = _numel(output)
+    read = max((_numel(a) for a in arguments.values()), default=0)
+    if (work := _product(name, arguments, output)) is not None:
+        return "matmul", out, work
+    if name in _NORMS:
+        return "norm", out, _NORMS[name] * out
+    if name in _SOFTMAX:
+        return "activation", out, _SOFTMAX[name] * out
+    if name in _ACTIVATIONS:
+        return "activation", out, out
+    if name in _ADD:
+        return "add", out, out
+    if name in _POOLS:
+        return "pool", _numel(_first(output)), max(read, _numel(_first(output)) * _window(name, arguments))
+    if name in _REDUCTIONS:
+        return "pool", out, read
+    if name.startswith("embedding"):
+        return "embedding", out, 0
+    if name == "scaled_dot_product_attention":
+        return "attention", out, _attention(arguments["query"], arguments["key"], arguments["value"])
+    return "other", out, out
+
+
+def _product(name: str, arguments: dict[str, Any], output: Any) -> int | None:
+    """Operations of a product of two activations; None if it is none."""
+    if name == "einsum":
+        sizes: dict[str, int] = {}
+        for term, factor in zip(_terms(arguments), arguments["tensors"], strict=False):
+            sizes |= dict(zip(term, factor.shape, strict=False))
+        return 2 * math.prod(sizes.values())
+    first, weight = arguments.get(FACTORS.get(name, "")), arguments.get("weight")
+    if isinstance(first, Tensor):
+        return 2 * _numel(output) * first.shape[-1]
+    if isinstance(weight, Tensor) and (name == "linear" or name.startswith("conv")):
+        return 2 * _numel(output) * (weight.numel() // weight.shape[0])
+    return None
+
+
+def _terms(arguments: dict[str, Any]) -> list[str]:
+    return arguments["equation"].replace(" ", "").replace("...", "").partition("->")[0].split(",")
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:
+    scores = query.shape[:-1].numel() * key.shape[-2]
+    return scores * (2 * query.shape[-1] + 2 * value.shape[-1] + 1 + _SOFTMAX["softmax"])
+
+
+def _window(name: str, arguments: dict[str, Any]) -> int:
+    if name.startswith("adaptive"):
+        return 0  # every input is met about once
+    size = arguments["kernel_size"]
+    dims = int(name.split("pool")[1][0])
+    return size**dims if isinstance(size, int) else math.prod(size) ** (dims if len(size) == 1 else 1)
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (tuple, list)) else value
+
+
+def _numel(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel()
+    return sum(map(_numel, value)) if isinstance(value, (tuple, list)) else 0

@@ -1,0 +1,97 @@
+"""Draw a mapping with matplotlib: floorplan, utilisation and, given its cost, the energy."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analogtorch.mapping.floorplan import Floorplan, colours, energy_split, floorplan
+from analogtorch.mapping.mapping import Mapping
+from analogtorch.report.files import write_atomically
+
+if TYPE_CHECKING:
+    from analogtorch.mapping.cost import CostReport
+
+_LEGEND = 30
+"""Matrices up to which the legend names them."""
+
+
+def plot(mapping: Mapping, path: str | Path | None = None, *, cost: "CostReport | None" = None) -> Any:
+    """Draw the floorplan (a rectangle per tile, the blocks of each matrix in its colour) and each tile's utilisation.
+
+    Args:
+        mapping: to draw.
+        path: file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+        cost: draws the energy of an inference as well, by what consumes it.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another kind of file.
+        OSError: the file cannot be written.
+    """
+    if path is not None and Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"plot: path must end in .png, .svg or .pdf, got {str(path)!r}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plot needs matplotlib; run: pip install "analogtorch[report]"') from error
+    panels = 2 if cost is None else 3
+    plan = floorplan(mapping)
+    heights = [max(1.5, 8 * plan.height / plan.width), 1.8, 2.2][:panels]
+    # not pyplot, which keeps figures and picks a backend for the whole process
+    figure = Figure(figsize=(11, 1 + sum(heights)), dpi=130, layout="constrained")
+    axes = figure.subplots(panels, 1, height_ratios=heights)
+    _tiles(axes[0], mapping, plan)
+    _utilisation(axes[1], mapping)
+    if cost is not None:
+        _energy(axes[2], cost)
+    if path is not None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=Path(path).suffix[1:].lower(), bbox_inches="tight")
+        write_atomically(path, buffer.getvalue())
+    return figure
+
+
+def _tiles(axes: Any, mapping: Mapping, plan: Floorplan) -> None:
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Patch, Rectangle
+
+    colour, chip = colours(mapping), mapping.chip
+    frames = [Rectangle((t.x, t.y), 1, 1) for t in plan.tiles]
+    axes.add_collection(PatchCollection(frames, facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5))
+    blocks, faces = [], []
+    for p, x, y in plan.blocks():
+        left, top = x + p.col / chip.cols, y + p.row / chip.rows
+        blocks.append(Rectangle((left, top), p.block.cols / chip.cols, p.block.rows / chip.rows))
+        faces.append(colour[p.block.matrix])
+    axes.add_collection(PatchCollection(blocks, facecolor=faces, edgecolor="black", linewidth=0.2))
+    axes.set_xlim(-0.1, plan.width + 0.1)
+    axes.set_ylim(plan.height + 0.1, -0.1)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.set_title(
+        f"{mapping.model} on {mapping.chips} x {chip.name}: {mapping.tiles_used} tiles, "
+        f"{mapping.utilisation:.1%} of their cells taken"
+    )
+    handles = [Patch(facecolor=c, label=name) for name, c in list(colour.items())[:_LEGEND]]
+    if len(colour) > _LEGEND:
+        handles.append(Patch(facecolor="none", label=f"... {len(colour) - _LEGEND} more"))
+    axes.legend(handles=handles, fontsize=6, ncols=1 + len(handles) // 16, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _utilisation(axes: Any, mapping: Mapping) -> None:
+    shares = [100 * share for share in mapping.tile_utilisation.values()]
+    axes.bar(range(len(shares)), shares, width=1.0 if len(shares) > 100 else 0.8, color="#4878a8")
+    axes.set_xlim(-0.6, len(shares) - 0.4)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("tile in use, in the order of the chips")
+    axes.set_ylabel("cells taken, %")
+
+
+def _energy(axes: Any, cost: "CostReport") -> None:
+    split = energy_split(cost)
+    bars = axes.barh(list(split)[::-1], list(split.values())[::-1], color="#a85448")
+    axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
+    axes.set_xlabel("energy of one inference, J")

@@ -1,0 +1,207 @@
+"""``map_to_chip``: trace a model, cut its matrices into blocks, place them."""
+
+import fnmatch
+from collections.abc import Iterable
+from collections.abc import Mapping as Dict
+from dataclasses import replace
+from difflib import get_close_matches
+
+from torch import nn
+from tqdm import tqdm
+
+from analogtorch.chips import Chip
+from analogtorch.mapping.demand import Demand
+from analogtorch.mapping.mapping import Mapping
+from analogtorch.mapping.place import Retired, TooLarge, place
+from analogtorch.mapping.split import all_blocks, cells
+from analogtorch.mapping.trace import Example, Trace, trace
+from analogtorch.mapping.types import Matrix, Operation
+
+
+def map_to_chip(
+    model: nn.Module,
+    chip: Chip,
+    example: Example,
+    *,
+    chips: int | None = 1,
+    duplicate: Dict[str, int] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    retired: Iterable[tuple[int, int]] = (),
+    retired_columns: Iterable[tuple[int, int, int]] = (),
+    spread: bool = False,
+    progress: bool = False,
+) -> Mapping:
+    """Place a model on chips: which part of which weight lies on which tile, and what else the model computes.
+
+    The model is traced in ``eval`` mode without data, and not changed. Every weight that multiplies activations is
+    placed: linear layers, convolutions (transposed ones too), recurrent layers, attention projections, weights given to
+    ``torch.nn.functional`` or ``torch.matmul``. Of a converted model: what ``convert`` made analog, and what it cannot
+    convert (recurrent layers, attention projections); layers left out of the conversion stay digital. Products of
+    activations, norms, activation functions, pooling and embeddings are digital and counted.
+
+    Args:
+        model: digital or converted.
+        chip: the chip.
+        example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword arguments; only
+            shapes and types matter. All counts are per run of this example: give a batch of one for counts per sample.
+        chips: chips there are; None takes as many as it needs.
+        duplicate: copies of matrices for throughput, by glob of their names: ``{"layer1.*": 2}`` places them twice.
+        exclude: globs of matrices that stay digital.
+        retired: (chip, tile), from 0, that must not be used.
+        retired_columns: (chip, tile, column), from 0, that must not be used.
+        spread: use tiles that would stay empty for blocks that share one, so that they compute at the same time.
+        progress: show a bar on stderr where it takes more than two seconds.
+
+    Raises:
+        TypeError: an argument of another type.
+        ValueError: the model cannot be traced (its forward decides by data, or the example does not suit it), has no
+            weights to place, does not fit on the chips, or a pattern, tile or column matches nothing.
+
+    Example:
+        >>> mapping = map_to_chip(torch.nn.Linear(300, 10), analogtorch.chips.hermes64(), torch.zeros(1, 300))
+        >>> mapping.tiles_used
+        1
+    """
+    if not isinstance(chip, Chip):
+        raise TypeError(f"map_to_chip: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
+    if chips is not None and (type(chips) is not int or chips < 1):
+        raise ValueError(f"map_to_chip: chips must be an integer >= 1, or None for as many as needed; got {chips!r}")
+    with tqdm(total=2, desc="map", delay=2, disable=not progress) as bar:
+        traced = trace(model, example)
+        bar.update()
+        names = [m.name for m in traced.matrices if m.weights]
+        left = _excluded(names, exclude) | {n for n in names if traced.left_digital.issuperset(traced.sources[n])}
+        matrices = tuple(m for m in traced.matrices if m.weights and m.name not in left)
+        if not matrices:
+            raise ValueError(_nothing(model, traced, left))
+        result = placed(
+            model=type(model).__name__,
+            chip=chip,
+            chips=chips,
+            matrices=matrices,
+            operations=_demote(traced, {m.name for m in matrices}),
+            copies=_copies([m.name for m in matrices], duplicate or {}),
+            digital_weights=_digital_weights(traced, matrices),
+            retired=retired,
+            retired_columns=retired_columns,
+            spread=spread,
+        )
+        bar.update()
+    return result
+
+
+def placed(
+    *,
+    model: str,
+    chip: Chip,
+    chips: int | None,
+    matrices: tuple[Matrix, ...],
+    operations: tuple[Operation, ...],
+    copies: Dict[str, int],
+    digital_weights: tuple[tuple[str, int], ...],
+    retired: Iterable[tuple[int, int]],
+    retired_columns: Iterable[tuple[int, int, int]],
+    spread: bool,
+) -> Mapping:
+    """The mapping of traced matrices; arguments as the fields of ``Mapping``, ``copies`` by name of the matrix.
+
+    Raises:
+        ValueError: they do not fit, or a retired tile or column that the chips do not have.
+    """
+    out = Retired(tiles=frozenset(retired), columns=frozenset(retired_columns))
+    out.check(chip, chips)
+    blocks = all_blocks(matrices, chip, copies)
+    try:
+        demand = Demand.of((m.name for m in matrices), operations)
+        placements, used = place(blocks, chip, chips, demand, out, spread_out=spread)
+    except TooLarge as error:
+        raise ValueError(_too_large(error.needed, chip, chips or 1, matrices, copies, out)) from None
+    return Mapping(
+        model=model,
+        chip=chip,
+        chips=used,
+        matrices=matrices,
+        operations=operations,
+        placements=placements,
+        digital_weights=digital_weights,
+        retired=tuple(sorted(out.tiles)),
+        retired_columns=tuple(sorted(out.columns)),
+    )
+
+
+def _excluded(names: list[str], exclude: str | Iterable[str] | None) -> set[str]:
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude or ())
+    return {name for pattern in patterns for name in _matching("exclude", pattern, names)}
+
+
+def _copies(names: list[str], duplicate: Dict[str, int]) -> dict[str, int]:
+    copies: dict[str, int] = {}
+    for pattern, count in duplicate.items():
+        if type(count) is not int or count < 1:
+            raise ValueError(f"map_to_chip: duplicate[{pattern!r}] must be an integer >= 1, got {count!r}")
+        copies |= dict.fromkeys(_matching("duplicate", pattern, names), count)
+    return copies
+
+
+def _matching(argument: str, pattern: str, names: list[str]) -> list[str]:
+    if not isinstance(pattern, str):
+        raise TypeError(f"map_to_chip: {argument} takes globs such as 'layer1.*', got {pattern!r}")
+    if found := fnmatch.filter(names, pattern):
+        return found
+    near = get_close_matches(pattern, names, n=3) or names[:3]
+    raise ValueError(
+        f"map_to_chip: {argument} pattern {pattern!r} matches none of the {len(names)} matrices. "
+        f"Closest names: {', '.join(map(repr, near))}"
+    )
+
+
+def _demote(traced: Trace, kept: set[str]) -> tuple[Operation, ...]:
+    """Products with matrices that are not placed become digital operations."""
+    weights = {m.name: m.weights for m in traced.matrices}
+    return tuple(
+        op
+        if op.matrix is None or op.matrix in kept
+        else replace(op, kind="matmul", matrix=None, vectors=0, operations=2 * op.vectors * weights[op.matrix])
+        for op in traced.operations
+    )
+
+
+def _digital_weights(traced: Trace, matrices: tuple[Matrix, ...]) -> tuple[tuple[str, int], ...]:
+    on_chip = {source for m in matrices for source in traced.sources[m.name]}
+    return tuple((name, count) for name, count in traced.parameters.items() if name not in on_chip)
+
+
+def _nothing(model: nn.Module, traced: Trace, left: set[str]) -> str:
+    if left:
+        return f"map_to_chip: nothing to place: all {len(left)} matrices of {type(model).__name__} stay digital"
+    found = ", ".join(list(traced.parameters)[:5]) or "none"
+    return (
+        f"map_to_chip: nothing to place: no weight of {type(model).__name__} multiplies activations in this run. Its "
+        f"parameters: {found}. Give a model with linear, convolutional, recurrent or attention layers"
+    )
+
+
+def _too_large(
+    needed: int, chip: Chip, chips: int, matrices: tuple[Matrix, ...], copies: Dict[str, int], out: Retired
+) -> str:
+    area = chip.rows * chip.cols
+    size = {m.name: cells(m, chip) * copies.get(m.name, 1) for m in matrices}
+    largest = sorted(matrices, key=lambda m: -size[m.name])
+    usable, excluded, spare = chips * chip.tiles - len(out.tiles), list[str](), needed
+    for matrix in largest:
+        if spare <= usable:
+            break
+        excluded.append(matrix.name)
+        spare -= max(1, size[matrix.name] // area)
+    told = ", ".join(f"{m.name!r} ({m.weights:,} weights, {size[m.name] / area:.1f} tiles)" for m in largest[:3])
+    lost = f" without the {len(out.tiles)} retired ones" if out.tiles else ""
+    lost += f", {len(out.columns)} columns retired" if out.columns else ""
+    few = f"exclude={excluded}" if len(excluded) <= 5 else f"exclude={[*excluded[:5], '...']} ({len(excluded)} layers)"
+    fewer = "ask for fewer copies in duplicate, " if max(copies.values(), default=1) > 1 else ""
+    return (
+        f"map_to_chip: {sum(m.weights for m in matrices):,} weights in {sum(size.values()):,} cells need {needed} "
+        f"tiles of {chip.rows}x{chip.cols}; {chips} x {chip.name} {'has' if chips == 1 else 'have'} {usable}{lost}. "
+        f"Largest: {told}. Nothing was placed. Give chips={-(-(needed + len(out.tiles)) // chip.tiles)} (or "
+        f"chips=None for as many as needed), leave the largest digital with {few}, "
+        f"{fewer}or give the layers fewer columns"
+    )

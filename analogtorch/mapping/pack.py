@@ -1,0 +1,162 @@
+"""Blocks into as few tiles as possible.
+
+MaxRects, of our own: the one well-known packing library (rectpack) is an unmaintained source package, and the packing
+of OR-tools, a constraint solver, is for dozens of rectangles, not for thousands. Several orders and measures of fit are
+tried and the fewest tiles are kept; then tiles are emptied one by one by cutting their blocks along columns into what
+the other tiles have left. That costs no partial sum, but every piece is one more MVM of a tile: a tile is emptied at
+the price of ``GENTLE`` further pieces, or of any number where a large net would stay above 1.03 of the bound or where
+the chips have too few tiles. Nothing is random.
+"""
+
+from collections.abc import Callable, Sequence
+
+from analogtorch.mapping.bins import Bin, left
+from analogtorch.mapping.demand import Demand, exchange
+from analogtorch.mapping.types import Block
+
+_ORDERS: tuple[Callable[[Block], tuple[int, ...]], ...] = (
+    lambda b: (-b.rows * b.cols, -b.rows),
+    lambda b: (-max(b.rows, b.cols), -b.rows * b.cols),
+    lambda b: (-b.rows, -b.cols),
+    lambda b: (-b.cols, -b.rows),
+)
+GENTLE = 3
+"""Further pieces that it may cost to empty a tile."""
+_LARGE, _OVER = 100, 1.03
+"""Tiles from which on a net is large, and how far above the bound such a net may be."""
+_VICTIMS = 8
+"""Tiles, the emptiest first, that are tried to be emptied in each round."""
+
+
+def pack(blocks: Sequence[Block], rows: int, cols: int, demand: Demand) -> list[Bin]:
+    """Place all blocks on as few tiles as found; blocks that would wait for each other are kept apart.
+
+    Args:
+        blocks: none larger than a tile.
+        rows: of a tile.
+        cols: of a tile.
+        demand: of tiles that fit a block equally well it gets the one where it waits least for others.
+    """
+    bound = -(-sum(b.rows * b.cols for b in blocks) // (rows * cols))
+    best: list[Bin] | None = None
+    for order in _ORDERS:
+        for area in (False, True):
+            bins = _fill(sorted(blocks, key=lambda b: (*order(b), demand.rank[b.matrix])), rows, cols, demand, area)
+            if best is None or len(bins) < len(best):
+                best = bins
+            if len(best) == bound:
+                exchange(best, demand)
+                return best
+    assert best is not None
+    best = empty_tiles(best, least=max(1, cols // 16), goal=bound, price=GENTLE)
+    if bound >= _LARGE:
+        best = empty_tiles(best, least=max(1, cols // 16), goal=int(_OVER * bound))
+    exchange(best, demand)
+    return best
+
+
+def _fill(blocks: Sequence[Block], rows: int, cols: int, demand: Demand, area: bool) -> list[Bin]:
+    bins: list[Bin] = []
+    still_open: list[Bin] = []
+    smallest = _smallest_after(blocks)
+    for i, block in enumerate(blocks):
+        chosen = _choose(block, still_open, demand, area)
+        if chosen is None:
+            target, index = Bin.empty(rows, cols), 0
+            bins.append(target)
+            still_open.append(target)
+        else:
+            target, index = chosen
+        target.put(block, index)
+        least_rows, least_cols = smallest[i + 1]
+        target.free = [q for q in target.free if q[2] >= least_rows and q[3] >= least_cols] or target.free[:0]
+        if not target.free:
+            still_open.remove(target)
+    for target in bins:
+        target.free = _all_free(target, rows, cols)
+    return bins
+
+
+def _choose(block: Block, bins: Sequence[Bin], demand: Demand, area: bool) -> tuple[Bin, int] | None:
+    found: tuple[tuple[int, int, int], Bin, int] | None = None
+    for candidate in bins:
+        fit = candidate.best(block.rows, block.cols, area=area)
+        if fit is None or (found is not None and fit[0] > found[0][:2]) or not candidate.takes(block):
+            continue
+        key = (*fit[0], demand.contention(block, (b for b, _, _ in candidate.placed)))
+        if found is None or key < found[0]:
+            found = (key, candidate, fit[1])
+    return None if found is None else found[1:]
+
+
+def empty_tiles(bins: list[Bin], *, least: int, goal: int, price: int | None = None) -> list[Bin]:
+    """Empty tiles by cutting their blocks along columns into the room that other tiles have.
+
+    Args:
+        bins: all tiles.
+        least: columns that a piece has at least.
+        goal: tiles at which to stop.
+        price: further pieces that it may cost to empty one; None: any number.
+    """
+    while len(bins) > goal:
+        for victim in sorted(range(len(bins)), key=lambda i: (bins[i].used, i))[:_VICTIMS]:
+            moved = move(bins[victim], bins[:victim] + bins[victim + 1 :], least, price)
+            if moved is not None:
+                bins = moved
+                break
+        else:
+            return bins
+    return bins
+
+
+def move(victim: Bin, others: Sequence[Bin], least: int, price: int | None = None) -> list[Bin] | None:
+    """``others`` with what lies on ``victim``, cut along columns; None if it does not fit at that price."""
+    result, cuts = [other.copy() for other in others], 0
+    for block, _, _ in sorted(victim.placed, key=lambda p: (-p[0].rows, -p[0].cols)):
+        rest: Block | None = block
+        while rest is not None:
+            found = _widest(rest, result, least)
+            if found is None:
+                return None
+            target, index, width = found
+            piece: Block = rest
+            rest = None
+            if width < piece.cols:
+                piece, rest = left(piece, width)
+                cuts += 1
+            if price is not None and cuts > price:
+                return None
+            target.put(piece, index)
+    return result
+
+
+def _widest(block: Block, bins: Sequence[Bin], least: int) -> tuple[Bin, int, int] | None:
+    """The narrowest room that takes all columns of ``block``; else the widest, and how many columns to put there."""
+    best: tuple[tuple[int, ...], Bin, int, int] | None = None
+    for number, target in enumerate(bins):
+        for index, (_, _, h, w) in enumerate(target.free):
+            width = min(w, block.cols)
+            if 0 < block.cols - width < least:
+                width = block.cols - least
+            if h < block.rows or width < min(least, block.cols) or width < 1:
+                continue
+            key = (-width, w, h, number, index)
+            if (best is None or key < best[0]) and target.takes(block):
+                best = (key, target, index, width)
+    return None if best is None else best[1:]
+
+
+def _smallest_after(blocks: Sequence[Block]) -> list[tuple[int, int]]:
+    """Smallest rows and smallest columns among the blocks from each index on."""
+    result = [(1 << 62, 1 << 62)]
+    for block in reversed(blocks):
+        result.append((min(result[-1][0], block.rows), min(result[-1][1], block.cols)))
+    return result[::-1]
+
+
+def _all_free(target: Bin, rows: int, cols: int) -> list[tuple[int, int, int, int]]:
+    """The free rectangles anew: while filling, those too small for what followed were dropped."""
+    again = Bin.empty(rows, cols)
+    for block, row, col in target.placed:
+        again.cut(row, col, block.rows, block.cols)
+    return again.free

@@ -1,0 +1,127 @@
+"""Packed tiles onto the tiles that the chips have, around those that must not be used."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analogtorch.chips import Chip
+from analogtorch.mapping.bins import Bin
+from analogtorch.mapping.demand import Demand, spread
+from analogtorch.mapping.pack import empty_tiles, move, pack
+from analogtorch.mapping.types import Block, Placement
+
+_MOST_CHIPS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retired:
+    """What must not be used."""
+
+    tiles: frozenset[tuple[int, int]] = frozenset()
+    """(chip, tile)."""
+    columns: frozenset[tuple[int, int, int]] = frozenset()
+    """(chip, tile, column)."""
+
+    def check(self, chip: Chip, chips: int | None) -> None:
+        """Refuse what the chips do not have.
+
+        Raises:
+            ValueError: an entry that is no tile or column of the chips.
+        """
+        limits = (chips, chip.tiles, chip.cols)
+        for what, entries, length in (("retired", self.tiles, 2), ("retired_columns", self.columns, 3)):
+            names = ("chip", "tile", "column")[:length]
+            for entry in entries:
+                good = isinstance(entry, tuple) and len(entry) == length and all(type(v) is int for v in entry)
+                if good and all(v >= 0 and (m is None or v < m) for v, m in zip(entry, limits, strict=False)):
+                    continue
+                allowed = ", ".join(
+                    f"{n} from 0" + ("" if m is None else f" to {m - 1}") for n, m in zip(names, limits, strict=False)
+                )
+                raise ValueError(f"{what} must list tuples ({', '.join(names)}) with {allowed}; got {entry!r}")
+
+
+class TooLarge(Exception):
+    """The blocks do not fit; ``needed`` tiles would hold them."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(needed)
+        self.needed = needed
+
+
+def place(
+    blocks: Sequence[Block],
+    chip: Chip,
+    chips: int | None,
+    demand: Demand,
+    retired: Retired,
+    *,
+    spread_out: bool = False,
+) -> tuple[tuple[Placement, ...], int]:
+    """Where every block lies, in the order of the model, and how many chips that takes.
+
+    Tiles are numbered along the model, so that layers that follow each other are near and on one chip. Tiles with
+    retired columns are used last: blocks are cut along columns around them. ``spread_out`` uses all tiles there are.
+
+    Raises:
+        TooLarge: ``chips`` chips have too few tiles.
+    """
+    bins = pack(blocks, chip.rows, chip.cols, demand)
+    count = chips or max(1, -(-(len(bins) - chip.tiles) // chip.tiles))
+    while True:
+        filled = _fit(bins, chip, count, retired)
+        if filled is not None:
+            break
+        if chips is not None or count > _MOST_CHIPS:
+            raise TooLarge(len(bins))
+        count += 1
+    whole = _slots(chip, count, retired)
+    if spread_out:
+        filled = spread(filled, len(whole) + sum(b.slot is not None for b in filled), demand)
+    slots = iter(whole)
+    placements = [
+        Placement(block=block, chip=c, tile=t, row=row, col=col)
+        for target in sorted(filled, key=lambda b: (b.slot is not None, _first(b, demand)))
+        for c, t in [target.slot or next(slots)]
+        for block, row, col in target.placed
+    ]
+    placements.sort(key=lambda p: (demand.rank[p.block.matrix], p.block.copy, p.block.row, p.block.col))
+    return tuple(placements), 1 + max(p.chip for p in placements)
+
+
+def _fit(bins: list[Bin], chip: Chip, chips: int, retired: Retired) -> list[Bin] | None:
+    """The tiles to fill, at most as many as there are whole ones, with the damaged ones that help; None if too few."""
+    whole = len(_slots(chip, chips, retired))
+    if len(bins) <= whole:
+        return bins
+    bins = empty_tiles(bins, least=1, goal=whole)
+    damaged = _damaged(chip, chips, retired)
+    if len(bins) > whole + len(damaged):
+        return None
+    while len(bins) > whole:
+        for victim in sorted(range(len(bins)), key=lambda i: (bins[i].used, i)):
+            moved = move(bins[victim], [*bins[:victim], *bins[victim + 1 :], *damaged], least=1)
+            if moved is not None:
+                bins, damaged = moved[: len(bins) - 1], moved[len(bins) - 1 :]
+                break
+        else:
+            return None
+    return [*bins, *(b for b in damaged if b.placed)]
+
+
+def _first(target: Bin, demand: Demand) -> int:
+    return min(demand.rank[block.matrix] for block, _, _ in target.placed)
+
+
+def _slots(chip: Chip, chips: int, retired: Retired) -> list[tuple[int, int]]:
+    """Whole tiles, chip by chip; of tiles that share their converters, one of each set before any second."""
+    unusable = retired.tiles | {(c, t) for c, t, _ in retired.columns}
+    tiles = sorted(range(chip.tiles), key=lambda t: (t % chip.planes, t))
+    return [(c, t) for c in range(chips) for t in tiles if (c, t) not in unusable]
+
+
+def _damaged(chip: Chip, chips: int, retired: Retired) -> list[Bin]:
+    columns: dict[tuple[int, int], list[int]] = {}
+    for c, t, column in sorted(retired.columns):
+        if c < chips and (c, t) not in retired.tiles:
+            columns.setdefault((c, t), []).append(column)
+    return [Bin.empty(chip.rows, chip.cols, listed, slot) for slot, listed in columns.items()]

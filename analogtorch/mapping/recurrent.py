@@ -1,0 +1,78 @@
+"""LSTM, GRU and RNN operators: their matrices, and how often each is applied."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from analogtorch.mapping.products import Product, bind, value
+
+_GATES = {"lstm": 13, "gru": 11, "rnn_tanh": 2, "rnn_relu": 2}
+"""Digital operations per unit and step: adding both products, gate functions, new state."""
+
+NAMES = frozenset((*_GATES, *(f"{name}_cell" for name in _GATES)))
+"""Operators that are recurrent layers or one step of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One layer and direction."""
+
+    inputs: Product
+    recurrent: Product
+    projection: Product | None
+    """Of an LSTM with ``proj_size``."""
+    gates: int
+    """Digital operations of all steps."""
+    outputs: int
+    """Numbers that it puts out."""
+    steps: int
+    layer: int
+
+
+def cells(name: str, node: fx.Node) -> Iterator[Cell]:
+    """Layers and directions of the recurrent operator ``node``, in the order in which they run."""
+    a = bind(node)
+    kind = name.removesuffix("_cell")
+    if name.endswith("_cell"):
+        vectors = _vectors(value(a["input"]))
+        yield _cell(kind, [a["w_ih"], a["w_hh"]], a["input"], vectors, steps=1, layer=0)
+        return
+    x, batch_first = value(a["input"]), a["batch_first"]
+    steps = x.shape[1 if batch_first and x.dim() == 3 else 0]
+    vectors, directions = _vectors(x), 2 if a["bidirectional"] else 1
+    matrices = [w for w in a["params"] if value(w).dim() == 2]
+    each = len(matrices) // (a["num_layers"] * directions)
+    for index in range(a["num_layers"] * directions):
+        own = matrices[index * each : (index + 1) * each]
+        yield _cell(kind, own, a["input"], vectors, steps=steps, layer=index // directions)
+
+
+def _cell(kind: str, weights: list[Any], x: fx.Node, vectors: int, *, steps: int, layer: int) -> Cell:
+    made = [
+        Product(
+            weight=w,
+            activation=x if i == 0 else None,
+            shape=tuple(value(w).shape),
+            vectors=vectors,
+            row_stride=value(w).stride(-1),
+        )
+        for i, w in enumerate(weights)
+    ]
+    projection = made[2] if len(made) > 2 else None
+    gated = value(weights[0]).shape[0] // {"lstm": 4, "gru": 3}.get(kind, 1)
+    outputs = projection.shape[0] if projection else gated
+    return Cell(
+        inputs=made[0],
+        recurrent=made[1],
+        projection=projection,
+        gates=_GATES[kind] * gated * vectors,
+        outputs=outputs * vectors,
+        steps=steps,
+        layer=layer,
+    )
+
+
+def _vectors(x: Any) -> int:
+    return x.shape[:-1].numel()

@@ -1,0 +1,101 @@
+"""Where on which tile every weight of a programmed layer lies, and what is broken there."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from analogtorch.chips import Chip
+from analogtorch.defects import Defects, tile_state
+from analogtorch.nn import AnalogLayer
+from analogtorch.tiling import Section
+
+if TYPE_CHECKING:
+    from analogtorch.mapping import Mapping
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of a row block that lies on one tile in one piece."""
+
+    block: int
+    """Row block of the section."""
+    outputs: slice
+    """Outputs of the section."""
+    chip: int
+    tile: int
+    row: int
+    """Row, and ``col`` column, of the tile at which it begins."""
+    col: int
+
+
+def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[list[Place]]]:
+    """One block per tile, tile after tile, as many chips as it takes: per layer and section."""
+    number, found = 0, {}
+    for name, layer in layers:
+        per_section = []
+        for section in layer.sections:
+            places = []
+            for block in range(len(section.row_blocks)):
+                for outputs in section.col_blocks:
+                    places.append(Place(block, outputs, *divmod(number, layer.chip.tiles), 0, 0))
+                    number += 1
+            per_section.append(places)
+        found[name] = per_section
+    return found
+
+
+def mapped(layers: Iterable[tuple[str, AnalogLayer]], mapping: "Mapping") -> dict[str, list[list[Place]]]:
+    """As ``mapping`` places them (of copies, the first): per layer and section.
+
+    Raises:
+        ValueError: the mapping is of another chip, lacks a layer, or cuts it otherwise.
+    """
+    return {name: [_section(name, layer, s, mapping) for s in layer.sections] for name, layer in layers}
+
+
+def _section(name: str, layer: AnalogLayer, section: Section, mapping: "Mapping") -> list[Place]:
+    if (mapping.chip.rows, mapping.chip.cols, mapping.chip.tiles) != (
+        layer.chip.rows,
+        layer.chip.cols,
+        layer.chip.tiles,
+    ):
+        raise ValueError(f"program: the mapping is for chip {mapping.chip.name}, layer {name!r} for {layer.chip.name}")
+    starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
+    first, last = section.outputs.start, section.outputs.stop
+    places, covered = [], 0
+    for p in mapping.matrix_blocks(name):
+        if p.block.copy or not (first <= p.block.col < last) or p.block.row not in starts:
+            continue
+        outputs = slice(p.block.col - first, p.block.col - first + p.block.cols)
+        places.append(Place(starts[p.block.row], outputs, p.chip, p.tile, p.row, p.col))
+        covered += p.block.rows * p.block.cols
+    if covered != section.cells:
+        raise ValueError(
+            f"program: the mapping does not place layer {name!r} as the model computes it ({covered:,} of "
+            f"{section.cells:,} cells agree); map the model anew with analogtorch.map_to_chip(model, chip, example)"
+        )
+    return places
+
+
+def state(section: Section, places: list[Place], chip: Chip, defects: Defects, seed: int) -> tuple[Tensor, Tensor]:
+    """What works of a section: cells, (outputs, rows) of 0 and 1; gains of its readings, (blocks, outputs)."""
+    works = torch.ones(section.shape[0], section.rows)
+    gains = torch.ones(len(section.row_blocks), section.shape[0])
+    for place in places:
+        tile, (start, stop) = tile_state(chip, defects, seed, place.chip, place.tile), _rows(section, place)
+        columns = slice(place.col, place.col + place.outputs.stop - place.outputs.start)
+        works[place.outputs, start:stop] = tile.works[place.row : place.row + stop - start, columns].T.float()
+        gains[place.block, place.outputs] = tile.gain[columns]
+    return works, gains
+
+
+def _rows(section: Section, place: Place) -> tuple[int, int]:
+    return section.bounds[place.block], section.bounds[place.block + 1]
+
+
+def tiles(places: dict[str, list[list[Place]]]) -> Iterator[tuple[int, int]]:
+    """Every (chip, tile) in use, once, in order."""
+    return iter(sorted({(p.chip, p.tile) for sections in places.values() for section in sections for p in section}))

@@ -1,0 +1,213 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import analogtorch as at
+from analogtorch.mapping import Mapping, map_to_chip
+from analogtorch.speech.models import ConvNet, FullyConnected
+from tests.mapping.nets import RNNT, Residual, ResNet9, TCResNet8, cnn_large, dnn_large
+from tests.mapping.test_pack import check
+
+CHIP = at.chips.hermes64()
+
+
+def _vision(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return getattr(pytest.importorskip("torchvision").models, name)(weights=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("resnet18", 11_678_912), ("resnet50", 25_502_912), ("vit_b_16", 86_292_480)]
+)
+def test_large_nets_need_3_percent_more_tiles_than_the_bound_at_most(name: str, weights: int) -> None:
+    mapping = map_to_chip(_vision(name), CHIP, torch.zeros(1, 3, 224, 224), chips=None)
+    assert mapping.weights == mapping.cells == weights
+    assert mapping.tiles_used <= 1.03 * math.ceil(weights / 65_536)
+    assert mapping.chips == math.ceil(mapping.tiles_used / 64)
+
+
+def test_a_recurrent_transducer_needs_no_more_either() -> None:
+    with torch.device("meta"):
+        model = RNNT()
+    mapping = map_to_chip(model, CHIP, (torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)), chips=None)
+    assert 45e6 < mapping.weights < 46e6
+    assert mapping.tiles_used <= 1.03 * mapping.tiles_lower_bound
+    assert ("embedding.weight", 29 * 320) in mapping.digital_weights
+
+
+def test_resnet9_fits_34_tiles() -> None:
+    mapping = map_to_chip(ResNet9(), CHIP, torch.zeros(1, 3, 32, 32))
+    assert mapping.weights == 1_866_536
+    assert mapping.tiles_used <= 34
+    check(mapping)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "bound"),
+    [
+        (FullyConnected(), (1, 1, 49, 40), 13),
+        (ConvNet(), (1, 1, 49, 40), 3),
+        (dnn_large(), (1, 250), 8),
+        (cnn_large(), (1, 1, 49, 10), 8),
+        (TCResNet8(), (1, 40, 98), 1),
+    ],
+)
+def test_keyword_spotters_need_one_tile_above_the_bound_at_most(model, shape, bound) -> None:
+    mapping = map_to_chip(model, CHIP, torch.zeros(shape))
+    assert mapping.tiles_lower_bound == bound
+    assert mapping.tiles_used <= bound + 1
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(256, 256), (20, 7), (5, 3)])
+def test_products_of_the_placed_blocks_add_up_to_the_digital_model(rows: int, cols: int) -> None:
+    torch.manual_seed(0)
+    model, x = Residual(), torch.randn(2, 3, 6, 6)
+    chip = dataclasses.replace(at.chips.ideal(), rows=rows, cols=cols, tiles=1000)
+    mapping = map_to_chip(model, chip, x)
+    check(mapping)
+
+    def product(name: str, vectors: Tensor) -> Tensor:
+        """(n, rows) to (n, cols), tile by tile."""
+        layer = model.get_submodule(name)
+        tiles = dict[tuple[int, int], Tensor]()
+        weight = layer.weight.detach().flatten(1).T
+        for p in mapping.matrix_blocks(name):
+            b, tile = p.block, tiles.setdefault((p.chip, p.tile), torch.zeros(rows, cols))
+            part = weight[b.row : b.row + b.rows, b.col : b.col + b.cols]
+            tile[p.row : p.row + b.rows, p.col : p.col + b.cols] = part
+        out = layer.bias.detach().repeat(len(vectors), 1)
+        for p in mapping.matrix_blocks(name):
+            driven = torch.zeros(len(vectors), rows)
+            driven[:, p.row : p.row + p.block.rows] = vectors[:, p.block.row : p.block.row + p.block.rows]
+            read = (driven @ tiles[p.chip, p.tile])[:, p.col : p.col + p.block.cols]
+            out[:, p.block.col : p.block.col + p.block.cols] += read
+        return out
+
+    def conv(name: str, x: Tensor) -> Tensor:
+        patches = F.unfold(x, 3, padding=1).transpose(1, 2)
+        return product(name, patches.flatten(0, 1)).unflatten(0, patches.shape[:2]).transpose(1, 2).unflatten(2, (6, 6))
+
+    a = conv("conv", x).relu()
+    b = conv("shared", conv("shared", a)) + a
+    out = product("head", torch.cat([a.mean((2, 3)), b.mean((2, 3))], 1))
+    assert torch.allclose(out, model(x), atol=1e-4)
+
+
+def test_grouped_convolutions_waste_cells_where_they_are_block_diagonal() -> None:
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, groups=64))
+    x = torch.zeros(1, 64, 8, 8)
+    mapping = map_to_chip(model, CHIP, x)
+    assert (mapping.weights, mapping.cells, len(mapping.placements)) == (576, 576, 1)
+    diagonal = map_to_chip(model, dataclasses.replace(CHIP, grouped="block_diagonal"), x)
+    assert (diagonal.weights, diagonal.cells) == (576, 2 * 252 * 28 + 72 * 8)
+    assert "zeros of block-diagonal matrices" in str(diagonal)
+    check(diagonal)
+
+
+def test_duplicates() -> None:
+    model = nn.Sequential(nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3), nn.Flatten(), nn.Linear(4, 4))
+    mapping = map_to_chip(model, CHIP, torch.zeros(1, 4, 5), duplicate={"[01]": 3})
+    assert mapping.copies == {"0": 3, "1": 3, "3": 1}
+    assert mapping.tiles_used == 3
+    assert mapping.cells == 3 * 2 * 48 + 16
+    check(mapping)
+    with pytest.raises(ValueError, match=r"duplicate pattern '2' matches none of the 3 matrices.*'0'"):
+        map_to_chip(model, CHIP, torch.zeros(1, 4, 5), duplicate={"2": 2})
+    with pytest.raises(ValueError, match="must be an integer >= 1, got 0"):
+        map_to_chip(model, CHIP, torch.zeros(1, 4, 5), duplicate={"0": 0})
+
+
+def test_spreading_uses_the_tiles_that_are_left() -> None:
+    chip = dataclasses.replace(CHIP, tiles=3)
+    model = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 1), nn.Flatten(), nn.Linear(20, 4))
+    together = map_to_chip(model, chip, torch.zeros(1, 4, 5))
+    assert together.tiles_used == 1
+    apart = map_to_chip(model, chip, torch.zeros(1, 4, 5), spread=True)
+    assert [(p.block.matrix, p.tile) for p in apart.placements] == [("0", 0), ("1", 1), ("3", 2)]
+    two = map_to_chip(model, chip, torch.zeros(1, 4, 5), spread=True, retired=[(0, 0)])
+    assert [p.tile for p in two.placements] == [1, 2, 1]  # the two convolutions are busiest and follow each other
+    check(two)
+    assert two.remap() == together.remap(retired=[(0, 0)])
+
+
+def test_what_is_excluded_or_left_unconverted_is_digital() -> None:
+    mapping = map_to_chip(Residual(), CHIP, torch.zeros(1, 3, 6, 6), exclude="h*")
+    assert [m.name for m in mapping.matrices] == ["conv", "shared"]
+    (head,) = [op for op in mapping.digital if op.kind == "matmul"]
+    assert (head.name, head.operations) == ("head", 2 * 16 * 5)
+    assert ("head.weight", 80) in mapping.digital_weights
+    converted = at.convert(Residual(), CHIP, exclude="head")
+    assert map_to_chip(converted, CHIP, torch.zeros(1, 3, 6, 6)) == mapping
+    with pytest.raises(ValueError, match=r"exclude pattern 'hat' matches none.*'shared'|'head'"):
+        map_to_chip(Residual(), CHIP, torch.zeros(1, 3, 6, 6), exclude=["hat"])
+    with pytest.raises(ValueError, match="all 3 matrices of Residual stay digital"):
+        map_to_chip(Residual(), CHIP, torch.zeros(1, 3, 6, 6), exclude="*")
+
+
+def test_what_does_not_fit_is_refused_with_remedies() -> None:
+    chip = dataclasses.replace(CHIP, tiles=5)
+    model = nn.Sequential(nn.Linear(256, 1024), nn.Linear(1024, 256))
+    with pytest.raises(
+        ValueError, match="524,288 weights in 524,288 cells need 8 tiles of 256x256; 1 x hermes64 has 5"
+    ) as e:
+        map_to_chip(model, chip, torch.zeros(1, 256))
+    assert "'0' (262,144 weights, 4.0 tiles)" in str(e.value)
+    assert "chips=2 (or chips=None" in str(e.value)
+    assert "exclude=['0']" in str(e.value)
+    assert map_to_chip(model, chip, torch.zeros(1, 256), chips=2).chips == 2
+    assert map_to_chip(model, chip, torch.zeros(1, 256), exclude=["0"]).tiles_used == 4
+    with pytest.raises(ValueError, match="has 4 without the 1 retired ones"):
+        map_to_chip(model[0], chip, torch.zeros(1, 256), retired=[(0, 0)], duplicate={"*": 2})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"chips": 0}, ValueError, "integer >= 1, or None"),
+        ({"retired": [(0, 64)]}, ValueError, r"tile from 0 to 63; got \(0, 64\)"),
+        ({"retired": [(1, 0)]}, ValueError, "chip from 0 to 0"),
+        ({"retired_columns": [(0, 0, 256)]}, ValueError, "column from 0 to 255"),
+        ({"exclude": [3]}, TypeError, "takes globs"),
+        ({"duplicate": {"1": 2}}, ValueError, "matches none"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, error, message) -> None:
+    with pytest.raises(error, match=message):
+        map_to_chip(nn.Sequential(nn.Linear(2, 2)), CHIP, torch.zeros(1, 2), **arguments)
+
+
+def test_models_without_matrices_and_other_types_are_refused() -> None:
+    with pytest.raises(ValueError, match="no weight of LayerNorm multiplies activations.*weight, bias"):
+        map_to_chip(nn.LayerNorm(4), CHIP, torch.zeros(1, 4))
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module"):
+        map_to_chip(torch.zeros(2), CHIP, torch.zeros(1, 4))
+    with pytest.raises(TypeError, match="chip must be a Chip"):
+        map_to_chip(nn.Linear(2, 2), "hermes64", torch.zeros(1, 2))
+    programmed = at.program(at.convert(nn.Sequential(nn.Linear(2, 2)), CHIP), seed=0).at("1 h")
+    with pytest.raises(ValueError, match="programmed chip"):
+        map_to_chip(programmed, CHIP, torch.zeros(1, 2))
+
+
+def test_extreme_shapes() -> None:
+    tiny = dataclasses.replace(CHIP, rows=1, cols=1, tiles=1)
+    assert map_to_chip(nn.Linear(3, 2), tiny, torch.zeros(1, 3), chips=None).chips == 6
+    assert map_to_chip(nn.Linear(1, 1), tiny, torch.zeros(0, 1)).vectors == {"(root)": 0}
+    with torch.device("meta"), pytest.warns(UserWarning, match="zero-element"):
+        empty = nn.Sequential(nn.Linear(2, 0), nn.Linear(0, 2), nn.Linear(2, 2))
+    assert [m.name for m in map_to_chip(empty, CHIP, torch.zeros(1, 2)).matrices] == ["2"]
+
+
+def test_remapping_around_failures() -> None:
+    mapping = map_to_chip(Residual(), CHIP, torch.zeros(1, 3, 6, 6), duplicate={"shared": 2})
+    assert sorted(mapping.tile_utilisation) == [(0, 0), (0, 1)]
+    moved = mapping.remap(retired=[(0, 0)], retired_columns=[(0, 1, 3)])
+    assert sorted(moved.tile_utilisation) == [(0, 2), (0, 3)]
+    assert moved.remap(retired=[(0, 2)]).retired == ((0, 0), (0, 2))
+    assert moved.copies == mapping.copies
+    with pytest.raises(ValueError, match="has 0 without the 64"):
+        mapping.remap(retired=[(0, tile) for tile in range(64)])
+    assert isinstance(mapping, Mapping)

@@ -1,0 +1,129 @@
+import json
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.mapping import Mapping, map_to_chip
+from analogtorch.mapping.floorplan import colours, floorplan
+from tests.mapping.nets import Residual
+
+
+@pytest.fixture(scope="module")
+def mapping() -> Mapping:
+    return map_to_chip(Residual(), at.chips.hermes64(), torch.zeros(1, 3, 6, 6), duplicate={"conv": 2})
+
+
+@dataclass
+class _Split:
+    dac: float = 1e-9
+    adc: float = 3e-9
+    host: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return 4e-9
+
+
+COST = SimpleNamespace(energy=_Split())
+
+
+def test_table(mapping: Mapping) -> None:
+    lines = str(mapping).splitlines()
+    assert lines[0].split("  ")[0] == "matrix"
+    assert re.fullmatch(r"conv +27 x 8 +1 +2 +2 +2 +1% +36", lines[2])
+    assert "tiles: 2 used, 1 over the bound of 1 (cells / 65,536); 0.8% of their cells are taken" in lines
+    assert "model: Residual, 872 weights on the chip in 1,088 cells" in lines
+    assert any(line.startswith("digital operations: ") and "pool" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", at.chips.names())
+def test_json_round_trip(name: str) -> None:
+    mapping = map_to_chip(Residual(), at.chips.get(name), torch.zeros(1, 3, 6, 6), retired=[(0, 1)])
+    assert Mapping.from_json(mapping.to_json()) == mapping
+    assert json.loads(mapping.to_json())["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2, this AnalogTorch reads version 1"),
+        ({"format": "other"}, "not written by Mapping.to_json"),
+        ({"surprise": 1}, "unknown \\['surprise'\\]"),
+        ({"placements": [{"chip": 0}]}, "wrong shape"),
+        ({"matrices": []}, "belongs to no matrix"),
+        ({"chips": 0}, "is on no tile"),
+    ],
+)
+def test_other_json_is_refused(mapping: Mapping, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Mapping.from_json(json.dumps({**json.loads(mapping.to_json()), **change}))
+    with pytest.raises(ValueError, match="no JSON"):
+        Mapping.from_json("{")
+
+
+def test_impossible_placements_are_refused(mapping: Mapping) -> None:
+    first, *rest = mapping.placements
+    with pytest.raises(ValueError, match="beyond its tile"):
+        replace(mapping, placements=(replace(first, row=250), *rest))
+    with pytest.raises(ValueError, match="over another block"):
+        replace(mapping, placements=(first, replace(rest[0], tile=first.tile, row=first.row, col=first.col), *rest[1:]))
+    with pytest.raises(ValueError, match="do not make up the matrix"):
+        replace(mapping, placements=tuple(p for p in mapping.placements if p.block.matrix != "head"))
+
+
+def test_unknown_matrix(mapping: Mapping) -> None:
+    with pytest.raises(ValueError, match="no matrix is called 'haed'; closest names: .*'head'"):
+        mapping.matrix_blocks("haed")
+
+
+def test_html_is_complete_and_needs_no_network(mapping: Mapping) -> None:
+    page = mapping.to_html()
+    for name in [m.name for m in mapping.matrices] + [op.name for op in mapping.digital]:
+        assert f">{name}<" in page or f"> {name}<" in page
+    assert "http" not in page
+    assert "<script" not in page
+    assert "Energy" not in page
+    assert page.count('class="block"') == len(mapping.placements)
+    priced = mapping.to_html(cost=COST)
+    assert "Energy of one inference" in priced
+    assert "75.0 %" in priced
+
+
+def test_html_escapes_names() -> None:
+    model = nn.Sequential()
+    model.add_module("<b>&", nn.Linear(2, 2))
+    page = map_to_chip(model, at.chips.hermes64(), torch.zeros(1, 2)).to_html()
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
+def test_plot(mapping: Mapping, tmp_path: Path) -> None:
+    figure = mapping.plot(tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    assert len(figure.axes) == 2
+    assert len(mapping.plot(cost=COST).axes) == 3
+    with pytest.raises(ValueError, match="must end in .png"):
+        mapping.plot(tmp_path / "plan.txt")
+
+
+@pytest.mark.parametrize(("package", "method"), [("matplotlib", "plot"), ("jinja2", "to_html")])
+def test_missing_packages_are_named(mapping, package, method, monkeypatch) -> None:
+    for name in [n for n in sys.modules if n.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf'{package}; run: pip install "analogtorch\[report\]"'):
+        getattr(mapping, method)()
+
+
+def test_floorplan(mapping: Mapping) -> None:
+    plan = floorplan(mapping)
+    assert [(t.chip, t.tile, t.x, t.y) for t in plan.tiles] == [(0, 0, 0.0, 0.0), (0, 1, 1.12, 0.0)]
+    assert len(list(plan.blocks())) == len(mapping.placements)
+    assert len(set(colours(mapping).values())) == 3

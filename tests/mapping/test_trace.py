@@ -1,0 +1,255 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import analogtorch as at
+from analogtorch.mapping.trace import Trace, trace
+from analogtorch.mapping.types import Operation
+from tests.mapping.nets import Residual
+
+
+def _mvms(traced: Trace) -> dict[str, Operation]:
+    return {op.name: op for op in traced.operations if op.kind == "mvm"}
+
+
+def _sizes(traced: Trace) -> dict[str, tuple[int, int, int, int]]:
+    return {m.name: (m.rows, m.cols, m.groups, m.kernel) for m in traced.matrices}
+
+
+def test_branches_residuals_and_shared_layers() -> None:
+    traced = trace(Residual(), torch.zeros(1, 3, 6, 6))
+    assert _sizes(traced) == {"conv": (27, 8, 1, 9), "shared": (72, 8, 1, 9), "head": (16, 5, 1, 1)}
+    mvms = _mvms(traced)
+    assert [(name, op.vectors, op.inputs) for name, op in mvms.items()] == [
+        ("conv", 36, ()),
+        ("shared", 36, ("relu",)),
+        ("shared#2", 36, ("shared",)),
+        ("head", 1, ("mean", "mean#2")),
+    ]
+    digital = {op.name: (op.kind, op.operations, op.inputs) for op in traced.operations if op.kind != "mvm"}
+    assert digital["add"] == ("add", 288, ("shared#2", "relu"))
+    assert digital["mean"] == ("pool", 288, ("relu",))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "expected", "vectors"),
+    [
+        (nn.Linear(6, 4), (2, 5, 6), (6, 4, 1, 1), 10),
+        (nn.Conv1d(4, 6, 3), (1, 4, 9), (12, 6, 1, 3), 7),
+        (nn.Conv2d(4, 6, (3, 2), stride=2, groups=2), (1, 4, 9, 8), (12, 6, 2, 6), 16),
+        (nn.Conv3d(1, 2, 2), (1, 1, 3, 3, 3), (8, 2, 1, 8), 8),
+        (nn.ConvTranspose1d(4, 6, 3, groups=2), (1, 4, 5), (2, 18, 2, 1), 5),
+        (nn.ConvTranspose2d(2, 3, 2, stride=2), (1, 2, 4, 4), (2, 12, 1, 1), 16),
+    ],
+)
+def test_layers(layer: nn.Module, shape: tuple[int, ...], expected: tuple[int, ...], vectors: int) -> None:
+    traced = trace(nn.Sequential(layer), torch.zeros(shape))
+    assert _sizes(traced) == {"0": expected}
+    assert _mvms(traced)["0"].vectors == vectors
+    assert traced.matrices[0].weights == layer.weight.numel()
+
+
+def test_overlapping_outputs_of_a_transposed_convolution_are_added_digitally() -> None:
+    traced = trace(nn.Sequential(nn.ConvTranspose1d(4, 6, 3)), torch.zeros(1, 4, 5))
+    (add,) = [op for op in traced.operations if op.kind == "add"]
+    assert (add.name, add.operations) == ("0.overlap", 5 * 18 - 7 * 6)
+
+
+def test_recurrent_layers() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(5, 4, 2, bidirectional=True, proj_size=3, batch_first=True)
+            self.gru = nn.GRU(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gru(self.rnn(x)[0].transpose(0, 1))[0]
+
+    traced = trace(Net(), torch.zeros(2, 7, 5))
+    assert _sizes(traced)["rnn.weight_ih_l1_reverse"] == (6, 16, 1, 1)
+    assert _sizes(traced)["rnn.weight_hr_l0"] == (4, 3, 1, 1)
+    assert _sizes(traced)["gru.weight_hh_l0"] == (2, 6, 1, 1)
+    assert len(traced.matrices) == 14
+    mvms = _mvms(traced)
+    assert (mvms["rnn.weight_ih_l0"].vectors, mvms["rnn.weight_ih_l0"].steps) == (14, 1)
+    assert (mvms["rnn.weight_hh_l0"].vectors, mvms["rnn.weight_hh_l0"].steps) == (14, 7)
+    assert mvms["rnn.weight_ih_l1"].inputs == ("rnn.weight_hr_l0", "rnn.weight_hr_l0_reverse")
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_long_sequences_are_not_unrolled(kind: type[nn.RNNBase]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = kind(3, 2)
+            self.head = nn.Linear(2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.rnn(x)[0])
+
+    original = torch._VF.lstm
+    mvms = _mvms(trace(Net(), torch.zeros(100_000, 3)))  # unbatched
+    assert torch._VF.lstm is original
+    assert (mvms["rnn.weight_hh_l0"].vectors, mvms["rnn.weight_hh_l0"].steps) == (100_000, 100_000)
+    assert mvms["head"].inputs == ("rnn.weight_ih_l0.gates",)
+
+
+def test_a_packed_sequence_is_refused() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(3, 2)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            return self.rnn(nn.utils.rnn.pack_padded_sequence(x, lengths))[1][0]
+
+    with pytest.raises(ValueError, match=r"module 'rnn' \(LSTM\).*without pack_padded_sequence"):
+        trace(Net(), (torch.zeros(4, 2, 3), torch.tensor([4, 2])))
+
+
+def test_an_unrolled_cell_is_one_matrix_applied_step_by_step() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRUCell(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x.new_zeros(1, 2)
+            for step in x:
+                h = self.cell(step, h)
+            return h
+
+    traced = trace(Net(), torch.zeros(3, 1, 3))
+    assert _sizes(traced) == {"cell.weight_ih": (3, 6, 1, 1), "cell.weight_hh": (2, 6, 1, 1)}
+    assert _mvms(traced)["cell.weight_hh#3"].inputs == ("cell.weight_ih#2.gates",)
+
+
+def test_attention() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cross = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.block(self.cross(x, x[:, :3], x[:, :3], need_weights=False)[0])
+
+    model = Net().eval().requires_grad_(False)  # what the fused fast path, which hides the products, asks for
+    traced = trace(model, torch.zeros(1, 5, 8))
+    cross = [f"cross.in_proj_weight[{i}:{i + 8}]" for i in (0, 8, 16)]
+    block = ["block.self_attn.in_proj_weight", "block.self_attn.out_proj", "block.linear1", "block.linear2"]
+    assert list(_sizes(traced)) == [*cross, "cross.out_proj", *block]
+    assert [_mvms(traced)[name].vectors for name in cross] == [5, 3, 3]
+    assert sum(m.weights for m in traced.matrices) == sum(p.numel() for p in model.parameters() if p.dim() > 1)
+    assert {"attention", "norm", "activation", "add"} <= {op.kind for op in traced.operations}
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_weights_in_functions_views_and_parametrizations() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.zeros(6, 4))
+            self.experts = nn.Parameter(torch.zeros(3, 4, 5))
+            self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(5, 5))
+            self.tied = nn.Linear(4, 6)
+            self.tied.weight = self.a
+            self.embedding = nn.Embedding(9, 5)
+
+        def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+            y = x @ self.a + F.linear(x, self.a.t()) + torch.einsum("bi,io->bo", x, self.a)
+            x = self.tied(y)
+            z = self.normed(y.expand(3, 2, 4) @ self.experts)
+            return z.sum() + x.sum() + (z[0] @ z[0].mT).sum() + self.embedding(tokens).sum()
+
+    traced = trace(Net(), (torch.zeros(2, 6), torch.zeros(7, dtype=torch.long)))
+    assert _sizes(traced) == {
+        "a": (6, 4, 1, 1),
+        "a.T": (4, 6, 1, 1),  # the same weights the other way round
+        "experts": (4, 15, 3, 1),
+        "normed": (5, 5, 1, 1),
+    }
+    assert {"a", "a#2", "a#3", "a.T"} <= _mvms(traced).keys()
+    assert _mvms(traced)["experts"].vectors == 2
+    kinds = {op.name: (op.kind, op.operations) for op in traced.operations}
+    assert kinds["matmul"] == ("matmul", 2 * 2 * 2 * 5)
+    assert kinds["embedding"] == ("embedding", 0)
+
+
+def test_writing_in_place_keeps_the_order() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = torch.zeros(2, 4)
+            out[:, :4] = self.a(x)
+            y = self.a(x)
+            y.relu_()
+            return self.b(out) + self.b(y)
+
+    mvms = _mvms(trace(Net(), torch.zeros(2, 4)))
+    assert (mvms["b"].inputs, mvms["b#2"].inputs) == (("a",), ("relu",))
+
+
+def test_no_grad_inside_a_forward_hides_nothing() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.a(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.b(x)
+
+    mvms = _mvms(trace(Net(), torch.zeros(2, 4)))
+    assert mvms["b"].inputs == ("a",)
+
+
+def test_tracing_leaves_the_model_alone_and_copies_no_weight() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    trace(model, torch.randn(3, 4))
+    assert model.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert not model[0]._forward_hooks
+    with torch.device("meta"):
+        assert trace(nn.Sequential(nn.Linear(4, 4)), torch.zeros(3, 4)).matrices[0].name == "0"
+
+
+def test_a_converted_model_is_traced_as_the_digital_one() -> None:
+    digital = trace(Residual(), torch.zeros(1, 3, 6, 6))
+    converted = trace(at.convert(Residual(), at.chips.hermes64()), torch.zeros(1, 3, 6, 6))
+    assert digital.operations == converted.operations
+    assert digital.matrices == converted.matrices
+
+
+class _Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        return y if y.sum() > 0 else -y
+
+
+def test_control_flow_by_data_is_refused_with_the_module(capfd: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), _Branching())
+    with pytest.raises(ValueError, match=r"module '1' \(_Branching\).*torch.where"):
+        trace(model, torch.zeros(2, 4))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_example_of_the_wrong_shape_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"module '1' \(Linear\) with an example of \(2, 5\) float32"):
+        trace(nn.Sequential(nn.ReLU(), nn.Linear(4, 4)), torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="model\\(\\*example\\) must run"):
+        trace(nn.Linear(4, 4), (torch.zeros(2, 4), torch.zeros(2, 4)))
+    with pytest.raises(TypeError, match="got list"):
+        trace(nn.Linear(4, 4), [1])
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,82 @@
+"""Programming loops: what they reach, and that they see the cells only through the chip's converters."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.programming import GradientDescent, ProgramAndVerify
+
+
+def _layer(device: str = "two_device", **changes: object) -> nn.Module:
+    torch.manual_seed(0)
+    chip = dataclasses.replace(at.chips.hermes64(device=device), **changes)  # type: ignore[arg-type]
+    layer = nn.Sequential(nn.Linear(300, 60, bias=False))
+    with torch.no_grad():  # no weight at the end of the range, where programming is clamped by nothing
+        layer[0].weight.normal_().clamp_(-2.5, 2.5)
+    return at.convert(layer, chip)
+
+
+def _error(model: nn.Module, chip: nn.Module) -> float:
+    """Relative error of the multiplies of random inputs, as the conductances stand, without converters."""
+    x = torch.rand(400, 300, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    held, exact = chip[0].programmed.weights[0], model[0].weight
+    return ((x @ (held - exact).T).norm() / (x @ exact.T).norm()).item()
+
+
+def _programmed(model: nn.Module, method: object, **options: object) -> float:
+    return _error(model, at.program(model, seed=3, method=method, **options).at("programmed", compensation="none"))
+
+
+@pytest.mark.parametrize("device", ["two_device", "two_equal", "two_sequential"])
+def test_gradient_descent_beats_program_and_verify_at_equal_noise(device: str) -> None:
+    model = _layer(device)
+    once = _programmed(model, None)
+    verified = min(_programmed(model, ProgramAndVerify(margin=margin)) for margin in (0.0, 0.02, 0.05))
+    descended = _programmed(model, GradientDescent())  # the same pulses, rounds, converters and multiplies per round
+    assert once == pytest.approx({"two_device": 0.13, "two_equal": 0.11, "two_sequential": 0.10}[device], rel=0.35)
+    assert descended < 0.5 * verified
+    assert descended < 0.25 * once
+
+
+def test_the_loops_are_bounded_and_the_margin_is_kept() -> None:
+    model = _layer(output_noise=0.0, output_bits=None)
+    exact = [_programmed(model, ProgramAndVerify(rounds=rounds, margin=0.0)) for rounds in (1, 3, 30)]
+    assert exact[0] > exact[1] > exact[2]
+    assert exact[2] < 1e-3  # without ADC and noise, the error goes as a power of the rounds
+    chip = at.program(model, seed=3, method=ProgramAndVerify(margin=0.02)).at("programmed", compensation="none")
+    full = chip[0].programmed.scales[0].repeat_interleave(torch.tensor([256, 44]), 0).T
+    worst = ((chip[0].programmed.weights[0] - model[0].weight) / full).abs().max().item()
+    assert 0.015 < worst <= 0.02 + 1e-5  # cells are left alone once they are inside
+
+
+def test_what_the_adc_cannot_see_limits_the_verify() -> None:
+    errors = [_programmed(_layer(output_bits=bits), ProgramAndVerify(margin=0.0)) for bits in (12, 6)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_the_same_seed_writes_the_same_chip_and_the_model_is_untouched() -> None:
+    model = _layer()
+    before = model[0].weight.clone()
+    first, again = (at.program(model, seed=3, method=GradientDescent(rounds=3)).at("1 day") for _ in range(2))
+    assert torch.equal(first[0].programmed.weights[0], again[0].programmed.weights[0])
+    other = at.program(model, seed=4, method=GradientDescent(rounds=3)).at("1 day")
+    assert not torch.equal(first[0].programmed.weights[0], other[0].programmed.weights[0])
+    assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("changes", [{"rounds": 0}, {"step": 0.0}, {"step": 1.5}, {"noise": -1.0}])
+@pytest.mark.parametrize("method", [ProgramAndVerify, GradientDescent])
+def test_bad_numbers_are_refused(method: type, changes: dict) -> None:
+    ((name, value),) = changes.items()
+    with pytest.raises(ValueError, match=rf"{method.__name__}.{name} must .*{value}"):
+        method(**changes)
+
+
+def test_other_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="margin"):
+        ProgramAndVerify(margin=-0.1)
+    with pytest.raises(TypeError, match="method must be None or .*got 'gdp'"):
+        at.program(_layer(), seed=1, method="gdp")  # type: ignore[arg-type]
