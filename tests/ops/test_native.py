@@ -80,6 +80,10 @@ SHAPES = {
     "depthwise": ((2, 6, 9, 33), (6, 1, 3, 3), _plan((0, 9), (1, 1), (1, 1), (1, 1), groups=6)),
     "pointwise": ((2, 40, 5, 7), (10, 40, 1, 1), _plan((0, 32, 40), (1, 1), (0, 0), (1, 1))),
     "one_sample": ((1, 8, 16, 16), (4, 8, 3, 3), _plan((0, 36, 72), (1, 1), (1, 1), (1, 1))),
+    "one_place": ((70, 40, 1, 1), (33, 40, 1, 1), _plan((0, 32, 40), (1, 1), (0, 0), (1, 1))),
+    "four_places": ((11, 6, 4, 4), (10, 3, 3, 3), _plan((0, 9, 27), (2, 2), (1, 1), (1, 1), groups=2)),
+    "fourteen_places": ((5, 4, 16), (9, 4, 3), _plan((0, 6, 12), (1,), (0,), (1,))),
+    "forty_places": ((3, 4, 40), (9, 4, 3), _plan((0, 6, 12), (1,), (1,), (1,))),
     "conv3d": ((2, 3, 5, 6, 7), (4, 3, 2, 3, 2), _plan((0, 24, 36), (1, 2, 1), (1, 0, 1), (2, 1, 1))),
 }
 SETTINGS = {
@@ -136,7 +140,7 @@ def test_the_range_of_the_weights_is_found_and_nan_is_not_lost(capability: str) 
     assert not found[0].isnan().any()
 
 
-@pytest.mark.parametrize("shape", ["ragged", "conv2d", "depthwise"])
+@pytest.mark.parametrize("shape", ["ragged", "conv2d", "depthwise", "one_place", "four_places"])
 @pytest.mark.parametrize("setting", ["eight_bits", "everything"])
 def test_batch_split_and_threads_do_not_change_a_bit(shape: str, setting: str, capability: str) -> None:
     size, weight, plan = SHAPES[shape]

@@ -3,7 +3,7 @@
  *
  * Input patches are gathered panel by panel (PANEL places) into cache and are never unfolded in memory; rows are the
  * flattened (channel, tap) of a weight, so that a row block may hold any run of them. The input is quantised into
- * padded images, a few samples at a time.
+ * padded images, a few samples at a time. Where a sample has few places, a panel holds those of several samples.
  */
 #include "vec.h"
 #include "noise.h"
@@ -125,28 +125,69 @@ static void quantise(const plan *p, float *images, size from, size to) {
   }
 }
 
-/* Whether `count` places from q0 are neighbours in the image. */
-INLINE int adjoin(const plan *p, size q0, size count) {
-  return count == PANEL && p->place[q0 + PANEL - 1] - p->place[q0] == PANEL - 1 && p->c->stride[2] == 1;
+/* A panel: `places` places from q0 of `samples` samples from `sample`, and the outputs o0 .. o1 of their group. */
+typedef struct { size sample, samples, group, q0, places, o0, o1; } lot;
+
+/* Samples that share a panel. */
+INLINE size together(const plan *p) { return p->places <= PANEL / 2 ? PANEL / p->places : 1; }
+
+/* Lots of n samples, of the groups' outputs in `parts` parts. */
+static size lots_of(const plan *p, size n, size parts) {
+  return (n + together(p) - 1) / together(p) * p->c->groups * ((p->places + PANEL - 1) / PANEL) * parts;
 }
 
-/* panel[k - from][place]: what rows from .. to meet at the places from q0; behind the last place, any number. */
-static void gather(const plan *p, const float *image, size from, size to, size q0, float *panel) {
-  size count = least(PANEL, p->places - q0);
-  if (adjoin(p, q0, count)) {
+static lot lot_at(const plan *p, size i, size first, size last, size parts) {
+  const convolution *c = p->c;
+  size panels = (p->places + PANEL - 1) / PANEL, each = ((c->outputs + ROWS - 1) / ROWS + parts - 1) / parts * ROWS;
+  lot l;
+  size part = i % parts;
+  i /= parts;
+  l.q0 = i % panels * PANEL;
+  i /= panels;
+  l.group = i % c->groups;
+  l.sample = first + i / c->groups * together(p);
+  l.samples = least(together(p), last - l.sample);
+  l.places = least(PANEL, p->places - l.q0);
+  l.o0 = l.group * c->outputs + least(part * each, c->outputs);
+  l.o1 = l.group * c->outputs + least((part + 1) * each, c->outputs);
+  return l;
+}
+
+/* Whether the places of a lot are neighbours in the image. */
+INLINE int adjoin(const plan *p, const lot *l) {
+  return l->samples == 1 && l->places == PANEL && p->c->stride[2] == 1 &&
+         p->place[l->q0 + PANEL - 1] - p->place[l->q0] == PANEL - 1;
+}
+
+/* panel[k - from][lane]: what rows from .. to meet at a lot's places; behind the last lane, any number. image: of the
+ * lot's first sample and group. */
+static void gather(const plan *p, const lot *l, const float *image, size from, size to, float *panel) {
+  if (adjoin(p, l)) {
     for (size k = from; k < to; k++, panel += PANEL)
-      UNROLL for (size v = 0; v < PANEL; v += LANES) store(panel + v, load(image + p->tap[k] + p->place[q0] + v));
+      UNROLL for (size v = 0; v < PANEL; v += LANES) store(panel + v, load(image + p->tap[k] + p->place[l->q0] + v));
     return;
   }
   int32_t at[PANEL];
-  for (size j = 0; j < PANEL; j++) at[j] = p->place[q0 + (j < count ? j : 0)];
+  size lanes = 0, runs = 0, begin[PANEL + 1];
+  for (size sample = 0; sample < l->samples; sample++)
+    for (size q = 0; q < l->places; q++, lanes++) {
+      at[lanes] = (int32_t)(sample * p->c->groups * p->image) + p->place[l->q0 + q];
+      if (lanes == 0 || at[lanes] != at[lanes - 1] + 1) begin[runs++] = lanes;
+    }
+  begin[runs] = lanes;
+  for (size j = lanes; j < PANEL; j++) at[j] = at[0];
   for (size k = from; k < to; k++, panel += PANEL) {
     const float *own = image + p->tap[k];
-    for (size j = 0; j < PANEL; j++) panel[j] = own[at[j]];
+    if (runs > PANEL / 4) {
+      for (size j = 0; j < PANEL; j++) panel[j] = own[at[j]];
+      continue;
+    }
+    for (size i = 0; i < runs; i++) /* in order: what is written behind a run, the next overwrites */
+      for (size j = begin[i]; j < begin[i + 1]; j += LANES) store(panel + j, load(own + at[begin[i]] + j - begin[i]));
   }
 }
 
-/* Read the partial sums of block b at the places from q0 of the outputs from o0, and add the readings to y. */
+/* Read the partial sums of block b at a sample's places from q0, of the outputs from o0, and add the readings to y. */
 static int read_tile(const plan *p, const float *sums, size b, size sample, size o0, int rows, size q0) {
   const convolution *c = p->c;
   vi ever = {0};
@@ -189,14 +230,37 @@ static size samples_at_a_time(const plan *p) {
   return least(p->c->n, count < 1 ? 1 : count);
 }
 
+/* All blocks of a lot; image: of its first sample and group. */
+static void run_lot(const plan *p, const lot *l, const float *image, float *panel) {
+  const convolution *c = p->c;
+  for (size b = 0; b < c->blocks; b++) {
+    int saturated = 0;
+    gather(p, l, image, c->bounds[b], c->bounds[b + 1], panel);
+    for (size o = l->o0; o < l->o1; o += ROWS) {
+      const float *row[ROWS];
+      tile sums;
+      int rows = (int)least(ROWS, l->o1 - o);
+      point(row, rows, p->w + o * p->rows + c->bounds[b], p->rows);
+      tile_contiguous(rows, sums[0], row, 1, NULL, panel, c->bounds[b + 1] - c->bounds[b], 0);
+      for (size j = 0; j < l->samples; j++)
+        saturated |= read_tile(p, sums[0] + j * l->places, b, l->sample + j, o, rows, l->q0);
+    }
+    if (saturated) {
+#pragma omp atomic write
+      c->saturated[b] = 1;
+    }
+  }
+}
+
 void at_convolution(const convolution *c) {
   plan p = plan_of(c);
-  size chunk = samples_at_a_time(&p), panels = (p.places + PANEL - 1) / PANEL;
+  size chunk = samples_at_a_time(&p), lots = lots_of(&p, chunk, 1), wanted = 2 * omp_get_max_threads();
+  size parts = least((c->outputs + ROWS - 1) / ROWS, lots < wanted ? (wanted + lots - 1) / lots : 1);
   float *images = scratch(chunk * c->groups * p.image + PANEL);
   memset(c->saturated, 0, (size_t)c->blocks);
 #pragma omp parallel if (c->n * p.places * p.total * p.rows > 1 << 19)
   {
-    float *panel = scratch(widest(c) * PANEL);
+    float *panel = scratch((widest(c) + 1) * PANEL);
     if (c->find_scale) block_scales(c->scale, c->w, p.total, c->bounds, c->blocks, c->columns, c->n_columns);
     prepare_reads(&p);
     add_noise(&p);
@@ -204,25 +268,9 @@ void at_convolution(const convolution *c) {
       size to = least(from + chunk, c->n);
       quantise(&p, images, from, to);
 #pragma omp for schedule(static)
-      for (size i = 0; i < (to - from) * c->groups * panels; i++) {
-        size group = i / panels % c->groups, q0 = i % panels * PANEL;
-        const float *image = images + i / panels * p.image;
-        for (size b = 0; b < c->blocks; b++) {
-          int saturated = 0;
-          gather(&p, image, c->bounds[b], c->bounds[b + 1], q0, panel);
-          for (size o = group * c->outputs; o < (group + 1) * c->outputs; o += ROWS) {
-            const float *row[ROWS];
-            tile sums;
-            int rows = (int)least(ROWS, (group + 1) * c->outputs - o);
-            point(row, rows, p.w + o * p.rows + c->bounds[b], p.rows);
-            tile_contiguous(rows, sums[0], row, 1, NULL, panel, c->bounds[b + 1] - c->bounds[b], 0);
-            saturated |= read_tile(&p, sums[0], b, from + i / panels / c->groups, o, rows, q0);
-          }
-          if (saturated) {
-#pragma omp atomic write
-            c->saturated[b] = 1;
-          }
-        }
+      for (size i = 0; i < lots_of(&p, to - from, parts); i++) {
+        lot l = lot_at(&p, i, from, to, parts);
+        run_lot(&p, &l, images + ((l.sample - from) * c->groups + l.group) * p.image, panel);
       }
     }
     free(panel);
@@ -254,32 +302,61 @@ static float bias_gradient(const plan *p, size o) {
   return total;
 }
 
-/* Rows k0 .. k1 of block b, outputs o0 .. o1: added to gw from samples from .. to. panel: SPAN places x PANEL. */
-static void weight_gradient(const plan *p, const float *images, size from, size to, size b, size k0, size k1, size o0,
-                            size o1, float *panel, float *sums) {
+INLINE float one_gradient(const plan *p, size b, size sample, size o, size q) {
+  const convolution *c = p->c;
+  size row = sample * p->total + o;
+  if (c->saturated[b] && c->mask[(b * c->n * p->total + row) * mask_words(p->places) + q / 32] >> q % 32 & 1) return 0;
+  return c->g[row * p->places + q] * (c->gain ? c->gain[b * p->total + o] : 1.0f);
+}
+
+/* panel[place][o - o0]: the gradients of block b's partial sums of a sample at the places q0 .. q1. */
+static void pack_places(const plan *p, size b, size sample, size q0, size q1, size o0, size o1, float *panel) {
+  for (size q = q0; q < q1; q += LANES)
+    for (size half = 0; half < PANEL; half += LANES) {
+      vf r[LANES];
+      for (size i = 0; i < LANES; i++)
+        r[i] = o0 + half + i < o1 ? sum_gradient(p, b, sample, o0 + half + i, q, q1 - q) : (vf){0};
+      transpose(r);
+      UNROLL for (size i = 0; i < LANES; i++) store(panel + (q - q0 + i) * PANEL + half, r[i]);
+    }
+}
+
+/* The same for the places t0 .. t1, counted on through the samples from `from`. */
+static void pack_across(const plan *p, size b, size from, size t0, size t1, size o0, size o1, float *panel) {
+  for (size t = t0; t < t1; t++)
+    for (size j = 0; j < PANEL; j++)
+      panel[(t - t0) * PANEL + j] = o0 + j < o1 ? one_gradient(p, b, from + t / p->places, o0 + j, t % p->places) : 0.0f;
+}
+
+/* Add what the packed places bring to the rows k0 .. k1 of sums. */
+static void add_places(const plan *p, const float *image, const int32_t *where, size count, size k0, size k1,
+                       const float *panel, float *sums) {
+  for (size k = k0; k < k1; k += ROWS) {
+    const float *row[ROWS];
+    int rows = (int)least(ROWS, k1 - k);
+    for (int i = 0; i < rows; i++) row[i] = image + p->tap[k + i];
+    tile_gathered(rows, sums + (k - k0) * PANEL, row, 0, where, panel, count, 1);
+  }
+}
+
+/* Rows k0 .. k1 of block b, outputs o0 .. o1: added to gw from samples from .. to. panel: SPAN places x PANEL; across:
+ * where the places of all these samples begin in the images, where they are few, else NULL. */
+static void weight_gradient(const plan *p, const float *images, const int32_t *across, size from, size to, size b,
+                            size k0, size k1, size o0, size o1, float *panel, float *sums) {
   const convolution *c = p->c;
   size group = o0 / c->outputs;
   memset(sums, 0, (size_t)((k1 - k0 + ROWS) * PANEL) * 4);
-  for (size s = from; s < to; s++) {
-    const float *image = images + ((s - from) * c->groups + group) * p->image;
+  for (size t = 0; across && t < (to - from) * p->places; t += SPAN) {
+    size end = least(t + SPAN, (to - from) * p->places);
+    pack_across(p, b, from, t, end, o0, o1, panel);
+    add_places(p, images + group * p->image, across + t, end - t, k0, k1, panel, sums);
+  }
+  for (size s = from; !across && s < to; s++)
     for (size q0 = 0; q0 < p->places; q0 += SPAN) {
       size q1 = least(q0 + SPAN, p->places);
-      for (size q = q0; q < q1; q += LANES)
-        for (size half = 0; half < PANEL; half += LANES) {
-          vf r[LANES];
-          for (size i = 0; i < LANES; i++)
-            r[i] = o0 + half + i < o1 ? sum_gradient(p, b, s, o0 + half + i, q, q1 - q) : (vf){0};
-          transpose(r);
-          UNROLL for (size i = 0; i < LANES; i++) store(panel + (q - q0 + i) * PANEL + half, r[i]);
-        }
-      for (size k = k0; k < k1; k += ROWS) {
-        const float *row[ROWS];
-        int rows = (int)least(ROWS, k1 - k);
-        for (int i = 0; i < rows; i++) row[i] = image + p->tap[k + i];
-        tile_gathered(rows, sums + (k - k0) * PANEL, row, 0, p->place + q0, panel, q1 - q0, 1);
-      }
+      pack_places(p, b, s, q0, q1, o0, o1, panel);
+      add_places(p, images + ((s - from) * c->groups + group) * p->image, p->place + q0, q1 - q0, k0, k1, panel, sums);
     }
-  }
   for (size o = o0; o < o1; o++)
     for (size k = k0; k < k1; k++) {
       float *gw = c->gw + o * p->rows + k, sum = sums[(k - k0) * PANEL + o - o0];
@@ -287,43 +364,25 @@ static void weight_gradient(const plan *p, const float *images, size from, size 
     }
 }
 
-/* Add to image, at the rows k .. k + rows, the gradients of the places from q0. */
-INLINE void scatter(const plan *p, const float *sums, size k, int rows, size first, size q0, float *image) {
-  size count = least(PANEL, p->places - q0);
-  int together = adjoin(p, q0, count);
+/* Add to the images of a lot's samples, `apart` floats each, at the rows k .. k + rows, the gradients of its places. */
+INLINE void scatter(const plan *p, const lot *l, const float *sums, size k, int rows, size first, size apart, float *image) {
+  int neighbours = adjoin(p, l);
   for (int i = 0; i < rows; i++) {
     float *own = image + p->tap[k + i] - first;
-    if (together) {
-      own += p->place[q0];
+    if (neighbours) {
+      own += p->place[l->q0];
       UNROLL for (size v = 0; v < PANEL; v += LANES) store(own + v, load(own + v) + load(sums + i * PANEL + v));
-    } else {
-      for (size j = 0; j < count; j++) own[p->place[q0 + j]] += sums[i * PANEL + j];
+      continue;
     }
+    for (size j = 0; j < l->samples; j++)
+      for (size q = 0; q < l->places; q++) own[j * apart + p->place[l->q0 + q]] += sums[i * PANEL + j * l->places + q];
   }
 }
 
-/* Input channels ch0 .. ch1 of a group of a sample; returns the range's part. */
-static double input_gradient(const plan *p, size sample, size group, size ch0, size ch1, float *panel, float *image) {
+/* Input channels ch0 .. ch1 of a sample's group, from its image: through the DAC to gx; returns the range's part. */
+static double clip_gradient(const plan *p, size sample, size group, size ch0, size ch1, const float *image) {
   const convolution *c = p->c;
-  size taps = product(c->kernel), each = p->image / c->channels, o0 = group * c->outputs;
   const size *pad = p->padded;
-  memset(image, 0, (size_t)((ch1 - ch0) * each + PANEL) * 4);
-  for (size b = 0; b < c->blocks; b++) {
-    size k0 = c->bounds[b] > ch0 * taps ? c->bounds[b] : ch0 * taps, k1 = least(c->bounds[b + 1], ch1 * taps);
-    for (size q0 = 0; q0 < p->places && k0 < k1; q0 += PANEL) {
-      for (size o = 0; o < c->outputs; o++)
-        for (size v = 0; v < PANEL; v += LANES)
-          store(panel + o * PANEL + v, q0 + v < p->places ? sum_gradient(p, b, sample, o0 + o, q0 + v, p->places - q0 - v) : (vf){0});
-      for (size k = k0; k < k1; k += ROWS) {
-        const float *row[ROWS];
-        tile sums;
-        int rows = (int)least(ROWS, k1 - k);
-        point(row, rows, p->w + o0 * p->rows + k, 1);
-        tile_strided(rows, sums[0], row, p->rows, NULL, panel, c->outputs, 0);
-        scatter(p, sums[0], k, rows, ch0 * each, q0, image);
-      }
-    }
-  }
   double taught = 0.0;
   float range = range_at(c, sample);
   for (size ch = ch0; ch < ch1; ch++)
@@ -345,12 +404,51 @@ static double input_gradient(const plan *p, size sample, size group, size ch0, s
   return taught;
 }
 
-/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: a sum per (sample, group, part).
+/* Input channels ch0 .. ch1 of the group of `samples` samples from `sample`; returns the range's part. */
+static double input_gradient(const plan *p, size sample, size samples, size group, size ch0, size ch1, float *panel,
+                             float *image) {
+  const convolution *c = p->c;
+  size taps = product(c->kernel), each = p->image / c->channels, apart = (ch1 - ch0) * each, o0 = group * c->outputs;
+  memset(image, 0, (size_t)(samples * apart + PANEL) * 4);
+  for (size b = 0; b < c->blocks; b++) {
+    size k0 = c->bounds[b] > ch0 * taps ? c->bounds[b] : ch0 * taps, k1 = least(c->bounds[b + 1], ch1 * taps);
+    for (size q0 = 0; q0 < p->places && k0 < k1; q0 += PANEL) {
+      lot l = {sample, samples, group, q0, least(PANEL, p->places - q0), o0, o0 + c->outputs};
+      for (size o = 0; o < c->outputs; o++)
+        for (size j = 0; j < samples; j++) /* in order: what is written behind a sample, the next overwrites */
+          for (size v = 0; v < l.places; v += LANES)
+            store(panel + o * PANEL + j * l.places + v, sum_gradient(p, b, sample + j, o0 + o, q0 + v, l.places - v));
+      for (size k = k0; k < k1; k += ROWS) {
+        const float *row[ROWS];
+        tile sums;
+        int rows = (int)least(ROWS, k1 - k);
+        point(row, rows, p->w + o0 * p->rows + k, 1);
+        tile_strided(rows, sums[0], row, p->rows, NULL, panel, c->outputs, 0);
+        scatter(p, &l, sums[0], k, rows, ch0 * each, apart, image);
+      }
+    }
+  }
+  double taught = 0.0;
+  for (size j = 0; j < samples; j++) taught += clip_gradient(p, sample + j, group, ch0, ch1, image + j * apart);
+  return taught;
+}
+
+/* Where the places of `samples` samples begin in their images; NULL where a sample has places enough for itself. */
+static int32_t *places_across(const plan *p, size samples) {
+  if (p->places >= 64 || p->c->groups * p->image * samples > INT32_MAX) return NULL;
+  int32_t *where = malloc((size_t)(samples * p->places) * 4);
+  for (size t = 0; t < samples * p->places; t++)
+    where[t] = (int32_t)(t / p->places * p->c->groups * p->image) + p->place[t % p->places];
+  return where;
+}
+
+/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: a sum per (sample or several, group, part).
  * parts: of the input channels, so that few samples occupy all threads. */
 void at_convolution_backward(const convolution *c, int64_t parts) {
   plan p = plan_of(c);
   size chunk = samples_at_a_time(&p);
   float *images = c->gw ? scratch(chunk * c->groups * p.image + PANEL) : NULL;
+  int32_t *across = c->gw ? places_across(&p, chunk) : NULL;
   size each = (c->channels + parts - 1) / parts, wide = (c->outputs + PANEL - 1) / PANEL;
 #pragma omp parallel if (c->n * p.places * p.total * p.rows > 1 << 19)
   {
@@ -368,7 +466,7 @@ void at_convolution_backward(const convolution *c, int64_t parts) {
 #pragma omp for schedule(static) nowait
         for (size i = 0; i < c->groups * wide * spans; i++) {
           size k0 = start + i % spans * SPAN, group = i / spans / wide, o0 = group * c->outputs + i / spans % wide * PANEL;
-          weight_gradient(&p, images, from, to, b, k0, least(k0 + SPAN, stop), o0,
+          weight_gradient(&p, images, across, from, to, b, k0, least(k0 + SPAN, stop), o0,
                           least(o0 + PANEL, (group + 1) * c->outputs), panel, sums);
         }
       }
@@ -376,16 +474,18 @@ void at_convolution_backward(const convolution *c, int64_t parts) {
     }
     if (c->gx) {
       add_noise(&p);
-      float *image = scratch(each * (p.image / c->channels) + PANEL);
+      size several = together(&p);
+      float *image = scratch(several * each * (p.image / c->channels) + PANEL);
 #pragma omp for schedule(static)
-      for (size i = 0; i < c->n * c->groups * parts; i++) {
-        size sample = i / parts / c->groups, ch0 = i % parts * each, ch1 = least(ch0 + each, c->channels);
-        c->g_range[i] = ch0 < ch1 ? input_gradient(&p, sample, i / parts % c->groups, ch0, ch1, panel, image) : 0.0;
+      for (size i = 0; i < (c->n + several - 1) / several * c->groups * parts; i++) {
+        size sample = i / parts / c->groups * several, ch0 = i % parts * each, ch1 = least(ch0 + each, c->channels);
+        size samples = least(several, c->n - sample), group = i / parts % c->groups;
+        c->g_range[i] = ch0 < ch1 ? input_gradient(&p, sample, samples, group, ch0, ch1, panel, image) : 0.0;
       }
       free(image);
     }
     free(panel), free(sums);
   }
-  free(images);
+  free(images), free(across);
   discard(&p);
 }

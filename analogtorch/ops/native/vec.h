@@ -103,7 +103,7 @@ INLINE vu lane_numbers(void) {
 /* x where the bits of the row are clear at `at`, a multiple of LANES, and behind; 0 elsewhere. A row is 32-bit words. */
 INLINE vf where_clear(vf x, const uint32_t *row, size at) {
   vu bits = (vu){0} + (row[at / 32] >> at % 32);
-  return (vf)((vi)x & (vi)((bits & ((vu){0} + 1u << lane_numbers())) == 0));
+  return (vf)((vi)x & (vi)((bits & (((vu){0} + 1u) << lane_numbers())) == 0));
 }
 
 /* The first count lanes set. */
