@@ -17,7 +17,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_first_program(capsys: pytest.CaptureFixture) -> None:
-    (program, *_), (printed,) = _blocks("python"), _blocks("text")
+    (program, *_), (printed, _) = _blocks("python"), _blocks("text")
     assert len(program.strip().splitlines()) <= 12
     exec(compile(program, "README.md", "exec"), {})
     shown = capsys.readouterr().out
@@ -31,7 +31,7 @@ def test_second_program() -> None:
     model = torch.nn.Sequential()
     model.add_module("body", torch.nn.Linear(8, 8))
     model.add_module("head", torch.nn.Linear(8, 2))
-    names = {"at": at, "model": model, "batches": [torch.randn(16, 8)]}
+    names = {"at": at, "model": model, "batches": [torch.randn(16, 8)], "torch": torch, "example": torch.randn(1, 8)}
     exec(compile(_blocks("python")[1], "README.md", "exec"), names)
     assert names["aged"](torch.randn(3, 8)).shape == (3, 2)
     assert [name for name, _ in at.analog_layers(model)] == ["body"]
@@ -44,6 +44,35 @@ def test_third_program() -> None:
     exec(compile(_blocks("python")[2], "README.md", "exec"), names)
     assert torch.equal(names["y"], names["z"])
     assert torch.allclose(names["part"], names["y"][32:], atol=1e-5)
+
+
+def test_the_map_of_resnet18(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    from analogtorch.__main__ import main
+
+    (line,) = re.findall(r"analogtorch (map .*)", README.read_text())
+    command = line.replace("resnet18.html", str(tmp_path / "resnet18.html")).split()
+    assert main(command) == 0
+    assert _blocks("text")[1] in capsys.readouterr().out
+    assert (tmp_path / "resnet18.html").stat().st_size > 10_000
+
+
+def test_fourth_program() -> None:
+    model = at.convert(torch.nn.Sequential(torch.nn.Linear(300, 4)), at.chips.hermes64())
+    names = {"at": at, "model": model, "mapping": at.map_to_chip(model, at.chips.hermes64(), torch.zeros(1, 300))}
+    exec(compile(_blocks("python")[3], "README.md", "exec"), names)
+    assert names["elsewhere"] != names["mapping"] or (0, 3) not in names["mapping"].tile_utilisation
+    assert names["closer"].at("1 day")(torch.zeros(1, 300)).shape == (1, 4)
+
+
+def test_published_efficiencies_of_the_table() -> None:
+    from analogtorch.chips import hermes64, ibm_speech34, neurram48, published
+
+    chips = (hermes64(phases=4), hermes64(phases=1), ibm_speech34(), neurram48())
+    seen = [[e.tops_per_watt for e in published(chip)] for chip in chips]
+    expected = [[2.48], [9.76], [20.0, 12.4, 6.94], [15.95]]
+    for ours, readme in zip(seen, expected, strict=True):
+        assert ours[: len(readme)] == pytest.approx(readme, rel=0.005)
 
 
 def test_everything_before_line_60() -> None:
