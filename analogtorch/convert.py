@@ -1,5 +1,6 @@
 """Swap the layers of a model for analog ones, and back: in place, loudly, with the same Parameters."""
 
+import dataclasses
 import fnmatch
 import logging
 import re
@@ -30,6 +31,8 @@ def convert(
     *,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    per_layer: Mapping[str, Chip | Mapping[str, Any]] | None = None,
 ) -> nn.Module:
     """Replace every ``nn.Linear`` and ``nn.Conv1d``, ``2d``, ``3d`` of ``model`` by its analog layer, in place.
 
@@ -45,14 +48,17 @@ def convert(
         include: patterns of full layer names; only these are converted. A glob (``"encoder.*"``), or a regular
             expression marked ``"re:"`` that the whole name must match.
         exclude: patterns of layers that stay digital.
+        where: ``where(name, layer)`` decides about each layer that the patterns leave.
+        per_layer: pattern to the chip of the layers that it matches: another ``Chip``, or the fields in which it
+            differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. Of several that match, the last counts.
 
     Returns:
         The model; assign it, as a root layer cannot be replaced in place.
 
     Raises:
         TypeError: ``model`` is no module, or ``chip`` no ``Chip``.
-        ValueError: nothing to convert, a pattern that matches no layer, or a layer that is on another chip. The model
-            is unchanged.
+        ValueError: nothing to convert, a pattern that matches no layer, a field that a chip does not have, or a layer
+            that is on another chip. The model is unchanged.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -66,27 +72,47 @@ def convert(
     included, excluded = _patterns(include), _patterns(exclude)
     if included == []:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
-    if other := [name for name, m in analog_layers(model) if m.chip != chip]:
-        raise ValueError(
-            f"convert: layer {other[0]!r} is on another chip already; call analogtorch.to_digital(model) first"
-        )
     candidates = {
         name: m for name, m in model.named_modules() if isinstance(m, AnalogLayer) or reason(model, name, m) is None
     }
-    _check_patterns(model, candidates, included or [], excluded or [])
+    overrides = [(_Pattern(text), _changed(chip, text, change)) for text, change in (per_layer or {}).items()]
+    _check_patterns(model, candidates, included or [], excluded or [], [pattern for pattern, _ in overrides])
+    chips = {name: next((c for pattern, c in reversed(overrides) if pattern(name)), chip) for name in candidates}
+    if other := [name for name, m in analog_layers(model) if m.chip != chips[name]]:
+        raise ValueError(
+            f"convert: layer {other[0]!r} is on another chip already; call analogtorch.to_digital(model) first"
+        )
     chosen = {
         name: m
         for name, m in candidates.items()
-        if (included is None or _matches(name, included)) and not (excluded and _matches(name, excluded))
+        if (included is None or _matches(name, included))
+        and not (excluded and _matches(name, excluded))
+        and (where is None or where(name, m))
     }
     if not chosen:
         raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {_explain(model, candidates)}")
     new = {
-        id(m): LAYERS[_kind(m)].from_digital(m, chip, n) for n, m in chosen.items() if not isinstance(m, AnalogLayer)
+        id(m): LAYERS[_kind(m)].from_digital(m, chips[n], n)
+        for n, m in chosen.items()
+        if not isinstance(m, AnalogLayer)
     }
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
     return _replace(model, new)
+
+
+def _changed(chip: Chip, pattern: str, change: Chip | Mapping[str, Any]) -> Chip:
+    if isinstance(change, Chip):
+        return change
+    if not isinstance(change, Mapping):
+        raise TypeError(f"convert: per_layer[{pattern!r}] must be a Chip or a dict of its fields, got {change!r}")
+    known = [field.name for field in dataclasses.fields(Chip)]
+    if unknown := [name for name in change if name not in known]:
+        near = get_close_matches(unknown[0], known, n=1) or known[:1]
+        raise ValueError(
+            f"convert: per_layer[{pattern!r}]: a Chip has no field {unknown[0]!r}; did you mean {near[0]!r}?"
+        )
+    return dataclasses.replace(chip, **change)
 
 
 def to_digital(model: nn.Module) -> nn.Module:
@@ -204,7 +230,8 @@ def _check_patterns(model: nn.Module, candidates: dict[str, nn.Module], *groups:
 
 def _explain(model: nn.Module, candidates: dict[str, nn.Module]) -> str:
     if candidates:
-        return f"exclude leaves none of its {len(candidates)} layers: {', '.join(map(repr, list(candidates)[:3]))}, ..."
+        names = ", ".join(map(repr, list(candidates)[:3]))
+        return f"exclude, or where, leaves none of its {len(candidates)} layers: {names}, ..."
     skipped = [
         f"{n or '(root)'}: {reason(model, n, m)}"
         for n, m in model.named_modules()

@@ -1,6 +1,6 @@
 """Where on which tile every weight of a programmed layer lies, and what is broken there."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,10 @@ from analogtorch.tiling import Section
 
 if TYPE_CHECKING:
     from analogtorch.mapping import Mapping
+
+
+ROOT = "(root)"
+"""What a mapping calls the matrix of a model that is one layer."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,39 @@ def mapped(layers: Iterable[tuple[str, AnalogLayer]], mapping: "Mapping") -> dic
     Raises:
         ValueError: the mapping is of another chip, lacks a layer, or cuts it otherwise.
     """
-    return {name: [_section(name, layer, s, mapping) for s in layer.sections] for name, layer in layers}
+    listed = list(layers)
+    found = {}
+    for name, layer in listed:
+        sizes = [(chip.rows, chip.cols, chip.tiles) for chip in (mapping.chip, layer.chip)]
+        if sizes[0] != sizes[1]:
+            told = [f"{tiles} tiles of {rows}x{cols}" for rows, cols, tiles in sizes]
+            raise ValueError(
+                f"program: the mapping is for chip {mapping.chip.name} ({told[0]}), layer {name!r} was converted for "
+                f"{layer.chip.name} ({told[1]}); map the model onto the chip that it was converted for"
+            )
+        matrix = _matrix(name, layer, listed, mapping)
+        found[name] = [_section(name, matrix, layer, s, mapping) for s in layer.sections]
+    return found
 
 
-def _section(name: str, layer: AnalogLayer, section: Section, mapping: "Mapping") -> list[Place]:
-    if (mapping.chip.rows, mapping.chip.cols, mapping.chip.tiles) != (
-        layer.chip.rows,
-        layer.chip.cols,
-        layer.chip.tiles,
-    ):
-        raise ValueError(f"program: the mapping is for chip {mapping.chip.name}, layer {name!r} for {layer.chip.name}")
+def _matrix(name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], mapping: "Mapping") -> str:
+    """The matrix of the layer: that of the first layer with the same weight."""
+    known = {m.name for m in mapping.matrices}
+    for other, candidate in layers:
+        if candidate.weight is layer.weight and (other or ROOT) in known:
+            return other or ROOT
+    raise ValueError(
+        f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
+        "mapping is of another model. Leave the layer digital with analogtorch.convert(model, chip, "
+        f"exclude=[{name!r}]), or map the model anew with analogtorch.map_to_chip(model, chip, example)"
+    )
+
+
+def _section(name: str, matrix: str, layer: AnalogLayer, section: Section, mapping: "Mapping") -> list[Place]:
     starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
     first, last = section.outputs.start, section.outputs.stop
     places, covered = [], 0
-    for p in mapping.matrix_blocks(name):
+    for p in mapping.matrix_blocks(matrix):
         if p.block.copy or not (first <= p.block.col < last) or p.block.row not in starts:
             continue
         outputs = slice(p.block.col - first, p.block.col - first + p.block.cols)
@@ -94,8 +117,3 @@ def state(section: Section, places: list[Place], chip: Chip, defects: Defects, s
 
 def _rows(section: Section, place: Place) -> tuple[int, int]:
     return section.bounds[place.block], section.bounds[place.block + 1]
-
-
-def tiles(places: dict[str, list[list[Place]]]) -> Iterator[tuple[int, int]]:
-    """Every (chip, tile) in use, once, in order."""
-    return iter(sorted({(p.chip, p.tile) for sections in places.values() for section in sections for p in section}))

@@ -132,7 +132,7 @@ class ProgrammedChip:
         self.seed, self.defects = seed, defects
         layers = list(analog_layers(model))
         where = places.consecutive(layers) if mapping is None else places.mapped(layers, mapping)
-        self._tiles, self._chip = tuple(places.tiles(where)), layers[0][1].chip
+        self._tiles = {(p.chip, p.tile): layer.chip for name, layer in layers for parts in where[name] for p in parts}
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
             self._placed: dict[str, list[_Devices]] = {}
@@ -144,8 +144,8 @@ class ProgrammedChip:
 
     def yield_map(self) -> dict[tuple[int, int], TileState]:
         """State of every (chip, tile) that holds weights: which cells work, and the gains of the columns."""
-        defects = self.defects or Defects()
-        return {(chip, tile): tile_state(self._chip, defects, self.seed, chip, tile) for chip, tile in self._tiles}
+        defects, sorted_tiles = self.defects or Defects(), sorted(self._tiles.items(), key=lambda item: item[0])
+        return {place: tile_state(chip, defects, self.seed, *place) for place, chip in sorted_tiles}
 
     def at(self, time: str | float, *, compensation: Compensation = "global", readout: Readout = "chip") -> nn.Module:
         """The model as it runs on this chip ``time`` after programming: an independent, evaluation-only module.

@@ -99,7 +99,7 @@ def test_selection(include, exclude, expected) -> None:
         ({"include": "haed"}, "'haed' matches none.*Closest names:.*'head'"),
         ({"exclude": "nope"}, "'nope' matches none of the 3 layers"),
         ({"include": ["head", "unused*"]}, r"'unused\*' matches none"),
-        ({"exclude": "*"}, "exclude leaves none of its 3 layers"),
+        ({"exclude": "*"}, "exclude, or where, leaves none of its 3 layers"),
         ({"include": "re:("}, "no regular expression"),
     ],
 )
@@ -287,3 +287,41 @@ def test_ranges_take_part_in_training_only_when_calibrated() -> None:
     assert not ideal[0].input_range.requires_grad
     frozen = at.convert(nn.Sequential(nn.Linear(4, 3).requires_grad_(False)), CHIP)
     assert not at.calibrate(frozen, [torch.randn(64, 4)])[0].input_range.requires_grad
+
+
+def test_layers_may_have_chips_of_their_own() -> None:
+    other = at.chips.ibm_speech34()
+    model = at.convert(_net(), CHIP, per_layer={"*": {"output_bits": 6}, "body.*": other, "head": {"input_bits": None}})
+    chips = {name: layer.chip for name, layer in at.analog_layers(model)}
+    assert chips["shared"].output_bits == 6
+    assert chips["body.conv"] == other
+    assert chips["head"].input_bits is None
+    assert chips["head"].output_bits == CHIP.output_bits  # fields differ from the chip given, not from one another
+    before = [layer for _, layer in at.analog_layers(model)]
+    at.convert(model, CHIP, per_layer={"*": {"output_bits": 6}, "body.*": other, "head": {"input_bits": None}})
+    assert [layer for _, layer in at.analog_layers(model)] == before
+    with pytest.raises(ValueError, match="'body.conv' is on another chip already"):
+        at.convert(model, CHIP)
+
+
+def test_a_predicate_chooses_among_what_the_patterns_leave() -> None:
+    model = at.convert(_net(), CHIP, exclude="head", where=lambda name, layer: layer.weight.numel() > 64)
+    assert [name for name, _ in at.analog_layers(model)] == ["body.conv"]
+    with pytest.raises(ValueError, match="exclude, or where, leaves none of its 3 layers"):
+        at.convert(_net(), CHIP, where=lambda name, layer: False)
+
+
+@pytest.mark.parametrize(
+    ("per_layer", "error", "message"),
+    [
+        ({"heads": {}}, ValueError, "'heads' matches none.*'head'"),
+        ({"head": {"output_bit": 6}}, ValueError, "no field 'output_bit'; did you mean 'output_bits'"),
+        ({"head": {"output_bits": 1}}, ValueError, "Chip.output_bits must be"),
+        ({"head": 6}, TypeError, "must be a Chip or a dict"),
+    ],
+)
+def test_bad_overrides_are_refused_and_change_nothing(per_layer: dict, error: type, message: str) -> None:
+    model = _net()
+    with pytest.raises(error, match=message):
+        at.convert(model, CHIP, per_layer=per_layer)
+    assert not list(at.analog_layers(model))
