@@ -17,6 +17,7 @@ from analogtorch.clip import clip_weights_
 from analogtorch.convert import analog_layers, convert, to_digital
 from analogtorch.defects import Defects
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sweep
+from analogtorch.fold import fold_batch_norm
 from analogtorch.mapping import Mapping, cost, map_to_chip
 from analogtorch.program import ProgrammedChip, program
 from analogtorch.programming import GradientDescent, ProgramAndVerify
@@ -46,6 +47,7 @@ __all__ = [
     "convert",
     "cost",
     "devices",
+    "fold_batch_norm",
     "map_to_chip",
     "mapping",
     "nn",
