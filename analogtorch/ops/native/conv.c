@@ -218,13 +218,6 @@ static int read_tile(const plan *p, const float *sums, size b, size sample, size
   return any(ever);
 }
 
-static size widest(const convolution *c) {
-  size most = 0;
-  for (size b = 0; b < c->blocks; b++) most = c->bounds[b + 1] - c->bounds[b] > most ? c->bounds[b + 1] - c->bounds[b] : most;
-  return most;
-}
-
-
 static size samples_at_a_time(const plan *p) {
   size count = IMAGES / (p->image * p->c->groups);
   return least(p->c->n, count < 1 ? 1 : count);
@@ -260,7 +253,7 @@ void at_convolution(const convolution *c) {
   memset(c->saturated, 0, (size_t)c->blocks);
 #pragma omp parallel if (c->n * p.places * p.total * p.rows > 1 << 19)
   {
-    float *panel = scratch((widest(c) + 1) * PANEL);
+    float *panel = scratch((widest(c->bounds, c->blocks) + 1) * PANEL);
     if (c->find_scale) block_scales(c->scale, c->w, p.total, c->bounds, c->blocks, c->columns, c->n_columns);
     prepare_reads(&p);
     add_noise(&p);

@@ -24,7 +24,6 @@ typedef struct {
 
 enum { SCRATCH = 1 << 23, DEPTH = 1024 }; /* floats of quantised input at a time; terms of a sum in cache at a time */
 
-
 INLINE float range_at(const linear *p, size m) { return fabsf(p->range[p->own_range ? m : 0]); }
 
 /* panel[k - bounds[b]][n - n0]: the block's weights, transposed. */
@@ -110,12 +109,6 @@ static void quantise(const linear *p, float *xq, size ld, size m0, size m1) {
   }
 }
 
-static size widest(const linear *p) {
-  size most = 0;
-  for (size b = 0; b < p->blocks; b++) most = p->bounds[b + 1] - p->bounds[b] > most ? p->bounds[b + 1] - p->bounds[b] : most;
-  return (most + LANES - 1) / LANES * LANES;
-}
-
 void at_linear(const linear *p) {
   size ld = p->rows + 2 * LANES - p->rows % LANES, chunk = SCRATCH / ld;
   chunk = least(p->vectors, chunk < 256 ? 256 : chunk);
@@ -123,7 +116,7 @@ void at_linear(const linear *p) {
   memset(p->saturated, 0, (size_t)p->blocks);
 #pragma omp parallel if (p->vectors * p->rows * p->outputs > 1 << 19)
   {
-    float *panel = scratch(widest(p) * PANEL);
+    float *panel = scratch(widest(p->bounds, p->blocks) * PANEL);
     if (p->find_scale) block_scales(p->scale, p->w, p->outputs, p->bounds, p->blocks, p->columns, p->n_columns);
     for (size m0 = 0; m0 < p->vectors; m0 += chunk) {
       size m1 = least(m0 + chunk, p->vectors);

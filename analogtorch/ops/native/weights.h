@@ -41,6 +41,13 @@ INLINE uint64_t word_of(int kind, const weight_noise *q, size output) {
   return kind == EXACT ? 0 : fold((uint64_t)*q->key, (uint64_t)(q->first_output + output));
 }
 
+/* Rows of the largest block, in whole vectors. */
+INLINE size widest(const int64_t *bounds, size blocks) {
+  size most = 0;
+  for (size b = 0; b < blocks; b++) most = bounds[b + 1] - bounds[b] > most ? bounds[b + 1] - bounds[b] : most;
+  return (most + LANES - 1) / LANES * LANES;
+}
+
 /* Magnitudes compare like their bits do, and those of NaN above all others. */
 INLINE float absmax(const float *x, size count) {
   vi most = {0};
