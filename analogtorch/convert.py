@@ -12,13 +12,22 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from analogtorch.chips import Chip
-from analogtorch.nn import AnalogConv1d, AnalogConv2d, AnalogConv3d, AnalogLayer, AnalogLinear
+from analogtorch.nn import (
+    RECURRENT,
+    AnalogConv1d,
+    AnalogConv2d,
+    AnalogConv3d,
+    AnalogLayer,
+    AnalogLinear,
+    AnalogMatrix,
+    AnalogRecurrent,
+)
 from analogtorch.nn.base import OWN
 
 logger = logging.getLogger("analogtorch")
 
-_ANALOG = (AnalogLinear, AnalogConv1d, AnalogConv2d, AnalogConv3d)
-LAYERS: dict[type[nn.Module], type[AnalogLayer]] = {kind.digital: kind for kind in _ANALOG}
+_ANALOG: tuple[Any, ...] = (AnalogLinear, AnalogConv1d, AnalogConv2d, AnalogConv3d, *RECURRENT)
+LAYERS: dict[type[nn.Module], Any] = {kind.digital: kind for kind in _ANALOG}
 """Digital layer to analog layer."""
 
 _FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -34,7 +43,7 @@ def convert(
     where: Callable[[str, nn.Module], bool] | None = None,
     per_layer: Mapping[str, Chip | Mapping[str, Any]] | None = None,
 ) -> nn.Module:
-    """Replace every ``nn.Linear`` and ``nn.Conv1d``, ``2d``, ``3d`` of ``model`` by its analog layer, in place.
+    """Replace every ``nn.Linear``, ``nn.Conv1d`` to ``3d``, ``nn.RNN``, ``LSTM`` and ``GRU`` of ``model``, in place.
 
     Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is listed by
     ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass is converted if it computes
@@ -73,12 +82,14 @@ def convert(
     if included == []:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
     candidates = {
-        name: m for name, m in model.named_modules() if isinstance(m, AnalogLayer) or reason(model, name, m) is None
+        name: m
+        for name, m in model.named_modules()
+        if _is_analog(m) or (not isinstance(m, AnalogMatrix) and reason(model, name, m) is None)
     }
     overrides = [(_Pattern(text), _changed(chip, text, change)) for text, change in (per_layer or {}).items()]
     _check_patterns(model, candidates, included or [], excluded or [], [pattern for pattern, _ in overrides])
     chips = {name: next((c for pattern, c in reversed(overrides) if pattern(name)), chip) for name in candidates}
-    if other := [name for name, m in analog_layers(model) if m.chip != chips[name]]:
+    if other := [name for name, m in candidates.items() if _is_analog(m) and m.chip != chips[name]]:
         raise ValueError(
             f"convert: layer {other[0]!r} is on another chip already; call analogtorch.to_digital(model) first"
         )
@@ -91,11 +102,7 @@ def convert(
     }
     if not chosen:
         raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {_explain(model, candidates)}")
-    new = {
-        id(m): LAYERS[_kind(m)].from_digital(m, chips[n], n)
-        for n, m in chosen.items()
-        if not isinstance(m, AnalogLayer)
-    }
+    new = {id(m): LAYERS[_kind(m)].from_digital(m, chips[n], n) for n, m in chosen.items() if not _is_analog(m)}
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
     return _replace(model, new)
@@ -122,7 +129,7 @@ def to_digital(model: nn.Module) -> nn.Module:
         ValueError: a layer of a programmed chip: its weights are conductances, not the model's.
     """
     refuse_programmed(model, "to_digital")
-    layers = dict(analog_layers(model))
+    layers = {name: m for name, m in model.named_modules() if _is_analog(m)}
     if changed := [name for name, m in layers.items() if parametrize.is_parametrized(m)]:
         raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
     return _replace(model, {id(m): m.to_digital() for m in layers.values()})
@@ -137,8 +144,13 @@ def refuse_programmed(model: nn.Module, caller: str) -> None:
             )
 
 
+def _is_analog(module: Any) -> bool:
+    """Whether ``convert`` made it, rather than a part of what it made."""
+    return isinstance(module, AnalogLayer | AnalogRecurrent) and not isinstance(module, AnalogMatrix)
+
+
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
-    """The analog layers of ``model`` with their full names, each shared layer once."""
+    """The analog layers of ``model``, matrices of recurrent layers among them, by full name, each shared one once."""
     return ((name, m) for name, m in model.named_modules() if isinstance(m, AnalogLayer))
 
 
@@ -157,7 +169,7 @@ def reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
     for method in ("forward", "_conv_forward", "__call__"):
         if method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None):
             return f"{type(module).__name__} overrides {method}"
-    weight = module._parameters.get("weight")
+    weight = module._parameters.get("weight_ih_l0" if issubclass(kind, nn.RNNBase) else "weight")
     if weight is None:
         return "its weight is not a plain Parameter (pruned or weight-normalised)"
     if weight.numel() == 0 or not weight.is_floating_point():
@@ -238,4 +250,4 @@ def _explain(model: nn.Module, candidates: dict[str, nn.Module]) -> str:
         if next(m.parameters(False), None) is not None
     ]
     found = "; ".join(skipped[:5]) or "it has no layers with weights"
-    return f"Only nn.Linear, nn.Conv1d, nn.Conv2d and nn.Conv3d become analog; found {found}."
+    return f"Only nn.Linear, nn.Conv1d to 3d and nn.RNN, LSTM and GRU become analog; found {found}."

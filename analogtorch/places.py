@@ -76,8 +76,9 @@ def _matrix(name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]]
     """The matrix of the layer: that of the first layer with the same weight."""
     known = {m.name for m in mapping.matrices}
     for other, candidate in layers:
-        if candidate.weight is layer.weight and (other or ROOT) in known:
-            return other or ROOT
+        matrix = candidate.matrix_name(other) or ROOT
+        if candidate.weight is layer.weight and matrix in known:
+            return matrix
     raise ValueError(
         f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
         "mapping is of another model. Leave the layer digital with analogtorch.convert(model, chip, "

@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, reason
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, AnalogRecurrent
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def summary(model: nn.Module) -> Summary:
     skipped = tuple(
         (name or "(root)", reason(model, name, module) or "not converted", _count(own))
         for name, module in model.named_modules()
-        if name not in layers and (own := list(module.parameters(recurse=False)))
+        if not isinstance(module, AnalogLayer | AnalogRecurrent) and (own := list(module.parameters(recurse=False)))
     )
     return Summary(chip=next(iter(layers.values())).chip, layers=rows, skipped=skipped)
 

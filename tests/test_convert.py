@@ -117,8 +117,8 @@ def test_wrong_arguments_are_refused() -> None:
         at.convert(_net(), "hermes64")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="patterns must be strings"):
         at.convert(_net(), CHIP, include=[nn.Linear])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match=r"nothing to convert.*LSTM"):
-        at.convert(nn.LSTM(3, 4), CHIP)
+    with pytest.raises(ValueError, match=r"nothing to convert.*Bilinear"):
+        at.convert(nn.Bilinear(3, 4, 2), CHIP)
 
 
 class Doubled(nn.Linear):
@@ -138,7 +138,7 @@ def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> No
             "doubled": Doubled(3, 3),
             "normed": parametrizations.weight_norm(nn.Linear(3, 3)),
             "lazy": nn.LazyLinear(3),
-            "lstm": nn.LSTM(3, 3),
+            "lstm": nn.LSTMCell(3, 3),
             "named": Named(3, 3),
         }
     )
@@ -149,7 +149,7 @@ def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> No
     assert "without calling it" in reasons["encoder.linear1"]
     assert "without calling it" in reasons["encoder.self_attn.out_proj"]
     assert "overrides forward" in reasons["doubled"]
-    assert "no analog layer for LSTM" in reasons["lstm"]
+    assert "no analog layer for LSTMCell" in reasons["lstm"]
     assert type(at.to_digital(model)["named"]) is Named
     with pytest.raises(ValueError, match="'doubled', matched by 'doubled', cannot be analog: Doubled overrides"):
         at.convert(model, CHIP, include="doubled")

@@ -3,5 +3,19 @@
 from analogtorch.nn.base import AnalogLayer, Programmed
 from analogtorch.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from analogtorch.nn.linear import AnalogLinear
+from analogtorch.nn.recurrent import RECURRENT, AnalogGRU, AnalogLSTM, AnalogMatrix, AnalogRecurrent, AnalogRNN
 
-__all__ = ["AnalogConv1d", "AnalogConv2d", "AnalogConv3d", "AnalogLayer", "AnalogLinear", "Programmed"]
+__all__ = [
+    "RECURRENT",
+    "AnalogConv1d",
+    "AnalogConv2d",
+    "AnalogConv3d",
+    "AnalogGRU",
+    "AnalogLSTM",
+    "AnalogLayer",
+    "AnalogLinear",
+    "AnalogMatrix",
+    "AnalogRNN",
+    "AnalogRecurrent",
+    "Programmed",
+]

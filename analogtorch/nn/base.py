@@ -109,7 +109,7 @@ class AnalogLayer(nn.Module):
             chip: the chip that the layer is to run on.
             name: full name of the layer in its model; it keys the layer's noise.
         """
-        new = _reborn(layer, cls)
+        new = reborn(layer, cls)
         new._attach(chip, name, type(layer))
         return new
 
@@ -167,7 +167,7 @@ class AnalogLayer(nn.Module):
 
     def to_digital(self) -> nn.Module:
         """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
-        old = _reborn(self, self.digital_class)
+        old = reborn(self, self.digital_class)
         for name in OWN:
             old.__dict__.pop(name, None)
         del old._parameters["input_range"]
@@ -209,8 +209,24 @@ class AnalogLayer(nn.Module):
 
     # the forward pass
 
-    def analog_forward(self, x: Tensor) -> Tensor:
-        """``forward`` of every analog layer; ``x`` as the digital layer takes it."""
+    def matrix_name(self, name: str) -> str:
+        """What a mapping calls the weight of the layer, which the model calls ``name``."""
+        return name
+
+    def draw(self, x: Tensor) -> Tensor | None:
+        """Keys of the noise of one forward, where there is any to draw."""
+        plans = self.plans[self.programmed is not None, self.training]
+        noisy = plans[0].noisy or (self.training and self.unknown_cell)
+        return draw_keys(x, self.streams) if noisy and self.programmed is None else None
+
+    def analog_forward(self, x: Tensor, keys: Tensor | None = None, samples: Tensor | None = None) -> Tensor:
+        """``forward`` of every analog layer.
+
+        Args:
+            x: as the digital layer takes it.
+            keys: of the noise, from ``draw``; None: drawn anew.
+            samples: numbers of the vectors in the output noise; None: counted on.
+        """
         held = self.programmed
         if held is not None and self.training:
             raise RuntimeError(
@@ -228,13 +244,12 @@ class AnalogLayer(nn.Module):
             )
         if held is None and len(plans) == 1 and plans[0].exact and not noisy:
             return self._digital(x, self.weight, self.bias)
-        keys, samples = None, None
         if held is None and noisy:
-            keys = draw_keys(x, self.streams)
-            if plans[0].output_noise > 0:
+            keys = self.draw(x) if keys is None else keys
+            if plans[0].output_noise > 0 and samples is None:
                 batched = x.shape[0] if x.dim() > 1 else 1
                 samples = number_samples(x, vectors, vectors // max(batched, 1))
-        if held is not None and plans[0].noisy:
+        if held is not None and plans[0].noisy and samples is None:
             samples = torch.arange(vectors, device=x.device) + self.vectors_read
             self.vectors_read.add_(vectors)
         input_range = self.input_range if self.calibrated else self._absmax(x.detach())
@@ -304,6 +319,9 @@ class AnalogLayer(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         del destination[prefix + "input_range"]
+        self._save_range(destination, prefix)
+
+    def _save_range(self, destination: Any, prefix: str) -> None:
         metadata = getattr(destination, "_metadata", None)
         if self.calibrated and metadata is not None and not self.input_range.is_meta:
             metadata[prefix[:-1]][_RANGE_KEY] = float(self.input_range.detach().abs())  # the forward uses the magnitude
@@ -318,14 +336,21 @@ class AnalogLayer(nn.Module):
         unexpected: list,
         errors: list,
     ) -> None:
-        if self.programmed is not None:
-            errors.append(f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it came from")
+        if self._refuses_to_load(errors):
             return
         value = state_dict.get(prefix + "input_range")
         rest = {k: v for k, v in state_dict.items() if k != prefix + "input_range"}
         super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing, unexpected, errors)
         if prefix + "input_range" in missing:
             missing.remove(prefix + "input_range")
+        self._load_range(value, local_metadata)
+
+    def _refuses_to_load(self, errors: list) -> bool:
+        if self.programmed is not None:
+            errors.append(f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it came from")
+        return self.programmed is not None
+
+    def _load_range(self, value: Any, local_metadata: dict) -> None:
         if value is None:
             value = local_metadata.get(_RANGE_KEY)
         if value is not None and float(value) > 0:
@@ -352,7 +377,7 @@ class AnalogLayer(nn.Module):
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
 
 
-def _reborn(module: nn.Module, kind: Any) -> Any:
+def reborn(module: nn.Module, kind: Any) -> Any:
     """An instance of ``kind`` that is ``module`` in everything else: it shares all its attributes, hooks included."""
     new = kind.__new__(kind)
     new.__dict__.update(module.__dict__)

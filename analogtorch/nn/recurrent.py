@@ -1,0 +1,287 @@
+"""nn.RNN, nn.LSTM and nn.GRU on an analog chip: weight matrices are products on tiles, gates and states are digital.
+
+The input's products of all time steps run at once, the state's step by step. In training the noise of the weights is
+drawn once per forward and stays for all its time steps, as a chip's would.
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from analogtorch.chips import Chip
+from analogtorch.nn.base import reborn
+from analogtorch.nn.linear import AnalogLinear
+from analogtorch.ops import number_samples
+
+_MATRICES = {"ih": "bias_ih", "hh": "bias_hh", "hr": None}
+"""Kinds of matrices of a recurrent layer, and the bias beside each."""
+
+
+class AnalogMatrix(AnalogLinear):
+    """One weight matrix of a larger module: the module's own Parameters, and an input range beside them.
+
+    Its keys in a ``state_dict`` are the module's; it adds none.
+    """
+
+    @classmethod
+    def of(cls, owner: nn.Module, kind: str, suffix: str, chip: Chip, name: str) -> "AnalogMatrix":
+        """The matrix ``weight_<kind><suffix>`` of ``owner``."""
+        new = cls.__new__(cls)
+        nn.Module.__init__(new)
+        new.kind, new.suffix = kind, suffix
+        new.share(owner)
+        new.out_features, new.in_features = new.weight.shape
+        new._attach(chip, name, nn.Linear)
+        return new
+
+    kind: str
+    suffix: str
+
+    def share(self, owner: nn.Module) -> None:
+        """Take the owner's Parameters, which moving or loading may have exchanged."""
+        bias = _MATRICES[self.kind]
+        self._parameters["weight"] = owner._parameters[f"weight_{self.kind}{self.suffix}"]
+        self._parameters["bias"] = owner._parameters.get(f"{bias}{self.suffix}") if bias else None
+
+    def matrix_name(self, name: str) -> str:
+        """The name of the owner's Parameter."""
+        return f"{name.removesuffix(self.kind + self.suffix)}weight_{self.kind}{self.suffix}"
+
+    def forward(self, input: Tensor, keys: Tensor | None = None, samples: Tensor | None = None) -> Tensor:
+        """The analog product of ``input``; keys and samples of the noise as for ``analog_forward``."""
+        return self.analog_forward(input, keys, samples)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._save_range(destination, prefix)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing: list,
+        unexpected: list,
+        errors: list,
+    ) -> None:
+        if not self._refuses_to_load(errors):
+            self._load_range(state_dict.get(prefix + "input_range"), local_metadata)
+
+
+class AnalogRecurrent(nn.RNNBase):
+    """What the analog recurrent layers share."""
+
+    digital: ClassVar[type[nn.RNNBase]]
+    digital_class: type[nn.Module]
+    layer_name: str
+
+    @classmethod
+    def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogRecurrent":
+        """An analog layer in place of ``layer``: the same Parameter objects, hooks and attributes."""
+        new = reborn(layer, cls)
+        new._modules = dict(layer._modules)
+        new.digital_class, new.layer_name = type(layer), name
+        for kind, suffix in new._places():
+            child = AnalogMatrix.of(new, kind, suffix, chip, f"{name}.{kind}{suffix}" if name else kind + suffix)
+            new.add_module(kind + suffix, child.train(layer.training))
+        return new
+
+    @property
+    def chip(self) -> Chip:
+        """The chip that the matrices run on."""
+        return self._matrices()[0].chip
+
+    def _matrices(self) -> list[AnalogMatrix]:
+        return [m for m in self._modules.values() if isinstance(m, AnalogMatrix)]
+
+    def to_digital(self) -> nn.Module:
+        """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
+        old = reborn(self, self.digital_class)
+        old._modules = {name: m for name, m in self._modules.items() if not isinstance(m, AnalogMatrix)}
+        for name in ("digital_class", "layer_name"):
+            old.__dict__.pop(name, None)
+        return old
+
+    def _places(self) -> Iterator[tuple[str, str]]:
+        """Kind and suffix of every weight matrix."""
+        for layer in range(self.num_layers):
+            for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: 1 + self.bidirectional]:
+                for kind in _MATRICES:
+                    if f"weight_{kind}{suffix}" in self._parameters:
+                        yield kind, suffix
+
+    def _share(self) -> None:
+        for matrix in self._matrices():
+            matrix.share(self)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self._share()
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._share()
+
+    # the forward pass
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As the digital layer: padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a ``PackedSequence``."""
+        packed = input if isinstance(input, PackedSequence) else None
+        lengths: Tensor | None = None
+        if packed is not None:
+            x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))  # longest first
+            lengths = lengths.to(x.device)
+        else:
+            x = input
+        single = x.dim() == 2
+        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"layer {self.layer_name!r} takes (L, N, {self.input_size}) inputs"
+                f"{' with batch_first (N, L, ...)' if self.batch_first else ''}, one sample without N, or a packed "
+                f"sequence; got shape {tuple(x.shape)}"
+            )
+        if packed is None:
+            x = x.unsqueeze(1) if single else x.transpose(0, 1) if self.batch_first else x
+        states = self._first_states(x, hx, single, packed)
+        outputs, last = self._layers(x, states, lengths)
+        if packed is not None:
+            assert lengths is not None
+            result: Any = pack_padded_sequence(outputs, lengths.cpu())
+            result = PackedSequence(result.data, result.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+        else:
+            result = outputs.squeeze(1) if single else outputs.transpose(0, 1) if self.batch_first else outputs
+        return result, self._last_states(last, single, packed)
+
+    def _layers(
+        self, x: Tensor, states: list[tuple[Tensor, ...]], lengths: Tensor | None
+    ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        """All layers and directions over ``x`` (L, N, I); ``states``: of each, and so what is returned."""
+        last: list[tuple[Tensor, ...]] = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in range(1 + self.bidirectional):
+                suffix = f"_l{layer}" + ("_reverse" if direction else "")
+                y, state = self._direction(x, states[len(last)], suffix, bool(direction), lengths)
+                outputs.append(y)
+                last.append(state)
+            x = torch.cat(outputs, -1)
+            if self.dropout and layer < self.num_layers - 1:
+                x = F.dropout(x, self.dropout, self.training)
+        return x, last
+
+    def _direction(
+        self, x: Tensor, state: tuple[Tensor, ...], suffix: str, reverse: bool, lengths: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        steps, batch = x.shape[:2]
+        children = {kind: self.get_submodule(kind + suffix) for kind in ("ih", "hh")}
+        if hasattr(self, "hr" + suffix):
+            children["hr"] = self.get_submodule("hr" + suffix)
+        noise = {kind: _Noise(child, x, steps, batch) for kind, child in children.items()}
+        inputs = noise["ih"](x.flatten(0, 1), slice(0, steps)).unflatten(0, (steps, batch))
+        outputs: list[Any] = [None] * steps
+        for t in reversed(range(steps)) if reverse else range(steps):
+            new = self._step(inputs[t], noise, state, t)
+            if lengths is not None:  # a sequence that has ended, or has not begun from behind, keeps its state
+                runs = (t < lengths).unsqueeze(1)
+                new = tuple(torch.where(runs, a, b.to(a.dtype)) for a, b in zip(new, state, strict=True))
+            state, outputs[t] = new, new[0]
+        return torch.stack(outputs), state
+
+    def _step(self, x: Tensor, noise: dict[str, "_Noise"], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
+        """The next state from the input's product ``x`` (N, gates) and the state."""
+        raise NotImplementedError
+
+    def _first_states(
+        self, x: Tensor, hx: Any, single: bool, packed: PackedSequence | None
+    ) -> list[tuple[Tensor, ...]]:
+        number, sizes = self.num_layers * (1 + self.bidirectional), self._state_sizes()
+        if hx is None:
+            return [tuple(x.new_zeros(x.shape[1], size) for size in sizes) for _ in range(number)]
+        given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        given = tuple(h.unsqueeze(1) if single else h for h in given)
+        expected = [(number, x.shape[1], size) for size in sizes]
+        if [tuple(h.shape) for h in given] != expected:
+            raise ValueError(
+                f"layer {self.layer_name!r} takes first states of shapes {expected}, "
+                f"got {[tuple(h.shape) for h in given]}"
+            )
+        if packed is not None and packed.sorted_indices is not None:
+            given = tuple(h.index_select(1, packed.sorted_indices) for h in given)
+        return [tuple(h[i] for h in given) for i in range(number)]
+
+    def _last_states(self, last: list[tuple[Tensor, ...]], single: bool, packed: PackedSequence | None) -> Any:
+        states = tuple(torch.stack(part) for part in zip(*last, strict=True))
+        if packed is not None and packed.unsorted_indices is not None:
+            states = tuple(h.index_select(1, packed.unsorted_indices) for h in states)
+        states = tuple(h.squeeze(1) if single else h for h in states)
+        return states if len(states) > 1 else states[0]
+
+    def _state_sizes(self) -> tuple[int, ...]:
+        return (self.hidden_size,)
+
+
+class _Noise:
+    """A matrix with the noise of one forward: keys that all steps share, numbers of their own for its vectors."""
+
+    def __init__(self, matrix: Any, like: Tensor, steps: int, batch: int) -> None:
+        self.matrix, self.keys, self.samples = matrix, matrix.draw(like), None
+        plan = matrix.plans[matrix.programmed is not None, matrix.training][0]
+        if plan.output_noise > 0:
+            if matrix.programmed is not None:
+                numbers = torch.arange(batch, device=like.device) + matrix.vectors_read
+                matrix.vectors_read.add_(batch)
+            else:
+                numbers = number_samples(like, batch, 1)
+            self.samples = numbers * steps + torch.arange(steps, device=like.device).unsqueeze(1)  # (steps, batch)
+
+    def __call__(self, x: Tensor, steps: int | slice) -> Tensor:
+        return self.matrix(x, self.keys, None if self.samples is None else self.samples[steps].flatten())
+
+
+class AnalogRNN(AnalogRecurrent, nn.RNN):
+    """``nn.RNN`` whose products run on a chip: made by ``convert``. Every option of ``nn.RNN``."""
+
+    digital = nn.RNN
+
+    def _step(self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
+        total = x + noise["hh"](state[0], t)
+        return (total.tanh() if self.nonlinearity == "tanh" else total.relu(),)
+
+
+class AnalogGRU(AnalogRecurrent, nn.GRU):
+    """``nn.GRU`` whose products run on a chip: made by ``convert``. Every option of ``nn.GRU``."""
+
+    digital = nn.GRU
+
+    def _step(self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
+        (h,) = state
+        xr, xz, xn = x.chunk(3, -1)
+        hr, hz, hn = noise["hh"](h, t).chunk(3, -1)
+        new = (xn + (xr + hr).sigmoid() * hn).tanh()
+        update = (xz + hz).sigmoid()
+        return (new + update * (h - new),)
+
+
+class AnalogLSTM(AnalogRecurrent, nn.LSTM):
+    """``nn.LSTM`` whose products run on a chip: made by ``convert``. Every option of ``nn.LSTM``, projections too."""
+
+    digital = nn.LSTM
+
+    def _state_sizes(self) -> tuple[int, ...]:
+        return self.proj_size or self.hidden_size, self.hidden_size
+
+    def _step(self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
+        h, c = state
+        i, f, g, o = (x + noise["hh"](h, t)).chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        return (noise["hr"](h, t) if "hr" in noise else h), c
+
+
+RECURRENT: tuple[type[AnalogRecurrent], ...] = (AnalogRNN, AnalogGRU, AnalogLSTM)
+"""The analog recurrent layers."""

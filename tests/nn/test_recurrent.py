@@ -1,0 +1,241 @@
+"""Recurrent layers: equal to torch's on an ideal chip, noise by its rules on another, and everything else survives."""
+
+import copy
+import dataclasses
+import io
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+import analogtorch as at
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+
+EXACT = dataclasses.replace(at.chips.ideal(), rows=7, cols=5)
+SMALL = dataclasses.replace(at.chips.hermes64(), rows=24, cols=16)
+
+
+def _layers() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {
+        "rnn": nn.RNN(5, 6),
+        "rnn_relu": nn.RNN(5, 6, nonlinearity="relu", num_layers=2, bias=False),
+        "gru": nn.GRU(5, 6, batch_first=True),
+        "gru_deep": nn.GRU(5, 6, num_layers=3, bidirectional=True),
+        "lstm": nn.LSTM(5, 6),
+        "lstm_deep": nn.LSTM(5, 6, num_layers=2, bidirectional=True, batch_first=True),
+        "lstm_projected": nn.LSTM(5, 6, num_layers=2, proj_size=3, bidirectional=True),
+        "lstm_no_bias": nn.LSTM(5, 6, bias=False),
+    }
+
+
+_each = pytest.mark.parametrize("name", _layers())
+
+
+def _x(layer: nn.RNNBase, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    x = torch.randn(4, 9, 5, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return x if layer.batch_first else x.transpose(0, 1)
+
+
+def _states(layer: nn.RNNBase) -> object:
+    n = layer.num_layers * (1 + layer.bidirectional)
+    h = torch.randn(n, 4, layer.proj_size or layer.hidden_size)
+    return (h, torch.randn(n, 4, layer.hidden_size)) if isinstance(layer, nn.LSTM) else h
+
+
+def _flat(result: object) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    return [t for part in result for t in _flat(part)]  # type: ignore[attr-defined]
+
+
+def _equal(a: object, b: object, tolerance: float = 1e-5) -> None:
+    for x, y in zip(_flat(a), _flat(b), strict=True):
+        assert x.shape == y.shape
+        assert torch.allclose(x, y, atol=tolerance)
+
+
+@_each
+@pytest.mark.parametrize("given", [False, True])
+def test_an_ideal_chip_gives_torchs_numbers_and_gradients(name: str, given: bool) -> None:
+    digital = _layers()[name]
+    analog = at.convert(copy.deepcopy(digital), EXACT)
+    x, hx = _x(digital), _states(digital) if given else None
+    _equal(analog(x, hx), digital(x, hx))
+    for model in (analog, digital):
+        sum(t.square().sum() for t in _flat(model(x, hx))).backward()
+    for key, parameter in digital.named_parameters():
+        assert torch.allclose(analog.get_parameter(key).grad, parameter.grad, atol=1e-4), key
+
+
+@_each
+def test_packed_sequences_of_any_order(name: str) -> None:
+    digital = _layers()[name]
+    analog = at.convert(copy.deepcopy(digital), EXACT)
+    sequences = [torch.randn(length, 5) for length in (3, 9, 1, 6)]
+    packed = pack_sequence(sequences, enforce_sorted=False)
+    (ours, last), (theirs, expected) = analog(packed, _states(digital)), digital(packed, _states(digital))
+    torch.manual_seed(1)
+    hx = _states(digital)
+    (ours, last), (theirs, expected) = analog(packed, hx), digital(packed, hx)
+    assert torch.equal(ours.batch_sizes, theirs.batch_sizes)
+    _equal(ours.data, theirs.data)
+    _equal(last, expected)
+    _equal(pad_packed_sequence(ours)[0], pad_packed_sequence(theirs)[0])
+    ordered = pack_padded_sequence(torch.randn(6, 2, 5), torch.tensor([6, 4]))
+    _equal(analog(ordered)[0].data, digital(ordered)[0].data)
+
+
+@_each
+def test_one_sample_without_a_batch(name: str) -> None:
+    digital = _layers()[name]
+    analog = at.convert(copy.deepcopy(digital), EXACT)
+    _equal(analog(torch.ones(7, 5)), digital(torch.ones(7, 5)))
+
+
+@_each
+def test_keys_checkpoints_and_the_way_back(name: str) -> None:
+    digital = nn.ModuleDict({"net": _layers()[name]})
+    analog = at.convert(copy.deepcopy(digital), SMALL)
+    assert list(analog.state_dict()) == list(digital.state_dict())
+    at.calibrate(analog, [_x(digital["net"])], forward=lambda model, x: model["net"](x))
+    file = io.BytesIO()
+    torch.save(analog.state_dict(), file)
+    file.seek(0)
+    fresh = at.convert(nn.ModuleDict({"net": _layers()[name]}), SMALL)
+    fresh.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    ranges = [layer.input_range.item() for _, layer in at.analog_layers(fresh)]
+    assert ranges == [layer.input_range.item() for _, layer in at.analog_layers(analog)]
+    assert all(r > 0 for r in ranges)
+    for layer in (
+        analog["net"],
+        fresh["net"],
+        copy.deepcopy(analog)["net"],
+    ):  # the matrices' weights are the layer's own
+        assert all(m.weight is layer._parameters[f"weight_{m.kind}{m.suffix}"] for m in layer._matrices())
+    copy.deepcopy(digital).load_state_dict(analog.state_dict(), strict=True)
+    assert type(at.to_digital(analog)["net"]) is type(digital["net"])
+    assert not list(at.analog_layers(analog))
+    _equal(analog["net"](_x(digital["net"])), digital["net"](_x(digital["net"])))
+
+
+def test_converting_again_changes_nothing_and_the_summary_is_complete() -> None:
+    model = nn.Sequential(nn.LSTM(5, 6, num_layers=2, bidirectional=True))
+    at.convert(model, SMALL)
+    layer = model[0]
+    assert at.convert(model, SMALL)[0] is layer
+    with pytest.raises(ValueError, match="'0' is on another chip"):
+        at.convert(model, EXACT)
+    summary = at.summary(model)
+    assert [row.name for row in summary.layers][:3] == ["0.ih_l0", "0.hh_l0", "0.ih_l0_reverse"]
+    assert not summary.skipped
+    assert sum(row.cells for row in summary.layers) == sum(
+        p.numel() for n, p in layer.named_parameters() if "weight" in n
+    )
+
+
+def test_weights_keep_their_noise_for_all_time_steps_and_change_with_the_forward() -> None:
+    noise = at.TrainingNoise(weight="gaussian", scale=0.1, output=False)
+    chip = dataclasses.replace(SMALL, input_bits=None, output_bits=None, training=noise)
+    torch.manual_seed(0)
+    layer = at.convert(nn.RNN(5, 6, nonlinearity="relu", bias=False), chip)
+    with torch.no_grad():  # the state only passes through the recurrent matrix, at every step alike
+        layer.weight_ih_l0.zero_(), layer.weight_hh_l0.copy_(torch.eye(6))
+    x, h = torch.zeros(5, 2, 5), torch.ones(1, 2, 6)
+    with at.noise(1):
+        y, _ = layer(x, h)
+    with at.noise(1):
+        again, _ = layer(x, h)
+    assert torch.equal(y, again)
+    w = y[0, 0] / 1.0  # row sums of the noisy matrix; and so of its powers, if it does not change
+    step = torch.linalg.lstsq(torch.stack([torch.ones(6), y[0, 0], y[1, 0], y[2, 0]]), y[:4, 0]).solution.T
+    assert torch.allclose(step @ y[3, 0], y[4, 0], rtol=0.2)
+    with at.noise(2):
+        assert not torch.allclose(layer(x, h)[0][0, 0], w)
+
+
+def test_output_noise_is_its_own_at_every_step_and_sample() -> None:
+    chip = dataclasses.replace(SMALL, input_bits=None, output_bits=None, output_noise=0.1)
+    layer = at.convert(
+        nn.RNN(5, 6, nonlinearity="relu"), dataclasses.replace(chip, training=at.TrainingNoise(weight="none"))
+    )
+    with torch.no_grad():
+        layer.bias_ih_l0.fill_(5.0)
+        layer.weight_hh_l0.zero_()
+    x = torch.ones(4, 3, 5)
+    with at.noise(1):
+        whole, _ = layer(x)
+    assert len(whole.flatten().unique()) == whole.numel()
+    with at.noise(1, first_sample=1):
+        part, _ = layer(x[:, 1:])
+    assert torch.allclose(part, whole[:, 1:], atol=1e-5)
+    programmed = at.program(nn.Sequential(layer), seed=1).at("1 h")
+    first, second = programmed(x)[0], programmed(x)[0]
+    assert not torch.allclose(first, second)
+    again = at.program(nn.Sequential(layer), seed=1).at("1 h")
+    parts = torch.cat([again(x[:, :1])[0], again(x[:, 1:])[0]], 1)
+    assert torch.allclose(parts, first, atol=1e-5)
+
+
+def test_a_chip_holds_drifts_and_is_corrected() -> None:
+    torch.manual_seed(0)
+    digital = nn.LSTM(20, 30, batch_first=True)
+    model, x = at.convert(nn.Sequential(copy.deepcopy(digital)), SMALL), torch.randn(8, 12, 20)
+    at.calibrate(model, [x])
+    exact = digital(x)[0]
+
+    def error(**options: object) -> float:
+        y = at.program(model, seed=3).at("1 month", **options)(x)[0]
+        return ((y - exact).norm() / exact.norm()).item()
+
+    assert 0.02 < error(compensation="global") < error(compensation="none") < 0.8
+
+
+def test_a_mapping_places_every_matrix() -> None:
+    model = at.convert(nn.Sequential(nn.LSTM(40, 32, num_layers=2, bidirectional=True)), at.chips.hermes64())
+    x = torch.zeros(5, 1, 40)
+    mapping = at.map_to_chip(model, at.chips.hermes64(), x)
+    assert {m.name for m in mapping.matrices} == {f"0.{n}" for n, _ in model[0].named_parameters() if "weight" in n}
+    physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
+    assert set(physical.yield_map()) == set(mapping.tile_utilisation)
+    held = [layer.programmed for _, layer in at.analog_layers(physical.at("1 h"))]
+    assert len(held) == 8
+    assert not any(programmed.weights[0].any() for programmed in held)
+
+
+def test_training_lowers_the_loss_and_teaches_the_ranges() -> None:
+    torch.manual_seed(0)
+    model, x = at.convert(nn.GRU(5, 8, batch_first=True), SMALL), torch.randn(16, 6, 5)
+    target = x.cumsum(1)[..., :1].tanh()
+    at.calibrate(model, [x])
+    head = nn.Linear(8, 1)
+    optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=0.02)
+    losses = []
+    for _ in range(60):
+        loss = (head(model(x)[0]) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(layer.input_range.grad is not None for _, layer in at.analog_layers(model))
+
+
+def test_bad_inputs_are_refused() -> None:
+    layer = at.convert(nn.LSTM(5, 6), SMALL)
+    with pytest.raises(ValueError, match=r"takes \(L, N, 5\) inputs.*got shape \(3, 4, 6\)"):
+        layer(torch.zeros(3, 4, 6))
+    with pytest.raises(ValueError, match="first states of shapes"):
+        layer(torch.zeros(3, 4, 5), torch.zeros(1, 4, 6))
+
+
+def test_half_moved_and_compiled() -> None:
+    layer = at.convert(nn.LSTM(5, 6), SMALL)
+    assert layer.double()(torch.zeros(3, 2, 5, dtype=torch.float64))[0].dtype == torch.float64
+    assert all(m.weight.dtype == torch.float64 for m in layer._matrices())
+    layer.float().eval()
+    with torch._dynamo.config.patch(allow_rnn=True):  # without it, torch refuses its own recurrent layers too
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        _equal(compiled(torch.ones(3, 2, 5)), layer(torch.ones(3, 2, 5)))
