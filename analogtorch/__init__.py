@@ -12,12 +12,14 @@ import logging
 
 from analogtorch import chips, devices, mapping, nn
 from analogtorch.calibrate import calibrate
+from analogtorch.checkpoint import load, load_programmed, save
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.clip import clip_weights_
 from analogtorch.convert import analog_layers, convert, to_digital
 from analogtorch.defects import Defects
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sweep
 from analogtorch.fold import fold_batch_norm
+from analogtorch.guard import GuardReport, guard
 from analogtorch.mapping import Mapping, cost, map_to_chip
 from analogtorch.program import ProgrammedChip, program
 from analogtorch.programming import GradientDescent, ProgramAndVerify
@@ -33,6 +35,7 @@ __all__ = [
     "Chip",
     "Defects",
     "GradientDescent",
+    "GuardReport",
     "Mapping",
     "ProgramAndVerify",
     "ProgrammedChip",
@@ -48,11 +51,15 @@ __all__ = [
     "cost",
     "devices",
     "fold_batch_norm",
+    "guard",
+    "load",
+    "load_programmed",
     "map_to_chip",
     "mapping",
     "nn",
     "noise",
     "program",
+    "save",
     "summary",
     "sweep",
     "to_digital",

@@ -129,7 +129,7 @@ class ProgrammedChip:
         defects: Defects | None = None,
         mapping: "Mapping | None" = None,
     ) -> None:
-        self.seed, self.defects = seed, defects
+        self.seed, self.method, self.defects, self.mapping = seed, method, defects, mapping
         layers = list(analog_layers(model))
         where = places.consecutive(layers) if mapping is None else places.mapped(layers, mapping)
         self._tiles = {(p.chip, p.tile): layer.chip for name, layer in layers for parts in where[name] for p in parts}

@@ -127,7 +127,7 @@ def notes(options: argparse.Namespace, clips: int) -> list[str]:
         f"Input ranges: {options.percentile:g}th percentile of the magnitudes on every {_ordinal(CALIBRATE_EVERY)} "
         "clip, without labels; these clips are part of the test set.",
         "Quantised I/O: 8-bit DAC and ADC, exact weights, no noise. Tiles: one block per tile.",
-        "On chip: share of the weight matrices; a recurrence (LSTM) and all biases and normalisations are digital.",
+        "On chip: share of the weight matrices; biases, normalisations and the gates of an LSTM are digital.",
     ]
 
 
@@ -193,7 +193,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    nets = ["DNN_L", "CNN_L", "DS-CNN"]
+    nets = ["DNN_L", "CNN_L", "LSTM_L", "DS-CNN"]
     parser.add_argument("--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA")
     parser.add_argument("--nets", nargs="+", choices=names(), default=nets, metavar="NET", help=", ".join(names()))
     parser.add_argument("--chips", type=_positive, default=10, help="chips programmed for each net")

@@ -27,7 +27,8 @@ def test_first_program(capsys: pytest.CaptureFixture) -> None:
     assert ours == pytest.approx(readme, abs=0.004)
 
 
-def test_second_program() -> None:
+def test_second_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     model = torch.nn.Sequential()
     model.add_module("body", torch.nn.Linear(8, 8))
     model.add_module("head", torch.nn.Linear(8, 2))

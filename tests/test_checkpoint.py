@@ -1,0 +1,535 @@
+import copy
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch import checkpoint
+from analogtorch.checkpoint import DESCRIPTION, WEIGHTS, load, load_programmed, read, save
+
+CHIP = at.chips.hermes64()
+OTHER = dataclasses.replace(CHIP, name="other", input_bits=6)
+TOKENS = torch.arange(22).view(2, 11) % 11
+
+
+class Net(nn.Module):
+    """Shared module, tied weight, buffers, and things that stay digital."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed = nn.Embedding(11, 8)
+        self.body = nn.ModuleDict({"conv": nn.Conv1d(8, 8, 3, padding=1), "norm": nn.BatchNorm1d(8)})
+        self.shared = nn.Linear(8, 8)
+        self.again = self.shared
+        self.last = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 11)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens).transpose(1, 2)
+        x = self.body["norm"](self.body["conv"](x)).transpose(1, 2)
+        return self.head(self.last(self.again(self.shared(x).relu())))
+
+
+def _analog() -> nn.Module:
+    """Two chips, one layer digital, one not calibrated."""
+    model = at.convert(Net(), CHIP, exclude="last")
+    with torch.no_grad():
+        model.train()(TOKENS)
+    model.body["conv"].set_input_range(3.25)
+    model.head.set_input_range(0.7)
+    model.shared.chip = OTHER
+    return model.eval()
+
+
+def _facts(named: tuple[str, at.nn.AnalogLayer]) -> tuple:
+    name, m = named
+    return name, type(m), m.layer_name, m.chip, m.calibrated, m.streams, m.input_range.item()
+
+
+def _same(a: nn.Module, b: nn.Module) -> bool:
+    layers = [
+        [
+            (n, type(m), m.layer_name, m.chip, m.calibrated, m.streams, m.input_range.item())
+            for n, m in at.analog_layers(x)
+        ]
+        for x in (a, b)
+    ]
+    states = a.state_dict(), b.state_dict()
+    return (
+        layers[0] == layers[1]
+        and states[0].keys() == states[1].keys()
+        and all(torch.equal(t, states[1][name]) for name, t in states[0].items())
+        and torch.equal(a.eval()(TOKENS), b.eval()(TOKENS))
+    )
+
+
+def _edit(folder: Path, **values) -> None:
+    data = json.loads((folder / DESCRIPTION).read_text())
+    (folder / DESCRIPTION).write_text(json.dumps(data | values))
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_digital_model_becomes_the_saved_one(tmp_path: Path) -> None:
+    model = _analog()
+    assert save(model, tmp_path / "deep" / "net") == tmp_path / "deep" / "net"
+    assert sorted(_files(tmp_path / "deep" / "net")) == [DESCRIPTION, WEIGHTS]
+    other = Net(1)
+    loaded = load(str(tmp_path / "deep" / "net"), other)
+    assert loaded is other
+    assert _same(loaded, model)
+    assert loaded.head.weight is loaded.embed.weight
+    assert loaded.shared is loaded.again
+    assert type(loaded.last) is nn.Linear
+    assert loaded.head.input_range.requires_grad
+    with at.noise(3):
+        a = loaded.train()(TOKENS)
+    with at.noise(3):
+        assert torch.equal(model.train()(TOKENS), a)
+
+
+def test_a_converted_model_keeps_its_layers_and_ranges_are_those_of_the_file(tmp_path: Path) -> None:
+    model = _analog()
+    save(model, tmp_path)
+    other = at.convert(Net(1), CHIP, exclude="last")
+    other.shared.chip = OTHER
+    other.shared.set_input_range(2.0)  # not calibrated in the file
+    layers = dict(at.analog_layers(other))
+    parameters = dict(other.named_parameters())
+    assert _same(load(tmp_path, other), model)
+    assert dict(at.analog_layers(other)) == layers
+    assert all(p is parameters[name] for name, p in other.named_parameters())
+    assert not other.shared.input_range.requires_grad
+
+
+def test_a_model_that_is_analog_in_part_becomes_so_in_full(tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    assert _same(load(tmp_path, at.convert(Net(1), OTHER, include="shared")), _analog())
+
+
+def test_a_model_on_meta_gets_the_tensors(tmp_path: Path) -> None:
+    model = _analog()
+    save(model, tmp_path)
+    with torch.device("meta"):
+        other = Net()
+    loaded = load(tmp_path, other)
+    assert _same(loaded, model)
+    assert loaded.head.weight is loaded.embed.weight
+    assert isinstance(loaded.head.weight, nn.Parameter)
+
+
+def test_a_tie_that_the_model_on_meta_does_not_have_is_not_made(tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    with torch.device("meta"):
+        other = Net()
+        other.head.weight = nn.Parameter(torch.empty(11, 8))
+    loaded = load(tmp_path, other)
+    assert torch.equal(loaded.head.weight, loaded.embed.weight)
+    assert loaded.head.weight.data_ptr() != loaded.embed.weight.data_ptr()
+
+
+def test_a_root_layer(tmp_path: Path) -> None:
+    layer = at.convert(nn.Linear(3, 2), CHIP)
+    layer.set_input_range(1.5)
+    loaded = load(save(layer, tmp_path), nn.Linear(3, 2))
+    assert isinstance(loaded, at.nn.AnalogLinear)
+    assert loaded.input_range.item() == 1.5
+    assert "(root)" in str(read(tmp_path))
+
+
+def test_the_weights_load_into_the_digital_model_by_safetensors(tmp_path: Path) -> None:
+    model = _analog()
+    save(model, tmp_path)
+    plain = Net(1)
+    safetensors.torch.load_model(plain, tmp_path / WEIGHTS, strict=True)
+    assert all(torch.equal(t, model.state_dict()[name]) for name, t in plain.state_dict().items())
+    assert plain.state_dict().keys() - safetensors.torch.load_file(tmp_path / WEIGHTS).keys() == {
+        "head.weight", "again.weight", "again.bias",
+    }  # fmt: skip
+
+
+def test_the_names_that_key_the_noise_travel(tmp_path: Path) -> None:
+    model = nn.Sequential(at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP))
+    assert model[0][0].layer_name == "0"
+    loaded = load(save(model, tmp_path), nn.Sequential(nn.Sequential(nn.Linear(4, 4))))
+    assert loaded[0][0].layer_name == "0"
+    assert loaded[0][0].streams == model[0][0].streams
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_type_of_weight(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP).to(dtype)
+    model[0].set_input_range(0.3)
+    loaded = load(save(model, tmp_path), nn.Sequential(nn.Linear(4, 4)).to(dtype))
+    assert torch.equal(loaded[0].weight, model[0].weight)
+    assert torch.equal(loaded[0].input_range, model[0].input_range)
+
+
+def test_views_of_one_storage_and_other_strides(tmp_path: Path) -> None:
+    flat = torch.randn(40)
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(3)])
+    for i, view in enumerate((flat[:16].view(4, 4), flat[8:24].view(4, 4), flat[24:].view(4, 4).t())):
+        model[i].weight = nn.Parameter(view)
+    loaded = load(save(at.convert(model, CHIP), tmp_path), nn.Sequential(*[nn.Linear(4, 4) for _ in range(3)]))
+    assert all(torch.equal(loaded[i].weight, model[i].weight) for i in range(3))
+
+
+def test_read_tells_what_is_saved(tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    saved = read(tmp_path)
+    assert [(e.name, e.key, e.kind, e.chip, e.shape, e.input_range) for e in saved.layers][1:] == [
+        ("shared", "shared", "AnalogLinear", OTHER, (8, 8), None),
+        ("head", "head", "AnalogLinear", CHIP, (11, 8), pytest.approx(0.7)),
+    ]
+    assert saved.analogtorch == at.__version__
+    lines = str(saved).splitlines()
+    assert lines[2].split() == ["shared", "AnalogLinear", "8x8", "other", "not", "calibrated"]
+    assert lines[-1].startswith("a model, ")
+
+
+# programmed chips
+
+
+def _recipes(model: nn.Module) -> list[dict]:
+    return [
+        {},
+        {"method": at.GradientDescent(rounds=3), "defects": at.Defects(cells=0.02, column_gain=0.05)},
+        {
+            "method": at.ProgramAndVerify(rounds=2, margin=0.01),
+            "defects": at.Defects(columns=0.1),
+            "mapping": at.map_to_chip(model, CHIP, torch.zeros(2, 40)),
+        },
+    ]
+
+
+def _program(model: nn.Module, **recipe) -> at.ProgrammedChip:
+    physical = at.program(model, seed=-7, **recipe)
+    for name in ("method", "mapping"):
+        if not hasattr(physical, name):
+            setattr(physical, name, recipe.get(name))
+    return physical
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_programmed_chip_comes_back_with_the_same_numbers(number: int, tmp_path: Path) -> None:
+    def net(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 5))
+
+    x = torch.randn(6, 40)
+    model = at.convert(net(0), CHIP)
+    model(x)
+    model[0].set_input_range(2.5)
+    recipe = _recipes(model)[number]
+    physical = _program(model, **recipe)
+    with torch.no_grad():
+        model[0].weight.zero_()  # later training does not reach the chip
+    save(physical, tmp_path)
+    assert "a chip programmed with seed -7, " in str(read(tmp_path))
+    target = net(1)
+    state = copy.deepcopy(target.state_dict())
+    again = load_programmed(tmp_path, target)
+    assert type(target[0]) is nn.Linear
+    assert all(torch.equal(t, state[name]) for name, t in target.state_dict().items())
+    for time in ("programmed", "1 s", "1 month"):
+        assert torch.equal(physical.at(time)(x), again.at(time)(x))
+    assert again.yield_map().keys() == physical.yield_map().keys()
+    assert torch.equal(load(tmp_path, net(1))[0].weight, physical.at(0)[0].weight)
+
+
+def test_a_programmed_chip_needs_its_file_its_generator_and_its_type(tmp_path: Path) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP)
+    save(model, tmp_path)
+    with pytest.raises(ValueError, match=r"holds a model, not a programmed chip; load it with analogtorch.load"):
+        load_programmed(tmp_path, model)
+    save(_program(model), tmp_path)
+    with pytest.raises(ValueError, match=r"'0.weight' is torch.float64 in the model and torch.float32 in the file"):
+        load_programmed(tmp_path, copy.deepcopy(model).double())
+    _edit(tmp_path, generator=99)
+    with pytest.raises(ValueError, match=r"version 99 of the noise generator.*would make another chip of seed -7"):
+        load_programmed(tmp_path, model)
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"version": 2, "analogtorch": "9.0"},
+            r"version 2, .* reads version 1: update AnalogTorch.*by 9\.0",
+        ),
+        ({"version": "1"}, "damaged"),
+        ({"format": "x"}, "not written by analogtorch.save"),
+        ({"extra": 1}, r"missing fields \[\], unknown \['extra'\]"),
+        ({"layers": []}, "no layer is analog"),
+        ({"layers": [3]}, "must be a mapping, got 3"),
+        ({"layers": 3}, "wrong shape"),
+        ({"weights": {"file": "../x", "bytes": 1, "sha256": ""}}, "file must be"),
+        ({"weights": {"file": WEIGHTS, "bytes": float("inf"), "sha256": ""}}, "wrong shape"),
+        ({"tied": {"head.weight": "nothing"}}, "do not fit together: tied 'head.weight' as 'nothing'"),
+        ({"programmed": {"seed": 1}}, r"missing fields \['defects', 'mapping', 'method'\]"),
+        ({"programmed": {"seed": 1.5, "method": None, "defects": None, "mapping": None}}, "seed must be an integer"),
+        (
+            {"programmed": {"seed": 1, "method": {"type": "Guess"}, "defects": None, "mapping": None}},
+            r"method must be one of \['GradientDescent', 'ProgramAndVerify'\], got 'Guess'",
+        ),
+        (
+            {"programmed": {"seed": 1, "method": None, "defects": {"cells": 1}, "mapping": None}},
+            r"defects: missing fields \['column_gain'",
+        ),
+    ],
+)
+def test_bad_descriptions_are_refused(values: dict, message: str, tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    _edit(tmp_path, **values)
+    _refused(tmp_path, Net(1), message)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"chip": 2}, "on chip 2, but the file has 2 chips"),
+        ({"input_range": -1.0}, "positive finite input_range, got -1"),
+        ({"input_range": "x"}, "positive finite input_range, got 'x'"),
+        ({"input_range": 1e300}, "does not fit in torch.float32"),
+        ({"calibrated": False}, "has calibrated False and input_range 3.25"),
+        ({"shape": [1, 2]}, r"has shape \(1, 2\) in analog.json and \(8, 8, 3\) in weights.safetensors"),
+        ({"name": "body.cov"}, r"layer 'body.conv'|no module of the model \(nearest: 'body.conv'\)"),
+        ({"name": "body.norm"}, "cannot be analog in the model: no analog layer for BatchNorm1d"),
+    ],
+)
+def test_bad_layers_are_refused(values: dict, message: str, tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    layers = json.loads((tmp_path / DESCRIPTION).read_text())["layers"]
+    layers[0] |= values
+    _edit(tmp_path, layers=layers)
+    _refused(tmp_path, Net(1), message)
+
+
+def test_an_unknown_chip_field_names_the_nearest(tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    chips = json.loads((tmp_path / DESCRIPTION).read_text())["chips"]
+    chips[1]["input_bit"] = chips[1].pop("input_bits")
+    _edit(tmp_path, chips=chips)
+    _refused(tmp_path, Net(1), r"analog\.json: chip: Chip has no field \['input_bit'\], did you mean 'input_bits'")
+
+
+@pytest.mark.parametrize("size", [0, 10, 700])
+def test_a_truncated_description_is_refused(size: int, tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    os.truncate(tmp_path / DESCRIPTION, size)
+    _refused(tmp_path, Net(1), "is not JSON, it may be truncated")
+
+
+def test_truncated_mixed_up_damaged_and_missing_weights_are_refused(tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    whole = (tmp_path / WEIGHTS).read_bytes()
+    os.truncate(tmp_path / WEIGHTS, 100)
+    _refused(tmp_path, Net(1), r"has 100 bytes, analog\.json belongs to one of .*truncated")
+    (tmp_path / WEIGHTS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    _refused(tmp_path, Net(1), r"is not the file that analog\.json belongs to")
+    save(at.convert(Net(1), CHIP), tmp_path / "other")
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / "other" / WEIGHTS).read_bytes())
+    _refused(tmp_path, Net(1), "copy both files of a checkpoint together")
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no weights\.safetensors"):
+        load(tmp_path, Net(1))
+    with pytest.raises(FileNotFoundError, match=r"has no analog\.json; give the folder that analogtorch\.save wrote"):
+        load(tmp_path / "nowhere", Net(1))
+
+
+def test_a_file_that_is_no_safetensors_file_is_refused(tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(b"x" * 50)
+    size, sha256 = checkpoint._digest(tmp_path / WEIGHTS)
+    _edit(tmp_path, weights={"file": WEIGHTS, "bytes": size, "sha256": sha256})
+    _refused(tmp_path, Net(1), "no safetensors file that can be read")
+
+
+class Wider(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(8, 9)
+
+
+class Renamed(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lats = self.last
+        del self.last
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    _refused(tmp_path, Renamed(), r"the file lacks 'lats.bias' \(nearest: 'last.bias'\).*the model lacks 'last")
+    _refused(tmp_path, Wider(), r"'last.weight' has shape \(9, 8\) in the model and \(8, 8\) in the file")
+    tied = Net(1)
+    tied.last.weight = tied.shared.weight
+    _refused(tmp_path, tied, "'shared.weight' and 'last.weight' are one tensor in the model and two in the file")
+    _refused(tmp_path, nn.Sequential(*[nn.Linear(2, 2) for _ in range(9)]), "; and more. The model is unchanged")
+    lazy = Net(1)
+    lazy.last = nn.LazyLinear(8)
+    _refused(tmp_path, lazy, "'last.weight' is not initialised; run the model once first")
+
+
+def test_a_model_that_is_analog_otherwise_is_refused(tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    _refused(tmp_path, at.convert(Net(1), CHIP), r"'last' is analog in the model and digital in .*to_digital\(model\)")
+    _refused(tmp_path, at.convert(Net(1), CHIP, exclude="last"), r"'shared'.* is on another chip in the model")
+    _refused(tmp_path, at.program(_analog(), seed=1).at(0), "belongs to a programmed chip")
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module, got str"):
+        load(tmp_path, "net")  # type: ignore[arg-type]
+
+
+def _refused(folder: Path, model: nn.Module, message: str) -> None:
+    """The load fails, and changes nothing of the model."""
+    before = {name: dict(vars(m)) for name, m in model.named_modules()}
+    state = {name: None if nn.parameter.is_lazy(t) else t.clone() for name, t in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        load(folder, model)
+    assert {name: dict(vars(m)) for name, m in model.named_modules()} == before
+    after = model.state_dict()
+    assert all(t is None or torch.equal(t, after[name]) for name, t in state.items())
+
+
+def test_models_that_cannot_be_saved_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    model = _analog()
+    parametrized = copy.deepcopy(model)
+    nn.utils.parametrizations.orthogonal(parametrized.shared)
+    meta = copy.deepcopy(model).to("meta")
+    sparse = copy.deepcopy(model)
+    sparse.register_buffer("graph", torch.eye(3).to_sparse())
+    for bad, message in [
+        (Net(), "no analog layer; call analogtorch.convert"),
+        (at.program(model, seed=1).at(0), "save what analogtorch.program returned"),
+        (parametrized, "parametrizations of 'shared'"),
+        (meta, "is on the meta device"),
+        (sparse, "'graph' is no plain dense tensor"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            save(bad, tmp_path / "new")
+    with pytest.raises(TypeError, match=r"ProgrammedChip, got int"):
+        save(3, tmp_path / "new")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_saving_needs_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match="need the package safetensors; run: pip install safetensors"):
+        save(_analog(), tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+# what was there before
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("place", ["save_file", "write_text", "link_and_weights", "description"])
+def test_a_save_that_fails_leaves_the_old_checkpoint(place: str, tmp_path: Path, monkeypatch) -> None:
+    save(_analog(), tmp_path)
+    before = _files(tmp_path)
+    replace = os.replace
+    with monkeypatch.context() as patch:
+        if place == "save_file":
+            patch.setattr(safetensors.torch, "save_file", _full)
+        elif place == "write_text":
+            patch.setattr(Path, "write_text", _full)
+        else:
+            name = WEIGHTS if place == "link_and_weights" else DESCRIPTION
+            fails = lambda a, b: _full() if Path(b).name == name else replace(a, b)  # noqa: E731
+            patch.setattr(os, "replace", fails)
+        with pytest.raises(OSError, match=r"could not write a checkpoint to .*: No space left.* is untouched"):
+            save(at.convert(Net(1), CHIP), tmp_path)
+    after = _files(tmp_path)
+    after.pop(checkpoint._PREVIOUS, None)
+    assert after == before
+    assert _same(load(tmp_path, Net(2)), _analog())
+
+
+def test_a_first_save_that_fails_leaves_no_files(tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", _full)
+        with pytest.raises(OSError, match="No space left"):
+            save(_analog(), tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="could not write a checkpoint to"):
+        save(_analog(), tmp_path / "file")
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_process_killed_between_the_two_files_leaves_the_old_checkpoint(links, tmp_path: Path, monkeypatch) -> None:
+    save(_analog(), tmp_path)
+    new, replace = at.convert(Net(1), CHIP), os.replace
+
+    def killed(a, b) -> None:
+        if Path(b).name == DESCRIPTION or Path(a).name == checkpoint._PREVIOUS:  # nor is anything put back
+            raise _Killed
+        replace(a, b)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        if not links:
+            patch.setattr(os, "link", _full)
+        with pytest.raises(_Killed):
+            save(new, tmp_path)
+    assert checkpoint._PREVIOUS in _files(tmp_path)
+    assert _same(load(tmp_path, Net(2)), _analog())
+    with monkeypatch.context() as patch:  # and again, over what the first left
+        patch.setattr(safetensors.torch, "save_file", _full)
+        with pytest.raises(OSError, match="No space"):
+            save(new, tmp_path)
+    assert _same(load(tmp_path, Net(2)), _analog())
+    save(new, tmp_path)
+    assert sorted(_files(tmp_path)) == [DESCRIPTION, WEIGHTS]
+    assert _same(load(tmp_path, Net(2)), new)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(5, 6, num_layers=2, bidirectional=True, batch_first=True)
+        self.fc = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.rnn(x)[0])
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_recurrent_layers_are_saved_with_the_ranges_of_their_matrices(tmp_path: Path, root: bool) -> None:
+    torch.manual_seed(0)
+    make = (lambda: nn.LSTM(5, 6, batch_first=True)) if root else Recurrent
+    model, x = at.convert(make(), at.chips.hermes64()), torch.randn(4, 7, 5)
+    at.calibrate(model, [x])
+    at.save(model, tmp_path / "model")
+    fresh = at.load(tmp_path / "model", make())
+    ours, theirs = ((m.eval()(x)[0] if root else m.eval()(x)) for m in (model, fresh))
+    assert torch.equal(ours, theirs)
+    assert len(dict(at.analog_layers(fresh))) == (2 if root else 9)
+    again = at.load(tmp_path / "model", model)
+    assert again is model
+    physical = at.program(model, seed=2)
+    at.save(physical, tmp_path / "chip")
+    held = at.load_programmed(tmp_path / "chip", make())
+    y, z = (p.at("1 day")(x) for p in (physical, held))
+    assert torch.equal(y[0] if root else y, z[0] if root else z)

@@ -1,0 +1,268 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import analogtorch as at
+from analogtorch.guard import guard
+
+CHIP = at.chips.hermes64()
+X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two layers, one of them called or used as ``how`` says."""
+
+    def __init__(self, how: str = "call") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(8, 8)
+        self.second = nn.Linear(8, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.how = how
+        self.log: list[float] = []
+
+    def forward(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return self.norm(getattr(self, self.how)(self.first(x) * scale))
+
+    def call(self, x):
+        return self.second(x)
+
+    def direct(self, x):
+        return self.second.forward(x)
+
+    def functional(self, x):
+        return F.linear(x, self.second.weight, self.second.bias)  # the call site
+
+    def detached(self, x):
+        return self.second(x) + x @ self.second.weight.data.t()  # the call site
+
+    def copied(self, x):
+        weight = torch.cat([self.first.weight, self.second.weight]).clone()
+        return F.linear(x, weight)[:, :8] + self.second(x)  # the call site
+
+    def half(self, x):
+        return self.second(x) + F.linear(x.double(), self.second.weight.double()).float()  # the call site
+
+    def added(self, x):
+        return self.second(x).add_(self.second.weight[0])  # the call site
+
+    def skipped(self, x):
+        return x
+
+    def looked_at(self, x):
+        self.log.append(self.second.weight.norm().item())
+        self.second.weight.data.clamp_(-9, 9)
+        kept = torch.empty_like(self.second.weight).copy_(self.second.weight)
+        return self.second(x) + torch.zeros_like(self.second.weight)[0] * (kept.shape[0] > 3)
+
+
+def _net(how: str) -> nn.Module:
+    return at.convert(Net(how), CHIP)
+
+
+def _line(how: str) -> int:
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if f"def {how}(" in line)
+    return next(i for i in range(start, len(lines)) if "the call site" in lines[i]) + 1
+
+
+@pytest.mark.parametrize("how", ["call", "direct", "looked_at"])
+def test_layers_that_run_are_counted(how: str) -> None:
+    report = guard(_net(how), X)
+    assert [(row.name, row.kind, row.weights, row.runs) for row in report.layers] == [
+        ("first", "Linear", 64, 1),
+        ("second", "Linear", 64, 1),
+    ]
+    assert report.unused == ()
+    assert str(report).splitlines() == [
+        "layer   kind           weights   runs",
+        "first   Linear              64      1",
+        "second  Linear              64      1",
+        "2 of 2 analog layers ran their analog forward; none was bypassed.",
+    ]
+
+
+@pytest.mark.parametrize("how", ["functional", "detached", "half", "added"])
+def test_a_bypass_is_an_error_with_its_call_site(how: str) -> None:
+    with pytest.raises(ValueError, match=r"1 of 2 analog layers are bypassed") as error:
+        guard(_net(how), X)
+    text = str(error.value)
+    assert "'second': aten." in text
+    assert f" in (root) (Net), {__file__}:{_line(how)}" in text
+    assert "'first'" not in text
+    assert "convert(..., exclude=...)" in text
+
+
+def test_a_copy_made_of_two_weights_names_both() -> None:
+    with pytest.raises(ValueError, match=r"2 of 2 analog layers are bypassed") as error:
+        guard(_net("copied"), X)
+    assert str(error.value).count(f"{__file__}:{_line('copied')}") == 2
+
+
+def test_an_unused_layer_is_an_error_unless_allowed() -> None:
+    model = _net("skipped")
+    with pytest.raises(ValueError, match=r"1 of 2 analog layers did not run: 'second'\. .*allow_unused=True"):
+        guard(model, X)
+    report = guard(model, X, allow_unused=True)
+    assert report.unused == ("second",)
+    assert "NOT REACHED by this example" in str(report)
+    assert "1 of 2 analog layers ran" in str(report)
+
+
+def test_allowing_unused_layers_allows_no_bypass() -> None:
+    with pytest.raises(ValueError, match="bypassed"):
+        guard(_net("functional"), X, allow_unused=True)
+
+
+def test_nothing_is_changed() -> None:
+    model = _net("call")
+    model.train()
+    model.first.eval()
+    model.first.register_forward_pre_hook(lambda m, args: (args[0] + 0 * torch.rand(1) + 0 * random.random(),))
+    model.norm.register_forward_pre_hook(lambda m, args: setattr(m, "count", m.running_mean.add_(np.random.rand())))
+    model.norm.count = model.norm.running_mean
+    attributes = {name: dict(vars(m)) for name, m in model.named_modules()}
+    modes = [m.training for m in model.modules()]
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    generators = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
+    guard(model, X)
+    assert {name: dict(vars(m)) for name, m in model.named_modules()} == attributes
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == generators[1:]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_nothing_is_changed_when_the_model_fails() -> None:
+    model = _net("call").train()
+    with pytest.raises(ValueError, match="takes"):
+        guard(model, X[:, :5])
+    assert model.training
+    assert "analog_forward" not in vars(model.first)
+
+
+def test_a_programmed_chip_keeps_its_counters() -> None:
+    view = at.program(_net("call"), seed=1).at("1 day")
+    view(X)
+    before = view.first.vectors_read.clone()
+    guard(view, X)
+    assert torch.equal(view.first.vectors_read, before)
+    with pytest.raises(ValueError, match="bypassed"):
+        guard(at.program(_net("functional"), seed=1).at("1 day"), X)
+
+
+class Tied(nn.Module):
+    def __init__(self, lookup: bool) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.head = nn.Linear(8, 11)
+        self.head.weight = self.embed.weight
+        self.lookup = lookup
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        return self.head(x) if self.lookup else F.linear(x, self.embed.weight)
+
+
+def test_a_tied_embedding_may_use_the_weight() -> None:
+    report = guard(at.convert(Tied(True), CHIP), torch.arange(5))
+    assert report.layers[0].digital_uses == ("embed (Embedding)",)
+    assert "also used digitally by embed (Embedding)" in str(report)
+    with pytest.raises(ValueError, match=r"1 of 1 analog layers are bypassed"):
+        guard(at.convert(Tied(False), CHIP), torch.arange(5))
+
+
+def test_shared_layers_count_every_run_and_convolutions_too() -> None:
+    layer = nn.Conv1d(4, 4, 3, padding=1)
+    report = guard(at.convert(nn.Sequential(layer, nn.ReLU(), layer), CHIP), torch.randn(2, 4, 9))
+    assert [(row.name, row.kind, row.runs) for row in report.layers] == [("0", "Conv1d", 2)]
+
+
+def test_two_analog_layers_may_hold_one_weight() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[1].weight = model[0].weight
+    assert [row.runs for row in guard(at.convert(model, CHIP), X).layers] == [1, 1]
+
+
+def _analog(layer: nn.Linear, name: str) -> nn.Module:
+    return at.nn.AnalogLinear.from_digital(layer, CHIP, name)
+
+
+def _attention() -> nn.MultiheadAttention:
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    attention.out_proj = _analog(attention.out_proj, "out_proj")
+    return attention
+
+
+def test_the_fused_kernel_of_an_encoder_layer_is_found() -> None:
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    encoder.linear1, encoder.linear2 = _analog(encoder.linear1, "linear1"), _analog(encoder.linear2, "linear2")
+    model = nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False))
+    model[0] = _analog(model[0], "0")
+    with pytest.raises(ValueError, match=r"4 of 5 analog layers are bypassed") as error:
+        guard(model, torch.randn(2, 5, 8))
+    text = str(error.value)
+    assert "'1.layers.0.linear1': aten._transformer_encoder_layer_fwd in 1.layers.0 (TransformerEncoderLayer)" in text
+    assert "transformer.py:" in text
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        assert [row.runs for row in guard(model, torch.randn(2, 5, 8)).layers] == [1] * 5
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_output_projection_of_attention_is_found_on_both_paths(fast: bool) -> None:
+    x = torch.randn(2, 5, 8)
+    operator = "_native_multi_head_attention" if fast else "addmm"
+    with pytest.raises(ValueError, match=rf"'out_proj': aten\.{operator} in \(root\) \(MultiheadAttention\)"):
+        guard(_attention(), (x, x, x if fast else x + 1), forward=lambda m, example: m(*example, need_weights=False))
+
+
+def test_compiled_models_are_watched_too() -> None:
+    report = guard(torch.compile(_net("call"), backend="eager"), X)
+    assert [(row.name, row.runs) for row in report.layers] == [("_orig_mod.first", 1), ("_orig_mod.second", 1)]
+    with pytest.raises(ValueError, match="bypassed"):
+        guard(torch.compile(_net("functional"), backend="eager"), X)
+
+
+def test_examples_of_every_form() -> None:
+    model = _net("call")
+    for example in (X, (X, 2.0), {"x": X, "scale": 2.0}):
+        assert guard(model, example).unused == ()
+    assert guard(model, [X], forward=lambda m, example: m(example[0])).unused == ()
+    with pytest.raises(TypeError, match=r"tensor, a tuple of arguments or a dictionary.*got list; .*forward="):
+        guard(model, [X])  # type: ignore[arg-type]
+
+
+def test_a_root_layer_and_its_name() -> None:
+    assert guard(at.convert(nn.Linear(8, 2), CHIP), X).layers[0].name == "(root)"
+
+
+def test_wrong_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="no analog layer; call analogtorch.convert"):
+        guard(Net(), X)
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module, got Tensor"):
+        guard(X, X)  # type: ignore[arg-type]
+
+
+def test_swin_reads_the_weights_of_its_attention_without_calling_it() -> None:
+    models = pytest.importorskip("torchvision.models")
+    model, image = models.swin_t(weights=None), torch.randn(1, 3, 64, 64)
+    at.convert(model, CHIP, exclude="*.attn.*")
+    assert len(guard(model, image).layers) == 29
+    for name, module in list(model.named_modules()):
+        if name.endswith(".attn"):
+            module.qkv, module.proj = _analog(module.qkv, f"{name}.qkv"), _analog(module.proj, f"{name}.proj")
+    with pytest.raises(ValueError, match=r"24 of 53 analog layers are bypassed") as error:
+        guard(model, image)
+    assert "'features.1.0.attn.qkv': aten.addmm in features.1.0.attn (ShiftedWindowAttention), " in str(error.value)
+    assert "swin_transformer.py:" in str(error.value)
+    assert "and 19 more" in str(error.value)
