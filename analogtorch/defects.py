@@ -17,12 +17,14 @@ class Defects:
     A failed cell conducts nothing, a failed column reads 0, nothing on a failed tile computes. Default: none.
 
     Example:
-        >>> at.program(model, seed=1, defects=at.Defects(cells=0.01))
+        >>> at.program(model, seed=1, defects=at.Defects(cells=0.01, worst_tile=0.016))
     """
 
     cells: float = 0.0
-    """Share of the cells that fail, in [0, 1]. HERMES chip: below 0.01 on 63 of 64 tiles, 0.016 on the worst (Le Gallo
-    2023)."""
+    """Share of the cells that fail, in [0, 1]. HERMES chip: below 0.01 on 63 of its 64 tiles (Le Gallo 2023)."""
+    worst_tile: float = 0.0
+    """Share of the cells that fail on one tile of each chip, in [0, 1], if above ``cells``; the seed decides which.
+    HERMES chip: 0.016 (Le Gallo 2023)."""
     columns: float = 0.0
     """Share of the columns that fail, in [0, 1]."""
     tiles: float = 0.0
@@ -34,7 +36,7 @@ class Defects:
     """Standard deviation of the gain of a tile around 1, >= 0."""
 
     def __post_init__(self) -> None:
-        for name in ("cells", "columns", "tiles"):
+        for name in ("cells", "worst_tile", "columns", "tiles"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Defects.{name} must be a share in [0, 1], got {getattr(self, name)!r}")
         for name in ("column_gain", "tile_gain"):
@@ -76,8 +78,17 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
 
     columns = _passes(draw("column", 1, chip.cols), defects.columns) & _passes(draw("tile", 1, 1), defects.tiles)
     gain = (1 + defects.tile_gain * draw("tile gain", 1, 1)) * (1 + defects.column_gain * draw("gain", 1, chip.cols))
-    cells = _passes(draw("cell", chip.rows, chip.cols), defects.cells)
+    share = defects.cells
+    if defects.worst_tile > share and tile == _worst_tile(chip, seed, number):
+        share = defects.worst_tile
+    cells = _passes(draw("cell", chip.rows, chip.cols), share)
     return TileState(cells & columns, (gain * columns)[0])
+
+
+def _worst_tile(chip: Chip, seed: int, number: int) -> int:
+    key = fold(seed_tensor(seed), stream("defect", "worst tile"))
+    tiles = torch.arange(number * chip.tiles, (number + 1) * chip.tiles)
+    return int(normal(key, tiles, torch.zeros_like(tiles), 1).argmax())
 
 
 def _passes(z: Tensor, share: float) -> Tensor:

@@ -72,6 +72,7 @@ class GradientDescent(Pulses):
 
     Source: Buchel et al., IEDM 2022 and JETCAS 2023 (arXiv 2305.16647). All cells of a column answer at once and use
     the ADC's range; its step and noise average out over the inputs, so no ADC of high resolution is needed.
+    What it gains over the other loop is gained when programmed; drift, which no loop sees, overtakes it within hours.
 
     Example:
         >>> at.program(model, seed=1, method=at.GradientDescent())

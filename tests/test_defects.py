@@ -32,6 +32,24 @@ def test_shares_and_spreads_are_as_asked() -> None:
     assert means.std().item() == pytest.approx(0.1, rel=0.3)
 
 
+def test_one_tile_of_each_chip_is_the_worst() -> None:
+    """Le Gallo 2023: more than 99 % of the cells work on 63 of 64 tiles, 98.4 % on the worst."""
+    defects, found = Defects(cells=0.005, worst_tile=0.016), []
+    for seed, number in ((7, 0), (7, 1), (8, 0)):
+        shares = torch.tensor([tile_state(CHIP, defects, seed, number, tile).share for tile in range(64)])
+        worst = int(shares.argmin())
+        found.append(worst)
+        assert shares[worst].item() == pytest.approx(0.984, abs=0.002)  # the standard error is 0.0005
+        assert (shares.sort().values[1:] > 0.99).all()
+        state = tile_state(CHIP, Defects(cells=0.005), seed, number, worst)
+        assert not (tile_state(CHIP, defects, seed, number, worst).works & ~state.works).any()
+    assert len(set(found)) > 1
+    same = Defects(cells=0.02, worst_tile=0.016)
+    assert all(
+        tile_state(CHIP, same, 7, 0, t).share == tile_state(CHIP, Defects(cells=0.02), 7, 0, t).share for t in range(3)
+    )
+
+
 def test_a_tile_is_the_same_whoever_asks_and_others_differ() -> None:
     defects = Defects(cells=0.1)
     one = tile_state(CHIP, defects, 7, 0, 3).works
@@ -114,14 +132,56 @@ def test_a_mapping_of_another_model_is_refused() -> None:
 
     model = _model()
     other = map_to_chip(nn.Sequential(nn.Linear(4, 4)), model[0].chip, torch.zeros(1, 4))
-    with pytest.raises(ValueError, match="agree|no matrix is called"):
+    with pytest.raises(ValueError, match="no place for layer '2'|agree"):
         at.program(model, seed=1, defects=Defects(cells=0.1), mapping=other)
     wrong = map_to_chip(model, CHIP, torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ValueError, match="the mapping is for chip"):
+    with pytest.raises(
+        ValueError, match="the mapping is for chip .*64 tiles of 256x256.*64 tiles of 64x8.*converted for"
+    ):
         at.program(model, seed=1, mapping=wrong)
 
 
-@pytest.mark.parametrize("changes", [{"cells": -0.1}, {"columns": 1.1}, {"tiles": 2}, {"column_gain": -1.0}])
+def test_a_single_layer_and_layers_with_one_weight_find_their_place() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x))
+
+    for made in (nn.Linear(6, 5), Tied()):
+        model = at.convert(made, CHIP)
+        mapping = at.map_to_chip(model, CHIP, torch.zeros(1, 6)).remap(retired=[(0, 0)])
+        physical = at.program(model, seed=1, defects=Defects(cells=0.5), mapping=mapping)
+        assert list(physical.yield_map()) == [(0, 1)]
+        physical.at("1 h")(torch.zeros(1, 6))
+
+
+def test_layers_that_the_mapping_leaves_out_are_named_with_the_remedy() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), CHIP)
+    mapping = at.map_to_chip(model, CHIP, torch.zeros(1, 6), exclude="1")
+    with pytest.raises(ValueError, match=r"no place for layer '1': it was excluded, or never runs.*exclude=\['1'\]"):
+        at.program(model, seed=1, mapping=mapping)
+
+
+def test_layers_on_one_tile_meet_its_failed_columns_where_they_lie() -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(nn.Linear(64, 12), nn.Linear(12, 9)), dataclasses.replace(CHIP, output_noise=0.0))
+    mapping = at.map_to_chip(model, model[0].chip, torch.zeros(1, 64))
+    assert mapping.tiles_used == 1
+    defects = Defects(columns=0.3, column_gain=0.1)
+    gain = tile_state(CHIP, defects, 4, 0, 0).gain
+    view = at.program(model, seed=4, defects=defects, mapping=mapping).at("programmed", compensation="none")
+    for placement in mapping.placements:
+        layer = view.get_submodule(placement.block.matrix)
+        assert torch.equal(layer.programmed.gains[0][0], gain[placement.col : placement.col + placement.block.cols])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"cells": -0.1}, {"worst_tile": 1.5}, {"columns": 1.1}, {"tiles": 2}, {"column_gain": -1.0}]
+)
 def test_bad_shares_are_refused(changes: dict) -> None:
     ((name, value),) = changes.items()
     with pytest.raises(ValueError, match=rf"Defects.{name} must .*{value}"):

@@ -41,6 +41,16 @@ def test_gradient_descent_beats_program_and_verify_at_equal_noise(device: str) -
     assert descended < 0.25 * once
 
 
+@pytest.mark.parametrize(("device", "seed"), [("one_device", 1), ("pcm_like", 2)])
+def test_it_does_on_other_chips_too(device: str, seed: int) -> None:
+    model = _layer(device)
+
+    def error(method: object) -> float:
+        return _error(model, at.program(model, seed=seed, method=method).at("programmed", compensation="none"))
+
+    assert error(GradientDescent()) < 0.5 * min(error(ProgramAndVerify(margin=margin)) for margin in (0.0, 0.05))
+
+
 def test_the_loops_are_bounded_and_the_margin_is_kept() -> None:
     model = _layer(output_noise=0.0, output_bits=None)
     exact = [_programmed(model, ProgramAndVerify(rounds=rounds, margin=0.0)) for rounds in (1, 3, 30)]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-from analogtorch.chips.capacity import chips_needed, device_mix
+from analogtorch.chips.capacity import chips_needed, device_mix, plan_devices
 from analogtorch.chips.chip import Chip, TrainingNoise
 from analogtorch.chips.conductance import mean_conductance
 from analogtorch.chips.cost import Cost, Digital, Energy, Figure, Network, Published, Shares
@@ -70,6 +70,7 @@ __all__ = [
     "names",
     "neurram48",
     "peak",
+    "plan_devices",
     "published",
     "save",
     "to_dict",

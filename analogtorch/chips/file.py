@@ -7,7 +7,8 @@ from typing import Any
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.serial import from_dict, to_dict
 
-_SUFFIXES = (".yaml", ".yml", ".json")
+SUFFIXES = (".yaml", ".yml", ".json")
+"""What the name of a chip's file ends in."""
 
 
 def save(chip: Chip, path: str | Path) -> Path:
@@ -52,8 +53,8 @@ def load(path: str | Path) -> Chip:
 
 
 def _suffix(path: Path) -> str:
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"a chip's file must end in one of {', '.join(_SUFFIXES)}, got {str(path)!r}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"a chip's file must end in one of {', '.join(SUFFIXES)}, got {str(path)!r}")
     return path.suffix.lower()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from analogtorch import chips
+from analogtorch.chips.file import SUFFIXES
 from analogtorch.mapping.cost import CostReport, cost
 from analogtorch.mapping.map import map_to_chip
 from analogtorch.mapping.mapping import Mapping
@@ -38,7 +39,7 @@ def run(arguments: Sequence[str]) -> tuple[Mapping, CostReport | None]:
         OSError: a file cannot be written.
     """
     given = _parser().parse_args(arguments)
-    chip = chips.get(given.chip)
+    chip = _chip(given.chip)
     model = build(given.model)
     example = tuple(_tensor(text) for text in given.input or _inputs(given.model))
     mapping = map_to_chip(
@@ -104,7 +105,11 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--model", required=True, help=f"dotted name of what builds it: {_VISION}resnet18; weights are random"
     )
-    parser.add_argument("--chip", default="hermes64", help=f"one of {', '.join(chips.names())} (default: %(default)s)")
+    parser.add_argument(
+        "--chip",
+        default="hermes64",
+        help=f"one of {', '.join(chips.names())}, or a file such as my_chip.yaml (default: %(default)s)",
+    )
     parser.add_argument("--chips", default="1", help="chips there are, or auto for as many as needed (default: 1)")
     parser.add_argument(
         "--input",
@@ -120,6 +125,16 @@ def _parser() -> _Parser:
     parser.add_argument("--html", type=Path, help="write a page with floorplan and tables")
     parser.add_argument("--json", type=Path, help="write the mapping; Mapping.from_json reads it")
     return parser
+
+
+def _chip(text: str) -> chips.Chip:
+    """A preset by its name, or the chip in a file."""
+    if Path(text).suffix.lower() in SUFFIXES:
+        return chips.load(text)
+    try:
+        return chips.get(text)
+    except ValueError as error:
+        raise ValueError(f"--chip: {error} A chip of your own is a path that ends in {', '.join(SUFFIXES)}") from error
 
 
 def _inputs(model: str) -> list[str]:

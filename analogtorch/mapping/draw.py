@@ -1,17 +1,25 @@
-"""Draw a mapping with matplotlib: floorplan, utilisation and, given its cost, the energy."""
+"""Draw a mapping with matplotlib: floorplan, utilisation and the energy of an inference."""
 
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analogtorch.mapping.floorplan import Floorplan, colours, energy_split, floorplan
+from analogtorch.mapping.floorplan import (
+    Floorplan,
+    colours,
+    default_cost,
+    energy_split,
+    energy_unit,
+    floorplan,
+    short,
+)
 from analogtorch.mapping.mapping import Mapping
 from analogtorch.report.files import write_atomically
 
 if TYPE_CHECKING:
     from analogtorch.mapping.cost import CostReport
 
-_LEGEND = 30
+_LEGEND = 40
 """Matrices up to which the legend names them."""
 
 
@@ -21,7 +29,8 @@ def plot(mapping: Mapping, path: str | Path | None = None, *, cost: "CostReport 
     Args:
         mapping: to draw.
         path: file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-        cost: draws the energy of an inference as well, by what consumes it.
+        cost: whose energy of an inference is drawn, by what consumes it; by default of the pipelined mode,
+            none where the chip has no cost.
 
     Returns:
         The matplotlib figure.
@@ -37,9 +46,10 @@ def plot(mapping: Mapping, path: str | Path | None = None, *, cost: "CostReport 
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('plot needs matplotlib; run: pip install "analogtorch[report]"') from error
+    cost = cost or default_cost(mapping)
     panels = 2 if cost is None else 3
     plan = floorplan(mapping)
-    heights = [max(1.5, 8 * plan.height / plan.width), 1.8, 2.2][:panels]
+    heights = [max(1.5, 10 * plan.height / plan.width) + 0.12 * _legend_rows(mapping), 1.8, 2.2][:panels]
     # not pyplot, which keeps figures and picks a backend for the whole process
     figure = Figure(figsize=(11, 1 + sum(heights)), dpi=130, layout="constrained")
     axes = figure.subplots(panels, 1, height_ratios=heights)
@@ -67,6 +77,9 @@ def _tiles(axes: Any, mapping: Mapping, plan: Floorplan) -> None:
         blocks.append(Rectangle((left, top), p.block.cols / chip.cols, p.block.rows / chip.rows))
         faces.append(colour[p.block.matrix])
     axes.add_collection(PatchCollection(blocks, facecolor=faces, edgecolor="black", linewidth=0.2))
+    for f in plan.frames:
+        axes.add_patch(Rectangle((f.x, f.y), f.width, f.height, fill=False, edgecolor="#999999", linewidth=0.5))
+        axes.text(f.x + 0.03 * f.width, f.y + 0.09 * f.width, f"chip {f.chip}", fontsize=6)
     axes.set_xlim(-0.1, plan.width + 0.1)
     axes.set_ylim(plan.height + 0.1, -0.1)
     axes.set_aspect("equal")
@@ -78,12 +91,23 @@ def _tiles(axes: Any, mapping: Mapping, plan: Floorplan) -> None:
     handles = [Patch(facecolor=c, label=name) for name, c in list(colour.items())[:_LEGEND]]
     if len(colour) > _LEGEND:
         handles.append(Patch(facecolor="none", label=f"... {len(colour) - _LEGEND} more"))
-    axes.legend(handles=handles, fontsize=6, ncols=1 + len(handles) // 16, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(
+        handles=handles, fontsize=6, ncols=_legend_columns(mapping), loc="upper center", bbox_to_anchor=(0.5, 0)
+    )
+
+
+def _legend_columns(mapping: Mapping) -> int:
+    return max(1, min(8, 170 // (8 + max(len(m.name) for m in mapping.matrices))))
+
+
+def _legend_rows(mapping: Mapping) -> int:
+    return -(-min(len(mapping.matrices), _LEGEND + 1) // _legend_columns(mapping))
 
 
 def _utilisation(axes: Any, mapping: Mapping) -> None:
     shares = [100 * share for share in mapping.tile_utilisation.values()]
     axes.bar(range(len(shares)), shares, width=1.0 if len(shares) > 100 else 0.8, color="#4878a8")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(-0.6, len(shares) - 0.4)
     axes.set_ylim(0, 100)
     axes.set_xlabel("tile in use, in the order of the chips")
@@ -92,6 +116,9 @@ def _utilisation(axes: Any, mapping: Mapping) -> None:
 
 def _energy(axes: Any, cost: "CostReport") -> None:
     split = energy_split(cost)
-    bars = axes.barh(list(split)[::-1], list(split.values())[::-1], color="#a85448")
-    axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
-    axes.set_xlabel("energy of one inference, J")
+    unit, joules = energy_unit(split)
+    values = [joule / joules for joule in split.values()][::-1]
+    bars = axes.barh(list(split)[::-1], values, color="#a85448")
+    axes.bar_label(bars, [short(value) for value in values], fontsize=7, padding=2)
+    axes.set_xlim(0, 1.12 * max(values))  # room for the longest bar's label
+    axes.set_xlabel(f"energy of one inference, {unit}")

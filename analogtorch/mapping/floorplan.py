@@ -5,13 +5,11 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from analogtorch.mapping.cost import CostReport
+from analogtorch.mapping.cost import cost as cost_of
 from analogtorch.mapping.mapping import Mapping
 from analogtorch.mapping.types import Placement
-
-if TYPE_CHECKING:
-    from analogtorch.mapping.cost import CostReport
 
 GAP = 0.12
 """Between tiles, in units of a tile."""
@@ -30,10 +28,23 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A chip in the drawing: what surrounds its tiles."""
+
+    chip: int
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
 class Floorplan:
     """All tiles in use."""
 
     tiles: tuple[Tile, ...]
+    frames: tuple[Frame, ...]
+    """Chips, where there are several."""
     width: float
     height: float
 
@@ -43,19 +54,34 @@ class Floorplan:
 
 
 def floorplan(mapping: Mapping) -> Floorplan:
-    """The tiles in use, chip below chip, in a grid that is about twice as wide as high."""
-    on_tile: dict[tuple[int, int], list[Placement]] = {}
+    """The tiles in use: of one chip in a grid twice as wide as high, of several in squares, side by side and below."""
+    on_tile: dict[int, dict[int, list[Placement]]] = {}
     for p in mapping.placements:
-        on_tile.setdefault((p.chip, p.tile), []).append(p)
-    across = max(4, math.ceil(math.sqrt(2 * len(on_tile))))
-    tiles, y = [], 0.0
-    for chip in range(mapping.chips):
-        own = sorted(tile for c, tile in on_tile if c == chip)
-        for i, tile in enumerate(own):
-            x = (i % across) * (1 + GAP)
-            tiles.append(Tile(chip, tile, x, y + (i // across) * (1 + GAP), tuple(on_tile[chip, tile])))
-        y += math.ceil(len(own) / across) * (1 + GAP) + (2 * GAP if own else 0)
-    return Floorplan(tuple(tiles), across * (1 + GAP) - GAP, max(y - 3 * GAP, 1.0))
+        on_tile.setdefault(p.chip, {}).setdefault(p.tile, []).append(p)
+    most, pitch = max(map(len, on_tile.values())), 1 + GAP
+    if len(on_tile) == 1:
+        across = max(4, math.ceil(math.sqrt(2 * most)))
+        chips_across, margin, title = 1, 0.0, 0.0
+    else:
+        across = max(2, math.ceil(math.sqrt(most)))
+        chips_across, margin = math.ceil(math.sqrt(2 * len(on_tile))), 0.25
+        title = 0.12 * across  # room for the name of the chip
+    width, height = across * pitch - GAP + 2 * margin, math.ceil(most / across) * pitch - GAP + 2 * margin + title
+    tiles, frames = [], []
+    for number, chip in enumerate(sorted(on_tile)):
+        row, column = divmod(number, chips_across)
+        left, top = column * (width + margin), row * (height + margin)
+        frames.append(Frame(chip, left, top, width, height))
+        for i, tile in enumerate(sorted(on_tile[chip])):
+            x, y = left + margin + (i % across) * pitch, top + margin + title + (i // across) * pitch
+            tiles.append(Tile(chip, tile, x, y, tuple(on_tile[chip][tile])))
+    chips_across, rows = min(chips_across, len(frames)), math.ceil(len(frames) / chips_across)
+    return Floorplan(
+        tuple(tiles),
+        tuple(frames) if len(frames) > 1 else (),
+        chips_across * (width + margin) - margin,
+        rows * (height + margin) - margin,
+    )
 
 
 def colours(mapping: Mapping) -> dict[str, str]:
@@ -67,7 +93,30 @@ def colours(mapping: Mapping) -> dict[str, str]:
     return found
 
 
-def energy_split(cost: "CostReport") -> dict[str, float]:
+def default_cost(mapping: Mapping) -> CostReport | None:
+    """The cost of a pipelined inference; None where the chip's is not known or nothing is multiplied."""
+    return cost_of(mapping) if mapping.chip.cost is not None and any(mapping.vectors.values()) else None
+
+
+def energy_split(cost: CostReport) -> dict[str, float]:
     """What consumes the energy of one inference, J."""
     values = {f.name.replace("_", " "): getattr(cost.energy, f.name) for f in dataclasses.fields(cost.energy)}
     return {name: value for name, value in values.items() if isinstance(value, float) and value > 0}
+
+
+def energy_unit(split: dict[str, float]) -> tuple[str, float]:
+    """The unit in which the largest of these energies is at least 1, and how many J it is."""
+    most = max(split.values(), default=1.0)
+    for unit, joules in (("J", 1.0), ("mJ", 1e-3), ("uJ", 1e-6), ("nJ", 1e-9)):
+        if most >= joules:
+            return unit, joules
+    return "pJ", 1e-12
+
+
+def short(number: float) -> str:
+    """Three digits without an exponent: 1,160, 11.6, 0.0116; ``< 0.001`` where that would be 0."""
+    if number < 1e-3:
+        return "< 0.001"
+    digits = max(0, 2 - math.floor(math.log10(number)))
+    text = f"{number:,.{min(digits, 4)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -64,8 +64,7 @@ def map_to_chip(
     """
     if not isinstance(chip, Chip):
         raise TypeError(f"map_to_chip: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
-    if chips is not None and (type(chips) is not int or chips < 1):
-        raise ValueError(f"map_to_chip: chips must be an integer >= 1, or None for as many as needed; got {chips!r}")
+    check_chips("map_to_chip", chips, none="as many as needed")
     with tqdm(total=2, desc="map", delay=2, disable=not progress) as bar:
         traced = trace(model, example)
         bar.update()
@@ -85,6 +84,7 @@ def map_to_chip(
             retired=retired,
             retired_columns=retired_columns,
             spread=spread,
+            example=traced.example,
         )
         bar.update()
     return result
@@ -102,6 +102,7 @@ def placed(
     retired: Iterable[tuple[int, int]],
     retired_columns: Iterable[tuple[int, int, int]],
     spread: bool,
+    example: tuple[str, ...] = (),
 ) -> Mapping:
     """The mapping of traced matrices; arguments as the fields of ``Mapping``, ``copies`` by name of the matrix.
 
@@ -126,7 +127,18 @@ def placed(
         digital_weights=digital_weights,
         retired=tuple(sorted(out.tiles)),
         retired_columns=tuple(sorted(out.columns)),
+        example=example,
     )
+
+
+def check_chips(function: str, chips: int | None, *, none: str) -> None:
+    """Refuse what is no number of chips.
+
+    Raises:
+        ValueError: neither None nor an integer >= 1.
+    """
+    if chips is not None and (type(chips) is not int or chips < 1):
+        raise ValueError(f"{function}: chips must be an integer >= 1, or None for {none}; got {chips!r}")
 
 
 def _excluded(names: list[str], exclude: str | Iterable[str] | None) -> set[str]:

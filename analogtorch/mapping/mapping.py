@@ -10,7 +10,7 @@ from typing import Any
 
 from analogtorch.chips import Chip
 from analogtorch.mapping import split
-from analogtorch.mapping.types import Matrix, Operation, Placement
+from analogtorch.mapping.types import Block, Matrix, Operation, Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class Mapping:
     """(chip, tile) that must not be used."""
     retired_columns: tuple[tuple[int, int, int], ...] = ()
     """(chip, tile, column) that must not be used."""
+    example: tuple[str, ...] = ()
+    """Shapes and types of the inputs of one inference: everything is counted per run of these."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -128,14 +130,15 @@ class Mapping:
         Args:
             retired: further (chip, tile) that must not be used.
             retired_columns: further (chip, tile, column) that must not be used.
-            chips: chips there are; by default as many as now.
+            chips: chips there are; None (default): as many as now.
             spread: as in ``map_to_chip``.
 
         Raises:
             ValueError: it no longer fits, or a tile or column that the chips do not have.
         """
-        from analogtorch.mapping.map import placed
+        from analogtorch.mapping.map import check_chips, placed
 
+        check_chips("remap", chips, none="as many as now")
         return placed(
             model=self.model,
             chip=self.chip,
@@ -147,6 +150,7 @@ class Mapping:
             retired=(*self.retired, *retired),
             retired_columns=(*self.retired_columns, *retired_columns),
             spread=spread,
+            example=self.example,
         )
 
     def to_json(self) -> str:
@@ -171,7 +175,7 @@ class Mapping:
         return from_dict(data)
 
     def plot(self, path: str | Path | None = None, *, cost: Any = None) -> Any:
-        """Draw floorplan, utilisation and, with ``cost``, the energy; see ``analogtorch.mapping.draw.plot``."""
+        """Draw floorplan, utilisation and energy; see ``analogtorch.mapping.draw.plot``."""
         from analogtorch.mapping.draw import plot
 
         return plot(self, path, cost=cost)
@@ -190,26 +194,61 @@ def _check(mapping: Mapping) -> None:
         ValueError: one of these does not hold.
     """
     chip, on_tile = mapping.chip, dict[tuple[int, int], list[Placement]]()
-    sizes = {m.name: 0 for m in mapping.matrices}
+    held: dict[str, dict[int, list[Block]]] = {m.name: {} for m in mapping.matrices}
+    if len(held) < len(mapping.matrices):
+        raise ValueError("Mapping.matrices: two have the same name")
+    unusable = _Unusable.of(mapping)
     for p in mapping.placements:
         b = p.block
+        if not all(type(n) is int for n in (p.chip, p.tile, p.row, p.col, b.row, b.col, b.rows, b.cols, b.copy)):
+            raise ValueError(f"Mapping.placements: {p} must be made of integers")
         if not (0 <= p.chip < mapping.chips and 0 <= p.tile < chip.tiles):
             raise ValueError(f"Mapping.placements: {p} is on no tile of {mapping.chips} x {chip.name}")
         if not (
             min(p.row, p.col) >= 0 < min(b.rows, b.cols) and p.row + b.rows <= chip.rows and p.col + b.cols <= chip.cols
         ):
             raise ValueError(f"Mapping.placements: {p} reaches beyond its tile of {chip.rows}x{chip.cols}")
-        if b.matrix not in sizes:
+        if b.matrix not in held:
             raise ValueError(f"Mapping.placements: {p} belongs to no matrix of the mapping")
-        sizes[b.matrix] += b.rows * b.cols
+        if unusable.meets(p):
+            raise ValueError(f"Mapping.placements: {p} lies on a retired tile or column")
+        held[b.matrix].setdefault(b.copy, []).append(b)
         on_tile.setdefault((p.chip, p.tile), []).append(p)
     for listed in on_tile.values():
         for i, p in enumerate(listed):
             if any(_overlap(p, q) for q in listed[:i]):
                 raise ValueError(f"Mapping.placements: {p} lies over another block of its tile")
     for matrix in mapping.matrices:
-        if sizes[matrix.name] == 0 or sizes[matrix.name] % split.cells(matrix, chip):
-            raise ValueError(f"Mapping.placements: the blocks of {matrix.name!r} do not make up the matrix")
+        copies = held[matrix.name]
+        if sorted(copies) != list(range(len(copies))):
+            raise ValueError(f"Mapping.placements: the copies of {matrix.name!r} are {sorted(copies)}, not 0, 1, ...")
+        for own in copies.values() or [[]]:
+            if not split.make_up(own, matrix, chip):
+                raise ValueError(
+                    f"Mapping.placements: the blocks of {matrix.name!r} do not make up the matrix: every weight must "
+                    "be placed once in each copy"
+                )
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    """What is retired, as quick to ask about."""
+
+    tiles: frozenset[tuple[int, int]]
+    columns: dict[tuple[int, int], tuple[int, ...]]
+
+    @classmethod
+    def of(cls, mapping: Mapping) -> "_Unusable":
+        """What ``mapping`` must not use."""
+        columns: dict[tuple[int, int], tuple[int, ...]] = {}
+        for chip, tile, column in mapping.retired_columns:
+            columns[chip, tile] = (*columns.get((chip, tile), ()), column)
+        return cls(frozenset(mapping.retired), columns)
+
+    def meets(self, p: Placement) -> bool:
+        """Whether ``p`` lies on any of it."""
+        own = self.columns.get((p.chip, p.tile), ())
+        return (p.chip, p.tile) in self.tiles or any(p.col <= c < p.col + p.block.cols for c in own)
 
 
 def _overlap(p: Placement, q: Placement) -> bool:

@@ -2,7 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from analogtorch.mapping.floorplan import Floorplan, colours, energy_split, floorplan
+from analogtorch.mapping.floorplan import (
+    Floorplan,
+    colours,
+    default_cost,
+    energy_split,
+    energy_unit,
+    floorplan,
+    short,
+)
 from analogtorch.mapping.mapping import Mapping
 from analogtorch.mapping.text import HEADER, layer_rows, summary
 
@@ -15,7 +23,8 @@ table { border-collapse: collapse; } th, td { padding: 0.15em 0.7em; text-align:
 th:first-child, td:first-child { text-align: left; } th { border-bottom: 1px solid #888; }
 tbody tr:nth-child(even) { background: #f4f4f4; } .key { display: inline-block; width: 0.8em; height: 0.8em; }
 svg { width: 100%; height: auto; } rect.tile { fill: #eee; stroke: #999; stroke-width: 0.01; }
-rect.block { stroke: #000; stroke-width: 0.004; } dt { font-weight: 600; } pre { overflow-x: auto; }
+rect.chip { fill: none; stroke: #999; stroke-width: 0.05; }
+rect.block { stroke: #000; stroke-width: 0.004; } dt { font-weight: 600; } pre { white-space: pre-wrap; }
 """
 
 _PAGE = """<!DOCTYPE html>
@@ -25,8 +34,13 @@ _PAGE = """<!DOCTYPE html>
 <h1>{{ title }}</h1>
 <dl>{% for name, text in facts %}<dt>{{ name }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>
 <h2>Floorplan</h2>
-<p>Each square is a tile in use, chip below chip; each coloured rectangle a block. Point at one to read what it is.</p>
+<p>Each square is a tile in use{% if plan.frames %}, each frame a chip{% endif %}; each coloured rectangle a block.
+Point at one to read what it is.</p>
 <svg viewBox="-0.1 -0.1 {{ plan.width + 0.2 }} {{ plan.height + 0.2 }}" role="img" aria-label="floorplan">
+{%- for f in plan.frames %}
+<rect class="chip" x="{{ r(f.x) }}" y="{{ r(f.y) }}" width="{{ r(f.width) }}" height="{{ r(f.height) }}"/>
+<text x="{{ r(f.x + f.width * 0.03) }}" y="{{ r(f.y + f.width * 0.09) }}" font-size="{{ r(f.width * 0.08) }}">chip {{
+ f.chip }}</text>{% endfor %}
 {%- for t in plan.tiles %}
 <rect class="tile" x="{{ r(t.x) }}" y="{{ r(t.y) }}" width="1" height="1"/>
 {%- for p in t.placements %}
@@ -43,9 +57,9 @@ _PAGE = """<!DOCTYPE html>
 fill="#4878a8"><title>chip {{ c }} tile {{ t }}: {{ "%.1f" | format(100 * share) }} %</title></rect>{% endfor %}
 </svg>
 {% if energy %}<h2>Energy of one inference</h2>
-<table><thead><tr><th>consumer</th><th>J</th><th>share</th></tr></thead><tbody>
+<table><thead><tr><th>consumer</th><th>{{ unit }}</th><th>share</th></tr></thead><tbody>
 {%- for name, joule in energy.items() %}
-<tr><td>{{ name }}</td><td>{{ "%.3g" | format(joule) }}</td><td>{{ "%.1f" | format(100 * joule / total) }} %</td>
+<tr><td>{{ name }}</td><td>{{ short(joule / joules) }}</td><td>{{ "%.1f" | format(100 * joule / total) }} %</td>
 <td><svg viewBox="0 0 100 5" style="width: 20em"><rect width="{{ r(100 * joule / total) }}" height="5" fill="#a85448"/>
 </svg></td></tr>{% endfor %}
 </tbody></table>
@@ -75,7 +89,8 @@ def html(mapping: Mapping, *, cost: "CostReport | None" = None) -> str:
 
     Args:
         mapping: to show.
-        cost: shows the energy of an inference by what consumes it, and the cost's own text.
+        cost: shown as the energy of an inference by what consumes it, and its own text; by default that of the
+            pipelined mode, none where the chip has no cost.
 
     Raises:
         ImportError: jinja2 is not installed.
@@ -85,11 +100,12 @@ def html(mapping: Mapping, *, cost: "CostReport | None" = None) -> str:
     except ImportError as error:
         raise ImportError('to_html needs jinja2; run: pip install "analogtorch[report]"') from error
     template = Environment(autoescape=True).from_string(_PAGE)
-    return template.render(**_content(mapping, floorplan(mapping), cost))
+    return template.render(**_content(mapping, floorplan(mapping), cost or default_cost(mapping)))
 
 
 def _content(mapping: Mapping, plan: Floorplan, cost: "CostReport | None") -> dict[str, Any]:
     energy = {} if cost is None else energy_split(cost)
+    unit, joules = energy_unit(energy)
     used = mapping.tile_utilisation
     return {
         "title": f"{mapping.model} on {mapping.chips} x {mapping.chip.name}",
@@ -104,6 +120,9 @@ def _content(mapping: Mapping, plan: Floorplan, cost: "CostReport | None") -> di
         "width": max(len(used), 8),
         "energy": energy,
         "total": sum(energy.values()),
+        "unit": unit,
+        "joules": joules,
+        "short": short,
         "costs": "" if cost is None else str(cost),
         "header": HEADER,
         "rows": layer_rows(mapping),

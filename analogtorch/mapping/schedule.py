@@ -5,6 +5,7 @@ Conventions:
 - A block takes one MVM of its tile per input vector; blocks that share a tile run one after another, those on different
   tiles at the same time. Where the chip runs one group of a convolution at a time, a block takes one per group in it.
 - Signed inputs take ``Cost.signed_passes`` MVMs each. Copies of a matrix divide its vectors.
+- Ports and links carry the inputs of one operation at a time.
 - An operation starts when its inputs are complete. So the latency is an upper bound for convolutions, which could start
   on the first places of an image. ``sequential`` runs one operation at a time and one inference after another;
   ``pipelined`` lets branches overlap, and inferences follow each other as fast as the busiest resource allows.
@@ -123,8 +124,8 @@ def schedule(mapping: Any, *, mode: Mode = "pipelined", signed_inputs: Collectio
             chip's rows take unsigned inputs only. Without effect on other chips.
 
     Raises:
-        ValueError: an unknown mode, a chip without ``cost``, no placements, a block outside its tile or chip, or an
-            operation, matrix or input that is not there.
+        ValueError: an unknown mode, a chip without ``cost``, no placements, no vectors, a block outside its tile or
+            chip, or an operation, matrix or input that is not there.
         TypeError: ``mapping`` lacks one of the four.
     """
     if mode not in get_args(Mode):
@@ -171,13 +172,14 @@ class _Clock:
         compute = max((s for (kind, _), s in work.items() if kind == "tile"), default=0.0)
         compute += sum(s for (kind, _), s in work.items() if kind in ("chip", "host"))
         after = [self.last] if self.mode == "sequential" else [self.done[name] for name in op.inputs]
-        start = max([*after, *(self.free[r] for r in work)], default=0.0)
+        links = self._links(moved)
+        start = max([*after, *(self.free[r] for r in work), *(self.free[r] for r in links)], default=0.0)
         end = self.done[op.name] = start + transfer + compute
+        self.free.update(dict.fromkeys(links, start + transfer))
         self.last = max(self.last, end)
         for resource, spent in work.items():
             self.busy[resource] += spent
             self.free[resource] = end
-        self._links(moved)
         return Step(
             operation=op.name,
             kind=op.kind,
@@ -206,17 +208,27 @@ class _Clock:
             work[name, "digital operations"] = count / (unit.rate.value * self.chips)
         return work
 
-    def _links(self, moved: Traffic) -> None:
-        for port, elements in moved.ports.items():
-            self.busy["port", port] += elements / self.cost.network.chip_rate.value
-        if (rate := self.cost.network.link_rate) is not None:
-            for tile, elements in moved.tiles.items():
-                self.busy["link", tile] += elements / rate.value
+    def _links(self, moved: Traffic) -> list[tuple[str, Any]]:
+        """Count what ports and links carry; returns those that do."""
+        network = self.cost.network
+        spent: dict[tuple[str, Any], float] = {
+            ("port", port): n / network.chip_rate.value for port, n in moved.ports.items()
+        }
+        if (rate := network.link_rate) is not None:
+            spent |= {("link", tile): n / rate.value for tile, n in moved.tiles.items()}
+        for link, seconds in spent.items():
+            self.busy[link] += seconds
+        return list(spent)
 
     def finish(self, steps: tuple[Step, ...], runs: tuple[Run, ...], leaving: Traffic) -> Schedule:
         """The whole schedule, with the outputs (``leaving``) brought to the host."""
         self._links(leaving)
         latency = self.last + leaving.seconds(self.chip)
+        if not any(self.mvms.values()):
+            raise ValueError(
+                "the mapping multiplies no vector, as its example is empty: there is no inference whose time could be "
+                "told; map the model with an example of at least one sample"
+            )
         resource, interval = max(self.busy.items(), key=lambda item: item[1])
         if self.mode == "sequential":
             interval = latency

@@ -26,6 +26,7 @@ def to_dict(mapping: Mapping) -> dict[str, Any]:
         "digital_weights": [list(entry) for entry in mapping.digital_weights],
         "retired": [list(entry) for entry in mapping.retired],
         "retired_columns": [list(entry) for entry in mapping.retired_columns],
+        "example": list(mapping.example),
     }
 
 
@@ -35,6 +36,8 @@ def from_dict(data: Any) -> Mapping:
     Raises:
         ValueError: another format or version, or fields that are missing, unknown or impossible.
     """
+    if isinstance(data, dict):
+        data = {"example": [], **data}  # came after version 1
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"mapping: not written by Mapping.to_json: its 'format' is not {FORMAT!r}")
     if data.get("version") != VERSION:
@@ -55,6 +58,7 @@ def from_dict(data: Any) -> Mapping:
             digital_weights=tuple((name, count) for name, count in data["digital_weights"]),
             retired=tuple((c, t) for c, t in data["retired"]),
             retired_columns=tuple((c, t, column) for c, t, column in data["retired_columns"]),
+            example=tuple(data["example"]),
         )
     except (TypeError, KeyError) as error:
         raise ValueError(f"mapping: a field has the wrong shape: {error}") from error

@@ -48,5 +48,12 @@ def cells(matrix: Matrix, chip: Chip) -> int:
     return sum(section.cells for section in sections(matrix.shape or (matrix.cols, matrix.rows), matrix.groups, chip))
 
 
+def make_up(own: Iterable[Block], matrix: Matrix, chip: Chip) -> bool:
+    """Whether the blocks ``own`` hold every cell of one copy of ``matrix`` once, however its columns are cut."""
+    wanted = {(b.row, b.rows, column) for b in blocks(matrix, chip) for column in range(b.col, b.col + b.cols)}
+    held = [(b.row, b.rows, column) for b in own for column in range(b.col, b.col + b.cols)]
+    return len(held) == len(wanted) and wanted.issuperset(held) and len(set(held)) == len(held)
+
+
 def _first_row(row: int, matrix: Matrix, chip: Chip) -> int:
     return 0 if matrix.groups > 1 and chip.grouped == "sequential" else row

@@ -57,6 +57,7 @@ def summary(mapping: Mapping) -> list[tuple[str, str]]:
             f"{mapping.tiles_used} used, {over} over the bound of {mapping.tiles_lower_bound} "
             f"(cells / {area:,}); {mapping.utilisation:.1%} of their cells are taken",
         ),
+        ("an inference", f"one run of {', '.join(mapping.example) or 'the example'}"),
         ("digital operations", _counts(mapping)),
         ("digital weights", f"{rest:,} in {len(mapping.digital_weights)} parameters"),
     ]

@@ -42,6 +42,8 @@ class Trace:
     """Weights of each parameter of the model."""
     left_digital: frozenset[str]
     """Parameters of a converted model that ``convert`` was told to leave digital."""
+    example: tuple[str, ...]
+    """Shapes and types of the example's tensors."""
 
 
 def trace(model: nn.Module, example: Example) -> Trace:
@@ -76,6 +78,15 @@ def trace(model: nn.Module, example: Example) -> Trace:
         sources=walk.sources,
         parameters={name: p.numel() for name, p in view.named_parameters()},
         left_digital=left,
+        example=_shapes(args, kwargs),
+    )
+
+
+def _shapes(args: Any, kwargs: Any) -> tuple[str, ...]:
+    return tuple(
+        f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}"
+        for t in torch.utils._pytree.tree_leaves((args, kwargs))
+        if isinstance(t, Tensor)
     )
 
 
@@ -183,11 +194,6 @@ def _explain(model: nn.Module, entered: list[str], error: Exception, args: Any, 
     module = model.get_submodule(name)
     where = f"module {name!r} ({type(module).__name__})" if name else type(module).__name__
     what = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    shapes = [
-        f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}"
-        for t in torch.utils._pytree.tree_leaves((args, kwargs))
-        if isinstance(t, Tensor)
-    ]
     if isinstance(error, _Packed):
         remedy = (
             "it is given a packed sequence, whose lengths a mapping cannot know: map the model without "
@@ -200,7 +206,7 @@ def _explain(model: nn.Module, entered: list[str], error: Exception, args: Any, 
         )
     else:
         remedy = "give an example that the model accepts: model(*example) must run"
-    given = ", ".join(shapes) or "no tensor"
+    given = ", ".join(_shapes(args, kwargs)) or "no tensor"
     return (
         f"map_to_chip: could not trace {where} with an example of {given}: {remedy}. ({type(error).__name__}: {what})"
     )

@@ -81,6 +81,31 @@ def test_ibm_speech34_capacity() -> None:
     assert at.chips.device_mix(weights, 4 * weights) == (weights, 0)
 
 
+def test_a_plan_gives_the_accurate_cells_by_priority() -> None:
+    four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
+    sizes = {"large": 12_000_000, "middle": 6_000_000, "small": 2_000_000}
+    assert at.chips.plan_devices(sizes, four, two, 1 + 2) == {"large": 4, "middle": 4, "small": 4}
+    assert at.chips.plan_devices(sizes, four, two, 2) == {"large": 2, "middle": 4, "small": 4}
+    assert at.chips.plan_devices(sizes, four, two, 2, first=["small", "m*"]) == {"large": 2, "middle": 4, "small": 4}
+    two_middle = {"large": 9_000_000, "a": 5_000_000, "b": 5_000_000}
+    assert at.chips.plan_devices(two_middle, four, two, 2) == {"large": 2, "a": 4, "b": 2}
+    assert at.chips.plan_devices(two_middle, four, two, 2, first=["b"]) == {"large": 2, "a": 2, "b": 4}
+    assert list(at.chips.plan_devices(sizes, four, two, 2)) == list(sizes)
+    for arguments, message in (
+        ((sizes, four, two, 1), "20,000,000 weights need 2 chips with 2 devices each, got 1; take more"),
+        ((sizes, two, four, 2), "accurate must have more devices per weight than dense, got 2"),
+        (({}, four, two, 2), "weights is empty"),
+        (({"a": 0}, four, two, 2), r"weights\['a'\] must be an integer >= 1, got 0"),
+        ((sizes, four, two, 0), "chips must be an integer >= 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            at.chips.plan_devices(*arguments)
+    with pytest.raises(ValueError, match=r"first names 'x\*', which matches none of the 3 matrices: large"):
+        at.chips.plan_devices(sizes, four, two, 2, first=["x*"])
+    with pytest.raises(ValueError, match=r"such as \['small'\]"):
+        at.chips.plan_devices(sizes, four, two, 2, first="small")
+
+
 def test_device_models_say_what_they_are() -> None:
     assert "not fitted to this chip" in at.chips.ibm_speech34().cell.device.name
     assert any("NOT FITTED TO THIS CHIP" in source for source in at.chips.ibm_speech34().sources)

@@ -246,6 +246,24 @@ def test_bad_mappings_are_refused(changes: dict, message: str) -> None:
         cost(_parts(**changes))
 
 
+def test_a_mapping_of_an_empty_example_has_no_cost() -> None:
+    with pytest.raises(ValueError, match="multiplies no vector, as its example is empty.*at least one sample"):
+        cost(_parts(operations=[mvm("w", 100, vectors=0)]))
+
+
+def test_branches_take_turns_at_a_port() -> None:
+    chip = at.chips.hermes64()
+    slow = Figure(value=1e6, kind="assumed", source="the test")
+    network = dataclasses.replace(chip.cost.network, link_rate=None, chip_rate=slow)
+    chip = dataclasses.replace(chip, cost=dataclasses.replace(chip.cost, network=network))
+    blocks = [put(i, name, 200, 1) for i, name in enumerate("abc")]
+    parts = mapping(chip, [mvm(n, 1) for n in "abc"], [matrix(n, 200, 1) for n in "abc"], blocks)
+    plan = schedule(parts)
+    assert plan.bottleneck == "port of chip 0"
+    assert plan.interval == pytest.approx(603e-6)  # 3 x 200 in, 3 out
+    assert plan.latency == pytest.approx(603e-6 + chip.cost.mvm_time.value)
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="mode must be one of"):
         cost(_parts(), mode="fast")

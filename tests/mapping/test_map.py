@@ -39,6 +39,34 @@ def test_a_recurrent_transducer_needs_no_more_either() -> None:
     assert ("embedding.weight", 29 * 320) in mapping.digital_weights
 
 
+def test_a_recurrent_transducer_on_five_speech_chips_with_four_and_two_devices_per_weight() -> None:
+    """Ambrogio 2023: 45 M weights on five chips, more than 140 M of their 175 M devices, accuracy chosen per layer."""
+    with torch.device("meta"):
+        model = RNNT()
+    example = torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)
+    four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
+    whole, dense = (map_to_chip(model, chip, example, chips=None) for chip in (four, two))
+    assert (whole.chips, dense.chips) == (6, 3)
+    sizes = {m.name: m.weights for m in whole.matrices}
+    sensitive = ["before.*", "joint.*"]
+    for first in ([], sensitive):
+        plan = at.chips.plan_devices(sizes, four, two, 5, first=first)
+        mixed = [
+            map_to_chip(model, chip, example, chips=None, exclude=[n for n in sizes if plan[n] != chip.cell.devices])
+            for chip in (four, two)
+        ]
+        names = [m.name for mapping in mixed for m in mapping.matrices]
+        assert sorted(names) == sorted(sizes)
+        assert [mapping.chips for mapping in mixed] == [4, 1]
+        for mapping in mixed:
+            check(mapping)
+        devices = sum(mapping.cells * mapping.chip.cell.devices for mapping in mixed)
+        assert 140e6 < devices < 175e6
+        assert devices == sum(sizes[name] * count for name, count in plan.items()) == 155_904_000
+    assert all(plan[name] == 4 for name in sizes if name.startswith(("before", "joint")))
+    assert plan["after.weight_ih_l0"] == 2  # the largest
+
+
 def test_resnet9_fits_34_tiles() -> None:
     mapping = map_to_chip(ResNet9(), CHIP, torch.zeros(1, 3, 32, 32))
     assert mapping.weights == 1_866_536

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.mapping import Mapping, map_to_chip
-from analogtorch.mapping.floorplan import colours, floorplan
+from analogtorch.mapping import Mapping, cost, map_to_chip
+from analogtorch.mapping.floorplan import colours, energy_unit, floorplan, short
 from tests.mapping.nets import Residual
 
 
@@ -59,6 +59,8 @@ def test_json_round_trip(name: str) -> None:
         ({"placements": [{"chip": 0}]}, "wrong shape"),
         ({"matrices": []}, "belongs to no matrix"),
         ({"chips": 0}, "is on no tile"),
+        ({"retired": [[0, 0]]}, "lies on a retired tile or column"),
+        ({"retired_columns": [[0, 0, 1], [0, 1, 1]]}, "lies on a retired tile or column"),
     ],
 )
 def test_other_json_is_refused(mapping: Mapping, change: dict[str, object], message: str) -> None:
@@ -78,6 +80,46 @@ def test_impossible_placements_are_refused(mapping: Mapping) -> None:
         replace(mapping, placements=tuple(p for p in mapping.placements if p.block.matrix != "head"))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("col", 4, "every weight must be placed once"),  # the same columns twice, others never
+        ("row", 1, "every weight must be placed once"),
+        ("copy", 1, r"copies of 'shared' are \[1\], not 0"),
+        ("tile", 0.0, "must be made of integers"),
+        ("matrix", "head", "every weight must be placed once"),
+    ],
+)
+def test_edited_blocks_are_refused(mapping: Mapping, field: str, value: object, message: str) -> None:
+    data = json.loads(mapping.to_json())
+    next(p for p in data["placements"] if p["matrix"] == "shared")[field] = value
+    with pytest.raises(ValueError, match=message):
+        Mapping.from_json(json.dumps(data))
+
+
+def test_blocks_of_a_matrix_that_hold_the_same_weights_are_refused() -> None:
+    mapping = map_to_chip(nn.Linear(256, 512), at.chips.hermes64(), torch.zeros(1, 256))
+    data = json.loads(mapping.to_json())
+    data["placements"][1]["col"] = 0  # as many cells as before
+    with pytest.raises(ValueError, match="every weight must be placed once"):
+        Mapping.from_json(json.dumps(data))
+    with pytest.raises(ValueError, match="no JSON"):
+        Mapping.from_json(mapping.to_json()[:500])
+
+
+def test_json_of_version_1_without_an_example_is_read(mapping: Mapping) -> None:
+    data = json.loads(mapping.to_json())
+    assert data.pop("example") == ["(1, 3, 6, 6) float32"]
+    assert Mapping.from_json(json.dumps(data)) == replace(mapping, example=())
+
+
+def test_an_inference_is_one_run_of_the_example() -> None:
+    one, eight = (map_to_chip(Residual(), at.chips.hermes64(), torch.zeros(n, 3, 6, 6)) for n in (1, 8))
+    assert {name: 8 * n for name, n in one.vectors.items()} == eight.vectors
+    assert "an inference: one run of (8, 3, 6, 6) float32" in str(eight)
+    assert one.placements == eight.placements
+
+
 def test_unknown_matrix(mapping: Mapping) -> None:
     with pytest.raises(ValueError, match="no matrix is called 'haed'; closest names: .*'head'"):
         mapping.matrix_blocks("haed")
@@ -89,11 +131,35 @@ def test_html_is_complete_and_needs_no_network(mapping: Mapping) -> None:
         assert f">{name}<" in page or f"> {name}<" in page
     assert "http" not in page
     assert "<script" not in page
-    assert "Energy" not in page
     assert page.count('class="block"') == len(mapping.placements)
     priced = mapping.to_html(cost=COST)
     assert "Energy of one inference" in priced
     assert "75.0 %" in priced
+    assert "<th>nJ</th>" in priced
+
+
+def test_the_energy_is_shown_wherever_the_chip_has_a_cost(mapping: Mapping) -> None:
+    assert mapping.to_html() == mapping.to_html(cost=cost(mapping))
+    free = map_to_chip(Residual(), at.chips.ideal(), torch.zeros(1, 3, 6, 6))
+    assert "Energy" not in free.to_html()
+    assert len(free.plot().axes) == 2
+    nothing = map_to_chip(Residual(), at.chips.hermes64(), torch.zeros(0, 3, 6, 6))
+    assert "Energy" not in nothing.to_html()
+
+
+def test_energies_are_told_in_a_unit_that_can_be_read() -> None:
+    assert energy_unit({"a": 4e-4, "b": 2e-9}) == ("uJ", 1e-6)
+    assert energy_unit({"a": 1.2e-3}) == ("mJ", 1e-3)
+    assert energy_unit({"a": 3e-11}) == ("pJ", 1e-12)
+    assert [short(x) for x in (1158.4, 401.8, 40.18, 2.0, 0.305, 0.01511, 1e-5)] == [
+        "1,158",
+        "402",
+        "40.2",
+        "2",
+        "0.305",
+        "0.0151",
+        "< 0.001",
+    ]
 
 
 def test_html_escapes_names() -> None:
@@ -107,8 +173,12 @@ def test_html_escapes_names() -> None:
 def test_plot(mapping: Mapping, tmp_path: Path) -> None:
     figure = mapping.plot(tmp_path / "plan.png")
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
-    assert len(figure.axes) == 2
-    assert len(mapping.plot(cost=COST).axes) == 3
+    assert len(figure.axes) == 3
+    energy = mapping.plot(cost=COST).axes[2]
+    assert energy.get_xlabel() == "energy of one inference, nJ"
+    energy.figure.canvas.draw()
+    inside = energy.get_window_extent()
+    assert all(label.get_window_extent().x1 < inside.x1 for label in energy.texts)
     with pytest.raises(ValueError, match="must end in .png"):
         mapping.plot(tmp_path / "plan.txt")
 
@@ -126,4 +196,21 @@ def test_floorplan(mapping: Mapping) -> None:
     plan = floorplan(mapping)
     assert [(t.chip, t.tile, t.x, t.y) for t in plan.tiles] == [(0, 0, 0.0, 0.0), (0, 1, 1.12, 0.0)]
     assert len(list(plan.blocks())) == len(mapping.placements)
+    assert plan.frames == ()
     assert len(set(colours(mapping).values())) == 3
+
+
+def test_floorplan_of_several_chips() -> None:
+    chip = replace(at.chips.hermes64(), tiles=9)
+    mapping = map_to_chip(nn.Linear(256, 256 * 50), chip, torch.zeros(1, 256), chips=None)
+    plan = floorplan(mapping)
+    assert [f.chip for f in plan.frames] == list(range(6))
+    frames = {f.chip: f for f in plan.frames}
+    assert len({(f.x, f.y) for f in plan.frames}) == 6
+    for tile in plan.tiles:
+        own = frames[tile.chip]
+        assert own.x < tile.x < tile.x + 1 < own.x + own.width
+        assert own.y < tile.y < tile.y + 1 < own.y + own.height
+    assert 1 < plan.width / plan.height < 3
+    assert ">chip 5<" in mapping.to_html().replace("\n", "")
+    mapping.plot()

@@ -1,12 +1,13 @@
 import dataclasses
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import analogtorch as at
-from analogtorch.mapping import Mapping, map_to_chip
+from analogtorch.mapping import Mapping, cost, map_to_chip
 from analogtorch.mapping.bins import Bin
 from analogtorch.mapping.demand import Demand, exchange
 from analogtorch.mapping.pack import pack
@@ -61,7 +62,11 @@ def _models(draw: st.DrawFn) -> nn.Module:
         if draw(st.booleans()):
             layers.append(Branch(nn.Conv1d(out, out, 3, padding=1, groups=draw(st.sampled_from([1, out])))))
         channels = out
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 5, draw(st.integers(1, 30))))
+        if draw(st.booleans()):  # a layer that is applied three times, once around itself
+            shared = nn.Conv1d(out, out, 3, padding=1)
+            layers += [shared, Branch(nn.Sequential(shared, shared))]
+    layers += [nn.Flatten(), nn.Linear(channels * 5, draw(st.integers(1, 30)))]
+    return nn.Sequential(*layers)
 
 
 @settings(deadline=None, max_examples=40)
@@ -99,6 +104,37 @@ def test_retired_columns_are_mapped_around(data, rows, cols) -> None:
     check(mapping)
     for p in mapping.placements:
         assert not {(p.chip, p.tile, column) for column in range(p.col, p.col + p.block.cols)} & bad
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    model=_models(),
+    rows=st.integers(3, 40),
+    cols=st.integers(2, 30),
+    grouped=st.sampled_from(["sequential", "block_diagonal"]),
+    rate=st.sampled_from([1e6, 4e9]),
+)
+def test_time_and_energy_are_conserved(model, rows, cols, grouped, rate) -> None:
+    chip = dataclasses.replace(at.chips.hermes64(), rows=rows, cols=cols, grouped=grouped)
+    port = at.chips.Figure(value=rate, kind="assumed", source="the test")
+    network = dataclasses.replace(chip.cost.network, chip_rate=port)
+    chip = dataclasses.replace(chip, cost=dataclasses.replace(chip.cost, network=network))
+    x = torch.zeros(1, 4, 5)
+    mapping = map_to_chip(model, chip, x, chips=None)
+    pipelined, sequential = (cost(mapping, mode=mode) for mode in ("pipelined", "sequential"))
+    energy = pipelined.energy
+    assert sum(dataclasses.asdict(energy).values()) == pytest.approx(energy.system)
+    assert energy.tile + energy.digital + energy.communication == pytest.approx(energy.system)
+    assert energy == sequential.energy
+    assert sum(run.weights * run.mvms for run in pipelined.schedule.runs) == pytest.approx(pipelined.macs)
+    busiest = max(tile.busy for tile in pipelined.schedule.tiles)
+    almost = 1 - 1e-9
+    assert busiest * almost <= pipelined.schedule.interval <= pipelined.latency / almost
+    assert pipelined.latency * almost <= sequential.latency == sequential.schedule.interval
+    copies = cost(map_to_chip(model, chip, x, chips=None, duplicate={"*": 2}))
+    assert copies.macs == pipelined.macs
+    # a copy may be cut elsewhere, which costs an MVM's input encoding, but every column is read as often as before
+    assert (copies.energy.array, copies.energy.adc) == pytest.approx((energy.array, energy.adc))
 
 
 def test_a_column_lost_on_every_tile_leaves_the_rest_usable() -> None:
