@@ -239,3 +239,9 @@ def test_remapping_around_failures() -> None:
     with pytest.raises(ValueError, match="has 0 without the 64"):
         mapping.remap(retired=[(0, tile) for tile in range(64)])
     assert isinstance(mapping, Mapping)
+
+
+def test_the_fully_connected_keyword_spotter_takes_four_tiles() -> None:
+    layers = (nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 12))
+    mapping = map_to_chip(nn.Sequential(*layers), at.chips.ibm_speech34(), torch.zeros(1, 1024))
+    assert mapping.tiles_used == 4
