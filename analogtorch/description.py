@@ -1,0 +1,231 @@
+"""``analog.json``: what a checkpoint says of the model beside its weights, written and read. Versioned, no pickle."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from analogtorch import chips
+from analogtorch.chips import Chip
+from analogtorch.defects import Defects
+from analogtorch.mapping import Mapping
+from analogtorch.mapping import serial as mappings
+from analogtorch.nn import AnalogLayer, AnalogMatrix
+from analogtorch.ops import VERSION as GENERATOR
+from analogtorch.program import ProgrammedChip
+from analogtorch.programming import GradientDescent, Method, ProgramAndVerify
+
+FORMAT = "analogtorch.checkpoint"
+VERSION = 1
+"""Raised whenever a field changes its meaning."""
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "analog.json"
+
+_METHODS: dict[str, type[ProgramAndVerify] | type[GradientDescent]] = {
+    kind.__name__: kind for kind in (ProgramAndVerify, GradientDescent)
+}
+
+
+@dataclass(frozen=True)
+class SavedLayer:
+    """One analog layer of a checkpoint."""
+
+    name: str
+    """In the model."""
+    key: str
+    """Name that keys its noise: the one that it was converted under."""
+    kind: str
+    chip: Chip
+    shape: tuple[int, ...]
+    input_range: float | None
+    """The DAC's full scale; None: not calibrated."""
+
+    @property
+    def owner(self) -> str:
+        """The module that ``convert`` turns into it: its own name, or that of the recurrent layer it is a matrix of."""
+        return self.name.rpartition(".")[0] if self.kind == AnalogMatrix.__name__ else self.name
+
+    @property
+    def weight(self) -> str:
+        """Key of its weight."""
+        if self.kind == AnalogMatrix.__name__:
+            return f"{self.owner}.weight_{self.name.rpartition('.')[2]}".lstrip(".")
+        return f"{self.name}.weight".lstrip(".")
+
+
+@dataclass(frozen=True)
+class SavedProgram:
+    """What ``program`` was given, beside the model."""
+
+    seed: int
+    method: Method | None
+    defects: Defects | None
+    mapping: Mapping | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What ``read`` returns; print it."""
+
+    folder: Path
+    analogtorch: str
+    """Version that wrote it."""
+    generator: int
+    """Version of the noise generator; another draws another chip from the same seed."""
+    layers: tuple[SavedLayer, ...]
+    tied: dict[str, str]
+    """Keys that the weights file leaves out, each with the key that has the same tensor."""
+    size: int
+    """Of the weights file, bytes."""
+    sha256: str
+    """Of the weights file."""
+    programmed: SavedProgram | None
+
+    def __str__(self) -> str:
+        width = max(5, *(len(layer.name) for layer in self.layers))
+        lines = [f"{'layer':<{width}}  {'kind':<14}  {'weight':<18}  {'chip':<14}  input range"]
+        for layer in self.layers:
+            shape = "x".join(map(str, layer.shape))
+            given = "not calibrated" if layer.input_range is None else f"{layer.input_range:.4g}"
+            lines.append(
+                f"{layer.name or '(root)':<{width}}  {layer.kind:<14}  {shape:<18}  {layer.chip.name:<14}  {given}"
+            )
+        what = "a model" if self.programmed is None else f"a chip programmed with seed {self.programmed.seed}"
+        lines.append(f"{what}, {self.size:,} bytes of weights, written by AnalogTorch {self.analogtorch}")
+        return "\n".join(lines)
+
+
+def read(path: str | Path) -> Checkpoint:
+    """What a checkpoint holds, without its weights.
+
+    Raises:
+        ValueError: no JSON, a newer version, or fields that are missing, unknown or impossible.
+        OSError: the file is missing or cannot be read.
+    """
+    folder = Path(path)
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} has no {DESCRIPTION}; give the folder that analogtorch.save wrote")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON, it may be truncated: {error}") from error
+    try:
+        return _decoded(folder, data)
+    except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: a field has the wrong shape: {type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def library_version() -> str:
+    """Of this AnalogTorch."""
+    from analogtorch import __version__  # here, because the package imports this module first
+
+    return __version__
+
+
+def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
+    """The fields that say what of a model is analog and how."""
+    used: list[Chip] = []
+    for layer in layers.values():
+        if layer.chip not in used:
+            used.append(layer.chip)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "analogtorch": library_version(),
+        "generator": GENERATOR,
+        "chips": [chips.to_dict(chip) for chip in used],
+        "layers": [
+            {
+                "name": name,
+                "key": layer.layer_name,
+                "kind": type(layer).__name__,
+                "shape": list(layer.weight.shape),
+                "chip": used.index(layer.chip),
+                "calibrated": layer.calibrated,
+                "input_range": float(layer.input_range.detach().abs()) if layer.calibrated else None,
+            }
+            for name, layer in layers.items()
+        ],
+    }
+
+
+def recipe(physical: ProgrammedChip) -> dict[str, Any]:
+    """What ``program`` was given, as JSON-ready types."""
+    seed, method, defects, mapping = (getattr(physical, name) for name in ("seed", "method", "defects", "mapping"))
+    return {
+        "seed": int(seed),
+        "method": None if method is None else {"type": type(method).__name__, **asdict(method)},
+        "defects": None if defects is None else asdict(defects),
+        "mapping": None if mapping is None else mappings.to_dict(mapping),
+    }
+
+
+def _decoded(folder: Path, data: Any) -> Checkpoint:
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError(f"not written by analogtorch.save: its 'format' is not {FORMAT!r}")
+    version = data.get("version")
+    if version != VERSION:
+        newer = isinstance(version, int) and version > VERSION
+        remedy = f"update AnalogTorch; it was written by {data.get('analogtorch')}" if newer else "it is damaged"
+        raise ValueError(f"has version {version!r}, AnalogTorch {library_version()} reads version {VERSION}: {remedy}")
+    top = ("format", "version", "analogtorch", "generator", "weights", "tied", "chips", "layers", "programmed")
+    _check_fields("", data, top)
+    weights, used = data["weights"], [chips.from_dict(chip) for chip in data["chips"]]
+    _check_fields("weights: ", weights, ("file", "bytes", "sha256"))
+    if weights["file"] != WEIGHTS:
+        raise ValueError(f"weights: file must be {WEIGHTS!r}, got {weights['file']!r}")
+    if not data["layers"]:
+        raise ValueError("layers is empty: no layer is analog")
+    return Checkpoint(
+        folder=folder,
+        analogtorch=str(data["analogtorch"]),
+        generator=data["generator"],
+        layers=tuple(_layer(entry, used) for entry in data["layers"]),
+        tied={str(key): str(kept) for key, kept in data["tied"].items()},
+        size=int(weights["bytes"]),
+        sha256=str(weights["sha256"]),
+        programmed=None if data["programmed"] is None else _program(data["programmed"]),
+    )
+
+
+def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}must be a mapping, got {data!r}")
+    missing, unknown = sorted(set(known) - data.keys()), sorted(data.keys() - set(known))
+    if missing or unknown:
+        raise ValueError(f"{where}missing fields {missing}, unknown {unknown}")
+
+
+def _layer(data: Any, used: list[Chip]) -> SavedLayer:
+    _check_fields("layers: ", data, ("name", "key", "kind", "shape", "chip", "calibrated", "input_range"))
+    name, value, index = data["name"], data["input_range"], data["chip"]
+    if type(index) is not int or not 0 <= index < len(used):
+        raise ValueError(f"layers: {name!r} is on chip {index!r}, but the file has {len(used)} chips")
+    if data["calibrated"] is not (value is not None):
+        raise ValueError(f"layers: {name!r} has calibrated {data['calibrated']!r} and input_range {value!r}")
+    if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+        raise ValueError(f"layers: {name!r} must have a positive finite input_range, got {value!r}")
+    shape = tuple(map(int, data["shape"]))
+    return SavedLayer(str(name), str(data["key"]), str(data["kind"]), used[index], shape, value)
+
+
+def _program(data: Any) -> SavedProgram:
+    _check_fields("programmed: ", data, ("seed", "method", "defects", "mapping"))
+    method, defects, mapping = data["method"], data["defects"], data["mapping"]
+    if method is not None:
+        kind = _METHODS.get(method.get("type"))
+        if kind is None:
+            raise ValueError(f"programmed: method must be one of {sorted(_METHODS)}, got {method.get('type')!r}")
+        _check_fields("programmed: method: ", method, ("type", *(f.name for f in fields(kind))))
+        method = kind(**{name: value for name, value in method.items() if name != "type"})
+    if defects is not None:
+        _check_fields("programmed: defects: ", defects, tuple(f.name for f in fields(Defects)))
+        defects = Defects(**defects)
+    seed = data["seed"]
+    if type(seed) is not int:
+        raise ValueError(f"programmed: seed must be an integer, got {seed!r}")
+    return SavedProgram(seed, method, defects, None if mapping is None else mappings.from_dict(mapping))
