@@ -349,7 +349,8 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
         )
     for entry in saved.layers:
         label = f"load: layer {entry.name!r}, analog in {saved.folder},"
-        module = modules.get(entry.name, modules.get(entry.owner))
+        inside = entry.name.startswith(f"{entry.owner}.".lstrip("."))  # a matrix of a module not yet converted
+        module = modules.get(entry.name, modules.get(entry.owner) if inside else None)
         if module is None:
             raise ValueError(f"{label} is no module of the model{_near(entry.name, modules)}")
         if isinstance(module, AnalogLayer):
@@ -359,6 +360,8 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
                 )
         elif (why := reason(model, entry.owner, module)) is not None:
             raise ValueError(f"{label} cannot be analog in the model: {why}")
+        if entry.weight not in tensors:
+            raise ValueError(f"{label} has its weight under {entry.weight!r}, which the file lacks")
         given, own = tensors[entry.weight], state[entry.weight]
         if tuple(given.shape) != entry.shape:
             raise ValueError(f"{label} has shape {entry.shape} in {DESCRIPTION} and {tuple(given.shape)} in {WEIGHTS}")

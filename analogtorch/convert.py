@@ -12,22 +12,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from analogtorch.chips import Chip
-from analogtorch.nn import (
-    RECURRENT,
-    AnalogConv1d,
-    AnalogConv2d,
-    AnalogConv3d,
-    AnalogLayer,
-    AnalogLinear,
-    AnalogMatrix,
-    AnalogRecurrent,
-)
+from analogtorch.nn import KINDS, AnalogComposite, AnalogLayer, AnalogMatrix
 from analogtorch.nn.base import OWN
 
 logger = logging.getLogger("analogtorch")
 
-_ANALOG: tuple[Any, ...] = (AnalogLinear, AnalogConv1d, AnalogConv2d, AnalogConv3d, *RECURRENT)
-LAYERS: dict[type[nn.Module], Any] = {kind.digital: kind for kind in _ANALOG}
+LAYERS: dict[type[nn.Module], Any] = {kind.digital: kind for kind in KINDS}
 """Digital layer to analog layer."""
 
 _FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -146,7 +136,7 @@ def refuse_programmed(model: nn.Module, caller: str) -> None:
 
 def _is_analog(module: Any) -> bool:
     """Whether ``convert`` made it, rather than a part of what it made."""
-    return isinstance(module, AnalogLayer | AnalogRecurrent) and not isinstance(module, AnalogMatrix)
+    return isinstance(module, AnalogLayer | AnalogComposite) and not isinstance(module, AnalogMatrix)
 
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
@@ -169,11 +159,14 @@ def reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
     for method in ("forward", "_conv_forward", "__call__"):
         if method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None):
             return f"{type(module).__name__} overrides {method}"
-    weight = module._parameters.get("weight_ih_l0" if issubclass(kind, nn.RNNBase) else "weight")
-    if weight is None:
-        return "its weight is not a plain Parameter (pruned or weight-normalised)"
-    if weight.numel() == 0 or not weight.is_floating_point():
-        return f"its weight has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
+    for name in LAYERS[kind].weight_names(module):
+        weight = module._parameters.get(name)
+        if weight is None:
+            return f"its {name} is not a plain Parameter (pruned or weight-normalised)"
+        if weight.numel() == 0 or not weight.is_floating_point():
+            return f"its {name} has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
+    if own := LAYERS[kind].refuses(module):
+        return own
     if taken := sorted(OWN & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
     return None

@@ -11,7 +11,7 @@ from analogtorch.chips import Chip
 from analogtorch.defects import Defects
 from analogtorch.mapping import Mapping
 from analogtorch.mapping import serial as mappings
-from analogtorch.nn import AnalogLayer, AnalogMatrix
+from analogtorch.nn import AnalogLayer
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.program import ProgrammedChip
 from analogtorch.programming import GradientDescent, Method, ProgramAndVerify
@@ -41,17 +41,13 @@ class SavedLayer:
     input_range: float | None
     """The DAC's full scale; None: not calibrated."""
 
-    @property
-    def owner(self) -> str:
-        """The module that ``convert`` turns into it: its own name, or that of the recurrent layer it is a matrix of."""
-        return self.name.rpartition(".")[0] if self.kind == AnalogMatrix.__name__ else self.name
+    weight: str
+    """Key of its weight in the ``state_dict``."""
 
     @property
-    def weight(self) -> str:
-        """Key of its weight."""
-        if self.kind == AnalogMatrix.__name__:
-            return f"{self.owner}.weight_{self.name.rpartition('.')[2]}".lstrip(".")
-        return f"{self.name}.weight".lstrip(".")
+    def owner(self) -> str:
+        """The module that ``convert`` turns into it: the one that has the weight."""
+        return self.weight.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -143,6 +139,7 @@ def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
                 "name": name,
                 "key": layer.layer_name,
                 "kind": type(layer).__name__,
+                "weight": layer.parameter_name(name),
                 "shape": list(layer.weight.shape),
                 "chip": used.index(layer.chip),
                 "calibrated": layer.calibrated,
@@ -201,7 +198,7 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 
 
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
-    _check_fields("layers: ", data, ("name", "key", "kind", "shape", "chip", "calibrated", "input_range"))
+    _check_fields("layers: ", data, ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range"))
     name, value, index = data["name"], data["input_range"], data["chip"]
     if type(index) is not int or not 0 <= index < len(used):
         raise ValueError(f"layers: {name!r} is on chip {index!r}, but the file has {len(used)} chips")
@@ -210,7 +207,9 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
         raise ValueError(f"layers: {name!r} must have a positive finite input_range, got {value!r}")
     shape = tuple(map(int, data["shape"]))
-    return SavedLayer(str(name), str(data["key"]), str(data["kind"]), used[index], shape, value)
+    return SavedLayer(
+        str(name), str(data["key"]), str(data["kind"]), used[index], shape, value, weight=str(data["weight"])
+    )
 
 
 def _program(data: Any) -> SavedProgram:

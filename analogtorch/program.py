@@ -221,7 +221,7 @@ class _Devices:
         state: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
-        target = section.weight(layer.weight.detach())
+        target = section.weight(layer.as_matrix(layer.weight.detach()))
         self.dtype = target.dtype
         self.scale = block_scales(target, section.bounds, section.shared_columns(layer.chip))
         self.full = over_rows(self.scale, section.bounds).view(section.shape)

@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, reason
-from analogtorch.nn import AnalogLayer, AnalogRecurrent
+from analogtorch.nn import AnalogComposite, AnalogLayer
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def summary(model: nn.Module) -> Summary:
     skipped = tuple(
         (name or "(root)", reason(model, name, module) or "not converted", _count(own))
         for name, module in model.named_modules()
-        if not isinstance(module, AnalogLayer | AnalogRecurrent) and (own := list(module.parameters(recurse=False)))
+        if not isinstance(module, AnalogLayer | AnalogComposite) and (own := list(module.parameters(recurse=False)))
     )
     return Summary(chip=next(iter(layers.values())).chip, layers=rows, skipped=skipped)
 
@@ -93,7 +93,7 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
     return LayerRow(
         name=name or "(root)",
         kind=type(layer).__name__.removeprefix("Analog"),
-        shape=tuple(layer.weight.shape),
+        shape=layer.matrix_shape,
         blocks=sum(section.blocks for section in layer.sections),
         cells=sum(section.cells for section in layer.sections),
         input_range=f"{layer.input_range.item():.4g}" if known else "absmax of each input (not calibrated)",

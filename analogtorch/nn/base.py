@@ -133,7 +133,7 @@ class AnalogLayer(nn.Module):
         if self.programmed is not None:
             raise RuntimeError(f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become another")
         self._chip = chip
-        self.sections = sections(tuple(self.weight.shape), getattr(self, "groups", 1), chip)
+        self.sections = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
         # hashed here, because torch.compile cannot trace a hash
         blocks = max(len(section.row_blocks) for section in self.sections)
         name = self.layer_name
@@ -160,7 +160,7 @@ class AnalogLayer(nn.Module):
             weight_noise=noise.strength if noisy_weight else 0.0,
             spread=spread if noisy_weight and spread is not None else Spread(),
             first_output=section.outputs.start,
-            total_outputs=self.weight.shape[0],
+            total_outputs=self.sections[-1].outputs.stop,
             first_row=section.first_row,
             **self._geometry(),
         )
@@ -182,6 +182,29 @@ class AnalogLayer(nn.Module):
         self.register_buffer("vectors_read", count, persistent=False)
 
     # what a kind of layer defines
+
+    @classmethod
+    def weight_names(cls, layer: nn.Module) -> tuple[str, ...]:
+        """Parameters of the digital ``layer`` that would go on the chip."""
+        return ("weight",)
+
+    @classmethod
+    def refuses(cls, layer: nn.Module) -> str | None:
+        """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it can."""
+        return None
+
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """A weight of the layer's shape as the chip holds it: (outputs, inputs of one group, *kernel)."""
+        return weight
+
+    @property
+    def matrix_shape(self) -> tuple[int, ...]:
+        """Shape of the matrix: (outputs, inputs of one group, *kernel)."""
+        return tuple(self.as_matrix(self.weight.detach().to("meta")).shape)
+
+    def _read_bias(self) -> Tensor | None:
+        """What is added to the sums of the readings."""
+        return self.bias
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The digital layer's own product."""
@@ -212,6 +235,10 @@ class AnalogLayer(nn.Module):
     def matrix_name(self, name: str) -> str:
         """What a mapping calls the weight of the layer, which the model calls ``name``."""
         return name
+
+    def parameter_name(self, name: str) -> str:
+        """Full name of the weight of the layer, which the model calls ``name``."""
+        return f"{name}.weight".lstrip(".")
 
     def draw(self, x: Tensor) -> Tensor | None:
         """Keys of the noise of one forward, where there is any to draw."""
@@ -268,14 +295,14 @@ class AnalogLayer(nn.Module):
         dtype: torch.dtype,
     ) -> Tensor:
         """The part of the output that a section computes, in ``dtype`` (autocast's, or the weight's)."""
-        section, held, bias = self.sections[index], self.programmed, self.bias
+        section, held, bias = self.sections[index], self.programmed, self._read_bias()
         if len(self.sections) > 1:
             x, bias = x[:, section.channels], None if bias is None else bias[section.outputs]
         bias = None if bias is None else bias.to(dtype)
         if held is not None:
             tensors = {"scale": held.scales[index], "gain": held.gains[index], "output_keys": held.keys}
             return mvm(x, input_range, held.weights[index].to(dtype), plan, bias=bias, samples=samples, **tensors)
-        weight = section.weight(self.weight)
+        weight = section.weight(self.as_matrix(self.weight))
         if keys is None:
             return mvm(x, input_range, weight.to(dtype), plan, bias=bias)
         if self.unknown_cell:

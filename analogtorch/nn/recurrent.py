@@ -5,127 +5,28 @@ drawn once per forward and stays for all its time steps, as a chip's would.
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from analogtorch.chips import Chip
-from analogtorch.nn.base import reborn
-from analogtorch.nn.linear import AnalogLinear
+from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.ops import number_samples
 
-_MATRICES = {"ih": "bias_ih", "hh": "bias_hh", "hr": None}
-"""Kinds of matrices of a recurrent layer, and the bias beside each."""
 
-
-class AnalogMatrix(AnalogLinear):
-    """One weight matrix of a larger module: the module's own Parameters, and an input range beside them.
-
-    Its keys in a ``state_dict`` are the module's; it adds none.
-    """
-
-    @classmethod
-    def of(cls, owner: nn.Module, kind: str, suffix: str, chip: Chip, name: str) -> "AnalogMatrix":
-        """The matrix ``weight_<kind><suffix>`` of ``owner``."""
-        new = cls.__new__(cls)
-        nn.Module.__init__(new)
-        new.kind, new.suffix = kind, suffix
-        new.share(owner)
-        new.out_features, new.in_features = new.weight.shape
-        new._attach(chip, name, nn.Linear)
-        return new
-
-    kind: str
-    suffix: str
-
-    def share(self, owner: nn.Module) -> None:
-        """Take the owner's Parameters, which moving or loading may have exchanged."""
-        bias = _MATRICES[self.kind]
-        self._parameters["weight"] = owner._parameters[f"weight_{self.kind}{self.suffix}"]
-        self._parameters["bias"] = owner._parameters.get(f"{bias}{self.suffix}") if bias else None
-
-    def matrix_name(self, name: str) -> str:
-        """The name of the owner's Parameter."""
-        return f"{name.removesuffix(self.kind + self.suffix)}weight_{self.kind}{self.suffix}"
-
-    def forward(self, input: Tensor, keys: Tensor | None = None, samples: Tensor | None = None) -> Tensor:
-        """The analog product of ``input``; keys and samples of the noise as for ``analog_forward``."""
-        return self.analog_forward(input, keys, samples)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        self._save_range(destination, prefix)
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing: list,
-        unexpected: list,
-        errors: list,
-    ) -> None:
-        if not self._refuses_to_load(errors):
-            self._load_range(state_dict.get(prefix + "input_range"), local_metadata)
-
-
-class AnalogRecurrent(nn.RNNBase):
+class AnalogRecurrent(AnalogComposite, nn.RNNBase):
     """What the analog recurrent layers share."""
 
-    digital: ClassVar[type[nn.RNNBase]]
-    digital_class: type[nn.Module]
-    layer_name: str
-
-    @classmethod
-    def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogRecurrent":
-        """An analog layer in place of ``layer``: the same Parameter objects, hooks and attributes."""
-        new = reborn(layer, cls)
-        new._modules = dict(layer._modules)
-        new.digital_class, new.layer_name = type(layer), name
-        for kind, suffix in new._places():
-            child = AnalogMatrix.of(new, kind, suffix, chip, f"{name}.{kind}{suffix}" if name else kind + suffix)
-            new.add_module(kind + suffix, child.train(layer.training))
-        return new
-
-    @property
-    def chip(self) -> Chip:
-        """The chip that the matrices run on."""
-        return self._matrices()[0].chip
-
-    def _matrices(self) -> list[AnalogMatrix]:
-        return [m for m in self._modules.values() if isinstance(m, AnalogMatrix)]
-
-    def to_digital(self) -> nn.Module:
-        """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
-        old = reborn(self, self.digital_class)
-        old._modules = {name: m for name, m in self._modules.items() if not isinstance(m, AnalogMatrix)}
-        for name in ("digital_class", "layer_name"):
-            old.__dict__.pop(name, None)
-        return old
-
-    def _places(self) -> Iterator[tuple[str, str]]:
-        """Kind and suffix of every weight matrix."""
+    def spots(self) -> Iterator[Spot]:
+        """Every weight matrix: of the input, of the state, and of the projection, by layer and direction."""
         for layer in range(self.num_layers):
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: 1 + self.bidirectional]:
-                for kind in _MATRICES:
+                for kind in ("ih", "hh", "hr"):
                     if f"weight_{kind}{suffix}" in self._parameters:
-                        yield kind, suffix
-
-    def _share(self) -> None:
-        for matrix in self._matrices():
-            matrix.share(self)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self._share()
-        return self
-
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
-        self._share()
+                        bias = None if kind == "hr" else f"bias_{kind}{suffix}"
+                        yield Spot(kind + suffix, f"weight_{kind}{suffix}", bias)
 
     # the forward pass
 
@@ -281,7 +182,3 @@ class AnalogLSTM(AnalogRecurrent, nn.LSTM):
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         return (noise["hr"](h, t) if "hr" in noise else h), c
-
-
-RECURRENT: tuple[type[AnalogRecurrent], ...] = (AnalogRNN, AnalogGRU, AnalogLSTM)
-"""The analog recurrent layers."""

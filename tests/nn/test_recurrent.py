@@ -114,7 +114,7 @@ def test_keys_checkpoints_and_the_way_back(name: str) -> None:
         fresh["net"],
         copy.deepcopy(analog)["net"],
     ):  # the matrices' weights are the layer's own
-        assert all(m.weight is layer._parameters[f"weight_{m.kind}{m.suffix}"] for m in layer._matrices())
+        assert all(m.weight is layer._parameters[m.spot.weight] for m in layer.matrices())
     copy.deepcopy(digital).load_state_dict(analog.state_dict(), strict=True)
     assert type(at.to_digital(analog)["net"]) is type(digital["net"])
     assert not list(at.analog_layers(analog))
@@ -234,7 +234,7 @@ def test_bad_inputs_are_refused() -> None:
 def test_half_moved_and_compiled() -> None:
     layer = at.convert(nn.LSTM(5, 6), SMALL)
     assert layer.double()(torch.zeros(3, 2, 5, dtype=torch.float64))[0].dtype == torch.float64
-    assert all(m.weight.dtype == torch.float64 for m in layer._matrices())
+    assert all(m.weight.dtype == torch.float64 for m in layer.matrices())
     layer.float().eval()
     with torch._dynamo.config.patch(allow_rnn=True):  # without it, torch refuses its own recurrent layers too
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")

@@ -1,0 +1,144 @@
+"""Modules that hold several weight matrices: recurrent layers, attention. Each matrix is an analog layer of its own.
+
+Such a module keeps its Parameters and ``state_dict`` keys; beside them it gets a child for each matrix, which shares
+the Parameter and brings what only a chip needs: the streams of its noise and an input range.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from analogtorch.chips import Chip
+from analogtorch.nn.base import reborn
+from analogtorch.nn.linear import AnalogLinear
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a module keeps one of its matrices."""
+
+    child: str
+    """Name of the child that computes with it."""
+    weight: str
+    """Name of the Parameter (outputs, inputs)."""
+    bias: str | None = None
+    """Name of the Parameter that is added to its products, if the module has it."""
+
+
+class AnalogMatrix(AnalogLinear):
+    """One weight matrix of a larger module: the module's own Parameters, and an input range beside them.
+
+    Its keys in a ``state_dict`` are the module's; it adds none.
+    """
+
+    spot: Spot
+
+    @classmethod
+    def of(cls, owner: nn.Module, spot: Spot, chip: Chip, name: str) -> "AnalogMatrix":
+        """The matrix of ``owner`` at ``spot``."""
+        new = cls.__new__(cls)
+        nn.Module.__init__(new)
+        new.spot = spot
+        new.share(owner)
+        new.out_features, new.in_features = new.weight.shape
+        new._attach(chip, name, nn.Linear)
+        return new
+
+    def share(self, owner: nn.Module) -> None:
+        """Take the owner's Parameters, which moving or loading may have exchanged."""
+        self._parameters["weight"] = owner._parameters[self.spot.weight]
+        self._parameters["bias"] = owner._parameters.get(self.spot.bias) if self.spot.bias else None
+
+    def parameter_name(self, name: str) -> str:
+        """The name of the owner's Parameter."""
+        return f"{name.removesuffix(self.spot.child)}{self.spot.weight}"
+
+    def matrix_name(self, name: str) -> str:
+        """The name of the owner's Parameter."""
+        return self.parameter_name(name)
+
+    def forward(self, input: Tensor, keys: Tensor | None = None, samples: Tensor | None = None) -> Tensor:
+        """The analog product of ``input``; keys and samples of the noise as for ``analog_forward``."""
+        return self.analog_forward(input, keys, samples)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._save_range(destination, prefix)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing: list,
+        unexpected: list,
+        errors: list,
+    ) -> None:
+        if not self._refuses_to_load(errors):
+            self._load_range(state_dict.get(prefix + "input_range"), local_metadata)
+
+
+class AnalogComposite(nn.Module):
+    """Mixin of the analog modules with several matrices; the other base is the digital module."""
+
+    digital: ClassVar[type[nn.Module]]
+    """The digital module of the same kind."""
+    digital_class: type[nn.Module]
+    layer_name: str
+
+    @classmethod
+    def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogComposite":
+        """An analog module in place of ``layer``: the same Parameter objects, children, hooks and attributes."""
+        new = reborn(layer, cls)
+        new._modules = dict(layer._modules)
+        new.digital_class, new.layer_name = type(layer), name
+        for spot in new.spots():
+            child = AnalogMatrix.of(new, spot, chip, f"{name}.{spot.child}" if name else spot.child)
+            new.add_module(spot.child, child.train(layer.training))
+        return new
+
+    def spots(self) -> Iterator[Spot]:
+        """Every weight matrix, of a digital module as well."""
+        raise NotImplementedError
+
+    @classmethod
+    def weight_names(cls, layer: Any) -> tuple[str, ...]:
+        """Parameters of the digital ``layer`` that would go on the chip."""
+        return tuple(spot.weight for spot in cls.spots(layer))
+
+    @classmethod
+    def refuses(cls, layer: nn.Module) -> str | None:
+        """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it can."""
+        return None
+
+    @property
+    def chip(self) -> Chip:
+        """The chip that the matrices run on."""
+        return self.matrices()[0].chip
+
+    def matrices(self) -> list[AnalogMatrix]:
+        """The children that compute on the chip."""
+        return [m for m in self._modules.values() if isinstance(m, AnalogMatrix)]
+
+    def to_digital(self) -> nn.Module:
+        """The digital module that ``from_digital`` was given, with the Parameters as they are now."""
+        old = reborn(self, self.digital_class)
+        old._modules = {name: m for name, m in self._modules.items() if not isinstance(m, AnalogMatrix)}
+        for name in ("digital_class", "layer_name"):
+            old.__dict__.pop(name, None)
+        return old
+
+    def _share(self) -> None:
+        for matrix in self.matrices():
+            matrix.share(self)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self._share()
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._share()
