@@ -15,11 +15,9 @@ from analogtorch.calibrate import calibrate
 from analogtorch.checkpoint import load, load_programmed, save
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.clip import clip_weights_
-from analogtorch.convert import analog_layers, convert, to_digital
+from analogtorch.convert import GuardReport, analog_layers, convert, fold_batch_norm, guard, to_digital
 from analogtorch.defects import Defects
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sweep
-from analogtorch.fold import fold_batch_norm
-from analogtorch.guard import GuardReport, guard
 from analogtorch.mapping import Mapping, cost, map_to_chip
 from analogtorch.program import ProgrammedChip, program
 from analogtorch.programming import GradientDescent, ProgramAndVerify

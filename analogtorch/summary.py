@@ -8,6 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, reason
+from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 
@@ -35,6 +36,9 @@ class Summary:
     skipped: tuple[tuple[str, str, int], ...]
     """Modules with weights that stay digital: name, reason, number of weights."""
 
+    routed: tuple[str, ...] = ()
+    """Layers whose weights the model passes to ``F.linear`` and the like, brought back to the layer."""
+
     @property
     def tiles(self) -> int:
         """Tiles at one block per tile: an upper bound, as blocks that are smaller than a tile may share one."""
@@ -54,6 +58,10 @@ class Summary:
                 f"{row.name:<{width}}  {row.kind:<8}  {shape:<18}  {row.blocks:>6}  {row.cells:>10,}  {row.input_range}"
             )
         lines.append(f"{self._fit()} {sum(row.cells for row in self.layers):,} of {self.chip.cells:,} cells.")
+        if self.routed:
+            lines.append(
+                f"routed: {len(self.routed)} layers that the model calls by their weights, as {self.routed[0]}"
+            )
         lines += [f"digital: {name} ({count:,} weights; {why})" for name, why, count in self.skipped]
         return "\n".join(lines)
 
@@ -85,7 +93,9 @@ def summary(model: nn.Module) -> Summary:
         for name, module in model.named_modules()
         if not isinstance(module, AnalogLayer | AnalogComposite) and (own := list(module.parameters(recurse=False)))
     )
-    return Summary(chip=next(iter(layers.values())).chip, layers=rows, skipped=skipped)
+    return Summary(
+        chip=next(iter(layers.values())).chip, layers=rows, skipped=skipped, routed=tuple(routed_layers(model))
+    )
 
 
 def _row(name: str, layer: AnalogLayer) -> LayerRow:

@@ -1,5 +1,6 @@
 """Batch norm into the layer before it: a chip scales its columns for nothing, and one digital pass less is paid."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from analogtorch.convert.example import Example, runner
 from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-@torch.no_grad()
-def fold_batch_norm(model: nn.Module, *example: Any, tolerance: float = 1e-4) -> list[str]:
+def fold_batch_norm(model: nn.Module, example: Example, *, tolerance: float = 1e-4) -> list[str]:
     """Fold every batch norm that directly follows a linear layer or convolution into its weight and bias, in place.
 
     Before conversion: the norm's running statistics become part of the weights, and ``nn.Identity`` takes its place.
@@ -21,7 +22,8 @@ def fold_batch_norm(model: nn.Module, *example: Any, tolerance: float = 1e-4) ->
 
     Args:
         model: a digital model.
-        example: inputs; one run in evaluation mode shows what follows what.
+        example: its input: a tensor, a tuple of arguments or a dictionary of keyword arguments; one run in evaluation
+            mode shows what follows what.
         tolerance: largest difference of an output that is accepted, relative to the largest output.
 
     Returns:
@@ -29,6 +31,7 @@ def fold_batch_norm(model: nn.Module, *example: Any, tolerance: float = 1e-4) ->
         left.
 
     Raises:
+        TypeError: the example is of another type.
         ValueError: the model is converted already, nothing can be folded, or the outputs differ by more than the
             tolerance. The model is unchanged.
 
@@ -37,24 +40,35 @@ def fold_batch_norm(model: nn.Module, *example: Any, tolerance: float = 1e-4) ->
         >>> at.fold_batch_norm(model, torch.randn(1, 3, 8, 8))
         ['1']
     """
+    return folded(model, example, tolerance)[0]
+
+
+@torch.no_grad()
+def folded(model: nn.Module, example: Example | None, tolerance: float) -> tuple[list[str], Callable[[], None]]:
+    """What ``fold_batch_norm`` does and returns, and what undoes it."""
     if any(isinstance(m, AnalogLayer) for m in model.modules()):
         raise ValueError("fold_batch_norm: the model is converted already; fold first, then call analogtorch.convert")
+    run = runner("fold_batch_norm", example)
     modes = {m: m.training for m in model.modules()}
     try:
         model.eval()
-        before = _flat(model(*example))
-        pairs = _pairs(model, example)
+        before = _flat(run(model))
+        pairs = _pairs(model, run)
         if not pairs:
             raise ValueError("fold_batch_norm: no batch norm follows a linear layer or convolution directly")
         old = [_fold(model, layer, name) for name, layer in pairs.items()]
-        worst = max(
-            ((a - b).abs().max() / a.abs().max().clamp_min(1e-30)).item()
-            for a, b in zip(before, _flat(model(*example)), strict=True)
-        )
-        if not worst <= tolerance:
+
+        def undo() -> None:
             for name, (layer, weight, bias, norm) in zip(pairs, old, strict=True):
                 layer.weight, layer.bias = weight, bias
                 _put(model, name, norm)
+
+        worst = max(
+            ((a - b).abs().max() / a.abs().max().clamp_min(1e-30)).item()
+            for a, b in zip(before, _flat(run(model)), strict=True)
+        )
+        if not worst <= tolerance:
+            undo()
             raise ValueError(
                 f"fold_batch_norm: the outputs would differ by {worst:.2g}, {tolerance:.2g} is allowed; a layer's "
                 "output is used beside its norm"
@@ -62,10 +76,10 @@ def fold_batch_norm(model: nn.Module, *example: Any, tolerance: float = 1e-4) ->
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return list(pairs)
+    return list(pairs), undo
 
 
-def _pairs(model: nn.Module, example: tuple[Any, ...]) -> dict[str, nn.Module]:
+def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, nn.Module]:
     """Name of each batch norm that met the output of a layer, and the layer; both called once."""
     made: dict[int, tuple[nn.Module, Tensor]] = {}  # outputs are kept, so that no two have the same id
     found: dict[str, nn.Module] = {}
@@ -83,7 +97,7 @@ def _pairs(model: nn.Module, example: tuple[Any, ...]) -> dict[str, nn.Module]:
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))]
     handles = [m.register_forward_hook(record) for m in (*layers, *names)]
     try:
-        model(*example)
+        run(model)
     finally:
         for handle in handles:
             handle.remove()

@@ -101,6 +101,13 @@ def test_selection(include, exclude, expected) -> None:
         ({"include": ["head", "unused*"]}, r"'unused\*' matches none"),
         ({"exclude": "*"}, "exclude, or where, leaves none of its 3 layers"),
         ({"include": "re:("}, "no regular expression"),
+        (
+            {"include": "body.norm"},
+            r"'body\.norm', matched by 'body\.norm', cannot be analog: no analog layer for BatchNorm",
+        ),
+        ({"include": ["head", "shared"], "exclude": "h*"}, r"include 'head' and exclude 'h\*' contradict each other"),
+        ({"exclude": "head", "per_layer": {"head": {}}}, "per_layer 'head' and exclude 'head' contradict each other"),
+        ({"fold_batch_norm": True}, "fold_batch_norm=True needs example"),
     ],
 )
 def test_bad_patterns_are_refused_and_change_nothing(kwargs: dict, message: str) -> None:

@@ -1,11 +1,11 @@
-"""Proof that every analog layer of a model really runs, and that nobody computes with its weight behind its back."""
+"""Watch one run of a model: which analog layers run, and who computes with their weights beside them."""
 
 import contextlib
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from analogtorch.convert import analog_layers
+from analogtorch.convert.kinds import analog_layers
 from analogtorch.nn import AnalogLayer
-
-Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _SHAPE_ONLY = frozenset(
@@ -29,156 +27,33 @@ _SHAPE_ONLY = frozenset(
     }
 )
 """Operators that take a tensor for its shape and type and read none of its values."""
-_SHOWN = 5
-"""Layers that an error lists; the others are counted."""
+_HERE = f"{Path(__file__).parent}{os.sep}"
 
 
 @dataclass(frozen=True)
-class GuardRow:
-    """One analog layer."""
+class Bypass:
+    """An operator that computed with the weight of a layer outside of that layer."""
 
-    name: str
-    kind: str
-    weights: int
-    runs: int
-    """How often its analog forward ran."""
-    digital_uses: tuple[str, ...]
-    """Digital modules that hold the same weight and computed with it, such as the embedding that a head is tied to."""
-
-
-@dataclass(frozen=True)
-class GuardReport:
-    """What ``guard`` returns; print it."""
-
-    layers: tuple[GuardRow, ...]
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """Analog layers that the example did not reach."""
-        return tuple(row.name for row in self.layers if row.runs == 0)
-
-    def __str__(self) -> str:
-        width = max(5, *(len(row.name) for row in self.layers))
-        lines = [f"{'layer':<{width}}  {'kind':<8}  {'weights':>12}  {'runs':>5}"]
-        for row in self.layers:
-            note = f"  also used digitally by {', '.join(row.digital_uses)}" if row.digital_uses else ""
-            note += "  NOT REACHED by this example" if row.runs == 0 else ""
-            lines.append(f"{row.name:<{width}}  {row.kind:<8}  {row.weights:>12,}  {row.runs:>5}{note}")
-        ran = len(self.layers) - len(self.unused)
-        lines.append(f"{ran} of {len(self.layers)} analog layers ran their analog forward; none was bypassed.")
-        return "\n".join(lines)
-
-
-def guard(
-    model: nn.Module,
-    example: Example,
-    *,
-    allow_unused: bool = False,
-    forward: Callable[[nn.Module, Any], Any] | None = None,
-) -> GuardReport:
-    """Run a converted model once and prove that the analog forward of every analog layer ran, and nothing beside it.
-
-    A bypass is an operator that combines the weight of an analog layer, a view or a copy of it, with other data outside
-    of that layer: ``F.linear(x, layer.weight)``, or the fused kernels of ``nn.TransformerEncoderLayer`` and
-    ``nn.MultiheadAttention``. A digital module that holds the same weight, such as a tied embedding, may use it.
-
-    The run is in evaluation mode and without gradients, so it tells nothing of code that runs in training only, nor of
-    a copy of a weight that was made before it. Modes, buffers (batch norm's statistics, a programmed chip's counters)
-    and the random states of torch, numpy and Python are as before; no hook is registered, as hooks turn fast paths off.
-
-    Args:
-        model: a converted model, or a programmed chip at a time.
-        example: its input: a tensor, a tuple of arguments or a dictionary of keyword arguments.
-        allow_unused: report a layer that the example does not reach, rather than raise.
-        forward: runs the model on the example, ``forward(model, example)``, where the rule above does not fit.
-
-    Returns:
-        How often each analog layer ran.
-
-    Raises:
-        TypeError: ``model`` or ``example`` is of another type.
-        ValueError: no analog layer; a layer that is bypassed, with the module and the line of code that do it; or one
-            that did not run.
-
-    Example:
-        >>> model = at.convert(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()), at.chips.hermes64())
-        >>> guard(model, torch.randn(2, 8)).layers[0].runs
-        1
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"guard: model must be a torch.nn.Module, got {type(model).__name__}")
-    layers = dict(analog_layers(model))
-    if not layers:
-        raise ValueError("guard: the model has no analog layer; call analogtorch.convert(model, chip) first")
-    run = forward or _runner(example)
-    watch = _Watch(model, layers)
-    with _unchanged(model), watch.counting(), _eager(), torch.no_grad():
-        model.eval()
-        with watch:
-            run(model, example)
-    report = GuardReport(
-        tuple(
-            GuardRow(
-                name=name or "(root)",
-                kind=type(layer).__name__.removeprefix("Analog"),
-                weights=layer.weight.numel(),
-                runs=watch.runs[name],
-                digital_uses=tuple(sorted(watch.digital_uses[name])),
-            )
-            for name, layer in layers.items()
-        )
-    )
-    _raise_for(report, watch.bypasses, allow_unused)
-    return report
-
-
-def _runner(example: Any) -> Callable[[nn.Module, Any], Any]:
-    if isinstance(example, Tensor):
-        return lambda model, x: model(x)
-    if isinstance(example, tuple):
-        return lambda model, x: model(*x)
-    if isinstance(example, Mapping):
-        return lambda model, x: model(**x)
-    raise TypeError(
-        "guard: example must be the model's input: a tensor, a tuple of arguments or a dictionary of keyword "
-        f"arguments, got {type(example).__name__}; for anything else pass forward="
-    )
-
-
-@dataclass(frozen=True)
-class _Bypass:
     operator: str
     user: str
     """The innermost module that was running."""
     site: str
     """File and line."""
+    module: nn.Module | None = field(compare=False, repr=False)
+    """That module itself."""
 
     def __str__(self) -> str:
         return f"{self.operator} in {self.user}, {self.site}"
 
 
-def _raise_for(report: GuardReport, bypasses: dict[str, _Bypass], allow_unused: bool) -> None:
-    bypassed = [name or "(root)" for name in bypasses]
-    unused = [name for name in report.unused if name not in bypassed]
-    total, parts = len(report.layers), []
-    if bypasses:
-        listed = [f"\n  {name!r}: {b}" for name, b in zip(bypassed, bypasses.values(), strict=True)]
-        parts.append(
-            f"{len(bypassed)} of {total} analog layers are bypassed: something else computes with their weights."
-            f"{_some(listed, '')}\nCall the layers instead, or leave them digital with convert(..., exclude=...)."
-        )
-    if unused and not (allow_unused and not bypasses):
-        parts.append(
-            f"{len(unused)} of {total} analog layers did not run: {_some(list(map(repr, unused)), ', ')}. Use an "
-            "example that reaches them, pass allow_unused=True, or leave them digital with convert(..., exclude=...)."
-        )
-    if parts:
-        raise ValueError("guard: " + "\n".join(parts))
-
-
-def _some(listed: list[str], separator: str) -> str:
-    text = separator.join(listed[:_SHOWN])
-    return text if len(listed) <= _SHOWN else f"{text}{separator or chr(10) + '  '}and {len(listed) - _SHOWN} more"
+def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
+    """Run the model once, in evaluation mode and without gradients, and change nothing of it."""
+    seen = Watch(model, dict(analog_layers(model)))
+    with _unchanged(model), seen.counting(), _eager(), torch.no_grad():
+        model.eval()
+        with seen:
+            run(model)
+    return seen
 
 
 @dataclass(frozen=True)
@@ -193,7 +68,7 @@ class _Region:
         return start < last and first < stop
 
 
-class _Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):
     """Sees every operator of a run, and which of them read a weight outside of its layer.
 
     Not a TorchFunctionMode: that turns torch's own fast paths off, and would miss what happens without it.
@@ -205,7 +80,7 @@ class _Watch(TorchDispatchMode):
         self.modules = {id(m): (name, m) for name, m in model.named_modules()}
         self.runs = dict.fromkeys(layers, 0)
         self.running: list[str] = []
-        self.bypasses: dict[str, _Bypass] = {}
+        self.bypasses: dict[str, Bypass] = {}
         self.digital_uses: dict[str, set[str]] = {name: set() for name in layers}
         self.regions: dict[int, list[_Region]] = {}
         self.derived: dict[int, tuple[Tensor, list[_Region]]] = {}  # the tensor keeps its storage's number taken
@@ -285,7 +160,7 @@ class _Watch(TorchDispatchMode):
                 if owner:
                     self.digital_uses[name].add(label)
                 else:
-                    self.bypasses.setdefault(name, _Bypass(str(func.overloadpacket), label, site))
+                    self.bypasses.setdefault(name, Bypass(str(func.overloadpacket), label, site, user))
 
     def _label(self, module: nn.Module) -> str:
         name = self.modules[id(module)][0]
@@ -294,10 +169,10 @@ class _Watch(TorchDispatchMode):
     def _place(self, frame: FrameType | None) -> tuple[nn.Module | None, str]:
         """The innermost running module of the model, and the innermost line outside of torch (else, the module's)."""
         user, site, inside = None, "", ""
-        while frame is not None and frame.f_code is not guard.__code__:
+        while frame is not None and frame.f_code is not watch.__code__:
             code = frame.f_code
             line = f"{code.co_filename}:{frame.f_lineno}"
-            if not (site or code.co_filename == __file__ or code.co_filename.startswith(_TORCH)):
+            if not (site or code.co_filename.startswith(_HERE) or code.co_filename.startswith(_TORCH)):
                 site = line
             if user is None and code.co_varnames[:1] == ("self",):
                 module = frame.f_locals.get("self")

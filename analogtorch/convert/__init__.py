@@ -1,0 +1,18 @@
+"""Make the layers of a model analog, and prove that they are: choose, fold, swap, guard."""
+
+from analogtorch.convert.fold import fold_batch_norm
+from analogtorch.convert.guard import GuardReport, guard
+from analogtorch.convert.kinds import LAYERS, analog_layers, reason, refuse_programmed
+from analogtorch.convert.swap import convert, to_digital
+
+__all__ = [
+    "LAYERS",
+    "GuardReport",
+    "analog_layers",
+    "convert",
+    "fold_batch_norm",
+    "guard",
+    "reason",
+    "refuse_programmed",
+    "to_digital",
+]

@@ -1,0 +1,74 @@
+"""Which layers can be analog, which are, and why one cannot."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from analogtorch.nn import KINDS, AnalogComposite, AnalogLayer, AnalogMatrix
+from analogtorch.nn.base import OWN
+
+LAYERS: dict[type[nn.Module], Any] = {kind.digital: kind for kind in KINDS}
+"""Digital layer to analog layer."""
+
+_FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""Modules that read their children's weights without calling them: analog layers in them would be bypassed."""
+
+
+def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
+    """The analog layers of ``model``, matrices of recurrent layers among them, by full name, each shared one once."""
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, AnalogLayer))
+
+
+def is_analog(module: Any) -> bool:
+    """Whether ``convert`` made it, rather than a part of what it made."""
+    return isinstance(module, AnalogLayer | AnalogComposite) and not isinstance(module, AnalogMatrix)
+
+
+def refuse_programmed(model: nn.Module, caller: str) -> None:
+    """Raise ValueError where ``caller`` was given a programmed chip instead of the model that was programmed."""
+    for name, layer in analog_layers(model):
+        if layer.programmed is not None:
+            raise ValueError(
+                f"{caller}: layer {name!r} belongs to a programmed chip; use the model that was programmed"
+            )
+
+
+def reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
+    """Why ``module``, called ``name`` in ``model``, cannot become analog; None if it can."""
+    kind = kind_of(module)
+    if kind is None:
+        return f"no analog layer for {type(module).__name__}"
+    for parent in _parents(model, name):
+        if isinstance(parent, _FUSED):
+            return f"{type(parent).__name__} reads its weight without calling it"
+    if parametrize.is_parametrized(module):
+        return "parametrized: call torch.nn.utils.parametrize.remove_parametrizations first"
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "lazy: run the model once first"
+    for method in ("forward", "_conv_forward", "__call__"):
+        if method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None):
+            return f"{type(module).__name__} overrides {method}"
+    for name in LAYERS[kind].weight_names(module):
+        weight = module._parameters.get(name)
+        if weight is None:
+            return f"its {name} is not a plain Parameter (pruned or weight-normalised)"
+        if weight.numel() == 0 or not weight.is_floating_point():
+            return f"its {name} has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
+    if own := LAYERS[kind].refuses(module):
+        return own
+    if taken := sorted(OWN & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
+        return f"it has its own {taken[0]!r}, a name that analog layers use"
+    return None
+
+
+def kind_of(module: nn.Module) -> Any:
+    """The digital layer of ``LAYERS`` that ``module`` is, or is a subclass of; None if it is none."""
+    return next((kind for kind in LAYERS if isinstance(module, kind)), None)
+
+
+def _parents(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    parts = name.split(".") if name else []
+    for end in range(len(parts)):
+        yield model.get_submodule(".".join(parts[:end]))

@@ -1,0 +1,81 @@
+"""One rule for names: a glob, or a regular expression after ``re:``, against the full name of a layer."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from torch import nn
+
+from analogtorch.convert.kinds import reason
+
+
+class Pattern:
+    """A glob, or a regular expression after ``re:``, against a whole name."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            self.regex = re.compile(text[3:] if text.startswith("re:") else fnmatch.translate(text))
+        except re.error as error:
+            raise ValueError(f"convert: {text!r} is no regular expression: {error}") from error
+
+    def __call__(self, name: str) -> bool:
+        return self.regex.fullmatch(name) is not None
+
+
+def patterns(given: str | Iterable[str] | None) -> list[Pattern]:
+    """The patterns of an argument.
+
+    Raises:
+        TypeError: one that is no text.
+        ValueError: one that is no regular expression.
+    """
+    listed = [] if given is None else [given] if isinstance(given, str) else list(given)
+    if bad := [p for p in listed if not isinstance(p, str)]:
+        raise TypeError(f"convert: patterns must be strings, got {bad[0]!r}; for all layers leave include out")
+    return [Pattern(p) for p in listed]
+
+
+def matches(name: str, among: list[Pattern]) -> bool:
+    """Whether any of the patterns matches the name."""
+    return any(pattern(name) for pattern in among)
+
+
+def check_known(model: nn.Module, candidates: Mapping[str, nn.Module], among: list[Pattern]) -> None:
+    """Raise ValueError for a pattern that matches none of the ``candidates``, with what it matches or almost matches.
+
+    Args:
+        model: of the layers.
+        candidates: layers that can be analog, by name.
+        among: the patterns.
+    """
+    for pattern in among:
+        if any(map(pattern, candidates)):
+            continue
+        found = [(name, m) for name, m in model.named_modules() if pattern(name)]
+        with_weights = [(name, m) for name, m in found if next(m.parameters(recurse=False), None) is not None]
+        for name, module in with_weights or found[:1]:
+            why = reason(model, name, module) or "it is a part of a layer"
+            raise ValueError(f"convert: {name!r}, matched by {pattern.text!r}, cannot be analog: {why}")
+        near = get_close_matches(pattern.text.removeprefix("re:"), candidates, n=3) or list(candidates)[:3]
+        raise ValueError(
+            f"convert: pattern {pattern.text!r} matches none of the {len(candidates)} layers that can be analog. "
+            f"Closest names: {', '.join(map(repr, near)) or 'none'}. Leave include out to convert all."
+        )
+
+
+def check_agree(
+    candidates: Iterable[str], included: list[Pattern], excluded: list[Pattern], overriding: list[Pattern]
+) -> None:
+    """Raise ValueError for a pattern that asks for layers all of which ``exclude`` takes away."""
+    names = list(candidates)
+    for argument, group in (("include", included), ("per_layer", overriding)):
+        for pattern in group:
+            asked = [name for name in names if pattern(name)]
+            if asked and all(matches(name, excluded) for name in asked):
+                other = next(e.text for e in excluded if e(asked[0]))
+                raise ValueError(
+                    f"convert: {argument} {pattern.text!r} and exclude {other!r} contradict each other: all it asks "
+                    f"for is excluded, such as {asked[0]!r}; drop one of them"
+                )

@@ -1,0 +1,190 @@
+"""Swap the layers of a model for analog ones, and back: in place, loudly, with the same Parameters."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from analogtorch.chips import Chip
+from analogtorch.convert.example import Example, runner
+from analogtorch.convert.fold import folded
+from analogtorch.convert.guard import guard
+from analogtorch.convert.kinds import LAYERS, is_analog, kind_of, reason, refuse_programmed
+from analogtorch.convert.patterns import Pattern, check_agree, check_known, matches, patterns
+from analogtorch.convert.route import route_known, unroute
+from analogtorch.nn import AnalogMatrix
+
+logger = logging.getLogger("analogtorch")
+
+
+def convert(
+    model: nn.Module,
+    chip: Chip,
+    *,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    per_layer: Mapping[str, Chip | Mapping[str, Any]] | None = None,
+    fold_batch_norm: bool = False,
+    example: Example | None = None,
+) -> nn.Module:
+    """Replace every ``nn.Linear``, ``nn.Conv1d`` to ``3d``, ``nn.RNN``, ``LSTM`` and ``GRU`` of ``model``, in place.
+
+    Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is listed by
+    ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass is converted if it computes
+    what its base does; methods of its own are lost until ``to_digital``. Every analog layer gains one Parameter, its
+    ``input_range``, which learns from calibration on: an optimizer made before the conversion does not know it, and
+    weight decay should spare it.
+
+    Args:
+        model: any module. A layer given as the root itself comes back as a new module.
+        chip: the chip to run on.
+        include: patterns of full layer names; only these are converted. A glob (``"encoder.*"``), or a regular
+            expression marked ``"re:"`` that the whole name must match.
+        exclude: patterns of layers that stay digital.
+        where: ``where(name, layer)`` decides about each layer that the patterns leave.
+        per_layer: pattern to the chip of the layers that it matches: another ``Chip``, or the fields in which it
+            differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. Of several that match, the last counts.
+        fold_batch_norm: fold batch norms into the layers before them first, as ``analogtorch.fold_batch_norm`` does;
+            needs ``example``. ``to_digital`` does not unfold them.
+        example: the model's input (a tensor, a tuple of arguments or a dictionary of keyword arguments). With it,
+            ``analogtorch.guard`` proves on one run that every layer that was converted really runs on the chip.
+
+    Returns:
+        The model; assign it, as a root layer cannot be replaced in place.
+
+    Raises:
+        TypeError: ``model`` is no module, or ``chip`` no ``Chip``.
+        ValueError: nothing to convert, a pattern that matches no layer, patterns that contradict each other, a field
+            that a chip does not have, a layer that is on another chip, or what ``fold_batch_norm`` and ``guard`` raise.
+            The model is unchanged.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> type(at.convert(model, at.chips.hermes64(), exclude="2")[0]).__name__
+        'AnalogLinear'
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert: model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(chip, Chip):
+        raise TypeError(f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
+    if fold_batch_norm and example is None:
+        raise ValueError("convert: fold_batch_norm=True needs example, inputs on which it proves that nothing changes")
+    if example is not None:
+        runner("convert", example)
+    chips = _chips(model, chip, per_layer)
+    chosen = _chosen(model, chips, include, exclude, where, list(per_layer or {}))
+    undo = folded(model, example, 1e-4)[1] if fold_batch_norm else lambda: None
+    fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
+    new = {id(m): LAYERS[kind_of(m)].from_digital(m, chips[name], name) for name, m in fresh.items()}
+    converted = _replace(model, new)
+    routed = route_known(converted)
+    if example is not None:
+        try:
+            guard(converted, example)
+        except Exception:
+            for module in routed:
+                unroute(module)
+            _replace(converted, {id(new[id(m)]): m for m in fresh.values()})
+            undo()
+            raise
+    if new:
+        logger.info("converted %d layers for chip %s", len(new), chip.name)
+    return converted
+
+
+def _chips(model: nn.Module, chip: Chip, per_layer: Mapping[str, Chip | Mapping[str, Any]] | None) -> dict[str, Chip]:
+    """The chip of each layer that can be analog, by name."""
+    candidates = [
+        name
+        for name, m in model.named_modules()
+        if is_analog(m) or (not isinstance(m, AnalogMatrix) and reason(model, name, m) is None)
+    ]
+    overrides = [(Pattern(text), _changed(chip, text, change)) for text, change in (per_layer or {}).items()]
+    return {name: next((c for pattern, c in reversed(overrides) if pattern(name)), chip) for name in candidates}
+
+
+def _chosen(
+    model: nn.Module,
+    chips: Mapping[str, Chip],
+    include: str | Iterable[str] | None,
+    exclude: str | Iterable[str] | None,
+    where: Callable[[str, nn.Module], bool] | None,
+    overriding: list[str],
+) -> dict[str, nn.Module]:
+    """The layers to be analog, by name, out of those that have a chip."""
+    included, excluded, changed = patterns(include), patterns(exclude), patterns(overriding)
+    if include is not None and not included:
+        raise ValueError("convert: include is empty; leave it out to convert all layers")
+    candidates = {name: model.get_submodule(name) for name in chips}
+    check_known(model, candidates, [*included, *excluded, *changed])
+    check_agree(candidates, included, excluded, changed)
+    for name, m in candidates.items():
+        if is_analog(m) and m.chip != chips[name]:
+            raise ValueError(
+                f"convert: layer {name!r} is on another chip already; call analogtorch.to_digital(model) first"
+            )
+    chosen = {
+        name: m
+        for name, m in candidates.items()
+        if (include is None or matches(name, included))
+        and not matches(name, excluded)
+        and (where is None or where(name, m))
+    }
+    if not chosen:
+        raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {_explain(model, candidates)}")
+    return chosen
+
+
+def _changed(chip: Chip, pattern: str, change: Chip | Mapping[str, Any]) -> Chip:
+    if isinstance(change, Chip):
+        return change
+    if not isinstance(change, Mapping):
+        raise TypeError(f"convert: per_layer[{pattern!r}] must be a Chip or a dict of its fields, got {change!r}")
+    known = [field.name for field in dataclasses.fields(Chip)]
+    if unknown := [name for name in change if name not in known]:
+        near = get_close_matches(unknown[0], known, n=1) or known[:1]
+        raise ValueError(
+            f"convert: per_layer[{pattern!r}]: a Chip has no field {unknown[0]!r}; did you mean {near[0]!r}?"
+        )
+    return dataclasses.replace(chip, **change)
+
+
+def to_digital(model: nn.Module) -> nn.Module:
+    """Undo ``convert``: every analog layer becomes the digital layer it was, with its Parameters as they are now.
+
+    Raises:
+        ValueError: a layer of a programmed chip: its weights are conductances, not the model's.
+    """
+    refuse_programmed(model, "to_digital")
+    layers = {name: m for name, m in model.named_modules() if is_analog(m)}
+    if changed := [name for name, m in layers.items() if parametrize.is_parametrized(m)]:
+        raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
+    for module in model.modules():
+        unroute(module)
+    return _replace(model, {id(m): m.to_digital() for m in layers.values()})
+
+
+def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
+    for parent in list(model.modules()):
+        for child_name, child in list(parent._modules.items()):
+            if child is not None and id(child) in new:
+                parent._modules[child_name] = new[id(child)]
+    return new.get(id(model), model)
+
+
+def _explain(model: nn.Module, candidates: Mapping[str, nn.Module]) -> str:
+    if candidates:
+        names = ", ".join(map(repr, list(candidates)[:3]))
+        return f"exclude, or where, leaves none of its {len(candidates)} layers: {names}, ..."
+    skipped = [
+        f"{n or '(root)'}: {reason(model, n, m)}"
+        for n, m in model.named_modules()
+        if next(m.parameters(False), None) is not None
+    ]
+    found = "; ".join(skipped[:5]) or "it has no layers with weights"
+    return f"Only nn.Linear, nn.Conv1d to 3d and nn.RNN, LSTM and GRU become analog; found {found}."
