@@ -49,7 +49,7 @@ def test_a_forward_that_names_weights_is_routed_by_convert() -> None:
     assert routed_layers(model) == ["fc", "bare"]
     assert "routed" in str(at.guard(model, X))  # finds the convolution's too: its name is not in the call
     assert routed_layers(model) == ["fc", "bare", "conv"]
-    assert "routed: 3 layers that the model calls by their weight, as fc" in str(at.summary(model))
+    assert "routed: 3 layers that the model calls by their weights, as fc" in str(at.summary(model))
     assert inspect.signature(model.forward) == inspect.signature(Functional().forward)
     assert torch.allclose(model.eval()(X), expected.eval()(X), atol=1e-6)
     assert not torch.allclose(model(X), Functional()(X), atol=1e-4)
