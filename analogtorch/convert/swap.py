@@ -170,7 +170,7 @@ def to_digital(model: nn.Module) -> nn.Module:
 
 
 def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
-    for parent in list(model.modules()):
+    for parent in [*model.modules(), *new.values()]:  # what is new may hold what is to be replaced
         for child_name, child in list(parent._modules.items()):
             if child is not None and id(child) in new:
                 parent._modules[child_name] = new[id(child)]
