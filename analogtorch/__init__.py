@@ -22,6 +22,7 @@ from analogtorch.mapping import Mapping, cost, map_to_chip
 from analogtorch.program import ProgrammedChip, program
 from analogtorch.programming import GradientDescent, ProgramAndVerify
 from analogtorch.replay import noise
+from analogtorch.sensitivity import sensitivity
 from analogtorch.summary import Summary, summary
 
 __version__ = "0.1.0"
@@ -58,6 +59,7 @@ __all__ = [
     "noise",
     "program",
     "save",
+    "sensitivity",
     "summary",
     "sweep",
     "to_digital",

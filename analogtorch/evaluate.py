@@ -77,10 +77,10 @@ def sweep(
         raise ValueError(f"sweep: chips must be >= 1, got {chips}")
     if not times:
         raise ValueError("sweep: times is empty; leave it out for the usual five")
-    labels = tuple(t if isinstance(t, str) else f"{int(t) if t == int(t) else t} s" for t in times)
+    labels = tuple(map(label, times))
     if len({seconds(time) for time in times}) < len(times):
         raise ValueError(f"sweep: times must differ, got {labels}")
-    seeds = tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(chips))
+    seeds = chip_seeds(seed, chips)
     values = torch.empty(chips, len(times), dtype=torch.float64)
     with tqdm(total=chips * len(times), desc="chips x times", unit="read", disable=not progress) as bar:
         for i, chip_seed in enumerate(seeds):
@@ -89,6 +89,16 @@ def sweep(
                 values[i, j] = float(metric(physical.at(time, compensation=compensation)))
                 bar.update()
     return Sweep(times=labels, values=values, seeds=seeds)
+
+
+def chip_seeds(seed: int, chips: int) -> tuple[int, ...]:
+    """Seeds of the ``chips`` chips of the experiment ``seed``: chip ``i`` is the same for every model and call."""
+    return tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(chips))
+
+
+def label(time: str | float) -> str:
+    """How tables call a time: text as it is, a number as seconds."""
+    return time if isinstance(time, str) else f"{int(time) if time == int(time) else time} s"
 
 
 @torch.no_grad()

@@ -1,0 +1,107 @@
+"""What the layers of a model lose by themselves, as a table for the terminal and as bars."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from analogtorch.losses import SINGLE, Effect, Loss, Sensitivity
+from analogtorch.report.files import write_atomically
+
+_BAR = 20
+"""Characters of the longest bar."""
+_SHOWN = 40
+"""Layers that a plot shows."""
+
+
+def table(found: Sensitivity) -> str:
+    """One row per layer, the largest loss first; then their sum and the loss of all layers together."""
+    last, digits = found.effects[-1], _decimals(found)
+    longest = max((row.loss[last].mean for row in found.rows), default=0.0)
+    rows = [("layer", "weights", "blocks", *(_title(found, effect) for effect in found.effects), "")]
+    for row in found.rows:
+        share = row.loss[last].mean / longest if longest > 0 else 0.0
+        told = (_told(row.loss[effect], effect, digits) for effect in found.effects)
+        rows.append((row.name or "(root)", f"{row.weights:,}", str(row.blocks), *told, "#" * round(_BAR * share)))
+    weights, blocks = sum(row.weights for row in found.rows), sum(row.blocks for row in found.rows)
+    told = (f"{found.sum[e]:.{digits}f}{'' if e in SINGLE else ' ' * (digits + 5)}" for e in found.effects)
+    rows.append(("sum of the layers", f"{weights:,}", str(blocks), *told, ""))
+    rows.append(("all on the chip", "", "", *(_told(found.total[e], e, digits) for e in found.effects), ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i in (0, len(row) - 1) else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    chips = "" if set(found.effects) <= set(SINGLE) else f", mean ± standard deviation over {len(found.seeds)} chips"
+    return "\n".join(
+        [
+            f"metric with all layers exact: {found.reference:.{digits}f}",
+            f"its loss with one layer on the chip and the others exact{chips}",
+            *("", lines[0], rule, *lines[1:-2], rule, *lines[-2:]),
+        ]
+    )
+
+
+def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
+    """Draw the losses of the 40 layers that lose most, a bar for each effect.
+
+    Args:
+        found: to draw.
+        path: file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another kind of file.
+        OSError: the file cannot be written.
+    """
+    if path is not None and Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"plot: path must end in .png, .svg or .pdf, got {str(path)!r}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plot needs matplotlib; run: pip install "analogtorch[report]"') from error
+    rows = found.rows[:_SHOWN]
+    # not pyplot, which keeps figures and picks a backend for the whole process
+    figure = Figure(figsize=(8, 1.6 + 0.22 * len(rows) * (1 + len(found.effects)) / 2), dpi=130, layout="constrained")
+    axes, height = figure.add_subplot(), 0.8 / len(found.effects)
+    for number, effect in enumerate(found.effects):
+        losses = [row.loss[effect] for row in rows]
+        places = [i + (number - (len(found.effects) - 1) / 2) * height for i in range(len(rows))]
+        spread = None if effect in SINGLE else [loss.std for loss in losses]
+        colour, name = f"C{number}", f"{_title(found, effect)}, all layers: {found.total[effect].mean:.4g}"
+        axes.barh(places, [loss.mean for loss in losses], height, xerr=spread, color=colour, label=name)
+    axes.set_yticks(range(len(rows)), [row.name or "(root)" for row in rows])
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("loss of the metric with this layer alone on the chip")
+    axes.set_title(f"{len(rows)} of {len(found.rows)} layers; {found.reference:.4g} with all of them exact")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower right")
+    if path is not None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=Path(path).suffix[1:].lower())
+        write_atomically(path, buffer.getvalue())
+    return figure
+
+
+def _title(found: Sensitivity, effect: Effect) -> str:
+    return {"noise": "noise (0 s)", "drift": f"drift ({found.time})"}.get(effect, effect)
+
+
+def _told(loss: Loss, effect: Effect, digits: int) -> str:
+    """A loss with its spread; what is measured once has none."""
+    return f"{loss.mean:.{digits}f}" + ("" if effect in SINGLE else f" ± {loss.std:.{digits}f}")
+
+
+def _decimals(found: Sensitivity) -> int:
+    """Decimals, 4 to 12, that show four digits of the largest loss: a metric may be of any size."""
+    losses = [loss for row in found.rows for loss in row.loss.values()]
+    largest = max(abs(loss.mean) for loss in (*losses, *found.total.values()))
+    return min(max(4, 3 - math.floor(math.log10(largest))), 12) if largest > 0 else 4
