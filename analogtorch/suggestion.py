@@ -1,8 +1,9 @@
 """What to change of a model on a chip so that it loses less: an estimate from the losses of its layers.
 
 The estimate is additive: what is left on the chip loses the sum of what its layers lose by themselves, gains counted
-as 0. Where the measured loss of the whole is larger than that sum, every layer's share is scaled up to it. Layers
-whose errors amplify or mask each other break it, so measure what you have changed.
+as 0. Where the measured loss of the whole is larger than that sum, every layer's share is scaled up to it; where it is
+smaller, shares are scaled down only if all layers stay on the chip, because a layer that leaves may have hidden what
+others lose. Layers whose errors amplify or mask each other break it, so measure what you have changed.
 
 More devices per weight: the error of ``n`` devices that share a weight and err independently has ``1 / n`` of the
 variance of one. ASSUMED: the loss falls with the standard deviation, ``1 / sqrt(n)``, as the share of inputs does that
@@ -87,7 +88,7 @@ def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion
     for row in found.rows:
         owned[row.owner].append(row)
     total = found.total[effect].mean
-    before, certain = _shares(owned, found, effect), dict.fromkeys(owned, 0.0)
+    before, certain = _shares(owned, found, effect, 1.0), dict.fromkeys(owned, 0.0)
     off, left = _fewest(before, certain, total, budget) or (tuple(owned), 0.0)
     multiple, more, more_left, why_not = _more_devices(owned, found, effect, budget)
     weights = {name: sum(row.weights for row in rows) for name, rows in owned.items()}
@@ -111,13 +112,15 @@ def _larger(cell: UnitCell, multiple: int) -> UnitCell:
     return dataclasses.replace(cell, devices_per_polarity=multiple * cell.devices_per_polarity)
 
 
-def _shares(owned: "dict[str, list[LayerLoss]]", found: "Sensitivity", effect: "Effect") -> dict[str, float]:
-    """Of each module, its part of the loss: what its rows lose, scaled up where all of them lose more than that."""
+def _shares(
+    owned: "dict[str, list[LayerLoss]]", found: "Sensitivity", effect: "Effect", least: float
+) -> dict[str, float]:
+    """Of each module, its part of the loss: what its rows lose, times the whole's loss over their sum, >= ``least``."""
     losses = {name: math.fsum(max(row.loss[effect].mean, 0.0) for row in rows) for name, rows in owned.items()}
     total, added = found.total[effect].mean, math.fsum(losses.values())
     if added <= 0:  # together they lose what no layer does by itself: nobody knows which
         return dict.fromkeys(owned, max(total, 0.0) / len(owned))
-    return {name: loss * max(1.0, total / added) for name, loss in losses.items()}
+    return {name: loss * max(least, total / added) for name, loss in losses.items()}
 
 
 def _more_devices(
@@ -131,7 +134,7 @@ def _more_devices(
         return 1, (), None, "they do not change what converters and readings lose"
     if "readings" not in found.effects or "noise" not in found.effects:
         return 1, (), None, "measure 'readings' and 'noise' too, to tell what they would change"
-    before = _shares(owned, found, effect)
+    before = _shares(owned, found, effect, 0.0)
     falling = {name: share * _falling(owned[name], effect) for name, share in before.items()}
     for multiple in MULTIPLES:
         after = {name: share - falling[name] * (1 - multiple**-0.5) for name, share in before.items()}

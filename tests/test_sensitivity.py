@@ -383,9 +383,12 @@ def test_the_estimate_adds_losses_of_modules() -> None:
     assert "which is within it" in str(found.suggest(0.2))
 
 
-def test_where_the_whole_loses_more_than_its_layers_their_shares_grow() -> None:
+def test_where_the_whole_loses_more_or_less_than_its_layers_their_shares_follow() -> None:
     found = _made({"a": 0.1, "b": 0.05, "c": 0.05}, total=0.4)
     assert found.suggest(0.3).excluded_loss == pytest.approx(0.2)
+    less = _made({"a": 0.1, "b": 0.1}, total=0.1)
+    assert less.suggest(0.09).exclude == ("a", "b")  # what "a" hides of "b" is not known
+    assert less.suggest(0.09).per_layer_loss == pytest.approx(0.05 * (1 + 2**-0.5))  # all stay, and hide each other
     nobody = _made({"a": 0.0, "b": -0.1}, total=0.2)
     assert nobody.suggest(0.1).exclude == ("a",)
     assert nobody.suggest(0.0).excluded_weights == 20
