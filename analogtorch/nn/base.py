@@ -3,7 +3,7 @@
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -34,8 +34,10 @@ OWN = frozenset(
         "digital_class",
         "input_range",
         "layer_name",
+        "output_runs",
         "plans",
         "programmed",
+        "run_plans",
         "sections",
         "streams",
         "unknown_cell",
@@ -82,6 +84,10 @@ class AnalogLayer(nn.Module):
     digital_class: type[nn.Module]
     plans: dict[tuple[bool, bool], tuple[Plan, ...]]
     """Per section, by (programmed, training)."""
+    output_runs: tuple[slice, ...] = ()
+    """Runs of its outputs that a layer of one section may be asked for alone."""
+    run_plans: dict[tuple[bool, bool, int, int], tuple[Plan, ...]]
+    """That of each run, by (programmed, training, first output, end)."""
     unknown_cell: bool
     """Whether training shapes the noise by a cell that no kernel can evaluate (``UnitCell.spread`` is None)."""
     streams: tuple[int, ...]
@@ -143,6 +149,11 @@ class AnalogLayer(nn.Module):
         self.plans = {
             (held, training): tuple(self._plan(section, held, training) for section in self.sections)
             for held, training in ((False, False), (False, True), (True, False))
+        }
+        self.run_plans = {
+            (*key, run.start, run.stop): (replace(plan, columns=(), first_output=plan.first_output + run.start),)
+            for key, (plan, *_) in self.plans.items()
+            for run in self.output_runs
         }
 
     def _plan(self, section: Section, held: bool, training: bool) -> Plan:
@@ -242,25 +253,33 @@ class AnalogLayer(nn.Module):
 
     def draw(self, x: Tensor) -> Tensor | None:
         """Keys of the noise of one forward, where there is any to draw."""
+        self._refuse_training()
         plans = self.plans[self.programmed is not None, self.training]
         noisy = plans[0].noisy or (self.training and self.unknown_cell)
         return draw_keys(x, self.streams) if noisy and self.programmed is None else None
 
-    def analog_forward(self, x: Tensor, keys: Tensor | None = None, samples: Tensor | None = None) -> Tensor:
+    def _refuse_training(self) -> None:
+        if self.programmed is not None and self.training:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call .eval() on it, or "
+                "train the model that it was programmed from and program that again"
+            )
+
+    def analog_forward(
+        self, x: Tensor, keys: Tensor | None = None, samples: Tensor | None = None, outputs: slice | None = None
+    ) -> Tensor:
         """``forward`` of every analog layer.
 
         Args:
             x: as the digital layer takes it.
             keys: of the noise, from ``draw``; None: drawn anew.
             samples: numbers of the vectors in the output noise; None: counted on.
+            outputs: one of ``output_runs``, to read these columns only, as they are when all are read; None: all.
         """
         held = self.programmed
-        if held is not None and self.training:
-            raise RuntimeError(
-                f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call .eval() on it, or "
-                "train the model that it was programmed from and program that again"
-            )
-        plans = self.plans[held is not None, self.training]
+        self._refuse_training()
+        mode = held is not None, self.training
+        plans = self.plans[mode] if outputs is None else self.run_plans[*mode, outputs.start, outputs.stop]
         noisy = plans[0].noisy or (self.training and self.unknown_cell)
         refuse_transforms(self.layer_name, noisy)
         vectors, autocast = self._vectors(x), _autocasts(x, self.weight)
@@ -270,7 +289,7 @@ class AnalogLayer(nn.Module):
                 "them with .to(dtype), or run under torch.autocast"
             )
         if held is None and len(plans) == 1 and plans[0].exact and not noisy:
-            return self._digital(x, self.weight, self.bias)
+            return self._digital(x, _cut(self.weight, outputs), _cut(self.bias, outputs))
         if held is None and noisy:
             keys = self.draw(x) if keys is None else keys
             if plans[0].output_noise > 0 and samples is None:
@@ -281,7 +300,7 @@ class AnalogLayer(nn.Module):
             self.vectors_read.add_(vectors)
         input_range = self.input_range if self.calibrated else self._absmax(x.detach())
         x, dtype = self._padded(x), torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype
-        parts = [self._section(i, x, input_range, plan, keys, samples, dtype) for i, plan in enumerate(plans)]
+        parts = [self._section(i, x, input_range, plan, keys, samples, dtype, outputs) for i, plan in enumerate(plans)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
 
     def _section(
@@ -293,24 +312,28 @@ class AnalogLayer(nn.Module):
         keys: Tensor | None,
         samples: Tensor | None,
         dtype: torch.dtype,
+        outputs: slice | None = None,
     ) -> Tensor:
         """The part of the output that a section computes, in ``dtype`` (autocast's, or the weight's)."""
         section, held, bias = self.sections[index], self.programmed, self._read_bias()
         if len(self.sections) > 1:
             x, bias = x[:, section.channels], None if bias is None else bias[section.outputs]
-        bias = None if bias is None else bias.to(dtype)
+        bias = None if bias is None else _cut(bias, outputs).to(dtype)
         if held is not None:
-            tensors = {"scale": held.scales[index], "gain": held.gains[index], "output_keys": held.keys}
-            return mvm(x, input_range, held.weights[index].to(dtype), plan, bias=bias, samples=samples, **tensors)
-        weight = section.weight(self.as_matrix(self.weight))
-        if keys is None:
-            return mvm(x, input_range, weight.to(dtype), plan, bias=bias)
-        if self.unknown_cell:
-            weight, scale = self._as_programmed(weight, section, keys[0])
-            noise = {"scale": scale, "output_keys": keys[1:], "samples": samples}
-        else:
-            noise = {"key": keys[0], "output_keys": keys[1:], "samples": samples}
-        return mvm(x, input_range, weight.to(dtype), plan, bias=bias, **noise)
+            tensors = {"scale": _cut(held.scales[index], outputs, 1), "gain": _cut(held.gains[index], outputs, 1)}
+            weight = _cut(held.weights[index], outputs).to(dtype)
+            return mvm(x, input_range, weight, plan, bias=bias, samples=samples, output_keys=held.keys, **tensors)
+        weight, scale, noise = section.weight(self.as_matrix(self.weight)), None, {}
+        if keys is not None:
+            noise = {"output_keys": keys[1:], "samples": samples}
+            if self.unknown_cell:
+                weight, scale = self._as_programmed(weight, section, keys[0])
+            else:
+                noise["key"] = keys[0]
+        if outputs is not None and scale is None and (shared := section.shared_columns(self.chip)):
+            scale = block_scales(weight.to(dtype), section.bounds, shared)  # of the block as it is placed: the whole
+        weight, scale = _cut(weight, outputs).to(dtype), _cut(scale, outputs, 1)
+        return mvm(x, input_range, weight, plan, bias=bias, scale=scale, **noise)
 
     def _as_programmed(self, weight: Tensor, section: Section, key: Tensor) -> tuple[Tensor, Tensor]:
         """The weight with the programming noise of a cell that no kernel knows, and its scale."""
@@ -413,6 +436,13 @@ def reborn(module: nn.Module, kind: Any) -> Any:
         if getattr(hook, "with_module", False):
             hook.module = weakref.ref(new)
     return new
+
+
+def _cut(t: Any, outputs: slice | None, dim: int = 0) -> Any:
+    """The part of a tensor that belongs to the run ``outputs``; ``dim`` counts the outputs."""
+    if t is None or outputs is None:
+        return t
+    return t.narrow(dim, outputs.start, outputs.stop - outputs.start)
 
 
 def _autocasts(x: Tensor, weight: Tensor) -> bool:

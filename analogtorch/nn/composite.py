@@ -25,6 +25,8 @@ class Spot:
     """Name of the Parameter (outputs, inputs)."""
     bias: str | None = None
     """Name of the Parameter that is added to its products, if the module has it."""
+    runs: tuple[slice, ...] = ()
+    """Runs of its outputs that the module asks for alone."""
 
 
 class AnalogMatrix(AnalogLinear):
@@ -40,7 +42,7 @@ class AnalogMatrix(AnalogLinear):
         """The matrix of ``owner`` at ``spot``."""
         new = cls.__new__(cls)
         nn.Module.__init__(new)
-        new.spot = spot
+        new.spot, new.output_runs = spot, spot.runs
         new.share(owner)
         new.out_features, new.in_features = new.weight.shape
         new._attach(chip, name, nn.Linear)
@@ -59,9 +61,11 @@ class AnalogMatrix(AnalogLinear):
         """The name of the owner's Parameter."""
         return self.parameter_name(name)
 
-    def forward(self, input: Tensor, keys: Tensor | None = None, samples: Tensor | None = None) -> Tensor:
-        """The analog product of ``input``; keys and samples of the noise as for ``analog_forward``."""
-        return self.analog_forward(input, keys, samples)
+    def forward(
+        self, input: Tensor, keys: Tensor | None = None, samples: Tensor | None = None, outputs: slice | None = None
+    ) -> Tensor:
+        """The analog product of ``input``; noise and run of outputs as for ``analog_forward``."""
+        return self.analog_forward(input, keys, samples, outputs)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         self._save_range(destination, prefix)
