@@ -8,8 +8,9 @@ from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, reason
+from analogtorch.convert.fast_path import reader
 from analogtorch.convert.route import routed_layers
-from analogtorch.nn import AnalogComposite, AnalogLayer
+from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Summary:
 
     routed: tuple[str, ...] = ()
     """Layers whose weights the model passes to ``F.linear`` and the like, brought back to the layer."""
+    attention: tuple[str, ...] = ()
+    """Analog attention, by name: its products of activations stay digital."""
 
     @property
     def tiles(self) -> int:
@@ -63,6 +66,10 @@ class Summary:
                 f"routed: {len(self.routed)} layers that the model calls by their weights, as {self.routed[0]}"
             )
         lines += [f"digital: {name} ({count:,} weights; {why})" for name, why, count in self.skipped]
+        if self.attention:
+            others = len(self.attention) - 1
+            where = self.attention[0] + (f" and {others} more" if others else "")
+            lines.append(f"digital: q k^T, softmax and the product with v of {where} (no weights)")
         return "\n".join(lines)
 
     def _fit(self) -> str:
@@ -89,13 +96,25 @@ def summary(model: nn.Module) -> Summary:
         )
     rows = tuple(_row(name, layer) for name, layer in layers.items())
     skipped = tuple(
-        (name or "(root)", reason(model, name, module) or "not converted", _count(own))
+        (name or "(root)", reason(model, name, module) or _left(model, name), _count(own))
         for name, module in model.named_modules()
         if not isinstance(module, AnalogLayer | AnalogComposite) and (own := list(module.parameters(recurse=False)))
     )
     return Summary(
-        chip=next(iter(layers.values())).chip, layers=rows, skipped=skipped, routed=tuple(routed_layers(model))
+        chip=next(iter(layers.values())).chip,
+        layers=rows,
+        skipped=skipped,
+        routed=tuple(routed_layers(model)),
+        attention=tuple(n or "(root)" for n, m in model.named_modules() if isinstance(m, AnalogMultiheadAttention)),
     )
+
+
+def _left(model: nn.Module, name: str) -> str:
+    """Why a layer that could be analog is not."""
+    attention = reader(model, name)
+    if attention is None:
+        return "not converted"
+    return f"not converted: {attention[0] or '(root)'!r}, which reads its weight without calling it, is digital"
 
 
 def _row(name: str, layer: AnalogLayer) -> LayerRow:

@@ -6,14 +6,12 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from analogtorch.convert.fast_path import reader
 from analogtorch.nn import KINDS, AnalogComposite, AnalogLayer, AnalogMatrix
 from analogtorch.nn.base import OWN
 
 LAYERS: dict[type[nn.Module], Any] = {kind.digital: kind for kind in KINDS}
 """Digital layer to analog layer."""
-
-_FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-"""Modules that read their children's weights without calling them: analog layers in them would be bypassed."""
 
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
@@ -40,9 +38,8 @@ def reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
     kind = kind_of(module)
     if kind is None:
         return f"no analog layer for {type(module).__name__}"
-    for parent in _parents(model, name):
-        if isinstance(parent, _FUSED):
-            return f"{type(parent).__name__} reads its weight without calling it"
+    if (attention := reader(model, name)) and (why := reason(model, *attention)):
+        return f"{attention[0] or '(root)'!r} reads its weight without calling it, and stays digital: {why}"
     if parametrize.is_parametrized(module):
         return "parametrized: call torch.nn.utils.parametrize.remove_parametrizations first"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
@@ -66,9 +63,3 @@ def reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
 def kind_of(module: nn.Module) -> Any:
     """The digital layer of ``LAYERS`` that ``module`` is, or is a subclass of; None if it is none."""
     return next((kind for kind in LAYERS if isinstance(module, kind)), None)
-
-
-def _parents(model: nn.Module, name: str) -> Iterator[nn.Module]:
-    parts = name.split(".") if name else []
-    for end in range(len(parts)):
-        yield model.get_submodule(".".join(parts[:end]))

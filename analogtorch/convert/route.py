@@ -140,7 +140,8 @@ def route_known(model: nn.Module) -> list[nn.Module]:
     new = []
     for module in model.modules():
         names = [name for name, child in module.named_children() if isinstance(child, AnalogLayer)]
-        if names and not isinstance(module, AnalogLayer):
+        torchs = str(getattr(type(module).forward, "__module__", "")).startswith("torch.nn.modules.")
+        if names and not torchs and not isinstance(module, AnalogLayer):  # torch's own: see fast_path
             read = _weights_read(getattr(type(module).forward, "__code__", None))
             found, before = [name for name in names if name in read], "forward" in vars(module)
             if found and route(module, found) and not before:

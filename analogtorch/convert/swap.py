@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from analogtorch.chips import Chip
 from analogtorch.convert.example import Example, runner
+from analogtorch.convert.fast_path import reader, restore, switch_off
 from analogtorch.convert.fold import folded
 from analogtorch.convert.guard import guard
 from analogtorch.convert.kinds import LAYERS, is_analog, kind_of, reason, refuse_programmed
@@ -32,13 +33,13 @@ def convert(
     fold_batch_norm: bool = False,
     example: Example | None = None,
 ) -> nn.Module:
-    """Replace every ``nn.Linear``, ``nn.Conv1d`` to ``3d``, ``nn.RNN``, ``LSTM`` and ``GRU`` of ``model``, in place.
+    """Replace ``nn.Linear``, ``Conv1d`` to ``3d``, ``RNN``, ``LSTM``, ``GRU`` and ``MultiheadAttention``, in place.
 
     Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is listed by
     ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass is converted if it computes
     what its base does; methods of its own are lost until ``to_digital``. Every analog layer gains one Parameter, its
     ``input_range``, which learns from calibration on: an optimizer made before the conversion does not know it, and
-    weight decay should spare it.
+    weight decay should spare it. The fused kernels of ``nn.TransformerEncoderLayer`` are off until ``to_digital``.
 
     Args:
         model: any module. A layer given as the root itself comes back as a new module.
@@ -60,7 +61,8 @@ def convert(
     Raises:
         TypeError: ``model`` is no module, or ``chip`` no ``Chip``.
         ValueError: nothing to convert, a pattern that matches no layer, patterns that contradict each other, a field
-            that a chip does not have, a layer that is on another chip, or what ``fold_batch_norm`` and ``guard`` raise.
+            that a chip does not have, a layer that is on another chip, an ``out_proj`` to include without its
+            attention, or what ``fold_batch_norm`` and ``guard`` raise.
             The model is unchanged.
 
     Example:
@@ -81,7 +83,7 @@ def convert(
     undo = folded(model, example, 1e-4)[1] if fold_batch_norm else lambda: None
     fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
     new = {id(m): LAYERS[kind_of(m)].from_digital(m, chips[name], name) for name, m in fresh.items()}
-    converted = _replace(model, new)
+    converted = switch_off(_replace(model, new))
     routed = route_known(converted)
     if example is not None:
         try:
@@ -89,7 +91,7 @@ def convert(
         except Exception:
             for module in routed:
                 unroute(module)
-            _replace(converted, {id(new[id(m)]): m for m in fresh.values()})
+            restore(_replace(converted, {id(new[id(m)]): m for m in fresh.values()}))
             undo()
             raise
     if new:
@@ -135,9 +137,25 @@ def _chosen(
         and not matches(name, excluded)
         and (where is None or where(name, m))
     }
+    chosen = _with_attention(model, chosen, included)
     if not chosen:
         raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {_explain(model, candidates)}")
     return chosen
+
+
+def _with_attention(model: nn.Module, chosen: dict[str, nn.Module], included: list[Pattern]) -> dict[str, nn.Module]:
+    """``chosen`` without the output projections of attention that stays digital: it does not call them."""
+    kept = {}
+    for name, module in chosen.items():
+        found = None if is_analog(module) else reader(model, name)
+        if found is None or found[1] in chosen.values():
+            kept[name] = module
+        elif included and not matches(found[0], included):
+            raise ValueError(
+                f"convert: {name!r} cannot be analog alone: {found[0] or '(root)'!r} ({type(found[1]).__name__}) reads "
+                f"its weight without calling it; include {found[0]!r} as well"
+            )
+    return kept
 
 
 def _changed(chip: Chip, pattern: str, change: Chip | Mapping[str, Any]) -> Chip:
@@ -166,7 +184,7 @@ def to_digital(model: nn.Module) -> nn.Module:
         raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
     for module in model.modules():
         unroute(module)
-    return _replace(model, {id(m): m.to_digital() for m in layers.values()})
+    return restore(_replace(model, {id(m): m.to_digital() for m in layers.values()}))
 
 
 def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
@@ -187,4 +205,4 @@ def _explain(model: nn.Module, candidates: Mapping[str, nn.Module]) -> str:
         if next(m.parameters(False), None) is not None
     ]
     found = "; ".join(skipped[:5]) or "it has no layers with weights"
-    return f"Only nn.Linear, nn.Conv1d to 3d and nn.RNN, LSTM and GRU become analog; found {found}."
+    return f"Only nn.Linear, Conv1d to 3d, RNN, LSTM, GRU and MultiheadAttention become analog; found {found}."

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from analogtorch.nn.attention import AnalogMultiheadAttention
 from analogtorch.nn.base import AnalogLayer, Programmed
 from analogtorch.nn.composite import AnalogComposite, AnalogMatrix
 from analogtorch.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
@@ -10,7 +11,7 @@ from analogtorch.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRecurrent, Ana
 
 KINDS: tuple[Any, ...] = (
     *(AnalogLinear, AnalogConv1d, AnalogConv2d, AnalogConv3d),
-    *(AnalogRNN, AnalogLSTM, AnalogGRU),
+    *(AnalogRNN, AnalogLSTM, AnalogGRU, AnalogMultiheadAttention),
 )
 """What ``convert`` makes, each of its ``digital`` layer."""
 
@@ -25,6 +26,7 @@ __all__ = [
     "AnalogLayer",
     "AnalogLinear",
     "AnalogMatrix",
+    "AnalogMultiheadAttention",
     "AnalogRNN",
     "AnalogRecurrent",
     "Programmed",

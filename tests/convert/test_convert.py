@@ -133,15 +133,19 @@ class Doubled(nn.Linear):
         return 2 * super().forward(input)
 
 
+class Halved(nn.MultiheadAttention):
+    def forward(self, *args: object, **kwargs: object) -> tuple[torch.Tensor, None]:
+        return super().forward(*args, **kwargs)[0] / 2, None
+
+
 class Named(nn.Linear):
     """A subclass that computes what nn.Linear computes."""
 
 
 def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> None:
-    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     model = nn.ModuleDict(
         {
-            "encoder": encoder,
+            "attention": Halved(8, 2),
             "doubled": Doubled(3, 3),
             "normed": parametrizations.weight_norm(nn.Linear(3, 3)),
             "lazy": nn.LazyLinear(3),
@@ -153,8 +157,9 @@ def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> No
     assert [name for name, _ in at.analog_layers(model)] == ["named"]
     assert "lazy: run the model once first" in str(at.summary(model))
     reasons = {name: why for name, why, _ in at.summary(model).skipped}
-    assert "without calling it" in reasons["encoder.linear1"]
-    assert "without calling it" in reasons["encoder.self_attn.out_proj"]
+    assert reasons["attention"] == "Halved overrides forward"
+    told = "'attention' reads its weight without calling it, and stays digital: Halved overrides forward"
+    assert reasons["attention.out_proj"] == told
     assert "overrides forward" in reasons["doubled"]
     assert "no analog layer for LSTMCell" in reasons["lstm"]
     assert type(at.to_digital(model)["named"]) is Named

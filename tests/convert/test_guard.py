@@ -212,6 +212,14 @@ def test_the_fused_kernel_of_an_encoder_layer_is_found() -> None:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+def test_a_converted_encoder_runs_every_weight_on_the_chip() -> None:
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), encoder), CHIP)
+    report = guard(model, torch.randn(2, 5, 8))
+    assert [row.runs for row in report.layers] == [1] * 9
+    assert sum(row.weights for row in report.layers) == sum(p.numel() for p in model.parameters() if p.dim() > 1)
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_output_projection_of_attention_is_found_on_both_paths(fast: bool) -> None:
     x = torch.randn(2, 5, 8)

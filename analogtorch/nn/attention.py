@@ -1,0 +1,207 @@
+"""nn.MultiheadAttention on an analog chip: its projections are products on tiles, attention itself is digital.
+
+Queries, keys and values meet different weights but are multiplied by each other: ``q k^T``, the softmax and the product
+with ``v`` hold no weights, and stay digital. Fast paths of torch, which read weights without calling layers, never run.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogtorch.nn.composite import AnalogComposite, AnalogMatrix, Spot
+from analogtorch.nn.linear import AnalogLinear
+from analogtorch.ops import number_samples
+
+
+class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
+    """``nn.MultiheadAttention`` whose projections run on a chip: made by ``convert``. Every option, but nested tensors.
+
+    Where query, key and value have one width, ``in_proj_weight`` is one matrix with one input range; self-attention
+    reads all its columns at once, other attention those of the query, the key and the value apart. Else each has a
+    matrix of its own. In training the weights' noise is drawn once per forward. ``out_proj`` is called as a layer.
+    """
+
+    digital = nn.MultiheadAttention
+    in_proj: AnalogMatrix
+
+    def spots(self) -> Iterator[Spot]:
+        """The matrix of query, key and value, or that of each."""
+        if not self._qkv_same_embed_dim:
+            yield from (Spot(f"{kind}_proj", f"{kind}_proj_weight") for kind in "qkv")  # a bias of thirds: see forward
+            return
+        e = self.embed_dim
+        runs = slice(0, e), slice(e, 2 * e), slice(2 * e, 3 * e), slice(e, 3 * e)
+        yield Spot("in_proj", "in_proj_weight", "in_proj_bias", runs)
+
+    @classmethod
+    def refuses(cls, layer: nn.Module) -> str | None:
+        """Why ``layer`` would compute something else: its output projection, or a name that it uses itself."""
+        projection = getattr(layer, "out_proj", None)
+        same = getattr(type(projection), "forward", None) in (nn.Linear.forward, AnalogLinear.forward)
+        if not same or "forward" in vars(projection):
+            return f"its out_proj is a {type(projection).__name__}, whose forward {type(layer).__name__} does not call"
+        taken = [spot.child for spot in cls.spots(layer) if hasattr(layer, spot.child)]  # type: ignore[arg-type]
+        return f"it has its own {taken[0]!r}, a name that analog layers use" if taken else None
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As ``nn.MultiheadAttention``: the same arguments, shapes and results.
+
+        Raises:
+            TypeError: a nested tensor, or a mask that is neither boolean nor floating point.
+            ValueError: shapes that do not fit the layer or each other, or ``is_causal`` without its ``attn_mask``.
+        """
+        batched = self._check(query, key, value)
+        q = self._batch_first(query, batched)
+        k = q if key is query else self._batch_first(key, batched)
+        v = k if value is key else self._batch_first(value, batched)
+        padding = _additive("key_padding_mask", key_padding_mask, query.dtype)
+        causal = is_causal and padding is None and not need_weights  # then the hint says all
+        if is_causal and attn_mask is None:
+            raise ValueError(
+                f"layer {self.layer_name!r}: is_causal is a hint about attn_mask; pass the mask too, such as "
+                "nn.Transformer.generate_square_subsequent_mask(length)"
+            )
+        mask = _additive("attn_mask", attn_mask, query.dtype)
+        self._check_masks(mask, key_padding_mask, (q.shape[0] if batched else None, q.shape[1], k.shape[1]))
+        mask = self._joined(None if causal else mask, padding, q.shape[0])
+        q, k, v = self._projected(q, k, v)
+        k, v = self._extended(k, self.bias_k), self._extended(v, self.bias_v)
+        q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v))
+        y, weights = self._attend(q, k, v, mask, causal, need_weights)
+        y = self.out_proj(y.transpose(1, 2).flatten(2))
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(1)
+        if not batched:
+            return y.squeeze(0), None if weights is None else weights.squeeze(0)
+        return y if self.batch_first else y.transpose(0, 1), weights
+
+    def _check(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
+        """Whether the inputs have a batch dimension."""
+        inputs = {"query": (query, self.embed_dim), "key": (key, self.kdim), "value": (value, self.vdim)}
+        for name, (x, width) in inputs.items():
+            if x.is_nested:
+                raise TypeError(
+                    f"layer {self.layer_name!r} takes no nested tensors, got one as {name}; pass a padded tensor "
+                    "(torch.nested.to_padded_tensor) and a key_padding_mask"
+                )
+            if x.dim() != query.dim() or x.dim() not in (2, 3) or x.shape[-1] != width:
+                form = "(N, L, {0})" if self.batch_first else "(L, N, {0})"
+                raise ValueError(
+                    f"layer {self.layer_name!r} takes a {name} of shape {form.format(width)}, or all without N; got "
+                    f"{tuple(x.shape)} beside a query of {tuple(query.shape)}"
+                )
+        batched = query.dim() == 3
+        batched, batch = query.dim() == 3, 0 if self.batch_first else 1
+        if key.shape[:-1] != value.shape[:-1] or (batched and key.shape[batch] != query.shape[batch]):
+            raise ValueError(
+                f"layer {self.layer_name!r} takes as many keys as values, and batches of one size; got query, key and "
+                f"value of {tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
+            )
+        return batched
+
+    def _check_masks(self, mask: Tensor | None, padding: Tensor | None, sizes: tuple[int | None, int, int]) -> None:
+        """``sizes``: of the batch, None where there is none, of queries and of keys."""
+        batch, length, source = sizes
+        heads = self.num_heads * (1 if batch is None else batch)
+        pairs: list[tuple[str, Tensor | None, list[tuple[int, ...]]]] = [
+            ("key_padding_mask", padding, [(source,) if batch is None else (batch, source)]),
+            ("attn_mask", mask, [(length, source), (heads, length, source)]),
+        ]
+        for name, given, shapes in pairs:
+            if given is not None and tuple(given.shape) not in shapes:
+                told = " or ".join(map(str, shapes))
+                raise ValueError(f"layer {self.layer_name!r} takes a {name} of {told}, got {tuple(given.shape)}")
+
+    def _batch_first(self, x: Tensor, batched: bool) -> Tensor:
+        """(N, L, E): so the output noise counts sample by sample, whatever the layout."""
+        if not batched:
+            return x.unsqueeze(0)
+        return x if self.batch_first else x.transpose(0, 1)
+
+    def _joined(self, mask: Tensor | None, padding: Tensor | None, batch: int) -> Tensor | None:
+        """Both masks in one that broadcasts to (N, heads, L, S), with what ``_extended`` adds to S unmasked."""
+        if mask is not None:
+            mask = mask.unflatten(0, (batch, self.num_heads)) if mask.dim() == 3 else mask[None, None]
+        if padding is not None:
+            padding = padding.view(batch, 1, 1, -1)
+            mask = padding if mask is None else mask + padding
+        extra = (self.bias_k is not None) + self.add_zero_attn
+        return F.pad(mask, (0, extra)) if mask is not None and extra else mask
+
+    def _extended(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Keys or values (N, S, E) with the learnt one, and that of zeros, where the module has them."""
+        parts = [x]
+        if bias is not None:
+            parts.append(bias.expand(x.shape[0], -1, -1))
+        if self.add_zero_attn:
+            parts.append(x.new_zeros(x.shape[0], 1, x.shape[2]))
+        return x if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the heads (N, heads, L, E / heads) make of each other, digitally, and the weights if they are wanted."""
+        dropout = self.dropout if self.training else 0.0
+        if not need_weights:
+            return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal), None
+        scores = (q * math.sqrt(1.0 / self.head_dim)) @ k.transpose(-2, -1)
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        if dropout:
+            weights = F.dropout(weights, dropout)
+        return weights @ v, weights
+
+    # the projections
+
+    def _projected(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        if not self._qkv_same_embed_dim:
+            made = tuple(self.get_submodule(f"{kind}_proj")(x) for kind, x in zip("qkv", (q, k, v), strict=True))
+            if self.in_proj_bias is None:
+                return made
+            return tuple(y + b.to(y.dtype) for y, b in zip(made, self.in_proj_bias.chunk(3), strict=True))
+        if q is k and k is v:
+            return self.in_proj(q).chunk(3, -1)
+        e, keys, (first, second) = self.embed_dim, self.in_proj.draw(q), self._samples(q, k)
+        query = self.in_proj(q, keys, first, slice(0, e))
+        if k is v:
+            return query, *self.in_proj(k, keys, second, slice(e, 3 * e)).chunk(2, -1)
+        return (
+            query,
+            self.in_proj(k, keys, second, slice(e, 2 * e)),
+            self.in_proj(v, keys, second, slice(2 * e, 3 * e)),
+        )
+
+    def _samples(self, q: Tensor, k: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Numbers of the vectors of queries and of keys in the output noise: alike, as their columns are not."""
+        matrix = self.in_proj
+        if matrix.plans[matrix.programmed is not None, matrix.training][0].output_noise == 0:
+            return None, None
+        batch, places = q.shape[0], max(q.shape[1], k.shape[1])
+        if matrix.programmed is not None:
+            first = torch.arange(batch, device=q.device) * places + matrix.vectors_read
+            matrix.vectors_read.add_(batch * places)
+        else:
+            first = number_samples(q, batch, 1) * places
+        numbers = first.unsqueeze(1) + torch.arange(places, device=q.device)
+        return numbers[:, : q.shape[1]].flatten(), numbers[:, : k.shape[1]].flatten()
+
+
+def _additive(name: str, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What is added to the scores: -inf where a boolean mask says so."""
+    if mask is None or mask.is_floating_point():
+        return mask
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name} must be boolean or floating point, got {mask.dtype}; for 0 and 1 call .bool() on it")
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
