@@ -1,5 +1,6 @@
 """Where on which tile every weight of a programmed layer lies, and what is broken there."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,18 +68,24 @@ def mapped(layers: Iterable[tuple[str, AnalogLayer]], mapping: "Mapping") -> dic
                 f"program: the mapping is for chip {mapping.chip.name} ({told[0]}), layer {name!r} was converted for "
                 f"{layer.chip.name} ({told[1]}); map the model onto the chip that it was converted for"
             )
-        matrix = _matrix(name, layer, listed, mapping)
-        found[name] = [_section(name, matrix, layer, s, mapping) for s in layer.sections]
+        matrices = _matrices(name, layer, listed, mapping)
+        found[name] = [_section(name, matrices, section, mapping) for section in layer.sections]
     return found
 
 
-def _matrix(name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], mapping: "Mapping") -> str:
-    """The matrix of the layer: that of the first layer with the same weight."""
+def _matrices(
+    name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], mapping: "Mapping"
+) -> list[tuple[str, int]]:
+    """The matrices that make up the layer, and the output at which each begins: those of its weight's first layer."""
     known = {m.name for m in mapping.matrices}
     for other, candidate in layers:
         matrix = candidate.matrix_name(other) or ROOT
-        if candidate.weight is layer.weight and matrix in known:
-            return matrix
+        if candidate.weight is not layer.weight:
+            continue
+        if matrix in known:
+            return [(matrix, 0)]
+        if parts := _parts(matrix, known, layer.matrix_shape[0]):
+            return parts
     raise ValueError(
         f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
         "mapping is of another model. Leave the layer digital with analogtorch.convert(model, chip, "
@@ -86,16 +93,28 @@ def _matrix(name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]]
     )
 
 
-def _section(name: str, matrix: str, layer: AnalogLayer, section: Section, mapping: "Mapping") -> list[Place]:
+def _parts(matrix: str, known: Iterable[str], outputs: int) -> list[tuple[str, int]]:
+    """The parts ``matrix[a:b]`` that tile its outputs without gap or overlap, as attention reads them; else nothing."""
+    found = [m for name in known if (m := re.fullmatch(re.escape(matrix) + r"\[(\d+):(\d+)\]", name))]
+    spans = sorted((int(m[1]), int(m[2]), m[0]) for m in found)
+    ends = [0, *(end for _, end, _ in spans)]
+    if [start for start, _, _ in spans] != ends[:-1] or ends[-1] != outputs:
+        return []
+    return [(name, start) for start, _, name in spans]
+
+
+def _section(name: str, matrices: list[tuple[str, int]], section: Section, mapping: "Mapping") -> list[Place]:
     starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
     first, last = section.outputs.start, section.outputs.stop
     places, covered = [], 0
-    for p in mapping.matrix_blocks(matrix):
-        if p.block.copy or not (first <= p.block.col < last) or p.block.row not in starts:
-            continue
-        outputs = slice(p.block.col - first, p.block.col - first + p.block.cols)
-        places.append(Place(starts[p.block.row], outputs, p.chip, p.tile, p.row, p.col))
-        covered += p.block.rows * p.block.cols
+    for matrix, begin in matrices:
+        for p in mapping.matrix_blocks(matrix):
+            col = begin + p.block.col
+            if p.block.copy or not (first <= col < last) or p.block.row not in starts:
+                continue
+            outputs = slice(col - first, col - first + p.block.cols)
+            places.append(Place(starts[p.block.row], outputs, p.chip, p.tile, p.row, p.col))
+            covered += p.block.rows * p.block.cols
     if covered != section.cells:
         raise ValueError(
             f"program: the mapping does not place layer {name!r} as the model computes it ({covered:,} of "

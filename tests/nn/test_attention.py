@@ -439,6 +439,20 @@ def test_checkpoints_of_models_and_chips(tmp_path: Path) -> None:
     assert torch.equal(again.at("1 day")(*pair), physical.at("1 day")(*pair))
 
 
+@pytest.mark.parametrize("cols", [16, 256])
+def test_a_mapping_places_every_matrix_whole_or_in_parts(cols: int) -> None:
+    chip = dataclasses.replace(SMALL, cols=cols, rows=16, tiles=200)
+    model, pair = at.convert(_transformer(), chip), _pair()
+    mapping = at.map_to_chip(model, chip, pair)
+    names = {m.name for m in mapping.matrices}
+    assert "encoder.layers.0.self_attn.in_proj_weight" in names  # self-attention reads all columns at once
+    assert "decoder.layers.1.multihead_attn.in_proj_weight[16:48]" in names  # cross-attention those of two inputs
+    assert mapping.weights == sum(p.numel() for p in model.parameters() if p.dim() > 1)
+    physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
+    assert set(physical.yield_map()) == set(mapping.tile_utilisation)
+    assert not any(layer.programmed.weights[0].any() for _, layer in at.analog_layers(physical.at("1 h")))
+
+
 class Cross(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -447,6 +461,22 @@ class Cross(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return self.a(query, key, value, need_weights=False)[0]
+
+
+def test_parts_of_a_matrix_meet_the_defects_of_their_own_tiles() -> None:
+    chip = dataclasses.replace(SMALL, rows=16, cols=16, tiles=200)
+    model = at.convert(Cross(), chip)
+    mapping = at.map_to_chip(model, chip, tuple(torch.randn(n, 1, 16) for n in (3, 4, 4)))
+    where = {m: mapping.matrix_blocks(f"a.in_proj_weight[{m}]")[0] for m in ("0:16", "16:32", "32:48")}
+    broken = at.Defects(tiles=0.5)
+    physical = at.program(model, seed=1, mapping=mapping, defects=broken)
+    state, held = physical.yield_map(), physical.at("1 h").a.in_proj.programmed.weights[0]
+    alive = [bool(state[p.chip, p.tile].works.any()) for p in where.values()]
+    assert [bool(held[i : i + 16].any()) for i in (0, 16, 32)] == alive
+    assert len(set(alive)) == 2  # of this seed: some tiles work, others do not
+    short = at.map_to_chip(model, chip, tuple([torch.randn(3, 1, 16)] * 3), exclude="a.out_proj")
+    with pytest.raises(ValueError, match="no place for layer 'a.out_proj'"):
+        at.program(model, seed=1, mapping=short)
 
 
 def test_one_graph_in_torch_compile_and_export() -> None:
