@@ -1,5 +1,6 @@
 """Where on which tile every weight of a programmed layer lies, and what is broken there."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -73,12 +74,16 @@ def mapped(layers: Iterable[tuple[str, AnalogLayer]], mapping: "Mapping") -> dic
 
 
 def _matrix(name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], mapping: "Mapping") -> str:
-    """The matrix of the layer: that of the first layer with the same weight."""
-    known = {m.name for m in mapping.matrices}
+    """The matrix of the layer: that of the first layer with the same weight, applied the same way round."""
+    known, (cols, *rows) = {m.name: (m.cols, m.rows) for m in mapping.matrices}, layer.matrix_shape
+    found = []
     for other, candidate in layers:
         matrix = candidate.matrix_name(other) or ROOT
-        if candidate.weight is layer.weight and matrix in known:
-            return matrix
+        while candidate.weight is layer.weight and matrix in known:
+            found.append(matrix)
+            matrix += ".T"
+    if found:
+        return next((matrix for matrix in found if known[matrix] == (cols, math.prod(rows))), found[0])
     raise ValueError(
         f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
         "mapping is of another model. Leave the layer digital with analogtorch.convert(model, chip, "
