@@ -95,6 +95,7 @@ def check_replay(digital: nn.Module, x: Tensor, **options: Any) -> None:
 
 def check_compilers(digital: nn.Module, x: Tensor, **options: Any) -> None:
     """One graph in training and on a chip, with eager's numbers and gradients; and ``torch.export``."""
+    torch._dynamo.reset()
     model = converted(digital, x, **options)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
 
