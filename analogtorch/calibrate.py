@@ -49,9 +49,11 @@ def calibrate(
         ValueError: no analog layer, no batches, a layer that never ran or whose inputs are all zero, a NaN or infinity
             in the inputs of a layer, or an unknown method. The ranges are unchanged.
     """
-    layers = dict(analog_layers(model))
+    layers = {name: layer for name, layer in analog_layers(model) if layer.takes_range}
     if not layers:
-        raise ValueError("calibrate: the model has no analog layer; call analogtorch.convert(model, chip) first")
+        raise ValueError(
+            "calibrate: the model has no analog layer with an input range; call analogtorch.convert(model, chip) first"
+        )
     refuse_programmed(model, "calibrate")
     if meta := [name for name, layer in layers.items() if layer.weight.is_meta]:
         raise ValueError(f"calibrate: layer {meta[0]!r} is on the meta device; load weights first")

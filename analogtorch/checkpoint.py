@@ -358,7 +358,7 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
                 raise ValueError(
                     f"{label} is on another chip in the model or parametrized; call analogtorch.to_digital(model) first"
                 )
-        elif (why := reason(model, entry.owner, module)) is not None:
+        elif (why := reason(model, entry.owner, module, embeddings=True)) is not None:
             raise ValueError(f"{label} cannot be analog in the model: {why}")
         if entry.weight not in tensors:
             raise ValueError(f"{label} has its weight under {entry.weight!r}, which the file lacks")
@@ -375,7 +375,8 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
     present = dict(analog_layers(model))
     if todo := [entry for entry in saved.layers if entry.name not in present]:
         chip = next((layer.chip for layer in present.values()), todo[0].chip)
-        model = convert(model, chip, include=sorted({f"re:{re.escape(entry.owner)}" for entry in todo}))
+        owners = sorted({f"re:{re.escape(entry.owner)}" for entry in todo})
+        model = convert(model, chip, include=owners, embeddings=True)
     layers = dict(analog_layers(model))
     for entry in saved.layers:
         layer = layers[entry.name]

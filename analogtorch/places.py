@@ -1,5 +1,6 @@
 """Where on which tile every weight of a programmed layer lies, and what is broken there."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -76,16 +77,24 @@ def mapped(layers: Iterable[tuple[str, AnalogLayer]], mapping: "Mapping") -> dic
 def _matrices(
     name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], mapping: "Mapping"
 ) -> list[tuple[str, int]]:
-    """The matrices that make up the layer, and the output at which each begins: those of its weight's first layer."""
-    known = {m.name for m in mapping.matrices}
+    """The matrices that make up the layer, and the output at which each begins.
+
+    They are those of the first layer with the same weight, applied the same way round.
+    """
+    known, (cols, *rows) = {m.name: (m.cols, m.rows) for m in mapping.matrices}, layer.matrix_shape
+    found: list[str] = []
+    parts: list[tuple[str, int]] = []
     for other, candidate in layers:
-        matrix = candidate.matrix_name(other) or ROOT
-        if candidate.weight is not layer.weight:
-            continue
-        if matrix in known:
-            return [(matrix, 0)]
-        if parts := _parts(matrix, known, layer.matrix_shape[0]):
-            return parts
+        if candidate.weight is layer.weight:
+            matrix = candidate.matrix_name(other) or ROOT
+            parts = parts or _parts(matrix, known.keys(), cols)
+            while matrix in known:
+                found.append(matrix)
+                matrix += ".T"
+    if found:
+        return [(next((matrix for matrix in found if known[matrix] == (cols, math.prod(rows))), found[0]), 0)]
+    if parts:
+        return parts
     raise ValueError(
         f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
         "mapping is of another model. Leave the layer digital with analogtorch.convert(model, chip, "

@@ -11,7 +11,8 @@ start = time.process_time()
 import analogtorch
 took = time.process_time() - start
 import sys
-heavy = {"lightning", "torchaudio", "matplotlib", "rich", "jsonargparse", "soundfile"} & set(sys.modules)
+heavy = {"lightning", "transformers", "torchaudio", "matplotlib", "rich", "jsonargparse", "soundfile"}
+heavy &= set(sys.modules)
 print(took, torch.cuda.is_initialized(), sorted(heavy), sep="|")
 """
 

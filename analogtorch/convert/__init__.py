@@ -2,11 +2,10 @@
 
 from analogtorch.convert.fold import fold_batch_norm
 from analogtorch.convert.guard import GuardReport, guard
-from analogtorch.convert.kinds import LAYERS, analog_layers, reason, refuse_programmed
+from analogtorch.convert.kinds import analog_layers, reason, refuse_programmed
 from analogtorch.convert.swap import convert, to_digital
 
 __all__ = [
-    "LAYERS",
     "GuardReport",
     "analog_layers",
     "convert",

@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from analogtorch.convert.fast_path import reader
-from analogtorch.nn import KINDS, AnalogComposite, AnalogLayer, AnalogMatrix
+from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMatrix, kinds
 from analogtorch.nn.base import OWN
 
-LAYERS: dict[type[nn.Module], Any] = {kind.digital: kind for kind in KINDS}
-"""Digital layer to analog layer."""
+_REFUSED = {nn.Bilinear: "multiplies two inputs; a tile multiplies an input by stored weights"}
+"""Layers with weights that no chip of tiles computes, and why."""
 
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
@@ -33,11 +33,17 @@ def refuse_programmed(model: nn.Module, caller: str) -> None:
             )
 
 
-def reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
-    """Why ``module``, called ``name`` in ``model``, cannot become analog; None if it can."""
+def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = False) -> str | None:
+    """Why ``module``, called ``name`` in ``model``, cannot become analog; None if it can.
+
+    ``embeddings``: whether ``convert`` was asked for what it makes on request only.
+    """
     kind = kind_of(module)
     if kind is None:
-        return f"no analog layer for {type(module).__name__}"
+        refused = (why for layer, why in _REFUSED.items() if isinstance(module, layer))
+        return next(refused, f"no analog layer for {type(module).__name__}")
+    if kind.on_request and not embeddings:
+        return "digital unless convert(..., embeddings=True)"
     if (attention := reader(model, name)) and (why := reason(model, *attention)):
         return f"{attention[0] or '(root)'!r} reads its weight without calling it, and stays digital: {why}"
     if parametrize.is_parametrized(module):
@@ -45,15 +51,15 @@ def reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "lazy: run the model once first"
     for method in ("forward", "_conv_forward", "__call__"):
-        if method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None):
+        if method in vars(module) or getattr(type(module), method, None) is not getattr(kind.digital, method, None):
             return f"{type(module).__name__} overrides {method}"
-    for name in LAYERS[kind].weight_names(module):
+    for name in kind.weight_names(module):
         weight = module._parameters.get(name)
         if weight is None:
             return f"its {name} is not a plain Parameter (pruned or weight-normalised)"
         if weight.numel() == 0 or not weight.is_floating_point():
             return f"its {name} has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
-    if own := LAYERS[kind].refuses(module):
+    if own := kind.refuses(module):
         return own
     if taken := sorted(OWN & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
@@ -61,5 +67,5 @@ def reason(model: nn.Module, name: str, module: nn.Module) -> str | None:
 
 
 def kind_of(module: nn.Module) -> Any:
-    """The digital layer of ``LAYERS`` that ``module`` is, or is a subclass of; None if it is none."""
-    return next((kind for kind in LAYERS if isinstance(module, kind)), None)
+    """The analog layer that ``module`` would become, whatever there is against it; None if there is none."""
+    return next((kind for kind in kinds() if isinstance(module, kind.digital)), None)

@@ -42,13 +42,16 @@ def matches(name: str, among: list[Pattern]) -> bool:
     return any(pattern(name) for pattern in among)
 
 
-def check_known(model: nn.Module, candidates: Mapping[str, nn.Module], among: list[Pattern]) -> None:
+def check_known(
+    model: nn.Module, candidates: Mapping[str, nn.Module], among: list[Pattern], embeddings: bool = False
+) -> None:
     """Raise ValueError for a pattern that matches none of the ``candidates``, with what it matches or almost matches.
 
     Args:
         model: of the layers.
         candidates: layers that can be analog, by name.
         among: the patterns.
+        embeddings: as ``convert`` was given it.
     """
     for pattern in among:
         if any(map(pattern, candidates)):
@@ -56,7 +59,7 @@ def check_known(model: nn.Module, candidates: Mapping[str, nn.Module], among: li
         found = [(name, m) for name, m in model.named_modules() if pattern(name)]
         with_weights = [(name, m) for name, m in found if next(m.parameters(recurse=False), None) is not None]
         for name, module in with_weights or found[:1]:
-            why = reason(model, name, module) or "it is a part of a layer"
+            why = reason(model, name, module, embeddings) or "it is a part of a layer"
             raise ValueError(f"convert: {name!r}, matched by {pattern.text!r}, cannot be analog: {why}")
         near = get_close_matches(pattern.text.removeprefix("re:"), candidates, n=3) or list(candidates)[:3]
         raise ValueError(

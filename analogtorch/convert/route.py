@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_ROUTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers whose products such a call can be: not an embedding's, whose weight a tied head multiplies by."""
 _LOOKED_AT = frozenset({"dtype", "device", "shape", "size", "requires_grad", "is_meta", "numel", "dim", "ndim"})
 """What a forward may ask of a weight without computing with it."""
 
@@ -139,7 +141,7 @@ def route_known(model: nn.Module) -> list[nn.Module]:
     """
     new = []
     for module in model.modules():
-        names = [name for name, child in module.named_children() if isinstance(child, AnalogLayer)]
+        names = [name for name, child in module.named_children() if _routable(child)]
         torchs = str(getattr(type(module).forward, "__module__", "")).startswith("torch.nn.modules.")
         if names and not torchs and not isinstance(module, AnalogLayer):  # torch's own: see fast_path
             read = _weights_read(getattr(type(module).forward, "__code__", None))
@@ -147,6 +149,10 @@ def route_known(model: nn.Module) -> list[nn.Module]:
             if found and route(module, found) and not before:
                 new.append(module)
     return new
+
+
+def _routable(module: nn.Module) -> bool:
+    return isinstance(module, AnalogLayer) and isinstance(module, _ROUTABLE)
 
 
 def _weights_read(code: CodeType | None) -> set[str]:

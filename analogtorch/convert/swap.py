@@ -14,10 +14,10 @@ from analogtorch.convert.example import Example, runner
 from analogtorch.convert.fast_path import reader, restore, switch_off
 from analogtorch.convert.fold import folded
 from analogtorch.convert.guard import guard
-from analogtorch.convert.kinds import LAYERS, is_analog, kind_of, reason, refuse_programmed
+from analogtorch.convert.kinds import is_analog, kind_of, reason, refuse_programmed
 from analogtorch.convert.patterns import Pattern, check_agree, check_known, matches, patterns
 from analogtorch.convert.route import route_known, unroute
-from analogtorch.nn import AnalogMatrix
+from analogtorch.nn import AnalogMatrix, kinds
 
 logger = logging.getLogger("analogtorch")
 
@@ -30,10 +30,14 @@ def convert(
     exclude: str | Iterable[str] | None = None,
     where: Callable[[str, nn.Module], bool] | None = None,
     per_layer: Mapping[str, Chip | Mapping[str, Any]] | None = None,
+    embeddings: bool = False,
     fold_batch_norm: bool = False,
     example: Example | None = None,
 ) -> nn.Module:
-    """Replace ``nn.Linear``, ``Conv1d`` to ``3d``, ``RNN``, ``LSTM``, ``GRU`` and ``MultiheadAttention``, in place.
+    """Replace the layers of ``model`` that multiply by stored weights, in place.
+
+    These are ``nn.Linear``, ``nn.Conv1d`` to ``3d`` and ``nn.ConvTranspose1d`` to ``3d``, ``nn.RNN``, ``LSTM`` and
+    ``GRU`` and their cells, ``nn.MultiheadAttention``, and the ``Conv1D`` of transformers; ``nn.Embedding`` on request.
 
     Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is listed by
     ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass is converted if it computes
@@ -50,6 +54,7 @@ def convert(
         where: ``where(name, layer)`` decides about each layer that the patterns leave.
         per_layer: pattern to the chip of the layers that it matches: another ``Chip``, or the fields in which it
             differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. Of several that match, the last counts.
+        embeddings: convert every ``nn.Embedding`` too: a token is then one noisy reading of its row.
         fold_batch_norm: fold batch norms into the layers before them first, as ``analogtorch.fold_batch_norm`` does;
             needs ``example``. ``to_digital`` does not unfold them.
         example: the model's input (a tensor, a tuple of arguments or a dictionary of keyword arguments). With it,
@@ -78,11 +83,11 @@ def convert(
         raise ValueError("convert: fold_batch_norm=True needs example, inputs on which it proves that nothing changes")
     if example is not None:
         runner("convert", example)
-    chips = _chips(model, chip, per_layer)
-    chosen = _chosen(model, chips, include, exclude, where, list(per_layer or {}))
+    chips = _chips(model, chip, per_layer, embeddings)
+    chosen = _chosen(model, chips, include, exclude, where, list(per_layer or {}), embeddings)
     undo = folded(model, example, 1e-4)[1] if fold_batch_norm else lambda: None
     fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
-    new = {id(m): LAYERS[kind_of(m)].from_digital(m, chips[name], name) for name, m in fresh.items()}
+    new = {id(m): kind_of(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
     converted = switch_off(_replace(model, new))
     routed = route_known(converted)
     if example is not None:
@@ -99,12 +104,14 @@ def convert(
     return converted
 
 
-def _chips(model: nn.Module, chip: Chip, per_layer: Mapping[str, Chip | Mapping[str, Any]] | None) -> dict[str, Chip]:
+def _chips(
+    model: nn.Module, chip: Chip, per_layer: Mapping[str, Chip | Mapping[str, Any]] | None, embeddings: bool
+) -> dict[str, Chip]:
     """The chip of each layer that can be analog, by name."""
     candidates = [
         name
         for name, m in model.named_modules()
-        if is_analog(m) or (not isinstance(m, AnalogMatrix) and reason(model, name, m) is None)
+        if is_analog(m) or (not isinstance(m, AnalogMatrix) and reason(model, name, m, embeddings) is None)
     ]
     overrides = [(Pattern(text), _changed(chip, text, change)) for text, change in (per_layer or {}).items()]
     return {name: next((c for pattern, c in reversed(overrides) if pattern(name)), chip) for name in candidates}
@@ -117,13 +124,14 @@ def _chosen(
     exclude: str | Iterable[str] | None,
     where: Callable[[str, nn.Module], bool] | None,
     overriding: list[str],
+    embeddings: bool,
 ) -> dict[str, nn.Module]:
     """The layers to be analog, by name, out of those that have a chip."""
     included, excluded, changed = patterns(include), patterns(exclude), patterns(overriding)
     if include is not None and not included:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
     candidates = {name: model.get_submodule(name) for name in chips}
-    check_known(model, candidates, [*included, *excluded, *changed])
+    check_known(model, candidates, [*included, *excluded, *changed], embeddings)
     check_agree(candidates, included, excluded, changed)
     for name, m in candidates.items():
         if is_analog(m) and m.chip != chips[name]:
@@ -139,7 +147,8 @@ def _chosen(
     }
     chosen = _with_attention(model, chosen, included)
     if not chosen:
-        raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {_explain(model, candidates)}")
+        why = _explain(model, candidates, embeddings)
+        raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {why}")
     return chosen
 
 
@@ -195,14 +204,15 @@ def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
     return new.get(id(model), model)
 
 
-def _explain(model: nn.Module, candidates: Mapping[str, nn.Module]) -> str:
+def _explain(model: nn.Module, candidates: Mapping[str, nn.Module], embeddings: bool) -> str:
     if candidates:
         names = ", ".join(map(repr, list(candidates)[:3]))
         return f"exclude, or where, leaves none of its {len(candidates)} layers: {names}, ..."
     skipped = [
-        f"{n or '(root)'}: {reason(model, n, m)}"
+        f"{n or '(root)'}: {reason(model, n, m, embeddings)}"
         for n, m in model.named_modules()
         if next(m.parameters(False), None) is not None
     ]
     found = "; ".join(skipped[:5]) or "it has no layers with weights"
-    return f"Only nn.Linear, Conv1d to 3d, RNN, LSTM, GRU and MultiheadAttention become analog; found {found}."
+    known = ", ".join(kind.digital.__name__ for kind in kinds())
+    return f"Only {known} become analog; found {found}."

@@ -69,6 +69,19 @@ def find(name: str, node: fx.Node, is_weight: Any) -> Product | None:
     return None
 
 
+def lookup(node: fx.Node) -> Product:
+    """The product that an ``embedding`` is where its rows lie on tiles: of each token's one-hot vector."""
+    a = bind(node)
+    tokens, dimensions = value(a["weight"]).shape
+    return Product(
+        weight=a["weight"],
+        activation=a["indices"],
+        shape=(dimensions, tokens),
+        vectors=value(a["indices"]).numel(),
+        row_stride=value(a["weight"]).stride(0),
+    )
+
+
 _PAIRS = {
     "matmul": ("self", "other"),
     "mm": ("self", "mat2"),

@@ -25,6 +25,7 @@ from analogtorch.mapping.sequence import whole_sequences
 from analogtorch.mapping.types import Matrix, Operation
 from analogtorch.mapping.walk import Value, Walk
 from analogtorch.mapping.weights import Constant, parameter
+from analogtorch.nn import AnalogEmbedding
 
 _LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -70,7 +71,8 @@ def trace(model: nn.Module, example: Example) -> Trace:
             inputs.append(Value(constant=state[names[id(known[spec.target])]]))
         else:
             inputs.append(Value(constant=Constant(None)))
-    walk = Walk(parameters=state)
+    read = frozenset(names[id(m.weight)] for _, m in analog_layers(model) if isinstance(m, AnalogEmbedding))
+    walk = Walk(parameters=state, embeddings=read)
     walk.run(program.graph_module, inputs)
     return Trace(
         operations=tuple(walk.operations),

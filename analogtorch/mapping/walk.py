@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from analogtorch.mapping import digital, recurrent, sequence
-from analogtorch.mapping.products import Product, bind, find, value
+from analogtorch.mapping.products import Product, bind, find, lookup, value
 from analogtorch.mapping.types import Matrix, Operation
 from analogtorch.mapping.weights import Constant, evaluate, part
 
@@ -31,6 +31,8 @@ class Walk:
     """Collects operations and matrices in the order in which they run."""
 
     parameters: dict[str, Constant]
+    embeddings: frozenset[str] = frozenset()
+    """Parameters whose rows are read from tiles, token by token."""
     operations: list[Operation] = field(default_factory=list)
     matrices: dict[tuple[Any, ...], Matrix] = field(default_factory=dict)
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -61,6 +63,8 @@ class Walk:
             name = str(bind(node)["kind"])
         if name in _INLINED:
             return self._inline(module, node)
+        if name == "embedding" and self._is_read(node):  # of constant tokens too, such as positions
+            return self._product(node, lookup(node))
         known = {n: c for n in node.all_input_nodes if (c := self._values[n].constant) is not None}
         if len(known) == len(node.all_input_nodes):
             return Value(constant=evaluate(node, known))
@@ -100,6 +104,11 @@ class Walk:
     def _is_weight(self, node: Any) -> bool:
         constant = self._values[node].constant if isinstance(node, fx.Node) else None
         return constant is not None and bool(constant.sources)
+
+    def _is_read(self, node: fx.Node) -> bool:
+        weight = bind(node)["weight"]
+        constant = self._values[weight].constant
+        return self._is_weight(weight) and constant is not None and self.embeddings.issuperset(constant.sources)
 
     def _product(self, node: fx.Node, product: Product) -> Value:
         assert product.activation is not None

@@ -99,6 +99,10 @@ class AnalogLayer(nn.Module):
     """Dimension of the output that counts the layer's outputs, from the end."""
     digital: ClassVar[type[nn.Module]]
     """The digital layer of the same kind."""
+    takes_range: ClassVar[bool] = True
+    """Whether its inputs go through a DAC whose full scale ``calibrate`` finds."""
+    on_request: ClassVar[bool] = False
+    """Whether ``convert`` makes it only where it is asked to."""
 
     def __init__(self, *args: Any, chip: Chip, name: str = "", **kwargs: Any) -> None:
         if not isinstance(chip, Chip):
@@ -258,12 +262,41 @@ class AnalogLayer(nn.Module):
         noisy = plans[0].noisy or (self.training and self.unknown_cell)
         return draw_keys(x, self.streams) if noisy and self.programmed is None else None
 
+    @property
+    def exact(self) -> bool:
+        """Whether it computes what the digital layer computes: no converter, no noise, no programmed chip."""
+        plans = self.plans[False, self.training]
+        plain = len(plans) == 1 and plans[0].exact and not (self.training and self.unknown_cell)
+        return plain and self.programmed is None
+
+    def _admit(self, x: Tensor) -> tuple[int, bool]:
+        """How many vectors or samples ``x`` has, and whether autocast chooses the type of the product.
+
+        Raises:
+            RuntimeError: the layer is a programmed chip's, and in training.
+            NotImplementedError: under a transform that the operators do not support.
+            ValueError, TypeError: ``x`` has another shape or type than the layer takes.
+        """
+        self._refuse_training()
+        plan = self.plans[self.programmed is not None, self.training][0]
+        refuse_transforms(self.layer_name, plan.noisy or (self.training and self.unknown_cell))
+        return self._vectors(x), self._autocasts(x)
+
     def _refuse_training(self) -> None:
         if self.programmed is not None and self.training:
             raise RuntimeError(
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call .eval() on it, or "
                 "train the model that it was programmed from and program that again"
             )
+
+    def _autocasts(self, x: Tensor) -> bool:
+        autocast = _autocasts(x, self.weight)
+        if not autocast and x.dtype != self.weight.dtype:
+            raise TypeError(
+                f"layer {self.layer_name!r} has {self.weight.dtype} weights and got a {x.dtype} input: convert one of "
+                "them with .to(dtype), or run under torch.autocast"
+            )
+        return autocast
 
     def analog_forward(
         self, x: Tensor, keys: Tensor | None = None, samples: Tensor | None = None, outputs: slice | None = None
@@ -276,32 +309,31 @@ class AnalogLayer(nn.Module):
             samples: numbers of the vectors in the output noise; None: counted on.
             outputs: one of ``output_runs``, to read these columns only, as they are when all are read; None: all.
         """
-        held = self.programmed
-        self._refuse_training()
-        mode = held is not None, self.training
-        plans = self.plans[mode] if outputs is None else self.run_plans[*mode, outputs.start, outputs.stop]
-        noisy = plans[0].noisy or (self.training and self.unknown_cell)
-        refuse_transforms(self.layer_name, noisy)
-        vectors, autocast = self._vectors(x), _autocasts(x, self.weight)
-        if not autocast and x.dtype != self.weight.dtype:
-            raise TypeError(
-                f"layer {self.layer_name!r} has {self.weight.dtype} weights and got a {x.dtype} input: convert one of "
-                "them with .to(dtype), or run under torch.autocast"
-            )
-        if held is None and len(plans) == 1 and plans[0].exact and not noisy:
+        vectors, autocast = self._admit(x)
+        if self.exact:
             return self._digital(x, _cut(self.weight, outputs), _cut(self.bias, outputs))
-        if held is None and noisy:
-            keys = self.draw(x) if keys is None else keys
-            if plans[0].output_noise > 0 and samples is None:
-                batched = x.shape[0] if x.dim() > 1 else 1
-                samples = number_samples(x, vectors, vectors // max(batched, 1))
-        if held is not None and plans[0].noisy and samples is None:
-            samples = torch.arange(vectors, device=x.device) + self.vectors_read
-            self.vectors_read.add_(vectors)
+        mode = self.programmed is not None, self.training
+        plans = self.plans[mode] if outputs is None else self.run_plans[*mode, outputs.start, outputs.stop]
+        keys, samples = self._drawn(x, vectors, keys, samples)
         input_range = self.input_range if self.calibrated else self._absmax(x.detach())
         x, dtype = self._padded(x), torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype
         parts = [self._section(i, x, input_range, plan, keys, samples, dtype, outputs) for i, plan in enumerate(plans)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
+
+    def _drawn(
+        self, x: Tensor, vectors: int, keys: Tensor | None, samples: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Keys of the noise and numbers of the vectors, those given or else new ones where there is noise."""
+        plan = self.plans[self.programmed is not None, self.training][0]
+        if self.programmed is None and (plan.noisy or (self.training and self.unknown_cell)):
+            keys = self.draw(x) if keys is None else keys
+            if plan.output_noise > 0 and samples is None:
+                batched = x.shape[0] if x.dim() > 1 else 1
+                samples = number_samples(x, vectors, vectors // max(batched, 1))
+        if self.programmed is not None and plan.noisy and samples is None:
+            samples = torch.arange(vectors, device=x.device) + self.vectors_read
+            self.vectors_read.add_(vectors)
+        return keys, samples
 
     def _section(
         self,

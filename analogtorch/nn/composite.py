@@ -89,6 +89,8 @@ class AnalogComposite(nn.Module):
 
     digital: ClassVar[type[nn.Module]]
     """The digital module of the same kind."""
+    on_request: ClassVar[bool] = False
+    """Whether ``convert`` makes it only where it is asked to."""
     digital_class: type[nn.Module]
     layer_name: str
 

@@ -161,11 +161,7 @@ class AnalogGRU(AnalogRecurrent, nn.GRU):
 
     def _step(self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
         (h,) = state
-        xr, xz, xn = x.chunk(3, -1)
-        hr, hz, hn = noise["hh"](h, t).chunk(3, -1)
-        new = (xn + (xr + hr).sigmoid() * hn).tanh()
-        update = (xz + hz).sigmoid()
-        return (new + update * (h - new),)
+        return (gru_state(x, noise["hh"](h, t), h),)
 
 
 class AnalogLSTM(AnalogRecurrent, nn.LSTM):
@@ -178,7 +174,21 @@ class AnalogLSTM(AnalogRecurrent, nn.LSTM):
 
     def _step(self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
         h, c = state
-        i, f, g, o = (x + noise["hh"](h, t)).chunk(4, -1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
+        h, c = lstm_state(x + noise["hh"](h, t), c)
         return (noise["hr"](h, t) if "hr" in noise else h), c
+
+
+def gru_state(x: Tensor, products: Tensor, h: Tensor) -> Tensor:
+    """The next state of a GRU, from the products of input and state (N, 3 gates) and the state (N, H)."""
+    xr, xz, xn = x.chunk(3, -1)
+    hr, hz, hn = products.chunk(3, -1)
+    new = (xn + (xr + hr).sigmoid() * hn).tanh()
+    update = (xz + hz).sigmoid()
+    return new + update * (h - new)
+
+
+def lstm_state(products: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The next h and c of an LSTM, from the sum of both products (N, 4 gates) and c (N, H)."""
+    i, f, g, o = products.chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c

@@ -149,7 +149,7 @@ def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> No
             "doubled": Doubled(3, 3),
             "normed": parametrizations.weight_norm(nn.Linear(3, 3)),
             "lazy": nn.LazyLinear(3),
-            "lstm": nn.LSTMCell(3, 3),
+            "bilinear": nn.Bilinear(3, 3, 3),
             "named": Named(3, 3),
         }
     )
@@ -161,7 +161,7 @@ def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> No
     told = "'attention' reads its weight without calling it, and stays digital: Halved overrides forward"
     assert reasons["attention.out_proj"] == told
     assert "overrides forward" in reasons["doubled"]
-    assert "no analog layer for LSTMCell" in reasons["lstm"]
+    assert reasons["bilinear"] == "multiplies two inputs; a tile multiplies an input by stored weights"
     assert type(at.to_digital(model)["named"]) is Named
     with pytest.raises(ValueError, match="'doubled', matched by 'doubled', cannot be analog: Doubled overrides"):
         at.convert(model, CHIP, include="doubled")

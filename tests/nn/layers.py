@@ -40,6 +40,16 @@ def cases() -> list[Case]:
         Case("conv3d_options", conv3(4, 6, (1, 3, 2), stride=(2, 1, 1), dilation=(1, 1, 3), groups=2), volume),
         Case("conv3d_same_even", conv3(4, 6, (2, 3, 4), padding="same"), volume),
     ]
+    # every output place is reached by a tap, or a NaN would not get there
+    up1, up2, up3 = nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
+    made += [
+        Case("transposed1d", up1(6, 8, 4, stride=2, padding=1), line),
+        Case("transposed1d_unbatched", up1(6, 8, 5, stride=3, dilation=2, bias=False), line[0]),
+        Case("transposed2d", up2(6, 5, 3, stride=2, padding=1, output_padding=1), image),
+        Case("transposed2d_groups", up2(6, 8, (3, 2), stride=(1, 2), groups=2, padding=(2, 0)), image),
+        Case("transposed2d_depthwise", up2(6, 12, 3, groups=6, bias=False), image),
+        Case("transposed3d", up3(4, 6, (1, 3, 2), stride=(1, 2, 1), dilation=(1, 1, 3), groups=2), volume),
+    ]
     for mode in ("reflect", "replicate", "circular"):
         made.append(Case(f"conv1d_{mode}", conv1(6, 8, 3, padding=1, padding_mode=mode), line))
         made.append(Case(f"conv2d_{mode}", conv2(6, 8, 3, padding=(1, 2), padding_mode=mode, dilation=2), image))

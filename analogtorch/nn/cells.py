@@ -1,0 +1,75 @@
+"""nn.RNNCell, nn.LSTMCell and nn.GRUCell on an analog chip: two products on tiles, gates and state digital.
+
+A cell does not know where a sequence begins: every call is a forward of its own, with noise of its own. The layers
+``nn.RNN``, ``LSTM`` and ``GRU`` keep the noise of their weights for all time steps.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from analogtorch.nn.composite import AnalogComposite, Spot
+from analogtorch.nn.recurrent import gru_state, lstm_state
+
+
+class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
+    """What the analog recurrent cells share."""
+
+    states: int = 1
+    """How many tensors its state has."""
+
+    def spots(self) -> Iterator[Spot]:
+        """The matrix of the input and that of the state."""
+        yield Spot("ih", "weight_ih", "bias_ih")
+        yield Spot("hh", "weight_hh", "bias_hh")
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """As the digital cell: input ``(N, I)`` or ``(I,)`` and the state, zeros if it is None; the next state."""
+        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
+            raise ValueError(
+                f"layer {self.layer_name!r} takes (N, {self.input_size}) inputs, or one sample without N, got shape "
+                f"{tuple(input.shape)}"
+            )
+        wanted = (*input.shape[:-1], self.hidden_size)
+        if hx is None:
+            hx = (input.new_zeros(wanted),) * self.states
+        given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        if [tuple(h.shape) for h in given] != [wanted] * self.states:
+            raise ValueError(
+                f"layer {self.layer_name!r} takes {self.states} state{'s' * (self.states > 1)} of shape {wanted}, got "
+                f"{[tuple(h.shape) for h in given]}"
+            )
+        return self._next(self.get_submodule("ih")(input), self.get_submodule("hh")(given[0]), given)
+
+    def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> Any:
+        """The next state, from the products of the input and of the state, and the state."""
+        raise NotImplementedError
+
+
+class AnalogRNNCell(AnalogRecurrentCell, nn.RNNCell):
+    """``nn.RNNCell`` whose products run on a chip: made by ``convert``. Every option of ``nn.RNNCell``."""
+
+    digital = nn.RNNCell
+
+    def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        return (x + h).tanh() if self.nonlinearity == "tanh" else (x + h).relu()
+
+
+class AnalogGRUCell(AnalogRecurrentCell, nn.GRUCell):
+    """``nn.GRUCell`` whose products run on a chip: made by ``convert``. Every option of ``nn.GRUCell``."""
+
+    digital = nn.GRUCell
+
+    def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> Tensor:
+        return gru_state(x, h, state[0])
+
+
+class AnalogLSTMCell(AnalogRecurrentCell, nn.LSTMCell):
+    """``nn.LSTMCell`` whose products run on a chip: made by ``convert``. Every option of ``nn.LSTMCell``."""
+
+    digital = nn.LSTMCell
+    states = 2
+
+    def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return lstm_state(x + h, state[1])

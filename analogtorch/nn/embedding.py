@@ -1,0 +1,134 @@
+"""nn.Embedding on an analog chip: a one-hot input reads one row of the stored weights.
+
+Token i drives row i at full scale and nothing else, so only the row block that holds it is read. No one-hot matrix is
+built: the cells of the tokens are gathered, with the noise that a product over the whole matrix would give them.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analogtorch.chips import Chip
+from analogtorch.nn.base import AnalogLayer
+from analogtorch.ops import Plan, block_scales, normal, rounded
+from analogtorch.ops.reference import wide
+
+_REFUSED = {
+    "max_norm": "rescales stored rows in every forward, which cells that are written once cannot follow",
+    "sparse": "asks for sparse gradients; an analog embedding has dense ones",
+    "scale_grad_by_freq": "divides gradients by how often a token occurs, which an analog embedding does not",
+}
+
+
+class AnalogEmbedding(AnalogLayer, nn.Embedding):
+    """``nn.Embedding`` whose rows lie on a chip: made by ``convert(..., embeddings=True)``, or with ``chip``.
+
+    Input: token numbers of any shape, output ``(*, embedding_dim)``; each token costs one ADC reading per output. The
+    one-hot drives the DAC's full scale, so there is no range to calibrate. A head whose weight is tied to it is a layer
+    of its own, with cells of its own.
+    """
+
+    channel_dim = -1
+    digital = nn.Embedding
+    takes_range = False
+    on_request = True
+
+    @classmethod
+    def refuses(cls, layer: Any) -> str | None:
+        """For an option of the digital layer that cells cannot follow."""
+        asked = (name for name in _REFUSED if getattr(layer, name) is not None and getattr(layer, name) is not False)
+        return next((f"its {name} {_REFUSED[name]}" for name in asked), None)
+
+    def _attach(self, chip: Chip, name: str, digital_class: type[nn.Module]) -> None:
+        if why := self.refuses(self):
+            raise ValueError(f"layer {name!r} cannot be analog: {why}")
+        super()._attach(chip, name, digital_class)
+        self.calibrated = True
+        self.set_input_range(1.0)
+
+    def set_input_range(self, value: float) -> None:
+        """The range is that of the one-hot.
+
+        Raises:
+            ValueError: ``value`` is not 1.
+        """
+        if value != 1:
+            raise ValueError(f"input range of {self.layer_name!r} is 1, as a one-hot drives full scale; got {value}")
+        super().set_input_range(1.0)
+
+    def _load_range(self, value: Any, local_metadata: dict) -> None:
+        self.set_input_range(1.0)  # nothing to be read, but weights may have been assigned to a layer on meta
+
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """(embedding_dim, num_embeddings): an output per dimension, a row per token."""
+        return weight.T
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The readings of the rows of the tokens ``input``, int64 or int32 of any shape."""
+        return self.analog_forward(input)
+
+    def analog_forward(
+        self, x: Tensor, keys: Tensor | None = None, samples: Tensor | None = None, outputs: slice | None = None
+    ) -> Tensor:
+        """As of every analog layer, for tokens ``x``."""
+        vectors, _ = self._admit(x)
+        if self.exact:
+            return self._digital(x, self.weight, None)
+        keys, samples = self._drawn(x.unsqueeze(-1), vectors, keys, samples)  # tokens of one dimension are samples
+        held, tokens = self.programmed, x.flatten().long()
+        plan = self.plans[held is not None, self.training][0]
+        if held is None:
+            cells = F.embedding(tokens, self.weight, self.padding_idx)
+            scale = block_scales(self.as_matrix(self.weight), plan.bounds, plan.columns)
+        else:
+            cells, scale = held.weights[0].T.index_select(0, tokens), held.scales[0].to(wide(self.weight.dtype))
+        with torch.no_grad():
+            block = tokens // plan.bounds[1]  # a row has no kernel: all blocks but the last are as tall as the first
+            full = scale.index_select(0, block)
+            v = self._noisy(cells, full, tokens, keys, plan).to(full.dtype)
+            if plan.output_noise > 0:
+                v = v + full * plan.output_noise * self._output_noise(keys, samples, v)
+            saturated = v.abs() > full * plan.output_bound
+            if plan.output_bits:
+                v = rounded(v, full * plan.output_bound, plan.output_bits)
+            if held is not None:
+                v = v * held.gains[0].to(v.dtype).index_select(0, block)
+        y = v.to(cells.dtype)
+        if cells.requires_grad:  # straight-through: the difference is 0 and carries the gradient
+            passed = cells.masked_fill(saturated, 0.0) if plan.output_bits else cells
+            y = y + (passed - passed.detach())
+        return y.view(*x.shape, self.embedding_dim)
+
+    def _noisy(self, cells: Tensor, full: Tensor, tokens: Tensor, keys: Tensor | None, plan: Plan) -> Tensor:
+        """The ``cells`` (tokens, outputs) with the noise of a training step, as ``ops.reference.noisy_weight``."""
+        if keys is None or not (plan.weight_noise > 0 or self.unknown_cell):
+            return cells
+        shape, r = cells.shape, cells.to(full.dtype) / full.clamp_min(torch.finfo(full.dtype).tiny)
+        outputs = torch.arange(shape[1], device=cells.device).expand(shape).flatten()
+        rows = tokens.unsqueeze(1).expand(shape).flatten()
+        z = normal(keys[0], outputs, rows, 1).view(shape).to(full.dtype)
+        if self.unknown_cell:
+            strength, sigma = self.chip.training.strength, self.chip.cell.programming_sigma(r.clamp(-1, 1))
+        else:
+            strength, sigma = plan.weight_noise, plan.spread(r)
+        return torch.addcmul(cells.to(full.dtype), full * strength * sigma, z).to(cells.dtype)
+
+    def _output_noise(self, keys: Tensor | None, samples: Tensor | None, v: Tensor) -> Tensor:
+        """Normals of the shape of ``v``. A token is one reading of one block: one stream serves all blocks."""
+        key = self.programmed.keys[0] if self.programmed is not None else None if keys is None else keys[1]
+        assert key is not None
+        assert samples is not None
+        return normal(key, samples, torch.zeros_like(samples), v.shape[1]).to(v.dtype)
+
+    def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.embedding(x, weight, self.padding_idx)
+
+    def _autocasts(self, x: Tensor) -> bool:
+        if x.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"layer {self.layer_name!r} takes token numbers of type int64 or int32, got {x.dtype}")
+        return False  # nor does the digital layer
+
+    def _vectors(self, x: Tensor) -> int:
+        return x.numel()
