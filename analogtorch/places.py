@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from analogtorch.chips import Chip
+from analogtorch.convert import analog_layers
 from analogtorch.defects import Defects, tile_state
 from analogtorch.nn import AnalogLayer
 from analogtorch.tiling import Section
@@ -53,13 +54,13 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
     return found
 
 
-def mapped(layers: Iterable[tuple[str, AnalogLayer]], mapping: "Mapping") -> dict[str, list[list[Place]]]:
-    """As ``mapping`` places them (of copies, the first): per layer and section.
+def mapped(model: nn.Module, mapping: "Mapping") -> dict[str, list[list[Place]]]:
+    """As ``mapping`` places the layers of ``model`` (of copies, the first): per layer and section.
 
     Raises:
         ValueError: the mapping is of another chip, lacks a layer, or cuts it otherwise.
     """
-    listed = list(layers)
+    listed = list(analog_layers(model))
     found = {}
     for name, layer in listed:
         sizes = [(chip.rows, chip.cols, chip.tiles) for chip in (mapping.chip, layer.chip)]
@@ -69,32 +70,30 @@ def mapped(layers: Iterable[tuple[str, AnalogLayer]], mapping: "Mapping") -> dic
                 f"program: the mapping is for chip {mapping.chip.name} ({told[0]}), layer {name!r} was converted for "
                 f"{layer.chip.name} ({told[1]}); map the model onto the chip that it was converted for"
             )
-        matrices = _matrices(name, layer, listed, mapping)
+        matrices = _matrices(name, layer, listed, model, mapping)
         found[name] = [_section(name, matrices, section, mapping) for section in layer.sections]
     return found
 
 
 def _matrices(
-    name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], mapping: "Mapping"
+    name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], model: nn.Module, mapping: "Mapping"
 ) -> list[tuple[str, int]]:
     """The matrices that make up the layer, and the output at which each begins.
 
-    They are those of the first layer with the same weight, applied the same way round.
+    They have the name of the first layer with the same weight, which may be digital, such as the embedding that a head
+    is tied to; the same weight applied the other way round is a matrix of its own.
     """
+    from analogtorch.mapping.weights import layer_name  # not at import: only who has a mapping needs it
+
+    same = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
+    same += [layer_name(n) for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight]
     known, (cols, *rows) = {m.name: (m.cols, m.rows) for m in mapping.matrices}, layer.matrix_shape
-    found: list[str] = []
-    parts: list[tuple[str, int]] = []
-    for other, candidate in layers:
-        if candidate.weight is layer.weight:
-            matrix = candidate.matrix_name(other) or ROOT
-            parts = parts or _parts(matrix, known.keys(), cols)
-            while matrix in known:
-                found.append(matrix)
-                matrix += ".T"
+    found = [matrix + ".T" * turns for matrix in same for turns in (0, 1) if matrix + ".T" * turns in known]
     if found:
-        return [(next((matrix for matrix in found if known[matrix] == (cols, math.prod(rows))), found[0]), 0)]
-    if parts:
-        return parts
+        return [(next((m for m in found if known[m] == (cols, math.prod(rows))), found[0]), 0)]
+    for matrix in same:
+        if parts := _parts(matrix, known, cols):
+            return parts
     raise ValueError(
         f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
         "mapping is of another model. Leave the layer digital with analogtorch.convert(model, chip, "

@@ -131,7 +131,7 @@ class ProgrammedChip:
     ) -> None:
         self.seed, self.method, self.defects, self.mapping = seed, method, defects, mapping
         layers = list(analog_layers(model))
-        where = places.consecutive(layers) if mapping is None else places.mapped(layers, mapping)
+        where = places.consecutive(layers) if mapping is None else places.mapped(model, mapping)
         self._tiles = {(p.chip, p.tile): layer.chip for name, layer in layers for parts in where[name] for p in parts}
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():

@@ -235,7 +235,9 @@ def test_a_mapping_places_embeddings_and_the_tied_head() -> None:
             part = cells[p.block.col : p.block.col + p.block.cols, p.block.row : p.block.row + p.block.rows]
             assert bool(part.any()) is works[p.chip, p.tile]
     digital = at.map_to_chip(Tied(), SMALL, X)
-    assert [m.name for m in digital.matrices] == ["embed"]  # the head alone
+    assert [m.name for m in digital.matrices] == ["embed"]  # the head alone, by the first name of its weight
+    tied = at.convert(Tied(), SMALL)
+    at.program(tied, seed=1, mapping=at.map_to_chip(tied, SMALL, X))
 
 
 def test_its_range_is_that_of_the_one_hot() -> None:
