@@ -134,7 +134,7 @@ def _chosen(
     check_known(model, candidates, [*included, *excluded, *changed], embeddings)
     check_agree(candidates, included, excluded, changed)
     for name, m in candidates.items():
-        if is_analog(m) and m.chip != chips[name]:
+        if is_analog(m) and m.chip.nominal != chips[name].nominal:
             raise ValueError(
                 f"convert: layer {name!r} is on another chip already; call analogtorch.to_digital(model) first"
             )
