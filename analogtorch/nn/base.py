@@ -98,7 +98,7 @@ class AnalogLayer(nn.Module):
     input_range: nn.Parameter
     """The DAC's full scale, (1,), or of each row block, (row blocks,); its magnitude counts."""
     observer: Callable[[Inputs, Plan, slice, Tensor], None] | None = None
-    """Called with each product while a calibration looks: its tensors and plan, the outputs that it is of, the result."""
+    """Called with each product while a calibration looks: tensors, plan, the outputs that it is of, result."""
     weight: Any
     bias: Any
     channel_dim: ClassVar[int]
@@ -421,12 +421,10 @@ class AnalogLayer(nn.Module):
         Raises:
             ValueError: a value is not a positive finite number, or their number is neither 1 nor that of row blocks.
         """
-        values = self._check_ranges(value)
+        values = self.checked_ranges(value)
         if self.input_range.is_meta and not self.weight.is_meta:  # weights were assigned to a layer made on meta
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
         stored = torch.tensor(values, dtype=self.input_range.dtype)
-        if not ((stored > 0) & (stored < float("inf"))).all():
-            raise ValueError(f"input range {value} of {self.layer_name!r} does not fit in {self.input_range.dtype}")
         with torch.no_grad():
             if self.input_range.shape != stored.shape:  # the same Parameter, which an optimizer may know
                 self.input_range.data, self.input_range.grad = self.input_range.new_empty(stored.shape), None
@@ -435,8 +433,9 @@ class AnalogLayer(nn.Module):
             self.input_range.requires_grad_(self.weight.requires_grad and self.chip.input_bits is not None)
         self.calibrated = True
 
-    def _check_ranges(self, value: Any) -> list[float]:
-        values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
+    def checked_ranges(self, value: float | Sequence[float]) -> list[float]:
+        """What ``set_input_range`` would set; it raises what that would."""
+        values, kind = [float(v) for v in value] if isinstance(value, Sequence) else [value], self.input_range.dtype
         if bad := [v for v in values if not 0 < v < float("inf")]:
             raise ValueError(f"input range of {self.layer_name!r} must be a positive finite number, got {bad[0]}")
         if len(values) not in (1, self.row_blocks):
@@ -444,6 +443,8 @@ class AnalogLayer(nn.Module):
             raise ValueError(
                 f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: calibrate it anew"
             )
+        if bad := [v for v in values if not 0 < torch.tensor(v, dtype=kind).item() < float("inf")]:
+            raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
         return values
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
