@@ -103,7 +103,8 @@ def _read(
         def look(inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
             check_finite("correct_columns", f"the input of layer {name!r}", inputs.x)
             check_finite("correct_columns", f"the output of layer {name!r}", y)
-            again, bias = y, inputs.bias
+            again, bias = y, layer._read_bias()  # what is corrected may have an offset from before
+            bias = None if bias is None else bias[outputs]
             if plan.output_noise > 0:
                 assert inputs.output_keys is not None
                 keys = fold(inputs.output_keys, stream(Noise.COMPENSATION, "columns"))  # noise of its own

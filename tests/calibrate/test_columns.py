@@ -165,7 +165,7 @@ def test_it_repeats_and_counts_what_the_chip_reads() -> None:
         assert torch.equal(a.programmed.offset, b.programmed.offset)
         assert a.vectors_read.item() == 2 * 2 * 40  # two rounds of two batches; the second read is not counted
     assert torch.equal(first(x)[0], second(x)[0])
-    assert all(not layer._forward_hooks for layer in _layers(first))
+    assert all(layer.observer is None for layer in _layers(first))
     half = copy.deepcopy(first).bfloat16()
     assert _layers(half)[0].programmed.offset.dtype == torch.bfloat16
     assert half(x.bfloat16())[0].dtype == torch.bfloat16
@@ -218,4 +218,4 @@ def test_bad_calls_are_refused_and_change_nothing(name: str) -> None:
     for layer, (held, count) in zip(_layers(view), before, strict=True):
         assert layer.programmed is held
         assert torch.equal(getattr(layer, "vectors_read", torch.zeros(1)), count)
-        assert not layer._forward_hooks
+        assert layer.observer is None
