@@ -106,6 +106,10 @@ def test_matrices_of_recurrent_layers_and_convolutions() -> None:
     assert lstm[0].ih_l0.chip.nominal_bound == lstm[0].hh_l0.chip.nominal_bound == 12.0
     assert lstm[0].ih_l0.chip.output_bound != lstm[0].hh_l0.chip.output_bound
     at.convert(lstm, CHIP)
+    attention = at.convert(nn.MultiheadAttention(16, 2), CHIP)
+    q, k = torch.randn(2, 6, 4, 16)
+    at.calibrate(attention, [q], adc="absmax", per="tile", forward=lambda m, q: m(q, k, k))
+    assert attention.in_proj.chip.nominal_bound == 12.0
     for grouped in ("sequential", "block_diagonal"):
         chip = dataclasses.replace(CHIP, rows=16, grouped=grouped, output_bits=16)
         digital = nn.Sequential(nn.Conv2d(4, 6, 5, padding=2, groups=2), nn.Conv2d(6, 4, 3))

@@ -19,6 +19,18 @@ def _x(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+class _Attends(nn.Module):
+    """Reads queries alone, keys and values together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = x.flip(1) * 2 + 1
+        return self.attention(x, memory, memory, need_weights=False)[0]
+
+
 def _made(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     if name == "linear":
@@ -27,6 +39,10 @@ def _made(name: str) -> tuple[nn.Module, Tensor]:
         return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 5, groups=2)), _x(20, 3, 10, 10)
     if name == "block_diagonal":
         return nn.Sequential(nn.Conv1d(40, 40, 9, groups=20)), _x(40, 40, 20)
+    if name == "transposed":
+        return nn.Sequential(nn.ConvTranspose2d(6, 4, 3, stride=2, groups=2)), _x(20, 6, 7, 7)
+    if name == "attention":
+        return _Attends(), _x(20, 10, 16)
     return nn.Sequential(nn.LSTM(12, 8, bidirectional=True)), _x(10, 40, 12)
 
 
@@ -84,7 +100,7 @@ def _injected(view: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return put
 
 
-@pytest.mark.parametrize("name", ["linear", "conv", "block_diagonal", "lstm"])
+@pytest.mark.parametrize("name", ["linear", "conv", "block_diagonal", "lstm", "transposed", "attention"])
 def test_known_gains_and_offsets_are_found(name: str) -> None:
     view, digital, x = _view(name, EXACT, "programmed")
     assert _error(view, digital, x) < 1e-5
@@ -168,7 +184,17 @@ def test_it_repeats_and_counts_what_the_chip_reads() -> None:
     assert all(layer.observer is None for layer in _layers(first))
     half = copy.deepcopy(first).bfloat16()
     assert _layers(half)[0].programmed.offset.dtype == torch.bfloat16
-    assert half(x.bfloat16())[0].dtype == torch.bfloat16
+    assert half(x[:2, :3].bfloat16())[0].dtype == torch.bfloat16
+
+
+def test_embeddings_are_left_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 4)), CHIP, embeddings=True)
+    view = at.program(model, seed=1).at("1 day")
+    held = view[0].programmed
+    at.correct_columns(view, [torch.arange(20).view(5, 4)])
+    assert view[0].programmed is held
+    assert view[1].programmed.offset is not None
 
 
 def test_more_corrections_add_up() -> None:

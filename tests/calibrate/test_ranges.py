@@ -160,6 +160,7 @@ TILED = {
     "conv1d": (nn.Conv1d(8, 6, 3, padding=1), (4, 8, 9), 2),
     "conv2d_cut": (nn.Conv2d(2, 4, 5, padding=2), (3, 2, 7, 7), 4),
     "conv2d_groups": (nn.Conv2d(8, 4, 3, groups=2, padding=1), (3, 8, 6, 6), 4),
+    "transposed": (nn.ConvTranspose1d(40, 2, 3, stride=2), (3, 40, 6), 3),
     "conv2d_unbatched": (nn.Conv2d(8, 4, 3), (8, 6, 6), 8),
 }
 
