@@ -11,7 +11,7 @@ physical.at("1 day")
 import logging
 
 from analogtorch import chips, devices, mapping, nn
-from analogtorch.calibrate import calibrate
+from analogtorch.calibrate import calibrate, correct_columns, reestimate_batch_norm
 from analogtorch.checkpoint import load, load_programmed, save
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.clip import clip_weights_
@@ -47,6 +47,7 @@ __all__ = [
     "chips",
     "clip_weights_",
     "convert",
+    "correct_columns",
     "cost",
     "devices",
     "fold_batch_norm",
@@ -58,6 +59,7 @@ __all__ = [
     "nn",
     "noise",
     "program",
+    "reestimate_batch_norm",
     "save",
     "sensitivity",
     "summary",

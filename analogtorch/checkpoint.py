@@ -354,7 +354,7 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
         if module is None:
             raise ValueError(f"{label} is no module of the model{_near(entry.name, modules)}")
         if isinstance(module, AnalogLayer):
-            if module.chip != entry.chip or parametrize.is_parametrized(module):
+            if module.chip.nominal != entry.chip.nominal or parametrize.is_parametrized(module):
                 raise ValueError(
                     f"{label} is on another chip in the model or parametrized; call analogtorch.to_digital(model) first"
                 )
@@ -366,7 +366,8 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
         if tuple(given.shape) != entry.shape:
             raise ValueError(f"{label} has shape {entry.shape} in {DESCRIPTION} and {tuple(given.shape)} in {WEIGHTS}")
         kind = given.dtype if own.is_meta else own.dtype
-        if entry.input_range is not None and not 0 < torch.tensor(entry.input_range, dtype=kind).item() < math.inf:
+        stored = torch.tensor(1.0 if entry.input_range is None else entry.input_range, dtype=kind)
+        if not ((stored > 0) & (stored < math.inf)).all():
             raise ValueError(f"{label} has input range {entry.input_range}, which does not fit in {kind}")
 
 

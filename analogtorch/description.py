@@ -12,6 +12,7 @@ from analogtorch.defects import Defects
 from analogtorch.mapping import Mapping
 from analogtorch.mapping import serial as mappings
 from analogtorch.nn import AnalogLayer
+from analogtorch.nn.base import range_text
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.program import ProgrammedChip
 from analogtorch.programming import GradientDescent, Method, ProgramAndVerify
@@ -38,8 +39,8 @@ class SavedLayer:
     kind: str
     chip: Chip
     shape: tuple[int, ...]
-    input_range: float | None
-    """The DAC's full scale; None: not calibrated."""
+    input_range: float | tuple[float, ...] | None
+    """The DAC's full scale, or that of each row block; None: not calibrated."""
 
     weight: str
     """Key of its weight in the ``state_dict``."""
@@ -83,7 +84,9 @@ class Checkpoint:
         lines = [f"{'layer':<{width}}  {'kind':<14}  {'weight':<18}  {'chip':<14}  input range"]
         for layer in self.layers:
             shape = "x".join(map(str, layer.shape))
-            given = "not calibrated" if layer.input_range is None else f"{layer.input_range:.4g}"
+            value = layer.input_range
+            ranges = (value,) if isinstance(value, float | int) else value
+            given = "not calibrated" if ranges is None else range_text(ranges)
             lines.append(
                 f"{layer.name or '(root)':<{width}}  {layer.kind:<14}  {shape:<18}  {layer.chip.name:<14}  {given}"
             )
@@ -143,11 +146,17 @@ def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
                 "shape": list(layer.weight.shape),
                 "chip": used.index(layer.chip),
                 "calibrated": layer.calibrated,
-                "input_range": float(layer.input_range.detach().abs()) if layer.calibrated else None,
+                "input_range": _saved(layer.input_ranges),
             }
             for name, layer in layers.items()
         ],
     }
+
+
+def _saved(ranges: tuple[float, ...] | None) -> float | list[float] | None:
+    if ranges is None:
+        return None
+    return ranges[0] if len(ranges) == 1 else list(ranges)
 
 
 def recipe(physical: ProgrammedChip) -> dict[str, Any]:
@@ -204,7 +213,10 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
         raise ValueError(f"layers: {name!r} is on chip {index!r}, but the file has {len(used)} chips")
     if data["calibrated"] is not (value is not None):
         raise ValueError(f"layers: {name!r} has calibrated {data['calibrated']!r} and input_range {value!r}")
-    if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+    if isinstance(value, list):
+        value = tuple(value)
+    values = value if isinstance(value, tuple) and len(value) > 1 else (value,)
+    if value is not None and not all(isinstance(v, (int, float)) and 0 < v < math.inf for v in values):
         raise ValueError(f"layers: {name!r} must have a positive finite input_range, got {value!r}")
     shape = tuple(map(int, data["shape"]))
     return SavedLayer(

@@ -11,6 +11,7 @@ from analogtorch.convert import analog_layers, reason
 from analogtorch.convert.fast_path import reader
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
+from analogtorch.nn.base import range_text
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class LayerRow:
     """Unit cells that it occupies, those between the groups of a block-diagonal convolution included."""
     input_range: str
     """The DAC's full scale, or how it is found while the layer is not calibrated."""
+    output_bound: float | None = None
+    """The ADC's bound where it was calibrated for the layer, a deviation from the chip; None: the chip's own."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class Summary:
             lines.append(
                 f"routed: {len(self.routed)} layers that the model calls by their weights, as {self.routed[0]}"
             )
+        bounds = [f"{row.name} {row.output_bound:.4g}" for row in self.layers if row.output_bound is not None]
+        if bounds:
+            lines.append(f"ADC bound calibrated, the chip's own is {self.chip.output_bound:g}: {', '.join(bounds)}")
         lines += [f"digital: {name} ({count:,} weights; {why})" for name, why, count in self.skipped]
         if self.attention:
             others = len(self.attention) - 1
@@ -101,7 +107,7 @@ def summary(model: nn.Module) -> Summary:
         if not isinstance(module, AnalogLayer | AnalogComposite) and (own := list(module.parameters(recurse=False)))
     )
     return Summary(
-        chip=next(iter(layers.values())).chip,
+        chip=next(iter(layers.values())).chip.nominal,
         layers=rows,
         skipped=skipped,
         routed=tuple(routed_layers(model)),
@@ -118,14 +124,15 @@ def _left(model: nn.Module, name: str) -> str:
 
 
 def _row(name: str, layer: AnalogLayer) -> LayerRow:
-    known = layer.calibrated and not layer.input_range.is_meta
+    ranges, chip = layer.input_ranges, layer.chip
     return LayerRow(
         name=name or "(root)",
         kind=type(layer).__name__.removeprefix("Analog"),
         shape=layer.matrix_shape,
         blocks=sum(section.blocks for section in layer.sections),
         cells=sum(section.cells for section in layer.sections),
-        input_range=f"{layer.input_range.item():.4g}" if known else "absmax of each input (not calibrated)",
+        input_range="absmax of each input (not calibrated)" if ranges is None else range_text(ranges),
+        output_bound=None if chip.nominal_bound is None else chip.output_bound,
     )
 
 

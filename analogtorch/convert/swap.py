@@ -130,11 +130,11 @@ def _chosen(
     included, excluded, changed = patterns(include), patterns(exclude), patterns(overriding)
     if include is not None and not included:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
-    candidates = {name: model.get_submodule(name) for name in chips}
+    candidates: dict[str, Any] = {name: model.get_submodule(name) for name in chips}
     check_known(model, candidates, [*included, *excluded, *changed], embeddings)
     check_agree(candidates, included, excluded, changed)
     for name, m in candidates.items():
-        if is_analog(m) and m.chip != chips[name]:
+        if is_analog(m) and m.chip.nominal != chips[name].nominal:
             raise ValueError(
                 f"convert: layer {name!r} is on another chip already; call analogtorch.to_digital(model) first"
             )

@@ -2,7 +2,7 @@
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from analogtorch.ops import (
     refuse_transforms,
     stream,
 )
+from analogtorch.ops.reference import Inputs
 from analogtorch.tiling import Section, sections
 
 _RANGE_KEY = "analogtorch.input_range"
@@ -59,11 +60,13 @@ class Programmed:
     """Per section: digital correction of each block's readings, (row blocks, outputs)."""
     keys: Tensor
     """Keys of the output noise, (row blocks,) int64."""
+    offset: Tensor | None = None
+    """Added digitally to each output beside the bias, (outputs,): see ``analogtorch.correct_columns``."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """The same with ``fn`` applied to every tensor."""
         weights, scales, gains = (tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains))
-        return Programmed(weights, scales, gains, fn(self.keys))
+        return Programmed(weights, scales, gains, fn(self.keys), None if self.offset is None else fn(self.offset))
 
 
 class AnalogLayer(nn.Module):
@@ -93,6 +96,9 @@ class AnalogLayer(nn.Module):
     streams: tuple[int, ...]
     """Of the noise: that of the weights, then that of each row block's readings."""
     input_range: nn.Parameter
+    """The DAC's full scale, (1,), or of each row block, (row blocks,); its magnitude counts."""
+    observer: Callable[[Inputs, Plan, slice, Tensor], None] | None = None
+    """Called with each product while a calibration looks: tensors, plan, the outputs that it is of, result."""
     weight: Any
     bias: Any
     channel_dim: ClassVar[int]
@@ -145,7 +151,7 @@ class AnalogLayer(nn.Module):
         self._chip = chip
         self.sections = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
         # hashed here, because torch.compile cannot trace a hash
-        blocks = max(len(section.row_blocks) for section in self.sections)
+        blocks = self.row_blocks
         name = self.layer_name
         self.streams = (stream(Noise.TRAINING, name), *(stream(Noise.OUTPUT, name, i) for i in range(blocks)))
         noise = self.chip.training
@@ -159,6 +165,11 @@ class AnalogLayer(nn.Module):
             for key, (plan, *_) in self.plans.items()
             for run in self.output_runs
         }
+
+    @property
+    def row_blocks(self) -> int:
+        """Row blocks of the matrix: readings that are summed for each output."""
+        return max(len(section.row_blocks) for section in self.sections)
 
     def _plan(self, section: Section, held: bool, training: bool) -> Plan:
         chip, noise = self.chip, self.chip.training
@@ -267,7 +278,7 @@ class AnalogLayer(nn.Module):
         """Whether it computes what the digital layer computes: no converter, no noise, no programmed chip."""
         plans = self.plans[False, self.training]
         plain = len(plans) == 1 and plans[0].exact and not (self.training and self.unknown_cell)
-        return plain and self.programmed is None
+        return plain and self.programmed is None and self.observer is None
 
     def _admit(self, x: Tensor) -> tuple[int, bool]:
         """How many vectors or samples ``x`` has, and whether autocast chooses the type of the product.
@@ -348,14 +359,29 @@ class AnalogLayer(nn.Module):
     ) -> Tensor:
         """The part of the output that a section computes, in ``dtype`` (autocast's, or the weight's)."""
         section, held, bias = self.sections[index], self.programmed, self._read_bias()
+        if held is not None and held.offset is not None:
+            bias = held.offset if bias is None else bias + held.offset
         if len(self.sections) > 1:
             x, bias = x[:, section.channels], None if bias is None else bias[section.outputs]
         bias = None if bias is None else _cut(bias, outputs).to(dtype)
         if held is not None:
-            tensors = {"scale": _cut(held.scales[index], outputs, 1), "gain": _cut(held.gains[index], outputs, 1)}
             weight = _cut(held.weights[index], outputs).to(dtype)
-            return mvm(x, input_range, weight, plan, bias=bias, samples=samples, output_keys=held.keys, **tensors)
-        weight, scale, noise = section.weight(self.as_matrix(self.weight)), None, {}
+            noise = {"output_keys": held.keys, "samples": samples}
+            noise |= {"scale": _cut(held.scales[index], outputs, 1), "gain": _cut(held.gains[index], outputs, 1)}
+        else:
+            weight, noise = self._simulated(section, keys, samples, dtype, outputs)
+        y = mvm(x, input_range, weight, plan, bias=bias, **noise)
+        if self.observer is not None:
+            rest = (noise.get(name) for name in Inputs._fields[4:])
+            self.observer(Inputs(x, input_range, weight, bias, *rest), plan, outputs or section.outputs, y)
+        return y
+
+    def _simulated(
+        self, section: Section, keys: Tensor | None, samples: Tensor | None, dtype: torch.dtype, outputs: slice | None
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        """Weight of a product of a layer that is not programmed, and what noise it takes."""
+        weight, scale = section.weight(self.as_matrix(self.weight)), None
+        noise: dict[str, Tensor | None] = {}
         if keys is not None:
             noise = {"output_keys": keys[1:], "samples": samples}
             if self.unknown_cell:
@@ -364,8 +390,7 @@ class AnalogLayer(nn.Module):
                 noise["key"] = keys[0]
         if outputs is not None and scale is None and (shared := section.shared_columns(self.chip)):
             scale = block_scales(weight.to(dtype), section.bounds, shared)  # of the block as it is placed: the whole
-        weight, scale = _cut(weight, outputs).to(dtype), _cut(scale, outputs, 1)
-        return mvm(x, input_range, weight, plan, bias=bias, scale=scale, **noise)
+        return _cut(weight, outputs).to(dtype), noise | {"scale": _cut(scale, outputs, 1)}
 
     def _as_programmed(self, weight: Tensor, section: Section, key: Tensor) -> tuple[Tensor, Tensor]:
         """The weight with the programming noise of a cell that no kernel knows, and its scale."""
@@ -379,24 +404,48 @@ class AnalogLayer(nn.Module):
 
     # the range travels with the state_dict, beside the keys of the digital layer
 
-    def set_input_range(self, value: float) -> None:
-        """Fix the DAC's full scale at ``value`` > 0, in the units of the input; training goes on from there.
+    @property
+    def input_ranges(self) -> tuple[float, ...] | None:
+        """The DAC's full scale, or that of each row block; None while it is not known."""
+        if not self.calibrated or self.input_range.is_meta:
+            return None
+        return tuple(self.input_range.detach().abs().tolist())  # the forward uses the magnitude
+
+    def set_input_range(self, value: float | Sequence[float]) -> None:
+        """Fix the DAC's full scale, in the units of the input; training goes on from there.
+
+        Args:
+            value: > 0; one for the whole layer, or one for each of its row blocks, whose tiles have DACs of their own.
+                Such a layer computes in plain torch, more slowly. Groups of a convolution share that of a row block.
 
         Raises:
-            ValueError: ``value`` is not a positive finite number.
+            ValueError: a value is not a positive finite number, or their number is neither 1 nor that of row blocks.
         """
-        if not (value > 0 and value < float("inf")):
-            raise ValueError(f"input range of {self.layer_name!r} must be a positive finite number, got {value}")
+        values = self.checked_ranges(value)
         if self.input_range.is_meta and not self.weight.is_meta:  # weights were assigned to a layer made on meta
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
-        stored = torch.tensor(value, dtype=self.input_range.dtype).item()
-        if not (stored > 0 and stored < float("inf")):
-            raise ValueError(f"input range {value} of {self.layer_name!r} does not fit in {self.input_range.dtype}")
+        stored = torch.tensor(values, dtype=self.input_range.dtype)
         with torch.no_grad():
-            self.input_range.fill_(value)
+            if self.input_range.shape != stored.shape:  # the same Parameter, which an optimizer may know
+                self.input_range.data, self.input_range.grad = self.input_range.new_empty(stored.shape), None
+            self.input_range.fill_(values[0]) if len(values) == 1 else self.input_range.copy_(stored)
         if not self.calibrated:
             self.input_range.requires_grad_(self.weight.requires_grad and self.chip.input_bits is not None)
         self.calibrated = True
+
+    def checked_ranges(self, value: float | Sequence[float]) -> list[float]:
+        """What ``set_input_range`` would set; it raises what that would."""
+        values, kind = [float(v) for v in value] if isinstance(value, Sequence) else [value], self.input_range.dtype
+        if bad := [v for v in values if not 0 < v < float("inf")]:
+            raise ValueError(f"input range of {self.layer_name!r} must be a positive finite number, got {bad[0]}")
+        if len(values) not in (1, self.row_blocks):
+            each = "" if self.row_blocks == 1 else f", or one for each of its {self.row_blocks} row blocks"
+            raise ValueError(
+                f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: calibrate it anew"
+            )
+        if bad := [v for v in values if not 0 < torch.tensor(v, dtype=kind).item() < float("inf")]:
+            raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
+        return values
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -404,9 +453,9 @@ class AnalogLayer(nn.Module):
         self._save_range(destination, prefix)
 
     def _save_range(self, destination: Any, prefix: str) -> None:
-        metadata = getattr(destination, "_metadata", None)
-        if self.calibrated and metadata is not None and not self.input_range.is_meta:
-            metadata[prefix[:-1]][_RANGE_KEY] = float(self.input_range.detach().abs())  # the forward uses the magnitude
+        metadata, ranges = getattr(destination, "_metadata", None), self.input_ranges
+        if ranges is not None and metadata is not None:
+            metadata[prefix[:-1]][_RANGE_KEY] = ranges[0] if len(ranges) == 1 else list(ranges)
 
     def _load_from_state_dict(
         self,
@@ -425,18 +474,24 @@ class AnalogLayer(nn.Module):
         super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing, unexpected, errors)
         if prefix + "input_range" in missing:
             missing.remove(prefix + "input_range")
-        self._load_range(value, local_metadata)
+        self._load_range(value, local_metadata, errors)
 
     def _refuses_to_load(self, errors: list) -> bool:
         if self.programmed is not None:
             errors.append(f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it came from")
         return self.programmed is not None
 
-    def _load_range(self, value: Any, local_metadata: dict) -> None:
+    def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
         if value is None:
             value = local_metadata.get(_RANGE_KEY)
-        if value is not None and float(value) > 0:
-            self.set_input_range(float(value))
+        elif isinstance(value, Tensor):
+            value = value.flatten().tolist()
+        values = value if isinstance(value, list) else [0.0 if value is None else float(value)]
+        if all(v > 0 for v in values):
+            try:
+                self.set_input_range(values)
+            except ValueError as error:
+                errors.append(str(error))
         elif self.input_range.is_meta and not self.weight.is_meta:
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
         elif not self.calibrated and not local_metadata:
@@ -454,9 +509,16 @@ class AnalogLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """The digital layer's, then chip and input range."""
-        known = self.calibrated and not self.input_range.is_meta
-        value = f"{self.input_range.item():.4g}" if known else ("meta" if self.calibrated else "absmax")
+        value = "absmax"
+        if self.calibrated:
+            value = "meta" if self.input_ranges is None else range_text(self.input_ranges)
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
+
+
+def range_text(values: Sequence[float]) -> str:
+    """Input ranges to read: ``0.5``, or of several row blocks ``0.5 to 2``."""
+    ends = [f"{value:.4g}" for value in (min(values), max(values))]
+    return ends[0] if len(values) == 1 else " to ".join(ends)
 
 
 def reborn(module: nn.Module, kind: Any) -> Any:

@@ -81,7 +81,7 @@ class AnalogMatrix(AnalogLinear):
         errors: list,
     ) -> None:
         if not self._refuses_to_load(errors):
-            self._load_range(state_dict.get(prefix + "input_range"), local_metadata)
+            self._load_range(state_dict.get(prefix + "input_range"), local_metadata, errors)
 
 
 class AnalogComposite(nn.Module):

@@ -4,6 +4,7 @@ Token i drives row i at full scale and nothing else, so only the row block that 
 built: the cells of the tokens are gathered, with the noise that a product over the whole matrix would give them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         self.calibrated = True
         self.set_input_range(1.0)
 
-    def set_input_range(self, value: float) -> None:
+    def set_input_range(self, value: float | Sequence[float]) -> None:
         """The range is that of the one-hot.
 
         Raises:
@@ -58,7 +59,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             raise ValueError(f"input range of {self.layer_name!r} is 1, as a one-hot drives full scale; got {value}")
         super().set_input_range(1.0)
 
-    def _load_range(self, value: Any, local_metadata: dict) -> None:
+    def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
         self.set_input_range(1.0)  # nothing to be read, but weights may have been assigned to a layer on meta
 
     def as_matrix(self, weight: Tensor) -> Tensor:

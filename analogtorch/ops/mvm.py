@@ -35,8 +35,9 @@ def mvm(
 
     Args:
         x: (*, inputs) for a linear layer, else (N, channels, *places); floating point.
-        input_range: full scale of the DAC: (1,), or one per vector (linear) or sample (convolution). Its magnitude
-            counts; 0 gives zeros. Gradients reach one of a single element only.
+        input_range: full scale of the DAC: (1,); one per row block, (blocks,), of which groups share each; or one per
+            vector (linear) or sample (convolution), with the dimensions of ``x``. Its magnitude counts; 0 gives zeros.
+            Gradients reach the first two. One per row block runs in plain torch.
         w: (outputs, channels / groups, *kernel); its type is that of the product and of the result.
         plan: everything that is no tensor.
         bias: (outputs,), added digitally after the readings.
@@ -79,10 +80,7 @@ def _check(inputs: Inputs, plan: Plan) -> None:
         form = "(N, {}, *places)" if plan.dims else "(*, {})"
         raise ValueError(f"mvm: x must be {form.format(w.shape[1] * plan.groups)}, got shape {tuple(x.shape)}")
     vectors = x.shape[0] if plan.dims else x.shape[:-1].numel()
-    if input_range.numel() not in (1, vectors):
-        raise ValueError(f"mvm: input_range must have 1 or {vectors} elements, got {tuple(input_range.shape)}")
-    if input_range.requires_grad and input_range.numel() != 1:
-        raise ValueError(f"mvm: only an input_range of shape (1,) can learn, got {tuple(input_range.shape)}")
+    _check_range(input_range, x, vectors, plan)
     if bias is not None and (tuple(bias.shape) != (w.shape[0],) or bias.dtype != w.dtype):
         raise ValueError(
             f"mvm: bias must be {(w.shape[0],)} of w's type, {w.dtype}; got {tuple(bias.shape)} of {bias.dtype}"
@@ -101,6 +99,21 @@ def _check(inputs: Inputs, plan: Plan) -> None:
         raise ValueError(f"mvm: output_noise > 0 needs output_keys, one for each of the {plan.blocks} row blocks")
     if samples is not None and samples.numel() != vectors:
         raise ValueError(f"mvm: samples must have {vectors} elements, one per vector, got {samples.numel()}")
+
+
+def _check_range(input_range: Tensor, x: Tensor, vectors: int, plan: Plan) -> None:
+    shape = tuple(input_range.shape)
+    if reference.per_block(input_range):
+        if shape != (plan.blocks,):
+            raise ValueError(
+                f"mvm: input_range must be (1,), one for each of the {plan.blocks} row blocks, or one per vector with "
+                f"the dimensions of x, {tuple(x.shape)}; got shape {shape}"
+            )
+        return
+    if input_range.numel() not in (1, vectors):
+        raise ValueError(f"mvm: input_range must have 1 or {vectors} elements, got {shape}")
+    if input_range.requires_grad and input_range.numel() != 1:
+        raise ValueError(f"mvm: an input_range per vector cannot learn, got {shape}")
 
 
 def _compute(

@@ -1,7 +1,7 @@
 """The analog product in plain torch: what every kernel must reproduce, and what runs where there is none.
 
-A layer's product is a convolution (a linear layer is one without places). With ``r`` the input range and ``s`` the
-weight scale of a row block and output:
+A layer's product is a convolution (a linear layer is one without places). With ``r`` the input range (of all row
+blocks, or one for each) and ``s`` the weight scale of a row block and output:
 
     xq = round(clip(x, -r, r) L / r) r / L                  L = 2^(input bits - 1) - 1
     wn = w + weight_noise * s * spread(w / s) * normal
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.noise import normal
 from analogtorch.ops.plan import Plan, Span
 from analogtorch.ops.quantize import rounded
@@ -107,9 +108,24 @@ def quantised(x: Tensor, input_range: Tensor, plan: Plan, dtype: torch.dtype) ->
     return rounded(x.to(wide(x.dtype)), _beside(input_range, x), plan.input_bits).to(dtype).contiguous()
 
 
-def part(x: Tensor, w: Tensor, span: Span, plan: Plan) -> Tensor:
-    """The partial sums of a row block; the input is never unfolded."""
-    seen = _seen(x, w.shape[1:], span, plan)
+def per_block(input_range: Tensor) -> bool:
+    """Whether every row block has a range of its own: one per vector has the dimensions of the input instead."""
+    return input_range.dim() == 1 and input_range.numel() > 1
+
+
+def part(x: Tensor, w: Tensor, span: Span, plan: Plan, own_range: Tensor | None = None) -> Tensor:
+    """The partial sums of a row block; the input is never unfolded.
+
+    Args:
+        x: the input; as the DAC gives it, unless ``own_range`` is there.
+        w: the whole weight.
+        span: of the row block.
+        plan: of the product.
+        own_range: (1,), of a row block whose DACs have a range of their own: what it sees is then quantised here.
+    """
+    seen = seen_by(x, w.shape[1:], span, plan)
+    if own_range is not None:
+        seen = quantised(seen, own_range, plan, w.dtype)
     if not plan.dims:
         return F.linear(seen, w[:, span[0]])
     seen = seen.flatten(1, 2) if plan.groups > 1 else seen
@@ -127,14 +143,15 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     x, input_range, w, bias, scale, gain, key, output_keys, samples = inputs
     input_range = input_range.abs()
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
-    xq, wn = quantised(x, input_range, plan, w.dtype), noisy_weight(w, scale, key, plan)
-    unit = input_range.to(scale.dtype).reshape(-1, 1, 1)
+    own, wn = per_block(input_range), noisy_weight(w, scale, key, plan)
+    xq = x if own else quantised(x, input_range, plan, w.dtype)
     total: Tensor | None = None
     masks = []
     for block in range(plan.blocks):
-        p = part(xq, wn, plan.span(block, w.shape[1:]), plan).to(scale.dtype)
+        r = input_range[block : block + 1] if own else input_range
+        p = part(xq, wn, plan.span(block, w.shape[1:]), plan, r if own else None).to(scale.dtype)
         v = p.reshape(_read_shape(p.shape, plan))
-        full = unit * scale[block].view(1, -1, 1)
+        full = r.to(scale.dtype).reshape(-1, 1, 1) * scale[block].view(1, -1, 1)
         if plan.output_noise > 0 and v.numel():
             assert output_keys is not None
             v = v + full * plan.output_noise * _output_noise(v, output_keys[block], samples, plan).to(v.dtype)
@@ -156,28 +173,20 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
 def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
     """Gradients of x, the input range, w and the bias, where ``needs`` says so."""
     x, signed, w, _, _, gain, key, _, _ = inputs
-    input_range = signed.abs()
+    input_range, own = signed.abs(), per_block(signed)
     needs_x, needs_range, needs_w, needs_bias = needs
-    xq, mask = quantised(x, input_range, plan, w.dtype), outputs.mask
+    xq, mask = x if own else quantised(x, input_range, plan, w.dtype), outputs.mask
     wn = noisy_weight(w, outputs.scale, key, plan)
-    wanted = (needs_x or needs_range, needs_w)
-    if gain is None and not mask.numel():  # then it is the digital layer's
+    wanted, taught = (needs_x or needs_range, needs_w), None
+    if gain is None and not mask.numel() and not own:  # then it is the digital layer's
         gx, gw = _gradients(g, xq, wn, plan, wanted)
     else:
-        # blocks that hold whole kernels share no input: they write where others must add
-        gx = torch.zeros_like(xq) if wanted[0] else None
-        gw = torch.empty_like(wn, memory_format=torch.contiguous_format) if wanted[1] else None
-        for block in range(plan.blocks):
-            passed = g.masked_fill(mask[block].bool(), 0.0) if mask.numel() else g
-            if gain is not None:
-                passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)
-            _put_block(gx, gw, passed, xq, wn, plan.span(block, w.shape[1:]), plan)
-    g_range = None
-    if gx is not None and plan.input_bits:
+        gx, gw, taught = _by_blocks(g, xq, wn, gain, mask, input_range if own else None, plan, wanted)
+    if gx is not None and plan.input_bits and not own:
         gx, taught = _through_dac(gx, x, input_range, needs_range)
-        g_range = None if taught is None else taught * signed.sign()
-    elif needs_range:
-        g_range = torch.zeros_like(input_range)
+    g_range = None
+    if needs_range:
+        g_range = torch.zeros_like(input_range) if taught is None else taught * signed.sign()
     g_bias = None
     if needs_bias:
         g_bias = g.sum((0, *range(2, g.dim()))) if plan.dims else g.reshape(-1, g.shape[-1]).sum(0)
@@ -236,39 +245,38 @@ def _gradients(
     return gx, gw
 
 
-def _put_block(gx: Tensor | None, gw: Tensor | None, g: Tensor, x: Tensor, w: Tensor, span: Span, plan: Plan) -> None:
-    """Add the gradients of one row block to those of the whole."""
-    index, rows = (slice(None), *span), w.shape[1:]
-    seen = _seen(x, rows, span, plan)
-    needs = (gx is not None, gw is not None)
-    block_gx, block_gw = _gradients(g, seen.flatten(1, 2) if plan.groups > 1 else seen, w[index], plan, needs)
-    if gx is not None and block_gx is not None:
-        _seen(gx, rows, span, plan).add_(block_gx.view(seen.shape))
-    if gw is not None and block_gw is not None:
-        gw[index] = block_gw
-
-
-def _seen(x: Tensor, rows: torch.Size, span: Span, plan: Plan) -> Tensor:
-    """The view of ``x`` that a row block sees; with groups, the channels are two dimensions: (groups, channels)."""
-    if not plan.dims:
-        return x[..., span[0]]
-    channels, *taps = span
-    if plan.groups > 1:
-        x = x.unflatten(1, (plan.groups, rows[0]))[:, :, channels]
-    elif channels != slice(0, rows[0]):
-        x = x[:, channels]
-    if all(tap == slice(0, size) for tap, size in zip(taps, rows[1:], strict=True)):
-        return x
-    if any(plan.padding):
-        raise ValueError("a row block that cuts the kernel needs an input that is padded already")
-    sizes = x.shape[-len(taps) :]
-    geometry = zip(sizes, rows[1:], taps, plan.stride, plan.dilation, strict=True)
-    places: list[Any] = [_meets(*numbers) for numbers in geometry]
-    return x[tuple([..., *places])]
-
-
-def _meets(size: int, kernel: int, tap: slice, stride: int, dilation: int) -> slice:
-    """The part of a dimension of the padded input that the kernel's taps in ``tap`` meet."""
-    outputs = (size - dilation * (kernel - 1) - 1) // stride + 1
-    start = tap.start * dilation
-    return slice(start, start + (outputs - 1) * stride + (tap.stop - tap.start - 1) * dilation + 1)
+def _by_blocks(
+    g: Tensor,
+    x: Tensor,
+    w: Tensor,
+    gain: Tensor | None,
+    mask: Tensor,
+    ranges: Tensor | None,
+    plan: Plan,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, w and, where each row block has its own, the ranges; ``x`` is then not quantised yet."""
+    # blocks that hold whole kernels share no input: they write where others must add
+    gx = torch.zeros_like(x, dtype=w.dtype, memory_format=torch.contiguous_format) if needs[0] else None
+    gw = torch.empty_like(w, memory_format=torch.contiguous_format) if needs[1] else None
+    taught: list[Any] = []
+    for block in range(plan.blocks):
+        passed = g.masked_fill(mask[block].bool(), 0.0) if mask.numel() else g
+        if gain is not None:
+            passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)
+        span = plan.span(block, w.shape[1:])
+        index, given = (slice(None), *span), seen_by(x, w.shape[1:], span, plan)
+        r = None if ranges is None else ranges[block : block + 1]
+        seen = given if r is None else quantised(given, r, plan, w.dtype)
+        own_gx, own_gw = _gradients(passed, seen.flatten(1, 2) if plan.groups > 1 else seen, w[index], plan, needs)
+        if gx is not None and own_gx is not None:
+            own_gx = own_gx.view(seen.shape)
+            if r is not None and plan.input_bits:
+                own_gx, own_range = _through_dac(own_gx, given, r, True)
+                taught.append(own_range)
+            elif r is not None:
+                taught.append(torch.zeros_like(r))
+            seen_by(gx, w.shape[1:], span, plan).add_(own_gx)
+        if gw is not None and own_gw is not None:
+            gw[index] = own_gw
+    return gx, gw, torch.cat(taught) if taught else None

@@ -108,7 +108,7 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
     input_range, gain, samples, vectors = torch.tensor([1.5]), None, None, 0
     if variant != "plain":
         vectors = size[0] if plan.dims else x.shape[:-1].numel()
-        input_range = x.abs().reshape(vectors, -1).amax(1) * 0.8
+        input_range = x.abs().amax(tuple(range(1, x.dim())) if plan.dims else -1, keepdim=True) * 0.8
         gain, samples = _random(plan.blocks, weight[0], seed=3).abs(), torch.arange(vectors) * 3 + 1
     g = _random(*mvm(x, input_range, w, plan, key=KEY, output_keys=KEYS).shape, seed=4)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from analogtorch.devices import Spread
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.quantize import levels
-from analogtorch.ops.reference import Gradients, Inputs, Outputs, block_scales
+from analogtorch.ops.reference import Gradients, Inputs, Outputs, block_scales, per_block
 
 MASK = torch.uint8
 """Type of ``Outputs.mask``."""
@@ -55,8 +55,11 @@ def launch(out: Tensor, key: Tensor, rows: Tensor, first: Tensor, *, raw: bool, 
 
 
 def takes(inputs: Inputs, plan: Plan) -> bool:
-    """Whether the kernels compute this product: a linear layer's on a GPU, not in double precision."""
-    types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES
+    """Whether the kernels compute this product: a linear layer's on a GPU, not in double precision.
+
+    One input range per row block is not theirs.
+    """
+    types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES and not per_block(inputs.input_range)
     return not plan.dims and types and available(inputs.x, inputs.input_range, inputs.w)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from analogtorch.ops.native.structures import Convolution, Linear, Matrix
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.quantize import levels
-from analogtorch.ops.reference import Gradients, Inputs, Outputs
+from analogtorch.ops.reference import Gradients, Inputs, Outputs, per_block
 
 logger = logging.getLogger("analogtorch")
 
@@ -58,12 +58,13 @@ def available() -> bool:
 
 
 def takes(inputs: Inputs) -> bool:
-    """Whether the kernels compute this product: on the CPU, not in double precision, and not empty.
+    """Whether the kernels compute this product: on the CPU, not in double precision, not empty, with one input range.
 
-    Half precision is computed in float32 throughout and rounded at the end.
+    One range per vector is theirs too, one per row block is not. Half precision is computed in float32 throughout and
+    rounded at the end.
     """
     ours = all(t is None or (t.dtype in _TYPES and t.device.type == "cpu") for t in _floats(inputs))
-    return ours and inputs.x.numel() > 0 and available()
+    return ours and not per_block(inputs.input_range) and inputs.x.numel() > 0 and available()
 
 
 def _floats(inputs: Inputs) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,90 @@
+"""Run a model over batches and put back what that changed."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from analogtorch.nn import AnalogLayer
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode inside; the modes are as before afterwards."""
+    modes = {m: m.training for m in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextlib.contextmanager
+def observing(observers: Mapping[AnalogLayer, Callable[..., None]]) -> Iterator[None]:
+    """Inside, each of the layers calls its observer with what it multiplies: see ``AnalogLayer.observer``."""
+    try:
+        for layer, observer in observers.items():
+            layer.observer = observer
+        yield
+    finally:
+        for layer in observers:
+            layer.__dict__.pop("observer", None)
+
+
+def run(caller: str, model: nn.Module, batches: Iterable[Any], forward: Forward | None, progress: bool) -> None:
+    """Run ``model`` on every batch.
+
+    Args:
+        caller: who asks, for errors and the progress bar.
+        model: what runs.
+        batches: a tensor is passed to the model, of a tuple or list its first element, a mapping as keyword arguments.
+        forward: runs the model on a batch instead.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: there is no batch.
+        TypeError: a batch is of another type, and ``forward`` is None.
+    """
+    count = 0
+    for batch in tqdm(batches, desc=caller, unit="batch", disable=not progress):
+        _pass(caller, model, batch, forward)
+        count += 1
+    if count == 0:
+        raise ValueError(f"{caller}: batches is empty; pass at least one batch of inputs")
+
+
+def _pass(caller: str, model: nn.Module, batch: Any, forward: Forward | None) -> Any:
+    if forward is not None:
+        return forward(model, batch)
+    if isinstance(batch, Tensor):
+        return model(batch)
+    if isinstance(batch, (tuple, list)) and batch:
+        return model(batch[0])
+    if isinstance(batch, dict):
+        return model(**batch)
+    raise TypeError(
+        f"{caller}: a batch must be a tensor, a tuple, a list or a dict, got {type(batch).__name__}; pass forward="
+    )
+
+
+def check_finite(caller: str, what: str, x: Tensor) -> None:
+    """Raise ValueError where ``x`` has NaN or infinite values; ``what`` says what it is."""
+    if not torch.isfinite(x.detach().abs().sum()) and not torch.isfinite(x).all():
+        raise ValueError(f"{caller}: {what} has NaN or infinite values")
+
+
+def check_ran(caller: str, names: Iterable[str], ran: set[str], kind: str = "analog layers") -> None:
+    """Raise ValueError where one of ``names`` is not in ``ran``."""
+    names = list(names)
+    if silent := [name for name in names if name not in ran]:
+        remedy = "leave them digital with convert(..., exclude=...)" if kind == "analog layers" else "remove them"
+        raise ValueError(
+            f"{caller}: {len(silent)} of {len(names)} {kind} never ran: {', '.join(map(repr, silent[:5]))}. "
+            f"Either the batches do not reach them, or the model uses their weights without calling them; {remedy}"
+        )

@@ -1,0 +1,201 @@
+"""Fix each layer's DAC range, and on request its ADC bound, from the inputs it meets."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.calibrate import adc as converters
+from analogtorch.calibrate.histogram import Histogram, Method
+from analogtorch.calibrate.passes import Forward, check_finite, check_ran, evaluating, observing, run
+from analogtorch.chips import Chip
+from analogtorch.convert import analog_layers, refuse_programmed
+from analogtorch.nn import AnalogLayer
+from analogtorch.ops import Plan
+from analogtorch.ops.blocks import seen_by
+from analogtorch.ops.reference import Inputs
+
+Per = Literal["layer", "tile"]
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    method: Method = "mse",
+    percentile: float = 99.9,
+    deviations: float = 3.0,
+    per: Per = "layer",
+    adc: converters.Adc | None = None,
+    forward: Forward | None = None,
+    progress: bool = False,
+) -> nn.Module:
+    """Set the input range of every analog layer from the inputs it meets, in evaluation mode and without noise.
+
+    Also the check that nothing bypasses the analog layers: one that never ran is an error. Embeddings have nothing to
+    calibrate. Training mode, weights and
+    random state of the model are as before; calibrating again replaces the ranges.
+
+    Args:
+        model: a converted model.
+        batches: inputs, read once. A tensor is passed to the model, of a tuple or list its first element, and a
+            mapping as keyword arguments.
+        method: ``mse`` minimises the mean squared error of clipping and rounding; ``percentile`` takes that percentile
+            of the magnitudes; ``absmax`` the largest one; ``std`` a multiple of the standard deviation over all
+            batches, from which a range learns on in training. Magnitudes are collected in bins 2.2 % wide.
+        percentile: for ``percentile``, of ``method`` and ``adc``, in (0, 100].
+        deviations: for ``method="std"``, how many, > 0; 3 as in Rasch et al., Nat. Commun. 14, 5282 (2023).
+        per: what has a range of its own: the ``layer``, or each ``tile``, that is each row block, as tiles have DACs of
+            their own. It pays where the parts of an input differ in size. Such layers run in plain torch, more slowly.
+            The groups of a convolution share the range of a row block; a block that met zeros only takes the largest
+            of the others; layers of one row block or without DAC keep one range.
+        adc: None: the chip's own bound of the ADC, also where an earlier call had changed it. Otherwise a bound for
+            each layer, from its partial sums as the new ranges give them, with the output noise on them: by ``absmax``,
+            ``percentile`` or ``mse`` as for ``method``. Hardware may not offer that: it is a deviation from the chip,
+            kept in the layer's chip (``nominal_bound``), which ``summary`` lists. It takes a second, slower run over
+            the batches, which are kept in memory. Both runs are without ADC, which has no bound yet.
+        forward: runs the model on a batch, ``forward(model, batch)``, where the rule above does not fit.
+        progress: show a progress bar.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: no analog layer, no batches, a layer that never ran or whose inputs are all zero, a NaN or infinity
+            in the inputs of a layer, an ADC to calibrate where there is none, or an option that is not allowed. The
+            model is unchanged.
+    """
+    layers = _checked(model, method, percentile, deviations, per, adc)
+    chips = {name: layer.chip.nominal for name, layer in layers.items()}
+    batches, bounds = batches if adc is None else list(batches), {}
+    with _as_before(layers):
+        for name, layer in layers.items():
+            _put_on(layer, chips[name] if adc is None else dataclasses.replace(chips[name], output_bits=None))
+            layer.calibrated = False  # else the ranges found now would depend on the ones before
+        met = _observe(model, layers, per, batches, forward, progress)
+        ranges = {name: _ranges(name, layers[name], met[name], method, percentile, deviations) for name in layers}
+        if adc is not None:
+            for name, layer in layers.items():
+                layer.set_input_range(ranges[name])
+            read = {name: layer for name, layer in layers.items() if chips[name].output_bits is not None}
+            bounds = converters.bounds(model, read, chips, batches, adc, percentile, forward, progress)
+    for name, layer in layers.items():
+        layer.set_input_range(ranges[name])
+        chip = chips[name]
+        if name in bounds:
+            chip = dataclasses.replace(chip, output_bound=bounds[name], nominal_bound=chip.output_bound)
+        _put_on(layer, chip)
+    return model
+
+
+def _checked(
+    model: nn.Module, method: str, percentile: float, deviations: float, per: str, adc: str | None
+) -> dict[str, AnalogLayer]:
+    layers = {name: layer for name, layer in analog_layers(model) if layer.takes_range}
+    if not layers:
+        raise ValueError(
+            "calibrate: the model has no analog layer with an input range; call analogtorch.convert(model, chip) first"
+        )
+    refuse_programmed(model, "calibrate")
+    if meta := [name for name, layer in layers.items() if layer.weight.is_meta]:
+        raise ValueError(f"calibrate: layer {meta[0]!r} is on the meta device; load weights first")
+    for name, value, allowed in (
+        ("method", method, get_args(Method)),
+        ("per", per, get_args(Per)),
+        ("adc", adc, (None, *get_args(converters.Adc))),
+    ):
+        if value not in allowed:
+            raise ValueError(f"calibrate: {name} must be one of {allowed}, got {value!r}")
+    if not 0 < percentile <= 100:
+        raise ValueError(f"calibrate: percentile must lie in (0, 100], got {percentile}")
+    if not 0 < deviations < float("inf"):
+        raise ValueError(f"calibrate: deviations must be a positive number such as 3, got {deviations}")
+    if adc is not None and all(layer.chip.output_bits is None for layer in layers.values()):
+        raise ValueError(
+            f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have output_bits None; leave adc out"
+        )
+    return layers
+
+
+def _put_on(layer: AnalogLayer, chip: Chip) -> None:
+    if layer.chip != chip:
+        layer.chip = chip
+
+
+@contextlib.contextmanager
+def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
+    """Chips, ranges and whether they are known are afterwards as before."""
+    before = [
+        (layer, layer.chip, layer.calibrated, r, r.detach().clone(), r.grad, r.requires_grad)
+        for layer in layers.values()
+        for r in (layer.input_range,)
+    ]
+    try:
+        yield
+    finally:
+        for layer, chip, calibrated, r, values, grad, learns in before:
+            _put_on(layer, chip)
+            layer.calibrated, layer.input_range = calibrated, r
+            if r.shape != values.shape:
+                r.data = values
+            r.requires_grad_(False).copy_(values)
+            r.requires_grad_(learns).grad = grad
+
+
+def _observe(
+    model: nn.Module,
+    layers: dict[str, AnalogLayer],
+    per: str,
+    batches: Iterable[Any],
+    forward: Forward | None,
+    progress: bool,
+) -> dict[str, list[Histogram]]:
+    """What each layer met; of a layer with a range per row block, what each block met."""
+    tiled = {n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.input_bits is not None}
+    met = {name: [Histogram() for _ in range(layers[name].row_blocks if name in tiled else 1)] for name in layers}
+    ran: set[str] = set()
+
+    def hook(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            x = args[0] if args else kwargs["input"]
+            check_finite("calibrate", f"the input of layer {name!r}", x)
+            ran.add(name)
+            if name not in tiled:
+                met[name][0].add(x)
+
+        return look
+
+    def observer(name: str) -> Callable[..., None]:
+        def look(inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
+            rows = inputs.w.shape[1:]
+            for block, histogram in enumerate(met[name][: plan.blocks]):
+                histogram.add(seen_by(inputs.x, rows, plan.span(block, rows), plan))
+
+        return look
+
+    hooks = [layer.register_forward_pre_hook(hook(n), with_kwargs=True) for n, layer in layers.items()]
+    try:
+        with evaluating(model), observing({layers[name]: observer(name) for name in tiled}):
+            run("calibrate", model, batches, forward, progress)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    check_ran("calibrate", layers, ran)
+    return met
+
+
+def _ranges(
+    name: str, layer: AnalogLayer, met: list[Histogram], method: str, percentile: float, deviations: float
+) -> list[float]:
+    """The range of the layer, or those of its row blocks."""
+    if not any(histogram.largest for histogram in met):
+        raise ValueError(f"calibrate: layer {name!r} met only zeros; use batches of real data")
+    bits = layer.chip.input_bits
+    found = [h.bound(method, bits, percentile, deviations) if h.largest else 0.0 for h in met]
+    if not all(value > 0 for value, h in zip(found, met, strict=True) if h.largest):
+        raise ValueError(f"calibrate: the inputs of layer {name!r} do not vary, so method='std' has no range for them")
+    return layer.checked_ranges([value or max(found) for value in found])

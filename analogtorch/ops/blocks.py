@@ -1,0 +1,34 @@
+"""What a row block sees of the input, in plain torch: a view, never unfolded."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogtorch.ops.plan import Plan, Span
+
+
+def seen_by(x: Tensor, rows: torch.Size, span: Span, plan: Plan) -> Tensor:
+    """The view of ``x`` that a row block sees; with groups, the channels are two dimensions: (groups, channels)."""
+    if not plan.dims:
+        return x[..., span[0]]
+    channels, *taps = span
+    if plan.groups > 1:
+        x = x.unflatten(1, (plan.groups, rows[0]))[:, :, channels]
+    elif channels != slice(0, rows[0]):
+        x = x[:, channels]
+    if all(tap == slice(0, size) for tap, size in zip(taps, rows[1:], strict=True)):
+        return x
+    if any(plan.padding):
+        raise ValueError("a row block that cuts the kernel needs an input that is padded already")
+    sizes = x.shape[-len(taps) :]
+    geometry = zip(sizes, rows[1:], taps, plan.stride, plan.dilation, strict=True)
+    places: list[Any] = [_meets(*numbers) for numbers in geometry]
+    return x[tuple([..., *places])]
+
+
+def _meets(size: int, kernel: int, tap: slice, stride: int, dilation: int) -> slice:
+    """The part of a dimension of the padded input that the kernel's taps in ``tap`` meet."""
+    outputs = (size - dilation * (kernel - 1) - 1) // stride + 1
+    start = tap.start * dilation
+    return slice(start, start + (outputs - 1) * stride + (tap.stop - tap.start - 1) * dilation + 1)

@@ -1,0 +1,248 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.ops import rounded
+
+CHIP = at.chips.hermes64()
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return at.convert(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 4)), CHIP)
+
+
+def _batches(count: int = 4) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(64, 16, generator=generator) for _ in range(count)]
+
+
+def _ranges(model: nn.Module) -> list[float]:
+    return [layer.input_range.item() for _, layer in at.analog_layers(model)]
+
+
+def test_absmax_is_the_largest_magnitude() -> None:
+    model = at.calibrate(_model(), _batches(), method="absmax")
+    assert _ranges(model)[0] == torch.cat(_batches()).abs().max().item()
+
+
+@pytest.mark.parametrize("percent", [50.0, 90.0, 99.9, 100.0])
+def test_percentile_is_right_to_the_bin_width(percent: float) -> None:
+    model = at.calibrate(_model(), _batches(20), method="percentile", percentile=percent)
+    exact = torch.quantile(torch.cat(_batches(20)).abs(), percent / 100).item()
+    assert _ranges(model)[0] == pytest.approx(exact, rel=0.03)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_mse_finds_the_least_error(bits: int) -> None:
+    model = at.convert(nn.Linear(16, 4), dataclasses.replace(CHIP, input_bits=bits))
+    x = torch.cat(_batches(20))
+    at.calibrate(model, [x])
+
+    def error(bound: float) -> float:
+        return (rounded(x, torch.tensor([bound]), bits) - x).square().mean().item()
+
+    best = min(error(b) for b in torch.linspace(0.3, 5, 300).tolist())
+    assert error(_ranges(model)[0]) <= best * 1.03
+
+
+def test_state_of_the_model_is_as_before_and_the_result_repeats() -> None:
+    model = _model().train()
+    model[2].eval()
+    state = torch.get_rng_state()
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    at.calibrate(model, _batches())
+    first = _ranges(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in model] == [True, True, False, True]
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    at.calibrate(model, _batches()[:1], method="absmax")
+    at.calibrate(model, _batches())
+    assert _ranges(model) == first
+
+
+def test_kinds_of_batches() -> None:
+    expected = _ranges(at.calibrate(_model(), _batches()))
+    for batches in ([(x, None) for x in _batches()], [[x] for x in _batches()], [{"input": x} for x in _batches()]):
+        assert _ranges(at.calibrate(_model(), iter(batches))) == expected
+    model = at.calibrate(_model(), [{"audio": x} for x in _batches()], forward=lambda m, b: m(b["audio"]))
+    assert _ranges(model) == expected
+
+
+class Bypassed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x) @ self.second.weight.T
+
+
+@pytest.mark.parametrize(
+    ("batches", "kwargs", "message"),
+    [
+        ([], {}, "batches is empty"),
+        ([torch.full((2, 16), float("nan"))], {}, "input of layer '0' has NaN or infinite"),
+        ([torch.full((2, 16), float("inf"))], {}, "input of layer '0' has NaN or infinite"),
+        ([torch.zeros(2, 16)], {}, "layer '0' met only zeros"),
+        (_batches(), {"method": "median"}, "method must be one of"),
+        (_batches(), {"method": "percentile", "percentile": 0.0}, "percentile must lie in"),
+        (_batches(), {"per": "column"}, "per must be one of"),
+        (_batches(), {"adc": "std"}, "adc must be one of"),
+    ],
+)
+def test_bad_calls_are_refused_and_change_nothing(batches: list, kwargs: dict, message: str) -> None:
+    model = _model()
+    with pytest.raises(ValueError, match=message):
+        at.calibrate(model, batches, **kwargs)
+    assert not any(layer.calibrated for _, layer in at.analog_layers(model))
+    assert model.training
+    assert not any(layer._forward_pre_hooks for _, layer in at.analog_layers(model))
+
+
+def test_a_layer_that_is_bypassed_is_found() -> None:
+    model = at.convert(Bypassed(), CHIP)
+    with pytest.raises(ValueError, match=r"1 of 2 analog layers never ran: 'second'.*exclude"):
+        at.calibrate(model, _batches())
+
+
+def test_wrong_batch_type_and_digital_model_are_refused() -> None:
+    with pytest.raises(TypeError, match="a batch must be a tensor"):
+        at.calibrate(_model(), [3])
+    with pytest.raises(ValueError, match="no analog layer"):
+        at.calibrate(nn.Linear(2, 2), _batches())
+
+
+def test_progress_shows_a_bar(capsys: pytest.CaptureFixture) -> None:
+    at.calibrate(_model(), _batches(), progress=True)
+    assert "calibrate" in capsys.readouterr().err
+
+
+def test_std_is_a_multiple_of_the_standard_deviation_over_all_batches() -> None:
+    x = [b * 3 + 1000 for b in _batches()]  # a mean that sums of squares would drown in
+    model = at.calibrate(at.convert(nn.Linear(16, 4), CHIP), x, method="std")
+    assert _ranges(model)[0] == pytest.approx(3 * torch.cat(x).double().std(correction=0).item(), rel=1e-3)
+    other = at.calibrate(at.convert(nn.Linear(16, 4), CHIP), x, method="std", deviations=1.5)
+    assert _ranges(other)[0] == pytest.approx(_ranges(model)[0] / 2)
+    with pytest.raises(ValueError, match="do not vary"):
+        at.calibrate(model, [torch.ones(2, 16)], method="std")
+    with pytest.raises(ValueError, match="deviations must be a positive number"):
+        at.calibrate(model, x, method="std", deviations=0.0)
+
+
+SMALL = dataclasses.replace(CHIP, rows=16)
+
+
+def test_a_range_per_tile_suits_inputs_whose_halves_differ_in_size() -> None:
+    torch.manual_seed(0)
+    size = torch.cat([torch.full((16,), 100.0), torch.ones(16)])
+    digital = nn.Linear(32, 8)
+    digital.weight.data /= size  # so that both halves matter
+    x = [torch.randn(200, 32) * size for _ in range(3)]
+    errors = {}
+    for per in ("layer", "tile"):
+        model = at.convert(nn.Sequential(copy.deepcopy(digital)), dataclasses.replace(SMALL, output_bits=None)).eval()
+        at.calibrate(model, x, per=per)
+        errors[per] = (model(x[0]) - digital(x[0])).square().mean().item()
+    # with one range the DAC's step, 300 / 127, is twice the small half's standard deviation: all its signal is lost
+    assert errors["tile"] < errors["layer"] / 100
+    a, b = model[0].input_ranges
+    assert 50 < a / b < 200
+
+
+TILED = {
+    "linear": (nn.Linear(40, 6), (5, 40), 3),
+    "linear_3d": (nn.Linear(40, 6), (2, 5, 40), 3),
+    "conv1d": (nn.Conv1d(8, 6, 3, padding=1), (4, 8, 9), 2),
+    "conv2d_cut": (nn.Conv2d(2, 4, 5, padding=2), (3, 2, 7, 7), 4),
+    "conv2d_groups": (nn.Conv2d(8, 4, 3, groups=2, padding=1), (3, 8, 6, 6), 4),
+    "transposed": (nn.ConvTranspose1d(40, 2, 3, stride=2), (3, 40, 6), 3),
+    "conv2d_unbatched": (nn.Conv2d(8, 4, 3), (8, 6, 6), 8),
+}
+
+
+@pytest.mark.parametrize("grouped", ["sequential", "block_diagonal"])
+@pytest.mark.parametrize("name", TILED)
+def test_every_kind_of_layer_takes_a_range_per_tile(name: str, grouped: str) -> None:
+    torch.manual_seed(0)
+    digital, shape, blocks = TILED[name]
+    exact = dataclasses.replace(SMALL, output_bits=None, input_bits=16, grouped=grouped)
+    model = at.convert(nn.Sequential(copy.deepcopy(digital)), exact)
+    x = torch.randn(*shape)
+    at.calibrate(model, [x], per="tile", method="absmax").eval()
+    layer = model[0]
+    assert layer.row_blocks == blocks
+    assert tuple(layer.input_range.shape) == (blocks,)
+    assert max(layer.input_ranges) == x.abs().max().item()
+    assert torch.allclose(model(x), digital(x), atol=2e-3)
+    layer.set_input_range([v / 2 for v in layer.input_ranges])
+    model.train()(x).square().sum().backward()
+    assert layer.input_range.grad.shape == (blocks,)
+    assert layer.input_range.grad.all()
+
+
+def test_matrices_of_recurrent_layers_and_layers_of_one_block() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"lstm": nn.LSTM(40, 12), "head": nn.Linear(12, 3)})
+    x = torch.randn(7, 5, 40)
+    at.convert(model, SMALL)
+    at.calibrate(model, [x], per="tile", forward=lambda m, b: m["head"](m["lstm"](b)[0]))
+    counts = {name: len(layer.input_ranges) for name, layer in at.analog_layers(model)}
+    assert counts == {"lstm.ih_l0": 3, "lstm.hh_l0": 1, "head": 1}
+
+
+def test_a_row_block_that_meets_zeros_only_takes_the_largest_of_the_others() -> None:
+    x = torch.randn(50, 48)
+    x[:, 16:32], x[:, 32:] = 0, 2.0
+    model = at.calibrate(at.convert(nn.Sequential(nn.Linear(48, 4)), SMALL), [x], per="tile", method="absmax")
+    assert model[0].input_ranges == (x[:, :16].abs().max().item(), pytest.approx(x.abs().max().item()), 2.0)
+
+
+def _tiled() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4))
+    return at.convert(net, dataclasses.replace(SMALL, output_noise=0.0))
+
+
+def test_ranges_of_tiles_travel_and_go_back_to_one(tmp_path) -> None:
+    x = torch.randn(30, 40)
+    model = at.calibrate(_tiled(), [x], per="tile").eval()
+    ranges, y = [layer.input_ranges for _, layer in at.analog_layers(model)], model(x)
+    assert [len(r) for r in ranges] == [3, 2]
+    text = f"{min(ranges[0]):.4g} to {max(ranges[0]):.4g}"
+    assert text in str(at.summary(model))
+    assert f"range={text}" in repr(model)
+    other = _tiled().eval()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), y)
+    loaded = at.load(at.save(model, tmp_path), nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4))).eval()
+    assert torch.equal(loaded(x), y)
+    assert loaded[0].input_ranges == ranges[0]
+    from analogtorch.description import read
+
+    assert text in str(read(tmp_path))
+    assert torch.equal(copy.deepcopy(model)(x), y)
+    at.program(model, seed=1).at("1 day")(x)
+    parameter = model[0].input_range
+    at.calibrate(model, [x])  # one range again, in the Parameter that an optimizer knows
+    assert model[0].input_range is parameter
+    assert tuple(parameter.shape) == (1,)
+    assert _ranges(model) == _ranges(at.calibrate(_tiled(), [x]))
+    with pytest.raises(RuntimeError, match="one number; got 3: calibrate it anew"):
+        at.convert(nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4)), CHIP).load_state_dict(
+            other.state_dict()
+        )
+    with pytest.raises(ValueError, match="one number, or one for each of its 3 row blocks; got 2"):
+        model[0].set_input_range([1.0, 2.0])
+
+
+def test_an_ideal_chip_has_no_dac_to_give_ranges_to() -> None:
+    model = at.calibrate(
+        at.convert(nn.Sequential(nn.Linear(600, 4)), at.chips.ideal()), [torch.ones(2, 600)], per="tile"
+    )
+    assert model[0].row_blocks == 3
+    assert model[0].input_ranges == (1.0,)
