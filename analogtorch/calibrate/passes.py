@@ -1,6 +1,7 @@
 """Run a model over batches and put back what that changed."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -37,7 +38,14 @@ def observing(observers: Mapping[AnalogLayer, Callable[..., None]]) -> Iterator[
             layer.__dict__.pop("observer", None)
 
 
-def run(caller: str, model: nn.Module, batches: Iterable[Any], forward: Forward | None, progress: bool) -> None:
+def run(
+    caller: str,
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Forward | None,
+    progress: bool,
+    again: Callable[[Callable[[nn.Module], Any]], bool] | None = None,
+) -> None:
     """Run ``model`` on every batch.
 
     Args:
@@ -46,6 +54,7 @@ def run(caller: str, model: nn.Module, batches: Iterable[Any], forward: Forward 
         batches: a tensor is passed to the model, of a tuple or list its first element, a mapping as keyword arguments.
         forward: runs the model on a batch instead.
         progress: show a progress bar.
+        again: asked after the first batch, with what runs the model on it, whether to run that batch once more.
 
     Raises:
         ValueError: there is no batch.
@@ -53,7 +62,10 @@ def run(caller: str, model: nn.Module, batches: Iterable[Any], forward: Forward 
     """
     count = 0
     for batch in tqdm(batches, desc=caller, unit="batch", disable=not progress):
-        _pass(caller, model, batch, forward)
+        one = functools.partial(_pass, caller, batch=batch, forward=forward)
+        one(model)
+        if count == 0 and again is not None and again(one):
+            one(model)
         count += 1
     if count == 0:
         raise ValueError(f"{caller}: batches is empty; pass at least one batch of inputs")

@@ -13,6 +13,8 @@ from analogtorch.calibrate.histogram import Histogram, Method
 from analogtorch.calibrate.passes import Forward, check_finite, check_ran, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, refuse_programmed
+from analogtorch.convert.guard import route_bypasses
+from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
@@ -36,9 +38,9 @@ def calibrate(
 ) -> nn.Module:
     """Set the input range of every analog layer from the inputs it meets, in evaluation mode and without noise.
 
-    Also the check that nothing bypasses the analog layers: one that never ran is an error. Embeddings have nothing to
-    calibrate. Training mode, weights and
-    random state of the model are as before; calibrating again replaces the ranges.
+    Also the check that nothing bypasses the analog layers: where the model calls a layer by its weight, the call is
+    routed to the layer, as by ``analogtorch.guard``; one that never ran is an error. Embeddings have nothing to
+    calibrate. Training mode, weights and random state are as before; calibrating again replaces the ranges.
 
     Args:
         model: a converted model.
@@ -177,14 +179,32 @@ def _observe(
 
         return look
 
+    undo: list[Callable[[], None]] = []
+
+    def routed(first: Callable[[nn.Module], Any]) -> bool:
+        """Whether layers that the first batch did not run are reached now that calls of their weights are routed."""
+        if ran.issuperset(layers):
+            return False
+        before = len(routed_layers(model))
+        undo.append(route_bypasses(model, first)[1])
+        if len(routed_layers(model)) == before:
+            return False
+        for name, histograms in met.items():
+            met[name] = [Histogram() for _ in histograms]
+        return True
+
     hooks = [layer.register_forward_pre_hook(hook(n), with_kwargs=True) for n, layer in layers.items()]
     try:
         with evaluating(model), observing({layers[name]: observer(name) for name in tiled}):
-            run("calibrate", model, batches, forward, progress)
+            run("calibrate", model, batches, forward, progress, routed)
+        check_ran("calibrate", layers, ran)
+    except Exception:
+        for back in undo:
+            back()
+        raise
     finally:
         for handle in hooks:
             handle.remove()
-    check_ran("calibrate", layers, ran)
     return met
 
 

@@ -73,6 +73,20 @@ def test_the_guard_routes_what_convert_could_not_see_and_undoes_it_with_the_conv
     assert torch.equal(model(X), Functional()(X))
 
 
+def test_calibration_routes_as_well_and_meets_each_batch_once() -> None:
+    batches = [X, X + 1]
+    model, expected = at.convert(Hidden(), CHIP), at.convert(Called(), CHIP)
+    at.calibrate(model, batches)
+    at.calibrate(expected, batches)
+    assert len(routed_layers(model)) == 3
+    ranges = [layer.input_range.item() for _, layer in at.analog_layers(model)]
+    assert ranges == pytest.approx([layer.input_range.item() for _, layer in at.analog_layers(expected)])
+    model = at.convert(Hidden(), CHIP)
+    with pytest.raises(ValueError, match="NaN"):
+        at.calibrate(model, [X, X * float("nan")])
+    assert routed_layers(model) == []
+
+
 def test_convert_with_an_example_proves_and_undoes() -> None:
     assert len(routed_layers(at.convert(Hidden(), CHIP, example=X))) == 3
 
