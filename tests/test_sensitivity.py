@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.losses import LayerLoss, Loss, Sensitivity
+from analogtorch.sensitivity.losses import LayerLoss, Loss, Sensitivity
 
 CHIP = at.chips.hermes64()
 X = torch.randn(200, 24, generator=torch.Generator().manual_seed(0))

@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from analogtorch.losses import SINGLE, Effect, Loss, Sensitivity
 from analogtorch.report.files import write_atomically
+from analogtorch.sensitivity.losses import SINGLE, Effect, Loss, Sensitivity
 
 _BAR = 20
 """Characters of the longest bar."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from analogtorch.devices import UnitCell
 
 if TYPE_CHECKING:
-    from analogtorch.losses import Effect, LayerLoss, Sensitivity
+    from analogtorch.sensitivity.losses import Effect, LayerLoss, Sensitivity
 
 MULTIPLES = (2, 4)
 """Times as many devices per weight as now, which ``suggest`` tries in this order."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from analogtorch.devices import UnitCell
-from analogtorch.suggestion import Suggestion, suggest
+from analogtorch.sensitivity.suggestion import Suggestion, suggest
 
 Effect = Literal["bits", "readings", "noise", "drift"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
@@ -88,7 +88,7 @@ class Sensitivity:
         return plot(self, path)
 
     def suggest(self, budget: float, *, effect: Effect | None = None) -> Suggestion:
-        """What to change so that the model loses at most ``budget``, by estimate; see ``analogtorch.suggestion``.
+        """What to change so that the model loses at most ``budget``, by estimate (``suggestion``).
 
         Args:
             budget: the loss to stay within, in the units of the metric, >= 0.

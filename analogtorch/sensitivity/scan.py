@@ -13,9 +13,9 @@ from tqdm import tqdm
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.evaluate import chip_seeds, label
-from analogtorch.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.nn import AnalogLayer, AnalogMatrix, Programmed
 from analogtorch.program import Compensation, program, seconds
+from analogtorch.sensitivity.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 
 
 def sensitivity(
