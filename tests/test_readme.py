@@ -33,6 +33,7 @@ def test_second_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     model.add_module("body", torch.nn.Linear(8, 8))
     model.add_module("head", torch.nn.Linear(8, 2))
     names = {"at": at, "model": model, "batches": [torch.randn(16, 8)], "torch": torch, "example": torch.randn(1, 8)}
+    names["metric"] = lambda chip: chip(names["example"]).norm().item()
     exec(compile(_blocks("python")[1], "README.md", "exec"), names)
     assert names["aged"](torch.randn(3, 8)).shape == (3, 2)
     assert [name for name, _ in at.analog_layers(model)] == ["body"]
@@ -58,10 +59,32 @@ def test_the_map_of_resnet18(capsys: pytest.CaptureFixture, tmp_path: Path) -> N
     assert (tmp_path / "resnet18.html").stat().st_size > 10_000
 
 
+def test_the_program_that_converts_anything() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential()
+    model.add_module("conv", torch.nn.Conv2d(3, 8, 3))
+    model.add_module("norm", torch.nn.BatchNorm2d(8))
+    model.add_module("deep", torch.nn.Conv2d(8, 70, 5))
+    model.add_module("relu", torch.nn.ReLU())
+    model.add_module("last", torch.nn.BatchNorm2d(70))
+    model.add_module("pool", torch.nn.AdaptiveAvgPool2d(1))
+    model.add_module("flat", torch.nn.Flatten())
+    model.add_module("head", torch.nn.Linear(70, 20))
+    x = torch.randn(8, 3, 12, 12)
+    names = {"at": at, "model": model, "batches": [x], "chip": at.chips.hermes64(), "x": x}
+    exec(compile(_blocks("python")[3], "README.md", "exec"), names)
+    assert [type(m).__name__ for m in (model.norm, model.last, model.head)] == [
+        "Identity",
+        "BatchNorm2d",
+        "AnalogLinear",
+    ]
+    assert names["aged"](x).shape == (8, 20)
+
+
 def test_fourth_program() -> None:
     model = at.convert(torch.nn.Sequential(torch.nn.Linear(300, 4)), at.chips.hermes64())
     names = {"at": at, "model": model, "mapping": at.map_to_chip(model, at.chips.hermes64(), torch.zeros(1, 300))}
-    exec(compile(_blocks("python")[3], "README.md", "exec"), names)
+    exec(compile(_blocks("python")[4], "README.md", "exec"), names)
     assert names["elsewhere"] != names["mapping"] or (0, 3) not in names["mapping"].tile_utilisation
     assert names["closer"].at("1 day")(torch.zeros(1, 300)).shape == (1, 4)
 

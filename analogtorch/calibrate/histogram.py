@@ -57,8 +57,13 @@ class Histogram:
         """Standard deviation of the numbers around their mean."""
         return math.sqrt(self._spread / self._numbers) if self._numbers else 0.0
 
-    def bound(self, method: str, bits: int | None, percentile: float, deviations: float = 3.0) -> float:
-        """The range of a converter of so many bits; without one, the largest magnitude."""
+    def bound(
+        self, method: str, bits: int | None, percentile: float, deviations: float = 3.0, beyond: float = 0.0
+    ) -> float:
+        """The range of a converter of so many bits; without one, the largest magnitude.
+
+        ``beyond``: squared error that a range of 1 causes further on, per number met; it grows with the range squared.
+        """
         if method == "absmax" or bits is None:
             return self.largest
         if method == "std":
@@ -67,9 +72,9 @@ class Histogram:
         if method == "percentile":
             reached = self.zeros + self.counts.cumsum(0) >= percentile / 100 * (self.zeros + self.counts.sum())
             return min(edges[int(reached.nonzero()[0])].item(), self.largest)
-        return self._least_error(edges, bits)
+        return self._least_error(edges, bits, beyond)
 
-    def _least_error(self, edges: Tensor, bits: int) -> float:
+    def _least_error(self, edges: Tensor, bits: int, beyond: float) -> float:
         """The bin edge with the least squared error: uniform rounding inside, distance to the edge outside."""
         middle = edges * 2 ** (-0.5 / _PER_OCTAVE)
         used = self.counts.nonzero().squeeze(1)
@@ -78,4 +83,5 @@ class Histogram:
         rounding = inside * (candidates / (2 ** (bits - 1) - 1)).square() / 12
         excess = (middle[used].unsqueeze(0) - candidates.unsqueeze(1)).clamp_min(0).square()
         clipping = (excess * self.squares[used]).sum(1)
-        return candidates[int((rounding + clipping).argmin())].item()
+        further = beyond * (self.zeros + inside[-1].item()) * candidates.square()
+        return candidates[int((rounding + clipping + further).argmin())].item()

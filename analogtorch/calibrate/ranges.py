@@ -16,7 +16,7 @@ from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.convert.guard import route_bypasses
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogLayer
-from analogtorch.ops import Plan
+from analogtorch.ops import Plan, block_scales
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.reference import Inputs
 
@@ -46,9 +46,10 @@ def calibrate(
         model: a converted model.
         batches: inputs, read once. A tensor is passed to the model, of a tuple or list its first element, and a
             mapping as keyword arguments.
-        method: ``mse`` minimises the mean squared error of clipping and rounding; ``percentile`` takes that percentile
-            of the magnitudes; ``absmax`` the largest one; ``std`` a multiple of the standard deviation over all
-            batches, from which a range learns on in training. Magnitudes are collected in bins 2.2 % wide.
+        method: ``mse`` minimises the mean squared error of a layer's outputs, by estimate: clipping and rounding of
+            the inputs, and the rounding of the readings, whose step grows with the range. ``percentile`` takes that
+            percentile of the magnitudes; ``absmax`` the largest one; ``std`` a multiple of the standard deviation over
+            all batches, from which a range learns on in training. Magnitudes are collected in bins 2.2 % wide.
         percentile: for ``percentile``, of ``method`` and ``adc``, in (0, 100].
         deviations: for ``method="std"``, how many, > 0; 3 as in Rasch et al., Nat. Commun. 14, 5282 (2023).
         per: what has a range of its own: the ``layer``, or each ``tile``, that is each row block, as tiles have DACs of
@@ -79,7 +80,9 @@ def calibrate(
             _put_on(layer, chips[name] if adc is None else dataclasses.replace(chips[name], output_bits=None))
             layer.calibrated = False  # else the ranges found now would depend on the ones before
         met = _observe(model, layers, per, batches, forward, progress)
-        ranges = {name: _ranges(name, layers[name], met[name], method, percentile, deviations) for name in layers}
+        # a bound that is calibrated later fits whatever range is chosen now
+        beyond = {name: _reading_errors(layers[name], None if adc else chips[name], len(met[name])) for name in layers}
+        ranges = {n: _ranges(n, layers[n], met[n], method, percentile, deviations, beyond[n]) for n in layers}
         if adc is not None:
             for name, layer in layers.items():
                 layer.set_input_range(ranges[name])
@@ -208,14 +211,41 @@ def _observe(
     return met
 
 
+def _reading_errors(layer: AnalogLayer, chip: Chip | None, parts: int) -> list[float]:
+    """What the ADC's rounding costs for each of the ``parts`` that have a range, as ``Histogram.bound`` takes it.
+
+    The step of a reading is in proportion to the range, ``range x weight scale x bound / levels``. Its squared error is
+    told in that of the inputs, which reaches an output through the squares of its weights.
+    """
+    if chip is None or chip.output_bits is None:
+        return [0.0] * parts
+    step, steps, reached = chip.output_bound / (2 ** (chip.output_bits - 1) - 1), [0.0] * parts, [0.0] * parts
+    for section in layer.sections:
+        w = section.weight(layer.as_matrix(layer.weight.detach())).flatten(1)
+        scales = block_scales(w, section.bounds, section.shared_columns(chip))
+        for block, (start, stop) in enumerate(zip(section.bounds, section.bounds[1:], strict=False)):
+            part = min(block, parts - 1)
+            steps[part] += (scales[block] * step).square().sum().item() / 12
+            reached[part] += w[:, start:stop].float().square().sum().item()
+    return [a / b if b else 0.0 for a, b in zip(steps, reached, strict=True)]
+
+
 def _ranges(
-    name: str, layer: AnalogLayer, met: list[Histogram], method: str, percentile: float, deviations: float
+    name: str,
+    layer: AnalogLayer,
+    met: list[Histogram],
+    method: str,
+    percentile: float,
+    deviations: float,
+    beyond: list[float],
 ) -> list[float]:
     """The range of the layer, or those of its row blocks."""
     if not any(histogram.largest for histogram in met):
         raise ValueError(f"calibrate: layer {name!r} met only zeros; use batches of real data")
     bits = layer.chip.input_bits
-    found = [h.bound(method, bits, percentile, deviations) if h.largest else 0.0 for h in met]
+    found = [
+        h.bound(method, bits, percentile, deviations, b) if h.largest else 0.0 for h, b in zip(met, beyond, strict=True)
+    ]
     if not all(value > 0 for value, h in zip(found, met, strict=True) if h.largest):
         raise ValueError(f"calibrate: the inputs of layer {name!r} do not vary, so method='std' has no range for them")
     return layer.checked_ranges([value or max(found) for value in found])
