@@ -406,10 +406,15 @@ class AnalogLayer(nn.Module):
 
     @property
     def input_ranges(self) -> tuple[float, ...] | None:
-        """The DAC's full scale, or that of each row block; None while it is not known."""
-        if not self.calibrated or self.input_range.is_meta:
+        """The DAC's full scale, or that of each row block; None while it is not known to this process.
+
+        FSDP shards a range like any other parameter: one of a single number stays with the first process.
+        """
+        own = self.input_range.detach()
+        own = own.to_local() if hasattr(own, "to_local") else own  # to ask the other processes would wait for them
+        if not self.calibrated or own.is_meta or own.numel() < self.input_range.numel():
             return None
-        return tuple(self.input_range.detach().abs().tolist())  # the forward uses the magnitude
+        return tuple(own.abs().tolist())  # the forward uses the magnitude
 
     def set_input_range(self, value: float | Sequence[float]) -> None:
         """Fix the DAC's full scale, in the units of the input; training goes on from there.
@@ -511,7 +516,8 @@ class AnalogLayer(nn.Module):
         """The digital layer's, then chip and input range."""
         value = "absmax"
         if self.calibrated:
-            value = "meta" if self.input_ranges is None else range_text(self.input_ranges)
+            ranges, unknown = self.input_ranges, "meta" if self.input_range.is_meta else "in another process"
+            value = unknown if ranges is None else range_text(ranges)
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
 
 

@@ -67,8 +67,8 @@ ENTRIES = (
     Entry("conv1d", _kinds.AnalogConv1d, lambda: nn.Conv1d(6, 18, 5, padding=2), ((4, 6, 10),)),
     Entry("conv2d", _kinds.AnalogConv2d, lambda: nn.Conv2d(4, 6, 3, groups=2, stride=2), ((4, 4, 7, 7),)),
     Entry("conv3d", _kinds.AnalogConv3d, lambda: nn.Conv3d(2, 5, 3, padding=1), ((4, 2, 4, 4, 4),)),
-    Entry("rnn", _kinds.AnalogRNN, lambda: nn.RNN(5, 6, num_layers=2), ((3, 4, 5),), 1),
-    Entry("lstm", _kinds.AnalogLSTM, lambda: nn.LSTM(5, 8, proj_size=3, bidirectional=True), ((3, 4, 5),), 1),
-    Entry("gru", _kinds.AnalogGRU, lambda: nn.GRU(5, 9, batch_first=True), ((4, 3, 5),)),
+    Entry("rnn", _kinds.AnalogRNN, lambda: nn.RNN(5, 6, num_layers=2), ((2, 4, 5),), 1),
+    Entry("lstm", _kinds.AnalogLSTM, lambda: nn.LSTM(5, 8, proj_size=3, bidirectional=True), ((2, 4, 5),), 1),
+    Entry("gru", _kinds.AnalogGRU, lambda: nn.GRU(5, 9, batch_first=True), ((4, 2, 5),)),
 )
 """A line per kind; ``test_every_kind_has_a_model`` names what is missing."""
