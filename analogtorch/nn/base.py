@@ -480,6 +480,8 @@ class AnalogLayer(nn.Module):
         if prefix + "input_range" in missing:
             missing.remove(prefix + "input_range")
         self._load_range(value, local_metadata, errors)
+        if value is None and not local_metadata and self.takes_range:
+            warn_of_lost_ranges(self.calibrated)
 
     def _refuses_to_load(self, errors: list) -> bool:
         if self.programmed is not None:
@@ -499,12 +501,6 @@ class AnalogLayer(nn.Module):
                 errors.append(str(error))
         elif self.input_range.is_meta and not self.weight.is_meta:
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
-        elif not self.calibrated and not local_metadata:
-            warnings.warn(
-                "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "
-                "call analogtorch.calibrate, or load a state_dict that was saved by torch.save",
-                stacklevel=2,
-            )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
@@ -525,6 +521,16 @@ def range_text(values: Sequence[float]) -> str:
     """Input ranges to read: ``0.5``, or of several row blocks ``0.5 to 2``."""
     ends = [f"{value:.4g}" for value in (min(values), max(values))]
     return ends[0] if len(values) == 1 else " to ".join(ends)
+
+
+def warn_of_lost_ranges(calibrated: bool) -> None:
+    """Say that a state_dict brought none; ``calibrated``: whether the layer has one that it keeps."""
+    kept = "the layers keep those that they have. To get others, " if calibrated else ""
+    warnings.warn(
+        "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "
+        f"{kept}call analogtorch.calibrate, or load a state_dict that was saved by torch.save",
+        stacklevel=3,
+    )
 
 
 def reborn(module: nn.Module, kind: Any) -> Any:
