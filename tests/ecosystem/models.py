@@ -69,6 +69,7 @@ ENTRIES = (
     Entry("conv3d", _kinds.AnalogConv3d, lambda: nn.Conv3d(2, 5, 3, padding=1), ((4, 2, 4, 4, 4),)),
     Entry("rnn", _kinds.AnalogRNN, lambda: nn.RNN(5, 6, num_layers=2), ((2, 4, 5),), 1),
     Entry("lstm", _kinds.AnalogLSTM, lambda: nn.LSTM(5, 8, proj_size=3, bidirectional=True), ((2, 4, 5),), 1),
+    Entry("attention", _kinds.AnalogMultiheadAttention, lambda: nn.MultiheadAttention(12, 3), ((5, 4, 12),) * 3, 1),
     Entry("gru", _kinds.AnalogGRU, lambda: nn.GRU(5, 9, batch_first=True), ((4, 2, 5),)),
 )
 """A line per kind; ``test_every_kind_has_a_model`` names what is missing."""
