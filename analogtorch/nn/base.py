@@ -429,7 +429,7 @@ class AnalogLayer(nn.Module):
         values = self.checked_ranges(value)
         if self.input_range.is_meta and not self.weight.is_meta:  # weights were assigned to a layer made on meta
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
-        stored = torch.tensor(values, dtype=self.input_range.dtype)
+        stored = torch.tensor(values, dtype=self.input_range.dtype, device="cpu")  # whatever the default device is
         with torch.no_grad():
             if self.input_range.shape != stored.shape:  # the same Parameter, which an optimizer may know
                 self.input_range.data, self.input_range.grad = self.input_range.new_empty(stored.shape), None
@@ -448,7 +448,7 @@ class AnalogLayer(nn.Module):
             raise ValueError(
                 f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: calibrate it anew"
             )
-        if bad := [v for v in values if not 0 < torch.tensor(v, dtype=kind).item() < float("inf")]:
+        if bad := [v for v in values if not 0 < torch.tensor(v, dtype=kind, device="cpu").item() < float("inf")]:
             raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
         return values
 

@@ -141,7 +141,13 @@ def _compute(
 
 def _plain(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints, floats, learns):
     inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples)
-    return tuple(reference.forward(inputs, decode(tuple(ints), tuple(floats)), learns))
+    plan = decode(tuple(ints), tuple(floats))
+    if plan.noisy:
+        raise NotImplementedError(
+            "analogtorch: noise has no form in operators of torch or ONNX. Export a model in evaluation mode, by "
+            "model.eval(); of a programmed chip, one that was programmed with output_noise=0"
+        )
+    return tuple(reference.forward(inputs, plan, learns))
 
 
 def _fake(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints, floats, learns):
