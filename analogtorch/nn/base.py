@@ -461,6 +461,12 @@ class AnalogLayer(nn.Module):
         metadata, ranges = getattr(destination, "_metadata", None), self.input_ranges
         if ranges is not None and metadata is not None:
             metadata[prefix[:-1]][_RANGE_KEY] = ranges[0] if len(ranges) == 1 else list(ranges)
+        elif self.calibrated and not self.input_range.is_meta and self.input_range.numel() > 1:
+            warnings.warn(
+                f"the input ranges of {self.layer_name!r}, one for each row block, are spread over processes and not "
+                "in this state_dict: keep layer.input_range.full_tensor(), which every process must call, beside it",
+                stacklevel=2,
+            )
 
     def _load_from_state_dict(
         self,

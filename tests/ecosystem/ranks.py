@@ -1,6 +1,7 @@
 """What ``test_distributed.py`` runs in each of two processes: a training step of every model of the table."""
 
 import sys
+import warnings
 from typing import Any
 
 import torch
@@ -59,8 +60,24 @@ def fsdp(entry: Entry, rank: int) -> None:
     for model in (net, whole):  # an optimizer sees ranges, of which one rank has none, like any other parameter
         torch.optim.AdamW(model.parameters(), lr=0.1).step()
     assert "range=" in repr(net)
+    known = [key for key, metadata in state._metadata.items() if "analogtorch.input_range" in metadata]
+    assert bool(known) == (rank == 0), "the ranges are in the state_dict of the first process"
     with torch.no_grad():
         assert torch.allclose(net.eval()(*x), whole.eval()(*x), atol=1e-5), "after a step"
+
+
+def ranges_per_tile() -> None:
+    """No process holds them all: a state_dict says so, and how it is helped."""
+    entry = ENTRIES[0]
+    net = entry.converted()
+    at.calibrate(net, [entry.inputs()], forward=lambda m, x: m(*x), per="tile")
+    ranges = net.layer.input_ranges
+    fully_shard(net)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        net.state_dict()
+    assert any("keep layer.input_range.full_tensor()" in str(warning.message) for warning in said)
+    assert tuple(net.layer.input_range.full_tensor().tolist()) == ranges
 
 
 def run(rank: int, path: str) -> None:
@@ -72,6 +89,7 @@ def run(rank: int, path: str) -> None:
                 check(entry, rank)
             except Exception as error:
                 raise AssertionError(f"{check.__name__} of {entry.name}: {error}") from error
+    ranges_per_tile()
     dist.destroy_process_group()
 
 
