@@ -406,10 +406,15 @@ class AnalogLayer(nn.Module):
 
     @property
     def input_ranges(self) -> tuple[float, ...] | None:
-        """The DAC's full scale, or that of each row block; None while it is not known."""
-        if not self.calibrated or self.input_range.is_meta:
+        """The DAC's full scale, or that of each row block; None while it is not known to this process.
+
+        FSDP shards a range like any other parameter: one of a single number stays with the first process.
+        """
+        own = self.input_range.detach()
+        own = own.to_local() if hasattr(own, "to_local") else own  # to ask the other processes would wait for them
+        if not self.calibrated or own.is_meta or own.numel() < self.input_range.numel():
             return None
-        return tuple(self.input_range.detach().abs().tolist())  # the forward uses the magnitude
+        return tuple(own.abs().tolist())  # the forward uses the magnitude
 
     def set_input_range(self, value: float | Sequence[float]) -> None:
         """Fix the DAC's full scale, in the units of the input; training goes on from there.
@@ -424,7 +429,7 @@ class AnalogLayer(nn.Module):
         values = self.checked_ranges(value)
         if self.input_range.is_meta and not self.weight.is_meta:  # weights were assigned to a layer made on meta
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
-        stored = torch.tensor(values, dtype=self.input_range.dtype)
+        stored = torch.tensor(values, dtype=self.input_range.dtype, device="cpu")  # whatever the default device is
         with torch.no_grad():
             if self.input_range.shape != stored.shape:  # the same Parameter, which an optimizer may know
                 self.input_range.data, self.input_range.grad = self.input_range.new_empty(stored.shape), None
@@ -443,7 +448,7 @@ class AnalogLayer(nn.Module):
             raise ValueError(
                 f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: calibrate it anew"
             )
-        if bad := [v for v in values if not 0 < torch.tensor(v, dtype=kind).item() < float("inf")]:
+        if bad := [v for v in values if not 0 < torch.tensor(v, dtype=kind, device="cpu").item() < float("inf")]:
             raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
         return values
 
@@ -456,6 +461,12 @@ class AnalogLayer(nn.Module):
         metadata, ranges = getattr(destination, "_metadata", None), self.input_ranges
         if ranges is not None and metadata is not None:
             metadata[prefix[:-1]][_RANGE_KEY] = ranges[0] if len(ranges) == 1 else list(ranges)
+        elif self.calibrated and not self.input_range.is_meta and self.input_range.numel() > 1:
+            warnings.warn(
+                f"the input ranges of {self.layer_name!r}, one for each row block, are spread over processes and not "
+                "in this state_dict: keep layer.input_range.full_tensor(), which every process must call, beside it",
+                stacklevel=2,
+            )
 
     def _load_from_state_dict(
         self,
@@ -475,6 +486,8 @@ class AnalogLayer(nn.Module):
         if prefix + "input_range" in missing:
             missing.remove(prefix + "input_range")
         self._load_range(value, local_metadata, errors)
+        if value is None and not local_metadata and self.takes_range:
+            warn_of_lost_ranges(self.calibrated)
 
     def _refuses_to_load(self, errors: list) -> bool:
         if self.programmed is not None:
@@ -494,12 +507,6 @@ class AnalogLayer(nn.Module):
                 errors.append(str(error))
         elif self.input_range.is_meta and not self.weight.is_meta:
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
-        elif not self.calibrated and not local_metadata:
-            warnings.warn(
-                "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "
-                "call analogtorch.calibrate, or load a state_dict that was saved by torch.save",
-                stacklevel=2,
-            )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
@@ -511,7 +518,8 @@ class AnalogLayer(nn.Module):
         """The digital layer's, then chip and input range."""
         value = "absmax"
         if self.calibrated:
-            value = "meta" if self.input_ranges is None else range_text(self.input_ranges)
+            ranges, unknown = self.input_ranges, "meta" if self.input_range.is_meta else "in another process"
+            value = unknown if ranges is None else range_text(ranges)
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
 
 
@@ -519,6 +527,16 @@ def range_text(values: Sequence[float]) -> str:
     """Input ranges to read: ``0.5``, or of several row blocks ``0.5 to 2``."""
     ends = [f"{value:.4g}" for value in (min(values), max(values))]
     return ends[0] if len(values) == 1 else " to ".join(ends)
+
+
+def warn_of_lost_ranges(calibrated: bool) -> None:
+    """Say that a state_dict brought none; ``calibrated``: whether the layer has one that it keeps."""
+    kept = "the layers keep those that they have. To get others, " if calibrated else ""
+    warnings.warn(
+        "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "
+        f"{kept}call analogtorch.calibrate, or load a state_dict that was saved by torch.save",
+        stacklevel=3,
+    )
 
 
 def reborn(module: nn.Module, kind: Any) -> Any:

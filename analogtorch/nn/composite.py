@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from analogtorch.chips import Chip
-from analogtorch.nn.base import reborn
+from analogtorch.nn.base import reborn, warn_of_lost_ranges
 from analogtorch.nn.linear import AnalogLinear
 
 
@@ -145,6 +145,8 @@ class AnalogComposite(nn.Module):
         self._share()
         return self
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: dict, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         self._share()
+        if not local_metadata and not any(key.endswith(".input_range") for key in state_dict):
+            warn_of_lost_ranges(self.matrices()[0].calibrated)  # its matrices have no metadata in a digital one either

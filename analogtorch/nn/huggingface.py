@@ -3,6 +3,7 @@
 It imports transformers: ``analogtorch.nn.kinds`` imports it only where the process has done so already.
 """
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class AnalogConv1D(AnalogLayer, Conv1D):
     def _vectors(self, x: Tensor) -> int:
         if x.dim() == 0 or x.shape[-1] != self.nx:
             raise ValueError(f"layer {self.layer_name!r} takes (*, {self.nx}) inputs, got shape {tuple(x.shape)}")
-        return x.shape[:-1].numel()
+        return math.prod(x.shape[:-1])
 
     def _absmax(self, x: Tensor) -> Tensor:
         return x.abs().amax(-1, keepdim=True)

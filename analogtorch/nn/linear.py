@@ -1,5 +1,7 @@
 """nn.Linear on an analog chip."""
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +33,7 @@ class AnalogLinear(AnalogLayer, nn.Linear):
             raise ValueError(
                 f"layer {self.layer_name!r} takes (*, {self.in_features}) inputs, got shape {tuple(x.shape)}"
             )
-        return x.shape[:-1].numel()
+        return math.prod(x.shape[:-1])  # Size.numel() would fix a batch size that is traced
 
     def _absmax(self, x: Tensor) -> Tensor:
         return x.abs().amax(-1, keepdim=True)

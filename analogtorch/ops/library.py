@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._decomp import register_decomposition
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 LIBRARY = torch.library.Library("analogtorch", "FRAGMENT")
 
@@ -19,6 +21,7 @@ def define(
     *,
     save: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
+    plain: Callable[..., Any] | None = None,
     tags: Sequence[torch.Tag] = (),
 ) -> Any:
     """Register an operator and return it.
@@ -29,6 +32,7 @@ def define(
         fake: gives empty tensors of the shapes, types and strides that ``kernel`` gives.
         save: ``save(ctx, inputs, outputs)`` keeps what the gradient needs; None: the operator has no gradient.
         backward: ``backward(ctx, *gradients)`` returns one gradient or None per input; once differentiable.
+        plain: the same in torch's own operators, for tools that know no others, such as ``torch.onnx.export``.
         tags: of the operator.
     """
     name = signature[: signature.index("(")]
@@ -66,4 +70,16 @@ def define(
         return below(keyset, arguments)
 
     LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
+    if plain is not None:
+        _decompose(operator, plain, fake)
     return operator
+
+
+def _decompose(operator: Any, plain: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Let tracers that look in torch's table of decompositions find ``plain``; torch.compile does not look there."""
+
+    def decomposition(*arguments: Any) -> Any:
+        # with symbolic sizes, fake tensors take what the table holds as well, and must see what the kernel gives
+        return (fake if get_proxy_mode() is None else plain)(*arguments)
+
+    register_decomposition(operator)(decomposition)

@@ -4,6 +4,7 @@
 in ``gpu``. Everything else, and every machine without a compiler or Triton, takes the reference.
 """
 
+import math
 from types import ModuleType
 
 import torch
@@ -79,7 +80,7 @@ def _check(inputs: Inputs, plan: Plan) -> None:
     if channels != w.shape[1] * plan.groups:
         form = "(N, {}, *places)" if plan.dims else "(*, {})"
         raise ValueError(f"mvm: x must be {form.format(w.shape[1] * plan.groups)}, got shape {tuple(x.shape)}")
-    vectors = x.shape[0] if plan.dims else x.shape[:-1].numel()
+    vectors = x.shape[0] if plan.dims else math.prod(x.shape[:-1])  # Size.numel() would fix a traced batch size
     _check_range(input_range, x, vectors, plan)
     if bias is not None and (tuple(bias.shape) != (w.shape[0],) or bias.dtype != w.dtype):
         raise ValueError(
@@ -136,6 +137,17 @@ def _compute(
     if scale is not None:
         own = scale.new_empty(0)  # an operator may not return what it was given
     return y, own, mask, saturated
+
+
+def _plain(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints, floats, learns):
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples)
+    plan = decode(tuple(ints), tuple(floats))
+    if plan.noisy:
+        raise NotImplementedError(
+            "analogtorch: noise has no form in operators of torch or ONNX. Export a model in evaluation mode, by "
+            "model.eval(); of a programmed chip, one that was programmed with output_noise=0"
+        )
+    return tuple(reference.forward(inputs, plan, learns))
 
 
 def _fake(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints, floats, learns):
@@ -234,4 +246,5 @@ _mvm = define(
     _fake,
     save=_save,
     backward=_backward,
+    plain=_plain,
 )

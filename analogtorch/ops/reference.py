@@ -14,6 +14,7 @@ from what it clips. Normals are keyed by position (``ops/noise.py``), so that th
 the forward.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -209,15 +210,15 @@ def _beside(input_range: Tensor, x: Tensor) -> Tensor:
 
 
 def _spread_out(input_range: Tensor, x: Tensor) -> Tensor:
-    lead = x.shape[:-1] if input_range.numel() == x.shape[:-1].numel() else x.shape[:1]
+    lead = x.shape[:-1] if input_range.numel() == math.prod(x.shape[:-1]) else x.shape[:1]
     return input_range.reshape(*lead, *[1] * (x.dim() - len(lead)))
 
 
 def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
     """(vectors, outputs, places) of an output."""
     if plan.dims:
-        return shape[0], shape[1], shape[2:].numel()
-    return shape[:-1].numel(), shape[-1], 1
+        return shape[0], shape[1], math.prod(shape[2:])  # Size.numel() would fix a batch size that is traced
+    return math.prod(shape[:-1]), shape[-1], 1
 
 
 def _output_noise(v: Tensor, key: Tensor, samples: Tensor | None, plan: Plan) -> Tensor:

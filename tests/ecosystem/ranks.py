@@ -1,0 +1,97 @@
+"""What ``test_distributed.py`` runs in each of two processes: a training step of every model of the table."""
+
+import sys
+import warnings
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+import analogtorch as at
+from tests.ecosystem.models import ENTRIES, Entry
+
+
+def _step(model: nn.Module, x: tuple[Tensor, ...], **noise: int) -> Tensor:
+    with at.noise(5, step=3, **noise):
+        y = model(*x)
+    y.square().mean().backward()
+    return y.detach()
+
+
+def _full(tensor: Any) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _check_gradients(model: Any, whole: Any) -> None:
+    for (name, a), b in zip(model.named_parameters(), whole.parameters(), strict=True):
+        if b.requires_grad:
+            ours, theirs = _full(a.grad), b.grad
+            assert torch.allclose(ours, theirs, atol=1e-5 * theirs.abs().max().item()), f"gradient of {name}"
+
+
+def ddp(entry: Entry, rank: int) -> None:
+    """The gradients of two halves of a batch are those of the whole."""
+    whole, x = entry.analog(), entry.inputs()
+    expected = _step(whole, x)
+    mine = slice(2 * rank, 2 * rank + 2)
+    net = DistributedDataParallel(entry.analog())
+    share = tuple(t.narrow(entry.batch_dim, 2 * rank, 2) for t in x)
+    y = _step(net, share, first_sample=2 * rank)
+    there = expected.movedim(entry.batch_dim, 0)[mine]
+    assert torch.allclose(y.movedim(entry.batch_dim, 0), there, atol=1e-5), "the shared noise differs"
+    _check_gradients(net.module, whole)
+
+
+def fsdp(entry: Entry, rank: int) -> None:
+    """Sharded, it computes and trains as one process does, and its keys are the same."""
+    whole, x = entry.analog(), entry.inputs()
+    expected, net = _step(whole, x), entry.analog()
+    fully_shard(net.layer)
+    fully_shard(net)
+    assert torch.equal(_step(net, x), expected), "the forward differs"
+    _check_gradients(net, whole)
+    state = net.state_dict()
+    assert list(state) == list(entry.digital().state_dict()), "keys"
+    assert all(torch.equal(_full(state[name]), t) for name, t in whole.state_dict().items()), "weights"
+    for model in (net, whole):  # an optimizer sees ranges, of which one rank has none, like any other parameter
+        torch.optim.AdamW(model.parameters(), lr=0.1).step()
+    assert "range=" in repr(net)
+    known = [key for key, metadata in state._metadata.items() if "analogtorch.input_range" in metadata]
+    assert bool(known) == (rank == 0), "the ranges are in the state_dict of the first process"
+    with torch.no_grad():
+        assert torch.allclose(net.eval()(*x), whole.eval()(*x), atol=1e-5), "after a step"
+
+
+def ranges_per_tile() -> None:
+    """No process holds them all: a state_dict says so, and how it is helped."""
+    entry = ENTRIES[0]
+    net = entry.converted()
+    at.calibrate(net, [entry.inputs()], forward=lambda m, x: m(*x), per="tile")
+    ranges = net.layer.input_ranges
+    fully_shard(net)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        net.state_dict()
+    assert any("keep layer.input_range.full_tensor()" in str(warning.message) for warning in said)
+    assert tuple(net.layer.input_range.full_tensor().tolist()) == ranges
+
+
+def run(rank: int, path: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    for check in (ddp, fsdp):
+        for entry in ENTRIES:
+            try:
+                check(entry, rank)
+            except Exception as error:
+                raise AssertionError(f"{check.__name__} of {entry.name}: {error}") from error
+    ranges_per_tile()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,70 @@
+"""Lightning with a user's own module, Trainer and ModelCheckpoint: a run that is resumed ends as one that was not."""
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import analogtorch as at
+from analogtorch.training.callbacks import StepSeed
+from tests.ecosystem.models import CHIP
+
+pytestmark = [  # Lightning's own
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),
+]
+
+X = torch.randn(32, 4, 9, generator=torch.Generator().manual_seed(0))
+Y = X.mean((1, 2)).gt(0).long()
+
+
+class Module(L.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.rnn, self.drop = nn.Conv1d(4, 6, 3), nn.GRU(6, 5, batch_first=True), nn.Dropout(0.2)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(self.rnn(self.conv(x).relu().mT)[0][:, -1]))
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+def _fit(folder: Path, epochs: int, resume: Path | None = None) -> Module:
+    model = at.calibrate(at.convert(Module(), CHIP), [X])
+    trainer = L.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[StepSeed(3), ModelCheckpoint(folder, "{epoch}", save_top_k=-1, every_n_epochs=1)],
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(TensorDataset(X, Y), batch_size=8), ckpt_path=resume)
+    assert isinstance(model, Module)
+    return model
+
+
+def _same(a: nn.Module, b: nn.Module) -> bool:
+    """Weights and input ranges, bit for bit."""
+    return all(map(torch.equal, a.parameters(), b.parameters()))
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(tmp_path: Path) -> None:
+    whole = _fit(tmp_path / "whole", 2)
+    first = _fit(tmp_path / "first", 1)
+    resumed = _fit(tmp_path / "first", 2, resume=tmp_path / "first" / "epoch=0.ckpt")
+    assert _same(whole, resumed)
+    assert not _same(whole, first)
+
+    saved = torch.load(tmp_path / "whole" / "epoch=1.ckpt", weights_only=True)["state_dict"]
+    fresh = at.convert(Module(), CHIP)
+    fresh.load_state_dict(saved)  # with the ranges
+    assert _same(fresh, whole)
+    Module().load_state_dict(saved, strict=True)

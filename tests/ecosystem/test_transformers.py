@@ -1,0 +1,100 @@
+"""Hugging Face: a converted model trains with its Trainer, and what it saves is the digital model's."""
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from tests.ecosystem.models import CHIP
+
+transformers = pytest.importorskip("transformers")
+
+
+def _bert() -> Any:
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=12, num_labels=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.BertForSequenceClassification(config)
+
+
+def _gpt2() -> Any:
+    """Layers of its own kind, and a head whose weight is that of the embedding."""
+    config = transformers.GPT2Config(vocab_size=30, n_positions=12, n_embd=16, n_layer=2, n_head=2)
+    torch.manual_seed(0)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def _batch(model: nn.Module) -> dict[str, Tensor]:
+    ids = torch.randint(0, 30, (8, 12), generator=torch.Generator().manual_seed(1))
+    labels = ids if isinstance(model, transformers.GPT2LMHeadModel) else ids[:, 0] % 3
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def _convert(model: nn.Module) -> nn.Module:
+    return at.calibrate(at.convert(model, CHIP), [_batch(model)])
+
+
+def _logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(**_batch(model)).logits
+
+
+def _trained(model: nn.Module, folder: Path, resume: Path | None = None) -> None:
+    batch = _batch(model)
+    rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+    arguments = transformers.TrainingArguments(
+        str(folder), max_steps=3, per_device_train_batch_size=4, learning_rate=1e-3, report_to="none", use_cpu=True,
+        save_steps=2, disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=rows)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+
+
+@pytest.mark.parametrize("make", [_bert, _gpt2])
+def test_trained_saved_and_loaded_into_the_digital_class(make: Any, tmp_path: Path) -> None:
+    model = _convert(make())
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    ranges = [layer.input_range.item() for _, layer in at.analog_layers(model)]
+    assert len(ranges) == {_bert: 14, _gpt2: 9}[make]
+    _trained(model, tmp_path / "run")
+    assert not any(torch.equal(t, before[name]) for name, t in model.state_dict().items() if name.endswith("weight"))
+    assert ranges != [layer.input_range.item() for _, layer in at.analog_layers(model)]
+
+    model.save_pretrained(tmp_path / "saved")
+    digital, report = type(make()).from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not any(report.values()), report
+    assert [type(m) for m in digital.modules()] == [type(m) for m in make().modules()]
+    assert list(digital.state_dict()) == list(model.state_dict())
+    assert all(torch.equal(t, model.state_dict()[name]) for name, t in digital.state_dict().items())
+
+    again = at.convert(digital, CHIP)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(_logits(again), _logits(model))
+
+
+def test_a_run_is_repeated_bit_for_bit_and_resumed_with_a_warning(tmp_path: Path) -> None:
+    """The Trainer seeds torch, and with it the noise. Its checkpoints are safetensors: what ranges learnt is lost."""
+    whole, again, resumed = (_convert(_bert()) for _ in range(3))
+    _trained(whole, tmp_path / "whole")
+    _trained(again, tmp_path / "again")
+    assert torch.equal(_logits(whole), _logits(again))
+    with pytest.warns(UserWarning, match="carries no input ranges.*the layers keep those that they have"):
+        _trained(resumed, tmp_path / "resumed", resume=tmp_path / "whole" / "checkpoint-2")
+    assert torch.allclose(_logits(whole), _logits(resumed), atol=0.05)
+
+
+def test_a_whole_model_becomes_onnx(tmp_path: Path) -> None:
+    model = _convert(_bert()).eval()
+    x = {name: t for name, t in _batch(model).items() if name != "labels"}
+    shapes = {name: {0: torch.export.Dim.DYNAMIC} for name in x}
+    torch.onnx.export(model, (), tmp_path / "bert.onnx", kwargs=x, dynamic_shapes=shapes, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "bert.onnx")
+    (y,) = session.run(None, {name: t[:3].numpy() for name, t in x.items()})
+    expected = _logits(model)[:3]
+    assert torch.allclose(torch.tensor(y), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
