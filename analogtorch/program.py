@@ -1,10 +1,7 @@
 """A programmed chip: (weights, chip, seed) in, conductances at any time out. The model's weights are untouched."""
 
 import copy
-import math
-import re
 from collections.abc import Iterator
-from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -14,6 +11,7 @@ from torch.nn.utils import parametrize
 from analogtorch import places
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.defects import Defects, TileState, tile_state
+from analogtorch.devices import seconds
 from analogtorch.nn import AnalogLayer, Programmed
 from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, rounded, seed_tensor, stream
 from analogtorch.programming import Method, close_in
@@ -24,52 +22,6 @@ if TYPE_CHECKING:
 
 Compensation = Literal["none", "global", "column", "least_squares"]
 Readout = Literal["chip", "ideal"]
-
-_SECONDS = {
-    "s": 1.0,
-    "min": 60.0,
-    "h": 3600.0,
-    "day": 86400.0,
-    "week": 604800.0,
-    "month": 2592000.0,
-    "year": 31536000.0,
-}
-_ALIASES = {"second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "d": "day", "w": "week", "y": "year"}
-
-
-def seconds(time: str | float) -> float | None:
-    """A time after programming in seconds: a number of seconds, or text such as ``"1 h"``, ``"30 days"``, ``"1 year"``.
-
-    A month has 2,592,000 s, a year 31,536,000 s. ``"programmed"`` is None: the chip before anything has read it.
-
-    Raises:
-        ValueError: a negative or infinite time, or text of another form.
-    """
-    if isinstance(time, str):
-        if time.strip() == "programmed":
-            return None
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", time)
-        unit = _unit(match[2]) if match else None
-        if match is None or unit is None:
-            raise ValueError(
-                f"time {time!r} is not understood; give seconds as a number, 'programmed', or a number and one of "
-                f"{', '.join(_SECONDS)}, such as '1 day'"
-            )
-        try:
-            time = float(match[1]) * _SECONDS[unit]
-        except ValueError as error:
-            raise ValueError(f"time {time!r} does not start with a number") from error
-    if isinstance(time, bool) or not (isinstance(time, Real) and time >= 0 and math.isfinite(time)):
-        raise ValueError(f"time must be a finite number of seconds >= 0, got {time!r}")
-    return float(time)
-
-
-def _unit(text: str) -> str | None:
-    for name in (text, text.removesuffix("s")):
-        name = _ALIASES.get(name, name)
-        if name in _SECONDS:
-            return name
-    return None
 
 
 def program(
@@ -292,11 +244,7 @@ def _gains(now: Tensor, then: Tensor, devices: _Devices, compensation: str, read
         else:
             numerator, denominator = c.abs().sum(1), a.abs().sum(1)
         if compensation != "column":
-            numerator, denominator = (_per_block(x, section) for x in (numerator, denominator))
+            numerator, denominator = (section.block_sums(x) for x in (numerator, denominator))
         read = (numerator > 0) & (denominator > 0)  # where everything reads 0 there is nothing to go by
         gains.append(torch.where(read, numerator / denominator.clamp_min(1e-30), 1.0))
     return torch.stack(gains)
-
-
-def _per_block(column_sums: Tensor, section: Section) -> Tensor:
-    return torch.cat([column_sums[c].sum().expand(c.stop - c.start) for c in section.col_blocks])

@@ -85,6 +85,10 @@ class Section:
         """Bounds of the outputs that share a weight scale on ``chip``; empty where every output has its own."""
         return (0, *(block.stop for block in self.col_blocks)) if chip.weight_scale == "block" else ()
 
+    def block_sums(self, values: Tensor) -> Tensor:
+        """``values`` (outputs,) added up over each block's outputs, for each of them: (outputs,)."""
+        return torch.cat([values[c].sum().expand(c.stop - c.start) for c in self.col_blocks])
+
     def positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Of each output, (outputs,) int64: its place in the layer, and the place of its first input row.
 

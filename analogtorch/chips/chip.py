@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from analogtorch.chips.cost import Cost
-from analogtorch.devices import UnitCell
+from analogtorch.devices import UnitCell, seconds
 
 WeightScale = Literal["block", "column"]
 Grouped = Literal["sequential", "block_diagonal"]
-WeightNoise = Literal["none", "gaussian", "programming"]
+WeightNoise = Literal["none", "gaussian", "programming", "device"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +20,26 @@ class TrainingNoise:
 
     weight: WeightNoise = "programming"
     """``programming``: shaped like the cell's own programming noise, weight by weight; ``gaussian``: the same standard
-    deviation for every cell; ``none``: exact weights."""
+    deviation for every cell; ``device``: every cell programmed, drifted to ``time`` and read with noise, and the drift
+    corrected by one exact factor per placed block, as ``program(...).at(time)`` does; ``none``: exact weights.
+    ``device`` is drawn in plain torch: several normals for each cell and forward."""
     scale: float | None = None
     """``programming``: multiple of the cell's programming noise, 2 if not given (Le Gallo 2023, Methods);
-    ``gaussian``: standard deviation in units of the largest weight of the placed block, must be given. >= 0."""
+    ``gaussian``: standard deviation in units of the largest weight of the placed block, must be given; ``device``:
+    multiple of each weight's deviation from its target, 1 if not given; the drift's correction is taken to this power.
+    >= 0."""
     output: bool = True
     """Whether the chip's output noise is added before the ADC in training as well."""
+    time: float | str = "1 day"
+    """``device``: time after programming, in seconds or as text such as ``"1 h"``; ``"programmed"``: before any drift
+    and read."""
+    drop_connect: float = 0.0
+    """Probability that a cell fails in a forward, in [0, 1): its weight is exactly zero, without noise, and learns
+    nothing from that forward. Nothing is rescaled. NeuRRAM's keyword spotter trains with 0.125 (Wan 2022)."""
+    per_sample: bool = False
+    """Whether every sample of the batch meets weight noise and failed cells of its own, as if on a chip of its own,
+    instead of one draw per forward. A layer's samples are counted by the first dimension of its input, in recurrent
+    layers by the batch's. Each sample is a product of its own, which takes as many times longer to draw."""
 
     def __post_init__(self) -> None:
         if self.weight not in get_args(WeightNoise):
@@ -33,11 +48,28 @@ class TrainingNoise:
             raise ValueError("TrainingNoise(weight='gaussian') needs scale, such as 0.05 of the largest weight")
         if self.scale is not None and not (self.scale >= 0 and math.isfinite(self.scale)):
             raise ValueError(f"TrainingNoise.scale must be >= 0, got {self.scale}; weight='none' trains without noise")
+        try:
+            time = seconds(self.time)
+        except ValueError as error:
+            raise ValueError(f"TrainingNoise.time: {error}") from error
+        if self.weight != "device" and time != seconds("1 day"):
+            raise ValueError(f"TrainingNoise.time={self.time!r} needs weight='device', got weight={self.weight!r}")
+        drop = self.drop_connect
+        if isinstance(drop, bool) or not (isinstance(drop, Real) and 0 <= drop < 1):
+            raise ValueError(f"TrainingNoise.drop_connect must be a probability in [0, 1), such as 0.01, got {drop!r}")
+        if not isinstance(self.per_sample, bool):
+            raise ValueError(f"TrainingNoise.per_sample must be True or False, got {self.per_sample!r}")
 
     @property
     def strength(self) -> float:
         """``scale``, or its default."""
-        return 2.0 if self.scale is None else self.scale
+        default = 1.0 if self.weight == "device" else 2.0
+        return default if self.scale is None else self.scale
+
+    @property
+    def seconds(self) -> float | None:
+        """``time`` in seconds; None: as programmed."""
+        return seconds(self.time)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from analogtorch.devices.curves import LogClip, Piecewise, Polynomial, PowerClip
 from analogtorch.devices.pcm import PCM, hermes_one_device, hermes_two_device, ideal_device, pcm_like
 from analogtorch.devices.reram import ReRAM, rram_wan
 from analogtorch.devices.spread import Spread
+from analogtorch.devices.time import seconds
 
 __all__ = [
     "PCM",
@@ -20,4 +21,5 @@ __all__ = [
     "ideal_device",
     "pcm_like",
     "rram_wan",
+    "seconds",
 ]

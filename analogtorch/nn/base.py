@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from analogtorch.chips import Chip
 from analogtorch.devices import Spread
+from analogtorch.nn.drawn import drawn, each_sample, keys_by_sample, needs_torch
 from analogtorch.ops import (
     Noise,
     Plan,
     block_scales,
     draw_keys,
     mvm,
-    normal,
     number_samples,
-    over_rows,
     refuse_transforms,
     stream,
 )
@@ -35,13 +34,15 @@ OWN = frozenset(
         "digital_class",
         "input_range",
         "layer_name",
+        "noise_fraction",
+        "noise_in_torch",
+        "noise_time",
         "output_runs",
         "plans",
         "programmed",
         "run_plans",
         "sections",
         "streams",
-        "unknown_cell",
         "vectors_read",
     }
 )
@@ -91,8 +92,12 @@ class AnalogLayer(nn.Module):
     """Runs of its outputs that a layer of one section may be asked for alone."""
     run_plans: dict[tuple[bool, bool, int, int], tuple[Plan, ...]]
     """That of each run, by (programmed, training, first output, end)."""
-    unknown_cell: bool
-    """Whether training shapes the noise by a cell that no kernel can evaluate (``UnitCell.spread`` is None)."""
+    noise_in_torch: bool
+    """Whether training draws its weights in plain torch: for a cell, or an option of noise, that no kernel knows."""
+    noise_fraction: float = 1.0
+    """How much of the chip's training noise there is, in [0, 1]: see ``analogtorch.training_noise_``."""
+    noise_time: float | None
+    """Of the devices in training, s: ``TrainingNoise.time``, parsed here because torch.compile cannot trace that."""
     streams: tuple[int, ...]
     """Of the noise: that of the weights, then that of each row block's readings."""
     input_range: nn.Parameter
@@ -154,8 +159,7 @@ class AnalogLayer(nn.Module):
         blocks = self.row_blocks
         name = self.layer_name
         self.streams = (stream(Noise.TRAINING, name), *(stream(Noise.OUTPUT, name, i) for i in range(blocks)))
-        noise = self.chip.training
-        self.unknown_cell = noise.weight == "programming" and noise.strength > 0 and chip.cell.spread is None
+        self.noise_in_torch, self.noise_time = needs_torch(chip, self.noise_fraction), chip.training.seconds
         self.plans = {
             (held, training): tuple(self._plan(section, held, training) for section in self.sections)
             for held, training in ((False, False), (False, True), (True, False))
@@ -172,9 +176,9 @@ class AnalogLayer(nn.Module):
         return max(len(section.row_blocks) for section in self.sections)
 
     def _plan(self, section: Section, held: bool, training: bool) -> Plan:
-        chip, noise = self.chip, self.chip.training
+        chip, noise, fraction = self.chip, self.chip.training, self.noise_fraction
         spread = Spread() if noise.weight == "gaussian" else chip.cell.spread
-        noisy_weight = training and noise.weight != "none" and spread is not None
+        noisy_weight = training and noise.weight != "none" and spread is not None and not self.noise_in_torch
         return Plan(
             bounds=section.bounds,
             columns=section.shared_columns(chip),
@@ -182,8 +186,8 @@ class AnalogLayer(nn.Module):
             input_bits=chip.input_bits or 0,
             output_bits=chip.output_bits or 0,
             output_bound=chip.output_bound,
-            output_noise=chip.output_noise if held or (training and noise.output) else 0.0,
-            weight_noise=noise.strength if noisy_weight else 0.0,
+            output_noise=chip.output_noise if held else fraction * chip.output_noise * (training and noise.output),
+            weight_noise=fraction * noise.strength if noisy_weight else 0.0,
             spread=spread if noisy_weight and spread is not None else Spread(),
             first_output=section.outputs.start,
             total_outputs=self.sections[-1].outputs.stop,
@@ -266,18 +270,26 @@ class AnalogLayer(nn.Module):
         """Full name of the weight of the layer, which the model calls ``name``."""
         return f"{name}.weight".lstrip(".")
 
-    def draw(self, x: Tensor) -> Tensor | None:
-        """Keys of the noise of one forward, where there is any to draw."""
+    def draw(self, x: Tensor, order: Tensor | None = None) -> Tensor | None:
+        """Keys of the noise of one forward, where there is any to draw: (streams,), or (samples, streams).
+
+        The latter where every sample meets weights of its own. Then the first dimension of ``x``, and of every input
+        that is multiplied under these keys, counts the samples; ``order`` says which of the batch each is, if sorted.
+        """
         self._refuse_training()
         plans = self.plans[self.programmed is not None, self.training]
-        noisy = plans[0].noisy or (self.training and self.unknown_cell)
-        return draw_keys(x, self.streams) if noisy and self.programmed is None else None
+        noisy = plans[0].noisy or (self.training and self.noise_in_torch)
+        if not noisy or self.programmed is not None:
+            return None
+        keys = draw_keys(x, self.streams)
+        by_sample = self.chip.training.per_sample and (self.noise_in_torch or plans[0].weight_noise > 0)
+        return keys_by_sample(keys, x, order) if by_sample else keys
 
     @property
     def exact(self) -> bool:
         """Whether it computes what the digital layer computes: no converter, no noise, no programmed chip."""
         plans = self.plans[False, self.training]
-        plain = len(plans) == 1 and plans[0].exact and not (self.training and self.unknown_cell)
+        plain = len(plans) == 1 and plans[0].exact and not (self.training and self.noise_in_torch)
         return plain and self.programmed is None and self.observer is None
 
     def _admit(self, x: Tensor) -> tuple[int, bool]:
@@ -290,7 +302,7 @@ class AnalogLayer(nn.Module):
         """
         self._refuse_training()
         plan = self.plans[self.programmed is not None, self.training][0]
-        refuse_transforms(self.layer_name, plan.noisy or (self.training and self.unknown_cell))
+        refuse_transforms(self.layer_name, plan.noisy or (self.training and self.noise_in_torch))
         return self._vectors(x), self._autocasts(x)
 
     def _refuse_training(self) -> None:
@@ -328,15 +340,22 @@ class AnalogLayer(nn.Module):
         keys, samples = self._drawn(x, vectors, keys, samples)
         input_range = self.input_range if self.calibrated else self._absmax(x.detach())
         x, dtype = self._padded(x), torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype
-        parts = [self._section(i, x, input_range, plan, keys, samples, dtype, outputs) for i, plan in enumerate(plans)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
+
+        def product(x: Tensor, input_range: Tensor, keys: Tensor | None, samples: Tensor | None) -> Tensor:
+            inputs = (x, input_range)
+            parts = [self._section(i, *inputs, plan, keys, samples, dtype, outputs) for i, plan in enumerate(plans)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
+
+        if keys is not None and keys.dim() == 2:
+            return each_sample(product, x, input_range, keys, samples)
+        return product(x, input_range, keys, samples)
 
     def _drawn(
         self, x: Tensor, vectors: int, keys: Tensor | None, samples: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Keys of the noise and numbers of the vectors, those given or else new ones where there is noise."""
         plan = self.plans[self.programmed is not None, self.training][0]
-        if self.programmed is None and (plan.noisy or (self.training and self.unknown_cell)):
+        if self.programmed is None and (plan.noisy or (self.training and self.noise_in_torch)):
             keys = self.draw(x) if keys is None else keys
             if plan.output_noise > 0 and samples is None:
                 batched = x.shape[0] if x.dim() > 1 else 1
@@ -380,27 +399,23 @@ class AnalogLayer(nn.Module):
         self, section: Section, keys: Tensor | None, samples: Tensor | None, dtype: torch.dtype, outputs: slice | None
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Weight of a product of a layer that is not programmed, and what noise it takes."""
-        weight, scale = section.weight(self.as_matrix(self.weight)), None
+        weight = section.weight(self.as_matrix(self.weight))
+        known: dict[str, Tensor] = {}
         noise: dict[str, Tensor | None] = {}
         if keys is not None:
             noise = {"output_keys": keys[1:], "samples": samples}
-            if self.unknown_cell:
-                weight, scale = self._as_programmed(weight, section, keys[0])
+            if self.noise_in_torch:
+                weight, known = self.drawn(weight, section, keys[0])
             else:
                 noise["key"] = keys[0]
-        if outputs is not None and scale is None and (shared := section.shared_columns(self.chip)):
-            scale = block_scales(weight.to(dtype), section.bounds, shared)  # of the block as it is placed: the whole
-        return _cut(weight, outputs).to(dtype), noise | {"scale": _cut(scale, outputs, 1)}
+        if outputs is not None and not known and (shared := section.shared_columns(self.chip)):
+            # of the block as it is placed: the whole
+            known = {"scale": block_scales(weight.to(dtype), section.bounds, shared)}
+        return _cut(weight, outputs).to(dtype), noise | {name: _cut(t, outputs, 1) for name, t in known.items()}
 
-    def _as_programmed(self, weight: Tensor, section: Section, key: Tensor) -> tuple[Tensor, Tensor]:
-        """The weight with the programming noise of a cell that no kernel knows, and its scale."""
-        with torch.no_grad():
-            scale = block_scales(weight, section.bounds, section.shared_columns(self.chip))
-            full = over_rows(scale, section.bounds).view(section.shape)
-            sigma = self.chip.cell.programming_sigma((weight / full.clamp_min(1e-30)).clamp(-1, 1))
-            z = normal(key, *section.positions(weight.device), section.rows).view(section.shape)
-            noise = full * self.chip.training.strength * sigma * z
-        return weight + noise.to(weight.dtype), scale
+    def drawn(self, weight: Tensor, section: Section, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """``weight`` (of the section) with the noise of a training step that no kernel draws: see ``nn.drawn``."""
+        return drawn(weight, section, self.chip, key, self.noise_fraction, self.noise_time)
 
     # the range travels with the state_dict, beside the keys of the digital layer
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from analogtorch.chips import Chip
 from analogtorch.nn.base import AnalogLayer
+from analogtorch.nn.drawn import each_sample
 from analogtorch.ops import Plan, block_scales, normal, rounded
 from analogtorch.ops.reference import wide
 
@@ -78,43 +79,56 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         if self.exact:
             return self._digital(x, self.weight, None)
         keys, samples = self._drawn(x.unsqueeze(-1), vectors, keys, samples)  # tokens of one dimension are samples
+        if keys is not None and keys.dim() == 2:
+            return each_sample(self._one, x.unsqueeze(-1), self.input_range, keys, samples)
         held, tokens = self.programmed, x.flatten().long()
         plan = self.plans[held is not None, self.training][0]
-        if held is None:
-            cells = F.embedding(tokens, self.weight, self.padding_idx)
-            scale = block_scales(self.as_matrix(self.weight), plan.bounds, plan.columns)
-        else:
-            cells, scale = held.weights[0].T.index_select(0, tokens), held.scales[0].to(wide(self.weight.dtype))
+        cells, scale, gain = self._cells(tokens, keys)
         with torch.no_grad():
             block = tokens // plan.bounds[1]  # a row has no kernel: all blocks but the last are as tall as the first
             full = scale.index_select(0, block)
+            gain = None if gain is None else gain.to(full.dtype).index_select(0, block)
             v = self._noisy(cells, full, tokens, keys, plan).to(full.dtype)
             if plan.output_noise > 0:
                 v = v + full * plan.output_noise * self._output_noise(keys, samples, v)
             saturated = v.abs() > full * plan.output_bound
             if plan.output_bits:
                 v = rounded(v, full * plan.output_bound, plan.output_bits)
-            if held is not None:
-                v = v * held.gains[0].to(v.dtype).index_select(0, block)
-        y = v.to(cells.dtype)
+            v = v if gain is None else v * gain
+        y = v.detach().to(cells.dtype)  # where nothing has changed them, these are the cells themselves
         if cells.requires_grad:  # straight-through: the difference is 0 and carries the gradient
             passed = cells.masked_fill(saturated, 0.0) if plan.output_bits else cells
+            passed = passed if gain is None else (passed * gain).to(y.dtype)
             y = y + (passed - passed.detach())
         return y.view(*x.shape, self.embedding_dim)
 
+    def _one(self, x: Tensor, input_range: Tensor, keys: Tensor, samples: Tensor | None) -> Tensor:
+        """The readings of one sample's tokens ``x`` (1, ..., 1)."""
+        return self.analog_forward(x.squeeze(-1), keys, samples)
+
+    def _cells(self, tokens: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the cells of each token hold, without the noise that ``_noisy`` adds; scale and gain by block."""
+        held = self.programmed
+        if held is not None:
+            cells = held.weights[0].T.index_select(0, tokens)
+            return cells, held.scales[0].to(wide(self.weight.dtype)), held.gains[0]
+        matrix, section = self.as_matrix(self.weight), self.sections[0]
+        if keys is not None and self.noise_in_torch:  # all of them, as the correction of drift is one of whole blocks
+            drawn, known = self.drawn(matrix, section, keys[0])
+            cells = F.embedding(tokens, drawn.T.to(self.weight.dtype), self.padding_idx)
+            return cells, known["scale"], known.get("gain")
+        scale = block_scales(matrix, section.bounds, section.shared_columns(self.chip))
+        return F.embedding(tokens, self.weight, self.padding_idx), scale, None
+
     def _noisy(self, cells: Tensor, full: Tensor, tokens: Tensor, keys: Tensor | None, plan: Plan) -> Tensor:
         """The ``cells`` (tokens, outputs) with the noise of a training step, as ``ops.reference.noisy_weight``."""
-        if keys is None or not (plan.weight_noise > 0 or self.unknown_cell):
+        if keys is None or plan.weight_noise == 0:
             return cells
         shape, r = cells.shape, cells.to(full.dtype) / full.clamp_min(torch.finfo(full.dtype).tiny)
         outputs = torch.arange(shape[1], device=cells.device).expand(shape).flatten()
         rows = tokens.unsqueeze(1).expand(shape).flatten()
         z = normal(keys[0], outputs, rows, 1).view(shape).to(full.dtype)
-        if self.unknown_cell:
-            strength, sigma = self.chip.training.strength, self.chip.cell.programming_sigma(r.clamp(-1, 1))
-        else:
-            strength, sigma = plan.weight_noise, plan.spread(r)
-        return torch.addcmul(cells.to(full.dtype), full * strength * sigma, z).to(cells.dtype)
+        return torch.addcmul(cells.to(full.dtype), full * plan.weight_noise * plan.spread(r), z).to(cells.dtype)
 
     def _output_noise(self, keys: Tensor | None, samples: Tensor | None, v: Tensor) -> Tensor:
         """Normals of the shape of ``v``. A token is one reading of one block: one stream serves all blocks."""

@@ -1,7 +1,8 @@
 """nn.RNN, nn.LSTM and nn.GRU on an analog chip: weight matrices are products on tiles, gates and states are digital.
 
 The input's products of all time steps run at once, the state's step by step. In training the noise of the weights is
-drawn once per forward and stays for all its time steps, as a chip's would.
+drawn once per forward and stays for all its time steps, as a chip's would; or once per sequence of the batch, where the
+chip asks for weights of each sample's own.
 """
 
 from collections.abc import Iterator
@@ -34,9 +35,10 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         """As the digital layer: padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a ``PackedSequence``."""
         packed = input if isinstance(input, PackedSequence) else None
         lengths: Tensor | None = None
+        order: Tensor | None = None
         if packed is not None:
             x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))  # longest first
-            lengths = lengths.to(x.device)
+            lengths, order = lengths.to(x.device), packed.sorted_indices
         else:
             x = input
         single = x.dim() == 2
@@ -49,7 +51,7 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         if packed is None:
             x = x.unsqueeze(1) if single else x.transpose(0, 1) if self.batch_first else x
         states = self._first_states(x, hx, single, packed)
-        outputs, last = self._layers(x, states, lengths)
+        outputs, last = self._layers(x, states, lengths, order)
         if packed is not None:
             assert lengths is not None
             result: Any = pack_padded_sequence(outputs, lengths.cpu())
@@ -59,15 +61,19 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         return result, self._last_states(last, single, packed)
 
     def _layers(
-        self, x: Tensor, states: list[tuple[Tensor, ...]], lengths: Tensor | None
+        self, x: Tensor, states: list[tuple[Tensor, ...]], lengths: Tensor | None, order: Tensor | None
     ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-        """All layers and directions over ``x`` (L, N, I); ``states``: of each, and so what is returned."""
+        """All layers and directions over ``x`` (L, N, I); ``states``: of each, and so what is returned.
+
+        ``order``: which sample of the batch each of the N is, if they were sorted.
+        """
         last: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
             outputs = []
             for direction in range(1 + self.bidirectional):
                 suffix = f"_l{layer}" + ("_reverse" if direction else "")
-                y, state = self._direction(x, states[len(last)], suffix, bool(direction), lengths)
+                noise = self._noise(x, suffix, order)
+                y, state = self._direction(x, states[len(last)], noise, bool(direction), lengths)
                 outputs.append(y)
                 last.append(state)
             x = torch.cat(outputs, -1)
@@ -75,15 +81,16 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
                 x = F.dropout(x, self.dropout, self.training)
         return x, last
 
+    def _noise(self, x: Tensor, suffix: str, order: Tensor | None) -> dict[str, "_Noise"]:
+        """The matrices of a direction, each with its noise of this forward."""
+        kinds = ("ih", "hh", "hr") if hasattr(self, "hr" + suffix) else ("ih", "hh")
+        return {kind: _Noise(self.get_submodule(kind + suffix), x, order) for kind in kinds}
+
     def _direction(
-        self, x: Tensor, state: tuple[Tensor, ...], suffix: str, reverse: bool, lengths: Tensor | None
+        self, x: Tensor, state: tuple[Tensor, ...], noise: dict[str, "_Noise"], reverse: bool, lengths: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        steps, batch = x.shape[:2]
-        children = {kind: self.get_submodule(kind + suffix) for kind in ("ih", "hh")}
-        if hasattr(self, "hr" + suffix):
-            children["hr"] = self.get_submodule("hr" + suffix)
-        noise = {kind: _Noise(child, x, steps, batch) for kind, child in children.items()}
-        inputs = noise["ih"](x.flatten(0, 1), slice(0, steps)).unflatten(0, (steps, batch))
+        steps = x.shape[0]
+        inputs = noise["ih"].sequence(x)
         outputs: list[Any] = [None] * steps
         for t in reversed(range(steps)) if reverse else range(steps):
             new = self._step(inputs[t], noise, state, t)
@@ -129,19 +136,30 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 class _Noise:
     """A matrix with the noise of one forward: keys that all steps share, numbers of their own for its vectors."""
 
-    def __init__(self, matrix: Any, like: Tensor, steps: int, batch: int) -> None:
-        self.matrix, self.keys, self.samples = matrix, matrix.draw(like), None
+    def __init__(self, matrix: Any, x: Tensor, order: Tensor | None) -> None:
+        steps, batch = x.shape[:2]
+        self.matrix, self.samples = matrix, None
+        self.keys = matrix.draw(x.transpose(0, 1), order)
         plan = matrix.plans[matrix.programmed is not None, matrix.training][0]
         if plan.output_noise > 0:
             if matrix.programmed is not None:
-                numbers = torch.arange(batch, device=like.device) + matrix.vectors_read
+                numbers = torch.arange(batch, device=x.device) + matrix.vectors_read
                 matrix.vectors_read.add_(batch)
             else:
-                numbers = number_samples(like, batch, 1)
-            self.samples = numbers * steps + torch.arange(steps, device=like.device).unsqueeze(1)  # (steps, batch)
+                numbers = number_samples(x, batch, 1)
+            self.samples = numbers * steps + torch.arange(steps, device=x.device).unsqueeze(1)  # (steps, batch)
 
-    def __call__(self, x: Tensor, steps: int | slice) -> Tensor:
-        return self.matrix(x, self.keys, None if self.samples is None else self.samples[steps].flatten())
+    def __call__(self, x: Tensor, step: int) -> Tensor:
+        """The product of all samples ``x`` (N, inputs) at one step."""
+        return self.matrix(x, self.keys, None if self.samples is None else self.samples[step])
+
+    def sequence(self, x: Tensor) -> Tensor:
+        """The products of all steps ``x`` (L, N, inputs): (L, N, outputs)."""
+        if self.keys is not None and self.keys.dim() == 2:  # samples first
+            samples = None if self.samples is None else self.samples.T.flatten()
+            return self.matrix(x.transpose(0, 1), self.keys, samples).transpose(0, 1)
+        samples = None if self.samples is None else self.samples.flatten()
+        return self.matrix(x.flatten(0, 1), self.keys, samples).unflatten(0, x.shape[:2])
 
 
 class AnalogRNN(AnalogRecurrent, nn.RNN):

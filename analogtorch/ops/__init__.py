@@ -4,7 +4,7 @@
 """
 
 from analogtorch.ops.mvm import mvm
-from analogtorch.ops.noise import VERSION, Noise, fold, normal, random_bits, seed_tensor, stream
+from analogtorch.ops.noise import VERSION, Noise, fold, happens, normal, random_bits, seed_tensor, stream
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.quantize import levels, rounded
 from analogtorch.ops.reference import block_scales, over_rows
@@ -18,6 +18,7 @@ __all__ = [
     "block_scales",
     "draw_keys",
     "fold",
+    "happens",
     "levels",
     "mvm",
     "normal",

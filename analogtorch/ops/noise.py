@@ -101,6 +101,15 @@ def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     return _normal(key, rows, first, count)
 
 
+def happens(key: Tensor, rows: Tensor, first: Tensor, count: int, probability: float) -> Tensor:
+    """Whether an event of that ``probability`` in [0, 1) happens: bool (R, count), at ``random_bits``' positions.
+
+    The probability is met to 2^-32, and the answer is the same on every device.
+    """
+    threshold = min(round(probability * 2**32) - 2**31, 2**31 - 1)
+    return random_bits(key, rows, first, count) < threshold
+
+
 def normal_reference(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     """``normal`` in plain torch: what every kernel must reproduce."""
     bits = random_bits(key, rows, first, count)

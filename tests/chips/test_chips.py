@@ -70,3 +70,27 @@ def test_bad_descriptions_are_refused() -> None:
         at.chips.from_dict({k: v for k, v in good.items() if k != "rows"})
     with pytest.raises(ValueError, match="expected 'Chip'"):
         at.chips.from_dict({"version": 1, "type": "TrainingNoise"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight": "devices"}, r"one of \('none', 'gaussian', 'programming', 'device'\), got 'devices'"),
+        ({"weight": "device", "time": "soon"}, "TrainingNoise.time: time 'soon' is not understood; give seconds"),
+        ({"weight": "device", "time": -1.0}, "TrainingNoise.time: .* >= 0, got -1.0"),
+        ({"time": "1 year"}, "time='1 year' needs weight='device', got weight='programming'"),
+        ({"drop_connect": 1.0}, r"drop_connect must be a probability in \[0, 1\), such as 0.01, got 1.0"),
+        ({"drop_connect": "0.1"}, "drop_connect must be a probability"),
+        ({"per_sample": 1}, "per_sample must be True or False, got 1"),
+    ],
+)
+def test_training_noise_refuses(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        at.TrainingNoise(**options)
+
+
+def test_training_noise_reads_its_time() -> None:
+    assert at.TrainingNoise(weight="device").seconds == 86400.0
+    assert at.TrainingNoise(weight="device", time="programmed").seconds is None
+    assert dataclasses.replace(at.TrainingNoise(weight="device"), time=60).seconds == 60.0
+    assert at.TrainingNoise(weight="device").strength == 1.0

@@ -15,6 +15,9 @@ PRESETS = [
     at.chips.ibm_speech34(pcm_per_weight=2),
     at.chips.neurram48(output_bits=8, input_bits=6),
     at.chips.ideal(),
+    at.chips.hermes64(
+        training=at.TrainingNoise(weight="device", time="1 h", drop_connect=0.01, per_sample=True, scale=0.5)
+    ),
 ]
 
 
@@ -33,6 +36,16 @@ def test_a_file_from_before_cost_and_planes_loads(tmp_path: Path) -> None:
     path.write_text(json.dumps(old))
     chip = at.chips.load(path)
     assert (chip.cost, chip.planes) == (None, 1)
+
+
+def test_a_file_from_before_device_noise_loads(tmp_path: Path) -> None:
+    chip = at.chips.hermes64(training=at.TrainingNoise(weight="gaussian", scale=0.1))
+    old = at.chips.to_dict(chip)
+    for field in ("time", "drop_connect", "per_sample"):
+        del old["training"][field]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    assert at.chips.load(path) == chip
 
 
 def _edited(path: Path, keys: tuple[str, ...], value: object) -> Path:

@@ -108,7 +108,7 @@ def test_the_cells_have_the_noise_that_a_whole_product_would_give_them(noise: st
     assert torch.equal(y, noisy.T[X])
 
 
-def test_an_unknown_cell_trains_with_the_same_noise() -> None:
+def test_an_noise_in_torch_trains_with_the_same_noise() -> None:
     curve = SMALL.cell.device.programming_std
     device = dataclasses.replace(
         SMALL.cell.device, programming_std=at.devices.Piecewise(split=0.5, below=curve, above=curve)
@@ -119,7 +119,7 @@ def test_an_unknown_cell_trains_with_the_same_noise() -> None:
         layer = _analog(dataclasses.replace(chip, output_bits=None))
         with at.noise(1):
             results.append(layer(X))
-    assert _analog(unknown).unknown_cell
+    assert _analog(unknown).noise_in_torch
     assert torch.allclose(*results, atol=1e-4)
 
 

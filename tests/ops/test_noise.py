@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from analogtorch.ops import Noise, draw_keys, fold, noise, normal, random_bits, seed_tensor, stream
+from analogtorch.ops import Noise, draw_keys, fold, happens, noise, normal, random_bits, seed_tensor, stream
 from analogtorch.ops.noise import normal_reference
 
 SIGMAS = 4.5
@@ -162,3 +162,13 @@ def test_draw_keys_follows_manual_seed() -> None:
 
 def test_draw_keys_is_a_well_formed_op() -> None:
     torch.library.opcheck(torch.ops.analogtorch.draw_keys.default, (torch.zeros(2), [1, 2]))
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.01, 0.5, 1 - 1e-12])
+def test_events_happen_with_their_probability(probability: float) -> None:
+    rows = torch.arange(256)
+    found = happens(fold(seed_tensor(1), 2), rows, torch.zeros_like(rows), 256, probability)
+    assert found.dtype == torch.bool
+    assert abs(found.float().mean() - probability) <= 4.5 * (probability * (1 - probability) / found.numel()) ** 0.5
+    part = happens(fold(seed_tensor(1), 2), rows[7:9], torch.full((2,), 5), 10, probability)
+    assert torch.equal(part, found[7:9, 5:15])

@@ -1,5 +1,6 @@
 """The whole pipeline on a handful of generated clips, through the command line."""
 
+import dataclasses
 import json
 import wave
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 import analogtorch as at
 from analogtorch.__main__ import main
-from analogtorch.speech import kws
+from analogtorch.speech import cli, kws
 from analogtorch.speech.config import KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.speech_commands import which_set
@@ -225,3 +226,11 @@ def test_real_speech(data_root: Path, tmp_path: Path) -> None:
     assert report["digital"]["accuracy"] > 0.88
     assert report["hwa"]["1 day"]["mean"] > report["digital"]["accuracy"] - 0.03
     assert report["hwa"]["1 year"]["mean"] > report["direct"]["1 year"]["mean"]
+
+
+def test_the_noise_of_the_devices_can_be_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("chip: {training: {weight: device, time: 3600, drop_connect: 0.01}}\n")
+    for given, time in ([], 3600.0), (["--chip.training.time=1 year", "--chip.training.per_sample=true"], "1 year"):
+        training = cli.parse([f"--config={tmp_path / 'run.yaml'}", *given]).config.chip.build().training
+        expected = at.TrainingNoise(weight="device", time=time, drop_connect=0.01, per_sample=bool(given), scale=None)
+        assert dataclasses.replace(training, scale=None) == expected

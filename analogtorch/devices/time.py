@@ -1,0 +1,51 @@
+"""Times after programming: how they are written."""
+
+import math
+import re
+from numbers import Real
+
+_SECONDS = {
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "day": 86400.0,
+    "week": 604800.0,
+    "month": 2592000.0,
+    "year": 31536000.0,
+}
+_ALIASES = {"second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "d": "day", "w": "week", "y": "year"}
+
+
+def seconds(time: str | float) -> float | None:
+    """A time after programming in seconds: a number of seconds, or text such as ``"1 h"``, ``"30 days"``, ``"1 year"``.
+
+    A month has 2,592,000 s, a year 31,536,000 s. ``"programmed"`` is None: the chip before anything has read it.
+
+    Raises:
+        ValueError: a negative or infinite time, or text of another form.
+    """
+    if isinstance(time, str):
+        if time.strip() == "programmed":
+            return None
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", time)
+        unit = _unit(match[2]) if match else None
+        if match is None or unit is None:
+            raise ValueError(
+                f"time {time!r} is not understood; give seconds as a number, 'programmed', or a number and one of "
+                f"{', '.join(_SECONDS)}, such as '1 day'"
+            )
+        try:
+            time = float(match[1]) * _SECONDS[unit]
+        except ValueError as error:
+            raise ValueError(f"time {time!r} does not start with a number") from error
+    if isinstance(time, bool) or not (isinstance(time, Real) and time >= 0 and math.isfinite(time)):
+        raise ValueError(f"time must be a finite number of seconds >= 0, got {time!r}")
+    return float(time)
+
+
+def _unit(text: str) -> str | None:
+    for name in (text, text.removesuffix("s")):
+        name = _ALIASES.get(name, name)
+        if name in _SECONDS:
+            return name
+    return None
