@@ -10,14 +10,14 @@ physical.at("1 day")
 
 import logging
 
-from analogtorch import chips, devices, mapping, nn
+from analogtorch import chips, devices, hwa, mapping, nn
 from analogtorch.calibrate import calibrate, correct_columns, reestimate_batch_norm
 from analogtorch.checkpoint import load, load_programmed, save
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.clip import clip_weights_
 from analogtorch.convert import GuardReport, analog_layers, convert, fold_batch_norm, guard, to_digital
 from analogtorch.defects import Defects
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sweep
+from analogtorch.hwa import clip_after_step, clip_weights_, distillation_loss, training_noise_
 from analogtorch.mapping import Mapping, cost, map_to_chip
 from analogtorch.program import ProgrammedChip, program
 from analogtorch.programming import GradientDescent, ProgramAndVerify
@@ -45,13 +45,16 @@ __all__ = [
     "analog_layers",
     "calibrate",
     "chips",
+    "clip_after_step",
     "clip_weights_",
     "convert",
     "correct_columns",
     "cost",
     "devices",
+    "distillation_loss",
     "fold_batch_norm",
     "guard",
+    "hwa",
     "load",
     "load_programmed",
     "map_to_chip",
@@ -65,4 +68,5 @@ __all__ = [
     "summary",
     "sweep",
     "to_digital",
+    "training_noise_",
 ]

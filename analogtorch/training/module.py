@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analogtorch.hwa import distillation_loss
 from analogtorch.training.phase import Phase
 
 
@@ -53,7 +54,8 @@ class Classifier(L.LightningModule):
         if self._teacher:
             with torch.no_grad():
                 target = self._teacher[0](x)
-            loss = (1 - self.phase.distill) * loss + self.phase.distill * self._divergence(logits, target)
+            divergence = distillation_loss(logits, target, temperature=self.phase.temperature)
+            loss = (1 - self.phase.distill) * loss + self.phase.distill * divergence
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(y))
         return loss
 
@@ -77,10 +79,3 @@ class Classifier(L.LightningModule):
 
     def _cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits, y, label_smoothing=self.phase.label_smoothing)
-
-    def _divergence(self, logits: Tensor, target: Tensor) -> Tensor:
-        t = self.phase.temperature
-        # t^2 keeps the size of the gradient independent of the temperature
-        return t**2 * F.kl_div(
-            F.log_softmax(logits / t, -1), F.log_softmax(target / t, -1), log_target=True, reduction="batchmean"
-        )

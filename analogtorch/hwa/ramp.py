@@ -1,0 +1,52 @@
+"""How much of the training noise there is: it may grow while a model learns to live with it."""
+
+import math
+
+from torch import nn
+
+from analogtorch.convert import analog_layers, refuse_programmed
+
+
+def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
+    """Set the training noise of every analog layer to a ``fraction`` of what its chip says, in place.
+
+    Weight noise, the probability of ``drop_connect`` and the output noise in training are multiplied by it, whatever
+    it was before. The layers' ``chip`` stays as it is, and so do ``eval()`` and what ``program`` makes. The fraction is
+    copied and pickled with the model; ``at.save`` does not keep it. A compiled model compiles again for each new value:
+    use few, as torch stops compiling after 8 (``torch._dynamo.config.recompile_limit``).
+
+    Args:
+        model: a converted model.
+        fraction: 0 (no noise) to 1 (all of it).
+
+    Raises:
+        ValueError: ``fraction`` is outside [0, 1], or the model has no analog layer or is a programmed chip. Nothing
+            has changed.
+
+    Example:
+        >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
+        >>> at.training_noise_(model, 0.5).noise_fraction
+        0.5
+    """
+    if isinstance(fraction, bool) or not (isinstance(fraction, float | int) and 0 <= fraction <= 1):
+        raise ValueError(f"training_noise_: fraction must be a number from 0 (no noise) to 1 (all), got {fraction!r}")
+    layers = [layer for _, layer in analog_layers(model)]
+    if not layers:
+        raise ValueError("training_noise_: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    refuse_programmed(model, "training_noise_")
+    for layer in layers:
+        layer.noise_fraction = float(fraction)
+        layer.chip = layer.chip  # plans anew
+    return model
+
+
+def ramped(step: int, steps: int, start: float, changes: int) -> float:
+    """The fraction of the noise at a ``step`` of a ramp: linear from ``start`` to 1 in as many stairs as ``changes``.
+
+    Args:
+        step: >= 0.
+        steps: of the ramp, >= 1; from that step on it is 1.
+        start: in [0, 1].
+        changes: >= 1.
+    """
+    return 1.0 if step >= steps else start + (1 - start) * math.floor(step / steps * changes) / changes

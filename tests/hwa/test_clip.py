@@ -1,0 +1,176 @@
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import analogtorch as at
+
+
+def _linear(*sizes: int) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    return at.convert(nn.Sequential(*layers), at.chips.hermes64())
+
+
+def test_clips_each_layer_at_its_own_sigma() -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8), nn.LayerNorm(8)), at.chips.hermes64())
+    nn.init.normal_(model[0].weight, std=3.0)
+    bounds = [2.0 * layer.weight.std(correction=0).item() for _, layer in at.analog_layers(model)]
+    at.clip_weights_(model, sigma=2.0)
+    assert model[0].weight.abs().max().item() == pytest.approx(bounds[0])
+    assert model[1].weight.abs().max().item() <= bounds[1] + 1e-6
+
+
+def test_clips_at_a_bound_in_the_units_of_the_weights() -> None:
+    model = _linear(64, 64, 8)
+    before = [p.clone() for p in model.parameters()]
+    at.clip_weights_(model, bound=0.05)
+    for p, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(p, old.clamp(-0.05, 0.05) if p.dim() > 1 else old)
+
+
+@pytest.mark.parametrize(
+    ("layer", "outputs_first"),
+    [
+        (nn.Linear(64, 6), lambda w: w),
+        (nn.Conv2d(4, 6, 3, groups=2), lambda w: w.flatten(1)),
+        (nn.LSTM(16, 6, proj_size=4), lambda w: w),
+    ],
+    ids=["linear", "grouped convolution", "lstm"],
+)
+def test_clips_each_channel_at_its_own_sigma(layer: nn.Module, outputs_first: Callable[[Tensor], Tensor]) -> None:
+    model = at.convert(nn.Sequential(layer), at.chips.hermes64())
+    weights = [p for name, p in layer.named_parameters() if "weight" in name]
+    for weight in weights:
+        with torch.no_grad():
+            weight.normal_(generator=torch.Generator().manual_seed(0))
+            weight.mul_(torch.arange(1, len(weight) + 1.0).view(-1, *[1] * (weight.dim() - 1)))  # channels differ
+    before = [outputs_first(weight.detach().clone()) for weight in weights]
+    at.clip_weights_(model, 1.5, per_channel=True)
+    for weight, old in zip(weights, before, strict=True):
+        limit = 1.5 * old.std(1, correction=0, keepdim=True)
+        assert torch.allclose(outputs_first(weight), old.clamp(-limit, limit))
+        assert not torch.equal(outputs_first(weight), old)
+
+
+def test_a_turned_weight_is_clipped_by_its_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _linear(64, 64)
+    with torch.no_grad():
+        model[0].weight.mul_(torch.arange(1.0, 65.0))
+    old = model[0].weight.detach().clone()
+    monkeypatch.setattr(type(model[0]), "as_matrix", lambda self, weight: weight.T)
+    at.clip_weights_(model, 2.0, per_channel=True)
+    limit = 2.0 * old.std(0, correction=0)
+    assert torch.allclose(model[0].weight, old.clamp(-limit, limit))
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan")])
+def test_bad_sigma_is_refused(sigma: float) -> None:
+    model = _linear(2, 2)
+    with pytest.raises(ValueError, match="sigma must be a positive number"):
+        at.clip_weights_(model, sigma)
+    with pytest.raises(ValueError, match="bound must be a positive number"):
+        at.clip_weights_(model, bound=sigma)
+
+
+def test_options_that_do_not_go_together_are_refused() -> None:
+    model = _linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for call in (at.clip_weights_, lambda *args, **kwargs: at.clip_after_step(optimizer, *args, **kwargs)):
+        with pytest.raises(ValueError, match=r"sigma=2.5 and bound=0.1 exclude each other"):
+            call(model, 2.5, bound=0.1)
+        with pytest.raises(ValueError, match="per_channel needs sigma; bound=0.1 is the same"):
+            call(model, bound=0.1, per_channel=True)
+
+
+def test_models_without_weights_to_clip_are_refused() -> None:
+    with pytest.raises(ValueError, match="no analog layer"):
+        at.clip_weights_(nn.Linear(2, 2))
+    model = _linear(2, 2, 2)
+    parametrizations.orthogonal(model[1])
+    before = model[0].weight.clone()
+    with pytest.raises(ValueError, match="layer '1' is parametrized or pruned"):
+        at.clip_weights_(model, bound=1e-3)
+    assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_weights_that_are_all_equal_are_left_alone_and_a_tied_weight_is_clipped_once(per_channel: bool) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(1, 1), nn.Linear(8, 8), nn.Linear(8, 8)), at.chips.hermes64())
+    model[2].weight = model[1].weight
+    before = model[0].weight.clone()
+    weight = model[1].weight.detach().clone()
+    limit = weight.std(1, correction=0, keepdim=True) if per_channel else weight.std(correction=0)
+    at.clip_weights_(model, sigma=1.0, per_channel=per_channel)
+    assert torch.equal(model[0].weight, before)
+    assert torch.allclose(model[1].weight, weight.clamp(-limit, limit))
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.5),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_step_of_any_optimizer_is_clipped(name: str) -> None:
+    model = _linear(8, 8, 4)
+    optimizer = OPTIMIZERS[name](model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=10, cycle_momentum=False)
+    handle = at.clip_after_step(optimizer, model, bound=0.1)
+    for _ in range(4):
+        model(torch.randn(16, 8)).square().sum().backward()
+        optimizer.step()
+        schedule.step()
+        assert max(layer.weight.abs().max() for layer in model) <= 0.1
+    state = copy.deepcopy(optimizer.state_dict())
+    assert set(state) == {"state", "param_groups"}
+    optimizer.load_state_dict(state)
+    handle.remove()
+    optimizer.step()
+    assert max(layer.weight.abs().max() for layer in model) > 0.1
+
+
+def test_a_step_that_the_scaler_skips_clips_nothing() -> None:
+    model = _linear(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    at.clip_after_step(optimizer, model, bound=1e-3)
+    scaler = torch.amp.GradScaler("cpu")
+    before = model[0].weight.clone()
+    for infinite in (True, False):
+        loss = model(torch.randn(2, 8)).sum()
+        scaler.scale(loss).backward()
+        if infinite:
+            model[0].weight.grad[0, 0] = float("inf")
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(model[0].weight, before) == infinite
+        optimizer.zero_grad()
+
+
+def test_what_cannot_be_hooked_is_refused() -> None:
+    model = _linear(8, 4)
+    with pytest.raises(TypeError, match="must be a torch.optim.Optimizer, not a wrapper of one"):
+        at.clip_after_step(model, model)
+    other = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="trains no weight of an analog layer of this model"):
+        at.clip_after_step(other, model)
+
+
+def test_the_scale_of_the_weights_follows_at_once() -> None:
+    chip = dataclasses.replace(at.chips.hermes64(), input_bits=None, output_bits=None, output_noise=0.0)
+    torch.manual_seed(0)
+    layer = at.convert(nn.Linear(64, 64, bias=False), chip)
+    noise = []
+    for _ in range(2):
+        with at.noise(1):
+            noise.append((layer(torch.eye(64)).T - layer.weight).std().item())
+        full = layer.weight.abs().max().item()
+        at.clip_weights_(layer, bound=full / 4)
+    assert noise[1] < 0.4 * noise[0]
