@@ -47,9 +47,8 @@ def _close(y: Tensor, expected: Tensor) -> bool:
     return torch.allclose(y, expected, rtol=0, atol=1e-4 * expected.detach().abs().max().item())
 
 
-@pytest.mark.parametrize("calibrated", [True, False])
-def test_an_exported_program_gives_the_same_numbers_for_any_batch(entry: Entry, calibrated: bool) -> None:
-    model = (entry.analog() if calibrated else entry.converted()).eval()
+def test_an_exported_program_gives_the_same_numbers_for_any_batch(entry: Entry) -> None:
+    model = entry.converted().eval()  # without ranges, which ONNX below has
     program = torch.export.export(model, entry.inputs(), dynamic_shapes=_batch(entry))
     file = io.BytesIO()
     torch.export.save(program, file)

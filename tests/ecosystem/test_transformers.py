@@ -6,17 +6,16 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import analogtorch as at
 from tests.ecosystem.models import CHIP
 
-transformers = pytest.importorskip("transformers")
 
-
-def _bert() -> Any:
+def _bert(layers: int = 2) -> Any:
     config = transformers.BertConfig(
-        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        vocab_size=30, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=12, num_labels=3,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -90,7 +89,7 @@ def test_a_run_is_repeated_bit_for_bit_and_resumed_with_a_warning(tmp_path: Path
 
 
 def test_a_whole_model_becomes_onnx(tmp_path: Path) -> None:
-    model = _convert(_bert()).eval()
+    model = _convert(_bert(layers=1)).eval()
     x = {name: t for name, t in _batch(model).items() if name != "labels"}
     shapes = {name: {0: torch.export.Dim.DYNAMIC} for name in x}
     torch.onnx.export(model, (), tmp_path / "bert.onnx", kwargs=x, dynamic_shapes=shapes, dynamo=True, verbose=False)

@@ -63,17 +63,12 @@ def test_autocast_is_the_digital_layers(entry: Entry) -> None:
     assert all(t.isfinite().all() for t in lower)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_compiled_without_a_break_it_gives_the_eager_numbers(entry: Entry, training: bool) -> None:
+def test_compiled_without_a_break_it_gives_the_eager_numbers(entry: Entry) -> None:
     model = entry.analog()
     twin = copy.deepcopy(model)
     with torch._dynamo.config.patch(allow_rnn=True):  # without it, torch refuses its own recurrent layers too
         compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
-        if training:
-            _equal(_gradients(twin, entry, compiled), _gradients(model, entry), 1e-5)
-        else:
-            twin.eval(), model.eval()
-            _equal([compiled(*entry.inputs())], [model(*entry.inputs())], 1e-5)
+        _equal(_gradients(twin, entry, compiled), _gradients(model, entry), 1e-5)
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="inductor needs a C++ compiler")
