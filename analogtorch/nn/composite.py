@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from analogtorch.chips import Chip
-from analogtorch.nn.base import reborn, warn_of_lost_ranges
+from analogtorch.nn.base import reborn
 from analogtorch.nn.linear import AnalogLinear
+from analogtorch.nn.ranges import warn_of_lost_ranges
 
 
 @dataclass(frozen=True)

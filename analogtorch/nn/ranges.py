@@ -1,0 +1,147 @@
+"""The DAC's full scale of an analog layer: how it is set, and how it travels with a ``state_dict``.
+
+It is a Parameter that no ``state_dict`` lists, so that the keys are those of the digital layer; its value goes into the
+metadata, which ``torch.save`` keeps.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+_KEY = "analogtorch.input_range"
+
+
+class RangedLayer(nn.Module):
+    """The part of an analog layer that keeps its input range."""
+
+    input_range: nn.Parameter
+    calibrated: bool
+    """Whether the range is known; before, it is found in each input."""
+    layer_name: str
+    programmed: Any
+    takes_range: ClassVar[bool]
+    chip: Any
+    weight: Any
+
+    @property
+    def input_ranges(self) -> tuple[float, ...] | None:
+        """The DAC's full scale, or that of each row block; None while it is not known to this process.
+
+        FSDP shards a range like any other parameter: one of a single number stays with the first process.
+        """
+        own = self.input_range.detach()
+        own = own.to_local() if hasattr(own, "to_local") else own  # to ask the other processes would wait for them
+        if not self.calibrated or own.is_meta or own.numel() < self.input_range.numel():
+            return None
+        return tuple(own.abs().tolist())  # the forward uses the magnitude
+
+    def set_input_range(self, value: float | Sequence[float]) -> None:
+        """Fix the DAC's full scale, in the units of the input; training goes on from there.
+
+        Args:
+            value: > 0; one for the whole layer, or one for each of its row blocks, whose tiles have DACs of their own.
+                Such a layer computes in plain torch, more slowly. Groups of a convolution share that of a row block.
+
+        Raises:
+            ValueError: a value is not a positive finite number, or their number is neither 1 nor that of row blocks.
+        """
+        values = self.checked_ranges(value)
+        if self.input_range.is_meta and not self.weight.is_meta:  # weights were assigned to a layer made on meta
+            self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+        stored = torch.tensor(values, dtype=self.input_range.dtype, device="cpu")  # whatever the default device is
+        with torch.no_grad():
+            if self.input_range.shape != stored.shape:  # the same Parameter, which an optimizer may know
+                self.input_range.data, self.input_range.grad = self.input_range.new_empty(stored.shape), None
+            self.input_range.fill_(values[0]) if len(values) == 1 else self.input_range.copy_(stored)
+        if not self.calibrated:
+            self.input_range.requires_grad_(self.weight.requires_grad and self.chip.input_bits is not None)
+        self.calibrated = True
+
+    def checked_ranges(self, value: float | Sequence[float]) -> list[float]:
+        """What ``set_input_range`` would set; it raises what that would."""
+        values, kind = [float(v) for v in value] if isinstance(value, Sequence) else [value], self.input_range.dtype
+        if bad := [v for v in values if not 0 < v < float("inf")]:
+            raise ValueError(f"input range of {self.layer_name!r} must be a positive finite number, got {bad[0]}")
+        if len(values) not in (1, self.row_blocks):
+            each = "" if self.row_blocks == 1 else f", or one for each of its {self.row_blocks} row blocks"
+            raise ValueError(
+                f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: calibrate it anew"
+            )
+        if bad := [v for v in values if not 0 < torch.tensor(v, dtype=kind, device="cpu").item() < float("inf")]:
+            raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
+        return values
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[prefix + "input_range"]
+        self._save_range(destination, prefix)
+
+    def _save_range(self, destination: Any, prefix: str) -> None:
+        metadata, ranges = getattr(destination, "_metadata", None), self.input_ranges
+        if ranges is not None and metadata is not None:
+            metadata[prefix[:-1]][_KEY] = ranges[0] if len(ranges) == 1 else list(ranges)
+        elif self.calibrated and not self.input_range.is_meta and self.input_range.numel() > 1:
+            warnings.warn(
+                f"the input ranges of {self.layer_name!r}, one for each row block, are spread over processes and not "
+                "in this state_dict: keep layer.input_range.full_tensor(), which every process must call, beside it",
+                stacklevel=2,
+            )
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing: list,
+        unexpected: list,
+        errors: list,
+    ) -> None:
+        if self._refuses_to_load(errors):
+            return
+        value = state_dict.get(prefix + "input_range")
+        rest = {k: v for k, v in state_dict.items() if k != prefix + "input_range"}
+        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing, unexpected, errors)
+        if prefix + "input_range" in missing:
+            missing.remove(prefix + "input_range")
+        self._load_range(value, local_metadata, errors)
+        if value is None and not local_metadata and self.takes_range:
+            warn_of_lost_ranges(self.calibrated)
+
+    def _refuses_to_load(self, errors: list) -> bool:
+        if self.programmed is not None:
+            errors.append(f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it came from")
+        return self.programmed is not None
+
+    def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
+        if value is None:
+            value = local_metadata.get(_KEY)
+        elif isinstance(value, Tensor):
+            value = value.flatten().tolist()
+        values = value if isinstance(value, list) else [0.0 if value is None else float(value)]
+        if all(v > 0 for v in values):
+            try:
+                self.set_input_range(values)
+            except ValueError as error:
+                errors.append(str(error))
+        elif self.input_range.is_meta and not self.weight.is_meta:
+            self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+
+
+def range_text(values: Sequence[float]) -> str:
+    """Input ranges to read: ``0.5``, or of several row blocks ``0.5 to 2``."""
+    ends = [f"{value:.4g}" for value in (min(values), max(values))]
+    return ends[0] if len(values) == 1 else " to ".join(ends)
+
+
+def warn_of_lost_ranges(calibrated: bool) -> None:
+    """Say that a state_dict brought none; ``calibrated``: whether the layer has one that it keeps."""
+    kept = "the layers keep those that they have. To get others, " if calibrated else ""
+    warnings.warn(
+        "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "
+        f"{kept}call analogtorch.calibrate, or load a state_dict that was saved by torch.save",
+        stacklevel=3,
+    )
