@@ -141,7 +141,7 @@ CHIPS = {
     "programming": SMALL,
     "by_column": dataclasses.replace(SMALL, weight_scale="column"),
     "gaussian": dataclasses.replace(SMALL, training=at.TrainingNoise(weight="gaussian", scale=0.1)),
-    "noise_in_torch": dataclasses.replace(SMALL, cell=at.chips.neurram48().cell),
+    "unknown_cell": dataclasses.replace(SMALL, cell=at.chips.neurram48().cell),
     "no_converters": dataclasses.replace(SMALL, input_bits=None, output_bits=None),
 }
 
@@ -151,7 +151,7 @@ CHIPS = {
 @pytest.mark.parametrize("state", ["train", "eval", "programmed", "autocast"])
 def test_columns_that_are_read_alone_are_those_of_the_whole(chip: str, dtype: torch.dtype, state: str) -> None:
     matrix = _matrix(CHIPS[chip], dtype, state == "programmed").train(state == "train")
-    assert matrix.noise_in_torch == (chip == "noise_in_torch")
+    assert matrix.noise_in_torch == (chip == "unknown_cell")
     x, samples = torch.randn(6, 20, dtype=dtype), torch.tensor([3, 1, 4, 15, 9, 2])
     keys = matrix.draw(x)
     with torch.autocast("cpu", torch.bfloat16, enabled=state == "autocast"):

@@ -108,7 +108,7 @@ def test_the_cells_have_the_noise_that_a_whole_product_would_give_them(noise: st
     assert torch.equal(y, noisy.T[X])
 
 
-def test_an_noise_in_torch_trains_with_the_same_noise() -> None:
+def test_an_unknown_cell_trains_with_the_same_noise() -> None:
     curve = SMALL.cell.device.programming_std
     device = dataclasses.replace(
         SMALL.cell.device, programming_std=at.devices.Piecewise(split=0.5, below=curve, above=curve)
