@@ -72,7 +72,7 @@ def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(found
     assert {row.name for row in found.rows} == {"0", "2", "4"}
     for effect in ("bits", "readings", "noise", "drift"):
         first, *others = (row.loss[effect].mean for row in found.rows)
-        assert first > 3 * max(others), effect
+        assert first > 2 * max(others), effect
     drift = [row.loss["drift"].mean for row in found.rows]
     assert drift == sorted(drift, reverse=True)
     sweep = at.sweep(_analog(), _error, chips=2, times=["0 s", "1 year"])
@@ -299,7 +299,7 @@ def test_layers_on_more_devices_convert_program_and_lose_less() -> None:
     found = at.sensitivity(
         at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [X]), error, chips=2, higher_is_better=False
     )
-    budget = 0.8 * found.total["noise"].mean
+    budget = 0.9 * found.total["noise"].mean
     suggestion = found.suggest(budget, effect="noise")
     cell = dataclasses.replace(CHIP.cell, devices_per_polarity=suggestion.multiple)
     assert suggestion.multiple > 1

@@ -35,9 +35,9 @@ def map_to_chip(
 
     The model is traced in ``eval`` mode without data, and not changed. Every weight that multiplies activations is
     placed: linear layers, convolutions (transposed ones too), recurrent layers, attention projections, weights given to
-    ``torch.nn.functional`` or ``torch.matmul``. Of a converted model: what ``convert`` made analog, and what it cannot
-    convert (recurrent layers, attention projections); layers left out of the conversion stay digital. Products of
-    activations, norms, activation functions, pooling and embeddings are digital and counted.
+    ``torch.nn.functional`` or ``torch.matmul``. Of a converted model: what ``convert`` made analog, and weights of no
+    layer that it knows; layers left out of the conversion stay digital. Products of activations, norms,
+    activation functions, pooling and embeddings are digital and counted.
 
     Args:
         model: digital or converted.
