@@ -6,7 +6,7 @@ READY := .venv/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kws real pretrained test test-slow check docs format bench bench-peers pins clean
+.PHONY: help setup kws real pretrained convert test test-slow check docs format bench bench-peers pins clean
 
 help:  ## list these commands
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ docs: $(READY)  ## the API reference, as HTML in site/
 format: $(READY)  ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+convert: $(READY)  ## trained models as they are on a programmed chip: what is lost, and what gets it back
+	$(BIN)/python -m benchmarks.convert --chips 1
 
 bench: $(READY)  ## what an analog layer costs beside the digital one
 	$(BIN)/python -m benchmarks.mvm

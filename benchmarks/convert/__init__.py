@@ -1,0 +1,1 @@
+"""What whole networks lose on a chip: ``python -m benchmarks.convert``."""

@@ -1,0 +1,158 @@
+"""What conversion loses, in one table.
+
+    python -m benchmarks.convert                  # trained weights, on programmed chips after a day
+    python -m benchmarks.convert --table vision   # whole networks, 8-bit converters alone
+
+The table is printed and left as Markdown and JSON in the output folder; progress goes to the terminal's error stream.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import analogtorch as at
+from analogtorch.report import write_atomically
+from benchmarks.convert import chip, io
+from benchmarks.tables import as_markdown, as_text
+
+Table = tuple[str, list[list[str]], list[str], list[dict[str, Any]]]
+"""Title, header and rows, notes, and the rows at full precision."""
+
+
+def chip_table(options: argparse.Namespace) -> Table:
+    """Trained weights on programmed chips."""
+    rows = []
+    known = chip.subjects(options.epochs)
+    for name in options.models or known:
+        _say(f"{name}: making it ready")
+        rows += chip.measure(known[name](), options.chips, options.seed, _say)
+    table = [["model", "how", "measure", "score", "cosine", "chips"]]
+    for row in rows:
+        label = row.label.rpartition("\n")[2]
+        numbers = [_spread(row.scores, 100 if row.measure == "accuracy" else 1), _spread(row.cosines)]
+        chips = str(len(row.scores)) if row.label in {s.label for s in chip.ON_CHIP} or "\n" in row.label else "-"
+        table.append([row.model, label, row.measure, *numbers, chips])
+    notes = [
+        f"hermes64, weights of {', '.join(dict.fromkeys(r.model for r in rows))}; the chips were programmed "
+        f"{chip.TIME} before; mean ± standard deviation. Compensation of the drift: least squares, or as stated.",
+        "Cosine: of the output with the digital one, the mean digital output over the inputs subtracted from both, "
+        "mean over the inputs.",
+        "MiniLM: all-MiniLM-L6-v2, mean of the last hidden states. Spearman's rank correlation, digital and analog, of "
+        "the cosines of all pairs of 200 sentences from Python's language reference and scikit-learn's data notes.",
+        f"Digits: a ResNet-18 of a quarter of the width, trained here in {options.epochs} epochs; accuracy in % on the "
+        "599 pictures held out.",
+        "A + row is the row without + above it, corrected on the inputs of the calibration. 'ADC too': its bound is "
+        "calibrated, which the chip's is not (99.99th percentile, or mse). Output noise 0.04 is an assumption of the "
+        "chip's description.",
+    ]
+    return "Trained weights on hermes64", table, notes, [row.to_dict() for row in rows]
+
+
+def io_table(options: argparse.Namespace) -> Table:
+    """Whole networks behind 8-bit converters."""
+    rows = []
+    known = io.nets(options.size, options.inputs)
+    for name in options.models or known:
+        _say(name)
+        rows.append(io.measure(known[name]()))
+    times = ("convert", "calibrate", "digital", "analog")
+    table = [["net", "guard", "layers", "on chip", *io.SETTINGS, *(f"{name}, s" for name in times)]]
+    for row in rows:
+        cosines = [_number(row.cosines.get(name)) for name in io.SETTINGS]
+        seconds = [f"{row.seconds[name]:.2f}" if name in row.seconds else "-" for name in times]
+        short = row.guard.partition("\n")[0][:60]
+        table.append([row.net, short, str(row.layers), f"{100 * row.share:.1f} %", *cosines, *seconds])
+    notes = [
+        "Cosine of the outputs with the digital ones, exact weights and no noise; the mean digital output over the "
+        "inputs is subtracted from both, mean over the inputs.",
+        "8-bit: as hermes64 is, each vector or sample sets its DAC range. Calibrated: a range per layer (mse). And "
+        "ADC: its bound as well, 99.99th percentile. Column: a weight scale per column. 12-bit: column scales, not "
+        "calibrated.",
+        f"torchvision's nets: random weights that depend on the inputs, {options.size}x{options.size} crops of two "
+        "photographs. nn.Transformer and the LSTM: random weights. MiniLM: trained weights, 50 sentences.",
+        "On chip: share of the weights of linear, convolutional, recurrent and attention layers. Seconds to convert, "
+        "to calibrate the DACs, and for one evaluation of the inputs, digital and analog.",
+    ]
+    return "Whole networks behind 8-bit converters", table, notes, [dataclasses.asdict(row) for row in rows]
+
+
+TABLES = {"chip": chip_table, "vision": io_table}
+
+
+def _say(text: str) -> None:
+    print(f"{time.perf_counter() - _START:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+
+_START = time.perf_counter()
+
+
+def _spread(values: list[float], times: float = 1) -> str:
+    digits = 1 if times == 100 else 3
+    mean = f"{times * sum(values) / len(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {times * chip.std(values):.{digits}f}"
+
+
+def _number(value: float | str | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else "fails"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {value}")
+    return value
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.convert",
+        description="What conversion loses, in one table.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--table", choices=TABLES, default="chip", help="programmed chips, or whole networks")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="only these; None: all of the table")
+    parser.add_argument("--chips", type=_positive, default=3, help="chips programmed for each row")
+    parser.add_argument("--seed", type=int, default=0, help="of the first chip; the others follow")
+    parser.add_argument("--epochs", type=_positive, default=10, help="to train on the digits")
+    parser.add_argument("--size", type=_positive, default=224, help="of the pictures, for torchvision's nets")
+    parser.add_argument("--inputs", type=_positive, default=16, help="pictures, for torchvision's nets")
+    parser.add_argument("--out", type=Path, default=Path("runs/convert"), help="folder of the reports")
+    options = parser.parse_args(argv)
+    known = chip.subjects(1) if options.table == "chip" else io.nets(1, 1)
+    if unknown := [name for name in options.models or () if name not in known]:
+        parser.error(f"--models of --table {options.table} are {', '.join(known)}, got {unknown[0]}")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table and write the reports."""
+    options, start = parse(argv), time.perf_counter()
+    try:
+        title, table, notes, rows = TABLES[options.table](options)
+    except (ImportError, OSError) as error:
+        raise SystemExit(f"benchmarks.convert: {error}") from error
+    print("\n".join([as_text(table, left=2), "", *notes]))
+    taken = time.perf_counter() - start
+    report = {
+        "rows": rows,
+        "notes": notes,
+        **{key: value for key, value in vars(options).items() if key != "out"},
+        "seconds": round(taken, 1),
+        "versions": {"analogtorch": at.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    write_atomically(options.out / f"{options.table}.md", as_markdown(table, title, notes))
+    path = write_atomically(options.out / f"{options.table}.json", json.dumps(report, indent=2) + "\n")
+    print(f"\n{taken:.0f} s; reports in {path.parent}")
+
+
+if __name__ == "__main__":
+    main()

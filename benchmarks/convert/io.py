@@ -1,0 +1,129 @@
+"""What 8-bit converters alone do to whole networks, and whether all their weights are on the chip."""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from benchmarks.convert.chip import ADC, centred_cosine
+from benchmarks.convert.nets import VISION, Net, lstm, minilm, transformer, vision
+
+WEIGHTED = (
+    nn.Linear,
+    nn.modules.conv._ConvNd,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+)
+"""Modules whose matrices ought to be on the chip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A chip and a calibration."""
+
+    chip: Mapping[str, Any] = field(default_factory=dict)
+    """Fields in which it differs from hermes64."""
+    calibrate: Mapping[str, Any] | None = None
+    """Arguments of ``at.calibrate``; None: not calibrated."""
+
+
+SETTINGS = {
+    "8-bit": Setting(),
+    "calibrated": Setting(calibrate={}),
+    "and ADC": Setting(calibrate=ADC),
+    "column": Setting(chip={"weight_scale": "column"}),
+    "column and ADC": Setting(chip={"weight_scale": "column"}, calibrate=ADC),
+    "DAC alone": Setting(chip={"output_bits": None}),
+    "ADC alone": Setting(chip={"input_bits": None}),
+    "12-bit": Setting(chip={"weight_scale": "column", "input_bits": 12, "output_bits": 12}),
+}
+"""Columns of the table; "and ADC": its bound is calibrated as well."""
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One net."""
+
+    net: str
+    layers: int = 0
+    """Analog layers; of an attention or a recurrent layer each matrix."""
+    share: float = 0.0
+    """Of the weights of linear, convolutional, recurrent and attention layers, 0..1."""
+    guard: str = ""
+    """``ok``, or what is bypassed."""
+    cosines: dict[str, float | str] = field(default_factory=dict)
+    """By setting: input-centred, with the digital output; or the error."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Taken to convert, to calibrate (the DACs), and by an evaluation of the batch, digital and analog."""
+
+
+def nets(size: int, inputs: int) -> dict[str, Callable[[], Net]]:
+    """Makers of all nets of the table, by name."""
+    of_torchvision = {name: lambda name=name: vision(name, size, inputs) for name in VISION}
+    return {**of_torchvision, "minilm": lambda: minilm(sentences=50), "transformer": transformer, "lstm": lstm}
+
+
+@torch.no_grad()
+def measure(net: Net, settings: Mapping[str, Setting] = SETTINGS) -> Row:
+    """The row of ``net``; what fails is reported in it."""
+    row = Row(net=net.name)
+    exact, row.seconds["digital"] = _timed(lambda: net.forward(net.model, net.batch))
+    model = copy.deepcopy(net.model)
+    try:
+        model, row.seconds["convert"] = _timed(lambda: at.convert(model, at.chips.hermes64()))
+        row.guard = _guarded(model, net)
+    except ValueError as error:
+        row.guard = str(error)
+        return row
+    row.layers, row.share = len(list(at.analog_layers(model))), share(net.model, model)
+    for name, setting in settings.items():
+        try:
+            y = _outputs(net, setting, row if name in ("8-bit", "calibrated") else None)
+            row.cosines[name] = centred_cosine(exact, y)
+        except ValueError as error:
+            row.cosines[name] = str(error)
+    return row
+
+
+def _guarded(model: nn.Module, net: Net) -> str:
+    at.guard(model, net.batch, forward=net.forward)
+    return "ok"
+
+
+def _outputs(net: Net, setting: Setting, row: Row | None) -> Tensor:
+    model = at.convert(copy.deepcopy(net.model), dataclasses.replace(at.chips.hermes64(), **setting.chip))
+    at.guard(model, net.batch, forward=net.forward)
+    arguments = setting.calibrate
+    if arguments is not None:
+        _, taken = _timed(lambda: at.calibrate(model, net.calibration, forward=net.forward, **arguments))
+        if row is not None:
+            row.seconds["calibrate"] = taken
+    y, taken = _timed(lambda: net.forward(model, net.batch))
+    if row is not None:
+        row.seconds["analog"] = taken
+    return y
+
+
+def share(digital: nn.Module, analog: nn.Module) -> float:
+    """Share, 0..1, of the weights that ought to be on the chip which are: those of ``WEIGHTED`` modules."""
+    total = {
+        id(p): p.numel()
+        for module in digital.modules()
+        if isinstance(module, WEIGHTED)
+        for p in module.parameters(recurse=False)
+        if p.dim() > 1
+    }
+    held = {id(layer.weight): layer.weight.numel() for _, layer in at.analog_layers(analog)}
+    return sum(held.values()) / sum(total.values())
+
+
+def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = run()
+    return result, time.perf_counter() - start

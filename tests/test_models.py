@@ -1,0 +1,54 @@
+"""Whole models through convert, guard and calibrate: all weights on the chip, and how near the outputs stay.
+
+The bars are of this project's measurements (python -m benchmarks.convert --table vision), with room for other
+machines: cosine of the outputs with the digital ones, less the mean digital output over the inputs.
+"""
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from benchmarks.convert.chip import centred_cosine
+from benchmarks.convert.io import share
+from benchmarks.convert.nets import Net, lstm, transformer, vision
+
+CHIP = at.chips.hermes64()
+NO_ADC = dataclasses.replace(CHIP, output_bits=None)
+COLUMNS = dataclasses.replace(CHIP, weight_scale="column")
+ADC: dict[str, Any] = {"adc": "percentile", "percentile": 99.99}
+
+
+def converted(net: Net, chip: at.Chip, **calibration: Any) -> nn.Module:
+    """The net on the chip: proved, and calibrated where arguments say so."""
+    model = at.convert(copy.deepcopy(net.model), chip)
+    report = at.guard(model, net.batch, forward=net.forward)
+    assert not report.unused
+    assert share(net.model, model) == 1
+    if calibration:
+        at.calibrate(model, net.calibration, forward=net.forward, **calibration)
+    return model
+
+
+@torch.no_grad()
+def cosine(net: Net, chip: at.Chip, **calibration: Any) -> float:
+    model = converted(net, chip, **calibration)
+    exact = net.forward(net.model, net.batch)
+    assert (exact - exact.mean(0)).norm() > 0.1 * exact.norm(), "the outputs hardly depend on the inputs"
+    return centred_cosine(exact, net.forward(model, net.batch))
+
+
+@pytest.mark.parametrize(("calibration", "bar"), [({}, 0.999), ({"method": "mse"}, 0.998), (ADC, 0.999)], ids=str)
+@pytest.mark.parametrize("make", [lstm, transformer])
+def test_sequences(make: Any, calibration: dict[str, Any], bar: float) -> None:
+    assert cosine(make(), CHIP, **calibration) > bar
+
+
+def test_a_mobile_net_through_the_dac_alone() -> None:
+    pytest.importorskip("torchvision")
+    pytest.importorskip("sklearn")
+    assert cosine(vision("mobilenet_v3_small", 64, 8), NO_ADC) > 0.9
