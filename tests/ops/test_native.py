@@ -166,6 +166,17 @@ def test_batch_split_and_threads_do_not_change_a_bit(shape: str, setting: str, c
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("shape", ["one", "ragged", "many", "conv1d", "depthwise", "one_place", "forty_places"])
+def test_the_bits_of_saturated_readings_are_zero_behind_the_last(shape: str, capability: str, monkeypatch) -> None:
+    size, weight, plan = SHAPES[shape]
+    inputs = reference.Inputs(_random(*size), torch.ones(1), _random(*weight, seed=1), *[None] * 6)
+    empty = Tensor.new_empty
+    monkeypatch.setattr(Tensor, "new_empty", lambda *args, **options: empty(*args, **options).fill_(-1))  # dirty memory
+    found = native.forward(inputs, dataclasses.replace(plan, output_bits=8, output_bound=1e9), True)
+    assert found.mask.numel()
+    assert not found.mask.any()
+
+
 def test_non_contiguous_operands(capability: str, monkeypatch) -> None:
     x, w = _random(20, 9).T, _random(20, 12).T
     plan = Plan(bounds=(0, 8, 20), input_bits=8, output_bits=8, output_bound=8.0)

@@ -213,7 +213,7 @@ static int read_tile(const plan *p, const float *sums, size b, size sample, size
       if (c->bias && b == c->blocks - 1) y += c->bias[o];
       store_some(c->y + row * p->places + q, y, count);
     }
-    if (c->mask) store_mask(c->mask + (b * c->n * p->total + row) * mask_words(p->places), q0, outside);
+    if (c->mask) store_mask(c->mask + (b * c->n * p->total + row) * mask_words(p->places), q0, p->places, outside);
   }
   return any(ever);
 }

@@ -39,8 +39,9 @@ INLINE vf adc_read(const adc *a, const reading *r, vf y, vi *outside) {
 /* Which readings saturated: a bit for each, in rows of whole words. */
 INLINE size mask_words(size count) { return (count + 31) / 32; }
 
-INLINE void store_mask(uint32_t *row, size at, const vi outside[VECTORS]) {
+/* The bits of a panel; the last of a row fills its word. */
+INLINE void store_mask(uint32_t *row, size at, size count, const vi outside[VECTORS]) {
   uint32_t bits = 0;
   for (int v = 0; v < VECTORS; v++) bits |= bits_of(outside[v]) << (v * LANES);
-  memcpy((uint8_t *)row + at / 8, &bits, PANEL / 8);
+  memcpy((uint8_t *)row + at / 8, &bits, at + PANEL < count ? PANEL / 8 : 4 * mask_words(count) - at / 8);
 }

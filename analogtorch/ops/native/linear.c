@@ -95,7 +95,7 @@ static int read_tile(const linear *p, const float *sums, size b, size m0, int ro
       if (p->bias && b == p->blocks - 1) y += load_some(p->bias + n0 + j, count);
       store_some(p->y + row + j, y, count);
     }
-    if (p->mask) store_mask(p->mask + (b * p->vectors + m) * mask_words(p->outputs), n0, outside);
+    if (p->mask) store_mask(p->mask + (b * p->vectors + m) * mask_words(p->outputs), n0, p->outputs, outside);
   }
   return any(ever);
 }
