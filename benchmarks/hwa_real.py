@@ -16,7 +16,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +30,7 @@ from analogtorch.speech import cli, kws
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import prepare
+from benchmarks.tables import as_markdown, as_text
 
 CONFIG = Path(__file__).parents[1] / "configs" / "kws" / "real.yaml"
 BARS = {
@@ -119,22 +120,6 @@ def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) 
     ]
 
 
-def as_text(table: Sequence[Sequence[str]]) -> str:
-    """The table for a terminal."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def as_markdown(table: Sequence[Sequence[str]], remarks: Iterable[str]) -> str:
-    """Heading, table and notes."""
-    header, *body = [f"| {' | '.join(row)} |" for row in table]
-    listed = [f"- {remark}" for remark in remarks]
-    return "\n".join(
-        ["# Hardware-aware training on real speech", "", header, "|---|---|---|---|", *body, "", *listed, ""]
-    )
-
-
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
     """The options of this command, and the configuration that they and the options of `analogtorch kws` give."""
     parser = argparse.ArgumentParser(
@@ -192,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = differences(results)
     remarks = notes(results, config, time.perf_counter() - start)
     table = rows(found)
-    print("\n".join(["", as_text(table), "", *remarks]))
+    print("\n".join(["", as_text(table, left=len(table[0])), "", *remarks]))
     report = {
         "results": results,
         "differences": {name: _summary(values) for name, values in found.items()},
@@ -201,7 +186,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "config": dataclasses.asdict(config),
         "versions": kws.versions(),
     }
-    write_atomically(options.out / "hwa_real.md", as_markdown(table, remarks))
+    write_atomically(
+        options.out / "hwa_real.md",
+        as_markdown(table, "Hardware-aware training on real speech", remarks, left=len(table[0])),
+    )
     path = write_atomically(options.out / "hwa_real.json", json.dumps(report, indent=2) + "\n")
     print(f"Reports in {path.parent}")
 

@@ -30,6 +30,7 @@ import analogtorch as at
 from analogtorch.program import Compensation
 from analogtorch.report import write_atomically
 from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
+from benchmarks.tables import as_markdown, as_text, positive
 
 CALIBRATE_EVERY = 19  # the manifest is sorted by class: the first clips are all silence
 BATCH = 64  # the noise of one batch then stays in the CPU's caches: twice as fast as 512
@@ -131,21 +132,6 @@ def notes(options: argparse.Namespace, clips: int) -> list[str]:
     ]
 
 
-def as_text(table: Sequence[Sequence[str]]) -> str:
-    """The table for a terminal."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def as_markdown(table: Sequence[Sequence[str]], remarks: Sequence[str]) -> str:
-    """Heading, table and notes."""
-    header, *rows = [f"| {' | '.join(row)} |" for row in table]
-    rule = "|---" * 2 + "|---:" * (len(table[0]) - 2) + "|"
-    listed = [f"- {remark}" for remark in remarks]
-    return "\n".join(["# Pretrained keyword spotters on hermes64", "", header, rule, *rows, "", *listed, ""])
-
-
 def as_csv(table: Sequence[Sequence[str]]) -> str:
     """The table with comma-separated values."""
     text = io.StringIO()
@@ -178,13 +164,6 @@ def _ordinal(n: int) -> str:
     return f"{n}{suffix}"
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {value}")
-    return value
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
@@ -196,8 +175,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     nets = ["DNN_L", "CNN_L", "LSTM_L", "DS-CNN"]
     parser.add_argument("--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA")
     parser.add_argument("--nets", nargs="+", choices=names(), default=nets, metavar="NET", help=", ".join(names()))
-    parser.add_argument("--chips", type=_positive, default=10, help="chips programmed for each net")
-    parser.add_argument("--every", type=_positive, default=1, help="measure on every n-th clip only, to save time")
+    parser.add_argument("--chips", type=positive, default=10, help="chips programmed for each net")
+    parser.add_argument("--every", type=positive, default=1, help="measure on every n-th clip only, to save time")
     parser.add_argument("--percentile", type=float, default=99.5, help="of the input magnitudes, for the input ranges")
     parser.add_argument("--compensation", choices=get_args(Compensation), default="global", help="of the drift")
     parser.add_argument("--seed", type=int, default=0, help="which chips")
@@ -216,7 +195,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     table, remarks = cells(rows), notes(options, clips)
     print("\n".join([as_text(table), "", *remarks]))
     taken = time.perf_counter() - start
-    write_atomically(options.out / "pretrained.md", as_markdown(table, remarks))
+    write_atomically(
+        options.out / "pretrained.md", as_markdown(table, "Pretrained keyword spotters on hermes64", remarks)
+    )
     write_atomically(options.out / "pretrained.csv", as_csv(table))
     path = write_atomically(options.out / "pretrained.json", as_json(rows, options, remarks, taken))
     print(f"\n{taken:.0f} s; reports in {path.parent}")

@@ -1,5 +1,6 @@
-"""Tables of text, for a terminal and as Markdown."""
+"""What the measuring commands share: tables of text, for a terminal and as Markdown, and a type of option."""
 
+import argparse
 from collections.abc import Sequence
 
 
@@ -9,7 +10,7 @@ def as_text(table: Sequence[Sequence[str]], left: int = 0) -> str:
     lines = [
         "  ".join(
             cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
+        ).rstrip()
         for row in table
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -21,3 +22,11 @@ def as_markdown(table: Sequence[Sequence[str]], title: str, remarks: Sequence[st
     rule = "|---" * left + "|---:" * (len(table[0]) - left) + "|"
     listed = [f"- {remark}" for remark in remarks]
     return "\n".join([f"# {title}", "", header, rule, *rows, "", *listed, ""])
+
+
+def positive(text: str) -> int:
+    """Type of an option: an integer >= 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {value}")
+    return value

@@ -21,7 +21,7 @@ import torch
 import analogtorch as at
 from analogtorch.report import write_atomically
 from benchmarks.convert import chip, io
-from benchmarks.tables import as_markdown, as_text
+from benchmarks.tables import as_markdown, as_text, positive
 
 Table = tuple[str, list[list[str]], list[str], list[dict[str, Any]]]
 """Title, header and rows, notes, and the rows at full precision."""
@@ -104,13 +104,6 @@ def _number(value: float | str | None) -> str:
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else "fails"
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {value}")
-    return value
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
@@ -120,11 +113,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--table", choices=TABLES, default="chip", help="programmed chips, or whole networks")
     parser.add_argument("--models", nargs="+", metavar="NAME", help="only these; None: all of the table")
-    parser.add_argument("--chips", type=_positive, default=3, help="chips programmed for each row")
+    parser.add_argument("--chips", type=positive, default=3, help="chips programmed for each row")
     parser.add_argument("--seed", type=int, default=0, help="of the first chip; the others follow")
-    parser.add_argument("--epochs", type=_positive, default=10, help="to train on the digits")
-    parser.add_argument("--size", type=_positive, default=224, help="of the pictures, for torchvision's nets")
-    parser.add_argument("--inputs", type=_positive, default=16, help="pictures, for torchvision's nets")
+    parser.add_argument("--epochs", type=positive, default=10, help="to train on the digits")
+    parser.add_argument("--size", type=positive, default=224, help="of the pictures, for torchvision's nets")
+    parser.add_argument("--inputs", type=positive, default=16, help="pictures, for torchvision's nets")
     parser.add_argument("--out", type=Path, default=Path("runs/convert"), help="folder of the reports")
     options = parser.parse_args(argv)
     known = chip.subjects(1) if options.table == "chip" else io.nets(1, 1)
