@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
 from analogtorch.nn import AnalogLayer
@@ -51,7 +52,8 @@ def run(
     Args:
         caller: who asks, for errors and the progress bar.
         model: what runs.
-        batches: a tensor is passed to the model, of a tuple or list its first element, a mapping as keyword arguments.
+        batches: a tensor or a ``PackedSequence`` is passed to the model, of a tuple or list its first element, and a
+            mapping as keyword arguments.
         forward: runs the model on a batch instead.
         progress: show a progress bar.
         again: asked after the first batch, with what runs the model on it, whether to run that batch once more.
@@ -74,14 +76,15 @@ def run(
 def _pass(caller: str, model: nn.Module, batch: Any, forward: Forward | None) -> Any:
     if forward is not None:
         return forward(model, batch)
-    if isinstance(batch, Tensor):
+    if isinstance(batch, Tensor | PackedSequence):  # the latter is a tuple too, but one input
         return model(batch)
     if isinstance(batch, (tuple, list)) and batch:
         return model(batch[0])
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return model(**batch)
     raise TypeError(
-        f"{caller}: a batch must be a tensor, a tuple, a list or a dict, got {type(batch).__name__}; pass forward="
+        f"{caller}: a batch must be a tensor, a PackedSequence, a tuple, a list or a mapping, got "
+        f"{type(batch).__name__}; pass forward="
     )
 
 
