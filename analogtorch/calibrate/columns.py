@@ -7,7 +7,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibrate.passes import Forward, check_finite, check_ran, evaluating, observing, run
+from analogtorch.calibrate.passes import (
+    Forward,
+    as_before_on_error,
+    check_finite,
+    check_ran,
+    evaluating,
+    observing,
+    run,
+)
 from analogtorch.convert import analog_layers
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Noise, Plan, fold, mvm, stream
@@ -77,16 +85,10 @@ def correct_columns(
     if type(rounds) is not int or rounds < 1:
         raise ValueError(f"correct_columns: rounds must be an integer >= 1, got {rounds!r}")
     batches = list(batches)
-    before = {layer: (layer.programmed, layer.vectors_read.clone()) for layer in layers.values()}
-    try:
+    with as_before_on_error(physical_view):
         for _ in range(rounds):
             for name, sums in _read(physical_view, layers, batches, forward, progress).items():
                 _correct(layers[name], *sums.solve(fit))
-    except BaseException:
-        for layer, (held, count) in before.items():
-            layer.programmed = held
-            layer.vectors_read.copy_(count)
-        raise
     return physical_view
 
 

@@ -1,6 +1,7 @@
 """Run a model over batches and put back what that changed."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
+from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.convert import analog_layers
 from analogtorch.nn import AnalogLayer
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -37,6 +40,43 @@ def observing(observers: Mapping[AnalogLayer, Callable[..., None]]) -> Iterator[
     finally:
         for layer in observers:
             layer.__dict__.pop("observer", None)
+
+
+def exact(chip: Chip) -> Chip:
+    """The chip without converters and noise: a layer on it is the digital one, in one piece."""
+    silent = TrainingNoise(weight="none", output=False)
+    return dataclasses.replace(
+        chip, input_bits=None, output_bits=None, output_noise=0.0, grouped="sequential", training=silent
+    )
+
+
+@contextlib.contextmanager
+def exactly(model: nn.Module) -> Iterator[None]:
+    """Inside, every analog layer computes what the digital one does, those of a programmed chip included."""
+    before = [(layer, layer.chip, layer.programmed) for _, layer in analog_layers(model)]
+    try:
+        for layer, chip, _ in before:
+            layer.programmed = None  # else it refuses another chip
+            layer.chip = exact(chip)
+        yield
+    finally:
+        for layer, chip, held in before:
+            layer.programmed = None
+            layer.chip = chip
+            layer.programmed = held
+
+
+@contextlib.contextmanager
+def as_before_on_error(model: nn.Module) -> Iterator[None]:
+    """If what runs inside fails or is stopped, programmed layers hold what they did and have counted what they had."""
+    before = [(x, x.programmed, x.vectors_read.clone()) for _, x in analog_layers(model) if x.programmed is not None]
+    try:
+        yield
+    except BaseException:
+        for layer, held, count in before:
+            layer.programmed = held
+            layer.vectors_read.copy_(count)
+        raise
 
 
 def run(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.calibrate.passes import exact
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.evaluate import chip_seeds, label
 from analogtorch.nn import AnalogLayer, AnalogMatrix, Programmed
@@ -132,14 +132,6 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
-def _exact(chip: Chip) -> Chip:
-    """The chip without converters and noise: a layer on it is the digital one, in one piece."""
-    silent = TrainingNoise(weight="none", output=False)
-    return dataclasses.replace(
-        chip, input_bits=None, output_bits=None, output_noise=0.0, grouped="sequential", training=silent
-    )
-
-
 def _exactly(layer: AnalogLayer) -> Programmed | None:
     """What a chip would hold of the layer, had its devices taken the weights exactly."""
     held, matrix = layer.programmed, layer.as_matrix(layer.weight.detach())
@@ -186,7 +178,7 @@ class _Apart:
     def _place(self, name: str, on: bool) -> None:
         layer, held = self.layers[name], self.held[name]
         layer.programmed = None  # else it refuses another chip
-        layer.chip = self.chips[name] if on else _exact(self.chips[name])
+        layer.chip = self.chips[name] if on else exact(self.chips[name])
         if on and held is not None:
             layer.hold(held)  # its output noise starts from the first input again
 
