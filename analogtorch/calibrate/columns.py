@@ -49,7 +49,9 @@ def correct_columns(
     a layer is compared with its own digital product, what errs before it matters little, and two runs come as close.
 
     The chip is read with its output noise, which would make gains too small: a fit to a noisy reading takes the noise
-    for signal. So every product is read twice, and the product of the two reads stands for the square of one.
+    for signal. So every product is read twice, and the product of the two reads stands for the square of one. What few
+    inputs tell is trusted less: the gains of a layer are drawn to their mean, its offsets to 0, by how much of their
+    spread their standard errors explain. Below some ten readings those are guesses too.
 
     An embedding is left as it is: each of its readings is a single cell.
 
@@ -185,5 +187,34 @@ class _Sums:
                 c = c + self.n * mean.unsqueeze(0) * mean.unsqueeze(1)
             agreement = c[0, 1] / (c[0, 0] * c[1, 1]).sqrt().clamp_min(torch.finfo(c.dtype).tiny)
             trusted = agreement > (_TRUSTED / self.n.clamp_min(1).sqrt()).clamp_max(0.5)
-            gain = torch.where(trusted, (c[0, 2] + c[1, 2]) / 2 / torch.where(trusted, c[0, 1], 1.0), gain)
-        return gain, torch.zeros_like(read) if fit == "gain" else mean[2] - gain * read
+            signal = torch.where(trusted, c[0, 1], 1.0)
+            gain = torch.where(trusted, (c[0, 2] + c[1, 2]) / 2 / signal, gain)
+            variance = self._left(c, gain) * (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4 / signal.square()
+            gain = _shrunk(gain, variance, trusted)
+        if fit == "gain":
+            return gain, torch.zeros_like(read)
+        variance = self._left(c, gain) / self.n.clamp_min(1)
+        return gain, _shrunk(mean[2] - gain * read, variance, self.n > 0, around=0.0)
+
+    def _left(self, c: Tensor, gain: Tensor) -> Tensor:
+        """Variance of what is left of the targets when the mean of the two readings has been scaled by ``gain``."""
+        read = (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4
+        return (c[2, 2] - gain * (c[0, 2] + c[1, 2]) + gain.square() * read).clamp_min(0) / (self.n - 2).clamp_min(1)
+
+
+def _shrunk(values: Tensor, variance: Tensor, used: Tensor, around: float | None = None) -> Tensor:
+    """Estimates of these variances, drawn to their mean, or to ``around``, by how much of their spread is error.
+
+    Empirical Bayes: the spread of what they estimate is that of DerSimonian and Laird, Control. Clin. Trials 7, 177
+    (1986). Those that are not ``used`` stay as they are.
+    """
+    weight = torch.where(used, 1 / variance.clamp_min(1e-30), 0.0)
+    total = weight.sum().clamp_min(1e-30)
+    if around is None:
+        centre, lost = (weight * values).sum() / total, weight.square().sum() / total
+    else:
+        centre, lost = total.new_tensor(around), total.new_tensor(0.0)
+    excess = (weight * (values - centre).square()).sum() - (used.sum() - int(around is None))
+    spread = (excess / (total - lost).clamp_min(1e-30)).clamp_min(0)
+    kept = spread / (spread + variance).clamp_min(1e-30)
+    return torch.where(used, centre + (values - centre) * kept, values)
