@@ -251,7 +251,10 @@ def _ranges(
 ) -> list[float]:
     """The range of the layer, or those of its row blocks."""
     if not any(histogram.largest for histogram in met):
-        raise ValueError(f"calibrate: layer {name!r} met only zeros; use batches of real data")
+        raise ValueError(
+            f"calibrate: layer {name!r} met only zeros; use batches of real data, and more than one step "
+            "where that is the state of a recurrent layer"
+        )
     bits = layer.chip.input_bits
     found = [
         h.bound(method, bits, percentile, deviations, b) if h.largest else 0.0 for h, b in zip(met, beyond, strict=True)

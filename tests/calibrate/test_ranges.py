@@ -165,6 +165,11 @@ def test_bad_calls_are_refused_and_change_nothing(batches: list, kwargs: dict, m
     assert not any(layer._forward_pre_hooks for _, layer in at.analog_layers(model))
 
 
+def test_the_state_of_a_cell_that_ran_one_step_is_zero() -> None:
+    with pytest.raises(ValueError, match="layer 'hh' met only zeros.*more than one step"):
+        at.calibrate(at.convert(nn.GRUCell(16, 4), CHIP), _batches())
+
+
 def test_a_layer_that_is_bypassed_is_found() -> None:
     model = at.convert(Bypassed(), CHIP)
     with pytest.raises(ValueError, match=r"1 of 2 analog layers never ran: 'second'.*exclude"):
