@@ -70,7 +70,6 @@ def correct_columns(
     Raises:
         ValueError: a model that is not programmed, no batches, a layer that never ran, NaN or infinity in the inputs or
             outputs of a layer, or an option that is not allowed. The view is unchanged.
-        RuntimeError: the view is in training mode.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])
