@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from analogtorch.calibrate.passes import Forward, as_before_on_error, check_finite, check_ran, evaluating, exactly, run
+from analogtorch.calibrate.passes import (
+    Forward,
+    as_before_on_error,
+    check_finite,
+    check_given,
+    check_ran,
+    evaluating,
+    exactly,
+    run,
+)
 from analogtorch.convert import analog_layers
 from analogtorch.replay import noise
 
@@ -52,6 +61,7 @@ def reestimate_batch_norm(
         Names of the norms.
 
     Raises:
+        TypeError: ``model`` is no module, such as a programmed chip without its time, or ``batches`` is one batch.
         ValueError: no batch norm that tracks statistics, one that has none yet to be ``relative`` to, no batches, a
             norm that never ran or that met NaN or infinity, or a batch with one value per channel. The model is
             unchanged.
@@ -62,6 +72,7 @@ def reestimate_batch_norm(
         >>> at.reestimate_batch_norm(at.convert(net, at.chips.hermes64()), [torch.randn(100, 64)])
         ['1']
     """
+    check_given("reestimate_batch_norm", model, batches)
     norms: dict[str, Any] = {
         n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
     }

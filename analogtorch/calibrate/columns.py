@@ -11,6 +11,7 @@ from analogtorch.calibrate.passes import (
     Forward,
     as_before_on_error,
     check_finite,
+    check_given,
     check_ran,
     evaluating,
     observing,
@@ -68,12 +69,14 @@ def correct_columns(
         The view.
 
     Raises:
+        TypeError: the view is no module, such as a programmed chip without its time, or ``batches`` is one batch.
         ValueError: a model that is not programmed, no batches, a layer that never ran, NaN or infinity in the inputs or
             outputs of a layer, or an option that is not allowed. The view is unchanged.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])
     """
+    check_given("correct_columns", physical_view, batches)
     layers = {
         n: layer for n, layer in analog_layers(physical_view) if layer.programmed is not None and layer.takes_range
     }

@@ -18,6 +18,19 @@ from analogtorch.nn import AnalogLayer
 Forward = Callable[[nn.Module, Any], Any]
 
 
+def check_given(caller: str, model: Any, batches: Any) -> None:
+    """Raise TypeError where ``model`` is no module, or ``batches`` one batch or nothing that holds several."""
+    if not isinstance(model, nn.Module):
+        remedy = "; pass what its at(time) gives" if hasattr(model, "at") else ""
+        raise TypeError(f"{caller}: the model must be a torch.nn.Module, got {type(model).__name__}{remedy}")
+    several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    if not several or isinstance(batches, Tensor | PackedSequence | Mapping | str):
+        raise TypeError(
+            f"{caller}: batches must be an iterable of batches, such as a DataLoader or a list, got "
+            f"{type(batches).__name__}{'; pass [batch]' if several else ''}"
+        )
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode inside; the modes are as before afterwards."""

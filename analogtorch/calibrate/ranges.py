@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibrate import adc as converters
 from analogtorch.calibrate.histogram import Histogram, Method
-from analogtorch.calibrate.passes import Forward, check_finite, check_ran, evaluating, observing, run
+from analogtorch.calibrate.passes import Forward, check_finite, check_given, check_ran, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.convert.guard import route_bypasses
@@ -68,10 +68,12 @@ def calibrate(
         The model.
 
     Raises:
+        TypeError: ``model`` is no module, ``batches`` is one batch, or a batch is of another type.
         ValueError: no analog layer, no batches, a layer that never ran or whose inputs, or their percentile, are zero,
             a NaN or infinity in the inputs of a layer, an ADC to calibrate where there is none, or an option that is
             not allowed. The model is unchanged.
     """
+    check_given("calibrate", model, batches)
     layers = _checked(model, method, percentile, deviations, per, adc)
     chips = {name: layer.chip.nominal for name, layer in layers.items()}
     batches, bounds = batches if adc is None else list(batches), {}
@@ -115,10 +117,10 @@ def _checked(
     ):
         if value not in allowed:
             raise ValueError(f"calibrate: {name} must be one of {allowed}, got {value!r}")
-    if not 0 < percentile <= 100:
-        raise ValueError(f"calibrate: percentile must lie in (0, 100], got {percentile}")
-    if not 0 < deviations < float("inf"):
-        raise ValueError(f"calibrate: deviations must be a positive number such as 3, got {deviations}")
+    if not (isinstance(percentile, float | int) and 0 < percentile <= 100):
+        raise ValueError(f"calibrate: percentile must lie in (0, 100], got {percentile!r}")
+    if not (isinstance(deviations, float | int) and 0 < deviations < float("inf")):
+        raise ValueError(f"calibrate: deviations must be a positive number such as 3, got {deviations!r}")
     if adc is not None and all(layer.chip.output_bits is None for layer in layers.values()):
         raise ValueError(
             f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have output_bits None; leave adc out"

@@ -1,7 +1,7 @@
 import copy
 import dataclasses
 from collections import UserDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -152,6 +152,7 @@ class Bypassed(nn.Module):
         ([torch.zeros(2, 16)], {}, "layer '0' met only zeros"),
         (_batches(), {"method": "median"}, "method must be one of"),
         (_batches(), {"method": "percentile", "percentile": 0.0}, "percentile must lie in"),
+        (_batches(), {"percentile": "99"}, "percentile must lie in .* got '99'"),
         (_batches(), {"per": "column"}, "per must be one of"),
         (_batches(), {"adc": "std"}, "adc must be one of"),
     ],
@@ -202,6 +203,22 @@ def test_a_call_that_is_routed_is_so_no_longer_when_the_calibration_fails(error:
     assert not any(layer.calibrated for _, layer in at.analog_layers(model))
     at.calibrate(model, _batches())
     assert "forward" in vars(model)
+
+
+@pytest.mark.parametrize("call", [at.calibrate, at.correct_columns, at.reestimate_batch_norm])
+def test_one_batch_or_a_chip_without_its_time_is_refused(call: Callable) -> None:
+    model, x = _model(), _batches()[0]
+    for batches, message in (
+        (x, "got Tensor; pass .batch."),
+        ({"input": x}, "got dict; pass .batch."),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(TypeError, match=f"{call.__name__}: batches must be an iterable of batches.*{message}"):
+            call(model, batches)
+    with pytest.raises(TypeError, match=f"{call.__name__}: the model must be .*ProgrammedChip; pass what its at.time."):
+        call(at.program(model, seed=1), [x])
+    with pytest.raises(TypeError, match="must be a torch.nn.Module, got list"):
+        call([model], [x])
 
 
 def test_wrong_batch_type_and_digital_model_are_refused() -> None:
