@@ -22,6 +22,7 @@ from analogtorch.convert import analog_layers
 from analogtorch.replay import noise
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_KEPT = tuple(f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var"))
 
 
 @torch.no_grad()
@@ -50,8 +51,9 @@ def reestimate_batch_norm(
         batches: inputs, as ``calibrate`` takes them; kept in memory if ``relative``. All count alike: give batches of
             one size, each of at least some ten samples, as the variance within a batch is what is averaged.
         relative: add what the mean differs from that of the exact layers to the mean that the norm has; multiply its
-            variance by the ratio, or add the difference if that is less. The statistics must be those of the digital
-            model; ones that were trained under noise count it twice, which changes them little. False: the averages
+            variance by the ratio, or add the difference if that is less. Another call starts from where this one did.
+            The statistics must be those of the digital model; ones that were trained under noise count it twice, which
+            changes them little. False: the averages
             over the batches themselves, whatever the statistics were, as published; give a thousand samples or more.
         seed: of the noise of a converted model, which is the same in every call; a programmed chip has its own.
         forward: as ``calibrate`` takes it.
@@ -81,8 +83,9 @@ def reestimate_batch_norm(
             "reestimate_batch_norm: the model has no batch norm that tracks statistics; after fold_batch_norm, or with "
             "other norms, there is nothing to take anew"
         )
+    digital = {norm: _digital(norm) for norm in norms.values()}
     for name, norm in norms.items():
-        if relative and not norm.running_mean.any() and (norm.running_var == 1).all():
+        if relative and not digital[norm][0].any() and (digital[norm][1] == 1).all():
             raise ValueError(
                 f"reestimate_batch_norm: batch norm {name!r} has no statistics yet that could be moved; train the "
                 "model, load weights, or pass relative=False to take the averages over the batches"
@@ -105,16 +108,32 @@ def reestimate_batch_norm(
                     averages()
                 exact = {norm: (norm.running_mean.clone(), norm.running_var.clone()) for norm in norms.values()}
             averages()
-            for norm, (mean, var, count) in before.items() if relative else ():
+            for norm, (*_, count) in before.items() if relative else ():
+                mean, var = digital[norm]
                 norm.running_mean.copy_(mean + (norm.running_mean - exact[norm][0]))
                 norm.running_var.copy_(_moved(var, exact[norm][1], norm.running_var))
                 norm.num_batches_tracked.copy_(count)
+                _remember(norm, mean, var)
     except BaseException:
         for norm, statistics in before.items():
             for name, value in zip(_STATISTICS, statistics, strict=True):
                 getattr(norm, name).copy_(value)
         raise
     return list(norms)
+
+
+def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:
+    """Keep what the norm had, and what it has been moved to, where no ``state_dict`` lists it."""
+    for name, value in zip(_KEPT, (norm.running_mean, norm.running_var, mean, var), strict=True):
+        norm.register_buffer(name, value.clone(), persistent=False)
+
+
+def _digital(norm: Any) -> tuple[Tensor, Tensor]:
+    """Mean and variance to start from: if they have been moved, and nothing since has changed them, those before."""
+    kept = [norm._buffers.get(name) for name in _KEPT]
+    now = norm.running_mean.clone(), norm.running_var.clone()
+    moved = kept[0] is not None and torch.equal(kept[0], now[0]) and torch.equal(kept[1], now[1])
+    return (kept[2], kept[3]) if moved else now
 
 
 def _moved(old: Tensor, exact: Tensor, now: Tensor) -> Tensor:

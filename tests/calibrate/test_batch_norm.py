@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -98,6 +99,29 @@ def test_the_variance_of_a_channel_that_is_silent_on_the_batches_does_not_explod
     old, exact = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([2.0, 1e-9, 0.0, 0.0])
     now = torch.tensor([1.0, 0.1, 0.1, 0.1])
     assert torch.allclose(_moved(old, exact, now), torch.tensor([0.5, 1.1, 1.1, 0.1]))
+
+
+def test_another_call_starts_from_the_digital_statistics_again() -> None:
+    digital = _net()
+    model = at.convert(copy.deepcopy(digital), dataclasses.replace(CHIP, output_noise=0.0))
+    keys = list(model.state_dict())
+    view = at.program(at.calibrate(model, BATCHES), seed=7).at("1 month", compensation="none")
+    at.reestimate_batch_norm(view, BATCHES)
+    once = _state(view)
+    assert not _same(once, _state(digital))
+    view = pickle.loads(pickle.dumps(copy.deepcopy(view)))
+    at.reestimate_batch_norm(view, BATCHES)  # of the same chip
+    assert _same(_state(view), once)
+    assert list(view.state_dict()) == keys
+    at.correct_columns(view, BATCHES)
+    at.reestimate_batch_norm(view, BATCHES)  # of one that is nearly exact
+    for found, first, exact in zip(_state(view), once, _state(digital), strict=True):
+        assert (found - exact).abs().sum() <= (first - exact).abs().sum()
+    with torch.no_grad():  # statistics that something else has set are a start of their own
+        for norm in view[1::4]:
+            norm.running_mean += 5.0
+    at.reestimate_batch_norm(view, BATCHES)
+    assert view[1].running_mean.min() > 3.0
 
 
 def test_norms_without_statistics_have_none_to_be_moved() -> None:
