@@ -26,10 +26,12 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from analogtorch.convert import analog_layers, convert, reason, refuse_programmed
+from analogtorch.convert.kinds import kind_of
 from analogtorch.description import DESCRIPTION, WEIGHTS, Checkpoint, describe, library_version, read, recipe
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, AnalogMatrix
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.program import ProgrammedChip, program
+from analogtorch.tiling import sections
 
 _PREVIOUS = ".weights.previous.safetensors"  # there only between the replacement of the two files
 _SHOWN = 5  # differences that an error lists
@@ -360,15 +362,26 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
                 )
         elif (why := reason(model, entry.owner, module, embeddings=True)) is not None:
             raise ValueError(f"{label} cannot be analog in the model: {why}")
+        matrix = isinstance(module, AnalogMatrix) or module is not modules.get(entry.name)
+        kind = AnalogMatrix if matrix else type(module) if isinstance(module, AnalogLayer) else kind_of(module)
+        if kind.__name__ != entry.kind:
+            raise ValueError(f"{label} is an {entry.kind} there and would be an {kind.__name__} in the model")
         if entry.weight not in tensors:
             raise ValueError(f"{label} has its weight under {entry.weight!r}, which the file lacks")
         given, own = tensors[entry.weight], state[entry.weight]
         if tuple(given.shape) != entry.shape:
             raise ValueError(f"{label} has shape {entry.shape} in {DESCRIPTION} and {tuple(given.shape)} in {WEIGHTS}")
-        kind = given.dtype if own.is_meta else own.dtype
-        stored = torch.tensor(1.0 if entry.input_range is None else entry.input_range, dtype=kind)
+        dtype = given.dtype if own.is_meta else own.dtype
+        stored = torch.tensor(1.0 if entry.input_range is None else entry.input_range, dtype=dtype)
         if not ((stored > 0) & (stored < math.inf)).all():
-            raise ValueError(f"{label} has input range {entry.input_range}, which does not fit in {kind}")
+            raise ValueError(f"{label} has input range {entry.input_range}, which does not fit in {dtype}")
+        shape = entry.shape if matrix else kind.as_matrix(module, own.detach().to("meta")).shape
+        cut = sections(tuple(shape), getattr(module, "groups", 1), entry.chip)
+        blocks = max(len(section.row_blocks) for section in cut)
+        if stored.numel() not in (1, blocks):
+            raise ValueError(
+                f"{label} has {stored.numel()} input ranges and {blocks} row block{'s' * (blocks > 1)} in the model"
+            )
 
 
 def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:

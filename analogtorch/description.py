@@ -209,6 +209,9 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     _check_fields("layers: ", data, ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range"))
     name, value, index = data["name"], data["input_range"], data["chip"]
+    for field in ("name", "key", "kind", "weight"):
+        if not isinstance(data[field], str):
+            raise ValueError(f"layers: {name!r}: {field} must be text, got {data[field]!r}")
     if type(index) is not int or not 0 <= index < len(used):
         raise ValueError(f"layers: {name!r} is on chip {index!r}, but the file has {len(used)} chips")
     if data["calibrated"] is not (value is not None):
@@ -216,12 +219,10 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     if isinstance(value, list):
         value = tuple(value)
     values = value if isinstance(value, tuple) and len(value) > 1 else (value,)
-    if value is not None and not all(isinstance(v, (int, float)) and 0 < v < math.inf for v in values):
+    if value is not None and not all(type(v) in (int, float) and 0 < v < math.inf for v in values):
         raise ValueError(f"layers: {name!r} must have a positive finite input_range, got {value!r}")
     shape = tuple(map(int, data["shape"]))
-    return SavedLayer(
-        str(name), str(data["key"]), str(data["kind"]), used[index], shape, value, weight=str(data["weight"])
-    )
+    return SavedLayer(name, data["key"], data["kind"], used[index], shape, value, weight=data["weight"])
 
 
 def _program(data: Any) -> SavedProgram:

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
 from analogtorch import checkpoint
@@ -304,6 +305,10 @@ def test_bad_descriptions_are_refused(values: dict, message: str, tmp_path: Path
         ({"chip": 2}, "on chip 2, but the file has 2 chips"),
         ({"input_range": -1.0}, "positive finite input_range, got -1"),
         ({"input_range": "x"}, "positive finite input_range, got 'x'"),
+        ({"input_range": True}, "positive finite input_range, got True"),
+        ({"input_range": [1.0, 2.0, 3.0]}, "has 3 input ranges.* and 1 row block in the model"),
+        ({"key": None}, "key must be text, got None"),
+        ({"kind": "AnalogLinear"}, "layer 'body.conv'.*is an AnalogLinear there and would be an AnalogConv1d"),
         ({"input_range": 1e300}, "does not fit in torch.float32"),
         ({"calibrated": False}, "has calibrated False and input_range 3.25"),
         ({"shape": [1, 2]}, r"has shape \(1, 2\) in analog.json and \(8, 8, 3\) in weights.safetensors"),
@@ -317,6 +322,20 @@ def test_bad_layers_are_refused(values: dict, message: str, tmp_path: Path) -> N
     layers[0] |= values
     _edit(tmp_path, layers=layers)
     _refused(tmp_path, Net(1), message)
+
+
+def test_a_layer_of_another_kind_is_refused_though_its_weight_fits(tmp_path: Path) -> None:
+    class Projection(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+    save(at.convert(Projection(nn.Linear(8, 8)), CHIP), tmp_path)
+    for model in (Projection(Conv1D(8, 8)), at.convert(Projection(Conv1D(8, 8)), CHIP)):  # its weight is transposed
+        kind = type(model.layer)
+        with pytest.raises(ValueError, match="is an AnalogLinear there and would be an AnalogConv1D"):
+            load(tmp_path, model)
+        assert type(model.layer) is kind
 
 
 def test_an_unknown_chip_field_names_the_nearest(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_the_program_that_converts_anything() -> None:
     model.add_module("flat", torch.nn.Flatten())
     model.add_module("head", torch.nn.Linear(70, 20))
     x = torch.randn(8, 3, 12, 12)
+    model(x)  # in training mode: its norms have statistics, as those of a trained model
     names = {"at": at, "model": model, "batches": [x], "chip": at.chips.hermes64(), "x": x}
     exec(compile(_blocks("python")[3], "README.md", "exec"), names)
     assert [type(m).__name__ for m in (model.norm, model.last, model.head)] == [

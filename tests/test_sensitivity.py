@@ -356,6 +356,36 @@ def test_a_matrix_that_cannot_be_excluded_alone_is_named_by_its_owner() -> None:
     assert {name for name, _ in at.analog_layers(again)} == {"conv", "head"}
 
 
+def test_an_output_projection_leaves_with_its_attention() -> None:
+    torch.manual_seed(0)
+    digital = nn.ModuleDict({"attention": nn.MultiheadAttention(16, 2), "head": nn.Linear(16, 4)}).eval()
+    x = torch.randn(5, 8, 16)
+
+    def run(model: nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return model["head"](model["attention"](x, x, x)[0])
+
+    exact = run(digital)
+    found = at.sensitivity(
+        at.convert(copy.deepcopy(digital), CHIP), lambda m: (run(m) - exact).square().sum(), higher_is_better=False
+    )
+    assert {row.name: (row.layer, row.owner) for row in found.rows} == {
+        "attention.in_proj": ("attention", "attention"),
+        "attention.out_proj": ("attention.out_proj", "attention"),
+        "head": ("head", "head"),
+    }
+    for share in (0.9, 0.7, 0.5):
+        suggestion = found.suggest(share * found.total["drift"].mean)
+        model = at.convert(copy.deepcopy(digital), CHIP, exclude=suggestion.exclude)
+        left = sum(layer.weight.numel() for _, layer in at.analog_layers(model))
+        assert 0 < left == suggestion.weights - suggestion.excluded_weights
+        if suggestion.per_layer:
+            wider = at.convert(copy.deepcopy(digital), CHIP, per_layer=suggestion.per_layer)
+            more = [x for _, x in at.analog_layers(wider) if x.chip.cell != CHIP.cell]
+            cells = sum(x.weight.numel() for x in more) * (suggestion.multiple - 1)
+            assert suggestion.added_cells == cells
+
+
 def _made(noise: dict[str, float], *, total: float, read: float = 0.0, drift: float | None = None) -> Sensitivity:
     """Made-up losses; those of the drift are higher by ``drift``."""
 
@@ -364,8 +394,9 @@ def _made(noise: dict[str, float], *, total: float, read: float = 0.0, drift: fl
         return {effect: Loss(mean=mean, std=0.0) for effect, mean in known.items()}
 
     rows = [
-        LayerLoss(name=name, owner=name.split(".")[0], weights=10, blocks=1, cell=CHIP.cell, loss=losses(value))
+        LayerLoss(name=name, layer=owner, owner=owner, weights=10, blocks=1, cell=CHIP.cell, loss=losses(value))
         for name, value in noise.items()
+        for owner in (name.split(".")[0],)
     ]
     ordered = tuple(sorted(rows, key=lambda row: -row.loss["noise"].mean))
     effects = tuple(losses(0.0))

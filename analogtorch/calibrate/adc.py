@@ -10,7 +10,7 @@ from analogtorch.calibrate.histogram import Histogram
 from analogtorch.calibrate.passes import Forward, check_finite, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.nn import AnalogLayer
-from analogtorch.ops import Noise, Plan, block_scales, fold, normal, seed_tensor, stream
+from analogtorch.ops import Plan, block_scales
 from analogtorch.ops.reference import Inputs, part, per_block, quantised
 
 Adc = Literal["mse", "percentile", "absmax"]
@@ -42,7 +42,7 @@ def bounds(
     Raises:
         ValueError: a partial sum is NaN or infinite, or a layer has none but zeros.
     """
-    sums = {name: _PartialSums(name, layer, chips[name].output_noise) for name, layer in layers.items()}
+    sums = {name: _PartialSums(name) for name in layers}
     with evaluating(model), observing({layers[name]: seen for name, seen in sums.items()}):
         run("calibrate ADC", model, batches, forward, progress)
     found = {}
@@ -51,17 +51,23 @@ def bounds(
             raise ValueError(
                 f"calibrate: all partial sums of layer {name!r} are zero, so its ADC has no bound; leave adc out"
             )
-        found[name] = seen.histogram.bound(method, chips[name].output_bits, percentile)
+        # with the noise of the readings, or the bound could lie inside it
+        read = seen.histogram.noisy(chips[name].output_noise)
+        found[name] = read.bound(method, chips[name].output_bits, percentile)
+        if not found[name]:
+            raise ValueError(
+                f"calibrate: layer {name!r}: the {percentile=} of the partial sums is zero; use a larger percentile or "
+                "another adc"
+            )
     return found
 
 
 class _PartialSums:
-    """The partial sums of one layer as its ADC meets them: with the output noise, or the bound could lie inside it."""
+    """The partial sums of one layer, without noise."""
 
-    def __init__(self, name: str, layer: AnalogLayer, noise: float) -> None:
+    def __init__(self, name: str) -> None:
         self.histogram = Histogram()
-        self._name, self._key, self._noise = name, layer.layer_name, noise
-        self._read: dict[tuple[int, int], int] = {}
+        self._name = name
 
     def __call__(self, inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
         x, weight, r, own = inputs.x, inputs.w, inputs.input_range.abs(), per_block(inputs.input_range)
@@ -74,14 +80,4 @@ class _PartialSums:
             full = mine.to(scale.dtype) * scale[block]
             v = v / full.clamp_min(torch.finfo(scale.dtype).tiny)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", v)
-            if self._noise:
-                v = v + self._noise * self._normals(v, block, plan.first_output)
             self.histogram.add(v, full.square().expand_as(v))
-
-    def _normals(self, v: Tensor, block: int, first: int) -> Tensor:
-        """Of ``v``'s shape (readings, outputs), the same in every call of ``calibrate`` and for batches of any size."""
-        done = self._read.get((block, first), 0)
-        self._read[block, first] = done + len(v)
-        key = fold(seed_tensor(0, v.device), stream(Noise.OUTPUT, "calibrate", self._key, block, first))
-        rows = torch.arange(done, done + len(v), device=v.device)
-        return normal(key, rows, torch.zeros_like(rows), v.shape[1]).to(v.dtype)

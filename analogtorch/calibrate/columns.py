@@ -7,7 +7,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibrate.passes import Forward, check_finite, check_ran, evaluating, observing, run
+from analogtorch.calibrate.passes import (
+    Forward,
+    as_before_on_error,
+    check_finite,
+    check_given,
+    check_ran,
+    evaluating,
+    observing,
+    run,
+)
 from analogtorch.convert import analog_layers
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Noise, Plan, fold, mvm, stream
@@ -41,7 +50,9 @@ def correct_columns(
     a layer is compared with its own digital product, what errs before it matters little, and two runs come as close.
 
     The chip is read with its output noise, which would make gains too small: a fit to a noisy reading takes the noise
-    for signal. So every product is read twice, and the product of the two reads stands for the square of one.
+    for signal. So every product is read twice, and the product of the two reads stands for the square of one. What few
+    inputs tell is trusted less: the gains of a layer are drawn to their mean, its offsets to 0, by how much of their
+    spread their standard errors explain. Below some ten readings those are guesses too.
 
     An embedding is left as it is: each of its readings is a single cell.
 
@@ -58,13 +69,14 @@ def correct_columns(
         The view.
 
     Raises:
+        TypeError: the view is no module, such as a programmed chip without its time, or ``batches`` is one batch.
         ValueError: a model that is not programmed, no batches, a layer that never ran, NaN or infinity in the inputs or
             outputs of a layer, or an option that is not allowed. The view is unchanged.
-        RuntimeError: the view is in training mode.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])
     """
+    check_given("correct_columns", physical_view, batches)
     layers = {
         n: layer for n, layer in analog_layers(physical_view) if layer.programmed is not None and layer.takes_range
     }
@@ -77,16 +89,10 @@ def correct_columns(
     if type(rounds) is not int or rounds < 1:
         raise ValueError(f"correct_columns: rounds must be an integer >= 1, got {rounds!r}")
     batches = list(batches)
-    before = {layer: (layer.programmed, layer.vectors_read.clone()) for layer in layers.values()}
-    try:
+    with as_before_on_error(physical_view):
         for _ in range(rounds):
             for name, sums in _read(physical_view, layers, batches, forward, progress).items():
                 _correct(layers[name], *sums.solve(fit))
-    except BaseException:
-        for layer, (held, count) in before.items():
-            layer.programmed = held
-            layer.vectors_read.copy_(count)
-        raise
     return physical_view
 
 
@@ -183,5 +189,34 @@ class _Sums:
                 c = c + self.n * mean.unsqueeze(0) * mean.unsqueeze(1)
             agreement = c[0, 1] / (c[0, 0] * c[1, 1]).sqrt().clamp_min(torch.finfo(c.dtype).tiny)
             trusted = agreement > (_TRUSTED / self.n.clamp_min(1).sqrt()).clamp_max(0.5)
-            gain = torch.where(trusted, (c[0, 2] + c[1, 2]) / 2 / torch.where(trusted, c[0, 1], 1.0), gain)
-        return gain, torch.zeros_like(read) if fit == "gain" else mean[2] - gain * read
+            signal = torch.where(trusted, c[0, 1], 1.0)
+            gain = torch.where(trusted, (c[0, 2] + c[1, 2]) / 2 / signal, gain)
+            variance = self._left(c, gain) * (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4 / signal.square()
+            gain = _shrunk(gain, variance, trusted)
+        if fit == "gain":
+            return gain, torch.zeros_like(read)
+        variance = self._left(c, gain) / self.n.clamp_min(1)
+        return gain, _shrunk(mean[2] - gain * read, variance, self.n > 0, around=0.0)
+
+    def _left(self, c: Tensor, gain: Tensor) -> Tensor:
+        """Variance of what is left of the targets when the mean of the two readings has been scaled by ``gain``."""
+        read = (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4
+        return (c[2, 2] - gain * (c[0, 2] + c[1, 2]) + gain.square() * read).clamp_min(0) / (self.n - 2).clamp_min(1)
+
+
+def _shrunk(values: Tensor, variance: Tensor, used: Tensor, around: float | None = None) -> Tensor:
+    """Estimates of these variances, drawn to their mean, or to ``around``, by how much of their spread is error.
+
+    Empirical Bayes: the spread of what they estimate is that of DerSimonian and Laird, Control. Clin. Trials 7, 177
+    (1986). Those that are not ``used`` stay as they are.
+    """
+    weight = torch.where(used, 1 / variance.clamp_min(1e-30), 0.0)
+    total = weight.sum().clamp_min(1e-30)
+    if around is None:
+        centre, lost = (weight * values).sum() / total, weight.square().sum() / total
+    else:
+        centre, lost = total.new_tensor(around), total.new_tensor(0.0)
+    excess = (weight * (values - centre).square()).sum() - (used.sum() - int(around is None))
+    spread = (excess / (total - lost).clamp_min(1e-30)).clamp_min(0)
+    kept = spread / (spread + variance).clamp_min(1e-30)
+    return torch.where(used, centre + (values - centre) * kept, values)

@@ -1,17 +1,34 @@
 """Run a model over batches and put back what that changed."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
+from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.convert import analog_layers
 from analogtorch.nn import AnalogLayer
 
 Forward = Callable[[nn.Module, Any], Any]
+
+
+def check_given(caller: str, model: Any, batches: Any) -> None:
+    """Raise TypeError where ``model`` is no module, or ``batches`` one batch or nothing that holds several."""
+    if not isinstance(model, nn.Module):
+        remedy = "; pass what its at(time) gives" if hasattr(model, "at") else ""
+        raise TypeError(f"{caller}: the model must be a torch.nn.Module, got {type(model).__name__}{remedy}")
+    several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    if not several or isinstance(batches, Tensor | PackedSequence | Mapping | str):
+        raise TypeError(
+            f"{caller}: batches must be an iterable of batches, such as a DataLoader or a list, got "
+            f"{type(batches).__name__}{'; pass [batch]' if several else ''}"
+        )
 
 
 @contextlib.contextmanager
@@ -38,6 +55,43 @@ def observing(observers: Mapping[AnalogLayer, Callable[..., None]]) -> Iterator[
             layer.__dict__.pop("observer", None)
 
 
+def exact(chip: Chip) -> Chip:
+    """The chip without converters and noise: a layer on it is the digital one, in one piece."""
+    silent = TrainingNoise(weight="none", output=False)
+    return dataclasses.replace(
+        chip, input_bits=None, output_bits=None, output_noise=0.0, grouped="sequential", training=silent
+    )
+
+
+@contextlib.contextmanager
+def exactly(model: nn.Module) -> Iterator[None]:
+    """Inside, every analog layer computes what the digital one does, those of a programmed chip included."""
+    before = [(layer, layer.chip, layer.programmed) for _, layer in analog_layers(model)]
+    try:
+        for layer, chip, _ in before:
+            layer.programmed = None  # else it refuses another chip
+            layer.chip = exact(chip)
+        yield
+    finally:
+        for layer, chip, held in before:
+            layer.programmed = None
+            layer.chip = chip
+            layer.programmed = held
+
+
+@contextlib.contextmanager
+def as_before_on_error(model: nn.Module) -> Iterator[None]:
+    """If what runs inside fails or is stopped, programmed layers hold what they did and have counted what they had."""
+    before = [(x, x.programmed, x.vectors_read.clone()) for _, x in analog_layers(model) if x.programmed is not None]
+    try:
+        yield
+    except BaseException:
+        for layer, held, count in before:
+            layer.programmed = held
+            layer.vectors_read.copy_(count)
+        raise
+
+
 def run(
     caller: str,
     model: nn.Module,
@@ -51,7 +105,8 @@ def run(
     Args:
         caller: who asks, for errors and the progress bar.
         model: what runs.
-        batches: a tensor is passed to the model, of a tuple or list its first element, a mapping as keyword arguments.
+        batches: a tensor or a ``PackedSequence`` is passed to the model, of a tuple or list its first element, and a
+            mapping as keyword arguments.
         forward: runs the model on a batch instead.
         progress: show a progress bar.
         again: asked after the first batch, with what runs the model on it, whether to run that batch once more.
@@ -74,14 +129,15 @@ def run(
 def _pass(caller: str, model: nn.Module, batch: Any, forward: Forward | None) -> Any:
     if forward is not None:
         return forward(model, batch)
-    if isinstance(batch, Tensor):
+    if isinstance(batch, Tensor | PackedSequence):  # the latter is a tuple too, but one input
         return model(batch)
     if isinstance(batch, (tuple, list)) and batch:
         return model(batch[0])
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return model(**batch)
     raise TypeError(
-        f"{caller}: a batch must be a tensor, a tuple, a list or a dict, got {type(batch).__name__}; pass forward="
+        f"{caller}: a batch must be a tensor, a PackedSequence, a tuple, a list or a mapping, got "
+        f"{type(batch).__name__}; pass forward="
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibrate import adc as converters
 from analogtorch.calibrate.histogram import Histogram, Method
-from analogtorch.calibrate.passes import Forward, check_finite, check_ran, evaluating, observing, run
+from analogtorch.calibrate.passes import Forward, check_finite, check_given, check_ran, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.convert.guard import route_bypasses
@@ -44,8 +44,8 @@ def calibrate(
 
     Args:
         model: a converted model.
-        batches: inputs, read once. A tensor is passed to the model, of a tuple or list its first element, and a
-            mapping as keyword arguments.
+        batches: inputs, read once. A tensor or a ``PackedSequence`` is passed to the model, of a tuple or list its
+            first element, and a mapping as keyword arguments.
         method: ``mse`` minimises the mean squared error of a layer's outputs, by estimate: clipping and rounding of
             the inputs, and the rounding of the readings, whose step grows with the range. ``percentile`` takes that
             percentile of the magnitudes; ``absmax`` the largest one; ``std`` a multiple of the standard deviation over
@@ -68,18 +68,20 @@ def calibrate(
         The model.
 
     Raises:
-        ValueError: no analog layer, no batches, a layer that never ran or whose inputs are all zero, a NaN or infinity
-            in the inputs of a layer, an ADC to calibrate where there is none, or an option that is not allowed. The
-            model is unchanged.
+        TypeError: ``model`` is no module, ``batches`` is one batch, or a batch is of another type.
+        ValueError: no analog layer, no batches, a layer that never ran or whose inputs, or their percentile, are zero,
+            a NaN or infinity in the inputs of a layer, an ADC to calibrate where there is none, or an option that is
+            not allowed. The model is unchanged.
     """
+    check_given("calibrate", model, batches)
     layers = _checked(model, method, percentile, deviations, per, adc)
     chips = {name: layer.chip.nominal for name, layer in layers.items()}
     batches, bounds = batches if adc is None else list(batches), {}
-    with _as_before(layers):
+    with _unrouted_on_error() as routes, _as_before(layers):
         for name, layer in layers.items():
             _put_on(layer, chips[name] if adc is None else dataclasses.replace(chips[name], output_bits=None))
             layer.calibrated = False  # else the ranges found now would depend on the ones before
-        met = _observe(model, layers, per, batches, forward, progress)
+        met = _observe(model, layers, per, batches, forward, progress, routes)
         # a bound that is calibrated later fits whatever range is chosen now
         beyond = {name: _reading_errors(layers[name], None if adc else chips[name], len(met[name])) for name in layers}
         ranges = {n: _ranges(n, layers[n], met[n], method, percentile, deviations, beyond[n]) for n in layers}
@@ -115,10 +117,10 @@ def _checked(
     ):
         if value not in allowed:
             raise ValueError(f"calibrate: {name} must be one of {allowed}, got {value!r}")
-    if not 0 < percentile <= 100:
-        raise ValueError(f"calibrate: percentile must lie in (0, 100], got {percentile}")
-    if not 0 < deviations < float("inf"):
-        raise ValueError(f"calibrate: deviations must be a positive number such as 3, got {deviations}")
+    if not (isinstance(percentile, float | int) and 0 < percentile <= 100):
+        raise ValueError(f"calibrate: percentile must lie in (0, 100], got {percentile!r}")
+    if not (isinstance(deviations, float | int) and 0 < deviations < float("inf")):
+        raise ValueError(f"calibrate: deviations must be a positive number such as 3, got {deviations!r}")
     if adc is not None and all(layer.chip.output_bits is None for layer in layers.values()):
         raise ValueError(
             f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have output_bits None; leave adc out"
@@ -129,6 +131,18 @@ def _checked(
 def _put_on(layer: AnalogLayer, chip: Chip) -> None:
     if layer.chip != chip:
         layer.chip = chip
+
+
+@contextlib.contextmanager
+def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
+    """What takes back the routes that are added inside; all of it is called if the calibration fails or is stopped."""
+    routes: list[Callable[[], None]] = []
+    try:
+        yield routes
+    except BaseException:
+        for back in routes:
+            back()
+        raise
 
 
 @contextlib.contextmanager
@@ -158,15 +172,19 @@ def _observe(
     batches: Iterable[Any],
     forward: Forward | None,
     progress: bool,
+    routes: list[Callable[[], None]],
 ) -> dict[str, list[Histogram]]:
-    """What each layer met; of a layer with a range per row block, what each block met."""
+    """What each layer met; of a layer with a range per row block, what each block met.
+
+    ``routes`` gains what takes back each route to a layer that was called by its weight.
+    """
     tiled = {n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.input_bits is not None}
     met = {name: [Histogram() for _ in range(layers[name].row_blocks if name in tiled else 1)] for name in layers}
     ran: set[str] = set()
 
     def hook(name: str) -> Callable[..., None]:
         def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            x = args[0] if args else kwargs["input"]
+            x = args[0] if args else kwargs["x" if "x" in kwargs else "input"]  # Conv1D calls it x
             check_finite("calibrate", f"the input of layer {name!r}", x)
             ran.add(name)
             if name not in tiled:
@@ -182,14 +200,12 @@ def _observe(
 
         return look
 
-    undo: list[Callable[[], None]] = []
-
     def routed(first: Callable[[nn.Module], Any]) -> bool:
         """Whether layers that the first batch did not run are reached now that calls of their weights are routed."""
         if ran.issuperset(layers):
             return False
         before = len(routed_layers(model))
-        undo.append(route_bypasses(model, first)[1])
+        routes.append(route_bypasses(model, first)[1])
         if len(routed_layers(model)) == before:
             return False
         for name, histograms in met.items():
@@ -201,10 +217,6 @@ def _observe(
         with evaluating(model), observing({layers[name]: observer(name) for name in tiled}):
             run("calibrate", model, batches, forward, progress, routed)
         check_ran("calibrate", layers, ran)
-    except Exception:
-        for back in undo:
-            back()
-        raise
     finally:
         for handle in hooks:
             handle.remove()
@@ -241,11 +253,17 @@ def _ranges(
 ) -> list[float]:
     """The range of the layer, or those of its row blocks."""
     if not any(histogram.largest for histogram in met):
-        raise ValueError(f"calibrate: layer {name!r} met only zeros; use batches of real data")
+        raise ValueError(
+            f"calibrate: layer {name!r} met only zeros; use batches of real data, and more than one step "
+            "where that is the state of a recurrent layer"
+        )
     bits = layer.chip.input_bits
     found = [
         h.bound(method, bits, percentile, deviations, b) if h.largest else 0.0 for h, b in zip(met, beyond, strict=True)
     ]
     if not all(value > 0 for value, h in zip(found, met, strict=True) if h.largest):
-        raise ValueError(f"calibrate: the inputs of layer {name!r} do not vary, so method='std' has no range for them")
+        why = f"the {percentile=} of the inputs is zero; use a larger percentile, or another method"
+        if method == "std":
+            why = "its inputs do not vary, so method='std' has no range for them"
+        raise ValueError(f"calibrate: layer {name!r}: {why}")
     return layer.checked_ranges([value or max(found) for value in found])

@@ -16,6 +16,8 @@ The noise itself is in the layers, as ``TrainingNoise`` of their chip says; what
         loss.backward()
         optimizer.step()
 
+With the Trainer of Hugging Face, ``analogtorch.hwa.huggingface.KeepRanges`` puts the input ranges into its checkpoints.
+
 No step remaps weights to conductances: the weight that full conductance stands for is found anew in every forward, as
 the largest of each placed block, or of each of its columns on a chip with ``weight_scale="column"``.
 """

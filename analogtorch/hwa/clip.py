@@ -111,8 +111,9 @@ def clip_after_step(
 def check(caller: str, sigma: float | None, bound: float | None, per_channel: bool) -> None:
     """Raise ValueError where ``caller`` was given options of ``clip_weights_`` that do not go together."""
     for name, value in (("sigma", sigma), ("bound", bound)):
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{caller}: {name} must be a positive number, got {value}")
+        number = isinstance(value, float | int) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < math.inf):
+            raise ValueError(f"{caller}: {name} must be a positive number, got {value!r}")
     if bound is not None and sigma is not None:
         raise ValueError(f"{caller}: sigma={sigma} and bound={bound} exclude each other; give one of them")
     if bound is not None and per_channel:

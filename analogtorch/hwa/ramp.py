@@ -1,7 +1,5 @@
 """How much of the training noise there is: it may grow while a model learns to live with it."""
 
-import math
-
 from torch import nn
 
 from analogtorch.convert import analog_layers, refuse_programmed
@@ -49,4 +47,4 @@ def ramped(step: int, steps: int, start: float, changes: int) -> float:
         start: in [0, 1].
         changes: >= 1.
     """
-    return 1.0 if step >= steps else start + (1 - start) * math.floor(step / steps * changes) / changes
+    return 1.0 if step >= steps else start + (1 - start) * (step * changes // steps) / changes

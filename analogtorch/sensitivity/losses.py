@@ -31,8 +31,10 @@ class LayerLoss:
 
     name: str
     """Full name in the model; empty for a model that is the layer itself."""
+    layer: str
+    """Name of what ``convert`` makes: the module that has the matrix, or the layer itself."""
     owner: str
-    """Name of what ``convert`` makes or leaves out: the module that has the matrix, or the layer itself."""
+    """Name of what ``convert`` leaves out with it: the same, or of an output projection the attention that it is of."""
     weights: int
     """Weights on the chip."""
     blocks: int

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.calibrate.passes import exact
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.evaluate import chip_seeds, label
-from analogtorch.nn import AnalogLayer, AnalogMatrix, Programmed
+from analogtorch.nn import AnalogLayer, AnalogMatrix, AnalogMultiheadAttention, Programmed
 from analogtorch.program import Compensation, program, seconds
 from analogtorch.sensitivity.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 
@@ -75,7 +75,7 @@ def sensitivity(
     sign = 1 if higher_is_better else -1
     lost = {e: sign * (reference - torch.tensor(v, dtype=torch.float64)) for e, v in values.items()}
     found = [{e: _over_chips(v[:, i]) for e, v in lost.items()} for i in range(len(layers) + 1)]
-    rows = [_row(name, layer, loss) for (name, layer), loss in zip(layers.items(), found[1:], strict=True)]
+    rows = [_row(model, name, layer, loss) for (name, layer), loss in zip(layers.items(), found[1:], strict=True)]
     return Sensitivity(
         rows=tuple(sorted(rows, key=lambda row: -row.loss[chosen[-1]].mean)),
         reference=reference,
@@ -132,14 +132,6 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
-def _exact(chip: Chip) -> Chip:
-    """The chip without converters and noise: a layer on it is the digital one, in one piece."""
-    silent = TrainingNoise(weight="none", output=False)
-    return dataclasses.replace(
-        chip, input_bits=None, output_bits=None, output_noise=0.0, grouped="sequential", training=silent
-    )
-
-
 def _exactly(layer: AnalogLayer) -> Programmed | None:
     """What a chip would hold of the layer, had its devices taken the weights exactly."""
     held, matrix = layer.programmed, layer.as_matrix(layer.weight.detach())
@@ -186,7 +178,7 @@ class _Apart:
     def _place(self, name: str, on: bool) -> None:
         layer, held = self.layers[name], self.held[name]
         layer.programmed = None  # else it refuses another chip
-        layer.chip = self.chips[name] if on else _exact(self.chips[name])
+        layer.chip = self.chips[name] if on else exact(self.chips[name])
         if on and held is not None:
             layer.hold(held)  # its output noise starts from the first input again
 
@@ -208,10 +200,15 @@ def _over_chips(losses: torch.Tensor) -> Loss:
     return Loss(mean=losses.mean().item(), std=losses.std(correction=1 if len(losses) > 1 else 0).item())
 
 
-def _row(name: str, layer: AnalogLayer, loss: dict[Effect, Loss]) -> LayerLoss:
+def _row(model: nn.Module, name: str, layer: AnalogLayer, loss: dict[Effect, Loss]) -> LayerLoss:
+    parent, _, child = name.rpartition(".")
+    made = parent if isinstance(layer, AnalogMatrix) else name
+    # a digital attention reads the weight of its output projection, which so cannot be analog without it
+    projects = child == "out_proj" and isinstance(model.get_submodule(parent), AnalogMultiheadAttention)
     return LayerLoss(
         name=name,
-        owner=name.rpartition(".")[0] if isinstance(layer, AnalogMatrix) else name,
+        layer=made,
+        owner=parent if projects else made,
         weights=layer.weight.numel(),
         blocks=sum(section.blocks for section in layer.sections),
         cell=layer.chip.cell,

@@ -100,7 +100,9 @@ def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion
         excluded_weights=sum(weights[name] for name in off),
         weights=sum(weights.values()),
         excluded_loss=left,
-        per_layer={glob.escape(name): {"cell": _larger(owned[name][0].cell, multiple)} for name in more},
+        per_layer={
+            glob.escape(row.layer): {"cell": _larger(row.cell, multiple)} for name in more for row in owned[name]
+        },
         multiple=multiple,
         added_cells=(multiple - 1) * sum(weights[name] for name in more),
         per_layer_loss=more_left,

@@ -33,7 +33,9 @@ class StepSeed(L.Callback):
 
 
 class WeightClip(L.Callback):
-    """``analogtorch.clip_weights_``, with these options, after each training batch.
+    """``analogtorch.clip_weights_``, with these options, after each step of an optimizer.
+
+    Not after a batch whose gradient is only accumulated: sigma would be that of weights that are clipped already.
 
     Raises:
         ValueError: options that do not go together.
@@ -42,13 +44,18 @@ class WeightClip(L.Callback):
     def __init__(self, sigma: float | None = None, *, bound: float | None = None, per_channel: bool = False) -> None:
         check("WeightClip", sigma, bound, per_channel)
         self.sigma, self.bound, self.per_channel = sigma, bound, per_channel
+        self._step = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not any(True for _ in analog_layers(pl_module)):
             raise ValueError("weight clipping: the network has no analog layer; convert it first, or use no clip_sigma")
 
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self._step = trainer.global_step
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        clip_weights_(pl_module, self.sigma, bound=self.bound, per_channel=self.per_channel)
+        if trainer.global_step > self._step:
+            clip_weights_(pl_module, self.sigma, bound=self.bound, per_channel=self.per_channel)
 
 
 class NoiseRamp(L.Callback):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.calibrate.columns import _shrunk
 from analogtorch.devices import UnitCell, ideal_device
 
 CHIP = at.chips.hermes64()
@@ -148,6 +149,38 @@ def test_columns_that_never_vary_keep_their_gain() -> None:
     gains = noisy[0].programmed.gains[0].clone()
     at.correct_columns(noisy, [torch.ones(500, 20)])  # only the noise varies
     assert torch.equal(noisy[0].programmed.gains[0], gains)
+
+
+def test_a_few_inputs_do_not_make_a_compensated_chip_worse() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 20)]
+    digital, fresh = nn.Sequential(*layers), _x(300, 128, seed=2)
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [_x(500, 128)])
+    for seed in range(2):
+        physical, errors = at.program(model, seed=seed), []
+        for count in (0, 8, 16, 500):
+            view = physical.at("1 day", compensation="least_squares")
+            if count:
+                at.correct_columns(view, [_x(count, 128, seed=3)])
+            errors.append(_error(view, digital, fresh))
+        assert errors[0] > errors[1] > errors[2] > errors[3]
+
+
+def test_estimates_are_drawn_to_their_mean_by_how_much_of_their_spread_is_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = 1.3 + 0.1 * torch.randn(2000, generator=generator).double()
+    error = torch.where(torch.arange(2000) % 2 == 0, 0.2, 0.01).double()
+    seen = truth + error * torch.randn(2000, generator=generator)
+    used = torch.arange(2000) < 1990
+    found = _shrunk(seen, error.square(), used)
+    # the best there is: (1 / 0.1^2 + 1 / 0.2^2) ** -0.5 = 0.089 for the first half
+    assert (found - truth)[:1990:2].square().mean().sqrt() == pytest.approx(0.089, rel=0.06)
+    assert torch.allclose(found[1:1990:2], seen[1:1990:2], atol=0.01)
+    assert torch.equal(found[1990:], seen[1990:])
+    assert torch.allclose(_shrunk(truth, torch.full_like(truth, 1.0), used)[:1990], truth[:1990].mean())
+    assert not _shrunk(truth - 1.3, torch.full_like(truth, 0.1), used, around=0.0)[:1990].any()
+    assert torch.equal(_shrunk(truth[:1], error[:1], used[:1]), truth[:1])
+    assert torch.allclose(_shrunk(truth, torch.zeros_like(truth), used), truth)
 
 
 def test_two_runs_over_all_layers_come_near_to_layer_by_layer() -> None:

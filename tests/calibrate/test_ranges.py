@@ -1,9 +1,12 @@
 import copy
 import dataclasses
+from collections import UserDict
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
 from analogtorch.ops import rounded
@@ -32,7 +35,8 @@ def test_absmax_is_the_largest_magnitude() -> None:
 
 @pytest.mark.parametrize("percent", [50.0, 90.0, 99.9, 100.0])
 def test_percentile_is_right_to_the_bin_width(percent: float) -> None:
-    model = at.calibrate(_model(), _batches(20), method="percentile", percentile=percent)
+    model = at.convert(nn.Linear(16, 4), CHIP)
+    at.calibrate(model, _batches(20), method="percentile", percentile=percent)
     exact = torch.quantile(torch.cat(_batches(20)).abs(), percent / 100).item()
     assert _ranges(model)[0] == pytest.approx(exact, rel=0.03)
 
@@ -92,6 +96,44 @@ def test_kinds_of_batches() -> None:
     assert _ranges(model) == expected
 
 
+def test_mappings_that_are_no_dict_and_packed_sequences() -> None:
+    expected = _ranges(at.calibrate(_model(), _batches()))
+    assert _ranges(at.calibrate(_model(), [UserDict(input=x) for x in _batches()])) == expected  # as Hugging Face's are
+    torch.manual_seed(0)
+    lstm = at.convert(nn.LSTM(16, 8), CHIP)
+    met: list[type] = []
+    handle = lstm.register_forward_pre_hook(lambda _, args: met.append(type(args[0])))
+    at.calibrate(lstm, [nn.utils.rnn.pack_sequence([torch.randn(5, 16), torch.randn(3, 16)])])
+    handle.remove()
+    assert met == [nn.utils.rnn.PackedSequence]  # not its first field, the steps of all sequences as one
+
+
+def test_layers_that_are_called_by_keyword() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Conv1D(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(input=self.first(x=x))
+
+    assert all(r > 0 for r in _ranges(at.calibrate(at.convert(Named(), CHIP), _batches())))
+
+
+def test_a_percentile_that_is_zero_is_refused() -> None:
+    x = torch.zeros(1000, 16)
+    x[::100, 0] = 1.0
+    model = at.convert(nn.Sequential(nn.Linear(16, 4, bias=False)), CHIP)
+    with pytest.raises(ValueError, match=r"layer '0'.*percentile=99.9 of the inputs is zero.*larger percentile"):
+        at.calibrate(model, [x], method="percentile")
+    silent = at.convert(nn.Sequential(nn.Linear(16, 4)), dataclasses.replace(CHIP, output_noise=0.0))
+    with pytest.raises(ValueError, match=r"layer '0'.*percentile=98 of the partial sums is zero"):
+        at.calibrate(silent, [x], adc="percentile", percentile=98)
+    assert not model[0].calibrated
+    at.calibrate(model, [x], method="percentile", percentile=99.99)
+    assert model[0].input_ranges == (1.0,)
+
+
 class Bypassed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -110,6 +152,7 @@ class Bypassed(nn.Module):
         ([torch.zeros(2, 16)], {}, "layer '0' met only zeros"),
         (_batches(), {"method": "median"}, "method must be one of"),
         (_batches(), {"method": "percentile", "percentile": 0.0}, "percentile must lie in"),
+        (_batches(), {"percentile": "99"}, "percentile must lie in .* got '99'"),
         (_batches(), {"per": "column"}, "per must be one of"),
         (_batches(), {"adc": "std"}, "adc must be one of"),
     ],
@@ -123,10 +166,59 @@ def test_bad_calls_are_refused_and_change_nothing(batches: list, kwargs: dict, m
     assert not any(layer._forward_pre_hooks for _, layer in at.analog_layers(model))
 
 
+def test_the_state_of_a_cell_that_ran_one_step_is_zero() -> None:
+    with pytest.raises(ValueError, match="layer 'hh' met only zeros.*more than one step"):
+        at.calibrate(at.convert(nn.GRUCell(16, 4), CHIP), _batches())
+
+
 def test_a_layer_that_is_bypassed_is_found() -> None:
     model = at.convert(Bypassed(), CHIP)
     with pytest.raises(ValueError, match=r"1 of 2 analog layers never ran: 'second'.*exclude"):
         at.calibrate(model, _batches())
+
+
+class Indirect(nn.Module):
+    """Names the weight of a layer in a way that only a run shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rest = nn.Linear(16, 16), nn.ModuleList([nn.Linear(16, 4)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        second = next(iter(self.rest))
+        return nn.functional.linear(self.first(x), second.weight)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_call_that_is_routed_is_so_no_longer_when_the_calibration_fails(error: type[BaseException]) -> None:
+    def batches() -> Iterator[torch.Tensor]:
+        yield _batches()[0] * (error is KeyboardInterrupt)  # else zeros, which are refused in the end
+        if error is KeyboardInterrupt:
+            raise KeyboardInterrupt
+
+    model = at.convert(Indirect(), CHIP)
+    with pytest.raises(error):
+        at.calibrate(model, batches())
+    assert "forward" not in vars(model)
+    assert not any(layer.calibrated for _, layer in at.analog_layers(model))
+    at.calibrate(model, _batches())
+    assert "forward" in vars(model)
+
+
+@pytest.mark.parametrize("call", [at.calibrate, at.correct_columns, at.reestimate_batch_norm])
+def test_one_batch_or_a_chip_without_its_time_is_refused(call: Callable) -> None:
+    model, x = _model(), _batches()[0]
+    for batches, message in (
+        (x, "got Tensor; pass .batch."),
+        ({"input": x}, "got dict; pass .batch."),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(TypeError, match=f"{call.__name__}: batches must be an iterable of batches.*{message}"):
+            call(model, batches)
+    with pytest.raises(TypeError, match=f"{call.__name__}: the model must be .*ProgrammedChip; pass what its at.time."):
+        call(at.program(model, seed=1), [x])
+    with pytest.raises(TypeError, match="must be a torch.nn.Module, got list"):
+        call([model], [x])
 
 
 def test_wrong_batch_type_and_digital_model_are_refused() -> None:

@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.hwa.huggingface import KeepRanges, load_ranges
 from tests.ecosystem.models import CHIP
 
 
@@ -44,14 +45,16 @@ def _logits(model: nn.Module) -> Tensor:
         return model.eval()(**_batch(model)).logits
 
 
-def _trained(model: nn.Module, folder: Path, resume: Path | None = None) -> None:
+def _trained(model: nn.Module, folder: Path, resume: Path | None = None, callbacks: Any = None, **options: Any) -> None:
     batch = _batch(model)
     rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
     arguments = transformers.TrainingArguments(
         str(folder), max_steps=3, per_device_train_batch_size=4, learning_rate=1e-3, report_to="none", use_cpu=True,
-        save_steps=2, disable_tqdm=True, logging_strategy="no",
+        save_steps=2, disable_tqdm=True, logging_strategy="no", **options,
     )  # fmt: skip
-    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=rows)
+    trainer = transformers.Trainer(
+        model=model, args=arguments, train_dataset=rows, eval_dataset=rows, callbacks=callbacks
+    )
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
 
 
@@ -86,6 +89,56 @@ def test_a_run_is_repeated_bit_for_bit_and_resumed_with_a_warning(tmp_path: Path
     with pytest.warns(UserWarning, match="carries no input ranges.*the layers keep those that they have"):
         _trained(resumed, tmp_path / "resumed", resume=tmp_path / "whole" / "checkpoint-2")
     assert torch.allclose(_logits(whole), _logits(resumed), atol=0.05)
+
+
+def _ranges(model: nn.Module) -> list[tuple[float, ...] | None]:
+    return [layer.input_ranges for _, layer in at.analog_layers(model)]
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.parametrize("restore", [False, True])
+def test_a_run_that_keeps_its_ranges_is_resumed_bit_for_bit(restore: bool, tmp_path: Path) -> None:
+    whole, resumed, tiled = _convert(_bert()), _convert(_bert()), _convert(_bert())
+    _trained(whole, tmp_path / "whole", callbacks=[KeepRanges()])
+    at.calibrate(resumed, [_batch(resumed)], method="absmax")  # other ranges, which the checkpoint's replace
+    options = {"restore_callback_states_from_checkpoint": restore}
+    _trained(resumed, tmp_path / "resumed", tmp_path / "whole" / "checkpoint-2", [KeepRanges()], **options)
+    assert _ranges(resumed) == _ranges(whole)
+    assert torch.equal(_logits(whole), _logits(resumed))
+    assert load_ranges(tiled, tmp_path / "resumed" / "checkpoint-3") is tiled
+    assert _ranges(tiled) == _ranges(whole)
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_the_best_model_gets_the_ranges_that_it_had(tmp_path: Path) -> None:
+    model = _convert(_bert())
+    seen = {}
+
+    class Look(transformers.TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            seen[state.global_step] = _ranges(model)
+
+    # the loss falls, so that by its largest value the first checkpoint is the best
+    options = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "greater_is_better": True}
+    _trained(model, tmp_path, None, [KeepRanges(), Look()], metric_for_best_model="loss", **options)
+    assert seen[2] != seen[3]
+    assert _ranges(model) == seen[2]
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_checkpoints_without_ranges_or_with_those_of_other_layers(tmp_path: Path) -> None:
+    model = _convert(_bert())
+    _trained(model, tmp_path / "without")
+    _trained(_convert(_bert()), tmp_path / "with", tmp_path / "without" / "checkpoint-2", [KeepRanges()])
+    with pytest.raises(ValueError, match="holds no input ranges; train with"):
+        load_ranges(model, tmp_path / "without" / "checkpoint-2")
+    with pytest.raises(FileNotFoundError, match="no trainer_state.json"):
+        load_ranges(model, tmp_path)
+    other = _convert(_bert(layers=1))
+    before = _ranges(other)
+    with pytest.raises(ValueError, match="input range of 'bert.encoder.layer.1.*convert the same layers"):
+        load_ranges(other, tmp_path / "with" / "checkpoint-3")
+    assert _ranges(other) == before
 
 
 def test_a_whole_model_becomes_onnx(tmp_path: Path) -> None:

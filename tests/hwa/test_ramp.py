@@ -100,6 +100,7 @@ def test_models_without_training_noise_are_refused() -> None:
 
 def test_a_ramp_is_linear_in_stairs() -> None:
     assert [ramped(step, 8, 0.0, 4) for step in range(10)] == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1, 1]
+    assert [ramped(step, 22, 0.0, 22) for step in range(22)] == [step / 22 for step in range(22)]
     assert [ramped(step, 3, 0.5, 100) for step in (0, 3, 1000)] == [0.5, 1, 1]
     assert len({ramped(step, 1000, 0.2, 6) for step in range(2000)}) == 7
 

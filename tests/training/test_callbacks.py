@@ -7,9 +7,10 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
-from analogtorch.training import NoiseRamp, Phase, WeightClip, fit
+from analogtorch.training import Classifier, NoiseRamp, Phase, WeightClip, fit
 from tests.training.conftest import PHASE, Kill
 
 
@@ -68,6 +69,23 @@ def test_weights_are_clipped_as_asked(toy, tmp_path: Path) -> None:
             assert clip.bound is not None or (before.abs().amax(1, keepdim=True) == before.abs()).sum() > 2 * len(
                 before
             )
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's about workers and validation
+def test_weights_are_clipped_once_for_each_step_of_the_optimizer(toy, tmp_path: Path, monkeypatch) -> None:
+    steps = []
+    monkeypatch.setattr(
+        "analogtorch.training.callbacks.clip_weights_", lambda *_, **__: steps.append(trainer.global_step)
+    )
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=2, accumulate_grad_batches=3, callbacks=[WeightClip(2.0)], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    data = DataLoader(
+        TensorDataset(toy.x, toy.y), batch_size=16
+    )  # four batches: a step after three, one after the last
+    trainer.fit(Classifier(toy.analog(), Phase(epochs=2, batch_size=16), steps=4), data)
+    assert steps == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
