@@ -1,5 +1,6 @@
 """What every analog layer does: quantise the input, run the row blocks, read them through the ADC, add the bias."""
 
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -129,7 +130,7 @@ class AnalogLayer(RangedLayer):
             chip: the chip that the layer is to run on.
             name: full name of the layer in its model; it keys the layer's noise.
         """
-        new = reborn(layer, cls)
+        new = reborn(layer, cls, name)
         new._attach(chip, name, type(layer))
         return new
 
@@ -196,7 +197,7 @@ class AnalogLayer(RangedLayer):
 
     def to_digital(self) -> nn.Module:
         """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
-        old = reborn(self, self.digital_class)
+        old = reborn(self, self.digital_class, self.layer_name)
         for name in OWN:
             old.__dict__.pop(name, None)
         del old._parameters["input_range"]
@@ -431,10 +432,18 @@ class AnalogLayer(RangedLayer):
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
 
 
-def reborn(module: nn.Module, kind: Any) -> Any:
-    """An instance of ``kind`` that is ``module`` in everything else: it shares all its attributes, hooks included."""
+def reborn(module: nn.Module, kind: Any, name: str) -> Any:
+    """An instance of ``kind`` that is ``module`` in everything else: it shares all its attributes, hooks included.
+
+    ``name``: of the module in its model.
+    """
     new = kind.__new__(kind)
     new.__dict__.update(module.__dict__)
+    if new.__dict__.pop("_compiled_call_impl", None) is not None:  # it would go on calling the module that was
+        warnings.warn(
+            f"{name or '(root)'!r} was compiled by itself and is not any more: call its .compile() again",
+            stacklevel=4,
+        )
     new._parameters = dict(module._parameters)  # the only one that gains or loses an entry
     for hook in new._load_state_dict_pre_hooks.values():
         if getattr(hook, "with_module", False):

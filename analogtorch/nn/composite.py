@@ -98,7 +98,7 @@ class AnalogComposite(nn.Module):
     @classmethod
     def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogComposite":
         """An analog module in place of ``layer``: the same Parameter objects, children, hooks and attributes."""
-        new = reborn(layer, cls)
+        new = reborn(layer, cls, name)
         new._modules = dict(layer._modules)
         new.digital_class, new.layer_name = type(layer), name
         for spot in new.spots():
@@ -131,7 +131,7 @@ class AnalogComposite(nn.Module):
 
     def to_digital(self) -> nn.Module:
         """The digital module that ``from_digital`` was given, with the Parameters as they are now."""
-        old = reborn(self, self.digital_class)
+        old = reborn(self, self.digital_class, self.layer_name)
         old._modules = {name: m for name, m in self._modules.items() if not isinstance(m, AnalogMatrix)}
         for name in ("digital_class", "layer_name"):
             old.__dict__.pop(name, None)

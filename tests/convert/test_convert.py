@@ -337,3 +337,21 @@ def test_bad_overrides_are_refused_and_change_nothing(per_layer: dict, error: ty
     with pytest.raises(error, match=message):
         at.convert(model, CHIP, per_layer=per_layer)
     assert not list(at.analog_layers(model))
+
+
+def test_a_layer_that_was_compiled_by_itself_computes_as_what_it_has_become() -> None:
+    digital = nn.Sequential(nn.Linear(8, 8), nn.RNN(8, 8)).eval().requires_grad_(False)
+    x = torch.randn(3, 8)
+    expected, _ = digital(x)
+    reading, _ = at.convert(copy.deepcopy(digital), CHIP)(x)
+    for layer in digital:
+        layer.compile(backend="eager")
+    digital(x)
+    with pytest.warns(UserWarning, match=r"'[01]' was compiled by itself and is not any more: call its .compile\(\)"):
+        at.convert(digital, CHIP)
+    assert torch.equal(digital(x)[0], reading)
+    digital[0].compile(backend="eager")
+    digital(x)
+    with pytest.warns(UserWarning, match="'0' was compiled by itself"):
+        at.to_digital(digital)
+    assert torch.equal(digital(x)[0], expected)
