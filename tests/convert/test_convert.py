@@ -107,6 +107,11 @@ def test_selection(include, exclude, expected) -> None:
         ),
         ({"include": ["head", "shared"], "exclude": "h*"}, r"include 'head' and exclude 'h\*' contradict each other"),
         ({"exclude": "head", "per_layer": {"head": {}}}, "per_layer 'head' and exclude 'head' contradict each other"),
+        (
+            {"include": "head", "per_layer": {"shared": {"output_bits": 6}}},
+            "per_layer 'shared' would change nothing: include, exclude or where leaves out all that it matches",
+        ),
+        ({"where": lambda name, _: name == "head", "per_layer": {"shared": {}}}, "per_layer 'shared' would change no"),
         ({"fold_batch_norm": True}, "fold_batch_norm=True needs example"),
     ],
 )
@@ -124,6 +129,14 @@ def test_wrong_arguments_are_refused() -> None:
         at.convert(_net(), "hermes64")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="patterns must be strings"):
         at.convert(_net(), CHIP, include=[nn.Linear])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="include must be a pattern or a list of them, got 3"):
+        at.convert(_net(), CHIP, include=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"where must be a function, where\(name, layer\), got 'head'"):
+        at.convert(_net(), CHIP, where="head")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"per_layer must map patterns to chips or to fields of one, got \['head'\]"):
+        at.convert(_net(), CHIP, per_layer=["head"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="patterns must be strings, got 0"):
+        at.convert(_net(), CHIP, per_layer={0: {}})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match=r"nothing to convert.*Bilinear"):
         at.convert(nn.Bilinear(3, 4, 2), CHIP)
 
@@ -260,6 +273,22 @@ def test_another_chip_and_an_empty_include_are_refused() -> None:
         at.convert(model, CHIP, include=[])
     at.convert(model, CHIP)
     assert len(list(at.analog_layers(model))) == 3
+
+
+def test_layers_that_are_not_asked_for_may_be_on_another_chip() -> None:
+    model = at.convert(_net(), CHIP, include="head")
+    at.convert(model, at.chips.ibm_speech34(), exclude="head")
+    chips = {name: layer.chip.name for name, layer in at.analog_layers(model)}
+    assert chips == {"body.conv": "ibm_speech34", "shared": "ibm_speech34", "head": "hermes64"}
+
+
+def test_a_shared_layer_goes_by_each_of_its_names() -> None:
+    assert [n for n, _ in at.analog_layers(at.convert(_net(), CHIP, include="again"))] == ["shared"]
+    assert [n for n, _ in at.analog_layers(at.convert(_net(), CHIP, exclude="again"))] == ["body.conv", "head"]
+    model = at.convert(_net(), CHIP, per_layer={"again": {"output_bits": 6}})
+    assert model.shared.chip.output_bits == 6
+    with pytest.raises(ValueError, match="include 'shared' and exclude 'again' contradict each other"):
+        at.convert(_net(), CHIP, include="shared", exclude="again")
 
 
 def test_weights_assigned_to_a_layer_made_on_meta_work() -> None:
