@@ -91,7 +91,7 @@ def convert(
     names = names_of(model)
     chips = _chips(model, names, chip, overrides, embeddings)
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
-    undo = folded(model, example, 1e-4)[1] if fold_batch_norm else lambda: None
+    undo = folded(model, example)[1] if fold_batch_norm else lambda: None
     fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
     new = {id(m): kind_of(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
     converted = switch_off(_replace(model, new))
