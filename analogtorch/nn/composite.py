@@ -50,9 +50,10 @@ class AnalogMatrix(AnalogLinear):
         return new
 
     def share(self, owner: nn.Module) -> None:
-        """Take the owner's Parameters, which moving or loading may have exchanged."""
-        self._parameters["weight"] = owner._parameters[self.spot.weight]
-        self._parameters["bias"] = owner._parameters.get(self.spot.bias) if self.spot.bias else None
+        """Take the owner's Parameters, which moving, loading or tying may have exchanged."""
+        if self.spot.weight in owner._parameters:  # else it was pruned or parametrized, which the owner refuses
+            self._parameters["weight"] = owner._parameters[self.spot.weight]
+            self._parameters["bias"] = owner._parameters.get(self.spot.bias) if self.spot.bias else None
 
     def parameter_name(self, name: str) -> str:
         """The name of the owner's Parameter."""
@@ -137,9 +138,25 @@ class AnalogComposite(nn.Module):
             old.__dict__.pop(name, None)
         return old
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of every module; also what ``module.name = Parameter`` does. The matrices follow."""
+        super().register_parameter(name, param)
+        self._share()
+
     def _share(self) -> None:
         for matrix in self.matrices():
             matrix.share(self)
+
+    def _refuse_changed(self) -> None:
+        """Raise RuntimeError where a Parameter gave way to what is computed from it, which its matrix would not see."""
+        for matrix in self.matrices():
+            for own, name in (("weight", matrix.spot.weight), ("bias", matrix.spot.bias)):
+                if matrix._parameters.get(own) is not None and name not in self._parameters:
+                    raise RuntimeError(
+                        f"layer {self.layer_name!r}: {name} was pruned or parametrized after the conversion, which "
+                        "the chip does not see; make that permanent (torch.nn.utils.prune.remove or "
+                        "torch.nn.utils.parametrize.remove_parametrizations), or do it before convert"
+                    )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
