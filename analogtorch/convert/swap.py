@@ -17,7 +17,7 @@ from analogtorch.convert.guard import guard
 from analogtorch.convert.kinds import is_analog, kind_of, reason, refuse_programmed
 from analogtorch.convert.patterns import Pattern, check_agree, check_known, check_used, matches, names_of, patterns
 from analogtorch.convert.route import route_known, unroute
-from analogtorch.nn import AnalogMatrix, kinds
+from analogtorch.nn import AnalogLinear, AnalogMatrix, kinds
 
 logger = logging.getLogger("analogtorch")
 
@@ -95,6 +95,7 @@ def convert(
     fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
     new = {id(m): kind_of(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
     converted = switch_off(_replace(model, new))
+    _tell_samples(converted)
     routed = route_known(converted)
     if example is not None:
         try:
@@ -223,6 +224,15 @@ def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
             if child is not None and id(child) in new:
                 parent._modules[child_name] = new[id(child)]
     return new.get(id(model), model)
+
+
+def _tell_samples(model: nn.Module) -> None:
+    """Tell the layers between torch's attentions which dimension counts samples, or noise would follow the split."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            for name in ("linear1", "linear2"):
+                if isinstance(layer := getattr(module, name, None), AnalogLinear):
+                    layer.sequence_first = not getattr(module.self_attn, "batch_first", True)
 
 
 def _explain(model: nn.Module, candidates: Mapping[str, nn.Module], embeddings: bool) -> str:

@@ -42,11 +42,12 @@ OWN = frozenset(
         "programmed",
         "run_plans",
         "sections",
+        "sequence_first",
         "streams",
         "vectors_read",
     }
 )
-"""What ``from_digital`` and ``hold`` add to a layer's attributes."""
+"""What ``convert`` and ``hold`` add to a layer's attributes."""
 
 
 @dataclass(frozen=True)
