@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.kinds import reason
+from analogtorch.convert.watch import eager, storage
 from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -34,7 +36,8 @@ def fold_batch_norm(model: nn.Module, example: Example, *, tolerance: float | No
 
     Returns:
         Names of the norms that were folded. A norm after something else is left, and so is one whose layer is called
-        more than once, shares its weight, or could not be analog; a norm or layer with hooks of its own, too.
+        more than once, has its output used elsewhere, shares its weight, or could not be analog; a norm or layer with
+        hooks of its own, too.
 
     Raises:
         TypeError: the example is of another type.
@@ -56,7 +59,12 @@ def folded(
     """What ``fold_batch_norm`` does and returns, and what undoes it."""
     if any(isinstance(m, AnalogLayer) for m in model.modules()):
         raise ValueError("fold_batch_norm: the model is converted already; fold first, then call analogtorch.convert")
-    run = runner("fold_batch_norm", example)
+    given = runner("fold_batch_norm", example)
+
+    def run(model: nn.Module) -> Any:
+        with eager():
+            return given(model)
+
     modes = {m: m.training for m in model.modules()}
     old: list[tuple[Any, Any, Any]] = []
     gone: dict[nn.Module, nn.Module] = {}
@@ -96,9 +104,10 @@ def folded(
 
 
 def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
-    """Name of each batch norm that met the output of a layer, and the layer; both called once."""
-    made: dict[int, tuple[nn.Module, Tensor]] = {}  # outputs are kept, so that no two have the same id
-    found: dict[str, nn.Module] = {}
+    """Name of each batch norm that alone met the output of a layer, and the layer; both called once."""
+    made: dict[int, tuple[nn.Module, Tensor, int]] = {}  # outputs are kept, so that no two have the same id
+    found: dict[str, tuple[nn.Module, Tensor, int]] = {}
+    own: dict[nn.Module, int] = {}
     calls: Counter[nn.Module] = Counter()
     held = Counter(id(p) for m in model.modules() for p in m._parameters.values())
     norms = {
@@ -113,22 +122,54 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
         if all(p is None or held[id(p)] == 1 for p in (m.weight, m.bias))  # or the tie would be cut
     ]
 
+    reads = _Reads()
+
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and id(inputs[0]) in made:
+            own[module] = reads.of(inputs[0])
+
     def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
         if module not in norms:
             if not isinstance(module, nn.Linear) or output.dim() == 2:  # of more, a norm scales another dimension
-                made[id(output)] = (module, output)
-        elif inputs and id(inputs[0]) in made:
-            found[norms[module]] = made[id(inputs[0])][0]
+                made[id(output)] = (module, output, reads.of(output))
+        elif module in own:
+            own[module] = reads.of(inputs[0]) - own[module]
+            found[norms[module]] = made[id(inputs[0])]
 
     handles = [m.register_forward_hook(record) for m in (*layers, *norms)]
+    handles += [m.register_forward_pre_hook(enter) for m in norms]
     try:
-        run(model)
+        with reads:
+            result = run(model)
     finally:
         for handle in handles:
             handle.remove()
+    reads.count(result)  # what is returned is used, too
     names = {name: m for m, name in norms.items()}
-    return {name: layer for name, layer in found.items() if calls[layer] == calls[names[name]] == 1}
+    return {
+        name: layer
+        for name, (layer, output, before) in found.items()
+        if calls[layer] == calls[names[name]] == 1 and reads.of(output) - before == own[names[name]]
+    }
+
+
+class _Reads(TorchDispatchMode):
+    """Counts how often operators take each tensor, or a view of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+
+    def of(self, t: Tensor) -> int:
+        return self.counts[storage(t)]
+
+    def count(self, tree: Any) -> None:
+        self.counts.update(storage(t) for t in tree_leaves(tree) if isinstance(t, Tensor))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count((args, kwargs))
+        return func(*args, **(kwargs or {}))
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -155,8 +196,8 @@ def _compare(before: list[Tensor], after: list[Tensor], tolerance: float | None)
         if a.shape != b.shape or not torch.allclose(a, b, 0.0, allowed * scale, equal_nan=True):
             worst = (a - b).abs().max().item() / max(scale, 1e-30) if a.shape == b.shape else float("inf")
             raise ValueError(
-                f"fold_batch_norm: {a.dtype} outputs would differ by {worst:.2g}, {allowed:.2g} is allowed: a layer's "
-                "output is used beside its norm, or the model does not compute the same twice"
+                f"fold_batch_norm: {a.dtype} outputs would differ by {worst:.2g}, {allowed:.2g} is allowed; does "
+                "the model compute the same twice, or differently with a layer's output changed?"
             )
 
 

@@ -55,22 +55,44 @@ def test_torchvision_models(name: str) -> None:
     assert torch.allclose(model(x), expected, atol=1e-4 * expected.abs().max().item())
 
 
-def test_an_output_that_goes_elsewhere_too_is_found_out_and_undone() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc, self.norm = nn.Linear(3, 4), _norm(nn.BatchNorm1d(4))
+class Twice(nn.Module):
+    """Its first norm is not alone with what the layer before it computes."""
 
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.norm = nn.Linear(3, 4), _norm(nn.BatchNorm1d(4))
+        self.last, self.end = nn.Linear(4, 4), _norm(nn.BatchNorm1d(4))
+        self.how = how
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.fc(x)
+        z = self.end(self.last(self.norm(y)))
+        return {"added": lambda: y + z, "viewed": lambda: z + y.T.sum(), "returned": lambda: (z, y)}[self.how]()
+
+
+@pytest.mark.parametrize("how", ["added", "viewed", "returned"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_output_that_goes_elsewhere_too_is_left(how: str, compiled: bool) -> None:
+    model, x = Twice(how).eval(), torch.randn(5, 3)
+    expected = model(x)
+    whole = torch.compile(model, backend="eager") if compiled else model
+    assert at.fold_batch_norm(whole, x) == ["_orig_mod." * compiled + "end"]
+    for a, b in zip(model(x), expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_what_would_change_the_outputs_is_found_out_and_undone() -> None:
+    class Random(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
-            y = self.fc(x)
-            return y + self.norm(y)
+            return super().forward(x) + torch.rand(())
 
-    model, x = Twice(), torch.randn(5, 3)
-    expected, weight = copy.deepcopy(model).eval()(x), model.fc.weight
-    with pytest.raises(ValueError, match="outputs would differ"):
+    model, x = Random(nn.Linear(3, 4), _norm(nn.BatchNorm1d(4))).eval(), torch.randn(5, 3)
+    weight, norm = model[0].weight, model[1]
+    with pytest.raises(ValueError, match="float32 outputs would differ by .*does the model compute the same twice"):
         at.fold_batch_norm(model, x)
-    assert model.fc.weight is weight
-    assert torch.equal(model.eval()(x), expected)
+    assert model[0].weight is weight
+    assert model[1] is norm
 
 
 def test_what_cannot_be_folded_is_said() -> None:
