@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
-from analogtorch.convert import analog_layers, reason
+from analogtorch.convert import analog_layers, check_module, reason
 from analogtorch.convert.fast_path import reader
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
@@ -142,8 +142,10 @@ def summary(model: nn.Module) -> Summary:
     """List the analog layers of a converted model and everything that stays digital, with the reason.
 
     Raises:
+        TypeError: ``model`` is no module.
         ValueError: the model has no analog layer.
     """
+    check_module("summary", model)
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("summary: the model has no analog layer; call analogtorch.convert(model, chip) first")

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.convert.example import Example, runner
-from analogtorch.convert.kinds import reason
+from analogtorch.convert.kinds import check_module, reason
 from analogtorch.convert.watch import eager, storage
 from analogtorch.nn import AnalogLayer
 
@@ -40,7 +40,7 @@ def fold_batch_norm(model: nn.Module, example: Example, *, tolerance: float | No
         hooks of its own, too.
 
     Raises:
-        TypeError: the example is of another type.
+        TypeError: ``model`` or ``example`` is of another type.
         ValueError: the model is converted already, nothing can be folded, the model returns no floating-point tensor to
             compare, or the outputs differ by more than the tolerance. The model is unchanged.
 
@@ -57,6 +57,7 @@ def folded(
     model: nn.Module, example: Example | None, tolerance: float | None = None
 ) -> tuple[list[str], Callable[[], None]]:
     """What ``fold_batch_norm`` does and returns, and what undoes it."""
+    check_module("fold_batch_norm", model)
     if any(isinstance(m, AnalogLayer) for m in model.modules()):
         raise ValueError("fold_batch_norm: the model is converted already; fold first, then call analogtorch.convert")
     given = runner("fold_batch_norm", example)

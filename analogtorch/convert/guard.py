@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch.convert.example import Example, runner
-from analogtorch.convert.kinds import analog_layers
+from analogtorch.convert.kinds import analog_layers, check_module
 from analogtorch.convert.route import route, routed_layers, unroute
 from analogtorch.convert.watch import Bypass, Watch, watch
 
@@ -93,8 +93,7 @@ def guard(
         >>> guard(model, torch.randn(2, 8)).layers[0].runs
         1
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"guard: model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module("guard", model)
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("guard: the model has no analog layer; call analogtorch.convert(model, chip) first")

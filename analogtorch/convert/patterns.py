@@ -70,7 +70,7 @@ def check_known(
         found = [(name, m) for name, m in model.named_modules(remove_duplicate=False) if pattern(name)]
         with_weights = [(name, m) for name, m in found if next(m.parameters(recurse=False), None) is not None]
         for name, module in with_weights or found[:1]:
-            why = reason(model, name, module, embeddings) or "it is a part of a layer"
+            why = reason(model, name, module, embeddings)
             raise ValueError(f"convert: {name!r}, matched by {pattern.text!r}, cannot be analog: {why}")
         near = get_close_matches(pattern.text.removeprefix("re:"), names, n=3) or names[:3]
         raise ValueError(

@@ -14,10 +14,10 @@ from analogtorch.convert.example import Example, runner
 from analogtorch.convert.fast_path import reader, restore, switch_off
 from analogtorch.convert.fold import folded
 from analogtorch.convert.guard import guard
-from analogtorch.convert.kinds import is_analog, kind_of, reason, refuse_programmed
+from analogtorch.convert.kinds import check_module, is_analog, kind_of, reason, refuse_programmed
 from analogtorch.convert.patterns import Pattern, check_agree, check_known, check_used, matches, names_of, patterns
 from analogtorch.convert.route import route_known, unroute
-from analogtorch.nn import AnalogLinear, AnalogMatrix, kinds
+from analogtorch.nn import AnalogLinear, kinds
 
 logger = logging.getLogger("analogtorch")
 
@@ -65,9 +65,9 @@ def convert(
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: nothing to convert, a pattern that matches no layer, patterns that contradict each other, a field
-            that a chip does not have, a layer to convert that is on another chip, an ``out_proj`` to include without
-            its attention, or what ``fold_batch_norm`` and ``guard`` raise.
+        ValueError: a programmed chip, nothing to convert, a pattern that matches no layer or has no effect, patterns
+            that contradict each other, a field that a chip does not have, a layer to convert that is on another chip,
+            an ``out_proj`` to include without its attention, or what ``fold_batch_norm`` and ``guard`` raise.
             The model is unchanged.
 
     Example:
@@ -75,8 +75,8 @@ def convert(
         >>> type(at.convert(model, at.chips.hermes64(), exclude="2")[0]).__name__
         'AnalogLinear'
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"convert: model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module("convert", model)
+    refuse_programmed(model, "convert")
     if not isinstance(chip, Chip):
         raise TypeError(f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
     if fold_batch_norm and example is None:
@@ -93,19 +93,22 @@ def convert(
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
     undo = folded(model, example)[1] if fold_batch_norm else lambda: None
     fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
-    new = {id(m): kind_of(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
-    converted = switch_off(_replace(model, new))
-    _tell_samples(converted)
-    routed = route_known(converted)
-    if example is not None:
-        try:
+    new: dict[int, Any] = {}
+    routed: list[nn.Module] = []
+    converted = model
+    try:
+        new = {id(m): kind_of(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
+        converted = switch_off(_replace(model, new))
+        _tell_samples(converted)
+        routed = route_known(converted)
+        if example is not None:
             guard(converted, example)
-        except Exception:
-            for module in routed:
-                unroute(module)
-            restore(_replace(converted, {id(new[id(m)]): m for m in fresh.values()}))
-            undo()
-            raise
+    except Exception:
+        for module in routed:
+            unroute(module)
+        restore(_replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
+        undo()
+        raise
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
     return converted
@@ -120,9 +123,7 @@ def _chips(
 ) -> dict[str, Chip]:
     """The chip of each layer that can be analog, by name."""
     candidates = [
-        name
-        for name, m in model.named_modules()
-        if is_analog(m) or (not isinstance(m, AnalogMatrix) and reason(model, name, m, embeddings) is None)
+        name for name, m in model.named_modules() if is_analog(m) or reason(model, name, m, embeddings) is None
     ]
     changes = [_changed(chip, text, change) for text, change in per_layer.items()]
     overrides = list(zip(patterns("per_layer", per_layer), changes, strict=True))
@@ -207,8 +208,11 @@ def to_digital(model: nn.Module) -> nn.Module:
     """Undo ``convert``: every analog layer becomes the digital layer it was, with its Parameters as they are now.
 
     Raises:
-        ValueError: a layer of a programmed chip: its weights are conductances, not the model's.
+        TypeError: ``model`` is no module.
+        ValueError: a layer of a programmed chip: its weights are conductances, not the model's; or one that was
+            parametrized since.
     """
+    check_module("to_digital", model)
     refuse_programmed(model, "to_digital")
     layers = {name: m for name, m in model.named_modules() if is_analog(m)}
     if changed := [name for name, m in layers.items() if parametrize.is_parametrized(m)]:

@@ -43,6 +43,8 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         else:
             x = input
         single = x.dim() == 2
+        if x.dim() in (2, 3) and x.shape[1 if self.batch_first and packed is None and not single else 0] == 0:
+            raise ValueError(f"layer {self.layer_name!r} takes at least one time step, got shape {tuple(x.shape)}")
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"layer {self.layer_name!r} takes (L, N, {self.input_size}) inputs"

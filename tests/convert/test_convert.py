@@ -125,6 +125,9 @@ def test_bad_patterns_are_refused_and_change_nothing(kwargs: dict, message: str)
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match=r"torch\.nn\.Module, got Tensor"):
         at.convert(torch.zeros(2), CHIP)  # type: ignore[arg-type]
+    for function in (at.to_digital, at.summary, lambda model: at.fold_batch_norm(model, TOKENS)):
+        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got Tensor"):
+            function(torch.zeros(2))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must be a Chip"):
         at.convert(_net(), "hermes64")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="patterns must be strings"):
@@ -273,6 +276,16 @@ def test_another_chip_and_an_empty_include_are_refused() -> None:
         at.convert(model, CHIP, include=[])
     at.convert(model, CHIP)
     assert len(list(at.analog_layers(model))) == 3
+
+
+def test_a_programmed_chip_and_parts_of_layers_are_refused() -> None:
+    model = at.convert(nn.Sequential(nn.LSTM(8, 8), nn.Linear(8, 8)), CHIP, exclude="1")
+    with pytest.raises(ValueError, match=r"convert: layer '0\.ih_l0' belongs to a programmed chip"):
+        at.convert(at.program(model, seed=1).at("1 day"), CHIP)
+    with pytest.raises(
+        ValueError, match=r"'0\.ih_l0', matched by '0\.ih\*', cannot be analog: it is a part of a layer"
+    ):
+        at.convert(model, CHIP, include="0.ih*")
 
 
 def test_layers_that_are_not_asked_for_may_be_on_another_chip() -> None:
