@@ -16,6 +16,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.ops import number_samples
 
+_STEPS = 1 << 24
+"""How far apart the output noise of two samples begins: the same for a sequence of any length, in any batch."""
+
 
 class AnalogRecurrent(AnalogComposite, nn.RNNBase):
     """What the analog recurrent layers share."""
@@ -150,7 +153,8 @@ class _Noise:
                 matrix.vectors_read.add_(batch)
             else:
                 numbers = number_samples(x, batch, 1)
-            self.samples = numbers * steps + torch.arange(steps, device=x.device).unsqueeze(1)  # (steps, batch)
+            numbers = numbers if order is None else numbers[order]
+            self.samples = numbers * _STEPS + torch.arange(steps, device=x.device).unsqueeze(1)  # (steps, batch)
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """The product of all samples ``x`` (N, inputs) at one step."""
