@@ -96,6 +96,10 @@ class AnalogComposite(nn.Module):
     digital_class: type[nn.Module]
     layer_name: str
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        digital = f"nn.{self.digital.__name__}"
+        raise TypeError(f"{type(self).__name__} is made out of an {digital}: analogtorch.convert({digital}(...), chip)")
+
     @classmethod
     def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogComposite":
         """An analog module in place of ``layer``: the same Parameter objects, children, hooks and attributes."""

@@ -70,3 +70,10 @@ def test_a_parametrization_after_the_conversion_is_refused_until_it_is_permanent
     parametrize.remove_parametrizations(analog, weight)
     expected = _run(analog)
     assert torch.allclose(_run(at.to_digital(analog).eval()), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [at.nn.AnalogLSTM, at.nn.AnalogGRUCell, at.nn.AnalogMultiheadAttention])
+def test_they_are_made_by_convert(kind: type[nn.Module]) -> None:
+    digital = kind.__name__.removeprefix("Analog")
+    with pytest.raises(TypeError, match=rf"is made out of an nn\.{digital}: analogtorch\.convert\(nn\.{digital}\("):
+        kind(8, 8)
