@@ -38,6 +38,7 @@ OWN = frozenset(
         "noise_in_torch",
         "noise_time",
         "output_runs",
+        "placed_shape",
         "plans",
         "programmed",
         "run_plans",
@@ -86,6 +87,8 @@ class AnalogLayer(RangedLayer):
     """Of a programmed layer: how many input vectors (linear) or samples (convolution) it has multiplied, (1,) int64.
     It counts them for the output noise, so that every multiply has its own and batches of any size see the same."""
     sections: tuple[Section, ...]
+    placed_shape: tuple[int, ...]
+    """Shape of the weight that ``sections`` are of."""
     digital_class: type[nn.Module]
     plans: dict[tuple[bool, bool], tuple[Plan, ...]]
     """Per section, by (programmed, training)."""
@@ -154,7 +157,7 @@ class AnalogLayer(RangedLayer):
     def chip(self, chip: Chip) -> None:
         if self.programmed is not None:
             raise RuntimeError(f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become another")
-        self._chip = chip
+        self._chip, self.placed_shape = chip, tuple(self.weight.shape)
         self.sections = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
         # hashed here, because torch.compile cannot trace a hash
         blocks = self.row_blocks
@@ -297,11 +300,16 @@ class AnalogLayer(RangedLayer):
         """How many vectors or samples ``x`` has, and whether autocast chooses the type of the product.
 
         Raises:
-            RuntimeError: the layer is a programmed chip's, and in training.
+            RuntimeError: the layer is a programmed chip's, and in training; or its weight has got another shape.
             NotImplementedError: under a transform that the operators do not support.
             ValueError, TypeError: ``x`` has another shape or type than the layer takes.
         """
         self._refuse_training()
+        if self.weight.shape != self.placed_shape:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} was converted with a weight of {self.placed_shape}, which has got the "
+                f"shape {tuple(self.weight.shape)} since; call analogtorch.to_digital(model), then convert again"
+            )
         plan = self.plans[self.programmed is not None, self.training][0]
         refuse_transforms(self.layer_name, plan.noisy or (self.training and self.noise_in_torch))
         return self._vectors(x), self._autocasts(x)

@@ -397,3 +397,14 @@ def test_a_layer_that_was_compiled_by_itself_computes_as_what_it_has_become() ->
     with pytest.warns(UserWarning, match="'0' was compiled by itself"):
         at.to_digital(digital)
     assert torch.equal(digital(x)[0], expected)
+
+
+def test_a_weight_of_another_shape_is_refused_until_it_is_placed_anew() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 4, bias=False)), CHIP).eval()
+    model[0].weight, model[0].out_features = nn.Parameter(torch.randn(6, 8)), 6  # as a vocabulary is enlarged
+    x = torch.randn(2, 8)
+    with pytest.raises(
+        RuntimeError, match=r"'0' was converted with a weight of \(4, 8\), .*\(6, 8\) since; call .*dig"
+    ):
+        model(x)
+    assert at.convert(at.to_digital(model), CHIP)(x).shape == (2, 6)
