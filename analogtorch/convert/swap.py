@@ -67,7 +67,8 @@ def convert(
         TypeError: an argument is of another type.
         ValueError: a programmed chip, nothing to convert, a pattern that matches no layer or has no effect, patterns
             that contradict each other, a field that a chip does not have, a layer to convert that is on another chip,
-            an ``out_proj`` to include without its attention, or what ``fold_batch_norm`` and ``guard`` raise.
+            one to exclude that is analog, an ``out_proj`` to include without its attention, or what
+            ``fold_batch_norm`` and ``guard`` raise.
             The model is unchanged.
 
     Example:
@@ -149,6 +150,12 @@ def _chosen(
     known = {name: names[name] for name in candidates}
     check_known(model, known, [*included, *excluded, *changed], embeddings)
     check_agree(known.values(), included, excluded, changed)
+    for name, m in candidates.items():
+        if is_analog(m) and matches(names[name], excluded):
+            raise ValueError(
+                f"convert: exclude asks for {name!r} to stay digital, but it is analog already; call "
+                "analogtorch.to_digital(model) first, or name in include what is to be converted beside it"
+            )
     chosen = {
         name: m
         for name, m in candidates.items()

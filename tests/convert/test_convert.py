@@ -290,7 +290,9 @@ def test_a_programmed_chip_and_parts_of_layers_are_refused() -> None:
 
 def test_layers_that_are_not_asked_for_may_be_on_another_chip() -> None:
     model = at.convert(_net(), CHIP, include="head")
-    at.convert(model, at.chips.ibm_speech34(), exclude="head")
+    with pytest.raises(ValueError, match="exclude asks for 'head' to stay digital, but it is analog already; call"):
+        at.convert(model, at.chips.ibm_speech34(), exclude="head")
+    at.convert(model, at.chips.ibm_speech34(), include=["body.*", "shared"])
     chips = {name: layer.chip.name for name, layer in at.analog_layers(model)}
     assert chips == {"body.conv": "ibm_speech34", "shared": "ibm_speech34", "head": "hermes64"}
 
