@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.kinds import check_module, reason
+from analogtorch.convert.replace import replace
 from analogtorch.convert.watch import eager, storage
 from analogtorch.nn import AnalogLayer
 
@@ -73,7 +74,7 @@ def folded(
     def undo() -> None:
         for layer, weight, bias in old:
             layer.weight, layer.bias = weight, bias
-        _replace(model, {new: norm for norm, new in gone.items()})
+        replace(model, {id(new): norm for norm, new in gone.items()})
 
     try:
         model.eval()
@@ -93,7 +94,7 @@ def folded(
             fuse = fuse_conv_bn_weights if isinstance(layer, _CONVOLUTIONS) else fuse_linear_bn_weights
             numbers = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             layer.weight, layer.bias = fuse(layer.weight, layer.bias, *numbers)
-        _replace(model, gone)
+        replace(model, {id(norm): new for norm, new in gone.items()})
         _compare(before, _floating(run(model)), tolerance)
     except Exception:
         undo()
@@ -176,14 +177,6 @@ class _Reads(TorchDispatchMode):
 def _hooked(module: nn.Module) -> bool:
     """Whether something else happens to what it is given or computes."""
     return "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _replace(model: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
-    """Exchange modules under all their names."""
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child in new:
-                parent._modules[name] = new[child]
 
 
 def _compare(before: list[Tensor], after: list[Tensor], tolerance: float | None) -> None:

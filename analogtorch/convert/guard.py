@@ -84,7 +84,7 @@ def guard(
         How often each analog layer ran.
 
     Raises:
-        TypeError: ``model`` or ``example`` is of another type.
+        TypeError: ``model``, ``example`` or ``forward`` is of another type.
         ValueError: no analog layer; a layer that is bypassed, with the module and the line of code that do it; or one
             that did not run.
 
@@ -100,6 +100,8 @@ def guard(
     run: Callable[[nn.Module], Any]
     if forward is None:
         run = runner("guard", example, "; for anything else pass forward=")
+    elif not callable(forward):
+        raise TypeError(f"guard: forward must be a function, forward(model, example), got {forward!r}")
     else:
         given = forward
 

@@ -16,6 +16,7 @@ from analogtorch.convert.fold import folded
 from analogtorch.convert.guard import guard
 from analogtorch.convert.kinds import check_module, is_analog, kind_of, reason, refuse_programmed
 from analogtorch.convert.patterns import Pattern, check_agree, check_known, check_used, matches, names_of, patterns
+from analogtorch.convert.replace import replace
 from analogtorch.convert.route import route_known, unroute
 from analogtorch.nn import AnalogLinear, kinds
 
@@ -99,7 +100,7 @@ def convert(
     converted = model
     try:
         new = {id(m): kind_of(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
-        converted = switch_off(_replace(model, new))
+        converted = switch_off(replace(model, new))
         _tell_samples(converted)
         routed = route_known(converted)
         if example is not None:
@@ -107,7 +108,7 @@ def convert(
     except Exception:
         for module in routed:
             unroute(module)
-        restore(_replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
+        restore(replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
         undo()
         raise
     if new:
@@ -226,15 +227,7 @@ def to_digital(model: nn.Module) -> nn.Module:
         raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
     for module in model.modules():
         unroute(module)
-    return restore(_replace(model, {id(m): m.to_digital() for m in layers.values()}))
-
-
-def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
-    for parent in [*model.modules(), *new.values()]:  # what is new may hold what is to be replaced
-        for child_name, child in list(parent._modules.items()):
-            if child is not None and id(child) in new:
-                parent._modules[child_name] = new[id(child)]
-    return new.get(id(model), model)
+    return restore(replace(model, {id(m): m.to_digital() for m in layers.values()}))
 
 
 def _tell_samples(model: nn.Module) -> None:
