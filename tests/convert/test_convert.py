@@ -410,3 +410,36 @@ def test_a_weight_of_another_shape_is_refused_until_it_is_placed_anew() -> None:
     ):
         model(x)
     assert at.convert(at.to_digital(model), CHIP)(x).shape == (2, 6)
+
+
+class Listed(nn.Module):
+    """Goes by other references to its layers than their names, as a feature pyramid of detectron2 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        for i in range(4):
+            self.add_module(f"fc{i}", nn.Linear(8, 8))
+        self.listed, self.fixed, self.named = [self.fc0], (self.fc1,), {"x": self.fc2}
+        object.__setattr__(self, "hidden", self.fc3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.hidden(self.named["x"](self.fixed[0](self.listed[0](x))))
+
+
+def test_references_that_are_no_children_are_replaced_too() -> None:
+    model, x = Listed().eval(), torch.randn(3, 8)
+    expected, before = model(x), (model.listed[0], model.fixed[0], model.named["x"], model.hidden)
+    at.convert(model, CHIP)
+    assert (model.listed[0], model.fixed[0], model.named["x"], model.hidden) == tuple(
+        model.get_submodule(f"fc{i}") for i in range(4)
+    )
+    report = at.guard(model, x)
+    assert [(row.runs, row.routed) for row in report.layers] == [(1, False)] * 4
+    at.to_digital(model)
+    assert torch.equal(model(x), expected)
+    with pytest.raises(ValueError, match="takes"):
+        at.convert(model, CHIP, example=x[:, :5])
+    held = model.listed[0], model.fixed[0], model.named["x"], model.hidden
+    assert [type(layer) for layer in held] == [type(layer) for layer in before]
+    assert torch.equal(model(x), expected)
