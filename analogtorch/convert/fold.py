@@ -81,7 +81,7 @@ def folded(
         before = _floating(run(model))
         if not before:
             raise ValueError(
-                "fold_batch_norm: the model returns no floating-point tensors, alone or in tuples, lists and "
+                "fold_batch_norm: the model returned no floating-point numbers, alone or in tuples, lists and "
                 "dictionaries, by which to prove that folding changes nothing"
             )
         pairs = _pairs(model, run)
