@@ -1,17 +1,22 @@
 """What of a model runs on the chip, what does not and why, and how many blocks and tiles it takes."""
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
-from analogtorch.convert import analog_layers, reason
+from analogtorch.convert import analog_layers, check_module, reason
 from analogtorch.convert.fast_path import reader
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
 from analogtorch.nn.base import range_text
+
+_BUILD = ("name", "tiles", "rows", "cols")
+"""Fields of a chip that tell which it is and how much fits on it."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class LayerRow:
     """Unit cells that it occupies, those between the groups of a block-diagonal convolution included."""
     input_range: str
     """The DAC's full scale, or how it is found while the layer is not calibrated."""
+    chip: Chip
+    """The chip that it runs on, without the ADC's bound that was calibrated for it."""
     output_bound: float | None = None
     """The ADC's bound where it was calibrated for the layer, a deviation from the chip; None: the chip's own."""
 
@@ -35,7 +42,6 @@ class LayerRow:
 class Summary:
     """What ``summary`` returns; print it."""
 
-    chip: Chip
     layers: tuple[LayerRow, ...]
     skipped: tuple[tuple[str, str, int], ...]
     """Modules with weights that stay digital: name, reason, number of weights."""
@@ -46,6 +52,11 @@ class Summary:
     """Analog attention, by name: its products of activations stay digital."""
 
     @property
+    def chips(self) -> tuple[Chip, ...]:
+        """The chips that the layers run on, one of each name and build; its other fields are those of most layers."""
+        return tuple(chip for chip, _ in self._builds())
+
+    @property
     def tiles(self) -> int:
         """Tiles at one block per tile: an upper bound, as blocks that are smaller than a tile may share one."""
         return sum(row.blocks for row in self.layers)
@@ -53,7 +64,14 @@ class Summary:
     @property
     def tiles_lower_bound(self) -> int:
         """Tiles that the cells would fill without any waste."""
-        return math.ceil(sum(row.cells for row in self.layers) / (self.chip.rows * self.chip.cols))
+        return sum(_least(chip, rows) for chip, rows in self._builds())
+
+    def _builds(self) -> list[tuple[Chip, list[LayerRow]]]:
+        """The chips, and the layers of each."""
+        found: dict[tuple[Any, ...], list[LayerRow]] = {}
+        for row in self.layers:
+            found.setdefault(tuple(getattr(row.chip, name) for name in _BUILD), []).append(row)
+        return [(_usual([row.chip for row in rows]), rows) for rows in found.values()]
 
     def __str__(self) -> str:
         width = max((len(row.name) for row in self.layers), default=4)
@@ -63,14 +81,20 @@ class Summary:
             lines.append(
                 f"{row.name:<{width}}  {row.kind:<8}  {shape:<18}  {row.blocks:>6}  {row.cells:>10,}  {row.input_range}"
             )
-        lines.append(f"{self._fit()} {sum(row.cells for row in self.layers):,} of {self.chip.cells:,} cells.")
+        for chip, rows in self._builds():
+            lines.append(_fit(chip, rows))
+            lines += [
+                f"differs from {chip.name}: {row.name} ({_changes(row.chip, chip)})" for row in rows if row.chip != chip
+            ]
         if self.routed:
             lines.append(
                 f"routed: {len(self.routed)} layers that the model calls by their weights, as {self.routed[0]}"
             )
-        bounds = [f"{row.name} {row.output_bound:.4g}" for row in self.layers if row.output_bound is not None]
-        if bounds:
-            lines.append(f"ADC bound calibrated, the chip's own is {self.chip.output_bound:g}: {', '.join(bounds)}")
+        bounded = [row for row in self.layers if row.output_bound is not None]
+        if bounded:
+            own = " or ".join(f"{bound:g}" for bound in dict.fromkeys(row.chip.output_bound for row in bounded))
+            bounds = ", ".join(f"{row.name} {row.output_bound:.4g}" for row in bounded)
+            lines.append(f"ADC bound calibrated, the chip's own is {own}: {bounds}")
         lines += [f"digital: {name} ({count:,} weights; {why})" for name, why, count in self.skipped]
         if self.attention:
             others = len(self.attention) - 1
@@ -78,28 +102,53 @@ class Summary:
             lines.append(f"digital: q k^T, softmax and the product with v of {where} (no weights)")
         return "\n".join(lines)
 
-    def _fit(self) -> str:
-        text = f"{self.tiles} of {self.chip.tiles} tiles of {self.chip.name} at one block per tile"
-        if self.tiles <= self.chip.tiles:
-            return f"{text};"
-        if self.tiles_lower_bound <= self.chip.tiles:
-            return f"{text}: fits only if blocks share tiles (at least {self.tiles_lower_bound});"
-        return f"{text}: TOO LARGE for one chip (at least {self.tiles_lower_bound} tiles);"
+
+def _fit(chip: Chip, rows: list[LayerRow]) -> str:
+    tiles, cells = sum(row.blocks for row in rows), sum(row.cells for row in rows)
+    text = f"{tiles} of {chip.tiles} tiles of {chip.name} at one block per tile"
+    if tiles > chip.tiles >= _least(chip, rows):
+        text += f": fits only if blocks share tiles (at least {_least(chip, rows)})"
+    elif tiles > chip.tiles:
+        text += f": TOO LARGE for one chip (at least {_least(chip, rows)} tiles)"
+    return f"{text}; {cells:,} of {chip.cells:,} cells."
+
+
+def _usual(chips: list[Chip]) -> Chip:
+    """The chip that most of them are; a device of the user's may have no hash."""
+    distinct: list[Chip] = []
+    numbers = Counter[int]()
+    for chip in chips:
+        if chip not in distinct:
+            distinct.append(chip)
+        numbers[distinct.index(chip)] += 1
+    return distinct[numbers.most_common(1)[0][0]]
+
+
+def _least(chip: Chip, rows: list[LayerRow]) -> int:
+    return math.ceil(sum(row.cells for row in rows) / (chip.rows * chip.cols))
+
+
+def _changes(chip: Chip, usual: Chip) -> str:
+    """The fields of ``chip`` that are not as ``usual``, with those values that are short."""
+    told = []
+    for name in (field.name for field in fields(Chip)):
+        value = getattr(chip, name)
+        if value != getattr(usual, name):
+            told.append(f"{name} {value}" if isinstance(value, int | float | str | None) else name)
+    return ", ".join(told)
 
 
 def summary(model: nn.Module) -> Summary:
     """List the analog layers of a converted model and everything that stays digital, with the reason.
 
     Raises:
-        ValueError: the model has no analog layer, or layers on different chips.
+        TypeError: ``model`` is no module.
+        ValueError: the model has no analog layer.
     """
+    check_module("summary", model)
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("summary: the model has no analog layer; call analogtorch.convert(model, chip) first")
-    if len(chips := {layer.chip.name for layer in layers.values()}) > 1:
-        raise ValueError(
-            f"summary: the layers are on different chips ({', '.join(sorted(chips))}); summarise them apart"
-        )
     rows = tuple(_row(name, layer) for name, layer in layers.items())
     skipped = tuple(
         (name or "(root)", reason(model, name, module) or _left(model, name), _count(own))
@@ -107,7 +156,6 @@ def summary(model: nn.Module) -> Summary:
         if not isinstance(module, AnalogLayer | AnalogComposite) and (own := list(module.parameters(recurse=False)))
     )
     return Summary(
-        chip=next(iter(layers.values())).chip.nominal,
         layers=rows,
         skipped=skipped,
         routed=tuple(routed_layers(model)),
@@ -132,6 +180,7 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         blocks=sum(section.blocks for section in layer.sections),
         cells=sum(section.cells for section in layer.sections),
         input_range="absmax of each input (not calibrated)" if ranges is None else range_text(ranges),
+        chip=chip.nominal,
         output_bound=None if chip.nominal_bound is None else chip.output_bound,
     )
 

@@ -36,3 +36,20 @@ def test_what_does_not_fit_is_said(tiles: int, expected: str) -> None:
 def test_a_digital_model_is_refused() -> None:
     with pytest.raises(ValueError, match="no analog layer"):
         at.summary(nn.Linear(2, 2))
+
+
+def test_layers_on_several_chips_are_counted_apart() -> None:
+    model = nn.Sequential(nn.Linear(436, 436), nn.Linear(436, 436), nn.Linear(436, 12), nn.Linear(12, 12))
+    chip, other = at.chips.hermes64(), at.chips.ibm_speech34()
+    at.convert(
+        model, chip, per_layer={"0": other, "2": {"output_bits": 10, "training": at.TrainingNoise(weight="none")}}
+    )
+    summary = at.summary(model)
+    assert summary.chips == (other, chip)
+    assert [row.chip.name for row in summary.layers] == ["ibm_speech34", "hermes64", "hermes64", "hermes64"]
+    assert summary.tiles == 8
+    text = str(summary)
+    assert "1 of 34 tiles of ibm_speech34 at one block per tile; 190,096 of 8,912,896 cells." in text
+    assert "7 of 64 tiles of hermes64 at one block per tile; 195,472 of 4,194,304 cells." in text
+    assert "differs from hermes64: 2 (output_bits 10, training)" in text
+    assert summary.tiles_lower_bound == 1 + 3

@@ -2,12 +2,13 @@
 
 from analogtorch.convert.fold import fold_batch_norm
 from analogtorch.convert.guard import GuardReport, guard
-from analogtorch.convert.kinds import analog_layers, reason, refuse_programmed
+from analogtorch.convert.kinds import analog_layers, check_module, reason, refuse_programmed
 from analogtorch.convert.swap import convert, to_digital
 
 __all__ = [
     "GuardReport",
     "analog_layers",
+    "check_module",
     "convert",
     "fold_batch_norm",
     "guard",

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch.convert.example import Example, runner
-from analogtorch.convert.kinds import analog_layers
+from analogtorch.convert.kinds import analog_layers, check_module
 from analogtorch.convert.route import route, routed_layers, unroute
 from analogtorch.convert.watch import Bypass, Watch, watch
 
@@ -84,7 +84,7 @@ def guard(
         How often each analog layer ran.
 
     Raises:
-        TypeError: ``model`` or ``example`` is of another type.
+        TypeError: ``model``, ``example`` or ``forward`` is of another type.
         ValueError: no analog layer; a layer that is bypassed, with the module and the line of code that do it; or one
             that did not run.
 
@@ -93,14 +93,15 @@ def guard(
         >>> guard(model, torch.randn(2, 8)).layers[0].runs
         1
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"guard: model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module("guard", model)
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("guard: the model has no analog layer; call analogtorch.convert(model, chip) first")
     run: Callable[[nn.Module], Any]
     if forward is None:
         run = runner("guard", example, "; for anything else pass forward=")
+    elif not callable(forward):
+        raise TypeError(f"guard: forward must be a function, forward(model, example), got {forward!r}")
     else:
         given = forward
 

@@ -10,8 +10,12 @@ from analogtorch.convert.fast_path import reader
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMatrix, kinds
 from analogtorch.nn.base import OWN
 
-_REFUSED = {nn.Bilinear: "multiplies two inputs; a tile multiplies an input by stored weights"}
-"""Layers with weights that no chip of tiles computes, and why."""
+_REFUSED = {
+    nn.Bilinear: "multiplies two inputs; a tile multiplies an input by stored weights",
+    AnalogMatrix: "it is a part of a layer",
+    parametrize.ParametrizationList: "belongs to a parametrized layer",
+}
+"""Modules with weights that ``convert`` never makes analog, and why."""
 
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
@@ -22,6 +26,12 @@ def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
 def is_analog(module: Any) -> bool:
     """Whether ``convert`` made it, rather than a part of what it made."""
     return isinstance(module, AnalogLayer | AnalogComposite) and not isinstance(module, AnalogMatrix)
+
+
+def check_module(caller: str, model: Any) -> None:
+    """Raise TypeError where ``caller`` was given something else for a model."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{caller}: model must be a torch.nn.Module, got {type(model).__name__}")
 
 
 def refuse_programmed(model: nn.Module, caller: str) -> None:
@@ -38,10 +48,11 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
 
     ``embeddings``: whether ``convert`` was asked for what it makes on request only.
     """
+    if refused := [why for layer, why in _REFUSED.items() if isinstance(module, layer)]:
+        return refused[0]
     kind = kind_of(module)
     if kind is None:
-        refused = (why for layer, why in _REFUSED.items() if isinstance(module, layer))
-        return next(refused, f"no analog layer for {type(module).__name__}")
+        return f"no analog layer for {type(module).__name__}"
     if kind.on_request and not embeddings:
         return "digital unless convert(..., embeddings=True)"
     if (attention := reader(model, name)) and (why := reason(model, *attention)):

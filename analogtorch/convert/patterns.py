@@ -24,44 +24,55 @@ class Pattern:
         return self.regex.fullmatch(name) is not None
 
 
-def patterns(given: str | Iterable[str] | None) -> list[Pattern]:
+def patterns(argument: str, given: str | Iterable[str] | None) -> list[Pattern]:
     """The patterns of an argument.
 
     Raises:
         TypeError: one that is no text.
         ValueError: one that is no regular expression.
     """
+    if not isinstance(given, str | Iterable | None):
+        raise TypeError(f"convert: {argument} must be a pattern or a list of them, got {given!r}")
     listed = [] if given is None else [given] if isinstance(given, str) else list(given)
     if bad := [p for p in listed if not isinstance(p, str)]:
         raise TypeError(f"convert: patterns must be strings, got {bad[0]!r}; for all layers leave include out")
     return [Pattern(p) for p in listed]
 
 
-def matches(name: str, among: list[Pattern]) -> bool:
-    """Whether any of the patterns matches the name."""
-    return any(pattern(name) for pattern in among)
+def names_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """All names of each module, by the first: a shared one has several, and each is as good."""
+    found: dict[nn.Module, tuple[str, ...]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found[module] = (*found.get(module, ()), name)
+    return {names[0]: names for names in found.values()}
+
+
+def matches(names: Iterable[str], among: list[Pattern]) -> bool:
+    """Whether any of the patterns matches any of the names of a layer."""
+    return any(pattern(name) for name in names for pattern in among)
 
 
 def check_known(
-    model: nn.Module, candidates: Mapping[str, nn.Module], among: list[Pattern], embeddings: bool = False
+    model: nn.Module, candidates: Mapping[str, tuple[str, ...]], among: list[Pattern], embeddings: bool = False
 ) -> None:
     """Raise ValueError for a pattern that matches none of the ``candidates``, with what it matches or almost matches.
 
     Args:
         model: of the layers.
-        candidates: layers that can be analog, by name.
+        candidates: all names of the layers that can be analog, by the first.
         among: the patterns.
         embeddings: as ``convert`` was given it.
     """
+    names = [name for own in candidates.values() for name in own]
     for pattern in among:
-        if any(map(pattern, candidates)):
+        if any(map(pattern, names)):
             continue
-        found = [(name, m) for name, m in model.named_modules() if pattern(name)]
+        found = [(name, m) for name, m in model.named_modules(remove_duplicate=False) if pattern(name)]
         with_weights = [(name, m) for name, m in found if next(m.parameters(recurse=False), None) is not None]
         for name, module in with_weights or found[:1]:
-            why = reason(model, name, module, embeddings) or "it is a part of a layer"
+            why = reason(model, name, module, embeddings)
             raise ValueError(f"convert: {name!r}, matched by {pattern.text!r}, cannot be analog: {why}")
-        near = get_close_matches(pattern.text.removeprefix("re:"), candidates, n=3) or list(candidates)[:3]
+        near = get_close_matches(pattern.text.removeprefix("re:"), names, n=3) or names[:3]
         raise ValueError(
             f"convert: pattern {pattern.text!r} matches none of the {len(candidates)} layers that can be analog. "
             f"Closest names: {', '.join(map(repr, near)) or 'none'}. Leave include out to convert all."
@@ -69,16 +80,27 @@ def check_known(
 
 
 def check_agree(
-    candidates: Iterable[str], included: list[Pattern], excluded: list[Pattern], overriding: list[Pattern]
+    candidates: Iterable[tuple[str, ...]], included: list[Pattern], excluded: list[Pattern], overriding: list[Pattern]
 ) -> None:
     """Raise ValueError for a pattern that asks for layers all of which ``exclude`` takes away."""
-    names = list(candidates)
     for argument, group in (("include", included), ("per_layer", overriding)):
         for pattern in group:
-            asked = [name for name in names if pattern(name)]
-            if asked and all(matches(name, excluded) for name in asked):
-                other = next(e.text for e in excluded if e(asked[0]))
+            asked = [names for names in candidates if matches(names, [pattern])]
+            if asked and all(matches(names, excluded) for names in asked):
+                other = next(e.text for e in excluded if matches(asked[0], [e]))
                 raise ValueError(
                     f"convert: {argument} {pattern.text!r} and exclude {other!r} contradict each other: all it asks "
-                    f"for is excluded, such as {asked[0]!r}; drop one of them"
+                    f"for is excluded, such as {asked[0][0]!r}; drop one of them"
                 )
+
+
+def check_used(candidates: Mapping[str, tuple[str, ...]], chosen: Iterable[str], overriding: list[Pattern]) -> None:
+    """Raise ValueError for a pattern of ``per_layer`` that matches layers, none of which is ``chosen``."""
+    kept = [candidates[name] for name in chosen]
+    for pattern in overriding:
+        if not any(matches(names, [pattern]) for names in kept):
+            such = next(name for name, names in candidates.items() if matches(names, [pattern]))
+            raise ValueError(
+                f"convert: per_layer {pattern.text!r} would change nothing: include, exclude or where leaves out all "
+                f"that it matches, such as {such!r}; convert that as well, or drop it"
+            )

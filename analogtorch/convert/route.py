@@ -161,10 +161,12 @@ def _weights_read(code: CodeType | None) -> set[str]:
         return set()
     found: set[str] = set()
     loads = list(dis.get_instructions(code))
-    for before, here, after in zip(loads[:-1], loads[1:], [*loads[2:], None], strict=True):
+    for i, here in enumerate(loads):
+        before, after = loads[max(i - 1, 0)], loads[min(i + 1, len(loads) - 1)]
         if before.opname == here.opname == "LOAD_ATTR" and here.argval == "weight":
-            looked = after is not None and after.opname in ("LOAD_ATTR", "LOAD_METHOD") and after.argval in _LOOKED_AT
-            found |= set() if looked else {before.argval}
+            looked = after.opname in ("LOAD_ATTR", "LOAD_METHOD") and after.argval in _LOOKED_AT
+            asked = i >= 3 and loads[i - 3].argval == "isinstance"  # isinstance(self.<layer>.weight, ...
+            found |= set() if looked or asked else {before.argval}
     for constant in code.co_consts:
         found |= _weights_read(constant) if isinstance(constant, CodeType) else set()
     return found

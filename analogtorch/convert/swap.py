@@ -14,10 +14,11 @@ from analogtorch.convert.example import Example, runner
 from analogtorch.convert.fast_path import reader, restore, switch_off
 from analogtorch.convert.fold import folded
 from analogtorch.convert.guard import guard
-from analogtorch.convert.kinds import is_analog, kind_of, reason, refuse_programmed
-from analogtorch.convert.patterns import Pattern, check_agree, check_known, matches, patterns
+from analogtorch.convert.kinds import check_module, is_analog, kind_of, reason, refuse_programmed
+from analogtorch.convert.patterns import Pattern, check_agree, check_known, check_used, matches, names_of, patterns
+from analogtorch.convert.replace import replace
 from analogtorch.convert.route import route_known, unroute
-from analogtorch.nn import AnalogMatrix, kinds
+from analogtorch.nn import AnalogLinear, kinds
 
 logger = logging.getLogger("analogtorch")
 
@@ -49,7 +50,7 @@ def convert(
         model: any module. A layer given as the root itself comes back as a new module.
         chip: the chip to run on.
         include: patterns of full layer names; only these are converted. A glob (``"encoder.*"``), or a regular
-            expression marked ``"re:"`` that the whole name must match.
+            expression marked ``"re:"`` that the whole name must match. A shared layer goes by each of its names.
         exclude: patterns of layers that stay digital.
         where: ``where(name, layer)`` decides about each layer that the patterns leave.
         per_layer: pattern to the chip of the layers that it matches: another ``Chip``, or the fields in which it
@@ -64,10 +65,11 @@ def convert(
         The model; assign it, as a root layer cannot be replaced in place.
 
     Raises:
-        TypeError: ``model`` is no module, or ``chip`` no ``Chip``.
-        ValueError: nothing to convert, a pattern that matches no layer, patterns that contradict each other, a field
-            that a chip does not have, a layer that is on another chip, an ``out_proj`` to include without its
-            attention, or what ``fold_batch_norm`` and ``guard`` raise.
+        TypeError: an argument is of another type.
+        ValueError: a programmed chip, nothing to convert, a pattern that matches no layer or has no effect, patterns
+            that contradict each other, a field that a chip does not have, a layer to convert that is on another chip,
+            one to exclude that is analog, an ``out_proj`` to include without its attention, or what
+            ``fold_batch_norm`` and ``guard`` raise.
             The model is unchanged.
 
     Example:
@@ -75,91 +77,120 @@ def convert(
         >>> type(at.convert(model, at.chips.hermes64(), exclude="2")[0]).__name__
         'AnalogLinear'
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"convert: model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module("convert", model)
+    refuse_programmed(model, "convert")
     if not isinstance(chip, Chip):
         raise TypeError(f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
     if fold_batch_norm and example is None:
         raise ValueError("convert: fold_batch_norm=True needs example, inputs on which it proves that nothing changes")
     if example is not None:
         runner("convert", example)
-    chips = _chips(model, chip, per_layer, embeddings)
-    chosen = _chosen(model, chips, include, exclude, where, list(per_layer or {}), embeddings)
-    undo = folded(model, example, 1e-4)[1] if fold_batch_norm else lambda: None
+    if where is not None and not callable(where):
+        raise TypeError(f"convert: where must be a function, where(name, layer), got {where!r}; for names use include")
+    overrides = {} if per_layer is None else per_layer
+    if not isinstance(overrides, Mapping):
+        raise TypeError(f"convert: per_layer must map patterns to chips or to fields of one, got {per_layer!r}")
+    names = names_of(model)
+    chips = _chips(model, names, chip, overrides, embeddings)
+    chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
+    undo = folded(model, example)[1] if fold_batch_norm else lambda: None
     fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
-    new = {id(m): kind_of(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
-    converted = switch_off(_replace(model, new))
-    routed = route_known(converted)
-    if example is not None:
-        try:
+    new: dict[int, Any] = {}
+    routed: list[nn.Module] = []
+    converted = model
+    try:
+        new = {id(m): kind_of(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
+        converted = switch_off(replace(model, new))
+        _tell_samples(converted)
+        routed = route_known(converted)
+        if example is not None:
             guard(converted, example)
-        except Exception:
-            for module in routed:
-                unroute(module)
-            restore(_replace(converted, {id(new[id(m)]): m for m in fresh.values()}))
-            undo()
-            raise
+    except Exception:
+        for module in routed:
+            unroute(module)
+        restore(replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
+        undo()
+        raise
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
     return converted
 
 
 def _chips(
-    model: nn.Module, chip: Chip, per_layer: Mapping[str, Chip | Mapping[str, Any]] | None, embeddings: bool
+    model: nn.Module,
+    names: Mapping[str, tuple[str, ...]],
+    chip: Chip,
+    per_layer: Mapping[str, Chip | Mapping[str, Any]],
+    embeddings: bool,
 ) -> dict[str, Chip]:
     """The chip of each layer that can be analog, by name."""
     candidates = [
-        name
-        for name, m in model.named_modules()
-        if is_analog(m) or (not isinstance(m, AnalogMatrix) and reason(model, name, m, embeddings) is None)
+        name for name, m in model.named_modules() if is_analog(m) or reason(model, name, m, embeddings) is None
     ]
-    overrides = [(Pattern(text), _changed(chip, text, change)) for text, change in (per_layer or {}).items()]
-    return {name: next((c for pattern, c in reversed(overrides) if pattern(name)), chip) for name in candidates}
+    changes = [_changed(chip, text, change) for text, change in per_layer.items()]
+    overrides = list(zip(patterns("per_layer", per_layer), changes, strict=True))
+    return {name: next((c for p, c in reversed(overrides) if matches(names[name], [p])), chip) for name in candidates}
 
 
 def _chosen(
     model: nn.Module,
+    names: Mapping[str, tuple[str, ...]],
     chips: Mapping[str, Chip],
     include: str | Iterable[str] | None,
     exclude: str | Iterable[str] | None,
     where: Callable[[str, nn.Module], bool] | None,
-    overriding: list[str],
+    overriding: Iterable[str],
     embeddings: bool,
 ) -> dict[str, nn.Module]:
     """The layers to be analog, by name, out of those that have a chip."""
-    included, excluded, changed = patterns(include), patterns(exclude), patterns(overriding)
+    included, excluded = patterns("include", include), patterns("exclude", exclude)
+    changed = patterns("per_layer", overriding)
     if include is not None and not included:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
     candidates: dict[str, Any] = {name: model.get_submodule(name) for name in chips}
-    check_known(model, candidates, [*included, *excluded, *changed], embeddings)
-    check_agree(candidates, included, excluded, changed)
+    known = {name: names[name] for name in candidates}
+    check_known(model, known, [*included, *excluded, *changed], embeddings)
+    check_agree(known.values(), included, excluded, changed)
     for name, m in candidates.items():
-        if is_analog(m) and m.chip.nominal != chips[name].nominal:
+        if is_analog(m) and matches(names[name], excluded):
             raise ValueError(
-                f"convert: layer {name!r} is on another chip already; call analogtorch.to_digital(model) first"
+                f"convert: exclude asks for {name!r} to stay digital, but it is analog already; call "
+                "analogtorch.to_digital(model) first, or name in include what is to be converted beside it"
             )
     chosen = {
         name: m
         for name, m in candidates.items()
-        if (include is None or matches(name, included))
-        and not matches(name, excluded)
+        if (include is None or matches(names[name], included))
+        and not matches(names[name], excluded)
         and (where is None or where(name, m))
     }
-    chosen = _with_attention(model, chosen, included)
+    for name, m in chosen.items():
+        if is_analog(m) and m.chip.nominal != chips[name].nominal:
+            raise ValueError(
+                f"convert: layer {name!r} is on another chip already; call analogtorch.to_digital(model) first, or "
+                "leave it out"
+            )
+    chosen = _with_attention(model, names, chosen, included)
     if not chosen:
         why = _explain(model, candidates, embeddings)
         raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {why}")
+    check_used(known, chosen, changed)
     return chosen
 
 
-def _with_attention(model: nn.Module, chosen: dict[str, nn.Module], included: list[Pattern]) -> dict[str, nn.Module]:
+def _with_attention(
+    model: nn.Module,
+    names: Mapping[str, tuple[str, ...]],
+    chosen: dict[str, nn.Module],
+    included: list[Pattern],
+) -> dict[str, nn.Module]:
     """``chosen`` without the output projections of attention that stays digital: it does not call them."""
     kept = {}
     for name, module in chosen.items():
         found = None if is_analog(module) else reader(model, name)
         if found is None or found[1] in chosen.values():
             kept[name] = module
-        elif included and not matches(found[0], included):
+        elif included and not matches(names.get(found[0], (found[0],)), included):
             raise ValueError(
                 f"convert: {name!r} cannot be analog alone: {found[0] or '(root)'!r} ({type(found[1]).__name__}) reads "
                 f"its weight without calling it; include {found[0]!r} as well"
@@ -185,23 +216,27 @@ def to_digital(model: nn.Module) -> nn.Module:
     """Undo ``convert``: every analog layer becomes the digital layer it was, with its Parameters as they are now.
 
     Raises:
-        ValueError: a layer of a programmed chip: its weights are conductances, not the model's.
+        TypeError: ``model`` is no module.
+        ValueError: a layer of a programmed chip: its weights are conductances, not the model's; or one that was
+            parametrized since.
     """
+    check_module("to_digital", model)
     refuse_programmed(model, "to_digital")
     layers = {name: m for name, m in model.named_modules() if is_analog(m)}
     if changed := [name for name, m in layers.items() if parametrize.is_parametrized(m)]:
         raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
     for module in model.modules():
         unroute(module)
-    return restore(_replace(model, {id(m): m.to_digital() for m in layers.values()}))
+    return restore(replace(model, {id(m): m.to_digital() for m in layers.values()}))
 
 
-def _replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
-    for parent in [*model.modules(), *new.values()]:  # what is new may hold what is to be replaced
-        for child_name, child in list(parent._modules.items()):
-            if child is not None and id(child) in new:
-                parent._modules[child_name] = new[id(child)]
-    return new.get(id(model), model)
+def _tell_samples(model: nn.Module) -> None:
+    """Tell the layers between torch's attentions which dimension counts samples, or noise would follow the split."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            for name in ("linear1", "linear2"):
+                if isinstance(layer := getattr(module, name, None), AnalogLinear):
+                    layer.sequence_first = not getattr(module.self_attn, "batch_first", True)
 
 
 def _explain(model: nn.Module, candidates: Mapping[str, nn.Module], embeddings: bool) -> str:

@@ -49,7 +49,7 @@ class Bypass:
 def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
     """Run the model once, in evaluation mode and without gradients, and change nothing of it."""
     seen = Watch(model, dict(analog_layers(model)))
-    with _unchanged(model), seen.counting(), _eager(), torch.no_grad():
+    with _unchanged(model), seen.counting(), eager(), torch.no_grad():
         model.eval()
         with seen:
             run(model)
@@ -89,7 +89,7 @@ class Watch(TorchDispatchMode):
                 self._add(name, weight)
 
     def _add(self, name: str, weight: Tensor) -> None:
-        known = self.regions.setdefault(_storage(weight), [])
+        known = self.regions.setdefault(storage(weight), [])
         for region in known:
             if _bytes(region.weight) == _bytes(weight):
                 region.names.append(name)
@@ -137,19 +137,19 @@ class Watch(TorchDispatchMode):
             self._report(func, used)
             return
         for t in _tensors(result):  # made of weights alone: nothing is computed with them yet
-            if _storage(t) not in self.regions:
-                known = self.derived.get(_storage(t), (t, []))[1]
-                self.derived[_storage(t)] = (t, known + [r for r in used if r not in known])
+            if storage(t) not in self.regions:
+                known = self.derived.get(storage(t), (t, []))[1]
+                self.derived[storage(t)] = (t, known + [r for r in used if r not in known])
 
     def _added(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Whether the operator adds what it reads to other data, as ``x.add_(weight)`` does."""
         return func._schema.name != "aten::copy_" and any(not self._regions(t) for t in _read(func, args, kwargs, True))
 
     def _regions(self, t: Tensor) -> list[_Region]:
-        storage = _storage(t)
-        if storage in self.derived:
-            return self.derived[storage][1]
-        return [region for region in self.regions.get(storage, ()) if region.meets(t)]
+        number = storage(t)
+        if number in self.derived:
+            return self.derived[number][1]
+        return [region for region in self.regions.get(number, ()) if region.meets(t)]
 
     def _report(self, func: Any, used: list[_Region]) -> None:
         user, site = self._place(sys._getframe(1))
@@ -184,7 +184,7 @@ class Watch(TorchDispatchMode):
 
 def _holds(module: nn.Module, region: _Region) -> bool:
     own = [p for p in module._parameters.values() if p is not None]
-    return any(_storage(p) == _storage(region.weight) and region.meets(p) for p in own)
+    return any(storage(p) == storage(region.weight) and region.meets(p) for p in own)
 
 
 def _read(func: Any, args: Any, kwargs: Any, written: bool = False) -> list[Tensor]:
@@ -198,7 +198,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _storage(t: Tensor) -> int:
+def storage(t: Tensor) -> int:
     """A number that views of one storage share, on any device; the tensor's own where it has no storage."""
     try:
         return t.untyped_storage()._cdata
@@ -213,7 +213,7 @@ def _bytes(t: Tensor) -> tuple[int, int]:
     return int(start) * t.element_size(), int(start + span) * t.element_size()
 
 
-def _eager() -> contextlib.AbstractContextManager[Any]:
+def eager() -> contextlib.AbstractContextManager[Any]:
     """Compiled parts run as they are written, or their operators would not be seen."""
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()

@@ -63,6 +63,7 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
             TypeError: a nested tensor, or a mask that is neither boolean nor floating point.
             ValueError: shapes that do not fit the layer or each other, or ``is_causal`` without its ``attn_mask``.
         """
+        self._refuse_changed()
         batched = self._check(query, key, value)
         q = self._batch_first(query, batched)
         k = q if key is query else self._batch_first(key, batched)
@@ -103,7 +104,6 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
                     f"layer {self.layer_name!r} takes a {name} of shape {form.format(width)}, or all without N; got "
                     f"{tuple(x.shape)} beside a query of {tuple(query.shape)}"
                 )
-        batched = query.dim() == 3
         batched, batch = query.dim() == 3, 0 if self.batch_first else 1
         if key.shape[:-1] != value.shape[:-1] or (batched and key.shape[batch] != query.shape[batch]):
             raise ValueError(

@@ -1,5 +1,6 @@
 """What every analog layer does: quantise the input, run the row blocks, read them through the ADC, add the bias."""
 
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,15 +38,17 @@ OWN = frozenset(
         "noise_in_torch",
         "noise_time",
         "output_runs",
+        "placed_shape",
         "plans",
         "programmed",
         "run_plans",
         "sections",
+        "sequence_first",
         "streams",
         "vectors_read",
     }
 )
-"""What ``from_digital`` and ``hold`` add to a layer's attributes."""
+"""What ``convert`` and ``hold`` add to a layer's attributes."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class AnalogLayer(RangedLayer):
     """Of a programmed layer: how many input vectors (linear) or samples (convolution) it has multiplied, (1,) int64.
     It counts them for the output noise, so that every multiply has its own and batches of any size see the same."""
     sections: tuple[Section, ...]
+    placed_shape: tuple[int, ...]
+    """Shape of the weight that ``sections`` are of."""
     digital_class: type[nn.Module]
     plans: dict[tuple[bool, bool], tuple[Plan, ...]]
     """Per section, by (programmed, training)."""
@@ -129,7 +134,7 @@ class AnalogLayer(RangedLayer):
             chip: the chip that the layer is to run on.
             name: full name of the layer in its model; it keys the layer's noise.
         """
-        new = reborn(layer, cls)
+        new = reborn(layer, cls, name)
         new._attach(chip, name, type(layer))
         return new
 
@@ -152,7 +157,7 @@ class AnalogLayer(RangedLayer):
     def chip(self, chip: Chip) -> None:
         if self.programmed is not None:
             raise RuntimeError(f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become another")
-        self._chip = chip
+        self._chip, self.placed_shape = chip, tuple(self.weight.shape)
         self.sections = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
         # hashed here, because torch.compile cannot trace a hash
         blocks = self.row_blocks
@@ -196,7 +201,7 @@ class AnalogLayer(RangedLayer):
 
     def to_digital(self) -> nn.Module:
         """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
-        old = reborn(self, self.digital_class)
+        old = reborn(self, self.digital_class, self.layer_name)
         for name in OWN:
             old.__dict__.pop(name, None)
         del old._parameters["input_range"]
@@ -295,11 +300,16 @@ class AnalogLayer(RangedLayer):
         """How many vectors or samples ``x`` has, and whether autocast chooses the type of the product.
 
         Raises:
-            RuntimeError: the layer is a programmed chip's, and in training.
+            RuntimeError: the layer is a programmed chip's, and in training; or its weight has got another shape.
             NotImplementedError: under a transform that the operators do not support.
             ValueError, TypeError: ``x`` has another shape or type than the layer takes.
         """
         self._refuse_training()
+        if self.weight.shape != self.placed_shape:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} was converted with a weight of {self.placed_shape}, which has got the "
+                f"shape {tuple(self.weight.shape)} since; call analogtorch.to_digital(model), then convert again"
+            )
         plan = self.plans[self.programmed is not None, self.training][0]
         refuse_transforms(self.layer_name, plan.noisy or (self.training and self.noise_in_torch))
         return self._vectors(x), self._autocasts(x)
@@ -431,10 +441,18 @@ class AnalogLayer(RangedLayer):
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
 
 
-def reborn(module: nn.Module, kind: Any) -> Any:
-    """An instance of ``kind`` that is ``module`` in everything else: it shares all its attributes, hooks included."""
+def reborn(module: nn.Module, kind: Any, name: str) -> Any:
+    """An instance of ``kind`` that is ``module`` in everything else: it shares all its attributes, hooks included.
+
+    ``name``: of the module in its model.
+    """
     new = kind.__new__(kind)
     new.__dict__.update(module.__dict__)
+    if new.__dict__.pop("_compiled_call_impl", None) is not None:  # it would go on calling the module that was
+        warnings.warn(
+            f"{name or '(root)'!r} was compiled by itself and is not any more: call its .compile() again",
+            stacklevel=4,
+        )
     new._parameters = dict(module._parameters)  # the only one that gains or loses an entry
     for hook in new._load_state_dict_pre_hooks.values():
         if getattr(hook, "with_module", False):

@@ -50,9 +50,10 @@ class AnalogMatrix(AnalogLinear):
         return new
 
     def share(self, owner: nn.Module) -> None:
-        """Take the owner's Parameters, which moving or loading may have exchanged."""
-        self._parameters["weight"] = owner._parameters[self.spot.weight]
-        self._parameters["bias"] = owner._parameters.get(self.spot.bias) if self.spot.bias else None
+        """Take the owner's Parameters, which moving, loading or tying may have exchanged."""
+        if self.spot.weight in owner._parameters:  # else it was pruned or parametrized, which the owner refuses
+            self._parameters["weight"] = owner._parameters[self.spot.weight]
+            self._parameters["bias"] = owner._parameters.get(self.spot.bias) if self.spot.bias else None
 
     def parameter_name(self, name: str) -> str:
         """The name of the owner's Parameter."""
@@ -95,10 +96,14 @@ class AnalogComposite(nn.Module):
     digital_class: type[nn.Module]
     layer_name: str
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        digital = f"nn.{self.digital.__name__}"
+        raise TypeError(f"{type(self).__name__} is made out of an {digital}: analogtorch.convert({digital}(...), chip)")
+
     @classmethod
     def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogComposite":
         """An analog module in place of ``layer``: the same Parameter objects, children, hooks and attributes."""
-        new = reborn(layer, cls)
+        new = reborn(layer, cls, name)
         new._modules = dict(layer._modules)
         new.digital_class, new.layer_name = type(layer), name
         for spot in new.spots():
@@ -131,15 +136,31 @@ class AnalogComposite(nn.Module):
 
     def to_digital(self) -> nn.Module:
         """The digital module that ``from_digital`` was given, with the Parameters as they are now."""
-        old = reborn(self, self.digital_class)
+        old = reborn(self, self.digital_class, self.layer_name)
         old._modules = {name: m for name, m in self._modules.items() if not isinstance(m, AnalogMatrix)}
         for name in ("digital_class", "layer_name"):
             old.__dict__.pop(name, None)
         return old
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of every module; also what ``module.name = Parameter`` does. The matrices follow."""
+        super().register_parameter(name, param)
+        self._share()
+
     def _share(self) -> None:
         for matrix in self.matrices():
             matrix.share(self)
+
+    def _refuse_changed(self) -> None:
+        """Raise RuntimeError where a Parameter gave way to what is computed from it, which its matrix would not see."""
+        for matrix in self.matrices():
+            for own, name in (("weight", matrix.spot.weight), ("bias", matrix.spot.bias)):
+                if matrix._parameters.get(own) is not None and name not in self._parameters:
+                    raise RuntimeError(
+                        f"layer {self.layer_name!r}: {name} was pruned or parametrized after the conversion, which "
+                        "the chip does not see; make that permanent (torch.nn.utils.prune.remove or "
+                        "torch.nn.utils.parametrize.remove_parametrizations), or do it before convert"
+                    )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)

@@ -20,9 +20,14 @@ class AnalogLinear(AnalogLayer, nn.Linear):
 
     channel_dim = -1
     digital = nn.Linear
+    sequence_first: bool = False
+    """Whether inputs of three dimensions are (L, N, in_features), so that their second one counts the samples:
+    ``convert`` says so of the layers of a transformer that is not ``batch_first``."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The analog product of ``input`` and the weight, plus the digital bias."""
+        if self.sequence_first and input.dim() == 3:
+            return self.analog_forward(input.transpose(0, 1)).transpose(0, 1)
         return self.analog_forward(input)
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,6 +16,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.ops import number_samples
 
+_STEPS = 1 << 24
+"""How far apart the output noise of two samples begins: the same for a sequence of any length, in any batch."""
+
 
 class AnalogRecurrent(AnalogComposite, nn.RNNBase):
     """What the analog recurrent layers share."""
@@ -33,6 +36,7 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As the digital layer: padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a ``PackedSequence``."""
+        self._refuse_changed()
         packed = input if isinstance(input, PackedSequence) else None
         lengths: Tensor | None = None
         order: Tensor | None = None
@@ -42,6 +46,8 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         else:
             x = input
         single = x.dim() == 2
+        if x.dim() in (2, 3) and x.shape[1 if self.batch_first and packed is None and not single else 0] == 0:
+            raise ValueError(f"layer {self.layer_name!r} takes at least one time step, got shape {tuple(x.shape)}")
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"layer {self.layer_name!r} takes (L, N, {self.input_size}) inputs"
@@ -147,7 +153,8 @@ class _Noise:
                 matrix.vectors_read.add_(batch)
             else:
                 numbers = number_samples(x, batch, 1)
-            self.samples = numbers * steps + torch.arange(steps, device=x.device).unsqueeze(1)  # (steps, batch)
+            numbers = numbers if order is None else numbers[order]
+            self.samples = numbers * _STEPS + torch.arange(steps, device=x.device).unsqueeze(1)  # (steps, batch)
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """The product of all samples ``x`` (N, inputs) at one step."""

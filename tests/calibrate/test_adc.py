@@ -75,7 +75,7 @@ def test_it_is_declared_and_taken_back() -> None:
     first = _bounds(model)
     told = str(at.summary(model))
     assert f"ADC bound calibrated, the chip's own is 12: 0 {first[0]:.4g}, 2 {first[1]:.4g}" in told
-    assert at.summary(model).chip == CHIP
+    assert at.summary(model).chips == (CHIP,)
     assert at.convert(model, CHIP) is model  # a no-op still
     assert _bounds(model) == first
     with pytest.raises(ValueError, match="on another chip already"):

@@ -107,6 +107,11 @@ def test_selection(include, exclude, expected) -> None:
         ),
         ({"include": ["head", "shared"], "exclude": "h*"}, r"include 'head' and exclude 'h\*' contradict each other"),
         ({"exclude": "head", "per_layer": {"head": {}}}, "per_layer 'head' and exclude 'head' contradict each other"),
+        (
+            {"include": "head", "per_layer": {"shared": {"output_bits": 6}}},
+            "per_layer 'shared' would change nothing: include, exclude or where leaves out all that it matches",
+        ),
+        ({"where": lambda name, _: name == "head", "per_layer": {"shared": {}}}, "per_layer 'shared' would change no"),
         ({"fold_batch_norm": True}, "fold_batch_norm=True needs example"),
     ],
 )
@@ -120,10 +125,21 @@ def test_bad_patterns_are_refused_and_change_nothing(kwargs: dict, message: str)
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match=r"torch\.nn\.Module, got Tensor"):
         at.convert(torch.zeros(2), CHIP)  # type: ignore[arg-type]
+    for function in (at.to_digital, at.summary, lambda model: at.fold_batch_norm(model, TOKENS)):
+        with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got Tensor"):
+            function(torch.zeros(2))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must be a Chip"):
         at.convert(_net(), "hermes64")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="patterns must be strings"):
         at.convert(_net(), CHIP, include=[nn.Linear])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="include must be a pattern or a list of them, got 3"):
+        at.convert(_net(), CHIP, include=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"where must be a function, where\(name, layer\), got 'head'"):
+        at.convert(_net(), CHIP, where="head")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"per_layer must map patterns to chips or to fields of one, got \['head'\]"):
+        at.convert(_net(), CHIP, per_layer=["head"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="patterns must be strings, got 0"):
+        at.convert(_net(), CHIP, per_layer={0: {}})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match=r"nothing to convert.*Bilinear"):
         at.convert(nn.Bilinear(3, 4, 2), CHIP)
 
@@ -262,6 +278,34 @@ def test_another_chip_and_an_empty_include_are_refused() -> None:
     assert len(list(at.analog_layers(model))) == 3
 
 
+def test_a_programmed_chip_and_parts_of_layers_are_refused() -> None:
+    model = at.convert(nn.Sequential(nn.LSTM(8, 8), nn.Linear(8, 8)), CHIP, exclude="1")
+    with pytest.raises(ValueError, match=r"convert: layer '0\.ih_l0' belongs to a programmed chip"):
+        at.convert(at.program(model, seed=1).at("1 day"), CHIP)
+    with pytest.raises(
+        ValueError, match=r"'0\.ih_l0', matched by '0\.ih\*', cannot be analog: it is a part of a layer"
+    ):
+        at.convert(model, CHIP, include="0.ih*")
+
+
+def test_layers_that_are_not_asked_for_may_be_on_another_chip() -> None:
+    model = at.convert(_net(), CHIP, include="head")
+    with pytest.raises(ValueError, match="exclude asks for 'head' to stay digital, but it is analog already; call"):
+        at.convert(model, at.chips.ibm_speech34(), exclude="head")
+    at.convert(model, at.chips.ibm_speech34(), include=["body.*", "shared"])
+    chips = {name: layer.chip.name for name, layer in at.analog_layers(model)}
+    assert chips == {"body.conv": "ibm_speech34", "shared": "ibm_speech34", "head": "hermes64"}
+
+
+def test_a_shared_layer_goes_by_each_of_its_names() -> None:
+    assert [n for n, _ in at.analog_layers(at.convert(_net(), CHIP, include="again"))] == ["shared"]
+    assert [n for n, _ in at.analog_layers(at.convert(_net(), CHIP, exclude="again"))] == ["body.conv", "head"]
+    model = at.convert(_net(), CHIP, per_layer={"again": {"output_bits": 6}})
+    assert model.shared.chip.output_bits == 6
+    with pytest.raises(ValueError, match="include 'shared' and exclude 'again' contradict each other"):
+        at.convert(_net(), CHIP, include="shared", exclude="again")
+
+
 def test_weights_assigned_to_a_layer_made_on_meta_work() -> None:
     trained = at.calibrate(at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP), [torch.randn(64, 4)]).eval()
     x = torch.randn(5, 4)
@@ -337,3 +381,65 @@ def test_bad_overrides_are_refused_and_change_nothing(per_layer: dict, error: ty
     with pytest.raises(error, match=message):
         at.convert(model, CHIP, per_layer=per_layer)
     assert not list(at.analog_layers(model))
+
+
+def test_a_layer_that_was_compiled_by_itself_computes_as_what_it_has_become() -> None:
+    digital = nn.Sequential(nn.Linear(8, 8), nn.RNN(8, 8)).eval().requires_grad_(False)
+    x = torch.randn(3, 8)
+    expected, _ = digital(x)
+    reading, _ = at.convert(copy.deepcopy(digital), CHIP)(x)
+    for layer in digital:
+        layer.compile(backend="eager")
+    digital(x)
+    with pytest.warns(UserWarning, match=r"'[01]' was compiled by itself and is not any more: call its .compile\(\)"):
+        at.convert(digital, CHIP)
+    assert torch.equal(digital(x)[0], reading)
+    digital[0].compile(backend="eager")
+    digital(x)
+    with pytest.warns(UserWarning, match="'0' was compiled by itself"):
+        at.to_digital(digital)
+    assert torch.equal(digital(x)[0], expected)
+
+
+def test_a_weight_of_another_shape_is_refused_until_it_is_placed_anew() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 4, bias=False)), CHIP).eval()
+    model[0].weight, model[0].out_features = nn.Parameter(torch.randn(6, 8)), 6  # as a vocabulary is enlarged
+    x = torch.randn(2, 8)
+    with pytest.raises(
+        RuntimeError, match=r"'0' was converted with a weight of \(4, 8\), .*\(6, 8\) since; call .*dig"
+    ):
+        model(x)
+    assert at.convert(at.to_digital(model), CHIP)(x).shape == (2, 6)
+
+
+class Listed(nn.Module):
+    """Goes by other references to its layers than their names, as a feature pyramid of detectron2 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        for i in range(4):
+            self.add_module(f"fc{i}", nn.Linear(8, 8))
+        self.listed, self.fixed, self.named = [self.fc0], (self.fc1,), {"x": self.fc2}
+        object.__setattr__(self, "hidden", self.fc3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.hidden(self.named["x"](self.fixed[0](self.listed[0](x))))
+
+
+def test_references_that_are_no_children_are_replaced_too() -> None:
+    model, x = Listed().eval(), torch.randn(3, 8)
+    expected, before = model(x), (model.listed[0], model.fixed[0], model.named["x"], model.hidden)
+    at.convert(model, CHIP)
+    assert (model.listed[0], model.fixed[0], model.named["x"], model.hidden) == tuple(
+        model.get_submodule(f"fc{i}") for i in range(4)
+    )
+    report = at.guard(model, x)
+    assert [(row.runs, row.routed) for row in report.layers] == [(1, False)] * 4
+    at.to_digital(model)
+    assert torch.equal(model(x), expected)
+    with pytest.raises(ValueError, match="takes"):
+        at.convert(model, CHIP, example=x[:, :5])
+    held = model.listed[0], model.fixed[0], model.named["x"], model.hidden
+    assert [type(layer) for layer in held] == [type(layer) for layer in before]
+    assert torch.equal(model(x), expected)

@@ -1,8 +1,10 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import analogtorch as at
 
@@ -53,22 +55,44 @@ def test_torchvision_models(name: str) -> None:
     assert torch.allclose(model(x), expected, atol=1e-4 * expected.abs().max().item())
 
 
-def test_an_output_that_goes_elsewhere_too_is_found_out_and_undone() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc, self.norm = nn.Linear(3, 4), _norm(nn.BatchNorm1d(4))
+class Twice(nn.Module):
+    """Its first norm is not alone with what the layer before it computes."""
 
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.norm = nn.Linear(3, 4), _norm(nn.BatchNorm1d(4))
+        self.last, self.end = nn.Linear(4, 4), _norm(nn.BatchNorm1d(4))
+        self.how = how
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.fc(x)
+        z = self.end(self.last(self.norm(y)))
+        return {"added": lambda: y + z, "viewed": lambda: z + y.T.sum(), "returned": lambda: (z, y)}[self.how]()
+
+
+@pytest.mark.parametrize("how", ["added", "viewed", "returned"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_output_that_goes_elsewhere_too_is_left(how: str, compiled: bool) -> None:
+    model, x = Twice(how).eval(), torch.randn(5, 3)
+    expected = model(x)
+    whole = torch.compile(model, backend="eager") if compiled else model
+    assert at.fold_batch_norm(whole, x) == ["_orig_mod." * compiled + "end"]
+    for a, b in zip(model(x), expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_what_would_change_the_outputs_is_found_out_and_undone() -> None:
+    class Random(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
-            y = self.fc(x)
-            return y + self.norm(y)
+            return super().forward(x) + torch.rand(())
 
-    model, x = Twice(), torch.randn(5, 3)
-    expected, weight = copy.deepcopy(model).eval()(x), model.fc.weight
-    with pytest.raises(ValueError, match="outputs would differ"):
+    model, x = Random(nn.Linear(3, 4), _norm(nn.BatchNorm1d(4))).eval(), torch.randn(5, 3)
+    weight, norm = model[0].weight, model[1]
+    with pytest.raises(ValueError, match="float32 outputs would differ by .*does the model compute the same twice"):
         at.fold_batch_norm(model, x)
-    assert model.fc.weight is weight
-    assert torch.equal(model.eval()(x), expected)
+    assert model[0].weight is weight
+    assert model[1] is norm
 
 
 def test_what_cannot_be_folded_is_said() -> None:
@@ -76,3 +100,92 @@ def test_what_cannot_be_folded_is_said() -> None:
         at.fold_batch_norm(nn.Sequential(nn.Linear(3, 4)), torch.randn(2, 3))
     with pytest.raises(ValueError, match="converted already"):
         at.fold_batch_norm(at.convert(Net(), at.chips.hermes64()), X)
+
+
+def _chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [m for _ in range(2) for m in (nn.Conv2d(3, 3, 3, padding=1), _norm(nn.BatchNorm2d(3)))]
+    return nn.Sequential(*layers).eval()
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight / weight.std(), bias)
+
+
+def test_what_a_fold_would_change_is_left() -> None:
+    pruned, parametrized, own, hooked = (_chain() for _ in range(4))
+    prune.random_unstructured(pruned[2], "weight", 0.5)
+    parametrizations.weight_norm(parametrized[2])
+    own[2] = Standardised(3, 3, 3, padding=1)
+    hooked[3].register_forward_hook(lambda module, args, output: 2 * output)
+    for model in (pruned, parametrized, own, hooked):
+        expected = model(X)
+        assert at.fold_batch_norm(model, X) == ["1"]
+        assert torch.allclose(model(X), expected, atol=1e-4)
+    tied = _chain()
+    tied[2].weight = tied[0].weight
+    with pytest.raises(ValueError, match="no batch norm follows"):
+        at.fold_batch_norm(tied, X)
+    assert tied[2].weight is tied[0].weight
+
+
+def test_a_norm_over_another_dimension_of_a_linear_layers_output_is_left() -> None:
+    last = nn.Sequential(nn.Linear(5, 5), _norm(nn.BatchNorm1d(5)), nn.Flatten(), nn.Linear(25, 4)).append(
+        _norm(nn.BatchNorm1d(4))
+    )
+    assert at.fold_batch_norm(last, torch.randn(4, 5, 5)) == ["4"]
+
+
+def test_a_norm_goes_under_all_its_names() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = _norm(nn.BatchNorm2d(4))
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 3), self.norm)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    model = Twice()
+    assert at.fold_batch_norm(model, X) == ["norm"]
+    assert model.norm is model.body[1]
+
+
+class Returns(nn.Module):
+    """A model that returns what ``what`` makes of its output."""
+
+    def __init__(self, what: Any) -> None:
+        super().__init__()
+        self.body, self.what = _chain(), what
+
+    def forward(self, x: Tensor) -> Any:
+        return self.what(self.body(x))
+
+
+def test_outputs_of_every_type_are_compared() -> None:
+    parts = [lambda y: y, lambda y: y > 0, lambda y: y.argmax(1), lambda y: y[:0], lambda y: y / 0 * y, lambda y: 0 / y]
+    assert len(at.fold_batch_norm(Returns(lambda y: {"all": [part(y) for part in parts]}), X)) == 2
+    model = Returns(lambda y: y > 0)
+    with pytest.raises(ValueError, match="returned no floating-point numbers"):
+        at.fold_batch_norm(model, X)
+    assert isinstance(model.body[1], nn.BatchNorm2d)
+    calls: list[Tensor] = []  # of the run before, the run that looks and the run after
+
+    def failing(y: Tensor) -> Tensor:
+        calls.append(y)
+        if len(calls) == 3:
+            raise RuntimeError("the third run")
+        return y
+
+    model = Returns(failing)
+    weight = model.body[0].weight
+    with pytest.raises(RuntimeError, match="the third run"):
+        at.fold_batch_norm(model, X)
+    assert model.body[0].weight is weight
+    assert isinstance(model.body[1], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_of_other_types_are_folded_within_their_roundings(dtype: torch.dtype) -> None:
+    assert len(at.fold_batch_norm(_chain().to(dtype), X.to(dtype))) == 2

@@ -241,6 +241,8 @@ def test_examples_of_every_form() -> None:
     assert guard(model, [X], forward=lambda m, example: m(example[0])).unused == ()
     with pytest.raises(TypeError, match=r"tensor, a tuple of arguments or a dictionary.*got list; .*forward="):
         guard(model, [X])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"forward must be a function, forward\(model, example\), got 3"):
+        guard(model, X, forward=3)  # type: ignore[arg-type]
 
 
 def test_a_root_layer_and_its_name() -> None:

@@ -157,6 +157,13 @@ def test_reading_shapes_and_types_is_no_bypass() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.to(self.fc.weight.dtype))
 
+    class Asks(Called):
+        def forward(self, x: Tensor) -> Tensor:  # as T5 does
+            if isinstance(self.fc.weight, Tensor) and x.dtype != self.fc.weight.dtype:
+                x = x.to(self.fc.weight.dtype)
+            return super().forward(x)
+
+    assert routed_layers(at.convert(Asks(), CHIP, example=X)) == []
     assert routed_layers(at.convert(Looks(), CHIP, example=X)) == []
 
 

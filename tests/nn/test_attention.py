@@ -539,3 +539,27 @@ def test_nested_tensors_are_refused() -> None:
     x = torch.nested.nested_tensor([torch.zeros(3, 12), torch.zeros(2, 12)])
     with pytest.raises(TypeError, match="takes no nested tensors, got one as query; pass a padded tensor"):
         layer(x, x, x)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("per_sample", [True, False])
+def test_a_part_of_a_batch_meets_its_noise_in_every_layer_of_a_transformer(batch_first: bool, per_sample: bool) -> None:
+    torch.manual_seed(0)
+    chip = at.chips.hermes64(training=at.TrainingNoise(per_sample=per_sample))
+    model = nn.Transformer(8, 2, 1, 1, 16, dropout=0.0, batch_first=batch_first)
+    at.convert(model, chip)
+    batch = 0 if batch_first else 1
+    source, target = (torch.randn((3, n, 8) if batch_first else (n, 3, 8)) for n in (5, 4))
+    parts = [(source.narrow(batch, i, n), target.narrow(batch, i, n)) for i, n in ((0, 1), (1, 2))]
+
+    def noisy(first: int, source: Tensor, target: Tensor) -> Tensor:
+        with at.noise(seed=1, step=0, first_sample=first):
+            return model.train()(source, target)
+
+    split = torch.cat([noisy(0, *parts[0]), noisy(1, *parts[1])], batch)
+    assert torch.allclose(split, noisy(0, source, target), atol=1e-6)
+    programmed = at.program(model.eval(), seed=3)
+    whole, view = programmed.at("1 day")(source, target), programmed.at("1 day")
+    assert torch.allclose(torch.cat([view(*part) for part in parts], batch), whole, atol=1e-6)
+    assert not any("sequence_first" in vars(m) for m in at.to_digital(model).modules())

@@ -31,6 +31,16 @@ def _layers() -> dict[str, nn.Module]:
     }
 
 
+def test_a_sequence_without_steps_is_refused() -> None:
+    for layer, shape in (
+        (nn.LSTM(5, 6), (0, 4, 5)),
+        (nn.GRU(5, 6, batch_first=True), (4, 0, 5)),
+        (nn.RNN(5, 6), (0, 5)),
+    ):
+        with pytest.raises(ValueError, match="layer '0' takes at least one time step"):
+            at.convert(nn.Sequential(layer), EXACT)(torch.zeros(shape))
+
+
 _each = pytest.mark.parametrize("name", _layers())
 
 

@@ -226,6 +226,27 @@ def test_packed_sequences_keep_their_chips_when_they_are_sorted() -> None:
             assert torch.allclose(layer(part)[1][0][0], last[i], atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_packed_sequences_meet_their_output_noise_in_any_batch(kind: type[nn.RNNBase]) -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(kind(5, 6)), at.chips.hermes64())
+    parts = [torch.randn(n, 5) for n in (4, 7, 2)]
+    programmed = at.program(model.eval(), seed=1)
+    view, model = programmed.at("1 day"), model.train()
+
+    def last(layer: nn.Module, sequences: list[torch.Tensor]) -> torch.Tensor:
+        hidden = layer(pack_sequence(sequences, enforce_sorted=False))[1]
+        return (hidden[0] if isinstance(hidden, tuple) else hidden)[0]
+
+    with at.noise(1):
+        whole = last(model[0], parts)
+    held = last(programmed.at("1 day")[0], parts)
+    for i, part in enumerate(parts):
+        with at.noise(1, first_sample=i):
+            assert torch.allclose(last(model[0], [part])[0], whole[i], atol=1e-5)
+        assert torch.allclose(last(view[0], [part])[0], held[i], atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["programming", "device"])
 @pytest.mark.parametrize("cross", [False, True])
 def test_every_sample_of_attention_has_a_chip_of_its_own(kind: str, cross: bool) -> None:
