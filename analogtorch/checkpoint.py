@@ -26,7 +26,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from analogtorch.convert import analog_layers, convert, reason, refuse_programmed
-from analogtorch.convert.kinds import kind_of
+from analogtorch.convert.kinds import analog_type
 from analogtorch.description import DESCRIPTION, WEIGHTS, Checkpoint, describe, library_version, read, recipe
 from analogtorch.nn import AnalogLayer, AnalogMatrix
 from analogtorch.ops import VERSION as GENERATOR
@@ -363,7 +363,7 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
         elif (why := reason(model, entry.owner, module, embeddings=True)) is not None:
             raise ValueError(f"{label} cannot be analog in the model: {why}")
         matrix = isinstance(module, AnalogMatrix) or module is not modules.get(entry.name)
-        kind = AnalogMatrix if matrix else type(module) if isinstance(module, AnalogLayer) else kind_of(module)
+        kind = AnalogMatrix if matrix else type(module) if isinstance(module, AnalogLayer) else analog_type(module)
         if kind.__name__ != entry.kind:
             raise ValueError(f"{label} is an {entry.kind} there and would be an {kind.__name__} in the model")
         if entry.weight not in tensors:

@@ -16,7 +16,7 @@ from torch import nn
 import analogtorch as at
 from benchmarks.convert.chip import centred_cosine, rank_correlation
 from benchmarks.convert.io import share
-from benchmarks.convert.nets import Net, lstm, minilm, transformer, vision
+from benchmarks.convert.nets import Net, efficientnet_lite, lstm, minilm, transformer, vision
 
 CHIP = at.chips.hermes64()
 NO_ADC = dataclasses.replace(CHIP, output_bits=None)
@@ -66,6 +66,14 @@ def test_a_bert_with_trained_weights_keeps_the_order_of_its_similarities() -> No
         assert spearman(net.forward(converted(net, COLUMNS), net.batch)) > 0.98
         assert spearman(net.forward(converted(net, CHIP), net.batch)) > 0.85  # a bound of 12 is far beyond its sums
         assert spearman(net.forward(converted(net, CHIP, **ADC), net.batch)) > 0.96
+
+
+def test_a_net_with_trained_weights_and_a_convolution_class_of_its_own() -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("sklearn")
+    net = efficientnet_lite(inputs=4)
+    assert cosine(net, NO_ADC) > 0.995
+    assert cosine(net, CHIP, adc="mse") > 0.96
 
 
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])

@@ -44,15 +44,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def observing(observers: Mapping[AnalogLayer, Callable[..., None]]) -> Iterator[None]:
-    """Inside, each of the layers calls its observer with what it multiplies: see ``AnalogLayer.observer``."""
+def observing(
+    observers: Mapping[AnalogLayer, Callable[..., None]], listeners: Mapping[AnalogLayer, Callable[[Tensor], None]] = {}
+) -> Iterator[None]:
+    """Inside, layers call their observer with what they multiply, their listener with what they are given.
+
+    See ``observer`` and ``on_input`` of ``AnalogLayer``.
+    """
     try:
         for layer, observer in observers.items():
             layer.observer = observer
+        for layer, listener in listeners.items():
+            layer.on_input = listener
         yield
     finally:
-        for layer in observers:
+        for layer in (*observers, *listeners):
             layer.__dict__.pop("observer", None)
+            layer.__dict__.pop("on_input", None)
 
 
 def exact(chip: Chip) -> Chip:

@@ -182,9 +182,8 @@ def _observe(
     met = {name: [Histogram() for _ in range(layers[name].row_blocks if name in tiled else 1)] for name in layers}
     ran: set[str] = set()
 
-    def hook(name: str) -> Callable[..., None]:
-        def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            x = args[0] if args else kwargs["x" if "x" in kwargs else "input"]  # Conv1D calls it x
+    def listener(name: str) -> Callable[[Tensor], None]:
+        def look(x: Tensor) -> None:
             check_finite("calibrate", f"the input of layer {name!r}", x)
             ran.add(name)
             if name not in tiled:
@@ -212,14 +211,10 @@ def _observe(
             met[name] = [Histogram() for _ in histograms]
         return True
 
-    hooks = [layer.register_forward_pre_hook(hook(n), with_kwargs=True) for n, layer in layers.items()]
-    try:
-        with evaluating(model), observing({layers[name]: observer(name) for name in tiled}):
-            run("calibrate", model, batches, forward, progress, routed)
-        check_ran("calibrate", layers, ran)
-    finally:
-        for handle in hooks:
-            handle.remove()
+    listeners = {layer: listener(name) for name, layer in layers.items()}
+    with evaluating(model), observing({layers[name]: observer(name) for name in tiled}, listeners):
+        run("calibrate", model, batches, forward, progress, routed)
+    check_ran("calibrate", layers, ran)
     return met
 
 

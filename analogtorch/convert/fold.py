@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.convert.example import Example, runner
-from analogtorch.convert.kinds import check_module, reason
+from analogtorch.convert.kinds import check_module, kind_of, reason
 from analogtorch.convert.replace import replace
+from analogtorch.convert.subclass import overrides
 from analogtorch.convert.watch import eager, storage
 from analogtorch.nn import AnalogLayer
 
@@ -121,6 +122,7 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
         m
         for name, m in model.named_modules()
         if isinstance(m, (nn.Linear, *_CONVOLUTIONS)) and reason(model, name, m) is None and not _hooked(m)
+        if overrides(kind_of(m), type(m)) is None  # what else it does may lie between the product and the norm
         if all(p is None or held[id(p)] == 1 for p in (m.weight, m.bias))  # or the tie would be cut
     ]
 

@@ -150,7 +150,7 @@ def route_bypasses(model: nn.Module, run: Callable[[nn.Module], Any]) -> tuple[W
             seen = watch(model, run)
             if not any([_route(model, name, bypass) for name, bypass in seen.bypasses.items()]):
                 return seen, undo
-    except Exception:
+    except BaseException:
         undo()
         raise
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from analogtorch.convert.fast_path import reader
+from analogtorch.convert.subclass import analog_class, refuses
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMatrix, kinds
 from analogtorch.nn.base import OWN
 
@@ -62,7 +63,7 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "lazy: run the model once first"
     for method in ("forward", "_conv_forward", "__call__"):
-        if method in vars(module) or getattr(type(module), method, None) is not getattr(kind.digital, method, None):
+        if method in vars(module) or (method == "__call__" and type(module).__call__ is not kind.digital.__call__):
             return f"{type(module).__name__} overrides {method}"
     for name in kind.weight_names(module):
         weight = module._parameters.get(name)
@@ -74,9 +75,14 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
         return own
     if taken := sorted(OWN & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
-    return None
+    return refuses(kind, module)
 
 
 def kind_of(module: nn.Module) -> Any:
-    """The analog layer that ``module`` would become, whatever there is against it; None if there is none."""
+    """The kind of analog layer that ``module`` would become, whatever there is against it; None if there is none."""
     return next((kind for kind in kinds() if isinstance(module, kind.digital)), None)
+
+
+def analog_type(module: nn.Module) -> Any:
+    """The class of the analog layer that ``module`` would become: its kind, or a subclass of both. See ``kind_of``."""
+    return analog_class(kind_of(module), type(module))

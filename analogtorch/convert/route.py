@@ -7,7 +7,7 @@ calls to the layer. The module stays what it is otherwise: class, Parameters, ho
 
 import dis
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
 from typing import Any
 
@@ -20,7 +20,7 @@ from analogtorch.nn import AnalogLayer
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _ROUTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers whose products such a call can be: not an embedding's, whose weight a tied head multiplies by."""
-_LOOKED_AT = frozenset({"dtype", "device", "shape", "size", "requires_grad", "is_meta", "numel", "dim", "ndim"})
+LOOKED_AT = frozenset({"dtype", "device", "shape", "size", "requires_grad", "is_meta", "numel", "dim", "ndim"})
 """What a forward may ask of a weight without computing with it."""
 
 
@@ -33,7 +33,7 @@ class Routed:
         """Of the layers, relative to the module."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Router(self):
+        with Router(self.layers):
             return type(self.module).forward(self.module, *args, **kwargs)
 
     @property
@@ -54,16 +54,18 @@ class Routed:
                 yield layer
 
 
-class _Router(TorchFunctionMode):
-    def __init__(self, routed: Routed) -> None:
+class Router(TorchFunctionMode):
+    """Gives calls with the weight of one of the layers to that layer."""
+
+    def __init__(self, layers: Callable[[], Iterable[AnalogLayer]]) -> None:
         super().__init__()
-        self.routed = routed
+        self.layers = layers
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
         if func is F.linear or func in _CONVOLUTIONS:
             weight = args[1] if len(args) > 1 else given.get("weight")
-            for layer in self.routed.layers():
+            for layer in self.layers():
                 if weight is layer._parameters.get("weight") and _is_product_of(layer, func, args, given):
                     x = args[0] if args else given["input"]
                     return _product(layer, x, args[2] if len(args) > 2 else given.get("bias"))
@@ -92,7 +94,8 @@ def _alike(given: Any, own: Any, dims: int) -> bool:
 
 
 def _product(layer: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-    y = layer(x)
+    own = getattr(layer, "analog_kind", None)  # of a subclass, whose own forward the call is not meant for
+    y = layer(x) if own is None else own.forward(layer, x)
     if bias is layer.bias:
         return y
     shape = (-1, *[1] * (-1 - layer.channel_dim))
@@ -164,7 +167,7 @@ def _weights_read(code: CodeType | None) -> set[str]:
     for i, here in enumerate(loads):
         before, after = loads[max(i - 1, 0)], loads[min(i + 1, len(loads) - 1)]
         if before.opname == here.opname == "LOAD_ATTR" and here.argval == "weight":
-            looked = after.opname in ("LOAD_ATTR", "LOAD_METHOD") and after.argval in _LOOKED_AT
+            looked = after.opname in ("LOAD_ATTR", "LOAD_METHOD") and after.argval in LOOKED_AT
             asked = i >= 3 and loads[i - 3].argval == "isinstance"  # isinstance(self.<layer>.weight, ...
             found |= set() if looked or asked else {before.argval}
     for constant in code.co_consts:

@@ -14,7 +14,7 @@ from analogtorch.convert.example import Example, runner
 from analogtorch.convert.fast_path import reader, restore, switch_off
 from analogtorch.convert.fold import folded
 from analogtorch.convert.guard import guard
-from analogtorch.convert.kinds import check_module, is_analog, kind_of, reason, refuse_programmed
+from analogtorch.convert.kinds import analog_type, check_module, is_analog, reason, refuse_programmed
 from analogtorch.convert.patterns import Pattern, check_agree, check_known, check_used, matches, names_of, patterns
 from analogtorch.convert.replace import replace
 from analogtorch.convert.route import route_known, unroute
@@ -41,10 +41,11 @@ def convert(
     ``GRU`` and their cells, ``nn.MultiheadAttention``, and the ``Conv1D`` of transformers; ``nn.Embedding`` on request.
 
     Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is listed by
-    ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass is converted if it computes
-    what its base does; methods of its own are lost until ``to_digital``. Every analog layer gains one Parameter, its
-    ``input_range``, which learns from calibration on: an optimizer made before the conversion does not know it, and
-    weight decay should spare it. The fused kernels of ``nn.TransformerEncoderLayer`` are off until ``to_digital``.
+    ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass keeps its methods, and a
+    ``forward`` that multiplies by the weight as it is: by ``super().forward``, ``F.linear``, ``F.conv1d`` to ``3d``.
+    Every analog layer gains one Parameter, its ``input_range``, which learns from calibration on: an optimizer made
+    before the conversion does not know it, and weight decay should spare it. The fused kernels of
+    ``nn.TransformerEncoderLayer`` are off until ``to_digital``.
 
     Args:
         model: any module. A layer given as the root itself comes back as a new module.
@@ -99,13 +100,13 @@ def convert(
     routed: list[nn.Module] = []
     converted = model
     try:
-        new = {id(m): kind_of(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
+        new = {id(m): analog_type(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
         converted = switch_off(replace(model, new))
         _tell_samples(converted)
         routed = route_known(converted)
         if example is not None:
             guard(converted, example)
-    except Exception:
+    except BaseException:
         for module in routed:
             unroute(module)
         restore(replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))

@@ -108,6 +108,8 @@ class AnalogLayer(RangedLayer):
     """The DAC's full scale, (1,), or of each row block, (row blocks,); its magnitude counts."""
     observer: Callable[[Inputs, Plan, slice, Tensor], None] | None = None
     """Called with each product while a calibration looks: tensors, plan, the outputs that it is of, result."""
+    on_input: Callable[[Tensor], None] | None = None
+    """Called with each input, before padding, while a calibration looks."""
     weight: Any
     bias: Any
     channel_dim: ClassVar[int]
@@ -312,7 +314,10 @@ class AnalogLayer(RangedLayer):
             )
         plan = self.plans[self.programmed is not None, self.training][0]
         refuse_transforms(self.layer_name, plan.noisy or (self.training and self.noise_in_torch))
-        return self._vectors(x), self._autocasts(x)
+        vectors = self._vectors(x)
+        if self.on_input is not None:
+            self.on_input(x)
+        return vectors, self._autocasts(x)
 
     def _refuse_training(self) -> None:
         if self.programmed is not None and self.training:

@@ -24,7 +24,6 @@ class AnalogConv(AnalogLayer):
     in_channels: Any
     padding_mode: Any
     _reversed_padding_repeated_twice: Any
-    _conv_forward: Any
 
     def forward(self, input: Tensor) -> Tensor:
         """The analog convolution of ``input``, plus the digital bias."""
@@ -33,7 +32,8 @@ class AnalogConv(AnalogLayer):
         return self.analog_forward(input)
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(x, weight, bias)
+        digital: Any = self.digital  # a subclass may have its own
+        return digital._conv_forward(self, x, weight, bias)
 
     def _pads(self) -> tuple[tuple[int, ...], bool]:
         """Zeros on both sides of each dimension, and whether the product adds them by itself."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from benchmarks.convert.chip import ADC, centred_cosine
-from benchmarks.convert.nets import VISION, Net, lstm, minilm, transformer, vision
+from benchmarks.convert.nets import VISION, Net, efficientnet_lite, lstm, minilm, transformer, vision
 
 WEIGHTED = (
     nn.Linear,
@@ -66,7 +66,8 @@ class Row:
 def nets(size: int, inputs: int) -> dict[str, Callable[[], Net]]:
     """Makers of all nets of the table, by name."""
     of_torchvision = {name: lambda name=name: vision(name, size, inputs) for name in VISION}
-    return {**of_torchvision, "minilm": lambda: minilm(sentences=50), "transformer": transformer, "lstm": lstm}
+    trained = {"efficientnet_lite": lambda: efficientnet_lite(size, inputs), "minilm": lambda: minilm(sentences=50)}
+    return {**of_torchvision, **trained, "transformer": transformer, "lstm": lstm}
 
 
 @torch.no_grad()

