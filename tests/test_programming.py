@@ -1,5 +1,6 @@
 """Programming loops: what they reach, and that they see the cells only through the chip's converters."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -90,3 +91,16 @@ def test_other_arguments_are_refused() -> None:
         ProgramAndVerify(margin=-0.1)
     with pytest.raises(TypeError, match="method must be None or .*got 'gdp'"):
         at.program(_layer(), seed=1, method="gdp")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", [None, ProgramAndVerify(), GradientDescent()], ids=lambda m: type(m).__name__)
+def test_a_calibrated_adc_bound_does_not_change_how_a_chip_is_written_and_read_out(method: object) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(40, 20)), torch.randn(50, 40)
+    before = at.calibrate(at.convert(copy.deepcopy(model), at.chips.hermes64()), [x])
+    after = at.calibrate(copy.deepcopy(before), [x], adc="percentile", percentile=99.0)
+    assert after[0].chip.output_bound < 0.5 * before[0].chip.output_bound
+    views = [at.program(m, seed=1, method=method).at("1 day", compensation="least_squares") for m in (before, after)]
+    held = [view[0].programmed for view in views]
+    assert torch.equal(held[0].weights[0], held[1].weights[0])
+    assert torch.equal(held[0].gains[0], held[1].gains[0])

@@ -1,10 +1,10 @@
 """How many weights fit, how many chips they need, and how a mix of dense and accurate cells fits a number of chips."""
 
-import fnmatch
 import math
 from collections.abc import Iterable, Mapping
 
 from analogtorch.chips.chip import Chip
+from analogtorch.pattern import Pattern
 
 
 def chips_needed(chip: Chip, weights: int) -> int:
@@ -53,7 +53,7 @@ def plan_devices(
         accurate: the chip with more devices per weight.
         dense: the same chip with fewer of them, and so with room for more weights.
         chips: chips there are, of both kinds together.
-        first: names or globs of the matrices that need accuracy most, the most sensitive first; a sensitivity scan
+        first: names or patterns of the matrices that need accuracy most, the most sensitive first; a sensitivity scan
             gives them. All others follow, the smallest first.
 
     Raises:
@@ -98,10 +98,10 @@ _PLACED = 1.03
 
 def _priority(weights: Mapping[str, int], first: Iterable[str]) -> list[str]:
     if isinstance(first, str):
-        raise ValueError(f"plan_devices: first must be a list of names or globs, such as [{first!r}]")
+        raise ValueError(f"plan_devices: first must be a list of names or patterns, such as [{first!r}]")
     order: list[str] = []
     for pattern in first:
-        found = [pattern] if pattern in weights else fnmatch.filter(weights, pattern)
+        found = Pattern(pattern, "plan_devices").of(weights)
         if not found:
             raise ValueError(
                 f"plan_devices: first names {pattern!r}, which matches none of the {len(weights)} matrices: "

@@ -1,27 +1,12 @@
-"""One rule for names: a glob, or a regular expression after ``re:``, against the full name of a layer."""
+"""What the patterns of ``convert`` match, and whether they make sense together."""
 
-import fnmatch
-import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from torch import nn
 
 from analogtorch.convert.kinds import reason
-
-
-class Pattern:
-    """A glob, or a regular expression after ``re:``, against a whole name."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        try:
-            self.regex = re.compile(text[3:] if text.startswith("re:") else fnmatch.translate(text))
-        except re.error as error:
-            raise ValueError(f"convert: {text!r} is no regular expression: {error}") from error
-
-    def __call__(self, name: str) -> bool:
-        return self.regex.fullmatch(name) is not None
+from analogtorch.pattern import Pattern
 
 
 def patterns(argument: str, given: str | Iterable[str] | None) -> list[Pattern]:
@@ -34,9 +19,7 @@ def patterns(argument: str, given: str | Iterable[str] | None) -> list[Pattern]:
     if not isinstance(given, str | Iterable | None):
         raise TypeError(f"convert: {argument} must be a pattern or a list of them, got {given!r}")
     listed = [] if given is None else [given] if isinstance(given, str) else list(given)
-    if bad := [p for p in listed if not isinstance(p, str)]:
-        raise TypeError(f"convert: patterns must be strings, got {bad[0]!r}; for all layers leave include out")
-    return [Pattern(p) for p in listed]
+    return [Pattern(p, "convert") for p in listed]
 
 
 def names_of(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -15,10 +15,11 @@ from analogtorch.convert.fast_path import reader, restore, switch_off
 from analogtorch.convert.fold import folded
 from analogtorch.convert.guard import guard
 from analogtorch.convert.kinds import analog_type, check_module, is_analog, reason, refuse_programmed
-from analogtorch.convert.patterns import Pattern, check_agree, check_known, check_used, matches, names_of, patterns
+from analogtorch.convert.patterns import check_agree, check_known, check_used, matches, names_of, patterns
 from analogtorch.convert.replace import replace
 from analogtorch.convert.route import route_known, unroute
 from analogtorch.nn import AnalogLinear, kinds
+from analogtorch.pattern import Pattern
 
 logger = logging.getLogger("analogtorch")
 

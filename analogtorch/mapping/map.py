@@ -1,6 +1,5 @@
 """``map_to_chip``: trace a model, cut its matrices into blocks, place them."""
 
-import fnmatch
 from collections.abc import Iterable
 from collections.abc import Mapping as Dict
 from dataclasses import replace
@@ -16,6 +15,7 @@ from analogtorch.mapping.place import Retired, TooLarge, place
 from analogtorch.mapping.split import all_blocks, cells
 from analogtorch.mapping.trace import Example, Trace, trace
 from analogtorch.mapping.types import Matrix, Operation
+from analogtorch.pattern import Pattern
 
 
 def map_to_chip(
@@ -45,8 +45,8 @@ def map_to_chip(
         example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword arguments; only
             shapes and types matter. All counts are per run of this example: give a batch of one for counts per sample.
         chips: chips there are; None takes as many as it needs.
-        duplicate: copies of matrices for throughput, by glob of their names: ``{"layer1.*": 2}`` places them twice.
-        exclude: globs of matrices that stay digital.
+        duplicate: copies of matrices for throughput, by pattern of their names: ``{"layer1.*": 2}`` places them twice.
+        exclude: patterns of matrices that stay digital, as ``convert`` takes them.
         retired: (chip, tile), from 0, that must not be used.
         retired_columns: (chip, tile, column), from 0, that must not be used.
         spread: use tiles that would stay empty for blocks that share one, so that they compute at the same time.
@@ -156,11 +156,9 @@ def _copies(names: list[str], duplicate: Dict[str, int]) -> dict[str, int]:
 
 
 def _matching(argument: str, pattern: str, names: list[str]) -> list[str]:
-    if not isinstance(pattern, str):
-        raise TypeError(f"map_to_chip: {argument} takes globs such as 'layer1.*', got {pattern!r}")
-    if found := fnmatch.filter(names, pattern):
+    if found := Pattern(pattern, f"map_to_chip, {argument}").of(names):
         return found
-    near = get_close_matches(pattern, names, n=3) or names[:3]
+    near = get_close_matches(pattern.removeprefix("re:"), names, n=3) or names[:3]
     raise ValueError(
         f"map_to_chip: {argument} pattern {pattern!r} matches none of the {len(names)} matrices. "
         f"Closest names: {', '.join(map(repr, near))}"

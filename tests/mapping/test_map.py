@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused_with_remedies() -> None:
         ({"retired": [(0, 64)]}, ValueError, r"tile from 0 to 63; got \(0, 64\)"),
         ({"retired": [(1, 0)]}, ValueError, "chip from 0 to 0"),
         ({"retired_columns": [(0, 0, 256)]}, ValueError, "column from 0 to 255"),
-        ({"exclude": [3]}, TypeError, "takes globs"),
+        ({"exclude": [3]}, TypeError, "a pattern must be text"),
         ({"duplicate": {"1": 2}}, ValueError, "matches none"),
     ],
 )
