@@ -47,9 +47,9 @@ class Histogram:
 
     def _add_moments(self, x: Tensor) -> None:
         """Chan's update of mean and sum of squared deviations."""
-        var, mean = torch.var_mean(x, correction=0)
+        mean = x.mean()
         n, total, step = x.numel(), self._numbers + x.numel(), mean.item() - self._mean
-        self._spread += var.item() * n + step * step * self._numbers * n / total
+        self._spread += (x - mean).square().sum().item() + step * step * self._numbers * n / total
         self._mean += step * n / total
         self._numbers = total
 
