@@ -155,6 +155,12 @@ def summary(model: nn.Module) -> Summary:
         for name, module in model.named_modules()
         if not isinstance(module, AnalogLayer | AnalogComposite) and (own := list(module.parameters(recurse=False)))
     )
+    skipped += tuple(
+        (f"{name}.{own}".lstrip("."), f"the forward of {layer.digital_class.__name__} computes with it", p.numel())
+        for name, layer in layers.items()
+        for own, p in layer._parameters.items()
+        if hasattr(layer, "analog_of") and p is not None and own not in ("weight", "bias", "input_range")
+    )
     return Summary(
         layers=rows,
         skipped=skipped,

@@ -272,6 +272,20 @@ def test_a_norm_behind_it_is_not_folded() -> None:
     assert at.fold_batch_norm(model.eval(), x) == ["3"]
 
 
+def test_parameters_of_its_own_are_listed_as_digital() -> None:
+    class LowRank(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(8, 8)
+            self.down, self.up = nn.Parameter(torch.zeros(2, 8)), nn.Parameter(torch.zeros(8, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight, self.bias) + x @ self.down.T @ self.up.T
+
+    model = at.convert(nn.Sequential(LowRank()), HERMES)
+    why = "the forward of LowRank computes with it"
+    assert at.summary(model).skipped == (("0.down", why, 16), ("0.up", why, 16))
+
+
 def test_saving_and_loading_knows_its_class(tmp_path: Path) -> None:
     model, x = at.convert(nn.Sequential(Same(3, 4, 3)).eval(), HERMES), torch.randn(2, 3, 6, 6)
     at.save(at.calibrate(model, [x]), tmp_path / "model")
