@@ -127,6 +127,7 @@ def _on_meta(module: nn.Module) -> Any:
 
     new = type(module).__new__(type(module))
     new.__dict__.update({key: type(v)() if key.endswith("_hooks") else bare(v) for key, v in vars(module).items()})
+    new.__dict__.pop("_compiled_call_impl", None)  # it calls the module itself
     for held in ("_parameters", "_buffers"):
         new.__dict__[held] = {key: bare(t) for key, t in vars(module)[held].items()}
     new.__dict__["_modules"] = {key: None if m is None else _on_meta(m) for key, m in module._modules.items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from benchmarks.convert.chip import ADC, centred_cosine
-from benchmarks.convert.nets import VISION, Net, efficientnet_lite, lstm, minilm, transformer, vision
+from benchmarks.convert.nets import VISION, WITH_NORMS, Net, efficientnet_lite, lstm, minilm, transformer, vision
 
 WEIGHTED = (
     nn.Linear,
@@ -63,9 +63,10 @@ class Row:
     """Taken to convert, to calibrate (the DACs), and by an evaluation of the batch, digital and analog."""
 
 
-def nets(size: int, inputs: int) -> dict[str, Callable[[], Net]]:
-    """Makers of all nets of the table, by name."""
+def nets(size: int, inputs: int, epochs: int = 10) -> dict[str, Callable[[], Net]]:
+    """Makers of all nets of the table, by name; ``epochs``: of those that are trained for it."""
     of_torchvision = {name: lambda name=name: vision(name, size, inputs) for name in VISION}
+    of_torchvision |= {f"{name}_digits": lambda name=name: vision(name, 64, epochs=epochs) for name in WITH_NORMS}
     trained = {"efficientnet_lite": lambda: efficientnet_lite(size, inputs), "minilm": lambda: minilm(sentences=50)}
     return {**of_torchvision, **trained, "transformer": transformer, "lstm": lstm}
 

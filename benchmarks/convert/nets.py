@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
+from benchmarks.convert.digits import digits, trained
+
 Forward = Callable[[nn.Module, Any], Tensor]
 
 
@@ -72,13 +74,17 @@ VISION = {
     "swin_t": {},
 }
 """Nets of torchvision, with arguments of their makers."""
+WITH_NORMS = ("resnet50", "mobilenet_v3_small", "efficientnet_b0")
+"""Those with batch norms. With random weights these amplify every error; a little training makes them tame."""
 
 
-def vision(name: str, size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
-    """A net of torchvision with random weights that depends on its inputs."""
+def vision(name: str, size: int = 224, inputs: int = 16, seed: int = 0, epochs: int = 0) -> Net:
+    """A net of torchvision with random weights that depends on its inputs; or, with ``epochs``, trained on digits."""
     import torchvision
 
     arguments = {key: size for key in VISION[name]}
+    if epochs:
+        return _on_digits(name, lambda: getattr(torchvision.models, name)(**arguments, num_classes=10), size, epochs)
     seen = pictures(2 * inputs, size, seed + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -90,6 +96,21 @@ def vision(name: str, size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
         calibration=[seen],
         batch=pictures(inputs, size, seed + 2),
     )
+
+
+def _on_digits(name: str, make: Callable[[], nn.Module], size: int, epochs: int) -> Net:
+    """A net for the digits, which it is calibrated and compared on too."""
+    data = digits(size, 3)
+
+    def quick() -> nn.Module:
+        model = make()
+        for norm in model.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                norm.momentum = 0.1  # mobilenet's 0.01 would keep the statistics of its first steps
+        return model
+
+    model = trained(data, quick, epochs=epochs, rate=0.05)
+    return Net(name=f"{name}, digits", model=model, calibration=[data.train[:100]], batch=data.test[:200])
 
 
 @torch.no_grad()

@@ -229,9 +229,13 @@ def test_the_trial_leaves_the_layer_alone() -> None:
 
     called = []
     layer = Counts(3, 3)
+    layer.compile(backend="eager")
     layer.register_forward_hook(lambda *_: called.append(1))
     layer.register_load_state_dict_pre_hook(lambda module, *_: called.append(type(module).__name__))
-    model = at.convert(nn.Sequential(layer), HERMES)
+    with pytest.warns(UserWarning, match="was compiled by itself") as told:
+        model = at.convert(nn.Sequential(layer), HERMES)
+    assert len(told) == 1
+    assert layer._compiled_call_impl is not None
     assert model[0].calls == 0
     assert not called
     model.load_state_dict(model.state_dict())
