@@ -53,8 +53,8 @@ def reestimate_batch_norm(
         relative: add what the mean differs from that of the exact layers to the mean that the norm has; multiply its
             variance by the ratio, or add the difference if that is less. Another call starts from where this one did.
             The statistics must be those of the digital model; ones that were trained under noise count it twice, which
-            changes them little. False: the averages
-            over the batches themselves, whatever the statistics were, as published; give a thousand samples or more.
+            changes them little. False: the averages over the batches themselves, whatever the statistics were, as
+            published; give a thousand samples or more.
         seed: of the noise of a converted model, which is the same in every call; a programmed chip has its own.
         forward: as ``calibrate`` takes it.
         progress: show a progress bar.
