@@ -64,6 +64,7 @@ class Histogram:
         used = self.counts.nonzero().squeeze(1)
         magnitudes = torch.where(used > 0, _MIDDLES[used], 0.0)
         low, high = (int(torch.searchsorted(_EDGES, x)) for x in (deviation * 1e-4, self.largest + 9 * deviation))
+        high += 1  # whatever bin the largest is in, all of it is below the last edge
         edges = _EDGES[low:high].unsqueeze(1)
         below = torch.special.ndtr((edges - magnitudes) / deviation) - torch.special.ndtr(
             (-edges - magnitudes) / deviation
