@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
+from analogtorch.convert.subclass import analog_class
 from analogtorch.nn.huggingface import AnalogConv1D as _Conv1D
 
 CHIP = dataclasses.replace(at.chips.hermes64(), rows=24, cols=16)
@@ -18,6 +20,13 @@ CHIP = dataclasses.replace(at.chips.hermes64(), rows=24, cols=16)
 
 TORCHS_OWN = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 """What torch says of the digital layers themselves."""
+
+
+class Doubled(nn.Linear):
+    """A subclass with a forward of its own, which names its weight."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * F.linear(input, self.weight, self.bias)
 
 
 class Net(nn.Module):
@@ -98,6 +107,7 @@ ENTRIES = (
     Entry("lstm_cell", at.nn.AnalogLSTMCell, lambda: nn.LSTMCell(5, 6), ((4, 5), (4, 6), (4, 6))),
     Entry("gru_cell", at.nn.AnalogGRUCell, lambda: nn.GRUCell(30, 6), ((4, 30), (4, 6))),
     Entry("embedding", at.nn.AnalogEmbedding, lambda: nn.Embedding(50, 20), (_tokens,), 0, {"embeddings": True}),
+    Entry("subclass", analog_class(at.nn.AnalogLinear, Doubled), lambda: Doubled(40, 20), ((4, 40),)),
     Entry("hugging_face", _Conv1D, lambda: Conv1D(11, 37), ((4, 3, 37),)),
 )
-"""A line per kind; ``test_every_kind_has_a_model`` names what is missing."""
+"""A line per kind, and one for subclasses; ``test_every_kind_has_a_model`` names what is missing."""
