@@ -66,7 +66,7 @@ $(PEERS)/.ready: requirements/peers.txt pyproject.toml | $(READY)
 pretrained: $(READY)  ## pretrained keyword spotters mapped onto the chip without retraining (needs the real data)
 	$(BIN)/python -m benchmarks.pretrained
 
-real: $(READY)  ## hardware-aware training on real speech over five seeds, against a control (needs the real data)
+real: $(READY)  ## hardware-aware training on real speech over six seeds, against a control (needs the real data)
 	$(BIN)/python -m benchmarks.hwa_real
 
 pins: $(READY)  ## compile requirements/*.txt anew from pyproject.toml

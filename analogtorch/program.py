@@ -12,7 +12,7 @@ from analogtorch import places
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.defects import Defects, TileState, tile_state
 from analogtorch.devices import seconds
-from analogtorch.nn import AnalogLayer, Programmed
+from analogtorch.nn import AnalogComposite, AnalogLayer, Programmed
 from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, rounded, seed_tensor, stream
 from analogtorch.programming import Method, close_in
 from analogtorch.tiling import Section
@@ -46,6 +46,7 @@ def program(
     Raises:
         ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is parametrized or on meta,
             or a mapping of another model or chip.
+        RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after the conversion.
         TypeError: the seed is not an integer, or an argument is not of its type.
 
     Example:
@@ -57,6 +58,9 @@ def program(
     if not layers:
         raise ValueError("program: the model has no analog layer; call analogtorch.convert(model, chip) first")
     refuse_programmed(model, "program")
+    for module in model.modules():
+        if isinstance(module, AnalogComposite):
+            module.refuse_changed()
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
             raise ValueError(f"program: layer {name!r} is parametrized or pruned; make that permanent first")

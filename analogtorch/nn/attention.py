@@ -63,7 +63,7 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
             TypeError: a nested tensor, or a mask that is neither boolean nor floating point.
             ValueError: shapes that do not fit the layer or each other, or ``is_causal`` without its ``attn_mask``.
         """
-        self._refuse_changed()
+        self.refuse_changed()
         batched = self._check(query, key, value)
         q = self._batch_first(query, batched)
         k = q if key is query else self._batch_first(key, batched)

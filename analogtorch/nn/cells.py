@@ -26,7 +26,7 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """As the digital cell: input ``(N, I)`` or ``(I,)`` and the state, zeros if it is None; the next state."""
-        self._refuse_changed()
+        self.refuse_changed()
         if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
             raise ValueError(
                 f"layer {self.layer_name!r} takes (N, {self.input_size}) inputs, or one sample without N, got shape "

@@ -151,7 +151,7 @@ class AnalogComposite(nn.Module):
         for matrix in self.matrices():
             matrix.share(self)
 
-    def _refuse_changed(self) -> None:
+    def refuse_changed(self) -> None:
         """Raise RuntimeError where a Parameter gave way to what is computed from it, which its matrix would not see."""
         for matrix in self.matrices():
             for own, name in (("weight", matrix.spot.weight), ("bias", matrix.spot.bias)):

@@ -36,7 +36,7 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As the digital layer: padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a ``PackedSequence``."""
-        self._refuse_changed()
+        self.refuse_changed()
         packed = input if isinstance(input, PackedSequence) else None
         lengths: Tensor | None = None
         order: Tensor | None = None

@@ -55,6 +55,8 @@ def test_pruning_after_the_conversion_is_refused_until_it_is_permanent(name: str
         prune.random_unstructured(module, weight, 0.5)
     with pytest.raises(RuntimeError, match=f"{weight} was pruned or parametrized after the conversion.*prune.remove"):
         _run(analog)
+    with pytest.raises(RuntimeError, match=f"{weight} was pruned or parametrized after the conversion.*prune.remove"):
+        at.program(analog, seed=0)
     for module in (digital, analog.double().float()):
         prune.remove(module, weight)
     assert torch.allclose(_run(analog), _run(digital), atol=1e-6)
