@@ -47,9 +47,10 @@ def calibrate(
         batches: inputs, read once. A tensor or a ``PackedSequence`` is passed to the model, of a tuple or list its
             first element, and a mapping as keyword arguments.
         method: ``mse`` minimises the mean squared error of a layer's outputs, by estimate: clipping and rounding of
-            the inputs, and the rounding of the readings, whose step grows with the range. ``percentile`` takes that
-            percentile of the magnitudes; ``absmax`` the largest one; ``std`` a multiple of the standard deviation over
-            all batches, from which a range learns on in training. Magnitudes are collected in bins 2.2 % wide.
+            the inputs, and the rounding and noise of the readings of a chip, both of which grow with the range.
+            ``percentile`` takes that percentile of the magnitudes; ``absmax`` the largest one; ``std`` a multiple of
+            the standard deviation over all batches, from which a range learns on in training. Magnitudes are collected
+            in bins 1.6 to 3.1 % wide.
         percentile: for ``percentile``, of ``method`` and ``adc``, in (0, 100].
         deviations: for ``method="std"``, how many, > 0; 3 as in Rasch et al., Nat. Commun. 14, 5282 (2023).
         per: what has a range of its own: the ``layer``, or each ``tile``, that is each row block, as tiles have DACs of
@@ -82,8 +83,8 @@ def calibrate(
             _put_on(layer, chips[name] if adc is None else dataclasses.replace(chips[name], output_bits=None))
             layer.calibrated = False  # else the ranges found now would depend on the ones before
         met = _observe(model, layers, per, batches, forward, progress, routes)
-        # a bound that is calibrated later fits whatever range is chosen now
-        beyond = {name: _reading_errors(layers[name], None if adc else chips[name], len(met[name])) for name in layers}
+        # a bound that is calibrated later fits whatever range is chosen now; the output noise does not
+        beyond = {n: _reading_errors(layers[n], chips[n], adc is None, len(met[n])) for n in layers}
         ranges = {n: _ranges(n, layers[n], met[n], method, percentile, deviations, beyond[n]) for n in layers}
         if adc is not None:
             for name, layer in layers.items():
@@ -218,21 +219,21 @@ def _observe(
     return met
 
 
-def _reading_errors(layer: AnalogLayer, chip: Chip | None, parts: int) -> list[float]:
-    """What the ADC's rounding costs for each of the ``parts`` that have a range, as ``Histogram.bound`` takes it.
+def _reading_errors(layer: AnalogLayer, chip: Chip, rounded: bool, parts: int) -> list[float]:
+    """What errors of the readings cost for each of the ``parts`` that have a range, as ``Histogram.bound`` takes it.
 
-    The step of a reading is in proportion to the range, ``range x weight scale x bound / levels``. Its squared error is
-    told in that of the inputs, which reaches an output through the squares of its weights.
+    The output noise and, if ``rounded``, the step of the ADC are in proportion to ``range x weight scale``. Their
+    squared error is told in that of the inputs, which reaches an output through the squares of its weights.
     """
-    if chip is None or chip.output_bits is None:
-        return [0.0] * parts
-    step, steps, reached = chip.output_bound / (2 ** (chip.output_bits - 1) - 1), [0.0] * parts, [0.0] * parts
+    step = chip.output_bound / (2 ** (chip.output_bits - 1) - 1) if rounded and chip.output_bits is not None else 0.0
+    error = step**2 / 12 + chip.output_noise**2
+    steps, reached = [0.0] * parts, [0.0] * parts
     for section in layer.sections:
         w = section.weight(layer.as_matrix(layer.weight.detach())).flatten(1)
         scales = block_scales(w, section.bounds, section.shared_columns(chip))
         for block, (start, stop) in enumerate(zip(section.bounds, section.bounds[1:], strict=False)):
             part = min(block, parts - 1)
-            steps[part] += (scales[block] * step).square().sum().item() / 12
+            steps[part] += error * scales[block].square().sum().item()
             reached[part] += w[:, start:stop].float().square().sum().item()
     return [a / b if b else 0.0 for a, b in zip(steps, reached, strict=True)]
 

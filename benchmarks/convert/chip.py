@@ -18,12 +18,8 @@ from benchmarks.convert.digits import Digits, digits, trained
 from benchmarks.convert.nets import minilm
 
 TIME = "1 day"
-Scales = Literal["block", "column", "column, no output noise"]
-CHIPS: dict[Scales, dict[str, Any]] = {
-    "block": {},
-    "column": {"weight_scale": "column"},
-    "column, no output noise": {"weight_scale": "column", "output_noise": 0.0},
-}
+Scales = Literal["block", "column"]
+CHIPS: dict[Scales, dict[str, Any]] = {"block": {}, "column": {"weight_scale": "column"}}
 """hermes64, and in what a chip of the table differs from it."""
 ADC = {"adc": "percentile", "percentile": 99.99}
 """The calibration of the ADC's bound that lost least on MiniLM."""
@@ -58,6 +54,8 @@ class Setup:
 
     label: str
     scales: Scales = "block"
+    silent: bool = False
+    """Whether the chip has no output noise."""
     calibrate: Mapping[str, Any] | None = None
     """Arguments of ``at.calibrate``; None: not calibrated, each input vector or sample sets its range."""
     programmed: bool = False
@@ -68,31 +66,42 @@ class Setup:
 
 
 IO = (
-    Setup(label="8-bit I/O, not calibrated"),
-    Setup(label="8-bit I/O, calibrated (mse)", calibrate={}),
-    Setup(label="8-bit I/O, calibrated (percentile 99.9)", calibrate={"method": "percentile"}),
-    Setup(label="8-bit I/O, calibrated (absmax)", calibrate={"method": "absmax"}),
-    Setup(label="8-bit I/O, calibrated (mse), ADC too (mse)", calibrate={"adc": "mse"}),
-    Setup(label="8-bit I/O, calibrated (mse), ADC too", calibrate=ADC),
-    Setup(label="8-bit I/O, column scales, not calibrated", scales="column"),
-    Setup(label="8-bit I/O, column scales, calibrated, ADC too", scales="column", calibrate=ADC),
+    Setup(label="8-bit I/O, not calibrated", silent=True),
+    Setup(label="8-bit I/O, calibrated (mse)", silent=True, calibrate={}),
+    Setup(label="8-bit I/O, calibrated (percentile 99.9)", silent=True, calibrate={"method": "percentile"}),
+    Setup(label="8-bit I/O, calibrated (absmax)", silent=True, calibrate={"method": "absmax"}),
+    Setup(label="8-bit I/O, calibrated (mse), ADC too (mse)", silent=True, calibrate={"adc": "mse"}),
+    Setup(label="8-bit I/O, calibrated (mse), ADC too", silent=True, calibrate=ADC),
+    Setup(label="8-bit I/O, column scales, not calibrated", silent=True, scales="column"),
+    Setup(label="8-bit I/O, column scales, calibrated, ADC too", silent=True, scales="column", calibrate=ADC),
 )
+"""Exact weights, no noise."""
 ON_CHIP = (
     Setup(label="programmed once, not calibrated, global", programmed=True, compensation="global"),
     Setup(label="programmed once, calibrated, global", calibrate={}, programmed=True, compensation="global"),
     Setup(label="programmed once, calibrated, least squares", calibrate={}, programmed=True, correct=True),
-    Setup(label="column scales, not calibrated", scales="column", programmed=True, correct=True),
-    Setup(label="column scales, program and verify", scales="column", programmed=True, method=at.ProgramAndVerify()),
+    Setup(label="column scales, not calibrated", scales="column", programmed=True),
+    Setup(label="column scales, calibrated, ADC too", scales="column", calibrate=ADC, programmed=True, correct=True),
     Setup(
-        label="column scales, gradient descent",
+        label="the same, program and verify",
         scales="column",
+        calibrate=ADC,
+        programmed=True,
+        method=at.ProgramAndVerify(),
+    ),
+    Setup(
+        label="the same, gradient descent",
+        scales="column",
+        calibrate=ADC,
         programmed=True,
         method=at.GradientDescent(),
         correct=True,
     ),
     Setup(
         label="the same without output noise",
-        scales="column, no output noise",
+        scales="column",
+        silent=True,
+        calibrate=ADC,
         programmed=True,
         method=at.GradientDescent(),
         correct=True,
@@ -151,6 +160,8 @@ def measure(subject: Subject, chips: int, seed: int, step: Callable[[str], objec
 
 def _converted(subject: Subject, setup: Setup) -> nn.Module:
     chip = dataclasses.replace(at.chips.hermes64(), **CHIPS[setup.scales])
+    if setup.silent:
+        chip = dataclasses.replace(chip, output_noise=0.0)
     model = at.convert(copy.deepcopy(subject.model), chip)
     if setup.calibrate is not None:
         at.calibrate(model, subject.calibration, forward=subject.forward, **setup.calibrate)

@@ -28,11 +28,13 @@ class Setting:
     """A chip and a calibration."""
 
     chip: Mapping[str, Any] = field(default_factory=dict)
-    """Fields in which it differs from hermes64."""
+    """Fields in which it differs from a hermes64 without noise."""
     calibrate: Mapping[str, Any] | None = None
     """Arguments of ``at.calibrate``; None: not calibrated."""
 
 
+SILENT = dataclasses.replace(at.chips.hermes64(), output_noise=0.0)
+"""The chip: ranges that are calibrated for it need not spare the noise of its readings."""
 SETTINGS = {
     "8-bit": Setting(),
     "calibrated": Setting(calibrate={}),
@@ -99,7 +101,7 @@ def _guarded(model: nn.Module, net: Net) -> str:
 
 
 def _outputs(net: Net, setting: Setting, row: Row | None) -> Tensor:
-    model = at.convert(copy.deepcopy(net.model), dataclasses.replace(at.chips.hermes64(), **setting.chip))
+    model = at.convert(copy.deepcopy(net.model), dataclasses.replace(SILENT, **setting.chip))
     at.guard(model, net.batch, forward=net.forward)
     arguments = setting.calibrate
     if arguments is not None:

@@ -43,7 +43,7 @@ def test_percentile_is_right_to_the_bin_width(percent: float) -> None:
 
 @pytest.mark.parametrize("bits", [3, 4, 6, 8])
 def test_mse_finds_the_least_error(bits: int) -> None:
-    model = at.convert(nn.Linear(16, 4), dataclasses.replace(CHIP, input_bits=bits, output_bits=None))
+    model = at.convert(nn.Linear(16, 4), dataclasses.replace(CHIP, input_bits=bits, output_bits=None, output_noise=0.0))
     x = torch.cat(_batches(20))
     at.calibrate(model, [x])
 
@@ -57,7 +57,7 @@ def test_mse_finds_the_least_error(bits: int) -> None:
 @pytest.mark.parametrize("per", ["layer", "tile"])
 def test_mse_weighs_the_rounding_of_the_readings(per: str) -> None:
     torch.manual_seed(0)
-    chip = dataclasses.replace(CHIP, output_bound=30.0)
+    chip = dataclasses.replace(CHIP, output_bound=30.0, output_noise=0.0)
     digital, x = nn.Linear(600, 64, bias=False), torch.randn(500, 600)
     model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], per=per).eval()
     found = model.input_range.detach().clone()
@@ -71,6 +71,24 @@ def test_mse_weighs_the_rounding_of_the_readings(per: str) -> None:
     assert errors[1.0] == pytest.approx(min(errors.values()), rel=0.05)
     exact = at.calibrate(at.convert(copy.deepcopy(digital), dataclasses.replace(chip, output_bits=None)), [x], per=per)
     assert (found < 0.9 * exact.input_range).all()  # it clips more than the inputs alone would ask for
+
+
+@pytest.mark.parametrize("adc", [None, "absmax"])
+def test_mse_weighs_the_noise_of_the_readings(adc: str | None) -> None:
+    torch.manual_seed(0)
+    chip = dataclasses.replace(CHIP, cell=at.chips.ideal().cell, output_noise=0.2)
+    digital, x = nn.Linear(200, 64, bias=False), torch.randn(500, 200)
+    model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], adc=adc).eval()
+    found = model.input_range.item()
+
+    def error(scale: float) -> float:
+        model.set_input_range([found * scale])
+        return (at.program(model, seed=0).at("0 s", compensation="none")(x) - digital(x)).square().mean().item()
+
+    with torch.no_grad():
+        errors = {scale: error(scale) for scale in (0.5, 0.7, 1.0, 1.4, 2.0)}
+    assert errors[1.0] == pytest.approx(min(errors.values()), rel=0.05)
+    assert errors[2.0] > 1.5 * errors[1.0]
 
 
 def test_state_of_the_model_is_as_before_and_the_result_repeats() -> None:
