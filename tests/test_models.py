@@ -89,3 +89,12 @@ def test_vision_nets_keep_their_outputs(name: str) -> None:
     pytest.importorskip("torchvision")
     pytest.importorskip("sklearn")
     assert cosine(vision(name, 64, 8), CHIP, **ADC) > 0.995
+
+
+@pytest.mark.slow
+def test_a_trained_mobile_net_keeps_its_outputs() -> None:
+    pytest.importorskip("torchvision")
+    pytest.importorskip("sklearn")
+    net = vision("mobilenet_v3_small", 64, epochs=20)
+    assert cosine(net, NO_ADC) > 0.99
+    assert cosine(net, CHIP, adc="mse") > 0.98
