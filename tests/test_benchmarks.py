@@ -1,7 +1,9 @@
-"""The cost benchmark: its registry, one row, its bars, and that it holds libraries to their setting."""
+"""The cost benchmark (registry, one row, bars, that it holds libraries to their setting) and the tables of convert."""
 
 import csv
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 import analogtorch as at
 from benchmarks import mvm, peers
+from benchmarks.convert import __main__ as convert
 from benchmarks.registry import SHAPES, Shape, chip
 
 TINY = Shape(layer=lambda: nn.Linear(16, 4), input=(3, 16), train_bar=1.5, rows=8)
@@ -181,3 +184,23 @@ def test_the_command(ratio: float, flags: list[str], code: int, tmp_path, monkey
     assert (row["shape"], row["train_bar"], row["peak_analog"]) == ("linear_512", "1.2", "2000000")
     assert "analogtorch" in row["facts"]
     assert row["eval_ratio"] == ""
+
+
+def test_the_table_of_whole_networks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    convert.main(["--table", "vision", "--models", "transformer", "--out", str(tmp_path)])
+    assert "nn.Transformer" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "vision.json").read_text())["rows"]
+    assert row["guard"] == "ok"
+    assert row["share"] == 1.0
+    assert row["cosines"]["DAC alone"] > 0.999
+    assert "| nn.Transformer | ok |" in (tmp_path / "vision.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--models", "lstm"], "of --table chip are minilm, digits, got lstm"), (["--chips", "0"], ">= 1, got 0")],
+)
+def test_what_the_tables_cannot_do_is_said(options: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        convert.main(options)
+    assert message in capsys.readouterr().err
