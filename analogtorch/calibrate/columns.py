@@ -42,8 +42,8 @@ def correct_columns(
 
     The chip of Le Gallo et al. (2023) scales and shifts each column digitally, which costs an inference nothing more.
     Here gain and offset of each output of each layer (channel of a convolution) are the least-squares fit, over the
-    batches, to the layer's digital product of the same input. ``fit="offset"`` alone is the bias correction of Nagel et
-    al., "Data-free quantization through weight equalization and bias correction" (2019).
+    batches, to the layer's digital product of the same input, as the DAC gives it. ``fit="offset"`` alone is the bias
+    correction of Nagel et al., "Data-free quantization through weight equalization and bias correction" (2019).
 
     One run over the batches serves all layers, each with the inputs that the chip gives it; a second (``rounds``)
     repeats that with the inputs of the corrected layers. A lab would go layer by layer, which takes a run for each. As
@@ -128,14 +128,15 @@ def _read(
 
 
 def _exact(layer: AnalogLayer, inputs: Inputs, plan: Plan, outputs: slice) -> Tensor:
-    """What the exact weights give for these inputs, without bias."""
+    """What the exact weights give, without bias, for these inputs as the DAC gives them.
+
+    What the DAC clips is no fault of a column: gains fitted to it would be those of the few largest inputs.
+    """
     section = next(s for s in layer.sections if s.outputs.start <= outputs.start < s.outputs.stop)
     weight, first = section.weight(layer.as_matrix(layer.weight)), section.outputs.start
-    plan = dataclasses.replace(
-        plan, input_bits=0, output_bits=0, output_noise=0.0, columns=(), bounds=plan.bounds[:: plan.blocks]
-    )
+    plan = dataclasses.replace(plan, output_bits=0, output_noise=0.0, columns=())
     weight = weight[outputs.start - first : outputs.stop - first].to(inputs.w.dtype)
-    return mvm(inputs.x, inputs.x.new_ones(1), weight, plan)
+    return mvm(inputs.x, inputs.input_range, weight, plan)
 
 
 def _columns(y: Tensor, plan: Plan, bias: Tensor | None) -> Tensor:

@@ -278,3 +278,17 @@ def test_bad_calls_are_refused_and_change_nothing(name: str) -> None:
         assert layer.programmed is held
         assert torch.equal(getattr(layer, "vectors_read", torch.zeros(1)), count)
         assert layer.observer is None
+
+
+@pytest.mark.parametrize("per", ["layer", "tile"])
+def test_what_the_dac_clips_is_no_fault_of_the_columns(per: str) -> None:
+    torch.manual_seed(0)
+    x = _x(600, 300)
+    x[:20] *= 40  # a few tokens far beyond the rest, as in transformers
+    chip = dataclasses.replace(CHIP, cell=UnitCell(device=ideal_device()), output_noise=0.0, output_bits=None)
+    model = at.convert(nn.Sequential(nn.Linear(300, 16)), chip)
+    at.calibrate(model, [x[20:]], method="absmax", per=per)
+    view = at.program(model, seed=0).at("0 s", compensation="none")
+    before = view(x)
+    at.correct_columns(view, [x])
+    assert torch.allclose(view(x), before, atol=1e-4 * before.abs().max().item())
