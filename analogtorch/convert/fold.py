@@ -97,7 +97,7 @@ def folded(
             layer.weight, layer.bias = fuse(layer.weight, layer.bias, *numbers)
         replace(model, {id(norm): new for norm, new in gone.items()})
         _compare(before, _floating(run(model)), tolerance)
-    except Exception:
+    except BaseException:
         undo()
         raise
     finally:

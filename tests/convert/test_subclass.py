@@ -297,3 +297,20 @@ def test_saving_and_loading_knows_its_class(tmp_path: Path) -> None:
     assert torch.equal(loaded(x), model(x))
     with pytest.raises(ValueError, match="AnalogSame"):
         at.load(tmp_path / "model", nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+def test_recurrent_layers_and_attention_keep_their_methods() -> None:
+    class Sequence(nn.LSTM):
+        def width(self) -> int:
+            return self.hidden_size
+
+    class Attention(nn.MultiheadAttention):
+        def width(self) -> int:
+            return self.embed_dim
+
+    x = torch.randn(3, 2, 4)
+    for digital, inputs in ((Sequence(4, 4), (x,)), (Attention(4, 2), (x, x, x))):
+        model = at.convert(nn.ModuleList([copy.deepcopy(digital)]), IDEAL)
+        assert model[0].width() == 4
+        torch.testing.assert_close(copy.deepcopy(model)[0](*inputs)[0], digital(*inputs)[0])
+        assert type(at.to_digital(model)[0]) is type(digital)
