@@ -1,4 +1,4 @@
-"""Importing the library costs little (CPU time: the machine may be busy), prints nothing and starts nothing."""
+"""Importing the library costs little beside torch's own import, prints nothing and starts nothing."""
 
 import subprocess
 import sys
@@ -6,14 +6,16 @@ import sys
 import analogtorch as at
 
 _SCRIPT = """
-import time, torch
+import time
 start = time.process_time()
+import torch
+torch_took = time.process_time() - start
 import analogtorch
-took = time.process_time() - start
+took = time.process_time() - start - torch_took
 import sys
 heavy = {"lightning", "transformers", "torchaudio", "matplotlib", "rich", "jsonargparse", "soundfile"}
 heavy &= set(sys.modules)
-print(took, torch.cuda.is_initialized(), sorted(heavy), sep="|")
+print(took / torch_took, torch.cuda.is_initialized(), sorted(heavy), sep="|")
 """
 
 
@@ -21,8 +23,8 @@ def test_import_is_lean() -> None:
     runs = [
         subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True) for _ in range(3)
     ]
-    took, cuda, heavy = zip(*(run.stdout.strip().split("|") for run in runs), strict=True)
-    assert min(map(float, took)) < 0.3
+    share, cuda, heavy = zip(*(run.stdout.strip().split("|") for run in runs), strict=True)
+    assert min(map(float, share)) < 0.2  # 0.06 seen; CPU time, and a share of it: machines differ and are busy
     assert set(cuda) == {"False"}
     assert set(heavy) == {"[]"}
     assert all(run.stderr == "" for run in runs)
