@@ -28,6 +28,7 @@ def mvm(
     key: Tensor | None = None,
     output_keys: Tensor | None = None,
     samples: Tensor | None = None,
+    output_bounds: Tensor | None = None,
 ) -> Tensor:
     """The readings of all row blocks, summed: see ``analogtorch.ops.reference`` for the formulas.
 
@@ -47,6 +48,7 @@ def mvm(
         key: () int64, of the weights' noise; needed where ``plan.weight_noise > 0``.
         output_keys: (blocks,) int64, of the output noise; needed where ``plan.output_noise > 0``.
         samples: (vectors,) int64, place of each vector or sample in the output noise; None: 0, 1, 2, ...
+        output_bounds: of the ADC of each reading, (blocks, outputs), > 0; None: ``plan.output_bound`` for all.
 
     Returns:
         (*, outputs), or (N, outputs, *places). Empty for an empty batch. NaN where an input of the vector is.
@@ -59,14 +61,14 @@ def mvm(
         >>> plan = Plan(bounds=(0, 64), input_bits=8, output_bits=8, output_bound=12.0)
         >>> y = mvm(torch.randn(4, 64), torch.tensor([3.0]), torch.randn(10, 64), plan)
     """
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples)
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds)
     _check(inputs, plan)
     learns = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or input_range.requires_grad)
     return _mvm(*inputs, plan.ints, plan.floats, learns)[0]
 
 
 def _check(inputs: Inputs, plan: Plan) -> None:
-    x, input_range, w, bias, scale, gain, key, output_keys, samples = inputs
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds = inputs
     if not (x.is_floating_point() and w.is_floating_point()):
         raise TypeError(f"mvm: x and w must be floating point, got {x.dtype} and {w.dtype}")
     if w.dim() != plan.dims + 2 or w.shape[1:].numel() != plan.bounds[-1]:
@@ -91,7 +93,7 @@ def _check(inputs: Inputs, plan: Plan) -> None:
     for name, t in (("key", key), ("output_keys", output_keys), ("samples", samples)):
         if t is not None and (t.dtype != torch.int64 or t.device != x.device):
             raise TypeError(f"mvm: {name} must be int64 on {x.device}, got {t.dtype} on {t.device}")
-    for name, given in (("scale", scale), ("gain", gain)):
+    for name, given in (("scale", scale), ("gain", gain), ("output_bounds", output_bounds)):
         if given is not None and tuple(given.shape) != (plan.blocks, w.shape[0]):
             raise ValueError(f"mvm: {name} must be {(plan.blocks, w.shape[0])}, got shape {tuple(given.shape)}")
     if plan.weight_noise > 0 and key is None:
@@ -127,20 +129,21 @@ def _compute(
     key: Tensor | None,
     output_keys: Tensor | None,
     samples: Tensor | None,
+    output_bounds: Tensor | None,
     ints: list[int],
     floats: list[float],
     learns: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     plan = decode(tuple(ints), tuple(floats))
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples)
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds)
     y, own, mask, saturated = _kernels(inputs, plan).forward(inputs, plan, learns)
     if scale is not None:
         own = scale.new_empty(0)  # an operator may not return what it was given
     return y, own, mask, saturated
 
 
-def _plain(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints, floats, learns):
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples)
+def _plain(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, ints, floats, learns):
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds)
     plan = decode(tuple(ints), tuple(floats))
     if plan.noisy:
         raise NotImplementedError(
@@ -150,14 +153,14 @@ def _plain(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints
     return tuple(reference.forward(inputs, plan, learns))
 
 
-def _fake(x, input_range, w, bias, scale, gain, key, output_keys, samples, ints, floats, learns):
+def _fake(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, ints, floats, learns):
     plan = decode(tuple(ints), tuple(floats))
     y = x.new_empty(output_shape(x.shape, w.shape, plan), dtype=w.dtype)
     wide = reference.wide(w.dtype)
     own = w.new_empty(
         (plan.blocks, w.shape[0]) if scale is None else (0,), dtype=wide if scale is None else scale.dtype
     )
-    kernels = _kernels(Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples), plan)
+    kernels = _kernels(Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds), plan)
     mask = y.new_empty(kernels.mask_shape(y.shape, plan) if learns and plan.output_bits else (0,), dtype=kernels.MASK)
     return y, own, mask, y.new_empty(plan.blocks, dtype=torch.uint8)
 
@@ -215,7 +218,7 @@ def _kernels(inputs: Inputs, plan: Plan, cpu: bool = True) -> ModuleType:
 
 
 def _save(ctx, inputs, output) -> None:
-    x, input_range, w, _, scale, gain, key, _, _, ints, floats, _ = inputs
+    x, input_range, w, _, scale, gain, key, _, _, _, ints, floats, _ = inputs
     _, own, mask, saturated = output
     ctx.mark_non_differentiable(own, mask, saturated)
     ctx.set_materialize_grads(False)  # else every backward would fill zeros as large as the mask
@@ -225,10 +228,10 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, g: Tensor, *_):
     if g is None:
-        return (None,) * 12
+        return (None,) * 13
     needs = list(ctx.needs_input_grad[1:5])
     gradients = _mvm_backward(g.contiguous(), *ctx.saved_tensors, *ctx.numbers, needs)
-    return *(t if needed else None for t, needed in zip(gradients, needs, strict=True)), *[None] * 8
+    return *(t if needed else None for t, needed in zip(gradients, needs, strict=True)), *[None] * 9
 
 
 _TENSORS = "Tensor x, Tensor input_range, Tensor w"
@@ -241,7 +244,7 @@ _mvm_backward = define(
 )
 _mvm = define(
     f"mvm({_TENSORS}, Tensor? bias, Tensor? scale, Tensor? gain, Tensor? key, Tensor? output_keys, Tensor? samples, "
-    f"{_PLAN}, bool learns) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"Tensor? output_bounds, {_PLAN}, bool learns) -> (Tensor, Tensor, Tensor, Tensor)",
     _compute,
     _fake,
     save=_save,

@@ -34,7 +34,7 @@ class Plan:
     output_bits: int = 0
     """Of the ADC, 2..16; 0: partial sums are neither clipped nor rounded."""
     output_bound: float = 1.0
-    """Of the ADC, > 0, in units of (full-scale input x weight scale)."""
+    """Of the ADC, > 0, in units of (full-scale input x weight scale), where a product is not given one per reading."""
     output_noise: float = 0.0
     """Standard deviation of the noise of a partial sum, >= 0, in the same units."""
     weight_noise: float = 0.0

@@ -7,7 +7,7 @@ blocks, or one for each) and ``s`` the weight scale of a row block and output:
     wn = w + weight_noise * s * spread(w / s) * normal
     p  = sum of xq wn over the block's rows                 its partial sum
     v  = p + r * s * output_noise * normal
-    y += gain * round(clip(v, -b, b) A / b) b / A           b = r * s * output_bound, A = 2^(output bits - 1) - 1
+    y += gain * round(clip(v, -b, b) A / b) b / A           b = r * s * output bound, A = 2^(output bits - 1) - 1
 
 The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does; the range learns
 from what it clips. Normals are keyed by position (``ops/noise.py``), so that the backward pass meets the very noise of
@@ -44,6 +44,7 @@ class Inputs(NamedTuple):
     key: Tensor | None
     output_keys: Tensor | None
     samples: Tensor | None
+    output_bounds: Tensor | None = None
 
 
 class Outputs(NamedTuple):
@@ -141,7 +142,7 @@ def mask_shape(y: Sequence[int], plan: Plan) -> tuple[int, ...]:
 
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """The product; ``learns``: whether a backward pass may follow."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples = inputs
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds = inputs
     input_range = input_range.abs()
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
     own, wn = per_block(input_range), noisy_weight(w, scale, key, plan)
@@ -157,9 +158,11 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
             assert output_keys is not None
             v = v + full * plan.output_noise * _output_noise(v, output_keys[block], samples, plan).to(v.dtype)
         if plan.output_bits:
+            own_bound = None if output_bounds is None else output_bounds[block].view(1, -1, 1).to(full.dtype)
+            bound = full * (plan.output_bound if own_bound is None else own_bound)
             if learns:
-                masks.append((v.abs() > full * plan.output_bound).to(torch.uint8).view(p.shape))
-            v = rounded(v, full * plan.output_bound, plan.output_bits)
+                masks.append((v.abs() > bound).to(torch.uint8).view(p.shape))
+            v = rounded(v, bound, plan.output_bits)
         if gain is not None:
             v = v * gain[block].view(1, -1, 1).to(v.dtype)
         total = v.view(p.shape) if total is None else total + v.view(p.shape)
@@ -173,7 +176,7 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
 
 def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
     """Gradients of x, the input range, w and the bias, where ``needs`` says so."""
-    x, signed, w, _, _, gain, key, _, _ = inputs
+    x, signed, w, _, _, gain, key, *_ = inputs
     input_range, own = signed.abs(), per_block(signed)
     needs_x, needs_range, needs_w, needs_bias = needs
     xq, mask = x if own else quantised(x, input_range, plan, w.dtype), outputs.mask

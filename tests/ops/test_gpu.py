@@ -72,7 +72,7 @@ def seen(x, r, w, plan, scale, key):
     return xq, w.float() + plan.weight_noise * size * sigma * z
 
 
-def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias):
+def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits):
     xq, wn = seen(x, r, w, plan, scale, key)
     y, masks = torch.zeros(M, N), []
     for b, (i, j) in enumerate(zip(plan.bounds, plan.bounds[1:])):
@@ -81,9 +81,10 @@ def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias):
             vectors = torch.arange(M) if samples is None else samples
             z = normal_reference(output_keys[b], vectors, torch.full_like(vectors, plan.first_output), N)
             v = v + full * plan.output_noise * z
-        masks.append(v.abs() > full * plan.output_bound)
+        limit = full * (plan.output_bound if limits is None else limits[b])
+        masks.append(v.abs() > limit)
         if plan.output_bits:
-            v = rounded(v, full * plan.output_bound, plan.output_bits)
+            v = rounded(v, limit, plan.output_bits)
         y += v if gain is None else v * gain[b]
     return (y if bias is None else y + bias.float()), torch.stack(masks)
 
@@ -103,13 +104,13 @@ def wanted_gradients(g, x, r, w, plan, scale, gain, key, mask):
     return gx * ~(above | below), (gx * above - gx * below).sum().view(1), gw
 
 
-def check(name, dtype=torch.float32, x=X, r=(1.3,), gain=None, key=KEY, samples=None, bias=None, **plan):
+def check(name, dtype=torch.float32, x=X, r=(1.3,), gain=None, key=KEY, samples=None, bias=None, limits=None, **plan):
     everything = dict(bounds=(0, 16, 37), input_bits=8, output_bits=8, output_bound=1.5, output_noise=0.02)
     plan = Plan(**{**everything, "weight_noise": 0.05, **plan})
     x, w, g, r = x.to(dtype), W.to(dtype), G.to(dtype), torch.tensor(r)
     scale = torch.stack([w[:, i:j].abs().amax(1) for i, j in zip(plan.bounds, plan.bounds[1:])]).float()
     output_keys = OUTPUT_KEYS[: plan.blocks] if plan.output_noise else None
-    y, mask = wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias)
+    y, mask = wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits)
     if dtype == torch.float32:
         near = dict(rtol=1e-5, atol=1e-5)
     else:  # a reading of either block may fall on the next step
@@ -117,7 +118,7 @@ def check(name, dtype=torch.float32, x=X, r=(1.3,), gain=None, key=KEY, samples=
         near = dict(rtol=0.01, atol=2.5 * step)
     for tile in (SMALL, WIDE):
         run = (x, r, w, plan, scale, gain, key, output_keys, samples)
-        got, got_mask = gpu.linear(*run, want_mask=True, bias=bias, tile=tile)
+        got, got_mask = gpu.linear(*run, want_mask=True, bias=bias, output_bounds=limits, tile=tile)
         assert got.dtype == dtype
         assert (got - y).abs().mean() < near["atol"] / 5, name
         assert_close(got.float(), y, msg=lambda m: f"{name}: y: {m}", **near)
@@ -150,6 +151,7 @@ position = dict(first_output=3, first_row=64)
 check("everything", spread=shaped, gain=gain, samples=samples, bias=torch.randn(N), **position)
 check("range per vector", r=ranges, spread=shaped, samples=samples, **position)
 check("no ADC", output_bits=0, gain=gain)
+check("bounds of readings", limits=0.5 + torch.rand(2, N), gain=gain)
 check("no DAC", input_bits=0, output_bound=0.5)
 check("equal blocks", bounds=(0, 16, 32, 37), input_bits=16, output_bits=5)
 check("a short block first", bounds=(0, 5, 30, 37), key=None)
@@ -210,7 +212,7 @@ def test_interpreted_kernels_give_the_same_numbers(script: str) -> None:
 
 
 _TYPES = {
-    **dict.fromkeys(("out", "r", "sums", "scale", "gain"), "*fp32"),
+    **dict.fromkeys(("out", "r", "sums", "scale", "gain", "output_bounds"), "*fp32"),
     **dict.fromkeys(("rows", "first", "key", "output_keys", "samples"), "*i64"),
     **dict.fromkeys(("output_bound", "output_noise", "weight_noise"), "fp32"),
     "mask": "*u8",
@@ -256,7 +258,7 @@ def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: b
         gpu.input_gradient_kernel: gpu._fit(gpu._input_tile(size, dtype, not plain), size, size),
         gpu.weight_gradient_kernel: gpu._fit(gpu._weight_tile(size, dtype), size, size),
     }
-    optional = ("key", "output_keys", "mask", "gain", "bias", "samples", "bounds", "sums")
+    optional = ("key", "output_keys", "mask", "gain", "bias", "samples", "output_bounds", "bounds", "sums")
     settings = {
         "SPREAD": None if plain else (0.1, 0.2, -0.3, 0.1, 0.01, 0.02, 2.0),
         "INPUT_STEPS": 0 if plain else 127,

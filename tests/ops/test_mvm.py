@@ -78,15 +78,19 @@ def test_gradients_are_those_of_the_noisy_function(name, x, w, plan) -> None:
 
 
 @_each_geometry
-def test_saturated_readings_pass_no_gradient_block_by_block(name, x, w, plan) -> None:
+@pytest.mark.parametrize("own", [False, True], ids=["one_bound", "own_bounds"])
+def test_saturated_readings_pass_no_gradient_block_by_block(name, x, w, plan, own) -> None:
     x, w = _double(*x), _double(*w, seed=1)
     plan = dataclasses.replace(plan, output_bits=8, output_bound=0.6)
     scale = torch.ones(plan.blocks, w.shape[0], dtype=torch.float64)
-    y = mvm(x, ONE, w, plan, scale=scale)
+    bounds = 0.2 + 0.8 * torch.rand(scale.shape, dtype=torch.float64) if own else None
+    y = mvm(x, ONE, w, plan, scale=scale, output_bounds=bounds)
     g = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     gx, gw = torch.autograd.grad(y, (x, w), g)
     parts = [part(x, w, plan.span(b, w.shape[1:]), plan) for b in range(plan.blocks)]
-    inside = [(p.abs() <= 0.6).double() for p in parts]
+    dims = [1] * plan.dims
+    limits = [scale[b] * 0.6 if bounds is None else bounds[b] for b in range(plan.blocks)]
+    inside = [(p.abs() <= limit.view(-1, *dims)).double() for p, limit in zip(parts, limits, strict=True)]
     assert min(float(i.mean()) for i in inside) < 0.95  # the test would prove nothing otherwise
     expected = torch.autograd.grad(sum((p * i * g).sum() for p, i in zip(parts, inside, strict=True)), (x, w))
     assert torch.allclose(gx, expected[0])
@@ -158,8 +162,9 @@ _ONE = torch.ones(1)
 
 
 def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
-    bias, gain = torch.zeros(w.shape[0], requires_grad=True), torch.ones(plan.blocks, w.shape[0])
-    return (x, _ONE.clone().requires_grad_(), w, bias, None, gain, KEY, KEYS, None, plan.ints, plan.floats, learns)
+    bias, each = torch.zeros(w.shape[0], requires_grad=True), torch.ones(plan.blocks, w.shape[0])
+    tensors = (x, _ONE.clone().requires_grad_(), w, bias, None, each, KEY, KEYS, None, 2 * each)
+    return *tensors, plan.ints, plan.floats, learns
 
 
 _LINEAR = Plan(bounds=(0, 3, 8), input_bits=8, output_bits=8, columns=(0, 4), **_FULL)
@@ -248,6 +253,7 @@ BAD = {
     "bias": (ValueError, "bias", {"bias": torch.zeros(5)}),
     "scale": (ValueError, r"scale must be \(2, 4\)", {"scale": torch.zeros(1, 4)}),
     "gain": (ValueError, r"gain must be \(2, 4\)", {"gain": torch.zeros(4)}),
+    "bounds": (ValueError, r"output_bounds must be \(2, 4\)", {"output_bounds": torch.ones(2, 5)}),
     "key": (ValueError, "needs key", {"key": None}),
     "output keys": (ValueError, "2 row blocks", {"output_keys": KEYS[:1]}),
     "samples": (ValueError, "2 elements", {"samples": torch.arange(3)}),

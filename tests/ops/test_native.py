@@ -100,13 +100,15 @@ SETTINGS = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("variant", ["plain", "own_ranges_gain"])
+@pytest.mark.parametrize("variant", ["plain", "own_bounds", "own_ranges_gain"])
 def test_product_and_its_gradients(shape: str, setting: str, variant: str, capability: str, monkeypatch) -> None:
     size, weight, plan = SHAPES[shape]
     plan = dataclasses.replace(plan, **SETTINGS[setting])
     x, w, bias = _random(*size), _random(*weight, seed=1), _random(weight[0], seed=2)
-    input_range, gain, samples, vectors = torch.tensor([1.5]), None, None, 0
+    input_range, gain, samples, bounds = torch.tensor([1.5]), None, None, None
     if variant != "plain":
+        bounds = plan.output_bound * (0.2 + _random(plan.blocks, weight[0], seed=5).abs())
+    if variant == "own_ranges_gain":
         vectors = size[0] if plan.dims else x.shape[:-1].numel()
         input_range = x.abs().amax(tuple(range(1, x.dim())) if plan.dims else -1, keepdim=True) * 0.8
         gain, samples = _random(plan.blocks, weight[0], seed=3).abs(), torch.arange(vectors) * 3 + 1
@@ -114,11 +116,11 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
 
     def run() -> tuple[Tensor, ...]:
         leaves = [t.clone().requires_grad_() for t in (x, w, bias)]
-        r = input_range.clone().requires_grad_(variant == "plain")
-        noise = {"key": KEY, "output_keys": KEYS, "samples": samples, "gain": gain}
+        r = input_range.clone().requires_grad_(len(input_range) == 1)
+        noise = {"key": KEY, "output_keys": KEYS, "samples": samples, "gain": gain, "output_bounds": bounds}
         y = mvm(leaves[0], r, leaves[1], plan, bias=leaves[2], **noise)
         y.backward(g)
-        return y.detach(), *(leaf.grad for leaf in leaves), r.grad if variant == "plain" else torch.zeros(1)
+        return y.detach(), *(leaf.grad for leaf in leaves), torch.zeros(1) if r.grad is None else r.grad
 
     fast, slow = _both(monkeypatch, run)
     # a sum that lies on a rounding boundary to the last bit may be read one step apart, and saturate or not: rarely

@@ -70,10 +70,10 @@ def mask_shape(y: Sequence[int], plan: Plan) -> tuple[int, ...]:
 
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """As ``reference.forward``."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples = inputs
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds = inputs
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale
     vectors, r = x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
-    y, mask = linear(vectors, r, w, plan, scale, gain, key, output_keys, samples, learns, bias)
+    y, mask = linear(vectors, r, w, plan, scale, gain, key, output_keys, samples, learns, bias, output_bounds)
     shape = (*x.shape[:-1], w.shape[0])
     mask = x.new_empty(0, dtype=MASK) if mask is None else mask.view(mask_shape(shape, plan))
     # the kernels of the backward read the mask as they go: asking whether a reading saturated would stop the GPU
@@ -82,7 +82,7 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
 
 def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
     """As ``reference.backward``."""
-    x, input_range, w, _, _, gain, key, _, _ = inputs
+    x, input_range, w, _, _, gain, key, *_ = inputs
     flat, vectors, r = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
     mask = outputs.mask.view(plan.blocks, *flat.shape) if outputs.mask.numel() else None
     wanted = (needs[0], needs[1], needs[2])
@@ -121,6 +121,7 @@ def linear(
     samples: Tensor | None = None,
     want_mask: bool = False,
     bias: Tensor | None = None,
+    output_bounds: Tensor | None = None,
     *,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -138,6 +139,7 @@ def linear(
         samples: (vectors,) int64, their positions in the output noise; None: 0, 1, ...
         want_mask: tell which partial sums the ADC clips.
         bias: (outputs,), digital.
+        output_bounds: (blocks, outputs), of the ADC; None: the plan's.
         tile: how to cut the work; the noise does not depend on it.
 
     Returns:
@@ -146,6 +148,7 @@ def linear(
     """
     (m, k), n = x.shape, w.shape[0]
     x, w, r, samples, bias = x.contiguous(), w.contiguous(), _wide(input_range), _dense(samples), _dense(bias)
+    limits = None if output_bounds is None else _wide(output_bounds)
     noise = plan.output_noise
     if noise > 0 and output_keys is None:
         raise ValueError("output_keys must be given: the plan has output noise")
@@ -160,7 +163,7 @@ def linear(
         with torch.cuda.device_of(x):
             forward_kernel[(triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n),)](
                 *(y, mask, x, r, w, _wide(scale), None if gain is None else _wide(gain), bias, key),
-                *(_dense(output_keys) if noise > 0 else None, samples, bounds),
+                *(_dense(output_keys) if noise > 0 else None, samples, limits, bounds),
                 *(m, n, k, plan.blocks, size, plan.first_output, plan.first_row),
                 *(plan.output_bound, noise, plan.weight_noise),
                 SPREAD=spread,

@@ -139,6 +139,7 @@ def forward_kernel(
     key,
     output_keys,
     samples,
+    output_bounds,
     bounds,
     M,
     N,
@@ -203,7 +204,10 @@ def forward_kernel(
             )
             p = p + full * output_noise * z
         if OUTPUT_STEPS > 0:
-            limit = full * output_bound
+            if output_bounds is not None:
+                limit = full * tl.load(output_bounds + b * N + n, mask=in_n, other=1.0)[None, :]
+            else:
+                limit = full * output_bound
             if mask is not None:
                 where = mask + (b * M + m).to(tl.int64)[:, None] * N + n[None, :]
                 tl.store(where, (tl.abs(p) > limit).to(tl.uint8), mask=inside)

@@ -68,13 +68,14 @@ def takes(inputs: Inputs) -> bool:
 
 
 def _floats(inputs: Inputs) -> tuple[Tensor | None, ...]:
-    return inputs.x, inputs.input_range, inputs.w, inputs.bias, inputs.scale, inputs.gain
+    return inputs.x, inputs.input_range, inputs.w, inputs.bias, inputs.scale, inputs.gain, inputs.output_bounds
 
 
 def _single(inputs: Inputs) -> Inputs:
     """The same in float32."""
-    floats = {name: getattr(inputs, name) for name in ("x", "input_range", "w", "bias", "scale", "gain")}
-    return inputs._replace(**{name: t.float() for name, t in floats.items() if t is not None})
+    names = ("x", "input_range", "w", "bias", "scale", "gain", "output_bounds")
+    floats = zip(names, _floats(inputs), strict=True)
+    return inputs._replace(**{name: t.float() for name, t in floats if t is not None})
 
 
 def _call(name: str, *arguments: Any) -> Any:
@@ -201,7 +202,7 @@ class _Call:
     """The structure that a kernel reads, and the tensors that must live until it returns."""
 
     def __init__(self, inputs: Inputs, plan: Plan) -> None:
-        x, input_range, w, bias, _, gain, key, output_keys, samples = inputs
+        x, input_range, w, bias, _, gain, key, output_keys, samples, output_bounds = inputs
         self.form = _form(plan, x.shape, w.shape)
         self.matrix = type(self.form.matrix).from_buffer_copy(self.form.matrix)
         self._alive: list[Tensor] = []
@@ -211,6 +212,8 @@ class _Call:
             self.matrix.noise.key = self._address(key)
         if output_keys is not None:
             self.matrix.read.keys = self._address(output_keys)
+        if output_bounds is not None:
+            self.matrix.read.bounds = self._address(output_bounds)
 
     def point(self, **tensors: Tensor | None) -> None:
         """Let the structure point to these tensors; to copies of those that are not contiguous."""

@@ -97,7 +97,8 @@ static void prepare_reads(const plan *p) {
   size each = c->blocks * p->total;
 #pragma omp for schedule(static)
   for (size i = 0; i < (c->own_range ? c->n : 1) * each; i++) {
-    float full = fabsf(c->range[i / each]) * c->scale[i % each], bound = safe(full * c->read.bound);
+    float full = fabsf(c->range[i / each]) * c->scale[i % each];
+    float bound = safe(full * (c->read.bounds ? c->read.bounds[i % each] : c->read.bound));
     p->reads[i][0] = bound;
     p->reads[i][1] = c->read.levels / bound;
     p->reads[i][2] = bound / c->read.levels;

@@ -16,6 +16,7 @@ INLINE vf dac_read(vf x, dac d, float levels) { return levels > 0 ? nearest(clip
 /* The ADC of one matrix; bound and noise in units of full-scale input x weight scale. */
 typedef struct {
   float levels /* 0: no ADC */, bound, std;
+  const float *bounds; /* of each block and output, instead of bound */
   const int64_t *keys; /* of the noise, one per block */
   int64_t first_output, total_outputs;
 } adc;
@@ -23,8 +24,9 @@ typedef struct {
 /* What LANES outputs, or one, are read with. */
 typedef struct { vf bound, up, down, std; } reading;
 
-INLINE reading reading_of(const adc *a, vf full) {
-  vf bound = full * a->bound;
+/* Of up to `count` outputs, the first of which is number `at` of all blocks' outputs. */
+INLINE reading reading_of(const adc *a, vf full, size at, size count) {
+  vf bound = full * (a->bounds ? load_some(a->bounds + at, count) : same(a->bound));
   bound = select_(bound < 1e-30f, same(1e-30f), bound);
   return (reading){bound, a->levels / bound, bound / a->levels, full * a->std};
 }

@@ -83,14 +83,14 @@ static int read_tile(const linear *p, const float *sums, size b, size m0, int ro
     for (size v = 0; v < VECTORS; v++) {
       size j = v * LANES, count = p->outputs - n0 - j;
       if (count <= 0) break;
-      const float *scale = p->scale + b * p->outputs + n0 + j;
-      if (p->own_range) r[v] = reading_of(&p->read, range_at(p, m) * load_some(scale, count));
+      size at = b * p->outputs + n0 + j;
+      if (p->own_range) r[v] = reading_of(&p->read, range_at(p, m) * load_some(p->scale + at, count), at, count);
       vf y = load(sums + i * PANEL + j);
       if (p->read.std > 0) y += r[v].std * normal(word, (uint32_t)(p->read.first_output + n0 + j));
       y = adc_read(&p->read, &r[v], y, &outside[v]);
       outside[v] &= first_lanes(count);
       ever |= outside[v];
-      if (p->gain) y *= load_some(p->gain + b * p->outputs + n0 + j, count);
+      if (p->gain) y *= load_some(p->gain + at, count);
       if (b) y += load_some(p->y + row + j, count);
       if (p->bias && b == p->blocks - 1) y += load_some(p->bias + n0 + j, count);
       store_some(p->y + row + j, y, count);
@@ -127,8 +127,8 @@ void at_linear(const linear *p) {
           size count = p->bounds[b + 1] - p->bounds[b];
           reading r[VECTORS];
           for (size v = 0; !p->own_range && v < VECTORS; v++) {
-            size left = p->outputs - n0 - v * LANES;
-            if (left > 0) r[v] = reading_of(&p->read, range_at(p, 0) * load_some(p->scale + b * p->outputs + n0 + v * LANES, left));
+            size j = n0 + v * LANES, left = p->outputs - j, at = b * p->outputs + j;
+            if (left > 0) r[v] = reading_of(&p->read, range_at(p, 0) * load_some(p->scale + at, left), at, left);
           }
           BY_KIND(pack_outputs, p, b, n0, panel)
           int saturated = 0;

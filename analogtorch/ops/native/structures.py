@@ -18,7 +18,7 @@ class Adc(ctypes.Structure):
     """``adc`` of converters.h."""
 
     _fields_ = (
-        *(("levels", _F), ("bound", _F), ("std", _F), ("keys", _P)),
+        *(("levels", _F), ("bound", _F), ("std", _F), ("bounds", _P), ("keys", _P)),
         *(("first_output", _I), ("total_outputs", _I)),
     )
 
