@@ -304,6 +304,7 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
         elif layer.calibrated:
             layer.calibrated = False
             layer.input_range.requires_grad_(False).zero_()
+        layer.set_output_bounds(entry.output_bounds)
     return model
 
 
@@ -356,7 +357,7 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
         if module is None:
             raise ValueError(f"{label} is no module of the model{_near(entry.name, modules)}")
         if isinstance(module, AnalogLayer):
-            if module.chip.nominal != entry.chip.nominal or parametrize.is_parametrized(module):
+            if module.chip != entry.chip or parametrize.is_parametrized(module):
                 raise ValueError(
                     f"{label} is on another chip in the model or parametrized; call analogtorch.to_digital(model) first"
                 )
@@ -381,6 +382,11 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
         if stored.numel() not in (1, blocks):
             raise ValueError(
                 f"{label} has {stored.numel()} input ranges and {blocks} row block{'s' * (blocks > 1)} in the model"
+            )
+        bounds, readings = entry.output_bounds, (blocks, cut[-1].outputs.stop)
+        if isinstance(bounds, list) and ({len(row) for row in bounds}, len(bounds)) != ({readings[1]}, blocks):
+            raise ValueError(
+                f"{label} has {len(bounds)} rows of ADC bounds, and {readings} (row blocks, outputs) in the model"
             )
 
 

@@ -12,7 +12,7 @@ from analogtorch.defects import Defects
 from analogtorch.mapping import Mapping
 from analogtorch.mapping import serial as mappings
 from analogtorch.nn import AnalogLayer
-from analogtorch.nn.base import range_text
+from analogtorch.nn.ranges import Bounds, range_text
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.program import ProgrammedChip
 from analogtorch.programming import GradientDescent, Method, ProgramAndVerify
@@ -41,7 +41,8 @@ class SavedLayer:
     shape: tuple[int, ...]
     input_range: float | tuple[float, ...] | None
     """The DAC's full scale, or that of each row block; None: not calibrated."""
-
+    output_bounds: Bounds
+    """Of the ADC, for all readings or (row blocks, outputs); None: the chip's own."""
     weight: str
     """Key of its weight in the ``state_dict``."""
 
@@ -147,6 +148,7 @@ def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
                 "chip": used.index(layer.chip),
                 "calibrated": layer.calibrated,
                 "input_range": _saved(layer.input_ranges),
+                "output_bounds": layer.saved_bounds(),
             }
             for name, layer in layers.items()
         ],
@@ -207,7 +209,8 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 
 
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
-    _check_fields("layers: ", data, ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range"))
+    known = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range", "output_bounds")
+    _check_fields("layers: ", data, known)
     name, value, index = data["name"], data["input_range"], data["chip"]
     for field in ("name", "key", "kind", "weight"):
         if not isinstance(data[field], str):
@@ -221,8 +224,18 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     values = value if isinstance(value, tuple) and len(value) > 1 else (value,)
     if value is not None and not all(type(v) in (int, float) and 0 < v < math.inf for v in values):
         raise ValueError(f"layers: {name!r} must have a positive finite input_range, got {value!r}")
-    shape = tuple(map(int, data["shape"]))
-    return SavedLayer(name, data["key"], data["kind"], used[index], shape, value, weight=data["weight"])
+    bounds, shape = data["output_bounds"], tuple(map(int, data["shape"]))
+    if bounds is not None and not _are_bounds(bounds):
+        raise ValueError(
+            f"layers: {name!r} must have positive output_bounds, one or (row blocks, outputs), got {bounds!r:.50}"
+        )
+    return SavedLayer(name, data["key"], data["kind"], used[index], shape, value, bounds, data["weight"])
+
+
+def _are_bounds(value: Any) -> bool:
+    rows = value if isinstance(value, list) and value else [[value]]
+    numbers: list[Any] = [v for row in rows for v in (row if isinstance(row, list) and row else [None])]
+    return all(type(v) in (int, float) and 0 < v < math.inf for v in numbers)
 
 
 def _program(data: Any) -> SavedProgram:

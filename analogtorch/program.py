@@ -176,8 +176,8 @@ class _Devices:
         method: Method | None = None,
         state: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        # written and read out with the ADC's own bound: one that was calibrated suits the sums of an inference
-        self.section, self.chip, self.key, self.seed = section, layer.chip.nominal, key, seed
+        # written and read out with the chip's own ADC bound: those of the layer suit the sums of an inference
+        self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
         target = section.weight(layer.as_matrix(layer.weight.detach()))
         self.dtype = target.dtype
         self.scale = block_scales(target, section.bounds, section.shared_columns(layer.chip))

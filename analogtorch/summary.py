@@ -13,7 +13,7 @@ from analogtorch.convert import analog_layers, check_module, reason
 from analogtorch.convert.fast_path import reader
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
-from analogtorch.nn.base import range_text
+from analogtorch.nn.ranges import bounds_text, range_text
 
 _BUILD = ("name", "tiles", "rows", "cols")
 """Fields of a chip that tell which it is and how much fits on it."""
@@ -33,9 +33,9 @@ class LayerRow:
     input_range: str
     """The DAC's full scale, or how it is found while the layer is not calibrated."""
     chip: Chip
-    """The chip that it runs on, without the ADC's bound that was calibrated for it."""
-    output_bound: float | None = None
-    """The ADC's bound where it was calibrated for the layer, a deviation from the chip; None: the chip's own."""
+    """The chip that it runs on."""
+    output_bounds: str | None = None
+    """The ADC's bounds where the layer has its own, a deviation from the chip; None: the chip's."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class Summary:
             lines.append(
                 f"routed: {len(self.routed)} layers that the model calls by their weights, as {self.routed[0]}"
             )
-        bounded = [row for row in self.layers if row.output_bound is not None]
+        bounded = [row for row in self.layers if row.output_bounds is not None]
         if bounded:
             own = " or ".join(f"{bound:g}" for bound in dict.fromkeys(row.chip.output_bound for row in bounded))
-            bounds = ", ".join(f"{row.name} {row.output_bound:.4g}" for row in bounded)
+            bounds = ", ".join(f"{row.name} {row.output_bounds}" for row in bounded)
             lines.append(f"ADC bound calibrated, the chip's own is {own}: {bounds}")
         lines += [f"digital: {name} ({count:,} weights; {why})" for name, why, count in self.skipped]
         if self.attention:
@@ -178,7 +178,7 @@ def _left(model: nn.Module, name: str) -> str:
 
 
 def _row(name: str, layer: AnalogLayer) -> LayerRow:
-    ranges, chip = layer.input_ranges, layer.chip
+    ranges = layer.input_ranges
     return LayerRow(
         name=name or "(root)",
         kind=type(layer).__name__.removeprefix("Analog"),
@@ -186,8 +186,8 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         blocks=sum(section.blocks for section in layer.sections),
         cells=sum(section.cells for section in layer.sections),
         input_range="absmax of each input (not calibrated)" if ranges is None else range_text(ranges),
-        chip=chip.nominal,
-        output_bound=None if chip.nominal_bound is None else chip.output_bound,
+        chip=layer.chip,
+        output_bounds=None if layer.output_bounds is None else bounds_text(layer.output_bounds),
     )
 
 

@@ -1,4 +1,4 @@
-"""An ADC bound for each layer, from the partial sums it meets: a deviation from a chip whose bound is fixed."""
+"""ADC bounds from the partial sums that layers meet: a deviation from a chip whose bound is fixed."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibrate.histogram import Histogram
+from analogtorch.calibrate.histogram import ColumnHistogram, Histogram
 from analogtorch.calibrate.passes import Forward, check_finite, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.nn import AnalogLayer
@@ -14,6 +14,7 @@ from analogtorch.ops import Plan, block_scales
 from analogtorch.ops.reference import Inputs, part, per_block, quantised
 
 Adc = Literal["mse", "percentile", "absmax"]
+AdcPer = Literal["layer", "tile", "column"]
 
 
 def bounds(
@@ -22,11 +23,12 @@ def bounds(
     chips: Mapping[str, Chip],
     batches: Iterable[Any],
     method: Adc,
+    per: AdcPer,
     percentile: float,
     forward: Forward | None,
     progress: bool,
-) -> dict[str, float]:
-    """The bound of each layer's ADC, in units of (full-scale input x weight scale).
+) -> dict[str, Tensor]:
+    """The ADC bounds of each layer, as ``AnalogLayer.output_bounds``.
 
     Args:
         model: what runs; its analog layers have their input ranges.
@@ -35,6 +37,7 @@ def bounds(
         batches: as ``calibrate`` takes them.
         method: ``mse`` minimises the squared error of the readings, in units of the output; or ``percentile`` or
             ``absmax`` of the partial sums.
+        per: what has a bound of its own: all readings of the layer, those of a tile, or each.
         percentile: for ``percentile``, in (0, 100].
         forward: as ``calibrate`` takes it.
         progress: show a progress bar.
@@ -42,32 +45,31 @@ def bounds(
     Raises:
         ValueError: a partial sum is NaN or infinite, or a layer has none but zeros.
     """
-    sums = {name: _PartialSums(name) for name in layers}
+    sums = {name: _PartialSums(name, layer, per) for name, layer in layers.items()}
     with evaluating(model), observing({layers[name]: seen for name, seen in sums.items()}):
         run("calibrate ADC", model, batches, forward, progress)
-    found = {}
-    for name, seen in sums.items():
-        if not seen.histogram.largest:
-            raise ValueError(
-                f"calibrate: all partial sums of layer {name!r} are zero, so its ADC has no bound; leave adc out"
-            )
-        # with the noise of the readings, or the bound could lie inside it
-        read = seen.histogram.noisy(chips[name].output_noise)
-        found[name] = read.bound(method, chips[name].output_bits, percentile)
-        if not found[name]:
-            raise ValueError(
-                f"calibrate: layer {name!r}: the {percentile=} of the partial sums is zero; use a larger percentile or "
-                "another adc"
-            )
-    return found
+    return {name: seen.bounds(chips[name], method, percentile) for name, seen in sums.items()}
 
 
 class _PartialSums:
-    """The partial sums of one layer, without noise."""
+    """The partial sums of one layer without noise, by what has a bound of its own."""
 
-    def __init__(self, name: str) -> None:
-        self.histogram = Histogram()
-        self._name = name
+    def __init__(self, name: str, layer: AnalogLayer, per: AdcPer) -> None:
+        self._name, self._readings = name, layer.readings
+        blocks, outputs = layer.readings
+        columns = [slice(0, outputs)]
+        if per == "tile":
+            columns = [
+                slice(section.outputs.start + c.start, section.outputs.start + c.stop)
+                for section in layer.sections
+                for c in section.col_blocks
+            ]
+        self._parts: list[tuple[range, slice, Histogram | ColumnHistogram]] = [
+            (rows, c, ColumnHistogram(outputs) if per == "column" else Histogram())
+            for rows in ([range(blocks)] if per == "layer" else [range(b, b + 1) for b in range(blocks)])
+            for c in columns
+        ]
+        """Row blocks, outputs, and what their readings were."""
 
     def __call__(self, inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
         x, weight, r, own = inputs.x, inputs.w, inputs.input_range.abs(), per_block(inputs.input_range)
@@ -80,4 +82,29 @@ class _PartialSums:
             full = mine.to(scale.dtype) * scale[block]
             v = v / full.clamp_min(torch.finfo(scale.dtype).tiny)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", v)
-            self.histogram.add(v, full.square().expand_as(v))
+            for rows, columns, met in self._parts:
+                first, last = max(columns.start, outputs.start), min(columns.stop, outputs.stop)
+                if block in rows and first < last:
+                    here = slice(first - outputs.start, last - outputs.start)
+                    met.add(v[:, here], full[here].square().expand_as(v[:, here]), first - columns.start)
+
+    def bounds(self, chip: Chip, method: Adc, percentile: float) -> Tensor:
+        """(row blocks, outputs); what met nothing but zeros gets the largest of the others."""
+        if not any(met.met for *_, met in self._parts):
+            raise ValueError(
+                f"calibrate: all partial sums of layer {self._name!r} are zero, so its ADC has no bound; leave adc out"
+            )
+        found = torch.zeros(self._readings, dtype=torch.float64)
+        for rows, columns, met in self._parts:
+            if met.met:
+                # with the noise of the readings, or the bound could lie inside it
+                read = met.noisy(chip.output_noise)
+                found[rows.start : rows.stop, columns] = torch.as_tensor(
+                    read.bound(method, chip.output_bits, percentile), dtype=found.dtype
+                )
+        if not found.any():
+            raise ValueError(
+                f"calibrate: layer {self._name!r}: the {percentile=} of the partial sums is zero; use a larger "
+                "percentile or another adc"
+            )
+        return torch.where(found > 0, found, found.max())

@@ -33,6 +33,7 @@ def calibrate(
     deviations: float = 3.0,
     per: Per = "layer",
     adc: converters.Adc | None = None,
+    adc_per: converters.AdcPer = "layer",
     forward: Forward | None = None,
     progress: bool = False,
 ) -> nn.Module:
@@ -57,11 +58,14 @@ def calibrate(
             their own. It pays where the parts of an input differ in size. Such layers run in plain torch, 2 to 15 times
             slower on a CPU. The groups of a convolution share the range of a row block; a block that met zeros only
             takes the largest of the others; layers of one row block or without DAC keep one range.
-        adc: None: the chip's own bound of the ADC, also where an earlier call had changed it. Otherwise a bound for
-            each layer, from its partial sums as the new ranges give them, with the output noise on them: by ``absmax``,
-            ``percentile`` or ``mse`` as for ``method``. Hardware may not offer that: it is a deviation from the chip,
-            kept in the layer's chip (``nominal_bound``), which ``summary`` lists. It takes a second, slower run over
-            the batches, which are kept in memory. Both runs are without ADC, which has no bound yet.
+        adc: None: the chip's own bound of the ADC, also where an earlier call had changed it. Otherwise bounds from the
+            partial sums as the new ranges give them, with the output noise on them: by ``absmax``, ``percentile`` or
+            ``mse`` as for ``method``. Hardware may not offer that: it is a deviation from the chip, which ``summary``
+            lists (``output_bounds`` of the layer). It takes a second, slower run over the batches, which are kept in
+            memory. Both runs are without ADC, which has no bound yet.
+        adc_per: what has an ADC bound of its own: the ``layer``, each ``tile``, or each ``column`` of a tile, which has
+            an ADC of its own on chips such as HERMES. Columns keep most where their sums differ in size, as in
+            transformers, and with the bins of their own (1.7 KB each) are found to within 12 %.
         forward: runs the model on a batch, ``forward(model, batch)``, where the rule above does not fit.
         progress: show a progress bar.
 
@@ -75,12 +79,14 @@ def calibrate(
             not allowed. The model is unchanged.
     """
     check_given("calibrate", model, batches)
-    layers = _checked(model, method, percentile, deviations, per, adc)
-    chips = {name: layer.chip.nominal for name, layer in layers.items()}
+    layers = _checked(model, method, percentile, deviations, per, adc, adc_per)
+    chips = {name: layer.chip for name, layer in layers.items()}
     batches, bounds = batches if adc is None else list(batches), {}
     with _unrouted_on_error() as routes, _as_before(layers):
         for name, layer in layers.items():
-            _put_on(layer, chips[name] if adc is None else dataclasses.replace(chips[name], output_bits=None))
+            layer.output_bounds = None
+            if adc is not None:
+                layer.chip = dataclasses.replace(chips[name], output_bits=None)
             layer.calibrated = False  # else the ranges found now would depend on the ones before
         met = _observe(model, layers, per, batches, forward, progress, routes)
         # a bound that is calibrated later fits whatever range is chosen now; the output noise does not
@@ -90,18 +96,15 @@ def calibrate(
             for name, layer in layers.items():
                 layer.set_input_range(ranges[name])
             read = {name: layer for name, layer in layers.items() if chips[name].output_bits is not None}
-            bounds = converters.bounds(model, read, chips, batches, adc, percentile, forward, progress)
+            bounds = converters.bounds(model, read, chips, batches, adc, adc_per, percentile, forward, progress)
     for name, layer in layers.items():
         layer.set_input_range(ranges[name])
-        chip = chips[name]
-        if name in bounds:
-            chip = dataclasses.replace(chip, output_bound=bounds[name], nominal_bound=chip.output_bound)
-        _put_on(layer, chip)
+        layer.set_output_bounds(bounds.get(name))
     return model
 
 
 def _checked(
-    model: nn.Module, method: str, percentile: float, deviations: float, per: str, adc: str | None
+    model: nn.Module, method: str, percentile: float, deviations: float, per: str, adc: str | None, adc_per: str
 ) -> dict[str, AnalogLayer]:
     layers = {name: layer for name, layer in analog_layers(model) if layer.takes_range}
     if not layers:
@@ -115,6 +118,7 @@ def _checked(
         ("method", method, get_args(Method)),
         ("per", per, get_args(Per)),
         ("adc", adc, (None, *get_args(converters.Adc))),
+        ("adc_per", adc_per, get_args(converters.AdcPer)),
     ):
         if value not in allowed:
             raise ValueError(f"calibrate: {name} must be one of {allowed}, got {value!r}")
@@ -126,12 +130,9 @@ def _checked(
         raise ValueError(
             f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have output_bits None; leave adc out"
         )
+    if adc is None and adc_per != "layer":
+        raise ValueError(f"calibrate: adc_per={adc_per!r} needs adc, which says how to find the bounds, such as 'mse'")
     return layers
-
-
-def _put_on(layer: AnalogLayer, chip: Chip) -> None:
-    if layer.chip != chip:
-        layer.chip = chip
 
 
 @contextlib.contextmanager
@@ -148,18 +149,19 @@ def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
 
 @contextlib.contextmanager
 def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
-    """Chips, ranges and whether they are known are afterwards as before."""
+    """Chips, ranges, whether they are known, and ADC bounds are afterwards as before."""
     before = [
-        (layer, layer.chip, layer.calibrated, r, r.detach().clone(), r.grad, r.requires_grad)
+        (layer, layer.chip, layer.output_bounds, layer.calibrated, r, r.detach().clone(), r.grad, r.requires_grad)
         for layer in layers.values()
         for r in (layer.input_range,)
     ]
     try:
         yield
     finally:
-        for layer, chip, calibrated, r, values, grad, learns in before:
-            _put_on(layer, chip)
-            layer.calibrated, layer.input_range = calibrated, r
+        for layer, chip, bounds, calibrated, r, values, grad, learns in before:
+            if layer.chip != chip:
+                layer.chip = chip
+            layer.output_bounds, layer.calibrated, layer.input_range = bounds, calibrated, r
             if r.shape != values.shape:
                 r.data = values
             r.requires_grad_(False).copy_(values)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -95,7 +95,8 @@ class Chip:
     output_bits: int | None
     """ADC bits, 2..16, ``2^bits - 2`` steps over [-bound, bound]. None: partial sums are not quantised or clipped."""
     output_bound: float = 12.0
-    """ADC bound in units of (full-scale input x largest conductance), > 0; fixed by the chip."""
+    """ADC bound in units of (full-scale input x largest conductance), > 0; fixed by the chip, but a layer may be given
+    others: see ``analogtorch.calibrate``."""
     output_noise: float = 0.0
     """Standard deviation of the noise of one partial sum, before rounding, in the units of ``output_bound``, >= 0."""
     weight_scale: WeightScale = "block"
@@ -107,9 +108,6 @@ class Chip:
     """Noise of hardware-aware training."""
     sources: tuple[str, ...] = ()
     """Where the numbers come from."""
-    nominal_bound: float | None = None
-    """The chip's own ADC bound where ``output_bound`` was calibrated for a layer instead, which is a deviation from the
-    chip that ``summary`` lists; None: ``output_bound`` is the chip's own."""
     planes: int = 1
     """Tiles that share one set of DACs and ADCs, so that only one of them computes at a time: tile ``i`` belongs to
     set ``i // planes``. >= 1, divides ``tiles``."""
@@ -127,8 +125,6 @@ class Chip:
         for name in ("input_bits", "output_bits"):
             _check(name, getattr(self, name), _is_bits, "None or an integer from 2 to 16")
         _check("output_bound", self.output_bound, lambda v: v > 0 and math.isfinite(v), "a positive number")
-        bound = self.nominal_bound
-        _check("nominal_bound", bound, lambda v: v is None or (v > 0 and math.isfinite(v)), "None or a positive number")
         _check("output_noise", self.output_noise, lambda v: v >= 0 and math.isfinite(v), "a number >= 0")
         for name, kind in (("weight_scale", WeightScale), ("grouped", Grouped)):
             _check(name, getattr(self, name), get_args(kind).__contains__, f"one of {get_args(kind)}")
@@ -137,13 +133,6 @@ class Chip:
     def cells(self) -> int:
         """Unit cells on the chip: the weights it can hold."""
         return self.tiles * self.rows * self.cols
-
-    @property
-    def nominal(self) -> "Chip":
-        """The chip with its own ADC bound, where another was calibrated."""
-        if self.nominal_bound is None:
-            return self
-        return replace(self, output_bound=self.nominal_bound, nominal_bound=None)
 
 
 def _is_bits(value: object) -> bool:

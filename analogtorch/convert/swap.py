@@ -167,7 +167,7 @@ def _chosen(
         and (where is None or where(name, m))
     }
     for name, m in chosen.items():
-        if is_analog(m) and m.chip.nominal != chips[name].nominal:
+        if is_analog(m) and m.chip != chips[name]:
             raise ValueError(
                 f"convert: layer {name!r} is on another chip already; call analogtorch.to_digital(model) first, or "
                 "leave it out"

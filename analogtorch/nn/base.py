@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from analogtorch.chips import Chip
 from analogtorch.devices import Spread
 from analogtorch.nn.drawn import drawn, each_sample, keys_by_sample, needs_torch
-from analogtorch.nn.ranges import RangedLayer, range_text
+from analogtorch.nn.ranges import RangedLayer, bounds_text, range_text
 from analogtorch.ops import (
     Noise,
     Plan,
@@ -37,6 +37,7 @@ OWN = frozenset(
         "noise_fraction",
         "noise_in_torch",
         "noise_time",
+        "output_bounds",
         "output_runs",
         "placed_shape",
         "plans",
@@ -149,6 +150,7 @@ class AnalogLayer(RangedLayer):
         # learns from calibration on: until then it takes no part in the forward
         with torch.inference_mode(False):  # it must be able to learn, whatever it was made under
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+        self.register_buffer("output_bounds", None, persistent=False)
 
     @property
     def chip(self) -> Chip:
@@ -177,7 +179,7 @@ class AnalogLayer(RangedLayer):
         }
 
     @property
-    def row_blocks(self) -> int:
+    def row_blocks(self) -> int:  # type: ignore[override]
         """Row blocks of the matrix: readings that are summed for each output."""
         return max(len(section.row_blocks) for section in self.sections)
 
@@ -206,7 +208,8 @@ class AnalogLayer(RangedLayer):
         old = reborn(self, self.digital_class, self.layer_name)
         for name in OWN:
             old.__dict__.pop(name, None)
-        del old._parameters["input_range"]
+        del old._parameters["input_range"], old._buffers["output_bounds"]
+        old._non_persistent_buffers_set.discard("output_bounds")
         return old
 
     def hold(self, programmed: Programmed) -> None:
@@ -403,6 +406,8 @@ class AnalogLayer(RangedLayer):
             noise |= {"scale": _cut(held.scales[index], outputs, 1), "gain": _cut(held.gains[index], outputs, 1)}
         else:
             weight, noise = self._simulated(section, keys, samples, dtype, outputs)
+        if plan.output_bits:
+            noise["output_bounds"] = self._bounds_of(section, outputs)
         y = mvm(x, input_range, weight, plan, bias=bias, **noise)
         if self.observer is not None:
             rest = (noise.get(name) for name in Inputs._fields[4:])
@@ -438,12 +443,13 @@ class AnalogLayer(RangedLayer):
         return self
 
     def extra_repr(self) -> str:
-        """The digital layer's, then chip and input range."""
+        """The digital layer's, then chip, input range and, where they are not the chip's, ADC bounds."""
         value = "absmax"
         if self.calibrated:
             ranges, unknown = self.input_ranges, "meta" if self.input_range.is_meta else "in another process"
             value = unknown if ranges is None else range_text(ranges)
-        return f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
+        bounds = "" if self.output_bounds is None else f", ADC bounds={bounds_text(self.output_bounds)}"
+        return f"{super().extra_repr()}, chip={self.chip.name}, range={value}{bounds}"
 
 
 def reborn(module: nn.Module, kind: Any, name: str) -> Any:
@@ -458,7 +464,9 @@ def reborn(module: nn.Module, kind: Any, name: str) -> Any:
             f"{name or '(root)'!r} was compiled by itself and is not any more: call its .compile() again",
             stacklevel=4,
         )
-    new._parameters = dict(module._parameters)  # the only one that gains or loses an entry
+    # what gains or loses an entry
+    new._parameters, new._buffers = dict(module._parameters), dict(module._buffers)
+    new._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
     for hook in new._load_state_dict_pre_hooks.values():
         if getattr(hook, "with_module", False):
             hook.module = weakref.ref(new)

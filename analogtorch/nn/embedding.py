@@ -91,9 +91,11 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             v = self._noisy(cells, full, tokens, keys, plan).to(full.dtype)
             if plan.output_noise > 0:
                 v = v + full * plan.output_noise * self._output_noise(keys, samples, v)
-            saturated = v.abs() > full * plan.output_bound
+            own = self._bounds_of(self.sections[0], None) if plan.output_bits else None
+            bound = full * (plan.output_bound if own is None else own.to(full.dtype).index_select(0, block))
+            saturated = v.abs() > bound
             if plan.output_bits:
-                v = rounded(v, full * plan.output_bound, plan.output_bits)
+                v = rounded(v, bound, plan.output_bits)
             v = v if gain is None else v * gain
         y = v.detach().to(cells.dtype)  # where nothing has changed them, these are the cells themselves
         if cells.requires_grad:  # straight-through: the difference is 0 and carries the gradient

@@ -1,7 +1,7 @@
-"""The DAC's full scale of an analog layer: how it is set, and how it travels with a ``state_dict``.
+"""The converters of an analog layer: how the DAC's full scale and the ADC's bounds are set, and how they travel.
 
-It is a Parameter that no ``state_dict`` lists, so that the keys are those of the digital layer; its value goes into the
-metadata, which ``torch.save`` keeps.
+No ``state_dict`` lists them, so that the keys are those of the digital layer; their values go into its metadata, which
+``torch.save`` keeps.
 """
 
 import warnings
@@ -12,12 +12,19 @@ import torch
 from torch import Tensor, nn
 
 _KEY = "analogtorch.input_range"
+_BOUNDS_KEY = "analogtorch.output_bounds"
+
+Bounds = float | list[list[float]] | None
+"""ADC bounds as JSON and metadata hold them: one for all readings, (row blocks, outputs), or None: the chip's own."""
 
 
 class RangedLayer(nn.Module):
-    """The part of an analog layer that keeps its input range."""
+    """The part of an analog layer that keeps its input range and ADC bounds."""
 
     input_range: nn.Parameter
+    output_bounds: Tensor | None
+    """Of the ADC of each reading, (row blocks, outputs), in units of (full-scale input x weight scale): a deviation
+    from the chip, which has one bound for all. None: the chip's own."""
     calibrated: bool
     """Whether the range is known; before, it is found in each input."""
     layer_name: str
@@ -25,6 +32,8 @@ class RangedLayer(nn.Module):
     takes_range: ClassVar[bool]
     chip: Any
     weight: Any
+    sections: Any
+    row_blocks: int
 
     @property
     def input_ranges(self) -> tuple[float, ...] | None:
@@ -74,6 +83,65 @@ class RangedLayer(nn.Module):
             raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
         return values
 
+    @property
+    def readings(self) -> tuple[int, int]:
+        """(row blocks, outputs): one ADC reading of each for every input vector or place."""
+        return self.row_blocks, self.sections[-1].outputs.stop
+
+    def set_output_bounds(self, value: "float | Sequence[Sequence[float]] | Tensor | None") -> None:
+        """Give the readings ADC bounds of their own, in units of (full-scale input x weight scale).
+
+        A deviation from a chip whose bound is fixed, which ``summary`` lists: ``calibrate(adc=)`` finds them. They do
+        not learn, and stay as they are when weights change.
+
+        Args:
+            value: > 0; one for all readings, or (row blocks, outputs). None: the bound of the chip.
+
+        Raises:
+            ValueError: a bound is not a positive finite number, or their shape is another. Nothing is changed.
+        """
+        self.output_bounds = self.checked_bounds(value)
+
+    def checked_bounds(self, value: "float | Sequence[Sequence[float]] | Tensor | None") -> Tensor | None:
+        """What ``set_output_bounds`` would set, on the device of the weight; it raises what that would."""
+        if value is None:
+            return None
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        try:
+            given = torch.as_tensor(value, dtype=dtype, device="cpu")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"ADC bounds of {self.layer_name!r} must be numbers, of one shape: {error}") from error
+        if given.dim() and tuple(given.shape) != self.readings:
+            raise ValueError(
+                f"ADC bounds of {self.layer_name!r} must be one number, or one for each of {self.readings} (row "
+                f"blocks, outputs), got shape {tuple(given.shape)}: calibrate them anew"
+            )
+        if bad := given[~((given > 0) & given.isfinite())].flatten().tolist():
+            raise ValueError(f"ADC bounds of {self.layer_name!r} must be positive finite numbers, got {bad[0]}")
+        with torch.inference_mode(False):  # they serve outside too
+            return given.expand(self.readings).to(self.weight.device, copy=True).contiguous()
+
+    def saved_bounds(self) -> Bounds:
+        """The ADC bounds as numbers."""
+        bounds = self.output_bounds
+        if bounds is None or bounds.is_meta:
+            return None
+        first = bounds.flatten()[0]
+        return first.item() if bool((bounds == first).all()) else bounds.tolist()
+
+    def _bounds_of(self, section: Any, outputs: slice | None) -> Tensor | None:
+        """The ADC bounds of a section's readings, or of the run ``outputs`` of them."""
+        bounds = self.output_bounds
+        if bounds is None:
+            return None
+        if tuple(bounds.shape) != self.readings:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} has ADC bounds for {tuple(bounds.shape)} (row blocks, outputs), and on the "
+                f"chip it was put on since, {self.chip.name}, {self.readings} readings; call set_output_bounds(None) "
+                "for the chip's own bound, or calibrate anew"
+            )
+        return bounds[: len(section.row_blocks), outputs or section.outputs]
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         del destination[prefix + "input_range"]
@@ -81,6 +149,8 @@ class RangedLayer(nn.Module):
 
     def _save_range(self, destination: Any, prefix: str) -> None:
         metadata, ranges = getattr(destination, "_metadata", None), self.input_ranges
+        if metadata is not None and (bounds := self.saved_bounds()) is not None:
+            metadata[prefix[:-1]][_BOUNDS_KEY] = bounds
         if ranges is not None and metadata is not None:
             metadata[prefix[:-1]][_KEY] = ranges[0] if len(ranges) == 1 else list(ranges)
         elif self.calibrated and not self.input_range.is_meta and self.input_range.numel() > 1:
@@ -117,6 +187,11 @@ class RangedLayer(nn.Module):
         return self.programmed is not None
 
     def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
+        if _KEY in local_metadata or _BOUNDS_KEY in local_metadata:  # whoever saved ranges had these bounds, or none
+            try:
+                self.set_output_bounds(local_metadata.get(_BOUNDS_KEY))
+            except ValueError as error:
+                errors.append(str(error))
         if value is None:
             value = local_metadata.get(_KEY)
         elif isinstance(value, Tensor):
@@ -135,6 +210,12 @@ def range_text(values: Sequence[float]) -> str:
     """Input ranges to read: ``0.5``, or of several row blocks ``0.5 to 2``."""
     ends = [f"{value:.4g}" for value in (min(values), max(values))]
     return ends[0] if len(values) == 1 else " to ".join(ends)
+
+
+def bounds_text(bounds: Tensor) -> str:
+    """ADC bounds to read: ``5``, or ``0.5 to 9``."""
+    ends = [f"{value:.4g}" for value in (bounds.min().item(), bounds.max().item())]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def warn_of_lost_ranges(calibrated: bool) -> None:
