@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from benchmarks.convert.chip import centred_cosine, rank_correlation
+from benchmarks.convert.chip import ADC_BY_COLUMN, centred_cosine, rank_correlation
 from benchmarks.convert.io import share
 from benchmarks.convert.nets import Net, efficientnet_lite, lstm, minilm, transformer, vision
 
@@ -22,6 +22,7 @@ CHIP = dataclasses.replace(at.chips.hermes64(), output_noise=0.0)  # exact weigh
 NO_ADC = dataclasses.replace(CHIP, output_bits=None)
 COLUMNS = dataclasses.replace(CHIP, weight_scale="column")
 ADC: dict[str, Any] = {"adc": "percentile", "percentile": 99.99}
+CALIBRATIONS = [({}, 0.999), ({"method": "mse"}, 0.998), (ADC, 0.999), (ADC_BY_COLUMN, 0.999)]
 
 
 def converted(net: Net, chip: at.Chip, **calibration: Any) -> nn.Module:
@@ -43,7 +44,7 @@ def cosine(net: Net, chip: at.Chip, **calibration: Any) -> float:
     return centred_cosine(exact, net.forward(model, net.batch))
 
 
-@pytest.mark.parametrize(("calibration", "bar"), [({}, 0.999), ({"method": "mse"}, 0.998), (ADC, 0.999)], ids=str)
+@pytest.mark.parametrize(("calibration", "bar"), CALIBRATIONS, ids=str)
 @pytest.mark.parametrize("make", [lstm, transformer])
 def test_sequences(make: Any, calibration: dict[str, Any], bar: float) -> None:
     assert cosine(make(), CHIP, **calibration) > bar
@@ -66,6 +67,9 @@ def test_a_bert_with_trained_weights_keeps_the_order_of_its_similarities() -> No
         assert spearman(net.forward(converted(net, COLUMNS), net.batch)) > 0.98
         assert spearman(net.forward(converted(net, CHIP), net.batch)) > 0.85  # a bound of 12 is far beyond its sums
         assert spearman(net.forward(converted(net, CHIP, **ADC), net.batch)) > 0.96
+        columns = net.forward(converted(net, CHIP, **ADC_BY_COLUMN), net.batch)
+        assert spearman(columns) > 0.985
+        assert centred_cosine(exact, columns) > 0.99
 
 
 def test_a_net_with_trained_weights_and_a_convolution_class_of_its_own() -> None:
@@ -74,6 +78,7 @@ def test_a_net_with_trained_weights_and_a_convolution_class_of_its_own() -> None
     net = efficientnet_lite(inputs=4)
     assert cosine(net, NO_ADC) > 0.995
     assert cosine(net, CHIP, adc="mse") > 0.96
+    assert cosine(net, CHIP, **ADC_BY_COLUMN) > 0.985
 
 
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])
@@ -98,3 +103,4 @@ def test_a_trained_mobile_net_keeps_its_outputs() -> None:
     net = vision("mobilenet_v3_small", 64, epochs=20)
     assert cosine(net, NO_ADC) > 0.99
     assert cosine(net, CHIP, adc="mse") > 0.98
+    assert cosine(net, CHIP, **ADC_BY_COLUMN) > 0.995

@@ -66,16 +66,17 @@ def io_table(options: argparse.Namespace) -> Table:
     times = ("convert", "calibrate", "digital", "analog")
     table = [["net", "guard", "layers", "on chip", *io.SETTINGS, *(f"{name}, s" for name in times)]]
     for row in rows:
-        cosines = [_number(row.cosines.get(name)) for name in io.SETTINGS]
+        cosines = [_number(row.cosines.get(name), row.plain.get(name)) for name in io.SETTINGS]
         seconds = [f"{row.seconds[name]:.2f}" if name in row.seconds else "-" for name in times]
         short = row.guard.partition("\n")[0][:60]
         table.append([row.net, short, str(row.layers), f"{100 * row.share:.1f} %", *cosines, *seconds])
     notes = [
-        "Cosine of the outputs with the digital ones, exact weights and no noise; the mean digital output over the "
-        "inputs is subtracted from both, mean over the inputs.",
+        "Cosine of the outputs with the digital ones, exact weights and no noise, mean over the inputs; the mean "
+        "digital output over the inputs is subtracted from both. In brackets: nothing subtracted.",
         "8-bit: as hermes64 is, each vector or sample sets its DAC range. Calibrated: a range per layer (mse). And "
-        "ADC: its bound as well, 99.99th percentile. Column: a weight scale per column. 12-bit: column scales, not "
-        "calibrated.",
+        "ADC: its bound as well, 99.99th percentile. Column scales too: a weight scale per column. ADC by column: a "
+        "DAC range per tile, an ADC bound for each of its columns (mse). DAC alone: no ADC, ranges as in 8-bit. "
+        "12-bit: column scales, not calibrated.",
         f"torchvision's nets: random weights that depend on the inputs, {options.size}x{options.size} crops of two "
         f"photographs; _digits: trained here on 1,198 digits of 64x64 in {options.epochs} epochs. EfficientNet-Lite0: "
         "weights trained on ImageNet, the same crops. nn.Transformer and the LSTM: random weights. MiniLM: trained "
@@ -102,8 +103,8 @@ def _spread(values: list[float], times: float = 1) -> str:
     return mean if len(values) == 1 else f"{mean} ± {times * chip.std(values):.{digits}f}"
 
 
-def _number(value: float | str | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else "fails"
+def _number(value: float | str | None, plain: float | None) -> str:
+    return "-" if value is None else f"{value:.4f} ({plain:.4f})" if isinstance(value, float) else "fails"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -22,7 +22,9 @@ Scales = Literal["block", "column"]
 CHIPS: dict[Scales, dict[str, Any]] = {"block": {}, "column": {"weight_scale": "column"}}
 """hermes64, and in what a chip of the table differs from it."""
 ADC = {"adc": "percentile", "percentile": 99.99}
-"""The calibration of the ADC's bound that lost least on MiniLM."""
+"""The calibration of the ADC's bound, one for a layer, that lost least on MiniLM."""
+ADC_BY_COLUMN = {"per": "tile", "adc": "mse", "adc_per": "column"}
+"""What keeps most without noise: a DAC range for each tile, and an ADC bound for each column of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,7 @@ IO = (
     Setup(label="8-bit I/O, calibrated (absmax)", silent=True, calibrate={"method": "absmax"}),
     Setup(label="8-bit I/O, calibrated (mse), ADC too (mse)", silent=True, calibrate={"adc": "mse"}),
     Setup(label="8-bit I/O, calibrated (mse), ADC too", silent=True, calibrate=ADC),
+    Setup(label="8-bit I/O, calibrated by tile, ADC by column", silent=True, calibrate=ADC_BY_COLUMN),
     Setup(label="8-bit I/O, column scales, not calibrated", silent=True, scales="column"),
     Setup(label="8-bit I/O, column scales, calibrated, ADC too", silent=True, scales="column", calibrate=ADC),
 )

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 import analogtorch as at
-from benchmarks.convert.chip import ADC, centred_cosine
+from benchmarks.convert.chip import ADC, ADC_BY_COLUMN, centred_cosine
 from benchmarks.convert.nets import VISION, WITH_NORMS, Net, efficientnet_lite, lstm, minilm, transformer, vision
 
 WEIGHTED = (
@@ -39,13 +40,12 @@ SETTINGS = {
     "8-bit": Setting(),
     "calibrated": Setting(calibrate={}),
     "and ADC": Setting(calibrate=ADC),
-    "column": Setting(chip={"weight_scale": "column"}),
-    "column and ADC": Setting(chip={"weight_scale": "column"}, calibrate=ADC),
+    "column scales too": Setting(chip={"weight_scale": "column"}, calibrate=ADC),
+    "ADC by column": Setting(calibrate=ADC_BY_COLUMN),
     "DAC alone": Setting(chip={"output_bits": None}),
-    "ADC alone": Setting(chip={"input_bits": None}),
     "12-bit": Setting(chip={"weight_scale": "column", "input_bits": 12, "output_bits": 12}),
 }
-"""Columns of the table; "and ADC": its bound is calibrated as well."""
+"""Columns of the table; "and ADC": its bound is calibrated as well, for the layer or for each column of a tile."""
 
 
 @dataclass(kw_only=True)
@@ -60,7 +60,9 @@ class Row:
     guard: str = ""
     """``ok``, or what is bypassed."""
     cosines: dict[str, float | str] = field(default_factory=dict)
-    """By setting: input-centred, with the digital output; or the error."""
+    """By setting: with the digital output, the mean of that over the inputs subtracted from both; or the error."""
+    plain: dict[str, float] = field(default_factory=dict)
+    """By setting: with the digital output."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Taken to convert, to calibrate (the DACs), and by an evaluation of the batch, digital and analog."""
 
@@ -90,6 +92,7 @@ def measure(net: Net, settings: Mapping[str, Setting] = SETTINGS) -> Row:
         try:
             y = _outputs(net, setting, row if name in ("8-bit", "calibrated") else None)
             row.cosines[name] = centred_cosine(exact, y)
+            row.plain[name] = cosine_similarity(exact, y).mean().item()
         except ValueError as error:
             row.cosines[name] = str(error)
     return row
