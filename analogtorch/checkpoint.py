@@ -302,8 +302,7 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
         if entry.input_range is not None:
             layer.set_input_range(entry.input_range)
         elif layer.calibrated:
-            layer.calibrated = False
-            layer.input_range.requires_grad_(False).zero_()
+            layer.forget_input_range()
         layer.set_output_bounds(entry.output_bounds)
     return model
 

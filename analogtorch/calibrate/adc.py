@@ -79,14 +79,17 @@ class _PartialSums:
             mine = r[block : block + 1] if own else r
             p = part(given, weight, plan.span(block, weight.shape[1:]), plan, mine if own else None)
             v = (p.movedim(1, -1) if plan.dims else p).reshape(-1, weight.shape[0]).to(scale.dtype)
-            full = mine.to(scale.dtype) * scale[block]
+            each = mine.reshape(-1, 1).to(scale.dtype)  # of the layer, or of each vector or sample
+            full = (
+                each.repeat_interleave(len(v) // len(each), 0) * scale[block] if len(each) > 1 else each * scale[block]
+            )
             v = v / full.clamp_min(torch.finfo(scale.dtype).tiny)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", v)
             for rows, columns, met in self._parts:
                 first, last = max(columns.start, outputs.start), min(columns.stop, outputs.stop)
                 if block in rows and first < last:
                     here = slice(first - outputs.start, last - outputs.start)
-                    met.add(v[:, here], full[here].square().expand_as(v[:, here]), first - columns.start)
+                    met.add(v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start)
 
     def bounds(self, chip: Chip, method: Adc, percentile: float) -> Tensor:
         """(row blocks, outputs); what met nothing but zeros gets the largest of the others."""

@@ -28,7 +28,7 @@ def calibrate(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    method: Method = "mse",
+    method: Method | None = "mse",
     percentile: float = 99.9,
     deviations: float = 3.0,
     per: Per = "layer",
@@ -51,7 +51,9 @@ def calibrate(
             the inputs, and the rounding and noise of the readings of a chip, both of which grow with the range.
             ``percentile`` takes that percentile of the magnitudes; ``absmax`` the largest one; ``std`` a multiple of
             the standard deviation over all batches, from which a range learns on in training. Magnitudes are collected
-            in bins 1.6 to 3.1 % wide.
+            in bins 1.6 to 3.1 % wide. None: no range is fixed; each input vector or sample sets its own, as before any
+            calibration. That needs ``adc``, and suits a chip whose readings have little noise: noise is in proportion
+            to the range.
         percentile: for ``percentile``, of ``method`` and ``adc``, in (0, 100].
         deviations: for ``method="std"``, how many, > 0; 3 as in Rasch et al., Nat. Commun. 14, 5282 (2023).
         per: what has a range of its own: the ``layer``, or each ``tile``, that is each row block, as tiles have DACs of
@@ -91,20 +93,25 @@ def calibrate(
         met = _observe(model, layers, per, batches, forward, progress, routes)
         # a bound that is calibrated later fits whatever range is chosen now; the output noise does not
         beyond = {n: _reading_errors(layers[n], chips[n], adc is None, len(met[n])) for n in layers}
-        ranges = {n: _ranges(n, layers[n], met[n], method, percentile, deviations, beyond[n]) for n in layers}
+        ranges = {}
+        if method is not None:
+            ranges = {n: _ranges(n, layers[n], met[n], method, percentile, deviations, beyond[n]) for n in layers}
         if adc is not None:
-            for name, layer in layers.items():
-                layer.set_input_range(ranges[name])
+            for name, values in ranges.items():
+                layers[name].set_input_range(values)
             read = {name: layer for name, layer in layers.items() if chips[name].output_bits is not None}
             bounds = converters.bounds(model, read, chips, batches, adc, adc_per, percentile, forward, progress)
     for name, layer in layers.items():
-        layer.set_input_range(ranges[name])
+        if method is None:
+            layer.forget_input_range()
+        else:
+            layer.set_input_range(ranges[name])
         layer.set_output_bounds(bounds.get(name))
     return model
 
 
 def _checked(
-    model: nn.Module, method: str, percentile: float, deviations: float, per: str, adc: str | None, adc_per: str
+    model: nn.Module, method: str | None, percentile: float, deviations: float, per: str, adc: str | None, adc_per: str
 ) -> dict[str, AnalogLayer]:
     layers = {name: layer for name, layer in analog_layers(model) if layer.takes_range}
     if not layers:
@@ -115,7 +122,7 @@ def _checked(
     if meta := [name for name, layer in layers.items() if layer.weight.is_meta]:
         raise ValueError(f"calibrate: layer {meta[0]!r} is on the meta device; load weights first")
     for name, value, allowed in (
-        ("method", method, get_args(Method)),
+        ("method", method, (*get_args(Method), None)),
         ("per", per, get_args(Per)),
         ("adc", adc, (None, *get_args(converters.Adc))),
         ("adc_per", adc_per, get_args(converters.AdcPer)),
@@ -132,6 +139,11 @@ def _checked(
         )
     if adc is None and adc_per != "layer":
         raise ValueError(f"calibrate: adc_per={adc_per!r} needs adc, which says how to find the bounds, such as 'mse'")
+    if method is None and (adc is None or per != "layer"):
+        raise ValueError(
+            "calibrate: method=None fixes no input range, so that it needs adc, such as adc='mse', and takes no "
+            f"per='tile'; got adc={adc!r}, per={per!r}"
+        )
     return layers
 
 

@@ -69,6 +69,13 @@ class RangedLayer(nn.Module):
             self.input_range.requires_grad_(self.weight.requires_grad and self.chip.input_bits is not None)
         self.calibrated = True
 
+    def forget_input_range(self) -> None:
+        """Find the DAC's full scale in each input again, as before any calibration."""
+        self.calibrated = False
+        self.input_range.requires_grad_(False)
+        with torch.no_grad():
+            self.input_range.zero_()
+
     def checked_ranges(self, value: float | Sequence[float]) -> list[float]:
         """What ``set_input_range`` would set; it raises what that would."""
         values, kind = [float(v) for v in value] if isinstance(value, Sequence) else [value], self.input_range.dtype

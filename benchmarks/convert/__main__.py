@@ -74,8 +74,8 @@ def io_table(options: argparse.Namespace) -> Table:
         "Cosine of the outputs with the digital ones, exact weights and no noise, mean over the inputs; the mean "
         "digital output over the inputs is subtracted from both. In brackets: nothing subtracted.",
         "8-bit: as hermes64 is, each vector or sample sets its DAC range. Calibrated: a range per layer (mse). And "
-        "ADC: its bound as well, 99.99th percentile. Column scales too: a weight scale per column. ADC by column: a "
-        "DAC range per tile, an ADC bound for each of its columns (mse). DAC alone: no ADC, ranges as in 8-bit. "
+        "ADC: its bound as well, 99.99th percentile. Column scales too: a weight scale per column. ADC by column: an "
+        "ADC bound for each column of a tile (mse), DAC ranges as in 8-bit. DAC alone: no ADC, ranges as in 8-bit. "
         "12-bit: column scales, not calibrated.",
         f"torchvision's nets: random weights that depend on the inputs, {options.size}x{options.size} crops of two "
         f"photographs; _digits: trained here on 1,198 digits of 64x64 in {options.epochs} epochs. EfficientNet-Lite0: "

@@ -23,8 +23,8 @@ CHIPS: dict[Scales, dict[str, Any]] = {"block": {}, "column": {"weight_scale": "
 """hermes64, and in what a chip of the table differs from it."""
 ADC = {"adc": "percentile", "percentile": 99.99}
 """The calibration of the ADC's bound, one for a layer, that lost least on MiniLM."""
-ADC_BY_COLUMN = {"per": "tile", "adc": "mse", "adc_per": "column"}
-"""What keeps most without noise: a DAC range for each tile, and an ADC bound for each column of it."""
+ADC_BY_COLUMN = {"method": None, "adc": "mse", "adc_per": "column"}
+"""What keeps most without noise: each input vector sets its DAC range, each column of a tile has its ADC bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,10 @@ IO = (
     Setup(label="8-bit I/O, calibrated (absmax)", silent=True, calibrate={"method": "absmax"}),
     Setup(label="8-bit I/O, calibrated (mse), ADC too (mse)", silent=True, calibrate={"adc": "mse"}),
     Setup(label="8-bit I/O, calibrated (mse), ADC too", silent=True, calibrate=ADC),
-    Setup(label="8-bit I/O, calibrated by tile, ADC by column", silent=True, calibrate=ADC_BY_COLUMN),
+    Setup(
+        label="8-bit I/O, calibrated (mse), ADC by column", silent=True, calibrate={"adc": "mse", "adc_per": "column"}
+    ),
+    Setup(label="8-bit I/O, ADC by column alone", silent=True, calibrate=ADC_BY_COLUMN),
     Setup(label="8-bit I/O, column scales, not calibrated", silent=True, scales="column"),
     Setup(label="8-bit I/O, column scales, calibrated, ADC too", silent=True, scales="column", calibrate=ADC),
 )

@@ -50,7 +50,7 @@ def test_small_partial_sums_are_read_with_less_error(adc: str, adc_per: str, per
     assert errors[1] < errors[0] / 4
     for _, layer in at.analog_layers(model):
         assert layer.output_bounds.shape == layer.readings
-        assert layer.output_bounds.max() < 4
+        assert layer.output_bounds.max() < 5
         assert layer.chip == CHIP
 
 
@@ -199,6 +199,10 @@ def test_a_call_that_fails_changes_nothing() -> None:
     assert not no_adc[0].calibrated
     with pytest.raises(ValueError, match="adc_per='column' needs adc, which says how"):
         at.calibrate(no_adc, [X], adc_per="column")
+    with pytest.raises(ValueError, match="method=None fixes no input range, so that it needs adc"):
+        at.calibrate(no_adc, [X], method=None)
+    with pytest.raises(ValueError, match="takes no per='tile'; got adc='mse', per='tile'"):
+        at.calibrate(at.convert(_net(), CHIP), [X], method=None, adc="mse", per="tile")
     with pytest.raises(ValueError, match="adc_per must be one of .*, got 'row'"):
         at.calibrate(no_adc, [X], adc="mse", adc_per="row")
 
@@ -232,14 +236,15 @@ def _reads(layer: nn.Module, x: torch.Tensor, bounds: torch.Tensor | None) -> to
 @pytest.mark.parametrize("method", ["mse", "percentile", "absmax"])
 def test_each_column_has_the_bound_that_suits_it(method: str) -> None:
     torch.manual_seed(0)
+    x = torch.randn(4000, 300).clamp(-2, 2)
     chip = dataclasses.replace(CHIP, rows=512, output_bits=6)  # one row block: an output is a reading
     layer = nn.Sequential(nn.Linear(300, 40, bias=False))
     layer[0].weight.data *= torch.logspace(-2.5, 0, 40).unsqueeze(1)
     layer[0].weight.data[7] = 0.0
     model = at.calibrate(
-        at.convert(layer, chip), [X], method="absmax", adc=method, adc_per="column", percentile=95.0
+        at.convert(layer, chip), [x], method="absmax", adc=method, adc_per="column", percentile=95.0
     ).eval()
-    bounds, exact = model[0].output_bounds, _reads(model[0], X, None)
+    bounds, exact = model[0].output_bounds, _reads(model[0], x, None)
     sizes = exact.abs().amax(0) / (model[0].input_range * layer[0].weight.abs().max())
     used = torch.arange(40) != 7
     assert bounds[0, 7] == bounds.max()  # reads zeros whatever it is
@@ -248,12 +253,11 @@ def test_each_column_has_the_bound_that_suits_it(method: str) -> None:
     elif method == "percentile":
         inside = (exact.abs() <= bounds[0] * (exact.abs().amax(0) / sizes).nan_to_num(1.0)).float().mean(0)
         assert (inside[used] >= 0.945).all()
-        assert (inside[used] < 0.99).all()
+        assert (inside[used] < 0.98).all()
     else:
-        errors = [(_reads(model[0], X, bounds * f) - exact).square().mean(0) for f in torch.logspace(-0.5, 0.5, 41)]
-        ratios = ((model(X) - exact).square().mean(0) / torch.stack(errors).amin(0))[used]
-        assert ratios.mean() < 1.1  # of 200 numbers in bins of 12 %, a bound may cut off one more than it should
-        assert ratios.max() < 2
+        errors = [(_reads(model[0], x, bounds * f) - exact).square().mean(0) for f in torch.logspace(-0.5, 0.5, 41)]
+        ratios = ((model(x) - exact).square().mean(0) / torch.stack(errors).amin(0))[used]
+        assert ratios.max() < 1.2  # bins of 12 %
 
 
 def test_a_bound_per_column_reads_columns_of_all_sizes() -> None:
@@ -275,6 +279,19 @@ def test_a_bound_per_column_reads_columns_of_all_sizes() -> None:
         assert errors["column"] < 0.1 < errors["tile"] < errors["layer"]
 
 
+def test_a_column_of_few_numbers_has_the_tail_of_all_columns() -> None:
+    torch.manual_seed(0)
+    digital = nn.Linear(100, 200, bias=False)
+    digital.weight.data *= torch.logspace(-1, 0, 200).unsqueeze(1)
+    few, many, errors = torch.randn(8, 100), torch.randn(2000, 100), {}
+    for adc in ("mse", "percentile", "absmax"):
+        model = at.convert(copy.deepcopy(digital), CHIP)
+        at.calibrate(model, [few], method=None, adc=adc, adc_per="column", percentile=99.9)
+        errors[adc] = ((model.eval()(many) - digital(many)).norm() / digital(many).norm()).item()
+    # the largest of 8 normals is 1.4 standard deviations, the best bound for 8 bits 4
+    assert max(errors["mse"], errors["percentile"]) < 0.05 < 0.15 < errors["absmax"]
+
+
 def test_columns_do_not_depend_on_the_batch_split_and_the_noise_is_outside() -> None:
     chip = dataclasses.replace(CHIP, output_noise=0.04)
     one, parts = (
@@ -284,6 +301,25 @@ def test_columns_do_not_depend_on_the_batch_split_and_the_noise_is_outside() -> 
     assert one[0].output_bounds.min() > 0.08  # two standard deviations; the sums themselves have 0.15
     quiet = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse", adc_per="column")
     assert (quiet[2].output_bounds < one[2].output_bounds).all()
+
+
+@pytest.mark.parametrize("adc_per", ["layer", "tile", "column"])
+def test_bounds_of_layers_whose_inputs_set_their_range(adc_per: str, tmp_path) -> None:
+    torch.manual_seed(0)
+    digital = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 6))
+    x = torch.randn(64, 4, 12) * torch.logspace(-2, 2, 64).view(-1, 1, 1)
+    y = digital(x)
+    chip = dataclasses.replace(CHIP, rows=32)
+    ranges = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], adc="mse", adc_per=adc_per).eval()
+    model = copy.deepcopy(ranges)
+    at.calibrate(model, [x], method=None, adc="mse", adc_per=adc_per)
+    assert [layer.input_ranges for _, layer in at.analog_layers(model)] == [None, None]
+    assert not any(layer.input_range.requires_grad for _, layer in at.analog_layers(model))
+    errors = [((m(x) - y).norm(dim=1) / y.norm(dim=1)).mean() for m in (ranges, model)]
+    assert errors[1] < 0.1 < errors[0]  # one range for inputs of all sizes rounds the small ones away
+    for loaded in (at.load(at.save(model, tmp_path), copy.deepcopy(digital)), at.convert(digital, chip)):
+        loaded.load_state_dict(model.state_dict())
+        assert torch.equal(loaded.eval()(x), model(x))
 
 
 @pytest.mark.parametrize("adc_per", ["layer", "tile", "column"])
