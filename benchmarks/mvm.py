@@ -184,7 +184,7 @@ def measure(name: str, shape: Shape, rounds: int, peers: Iterable[str] = ()) -> 
     row: Row = dict.fromkeys(COLUMNS) | {"shape": name, "train_bar": shape.train_bar, "eval_bar": shape.eval_bar}
     modules = {"digital": layer, "analog": analog(OURS, layer, shape, x)}
     for peer in peers:
-        if shape.preset:
+        if shape.preset or shape.by_tile:
             row[f"{peer}_note"] = "has no such setting"
             continue
         try:
@@ -322,7 +322,7 @@ def normals(rounds: int) -> dict[str, float]:
 
 def usable(shapes: Iterable[Shape]) -> list[str]:
     """The peers that are installed and keep to the setting; of the others it is said why they are left out."""
-    settings = list({(s.adc, s.rows): s for s in shapes if not s.preset}.values())
+    settings = list({(s.adc, s.rows): s for s in shapes if not (s.preset or s.by_tile)}.values())
     for shape in settings:
         verify(OURS, shape)
     found = []

@@ -41,6 +41,8 @@ class Shape:
     preset: bool = False
     """The chip ``hermes64`` as published instead: 256x256 tiles, programming-shaped weight noise, output noise. The
     peers sit this row out: none has the same setting."""
+    by_tile: bool = False
+    """An input range for each row block, and an ADC bound for each column of it. The peers sit it out too."""
 
 
 SHAPES: dict[str, Shape] = {
@@ -58,6 +60,9 @@ SHAPES: dict[str, Shape] = {
     ),
     "conv1d_64_128": Shape(layer=lambda: nn.Conv1d(64, 128, 5, padding=2), input=(32, 64, 256)),
     "conv2d_depthwise": Shape(layer=lambda: nn.Conv2d(64, 64, 3, padding=1, groups=64), input=(32, 64, 32, 32)),
+    "linear_1024_by_tile": Shape(
+        layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), train_bar=1.2, eval_bar=1.2, by_tile=True
+    ),
     "linear_1024_hermes64": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), preset=True),
     "linear_1024_bf16": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), autocast=torch.bfloat16),
     "linear_1024_batch1": Shape(layer=lambda: nn.Linear(1024, 1024), input=(1, 1024), train=False),

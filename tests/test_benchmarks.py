@@ -37,6 +37,7 @@ def test_the_bars() -> None:
         "linear_2048": (1.3, 1.25),
         "linear_1024_no_adc": (1.15, None),
         "conv2d_64_128": (1.25, 1.4),
+        "linear_1024_by_tile": (1.2, 1.2),
     }
 
 
@@ -46,6 +47,7 @@ LAYERS = {
     "conv2d": dataclasses.replace(TINY, layer=lambda: nn.Conv2d(4, 4, 3, groups=4), input=(2, 4, 5, 5)),
     "autocast": dataclasses.replace(TINY, autocast=torch.bfloat16),
     "preset": dataclasses.replace(TINY, preset=True),
+    "by_tile": dataclasses.replace(TINY, by_tile=True),
 }
 
 

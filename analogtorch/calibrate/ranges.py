@@ -57,9 +57,10 @@ def calibrate(
         percentile: for ``percentile``, of ``method`` and ``adc``, in (0, 100].
         deviations: for ``method="std"``, how many, > 0; 3 as in Rasch et al., Nat. Commun. 14, 5282 (2023).
         per: what has a range of its own: the ``layer``, or each ``tile``, that is each row block, as tiles have DACs of
-            their own. It pays where the parts of an input differ in size. Such layers run in plain torch, 2 to 15 times
-            slower on a CPU. The groups of a convolution share the range of a row block; a block that met zeros only
-            takes the largest of the others; layers of one row block or without DAC keep one range.
+            their own. It pays where the parts of an input differ in size. On a GPU, and where row blocks cut a kernel,
+            such layers run in plain torch, more slowly. The groups of a convolution share the range of a row block; a
+            block that met zeros only takes the largest of the others; layers of one row block or without DAC keep one
+            range.
         adc: None: the chip's own bound of the ADC, also where an earlier call had changed it. Otherwise bounds from the
             partial sums as the new ranges give them, with the output noise on them: by ``absmax``, ``percentile`` or
             ``mse`` as for ``method``. Hardware may not offer that: it is a deviation from the chip, which ``summary``

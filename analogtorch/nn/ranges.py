@@ -52,7 +52,8 @@ class RangedLayer(nn.Module):
 
         Args:
             value: > 0; one for the whole layer, or one for each of its row blocks, whose tiles have DACs of their own.
-                Such a layer computes in plain torch, more slowly. Groups of a convolution share that of a row block.
+                Groups of a convolution share that of a row block. On a GPU, and where row blocks cut a kernel, such a
+                layer computes in plain torch, more slowly.
 
         Raises:
             ValueError: a value is not a positive finite number, or their number is neither 1 nor that of row blocks.

@@ -39,7 +39,7 @@ def mvm(
         x: (*, inputs) for a linear layer, else (N, channels, *places); floating point.
         input_range: full scale of the DAC: (1,); one per row block, (blocks,), of which groups share each; or one per
             vector (linear) or sample (convolution), with the dimensions of ``x``. Its magnitude counts; 0 gives zeros.
-            Gradients reach the first two. One per row block runs in plain torch.
+            Gradients reach the first two. One per row block runs in plain torch on a GPU, or if blocks cut a kernel.
         w: (outputs, channels / groups, *kernel); its type is that of the product and of the result.
         plan: everything that is no tensor.
         bias: (outputs,), added digitally after the readings.
@@ -207,7 +207,7 @@ def _fake_backward(g, x, input_range, w, scale, gain, key, mask, saturated, ints
 
 def _kernels(inputs: Inputs, plan: Plan, cpu: bool = True) -> ModuleType:
     """The module that computes this product: ``forward``, ``backward``, ``mask_shape``, ``MASK``."""
-    if cpu and native.takes(inputs):
+    if cpu and native.takes(inputs, plan):
         return native
     if inputs.x.is_cuda:
         from analogtorch.ops import gpu  # not at import: Triton takes longer to import than everything here

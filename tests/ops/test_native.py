@@ -47,7 +47,7 @@ def _both(monkeypatch: pytest.MonkeyPatch, call):  # type: ignore[no-untyped-def
     """The result with the kernels and with plain torch."""
     fast = call()
     with monkeypatch.context() as patch:
-        patch.setattr(native, "takes", lambda inputs: False)
+        patch.setattr(native, "takes", lambda *_: False)
         patch.setattr(native, "available", lambda: False)
         return fast, call()
 
@@ -100,7 +100,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("variant", ["plain", "own_bounds", "own_ranges_gain"])
+@pytest.mark.parametrize("variant", ["plain", "own_bounds", "own_ranges_gain", "block_ranges"])
 def test_product_and_its_gradients(shape: str, setting: str, variant: str, capability: str, monkeypatch) -> None:
     size, weight, plan = SHAPES[shape]
     plan = dataclasses.replace(plan, **SETTINGS[setting])
@@ -108,6 +108,8 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
     input_range, gain, samples, bounds = torch.tensor([1.5]), None, None, None
     if variant != "plain":
         bounds = plan.output_bound * (0.2 + _random(plan.blocks, weight[0], seed=5).abs())
+    if variant == "block_ranges":
+        input_range = 0.8 + _random(plan.blocks, seed=6).abs()
     if variant == "own_ranges_gain":
         vectors = size[0] if plan.dims else x.shape[:-1].numel()
         input_range = x.abs().amax(tuple(range(1, x.dim())) if plan.dims else -1, keepdim=True) * 0.8
@@ -116,7 +118,7 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
 
     def run() -> tuple[Tensor, ...]:
         leaves = [t.clone().requires_grad_() for t in (x, w, bias)]
-        r = input_range.clone().requires_grad_(len(input_range) == 1)
+        r = input_range.clone().requires_grad_(variant != "own_ranges_gain")
         noise = {"key": KEY, "output_keys": KEYS, "samples": samples, "gain": gain, "output_bounds": bounds}
         y = mvm(leaves[0], r, leaves[1], plan, bias=leaves[2], **noise)
         y.backward(g)
@@ -214,7 +216,8 @@ def test_half_precision_is_computed_in_single(dtype: torch.dtype, shape: str, ca
 
 def test_double_precision_and_other_devices_run_on_torch() -> None:
     for x in (torch.zeros(1, 2, dtype=torch.float64), torch.zeros(1, 2, device="meta"), torch.zeros(0, 2)):
-        assert not native.takes(reference.Inputs(x, torch.ones_like(x[0, :1] if len(x) else x), x, *[None] * 6))
+        r = torch.ones_like(x[0, :1] if len(x) else x)
+        assert not native.takes(reference.Inputs(x, r, x, *[None] * 6), Plan(bounds=(0, 2)))
 
 
 def test_a_missing_library_is_said_once(monkeypatch, caplog, tmp_path) -> None:

@@ -27,6 +27,7 @@ MASK = torch.int32
 """Type of ``Outputs.mask``."""
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INT32 = 2**31
+_BY_VECTOR, _BY_BLOCK = 1, 2  # of converters.h
 
 
 @functools.cache
@@ -57,14 +58,16 @@ def available() -> bool:
     return _library() is not None
 
 
-def takes(inputs: Inputs) -> bool:
-    """Whether the kernels compute this product: on the CPU, not in double precision, not empty, with one input range.
+def takes(inputs: Inputs, plan: Plan) -> bool:
+    """Whether the kernels compute this product: on the CPU, not in double precision, not empty.
 
-    One range per vector is theirs too, one per row block is not. Half precision is computed in float32 throughout and
-    rounded at the end.
+    Not theirs are input ranges of row blocks that cut a kernel: the channel of that kernel has several. Half precision
+    is computed in float32 throughout and rounded at the end.
     """
     ours = all(t is None or (t.dtype in _TYPES and t.device.type == "cpu") for t in _floats(inputs))
-    return ours and not per_block(inputs.input_range) and inputs.x.numel() > 0 and available()
+    taps = inputs.w.shape[2:].numel()
+    whole = not per_block(inputs.input_range) or all(bound % taps == 0 for bound in plan.bounds)
+    return ours and whole and inputs.x.numel() > 0 and available()
 
 
 def _floats(inputs: Inputs) -> tuple[Tensor | None, ...]:
@@ -135,7 +138,9 @@ def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Seq
     split = 1
     if plan.dims:  # enough items for every thread, where there are few samples
         split = max(1, min(w.shape[1], -(-2 * torch.get_num_threads() // (x.shape[0] * plan.groups))))
-    sums = torch.zeros(call.form.sums * split, dtype=torch.float64)
+    blocks = plan.blocks if per_block(inputs.input_range) else 1
+    each = blocks if plan.dims else 1  # of a linear layer, a panel of rows lies in one block
+    sums = torch.zeros(call.form.sums * split * each, dtype=torch.float64)
     call.point(g_range=sums)
     if plan.dims:
         call.run("at_convolution_backward", ctypes.c_int64(split))
@@ -143,7 +148,13 @@ def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Seq
         call.run("at_linear_backward")
     g_range = None
     if needs_range:
-        g_range = given.input_range.sign() * sums.sum().to(given.input_range.dtype)
+        if blocks == 1:
+            taught = sums.sum()
+        elif plan.dims:
+            taught = sums.view(-1, blocks).sum(0)
+        else:
+            taught = torch.stack([part.sum() for part in sums.split(call.form.panels)])
+        g_range = given.input_range.sign() * taught.to(given.input_range.dtype)
     gx = gx.to(given.x.dtype) if gx is not None and needs_x else None
     gw = None if gw is None else gw.to(given.w.dtype)
     return gx, g_range, gw, None if g_bias is None else g_bias.to(g.dtype)
@@ -158,6 +169,8 @@ class _Form(NamedTuple):
     """Shape of the output."""
     sums: int
     """Parts that the gradient of the range is summed from; of a convolution, for each split of its channels."""
+    panels: list[int]
+    """How many of them belong to each row block of a linear layer."""
     arrays: tuple[Any, ...]
     """What the structure points to."""
 
@@ -181,10 +194,13 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
         for name, numbers in sizes.items():
             setattr(m, name, _three(numbers, 1))
         m.padding = _three(plan.padding, 0)
-        output, sums = (x[0], w[0], *places), x[0] * plan.groups
+        output, sums, panels = (x[0], w[0], *places), x[0] * plan.groups, []
     else:
         m = Linear(vectors=x[:-1].numel(), rows=w[1], outputs=w[0])
-        output, sums = (*x[:-1], w[0]), _call("at_linear_panels", bounds, ctypes.c_int64(plan.blocks))
+        output = (*x[:-1], w[0])
+        rows = [b - a for a, b in zip(plan.bounds, plan.bounds[1:], strict=False)]
+        panels = [_call("at_linear_panels", ctypes.c_int64(count)) for count in rows]
+        sums = sum(panels)
     m.blocks, m.n_columns = plan.blocks, max(len(plan.columns) - 1, 0)
     m.bounds, m.columns = ctypes.addressof(bounds), ctypes.addressof(columns)
     m.input_levels = levels(plan.input_bits) if plan.input_bits else 0
@@ -195,7 +211,7 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
     read.levels, read.bound = levels(plan.output_bits) if plan.output_bits else 0, plan.output_bound
     read.std, read.first_output = plan.output_noise, plan.first_output
     read.total_outputs = plan.total_outputs or w[0]
-    return _Form(m, output, sums, (bounds, columns))
+    return _Form(m, output, sums, panels, (bounds, columns))
 
 
 class _Call:
@@ -206,7 +222,7 @@ class _Call:
         self.form = _form(plan, x.shape, w.shape)
         self.matrix = type(self.form.matrix).from_buffer_copy(self.form.matrix)
         self._alive: list[Tensor] = []
-        self.matrix.own_range = input_range.numel() > 1
+        self.matrix.range_by = _BY_BLOCK if per_block(input_range) else _BY_VECTOR * (input_range.numel() > 1)
         self.point(x=x, w=w, range=input_range, bias=bias, gain=gain, samples=samples)
         if key is not None:
             self.matrix.noise.key = self._address(key)

@@ -19,7 +19,7 @@ typedef struct {
   double *g_range;
   const int64_t *samples, *bounds, *columns;
   int64_t n, groups, channels, outputs; /* channels and outputs of a group */
-  int64_t blocks, n_columns, own_range, find_scale;
+  int64_t blocks, n_columns, range_by, find_scale;
   int64_t in[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
   float input_levels;
   weight_noise noise;
@@ -32,14 +32,13 @@ typedef struct {
   size rows, total, places, image;    /* per group; of all groups; per output; floats of a group's padded input */
   size padded[3];
   int32_t *tap, *place;               /* where a row, and a place, begin in a group's image */
+  int32_t *block;                     /* of each channel of a group; of a kernel that blocks cut, the first */
   const float *w;                     /* with noise */
   float *copy;                        /* w, where it is no copy of the layer's */
-  float (*reads)[4];                  /* bound, up, down, std: per (sample if it has a range of its own), block, output */
+  float (*reads)[4];                  /* bound, up, down, std: per (sample if ranges are BY_VECTOR), block, output */
 } plan;
 
 enum { IMAGES = 1 << 19, SPAN = 256 }; /* floats of input at a time; places, or rows, that a weight gradient takes at a time */
-
-INLINE float range_at(const convolution *c, size sample) { return fabsf(c->range[c->own_range ? sample : 0]); }
 
 static size product(const int64_t v[3]) { return v[0] * v[1] * v[2]; }
 
@@ -56,6 +55,9 @@ static plan plan_of(const convolution *c) {
         for (size k = 0; k < c->kernel[2]; k++, at++)
           p.tap[at] = (int32_t)(((ch * p.padded[0] + i * c->dilation[0]) * p.padded[1] + j * c->dilation[1]) * p.padded[2] +
                                 k * c->dilation[2]);
+  p.block = malloc((size_t)c->channels * 4);
+  for (size ch = 0, b = 0; ch < c->channels; p.block[ch++] = (int32_t)b)
+    while (c->bounds[b + 1] <= ch * product(c->kernel)) b++;
   at = 0;
   for (size i = 0; i < c->out[0]; i++)
     for (size j = 0; j < c->out[1]; j++)
@@ -63,11 +65,15 @@ static plan plan_of(const convolution *c) {
         p.place[at] = (int32_t)((i * c->stride[0] * p.padded[1] + j * c->stride[1]) * p.padded[2] + k * c->stride[2]);
   p.copy = kind_of(&c->noise) == EXACT ? NULL : malloc((size_t)(p.total * p.rows) * 4);
   p.w = p.copy ? p.copy : c->w;
-  p.reads = malloc((size_t)((c->own_range ? c->n : 1) * c->blocks * p.total) * sizeof *p.reads);
+  p.reads = malloc((size_t)((c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * p.total) * sizeof *p.reads);
   return p;
 }
 
-static void discard(plan *p) { free(p->tap), free(p->place), free(p->copy), free(p->reads); }
+static void discard(plan *p) { free(p->tap), free(p->place), free(p->block), free(p->copy), free(p->reads); }
+
+INLINE float range_of(const plan *p, size sample, size channel) {
+  return range_at(p->c->range, p->c->range_by, sample, p->block[channel]);
+}
 
 /* The three below are called by all threads of a parallel region. */
 
@@ -96,8 +102,8 @@ static void prepare_reads(const plan *p) {
   const convolution *c = p->c;
   size each = c->blocks * p->total;
 #pragma omp for schedule(static)
-  for (size i = 0; i < (c->own_range ? c->n : 1) * each; i++) {
-    float full = fabsf(c->range[i / each]) * c->scale[i % each];
+  for (size i = 0; i < (c->range_by == BY_VECTOR ? c->n : 1) * each; i++) {
+    float full = range_at(c->range, c->range_by, i / each, i % each / p->total) * c->scale[i % each];
     float bound = safe(full * (c->read.bounds ? c->read.bounds[i % each] : c->read.bound));
     p->reads[i][0] = bound;
     p->reads[i][1] = c->read.levels / bound;
@@ -113,7 +119,7 @@ static void quantise(const plan *p, float *images, size from, size to) {
   const size *pad = p->padded;
 #pragma omp for schedule(static)
   for (size i = 0; i < (to - from) * channels; i++) {
-    dac d = dac_of(range_at(c, from + i / channels), c->input_levels);
+    dac d = dac_of(range_of(p, from + i / channels, i % c->channels), c->input_levels);
     float *image = images + i * each;
     const float *x = c->x + (from * channels + i) * product(c->in);
     if (each != product(c->in)) memset(image, 0, (size_t)each * 4);
@@ -195,7 +201,7 @@ static int read_tile(const plan *p, const float *sums, size b, size sample, size
   size number = c->samples ? c->samples[sample] : sample;
   for (int i = 0; i < rows; i++) {
     size o = o0 + i, row = sample * p->total + o;
-    const float *k = p->reads[((c->own_range ? sample : 0) * c->blocks + b) * p->total + o];
+    const float *k = p->reads[((c->range_by == BY_VECTOR ? sample : 0) * c->blocks + b) * p->total + o];
     reading r = {same(k[0]), same(k[1]), same(k[2]), same(k[3])};
     uint64_t word = 0;
     if (c->read.std > 0)
@@ -373,13 +379,14 @@ INLINE void scatter(const plan *p, const lot *l, const float *sums, size k, int 
   }
 }
 
-/* Input channels ch0 .. ch1 of a sample's group, from its image: through the DAC to gx; returns the range's part. */
-static double clip_gradient(const plan *p, size sample, size group, size ch0, size ch1, const float *image) {
+/* Input channels ch0 .. ch1 of a sample's group, from its image: through the DAC to gx; the ranges' parts are added to
+ * g_range. */
+static void clip_gradient(const plan *p, size sample, size group, size ch0, size ch1, const float *image, double *g_range) {
   const convolution *c = p->c;
   const size *pad = p->padded;
-  double taught = 0.0;
-  float range = range_at(c, sample);
-  for (size ch = ch0; ch < ch1; ch++)
+  for (size ch = ch0; ch < ch1; ch++) {
+    double *taught = g_range + (c->range_by == BY_BLOCK ? p->block[ch] : 0);
+    float range = range_of(p, sample, ch);
     for (size a = 0; a < c->in[0]; a++)
       for (size e = 0; e < c->in[1]; e++) {
         const float *from = image + (((ch - ch0) * pad[0] + a + c->padding[0]) * pad[1] + e + c->padding[1]) * pad[2] + c->padding[2];
@@ -389,18 +396,18 @@ static double clip_gradient(const plan *p, size sample, size group, size ch0, si
           vf g = load_some(from + k, count), x = load_some(c->x + at + k, count);
           vi above = x > range, below = x < -range;
           if (c->input_levels > 0 && any(above | below)) {
-            for (int l = 0; l < LANES; l++) taught += above[l] ? (double)g[l] : below[l] ? -(double)g[l] : 0.0;
+            for (int l = 0; l < LANES; l++) *taught += above[l] ? (double)g[l] : below[l] ? -(double)g[l] : 0.0;
             g = select_(above | below, (vf){0}, g);
           }
           store_some(c->gx + at + k, g, count);
         }
       }
-  return taught;
+  }
 }
 
-/* Input channels ch0 .. ch1 of the group of `samples` samples from `sample`; returns the range's part. */
-static double input_gradient(const plan *p, size sample, size samples, size group, size ch0, size ch1, float *panel,
-                             float *image) {
+/* Input channels ch0 .. ch1 of the group of `samples` samples from `sample`; the ranges' parts are added to g_range. */
+static void input_gradient(const plan *p, size sample, size samples, size group, size ch0, size ch1, float *panel,
+                           float *image, double *g_range) {
   const convolution *c = p->c;
   size taps = product(c->kernel), each = p->image / c->channels, apart = (ch1 - ch0) * each, o0 = group * c->outputs;
   memset(image, 0, (size_t)(samples * apart + PANEL) * 4);
@@ -422,9 +429,7 @@ static double input_gradient(const plan *p, size sample, size samples, size grou
       }
     }
   }
-  double taught = 0.0;
-  for (size j = 0; j < samples; j++) taught += clip_gradient(p, sample + j, group, ch0, ch1, image + j * apart);
-  return taught;
+  for (size j = 0; j < samples; j++) clip_gradient(p, sample + j, group, ch0, ch1, image + j * apart, g_range);
 }
 
 /* Where the places of `samples` samples begin in their images; NULL where a sample has places enough for itself. */
@@ -436,8 +441,8 @@ static int32_t *places_across(const plan *p, size samples) {
   return where;
 }
 
-/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: a sum per (sample or several, group, part).
- * parts: of the input channels, so that few samples occupy all threads. */
+/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: zeros, to which a sum per
+ * (sample or several, group, part) is added, or one per block of each. parts: of the input channels, so that few samples occupy all threads. */
 void at_convolution_backward(const convolution *c, int64_t parts) {
   plan p = plan_of(c);
   size chunk = samples_at_a_time(&p);
@@ -474,7 +479,8 @@ void at_convolution_backward(const convolution *c, int64_t parts) {
       for (size i = 0; i < (c->n + several - 1) / several * c->groups * parts; i++) {
         size sample = i / parts / c->groups * several, ch0 = i % parts * each, ch1 = least(ch0 + each, c->channels);
         size samples = least(several, c->n - sample), group = i / parts % c->groups;
-        c->g_range[i] = ch0 < ch1 ? input_gradient(&p, sample, samples, group, ch0, ch1, panel, image) : 0.0;
+        double *g_range = c->g_range + i * (c->range_by == BY_BLOCK ? c->blocks : 1);
+        if (ch0 < ch1) input_gradient(&p, sample, samples, group, ch0, ch1, panel, image, g_range);
       }
       free(image);
     }

@@ -13,6 +13,13 @@ INLINE dac dac_of(float range, float levels) {
 /* levels 0: no DAC. */
 INLINE vf dac_read(vf x, dac d, float levels) { return levels > 0 ? nearest(clip(x, d.bound) * d.up) * d.down : x; }
 
+/* What has an input range of its own: nothing, each vector (linear) or sample (convolution), or each row block. */
+enum { SHARED, BY_VECTOR, BY_BLOCK };
+
+INLINE float range_at(const float *range, size by, size vector, size block) {
+  return fabsf(range[by == BY_VECTOR ? vector : by == BY_BLOCK ? block : 0]);
+}
+
 /* The ADC of one matrix; bound and noise in units of full-scale input x weight scale. */
 typedef struct {
   float levels /* 0: no ADC */, bound, std;

@@ -14,9 +14,9 @@ typedef struct {
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;     /* a bit for each partial sum: (blocks, vectors, mask_words(outputs)) */
   uint8_t *saturated; /* whether any did, of each block */
-  double *g_range;           /* a sum per panel of rows */
+  double *g_range;           /* a sum per panel of rows, those of each block in turn */
   const int64_t *samples, *bounds, *columns;
-  int64_t vectors, rows, outputs, blocks, n_columns, own_range /* per vector */, find_scale;
+  int64_t vectors, rows, outputs, blocks, n_columns, range_by, find_scale;
   float input_levels;
   weight_noise noise;
   adc read;
@@ -24,7 +24,7 @@ typedef struct {
 
 enum { SCRATCH = 1 << 23, DEPTH = 1024 }; /* floats of quantised input at a time; terms of a sum in cache at a time */
 
-INLINE float range_at(const linear *p, size m) { return fabsf(p->range[p->own_range ? m : 0]); }
+INLINE float range_of(const linear *p, size m, size b) { return range_at(p->range, p->range_by, m, b); }
 
 /* panel[k - bounds[b]][n - n0]: the block's weights, transposed. */
 INLINE void pack_outputs(int kind, const linear *p, size b, size n0, float *panel) {
@@ -84,7 +84,8 @@ static int read_tile(const linear *p, const float *sums, size b, size m0, int ro
       size j = v * LANES, count = p->outputs - n0 - j;
       if (count <= 0) break;
       size at = b * p->outputs + n0 + j;
-      if (p->own_range) r[v] = reading_of(&p->read, range_at(p, m) * load_some(p->scale + at, count), at, count);
+      if (p->range_by == BY_VECTOR)
+        r[v] = reading_of(&p->read, range_of(p, m, b) * load_some(p->scale + at, count), at, count);
       vf y = load(sums + i * PANEL + j);
       if (p->read.std > 0) y += r[v].std * normal(word, (uint32_t)(p->read.first_output + n0 + j));
       y = adc_read(&p->read, &r[v], y, &outside[v]);
@@ -103,9 +104,13 @@ static int read_tile(const linear *p, const float *sums, size b, size m0, int ro
 static void quantise(const linear *p, float *xq, size ld, size m0, size m1) {
 #pragma omp for schedule(static)
   for (size m = m0; m < m1; m++) {
-    dac d = dac_of(range_at(p, m), p->input_levels);
-    for (size k = 0; k < p->rows; k += LANES)
-      store(xq + (m - m0) * ld + k, dac_read(load_some(p->x + m * p->rows + k, p->rows - k), d, p->input_levels));
+    int by_block = p->range_by == BY_BLOCK;
+    for (size b = 0; b < (by_block ? p->blocks : 1); b++) {
+      dac d = dac_of(range_of(p, m, b), p->input_levels);
+      size to = by_block ? p->bounds[b + 1] : p->rows; /* what is written behind a block, the next overwrites */
+      for (size k = by_block ? p->bounds[b] : 0; k < to; k += LANES)
+        store(xq + (m - m0) * ld + k, dac_read(load_some(p->x + m * p->rows + k, to - k), d, p->input_levels));
+    }
   }
 }
 
@@ -126,9 +131,9 @@ void at_linear(const linear *p) {
         for (size b = 0; b < p->blocks; b++) {
           size count = p->bounds[b + 1] - p->bounds[b];
           reading r[VECTORS];
-          for (size v = 0; !p->own_range && v < VECTORS; v++) {
+          for (size v = 0; p->range_by != BY_VECTOR && v < VECTORS; v++) {
             size j = n0 + v * LANES, left = p->outputs - j, at = b * p->outputs + j;
-            if (left > 0) r[v] = reading_of(&p->read, range_at(p, 0) * load_some(p->scale + at, left), at, left);
+            if (left > 0) r[v] = reading_of(&p->read, range_of(p, 0, b) * load_some(p->scale + at, left), at, left);
           }
           BY_KIND(pack_outputs, p, b, n0, panel)
           int saturated = 0;
@@ -167,11 +172,11 @@ static void block_gradient(const linear *p, float *gb, size b) {
     }
 }
 
-static void weight_gradient(const linear *p, const float *gb, size k0, size k1, float *panel) {
+static void weight_gradient(const linear *p, const float *gb, size b, size k0, size k1, float *panel) {
   for (size m0 = 0; m0 < p->vectors; m0 += DEPTH) {
     size m1 = least(m0 + DEPTH, p->vectors);
     for (size m = m0; m < m1; m++) {
-      dac d = dac_of(range_at(p, m), p->input_levels);
+      dac d = dac_of(range_of(p, m, b), p->input_levels);
       __builtin_prefetch(p->x + (m + 8) * p->rows + k0);
       UNROLL for (size v = 0; v < PANEL; v += LANES)
         store(panel + (m - m0) * PANEL + v, dac_read(load_some(p->x + m * p->rows + k0 + v, k1 - k0 - v), d, p->input_levels));
@@ -193,12 +198,12 @@ static void weight_gradient(const linear *p, const float *gb, size k0, size k1, 
 }
 
 /* The DAC stops the gradient of what it clips; the range learns from it. Returns the range's part. */
-static double clip_gradient(const linear *p, float *sums, size m0, int rows, size k0, size k1) {
+static double clip_gradient(const linear *p, float *sums, size b, size m0, int rows, size k0, size k1) {
   double taught = 0.0;
   for (int i = 0; i < rows; i++)
     for (size v = 0; v < PANEL && k0 + v < k1; v += LANES) {
       vf x = load_some(p->x + (m0 + i) * p->rows + k0 + v, k1 - k0 - v), g = load(sums + i * PANEL + v);
-      float range = range_at(p, m0 + i);
+      float range = range_of(p, m0 + i, b);
       vi above = x > range, below = x < -range;
       if (!any(above | below)) continue;
       for (int l = 0; l < LANES; l++) taught += above[l] ? (double)g[l] : below[l] ? -(double)g[l] : 0.0;
@@ -221,7 +226,7 @@ static double input_gradient(const linear *p, const float *gb, size b, size k0, 
           store(sums[i] + v, load_some(p->gx + (m + i) * p->rows + k0 + v, k1 - k0 - v));
       point(row, rows, gb + m * p->outputs + n0, p->outputs);
       tile_contiguous(rows, sums[0], row, 1, NULL, panel, n1 - n0, n0 > 0);
-      if (n1 == p->outputs && p->input_levels > 0) taught += clip_gradient(p, sums[0], m, rows, k0, k1);
+      if (n1 == p->outputs && p->input_levels > 0) taught += clip_gradient(p, sums[0], b, m, rows, k0, k1);
       for (int i = 0; i < rows; i++)
         for (size v = 0; v < PANEL && k0 + v < k1; v += LANES)
           store_some(p->gx + (m + i) * p->rows + k0 + v, load(sums[i] + v), k1 - k0 - v);
@@ -255,7 +260,7 @@ void at_linear_backward(const linear *p) {
 #pragma omp for schedule(static)
       for (size i = 0; i < panels; i++) {
         size k0 = from + i * PANEL, k1 = least(k0 + PANEL, to);
-        if (p->gw) weight_gradient(p, gb, k0, k1, panel);
+        if (p->gw) weight_gradient(p, gb, b, k0, k1, panel);
         if (p->gx) p->g_range[first + i] = input_gradient(p, gb, b, k0, k1, panel);
       }
       first += panels;
@@ -265,9 +270,5 @@ void at_linear_backward(const linear *p) {
   free(own);
 }
 
-/* Length of g_range. */
-int64_t at_linear_panels(const int64_t *bounds, int64_t blocks) {
-  int64_t panels = 0;
-  for (size b = 0; b < blocks; b++) panels += (bounds[b + 1] - bounds[b] + PANEL - 1) / PANEL;
-  return panels;
-}
+/* Panels, and so sums of g_range, of a block of so many rows. */
+int64_t at_linear_panels(int64_t rows) { return (rows + PANEL - 1) / PANEL; }

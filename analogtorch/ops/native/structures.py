@@ -30,7 +30,7 @@ _TENSORS = tuple(
         *("samples", "bounds", "columns"),
     )
 )
-_COMMON = (("blocks", _I), ("n_columns", _I), ("own_range", _I), ("find_scale", _I))
+_COMMON = (("blocks", _I), ("n_columns", _I), ("range_by", _I), ("find_scale", _I))
 _REST = (("input_levels", _F), ("noise", WeightNoise), ("read", Adc))
 
 
