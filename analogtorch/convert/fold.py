@@ -19,6 +19,8 @@ from analogtorch.convert.watch import eager, storage
 from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_MARK = "folded_batch_norm"
+"""Attribute of what takes the place of a norm."""
 _PLAIN = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 """What a norm does that is nothing but a norm."""
 
@@ -43,8 +45,8 @@ def fold_batch_norm(model: nn.Module, example: Example, *, tolerance: float | No
 
     Raises:
         TypeError: ``model`` or ``example`` is of another type.
-        ValueError: the model is converted already, nothing can be folded, the model returns no floating-point tensor to
-            compare, or the outputs differ by more than the tolerance. The model is unchanged.
+        ValueError: the model is converted already, nothing can be folded and nothing was before, the model returns no
+            floating-point tensor to compare, or the outputs differ by more than the tolerance. The model is unchanged.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
@@ -52,6 +54,11 @@ def fold_batch_norm(model: nn.Module, example: Example, *, tolerance: float | No
         ['1']
     """
     return folded(model, example, tolerance)[0]
+
+
+def has_folded(model: nn.Module) -> bool:
+    """Whether batch norms of the model were folded before."""
+    return any(hasattr(m, _MARK) for m in model.modules())
 
 
 @torch.no_grad()
@@ -86,12 +93,13 @@ def folded(
                 "dictionaries, by which to prove that folding changes nothing"
             )
         pairs = _pairs(model, run)
-        if not pairs:
+        if not pairs and not has_folded(model):
             raise ValueError("fold_batch_norm: no batch norm follows a linear layer or convolution directly")
         for name, layer in pairs.items():
             norm: Any = model.get_submodule(name)
             old.append((layer, layer.weight, layer.bias))
             gone[norm] = nn.Identity()
+            setattr(gone[norm], _MARK, True)
             fuse = fuse_conv_bn_weights if isinstance(layer, _CONVOLUTIONS) else fuse_linear_bn_weights
             numbers = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             layer.weight, layer.bias = fuse(layer.weight, layer.bias, *numbers)

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from analogtorch.chips import Chip
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.fast_path import reader, restore, switch_off
-from analogtorch.convert.fold import folded
+from analogtorch.convert.fold import folded, has_folded
 from analogtorch.convert.guard import guard
 from analogtorch.convert.kinds import analog_type, check_module, is_analog, reason, refuse_programmed
 from analogtorch.convert.patterns import check_agree, check_known, check_used, matches, names_of, patterns
@@ -95,8 +95,9 @@ def convert(
     names = names_of(model)
     chips = _chips(model, names, chip, overrides, embeddings)
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
-    undo = folded(model, example)[1] if fold_batch_norm else lambda: None
     fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
+    again = not fresh and has_folded(model)  # which changes nothing
+    undo = folded(model, example)[1] if fold_batch_norm and not again else lambda: None
     new: dict[int, Any] = {}
     routed: list[nn.Module] = []
     converted = model

@@ -61,6 +61,20 @@ def test_converting_twice_changes_nothing() -> None:
     assert [layer for _, layer in at.analog_layers(model)] == layers
 
 
+def test_folding_twice_changes_nothing() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 6)
+    digital = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2)).eval()
+    with pytest.raises(ValueError, match="converted already; fold first"):
+        at.convert(at.convert(copy.deepcopy(digital), CHIP), CHIP, fold_batch_norm=True, example=x)
+    for _ in range(2):
+        model = at.convert(digital, CHIP, fold_batch_norm=True, example=x)
+        y = model(x)
+        assert torch.equal(at.convert(model, CHIP, fold_batch_norm=True, example=x)(x), y)
+        digital = at.to_digital(copy.deepcopy(model))
+        assert at.fold_batch_norm(digital, x) == []
+
+
 def test_a_root_layer_comes_back() -> None:
     layer = nn.Linear(3, 2)
     analog = at.convert(layer, CHIP)
