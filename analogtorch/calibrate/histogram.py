@@ -38,7 +38,13 @@ class Histogram:
         return self.largest > 0
 
     def add(self, x: Tensor, weight: Tensor | None = None, first: int = 0) -> None:
-        """Count the numbers of ``x``, all finite; ``weight``: of their squared errors, of its shape; None: 1 each."""
+        """Count the numbers of ``x``, all finite.
+
+        Args:
+            x: of any shape.
+            weight: of their squared errors, of the same shape; None: 1 each.
+            first: of the columns of ``x``, which are not told apart here.
+        """
         x = x.detach().flatten().float()
         if x.numel() == 0:
             return
@@ -147,9 +153,12 @@ class ColumnHistogram:
         return bool(self.largest.any())
 
     def add(self, x: Tensor, weight: Tensor | None = None, first: int = 0) -> None:
-        """Count the numbers of ``x`` (numbers, columns), all finite, from column ``first`` on.
+        """Count the numbers of ``x``, all finite.
 
-        ``weight``: as of a ``Histogram``, but not used: with an input range that is known it is the same in a column.
+        Args:
+            x: (numbers, columns).
+            weight: as of a ``Histogram``, but not used: with an input range that is known a column has one for all.
+            first: the number of the first of these columns.
         """
         if x.numel() == 0:
             return
@@ -185,13 +194,14 @@ class ColumnHistogram:
         rms = (counts @ _COLUMN_MIDDLES.square() / numbers.squeeze(1)).sqrt().unsqueeze(1)
         there, ends = (rms > 0).squeeze(1), _COLUMN_EDGES
         bins = torch.searchsorted(ends, (rms * _MULTIPLES)[there]).clamp_max(len(ends) - 1)
-        near = (8 * (ends / (rms * (1 + 2 * (2 * numbers).rsqrt()))).log2()).round().long()
-        near = (near - _OCTAVES_OF_RMS.start * 8).clamp(0, len(_MULTIPLES) - 1)
+        near = (ends / (rms * (1 + 2 * (2 * numbers).rsqrt())).clamp_min(1e-30)).nan_to_num(math.inf).log2()
+        near = (8 * (near - _OCTAVES_OF_RMS.start)).clamp(0, len(_MULTIPLES) - 1).round().long()
         if method == "percentile":
             spread = (total / numbers)[there].gather(1, bins).mean(0)
             inside = (total + _PRIOR * spread[near]) / (numbers + _PRIOR)
             index = (inside < percentile / 100).sum(1).clamp_max(len(ends) - 1)
-            return torch.where(index > 0, ends[index], torch.where(self.largest <= ends[0], self.largest, 0.0))
+            found = torch.where(index > 0, ends[index], 0.0)
+            return torch.where(self.largest <= ends[0], self.largest, found)
         rounding = (total - total[:, :1]) * (ends / (2 ** (bits - 1) - 1)).square() / 12  # zeros are read exactly
         errors = rounding + counts @ (_COLUMN_MIDDLES - ends.unsqueeze(1)).clamp_min(0).square().T
         spread = (errors / (numbers * rms.square()))[there].gather(1, bins).mean(0)

@@ -222,6 +222,8 @@ def range_text(values: Sequence[float]) -> str:
 
 def bounds_text(bounds: Tensor) -> str:
     """ADC bounds to read: ``5``, or ``0.5 to 9``."""
+    if bounds.is_meta:
+        return "meta"
     ends = [f"{value:.4g}" for value in (bounds.min().item(), bounds.max().item())]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 

@@ -241,12 +241,15 @@ def test_each_column_has_the_bound_that_suits_it(method: str) -> None:
     layer = nn.Sequential(nn.Linear(300, 40, bias=False))
     layer[0].weight.data *= torch.logspace(-2.5, 0, 40).unsqueeze(1)
     layer[0].weight.data[7] = 0.0
+    layer[0].weight.data[8] *= 1e-4  # below all bins
     model = at.calibrate(
         at.convert(layer, chip), [x], method="absmax", adc=method, adc_per="column", percentile=95.0
     ).eval()
     bounds, exact = model[0].output_bounds, _reads(model[0], x, None)
     sizes = exact.abs().amax(0) / (model[0].input_range * layer[0].weight.abs().max())
-    used = torch.arange(40) != 7
+    used = (torch.arange(40) != 7) & (torch.arange(40) != 8)
+    assert bounds[0, 8] == pytest.approx(sizes[8].item(), rel=1e-5)
+    assert bounds.max() < 100
     assert bounds[0, 7] == bounds.max()  # reads zeros whatever it is
     if method == "absmax":
         assert torch.allclose(bounds[0, used], sizes[used], rtol=1e-5)
@@ -381,6 +384,9 @@ def test_bounds_can_be_set_and_taken_away() -> None:
     assert torch.equal(model(X), first)
     layer.set_output_bounds([[0.5] * 32, [1.0] * 32, [2.0] * 32])
     assert "ADC bounds=0.5 to 2" in repr(layer)
+    on_meta = copy.deepcopy(model).to("meta")
+    assert "ADC bounds=meta" in repr(on_meta[0])
+    assert "0 meta" in str(at.summary(on_meta))
     bounds = layer.output_bounds
     for wrong, message in (
         (0.0, "must be positive finite numbers, got 0.0"),
