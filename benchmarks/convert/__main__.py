@@ -62,7 +62,10 @@ def io_table(options: argparse.Namespace) -> Table:
     known = io.nets(options.size, options.inputs, options.epochs)
     for name in options.models or known:
         _say(name)
-        rows.append(io.measure(known[name]()))
+        row = io.measure(known[name]())
+        found = (f"{setting} {_number(row.cosines[setting], row.plain.get(setting))}" for setting in row.cosines)
+        _say(f"  {', '.join(found) or row.guard}")  # the table comes last, after half an hour
+        rows.append(row)
     times = ("convert", "calibrate", "digital", "analog")
     table = [["net", "guard", "layers", "on chip", *io.SETTINGS, *(f"{name}, s" for name in times)]]
     for row in rows:
