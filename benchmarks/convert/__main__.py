@@ -79,7 +79,7 @@ def io_table(options: argparse.Namespace) -> Table:
         "8-bit: as hermes64 is, each vector or sample sets its DAC range. Calibrated: a range per layer (mse). And "
         "ADC: its bound as well, 99.99th percentile. Column scales too: a weight scale per column. ADC by column: an "
         "ADC bound for each column of a tile (mse), DAC ranges as in 8-bit. DAC alone: no ADC, ranges as in 8-bit. "
-        "12-bit: column scales, not calibrated.",
+        "12-bit: the same as ADC by column.",
         f"torchvision's nets: random weights that depend on the inputs, {options.size}x{options.size} crops of two "
         f"photographs; _digits: trained here on 1,198 digits of 64x64 in {options.epochs} epochs. EfficientNet-Lite0: "
         "weights trained on ImageNet, the same crops. nn.Transformer and the LSTM: random weights. MiniLM: trained "

@@ -43,7 +43,7 @@ SETTINGS = {
     "column scales too": Setting(chip={"weight_scale": "column"}, calibrate=ADC),
     "ADC by column": Setting(calibrate=ADC_BY_COLUMN),
     "DAC alone": Setting(chip={"output_bits": None}),
-    "12-bit": Setting(chip={"weight_scale": "column", "input_bits": 12, "output_bits": 12}),
+    "12-bit": Setting(chip={"input_bits": 12, "output_bits": 12}, calibrate=ADC_BY_COLUMN),
 }
 """Columns of the table; "and ADC": its bound is calibrated as well, for the layer or for each column of a tile."""
 
