@@ -29,6 +29,7 @@ from analogtorch.convert import analog_layers, convert, reason, refuse_programme
 from analogtorch.convert.kinds import analog_type
 from analogtorch.description import DESCRIPTION, WEIGHTS, Checkpoint, describe, library_version, read, recipe
 from analogtorch.nn import AnalogLayer, AnalogMatrix
+from analogtorch.nn.ranges import without_converters
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.program import ProgrammedChip, program
 from analogtorch.tiling import sections
@@ -387,6 +388,9 @@ def _check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Modul
             raise ValueError(
                 f"{label} has {len(bounds)} rows of ADC bounds, and {readings} (row blocks, outputs) in the model"
             )
+        limits = torch.tensor(1.0 if bounds is None else bounds, dtype=torch.promote_types(dtype, torch.float32))
+        if not ((limits > 0) & (limits < math.inf)).all():
+            raise ValueError(f"{label} has ADC bounds that do not fit in {limits.dtype}")
 
 
 def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
@@ -418,5 +422,5 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
                 made[id(t)] = nn.Parameter(own, t.requires_grad) if isinstance(t, nn.Parameter) else own
                 taken.add(id(tensors[key]))
             given[key] = made[id(t)]
-    given._metadata = state._metadata  # type: ignore[attr-defined]
+    given._metadata = without_converters(state._metadata)  # type: ignore[attr-defined]
     model.load_state_dict(given, strict=True, assign=assign)

@@ -210,6 +210,7 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     known = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range", "output_bounds")
+    data = {"output_bounds": None, **data} if isinstance(data, dict) else data  # checkpoints of before have none
     _check_fields("layers: ", data, known)
     name, value, index = data["name"], data["input_range"], data["chip"]
     for field in ("name", "key", "kind", "weight"):

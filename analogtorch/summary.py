@@ -178,7 +178,7 @@ def _left(model: nn.Module, name: str) -> str:
 
 
 def _row(name: str, layer: AnalogLayer) -> LayerRow:
-    ranges = layer.input_ranges
+    ranges, bounds = layer.input_ranges, layer.output_bounds
     return LayerRow(
         name=name or "(root)",
         kind=type(layer).__name__.removeprefix("Analog"),
@@ -187,7 +187,7 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         cells=sum(section.cells for section in layer.sections),
         input_range="absmax of each input (not calibrated)" if ranges is None else range_text(ranges),
         chip=layer.chip,
-        output_bounds=None if layer.output_bounds is None else bounds_text(layer.output_bounds),
+        output_bounds=None if bounds is None or layer.chip.output_bits is None else bounds_text(bounds),
     )
 
 

@@ -65,7 +65,7 @@ class _PartialSums:
                 for c in section.col_blocks
             ]
         self._parts: list[tuple[range, slice, Histogram | ColumnHistogram]] = [
-            (rows, c, ColumnHistogram(outputs) if per == "column" else Histogram())
+            (rows, c, ColumnHistogram(outputs, weighted=not layer.calibrated) if per == "column" else Histogram())
             for rows in ([range(blocks)] if per == "layer" else [range(b, b + 1) for b in range(blocks)])
             for c in columns
         ]
@@ -102,9 +102,8 @@ class _PartialSums:
             if met.met:
                 # with the noise of the readings, or the bound could lie inside it
                 read = met.noisy(chip.output_noise)
-                found[rows.start : rows.stop, columns] = torch.as_tensor(
-                    read.bound(method, chip.output_bits, percentile), dtype=found.dtype
-                )
+                bound = torch.as_tensor(read.bound(method, chip.output_bits, percentile), dtype=found.dtype)
+                found[rows.start : rows.stop, columns] = torch.where(torch.as_tensor(met.largest) > 0, bound, 0.0)
         if not found.any():
             raise ValueError(
                 f"calibrate: layer {self._name!r}: the {percentile=} of the partial sums is zero; use a larger "

@@ -122,7 +122,7 @@ class Histogram:
 
 _COARSE = 3
 """Bits of the mantissa that tell the bins of columns apart."""
-_OCTAVES = range(-15, 11)
+_OCTAVES = range(-15, 17)
 _COLUMN_EDGES = torch.cat(
     [torch.tensor([2.0**_OCTAVES.start], dtype=torch.float64)]
     + [2.0**e * (1 + torch.arange(1, 1 + (1 << _COARSE)).double() / (1 << _COARSE)) for e in _OCTAVES]
@@ -140,11 +140,13 @@ nn.Transformer, of 10 to 1000."""
 class ColumnHistogram:
     """Magnitudes of each column of numbers in units of (full-scale input x weight scale), in bins 6 to 12 % wide.
 
-    A column takes 1.7 KB. What is below 2^-15 of full scale counts as zeros do, where a column has more than that.
+    A column takes 2 KB. What is below 2^-15 of full scale counts as zeros do, where a column has more than that.
     """
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, weighted: bool = False) -> None:
         self.counts = torch.zeros(columns, len(_COLUMN_EDGES), dtype=torch.int64)
+        self.squares = torch.zeros_like(self.counts, dtype=torch.float64) if weighted else None
+        """As of a ``Histogram``; None: the weight is the same for all numbers of a column, and does not matter."""
         self.largest = torch.zeros(columns, dtype=torch.float64)
 
     @property
@@ -157,7 +159,7 @@ class ColumnHistogram:
 
         Args:
             x: (numbers, columns).
-            weight: as of a ``Histogram``, but not used: with an input range that is known a column has one for all.
+            weight: as of a ``Histogram``.
             first: the number of the first of these columns.
         """
         if x.numel() == 0:
@@ -169,14 +171,20 @@ class ColumnHistogram:
         bins = ((x.contiguous().view(torch.int32) >> 23 - _COARSE) - below).clamp_(0, width - 1)
         bins = (bins + width * torch.arange(x.shape[1], device=x.device)).flatten().cpu()
         self.counts[mine] += torch.bincount(bins, minlength=width * x.shape[1]).view(-1, width)
+        if self.squares is not None and weight is not None:
+            squares = torch.bincount(bins, weight.reshape(-1).double().cpu(), width * x.shape[1])
+            self.squares[mine] += squares.view(-1, width)
 
     def noisy(self, deviation: float) -> "ColumnHistogram":
         """As of a ``Histogram``."""
         if not deviation:
             return self
-        reached = self.counts.double() @ _within(_COLUMN_EDGES, _COLUMN_MIDDLES, deviation).T
-        new = ColumnHistogram(len(self.counts))
+        within = _within(_COLUMN_EDGES, _COLUMN_MIDDLES, deviation).T
+        new, reached = ColumnHistogram(len(self.counts)), self.counts.double() @ within
         new.counts = torch.diff(reached, dim=1, prepend=reached.new_zeros(len(reached), 1)).clamp_min(0)
+        if self.squares is not None:
+            costly = self.squares @ within
+            new.squares = torch.diff(costly, dim=1, prepend=costly.new_zeros(len(costly), 1)).clamp_min(0)
         beyond = self.counts.sum(1, keepdim=True) - reached
         new.largest = _COLUMN_EDGES[(beyond > math.log(2)).sum(1).clamp_max(len(_COLUMN_EDGES) - 1)]
         return new
@@ -189,8 +197,11 @@ class ColumnHistogram:
         """
         if method == "absmax" or bits is None:
             return self.largest
-        counts, total = self.counts.double(), self.counts.cumsum(1).double()
-        numbers = total[:, -1:]
+        counts = self.counts.double()
+        numbers = counts.sum(1, keepdim=True)
+        if self.squares is not None and method == "mse":
+            counts = self.squares * (numbers / self.squares.sum(1, keepdim=True).clamp_min(1e-300))
+        total = counts.cumsum(1)
         rms = (counts @ _COLUMN_MIDDLES.square() / numbers.squeeze(1)).sqrt().unsqueeze(1)
         there, ends = (rms > 0).squeeze(1), _COLUMN_EDGES
         bins = torch.searchsorted(ends, (rms * _MULTIPLES)[there]).clamp_max(len(ends) - 1)

@@ -163,11 +163,12 @@ def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
 @contextlib.contextmanager
 def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
     """Chips, ranges, whether they are known, and ADC bounds are afterwards as before."""
-    before = [
-        (layer, layer.chip, layer.output_bounds, layer.calibrated, r, r.detach().clone(), r.grad, r.requires_grad)
-        for layer in layers.values()
-        for r in (layer.input_range,)
-    ]
+    with torch.inference_mode(False):  # what is put back must be able to learn
+        before = [
+            (layer, layer.chip, layer.output_bounds, layer.calibrated, r, r.detach().clone(), r.grad, r.requires_grad)
+            for layer in layers.values()
+            for r in (layer.input_range,)
+        ]
     try:
         yield
     finally:

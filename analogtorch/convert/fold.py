@@ -20,7 +20,7 @@ from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _MARK = "folded_batch_norm"
-"""Attribute of what takes the place of a norm."""
+"""Attribute of what takes the place of a norm, True, and of the norms that were left, False."""
 _PLAIN = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 """What a norm does that is nothing but a norm."""
 
@@ -57,8 +57,9 @@ def fold_batch_norm(model: nn.Module, example: Example, *, tolerance: float | No
 
 
 def has_folded(model: nn.Module) -> bool:
-    """Whether batch norms of the model were folded before."""
-    return any(hasattr(m, _MARK) for m in model.modules())
+    """Whether all batch norms of the model that can be folded were folded before."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    return any(getattr(m, _MARK, False) for m in model.modules()) and all(hasattr(m, _MARK) for m in norms)
 
 
 @torch.no_grad()
@@ -79,9 +80,13 @@ def folded(
     old: list[tuple[Any, Any, Any]] = []
     gone: dict[nn.Module, nn.Module] = {}
 
+    left: list[nn.Module] = []
+
     def undo() -> None:
         for layer, weight, bias in old:
             layer.weight, layer.bias = weight, bias
+        for norm in left:
+            delattr(norm, _MARK)
         replace(model, {id(new): norm for norm, new in gone.items()})
 
     try:
@@ -111,6 +116,9 @@ def folded(
     finally:
         for module, mode in modes.items():
             module.training = mode
+    left += [m for m in model.modules() if isinstance(m, _BatchNorm) and not hasattr(m, _MARK)]
+    for norm in left:
+        setattr(norm, _MARK, False)
     return list(pairs), undo
 
 

@@ -73,7 +73,8 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
             return f"its {name} has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
     if own := kind.refuses(module):
         return own
-    if taken := sorted(OWN & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
+    names = OWN.union(dir(kind)).difference(dir(kind.digital))
+    if taken := sorted(names & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
     return refuses(kind, module)
 

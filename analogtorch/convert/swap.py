@@ -96,7 +96,7 @@ def convert(
     chips = _chips(model, names, chip, overrides, embeddings)
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
     fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
-    again = not fresh and has_folded(model)  # which changes nothing
+    again = has_folded(model)  # which would change nothing
     undo = folded(model, example)[1] if fold_batch_norm and not again else lambda: None
     new: dict[int, Any] = {}
     routed: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""The input ranges of analog layers in the checkpoints of the Hugging Face ``Trainer``.
+"""Input ranges and ADC bounds of analog layers in the checkpoints of the Hugging Face ``Trainer``.
 
 It imports transformers, so nothing of AnalogTorch imports it: ``from analogtorch.hwa.huggingface import KeepRanges``.
 """
@@ -20,9 +20,9 @@ class KeepRanges(TrainerCallback, ExportableState):
     """``Trainer(callbacks=[KeepRanges()])``: its checkpoints hold the input ranges, a resumed run goes on from them.
 
     The Trainer writes weights as safetensors, which have no place for the ranges: a layer would go on with those it was
-    calibrated to, not with what it had learnt. They go into ``trainer_state.json``. The Trainer loads the weights
-    first, which warns that they bring no ranges; these follow as training begins. So do those of the best checkpoint,
-    under ``load_best_model_at_end``, as it ends.
+    calibrated to, not with what it had learnt. They go into ``trainer_state.json``, with the ADC bounds. The Trainer
+    loads the weights first, which warns that they bring no ranges; these follow as training begins. So do those of the
+    best checkpoint, under ``load_best_model_at_end``, as it ends.
 
     Convert and calibrate the model as for the first run before it is resumed: only then does the optimizer that is
     loaded know the ranges.
@@ -31,14 +31,17 @@ class KeepRanges(TrainerCallback, ExportableState):
     def __init__(self) -> None:
         self.ranges: dict[str, list[float]] = {}
         """By layer, when they were last looked at."""
+        self.bounds: dict[str, Any] = {}
+        """ADC bounds of the layers that have their own."""
         self._model: nn.Module | None = None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         if self._model is not None:
-            layers = analog_layers(self._model)
-            self.ranges = {name: list(found) for name, layer in layers if (found := layer.input_ranges) is not None}
-        return {"args": {}, "attributes": {"ranges": self.ranges}}
+            layers = list(analog_layers(self._model))
+            self.ranges = {name: list(r) for name, layer in layers if (r := layer.input_ranges) is not None}
+            self.bounds = {name: b for name, layer in layers if (b := layer.saved_bounds()) is not None}
+        return {"args": {}, "attributes": {"ranges": self.ranges, "bounds": self.bounds}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Take the ranges of the checkpoint, if there is one."""
@@ -53,7 +56,7 @@ class KeepRanges(TrainerCallback, ExportableState):
 
 
 def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
-    """Set the input ranges of a converted model to those of a Trainer's checkpoint that ``KeepRanges`` took part in.
+    """Set input ranges and ADC bounds of a converted model to those of a checkpoint that ``KeepRanges`` took part in.
 
     Args:
         model: converted; its weights are loaded by other means, such as ``from_pretrained``.
@@ -64,7 +67,7 @@ def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
     Raises:
         FileNotFoundError: the folder has no ``trainer_state.json``.
-        ValueError: that file holds no ranges, or those of other layers. The model is unchanged.
+        ValueError: that file holds none, or those of other layers. The model is unchanged.
     """
     file = Path(checkpoint) / _FILE
     if not file.is_file():
@@ -77,16 +80,19 @@ def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
 
 def _take(model: nn.Module, state: Any) -> bool:
-    """Set the ranges that are kept in the Trainer's state; whether there are any."""
-    ranges = state.stateful_callbacks.get(_NAME, {}).get("attributes", {}).get("ranges", {})
-    layers = dict(analog_layers(model))
-    if unknown := [name for name in ranges if name not in layers]:
+    """Set the ranges and bounds that are kept in the Trainer's state; whether there are any."""
+    kept = state.stateful_callbacks.get(_NAME, {}).get("attributes", {})
+    ranges, bounds, layers = kept.get("ranges", {}), kept.get("bounds", {}), dict(analog_layers(model))
+    if unknown := [name for name in (*ranges, *bounds) if name not in layers]:
         raise ValueError(
             f"KeepRanges: the checkpoint has an input range of {unknown[0]!r}, which is no analog layer of this model; "
             "convert the same layers as for the run that wrote it"
         )
     for name, values in ranges.items():
         layers[name].checked_ranges(values)
+    found = {name: layers[name].checked_bounds(bounds.get(name)) for name in {**ranges, **bounds}}
     for name, values in ranges.items():
         layers[name].set_input_range(values)
-    return bool(ranges)
+    for name, own in found.items():
+        layers[name].output_bounds = own
+    return bool(ranges or bounds)

@@ -61,6 +61,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         super().set_input_range(1.0)
 
     def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
+        self._load_bounds(local_metadata, errors)
         self.set_input_range(1.0)  # nothing to be read, but weights may have been assigned to a layer on meta
 
     def as_matrix(self, weight: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class RangedLayer(nn.Module):
         Args:
             value: > 0; one for the whole layer, or one for each of its row blocks, whose tiles have DACs of their own.
                 Groups of a convolution share that of a row block. On a GPU, and where row blocks cut a kernel, such a
-                layer computes in plain torch, more slowly.
+                layer computes in plain torch, more slowly. An optimizer that has stepped with another number of ranges
+                must be made anew.
 
         Raises:
             ValueError: a value is not a positive finite number, or their number is neither 1 nor that of row blocks.
@@ -64,7 +65,8 @@ class RangedLayer(nn.Module):
         stored = torch.tensor(values, dtype=self.input_range.dtype, device="cpu")  # whatever the default device is
         with torch.no_grad():
             if self.input_range.shape != stored.shape:  # the same Parameter, which an optimizer may know
-                self.input_range.data, self.input_range.grad = self.input_range.new_empty(stored.shape), None
+                with torch.inference_mode(False):  # it must be able to learn, whatever it was set under
+                    self.input_range.data, self.input_range.grad = self.input_range.new_empty(stored.shape), None
             self.input_range.fill_(values[0]) if len(values) == 1 else self.input_range.copy_(stored)
         if not self.calibrated:
             self.input_range.requires_grad_(self.weight.requires_grad and self.chip.input_bits is not None)
@@ -159,6 +161,8 @@ class RangedLayer(nn.Module):
         metadata, ranges = getattr(destination, "_metadata", None), self.input_ranges
         if metadata is not None and (bounds := self.saved_bounds()) is not None:
             metadata[prefix[:-1]][_BOUNDS_KEY] = bounds
+            if not self.calibrated:
+                metadata[prefix[:-1]][_KEY] = None
         if ranges is not None and metadata is not None:
             metadata[prefix[:-1]][_KEY] = ranges[0] if len(ranges) == 1 else list(ranges)
         elif self.calibrated and not self.input_range.is_meta and self.input_range.numel() > 1:
@@ -194,14 +198,27 @@ class RangedLayer(nn.Module):
             errors.append(f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it came from")
         return self.programmed is not None
 
-    def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
+    def _load_bounds(self, local_metadata: dict, errors: list) -> None:
         if _KEY in local_metadata or _BOUNDS_KEY in local_metadata:  # whoever saved ranges had these bounds, or none
             try:
                 self.set_output_bounds(local_metadata.get(_BOUNDS_KEY))
             except ValueError as error:
                 errors.append(str(error))
+        bounds = self.output_bounds
+        if bounds is not None and bounds.is_meta and not self.weight.is_meta:
+            warnings.warn(
+                f"the ADC bounds of {self.layer_name!r} were lost on the meta device, and this state_dict carries "
+                "none: the layer has that of its chip; call analogtorch.calibrate for its own",
+                stacklevel=4,
+            )
+            self.output_bounds = None
+
+    def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
+        self._load_bounds(local_metadata, errors)
         if value is None:
             value = local_metadata.get(_KEY)
+            if value is None and _KEY in local_metadata and self.calibrated:
+                self.forget_input_range()
         elif isinstance(value, Tensor):
             value = value.flatten().tolist()
         values = value if isinstance(value, list) else [0.0 if value is None else float(value)]
@@ -212,6 +229,11 @@ class RangedLayer(nn.Module):
                 errors.append(str(error))
         elif self.input_range.is_meta and not self.weight.is_meta:
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+
+
+def without_converters(metadata: Any) -> Any:
+    """The metadata of a ``state_dict`` as that of a digital model has it."""
+    return {name: {k: v for k, v in own.items() if k not in (_KEY, _BOUNDS_KEY)} for name, own in metadata.items()}
 
 
 def range_text(values: Sequence[float]) -> str:

@@ -94,6 +94,8 @@ def _check(inputs: Inputs, plan: Plan) -> None:
         if t is not None and (t.dtype != torch.int64 or t.device != x.device):
             raise TypeError(f"mvm: {name} must be int64 on {x.device}, got {t.dtype} on {t.device}")
     for name, given in (("scale", scale), ("gain", gain), ("output_bounds", output_bounds)):
+        if given is not None and given.device != x.device:
+            raise TypeError(f"mvm: {name} must be on {x.device}, as x is, got {given.device}")
         if given is not None and tuple(given.shape) != (plan.blocks, w.shape[0]):
             raise ValueError(f"mvm: {name} must be {(plan.blocks, w.shape[0])}, got shape {tuple(given.shape)}")
     if plan.weight_noise > 0 and key is None:

@@ -319,7 +319,7 @@ def test_bounds_of_layers_whose_inputs_set_their_range(adc_per: str, tmp_path) -
     assert [layer.input_ranges for _, layer in at.analog_layers(model)] == [None, None]
     assert not any(layer.input_range.requires_grad for _, layer in at.analog_layers(model))
     errors = [((m(x) - y).norm(dim=1) / y.norm(dim=1)).mean() for m in (ranges, model)]
-    assert errors[1] < 0.1 < errors[0]  # one range for inputs of all sizes rounds the small ones away
+    assert errors[1] < 0.15 < errors[0]  # one range for inputs of all sizes rounds the small ones away
     for loaded in (at.load(at.save(model, tmp_path), copy.deepcopy(digital)), at.convert(digital, chip)):
         loaded.load_state_dict(model.state_dict())
         assert torch.equal(loaded.eval()(x), model(x))
@@ -418,13 +418,15 @@ def test_an_embedding_reads_each_dimension_with_its_bound() -> None:
     torch.manual_seed(0)
     chip = dataclasses.replace(CHIP, rows=32)
     layer = at.convert(nn.Sequential(nn.Embedding(50, 20)), chip, embeddings=True).eval()[0]
-    tokens = torch.arange(50)
+    tokens, fresh = torch.arange(50), copy.deepcopy(layer)
     layer.set_output_bounds(torch.rand(layer.readings) + 0.1)
     scale = torch.stack([block.abs().max() for block in layer.weight.split(32)])
     bound = layer.output_bounds.repeat_interleave(torch.tensor([32, 18]), 0) * scale.repeat_interleave(
         torch.tensor([32, 18])
     ).unsqueeze(1)
     assert torch.allclose(layer(tokens), rounded(layer.weight, bound, 8), atol=1e-6)
+    fresh.load_state_dict(layer.state_dict())
+    assert torch.equal(fresh(tokens), layer(tokens))
 
 
 def test_columns_of_a_histogram_are_histograms() -> None:
@@ -447,3 +449,113 @@ def test_columns_of_a_histogram_are_histograms() -> None:
                     assert found == one.largest  # below all bins: whatever it is, it fits
                 else:
                     assert found == pytest.approx(expected.bound(method, bits, 99.0), rel=0.2), (method, bits, i)
+
+
+def _weighted_task() -> tuple[nn.Module, torch.Tensor]:
+    """Inputs of which half are a thousand times as large, and small ones whose sums are large for them."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 16, bias=False)
+    signs = torch.sign(layer.weight.detach()[torch.randint(16, (500,))])
+    return nn.Sequential(layer), torch.cat([torch.rand(500, 64) + 3 * signs, 1000 * torch.randn(500, 64)])
+
+
+def test_mse_is_in_units_of_the_output_also_where_inputs_set_their_range() -> None:
+    digital, x = _weighted_task()
+    chip, errors = dataclasses.replace(CHIP, output_bits=4), {}
+    for per in ("layer", "column"):
+        model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], method=None, adc="mse", adc_per=per).eval()
+        errors[per] = (model(x) - digital(x)).norm().item()
+    assert errors["column"] < 1.1 * errors["layer"]
+
+
+def test_columns_of_many_rows_have_bounds_beyond_a_thousand() -> None:
+    layer = nn.Linear(8192, 4, bias=False)
+    nn.init.ones_(layer.weight)
+    x = torch.rand(64, 8192) * 0.2 + 0.8
+    for adc in ("mse", "percentile", "absmax"):
+        for noise in (0.0, 0.04):
+            chip = dataclasses.replace(CHIP, rows=8192, output_noise=noise)
+            model = at.convert(nn.Sequential(copy.deepcopy(layer)), chip).eval()
+            at.calibrate(model, [x], method="absmax", adc=adc, adc_per="column", percentile=100.0)
+            assert (model[0].output_bounds > 7300).all()
+            assert torch.allclose(model(x), layer(x), rtol=0.02)
+
+
+@pytest.mark.parametrize("adc", ["mse", "percentile", "absmax"])
+def test_a_column_of_zeros_gets_the_largest_bound_whatever_the_noise(adc: str) -> None:
+    layer = nn.Linear(8, 4, bias=False)
+    layer.weight.data = torch.eye(4, 8)
+    x = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0))
+    x[:, 2] = 0
+    model = at.convert(nn.Sequential(layer), at.chips.hermes64())
+    at.calibrate(model, [x], adc=adc, adc_per="column")
+    assert model[0].output_bounds[0, 2] == model[0].output_bounds.max() > 1
+
+
+def test_a_state_without_ranges_takes_those_of_the_layer_away() -> None:
+    first = at.calibrate(at.convert(_net(), CHIP), [X], method=None, adc="mse", adc_per="column").eval()
+    other = at.calibrate(at.convert(_net(), CHIP), [X]).eval()
+    other.load_state_dict(first.state_dict())
+    assert not other[0].calibrated
+    assert torch.equal(other(X), first(X))
+    plain = at.calibrate(at.convert(_net(), CHIP), [X])
+    plain.load_state_dict(at.convert(_net(), CHIP).state_dict())  # that one says nothing of converters
+    assert plain[0].calibrated
+
+
+def test_bounds_that_the_meta_device_lost_are_not_made_up() -> None:
+    model = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse", adc_per="column").eval()
+    plain = {key: t.clone() for key, t in model.state_dict().items()}
+    model = model.to("meta")
+    with pytest.warns(UserWarning, match="ADC bounds of .* were lost on the meta device"):
+        model.load_state_dict(plain, assign=True)
+    assert _bounds(model) == [None, None]
+    assert model(X).isfinite().all()
+
+
+def test_loading_replaces_bounds_of_another_chip(tmp_path) -> None:
+    small = dataclasses.replace(CHIP, rows=128)
+    model, other = (
+        at.calibrate(at.convert(_net(), chip), [X], adc="mse", adc_per="column").eval() for chip in (CHIP, small)
+    )
+    saved = at.save(other, tmp_path)
+    for layer in (model[0], model[2]):
+        layer.chip = small
+    assert torch.equal(at.load(saved, model)(X), other(X))
+
+
+def test_bounds_that_do_not_fit_are_refused_before_anything_is_loaded(tmp_path) -> None:
+    model = at.calibrate(at.convert(_net().double(), CHIP), [X.double()])
+    model[0].set_output_bounds(1e-60)
+    saved, fresh = at.save(model, tmp_path), _net()
+    fresh[2].weight.data.zero_()
+    with pytest.raises(ValueError, match="has ADC bounds that do not fit in torch.float32"):
+        at.load(saved, fresh)
+    assert type(fresh[0]) is nn.Linear
+    assert not fresh[2].weight.any()
+
+
+def test_checkpoints_of_before_have_no_bounds(tmp_path) -> None:
+    saved = at.save(at.calibrate(at.convert(_net(), CHIP), [X]), tmp_path)
+    description = tmp_path / "analog.json"
+    data = json.loads(description.read_text())
+    for entry in data["layers"]:
+        del entry["output_bounds"]
+    description.write_text(json.dumps(data))
+    assert _bounds(at.load(saved, _net())) == [None, None]
+
+
+def test_bounds_without_an_adc_are_not_listed() -> None:
+    model = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse")
+    model[0].chip = dataclasses.replace(CHIP, output_bits=None)
+    assert "the chip's own is 12: 2 " in str(at.summary(model))
+
+
+@pytest.mark.parametrize("per", ["layer", "tile"])
+def test_calibrated_in_inference_mode_it_can_learn(per: str) -> None:
+    model = at.convert(_net(), dataclasses.replace(CHIP, rows=100))
+    with torch.inference_mode():
+        at.calibrate(model, [X], per="tile", adc="mse", adc_per="column")
+        at.calibrate(model, [X], per=per, adc="mse", adc_per="column")
+    model.train()(X).square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())

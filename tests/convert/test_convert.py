@@ -73,6 +73,15 @@ def test_folding_twice_changes_nothing() -> None:
         assert torch.equal(at.convert(model, CHIP, fold_batch_norm=True, example=x)(x), y)
         digital = at.to_digital(copy.deepcopy(model))
         assert at.fold_batch_norm(digital, x) == []
+    parts = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1)
+    ).eval()
+    at.convert(parts, CHIP, include="0", fold_batch_norm=True, example=x)
+    at.convert(parts, CHIP, fold_batch_norm=True, example=x)  # the norm that is left was looked at before
+    assert [type(m).__name__ for m in parts] == ["AnalogConv2d", "Identity", "ReLU", "BatchNorm2d", "AnalogConv2d"]
+    parts.append(nn.BatchNorm2d(5).eval())
+    with pytest.raises(ValueError, match="converted already; fold first"):
+        at.convert(parts, CHIP, fold_batch_norm=True, example=x)
 
 
 def test_a_root_layer_comes_back() -> None:
@@ -269,10 +278,14 @@ def test_layers_whose_computation_is_changed_in_other_ways_stay_digital() -> Non
     patched.forward = lambda x: 2 * x  # type: ignore[method-assign]
     taken = nn.Linear(3, 3)
     taken.chip = "mine"
+    logged = nn.Linear(3, 3)
+    logged.readings = []
     with pytest.warns(UserWarning, match="zero-element"):
         empty = nn.Linear(3, 0)
     conv, ok = Standardised(2, 2, 1), nn.Linear(3, 3)
-    model = nn.ModuleDict({"patched": patched, "conv": conv, "empty": empty, "taken": taken, "ok": ok})
+    model = nn.ModuleDict(
+        {"patched": patched, "conv": conv, "empty": empty, "taken": taken, "logged": logged, "ok": ok}
+    )
     at.convert(model, CHIP)
     assert [name for name, _ in at.analog_layers(model)] == ["ok"]
     reasons = {name: why for name, why, _ in at.summary(model).skipped}
@@ -280,6 +293,7 @@ def test_layers_whose_computation_is_changed_in_other_ways_stay_digital() -> Non
     assert reasons["conv"] == "Standardised overrides _conv_forward, which uses the weight in std"
     assert "nothing to place" in reasons["empty"]
     assert "'chip', a name that analog layers use" in reasons["taken"]
+    assert "'readings', a name that analog layers use" in reasons["logged"]
 
 
 def test_another_chip_and_an_empty_include_are_refused() -> None:

@@ -110,6 +110,17 @@ def test_a_run_that_keeps_its_ranges_is_resumed_bit_for_bit(restore: bool, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+@pytest.mark.parametrize("method", ["mse", None])
+def test_adc_bounds_are_kept_too(method: Any, tmp_path: Path) -> None:
+    model, fresh = _convert(_bert()), _convert(_bert())
+    at.calibrate(model, [_batch(model)], method=method, adc="mse", adc_per="column")
+    _trained(model, tmp_path, callbacks=[KeepRanges()])
+    load_ranges(fresh, tmp_path / "checkpoint-3")
+    for (_, layer), (_, other) in zip(at.analog_layers(model), at.analog_layers(fresh), strict=True):
+        assert torch.equal(layer.output_bounds, other.output_bounds)
+
+
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
 def test_the_best_model_gets_the_ranges_that_it_had(tmp_path: Path) -> None:
     model = _convert(_bert())
     seen = {}

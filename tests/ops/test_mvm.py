@@ -258,6 +258,7 @@ BAD = {
     "output keys": (ValueError, "2 row blocks", {"output_keys": KEYS[:1]}),
     "samples": (ValueError, "2 elements", {"samples": torch.arange(3)}),
     "narrow samples": (TypeError, "samples must be int64", {"samples": torch.arange(2, dtype=torch.int32)}),
+    "scale elsewhere": (TypeError, "scale must be on cpu", {"scale": torch.ones(2, 4, device="meta")}),
     "key elsewhere": (TypeError, "key must be int64 on cpu, got torch.int64 on meta", {"key": KEY.to("meta")}),
     "bias of another type": (ValueError, "of w's type", {"bias": torch.zeros(4, dtype=torch.float64)}),
     "columns": (ValueError, "from 0 to the 4 outputs", {"plan": dataclasses.replace(_LINEAR, columns=(0, 20))}),

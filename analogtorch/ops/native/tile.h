@@ -9,7 +9,7 @@ enum { ROWS = 4 };
 #endif
 enum { VECTORS = 2, PANEL = VECTORS * LANES };
 
-typedef float tile[ROWS][PANEL];
+typedef float tile[ROWS + 1][PANEL]; /* one to spare: readers of a part of a row load whole vectors */
 
 /* out[i][j] (+)= sum over p of row[i][p * step] * b[p][j], p in order; where `where` is given, row[i][where[p]]. */
 INLINE void tile_of(int rows, float *out, const float *const *row, size step, const int32_t *where, const float *b,
