@@ -296,8 +296,10 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
     _check_keys(saved, tensors, model)
     _check_layers(saved, tensors, model)
     model = _converted(saved, model)
-    _fill(model, tensors)
     layers = dict(analog_layers(model))
+    for layer in layers.values():
+        layer.set_output_bounds(None)  # those of before may be of another chip, or on the meta device
+    _fill(model, tensors)
     for entry in saved.layers:
         layer = layers[entry.name]
         if entry.input_range is not None:

@@ -522,6 +522,7 @@ def test_loading_replaces_bounds_of_another_chip(tmp_path) -> None:
     for layer in (model[0], model[2]):
         layer.chip = small
     assert torch.equal(at.load(saved, model)(X), other(X))
+    assert torch.equal(at.load(saved, model.to("meta"))(X), other(X))
 
 
 def test_bounds_that_do_not_fit_are_refused_before_anything_is_loaded(tmp_path) -> None:
