@@ -24,7 +24,7 @@ def test_import_is_lean() -> None:
         subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True) for _ in range(3)
     ]
     share, cuda, heavy = zip(*(run.stdout.strip().split("|") for run in runs), strict=True)
-    assert min(map(float, share)) < 0.2  # 0.06 seen; CPU time, and a share of it: machines differ and are busy
+    assert min(map(float, share)) < 0.12  # 0.06 seen; CPU time, and a share of it: machines differ and are busy
     assert set(cuda) == {"False"}
     assert set(heavy) == {"[]"}
     assert all(run.stderr == "" for run in runs)
