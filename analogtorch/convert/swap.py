@@ -59,7 +59,7 @@ def convert(
             differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. Of several that match, the last counts.
         embeddings: convert every ``nn.Embedding`` too: a token is then one noisy reading of its row.
         fold_batch_norm: fold batch norms into the layers before them first, as ``analogtorch.fold_batch_norm`` does;
-            needs ``example``. ``to_digital`` does not unfold them.
+            needs ``example``. Asked again, what was folded or left stays so. ``to_digital`` does not unfold them.
         example: the model's input (a tensor, a tuple of arguments or a dictionary of keyword arguments). With it,
             ``analogtorch.guard`` proves on one run that every layer that was converted really runs on the chip.
 
