@@ -50,7 +50,7 @@ def test_small_partial_sums_are_read_with_less_error(adc: str, adc_per: str, per
     assert errors[1] < errors[0] / 4
     for _, layer in at.analog_layers(model):
         assert layer.output_bounds.shape == layer.readings
-        assert layer.output_bounds.max() < 5
+        assert layer.output_bounds.max() < (5 if adc_per == "column" else 4)  # 200 numbers: columns keep a margin
         assert layer.chip == CHIP
 
 

@@ -442,7 +442,8 @@ static int32_t *places_across(const plan *p, size samples) {
 }
 
 /* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: zeros, to which a sum per
- * (sample or several, group, part) is added, or one per block of each. parts: of the input channels, so that few samples occupy all threads. */
+ * (sample or several, group, part) is added, or one per block of each. parts: of the input channels, so that few
+ * samples occupy all threads. */
 void at_convolution_backward(const convolution *c, int64_t parts) {
   plan p = plan_of(c);
   size chunk = samples_at_a_time(&p);
