@@ -140,8 +140,8 @@ nn.Transformer, of 10 to 1000."""
 class ColumnHistogram:
     """Magnitudes of each column of numbers in units of (full-scale input x weight scale), in bins 6 to 12 % wide.
 
-    A column takes 2 KB, or 4 where its numbers have weights. What is below 2^-15 of full scale counts as zeros do, where
-    a column has more than that.
+    A column takes 2 KB, or 4 where its numbers have weights. What is below 2^-15 of full scale counts as zeros do,
+    where a column has more than that.
     """
 
     def __init__(self, columns: int, weighted: bool = False) -> None:
