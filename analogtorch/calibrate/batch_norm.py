@@ -99,7 +99,7 @@ def reestimate_batch_norm(
             for _, layer in analog_layers(model):
                 layer.training = layer.programmed is None
             run("reestimate_batch_norm", model, batches, forward, progress)
-        check_ran("reestimate_batch_norm", norms, ran, "batch norms")
+        check_ran("reestimate_batch_norm", norms, ran, "batch norms", "remove them")
 
     try:
         with as_before_on_error(model):

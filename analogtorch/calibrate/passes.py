@@ -155,11 +155,15 @@ def check_finite(caller: str, what: str, x: Tensor) -> None:
         raise ValueError(f"{caller}: {what} has NaN or infinite values")
 
 
-def check_ran(caller: str, names: Iterable[str], ran: set[str], kind: str = "analog layers") -> None:
-    """Raise ValueError where one of ``names`` is not in ``ran``."""
+EXCLUDE = "leave them digital with convert(..., exclude=...)"
+
+
+def check_ran(
+    caller: str, names: Iterable[str], ran: set[str], kind: str = "analog layers", remedy: str = EXCLUDE
+) -> None:
+    """Raise ValueError where one of ``names`` is not in ``ran``; ``remedy`` ends the error."""
     names = list(names)
     if silent := [name for name in names if name not in ran]:
-        remedy = "leave them digital with convert(..., exclude=...)" if kind == "analog layers" else "remove them"
         raise ValueError(
             f"{caller}: {len(silent)} of {len(names)} {kind} never ran: {', '.join(map(repr, silent[:5]))}. "
             f"Either the batches do not reach them, or the model uses their weights without calling them; {remedy}"

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from analogtorch.calibrate import adc as converters
 from analogtorch.calibrate.histogram import Histogram, Method
-from analogtorch.calibrate.passes import Forward, check_finite, check_given, check_ran, evaluating, observing, run
+from analogtorch.calibrate.passes import (
+    EXCLUDE,
+    Forward,
+    check_finite,
+    check_given,
+    check_ran,
+    evaluating,
+    observing,
+    run,
+)
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.convert.guard import route_bypasses
@@ -34,6 +43,7 @@ def calibrate(
     per: Per = "layer",
     adc: converters.Adc | None = None,
     adc_per: converters.AdcPer = "layer",
+    allow_unused: bool = False,
     forward: Forward | None = None,
     progress: bool = False,
 ) -> nn.Module:
@@ -69,6 +79,8 @@ def calibrate(
         adc_per: what has an ADC bound of its own: the ``layer``, each ``tile``, or each ``column`` of a tile, which has
             an ADC of its own on chips such as HERMES. Columns keep most where their sums differ in size, as in
             transformers. Each is counted in bins of its own, 6 to 12 % wide, that take 2 KB (4 with ``method=None``).
+        allow_unused: leave a layer that the batches do not reach as it is, rather than raise: a head that helps in
+            training only, for one. A layer that is bypassed is an error all the same, as for ``analogtorch.guard``.
         forward: runs the model on a batch, ``forward(model, batch)``, where the rule above does not fit.
         progress: show a progress bar.
 
@@ -77,9 +89,9 @@ def calibrate(
 
     Raises:
         TypeError: ``model`` is no module, ``batches`` is one batch, or a batch is of another type.
-        ValueError: no analog layer, no batches, a layer that never ran or whose inputs, or their percentile, are zero,
-            a NaN or infinity in the inputs of a layer, an ADC to calibrate where there is none, or an option that is
-            not allowed. The model is unchanged.
+        ValueError: no analog layer, no batches, a layer that never ran (see ``allow_unused``) or whose inputs, or their
+            percentile, are zero, a NaN or infinity in the inputs of a layer, an ADC to calibrate where there is none,
+            or an option that is not allowed. The model is unchanged.
     """
     check_given("calibrate", model, batches)
     layers = _checked(model, method, percentile, deviations, per, adc, adc_per)
@@ -91,18 +103,19 @@ def calibrate(
             if adc is not None:
                 layer.chip = dataclasses.replace(chips[name], output_bits=None)
             layer.calibrated = False  # else the ranges found now would depend on the ones before
-        met = _observe(model, layers, per, batches, forward, progress, routes)
+        met = _observe(model, layers, per, batches, forward, progress, routes, allow_unused)
         ranges = {}
         if method is not None:
             # a bound that is calibrated later fits whatever range is chosen now; the output noise does not
-            beyond = {n: _reading_errors(layers[n], chips[n], adc is None, len(met[n])) for n in layers}
-            ranges = {n: _ranges(n, layers[n], met[n], method, percentile, deviations, beyond[n]) for n in layers}
+            beyond = {n: _reading_errors(layers[n], chips[n], adc is None, len(met[n])) for n in met}
+            ranges = {n: _ranges(n, layers[n], met[n], method, percentile, deviations, beyond[n]) for n in met}
         if adc is not None:
             for name, values in ranges.items():
                 layers[name].set_input_range(values)
-            read = {name: layer for name, layer in layers.items() if chips[name].output_bits is not None}
+            read = {name: layers[name] for name in met if chips[name].output_bits is not None}
             bounds = converters.bounds(model, read, chips, batches, adc, adc_per, percentile, forward, progress)
-    for name, layer in layers.items():
+    for name in met:
+        layer = layers[name]
         if method is None:
             layer.forget_input_range()
         else:
@@ -190,14 +203,16 @@ def _observe(
     forward: Forward | None,
     progress: bool,
     routes: list[Callable[[], None]],
+    allow_unused: bool,
 ) -> dict[str, list[Histogram]]:
-    """What each layer met; of a layer with a range per row block, what each block met.
+    """What each layer that ran met; of a layer with a range per row block, what each block met.
 
     ``routes`` gains what takes back each route to a layer that was called by its weight.
     """
     tiled = {n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.input_bits is not None}
     met = {name: [Histogram() for _ in range(layers[name].row_blocks if name in tiled else 1)] for name in layers}
     ran: set[str] = set()
+    bypassed: set[str] = set()
 
     def listener(name: str) -> Callable[[Tensor], None]:
         def look(x: Tensor) -> None:
@@ -221,7 +236,9 @@ def _observe(
         if ran.issuperset(layers):
             return False
         before = len(routed_layers(model))
-        routes.append(route_bypasses(model, first)[1])
+        seen, back = route_bypasses(model, first)
+        routes.append(back)
+        bypassed.update(seen.bypasses)
         if len(routed_layers(model)) == before:
             return False
         for name, histograms in met.items():
@@ -231,8 +248,10 @@ def _observe(
     listeners = {layer: listener(name) for name, layer in layers.items()}
     with evaluating(model), observing({layers[name]: observer(name) for name in tiled}, listeners):
         run("calibrate", model, batches, forward, progress, routed)
-    check_ran("calibrate", layers, ran)
-    return met
+    free = set(layers) - bypassed if allow_unused and ran else set()
+    remedy = EXCLUDE if allow_unused else f"{EXCLUDE}, or pass allow_unused=True for those that run in training only"
+    check_ran("calibrate", layers, ran | free, remedy=remedy)
+    return {name: histograms for name, histograms in met.items() if name in ran}
 
 
 def _reading_errors(layer: AnalogLayer, chip: Chip, rounded: bool, parts: int) -> list[float]:

@@ -195,6 +195,40 @@ def test_a_layer_that_is_bypassed_is_found() -> None:
         at.calibrate(model, _batches())
 
 
+class Auxiliary(nn.Module):
+    """A head that helps in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.helper = nn.Linear(16, 16), nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.head(x) + self.helper(x) if self.training else self.head(x)
+
+
+@pytest.mark.parametrize("options", [{}, {"adc": "mse"}, {"adc": "absmax", "method": None}])
+def test_a_head_that_runs_in_training_only_may_stay_uncalibrated(options: dict) -> None:
+    model = at.convert(Auxiliary(), CHIP)
+    model.helper.set_input_range(3.0)
+    with pytest.raises(ValueError, match="'helper'.*allow_unused=True"):
+        at.calibrate(model, _batches(), **options)
+    at.calibrate(model, _batches(), allow_unused=True, **options)
+    assert model.head.calibrated == (options.get("method", "mse") is not None)
+    assert model.helper.input_ranges == (3.0,)
+    assert (model.head.output_bounds is None, model.helper.output_bounds) == (not options, None)
+
+
+def test_layers_that_may_be_unused_may_not_be_bypassed() -> None:
+    with pytest.raises(ValueError, match="1 of 2 analog layers never ran: 'second'"):
+        at.calibrate(at.convert(Bypassed(), CHIP), _batches(), allow_unused=True)
+
+
+def test_a_model_of_which_nothing_runs_is_refused_with_allow_unused_too() -> None:
+    with pytest.raises(ValueError, match="3 of 3 analog layers never ran"):
+        at.calibrate(at.convert(Auxiliary(), CHIP), _batches(), allow_unused=True, forward=lambda model, batch: None)
+
+
 class Indirect(nn.Module):
     """Names the weight of a layer in a way that only a run shows."""
 
