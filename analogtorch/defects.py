@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analogtorch import checks
 from analogtorch.chips import Chip
 from analogtorch.ops import fold, normal, seed_tensor, stream
 
@@ -36,13 +37,8 @@ class Defects:
     """Standard deviation of the gain of a tile around 1, >= 0."""
 
     def __post_init__(self) -> None:
-        for name in ("cells", "worst_tile", "columns", "tiles"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"Defects.{name} must be a share in [0, 1], got {getattr(self, name)!r}")
-        for name in ("column_gain", "tile_gain"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"Defects.{name} must be a number >= 0, got {value!r}")
+        checks.numbers(self, "cells", "worst_tile", "columns", "tiles", least=0, most=1, what="share")
+        checks.numbers(self, "column_gain", "tile_gain", least=0)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """What a chip is: one frozen description, and one file per published chip."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
+from analogtorch import checks
 from analogtorch.chips.capacity import chips_needed, device_mix, plan_devices
 from analogtorch.chips.chip import Chip, TrainingNoise
 from analogtorch.chips.conductance import mean_conductance
@@ -36,10 +36,8 @@ def get(name: str, **options: Any) -> Chip:
     Raises:
         ValueError: no preset has that name, or it does not take one of the options.
     """
-    if name not in _PRESETS:
-        near = get_close_matches(name, _PRESETS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown chip {name!r}; known: {', '.join(_PRESETS)}.{hint}")
+    if not isinstance(name, str) or name not in _PRESETS:
+        raise ValueError(f"unknown chip {name!r}{checks.nearest(name, _PRESETS)}; known: {', '.join(_PRESETS)}")
     try:
         return _PRESETS[name](**options)
     except TypeError as error:

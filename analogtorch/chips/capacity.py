@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 
+from analogtorch import checks
 from analogtorch.chips.chip import Chip
 from analogtorch.pattern import Pattern
 
@@ -13,7 +14,7 @@ def chips_needed(chip: Chip, weights: int) -> int:
     Raises:
         ValueError: ``weights`` is no integer >= 1.
     """
-    _count("weights", weights)
+    checks.count("weights", weights)
     return math.ceil(weights / chip.cells)
 
 
@@ -27,7 +28,7 @@ def device_mix(weights: int, devices: int, *, most: int = 4, least: int = 2) -> 
         ValueError: a count below 1, ``least`` above ``most``, or too few devices even with ``least`` each.
     """
     for name, value in (("weights", weights), ("devices", devices), ("most", most), ("least", least)):
-        _count(name, value)
+        checks.count(name, value)
     if least >= most:
         raise ValueError(f"device_mix: least must be below most, got {least} and {most}")
     if weights * least > devices:
@@ -65,9 +66,9 @@ def plan_devices(
         >>> plan_devices({"large": 12_000_000, "small": 8_000_000}, four, two, 2)
         {'large': 2, 'small': 4}
     """
-    _count("chips", chips)
+    checks.count("chips", chips)
     for name, count in weights.items():
-        _count(f"weights[{name!r}]", count)
+        checks.count(f"weights[{name!r}]", count)
     most, least = accurate.cell.devices, dense.cell.devices
     if not weights:
         raise ValueError("plan_devices: weights is empty; give the number of weights of each matrix by its name")
@@ -109,8 +110,3 @@ def _priority(weights: Mapping[str, int], first: Iterable[str]) -> list[str]:
             )
         order += found
     return list(dict.fromkeys([*order, *sorted(weights, key=lambda name: weights[name])]))
-
-
-def _count(name: str, value: int) -> None:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from analogtorch import checks
 from analogtorch.devices import UnitCell
 
 _CLIP = 2.5
@@ -25,8 +26,9 @@ def mean_conductance(cell: UnitCell, t: float, weights: Tensor | None = None) ->
     Raises:
         ValueError: a negative or infinite ``t``, or weights that are all 0 or beyond [-1, 1].
     """
-    if not (t >= 0 and math.isfinite(t)):
-        raise ValueError(f"t must be a finite number of seconds >= 0, got {t!r}")
+    if not isinstance(cell, UnitCell):
+        raise TypeError(f"cell must be a UnitCell such as chip.cell, got {checks.shown(cell)}")
+    t = checks.number("t", t, least=0, what="finite number of seconds")
     if weights is None:
         middles = (torch.arange(2001) + 0.5) / 2001
         weights = (math.sqrt(2) * torch.erfinv(2 * middles - 1)).clamp(-_CLIP, _CLIP) / _CLIP

@@ -1,8 +1,9 @@
 """What a chip's computation costs in time and energy: every figure with its kind and its source."""
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
+
+from analogtorch import checks
 
 Scope = Literal["tile", "chip", "system"]
 Kind = Literal["measured", "derived", "fitted", "assumed"]
@@ -22,12 +23,9 @@ class Figure:
     """Where it comes from: a paper, the arithmetic, or why it is assumed."""
 
     def __post_init__(self) -> None:
-        number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
-        if not (number and math.isfinite(self.value) and self.value >= 0):
-            remedy = "; in YAML write 5.0e-7, not 5e-7, which is text" if isinstance(self.value, str) else ""
-            raise ValueError(f"Figure.value must be a finite number >= 0, got {self.value!r}{remedy}")
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"Figure.kind must be one of {get_args(Kind)}, got {self.kind!r}")
+        remedy = "in YAML write 5.0e-7, not 5e-7, which is text" if isinstance(self.value, str) else ""
+        checks.numbers(self, "value", least=0, what="finite number", remedy=remedy)
+        checks.choice("Figure.kind", self.kind, get_args(Kind))
         if not (isinstance(self.source, str) and self.source):
             raise ValueError("Figure.source must say where the number comes from; 'an estimate' is an answer")
 
@@ -48,8 +46,7 @@ class Network:
     """Elements per second through the ports of one chip, > 0."""
 
     def __post_init__(self) -> None:
-        if not (type(self.grid_columns) is int and self.grid_columns >= 1):
-            raise ValueError(f"Network.grid_columns must be an integer >= 1, got {self.grid_columns!r}")
+        checks.counts(self, "grid_columns")
         _check_figures(self, positive=("link_rate", "chip_rate"))
 
 
@@ -82,10 +79,9 @@ class Published:
     """What the figure leaves out."""
 
     def __post_init__(self) -> None:
-        if self.scope not in get_args(Scope):
-            raise ValueError(f"Published.scope must be one of {get_args(Scope)}, got {self.scope!r}")
+        checks.choice("Published.scope", self.scope, get_args(Scope))
         _check_figures(self, positive=("tops_per_watt",))
-        if not self.excluded:
+        if not (isinstance(self.excluded, str) and self.excluded):
             raise ValueError("Published.excluded must say what the figure leaves out; 'nothing' is an answer")
 
 
@@ -163,10 +159,8 @@ class Cost:
     """Published efficiencies, from the smallest scope to the largest."""
 
     def __post_init__(self) -> None:
-        if not (type(self.phases) is int and self.phases >= 1):
-            raise ValueError(f"Cost.phases must be an integer >= 1, got {self.phases!r}")
-        if self.signed_passes not in (1, 2):
-            raise ValueError(f"Cost.signed_passes must be 1 or 2, got {self.signed_passes!r}")
+        checks.counts(self, "phases")
+        checks.counts(self, "signed_passes", least=1, most=2)
         for name in ("precision", "excluded"):
             if not (isinstance(getattr(self, name), str) and getattr(self, name)):
                 raise ValueError(f"Cost.{name} must be a text such as '8-bit inputs, 8-bit outputs' or 'nothing'")
@@ -189,9 +183,14 @@ class Cost:
             conductance: their mean conductance in units of that after programming, >= 0.
             charge: ``model`` charges by the shares; ``column`` the full tile's energy times ``cols``; ``tile`` the full
                 tile's energy. The last two span what the unknown split can do.
+
+        Raises:
+            ValueError: a fraction beyond [0, 1], a negative conductance, or another charge.
         """
-        if charge not in get_args(Charge):
-            raise ValueError(f"charge must be one of {get_args(Charge)}, got {charge!r}")
+        checks.choice("charge", charge, get_args(Charge))
+        for name, share in (("rows", rows), ("cols", cols), ("cells", cells)):
+            checks.number(name, share, least=0, most=1, what="fraction")
+        checks.number("conductance", conductance, least=0)
         if charge != "model":
             control = rows = cells = cols = cols if charge == "column" else 1.0
         else:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from analogtorch import checks
 from analogtorch.chips.cost import Kind, Scope
 
 if TYPE_CHECKING:
@@ -46,17 +47,16 @@ class Efficiency:
 
     def __post_init__(self) -> None:
         for name, allowed in (("scope", Scope), ("origin", Origin), ("kind", Kind)):
-            if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"Efficiency.{name} must be one of {get_args(allowed)}, got {getattr(self, name)!r}")
-        if not 0 < self.low <= self.tops_per_watt <= self.high < math.inf:
+            checks.choice(f"Efficiency.{name}", getattr(self, name), get_args(allowed))
+        checks.numbers(self, "low", "tops_per_watt", "high", above=0)
+        if not self.low <= self.tops_per_watt <= self.high:
             raise ValueError(
                 "Efficiency needs 0 < low <= tops_per_watt <= high, got "
                 f"{self.low!r}, {self.tops_per_watt!r}, {self.high!r}; low = high = tops_per_watt where it is exact"
             )
-        if not ((self.utilisation is None or 0 < self.utilisation <= 1) and self.phases >= 1):
-            raise ValueError(
-                f"Efficiency needs utilisation in (0, 1] or None, phases >= 1; got {self.utilisation}, {self.phases}"
-            )
+        checks.counts(self, "phases")
+        checks.numbers(self, "utilisation", optional=True, above=0, most=1, what="share")
+        checks.numbers(self, "tops", optional=True, above=0)
         if missing := [name for name in ("precision", "excluded", "source") if not getattr(self, name)]:
             raise ValueError(f"Efficiency: a bare TOPS/W means nothing; say {' and '.join(missing)}")
 

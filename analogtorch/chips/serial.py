@@ -1,10 +1,11 @@
 """Chips as plain dictionaries for JSON and YAML, and back: a tagged, versioned round trip of the dataclasses."""
 
 import dataclasses
-from difflib import get_close_matches
+import math
+from numbers import Integral, Real
 from typing import Any
 
-from analogtorch import devices
+from analogtorch import checks, devices
 from analogtorch.chips.chip import Chip, TrainingNoise
 from analogtorch.chips.cost import Cost, Digital, Figure, Network, Published, Shares
 
@@ -34,8 +35,14 @@ _TYPES: dict[str, type] = {
 
 
 def to_dict(chip: Chip) -> dict[str, Any]:
-    """The chip as JSON-ready types; ``from_dict`` gives an equal chip back."""
-    return {"version": VERSION, **_encode(chip)}
+    """The chip as JSON-ready types; ``from_dict`` gives an equal chip back.
+
+    Raises:
+        TypeError: ``chip`` is no Chip, or a part of it has no form in a file, such as a curve that is a function.
+    """
+    if not isinstance(chip, Chip):
+        raise TypeError(f"chip must be a Chip such as analogtorch.chips.hermes64(), got {checks.shown(chip)}")
+    return {"version": VERSION, **_encode(chip, "chip")}
 
 
 def from_dict(data: dict[str, Any]) -> Chip:
@@ -55,11 +62,21 @@ def from_dict(data: dict[str, Any]) -> Chip:
     return chip
 
 
-def _encode(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
-    return [_encode(v) for v in value] if isinstance(value, tuple) else value
+def _encode(value: Any, where: str) -> Any:
+    kind = type(value)
+    if _TYPES.get(kind.__name__) is kind:
+        fields = {f.name: _encode(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
+        return {"type": kind.__name__, **fields}
+    if isinstance(value, tuple):
+        return [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Real) and math.isfinite(value):
+        return int(value) if isinstance(value, Integral) else float(value)
+    raise TypeError(
+        f"{where} is {checks.shown(value)}, which has no form in a file; what has: numbers, texts and "
+        f"{', '.join(sorted(_TYPES))}"
+    )
 
 
 def _decode(value: Any, where: str) -> Any:
@@ -69,20 +86,15 @@ def _decode(value: Any, where: str) -> Any:
         return value
     kind = _TYPES.get(value.get("type", ""))
     if kind is None:
-        hint = _nearest(str(value.get("type")), set(_TYPES))
+        hint = checks.nearest(value.get("type"), _TYPES)
         raise ValueError(f"{where}: unknown type {value.get('type')!r}{hint}; known: {sorted(_TYPES)}")
     given = {k: v for k, v in value.items() if k != "type"}
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(given.keys() - known, key=str):
-        hint = "".join(_nearest(str(name), known - given.keys()) for name in unknown)
+        hint = "".join(checks.nearest(name, known - given.keys()) for name in unknown)
         raise ValueError(f"{where}: {kind.__name__} has no field {unknown}{hint}; fields: {sorted(known)}")
     fields = {k: _decode(v, f"{where}.{k}") for k, v in given.items()}
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    near = get_close_matches(name, sorted(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""

@@ -1,7 +1,8 @@
 """The physics of memory cells: pure functions of conductance, time and noise."""
 
 from analogtorch.devices.cell import UnitCell
-from analogtorch.devices.curves import LogClip, Piecewise, Polynomial, PowerClip
+from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip
+from analogtorch.devices.device import Device, beyond, duration, warn_beyond
 from analogtorch.devices.pcm import PCM, hermes_one_device, hermes_two_device, ideal_device, pcm_like
 from analogtorch.devices.reram import ReRAM, rram_wan
 from analogtorch.devices.spread import Spread
@@ -9,6 +10,8 @@ from analogtorch.devices.time import seconds
 
 __all__ = [
     "PCM",
+    "Curve",
+    "Device",
     "LogClip",
     "Piecewise",
     "Polynomial",
@@ -16,10 +19,13 @@ __all__ = [
     "ReRAM",
     "Spread",
     "UnitCell",
+    "beyond",
+    "duration",
     "hermes_one_device",
     "hermes_two_device",
     "ideal_device",
     "pcm_like",
     "rram_wan",
     "seconds",
+    "warn_beyond",
 ]

@@ -7,7 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from analogtorch import checks
 from analogtorch.devices.curves import Polynomial
+from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.pcm import PCM
 from analogtorch.devices.reram import ReRAM
 from analogtorch.devices.spread import Spread
@@ -20,18 +22,18 @@ class UnitCell:
     Both polarities are programmed, drift and are read with noise, also at target 0.
     """
 
-    device: PCM | ReRAM
-    """The device model; an effective model of several devices counts as one."""
+    device: Device
+    """``PCM``, ``ReRAM``, or a device of your own that keeps the protocol ``Device``; an effective model of several
+    devices counts as one."""
     devices_per_polarity: int = 1
     """How many devices of that model share a polarity, >= 1."""
     split: Literal["equal", "sequential"] = "equal"
     """``equal``: every device carries the same share; ``sequential``: one is filled before the next is used."""
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.devices_per_polarity, int) and self.devices_per_polarity >= 1):
-            raise ValueError(f"UnitCell.devices_per_polarity must be an integer >= 1, got {self.devices_per_polarity}")
-        if self.split not in ("equal", "sequential"):
-            raise ValueError(f"UnitCell.split must be 'equal' or 'sequential', got {self.split!r}")
+        check_device("UnitCell.device", self.device)
+        checks.counts(self, "devices_per_polarity")
+        checks.choice("UnitCell.split", self.split, ("equal", "sequential"))
 
     @property
     def devices(self) -> int:
@@ -67,10 +69,13 @@ class UnitCell:
     @property
     def spread(self) -> Spread | None:
         """``programming_sigma`` as a kernel evaluates it; None where the device's curve is no cubic or simpler."""
-        curve, n = self.device.programming_std, self.devices_per_polarity
+        device, n = self.device, self.devices_per_polarity
+        if not isinstance(device, PCM | ReRAM):
+            return None
+        curve = device.programming_std
         if not isinstance(curve, Polynomial) or len(curve.coefficients) > 4:
             return None
-        unit = self.device.programming_scale * self.device.g_max / self.device.g_reference / self.g_total
+        unit = device.programming_scale * device.g_max / device.g_reference / self.g_total
         c = [unit * c for c in curve.coefficients] + [0.0] * (4 - len(curve.coefficients))
         empty, full = max(c[0], 0.0) ** 2, max(sum(c), 0.0) ** 2
         if self.split == "equal":

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip
+from analogtorch import checks
+from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip, check_curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +52,21 @@ class PCM:
     """Multiplies the read noise, >= 0; 0 reads without noise."""
 
     def __post_init__(self) -> None:
-        for field in ("g_max", "g_reference", "t0", "t_read"):
-            value = getattr(self, field)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"PCM.{field} must be a positive number, got {value}")
+        checks.text("PCM.name", self.name, "my PCM")
+        checks.numbers(self, "g_max", "g_reference", "t0", "t_read", above=0)
         if self.t0 <= self.t_read:
             raise ValueError(
                 f"PCM.t0 must be longer than t_read, got {self.t0} and {self.t_read} s: a read comes after"
             )
         for field in ("programming_std", "drift_mean", "drift_std", "read_noise"):
-            if not callable(getattr(self, field)):
-                raise TypeError(f"PCM.{field} must be a curve, such as Polynomial(coefficients=(0.05,))")
-        for field in ("programming_scale", "drift_scale", "read_scale"):
-            value = getattr(self, field)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"PCM.{field} must be >= 0, got {value}; 0 switches the effect off")
+            check_curve(f"PCM.{field}", getattr(self, field))
+        scales = ("programming_scale", "drift_scale", "read_scale")
+        checks.numbers(self, *scales, least=0, remedy="0 switches the effect off")
+
+    @property
+    def valid_until(self) -> float:
+        """Without end: drift is a power law of time, which the model carries on beyond what was measured."""
+        return math.inf
 
     def programming_sigma(self, g: Tensor) -> Tensor:
         """Standard deviation, uS, of programming the target ``g`` (uS, any shape) before the clamp at 0."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch.devices.curves import Polynomial
+from analogtorch import checks
+from analogtorch.devices.curves import Curve, Polynomial, check_curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class ReRAM:
     """``g_max`` of the devices that the fits were made on, uS, > 0; another ``g_max`` scales them."""
     times: tuple[float, ...]
     """Times of the fits, s after programming, > 0, ascending."""
-    stds: tuple[Polynomial, ...]
+    stds: tuple[Curve, ...]
     """Standard deviation of the conductance, uS, as a function of the target ``r``: one curve per time."""
     read_std: float = 0.0
     """Standard deviation of a read in units of ``g_max``, >= 0; drawn once per time, frozen for it."""
@@ -37,20 +38,29 @@ class ReRAM:
     """Multiplies the error at all times, >= 0; 0 programs exactly."""
 
     def __post_init__(self) -> None:
-        for field in ("g_max", "g_reference"):
-            if not (getattr(self, field) > 0 and math.isfinite(getattr(self, field))):
-                raise ValueError(f"ReRAM.{field} must be a positive number, got {getattr(self, field)}")
-        for field in ("read_std", "programming_scale"):
-            if not (getattr(self, field) >= 0 and math.isfinite(getattr(self, field))):
-                raise ValueError(f"ReRAM.{field} must be >= 0, got {getattr(self, field)}; 0 switches the effect off")
-        ascending = sorted(set(self.times)) == list(self.times)
-        if not (self.times and self.times[0] > 0 and ascending):
-            raise ValueError(f"ReRAM.times must be positive and ascending, got {self.times}")
-        if len(self.stds) != len(self.times):
-            raise ValueError(f"ReRAM.stds needs one curve per time, got {len(self.stds)} for {len(self.times)} times")
+        checks.text("ReRAM.name", self.name, "my ReRAM")
+        checks.numbers(self, "g_max", "g_reference", above=0)
+        checks.numbers(self, "read_std", "programming_scale", least=0, remedy="0 switches the effect off")
+        for field in ("times", "stds"):
+            if not isinstance(getattr(self, field), tuple | list):
+                raise ValueError(f"ReRAM.{field} must be a tuple, got {checks.shown(getattr(self, field))}")
+            checks.settle(self, field, tuple(getattr(self, field)))
+        times = tuple(checks.number(f"ReRAM.times[{i}]", t, above=0) for i, t in enumerate(self.times))
+        if not times or sorted(set(times)) != list(times):
+            raise ValueError(f"ReRAM.times must be positive and ascending, got {times}")
+        checks.settle(self, "times", times)
+        if len(self.stds) != len(times):
+            raise ValueError(f"ReRAM.stds needs one curve per time, got {len(self.stds)} for {len(times)} times")
+        for i, curve in enumerate(self.stds):
+            check_curve(f"ReRAM.stds[{i}]", curve)
 
     @property
-    def programming_std(self) -> Polynomial:
+    def valid_until(self) -> float:
+        """Time of the last fit, s: later the error is held at that, which nothing measured supports."""
+        return self.times[-1]
+
+    @property
+    def programming_std(self) -> Curve:
         """The curve at the first time."""
         return self.stds[0]
 

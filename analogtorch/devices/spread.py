@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analogtorch import checks
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -25,6 +27,15 @@ class Spread:
     """Variance added per full piece."""
     pieces: int = 1
     """Pieces over |w| from 0 to 1, >= 1."""
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.coefficients, tuple) and len(self.coefficients) == 4):
+            raise ValueError(f"Spread.coefficients must be a tuple of 4 numbers, got {self.coefficients!r}")
+        for i, c in enumerate(self.coefficients):
+            checks.number(f"Spread.coefficients[{i}]", c)
+        checks.numbers(self, "base", least=0)
+        checks.numbers(self, "step")
+        checks.counts(self, "pieces")
 
     def __call__(self, w: Tensor) -> Tensor:
         """The standard deviation at each ``w``, of any shape; beyond [-1, 1] that of the end."""

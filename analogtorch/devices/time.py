@@ -1,8 +1,8 @@
 """Times after programming: how they are written."""
 
-import math
 import re
-from numbers import Real
+
+from analogtorch import checks
 
 _SECONDS = {
     "s": 1.0,
@@ -38,9 +38,7 @@ def seconds(time: str | float) -> float | None:
             time = float(match[1]) * _SECONDS[unit]
         except ValueError as error:
             raise ValueError(f"time {time!r} does not start with a number") from error
-    if isinstance(time, bool) or not (isinstance(time, Real) and time >= 0 and math.isfinite(time)):
-        raise ValueError(f"time must be a finite number of seconds >= 0, got {time!r}")
-    return float(time)
+    return float(checks.number("time", time, least=0, what="finite number of seconds"))
 
 
 def _unit(text: str) -> str | None:

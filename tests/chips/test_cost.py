@@ -49,7 +49,7 @@ def test_bad_figures_are_refused(changes: dict, message: str) -> None:
         ({"mvm_energy": _figure(0.0)}, "Cost.mvm_energy must be above 0"),
         ({"mvm_time": 1e-7}, r"Cost.mvm_time must be a Figure\(value="),
         ({"phases": 0}, "Cost.phases must be an integer >= 1"),
-        ({"signed_passes": 3}, "Cost.signed_passes must be 1 or 2"),
+        ({"signed_passes": 3}, r"Cost.signed_passes must be an integer in \[1, 2\]"),
         ({"precision": ""}, "Cost.precision must be a text"),
         ({"excluded": None}, "Cost.excluded must be a text"),
         ({"network": None}, "Cost.network must be a Network"),

@@ -1,10 +1,12 @@
 """Chips in YAML and JSON files, as a user writes them."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -27,6 +29,34 @@ def test_a_file_gives_the_chip_back(chip: at.Chip, suffix: str, tmp_path: Path) 
     path = at.chips.save(chip, tmp_path / "deep" / f"mine{suffix}")
     assert at.chips.load(path) == chip
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_numbers_of_numpy_are_saved_as_numbers(suffix: str, tmp_path: Path) -> None:
+    device = dataclasses.replace(at.devices.pcm_like(), g_max=np.float32(20.0), t0=np.int64(10))
+    cell = at.devices.UnitCell(device=device, devices_per_polarity=np.int32(2))
+    chip = dataclasses.replace(at.chips.hermes64(), cell=cell, output_bound=np.float64(10.0))
+    loaded = at.chips.load(at.chips.save(chip, tmp_path / f"mine{suffix}"))
+    assert loaded == chip
+    assert (loaded.cell.device.g_max, loaded.cell.devices_per_polarity, loaded.output_bound) == (20.0, 2, 10.0)
+
+
+def test_a_curve_without_a_form_in_files_is_named(tmp_path: Path) -> None:
+    device = dataclasses.replace(at.devices.pcm_like(), drift_mean=lambda r: 0.05 + 0 * r)
+    chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.UnitCell(device=device))
+    with pytest.raises(TypeError, match=r"chip.cell.device.drift_mean is <function .*; what has: .*Polynomial"):
+        at.chips.save(chip, tmp_path / "mine.json")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_a_curve_that_is_not_finite_is_refused(suffix: str, tmp_path: Path) -> None:
+    data = at.chips.to_dict(at.chips.hermes64())
+    data["cell"]["device"]["programming_std"]["coefficients"][1] = float("nan")
+    path = tmp_path / f"mine{suffix}"
+    path.write_text(json.dumps(data) if suffix == ".json" else yaml.safe_dump(data))
+    with pytest.raises(ValueError, match=r"programming_std: Polynomial.coefficients\[1\] must be a finite number"):
+        at.chips.load(path)
 
 
 def test_a_file_from_before_cost_and_planes_loads(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_read_noise_and_exact_devices() -> None:
     ("changes", "message"),
     [
         ({"g_max": 0.0}, "ReRAM.g_max must be a positive number"),
-        ({"read_std": -0.1}, "ReRAM.read_std must be >= 0"),
+        ({"read_std": -0.1}, "ReRAM.read_std must be a number >= 0"),
         ({"times": (1.0, 1.0, 2.0)}, "ReRAM.times must be positive and ascending"),
         ({"times": ()}, "ReRAM.times must be positive and ascending"),
         ({"times": (1.0, 2.0)}, "one curve per time, got 3 for 2"),

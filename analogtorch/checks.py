@@ -1,0 +1,140 @@
+"""Checks of what a user gives: one rule of what a number is, and one wording, for every room.
+
+A number is a Python or NumPy number, never a boolean, a text or a tensor, and never NaN or infinite. What these return
+is Python's own ``float`` or ``int``, so that files and comparisons meet nothing else.
+"""
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    what: str = "number",
+    remedy: str = "",
+) -> float:
+    """``value`` as a finite number within its bounds: ``least`` and ``most`` belong to them, ``above``, ``below`` not.
+
+    Args:
+        name: what the caller calls it, such as ``PCM.g_max``.
+        value: what was given.
+        least: smallest that is allowed.
+        above: all that is allowed is larger.
+        most: largest that is allowed.
+        below: all that is allowed is smaller.
+        what: the noun for it, such as ``share``.
+        remedy: what to write instead; ends the message.
+
+    Raises:
+        ValueError: it is no number, or one out of bounds.
+    """
+    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = good and (least is None or value >= least) and (above is None or value > above)
+    if not (good and (most is None or value <= most) and (below is None or value < below)):
+        allowed = _span(what, least, above, most, below)
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}{remedy and f'; {remedy}'}")
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def count(name: str, value: Any, *, least: int | None = 1, most: int | None = None, remedy: str = "") -> int:
+    """``value`` as an integer within its bounds, both allowed.
+
+    Raises:
+        ValueError: it is no integer, or one out of bounds.
+    """
+    good = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (good and (least is None or value >= least) and (most is None or value <= most)):
+        allowed = _span("integer", least, None, most, None)
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}{remedy and f'; {remedy}'}")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """``value``, which must be True or False.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
+    return value
+
+
+def choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:
+    """``value``, which must be one of the ``allowed``; the nearest is suggested.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    options = tuple(allowed)
+    if not any(type(value) is type(option) and value == option for option in options):
+        raise ValueError(f"{name} must be one of {options}, got {shown(value)}{nearest(value, options)}")
+    return value
+
+
+def text(name: str, value: Any, example: str) -> str:
+    """``value``, which must be a text that is not empty.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not (isinstance(value, str) and value):
+        raise ValueError(f"{name} must be a text such as {example!r}, got {shown(value)}")
+    return value
+
+
+def numbers(owner: Any, *names: str, optional: bool = False, **bounds: Any) -> None:
+    """``number`` for fields of a frozen dataclass, which become Python numbers; ``optional`` ones may be None."""
+    _settle(number, owner, names, optional, bounds)
+
+
+def counts(owner: Any, *names: str, optional: bool = False, **bounds: Any) -> None:
+    """``count`` for fields of a frozen dataclass, which become Python integers; ``optional`` ones may be None."""
+    _settle(count, owner, names, optional, bounds)
+
+
+def _settle(check: Any, owner: Any, names: Iterable[str], optional: bool, bounds: dict[str, Any]) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not (optional and value is None):
+            settle(owner, name, check(f"{type(owner).__name__}.{name}", value, **bounds))
+
+
+def settle(owner: Any, name: str, value: Any) -> None:
+    """Set the field of a frozen dataclass that is being made."""
+    object.__setattr__(owner, name, value)
+
+
+def nearest(given: Any, known: Iterable[Any]) -> str:
+    """``, did you mean 'x'?`` for the nearest of the ``known`` names; empty where none is near."""
+    names = sorted(name for name in known if isinstance(name, str))
+    near = get_close_matches(given, names, n=1) if isinstance(given, str) else []
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def shown(value: Any) -> str:
+    """``repr`` of a value in a message, cut where it is long."""
+    whole = repr(value)
+    return whole if len(whole) <= 80 else f"{whole[:77]}..."
+
+
+def _span(what: str, least: float | None, above: float | None, most: float | None, below: float | None) -> str:
+    low, high = above if least is None else least, below if most is None else most
+    article = "an" if what[0] in "aeiou" else "a"
+    if low is None and high is None:
+        return f"{article} finite {what}" if what != "integer" else "an integer"
+    if high is None:
+        positive = least is None and low == 0
+        return f"a positive {what}" if positive else f"{article} {what} {'>' if least is None else '>='} {low:g}"
+    if low is None:
+        return f"{article} {what} {'<' if most is None else '<='} {high:g}"
+    return f"{article} {what} in {'(' if least is None else '['}{low:g}, {high:g}{')' if most is None else ']'}"

@@ -1,0 +1,99 @@
+"""What a device model must have: the protocol that ``PCM`` and ``ReRAM`` keep, for devices of your own."""
+
+import warnings
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Device(Protocol):
+    """The physics of one device, as pure functions of conductance, time and standard-normal draws.
+
+    Conductances are in microsiemens, times in seconds after programming. All methods work element by element on
+    tensors of any shape, and the same draws give the same device.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the model describes, for reports."""
+        ...
+
+    @property
+    def g_max(self) -> float:
+        """Largest conductance that weights are mapped to, uS, > 0."""
+        ...
+
+    @property
+    def valid_until(self) -> float:
+        """Last time, s, that the data of the model speak about; ``math.inf``: a law without an end."""
+        ...
+
+    def programming_sigma(self, g: Tensor) -> Tensor:
+        """Standard deviation, uS, of programming the target ``g``."""
+        ...
+
+    def program(self, g: Tensor, z: Tensor) -> Tensor:
+        """Conductance, uS, after programming the target ``g`` with the normals ``z``."""
+        ...
+
+    def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
+        """What ``drift`` must know of a device whose target was ``g``, with the normals ``z``."""
+        ...
+
+    def drift(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
+        """Conductance, uS, at ``t``; ``nu`` is what ``drift_coefficient`` gave."""
+        ...
+
+    def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
+        """Conductance, uS, as read at ``t`` with the normals ``z``."""
+        ...
+
+
+_METHODS = ("programming_sigma", "program", "drift_coefficient", "drift", "read")
+_FIELDS = ("name", "g_max", "valid_until")
+
+
+def check_device(owner: str, device: Any) -> None:
+    """Refuse what is no device.
+
+    Raises:
+        TypeError: with the methods and attributes that it lacks.
+    """
+    if isinstance(device, type) or not any(hasattr(device, name) for name in _METHODS):
+        hint = "; call it" if callable(device) else ""
+        raise TypeError(
+            f"{owner} must be a device such as analogtorch.devices.pcm_like(), got {device!r}{hint}. A device of your "
+            "own has what analogtorch.devices.Device lists"
+        )
+    lacks = [name for name in _METHODS if not callable(getattr(device, name, None))]
+    lacks += [name for name in _FIELDS if not hasattr(device, name)]
+    if lacks:
+        raise TypeError(
+            f"{owner}: {type(device).__name__} lacks {', '.join(lacks)}, which every device has: "
+            "see analogtorch.devices.Device"
+        )
+
+
+def beyond(device: Device, t: float | None) -> str:
+    """What to write beside a result at ``t`` seconds that lies beyond the device's data; empty where it does not."""
+    last = device.valid_until
+    if t is None or t <= last:
+        return ""
+    return f"beyond the data of {device.name} ({duration(last)}): held at its last value"
+
+
+def warn_beyond(what: str, device: Device, t: float | None, stacklevel: int = 3) -> None:
+    """Warn where ``t`` lies beyond the device's data."""
+    if note := beyond(device, t):
+        warnings.warn(f"{what} is {note}", stacklevel=stacklevel)
+
+
+def duration(seconds: float) -> str:
+    """A time in the largest unit that it fills: ``2 days``, ``90 s``."""
+    for unit, size in (("year", 31_536_000.0), ("day", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            amount = seconds / size
+            plural = "s" if unit in ("year", "day") and amount != 1 else ""
+            return f"{amount:g} {unit}{plural}"
+    return f"{seconds:g} s"
