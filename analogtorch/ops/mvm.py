@@ -12,6 +12,7 @@ from torch import Tensor
 
 from analogtorch.ops import native, reference
 from analogtorch.ops.library import define
+from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.plan import Plan, decode
 from analogtorch.ops.reference import Gradients, Inputs, Outputs
 
@@ -162,8 +163,8 @@ def _fake(x, input_range, w, bias, scale, gain, key, output_keys, samples, outpu
     own = w.new_empty(
         (plan.blocks, w.shape[0]) if scale is None else (0,), dtype=wide if scale is None else scale.dtype
     )
-    kernels = _kernels(Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds), plan)
-    mask = y.new_empty(kernels.mask_shape(y.shape, plan) if learns and plan.output_bits else (0,), dtype=kernels.MASK)
+    kept = learns and plan.output_bits
+    mask = y.new_empty(mask_shape(y.shape, plan.blocks, plan.dims) if kept else (0,), dtype=MASK)
     return y, own, mask, y.new_empty(plan.blocks, dtype=torch.uint8)
 
 
@@ -192,9 +193,7 @@ def _compute_backward(
     plan = decode(tuple(ints), tuple(floats))
     inputs = Inputs(x, input_range, w, None, scale, gain, key, None, None)
     outputs = Outputs(g, scale, mask, saturated)
-    # the module that kept the mask reads it
-    kernels = native if mask.dtype == native.MASK else _kernels(inputs, plan, cpu=False)
-    gradients: Gradients = kernels.backward(g, inputs, outputs, plan, needs)
+    gradients: Gradients = _kernels(inputs, plan).backward(g, inputs, outputs, plan, needs)
     # an operator must return a tensor: an empty one stands for a gradient that nobody asked for
     gx, g_range, gw, g_bias = (g.new_empty(0) if t is None else t for t in gradients)
     return gx, g_range, gw, g_bias
@@ -207,9 +206,9 @@ def _fake_backward(g, x, input_range, w, scale, gain, key, mask, saturated, ints
     )
 
 
-def _kernels(inputs: Inputs, plan: Plan, cpu: bool = True) -> ModuleType:
-    """The module that computes this product: ``forward``, ``backward``, ``mask_shape``, ``MASK``."""
-    if cpu and native.takes(inputs, plan):
+def _kernels(inputs: Inputs, plan: Plan) -> ModuleType:
+    """The module that computes this product: ``forward``, ``backward``."""
+    if native.takes(inputs, plan):
         return native
     if inputs.x.is_cuda:
         from analogtorch.ops import gpu  # not at import: Triton takes longer to import than everything here

@@ -23,12 +23,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analogtorch.ops.blocks import seen_by
+from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
 from analogtorch.ops.plan import Plan, Span
 from analogtorch.ops.quantize import rounded
 
-MASK = torch.uint8
-"""Type of ``Outputs.mask``."""
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -54,7 +53,7 @@ class Outputs(NamedTuple):
     scale: Tensor
     """(blocks, outputs): the one given, or that of the weights."""
     mask: Tensor
-    """Which readings saturated, as the module that computed them keeps it; empty where nobody asked or none can."""
+    """Which readings saturated, as ``ops/mask.py`` keeps it; empty where nobody asked or none can."""
     saturated: Tensor
     """(blocks,) uint8: whether any did."""
 
@@ -135,11 +134,6 @@ def part(x: Tensor, w: Tensor, span: Span, plan: Plan, own_range: Tensor | None 
     return _CONVOLVE[plan.dims](seen, w, None, plan.stride, plan.padding, plan.dilation, plan.groups)
 
 
-def mask_shape(y: Sequence[int], plan: Plan) -> tuple[int, ...]:
-    """Of ``Outputs.mask`` for an output of shape ``y``: a byte for each partial sum."""
-    return (plan.blocks, *y)
-
-
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """The product; ``learns``: whether a backward pass may follow."""
     x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds = inputs
@@ -161,7 +155,7 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
             own_bound = None if output_bounds is None else output_bounds[block].view(1, -1, 1).to(full.dtype)
             bound = full * (plan.output_bound if own_bound is None else own_bound)
             if learns:
-                masks.append((v.abs() > bound).to(torch.uint8).view(p.shape))
+                masks.append(packed((v.abs() > bound).view(_mask_rows(p.shape, plan))))
             v = rounded(v, bound, plan.output_bits)
         if gain is not None:
             v = v * gain[block].view(1, -1, 1).to(v.dtype)
@@ -169,7 +163,7 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     assert total is not None
     if bias is not None:
         total = total + bias.to(total.dtype).view(-1, *[1] * plan.dims)
-    mask = torch.stack(masks) if masks else x.new_empty(0, dtype=torch.uint8)
+    mask = torch.stack(masks) if masks else x.new_empty(0, dtype=MASK)
     saturated = mask.flatten(1).amax(1) if mask.numel() else x.new_zeros(plan.blocks, dtype=torch.uint8)
     return Outputs(total.to(w.dtype).contiguous(), scale, mask, saturated)
 
@@ -224,6 +218,12 @@ def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
     return math.prod(shape[:-1]), shape[-1], 1
 
 
+def _mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
+    """(rows, last) of the mask of an output."""
+    vectors, outputs, places = _read_shape(shape, plan)
+    return (vectors * outputs, places) if plan.dims else (vectors, outputs)
+
+
 def _output_noise(v: Tensor, key: Tensor, samples: Tensor | None, plan: Plan) -> Tensor:
     """Normals of ``v``'s shape (vectors, outputs, places), keyed by vector and output, and by place if any."""
     n, outputs, places = v.shape
@@ -265,7 +265,9 @@ def _by_blocks(
     gw = torch.empty_like(w, memory_format=torch.contiguous_format) if needs[1] else None
     taught: list[Any] = []
     for block in range(plan.blocks):
-        passed = g.masked_fill(mask[block].bool(), 0.0) if mask.numel() else g
+        passed = g
+        if mask.numel():
+            passed = g.masked_fill(unpacked(mask[block], _mask_rows(g.shape, plan)[1]).view(g.shape), 0.0)
         if gain is not None:
             passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)
         span = plan.span(block, w.shape[1:])

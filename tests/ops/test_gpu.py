@@ -32,6 +32,7 @@ import torch
 from torch.testing import assert_close
 import analogtorch as at
 from analogtorch.ops import fold, gpu
+from analogtorch.ops.mask import packed, unpacked
 from analogtorch.ops.noise import normal_reference
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.quantize import levels, rounded
@@ -95,7 +96,7 @@ def wanted_gradients(g, x, r, w, plan, scale, gain, key, mask):
     for b, (i, j) in enumerate(zip(plan.bounds, plan.bounds[1:])):
         gb = g.float() if gain is None else g.float() * gain[b]
         if mask is not None:
-            gb = gb * (mask[b] == 0)
+            gb = gb * ~unpacked(mask[b], N)
         gx[:, i:j], gw[:, i:j] = gb @ wn[:, i:j], gb.T @ xq[:, i:j]
     if not plan.input_bits:
         return gx, torch.zeros(1), gw
@@ -123,9 +124,9 @@ def check(name, dtype=torch.float32, x=X, r=(1.3,), gain=None, key=KEY, samples=
         assert (got - y).abs().mean() < near["atol"] / 5, name
         assert_close(got.float(), y, msg=lambda m: f"{name}: y: {m}", **near)
         if plan.output_bits:
-            assert got_mask.any() and not got_mask.all(), name
+            assert got_mask.any() and not unpacked(got_mask[0], N).all(), name
             if dtype == torch.float32:
-                assert torch.equal(got_mask, mask.to(torch.uint8)), name
+                assert torch.equal(got_mask, torch.stack([packed(own) for own in mask])), name
         else:
             assert got_mask is None
         assert gpu.linear(*run, bias=bias, tile=tile)[1] is None

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices import Spread
+from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.quantize import levels
 from analogtorch.ops.reference import Gradients, Inputs, Outputs, block_scales, per_block
 
-MASK = torch.uint8
-"""Type of ``Outputs.mask``."""
 _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 try:
@@ -63,11 +62,6 @@ def takes(inputs: Inputs, plan: Plan) -> bool:
     return not plan.dims and types and available(inputs.x, inputs.input_range, inputs.w)
 
 
-def mask_shape(y: Sequence[int], plan: Plan) -> tuple[int, ...]:
-    """Of ``Outputs.mask`` for an output of shape ``y``: a byte for each partial sum."""
-    return (plan.blocks, *y)
-
-
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """As ``reference.forward``."""
     x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds = inputs
@@ -75,7 +69,7 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     vectors, r = x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
     y, mask = linear(vectors, r, w, plan, scale, gain, key, output_keys, samples, learns, bias, output_bounds)
     shape = (*x.shape[:-1], w.shape[0])
-    mask = x.new_empty(0, dtype=MASK) if mask is None else mask.view(mask_shape(shape, plan))
+    mask = x.new_empty(0, dtype=MASK) if mask is None else mask
     # the kernels of the backward read the mask as they go: asking whether a reading saturated would stop the GPU
     return Outputs(y.view(shape), scale, mask, mask.new_empty(plan.blocks))
 
@@ -84,7 +78,7 @@ def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Seq
     """As ``reference.backward``."""
     x, input_range, w, _, _, gain, key, *_ = inputs
     flat, vectors, r = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
-    mask = outputs.mask.view(plan.blocks, *flat.shape) if outputs.mask.numel() else None
+    mask = outputs.mask if outputs.mask.numel() else None
     wanted = (needs[0], needs[1], needs[2])
     gx, g_range, gw = linear_backward(flat, vectors, r, w, plan, outputs.scale, gain, key, mask, wanted)
     if g_range is not None:
@@ -143,8 +137,8 @@ def linear(
         tile: how to cut the work; the noise does not depend on it.
 
     Returns:
-        The output (vectors, outputs) in ``w``'s type, and the mask, uint8 (blocks, vectors, outputs): None if not
-        wanted or without an ADC.
+        The output (vectors, outputs) in ``w``'s type, and the mask, as in ``ops/mask.py``: None if not wanted or
+        without an ADC.
     """
     (m, k), n = x.shape, w.shape[0]
     x, w, r, samples, bias = x.contiguous(), w.contiguous(), _wide(input_range), _dense(samples), _dense(bias)
@@ -155,7 +149,7 @@ def linear(
     y = torch.empty(m, n, dtype=w.dtype, device=x.device)
     mask = None
     if want_mask and plan.output_bits:
-        mask = torch.empty(plan.blocks, m, n, dtype=torch.uint8, device=x.device)
+        mask = torch.empty(mask_shape(y.shape, plan.blocks, 0), dtype=MASK, device=x.device)
     key, spread = _weight_noise(plan, key)
     bounds, size = _bounds(plan.bounds, x.device)
     tile = tile or _fit(_forward_tile(m, w.dtype, key is not None), n, size)
@@ -289,7 +283,7 @@ def _weight_tile(n: int, dtype: torch.dtype) -> Tile:
 
 def _fit(tile: Tile, outputs: int, rows: int) -> Tile:
     """No larger than the matrix needs."""
-    n, k = (max(16, triton.next_power_of_2(size)) for size in (outputs, rows))
+    n, k = max(32, triton.next_power_of_2(outputs)), max(16, triton.next_power_of_2(rows))  # n: a word of the mask
     return tile._replace(n=min(tile.n, n), k=min(tile.k, k))
 
 

@@ -108,6 +108,18 @@ def _exact(dtype: tl.constexpr, STEPS: tl.constexpr):
 
 
 @triton.jit
+def _mask_row(N):
+    """Bytes of a row of the mask: see ops/mask.py."""
+    return (N + 31) // 32 * 4
+
+
+@triton.jit
+def _lost(mask_rows, n, inside):
+    """Which partial sums saturated, from where their rows begin and their numbers in the row."""
+    return ((tl.load(mask_rows + n // 8, mask=inside, other=0).to(tl.int32) >> n % 8) & 1) != 0
+
+
+@triton.jit
 def _words(key, positions):
     return _fold(tl.load(key).to(tl.uint64), positions.to(tl.int64).to(tl.uint64))
 
@@ -209,8 +221,11 @@ def forward_kernel(
             else:
                 limit = full * output_bound
             if mask is not None:
-                where = mask + (b * M + m).to(tl.int64)[:, None] * N + n[None, :]
-                tl.store(where, (tl.abs(p) > limit).to(tl.uint8), mask=inside)
+                outside = (inside & (tl.abs(p) > limit)).to(tl.int32)
+                bits = tl.reshape(outside, [BLOCK_M, BLOCK_N // 8, 8]) << tl.arange(0, 8)[None, None, :]
+                j = tile_n * (BLOCK_N // 8) + tl.arange(0, BLOCK_N // 8)
+                where = mask + (b * M + m).to(tl.int64)[:, None] * _mask_row(N) + j[None, :]
+                tl.store(where, tl.sum(bits, 2).to(tl.uint8), mask=in_m[:, None] & (j < _mask_row(N))[None, :])
             limit = tl.maximum(limit, 1e-30, propagate_nan=tl.PropagateNan.ALL)
             # two divisions that round to the last bit would gain nothing: the order of the sum changes more
             p = _codes(p, OUTPUT_STEPS / limit, OUTPUT_STEPS) * (limit * (1.0 / OUTPUT_STEPS))
@@ -263,7 +278,7 @@ def input_gradient_kernel(
     inside = in_m[:, None] & in_k[None, :]
     g_rows = g + m.to(tl.int64)[:, None] * N
     if mask is not None:
-        mask_rows = mask + (b * M + m).to(tl.int64)[:, None] * N
+        mask_rows = mask + (b * M + m).to(tl.int64)[:, None] * _mask_row(N)
     total = tl.zeros([BLOCK_M, BLOCK_K], tl.float32)
     # a block shorter than the longest leaves tiles empty
     for first in range(0, tl.where(tl.min(k) < stop, N, 0), BLOCK_N):
@@ -272,8 +287,7 @@ def input_gradient_kernel(
         gb = tl.load(g_rows + n[None, :], mask=in_m[:, None] & in_n[None, :], other=0.0)
         wn = tl.load(w + n.to(tl.int64)[:, None] * K + k[None, :], mask=in_n[:, None] & in_k[None, :], other=0.0)
         if mask is not None:
-            lost = tl.load(mask_rows + n[None, :], mask=in_m[:, None] & in_n[None, :], other=0)
-            gb = tl.where(lost != 0, 0.0, gb)
+            gb = tl.where(_lost(mask_rows, n[None, :], in_m[:, None] & in_n[None, :]), 0.0, gb)
         if key is not None:
             column_scale = tl.load(scale + b * N + n, mask=in_n, other=0.0)
             words = _words(key, first_output + n)
@@ -335,8 +349,8 @@ def weight_gradient_kernel(
         gb = tl.load(g + m.to(tl.int64)[:, None] * N + n[None, :], mask=seen, other=0.0)
         xq = tl.load(x + m.to(tl.int64)[:, None] * K + k[None, :], mask=in_m[:, None] & in_k[None, :], other=0.0)
         if mask is not None:
-            lost = tl.load(mask + (b * M + m).to(tl.int64)[:, None] * N + n[None, :], mask=seen, other=0)
-            gb = tl.where(lost != 0, 0.0, gb)
+            mask_rows = mask + (b * M + m).to(tl.int64)[:, None] * _mask_row(N)
+            gb = tl.where(_lost(mask_rows, n[None, :], seen), 0.0, gb)
         if INPUT_STEPS > 0:
             unit = tl.maximum(_unit(r, m, M, PER_VECTOR), 1e-30, propagate_nan=tl.PropagateNan.ALL)
             xq = _codes(xq.to(tl.float32), tl.div_rn(INPUT_STEPS * 1.0, unit), INPUT_STEPS)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.native.structures import Convolution, Linear, Matrix
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.quantize import levels
@@ -23,8 +24,6 @@ from analogtorch.ops.reference import Gradients, Inputs, Outputs, per_block
 
 logger = logging.getLogger("analogtorch")
 
-MASK = torch.int32
-"""Type of ``Outputs.mask``."""
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INT32 = 2**31
 _BY_VECTOR, _BY_BLOCK = 1, 2  # of converters.h
@@ -102,13 +101,6 @@ def keys(seed: int, streams: Sequence[int]) -> Tensor:
     return out
 
 
-def mask_shape(y: Sequence[int], plan: Plan) -> tuple[int, ...]:
-    """Of ``Outputs.mask`` for an output of shape ``y``: a bit for each partial sum, in rows of 32-bit words."""
-    last = math.prod(y[2:]) if plan.dims else y[-1]
-    rows = y[0] * y[1] if plan.dims else math.prod(y[:-1])
-    return plan.blocks, rows, (last + 31) // 32
-
-
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """As ``reference.forward``."""
     dtype, inputs = inputs.w.dtype, _single(inputs)
@@ -116,7 +108,8 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     x, w, output = inputs.x, inputs.w, call.form.output
     y = x.new_empty(output)
     scale = w.new_empty(plan.blocks, w.shape[0]) if inputs.scale is None else inputs.scale.contiguous()
-    mask = x.new_empty(mask_shape(output, plan) if learns and plan.output_bits else (0,), dtype=MASK)
+    kept = learns and plan.output_bits
+    mask = x.new_empty(mask_shape(output, plan.blocks, plan.dims) if kept else (0,), dtype=MASK)
     saturated = x.new_empty(plan.blocks, dtype=torch.uint8)
     call.point(scale=scale, y=y, saturated=saturated, mask=mask if mask.numel() else None)
     call.matrix.find_scale = inputs.scale is None

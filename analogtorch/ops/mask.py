@@ -1,0 +1,44 @@
+"""Which partial sums saturated, as every tier keeps it from the forward pass for the backward: a bit for each.
+
+One form, whoever computed it: a graph that ``torch.compile`` kept on disk, or an exported one, allocates the mask and
+hands it from one pass to the other, and may run where the kernels are others than where it was made.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MASK = torch.uint8
+"""Type of a mask."""
+
+
+def mask_shape(y: Sequence[int], blocks: int, dims: int) -> tuple[int, ...]:
+    """(blocks, rows, bytes) of the mask for an output of shape ``y``; the bits of a row fill whole 32-bit words.
+
+    Args:
+        y: (*, outputs) of a linear layer, (N, outputs, *places) of a convolution.
+        blocks: row blocks of the weight.
+        dims: spatial dimensions; 0 for a linear layer, whose rows are vectors. Those of a convolution are samples and
+            outputs.
+    """
+    last = math.prod(y[2:]) if dims else y[-1]
+    rows = y[0] * y[1] if dims else math.prod(y[:-1])  # Size.numel() would fix a batch size that is traced
+    return blocks, rows, (last + 31) // 32 * 4
+
+
+def packed(outside: Tensor) -> Tensor:
+    """The mask of one row block, (rows, bytes), from bool (rows, last): bit i of byte j is number 8 j + i."""
+    bits = F.pad(outside.to(MASK), (0, -outside.shape[1] % 32)).unflatten(1, (-1, 8))
+    return (bits * _weights(outside)).sum(2, dtype=MASK)
+
+
+def unpacked(mask: Tensor, last: int) -> Tensor:
+    """What ``packed`` was given, (rows, last)."""
+    return (mask.unsqueeze(2) & _weights(mask)).bool().flatten(1)[:, :last]
+
+
+def _weights(like: Tensor) -> Tensor:
+    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=MASK, device=like.device)
