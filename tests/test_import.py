@@ -34,3 +34,20 @@ def test_public_names_exist_and_have_docstrings() -> None:
     for name in at.__all__:
         thing = getattr(at, name)
         assert name == "TIMES" or thing.__doc__, name
+
+
+_GUARD = """
+import sys, torch, analogtorch as at
+from torch import nn
+layers = nn.Conv1d(4, 8, 1), nn.BatchNorm1d(8), nn.Flatten(), nn.Linear(24, 8), nn.TransformerEncoderLayer(8, 2, 8)
+model = nn.Sequential(*layers)
+at.convert(model, at.chips.hermes64(), fold_batch_norm=True, example=torch.ones(2, 4, 3))
+at.guard(model, torch.ones(2, 4, 3))
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_the_guard_imports_no_compiler() -> None:
+    """torch._dynamo takes seconds to import."""
+    run = subprocess.run([sys.executable, "-c", _GUARD], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"

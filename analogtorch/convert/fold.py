@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.kinds import check_module, kind_of, reason
 from analogtorch.convert.replace import replace
 from analogtorch.convert.subclass import overrides
-from analogtorch.convert.watch import eager, storage
+from analogtorch.convert.watch import Observer, eager
+from analogtorch.convert.weights import Storage, storage, tensors
 from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -142,7 +142,7 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
         if all(p is None or held[id(p)] == 1 for p in (m.weight, m.bias))  # or the tie would be cut
     ]
 
-    reads = _Reads()
+    reads = _Reads(model)
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if inputs and id(inputs[0]) in made:
@@ -174,18 +174,18 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
     }
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(Observer):
     """Counts how often operators take each tensor, or a view of it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[int] = Counter()
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.counts: Counter[Storage] = Counter()
 
     def of(self, t: Tensor) -> int:
         return self.counts[storage(t)]
 
     def count(self, tree: Any) -> None:
-        self.counts.update(storage(t) for t in tree_leaves(tree) if isinstance(t, Tensor))
+        self.counts.update(storage(t) for t in tensors(tree))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count((args, kwargs))
