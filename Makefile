@@ -2,25 +2,29 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
+VENV := .venv/.ready
+READY := $(VENV) kernels
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kws real pretrained convert test test-slow check docs format bench bench-peers pins clean
+.PHONY: help setup kernels kws real pretrained convert test test-slow check docs format bench bench-peers pins clean
 
 help:  ## list these commands
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv with the pinned packages (CUDA builds of torch: 5.7 GB on Linux)
 
-$(READY): requirements/all.txt pyproject.toml
+$(VENV): requirements/all.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "AnalogTorch needs Python >= 3.11; run: rm -r .venv && make PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/all.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@touch $(READY)
+	@touch $@
+
+kernels: $(VENV)  ## compile the CPU kernels if they are missing or their sources have changed
+	@$(BIN)/python analogtorch/ops/native/build.py --stale || echo "going on without CPU kernels, several times slower"
 
 kws: $(READY)  ## the main job: train a keyword spotter, put it on the chip, report what it loses
 	$(BIN)/analogtorch kws --config configs/kws/synthetic.yaml
@@ -54,7 +58,7 @@ bench-peers: $(PEERS)/.ready  ## the same beside aihwkit-lightning and aihwkit, 
 	$(PEERS)/bin/python -m benchmarks.mvm --out runs/mvm-peers
 
 # aihwkit comes last and may fail: its build needs torch and the tools of its pins installed, g++ and OpenBLAS
-$(PEERS)/.ready: requirements/peers.txt pyproject.toml | $(READY)
+$(PEERS)/.ready: requirements/peers.txt pyproject.toml | $(VENV)
 	@test -x $(PEERS)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(PEERS)
 	sed '/^aihwkit==/,/# via/d' requirements/peers.txt | $(BIN)/uv pip sync --quiet --python $(PEERS)/bin/python -
 	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --no-deps --no-build-isolation --editable .

@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 
 
+def pytest_report_header() -> str:
+    from analogtorch.ops import native
+
+    return native.status()
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real recordings and pretrained nets; tests that need it are skipped where it is absent."""

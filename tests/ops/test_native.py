@@ -1,10 +1,6 @@
 """The CPU kernels against the reference, for every instruction set that was built, and what happens without them."""
 
-import ctypes
 import dataclasses
-import logging
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -32,8 +28,7 @@ def _runs(capability: str) -> bool:
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run the test with the kernels of one instruction set."""
     native._form.cache_clear()  # it has counted the panels of another
-    library = ctypes.CDLL(str(build.library(request.param)))
-    library.at_linear_panels.restype = ctypes.c_int64
+    library = native._loaded(build.library(request.param))
     monkeypatch.setattr(native, "_library", lambda: library)
     yield request.param
     native._form.cache_clear()
@@ -220,32 +215,6 @@ def test_double_precision_and_other_devices_run_on_torch() -> None:
         assert not native.takes(reference.Inputs(x, r, x, *[None] * 6), Plan(bounds=(0, 2)))
 
 
-def test_a_missing_library_is_said_once(monkeypatch, caplog, tmp_path) -> None:
-    monkeypatch.setattr(build, "FOLDER", tmp_path)
-    native._library.cache_clear()
-    try:
-        with caplog.at_level(logging.WARNING, "analogtorch"):
-            assert not native.available()
-            assert not native.available()
-        messages = [r.getMessage() for r in caplog.records]
-        assert len(messages) == 1
-        assert "python -m analogtorch.ops.native.build" in messages[0]
-    finally:
-        native._library.cache_clear()
-
-
-def test_a_broken_library_is_said(monkeypatch, caplog, tmp_path) -> None:
-    monkeypatch.setattr(build, "FOLDER", tmp_path)
-    build.library("DEFAULT").write_bytes(b"not a library")
-    native._library.cache_clear()
-    try:
-        with caplog.at_level(logging.WARNING, "analogtorch"):
-            assert not native.available()
-        assert "cannot be loaded" in caplog.text
-    finally:
-        native._library.cache_clear()
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_the_default_type_changes_no_noise(dtype: torch.dtype) -> None:
     where = torch.arange(4), torch.zeros(4, dtype=torch.int64)
@@ -265,20 +234,3 @@ def test_a_weight_gradient_of_many_vectors_is_as_exact_as_torchs(capability: str
     mvm(x, torch.ones(1), w, Plan(bounds=(0, 20))).backward(g)
     exact = g.double().T @ x.double()
     assert (w.grad - exact).norm() / exact.norm() < 3e-6
-
-
-def test_a_compiler_that_fails_is_followed_by_the_next(monkeypatch) -> None:
-    monkeypatch.setenv("CC", "false")
-    monkeypatch.setattr(build, "_compile", lambda compiler, flags, target: build._run(compiler, "--version") or target)
-    assert build.library("DEFAULT") in build.build()
-
-
-def test_build_without_a_compiler_says_what_to_install(monkeypatch) -> None:
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
-    with pytest.raises(OSError, match="install gcc"):
-        build.build()
-
-
-def test_the_build_runs_as_a_program_without_a_warning() -> None:
-    command = [sys.executable, "-W", "error", "-c", "import runpy; runpy.run_module('analogtorch.ops.native.build')"]
-    assert subprocess.run(command, capture_output=True, check=False).stderr == b""

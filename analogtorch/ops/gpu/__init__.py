@@ -4,8 +4,9 @@ Triton comes with the CUDA builds of torch. Where it is missing, ``available`` i
 Positions key the noise, never the program: block sizes do not change a number of it.
 """
 
+import warnings
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -33,8 +34,29 @@ else:
 
 
 def available(*tensors: Tensor) -> bool:
-    """Whether the kernels are there and all tensors are on a GPU."""
-    return triton is not None and all(t.is_cuda for t in tensors)
+    """Whether the kernels are there and all tensors are on a GPU; warns once in a process if they are not there."""
+    if not all(t.is_cuda for t in tensors):
+        return False
+    if triton is None:
+        _warn()
+    return triton is not None
+
+
+@cache
+def _warn() -> None:
+    warnings.warn(
+        "analogtorch: the GPU kernels do not run, so analog layers run on plain torch, several times slower. "
+        + status(),
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def status() -> str:
+    """One line: the Triton that compiles the kernels, or why there are none and what to do about it."""
+    if triton is None:
+        return "GPU kernels: none, there is no Triton, which comes with the CUDA builds of torch; pip install triton"
+    return f"GPU kernels: Triton {triton.__version__}" + ("" if torch.cuda.is_available() else ", no GPU here")
 
 
 def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:

@@ -1,14 +1,15 @@
 """The CPU kernels, called on tensors: one pass over memory where torch takes several.
 
-They are optional. ``available()`` is False where they were not built (no C compiler at installation, not Linux), and
-``analogtorch.ops`` then computes the same with torch, more slowly, and says so once.
+They are optional. ``available()`` is False where they were not built (no C compiler at installation, not Linux) or were
+built from other sources than those beside them, and ``analogtorch.ops`` then computes the same with torch, more slowly,
+and warns of it once. ``status()`` names the library or the reason.
 """
 
 import ctypes
 import functools
-import logging
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,39 +23,63 @@ from analogtorch.ops.plan import Plan
 from analogtorch.ops.quantize import levels
 from analogtorch.ops.reference import Gradients, Inputs, Outputs, per_block
 
-logger = logging.getLogger("analogtorch")
-
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INT32 = 2**31
 _BY_VECTOR, _BY_BLOCK = 1, 2  # of converters.h
 
 
-@functools.cache
 def _library() -> ctypes.CDLL | None:
-    from analogtorch.ops.native.build import library  # not at import: it is also run as a program
+    return _found()[0]
 
-    path = library(torch.backends.cpu.get_cpu_capability())
-    path = path if path.exists() else library("DEFAULT")
-    if not path.exists():
-        logger.warning(
-            "analogtorch: the CPU kernels are not built, so analog layers run on plain torch, several times slower. "
-            "To build them, install gcc and run: python -m analogtorch.ops.native.build"
-        )
-        return None
+
+@functools.cache
+def _found() -> tuple[ctypes.CDLL | None, str]:
+    """The library that runs here, and what ``status`` says of it."""
+    from analogtorch.ops.native import build  # not at import: it is also run as a program
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    path = next((p for p in (build.library(capability), build.library("DEFAULT")) if p.exists()), None)
+    remedy = "install gcc 12 or newer and run: python -m analogtorch.ops.native.build"
+    if path is None:
+        return None, f"not built for {capability} ({build.FOLDER}); {remedy}"
+    if not build.current(path):
+        return None, f"{path} was built from other sources than those beside it and is not loaded; {remedy}"
     try:
-        for runtime in sorted(Path(torch.__file__).parent.glob("lib/libgomp*")) or [Path("libgomp.so.1")]:
-            ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
-        loaded = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+        return _loaded(path), f"{path.name} ({capability})"
     except OSError as error:
-        logger.warning("analogtorch: the CPU kernels cannot be loaded, so analog layers run on plain torch: %s", error)
-        return None
-    loaded.at_linear_panels.restype = ctypes.c_int64
-    return loaded
+        return None, f"cannot be loaded: {error}; {remedy}"
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    for runtime in sorted(Path(torch.__file__).parent.glob("lib/libgomp*")) or [Path("libgomp.so.1")]:
+        ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+    library.at_linear_panels.restype = ctypes.c_int64
+    return library
+
+
+@functools.cache
+def _warn() -> None:
+    warnings.warn(
+        "analogtorch: the CPU kernels do not run, so analog layers run on plain torch, several times slower. "
+        + status(),
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def available() -> bool:
-    """Whether the kernels are there."""
-    return _library() is not None
+    """Whether the kernels are there; warns once in a process if not."""
+    if _library() is None:
+        _warn()
+        return False
+    return True
+
+
+def status() -> str:
+    """One line: the library that runs on this CPU, or why none does and what to do about it."""
+    library, words = _found()
+    return f"CPU kernels: {words}" if library is not None else f"CPU kernels: none, {words}"
 
 
 def takes(inputs: Inputs, plan: Plan) -> bool:

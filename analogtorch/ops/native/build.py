@@ -1,8 +1,12 @@
 """Compile the C sources into shared libraries beside them: run at installation, never at import.
 
-python -m analogtorch.ops.native.build
+python -m analogtorch.ops.native.build [--stale]
+
+A library holds the fingerprint of what it was built from; one of other sources is never loaded, as it would read the
+structures of ``structures.py`` at the wrong places. ``--stale`` builds only if a library is missing or of others.
 """
 
+import hashlib
 import os
 import platform
 import shutil
@@ -27,6 +31,19 @@ def library(capability: str) -> Path:
     return FOLDER / f"libkernels-{capability.lower()}.so"
 
 
+def fingerprint() -> str:
+    """Of the C sources, of the structures that they are called with and of how they are compiled."""
+    parts = [path.read_bytes() for path in (*sorted(FOLDER.glob("*.[ch]")), FOLDER / "structures.py")]
+    parts.append(repr((SOURCES, _COMPILE, _X86)).encode())
+    digests = b"".join(hashlib.blake2b(part, digest_size=16).digest() for part in parts)
+    return f"analogtorch-{hashlib.blake2b(digests, digest_size=16).hexdigest()}"
+
+
+def current(path: Path) -> bool:
+    """Whether the library was built from the sources beside it."""
+    return path.exists() and fingerprint().encode() in path.read_bytes()
+
+
 def build() -> list[Path]:
     """Compile with the C compiler of the machine (``CC``, ``gcc`` or ``cc``), once per instruction set.
 
@@ -45,22 +62,25 @@ def build() -> list[Path]:
     compilers = [found for name in names if (found := shutil.which(name))]
     if not compilers:
         raise OSError("no C compiler: install gcc to build the CPU kernels")
-    targets = {"DEFAULT": (), **(_X86 if platform.machine() in ("x86_64", "AMD64") else {})}
     failed = []
     for compiler in compilers:  # a clang called cc does not know GCC's shuffles
         try:
-            return [_compile(compiler, flags, library(name)) for name, flags in targets.items()]
+            return [_compile(compiler, flags, library(name)) for name, flags in _targets().items()]
         except OSError as error:
             failed.append(str(error))
     raise OSError("the CPU kernels need gcc 12 or newer\n" + "\n".join(failed))
 
 
+def _targets() -> dict[str, tuple[str, ...]]:
+    return {"DEFAULT": (), **(_X86 if platform.machine() in ("x86_64", "AMD64") else {})}
+
+
 def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
-        objects = []
+        objects, made_from = [], (f'-DAT_SOURCES="{fingerprint()}"',)
         for source in SOURCES:
             objects.append(str(Path(folder, source).with_suffix(".o")))
-            _run(compiler, *_COMPILE, *flags, "-c", str(FOLDER / source), "-o", objects[-1])
+            _run(compiler, *_COMPILE, *flags, *made_from, "-c", str(FOLDER / source), "-o", objects[-1])
         linked = Path(folder, target.name)
         _run(compiler, "-shared", *objects, "-o", str(linked), "-lm")  # without -fopenmp: that would link libgomp
         partial = target.with_suffix(f".{os.getpid()}.tmp")
@@ -76,7 +96,10 @@ def _run(*command: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] not in ([], ["--stale"]):
+        sys.exit("usage: python -m analogtorch.ops.native.build [--stale]")
     try:
-        print(*build(), sep="\n")
+        if not sys.argv[1:] or not all(current(library(name)) for name in _targets()):
+            print(*build(), sep="\n")
     except OSError as error:
         sys.exit(str(error))

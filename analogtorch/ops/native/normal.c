@@ -2,6 +2,8 @@
 #include "vec.h"
 #include "noise.h"
 
+const char at_sources[] = AT_SOURCES; /* the fingerprint that build.py looks for */
+
 /* out[r][j] = normal at row rows[r], column first[r] + j. */
 void at_normal(float *out, int64_t key, const int64_t *rows, const int64_t *first, size n_rows, size count) {
 #pragma omp parallel for schedule(static) if (n_rows * count > 1 << 14)
