@@ -1,6 +1,7 @@
 """A programmed chip: (weights, chip, seed) in, conductances at any time out. The model's weights are untouched."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -11,7 +12,7 @@ from torch.nn.utils import parametrize
 from analogtorch import places
 from analogtorch.convert import analog_layers, refuse_programmed
 from analogtorch.defects import Defects, TileState, tile_state
-from analogtorch.devices import seconds
+from analogtorch.devices import beyond, seconds
 from analogtorch.nn import AnalogComposite, AnalogLayer, Programmed
 from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, rounded, seed_tensor, stream
 from analogtorch.programming import Method, close_in
@@ -88,6 +89,8 @@ class ProgrammedChip:
         self.seed, self.method, self.defects, self.mapping = seed, method, defects, mapping
         layers = list(analog_layers(model))
         where = places.consecutive(layers) if mapping is None else places.mapped(model, mapping)
+        self.warned: set[str] = set()
+        """Notes on times beyond the devices' data that ``at`` has given; each is given once."""
         self._tiles = {(p.chip, p.tile): layer.chip for name, layer in layers for parts in where[name] for p in parts}
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
@@ -120,12 +123,19 @@ class ProgrammedChip:
 
         Raises:
             ValueError: an unknown time, compensation or readout.
+
+        Warns:
+            UserWarning: once, that the time lies beyond the data of a device model, which is then held at its last.
         """
         t = seconds(time)
         if compensation not in get_args(Compensation):
             raise ValueError(f"compensation must be one of {get_args(Compensation)}, got {compensation!r}")
         if readout not in get_args(Readout):
             raise ValueError(f"readout must be one of {get_args(Readout)}, got {readout!r}")
+        for note in beyond_data(self._model, t):
+            if note not in self.warned:
+                warnings.warn(f"at({time!r}): {note}", stacklevel=2)
+                self.warned.add(note)
         targets = [layer.weight for _, layer in analog_layers(self._model)]
         # the targets are shared, as nobody computes with them; the rest is small, and a module's own
         view = copy.deepcopy(self._model, {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in targets})
@@ -133,6 +143,12 @@ class ProgrammedChip:
             for name, layer in analog_layers(view):
                 layer.hold(_programmed(self._placed[name], t, compensation, readout))
         return view
+
+
+def beyond_data(model: nn.Module, t: float | None) -> list[str]:
+    """What to write beside a result at ``t`` seconds, for each device of the model whose data end before."""
+    devices = {id(layer.chip.cell.device): layer.chip.cell.device for _, layer in analog_layers(model)}
+    return list(dict.fromkeys(note for device in devices.values() if (note := beyond(device, t))))
 
 
 def _keyed(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, str]]:

@@ -1,3 +1,8 @@
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -51,22 +56,203 @@ def test_accuracy_counts_and_restores_the_mode() -> None:
     assert model[0].training
 
 
-def test_bad_calls_are_refused_before_anything_runs() -> None:
-    def never(model: nn.Module) -> float:
-        raise AssertionError
+def never(model: nn.Module) -> float:
+    raise AssertionError
 
-    with pytest.raises(ValueError, match="chips must be >= 1"):
-        at.sweep(_model(), never, chips=0)
-    with pytest.raises(ValueError, match="times is empty"):
-        at.sweep(_model(), never, times=[])
-    with pytest.raises(ValueError, match="'1 eon' is not understood"):
-        at.sweep(_model(), never, times=["0 s", "1 eon"])
-    with pytest.raises(ValueError, match="times must differ"):
-        at.sweep(_model(), never, times=["60 s", 60])
-    with pytest.raises(ValueError, match=r"labels of shape \(64,\), the batch has \(64, 1\)"):
-        at.accuracy(_model(), [(X, torch.zeros(64, 1))])
-    with pytest.raises(ValueError, match="holds no sample"):
-        at.accuracy(_model(), [])
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chips": 0}, "sweep: chips must be an integer >= 1, got 0"),
+        ({"chips": True}, "sweep: chips must be an integer >= 1, got True"),
+        ({"times": []}, "times is empty"),
+        ({"times": "1 day"}, r"times must be a list such as .*; write \['1 day'\]"),
+        ({"times": ["0 s", "1 eon"]}, "'1 eon' is not understood"),
+        ({"times": ["60 s", 60]}, "times must differ"),
+        ({"times": [math.nan]}, "time must be a finite number of seconds >= 0, got nan"),
+        ({"compensation": "globl"}, "compensation must be one of .*did you mean 'global'"),
+    ],
+)
+def test_bad_sweeps_are_refused_before_anything_runs(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        at.sweep(_model(), never, **options)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, [0.5], torch.ones(2)])
+def test_a_metric_that_is_no_number_is_refused(value) -> None:
+    with pytest.raises(TypeError, match="sweep: the metric must return a number, got .* on chip 0 at 0 s"):
+        at.sweep(_model(), lambda m: value, chips=1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, torch.tensor(math.nan), np.float32("nan")])
+def test_a_metric_that_is_not_finite_is_refused(value) -> None:
+    with pytest.raises(ValueError, match="sweep: the metric is (nan|inf) on chip 0 at 1 day; it must be a finite"):
+        at.sweep(_model(), lambda m: value, chips=1, times=["1 day"])
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.int64(1), torch.tensor(0.25), torch.tensor([0.25])])
+def test_numbers_of_numpy_and_torch_are_metrics(value) -> None:
+    assert at.sweep(_model(), lambda m: value, chips=1, times=["0 s"]).values.item() == float(value)
+
+
+def test_a_programmed_chip_in_place_of_a_model_is_explained() -> None:
+    physical = at.program(_model(), seed=1)
+    for call in (
+        lambda: at.sweep(physical, _metric),
+        lambda: at.accuracy(physical, []),
+        lambda: at.sensitivity(physical, _metric),
+    ):
+        with pytest.raises(TypeError, match="got ProgrammedChip; a programmed chip is a model at a time, such as phys"):
+            call()
+    with pytest.raises(ValueError, match="sweep: .*belongs to a programmed chip; use the model that was programmed"):
+        at.sweep(physical.at("0 s"), _metric)
+
+
+Y = torch.zeros(64, dtype=torch.int64)
+
+
+class Nan(nn.Module):
+    def forward(self, x):
+        return torch.full((len(x), 4), math.nan)
+
+
+@pytest.mark.parametrize(
+    ("model", "batches", "error", "message"),
+    [
+        (Nan(), [(X, Y)], ValueError, "outputs of batch 0 are NaN"),
+        (nn.Linear(12, 4), [(X, Y), (X, Y + 4)], ValueError, r"labels must lie in \[0, 4\), got 4 to 4 in batch 1"),
+        (nn.Linear(12, 4), [(X, Y - 1)], ValueError, r"labels must lie in \[0, 4\), got -1"),
+        (nn.Linear(12, 4), [(X, Y.float())], TypeError, "labels of batch 0 must be a tensor of integers, got torch.fl"),
+        (nn.Linear(12, 4), [(X, Y.bool())], TypeError, "must be a tensor of integers, got torch.bool"),
+        (nn.Linear(12, 4), [(X, Y.tolist())], TypeError, "must be a tensor of integers, got list"),
+        (nn.Linear(12, 4), [(X, Y[:, None])], ValueError, r"have shape \(64, 4\), labels \(64, 1\); pass"),
+        (nn.Linear(12, 1), [(X, Y)], ValueError, "of 2 classes or more"),
+        (nn.Linear(12, 4), (X, Y), TypeError, r"batch 0 must be a pair .*; one batch alone is \[\(x, y\)\]"),
+        (nn.Linear(12, 4), X, TypeError, r"batches must be pairs of input and labels such as \[\(x, y\)\]"),
+        (nn.Linear(12, 4), None, TypeError, "batches must be pairs of input and labels"),
+        (nn.Linear(12, 4), iter(()), ValueError, "holds no sample; a generator can be read only once: pass a list"),
+        (nn.Linear, [(X, Y)], TypeError, r"got type Linear itself; call it: Linear\(...\)"),
+    ],
+)  # fmt: skip
+def test_what_has_no_accuracy_is_refused(model, batches, error, message) -> None:
+    with pytest.raises(error, match=message):
+        at.accuracy(model, batches)
+
+
+def test_accuracy_of_every_position() -> None:
+    model = nn.Linear(12, 4)
+    x = X.view(16, 4, 12)
+    y = model(x).argmax(-1)
+    y[0] = (y[0] + 1) % 4
+    assert at.accuracy(model, [(x, y)]) == 15 / 16
+
+
+def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    whole = at.sweep(_model(), _metric, chips=3, times=["0 s", "1 day"])
+    left = [3]
+
+    def stopped(model: nn.Module) -> float:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return _metric(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        at.sweep(_model(), stopped, chips=3, times=["0 s", "1 day"], folder=tmp_path / "a")
+    calls = []
+
+    def counted(model: nn.Module) -> float:
+        calls.append(1)
+        return _metric(model)
+
+    again = at.sweep(_model(), counted, chips=3, times=["0 s", "1 day"], folder=tmp_path / "a")
+    assert torch.equal(again.values, whole.values)
+    assert len(calls) == 3
+    # more chips and other times, in another order, are added to it
+    more = at.sweep(_model(), counted, chips=4, times=["1 day", "programmed", 0], folder=tmp_path / "a")
+    assert torch.equal(more.values[:3, [2, 0]], whole.values)
+    assert len(calls) == 3 + 4 + 2
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        *(f"chip-{i:05d}.json" for i in range(4)),
+        "sweep.json",
+    ]
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    at.sweep(_model(), _metric, chips=1, times=["0 s"], folder=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"another experiment \(seed 0 there and 1 here\); give another folder"):
+        at.sweep(_model(), never, chips=1, times=["0 s"], seed=1, folder=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"another experiment \(compensation "):
+        at.sweep(_model(), never, chips=1, times=["0 s"], compensation="none", folder=tmp_path / "a")
+    other = _model()
+    other.weight.data[0, 0] += 1e-6
+    with pytest.raises(ValueError, match=r"another experiment \(model '"):
+        at.sweep(other, never, chips=1, times=["0 s"], folder=tmp_path / "a")
+    other = at.convert(at.to_digital(_model()), at.chips.hermes64(device="one_device"))
+    with pytest.raises(ValueError, match=r"another experiment \(model '"):
+        at.sweep(other, never, chips=1, times=["0 s"], folder=tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="holds files and no sweep.json; give a new or an empty folder"):
+        at.sweep(_model(), never, folder=tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["chip-00000.json", "sweep.json"])
+def test_damage_in_a_folder_is_never_a_result(name: str, tmp_path: Path) -> None:
+    def run() -> at.Sweep:
+        return at.sweep(_model(), _metric, chips=1, times=["0 s", "1 day"], folder=tmp_path)
+
+    expected, path = run().values, tmp_path / name
+    whole, generator = path.read_bytes(), np.random.default_rng(0)
+    messages: list[str] = []
+    for _ in range(25):
+        damaged = bytearray(whole)
+        damaged[generator.integers(len(whole))] ^= 1 << generator.integers(8)
+        path.write_bytes(damaged)
+        try:
+            found = run().values
+        except ValueError as error:
+            messages.append(str(error))
+        else:
+            assert torch.equal(found, expected)  # white space between the values
+        path.write_bytes(whole)
+    assert len(messages) > 10
+    assert all(str(tmp_path) in message for message in messages)
+
+
+def _resistive() -> nn.Module:
+    torch.manual_seed(0)
+    return at.convert(nn.Linear(12, 4), at.chips.neurram48())
+
+
+def test_a_time_beyond_the_devices_data_is_marked_in_a_sweep() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # marked, and so not warned of
+        found = at.sweep(_resistive(), _metric, chips=2, times=["1 day", 172_800, "1 year"])
+    assert found.notes[:2] == ("", "")
+    assert found.notes[2] == "beyond the device's data (2 days, 130 nm RRAM (Wan 2022)): held at its last value"
+    assert str(found).splitlines()[-1].endswith(found.notes[2])
+    assert found.to_dict()["1 year"]["note"] == found.notes[2]
+    assert "note" not in found.to_dict()["1 day"]
+    assert at.sweep(_model(), _metric, chips=1, times=["1 year"]).notes == ()
+
+
+def test_at_warns_once_of_a_time_beyond_the_devices_data() -> None:
+    physical = at.program(_resistive(), seed=1)
+    with pytest.warns(UserWarning, match=r"at\('1 year'\): beyond the device's data \(2 days, 130 nm RRAM"):
+        physical.at("1 year")
+    for time in ("1 year", "10 years", "2 days", "programmed"):
+        physical.at(time)  # a warning would be an error
+
+
+def test_sensitivity_marks_a_time_beyond_the_devices_data() -> None:
+    found = at.sensitivity(_resistive(), _metric, chips=1, time="1 year")
+    assert "drift (1 year*)" in str(found)
+    assert str(found).endswith(
+        "* 1 year is beyond the device's data (2 days, 130 nm RRAM (Wan 2022)): held at its last value"
+    )
+    assert found.to_dict()["note"].startswith("beyond the device's data")
+    assert at.sensitivity(_resistive(), _metric, chips=1, time="1 day").note == ""
 
 
 def test_progress_shows_a_bar(capsys: pytest.CaptureFixture) -> None:

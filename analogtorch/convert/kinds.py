@@ -32,7 +32,12 @@ def is_analog(module: Any) -> bool:
 def check_module(caller: str, model: Any) -> None:
     """Raise TypeError where ``caller`` was given something else for a model."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{caller}: model must be a torch.nn.Module, got {type(model).__name__}")
+        hint = ""
+        if hasattr(model, "yield_map"):
+            hint = "; a programmed chip is a model at a time, such as physical.at('1 day'), made from one model"
+        elif isinstance(model, type) and issubclass(model, nn.Module):
+            hint = f" {model.__name__} itself; call it: {model.__name__}(...)"
+        raise TypeError(f"{caller}: model must be a torch.nn.Module, got {type(model).__name__}{hint}")
 
 
 def refuse_programmed(model: nn.Module, caller: str) -> None:

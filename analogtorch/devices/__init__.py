@@ -2,7 +2,7 @@
 
 from analogtorch.devices.cell import UnitCell
 from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip
-from analogtorch.devices.device import Device, beyond, duration, warn_beyond
+from analogtorch.devices.device import Device, beyond, duration
 from analogtorch.devices.pcm import PCM, hermes_one_device, hermes_two_device, ideal_device, pcm_like
 from analogtorch.devices.reram import ReRAM, rram_wan
 from analogtorch.devices.spread import Spread
@@ -27,5 +27,4 @@ __all__ = [
     "pcm_like",
     "rram_wan",
     "seconds",
-    "warn_beyond",
 ]

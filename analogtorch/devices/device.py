@@ -1,6 +1,5 @@
 """What a device model must have: the protocol that ``PCM`` and ``ReRAM`` keep, for devices of your own."""
 
-import warnings
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -80,13 +79,7 @@ def beyond(device: Device, t: float | None) -> str:
     last = device.valid_until
     if t is None or t <= last:
         return ""
-    return f"beyond the data of {device.name} ({duration(last)}): held at its last value"
-
-
-def warn_beyond(what: str, device: Device, t: float | None, stacklevel: int = 3) -> None:
-    """Warn where ``t`` lies beyond the device's data."""
-    if note := beyond(device, t):
-        warnings.warn(f"{what} is {note}", stacklevel=stacklevel)
+    return f"beyond the device's data ({duration(last)}, {device.name}): held at its last value"
 
 
 def duration(seconds: float) -> str:

@@ -42,6 +42,7 @@ def table(found: Sensitivity) -> str:
             f"metric with all layers exact: {found.reference:.{digits}f}",
             f"its loss with one layer on the chip and the others exact{chips}",
             *("", lines[0], rule, *lines[1:-2], rule, *lines[-2:]),
+            *([f"* {found.time} is {found.note}"] if found.note else []),
         ]
     )
 
@@ -92,7 +93,7 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
 
 
 def _title(found: Sensitivity, effect: Effect) -> str:
-    return {"noise": "noise (0 s)", "drift": f"drift ({found.time})"}.get(effect, effect)
+    return {"noise": "noise (0 s)", "drift": f"drift ({found.time}{'*' * bool(found.note)})"}.get(effect, effect)
 
 
 def _told(loss: Loss, effect: Effect, digits: int) -> str:

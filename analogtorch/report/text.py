@@ -15,7 +15,7 @@ def table(result: Result) -> str:
     ]
     rule = "-" * len(lines[0])
     return "\n".join(
-        [*_facts(result), "", lines[0], rule, *lines[1:], "", *(f"Note: {n}" for n in result.notes)]
+        [*_facts(result), "", lines[0], rule, *lines[1:], "", *(f"Note: {n}" for n in _notes(result))]
     ).rstrip()
 
 
@@ -23,7 +23,7 @@ def markdown(result: Result, *, plot: str | None = None) -> str:
     """The same as Markdown, with the plot (a relative path) and the versions."""
     header, *rows = _rows(result)
     lines = ["# Keyword spotting on an analog chip", ""]
-    lines += [f"> **{note}**\n" for note in result.notes]
+    lines += [f"> **{note}**\n" for note in _notes(result)]
     lines += [f"- {fact}" for fact in _facts(result)]
     lines += ["", "| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
@@ -41,7 +41,7 @@ def _rows(result: Result) -> list[tuple[str, ...]]:
         loss = 100 * (result.digital - after["mean"])
         rows.append(
             (
-                f"{time} after programming",
+                f"{time}{'*' * bool(result.hwa.note(time))} after programming",
                 _spread(before),
                 _spread(after),
                 f"{loss:.2f}",
@@ -49,6 +49,11 @@ def _rows(result: Result) -> list[tuple[str, ...]]:
             )
         )
     return rows
+
+
+def _notes(result: Result) -> list[str]:
+    """The result's, then those of times, which are marked with a star."""
+    return [*result.notes, *(f"* {t} is {note}" for t in result.hwa.times if (note := result.hwa.note(t)))]
 
 
 def _spread(value: dict[str, float]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from analogtorch import checks
 from analogtorch.devices import UnitCell
 from analogtorch.sensitivity.suggestion import Suggestion, suggest
 
@@ -61,6 +62,8 @@ class Sensitivity:
     """Time after programming of ``drift``."""
     seeds: tuple[int, ...]
     """Of each chip: ``program(model, seed=seeds[i])`` gives it again."""
+    note: str = ""
+    """What a reader must know of ``time``, such as that the devices' data end before; empty: nothing."""
 
     @property
     def sum(self) -> dict[Effect, float]:
@@ -81,6 +84,7 @@ class Sensitivity:
         facts = ("name", "owner", "weights", "blocks")
         rows = [{**{f: getattr(row, f) for f in facts}, "loss": told(row.loss)} for row in self.rows]
         whole = {"reference": self.reference, "time": self.time, "seeds": list(self.seeds)}
+        whole |= {"note": self.note} if self.note else {}
         return {**whole, "effects": list(self.effects), "layers": rows, "sum": self.sum, "total": told(self.total)}
 
     def plot(self, path: str | Path | None = None) -> Any:
@@ -99,8 +103,7 @@ class Sensitivity:
         Raises:
             ValueError: a negative or infinite budget, or an effect that was not measured.
         """
-        if isinstance(budget, bool) or not (isinstance(budget, int | float) and 0 <= budget < math.inf):
-            raise ValueError(f"suggest: budget must be a finite number >= 0 in the metric's units, got {budget!r}")
+        budget = checks.number("suggest: budget", budget, least=0, what="finite number", remedy="in the metric's units")
         if effect is not None and effect not in self.effects:
             raise ValueError(
                 f"suggest: effect {effect!r} was not measured, {self.effects} were; name it in "

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
@@ -10,11 +9,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from analogtorch import checks
 from analogtorch.calibrate.passes import exact
-from analogtorch.convert import analog_layers, refuse_programmed
-from analogtorch.evaluate import chip_seeds, label
+from analogtorch.convert import analog_layers, check_module, refuse_programmed
+from analogtorch.evaluate import check_metric, chip_seeds, finite, label
 from analogtorch.nn import AnalogLayer, AnalogMatrix, AnalogMultiheadAttention, Programmed
-from analogtorch.program import Compensation, program, seconds
+from analogtorch.program import Compensation, beyond_data, program, seconds
 from analogtorch.sensitivity.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 
 
@@ -61,15 +61,16 @@ def sensitivity(
         >>> print(found)
         >>> print(found.suggest(0.01))
     """
+    check_module("sensitivity", model)
+    check_metric("sensitivity", metric)
     layers, chosen = dict(analog_layers(model)), _chosen(effects)
     if not layers:
         raise ValueError("sensitivity: the model has no analog layer; call analogtorch.convert(model, chip) first")
     refuse_programmed(model, "sensitivity")
-    if type(chips) is not int or chips < 1:
-        raise ValueError(f"sensitivity: chips must be an integer >= 1, got {chips!r}")
-    if compensation not in get_args(Compensation):
-        raise ValueError(f"sensitivity: compensation must be one of {get_args(Compensation)}, got {compensation!r}")
-    seconds(time)
+    chips = checks.count("sensitivity: chips", chips)
+    checks.choice("sensitivity: compensation", compensation, get_args(Compensation))
+    checks.flag("sensitivity: higher_is_better", higher_is_better)
+    notes = beyond_data(model, seconds(time)) if "drift" in chosen else []
     seeds = chip_seeds(seed, chips)
     reference, values = _measured(model, metric, chosen, time, seeds, compensation, progress)
     sign = 1 if higher_is_better else -1
@@ -82,6 +83,7 @@ def sensitivity(
         total=found[0],
         effects=chosen,
         time=label(time),
+        note="; ".join(notes),
         seeds=seeds,
     )
 
@@ -110,18 +112,25 @@ def _measured(
             if not wanted:
                 break
             physical = program(model, seed=chip_seed)
+            physical.warned.update(beyond_data(model, seconds(time)))  # the report has the note
             for effect, t in wanted.items():
                 view = physical.at(t, compensation=compensation)
                 on_chip = _Apart(view, metric, bar, exact_weights=effect == "readings")
                 values[effect].append(on_chip.each(f"{effect}, chip {number}"))
+                del view, on_chip
+            del physical  # the next chip has its memory
     return reference, values
 
 
 def _chosen(effects: Effect | Iterable[Effect]) -> tuple[Effect, ...]:
     """The effects in their order, each once."""
+    if not isinstance(effects, Iterable):
+        raise ValueError(f"sensitivity: effects must be some of {EFFECTS}, got {effects!r}")
     given = [effects] if isinstance(effects, str) else list(effects)
-    if not given or any(effect not in EFFECTS for effect in given):
-        raise ValueError(f"sensitivity: effects must be some of {EFFECTS}, got {given!r}")
+    if not given:
+        raise ValueError(f"sensitivity: effects must be some of {EFFECTS}, got none")
+    for effect in given:
+        checks.choice("sensitivity: each of effects", effect, EFFECTS)
     return tuple(effect for effect in EFFECTS if effect in given)
 
 
@@ -185,13 +194,7 @@ class _Apart:
     def _measure(self, what: str) -> float:
         self.model.eval()
         with torch.random.fork_rng(devices=self.devices):
-            given: Any = self.metric(self.model)
-        try:
-            value = float(given)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"sensitivity: the metric must return a number, got {given!r} with {what}") from error
-        if not math.isfinite(value):
-            raise ValueError(f"sensitivity: the metric is {value} with {what}; it must be a finite number")
+            value = finite("sensitivity", self.metric(self.model), f"with {what}")
         self.bar.update()
         return value
 

@@ -1,5 +1,6 @@
 """JSON, Markdown, table and plot of a result, and files that are whole or absent."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -57,6 +58,20 @@ def test_table_is_aligned_and_ends_with_the_note(result: Result) -> None:
     assert len({len(row) for row in rows}) == 1
     assert "iso-accuracy (99% of it) 91.08 %" in lines[0]
     assert lines[-1] == "Note: This speech was synthesised."
+
+
+def test_a_time_beyond_the_data_is_marked_everywhere(result: Result, tmp_path: Path) -> None:
+    marked = dataclasses.replace(
+        result.hwa, notes=("", "", "beyond the device's data (2 days, W): held at its last value")
+    )
+    marked = dataclasses.replace(result, hwa=marked, direct=marked)
+    for text in (table(marked), markdown(marked)):
+        assert "1 year* after programming" in text
+        assert "1 day after programming" in text
+        assert "* 1 year is beyond the device's data (2 days, W): held at its last value" in text
+    assert marked.to_dict()["hwa"]["1 year"]["note"].startswith("beyond the device's data (2 days")
+    assert "note" not in marked.to_dict()["hwa"]["1 day"]
+    write(marked, tmp_path)
 
 
 def test_plot_needs_no_pyplot(result: Result, tmp_path: Path) -> None:
