@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from analogtorch import places
-from analogtorch.convert import analog_layers, refuse_programmed
+from analogtorch.convert import analog_layers, refuse_programmed, refuse_taken, refuse_unloaded
 from analogtorch.defects import Defects, TileState, tile_state
 from analogtorch.devices import beyond, seconds
 from analogtorch.nn import AnalogComposite, AnalogLayer, Programmed
@@ -45,8 +45,8 @@ def program(
             per tile, tile after tile.
 
     Raises:
-        ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is parametrized or on meta,
-            or a mapping of another model or chip.
+        ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is parametrized, on meta
+            or swapped out since it was converted, or a mapping of another model or chip.
         RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after the conversion.
         TypeError: the seed is not an integer, or an argument is not of its type.
 
@@ -59,14 +59,14 @@ def program(
     if not layers:
         raise ValueError("program: the model has no analog layer; call analogtorch.convert(model, chip) first")
     refuse_programmed(model, "program")
+    refuse_taken(model, "program")
+    refuse_unloaded(model, "program")
     for module in model.modules():
         if isinstance(module, AnalogComposite):
             module.refuse_changed()
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
             raise ValueError(f"program: layer {name!r} is parametrized or pruned; make that permanent first")
-        if layer.weight.is_meta:
-            raise ValueError(f"program: layer {name!r} is on the meta device; load weights first")
         if not torch.isfinite(layer.weight).all():
             raise ValueError(f"program: the weight of layer {name!r} has NaN or infinite values")
     for argument, given, kind in (("method", method, Method), ("defects", defects, Defects)):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
-from analogtorch.convert import analog_layers, check_module, reason
+from analogtorch.convert import analog_layers, check_module, reason, taken
 from analogtorch.convert.fast_path import reader
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
@@ -150,8 +150,9 @@ def summary(model: nn.Module) -> Summary:
     if not layers:
         raise ValueError("summary: the model has no analog layer; call analogtorch.convert(model, chip) first")
     rows = tuple(_row(name, layer) for name, layer in layers.items())
+    swapped = taken(model)
     skipped = tuple(
-        (name or "(root)", reason(model, name, module) or _left(model, name), _count(own))
+        (name or "(root)", swapped.get(name) or reason(model, name, module) or _left(model, name), _count(own))
         for name, module in model.named_modules()
         if not isinstance(module, AnalogLayer | AnalogComposite) and (own := list(module.parameters(recurse=False)))
     )

@@ -1,5 +1,6 @@
 """Importing the library costs little beside torch's own import, prints nothing and starts nothing."""
 
+import importlib.resources
 import subprocess
 import sys
 
@@ -51,3 +52,7 @@ def test_the_guard_imports_no_compiler() -> None:
     """torch._dynamo takes seconds to import."""
     run = subprocess.run([sys.executable, "-c", _GUARD], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+def test_type_checkers_find_the_types() -> None:
+    assert (importlib.resources.files("analogtorch") / "py.typed").is_file()

@@ -21,7 +21,7 @@ from analogtorch.calibrate.passes import (
     run,
 )
 from analogtorch.chips import Chip
-from analogtorch.convert import analog_layers, refuse_programmed
+from analogtorch.convert import analog_layers, refuse_programmed, refuse_taken, refuse_unloaded
 from analogtorch.convert.guard import route_bypasses
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogLayer
@@ -133,8 +133,8 @@ def _checked(
             "calibrate: the model has no analog layer with an input range; call analogtorch.convert(model, chip) first"
         )
     refuse_programmed(model, "calibrate")
-    if meta := [name for name, layer in layers.items() if layer.weight.is_meta]:
-        raise ValueError(f"calibrate: layer {meta[0]!r} is on the meta device; load weights first")
+    refuse_taken(model, "calibrate")
+    refuse_unloaded(model, "calibrate")
     for name, value, allowed in (
         ("method", method, (*get_args(Method), None)),
         ("per", per, get_args(Per)),

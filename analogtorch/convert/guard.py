@@ -9,6 +9,7 @@ from torch import nn
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.kinds import analog_layers, check_module
 from analogtorch.convert.route import route, routed_layers, unroute
+from analogtorch.convert.taken import refuse_taken
 from analogtorch.convert.watch import Bypass, Watch, watch
 
 _SHOWN = 5
@@ -85,8 +86,8 @@ def guard(
 
     Raises:
         TypeError: ``model``, ``example`` or ``forward`` is of another type.
-        ValueError: no analog layer; a layer that is bypassed, with the module and the line of code that do it; or one
-            that did not run.
+        ValueError: no analog layer, or one that something else took the place of since ``convert``; a layer that is
+            bypassed, with the module and the line of code that do it; or one that did not run.
 
     Example:
         >>> model = at.convert(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()), at.chips.hermes64())
@@ -97,6 +98,7 @@ def guard(
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("guard: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    refuse_taken(model, "guard")
     run: Callable[[nn.Module], Any]
     if forward is None:
         run = runner("guard", example, "; for anything else pass forward=")

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 from analogtorch.convert.fast_path import reader
 from analogtorch.convert.subclass import analog_class, refuses
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMatrix, kinds
-from analogtorch.nn.base import OWN
+from analogtorch.nn.base import OWN, forward_is_plain
 
 _REFUSED = {
     nn.Bilinear: "multiplies two inputs; a tile multiplies an input by stored weights",
@@ -17,6 +17,9 @@ _REFUSED = {
     parametrize.ParametrizationList: "belongs to a parametrized layer",
 }
 """Modules with weights that ``convert`` never makes analog, and why."""
+
+_OWN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTensor")}
+"""Types of weights, beside Parameters, that are the numbers of a matrix: whole, spread over devices, or a shape."""
 
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
@@ -49,6 +52,17 @@ def refuse_programmed(model: nn.Module, caller: str) -> None:
             )
 
 
+def refuse_unloaded(model: nn.Module, caller: str) -> None:
+    """Raise ValueError where a weight is on the meta device, which has no numbers."""
+    for name, layer in analog_layers(model):
+        if layer.weight.is_meta:
+            hook = getattr(layer, "_hf_hook", None)
+            raise ValueError(
+                f"{caller}: layer {name!r} is on the meta device; "
+                + ("load weights first" if hook is None else f"{_accelerate(hook)} offloads its weights. {_UNHOOK}")
+            )
+
+
 def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = False) -> str | None:
     """Why ``module``, called ``name`` in ``model``, cannot become analog; None if it can.
 
@@ -68,20 +82,48 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "lazy: run the model once first"
     for method in ("forward", "_conv_forward", "__call__"):
-        if method in vars(module) or (method == "__call__" and type(module).__call__ is not kind.digital.__call__):
-            return f"{type(module).__name__} overrides {method}"
+        own = method in vars(module) and not (method == "forward" and forward_is_plain(module))
+        if own or (method == "__call__" and type(module).__call__ is not kind.digital.__call__):
+            return _override(module, method)
     for name in kind.weight_names(module):
-        weight = module._parameters.get(name)
-        if weight is None:
-            return f"its {name} is not a plain Parameter (pruned or weight-normalised)"
-        if weight.numel() == 0 or not weight.is_floating_point():
-            return f"its {name} has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
+        if why := _unplaceable(name, module._parameters.get(name)):
+            return why
     if own := kind.refuses(module):
         return own
     names = OWN.union(dir(kind)).difference(dir(kind.digital))
     if taken := sorted(names & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
     return refuses(kind, module)
+
+
+def _override(module: nn.Module, method: str) -> str:
+    """Why a module that computes by a ``method`` of its own cannot become analog."""
+    hook = getattr(module, "_hf_hook", None)  # of accelerate, for offloading and device maps
+    if method != "forward" or hook is None:
+        return f"{type(module).__name__} overrides {method}"
+    return f"{_accelerate(hook)} replaces its forward. {_UNHOOK}"
+
+
+_UNHOOK = (
+    "Call accelerate.hooks.remove_hook_from_module(model, recurse=True), and dispatch the model again afterwards; to "
+    "offload it, pass state_dict=dict(model.named_parameters()) to accelerate, or it does not find the input ranges"
+)
+
+
+def _accelerate(hook: Any) -> str:
+    return f"the accelerate hook {type(hook).__name__}"
+
+
+def _unplaceable(name: str, weight: Any) -> str | None:
+    """Why a weight of this ``name`` has no numbers to place on a tile; None if it has."""
+    if weight is None:
+        return f"its {name} is not a plain Parameter (pruned or weight-normalised)"
+    kind = type(weight)
+    if not issubclass(kind, nn.Parameter) and (kind.__module__.partition(".")[0], kind.__name__) not in _OWN_TENSORS:
+        return f"its {name} is a {kind.__name__}, a tensor that multiplies by rules of its own (quantised, sparse)"
+    if weight.numel() == 0 or not weight.is_floating_point():
+        return f"its {name} has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
+    return None
 
 
 def kind_of(module: nn.Module) -> Any:

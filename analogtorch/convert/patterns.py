@@ -55,11 +55,23 @@ def check_known(
         for name, module in with_weights or found[:1]:
             why = reason(model, name, module, embeddings)
             raise ValueError(f"convert: {name!r}, matched by {pattern.text!r}, cannot be analog: {why}")
-        near = get_close_matches(pattern.text.removeprefix("re:"), names, n=3) or names[:3]
+        near = nearest(pattern.text.removeprefix("re:"), names) or names[:3]
         raise ValueError(
             f"convert: pattern {pattern.text!r} matches none of the {len(candidates)} layers that can be analog. "
-            f"Closest names: {', '.join(map(repr, near)) or 'none'}. Leave include out to convert all."
+            f"Closest names: {', '.join(map(repr, near)) or 'none'}. Leave the pattern out, or name layers as "
+            "model.named_modules() does."
         )
+
+
+def nearest(text: str, names: Iterable[str]) -> list[str]:
+    """Up to three ``names`` that ``text`` may have meant: a whole name, or how one ends, such as ``head`` of it."""
+    endings: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            endings.setdefault(".".join(parts[i:]), []).append(name)
+    found = [name for ending in get_close_matches(text.strip("*."), endings, n=3) for name in endings[ending]]
+    return list(dict.fromkeys(found))[:3]
 
 
 def check_agree(

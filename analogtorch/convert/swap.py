@@ -18,6 +18,7 @@ from analogtorch.convert.kinds import analog_type, check_module, is_analog, reas
 from analogtorch.convert.patterns import check_agree, check_known, check_used, matches, names_of, patterns
 from analogtorch.convert.replace import replace
 from analogtorch.convert.route import route_known, unroute
+from analogtorch.convert.taken import forget, remember
 from analogtorch.nn import AnalogLinear, kinds
 from analogtorch.pattern import Pattern
 
@@ -114,6 +115,7 @@ def convert(
         restore(replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
         undo()
         raise
+    remember(converted)
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
     return converted
@@ -230,6 +232,7 @@ def to_digital(model: nn.Module) -> nn.Module:
         raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
     for module in model.modules():
         unroute(module)
+    forget(model)
     return restore(replace(model, {id(m): m.to_digital() for m in layers.values()}))
 
 

@@ -464,6 +464,8 @@ def reborn(module: nn.Module, kind: Any, name: str) -> Any:
             f"{name or '(root)'!r} was compiled by itself and is not any more: call its .compile() again",
             stacklevel=4,
         )
+    if forward_is_plain(module):
+        new.__dict__.pop("forward", None)  # bound to the module that was
     # what gains or loses an entry
     new._parameters, new._buffers = dict(module._parameters), dict(module._buffers)
     new._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
@@ -471,6 +473,12 @@ def reborn(module: nn.Module, kind: Any, name: str) -> Any:
         if getattr(hook, "with_module", False):
             hook.module = weakref.ref(new)
     return new
+
+
+def forward_is_plain(module: nn.Module) -> bool:
+    """Whether the module computes by the forward of its class, which accelerate leaves as an attribute of its own."""
+    own = vars(module).get("forward")
+    return own is None or getattr(own, "__func__", None) is type(module).forward
 
 
 def _cut(t: Any, outputs: slice | None, dim: int = 0) -> Any:

@@ -120,6 +120,7 @@ def test_selection(include, exclude, expected) -> None:
     ("kwargs", "message"),
     [
         ({"include": "haed"}, "'haed' matches none.*Closest names:.*'head'"),
+        ({"exclude": "hed"}, "'hed' matches none.*Closest names: 'head'"),
         ({"exclude": "nope"}, "'nope' matches none of the 3 layers"),
         ({"include": ["head", "unused*"]}, r"'unused\*' matches none"),
         ({"exclude": "*"}, "exclude, or where, leaves none of its 3 layers"),

@@ -1,0 +1,121 @@
+"""What other libraries do to a model before or after it is converted."""
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
+from torch import nn
+
+import analogtorch as at
+
+CHIP = at.chips.hermes64()
+X = torch.randn(4, 8)
+
+
+def _net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+class Int8(torch.Tensor):
+    """A quantised weight as torchao has it: a tensor of float32 to look at, and integers inside."""
+
+    integers: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, integers: torch.Tensor) -> "Int8":
+        new = torch.Tensor._make_wrapper_subclass(cls, integers.shape, dtype=torch.float32)
+        new.integers = integers
+        return new
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.detach.default, torch.ops.aten.clone.default):
+            return cls(args[0].integers)
+        if func is torch.ops.aten.addmm.default:
+            bias, x, weight = args
+            return bias + x @ (weight.integers / 100)
+        if func is torch.ops.aten.t.default:
+            return cls(args[0].integers.t())
+        raise NotImplementedError(f"Int8 has no {func}")
+
+
+def test_a_quantised_weight_stays_digital_and_says_why() -> None:
+    model = _net()
+    model[0].weight = nn.Parameter(Int8((model[0].weight * 100).char()), requires_grad=False)
+    at.calibrate(at.convert(model, CHIP), [X])
+    assert type(model[0]) is nn.Linear
+    ((name, why, count),) = at.summary(model).skipped
+    assert (name, count) == ("0", 72)
+    assert why == "its weight is a Int8, a tensor that multiplies by rules of its own (quantised, sparse)"
+    assert [row.name for row in at.guard(model, X).layers] == ["2"]
+    assert at.program(model, seed=0).at("1 day")(X).isfinite().all()
+
+
+class FakeQuantizedLinear(nn.Linear):
+    """As torchao's, which takes the Parameters over."""
+
+    @classmethod
+    def from_linear(cls, layer: nn.Linear) -> "FakeQuantizedLinear":
+        new = cls(layer.in_features, layer.out_features)
+        new.weight, new.bias = layer.weight, layer.bias
+        return new
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(input, (self.weight * 100).round() / 100, self.bias)
+
+
+def _swapped() -> nn.Sequential:
+    model = at.convert(_net(), CHIP)
+    model[0] = FakeQuantizedLinear.from_linear(model[0])
+    return model
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: at.guard(model, X),
+        lambda model: at.calibrate(model, [X]),
+        lambda model: at.program(model, seed=0),
+        lambda model: at.sweep(model, lambda view: 0.0, chips=1),
+    ],
+)
+def test_a_layer_that_a_tool_swapped_out_is_missed(call: Any) -> None:
+    with pytest.raises(ValueError, match="'0' was an analog layer until a FakeQuantizedLinear took its place.*filter"):
+        call(_swapped())
+
+
+def test_a_layer_that_was_swapped_out_is_in_the_summary() -> None:
+    (row,) = at.summary(_swapped()).skipped
+    assert row == ("0", "was an analog layer until a FakeQuantizedLinear took its place", 72)
+
+
+def test_a_layer_may_be_swapped_on_purpose() -> None:
+    model = at.to_digital(_swapped())
+    at.convert(model, CHIP, include="2")
+    assert at.guard(model, X).layers[0].name == "2"
+    fresh = at.convert(_net(), CHIP)
+    fresh[0] = nn.Linear(8, 8)  # with a weight of its own
+    assert [row.name for row in at.guard(fresh, X).layers] == ["2"]
+
+
+def test_a_head_that_goes_may_leave_its_weight_to_the_embedding() -> None:
+    model = nn.Sequential(nn.Embedding(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    at.convert(model, CHIP)
+    model[2] = nn.Identity()
+    assert [row.name for row in at.guard(model, torch.arange(8)).layers] == ["1"]
+
+
+def test_accelerate_is_named_where_its_hook_is_in_the_way() -> None:
+    model = cpu_offload(_net())
+    with pytest.raises(ValueError, match="the accelerate hook AlignDevicesHook replaces its forward.*remove_hook_from"):
+        at.convert(model, CHIP)
+    remove_hook_from_module(model, recurse=True)
+    at.calibrate(at.convert(model, CHIP), [X])
+    y = model.eval()(X)
+    cpu_offload(model, state_dict=dict(model.named_parameters()))
+    assert torch.equal(model(X), y)
+    with pytest.raises(ValueError, match="meta device; the accelerate hook AlignDevicesHook offloads its weights"):
+        at.program(model, seed=0)
