@@ -28,6 +28,7 @@ OPTIONAL = {
     "synthetic": ("espeakng-loader",),
     "report": ("matplotlib", "jinja2"),
     "vision": ("torchvision",),
+    "yaml": ("pyyaml",),
 }
 """Extra to packages."""
 

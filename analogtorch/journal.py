@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from analogtorch import checks
 from analogtorch.chips import to_dict
 from analogtorch.convert import analog_layers
+from analogtorch.files import write_atomically
 from analogtorch.ops.noise import VERSION as NOISE
 
 VERSION = 1
@@ -125,6 +126,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    from analogtorch.report.files import write_atomically  # here, because the report imports what sweeps
-
     write_atomically(path, json.dumps(data, indent=2) + "\n")

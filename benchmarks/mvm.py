@@ -36,8 +36,8 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.files import write_atomically
 from analogtorch.ops import native
-from analogtorch.report.files import write_atomically
 from benchmarks.peers import INSTALL, OURS, PEERS, Library, OtherSetting, verify
 from benchmarks.registry import SHAPES, Shape
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from analogtorch import chips
 from analogtorch.chips.file import SUFFIXES
+from analogtorch.files import write_atomically
 from analogtorch.mapping.cost import CostReport, cost
 from analogtorch.mapping.map import map_to_chip
 from analogtorch.mapping.mapping import Mapping
-from analogtorch.report.files import write_atomically
 
 _VISION = "torchvision.models."
 _DEFAULT_INPUT = "1,3,224,224"

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analogtorch.files import write_atomically
 from analogtorch.mapping.floorplan import (
     Floorplan,
     colours,
@@ -14,7 +15,6 @@ from analogtorch.mapping.floorplan import (
     short,
 )
 from analogtorch.mapping.mapping import Mapping
-from analogtorch.report.files import write_atomically
 
 if TYPE_CHECKING:
     from analogtorch.mapping.cost import CostReport

@@ -1,6 +1,6 @@
 """What a run found: a table, a plot, JSON and Markdown."""
 
-from analogtorch.report.files import write_atomically
+from analogtorch.files import write_atomically
 from analogtorch.report.plot import plot
 from analogtorch.report.result import ISO, Result
 from analogtorch.report.text import markdown, table

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from analogtorch.report.files import write_atomically
+from analogtorch.files import write_atomically
 from analogtorch.sensitivity.losses import SINGLE, Effect, Loss, Sensitivity
 
 _BAR = 20

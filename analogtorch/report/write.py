@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from analogtorch.report.files import write_atomically
+from analogtorch.files import write_atomically
 from analogtorch.report.plot import plot
 from analogtorch.report.result import Result
 from analogtorch.report.text import markdown

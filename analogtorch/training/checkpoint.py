@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from analogtorch.report.files import write_atomically
+from analogtorch.files import write_atomically
 
 
 class AtomicCheckpoint(CheckpointIO):

@@ -385,7 +385,7 @@ def test_ranges_of_tiles_travel_and_go_back_to_one(tmp_path) -> None:
     loaded = at.load(at.save(model, tmp_path), nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4))).eval()
     assert torch.equal(loaded(x), y)
     assert loaded[0].input_ranges == ranges[0]
-    from analogtorch.description import read
+    from analogtorch.checkpoint import read
 
     assert text in str(read(tmp_path))
     assert torch.equal(copy.deepcopy(model)(x), y)

@@ -135,10 +135,31 @@ def test_files_that_are_no_chip_are_refused(tmp_path: Path) -> None:
     broken.write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         at.chips.load(broken)
+    broken.write_text("[" * 5000)
+    with pytest.raises(ValueError, match=r"mine\.json: is nested more than 50 levels deep"):
+        at.chips.load(broken)
     with pytest.raises(ValueError, match="must end in one of .yaml, .yml, .json"):
         at.chips.save(at.chips.ideal(), tmp_path / "mine.toml")
     with pytest.raises(FileNotFoundError):
         at.chips.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 40)), "values once"),
+        ("a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 900)), "nested more than 50 levels"),
+        ("a: &a [*a]\n", "nested more than 50 levels"),
+        ("[" * 3000, "nested more than 50 levels"),
+    ],
+    ids=["bomb", "chain", "loop", "deep"],
+)
+def test_yaml_that_grows_when_it_is_read_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        at.chips.load(path)
+    assert str(path) in str(caught.value)
 
 
 def test_yaml_is_not_needed_for_json(tmp_path: Path) -> None:
@@ -154,4 +175,4 @@ except ImportError as error:
     print(error)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "pip install pyyaml, or use a .json file" in run.stdout
+    assert 'pip install "analogtorch[yaml]", or use a .json file' in run.stdout

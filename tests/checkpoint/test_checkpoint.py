@@ -12,8 +12,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
-from analogtorch import checkpoint
 from analogtorch.checkpoint import DESCRIPTION, WEIGHTS, load, load_programmed, read, save
+from analogtorch.checkpoint.folder import PREVIOUS, _digest
 
 CHIP = at.chips.hermes64()
 OTHER = dataclasses.replace(CHIP, name="other", input_bits=6)
@@ -74,7 +74,9 @@ def _same(a: nn.Module, b: nn.Module) -> bool:
 
 
 def _edit(folder: Path, **values) -> None:
+    """Change fields by hand, of a file without a checksum: as older versions wrote it."""
     data = json.loads((folder / DESCRIPTION).read_text())
+    del data["checksum"]
     (folder / DESCRIPTION).write_text(json.dumps(data | values))
 
 
@@ -346,11 +348,28 @@ def test_an_unknown_chip_field_names_the_nearest(tmp_path: Path) -> None:
     _refused(tmp_path, Net(1), r"analog\.json: chip: Chip has no field \['input_bit'\], did you mean 'input_bits'")
 
 
+def test_a_description_without_a_checksum_is_accepted_and_an_edited_one_is_named(tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    text = (tmp_path / DESCRIPTION).read_text()
+    (tmp_path / DESCRIPTION).write_text(text.replace('"input_range": 3.25', '"input_range": 3.5'))
+    _refused(tmp_path, Net(1), r"analog\.json: its 'checksum' does not belong.* remove the field 'checksum'")
+    (tmp_path / DESCRIPTION).write_text(text)
+    _edit(tmp_path)
+    assert _same(load(tmp_path, Net(1)), _analog())
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 60 + "]" * 60])
+def test_deep_nesting_is_refused(text: str, tmp_path: Path) -> None:
+    save(_analog(), tmp_path)
+    (tmp_path / DESCRIPTION).write_text(text)
+    _refused(tmp_path, Net(1), r"analog\.json: is nested more than 50 levels deep")
+
+
 @pytest.mark.parametrize("size", [0, 10, 700])
 def test_a_truncated_description_is_refused(size: int, tmp_path: Path) -> None:
     save(_analog(), tmp_path)
     os.truncate(tmp_path / DESCRIPTION, size)
-    _refused(tmp_path, Net(1), "is not JSON, it may be truncated")
+    _refused(tmp_path, Net(1), "is not JSON in UTF-8, it may be truncated")
 
 
 def test_truncated_mixed_up_damaged_and_missing_weights_are_refused(tmp_path: Path) -> None:
@@ -373,7 +392,7 @@ def test_truncated_mixed_up_damaged_and_missing_weights_are_refused(tmp_path: Pa
 def test_a_file_that_is_no_safetensors_file_is_refused(tmp_path: Path) -> None:
     save(_analog(), tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"x" * 50)
-    size, sha256 = checkpoint._digest(tmp_path / WEIGHTS)
+    size, sha256 = _digest(tmp_path / WEIGHTS)
     _edit(tmp_path, weights={"file": WEIGHTS, "bytes": size, "sha256": sha256})
     _refused(tmp_path, Net(1), "no safetensors file that can be read")
 
@@ -476,7 +495,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(place: str, tmp_path: Path,
         with pytest.raises(OSError, match=r"could not write a checkpoint to .*: No space left.* is untouched"):
             save(at.convert(Net(1), CHIP), tmp_path)
     after = _files(tmp_path)
-    after.pop(checkpoint._PREVIOUS, None)
+    after.pop(PREVIOUS, None)
     assert after == before
     assert _same(load(tmp_path, Net(2)), _analog())
 
@@ -502,7 +521,7 @@ def test_a_process_killed_between_the_two_files_leaves_the_old_checkpoint(links,
     new, replace = at.convert(Net(1), CHIP), os.replace
 
     def killed(a, b) -> None:
-        if Path(b).name == DESCRIPTION or Path(a).name == checkpoint._PREVIOUS:  # nor is anything put back
+        if Path(b).name == DESCRIPTION or Path(a).name == PREVIOUS:  # nor is anything put back
             raise _Killed
         replace(a, b)
 
@@ -512,7 +531,7 @@ def test_a_process_killed_between_the_two_files_leaves_the_old_checkpoint(links,
             patch.setattr(os, "link", _full)
         with pytest.raises(_Killed):
             save(new, tmp_path)
-    assert checkpoint._PREVIOUS in _files(tmp_path)
+    assert PREVIOUS in _files(tmp_path)
     assert _same(load(tmp_path, Net(2)), _analog())
     with monkeypatch.context() as patch:  # and again, over what the first left
         patch.setattr(safetensors.torch, "save_file", _full)

@@ -1,6 +1,5 @@
 """``analog.json``: what a checkpoint says of the model beside its weights, written and read. Versioned, no pickle."""
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from analogtorch import chips
 from analogtorch.chips import Chip
 from analogtorch.defects import Defects
+from analogtorch.files import checked, parse_json
 from analogtorch.mapping import Mapping
 from analogtorch.mapping import serial as mappings
 from analogtorch.nn import AnalogLayer
@@ -108,11 +108,7 @@ def read(path: str | Path) -> Checkpoint:
     if not file.is_file():
         raise FileNotFoundError(f"{folder} has no {DESCRIPTION}; give the folder that analogtorch.save wrote")
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON, it may be truncated: {error}") from error
-    try:
-        return _decoded(folder, data)
+        return _decoded(folder, checked(parse_json(file.read_bytes())))
     except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: a field has the wrong shape: {type(error).__name__}: {error}") from error
     except ValueError as error:

@@ -1,0 +1,107 @@
+"""Whether a checkpoint belongs to a model: everything that is checked before the model is changed."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint
+from analogtorch.convert import analog_layers, reason
+from analogtorch.convert.kinds import analog_type
+from analogtorch.nn import AnalogLayer, AnalogMatrix
+from analogtorch.tiling import sections
+
+_SHOWN = 5  # differences that an error lists
+
+
+def check_keys(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Raise ValueError unless model and file have the same tensors: names, shapes, ties."""
+    problems = list(itertools.islice(_differences(tensors, model.state_dict(keep_vars=True)), _SHOWN + 1))
+    if problems:
+        more = "; and more" if len(problems) > _SHOWN else ""
+        raise ValueError(
+            f"{saved.folder} is of another architecture than this {type(model).__name__}: "
+            f"{'; '.join(problems[:_SHOWN])}{more}. The model is unchanged"
+        )
+
+
+def _differences(tensors: dict[str, Tensor], state: dict[str, Tensor]) -> Iterator[str]:
+    missing, unexpected = state.keys() - tensors.keys(), tensors.keys() - state.keys()
+    for key in sorted(missing):
+        yield f"the file lacks {key!r}{_near(key, unexpected or tensors)}"
+    for key in sorted(unexpected):
+        yield f"the model lacks {key!r}{_near(key, missing or state)}"
+    first: dict[int, str] = {}
+    for key, t in state.items():
+        if key in missing:
+            continue
+        one, given = first.setdefault(id(t), key), tensors[key]
+        if is_lazy(t):
+            yield f"{key!r} is not initialised; run the model once first"
+        elif t.shape != given.shape:
+            yield f"{key!r} has shape {tuple(t.shape)} in the model and {tuple(given.shape)} in the file"
+        elif tensors[one] is not given and not torch.equal(tensors[one], given):
+            yield f"{one!r} and {key!r} are one tensor in the model and two in the file"
+
+
+def _near(key: str, known: Any) -> str:
+    near = get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+    return f" (nearest: {near[0]!r})" if near else ""
+
+
+def check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Raise ValueError unless each layer that is analog in the file is, or can become, the same in the model."""
+    modules, analog, state = dict(model.named_modules()), dict(analog_layers(model)), model.state_dict(keep_vars=True)
+    names = {entry.name for entry in saved.layers}
+    if more := [name for name in analog if name not in names]:
+        raise ValueError(
+            f"load: layer {more[0]!r} is analog in the model and digital in {saved.folder}; call "
+            "analogtorch.to_digital(model) first"
+        )
+    for entry in saved.layers:
+        label = f"load: layer {entry.name!r}, analog in {saved.folder},"
+        inside = entry.name.startswith(f"{entry.owner}.".lstrip("."))  # a matrix of a module not yet converted
+        module = modules.get(entry.name, modules.get(entry.owner) if inside else None)
+        if module is None:
+            raise ValueError(f"{label} is no module of the model{_near(entry.name, modules)}")
+        if isinstance(module, AnalogLayer):
+            if module.chip != entry.chip or parametrize.is_parametrized(module):
+                raise ValueError(
+                    f"{label} is on another chip in the model or parametrized; call analogtorch.to_digital(model) first"
+                )
+        elif (why := reason(model, entry.owner, module, embeddings=True)) is not None:
+            raise ValueError(f"{label} cannot be analog in the model: {why}")
+        matrix = isinstance(module, AnalogMatrix) or module is not modules.get(entry.name)
+        kind = AnalogMatrix if matrix else type(module) if isinstance(module, AnalogLayer) else analog_type(module)
+        if kind.__name__ != entry.kind:
+            raise ValueError(f"{label} is an {entry.kind} there and would be an {kind.__name__} in the model")
+        if entry.weight not in tensors:
+            raise ValueError(f"{label} has its weight under {entry.weight!r}, which the file lacks")
+        given, own = tensors[entry.weight], state[entry.weight]
+        if tuple(given.shape) != entry.shape:
+            raise ValueError(f"{label} has shape {entry.shape} in {DESCRIPTION} and {tuple(given.shape)} in {WEIGHTS}")
+        dtype = given.dtype if own.is_meta else own.dtype
+        stored = torch.tensor(1.0 if entry.input_range is None else entry.input_range, dtype=dtype)
+        if not ((stored > 0) & (stored < math.inf)).all():
+            raise ValueError(f"{label} has input range {entry.input_range}, which does not fit in {dtype}")
+        shape = entry.shape if matrix else kind.as_matrix(module, own.detach().to("meta")).shape
+        cut = sections(tuple(shape), getattr(module, "groups", 1), entry.chip)
+        blocks = max(len(section.row_blocks) for section in cut)
+        if stored.numel() not in (1, blocks):
+            raise ValueError(
+                f"{label} has {stored.numel()} input ranges and {blocks} row block{'s' * (blocks > 1)} in the model"
+            )
+        bounds, readings = entry.output_bounds, (blocks, cut[-1].outputs.stop)
+        if isinstance(bounds, list) and ({len(row) for row in bounds}, len(bounds)) != ({readings[1]}, blocks):
+            raise ValueError(
+                f"{label} has {len(bounds)} rows of ADC bounds, and {readings} (row blocks, outputs) in the model"
+            )
+        limits = torch.tensor(1.0 if bounds is None else bounds, dtype=torch.promote_types(dtype, torch.float32))
+        if not ((limits > 0) & (limits < math.inf)).all():
+            raise ValueError(f"{label} has ADC bounds that do not fit in {limits.dtype}")

@@ -1,0 +1,142 @@
+"""A checkpoint into a model, or into a programmed chip."""
+
+import copy
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.checkpoint.description import Checkpoint, library_version
+from analogtorch.checkpoint.fits import check_keys, check_layers
+from analogtorch.checkpoint.folder import read_folder
+from analogtorch.convert import analog_layers, convert, refuse_programmed
+from analogtorch.nn.ranges import without_converters
+from analogtorch.ops import VERSION as GENERATOR
+from analogtorch.program import ProgrammedChip, program
+
+
+def load(path: str | Path, model: nn.Module) -> nn.Module:
+    """Load what ``save`` wrote into a model of the same architecture, and convert what was analog of it.
+
+    Weights, chips, input ranges and the names that key the noise are then those of the saved model, whatever they were
+    before. A model on the meta device gets the tensors of the file.
+
+    Args:
+        path: the folder that ``save`` wrote.
+        model: a digital model, or a converted one that has the same layers on the same chips.
+
+    Returns:
+        The model; assign it, as a root layer cannot be replaced in place.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: a file that is truncated, damaged, of a newer version or of another checkpoint; a model of another
+            architecture, or one that is analog otherwise. The model is unchanged.
+        ImportError: safetensors is not installed.
+        OSError: a file is missing or cannot be read.
+
+    Example:
+        >>> folder = save(at.convert(torch.nn.Linear(8, 4), at.chips.hermes64()), tempfile.mkdtemp())
+        >>> model = load(folder, torch.nn.Linear(8, 4))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"load: model must be a torch.nn.Module, got {type(model).__name__}")
+    return _load(*read_folder(path), model)
+
+
+def load_programmed(path: str | Path, model: nn.Module) -> ProgrammedChip:
+    """Program again the chip that ``save`` was given: the same devices, defects and numbers at any time.
+
+    Args:
+        path: the folder that ``save`` wrote.
+        model: a model of the same architecture, digital or converted; it is copied and not changed.
+
+    Raises:
+        ValueError: as ``load``; or the checkpoint holds no programmed chip, was written with another version of the
+            noise generator, or the model has weights of another type.
+        TypeError, ImportError, OSError: as ``load``.
+
+    Example:
+        >>> physical = at.program(at.convert(torch.nn.Linear(8, 4), at.chips.hermes64()), seed=7)
+        >>> load_programmed(save(physical, tempfile.mkdtemp()), torch.nn.Linear(8, 4)).seed
+        7
+    """
+    saved, tensors = read_folder(path)
+    recipe = saved.programmed
+    if recipe is None:
+        raise ValueError(
+            f"{saved.folder} holds a model, not a programmed chip; load it with analogtorch.load, then call "
+            "analogtorch.program(model, seed=...)"
+        )
+    if saved.generator != GENERATOR:
+        raise ValueError(
+            f"{saved.folder} was programmed with version {saved.generator} of the noise generator, AnalogTorch "
+            f"{library_version()} has version {GENERATOR} and would make another chip of seed {recipe.seed}; "
+            "use AnalogTorch "
+            f"{saved.analogtorch}"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"load_programmed: model must be a torch.nn.Module, got {type(model).__name__}")
+    loaded = _load(saved, tensors, copy.deepcopy(model))
+    for key, t in loaded.state_dict().items():
+        if t.dtype != tensors[key].dtype:
+            raise ValueError(
+                f"{saved.folder}: {key!r} is {t.dtype} in the model and {tensors[key].dtype} in the file, which makes "
+                f"other conductances; call model.to({tensors[key].dtype}) first"
+            )
+    return program(loaded, seed=recipe.seed, method=recipe.method, defects=recipe.defects, mapping=recipe.mapping)
+
+
+@torch.no_grad()
+def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn.Module:
+    refuse_programmed(model, "load")
+    check_keys(saved, tensors, model)
+    check_layers(saved, tensors, model)
+    model = _converted(saved, model)
+    layers = dict(analog_layers(model))
+    for layer in layers.values():
+        layer.set_output_bounds(None)  # those of before may be of another chip, or on the meta device
+    _fill(model, tensors)
+    for entry in saved.layers:
+        layer = layers[entry.name]
+        if entry.input_range is not None:
+            layer.set_input_range(entry.input_range)
+        elif layer.calibrated:
+            layer.forget_input_range()
+        layer.set_output_bounds(entry.output_bounds)
+    return model
+
+
+def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
+    """The model with what the file says analog, on its chips and with its noise."""
+    present = dict(analog_layers(model))
+    if todo := [entry for entry in saved.layers if entry.name not in present]:
+        chip = next((layer.chip for layer in present.values()), todo[0].chip)
+        owners = sorted({f"re:{re.escape(entry.owner)}" for entry in todo})
+        model = convert(model, chip, include=owners, embeddings=True)
+    layers = dict(analog_layers(model))
+    for entry in saved.layers:
+        layer = layers[entry.name]
+        if (layer.layer_name, layer.chip) != (entry.key, entry.chip):
+            layer.layer_name = entry.key
+            layer.chip = entry.chip  # also draws the streams of the noise from the name
+    return model
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    state = model.state_dict(keep_vars=True)
+    given = OrderedDict((key, tensors[key]) for key in state)
+    assign = any(t.is_meta for t in state.values())
+    if assign:  # the tensors themselves go into the model: one for each that it has, or ties would come or go
+        made: dict[int, Tensor] = {}
+        taken = set()
+        for key, t in state.items():
+            if id(t) not in made:
+                own = tensors[key].clone() if id(tensors[key]) in taken else tensors[key]
+                made[id(t)] = nn.Parameter(own, t.requires_grad) if isinstance(t, nn.Parameter) else own
+                taken.add(id(tensors[key]))
+            given[key] = made[id(t)]
+    given._metadata = without_converters(state._metadata)  # type: ignore[attr-defined]
+    model.load_state_dict(given, strict=True, assign=assign)

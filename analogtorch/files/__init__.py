@@ -1,0 +1,19 @@
+"""What all files of the library share: they appear whole, carry checksums, and are read within limits."""
+
+from analogtorch.files.atomic import write_atomically
+from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
+from analogtorch.files.lock import locked
+from analogtorch.files.text import expanded, parse_json, parse_yaml, yaml_package
+
+__all__ = [
+    "checked",
+    "expanded",
+    "locked",
+    "parse_json",
+    "parse_yaml",
+    "seal",
+    "sealed_bytes",
+    "signed",
+    "write_atomically",
+    "yaml_package",
+]

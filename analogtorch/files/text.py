@@ -1,0 +1,100 @@
+"""JSON and YAML within limits, and paths with variables: text that a person, or somebody else's program, wrote."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+LARGEST = 1_000_000
+"""Values that a YAML document may hold, aliases counted as often as they are used."""
+DEEPEST = 50
+"""Levels of nesting that a document may have."""
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The JSON document.
+
+    Raises:
+        ValueError: no JSON in UTF-8, or nested more than `DEEPEST` levels deep.
+    """
+    try:
+        tree = json.loads(text)
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise ValueError(f"is not JSON in UTF-8, it may be truncated: {error}") from error
+    _measure(tree, {})
+    return tree
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """The YAML document, read without code in it.
+
+    An alias of YAML is one object in several places, which costs nothing until somebody walks through it: a few lines
+    can hold billions of values. They are counted here without walking.
+
+    Raises:
+        ValueError: no YAML that can be loaded safely, nested more than `DEEPEST` levels deep, or of more than
+            `LARGEST` values once its aliases are expanded.
+        ImportError: PyYAML is not installed.
+    """
+    yaml = yaml_package()
+    try:
+        tree = yaml.safe_load(text)
+    except RecursionError:
+        raise _too_deep() from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not YAML that can be loaded safely: {error}") from error
+    total, _ = _measure(tree, {})
+    if total > LARGEST:
+        raise ValueError(f"holds {total:,} values once its aliases are expanded; at most {LARGEST:,} are read")
+    return tree
+
+
+def yaml_package() -> Any:
+    """The module ``yaml``; ImportError if PyYAML is not installed."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError('YAML needs PyYAML; run: pip install "analogtorch[yaml]", or use a .json file') from error
+    return yaml
+
+
+def _measure(tree: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
+    """How many values ``tree`` holds, and in how many levels; ``known`` keeps those of the containers seen."""
+    if not isinstance(tree, list | dict):
+        return 1, 0
+    if id(tree) not in known:
+        if depth > DEEPEST:  # also where a container holds itself
+            raise _too_deep()
+        values = tree.values() if isinstance(tree, dict) else tree
+        inner = [_measure(value, known, depth + 1) for value in values if isinstance(value, list | dict)]
+        levels = 1 + max((levels for _, levels in inner), default=0)
+        known[id(tree)] = 1 + len(tree) - len(inner) + sum(size for size, _ in inner), levels
+        if levels > DEEPEST:
+            raise _too_deep()
+    return known[id(tree)]
+
+
+def expanded(path: str) -> Path:
+    """``path`` with ``~`` and, as in a shell, ``${NAME}`` and ``${NAME:-default}`` replaced.
+
+    Raises:
+        ValueError: a variable that is not set and has no default.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name, default = found.groups()
+        given = os.environ.get(name) or default
+        if given is None:
+            raise ValueError(f"{path!r}: the variable {name} is not set; set it, or write ${{{name}:-a default}}")
+        return given
+
+    return Path(_VARIABLE.sub(value, path)).expanduser()
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"is nested more than {DEEPEST} levels deep")

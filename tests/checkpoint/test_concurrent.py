@@ -1,0 +1,25 @@
+"""Several processes save to one folder and load from it: every load is one save, whole, or a named error."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tests.checkpoint.writers as writers
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_loads_are_never_a_mix_and_nobody_crashes(seconds: int, tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", writers.__name__, str(folder), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    counts = {"saves": 0, "loads": 0, "refused": 0}
+    for what, count in re.findall(r"(saves|loads|refused) (\d+)", done.stdout):
+        counts[what] += int(count)
+    assert counts["saves"] > 10, counts
+    assert counts["loads"] > 10, counts
+    assert counts["refused"] <= counts["loads"] // 10, counts  # somebody who only waits for a gap does not starve
+    assert sorted(p.name for p in folder.iterdir()) == ["analog.json", "weights.safetensors"]

@@ -1,0 +1,77 @@
+"""Savers and loaders of one checkpoint, each a process of its own; a program: python writers.py FOLDER SECONDS.
+
+Every save writes weights and an input range of one number; a load that finds two numbers is a mix. Prints how many
+saves and loads there were, how many loads were refused, and ends with code 1 after a mix or a crash.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import analogtorch as at
+
+SAVERS, LOADERS = 2, 2
+
+
+def net(value: float) -> nn.Module:
+    layer = nn.Linear(64, 64)
+    nn.init.constant_(layer.weight, value)
+    return layer
+
+
+def save(folder: Path, turn: int) -> str:
+    value = float(1 + turn % 7)
+    layer = at.convert(net(value), at.chips.ideal())
+    layer.set_input_range(value)
+    at.save(layer, folder)
+    return "saves"
+
+
+def load(folder: Path, turn: int) -> str:
+    with torch.device("meta"):
+        model = net(0.0)  # gets the tensors of the file themselves
+    try:
+        layer = at.load(folder, model)
+    except (ValueError, OSError) as error:
+        return "refused" if str(folder) in str(error) else f"an error without a name: {error}"
+    values = {layer.input_range.item(), *layer.weight.unique().tolist()}
+    if len(values) != 1:
+        print(f"a mix: {values}", flush=True)
+        os._exit(1)
+    return "loads"
+
+
+def repeat(act: Callable[[Path, int], str], folder: Path, seconds: float, number: int) -> None:
+    counts: dict[str, int] = {}
+    end = time.monotonic() + seconds
+    turn = number
+    while time.monotonic() < end:
+        did = act(folder, turn)
+        counts[did] = counts.get(did, 0) + 1
+        turn += 1
+    for did, count in counts.items():
+        print(did, count, flush=True)
+
+
+def main(folder: Path, seconds: float) -> int:
+    save(folder, 0)
+    children = []
+    for number, act in enumerate([save] * SAVERS + [load] * LOADERS):
+        child = os.fork()
+        if not child:
+            repeat(act, folder, seconds, number)
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print("codes", *codes)
+    return int(any(codes))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2])))
