@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from analogtorch.chips import ideal
 from analogtorch.convert.route import LOOKED_AT, Router
+from analogtorch.nn.traced import Proxy, whole
 
 _FORWARDS = ("forward", "_conv_forward")
 _TRIED = (nn.Linear, nn.modules.conv._ConvNd)
@@ -39,6 +40,8 @@ def analog_class(kind: Any, digital: type[nn.Module]) -> Any:
 def _routed(own: Any) -> Any:
     @functools.wraps(own)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(given, Proxy) for given in (*args, *kwargs.values())):
+            return whole(self, *args, **kwargs)
         with Router(lambda: (self,)):
             return own(self, *args, **kwargs)
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from analogtorch.nn.composite import AnalogComposite, AnalogMatrix, Spot
 from analogtorch.nn.linear import AnalogLinear
+from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import number_samples
 
 
@@ -63,6 +64,9 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
             TypeError: a nested tensor, or a mask that is neither boolean nor floating point.
             ValueError: shapes that do not fit the layer or each other, or ``is_causal`` without its ``attn_mask``.
         """
+        if isinstance(query, Proxy):
+            told = {"need_weights": need_weights, "average_attn_weights": average_attn_weights, "is_causal": is_causal}
+            return whole(self, query, key, value, key_padding_mask=key_padding_mask, attn_mask=attn_mask, **told)
         self.refuse_changed()
         batched = self._check(query, key, value)
         q = self._batch_first(query, batched)

@@ -18,6 +18,7 @@ from analogtorch.ops import (
     Plan,
     block_scales,
     draw_keys,
+    flops,
     mvm,
     number_samples,
     refuse_transforms,
@@ -142,6 +143,7 @@ class AnalogLayer(RangedLayer):
         return new
 
     def _attach(self, chip: Chip, name: str, digital_class: type[nn.Module]) -> None:
+        flops.register()
         self.digital_class = digital_class
         self.layer_name = name
         self.calibrated = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.nn.recurrent import gru_state, lstm_state
+from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
@@ -26,6 +27,8 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """As the digital cell: input ``(N, I)`` or ``(I,)`` and the state, zeros if it is None; the next state."""
+        if isinstance(input, Proxy):
+            return whole(self, input, hx)
         self.refuse_changed()
         if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
             raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.nn.base import AnalogLayer
+from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogConv(AnalogLayer):
@@ -27,6 +28,8 @@ class AnalogConv(AnalogLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """The analog convolution of ``input``, plus the digital bias."""
+        if isinstance(input, Proxy):
+            return whole(self, input)
         if input.dim() == self.dims + 1:
             return self.analog_forward(input.unsqueeze(0)).squeeze(0)
         return self.analog_forward(input)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from analogtorch.chips import Chip
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.drawn import each_sample
+from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, normal, rounded
 from analogtorch.ops.reference import wide
 
@@ -70,6 +71,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """The readings of the rows of the tokens ``input``, int64 or int32 of any shape."""
+        if isinstance(input, Proxy):
+            return whole(self, input)
         return self.analog_forward(input)
 
     def analog_forward(

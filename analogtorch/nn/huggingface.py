@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from analogtorch.nn.base import AnalogLayer
+from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogConv1D(AnalogLayer, Conv1D):
@@ -26,6 +27,8 @@ class AnalogConv1D(AnalogLayer, Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         """The analog product of ``x`` and the weight, plus the digital bias."""
+        if isinstance(x, Proxy):
+            return whole(self, x)
         return self.analog_forward(x)
 
     def as_matrix(self, weight: Tensor) -> Tensor:

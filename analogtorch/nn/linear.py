@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.nn.base import AnalogLayer
+from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogLinear(AnalogLayer, nn.Linear):
@@ -26,6 +27,8 @@ class AnalogLinear(AnalogLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """The analog product of ``input`` and the weight, plus the digital bias."""
+        if isinstance(input, Proxy):
+            return whole(self, input)
         if self.sequence_first and input.dim() == 3:
             return self.analog_forward(input.transpose(0, 1)).transpose(0, 1)
         return self.analog_forward(input)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from analogtorch.nn.composite import AnalogComposite, Spot
+from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import number_samples
 
 _STEPS = 1 << 24
@@ -36,6 +37,8 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As the digital layer: padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a ``PackedSequence``."""
+        if isinstance(input, Proxy):
+            return whole(self, input, hx)
         self.refuse_changed()
         packed = input if isinstance(input, PackedSequence) else None
         lengths: Tensor | None = None

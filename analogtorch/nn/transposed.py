@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.nn.base import AnalogLayer
+from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops.reference import wide
 
 _TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -41,6 +42,8 @@ class AnalogConvTranspose(AnalogLayer):
             input: (N, C, *places), or one sample without N.
             output_size: of the output's places, or of the whole output, as the digital layer takes it.
         """
+        if isinstance(input, Proxy):
+            return whole(self, input, output_size)
         geometry = (self.stride, self.padding, self.kernel_size, self.dims, self.dilation)
         extra = tuple(self._output_padding(input, None if output_size is None else list(output_size), *geometry))
         if input.dim() == self.dims + 1:
