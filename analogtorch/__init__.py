@@ -9,6 +9,7 @@ physical.at("1 day")
 """
 
 import logging
+import sys
 
 from analogtorch import chips, devices, hwa, mapping, nn
 from analogtorch.calibrate import calibrate, correct_columns, reestimate_batch_norm
@@ -17,6 +18,7 @@ from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.convert import GuardReport, analog_layers, convert, fold_batch_norm, guard, to_digital
 from analogtorch.defects import Defects
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sweep
+from analogtorch.field_docs import describe_fields
 from analogtorch.hwa import clip_after_step, clip_weights_, distillation_loss, training_noise_
 from analogtorch.mapping import Mapping, cost, map_to_chip
 from analogtorch.program import ProgrammedChip, program
@@ -27,6 +29,7 @@ from analogtorch.summary import Summary, summary
 
 __version__ = "0.1.0"
 
+describe_fields(sys.modules[__name__], chips, devices, hwa, mapping, nn)
 logging.getLogger("analogtorch").addHandler(logging.NullHandler())
 
 __all__ = [
