@@ -5,7 +5,9 @@ in ``gpu``. Everything else, and every machine without a compiler or Triton, tak
 """
 
 import math
+from functools import lru_cache
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,48 +65,70 @@ def mvm(
         >>> y = mvm(torch.randn(4, 64), torch.tensor([3.0]), torch.randn(10, 64), plan)
     """
     inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds)
-    _check(inputs, plan)
     learns = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or input_range.requires_grad)
     return _mvm(*inputs, plan.ints, plan.floats, learns)[0]
 
 
-def _check(inputs: Inputs, plan: Plan) -> None:
+class _Expected(NamedTuple):
+    """What follows from a plan and the shapes of ``x`` and ``w``."""
+
+    y: tuple[int, ...]
+    mask: tuple[int, ...]
+    readings: tuple[int, int]
+    """(blocks, outputs)."""
+    vectors: int
+    """Of a convolution, samples."""
+
+
+def _expected(plan: Plan, x: torch.Size, w: torch.Size) -> _Expected:
+    if len(w) != plan.dims + 2 or w[1:].numel() != plan.bounds[-1]:
+        raise ValueError(
+            f"mvm: w must be (outputs, channels / groups, *kernel) with {plan.bounds[-1]} rows and {plan.dims} "
+            f"spatial dimensions, as the plan says; got shape {tuple(w)}"
+        )
+    if w[0] % plan.groups:
+        raise ValueError(f"mvm: {plan.groups} groups need a multiple of that many outputs, got w of {tuple(w)}")
+    channels = (x[1] if len(x) == plan.dims + 2 else -1) if plan.dims else x[-1] if len(x) else -1
+    if channels != w[1] * plan.groups:
+        form = "(N, {}, *places)" if plan.dims else "(*, {})"
+        raise ValueError(f"mvm: x must be {form.format(w[1] * plan.groups)}, got shape {tuple(x)}")
+    if plan.columns and (plan.columns[0] != 0 or plan.columns[-1] != w[0]):
+        raise ValueError(f"mvm: plan.columns must run from 0 to the {w[0]} outputs of w, got {plan.columns}")
+    y = output_shape(x, w, plan)
+    vectors = x[0] if plan.dims else math.prod(x[:-1])  # Size.numel() would fix a traced batch size
+    return _Expected(y, mask_shape(y, plan.blocks, plan.dims), (plan.blocks, w[0]), vectors)
+
+
+_known = lru_cache(maxsize=4096)(_expected)
+
+
+def _check(inputs: Inputs, plan: Plan, expected: _Expected) -> None:
+    """Of every call, traced ones and those of the raw operator too: the kernels read memory as these shapes say."""
     x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds = inputs
     if not (x.is_floating_point() and w.is_floating_point()):
         raise TypeError(f"mvm: x and w must be floating point, got {x.dtype} and {w.dtype}")
-    if w.dim() != plan.dims + 2 or w.shape[1:].numel() != plan.bounds[-1]:
-        raise ValueError(
-            f"mvm: w must be (outputs, channels / groups, *kernel) with {plan.bounds[-1]} rows and {plan.dims} "
-            f"spatial dimensions, as the plan says; got shape {tuple(w.shape)}"
-        )
-    if w.shape[0] % plan.groups:
-        raise ValueError(f"mvm: {plan.groups} groups need a multiple of that many outputs, got w of {tuple(w.shape)}")
-    channels = x.shape[-1] if not plan.dims else x.shape[1] if x.dim() == plan.dims + 2 else -1
-    if channels != w.shape[1] * plan.groups:
-        form = "(N, {}, *places)" if plan.dims else "(*, {})"
-        raise ValueError(f"mvm: x must be {form.format(w.shape[1] * plan.groups)}, got shape {tuple(x.shape)}")
-    vectors = x.shape[0] if plan.dims else math.prod(x.shape[:-1])  # Size.numel() would fix a traced batch size
-    _check_range(input_range, x, vectors, plan)
-    if bias is not None and (tuple(bias.shape) != (w.shape[0],) or bias.dtype != w.dtype):
+    _check_range(input_range, x, expected.vectors, plan)
+    if bias is not None and (bias.shape != w.shape[:1] or bias.dtype != w.dtype):
         raise ValueError(
             f"mvm: bias must be {(w.shape[0],)} of w's type, {w.dtype}; got {tuple(bias.shape)} of {bias.dtype}"
         )
-    if plan.columns and (plan.columns[0] != 0 or plan.columns[-1] != w.shape[0]):
-        raise ValueError(f"mvm: plan.columns must run from 0 to the {w.shape[0]} outputs of w, got {plan.columns}")
     for name, t in (("key", key), ("output_keys", output_keys), ("samples", samples)):
         if t is not None and (t.dtype != torch.int64 or t.device != x.device):
             raise TypeError(f"mvm: {name} must be int64 on {x.device}, got {t.dtype} on {t.device}")
     for name, given in (("scale", scale), ("gain", gain), ("output_bounds", output_bounds)):
         if given is not None and given.device != x.device:
             raise TypeError(f"mvm: {name} must be on {x.device}, as x is, got {given.device}")
-        if given is not None and tuple(given.shape) != (plan.blocks, w.shape[0]):
-            raise ValueError(f"mvm: {name} must be {(plan.blocks, w.shape[0])}, got shape {tuple(given.shape)}")
+        if given is not None and given.shape != expected.readings:
+            raise ValueError(f"mvm: {name} must be {expected.readings}, got shape {tuple(given.shape)}")
     if plan.weight_noise > 0 and key is None:
         raise ValueError("mvm: weight_noise > 0 needs key, such as fold(seed_tensor(1), stream('layer'))")
-    if plan.output_noise > 0 and (output_keys is None or len(output_keys) < plan.blocks):
+    if key is not None and key.numel() != 1:
+        raise ValueError(f"mvm: key must be one number, of shape (), got shape {tuple(key.shape)}")
+    keyed = output_keys is not None and output_keys.dim() == 1 and len(output_keys) >= plan.blocks
+    if plan.output_noise > 0 and not keyed:
         raise ValueError(f"mvm: output_noise > 0 needs output_keys, one for each of the {plan.blocks} row blocks")
-    if samples is not None and samples.numel() != vectors:
-        raise ValueError(f"mvm: samples must have {vectors} elements, one per vector, got {samples.numel()}")
+    if samples is not None and samples.numel() != expected.vectors:
+        raise ValueError(f"mvm: samples must have {expected.vectors} elements, one per vector, got {samples.numel()}")
 
 
 def _check_range(input_range: Tensor, x: Tensor, vectors: int, plan: Plan) -> None:
@@ -139,6 +163,7 @@ def _compute(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     plan = decode(tuple(ints), tuple(floats))
     inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds)
+    _check(inputs, plan, _known(plan, x.shape, w.shape))
     y, own, mask, saturated = _kernels(inputs, plan).forward(inputs, plan, learns)
     if scale is not None:
         own = scale.new_empty(0)  # an operator may not return what it was given
@@ -158,13 +183,15 @@ def _plain(x, input_range, w, bias, scale, gain, key, output_keys, samples, outp
 
 def _fake(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, ints, floats, learns):
     plan = decode(tuple(ints), tuple(floats))
-    y = x.new_empty(output_shape(x.shape, w.shape, plan), dtype=w.dtype)
+    expected = _expected(plan, x.shape, w.shape)
+    _check(Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds), plan, expected)
+    y = x.new_empty(expected.y, dtype=w.dtype)
     wide = reference.wide(w.dtype)
     own = w.new_empty(
         (plan.blocks, w.shape[0]) if scale is None else (0,), dtype=wide if scale is None else scale.dtype
     )
     kept = learns and plan.output_bits
-    mask = y.new_empty(mask_shape(y.shape, plan.blocks, plan.dims) if kept else (0,), dtype=MASK)
+    mask = y.new_empty(expected.mask if kept else (0,), dtype=MASK)
     return y, own, mask, y.new_empty(plan.blocks, dtype=torch.uint8)
 
 
@@ -193,6 +220,7 @@ def _compute_backward(
     plan = decode(tuple(ints), tuple(floats))
     inputs = Inputs(x, input_range, w, None, scale, gain, key, None, None)
     outputs = Outputs(g, scale, mask, saturated)
+    _check_backward(inputs, outputs, plan, needs)
     gradients: Gradients = _kernels(inputs, plan).backward(g, inputs, outputs, plan, needs)
     # an operator must return a tensor: an empty one stands for a gradient that nobody asked for
     gx, g_range, gw, g_bias = (g.new_empty(0) if t is None else t for t in gradients)
@@ -204,6 +232,26 @@ def _fake_backward(g, x, input_range, w, scale, gain, key, mask, saturated, ints
     return tuple(
         torch.empty_like(t, memory_format=torch.contiguous_format) if needed else g.new_empty(0) for t, needed in shapes
     )
+
+
+def _check_backward(inputs: Inputs, outputs: Outputs, plan: Plan, needs: list[bool]) -> None:
+    """As ``_check``: what the operator of the gradients reads. Autograd always passes this: it must be quick."""
+    x, gain, key = inputs.x, inputs.gain, inputs.key
+    g, scale, mask, saturated = outputs
+    y, words, each, vectors = _known(plan, x.shape, inputs.w.shape)
+    _check_range(inputs.input_range, x, vectors, plan)
+    fits = g.shape == y and scale.shape == each and saturated.shape == each[:1] and len(needs) == 4
+    fits = fits and (mask.shape == words or mask.numel() == 0) and (gain is None or gain.shape == each)
+    there = g.device == mask.device == saturated.device == x.device and g.is_floating_point()
+    if not (fits and there and mask.dtype == saturated.dtype == MASK):
+        given = ", ".join(f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in (g, scale, mask, saturated))
+        raise ValueError(
+            f"mvm_backward: g {y}, scale and gain {each}, mask {words} or empty and saturated {each[:1]}, both {MASK}, "
+            f"must be on {x.device}, and needs four booleans; got {given} and {needs}"
+        )
+    keyed = plan.weight_noise == 0 if key is None else key.numel() == 1 and key.dtype == torch.int64
+    if not keyed:
+        raise ValueError(f"mvm_backward: key must be one int64, as in mvm; got {key}")
 
 
 def _kernels(inputs: Inputs, plan: Plan) -> ModuleType:

@@ -81,10 +81,10 @@ def random_bits(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     """32 random bits, as int32 (R, count), at ``rows`` and the ``count`` columns from ``first``.
 
     Args:
-        key: int64, from ``fold``.
+        key: () int64, from ``fold``.
         rows: (R,) int64.
         first: (R,) int64, below 2^32.
-        count: columns.
+        count: columns, at least 0.
     """
     word = fold(key, rows).unsqueeze(1)
     a = ((word << 32) >> 32).to(torch.int32)
@@ -97,7 +97,12 @@ def random_bits(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
 
 
 def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
-    """Standard normals, float32 (R, count), at the positions that ``random_bits`` takes."""
+    """Standard normals, float32 (R, count), at the positions that ``random_bits`` takes.
+
+    Raises:
+        TypeError: a tensor is not int64, or not where ``rows`` is.
+        ValueError: shapes or a count other than those.
+    """
     return _normal(key, rows, first, count)
 
 
@@ -121,7 +126,19 @@ def normal_reference(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Te
     return torch.where(bits < 0, -z, z)
 
 
+def _check(key: Tensor, rows: Tensor, first: Tensor, count: int) -> None:
+    for name, t in (("key", key), ("rows", rows), ("first", first)):
+        if t.dtype != torch.int64 or t.device != rows.device:
+            raise TypeError(f"normal: {name} must be int64 on {rows.device}, got {t.dtype} on {t.device}")
+    if key.numel() != 1 or rows.dim() != 1 or first.shape != rows.shape or count < 0:
+        raise ValueError(
+            "normal: key must be one number, rows and first (R,), count at least 0; "
+            f"got {tuple(key.shape)}, {tuple(rows.shape)}, {tuple(first.shape)} and {count}"
+        )
+
+
 def _compute(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
+    _check(key, rows, first, count)
     if rows.device.type == "cpu":
         from analogtorch.ops import native  # which imports what uses the normals
 
@@ -136,6 +153,7 @@ def _compute(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
 
 
 def _fake(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
+    _check(key, rows, first, count)
     return torch.empty(rows.shape[0], count, device=rows.device, dtype=torch.float32)
 
 

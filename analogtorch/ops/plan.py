@@ -130,7 +130,21 @@ def _span(start: int, stop: int, shape: tuple[int, ...]) -> Span:
 
 @lru_cache(maxsize=4096)
 def decode(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
-    """The plan whose ``ints`` and ``floats`` these are."""
+    """The plan whose ``ints`` and ``floats`` these are.
+
+    Raises:
+        ValueError: they are no plan's.
+    """
+    try:
+        plan = _decoded(ints, floats)
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"ints {ints} and floats {floats} are not those of a Plan: {error}") from error
+    if (plan.ints, plan.floats) != (ints, floats):
+        raise ValueError(f"ints {ints} and floats {floats} are not those of a Plan, such as {plan.ints}, {plan.floats}")
+    return plan
+
+
+def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
     rest = list(ints)
 
     def take(count: int) -> tuple[int, ...]:

@@ -162,7 +162,7 @@ _ONE = torch.ones(1)
 
 
 def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
-    bias, each = torch.zeros(w.shape[0], requires_grad=True), torch.ones(plan.blocks, w.shape[0])
+    bias, each = torch.zeros(w.shape[0], dtype=w.dtype, requires_grad=True), torch.ones(plan.blocks, w.shape[0])
     tensors = (x, _ONE.clone().requires_grad_(), w, bias, None, each, KEY, KEYS, None, 2 * each)
     return *tensors, plan.ints, plan.floats, learns
 
@@ -181,7 +181,7 @@ OPERATORS = {
         "mvm_backward",
         (
             *(torch.randn(3, 4), torch.randn(3, 8), _ONE, torch.randn(4, 8), torch.ones(2, 4), None, KEY),
-            *(torch.zeros(2, 3, 1, dtype=torch.int32), torch.zeros(2, dtype=torch.uint8)),
+            *(torch.zeros(2, 3, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.uint8)),
             *(_LINEAR.ints, _LINEAR.floats, [True, True, False, True]),
         ),
     ),
@@ -191,11 +191,6 @@ OPERATORS = {
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_are_well_formed(name: str) -> None:
     operator, operands = OPERATORS[name]
-    if name == "mvm_backward":
-        from analogtorch.ops import native
-
-        if not native.available():
-            operands = (*operands[:7], torch.zeros(2, 3, 4, dtype=torch.uint8), *operands[8:])
     torch.library.opcheck(getattr(torch.ops.analogtorch, operator).default, operands)
 
 
@@ -256,6 +251,8 @@ BAD = {
     "bounds": (ValueError, r"output_bounds must be \(2, 4\)", {"output_bounds": torch.ones(2, 5)}),
     "key": (ValueError, "needs key", {"key": None}),
     "output keys": (ValueError, "2 row blocks", {"output_keys": KEYS[:1]}),
+    "no key": (ValueError, r"key must be one number", {"key": KEYS[:0]}),
+    "flat output keys": (ValueError, "2 row blocks", {"output_keys": KEYS[:2].unsqueeze(1)}),
     "samples": (ValueError, "2 elements", {"samples": torch.arange(3)}),
     "narrow samples": (TypeError, "samples must be int64", {"samples": torch.arange(2, dtype=torch.int32)}),
     "scale elsewhere": (TypeError, "scale must be on cpu", {"scale": torch.ones(2, 4, device="meta")}),
@@ -277,6 +274,71 @@ def test_bad_tensors_are_refused(name: str) -> None:
     given |= changes
     with pytest.raises(error, match=message):
         mvm(given.pop("x"), given.pop("input_range"), given.pop("w"), given.pop("plan", _LINEAR), **given)
+
+
+def _raw(name: str, position: int, value: object) -> None:
+    operator, operands = OPERATORS[name]
+    operands = [*operands]
+    operands[position] = value
+    getattr(torch.ops.analogtorch, operator)(*operands)
+
+
+SHORT = torch.zeros(1, dtype=torch.int64)
+MALFORMED = {
+    "mvm x": ("mvm", 0, torch.zeros(3, 7)),
+    "mvm range": ("mvm", 1, torch.ones(2, 2)),
+    "mvm w": ("mvm", 2, torch.zeros(4, 9)),
+    "mvm bias": ("mvm", 3, torch.zeros(3)),
+    "mvm scale": ("mvm", 4, torch.ones(1, 4)),
+    "mvm gain": ("mvm", 5, torch.ones(1, 4)),
+    "mvm key": ("mvm", 6, SHORT[:0]),
+    "mvm output_keys": ("mvm", 7, SHORT),
+    "mvm samples": ("mvm", 8, SHORT),
+    "mvm output_bounds": ("mvm", 9, torch.ones(2, 3)),
+    "mvm ints of another": ("mvm", 10, list(_CONV.ints)),
+    "mvm no ints": ("mvm", 10, []),
+    "mvm negative ints": ("mvm", 10, [-1, *_LINEAR.ints[1:]]),
+    "mvm more ints": ("mvm", 10, [*_LINEAR.ints, 1]),
+    "mvm rows": ("mvm", 10, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
+    "mvm few floats": ("mvm", 11, list(_LINEAR.floats[:4])),
+    "mvm nan": ("mvm", 11, [float("nan"), *_LINEAR.floats[1:]]),
+    "conv x": ("mvm_conv", 0, torch.zeros(2, 2, 9, 9)),
+    "conv w": ("mvm_conv", 2, torch.zeros(4, 2, 30)),
+    "backward g": ("mvm_backward", 0, torch.zeros(3, 3)),
+    "backward x": ("mvm_backward", 1, torch.zeros(2, 8)),
+    "backward scale": ("mvm_backward", 4, torch.ones(2, 3)),
+    "backward gain": ("mvm_backward", 5, torch.ones(1, 4)),
+    "backward no key": ("mvm_backward", 6, None),
+    "backward mask": ("mvm_backward", 7, torch.zeros(2, 3, 3, dtype=torch.uint8)),
+    "backward type of mask": ("mvm_backward", 7, torch.zeros(2, 3, 4, dtype=torch.int32)),
+    "backward saturated": ("mvm_backward", 8, torch.ones(1, dtype=torch.uint8)),
+    "backward needs": ("mvm_backward", 11, [True, False, True]),
+    "normal key": ("normal", 0, SHORT[:0]),
+    "normal type": ("normal", 0, torch.tensor(1.5)),
+    "normal rows": ("normal", 1, torch.arange(4, dtype=torch.int32)),
+    "normal first": ("normal", 2, torch.arange(3)),
+    "normal count": ("normal", 3, -1),
+    "normal elsewhere": ("normal", 2, torch.arange(4, device="meta")),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_raw_operators_refuse_what_would_be_read_out_of_bounds(name: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"mvm|normal|not those of a Plan|w must be"):
+        _raw(*MALFORMED[name])
+
+
+@pytest.mark.parametrize("name", ["normal", "mvm", "mvm_conv", "mvm_backward"])
+def test_the_default_device_is_not_where_cpu_tensors_are_computed(name: str) -> None:
+    operator, operands = OPERATORS[name]
+    run = getattr(torch.ops.analogtorch, operator)
+    expected = run(*operands)
+    with torch.device("meta"):
+        found = run(*operands)
+        keys = torch.ops.analogtorch.draw_keys(_ONE, [1, 2])
+    assert keys.device.type == "cpu"
+    pairs = [(found, expected)] if isinstance(found, Tensor) else zip(found, expected, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize(

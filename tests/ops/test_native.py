@@ -1,6 +1,8 @@
 """The CPU kernels against the reference, for every instruction set that was built, and what happens without them."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -234,3 +236,44 @@ def test_a_weight_gradient_of_many_vectors_is_as_exact_as_torchs(capability: str
     mvm(x, torch.ones(1), w, Plan(bounds=(0, 20))).backward(g)
     exact = g.double().T @ x.double()
     assert (w.grad - exact).norm() / exact.norm() < 3e-6
+
+
+_SHORT_OF_MEMORY = """
+import resource
+import torch
+from analogtorch.ops import Plan, mvm
+
+torch.set_num_threads(1)
+linear = torch.ones(8192, 1024), torch.ones(1, 1024), Plan(bounds=(0, 1024), input_bits=8), None
+narrow = torch.ones(2**20, 8), torch.ones(9, 8), Plan(bounds=(0, 8)), torch.ones(1, 9)
+places = Plan(bounds=(0, 6), stride=(1,), padding=(0,), dilation=(1,))
+convolution = torch.ones(1, 2, 2**22), torch.ones(1, 2, 3), places, None
+
+
+def product(x, w, plan, gain):
+    return mvm(x, torch.ones(1), w.clone().requires_grad_(), plan, gain=gain)
+
+
+def backward(*case):
+    y = product(*case)
+    g = torch.ones_like(y)
+    return lambda: y.backward(g)
+
+
+backward(torch.ones(1, 8), *narrow[1:])()  # torch imports what it needs
+runs = lambda: product(*linear), lambda: product(*convolution), backward(*narrow), backward(*convolution)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 24 * 2**20, -1))
+for run in runs:
+    try:
+        run()
+    except MemoryError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_products_short_of_memory_raise() -> None:
+    """Under a limit that has room for what they return, but not for what the kernels need beside it."""
+    run = subprocess.run([sys.executable, "-c", _SHORT_OF_MEMORY], capture_output=True, text=True, check=False)
+    assert run.stdout.count("no memory for what an analog product of shape") == 4, run.stderr[-2000:]

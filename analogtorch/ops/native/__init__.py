@@ -91,7 +91,7 @@ def takes(inputs: Inputs, plan: Plan) -> bool:
     ours = all(t is None or (t.dtype in _TYPES and t.device.type == "cpu") for t in _floats(inputs))
     taps = inputs.w.shape[2:].numel()
     whole = not per_block(inputs.input_range) or all(bound % taps == 0 for bound in plan.bounds)
-    return ours and whole and inputs.x.numel() > 0 and available()
+    return ours and whole and inputs.x.numel() > 0 and inputs.w.numel() > 0 and available()
 
 
 def _floats(inputs: Inputs) -> tuple[Tensor | None, ...]:
@@ -113,7 +113,7 @@ def _call(name: str, *arguments: Any) -> Any:
 
 def normal(key: int, rows: Tensor, first: Tensor, count: int) -> Tensor:
     """Normals at ``rows`` (int64, (R,)) and the ``count`` columns from ``first`` (int64, (R,)): float32 (R, count)."""
-    out = torch.empty(len(rows), count, dtype=torch.float32)
+    out = torch.empty(len(rows), count, dtype=torch.float32, device="cpu")  # whatever the default device is
     numbers = (ctypes.c_int64(key), _pointer(rows), _pointer(first), ctypes.c_int64(len(rows)), ctypes.c_int64(count))
     _call("at_normal", _pointer(out), *numbers)
     return out
@@ -121,7 +121,7 @@ def normal(key: int, rows: Tensor, first: Tensor, count: int) -> Tensor:
 
 def keys(seed: int, streams: Sequence[int]) -> Tensor:
     """``fold`` of the seed with each stream: int64."""
-    out = torch.empty(len(streams), dtype=torch.int64)
+    out = torch.empty(len(streams), dtype=torch.int64, device="cpu")
     _call("at_keys", _pointer(out), ctypes.c_int64(seed), _array(tuple(streams)), ctypes.c_int64(len(streams)))
     return out
 
@@ -158,7 +158,7 @@ def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Seq
         split = max(1, min(w.shape[1], -(-2 * torch.get_num_threads() // (x.shape[0] * plan.groups))))
     blocks = plan.blocks if per_block(inputs.input_range) else 1
     each = blocks if plan.dims else 1  # of a linear layer, a panel of rows lies in one block
-    sums = torch.zeros(call.form.sums * split * each, dtype=torch.float64)
+    sums = torch.zeros(call.form.sums * split * each, dtype=torch.float64, device="cpu")
     call.point(g_range=sums)
     if plan.dims:
         call.run("at_convolution_backward", ctypes.c_int64(split))
@@ -261,8 +261,9 @@ class _Call:
         return tensor.data_ptr()
 
     def run(self, name: str, *more: Any) -> None:
-        """Call the kernel; it releases the interpreter's lock."""
-        _call(name, ctypes.byref(self.matrix), *more)
+        """Call the kernel; it releases the interpreter's lock, and writes nothing where memory is short."""
+        if _call(name, ctypes.byref(self.matrix), *more):
+            raise MemoryError(f"no memory for what an analog product of shape {self.form.output} needs while it runs")
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -36,36 +36,46 @@ typedef struct {
   const float *w;                     /* with noise */
   float *copy;                        /* w, where it is no copy of the layer's */
   float (*reads)[4];                  /* bound, up, down, std: per (sample if ranges are BY_VECTOR), block, output */
+  int threads, found;                 /* threads it is worth; whether there was memory */
 } plan;
 
 enum { IMAGES = 1 << 19, SPAN = 256 }; /* floats of input at a time; places, or rows, that a weight gradient takes at a time */
 
 static size product(const int64_t v[3]) { return v[0] * v[1] * v[2]; }
 
-static plan plan_of(const convolution *c) {
-  plan p = {.c = c, .rows = c->channels * product(c->kernel), .total = c->groups * c->outputs, .places = product(c->out)};
-  for (int d = 0; d < 3; d++) p.padded[d] = c->in[d] + 2 * c->padding[d];
-  p.image = c->channels * p.padded[0] * p.padded[1] * p.padded[2];
-  p.tap = malloc((size_t)p.rows * 4);
-  p.place = malloc((size_t)p.places * 4);
+/* Where rows, places and channels begin. */
+static void fill(plan *p) {
+  const convolution *c = p->c;
   size at = 0;
   for (size ch = 0; ch < c->channels; ch++)
     for (size i = 0; i < c->kernel[0]; i++)
       for (size j = 0; j < c->kernel[1]; j++)
         for (size k = 0; k < c->kernel[2]; k++, at++)
-          p.tap[at] = (int32_t)(((ch * p.padded[0] + i * c->dilation[0]) * p.padded[1] + j * c->dilation[1]) * p.padded[2] +
-                                k * c->dilation[2]);
-  p.block = malloc((size_t)c->channels * 4);
-  for (size ch = 0, b = 0; ch < c->channels; p.block[ch++] = (int32_t)b)
+          p->tap[at] = (int32_t)(((ch * p->padded[0] + i * c->dilation[0]) * p->padded[1] + j * c->dilation[1]) * p->padded[2] +
+                                 k * c->dilation[2]);
+  for (size ch = 0, b = 0; ch < c->channels; p->block[ch++] = (int32_t)b)
     while (c->bounds[b + 1] <= ch * product(c->kernel)) b++;
   at = 0;
   for (size i = 0; i < c->out[0]; i++)
     for (size j = 0; j < c->out[1]; j++)
       for (size k = 0; k < c->out[2]; k++, at++)
-        p.place[at] = (int32_t)((i * c->stride[0] * p.padded[1] + j * c->stride[1]) * p.padded[2] + k * c->stride[2]);
-  p.copy = kind_of(&c->noise) == EXACT ? NULL : malloc((size_t)(p.total * p.rows) * 4);
-  p.w = p.copy ? p.copy : c->w;
+        p->place[at] = (int32_t)((i * c->stride[0] * p->padded[1] + j * c->stride[1]) * p->padded[2] + k * c->stride[2]);
+}
+
+static plan plan_of(const convolution *c) {
+  plan p = {.c = c, .rows = c->channels * product(c->kernel), .total = c->groups * c->outputs, .places = product(c->out)};
+  int noisy = kind_of(&c->noise) != EXACT;
+  for (int d = 0; d < 3; d++) p.padded[d] = c->in[d] + 2 * c->padding[d];
+  p.image = c->channels * p.padded[0] * p.padded[1] * p.padded[2];
+  p.tap = malloc((size_t)p.rows * 4);
+  p.place = malloc((size_t)p.places * 4);
+  p.block = malloc((size_t)c->channels * 4);
+  p.copy = noisy ? malloc((size_t)(p.total * p.rows) * 4) : NULL;
+  p.w = noisy ? p.copy : c->w;
   p.reads = malloc((size_t)((c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * p.total) * sizeof *p.reads);
+  p.threads = threads_for((double)c->n * p.places * p.total * p.rows);
+  p.found = p.tap && p.place && p.block && p.reads && p.w;
+  if (p.found) fill(&p);
   return p;
 }
 
@@ -135,8 +145,11 @@ static void quantise(const plan *p, float *images, size from, size to) {
 /* A panel: `places` places from q0 of `samples` samples from `sample`, and the outputs o0 .. o1 of their group. */
 typedef struct { size sample, samples, group, q0, places, o0, o1; } lot;
 
-/* Samples that share a panel. */
-INLINE size together(const plan *p) { return p->places <= PANEL / 2 ? PANEL / p->places : 1; }
+/* Samples that share a panel; where they begin is counted in 32 bits. */
+INLINE size together(const plan *p) {
+  if (p->places > PANEL / 2 || p->image * p->c->groups > INT32_MAX / PANEL) return 1;
+  return PANEL / p->places;
+}
 
 /* Lots of n samples, of the groups' outputs in `parts` parts. */
 static size lots_of(const plan *p, size n, size parts) {
@@ -205,7 +218,8 @@ static int read_tile(const plan *p, const float *sums, size b, size sample, size
     reading r = {same(k[0]), same(k[1]), same(k[2]), same(k[3])};
     uint64_t word = 0;
     if (c->read.std > 0)
-      word = fold((uint64_t)c->read.keys[b], (uint64_t)(number * c->read.total_outputs + c->read.first_output + o));
+      word = fold((uint64_t)c->read.keys[b],
+                  (uint64_t)number * (uint64_t)c->read.total_outputs + (uint64_t)c->read.first_output + (uint64_t)o);
     vi outside[VECTORS] = {0};
     for (size v = 0; v < VECTORS; v++) {
       size q = q0 + v * LANES, count = p->places - q;
@@ -252,31 +266,39 @@ static void run_lot(const plan *p, const lot *l, const float *image, float *pane
   }
 }
 
-void at_convolution(const convolution *c) {
-  plan p = plan_of(c);
-  size chunk = samples_at_a_time(&p), lots = lots_of(&p, chunk, 1), wanted = 2 * omp_get_max_threads();
+/* images: of `chunk` samples; panels: `each` floats for each thread. */
+static void forward(const plan *p, float *images, size chunk, float *panels, size each) {
+  const convolution *c = p->c;
+  size lots = lots_of(p, chunk, 1), wanted = 2 * omp_get_max_threads();
   size parts = least((c->outputs + ROWS - 1) / ROWS, lots < wanted ? (wanted + lots - 1) / lots : 1);
-  float *images = scratch(chunk * c->groups * p.image + PANEL);
   memset(c->saturated, 0, (size_t)c->blocks);
-#pragma omp parallel if (c->n * p.places * p.total * p.rows > 1 << 19)
+#pragma omp parallel num_threads(p->threads)
   {
-    float *panel = scratch((widest(c->bounds, c->blocks) + 1) * PANEL);
-    if (c->find_scale) block_scales(c->scale, c->w, p.total, c->bounds, c->blocks, c->columns, c->n_columns);
-    prepare_reads(&p);
-    add_noise(&p);
+    float *panel = panels + omp_get_thread_num() * each;
+    if (c->find_scale) block_scales(c->scale, c->w, p->total, c->bounds, c->blocks, c->columns, c->n_columns);
+    prepare_reads(p);
+    add_noise(p);
     for (size from = 0; from < c->n; from += chunk) {
       size to = least(from + chunk, c->n);
-      quantise(&p, images, from, to);
+      quantise(p, images, from, to);
 #pragma omp for schedule(static)
-      for (size i = 0; i < lots_of(&p, to - from, parts); i++) {
-        lot l = lot_at(&p, i, from, to, parts);
-        run_lot(&p, &l, images + ((l.sample - from) * c->groups + l.group) * p.image, panel);
+      for (size i = 0; i < lots_of(p, to - from, parts); i++) {
+        lot l = lot_at(p, i, from, to, parts);
+        run_lot(p, &l, images + ((l.sample - from) * c->groups + l.group) * p->image, panel);
       }
     }
-    free(panel);
   }
-  free(images);
+}
+
+int at_convolution(const convolution *c) {
+  plan p = plan_of(c);
+  size chunk = samples_at_a_time(&p), each = (widest(c->bounds, c->blocks) + 1) * PANEL;
+  float *images = scratch(chunk * c->groups * p.image + PANEL), *panels = scratch(p.threads * each);
+  int found = p.found && images && panels;
+  if (found) forward(&p, images, chunk, panels, each);
+  free(images), free(panels);
   discard(&p);
+  return found ? DONE : NO_MEMORY;
 }
 
 /* ---- gradients --------------------------------------------------------------------------------------------------- */
@@ -432,61 +454,98 @@ static void input_gradient(const plan *p, size sample, size samples, size group,
   for (size j = 0; j < samples; j++) clip_gradient(p, sample + j, group, ch0, ch1, image + j * apart, g_range);
 }
 
-/* Where the places of `samples` samples begin in their images; NULL where a sample has places enough for itself. */
+/* Whether the places of `samples` samples are too few for each to be taken by itself. */
+static int goes_across(const plan *p, size samples) {
+  return p->places < 64 && p->c->groups * p->image * samples <= INT32_MAX;
+}
+
+/* Where the places of `samples` samples begin in their images. */
 static int32_t *places_across(const plan *p, size samples) {
-  if (p->places >= 64 || p->c->groups * p->image * samples > INT32_MAX) return NULL;
   int32_t *where = malloc((size_t)(samples * p->places) * 4);
-  for (size t = 0; t < samples * p->places; t++)
+  for (size t = 0; where && t < samples * p->places; t++)
     where[t] = (int32_t)(t / p->places * p->c->groups * p->image) + p->place[t % p->places];
   return where;
+}
+
+/* The weight's gradient from samples from .. to. Called by all threads of a parallel region. */
+static void weight_gradients(const plan *p, const float *images, const int32_t *across, size from, size to, float *panel,
+                             float *sums) {
+  const convolution *c = p->c;
+  size wide = (c->outputs + PANEL - 1) / PANEL;
+  for (size b = 0; b < c->blocks; b++) {
+    size start = c->bounds[b], stop = c->bounds[b + 1], spans = (stop - start + SPAN - 1) / SPAN;
+#pragma omp for schedule(static) nowait
+    for (size i = 0; i < c->groups * wide * spans; i++) {
+      size k0 = start + i % spans * SPAN, group = i / spans / wide, o0 = group * c->outputs + i / spans % wide * PANEL;
+      weight_gradient(p, images, across, from, to, b, k0, least(k0 + SPAN, stop), o0,
+                      least(o0 + PANEL, (group + 1) * c->outputs), panel, sums);
+    }
+  }
+#pragma omp barrier
+}
+
+/* Input channels that the backward takes at a time, of `parts` parts. */
+INLINE size channels_at_a_time(const plan *p, size parts) { return (p->c->channels + parts - 1) / parts; }
+
+/* The input's gradient. Called by all threads of a parallel region. */
+static void input_gradients(const plan *p, size parts, float *panel, float *image) {
+  const convolution *c = p->c;
+  size several = together(p), each = channels_at_a_time(p, parts);
+#pragma omp for schedule(static)
+  for (size i = 0; i < (c->n + several - 1) / several * c->groups * parts; i++) {
+    size sample = i / parts / c->groups * several, ch0 = i % parts * each, ch1 = least(ch0 + each, c->channels);
+    size samples = least(several, c->n - sample), group = i / parts % c->groups;
+    double *g_range = c->g_range + i * (c->range_by == BY_BLOCK ? c->blocks : 1);
+    if (ch0 < ch1) input_gradient(p, sample, samples, group, ch0, ch1, panel, image, g_range);
+  }
+}
+
+/* Floats that a thread of the backward needs: a panel, its sums, the image of its channels. */
+typedef struct { size panel, sums, image; } needs;
+
+static needs needs_of(const plan *p, size parts) {
+  size deep = p->c->outputs > SPAN ? p->c->outputs : SPAN;
+  size image = together(p) * channels_at_a_time(p, parts) * (p->image / p->c->channels) + PANEL;
+  return (needs){(deep + LANES) * PANEL, (SPAN + ROWS) * PANEL, p->c->gx ? lines(image) : 0};
+}
+
+/* images: of `chunk` samples; rooms: what each thread needs. */
+static void backward(const plan *p, size parts, float *images, size chunk, const int32_t *across, float *rooms, needs n) {
+  const convolution *c = p->c;
+#pragma omp parallel num_threads(p->threads)
+  {
+    float *panel = rooms + omp_get_thread_num() * (n.panel + n.sums + n.image), *sums = panel + n.panel;
+    if (c->g_bias) {
+#pragma omp for schedule(static) nowait
+      for (size o = 0; o < p->total; o++) c->g_bias[o] = bias_gradient(p, o);
+    }
+    for (size from = 0; c->gw && from < c->n; from += chunk) {
+      size to = least(from + chunk, c->n);
+      quantise(p, images, from, to);
+      weight_gradients(p, images, across, from, to, panel, sums);
+    }
+    if (c->gx) {
+      add_noise(p);
+      input_gradients(p, parts, panel, sums + n.sums);
+    }
+  }
 }
 
 /* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: zeros, to which a sum per
  * (sample or several, group, part) is added, or one per block of each. parts: of the input channels, so that few
  * samples occupy all threads. */
-void at_convolution_backward(const convolution *c, int64_t parts) {
+int at_convolution_backward(const convolution *c, int64_t parts) {
   plan p = plan_of(c);
   size chunk = samples_at_a_time(&p);
+  int across = c->gw && goes_across(&p, chunk);
+  needs n = needs_of(&p, parts);
   float *images = c->gw ? scratch(chunk * c->groups * p.image + PANEL) : NULL;
-  int32_t *across = c->gw ? places_across(&p, chunk) : NULL;
-  size each = (c->channels + parts - 1) / parts, wide = (c->outputs + PANEL - 1) / PANEL;
-#pragma omp parallel if (c->n * p.places * p.total * p.rows > 1 << 19)
-  {
-    size deep = c->outputs > SPAN ? c->outputs : SPAN;
-    float *panel = scratch((deep + LANES) * PANEL), *sums = scratch((SPAN + ROWS) * PANEL);
-    if (c->g_bias) {
-#pragma omp for schedule(static) nowait
-      for (size o = 0; o < p.total; o++) c->g_bias[o] = bias_gradient(&p, o);
-    }
-    for (size from = 0; c->gw && from < c->n; from += chunk) {
-      size to = least(from + chunk, c->n);
-      quantise(&p, images, from, to);
-      for (size b = 0; b < c->blocks; b++) {
-        size start = c->bounds[b], stop = c->bounds[b + 1], spans = (stop - start + SPAN - 1) / SPAN;
-#pragma omp for schedule(static) nowait
-        for (size i = 0; i < c->groups * wide * spans; i++) {
-          size k0 = start + i % spans * SPAN, group = i / spans / wide, o0 = group * c->outputs + i / spans % wide * PANEL;
-          weight_gradient(&p, images, across, from, to, b, k0, least(k0 + SPAN, stop), o0,
-                          least(o0 + PANEL, (group + 1) * c->outputs), panel, sums);
-        }
-      }
-#pragma omp barrier
-    }
-    if (c->gx) {
-      add_noise(&p);
-      size several = together(&p);
-      float *image = scratch(several * each * (p.image / c->channels) + PANEL);
-#pragma omp for schedule(static)
-      for (size i = 0; i < (c->n + several - 1) / several * c->groups * parts; i++) {
-        size sample = i / parts / c->groups * several, ch0 = i % parts * each, ch1 = least(ch0 + each, c->channels);
-        size samples = least(several, c->n - sample), group = i / parts % c->groups;
-        double *g_range = c->g_range + i * (c->range_by == BY_BLOCK ? c->blocks : 1);
-        if (ch0 < ch1) input_gradient(&p, sample, samples, group, ch0, ch1, panel, image, g_range);
-      }
-      free(image);
-    }
-    free(panel), free(sums);
-  }
-  free(images), free(across);
+  float *rooms = scratch(p.threads * (n.panel + n.sums + n.image));
+  int found = p.found && rooms && (images || !c->gw);
+  int32_t *where = found && across ? places_across(&p, chunk) : NULL;
+  found = found && (where || !across);
+  if (found) backward(&p, parts, images, chunk, where, rooms, n);
+  free(images), free(rooms), free(where);
   discard(&p);
+  return found ? DONE : NO_MEMORY;
 }

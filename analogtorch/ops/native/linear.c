@@ -114,14 +114,14 @@ static void quantise(const linear *p, float *xq, size ld, size m0, size m1) {
   }
 }
 
-void at_linear(const linear *p) {
-  size ld = p->rows + 2 * LANES - p->rows % LANES, chunk = SCRATCH / ld;
-  chunk = least(p->vectors, chunk < 256 ? 256 : chunk);
-  float *xq = scratch(chunk * ld);
+INLINE int threads_of(const linear *p) { return threads_for((double)p->vectors * p->rows * p->outputs); }
+
+/* xq: chunk vectors of ld floats; panels: `each` floats for each thread. */
+static void forward(const linear *p, int threads, float *xq, size ld, size chunk, float *panels, size each) {
   memset(p->saturated, 0, (size_t)p->blocks);
-#pragma omp parallel if (p->vectors * p->rows * p->outputs > 1 << 19)
+#pragma omp parallel num_threads(threads)
   {
-    float *panel = scratch(widest(p->bounds, p->blocks) * PANEL);
+    float *panel = panels + omp_get_thread_num() * each;
     if (p->find_scale) block_scales(p->scale, p->w, p->outputs, p->bounds, p->blocks, p->columns, p->n_columns);
     for (size m0 = 0; m0 < p->vectors; m0 += chunk) {
       size m1 = least(m0 + chunk, p->vectors);
@@ -151,9 +151,18 @@ void at_linear(const linear *p) {
           }
         }
     }
-    free(panel);
   }
-  free(xq);
+}
+
+int at_linear(const linear *p) {
+  size ld = p->rows + 2 * LANES - p->rows % LANES, chunk = SCRATCH / ld, each = lines(widest(p->bounds, p->blocks) * PANEL);
+  chunk = least(p->vectors, chunk < 256 ? 256 : chunk);
+  int threads = threads_of(p);
+  float *xq = scratch(chunk * ld), *panels = scratch(threads * each);
+  int found = xq && panels;
+  if (found) forward(p, threads, xq, ld, chunk, panels, each);
+  free(xq), free(panels);
+  return found ? DONE : NO_MEMORY;
 }
 
 /* ---- gradients --------------------------------------------------------------------------------------------------- */
@@ -235,15 +244,14 @@ static double input_gradient(const linear *p, const float *gb, size b, size k0, 
   return taught;
 }
 
-/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: one sum per panel, of at_linear_panels. */
-void at_linear_backward(const linear *p) {
-  int copied = p->gain != NULL;
-  for (size b = 0; b < p->blocks; b++) copied |= p->saturated[b];
-  float *own = copied ? scratch(p->vectors * p->outputs) : NULL;
-#pragma omp parallel if (p->vectors * p->rows * p->outputs > 1 << 19)
+/* Panels, and so sums of g_range, of a block of so many rows. */
+int64_t at_linear_panels(int64_t rows) { return (rows + PANEL - 1) / PANEL; }
+
+/* own: the gradients of a block's partial sums, where they are not g; panels: `each` floats for each thread. */
+static void backward(const linear *p, int threads, float *own, float *panels, size each) {
+#pragma omp parallel num_threads(threads)
   {
-    size depth = p->outputs > p->vectors ? p->outputs : p->vectors;
-    float *panel = scratch(least(depth, 2 * DEPTH) * PANEL);
+    float *panel = panels + omp_get_thread_num() * each;
     size first = 0;
     if (p->g_bias) {
 #pragma omp for schedule(static) nowait
@@ -256,19 +264,26 @@ void at_linear_backward(const linear *p) {
         block_gradient(p, own, b);
         gb = own;
       }
-      size from = p->bounds[b], to = p->bounds[b + 1], panels = (to - from + PANEL - 1) / PANEL;
+      size from = p->bounds[b], to = p->bounds[b + 1], count = at_linear_panels(to - from);
 #pragma omp for schedule(static)
-      for (size i = 0; i < panels; i++) {
+      for (size i = 0; i < count; i++) {
         size k0 = from + i * PANEL, k1 = least(k0 + PANEL, to);
         if (p->gw) weight_gradient(p, gb, b, k0, k1, panel);
         if (p->gx) p->g_range[first + i] = input_gradient(p, gb, b, k0, k1, panel);
       }
-      first += panels;
+      first += count;
     }
-    free(panel);
   }
-  free(own);
 }
 
-/* Panels, and so sums of g_range, of a block of so many rows. */
-int64_t at_linear_panels(int64_t rows) { return (rows + PANEL - 1) / PANEL; }
+/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: one sum per panel, of at_linear_panels. */
+int at_linear_backward(const linear *p) {
+  int copied = p->gain != NULL, threads = threads_of(p);
+  for (size b = 0; b < p->blocks; b++) copied |= p->saturated[b];
+  size depth = p->outputs > p->vectors ? p->outputs : p->vectors, each = least(depth, 2 * DEPTH) * PANEL;
+  float *own = copied ? scratch(p->vectors * p->outputs) : NULL, *panels = scratch(threads * each);
+  int found = panels && (own || !copied);
+  if (found) backward(p, threads, own, panels, each);
+  free(own), free(panels);
+  return found ? DONE : NO_MEMORY;
+}

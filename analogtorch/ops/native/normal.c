@@ -6,11 +6,11 @@ const char at_sources[] = AT_SOURCES; /* the fingerprint that build.py looks for
 
 /* out[r][j] = normal at row rows[r], column first[r] + j. */
 void at_normal(float *out, int64_t key, const int64_t *rows, const int64_t *first, size n_rows, size count) {
-#pragma omp parallel for schedule(static) if (n_rows * count > 1 << 14)
+#pragma omp parallel for schedule(static) num_threads(n_rows * count > 1 << 14 ? omp_get_max_threads() : 1)
   for (size r = 0; r < n_rows; r++) {
     uint64_t word = fold((uint64_t)key, (uint64_t)rows[r]);
     for (size j = 0; j < count; j += LANES)
-      store_some(out + r * count + j, normal(word, (uint32_t)(first[r] + j)), count - j);
+      store_some(out + r * count + j, normal(word, (uint32_t)first[r] + (uint32_t)j), count - j);
   }
 }
 

@@ -136,7 +136,17 @@ INLINE void store_some(float *p, vf x, size count) {
 #endif
 }
 
-static inline float *scratch(size count) { return aligned_alloc(64, (size_t)((count * 4 + 63) / 64 * 64)); }
+/* What a kernel returns. Memory is asked for before anything is written, and by one thread: none can leave a parallel
+ * region that the others are in. */
+enum { DONE, NO_MEMORY };
+
+/* In whole cache lines, so that each thread's part of an allocation begins on one. */
+INLINE size lines(size floats) { return (floats + 15) / 16 * 16; }
+
+static inline float *scratch(size count) { return aligned_alloc(64, (size_t)lines(count > 0 ? count : 1) * 4); }
+
+/* Threads that a product of so many multiply-adds is worth. */
+static inline int threads_for(double multiplies) { return multiplies > 1 << 19 ? omp_get_max_threads() : 1; }
 
 /* Sum of the columns from j of a matrix of `stride` floats a row, at most LANES; short sums, added up. */
 INLINE vf sum_rows(const float *x, size rows, size stride, size count) {
