@@ -27,7 +27,7 @@ kernels: $(VENV)  ## compile the CPU kernels if they are missing or their source
 	@$(BIN)/python analogtorch/ops/native/build.py --stale || echo "going on without CPU kernels, several times slower"
 
 kws: $(READY)  ## the main job: train a keyword spotter, put it on the chip, report what it loses
-	$(BIN)/analogtorch kws --config configs/kws/synthetic.yaml
+	$(BIN)/analogtorch kws --config configs/kws/synthetic.yaml --overwrite
 
 test: $(READY)  ## the test suite (2 processes)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(version("analogtorch"))
             return 0
         raise ValueError(f"unknown command {command!r}; use info, kws or map, or see analogtorch --help")
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if debug:
             raise
         print(f"analogtorch: {_line(error)}", file=sys.stderr)
@@ -89,8 +89,6 @@ def kws(arguments: Sequence[str]) -> int:
     """Run the keyword-spotting pipeline and print its table."""
     if missing := [name for name in (*OPTIONAL["speech"], "matplotlib") if not _found(name)]:
         raise ImportError(f'kws needs {", ".join(missing)}; run: pip install "analogtorch[speech]"')
-    from analogtorch.report import table
-    from analogtorch.speech import kws as pipeline
     from analogtorch.speech.cli import parse
 
     given = parse(arguments)
@@ -99,8 +97,13 @@ def kws(arguments: Sequence[str]) -> int:
             'data.source=synthetic needs eSpeak NG (GPL-3); run: pip install "analogtorch[speech,synthetic]", '
             "or choose another source with --data.source"
         )
+    from analogtorch.report import table  # after the options are right: what trains takes seconds to import
+    from analogtorch.speech import kws as pipeline
+
     with _log_to_stderr():
-        result = pipeline.run(given.config, given.out, resume=given.resume, progress=given.progress)
+        result = pipeline.run(
+            given.config, given.out, resume=given.resume, overwrite=given.overwrite, progress=given.progress
+        )
     print(table(result))
     print(f"\nWritten to {given.out}: report.md, report.json, accuracy.png, digital.pt, hwa.pt")
     return 0

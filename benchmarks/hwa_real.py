@@ -28,11 +28,13 @@ import analogtorch as at
 from analogtorch.report import write_atomically
 from analogtorch.speech import cli, kws
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.data import fingerprint
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import prepare
 from benchmarks.tables import as_markdown, as_text
 
 CONFIG = Path(__file__).parents[1] / "configs" / "kws" / "real.yaml"
+CONTROL, RESULT = "checkpoints/control.ckpt", "result.json"
 BARS = {
     "digital accuracy": (">=", 89.0),
     "HWA loss at 1 day": ("<=", 0.7),
@@ -48,19 +50,36 @@ _T += (2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.0
 
 def one_seed(config: KWSConfig, out: Path) -> dict[str, Any]:
     """Train and measure one seed, or read what was measured before."""
-    folder = RunFolder.open(out, config, resume=True)
-    finished = out / "result.json"
-    if folder.resume and finished.is_file():
-        return json.loads(finished.read_text())
+    with RunFolder.open(out, config, resume=True) as folder:
+        if folder.resume and (found := _measured(out / RESULT, config)) is not None:
+            return found
+        result = _train_and_measure(config, folder)
+        write_atomically(folder.file(RESULT), json.dumps(result, indent=2) + "\n")
+        folder.finish()
+        return result
+
+
+def _measured(file: Path, config: KWSConfig) -> dict[str, Any] | None:
+    """What is in the file, if it has all chips and times of the configuration."""
+    if not file.is_file():
+        return None
+    result = json.loads(file.read_text())
+    chips = {row["chips"] for row in result["hwa_on_chip"].values()}
+    return result if chips == {config.sweep.chips} and set(result["hwa_on_chip"]) >= set(config.sweep.times) else None
+
+
+def _train_and_measure(config: KWSConfig, folder: RunFolder) -> dict[str, Any]:
     start = time.perf_counter()
     torch.set_num_threads(config.threads)
-    task = prepare(config.data.selected.load(), config.augment, seed=config.seed)
+    splits = config.data.selected.load()
+    task = prepare(splits, config.augment, seed=config.seed)
+    folder.begin(fingerprint(splits, *task.augmenter.noise.recordings), planned=(*kws.OUTPUTS, CONTROL, RESULT))
     digital = kws.train_digital(config, task, folder)
     control = copy.deepcopy(digital)
     phase = dataclasses.replace(config.hwa, clip_sigma=None)
     kws.train_phase(config, task, folder, control, phase, "control", teacher=digital)
     hwa = kws.train_hwa(config, task, folder, digital)
-    result = {
+    return {
         "seed": config.seed,
         "digital": at.accuracy(digital, task.test_batches()),
         "control": at.accuracy(control, task.test_batches()),
@@ -69,8 +88,6 @@ def one_seed(config: KWSConfig, out: Path) -> dict[str, Any]:
         "tiles": at.summary(hwa).tiles,
         "seconds": round(time.perf_counter() - start, 1),
     }
-    write_atomically(finished, json.dumps(result, indent=2) + "\n")
-    return result
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -50,7 +50,7 @@ def test_help_explains_every_option(capsys) -> None:
     assert done.value.code == 0
     text = capsys.readouterr().out
     explained = text[text.index("options:") :]
-    for option in ("--config", "--out", "--resume", "--progress", "--debug", *_options(KWSConfig())):
+    for option in ("--config", "--out", "--resume", "--overwrite", "--progress", "--debug", *_options(KWSConfig())):
         # the option, its metavar, and then words of its own before "(type"
         assert re.search(rf"\n  {re.escape(option)} [^\n]*\s+[^(\s]", explained), option
         assert not re.search(rf"\n  {re.escape(option)} \S+\s+\((type|required)", explained), option
@@ -91,7 +91,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (["kws", "--config", "nope.yaml"], "nope.yaml"),
         (["kws", "--data.source", "radio"], "speech_commands"),
         (["kws", "--data.synthetic.per_class", "5"], "per_class=5; use 10 or more"),
-        (["kws", "--chip.name", "hermes6"], "Did you mean 'hermes64'?"),
+        (["kws", "--chip.name", "hermes6"], "did you mean 'hermes64'?"),
         (["kws", '--chip.options={"device": "foo"}'], "two_device"),
         (["kws", "--sweep.chips", "0"], "sweep.chips=0"),
         (["kws", "--sweep.times=[soon]"], "'soon' is not understood"),
@@ -102,7 +102,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (["kws", "--digital.clip_sigma=2"], "only analog layers are clipped"),
         (["kws", "--accelerator=tpu"], "Expected"),
         (["kws", "--threads=0"], "at least 1 thread"),
-        (["kws", "--out=/proc/x"], "could not write /proc/x/config.json"),
+        (["kws", "--out=/proc/x"], "could not make the folder /proc/x"),
         (["kws", "--data.source=folder", "--data.folder.root=/nowhere"], "/nowhere/manifest.csv: no such manifest"),
         (["kws", "--data.source=speech_commands", "--data.speech_commands.root=/nowhere"], "'/nowhere' holds no"),
     ],

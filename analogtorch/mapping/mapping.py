@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analogtorch.chips import Chip
+from analogtorch.files import checked, parse_json, signed
 from analogtorch.mapping import split
 from analogtorch.mapping.types import Block, Matrix, Operation, Placement
 
@@ -157,21 +158,21 @@ class Mapping:
         """As JSON; ``from_json`` gives an equal mapping back."""
         from analogtorch.mapping.serial import to_dict
 
-        return json.dumps(to_dict(self), indent=1) + "\n"
+        return json.dumps(signed(to_dict(self)), indent=1) + "\n"
 
     @staticmethod
-    def from_json(text: str) -> "Mapping":
+    def from_json(text: str | bytes) -> "Mapping":
         """The mapping that ``to_json`` wrote.
 
         Raises:
-            ValueError: no JSON, another version, or fields that are missing, unknown or impossible.
+            ValueError: no JSON, damaged, of another version, or fields that are missing, unknown or impossible.
         """
         from analogtorch.mapping.serial import from_dict
 
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"mapping: no JSON: {error}") from error
+            data = checked(parse_json(text))
+        except ValueError as error:
+            raise ValueError(f"mapping: {error}") from error
         return from_dict(data)
 
     def plot(self, path: str | Path | None = None, *, cost: Any = None) -> Any:

@@ -9,6 +9,8 @@ from analogtorch.report.result import Result
 from analogtorch.report.text import markdown
 
 PLOT = "accuracy.png"
+FILES = (PLOT, "report.md", "report.json")
+"""What ``write`` writes."""
 
 
 def write(result: Result, folder: str | Path) -> tuple[Path, ...]:

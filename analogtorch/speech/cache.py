@@ -1,11 +1,9 @@
 """Keep generated clips in a file, so that they are made once."""
 
 import hashlib
+import io
 import json
 import logging
-import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from analogtorch.files import seal, sealed_bytes, write_atomically
 from analogtorch.speech.data import SPLITS, Clips
 
 logger = logging.getLogger("analogtorch")
@@ -33,7 +32,7 @@ def cached(folder: str | Path, name: str, make: Callable[[], dict[str, Clips]]) 
     if path.is_file():
         try:
             return _read(path)
-        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, EOFError, KeyError, ValueError, TypeError) as error:
             logger.warning("%s is damaged (%s): making it anew", path, error)
     splits = make()
     try:
@@ -44,10 +43,7 @@ def cached(folder: str | Path, name: str, make: Callable[[], dict[str, Clips]]) 
 
 
 def _read(path: Path) -> dict[str, Clips]:
-    with (
-        path.open("rb") as raw,
-        np.load(raw, allow_pickle=False) as file,
-    ):  # np.load(path) leaks a damaged file's handle
+    with np.load(io.BytesIO(sealed_bytes(path)), allow_pickle=False) as file:
         return {
             split: Clips(
                 waveforms=torch.from_numpy(file[f"{split}_waveforms"]),
@@ -66,11 +62,6 @@ def _write(path: Path, splits: dict[str, Clips]) -> None:
         arrays[f"{split}_labels"] = clips.labels.numpy()
         arrays[f"{split}_speakers"] = np.array(clips.speakers)
         arrays[f"{split}_names"] = np.array(clips.names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    archive = io.BytesIO()
+    np.savez(archive, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, seal(archive.getvalue()))

@@ -9,6 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.rundir import named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Arguments:
     config: KWSConfig
     out: Path
     resume: bool
+    overwrite: bool
     progress: bool
 
 
@@ -33,6 +35,7 @@ def parser() -> ArgumentParser:
     new.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
     new.add_argument("--out", type=str, default="runs/kws", help="folder of everything that the run writes")
     new.add_argument("--resume", action="store_true", help="continue the run in --out, with the same results")
+    new.add_argument("--overwrite", action="store_true", help="replace the run in --out: remove the files it wrote")
     new.add_argument("--progress", type=bool | None, default=None, help="show progress bars; null: in a terminal only")
     new.add_argument("--debug", action="store_true", help="show the traceback of an error")
     new.add_class_arguments(KWSConfig, as_group=False)
@@ -54,7 +57,8 @@ def parse(arguments: Sequence[str]) -> Arguments:
     fields = {f.name: values[f.name] for f in dataclasses.fields(KWSConfig)}
     return Arguments(
         config=KWSConfig(**fields),
-        out=Path(values["out"]),
+        out=named(values["out"]),
         resume=bool(values["resume"]),
+        overwrite=bool(values["overwrite"]),
         progress=sys.stderr.isatty() if values["progress"] is None else values["progress"],
     )

@@ -16,7 +16,7 @@ from analogtorch.speech.folder import Folder
 from analogtorch.speech.models import ConvNet, FullyConnected
 from analogtorch.speech.speech_commands import SpeechCommands
 from analogtorch.speech.synthetic import Synthetic
-from analogtorch.training import Phase
+from analogtorch.training.phase import Phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +162,8 @@ class KWSConfig:
     """Where Lightning trains; auto takes a GPU if there is one. Chips are measured on the CPU."""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}; use 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed}; use 0 to 2**63 - 1")
         if self.threads < 1 or self.workers < 0:
             raise ValueError(f"threads={self.threads}, workers={self.workers}; use at least 1 thread and 0 workers")
         if self.accelerator == "gpu" and not torch.accelerator.is_available():

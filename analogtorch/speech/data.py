@@ -1,5 +1,6 @@
 """What every source of speech returns, and the checks that all of them share."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -55,6 +56,22 @@ class Clips:
     def floats(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The waveforms at `index` as float32 in [-1, 1): samples / 32768, as features and augmentation take them."""
         return self.waveforms[index].float().div_(32_768)
+
+
+def fingerprint(splits: Mapping[str, Clips], *noise: Tensor) -> str:
+    """SHA-256 of all recordings and labels, in their order, and of the recordings of ``noise``.
+
+    Where they come from, and what they are called, does not matter.
+    """
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update(f"{split} {len(splits[split])}".encode())
+        digest.update(splits[split].labels.contiguous().numpy().data)
+        digest.update(splits[split].waveforms.contiguous().numpy().data)
+    for recording in noise:
+        digest.update(f"noise {len(recording)}".encode())
+        digest.update(recording.contiguous().numpy().data)
+    return f"sha256:{digest.hexdigest()}"
 
 
 class Source(Protocol):

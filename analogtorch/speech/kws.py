@@ -1,6 +1,7 @@
 """Keyword spotting from speech to the accuracy that is left on a chip: the pipeline of ``analogtorch kws``."""
 
 import copy
+import dataclasses
 import logging
 import time
 from importlib.metadata import version
@@ -12,33 +13,44 @@ from torch import nn
 import analogtorch as at
 from analogtorch.evaluate import Sweep
 from analogtorch.ops import fold, seed_tensor, stream
-from analogtorch.report import Result, write
+from analogtorch.report import FILES, Result, write
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.data import fingerprint
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.training import Batches, Phase, fit
 
 logger = logging.getLogger("analogtorch")
 
+OUTPUTS = ("checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "digital.pt", "hwa.pt", *FILES)
+"""Files of a run, beside its configuration and journal."""
 SYNTHETIC_NOTE = (
     "This speech was synthesised. The run shows that the whole path works; it says nothing about accuracy on people."
 )
 
 
-def run(config: KWSConfig, out: str | Path, *, resume: bool = False, progress: bool = False) -> Result:
+def run(
+    config: KWSConfig, out: str | Path, *, resume: bool = False, overwrite: bool = False, progress: bool = False
+) -> Result:
     """Train, map, train for the chip, measure, and write everything into one folder.
 
     The same configuration gives the same accuracies. The folder gets config.json (usable as ``--config``),
-    checkpoints/, digital.pt and hwa.pt (state_dicts), report.json, report.md and accuracy.png.
+    checkpoints/, digital.pt and hwa.pt (state_dicts), report.json, report.md, accuracy.png, and journal.json, which
+    lists what the run wrote. Recordings and options are checked before the folder is touched.
 
     Args:
         config: what to run.
-        out: the folder; files of these names from an earlier run are replaced.
+        out: the folder: a new or an empty one, or that of an earlier run.
         resume: continue a run that was stopped, with the same results as if it had not been; start where there is none.
+            The recordings must be the same; where they lie may differ, and so may ``workers``; chips and times may be
+            added.
+        overwrite: replace an earlier run: remove the files that its journal lists.
         progress: show progress bars.
 
     Raises:
-        ValueError: a clip or setting that cannot be used, or ``resume`` with another configuration.
+        ValueError: a clip or setting that cannot be used; a folder that holds other files, that another run is at work
+            in, or that holds a run, without ``resume`` or ``overwrite``; or ``resume`` with other settings that decide
+            the results.
         OSError: a missing file, or one that cannot be written.
         ImportError: the source needs a package that is not installed.
     """
@@ -46,37 +58,65 @@ def run(config: KWSConfig, out: str | Path, *, resume: bool = False, progress: b
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        folder = RunFolder.open(out, config, resume=resume)
-        logger.info("speech from the source %s", config.data.source)
-        splits = config.data.selected.load(progress=progress)
-        task = prepare(splits, config.augment, seed=config.seed)
-        digital = train_digital(config, task, folder, progress=progress)
-        direct = measure(config, task, to_chip(config, task, digital), progress=progress)
-        trained = train_hwa(config, task, folder, digital, progress=progress)
-        hwa = measure(config, task, trained, progress=progress)
-        result = Result(
-            digital=at.accuracy(digital, task.test_batches()),
-            direct=direct,
-            hwa=hwa,
-            chip=config.chip.build().name,
-            tiles=at.summary(trained).tiles,
-            data={"source": config.data.source, **{split: len(clips) for split, clips in splits.items()}},
-            seed=config.seed,
-            seconds=time.perf_counter() - start,
-            versions=versions(),
-            notes=(SYNTHETIC_NOTE,) if config.data.source == "synthetic" else (),
-        )
-        write(result, folder.path)
-        return result
+        with RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder:
+            logger.info("speech from the source %s", config.data.source)
+            splits = config.data.selected.load(progress=progress)
+            task = prepare(splits, config.augment, seed=config.seed)
+            rehearse(config, task)
+            folder.begin(fingerprint(splits, *task.augmenter.noise.recordings), planned=OUTPUTS)
+            digital = train_digital(config, task, folder, progress=progress)
+            direct = measure(config, task, to_chip(config, task, digital), progress=progress)
+            trained = train_hwa(config, task, folder, digital, progress=progress)
+            result = Result(
+                digital=at.accuracy(digital, task.test_batches()),
+                direct=direct,
+                hwa=measure(config, task, trained, progress=progress),
+                chip=config.chip.build().name,
+                tiles=at.summary(trained).tiles,
+                data={"source": config.data.source, **{split: len(clips) for split, clips in splits.items()}},
+                seed=config.seed,
+                seconds=time.perf_counter() - start,
+                versions=versions(),
+                notes=(SYNTHETIC_NOTE,) if config.data.source == "synthetic" else (),
+            )
+            for name in FILES:
+                folder.file(name)
+            write(result, folder.path)
+            folder.finish()
+            return result
     finally:
         torch.set_num_threads(threads)
 
 
-def train_digital(config: KWSConfig, task: Task, folder: RunFolder, *, progress: bool = False) -> nn.Module:
-    """The network of the configuration, trained from random weights; its weights are saved as digital.pt."""
+def rehearse(config: KWSConfig, task: Task) -> None:
+    """Do what the run does after hours of training, on the untrained network, one batch and one chip.
+
+    Raises:
+        ValueError: options that do not fit together, or that the data, the network or the chip cannot meet.
+    """
+    for phase in (config.digital, config.hwa):
+        Batches(task.make, len(task.train), batch_size=phase.batch_size, seed=0, workers=config.workers)
+    small = dataclasses.replace(task, calibration=task.calibration[:1])
+    at.sweep(
+        to_chip(config, small, untrained(config)),
+        lambda view: float(view(small.calibration[0][:1]).isfinite().all()),
+        chips=1,
+        times=config.sweep.times,
+        seed=config.sweep.seed,
+        compensation=config.chip.compensation,
+    )
+
+
+def untrained(config: KWSConfig) -> nn.Module:
+    """The network of the configuration, with the random weights that its seed gives."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(config.seed, "initial weights"))
-        network = config.model.build()
+        return config.model.build()
+
+
+def train_digital(config: KWSConfig, task: Task, folder: RunFolder, *, progress: bool = False) -> nn.Module:
+    """The network of the configuration, trained from random weights; its weights are saved as digital.pt."""
+    network = untrained(config)
     logger.info("digital training, %d epochs", config.digital.epochs)
     train_phase(config, task, folder, network, config.digital, "digital", progress=progress)
     folder.save("digital", network)

@@ -1,84 +1,211 @@
-"""The output folder of a run: its configuration, checkpoints and weights."""
+"""The output folder of a run: claimed by a journal and a lock, and emptied of nothing that the run did not write."""
 
+import contextlib
 import dataclasses
-import io
 import json
 import logging
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
 from torch import nn
 
-from analogtorch.report import write_atomically
+from analogtorch.files import checked, locked, parse_json, signed, write_atomically
 from analogtorch.speech.config import KWSConfig
 
 logger = logging.getLogger("analogtorch")
 
 CONFIG = "config.json"
-_OWN = ("checkpoints/*.ckpt", "*.pt", "report.json", "report.md", "accuracy.png")
-_UNFINISHED = ("checkpoints/.*.part", ".*.part")  # what a killed process was writing
-_FREE = ("workers",)  # settings that may change between the parts of a run
+"""The run's configuration, usable as ``--config``."""
+JOURNAL = "journal.json"
+"""What makes a folder one of a run: the configuration that it began with, its recordings, and the files it wrote."""
+
+_FORMAT = {"format": "analogtorch.run", "version": 1}
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """Made by ``open``."""
+    """A folder that one run holds, until the ``with`` block of ``open`` ends."""
 
-    path: Path
-    resume: bool
-    """Whether what is in the folder is to be continued."""
+    def __init__(self, path: Path, config: dict[str, Any], found: dict[str, Any] | None, *, resume: bool) -> None:
+        self.path = path
+        self.resume = resume
+        """Whether what is in the folder is to be continued."""
+        self._config = config
+        self._found = found  # the journal of an earlier run
+        self._journal: dict[str, Any] = {}
 
     @classmethod
-    def open(cls, out: str | Path, config: KWSConfig, *, resume: bool) -> "RunFolder":
-        """Claim the folder for a run of ``config``: files of an earlier run are removed, or, to resume, compared.
+    @contextlib.contextmanager
+    def open(
+        cls, out: str | Path, config: KWSConfig, *, resume: bool = False, overwrite: bool = False
+    ) -> Iterator["RunFolder"]:
+        """Hold the folder for a run of ``config``; it is made where it is missing, and otherwise left as it is.
+
+        Args:
+            out: a new or an empty folder, or that of an earlier run.
+            config: of the run.
+            resume: continue the run that is there; begin one where there is none.
+            overwrite: replace the run that is there, once ``begin`` is called.
 
         Raises:
-            ValueError: the run to resume has another configuration.
-            OSError: the folder cannot be written.
+            ValueError: no folder is named; it holds files and no journal, or a damaged one; another run is at work in
+                it; it holds a run, and neither ``resume`` nor ``overwrite`` is given; or a run to resume with other
+                settings that decide its results.
+            OSError: the folder cannot be made.
         """
-        path = Path(out).expanduser()
-        file = path / CONFIG
-        resume = resume and file.is_file()
-        wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-        if resume:
-            _compare(file, wanted)
-            logger.info("resuming the run in %s", path)
-        for pattern in _UNFINISHED if resume else (*_UNFINISHED, *_OWN):
-            for old in path.glob(pattern):
-                old.unlink()
-        if not resume:
-            write_atomically(file, json.dumps(wanted, indent=2) + "\n")
-        return cls(path, resume)
+        path = named(out)
+        if resume and overwrite:
+            raise ValueError("--resume continues a run, --overwrite replaces it: give one of them")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f"could not make the folder {path}: {error.strerror}") from error
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(path, wait=False))
+            except BlockingIOError:
+                raise ValueError(f"another run is at work in {path}: wait for its end, or give another --out") from None
+            found, wanted = _read(path), json.loads(json.dumps(dataclasses.asdict(config)))
+            if found is None and any(path.iterdir()):
+                raise ValueError(f"{path} holds files, but no run; give a new or an empty folder as --out")
+            if found is not None and resume:
+                _compare(path, found["config"], wanted)
+            elif found is not None and not overwrite:
+                state = "a finished" if found["finished"] else "an unfinished"
+                raise ValueError(
+                    f"{path} holds {state} run: continue it with --resume, replace it with --overwrite, or give "
+                    "another --out"
+                )
+            yield cls(path, wanted, found, resume=resume and found is not None)
+
+    def begin(self, recordings: str, *, planned: tuple[str, ...] = ()) -> None:
+        """Touch the folder: empty it of an earlier run that is not resumed, and write journal and configuration.
+
+        Args:
+            recordings: the ``fingerprint`` of what the run trains on and measures with.
+            planned: the files that the run will write, so that one that is there already is found now.
+
+        Raises:
+            ValueError: a run to resume has other recordings; or a file is there that no run wrote. Nothing is touched.
+            OSError: a file cannot be written or removed.
+        """
+        old: list[str] = [] if self._found is None else self._found["files"]
+        if self.resume and self._found is not None and self._found["recordings"] != recordings:
+            raise ValueError(
+                f"the run in {self.path} was begun with other recordings{_data_changes(self._found, self._config)}. "
+                "Give those, or start anew with --overwrite or in another folder"
+            )
+        for name in {CONFIG, *planned} - set(old):
+            self._refuse_others(name)
+        self._journal = _FORMAT | {"config": self._config, "recordings": recordings, "finished": False}
+        self._write(old)
+        for name in (JOURNAL, *old):
+            for part in (self.path / name).parent.glob(f".{PurePosixPath(name).name}.*.part"):
+                part.unlink()  # what a killed process was writing
+            if name != JOURNAL and not self.resume:
+                (self.path / name).unlink(missing_ok=True)
+        if self.resume:
+            logger.info("resuming the run in %s", self.path)
+        else:
+            self._write([])
+        write_atomically(self.file(CONFIG), json.dumps(self._config, indent=2) + "\n")
+
+    def file(self, name: str) -> Path:
+        """The path of a file that the run is about to write; the journal lists it from now on.
+
+        Raises:
+            ValueError: a file of that name is there, and not the run's.
+        """
+        if name not in self._journal["files"]:
+            self._refuse_others(name)
+            self._write([*self._journal["files"], name])
+        return self.path / name
 
     def checkpoint(self, name: str) -> Path:
         """Where the phase ``name`` keeps its state."""
-        return self.path / "checkpoints" / f"{name}.ckpt"
+        return self.file(f"checkpoints/{name}.ckpt")
 
     def save(self, name: str, network: nn.Module) -> None:
         """The network's state_dict as ``name``.pt, for ``torch.load(weights_only=True)``."""
-        buffer = io.BytesIO()
-        torch.save(network.state_dict(), buffer)
-        write_atomically(self.path / f"{name}.pt", buffer.getvalue())
+        from analogtorch.training.checkpoint import packed  # imports Lightning
+
+        write_atomically(self.file(f"{name}.pt"), packed(network.state_dict()))
+
+    def finish(self) -> None:
+        """Say in the journal that the run came to its end."""
+        self._journal["finished"] = True
+        self._write(self._journal["files"])
+
+    def _refuse_others(self, name: str) -> None:
+        path = self.path / name
+        if path.exists() or path.is_symlink():
+            raise ValueError(f"{path} is in the way, and no run wrote it: move it, or give another --out")
+
+    def _write(self, files: list[str]) -> None:
+        self._journal["files"] = files
+        write_atomically(self.path / JOURNAL, json.dumps(signed(self._journal), indent=2) + "\n")
 
 
-def _compare(file: Path, wanted: dict[str, Any]) -> None:
+def named(out: str | Path) -> Path:
+    """The folder that ``out`` names.
+
+    Raises:
+        ValueError: it names none, or something that is no folder.
+    """
+    if not str(out).strip():
+        raise ValueError("--out is empty; name a folder for what the run writes, such as runs/kws")
+    path = Path(out).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out {path} is a file; name a folder")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    file = path / JOURNAL
+    if not file.exists():
+        return None
     try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); start anew without --resume") from error
+        found = checked(parse_json(file.read_bytes()))
+        if not isinstance(found, dict) or {name: found.get(name) for name in _FORMAT} != _FORMAT:
+            raise ValueError(f"its format is not {_FORMAT}")
+        if found.keys() != {*_FORMAT, "config", "recordings", "files", "finished"}:
+            raise ValueError(f"its fields are {sorted(found)}")
+        for name in found["files"]:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"it lists {name!r}, which is not inside the folder")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}; nothing was touched: give another --out") from error
+    return found
+
+
+def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise ValueError if a setting differs that decides the results. Recordings are compared by ``begin``."""
     before, after = dict(_flat(found)), dict(_flat(wanted))
     changed = [
         f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
         for key in sorted(before.keys() | after.keys())
-        if key not in _FREE and before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and not _is_free(key, before.get(key), after.get(key))
     ]
     if changed:
         raise ValueError(
-            f"the run in {file.parent} has another configuration: {'; '.join(changed[:5])}. "
-            "Resume with the same settings, or start anew without --resume or in another folder"
+            f"the run in {path} has another configuration: {'; '.join(changed[:5])}. "
+            "Resume with the same settings, or start anew with --overwrite or in another folder"
         )
+
+
+def _is_free(key: str, before: Any, after: Any) -> bool:
+    """Whether a setting may change between the parts of a run: its results stay the same, or gain chips and times."""
+    if key == "sweep.chips":
+        return isinstance(before, int) and after >= before
+    if key == "sweep.times":
+        return isinstance(before, list) and set(before) <= set(after)
+    return key in ("workers", "augment.noise") or key.startswith("data.")  # `begin` compares the recordings themselves
+
+
+def _data_changes(found: dict[str, Any], config: dict[str, Any]) -> str:
+    before, after = dict(_flat(found["config"]["data"])), dict(_flat(config["data"]))
+    changed = [f"data.{key} was {before.get(key)!r}" for key in after if before.get(key) != after[key]]
+    return f" ({'; '.join(changed[:5])})" if changed else ""
 
 
 def _flat(tree: Any, prefix: str = "") -> Any:

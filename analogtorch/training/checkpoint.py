@@ -1,4 +1,4 @@
-"""Checkpoints that are never half written and hold nothing but tensors and plain values."""
+"""Checkpoints that are never half written, never damaged in silence, and hold nothing but tensors and plain values."""
 
 import io
 from pathlib import Path
@@ -7,23 +7,29 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from analogtorch.files import write_atomically
+from analogtorch.files import seal, sealed_bytes, write_atomically
 
 
 class AtomicCheckpoint(CheckpointIO):
     """``Trainer(plugins=[AtomicCheckpoint()])``: the old checkpoint stays until the new one is whole.
 
-    A full disk is an OSError with the path and the remedy. Loading unpickles no code.
+    A full disk is an OSError with the path and the remedy; a damaged file is a ValueError with its name. The file is
+    one of ``torch.save`` with a checksum, and ``torch.load`` reads it too. Loading unpickles no code.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        # through memory: torch.save turns a failed write to a file into an internal RuntimeError
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, packed(checkpoint))
 
     def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return torch.load(io.BytesIO(sealed_bytes(path)), map_location=map_location or "cpu", weights_only=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def packed(state: Any) -> bytes:
+    """What ``torch.save`` writes of ``state``, with a checksum."""
+    # through memory: torch.save turns a failed write to a file into an internal RuntimeError
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return seal(buffer.getvalue())

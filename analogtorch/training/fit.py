@@ -99,7 +99,7 @@ def _check_fits(path: Path, module: Classifier) -> None:
     try:
         found = AtomicCheckpoint().load_checkpoint(path)["state_dict"]
         shapes = {name: value.shape for name, value in found.items()}
-    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is no checkpoint, or damaged ({error}); remove it to train from the start") from error
     if shapes != {name: value.shape for name, value in module.state_dict().items()}:
         raise ValueError(f"{path} does not fit this network; name another file, or remove it to train from the start")

@@ -65,9 +65,14 @@ def test_json_round_trip(name: str) -> None:
 )
 def test_other_json_is_refused(mapping: Mapping, change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Mapping.from_json(json.dumps({**json.loads(mapping.to_json()), **change}))
-    with pytest.raises(ValueError, match="no JSON"):
+        Mapping.from_json(json.dumps({**_plain(mapping), **change}))
+    with pytest.raises(ValueError, match="is not JSON"):
         Mapping.from_json("{")
+
+
+def _plain(mapping: Mapping) -> dict:
+    """As older versions wrote it: without a checksum."""
+    return {name: value for name, value in json.loads(mapping.to_json()).items() if name != "checksum"}
 
 
 def test_impossible_placements_are_refused(mapping: Mapping) -> None:
@@ -91,7 +96,7 @@ def test_impossible_placements_are_refused(mapping: Mapping) -> None:
     ],
 )
 def test_edited_blocks_are_refused(mapping: Mapping, field: str, value: object, message: str) -> None:
-    data = json.loads(mapping.to_json())
+    data = _plain(mapping)
     next(p for p in data["placements"] if p["matrix"] == "shared")[field] = value
     with pytest.raises(ValueError, match=message):
         Mapping.from_json(json.dumps(data))
@@ -99,16 +104,16 @@ def test_edited_blocks_are_refused(mapping: Mapping, field: str, value: object, 
 
 def test_blocks_of_a_matrix_that_hold_the_same_weights_are_refused() -> None:
     mapping = map_to_chip(nn.Linear(256, 512), at.chips.hermes64(), torch.zeros(1, 256))
-    data = json.loads(mapping.to_json())
+    data = _plain(mapping)
     data["placements"][1]["col"] = 0  # as many cells as before
     with pytest.raises(ValueError, match="every weight must be placed once"):
         Mapping.from_json(json.dumps(data))
-    with pytest.raises(ValueError, match="no JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         Mapping.from_json(mapping.to_json()[:500])
 
 
 def test_json_of_version_1_without_an_example_is_read(mapping: Mapping) -> None:
-    data = json.loads(mapping.to_json())
+    data = _plain(mapping)
     assert data.pop("example") == ["(1, 3, 6, 6) float32"]
     assert Mapping.from_json(json.dumps(data)) == replace(mapping, example=())
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import wave
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import torch
 
 import analogtorch as at
 from analogtorch.__main__ import main
+from analogtorch.files import locked
 from analogtorch.speech import cli, kws
 from analogtorch.speech.config import KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
+from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.speech_commands import which_set
 from benchmarks import hwa_real
 from tests.training.conftest import Kill
@@ -77,7 +80,7 @@ def test_everything_is_in_the_one_folder(finished: Path) -> None:
     files = sorted(str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file())
     assert files == [
         "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "config.json", "digital.pt", "hwa.pt",
-        "report.json", "report.md",
+        "journal.json", "report.json", "report.md",
     ]  # fmt: skip
 
 
@@ -127,13 +130,154 @@ def test_resuming_with_another_configuration_is_refused(clips: Path, finished: P
     assert (finished / "report.json").read_bytes() == before
 
 
-def test_a_new_run_removes_what_an_old_one_left(clips: Path, tmp_path: Path, monkeypatch) -> None:
+class Stop(ValueError):
+    pass
+
+
+def stop(*_: object, **__: object) -> None:
+    raise Stop("stop here")
+
+
+def listing(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"], ["--overwrite"]])
+def test_a_folder_with_files_of_others_is_refused_and_left_alone(
+    more: list[str], clips: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
     (tmp_path / "checkpoints").mkdir()
-    for name in ("checkpoints/hwa.ckpt", "checkpoints/.hwa.ckpt.x1.part", "report.json", "hwa.pt", "mine.txt"):
-        (tmp_path / name).write_text("old")
-    monkeypatch.setattr(kws, "prepare", lambda *a, **k: (_ for _ in ()).throw(ValueError("stop here")))
+    for name in ("checkpoints/hwa.ckpt", "report.json", "hwa.pt", "mine.txt"):
+        (tmp_path / name).write_text("mine")
+    before = listing(tmp_path)
+    assert run(clips, tmp_path, *more) == 2
+    assert "holds files, but no run; give a new or an empty folder" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["kws", *SMALL, "--data.folder.root=/nowhere", "--out=.", *more]) == 2
+    assert main(["kws", *SMALL, f"--data.folder.root={clips}", "--out", "", *more]) == 2
+    assert "--out is empty; name a folder" in capsys.readouterr().err
+    assert main(["kws", *SMALL, f"--data.folder.root={clips}", "--out=mine.txt", *more]) == 2
+    assert "mine.txt is a file; name a folder" in capsys.readouterr().err
+    assert listing(tmp_path) == before
+
+
+def test_a_finished_run_is_kept_unless_it_is_to_be_overwritten(clips: Path, finished: Path, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = listing(out)
+    assert run(clips, out) == 2
+    assert "holds a finished run: continue it with --resume, replace it with --overwrite" in capsys.readouterr().err
+    assert run(clips, out, "--resume", "--overwrite") == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert run(clips, out, "--overwrite", "--data.folder.manifest=other.csv") == 2
+    assert run(clips, out, "--overwrite", "--sweep.times=['-3 s']") == 2
+    assert listing(out) == before
+
+
+def test_overwriting_removes_what_the_journal_lists_and_nothing_else(
+    clips: Path, finished: Path, tmp_path: Path, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for name in ("mine.pt", "checkpoints/mine.ckpt", ".mine.part"):
+        (out / name).write_text("mine")
+    (out / "checkpoints/.hwa.ckpt.x1.part").write_text("what a killed process was writing")
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert run(clips, out, "--overwrite") == 2
+    assert sorted(listing(out)) == [
+        ".mine.part", "checkpoints/mine.ckpt", "config.json", "journal.json", "mine.pt",
+    ]  # fmt: skip
+    journal = json.loads((out / "journal.json").read_text())
+    assert (journal["files"], journal["finished"]) == (["config.json"], False)
+
+
+def test_a_file_in_the_way_is_found_before_anything_is_trained(clips: Path, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(kws, "train_digital", stop)
     assert run(clips, tmp_path) == 2
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["checkpoints", "config.json", "mine.txt"]
+    (tmp_path / "hwa.pt").write_text("mine")
+    capsys.readouterr()
+    for more in "--resume", "--overwrite":
+        assert run(clips, tmp_path, more) == 2
+        assert "hwa.pt is in the way, and no run wrote it" in capsys.readouterr().err
+    assert (tmp_path / "hwa.pt").read_text() == "mine"
+
+
+def test_two_runs_in_one_folder_are_refused(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    with locked(tmp_path), RunFolder.open(out, KWSConfig()):
+        for more in [], ["--resume"], ["--overwrite"]:
+            assert run(clips, out, *more) == 2
+            assert f"another run is at work in {out}" in capsys.readouterr().err
+
+
+def test_a_damaged_journal_is_named(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    text = (out / "journal.json").read_text()
+    outside = json.loads(text)
+    del outside["checksum"]
+    outside["files"] = ["../mine.txt"]
+    (tmp_path / "mine.txt").write_text("mine")
+    for damaged, message in (
+        (text.replace('"finished": true', '"finished": false'), "'checksum' does not belong"),
+        (text[: len(text) // 2], "is not JSON"),
+        ("{}", "its format is not"),
+        (json.dumps(outside), "which is not inside the folder"),
+    ):
+        (out / "journal.json").write_text(damaged)
+        for more in [], ["--resume"], ["--overwrite"]:
+            before = listing(tmp_path)
+            assert run(clips, out, *more) == 2
+            error = capsys.readouterr().err
+            assert f"{out / 'journal.json'}: " in error
+            assert message in error
+            assert listing(tmp_path) == before
+
+
+def test_settings_without_influence_may_change_on_resume(clips: Path, finished: Path, tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "clips"
+    shutil.copytree(finished, out)
+    shutil.copytree(clips, elsewhere)
+    more = ["--resume", "--workers=1", "--sweep.chips=3", "--sweep.times=['0 s', '1 day', '1 year']"]
+    more += ["--data.synthetic.cache=null", "--data.folder.fit=pad_or_trim"]
+    assert run(elsewhere, out, *more) == 0
+    report, before = accuracies(out), accuracies(finished)
+    assert report["digital"] == before["digital"]
+    assert list(report["hwa"]) == ["0 s", "1 day", "1 year"]
+    assert report["hwa"]["1 day"]["chips"] == 3
+    assert run(elsewhere, out, "--resume") == 2  # fewer chips and times
+
+
+def test_other_recordings_are_refused_on_resume(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "clips"
+    shutil.copytree(finished, out)
+    shutil.copytree(clips, elsewhere)
+    samples, rate = soundfile.read(elsewhere / "yes-val-0.wav", dtype="int16")
+    samples[100] += 1
+    soundfile.write(elsewhere / "yes-val-0.wav", samples, rate)
+    before = listing(out)
+    assert run(elsewhere, out, "--resume") == 2
+    error = capsys.readouterr().err
+    assert f"was begun with other recordings (data.folder.root was {str(clips)!r})" in error
+    assert listing(out) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--hwa.batch_size=37", "batch_size=37 is more than the 36 training samples"),
+        ("--sweep.seed=99999999999999999999", "seed must lie in -2^63 .. 2^63 - 1"),
+        ("--seed=99999999999999999999", "use 0 to 2**63 - 1"),
+        ("--augment.noise=/nowhere", "/nowhere: no such folder"),
+    ],
+)
+def test_all_options_are_checked_before_anything_is_trained(
+    option: str, message: str, clips: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(kws, "train_phase", stop)
+    assert run(clips, tmp_path / "out", option) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_threads_are_restored(clips: Path, tmp_path: Path, monkeypatch) -> None:
