@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from analogtorch import places
-from analogtorch.convert import analog_layers, refuse_programmed, refuse_taken, refuse_unloaded
+from analogtorch.convert import (
+    analog_layers,
+    name_unread,
+    named,
+    refuse_programmed,
+    refuse_taken,
+    refuse_unloaded,
+)
 from analogtorch.defects import Defects, TileState, tile_state
 from analogtorch.devices import beyond, seconds
 from analogtorch.nn import AnalogComposite, AnalogLayer, Programmed
@@ -91,6 +98,7 @@ class ProgrammedChip:
         where = places.consecutive(layers) if mapping is None else places.mapped(model, mapping)
         self.warned: set[str] = set()
         """Notes on times beyond the devices' data that ``at`` has given; each is given once."""
+        self._named = named(model)
         self._tiles = {(p.chip, p.tile): layer.chip for name, layer in layers for parts in where[name] for p in parts}
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
@@ -126,6 +134,7 @@ class ProgrammedChip:
 
         Warns:
             UserWarning: once, that the time lies beyond the data of a device model, which is then held at its last.
+                After the first call of the module, once for each model: which of its layers did not run.
         """
         t = seconds(time)
         if compensation not in get_args(Compensation):
@@ -142,6 +151,7 @@ class ProgrammedChip:
         with torch.no_grad():
             for name, layer in analog_layers(view):
                 layer.hold(_programmed(self._placed[name], t, compensation, readout))
+        name_unread(view, self._named)
         return view
 
 

@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
-from analogtorch.convert import analog_layers, check_module, reason, taken
+from analogtorch.convert import Share, analog_layers, check_module, reason, share, taken
 from analogtorch.convert.fast_path import reader
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
@@ -50,6 +50,12 @@ class Summary:
     """Layers whose weights the model passes to ``F.linear`` and the like, brought back to the layer."""
     attention: tuple[str, ...] = ()
     """Analog attention, by name: its products of activations stay digital."""
+    share: Share = field(default_factory=lambda: Share(0))
+    """How many of the weights that multiply are on the chip, and which modules hold the others."""
+    parameters: int = 0
+    """Numbers in the Parameters of the digital model: ``model.parameters()`` without the input ranges."""
+    ranges: int = 0
+    """Numbers in the input ranges, which ``model.parameters()`` holds as well because they learn."""
 
     @property
     def chips(self) -> tuple[Chip, ...]:
@@ -73,6 +79,10 @@ class Summary:
             found.setdefault(tuple(getattr(row.chip, name) for name in _BUILD), []).append(row)
         return [(_usual([row.chip for row in rows]), rows) for rows in found.values()]
 
+    def _share(self, name: str) -> str:
+        weights = self.share.digital.get(name)
+        return f", {self.share.percent(weights)} of those that multiply" if weights else ""
+
     def __str__(self) -> str:
         width = max((len(row.name) for row in self.layers), default=4)
         lines = [f"{'layer':<{width}}  {'kind':<8}  {'weight':<18}  {'blocks':>6}  {'cells':>10}  input range"]
@@ -86,6 +96,8 @@ class Summary:
             lines += [
                 f"differs from {chip.name}: {row.name} ({_changes(row.chip, chip)})" for row in rows if row.chip != chip
             ]
+        lines.append(str(self.share))
+        lines.append(f"{self.parameters:,} parameters, and {self.ranges:,} input ranges beside them.")
         if self.routed:
             lines.append(
                 f"routed: {len(self.routed)} layers that the model calls by their weights, as {self.routed[0]}"
@@ -95,7 +107,7 @@ class Summary:
             own = " or ".join(f"{bound:g}" for bound in dict.fromkeys(row.chip.output_bound for row in bounded))
             bounds = ", ".join(f"{row.name} {row.output_bounds}" for row in bounded)
             lines.append(f"ADC bound calibrated, the chip's own is {own}: {bounds}")
-        lines += [f"digital: {name} ({count:,} weights; {why})" for name, why, count in self.skipped]
+        lines += [f"digital: {name} ({count:,} weights{self._share(name)}; {why})" for name, why, count in self.skipped]
         if self.attention:
             others = len(self.attention) - 1
             where = self.attention[0] + (f" and {others} more" if others else "")
@@ -131,7 +143,7 @@ def _least(chip: Chip, rows: list[LayerRow]) -> int:
 def _changes(chip: Chip, usual: Chip) -> str:
     """The fields of ``chip`` that are not as ``usual``, with those values that are short."""
     told = []
-    for name in (field.name for field in fields(Chip)):
+    for name in (f.name for f in fields(Chip)):
         value = getattr(chip, name)
         if value != getattr(usual, name):
             told.append(f"{name} {value}" if isinstance(value, int | float | str | None) else name)
@@ -162,11 +174,15 @@ def summary(model: nn.Module) -> Summary:
         for own, p in layer._parameters.items()
         if hasattr(layer, "analog_of") and p is not None and own not in ("weight", "bias", "input_range")
     )
+    ranges = {id(layer.input_range): layer.input_range.numel() for layer in layers.values()}
     return Summary(
         layers=rows,
         skipped=skipped,
         routed=tuple(routed_layers(model)),
         attention=tuple(n or "(root)" for n, m in model.named_modules() if isinstance(m, AnalogMultiheadAttention)),
+        share=share(model),
+        parameters=_count([p for p in model.parameters() if id(p) not in ranges]),
+        ranges=sum(ranges.values()),
     )
 
 

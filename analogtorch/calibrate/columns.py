@@ -17,7 +17,7 @@ from analogtorch.calibrate.passes import (
     observing,
     run,
 )
-from analogtorch.convert import analog_layers
+from analogtorch.convert import analog_layers, quiet
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Noise, Plan, fold, mvm, stream
 from analogtorch.ops.reference import Inputs
@@ -121,7 +121,7 @@ def _read(
 
         return look
 
-    with evaluating(model), observing({layer: observer(name, layer) for name, layer in layers.items()}):
+    with evaluating(model), observing({layer: observer(name, layer) for name, layer in layers.items()}), quiet():
         run("correct_columns", model, batches, forward, progress)
     check_ran("correct_columns", layers, {name for name in layers if sums[name].n.any()})
     return sums

@@ -1,7 +1,7 @@
 """Proof that every analog layer of a model really runs, and that nobody computes with its weight behind its back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -9,7 +9,9 @@ from torch import nn
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.kinds import analog_layers, check_module
 from analogtorch.convert.route import route, routed_layers, unroute
+from analogtorch.convert.share import Share, share
 from analogtorch.convert.taken import refuse_taken
+from analogtorch.convert.unread import quiet
 from analogtorch.convert.watch import Bypass, Watch, watch
 
 _SHOWN = 5
@@ -36,6 +38,8 @@ class GuardReport:
     """What ``guard`` returns; print it."""
 
     layers: tuple[GuardRow, ...]
+    share: Share = field(default_factory=lambda: Share(0))
+    """How many of the weights that multiply are on the chip."""
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -52,6 +56,7 @@ class GuardReport:
             lines.append(f"{row.name:<{width}}  {row.kind:<8}  {row.weights:>12,}  {row.runs:>5}{note}")
         ran = len(self.layers) - len(self.unused)
         lines.append(f"{ran} of {len(self.layers)} analog layers ran their analog forward; none was bypassed.")
+        lines.append(str(self.share))
         return "\n".join(lines)
 
 
@@ -110,7 +115,8 @@ def guard(
         def run(model: nn.Module) -> Any:
             return given(model, example)
 
-    seen, undo = route_bypasses(model, run)
+    with quiet():
+        seen, undo = route_bypasses(model, run)
     routed = set(routed_layers(model))
     report = GuardReport(
         tuple(
@@ -123,7 +129,8 @@ def guard(
                 digital_uses=tuple(sorted(seen.digital_uses[name])),
             )
             for name, layer in layers.items()
-        )
+        ),
+        share(model),
     )
     try:
         _raise_for(report, seen.bypasses, allow_unused)

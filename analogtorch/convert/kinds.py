@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from analogtorch.convert.fast_path import reader
@@ -72,7 +73,7 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
         return refused[0]
     kind = kind_of(module)
     if kind is None:
-        return f"no analog layer for {type(module).__name__}"
+        return f"no analog layer for {type(module).__name__}{_own_matrix(module)}"
     if kind.on_request and not embeddings:
         return "digital unless convert(..., embeddings=True)"
     if (attention := reader(model, name)) and (why := reason(model, *attention)):
@@ -94,6 +95,16 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     if taken := sorted(names & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
     return refuses(kind, module)
+
+
+def _own_matrix(module: nn.Module) -> str:
+    """What to know of a module without an analog form: that it may multiply by a Parameter of its own."""
+    for name, p in module._parameters.items():
+        if p is not None and not is_lazy(p) and p.dim() in (2, 3) and min(p.shape) > 1:
+            size = " x ".join(map(str, p.shape[-2:]))
+            several = f"{p.shape[0]} matrices of {size} in one Parameter" if p.dim() == 3 else f"a matrix of {size}"
+            return f", whose {name} is {several}, not a layer"
+    return ""
 
 
 def _override(module: nn.Module, method: str) -> str:

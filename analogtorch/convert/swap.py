@@ -46,8 +46,9 @@ def convert(
     ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass keeps its methods, and a
     ``forward`` that multiplies by the weight as it is: by ``super().forward``, ``F.linear``, ``F.conv1d`` to ``3d``.
     Every analog layer gains one Parameter, its ``input_range``, which learns from calibration on: an optimizer made
-    before the conversion does not know it, and weight decay should spare it. The fused kernels of
-    ``nn.TransformerEncoderLayer`` are off until ``to_digital``.
+    before the conversion does not know it, and weight decay should spare it (``hwa.parameter_groups``). Counters of
+    ``model.parameters()`` count it, a number per layer or row block; ``summary(model).parameters`` does not. The fused
+    kernels of ``nn.TransformerEncoderLayer`` are off until ``to_digital``.
 
     Args:
         model: any module. A layer given as the root itself comes back as a new module.

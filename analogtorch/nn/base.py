@@ -33,6 +33,7 @@ OWN = frozenset(
         "calibrated",
         "chip",
         "digital_class",
+        "has_run",
         "input_range",
         "layer_name",
         "noise_fraction",
@@ -85,6 +86,8 @@ class AnalogLayer(RangedLayer):
     layer_name: str
     calibrated: bool
     programmed: Programmed | None
+    has_run: bool = False
+    """Of a programmed layer: whether it has multiplied anything, compiled calls aside."""
     vectors_read: Tensor
     """Of a programmed layer: how many input vectors (linear) or samples (convolution) it has multiplied, (1,) int64.
     It counts them for the output noise, so that every multiply has its own and batches of any size see the same."""
@@ -322,6 +325,8 @@ class AnalogLayer(RangedLayer):
         vectors = self._vectors(x)
         if self.on_input is not None:
             self.on_input(x)
+        if self.programmed is not None and not torch.compiler.is_compiling():
+            self.has_run = True
         return vectors, self._autocasts(x)
 
     def _refuse_training(self) -> None:

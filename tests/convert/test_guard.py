@@ -84,6 +84,7 @@ def test_layers_that_run_are_counted(how: str) -> None:
         "first   Linear              64      1",
         "second  Linear              64      1",
         "2 of 2 analog layers ran their analog forward; none was bypassed.",
+        "128 of 128 weights that multiply are on the chip (100 %).",
     ]
 
 

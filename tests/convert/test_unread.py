@@ -1,0 +1,80 @@
+import copy
+import pickle
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import MambaConfig, MambaForCausalLM
+
+import analogtorch as at
+
+CHIP = at.chips.hermes64()
+X = torch.randn(4, 8)
+
+
+class Sometimes(nn.Module):
+    """A layer for large inputs, and one whose weight is used without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.large, self.direct = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x) @ self.direct.weight
+        return self.large(x) if x.abs().max() > 1e3 else x
+
+
+@pytest.fixture
+def mamba() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "state_size": 4, "time_step_rank": 4, "num_hidden_layers": 2}
+    return at.convert(MambaForCausalLM(MambaConfig(vocab_size=32, **sizes)).eval(), CHIP)
+
+
+def test_layers_that_a_mamba_computes_with_digitally_are_named(mamba: nn.Module) -> None:
+    view = at.program(mamba, seed=0).at("1 day")
+    with pytest.warns(UserWarning, match=r"4 of 11 analog layers .* did not run: .*0\.mixer\.conv1d.*guard") as caught:
+        view(input_ids=torch.arange(8)[None])
+    assert [Path(warning.filename).name for warning in caught] == ["test_unread.py"]
+    assert not view._forward_hooks
+
+
+def test_they_are_named_once_for_all_chips_and_times_of_a_model() -> None:
+    model = at.convert(Sometimes(), CHIP)
+    physical = at.program(model, seed=0)
+    with pytest.warns(UserWarning, match="2 of 3 analog layers .* did not run: 'large', 'direct'. Either this input"):
+        physical.at("1 day")(X)
+    physical.at("1 h")(X)
+    at.sweep(model, lambda view: view(X).mean().item(), chips=2)
+    with pytest.warns(UserWarning, match="'large', 'direct'"):
+        at.program(copy.deepcopy(model), seed=0).at("0 s")(X)
+
+
+def test_a_sweep_names_them() -> None:
+    with pytest.warns(UserWarning, match="2 of 3 analog layers .* did not run") as caught:
+        at.sweep(at.convert(Sometimes(), CHIP), lambda view: view(X).mean().item(), chips=2)
+    assert len(caught) == 1
+
+
+def test_nothing_is_said_where_all_layers_run() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.LSTM(8, 4)), CHIP)
+    view = at.program(model, seed=0).at("1 day")
+    for each in (copy.deepcopy(view), pickle.loads(pickle.dumps(view)), view):
+        each(X)
+        assert not each._forward_hooks
+
+
+def test_the_guard_reports_by_itself() -> None:
+    view = at.program(at.convert(Sometimes(), CHIP, exclude="direct"), seed=0).at("1 day")
+    assert at.guard(view, X, allow_unused=True).unused == ("large",)
+    with pytest.warns(UserWarning, match="1 of 2 analog layers"):
+        view(X)
+
+
+def test_a_compiled_chip_runs_in_silence() -> None:
+    view = at.program(at.convert(Sometimes(), CHIP, exclude="direct"), seed=0).at("1 day")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.compile(view, backend="eager")(X)
