@@ -119,6 +119,8 @@ class ProgrammedChip:
 
         Each multiply of the module has its own output noise: its layers count the inputs that they have met. A new
         ``at`` starts from the first again, and gives the same numbers for the same inputs in batches of any size.
+        Threads may share a module: no two multiplies of a layer meet the same noise, but which input meets which
+        depends on the threads. For numbers that repeat, give each thread an ``at`` of its own.
 
         Args:
             time: seconds, or text as ``seconds`` reads it: ``"programmed"``, ``"0 s"``, ``"1 day"``.

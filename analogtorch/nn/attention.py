@@ -194,8 +194,7 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
             return None, None
         batch, places = q.shape[0], max(q.shape[1], k.shape[1])
         if matrix.programmed is not None:
-            first = torch.arange(batch, device=q.device) * places + matrix.vectors_read
-            matrix.vectors_read.add_(batch * places)
+            first = torch.arange(batch, device=q.device) * places + matrix.count_on(batch * places)
         else:
             first = number_samples(q, batch, 1) * places
         numbers = first.unsqueeze(1) + torch.arange(places, device=q.device)

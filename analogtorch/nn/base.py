@@ -1,5 +1,6 @@
 """What every analog layer does: quantise the input, run the row blocks, read them through the ADC, add the bias."""
 
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -52,6 +53,8 @@ OWN = frozenset(
     }
 )
 """What ``convert`` and ``hold`` add to a layer's attributes."""
+_COUNTING = threading.Lock()
+"""Held while a layer counts; not a layer's own, which could not be copied."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,21 @@ class AnalogLayer(RangedLayer):
             count = torch.zeros(1, dtype=torch.int64, device=programmed.keys.device)
         self.register_buffer("vectors_read", count, persistent=False)
 
+    def count_on(self, vectors: int) -> Tensor:
+        """Count so many vectors of a programmed layer; the number of the first in the output noise, (1,) int64.
+
+        Threads that share a layer never get the same numbers; which of them gets which depends on who comes first.
+        """
+        if torch.compiler.is_compiling():  # which cannot trace a lock
+            return self._counted_on(vectors)
+        with _COUNTING:
+            return self._counted_on(vectors)
+
+    def _counted_on(self, vectors: int) -> Tensor:
+        first = self.vectors_read.clone()
+        self.vectors_read.add_(vectors)
+        return first
+
     # what a kind of layer defines
 
     @classmethod
@@ -385,8 +403,7 @@ class AnalogLayer(RangedLayer):
                 batched = x.shape[0] if x.dim() > 1 else 1
                 samples = number_samples(x, vectors, vectors // max(batched, 1))
         if self.programmed is not None and plan.noisy and samples is None:
-            samples = torch.arange(vectors, device=x.device) + self.vectors_read
-            self.vectors_read.add_(vectors)
+            samples = torch.arange(vectors, device=x.device) + self.count_on(vectors)
         return keys, samples
 
     def _section(

@@ -152,8 +152,7 @@ class _Noise:
         plan = matrix.plans[matrix.programmed is not None, matrix.training][0]
         if plan.output_noise > 0:
             if matrix.programmed is not None:
-                numbers = torch.arange(batch, device=x.device) + matrix.vectors_read
-                matrix.vectors_read.add_(batch)
+                numbers = torch.arange(batch, device=x.device) + matrix.count_on(batch)
             else:
                 numbers = number_samples(x, batch, 1)
             numbers = numbers if order is None else numbers[order]

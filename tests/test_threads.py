@@ -1,0 +1,57 @@
+"""Threads that share a programmed chip's view: every multiply has noise of its own, and none is lost."""
+
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.nn import AnalogLayer
+
+CHIP = dataclasses.replace(at.chips.hermes64(), output_noise=0.04, output_bits=None)
+THREADS, CALLS = 4, 24
+
+
+@pytest.fixture(autouse=True)
+def _slow_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between reading the count and adding to it lies time enough for every other thread to come in."""
+
+    def slow(layer: AnalogLayer, vectors: int) -> Tensor:
+        first = layer.vectors_read.clone()
+        time.sleep(1e-3)
+        layer.vectors_read.copy_(first + vectors)
+        return first
+
+    monkeypatch.setattr(AnalogLayer, "_counted_on", slow)
+
+
+def _run(view: nn.Module, x: Tensor) -> float:
+    y = view(x, x, x) if isinstance(view, nn.MultiheadAttention) else view(x)
+    return (y if isinstance(y, Tensor) else y[0]).sum().item()
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.LSTM, nn.MultiheadAttention])
+def test_a_view_shared_by_threads_counts_every_multiply(kind: type) -> None:
+    torch.manual_seed(0)
+    physical, x = at.program(at.convert(kind(8, 8), CHIP), seed=1), torch.randn(1, 1, 8)
+    shared, alone = physical.at("0 s"), physical.at("0 s")
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda _: _run(shared, x), range(CALLS)))
+    for _ in range(CALLS):
+        _run(alone, x)
+    counts = [{name: layer.vectors_read.item() for name, layer in at.analog_layers(v)} for v in (shared, alone)]
+    assert counts[0] == counts[1]
+
+
+def test_the_outputs_of_one_layer_are_those_of_one_thread_in_some_order() -> None:
+    torch.manual_seed(0)
+    physical, x = at.program(at.convert(nn.Linear(8, 8), CHIP), seed=1), torch.randn(1, 8)
+    shared, alone = physical.at("0 s"), physical.at("0 s")
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda _: _run(shared, x), range(CALLS)))
+    expected = [_run(alone, x) for _ in range(CALLS)]
+    assert len(set(expected)) == CALLS
+    assert sorted(found) == pytest.approx(sorted(expected), abs=1e-5)
