@@ -41,4 +41,5 @@ def unpacked(mask: Tensor, last: int) -> Tensor:
 
 
 def _weights(like: Tensor) -> Tensor:
-    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=MASK, device=like.device)
+    # not torch.tensor: exporters find no form for a constant that is made while they trace
+    return 2 ** torch.arange(8, dtype=MASK, device=like.device)
