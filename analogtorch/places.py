@@ -83,7 +83,7 @@ def _matrices(
     They have the name of the first layer with the same weight, which may be digital, such as the embedding that a head
     is tied to; the same weight applied the other way round is a matrix of its own.
     """
-    from analogtorch.mapping.weights import layer_name  # not at import: only who has a mapping needs it
+    from analogtorch.mapping.parts import layer_name  # not at import: only who has a mapping needs it
 
     same = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
     same += [layer_name(n) for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight]

@@ -49,7 +49,7 @@ class Bypass:
 def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
     """Run the model once, in evaluation mode and without gradients, and change nothing of it."""
     seen = Watch(model, dict(analog_layers(model)))
-    with unchanged(model), seen.counting(), eager(), torch.no_grad():
+    with _unchanged(model), seen.counting(), eager(), torch.no_grad():
         model.eval()
         with seen:
             run(model)
@@ -189,10 +189,8 @@ def eager() -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Give modes, buffers and random states back as they were."""
-    modes = {m: m.training for m in model.modules()}
-    buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in model.modules()}
+def same_random() -> Iterator[None]:
+    """Give the random states of torch, numpy and Python back as they were."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
@@ -200,6 +198,17 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Give modes, buffers and random states back as they were."""
+    modes = {m: m.training for m in model.modules()}
+    buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in model.modules()}
+    try:
+        with same_random():
+            yield
+    finally:
         for module, training in modes.items():
             module.training = training
         for module, before in buffers.items():

@@ -21,7 +21,7 @@ class Region:
     def meets(self, other: Tensor) -> bool:
         """Whether ``other``, of the same storage, may share bytes with the weight."""
         (start, stop), (first, last) = _bytes(self.weight), _bytes(other)
-        return start < last and first < stop
+        return (start < last and first < stop) or start == stop  # an empty one has its storage to itself
 
 
 class Weights:

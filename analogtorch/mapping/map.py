@@ -9,11 +9,12 @@ from torch import nn
 from tqdm import tqdm
 
 from analogtorch.chips import Chip
+from analogtorch.convert.example import Example
 from analogtorch.mapping.demand import Demand
 from analogtorch.mapping.mapping import Mapping
 from analogtorch.mapping.place import Retired, TooLarge, place
 from analogtorch.mapping.split import all_blocks, cells
-from analogtorch.mapping.trace import Example, Trace, trace
+from analogtorch.mapping.trace import Trace, trace
 from analogtorch.mapping.types import Matrix, Operation
 from analogtorch.pattern import Pattern
 
@@ -69,7 +70,7 @@ def map_to_chip(
         traced = trace(model, example)
         bar.update()
         names = [m.name for m in traced.matrices if m.weights]
-        left = _excluded(names, exclude) | {n for n in names if traced.left_digital.issuperset(traced.sources[n])}
+        left = _excluded(names, exclude) | {n for n in names if not traced.analog.issuperset(traced.sources[n])}
         matrices = tuple(m for m in traced.matrices if m.weights and m.name not in left)
         if not matrices:
             raise ValueError(_nothing(model, traced, left))

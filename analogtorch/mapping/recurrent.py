@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+from torch import Tensor
 
-from analogtorch.mapping.products import Product, bind, value
+from analogtorch.mapping.products import Product
 
 _GATES = {"lstm": 13, "gru": 11, "rnn_tanh": 2, "rnn_relu": 2}
 """Digital operations per unit and step: adding both products, gate functions, new state."""
@@ -31,37 +31,38 @@ class Cell:
     layer: int
 
 
-def cells(name: str, node: fx.Node) -> Iterator[Cell]:
-    """Layers and directions of the recurrent operator ``node``, in the order in which they run."""
-    a = bind(node)
+def cells(name: str, a: dict[str, Any]) -> Iterator[Cell]:
+    """Layers and directions of the recurrent operator ``name``, in the order in which they run.
+
+    Args:
+        name: one of ``NAMES``.
+        a: its arguments by name; where there are ``batch_sizes``, its input is a packed sequence.
+    """
     kind = name.removesuffix("_cell")
     if name.endswith("_cell"):
-        vectors = _vectors(value(a["input"]))
-        yield _cell(kind, [a["w_ih"], a["w_hh"]], a["input"], vectors, steps=1, layer=0)
+        yield _cell(kind, [a["w_ih"], a["w_hh"]], a["input"], steps=1, layer=0)
         return
-    x, batch_first = value(a["input"]), a["batch_first"]
-    steps = x.shape[1 if batch_first and x.dim() == 3 else 0]
-    vectors, directions = _vectors(x), 2 if a["bidirectional"] else 1
-    matrices = [w for w in a["params"] if value(w).dim() == 2]
+    if "batch_sizes" in a:
+        x, steps = a["data"], a["batch_sizes"].numel()
+    else:
+        x = a["input"]
+        steps = x.shape[1 if a["batch_first"] and x.dim() == 3 else 0]
+    directions = 2 if a["bidirectional"] else 1
+    matrices = [w for w in a["params"] if w.dim() == 2]
     each = len(matrices) // (a["num_layers"] * directions)
     for index in range(a["num_layers"] * directions):
         own = matrices[index * each : (index + 1) * each]
-        yield _cell(kind, own, a["input"], vectors, steps=steps, layer=index // directions)
+        yield _cell(kind, own, x, steps=steps, layer=index // directions)
 
 
-def _cell(kind: str, weights: list[Any], x: fx.Node, vectors: int, *, steps: int, layer: int) -> Cell:
+def _cell(kind: str, weights: list[Tensor], x: Tensor, *, steps: int, layer: int) -> Cell:
+    vectors = x.shape[:-1].numel()
     made = [
-        Product(
-            weight=w,
-            activation=x if i == 0 else None,
-            shape=tuple(value(w).shape),
-            vectors=vectors,
-            row_stride=value(w).stride(-1),
-        )
-        for i, w in enumerate(weights)
+        Product(weight=w, activation=given, shape=tuple(w.shape), vectors=vectors, row_stride=w.stride(-1))
+        for w, given in zip(weights, (x, None, None), strict=False)
     ]
     projection = made[2] if len(made) > 2 else None
-    gated = value(weights[0]).shape[0] // {"lstm": 4, "gru": 3}.get(kind, 1)
+    gated = weights[0].shape[0] // {"lstm": 4, "gru": 3}.get(kind, 1)
     outputs = projection.shape[0] if projection else gated
     return Cell(
         inputs=made[0],
@@ -72,7 +73,3 @@ def _cell(kind: str, weights: list[Any], x: fx.Node, vectors: int, *, steps: int
         steps=steps,
         layer=layer,
     )
-
-
-def _vectors(x: Any) -> int:
-    return x.shape[:-1].numel()

@@ -1,34 +1,32 @@
-"""What a model computes, from one traced run without data: its matrices and operations, in order.
+"""What a model computes, from one run of it: its matrices and operations, in order.
 
-The model is traced by ``torch.export`` on fake tensors, as the digital model that it is or was: no weight is copied and
-nothing is computed, whatever the model's size.
+The run is one of the digital model that it is or was, on a copy of its modules: no weight is copied. It computes with
+stand-ins for the weights, whatever the model's size, and for real where its code decides by values that depend on them.
 """
 
 import contextlib
 import copy
-import functools
-import io
-import logging
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export.graph_signature import InputKind
-from torch.nn.utils.rnn import PackedSequence
+from torch._subclasses import FakeTensorMode
+from torch.nn.utils import parametrize
 
-from analogtorch.convert import analog_layers, reason, to_digital
-from analogtorch.mapping.sequence import whole_sequences
+from analogtorch.convert.example import Example, runner
+from analogtorch.convert.fast_path import restore
+from analogtorch.convert.kinds import analog_layers, check_module, is_analog, kind_of, reason, refuse_programmed
+from analogtorch.convert.route import unroute
+from analogtorch.convert.watch import Observer, eager, same_random
+from analogtorch.convert.weights import tensors
+from analogtorch.mapping.recorder import Recorder
+from analogtorch.mapping.tracer import Tracer, quiet, stand_in
 from analogtorch.mapping.types import Matrix, Operation
-from analogtorch.mapping.walk import Value, Walk
-from analogtorch.mapping.weights import Constant, parameter
 from analogtorch.nn import AnalogEmbedding
-
-_LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
-Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +39,8 @@ class Trace:
     """Parameters that each matrix holds."""
     parameters: dict[str, int]
     """Weights of each parameter of the model."""
-    left_digital: frozenset[str]
-    """Parameters of a converted model that ``convert`` was told to leave digital."""
+    analog: frozenset[str]
+    """Parameters that ``convert`` made analog, or would make analog of a digital model."""
     example: tuple[str, ...]
     """Shapes and types of the example's tensors."""
 
@@ -52,132 +50,149 @@ def trace(model: nn.Module, example: Example) -> Trace:
 
     Raises:
         TypeError: ``model`` or ``example`` is of another type.
-        ValueError: the model cannot be traced; names the module in which it failed.
+        ValueError: the model is a programmed chip, cannot be copied, or does not run on the example; names the module
+            in which it failed.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"map_to_chip: model must be a torch.nn.Module, got {type(model).__name__}")
-    args, kwargs = _arguments(model, example)
-    left = _left_digital(model)
-    view = to_digital(_shared(model)).eval()
-    program = _export(view, args, kwargs)
-    names = {id(p): name for name, p in reversed(list(view.named_parameters(remove_duplicate=False)))}
-    known = dict(view.named_parameters(remove_duplicate=False))
-    state = {name: parameter(name, p) for name, p in view.named_parameters()}
-    inputs = []
-    for spec in program.graph_signature.input_specs:
-        if spec.kind is InputKind.USER_INPUT:
-            inputs.append(Value())
-        elif spec.kind is InputKind.PARAMETER and spec.target is not None:
-            inputs.append(Value(constant=state[names[id(known[spec.target])]]))
-        else:
-            inputs.append(Value(constant=Constant(None)))
-    read = frozenset(names[id(m.weight)] for _, m in analog_layers(model) if isinstance(m, AnalogEmbedding))
-    walk = Walk(parameters=state, embeddings=read)
-    walk.run(program.graph_module, inputs)
-    return Trace(
-        operations=tuple(walk.operations),
-        matrices=tuple(walk.matrices.values()),
-        sources=walk.sources,
-        parameters={name: p.numel() for name, p in view.named_parameters()},
-        left_digital=left,
-        example=_shapes(args, kwargs),
-    )
+    check_module("map_to_chip", model)
+    refuse_programmed(model, "map_to_chip")
+    run = _Run(model, example)
+    try:
+        return run.traced(FakeTensorMode())
+    except _Failed as failed:
+        if run.is_meta:
+            raise ValueError(run.explain(failed)) from failed.error
+    try:  # its code may need numbers, which stand-ins do not have
+        return run.traced(None)
+    except _Failed as failed:
+        raise ValueError(run.explain(failed)) from failed.error
 
 
-def _shapes(args: Any, kwargs: Any) -> tuple[str, ...]:
-    return tuple(
-        f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}"
-        for t in torch.utils._pytree.tree_leaves((args, kwargs))
-        if isinstance(t, Tensor)
-    )
+class _Failed(Exception):
+    """The model's own code raised ``error`` while it ran as ``twin``."""
+
+    def __init__(self, twin: nn.Module, error: Exception) -> None:
+        super().__init__(str(error))
+        self.twin, self.error = twin, error
 
 
-def _arguments(model: nn.Module, example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, Tensor):
-        args: tuple[Any, ...] = (example,)
-        kwargs: dict[str, Any] = {}
-    elif isinstance(example, tuple):
-        args, kwargs = example, {}
-    elif isinstance(example, Mapping):
-        args, kwargs = (), dict(example)
-    else:
-        raise TypeError(
-            "map_to_chip: example must be the model's input: a tensor such as torch.zeros(1, 3, 224, 224), a tuple of "
-            f"arguments or a dictionary of keyword arguments; got {type(example).__name__}"
+class _Run:
+    """A model and its input, to be run more than once."""
+
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        self.model, self.call = model, runner("map_to_chip", example, "; such as torch.zeros(1, 3, 224, 224)")
+        self.example = dict(example) if isinstance(example, Mapping) else example
+        held = [*model.parameters(), *model.buffers()]
+        self.is_meta = any(t.is_meta for t in held)
+        self.device = next((t.device for t in held if not t.is_meta), torch.device("cpu"))
+
+    def traced(self, fake: FakeTensorMode | None) -> Trace:
+        """The trace of one run, with stand-ins where there is a ``fake`` mode to make them."""
+        twin, known = _twin(self.model, fake)
+        example, inputs = _fresh(self.example, self.device)
+        names = {id(p): name for name, p in twin.named_parameters()}
+        read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
+        recorder = Recorder(dict(twin.named_parameters()), frozenset(names[id(known[id(p)])] for p in read))
+        recorder.give(inputs)
+        self._watched(twin, example, Tracer(twin, recorder, fake))
+        return Trace(
+            operations=tuple(recorder.operations),
+            matrices=tuple(recorder.matrices.values()),
+            sources=recorder.sources,
+            parameters={name: p.numel() for name, p in twin.named_parameters()},
+            analog=frozenset(names[id(known[id(p)])] for p in _analog(self.model)),
+            example=_shapes(self.example),
         )
-    first = next(iter(model.parameters()), None)
-    if first is None:
-        return args, kwargs
-    device = first.device
-    return torch.utils._pytree.tree_map_only(
-        Tensor, lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device), (args, kwargs)
-    )
+
+    def _watched(self, twin: nn.Module, example: Any, tracer: Tracer) -> None:
+        with same_random(), warnings.catch_warnings(), _no_fused_attention(), eager(), quiet():
+            warnings.simplefilter("ignore")  # of the model's own code
+            twin.eval()
+            try:
+                # inference mode: operators arrive whole, such as linear and lstm, before autograd takes them apart
+                with torch.inference_mode(), tracer:
+                    runner("map_to_chip", example)(twin)
+            except Exception as error:  # whatever the model's own code raises, told with its place
+                if tracer.recording:
+                    raise
+                raise _Failed(twin, error) from error
+
+    def explain(self, failed: _Failed) -> str:
+        """The error, where it happened and what to do."""
+        module = _module_of(failed.twin, failed.error.__traceback__) or failed.twin
+        name = next(n for n, m in failed.twin.named_modules() if m is module)
+        where = f"module {name!r} ({type(module).__name__})" if name else type(module).__name__
+        text = str(failed.error)
+        what = next((line.strip() for line in text.splitlines() if line.strip()), type(failed.error).__name__)
+        remedy = "give an example that the model accepts: model(*example) must run"
+        if self.is_meta and _needs_numbers(failed.error):
+            remedy = (
+                "its forward decides by the values of a tensor, which weights on the meta device do not have: give "
+                "the model its weights (build it outside of torch.device('meta')), or write it with torch.where"
+            )
+        given = ", ".join(_shapes(self.example)) or "no tensor"
+        kind = type(failed.error).__name__
+        return f"map_to_chip: could not trace {where} with an example of {given}: {remedy}. ({kind}: {what})"
 
 
-def _left_digital(model: nn.Module) -> frozenset[str]:
-    """Parameters of layers that could be analog, in a model that has analog layers, but are not."""
-    if next(analog_layers(model), None) is None:
-        return frozenset()
-    left = [
-        p
-        for name, module in model.named_modules()
-        if next(analog_layers(module), None) is None and reason(model, name, module) is None
-        for p in module.parameters(recurse=False)
-    ]
-    ids = {id(p) for p in left}
-    return frozenset(name for name, p in model.named_parameters() if id(p) in ids)
+def _twin(model: nn.Module, fake: FakeTensorMode | None) -> tuple[nn.Module, dict[int, Any]]:
+    """The digital model on a copy of the modules; and by the ``id`` of each weight of ``model`` what it holds for it.
 
-
-def _shared(model: nn.Module) -> nn.Module:
-    """A copy of the modules that shares every tensor with ``model``."""
+    Raises:
+        ValueError: a module cannot be copied, or an analog layer was parametrized since.
+    """
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers, vars(module)):
-            memo |= {id(t): t for t in tensors.values() if isinstance(t, Tensor)}
-    return copy.deepcopy(model, memo)
-
-
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
-    entered: list[str] = []
-    hooks = []
-    for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(functools.partial(_enter, entered, name)))
-        hooks.append(module.register_forward_hook(lambda m, a, o: entered.__delitem__(-1)))
+        for own in (module._parameters, module._buffers, vars(module)):
+            for t in own.values():
+                if isinstance(t, Tensor) and id(t) not in memo:
+                    memo[id(t)] = _held(t, own is module._parameters, fake)
+    known = dict(memo)
+    layers: list[Any] = [m for m in model.modules() if is_analog(m)]
+    for layer in reversed(layers):  # what is inside a layer first
+        if parametrize.is_parametrized(layer):
+            raise ValueError(f"map_to_chip: remove the parametrizations of {layer.layer_name!r} first")
+        memo[id(layer)] = copy.deepcopy(layer.to_digital(), memo)
     try:
-        with warnings.catch_warnings(), _quiet(), _no_fused_attention(), whole_sequences(), torch.enable_grad():
-            warnings.simplefilter("ignore")
-            return torch.export.export(model, args, kwargs, strict=False)
-    except Exception as error:  # whatever the model's own code raises, told with its place
-        raise ValueError(_explain(model, entered, error, args, kwargs)) from error
-    finally:
-        for handle in hooks:
-            handle.remove()
+        twin = copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, copy.Error) as error:
+        raise ValueError(
+            f"map_to_chip: {type(model).__name__} cannot be copied by copy.deepcopy, which maps without changing it: "
+            f"{error}; keep what cannot be copied out of the model's attributes"
+        ) from error
+    for module in twin.modules():
+        unroute(module)
+    return restore(twin), known
 
 
-class _Packed(Exception):
-    """A module was given a packed sequence."""
+def _held(t: Tensor, is_weight: bool, fake: FakeTensorMode | None) -> Tensor:
+    """What the copy of a model holds for ``t``: a stand-in, the weight itself, or a copy of what it may write into."""
+    if fake is not None and (is_weight or t.is_meta):
+        return stand_in(t, fake)
+    return t if is_weight else t.detach().clone()
 
 
-def _enter(entered: list[str], name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-    entered.append(name)
-    if any(isinstance(a, PackedSequence) for a in args):
-        raise _Packed("the number of its vectors depends on the lengths")
+def _analog(model: nn.Module) -> list[Tensor]:
+    """The weights that ``convert`` made analog, or would make analog of a digital model."""
+    if made := [layer.weight for _, layer in analog_layers(model)]:
+        return made
+    return [
+        module._parameters[own]
+        for name, module in model.named_modules()
+        if reason(model, name, module) is None
+        for own in kind_of(module).weight_names(module)
+    ]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch writes to stderr where it cannot trace: the error says it. Other text comes after."""
-    loggers = [logging.getLogger(name) for name in _LOUD]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        with contextlib.redirect_stderr(io.StringIO()) as written:
-            yield
-        sys.stderr.write(written.getvalue())
-    finally:
-        for logger, was in zip(loggers, before, strict=True):
-            logger.disabled = was
+def _fresh(example: Any, device: torch.device) -> tuple[Any, list[Tensor]]:
+    """A copy of the example on ``device``, as the model may write into it, and the tensors in it."""
+    memo: dict[int, Any] = {}
+    for t in tensors(example):
+        memo[id(t)] = torch.zeros_like(t, device=device) if t.is_meta else t.detach().to(device, copy=True)
+    return copy.deepcopy(example, memo), [t for t in memo.values() if isinstance(t, Tensor)]
+
+
+def _shapes(example: Any) -> tuple[str, ...]:
+    return tuple(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors(example))
 
 
 @contextlib.contextmanager
@@ -191,31 +206,17 @@ def _no_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _explain(model: nn.Module, entered: list[str], error: Exception, args: Any, kwargs: Any) -> str:
-    name = entered[-1] if entered else ""
-    module = model.get_submodule(name)
-    where = f"module {name!r} ({type(module).__name__})" if name else type(module).__name__
-    what = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if isinstance(error, _Packed):
-        remedy = (
-            "it is given a packed sequence, whose lengths a mapping cannot know: map the model without "
-            "pack_padded_sequence, every sequence at its full length"
-        )
-    elif _depends_on_data(error):
-        remedy = (
-            "its forward decides by the values of a tensor, which a mapping cannot know: write it with torch.where or "
-            "torch.cond, pass the decision as a Python argument, or map the parts around it one by one"
-        )
-    else:
-        remedy = "give an example that the model accepts: model(*example) must run"
-    given = ", ".join(_shapes(args, kwargs)) or "no tensor"
-    return (
-        f"map_to_chip: could not trace {where} with an example of {given}: {remedy}. ({type(error).__name__}: {what})"
-    )
+def _module_of(twin: nn.Module, at: TracebackType | None) -> nn.Module | None:
+    """The innermost module in which an error was raised."""
+    observer, found = Observer(twin), None
+    while at is not None:
+        found = observer.running(at.tb_frame) or found
+        at = at.tb_next
+    return found
 
 
-def _depends_on_data(error: BaseException | None) -> bool:
-    signs = ("datadependent", "data-dependent", "guardondatadependent", "unbacked", "dynamic control flow", ".item()")
+def _needs_numbers(error: BaseException | None) -> bool:
+    signs = ("datadependent", "dynamicoutputshape", "data-dependent", "data pointer", ".item()", "unbacked")
     while error is not None:
         text = f"{type(error).__name__} {error}".lower()
         if any(sign in text for sign in signs):

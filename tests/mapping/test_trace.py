@@ -95,7 +95,7 @@ def test_long_sequences_are_not_unrolled(kind: type[nn.RNNBase]) -> None:
     assert mvms["head"].inputs == ("rnn.weight_ih_l0.gates",)
 
 
-def test_a_packed_sequence_is_refused() -> None:
+def test_a_packed_sequence_counts_the_vectors_that_it_holds() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -104,8 +104,10 @@ def test_a_packed_sequence_is_refused() -> None:
         def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
             return self.rnn(nn.utils.rnn.pack_padded_sequence(x, lengths))[1][0]
 
-    with pytest.raises(ValueError, match=r"module 'rnn' \(LSTM\).*without pack_padded_sequence"):
-        trace(Net(), (torch.zeros(4, 2, 3), torch.tensor([4, 2])))
+    example = torch.zeros(4, 2, 3), torch.tensor([4, 2])
+    for model in (Net(), at.convert(Net(), at.chips.hermes64())):
+        mvms = _mvms(trace(model, example))
+        assert (mvms["rnn.weight_hh_l0"].vectors, mvms["rnn.weight_hh_l0"].steps) == (6, 4)
 
 
 def test_an_unrolled_cell_is_one_matrix_applied_step_by_step() -> None:
@@ -238,8 +240,18 @@ class _Branching(nn.Module):
         return y if y.sum() > 0 else -y
 
 
-def test_control_flow_by_data_is_refused_with_the_module(capfd: pytest.CaptureFixture[str]) -> None:
+def test_control_flow_by_data_follows_the_values() -> None:
     model = nn.Sequential(nn.Linear(4, 4), _Branching())
+    for sign, negated in ((1.0, False), (-1.0, True)):
+        nn.init.constant_(model[1].inner.bias, 100 * sign)
+        traced = trace(model, torch.zeros(2, 4))
+        assert [op.name for op in traced.operations][:2] == ["0", "1.inner"]
+        assert ("1.neg" in [op.name for op in traced.operations]) == negated
+
+
+def test_control_flow_by_data_without_weights_is_refused_with_the_module(capfd: pytest.CaptureFixture[str]) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 4), _Branching())
     with pytest.raises(ValueError, match=r"module '1' \(_Branching\).*torch.where"):
         trace(model, torch.zeros(2, 4))
     assert capfd.readouterr() == ("", "")
