@@ -23,7 +23,7 @@ FREE = _words(
     index_select gather narrow movedim swapaxes lift_fresh_copy pixel_shuffle pixel_unshuffle channel_shuffle
     repeat repeat_interleave tile copy view_as unfold im2col scatter slice_scatter numpy_T mT adjoint
     tensor_split hsplit meshgrid _assert_tensor_metadata _assert_async tril triu diagonal expand_dims where
-    masked_select sym_size item _local_scalar_dense
+    masked_select sym_size item _local_scalar_dense lift_fresh _pack_padded_sequence _pad_packed_sequence
     """
 )
 """Operations that only move numbers: left out of the mapping, what they move is taken from where it was computed."""
@@ -78,6 +78,7 @@ FACTORS = {
     "baddbmm": "batch1",
     "addbmm": "batch1",
     "addmv": "mat",
+    "_grouped_mm": "self",
 }
 """First factor of each operator that multiplies matrices."""
 

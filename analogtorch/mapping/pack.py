@@ -111,14 +111,14 @@ def empty_tiles(bins: list[Bin], *, least: int, goal: int, price: int | None = N
 
 def move(victim: Bin, others: Sequence[Bin], least: int, price: int | None = None) -> list[Bin] | None:
     """``others`` with what lies on ``victim``, cut along columns; None if it does not fit at that price."""
-    result, cuts = [other.copy() for other in others], 0
+    result, cuts, copied = list(others), 0, set[int]()
     for block, _, _ in sorted(victim.placed, key=lambda p: (-p[0].rows, -p[0].cols)):
         rest: Block | None = block
         while rest is not None:
             found = _widest(rest, result, least)
             if found is None:
                 return None
-            target, index, width = found
+            number, index, width = found
             piece: Block = rest
             rest = None
             if width < piece.cols:
@@ -126,13 +126,16 @@ def move(victim: Bin, others: Sequence[Bin], least: int, price: int | None = Non
                 cuts += 1
             if price is not None and cuts > price:
                 return None
-            target.put(piece, index)
+            if number not in copied:  # most tiles are full, and stay as they are
+                result[number] = result[number].copy()
+                copied.add(number)
+            result[number].put(piece, index)
     return result
 
 
-def _widest(block: Block, bins: Sequence[Bin], least: int) -> tuple[Bin, int, int] | None:
-    """The narrowest room that takes all columns of ``block``; else the widest, and how many columns to put there."""
-    best: tuple[tuple[int, ...], Bin, int, int] | None = None
+def _widest(block: Block, bins: Sequence[Bin], least: int) -> tuple[int, int, int] | None:
+    """The narrowest room that takes all columns of ``block``; else the widest: tile, room and columns to put there."""
+    best: tuple[tuple[int, int, int, int, int], int] | None = None
     for number, target in enumerate(bins):
         for index, (_, _, h, w) in enumerate(target.free):
             width = min(w, block.cols)
@@ -142,8 +145,8 @@ def _widest(block: Block, bins: Sequence[Bin], least: int) -> tuple[Bin, int, in
                 continue
             key = (-width, w, h, number, index)
             if (best is None or key < best[0]) and target.takes(block):
-                best = (key, target, index, width)
-    return None if best is None else best[1:]
+                best = (key, width)
+    return None if best is None else (best[0][3], best[0][4], best[1])
 
 
 def _smallest_after(blocks: Sequence[Block]) -> list[tuple[int, int]]:

@@ -50,9 +50,22 @@ def cells(matrix: Matrix, chip: Chip) -> int:
 
 def make_up(own: Iterable[Block], matrix: Matrix, chip: Chip) -> bool:
     """Whether the blocks ``own`` hold every cell of one copy of ``matrix`` once, however its columns are cut."""
-    wanted = {(b.row, b.rows, column) for b in blocks(matrix, chip) for column in range(b.col, b.col + b.cols)}
-    held = [(b.row, b.rows, column) for b in own for column in range(b.col, b.col + b.cols)]
-    return len(held) == len(wanted) and wanted.issuperset(held) and len(set(held)) == len(held)
+    held = _columns(own)
+    return held is not None and held == _columns(blocks(matrix, chip))
+
+
+def _columns(own: Iterable[Block]) -> dict[tuple[int, int], list[tuple[int, int]]] | None:
+    """The runs of columns (first, end) that blocks hold together, by first row and rows; None if any overlap."""
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for b in sorted(own, key=lambda b: b.col):
+        runs = found.setdefault((b.row, b.rows), [])
+        first, end = b.col, b.col + b.cols
+        if runs and first < runs[-1][1]:
+            return None
+        if runs and first == runs[-1][1]:
+            first = runs.pop()[0]
+        runs.append((first, end))
+    return found
 
 
 def _first_row(row: int, matrix: Matrix, chip: Chip) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
 from torch.nn.utils import parametrize
 
 from analogtorch.convert.example import Example, runner
@@ -24,7 +23,8 @@ from analogtorch.convert.route import unroute
 from analogtorch.convert.watch import Observer, eager, same_random
 from analogtorch.convert.weights import tensors
 from analogtorch.mapping.recorder import Recorder
-from analogtorch.mapping.tracer import Tracer, quiet, stand_in
+from analogtorch.mapping.stand_in import StandIn
+from analogtorch.mapping.tracer import Tracer
 from analogtorch.mapping.types import Matrix, Operation
 from analogtorch.nn import AnalogEmbedding
 
@@ -57,12 +57,12 @@ def trace(model: nn.Module, example: Example) -> Trace:
     refuse_programmed(model, "map_to_chip")
     run = _Run(model, example)
     try:
-        return run.traced(FakeTensorMode())
+        return run.traced(real=False)
     except _Failed as failed:
         if run.is_meta:
             raise ValueError(run.explain(failed)) from failed.error
     try:  # its code may need numbers, which stand-ins do not have
-        return run.traced(None)
+        return run.traced(real=True)
     except _Failed as failed:
         raise ValueError(run.explain(failed)) from failed.error
 
@@ -85,26 +85,27 @@ class _Run:
         self.is_meta = any(t.is_meta for t in held)
         self.device = next((t.device for t in held if not t.is_meta), torch.device("cpu"))
 
-    def traced(self, fake: FakeTensorMode | None) -> Trace:
-        """The trace of one run, with stand-ins where there is a ``fake`` mode to make them."""
-        twin, known = _twin(self.model, fake)
+    def traced(self, *, real: bool) -> Trace:
+        """The trace of one run, with the weights or with stand-ins for them."""
+        twin, known = _twin(self.model, real)
         example, inputs = _fresh(self.example, self.device)
-        names = {id(p): name for name, p in twin.named_parameters()}
+        parameters = dict(twin.named_parameters())
+        names = {id(p): name for name, p in parameters.items()}
         read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
-        recorder = Recorder(dict(twin.named_parameters()), frozenset(names[id(known[id(p)])] for p in read))
+        recorder = Recorder(parameters, frozenset(names[id(known[id(p)])] for p in read))
         recorder.give(inputs)
-        self._watched(twin, example, Tracer(twin, recorder, fake))
+        self._watched(twin, example, Tracer(twin, recorder))
         return Trace(
             operations=tuple(recorder.operations),
             matrices=tuple(recorder.matrices.values()),
             sources=recorder.sources,
-            parameters={name: p.numel() for name, p in twin.named_parameters()},
+            parameters={name: p.numel() for name, p in parameters.items()},
             analog=frozenset(names[id(known[id(p)])] for p in _analog(self.model)),
             example=_shapes(self.example),
         )
 
     def _watched(self, twin: nn.Module, example: Any, tracer: Tracer) -> None:
-        with same_random(), warnings.catch_warnings(), _no_fused_attention(), eager(), quiet():
+        with same_random(), warnings.catch_warnings(), _no_fused_attention(), eager():
             warnings.simplefilter("ignore")  # of the model's own code
             twin.eval()
             try:
@@ -134,7 +135,7 @@ class _Run:
         return f"map_to_chip: could not trace {where} with an example of {given}: {remedy}. ({kind}: {what})"
 
 
-def _twin(model: nn.Module, fake: FakeTensorMode | None) -> tuple[nn.Module, dict[int, Any]]:
+def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
     """The digital model on a copy of the modules; and by the ``id`` of each weight of ``model`` what it holds for it.
 
     Raises:
@@ -145,7 +146,7 @@ def _twin(model: nn.Module, fake: FakeTensorMode | None) -> tuple[nn.Module, dic
         for own in (module._parameters, module._buffers, vars(module)):
             for t in own.values():
                 if isinstance(t, Tensor) and id(t) not in memo:
-                    memo[id(t)] = _held(t, own is module._parameters, fake)
+                    memo[id(t)] = _held(t, own is module._parameters, real)
     known = dict(memo)
     layers: list[Any] = [m for m in model.modules() if is_analog(m)]
     for layer in reversed(layers):  # what is inside a layer first
@@ -164,10 +165,10 @@ def _twin(model: nn.Module, fake: FakeTensorMode | None) -> tuple[nn.Module, dic
     return restore(twin), known
 
 
-def _held(t: Tensor, is_weight: bool, fake: FakeTensorMode | None) -> Tensor:
+def _held(t: Tensor, is_weight: bool, real: bool) -> Tensor:
     """What the copy of a model holds for ``t``: a stand-in, the weight itself, or a copy of what it may write into."""
-    if fake is not None and (is_weight or t.is_meta):
-        return stand_in(t, fake)
+    if not real and (is_weight or t.is_meta):
+        return StandIn.of(t)
     return t if is_weight else t.detach().clone()
 
 
@@ -215,11 +216,6 @@ def _module_of(twin: nn.Module, at: TracebackType | None) -> nn.Module | None:
     return found
 
 
-def _needs_numbers(error: BaseException | None) -> bool:
-    signs = ("datadependent", "dynamicoutputshape", "data-dependent", "data pointer", ".item()", "unbacked")
-    while error is not None:
-        text = f"{type(error).__name__} {error}".lower()
-        if any(sign in text for sign in signs):
-            return True
-        error = error.__cause__
-    return False
+def _needs_numbers(error: Exception) -> bool:
+    text = f"{type(error).__name__} {error}".lower()
+    return any(sign in text for sign in ("meta", "item()", "notimplemented", "storage", "subclass"))
