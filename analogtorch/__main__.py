@@ -69,10 +69,13 @@ def info(arguments: Sequence[str]) -> int:
     import torch
 
     import analogtorch as at
+    from analogtorch.ops import gpu, native
 
     print(f"analogtorch {version('analogtorch')}, Python {platform.python_version()}, {platform.platform()}")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, GPUs: {', '.join(gpus) or 'none'}")
+    print(native.status())
+    print(gpu.status())
     for extra, packages in OPTIONAL.items():
         found = [(name, _version(name)) for name in packages]
         state = ", ".join(f"{name} {number or 'absent'}" for name, number in found)

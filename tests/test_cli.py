@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 import analogtorch.__main__ as cli
+from analogtorch.ops import gpu, native
 from analogtorch.speech.cli import parse
 from analogtorch.speech.config import KWSConfig
 
@@ -18,7 +21,16 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "kws").glob("*.yaml"))
 def test_info_lists_versions_extras_and_chips(capsys) -> None:
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
-    for expected in ("torch 2.", "[speech] torchaudio 2.", "chip hermes64: 64 tiles of 256x256", "chip ideal"):
+    for expected in (
+        native.status(),
+        gpu.status(),
+        "CPU kernels: ",
+        "GPU kernels: ",
+        "torch 2.",
+        "[speech] torchaudio 2.",
+        "chip hermes64: 64 tiles of 256x256",
+        "chip ideal",
+    ):
         assert expected in printed
 
 
@@ -121,6 +133,40 @@ def test_unknown_key_in_a_file(capsys, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("data: {sauce: x}\n")
     assert cli.main(["kws", "--config", str(tmp_path / "a.yaml")]) == 2
     assert "does not accept option 'sauce'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: [" + "[" * 3000, "nested more than 50 levels deep"),
+        ("a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 40)), "values once"),
+        ("a: {b", "not YAML that can be loaded safely"),
+        ("\0", "not YAML"),
+        ("!!python/object/apply:os.system ['true']", "not YAML that can be loaded safely"),
+    ],
+    ids=["deep", "bomb", "broken", "zero", "code"],
+)
+def test_configurations_are_read_within_limits(text: str, message: str, capsys, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert cli.main(["kws", "--config", str(tmp_path / "a.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'a.yaml'}: " in error
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_configuration_of_real_speech_honours_the_variable(monkeypatch, tmp_path: Path, capsys) -> None:
+    (real,) = [path for path in CONFIGS if path.name == "real.yaml"]
+    monkeypatch.setenv("ANALOGTORCH_DATA", str(tmp_path / "data"))
+    assert cli.main(["kws", "--config", str(real), "--out", str(tmp_path / "out")]) == 2
+    assert f"{tmp_path / 'data/gsc_v2_test12/manifest.csv'}: no such manifest" in capsys.readouterr().err
+
+
+def test_the_options_need_nothing_that_trains() -> None:
+    script = "import sys, analogtorch.speech.cli as cli; cli.parser(); print(sorted(set(sys.modules) & set(sys.argv)))"
+    heavy = ["lightning", "torchaudio", "matplotlib", "transformers", "torchvision", "scipy", "torch._dynamo"]
+    done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import soundfile
 import torch
 from torch import Tensor
-from torchaudio.functional import resample as resample_to
 from tqdm import tqdm
 
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 
+_UNKNOWN_SIZE = 2**31 - 2**16  # from here on: what a program writes into the header when it cannot go back to it
 Fit = Literal["error", "pad_or_trim"]
 """What to do with a clip of another length: refuse it, or add zeros at its end or cut its end."""
 
@@ -47,6 +47,8 @@ def read_recording(audio: Path | bytes, *, name: str = "", resample: bool = Fals
         raise ValueError(
             f"{name}: not readable as audio, or damaged ({error}). Replace or leave out this file."
         ) from error
+    if _is_cut_short(audio):
+        raise ValueError(f"{name}: cut short: its header announces more than it holds. Replace or leave out this file.")
     samples = torch.from_numpy(data if data.ndim == 1 else data.mean(axis=1))
     if not len(samples):
         raise ValueError(f"{name}: holds no samples. Replace or leave out this file.")
@@ -58,6 +60,8 @@ def read_recording(audio: Path | bytes, *, name: str = "", resample: bool = Fals
         raise ValueError(
             f"{name}: sampled at {rate} Hz; {SAMPLE_RATE} Hz is needed. Write resample=True to convert it."
         )
+    from torchaudio.functional import resample as resample_to  # here, so that `kws --help` does not wait for it
+
     return resample_to(samples, rate, SAMPLE_RATE)
 
 
@@ -82,6 +86,18 @@ def read_clip(audio: Path | bytes, *, name: str = "", resample: bool = False, fi
 
 def _name(audio: Path | bytes) -> str:
     return str(audio) if isinstance(audio, Path) else "audio in memory"
+
+
+def _is_cut_short(audio: Path | bytes) -> bool:
+    """Whether a WAV file announces more bytes than there are; libsndfile returns what is left of it in silence."""
+    if isinstance(audio, Path):
+        size = audio.stat().st_size
+        with audio.open("rb") as file:
+            head = file.read(8)
+    else:
+        size, head = len(audio), audio[:8]
+    announced = int.from_bytes(head[4:], "little")
+    return head[:4] == b"RIFF" and _UNKNOWN_SIZE > announced > size - 8
 
 
 def to_int16(samples: Tensor) -> Tensor:

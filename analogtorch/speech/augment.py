@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchaudio.functional import resample
-from torchaudio.transforms import SpecAugment
 
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.speech.draws import hashed, uniform
@@ -101,6 +99,8 @@ class Augmenter:
         return features * masks[torch.from_numpy(which.astype(np.int64))].to(features)
 
     def _change_speed(self, waveforms: Tensor, keys: tuple) -> Tensor:
+        from torchaudio.functional import resample  # here, so that `kws --help` does not wait for torchaudio
+
         speeds = self.config.speeds
         which = (uniform(*keys, "speed") * len(speeds)).astype(np.int64)
         changed = waveforms.clone()
@@ -148,6 +148,8 @@ def _rms(waveforms: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _mask_bank(config: Augment, seed: int, frames: int, bins: int) -> Tensor:
     """(4096, 1, frames, bins) of 1 and, where masked, 0. torch's generator is left as it was found."""
+    from torchaudio.transforms import SpecAugment
+
     draw = SpecAugment(
         n_time_masks=config.time_masks, time_mask_param=config.time_mask_frames,
         n_freq_masks=config.frequency_masks, freq_mask_param=config.frequency_mask_bins, zero_masking=True,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analogtorch.files import seal, sealed_bytes, write_atomically
+from analogtorch.files import expanded, seal, sealed_bytes, write_atomically
 from analogtorch.speech.data import SPLITS, Clips
 
 logger = logging.getLogger("analogtorch")
@@ -28,7 +28,7 @@ def cached(folder: str | Path, name: str, make: Callable[[], dict[str, Clips]]) 
     A file that cannot be read, or cannot be written, costs a warning in the log, never the clips. The file appears
     whole or not at all.
     """
-    path = Path(folder).expanduser() / name
+    path = expanded(str(folder)) / name
     if path.is_file():
         try:
             return _read(path)

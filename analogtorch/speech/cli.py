@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
 
+from analogtorch.files import parse_yaml
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.rundir import named
 
@@ -23,6 +25,19 @@ class Arguments:
     progress: bool
 
 
+class _Config(ActionConfigFile):
+    """Reads a configuration within the limits of ``parse_yaml``."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        path = Path(str(values)).expanduser()
+        if path.is_file():  # the rest is refused by the class above
+            try:
+                parse_yaml(path.read_bytes())
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+        super().__call__(parser, cfg, values, option_string)
+
+
 def parser() -> ArgumentParser:
     """Options and configuration files: ``--config FILE`` first, then flags over it."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -32,7 +47,7 @@ def parser() -> ArgumentParser:
         description="Speech to accuracy on a chip: train a digital net, map it as it is, train it for the chip, "
         "measure both over chips and time, and write a report.",
     )
-    new.add_argument("--config", action="config", help="YAML file with any of these options; flags win over it")
+    new.add_argument("--config", action=_Config, help="YAML file with any of these options; flags win over it")
     new.add_argument("--out", type=str, default="runs/kws", help="folder of everything that the run writes")
     new.add_argument("--resume", action="store_true", help="continue the run in --out, with the same results")
     new.add_argument("--overwrite", action="store_true", help="replace the run in --out: remove the files it wrote")

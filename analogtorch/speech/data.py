@@ -131,3 +131,24 @@ def check_partition(entries: Iterable[tuple[str, int, str, str]], *, source: str
                 f"{source}: the split {split!r} is empty (clips: {', '.join(f'{s} {n}' for s, n in counts.items())}). "
                 "Training needs all three: assign some speakers' clips to it."
             )
+
+
+def check_recordings(splits: Mapping[str, Clips], *, source: str) -> None:
+    """Check that no recording, whatever its name, is in two splits or under two labels; clips of silence do not count.
+
+    Raises:
+        ValueError: with both names, and what to do.
+    """
+    seen: dict[bytes, tuple[str, int, str]] = {}
+    for split, clips in splits.items():
+        heard = (clips.waveforms != clips.waveforms[:, :1]).any(1).tolist()
+        for row, (label, name) in enumerate(zip(clips.labels.tolist(), clips.names, strict=True)):
+            if not heard[row]:
+                continue
+            key = hashlib.sha256(clips.waveforms[row].numpy().data).digest()
+            other, first, before = seen.setdefault(key, (split, label, name))
+            if (other, first) != (split, label):
+                raise ValueError(
+                    f"{source}: {before} ({LABELS[first]} in {other!r}) and {name} ({LABELS[label]} in {split!r}) "
+                    "are the same recording; keep one of them"
+                )

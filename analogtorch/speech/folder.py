@@ -8,10 +8,13 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
+from analogtorch.files import expanded
 from analogtorch.speech.audio import Fit, check_fit, read_clips
-from analogtorch.speech.data import SPLITS, Clips, check_partition
-from analogtorch.speech.labels import label_index
+from analogtorch.speech.data import SPLITS, Clips, check_partition, check_recordings
+from analogtorch.speech.labels import LABELS, label_index
 
+_LARGEST = 2**26
+"""Bytes that a clip in an archive may have."""
 COLUMNS = ("path", "label", "speaker", "split")
 
 
@@ -30,13 +33,16 @@ class Folder:
 
     `path` is a file below `root` or a member of an archive; archives are read without being unpacked. `label` is one
     of `LABELS`; `split` is train, val or test; `speaker` may be empty for `_silence_` only. Other columns are ignored.
+    A path is listed once and stays inside `root`, without links. The same recording under two names belongs to one
+    label and one split.
 
     Raises:
         ValueError: `fit` outside its values.
     """
 
     root: str
-    """Folder that holds the clips, the archives and the manifest."""
+    """Folder that holds the clips, the archives and the manifest. `~` and, as in a shell, `${NAME}` and
+    `${NAME:-default}` are replaced."""
     manifest: str = "manifest.csv"
     """The CSV file, relative to `root`."""
     archives: tuple[str, ...] | None = None
@@ -56,18 +62,21 @@ class Folder:
             FileNotFoundError: no folder, manifest, archive or clip of that name.
             ValueError: a row, clip or split that cannot be used, with the file, its line and the remedy.
         """
-        root = Path(self.root).expanduser()
+        root = expanded(self.root)
         rows = _read_manifest(root / self.manifest)
         source = str(root / self.manifest)
         check_partition(((row.split, row.label, row.speaker, row.path) for row in rows), source=source)
+        _check_once(rows)
         names = sorted(a.name for a in root.glob("*.tar")) if self.archives is None else self.archives
         with ExitStack() as stack:
             files = _Files(root, [stack.enter_context(_open(root / name)) for name in names])
             for row in rows:
                 files.check(row)
-            return {
+            splits = {
                 split: self._clips(split, [r for r in rows if r.split == split], files, progress) for split in SPLITS
             }
+        check_recordings(splits, source=source)
+        return splits
 
     def _clips(self, split: str, rows: list[_Row], files: "_Files", progress: bool) -> Clips:
         audio = ((f"{row.where} ({row.path})", files.get(row.path)) for row in rows)
@@ -88,7 +97,7 @@ class _Files:
         self.root, self.archives = root, archives
         self.members: dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]] = {}
         for archive in archives:
-            for member in filter(tarfile.TarInfo.isfile, archive):
+            for member in _members(archive):
                 path = str(PurePosixPath(member.name))  # drops the "./" that `tar -c .` writes
                 if path in self.members:
                     raise ValueError(
@@ -97,8 +106,21 @@ class _Files:
                 self.members[path] = archive, member
 
     def check(self, row: _Row) -> None:
-        """Raise FileNotFoundError if the row's clip is nowhere."""
-        if row.path not in self.members and not (self.root / row.path).is_file():
+        """Raise FileNotFoundError if the row's clip is nowhere, ValueError if it is reached by a link or is no clip."""
+        if row.path in self.members:
+            archive, member = self.members[row.path]
+            if not member.isreg() or member.issparse() or member.size > _LARGEST:
+                raise ValueError(
+                    f"{row.where}: {row.path!r} in {archive.name!r} is a link, a sparse file or larger than "
+                    f"{_LARGEST:,} bytes; put the recording itself into the archive"
+                )
+            return
+        file = self.root
+        for part in PurePosixPath(row.path).parts:
+            file /= part
+            if file.is_symlink():
+                raise ValueError(f"{row.where}: {file} is a link; put the recording itself into {self.root}")
+        if not file.is_file():
             looked = ", ".join([str(self.root), *(repr(archive.name) for archive in self.archives)])
             raise FileNotFoundError(
                 f"{row.where}: there is no {row.path!r} in {looked}. Correct `path` or add the file."
@@ -109,9 +131,24 @@ class _Files:
         if path not in self.members:
             return self.root / path
         archive, member = self.members[path]
-        file = archive.extractfile(member)
-        assert file is not None  # only regular files were taken
-        return file.read()
+        try:
+            file = archive.extractfile(member)
+            assert file is not None  # `check` has seen that it is a regular one
+            return file.read()
+        except tarfile.TarError as error:
+            raise ValueError(f"{archive.name!r}: damaged or cut short at {path!r} ({error})") from error
+
+
+def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Everything in the archive but folders.
+
+    Raises:
+        ValueError: the archive is damaged or cut short.
+    """
+    try:
+        return [member for member in archive if not member.isdir()]
+    except tarfile.TarError as error:
+        raise ValueError(f"{archive.name!r}: damaged or cut short ({error})") from error
 
 
 def _open(archive: Path) -> tarfile.TarFile:
@@ -119,7 +156,7 @@ def _open(archive: Path) -> tarfile.TarFile:
         raise FileNotFoundError(f"{archive}: no such archive")
     try:
         return tarfile.open(archive, "r:")
-    except tarfile.ReadError as error:
+    except tarfile.TarError as error:
         raise ValueError(
             f"{archive}: compressed, damaged, or no tar archive ({error}); an uncompressed one is needed"
         ) from error
@@ -147,4 +184,18 @@ def _row(where: str, cells: dict[str, str | None]) -> _Row:
         raise ValueError(f"{where}: the row has an empty path or too few cells: {list(cells.values())}")
     if split not in SPLITS:
         raise ValueError(f"{where}: unknown split {split!r}; allowed are {', '.join(SPLITS)}")
+    if "\0" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"{where}: the path {path!r} leaves the folder; write it relative to root, without '..'")
     return _Row(where, str(PurePosixPath(path)), label_index(label, where=where), speaker, split)
+
+
+def _check_once(rows: list[_Row]) -> None:
+    """Raise ValueError if a path is listed twice: under two labels, in two splits, or to no purpose."""
+    seen: dict[str, _Row] = {}
+    for row in rows:
+        first = seen.setdefault(row.path, row)
+        if first is not row:
+            raise ValueError(
+                f"{row.where}: {row.path!r} is listed already, as {LABELS[first.label]} in {first.split!r} "
+                f"({first.where}); list each recording once"
+            )

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from analogtorch.files import expanded
 from analogtorch.speech.audio import read_recording
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.speech.draws import hashed
@@ -62,7 +63,7 @@ def read_noise(folder: str | Path, *, resample: bool = False) -> Noise:
         FileNotFoundError: no such folder, or no audio in it.
         ValueError: a file that `read_recording` refuses, or that is shorter than one second.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(str(folder))
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES)
     if not files:
         raise FileNotFoundError(f"{folder}: no such folder, or no {', '.join(SUFFIXES)} files in it")

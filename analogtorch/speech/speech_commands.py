@@ -7,17 +7,20 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torchaudio.datasets import SPEECHCOMMANDS
 
+from analogtorch.files import expanded
 from analogtorch.speech.audio import read_clips, to_int16
 from analogtorch.speech.data import SAMPLES, SPLITS, Clips, check_partition
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.labels import KEYWORDS, LABELS, SILENCE, UNKNOWN, label_index
 from analogtorch.speech.noise import Noise, read_noise
+
+if TYPE_CHECKING:
+    from torchaudio.datasets import SPEECHCOMMANDS
 
 FOLDER = "SpeechCommands/speech_commands_v0.02"
 """Where torchaudio keeps the corpus below a root."""
@@ -55,7 +58,7 @@ class SpeechCommands:
     """
 
     root: str
-    """Folder that holds SpeechCommands/speech_commands_v0.02, as torchaudio unpacks it."""
+    """Folder that holds SpeechCommands/speech_commands_v0.02, as torchaudio unpacks it; written as `Folder.root`."""
     download: bool = False
     """Download and unpack the corpus (2.4 GB) if it is not there."""
     unknown_percent: float = 10.0
@@ -85,11 +88,13 @@ class SpeechCommands:
         check_partition(
             ((split, w.label, w.speaker, w.path) for split in SPLITS for w in words[split]), source=self.root
         )
-        noise = read_noise(Path(self.root).expanduser() / FOLDER / NOISE) if self.silence_percent else None
+        noise = read_noise(expanded(self.root) / FOLDER / NOISE) if self.silence_percent else None
         return {split: self._clips(split, words[split], noise, progress) for split in SPLITS}
 
-    def _corpus(self) -> SPEECHCOMMANDS:
-        root = Path(self.root).expanduser()
+    def _corpus(self) -> "SPEECHCOMMANDS":
+        from torchaudio.datasets import SPEECHCOMMANDS  # here, so that `kws --help` does not wait for torchaudio
+
+        root = expanded(self.root)
         if not self.download and not (root / FOLDER).is_dir():
             raise FileNotFoundError(
                 f"root={self.root!r} holds no {FOLDER}. Point root at the folder that does, "
@@ -98,9 +103,9 @@ class SpeechCommands:
         root.mkdir(parents=True, exist_ok=True)
         return SPEECHCOMMANDS(root, download=self.download)
 
-    def _words(self, corpus: SPEECHCOMMANDS) -> dict[str, list[_Word]]:
+    def _words(self, corpus: "SPEECHCOMMANDS") -> dict[str, list[_Word]]:
         """The keyword and unknown clips of each split, in the order of their paths."""
-        listed = _listed(Path(self.root).expanduser() / FOLDER)
+        listed = _listed(expanded(self.root) / FOLDER)
         keywords: dict[str, list[_Word]] = {split: [] for split in SPLITS}
         others: dict[str, list[_Word]] = {split: [] for split in SPLITS}
         for position in range(len(corpus)):
@@ -121,7 +126,7 @@ class SpeechCommands:
         return order[: math.ceil(keywords * self.unknown_percent / 100)]
 
     def _clips(self, split: str, words: list[_Word], noise: Noise | None, progress: bool) -> Clips:
-        base = Path(self.root).expanduser() / Path(FOLDER).parent
+        base = expanded(self.root) / Path(FOLDER).parent
         spoken = read_clips(
             ((word.path, base / word.path) for word in words), len(words),
             resample=False, fit="pad_or_trim", progress=progress, title=f"reading {split}",

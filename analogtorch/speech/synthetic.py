@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchaudio.transforms import Resample
 from tqdm import tqdm
 
 from analogtorch.speech import espeak
@@ -148,6 +147,8 @@ class Synthetic:
                 yield _plan(label, name, (self.seed, split, name, number), variants)
 
     def _render(self, split: str, plans: list[_Plan], speech: Iterator, bar: tqdm) -> Clips:
+        from torchaudio.transforms import Resample  # here, so that `kws --help` does not wait for torchaudio
+
         noise = generate_noise(seed=int(hashed(self.seed, "noise", split)[0]))
         resample = Resample(espeak.SAMPLE_RATE, SAMPLE_RATE)
         waveforms = torch.empty(len(plans), SAMPLES, dtype=torch.int16)

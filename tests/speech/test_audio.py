@@ -100,6 +100,20 @@ def test_a_truncated_flac_is_an_error(tmp_path: Path) -> None:
         read_clip(memory.getvalue()[: len(memory.getvalue()) // 2], name="half")
 
 
+@pytest.mark.parametrize("fit", ["error", "pad_or_trim"])
+def test_a_truncated_wav_is_an_error_and_never_padded(tmp_path: Path, fit: str) -> None:
+    file = write(tmp_path / "a.wav", tone())
+    for kept in (0, 20, 44, 45, 10_000, 32_043):
+        cut = tmp_path / "cut.wav"
+        cut.write_bytes(file.read_bytes()[:kept])
+        for audio in (cut, cut.read_bytes()):
+            with pytest.raises(ValueError, match="cut short|not readable|holds no samples"):
+                read_clip(audio, fit=fit)  # type: ignore[arg-type]
+    stream = bytearray(file.read_bytes())  # as ffmpeg writes it into a pipe
+    stream[4:8] = stream[40:44] = b"\xff" * 4
+    assert torch.equal(read_clip(bytes(stream)), read_clip(file))
+
+
 def test_unknown_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fit='stretch'; allowed are 'error' and 'pad_or_trim'"):
         read_clip(tmp_path / "a.wav", fit="stretch")  # type: ignore[arg-type]

@@ -73,6 +73,71 @@ def test_rows_that_cannot_be_used(tmp_path: Path, row: str, message: str) -> Non
         Folder(root=str(fill(tmp_path, [*ROWS, row]))).load()
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("yes/a.wav,yes,ann,train", r"csv:5: 'yes/a\.wav' is listed already, as yes in 'train' \(.*csv:2\)"),
+        ("yes//./a.wav,no,ann,train", r"csv:5: 'yes/a\.wav' is listed already, as yes"),
+        ("_silence_/c.wav,_silence_,,train", r"csv:5: '_silence_/c\.wav' is listed already, as _silence_ in 'test'"),
+        ("../yes/a.wav,yes,ann,train", r"csv:5: the path '\.\./yes/a\.wav' leaves the folder"),
+        ("yes/../../a.wav,yes,ann,train", "leaves the folder"),
+        ("/etc/passwd,yes,ann,train", "leaves the folder"),
+        ("link.wav,yes,ann,train", r"csv:5: .*link\.wav is a link; put the recording itself"),
+        ("away/a.wav,yes,ann,train", r"csv:5: .*away is a link"),
+        (
+            "copy.wav,no,ann,train",
+            r"yes/a\.wav \(yes in 'train'\) and copy\.wav \(no in 'train'\) are the same recording",
+        ),
+        (
+            "copy.wav,yes,cy,test",
+            r"yes/a\.wav \(yes in 'train'\) and copy\.wav \(yes in 'test'\) are the same recording",
+        ),
+    ],
+)
+def test_recordings_twice_or_from_elsewhere(tmp_path: Path, row: str, message: str) -> None:
+    root = fill(tmp_path / "clips", [*ROWS, row])
+    tone = np.arange(16_000, dtype=np.int16)
+    for name in ("yes/a.wav", "copy.wav", "../a.wav"):
+        soundfile.write(root / name, tone, 16_000)
+    (root / "link.wav").symlink_to(root / "yes/a.wav")
+    (root / "away").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        Folder(root=str(root)).load()
+
+
+def test_a_folder_may_be_reached_by_a_link_and_a_variable(tmp_path: Path, monkeypatch) -> None:
+    fill(tmp_path / "clips")
+    (tmp_path / "link").symlink_to(tmp_path / "clips")
+    monkeypatch.setenv("WHERE", str(tmp_path))
+    assert len(Folder(root="${WHERE}/link").load()["train"]) == 1
+    monkeypatch.delenv("WHERE")
+    assert len(Folder(root=f"${{WHERE:-{tmp_path}}}/clips").load()["train"]) == 1
+    with pytest.raises(ValueError, match=r"the variable WHERE is not set; set it, or write \$\{WHERE:-a default\}"):
+        Folder(root="${WHERE}/link").load()
+
+
+def test_links_and_damage_in_archives(tmp_path: Path) -> None:
+    root = fill(tmp_path, samples=16_000)
+    with tarfile.open(root / "clips.tar", "w") as tar:
+        for row in ROWS[1:]:
+            tar.add(root / row.split(",")[0], row.split(",")[0])
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            link = tarfile.TarInfo("yes/a.wav")
+            link.type, link.linkname = kind, "go/b.wav"
+        tar.addfile(link)
+    with pytest.raises(ValueError, match=r"csv:2: 'yes/a\.wav' in '.*clips\.tar' is a link, a sparse file or larger"):
+        Folder(root=str(root)).load()
+    pack(fill(root), "clips.tar")
+    whole = (root / "clips.tar").read_bytes()
+    for kept, message in (
+        (len(whole) // 2, r"clips\.tar'?: damaged or cut short|there is no"),
+        (100, "no tar archive"),
+    ):
+        (root / "clips.tar").write_bytes(whole[:kept])
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            Folder(root=str(root)).load()
+
+
 def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere/manifest\.csv: no such manifest"):
         Folder(root=str(tmp_path / "nowhere")).load()
