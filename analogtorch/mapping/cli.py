@@ -1,10 +1,11 @@
 """``analogtorch map``: a model by its dotted name onto a chip, as a table, JSON and HTML."""
 
 import argparse
+import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,7 +75,8 @@ def build(name: str) -> nn.Module:
     if not module:
         raise ValueError(f"--model takes a dotted name such as {_VISION}resnet18, got {name!r}")
     try:
-        make = getattr(importlib.import_module(module), attribute, None)
+        with _current_folder():
+            make = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         remedy = '; run: pip install "analogtorch[vision]"' if name.startswith(_VISION) else ""
         raise ImportError(f"--model {name}: no module {error.name}{remedy}") from error
@@ -95,6 +97,17 @@ def build(name: str) -> nn.Module:
     return model
 
 
+@contextlib.contextmanager
+def _current_folder() -> Iterator[None]:
+    """Modules in the current folder are found, as ``python -m`` finds them; installed ones of the same name first."""
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
 def _parser() -> _Parser:
     parser = _Parser(
         prog="analogtorch map",
@@ -103,7 +116,9 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--model", required=True, help=f"dotted name of what builds it: {_VISION}resnet18; weights are random"
+        "--model",
+        required=True,
+        help=f"dotted name of what builds it: {_VISION}resnet18, or mynet.Net of mynet.py here; weights are random",
     )
     parser.add_argument(
         "--chip",

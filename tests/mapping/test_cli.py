@@ -41,6 +41,18 @@ def test_functions_with_weights_and_models_that_read_values(name: str) -> None:
     assert main(["map", "--model", f"tests.mapping.test_cli.{name}", "--input", shape, "--chips", "auto"]) == 0
 
 
+def test_a_model_in_the_current_folder(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = "from torch import nn", "from my_parts_of_a_net import SIZE", "class Net(nn.Linear):"
+    net = "\n".join([*lines, "    def __init__(self): super().__init__(SIZE, 2)"])
+    (tmp_path / "my_net_for_a_chip.py").write_text(net)
+    (tmp_path / "my_parts_of_a_net.py").write_text("SIZE = 3")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert main(["map", "--model", "my_net_for_a_chip.Net", "--input", "1,3"]) == 0
+    assert "Net, 6 weights on the chip" in capsys.readouterr().out
+    assert sys.path == before
+
+
 def test_a_model_of_torchvision_that_does_not_fit_writes_nothing(tmp_path, capsys) -> None:
     pytest.importorskip("torchvision")
     page = tmp_path / "map.html"
