@@ -7,7 +7,7 @@ READY := $(VENV) kernels
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels kws real pretrained convert test test-slow check docs format bench bench-peers pins clean
+.PHONY: help setup kernels kws real pretrained convert coverage test test-slow check docs format bench bench-peers pins clean
 
 help:  ## list these commands
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ format: $(READY)  ## format the code and fix what can be fixed
 
 convert: $(READY)  ## trained models as they are on a programmed chip: what is lost, and what gets it back
 	$(BIN)/python -m benchmarks.convert --chips 1
+
+coverage: $(READY)  ## which layers of the usual models become analog, and whether every step works on them
+	$(BIN)/python -m benchmarks.coverage
 
 bench: $(READY)  ## what an analog layer costs beside the digital one
 	$(BIN)/python -m benchmarks.mvm
