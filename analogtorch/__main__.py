@@ -33,6 +33,11 @@ OPTIONAL = {
 """Extra to packages."""
 
 
+FOREIGN = (RuntimeError, MemoryError, LookupError, ArithmeticError, AttributeError, AssertionError, SyntaxError)
+"""What the code of a user's model, or a library, raises; ours are named by their message alone."""
+_LONGEST = 1000  # characters of a message
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, or 2 for a wrong input, told in one line on stderr."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -52,10 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(version("analogtorch"))
             return 0
         raise ValueError(f"unknown command {command!r}; use info, kws or map, or see analogtorch --help")
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
         print(f"analogtorch: {_line(error)}", file=sys.stderr)
+        return 2
+    except FOREIGN as error:
+        if debug:
+            raise
+        print(f"analogtorch: {type(error).__name__}: {_line(error)}; --debug shows where", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("analogtorch: interrupted; continue a kws run with --resume", file=sys.stderr)
@@ -152,7 +162,8 @@ def _line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror  # without "[Errno 28]"
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 if __name__ == "__main__":

@@ -83,8 +83,10 @@ def expanded(path: str) -> Path:
     """``path`` with ``~`` and, as in a shell, ``${NAME}`` and ``${NAME:-default}`` replaced.
 
     Raises:
-        ValueError: a variable that is not set and has no default.
+        ValueError: nothing, a zero byte, or a variable that is not set and has no default.
     """
+    if not path.strip() or "\0" in path:
+        raise ValueError(f"{path!r} names no folder; write '.' for the current one")
 
     def value(found: re.Match[str]) -> str:
         name, default = found.groups()

@@ -152,8 +152,8 @@ def named(out: str | Path) -> Path:
     Raises:
         ValueError: it names none, or something that is no folder.
     """
-    if not str(out).strip():
-        raise ValueError("--out is empty; name a folder for what the run writes, such as runs/kws")
+    if not str(out).strip() or "\0" in str(out):
+        raise ValueError(f"--out {str(out)!r} names no folder; name one for what the run writes, such as runs/kws")
     path = Path(out).expanduser()
     if path.exists() and not path.is_dir():
         raise ValueError(f"--out {path} is a file; name a folder")

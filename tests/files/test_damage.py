@@ -137,6 +137,16 @@ def test_clips_in_the_cache(tmp_path: Path) -> None:
     assert len(made) == 1 + FLIPS  # each damaged file was made anew
 
 
+@pytest.mark.parametrize("file", ["sweep.json", "chip-00001.json"])
+def test_the_journal_of_a_sweep(file: str, converted: nn.Module, tmp_path: Path) -> None:
+    def read() -> object:
+        found = at.sweep(converted, lambda m: m.training + 0.5, chips=2, times=["1 h"], folder=tmp_path)
+        return found.values.tolist()
+
+    read()
+    assert never_silent(tmp_path / file, read, name=str(tmp_path)) > 0
+
+
 def test_the_journal_of_a_run(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, KWSConfig()) as folder:
         folder.begin("sha256:0")

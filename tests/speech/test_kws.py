@@ -155,7 +155,7 @@ def test_a_folder_with_files_of_others_is_refused_and_left_alone(
     monkeypatch.chdir(tmp_path)
     assert main(["kws", *SMALL, "--data.folder.root=/nowhere", "--out=.", *more]) == 2
     assert main(["kws", *SMALL, f"--data.folder.root={clips}", "--out", "", *more]) == 2
-    assert "--out is empty; name a folder" in capsys.readouterr().err
+    assert "--out '' names no folder; name one" in capsys.readouterr().err
     assert main(["kws", *SMALL, f"--data.folder.root={clips}", "--out=mine.txt", *more]) == 2
     assert "mine.txt is a file; name a folder" in capsys.readouterr().err
     assert listing(tmp_path) == before
@@ -200,6 +200,20 @@ def test_a_file_in_the_way_is_found_before_anything_is_trained(clips: Path, tmp_
         assert run(clips, tmp_path, more) == 2
         assert "hwa.pt is in the way, and no run wrote it" in capsys.readouterr().err
     assert (tmp_path / "hwa.pt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["digital", "hwa"])
+def test_a_flipped_bit_in_a_checkpoint_is_no_other_training(
+    name: str, clips: Path, finished: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    file = out / f"checkpoints/{name}.ckpt"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 8
+    file.write_bytes(data)
+    assert run(clips, out, "--resume") == 2
+    assert f"{file} is no checkpoint, or damaged" in capsys.readouterr().err
 
 
 def test_two_runs_in_one_folder_are_refused(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
