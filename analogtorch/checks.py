@@ -5,9 +5,11 @@ is Python's own ``float`` or ``int``, so that files and comparisons meet nothing
 """
 
 import math
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 
@@ -90,6 +92,52 @@ def text(name: str, value: Any, example: str) -> str:
     if not (isinstance(value, str) and value):
         raise ValueError(f"{name} must be a text such as {example!r}, got {shown(value)}")
     return value
+
+
+def instance(name: str, value: Any, kind: Any, example: str) -> Any:
+    """``value``, which must be of a class.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, kind):
+        what = getattr(kind, "__name__", str(kind))
+        article = "an" if what[0] in "AEIOU" else "a"
+        raise TypeError(f"{name} must be {article} {what} such as {example}, got {shown(value)}")
+    return value
+
+
+def function(name: str, value: Any, form: str) -> Any:
+    """``value``, which must be None or a function that is called as ``form`` shows.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function, {form}, got {shown(value)}")
+    return value
+
+
+def path(name: str, value: Any) -> Path:
+    """``value`` as a path.
+
+    Raises:
+        TypeError: it is neither a text nor a path.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path such as 'runs/one', got {shown(value)}")
+    return Path(value)
+
+
+def items(name: str, value: Any, example: str) -> tuple[Any, ...]:
+    """What ``value`` lists; a text lists nothing.
+
+    Raises:
+        TypeError: it cannot be iterated over.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list such as {example}, got {shown(value)}")
+    return tuple(value)
 
 
 def numbers(owner: Any, *names: str, optional: bool = False, **bounds: Any) -> None:

@@ -35,7 +35,7 @@ class Journal:
     """
 
     def __init__(self, folder: str | Path, experiment: dict[str, Any]) -> None:
-        self.folder = Path(folder)
+        self.folder = checks.path("sweep: folder", folder)
         head = self.folder / _HEAD
         wanted = {"version": VERSION, **experiment}
         if head.exists():

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from analogtorch import places
+from analogtorch import checks, places
 from analogtorch.convert import (
     analog_layers,
+    check_module,
     name_unread,
     named,
     refuse_programmed,
@@ -61,6 +62,7 @@ def program(
         >>> physical = at.program(model, seed=7)
         >>> aged = physical.at("1 day")
     """
+    check_module("program", model)
     seed_tensor(seed)
     layers = dict(analog_layers(model))
     if not layers:
@@ -79,6 +81,8 @@ def program(
     for argument, given, kind in (("method", method, Method), ("defects", defects, Defects)):
         if given is not None and not isinstance(given, kind):
             raise TypeError(f"program: {argument} must be None or {kind}, got {given!r}")
+    if mapping is not None and not (hasattr(mapping, "matrices") and hasattr(mapping, "matrix_blocks")):
+        raise TypeError(f"program: mapping must be what map_to_chip gives, or None, got {checks.shown(mapping)}")
     return ProgrammedChip(model, seed, method, defects, mapping)
 
 

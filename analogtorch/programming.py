@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analogtorch import checks
 from analogtorch.chips import Chip
 from analogtorch.devices import UnitCell
 from analogtorch.ops import rounded
@@ -32,13 +33,9 @@ class Pulses:
     """Standard deviation of what a pulse does, as a share of what it is meant to do, >= 0. ASSUMED."""
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if not (type(self.rounds) is int and self.rounds >= 1):
-            raise ValueError(f"{name}.rounds must be an integer >= 1, got {self.rounds!r}")
-        if not 0 < self.step <= 1:
-            raise ValueError(f"{name}.step must lie in (0, 1], got {self.step!r}")
-        if not (self.noise >= 0 and math.isfinite(self.noise)):
-            raise ValueError(f"{name}.noise must be a number >= 0, got {self.noise!r}")
+        checks.counts(self, "rounds")
+        checks.numbers(self, "step", above=0, most=1)
+        checks.numbers(self, "noise", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +53,7 @@ class ProgramAndVerify(Pulses):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.margin >= 0 and math.isfinite(self.margin)):
-            raise ValueError(f"ProgramAndVerify.margin must be a number >= 0, got {self.margin!r}")
+        checks.numbers(self, "margin", least=0)
 
     def correction(self, now: Tensor, target: Tensor, chip: Chip, draw: Draw, number: int) -> Tensor:
         """How much to change each weight of a block (outputs, rows), from reads of every cell alone."""

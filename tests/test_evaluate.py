@@ -102,7 +102,7 @@ def test_a_programmed_chip_in_place_of_a_model_is_explained() -> None:
         lambda: at.accuracy(physical, []),
         lambda: at.sensitivity(physical, _metric),
     ):
-        with pytest.raises(TypeError, match="got ProgrammedChip; a programmed chip is a model at a time, such as phys"):
+        with pytest.raises(TypeError, match="got ProgrammedChip; a programmed chip is a model at a time: phys"):
             call()
     with pytest.raises(ValueError, match="sweep: .*belongs to a programmed chip; use the model that was programmed"):
         at.sweep(physical.at("0 s"), _metric)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from analogtorch import checks
 from analogtorch.calibrate.passes import (
     Forward,
     as_before_on_error,
@@ -19,6 +20,7 @@ from analogtorch.calibrate.passes import (
     run,
 )
 from analogtorch.convert import analog_layers
+from analogtorch.ops import seed_tensor
 from analogtorch.replay import noise
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -75,6 +77,9 @@ def reestimate_batch_norm(
         ['1']
     """
     check_given("reestimate_batch_norm", model, batches)
+    checks.flag("reestimate_batch_norm: relative", relative)
+    checks.function("reestimate_batch_norm: forward", forward, "forward(model, batch)")
+    seed_tensor(seed)
     norms: dict[str, Any] = {
         n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
     }

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from analogtorch import checks
 from analogtorch.calibrate.passes import (
     Forward,
     as_before_on_error,
@@ -77,6 +78,7 @@ def correct_columns(
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])
     """
     check_given("correct_columns", physical_view, batches)
+    checks.function("correct_columns: forward", forward, "forward(model, batch)")
     layers = {
         n: layer for n, layer in analog_layers(physical_view) if layer.programmed is not None and layer.takes_range
     }

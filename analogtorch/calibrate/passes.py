@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.convert import analog_layers
+from analogtorch.convert import analog_layers, check_module
 from analogtorch.nn import AnalogLayer
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -20,9 +20,7 @@ Forward = Callable[[nn.Module, Any], Any]
 
 def check_given(caller: str, model: Any, batches: Any) -> None:
     """Raise TypeError where ``model`` is no module, or ``batches`` one batch or nothing that holds several."""
-    if not isinstance(model, nn.Module):
-        remedy = "; pass what its at(time) gives" if hasattr(model, "at") else ""
-        raise TypeError(f"{caller}: the model must be a torch.nn.Module, got {type(model).__name__}{remedy}")
+    check_module(caller, model)
     several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
     if not several or isinstance(batches, Tensor | PackedSequence | Mapping | str):
         raise TypeError(

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from analogtorch import checks
 from analogtorch.calibrate import adc as converters
 from analogtorch.calibrate.histogram import Histogram, Method
 from analogtorch.calibrate.passes import (
@@ -94,6 +95,8 @@ def calibrate(
             or an option that is not allowed. The model is unchanged.
     """
     check_given("calibrate", model, batches)
+    checks.flag("calibrate: allow_unused", allow_unused)
+    checks.function("calibrate: forward", forward, "forward(model, batch)")
     layers = _checked(model, method, percentile, deviations, per, adc, adc_per)
     chips = {name: layer.chip for name, layer in layers.items()}
     batches, bounds = batches if adc is None else list(batches), {}
@@ -143,10 +146,8 @@ def _checked(
     ):
         if value not in allowed:
             raise ValueError(f"calibrate: {name} must be one of {allowed}, got {value!r}")
-    if not (isinstance(percentile, float | int) and 0 < percentile <= 100):
-        raise ValueError(f"calibrate: percentile must lie in (0, 100], got {percentile!r}")
-    if not (isinstance(deviations, float | int) and 0 < deviations < float("inf")):
-        raise ValueError(f"calibrate: deviations must be a positive number such as 3, got {deviations!r}")
+    checks.number("calibrate: percentile", percentile, above=0, most=100)
+    checks.number("calibrate: deviations", deviations, above=0, remedy="write one such as 3")
     if adc is not None and all(layer.chip.output_bits is None for layer in layers.values()):
         raise ValueError(
             f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have output_bits None; leave adc out"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from analogtorch import chips
+from analogtorch import checks, chips
 from analogtorch.chips import Chip
 from analogtorch.defects import Defects
 from analogtorch.files import checked, parse_json
@@ -103,7 +103,7 @@ def read(path: str | Path) -> Checkpoint:
         ValueError: no JSON, a newer version, or fields that are missing, unknown or impossible.
         OSError: the file is missing or cannot be read.
     """
-    folder = Path(path)
+    folder = checks.path("path", path)
     file = folder / DESCRIPTION
     if not file.is_file():
         raise FileNotFoundError(f"{folder} has no {DESCRIPTION}; give the folder that analogtorch.save wrote")

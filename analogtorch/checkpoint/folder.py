@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from analogtorch import checks
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, read
 from analogtorch.files import locked, signed
 
@@ -59,7 +60,7 @@ def read_folder(path: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
         ImportError: safetensors is not installed.
         OSError: a file is missing or cannot be read.
     """
-    folder = Path(path)
+    folder = checks.path("load: path", path)
     for _ in range(_ATTEMPTS):
         before = _state(folder)
         try:

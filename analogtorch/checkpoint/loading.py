@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from analogtorch.checkpoint.description import Checkpoint, library_version
 from analogtorch.checkpoint.fits import check_keys, check_layers
 from analogtorch.checkpoint.folder import read_folder
-from analogtorch.convert import analog_layers, convert, refuse_programmed
+from analogtorch.convert import analog_layers, check_module, convert, refuse_programmed
 from analogtorch.nn.ranges import without_converters
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.program import ProgrammedChip, program
@@ -41,8 +41,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         >>> folder = save(at.convert(torch.nn.Linear(8, 4), at.chips.hermes64()), tempfile.mkdtemp())
         >>> model = load(folder, torch.nn.Linear(8, 4))
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"load: model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module("load", model)
     return _load(*read_folder(path), model)
 
 
@@ -77,8 +76,7 @@ def load_programmed(path: str | Path, model: nn.Module) -> ProgrammedChip:
             "use AnalogTorch "
             f"{saved.analogtorch}"
         )
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"load_programmed: model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module("load_programmed", model)
     loaded = _load(saved, tensors, copy.deepcopy(model))
     for key, t in loaded.state_dict().items():
         if t.dtype != tensors[key].dtype:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from analogtorch import checks
 from analogtorch.checkpoint.description import describe, recipe
 from analogtorch.checkpoint.folder import write_folder
 from analogtorch.convert import analog_layers
@@ -39,6 +40,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         >>> load(folder, torch.nn.Linear(8, 4)).chip.name
         'hermes64'
     """
+    folder = checks.path("save: path", path)
     physical = model if isinstance(model, ProgrammedChip) else None
     module = physical._model if physical is not None else model
     if not isinstance(module, nn.Module):
@@ -52,7 +54,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         raise ValueError(f"save: remove the parametrizations of {changed[0]!r} first")
     tensors, tied = _unique(module)
     description = describe(layers) | {"tied": tied, "programmed": None if physical is None else recipe(physical)}
-    return write_folder(Path(path), tensors, tied, description)
+    return write_folder(folder, tensors, tied, description)
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -14,6 +14,7 @@ def chips_needed(chip: Chip, weights: int) -> int:
     Raises:
         ValueError: ``weights`` is no integer >= 1.
     """
+    checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
     checks.count("weights", weights)
     return math.ceil(weights / chip.cells)
 
@@ -67,6 +68,10 @@ def plan_devices(
         {'large': 2, 'small': 4}
     """
     checks.count("chips", chips)
+    for name, chip in (("accurate", accurate), ("dense", dense)):
+        checks.instance(f"plan_devices: {name}", chip, Chip, "analogtorch.chips.ibm_speech34()")
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"plan_devices: weights must be numbers of weights by name, got {checks.shown(weights)}")
     for name, count in weights.items():
         checks.count(f"weights[{name!r}]", count)
     most, least = accurate.cell.devices, dense.cell.devices
@@ -101,7 +106,7 @@ def _priority(weights: Mapping[str, int], first: Iterable[str]) -> list[str]:
     if isinstance(first, str):
         raise ValueError(f"plan_devices: first must be a list of names or patterns, such as [{first!r}]")
     order: list[str] = []
-    for pattern in first:
+    for pattern in checks.items("plan_devices: first", first, "['head']"):
         found = Pattern(pattern, "plan_devices").of(weights)
         if not found:
             raise ValueError(

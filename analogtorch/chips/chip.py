@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, Literal, get_args
 
+from analogtorch import checks
 from analogtorch.chips.cost import Cost
 from analogtorch.devices import UnitCell, seconds
 
@@ -42,23 +42,19 @@ class TrainingNoise:
     layers by the batch's. Each sample is a product of its own, which takes as many times longer to draw."""
 
     def __post_init__(self) -> None:
-        if self.weight not in get_args(WeightNoise):
-            raise ValueError(f"TrainingNoise.weight must be one of {get_args(WeightNoise)}, got {self.weight!r}")
+        checks.choice("TrainingNoise.weight", self.weight, get_args(WeightNoise))
         if self.weight == "gaussian" and self.scale is None:
             raise ValueError("TrainingNoise(weight='gaussian') needs scale, such as 0.05 of the largest weight")
-        if self.scale is not None and not (self.scale >= 0 and math.isfinite(self.scale)):
-            raise ValueError(f"TrainingNoise.scale must be >= 0, got {self.scale}; weight='none' trains without noise")
+        checks.numbers(self, "scale", optional=True, least=0, remedy="weight='none' trains without noise")
         try:
             time = seconds(self.time)
         except ValueError as error:
             raise ValueError(f"TrainingNoise.time: {error}") from error
         if self.weight != "device" and time != seconds("1 day"):
             raise ValueError(f"TrainingNoise.time={self.time!r} needs weight='device', got weight={self.weight!r}")
-        drop = self.drop_connect
-        if isinstance(drop, bool) or not (isinstance(drop, Real) and 0 <= drop < 1):
-            raise ValueError(f"TrainingNoise.drop_connect must be a probability in [0, 1), such as 0.01, got {drop!r}")
-        if not isinstance(self.per_sample, bool):
-            raise ValueError(f"TrainingNoise.per_sample must be True or False, got {self.per_sample!r}")
+        checks.numbers(self, "drop_connect", least=0, below=1, what="probability", remedy="write one such as 0.01")
+        for name in ("output", "per_sample"):
+            checks.flag(f"TrainingNoise.{name}", getattr(self, name))
 
     @property
     def strength(self) -> float:
@@ -115,13 +111,16 @@ class Chip:
     """What an MVM costs in time and energy; None: not known, and nothing that needs it can be asked."""
 
     def __post_init__(self) -> None:
-        for name in ("tiles", "rows", "cols", "planes"):
-            _check(name, getattr(self, name), lambda v: type(v) is int and v >= 1, "an integer >= 1")
+        checks.text("Chip.name", self.name, "my chip")
+        checks.counts(self, "tiles", "rows", "cols", "planes")
+        checks.numbers(self, "output_bound", above=0)
+        checks.numbers(self, "output_noise", least=0)
         _check("planes", self.planes, lambda v: self.tiles % v == 0, f"a divisor of the {self.tiles} tiles")
         _check("cost", self.cost, lambda v: v is None or isinstance(v, Cost), "None or a Cost")
         _check("cell", self.cell, lambda v: isinstance(v, UnitCell), "a UnitCell")
         _check("training", self.training, lambda v: isinstance(v, TrainingNoise), "a TrainingNoise")
-        _check("sources", self.sources, lambda v: isinstance(v, tuple), "a tuple of strings")
+        strings = isinstance(self.sources, tuple) and all(isinstance(source, str) for source in self.sources)
+        _check("sources", self.sources, lambda _: strings, "a tuple of strings")
         for name in ("input_bits", "output_bits"):
             _check(name, getattr(self, name), _is_bits, "None or an integer from 2 to 16")
         _check("output_bound", self.output_bound, lambda v: v > 0 and math.isfinite(v), "a positive number")

@@ -32,6 +32,8 @@ def mean_conductance(cell: UnitCell, t: float, weights: Tensor | None = None) ->
     if weights is None:
         middles = (torch.arange(2001) + 0.5) / 2001
         weights = (math.sqrt(2) * torch.erfinv(2 * middles - 1)).clamp(-_CLIP, _CLIP) / _CLIP
+    if not isinstance(weights, Tensor) or weights.numel() == 0:
+        raise TypeError(f"weights must be a tensor of weights in [-1, 1], got {checks.shown(weights)}")
     if not (weights.abs().max() <= 1 and weights.any()):
         raise ValueError("weights must lie in [-1, 1] and not all be 0; divide them by the largest")
     targets = cell.targets(weights.detach().float())

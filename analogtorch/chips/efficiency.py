@@ -91,6 +91,9 @@ def published(chip: "Chip") -> tuple[Efficiency, ...]:
     They are whole figures of a paper: what one scope adds to the one before it (``b.tops_per_watt /
     a.tops_per_watt``) mixes utilisation, transport and digital work, which cannot be separated.
     """
+    from analogtorch.chips.chip import Chip  # not at import: a chip has efficiencies
+
+    checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
     if chip.cost is None:
         return ()
     return tuple(

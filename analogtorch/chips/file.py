@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from analogtorch import checks
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.serial import from_dict, to_dict
 from analogtorch.files import parse_json, parse_yaml, write_atomically, yaml_package
@@ -21,7 +22,7 @@ def save(chip: Chip, path: str | Path) -> Path:
         ImportError: YAML without PyYAML.
         OSError: the file could not be written.
     """
-    path, data = Path(path), to_dict(chip)
+    path, data = checks.path("path", path), to_dict(chip)
     if _suffix(path) == ".json":
         return write_atomically(path, json.dumps(data, indent=2) + "\n")
     return write_atomically(path, yaml_package().safe_dump(data, sort_keys=False, width=100, allow_unicode=True))
@@ -37,7 +38,7 @@ def load(path: str | Path) -> Chip:
         ImportError: YAML without PyYAML.
         OSError: the file could not be read.
     """
-    path = Path(path)
+    path = checks.path("path", path)
     suffix, text = _suffix(path), path.read_bytes()
     try:
         return from_dict(parse_json(text) if suffix == ".json" else parse_yaml(text))

@@ -2,6 +2,7 @@
 
 from typing import Literal, get_args
 
+from analogtorch import checks
 from analogtorch.chips.anchors import SPLIT, assumed, digital, network
 from analogtorch.chips.chip import Chip, TrainingNoise
 from analogtorch.chips.cost import Cost, Figure, Published
@@ -47,10 +48,8 @@ def hermes64(*, device: Device = "two_device", phases: int = 4, training: Traini
         "two_sequential": lambda: UnitCell(device=hermes_one_device(), devices_per_polarity=2, split="sequential"),
         "pcm_like": lambda: UnitCell(device=pcm_like()),
     }
-    if device not in cells:
-        raise ValueError(f"hermes64: device must be one of {get_args(Device)}, got {device!r}")
-    if phases not in _PEAK:
-        raise ValueError(f"hermes64: phases must be 4 or 1, got {phases!r}")
+    checks.choice("hermes64: device", device, get_args(Device))
+    checks.choice("hermes64: phases", phases, (4, 1))
     options = ([device] if device != "two_device" else []) + (["1-phase"] if phases == 1 else [])
     return Chip(
         name="hermes64" + (f"[{', '.join(options)}]" if options else ""),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from analogtorch import checks
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.efficiency import OPERATIONS_PER_MAC, Efficiency
 
@@ -30,6 +31,7 @@ def peak(chip: Chip) -> Peak:
     Raises:
         ValueError: the chip has no ``cost``.
     """
+    checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
     costs = chip.cost
     if costs is None:
         raise ValueError(

@@ -54,7 +54,7 @@ def from_dict(data: dict[str, Any]) -> Chip:
     if not isinstance(data, dict):
         raise ValueError(f"chip description must be a mapping such as analogtorch.chips.to_dict(chip), got {data!r}")
     version = data.get("version")
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise ValueError(f"chip description has version {version!r}, this AnalogTorch reads version {VERSION}")
     chip = _decode({k: v for k, v in data.items() if k != "version"}, "chip")
     if not isinstance(chip, Chip):
@@ -84,10 +84,10 @@ def _decode(value: Any, where: str) -> Any:
         return tuple(_decode(v, where) for v in value)
     if not isinstance(value, dict):
         return value
-    kind = _TYPES.get(value.get("type", ""))
+    name = value.get("type")
+    kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
-        hint = checks.nearest(value.get("type"), _TYPES)
-        raise ValueError(f"{where}: unknown type {value.get('type')!r}{hint}; known: {sorted(_TYPES)}")
+        raise ValueError(f"{where}: unknown type {name!r}{checks.nearest(name, _TYPES)}; known: {sorted(_TYPES)}")
     given = {k: v for k, v in value.items() if k != "type"}
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(given.keys() - known, key=str):

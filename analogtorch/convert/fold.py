@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.utils._pytree import tree_leaves
 
+from analogtorch import checks
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.kinds import check_module, kind_of, reason
 from analogtorch.convert.replace import replace
@@ -68,6 +69,8 @@ def folded(
 ) -> tuple[list[str], Callable[[], None]]:
     """What ``fold_batch_norm`` does and returns, and what undoes it."""
     check_module("fold_batch_norm", model)
+    if tolerance is not None:
+        tolerance = checks.number("fold_batch_norm: tolerance", tolerance, least=0)
     if any(isinstance(m, AnalogLayer) for m in model.modules()):
         raise ValueError("fold_batch_norm: the model is converted already; fold first, then call analogtorch.convert")
     given = runner("fold_batch_norm", example)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from analogtorch import checks
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.kinds import analog_layers, check_module
 from analogtorch.convert.route import route, routed_layers, unroute
@@ -100,6 +101,7 @@ def guard(
         1
     """
     check_module("guard", model)
+    checks.flag("guard: allow_unused", allow_unused)
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError("guard: the model has no analog layer; call analogtorch.convert(model, chip) first")

@@ -25,6 +25,7 @@ _OWN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTensor
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
     """The analog layers of ``model``, matrices of recurrent layers among them, by full name, each shared one once."""
+    check_module("analog_layers", model)
     return ((name, m) for name, m in model.named_modules() if isinstance(m, AnalogLayer))
 
 
@@ -38,7 +39,7 @@ def check_module(caller: str, model: Any) -> None:
     if not isinstance(model, nn.Module):
         hint = ""
         if hasattr(model, "yield_map"):
-            hint = "; a programmed chip is a model at a time, such as physical.at('1 day'), made from one model"
+            hint = "; a programmed chip is a model at a time: physical.at('1 day')"
         elif isinstance(model, type) and issubclass(model, nn.Module):
             hint = f" {model.__name__} itself; call it: {model.__name__}(...)"
         raise TypeError(f"{caller}: model must be a torch.nn.Module, got {type(model).__name__}{hint}")

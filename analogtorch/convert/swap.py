@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from analogtorch import checks
 from analogtorch.chips import Chip
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.fast_path import reader, restore, switch_off
@@ -85,6 +86,8 @@ def convert(
     refuse_programmed(model, "convert")
     if not isinstance(chip, Chip):
         raise TypeError(f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
+    for name, value in (("embeddings", embeddings), ("fold_batch_norm", fold_batch_norm)):
+        checks.flag(f"convert: {name}", value)
     if fold_batch_norm and example is None:
         raise ValueError("convert: fold_batch_norm=True needs example, inputs on which it proves that nothing changes")
     if example is not None:

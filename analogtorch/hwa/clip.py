@@ -1,6 +1,5 @@
 """Weight clipping: a smaller largest weight leaves more conductance, and so less relative noise, to all the others."""
 
-import math
 from typing import Any
 
 import torch
@@ -9,7 +8,8 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from analogtorch.convert import analog_layers, refuse_programmed
+from analogtorch import checks
+from analogtorch.convert import analog_layers, check_module, refuse_programmed
 from analogtorch.nn import AnalogLayer
 
 SIGMA = 2.5
@@ -111,9 +111,9 @@ def clip_after_step(
 def check(caller: str, sigma: float | None, bound: float | None, per_channel: bool) -> None:
     """Raise ValueError where ``caller`` was given options of ``clip_weights_`` that do not go together."""
     for name, value in (("sigma", sigma), ("bound", bound)):
-        number = isinstance(value, float | int) and not isinstance(value, bool)
-        if value is not None and not (number and 0 < value < math.inf):
-            raise ValueError(f"{caller}: {name} must be a positive number, got {value!r}")
+        if value is not None:
+            checks.number(f"{caller}: {name}", value, above=0)
+    checks.flag(f"{caller}: per_channel", per_channel)
     if bound is not None and sigma is not None:
         raise ValueError(f"{caller}: sigma={sigma} and bound={bound} exclude each other; give one of them")
     if bound is not None and per_channel:
@@ -122,6 +122,7 @@ def check(caller: str, sigma: float | None, bound: float | None, per_channel: bo
 
 def _clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
     """The analog layers, of those that share a weight the first."""
+    check_module(caller, model)
     layers = dict(analog_layers(model))
     if not layers:
         raise ValueError(f"{caller}: the model has no analog layer; call analogtorch.convert(model, chip) first")

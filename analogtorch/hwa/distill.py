@@ -1,10 +1,10 @@
 """Distillation: the digital model teaches the one that meets the noise."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from analogtorch import checks
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -22,6 +22,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
         A scalar, >= 0 up to rounding.
 
     Raises:
+        TypeError: one of them is no tensor in floating point.
         ValueError: the shapes differ or have no positions, or ``temperature`` is not positive.
 
     Example:
@@ -29,8 +30,11 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
         >>> at.distillation_loss(logits, logits, temperature=2.0)
         tensor(0.)
     """
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"distillation_loss: temperature must be a positive number, got {temperature}")
+    temperature = checks.number("distillation_loss: temperature", temperature, above=0)
+    for name, logits in (("student", student), ("teacher", teacher)):
+        if not (isinstance(logits, Tensor) and logits.is_floating_point()):
+            what = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+            raise TypeError(f"distillation_loss: {name} must be a tensor of logits in floating point, got {what}")
     if student.shape != teacher.shape or student.dim() == 0 or student.numel() == 0:
         raise ValueError(
             "distillation_loss: student and teacher must be logits of one shape (*, classes) that is not empty, got "

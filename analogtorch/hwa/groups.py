@@ -1,11 +1,11 @@
 """Parameter groups for an optimizer: weight decay is for matrices; it would shrink DAC ranges below their inputs."""
 
-import math
 from typing import Any
 
 from torch import nn
 
-from analogtorch.convert import analog_layers, refuse_programmed
+from analogtorch import checks
+from analogtorch.convert import analog_layers, check_module, refuse_programmed
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -35,11 +35,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         [('matrices', 1, 0.01), ('vectors', 1, 0.0), ('ranges', 1, 0.0)]
         >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"parameter_groups: model must be a torch.nn.Module, got {type(model).__name__}")
-    number = isinstance(weight_decay, float | int) and not isinstance(weight_decay, bool)
-    if not (number and 0 <= weight_decay < math.inf):
-        raise ValueError(f"parameter_groups: weight_decay must be a number >= 0, got {weight_decay!r}")
+    check_module("parameter_groups", model)
+    weight_decay = checks.number("parameter_groups: weight_decay", weight_decay, least=0)
     ranges = {id(layer.input_range) for _, layer in analog_layers(model)}
     if not ranges:
         raise ValueError("parameter_groups: the model has no analog layer; call analogtorch.convert(model, chip) first")

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from analogtorch.convert import analog_layers, refuse_programmed
+from analogtorch import checks
+from analogtorch.convert import analog_layers, check_module, refuse_programmed
 
 
 def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
@@ -26,8 +27,8 @@ def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
         >>> at.training_noise_(model, 0.5).noise_fraction
         0.5
     """
-    if isinstance(fraction, bool) or not (isinstance(fraction, float | int) and 0 <= fraction <= 1):
-        raise ValueError(f"training_noise_: fraction must be a number from 0 (no noise) to 1 (all), got {fraction!r}")
+    check_module("training_noise_", model)
+    fraction = checks.number("training_noise_: fraction", fraction, least=0, most=1, remedy="0 is no noise, 1 all")
     layers = [layer for _, layer in analog_layers(model)]
     if not layers:
         raise ValueError("training_noise_: the model has no analog layer; call analogtorch.convert(model, chip) first")

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from analogtorch import checks
 from analogtorch.chips import Chip, Cost
 from analogtorch.mapping.types import Matrix, Operation, Placement
 
@@ -11,7 +12,10 @@ from analogtorch.mapping.types import Matrix, Operation, Placement
 def checked(mapping: Any) -> tuple[Chip, tuple[Operation, ...], dict[str, Matrix], dict[str, list[Placement]]]:
     """The four parts of a mapping, checked."""
     if missing := [n for n in ("chip", "operations", "matrices", "placements") if not hasattr(mapping, n)]:
-        raise TypeError(f"a mapping needs chip, operations, matrices and placements; {mapping!r} has no {missing}")
+        raise TypeError(
+            f"mapping must be what map_to_chip gives, or have chip, operations, matrices and placements; "
+            f"{checks.shown(mapping)} has no {', '.join(missing)}"
+        )
     chip, operations = mapping.chip, tuple(mapping.operations)
     if not isinstance(chip.cost, Cost):
         raise ValueError(
@@ -53,6 +57,8 @@ def passes(chip: Chip, matrices: Mapping[str, Matrix], signed: Collection[str] |
     assert chip.cost is not None
     if isinstance(signed, str):
         raise ValueError(f"signed_inputs must be a collection of names, such as [{signed!r}], got {signed!r}")
-    if signed is not None and (unknown := sorted(set(signed) - matrices.keys())):
+    if signed is not None:
+        signed = checks.items("signed_inputs", signed, "['head']")
+    if signed is not None and (unknown := sorted(set(signed) - matrices.keys(), key=str)):
         raise ValueError(f"signed_inputs names {unknown}, which are no matrices; matrices: {', '.join(matrices)}")
     return {name: chip.cost.signed_passes if signed is None or name in signed else 1 for name in matrices}

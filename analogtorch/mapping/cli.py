@@ -159,8 +159,8 @@ def _inputs(model: str) -> list[str]:
 
 
 def _tensor(text: str) -> torch.Tensor:
-    shape, _, kind = text.partition(":")
-    dtype = getattr(torch, kind or "float32", None)
+    shape, colon, kind = text.partition(":")
+    dtype = getattr(torch, kind if colon else "float32", None)
     sizes = shape.split(",")
     if not isinstance(dtype, torch.dtype) or not all(s.strip().isdigit() for s in sizes):
         raise ValueError(f"--input takes sizes and a type such as 1,3,224,224 or 1,128:int64, got {text!r}")

@@ -8,7 +8,7 @@ from analogtorch.files import write_atomically
 from analogtorch.mapping.floorplan import (
     Floorplan,
     colours,
-    default_cost,
+    cost_shown,
     energy_split,
     energy_unit,
     floorplan,
@@ -40,13 +40,15 @@ def plot(mapping: Mapping, path: str | Path | None = None, *, cost: "CostReport 
         ValueError: another kind of file.
         OSError: the file cannot be written.
     """
+    cost = cost_shown("plot", mapping, cost)
+    if path is not None and not isinstance(path, str | Path):
+        raise TypeError(f"plot: path must be a path such as 'floorplan.png', got {path!r}")
     if path is not None and Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"plot: path must end in .png, .svg or .pdf, got {str(path)!r}")
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('plot needs matplotlib; run: pip install "analogtorch[report]"') from error
-    cost = cost or default_cost(mapping)
     panels = 2 if cost is None else 3
     plan = floorplan(mapping)
     heights = [max(1.5, 10 * plan.height / plan.width) + 0.12 * _legend_rows(mapping), 1.8, 2.2][:panels]

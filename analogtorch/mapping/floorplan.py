@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from analogtorch import checks
 from analogtorch.mapping.cost import CostReport
 from analogtorch.mapping.cost import cost as cost_of
 from analogtorch.mapping.mapping import Mapping
@@ -93,8 +94,16 @@ def colours(mapping: Mapping) -> dict[str, str]:
     return found
 
 
-def default_cost(mapping: Mapping) -> CostReport | None:
-    """The cost of a pipelined inference; None where the chip's is not known or nothing is multiplied."""
+def cost_shown(caller: str, mapping: Mapping, given: CostReport | None) -> CostReport | None:
+    """The cost ``given``, or that of a pipelined inference; None where the chip's is not known or nothing multiplies.
+
+    Raises:
+        TypeError: it is no report of a cost.
+    """
+    if given is not None:
+        if not hasattr(given, "energy"):
+            raise TypeError(f"{caller}: cost must be what analogtorch.cost(mapping) gives, got {checks.shown(given)}")
+        return given
     return cost_of(mapping) if mapping.chip.cost is not None and any(mapping.vectors.values()) else None
 
 

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from torch import nn
 from tqdm import tqdm
 
+from analogtorch import checks
 from analogtorch.chips import Chip
 from analogtorch.convert.example import Example
 from analogtorch.mapping.demand import Demand
@@ -66,6 +67,12 @@ def map_to_chip(
     if not isinstance(chip, Chip):
         raise TypeError(f"map_to_chip: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
     check_chips("map_to_chip", chips, none="as many as needed")
+    for name, value in (("spread", spread), ("progress", progress)):
+        checks.flag(f"map_to_chip: {name}", value)
+    if duplicate is not None and not isinstance(duplicate, Dict):
+        raise TypeError(f"map_to_chip: duplicate must be a mapping such as {{'layer1.*': 2}}, got {duplicate!r}")
+    retired = checks.items("map_to_chip: retired", retired, "[(0, 5)]")
+    retired_columns = checks.items("map_to_chip: retired_columns", retired_columns, "[(0, 5, 17)]")
     with tqdm(total=2, desc="map", delay=2, disable=not progress) as bar:
         traced = trace(model, example)
         bar.update()
@@ -143,7 +150,8 @@ def check_chips(function: str, chips: int | None, *, none: str) -> None:
 
 
 def _excluded(names: list[str], exclude: str | Iterable[str] | None) -> set[str]:
-    patterns = [exclude] if isinstance(exclude, str) else list(exclude or ())
+    given = [exclude] if isinstance(exclude, str) else exclude or ()
+    patterns = checks.items("map_to_chip: exclude", given, "['head']")
     return {name for pattern in patterns for name in _matching("exclude", pattern, names)}
 
 

@@ -4,10 +4,12 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from analogtorch import checks
 from analogtorch.chips import Chip
 from analogtorch.files import checked, parse_json, signed
 from analogtorch.mapping import split
@@ -60,9 +62,7 @@ class Mapping:
             ValueError: no matrix has that name.
         """
         if name not in self._by_matrix:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, self._by_matrix, n=3) or list(self._by_matrix)[:3]
+            near = get_close_matches(str(name), self._by_matrix, n=3) or list(self._by_matrix)[:3]
             raise ValueError(f"no matrix is called {name!r}; closest names: {', '.join(map(repr, near))}")
         return self._by_matrix[name]
 
@@ -140,6 +140,8 @@ class Mapping:
         from analogtorch.mapping.map import check_chips, placed
 
         check_chips("remap", chips, none="as many as now")
+        retired = checks.items("remap: retired", retired, "[(0, 5)]")
+        retired_columns = checks.items("remap: retired_columns", retired_columns, "[(0, 5, 17)]")
         return placed(
             model=self.model,
             chip=self.chip,

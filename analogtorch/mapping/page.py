@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from analogtorch.mapping.floorplan import (
     Floorplan,
     colours,
-    default_cost,
+    cost_shown,
     energy_split,
     energy_unit,
     floorplan,
@@ -95,12 +95,13 @@ def html(mapping: Mapping, *, cost: "CostReport | None" = None) -> str:
     Raises:
         ImportError: jinja2 is not installed.
     """
+    cost = cost_shown("to_html", mapping, cost)
     try:
         from jinja2 import Environment
     except ImportError as error:
         raise ImportError('to_html needs jinja2; run: pip install "analogtorch[report]"') from error
     template = Environment(autoescape=True).from_string(_PAGE)
-    return template.render(**_content(mapping, floorplan(mapping), cost or default_cost(mapping)))
+    return template.render(**_content(mapping, floorplan(mapping), cost))
 
 
 def _content(mapping: Mapping, plan: Floorplan, cost: "CostReport | None") -> dict[str, Any]:

@@ -169,8 +169,8 @@ class Bypassed(nn.Module):
         ([torch.full((2, 16), float("inf"))], {}, "input of layer '0' has NaN or infinite"),
         ([torch.zeros(2, 16)], {}, "layer '0' met only zeros"),
         (_batches(), {"method": "median"}, "method must be one of"),
-        (_batches(), {"method": "percentile", "percentile": 0.0}, "percentile must lie in"),
-        (_batches(), {"percentile": "99"}, "percentile must lie in .* got '99'"),
+        (_batches(), {"method": "percentile", "percentile": 0.0}, "percentile must be a number in"),
+        (_batches(), {"percentile": "99"}, "percentile must be a number in .* got '99'"),
         (_batches(), {"per": "column"}, "per must be one of"),
         (_batches(), {"adc": "std"}, "adc must be one of"),
     ],
@@ -267,7 +267,9 @@ def test_one_batch_or_a_chip_without_its_time_is_refused(call: Callable) -> None
     ):
         with pytest.raises(TypeError, match=f"{call.__name__}: batches must be an iterable of batches.*{message}"):
             call(model, batches)
-    with pytest.raises(TypeError, match=f"{call.__name__}: the model must be .*ProgrammedChip; pass what its at.time."):
+    with pytest.raises(
+        TypeError, match=f"{call.__name__}: model must be .*ProgrammedChip; a programmed chip is a model"
+    ):
         call(at.program(model, seed=1), [x])
     with pytest.raises(TypeError, match="must be a torch.nn.Module, got list"):
         call([model], [x])

@@ -79,7 +79,7 @@ def test_bad_descriptions_are_refused() -> None:
         ({"weight": "device", "time": "soon"}, "TrainingNoise.time: time 'soon' is not understood; give seconds"),
         ({"weight": "device", "time": -1.0}, "TrainingNoise.time: .* >= 0, got -1.0"),
         ({"time": "1 year"}, "time='1 year' needs weight='device', got weight='programming'"),
-        ({"drop_connect": 1.0}, r"drop_connect must be a probability in \[0, 1\), such as 0.01, got 1.0"),
+        ({"drop_connect": 1.0}, r"drop_connect must be a probability in \[0, 1\), got 1.0; write one such as 0.01"),
         ({"drop_connect": "0.1"}, "drop_connect must be a probability"),
         ({"per_sample": 1}, "per_sample must be True or False, got 1"),
     ],

@@ -87,7 +87,7 @@ def test_recurrent_layers_follow_and_evaluation_and_chips_do_not_change() -> Non
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan"), True, "1"])
 def test_a_bad_fraction_is_refused(fraction) -> None:
-    with pytest.raises(ValueError, match=r"fraction must be a number from 0 \(no noise\) to 1 \(all\)"):
+    with pytest.raises(ValueError, match=r"fraction must be a number in \[0, 1\].*0 is no noise, 1 all"):
         at.training_noise_(_layer(), fraction)
 
 

@@ -274,7 +274,7 @@ def test_bad_arguments_are_refused() -> None:
         cost(_parts(), signed_inputs=["v"])
     with pytest.raises(ValueError, match="collection of names"):
         cost(_parts(), signed_inputs="w")
-    with pytest.raises(TypeError, match="needs chip, operations, matrices and placements"):
+    with pytest.raises(TypeError, match="or have chip, operations, matrices and placements"):
         cost(object())
     with pytest.raises(ValueError, match="scope must be one of"):
         cost(_parts()).efficiency("board")
