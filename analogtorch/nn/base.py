@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from analogtorch.chips import Chip
 from analogtorch.devices import Spread
 from analogtorch.nn.drawn import drawn, each_sample, keys_by_sample, needs_torch
+from analogtorch.nn.learning import expect
 from analogtorch.nn.ranges import RangedLayer, bounds_text, range_text
 from analogtorch.ops import (
     Noise,
@@ -159,6 +160,7 @@ class AnalogLayer(RangedLayer):
         with torch.inference_mode(False):  # it must be able to learn, whatever it was made under
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
         self.register_buffer("output_bounds", None, persistent=False)
+        expect(self)
 
     @property
     def chip(self) -> Chip:

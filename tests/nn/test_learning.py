@@ -1,0 +1,77 @@
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+import analogtorch as at
+
+CHIP = at.chips.hermes64()
+X = torch.randn(4, 8)
+
+
+def _net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def _step(model: nn.Module, *optimizers: Optimizer) -> None:
+    model(X).square().mean().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_an_optimizer_from_before_the_conversion_is_warned_of_once(kind: type[Optimizer]) -> None:
+    model = _net()
+    optimizer = kind(model.parameters(), lr=0.1)
+    at.calibrate(at.convert(model, CHIP), [X])
+    with pytest.warns(UserWarning, match=f"this {kind.__name__} trains .* not their input ranges.* '0', '2'") as caught:
+        _step(model, optimizer)
+    _step(model, optimizer)
+    assert [Path(warning.filename).name for warning in caught] == ["test_learning.py"]
+
+
+def test_ranges_that_learn_are_no_reason_to_warn() -> None:
+    model = at.calibrate(at.convert(_net(), CHIP), [X])
+    before = model[0].input_ranges
+    _step(model, SGD(at.hwa.parameter_groups(model, weight_decay=0.0), lr=1.0))
+    assert model[0].input_ranges != before
+    two = at.calibrate(at.convert(_net(), CHIP), [X])
+    ranges = {id(layer.input_range): layer.input_range for _, layer in at.analog_layers(two)}
+    others = [p for p in two.parameters() if id(p) not in ranges]
+    _step(two, SGD(ranges.values(), lr=1.0), SGD(others, lr=1.0))  # an optimizer of their own
+
+
+def test_ranges_that_do_not_learn_are_none_either() -> None:
+    model = _net()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    at.convert(model, CHIP)
+    _step(model, optimizer)  # not calibrated
+    at.calibrate(model, [X])
+    for _, layer in at.analog_layers(model):
+        layer.input_range.requires_grad_(False)
+    _step(model, optimizer)
+    _step(nn.Linear(8, 4), SGD(_net().parameters(), lr=0.1))
+
+
+def test_they_are_missed_when_they_begin_to_learn() -> None:
+    model = _net()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    at.convert(model, CHIP)
+    _step(model, optimizer)
+    at.calibrate(model, [X])
+    with pytest.warns(UserWarning, match="not their input ranges"):
+        _step(model, optimizer)
+
+
+def test_a_compiled_step_runs_in_silence() -> None:
+    model = at.calibrate(at.convert(_net(), CHIP), [X])
+    optimizer = SGD([model[0].weight], lr=0.1)
+    model(X).square().mean().backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.compile(optimizer.step, backend="eager")()
