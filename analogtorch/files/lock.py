@@ -36,16 +36,17 @@ def locked(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise BlockingIOError(errno.EWOULDBLOCK, "another process is at work there", str(folder)) from None
-        except OSError as error:
-            _warn(folder, error.strerror)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(handle)
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process is at work there", str(folder)) from None
+    except OSError as error:
+        _warn(folder, error.strerror)
+    try:
         yield
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_UN)  # also for the copies of the handle that forked workers have
     finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # forked workers have copies of the handle, which would keep the lock
         os.close(handle)
 
 

@@ -1,0 +1,58 @@
+"""One holder of a folder at a time."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from analogtorch.files import lock
+from analogtorch.files.lock import locked
+
+
+def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        with pytest.raises(BlockingIOError, match="another process is at work there"), locked(tmp_path, wait=False):
+            pass
+        with locked(Path("/"), wait=False):
+            pass  # another folder
+    with locked(tmp_path, wait=False):
+        assert os.listdir(tmp_path) == []
+
+
+def test_an_error_lets_go_although_a_forked_worker_has_the_handle(tmp_path: Path, monkeypatch) -> None:
+    copies, real = [], os.open
+
+    def opened(*args: object) -> int:
+        handle = real(*args)  # type: ignore[arg-type]
+        copies.append(os.dup(handle))
+        return handle
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", opened)
+        with pytest.raises(KeyError), locked(tmp_path):
+            raise KeyError
+    with locked(tmp_path, wait=False):
+        pass
+    os.close(*copies)
+
+
+def test_what_cannot_be_locked_is_said(tmp_path: Path, monkeypatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock.fcntl, "flock", none)
+        with (
+            pytest.warns(RuntimeWarning, match=r"cannot be locked \(No locks available\): let only one"),
+            locked(tmp_path),
+        ):
+            pass
+    monkeypatch.setattr(lock, "fcntl", None)
+    with pytest.warns(RuntimeWarning, match="this platform has none"), locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "nowhere"):
+        pass
