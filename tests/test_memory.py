@@ -80,13 +80,14 @@ print(json.dumps({
 
 def test_the_peak_of_calibration_is_that_of_one_layer() -> None:
     found = alone("""
-model = nn.Sequential(*[nn.Linear(512, 512) for _ in range(20)])
+model = nn.Sequential(*[nn.Linear(512, 512) for _ in range(40)])
 at.convert(model, at.chips.hermes64())
-x = torch.randn(4096, 512)
+x = torch.randn(2048, 512)
 at.calibrate(model, [x[:8]])
 before = restart()
 at.calibrate(model, [x, x])
 print(json.dumps({"input": x.numel() * x.element_size(), "grown": resident("VmHWM") - before}))
 """)
-    # measured: 6 to 9 times a layer's input, of which the model's own forward takes 2; all layers' would be 20 and more
-    assert found["grown"] < 13 * found["input"]
+    # measured: 6 to 9 times a layer's input, of which the model's own forward takes 2, and 14 without the CPU kernels;
+    # all layers' would be 40 and more
+    assert found["grown"] < 20 * found["input"]

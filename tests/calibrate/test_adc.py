@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import analogtorch as at
 from analogtorch.calibrate.histogram import ColumnHistogram, Histogram
@@ -560,3 +561,27 @@ def test_calibrated_in_inference_mode_it_can_learn(per: str) -> None:
         at.calibrate(model, [X], per=per, adc="mse", adc_per="column")
     model.train()(X).square().sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+class _Sizes(TorchDispatchMode):
+    """Remembers the largest result of an operation that computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        found = func(*args, **(kwargs or {}))
+        looks = func in (torch.ops.aten.view.default, torch.ops.aten.detach.default)
+        if isinstance(found, torch.Tensor) and found.is_floating_point() and not looks:
+            self.largest = max(self.largest, found.numel())
+        return found
+
+
+@pytest.mark.parametrize("met", [Histogram(), ColumnHistogram(40)], ids=["one", "columns"])
+def test_counting_shares_no_operation_among_threads(met: Histogram | ColumnHistogram) -> None:
+    """They would wait for each other, spinning, wherever other programs keep the cores busy."""
+    x = torch.randn(5000, 40, generator=torch.Generator().manual_seed(0))
+    with _Sizes() as sizes:
+        met.add(x)
+    assert 0 < sizes.largest < 2**15

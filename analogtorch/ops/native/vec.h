@@ -145,8 +145,12 @@ INLINE size lines(size floats) { return (floats + 15) / 16 * 16; }
 
 static inline float *scratch(size count) { return aligned_alloc(64, (size_t)lines(count > 0 ? count : 1) * 4); }
 
-/* Threads that a product of so many multiply-adds is worth. */
-static inline int threads_for(double multiplies) { return multiplies > 1 << 19 ? omp_get_max_threads() : 1; }
+/* Threads that a product of so many multiply-adds is worth: each has 10 to 20 us to do, so that waiting for one that the
+ * system has put aside is rare. */
+static inline int threads_for(double multiplies) {
+  double most = omp_get_max_threads(), worth = multiplies / (1 << 19);
+  return worth < 1 ? 1 : worth < most ? (int)worth : (int)most;
+}
 
 /* Sum of the columns from j of a matrix of `stride` floats a row, at most LANES; short sums, added up. */
 INLINE vf sum_rows(const float *x, size rows, size stride, size count) {
