@@ -1,8 +1,11 @@
 """Importing the library costs little beside torch's own import, prints nothing and starts nothing."""
 
+import importlib
 import importlib.resources
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import analogtorch as at
 
@@ -56,3 +59,17 @@ def test_the_guard_imports_no_compiler() -> None:
 
 def test_type_checkers_find_the_types() -> None:
     assert (importlib.resources.files("analogtorch") / "py.typed").is_file()
+
+
+def test_the_documentation_covers_every_room() -> None:
+    root = Path(at.__file__).parent
+    rooms = {file.parent.name for file in root.glob("*/__init__.py")}
+    makefile = (root.parent / "Makefile").read_text()
+    listed = re.search(r"^DOCUMENTED := analogtorch \$\(addprefix analogtorch\.,(.*)\)$", makefile, re.MULTILINE)
+    assert listed is not None
+    internal = {"checkpoint", "files"}  # what is public of them stands in analogtorch itself
+    assert rooms - set(at.__all__) - internal == set(listed[1].split()) & rooms
+    for room in rooms:
+        module = importlib.import_module(f"analogtorch.{room}")
+        assert module.__doc__, room
+        assert isinstance(module.__all__, list), room
