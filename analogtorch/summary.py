@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from analogtorch.chips import Chip
 from analogtorch.convert import Share, analog_layers, check_module, reason, share, taken
 from analogtorch.convert.fast_path import reader
+from analogtorch.convert.kinds import left_digital
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
 from analogtorch.nn.ranges import bounds_text, range_text
@@ -174,6 +175,7 @@ def summary(model: nn.Module) -> Summary:
         for own, p in layer._parameters.items()
         if hasattr(layer, "analog_of") and p is not None and own not in ("weight", "bias", "input_range")
     )
+    skipped += tuple((name, "not converted", p.numel()) for name, p in left_digital(model))
     ranges = {id(layer.input_range): layer.input_range.numel() for layer in layers.values()}
     return Summary(
         layers=rows,

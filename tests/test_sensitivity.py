@@ -107,13 +107,11 @@ def test_matrices_of_recurrent_layers_and_grouped_convolutions_have_their_rows(g
     found = at.sensitivity(model, _mean, chips=1)
     suffixes = ("l0", "l0_reverse")
     matrices = {f"lstm.{kind}_{suffix}" for kind in ("ih", "hh") for suffix in suffixes}
-    assert {row.name: row.owner for row in found.rows} == {"conv": "conv", "head": "head"} | dict.fromkeys(
-        matrices, "lstm"
-    )
+    assert {row.name for row in found.rows} == {"conv", "head"} | matrices
     assert {row.name: row.weights for row in found.rows}["lstm.hh_l0"] == 4 * 6 * 6
     assert {row.name: row.blocks for row in found.rows} == {row.name: row.blocks for row in at.summary(model).layers}
     assert found.reference == pytest.approx(_mean(_mixed()), abs=1e-6)
-    assert any(row.loss["drift"].mean != 0 for row in found.rows if row.owner == "lstm")
+    assert any(row.loss["drift"].mean != 0 for row in found.rows if row.name in matrices)
     for name in ("conv", "head"):
         alone = at.convert(_mixed(), chip, include=name)
         alone.get_submodule(name).set_input_range(model.get_submodule(name).input_range.item())
@@ -338,7 +336,7 @@ def test_the_variance_of_a_weight_falls_as_its_devices_grow() -> None:
     assert errors[0] / errors[2] == pytest.approx(4, rel=0.1)
 
 
-def test_a_matrix_that_cannot_be_excluded_alone_is_named_by_its_owner() -> None:
+def test_one_matrix_of_a_module_is_excluded_alone() -> None:
     torch.manual_seed(2)
     digital = _mixed()
     with torch.no_grad():
@@ -350,13 +348,13 @@ def test_a_matrix_that_cannot_be_excluded_alone_is_named_by_its_owner() -> None:
     )
     assert found.rows[0].name == "lstm.hh_l0"
     suggestion = found.suggest(found.total["noise"].mean / 2)
-    assert suggestion.exclude == ("lstm",)
-    assert suggestion.excluded_weights == sum(row.weights for row in found.rows if row.owner == "lstm")
+    assert suggestion.exclude == ("lstm.hh_l0",)
+    assert suggestion.excluded_weights == digital.lstm.weight_hh_l0.numel()  # type: ignore[union-attr, operator]
     again = at.convert(copy.deepcopy(digital), CHIP, exclude=suggestion.exclude)
-    assert {name for name, _ in at.analog_layers(again)} == {"conv", "head"}
+    assert {name for name, _ in at.analog_layers(again)} == {row.name for row in found.rows[1:]}
 
 
-def test_an_output_projection_leaves_with_its_attention() -> None:
+def test_attention_leaves_matrix_by_matrix() -> None:
     torch.manual_seed(0)
     digital = nn.ModuleDict({"attention": nn.MultiheadAttention(16, 2), "head": nn.Linear(16, 4)}).eval()
     x = torch.randn(5, 8, 16)
@@ -369,11 +367,7 @@ def test_an_output_projection_leaves_with_its_attention() -> None:
     found = at.sensitivity(
         at.convert(copy.deepcopy(digital), CHIP), lambda m: (run(m) - exact).square().sum(), higher_is_better=False
     )
-    assert {row.name: (row.layer, row.owner) for row in found.rows} == {
-        "attention.in_proj": ("attention", "attention"),
-        "attention.out_proj": ("attention.out_proj", "attention"),
-        "head": ("head", "head"),
-    }
+    assert {row.name for row in found.rows} == {"attention.in_proj", "attention.out_proj", "head"}
     for share in (0.9, 0.7, 0.5):
         suggestion = found.suggest(share * found.total["drift"].mean)
         model = at.convert(copy.deepcopy(digital), CHIP, exclude=suggestion.exclude)
@@ -394,21 +388,19 @@ def _made(noise: dict[str, float], *, total: float, read: float = 0.0, drift: fl
         return {effect: Loss(mean=mean, std=0.0) for effect, mean in known.items()}
 
     rows = [
-        LayerLoss(name=name, layer=owner, owner=owner, weights=10, blocks=1, cell=CHIP.cell, loss=losses(value))
-        for name, value in noise.items()
-        for owner in (name.split(".")[0],)
+        LayerLoss(name=name, weights=10, blocks=1, cell=CHIP.cell, loss=losses(value)) for name, value in noise.items()
     ]
     ordered = tuple(sorted(rows, key=lambda row: -row.loss["noise"].mean))
     effects = tuple(losses(0.0))
     return Sensitivity(rows=ordered, reference=1.0, total=losses(total), effects=effects, time="1 year", seeds=(1,))
 
 
-def test_the_estimate_adds_losses_of_modules() -> None:
-    found = _made({"a": 0.1, "b": 0.04, "c.x": 0.06, "c.y": 0.06, "d": -0.02}, total=0.2)
+def test_the_estimate_adds_losses_of_layers() -> None:
+    found = _made({"a": 0.1, "b": 0.04, "c": 0.12, "d": -0.02}, total=0.2)
     assert found.suggest(0.2).exclude == ()
-    assert found.suggest(0.19).exclude == ("c",)  # its matrices lose more than "a" when taken together
+    assert found.suggest(0.19).exclude == ("c",)
     assert found.suggest(0.19).excluded_loss == pytest.approx(0.14)
-    assert found.suggest(0.19).excluded_weights == 20
+    assert found.suggest(0.19).excluded_weights == 10
     assert found.suggest(0.1).exclude == ("c", "a")
     assert found.suggest(0).exclude == ("c", "a", "b")  # a layer that gains is no reason to lose elsewhere
     assert "which is within it" in str(found.suggest(0.2))

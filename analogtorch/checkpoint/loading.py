@@ -112,8 +112,7 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
     present = dict(analog_layers(model))
     if todo := [entry for entry in saved.layers if entry.name not in present]:
         chip = next((layer.chip for layer in present.values()), todo[0].chip)
-        owners = sorted({f"re:{re.escape(entry.owner)}" for entry in todo})
-        model = convert(model, chip, include=owners, embeddings=True)
+        model = convert(model, chip, include=[f"re:{re.escape(entry.name)}" for entry in todo], embeddings=True)
     layers = dict(analog_layers(model))
     for entry in saved.layers:
         layer = layers[entry.name]

@@ -11,6 +11,7 @@ from analogtorch.convert.fast_path import reader
 from analogtorch.convert.subclass import analog_class, refuses
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMatrix, kinds
 from analogtorch.nn.base import OWN, forward_is_plain
+from analogtorch.nn.composite import Spot
 
 _REFUSED = {
     nn.Bilinear: "multiplies two inputs; a tile multiplies an input by stored weights",
@@ -27,6 +28,14 @@ def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
     """The analog layers of ``model``, matrices of recurrent layers among them, by full name, each shared one once."""
     check_module("analog_layers", model)
     return ((name, m) for name, m in model.named_modules() if isinstance(m, AnalogLayer))
+
+
+def left_digital(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The matrices that stayed digital in modules that are analog otherwise, by the name of the layer each would be."""
+    for name, module in model.named_modules():
+        for spot in module.spots() if isinstance(module, AnalogComposite) else ():
+            if spot.child not in module._modules and (p := module._parameters.get(spot.weight)) is not None:
+                yield f"{name}.{spot.child}".lstrip("."), p
 
 
 def is_analog(module: Any) -> bool:
@@ -136,6 +145,12 @@ def _unplaceable(name: str, weight: Any) -> str | None:
     if weight.numel() == 0 or not weight.is_floating_point():
         return f"its {name} has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
     return None
+
+
+def matrices_of(module: Any) -> list[Spot] | None:
+    """Where a recurrent layer or attention, digital or analog, has its matrices; None of a layer with one weight."""
+    kind = type(module) if isinstance(module, AnalogComposite) else kind_of(module)
+    return list(kind.spots(module)) if kind is not None and issubclass(kind, AnalogComposite) else None
 
 
 def kind_of(module: nn.Module) -> Any:

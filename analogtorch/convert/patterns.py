@@ -1,11 +1,12 @@
 """What the patterns of ``convert`` match, and whether they make sense together."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from torch import nn
 
-from analogtorch.convert.kinds import reason
+from analogtorch.convert.kinds import matrices_of, reason
 from analogtorch.pattern import Pattern
 
 
@@ -28,6 +29,45 @@ def names_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
     for name, module in model.named_modules(remove_duplicate=False):
         found[module] = (*found.get(module, ()), name)
     return {names[0]: names for names in found.values()}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What can be analog or digital by itself: a layer, or one matrix of a module that has several."""
+
+    owner: str
+    """Name of the module that has it: the layer itself."""
+    child: str | None
+    """Name of the matrix in the module; None for a layer."""
+    own: tuple[str, ...]
+    """Its names."""
+    owners: tuple[str, ...]
+    """Names of the module."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All by which it can be meant: what is asked of a module is asked of its matrices."""
+        return (*self.own, *self.owners) if self.child else self.own
+
+
+def units(names: Mapping[str, tuple[str, ...]], modules: Mapping[str, nn.Module]) -> dict[str, Unit]:
+    """The layers and matrices of ``modules``, which are analog or can be, by name.
+
+    A matrix has the name of its layer, such as ``lstm.ih_l0``, and that of its Parameter, ``lstm.weight_ih_l0``.
+
+    Args:
+        names: all names of each module, by the first.
+        modules: by name.
+    """
+    found = {}
+    for owner, module in modules.items():
+        if (spots := matrices_of(module)) is None:
+            found[owner] = Unit(owner, None, names[owner], names[owner])
+            continue
+        for spot in spots:
+            own = tuple(f"{name}.{text}".lstrip(".") for text in (spot.child, spot.weight) for name in names[owner])
+            found[own[0]] = Unit(owner, spot.child, own, names[owner])
+    return found
 
 
 def matches(names: Iterable[str], among: list[Pattern]) -> bool:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from analogtorch.convert.kinds import analog_layers, kind_of
+from analogtorch.convert.kinds import analog_layers, kind_of, left_digital
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
@@ -44,7 +44,8 @@ class Share:
 def share(model: nn.Module) -> Share:
     """The weights that multiply in ``model``, analog and digital."""
     analog = {id(layer.weight): layer.weight.numel() for _, layer in analog_layers(model)}
-    seen, digital = set(analog), {}
+    digital = {name: p.numel() for name, p in left_digital(model) if id(p) not in analog}
+    seen = {*analog, *(id(p) for _, p in left_digital(model))}
     for name, module in model.named_modules():
         if isinstance(module, AnalogLayer | AnalogComposite):
             continue

@@ -16,12 +16,11 @@ from analogtorch.convert.fast_path import reader, restore, switch_off
 from analogtorch.convert.fold import folded, has_folded
 from analogtorch.convert.guard import guard
 from analogtorch.convert.kinds import analog_type, check_module, is_analog, reason, refuse_programmed
-from analogtorch.convert.patterns import check_agree, check_known, check_used, matches, names_of, patterns
+from analogtorch.convert.patterns import Unit, check_agree, check_known, check_used, matches, names_of, patterns, units
 from analogtorch.convert.replace import replace
 from analogtorch.convert.route import route_known, unroute
 from analogtorch.convert.taken import forget, remember
 from analogtorch.nn import AnalogLinear, kinds
-from analogtorch.pattern import Pattern
 
 logger = logging.getLogger("analogtorch")
 
@@ -55,7 +54,9 @@ def convert(
         model: any module. A layer given as the root itself comes back as a new module.
         chip: the chip to run on.
         include: patterns of full layer names; only these are converted. A glob (``"encoder.*"``), or a regular
-            expression marked ``"re:"`` that the whole name must match. A shared layer goes by each of its names.
+            expression marked ``"re:"`` that the whole name must match. A shared layer goes by each of its names. What
+            is asked of a recurrent layer or attention is asked of its matrices; one of them goes by its own name, such
+            as ``lstm.ih_l0``, or that of its Parameter, ``lstm.weight_ih_l0``.
         exclude: patterns of layers that stay digital.
         where: ``where(name, layer)`` decides about each layer that the patterns leave.
         per_layer: pattern to the chip of the layers that it matches: another ``Chip``, or the fields in which it
@@ -73,8 +74,7 @@ def convert(
         TypeError: an argument is of another type.
         ValueError: a programmed chip, nothing to convert, a pattern that matches no layer or has no effect, patterns
             that contradict each other, a field that a chip does not have, a layer to convert that is on another chip,
-            one to exclude that is analog, an ``out_proj`` to include without its attention, or what
-            ``fold_batch_norm`` and ``guard`` raise.
+            one to exclude that is analog, or what ``fold_batch_norm`` and ``guard`` raise.
             The model is unchanged.
 
     Example:
@@ -100,14 +100,14 @@ def convert(
     names = names_of(model)
     chips = _chips(model, names, chip, overrides, embeddings)
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
-    fresh = {name: m for name, m in chosen.items() if not is_analog(m)}
+    fresh = {name: m for name in chosen if not is_analog(m := model.get_submodule(name))}
     again = has_folded(model)  # which would change nothing
     undo = folded(model, example)[1] if fold_batch_norm and not again else lambda: None
     new: dict[int, Any] = {}
     routed: list[nn.Module] = []
     converted = model
     try:
-        new = {id(m): analog_type(m).from_digital(m, chips[name], name) for name, m in fresh.items()}
+        new = {id(m): analog_type(m).from_digital(m, chosen[name], name) for name, m in fresh.items()}
         converted = switch_off(replace(model, new))
         _tell_samples(converted)
         routed = route_known(converted)
@@ -131,80 +131,93 @@ def _chips(
     chip: Chip,
     per_layer: Mapping[str, Chip | Mapping[str, Any]],
     embeddings: bool,
-) -> dict[str, Chip]:
-    """The chip of each layer that can be analog, by name."""
-    candidates = [
-        name for name, m in model.named_modules() if is_analog(m) or reason(model, name, m, embeddings) is None
-    ]
+) -> dict[Unit, Chip]:
+    """What can be analog, and the chip of each."""
+    candidates = {
+        name: m for name, m in model.named_modules() if is_analog(m) or reason(model, name, m, embeddings) is None
+    }
     changes = [_changed(chip, text, change) for text, change in per_layer.items()]
     overrides = list(zip(patterns("per_layer", per_layer), changes, strict=True))
-    return {name: next((c for p, c in reversed(overrides) if matches(names[name], [p])), chip) for name in candidates}
+    return {
+        unit: next((c for p, c in reversed(overrides) if matches(unit.names, [p])), chip)
+        for unit in units(names, candidates).values()
+    }
 
 
 def _chosen(
     model: nn.Module,
     names: Mapping[str, tuple[str, ...]],
-    chips: Mapping[str, Chip],
+    chips: Mapping[Unit, Chip],
     include: str | Iterable[str] | None,
     exclude: str | Iterable[str] | None,
     where: Callable[[str, nn.Module], bool] | None,
     overriding: Iterable[str],
     embeddings: bool,
-) -> dict[str, nn.Module]:
-    """The layers to be analog, by name, out of those that have a chip."""
+) -> dict[str, Chip | dict[str, Chip]]:
+    """The modules to be analog, by name, and their chips, out of what has one; of matrices, by their children."""
     included, excluded = patterns("include", include), patterns("exclude", exclude)
     changed = patterns("per_layer", overriding)
     if include is not None and not included:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
-    candidates: dict[str, Any] = {name: model.get_submodule(name) for name in chips}
-    known = {name: names[name] for name in candidates}
+    known = {unit.own[0]: unit.names for unit in chips}
     check_known(model, known, [*included, *excluded, *changed], embeddings)
     check_agree(known.values(), included, excluded, changed)
-    for name, m in candidates.items():
-        if is_analog(m) and matches(names[name], excluded):
-            raise ValueError(
-                f"convert: exclude asks for {name!r} to stay digital, but it is analog already; call "
-                "analogtorch.to_digital(model) first, or name in include what is to be converted beside it"
-            )
-    chosen = {
-        name: m
-        for name, m in candidates.items()
-        if (include is None or matches(names[name], included))
-        and not matches(names[name], excluded)
-        and (where is None or where(name, m))
-    }
-    for name, m in chosen.items():
-        if is_analog(m) and m.chip != chips[name]:
-            raise ValueError(
-                f"convert: layer {name!r} is on another chip already; call analogtorch.to_digital(model) first, or "
-                "leave it out"
-            )
-    chosen = _with_attention(model, names, chosen, included)
-    if not chosen:
-        why = _explain(model, candidates, embeddings)
+    owners = dict.fromkeys(unit.owner for unit in chips)
+    wanted = {name: where is None or where(name, model.get_submodule(name)) for name in owners}
+    chosen = [
+        unit
+        for unit in chips
+        if (include is None or matches(unit.names, included))
+        and not matches(unit.names, excluded)
+        and wanted[unit.owner]
+    ]
+    for unit, chip in chips.items():
+        _check_analog(model, unit, chip if unit in chosen else None, matches(unit.names, excluded))
+    found: dict[str, Any] = {}
+    for unit in chosen:
+        if unit.child is None:
+            found[unit.owner] = chips[unit]
+        else:
+            found.setdefault(unit.owner, {})[unit.child] = chips[unit]
+    for name in list(found):  # only attention that is analog calls its out_proj, be it with no other matrix
+        if not is_analog(model.get_submodule(name)) and (attention := reader(model, name)) is not None:
+            if wanted.get(attention[0]) and not matches(names[attention[0]], excluded):
+                found.setdefault(attention[0], {})
+            else:
+                del found[name]
+    if not found:
+        why = _explain(model, known, embeddings)
         raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {why}")
-    check_used(known, chosen, changed)
-    return chosen
+    check_used(known, [unit.own[0] for unit in chosen if unit.owner in found], changed)
+    return found
 
 
-def _with_attention(
-    model: nn.Module,
-    names: Mapping[str, tuple[str, ...]],
-    chosen: dict[str, nn.Module],
-    included: list[Pattern],
-) -> dict[str, nn.Module]:
-    """``chosen`` without the output projections of attention that stays digital: it does not call them."""
-    kept = {}
-    for name, module in chosen.items():
-        found = None if is_analog(module) else reader(model, name)
-        if found is None or found[1] in chosen.values():
-            kept[name] = module
-        elif included and not matches(names.get(found[0], (found[0],)), included):
-            raise ValueError(
-                f"convert: {name!r} cannot be analog alone: {found[0] or '(root)'!r} ({type(found[1]).__name__}) reads "
-                f"its weight without calling it; include {found[0]!r} as well"
-            )
-    return kept
+def _check_analog(model: nn.Module, unit: Unit, chip: Chip | None, excluded: bool) -> None:
+    """Raise ValueError where a module that is analog is asked to be otherwise.
+
+    ``chip``: that was chosen for the unit; None if it was not chosen.
+    """
+    module: Any = model.get_submodule(unit.owner)
+    if not is_analog(module):
+        return
+    layer = module if unit.child is None else module._modules.get(unit.child)
+    if excluded and layer is not None:
+        raise ValueError(
+            f"convert: exclude asks for {unit.own[0]!r} to stay digital, but it is analog already; call "
+            "analogtorch.to_digital(model) first, or name in include what is to be converted beside it"
+        )
+    if chip is None:
+        return
+    if layer is None:
+        raise ValueError(
+            f"convert: {unit.own[0]!r} was left digital when {unit.owner!r} was converted; call "
+            "analogtorch.to_digital(model) first, or exclude it again"
+        )
+    if layer.chip != chip:
+        raise ValueError(
+            f"convert: layer {unit.owner!r} is on another chip already; call analogtorch.to_digital(model) first, or "
+            "leave it out"
+        )
 
 
 def _changed(chip: Chip, pattern: str, change: Chip | Mapping[str, Any]) -> Chip:
@@ -249,7 +262,7 @@ def _tell_samples(model: nn.Module) -> None:
                     layer.sequence_first = not getattr(module.self_attn, "batch_first", True)
 
 
-def _explain(model: nn.Module, candidates: Mapping[str, nn.Module], embeddings: bool) -> str:
+def _explain(model: nn.Module, candidates: Mapping[str, Any], embeddings: bool) -> str:
     if candidates:
         names = ", ".join(map(repr, list(candidates)[:3]))
         return f"exclude, or where, leaves none of its {len(candidates)} layers: {names}, ..."

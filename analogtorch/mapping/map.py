@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from collections.abc import Mapping as Dict
 from dataclasses import replace
-from difflib import get_close_matches
 
 from torch import nn
 from tqdm import tqdm
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from analogtorch import checks
 from analogtorch.chips import Chip
 from analogtorch.convert.example import Example
+from analogtorch.convert.patterns import nearest
 from analogtorch.mapping.demand import Demand
 from analogtorch.mapping.mapping import Mapping
 from analogtorch.mapping.place import Retired, TooLarge, place
@@ -48,7 +48,8 @@ def map_to_chip(
             shapes and types matter. All counts are per run of this example: give a batch of one for counts per sample.
         chips: chips there are; None takes as many as it needs.
         duplicate: copies of matrices for throughput, by pattern of their names: ``{"layer1.*": 2}`` places them twice.
-        exclude: patterns of matrices that stay digital, as ``convert`` takes them.
+        exclude: patterns of matrices that stay digital, as ``convert`` takes them: by the name of a layer, of one of
+            its matrices (``lstm.ih_l0``) or of its Parameter (``lstm.weight_ih_l0``).
         retired: (chip, tile), from 0, that must not be used.
         retired_columns: (chip, tile, column), from 0, that must not be used.
         spread: use tiles that would stay empty for blocks that share one, so that they compute at the same time.
@@ -76,7 +77,7 @@ def map_to_chip(
     with tqdm(total=2, desc="map", delay=2, disable=not progress) as bar:
         traced = trace(model, example)
         bar.update()
-        names = [m.name for m in traced.matrices if m.weights]
+        names = {m.name: (m.name, *traced.names.get(m.name, ())) for m in traced.matrices if m.weights}
         left = _excluded(names, exclude) | {n for n in names if not traced.analog.issuperset(traced.sources[n])}
         matrices = tuple(m for m in traced.matrices if m.weights and m.name not in left)
         if not matrices:
@@ -87,7 +88,7 @@ def map_to_chip(
             chips=chips,
             matrices=matrices,
             operations=_demote(traced, {m.name for m in matrices}),
-            copies=_copies([m.name for m in matrices], duplicate or {}),
+            copies=_copies({m.name: names[m.name] for m in matrices}, duplicate or {}),
             digital_weights=_digital_weights(traced, matrices),
             retired=retired,
             retired_columns=retired_columns,
@@ -149,13 +150,13 @@ def check_chips(function: str, chips: int | None, *, none: str) -> None:
         raise ValueError(f"{function}: chips must be an integer >= 1, or None for {none}; got {chips!r}")
 
 
-def _excluded(names: list[str], exclude: str | Iterable[str] | None) -> set[str]:
+def _excluded(names: Dict[str, tuple[str, ...]], exclude: str | Iterable[str] | None) -> set[str]:
     given = [exclude] if isinstance(exclude, str) else exclude or ()
     patterns = checks.items("map_to_chip: exclude", given, "['head']")
     return {name for pattern in patterns for name in _matching("exclude", pattern, names)}
 
 
-def _copies(names: list[str], duplicate: Dict[str, int]) -> dict[str, int]:
+def _copies(names: Dict[str, tuple[str, ...]], duplicate: Dict[str, int]) -> dict[str, int]:
     copies: dict[str, int] = {}
     for pattern, count in duplicate.items():
         if type(count) is not int or count < 1:
@@ -164,12 +165,14 @@ def _copies(names: list[str], duplicate: Dict[str, int]) -> dict[str, int]:
     return copies
 
 
-def _matching(argument: str, pattern: str, names: list[str]) -> list[str]:
-    if found := Pattern(pattern, f"map_to_chip, {argument}").of(names):
+def _matching(argument: str, text: str, names: Dict[str, tuple[str, ...]]) -> list[str]:
+    """The matrices that a pattern means by any of their names."""
+    pattern = Pattern(text, f"map_to_chip, {argument}")
+    if found := [name for name, own in names.items() if pattern.of(own)]:
         return found
-    near = get_close_matches(pattern.removeprefix("re:"), names, n=3) or names[:3]
+    near = nearest(text.removeprefix("re:"), [name for own in names.values() for name in own]) or list(names)[:3]
     raise ValueError(
-        f"map_to_chip: {argument} pattern {pattern!r} matches none of the {len(names)} matrices. "
+        f"map_to_chip: {argument} pattern {text!r} matches none of the {len(names)} matrices. "
         f"Closest names: {', '.join(map(repr, near))}"
     )
 

@@ -18,10 +18,20 @@ from torch.nn.utils import parametrize
 
 from analogtorch.convert.example import Example, runner
 from analogtorch.convert.fast_path import restore
-from analogtorch.convert.kinds import analog_layers, check_module, is_analog, kind_of, reason, refuse_programmed
+from analogtorch.convert.kinds import (
+    analog_layers,
+    check_module,
+    is_analog,
+    kind_of,
+    matrices_of,
+    reason,
+    refuse_programmed,
+)
+from analogtorch.convert.patterns import names_of, units
 from analogtorch.convert.route import unroute
 from analogtorch.convert.watch import Observer, eager, same_random
 from analogtorch.convert.weights import tensors
+from analogtorch.mapping.parts import layer_name
 from analogtorch.mapping.recorder import Recorder
 from analogtorch.mapping.stand_in import StandIn
 from analogtorch.mapping.tracer import Tracer
@@ -41,6 +51,8 @@ class Trace:
     """Weights of each parameter of the model."""
     analog: frozenset[str]
     """Parameters that ``convert`` made analog, or would make analog of a digital model."""
+    names: dict[str, tuple[str, ...]]
+    """Further names of each matrix: those of all layers and Parameters that hold it, as ``convert`` takes them."""
     example: tuple[str, ...]
     """Shapes and types of the example's tensors."""
 
@@ -101,6 +113,7 @@ class _Run:
             sources=recorder.sources,
             parameters={name: p.numel() for name, p in parameters.items()},
             analog=frozenset(names[id(known[id(p)])] for p in _analog(self.model)),
+            names=_further_names(recorder, twin),
             example=_shapes(self.example),
         )
 
@@ -182,6 +195,23 @@ def _analog(model: nn.Module) -> list[Tensor]:
         if reason(model, name, module) is None
         for own in kind_of(module).weight_names(module)
     ]
+
+
+def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, ...]]:
+    """By matrix: the layers and Parameters that hold all of it, or the whole of which it is a part."""
+    held: dict[int, list[str]] = {}
+    for name, p in twin.named_parameters(remove_duplicate=False):
+        held.setdefault(id(p), []).append(layer_name(name))
+    owners = {name: m for name, m in twin.named_modules() if matrices_of(m) is not None}
+    for unit in units(names_of(twin), owners).values():
+        weight = twin.get_parameter(unit.own[-1])
+        held.setdefault(id(weight), []).extend(unit.names)
+    parameters = recorder.parts.parameters
+    return {
+        matrix: tuple(dict.fromkeys(name for source in sources for name in held[id(parameters[source])]))
+        for matrix, sources in recorder.sources.items()
+        if not matrix.endswith(".T")  # the same weights once more, the other way round
+    }
 
 
 def _fresh(example: Any, device: torch.device) -> tuple[Any, list[Tensor]]:

@@ -6,12 +6,13 @@ with ``v`` hold no weights, and stay digital. Fast paths of torch, which read we
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogtorch.nn.composite import AnalogComposite, AnalogMatrix, Spot
+from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import number_samples
@@ -26,7 +27,6 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
     """
 
     digital = nn.MultiheadAttention
-    in_proj: AnalogMatrix
 
     def spots(self) -> Iterator[Spot]:
         """The matrix of query, key and value, or that of each."""
@@ -171,26 +171,22 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
 
     def _projected(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         if not self._qkv_same_embed_dim:
-            made = tuple(self.get_submodule(f"{kind}_proj")(x) for kind, x in zip("qkv", (q, k, v), strict=True))
+            made = tuple(self.matrix(f"{kind}_proj")(x) for kind, x in zip("qkv", (q, k, v), strict=True))
             if self.in_proj_bias is None:
                 return made
             return tuple(y + b.to(y.dtype) for y, b in zip(made, self.in_proj_bias.chunk(3), strict=True))
+        matrix = self.matrix("in_proj")
         if q is k and k is v:
-            return self.in_proj(q).chunk(3, -1)
-        e, keys, (first, second) = self.embed_dim, self.in_proj.draw(q), self._samples(q, k)
-        query = self.in_proj(q, keys, first, slice(0, e))
+            return matrix(q).chunk(3, -1)
+        e, keys, (first, second) = self.embed_dim, matrix.draw(q), self._samples(matrix, q, k)
+        query = matrix(q, keys, first, slice(0, e))
         if k is v:
-            return query, *self.in_proj(k, keys, second, slice(e, 3 * e)).chunk(2, -1)
-        return (
-            query,
-            self.in_proj(k, keys, second, slice(e, 2 * e)),
-            self.in_proj(v, keys, second, slice(2 * e, 3 * e)),
-        )
+            return query, *matrix(k, keys, second, slice(e, 3 * e)).chunk(2, -1)
+        return query, matrix(k, keys, second, slice(e, 2 * e)), matrix(v, keys, second, slice(2 * e, 3 * e))
 
-    def _samples(self, q: Tensor, k: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _samples(self, matrix: Any, q: Tensor, k: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Numbers of the vectors of queries and of keys in the output noise: alike, as their columns are not."""
-        matrix = self.in_proj
-        if matrix.plans[matrix.programmed is not None, matrix.training][0].output_noise == 0:
+        if matrix.output_noise == 0:
             return None, None
         batch, places = q.shape[0], max(q.shape[1], k.shape[1])
         if matrix.programmed is not None:

@@ -304,6 +304,11 @@ class AnalogLayer(RangedLayer):
         """Full name of the weight of the layer, which the model calls ``name``."""
         return f"{name}.weight".lstrip(".")
 
+    @property
+    def output_noise(self) -> float:
+        """Noise of its ADC outputs now, of its chip's range."""
+        return self.plans[self.programmed is not None, self.training][0].output_noise
+
     def draw(self, x: Tensor, order: Tensor | None = None) -> Tensor | None:
         """Keys of the noise of one forward, where there is any to draw: (streams,), or (samples, streams).
 
@@ -378,7 +383,7 @@ class AnalogLayer(RangedLayer):
         """
         vectors, autocast = self._admit(x)
         if self.exact:
-            return self._digital(x, _cut(self.weight, outputs), _cut(self.bias, outputs))
+            return self._digital(x, cut(self.weight, outputs), cut(self.bias, outputs))
         mode = self.programmed is not None, self.training
         plans = self.plans[mode] if outputs is None else self.run_plans[*mode, outputs.start, outputs.stop]
         keys, samples = self._drawn(x, vectors, keys, samples)
@@ -425,11 +430,11 @@ class AnalogLayer(RangedLayer):
             bias = held.offset if bias is None else bias + held.offset
         if len(self.sections) > 1:
             x, bias = x[:, section.channels], None if bias is None else bias[section.outputs]
-        bias = None if bias is None else _cut(bias, outputs).to(dtype)
+        bias = None if bias is None else cut(bias, outputs).to(dtype)
         if held is not None:
-            weight = _cut(held.weights[index], outputs).to(dtype)
+            weight = cut(held.weights[index], outputs).to(dtype)
             noise = {"output_keys": held.keys, "samples": samples}
-            noise |= {"scale": _cut(held.scales[index], outputs, 1), "gain": _cut(held.gains[index], outputs, 1)}
+            noise |= {"scale": cut(held.scales[index], outputs, 1), "gain": cut(held.gains[index], outputs, 1)}
         else:
             weight, noise = self._simulated(section, keys, samples, dtype, outputs)
         if plan.output_bits:
@@ -456,7 +461,7 @@ class AnalogLayer(RangedLayer):
         if outputs is not None and not known and (shared := section.shared_columns(self.chip)):
             # of the block as it is placed: the whole
             known = {"scale": block_scales(weight.to(dtype), section.bounds, shared)}
-        return _cut(weight, outputs).to(dtype), noise | {name: _cut(t, outputs, 1) for name, t in known.items()}
+        return cut(weight, outputs).to(dtype), noise | {name: cut(t, outputs, 1) for name, t in known.items()}
 
     def drawn(self, weight: Tensor, section: Section, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """``weight`` (of the section) with the noise of a training step that no kernel draws: see ``nn.drawn``."""
@@ -507,7 +512,7 @@ def forward_is_plain(module: nn.Module) -> bool:
     return own is None or getattr(own, "__func__", None) is type(module).forward
 
 
-def _cut(t: Any, outputs: slice | None, dim: int = 0) -> Any:
+def cut(t: Any, outputs: slice | None, dim: int = 0) -> Any:
     """The part of a tensor that belongs to the run ``outputs``; ``dim`` counts the outputs."""
     if t is None or outputs is None:
         return t

@@ -44,7 +44,7 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
                 f"layer {self.layer_name!r} takes {self.states} state{'s' * (self.states > 1)} of shape {wanted}, got "
                 f"{[tuple(h.shape) for h in given]}"
             )
-        return self._next(self.get_submodule("ih")(input), self.get_submodule("hh")(given[0]), given)
+        return self._next(self.matrix("ih")(input), self.matrix("hh")(given[0]), given)
 
     def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> Any:
         """The next state, from the products of the input and of the state, and the state."""

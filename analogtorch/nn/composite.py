@@ -4,14 +4,15 @@ Such a module keeps its Parameters and ``state_dict`` keys; beside them it gets 
 the Parameter and brings what only a chip needs: the streams of its noise and an input range.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from analogtorch.chips import Chip
-from analogtorch.nn.base import reborn
+from analogtorch.nn.base import cut, reborn
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.ranges import warn_of_lost_ranges
 
@@ -86,6 +87,23 @@ class AnalogMatrix(AnalogLinear):
             self._load_range(state_dict.get(prefix + "input_range"), local_metadata, errors)
 
 
+class DigitalMatrix:
+    """One weight matrix of an analog module that stays digital; what it is called with is as for ``AnalogMatrix``."""
+
+    output_noise = 0.0
+
+    def __init__(self, owner: nn.Module, spot: Spot) -> None:
+        self.weight = getattr(owner, spot.weight)
+        self.bias = getattr(owner, spot.bias, None) if spot.bias else None
+
+    def draw(self, x: Tensor, order: Tensor | None = None) -> None:
+        """There is no noise to draw."""
+
+    def __call__(self, input: Tensor, keys: None = None, samples: None = None, outputs: slice | None = None) -> Tensor:
+        """The digital product of ``input``."""
+        return F.linear(input, cut(self.weight, outputs), cut(self.bias, outputs))
+
+
 class AnalogComposite(nn.Module):
     """Mixin of the analog modules with several matrices; the other base is the digital module."""
 
@@ -101,14 +119,18 @@ class AnalogComposite(nn.Module):
         raise TypeError(f"{type(self).__name__} is made out of an {digital}: analogtorch.convert({digital}(...), chip)")
 
     @classmethod
-    def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogComposite":
-        """An analog module in place of ``layer``: the same Parameter objects, children, hooks and attributes."""
+    def from_digital(cls, layer: nn.Module, chip: Chip | Mapping[str, Chip], name: str) -> "AnalogComposite":
+        """An analog module in place of ``layer``: the same Parameter objects, children, hooks and attributes.
+
+        ``chip``: of all matrices, or of each that becomes analog, by the name of its child.
+        """
         new = reborn(layer, cls, name)
         new._modules = dict(layer._modules)
         new.digital_class, new.layer_name = type(layer), name
         for spot in new.spots():
-            child = AnalogMatrix.of(new, spot, chip, f"{name}.{spot.child}" if name else spot.child)
-            new.add_module(spot.child, child.train(layer.training))
+            if (own := chip if isinstance(chip, Chip) else chip.get(spot.child)) is not None:
+                child = AnalogMatrix.of(new, spot, own, f"{name}.{spot.child}" if name else spot.child)
+                new.add_module(spot.child, child.train(layer.training))
         return new
 
     def spots(self) -> Iterator[Spot]:
@@ -125,10 +147,11 @@ class AnalogComposite(nn.Module):
         """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it can."""
         return None
 
-    @property
-    def chip(self) -> Chip:
-        """The chip that the matrices run on."""
-        return self.matrices()[0].chip
+    def matrix(self, child: str) -> Any:
+        """What computes with the matrix called ``child``: an ``AnalogMatrix``, or a ``DigitalMatrix``."""
+        if (analog := self._modules.get(child)) is not None:
+            return analog
+        return DigitalMatrix(self, next(spot for spot in self.spots() if spot.child == child))
 
     def matrices(self) -> list[AnalogMatrix]:
         """The children that compute on the chip."""
@@ -171,4 +194,5 @@ class AnalogComposite(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         self._share()
         if not local_metadata and not any(key.endswith(".input_range") for key in state_dict):
-            warn_of_lost_ranges(self.matrices()[0].calibrated)  # its matrices have no metadata in a digital one either
+            # its matrices have no metadata in a digital one either
+            warn_of_lost_ranges(any(m.calibrated for m in self.matrices()))

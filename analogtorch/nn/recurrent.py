@@ -92,8 +92,8 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 
     def _noise(self, x: Tensor, suffix: str, order: Tensor | None) -> dict[str, "_Noise"]:
         """The matrices of a direction, each with its noise of this forward."""
-        kinds = ("ih", "hh", "hr") if hasattr(self, "hr" + suffix) else ("ih", "hh")
-        return {kind: _Noise(self.get_submodule(kind + suffix), x, order) for kind in kinds}
+        kinds = ("ih", "hh", "hr") if f"weight_hr{suffix}" in self._parameters else ("ih", "hh")
+        return {kind: _Noise(self.matrix(kind + suffix), x, order) for kind in kinds}
 
     def _direction(
         self, x: Tensor, state: tuple[Tensor, ...], noise: dict[str, "_Noise"], reverse: bool, lengths: Tensor | None
@@ -149,8 +149,7 @@ class _Noise:
         steps, batch = x.shape[:2]
         self.matrix, self.samples = matrix, None
         self.keys = matrix.draw(x.transpose(0, 1), order)
-        plan = matrix.plans[matrix.programmed is not None, matrix.training][0]
-        if plan.output_noise > 0:
+        if matrix.output_noise > 0:
             if matrix.programmed is not None:
                 numbers = torch.arange(batch, device=x.device) + matrix.count_on(batch)
             else:

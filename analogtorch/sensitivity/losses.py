@@ -32,10 +32,6 @@ class LayerLoss:
 
     name: str
     """Full name in the model; empty for a model that is the layer itself."""
-    layer: str
-    """Name of what ``convert`` makes: the module that has the matrix, or the layer itself."""
-    owner: str
-    """Name of what ``convert`` leaves out with it: the same, or of an output projection the attention that it is of."""
     weights: int
     """Weights on the chip."""
     blocks: int
@@ -81,7 +77,7 @@ class Sensitivity:
         def told(loss: dict[Effect, Loss]) -> dict[str, dict[str, float]]:
             return {effect: dataclasses.asdict(value) for effect, value in loss.items()}
 
-        facts = ("name", "owner", "weights", "blocks")
+        facts = ("name", "weights", "blocks")
         rows = [{**{f: getattr(row, f) for f in facts}, "loss": told(row.loss)} for row in self.rows]
         whole = {"reference": self.reference, "time": self.time, "seeds": list(self.seeds)}
         whole |= {"note": self.note} if self.note else {}

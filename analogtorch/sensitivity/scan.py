@@ -13,7 +13,7 @@ from analogtorch import checks
 from analogtorch.calibrate.passes import exact
 from analogtorch.convert import analog_layers, check_module, refuse_programmed
 from analogtorch.evaluate import check_metric, chip_seeds, finite, label
-from analogtorch.nn import AnalogLayer, AnalogMatrix, AnalogMultiheadAttention, Programmed
+from analogtorch.nn import AnalogLayer, Programmed
 from analogtorch.program import Compensation, beyond_data, program, seconds
 from analogtorch.sensitivity.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 
@@ -76,7 +76,7 @@ def sensitivity(
     sign = 1 if higher_is_better else -1
     lost = {e: sign * (reference - torch.tensor(v, dtype=torch.float64)) for e, v in values.items()}
     found = [{e: _over_chips(v[:, i]) for e, v in lost.items()} for i in range(len(layers) + 1)]
-    rows = [_row(model, name, layer, loss) for (name, layer), loss in zip(layers.items(), found[1:], strict=True)]
+    rows = [_row(name, layer, loss) for (name, layer), loss in zip(layers.items(), found[1:], strict=True)]
     return Sensitivity(
         rows=tuple(sorted(rows, key=lambda row: -row.loss[chosen[-1]].mean)),
         reference=reference,
@@ -203,15 +203,9 @@ def _over_chips(losses: torch.Tensor) -> Loss:
     return Loss(mean=losses.mean().item(), std=losses.std(correction=1 if len(losses) > 1 else 0).item())
 
 
-def _row(model: nn.Module, name: str, layer: AnalogLayer, loss: dict[Effect, Loss]) -> LayerLoss:
-    parent, _, child = name.rpartition(".")
-    made = parent if isinstance(layer, AnalogMatrix) else name
-    # a digital attention reads the weight of its output projection, which so cannot be analog without it
-    projects = child == "out_proj" and isinstance(model.get_submodule(parent), AnalogMultiheadAttention)
+def _row(name: str, layer: AnalogLayer, loss: dict[Effect, Loss]) -> LayerLoss:
     return LayerLoss(
         name=name,
-        layer=made,
-        owner=parent if projects else made,
         weights=layer.weight.numel(),
         blocks=sum(section.blocks for section in layer.sections),
         cell=layer.chip.cell,

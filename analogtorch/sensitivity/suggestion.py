@@ -16,7 +16,6 @@ common.
 import dataclasses
 import glob
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ MULTIPLES = (2, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """Two ways to stay within a loss, by estimate; print it. Both name whole modules, as ``convert`` takes them.
+    """Two ways to stay within a loss, by estimate; print it. Both name layers and matrices, as ``convert`` takes them.
 
     Apply either to the digital model (``to_digital`` gives it) beside what you told ``convert`` before, then calibrate
     again. Where the model is within the budget as it is, both are empty.
@@ -84,27 +83,22 @@ class Suggestion:
 
 def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion:
     """``Sensitivity.suggest``."""
-    owned: dict[str, list[LayerLoss]] = defaultdict(list)
-    for row in found.rows:
-        owned[row.owner].append(row)
+    rows = {row.name: row for row in found.rows}
     total = found.total[effect].mean
-    before, certain = _shares(owned, found, effect, 1.0), dict.fromkeys(owned, 0.0)
-    off, left = _fewest(before, certain, total, budget) or (tuple(owned), 0.0)
-    multiple, more, more_left, why_not = _more_devices(owned, found, effect, budget)
-    weights = {name: sum(row.weights for row in rows) for name, rows in owned.items()}
+    before, certain = _shares(rows, found, effect, 1.0), dict.fromkeys(rows, 0.0)
+    off, left = _fewest(before, certain, total, budget) or (tuple(rows), 0.0)
+    multiple, more, more_left, why_not = _more_devices(rows, found, effect, budget)
     return Suggestion(
         effect=effect,
         budget=budget,
         loss=total,
         exclude=tuple(map(glob.escape, off)),  # names may hold what a glob reads otherwise
-        excluded_weights=sum(weights[name] for name in off),
-        weights=sum(weights.values()),
+        excluded_weights=sum(rows[name].weights for name in off),
+        weights=sum(row.weights for row in rows.values()),
         excluded_loss=left,
-        per_layer={
-            glob.escape(row.layer): {"cell": _larger(row.cell, multiple)} for name in more for row in owned[name]
-        },
+        per_layer={glob.escape(name): {"cell": _larger(rows[name].cell, multiple)} for name in more},
         multiple=multiple,
-        added_cells=(multiple - 1) * sum(weights[name] for name in more),
+        added_cells=(multiple - 1) * sum(rows[name].weights for name in more),
         per_layer_loss=more_left,
         why_not=why_not,
     )
@@ -114,21 +108,19 @@ def _larger(cell: UnitCell, multiple: int) -> UnitCell:
     return dataclasses.replace(cell, devices_per_polarity=multiple * cell.devices_per_polarity)
 
 
-def _shares(
-    owned: "dict[str, list[LayerLoss]]", found: "Sensitivity", effect: "Effect", least: float
-) -> dict[str, float]:
-    """Of each module, its part of the loss: what its rows lose, times the whole's loss over their sum, >= ``least``."""
-    losses = {name: math.fsum(max(row.loss[effect].mean, 0.0) for row in rows) for name, rows in owned.items()}
+def _shares(rows: "dict[str, LayerLoss]", found: "Sensitivity", effect: "Effect", least: float) -> dict[str, float]:
+    """Of each layer, its part of the loss: what it loses, times the whole's loss over the sum of all, >= ``least``."""
+    losses = {name: max(row.loss[effect].mean, 0.0) for name, row in rows.items()}
     total, added = found.total[effect].mean, math.fsum(losses.values())
     if added <= 0:  # together they lose what no layer does by itself: nobody knows which
-        return dict.fromkeys(owned, max(total, 0.0) / len(owned))
+        return dict.fromkeys(rows, max(total, 0.0) / len(rows))
     return {name: loss * max(least, total / added) for name, loss in losses.items()}
 
 
 def _more_devices(
-    owned: "dict[str, list[LayerLoss]]", found: "Sensitivity", effect: "Effect", budget: float
+    rows: "dict[str, LayerLoss]", found: "Sensitivity", effect: "Effect", budget: float
 ) -> tuple[int, tuple[str, ...], float | None, str]:
-    """How many times the devices for which modules, the loss that leaves, and why there is none."""
+    """How many times the devices for which layers, the loss that leaves, and why there is none."""
     total = found.total[effect].mean
     if total <= budget:
         return 1, (), total, ""
@@ -136,8 +128,8 @@ def _more_devices(
         return 1, (), None, "they do not change what converters and readings lose"
     if "readings" not in found.effects or "noise" not in found.effects:
         return 1, (), None, "measure 'readings' and 'noise' too, to tell what they would change"
-    before = _shares(owned, found, effect, 0.0)
-    falling = {name: share * _falling(owned[name], effect) for name, share in before.items()}
+    before = _shares(rows, found, effect, 0.0)
+    falling = {name: share * _falling(rows[name], effect) for name, share in before.items()}
     for multiple in MULTIPLES:
         after = {name: share - falling[name] * (1 - multiple**-0.5) for name, share in before.items()}
         if chosen := _fewest(before, after, total, budget):
@@ -145,16 +137,16 @@ def _more_devices(
     return 1, (), None, f"up to {MULTIPLES[-1]} times as many are not enough"
 
 
-def _falling(rows: "list[LayerLoss]", effect: "Effect") -> float:
+def _falling(row: "LayerLoss", effect: "Effect") -> float:
     """The share, 0..1, of the loss that more devices make smaller."""
-    read, noise, whole = (math.fsum(max(r.loss[e].mean, 0.0) for r in rows) for e in ("readings", "noise", effect))
+    read, noise, whole = (max(row.loss[e].mean, 0.0) for e in ("readings", "noise", effect))
     return max(min(noise, whole) - read, 0.0) / whole if whole > 0 else 0.0
 
 
 def _fewest(
     before: dict[str, float], after: dict[str, float], total: float, budget: float
 ) -> tuple[tuple[str, ...], float] | None:
-    """The fewest modules to change so that the loss is within the budget, and that loss; None if all are not enough.
+    """The fewest layers to change so that the loss is within the budget, and that loss; None if all are not enough.
 
     The best first: under a sum, no other choice of as many leaves less.
     """

@@ -307,14 +307,96 @@ def test_another_chip_and_an_empty_include_are_refused() -> None:
     assert len(list(at.analog_layers(model))) == 3
 
 
-def test_a_programmed_chip_and_parts_of_layers_are_refused() -> None:
+def test_a_programmed_chip_is_refused() -> None:
     model = at.convert(nn.Sequential(nn.LSTM(8, 8), nn.Linear(8, 8)), CHIP, exclude="1")
     with pytest.raises(ValueError, match=r"convert: layer '0\.ih_l0' belongs to a programmed chip"):
         at.convert(at.program(model, seed=1).at("1 day"), CHIP)
-    with pytest.raises(
-        ValueError, match=r"'0\.ih_l0', matched by '0\.ih\*', cannot be analog: it is a part of a layer"
-    ):
-        at.convert(model, CHIP, include="0.ih*")
+
+
+class _Matrices(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, proj_size=2, batch_first=True)
+        self.cell = nn.GRUCell(2, 4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.lstm(x)[0]
+        x = self.cell(x[:, -1], x.new_ones(2, 4))[:, None]
+        return self.attention(x, x + 1, x)[0]
+
+
+_ALL = {"lstm.ih_l0", "lstm.hh_l0", "lstm.hr_l0", "cell.ih", "cell.hh", "attention.in_proj", "attention.out_proj"}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize(
+    ("exclude", "digital"),
+    [
+        ("lstm.hh_l0", {"lstm.hh_l0"}),
+        ("lstm.weight_hh_l0", {"lstm.hh_l0"}),
+        (["lstm.h*", "cell.weight_ih"], {"lstm.hh_l0", "lstm.hr_l0", "cell.ih"}),
+        ("lstm.*", {"lstm.ih_l0", "lstm.hh_l0", "lstm.hr_l0"}),
+        ("lstm", {"lstm.ih_l0", "lstm.hh_l0", "lstm.hr_l0"}),
+        ("attention.in_proj", {"attention.in_proj"}),
+        ("attention.out_proj", {"attention.out_proj"}),
+        ("attention.*", {"attention.in_proj", "attention.out_proj"}),
+    ],
+)
+def test_one_matrix_of_a_module_stays_digital(exclude, digital: set[str]) -> None:
+    torch.manual_seed(0)
+    model, x = _Matrices().eval(), torch.randn(2, 3, 4)
+    expected, plain = model(x), copy.deepcopy(model)
+    at.convert(model, at.chips.ideal(), exclude=exclude)
+    assert {name for name, _ in at.analog_layers(model)} == _ALL - digital
+    assert torch.allclose(model(x), expected, atol=1e-5)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    at.guard(model, x)
+    mapping = at.map_to_chip(model, CHIP, x)
+    assert mapping.weights == sum(layer.weight.numel() for _, layer in at.analog_layers(model))
+    assert at.map_to_chip(plain, CHIP, x, exclude=exclude).matrices == mapping.matrices
+    at.convert(model, at.chips.ideal(), exclude=exclude)  # as before
+    assert torch.allclose(at.to_digital(model)(x), expected, atol=1e-6)
+    assert {name for name, _ in at.analog_layers(at.convert(model, CHIP))} == _ALL
+
+
+def test_one_matrix_of_a_module_has_a_chip_of_its_own() -> None:
+    changes = {"lstm": {"output_bits": 10}, "lstm.hh_l0": {"output_bits": 12}, "cell.weight_hh": {"output_bits": 6}}
+    model = at.convert(_Matrices(), CHIP, per_layer=changes)
+    bits = {name: layer.chip.output_bits for name, layer in at.analog_layers(model)}
+    others = dict.fromkeys(_ALL, CHIP.output_bits) | {"lstm.ih_l0": 10, "lstm.hr_l0": 10}
+    assert bits == others | {"lstm.hh_l0": 12, "cell.hh": 6}
+    only = at.convert(_Matrices(), CHIP, include=["lstm.ih_l0", "cell"])
+    assert {name for name, _ in at.analog_layers(only)} == {"lstm.ih_l0", "cell.ih", "cell.hh"}
+
+
+def test_names_of_matrices_that_are_none_suggest_the_nearest() -> None:
+    for argument in ({"exclude": "lstm.hh_l1"}, {"per_layer": {"lstm.hh_l1": {"output_bits": 6}}}):
+        with pytest.raises(ValueError, match=r"'lstm.hh_l1' matches none.*'lstm.hh_l0'"):
+            at.convert(_Matrices(), CHIP, **argument)
+    with pytest.raises(ValueError, match=r"'lstm.hh_l1' matches none.*'lstm.hh_l0'"):
+        at.map_to_chip(_Matrices(), CHIP, torch.zeros(2, 3, 4), exclude="lstm.hh_l1")
+    model = at.convert(_Matrices(), CHIP, exclude="lstm.hh_l0")
+    with pytest.raises(ValueError, match=r"'lstm.hh_l0' was left digital when 'lstm' was converted"):
+        at.convert(model, CHIP)
+    with pytest.raises(ValueError, match=r"exclude asks for 'lstm.ih_l0' to stay digital, but it is analog"):
+        at.convert(model, CHIP, exclude=["lstm.ih_l0", "lstm.hh_l0"])
+
+
+@pytest.mark.parametrize("exclude", ["lstm.hh_l0", "attention.in_proj"])
+def test_a_model_with_a_digital_matrix_is_programmed_saved_and_told(exclude: str, tmp_path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4)
+    model = at.convert(_Matrices(), CHIP, exclude=exclude)
+    at.calibrate(model, [x])
+    assert at.program(model, seed=1).at("1 day")(x).isfinite().all()
+    assert f"digital: {exclude} (" in str(at.summary(model))
+    at.save(model, tmp_path / "saved")
+    again = at.load(tmp_path / "saved", _Matrices())
+    assert [name for name, _ in at.analog_layers(again)] == [name for name, _ in at.analog_layers(model)]
+    assert torch.equal(again.eval()(x), model.eval()(x))
+    found = at.sensitivity(model, lambda m: m(x).sum().item(), effects="bits")
+    assert {row.name for row in found.rows} == _ALL - {exclude}
 
 
 def test_layers_that_are_not_asked_for_may_be_on_another_chip() -> None:

@@ -259,14 +259,18 @@ def test_an_output_projection_is_analog_only_where_it_is_called(arguments: dict,
     assert torch.allclose(model["a"](x), digital["a"](x), atol=1e-6)
 
 
-def test_an_output_projection_asked_for_alone_is_an_error() -> None:
-    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16))
-    with pytest.raises(ValueError, match=r"'0.self_attn.out_proj' cannot be analog alone: .*include '0.self_attn'"):
-        at.convert(model, SMALL, include="*.out_proj")
-    assert not list(at.analog_layers(model))
-    assert model[0].activation_relu_or_gelu == 1
-    at.convert(model, SMALL, include="*.self_attn")
-    at.convert(model, SMALL, include="*.out_proj")  # its attention is analog already
+def test_an_output_projection_asked_for_alone_is_analog_alone() -> None:
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)).eval().requires_grad_(False)
+    x = torch.randn(2, 5, 8)
+    expected = model(x)
+    at.convert(model, EXACT, include="*.out_proj")
+    assert [name for name, _ in at.analog_layers(model)] == ["0.self_attn.out_proj"]
+    at.guard(model, x)
+    assert torch.allclose(model(x), expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"'0.self_attn.in_proj' was left digital when '0.self_attn' was converted"):
+        at.convert(model, EXACT, include="*.self_attn")
+    at.convert(at.to_digital(model), SMALL, include="*.self_attn")
+    at.convert(model, SMALL, include="*.out_proj")
     assert len(list(at.analog_layers(model))) == 2
 
 
