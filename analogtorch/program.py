@@ -23,6 +23,7 @@ from analogtorch.defects import Defects, TileState, tile_state
 from analogtorch.devices import beyond, seconds
 from analogtorch.nn import AnalogComposite, AnalogLayer, Programmed
 from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, rounded, seed_tensor, stream
+from analogtorch.ops.reference import wide
 from analogtorch.programming import Method, close_in
 from analogtorch.tiling import Section
 
@@ -214,7 +215,8 @@ class _Devices:
         self.dtype = target.dtype
         self.scale = block_scales(target, section.bounds, section.shared_columns(layer.chip))
         self.full = over_rows(self.scale, section.bounds).view(section.shape)
-        self.w = torch.where(self.full > 0, target / self.full.clamp_min(torch.finfo(target.dtype).tiny), 0.0).float()
+        self.w = torch.where(self.full > 0, target / self.full.clamp_min(torch.finfo(target.dtype).tiny), 0.0)
+        self.w = self.w.to(wide(self.dtype))
         cell = self.chip.cell
         targets = cell.targets(self.w)
         self.g = cell.device.program(targets, self._draw(Noise.PROGRAMMING))
