@@ -35,17 +35,17 @@ def map_to_chip(
 ) -> Mapping:
     """Place a model on chips: which part of which weight lies on which tile, and what else the model computes.
 
-    The model is traced in ``eval`` mode without data, and not changed. Every weight that multiplies activations is
-    placed: linear layers, convolutions (transposed ones too), recurrent layers, attention projections, weights given to
-    ``torch.nn.functional`` or ``torch.matmul``. Of a converted model: what ``convert`` made analog, and weights of no
-    layer that it knows; layers left out of the conversion stay digital. Products of activations, norms,
-    activation functions, pooling and embeddings are digital and counted.
+    The model runs once in ``eval`` mode, on a copy of its modules that shares the weights, and is not changed. Weights
+    have no numbers in that run unless the forward decides by values that depend on them, such as the boxes of a
+    detector; then the run is repeated for real, which a model on the meta device cannot do. What ``convert`` made
+    analog is placed, or what it would make analog of a digital model. All else is digital and counted: what ``convert``
+    leaves out, products of activations, norms, activation functions, pooling and embeddings.
 
     Args:
         model: digital or converted.
         chip: the chip.
-        example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword arguments; only
-            shapes and types matter. All counts are per run of this example: give a batch of one for counts per sample.
+        example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword arguments. Shapes and
+            types matter, and the values by which the forward decides, such as lengths. All counts are per run of this example: give a batch of one for counts per sample.
         chips: chips there are; None takes as many as it needs.
         duplicate: copies of matrices for throughput, by pattern of their names: ``{"layer1.*": 2}`` places them twice.
         exclude: patterns of matrices that stay digital, as ``convert`` takes them: by the name of a layer, of one of
@@ -57,8 +57,8 @@ def map_to_chip(
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: the model cannot be traced (its forward decides by data, or the example does not suit it), has no
-            weights to place, does not fit on the chips, or a pattern, tile or column matches nothing.
+        ValueError: the model does not run on the example, or decides by values that it lacks on the meta device; it has
+            no weights to place, does not fit on the chips, or a pattern, tile or column matches nothing.
 
     Example:
         >>> mapping = map_to_chip(torch.nn.Linear(300, 10), analogtorch.chips.hermes64(), torch.zeros(1, 300))
