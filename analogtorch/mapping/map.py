@@ -45,7 +45,8 @@ def map_to_chip(
         model: digital or converted.
         chip: the chip.
         example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword arguments. Shapes and
-            types matter, and the values by which the forward decides, such as lengths. All counts are per run of this example: give a batch of one for counts per sample.
+            types matter, and the values by which the forward decides, such as lengths. All counts are per run of this
+            example: give a batch of one for counts per sample.
         chips: chips there are; None takes as many as it needs.
         duplicate: copies of matrices for throughput, by pattern of their names: ``{"layer1.*": 2}`` places them twice.
         exclude: patterns of matrices that stay digital, as ``convert`` takes them: by the name of a layer, of one of
