@@ -94,6 +94,8 @@ def _expected(plan: Plan, x: torch.Size, w: torch.Size) -> _Expected:
         raise ValueError(f"mvm: x must be {form.format(w[1] * plan.groups)}, got shape {tuple(x)}")
     if plan.columns and (plan.columns[0] != 0 or plan.columns[-1] != w[0]):
         raise ValueError(f"mvm: plan.columns must run from 0 to the {w[0]} outputs of w, got {plan.columns}")
+    for block in range(plan.blocks):
+        plan.span(block, w[1:])  # raises for rows that are no block
     y = output_shape(x, w, plan)
     vectors = x[0] if plan.dims else math.prod(x[:-1])  # Size.numel() would fix a traced batch size
     return _Expected(y, mask_shape(y, plan.blocks, plan.dims), (plan.blocks, w[0]), vectors)
