@@ -187,7 +187,7 @@ def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, re
         gain = torch.ones_like(devices.scale)
         if t is not None and compensation != "none":
             gain = _gains(now, devices.weights(None), devices, compensation, readout, t)
-        weights.append((now * devices.full).to(devices.dtype))
+        weights.append(devices.scaled(now))
         scales.append(devices.scale)
         gains.append((gain * devices.gain).to(devices.dtype))
     first, device = placed[0], weights[0].device
@@ -195,6 +195,10 @@ def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, re
     words = [stream(Noise.OUTPUT, first.key, str(t), block) for block in range(blocks)]
     keys = fold(seed_tensor(first.seed, device), torch.tensor(words, device=device))
     return Programmed(tuple(weights), tuple(scales), tuple(gains), keys)
+
+
+_CELLS = 1 << 18
+"""Cells that are programmed and read at a time."""
 
 
 class _Devices:
@@ -214,22 +218,28 @@ class _Devices:
         target = section.weight(layer.as_matrix(layer.weight.detach()))
         self.dtype = target.dtype
         self.scale = block_scales(target, section.bounds, section.shared_columns(layer.chip))
-        self.full = over_rows(self.scale, section.bounds).view(section.shape)
-        self.w = torch.where(self.full > 0, target / self.full.clamp_min(torch.finfo(target.dtype).tiny), 0.0)
+        full = over_rows(self.scale, section.bounds).view(section.shape)
+        self.w = torch.where(full > 0, target / full.clamp_min(torch.finfo(target.dtype).tiny), 0.0)
         self.w = self.w.to(wide(self.dtype))
+        del full
         cell = self.chip.cell
-        targets = cell.targets(self.w)
-        self.g = cell.device.program(targets, self._draw(Noise.PROGRAMMING))
-        self.works, self.gain = torch.ones_like(self.w), torch.ones_like(self.scale)
+        self.g = self.w.new_empty(cell.devices, *self.w.shape)
+        for part in self._parts():
+            self.g[:, part] = cell.device.program(cell.targets(self.w[part]), self._draw(part, Noise.PROGRAMMING))
+        works, self.gain = None, torch.ones_like(self.scale)
         if state is not None:
-            self.works = state[0].to(self.w.device).view_as(self.w)
+            works = state[0].to(self.w.device).view_as(self.w)
             self.gain = state[1].to(self.scale)
-            self.g = self.g * self.works
+            self.g *= works
         if method is not None:
-            self._close_in(method)
-        self.nu = cell.device.drift_coefficient(targets, self._draw(Noise.DRIFT))
+            self._close_in(method, torch.ones_like(self.w) if works is None else works)
 
-    def _close_in(self, method: Method) -> None:
+    def _parts(self) -> Iterator[slice]:
+        """Runs of outputs, each of so few cells that what is computed of one at a time takes little memory."""
+        outputs, step = self.section.shape[0], max(1, _CELLS // self.section.rows)
+        return (slice(first, min(first + step, outputs)) for first in range(0, outputs, step))
+
+    def _close_in(self, method: Method, works: Tensor) -> None:
         """Go on writing, row block by row block."""
         for number, block in enumerate(self.section.row_blocks):
             index = (slice(None), *block)
@@ -242,15 +252,30 @@ class _Devices:
                 return normal(key.to(where.device), where, torch.zeros_like(where), columns)
 
             g = self.g[(slice(None), *index)]
-            w, works = self.w[index].flatten(1), self.works[index].flatten(1)
-            self.g[(slice(None), *index)] = close_in(g.flatten(2), w, works, self.chip, method, draw).view_as(g)
+            w, working = self.w[index].flatten(1), works[index].flatten(1)
+            self.g[(slice(None), *index)] = close_in(g.flatten(2), w, working, self.chip, method, draw).view_as(g)
 
     def weights(self, t: float | None) -> Tensor:
         """What the conductances stand for at ``t``; None: as programmed, before a read."""
+        found = torch.empty_like(self.w)
+        for part in self._parts():
+            g = self.g[:, part]
+            found[part] = self.chip.cell.weights(g if t is None else self._read(part, g, t))
+        return found
+
+    def scaled(self, weights: Tensor) -> Tensor:
+        """``weights`` in the units and of the type of the layer's, rather than of full conductance."""
+        found = weights.new_empty(weights.shape, dtype=self.dtype)
+        for scale, a, b in zip(self.scale, self.section.bounds, self.section.bounds[1:], strict=False):
+            found.flatten(1)[:, a:b] = weights.flatten(1)[:, a:b] * scale.unsqueeze(1)
+        return found
+
+    def _read(self, part: slice, g: Tensor, t: float) -> Tensor:
+        """Conductances of a run of outputs as read at ``t``."""
+        # drift coefficients are drawn anew each time: kept, they would take as much memory as the conductances
         cell, device = self.chip.cell, self.chip.cell.device
-        if t is None:
-            return cell.weights(self.g)
-        return cell.weights(device.read(self.g, device.drift(self.g, self.nu, t), t, self._draw(Noise.READ, str(t))))
+        nu = device.drift_coefficient(cell.targets(self.w[part]), self._draw(part, Noise.DRIFT))
+        return device.read(g, device.drift(g, nu, t), t, self._draw(part, Noise.READ, str(t)))
 
     def readout(self, weights: Tensor, when: str) -> Tensor:
         """The weights as one-hot inputs read them through ADC and output noise, in units of full conductance."""
@@ -258,12 +283,14 @@ class _Devices:
         bits, read = self.chip.output_bits, weights + z
         return read if bits is None else rounded(read, weights.new_tensor(self.chip.output_bound), bits)
 
-    def _draw(self, kind: Noise, *names: str) -> Tensor:
-        return torch.stack([self._normal(stream(kind, self.key, d, *names)) for d in range(self.chip.cell.devices)])
+    def _draw(self, part: slice, kind: Noise, *names: str) -> Tensor:
+        words = [stream(kind, self.key, device, *names) for device in range(self.chip.cell.devices)]
+        return torch.stack([self._normal(word, part) for word in words])
 
-    def _normal(self, word: int) -> Tensor:
+    def _normal(self, word: int, part: slice = slice(None)) -> Tensor:
         key = fold(seed_tensor(self.seed, self.w.device), word)
-        return normal(key, *self.section.positions(self.w.device), self.section.rows).view(self.w.shape)
+        outputs, first = self.section.positions(self.w.device)
+        return normal(key, outputs[part], first[part], self.section.rows).view(-1, *self.section.shape[1:])
 
 
 def _gains(now: Tensor, then: Tensor, devices: _Devices, compensation: str, readout: str, t: float) -> Tensor:

@@ -91,3 +91,21 @@ print(json.dumps({"input": x.numel() * x.element_size(), "grown": resident("VmHW
     # measured: 6 to 9 times a layer's input, of which the model's own forward takes 2, and 14 without the CPU kernels;
     # all layers' would be 40 and more
     assert found["grown"] < 20 * found["input"]
+
+
+def test_programming_takes_few_times_the_weights_and_an_old_chip_makes_room() -> None:
+    found = alone("""
+model = at.convert(nn.Sequential(*[nn.Linear(1024, 1024, bias=False) for _ in range(12)]), at.chips.hermes64())
+weights = sum(p.numel() * p.element_size() for p in model.parameters())
+at.sweep(at.convert(nn.Linear(300, 40), at.chips.hermes64()), lambda m: m(torch.ones(1, 300)).sum().item(), chips=1)
+before = restart()
+physical = at.program(model, seed=1)
+program = resident("VmHWM") - before
+del physical
+x, before = torch.randn(4, 1024), restart()
+at.sweep(model, lambda m: m(x).sum().item(), chips=2, times=["0 s", "1 day"])
+print(json.dumps({"program": program / weights, "sweep": (resident("VmHWM") - before) / weights}))
+""")
+    # measured: 4.4 and 6.8; the weights, those in units of full conductance, two devices per weight; and one view
+    assert found["program"] < 6
+    assert found["sweep"] < 9
