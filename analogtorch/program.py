@@ -261,6 +261,11 @@ class _Devices:
         for part in self._parts():
             g = self.g[:, part]
             found[part] = self.chip.cell.weights(g if t is None else self._read(part, g, t))
+        if not torch.isfinite(found.sum()):
+            when = "after programming" if t is None else f"at {t:g} s"
+            raise ValueError(
+                f"the device {self.chip.cell.device.name!r} has conductances that are NaN or infinite {when}"
+            )
         return found
 
     def scaled(self, weights: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import warnings
 from pathlib import Path
@@ -243,6 +244,21 @@ def test_at_warns_once_of_a_time_beyond_the_devices_data() -> None:
         physical.at("1 year")
     for time in ("1 year", "10 years", "2 days", "programmed"):
         physical.at(time)  # a warning would be an error
+
+
+def test_training_noise_beyond_the_devices_data_is_warned_of() -> None:
+    noise = at.TrainingNoise(weight="device", time="1 year")
+    with pytest.warns(UserWarning, match=r"neurram48: TrainingNoise.time='1 year' is beyond the device's data"):
+        at.chips.neurram48(training=noise)
+    at.chips.hermes64(training=noise)  # a warning would be an error
+    at.chips.neurram48(training=at.TrainingNoise(weight="device", time="2 days"))
+
+
+def test_a_device_that_gives_nan_is_named() -> None:
+    device = dataclasses.replace(at.devices.pcm_like(), drift_mean=lambda r: r * math.nan)
+    chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.UnitCell(device=device))
+    with pytest.raises(ValueError, match="the device 'PCM statistical model.* NaN or infinite at 3600 s"):
+        at.sweep(at.convert(nn.Linear(12, 4), chip), _metric, chips=1)
 
 
 def test_sensitivity_marks_a_time_beyond_the_devices_data() -> None:

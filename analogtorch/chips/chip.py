@@ -1,13 +1,14 @@
 """What a chip is: one frozen description that drives training noise, programming, drift, quantisation and placement."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from analogtorch import checks
 from analogtorch.chips.cost import Cost
-from analogtorch.devices import UnitCell, seconds
+from analogtorch.devices import UnitCell, beyond, seconds
 
 WeightScale = Literal["block", "column"]
 Grouped = Literal["sequential", "block_diagonal"]
@@ -127,6 +128,10 @@ class Chip:
         _check("output_noise", self.output_noise, lambda v: v >= 0 and math.isfinite(v), "a number >= 0")
         for name, kind in (("weight_scale", WeightScale), ("grouped", Grouped)):
             _check(name, getattr(self, name), get_args(kind).__contains__, f"one of {get_args(kind)}")
+
+        note = beyond(self.cell.device, self.training.seconds) if self.training.weight == "device" else ""
+        if note:
+            warnings.warn(f"{self.name}: TrainingNoise.time={self.training.time!r} is {note}", stacklevel=3)
 
     @property
     def cells(self) -> int:
