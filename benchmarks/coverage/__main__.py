@@ -1,6 +1,6 @@
 """What becomes analog in models that people use, in one table.
 
-    python -m benchmarks.coverage                        # all of them: about a quarter of an hour on two cores
+    python -m benchmarks.coverage                        # all of them: tens of minutes on one core
     python -m benchmarks.coverage --models "*GPT-2" "*vit*"
 
 Every model goes through convert, guard, calibrate, map_to_chip, cost, program, generate (language models, with their
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write; 1 where a step failed."""
     parser = argparse.ArgumentParser(prog="benchmarks.coverage", description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", help="patterns of names; all models if left out")
-    parser.add_argument("--largest", type=float, default=13.5e6, help="weights of a model that is programmed, at most")
+    parser.add_argument("--largest", type=float, default=4e6, help="weights of a model that is programmed, at most")
     parser.add_argument("--values", type=float, default=60e6, help="weights that are there; a larger one is on meta")
     parser.add_argument("--out", type=Path, default=Path("runs/coverage"), help="folder for coverage.md and .json")
     options = parser.parse_args(arguments)

@@ -47,7 +47,7 @@ class Row:
         return [step for step, error in self.results.items() if error == SKIPPED]
 
 
-def cover(name: str, net: Net, largest: float = 13.5e6, values: float = 60e6) -> Row:
+def cover(name: str, net: Net, largest: float = 4e6, values: float = 60e6) -> Row:
     """Take one model through all steps.
 
     Args:
