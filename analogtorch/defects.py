@@ -30,15 +30,12 @@ class Defects:
     """Share of the columns that fail, in [0, 1]."""
     tiles: float = 0.0
     """Share of the tiles that fail, in [0, 1]."""
-    column_gain: float = 0.0
-    """Standard deviation of the gain of a column around 1, >= 0. HERMES core: 0.0709 after calibration
-    (Khaddam-Aljameh 2022)."""
     tile_gain: float = 0.0
-    """Standard deviation of the gain of a tile around 1, >= 0."""
+    """Standard deviation of the gain of a tile around 1, >= 0, beside that of its columns (``Chip.adc_gain_std``)."""
 
     def __post_init__(self) -> None:
         checks.numbers(self, "cells", "worst_tile", "columns", "tiles", least=0, most=1, what="share")
-        checks.numbers(self, "column_gain", "tile_gain", least=0)
+        checks.numbers(self, "tile_gain", least=0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class TileState:
     works: Tensor
     """(rows, cols) bool: the cells that can be used, in columns and a tile that work."""
     gain: Tensor
-    """(cols,) float32: of each column's readings; 0 where it fails."""
+    """(cols,) float32: of each column's ADC; 0 where it fails."""
 
     @property
     def share(self) -> float:
@@ -65,20 +62,28 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
     """
     if not 0 <= tile < chip.tiles:
         raise ValueError(f"{chip.name} has tiles 0 to {chip.tiles - 1}, got {tile}")
-    place = number * chip.tiles + tile
-
-    def draw(kind: str, rows: int, columns: int) -> Tensor:
-        key = fold(seed_tensor(seed), stream("defect", kind))
-        first = torch.zeros(rows, dtype=torch.int64)
-        return normal(key, torch.arange(place * rows, (place + 1) * rows), first, columns)
-
-    columns = _passes(draw("column", 1, chip.cols), defects.columns) & _passes(draw("tile", 1, 1), defects.tiles)
-    gain = (1 + defects.tile_gain * draw("tile gain", 1, 1)) * (1 + defects.column_gain * draw("gain", 1, chip.cols))
+    columns = _passes(_normals(seed, "column", place := number * chip.tiles + tile, 1, chip.cols), defects.columns)
+    columns &= _passes(_normals(seed, "tile", place, 1, 1), defects.tiles)
+    gain = adc_gains(chip, seed, number, tile) * (1 + defects.tile_gain * _normals(seed, "tile gain", place, 1, 1))
     share = defects.cells
     if defects.worst_tile > share and tile == _worst_tile(chip, seed, number):
         share = defects.worst_tile
-    cells = _passes(draw("cell", chip.rows, chip.cols), share)
+    cells = _passes(_normals(seed, "cell", place, chip.rows, chip.cols), share)
     return TileState(cells & columns, (gain * columns)[0])
+
+
+def adc_gains(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
+    """Gains of the ADCs of a tile's columns, (cols,) float32, >= 0.1; chip and tile as for ``tile_state``."""
+    if chip.adc_gain_std == 0:
+        return torch.ones(chip.cols)
+    z = _normals(seed, "gain", number * chip.tiles + tile, 1, chip.cols)[0]
+    return (1 + chip.adc_gain_std * z).clamp_min(0.1)  # an ADC that counts nothing would have no range
+
+
+def _normals(seed: int, kind: str, place: int, rows: int, columns: int) -> Tensor:
+    """Standard normals of one tile, the ``place``-th of all that the seed made."""
+    key, first = fold(seed_tensor(seed), stream("defect", kind)), torch.zeros(rows, dtype=torch.int64)
+    return normal(key, torch.arange(place * rows, (place + 1) * rows), first, columns)
 
 
 def _worst_tile(chip: Chip, seed: int, number: int) -> int:

@@ -76,7 +76,7 @@ def sweep(
     chips: int = 10,
     times: Sequence[str | float] = TIMES,
     seed: int = 0,
-    compensation: Compensation = "global",
+    compensation: Compensation = "least_squares",
     progress: bool = False,
     folder: str | Path | None = None,
 ) -> Sweep:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers
-from analogtorch.defects import Defects, tile_state
+from analogtorch.defects import Defects, adc_gains, tile_state
 from analogtorch.nn import AnalogLayer
 from analogtorch.tiling import Section
 
@@ -131,13 +131,23 @@ def _section(name: str, matrices: list[tuple[str, int]], section: Section, mappi
     return places
 
 
-def state(section: Section, places: list[Place], chip: Chip, defects: Defects, seed: int) -> tuple[Tensor, Tensor]:
-    """What works of a section: cells, (outputs, rows) of 0 and 1; gains of its readings, (blocks, outputs)."""
+def state(
+    section: Section, places: list[Place], chip: Chip, defects: Defects | None, seed: int
+) -> tuple[Tensor, Tensor] | None:
+    """What works of a section: cells, (outputs, rows) of 0 and 1; gains of its ADCs, (blocks, outputs), 0 if failed.
+
+    None: nothing is broken, and all gains are 1.
+    """
+    if defects is None and chip.adc_gain_std == 0:
+        return None
     works = torch.ones(section.shape[0], section.rows)
     gains = torch.ones(len(section.row_blocks), section.shape[0])
     for place in places:
-        tile, (start, stop) = tile_state(chip, defects, seed, place.chip, place.tile), _rows(section, place)
         columns = slice(place.col, place.col + place.outputs.stop - place.outputs.start)
+        if defects is None:  # the cells of a whole tile take long to draw
+            gains[place.block, place.outputs] = adc_gains(chip, seed, place.chip, place.tile)[columns]
+            continue
+        tile, (start, stop) = tile_state(chip, defects, seed, place.chip, place.tile), _rows(section, place)
         works[place.outputs, start:stop] = tile.works[place.row : place.row + stop - start, columns].T.float()
         gains[place.block, place.outputs] = tile.gain[columns]
     return works, gains

@@ -16,6 +16,7 @@ from analogtorch import checks
 from analogtorch.chips import Chip
 from analogtorch.devices import UnitCell
 from analogtorch.ops import rounded
+from analogtorch.readout import CELL_COUNTS, adc_step, cell_reads, read_cells, through_adc
 
 Draw = Callable[[str, int, int], Tensor]
 """Standard normals of a shape (rows, columns), by name."""
@@ -42,14 +43,17 @@ class Pulses:
 class ProgramAndVerify(Pulses):
     """Cell by cell: read each alone, correct those that are off by more than the margin.
 
-    A cell alone uses little of the ADC's range, so the loop ends where the ADC's step and its noise end.
+    A cell alone uses little of the ADC's range, so it is read as often as gives 256 steps for the largest conductance
+    (``analogtorch.readout.CELL_COUNTS``). The loop ends where that step, its noise, or the margin ends.
 
     Example:
         >>> at.program(model, seed=1, method=at.ProgramAndVerify(rounds=10))
     """
 
-    margin: float = 0.02
-    """Error that is accepted, in units of the largest conductance, >= 0."""
+    margin: float = 5 / CELL_COUNTS
+    """Error that is accepted, in units of the largest conductance, >= 0; by default 5 ADC counts of a cell's own read,
+    as on the HERMES chip (Le Gallo 2023). Never less than the step and the noise of that read, which would change
+    cells that are right."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,9 +61,10 @@ class ProgramAndVerify(Pulses):
 
     def correction(self, now: Tensor, target: Tensor, chip: Chip, draw: Draw, number: int) -> Tensor:
         """How much to change each weight of a block (outputs, rows), from reads of every cell alone."""
-        seen = _read(now, draw(f"verify {number}", *now.shape), chip)
-        error = target - seen
-        return torch.where(error.abs() > self.margin, self.step * error, 0.0)
+        error = target - read_cells(now, draw(f"verify {number}", *now.shape), chip)
+        reads = cell_reads(chip)
+        margin = max(self.margin, adc_step(chip) / reads, chip.output_noise / math.sqrt(reads))
+        return torch.where(error.abs() > margin, self.step * error, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class GradientDescent(Pulses):
         x = torch.erf(draw(f"inputs {number}", rows, rows) / math.sqrt(2))  # uniform in [-1, 1], one vector per row
         if chip.input_bits is not None:
             x = rounded(x, x.new_ones(1), chip.input_bits)
-        y = _read(x @ now.T, draw(f"verify {number}", rows, outputs), chip)
+        y = through_adc(x @ now.T, draw(f"verify {number}", rows, outputs), chip)
         error = x @ target.T - y
         return self.step * (error.T @ x) / x.square().sum(0).clamp_min(1e-6)
 
@@ -105,14 +110,6 @@ def close_in(g: Tensor, target: Tensor, works: Tensor, chip: Chip, method: Metho
         z = torch.stack([draw(f"pulse {number} {device}", *target.shape) for device in range(len(g))])
         g = pulse(g, change, target, z, method.noise, chip.cell) * works
     return g
-
-
-def _read(sums: Tensor, z: Tensor, chip: Chip) -> Tensor:
-    """What the ADC makes of partial sums, in units of (full-scale input x largest conductance)."""
-    noisy = sums + chip.output_noise * z
-    if chip.output_bits is None:
-        return noisy
-    return rounded(noisy, noisy.new_tensor(chip.output_bound), chip.output_bits)
 
 
 def pulse(g: Tensor, change: Tensor, target: Tensor, z: Tensor, noise: float, cell: UnitCell) -> Tensor:

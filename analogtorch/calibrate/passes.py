@@ -65,7 +65,7 @@ def exact(chip: Chip) -> Chip:
     """The chip without converters and noise: a layer on it is the digital one, in one piece."""
     silent = TrainingNoise(weight="none", output=False)
     return dataclasses.replace(
-        chip, input_bits=None, output_bits=None, output_noise=0.0, grouped="sequential", training=silent
+        chip, input_bits=None, output_bits=None, adc_steps=None, output_noise=0.0, grouped="sequential", training=silent
     )
 
 

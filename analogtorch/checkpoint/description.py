@@ -12,7 +12,7 @@ from analogtorch.files import checked, parse_json
 from analogtorch.mapping import Mapping
 from analogtorch.mapping import serial as mappings
 from analogtorch.nn import AnalogLayer
-from analogtorch.nn.ranges import Bounds, range_text
+from analogtorch.nn.ranges import EACH, Bounds, range_text
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.program import ProgrammedChip
 from analogtorch.programming import GradientDescent, Method, ProgramAndVerify
@@ -41,7 +41,7 @@ class SavedLayer:
     shape: tuple[int, ...]
     input_range: float | tuple[float, ...] | None
     """The DAC's full scale, or that of each row block; None: not calibrated."""
-    output_bounds: Bounds
+    each: dict[str, Bounds]
     """Of the ADC, for all readings or (row blocks, outputs); None: the chip's own."""
     weight: str
     """Key of its weight in the ``state_dict``."""
@@ -144,7 +144,7 @@ def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
                 "chip": used.index(layer.chip),
                 "calibrated": layer.calibrated,
                 "input_range": _saved(layer.input_ranges),
-                "output_bounds": layer.saved_bounds(),
+                **{each: layer.saved_each(each) for each in EACH},
             }
             for name, layer in layers.items()
         ],
@@ -205,8 +205,8 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 
 
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
-    known = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range", "output_bounds")
-    data = {"output_bounds": None, **data} if isinstance(data, dict) else data  # checkpoints of before have none
+    known = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range", *EACH)
+    data = {**dict.fromkeys(EACH), **data} if isinstance(data, dict) else data  # older checkpoints have none
     _check_fields("layers: ", data, known)
     name, value, index = data["name"], data["input_range"], data["chip"]
     for field in ("name", "key", "kind", "weight"):
@@ -221,12 +221,13 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     values = value if isinstance(value, tuple) and len(value) > 1 else (value,)
     if value is not None and not all(type(v) in (int, float) and 0 < v < math.inf for v in values):
         raise ValueError(f"layers: {name!r} must have a positive finite input_range, got {value!r}")
-    bounds, shape = data["output_bounds"], tuple(map(int, data["shape"]))
-    if bounds is not None and not _are_bounds(bounds):
-        raise ValueError(
-            f"layers: {name!r} must have positive output_bounds, one or (row blocks, outputs), got {bounds!r:.50}"
-        )
-    return SavedLayer(name, data["key"], data["kind"], used[index], shape, value, bounds, data["weight"])
+    each, shape = {field: data[field] for field in EACH}, tuple(map(int, data["shape"]))
+    for field, values in each.items():
+        if values is not None and not _are_bounds(values):
+            raise ValueError(
+                f"layers: {name!r} must have positive {field}, one or (row blocks, outputs), got {values!r:.50}"
+            )
+    return SavedLayer(name, data["key"], data["kind"], used[index], shape, value, each, data["weight"])
 
 
 def _are_bounds(value: Any) -> bool:
@@ -244,6 +245,8 @@ def _program(data: Any) -> SavedProgram:
             raise ValueError(f"programmed: method must be one of {sorted(_METHODS)}, got {method.get('type')!r}")
         _check_fields("programmed: method: ", method, ("type", *(f.name for f in fields(kind))))
         method = kind(**{name: value for name, value in method.items() if name != "type"})
+    if isinstance(defects, dict) and defects.get("column_gain", 1) == 0:
+        defects = {name: value for name, value in defects.items() if name != "column_gain"}  # older files: the chip's
     if defects is not None:
         _check_fields("programmed: defects: ", defects, tuple(f.name for f in fields(Defects)))
         defects = Defects(**defects)

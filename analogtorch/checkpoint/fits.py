@@ -15,6 +15,7 @@ from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint
 from analogtorch.convert import analog_layers, reason
 from analogtorch.convert.kinds import analog_type
 from analogtorch.nn import AnalogLayer, AnalogMatrix
+from analogtorch.nn.ranges import EACH, Bounds
 from analogtorch.tiling import sections
 
 _SHOWN = 5  # differences that an error lists
@@ -97,11 +98,13 @@ def check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module
             raise ValueError(
                 f"{label} has {stored.numel()} input ranges and {blocks} row block{'s' * (blocks > 1)} in the model"
             )
-        bounds, readings = entry.output_bounds, (blocks, cut[-1].outputs.stop)
-        if isinstance(bounds, list) and ({len(row) for row in bounds}, len(bounds)) != ({readings[1]}, blocks):
-            raise ValueError(
-                f"{label} has {len(bounds)} rows of ADC bounds, and {readings} (row blocks, outputs) in the model"
-            )
-        limits = torch.tensor(1.0 if bounds is None else bounds, dtype=torch.promote_types(dtype, torch.float32))
-        if not ((limits > 0) & (limits < math.inf)).all():
-            raise ValueError(f"{label} has ADC bounds that do not fit in {limits.dtype}")
+        for name, values in entry.each.items():
+            _check_each(f"{label} has", EACH[name], values, (blocks, cut[-1].outputs.stop), dtype)
+
+
+def _check_each(label: str, what: str, values: Bounds, readings: tuple[int, int], dtype: torch.dtype) -> None:
+    if isinstance(values, list) and ({len(row) for row in values}, len(values)) != ({readings[1]}, readings[0]):
+        raise ValueError(f"{label} {len(values)} rows of {what}, and {readings} (row blocks, outputs) in the model")
+    limits = torch.tensor(1.0 if values is None else values, dtype=torch.promote_types(dtype, torch.float32))
+    if not ((limits > 0) & (limits < math.inf)).all():
+        raise ValueError(f"{label} {what} that do not fit in {limits.dtype}")

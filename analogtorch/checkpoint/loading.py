@@ -12,7 +12,7 @@ from analogtorch.checkpoint.description import Checkpoint, library_version
 from analogtorch.checkpoint.fits import check_keys, check_layers
 from analogtorch.checkpoint.folder import read_folder
 from analogtorch.convert import analog_layers, check_module, convert, refuse_programmed
-from analogtorch.nn.ranges import without_converters
+from analogtorch.nn.ranges import EACH, without_converters
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.program import ProgrammedChip, program
 
@@ -95,7 +95,8 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
     model = _converted(saved, model)
     layers = dict(analog_layers(model))
     for layer in layers.values():
-        layer.set_output_bounds(None)  # those of before may be of another chip, or on the meta device
+        for name in EACH:  # those of before may be of another chip, or on the meta device
+            setattr(layer, name, None)
     _fill(model, tensors)
     for entry in saved.layers:
         layer = layers[entry.name]
@@ -103,7 +104,8 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
             layer.set_input_range(entry.input_range)
         elif layer.calibrated:
             layer.forget_input_range()
-        layer.set_output_bounds(entry.output_bounds)
+        for name, values in entry.each.items():
+            setattr(layer, name, layer.checked_each(name, values))
     return model
 
 

@@ -90,10 +90,21 @@ class Chip:
     input_bits: int | None
     """DAC bits, sign included, 2..16: ``2^bits - 2`` steps over [-range, range]. None: inputs are not quantised."""
     output_bits: int | None
-    """ADC bits, 2..16, ``2^bits - 2`` steps over [-bound, bound]. None: partial sums are not quantised or clipped."""
+    """Bits of a tile's outputs, 2..16. Those of its ADC, ``2^bits - 2`` steps over [-bound, bound]; or, with
+    ``adc_steps``, those that its digital unit passes on. None: outputs are not rounded to bits."""
+    adc_steps: int | None = None
+    """Steps of an ADC on each side of zero that is finer than ``output_bits``, >= 1: a digital unit behind it scales
+    each column before it rounds to ``output_bits``, in ranges that ``analogtorch.calibrate`` finds for every column.
+    Before that the ADC outputs are passed on as they are. None: the ADC has ``output_bits``."""
     output_bound: float = 12.0
-    """ADC bound in units of (full-scale input x largest conductance), > 0; fixed by the chip, but a layer may be given
+    """ADC range in units of (full-scale input x largest conductance), > 0; fixed by the chip, but a layer may be given
     others: see ``analogtorch.calibrate``."""
+    adc_gain_std: float = 0.0
+    """Standard deviation of the gain of a column's ADC around 1, >= 0: drawn once for each column of a manufactured
+    chip, by its seed and physical place. Programmed chips have it; training and evaluation before do not."""
+    column_calibration: bool = False
+    """Whether the chip calibrates the gain of each column digitally after programming, from multiplies of random
+    inputs, as a digital unit with a scale per column can: see ``analogtorch.program``."""
     output_noise: float = 0.0
     """Standard deviation of the noise of one partial sum, before rounding, in the units of ``output_bound``, >= 0."""
     weight_scale: WeightScale = "block"
@@ -124,6 +135,11 @@ class Chip:
         _check("sources", self.sources, lambda _: strings, "a tuple of strings")
         for name in ("input_bits", "output_bits"):
             _check(name, getattr(self, name), _is_bits, "None or an integer from 2 to 16")
+        _check(
+            "adc_steps", self.adc_steps, lambda v: v is None or (type(v) is int and v >= 1), "None or an integer >= 1"
+        )
+        _check("adc_gain_std", self.adc_gain_std, lambda v: v >= 0 and math.isfinite(v), "a number >= 0")
+        _check("column_calibration", self.column_calibration, lambda v: type(v) is bool, "True or False")
         _check("output_bound", self.output_bound, lambda v: v > 0 and math.isfinite(v), "a positive number")
         _check("output_noise", self.output_noise, lambda v: v >= 0 and math.isfinite(v), "a number >= 0")
         for name, kind in (("weight_scale", WeightScale), ("grouped", Grouped)):
@@ -132,6 +148,18 @@ class Chip:
         note = beyond(self.cell.device, self.training.seconds) if self.training.weight == "device" else ""
         if note:
             warnings.warn(f"{self.name}: TrainingNoise.time={self.training.time!r} is {note}", stacklevel=3)
+
+    @property
+    def output_steps(self) -> int:
+        """Steps of the ADC on each side of zero; 0: no ADC."""
+        if self.adc_steps is not None:
+            return self.adc_steps
+        return 0 if self.output_bits is None else 2 ** (self.output_bits - 1) - 1
+
+    @property
+    def unit_bits(self) -> int:
+        """Bits that the digital unit behind the ADC passes on; 0: it passes on what the ADC gives."""
+        return 0 if self.adc_steps is None or self.output_bits is None else self.output_bits
 
     @property
     def cells(self) -> int:

@@ -14,9 +14,14 @@ _SOURCES = (
     "tiles, rows, cols, 8-bit inputs and outputs, digital bias and affine scale per column, weights scaled by the"
     " largest of a core: Le Gallo et al., Nat. Electron. 6, 680-693 (2023), arXiv 2212.02872",
     "device models: the same chip, coefficients as published in aihwkit (PCM presets of the HERMES chip)",
-    "output_bound 12: aihwkit's configuration for ResNet on this chip",
-    "output_noise 0.04: ASSUMED, the standard crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023); the"
-    " noise of a single MVM of this chip is not published",
+    "output_bound 12: IBM's configuration for ResNet on this chip in aihwkit, which sets output_noise 0; the noise of a"
+    " single MVM of this chip is not published. 0.04 is the standard crossbar model of Rasch et al., Nat. Commun. 14,"
+    " 5282 (2023), of 512 rows and a bound of 10",
+    "adc_steps 422: DERIVED. A gain spread of 2.48 MHz/uA that is 7.09 % of the gain (Khaddam-Aljameh et al., JSSC 57,"
+    " 1027 (2022)) makes the gain 35 MHz/uA; at most 3.3 GHz for 128 ns are 422 counts of either sign; a read voltage"
+    " of 0.4 V, ASSUMED, makes that range 11.4 in the units of output_bound",
+    "8-bit outputs behind the scale of each column: Le Gallo 2023, local digital processing unit of each core",
+    "adc_gain_std 0.0709: residual after calibration of the converters, Khaddam-Aljameh 2022",
     "training noise, twice the programming noise: Le Gallo 2023, Methods",
     "cost: throughput and efficiency as published for 64 tiles, their split ASSUMED; network and digital part ASSUMED",
 )
@@ -25,8 +30,19 @@ _MVM_ONLY = "digital units, network, idle power: it covers crossbar, ADC and PWM
 _PEAK = {1: (63.1, 9.76), 4: (16.1, 2.48)}  # TOPS of 64 tiles and TOPS/W by phases, 8-bit inputs and outputs
 
 
-def hermes64(*, device: Device = "two_device", phases: int = 4, training: TrainingNoise | None = None) -> Chip:
+def hermes64(
+    *,
+    device: Device = "two_device",
+    phases: int = 4,
+    output_noise: float = 0.0,
+    training: TrainingNoise | None = None,
+) -> Chip:
     """The 64-tile PCM chip of IBM (HERMES Project Chip, 14 nm): 64 tiles of 256x256, 8-bit I/O, 4 PCM per cell.
+
+    Its ADCs count 422 steps on each side of zero; the digital unit of a tile scales each column, and then rounds to the
+    8 bits that leave the tile. So the 8 bits need not cover the range of the ADC: ``analogtorch.calibrate`` finds the
+    range of each column. The gains of the ADCs differ by 7.09 %, which the digital unit corrects after programming
+    (``adc_gain_std=0.0`` and ``column_calibration=False`` by ``dataclasses.replace`` switch either off).
 
     Not the chip of "12.4 TOPS/W": that is the 34-tile speech chip of Ambrogio et al., Nature 620, 768 (2023).
 
@@ -36,10 +52,13 @@ def hermes64(*, device: Device = "two_device", phases: int = 4, training: Traini
             equal split or filled in sequence; ``pcm_like``: the statistical model of Joshi et al. 2020.
         phases: reads per MVM, which cost time and energy only: 4 (default), one per pair of signs, in which all
             accuracies were published; or 1.
+        output_noise: standard deviation of the noise of one partial sum, >= 0, in units of (full-scale input x largest
+            conductance). 0 (default) as in IBM's own configuration for this chip; 0.04, which is often assumed, is that
+            of a generic crossbar of 512 rows (Rasch et al. 2023), and the largest error of all where it is on.
         training: noise of hardware-aware training; by default twice the cell's programming noise.
 
     Raises:
-        ValueError: an unknown ``device`` or number of phases.
+        ValueError: an unknown ``device`` or number of phases, or a negative noise.
     """
     cells = {
         "two_device": lambda: UnitCell(device=hermes_two_device()),
@@ -51,6 +70,7 @@ def hermes64(*, device: Device = "two_device", phases: int = 4, training: Traini
     checks.choice("hermes64: device", device, get_args(Device))
     checks.choice("hermes64: phases", phases, (4, 1))
     options = ([device] if device != "two_device" else []) + (["1-phase"] if phases == 1 else [])
+    options += [f"output noise {output_noise:g}"] if output_noise else []
     return Chip(
         name="hermes64" + (f"[{', '.join(options)}]" if options else ""),
         tiles=64,
@@ -59,8 +79,11 @@ def hermes64(*, device: Device = "two_device", phases: int = 4, training: Traini
         cell=cells[device](),
         input_bits=8,
         output_bits=8,
+        adc_steps=422,
         output_bound=12.0,
-        output_noise=0.04,
+        output_noise=output_noise,
+        adc_gain_std=0.0709,
+        column_calibration=True,
         training=training or TrainingNoise(),
         sources=_SOURCES,
         cost=_cost(phases),

@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from analogtorch.convert import analog_layers
+from analogtorch.nn.ranges import EACH
 
 _NAME = "KeepRanges"
 _FILE = "trainer_state.json"
@@ -31,8 +32,8 @@ class KeepRanges(TrainerCallback, ExportableState):
     def __init__(self) -> None:
         self.ranges: dict[str, list[float]] = {}
         """By layer, when they were last looked at."""
-        self.bounds: dict[str, Any] = {}
-        """ADC bounds of the layers that have their own."""
+        self.each: dict[str, dict[str, Any]] = {name: {} for name in EACH}
+        """Output bounds and output ranges of the layers that have their own."""
         self._model: nn.Module | None = None
 
     def state(self) -> dict[str, Any]:
@@ -40,8 +41,8 @@ class KeepRanges(TrainerCallback, ExportableState):
         if self._model is not None:
             layers = list(analog_layers(self._model))
             self.ranges = {name: list(r) for name, layer in layers if (r := layer.input_ranges) is not None}
-            self.bounds = {name: b for name, layer in layers if (b := layer.saved_bounds()) is not None}
-        return {"args": {}, "attributes": {"ranges": self.ranges, "bounds": self.bounds}}
+            self.each = {e: {n: b for n, x in layers if (b := x.saved_each(e)) is not None} for e in EACH}
+        return {"args": {}, "attributes": {"ranges": self.ranges, **self.each}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Take the ranges of the checkpoint, if there is one."""
@@ -82,17 +83,20 @@ def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 def _take(model: nn.Module, state: Any) -> bool:
     """Set the ranges and bounds that are kept in the Trainer's state; whether there are any."""
     kept = state.stateful_callbacks.get(_NAME, {}).get("attributes", {})
-    ranges, bounds, layers = kept.get("ranges", {}), kept.get("bounds", {}), dict(analog_layers(model))
-    if unknown := [name for name in (*ranges, *bounds) if name not in layers]:
+    ranges, layers = kept.get("ranges", {}), dict(analog_layers(model))
+    older = {"output_bounds": kept.get("bounds", {})}  # what older checkpoints call them
+    each = {e: kept.get(e, older.get(e, {})) for e in EACH}
+    names = dict.fromkeys([*ranges, *(name for values in each.values() for name in values)])
+    if unknown := [name for name in names if name not in layers]:
         raise ValueError(
             f"KeepRanges: the checkpoint has an input range of {unknown[0]!r}, which is no analog layer of this model; "
             "convert the same layers as for the run that wrote it"
         )
     for name, values in ranges.items():
         layers[name].checked_ranges(values)
-    found = {name: layers[name].checked_bounds(bounds.get(name)) for name in {**ranges, **bounds}}
+    found = {(n, e): layers[n].checked_each(e, values.get(n)) for e, values in each.items() for n in names}
     for name, values in ranges.items():
         layers[name].set_input_range(values)
-    for name, own in found.items():
-        layers[name].output_bounds = own
-    return bool(ranges or bounds)
+    for (name, attribute), own in found.items():
+        setattr(layers[name], attribute, own)
+    return bool(names)

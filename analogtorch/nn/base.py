@@ -14,7 +14,7 @@ from analogtorch.chips import Chip
 from analogtorch.devices import Spread
 from analogtorch.nn.drawn import drawn, each_sample, keys_by_sample, needs_torch
 from analogtorch.nn.learning import expect
-from analogtorch.nn.ranges import RangedLayer, bounds_text, range_text
+from analogtorch.nn.ranges import EACH, RangedLayer, bounds_text, range_text
 from analogtorch.ops import (
     Noise,
     Plan,
@@ -42,6 +42,7 @@ OWN = frozenset(
         "noise_in_torch",
         "noise_time",
         "output_bounds",
+        "output_ranges",
         "output_runs",
         "placed_shape",
         "plans",
@@ -70,13 +71,17 @@ class Programmed:
     """Per section: digital correction of each block's readings, (row blocks, outputs)."""
     keys: Tensor
     """Keys of the output noise, (row blocks,) int64."""
+    adc_gains: tuple[Tensor, ...] | None = None
+    """Per section: gain of the ADC that reads each column, (row blocks, outputs), > 0; None: 1. ``gains`` has it."""
     offset: Tensor | None = None
     """Added digitally to each output beside the bias, (outputs,): see ``analogtorch.correct_columns``."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """The same with ``fn`` applied to every tensor."""
         weights, scales, gains = (tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains))
-        return Programmed(weights, scales, gains, fn(self.keys), None if self.offset is None else fn(self.offset))
+        adc_gains = None if self.adc_gains is None else tuple(map(fn, self.adc_gains))
+        offset = None if self.offset is None else fn(self.offset)
+        return Programmed(weights, scales, gains, fn(self.keys), adc_gains, offset)
 
 
 class AnalogLayer(RangedLayer):
@@ -159,7 +164,8 @@ class AnalogLayer(RangedLayer):
         # learns from calibration on: until then it takes no part in the forward
         with torch.inference_mode(False):  # it must be able to learn, whatever it was made under
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
-        self.register_buffer("output_bounds", None, persistent=False)
+        for each in EACH:
+            self.register_buffer(each, None, persistent=False)
         expect(self)
 
     @property
@@ -202,7 +208,8 @@ class AnalogLayer(RangedLayer):
             columns=section.shared_columns(chip),
             groups=section.groups,
             input_bits=chip.input_bits or 0,
-            output_bits=chip.output_bits or 0,
+            output_steps=chip.output_steps,
+            unit_bits=chip.unit_bits,
             output_bound=chip.output_bound,
             output_noise=chip.output_noise if held else fraction * chip.output_noise * (training and noise.output),
             weight_noise=fraction * noise.strength if noisy_weight else 0.0,
@@ -218,8 +225,10 @@ class AnalogLayer(RangedLayer):
         old = reborn(self, self.digital_class, self.layer_name)
         for name in OWN:
             old.__dict__.pop(name, None)
-        del old._parameters["input_range"], old._buffers["output_bounds"]
-        old._non_persistent_buffers_set.discard("output_bounds")
+        del old._parameters["input_range"]
+        for each in EACH:
+            del old._buffers[each]
+            old._non_persistent_buffers_set.discard(each)
         return old
 
     def hold(self, programmed: Programmed) -> None:
@@ -437,13 +446,26 @@ class AnalogLayer(RangedLayer):
             noise |= {"scale": cut(held.scales[index], outputs, 1), "gain": cut(held.gains[index], outputs, 1)}
         else:
             weight, noise = self._simulated(section, keys, samples, dtype, outputs)
-        if plan.output_bits:
-            noise["output_bounds"] = self._bounds_of(section, outputs)
+        noise |= self._limits(plan, index, outputs)
         y = mvm(x, input_range, weight, plan, bias=bias, **noise)
         if self.observer is not None:
             rest = (noise.get(name) for name in Inputs._fields[4:])
             self.observer(Inputs(x, input_range, weight, bias, *rest), plan, outputs or section.outputs, y)
         return y
+
+    def _limits(self, plan: Plan, index: int, outputs: slice | None) -> dict[str, Tensor | None]:
+        """The full scales that the layer has of its own, by their names in ``mvm``."""
+        section, held = self.sections[index], self.programmed
+        limits: dict[str, Tensor | None] = {}
+        if plan.steps:
+            limits["output_bounds"] = self._each_of("output_bounds", section, outputs)
+        if plan.unit_bits:
+            limits["output_ranges"] = self._each_of("output_ranges", section, outputs)
+        if held is not None and held.adc_gains is not None and plan.steps:
+            # an ADC whose gain is g clips and rounds what comes in at 1 / g of its nominal range
+            bounds, gains = limits["output_bounds"], _cut(held.adc_gains[index], outputs, 1)
+            limits["output_bounds"] = (plan.output_bound if bounds is None else bounds) / gains
+        return limits
 
     def _simulated(
         self, section: Section, keys: Tensor | None, samples: Tensor | None, dtype: torch.dtype, outputs: slice | None

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from analogtorch.chips import Chip
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.drawn import each_sample
+from analogtorch.nn.ranges import EACH
 from analogtorch.nn.traced import Proxy, whole
-from analogtorch.ops import Plan, block_scales, normal, rounded
+from analogtorch.ops import Plan, block_scales, in_steps, normal, rounded
 from analogtorch.ops.reference import wide
 
 _REFUSED = {
@@ -62,7 +63,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         super().set_input_range(1.0)
 
     def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
-        self._load_bounds(local_metadata, errors)
+        self._load_each(local_metadata, errors)
         self.set_input_range(1.0)  # nothing to be read, but weights may have been assigned to a layer on meta
 
     def as_matrix(self, weight: Tensor) -> Tensor:
@@ -95,15 +96,20 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             v = self._noisy(cells, full, tokens, keys, plan).to(full.dtype)
             if plan.output_noise > 0:
                 v = v + full * plan.output_noise * self._output_noise(keys, samples, v)
-            own = self._bounds_of(self.sections[0], None) if plan.output_bits else None
+            limits = self._limits(plan, 0, None)
+            own, ranges = (limits.get(name) for name in EACH)
             bound = full * (plan.output_bound if own is None else own.to(full.dtype).index_select(0, block))
             saturated = v.abs() > bound
-            if plan.output_bits:
-                v = rounded(v, bound, plan.output_bits)
+            if plan.steps:
+                v = in_steps(v, bound, plan.steps)
             v = v if gain is None else v * gain
+            if ranges is not None:
+                limit = full * ranges.to(full.dtype).index_select(0, block)
+                saturated = saturated | (v.abs() > limit)
+                v = rounded(v, limit, plan.unit_bits)
         y = v.detach().to(cells.dtype)  # where nothing has changed them, these are the cells themselves
         if cells.requires_grad:  # straight-through: the difference is 0 and carries the gradient
-            passed = cells.masked_fill(saturated, 0.0) if plan.output_bits else cells
+            passed = cells.masked_fill(saturated, 0.0) if plan.saturates else cells
             passed = passed if gain is None else (passed * gain).to(y.dtype)
             y = y + (passed - passed.detach())
         return y.view(*x.shape, self.embedding_dim)

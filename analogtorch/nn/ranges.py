@@ -1,4 +1,4 @@
-"""The converters of an analog layer: how the DAC's full scale and the ADC's bounds are set, and how they travel.
+"""The converters of an analog layer: how the full scales of DAC, ADC and digital unit are set, and how they travel.
 
 No ``state_dict`` lists them, so that the keys are those of the digital layer; their values go into its metadata, which
 ``torch.save`` keeps.
@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 _KEY = "analogtorch.input_range"
-_BOUNDS_KEY = "analogtorch.output_bounds"
+
+EACH = {"output_bounds": "ADC bounds", "output_ranges": "output ranges"}
+"""What a layer may have of its own for each row block and output, and what to call it."""
+_EACH_KEYS = {name: f"analogtorch.{name}" for name in EACH}
 
 Bounds = float | list[list[float]] | None
-"""ADC bounds as JSON and metadata hold them: one for all readings, (row blocks, outputs), or None: the chip's own."""
+"""One of ``EACH`` as JSON and metadata hold it: one for all, (row blocks, outputs), or None: there are none."""
 
 
 class RangedLayer(nn.Module):
@@ -25,6 +28,9 @@ class RangedLayer(nn.Module):
     output_bounds: Tensor | None
     """Of the ADC of each reading, (row blocks, outputs), in units of (full-scale input x weight scale): a deviation
     from the chip, which has one bound for all. None: the chip's own."""
+    output_ranges: Tensor | None
+    """In which the digital unit of a chip with ``unit_bits`` rounds what it passes on, (row blocks, outputs), in the
+    same units: software sets them. None: they are not known yet, and ADC outputs are passed on as they are."""
     calibrated: bool
     """Whether the range is known; before, it is found in each input."""
     layer_name: str
@@ -110,47 +116,63 @@ class RangedLayer(nn.Module):
         Raises:
             ValueError: a bound is not a positive finite number, or their shape is another. Nothing is changed.
         """
-        self.output_bounds = self.checked_bounds(value)
+        self.output_bounds = self.checked_each("output_bounds", value)
 
-    def checked_bounds(self, value: "float | Sequence[Sequence[float]] | Tensor | None") -> Tensor | None:
-        """What ``set_output_bounds`` would set, on the device of the weight; it raises what that would."""
+    def set_output_ranges(self, value: "float | Sequence[Sequence[float]] | Tensor | None") -> None:
+        """Set the ranges in which the digital unit of a chip such as ``hermes64`` rounds to 8 bits what it passes on.
+
+        They belong to software, so that they are no deviation from the chip: ``calibrate`` finds them. Without effect
+        on a chip whose ADC has the bits of the outputs (``Chip.adc_steps`` None).
+
+        Args:
+            value: > 0, in units of (full-scale input x weight scale), after the gain of the column; one for all, or
+                (row blocks, outputs). None: ADC outputs are passed on as they are.
+
+        Raises:
+            ValueError: as ``set_output_bounds``.
+        """
+        self.output_ranges = self.checked_each("output_ranges", value)
+
+    def checked_each(self, name: str, value: "float | Sequence[Sequence[float]] | Tensor | None") -> Tensor | None:
+        """What the setter of ``name``, one of ``EACH``, would set, on the device of the weight; it raises as that."""
         if value is None:
             return None
+        what = f"{EACH[name]} of {self.layer_name!r}"
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         try:
             given = torch.as_tensor(value, dtype=dtype, device="cpu")
         except (TypeError, ValueError) as error:
-            raise ValueError(f"ADC bounds of {self.layer_name!r} must be numbers, of one shape: {error}") from error
+            raise ValueError(f"{what} must be numbers, of one shape: {error}") from error
         if given.dim() and tuple(given.shape) != self.readings:
             raise ValueError(
-                f"ADC bounds of {self.layer_name!r} must be one number, or one for each of {self.readings} (row "
+                f"{what} must be one number, or one for each of {self.readings} (row "
                 f"blocks, outputs), got shape {tuple(given.shape)}: calibrate them anew"
             )
         if bad := given[~((given > 0) & given.isfinite())].flatten().tolist():
-            raise ValueError(f"ADC bounds of {self.layer_name!r} must be positive finite numbers, got {bad[0]}")
+            raise ValueError(f"{what} must be positive finite numbers, got {bad[0]}")
         with torch.inference_mode(False):  # they serve outside too
             return given.expand(self.readings).to(self.weight.device, copy=True).contiguous()
 
-    def saved_bounds(self) -> Bounds:
-        """The ADC bounds as numbers."""
-        bounds = self.output_bounds
-        if bounds is None or bounds.is_meta:
+    def saved_each(self, name: str) -> Bounds:
+        """One of ``EACH`` as numbers."""
+        values = getattr(self, name)
+        if values is None or values.is_meta:
             return None
-        first = bounds.flatten()[0]
-        return first.item() if bool((bounds == first).all()) else bounds.tolist()
+        first = values.flatten()[0]
+        return first.item() if bool((values == first).all()) else values.tolist()
 
-    def _bounds_of(self, section: Any, outputs: slice | None) -> Tensor | None:
-        """The ADC bounds of a section's readings, or of the run ``outputs`` of them."""
-        bounds = self.output_bounds
-        if bounds is None:
+    def _each_of(self, name: str, section: Any, outputs: slice | None) -> Tensor | None:
+        """One of ``EACH`` of a section's outputs, or of the run ``outputs`` of them."""
+        values = getattr(self, name)
+        if values is None:
             return None
-        if tuple(bounds.shape) != self.readings:
+        if tuple(values.shape) != self.readings:
             raise RuntimeError(
-                f"layer {self.layer_name!r} has ADC bounds for {tuple(bounds.shape)} (row blocks, outputs), and on the "
-                f"chip it was put on since, {self.chip.name}, {self.readings} readings; call set_output_bounds(None) "
-                "for the chip's own bound, or calibrate anew"
+                f"layer {self.layer_name!r} has {EACH[name]} for {tuple(values.shape)} (row blocks, outputs), and on "
+                f"the chip it was put on since, {self.chip.name}, {self.readings} readings; call set_{name}(None) to "
+                "do without, or calibrate anew"
             )
-        return bounds[: len(section.row_blocks), outputs or section.outputs]
+        return values[: len(section.row_blocks), outputs or section.outputs]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -159,10 +181,11 @@ class RangedLayer(nn.Module):
 
     def _save_range(self, destination: Any, prefix: str) -> None:
         metadata, ranges = getattr(destination, "_metadata", None), self.input_ranges
-        if metadata is not None and (bounds := self.saved_bounds()) is not None:
-            metadata[prefix[:-1]][_BOUNDS_KEY] = bounds
-            if not self.calibrated:
-                metadata[prefix[:-1]][_KEY] = None
+        for name, key in _EACH_KEYS.items():
+            if metadata is not None and (values := self.saved_each(name)) is not None:
+                metadata[prefix[:-1]][key] = values
+                if not self.calibrated:
+                    metadata[prefix[:-1]][_KEY] = None
         if ranges is not None and metadata is not None:
             metadata[prefix[:-1]][_KEY] = ranges[0] if len(ranges) == 1 else list(ranges)
         elif self.calibrated and not self.input_range.is_meta and self.input_range.numel() > 1:
@@ -198,23 +221,25 @@ class RangedLayer(nn.Module):
             errors.append(f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it came from")
         return self.programmed is not None
 
-    def _load_bounds(self, local_metadata: dict, errors: list) -> None:
-        if _KEY in local_metadata or _BOUNDS_KEY in local_metadata:  # whoever saved ranges had these bounds, or none
-            try:
-                self.set_output_bounds(local_metadata.get(_BOUNDS_KEY))
-            except ValueError as error:
-                errors.append(str(error))
-        bounds = self.output_bounds
-        if bounds is not None and bounds.is_meta and not self.weight.is_meta:
-            warnings.warn(
-                f"the ADC bounds of {self.layer_name!r} were lost on the meta device, and this state_dict carries "
-                "none: the layer has that of its chip; call analogtorch.calibrate for its own",
-                stacklevel=4,
-            )
-            self.output_bounds = None
+    def _load_each(self, local_metadata: dict, errors: list) -> None:
+        saved = local_metadata.keys() & {_KEY, *_EACH_KEYS.values()}
+        for name, key in _EACH_KEYS.items():
+            if saved:  # whoever saved one of them had these others, or none
+                try:
+                    setattr(self, name, self.checked_each(name, local_metadata.get(key)))
+                except ValueError as error:
+                    errors.append(str(error))
+            values = getattr(self, name)
+            if values is not None and values.is_meta and not self.weight.is_meta:
+                warnings.warn(
+                    f"the {EACH[name]} of {self.layer_name!r} were lost on the meta device, and this state_dict "
+                    "carries none: the layer has that of its chip; call analogtorch.calibrate for its own",
+                    stacklevel=4,
+                )
+                setattr(self, name, None)
 
     def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
-        self._load_bounds(local_metadata, errors)
+        self._load_each(local_metadata, errors)
         if value is None:
             value = local_metadata.get(_KEY)
             if value is None and _KEY in local_metadata and self.calibrated:
@@ -233,7 +258,9 @@ class RangedLayer(nn.Module):
 
 def without_converters(metadata: Any) -> Any:
     """The metadata of a ``state_dict`` as that of a digital model has it."""
-    return {name: {k: v for k, v in own.items() if k not in (_KEY, _BOUNDS_KEY)} for name, own in metadata.items()}
+    return {
+        name: {k: v for k, v in own.items() if k not in (_KEY, *_EACH_KEYS.values())} for name, own in metadata.items()
+    }
 
 
 def range_text(values: Sequence[float]) -> str:

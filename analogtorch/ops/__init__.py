@@ -6,7 +6,7 @@
 from analogtorch.ops.mvm import mvm
 from analogtorch.ops.noise import VERSION, Noise, fold, happens, normal, random_bits, seed_tensor, stream
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.quantize import levels, rounded
+from analogtorch.ops.quantize import in_steps, levels, rounded
 from analogtorch.ops.reference import block_scales, over_rows
 from analogtorch.ops.seed import draw_keys, number_samples
 from analogtorch.ops.transforms import refuse_transforms
@@ -19,6 +19,7 @@ __all__ = [
     "draw_keys",
     "fold",
     "happens",
+    "in_steps",
     "levels",
     "mvm",
     "normal",

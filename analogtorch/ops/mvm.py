@@ -32,6 +32,7 @@ def mvm(
     output_keys: Tensor | None = None,
     samples: Tensor | None = None,
     output_bounds: Tensor | None = None,
+    output_ranges: Tensor | None = None,
 ) -> Tensor:
     """The readings of all row blocks, summed: see ``analogtorch.ops.reference`` for the formulas.
 
@@ -52,6 +53,8 @@ def mvm(
         output_keys: (blocks,) int64, of the output noise; needed where ``plan.output_noise > 0``.
         samples: (vectors,) int64, place of each vector or sample in the output noise; None: 0, 1, 2, ...
         output_bounds: of the ADC of each reading, (blocks, outputs), > 0; None: ``plan.output_bound`` for all.
+        output_ranges: of what the digital unit passes on, (blocks, outputs), > 0, in the same units; used where
+            ``plan.unit_bits`` is set. None: ADC outputs are passed on as they are.
 
     Returns:
         (*, outputs), or (N, outputs, *places). Empty for an empty batch. NaN where an input of the vector is.
@@ -64,7 +67,7 @@ def mvm(
         >>> plan = Plan(bounds=(0, 64), input_bits=8, output_bits=8, output_bound=12.0)
         >>> y = mvm(torch.randn(4, 64), torch.tensor([3.0]), torch.randn(10, 64), plan)
     """
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds)
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges)
     learns = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or input_range.requires_grad)
     return _mvm(*inputs, plan.ints, plan.floats, learns)[0]
 
@@ -106,7 +109,7 @@ _known = lru_cache(maxsize=4096)(_expected)
 
 def _check(inputs: Inputs, plan: Plan, expected: _Expected) -> None:
     """Of every call, traced ones and those of the raw operator too: the kernels read memory as these shapes say."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds = inputs
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges = inputs
     if not (x.is_floating_point() and w.is_floating_point()):
         raise TypeError(f"mvm: x and w must be floating point, got {x.dtype} and {w.dtype}")
     _check_range(input_range, x, expected.vectors, plan)
@@ -117,7 +120,12 @@ def _check(inputs: Inputs, plan: Plan, expected: _Expected) -> None:
     for name, t in (("key", key), ("output_keys", output_keys), ("samples", samples)):
         if t is not None and (t.dtype != torch.int64 or t.device != x.device):
             raise TypeError(f"mvm: {name} must be int64 on {x.device}, got {t.dtype} on {t.device}")
-    for name, given in (("scale", scale), ("gain", gain), ("output_bounds", output_bounds)):
+    for name, given in (
+        ("scale", scale),
+        ("gain", gain),
+        ("output_bounds", output_bounds),
+        ("output_ranges", output_ranges),
+    ):
         if given is not None and given.device != x.device:
             raise TypeError(f"mvm: {name} must be on {x.device}, as x is, got {given.device}")
         if given is not None and given.shape != expected.readings:
@@ -159,12 +167,13 @@ def _compute(
     output_keys: Tensor | None,
     samples: Tensor | None,
     output_bounds: Tensor | None,
+    output_ranges: Tensor | None,
     ints: list[int],
     floats: list[float],
     learns: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     plan = decode(tuple(ints), tuple(floats))
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds)
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges)
     _check(inputs, plan, _known(plan, x.shape, w.shape))
     y, own, mask, saturated = _kernels(inputs, plan).forward(inputs, plan, learns)
     if scale is not None:
@@ -172,8 +181,10 @@ def _compute(
     return y, own, mask, saturated
 
 
-def _plain(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, ints, floats, learns):
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds)
+def _plain(
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges, ints, floats, learns
+):
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges)
     plan = decode(tuple(ints), tuple(floats))
     if plan.noisy:
         raise NotImplementedError(
@@ -183,16 +194,19 @@ def _plain(x, input_range, w, bias, scale, gain, key, output_keys, samples, outp
     return tuple(reference.forward(inputs, plan, learns))
 
 
-def _fake(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, ints, floats, learns):
+def _fake(
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges, ints, floats, learns
+):
     plan = decode(tuple(ints), tuple(floats))
     expected = _expected(plan, x.shape, w.shape)
-    _check(Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds), plan, expected)
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges)
+    _check(inputs, plan, expected)
     y = x.new_empty(expected.y, dtype=w.dtype)
     wide = reference.wide(w.dtype)
     own = w.new_empty(
         (plan.blocks, w.shape[0]) if scale is None else (0,), dtype=wide if scale is None else scale.dtype
     )
-    kept = learns and plan.output_bits
+    kept = learns and plan.saturates
     mask = y.new_empty(expected.mask if kept else (0,), dtype=MASK)
     return y, own, mask, y.new_empty(plan.blocks, dtype=torch.uint8)
 
@@ -269,7 +283,7 @@ def _kernels(inputs: Inputs, plan: Plan) -> ModuleType:
 
 
 def _save(ctx, inputs, output) -> None:
-    x, input_range, w, _, scale, gain, key, _, _, _, ints, floats, _ = inputs
+    x, input_range, w, _, scale, gain, key, _, _, _, _, ints, floats, _ = inputs
     _, own, mask, saturated = output
     ctx.mark_non_differentiable(own, mask, saturated)
     ctx.set_materialize_grads(False)  # else every backward would fill zeros as large as the mask
@@ -279,10 +293,10 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, g: Tensor, *_):
     if g is None:
-        return (None,) * 13
+        return (None,) * 14
     needs = list(ctx.needs_input_grad[1:5])
     gradients = _mvm_backward(g.contiguous(), *ctx.saved_tensors, *ctx.numbers, needs)
-    return *(t if needed else None for t, needed in zip(gradients, needs, strict=True)), *[None] * 9
+    return *(t if needed else None for t, needed in zip(gradients, needs, strict=True)), *[None] * 10
 
 
 _TENSORS = "Tensor x, Tensor input_range, Tensor w"
@@ -295,7 +309,7 @@ _mvm_backward = define(
 )
 _mvm = define(
     f"mvm({_TENSORS}, Tensor? bias, Tensor? scale, Tensor? gain, Tensor? key, Tensor? output_keys, Tensor? samples, "
-    f"Tensor? output_bounds, {_PLAN}, bool learns) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"Tensor? output_bounds, Tensor? output_ranges, {_PLAN}, bool learns) -> (Tensor, Tensor, Tensor, Tensor)",
     _compute,
     _fake,
     save=_save,

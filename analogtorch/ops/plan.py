@@ -32,7 +32,12 @@ class Plan:
     input_bits: int = 0
     """Of the DAC, 2..16; 0: inputs are neither clipped nor rounded."""
     output_bits: int = 0
-    """Of the ADC, 2..16; 0: partial sums are neither clipped nor rounded."""
+    """Of the ADC, 2..16; 0: partial sums are neither clipped nor rounded, unless ``output_steps`` says how."""
+    output_steps: int = 0
+    """Steps of the ADC on each side of zero, >= 0; 0: ``2^(output_bits - 1) - 1``."""
+    unit_bits: int = 0
+    """Of what the digital unit of a tile passes on, 2..16: ADC outputs are rounded once more, after their gain, in the
+    ranges that a product is given; 0: they are passed on as they are."""
     output_bound: float = 1.0
     """Of the ADC, > 0, in units of (full-scale input x weight scale), where a product is not given one per reading."""
     output_noise: float = 0.0
@@ -47,6 +52,8 @@ class Plan:
     """Outputs of the layer; 0: those of this matrix."""
     first_row: int = 0
     """Position of row 0 in the layer."""
+    steps: int = field(init=False, repr=False, compare=False)
+    """Steps of the ADC on each side of zero; 0: no ADC."""
     ints: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """The integers as an operator takes them; with ``floats``, what ``decode`` reads."""
     floats: tuple[float, ...] = field(init=False, repr=False, compare=False)
@@ -62,9 +69,12 @@ class Plan:
             given = getattr(self, name)
             _check(name, given, len(given) == dims and all(n >= least for n in given), f"{dims} integers >= {least}")
         _check("groups", self.groups, self.groups >= 1, "an integer >= 1")
-        for name in ("input_bits", "output_bits"):
+        for name in ("input_bits", "output_bits", "unit_bits"):
             bits = getattr(self, name)
             _check(name, bits, bits == 0 or 2 <= bits <= 16, "from 2 to 16, or 0 for no converter")
+        _check("output_steps", self.output_steps, self.output_steps >= 0, "an integer >= 0")
+        steps = self.output_steps or (2 ** (self.output_bits - 1) - 1 if self.output_bits else 0)
+        object.__setattr__(self, "steps", steps)
         bound = self.output_bound
         _check("output_bound", bound, bound > 0 and math.isfinite(bound), "a positive number")
         for name in ("output_noise", "weight_noise"):
@@ -72,7 +82,8 @@ class Plan:
             _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")
         # made here and not when asked for: torch.compile reads them
         geometry = (self.dims, *self.stride, *self.padding, *self.dilation, self.groups)
-        rest = (self.input_bits, self.output_bits, self.first_output, self.total_outputs, self.first_row)
+        converters = (self.input_bits, self.output_bits, self.output_steps, self.unit_bits)
+        rest = (*converters, self.first_output, self.total_outputs, self.first_row)
         ints = (*_counted(self.bounds), *_counted(self.columns), *geometry, *rest, self.spread.pieces)
         object.__setattr__(self, "ints", ints)
         s = self.spread
@@ -97,7 +108,12 @@ class Plan:
     @property
     def exact(self) -> bool:
         """Whether the product is the digital one: no converter, no noise."""
-        return not (self.input_bits or self.output_bits or self.noisy)
+        return not (self.input_bits or self.saturates or self.noisy)
+
+    @property
+    def saturates(self) -> bool:
+        """Whether a converter may clip an output: the ADC, or the digital unit."""
+        return bool(self.steps or self.unit_bits)
 
     @property
     def shaped(self) -> bool:
@@ -156,7 +172,7 @@ def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
     columns = take(take(1)[0])
     (dims,) = take(1)
     stride, padding, dilation = take(dims), take(dims), take(dims)
-    groups, input_bits, output_bits, first_output, total_outputs, first_row, pieces = rest
+    groups, input_bits, output_bits, output_steps, unit_bits, first_output, total_outputs, first_row, pieces = rest
     bound, output_noise, weight_noise, base, step, *coefficients = floats
     return Plan(
         bounds=bounds,
@@ -167,6 +183,8 @@ def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
         groups=groups,
         input_bits=input_bits,
         output_bits=output_bits,
+        output_steps=output_steps,
+        unit_bits=unit_bits,
         output_bound=bound,
         output_noise=output_noise,
         weight_noise=weight_noise,

@@ -7,7 +7,11 @@ blocks, or one for each) and ``s`` the weight scale of a row block and output:
     wn = w + weight_noise * s * spread(w / s) * normal
     p  = sum of xq wn over the block's rows                 its partial sum
     v  = p + r * s * output_noise * normal
-    y += gain * round(clip(v, -b, b) A / b) b / A           b = r * s * output bound, A = 2^(output bits - 1) - 1
+    u = gain * round(clip(v, -b, b) A / b) b / A            b = r * s * output bound, A = 2^(output bits - 1) - 1
+    y += round(clip(u, -o, o) U / o) o / U                  o = r * s * output range, U = 2^(unit bits - 1) - 1
+
+``A`` may be given instead (``output_steps``). The last line is that of a tile whose digital unit scales each column
+before it passes 8 bits on; without output ranges, ``y += u``.
 
 The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does; the range learns
 from what it clips. Normals are keyed by position (``ops/noise.py``), so that the backward pass meets the very noise of
@@ -26,7 +30,7 @@ from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
 from analogtorch.ops.plan import Plan, Span
-from analogtorch.ops.quantize import rounded
+from analogtorch.ops.quantize import in_steps, rounded
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -44,6 +48,7 @@ class Inputs(NamedTuple):
     output_keys: Tensor | None
     samples: Tensor | None
     output_bounds: Tensor | None = None
+    output_ranges: Tensor | None = None
 
 
 class Outputs(NamedTuple):
@@ -136,7 +141,7 @@ def part(x: Tensor, w: Tensor, span: Span, plan: Plan, own_range: Tensor | None 
 
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """The product; ``learns``: whether a backward pass may follow."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds = inputs
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges = inputs
     input_range = input_range.abs()
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
     own, wn = per_block(input_range), noisy_weight(w, scale, key, plan)
@@ -151,14 +156,20 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
         if plan.output_noise > 0 and v.numel():
             assert output_keys is not None
             v = v + full * plan.output_noise * _output_noise(v, output_keys[block], samples, plan).to(v.dtype)
-        if plan.output_bits:
+        clipped: list[Tensor] = []
+        if plan.steps:
             own_bound = None if output_bounds is None else output_bounds[block].view(1, -1, 1).to(full.dtype)
             bound = full * (plan.output_bound if own_bound is None else own_bound)
-            if learns:
-                masks.append(packed((v.abs() > bound).view(_mask_rows(p.shape, plan))))
-            v = rounded(v, bound, plan.output_bits)
+            clipped.append(v.abs() > bound)
+            v = in_steps(v, bound, plan.steps)
         if gain is not None:
             v = v * gain[block].view(1, -1, 1).to(v.dtype)
+        if plan.unit_bits and output_ranges is not None:
+            limit = full * output_ranges[block].view(1, -1, 1).to(full.dtype)
+            clipped.append(v.abs() > limit)
+            v = rounded(v, limit, plan.unit_bits)
+        if learns and plan.saturates:
+            masks.append(packed(_any(clipped, v).view(_mask_rows(p.shape, plan))))
         total = v.view(p.shape) if total is None else total + v.view(p.shape)
     assert total is not None
     if bias is not None:
@@ -189,6 +200,13 @@ def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Seq
     if needs_bias:
         g_bias = g.sum((0, *range(2, g.dim()))) if plan.dims else g.reshape(-1, g.shape[-1]).sum(0)
     return gx.to(x.dtype) if gx is not None and needs_x else None, g_range, gw, g_bias
+
+
+def _any(clipped: list[Tensor], v: Tensor) -> Tensor:
+    """Which outputs a converter clipped."""
+    if not clipped:  # a digital unit without its ranges, and no ADC
+        return torch.zeros_like(v, dtype=torch.bool)
+    return clipped[0] if len(clipped) == 1 else clipped[0] | clipped[1]
 
 
 def _through_dac(gx: Tensor, x: Tensor, input_range: Tensor, needs_range: bool) -> tuple[Tensor, Tensor | None]:

@@ -26,7 +26,7 @@ def sensitivity(
     time: str | float = "1 year",
     chips: int = 3,
     seed: int = 0,
-    compensation: Compensation = "global",
+    compensation: Compensation = "least_squares",
     higher_is_better: bool = True,
     progress: bool = False,
 ) -> Sensitivity:

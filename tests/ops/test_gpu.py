@@ -35,7 +35,7 @@ from analogtorch.ops import fold, gpu
 from analogtorch.ops.mask import packed, unpacked
 from analogtorch.ops.noise import normal_reference
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.quantize import levels, rounded
+from analogtorch.ops.quantize import in_steps, rounded
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
 
 product = InterpreterBuilder.create_dot
@@ -73,7 +73,7 @@ def seen(x, r, w, plan, scale, key):
     return xq, w.float() + plan.weight_noise * size * sigma * z
 
 
-def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits):
+def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, unit_ranges):
     xq, wn = seen(x, r, w, plan, scale, key)
     y, masks = torch.zeros(M, N), []
     for b, (i, j) in enumerate(zip(plan.bounds, plan.bounds[1:])):
@@ -84,9 +84,13 @@ def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits):
             v = v + full * plan.output_noise * z
         limit = full * (plan.output_bound if limits is None else limits[b])
         masks.append(v.abs() > limit)
-        if plan.output_bits:
-            v = rounded(v, limit, plan.output_bits)
-        y += v if gain is None else v * gain[b]
+        if plan.steps:
+            v = in_steps(v, limit, plan.steps)
+        v = v if gain is None else v * gain[b]
+        if unit_ranges is not None:
+            masks[-1] |= v.abs() > full * unit_ranges[b]
+            v = rounded(v, full * unit_ranges[b], plan.unit_bits)
+        y += v
     return (y if bias is None else y + bias.float()), torch.stack(masks)
 
 
@@ -105,25 +109,28 @@ def wanted_gradients(g, x, r, w, plan, scale, gain, key, mask):
     return gx * ~(above | below), (gx * above - gx * below).sum().view(1), gw
 
 
-def check(name, dtype=torch.float32, x=X, r=(1.3,), gain=None, key=KEY, samples=None, bias=None, limits=None, **plan):
+def check(
+    name, dtype=torch.float32, x=X, r=(1.3,), *, gain=None, key=KEY, samples=None, bias=None, limits=None, unit=None,
+    **plan,
+):
     everything = dict(bounds=(0, 16, 37), input_bits=8, output_bits=8, output_bound=1.5, output_noise=0.02)
     plan = Plan(**{**everything, "weight_noise": 0.05, **plan})
     x, w, g, r = x.to(dtype), W.to(dtype), G.to(dtype), torch.tensor(r)
     scale = torch.stack([w[:, i:j].abs().amax(1) for i, j in zip(plan.bounds, plan.bounds[1:])]).float()
     output_keys = OUTPUT_KEYS[: plan.blocks] if plan.output_noise else None
-    y, mask = wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits)
+    y, mask = wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, unit)
     if dtype == torch.float32:
         near = dict(rtol=1e-5, atol=1e-5)
     else:  # a reading of either block may fall on the next step
-        step = (r.max() * scale.max() * plan.output_bound / levels(plan.output_bits)).item()
+        step = (r.max() * scale.max() * plan.output_bound / plan.steps).item()
         near = dict(rtol=0.01, atol=2.5 * step)
     for tile in (SMALL, WIDE):
         run = (x, r, w, plan, scale, gain, key, output_keys, samples)
-        got, got_mask = gpu.linear(*run, want_mask=True, bias=bias, output_bounds=limits, tile=tile)
+        got, got_mask = gpu.linear(*run, want_mask=True, bias=bias, output_bounds=limits, output_ranges=unit, tile=tile)
         assert got.dtype == dtype
         assert (got - y).abs().mean() < near["atol"] / 5, name
         assert_close(got.float(), y, msg=lambda m: f"{name}: y: {m}", **near)
-        if plan.output_bits:
+        if plan.saturates:
             assert got_mask.any() and not unpacked(got_mask[0], N).all(), name
             if dtype == torch.float32:
                 assert torch.equal(got_mask, torch.stack([packed(own) for own in mask])), name
@@ -152,6 +159,9 @@ position = dict(first_output=3, first_row=64)
 check("everything", spread=shaped, gain=gain, samples=samples, bias=torch.randn(N), **position)
 check("range per vector", r=ranges, spread=shaped, samples=samples, **position)
 check("no ADC", output_bits=0, gain=gain)
+unit = dict(output_bits=0, output_steps=422, unit_bits=6)
+check("a digital unit", unit=0.2 + 0.3 * torch.rand(2, N), gain=gain, **unit)
+check("a digital unit without ranges", **unit)
 check("bounds of readings", limits=0.5 + torch.rand(2, N), gain=gain)
 check("no DAC", input_bits=0, output_bound=0.5)
 check("equal blocks", bounds=(0, 16, 32, 37), input_bits=16, output_bits=5)
@@ -213,7 +223,7 @@ def test_interpreted_kernels_give_the_same_numbers(script: str) -> None:
 
 
 _TYPES = {
-    **dict.fromkeys(("out", "r", "sums", "scale", "gain", "output_bounds"), "*fp32"),
+    **dict.fromkeys(("out", "r", "sums", "scale", "gain", "output_bounds", "output_ranges"), "*fp32"),
     **dict.fromkeys(("rows", "first", "key", "output_keys", "samples"), "*i64"),
     **dict.fromkeys(("output_bound", "output_noise", "weight_noise"), "fp32"),
     "mask": "*u8",
@@ -259,11 +269,23 @@ def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: b
         gpu.input_gradient_kernel: gpu._fit(gpu._input_tile(size, dtype, not plain), size, size),
         gpu.weight_gradient_kernel: gpu._fit(gpu._weight_tile(size, dtype), size, size),
     }
-    optional = ("key", "output_keys", "mask", "gain", "bias", "samples", "output_bounds", "bounds", "sums")
+    optional = (
+        "key",
+        "output_keys",
+        "mask",
+        "gain",
+        "bias",
+        "samples",
+        "output_bounds",
+        "output_ranges",
+        "bounds",
+        "sums",
+    )
     settings = {
         "SPREAD": None if plain else (0.1, 0.2, -0.3, 0.1, 0.01, 0.02, 2.0),
         "INPUT_STEPS": 0 if plain else 127,
-        "OUTPUT_STEPS": 0 if plain else 127,
+        "OUTPUT_STEPS": 0 if plain else 422,
+        "UNIT_STEPS": 0 if plain else 127,
         "CLIPPED": not plain,
         "PER_VECTOR": not plain,
         **(dict.fromkeys(optional) if plain else {}),

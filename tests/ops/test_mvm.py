@@ -78,13 +78,17 @@ def test_gradients_are_those_of_the_noisy_function(name, x, w, plan) -> None:
 
 
 @_each_geometry
-@pytest.mark.parametrize("own", [False, True], ids=["one_bound", "own_bounds"])
-def test_saturated_readings_pass_no_gradient_block_by_block(name, x, w, plan, own) -> None:
+@pytest.mark.parametrize("where", ["one_bound", "own_bounds", "digital_unit"])
+def test_saturated_readings_pass_no_gradient_block_by_block(name, x, w, plan, where) -> None:
     x, w = _double(*x), _double(*w, seed=1)
     plan = dataclasses.replace(plan, output_bits=8, output_bound=0.6)
     scale = torch.ones(plan.blocks, w.shape[0], dtype=torch.float64)
-    bounds = 0.2 + 0.8 * torch.rand(scale.shape, dtype=torch.float64) if own else None
-    y = mvm(x, ONE, w, plan, scale=scale, output_bounds=bounds)
+    bounds = None if where == "one_bound" else 0.2 + 0.8 * torch.rand(scale.shape, dtype=torch.float64)
+    if where == "digital_unit":
+        plan = dataclasses.replace(plan, output_bits=0, output_steps=4000, output_bound=50.0, unit_bits=8)
+        y = mvm(x, ONE, w, plan, scale=scale, output_ranges=bounds)
+    else:
+        y = mvm(x, ONE, w, plan, scale=scale, output_bounds=bounds)
     g = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     gx, gw = torch.autograd.grad(y, (x, w), g)
     parts = [part(x, w, plan.span(b, w.shape[1:]), plan) for b in range(plan.blocks)]
@@ -163,18 +167,20 @@ _ONE = torch.ones(1)
 
 def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
     bias, each = torch.zeros(w.shape[0], dtype=w.dtype, requires_grad=True), torch.ones(plan.blocks, w.shape[0])
-    tensors = (x, _ONE.clone().requires_grad_(), w, bias, None, each, KEY, KEYS, None, 2 * each)
+    tensors = (x, _ONE.clone().requires_grad_(), w, bias, None, each, KEY, KEYS, None, 2 * each, each)
     return *tensors, plan.ints, plan.floats, learns
 
 
 _LINEAR = Plan(bounds=(0, 3, 8), input_bits=8, output_bits=8, columns=(0, 4), **_FULL)
 _CONV = _plan((0, 3, 6), (1,), (1,), (1,), input_bits=8, output_bits=8, **_FULL)
+_UNIT = Plan(bounds=(0, 3, 8), input_bits=8, output_steps=422, unit_bits=8, **_FULL)
 _NO_ADC = Plan(bounds=(0, 3, 8), input_bits=8)
 OPERATORS = {
     "normal": ("normal", (KEY, torch.arange(4), torch.arange(4), 6)),
     "mvm": ("mvm", _operands(_LINEAR, _leaf(3, 8), _leaf(4, 8))),
     "mvm_conv": ("mvm", _operands(_CONV, _leaf(2, 2, 9), _leaf(4, 2, 3))),
     "mvm_eval": ("mvm", _operands(_LINEAR, _leaf(3, 8), _leaf(4, 8), learns=False)),
+    "mvm_unit": ("mvm", _operands(_UNIT, _leaf(3, 8), _leaf(4, 8))),
     "mvm_no_adc": ("mvm", _operands(_NO_ADC, _leaf(3, 8), _leaf(4, 8))),
     "mvm_bfloat16": ("mvm", _operands(_LINEAR, _leaf(3, 8), torch.randn(4, 8, dtype=torch.bfloat16))),
     "mvm_backward": (
@@ -249,6 +255,7 @@ BAD = {
     "scale": (ValueError, r"scale must be \(2, 4\)", {"scale": torch.zeros(1, 4)}),
     "gain": (ValueError, r"gain must be \(2, 4\)", {"gain": torch.zeros(4)}),
     "bounds": (ValueError, r"output_bounds must be \(2, 4\)", {"output_bounds": torch.ones(2, 5)}),
+    "ranges": (ValueError, r"output_ranges must be \(2, 4\)", {"output_ranges": torch.ones(2, 5)}),
     "key": (ValueError, "needs key", {"key": None}),
     "output keys": (ValueError, "2 row blocks", {"output_keys": KEYS[:1]}),
     "no key": (ValueError, r"key must be one number", {"key": KEYS[:0]}),

@@ -86,6 +86,7 @@ SHAPES = {
 SETTINGS = {
     "eight_bits": {"input_bits": 8, "output_bits": 8, "output_bound": 12.0},
     "saturating": {"input_bits": 8, "output_bits": 6, "output_bound": 0.8},
+    "digital_unit": {"input_bits": 8, "output_steps": 422, "output_bound": 3.0, "unit_bits": 6},
     "no_adc": {"input_bits": 8, "weight_noise": 0.05},
     "no_dac": {"output_bits": 8, "output_bound": 4.0},
     "everything": {
@@ -103,6 +104,7 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
     plan = dataclasses.replace(plan, **SETTINGS[setting])
     x, w, bias = _random(*size), _random(*weight, seed=1), _random(weight[0], seed=2)
     input_range, gain, samples, bounds = torch.tensor([1.5]), None, None, None
+    ranges = 0.3 + _random(plan.blocks, weight[0], seed=7).abs() if plan.unit_bits else None
     if variant != "plain":
         bounds = plan.output_bound * (0.2 + _random(plan.blocks, weight[0], seed=5).abs())
     if variant == "block_ranges":
@@ -116,7 +118,8 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
     def run() -> tuple[Tensor, ...]:
         leaves = [t.clone().requires_grad_() for t in (x, w, bias)]
         r = input_range.clone().requires_grad_(variant != "own_ranges_gain")
-        noise = {"key": KEY, "output_keys": KEYS, "samples": samples, "gain": gain, "output_bounds": bounds}
+        noise = {"key": KEY, "output_keys": KEYS, "samples": samples, "gain": gain}
+        noise |= {"output_bounds": bounds, "output_ranges": ranges}
         y = mvm(leaves[0], r, leaves[1], plan, bias=leaves[2], **noise)
         y.backward(g)
         return y.detach(), *(leaf.grad for leaf in leaves), torch.zeros(1) if r.grad is None else r.grad

@@ -86,10 +86,11 @@ def takes(inputs: Inputs, plan: Plan) -> bool:
 
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """As ``reference.forward``."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds = inputs
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges = inputs
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale
     vectors, r = x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
-    y, mask = linear(vectors, r, w, plan, scale, gain, key, output_keys, samples, learns, bias, output_bounds)
+    limits = output_bounds, output_ranges
+    y, mask = linear(vectors, r, w, plan, scale, gain, key, output_keys, samples, learns, bias, *limits)
     shape = (*x.shape[:-1], w.shape[0])
     mask = x.new_empty(0, dtype=MASK) if mask is None else mask
     # the kernels of the backward read the mask as they go: asking whether a reading saturated would stop the GPU
@@ -138,6 +139,7 @@ def linear(
     want_mask: bool = False,
     bias: Tensor | None = None,
     output_bounds: Tensor | None = None,
+    output_ranges: Tensor | None = None,
     *,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -153,9 +155,10 @@ def linear(
         key: int64, of the weight noise; None: without it.
         output_keys: (blocks,) int64, of the output noise; wanted where the plan has some.
         samples: (vectors,) int64, their positions in the output noise; None: 0, 1, ...
-        want_mask: tell which partial sums the ADC clips.
+        want_mask: tell which partial sums the converters clip.
         bias: (outputs,), digital.
         output_bounds: (blocks, outputs), of the ADC; None: the plan's.
+        output_ranges: (blocks, outputs), of what the digital unit passes on; None: it does not round.
         tile: how to cut the work; the noise does not depend on it.
 
     Returns:
@@ -165,12 +168,13 @@ def linear(
     (m, k), n = x.shape, w.shape[0]
     x, w, r, samples, bias = x.contiguous(), w.contiguous(), _wide(input_range), _dense(samples), _dense(bias)
     limits = None if output_bounds is None else _wide(output_bounds)
+    ranges = _wide(output_ranges) if plan.unit_bits and output_ranges is not None else None
     noise = plan.output_noise
     if noise > 0 and output_keys is None:
         raise ValueError("output_keys must be given: the plan has output noise")
     y = torch.empty(m, n, dtype=w.dtype, device=x.device)
     mask = None
-    if want_mask and plan.output_bits:
+    if want_mask and plan.saturates:
         mask = torch.empty(mask_shape(y.shape, plan.blocks, 0), dtype=MASK, device=x.device)
     key, spread = _weight_noise(plan, key)
     bounds, size = _bounds(plan.bounds, x.device)
@@ -179,12 +183,13 @@ def linear(
         with torch.cuda.device_of(x):
             forward_kernel[(triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n),)](
                 *(y, mask, x, r, w, _wide(scale), None if gain is None else _wide(gain), bias, key),
-                *(_dense(output_keys) if noise > 0 else None, samples, limits, bounds),
+                *(_dense(output_keys) if noise > 0 else None, samples, limits, ranges, bounds),
                 *(m, n, k, plan.blocks, size, plan.first_output, plan.first_row),
                 *(plan.output_bound, noise, plan.weight_noise),
                 SPREAD=spread,
                 INPUT_STEPS=_steps(plan.input_bits),
-                OUTPUT_STEPS=_steps(plan.output_bits),
+                OUTPUT_STEPS=plan.steps,
+                UNIT_STEPS=_steps(plan.unit_bits),
                 PER_VECTOR=r.numel() > 1,
                 **tile.arguments(),
             )

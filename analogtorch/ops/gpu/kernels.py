@@ -102,6 +102,14 @@ def _codes(x, up, STEPS: tl.constexpr):
 
 
 @triton.jit
+def _in_steps(p, limit, STEPS: tl.constexpr):
+    """``p`` clipped to ``limit`` and rounded to ``STEPS`` on each side of zero."""
+    limit = tl.maximum(limit, 1e-30, propagate_nan=tl.PropagateNan.ALL)
+    # two divisions that round to the last bit would gain nothing: the order of the sum changes more
+    return _codes(p, STEPS / limit, STEPS) * (limit * (1.0 / STEPS))
+
+
+@triton.jit
 def _exact(dtype: tl.constexpr, STEPS: tl.constexpr):
     """Whether ``dtype`` holds all codes of a converter, and is worth it: float32 loses nothing either way."""
     return (STEPS > 0) and ((dtype == tl.bfloat16 and STEPS <= 255) or (dtype == tl.float16 and STEPS <= 2047))
@@ -152,6 +160,7 @@ def forward_kernel(
     output_keys,
     samples,
     output_bounds,
+    output_ranges,
     bounds,
     M,
     N,
@@ -166,6 +175,7 @@ def forward_kernel(
     SPREAD: tl.constexpr,
     INPUT_STEPS: tl.constexpr,
     OUTPUT_STEPS: tl.constexpr,
+    UNIT_STEPS: tl.constexpr,
     PER_VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -220,17 +230,22 @@ def forward_kernel(
                 limit = full * tl.load(output_bounds + b * N + n, mask=in_n, other=1.0)[None, :]
             else:
                 limit = full * output_bound
-            if mask is not None:
-                outside = (inside & (tl.abs(p) > limit)).to(tl.int32)
-                bits = tl.reshape(outside, [BLOCK_M, BLOCK_N // 8, 8]) << tl.arange(0, 8)[None, None, :]
-                j = tile_n * (BLOCK_N // 8) + tl.arange(0, BLOCK_N // 8)
-                where = mask + (b * M + m).to(tl.int64)[:, None] * _mask_row(N) + j[None, :]
-                tl.store(where, tl.sum(bits, 2).to(tl.uint8), mask=in_m[:, None] & (j < _mask_row(N))[None, :])
-            limit = tl.maximum(limit, 1e-30, propagate_nan=tl.PropagateNan.ALL)
-            # two divisions that round to the last bit would gain nothing: the order of the sum changes more
-            p = _codes(p, OUTPUT_STEPS / limit, OUTPUT_STEPS) * (limit * (1.0 / OUTPUT_STEPS))
+            clipped = tl.abs(p) > limit
+            p = _in_steps(p, limit, OUTPUT_STEPS)
+        else:
+            clipped = tl.zeros([BLOCK_M, BLOCK_N], tl.int1)
         if gain is not None:
             p = p * tl.load(gain + b * N + n, mask=in_n, other=0.0)[None, :]
+        if output_ranges is not None:
+            limit = full * tl.load(output_ranges + b * N + n, mask=in_n, other=1.0)[None, :]
+            clipped = clipped | (tl.abs(p) > limit)
+            p = _in_steps(p, limit, UNIT_STEPS)
+        if mask is not None:
+            outside = (inside & clipped).to(tl.int32)
+            bits = tl.reshape(outside, [BLOCK_M, BLOCK_N // 8, 8]) << tl.arange(0, 8)[None, None, :]
+            j = tile_n * (BLOCK_N // 8) + tl.arange(0, BLOCK_N // 8)
+            where = mask + (b * M + m).to(tl.int64)[:, None] * _mask_row(N) + j[None, :]
+            tl.store(where, tl.sum(bits, 2).to(tl.uint8), mask=in_m[:, None] & (j < _mask_row(N))[None, :])
         total += p
     if bias is not None:
         total += tl.load(bias + n, mask=in_n, other=0.0).to(tl.float32)[None, :]

@@ -95,12 +95,21 @@ def takes(inputs: Inputs, plan: Plan) -> bool:
 
 
 def _floats(inputs: Inputs) -> tuple[Tensor | None, ...]:
-    return inputs.x, inputs.input_range, inputs.w, inputs.bias, inputs.scale, inputs.gain, inputs.output_bounds
+    return (
+        inputs.x,
+        inputs.input_range,
+        inputs.w,
+        inputs.bias,
+        inputs.scale,
+        inputs.gain,
+        inputs.output_bounds,
+        inputs.output_ranges,
+    )
 
 
 def _single(inputs: Inputs) -> Inputs:
     """The same in float32."""
-    names = ("x", "input_range", "w", "bias", "scale", "gain", "output_bounds")
+    names = ("x", "input_range", "w", "bias", "scale", "gain", "output_bounds", "output_ranges")
     floats = zip(names, _floats(inputs), strict=True)
     return inputs._replace(**{name: t.float() for name, t in floats if t is not None})
 
@@ -133,7 +142,7 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     x, w, output = inputs.x, inputs.w, call.form.output
     y = x.new_empty(output)
     scale = w.new_empty(plan.blocks, w.shape[0]) if inputs.scale is None else inputs.scale.contiguous()
-    kept = learns and plan.output_bits
+    kept = learns and plan.saturates
     mask = x.new_empty(mask_shape(output, plan.blocks, plan.dims) if kept else (0,), dtype=MASK)
     saturated = x.new_empty(plan.blocks, dtype=torch.uint8)
     call.point(scale=scale, y=y, saturated=saturated, mask=mask if mask.numel() else None)
@@ -224,7 +233,7 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
     noise.std, noise.shaped, noise.base, noise.step = plan.weight_noise, plan.shaped, spread.base, spread.step
     noise.c, noise.pieces = spread.coefficients, spread.pieces
     noise.first_output, noise.first_row = plan.first_output, plan.first_row
-    read.levels, read.bound = levels(plan.output_bits) if plan.output_bits else 0, plan.output_bound
+    read.levels, read.bound = plan.steps, plan.output_bound
     read.std, read.first_output = plan.output_noise, plan.first_output
     read.total_outputs = plan.total_outputs or w[0]
     return _Form(m, output, sums, panels, (bounds, columns))
@@ -234,7 +243,7 @@ class _Call:
     """The structure that a kernel reads, and the tensors that must live until it returns."""
 
     def __init__(self, inputs: Inputs, plan: Plan) -> None:
-        x, input_range, w, bias, _, gain, key, output_keys, samples, output_bounds = inputs
+        x, input_range, w, bias, _, gain, key, output_keys, samples, output_bounds, output_ranges = inputs
         self.form = _form(plan, x.shape, w.shape)
         self.matrix = type(self.form.matrix).from_buffer_copy(self.form.matrix)
         self._alive: list[Tensor] = []
@@ -246,6 +255,9 @@ class _Call:
             self.matrix.read.keys = self._address(output_keys)
         if output_bounds is not None:
             self.matrix.read.bounds = self._address(output_bounds)
+        if output_ranges is not None and plan.unit_bits:
+            self.matrix.read.unit_levels = levels(plan.unit_bits)
+            self.matrix.read.ranges = self._address(output_ranges)
 
     def point(self, **tensors: Tensor | None) -> None:
         """Let the structure point to these tensors; to copies of those that are not contiguous."""

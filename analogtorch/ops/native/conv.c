@@ -35,7 +35,7 @@ typedef struct {
   int32_t *block;                     /* of each channel of a group; of a kernel that blocks cut, the first */
   const float *w;                     /* with noise */
   float *copy;                        /* w, where it is no copy of the layer's */
-  float (*reads)[4];                  /* bound, up, down, std: per (sample if ranges are BY_VECTOR), block, output */
+  float (*reads)[7];                  /* as a reading: per (sample if ranges are BY_VECTOR), block, output */
   int threads, found;                 /* threads it is worth; whether there was memory */
 } plan;
 
@@ -119,6 +119,12 @@ static void prepare_reads(const plan *p) {
     p->reads[i][1] = c->read.levels / bound;
     p->reads[i][2] = bound / c->read.levels;
     p->reads[i][3] = full * c->read.std;
+    if (c->read.unit_levels > 0) {
+      float range = safe(full * c->read.ranges[i % each]);
+      p->reads[i][4] = range;
+      p->reads[i][5] = c->read.unit_levels / range;
+      p->reads[i][6] = range / c->read.unit_levels;
+    }
   }
 }
 
@@ -215,7 +221,7 @@ static int read_tile(const plan *p, const float *sums, size b, size sample, size
   for (int i = 0; i < rows; i++) {
     size o = o0 + i, row = sample * p->total + o;
     const float *k = p->reads[((c->range_by == BY_VECTOR ? sample : 0) * c->blocks + b) * p->total + o];
-    reading r = {same(k[0]), same(k[1]), same(k[2]), same(k[3])};
+    reading r = {same(k[0]), same(k[1]), same(k[2]), same(k[3]), same(k[4]), same(k[5]), same(k[6])};
     uint64_t word = 0;
     if (c->read.std > 0)
       word = fold((uint64_t)c->read.keys[b],
@@ -227,9 +233,10 @@ static int read_tile(const plan *p, const float *sums, size b, size sample, size
       vf y = load(sums + i * PANEL + v * LANES);
       if (c->read.std > 0) y += r.std * normal(word, (uint32_t)q);
       y = adc_read(&c->read, &r, y, &outside[v]);
+      if (c->gain) y *= c->gain[b * p->total + o];
+      y = unit_read(&c->read, &r, y, &outside[v]);
       outside[v] &= first_lanes(count);
       ever |= outside[v];
-      if (c->gain) y *= c->gain[b * p->total + o];
       if (b) y += load_some(c->y + row * p->places + q, count);
       if (c->bias && b == c->blocks - 1) y += c->bias[o];
       store_some(c->y + row * p->places + q, y, count);

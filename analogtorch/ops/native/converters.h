@@ -24,18 +24,26 @@ INLINE float range_at(const float *range, size by, size vector, size block) {
 typedef struct {
   float levels /* 0: no ADC */, bound, std;
   const float *bounds; /* of each block and output, instead of bound */
+  float unit_levels;   /* of the digital unit behind it; 0: it passes on what the ADC gives */
+  const float *ranges; /* in which it rounds, of each block and output */
   const int64_t *keys; /* of the noise, one per block */
   int64_t first_output, total_outputs;
 } adc;
 
 /* What LANES outputs, or one, are read with. */
-typedef struct { vf bound, up, down, std; } reading;
+typedef struct { vf bound, up, down, std, range, range_up, range_down; } reading;
+
+INLINE vf safe_all(vf bound) { return select_(bound < 1e-30f, same(1e-30f), bound); }
 
 /* Of up to `count` outputs, the first of which is number `at` of all blocks' outputs. */
 INLINE reading reading_of(const adc *a, vf full, size at, size count) {
-  vf bound = full * (a->bounds ? load_some(a->bounds + at, count) : same(a->bound));
-  bound = select_(bound < 1e-30f, same(1e-30f), bound);
-  return (reading){bound, a->levels / bound, bound / a->levels, full * a->std};
+  vf bound = safe_all(full * (a->bounds ? load_some(a->bounds + at, count) : same(a->bound)));
+  reading r = {bound, a->levels / bound, bound / a->levels, full * a->std};
+  if (a->unit_levels > 0) {
+    r.range = safe_all(full * load_some(a->ranges + at, count));
+    r.range_up = a->unit_levels / r.range, r.range_down = r.range / a->unit_levels;
+  }
+  return r;
 }
 
 /* The reading of y; which lanes saturated. */
@@ -43,6 +51,13 @@ INLINE vf adc_read(const adc *a, const reading *r, vf y, vi *outside) {
   if (!(a->levels > 0)) { *outside = (vi){0}; return y; }
   *outside = (y > r->bound) | (y < -r->bound);
   return nearest(clip(y, r->bound) * r->up) * r->down;
+}
+
+/* What the digital unit makes of it, after its gain; lanes that saturate are added to those of the ADC. */
+INLINE vf unit_read(const adc *a, const reading *r, vf y, vi *outside) {
+  if (!(a->unit_levels > 0)) return y;
+  *outside |= (y > r->range) | (y < -r->range);
+  return nearest(clip(y, r->range) * r->range_up) * r->range_down;
 }
 
 /* Which readings saturated: a bit for each, in rows of whole words. */

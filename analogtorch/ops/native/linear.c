@@ -89,9 +89,10 @@ static int read_tile(const linear *p, const float *sums, size b, size m0, int ro
       vf y = load(sums + i * PANEL + j);
       if (p->read.std > 0) y += r[v].std * normal(word, (uint32_t)(p->read.first_output + n0 + j));
       y = adc_read(&p->read, &r[v], y, &outside[v]);
+      if (p->gain) y *= load_some(p->gain + at, count);
+      y = unit_read(&p->read, &r[v], y, &outside[v]);
       outside[v] &= first_lanes(count);
       ever |= outside[v];
-      if (p->gain) y *= load_some(p->gain + at, count);
       if (b) y += load_some(p->y + row + j, count);
       if (p->bias && b == p->blocks - 1) y += load_some(p->bias + n0 + j, count);
       store_some(p->y + row + j, y, count);

@@ -18,7 +18,8 @@ class Adc(ctypes.Structure):
     """``adc`` of converters.h."""
 
     _fields_ = (
-        *(("levels", _F), ("bound", _F), ("std", _F), ("bounds", _P), ("keys", _P)),
+        *(("levels", _F), ("bound", _F), ("std", _F), ("bounds", _P), ("unit_levels", _F), ("ranges", _P)),
+        ("keys", _P),
         *(("first_output", _I), ("total_outputs", _I)),
     )
 

@@ -1,0 +1,120 @@
+"""What a chip learns of itself through its own ADCs: single cells, MVMs of known inputs, and gains fitted to them.
+
+Everything is in units of (full-scale input x largest conductance). The noise and the step of an ADC are those of one
+MVM; where more reads are averaged, both shrink.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from analogtorch.chips import Chip
+from analogtorch.ops import in_steps
+
+CELL_COUNTS = 256
+"""ADC steps that the largest conductance gives when a cell is read alone: as many reads as that takes are added up.
+ASSUMED. On the HERMES chip one MVM gives 35, and cells are accepted within 5 counts of a read of their own (Le Gallo
+2023, Methods), which 35 would make 14 % of the largest weight, far more than the error that was reached."""
+INPUTS = 256
+"""Random inputs that gains are fitted on: as many MVMs as reading a tile of 256 rows one after the other."""
+
+
+def adc_step(chip: Chip) -> float:
+    """Step of the chip's ADC in one MVM; 0: no ADC."""
+    return chip.output_bound / chip.output_steps if chip.output_steps else 0.0
+
+
+def cell_reads(chip: Chip) -> int:
+    """How often a cell that is read alone is read: often enough for ``CELL_COUNTS`` steps."""
+    return max(1, math.ceil(CELL_COUNTS * adc_step(chip)))
+
+
+def read_cells(w: Tensor, z: Tensor, chip: Chip) -> Tensor:
+    """Weights, of any shape and in units of the largest, as their cells give them when each is read alone.
+
+    Args:
+        w: what the conductances stand for.
+        z: standard normals of the same shape.
+        chip: whose ADC and output noise these are.
+    """
+    reads = cell_reads(chip)
+    return through_adc(w, z / math.sqrt(reads), chip, averaged=reads)
+
+
+def through_adc(sums: Tensor, z: Tensor, chip: Chip, gain: Tensor | None = None, averaged: int = 1) -> Tensor:
+    """What the ADC makes of partial sums, of any shape.
+
+    Args:
+        sums: the partial sums.
+        z: standard normals of the same shape.
+        chip: whose ADC and output noise these are.
+        gain: of each column's ADC, broadcastable to ``sums``, > 0: it clips and rounds what comes in, times the gain.
+        averaged: reads whose counts are added up: the step shrinks by as much.
+    """
+    noisy = sums if chip.output_noise == 0 else sums + chip.output_noise * z
+    noisy = noisy if gain is None else noisy * gain
+    if not chip.output_steps:
+        return noisy
+    return in_steps(noisy, noisy.new_tensor(chip.output_bound), averaged * chip.output_steps)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A row block while it is read."""
+
+    w: Tensor
+    """(outputs, rows), the target weights, in [-1, 1]."""
+    gain: Tensor
+    """(outputs,), of the ADC of each column."""
+    chip: Chip
+    normals: Callable[[str, int, int], Tensor]
+    """``normals(name, rows, columns)``: standard normals, others for another name."""
+
+    def targets(self, x: Tensor) -> Tensor:
+        """What the exact weights give for the inputs: (inputs, outputs)."""
+        return x @ self.w.T
+
+    def inputs(self) -> Tensor:
+        """Random full-scale inputs of either sign: (``INPUTS``, rows)."""
+        return torch.where(self.normals("inputs", INPUTS, self.w.shape[1]) > 0, 1.0, -1.0)
+
+    def two_reads(self, weights: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """What the ADCs give for the inputs, twice, each with noise of its own: (inputs, outputs).
+
+        The square of one read would hold its noise; the product of the two does not.
+        """
+        sums, shape = x @ weights.T, (len(x), len(weights))
+        if self.chip.output_noise == 0:
+            read = through_adc(sums, sums, self.chip, self.gain)
+            return read, read
+        first, second = (self.normals(f"{name}{again}", *shape) for again in ("", " again"))
+        return through_adc(sums, first, self.chip, self.gain), through_adc(sums, second, self.chip, self.gain)
+
+    def cells(self, weights: Tensor, name: str) -> Tensor:
+        """The weights as one-hot inputs read them: (outputs, rows)."""
+        z = self.normals(name, *weights.shape) if self.chip.output_noise else weights
+        return read_cells(weights, z, self.chip) * self.gain.unsqueeze(1)
+
+
+def fitted(target: Tensor, first: Tensor, second: Tensor, over: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """The factor that fits two reads best to their target, by least squares: (outputs,).
+
+    Args:
+        target: (inputs, outputs).
+        first: a read, of the same shape.
+        second: another one.
+        over: adds up numbers of each output over those that share a factor; None: each has its own.
+    """
+    numerator, denominator = ((first + second) / 2 * target).sum(0), (first * second).sum(0)
+    if over is not None:
+        numerator, denominator = over(numerator), over(denominator)
+    return ratio(numerator, denominator)
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient of what was read, 1 where there is nothing to go by."""
+    read = (numerator > 0) & (denominator > 0)
+    return torch.where(read, numerator / denominator.clamp_min(1e-30), 1.0)
