@@ -85,7 +85,7 @@ def test_saturated_readings_pass_no_gradient_block_by_block(name, x, w, plan, wh
     scale = torch.ones(plan.blocks, w.shape[0], dtype=torch.float64)
     bounds = None if where == "one_bound" else 0.2 + 0.8 * torch.rand(scale.shape, dtype=torch.float64)
     if where == "digital_unit":
-        plan = dataclasses.replace(plan, output_bits=0, output_steps=4000, output_bound=50.0, unit_bits=8)
+        plan = dataclasses.replace(plan, output_bits=0, output_steps=10**7, output_bound=50.0, unit_bits=8)
         y = mvm(x, ONE, w, plan, scale=scale, output_ranges=bounds)
     else:
         y = mvm(x, ONE, w, plan, scale=scale, output_bounds=bounds)
