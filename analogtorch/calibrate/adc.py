@@ -1,6 +1,8 @@
-"""ADC bounds from the partial sums that layers meet: a deviation from a chip whose bound is fixed."""
+"""Full scales behind the array, from the partial sums that layers meet: of the ADC, and of the digital unit."""
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -10,53 +12,77 @@ from analogtorch.calibrate.histogram import ColumnHistogram, Histogram
 from analogtorch.calibrate.passes import Forward, check_finite, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.nn import AnalogLayer
-from analogtorch.ops import Plan, block_scales
+from analogtorch.ops import Plan, block_scales, in_steps
 from analogtorch.ops.reference import Inputs, part, per_block, quantised
 
 Adc = Literal["mse", "percentile", "absmax"]
 AdcPer = Literal["layer", "tile", "column"]
 
 
-def bounds(
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """How the ADC ranges of a layer are to be found."""
+
+    method: Adc
+    per: AdcPer
+    percentile: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What was found for a layer."""
+
+    output_bounds: Tensor | None
+    """As of the layer; None: the chip's own."""
+    output_ranges: Tensor | None
+    """As of the layer; None: the chip has no digital unit that rounds."""
+    adc_error: float
+    """Root of the squared error that the ADC alone leaves in the sums, relative to them."""
+
+
+def limits(
     model: nn.Module,
     layers: Mapping[str, AnalogLayer],
     chips: Mapping[str, Chip],
     batches: Iterable[Any],
-    method: Adc,
-    per: AdcPer,
-    percentile: float,
+    wanted: Wanted | None,
     forward: Forward | None,
     progress: bool,
-) -> dict[str, Tensor]:
-    """The ADC bounds of each layer, as ``AnalogLayer.output_bounds``.
+) -> dict[str, Limits]:
+    """The full scales of each layer.
 
     Args:
-        model: what runs; its analog layers have their input ranges.
-        layers: those whose ADC is asked for.
-        chips: of every layer, with the ADC and the output noise that it is to have.
+        model: what runs; its analog layers have their DAC ranges, and no ADC.
+        layers: whose ADC is looked at.
+        chips: of every layer, with the ADC, digital unit and output noise that it is to have.
         batches: as ``calibrate`` takes them.
-        method: ``mse`` minimises the squared error of the readings, in units of the output; or ``percentile`` or
-            ``absmax`` of the partial sums.
-        per: what has a bound of its own: all readings of the layer, those of a tile, or each.
-        percentile: for ``percentile``, in (0, 100].
+        wanted: of ADC ranges; None: they are the chip's.
         forward: as ``calibrate`` takes it.
         progress: show a progress bar.
 
     Raises:
-        ValueError: a partial sum is NaN or infinite, or a layer has none but zeros.
+        ValueError: a partial sum is NaN or infinite, or a layer has none but zeros and is to have an ADC range.
     """
-    sums = {name: _PartialSums(name, layer, per) for name, layer in layers.items()}
+    sums = {name: _PartialSums(name, layer, chips[name], wanted) for name, layer in layers.items()}
     with evaluating(model), observing({layers[name]: seen for name, seen in sums.items()}):
         run("calibrate ADC", model, batches, forward, progress)
-    return {name: seen.bounds(chips[name], method, percentile) for name, seen in sums.items()}
+    return {name: seen.limits() for name, seen in sums.items()}
 
 
 class _PartialSums:
-    """The partial sums of one layer without noise, by what has a bound of its own."""
+    """The partial sums of one layer without noise, by what has a full scale of its own."""
 
-    def __init__(self, name: str, layer: AnalogLayer, per: AdcPer) -> None:
-        self._name, self._readings = name, layer.readings
-        blocks, outputs = layer.readings
+    def __init__(self, name: str, layer: AnalogLayer, chip: Chip, wanted: Wanted | None) -> None:
+        self._name, self._layer, self._chip, self._wanted = name, layer, chip, wanted
+        self._parts = [] if wanted is None else self._divided(wanted.per)
+        self._unit = self._divided("column") if chip.unit_bits else []
+        if wanted is not None and wanted.per == "column":
+            self._unit = self._parts if chip.unit_bits else []
+        self._error = self._power = 0.0
+
+    def _divided(self, per: AdcPer) -> "list[tuple[range, slice, Histogram | ColumnHistogram]]":
+        """Row blocks, outputs, and what their partial sums were."""
+        layer, (blocks, outputs) = self._layer, self._layer.readings
         columns = [slice(0, outputs)]
         if per == "tile":
             columns = [
@@ -64,17 +90,17 @@ class _PartialSums:
                 for section in layer.sections
                 for c in section.col_blocks
             ]
-        self._parts: list[tuple[range, slice, Histogram | ColumnHistogram]] = [
+        return [
             (rows, c, ColumnHistogram(outputs, weighted=not layer.calibrated) if per == "column" else Histogram())
             for rows in ([range(blocks)] if per == "layer" else [range(b, b + 1) for b in range(blocks)])
             for c in columns
         ]
-        """Row blocks, outputs, and what their readings were."""
 
     def __call__(self, inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
         x, weight, r, own = inputs.x, inputs.w, inputs.input_range.abs(), per_block(inputs.input_range)
         scale = block_scales(weight, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
         given = x if own else quantised(x, r, plan, weight.dtype)
+        parts = self._parts if self._unit is self._parts else [*self._parts, *self._unit]
         for block in range(plan.blocks):
             mine = r[block : block + 1] if own else r
             p = part(given, weight, plan.span(block, weight.shape[1:]), plan, mine if own else None)
@@ -85,24 +111,48 @@ class _PartialSums:
             )
             v = v / full.clamp_min(torch.finfo(scale.dtype).tiny)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", v)
-            for rows, columns, met in self._parts:
+            self._count_error(v, full)
+            for rows, columns, met in parts:
                 first, last = max(columns.start, outputs.start), min(columns.stop, outputs.stop)
                 if block in rows and first < last:
                     here = slice(first - outputs.start, last - outputs.start)
                     met.add(v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start)
 
-    def bounds(self, chip: Chip, method: Adc, percentile: float) -> Tensor:
+    def _count_error(self, v: Tensor, full: Tensor) -> None:
+        """What the chip's own ADC makes of the sums."""
+        if self._wanted is None and self._chip.output_steps:
+            read = in_steps(v, v.new_tensor(self._chip.output_bound), self._chip.output_steps)
+            self._error += ((read - v) * full).double().square().sum().item()
+            self._power += (v * full).double().square().sum().item()
+
+    def limits(self) -> Limits:
+        """What suits the sums."""
+        chip, wanted = self._chip, self._wanted
+        bounds = ranges = None
+        if wanted is not None and chip.output_steps:
+            bounds = self._found(self._parts, wanted.method, chip.output_steps, wanted.percentile)
+        if chip.unit_bits and any(met.met for *_, met in self._unit):
+            ranges = self._found(self._unit, "mse", 2 ** (chip.unit_bits - 1) - 1, 100.0)
+        return Limits(bounds, ranges, math.sqrt(self._error / self._power) if self._power else 0.0)
+
+    def _found(
+        self,
+        parts: "list[tuple[range, slice, Histogram | ColumnHistogram]]",
+        method: Adc,
+        steps: int,
+        percentile: float,
+    ) -> Tensor:
         """(row blocks, outputs); what met nothing but zeros gets the largest of the others."""
-        if not any(met.met for *_, met in self._parts):
+        if not any(met.met for *_, met in parts):
             raise ValueError(
                 f"calibrate: all partial sums of layer {self._name!r} are zero, so its ADC has no bound; leave adc out"
             )
-        found = torch.zeros(self._readings, dtype=torch.float64)
-        for rows, columns, met in self._parts:
+        found = torch.zeros(self._layer.readings, dtype=torch.float64)
+        for rows, columns, met in parts:
             if met.met:
                 # with the noise of the readings, or the bound could lie inside it
-                read = met.noisy(chip.output_noise)
-                bound = torch.as_tensor(read.bound(method, chip.output_bits, percentile), dtype=found.dtype)
+                read = met.noisy(self._chip.output_noise)
+                bound = torch.as_tensor(read.bound(method, steps, percentile), dtype=found.dtype)
                 found[rows.start : rows.stop, columns] = torch.where(torch.as_tensor(met.largest) > 0, bound, 0.0)
         if not found.any():
             raise ValueError(

@@ -98,14 +98,9 @@ class Histogram:
         """Standard deviation of the numbers around their mean."""
         return math.sqrt(self._spread / self._numbers) if self._numbers else 0.0
 
-    def bound(
-        self, method: str, bits: int | None, percentile: float, deviations: float = 3.0, beyond: float = 0.0
-    ) -> float:
-        """The range of a converter of so many bits; without one, the largest magnitude.
-
-        ``beyond``: squared error that a range of 1 causes further on, per number met; it grows with the range squared.
-        """
-        if method == "absmax" or bits is None:
+    def bound(self, method: str, steps: int | None, percentile: float, deviations: float = 3.0) -> float:
+        """The range of a converter of so many steps on each side of zero; without one, the largest magnitude."""
+        if method == "absmax" or not steps:
             return self.largest
         if method == "std":
             return deviations * self.std
@@ -113,20 +108,19 @@ class Histogram:
             counted = self.counts.cumsum(0)
             reached = int(torch.searchsorted(counted, percentile / 100 * counted[-1]))
             return min(_EDGES[reached].item(), self.largest) if reached else 0.0
-        return self._least_error(bits, beyond)
+        return self._least_error(steps)
 
-    def _least_error(self, bits: int, beyond: float) -> float:
+    def _least_error(self, steps: int) -> float:
         """The bin edge with the least squared error: uniform rounding inside, distance to the edge outside."""
         used = self.counts[1:].nonzero().squeeze(1) + 1  # zeros are read exactly
         bins = slice(int(used[0]), int(used[-1]) + 1)
         candidates = _EDGES[bins].clamp_max(self.largest)
         inside = self.squares[1:].cumsum(0)[bins.start - 1 : bins.stop - 1]
-        rounding = inside * (candidates / (2 ** (bits - 1) - 1)).square() / 12
+        rounding = inside * (candidates / steps).square() / 12
         middles, squares = _MIDDLES[used], self.squares[used]
         each = _pieces(candidates.unsqueeze(1), max(1, _SERIAL // len(used)))
         clipping = torch.cat([((middles - edge).clamp_min(0).square() * squares).sum(1) for edge in each])
-        further = beyond * (self.counts[0] + inside[-1]) * candidates.square()
-        return candidates[int((rounding + clipping + further).argmin())].item()
+        return candidates[int((rounding + clipping).argmin())].item()
 
 
 _COARSE = 3
@@ -201,13 +195,13 @@ class ColumnHistogram:
         new.largest = _COLUMN_EDGES[(beyond > math.log(2)).sum(1).clamp_max(len(_COLUMN_EDGES) - 1)]
         return new
 
-    def bound(self, method: str, bits: int | None, percentile: float) -> Tensor:
-        """The range of a converter of so many bits for each column, as of a ``Histogram``; 0 where that has none.
+    def bound(self, method: str, steps: int | None, percentile: float) -> Tensor:
+        """The range of a converter of so many steps on each side of zero, for each column; 0 where it has none.
 
         A column of few numbers does not show its tail. So ``_PRIOR`` numbers are added to each, spread as those of all
         columns are in units of the root of each one's mean square, taken two standard errors larger than it was.
         """
-        if method == "absmax" or bits is None:
+        if method == "absmax" or not steps:
             return self.largest
         counts = self.counts.double()
         numbers = counts.sum(1, keepdim=True)
@@ -225,7 +219,7 @@ class ColumnHistogram:
             index = (inside < percentile / 100).sum(1).clamp_max(len(ends) - 1)
             found = torch.where(index > 0, ends[index], 0.0)
             return torch.where(self.largest <= ends[0], self.largest, found)
-        rounding = (total - total[:, :1]) * (ends / (2 ** (bits - 1) - 1)).square() / 12  # zeros are read exactly
+        rounding = (total - total[:, :1]) * (ends / steps).square() / 12  # zeros are read exactly
         errors = rounding + counts @ (_COLUMN_MIDDLES - ends.unsqueeze(1)).clamp_min(0).square().T
         spread = (errors / (numbers * rms.square()))[there].gather(1, bins).mean(0)
         index = (errors + _PRIOR * rms.square() * spread[near]).argmin(1)

@@ -123,7 +123,7 @@ def run(
     """
     count = 0
     for batch in tqdm(batches, desc=caller, unit="batch", disable=not progress):
-        one = functools.partial(_pass, caller, batch=batch, forward=forward)
+        one = functools.partial(one_pass, caller, batch=batch, forward=forward)
         one(model)
         if count == 0 and again is not None and again(one):
             one(model)
@@ -132,7 +132,8 @@ def run(
         raise ValueError(f"{caller}: batches is empty; pass at least one batch of inputs")
 
 
-def _pass(caller: str, model: nn.Module, batch: Any, forward: Forward | None) -> Any:
+def one_pass(caller: str, model: nn.Module, batch: Any, forward: Forward | None) -> Any:
+    """What ``model`` gives for a batch; see ``run``."""
     if forward is not None:
         return forward(model, batch)
     if isinstance(batch, Tensor | PackedSequence):  # the latter is a tuple too, but one input

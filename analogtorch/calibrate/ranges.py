@@ -1,36 +1,38 @@
-"""Fix each layer's DAC range, and on request its ADC bound, from the inputs it meets."""
+"""Fix the full scales of each layer's converters from the inputs it meets."""
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from analogtorch import checks
 from analogtorch.calibrate import adc as converters
+from analogtorch.calibrate.adc import Limits, Wanted, limits
 from analogtorch.calibrate.histogram import Histogram, Method
-from analogtorch.calibrate.passes import (
-    EXCLUDE,
-    Forward,
-    check_finite,
-    check_given,
-    check_ran,
-    evaluating,
-    observing,
-    run,
-)
+from analogtorch.calibrate.inputs import observe
+from analogtorch.calibrate.judge import Error, Judge
+from analogtorch.calibrate.measured import Ranges, choose
+from analogtorch.calibrate.passes import Forward, check_given
 from analogtorch.chips import Chip
 from analogtorch.convert import analog_layers, refuse_programmed, refuse_taken, refuse_unloaded
-from analogtorch.convert.guard import route_bypasses
-from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogLayer
-from analogtorch.ops import Plan, block_scales
-from analogtorch.ops.blocks import seen_by
-from analogtorch.ops.reference import Inputs
 
 Per = Literal["layer", "tile"]
+ADC_ERROR = 0.1
+"""Relative error of its partial sums from which on a layer's ADC is warned of."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What calibration sets of one layer."""
+
+    ranges: Ranges
+    limits: Limits
 
 
 @torch.no_grad()
@@ -98,33 +100,96 @@ def calibrate(
     checks.flag("calibrate: allow_unused", allow_unused)
     checks.function("calibrate: forward", forward, "forward(model, batch)")
     layers = _checked(model, method, percentile, deviations, per, adc, adc_per)
-    chips = {name: layer.chip for name, layer in layers.items()}
-    batches, bounds = batches if adc is None else list(batches), {}
+    chips, batches = {name: layer.chip for name, layer in layers.items()}, list(batches)
+    wanted = None if adc is None else Wanted(method=adc, per=adc_per, percentile=percentile)
     with _unrouted_on_error() as routes, _as_before(layers):
-        for name, layer in layers.items():
-            layer.output_bounds = None
-            if adc is not None:
-                layer.chip = dataclasses.replace(chips[name], output_bits=None)
-            layer.calibrated = False  # else the ranges found now would depend on the ones before
-        met = _observe(model, layers, per, batches, forward, progress, routes, allow_unused)
-        ranges = {}
-        if method is not None:
-            # a bound that is calibrated later fits whatever range is chosen now; the output noise does not
-            beyond = {n: _reading_errors(layers[n], chips[n], adc is None, len(met[n])) for n in met}
-            ranges = {n: _ranges(n, layers[n], met[n], method, percentile, deviations, beyond[n]) for n in met}
-        if adc is not None:
+        _use(layers, chips, dac=False, adc=False)
+        met = observe(model, layers, per, batches, forward, progress, routes, allow_unused)
+        layers = {name: layers[name] for name in met}
+        for name, seen in met.items():
+            _check_met(name, seen.magnitudes)
+
+        def settings(ranges: Mapping[str, Ranges]) -> dict[str, Setting]:
+            _use(layers, chips, adc=False)
             for name, values in ranges.items():
-                layers[name].set_input_range(values)
-            read = {name: layers[name] for name in met if chips[name].output_bits is not None}
-            bounds = converters.bounds(model, read, chips, batches, adc, adc_per, percentile, forward, progress)
-    for name in met:
-        layer = layers[name]
+                if values is not None:
+                    layers[name].set_input_range(values)
+            found = limits(model, layers, chips, batches, wanted, forward, progress)
+            return {name: Setting(ranges[name], found[name]) for name in layers}
+
         if method is None:
-            layer.forget_input_range()
+            chosen = settings(dict.fromkeys(layers))
+        elif method == "mse":
+            chosen = settings(choose(model, layers, chips, met, batches, forward, progress))
+            chosen = _no_worse(model, layers, chips, chosen, settings, Judge(model, _held_back(batches), forward))
         else:
-            layer.set_input_range(ranges[name])
-        layer.set_output_bounds(bounds.get(name))
+            each = {
+                n: _by_magnitude(n, layers[n], chips[n], seen.magnitudes, method, percentile, deviations)
+                for n, seen in met.items()
+            }
+            chosen = settings(each)
+    _apply(layers, chosen)
+    _warn_of_adc(chosen)
     return model
+
+
+def _held_back(batches: list[Any]) -> list[Any]:
+    """The last quarter of the batches; all of fewer than four."""
+    return batches[-(len(batches) // 4) :] if len(batches) >= 4 else batches
+
+
+def _use(layers: Mapping[str, AnalogLayer], chips: Mapping[str, Chip], *, dac: bool = True, adc: bool = True) -> None:
+    """Let the layers compute uncalibrated, with these converters."""
+    for name, layer in layers.items():
+        chip = chips[name] if dac else dataclasses.replace(chips[name], input_bits=None)
+        chip = chip if adc else dataclasses.replace(chip, output_bits=None, adc_steps=None)
+        if layer.chip != chip:
+            layer.chip = chip
+        layer.output_bounds = layer.output_ranges = None
+        layer.calibrated = False  # else the ranges found now would depend on the ones before
+
+
+def _apply(layers: Mapping[str, AnalogLayer], settings: Mapping[str, Setting]) -> None:
+    for name, setting in settings.items():
+        if setting.ranges is None:
+            layers[name].forget_input_range()
+        else:
+            layers[name].set_input_range(setting.ranges)
+        layers[name].set_output_bounds(setting.limits.output_bounds)
+        layers[name].set_output_ranges(setting.limits.output_ranges)
+
+
+def _no_worse(
+    model: nn.Module,
+    layers: dict[str, AnalogLayer],
+    chips: Mapping[str, Chip],
+    chosen: dict[str, Setting],
+    settings: Callable[[Mapping[str, Ranges]], dict[str, Setting]],
+    judge: Judge,
+) -> dict[str, Setting]:
+    """The settings chosen, unless the model errs less without: then ranges per vector, or nothing at all."""
+    if not judge.judges:
+        return chosen
+
+    def error(tried: dict[str, Setting]) -> Error:
+        _use(layers, chips)
+        _apply(layers, tried)
+        return judge.error()
+
+    nothing = dict.fromkeys(layers, Setting(None, Limits(None, None, 0.0)))
+    least = error(nothing)
+    if not error(chosen).exceeds(least):
+        return chosen
+    by_vector = settings(dict.fromkeys(layers))
+    if not error(by_vector).exceeds(least):
+        return by_vector
+    warnings.warn(
+        "calibrate: on the batches held back, the outputs of the model are closer to the digital ones without "
+        "calibration, so it is left uncalibrated: every input vector sets its own DAC range. Pass method='percentile' "
+        "or 'absmax' to fix ranges all the same",
+        stacklevel=3,
+    )
+    return nothing
 
 
 def _checked(
@@ -148,10 +213,8 @@ def _checked(
             raise ValueError(f"calibrate: {name} must be one of {allowed}, got {value!r}")
     checks.number("calibrate: percentile", percentile, above=0, most=100)
     checks.number("calibrate: deviations", deviations, above=0, remedy="write one such as 3")
-    if adc is not None and all(layer.chip.output_bits is None for layer in layers.values()):
-        raise ValueError(
-            f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have output_bits None; leave adc out"
-        )
+    if adc is not None and all(layer.chip.output_steps == 0 for layer in layers.values()):
+        raise ValueError(f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have none; leave adc out")
     if adc is None and adc_per != "layer":
         raise ValueError(f"calibrate: adc_per={adc_per!r} needs adc, which says how to find the bounds, such as 'mse'")
     if method is None and (adc is None or per != "layer"):
@@ -178,121 +241,64 @@ def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
 def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
     """Chips, ranges, whether they are known, and ADC bounds are afterwards as before."""
     with torch.inference_mode(False):  # what is put back must be able to learn
-        before = [
-            (layer, layer.chip, layer.output_bounds, layer.calibrated, r, r.detach().clone(), r.grad, r.requires_grad)
-            for layer in layers.values()
-            for r in (layer.input_range,)
-        ]
+        before = [(layer, layer.chip, *_kept(layer)) for layer in layers.values()]
     try:
         yield
     finally:
-        for layer, chip, bounds, calibrated, r, values, grad, learns in before:
+        for layer, chip, attributes, values, grad, learns in before:
             if layer.chip != chip:
                 layer.chip = chip
-            layer.output_bounds, layer.calibrated, layer.input_range = bounds, calibrated, r
+            for name, value in attributes.items():
+                setattr(layer, name, value)
+            r = layer.input_range
             if r.shape != values.shape:
                 r.data = values
             r.requires_grad_(False).copy_(values)
             r.requires_grad_(learns).grad = grad
 
 
-def _observe(
-    model: nn.Module,
-    layers: dict[str, AnalogLayer],
-    per: str,
-    batches: Iterable[Any],
-    forward: Forward | None,
-    progress: bool,
-    routes: list[Callable[[], None]],
-    allow_unused: bool,
-) -> dict[str, list[Histogram]]:
-    """What each layer that ran met; of a layer with a range per row block, what each block met.
-
-    ``routes`` gains what takes back each route to a layer that was called by its weight.
-    """
-    tiled = {n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.input_bits is not None}
-    met = {name: [Histogram() for _ in range(layers[name].row_blocks if name in tiled else 1)] for name in layers}
-    ran: set[str] = set()
-    bypassed: set[str] = set()
-
-    def listener(name: str) -> Callable[[Tensor], None]:
-        def look(x: Tensor) -> None:
-            check_finite("calibrate", f"the input of layer {name!r}", x)
-            ran.add(name)
-            if name not in tiled:
-                met[name][0].add(x)
-
-        return look
-
-    def observer(name: str) -> Callable[..., None]:
-        def look(inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
-            rows = inputs.w.shape[1:]
-            for block, histogram in enumerate(met[name][: plan.blocks]):
-                histogram.add(seen_by(inputs.x, rows, plan.span(block, rows), plan))
-
-        return look
-
-    def routed(first: Callable[[nn.Module], Any]) -> bool:
-        """Whether layers that the first batch did not run are reached now that calls of their weights are routed."""
-        if ran.issuperset(layers):
-            return False
-        before = len(routed_layers(model))
-        seen, back = route_bypasses(model, first)
-        routes.append(back)
-        bypassed.update(seen.bypasses)
-        if len(routed_layers(model)) == before:
-            return False
-        for name, histograms in met.items():
-            met[name] = [Histogram() for _ in histograms]
-        return True
-
-    listeners = {layer: listener(name) for name, layer in layers.items()}
-    with evaluating(model), observing({layers[name]: observer(name) for name in tiled}, listeners):
-        run("calibrate", model, batches, forward, progress, routed)
-    free = set(layers) - bypassed if allow_unused and ran else set()
-    remedy = EXCLUDE if allow_unused else f"{EXCLUDE}, or pass allow_unused=True for those that run in training only"
-    check_ran("calibrate", layers, ran | free, remedy=remedy)
-    return {name: histograms for name, histograms in met.items() if name in ran}
+def _kept(layer: AnalogLayer) -> tuple[dict[str, Any], Any, Any, bool]:
+    """What calibration changes of a layer; the values of its range apart, as it stays the same Parameter."""
+    names, r = ("output_bounds", "output_ranges", "calibrated", "input_range"), layer.input_range
+    return {name: getattr(layer, name) for name in names}, r.detach().clone(), r.grad, r.requires_grad
 
 
-def _reading_errors(layer: AnalogLayer, chip: Chip, rounded: bool, parts: int) -> list[float]:
-    """What errors of the readings cost for each of the ``parts`` that have a range, as ``Histogram.bound`` takes it.
-
-    The output noise and, if ``rounded``, the step of the ADC are in proportion to ``range x weight scale``. Their
-    squared error is told in that of the inputs, which reaches an output through the squares of its weights.
-    """
-    step = chip.output_bound / (2 ** (chip.output_bits - 1) - 1) if rounded and chip.output_bits is not None else 0.0
-    error = step**2 / 12 + chip.output_noise**2
-    steps, reached = [0.0] * parts, [0.0] * parts
-    for section in layer.sections:
-        w = section.weight(layer.as_matrix(layer.weight.detach())).flatten(1)
-        scales = block_scales(w, section.bounds, section.shared_columns(chip))
-        for block, (start, stop) in enumerate(zip(section.bounds, section.bounds[1:], strict=False)):
-            part = min(block, parts - 1)
-            steps[part] += error * scales[block].square().sum().item()
-            reached[part] += w[:, start:stop].float().square().sum().item()
-    return [a / b if b else 0.0 for a, b in zip(steps, reached, strict=True)]
+def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
+    """Name the layers whose partial sums use so little of the ADC's range that it decides their error."""
+    coarse = {name: s.limits.adc_error for name, s in chosen.items() if s.limits.adc_error > ADC_ERROR}
+    if coarse:
+        worst = sorted(coarse, key=coarse.__getitem__, reverse=True)
+        shown = ", ".join(f"{name!r} ({100 * coarse[name]:.0f} %)" for name in worst[:5])
+        warnings.warn(
+            f"calibrate: the fixed range of the ADC decides the error of {len(coarse)} of {len(chosen)} layers, whose "
+            f"partial sums use little of it or are clipped: relative error of {shown}. A chip whose ADC range can be "
+            "set helps, by calibrate(adc='mse', adc_per='column'), or weights scaled by column, by "
+            "dataclasses.replace(chip, weight_scale='column') before convert",
+            stacklevel=3,
+        )
 
 
-def _ranges(
-    name: str,
-    layer: AnalogLayer,
-    met: list[Histogram],
-    method: str,
-    percentile: float,
-    deviations: float,
-    beyond: list[float],
-) -> list[float]:
-    """The range of the layer, or those of its row blocks."""
+def _check_met(name: str, met: list[Histogram]) -> None:
     if not any(histogram.largest for histogram in met):
         raise ValueError(
             f"calibrate: layer {name!r} met only zeros; use batches of real data, and more than one step "
             "where that is the state of a recurrent layer"
         )
-    bits = layer.chip.input_bits
-    found = [
-        h.bound(method, bits, percentile, deviations, b) if h.largest else 0.0 for h, b in zip(met, beyond, strict=True)
-    ]
+
+
+def _by_magnitude(
+    name: str,
+    layer: AnalogLayer,
+    chip: Chip,
+    met: list[Histogram],
+    method: str,
+    percentile: float,
+    deviations: float,
+) -> list[float]:
+    """The range of the layer, or those of its row blocks."""
+    bits = chip.input_bits
+    steps = 0 if bits is None else 2 ** (bits - 1) - 1
+    found = [h.bound(method, steps, percentile, deviations) if h.largest else 0.0 for h in met]
     if not all(value > 0 for value, h in zip(found, met, strict=True) if h.largest):
         why = f"the {percentile=} of the inputs is zero; use a larger percentile, or another method"
         if method == "std":

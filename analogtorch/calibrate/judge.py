@@ -1,0 +1,79 @@
+"""Whether a calibration is worth keeping: the error of the model's outputs on batches that it was not made from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from analogtorch.calibrate.passes import Forward, evaluating, exactly, one_pass
+
+
+class Judge:
+    """Compares a model with what its exact layers give, on a few batches."""
+
+    def __init__(self, model: nn.Module, batches: Sequence[Any], forward: Forward | None) -> None:
+        """``batches`` and ``forward`` as ``calibrate`` takes them; the exact outputs are kept in memory."""
+        self.model, self.batches, self.forward = model, batches, forward
+        with exactly(model):
+            self.exact = [list(outputs) for outputs in self._outputs()]
+
+    def _outputs(self) -> Iterator[Iterator[Tensor]]:
+        with evaluating(self.model):
+            for batch in self.batches:
+                yield _tensors(one_pass("calibrate", self.model, batch, self.forward))
+
+    @property
+    def judges(self) -> bool:
+        """Whether the model gives tensors that can be compared: a ``forward`` of the user's may return nothing."""
+        return any(map(len, self.exact))
+
+    def error(self) -> "Error":
+        """How far the outputs of the model, as it is, are from the exact ones."""
+        moved = angle = 0.0
+        count = 0
+        for exact, outputs in zip(self.exact, self._outputs(), strict=True):
+            for a, y in zip(exact, outputs, strict=False):
+                if a.shape == y.shape and a.numel():
+                    a, y = _vectors(a), _vectors(y)
+                    mean = a.mean(0) if len(a) > 1 else torch.zeros_like(a[0])
+                    cosines = cosine_similarity(a - mean, y - mean)
+                    angle += (1 - cosines.nan_to_num(-1.0)).sum().item()
+                    moved += (a.argmax(1) != y.argmax(1)).sum().item()
+                    count += len(a)
+        return Error(moved / max(count, 1), angle / max(count, 1))
+
+
+@dataclass(frozen=True)
+class Error:
+    """Two measures that do not mind a common factor, which clipping changes and classes do not depend on."""
+
+    moved: float
+    """Share of the output vectors whose largest number is another one: other classes, other next tokens."""
+    angle: float
+    """Mean of 1 - cosine between the output vectors and the exact ones, the mean exact output subtracted from both."""
+
+    def exceeds(self, other: "Error") -> bool:
+        """Whether it is the larger one by both measures."""
+        return self.moved > other.moved and self.angle > other.angle
+
+
+def _vectors(y: Tensor) -> Tensor:
+    """An output as (vectors, numbers): sequences by step, images and the like by sample."""
+    y = y.double()
+    return y.reshape(-1, y.shape[-1]) if y.dim() in (1, 2, 3) else y.flatten(1) if y.dim() else y.view(1, 1)
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The floating-point tensors in what a model returns, which may be nested."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output.detach()
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, tuple | list):
+        for value in output:
+            yield from _tensors(value)
