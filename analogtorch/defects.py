@@ -75,7 +75,7 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
 def adc_gains(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
     """Gains of the ADCs of a tile's columns, (cols,) float32, >= 0.1; chip and tile as for ``tile_state``."""
     if chip.adc_gain_std == 0:
-        return torch.ones(chip.cols)
+        return torch.ones(chip.cols, dtype=torch.float32)
     z = _normals(seed, "gain", number * chip.tiles + tile, 1, chip.cols)[0]
     return (1 + chip.adc_gain_std * z).clamp_min(0.1)  # an ADC that counts nothing would have no range
 

@@ -341,12 +341,13 @@ def _gains(now: Tensor, devices: _Devices, compensation: str, readout: str, t: f
         own, index, each = devices.block(number), (slice(None), *block), devices.column[number]
         current = now[index].flatten(1)
         if then is None:
-            x = own.inputs()
-            if readout == "ideal":
-                first = second = x @ current.T * own.gain
+            if readout == "ideal":  # one-hot inputs: what any number of random ones goes to
+                target, first = own.w.T, current.T * own.gain
+                second = first
             else:
+                target = own.targets(x := own.inputs())
                 first, second = own.two_reads(current, x, str(t))
-            gains.append(fitted(own.targets(x), first * each, second * each, over))
+            gains.append(fitted(target, first * each, second * each, over))
             continue
         if readout == "ideal":
             before, after = then[index].flatten(1) * own.gain.unsqueeze(1), current * own.gain.unsqueeze(1)

@@ -2,7 +2,7 @@
 
 A fit such as ``programming_std`` is what a published chip reached by its own means. The two loops here start from it
 and go on: they answer what closer programming would bring. Both see the cells only through the chip's DAC, ADC and
-output noise, and make the same number of multiplies per round: one per row.
+output noise. In a round, one makes a multiply per row, the other as many as it takes to read each cell of the row.
 """
 
 import math

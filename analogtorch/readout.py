@@ -79,19 +79,24 @@ class Block:
 
     def inputs(self) -> Tensor:
         """Random full-scale inputs of either sign: (``INPUTS``, rows)."""
-        return torch.where(self.normals("inputs", INPUTS, self.w.shape[1]) > 0, 1.0, -1.0)
+        z = self.normals("inputs", INPUTS, self.w.shape[1])
+        return torch.ones_like(z).copysign(z)
 
     def two_reads(self, weights: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """What the ADCs give for the inputs, twice, each with noise of its own: (inputs, outputs).
 
-        The square of one read would hold its noise; the product of the two does not.
+        The square of one read would hold its noise; the product of the two does not. Both are 0, which no fit sees,
+        where one is at the end of the ADC's range: what was clipped would make the weights seem smaller.
         """
         sums, shape = x @ weights.T, (len(x), len(weights))
-        if self.chip.output_noise == 0:
-            read = through_adc(sums, sums, self.chip, self.gain)
-            return read, read
-        first, second = (self.normals(f"{name}{again}", *shape) for again in ("", " again"))
-        return through_adc(sums, first, self.chip, self.gain), through_adc(sums, second, self.chip, self.gain)
+        noisy = self.chip.output_noise > 0
+        z = [self.normals(f"{name}{again}", *shape) for again in ("", " again")] if noisy else [sums]
+        reads = [through_adc(sums, each, self.chip, self.gain) for each in z]
+        if self.chip.output_steps:
+            limit = self.chip.output_bound - adc_step(self.chip) / 2
+            inside = torch.stack([read.abs() < limit for read in reads]).all(0)
+            reads = [read * inside for read in reads]
+        return reads[0], reads[-1]
 
     def cells(self, weights: Tensor, name: str) -> Tensor:
         """The weights as one-hot inputs read them: (outputs, rows)."""

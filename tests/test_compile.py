@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -18,7 +19,7 @@ def _model() -> nn.Module:
     layers = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(1), nn.Linear(72, 10)
     )
-    model = at.convert(layers, at.chips.hermes64())
+    model = at.convert(layers, crossbar())
     at.calibrate(model, [_x(4)])
     return model
 

@@ -8,8 +8,9 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.defects import Defects, tile_state
+from tests.crossbar import crossbar
 
-CHIP = at.chips.hermes64()
+CHIP = crossbar()
 
 
 def _model() -> nn.Module:
@@ -19,8 +20,8 @@ def _model() -> nn.Module:
 
 
 def test_shares_and_spreads_are_as_asked() -> None:
-    defects = Defects(cells=0.02, columns=0.05, column_gain=0.07, tile_gain=0.1)
-    states = [tile_state(CHIP, defects, 7, 0, tile) for tile in range(64)]
+    defects = Defects(cells=0.02, columns=0.05, tile_gain=0.1)
+    states = [tile_state(dataclasses.replace(CHIP, adc_gain_std=0.07), defects, 7, 0, tile) for tile in range(64)]
     # 4.2 million cells: the standard error of a share of 0.07 is 0.0001, that of the 16,384 columns' 0.0017
     failed = 1 - sum(s.share for s in states) / 64
     assert failed == pytest.approx(1 - 0.98 * 0.95, abs=0.006)
@@ -168,11 +169,12 @@ def test_layers_that_the_mapping_leaves_out_are_named_with_the_remedy() -> None:
 
 def test_layers_on_one_tile_meet_its_failed_columns_where_they_lie() -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Sequential(nn.Linear(64, 12), nn.Linear(12, 9)), dataclasses.replace(CHIP, output_noise=0.0))
+    chip = dataclasses.replace(CHIP, output_noise=0.0, adc_gain_std=0.1)
+    model = at.convert(nn.Sequential(nn.Linear(64, 12), nn.Linear(12, 9)), chip)
     mapping = at.map_to_chip(model, model[0].chip, torch.zeros(1, 64))
     assert mapping.tiles_used == 1
-    defects = Defects(columns=0.3, column_gain=0.1)
-    gain = tile_state(CHIP, defects, 4, 0, 0).gain
+    defects = Defects(columns=0.3)
+    gain = tile_state(chip, defects, 4, 0, 0).gain
     view = at.program(model, seed=4, defects=defects, mapping=mapping).at("programmed", compensation="none")
     for placement in mapping.placements:
         layer = view.get_submodule(placement.block.matrix)
@@ -180,7 +182,7 @@ def test_layers_on_one_tile_meet_its_failed_columns_where_they_lie() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"cells": -0.1}, {"worst_tile": 1.5}, {"columns": 1.1}, {"tiles": 2}, {"column_gain": -1.0}]
+    "changes", [{"cells": -0.1}, {"worst_tile": 1.5}, {"columns": 1.1}, {"tiles": 2}, {"tile_gain": -1.0}]
 )
 def test_bad_shares_are_refused(changes: dict) -> None:
     ((name, value),) = changes.items()

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
 X = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
 
 
 def _model() -> nn.Module:
     torch.manual_seed(0)
-    return at.convert(nn.Linear(12, 4), at.chips.hermes64())
+    return at.convert(nn.Linear(12, 4), crossbar())
 
 
 def _metric(model: nn.Module) -> float:
@@ -189,7 +190,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     other.weight.data[0, 0] += 1e-6
     with pytest.raises(ValueError, match=r"another experiment \(model '"):
         at.sweep(other, never, chips=1, times=["0 s"], folder=tmp_path / "a")
-    other = at.convert(at.to_digital(_model()), at.chips.hermes64(device="one_device"))
+    other = at.convert(at.to_digital(_model()), crossbar(device="one_device"))
     with pytest.raises(ValueError, match=r"another experiment \(model '"):
         at.sweep(other, never, chips=1, times=["0 s"], folder=tmp_path / "a")
     (tmp_path / "b").mkdir()

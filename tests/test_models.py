@@ -17,8 +17,9 @@ import analogtorch as at
 from benchmarks.convert.chip import ADC_BY_COLUMN, centred_cosine, rank_correlation
 from benchmarks.convert.io import share
 from benchmarks.convert.nets import Net, efficientnet_lite, lstm, minilm, transformer, vision
+from tests.crossbar import crossbar
 
-CHIP = dataclasses.replace(at.chips.hermes64(), output_noise=0.0)  # exact weights, converters alone
+CHIP = crossbar(output_noise=0.0)  # exact weights, converters alone
 NO_ADC = dataclasses.replace(CHIP, output_bits=None)
 COLUMNS = dataclasses.replace(CHIP, weight_scale="column")
 ADC: dict[str, Any] = {"adc": "percentile", "percentile": 99.99}

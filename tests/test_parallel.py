@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
 X = torch.randn(8, 4, 10, generator=torch.Generator().manual_seed(1))
 
@@ -20,7 +21,7 @@ X = torch.randn(8, 4, 10, generator=torch.Generator().manual_seed(1))
 def model():
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.Tanh(), nn.Flatten(1), nn.Linear(60, 4))
-    return at.convert(layers, at.chips.hermes64())
+    return at.convert(layers, crossbar())
 
 
 def gathered(value):

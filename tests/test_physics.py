@@ -1,12 +1,11 @@
 """The MVM error of whole programmed blocks: the setting and the figures are stated in each test."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
 SEEDS = 4
 TIMES = ("0 s", "60 s", "1 h", "1 day", "30 days", "360 days")
@@ -26,7 +25,7 @@ def _errors(weight, times, compensation: str, device: str, **chip_options: objec
         layer = nn.Linear(512, 512, bias=False)
         layer.weight.data = weight(generator)
         exact = {"rows": 512, "cols": 512, "output_bits": None, "output_noise": 0.0}
-        chip = dataclasses.replace(at.chips.hermes64(device=device), **{**exact, **chip_options})
+        chip = crossbar(device=device, **{**exact, **chip_options})
         y = x @ layer.weight.detach().T
         physical = at.program(at.convert(layer, chip), seed=seed)
         for i, time in enumerate(times):
@@ -86,7 +85,7 @@ def test_block_diagonal_depthwise_costs_accuracy_and_least_squares_gives_some_ba
     y = layer(x).detach()
 
     def error(grouped: str, compensation: str) -> float:
-        chip = dataclasses.replace(at.chips.hermes64(), output_bits=None, output_noise=0.0, grouped=grouped)
+        chip = crossbar(output_bits=None, output_noise=0.0, grouped=grouped)
         analog = at.convert(nn.Conv2d(64, 64, 3, groups=64, padding=1, bias=False), chip)
         analog.load_state_dict(layer.state_dict())
         runs = [at.program(analog, seed=s).at("1 day", compensation=compensation)(x) - y for s in range(SEEDS)]

@@ -8,9 +8,10 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.program import seconds
+from tests.crossbar import crossbar
 from tests.nn.layers import cases
 
-CHIP = at.chips.hermes64()
+CHIP = crossbar()
 X = torch.randn(16, 40, generator=torch.Generator().manual_seed(0))
 
 
@@ -205,14 +206,19 @@ def test_chip_readout_goes_through_adc_and_noise() -> None:
     torch.manual_seed(0)
     layer = at.convert(nn.Linear(200, 100), CHIP)
     physical = at.program(layer, seed=3)
-    exact = physical.at("1 year", readout="ideal").programmed.gains[0]
-    read = physical.at("1 year", readout="chip").programmed.gains[0]
-    assert not torch.equal(exact, read)
-    assert torch.allclose(exact, read, rtol=0.1)  # coarse steps of 0.094, noise 0.04, 20,000 cells
-    assert torch.equal(read, physical.at("1 year", readout="chip").programmed.gains[0])
-    at_once = physical.at("0 s", readout="chip").programmed.gains[0]
-    assert (at_once - 1).abs().max() < 0.02  # the two readouts have noise of their own
-    assert not torch.equal(at_once, torch.ones_like(at_once))
+
+    def gains(compensation: str, readout: str, time: str = "1 year") -> torch.Tensor:
+        return physical.at(time, compensation=compensation, readout=readout).programmed.gains[0]
+
+    # global: 20,000 cells, each read 25 times in steps of 0.094 and noise of 0.04; least squares: 25,600 reads
+    for compensation, tolerance in (("global", 0.1), ("least_squares", 0.01)):
+        exact, read = gains(compensation, "ideal"), gains(compensation, "chip")
+        assert not torch.equal(exact, read)
+        assert torch.allclose(exact, read, rtol=tolerance)
+        assert torch.equal(read, gains(compensation, "chip"))
+        at_once = gains(compensation, "chip", "0 s")
+        assert (at_once - 1).abs().max() < 0.02  # the two readouts have noise of their own
+        assert not torch.equal(at_once, torch.ones_like(at_once))
 
 
 def test_columns_that_read_nothing_are_left_alone() -> None:
@@ -306,7 +312,7 @@ def test_a_view_compiles_and_exports_with_its_noise(how: str) -> None:
 
 def test_the_default_type_changes_no_chip() -> None:
     torch.manual_seed(0)
-    model, x = at.convert(nn.Sequential(nn.Linear(20, 8)), at.chips.hermes64()), torch.randn(3, 20)
+    model, x = at.convert(nn.Sequential(nn.Linear(20, 8)), crossbar()), torch.randn(3, 20)
     expected = at.program(model, seed=1).at("1 day")(x)
     torch.set_default_dtype(torch.float64)
     try:

@@ -9,13 +9,14 @@ from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
 from analogtorch.ops import native
+from tests.crossbar import crossbar
 
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
 
 
 def _model() -> nn.Module:
     torch.manual_seed(0)
-    return at.convert(nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.5), nn.Linear(16, 4)), at.chips.hermes64())
+    return at.convert(nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.5), nn.Linear(16, 4)), crossbar())
 
 
 def test_the_same_line_gives_the_same_noise_and_another_step_another() -> None:
@@ -73,7 +74,7 @@ def _noisy() -> nn.Module:
     """A model with training noise in the weights and in the readings."""
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.Tanh(), nn.Flatten(1), nn.Linear(6 * 10, 4))
-    return at.convert(layers, at.chips.hermes64())
+    return at.convert(layers, crossbar())
 
 
 LINES = torch.randn(9, 4, 10, generator=torch.Generator().manual_seed(1))
@@ -105,7 +106,7 @@ def test_parts_of_a_batch_see_the_noise_of_the_whole(parts: list[int]) -> None:
 
 def test_numbers_count_samples_not_vectors() -> None:
     torch.manual_seed(0)
-    model, x = at.convert(nn.Sequential(nn.Linear(8, 4)), at.chips.hermes64()), torch.randn(6, 5, 8)
+    model, x = at.convert(nn.Sequential(nn.Linear(8, 4)), crossbar()), torch.randn(6, 5, 8)
     with at.noise(2):
         expected = model(x)
     with at.noise(2, first_sample=4):
@@ -142,7 +143,7 @@ _SCRIPT = """
 import torch, analogtorch as at
 torch.set_num_threads(1)
 torch.manual_seed(0)
-model = at.convert(torch.nn.Linear(16, 4), at.chips.hermes64())
+model = at.convert(torch.nn.Linear(16, 4), crossbar())
 x = torch.linspace(-1, 1, 32).view(2, 16)
 with at.noise(5, step=120):
     print(model(x).flatten().tolist())
@@ -151,7 +152,7 @@ with at.noise(5, step=120):
 
 def test_a_step_is_replayed_in_a_fresh_process() -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Linear(16, 4), at.chips.hermes64())
+    model = at.convert(nn.Linear(16, 4), crossbar())
     with at.noise(5, step=120):
         y = model(torch.linspace(-1, 1, 32).view(2, 16))
     out = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True).stdout

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.sensitivity.losses import LayerLoss, Loss, Sensitivity
+from tests.crossbar import crossbar
 
-CHIP = at.chips.hermes64()
+CHIP = crossbar()
 X = torch.randn(200, 24, generator=torch.Generator().manual_seed(0))
 Metric = Callable[[nn.Module], float]
 

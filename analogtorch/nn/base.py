@@ -463,7 +463,7 @@ class AnalogLayer(RangedLayer):
             limits["output_ranges"] = self._each_of("output_ranges", section, outputs)
         if held is not None and held.adc_gains is not None and plan.steps:
             # an ADC whose gain is g clips and rounds what comes in at 1 / g of its nominal range
-            bounds, gains = limits["output_bounds"], _cut(held.adc_gains[index], outputs, 1)
+            bounds, gains = limits["output_bounds"], cut(held.adc_gains[index], outputs, 1)
             limits["output_bounds"] = (plan.output_bound if bounds is None else bounds) / gains
         return limits
 

@@ -14,8 +14,9 @@ from transformers.pytorch_utils import Conv1D
 import analogtorch as at
 from analogtorch.checkpoint import DESCRIPTION, WEIGHTS, load, load_programmed, read, save
 from analogtorch.checkpoint.folder import PREVIOUS, _digest
+from tests.crossbar import crossbar
 
-CHIP = at.chips.hermes64()
+CHIP = crossbar()
 OTHER = dataclasses.replace(CHIP, name="other", input_bits=6)
 TOKENS = torch.arange(22).view(2, 11) % 11
 
@@ -204,14 +205,14 @@ def test_read_tells_what_is_saved(tmp_path: Path) -> None:
 # programmed chips
 
 
-def _recipes(model: nn.Module) -> list[dict]:
+def _recipes(model: nn.Module, chip: at.Chip) -> list[dict]:
     return [
         {},
-        {"method": at.GradientDescent(rounds=3), "defects": at.Defects(cells=0.02, column_gain=0.05)},
+        {"method": at.GradientDescent(rounds=3), "defects": at.Defects(cells=0.02, tile_gain=0.05)},
         {
             "method": at.ProgramAndVerify(rounds=2, margin=0.01),
             "defects": at.Defects(columns=0.1),
-            "mapping": at.map_to_chip(model, CHIP, torch.zeros(2, 40)),
+            "mapping": at.map_to_chip(model, chip, torch.zeros(2, 40)),
         },
     ]
 
@@ -224,17 +225,19 @@ def _program(model: nn.Module, **recipe) -> at.ProgrammedChip:
     return physical
 
 
+@pytest.mark.parametrize("chip", [CHIP, at.chips.hermes64()], ids=lambda chip: chip.name)
 @pytest.mark.parametrize("number", range(3))
-def test_a_programmed_chip_comes_back_with_the_same_numbers(number: int, tmp_path: Path) -> None:
+def test_a_programmed_chip_comes_back_with_the_same_numbers(number: int, chip: at.Chip, tmp_path: Path) -> None:
     def net(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 5))
 
     x = torch.randn(6, 40)
-    model = at.convert(net(0), CHIP)
+    model = at.convert(net(0), chip)
     model(x)
     model[0].set_input_range(2.5)
-    recipe = _recipes(model)[number]
+    model[0].set_output_ranges(torch.rand(1, 30) + 1)
+    recipe = _recipes(model, chip)[number]
     physical = _program(model, **recipe)
     with torch.no_grad():
         model[0].weight.zero_()  # later training does not reach the chip
@@ -291,7 +294,7 @@ def test_a_programmed_chip_needs_its_file_its_generator_and_its_type(tmp_path: P
         ),
         (
             {"programmed": {"seed": 1, "method": None, "defects": {"cells": 1}, "mapping": None}},
-            r"defects: missing fields \['column_gain'",
+            r"defects: missing fields \['columns', 'tile_gain', 'tiles', 'worst_tile'\]",
         ),
     ],
 )
@@ -557,7 +560,7 @@ class Recurrent(nn.Module):
 def test_recurrent_layers_are_saved_with_the_ranges_of_their_matrices(tmp_path: Path, root: bool) -> None:
     torch.manual_seed(0)
     make = (lambda: nn.LSTM(5, 6, batch_first=True)) if root else Recurrent
-    model, x = at.convert(make(), at.chips.hermes64()), torch.randn(4, 7, 5)
+    model, x = at.convert(make(), crossbar()), torch.randn(4, 7, 5)
     at.calibrate(model, [x])
     at.save(model, tmp_path / "model")
     fresh = at.load(tmp_path / "model", make())

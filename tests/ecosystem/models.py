@@ -1,6 +1,5 @@
 """One small model per kind of analog layer: what the whole battery runs over."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 import analogtorch as at
 from analogtorch.convert.subclass import analog_class
 from analogtorch.nn.huggingface import AnalogConv1D as _Conv1D
+from tests.crossbar import crossbar
 
-CHIP = dataclasses.replace(at.chips.hermes64(), rows=24, cols=16)
+CHIP = crossbar(rows=24, cols=16)
 """Tiles so small that most layers take several."""
 
 TORCHS_OWN = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")

@@ -12,8 +12,9 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
-CHIP = at.chips.hermes64()
+CHIP = crossbar()
 
 
 class Padded(nn.Conv2d):

@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -8,17 +7,18 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
 
 def _linear(*sizes: int) -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
-    return at.convert(nn.Sequential(*layers), at.chips.hermes64())
+    return at.convert(nn.Sequential(*layers), crossbar())
 
 
 def test_clips_each_layer_at_its_own_sigma() -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8), nn.LayerNorm(8)), at.chips.hermes64())
+    model = at.convert(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8), nn.LayerNorm(8)), crossbar())
     nn.init.normal_(model[0].weight, std=3.0)
     bounds = [2.0 * layer.weight.std(correction=0).item() for _, layer in at.analog_layers(model)]
     at.clip_weights_(model, sigma=2.0)
@@ -44,7 +44,7 @@ def test_clips_at_a_bound_in_the_units_of_the_weights() -> None:
     ids=["linear", "grouped convolution", "lstm"],
 )
 def test_clips_each_channel_at_its_own_sigma(layer: nn.Module, outputs_first: Callable[[Tensor], Tensor]) -> None:
-    model = at.convert(nn.Sequential(layer), at.chips.hermes64())
+    model = at.convert(nn.Sequential(layer), crossbar())
     weights = [p for name, p in layer.named_parameters() if "weight" in name]
     for weight in weights:
         with torch.no_grad():
@@ -101,7 +101,7 @@ def test_models_without_weights_to_clip_are_refused() -> None:
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_weights_that_are_all_equal_are_left_alone_and_a_tied_weight_is_clipped_once(per_channel: bool) -> None:
-    model = at.convert(nn.Sequential(nn.Linear(1, 1), nn.Linear(8, 8), nn.Linear(8, 8)), at.chips.hermes64())
+    model = at.convert(nn.Sequential(nn.Linear(1, 1), nn.Linear(8, 8), nn.Linear(8, 8)), crossbar())
     model[2].weight = model[1].weight
     before = model[0].weight.clone()
     weight = model[1].weight.detach().clone()
@@ -164,7 +164,7 @@ def test_what_cannot_be_hooked_is_refused() -> None:
 
 
 def test_the_scale_of_the_weights_follows_at_once() -> None:
-    chip = dataclasses.replace(at.chips.hermes64(), input_bits=None, output_bits=None, output_noise=0.0)
+    chip = crossbar(input_bits=None, output_bits=None, output_noise=0.0)
     torch.manual_seed(0)
     layer = at.convert(nn.Linear(64, 64, bias=False), chip)
     noise = []

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
 
 def _model() -> nn.Module:
     model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 8), nn.LayerNorm(8), nn.LSTM(8, 4))
-    return at.convert(model, at.chips.hermes64())
+    return at.convert(model, crossbar())
 
 
 def test_every_parameter_is_in_one_group() -> None:
@@ -23,7 +24,7 @@ def test_every_parameter_is_in_one_group() -> None:
 
 
 def test_ranges_do_not_decay_and_matrices_do() -> None:
-    model = at.convert(nn.Linear(8, 4), at.chips.hermes64())
+    model = at.convert(nn.Linear(8, 4), crossbar())
     optimizer = torch.optim.AdamW(at.hwa.parameter_groups(model, weight_decay=0.5), lr=0.1)
     model.set_input_range(2.0)
     before = model.weight.detach().clone(), model.bias.detach().clone()

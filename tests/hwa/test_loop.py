@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
 NOISE = at.TrainingNoise(weight="device", time="1 day", drop_connect=0.01)
 STEPS, BATCH = 300, 32
@@ -45,7 +46,7 @@ def test_hardware_aware_training_loses_less_after_a_day(make: Callable[..., Opti
     torch.manual_seed(0)
     teacher, x = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 6)), torch.randn(1024, 16)
     y = teacher(x).argmax(-1).detach()  # so the digital net loses nothing
-    chip = at.chips.hermes64(device="one_device", training=NOISE)
+    chip = crossbar(device="one_device", training=NOISE)
     direct = at.calibrate(at.convert(copy.deepcopy(teacher), chip), [x])
     trained = copy.deepcopy(direct)
     _train(trained, teacher, make(trained.parameters()), x, y)

@@ -9,6 +9,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.hwa.ramp import ramped
+from tests.crossbar import crossbar
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def forget() -> Iterator[Callable[[], None]]:
 def _layer(**noise) -> nn.Module:
     torch.manual_seed(0)
     training = at.TrainingNoise(**{"output": False, **noise})
-    chip = dataclasses.replace(at.chips.hermes64(training=training), input_bits=None, output_bits=None)
+    chip = crossbar(training=training, input_bits=None, output_bits=None)
     return at.convert(nn.Sequential(nn.Linear(64, 64, bias=False)), chip)
 
 
@@ -67,12 +68,12 @@ def test_copies_and_pickles_keep_the_fraction_and_a_digital_layer_does_not() -> 
     assert torch.equal(_noise(model), noise)
     digital = at.to_digital(model)
     assert not hasattr(digital[0], "noise_fraction")
-    assert at.convert(digital, at.chips.hermes64())[0].noise_fraction == 1.0
+    assert at.convert(digital, crossbar())[0].noise_fraction == 1.0
 
 
 def test_recurrent_layers_follow_and_evaluation_and_chips_do_not_change() -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Sequential(nn.LSTM(8, 8)), at.chips.hermes64())
+    model = at.convert(nn.Sequential(nn.LSTM(8, 8)), crossbar())
     x = torch.randn(5, 2, 8)
     at.calibrate(model, [x])
 
@@ -106,7 +107,7 @@ def test_a_ramp_is_linear_in_stairs() -> None:
 
 
 def test_a_compiled_ramp_of_six_changes_stays_compiled(forget: Callable[[], None]) -> None:
-    model = at.convert(nn.Sequential(nn.Linear(8, 4)), at.chips.hermes64())
+    model = at.convert(nn.Sequential(nn.Linear(8, 4)), crossbar())
     x = torch.randn(2, 8)
     forget()
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):

@@ -1,7 +1,6 @@
 """What every kind of layer must survive, for the tests of single kinds: copies, checkpoints, compilers, replays."""
 
 import copy
-import dataclasses
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
-SMALL = dataclasses.replace(at.chips.hermes64(), rows=24, cols=7)
+SMALL = crossbar(rows=24, cols=7)
 """Several row and column blocks of the layers here."""
 
 

@@ -14,11 +14,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.utils import prune
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
 
 EXACT = dataclasses.replace(at.chips.ideal(), rows=7, cols=5)
-SMALL = dataclasses.replace(at.chips.hermes64(), rows=24, cols=16, output_noise=0.05)
+SMALL = crossbar(rows=24, cols=16, output_noise=0.05)
 E, H, N, L, S = 12, 3, 2, 4, 5
 OPTIONS = {
     "plain": {},
@@ -130,10 +131,11 @@ def _matrix(chip: at.Chip, dtype: torch.dtype, programmed: bool = False) -> at.n
     layer = nn.MultiheadAttention(20, 2)  # thirds that do not end where a block of 16 columns ends
     with torch.no_grad():
         layer.in_proj_bias.normal_()
-    model = at.convert(nn.ModuleDict({"a": layer.to(dtype)}), chip)
+    model = at.convert(nn.ModuleDict({"a": layer.to(dtype)}), dataclasses.replace(chip, adc_gain_std=0.1))
     model["a"].in_proj.set_input_range(2.0)
+    model["a"].in_proj.set_output_ranges(torch.rand(model["a"].in_proj.readings) + 1.0)
     if programmed:
-        model = at.program(model, seed=1, defects=at.Defects(column_gain=0.1)).at("1 day", compensation="column")
+        model = at.program(model, seed=1).at("1 day", compensation="column")
     return model["a"].in_proj
 
 
@@ -143,6 +145,7 @@ CHIPS = {
     "gaussian": dataclasses.replace(SMALL, training=at.TrainingNoise(weight="gaussian", scale=0.1)),
     "unknown_cell": dataclasses.replace(SMALL, cell=at.chips.neurram48().cell),
     "no_converters": dataclasses.replace(SMALL, input_bits=None, output_bits=None),
+    "digital_unit": dataclasses.replace(SMALL, adc_steps=422, column_calibration=True),
 }
 
 
@@ -406,7 +409,7 @@ def test_a_transformer_end_to_end() -> None:
 def test_eight_bits_cost_little_and_training_pays() -> None:
     model, pair = _transformer(), _pair()
     expected = model.eval()(*pair)
-    at.convert(model, at.chips.hermes64())
+    at.convert(model, crossbar())
     run = {"forward": lambda model, pair: model(*pair)}
     at.calibrate(model, [pair], **run)
     assert torch.cosine_similarity(model.eval()(*pair).flatten(), expected.flatten(), 0) >= 0.99
@@ -550,7 +553,7 @@ def test_nested_tensors_are_refused() -> None:
 @pytest.mark.parametrize("per_sample", [True, False])
 def test_a_part_of_a_batch_meets_its_noise_in_every_layer_of_a_transformer(batch_first: bool, per_sample: bool) -> None:
     torch.manual_seed(0)
-    chip = at.chips.hermes64(training=at.TrainingNoise(per_sample=per_sample))
+    chip = crossbar(training=at.TrainingNoise(per_sample=per_sample))
     model = nn.Transformer(8, 2, 1, 1, 16, dropout=0.0, batch_first=batch_first)
     at.convert(model, chip)
     batch = 0 if batch_first else 1

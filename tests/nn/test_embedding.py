@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import analogtorch as at
 from analogtorch.ops import Plan, block_scales, fold, mvm, normal, seed_tensor
 from analogtorch.ops.reference import noisy_weight
+from tests.crossbar import crossbar
 from tests.nn import lasting
 
 TOKENS, WIDTH = 50, 11
@@ -179,10 +180,10 @@ def test_a_chip_reads_what_it_holds() -> None:
 
 def test_eight_bits_cost_little() -> None:
     """The bound of the ADC is made for sums of many rows: one row alone uses a small part of it."""
-    layer = _analog(at.chips.hermes64()).eval()
+    layer = _analog(crossbar()).eval()
     exact = layer.weight[X]
     coarse = (layer(X) - exact).norm() / exact.norm()
-    fine = _analog(dataclasses.replace(at.chips.hermes64(), output_bound=1.0)).eval()
+    fine = _analog(crossbar(output_bound=1.0)).eval()
     assert coarse < 0.25
     assert (fine(X) - exact).norm() < 0.02 * exact.norm()
 
@@ -252,7 +253,7 @@ def test_its_range_is_that_of_the_one_hot() -> None:
         at.calibrate(model, [X])
     layer(X).sum().backward()
     assert layer.input_range.grad is None
-    assert repr(layer) == f"AnalogEmbedding({TOKENS}, {WIDTH}, chip=hermes64, range=1)"
+    assert repr(layer) == f"AnalogEmbedding({TOKENS}, {WIDTH}, chip=crossbar, range=1)"
     with torch.device("meta"):
         empty = nn.Sequential(nn.Embedding(TOKENS, WIDTH))
     at.convert(empty, SMALL, embeddings=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from tests.crossbar import crossbar
 from tests.nn import lasting
 
 Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
@@ -63,8 +64,8 @@ def test_a_mapping_places_it() -> None:
 
 
 def test_it_shows_its_chip_and_refuses_other_shapes() -> None:
-    layer = at.convert(_layer(), at.chips.hermes64())
-    assert repr(layer) == "AnalogConv1D(nf=11, nx=37, chip=hermes64, range=absmax)"
+    layer = at.convert(_layer(), crossbar())
+    assert repr(layer) == "AnalogConv1D(nf=11, nx=37, chip=crossbar, range=absmax)"
     with pytest.raises(ValueError, match=r"layer '' takes \(\*, 37\) inputs, got shape \(2, 11\)"):
         layer(torch.zeros(2, 11))
     with pytest.raises(TypeError, match="float32 weights and got a torch.float64"):

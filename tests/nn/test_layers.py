@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import analogtorch as at
+from tests.crossbar import crossbar
 from tests.nn.layers import Case, cases
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # nn.Conv1d's own
@@ -19,7 +20,7 @@ SMALL = {"rows": 24, "cols": 5}
 
 
 def _chip(**changes: object) -> at.Chip:
-    return dataclasses.replace(at.chips.hermes64(), **{**SMALL, **changes})
+    return crossbar(**{**SMALL, **changes})
 
 
 def _convert(case: Case, chip: at.Chip) -> nn.Module:
@@ -200,7 +201,7 @@ def test_clipping_and_saturation_stop_the_gradient() -> None:
 
 def test_training_noise_has_the_declared_size() -> None:
     torch.manual_seed(0)
-    chip = at.chips.hermes64(training=at.TrainingNoise(weight="gaussian", scale=0.05, output=False))
+    chip = crossbar(training=at.TrainingNoise(weight="gaussian", scale=0.05, output=False))
     chip = dataclasses.replace(chip, input_bits=None, output_bits=None)
     layer = at.convert(nn.Linear(256, 256, bias=False), chip)
     noise = layer(torch.eye(256)).T - layer.weight
@@ -214,7 +215,7 @@ def test_training_noise_has_the_declared_size() -> None:
 
 
 def test_a_cell_that_no_kernel_knows_trains_with_the_same_noise() -> None:
-    chip = dataclasses.replace(at.chips.hermes64(), rows=24, cols=9)
+    chip = crossbar(rows=24, cols=9)
     curve = chip.cell.device.programming_std
     same = dataclasses.replace(
         chip.cell.device, programming_std=at.devices.Piecewise(split=0.5, below=curve, above=curve)
@@ -234,16 +235,16 @@ def test_a_cell_that_no_kernel_knows_trains_with_the_same_noise() -> None:
 
 
 def test_another_chip_may_be_assigned() -> None:
-    layer, x = at.convert(nn.Linear(50, 20), at.chips.hermes64()).eval(), torch.randn(4, 50)
+    layer, x = at.convert(nn.Linear(50, 20), crossbar()).eval(), torch.randn(4, 50)
     layer.chip = at.chips.ideal()
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     held = next(m for m in at.program(nn.Sequential(layer), seed=1).at("1 day").modules() if hasattr(m, "chip"))
     with pytest.raises(RuntimeError, match="programmed chip"):
-        held.chip = at.chips.hermes64()
+        held.chip = crossbar()
 
 
 def test_an_input_of_another_type_is_refused() -> None:
-    layer = at.convert(nn.Linear(4, 4), at.chips.hermes64())
+    layer = at.convert(nn.Linear(4, 4), crossbar())
     with pytest.raises(TypeError, match=r"float32 weights and got a torch.float64 input.*autocast"):
         layer(torch.zeros(1, 4, dtype=torch.float64))
 
@@ -262,7 +263,7 @@ def test_output_noise_is_added_per_row_block() -> None:
 
 def test_input_range_learns_from_what_it_clips() -> None:
     torch.manual_seed(0)
-    layer = at.convert(nn.Linear(8, 4), at.chips.hermes64())
+    layer = at.convert(nn.Linear(8, 4), crossbar())
     layer.set_input_range(0.1)
     x, target = torch.randn(256, 8), None
     target = F.linear(x, layer.weight, layer.bias).detach()
@@ -276,7 +277,7 @@ def test_input_range_learns_from_what_it_clips() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_bad_input_range_is_refused(value: float) -> None:
-    layer = at.convert(nn.Linear(2, 2), at.chips.hermes64())
+    layer = at.convert(nn.Linear(2, 2), crossbar())
     with pytest.raises(ValueError, match="must be a positive finite number"):
         layer.set_input_range(value)
     assert not layer.calibrated
@@ -287,7 +288,7 @@ def test_activation_checkpointing_recomputes_the_same_noise() -> None:
 
     def gradient(checkpointed: bool) -> Tensor:
         torch.manual_seed(0)
-        model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), at.chips.hermes64())
+        model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), crossbar())
         x = torch.randn(4, 8)
         torch.manual_seed(9)
         y = checkpoint(model, x, use_reentrant=False) if checkpointed else model(x)
@@ -309,12 +310,12 @@ def test_activation_checkpointing_recomputes_the_same_noise() -> None:
 )
 def test_inputs_of_another_shape_are_refused(layer: nn.Module, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"layer '' takes .* inputs.* got shape"):
-        at.convert(layer, at.chips.hermes64())(torch.randn(*shape))
+        at.convert(layer, crossbar())(torch.randn(*shape))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # from inside torch.func.jvp
 def test_forward_mode_and_functional_gradients_are_refused_not_zero() -> None:
-    layer = at.convert(nn.Linear(4, 3), at.chips.hermes64()).eval()
+    layer = at.convert(nn.Linear(4, 3), crossbar()).eval()
     x = torch.randn(2, 4)
     with pytest.raises(NotImplementedError, match="forward-mode AD"):
         torch.func.jvp(layer, (x,), (x,))
@@ -325,7 +326,7 @@ def test_forward_mode_and_functional_gradients_are_refused_not_zero() -> None:
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_vmap_over_noise_is_refused() -> None:
-    layer, x = at.convert(nn.Linear(4, 4), at.chips.hermes64()), torch.randn(2, 3, 4)
+    layer, x = at.convert(nn.Linear(4, 4), crossbar()), torch.randn(2, 3, 4)
     for module in (layer.train(), at.program(nn.Sequential(layer), seed=1).at("1 day")):
         with pytest.raises(NotImplementedError, match="one batch that holds all"):
             torch.vmap(module)(x)
@@ -334,7 +335,7 @@ def test_vmap_over_noise_is_refused() -> None:
 def test_inference_mode_leaves_nothing_behind() -> None:
     digital = nn.Sequential(nn.Linear(4, 4))
     with torch.inference_mode():
-        layer = at.convert(digital, at.chips.hermes64())
+        layer = at.convert(digital, crossbar())
         programmed = at.program(layer, seed=1).at("1 day")
     at.calibrate(layer, [torch.randn(3, 4)])
     layer(torch.randn(3, 4)).sum().backward()
@@ -344,23 +345,23 @@ def test_inference_mode_leaves_nothing_behind() -> None:
 
 
 def test_meta_and_double_follow_torch_under_autocast() -> None:
-    layer = at.convert(nn.Linear(4, 3), at.chips.hermes64())
+    layer = at.convert(nn.Linear(4, 3), crossbar())
     assert layer.to("meta")(torch.zeros(2, 4, device="meta")).shape == (2, 3)
-    double = at.convert(nn.Linear(4, 3, dtype=torch.float64), at.chips.hermes64())
+    double = at.convert(nn.Linear(4, 3, dtype=torch.float64), crossbar())
     with torch.autocast("cpu", torch.bfloat16):
         assert double(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented:UserWarning")
 def test_vmap_gives_the_batched_numbers() -> None:
-    layer = at.convert(nn.Linear(4, 3), at.chips.hermes64()).eval()
+    layer = at.convert(nn.Linear(4, 3), crossbar()).eval()
     x = torch.randn(5, 4)
     assert torch.allclose(torch.vmap(layer)(x), layer(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [1e-9, 1e5])
 def test_a_range_that_half_precision_cannot_hold_is_refused(value: float) -> None:
-    layer = at.convert(nn.Linear(4, 3).half(), at.chips.hermes64())
+    layer = at.convert(nn.Linear(4, 3).half(), crossbar())
     with pytest.raises(ValueError, match="does not fit in torch.float16"):
         layer.set_input_range(value)
 
@@ -402,10 +403,10 @@ def test_the_layers_of_a_model_have_training_noise_of_their_own() -> None:
 )
 def test_a_layer_can_be_made_directly(kind, arguments: dict, x: Tensor) -> None:
     torch.manual_seed(0)
-    layer = kind(**arguments, chip=at.chips.hermes64()).eval()
+    layer = kind(**arguments, chip=crossbar()).eval()
     torch.manual_seed(0)
     digital = kind.digital(**arguments)
-    assert torch.equal(layer(x), at.convert(copy.deepcopy(digital), at.chips.hermes64()).eval()(x))
+    assert torch.equal(layer(x), at.convert(copy.deepcopy(digital), crossbar()).eval()(x))
     assert type(at.to_digital(layer)) is kind.digital
     with pytest.raises(TypeError, match="chip"):
         kind(**arguments)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import analogtorch as at
+from tests.crossbar import crossbar
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 
 EXACT = dataclasses.replace(at.chips.ideal(), rows=7, cols=5)
-SMALL = dataclasses.replace(at.chips.hermes64(), rows=24, cols=16)
+SMALL = crossbar(rows=24, cols=16)
 
 
 def _layers() -> dict[str, nn.Module]:
@@ -204,9 +205,9 @@ def test_a_chip_holds_drifts_and_is_corrected() -> None:
 
 
 def test_a_mapping_places_every_matrix() -> None:
-    model = at.convert(nn.Sequential(nn.LSTM(40, 32, num_layers=2, bidirectional=True)), at.chips.hermes64())
+    model = at.convert(nn.Sequential(nn.LSTM(40, 32, num_layers=2, bidirectional=True)), crossbar())
     x = torch.zeros(5, 1, 40)
-    mapping = at.map_to_chip(model, at.chips.hermes64(), x)
+    mapping = at.map_to_chip(model, crossbar(), x)
     assert {m.name for m in mapping.matrices} == {f"0.{n}" for n, _ in model[0].named_parameters() if "weight" in n}
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
     assert set(physical.yield_map()) == set(mapping.tile_utilisation)

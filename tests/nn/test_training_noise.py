@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
 from analogtorch.ops import block_scales, over_rows
+from tests.crossbar import crossbar
 from tests.nn.layers import Case, cases
 
 KINDS = {"programming": {}, "gaussian": {"scale": 0.1}, "device": {}, "none": {}}
@@ -21,7 +22,7 @@ SOME = ("linear_3d", "conv1d_same_dilated", "conv2d_groups")
 def _chip(chip: at.Chip | None = None, rows: int = 256, cols: int = 256, **noise) -> at.Chip:
     """Without converters, so that an identity reads the weights."""
     training = at.TrainingNoise(**{"output": False, **noise})
-    base = chip or at.chips.hermes64()
+    base = chip or crossbar()
     return dataclasses.replace(
         base, rows=rows, cols=cols, input_bits=None, output_bits=None, output_noise=0.0, training=training
     )
@@ -37,8 +38,9 @@ def _read(layer: nn.Module) -> Tensor:
     return layer(torch.eye(layer.in_features)).T
 
 
-@pytest.mark.parametrize("chip", [at.chips.hermes64(), at.chips.neurram48(), at.chips.hermes64(device="one_device")])
+@pytest.mark.parametrize("chip", [crossbar(), at.chips.neurram48(), crossbar(device="one_device")])
 @pytest.mark.parametrize("time", ["programmed", "1 h", "1 year"])
+@pytest.mark.filterwarnings("ignore:.* beyond the device's data:UserWarning")
 def test_device_noise_is_that_of_a_programmed_chip(chip: at.Chip, time: str) -> None:
     layer = _layer(_chip(chip, 256, 64, weight="device", time=time))
     held = at.program(layer, seed=1).at(time, compensation="global", readout="ideal")
@@ -57,8 +59,8 @@ def test_device_noise_is_that_of_a_programmed_chip(chip: at.Chip, time: str) -> 
 
 
 def test_the_correction_of_the_drift_is_exact_in_each_placed_block() -> None:
-    device = dataclasses.replace(at.chips.hermes64().cell.device, programming_scale=0.0)
-    chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.UnitCell(device=device))
+    device = dataclasses.replace(crossbar().cell.device, programming_scale=0.0)
+    chip = crossbar(cell=at.devices.UnitCell(device=device))
     layer = _layer(_chip(chip, 24, 9, weight="device", time="1 year"), 50, 20)
     weight, read = layer.weight, _read(layer)
     assert not torch.allclose(weight, read, atol=1e-3)
@@ -149,7 +151,7 @@ def _per_sample(kind: str, output: bool = False) -> at.TrainingNoise:
 @pytest.mark.parametrize("kind", ["programming", "device"])
 @pytest.mark.parametrize("case", [c for c in cases() if c.name in ("linear", "linear_3d", "conv1d", "conv2d_groups")])
 def test_parts_of_a_batch_meet_the_chips_of_the_whole(case: Case, kind: str) -> None:
-    chip = dataclasses.replace(at.chips.hermes64(), rows=16, cols=5, training=_per_sample(kind, output=True))
+    chip = crossbar(rows=16, cols=5, training=_per_sample(kind, output=True))
     layer, x = at.convert(nn.Sequential(copy.deepcopy(case.layer)), chip), case.x
     for calibrated in (False, True):
         with at.noise(1):
@@ -187,7 +189,7 @@ def test_without_weight_noise_there_is_nothing_of_a_sample_s_own() -> None:
     x, results = torch.randn(4, 32), []
     for per_sample in (False, True):
         training = at.TrainingNoise(weight="none", per_sample=per_sample)
-        layer = _layer(at.chips.hermes64(training=training), 32, 16)
+        layer = _layer(crossbar(training=training), 32, 16)
         with at.noise(1):
             results.append(layer(x))
     assert torch.equal(*results)
@@ -197,7 +199,7 @@ def test_without_weight_noise_there_is_nothing_of_a_sample_s_own() -> None:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_every_sequence_of_a_recurrent_layer_has_a_chip_for_all_its_steps(kind, batch_first: bool) -> None:
     torch.manual_seed(0)
-    chip = at.chips.hermes64(training=_per_sample("programming", output=True))
+    chip = crossbar(training=_per_sample("programming", output=True))
     layer = at.convert(nn.Sequential(kind(5, 6, 2, bidirectional=True, batch_first=batch_first)), chip)[0]
     x = torch.randn(3, 7, 5)
     with at.noise(1):
@@ -229,7 +231,7 @@ def test_packed_sequences_keep_their_chips_when_they_are_sorted() -> None:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_packed_sequences_meet_their_output_noise_in_any_batch(kind: type[nn.RNNBase]) -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Sequential(kind(5, 6)), at.chips.hermes64())
+    model = at.convert(nn.Sequential(kind(5, 6)), crossbar())
     parts = [torch.randn(n, 5) for n in (4, 7, 2)]
     programmed = at.program(model.eval(), seed=1)
     view, model = programmed.at("1 day"), model.train()
@@ -251,7 +253,7 @@ def test_packed_sequences_meet_their_output_noise_in_any_batch(kind: type[nn.RNN
 @pytest.mark.parametrize("cross", [False, True])
 def test_every_sample_of_attention_has_a_chip_of_its_own(kind: str, cross: bool) -> None:
     torch.manual_seed(0)
-    chip = at.chips.hermes64(training=_per_sample(kind, output=True))
+    chip = crossbar(training=_per_sample(kind, output=True))
     layer = at.convert(nn.Sequential(nn.MultiheadAttention(8, 2)), chip)[0]
     q = torch.randn(5, 3, 8)
     k = torch.randn(5, 3, 8) if cross else q
@@ -291,7 +293,7 @@ def test_an_embedding_reads_the_cells_that_a_product_would_multiply(kind: str) -
 @pytest.mark.parametrize("kind", ["programming", "device"])
 def test_every_sample_of_an_embedding_has_a_chip_of_its_own(kind: str, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    chip = at.chips.hermes64(training=_per_sample(kind, output=True))
+    chip = crossbar(training=_per_sample(kind, output=True))
     layer, tokens = at.convert(nn.Sequential(nn.Embedding(50, 20)), chip, embeddings=True)[0], torch.randint(50, shape)
     with at.noise(1):
         whole = layer(tokens)
@@ -306,7 +308,7 @@ def test_every_sample_of_an_embedding_has_a_chip_of_its_own(kind: str, shape: tu
 @pytest.mark.parametrize("training", [_per_sample("programming", output=True), at.TrainingNoise(weight="device")])
 def test_checkpointing_draws_the_same_again(training: at.TrainingNoise) -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)), at.chips.hermes64(training=training))
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)), crossbar(training=training))
     x, gradients = torch.randn(3, 8), []
     for again in (True, False):
         model.zero_grad()
@@ -319,7 +321,7 @@ def test_checkpointing_draws_the_same_again(training: at.TrainingNoise) -> None:
 
 def test_one_graph_has_the_eager_numbers() -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Sequential(nn.Linear(8, 4)), at.chips.hermes64(training=_per_sample("device")))
+    model = at.convert(nn.Sequential(nn.Linear(8, 4)), crossbar(training=_per_sample("device")))
     at.calibrate(model, [torch.randn(3, 8)])
     torch._dynamo.reset()
     compiled, x, results = torch.compile(model, fullgraph=True, backend="aot_eager"), torch.randn(3, 8), []
@@ -336,14 +338,14 @@ def test_one_graph_has_the_eager_numbers() -> None:
 def test_evaluation_and_programming_do_not_know_of_it() -> None:
     x, results = torch.randn(4, 32), []
     for training in (at.TrainingNoise(), at.TrainingNoise(weight="device", drop_connect=0.5, per_sample=True)):
-        layer = _layer(at.chips.hermes64(training=training), 32, 16)
+        layer = _layer(crossbar(training=training), 32, 16)
         results.append((layer.eval()(x), at.program(layer, seed=1).at("1 day")(x)))
     assert all(map(torch.equal, *results))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_types_train_with_it(dtype: torch.dtype) -> None:
-    layer = _layer(at.chips.hermes64(training=_per_sample("device", output=True)), 32, 16).to(dtype)
+    layer = _layer(crossbar(training=_per_sample("device", output=True)), 32, 16).to(dtype)
     y = layer(torch.randn(4, 32, dtype=dtype))
     y.float().sum().backward()
     assert y.dtype == layer.weight.grad.dtype == dtype

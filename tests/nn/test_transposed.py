@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from tests.crossbar import crossbar
 from tests.nn import lasting
 
-READ = dataclasses.replace(at.chips.hermes64(), rows=5, cols=7, input_bits=None, output_bits=None, output_noise=0.0)
+READ = crossbar(rows=5, cols=7, input_bits=None, output_bits=None, output_noise=0.0)
 QUIET = at.TrainingNoise(weight="none")
 KINDS = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 X = {1: (3, 6, 7), 2: (2, 6, 5, 4), 3: (2, 6, 3, 4, 2)}
@@ -124,7 +125,7 @@ def _by_hand(
 def test_against_the_explicit_product(held: bool) -> None:
     torch.manual_seed(0)
     digital = nn.ConvTranspose2d(12, 4, 3, stride=2, padding=1, dilation=2, output_padding=1)
-    chip = dataclasses.replace(at.chips.hermes64(), rows=5, cols=7, output_noise=0.0, weight_scale="column")
+    chip = crossbar(rows=5, cols=7, output_noise=0.0, weight_scale="column")
     layer, x = at.convert(copy.deepcopy(digital), chip).eval(), torch.randn(2, 12, 4, 3)
     layer.set_input_range(1.3)
     matrix, gains = layer.as_matrix(digital.weight.detach()).squeeze(2), None
@@ -160,14 +161,14 @@ def test_each_input_place_is_a_vector_of_its_own_noise() -> None:
 def test_eight_bits_cost_little() -> None:
     torch.manual_seed(0)
     digital, x = nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), torch.randn(2, 64, 8, 8)
-    layer = at.calibrate(at.convert(copy.deepcopy(digital), at.chips.hermes64()), [x]).eval()
+    layer = at.calibrate(at.convert(copy.deepcopy(digital), crossbar()), [x]).eval()
     exact = digital(x)
     assert (layer(x) - exact).norm() < 0.12 * exact.norm()
 
 
 @pytest.mark.parametrize("grouped", ["sequential", "block_diagonal"])
 def test_a_mapping_places_it(grouped: str) -> None:
-    chip = dataclasses.replace(at.chips.hermes64(), rows=20, cols=30, grouped=grouped)
+    chip = crossbar(rows=20, cols=30, grouped=grouped)
     up = nn.ConvTranspose2d(12, 8, (3, 2), stride=2, groups=2)
     model = at.convert(nn.Sequential(up, nn.Flatten(2), nn.ConvTranspose1d(8, 40, 5)), chip)
     x = torch.randn(1, 12, 4, 4)
@@ -199,7 +200,7 @@ def test_the_columns_are_in_the_order_of_group_output_and_tap() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 5, 4, 4), (2, 6, 4), (2, 6, 4, 4, 4), (5, 4, 4)])
 def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    layer = at.convert(nn.ConvTranspose2d(6, 4, 3), at.chips.hermes64())
+    layer = at.convert(nn.ConvTranspose2d(6, 4, 3), crossbar())
     with pytest.raises(ValueError, match=r"layer '' takes \(N, 6, H, W\) inputs, or one sample.* got shape"):
         layer(torch.zeros(shape))
 
@@ -207,13 +208,11 @@ def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_meta_and_lazy_layers() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.ConvTranspose2d(64, 32, 4))
-    at.convert(model, at.chips.hermes64())
+    at.convert(model, crossbar())
     assert at.summary(model).layers[0].shape == (32 * 16, 64, 1)
     assert model.eval()(torch.zeros(1, 64, 3, 3, device="meta")).shape == (1, 32, 6, 6)
     lazy = nn.Sequential(nn.LazyConvTranspose2d(4, 3), nn.Linear(3, 3))
-    assert dict((n, why) for n, why, _ in at.summary(at.convert(lazy, at.chips.hermes64())).skipped)["0"].startswith(
-        "lazy"
-    )
+    assert dict((n, why) for n, why, _ in at.summary(at.convert(lazy, crossbar())).skipped)["0"].startswith("lazy")
 
 
 DIGITAL = nn.Sequential(nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1, groups=2))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.training import Batches, Phase, fit
+from tests.crossbar import crossbar
 
 PHASE = Phase(epochs=4, batch_size=16, mixup=0.2, clip_sigma=2.5, distill=0.5)
 
@@ -43,7 +44,7 @@ class Toy:
             ).eval()
 
     def analog(self) -> nn.Module:
-        return at.calibrate(at.convert(self.digital(), at.chips.hermes64()), [self.x])
+        return at.calibrate(at.convert(self.digital(), crossbar()), [self.x])
 
     def batches(self, seed: int = 1, workers: int = 0) -> Batches:
         return Batches(self.make, 64, batch_size=16, seed=seed, workers=workers)
