@@ -82,5 +82,6 @@ def chip(shape: Shape) -> at.Chip:
         output_noise=0.0,
         output_bound=BOUND,
         output_bits=8 if shape.adc else None,
+        adc_steps=None,
         training=at.TrainingNoise(weight="gaussian", scale=NOISE),
     )

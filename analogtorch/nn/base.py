@@ -202,6 +202,7 @@ class AnalogLayer(RangedLayer):
     def _plan(self, section: Section, held: bool, training: bool) -> Plan:
         chip, noise, fraction = self.chip, self.chip.training, self.noise_fraction
         spread = Spread() if noise.weight == "gaussian" else chip.cell.spread
+        geometry: dict[str, Any] = self._geometry()
         noisy_weight = training and noise.weight != "none" and spread is not None and not self.noise_in_torch
         return Plan(
             bounds=section.bounds,
@@ -217,7 +218,7 @@ class AnalogLayer(RangedLayer):
             first_output=section.outputs.start,
             total_outputs=self.sections[-1].outputs.stop,
             first_row=section.first_row,
-            **self._geometry(),
+            **geometry,
         )
 
     def to_digital(self) -> nn.Module:

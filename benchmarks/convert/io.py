@@ -42,8 +42,8 @@ SETTINGS = {
     "and ADC": Setting(calibrate=ADC),
     "column scales too": Setting(chip={"weight_scale": "column"}, calibrate=ADC),
     "ADC by column": Setting(calibrate=ADC_BY_COLUMN),
-    "DAC alone": Setting(chip={"output_bits": None}),
-    "12-bit": Setting(chip={"input_bits": 12, "output_bits": 12}, calibrate=ADC_BY_COLUMN),
+    "DAC alone": Setting(chip={"output_bits": None, "adc_steps": None}),
+    "12-bit": Setting(chip={"input_bits": 12, "output_bits": 12, "adc_steps": None}, calibrate=ADC_BY_COLUMN),
 }
 """Columns of the table; "and ADC": its bound is calibrated as well, for the layer or for each column of a tile."""
 

@@ -36,6 +36,14 @@ def test_unknown_names_are_refused_with_what_is_known() -> None:
         ("input_bits", 1),
         ("output_bits", 17),
         ("output_bound", 0.0),
+        ("adc_steps", 0),
+        ("adc_steps", 422.0),
+        ("adc_steps", True),
+        ("adc_gain_std", -0.1),
+        ("adc_gain_std", float("nan")),
+        ("adc_gain_std", "7 %"),
+        ("column_calibration", 1),
+        ("column_calibration", None),
         ("output_noise", -0.1),
         ("tiles", True),
         ("cell", "pcm"),
@@ -48,6 +56,23 @@ def test_unknown_names_are_refused_with_what_is_known() -> None:
 def test_bad_fields_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"Chip.{field} must be"):
         dataclasses.replace(at.chips.hermes64(), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("bits", "steps", "adc", "unit"),
+    [(8, None, 127, 0), (4, None, 7, 0), (None, None, 0, 0), (8, 422, 422, 8), (None, 422, 422, 0), (8, 1, 1, 8)],
+)
+def test_the_bits_are_the_adcs_or_those_of_the_unit_behind_it(bits: object, steps: object, adc: int, unit: int) -> None:
+    chip = dataclasses.replace(at.chips.hermes64(), output_bits=bits, adc_steps=steps)
+    assert (chip.output_steps, chip.unit_bits) == (adc, unit)
+
+
+def test_hermes64_names_the_noise_it_is_given() -> None:
+    noisy = at.chips.hermes64(output_noise=0.04)
+    assert noisy.name == "hermes64[output noise 0.04]"
+    assert dataclasses.replace(noisy, name="hermes64", output_noise=0.0) == at.chips.hermes64()
+    with pytest.raises(ValueError, match="Chip.output_noise must be a number >= 0, got -1"):
+        at.chips.hermes64(output_noise=-1)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,17 @@ def test_a_file_from_before_cost_and_planes_loads(tmp_path: Path) -> None:
     assert (chip.cost, chip.planes) == (None, 1)
 
 
+def test_a_file_from_before_the_digital_unit_loads(tmp_path: Path) -> None:
+    old = at.chips.to_dict(at.chips.hermes64())
+    assert (old.pop("adc_steps"), old.pop("adc_gain_std"), old.pop("column_calibration")) == (422, 0.0709, True)
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    plain = {"adc_steps": None, "adc_gain_std": 0.0, "column_calibration": False}
+    chip = at.chips.load(path)
+    assert chip == dataclasses.replace(at.chips.hermes64(), **plain)
+    assert (chip.output_steps, chip.unit_bits) == (127, 0)  # an ADC of the output's 8 bits, as it was
+
+
 def test_a_file_from_before_device_noise_loads(tmp_path: Path) -> None:
     chip = at.chips.hermes64(training=at.TrainingNoise(weight="gaussian", scale=0.1))
     old = at.chips.to_dict(chip)
