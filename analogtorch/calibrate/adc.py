@@ -75,9 +75,7 @@ class _PartialSums:
     def __init__(self, name: str, layer: AnalogLayer, chip: Chip, wanted: Wanted | None) -> None:
         self._name, self._layer, self._chip, self._wanted = name, layer, chip, wanted
         self._parts = [] if wanted is None else self._divided(wanted.per)
-        self._unit = self._divided("column") if chip.unit_bits else []
-        if wanted is not None and wanted.per == "column":
-            self._unit = self._parts if chip.unit_bits else []
+        self._unit = [_Columns(layer.readings[1]) for _ in range(layer.readings[0])] if chip.unit_bits else []
         self._error = self._power = 0.0
 
     def _divided(self, per: AdcPer) -> "list[tuple[range, slice, Histogram | ColumnHistogram]]":
@@ -100,7 +98,6 @@ class _PartialSums:
         x, weight, r, own = inputs.x, inputs.w, inputs.input_range.abs(), per_block(inputs.input_range)
         scale = block_scales(weight, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
         given = x if own else quantised(x, r, plan, weight.dtype)
-        parts = self._parts if self._unit is self._parts else [*self._parts, *self._unit]
         for block in range(plan.blocks):
             mine = r[block : block + 1] if own else r
             p = part(given, weight, plan.span(block, weight.shape[1:]), plan, mine if own else None)
@@ -112,7 +109,9 @@ class _PartialSums:
             v = v / full.clamp_min(torch.finfo(scale.dtype).tiny)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", v)
             self._count_error(v, full)
-            for rows, columns, met in parts:
+            if self._unit:
+                self._unit[block].add(v, outputs.start)
+            for rows, columns, met in self._parts:
                 first, last = max(columns.start, outputs.start), min(columns.stop, outputs.stop)
                 if block in rows and first < last:
                     here = slice(first - outputs.start, last - outputs.start)
@@ -130,25 +129,20 @@ class _PartialSums:
         chip, wanted = self._chip, self._wanted
         bounds = ranges = None
         if wanted is not None and chip.output_steps:
-            bounds = self._found(self._parts, wanted.method, chip.output_steps, wanted.percentile)
-        if chip.unit_bits and any(met.met for *_, met in self._unit):
-            ranges = self._found(self._unit, "mse", 2 ** (chip.unit_bits - 1) - 1, 100.0)
+            bounds = self._found(wanted.method, chip.output_steps, wanted.percentile)
+        if self._unit:
+            ranges = torch.stack([columns.ranges(chip.output_noise) for columns in self._unit])
+            ranges = torch.where(ranges > 0, ranges, ranges.max()) if ranges.any() else None
         return Limits(bounds, ranges, math.sqrt(self._error / self._power) if self._power else 0.0)
 
-    def _found(
-        self,
-        parts: "list[tuple[range, slice, Histogram | ColumnHistogram]]",
-        method: Adc,
-        steps: int,
-        percentile: float,
-    ) -> Tensor:
+    def _found(self, method: Adc, steps: int, percentile: float) -> Tensor:
         """(row blocks, outputs); what met nothing but zeros gets the largest of the others."""
-        if not any(met.met for *_, met in parts):
+        if not any(met.met for *_, met in self._parts):
             raise ValueError(
                 f"calibrate: all partial sums of layer {self._name!r} are zero, so its ADC has no bound; leave adc out"
             )
         found = torch.zeros(self._layer.readings, dtype=torch.float64)
-        for rows, columns, met in parts:
+        for rows, columns, met in self._parts:
             if met.met:
                 # with the noise of the readings, or the bound could lie inside it
                 read = met.noisy(self._chip.output_noise)
@@ -160,3 +154,31 @@ class _PartialSums:
                 "percentile or another adc"
             )
         return torch.where(found > 0, found, found.max())
+
+
+_SPREADS = 6.0
+"""Root mean squares of a column that 8 bits are spread over, where it reaches so far: a Gaussian one needs 4 for the
+least error, a Laplacian one 7."""
+
+
+class _Columns:
+    """What the digital unit needs to know of each column: three numbers, as a layer may have thousands of columns."""
+
+    def __init__(self, columns: int) -> None:
+        self.largest = torch.zeros(columns, dtype=torch.float64)
+        self.squares = torch.zeros_like(self.largest)
+        self.numbers = torch.zeros_like(self.largest)
+
+    def add(self, v: Tensor, first: int) -> None:
+        """Count the sums ``v`` (vectors, columns), of which the first column has that number."""
+        if v.numel():
+            mine = slice(first, first + v.shape[1])
+            self.largest[mine] = torch.maximum(self.largest[mine], v.abs().amax(0).double().cpu())
+            self.squares[mine] += v.square().sum(0).double().cpu()
+            self.numbers[mine] += len(v)
+
+    def ranges(self, noise: float) -> Tensor:
+        """The range of each column, with output noise of this standard deviation; 0 where it met zeros only."""
+        rms = (self.squares / self.numbers.clamp_min(1) + noise**2).sqrt()
+        found = torch.minimum(self.largest + 3 * noise, _SPREADS * rms)
+        return torch.where(self.largest > 0, found, 0.0)
