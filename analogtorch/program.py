@@ -269,7 +269,7 @@ class _Devices:
         def normals(name: str, rows: int, columns: int) -> Tensor:
             key = fold(seed_tensor(self.seed), stream(Noise.COMPENSATION, self.key, *where, name)).to(self.w.device)
             each = torch.arange(rows, device=self.w.device)
-            return normal(key, each, torch.zeros_like(each), columns)
+            return normal(key, each, torch.zeros_like(each), columns).to(self.w.dtype)
 
         w = self.w[(slice(None), *self.section.row_blocks[number])].flatten(1)
         return Block(w, self.adc_gain[number], self.chip, normals)
@@ -289,7 +289,7 @@ class _Devices:
                     seed_tensor(self.seed), stream(Noise.PROGRAMMING, self.key, self.section.first_row, number, name)
                 )
                 where = torch.arange(rows, device=self.w.device)
-                return normal(key.to(where.device), where, torch.zeros_like(where), columns)
+                return normal(key.to(where.device), where, torch.zeros_like(where), columns).to(self.w.dtype)
 
             g = self.g[(slice(None), *index)]
             w, working = self.w[index].flatten(1), works[index].flatten(1)

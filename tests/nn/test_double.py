@@ -71,3 +71,12 @@ def _assert_equal(mine: list[Tensor], theirs: list[Tensor]) -> None:
         assert a.dtype == torch.float64
         # gradients that are zero but for rounding, such as that of a key's bias, have no relative error of their own
         assert (a - b).abs().max() <= 1e-12 * max(b.abs().max(), 1e-3 * largest)
+
+
+@pytest.mark.parametrize("method", [at.ProgramAndVerify(rounds=2), at.GradientDescent(rounds=2)])
+def test_programming_loops_run_in_double_precision(method: at.ProgramAndVerify | at.GradientDescent) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(30, 8)).double(), at.chips.hermes64())
+    at.calibrate(model, [_x(9, 30)])
+    y = at.program(model, seed=1, method=method).at("1 h")(_x(9, 30))
+    assert y.dtype == torch.float64
+    assert torch.isfinite(y).all()

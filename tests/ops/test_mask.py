@@ -23,7 +23,7 @@ def _inputs(name: str, **options: object) -> tuple[reference.Inputs, Plan]:
     draw = torch.Generator().manual_seed(0)
     tensors = torch.randn(x, generator=draw), torch.ones(1), torch.randn(w, generator=draw)
     plan = dataclasses.replace(plan, input_bits=8, output_bits=8, output_bound=1.5, **options)
-    return reference.Inputs(*tensors, *[None] * 7), plan
+    return reference.Inputs(*tensors, *[None] * 8), plan
 
 
 @pytest.mark.parametrize("last", [1, 8, 31, 32, 33, 200])
@@ -61,7 +61,7 @@ def test_a_traced_operator_expects_what_either_gives(name: str, kernels: bool, m
         monkeypatch.setattr(native, "available", lambda: False)
     inputs, plan = _inputs(name)
     x, r, w = (t.clone().requires_grad_() for t in inputs[:3])
-    arguments = (x, r, w, *[None] * 7, plan.ints, plan.floats, True)
+    arguments = (x, r, w, *inputs[3:], plan.ints, plan.floats, True)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.analogtorch.mvm.default, arguments, test_utils=tests)
 
