@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from analogtorch.calibrate.histogram import ColumnHistogram, Histogram
 from analogtorch.calibrate.passes import Forward, check_finite, evaluating, observing, run
 from analogtorch.chips import Chip
+from analogtorch.devices import Spread
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan, block_scales, in_steps
-from analogtorch.ops.reference import Inputs, part, per_block, quantised
+from analogtorch.ops.reference import Inputs, over_rows, part, per_block, quantised
 
 Adc = Literal["mse", "percentile", "absmax"]
 AdcPer = Literal["layer", "tile", "column"]
@@ -36,8 +37,10 @@ class Limits:
     """As of the layer; None: the chip's own."""
     output_ranges: Tensor | None
     """As of the layer; None: the chip has no digital unit that rounds."""
-    adc_error: float
-    """Root of the squared error that the ADC alone leaves in the sums, relative to them."""
+    adc_error: float = 0.0
+    """Root of the squared error that the chip's own ADC leaves in the partial sums, relative to them."""
+    other_error: float = 0.0
+    """The same of everything else: DAC, programming noise and output noise."""
 
 
 def limits(
@@ -76,7 +79,7 @@ class _PartialSums:
         self._name, self._layer, self._chip, self._wanted = name, layer, chip, wanted
         self._parts = [] if wanted is None else self._divided(wanted.per)
         self._unit = [_Columns(layer.readings[1]) for _ in range(layer.readings[0])] if chip.unit_bits else []
-        self._error = self._power = 0.0
+        self._squares = dict.fromkeys(("sums", "adc", "others"), 0.0)
 
     def _divided(self, per: AdcPer) -> "list[tuple[range, slice, Histogram | ColumnHistogram]]":
         """Row blocks, outputs, and what their partial sums were."""
@@ -101,14 +104,15 @@ class _PartialSums:
         for block in range(plan.blocks):
             mine = r[block : block + 1] if own else r
             p = part(given, weight, plan.span(block, weight.shape[1:]), plan, mine if own else None)
-            v = (p.movedim(1, -1) if plan.dims else p).reshape(-1, weight.shape[0]).to(scale.dtype)
+            v = _flat(p, plan).to(scale.dtype)
             each = mine.reshape(-1, 1).to(scale.dtype)  # of the layer, or of each vector or sample
             full = (
                 each.repeat_interleave(len(v) // len(each), 0) * scale[block] if len(each) > 1 else each * scale[block]
             )
             v = v / full.clamp_min(torch.finfo(scale.dtype).tiny)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", v)
-            self._count_error(v, full)
+            if self._wanted is None and self._chip.output_steps:
+                self._count_errors(v, full, block, inputs, given, plan)
             if self._unit:
                 self._unit[block].add(v, outputs.start)
             for rows, columns, met in self._parts:
@@ -117,12 +121,17 @@ class _PartialSums:
                     here = slice(first - outputs.start, last - outputs.start)
                     met.add(v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start)
 
-    def _count_error(self, v: Tensor, full: Tensor) -> None:
-        """What the chip's own ADC makes of the sums."""
-        if self._wanted is None and self._chip.output_steps:
-            read = in_steps(v, v.new_tensor(self._chip.output_bound), self._chip.output_steps)
-            self._error += ((read - v) * full).double().square().sum().item()
-            self._power += (v * full).double().square().sum().item()
+    def _count_errors(self, v: Tensor, full: Tensor, block: int, inputs: Inputs, given: Tensor, plan: Plan) -> None:
+        """What the chip's own ADC makes of the sums ``v`` of a row block, and what everything else does."""
+        x, weight, span = inputs.x, inputs.w, plan.span(block, inputs.w.shape[1:])
+        read = in_steps(v, v.new_tensor(self._chip.output_bound), self._chip.output_steps)
+        clipped = _flat(part(x.to(weight.dtype), weight, span, plan), plan) - v * full
+        others = clipped.square() + (self._chip.output_noise * full).square()
+        if self._chip.cell.spread is not None:
+            variance = _variance(weight, inputs.scale, self._chip.cell.spread, plan)
+            others = others + _flat(part(given.to(weight.dtype).square(), variance, span, plan), plan)
+        for name, squares in (("sums", (v * full).square()), ("adc", ((read - v) * full).square()), ("others", others)):
+            self._squares[name] += squares.expand_as(v).double().sum().item()
 
     def limits(self) -> Limits:
         """What suits the sums."""
@@ -133,7 +142,8 @@ class _PartialSums:
         if self._unit:
             ranges = torch.stack([columns.ranges(chip.output_noise) for columns in self._unit])
             ranges = torch.where(ranges > 0, ranges, ranges.max()) if ranges.any() else None
-        return Limits(bounds, ranges, math.sqrt(self._error / self._power) if self._power else 0.0)
+        sums = self._squares["sums"] or math.inf
+        return Limits(bounds, ranges, *(math.sqrt(self._squares[name] / sums) for name in ("adc", "others")))
 
     def _found(self, method: Adc, steps: int, percentile: float) -> Tensor:
         """(row blocks, outputs); what met nothing but zeros gets the largest of the others."""
@@ -154,6 +164,19 @@ class _PartialSums:
                 "percentile or another adc"
             )
         return torch.where(found > 0, found, found.max())
+
+
+def _flat(sums: Tensor, plan: Plan) -> Tensor:
+    """Partial sums of a row block as (vectors, outputs)."""
+    return (sums.movedim(1, -1) if plan.dims else sums).reshape(-1, sums.shape[1 if plan.dims else -1])
+
+
+def _variance(weight: Tensor, scale: Tensor | None, spread: Spread, plan: Plan) -> Tensor:
+    """Of each weight as it is programmed, in the shape of ``weight``."""
+    scale = block_scales(weight, plan.bounds, plan.columns) if scale is None else scale
+    full = over_rows(scale, plan.bounds)
+    relative = weight.flatten(1).to(full.dtype) / full.clamp_min(torch.finfo(full.dtype).tiny)
+    return (full * spread(relative)).square().to(weight.dtype).view(weight.shape)
 
 
 _SPREADS = 6.0

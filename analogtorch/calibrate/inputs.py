@@ -1,6 +1,6 @@
 """The inputs that layers are given, by magnitude."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from analogtorch.calibrate.histogram import Histogram
 from analogtorch.calibrate.passes import EXCLUDE, Forward, check_finite, check_ran, evaluating, observing, run
+from analogtorch.chips import Chip
 from analogtorch.convert.guard import route_bypasses
 from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogLayer
@@ -29,6 +30,7 @@ class Seen:
 def observe(
     model: nn.Module,
     layers: dict[str, AnalogLayer],
+    chips: Mapping[str, Chip],
     per: str,
     batches: Iterable[Any],
     forward: Forward | None,
@@ -40,7 +42,8 @@ def observe(
 
     Args:
         model: what runs.
-        layers: whose inputs are counted.
+        layers: whose inputs are counted; they compute without converters.
+        chips: what each layer is to run on.
         per: ``layer`` or ``tile``: as ``calibrate`` takes it.
         batches: as ``calibrate`` takes them.
         forward: as ``calibrate`` takes it.
@@ -51,7 +54,7 @@ def observe(
     Raises:
         ValueError: a layer never ran, or an input is NaN or infinite.
     """
-    tiled = {n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.input_bits is not None}
+    tiled = {n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and chips[n].input_bits}
     parts = {name: layers[name].row_blocks if name in tiled else 1 for name in layers}
     met = {name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()}
     ran: set[str] = set()

@@ -1,5 +1,6 @@
 """Whether a calibration is worth keeping: the error of the model's outputs on batches that it was not made from."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,7 @@ class Judge:
 
     def error(self) -> "Error":
         """How far the outputs of the model, as it is, are from the exact ones."""
-        moved = angle = 0.0
-        count = 0
+        angle, moved, count = 0.0, 0, 0
         for exact, outputs in zip(self.exact, self._outputs(), strict=True):
             for a, y in zip(exact, outputs, strict=False):
                 if a.shape == y.shape and a.numel():
@@ -41,23 +41,27 @@ class Judge:
                     mean = a.mean(0) if len(a) > 1 else torch.zeros_like(a[0])
                     cosines = cosine_similarity(a - mean, y - mean)
                     angle += (1 - cosines.nan_to_num(-1.0)).sum().item()
-                    moved += (a.argmax(1) != y.argmax(1)).sum().item()
+                    moved += int((a.argmax(1) != y.argmax(1)).sum())
                     count += len(a)
-        return Error(moved / max(count, 1), angle / max(count, 1))
+        return Error(moved, angle / max(count, 1))
 
 
 @dataclass(frozen=True)
 class Error:
     """Two measures that do not mind a common factor, which clipping changes and classes do not depend on."""
 
-    moved: float
-    """Share of the output vectors whose largest number is another one: other classes, other next tokens."""
+    moved: int
+    """Output vectors whose largest number is another one: other classes, other next tokens."""
     angle: float
     """Mean of 1 - cosine between the output vectors and the exact ones, the mean exact output subtracted from both."""
 
     def exceeds(self, other: "Error") -> bool:
-        """Whether it is the larger one by both measures."""
-        return self.moved > other.moved and self.angle > other.angle
+        """Whether it is larger by both measures, and by more than chance moves on the same number of vectors.
+
+        The number of moved vectors has a standard error of its root, so that a difference of less than two standard
+        errors says nothing: rounding 8 bits moves some vectors of any model.
+        """
+        return self.angle > other.angle and self.moved - other.moved > 2 * math.sqrt(self.moved + other.moved)
 
 
 def _vectors(y: Tensor) -> Tensor:

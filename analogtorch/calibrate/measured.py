@@ -18,7 +18,7 @@ from analogtorch.calibrate.passes import Forward, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
-from analogtorch.ops.reference import Inputs, per_block
+from analogtorch.ops.reference import Inputs, noisy_weight, per_block
 
 Ranges = list[float] | None
 """The DAC range of a layer, or those of its row blocks; None: each input vector or sample sets its own."""
@@ -30,7 +30,11 @@ STEP = 2 ** (1 / 3)
 LEAST = 90.0
 """Percentile of the inputs that no candidate lies below."""
 VECTORS = 2048
-"""Input vectors or samples of a layer that are tried, evenly taken from all."""
+"""Input vectors of a layer that are tried, evenly taken from all; the positions of a convolution are vectors too."""
+SAMPLES = 64
+"""Samples of a convolution that are tried at least."""
+TOGETHER = 256
+"""Vectors that are tried at once: the steps of a recurrent layer have few each, and noise is drawn every time."""
 WORTH = 0.7
 """A range per vector must leave this share of the error of the best fixed range: it costs digital operations."""
 
@@ -73,34 +77,53 @@ class Trial:
         self.candidates = candidates(inputs.magnitudes)
         self.errors = torch.zeros(len(self.candidates) + 1, dtype=torch.float64)
         """Sum of the vectors' relative errors, of each candidate and, last, of a range per vector."""
-        self._seen: dict[int, int] = {}
-        """Vectors that each part of the matrix has met."""
+        self._met: dict[int, int] = {}
+        """Vectors or samples that each part of the matrix, by its first output, has met."""
+        self._waiting: dict[int, tuple[list[Tensor], Inputs, Plan]] = {}
+        """Those that each part is still to try."""
         self._key = fold(seed_tensor(0), stream("calibrate", layer.layer_name))
-        self._stride = max(1, inputs.vectors // VECTORS)
+        self._vectors = inputs.vectors
 
     def __call__(self, inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
-        x = self._some(inputs.x, plan, outputs)
+        positions = math.prod(y.shape[2:]) if plan.dims else 1
+        x = self._some(inputs.x, plan, outputs, max(SAMPLES, VECTORS // max(1, positions)))
         if x.numel() == 0:
             return
-        w, device = inputs.w, inputs.x.device
-        exact = mvm(x, inputs.input_range.new_ones(1), w, plan, scale=inputs.scale)
+        if plan.dims:  # samples may differ in size
+            self._try(x, inputs, plan)
+            return
+        waiting, *_ = self._waiting.setdefault(outputs.start, ([], inputs, plan))
+        waiting.append(x.clone())  # what it is a view of may be overwritten
+        if sum(map(len, waiting)) >= TOGETHER:
+            self._flush(outputs.start)
+
+    def _some(self, x: Tensor, plan: Plan, outputs: slice, wanted: int) -> Tensor:
+        """Vectors (V, inputs) or samples (N, ...) among those given, so that about ``wanted`` of all are tried."""
+        x, stride = x if plan.dims else x.reshape(-1, x.shape[-1]), max(1, self._vectors // wanted)
+        first = self._met.get(outputs.start, 0)
+        self._met[outputs.start] = first + len(x)
+        return x[-first % stride :: stride]
+
+    def _flush(self, part: int) -> None:
+        waiting, inputs, plan = self._waiting.pop(part)
+        self._try(torch.cat(waiting), inputs, plan)
+
+    def _try(self, x: Tensor, inputs: Inputs, plan: Plan) -> None:
+        """Add the errors of these vectors or samples."""
+        w, scale = inputs.w, inputs.scale
+        scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale
+        exact = mvm(x, inputs.input_range.new_ones(1), w, plan, scale=scale)
+        power = exact.double().flatten(1).square().sum(1)
         on_chip = self._on_chip(plan)
-        scale = block_scales(w, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
-        key = self._key.to(device) if on_chip.weight_noise else None
+        written = noisy_weight(w, scale, self._key.to(x.device), on_chip)  # once, not for every candidate
+        on_chip = dataclasses.replace(on_chip, weight_noise=0.0)
         for i, ranges in enumerate([*self.candidates, None]):
-            r = _absmax(x, plan) if ranges is None else torch.tensor(ranges, dtype=x.dtype, device=device)
-            read = mvm(x, r, w, on_chip, scale=inputs.scale, key=key)
+            r = _absmax(x, plan) if ranges is None else torch.tensor(ranges, dtype=x.dtype, device=x.device)
+            read = mvm(x, r, written, on_chip, scale=scale)
             error = (read - exact).double().flatten(1).square().sum(1)
             if self.chip.output_noise > 0:
                 error += self._noise(r, scale, exact, plan)
-            self.errors[i] += relative(error, exact.double().flatten(1).square().sum(1)).sum().item()
-
-    def _some(self, x: Tensor, plan: Plan, outputs: slice) -> Tensor:
-        """Vectors (V, inputs) or samples (N, ...) among those given: every ``_stride``-th of all that there are."""
-        x = x if plan.dims else x.reshape(-1, x.shape[-1])
-        first = self._seen.get(outputs.start, 0)
-        self._seen[outputs.start] = first + len(x)
-        return x[-first % self._stride :: self._stride]
+            self.errors[i] += relative(error, power).sum().item()
 
     def _on_chip(self, plan: Plan) -> Plan:
         spread, chip = self.chip.cell.spread, self.chip
@@ -122,6 +145,8 @@ class Trial:
 
     def best(self) -> Ranges:
         """The candidate with the least error; a range per vector where that is worth it."""
+        for part in list(self._waiting):
+            self._flush(part)
         *fixed, by_vector = self.errors.tolist()
         least = min(range(len(fixed)), key=fixed.__getitem__)
         return None if by_vector < WORTH * fixed[least] else self.candidates[least]

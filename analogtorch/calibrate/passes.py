@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.convert import analog_layers, check_module
+from analogtorch.convert.unread import quiet
 from analogtorch.nn import AnalogLayer
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -77,7 +78,8 @@ def exactly(model: nn.Module) -> Iterator[None]:
         for layer, chip, _ in before:
             layer.programmed = None  # else it refuses another chip
             layer.chip = exact(chip)
-        yield
+        with quiet():  # no layer of the chip runs here, so that none can be missing
+            yield
     finally:
         for layer, chip, held in before:
             layer.programmed = None

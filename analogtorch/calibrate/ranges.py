@@ -24,7 +24,7 @@ from analogtorch.nn import AnalogLayer
 
 Per = Literal["layer", "tile"]
 ADC_ERROR = 0.1
-"""Relative error of its partial sums from which on a layer's ADC is warned of."""
+"""Relative error of a layer's partial sums from which on its ADC is warned of, where all else errs less."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def calibrate(
     wanted = None if adc is None else Wanted(method=adc, per=adc_per, percentile=percentile)
     with _unrouted_on_error() as routes, _as_before(layers):
         _use(layers, chips, dac=False, adc=False)
-        met = observe(model, layers, per, batches, forward, progress, routes, allow_unused)
+        met = observe(model, layers, chips, per, batches, forward, progress, routes, allow_unused)
         layers = {name: layers[name] for name in met}
         for name, seen in met.items():
             _check_met(name, seen.magnitudes)
@@ -176,7 +176,7 @@ def _no_worse(
         _apply(layers, tried)
         return judge.error()
 
-    nothing = dict.fromkeys(layers, Setting(None, Limits(None, None, 0.0)))
+    nothing = dict.fromkeys(layers, Setting(None, Limits(None, None)))
     least = error(nothing)
     if not error(chosen).exceeds(least):
         return chosen
@@ -265,7 +265,8 @@ def _kept(layer: AnalogLayer) -> tuple[dict[str, Any], Any, Any, bool]:
 
 def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
     """Name the layers whose partial sums use so little of the ADC's range that it decides their error."""
-    coarse = {name: s.limits.adc_error for name, s in chosen.items() if s.limits.adc_error > ADC_ERROR}
+    found = {name: setting.limits for name, setting in chosen.items()}
+    coarse = {name: x.adc_error for name, x in found.items() if x.adc_error > max(ADC_ERROR, x.other_error)}
     if coarse:
         worst = sorted(coarse, key=coarse.__getitem__, reverse=True)
         shown = ", ".join(f"{name!r} ({100 * coarse[name]:.0f} %)" for name in worst[:5])

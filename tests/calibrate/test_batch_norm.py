@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibrate.batch_norm import _moved
+from tests.crossbar import crossbar
 
-CHIP = at.chips.hermes64()
+CHIP = crossbar()
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
