@@ -104,7 +104,7 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
     plan = dataclasses.replace(plan, **SETTINGS[setting])
     x, w, bias = _random(*size), _random(*weight, seed=1), _random(weight[0], seed=2)
     input_range, gain, samples, bounds = torch.tensor([1.5]), None, None, None
-    ranges = 0.3 + _random(plan.blocks, weight[0], seed=7).abs() if plan.unit_bits else None
+    ranges = 0.3 + _random(plan.blocks, weight[0], seed=8).abs() if plan.unit_bits else None
     if variant != "plain":
         bounds = plan.output_bound * (0.2 + _random(plan.blocks, weight[0], seed=5).abs())
     if variant == "block_ranges":
@@ -128,11 +128,9 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
     # a sum that lies on a rounding boundary to the last bit may be read one step apart, and saturate or not: rarely
     differs = (fast[0] - slow[0]).abs() > 1e-4 * slow[0].abs().max()
     assert differs.float().mean() < 2e-3
-    # an ADC output one step further may saturate in the digital unit, or just not, and be passed on the same
-    rarely = bool(differs.any()) or plan.unit_bits > 0
     for name, a, b in zip(("x", "w", "bias", "range"), fast[1:], slow[1:], strict=True):
         error = (a - b).abs() > 1e-4 * b.abs().max() + 1e-5
-        assert error.float().mean() < (0.02 if rarely else 1e-9), name
+        assert error.float().mean() < (0.02 if differs.any() else 1e-9), name
 
 
 def test_the_range_of_the_weights_is_found_and_nan_is_not_lost(capability: str) -> None:
