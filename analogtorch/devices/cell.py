@@ -12,7 +12,7 @@ from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.pcm import PCM
 from analogtorch.devices.reram import ReRAM
-from analogtorch.devices.spread import Spread
+from analogtorch.devices.spread import EMPTY, FILLING, Spread, clamped_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,22 @@ class UnitCell:
         return (plus - minus) / self.g_total
 
     def programming_sigma(self, w: Tensor) -> Tensor:
-        """Standard deviation of the programmed weight around ``w`` in [-1, 1], all devices together, any shape."""
-        sigma = self.device.programming_sigma(self.targets(w))
-        return sigma.square().sum(0).sqrt() / self.g_total
+        """Standard deviation of the weight programmed to ``w`` in [-1, 1], all devices together, any shape.
+
+        That of what ``device.program`` gives, which is clamped at 0: a device near its target 0 varies less than
+        ``device.programming_sigma``, down to 0.58 times.
+        """
+        targets = self.targets(w)
+        sigma = self.device.programming_sigma(targets)
+        share = clamped_share(targets / sigma.clamp_min(torch.finfo(sigma.dtype).tiny))
+        return (share * sigma.square()).sum(0).sqrt() / self.g_total
 
     @property
     def spread(self) -> Spread | None:
-        """``programming_sigma`` as a kernel evaluates it; None where the device's curve is no cubic or simpler."""
+        """``programming_sigma`` as a kernel evaluates it, within 1.4 %.
+
+        None where the device's curve is no cubic or simpler.
+        """
         device, n = self.device, self.devices_per_polarity
         if not isinstance(device, PCM | ReRAM):
             return None
@@ -77,7 +86,11 @@ class UnitCell:
             return None
         unit = device.programming_scale * device.g_max / device.g_reference / self.g_total
         c = [unit * c for c in curve.coefficients] + [0.0] * (4 - len(curve.coefficients))
-        empty, full = max(c[0], 0.0) ** 2, max(sum(c), 0.0) ** 2
-        if self.split == "equal":
-            return Spread(coefficients=tuple(math.sqrt(n) * x for x in c), base=n * empty)  # type: ignore[arg-type]
-        return Spread(coefficients=tuple(c), base=(2 * n - 1) * empty, step=full - empty, pieces=n)  # type: ignore[arg-type]
+        empty, full = EMPTY * max(c[0], 0.0) ** 2, max(sum(c), 0.0) ** 2
+        rate, dip = FILLING / n, 1 - EMPTY  # a full device stands for |w| = 1 / n
+        if self.split == "sequential":
+            base, step = (2 * n - 1) * empty, full - empty
+            return Spread(coefficients=tuple(c), base=base, step=step, pieces=n, dip=dip, rate=rate)  # type: ignore[arg-type]
+        root = math.sqrt(n)  # of the devices that carry equal shares
+        c, rate = [root * x for x in c], root * rate
+        return Spread(coefficients=tuple(c), base=n * empty, dip=dip, rate=rate)  # type: ignore[arg-type]

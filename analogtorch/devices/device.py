@@ -29,11 +29,11 @@ class Device(Protocol):
         ...
 
     def programming_sigma(self, g: Tensor) -> Tensor:
-        """Standard deviation, uS, of programming the target ``g``."""
+        """Standard deviation, uS, of programming the target ``g``, before what is below 0 is clamped."""
         ...
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
-        """Conductance, uS, after programming the target ``g`` with the normals ``z``."""
+        """Conductance, uS, after programming the target ``g`` with the normals ``z``: ``max(g + sigma z, 0)``."""
         ...
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:

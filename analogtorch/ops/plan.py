@@ -87,8 +87,8 @@ class Plan:
         ints = (*_counted(self.bounds), *_counted(self.columns), *geometry, *rest, self.spread.pieces)
         object.__setattr__(self, "ints", ints)
         s = self.spread
-        floats = (self.output_bound, self.output_noise, self.weight_noise, s.base, s.step, *s.coefficients)
-        object.__setattr__(self, "floats", floats)
+        floats = (self.output_bound, self.output_noise, self.weight_noise, s.base, s.step, s.dip, s.rate)
+        object.__setattr__(self, "floats", (*floats, *s.coefficients))
 
     @property
     def blocks(self) -> int:
@@ -173,7 +173,7 @@ def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
     (dims,) = take(1)
     stride, padding, dilation = take(dims), take(dims), take(dims)
     groups, input_bits, output_bits, output_steps, unit_bits, first_output, total_outputs, first_row, pieces = rest
-    bound, output_noise, weight_noise, base, step, *coefficients = floats
+    bound, output_noise, weight_noise, base, step, dip, rate, *c = floats
     return Plan(
         bounds=bounds,
         columns=columns,
@@ -188,7 +188,7 @@ def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
         output_bound=bound,
         output_noise=output_noise,
         weight_noise=weight_noise,
-        spread=Spread(coefficients=tuple(coefficients), base=base, step=step, pieces=pieces),  # type: ignore[arg-type]
+        spread=Spread(coefficients=tuple(c), base=base, step=step, pieces=pieces, dip=dip, rate=rate),  # type: ignore[arg-type]
         first_output=first_output,
         total_outputs=total_outputs,
         first_row=first_row,

@@ -116,12 +116,14 @@ def test_an_unknown_cell_trains_with_the_same_noise() -> None:
     )
     unknown = dataclasses.replace(SMALL, cell=at.devices.UnitCell(device=device))
     results = []
-    for chip in (SMALL, unknown):
-        layer = _analog(dataclasses.replace(chip, output_bits=None))
+    exact = dataclasses.replace(SMALL, training=at.TrainingNoise(weight="none"))
+    for chip in (exact, SMALL, unknown):
+        layer = _analog(dataclasses.replace(chip, output_bits=None, output_noise=0.0))
         with at.noise(1):
             results.append(layer(X))
     assert _analog(unknown).noise_in_torch
-    assert torch.allclose(*results, atol=1e-4)
+    clean, closed, drawn = results  # kernels know the size of the noise to 1.4 %
+    assert 0 < (closed - drawn).norm() < 0.014 * (drawn - clean).norm()
 
 
 def test_it_is_the_product_of_one_hot_vectors() -> None:

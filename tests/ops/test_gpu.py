@@ -174,7 +174,8 @@ check("float16", dtype=torch.float16, input_bits=10)
 # The noise alone: the same number whatever the block sizes.
 one = torch.ones(1)
 scale = W.abs().amax(1).expand(2, N)
-for spread in (shaped, at.devices.Spread()):
+dips = at.devices.Spread(coefficients=(0.1, 0.7, -0.3, 0.2), step=0.05, pieces=2, dip=0.7, rate=1.5)
+for spread in (shaped, dips, at.devices.Spread()):
     plan = Plan(bounds=(0, 16, 37), weight_noise=0.05, spread=spread, **position)
     small, wide = (gpu.linear(torch.eye(K), one, W, plan, scale, key=KEY, tile=t)[0] for t in (SMALL, WIDE))
     assert torch.equal(small, wide)
@@ -282,7 +283,7 @@ def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: b
         "sums",
     )
     settings = {
-        "SPREAD": None if plain else (0.1, 0.2, -0.3, 0.1, 0.01, 0.02, 2.0),
+        "SPREAD": None if plain else (0.1, 0.2, -0.3, 0.1, 0.01, 0.02, 2.0, 0.7, 0.2),
         "INPUT_STEPS": 0 if plain else 127,
         "OUTPUT_STEPS": 0 if plain else 422,
         "UNIT_STEPS": 0 if plain else 127,

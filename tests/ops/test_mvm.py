@@ -134,7 +134,7 @@ def test_convolution_noise_differs_by_sample_output_and_place() -> None:
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_weight_noise_is_keyed_by_place_and_shaped_by_the_spread(groups: int) -> None:
-    spread = Spread(coefficients=(0.1, 0.5, -0.2, 0.05), base=0.01, step=0.2, pieces=2)
+    spread = Spread(coefficients=(0.1, 0.5, -0.2, 0.05), base=0.01, step=0.2, pieces=2, dip=0.7, rate=0.6)
     plan = _plan(
         (0, 4, 6), (1,), (0,), (1,), groups=groups, weight_noise=0.5, spread=spread, first_output=7, first_row=40
     )

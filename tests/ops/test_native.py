@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import analogtorch as at
+from analogtorch.devices import Spread
 from analogtorch.ops import Plan, fold, mvm, native, normal, reference, seed_tensor
 from analogtorch.ops.native import build
 
@@ -179,6 +180,18 @@ def test_the_bits_of_saturated_readings_are_zero_behind_the_last(shape: str, cap
     found = native.forward(inputs, dataclasses.replace(plan, output_bits=8, output_bound=1e9), True)
     assert found.mask.numel()
     assert not found.mask.any()
+
+
+@pytest.mark.parametrize("dip", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_the_noise_of_weights_that_dips_where_a_piece_begins(dip, pieces, capability: str, monkeypatch) -> None:
+    spread = Spread(coefficients=(0.1, 0.7, -0.3, 0.2), step=0.05, pieces=pieces, dip=dip, rate=1.5)
+    plan = Plan(bounds=(0, 33, 70), columns=(0, 20, 37), weight_noise=0.5, spread=spread)
+    w = _random(37, 70) * _random(37, 1, seed=1).abs()
+    w[:, ::7] = 0.0
+    fast, slow = _both(monkeypatch, lambda: mvm(torch.eye(70), torch.ones(1), w, plan, key=KEY))
+    assert torch.allclose(fast, slow, atol=1e-5)
+    assert torch.equal(fast[::7], slow[::7]) == (dip == 1)  # without noise
 
 
 def test_non_contiguous_operands(capability: str, monkeypatch) -> None:

@@ -338,7 +338,7 @@ def _weight_noise(plan: Plan, key: Tensor | None) -> tuple[Tensor | None, tuple[
     s = plan.spread
     if s == Spread():
         return key, None
-    return key, (*s.coefficients, s.base, s.step, float(s.pieces))
+    return key, (*s.coefficients, s.base, s.step, float(s.pieces), s.dip, s.rate)
 
 
 @lru_cache(maxsize=4096)

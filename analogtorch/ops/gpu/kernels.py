@@ -136,13 +136,14 @@ def _words(key, positions):
 def _noisy(w, scale, words, columns, weight_noise, SPREAD: tl.constexpr):
     """``w`` (outputs, rows) with the noise of its positions, in float32."""
     sigma = (scale * weight_noise)[:, None]
-    if SPREAD is not None:  # see Spread: (4 coefficients, base, step, pieces)
+    if SPREAD is not None:  # see Spread: (4 coefficients, base, step, pieces, dip, rate)
         inverse = tl.div_rn(1.0, tl.maximum(scale, 1.1754943508222875e-38))
         t = tl.minimum(tl.abs(w * inverse[:, None]), 1.0) * SPREAD[6]
         i = tl.minimum(tl.floor(t), SPREAD[6] - 1.0)
         f = t - i
         p = tl.maximum(((SPREAD[3] * f + SPREAD[2]) * f + SPREAD[1]) * f + SPREAD[0], 0.0)
-        sigma = sigma * tl.sqrt(SPREAD[4] + i * SPREAD[5] + p * p)
+        u = tl.maximum(p - SPREAD[8] * f, 0.0)
+        sigma = sigma * tl.sqrt(tl.maximum(SPREAD[4] + i * SPREAD[5] + p * p - SPREAD[7] * u * u, 0.0))
     return w + sigma * _normal_of(_random_bits(words[:, None], columns.to(tl.uint32)[None, :]))
 
 

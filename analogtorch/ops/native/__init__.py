@@ -231,7 +231,7 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
     m.input_levels = levels(plan.input_bits) if plan.input_bits else 0
     spread, noise, read = plan.spread, m.noise, m.read
     noise.std, noise.shaped, noise.base, noise.step = plan.weight_noise, plan.shaped, spread.base, spread.step
-    noise.c, noise.pieces = spread.coefficients, spread.pieces
+    noise.c, noise.pieces, noise.dip, noise.rate = spread.coefficients, spread.pieces, spread.dip, spread.rate
     noise.first_output, noise.first_row = plan.first_output, plan.first_row
     read.levels, read.bound = plan.steps, plan.output_bound
     read.std, read.first_output = plan.output_noise, plan.first_output

@@ -10,6 +10,7 @@ class WeightNoise(ctypes.Structure):
 
     _fields_ = (
         *(("key", _P), ("std", _F), ("shaped", _I), ("base", _F), ("step", _F), ("c", _F * 4)),
+        *(("dip", _F), ("rate", _F)),
         *(("pieces", _I), ("first_output", _I), ("first_row", _I)),
     )
 

@@ -5,7 +5,7 @@ typedef struct {
   const int64_t *key; /* NULL: no noise */
   float std;
   int64_t shaped; /* whether the deviation depends on the weight: ops/plan.py's Spread */
-  float base, step, c[4];
+  float base, step, c[4], dip, rate;
   int64_t pieces, first_output, first_row;
 } weight_noise;
 
@@ -26,7 +26,10 @@ INLINE vf spread_of(const weight_noise *q, vf w, float inverse) {
   }
   vf p = ((q->c[3] * f + q->c[2]) * f + q->c[1]) * f + q->c[0];
   p = select_(p < 0.0f, (vf){0}, p);
-  return root(variance + p * p);
+  vf u = p - q->rate * f; /* near 0 a device varies less, as it is clamped there */
+  u = select_(u < 0.0f, (vf){0}, u);
+  variance += p * p - q->dip * u * u;
+  return root(select_(variance < 0.0f, (vf){0}, variance));
 }
 
 /* The weight w of scale `full` at `column` of the row that has `word`. */
