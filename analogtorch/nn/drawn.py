@@ -56,7 +56,9 @@ def drawn(
         elif noise.weight == "none":
             deviation = torch.zeros_like(full)
         else:
-            sigma = chip.cell.programming_sigma(w) if noise.weight == "programming" else torch.ones_like(w)
+            sigma = torch.ones_like(w)
+            if noise.weight == "programming":  # of the kernels' size, where they have one
+                sigma = (chip.cell.spread or chip.cell.programming_sigma)(w)
             deviation = full * strength * sigma * _normals(section, key)
     weight = weight + deviation.to(weight.dtype)
     if dropped is not None:
