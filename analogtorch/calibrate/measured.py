@@ -35,7 +35,7 @@ SAMPLES = 64
 """Samples of a convolution that are tried at least."""
 TOGETHER = 256
 """Vectors that are tried at once: the steps of a recurrent layer have few each, and noise is drawn every time."""
-WORTH = 0.75
+WORTH = 0.7
 """A range per vector must leave this share of the error of the best fixed range: it costs digital operations."""
 
 
