@@ -111,7 +111,7 @@ class _PartialSums:
             )
             v = v / full.clamp_min(torch.finfo(scale.dtype).tiny)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", v)
-            if self._wanted is None and self._chip.output_steps:
+            if self._wanted is None and self._chip.output_steps and v.numel():
                 self._count_errors(v, full, block, inputs, given, plan)
             if self._unit:
                 self._unit[block].add(v, outputs.start)
@@ -122,16 +122,23 @@ class _PartialSums:
                     met.add(v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start)
 
     def _count_errors(self, v: Tensor, full: Tensor, block: int, inputs: Inputs, given: Tensor, plan: Plan) -> None:
-        """What the chip's own ADC makes of the sums ``v`` of a row block, and what everything else does."""
-        x, weight, span = inputs.x, inputs.w, plan.span(block, inputs.w.shape[1:])
-        read = in_steps(v, v.new_tensor(self._chip.output_bound), self._chip.output_steps)
-        clipped = _flat(part(x.to(weight.dtype), weight, span, plan), plan) - v * full
-        others = clipped.square() + (self._chip.output_noise * full).square()
+        """What the chip's own ADC makes of the sums ``v`` of a row block, and what everything else does.
+
+        Of a few vectors or samples of each call: it takes two more products.
+        """
+        w, span = inputs.w, plan.span(block, inputs.w.shape[1:])
+        x, given = (t if plan.dims else t.reshape(-1, t.shape[-1]) for t in (inputs.x.to(w.dtype), given.to(w.dtype)))
+        count = len(x)
+        some = slice(None, None, -(-count // _SOME))
+        x, given = x[some], given[some]
+        v, full = (t.view(count, -1, t.shape[1])[some].flatten(0, 1) for t in (v, full.expand_as(v).contiguous()))
+        others = (_flat(part(x, w, span, plan), plan) - v * full).square() + (self._chip.output_noise * full).square()
         if self._chip.cell.spread is not None:
-            variance = _variance(weight, inputs.scale, self._chip.cell.spread, plan)
-            others = others + _flat(part(given.to(weight.dtype).square(), variance, span, plan), plan)
+            variance = _variance(w, inputs.scale, self._chip.cell.spread, plan)
+            others = others + _flat(part(given.square(), variance, span, plan), plan)
+        read = in_steps(v, v.new_tensor(self._chip.output_bound), self._chip.output_steps)
         for name, squares in (("sums", (v * full).square()), ("adc", ((read - v) * full).square()), ("others", others)):
-            self._squares[name] += squares.expand_as(v).double().sum().item()
+            self._squares[name] += squares.double().sum().item()
 
     def limits(self) -> Limits:
         """What suits the sums."""
@@ -179,6 +186,8 @@ def _variance(weight: Tensor, scale: Tensor | None, spread: Spread, plan: Plan) 
     return (full * spread(relative)).square().to(weight.dtype).view(weight.shape)
 
 
+_SOME = 16
+"""Vectors or samples of each call whose errors are counted, at most."""
 _SPREADS = 6.0
 """Root mean squares of a column that 8 bits are spread over, where it reaches so far: a Gaussian one needs 4 for the
 least error, a Laplacian one 7."""
