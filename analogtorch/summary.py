@@ -37,6 +37,8 @@ class LayerRow:
     """The chip that it runs on."""
     output_bounds: str | None = None
     """The ADC's bounds where the layer has its own, a deviation from the chip; None: the chip's."""
+    by_vector: bool = False
+    """Whether each input vector sets its own DAC range, which the digital side computes."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,18 @@ class Summary:
             found.setdefault(tuple(getattr(row.chip, name) for name in _BUILD), []).append(row)
         return [(_usual([row.chip for row in rows]), rows) for rows in found.values()]
 
+    def _by_vector(self) -> list[str]:
+        """Which layers scale each vector, and what that costs; nothing where no layer does."""
+        names = [row.name for row in self.layers if row.by_vector]
+        if not names:
+            return []
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return [
+            f"{len(names)} of {len(self.layers)} layers scale each input vector by its largest input: {shown}. An MVM "
+            "of n inputs and m outputs then takes n comparisons and n multiplications of the inputs, and m "
+            "multiplications of the outputs, all digital."
+        ]
+
     def _share(self, name: str) -> str:
         weights = self.share.digital.get(name)
         return f", {self.share.percent(weights)} of those that multiply" if weights else ""
@@ -103,6 +117,7 @@ class Summary:
             lines.append(
                 f"routed: {len(self.routed)} layers that the model calls by their weights, as {self.routed[0]}"
             )
+        lines += self._by_vector()
         bounded = [row for row in self.layers if row.output_bounds is not None]
         if bounded:
             own = " or ".join(f"{bound:g}" for bound in dict.fromkeys(row.chip.output_bound for row in bounded))
@@ -205,6 +220,7 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         blocks=sum(section.blocks for section in layer.sections),
         cells=sum(section.cells for section in layer.sections),
         input_range="absmax of each input (not calibrated)" if ranges is None else range_text(ranges),
+        by_vector=layer.takes_range and not layer.calibrated and bool(layer.chip.input_bits or layer.chip.output_steps),
         chip=layer.chip,
         output_bounds=None if bounds is None or layer.chip.output_bits is None else bounds_text(bounds),
     )

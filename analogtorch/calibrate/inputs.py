@@ -10,7 +10,6 @@ from analogtorch.calibrate.histogram import Histogram
 from analogtorch.calibrate.passes import EXCLUDE, Forward, check_finite, check_ran, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.convert.guard import route_bypasses
-from analogtorch.convert.route import routed_layers
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
@@ -79,15 +78,12 @@ def observe(
         return look
 
     def routed(first: Callable[[nn.Module], Any]) -> bool:
-        """Whether layers that the first batch did not run are reached now that calls of their weights are routed."""
+        """Route calls of weights where the first batch did not run all layers; whether it must be counted anew."""
         if ran.issuperset(layers):
             return False
-        before = len(routed_layers(model))
         seen, back = route_bypasses(model, first)
         routes.append(back)
         bypassed.update(seen.bypasses)
-        if len(routed_layers(model)) == before:
-            return False
         met.update({name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()})
         return True
 

@@ -11,6 +11,9 @@ from torch.nn.functional import cosine_similarity
 
 from analogtorch.calibrate.passes import Forward, evaluating, exactly, one_pass
 
+MARGIN = 0.01
+"""Share of the output vectors that calibration may move, beyond those that are moved without."""
+
 
 class Judge:
     """Compares a model with what its exact layers give, on a few batches."""
@@ -43,7 +46,7 @@ class Judge:
                     angle += (1 - cosines.nan_to_num(-1.0)).sum().item()
                     moved += int((a.argmax(1) != y.argmax(1)).sum())
                     count += len(a)
-        return Error(moved, angle / max(count, 1))
+        return Error(moved, angle / max(count, 1), count)
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,18 @@ class Error:
     """Output vectors whose largest number is another one: other classes, other next tokens."""
     angle: float
     """Mean of 1 - cosine between the output vectors and the exact ones, the mean exact output subtracted from both."""
+    vectors: int
+    """Output vectors that were compared."""
 
     def exceeds(self, other: "Error") -> bool:
-        """Whether it is larger by both measures, and by more than chance moves on the same number of vectors.
+        """Whether it is larger by both measures, and by more than chance and a little rounding explain.
 
         The number of moved vectors has a standard error of its root, so that a difference of less than two standard
-        errors says nothing: rounding 8 bits moves some vectors of any model.
+        errors says nothing. Nor does one of less than ``MARGIN``: a digital unit that rounds to 8 bits, which it does
+        after calibration only, moves some vectors of any model.
         """
-        return self.angle > other.angle and self.moved - other.moved > 2 * math.sqrt(self.moved + other.moved)
+        least = max(2 * math.sqrt(self.moved + other.moved), MARGIN * self.vectors)
+        return self.angle > other.angle and self.moved - other.moved > least
 
 
 def _vectors(y: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,27 +11,18 @@ from torch import nn
 
 from analogtorch import checks
 from analogtorch.calibrate import adc as converters
-from analogtorch.calibrate.adc import Limits, Wanted, limits
+from analogtorch.calibrate.adc import Wanted
 from analogtorch.calibrate.histogram import Histogram, Method
-from analogtorch.calibrate.inputs import observe
-from analogtorch.calibrate.judge import Error, Judge
+from analogtorch.calibrate.inputs import Seen, observe
 from analogtorch.calibrate.measured import Ranges, choose
 from analogtorch.calibrate.passes import Forward, check_given
-from analogtorch.chips import Chip
+from analogtorch.calibrate.settings import Calibration, Setting
 from analogtorch.convert import analog_layers, refuse_programmed, refuse_taken, refuse_unloaded
 from analogtorch.nn import AnalogLayer
 
 Per = Literal["layer", "tile"]
 ADC_ERROR = 0.1
 """Relative error of a layer's partial sums from which on its ADC is warned of, where all else errs less."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What calibration sets of one layer."""
-
-    ranges: Ranges
-    limits: Limits
 
 
 @torch.no_grad()
@@ -50,41 +40,62 @@ def calibrate(
     forward: Forward | None = None,
     progress: bool = False,
 ) -> nn.Module:
-    """Set the input range of every analog layer from the inputs it meets, in evaluation mode and without noise.
+    """Set the ranges of DACs and of the digital unit for every analog layer, from the inputs that it is given.
 
-    Also the check that nothing bypasses the analog layers: where the model calls a layer by its weight, the call is
-    routed to the layer, as by ``analogtorch.guard``; one that never ran is an error. Embeddings have nothing to
-    calibrate. Training mode, weights and random state are as before; calibrating again replaces the ranges.
+    The model runs in evaluation mode and without noise. First the inputs of every layer are collected; then a DAC range
+    is chosen for each; then the partial sums with these ranges give the full scales behind the array: ADC ranges if
+    ``adc`` is given, and, on a chip whose digital unit rounds (``hermes64``), the range of each row block and column in
+    which it does (``output_ranges`` of the layer, no deviation from the chip).
+
+    By default (``method="mse"``) the DAC range is chosen by measuring. A layer multiplies up to 2,048 of its own input
+    vectors as the chip would, with programming noise, DAC, ADC and output noise, for up to 16 candidates: ranges from
+    the largest input down to the 90th percentile, and a range per vector, which is the largest input of the vector. The
+    candidate with the least mean of ``||error|| / ||output||`` is taken. A range per vector is taken only if its error
+    is below 0.7 of that of the best fixed range, because the digital side must scale each vector: for an MVM of n
+    inputs and m outputs these are n comparisons and n multiplications of the inputs, and m multiplications of the
+    outputs. Inputs with heavy tails need it, such as those of language models. ``summary`` lists these layers.
+
+    At the end, the outputs of the model are compared with the digital ones on the last quarter of the batches, or on
+    all of fewer than four. The batches of that quarter serve the steps before as well. If the calibrated model is worse
+    than the uncalibrated one, all layers get a range per vector; if that is worse too, the model is left uncalibrated,
+    with a warning. Worse means that the angle to the digital outputs is larger and that more output vectors have their
+    largest number elsewhere: more by over 1 % of the vectors and by over two standard errors. Outputs that hold no
+    tensors are not compared. The other methods set what they find, without this comparison.
+
+    A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed it so often, that
+    the ADC's error is more than 10 % of the sums and larger than the errors of DAC, programming and output noise.
+
+    The call is also the check that nothing bypasses the analog layers: where the model calls a layer by its weight, the
+    call is routed to the layer, as by ``analogtorch.guard``; a layer that never ran is an error. Embeddings need no
+    calibration. Training mode, weights and random state are as before; calibrating again replaces all ranges.
 
     Args:
         model: a converted model.
-        batches: inputs, read once. A tensor or a ``PackedSequence`` is passed to the model, of a tuple or list its
-            first element, and a mapping as keyword arguments.
-        method: ``mse`` minimises the mean squared error of a layer's outputs, by estimate: clipping and rounding of
-            the inputs, and the rounding and noise of the readings of a chip, both of which grow with the range.
-            ``percentile`` takes that percentile of the magnitudes; ``absmax`` the largest one; ``std`` a multiple of
-            the standard deviation over all batches, from which a range learns on in training. Magnitudes are collected
-            in bins 1.6 to 3.1 % wide. None: no range is fixed; each input vector or sample sets its own, as before any
-            calibration. That needs ``adc``, and suits a chip whose readings have little noise: noise is in proportion
-            to the range.
+        batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to the model, of a
+            tuple or list its first element, and a mapping as keyword arguments.
+        method: ``mse`` measures, as described above. The others look at the magnitudes of the inputs alone:
+            ``percentile`` takes that percentile, ``absmax`` the largest, and ``std`` a multiple of the standard
+            deviation over all batches, from which a range learns on in training. Magnitudes are collected in bins 1.6
+            to 3.1 % wide. None: every layer keeps a range per vector; that needs ``adc``.
         percentile: for ``percentile``, of ``method`` and ``adc``, in (0, 100].
         deviations: for ``method="std"``, how many, > 0; 3 as in Rasch et al., Nat. Commun. 14, 5282 (2023).
-        per: what has a range of its own: the ``layer``, or each ``tile``, that is each row block, as tiles have DACs of
-            their own. It pays where the parts of an input differ in size. On a GPU, and where row blocks cut a kernel,
-            such layers run in plain torch, more slowly. The groups of a convolution share the range of a row block; a
-            block that met zeros only takes the largest of the others; layers of one row block or without DAC keep one
-            range.
-        adc: None: the chip's own bound of the ADC, also where an earlier call had changed it. Otherwise bounds from the
-            partial sums as the new ranges give them, with the output noise on them: by ``absmax``, ``percentile`` or
-            ``mse`` as for ``method``. Hardware may not offer that: it is a deviation from the chip, which ``summary``
-            lists (``output_bounds`` of the layer). It takes a second, slower run over the batches, which are kept in
-            memory. Both runs are without ADC, which has no bound yet.
-        adc_per: what has an ADC bound of its own: the ``layer``, each ``tile``, or each ``column`` of a tile, which has
+        per: what has a DAC range of its own: the ``layer``, or each ``tile``, that is each row block, as tiles have
+            DACs of their own. It pays where the parts of an input differ in size. On a GPU, and where row blocks cut a
+            kernel, such layers run in plain torch, more slowly. The groups of a convolution share the range of a row
+            block; a block whose inputs are all zero takes the largest range of the others; layers of one row block or
+            without DAC keep one range.
+        adc: None: the chip's own ADC range, also where an earlier call had changed it. Otherwise ranges from the
+            partial sums, with the output noise on them: by ``absmax``, ``percentile`` or ``mse``, which is the least
+            squared error of clipping and rounding. Hardware may not offer that: it is a deviation from the chip, which
+            ``summary`` lists (``output_bounds`` of the layer).
+        adc_per: what has an ADC range of its own: the ``layer``, each ``tile``, or each ``column`` of a tile, which has
             an ADC of its own on chips such as HERMES. Columns keep most where their sums differ in size, as in
-            transformers. Each is counted in bins of its own, 6 to 12 % wide, that take 2 KB (4 with ``method=None``).
+            transformers. Each is counted in bins of its own, 6 to 12 % wide, that take 2 KB, or 4 KB for a layer with a
+            range per vector.
         allow_unused: leave a layer that the batches do not reach as it is, rather than raise: a head that helps in
             training only, for one. A layer that is bypassed is an error all the same, as for ``analogtorch.guard``.
-        forward: runs the model on a batch, ``forward(model, batch)``, where the rule above does not fit.
+        forward: runs the model on a batch, ``forward(model, batch)``, where the rule above does not fit. What it
+            returns is what is compared at the end.
         progress: show a progress bar.
 
     Returns:
@@ -95,101 +106,33 @@ def calibrate(
         ValueError: no analog layer, no batches, a layer that never ran (see ``allow_unused``) or whose inputs, or their
             percentile, are zero, a NaN or infinity in the inputs of a layer, an ADC to calibrate where there is none,
             or an option that is not allowed. The model is unchanged.
+
+    Example:
+        >>> model = at.convert(torch.nn.Sequential(torch.nn.Linear(64, 10)), at.chips.hermes64())
+        >>> _ = at.calibrate(model, [torch.randn(100, 64) for _ in range(4)])
     """
     check_given("calibrate", model, batches)
     checks.flag("calibrate: allow_unused", allow_unused)
     checks.function("calibrate: forward", forward, "forward(model, batch)")
     layers = _checked(model, method, percentile, deviations, per, adc, adc_per)
-    chips, batches = {name: layer.chip for name, layer in layers.items()}, list(batches)
     wanted = None if adc is None else Wanted(method=adc, per=adc_per, percentile=percentile)
+    chips = {name: layer.chip for name, layer in layers.items()}
+    whole = Calibration(model, layers, chips, list(batches), wanted, forward, progress)
     with _unrouted_on_error() as routes, _as_before(layers):
-        _use(layers, chips, dac=False, adc=False)
-        met = observe(model, layers, chips, per, batches, forward, progress, routes, allow_unused)
-        layers = {name: layers[name] for name in met}
-        for name, seen in met.items():
-            _check_met(name, seen.magnitudes)
-
-        def settings(ranges: Mapping[str, Ranges]) -> dict[str, Setting]:
-            _use(layers, chips, adc=False)
-            for name, values in ranges.items():
-                if values is not None:
-                    layers[name].set_input_range(values)
-            found = limits(model, layers, chips, batches, wanted, forward, progress)
-            return {name: Setting(ranges[name], found[name]) for name in layers}
-
-        if method is None:
-            chosen = settings(dict.fromkeys(layers))
-        elif method == "mse":
-            chosen = settings(choose(model, layers, chips, met, batches, forward, progress))
-            chosen = _no_worse(model, layers, chips, chosen, settings, Judge(model, _held_back(batches), forward))
+        whole.use(dac=False, adc=False)
+        seen = observe(model, layers, chips, per, whole.batches, forward, progress, routes, allow_unused)
+        for name, inputs in seen.items():
+            _check_seen(name, inputs.magnitudes)
+        ran = dataclasses.replace(whole, layers={name: layers[name] for name in seen})
+        if method == "mse":
+            ranges = choose(model, ran.layers, chips, seen, ran.batches, forward, progress)
+            chosen = ran.no_worse(ran.settings(ranges))
         else:
-            each = {
-                n: _by_magnitude(n, layers[n], chips[n], seen.magnitudes, method, percentile, deviations)
-                for n, seen in met.items()
-            }
-            chosen = settings(each)
-    _apply(layers, chosen)
+            ranges = _by_magnitude(ran, seen, method, percentile, deviations)
+            chosen = ran.settings(ranges)
+    ran.apply(chosen)
     _warn_of_adc(chosen)
     return model
-
-
-def _held_back(batches: list[Any]) -> list[Any]:
-    """The last quarter of the batches; all of fewer than four."""
-    return batches[-(len(batches) // 4) :] if len(batches) >= 4 else batches
-
-
-def _use(layers: Mapping[str, AnalogLayer], chips: Mapping[str, Chip], *, dac: bool = True, adc: bool = True) -> None:
-    """Let the layers compute uncalibrated, with these converters."""
-    for name, layer in layers.items():
-        chip = chips[name] if dac else dataclasses.replace(chips[name], input_bits=None)
-        chip = chip if adc else dataclasses.replace(chip, output_bits=None, adc_steps=None)
-        if layer.chip != chip:
-            layer.chip = chip
-        layer.output_bounds = layer.output_ranges = None
-        layer.calibrated = False  # else the ranges found now would depend on the ones before
-
-
-def _apply(layers: Mapping[str, AnalogLayer], settings: Mapping[str, Setting]) -> None:
-    for name, setting in settings.items():
-        if setting.ranges is None:
-            layers[name].forget_input_range()
-        else:
-            layers[name].set_input_range(setting.ranges)
-        layers[name].set_output_bounds(setting.limits.output_bounds)
-        layers[name].set_output_ranges(setting.limits.output_ranges)
-
-
-def _no_worse(
-    model: nn.Module,
-    layers: dict[str, AnalogLayer],
-    chips: Mapping[str, Chip],
-    chosen: dict[str, Setting],
-    settings: Callable[[Mapping[str, Ranges]], dict[str, Setting]],
-    judge: Judge,
-) -> dict[str, Setting]:
-    """The settings chosen, unless the model errs less without: then ranges per vector, or nothing at all."""
-    if not judge.judges:
-        return chosen
-
-    def error(tried: dict[str, Setting]) -> Error:
-        _use(layers, chips)
-        _apply(layers, tried)
-        return judge.error()
-
-    nothing = dict.fromkeys(layers, Setting(None, Limits(None, None)))
-    least = error(nothing)
-    if not error(chosen).exceeds(least):
-        return chosen
-    by_vector = settings(dict.fromkeys(layers))
-    if not error(by_vector).exceeds(least):
-        return by_vector
-    warnings.warn(
-        "calibrate: on the batches held back, the outputs of the model are closer to the digital ones without "
-        "calibration, so it is left uncalibrated: every input vector sets its own DAC range. Pass method='percentile' "
-        "or 'absmax' to fix ranges all the same",
-        stacklevel=3,
-    )
-    return nothing
 
 
 def _checked(
@@ -279,8 +222,8 @@ def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
         )
 
 
-def _check_met(name: str, met: list[Histogram]) -> None:
-    if not any(histogram.largest for histogram in met):
+def _check_seen(name: str, seen: list[Histogram]) -> None:
+    if not any(histogram.largest for histogram in seen):
         raise ValueError(
             f"calibrate: layer {name!r} met only zeros; use batches of real data, and more than one step "
             "where that is the state of a recurrent layer"
@@ -288,21 +231,18 @@ def _check_met(name: str, met: list[Histogram]) -> None:
 
 
 def _by_magnitude(
-    name: str,
-    layer: AnalogLayer,
-    chip: Chip,
-    met: list[Histogram],
-    method: str,
-    percentile: float,
-    deviations: float,
-) -> list[float]:
-    """The range of the layer, or those of its row blocks."""
-    bits = chip.input_bits
-    steps = 0 if bits is None else 2 ** (bits - 1) - 1
-    found = [h.bound(method, steps, percentile, deviations) if h.largest else 0.0 for h in met]
-    if not all(value > 0 for value, h in zip(found, met, strict=True) if h.largest):
-        why = f"the {percentile=} of the inputs is zero; use a larger percentile, or another method"
-        if method == "std":
-            why = "its inputs do not vary, so method='std' has no range for them"
-        raise ValueError(f"calibrate: layer {name!r}: {why}")
-    return layer.checked_ranges([value or max(found) for value in found])
+    calibration: Calibration, seen: Mapping[str, Seen], method: str | None, percentile: float, deviations: float
+) -> dict[str, Ranges]:
+    """The range of each layer, or those of its row blocks, from the magnitudes of its inputs; None without method."""
+    ranges: dict[str, Ranges] = dict.fromkeys(seen)
+    for name, layer in calibration.layers.items() if method is not None else ():
+        bits, inputs = calibration.chips[name].input_bits, seen[name].magnitudes
+        steps = 0 if bits is None else 2 ** (bits - 1) - 1
+        found = [h.bound(str(method), steps, percentile, deviations) if h.largest else 0.0 for h in inputs]
+        if not all(value > 0 for value, h in zip(found, inputs, strict=True) if h.largest):
+            why = f"the {percentile=} of the inputs is zero; use a larger percentile, or another method"
+            if method == "std":
+                why = "its inputs do not vary, so method='std' has no range for them"
+            raise ValueError(f"calibrate: layer {name!r}: {why}")
+        ranges[name] = layer.checked_ranges([value or max(found) for value in found])
+    return ranges
