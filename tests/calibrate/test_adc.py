@@ -215,7 +215,7 @@ def test_a_call_that_fails_changes_nothing() -> None:
 
 def test_an_ideal_dac_before_an_adc() -> None:
     chip = dataclasses.replace(CHIP, input_bits=None)
-    model = at.calibrate(at.convert(_net(), chip), [X], adc="absmax")
+    model = at.calibrate(at.convert(_net(), chip), [X], method="absmax", adc="absmax")
     assert max(_bounds(model)) < 4
 
 
