@@ -41,10 +41,8 @@ class Judge:
             for a, y in zip(exact, outputs, strict=False):
                 if a.shape == y.shape and a.numel():
                     a, y = _vectors(a), _vectors(y)
-                    mean = a.mean(0) if len(a) > 1 else torch.zeros_like(a[0])
-                    cosines = cosine_similarity(a - mean, y - mean)
-                    angle += (1 - cosines.nan_to_num(-1.0)).sum().item()
-                    moved += int((a.argmax(1) != y.argmax(1)).sum())
+                    angle += len(a) * _angle(a, y)
+                    moved += int(_moved(a, y).sum())
                     count += len(a)
         return Error(moved, angle / max(count, 1), count)
 
@@ -54,7 +52,8 @@ class Error:
     """Two measures that do not mind a common factor, which clipping changes and classes do not depend on."""
 
     moved: int
-    """Output vectors whose largest number is another one: other classes, other next tokens."""
+    """Output vectors whose largest number is another one: other classes, other next tokens. Of outputs of one number,
+    those that are off by more than a tenth of their standard deviation."""
     angle: float
     """Mean of 1 - cosine between the output vectors and the exact ones, the mean exact output subtracted from both."""
     vectors: int
@@ -69,6 +68,21 @@ class Error:
         """
         least = max(2 * math.sqrt(self.moved + other.moved), MARGIN * self.vectors)
         return self.angle > other.angle and self.moved - other.moved > least
+
+
+def _angle(a: Tensor, y: Tensor) -> float:
+    """Mean of 1 - cosine of the rows, the mean exact row subtracted from both; single numbers are one vector."""
+    mean = a.mean(0) if len(a) > 1 else torch.zeros_like(a[0])
+    a, y = a - mean, y - mean
+    a, y = (a.T, y.T) if a.shape[1] == 1 else (a, y)
+    return (1 - cosine_similarity(a, y).nan_to_num(-1.0)).mean().item()
+
+
+def _moved(a: Tensor, y: Tensor) -> Tensor:
+    """Which rows of ``y`` say something else than those of ``a``: see ``Error.moved``."""
+    if a.shape[1] > 1:
+        return a.argmax(1) != y.argmax(1)
+    return (a - y).abs() > 0.1 * a.std(correction=0)
 
 
 def _vectors(y: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.calibrate.judge import Judge
 from analogtorch.calibrate.measured import VECTORS, Trial
 from tests.crossbar import crossbar
 
@@ -144,6 +145,24 @@ def test_a_model_that_calibration_would_harm_is_left_as_it_is_with_a_warning() -
     assert torch.equal(model(x), before)
     at.calibrate(model, x.split(500), method="absmax")  # is not compared
     assert all(layer.calibrated for _, layer in at.analog_layers(model))
+
+
+@pytest.mark.parametrize("outputs", [1, 8])
+def test_the_judge_hears_of_large_errors_and_not_of_small_ones(outputs: int) -> None:
+    model, x = nn.Sequential(nn.Linear(64, outputs)), _x(400, 64)
+    model[0].weight.data = _x(outputs, 64)
+    judge = Judge(at.convert(model, at.chips.ideal()), x.split(100), None)
+    exact, weight = judge.error(), model[0].weight.data.clone()
+    assert (exact.moved, exact.vectors) == (0, 400)
+    model[0].weight.data = 1.3 * weight + 0.001 * weight.roll(1, 1)
+    model[0].bias.data *= 1.3
+    if outputs > 1:
+        assert not judge.error().exceeds(exact)  # a common factor is no error of classes
+    model[0].weight.data = weight + 0.3 * weight.roll(1, 1)
+    worse = judge.error()
+    assert worse.exceeds(exact)
+    assert not exact.exceeds(worse)
+    assert not worse.exceeds(worse)
 
 
 def test_an_adc_that_decides_the_error_is_named_with_the_remedy() -> None:
