@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -207,7 +207,10 @@ def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, re
     keys = fold(seed_tensor(first.seed, device), torch.tensor(words, device=device))
     adc_gains = tuple(torch.where(d.adc_gain > 0, d.adc_gain, 1.0).to(d.scale) for d in placed)
     uneven = any((gain != 1).any() for gain in adc_gains)
-    return Programmed(tuple(weights), tuple(scales), tuple(gains), keys, adc_gains if uneven else None)
+    separate = first.chip.phases == 4
+    negatives = tuple(devices.scaled(devices.negatives(t)) for devices in placed) if separate else None
+    held = tuple(weights), tuple(scales), tuple(gains)
+    return Programmed(*held, keys, adc_gains if uneven else None, negatives=negatives)
 
 
 _CELLS = 1 << 18
@@ -297,10 +300,18 @@ class _Devices:
 
     def weights(self, t: float | None) -> Tensor:
         """What the conductances stand for at ``t``; None: as programmed, before a read."""
+        return self._found(t, self.chip.cell.weights)
+
+    def negatives(self, t: float | None) -> Tensor:
+        """The part of ``weights`` that the negative polarity holds."""
+        return self._found(t, self.chip.cell.negatives)
+
+    def _found(self, t: float | None, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the conductances at ``t`` give, part by part."""
         found = torch.empty_like(self.w)
         for part in self._parts():
             g = self.g[:, part]
-            found[part] = self.chip.cell.weights(g if t is None else self._read(part, g, t))
+            found[part] = of(g if t is None else self._read(part, g, t))
         if not torch.isfinite(found.sum()):
             when = "after programming" if t is None else f"at {t:g} s"
             raise ValueError(

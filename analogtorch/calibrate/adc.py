@@ -14,7 +14,7 @@ from analogtorch.chips import Chip
 from analogtorch.devices import Spread
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan, block_scales, in_steps
-from analogtorch.ops.reference import Inputs, over_rows, part, per_block, quantised
+from analogtorch.ops.reference import Inputs, over_rows, part, per_block, phases, quantised
 
 Adc = Literal["mse", "percentile", "absmax"]
 AdcPer = Literal["layer", "tile", "column"]
@@ -101,28 +101,37 @@ class _PartialSums:
         x, weight, r, own = inputs.x, inputs.w, inputs.input_range.abs(), per_block(inputs.input_range)
         scale = block_scales(weight, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
         given = x if own else quantised(x, r, plan, weight.dtype)
+        read = phases(given, weight, inputs.negatives, plan)
         for block in range(plan.blocks):
             mine = r[block : block + 1] if own else r
-            p = part(given, weight, plan.span(block, weight.shape[1:]), plan, mine if own else None)
-            v = _flat(p, plan).to(scale.dtype)
-            each = mine.reshape(-1, 1).to(scale.dtype)  # of the layer, or of each vector or sample
-            full = (
-                each.repeat_interleave(len(v) // len(each), 0) * scale[block] if len(each) > 1 else each * scale[block]
-            )
-            v = v / full.clamp_min(torch.finfo(scale.dtype).tiny)
-            check_finite("calibrate", f"a partial sum of layer {self._name!r}", v)
-            if self._wanted is None and self._chip.output_steps and v.numel():
-                self._count_errors(v, full, block, inputs, given, plan)
+            span, each = plan.span(block, weight.shape[1:]), mine.reshape(-1, 1).to(scale.dtype)
+            sums = [part(phase.x, phase.w, span, plan, mine if own else None) for phase in read]
+            vs = torch.stack([_flat(p, plan).to(scale.dtype) for p in sums])
+            # of the layer, or of each vector or sample
+            each = each.repeat_interleave(vs.shape[1] // len(each), 0) if len(each) > 1 else each
+            full = each * scale[block]
+            vs = vs / full.clamp_min(torch.finfo(scale.dtype).tiny)
+            check_finite("calibrate", f"a partial sum of layer {self._name!r}", vs)
+            signs = vs.new_tensor([phase.sign for phase in read]).view(-1, 1, 1)
+            if self._wanted is None and self._chip.output_steps and vs.numel():
+                self._count_errors(vs, signs, full, block, inputs, given, plan)
             if self._unit:
-                self._unit[block].add(v, outputs.start)
-            for rows, columns, met in self._parts:
-                first, last = max(columns.start, outputs.start), min(columns.stop, outputs.stop)
-                if block in rows and first < last:
-                    here = slice(first - outputs.start, last - outputs.start)
-                    met.add(v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start)
+                self._unit[block].add((signs * vs).sum(0), outputs.start)
+            for v in vs:
+                self._count(v, full, block, outputs)
 
-    def _count_errors(self, v: Tensor, full: Tensor, block: int, inputs: Inputs, given: Tensor, plan: Plan) -> None:
-        """What the chip's own ADC makes of the sums ``v`` of a row block, and what everything else does.
+    def _count(self, v: Tensor, full: Tensor, block: int, outputs: slice) -> None:
+        """What the ADC meets of a row block, in units of ``full``."""
+        for rows, columns, met in self._parts:
+            first, last = max(columns.start, outputs.start), min(columns.stop, outputs.stop)
+            if block in rows and first < last:
+                here = slice(first - outputs.start, last - outputs.start)
+                met.add(v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start)
+
+    def _count_errors(
+        self, vs: Tensor, signs: Tensor, full: Tensor, block: int, inputs: Inputs, given: Tensor, plan: Plan
+    ) -> None:
+        """What the chip's own ADC makes of the sums of a row block, by phases ``vs``, and what everything else does.
 
         Of a few vectors or samples of each call: it takes two more products.
         """
@@ -131,13 +140,17 @@ class _PartialSums:
         count = len(x)
         some = slice(None, None, -(-count // _SOME))
         x, given = x[some], given[some]
-        v, full = (t.view(count, -1, t.shape[1])[some].flatten(0, 1) for t in (v, full.expand_as(v).contiguous()))
-        others = (_flat(part(x, w, span, plan), plan) - v * full).square() + (self._chip.output_noise * full).square()
+        off = in_steps(vs, vs.new_tensor(self._chip.output_bound), self._chip.output_steps) - vs
+        off, v = (signs * off).sum(0), (signs * vs).sum(0)
+        off, v, full = (
+            t.view(count, -1, t.shape[1])[some].flatten(0, 1) for t in (off, v, full.expand_as(v).contiguous())
+        )
+        others = (_flat(part(x, w, span, plan), plan) - v * full).square()
+        others = others + plan.phases * (self._chip.output_noise * full).square()
         if self._chip.cell.spread is not None:
             variance = _variance(w, inputs.scale, self._chip.cell.spread, plan)
             others = others + _flat(part(given.square(), variance, span, plan), plan)
-        read = in_steps(v, v.new_tensor(self._chip.output_bound), self._chip.output_steps)
-        for name, squares in (("sums", (v * full).square()), ("adc", ((read - v) * full).square()), ("others", others)):
+        for name, squares in (("sums", (v * full).square()), ("adc", (off * full).square()), ("others", others)):
             self._squares[name] += squares.double().sum().item()
 
     def limits(self) -> Limits:
@@ -147,7 +160,8 @@ class _PartialSums:
         if wanted is not None and chip.output_steps:
             bounds = self._found(wanted.method, chip.output_steps, wanted.percentile)
         if self._unit:
-            ranges = torch.stack([columns.ranges(chip.output_noise) for columns in self._unit])
+            noise = chip.output_noise * math.sqrt(chip.phases)
+            ranges = torch.stack([columns.ranges(noise) for columns in self._unit])
             ranges = torch.where(ranges > 0, ranges, ranges.max()) if ranges.any() else None
         sums = self._squares["sums"] or math.inf
         return Limits(bounds, ranges, *(math.sqrt(self._squares[name] / sums) for name in ("adc", "others")))

@@ -139,7 +139,7 @@ class Trial:
     def _noise(self, r: Tensor, scale: Tensor, exact: Tensor, plan: Plan) -> Tensor:
         """What the output noise adds to the squared error of each vector, on average."""
         power = scale.double().square().sum(1)  # of the row blocks
-        each = exact[0].numel() / scale.shape[1]  # readings of each output
+        each = plan.phases * exact[0].numel() / scale.shape[1]  # ADC outputs of each output
         total = (r.double().square() * power).sum() if per_block(r) else r.double().flatten().square() * power.sum()
         return self.chip.output_noise**2 * each * total
 

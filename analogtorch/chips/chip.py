@@ -121,6 +121,13 @@ class Chip:
     set ``i // planes``. >= 1, divides ``tiles``."""
     cost: Cost | None = None
     """What an MVM costs in time and energy; None: not known, and nothing that needs it can be asked."""
+    separate_phases: bool = False
+    """Whether each phase of an MVM, or pass of one sign of the inputs, is computed as an ADC output of its own: clipped
+    and rounded by itself, with output noise of its own, then added up digitally with its sign. What there is follows
+    from ``cost``: with 4 ``phases`` one per pair of signs of inputs and weights, where each polarity of a cell is read
+    by itself; with 2 ``signed_passes`` one per sign of the inputs, both also where none is negative; else nothing.
+    MEASURED_HERE
+    What a chip reads of itself after programming, to fit its gains, is one ADC output per partial sum either way."""
 
     def __post_init__(self) -> None:
         checks.text("Chip.name", self.name, "my chip")
@@ -133,6 +140,9 @@ class Chip:
         _check("training", self.training, lambda v: isinstance(v, TrainingNoise), "a TrainingNoise")
         strings = isinstance(self.sources, tuple) and all(isinstance(source, str) for source in self.sources)
         _check("sources", self.sources, lambda _: strings, "a tuple of strings")
+        checks.flag("Chip.separate_phases", self.separate_phases)
+        if self.separate_phases:
+            _check_phases(self.cost)
         for name in ("input_bits", "output_bits"):
             _check(name, getattr(self, name), _is_bits, "None or an integer from 2 to 16")
         _check(
@@ -162,9 +172,28 @@ class Chip:
         return 0 if self.adc_steps is None or self.output_bits is None else self.output_bits
 
     @property
+    def phases(self) -> int:
+        """ADC outputs that one partial sum is computed from: 1, or by ``separate_phases`` 2 or 4."""
+        if not self.separate_phases or self.cost is None:
+            return 1
+        return self.cost.phases if self.cost.phases > 1 else self.cost.signed_passes
+
+    @property
     def cells(self) -> int:
         """Unit cells on the chip: the weights it can hold."""
         return self.tiles * self.rows * self.cols
+
+
+def _check_phases(cost: Cost | None) -> None:
+    if cost is None:
+        raise ValueError(
+            "Chip.separate_phases=True needs cost, whose phases and signed_passes say what is separate; got cost=None"
+        )
+    if cost.phases not in (1, 4):
+        raise ValueError(
+            "Chip.separate_phases=True needs a cost of 4 phases, one per pair of signs of inputs and weights, or of 1; "
+            f"the {cost.phases} phases of this chip are bits, or anything but signs: leave separate_phases False"
+        )
 
 
 def _is_bits(value: object) -> bool:

@@ -61,6 +61,10 @@ class UnitCell:
         plus, minus = g.reshape(2, self.devices_per_polarity, *g.shape[1:]).sum(1)
         return (plus - minus) / self.g_total
 
+    def negatives(self, g: Tensor) -> Tensor:
+        """What the negative polarity of those weights holds, >= 0, so that the positive holds weight + this: shape S."""
+        return g[self.devices_per_polarity :].sum(0) / self.g_total
+
     def programming_sigma(self, w: Tensor) -> Tensor:
         """Standard deviation of the weight programmed to ``w`` in [-1, 1], all devices together, any shape.
 

@@ -75,13 +75,16 @@ class Programmed:
     """Per section: gain of the ADC that reads each column, (row blocks, outputs), > 0; None: 1. ``gains`` has it."""
     offset: Tensor | None = None
     """Added digitally to each output beside the bias, (outputs,): see ``analogtorch.correct_columns``."""
+    negatives: tuple[Tensor, ...] | None = None
+    """Per section: the part of ``weights`` that the negative polarity holds, >= 0; None: it is not read by itself."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """The same with ``fn`` applied to every tensor."""
         weights, scales, gains = (tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains))
         adc_gains = None if self.adc_gains is None else tuple(map(fn, self.adc_gains))
         offset = None if self.offset is None else fn(self.offset)
-        return Programmed(weights, scales, gains, fn(self.keys), adc_gains, offset)
+        negatives = None if self.negatives is None else tuple(map(fn, self.negatives))
+        return Programmed(weights, scales, gains, fn(self.keys), adc_gains, offset, negatives)
 
 
 class AnalogLayer(RangedLayer):
@@ -211,6 +214,7 @@ class AnalogLayer(RangedLayer):
             input_bits=chip.input_bits or 0,
             output_steps=chip.output_steps,
             unit_bits=chip.unit_bits,
+            phases=chip.phases,
             output_bound=chip.output_bound,
             output_noise=chip.output_noise if held else fraction * chip.output_noise * (training and noise.output),
             weight_noise=fraction * noise.strength if noisy_weight else 0.0,
@@ -445,6 +449,8 @@ class AnalogLayer(RangedLayer):
             weight = cut(held.weights[index], outputs).to(dtype)
             noise = {"output_keys": held.keys, "samples": samples}
             noise |= {"scale": cut(held.scales[index], outputs, 1), "gain": cut(held.gains[index], outputs, 1)}
+            if held.negatives is not None:
+                noise["negatives"] = cut(held.negatives[index], outputs).to(dtype)
         else:
             weight, noise = self._simulated(section, keys, samples, dtype, outputs)
         noise |= self._limits(plan, index, outputs)

@@ -17,7 +17,7 @@ from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.ranges import EACH
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, in_steps, normal, rounded
-from analogtorch.ops.reference import wide
+from analogtorch.ops.reference import phase_keys, phases, wide
 
 _REFUSED = {
     "max_norm": "rescales stored rows in every forward, which cells that are written once cannot follow",
@@ -93,15 +93,11 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             block = tokens // plan.bounds[1]  # a row has no kernel: all blocks but the last are as tall as the first
             full = scale.index_select(0, block)
             gain = None if gain is None else gain.to(full.dtype).index_select(0, block)
-            v = self._noisy(cells, full, tokens, keys, plan).to(full.dtype)
-            if plan.output_noise > 0:
-                v = v + full * plan.output_noise * self._output_noise(keys, samples, v)
             limits = self._limits(plan, 0, None)
             own, ranges = (limits.get(name) for name in EACH)
             bound = full * (plan.output_bound if own is None else own.to(full.dtype).index_select(0, block))
-            saturated = v.abs() > bound
-            if plan.steps:
-                v = in_steps(v, bound, plan.steps)
+            v = self._noisy(cells, full, tokens, keys, plan).to(full.dtype)
+            v, saturated = self._read(v, tokens, full, bound, keys, samples, plan)
             v = v if gain is None else v * gain
             if ranges is not None:
                 limit = full * ranges.to(full.dtype).index_select(0, block)
@@ -142,12 +138,36 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         z = normal(keys[0], outputs, rows, 1).view(shape).to(full.dtype)
         return torch.addcmul(cells.to(full.dtype), full * plan.weight_noise * plan.spread(r), z).to(cells.dtype)
 
-    def _output_noise(self, keys: Tensor | None, samples: Tensor | None, v: Tensor) -> Tensor:
-        """Normals of the shape of ``v``. A token is one reading of one block: one stream serves all blocks."""
+    def _read(
+        self,
+        cells: Tensor,
+        tokens: Tensor,
+        full: Tensor,
+        bound: Tensor,
+        keys: Tensor | None,
+        samples: Tensor | None,
+        plan: Plan,
+    ) -> tuple[Tensor, Tensor]:
+        """What the ADC makes of the ``cells`` (tokens, outputs), all phases added up; and what it clipped in any."""
+        held = self.programmed
+        negatives = None if held is None or held.negatives is None else held.negatives[0].T.index_select(0, tokens)
+        total, saturated = torch.zeros_like(cells), torch.zeros_like(cells, dtype=torch.bool)
+        for number, (sign, x, w) in enumerate(phases(cells.new_ones(1), cells, negatives, plan)):
+            v = x * w
+            if plan.output_noise > 0:
+                v = v + full * plan.output_noise * self._output_noise(keys, samples, v, number, plan)
+            saturated |= v.abs() > bound
+            total = total + sign * (in_steps(v, bound, plan.steps) if plan.steps else v)
+        return total, saturated
+
+    def _output_noise(
+        self, keys: Tensor | None, samples: Tensor | None, v: Tensor, number: int, plan: Plan
+    ) -> Tensor:
+        """Normals of the shape of ``v``, of a phase. A token is read in one block: one stream serves all blocks."""
         key = self.programmed.keys[0] if self.programmed is not None else None if keys is None else keys[1]
         assert key is not None
         assert samples is not None
-        return normal(key, samples, torch.zeros_like(samples), v.shape[1]).to(v.dtype)
+        return normal(phase_keys(key, number, plan), samples, torch.zeros_like(samples), v.shape[1]).to(v.dtype)
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.embedding(x, weight, self.padding_idx)

@@ -7,7 +7,7 @@ in ``gpu``. Everything else, and every machine without a compiler or Triton, tak
 import math
 from functools import lru_cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ def mvm(
     samples: Tensor | None = None,
     output_bounds: Tensor | None = None,
     output_ranges: Tensor | None = None,
+    negatives: Tensor | None = None,
 ) -> Tensor:
     """The readings of all row blocks, summed: see ``analogtorch.ops.reference`` for the formulas.
 
@@ -55,6 +56,8 @@ def mvm(
         output_bounds: of the ADC of each reading, (blocks, outputs), > 0; None: ``plan.output_bound`` for all.
         output_ranges: of what the digital unit passes on, (blocks, outputs), > 0, in the same units; used where
             ``plan.unit_bits`` is set. None: ADC outputs are passed on as they are.
+        negatives: what the negative polarity of each weight holds, of the shape of ``w`` and >= 0, so that the positive
+            one holds ``w + negatives``; only where ``plan.phases`` is 4. None: each weight has one polarity.
 
     Returns:
         (*, outputs), or (N, outputs, *places). Empty for an empty batch. NaN where an input of the vector is.
@@ -67,7 +70,8 @@ def mvm(
         >>> plan = Plan(bounds=(0, 64), input_bits=8, output_bits=8, output_bound=12.0)
         >>> y = mvm(torch.randn(4, 64), torch.tensor([3.0]), torch.randn(10, 64), plan)
     """
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges)
+    limits = output_bounds, output_ranges
+    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, *limits, negatives)
     learns = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or input_range.requires_grad)
     return _mvm(*inputs, plan.ints, plan.floats, learns)[0]
 
@@ -109,10 +113,12 @@ _known = lru_cache(maxsize=4096)(_expected)
 
 def _check(inputs: Inputs, plan: Plan, expected: _Expected) -> None:
     """Of every call, traced ones and those of the raw operator too: the kernels read memory as these shapes say."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges = inputs
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges, negatives = inputs
     if not (x.is_floating_point() and w.is_floating_point()):
         raise TypeError(f"mvm: x and w must be floating point, got {x.dtype} and {w.dtype}")
     _check_range(input_range, x, expected.vectors, plan)
+    if negatives is not None:
+        _check_negatives(negatives, w, plan)
     if bias is not None and (bias.shape != w.shape[:1] or bias.dtype != w.dtype):
         raise ValueError(
             f"mvm: bias must be {(w.shape[0],)} of w's type, {w.dtype}; got {tuple(bias.shape)} of {bias.dtype}"
@@ -141,6 +147,16 @@ def _check(inputs: Inputs, plan: Plan, expected: _Expected) -> None:
         raise ValueError(f"mvm: samples must have {expected.vectors} elements, one per vector, got {samples.numel()}")
 
 
+def _check_negatives(negatives: Tensor, w: Tensor, plan: Plan) -> None:
+    if plan.phases != 4:
+        raise ValueError(f"mvm: negatives are read in a plan of 4 phases only, got one of {plan.phases}; leave them out")
+    if negatives.shape != w.shape or negatives.dtype != w.dtype or negatives.device != w.device:
+        raise ValueError(
+            f"mvm: negatives must be as w, {w.dtype} {tuple(w.shape)} on {w.device}; got {negatives.dtype} "
+            f"{tuple(negatives.shape)} on {negatives.device}"
+        )
+
+
 def _check_range(input_range: Tensor, x: Tensor, vectors: int, plan: Plan) -> None:
     shape = tuple(input_range.shape)
     if reference.per_block(input_range):
@@ -156,50 +172,35 @@ def _check_range(input_range: Tensor, x: Tensor, vectors: int, plan: Plan) -> No
         raise ValueError(f"mvm: an input_range per vector cannot learn, got {shape}")
 
 
-def _compute(
-    x: Tensor,
-    input_range: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    gain: Tensor | None,
-    key: Tensor | None,
-    output_keys: Tensor | None,
-    samples: Tensor | None,
-    output_bounds: Tensor | None,
-    output_ranges: Tensor | None,
-    ints: list[int],
-    floats: list[float],
-    learns: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    plan = decode(tuple(ints), tuple(floats))
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges)
-    _check(inputs, plan, _known(plan, x.shape, w.shape))
+def _parsed(arguments: tuple[Any, ...]) -> tuple[Inputs, Plan, bool]:
+    """The tensors, the plan and ``learns`` of a call of the operator."""
+    *tensors, ints, floats, learns = arguments
+    return Inputs(*tensors), decode(tuple(ints), tuple(floats)), learns
+
+
+def _compute(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs, plan, learns = _parsed(arguments)
+    _check(inputs, plan, _known(plan, inputs.x.shape, inputs.w.shape))
     y, own, mask, saturated = _kernels(inputs, plan).forward(inputs, plan, learns)
-    if scale is not None:
-        own = scale.new_empty(0)  # an operator may not return what it was given
+    if inputs.scale is not None:
+        own = inputs.scale.new_empty(0)  # an operator may not return what it was given
     return y, own, mask, saturated
 
 
-def _plain(
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges, ints, floats, learns
-):
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges)
-    plan = decode(tuple(ints), tuple(floats))
+def _plain(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs, plan, learns = _parsed(arguments)
     if plan.noisy:
         raise NotImplementedError(
             "analogtorch: noise has no form in operators of torch or ONNX. Export a model in evaluation mode, by "
             "model.eval(); of a programmed chip, one that was programmed with output_noise=0"
         )
-    return tuple(reference.forward(inputs, plan, learns))
+    return tuple(reference.forward(inputs, plan, learns))  # type: ignore[return-value]
 
 
-def _fake(
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges, ints, floats, learns
-):
-    plan = decode(tuple(ints), tuple(floats))
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs, plan, learns = _parsed(arguments)
+    x, w, scale = inputs.x, inputs.w, inputs.scale
     expected = _expected(plan, x.shape, w.shape)
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges)
     _check(inputs, plan, expected)
     y = x.new_empty(expected.y, dtype=w.dtype)
     wide = reference.wide(w.dtype)
@@ -283,7 +284,7 @@ def _kernels(inputs: Inputs, plan: Plan) -> ModuleType:
 
 
 def _save(ctx, inputs, output) -> None:
-    x, input_range, w, _, scale, gain, key, _, _, _, _, ints, floats, _ = inputs
+    x, input_range, w, _, scale, gain, key, *_, ints, floats, _ = inputs
     _, own, mask, saturated = output
     ctx.mark_non_differentiable(own, mask, saturated)
     ctx.set_materialize_grads(False)  # else every backward would fill zeros as large as the mask
@@ -293,10 +294,10 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, g: Tensor, *_):
     if g is None:
-        return (None,) * 14
+        return (None,) * 15
     needs = list(ctx.needs_input_grad[1:5])
     gradients = _mvm_backward(g.contiguous(), *ctx.saved_tensors, *ctx.numbers, needs)
-    return *(t if needed else None for t, needed in zip(gradients, needs, strict=True)), *[None] * 10
+    return *(t if needed else None for t, needed in zip(gradients, needs, strict=True)), *[None] * 11
 
 
 _TENSORS = "Tensor x, Tensor input_range, Tensor w"
@@ -309,7 +310,8 @@ _mvm_backward = define(
 )
 _mvm = define(
     f"mvm({_TENSORS}, Tensor? bias, Tensor? scale, Tensor? gain, Tensor? key, Tensor? output_keys, Tensor? samples, "
-    f"Tensor? output_bounds, Tensor? output_ranges, {_PLAN}, bool learns) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"Tensor? output_bounds, Tensor? output_ranges, Tensor? negatives, {_PLAN}, "
+    "bool learns) -> (Tensor, Tensor, Tensor, Tensor)",
     _compute,
     _fake,
     save=_save,

@@ -40,8 +40,12 @@ class Plan:
     ranges that a product is given; 0: they are passed on as they are."""
     output_bound: float = 1.0
     """Of the ADC, > 0, in units of (full-scale input x weight scale), where a product is not given one per reading."""
+    phases: int = 1
+    """ADC outputs that are added up, with their signs, to one partial sum: 1; 2, one per sign of the inputs; or 4, one
+    per pair of signs of inputs and weights. Each is clipped and rounded by itself and has noise of its own. Only the
+    reference computes more than 1."""
     output_noise: float = 0.0
-    """Standard deviation of the noise of a partial sum, >= 0, in the same units."""
+    """Standard deviation of the noise of an ADC output, >= 0, in the same units."""
     weight_noise: float = 0.0
     """Standard deviation of the noise of a weight, >= 0, in units of (weight scale x ``spread``)."""
     spread: Spread = field(default_factory=Spread)
@@ -72,6 +76,7 @@ class Plan:
         for name in ("input_bits", "output_bits", "unit_bits"):
             bits = getattr(self, name)
             _check(name, bits, bits == 0 or 2 <= bits <= 16, "from 2 to 16, or 0 for no converter")
+        _check("phases", self.phases, self.phases in (1, 2, 4), "1, 2 or 4")
         _check("output_steps", self.output_steps, self.output_steps >= 0, "an integer >= 0")
         steps = self.output_steps or (2 ** (self.output_bits - 1) - 1 if self.output_bits else 0)
         object.__setattr__(self, "steps", steps)
@@ -82,7 +87,7 @@ class Plan:
             _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")
         # made here and not when asked for: torch.compile reads them
         geometry = (self.dims, *self.stride, *self.padding, *self.dilation, self.groups)
-        converters = (self.input_bits, self.output_bits, self.output_steps, self.unit_bits)
+        converters = (self.input_bits, self.output_bits, self.output_steps, self.unit_bits, self.phases)
         rest = (*converters, self.first_output, self.total_outputs, self.first_row)
         ints = (*_counted(self.bounds), *_counted(self.columns), *geometry, *rest, self.spread.pieces)
         object.__setattr__(self, "ints", ints)
@@ -172,7 +177,8 @@ def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
     columns = take(take(1)[0])
     (dims,) = take(1)
     stride, padding, dilation = take(dims), take(dims), take(dims)
-    groups, input_bits, output_bits, output_steps, unit_bits, first_output, total_outputs, first_row, pieces = rest
+    groups, input_bits, output_bits, output_steps, unit_bits, phases, *where, pieces = rest
+    first_output, total_outputs, first_row = where
     bound, output_noise, weight_noise, base, step, dip, rate, *c = floats
     return Plan(
         bounds=bounds,
@@ -185,6 +191,7 @@ def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
         output_bits=output_bits,
         output_steps=output_steps,
         unit_bits=unit_bits,
+        phases=phases,
         output_bound=bound,
         output_noise=output_noise,
         weight_noise=weight_noise,

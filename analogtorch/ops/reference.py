@@ -10,14 +10,21 @@ blocks, or one for each) and ``s`` the weight scale of a row block and output:
     u = gain * round(clip(v, -b, b) A / b) b / A            b = r * s * output bound, A = 2^(output bits - 1) - 1
     y += round(clip(u, -o, o) U / o) o / U                  o = r * s * output range, U = 2^(unit bits - 1) - 1
 
+With ``plan.phases`` ADC outputs to a partial sum, those of ``x+ = max(xq, 0)`` and ``x- = max(-xq, 0)``, and of the
+polarities ``w+`` and ``w-`` of ``wn = w+ - w-``, go through the third and fourth line by themselves:
+
+    v  = v(x+, wn) - v(x-, wn)                                      2 phases
+    v  = v(x+, w+) - v(x+, w-) - v(x-, w+) + v(x-, w-)              4 phases
+
 ``A`` may be given instead (``output_steps``). The last line is that of a tile whose digital unit scales each column
 before it passes 8 bits on; without output ranges, ``y += u``.
 
-The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does; the range learns
-from what it clips. Normals are keyed by position (``ops/noise.py``), so that the backward pass meets the very noise of
+The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does, in any phase; the
+range learns from what it clips. Normals are keyed by position (``ops/noise.py``), so that the backward pass meets the very noise of
 the forward.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,7 +35,7 @@ from torch.nn import functional as F
 
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.mask import MASK, packed, unpacked
-from analogtorch.ops.noise import normal
+from analogtorch.ops.noise import fold, normal
 from analogtorch.ops.plan import Plan, Span
 from analogtorch.ops.quantize import in_steps, rounded
 
@@ -49,6 +56,18 @@ class Inputs(NamedTuple):
     samples: Tensor | None
     output_bounds: Tensor | None = None
     output_ranges: Tensor | None = None
+    negatives: Tensor | None = None
+
+
+class Phase(NamedTuple):
+    """One of the ADC outputs that make a partial sum."""
+
+    sign: float
+    """With which it is added; that of the first is 1."""
+    x: Tensor
+    """The part of the input that drives the rows; where the DAC has nothing else to do, as it gives them."""
+    w: Tensor
+    """The part of the weight that is read."""
 
 
 class Outputs(NamedTuple):
@@ -139,29 +158,46 @@ def part(x: Tensor, w: Tensor, span: Span, plan: Plan, own_range: Tensor | None 
     return _CONVOLVE[plan.dims](seen, w, None, plan.stride, plan.padding, plan.dilation, plan.groups)
 
 
+def phases(x: Tensor, w: Tensor, negatives: Tensor | None, plan: Plan) -> list[Phase]:
+    """The ADC outputs that make a partial sum of ``x`` and ``w``.
+
+    Args:
+        x: the input.
+        w: the weight.
+        negatives: what its negative polarity holds, >= 0; None: nothing where the weight is positive.
+        plan: of the product.
+    """
+    if plan.phases == 1:
+        return [Phase(1.0, x, w)]
+    by_input = [(1.0, x.clamp_min(0)), (-1.0, (-x).clamp_min(0))]
+    if plan.phases == 2:
+        return [Phase(sign, seen, w) for sign, seen in by_input]
+    minus = (-w).clamp_min(0) if negatives is None else negatives
+    return [Phase(a * b, seen, read) for a, seen in by_input for b, read in ((1.0, w + minus), (-1.0, minus))]
+
+
+def phase_keys(output_keys: Tensor, number: int, plan: Plan) -> Tensor:
+    """Keys of the output noise of the phase of this number, of the shape of ``output_keys``."""
+    return output_keys if plan.phases == 1 else fold(output_keys, number)
+
+
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """The product; ``learns``: whether a backward pass may follow."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges = inputs
-    input_range = input_range.abs()
+    x, input_range, w, bias, scale, gain, *_ = inputs
+    input_range, output_ranges = input_range.abs(), inputs.output_ranges
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
-    own, wn = per_block(input_range), noisy_weight(w, scale, key, plan)
-    xq = x if own else quantised(x, input_range, plan, w.dtype)
+    own, wn = per_block(input_range), noisy_weight(w, scale, inputs.key, plan)
+    read = phases(x if own else quantised(x, input_range, plan, w.dtype), wn, inputs.negatives, plan)
     total: Tensor | None = None
     masks = []
     for block in range(plan.blocks):
         r = input_range[block : block + 1] if own else input_range
-        p = part(xq, wn, plan.span(block, w.shape[1:]), plan, r if own else None).to(scale.dtype)
-        v = p.reshape(_read_shape(p.shape, plan))
+        span = plan.span(block, w.shape[1:])
+        sums = [part(phase.x, phase.w, span, plan, r if own else None).to(scale.dtype) for phase in read]
+        shape = sums[0].shape
         full = r.to(scale.dtype).reshape(-1, 1, 1) * scale[block].view(1, -1, 1)
-        if plan.output_noise > 0 and v.numel():
-            assert output_keys is not None
-            v = v + full * plan.output_noise * _output_noise(v, output_keys[block], samples, plan).to(v.dtype)
-        clipped: list[Tensor] = []
-        if plan.steps:
-            own_bound = None if output_bounds is None else output_bounds[block].view(1, -1, 1).to(full.dtype)
-            bound = full * (plan.output_bound if own_bound is None else own_bound)
-            clipped.append(v.abs() > bound)
-            v = in_steps(v, bound, plan.steps)
+        outputs = [p.reshape(_read_shape(shape, plan)) for p in sums]
+        v, clipped = _converted(outputs, [phase.sign for phase in read], full, block, inputs, plan)
         if gain is not None:
             v = v * gain[block].view(1, -1, 1).to(v.dtype)
         if plan.unit_bits and output_ranges is not None:
@@ -169,14 +205,44 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
             clipped.append(v.abs() > limit)
             v = rounded(v, limit, plan.unit_bits)
         if learns and plan.saturates:
-            masks.append(packed(_any(clipped, v).view(_mask_rows(p.shape, plan))))
-        total = v.view(p.shape) if total is None else total + v.view(p.shape)
+            masks.append(packed(_any(clipped, v).view(_mask_rows(shape, plan))))
+        total = v.view(shape) if total is None else total + v.view(shape)
     assert total is not None
     if bias is not None:
         total = total + bias.to(total.dtype).view(-1, *[1] * plan.dims)
     mask = torch.stack(masks) if masks else x.new_empty(0, dtype=MASK)
     saturated = mask.flatten(1).amax(1) if mask.numel() else x.new_zeros(plan.blocks, dtype=torch.uint8)
     return Outputs(total.to(w.dtype).contiguous(), scale, mask, saturated)
+
+
+def _converted(
+    sums: list[Tensor], signs: list[float], full: Tensor, block: int, inputs: Inputs, plan: Plan
+) -> tuple[Tensor, list[Tensor]]:
+    """What the ADC makes of the phases of a partial sum, added up; and which it clipped, of each phase.
+
+    Args:
+        sums: of each phase, (vectors, outputs, places).
+        signs: with which they are added; that of the first is 1.
+        full: full-scale input x weight scale, broadcastable to each.
+        block: the row block.
+        inputs: of the product.
+        plan: of the product.
+    """
+    bounds, keys = inputs.output_bounds, inputs.output_keys
+    bound = full * (plan.output_bound if bounds is None else bounds[block].view(1, -1, 1).to(full.dtype))
+    total: Tensor | None = None
+    clipped = []
+    for number, (v, sign) in enumerate(zip(sums, signs, strict=True)):
+        if plan.output_noise > 0 and v.numel():
+            assert keys is not None
+            key = phase_keys(keys[block], number, plan)
+            v = v + full * plan.output_noise * _output_noise(v, key, inputs.samples, plan).to(v.dtype)
+        if plan.steps:
+            clipped.append(v.abs() > bound)
+            v = in_steps(v, bound, plan.steps)
+        total = v if total is None else total + sign * v
+    assert total is not None
+    return total, clipped
 
 
 def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
@@ -206,7 +272,7 @@ def _any(clipped: list[Tensor], v: Tensor) -> Tensor:
     """Which outputs a converter clipped."""
     if not clipped:  # a digital unit without its ranges, and no ADC
         return torch.zeros_like(v, dtype=torch.bool)
-    return clipped[0] if len(clipped) == 1 else clipped[0] | clipped[1]
+    return functools.reduce(torch.logical_or, clipped)
 
 
 def _through_dac(gx: Tensor, x: Tensor, input_range: Tensor, needs_range: bool) -> tuple[Tensor, Tensor | None]:

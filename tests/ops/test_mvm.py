@@ -167,7 +167,7 @@ _ONE = torch.ones(1)
 
 def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
     bias, each = torch.zeros(w.shape[0], dtype=w.dtype, requires_grad=True), torch.ones(plan.blocks, w.shape[0])
-    tensors = (x, _ONE.clone().requires_grad_(), w, bias, None, each, KEY, KEYS, None, 2 * each, each)
+    tensors = (x, _ONE.clone().requires_grad_(), w, bias, None, each, KEY, KEYS, None, 2 * each, each, None)
     return *tensors, plan.ints, plan.floats, learns
 
 
@@ -303,13 +303,13 @@ MALFORMED = {
     "mvm samples": ("mvm", 8, SHORT),
     "mvm output_bounds": ("mvm", 9, torch.ones(2, 3)),
     "mvm output_ranges": ("mvm", 10, torch.ones(2, 3)),
-    "mvm ints of another": ("mvm", 11, list(_CONV.ints)),
-    "mvm no ints": ("mvm", 11, []),
-    "mvm negative ints": ("mvm", 11, [-1, *_LINEAR.ints[1:]]),
-    "mvm more ints": ("mvm", 11, [*_LINEAR.ints, 1]),
-    "mvm rows": ("mvm", 11, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
-    "mvm few floats": ("mvm", 12, list(_LINEAR.floats[:4])),
-    "mvm nan": ("mvm", 12, [float("nan"), *_LINEAR.floats[1:]]),
+    "mvm ints of another": ("mvm", 12, list(_CONV.ints)),
+    "mvm no ints": ("mvm", 12, []),
+    "mvm negative ints": ("mvm", 12, [-1, *_LINEAR.ints[1:]]),
+    "mvm more ints": ("mvm", 12, [*_LINEAR.ints, 1]),
+    "mvm rows": ("mvm", 12, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
+    "mvm few floats": ("mvm", 13, list(_LINEAR.floats[:4])),
+    "mvm nan": ("mvm", 13, [float("nan"), *_LINEAR.floats[1:]]),
     "conv x": ("mvm_conv", 0, torch.zeros(2, 2, 9, 9)),
     "conv w": ("mvm_conv", 2, torch.zeros(4, 2, 30)),
     "backward g": ("mvm_backward", 0, torch.zeros(3, 3)),

@@ -115,5 +115,5 @@ def test_the_operator_is_well_formed(name: str) -> None:
     size, weight, plan = GEOMETRIES[name]
     x, w, bias = torch.randn(*size, requires_grad=True), torch.randn(*weight, requires_grad=True), None
     r = torch.ones(plan.blocks, requires_grad=True)
-    operands = (x, r, w, bias, *[None] * 7, plan.ints, plan.floats, True)
+    operands = (x, r, w, bias, *[None] * 8, plan.ints, plan.floats, True)
     torch.library.opcheck(torch.ops.analogtorch.mvm.default, operands)

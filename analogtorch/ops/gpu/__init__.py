@@ -78,15 +78,15 @@ def launch(out: Tensor, key: Tensor, rows: Tensor, first: Tensor, *, raw: bool, 
 def takes(inputs: Inputs, plan: Plan) -> bool:
     """Whether the kernels compute this product: a linear layer's on a GPU, not in double precision.
 
-    One input range per row block is not theirs.
+    One input range per row block is not theirs, nor are several phases.
     """
     types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES and not per_block(inputs.input_range)
-    return not plan.dims and types and available(inputs.x, inputs.input_range, inputs.w)
+    return not plan.dims and plan.phases == 1 and types and available(inputs.x, inputs.input_range, inputs.w)
 
 
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     """As ``reference.forward``."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges = inputs
+    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges, _ = inputs
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale
     vectors, r = x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
     limits = output_bounds, output_ranges

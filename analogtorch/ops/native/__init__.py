@@ -85,13 +85,13 @@ def status() -> str:
 def takes(inputs: Inputs, plan: Plan) -> bool:
     """Whether the kernels compute this product: on the CPU, not in double precision, not empty.
 
-    Not theirs are input ranges of row blocks that cut a kernel: the channel of that kernel has several. Half precision
-    is computed in float32 throughout and rounded at the end.
+    Not theirs are input ranges of row blocks that cut a kernel: the channel of that kernel has several; and plans of
+    several phases. Half precision is computed in float32 throughout and rounded at the end.
     """
     ours = all(t is None or (t.dtype in _TYPES and t.device.type == "cpu") for t in _floats(inputs))
     taps = inputs.w.shape[2:].numel()
     whole = not per_block(inputs.input_range) or all(bound % taps == 0 for bound in plan.bounds)
-    return ours and whole and inputs.x.numel() > 0 and inputs.w.numel() > 0 and available()
+    return ours and whole and plan.phases == 1 and inputs.x.numel() > 0 and inputs.w.numel() > 0 and available()
 
 
 def _floats(inputs: Inputs) -> tuple[Tensor | None, ...]:
@@ -243,7 +243,7 @@ class _Call:
     """The structure that a kernel reads, and the tensors that must live until it returns."""
 
     def __init__(self, inputs: Inputs, plan: Plan) -> None:
-        x, input_range, w, bias, _, gain, key, output_keys, samples, output_bounds, output_ranges = inputs
+        x, input_range, w, bias, _, gain, key, output_keys, samples, output_bounds, output_ranges, _ = inputs
         self.form = _form(plan, x.shape, w.shape)
         self.matrix = type(self.form.matrix).from_buffer_copy(self.form.matrix)
         self._alive: list[Tensor] = []
