@@ -1,7 +1,7 @@
 """What a chip learns of itself through its own ADCs: single cells, MVMs of known inputs, and gains fitted to them.
 
 Everything is in units of (full-scale input x largest conductance). The noise and the step of an ADC are those of one
-MVM; where more reads are averaged, both shrink.
+MVM, also where a chip has ``separate_phases``; where more reads are averaged, both shrink.
 """
 
 import math

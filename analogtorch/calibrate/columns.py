@@ -136,8 +136,7 @@ def _exact(layer: AnalogLayer, inputs: Inputs, plan: Plan, outputs: slice) -> Te
     """
     section = next(s for s in layer.sections if s.outputs.start <= outputs.start < s.outputs.stop)
     weight, first = section.weight(layer.as_matrix(layer.weight)), section.outputs.start
-    digital = {"output_bits": 0, "output_steps": 0, "unit_bits": 0, "output_noise": 0.0, "phases": 1}
-    plan = dataclasses.replace(plan, columns=(), **digital)
+    plan = dataclasses.replace(plan, output_bits=0, output_steps=0, unit_bits=0, output_noise=0.0, columns=(), phases=1)
     weight = weight[outputs.start - first : outputs.stop - first].to(inputs.w.dtype)
     return mvm(inputs.x, inputs.input_range, weight, plan)
 

@@ -50,8 +50,8 @@ def hermes64(
         device: what holds a polarity. ``two_device`` (default): the chip's pair as one effective device;
             ``one_device``: the denser, noisier mode; ``two_equal`` and ``two_sequential``: two one-device cells in
             equal split or filled in sequence; ``pcm_like``: the statistical model of Joshi et al. 2020.
-        phases: reads per MVM, which cost time and energy only: 4 (default), one per pair of signs, in which all
-            accuracies were published; or 1.
+        phases: reads per MVM, which cost time and energy only, unless the chip has ``separate_phases``: 4 (default),
+            one per pair of signs, in which all accuracies were published; or 1.
         output_noise: standard deviation of the noise of one partial sum, >= 0, in units of (full-scale input x largest
             conductance). 0 (default) as in IBM's own configuration for this chip; 0.04, which is often assumed, is that
             of a generic crossbar of 512 rows (Rasch et al. 2023), and the largest error of all where it is on.

@@ -25,7 +25,8 @@ def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = No
     """IBM's 34-tile speech chip (14 nm): the chip of "12.4 TOPS/W". Its device model here is a stand-in.
 
     It has no ADC: columns put out durations, which a circuit-switched mesh carries and the edge counts.
-    Rows take unsigned durations, so a matrix with signed inputs takes a second pass (``cost.signed_passes``).
+    Rows take unsigned durations, so a matrix with signed inputs takes a second pass (``cost.signed_passes``),
+    which costs time and energy only, unless the chip has ``separate_phases``.
 
     Args:
         pcm_per_weight: 4 (default), two devices per polarity: 8.9 M weights; or 2, one per polarity: 17.8 M weights,

@@ -62,7 +62,7 @@ class UnitCell:
         return (plus - minus) / self.g_total
 
     def negatives(self, g: Tensor) -> Tensor:
-        """What the negative polarity of those weights holds, >= 0, so that the positive holds weight + this: shape S."""
+        """What the negative polarity of those weights holds, >= 0: shape S. The positive holds the weight + this."""
         return g[self.devices_per_polarity :].sum(0) / self.g_total
 
     def programming_sigma(self, w: Tensor) -> Tensor:

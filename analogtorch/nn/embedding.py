@@ -160,9 +160,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             total = total + sign * (in_steps(v, bound, plan.steps) if plan.steps else v)
         return total, saturated
 
-    def _output_noise(
-        self, keys: Tensor | None, samples: Tensor | None, v: Tensor, number: int, plan: Plan
-    ) -> Tensor:
+    def _output_noise(self, keys: Tensor | None, samples: Tensor | None, v: Tensor, number: int, plan: Plan) -> Tensor:
         """Normals of the shape of ``v``, of a phase. A token is read in one block: one stream serves all blocks."""
         key = self.programmed.keys[0] if self.programmed is not None else None if keys is None else keys[1]
         assert key is not None

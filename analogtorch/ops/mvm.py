@@ -1,7 +1,8 @@
 """The analog matrix-vector multiply (MVM) as one operator: converters, noise, row blocks and their gradients.
 
 ``reference.py`` defines it. On the CPU in float32, ``native`` computes it in one pass; on a GPU, linear layers run
-in ``gpu``. Everything else, and every machine without a compiler or Triton, takes the reference.
+in ``gpu``. Everything else, such as a plan of several phases, and every machine without a compiler or Triton, takes the
+reference.
 """
 
 import math
@@ -149,7 +150,9 @@ def _check(inputs: Inputs, plan: Plan, expected: _Expected) -> None:
 
 def _check_negatives(negatives: Tensor, w: Tensor, plan: Plan) -> None:
     if plan.phases != 4:
-        raise ValueError(f"mvm: negatives are read in a plan of 4 phases only, got one of {plan.phases}; leave them out")
+        raise ValueError(
+            f"mvm: negatives are read in a plan of 4 phases only, got one of {plan.phases}; leave them out"
+        )
     if negatives.shape != w.shape or negatives.dtype != w.dtype or negatives.device != w.device:
         raise ValueError(
             f"mvm: negatives must be as w, {w.dtype} {tuple(w.shape)} on {w.device}; got {negatives.dtype} "

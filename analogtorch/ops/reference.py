@@ -20,8 +20,8 @@ polarities ``w+`` and ``w-`` of ``wn = w+ - w-``, go through the third and fourt
 before it passes 8 bits on; without output ranges, ``y += u``.
 
 The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does, in any phase; the
-range learns from what it clips. Normals are keyed by position (``ops/noise.py``), so that the backward pass meets the very noise of
-the forward.
+range learns from what it clips. Normals are keyed by position (``ops/noise.py``), so that the backward pass meets the
+very noise of the forward.
 """
 
 import functools

@@ -92,9 +92,7 @@ def test_each_phase_is_clipped_and_rounded_by_itself(name: str, phases: int, bot
     assert 0 < torch.stack(clipped).double().mean() < 0.95
     g = _random(*y.shape, seed=2).detach()
     ideal = [part(x, w, plan.span(b, w.shape[1:]), plan) for b in range(plan.blocks)]
-    expected = sum(
-        (p * ~c * k * g).sum() for p, c, k in zip(ideal, clipped, gains, strict=True)
-    )  # type: ignore[union-attr]
+    expected = sum((p * ~c * k * g).sum() for p, c, k in zip(ideal, clipped, gains, strict=True))  # type: ignore[union-attr]
     for a, b in zip(torch.autograd.grad(y, (x, w), g), torch.autograd.grad(expected, (x, w)), strict=True):
         assert torch.allclose(a, b)
 

@@ -1,0 +1,80 @@
+"""What it changes that phases, or passes of one sign of the inputs, are ADC outputs of their own: error, and time.
+
+    python -m benchmarks.phases [--chips 4] [--vectors 1000] [--rounds 30]
+
+256x256 weights from a normal distribution, inputs uniform in [-1, 1], calibrated with method="absmax". error: norm of
+what an MVM errs by over that of the exact one, over all vectors; with exact devices, behind converters and output
+noise, and on programmed chips after a day with default compensation, their mean. time: of a forward pass as it is run
+(phases run in plain torch, where one ADC output has kernels), as the ratio of medians.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from benchmarks.tables import as_text, positive
+
+SIZE = 256
+CHIPS = {"hermes64": at.chips.hermes64, "ibm_speech34": at.chips.ibm_speech34}
+
+
+def layer(chip: at.Chip, x: Tensor) -> nn.Module:
+    """The layer on a chip, calibrated on ``x``."""
+    digital = nn.Linear(SIZE, SIZE, bias=False)
+    digital.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    model = at.convert(nn.Sequential(digital), dataclasses.replace(chip, training=at.TrainingNoise(weight="none")))
+    return at.calibrate(model, [x], method="absmax", progress=False)
+
+
+def error(y: Tensor, exact: Tensor) -> float:
+    """``||y - exact|| / ||exact||``."""
+    return ((y - exact).norm() / exact.norm()).item()
+
+
+def errors(model: nn.Module, x: Tensor, chips: int) -> tuple[float, float]:
+    """With exact devices, and of programmed chips after a day."""
+    exact = x @ model[0].weight.detach().T
+    with torch.no_grad(), at.noise(1):
+        behind = error(model.train()(x), exact)
+        model.eval()
+        aged = [error(at.program(model, seed=seed).at("1 day")(x), exact) for seed in range(chips)]
+    return behind, statistics.mean(aged)
+
+
+def seconds(models: list[nn.Module], x: Tensor, rounds: int) -> list[float]:
+    """Median time of a forward pass of each, in turns."""
+    times: list[list[float]] = [[] for _ in models]
+    with torch.no_grad():
+        for _ in range(rounds):
+            for model, spent in zip(models, times, strict=True):
+                start = time.perf_counter()
+                model(x)
+                spent.append(time.perf_counter() - start)
+    return [statistics.median(spent) for spent in times]
+
+
+def table(chips: int, vectors: int, rounds: int) -> list[list[str]]:
+    """Rows of text, the header first."""
+    x = torch.rand(vectors, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    rows = [["chip", "ADC outputs", "error, exact devices", "error after a day", "time of a forward"]]
+    for name, make in CHIPS.items():
+        variants = [dataclasses.replace(make(), separate_phases=separate) for separate in (False, True)]
+        models = [layer(chip, x) for chip in variants]
+        found = [errors(model, x, chips) for model in models]
+        times = seconds(models, x, rounds)
+        for chip, (behind, aged), spent in zip(variants, found, times, strict=True):
+            cells = [f"{behind:.2%}", f"{aged:.2%}", f"{spent / times[0]:.1f}"]
+            rows.append([name, str(chip.phases), *cells])
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option, default in (("chips", 4), ("vectors", 1000), ("rounds", 30)):
+        parser.add_argument(f"--{option}", type=positive, default=default)
+    print(as_text(table(**vars(parser.parse_args())), left=1))
