@@ -127,10 +127,11 @@ class Chip:
     from ``cost``: with 4 ``phases`` one per pair of signs of inputs and weights, where each polarity of a cell is read
     by itself; with 2 ``signed_passes`` one per sign of the inputs, both also where none is negative; else nothing.
     It multiplies the work, and runs in plain torch, without the kernels: a forward takes about 4 times longer with two
-    outputs and 7 to 10 times with four. Measured by ``python -m benchmarks.phases``, 256x256 Gaussian weights and
+    outputs and 6 to 10 times with four. Measured by ``python -m benchmarks.phases``, 256x256 Gaussian weights and
     uniform inputs, one output against separate ones: MVM errors of 0.96 and 1.18 % on ``hermes64`` with exact devices,
     18.75 and 18.77 % a day after programming; 2.22 and 3.13 %, 19.37 and 19.62 % on ``ibm_speech34``, whose output
-    noise is then met twice.
+    noise is then met twice. Sums of one sign are larger than their difference: those of 256x256 weights that are uniform
+    in [-1, 1] overflow the ADC of ``hermes64``, and 7 % become 97 % (``--weights uniform``).
     What a chip reads of itself after programming, to fit its gains, is one ADC output per partial sum either way."""
 
     def __post_init__(self) -> None:
