@@ -2,10 +2,10 @@
 
     python -m benchmarks.phases [--chips 4] [--vectors 1000] [--rounds 30] [--weights uniform]
 
-256x256 weights from a normal (or uniform) distribution, inputs uniform in [-1, 1], calibrated with method="absmax". error: norm of
-what an MVM errs by over that of the exact one, over all vectors; with exact devices, behind converters and output
-noise, and on programmed chips after a day with default compensation, their mean. time: of a forward pass as it is run
-(phases run in plain torch, where one ADC output has kernels), as the ratio of medians.
+256x256 weights from a normal (or uniform) distribution, inputs uniform in [-1, 1], calibrated with method="absmax".
+error: norm of what an MVM errs by over that of the exact one, over all vectors; with exact devices, behind converters
+and output noise, and on programmed chips after a day with default compensation, their mean. time: of a forward pass as
+it is run (phases run in plain torch, where one ADC output has kernels), as the ratio of medians.
 """
 
 import argparse

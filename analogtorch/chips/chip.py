@@ -130,8 +130,9 @@ class Chip:
     outputs and 6 to 10 times with four. Measured by ``python -m benchmarks.phases``, 256x256 Gaussian weights and
     uniform inputs, one output against separate ones: MVM errors of 0.96 and 1.18 % on ``hermes64`` with exact devices,
     18.75 and 18.77 % a day after programming; 2.22 and 3.13 %, 19.37 and 19.62 % on ``ibm_speech34``, whose output
-    noise is then met twice. Sums of one sign are larger than their difference: those of 256x256 weights that are uniform
-    in [-1, 1] overflow the ADC of ``hermes64``, and 7 % become 97 % (``--weights uniform``).
+    noise is then met twice. With weights that are uniform in [-1, 1] it decides (``--weights uniform``): the phases of
+    ``hermes64`` add up weights of one sign and overflow its ADC, so that 7 % become 97 %, while the passes of
+    ``ibm_speech34`` stay within the range that one output leaves: 13 % become 4.
     What a chip reads of itself after programming, to fit its gains, is one ADC output per partial sum either way."""
 
     def __post_init__(self) -> None:
