@@ -33,6 +33,15 @@ from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
 from benchmarks.tables import as_markdown, as_text, positive
 
 CALIBRATE_EVERY = 19  # the manifest is sorted by class: the first clips are all silence
+VARIANTS: dict[str, dict[str, object]] = {
+    "as published": {},
+    "output noise 0.04": {"output_noise": 0.04},
+    "no ADC gain spread": {"adc_gain_std": 0.0},
+    "columns not calibrated": {"column_calibration": False},
+    "a weight scale per column": {"weight_scale": "column"},
+    "groups block diagonal": {"grouped": "block_diagonal"},
+}
+"""Chips of the table, by name: in what they differ from hermes64."""
 BATCH = 64  # the noise of one batch then stays in the CPU's caches: twice as fast as 512
 
 
@@ -41,8 +50,8 @@ class Row:
     """One net on one chip description. Accuracies 0..1, all on the same clips."""
 
     net: str
-    grouped: str
-    """How grouped convolutions are placed; empty for a net without them."""
+    chip: str
+    """One of ``VARIANTS``."""
     on_chip: float
     """Share of the net's weights, 0..1, that the chip holds; biases and normalisation are digital."""
     tiles: int
@@ -56,7 +65,7 @@ class Row:
     """On programmed chips, over time."""
 
 
-def measure(net: PretrainedKWS, chip: at.Chip, options: argparse.Namespace, step: Callable[[], object]) -> Row:
+def measure(net: PretrainedKWS, variant: str, options: argparse.Namespace, step: Callable[[], object]) -> Row:
     """One row of the table; ``step`` is called after each evaluation."""
     some = dataclasses.replace(net, features=net.features[:: options.every], labels=net.labels[:: options.every])
     clips = some.batches(BATCH)
@@ -66,12 +75,17 @@ def measure(net: PretrainedKWS, chip: at.Chip, options: argparse.Namespace, step
         step()
         return value
 
+    chip = dataclasses.replace(at.chips.hermes64(), **VARIANTS[variant])  # type: ignore[arg-type]
     matrices = sum(p.numel() for p in net.model.parameters() if p.dim() > 1)
     model = at.convert(copy.deepcopy(net.model), chip)
-    at.calibrate(model, [net.features[::CALIBRATE_EVERY]], method="percentile", percentile=options.percentile)
+    calibration = list(net.features[::CALIBRATE_EVERY].split(BATCH))
+    if options.percentile is None:
+        at.calibrate(model, calibration)
+    else:
+        at.calibrate(model, calibration, method="percentile", percentile=options.percentile)
     return Row(
         net=net.name,
-        grouped=chip.grouped if _grouped(net.model) else "",
+        chip=variant,
         on_chip=sum(layer.weight.numel() for _, layer in at.analog_layers(model)) / matrices,
         tiles=at.summary(model).tiles,
         digital=accuracy(net.model),
@@ -83,10 +97,8 @@ def measure(net: PretrainedKWS, chip: at.Chip, options: argparse.Namespace, step
 
 def run(options: argparse.Namespace) -> list[Row]:
     """All rows, under one progress bar; as many at a time as torch has threads."""
-    one_by_one = at.chips.hermes64()
-    together = dataclasses.replace(one_by_one, grouped="block_diagonal")
     nets = [load_pretrained(name, options.data) for name in options.nets]
-    jobs = [(net, c) for net in nets for c in ((one_by_one, together) if _grouped(net.model) else (one_by_one,))]
+    jobs = [(n, v) for n in nets for v in options.variants if "grouped" not in VARIANTS[v] or _grouped(n.model)]
     # A thread has a row to itself: a programmed chip counts its reads, so two threads on one would draw other noise.
     # torch's own threads meet after every small operation, which a busy machine makes five times slower.
     workers, stopped = torch.get_num_threads(), Event()
@@ -100,7 +112,7 @@ def run(options: argparse.Namespace) -> list[Row]:
 
         pool = ThreadPoolExecutor(workers)
         try:
-            rows = [pool.submit(measure, net, chip, options, step) for net, chip in jobs]
+            rows = [pool.submit(measure, net, variant, options, step) for net, variant in jobs]
             return [row.result() for row in rows]
         finally:
             stopped.set()
@@ -110,24 +122,25 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
     """Header and rows of the table."""
-    table = [["net", "grouped", "on chip", "tiles", "digital", "ideal", "quantised I/O", *at.TIMES]]
+    table = [["net", "chip", "on chip", "tiles", "digital", "ideal", "quantised I/O", *at.TIMES]]
     for row in rows:
         once = [f"{100 * value:.2f}" for value in (row.digital, row.ideal, row.quantised)]
         aged = [f"{100 * v['mean']:.1f} ± {100 * v['std']:.1f}" for v in row.aged.to_dict().values()]
-        table.append([row.net, row.grouped or "-", f"{100 * row.on_chip:.0f} %", str(row.tiles), *once, *aged])
+        table.append([row.net, row.chip, f"{100 * row.on_chip:.0f} %", str(row.tiles), *once, *aged])
     return table
 
 
 def notes(options: argparse.Namespace, clips: int) -> list[str]:
     """What a reader must know to judge the numbers."""
+    ranges = "by at.calibrate from" if options.percentile is None else f"{options.percentile:g}th percentile on"
     which = "all" if options.every == 1 else f"{-(-clips // options.every):,} (every {_ordinal(options.every)}) of the"
     return [
         f"Accuracy in % on {which} {clips:,} clips of the Speech Commands v2 test set; over time: mean ± standard "
-        f"deviation of {options.chips} chips, two-device HERMES model, one weight scale per block, drift "
+        f"deviation of {options.chips} chips, two-device HERMES model, drift "
         f"compensation {options.compensation!r}, no retraining.",
-        f"Input ranges: {options.percentile:g}th percentile of the magnitudes on every {_ordinal(CALIBRATE_EVERY)} "
-        "clip, without labels; these clips are part of the test set.",
-        "Quantised I/O: 8-bit DAC and ADC, exact weights, no noise. Tiles: one block per tile.",
+        f"DAC ranges: {ranges} every {_ordinal(CALIBRATE_EVERY)} clip, without labels; they are part of the test set.",
+        "Quantised I/O: 8-bit DAC, the ADC's 422 steps of either sign, 8-bit outputs; exact weights, no noise. Tiles: "
+        "one block per tile.",
         "On chip: share of the weight matrices; biases, normalisations and the gates of an LSTM are digital.",
     ]
 
@@ -177,8 +190,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--nets", nargs="+", choices=names(), default=nets, metavar="NET", help=", ".join(names()))
     parser.add_argument("--chips", type=positive, default=10, help="chips programmed for each net")
     parser.add_argument("--every", type=positive, default=1, help="measure on every n-th clip only, to save time")
-    parser.add_argument("--percentile", type=float, default=99.5, help="of the input magnitudes, for the input ranges")
-    parser.add_argument("--compensation", choices=get_args(Compensation), default="global", help="of the drift")
+    parser.add_argument("--percentile", type=float, help="of the input magnitudes, instead of at.calibrate's default")
+    parser.add_argument("--compensation", choices=get_args(Compensation), default="least_squares", help="of the drift")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="CHIP", help="chips")
     parser.add_argument("--seed", type=int, default=0, help="which chips")
     parser.add_argument("--out", type=Path, default=Path("runs/pretrained"), help="folder of the reports")
     return parser.parse_args(argv)
