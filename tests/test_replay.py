@@ -141,6 +141,7 @@ def test_negative_numbers_are_refused(argument: str) -> None:
 
 _SCRIPT = """
 import torch, analogtorch as at
+from tests.crossbar import crossbar
 torch.set_num_threads(1)
 torch.manual_seed(0)
 model = at.convert(torch.nn.Linear(16, 4), crossbar())
