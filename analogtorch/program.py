@@ -143,7 +143,7 @@ class ProgrammedChip:
                 placed block that fits MVMs of 256 random inputs best to those of the target weights; ``global``: one
                 factor per block, the mean magnitude of its cells read now over that read after programming (Joshi et
                 al. 2020); ``column``: the same per output of the block; ``none``. On a chip of 256x256 Gaussian
-                weights, the MVM error after a day and a year is 20.3 and 25.2 % by ``least_squares``, 20.6 and 25.7
+                weights, the MVM error after a day and a year is 18.7 and 22.9 % by ``least_squares``, 19.0 and 24.0
                 by ``global``, 33.8 and 53.1 by ``none``; where all columns share an offset, ``global`` is better.
             readout: how this is read: through the block's own ADCs and noise (``chip``), cells that are read alone
                 as often as the ADC's step needs; or exactly (``ideal``).
