@@ -80,7 +80,7 @@ class Block:
     def inputs(self) -> Tensor:
         """Random full-scale inputs of either sign: (``INPUTS``, rows)."""
         z = self.normals("inputs", INPUTS, self.w.shape[1])
-        return torch.ones_like(z).copysign(z)
+        return torch.ones_like(z).copysign(z).to(self.w.dtype)
 
     def two_reads(self, weights: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """What the ADCs give for the inputs, twice, each with noise of its own: (inputs, outputs).
