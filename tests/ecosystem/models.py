@@ -78,7 +78,9 @@ class Entry:
         """With the ranges that the inputs ask for, where the layer takes a range at all."""
         if not self.takes_range:
             return model
-        return at.calibrate(model, [self.inputs()], forward=lambda m, x: m(*x), adc="mse", adc_per="column")  # type: ignore[return-value]
+        return at.calibrate(
+            model, [self.inputs()], forward=lambda m, x: m(*x), method="absmax", adc="mse", adc_per="column"
+        )  # type: ignore[return-value]
 
     def inputs(self, seed: int = 0) -> tuple[Tensor, ...]:
         """A batch of four, the same at every call."""

@@ -28,7 +28,7 @@ def _step(model: nn.Module, *optimizers: Optimizer) -> None:
 def test_an_optimizer_from_before_the_conversion_is_warned_of_once(kind: type[Optimizer]) -> None:
     model = _net()
     optimizer = kind(model.parameters(), lr=0.1)
-    at.calibrate(at.convert(model, CHIP), [X])
+    at.calibrate(at.convert(model, CHIP), [X], method="absmax")
     with pytest.warns(UserWarning, match=f"this {kind.__name__} trains .* not their input ranges.* '0', '2'") as caught:
         _step(model, optimizer)
     _step(model, optimizer)
@@ -36,11 +36,11 @@ def test_an_optimizer_from_before_the_conversion_is_warned_of_once(kind: type[Op
 
 
 def test_ranges_that_learn_are_no_reason_to_warn() -> None:
-    model = at.calibrate(at.convert(_net(), CHIP), [X])
+    model = at.calibrate(at.convert(_net(), CHIP), [X], method="percentile", percentile=90.0)
     before = model[0].input_ranges
     _step(model, SGD(at.hwa.parameter_groups(model, weight_decay=0.0), lr=1.0))
     assert model[0].input_ranges != before
-    two = at.calibrate(at.convert(_net(), CHIP), [X])
+    two = at.calibrate(at.convert(_net(), CHIP), [X], method="absmax")
     ranges = {id(layer.input_range): layer.input_range for _, layer in at.analog_layers(two)}
     others = [p for p in two.parameters() if id(p) not in ranges]
     _step(two, SGD(ranges.values(), lr=1.0), SGD(others, lr=1.0))  # an optimizer of their own
@@ -51,7 +51,7 @@ def test_ranges_that_do_not_learn_are_none_either() -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     at.convert(model, CHIP)
     _step(model, optimizer)  # not calibrated
-    at.calibrate(model, [X])
+    at.calibrate(model, [X], method="absmax")
     for _, layer in at.analog_layers(model):
         layer.input_range.requires_grad_(False)
     _step(model, optimizer)
@@ -63,13 +63,13 @@ def test_they_are_missed_when_they_begin_to_learn() -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     at.convert(model, CHIP)
     _step(model, optimizer)
-    at.calibrate(model, [X])
+    at.calibrate(model, [X], method="absmax")
     with pytest.warns(UserWarning, match="not their input ranges"):
         _step(model, optimizer)
 
 
 def test_a_compiled_step_runs_in_silence() -> None:
-    model = at.calibrate(at.convert(_net(), CHIP), [X])
+    model = at.calibrate(at.convert(_net(), CHIP), [X], method="absmax")
     optimizer = SGD([model[0].weight], lr=0.1)
     model(X).square().mean().backward()
     with warnings.catch_warnings():

@@ -111,7 +111,7 @@ def test_keys_checkpoints_and_the_way_back(name: str) -> None:
     digital = nn.ModuleDict({"net": _layers()[name]})
     analog = at.convert(copy.deepcopy(digital), SMALL)
     assert list(analog.state_dict()) == list(digital.state_dict())
-    at.calibrate(analog, [_x(digital["net"])], forward=lambda model, x: model["net"](x))
+    at.calibrate(analog, [_x(digital["net"])], method="absmax", forward=lambda model, x: model["net"](x))
     file = io.BytesIO()
     torch.save(analog.state_dict(), file)
     file.seek(0)
@@ -220,7 +220,7 @@ def test_training_lowers_the_loss_and_teaches_the_ranges() -> None:
     torch.manual_seed(0)
     model, x = at.convert(nn.GRU(5, 8, batch_first=True), SMALL), torch.randn(16, 6, 5)
     target = x.cumsum(1)[..., :1].tanh()
-    at.calibrate(model, [x])
+    at.calibrate(model, [x], method="absmax")
     head = nn.Linear(8, 1)
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=0.02)
     losses = []
