@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from analogtorch import checks
 from analogtorch.chips.anchors import SPLIT, assumed, digital, network
-from analogtorch.chips.chip import Chip, TrainingNoise
+from analogtorch.chips.chip import Chip, TrainingNoise, WeightScale
 from analogtorch.chips.cost import Cost, Figure, Published
 from analogtorch.devices import UnitCell, hermes_one_device, hermes_two_device, pcm_like
 
@@ -35,6 +35,7 @@ def hermes64(
     device: Device = "two_device",
     phases: int = 4,
     output_noise: float = 0.0,
+    weight_scale: WeightScale = "block",
     training: TrainingNoise | None = None,
 ) -> Chip:
     """The 64-tile PCM chip of IBM (HERMES Project Chip, 14 nm): 64 tiles of 256x256, 8-bit I/O, 4 PCM per cell.
@@ -55,10 +56,13 @@ def hermes64(
         output_noise: standard deviation of the noise of one partial sum, >= 0, in units of (full-scale input x largest
             conductance). 0 (default) as in IBM's own configuration for this chip; 0.04, which is often assumed, is that
             of a generic crossbar of 512 rows (Rasch et al. 2023), and the largest error of all where it is on.
+        weight_scale: what shares one scale of weights to conductances. ``block`` (default): all weights of a tile, as
+            the chip was programmed in the published experiments; ``column``: each column its own, which its digital
+            unit offers, and which transformers and language models need.
         training: noise of hardware-aware training; by default twice the cell's programming noise.
 
     Raises:
-        ValueError: an unknown ``device`` or number of phases, or a negative noise.
+        ValueError: an unknown ``device``, ``weight_scale`` or number of phases, or a negative noise.
     """
     cells = {
         "two_device": lambda: UnitCell(device=hermes_two_device()),
@@ -69,7 +73,9 @@ def hermes64(
     }
     checks.choice("hermes64: device", device, get_args(Device))
     checks.choice("hermes64: phases", phases, (4, 1))
+    checks.choice("hermes64: weight_scale", weight_scale, get_args(WeightScale))
     options = ([device] if device != "two_device" else []) + (["1-phase"] if phases == 1 else [])
+    options += ["column scales"] if weight_scale == "column" else []
     options += [f"output noise {output_noise:g}"] if output_noise else []
     return Chip(
         name="hermes64" + (f"[{', '.join(options)}]" if options else ""),
@@ -82,6 +88,7 @@ def hermes64(
         adc_steps=422,
         output_bound=12.0,
         output_noise=output_noise,
+        weight_scale=weight_scale,
         adc_gain_std=0.0709,
         column_calibration=True,
         training=training or TrainingNoise(),
