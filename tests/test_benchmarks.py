@@ -200,7 +200,10 @@ def test_the_table_of_whole_networks(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--models", "lstm"], "of --table chip are minilm, digits, got lstm"), (["--chips", "0"], ">= 1, got 0")],
+    [
+        (["--models", "lstm"], "of --table chip are minilm, digits, smollm2, got lstm"),
+        (["--chips", "0"], ">= 1, got 0"),
+    ],
 )
 def test_what_the_tables_cannot_do_is_said(options: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):

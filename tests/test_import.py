@@ -10,28 +10,20 @@ from pathlib import Path
 import analogtorch as at
 
 _SCRIPT = """
-import time
-start = time.process_time()
-import torch
-torch_took = time.process_time() - start
-import analogtorch
-took = time.process_time() - start - torch_took
 import sys
-heavy = {"lightning", "transformers", "torchaudio", "matplotlib", "rich", "jsonargparse", "soundfile"}
-heavy &= set(sys.modules)
-print(took / torch_took, torch.cuda.is_initialized(), sorted(heavy), sep="|")
+import torch
+before = set(sys.modules)
+import analogtorch
+added = {name for name in set(sys.modules) - before if name.partition(".")[0] != "analogtorch"}
+print(torch.cuda.is_initialized(), sorted(n for n in added if n.partition(".")[0] not in sys.stdlib_module_names))
 """
 
 
 def test_import_is_lean() -> None:
-    runs = [
-        subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True) for _ in range(3)
-    ]
-    share, cuda, heavy = zip(*(run.stdout.strip().split("|") for run in runs), strict=True)
-    assert min(map(float, share)) < 0.12  # 0.06 seen; CPU time, and a share of it: machines differ and are busy
-    assert set(cuda) == {"False"}
-    assert set(heavy) == {"[]"}
-    assert all(run.stderr == "" for run in runs)
+    """Nothing but modules of the standard library and our own: what takes long is imported where it is used."""
+    run = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True)
+    assert run.stdout == "False []\n"
+    assert run.stderr == ""
 
 
 def test_public_names_exist_and_have_docstrings() -> None:

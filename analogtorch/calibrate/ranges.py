@@ -16,7 +16,7 @@ from analogtorch.calibrate.histogram import Histogram, Method
 from analogtorch.calibrate.inputs import Seen, observe
 from analogtorch.calibrate.measured import Ranges, choose
 from analogtorch.calibrate.passes import Forward, check_given
-from analogtorch.calibrate.settings import Calibration, Setting
+from analogtorch.calibrate.settings import Calibration, Setting, without_adc
 from analogtorch.convert import analog_layers, refuse_programmed, refuse_taken, refuse_unloaded
 from analogtorch.nn import AnalogLayer
 
@@ -125,7 +125,9 @@ def calibrate(
             _check_seen(name, inputs.magnitudes)
         ran = dataclasses.replace(whole, layers={name: layers[name] for name in seen})
         if method == "mse":
-            ranges = choose(model, ran.layers, chips, seen, ran.batches, forward, progress)
+            # an ADC range that is found afterwards fits whatever DAC range is chosen now
+            tried = chips if wanted is None else {name: without_adc(chip) for name, chip in chips.items()}
+            ranges = choose(model, ran.layers, tried, seen, ran.batches, forward, progress)
             chosen = ran.no_worse(ran.settings(ranges))
         else:
             ranges = _by_magnitude(ran, seen, method, percentile, deviations)

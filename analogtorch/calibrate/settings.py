@@ -42,7 +42,7 @@ class Calibration:
         """Let the layers compute uncalibrated, with these converters."""
         for name, layer in self.layers.items():
             chip = self.chips[name] if dac else dataclasses.replace(self.chips[name], input_bits=None)
-            chip = chip if adc else dataclasses.replace(chip, output_bits=None, adc_steps=None)
+            chip = chip if adc else without_adc(chip)
             if layer.chip != chip:
                 layer.chip = chip
             layer.output_bounds = layer.output_ranges = None
@@ -92,6 +92,11 @@ class Calibration:
         self.use()
         self.apply(settings)
         return judge.error()
+
+
+def without_adc(chip: Chip) -> Chip:
+    """The chip without ADC, and so without a digital unit that rounds."""
+    return dataclasses.replace(chip, output_bits=None, adc_steps=None)
 
 
 def held_back(batches: Sequence[Any]) -> Sequence[Any]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from tests.crossbar import crossbar
 from tests.nn import lasting
 
 EXACT = dataclasses.replace(at.chips.ideal(), rows=7, cols=5)
@@ -56,7 +55,7 @@ def test_an_ideal_chip_gives_torchs_numbers_and_gradients(name: str, given: bool
 @_each
 def test_a_loop_on_eight_bits_stays_near(name: str) -> None:
     digital = _cells()[name]
-    analog, xs = at.convert(copy.deepcopy(digital), crossbar()), _x(8, 16)
+    analog, xs = at.convert(copy.deepcopy(digital), at.chips.hermes64()), _x(8, 16)
 
     def run(cell: nn.Module) -> Tensor:
         state = None

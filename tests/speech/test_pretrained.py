@@ -86,7 +86,8 @@ def test_benchmark(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same table from any number of threads."""
-    options = ["--data", str(data_root), "--nets", "DNN_S", "DNN_M", "--chips", "2", "--every", "5"]
+    options = ["--data", str(data_root), "--nets", "DNN_S", "DNN_M", "--chips", "2", "--every", "9"]
+    options += ["--variants", "as published", "output noise 0.04"]
     tables = []
     for out, threads in ((tmp_path / "a", 1), (tmp_path / "b", 2)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -94,7 +95,8 @@ def test_benchmark(
         tables.append((out / "pretrained.csv").read_text())
         assert sorted(path.name for path in out.iterdir()) == ["pretrained.csv", "pretrained.json", "pretrained.md"]
     assert tables[0] == tables[1]
-    row, _ = json.loads((tmp_path / "a/pretrained.json").read_text())["nets"]
+    row, noisy, *_ = json.loads((tmp_path / "a/pretrained.json").read_text())["nets"]
+    assert (row["chip"], noisy["chip"]) == ("as published", "output noise 0.04")
     assert row["ideal"] == row["digital"] == pytest.approx(0.78, abs=0.05)
     assert list(row["aged"]) == list(at.TIMES)
     assert "DNN_S" in capsys.readouterr().out
