@@ -4,6 +4,7 @@
 layer takes; the checks run in the tests instead (``torch.library.opcheck``).
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,7 +39,8 @@ def define(
     name = signature[: signature.index("(")]
     LIBRARY.define(signature, tags=(torch.Tag.pt2_compliant_tag, *tags))
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"analogtorch::{name}", fake, lib=LIBRARY)
+    traced = fake if plain is None else _kept_by_inductor(f"analogtorch::{name}", fake)
+    torch.library.register_fake(f"analogtorch::{name}", traced, lib=LIBRARY)
     operator = getattr(torch.ops.analogtorch, name).default
 
     def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
@@ -73,6 +75,23 @@ def define(
     if plain is not None:
         _decompose(operator, plain, fake)
     return operator
+
+
+def _kept_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """``fake``, which also tells torch.compile that the operator is to be called though the table has it decomposed.
+
+    Where the environment has ``CI`` set, Inductor takes an operator of that table for an oversight, and refuses it
+    unless its list has the name. The list is added to here because importing Inductor with the package would be slow,
+    and because Inductor meets the fake operator before it lowers the real one.
+    """
+
+    def traced(*arguments: Any) -> Any:
+        lowering = sys.modules.get("torch._inductor.lowering")
+        if lowering is not None:
+            lowering.FALLBACK_ALLOW_LIST.add(name)
+        return fake(*arguments)
+
+    return traced
 
 
 def _decompose(operator: Any, plain: Callable[..., Any], fake: Callable[..., Any]) -> None:

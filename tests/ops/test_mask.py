@@ -87,3 +87,21 @@ def test_a_graph_cached_on_disk_with_kernels_runs_without(monkeypatch: pytest.Mo
     assert counters["aot_autograd"]["autograd_cache_hit"] == hits + 1
     for a, b in zip(with_kernels, without, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_inductor_compiles_the_operators_where_ci_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Inductor then refuses operators that have a decomposition, once per process and operator."""
+    from torch._inductor.lowering import FALLBACK_ALLOW_LIST, lowerings
+
+    for name in ("mvm", "mvm_backward"):
+        FALLBACK_ALLOW_LIST.discard(f"analogtorch::{name}")
+        lowerings.pop(getattr(torch.ops.analogtorch, name).default, None)
+    monkeypatch.setenv("CI", "1")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    inputs, plan = _inputs("linear")
+    x = inputs.x.clone().requires_grad_()
+    y = torch.compile(lambda x: mvm(x, inputs.input_range, inputs.w, plan), fullgraph=True)(x)
+    y.sum().backward()
+    assert torch.allclose(y, mvm(inputs.x, inputs.input_range, inputs.w, plan))
