@@ -1,0 +1,289 @@
+"""Every name of AnalogTorch that the battery uses. Where one changes, this file follows, and the battery stays."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.ops import Plan, fold, mvm, native, normal, seed_tensor, stream
+
+accuracy, analog_layers, calibrate, convert, cost = at.accuracy, at.analog_layers, at.calibrate, at.convert, at.cost
+clip_after_step, clip_weights_, training_noise_ = at.clip_after_step, at.clip_weights_, at.training_noise_
+correct_columns, reestimate_batch_norm, fold_batch_norm = (
+    at.correct_columns,
+    at.reestimate_batch_norm,
+    at.fold_batch_norm,
+)
+distillation_loss, parameter_groups = at.distillation_loss, at.hwa.parameter_groups
+guard, summary, sensitivity, sweep, to_digital = at.guard, at.summary, at.sensitivity, at.sweep, at.to_digital
+load, load_programmed, save = at.load, at.load_programmed, at.save
+map_to_chip, mapping_from_json, schedule = at.map_to_chip, at.Mapping.from_json, at.mapping.schedule
+noise, program = at.noise, at.program
+Chip: TypeAlias = at.Chip
+Defects, GradientDescent, ProgramAndVerify = at.Defects, at.GradientDescent, at.ProgramAndVerify
+TrainingNoise = at.TrainingNoise
+hermes64, ibm_speech34, neurram48, ideal = (
+    at.chips.hermes64,
+    at.chips.ibm_speech34,
+    at.chips.neurram48,
+    at.chips.ideal,
+)
+chips_needed, device_mix, mean_conductance = at.chips.chips_needed, at.chips.device_mix, at.chips.mean_conductance
+peak, published, plan_devices = at.chips.peak, at.chips.published, at.chips.plan_devices
+load_chip, save_chip = at.chips.load, at.chips.save
+
+
+# internal: none of these is public
+
+
+@contextlib.contextmanager
+def in_plain_torch() -> Iterator[None]:
+    """Inside, nothing runs in the CPU kernels."""
+    with mock.patch.multiple(native, takes=lambda *_: False, available=lambda: False):
+        yield
+
+
+def kernels() -> str:
+    """Which CPU kernels run here."""
+    return native.status().partition(";")[0]
+
+
+def normals(seed: int, name: str, rows: int, columns: int) -> Tensor:
+    """Standard normals of the noise generator."""
+    key, each = fold(seed_tensor(seed), stream(name)), torch.arange(rows)
+    return normal(key, each, each * 3, columns)
+
+
+def product(x: Tensor, input_range: Tensor, w: Tensor, *, plan: dict[str, Any], **tensors: Tensor | None) -> Tensor:
+    """The raw operator; ``plan`` is the part of a multiply that is no tensor."""
+    spread = hermes64(device="two_sequential").cell.spread
+    assert spread is not None
+    given = Plan(**plan) if "weight_noise" not in plan else Plan(**plan, spread=spread)
+    key = fold(seed_tensor(3), 11)
+    return mvm(x, input_range, w, given, key=key, output_keys=torch.arange(9) + key, **tensors)
+
+
+def held(view: nn.Module) -> dict[str, Tensor | tuple[Tensor, ...]]:
+    """What a programmed chip holds of each layer: the converters behind it would hide a change in the last bits."""
+    names = ("weights", "scales", "gains", "keys", "adc_gains", "offset", "negatives")
+    found = {f"{name}.{each}": getattr(layer.programmed, each) for name, layer in analog_layers(view) for each in names}
+    return {name: tensors for name, tensors in found.items() if tensors is not None}
+
+
+# fields of a chip
+
+
+def changed(chip: at.Chip, **fields: Any) -> at.Chip:
+    """The chip with other fields."""
+    return dataclasses.replace(chip, **fields)
+
+
+def small(chip: at.Chip) -> at.Chip:
+    """The chip with tiles so small that a layer of a test takes several, in rows and in columns."""
+    return changed(chip, rows=16, cols=12)
+
+
+def chips() -> dict[str, at.Chip]:
+    """Chips that differ in everything that decides about a number, with small tiles."""
+    hermes, noisy, eight = hermes64(), hermes64(output_noise=0.04), changed(hermes64(), adc_steps=None)
+    found = {
+        "hermes64": hermes,
+        "hermes64 output noise": noisy,
+        "hermes64 column scale": hermes64(weight_scale="column", output_noise=0.04),
+        "hermes64 one phase": hermes64(phases=1),
+        "hermes64 one device": hermes64(device="one_device"),
+        "hermes64 two equal": hermes64(device="two_equal"),
+        "hermes64 two sequential": hermes64(device="two_sequential"),
+        "hermes64 pcm_like": hermes64(device="pcm_like"),
+        "hermes64 separate phases": changed(noisy, separate_phases=True),
+        "hermes64 separate phases, column scale": changed(hermes64(weight_scale="column"), separate_phases=True),
+        "hermes64 block diagonal": changed(noisy, grouped="block_diagonal"),
+        "no ADC": changed(noisy, output_bits=None, adc_steps=None),
+        "no DAC": changed(noisy, input_bits=None),
+        "no converters": changed(hermes, input_bits=None, output_bits=None, adc_steps=None),
+        "no digital unit": eight,
+        "no digital unit, overflowing": changed(eight, output_bound=0.8, output_noise=0.04),
+        "ADC outputs passed on": changed(hermes, output_bits=None),
+        "no gain spread": changed(hermes, adc_gain_std=0.0),
+        "columns not calibrated": changed(hermes, column_calibration=False),
+        "six and ten bits": changed(noisy, input_bits=6, output_bits=10, adc_steps=900),
+        "ibm_speech34": ibm_speech34(),
+        "ibm_speech34 two PCM": ibm_speech34(pcm_per_weight=2),
+        "ibm_speech34 separate passes": changed(ibm_speech34(), separate_phases=True),
+        "neurram48": neurram48(),
+        "neurram48 ten bits": neurram48(output_bits=10, input_bits=8),
+        "ideal": ideal(),
+    }
+    for name, training in trainings().items():
+        found[f"training noise {name}"] = changed(noisy, training=training)
+    return {name: small(chip) for name, chip in found.items()}
+
+
+def trainings() -> dict[str, at.TrainingNoise]:
+    """Every kind of training noise."""
+    return {
+        "none": TrainingNoise(weight="none"),
+        "none at the ADC": TrainingNoise(output=False),
+        "gaussian": TrainingNoise(weight="gaussian", scale=0.05),
+        "programming, 1.5 times": TrainingNoise(scale=1.5),
+        "device": TrainingNoise(weight="device"),
+        "device after a year": TrainingNoise(weight="device", time="1 year", scale=0.7),
+        "device, programmed": TrainingNoise(weight="device", time="programmed"),
+        "drop connect": TrainingNoise(drop_connect=0.125),
+        "per sample": TrainingNoise(per_sample=True),
+        "per sample, everything": TrainingNoise(weight="device", drop_connect=0.1, per_sample=True),
+    }
+
+
+def has_adc(chip: at.Chip) -> bool:
+    """Whether there is an ADC range to calibrate."""
+    return bool(chip.output_steps)
+
+
+# the physics of a cell
+
+
+def cells() -> dict[str, at.devices.UnitCell]:
+    """Every device, alone or as several of a cell."""
+    devices = ("two_device", "one_device", "two_equal", "two_sequential", "pcm_like")
+    return {device: hermes64(device=device).cell for device in devices} | {  # type: ignore[arg-type]
+        "rram_wan": neurram48().cell,
+        "ideal": ideal().cell,
+    }
+
+
+def shares(cell: at.devices.UnitCell, w: Tensor) -> Tensor:
+    """Conductances of every device of the cells that hold ``w``."""
+    return cell.targets(w)
+
+
+def programming_sigma(cell: at.devices.UnitCell, w: Tensor) -> Tensor:
+    """Standard deviation of programmed weights."""
+    return cell.programming_sigma(w)
+
+
+def aged(cell: at.devices.UnitCell, w: Tensor, t: float, normals: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """The life of cells that hold ``w``, with normals of ``normals(seed, *shape)``."""
+    device, target = cell.device, cell.targets(w)
+    g = device.program(target, normals(1, *target.shape))
+    nu = device.drift_coefficient(target, normals(2, *target.shape))
+    drifted = device.drift(g, nu, t)
+    read = device.read(g, drifted, t, normals(3, *target.shape))
+    return {"programmed": g, "coefficient": nu, "drifted": drifted, "read": read, "weights": cell.weights(read)}
+
+
+# what a layer or report holds
+
+
+def ranges(model: nn.Module) -> dict[str, Any]:
+    """What calibration has set, by layer and name."""
+    found: dict[str, Any] = {}
+    for name, layer in analog_layers(model):
+        for each in ("calibrated", "input_range", "output_bounds", "output_ranges"):
+            found[f"{name}.{each}"] = getattr(layer, each)
+    return found
+
+
+def set_ranges(model: nn.Module, value: float) -> None:
+    """Give every layer that has a DAC this range."""
+    for _, layer in analog_layers(model):
+        if layer.takes_range:
+            layer.set_input_range(value)
+
+
+def range_parameters(model: nn.Module) -> set[int]:
+    """Identities of the DAC ranges among the parameters."""
+    return {id(layer.input_range) for _, layer in analog_layers(model)}
+
+
+def yield_map(physical: at.ProgrammedChip) -> dict[str, Tensor]:
+    """What of each tile works, and the gains of its columns."""
+    found = {}
+    for (chip, tile), state in physical.yield_map().items():
+        found[f"{chip}.{tile}.works"], found[f"{chip}.{tile}.gain"] = state.works, state.gain
+    return found
+
+
+def times(plan: at.mapping.Schedule) -> dict[str, Any]:
+    """The numbers of a schedule."""
+    steps = [(s.start, s.finish, s.transfer, s.compute, s.mvms, s.element_hops, s.port_elements) for s in plan.steps]
+    tiles = [(t.chip, t.tile, t.mvms, t.busy, t.time, t.cells) for t in plan.tiles]
+    return {
+        "steps": torch.tensor(steps, dtype=torch.float64),
+        "tiles": torch.tensor(tiles, dtype=torch.float64),
+        "latency and interval": torch.tensor([plan.latency, plan.interval], dtype=torch.float64),
+        "bottleneck": plan.bottleneck,
+    }
+
+
+def energies(report: at.mapping.CostReport) -> Tensor:
+    """The numbers of a cost report."""
+    splits = report.energy, report.energy_by_columns, report.energy_full_tiles
+    rows = [[s.control, s.dac, s.array, s.adc, s.chip_digital, s.chip_communication] for s in splits]
+    rest = [[s.host_digital, s.port_communication, s.tile, s.chip, s.system] for s in splits]
+    return torch.tensor([a + b for a, b in zip(rows, rest, strict=True)], dtype=torch.float64)
+
+
+def placements(mapping: at.Mapping) -> Tensor:
+    """Where every block of a mapping lies, integers in its order."""
+    blocks = [(p.chip, p.tile, p.row, p.col, p.block.row, p.block.col, p.block.rows, p.block.cols, p.block.copy)
+              for p in mapping.placements]  # fmt: skip
+    return torch.tensor(blocks)
+
+
+def losses(found: Any) -> dict[str, float]:
+    """The numbers of a sensitivity scan."""
+    by_layer = {row.name: row.loss for row in found.rows} | {"all": found.total}
+    return {f"{name}.{e}.{what}": getattr(loss[e], what) for name, loss in by_layer.items() for e in found.effects
+            for what in ("mean", "std")}  # fmt: skip
+
+
+# keyword spotting: imported late, as Lightning takes seconds to import
+
+
+def kws(arguments: list[str]) -> int:
+    """``analogtorch kws`` with these arguments."""
+    from analogtorch.__main__ import main
+
+    return main(["kws", *arguments])
+
+
+def kws_labels() -> tuple[str, ...]:
+    """The twelve classes."""
+    from analogtorch.speech.labels import LABELS
+
+    return tuple(LABELS)
+
+
+def kws_nets() -> dict[str, nn.Module]:
+    """Small ones of the networks of the speech package, drawn from torch's generator."""
+    from analogtorch.speech.models import ConvNet, FullyConnected
+
+    return {
+        "ConvNet": ConvNet(widths=(4, 8), stem_stride=(4, 4)),
+        "FullyConnected": FullyConnected(hidden=(24, 24)),
+    }
+
+
+def kws_features(waveforms: Tensor) -> Tensor:
+    """Log-mel features of waveforms."""
+    from analogtorch.speech.features import LogMel
+
+    return LogMel()(waveforms)
+
+
+def report_texts(direct: at.Sweep, hwa: at.Sweep, folder: Path) -> dict[str, str]:
+    """The texts of a report on made-up accuracies."""
+    from analogtorch.report import Result, markdown, table
+
+    result = Result(
+        digital=0.93, direct=direct, hwa=hwa, chip="hermes64", tiles=7, data={"source": "folder", "test": 24}, seed=1,
+        seconds=12.0, versions={"analogtorch": "0"}, notes=("made up",),
+    )  # fmt: skip
+    return {"table": table(result), "markdown": markdown(result, plot="accuracy.png")}
