@@ -25,7 +25,7 @@ from analogtorch.nn import AnalogComposite, AnalogLayer, Programmed
 from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, seed_tensor, stream
 from analogtorch.ops.reference import wide
 from analogtorch.programming import Method, close_in
-from analogtorch.readout import Block, fitted, ratio
+from analogtorch.readout import Block, fit_sums, ratio
 from analogtorch.tiling import Section
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, re
         now, gain = devices.weights(t), devices.column * devices.adc_gain
         if t is not None and compensation != "none":
             gain = gain * _gains(now, devices, compensation, readout, t)
-        weights.append(devices.scaled(now))
+        weights.append(devices.scale_(now))
         scales.append(devices.scale)
         gains.append(gain.to(devices.dtype))
     first, device = placed[0], weights[0].device
@@ -208,13 +208,20 @@ def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, re
     adc_gains = tuple(torch.where(d.adc_gain > 0, d.adc_gain, 1.0).to(d.scale) for d in placed)
     uneven = any((gain != 1).any() for gain in adc_gains)
     separate = first.chip.phases == 4
-    negatives = tuple(devices.scaled(devices.negatives(t)) for devices in placed) if separate else None
+    negatives = tuple(devices.scale_(devices.negatives(t)) for devices in placed) if separate else None
     held = tuple(weights), tuple(scales), tuple(gains)
     return Programmed(*held, keys, adc_gains if uneven else None, negatives=negatives)
 
 
-_CELLS = 1 << 18
-"""Cells that are programmed and read at a time."""
+_CELLS = 1 << 16
+"""Cells that are programmed and read at a time, about."""
+_SPAN = 1 << 18
+"""Cells after which a run ends in any case. Torch computes what fills no vector by other functions, which differ in the
+last bit: the end of a span is where that happens, and runs within it are of a multiple of ``_VECTOR`` outputs."""
+_VECTOR = 32
+"""Numbers that two vectors of any machine hold."""
+_OUTPUTS = 1024
+"""Outputs that are corrected at a time; a multiple of ``_VECTOR`` too."""
 
 
 class _Devices:
@@ -256,31 +263,39 @@ class _Devices:
 
     def _calibrated(self) -> Tensor:
         """The gain of each column that fits the programmed chip to the target weights."""
-        weights, gains = self.weights(None), []
-        for number, block in enumerate(self.section.row_blocks):
-            own = self.block(number)
+        weights, gains = self.weights(None), torch.empty_like(self.scale)
+        for number, outputs, index in self.pieces():
+            own = self.block(number, outputs)
             x = own.inputs()
-            gains.append(
-                fitted(own.targets(x), *own.two_reads(weights[(slice(None), *block)].flatten(1), x, "columns"))
-            )
-        return torch.stack(gains).to(self.scale)
+            reads = own.two_reads(weights[index].flatten(1), x, "columns")
+            gains[number, outputs] = ratio(*fit_sums(own.targets(x), *reads)).to(gains)
+        return gains
 
-    def block(self, number: int) -> Block:
-        """A row block, to be read through its ADCs."""
+    def pieces(self) -> Iterator[tuple[int, slice, tuple[slice, ...]]]:
+        """What is corrected at a time: number of the row block, run of its outputs, index of both into the weight."""
+        for number, block in enumerate(self.section.row_blocks):
+            for outputs in _runs(slice(0, self.section.shape[0]), _OUTPUTS):
+                yield number, outputs, (outputs, *block)
+
+    def block(self, number: int, outputs: slice) -> Block:
+        """Some outputs of a row block, to be read through their ADCs."""
         where = self.section.first_row, number
 
-        def normals(name: str, rows: int, columns: int) -> Tensor:
+        def normals(name: str, rows: slice, columns: slice) -> Tensor:
             key = fold(seed_tensor(self.seed), stream(Noise.COMPENSATION, self.key, *where, name)).to(self.w.device)
-            each = torch.arange(rows, device=self.w.device)
-            return normal(key, each, torch.zeros_like(each), columns).to(self.w.dtype)
+            each = torch.arange(rows.start, rows.stop, device=self.w.device)
+            first = torch.full_like(each, columns.start)
+            return normal(key, each, first, columns.stop - columns.start).to(self.w.dtype)
 
-        w = self.w[(slice(None), *self.section.row_blocks[number])].flatten(1)
-        return Block(w, self.adc_gain[number], self.chip, normals)
+        w = self.w[(outputs, *self.section.row_blocks[number])].flatten(1)
+        return Block(w, outputs, self.adc_gain[number, outputs], self.chip, normals)
 
     def _parts(self) -> Iterator[slice]:
         """Runs of outputs, each of so few cells that what is computed of one at a time takes little memory."""
-        outputs, step = self.section.shape[0], max(1, _CELLS // self.section.rows)
-        return (slice(first, min(first + step, outputs)) for first in range(0, outputs, step))
+        rows = self.section.rows
+        few = max(1, _CELLS // rows // _VECTOR) * _VECTOR
+        for span in _runs(slice(0, self.section.shape[0]), max(1, _SPAN // rows)):
+            yield from _runs(span, few)
 
     def _close_in(self, method: Method, works: Tensor) -> None:
         """Go on writing, row block by row block."""
@@ -302,6 +317,10 @@ class _Devices:
         """What the conductances stand for at ``t``; None: as programmed, before a read."""
         return self._found(t, self.chip.cell.weights)
 
+    def programmed(self, index: tuple[slice, ...]) -> Tensor:
+        """The part of ``weights(None)`` at ``index``, which is a row block of some outputs: (outputs, rows)."""
+        return self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
+
     def negatives(self, t: float | None) -> Tensor:
         """The part of ``weights`` that the negative polarity holds."""
         return self._found(t, self.chip.cell.negatives)
@@ -319,12 +338,11 @@ class _Devices:
             )
         return found
 
-    def scaled(self, weights: Tensor) -> Tensor:
-        """``weights`` in the units and of the type of the layer's, rather than of full conductance."""
-        found = weights.new_empty(weights.shape, dtype=self.dtype)
+    def scale_(self, weights: Tensor) -> Tensor:
+        """``weights`` in the units and of the type of the layer's, rather than of full conductance; in place."""
         for scale, a, b in zip(self.scale, self.section.bounds, self.section.bounds[1:], strict=False):
-            found.flatten(1)[:, a:b] = weights.flatten(1)[:, a:b] * scale.unsqueeze(1)
-        return found
+            weights.view(len(weights), -1)[:, a:b] *= scale.unsqueeze(1)
+        return weights.to(self.dtype)
 
     def _read(self, part: slice, g: Tensor, t: float) -> Tensor:
         """Conductances of a run of outputs as read at ``t``."""
@@ -343,27 +361,32 @@ class _Devices:
         return normal(key, outputs[part], first[part], self.section.rows).view(-1, *self.section.shape[1:])
 
 
+def _runs(whole: slice, step: int) -> Iterator[slice]:
+    """``whole`` cut into runs of ``step``, the last of what is left."""
+    return (slice(first, min(first + step, whole.stop)) for first in range(whole.start, whole.stop, step))
+
+
 def _gains(now: Tensor, devices: _Devices, compensation: str, readout: str, t: float) -> Tensor:
     """The factor per row block and output that undoes the drift, for columns that have been calibrated."""
-    section, fit = devices.section, compensation == "least_squares"
-    over, then = None if compensation == "column" else section.block_sums, None if fit else devices.weights(None)
-    gains = []
-    for number, block in enumerate(section.row_blocks):
-        own, index, each = devices.block(number), (slice(None), *block), devices.column[number]
-        current = now[index].flatten(1)
-        if then is None:
-            if readout == "ideal":  # one-hot inputs: what any number of random ones goes to
-                target, first = own.w.T, current.T * own.gain
-                second = first
+    sums = now.new_empty(2, *devices.scale.shape)
+    for number, outputs, index in devices.pieces():
+        own, column, current = devices.block(number, outputs), devices.column[number, outputs], now[index].flatten(1)
+        if compensation != "least_squares":
+            then = devices.programmed(index)
+            if readout == "ideal":
+                reads = then * own.gain.unsqueeze(1), current * own.gain.unsqueeze(1)
             else:
-                target = own.targets(x := own.inputs())
-                first, second = own.two_reads(current, x, str(t))
-            gains.append(fitted(target, first * each, second * each, over))
-            continue
-        if readout == "ideal":
-            before, after = then[index].flatten(1) * own.gain.unsqueeze(1), current * own.gain.unsqueeze(1)
+                reads = own.cells(then, "programmed"), own.cells(current, str(t))
+            before, after = (read * column.unsqueeze(1) for read in reads)
+            found = before.abs().sum(1), after.abs().sum(1)
+        elif readout == "ideal":  # one-hot inputs: what any number of random ones goes to
+            read = current.T * own.gain * column
+            found = fit_sums(own.w.T, read, read)
         else:
-            before, after = own.cells(then[index].flatten(1), "programmed"), own.cells(current, str(t))
-        sums = ((read * each.unsqueeze(1)).abs().sum(1) for read in (before, after))
-        gains.append(ratio(*(sums if over is None else map(over, sums))))
-    return torch.stack(gains)
+            x = own.inputs()
+            first, second = own.two_reads(current, x, str(t))
+            found = fit_sums(own.targets(x), first * column, second * column)
+        sums[0, number, outputs], sums[1, number, outputs] = found
+    if compensation != "column":
+        sums = torch.stack([devices.section.block_sums(each) for each in sums.flatten(0, 1)]).view_as(sums)
+    return ratio(*sums)

@@ -63,15 +63,17 @@ def through_adc(sums: Tensor, z: Tensor, chip: Chip, gain: Tensor | None = None,
 
 @dataclass(frozen=True)
 class Block:
-    """A row block while it is read."""
+    """Some outputs of a row block while they are read."""
 
     w: Tensor
     """(outputs, rows), the target weights, in [-1, 1]."""
+    outputs: slice
+    """Which of the row block's outputs these are."""
     gain: Tensor
     """(outputs,), of the ADC of each column."""
     chip: Chip
-    normals: Callable[[str, int, int], Tensor]
-    """``normals(name, rows, columns)``: standard normals, others for another name."""
+    normals: Callable[[str, slice, slice], Tensor]
+    """``normals(name, rows, columns)``: standard normals at these positions, others for another name."""
 
     def targets(self, x: Tensor) -> Tensor:
         """What the exact weights give for the inputs: (inputs, outputs)."""
@@ -79,7 +81,7 @@ class Block:
 
     def inputs(self) -> Tensor:
         """Random full-scale inputs of either sign: (``INPUTS``, rows)."""
-        z = self.normals("inputs", INPUTS, self.w.shape[1])
+        z = self.normals("inputs", slice(0, INPUTS), self._rows)
         return torch.ones_like(z).copysign(z).to(self.w.dtype)
 
     def two_reads(self, weights: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -88,9 +90,9 @@ class Block:
         The square of one read would hold its noise; the product of the two does not. Both are 0, which no fit sees,
         where one is at the end of the ADC's range: what was clipped would make the weights seem smaller.
         """
-        sums, shape = x @ weights.T, (len(x), len(weights))
+        sums, where = x @ weights.T, (slice(0, len(x)), self.outputs)
         noisy = self.chip.output_noise > 0
-        z = [self.normals(f"{name}{again}", *shape) for again in ("", " again")] if noisy else [sums]
+        z = [self.normals(f"{name}{again}", *where) for again in ("", " again")] if noisy else [sums]
         reads = [through_adc(sums, each, self.chip, self.gain) for each in z]
         if self.chip.output_steps:
             limit = self.chip.output_bound - adc_step(self.chip) / 2
@@ -100,23 +102,25 @@ class Block:
 
     def cells(self, weights: Tensor, name: str) -> Tensor:
         """The weights as one-hot inputs read them: (outputs, rows)."""
-        z = self.normals(name, *weights.shape) if self.chip.output_noise else weights
+        z = self.normals(name, self.outputs, self._rows) if self.chip.output_noise else weights
         return read_cells(weights, z, self.chip) * self.gain.unsqueeze(1)
 
+    @property
+    def _rows(self) -> slice:
+        return slice(0, self.w.shape[1])
 
-def fitted(target: Tensor, first: Tensor, second: Tensor, over: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """The factor that fits two reads best to their target, by least squares: (outputs,).
+
+def fit_sums(target: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator, (outputs,), of the factor that fits two reads best to their target, by least squares.
+
+    Where outputs share a factor, it is the ``ratio`` of what theirs add up to.
 
     Args:
         target: (inputs, outputs).
         first: a read, of the same shape.
         second: another one.
-        over: adds up numbers of each output over those that share a factor; None: each has its own.
     """
-    numerator, denominator = ((first + second) / 2 * target).sum(0), (first * second).sum(0)
-    if over is not None:
-        numerator, denominator = over(numerator), over(denominator)
-    return ratio(numerator, denominator)
+    return ((first + second) / 2 * target).sum(0), (first * second).sum(0)
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
