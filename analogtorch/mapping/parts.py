@@ -47,6 +47,11 @@ class Parts:
             if origin is not None:
                 self._copies[storage(t)] = (origin[0], origin[1] - int(t.storage_offset()))
 
+    def whose(self, t: Tensor) -> str | None:
+        """The parameter that ``t`` is, or is a part or a copy of."""
+        origin = self._origin(t)
+        return None if origin is None else origin[0]
+
     def of(self, weight: Tensor, row_stride: int) -> Part:
         """Name what ``weight``, a constant with at least one source, is a part of.
 

@@ -38,11 +38,17 @@ class Recorder:
 
     Args:
         parameters: the weights of the model, by name.
+        analog: names of those that lie on tiles, whatever their layers are applied to.
         embeddings: names of those whose rows are read from tiles, token by token.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], embeddings: frozenset[str] = frozenset()) -> None:
-        self.parts, self.embeddings = Parts(parameters), embeddings
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        analog: frozenset[str] = frozenset(),
+        embeddings: frozenset[str] = frozenset(),
+    ) -> None:
+        self.parts, self.analog, self.embeddings = Parts(parameters), analog, embeddings
         self.operations: list[Operation] = []
         self.matrices: dict[tuple[Any, ...], Matrix] = {}
         self.sources: dict[str, tuple[str, ...]] = {}
@@ -79,8 +85,11 @@ class Recorder:
         if call.name == "embedding" and self._is_read(a["weight"]):  # of constant tokens too, such as positions
             after = self._product(call, lookup(a))
         elif all(self._key(t) not in self._after for t in call.read):
-            self.parts.derive(call.name, call.read, made)
-            return
+            found = self._of_constant(call)
+            if found is None:
+                self.parts.derive(call.name, call.read, made)
+                return
+            after = found
         elif call.name in digital.CREATED:
             return
         else:
@@ -95,6 +104,21 @@ class Recorder:
             return self._recurrent(call)
         product = find(call.name, call.a, call.result, self._is_weight)
         return self._digital(call) if product is None else self._product(call, product)
+
+    def _of_constant(self, call: _Call) -> tuple[str, ...] | None:
+        """The operations of an analog layer that is applied to a constant, such as a table of positions: see ``see``.
+
+        None: ``call`` is no such layer's own, but code that computes weights from weights, such as a merged adapter's.
+        """
+
+        def is_own(t: Any) -> bool:
+            name = self.parts.whose(t) if isinstance(t, Tensor) else None
+            return name in self.analog and name.rpartition(".")[0] == call.place()
+
+        if call.name in recurrent.NAMES:
+            return self._recurrent(call) if all(map(is_own, _weights(call.a))) else None
+        product = find(call.name, call.a, call.result, is_own)
+        return None if product is None else self._product(call, product)
 
     def _set(self, made: list[Tensor], written: list[Tensor], read: list[Tensor], after: tuple[str, ...]) -> None:
         """Remember what ``made`` waits for: a storage that is written in part keeps what it waited for."""

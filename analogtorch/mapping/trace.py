@@ -104,7 +104,8 @@ class _Run:
         parameters = dict(twin.named_parameters())
         names = {id(p): name for name, p in parameters.items()}
         read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
-        recorder = Recorder(parameters, frozenset(names[id(known[id(p)])] for p in read))
+        analog, embeddings = (frozenset(names[id(known[id(p)])] for p in of) for of in (_analog(self.model), read))
+        recorder = Recorder(parameters, analog, embeddings)
         recorder.give(inputs)
         self._watched(twin, example, Tracer(twin, recorder))
         return Trace(
@@ -112,7 +113,7 @@ class _Run:
             matrices=tuple(recorder.matrices.values()),
             sources=recorder.sources,
             parameters={name: p.numel() for name, p in parameters.items()},
-            analog=frozenset(names[id(known[id(p)])] for p in _analog(self.model)),
+            analog=analog,
             names=_further_names(recorder, twin),
             example=_shapes(self.example),
         )

@@ -265,3 +265,43 @@ def test_an_example_of_the_wrong_shape_is_refused(capfd: pytest.CaptureFixture[s
     with pytest.raises(TypeError, match="got list"):
         trace(nn.Linear(4, 4), [1])
     assert capfd.readouterr() == ("", "")
+
+
+class Constants(nn.Module):
+    """What torchvision's swin_v2 does: a small net makes a bias of a table of positions. Also layers of learned queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.ones(15, 2))
+        self.bias = nn.Sequential(nn.Linear(2, 7), nn.ReLU(), nn.Linear(7, 8, bias=False))
+        self.queries = nn.Parameter(torch.ones(1, 5, 8))
+        self.query = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.memory = nn.GRU(2, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.query(self.queries) + self.memory(self.table[None])[0].mean(1)
+        return self.attention(queries.expand(len(x), -1, -1), x, x)[0] + self.bias(self.table).mean(0)
+
+
+def test_layers_of_constants_lie_on_tiles_and_can_be_programmed_there() -> None:
+    model = at.convert(Constants().eval(), at.chips.hermes64())
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    traced = trace(model, x)
+    vectors = {name: op.vectors for name, op in _mvms(traced).items()}
+    assert vectors | {"bias.0": 15, "bias.2": 15, "query": 5} == vectors
+    assert _mvms(traced)["bias.0"].inputs == ()
+    mapping = at.map_to_chip(model, at.chips.hermes64(), x)
+    assert at.program(model, seed=1, mapping=mapping).at("1 day")(x).isfinite().all()
+
+
+def test_weights_computed_of_weights_are_one_matrix() -> None:
+    class Merged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base, self.a, self.b = nn.Linear(6, 4), nn.Linear(6, 2, bias=False), nn.Linear(2, 4, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.base.weight + self.b.weight @ self.a.weight, self.base.bias)
+
+    assert _sizes(trace(Merged(), torch.zeros(1, 6))) == {"base": (6, 4, 1, 1)}
