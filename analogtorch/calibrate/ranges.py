@@ -16,7 +16,7 @@ from analogtorch.calibrate.histogram import Histogram, Method
 from analogtorch.calibrate.inputs import Seen, observe
 from analogtorch.calibrate.measured import Ranges, choose
 from analogtorch.calibrate.passes import Forward, check_given
-from analogtorch.calibrate.settings import Calibration, Setting, without_adc
+from analogtorch.calibrate.settings import Calibration, Setting, held_back, without_adc
 from analogtorch.convert import analog_layers, refuse_programmed, refuse_taken, refuse_unloaded
 from analogtorch.nn import AnalogLayer
 
@@ -55,8 +55,8 @@ def calibrate(
     inputs and m outputs these are n comparisons and n multiplications of the inputs, and m multiplications of the
     outputs. Inputs with heavy tails need it, such as those of language models. ``summary`` lists these layers.
 
-    At the end, the outputs of the model are compared with the digital ones on the last quarter of the batches, or on
-    all of fewer than four. The batches of that quarter serve the steps before as well. If the calibrated model is worse
+    At the end, the outputs of the model are compared with the digital ones on the last quarter of the batches, which
+    serves nothing else; of fewer than four batches, all serve both. If the calibrated model is worse
     than the uncalibrated one, all layers get a range per vector; if that is worse too, the model is left uncalibrated,
     with a warning. Worse means that the angle to the digital outputs is larger and that more output vectors have their
     largest number elsewhere: more by over 1 % of the vectors and by over two standard errors. Outputs that hold no
@@ -117,7 +117,9 @@ def calibrate(
     layers = _checked(model, method, percentile, deviations, per, adc, adc_per)
     wanted = None if adc is None else Wanted(method=adc, per=adc_per, percentile=percentile)
     chips = {name: layer.chip for name, layer in layers.items()}
-    whole = Calibration(model, layers, chips, list(batches), wanted, forward, progress)
+    batches = list(batches)
+    fitted, judged = held_back(batches) if method == "mse" else (batches, batches)
+    whole = Calibration(model, layers, chips, fitted, judged, wanted, forward, progress)
     with _unrouted_on_error() as routes, _as_before(layers):
         whole.use(dac=False, adc=False)
         seen = observe(model, layers, chips, per, whole.batches, forward, progress, routes, allow_unused)

@@ -33,6 +33,9 @@ class Calibration:
     chips: Mapping[str, Chip]
     """What each layer is to run on."""
     batches: Sequence[Any]
+    """What settings are found on."""
+    judged: Sequence[Any]
+    """What they are compared on."""
     wanted: Wanted | None
     """Of ADC ranges; None: they are the chips' own."""
     forward: Forward | None
@@ -70,7 +73,7 @@ class Calibration:
 
     def no_worse(self, chosen: dict[str, Setting]) -> dict[str, Setting]:
         """The settings chosen, unless the model errs less without: then a range per vector, or nothing at all."""
-        judge = Judge(self.model, held_back(self.batches), self.forward)
+        judge = Judge(self.model, self.judged, self.forward)
         if not judge.judges:
             return chosen
         nothing = dict.fromkeys(self.layers, Setting(None, Limits(None, None)))
@@ -99,6 +102,7 @@ def without_adc(chip: Chip) -> Chip:
     return dataclasses.replace(chip, output_bits=None, adc_steps=None)
 
 
-def held_back(batches: Sequence[Any]) -> Sequence[Any]:
-    """The last quarter of the batches; all of fewer than four."""
-    return batches[-(len(batches) // 4) :] if len(batches) >= 4 else batches
+def held_back(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The batches without the last quarter, and that quarter; of fewer than four, all and all."""
+    last = len(batches) // 4
+    return (batches[:-last], batches[-last:]) if last else (batches, batches)

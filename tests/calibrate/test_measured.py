@@ -116,12 +116,25 @@ def test_summary_names_the_layers_that_scale_each_vector_and_the_price() -> None
 def test_the_split_into_batches_does_not_change_the_ranges(name: str) -> None:
     x = _digits()[0][:600]
     found = []
-    for batches in ([x], x.split(37)):
+    for batches in (x.split(150), x.split(30)):  # the last quarter of either is held back
         model = at.calibrate(at.convert(copy.deepcopy(_trained(name)), HERMES), batches)
         found.append([(layer.input_ranges, layer.output_ranges) for _, layer in at.analog_layers(model)])
     for (ranges, limits), (others, other_limits) in zip(*found, strict=True):
         assert ranges == others
         assert torch.allclose(limits, other_limits, rtol=1e-4)
+
+
+def test_what_is_held_back_serves_the_comparison_alone() -> None:
+    chip = dataclasses.replace(HERMES, output_bits=None)  # else rounding to 8 bits is compared as well
+    x = _x(800, 64).clamp(-1, 1)
+    found = []
+    for last in (0.1, 0.9, 1.0):
+        x[600:] = last * x[:200]
+        found.append(at.calibrate(_linear(chip), x.split(200))[0].input_ranges)
+    assert found[0] == found[1] == found[2] is not None
+    x[600:] = 100 * x[:200]  # clipped by these ranges
+    assert not at.calibrate(_linear(chip), x.split(200))[0].calibrated
+    assert at.calibrate(_linear(chip), x.split(200), method="absmax")[0].input_ranges == (100.0,)  # not compared
 
 
 def _hostile() -> tuple[nn.Module, Tensor]:
