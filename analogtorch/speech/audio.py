@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from analogtorch import checks
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 
 _UNKNOWN_SIZE = 2**31 - 2**16  # from here on: what a program writes into the header when it cannot go back to it
@@ -20,11 +21,10 @@ Fit = Literal["error", "pad_or_trim"]
 
 def check_fit(fit: str) -> None:
     """Raise ValueError unless `fit` is one of `Fit`'s values."""
-    if fit not in get_args(Fit):
-        raise ValueError(f"fit={fit!r}; allowed are {' and '.join(map(repr, get_args(Fit)))}")
+    checks.choice("fit", fit, get_args(Fit))
 
 
-def read_recording(audio: Path | bytes, *, name: str = "", resample: bool = False) -> Tensor:
+def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool = False) -> Tensor:
     """One recording of any length as float32 in [-1, 1], 16 kHz, mono, shape (samples,).
 
     Args:
@@ -37,7 +37,10 @@ def read_recording(audio: Path | bytes, *, name: str = "", resample: bool = Fals
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: not audio, damaged, empty, not finite, or of another rate.
+        TypeError: `audio` is neither a path nor bytes.
     """
+    audio = audio if isinstance(audio, bytes) else checks.path("audio", audio)
+    checks.flag("resample", resample)
     name = name or _name(audio)
     if isinstance(audio, Path) and not audio.is_file():
         raise FileNotFoundError(f"{name}: no such audio file")
@@ -65,7 +68,7 @@ def read_recording(audio: Path | bytes, *, name: str = "", resample: bool = Fals
     return resample_to(samples, rate, SAMPLE_RATE)
 
 
-def read_clip(audio: Path | bytes, *, name: str = "", resample: bool = False, fit: Fit = "error") -> Tensor:
+def read_clip(audio: str | Path | bytes, *, name: str = "", resample: bool = False, fit: Fit = "error") -> Tensor:
     """One clip as int16 of shape (16000,). 16-bit recordings come back bit for bit; see `read_recording`.
 
     Raises:
@@ -84,8 +87,8 @@ def read_clip(audio: Path | bytes, *, name: str = "", resample: bool = False, fi
     return to_int16(samples)
 
 
-def _name(audio: Path | bytes) -> str:
-    return str(audio) if isinstance(audio, Path) else "audio in memory"
+def _name(audio: str | Path | bytes) -> str:
+    return "audio in memory" if isinstance(audio, bytes) else str(audio)
 
 
 def _is_cut_short(audio: Path | bytes) -> bool:

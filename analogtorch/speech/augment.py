@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
+from analogtorch import checks
+from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, check_snr, check_waveforms
 from analogtorch.speech.draws import hashed, uniform
 from analogtorch.speech.noise import Noise, generate_noise, read_noise
 
@@ -50,17 +51,19 @@ class Augment:
     """Widest band, in filters; 0 to 40."""
 
     def __post_init__(self) -> None:
-        limits = {
-            "shift_ms": 500, "gain_db": 40, "noise_probability": 1, "time_masks": 10, "time_mask_frames": 49,
-            "frequency_masks": 10, "frequency_mask_bins": 40,
-        }  # fmt: skip
-        for field, limit in limits.items():
-            if not 0 <= getattr(self, field) <= limit:
-                raise ValueError(f"{field}={getattr(self, field)}; use 0 to {limit}")
-        if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds):
-            raise ValueError(f"speeds={self.speeds}; use one or more of 0.5 to 2, such as (0.9, 1.0, 1.1)")
-        if not -20 <= self.snr_db[0] <= self.snr_db[1] <= 100:
-            raise ValueError(f"snr_db={self.snr_db}; use (lowest, highest), both between -20 and 100 dB")
+        for field, limit in {"shift_ms": 500, "gain_db": 40, "noise_probability": 1}.items():
+            checks.numbers(self, field, least=0, most=limit)
+        for field in ("time_masks", "frequency_masks"):
+            checks.counts(self, field, least=0, most=10)
+        checks.counts(self, "time_mask_frames", least=0, most=49)
+        checks.counts(self, "frequency_mask_bins", least=0, most=40)
+        if not isinstance(self.speeds, tuple | list) or not self.speeds:
+            raise ValueError(f"Augment.speeds must be a tuple such as (0.9, 1.0, 1.1), got {checks.shown(self.speeds)}")
+        speeds = (checks.number(f"Augment.speeds[{i}]", v, least=0.5, most=2) for i, v in enumerate(self.speeds))
+        checks.settle(self, "speeds", tuple(speeds))
+        check_snr(self)
+        if self.noise is not None:
+            checks.text("Augment.noise", self.noise, "data/noise")
 
 
 class Augmenter:
@@ -72,10 +75,12 @@ class Augmenter:
 
     Raises:
         FileNotFoundError, ValueError: the noise folder cannot be used (`read_noise`).
+        TypeError: `config` is no `Augment`.
     """
 
     def __init__(self, config: Augment, *, seed: int) -> None:
-        self.config, self.seed = config, seed
+        self.config = checks.instance("config", config, Augment, "Augment(noise_probability=0.5)")
+        self.seed = checks.count("seed", seed, least=0)
         self.noise: Noise = read_noise(config.noise) if config.noise else generate_noise(seed=seed)
 
     def waveforms(self, waveforms: Tensor, index: Tensor, *, epoch: int) -> Tensor:
@@ -85,8 +90,13 @@ class Augmenter:
             waveforms: (B, 16000), float in [-1, 1].
             index: (B,), integers: which clip of the training split each row is.
             epoch: 0 or more.
+
+        Raises:
+            ValueError: another shape, or an epoch that is no integer >= 0.
+            TypeError: no tensors, or waveforms that are not floating point.
         """
-        keys = (self.seed, epoch, _as_index(index, waveforms))
+        check_waveforms(waveforms)
+        keys = (self.seed, checks.count("epoch", epoch, least=0), _as_index(index, waveforms))
         changed = self._mix_noise(
             self._shift(self._change_level(self._change_speed(waveforms, keys), keys), keys), keys
         )
@@ -94,6 +104,13 @@ class Augmenter:
 
     def features(self, features: Tensor, index: Tensor, *, epoch: int) -> Tensor:
         """SpecAugment masks. `features` is (B, 1, frames, filters), normalised to a mean near 0; arguments as above."""
+        checks.instance("features", features, Tensor, "LogMel()(waveforms)")
+        if features.ndim != 4 or features.shape[1] != 1 or not features.is_floating_point():
+            raise ValueError(
+                f"features are {features.dtype} of shape {tuple(features.shape)}; masks need float of "
+                "(B, 1, frames, filters), as LogMel gives them"
+            )
+        checks.count("epoch", epoch, least=0)
         masks = _mask_bank(self.config, self.seed, *features.shape[-2:])
         which = hashed(self.seed, epoch, _as_index(index, features), "mask") % np.uint64(len(masks))
         return features * masks[torch.from_numpy(which.astype(np.int64))].to(features)
@@ -132,7 +149,8 @@ class Augmenter:
 
 
 def _as_index(index: Tensor, batch: Tensor) -> NDArray[np.int64]:
-    if index.shape != (len(batch),) or index.is_floating_point():
+    checks.instance("index", index, Tensor, "torch.arange(len(batch))")
+    if index.shape != (len(batch),) or index.is_floating_point() or index.dtype == torch.bool:
         raise ValueError(f"index has shape {tuple(index.shape)} and {index.dtype}; it must be ({len(batch)},) integers")
     return index.cpu().numpy().astype(np.int64)
 

@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from analogtorch import checks
 from analogtorch.speech.labels import LABELS, SILENCE
 
 SAMPLE_RATE = 16_000
@@ -22,7 +23,7 @@ class Clips:
     """N labelled one-second recordings.
 
     Raises:
-        TypeError: a tensor of another dtype.
+        TypeError: no tensor, or one of another dtype; speakers or names that are no tuple of texts.
         ValueError: shapes that do not fit together, or a label outside `LABELS`.
     """
 
@@ -37,14 +38,20 @@ class Clips:
 
     def __post_init__(self) -> None:
         for field, dtype in (("waveforms", torch.int16), ("labels", torch.int64)):
+            checks.instance(f"Clips.{field}", getattr(self, field), Tensor, f"torch.zeros(1, dtype={dtype})")
             if (given := getattr(self, field).dtype) != dtype:
                 raise TypeError(f"Clips.{field} is {given}; it must be {dtype}")
-        count = len(self.labels)
+        count = self.labels.shape[:1].numel()
         if self.waveforms.shape != (count, SAMPLES) or self.labels.ndim != 1:
             raise ValueError(
                 f"Clips.waveforms has shape {tuple(self.waveforms.shape)} and labels {tuple(self.labels.shape)}; "
                 f"they must be (N, {SAMPLES}) and (N,)"
             )
+        for field in ("speakers", "names"):
+            given = getattr(self, field)
+            if not (isinstance(given, tuple | list) and all(isinstance(text, str) for text in given)):
+                raise TypeError(f"Clips.{field} must be a tuple of texts, one per clip, got {checks.shown(given)}")
+            checks.settle(self, field, tuple(given))
         if len(self.speakers) != count or len(self.names) != count:
             raise ValueError(f"Clips has {count} labels, {len(self.speakers)} speakers, {len(self.names)} names")
         if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(LABELS):
@@ -56,6 +63,39 @@ class Clips:
     def floats(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The waveforms at `index` as float32 in [-1, 1): samples / 32768, as features and augmentation take them."""
         return self.waveforms[index].float().div_(32_768)
+
+
+def check_waveforms(waveforms: Any, dtype: torch.dtype | None = None) -> None:
+    """Refuse what is no batch of clips as features and augmentation take them: (B, 16000), float in [-1, 1].
+
+    ``dtype``: the one that it must have; None: any of floating point.
+
+    Raises:
+        TypeError: no tensor, or one of another type.
+        ValueError: another shape.
+    """
+    checks.instance("waveforms", waveforms, Tensor, "Clips.floats()")
+    if waveforms.ndim != 2 or waveforms.shape[1] != SAMPLES:
+        raise ValueError(f"waveforms of shape {tuple(waveforms.shape)}; features need (B, {SAMPLES}): 1 s at 16 kHz")
+    if not waveforms.is_floating_point():
+        raise TypeError(f"waveforms are {waveforms.dtype}; features need float in [-1, 1]: use Clips.floats()")
+    if dtype is not None and waveforms.dtype != dtype:
+        raise TypeError(f"waveforms are {waveforms.dtype}, the features {dtype}; convert one of them with .to(dtype)")
+
+
+def check_snr(owner: Any) -> None:
+    """Settle the field ``snr_db`` of a frozen dataclass: two numbers, in order, from -20 to 100 dB.
+
+    Raises:
+        ValueError: something else.
+    """
+    name, given = f"{type(owner).__name__}.snr_db", owner.snr_db
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise ValueError(f"{name} must be (lowest, highest) in dB, such as (5.0, 40.0), got {checks.shown(given)}")
+    low, high = (checks.number(f"{name}[{i}]", value, least=-20, most=100) for i, value in enumerate(given))
+    if low > high:
+        raise ValueError(f"{name} must be (lowest, highest) in dB, such as (5.0, 40.0), got {given}")
+    checks.settle(owner, "snr_db", (low, high))
 
 
 def fingerprint(splits: Mapping[str, Clips], *noise: Tensor) -> str:
@@ -87,9 +127,15 @@ def check_splits(splits: Mapping[str, Clips], *, source: str) -> dict[str, Clips
 
     Raises:
         ValueError: a split is missing, or what `check_partition` refuses.
+        TypeError: no dictionary of `Clips`.
     """
+    if not isinstance(splits, Mapping):
+        raise TypeError(f"{source} must give a dictionary of {', '.join(SPLITS)}, got {checks.shown(splits)}")
     if set(splits) != set(SPLITS):
-        raise ValueError(f"{source} gives the splits {sorted(splits)}; it must give exactly {', '.join(SPLITS)}")
+        given = ", ".join(map(repr, splits))
+        raise ValueError(f"{source} gives the splits {given}; it must give exactly {', '.join(SPLITS)}")
+    for split, clips in splits.items():
+        checks.instance(f"{source}: the split {split!r}", clips, Clips, "Folder(root='data').load()['val']")
     check_partition(
         (
             (split, label, speaker, name)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MFCC, MelSpectrogram
 
-from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
+from analogtorch import checks
+from analogtorch.speech.data import SAMPLE_RATE, check_waveforms
 
 FRAMES = 49
 MELS = 40
@@ -50,21 +51,19 @@ class LogMel(nn.Module):
         std: dB, above 0. Measured with it.
 
     Raises:
-        ValueError: `std` not above 0; in forward, another shape than (B, 16000).
-        TypeError: in forward, waveforms that are not floating point.
+        ValueError: `mean` no number or `std` not above 0; in forward, another shape than (B, 16000).
+        TypeError: in forward, waveforms of another type than the module: float32, unless it was converted.
     """
 
     def __init__(self, *, mean: float = -22.16, std: float = 23.57) -> None:
         super().__init__()
-        if not std > 0:
-            raise ValueError(f"std={std}; it must be above 0 dB")
-        self.mean, self.std = mean, std
+        self.mean, self.std = checks.number("mean", mean), checks.number("std", std, above=0)
         self.mel = MelSpectrogram(SAMPLE_RATE, **_MEL)
         self.mel.mel_scale.fb.copy_(_filters())
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """(B, 16000) to (B, 1, 49, 40)."""
-        _check(waveforms)
+        check_waveforms(waveforms, self.mel.mel_scale.fb.dtype)
         if not len(waveforms):
             return waveforms.new_empty(0, 1, FRAMES, MELS)  # the Fourier transform refuses an empty batch
         decibels = 10 * torch.log10(self.mel(waveforms) + 1e-10)
@@ -86,7 +85,7 @@ class Mfcc(nn.Module):
 
     Raises:
         ValueError: `coefficients` outside its range; in forward, another shape than (B, 16000).
-        TypeError: in forward, waveforms that are not floating point.
+        TypeError: in forward, waveforms of another type than the module: float32, unless it was converted.
     """
 
     mean: Tensor
@@ -94,8 +93,7 @@ class Mfcc(nn.Module):
 
     def __init__(self, *, coefficients: int = 10) -> None:
         super().__init__()
-        if not 1 <= coefficients <= MELS:
-            raise ValueError(f"coefficients={coefficients}; use 1 to {MELS}, the number of mel filters")
+        checks.count("coefficients", coefficients, most=MELS)
         # log_mels: the alternative clips 80 dB below the loudest clip of the batch, so a clip would depend on others.
         self.mfcc = MFCC(SAMPLE_RATE, n_mfcc=coefficients, log_mels=True, melkwargs=_MEL)
         self.mfcc.MelSpectrogram.mel_scale.fb.copy_(_filters())
@@ -104,17 +102,10 @@ class Mfcc(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """(B, 16000) to (B, 1, 49, coefficients)."""
-        _check(waveforms)
+        check_waveforms(waveforms, self.mean.dtype)
         if not len(waveforms):
             return waveforms.new_empty(0, 1, FRAMES, len(self.mean))
         return ((self.mfcc(waveforms) - self.mean) / self.std).mT.unsqueeze(1)
-
-
-def _check(waveforms: Tensor) -> None:
-    if waveforms.ndim != 2 or waveforms.shape[1] != SAMPLES:
-        raise ValueError(f"waveforms of shape {tuple(waveforms.shape)}; features need (B, {SAMPLES}): 1 s at 16 kHz")
-    if not waveforms.is_floating_point():
-        raise TypeError(f"waveforms are {waveforms.dtype}; features need float in [-1, 1]: use Clips.floats()")
 
 
 # fmt: off

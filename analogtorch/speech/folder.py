@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
+from analogtorch import checks
 from analogtorch.files import expanded
 from analogtorch.speech.audio import Fit, check_fit, read_clips
 from analogtorch.speech.data import SPLITS, Clips, check_partition, check_recordings
@@ -37,7 +38,8 @@ class Folder:
     label and one split.
 
     Raises:
-        ValueError: `fit` outside its values.
+        ValueError: a field outside its values.
+        TypeError: `archives` is a text, and not a list of them.
     """
 
     root: str
@@ -53,6 +55,12 @@ class Folder:
     """Clips of another length: "error" refuses them, "pad_or_trim" adds zeros at their end or cuts their end."""
 
     def __post_init__(self) -> None:
+        checks.text("Folder.root", self.root, "data")
+        checks.text("Folder.manifest", self.manifest, "manifest.csv")
+        if self.archives is not None:
+            archives = checks.items("Folder.archives", self.archives, "('clips.tar',)")
+            checks.settle(self, "archives", tuple(checks.text("Folder.archives", a, "clips.tar") for a in archives))
+        checks.flag("Folder.resample", self.resample)
         check_fit(self.fit)
 
     def load(self, progress: bool = False) -> dict[str, Clips]:

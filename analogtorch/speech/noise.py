@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from analogtorch import checks
 from analogtorch.files import expanded
 from analogtorch.speech.audio import read_recording
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
@@ -20,10 +21,30 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Noise:
-    """Noise recordings at 16 kHz, of which one-second crops are taken."""
+    """Noise recordings at 16 kHz, of which one-second crops are taken.
+
+    Raises:
+        ValueError: no recording, or one of another shape, or too short, or with values that are not finite.
+        TypeError: no tuple of float tensors.
+    """
 
     recordings: tuple[Tensor, ...]
     """Each float32, shape (samples,), at least 16,000 samples long."""
+
+    def __post_init__(self) -> None:
+        recordings = checks.items("Noise.recordings", self.recordings, "(torch.randn(160_000),)")
+        if not recordings:
+            raise ValueError("Noise.recordings is empty; give one or more recordings of at least one second")
+        for i, recording in enumerate(recordings):
+            name = f"Noise.recordings[{i}]"
+            checks.instance(name, recording, Tensor, "torch.randn(160_000)")
+            if recording.dtype != torch.float32:
+                raise TypeError(f"{name} is {recording.dtype}; it must be torch.float32")
+            if recording.ndim != 1 or len(recording) < SAMPLES:
+                raise ValueError(f"{name} has shape {tuple(recording.shape)}; it must be (samples,), {SAMPLES} or more")
+            if not bool(recording.isfinite().all()):
+                raise ValueError(f"{name} holds NaN or infinite samples; leave it out")
+        checks.settle(self, "recordings", recordings)
 
     def crop(self, position: NDArray[np.float64]) -> Tensor:
         """One-second crops, float32 (B, 16000), chosen by B positions in [0, 1) over all possible starts."""
@@ -40,8 +61,9 @@ class Noise:
         """The stretch from `start` to `stop`, in fractions, of every recording: such parts share no sound.
 
         Raises:
-            ValueError: a recording's stretch is shorter than one second.
+            ValueError: no fractions in order, or a recording's stretch is shorter than one second.
         """
+        checks.number("stop", stop, above=checks.number("start", start, least=0, most=1), most=1)
         cut = tuple(r[int(start * len(r)) : int(stop * len(r))] for r in self.recordings)
         if short := [len(r) for r, c in zip(self.recordings, cut, strict=True) if len(c) < SAMPLES]:
             raise ValueError(
@@ -52,7 +74,14 @@ class Noise:
 
 
 def generate_noise(*, seed: int, seconds: int = 60, colours: tuple[float, ...] = COLOURS) -> Noise:
-    """`seconds` of Gaussian noise for each of `colours`, each with an RMS of 1; the same for the same arguments."""
+    """`seconds` of Gaussian noise for each of `colours`, each with an RMS of 1; the same for the same arguments.
+
+    Raises:
+        ValueError: a seed below 0, no whole second, or a colour that is no number >= 0.
+    """
+    checks.count("seed", seed, least=0)
+    checks.count("seconds", seconds)
+    colours = tuple(checks.number(f"colours[{i}]", c, least=0) for i, c in enumerate(colours))
     return Noise(recordings=tuple(_coloured(colour, seconds * SAMPLE_RATE, seed) for colour in colours))
 
 
@@ -63,7 +92,7 @@ def read_noise(folder: str | Path, *, resample: bool = False) -> Noise:
         FileNotFoundError: no such folder, or no audio in it.
         ValueError: a file that `read_recording` refuses, or that is shorter than one second.
     """
-    folder = expanded(str(folder))
+    folder = expanded(str(checks.path("folder", folder)))
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES)
     if not files:
         raise FileNotFoundError(f"{folder}: no such folder, or no {', '.join(SUFFIXES)} files in it")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from analogtorch import checks
 from analogtorch.files import expanded
 from analogtorch.speech.audio import read_clips, to_int16
 from analogtorch.speech.data import SAMPLES, SPLITS, Clips, check_partition
@@ -69,11 +70,10 @@ class SpeechCommands:
     """Chooses the `_unknown_` clips and cuts the `_silence_` ones; 0 or more."""
 
     def __post_init__(self) -> None:
-        for field in ("unknown_percent", "silence_percent"):
-            if not 0 <= getattr(self, field) <= 100:
-                raise ValueError(f"{field}={getattr(self, field)}; use 0 to 100")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}; use 0 or more")
+        checks.text("SpeechCommands.root", self.root, "data")
+        checks.flag("SpeechCommands.download", self.download)
+        checks.numbers(self, "unknown_percent", "silence_percent", least=0, most=100)
+        checks.counts(self, "seed", least=0)
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
         """The clips of the three splits.

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from analogtorch import checks
 from analogtorch.speech import espeak
 from analogtorch.speech.audio import to_int16
 from analogtorch.speech.cache import cached, digest
-from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, SPLITS, Clips, check_splits
+from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, SPLITS, Clips, check_snr, check_splits
 from analogtorch.speech.draws import hashed, uniform
 from analogtorch.speech.espeak import Utterance
 from analogtorch.speech.labels import LABELS, SILENCE, UNKNOWN, UNKNOWN_WORDS
@@ -97,17 +98,13 @@ class Synthetic:
     """Processes that speak; 1 or more."""
 
     def __post_init__(self) -> None:
-        if self.per_class < 10:
-            raise ValueError(f"per_class={self.per_class}; use 10 or more, so that no split is empty")
-        for field in ("val_percent", "test_percent"):
-            if not 10 <= getattr(self, field) <= 40:
-                raise ValueError(f"{field}={getattr(self, field)}; use 10 to 40")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}; use 0 or more")
-        if not -20 <= self.snr_db[0] <= self.snr_db[1] <= 100:
-            raise ValueError(f"snr_db={self.snr_db}; use (lowest, highest), both between -20 and 100 dB")
-        if self.workers < 1:
-            raise ValueError(f"workers={self.workers}; use 1 or more")
+        checks.counts(self, "per_class", least=10, remedy="fewer leave a split empty")
+        checks.numbers(self, "val_percent", "test_percent", least=10, most=40)
+        checks.counts(self, "seed", least=0)
+        checks.counts(self, "workers")
+        check_snr(self)
+        if self.cache is not None:
+            checks.text("Synthetic.cache", self.cache, "~/.cache/analogtorch")
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
         """The clips of the three splits, from the cache or made now (the default size: 15 s on two free cores).

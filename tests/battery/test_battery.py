@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.battery import command, files, functions, values
+from tests.battery import audio, command, files, functions, values
 from tests.battery.calls import Bad
 
 
@@ -35,6 +35,10 @@ def test_functions() -> None:
 
 def test_files() -> None:
     check(files.calls, 100)
+
+
+def test_audio() -> None:
+    check(audio.calls, 250)
 
 
 def test_commands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,7 +268,7 @@ def test_an_example_of_the_wrong_shape_is_refused(capfd: pytest.CaptureFixture[s
 
 
 class Constants(nn.Module):
-    """What torchvision's swin_v2 does: a small net makes a bias of a table of positions. Also layers of learned queries."""
+    """As torchvision's swin_v2: a small net makes a bias of a table of positions. Also layers of learned queries."""
 
     def __init__(self) -> None:
         super().__init__()

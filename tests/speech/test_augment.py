@@ -157,12 +157,12 @@ def test_loud_clips_are_clipped() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"shift_ms": 501}, "shift_ms=501; use 0 to 500"),
-        ({"noise_probability": 1.1}, r"noise_probability=1\.1; use 0 to 1"),
-        ({"time_mask_frames": -1}, "time_mask_frames=-1; use 0 to 49"),
-        ({"speeds": ()}, r"speeds=\(\); use one or more"),
-        ({"speeds": (1.0, 3.0)}, r"speeds=\(1\.0, 3\.0\)"),
-        ({"snr_db": (9.0, 3.0)}, r"snr_db=\(9\.0, 3\.0\)"),
+        ({"shift_ms": 501}, r"Augment\.shift_ms must be a number in \[0, 500\], got 501"),
+        ({"noise_probability": 1.1}, r"noise_probability must be a number in \[0, 1\], got 1\.1"),
+        ({"time_mask_frames": -1}, r"time_mask_frames must be an integer in \[0, 49\], got -1"),
+        ({"speeds": ()}, r"speeds must be a tuple such as \(0\.9, 1\.0, 1\.1\), got \(\)"),
+        ({"speeds": (1.0, 3.0)}, r"speeds\[1\] must be a number in \[0\.5, 2\], got 3\.0"),
+        ({"snr_db": (9.0, 3.0)}, r"snr_db must be \(lowest, highest\) .*got \(9\.0, 3\.0\)"),
     ],
 )
 def test_fields_are_checked(fields: dict, message: str) -> None:

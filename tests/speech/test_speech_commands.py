@@ -113,9 +113,9 @@ def test_the_corpus_own_lists_must_agree(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"unknown_percent": 101}, "unknown_percent=101; use 0 to 100"),
-        ({"silence_percent": -1}, "silence_percent=-1; use 0 to 100"),
-        ({"seed": -1}, "seed=-1; use 0 or more"),
+        ({"unknown_percent": 101}, r"unknown_percent must be a number in \[0, 100\], got 101"),
+        ({"silence_percent": -1}, r"silence_percent must be a number in \[0, 100\], got -1"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
     ],
 )
 def test_fields_are_checked(fields: dict, message: str) -> None:

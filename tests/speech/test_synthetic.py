@@ -138,12 +138,12 @@ def test_a_full_disk_costs_a_warning_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"per_class": 9}, "per_class=9; use 10 or more"),
-        ({"val_percent": 5}, "val_percent=5; use 10 to 40"),
-        ({"test_percent": 41}, "test_percent=41; use 10 to 40"),
-        ({"seed": -1}, "seed=-1; use 0 or more"),
-        ({"snr_db": (9.0, 3.0)}, r"snr_db=\(9.0, 3.0\); use \(lowest, highest\)"),
-        ({"workers": 0}, "workers=0; use 1 or more"),
+        ({"per_class": 9}, "per_class must be an integer >= 10, got 9; fewer leave a split empty"),
+        ({"val_percent": 5}, r"val_percent must be a number in \[10, 40\], got 5"),
+        ({"test_percent": 41}, r"test_percent must be a number in \[10, 40\], got 41"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"snr_db": (9.0, 3.0)}, r"snr_db must be \(lowest, highest\) .*got \(9\.0, 3\.0\)"),
+        ({"workers": 0}, "workers must be an integer >= 1, got 0"),
     ],
 )
 def test_fields_are_checked(fields: dict, message: str) -> None:
