@@ -95,7 +95,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (["kws", "--seed=-1"], "seed=-1"),
         (["kws", "--config", "nope.yaml"], "nope.yaml"),
         (["kws", "--data.source", "radio"], "speech_commands"),
-        (["kws", "--data.synthetic.per_class", "5"], "per_class=5; use 10 or more"),
+        (["kws", "--data.synthetic.per_class", "5"], "Synthetic.per_class must be an integer >= 10, got 5"),
         (["kws", "--chip.name", "hermes6"], "did you mean 'hermes64'?"),
         (["kws", '--chip.options={"device": "foo"}'], "two_device"),
         (["kws", "--sweep.chips", "0"], "sweep.chips=0"),

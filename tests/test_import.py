@@ -49,6 +49,25 @@ def test_the_guard_imports_no_compiler() -> None:
     assert run.stdout == "False\n"
 
 
+_HELP = """
+import contextlib, io, sys
+import torch
+before = set(sys.modules)
+from analogtorch.__main__ import main
+with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+    main(["kws", "--help"])
+assert "--hwa.learning_rate" in out.getvalue()
+added = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(name for name in added - {"analogtorch", "numpy"} - sys.stdlib_module_names if name[0] != "_"))
+"""
+
+
+def test_help_imports_the_parser_and_nothing_else() -> None:
+    """What reads recordings, trains and plots takes longer to import than all of the help."""
+    run = subprocess.run([sys.executable, "-c", _HELP], capture_output=True, text=True, check=True)
+    assert set(run.stdout.split()) <= {"jsonargparse", "docstring_parser", "typeshed_client", "yaml", "attr", "attrs"}
+
+
 def test_type_checkers_find_the_types() -> None:
     assert (importlib.resources.files("analogtorch") / "py.typed").is_file()
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -41,6 +40,8 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
     """
     audio = audio if isinstance(audio, bytes) else checks.path("audio", audio)
     checks.flag("resample", resample)
+    import soundfile  # here, so that `kws --help` does not wait for it
+
     name = name or _name(audio)
     if isinstance(audio, Path) and not audio.is_file():
         raise FileNotFoundError(f"{name}: no such audio file")
