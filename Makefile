@@ -7,7 +7,7 @@ READY := $(VENV) kernels
 PEERS := .venv-peers
 
 # pdoc follows __all__ of analogtorch; these are public and not in it
-DOCUMENTED := analogtorch $(addprefix analogtorch.,ops report speech training hwa.huggingface)
+DOCUMENTED := analogtorch $(addprefix analogtorch.,calibration conversion evaluate ops simulate speech speech.training hwa.huggingface hwa.lightning)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup kernels kws real pretrained convert coverage test test-slow check docs format bench bench-peers pins clean
@@ -38,10 +38,11 @@ test: $(READY)  ## the test suite (2 processes)
 test-slow: $(READY)  ## the long tests: training runs on real speech
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY)  ## ruff, types, documentation
+check: $(READY)  ## ruff, types, order of the rooms, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/pdoc $(DOCUMENTED) --docformat google --output-directory site
 
 docs: $(READY)  ## the API reference, as HTML in site/

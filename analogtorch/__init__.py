@@ -11,25 +11,24 @@ physical.at("1 day")
 import logging
 import sys
 
-from analogtorch import chips, devices, hwa, mapping, nn
-from analogtorch.calibrate import calibrate, correct_columns, reestimate_batch_norm
+from analogtorch import chips, cost_model, devices, hwa, mapping, nn, report
+from analogtorch.calibration import calibrate, correct_columns, reestimate_batch_norm
 from analogtorch.checkpoint import load, load_programmed, save
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.convert import GuardReport, analog_layers, convert, fold_batch_norm, guard, to_digital
-from analogtorch.defects import Defects
-from analogtorch.evaluate import TIMES, Sweep, accuracy, sweep
-from analogtorch.field_docs import describe_fields
+from analogtorch.conversion import GuardReport, analog_layers, convert, fold_batch_norm, guard, to_digital
+from analogtorch.conversion.summary import Summary, summary
+from analogtorch.cost_model import cost
+from analogtorch.evaluate import TIMES, Sweep, accuracy, sensitivity, sweep
 from analogtorch.hwa import clip_after_step, clip_weights_, distillation_loss, training_noise_
-from analogtorch.mapping import Mapping, cost, map_to_chip
-from analogtorch.program import ProgrammedChip, program
-from analogtorch.programming import GradientDescent, ProgramAndVerify
-from analogtorch.replay import noise
-from analogtorch.sensitivity import sensitivity
-from analogtorch.summary import Summary, summary
+from analogtorch.mapping import Mapping, map_to_chip, remap
+from analogtorch.ops.scope import noise
+from analogtorch.simulate import Defects, GradientDescent, ProgramAndVerify, ProgrammedChip, program
+from analogtorch.values.fields import describe_fields
+from analogtorch.values.version import RELEASE
 
-__version__ = "0.1.0"
+__version__ = RELEASE
 
-describe_fields(sys.modules[__name__], chips, devices, hwa, mapping, nn)
+describe_fields(sys.modules[__name__], chips, cost_model, devices, hwa, mapping, nn)
 logging.getLogger("analogtorch").addHandler(logging.NullHandler())
 
 __all__ = [
@@ -53,6 +52,7 @@ __all__ = [
     "convert",
     "correct_columns",
     "cost",
+    "cost_model",
     "devices",
     "distillation_loss",
     "fold_batch_norm",
@@ -66,6 +66,8 @@ __all__ = [
     "noise",
     "program",
     "reestimate_batch_norm",
+    "remap",
+    "report",
     "save",
     "sensitivity",
     "summary",

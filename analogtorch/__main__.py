@@ -102,7 +102,7 @@ def kws(arguments: Sequence[str]) -> int:
     """Run the keyword-spotting pipeline and print its table."""
     if missing := [name for name in (*OPTIONAL["speech"], "matplotlib") if not _found(name)]:
         raise ImportError(f'kws needs {", ".join(missing)}; run: pip install "analogtorch[speech]"')
-    from analogtorch.speech.cli import parse
+    from analogtorch.cli.kws import parse
 
     given = parse(arguments)
     if given.config.data.source == "synthetic" and not _found("espeakng_loader"):
@@ -124,7 +124,7 @@ def kws(arguments: Sequence[str]) -> int:
 
 def map_model(arguments: Sequence[str]) -> int:
     """Place a model on a chip, print the table and write the files asked for."""
-    from analogtorch.mapping.cli import run
+    from analogtorch.cli.map import run
 
     mapping, report = run(arguments)
     print(mapping)

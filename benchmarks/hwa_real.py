@@ -25,8 +25,9 @@ from typing import Any
 import torch
 
 import analogtorch as at
+from analogtorch.cli import kws as cli
 from analogtorch.report import write_atomically
-from analogtorch.speech import cli, kws
+from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import fingerprint
 from analogtorch.speech.rundir import RunFolder

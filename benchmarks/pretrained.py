@@ -27,8 +27,8 @@ from torch import nn
 from tqdm import tqdm
 
 import analogtorch as at
-from analogtorch.program import Compensation
 from analogtorch.report import write_atomically
+from analogtorch.simulate.chip import Compensation
 from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
 from benchmarks.tables import as_markdown, as_text, positive
 

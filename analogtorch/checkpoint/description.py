@@ -5,17 +5,18 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from analogtorch import checks, chips
+from analogtorch import chips
 from analogtorch.chips import Chip
-from analogtorch.defects import Defects
 from analogtorch.files import checked, parse_json
 from analogtorch.mapping import Mapping
-from analogtorch.mapping import serial as mappings
 from analogtorch.nn import AnalogLayer
 from analogtorch.nn.ranges import EACH, Bounds, range_text
 from analogtorch.ops import VERSION as GENERATOR
-from analogtorch.program import ProgrammedChip
-from analogtorch.programming import GradientDescent, Method, ProgramAndVerify
+from analogtorch.simulate.chip import ProgrammedChip
+from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.writing import GradientDescent, Method, ProgramAndVerify
+from analogtorch.values import checks
+from analogtorch.values.version import RELEASE
 
 FORMAT = "analogtorch.checkpoint"
 VERSION = 1
@@ -115,13 +116,6 @@ def read(path: str | Path) -> Checkpoint:
         raise ValueError(f"{file}: {error}") from error
 
 
-def library_version() -> str:
-    """Of this AnalogTorch."""
-    from analogtorch import __version__  # here, because the package imports this module first
-
-    return __version__
-
-
 def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
     """The fields that say what of a model is analog and how."""
     used: list[Chip] = []
@@ -131,7 +125,7 @@ def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "analogtorch": library_version(),
+        "analogtorch": RELEASE,
         "generator": GENERATOR,
         "chips": [chips.to_dict(chip) for chip in used],
         "layers": [
@@ -164,7 +158,7 @@ def recipe(physical: ProgrammedChip) -> dict[str, Any]:
         "seed": int(seed),
         "method": None if method is None else {"type": type(method).__name__, **asdict(method)},
         "defects": None if defects is None else asdict(defects),
-        "mapping": None if mapping is None else mappings.to_dict(mapping),
+        "mapping": None if mapping is None else mapping.to_dict(),
     }
 
 
@@ -175,7 +169,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
         remedy = f"update AnalogTorch; it was written by {data.get('analogtorch')}" if newer else "it is damaged"
-        raise ValueError(f"has version {version!r}, AnalogTorch {library_version()} reads version {VERSION}: {remedy}")
+        raise ValueError(f"has version {version!r}, AnalogTorch {RELEASE} reads version {VERSION}: {remedy}")
     top = ("format", "version", "analogtorch", "generator", "weights", "tied", "chips", "layers", "programmed")
     _check_fields("", data, top)
     weights, used = data["weights"], [chips.from_dict(chip) for chip in data["chips"]]
@@ -253,4 +247,4 @@ def _program(data: Any) -> SavedProgram:
     seed = data["seed"]
     if type(seed) is not int:
         raise ValueError(f"programmed: seed must be an integer, got {seed!r}")
-    return SavedProgram(seed, method, defects, None if mapping is None else mappings.from_dict(mapping))
+    return SavedProgram(seed, method, defects, None if mapping is None else Mapping.from_dict(mapping))

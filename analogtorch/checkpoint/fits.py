@@ -12,11 +12,11 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint
-from analogtorch.convert import analog_layers, reason
-from analogtorch.convert.kinds import analog_type
+from analogtorch.chips.tiling import sections
+from analogtorch.conversion import analog_layers, reason
+from analogtorch.conversion.kinds import analog_type
 from analogtorch.nn import AnalogLayer, AnalogMatrix
 from analogtorch.nn.ranges import EACH, Bounds
-from analogtorch.tiling import sections
 
 _SHOWN = 5  # differences that an error lists
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from analogtorch import checks
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, read
 from analogtorch.files import locked, signed
+from analogtorch.values import checks
 
 PREVIOUS = ".weights.previous.safetensors"
 """The old weights, there only between the replacement of the two files."""

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from analogtorch.checkpoint.description import Checkpoint, library_version
+from analogtorch.checkpoint.description import Checkpoint
 from analogtorch.checkpoint.fits import check_keys, check_layers
 from analogtorch.checkpoint.folder import read_folder
-from analogtorch.convert import analog_layers, check_module, convert, refuse_programmed
+from analogtorch.conversion import analog_layers, check_module, convert, refuse_programmed
 from analogtorch.nn.ranges import EACH, without_converters
 from analogtorch.ops import VERSION as GENERATOR
-from analogtorch.program import ProgrammedChip, program
+from analogtorch.simulate.chip import ProgrammedChip, program
+from analogtorch.values.version import RELEASE
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
@@ -72,7 +73,7 @@ def load_programmed(path: str | Path, model: nn.Module) -> ProgrammedChip:
     if saved.generator != GENERATOR:
         raise ValueError(
             f"{saved.folder} was programmed with version {saved.generator} of the noise generator, AnalogTorch "
-            f"{library_version()} has version {GENERATOR} and would make another chip of seed {recipe.seed}; "
+            f"{RELEASE} has version {GENERATOR} and would make another chip of seed {recipe.seed}; "
             "use AnalogTorch "
             f"{saved.analogtorch}"
         )

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from analogtorch import checks
 from analogtorch.checkpoint.description import describe, recipe
 from analogtorch.checkpoint.folder import write_folder
-from analogtorch.convert import analog_layers
-from analogtorch.program import ProgrammedChip
+from analogtorch.conversion import analog_layers
+from analogtorch.simulate.chip import ProgrammedChip
+from analogtorch.values import checks
 
 
 def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:

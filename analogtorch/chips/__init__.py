@@ -3,19 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from analogtorch import checks
-from analogtorch.chips.capacity import chips_needed, device_mix, plan_devices
 from analogtorch.chips.chip import Chip, TrainingNoise
 from analogtorch.chips.conductance import mean_conductance
 from analogtorch.chips.cost import Cost, Digital, Energy, Figure, Network, Published, Shares
-from analogtorch.chips.efficiency import Efficiency, published
 from analogtorch.chips.file import load, save
 from analogtorch.chips.hermes64 import hermes64
 from analogtorch.chips.ibm_speech34 import ibm_speech34
 from analogtorch.chips.ideal import ideal
 from analogtorch.chips.neurram48 import neurram48
-from analogtorch.chips.peak import Peak, peak
 from analogtorch.chips.serial import from_dict, to_dict
+from analogtorch.values import checks
 
 _PRESETS: dict[str, Callable[..., Chip]] = {
     "hermes64": hermes64,
@@ -48,16 +45,12 @@ __all__ = [
     "Chip",
     "Cost",
     "Digital",
-    "Efficiency",
     "Energy",
     "Figure",
     "Network",
-    "Peak",
     "Published",
     "Shares",
     "TrainingNoise",
-    "chips_needed",
-    "device_mix",
     "from_dict",
     "get",
     "hermes64",
@@ -67,9 +60,6 @@ __all__ = [
     "mean_conductance",
     "names",
     "neurram48",
-    "peak",
-    "plan_devices",
-    "published",
     "save",
     "to_dict",
 ]

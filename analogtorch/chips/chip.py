@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from analogtorch import checks
 from analogtorch.chips.cost import Cost
 from analogtorch.devices import UnitCell, beyond, seconds
+from analogtorch.values import checks
 
 WeightScale = Literal["block", "column"]
 Grouped = Literal["sequential", "block_diagonal"]

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from analogtorch import checks
 from analogtorch.devices import UnitCell
+from analogtorch.values import checks
 
 _CLIP = 2.5
 """Standard deviations at which weights are commonly clipped (Joshi et al., Nat. Commun. 11, 2473 (2020): 2 to 2.5)."""

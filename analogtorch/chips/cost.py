@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from analogtorch import checks
+from analogtorch.values import checks
 
 Scope = Literal["tile", "chip", "system"]
 Kind = Literal["measured", "derived", "fitted", "assumed"]

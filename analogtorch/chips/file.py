@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from analogtorch import checks
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.serial import from_dict, to_dict
 from analogtorch.files import parse_json, parse_yaml, write_atomically, yaml_package
+from analogtorch.values import checks
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """What the name of a chip's file ends in."""

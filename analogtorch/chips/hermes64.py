@@ -2,11 +2,11 @@
 
 from typing import Literal, get_args
 
-from analogtorch import checks
 from analogtorch.chips.anchors import SPLIT, assumed, digital, network
 from analogtorch.chips.chip import Chip, TrainingNoise, WeightScale
 from analogtorch.chips.cost import Cost, Figure, Published
 from analogtorch.devices import UnitCell, hermes_one_device, hermes_two_device, pcm_like
+from analogtorch.values import checks
 
 Device = Literal["two_device", "one_device", "two_equal", "two_sequential", "pcm_like"]
 

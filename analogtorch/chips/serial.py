@@ -5,9 +5,10 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-from analogtorch import checks, devices
+from analogtorch import devices
 from analogtorch.chips.chip import Chip, TrainingNoise
 from analogtorch.chips.cost import Cost, Digital, Figure, Network, Published, Shares
+from analogtorch.values import checks
 
 VERSION = 1
 """Raised whenever a field changes its meaning."""

@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analogtorch import checks
 from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.pcm import PCM
 from analogtorch.devices.reram import ReRAM
 from analogtorch.devices.spread import EMPTY, FILLING, Spread, clamped_share
+from analogtorch.values import checks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from analogtorch import checks
+from analogtorch.values import checks
 
 
 class Curve(Protocol):

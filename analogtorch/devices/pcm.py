@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch import checks
 from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip, check_curve
+from analogtorch.values import checks
 
 
 @dataclass(frozen=True, kw_only=True)

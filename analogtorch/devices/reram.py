@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch import checks
 from analogtorch.devices.curves import Curve, Polynomial, check_curve
+from analogtorch.values import checks
 
 
 @dataclass(frozen=True, kw_only=True)

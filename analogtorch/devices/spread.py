@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch import checks
+from analogtorch.values import checks
 
 EMPTY = 0.5 - 0.5 / math.pi
 """Share of its variance that a normal of mean 0 keeps when it is clamped at 0: ``clamped_share(0)``."""

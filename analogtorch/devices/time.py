@@ -2,7 +2,7 @@
 
 import re
 
-from analogtorch import checks
+from analogtorch.values import checks
 
 _SECONDS = {
     "s": 1.0,

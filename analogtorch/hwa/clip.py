@@ -8,9 +8,9 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from analogtorch import checks
-from analogtorch.convert import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion import analog_layers, check_module, refuse_programmed
 from analogtorch.nn import AnalogLayer
+from analogtorch.values import checks
 
 SIGMA = 2.5
 """Where nothing else is said. Joshi et al. 2020 and Rasch et al. 2023 train with 2 to 2.5."""

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from analogtorch import checks
-from analogtorch.convert import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion import analog_layers, check_module, refuse_programmed
+from analogtorch.values import checks
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from analogtorch.convert import analog_layers
+from analogtorch.conversion import analog_layers
 from analogtorch.nn.ranges import EACH
 
 _NAME = "KeepRanges"

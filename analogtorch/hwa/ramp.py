@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from analogtorch import checks
-from analogtorch.convert import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion import analog_layers, check_module, refuse_programmed
+from analogtorch.values import checks
 
 
 def training_noise_(model: nn.Module, fraction: float) -> nn.Module:

@@ -1,21 +1,20 @@
-"""Layers onto tiles: trace, split, place, and what that costs."""
+"""Matrices onto tiles: split, pack, place; and how many chips that takes."""
 
-from analogtorch.mapping.cost import CostReport, EnergySplit, cost
-from analogtorch.mapping.map import map_to_chip
+from analogtorch.graph.types import Matrix, Operation
+from analogtorch.mapping.capacity import chips_needed, device_mix, plan_devices
+from analogtorch.mapping.map import map_to_chip, remap
 from analogtorch.mapping.mapping import Mapping
-from analogtorch.mapping.schedule import Schedule, schedule
-from analogtorch.mapping.types import Block, Matrix, Operation, Placement
+from analogtorch.mapping.types import Block, Placement
 
 __all__ = [
     "Block",
-    "CostReport",
-    "EnergySplit",
     "Mapping",
     "Matrix",
     "Operation",
     "Placement",
-    "Schedule",
-    "cost",
+    "chips_needed",
+    "device_mix",
     "map_to_chip",
-    "schedule",
+    "plan_devices",
+    "remap",
 ]

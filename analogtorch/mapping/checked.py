@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from analogtorch import checks
 from analogtorch.chips import Chip, Cost
-from analogtorch.mapping.types import Matrix, Operation, Placement
+from analogtorch.graph.types import Matrix, Operation
+from analogtorch.mapping.types import Placement
+from analogtorch.values import checks
 
 
 def checked(mapping: Any) -> tuple[Chip, tuple[Operation, ...], dict[str, Matrix], dict[str, list[Placement]]]:

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from analogtorch.graph.types import Operation
 from analogtorch.mapping.bins import Bin
-from analogtorch.mapping.types import Block, Operation
+from analogtorch.mapping.types import Block
 
 _SAME, _NEXT = 4, 2
 _ROUNDS = 4

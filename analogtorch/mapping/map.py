@@ -7,17 +7,17 @@ from dataclasses import replace
 from torch import nn
 from tqdm import tqdm
 
-from analogtorch import checks
 from analogtorch.chips import Chip
-from analogtorch.convert.example import Example
-from analogtorch.convert.patterns import nearest
+from analogtorch.conversion.example import Example
+from analogtorch.conversion.pattern import Pattern
+from analogtorch.conversion.patterns import nearest
+from analogtorch.graph.trace import Trace, trace
+from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.demand import Demand
 from analogtorch.mapping.mapping import Mapping
 from analogtorch.mapping.place import Retired, TooLarge, place
 from analogtorch.mapping.split import all_blocks, cells
-from analogtorch.mapping.trace import Trace, trace
-from analogtorch.mapping.types import Matrix, Operation
-from analogtorch.pattern import Pattern
+from analogtorch.values import checks
 
 
 def map_to_chip(
@@ -98,6 +98,44 @@ def map_to_chip(
         )
         bar.update()
     return result
+
+
+def remap(
+    mapping: Mapping,
+    *,
+    retired: Iterable[tuple[int, int]] = (),
+    retired_columns: Iterable[tuple[int, int, int]] = (),
+    chips: int | None = None,
+    spread: bool = False,
+) -> Mapping:
+    """The same model placed anew around tiles and columns that have failed since; earlier ones stay retired.
+
+    Args:
+        mapping: what was placed; it stays as it is.
+        retired: further (chip, tile) that must not be used.
+        retired_columns: further (chip, tile, column) that must not be used.
+        chips: chips there are; None (default): as many as now.
+        spread: as in ``map_to_chip``.
+
+    Raises:
+        ValueError: it no longer fits, or a tile or column that the chips do not have.
+    """
+    check_chips("remap", chips, none="as many as now")
+    retired = checks.items("remap: retired", retired, "[(0, 5)]")
+    retired_columns = checks.items("remap: retired_columns", retired_columns, "[(0, 5, 17)]")
+    return placed(
+        model=mapping.model,
+        chip=mapping.chip,
+        chips=chips or mapping.chips,
+        matrices=mapping.matrices,
+        operations=mapping.operations,
+        copies=mapping.copies,
+        digital_weights=mapping.digital_weights,
+        retired=(*mapping.retired, *retired),
+        retired_columns=(*mapping.retired_columns, *retired_columns),
+        spread=spread,
+        example=mapping.example,
+    )
 
 
 def placed(

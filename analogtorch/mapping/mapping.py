@@ -2,18 +2,19 @@
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from analogtorch import checks
+from analogtorch import chips
 from analogtorch.chips import Chip
 from analogtorch.files import checked, parse_json, signed
-from analogtorch.mapping import split
-from analogtorch.mapping.types import Block, Matrix, Operation, Placement
+from analogtorch.graph.types import Matrix, Operation
+from analogtorch.mapping.types import Block, Placement
+from analogtorch.mapping.validity import check
+from analogtorch.values.shown import as_html, as_text, draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,10 @@ class Mapping:
     """Shapes and types of the inputs of one inference: everything is counted per run of these."""
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
 
     def __str__(self) -> str:
-        from analogtorch.mapping.text import table
-
-        return table(self)
+        return as_text(self)
 
     @cached_property
     def _by_matrix(self) -> dict[str, tuple[Placement, ...]]:
@@ -118,49 +117,22 @@ class Mapping:
         """Share of the cells taken, 0..1, of all tiles in use."""
         return self.cells / (self.tiles_used * self.chip.rows * self.chip.cols)
 
-    def remap(
-        self,
-        *,
-        retired: Iterable[tuple[int, int]] = (),
-        retired_columns: Iterable[tuple[int, int, int]] = (),
-        chips: int | None = None,
-        spread: bool = False,
-    ) -> "Mapping":
-        """The same model placed anew around tiles and columns that have failed since; earlier ones stay retired.
+    def to_dict(self) -> dict[str, Any]:
+        """As types that JSON has; ``from_dict`` gives an equal mapping back."""
+        return _to_dict(self)
 
-        Args:
-            retired: further (chip, tile) that must not be used.
-            retired_columns: further (chip, tile, column) that must not be used.
-            chips: chips there are; None (default): as many as now.
-            spread: as in ``map_to_chip``.
+    @staticmethod
+    def from_dict(data: Any) -> "Mapping":
+        """The mapping that ``to_dict`` gave.
 
         Raises:
-            ValueError: it no longer fits, or a tile or column that the chips do not have.
+            ValueError: another format or version, or fields that are missing, unknown or impossible.
         """
-        from analogtorch.mapping.map import check_chips, placed
-
-        check_chips("remap", chips, none="as many as now")
-        retired = checks.items("remap: retired", retired, "[(0, 5)]")
-        retired_columns = checks.items("remap: retired_columns", retired_columns, "[(0, 5, 17)]")
-        return placed(
-            model=self.model,
-            chip=self.chip,
-            chips=chips or self.chips,
-            matrices=self.matrices,
-            operations=self.operations,
-            copies=self.copies,
-            digital_weights=self.digital_weights,
-            retired=(*self.retired, *retired),
-            retired_columns=(*self.retired_columns, *retired_columns),
-            spread=spread,
-            example=self.example,
-        )
+        return _from_dict(data)
 
     def to_json(self) -> str:
         """As JSON; ``from_json`` gives an equal mapping back."""
-        from analogtorch.mapping.serial import to_dict
-
-        return json.dumps(signed(to_dict(self)), indent=1) + "\n"
+        return json.dumps(signed(self.to_dict()), indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str | bytes) -> "Mapping":
@@ -169,91 +141,78 @@ class Mapping:
         Raises:
             ValueError: no JSON, damaged, of another version, or fields that are missing, unknown or impossible.
         """
-        from analogtorch.mapping.serial import from_dict
-
         try:
             data = checked(parse_json(text))
         except ValueError as error:
             raise ValueError(f"mapping: {error}") from error
-        return from_dict(data)
+        return _from_dict(data)
 
     def plot(self, path: str | Path | None = None, *, cost: Any = None) -> Any:
-        """Draw floorplan, utilisation and energy; see ``analogtorch.mapping.draw.plot``."""
-        from analogtorch.mapping.draw import plot
-
-        return plot(self, path, cost=cost)
+        """Draw floorplan, utilisation and energy; see ``analogtorch.report.floorplan_png.plot``."""
+        return draw(self, path, cost=cost)
 
     def to_html(self, *, cost: Any = None) -> str:
-        """One HTML page that needs no network; see ``analogtorch.mapping.page.html``."""
-        from analogtorch.mapping.page import html
-
-        return html(self, cost=cost)
+        """One HTML page that needs no network; see ``analogtorch.report.page.html``."""
+        return as_html(self, cost=cost)
 
 
-def _check(mapping: Mapping) -> None:
-    """Blocks inside their tiles, none over another, all cells of every matrix placed.
-
-    Raises:
-        ValueError: one of these does not hold.
-    """
-    chip, on_tile = mapping.chip, dict[tuple[int, int], list[Placement]]()
-    held: dict[str, dict[int, list[Block]]] = {m.name: {} for m in mapping.matrices}
-    if len(held) < len(mapping.matrices):
-        raise ValueError("Mapping.matrices: two have the same name")
-    unusable = _Unusable.of(mapping)
-    for p in mapping.placements:
-        b = p.block
-        if not all(type(n) is int for n in (p.chip, p.tile, p.row, p.col, b.row, b.col, b.rows, b.cols, b.copy)):
-            raise ValueError(f"Mapping.placements: {p} must be made of integers")
-        if not (0 <= p.chip < mapping.chips and 0 <= p.tile < chip.tiles):
-            raise ValueError(f"Mapping.placements: {p} is on no tile of {mapping.chips} x {chip.name}")
-        if not (
-            min(p.row, p.col) >= 0 < min(b.rows, b.cols) and p.row + b.rows <= chip.rows and p.col + b.cols <= chip.cols
-        ):
-            raise ValueError(f"Mapping.placements: {p} reaches beyond its tile of {chip.rows}x{chip.cols}")
-        if b.matrix not in held:
-            raise ValueError(f"Mapping.placements: {p} belongs to no matrix of the mapping")
-        if unusable.meets(p):
-            raise ValueError(f"Mapping.placements: {p} lies on a retired tile or column")
-        held[b.matrix].setdefault(b.copy, []).append(b)
-        on_tile.setdefault((p.chip, p.tile), []).append(p)
-    for listed in on_tile.values():
-        for i, p in enumerate(listed):
-            if any(_overlap(p, q) for q in listed[:i]):
-                raise ValueError(f"Mapping.placements: {p} lies over another block of its tile")
-    for matrix in mapping.matrices:
-        copies = held[matrix.name]
-        if sorted(copies) != list(range(len(copies))):
-            raise ValueError(f"Mapping.placements: the copies of {matrix.name!r} are {sorted(copies)}, not 0, 1, ...")
-        for own in copies.values() or [[]]:
-            if not split.make_up(own, matrix, chip):
-                raise ValueError(
-                    f"Mapping.placements: the blocks of {matrix.name!r} do not make up the matrix: every weight must "
-                    "be placed once in each copy"
-                )
+FORMAT = "analogtorch.mapping"
+VERSION = 1
+"""Raised whenever a field changes its meaning."""
 
 
-@dataclass(frozen=True)
-class _Unusable:
-    """What is retired, as quick to ask about."""
-
-    tiles: frozenset[tuple[int, int]]
-    columns: dict[tuple[int, int], tuple[int, ...]]
-
-    @classmethod
-    def of(cls, mapping: Mapping) -> "_Unusable":
-        """What ``mapping`` must not use."""
-        columns: dict[tuple[int, int], tuple[int, ...]] = {}
-        for chip, tile, column in mapping.retired_columns:
-            columns[chip, tile] = (*columns.get((chip, tile), ()), column)
-        return cls(frozenset(mapping.retired), columns)
-
-    def meets(self, p: Placement) -> bool:
-        """Whether ``p`` lies on any of it."""
-        own = self.columns.get((p.chip, p.tile), ())
-        return (p.chip, p.tile) in self.tiles or any(p.col <= c < p.col + p.block.cols for c in own)
+def _to_dict(mapping: Mapping) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": mapping.model,
+        "chip": chips.to_dict(mapping.chip),
+        "chips": mapping.chips,
+        "matrices": [asdict(m) for m in mapping.matrices],
+        "operations": [asdict(op) for op in mapping.operations],
+        "placements": [{**asdict(p.block), **_position(p)} for p in mapping.placements],
+        "digital_weights": [list(entry) for entry in mapping.digital_weights],
+        "retired": [list(entry) for entry in mapping.retired],
+        "retired_columns": [list(entry) for entry in mapping.retired_columns],
+        "example": list(mapping.example),
+    }
 
 
-def _overlap(p: Placement, q: Placement) -> bool:
-    rows = p.row < q.row + q.block.rows and q.row < p.row + p.block.rows
-    return rows and p.col < q.col + q.block.cols and q.col < p.col + p.block.cols
+def _from_dict(data: Any) -> Mapping:
+    if isinstance(data, dict):
+        data = {"example": [], **data}  # came after version 1
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError(f"mapping: not written by Mapping.to_json: its 'format' is not {FORMAT!r}")
+    if data.get("version") != VERSION:
+        raise ValueError(f"mapping: has version {data.get('version')!r}, this AnalogTorch reads version {VERSION}")
+    known = {"format", "version", *(f.name for f in fields(Mapping))}
+    if data.keys() != known:
+        raise ValueError(
+            f"mapping: missing fields {sorted(known - data.keys())}, unknown {sorted(data.keys() - known)}"
+        )
+    try:
+        return Mapping(
+            model=data["model"],
+            chip=chips.from_dict(data["chip"]),
+            chips=data["chips"],
+            matrices=tuple(Matrix(**{**m, "shape": tuple(m["shape"])}) for m in data["matrices"]),
+            operations=tuple(Operation(**{**op, "inputs": tuple(op["inputs"])}) for op in data["operations"]),
+            placements=tuple(map(_placement, data["placements"])),
+            digital_weights=tuple((name, count) for name, count in data["digital_weights"]),
+            retired=tuple((c, t) for c, t in data["retired"]),
+            retired_columns=tuple((c, t, column) for c, t, column in data["retired_columns"]),
+            example=tuple(data["example"]),
+        )
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"mapping: a field has the wrong shape: {error}") from error
+
+
+def _position(p: Placement) -> dict[str, int]:
+    return {"chip": p.chip, "tile": p.tile, "tile_row": p.row, "tile_col": p.col}
+
+
+def _placement(data: dict[str, Any]) -> Placement:
+    block = {f.name: data[f.name] for f in fields(Block)}
+    return Placement(
+        block=Block(**block), chip=data["chip"], tile=data["tile"], row=data["tile_row"], col=data["tile_col"]
+    )

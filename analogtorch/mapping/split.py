@@ -1,4 +1,4 @@
-"""Matrices into the blocks that are placed: the blocks of ``analogtorch.tiling``, which the simulation computes with.
+"""Matrices into the blocks that are placed: those of ``analogtorch.chips.tiling``, which the simulation computes with.
 
 Rows are cut as full as a tile allows, at whole kernels where a kernel fits: with ``k`` kernel taps a block holds
 ``floor(rows / k) * k`` rows. That gives the fewest partial sums (each costs an ADC reading and a digital addition per
@@ -12,8 +12,9 @@ further where that saves a tile.
 from collections.abc import Iterable, Mapping
 
 from analogtorch.chips import Chip
-from analogtorch.mapping.types import Block, Matrix
-from analogtorch.tiling import sections
+from analogtorch.chips.tiling import sections
+from analogtorch.graph.types import Matrix
+from analogtorch.mapping.types import Block
 
 
 def blocks(matrix: Matrix, chip: Chip, copies: int = 1) -> tuple[Block, ...]:

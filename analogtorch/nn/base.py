@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.chips import Chip
+from analogtorch.chips.tiling import Section, sections
 from analogtorch.devices import Spread
 from analogtorch.nn.drawn import drawn, each_sample, keys_by_sample, needs_torch
 from analogtorch.nn.learning import expect
@@ -27,7 +28,6 @@ from analogtorch.ops import (
     stream,
 )
 from analogtorch.ops.reference import Inputs
-from analogtorch.tiling import Section, sections
 
 OWN = frozenset(
     {

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
+from analogtorch.chips.tiling import Section
 from analogtorch.ops import Noise, block_scales, fold, happens, normal, number_samples, over_rows, stream
-from analogtorch.tiling import Section
 
 # hashed here, because torch.compile cannot trace a hash
 _PROGRAMMING, _DRIFT, _READ = (stream(kind) for kind in (Noise.PROGRAMMING, Noise.DRIFT, Noise.READ))

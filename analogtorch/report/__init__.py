@@ -1,6 +1,10 @@
-"""What a run found: a table, a plot, JSON and Markdown."""
+"""All that is drawn and written for readers: tables, plots, pages, and the report of a run.
+
+Importing it lets mappings, costs and sensitivities print and draw themselves (``analogtorch.values.shown``).
+"""
 
 from analogtorch.files import write_atomically
+from analogtorch.report import cost, floorplan_png, mapping, page, sensitivity  # noqa: F401  they show values
 from analogtorch.report.plot import plot
 from analogtorch.report.result import ISO, Result
 from analogtorch.report.text import markdown, table

@@ -3,9 +3,9 @@
 import io
 from typing import Any
 
-from analogtorch.evaluate import Sweep
-from analogtorch.program import seconds
+from analogtorch.evaluate.sweep import Sweep
 from analogtorch.report.result import ISO, Result
+from analogtorch.simulate.chip import seconds
 
 _FIRST = 1.0  # s: where the axis, which is logarithmic, puts everything up to one second
 

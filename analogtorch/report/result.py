@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.sweep import Sweep
 
 ISO = 0.99
 """Share of the digital accuracy that counts as iso-accuracy: the line in plot and table."""

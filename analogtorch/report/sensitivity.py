@@ -5,8 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from analogtorch.evaluate.losses import SINGLE, Effect, Loss, Sensitivity
 from analogtorch.files import write_atomically
-from analogtorch.sensitivity.losses import SINGLE, Effect, Loss, Sensitivity
+from analogtorch.values.shown import as_text, draw
 
 _BAR = 20
 """Characters of the longest bar."""
@@ -14,6 +15,7 @@ _SHOWN = 40
 """Layers that a plot shows."""
 
 
+@as_text.register
 def table(found: Sensitivity) -> str:
     """One row per layer, the largest loss first; then their sum and the loss of all layers together."""
     last, digits = found.effects[-1], _decimals(found)
@@ -47,6 +49,7 @@ def table(found: Sensitivity) -> str:
     )
 
 
+@draw.register
 def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
     """Draw the losses of the 40 layers that lose most, a bar for each effect.
 

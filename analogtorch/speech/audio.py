@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analogtorch import checks
+from analogtorch.values import checks
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 
 _UNKNOWN_SIZE = 2**31 - 2**16  # from here on: what a program writes into the header when it cannot go back to it

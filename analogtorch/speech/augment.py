@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analogtorch import checks
+from analogtorch.values import checks
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, check_snr, check_waveforms
 from analogtorch.speech.draws import hashed, uniform
 from analogtorch.speech.noise import Noise, generate_noise, read_noise

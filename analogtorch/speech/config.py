@@ -9,14 +9,14 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.program import Compensation, seconds
+from analogtorch.simulate.chip import Compensation, seconds
 from analogtorch.speech.augment import Augment
 from analogtorch.speech.data import Source
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.models import ConvNet, FullyConnected
 from analogtorch.speech.speech_commands import SpeechCommands
 from analogtorch.speech.synthetic import Synthetic
-from analogtorch.training.phase import Phase
+from analogtorch.speech.training.phase import Phase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from analogtorch import checks
+from analogtorch.values import checks
 from analogtorch.speech.labels import LABELS, SILENCE
 
 SAMPLE_RATE = 16_000

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MFCC, MelSpectrogram
 
-from analogtorch import checks
+from analogtorch.values import checks
 from analogtorch.speech.data import SAMPLE_RATE, check_waveforms
 
 FRAMES = 49

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from analogtorch import checks
+from analogtorch.values import checks
 from analogtorch.files import expanded
 from analogtorch.speech.audio import Fit, check_fit, read_clips
 from analogtorch.speech.data import SPLITS, Clips, check_partition, check_recordings

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.sweep import Sweep
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import FILES, Result, write
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import fingerprint
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
-from analogtorch.training import Batches, Phase, fit
+from analogtorch.speech.training import Batches, Phase, fit
 
 logger = logging.getLogger("analogtorch")
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analogtorch import checks
+from analogtorch.values import checks
 from analogtorch.files import expanded
 from analogtorch.speech.audio import read_recording
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES

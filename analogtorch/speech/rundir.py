@@ -127,7 +127,7 @@ class RunFolder:
 
     def save(self, name: str, network: nn.Module) -> None:
         """The network's state_dict as ``name``.pt, for ``torch.load(weights_only=True)``."""
-        from analogtorch.training.checkpoint import packed  # imports Lightning
+        from analogtorch.speech.training.checkpoint import packed  # imports Lightning
 
         write_atomically(self.file(f"{name}.pt"), packed(network.state_dict()))
 

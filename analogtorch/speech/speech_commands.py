@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from analogtorch import checks
+from analogtorch.values import checks
 from analogtorch.files import expanded
 from analogtorch.speech.audio import read_clips, to_int16
 from analogtorch.speech.data import SAMPLES, SPLITS, Clips, check_partition

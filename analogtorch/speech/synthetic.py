@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analogtorch import checks
+from analogtorch.values import checks
 from analogtorch.speech import espeak
 from analogtorch.speech.audio import to_int16
 from analogtorch.speech.cache import cached, digest

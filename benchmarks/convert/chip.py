@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 import analogtorch as at
-from analogtorch.program import Compensation
-from analogtorch.programming import Method
+from analogtorch.simulate.chip import Compensation
+from analogtorch.simulate.writing import Method
 from benchmarks.convert.digits import Digits, digits, trained
 from benchmarks.convert.nets import minilm, smollm2
 

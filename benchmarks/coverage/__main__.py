@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from analogtorch.pattern import Pattern
+from analogtorch.conversion.pattern import Pattern
 from analogtorch.report import write_atomically
 from benchmarks.coverage.nets import nets
 from benchmarks.coverage.steps import Row, cover

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import analogtorch as at
-from analogtorch.convert.example import runner
+from analogtorch.conversion.example import runner
 from benchmarks.coverage.nets import Net
 
 SKIPPED = "not tried"

@@ -23,7 +23,8 @@ correct_columns, reestimate_batch_norm, fold_batch_norm = (
 distillation_loss, parameter_groups = at.distillation_loss, at.hwa.parameter_groups
 guard, summary, sensitivity, sweep, to_digital = at.guard, at.summary, at.sensitivity, at.sweep, at.to_digital
 load, load_programmed, save = at.load, at.load_programmed, at.save
-map_to_chip, mapping_from_json, schedule = at.map_to_chip, at.Mapping.from_json, at.mapping.schedule
+map_to_chip, mapping_from_json, schedule = at.map_to_chip, at.Mapping.from_json, at.cost_model.schedule
+remap = at.remap
 noise, program = at.noise, at.program
 Chip: TypeAlias = at.Chip
 Defects, GradientDescent, ProgramAndVerify = at.Defects, at.GradientDescent, at.ProgramAndVerify
@@ -34,8 +35,8 @@ hermes64, ibm_speech34, neurram48, ideal = (
     at.chips.neurram48,
     at.chips.ideal,
 )
-chips_needed, device_mix, mean_conductance = at.chips.chips_needed, at.chips.device_mix, at.chips.mean_conductance
-peak, published, plan_devices = at.chips.peak, at.chips.published, at.chips.plan_devices
+chips_needed, device_mix, mean_conductance = at.mapping.chips_needed, at.mapping.device_mix, at.chips.mean_conductance
+peak, published, plan_devices = at.cost_model.peak, at.cost_model.published, at.mapping.plan_devices
 load_chip, save_chip = at.chips.load, at.chips.save
 
 
@@ -210,7 +211,7 @@ def yield_map(physical: at.ProgrammedChip) -> dict[str, Tensor]:
     return found
 
 
-def times(plan: at.mapping.Schedule) -> dict[str, Any]:
+def times(plan: at.cost_model.Schedule) -> dict[str, Any]:
     """The numbers of a schedule."""
     steps = [(s.start, s.finish, s.transfer, s.compute, s.mvms, s.element_hops, s.port_elements) for s in plan.steps]
     tiles = [(t.chip, t.tile, t.mvms, t.busy, t.time, t.cells) for t in plan.tiles]
@@ -222,7 +223,7 @@ def times(plan: at.mapping.Schedule) -> dict[str, Any]:
     }
 
 
-def energies(report: at.mapping.CostReport) -> Tensor:
+def energies(report: at.cost_model.CostReport) -> Tensor:
     """The numbers of a cost report."""
     splits = report.energy, report.energy_by_columns, report.energy_full_tiles
     rows = [[s.control, s.dac, s.array, s.adc, s.chip_digital, s.chip_communication] for s in splits]

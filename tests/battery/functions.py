@@ -566,7 +566,7 @@ def _mapping() -> Iterator[Bad]:
             f"{name} must be True or False",
             (TypeError, ValueError),
         )
-    for name, call in {"cost": at.cost, "schedule": at.mapping.schedule}.items():
+    for name, call in {"cost": at.cost, "schedule": at.cost_model.schedule}.items():
         yield from every(
             f"{name} mapping", call, [None, 3, "map", model, CHIP], "mapping must be what map_to_chip gives", TypeError
         )
@@ -598,7 +598,11 @@ def _mapping() -> Iterator[Bad]:
     )
     yield from every("matrix_blocks", lambda v: mapping().matrix_blocks(v), ["nope", None, 3], "no matrix", ValueError)
     yield from every(
-        "remap", lambda v: mapping().remap(retired=v), [3, "0", [0], [(0, 64)]], "retired|tile", (TypeError, ValueError)
+        "remap",
+        lambda v: at.remap(mapping(), retired=v),
+        [3, "0", [0], [(0, 64)]],
+        "retired|tile",
+        (TypeError, ValueError),
     )
     yield from every(
         "plot", lambda v: mapping().plot(v), ["map.txt", "map", 3], "path|must end in", (TypeError, ValueError)
@@ -615,50 +619,55 @@ def _chips() -> Iterator[Bad]:
     two = chips.ibm_speech34(pcm_per_weight=2)
     four = chips.ibm_speech34()
     yield from every(
-        "needed", lambda v: chips.chips_needed(CHIP, v), [*NO_INTEGER, 0], "weights must be an integer >= 1"
+        "needed", lambda v: at.mapping.chips_needed(CHIP, v), [*NO_INTEGER, 0], "weights must be an integer >= 1"
     )
-    yield from every("needed chip", lambda v: chips.chips_needed(v, 10), NO_CHIP, "chip must be a Chip", TypeError)
-    yield from every("peak", chips.peak, NO_CHIP, "chip must be a Chip", TypeError)
-    yield Bad("peak none", lambda: chips.peak(chips.ideal()), ValueError, "has no cost")
-    yield from every("published", chips.published, NO_CHIP, "chip must be a Chip", TypeError)
+    yield from every("needed chip", lambda v: at.mapping.chips_needed(v, 10), NO_CHIP, "chip must be a Chip", TypeError)
+    yield from every("peak", at.cost_model.peak, NO_CHIP, "chip must be a Chip", TypeError)
+    yield Bad("peak none", lambda: at.cost_model.peak(chips.ideal()), ValueError, "has no cost")
+    yield from every("published", at.cost_model.published, NO_CHIP, "chip must be a Chip", TypeError)
     for name in ("weights", "devices"):
         yield from every(
             f"mix {name}",
-            lambda v, name=name: chips.device_mix(**{"weights": 10, "devices": 40, name: v}),
+            lambda v, name=name: at.mapping.device_mix(**{"weights": 10, "devices": 40, name: v}),
             [*NO_INTEGER, 0],
             f"{name} must be an integer >= 1",
         )
-    yield Bad("mix order", lambda: chips.device_mix(10, 40, most=2, least=2), ValueError, "least must be below most")
-    yield Bad("mix room", lambda: chips.device_mix(10, 10), ValueError, "take more chips or leave layers digital")
+    yield Bad(
+        "mix order", lambda: at.mapping.device_mix(10, 40, most=2, least=2), ValueError, "least must be below most"
+    )
+    yield Bad("mix room", lambda: at.mapping.device_mix(10, 10), ValueError, "take more chips or leave layers digital")
     yield from every(
         "plan weights",
-        lambda v: chips.plan_devices(v, four, two, 1),
+        lambda v: at.mapping.plan_devices(v, four, two, 1),
         [{}, {"a": 0}, {"a": 1.5}, {"a": True}, None, ["a"], 3],
         "weights",
         (TypeError, ValueError),
     )
     yield from every(
         "plan chips",
-        lambda v: chips.plan_devices({"a": 10}, four, two, v),
+        lambda v: at.mapping.plan_devices({"a": 10}, four, two, v),
         [*NO_INTEGER, 0],
         "chips must be an integer >= 1",
     )
     yield from every(
         "plan first",
-        lambda v: chips.plan_devices({"a": 10}, four, two, 1, first=v),
+        lambda v: at.mapping.plan_devices({"a": 10}, four, two, 1, first=v),
         ["a", ["b"], 3, [3]],
         "plan_devices: (first|a pattern)",
         (TypeError, ValueError),
     )
     yield from every(
         "plan accurate",
-        lambda v: chips.plan_devices({"a": 10}, v, two, 1),
+        lambda v: at.mapping.plan_devices({"a": 10}, v, two, 1),
         NO_CHIP,
         "accurate must be a Chip",
         TypeError,
     )
     yield Bad(
-        "plan order", lambda: chips.plan_devices({"a": 10}, two, four, 1), ValueError, "accurate must have more devices"
+        "plan order",
+        lambda: at.mapping.plan_devices({"a": 10}, two, four, 1),
+        ValueError,
+        "accurate must have more devices",
     )
     yield from every(
         "conductance cell",

@@ -148,7 +148,7 @@ def _costs() -> Iterator[Bad]:
     yield Bad(
         "Cost.mvm charge", lambda: cost.mvm(rows=1, cols=1, cells=1, charge="all"), ValueError, "charge must be one"
     )
-    rung = chips.published(CHIP)[0]
+    rung = at.cost_model.published(CHIP)[0]
     yield from fields(lambda: rung, "low high tops_per_watt", [*NO_NUMBER, 0], "must be a positive number")
     yield from fields(lambda: rung, "phases", [*NO_INTEGER, 0], "must be an integer >= 1")
     yield from fields(lambda: rung, "utilisation", [0, 1.5, True, "1"], r"must be a share in \(0, 1\]")

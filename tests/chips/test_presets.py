@@ -12,7 +12,7 @@ import analogtorch as at
 )
 def test_hermes64_peak(phases, nanoseconds, microjoules, watts, nanojoules_per_core) -> None:
     chip = at.chips.hermes64(phases=phases)
-    peak = at.chips.peak(chip)
+    peak = at.cost_model.peak(chip)
     assert peak.operations == 8_388_608
     assert peak.seconds == pytest.approx(nanoseconds * 1e-9, rel=0.02)
     assert peak.joules == pytest.approx(microjoules * 1e-6, rel=0.02)
@@ -25,7 +25,7 @@ def test_hermes64_peak(phases, nanoseconds, microjoules, watts, nanojoules_per_c
 # Ambrogio 2023: 20.0 -> 12.4 -> 6.94 TOPS/W; 26.2, 42.3, 75.5 nJ and 100, 161, 288 fJ are their arithmetic
 def test_ibm_speech34_ladder() -> None:
     chip = at.chips.ibm_speech34()
-    ladder = at.chips.published(chip)
+    ladder = at.cost_model.published(chip)
     assert [e.scope for e in ladder] == ["tile", "chip", "system"]
     assert [e.tops_per_watt for e in ladder] == [20.0, 12.4, 6.94]
     assert [e.joules(512 * 512) * 1e9 for e in ladder] == pytest.approx([26.2, 42.3, 75.5], rel=0.02)
@@ -34,7 +34,9 @@ def test_ibm_speech34_ladder() -> None:
     assert factors == pytest.approx([0.62, 0.56], rel=0.02)
     assert all(e.origin == "published" and "Ambrogio" in e.source and e.excluded for e in ladder)
     assert chip.cost.mvm_energy.value == pytest.approx(26.2e-9, rel=0.02)
-    assert 23.94 / (5 * at.chips.peak(chip).efficiency.tops) == pytest.approx(0.08, rel=0.02)  # of five chips' peak
+    assert 23.94 / (5 * at.cost_model.peak(chip).efficiency.tops) == pytest.approx(
+        0.08, rel=0.02
+    )  # of five chips' peak
 
 
 # Wan 2022: TOPS of 48 cores and TOPS/W by (output bits, input bits)
@@ -52,7 +54,7 @@ def test_ibm_speech34_ladder() -> None:
 )
 def test_neurram48_by_bits(output_bits: int, input_bits: int, tops: float, per_watt: float) -> None:
     chip = at.chips.neurram48(output_bits=output_bits, input_bits=input_bits)
-    peak = at.chips.peak(chip)
+    peak = at.cost_model.peak(chip)
     assert (chip.output_bits, chip.input_bits) == (output_bits, input_bits)
     assert peak.efficiency.tops == pytest.approx(tops, rel=0.02)
     assert peak.efficiency.tops_per_watt == pytest.approx(per_watt, rel=0.02)
@@ -61,8 +63,8 @@ def test_neurram48_by_bits(output_bits: int, input_bits: int, tops: float, per_w
 def test_neurram48_is_the_published_chip() -> None:
     chip = at.chips.neurram48()
     assert chip.tiles * 256 * 256 == chip.cells * chip.cell.devices  # two cells per signed weight
-    assert at.chips.peak(chip).joules / at.chips.peak(chip).operations == pytest.approx(62.4e-15, rel=0.02)
-    assert at.chips.published(chip)[0].tops_per_watt == pytest.approx(16.0, rel=0.02)
+    assert at.cost_model.peak(chip).joules / at.cost_model.peak(chip).operations == pytest.approx(62.4e-15, rel=0.02)
+    assert at.cost_model.published(chip)[0].tops_per_watt == pytest.approx(16.0, rel=0.02)
 
 
 # Ambrogio 2023: 34 tiles of 512x512, 35 M PCM; an RNN-T of 45 M weights on five chips with more than 140 M PCM
@@ -72,25 +74,25 @@ def test_ibm_speech34_capacity() -> None:
     assert four.cells * four.cell.devices == two.cells * two.cell.devices == 35_651_584
     assert (two.tiles, two.planes, four.planes) == (68, 2, 1)
     weights = 45_000_000
-    assert (at.chips.chips_needed(four, weights), at.chips.chips_needed(two, weights)) == (6, 3)
+    assert (at.mapping.chips_needed(four, weights), at.mapping.chips_needed(two, weights)) == (6, 3)
     chip = four.cells * four.cell.devices
     for devices in (140_000_000, 175_000_000):
-        accurate, dense = at.chips.device_mix(weights, devices)
+        accurate, dense = at.mapping.device_mix(weights, devices)
         assert accurate + dense == weights
         assert devices - 2 < 4 * accurate + 2 * dense <= devices <= 5 * chip
-    assert at.chips.device_mix(weights, 4 * weights) == (weights, 0)
+    assert at.mapping.device_mix(weights, 4 * weights) == (weights, 0)
 
 
 def test_a_plan_gives_the_accurate_cells_by_priority() -> None:
     four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
     sizes = {"large": 12_000_000, "middle": 6_000_000, "small": 2_000_000}
-    assert at.chips.plan_devices(sizes, four, two, 1 + 2) == {"large": 4, "middle": 4, "small": 4}
-    assert at.chips.plan_devices(sizes, four, two, 2) == {"large": 2, "middle": 4, "small": 4}
-    assert at.chips.plan_devices(sizes, four, two, 2, first=["small", "m*"]) == {"large": 2, "middle": 4, "small": 4}
+    assert at.mapping.plan_devices(sizes, four, two, 1 + 2) == {"large": 4, "middle": 4, "small": 4}
+    assert at.mapping.plan_devices(sizes, four, two, 2) == {"large": 2, "middle": 4, "small": 4}
+    assert at.mapping.plan_devices(sizes, four, two, 2, first=["small", "m*"]) == {"large": 2, "middle": 4, "small": 4}
     two_middle = {"large": 9_000_000, "a": 5_000_000, "b": 5_000_000}
-    assert at.chips.plan_devices(two_middle, four, two, 2) == {"large": 2, "a": 4, "b": 2}
-    assert at.chips.plan_devices(two_middle, four, two, 2, first=["b"]) == {"large": 2, "a": 2, "b": 4}
-    assert list(at.chips.plan_devices(sizes, four, two, 2)) == list(sizes)
+    assert at.mapping.plan_devices(two_middle, four, two, 2) == {"large": 2, "a": 4, "b": 2}
+    assert at.mapping.plan_devices(two_middle, four, two, 2, first=["b"]) == {"large": 2, "a": 2, "b": 4}
+    assert list(at.mapping.plan_devices(sizes, four, two, 2)) == list(sizes)
     for arguments, message in (
         ((sizes, four, two, 1), "20,000,000 weights need 2 chips with 2 devices each, got 1; take more"),
         ((sizes, two, four, 2), "accurate must have more devices per weight than dense, got 2"),
@@ -99,11 +101,11 @@ def test_a_plan_gives_the_accurate_cells_by_priority() -> None:
         ((sizes, four, two, 0), "chips must be an integer >= 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            at.chips.plan_devices(*arguments)
+            at.mapping.plan_devices(*arguments)
     with pytest.raises(ValueError, match=r"first names 'x\*', which matches none of the 3 matrices: large"):
-        at.chips.plan_devices(sizes, four, two, 2, first=["x*"])
+        at.mapping.plan_devices(sizes, four, two, 2, first=["x*"])
     with pytest.raises(ValueError, match=r"such as \['small'\]"):
-        at.chips.plan_devices(sizes, four, two, 2, first="small")
+        at.mapping.plan_devices(sizes, four, two, 2, first="small")
 
 
 def test_device_models_say_what_they_are() -> None:
@@ -129,12 +131,12 @@ def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be one of \[\(4, 2\).*got \(8, 8\)"):
         at.chips.neurram48(output_bits=8, input_bits=8)
     with pytest.raises(ValueError, match="has no cost"):
-        at.chips.peak(at.chips.ideal())
+        at.cost_model.peak(at.chips.ideal())
     with pytest.raises(ValueError, match=r"need 90,000,000 devices with 2 each, got 80,000,000; take more chips"):
-        at.chips.device_mix(45_000_000, 80_000_000)
+        at.mapping.device_mix(45_000_000, 80_000_000)
     with pytest.raises(ValueError, match="least must be below most"):
-        at.chips.device_mix(10, 40, most=2, least=2)
+        at.mapping.device_mix(10, 40, most=2, least=2)
     with pytest.raises(ValueError, match="weights must be an integer >= 1, got 0"):
-        at.chips.chips_needed(at.chips.hermes64(), 0)
+        at.mapping.chips_needed(at.chips.hermes64(), 0)
     with pytest.raises(ValueError, match="t must be a finite number"):
         at.chips.mean_conductance(at.chips.hermes64().cell, -1.0)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
-from analogtorch.convert.subclass import analog_class
+from analogtorch.conversion.subclass import analog_class
 from analogtorch.nn.huggingface import AnalogConv1D as _Conv1D
 from tests.crossbar import crossbar
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import analogtorch as at
-from analogtorch.training.callbacks import StepSeed
+from analogtorch.hwa.lightning import StepSeed
 from tests.ecosystem.models import CHIP
 
 pytestmark = [  # Lightning's own

@@ -17,8 +17,8 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.rundir import RunFolder
-from analogtorch.training import AtomicCheckpoint
-from analogtorch.training.checkpoint import packed
+from analogtorch.speech.training import AtomicCheckpoint
+from analogtorch.speech.training.checkpoint import packed
 
 FLIPS = 100
 

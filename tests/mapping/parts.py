@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 
 from analogtorch.chips import Chip
-from analogtorch.mapping.types import Block, Matrix, Operation, Placement
+from analogtorch.graph.types import Matrix, Operation
+from analogtorch.mapping.types import Block, Placement
 
 
 def matrix(name: str, rows: int, cols: int, *, groups: int = 1, kernel: int = 1) -> Matrix:

@@ -50,7 +50,7 @@ def test_a_recurrent_transducer_on_five_speech_chips_with_four_and_two_devices_p
     sizes = {m.name: m.weights for m in whole.matrices}
     sensitive = ["before.*", "joint.*"]
     for first in ([], sensitive):
-        plan = at.chips.plan_devices(sizes, four, two, 5, first=first)
+        plan = at.mapping.plan_devices(sizes, four, two, 5, first=first)
         mixed = [
             map_to_chip(model, chip, example, chips=None, exclude=[n for n in sizes if plan[n] != chip.cell.devices])
             for chip in (four, two)
@@ -159,7 +159,7 @@ def test_spreading_uses_the_tiles_that_are_left() -> None:
     two = map_to_chip(model, chip, torch.zeros(1, 4, 5), spread=True, retired=[(0, 0)])
     assert [p.tile for p in two.placements] == [1, 2, 1]  # the two convolutions are busiest and follow each other
     check(two)
-    assert two.remap() == together.remap(retired=[(0, 0)])
+    assert at.remap(two) == at.remap(together, retired=[(0, 0)])
 
 
 def test_what_is_excluded_or_left_unconverted_is_digital() -> None:
@@ -232,12 +232,12 @@ def test_extreme_shapes() -> None:
 def test_remapping_around_failures() -> None:
     mapping = map_to_chip(Residual(), CHIP, torch.zeros(1, 3, 6, 6), duplicate={"shared": 2})
     assert sorted(mapping.tile_utilisation) == [(0, 0), (0, 1)]
-    moved = mapping.remap(retired=[(0, 0)], retired_columns=[(0, 1, 3)])
+    moved = at.remap(mapping, retired=[(0, 0)], retired_columns=[(0, 1, 3)])
     assert sorted(moved.tile_utilisation) == [(0, 2), (0, 3)]
-    assert moved.remap(retired=[(0, 2)]).retired == ((0, 0), (0, 2))
+    assert at.remap(moved, retired=[(0, 2)]).retired == ((0, 0), (0, 2))
     assert moved.copies == mapping.copies
     with pytest.raises(ValueError, match="has 0 without the 64"):
-        mapping.remap(retired=[(0, tile) for tile in range(64)])
+        at.remap(mapping, retired=[(0, tile) for tile in range(64)])
     assert isinstance(mapping, Mapping)
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.mapping import Mapping, cost, map_to_chip
-from analogtorch.mapping.floorplan import colours, energy_unit, floorplan, short
+from analogtorch.cost_model import cost
+from analogtorch.mapping import Mapping, map_to_chip
+from analogtorch.report.floorplan import colours, energy_unit, floorplan, short
 from tests.mapping.nets import Residual
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import analogtorch as at
-from analogtorch.mapping import Mapping, cost, map_to_chip
+from analogtorch.cost_model import cost
+from analogtorch.mapping import Mapping, map_to_chip
 from analogtorch.mapping.bins import Bin
 from analogtorch.mapping.demand import Demand, exchange
 from analogtorch.mapping.pack import pack

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.defects import adc_gains
 from analogtorch.ops import in_steps
+from analogtorch.simulate.defects import adc_gains
 from tests.crossbar import crossbar
 from tests.nn import lasting
 

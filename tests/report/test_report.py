@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.sweep import Sweep
 from analogtorch.report import Result, markdown, table, write, write_atomically
 
 TIMES = ("0 s", "1 day", "1 year")

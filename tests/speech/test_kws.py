@@ -13,14 +13,15 @@ import torch
 
 import analogtorch as at
 from analogtorch.__main__ import main
+from analogtorch.cli import kws as cli
 from analogtorch.files import locked
-from analogtorch.speech import cli, kws
+from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.speech_commands import which_set
 from benchmarks import hwa_real
-from tests.training.conftest import Kill
+from tests.speech.training.conftest import Kill
 
 SMALL = [
     "--data.source=folder", "--model.widths=[4,8]", "--model.stem_stride=[4,4]", "--workers=0", "--progress=false",

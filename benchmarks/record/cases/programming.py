@@ -54,7 +54,7 @@ def _method(net: str, chip: str, method: Any) -> Found:
 def _defects(net: str, name: str) -> Found:
     model, x, defects = _model(net, usual()), batches(*NETS[net][1], count=1), api.Defects(**_DEFECTS[name])
     mapping = api.map_to_chip(model, usual(), x[0][:1], chips=None, spread=True)
-    moved = mapping.remap(retired=[(0, 1)], retired_columns=[(0, 0, 3)], chips=mapping.chips + 1)
+    moved = api.remap(mapping, retired=[(0, 1)], retired_columns=[(0, 0, 3)], chips=mapping.chips + 1)
     for place, where in (("consecutive", None), ("mapped", mapping), ("remapped", moved)):
         physical = api.program(model, seed=5, defects=defects, mapping=where)
         yield place, met(physical.at("1 day"), x)

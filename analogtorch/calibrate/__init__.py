@@ -1,7 +1,0 @@
-"""What a chip's digital side is set to from data: DAC ranges, ADC bounds, corrections of columns, batch norm."""
-
-from analogtorch.calibrate.batch_norm import reestimate_batch_norm
-from analogtorch.calibrate.columns import correct_columns
-from analogtorch.calibrate.ranges import calibrate
-
-__all__ = ["calibrate", "correct_columns", "reestimate_batch_norm"]

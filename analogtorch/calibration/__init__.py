@@ -1,0 +1,7 @@
+"""What a chip's digital side is set to from data: DAC ranges, ADC bounds, corrections of columns, batch norm."""
+
+from analogtorch.calibration.batch_norm import reestimate_batch_norm
+from analogtorch.calibration.columns import correct_columns
+from analogtorch.calibration.ranges import calibrate
+
+__all__ = ["calibrate", "correct_columns", "reestimate_batch_norm"]

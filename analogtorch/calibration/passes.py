@@ -1,0 +1,171 @@
+"""Run a model over batches and put back what that changed."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from tqdm import tqdm
+
+from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.conversion import analog_layers, check_module
+from analogtorch.conversion.unread import quiet
+from analogtorch.nn import AnalogLayer
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+def check_given(caller: str, model: Any, batches: Any) -> None:
+    """Raise TypeError where ``model`` is no module, or ``batches`` one batch or nothing that holds several."""
+    check_module(caller, model)
+    several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    if not several or isinstance(batches, Tensor | PackedSequence | Mapping | str):
+        raise TypeError(
+            f"{caller}: batches must be an iterable of batches, such as a DataLoader or a list, got "
+            f"{type(batches).__name__}{'; pass [batch]' if several else ''}"
+        )
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode inside; the modes are as before afterwards."""
+    modes = {m: m.training for m in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextlib.contextmanager
+def observing(
+    observers: Mapping[AnalogLayer, Callable[..., None]], listeners: Mapping[AnalogLayer, Callable[[Tensor], None]] = {}
+) -> Iterator[None]:
+    """Inside, layers call their observer with what they multiply, their listener with what they are given.
+
+    See ``observer`` and ``on_input`` of ``AnalogLayer``.
+    """
+    try:
+        for layer, observer in observers.items():
+            layer.observer = observer
+        for layer, listener in listeners.items():
+            layer.on_input = listener
+        yield
+    finally:
+        for layer in (*observers, *listeners):
+            layer.__dict__.pop("observer", None)
+            layer.__dict__.pop("on_input", None)
+
+
+def exact(chip: Chip) -> Chip:
+    """The chip without converters and noise: a layer on it is the digital one, in one piece."""
+    silent = TrainingNoise(weight="none", output=False)
+    return dataclasses.replace(
+        chip, input_bits=None, output_bits=None, adc_steps=None, output_noise=0.0, grouped="sequential", training=silent
+    )
+
+
+@contextlib.contextmanager
+def exactly(model: nn.Module) -> Iterator[None]:
+    """Inside, every analog layer computes what the digital one does, those of a programmed chip included."""
+    before = [(layer, layer.chip, layer.programmed) for _, layer in analog_layers(model)]
+    try:
+        for layer, chip, _ in before:
+            layer.programmed = None  # else it refuses another chip
+            layer.chip = exact(chip)
+        with quiet():  # no layer of the chip runs here, so that none can be missing
+            yield
+    finally:
+        for layer, chip, held in before:
+            layer.programmed = None
+            layer.chip = chip
+            layer.programmed = held
+
+
+@contextlib.contextmanager
+def as_before_on_error(model: nn.Module) -> Iterator[None]:
+    """If what runs inside fails or is stopped, programmed layers hold what they did and have counted what they had."""
+    before = [(x, x.programmed, x.vectors_read.clone()) for _, x in analog_layers(model) if x.programmed is not None]
+    try:
+        yield
+    except BaseException:
+        for layer, held, count in before:
+            layer.programmed = held
+            layer.vectors_read.copy_(count)
+        raise
+
+
+def run(
+    caller: str,
+    model: nn.Module,
+    batches: Iterable[Any],
+    forward: Forward | None,
+    progress: bool,
+    again: Callable[[Callable[[nn.Module], Any]], bool] | None = None,
+) -> None:
+    """Run ``model`` on every batch.
+
+    Args:
+        caller: who asks, for errors and the progress bar.
+        model: what runs.
+        batches: a tensor or a ``PackedSequence`` is passed to the model, of a tuple or list its first element, and a
+            mapping as keyword arguments.
+        forward: runs the model on a batch instead.
+        progress: show a progress bar.
+        again: asked after the first batch, with what runs the model on it, whether to run that batch once more.
+
+    Raises:
+        ValueError: there is no batch.
+        TypeError: a batch is of another type, and ``forward`` is None.
+    """
+    count = 0
+    for batch in tqdm(batches, desc=caller, unit="batch", disable=not progress):
+        one = functools.partial(one_pass, caller, batch=batch, forward=forward)
+        one(model)
+        if count == 0 and again is not None and again(one):
+            one(model)
+        count += 1
+    if count == 0:
+        raise ValueError(f"{caller}: batches is empty; pass at least one batch of inputs")
+
+
+def one_pass(caller: str, model: nn.Module, batch: Any, forward: Forward | None) -> Any:
+    """What ``model`` gives for a batch; see ``run``."""
+    if forward is not None:
+        return forward(model, batch)
+    if isinstance(batch, Tensor | PackedSequence):  # the latter is a tuple too, but one input
+        return model(batch)
+    if isinstance(batch, (tuple, list)) and batch:
+        return model(batch[0])
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    raise TypeError(
+        f"{caller}: a batch must be a tensor, a PackedSequence, a tuple, a list or a mapping, got "
+        f"{type(batch).__name__}; pass forward="
+    )
+
+
+def check_finite(caller: str, what: str, x: Tensor) -> None:
+    """Raise ValueError where ``x`` has NaN or infinite values; ``what`` says what it is."""
+    if not torch.isfinite(x.detach().abs().sum()) and not torch.isfinite(x).all():
+        raise ValueError(f"{caller}: {what} has NaN or infinite values")
+
+
+EXCLUDE = "leave them digital with convert(..., exclude=...)"
+
+
+def check_ran(
+    caller: str, names: Iterable[str], ran: set[str], kind: str = "analog layers", remedy: str = EXCLUDE
+) -> None:
+    """Raise ValueError where one of ``names`` is not in ``ran``; ``remedy`` ends the error."""
+    names = list(names)
+    if silent := [name for name in names if name not in ran]:
+        raise ValueError(
+            f"{caller}: {len(silent)} of {len(names)} {kind} never ran: {', '.join(map(repr, silent[:5]))}. "
+            f"Either the batches do not reach them, or the model uses their weights without calling them; {remedy}"
+        )

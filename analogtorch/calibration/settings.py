@@ -1,0 +1,108 @@
+"""What a calibration sets of every layer, from ranges to the model's error with them."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from analogtorch.calibration.adc import Limits, Wanted, limits
+from analogtorch.calibration.judge import Error, Judge
+from analogtorch.calibration.measured import Ranges
+from analogtorch.calibration.passes import Forward
+from analogtorch.chips import Chip
+from analogtorch.nn import AnalogLayer
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What calibration sets of one layer."""
+
+    ranges: Ranges
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A model that is being calibrated, and the batches that it is calibrated on."""
+
+    model: nn.Module
+    layers: Mapping[str, AnalogLayer]
+    chips: Mapping[str, Chip]
+    """What each layer is to run on."""
+    batches: Sequence[Any]
+    """What settings are found on."""
+    judged: Sequence[Any]
+    """What they are compared on."""
+    wanted: Wanted | None
+    """Of ADC ranges; None: they are the chips' own."""
+    forward: Forward | None
+    progress: bool
+
+    def use(self, *, dac: bool = True, adc: bool = True) -> None:
+        """Let the layers compute uncalibrated, with these converters."""
+        for name, layer in self.layers.items():
+            chip = self.chips[name] if dac else dataclasses.replace(self.chips[name], input_bits=None)
+            chip = chip if adc else without_adc(chip)
+            if layer.chip != chip:
+                layer.chip = chip
+            layer.output_bounds = layer.output_ranges = None
+            layer.calibrated = False  # else the ranges found now would depend on the ones before
+
+    def settings(self, ranges: Mapping[str, Ranges]) -> dict[str, Setting]:
+        """These DAC ranges, and the ranges of ADC and digital unit that suit them."""
+        self.use(adc=False)
+        for name, values in ranges.items():
+            if values is not None:
+                self.layers[name].set_input_range(values)
+        found = limits(self.model, self.layers, self.chips, self.batches, self.wanted, self.forward, self.progress)
+        return {name: Setting(ranges[name], found[name]) for name in self.layers}
+
+    def apply(self, settings: Mapping[str, Setting]) -> None:
+        """Give the layers what was chosen."""
+        for name, setting in settings.items():
+            layer = self.layers[name]
+            if setting.ranges is None:
+                layer.forget_input_range()
+            else:
+                layer.set_input_range(setting.ranges)
+            layer.set_output_bounds(setting.limits.output_bounds)
+            layer.set_output_ranges(setting.limits.output_ranges)
+
+    def no_worse(self, chosen: dict[str, Setting]) -> dict[str, Setting]:
+        """The settings chosen, unless the model errs less without: then a range per vector, or nothing at all."""
+        judge = Judge(self.model, self.judged, self.forward)
+        if not judge.judges:
+            return chosen
+        nothing = dict.fromkeys(self.layers, Setting(None, Limits(None, None)))
+        least = self._error(nothing, judge)
+        if not self._error(chosen, judge).exceeds(least):
+            return chosen
+        by_vector = self.settings(dict.fromkeys(self.layers))
+        if not self._error(by_vector, judge).exceeds(least):
+            return by_vector
+        warnings.warn(
+            "calibrate: on the batches held back, the outputs of the model are closer to the digital ones without "
+            "calibration, so it is left uncalibrated: every input vector sets its own DAC range. Pass "
+            "method='percentile' or 'absmax' to fix ranges all the same",
+            stacklevel=4,
+        )
+        return nothing
+
+    def _error(self, settings: Mapping[str, Setting], judge: Judge) -> Error:
+        self.use()
+        self.apply(settings)
+        return judge.error()
+
+
+def without_adc(chip: Chip) -> Chip:
+    """The chip without ADC, and so without a digital unit that rounds."""
+    return dataclasses.replace(chip, output_bits=None, adc_steps=None)
+
+
+def held_back(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The batches without the last quarter, and that quarter; of fewer than four, all and all."""
+    last = len(batches) // 4
+    return (batches[:-last], batches[-last:]) if last else (batches, batches)

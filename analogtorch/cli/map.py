@@ -1,0 +1,182 @@
+"""``analogtorch map``: a model by its dotted name onto a chip, as a table, JSON and HTML."""
+
+import argparse
+import contextlib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from analogtorch import chips
+from analogtorch.chips.file import SUFFIXES
+from analogtorch.cost_model.cost import CostReport, cost
+from analogtorch.files import write_atomically
+from analogtorch.mapping.map import map_to_chip
+from analogtorch.mapping.mapping import Mapping
+
+_VISION = "torchvision.models."
+_DEFAULT_INPUT = "1,3,224,224"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see analogtorch map --help")
+
+
+def run(arguments: Sequence[str]) -> tuple[Mapping, CostReport | None]:
+    """Map as the command line says and write the files it names.
+
+    Returns:
+        The mapping, and its cost where that of the chip is known.
+
+    Raises:
+        ValueError: a wrong option, or the model does not fit.
+        ImportError: the model's module is not installed, or the ``report`` extra is missing for ``--html``.
+        OSError: a file cannot be written.
+    """
+    given = _parser().parse_args(arguments)
+    chip = _chip(given.chip)
+    model = build(given.model)
+    example = tuple(_tensor(text) for text in given.input or _inputs(given.model))
+    mapping = map_to_chip(
+        model,
+        chip,
+        example,
+        chips=_chips(given.chips),
+        duplicate=dict(map(_copies, given.duplicate)),
+        exclude=given.exclude,
+        spread=given.spread,
+        progress=sys.stderr.isatty(),
+    )
+    report = None if chip.cost is None else cost(mapping)
+    page = mapping.to_html(cost=report) if given.html else None  # before anything is written
+    if given.json:
+        write_atomically(given.json, mapping.to_json())
+    if page is not None:
+        write_atomically(given.html, page)
+    return mapping, report
+
+
+def build(name: str) -> nn.Module:
+    """The model that the callable with the dotted ``name`` returns, without pretrained weights.
+
+    It is built on the meta device, without memory for its weights, unless its code needs their values.
+
+    Raises:
+        ValueError: ``name`` names no callable, or it returns no module.
+        ImportError: its module cannot be imported.
+    """
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise ValueError(f"--model takes a dotted name such as {_VISION}resnet18, got {name!r}")
+    try:
+        with _current_folder():
+            make = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        remedy = '; run: pip install "analogtorch[vision]"' if name.startswith(_VISION) else ""
+        raise ImportError(f"--model {name}: no module {error.name}{remedy}") from error
+    if not callable(make):
+        raise ValueError(f"--model {name}: {module} has no function or class {attribute!r}")
+    options: dict[str, Any] = {}
+    try:
+        names = inspect.signature(make).parameters
+        options |= {name: None for name in names if name == "weights" or name.startswith("weights_")}  # no download
+        with torch.device("meta"):
+            model = make(**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--model {name}: it must build without arguments: {error}") from error
+    except (RuntimeError, NotImplementedError):  # reads values while it is built
+        model = make(**options)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"--model {name}: returns a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+@contextlib.contextmanager
+def _current_folder() -> Iterator[None]:
+    """Modules in the current folder are found, as ``python -m`` finds them; installed ones of the same name first."""
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="analogtorch map",
+        description="Place a model on a chip and say what it takes.",
+        epilog="The model's module is imported and its code runs: name only modules that you trust.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        help=f"dotted name of what builds it: {_VISION}resnet18, or mynet.Net of mynet.py here; weights are random",
+    )
+    parser.add_argument(
+        "--chip",
+        default="hermes64",
+        help=f"one of {', '.join(chips.names())}, or a file such as my_chip.yaml (default: %(default)s)",
+    )
+    parser.add_argument("--chips", default="1", help="chips there are, or auto for as many as needed (default: 1)")
+    parser.add_argument(
+        "--input",
+        action="append",
+        metavar="SHAPE[:DTYPE]",
+        help=f"shape of an input, once per input (default for {_VISION}*: {_DEFAULT_INPUT}); 1,128:int64 for tokens",
+    )
+    parser.add_argument(
+        "--duplicate", action="append", default=[], metavar="GLOB=N", help="place matching matrices N times"
+    )
+    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave matching ones digital")
+    parser.add_argument("--spread", action="store_true", help="use empty tiles for blocks that share one")
+    parser.add_argument("--html", type=Path, help="write a page with floorplan and tables")
+    parser.add_argument("--json", type=Path, help="write the mapping; Mapping.from_json reads it")
+    return parser
+
+
+def _chip(text: str) -> chips.Chip:
+    """A preset by its name, or the chip in a file."""
+    if Path(text).suffix.lower() in SUFFIXES:
+        return chips.load(text)
+    try:
+        return chips.get(text)
+    except ValueError as error:
+        raise ValueError(f"--chip: {error} A chip of your own is a path that ends in {', '.join(SUFFIXES)}") from error
+
+
+def _inputs(model: str) -> list[str]:
+    if model.startswith(_VISION):
+        return [_DEFAULT_INPUT]
+    raise ValueError(f"--model {model}: its input is not known; add --input with its shape, such as --input 1,40")
+
+
+def _tensor(text: str) -> torch.Tensor:
+    shape, colon, kind = text.partition(":")
+    dtype = getattr(torch, kind if colon else "float32", None)
+    sizes = shape.split(",")
+    if not isinstance(dtype, torch.dtype) or not all(s.strip().isdigit() for s in sizes):
+        raise ValueError(f"--input takes sizes and a type such as 1,3,224,224 or 1,128:int64, got {text!r}")
+    return torch.zeros([int(s) for s in sizes], dtype=dtype, device="meta")
+
+
+def _chips(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"--chips takes a number >= 1, or auto for as many as needed; got {text!r}")
+    return int(text)
+
+
+def _copies(text: str) -> tuple[str, int]:
+    pattern, _, count = text.rpartition("=")
+    if not pattern or not count.isdigit():
+        raise ValueError(f"--duplicate takes GLOB=N such as 'layer1.*=2', got {text!r}")
+    return pattern, int(count)

@@ -1,0 +1,198 @@
+"""Proof that every analog layer of a model really runs, and that nobody computes with its weight behind its back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from analogtorch.conversion.example import Example, runner
+from analogtorch.conversion.kinds import analog_layers, check_module
+from analogtorch.conversion.route import route, routed_layers, unroute
+from analogtorch.conversion.share import Share, share
+from analogtorch.conversion.taken import refuse_taken
+from analogtorch.conversion.unread import quiet
+from analogtorch.conversion.watch import Bypass, Watch, watch
+from analogtorch.values import checks
+
+_SHOWN = 5
+"""Layers that an error lists; the others are counted."""
+
+
+@dataclass(frozen=True)
+class GuardRow:
+    """One analog layer."""
+
+    name: str
+    kind: str
+    weights: int
+    runs: int
+    """How often its analog forward ran."""
+    routed: bool
+    """Whether a module calls it by its weight, ``F.linear(x, layer.weight)``, and is brought back to the layer."""
+    digital_uses: tuple[str, ...]
+    """Digital modules that hold the same weight and computed with it, such as the embedding that a head is tied to."""
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """What ``guard`` returns; print it."""
+
+    layers: tuple[GuardRow, ...]
+    share: Share = field(default_factory=lambda: Share(0))
+    """How many of the weights that multiply are on the chip."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Analog layers that the example did not reach."""
+        return tuple(row.name for row in self.layers if row.runs == 0)
+
+    def __str__(self) -> str:
+        width = max(5, *(len(row.name) for row in self.layers))
+        lines = [f"{'layer':<{width}}  {'kind':<8}  {'weights':>12}  {'runs':>5}"]
+        for row in self.layers:
+            note = f"  also used digitally by {', '.join(row.digital_uses)}" if row.digital_uses else ""
+            note += "  called by its weight, routed" if row.routed else ""
+            note += "  NOT REACHED by this example" if row.runs == 0 else ""
+            lines.append(f"{row.name:<{width}}  {row.kind:<8}  {row.weights:>12,}  {row.runs:>5}{note}")
+        ran = len(self.layers) - len(self.unused)
+        lines.append(f"{ran} of {len(self.layers)} analog layers ran their analog forward; none was bypassed.")
+        lines.append(str(self.share))
+        return "\n".join(lines)
+
+
+def guard(
+    model: nn.Module,
+    example: Example,
+    *,
+    allow_unused: bool = False,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+) -> GuardReport:
+    """Run a converted model once and prove that the analog forward of every analog layer ran, and nothing beside it.
+
+    A bypass is an operator that combines the weight of an analog layer, a view or a copy of it, with other data outside
+    of that layer: ``F.linear(x, layer.weight)``, or the fused kernels of ``nn.TransformerEncoderLayer`` and
+    ``nn.MultiheadAttention``. A digital module that holds the same weight, such as a tied embedding, may use it.
+    Where a module calls ``F.linear`` or ``F.conv1d`` to ``3d`` with the weight of a layer inside it and otherwise as
+    that layer would, the call is routed to the layer from then on, and the report says so; the module keeps its class
+    and its ``state_dict``. Any other bypass is an error.
+
+    The run is in evaluation mode and without gradients, so it tells nothing of code that runs in training only, nor of
+    a copy of a weight that was made before it. Modes, buffers (batch norm's statistics, a programmed chip's counters)
+    and the random states of torch, numpy and Python are as before; no hook is registered, as hooks turn fast paths off.
+
+    Args:
+        model: a converted model, or a programmed chip at a time.
+        example: its input: a tensor, a tuple of arguments or a dictionary of keyword arguments.
+        allow_unused: report a layer that the example does not reach, rather than raise.
+        forward: runs the model on the example, ``forward(model, example)``, where the rule above does not fit.
+
+    Returns:
+        How often each analog layer ran.
+
+    Raises:
+        TypeError: ``model``, ``example`` or ``forward`` is of another type.
+        ValueError: no analog layer, or one that something else took the place of since ``convert``; a layer that is
+            bypassed, with the module and the line of code that do it; or one that did not run.
+
+    Example:
+        >>> model = at.convert(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()), at.chips.hermes64())
+        >>> guard(model, torch.randn(2, 8)).layers[0].runs
+        1
+    """
+    check_module("guard", model)
+    checks.flag("guard: allow_unused", allow_unused)
+    layers = dict(analog_layers(model))
+    if not layers:
+        raise ValueError("guard: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    refuse_taken(model, "guard")
+    run: Callable[[nn.Module], Any]
+    if forward is None:
+        run = runner("guard", example, "; for anything else pass forward=")
+    elif not callable(forward):
+        raise TypeError(f"guard: forward must be a function, forward(model, example), got {forward!r}")
+    else:
+        given = forward
+
+        def run(model: nn.Module) -> Any:
+            return given(model, example)
+
+    with quiet():
+        seen, undo = route_bypasses(model, run)
+    routed = set(routed_layers(model))
+    report = GuardReport(
+        tuple(
+            GuardRow(
+                name=name or "(root)",
+                kind=type(layer).__name__.removeprefix("Analog"),
+                weights=layer.weight.numel(),
+                runs=seen.runs[name],
+                routed=name in routed,
+                digital_uses=tuple(sorted(seen.digital_uses[name])),
+            )
+            for name, layer in layers.items()
+        ),
+        share(model),
+    )
+    try:
+        _raise_for(report, seen.bypasses, allow_unused)
+    except ValueError:
+        undo()
+        raise
+    return report
+
+
+def route_bypasses(model: nn.Module, run: Callable[[nn.Module], Any]) -> tuple[Watch, Callable[[], None]]:
+    """Watch a run and route what bypasses a layer, until nothing more can be routed.
+
+    Returns:
+        The last run, and what undoes the routes that were added.
+    """
+    before = {m: getattr(vars(m).get("forward"), "names", ()) for m in model.modules()}
+
+    def undo() -> None:
+        for module, names in before.items():
+            unroute(module)
+            if names:
+                route(module, list(names))
+
+    try:
+        while True:
+            seen = watch(model, run)
+            if not any([_route(model, name, bypass) for name, bypass in seen.bypasses.items()]):
+                return seen, undo
+    except BaseException:
+        undo()
+        raise
+
+
+def _route(model: nn.Module, name: str, bypass: Bypass) -> bool:
+    """Route one bypass; whether that is anything new."""
+    user, layer = bypass.module, model.get_submodule(name)
+    inner = next((n for n, m in user.named_modules() if m is layer), "") if user is not None else ""
+    known = getattr(vars(user).get("forward"), "names", ()) if user is not None else ()
+    return user is not None and inner != "" and inner not in known and route(user, [inner])
+
+
+def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: bool) -> None:
+    bypassed = [name or "(root)" for name in bypasses]
+    unused = [name for name in report.unused if name not in bypassed]
+    total, parts = len(report.layers), []
+    if bypasses:
+        listed = [f"\n  {name!r}: {b}" for name, b in zip(bypassed, bypasses.values(), strict=True)]
+        parts.append(
+            f"{len(bypassed)} of {total} analog layers are bypassed: something else computes with their weights."
+            f"{_some(listed, '')}\nCall the layers instead, or leave them digital with convert(..., exclude=...)."
+        )
+    if unused and not (allow_unused and not bypasses):
+        parts.append(
+            f"{len(unused)} of {total} analog layers did not run: {_some(list(map(repr, unused)), ', ')}. Use an "
+            "example that reaches them, pass allow_unused=True, or leave them digital with convert(..., exclude=...)."
+        )
+    if parts:
+        raise ValueError("guard: " + "\n".join(parts))
+
+
+def _some(listed: list[str], separator: str) -> str:
+    text = separator.join(listed[:_SHOWN])
+    return text if len(listed) <= _SHOWN else f"{text}{separator or chr(10) + '  '}and {len(listed) - _SHOWN} more"

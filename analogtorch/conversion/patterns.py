@@ -1,0 +1,141 @@
+"""What the patterns of ``convert`` match, and whether they make sense together."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from torch import nn
+
+from analogtorch.conversion.kinds import matrices_of, reason
+from analogtorch.conversion.pattern import Pattern
+
+
+def patterns(argument: str, given: str | Iterable[str] | None) -> list[Pattern]:
+    """The patterns of an argument.
+
+    Raises:
+        TypeError: one that is no text.
+        ValueError: one that is no regular expression.
+    """
+    if not isinstance(given, str | Iterable | None):
+        raise TypeError(f"convert: {argument} must be a pattern or a list of them, got {given!r}")
+    listed = [] if given is None else [given] if isinstance(given, str) else list(given)
+    return [Pattern(p, "convert") for p in listed]
+
+
+def names_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """All names of each module, by the first: a shared one has several, and each is as good."""
+    found: dict[nn.Module, tuple[str, ...]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found[module] = (*found.get(module, ()), name)
+    return {names[0]: names for names in found.values()}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What can be analog or digital by itself: a layer, or one matrix of a module that has several."""
+
+    owner: str
+    """Name of the module that has it: the layer itself."""
+    child: str | None
+    """Name of the matrix in the module; None for a layer."""
+    own: tuple[str, ...]
+    """Its names."""
+    owners: tuple[str, ...]
+    """Names of the module."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All by which it can be meant: what is asked of a module is asked of its matrices."""
+        return (*self.own, *self.owners) if self.child else self.own
+
+
+def units(names: Mapping[str, tuple[str, ...]], modules: Mapping[str, nn.Module]) -> dict[str, Unit]:
+    """The layers and matrices of ``modules``, which are analog or can be, by name.
+
+    A matrix has the name of its layer, such as ``lstm.ih_l0``, and that of its Parameter, ``lstm.weight_ih_l0``.
+
+    Args:
+        names: all names of each module, by the first.
+        modules: by name.
+    """
+    found = {}
+    for owner, module in modules.items():
+        if (spots := matrices_of(module)) is None:
+            found[owner] = Unit(owner, None, names[owner], names[owner])
+            continue
+        for spot in spots:
+            own = tuple(f"{name}.{text}".lstrip(".") for text in (spot.child, spot.weight) for name in names[owner])
+            found[own[0]] = Unit(owner, spot.child, own, names[owner])
+    return found
+
+
+def matches(names: Iterable[str], among: list[Pattern]) -> bool:
+    """Whether any of the patterns matches any of the names of a layer."""
+    return any(pattern(name) for name in names for pattern in among)
+
+
+def check_known(
+    model: nn.Module, candidates: Mapping[str, tuple[str, ...]], among: list[Pattern], embeddings: bool = False
+) -> None:
+    """Raise ValueError for a pattern that matches none of the ``candidates``, with what it matches or almost matches.
+
+    Args:
+        model: of the layers.
+        candidates: all names of the layers that can be analog, by the first.
+        among: the patterns.
+        embeddings: as ``convert`` was given it.
+    """
+    names = [name for own in candidates.values() for name in own]
+    for pattern in among:
+        if any(map(pattern, names)):
+            continue
+        found = [(name, m) for name, m in model.named_modules(remove_duplicate=False) if pattern(name)]
+        with_weights = [(name, m) for name, m in found if next(m.parameters(recurse=False), None) is not None]
+        for name, module in with_weights or found[:1]:
+            why = reason(model, name, module, embeddings)
+            raise ValueError(f"convert: {name!r}, matched by {pattern.text!r}, cannot be analog: {why}")
+        near = nearest(pattern.text.removeprefix("re:"), names) or names[:3]
+        raise ValueError(
+            f"convert: pattern {pattern.text!r} matches none of the {len(candidates)} layers that can be analog. "
+            f"Closest names: {', '.join(map(repr, near)) or 'none'}. Leave the pattern out, or name layers as "
+            "model.named_modules() does."
+        )
+
+
+def nearest(text: str, names: Iterable[str]) -> list[str]:
+    """Up to three ``names`` that ``text`` may have meant: a whole name, or how one ends, such as ``head`` of it."""
+    endings: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            endings.setdefault(".".join(parts[i:]), []).append(name)
+    found = [name for ending in get_close_matches(text.strip("*."), endings, n=3) for name in endings[ending]]
+    return list(dict.fromkeys(found))[:3]
+
+
+def check_agree(
+    candidates: Iterable[tuple[str, ...]], included: list[Pattern], excluded: list[Pattern], overriding: list[Pattern]
+) -> None:
+    """Raise ValueError for a pattern that asks for layers all of which ``exclude`` takes away."""
+    for argument, group in (("include", included), ("per_layer", overriding)):
+        for pattern in group:
+            asked = [names for names in candidates if matches(names, [pattern])]
+            if asked and all(matches(names, excluded) for names in asked):
+                other = next(e.text for e in excluded if matches(asked[0], [e]))
+                raise ValueError(
+                    f"convert: {argument} {pattern.text!r} and exclude {other!r} contradict each other: all it asks "
+                    f"for is excluded, such as {asked[0][0]!r}; drop one of them"
+                )
+
+
+def check_used(candidates: Mapping[str, tuple[str, ...]], chosen: Iterable[str], overriding: list[Pattern]) -> None:
+    """Raise ValueError for a pattern of ``per_layer`` that matches layers, none of which is ``chosen``."""
+    kept = [candidates[name] for name in chosen]
+    for pattern in overriding:
+        if not any(matches(names, [pattern]) for names in kept):
+            such = next(name for name, names in candidates.items() if matches(names, [pattern]))
+            raise ValueError(
+                f"convert: per_layer {pattern.text!r} would change nothing: include, exclude or where leaves out all "
+                f"that it matches, such as {such!r}; convert that as well, or drop it"
+            )

@@ -1,0 +1,145 @@
+"""Analog classes of subclasses: what a subclass of a layer adds, such as padding in its forward, stays.
+
+The analog class of ``Conv2dSame`` inherits from it and from ``AnalogConv2d``, in this order. Methods and attributes
+stay, ``super().forward(x)`` in its forward is the analog one, and ``F.conv2d(x, self.weight, ...)`` is routed there.
+A forward that does anything else with the weight cannot be analog; that is tried before, on the meta device.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from analogtorch.chips import ideal
+from analogtorch.conversion.route import LOOKED_AT, Router
+from analogtorch.nn.traced import Proxy, whole
+
+_FORWARDS = ("forward", "_conv_forward")
+_TRIED = (nn.Linear, nn.modules.conv._ConvNd)
+"""Layers of which an example input is known."""
+_MADE: dict[Any, Any] = {}
+"""Classes by kind and digital class, so that layers of one digital class have one analog class."""
+
+
+def analog_class(kind: Any, digital: type[nn.Module]) -> Any:
+    """The analog class of layers of class ``digital``, a subclass of ``kind.digital`` or that class itself."""
+    if not _added(kind, digital):
+        return kind
+    if (kind, digital) not in _MADE:
+        space: dict[str, Any] = {"__module__": digital.__module__, "__doc__": digital.__doc__, "__reduce_ex__": _reduce}
+        space |= {"analog_kind": kind, "analog_of": digital}
+        if overrides(kind, digital):
+            space["forward"] = _routed(digital.forward)
+        _MADE[kind, digital] = type(f"Analog{digital.__name__}", (digital, kind), space)
+    return _MADE[kind, digital]
+
+
+def _routed(own: Any) -> Any:
+    @functools.wraps(own)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(given, Proxy) for given in (*args, *kwargs.values())):
+            return whole(self, *args, **kwargs)
+        with Router(lambda: (self,)):
+            return own(self, *args, **kwargs)
+
+    return forward
+
+
+def _added(kind: Any, digital: type[nn.Module]) -> set[str]:
+    """What the classes between ``digital`` and ``kind.digital`` define, beside ``__init__`` and the like."""
+    between = [c for c in digital.__mro__ if c not in kind.digital.__mro__]
+    return {name for c in between for name in vars(c) if not (name.startswith("__") and name.endswith("__"))}
+
+
+def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+    """For copies and pickles: the class has no name by which it could be imported."""
+    return _new, (type(self).analog_kind, type(self).analog_of), self.__getstate__()
+
+
+def _new(kind: Any, digital: type[nn.Module]) -> Any:
+    made = analog_class(kind, digital)
+    return made.__new__(made)
+
+
+def overrides(kind: Any, digital: type[nn.Module]) -> str | None:
+    """The method by which ``digital`` computes otherwise than ``kind.digital``, if it has any."""
+    return next((m for m in _FORWARDS if getattr(digital, m, None) is not getattr(kind.digital, m, None)), None)
+
+
+def refuses(kind: Any, module: nn.Module) -> str | None:
+    """Why ``module``, of a subclass of ``kind.digital``, cannot be analog; None if it can."""
+    name, own = type(module).__name__, overrides(kind, type(module))
+    if taken := sorted(_added(kind, type(module)) & (set(dir(kind)) - set(dir(kind.digital)))):
+        return f"{name} has its own {taken[0]!r}, a name that analog layers use"
+    if own is None:
+        return None
+    if not isinstance(module, _TRIED):
+        return f"{name} overrides {own}"
+    layer = analog_class(kind, type(module)).from_digital(_on_meta(module), ideal(), "")
+    for training in (False, True):
+        trial = _Trial(layer.train(training))
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), trial:
+                layer.forward(_example(module))
+        except Exception as error:  # whatever its code raises
+            what = str(error).partition("\n")[0]
+            return f"{name} overrides {own}, which fails for an input alone on the meta device: {what}"
+        if trial.other:
+            return f"{name} overrides {own}, which uses the weight in {trial.other}"
+        if not trial.products:
+            return f"{name} overrides {own}, which does not multiply by the weight"
+    return None
+
+
+class _Trial(TorchFunctionMode):
+    """Sees what a forward does with the weight."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.weight, self.products, self.other = layer.weight, 0, ""
+        self.inside = False
+        product = type(layer).analog_forward
+
+        def counted(*args: Any, **kwargs: Any) -> Tensor:
+            self.inside, self.products = True, self.products + 1
+            try:
+                return product(layer, *args, **kwargs)
+            finally:
+                self.inside = False
+
+        vars(layer)["analog_forward"] = counted
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.inside and any(t is self.weight for t in tree_leaves((args, kwargs))):
+            name = getattr(func, "__name__", str(func))
+            name = func.__self__.__name__ if name == "__get__" else name
+            self.other = self.other or ("" if name in LOOKED_AT else name)
+        return func(*args, **(kwargs or {}))
+
+
+def _on_meta(module: nn.Module) -> Any:
+    """The module without its hooks and without numbers; what else it has is shared."""
+
+    def bare(t: Any) -> Any:
+        if isinstance(t, nn.Parameter):
+            return nn.Parameter(t.detach().to("meta"), t.requires_grad)
+        return t.detach().to("meta") if isinstance(t, Tensor) else t
+
+    new = type(module).__new__(type(module))
+    new.__dict__.update({key: type(v)() if key.endswith("_hooks") else bare(v) for key, v in vars(module).items()})
+    new.__dict__.pop("_compiled_call_impl", None)  # it calls the module itself
+    for held in ("_parameters", "_buffers"):
+        new.__dict__[held] = {key: bare(t) for key, t in vars(module)[held].items()}
+    new.__dict__["_modules"] = {key: None if m is None else _on_meta(m) for key, m in module._modules.items()}
+    return new
+
+
+def _example(module: Any) -> Tensor:
+    shape: list[int] = [module.in_features] if isinstance(module, nn.Linear) else [module.in_channels]
+    if not isinstance(module, nn.Linear):
+        kernels = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+        shape += [2 * (d * (k - 1) + 1) + s for k, s, d in kernels]
+    return torch.empty(2, *shape, dtype=module.weight.dtype, device="meta")

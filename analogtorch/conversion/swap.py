@@ -1,0 +1,285 @@
+"""Swap the layers of a model for analog ones, and back: in place, loudly, with the same Parameters."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from analogtorch.chips import Chip
+from analogtorch.conversion.example import Example, runner
+from analogtorch.conversion.fast_path import reader, restore, switch_off
+from analogtorch.conversion.fold import folded, has_folded
+from analogtorch.conversion.guard import guard
+from analogtorch.conversion.kinds import analog_type, check_module, is_analog, reason, refuse_programmed
+from analogtorch.conversion.patterns import (
+    Unit,
+    check_agree,
+    check_known,
+    check_used,
+    matches,
+    names_of,
+    patterns,
+    units,
+)
+from analogtorch.conversion.replace import replace
+from analogtorch.conversion.route import route_known, unroute
+from analogtorch.conversion.taken import forget, remember
+from analogtorch.nn import AnalogLinear, kinds
+from analogtorch.values import checks
+
+logger = logging.getLogger("analogtorch")
+
+
+def convert(
+    model: nn.Module,
+    chip: Chip,
+    *,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    per_layer: Mapping[str, Chip | Mapping[str, Any]] | None = None,
+    embeddings: bool = False,
+    fold_batch_norm: bool = False,
+    example: Example | None = None,
+) -> nn.Module:
+    """Replace the layers of ``model`` that multiply by stored weights, in place.
+
+    These are ``nn.Linear``, ``nn.Conv1d`` to ``3d`` and ``nn.ConvTranspose1d`` to ``3d``, ``nn.RNN``, ``LSTM`` and
+    ``GRU`` and their cells, ``nn.MultiheadAttention``, and the ``Conv1D`` of transformers; ``nn.Embedding`` on request.
+
+    Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is listed by
+    ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass keeps its methods, and a
+    ``forward`` that multiplies by the weight as it is: by ``super().forward``, ``F.linear``, ``F.conv1d`` to ``3d``.
+    Every analog layer gains one Parameter, its ``input_range``, which learns from calibration on: an optimizer made
+    before the conversion does not know it, and weight decay should spare it (``hwa.parameter_groups``). Counters of
+    ``model.parameters()`` count it, a number per layer or row block; ``summary(model).parameters`` does not. The fused
+    kernels of ``nn.TransformerEncoderLayer`` are off until ``to_digital``.
+
+    Args:
+        model: any module. A layer given as the root itself comes back as a new module.
+        chip: the chip to run on.
+        include: patterns of full layer names; only these are converted. A glob (``"encoder.*"``), or a regular
+            expression marked ``"re:"`` that the whole name must match. A shared layer goes by each of its names. What
+            is asked of a recurrent layer or attention is asked of its matrices; one of them goes by its own name, such
+            as ``lstm.ih_l0``, or that of its Parameter, ``lstm.weight_ih_l0``.
+        exclude: patterns of layers that stay digital.
+        where: ``where(name, layer)`` decides about each layer that the patterns leave.
+        per_layer: pattern to the chip of the layers that it matches: another ``Chip``, or the fields in which it
+            differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. Of several that match, the last counts.
+        embeddings: convert every ``nn.Embedding`` too: a token is then one noisy reading of its row.
+        fold_batch_norm: fold batch norms into the layers before them first, as ``analogtorch.fold_batch_norm`` does;
+            needs ``example``. Asked again, what was folded or left stays so. ``to_digital`` does not unfold them.
+        example: the model's input (a tensor, a tuple of arguments or a dictionary of keyword arguments). With it,
+            ``analogtorch.guard`` proves on one run that every layer that was converted really runs on the chip.
+
+    Returns:
+        The model; assign it, as a root layer cannot be replaced in place.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: a programmed chip, nothing to convert, a pattern that matches no layer or has no effect, patterns
+            that contradict each other, a field that a chip does not have, a layer to convert that is on another chip,
+            one to exclude that is analog, or what ``fold_batch_norm`` and ``guard`` raise.
+            The model is unchanged.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> type(at.convert(model, at.chips.hermes64(), exclude="2")[0]).__name__
+        'AnalogLinear'
+    """
+    check_module("convert", model)
+    refuse_programmed(model, "convert")
+    if not isinstance(chip, Chip):
+        raise TypeError(f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
+    for name, value in (("embeddings", embeddings), ("fold_batch_norm", fold_batch_norm)):
+        checks.flag(f"convert: {name}", value)
+    if fold_batch_norm and example is None:
+        raise ValueError("convert: fold_batch_norm=True needs example, inputs on which it proves that nothing changes")
+    if example is not None:
+        runner("convert", example)
+    if where is not None and not callable(where):
+        raise TypeError(f"convert: where must be a function, where(name, layer), got {where!r}; for names use include")
+    overrides = {} if per_layer is None else per_layer
+    if not isinstance(overrides, Mapping):
+        raise TypeError(f"convert: per_layer must map patterns to chips or to fields of one, got {per_layer!r}")
+    names = names_of(model)
+    chips = _chips(model, names, chip, overrides, embeddings)
+    chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
+    fresh = {name: m for name in chosen if not is_analog(m := model.get_submodule(name))}
+    again = has_folded(model)  # which would change nothing
+    undo = folded(model, example)[1] if fold_batch_norm and not again else lambda: None
+    new: dict[int, Any] = {}
+    routed: list[nn.Module] = []
+    converted = model
+    try:
+        new = {id(m): analog_type(m).from_digital(m, chosen[name], name) for name, m in fresh.items()}
+        converted = switch_off(replace(model, new))
+        _tell_samples(converted)
+        routed = route_known(converted)
+        if example is not None:
+            guard(converted, example)
+    except BaseException:
+        for module in routed:
+            unroute(module)
+        restore(replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
+        undo()
+        raise
+    remember(converted)
+    if new:
+        logger.info("converted %d layers for chip %s", len(new), chip.name)
+    return converted
+
+
+def _chips(
+    model: nn.Module,
+    names: Mapping[str, tuple[str, ...]],
+    chip: Chip,
+    per_layer: Mapping[str, Chip | Mapping[str, Any]],
+    embeddings: bool,
+) -> dict[Unit, Chip]:
+    """What can be analog, and the chip of each."""
+    candidates = {
+        name: m for name, m in model.named_modules() if is_analog(m) or reason(model, name, m, embeddings) is None
+    }
+    changes = [_changed(chip, text, change) for text, change in per_layer.items()]
+    overrides = list(zip(patterns("per_layer", per_layer), changes, strict=True))
+    return {
+        unit: next((c for p, c in reversed(overrides) if matches(unit.names, [p])), chip)
+        for unit in units(names, candidates).values()
+    }
+
+
+def _chosen(
+    model: nn.Module,
+    names: Mapping[str, tuple[str, ...]],
+    chips: Mapping[Unit, Chip],
+    include: str | Iterable[str] | None,
+    exclude: str | Iterable[str] | None,
+    where: Callable[[str, nn.Module], bool] | None,
+    overriding: Iterable[str],
+    embeddings: bool,
+) -> dict[str, Chip | dict[str, Chip]]:
+    """The modules to be analog, by name, and their chips, out of what has one; of matrices, by their children."""
+    included, excluded = patterns("include", include), patterns("exclude", exclude)
+    changed = patterns("per_layer", overriding)
+    if include is not None and not included:
+        raise ValueError("convert: include is empty; leave it out to convert all layers")
+    known = {unit.own[0]: unit.names for unit in chips}
+    check_known(model, known, [*included, *excluded, *changed], embeddings)
+    check_agree(known.values(), included, excluded, changed)
+    owners = dict.fromkeys(unit.owner for unit in chips)
+    wanted = {name: where is None or where(name, model.get_submodule(name)) for name in owners}
+    chosen = [
+        unit
+        for unit in chips
+        if (include is None or matches(unit.names, included))
+        and not matches(unit.names, excluded)
+        and wanted[unit.owner]
+    ]
+    for unit, chip in chips.items():
+        _check_analog(model, unit, chip if unit in chosen else None, matches(unit.names, excluded))
+    found: dict[str, Any] = {}
+    for unit in chosen:
+        if unit.child is None:
+            found[unit.owner] = chips[unit]
+        else:
+            found.setdefault(unit.owner, {})[unit.child] = chips[unit]
+    for name in list(found):  # only attention that is analog calls its out_proj, be it with no other matrix
+        if not is_analog(model.get_submodule(name)) and (attention := reader(model, name)) is not None:
+            if wanted.get(attention[0]) and not matches(names[attention[0]], excluded):
+                found.setdefault(attention[0], {})
+            else:
+                del found[name]
+    if not found:
+        why = _explain(model, known, embeddings)
+        raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {why}")
+    check_used(known, [unit.own[0] for unit in chosen if unit.owner in found], changed)
+    return found
+
+
+def _check_analog(model: nn.Module, unit: Unit, chip: Chip | None, excluded: bool) -> None:
+    """Raise ValueError where a module that is analog is asked to be otherwise.
+
+    ``chip``: that was chosen for the unit; None if it was not chosen.
+    """
+    module: Any = model.get_submodule(unit.owner)
+    if not is_analog(module):
+        return
+    layer = module if unit.child is None else module._modules.get(unit.child)
+    if excluded and layer is not None:
+        raise ValueError(
+            f"convert: exclude asks for {unit.own[0]!r} to stay digital, but it is analog already; call "
+            "analogtorch.to_digital(model) first, or name in include what is to be converted beside it"
+        )
+    if chip is None:
+        return
+    if layer is None:
+        raise ValueError(
+            f"convert: {unit.own[0]!r} was left digital when {unit.owner!r} was converted; call "
+            "analogtorch.to_digital(model) first, or exclude it again"
+        )
+    if layer.chip != chip:
+        raise ValueError(
+            f"convert: layer {unit.owner!r} is on another chip already; call analogtorch.to_digital(model) first, or "
+            "leave it out"
+        )
+
+
+def _changed(chip: Chip, pattern: str, change: Chip | Mapping[str, Any]) -> Chip:
+    if isinstance(change, Chip):
+        return change
+    if not isinstance(change, Mapping):
+        raise TypeError(f"convert: per_layer[{pattern!r}] must be a Chip or a dict of its fields, got {change!r}")
+    known = [field.name for field in dataclasses.fields(Chip)]
+    if unknown := [name for name in change if name not in known]:
+        near = get_close_matches(unknown[0], known, n=1) or known[:1]
+        raise ValueError(
+            f"convert: per_layer[{pattern!r}]: a Chip has no field {unknown[0]!r}; did you mean {near[0]!r}?"
+        )
+    return dataclasses.replace(chip, **change)
+
+
+def to_digital(model: nn.Module) -> nn.Module:
+    """Undo ``convert``: every analog layer becomes the digital layer it was, with its Parameters as they are now.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: a layer of a programmed chip: its weights are conductances, not the model's; or one that was
+            parametrized since.
+    """
+    check_module("to_digital", model)
+    refuse_programmed(model, "to_digital")
+    layers = {name: m for name, m in model.named_modules() if is_analog(m)}
+    if changed := [name for name, m in layers.items() if parametrize.is_parametrized(m)]:
+        raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
+    for module in model.modules():
+        unroute(module)
+    forget(model)
+    return restore(replace(model, {id(m): m.to_digital() for m in layers.values()}))
+
+
+def _tell_samples(model: nn.Module) -> None:
+    """Tell the layers between torch's attentions which dimension counts samples, or noise would follow the split."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            for name in ("linear1", "linear2"):
+                if isinstance(layer := getattr(module, name, None), AnalogLinear):
+                    layer.sequence_first = not getattr(module.self_attn, "batch_first", True)
+
+
+def _explain(model: nn.Module, candidates: Mapping[str, Any], embeddings: bool) -> str:
+    if candidates:
+        names = ", ".join(map(repr, list(candidates)[:3]))
+        return f"exclude, or where, leaves none of its {len(candidates)} layers: {names}, ..."
+    skipped = [
+        f"{n or '(root)'}: {reason(model, n, m, embeddings)}"
+        for n, m in model.named_modules()
+        if next(m.parameters(False), None) is not None
+    ]
+    found = "; ".join(skipped[:5]) or "it has no layers with weights"
+    known = ", ".join(kind.digital.__name__ for kind in kinds())
+    return f"Only {known} become analog; found {found}."

@@ -1,0 +1,49 @@
+"""Analog layers that something else took the place of after ``convert``, such as a tool that swaps every ``nn.Linear``.
+
+Quantisation-aware training of torchao does: its filter asks for ``isinstance(module, nn.Linear)``, which an analog
+layer is, and its layer keeps the weight and computes digitally. torch gives nobody a say when a child is replaced. So
+the weights that were placed are remembered here, as objects; whoever holds one later without being analog took it over.
+"""
+
+from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from analogtorch.conversion.kinds import analog_layers
+from analogtorch.nn import AnalogComposite, AnalogLayer
+
+_PLACED = WeakTensorKeyDictionary()
+"""Weights of analog layers. A copy of a model starts anew: what takes a layer's place there is not noticed."""
+
+
+def remember(model: nn.Module) -> None:
+    """Note the weights of all analog layers."""
+    for _, layer in analog_layers(model):
+        if isinstance(weight := layer._parameters.get("weight"), nn.Parameter):
+            _PLACED[weight] = True
+
+
+def forget(model: nn.Module) -> None:
+    """What the model holds may be digital from now on."""
+    for p in model.parameters():
+        _PLACED.pop(p, None)
+
+
+def taken(model: nn.Module) -> dict[str, str]:
+    """Modules that hold the weight of a layer that was analog, and why they are none, by name."""
+    held = {id(layer._parameters.get("weight")) for _, layer in analog_layers(model)}
+    return {
+        name: f"was an analog layer until a {type(module).__name__} took its place"
+        for name, module in model.named_modules()
+        if not isinstance(module, AnalogLayer | AnalogComposite | nn.Embedding)
+        if any(p in _PLACED and id(p) not in held for p in module._parameters.values() if p is not None)
+    }
+
+
+def refuse_taken(model: nn.Module, caller: str) -> None:
+    """Raise ValueError where a layer was swapped out since it was converted."""
+    for name, why in taken(model).items():
+        raise ValueError(
+            f"{caller}: {name!r} {why}, which computes digitally. Tools that swap every nn.Linear do that: give them a "
+            "filter that leaves out isinstance(module, analogtorch.nn.AnalogLayer). If it is to be digital, call "
+            f"analogtorch.to_digital(model) and analogtorch.convert(model, chip, exclude={name!r})"
+        )

@@ -1,0 +1,65 @@
+"""A programmed chip names, after its first run, the layers that did not run: nothing is digital in silence."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from analogtorch.conversion.kinds import analog_layers
+
+_SHOWN = 5
+"""Layers that the warning lists; the others are counted."""
+_NAMED: "WeakKeyDictionary[nn.Module, set[str]]" = WeakKeyDictionary()
+"""By the model that was programmed: layers that were named, by whichever of its chips ran first."""
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def named(model: nn.Module) -> set[str]:
+    """Layers of ``model`` that were named already; all chips programmed from it share the set."""
+    return _NAMED.setdefault(model, set())
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, nobody is warned: the caller reports by itself which layers ran."""
+    token = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+def name_unread(view: nn.Module, named: set[str]) -> None:
+    """Warn after the next call of ``view``, a programmed chip at a time, of its layers that it has not reached."""
+    view.register_forward_hook(_FirstRun(named))
+
+
+class _FirstRun:
+    """The hook; it takes itself away, and can be copied and pickled with the model."""
+
+    def __init__(self, named: set[str]) -> None:
+        self.named = named
+
+    def __call__(self, model: nn.Module, inputs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or _QUIET.get():
+            return
+        for key in [key for key, hook in model._forward_hooks.items() if hook is self]:
+            del model._forward_hooks[key]
+        layers = dict(analog_layers(model))
+        silent = [name for name, layer in layers.items() if not layer.has_run]
+        if self.named.issuperset(silent):
+            return
+        self.named.update(silent)
+        more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
+        warnings.warn(
+            f"{len(silent)} of {len(layers)} analog layers of this programmed chip did not run: "
+            f"{', '.join(map(repr, silent[:_SHOWN]))}{more}. Either this input does not reach them, as for experts and "
+            "heads that run at times only, or the model computes with their weights without calling them, which is "
+            "digital. analogtorch.guard(model, example) finds out; convert(..., exclude=...) leaves them digital",
+            stacklevel=5,  # the caller of the model: between are torch's __call__ and what it calls
+        )

@@ -1,0 +1,228 @@
+"""Watch one run of a model: which analog layers run, and who computes with their weights beside them."""
+
+import contextlib
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.weights import Region, Weights, accessed, operator_name, storage
+from analogtorch.nn import AnalogLayer
+
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_SHAPE_ONLY = frozenset(
+    {
+        *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"),
+        *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
+    }
+)
+"""Operators that take a tensor for its shape and type and read none of its values."""
+_HERE = f"{Path(__file__).parent}{os.sep}"
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """An operator that computed with the weight of a layer outside of that layer."""
+
+    operator: str
+    user: str
+    """The innermost module that was running."""
+    site: str
+    """File and line."""
+    module: nn.Module | None = field(compare=False, repr=False)
+    """That module itself."""
+
+    def __str__(self) -> str:
+        return f"{self.operator} in {self.user}, {self.site}"
+
+
+def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
+    """Run the model once, in evaluation mode and without gradients, and change nothing of it."""
+    seen = Watch(model, dict(analog_layers(model)))
+    with _unchanged(model), seen.counting(), eager(), torch.no_grad():
+        model.eval()
+        with seen:
+            run(model)
+    return seen
+
+
+class Observer(TorchDispatchMode):
+    """A dispatch mode that sees every operator of a run; one that is compiled runs as it is written, see ``eager``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.modules = {id(m): (name, m) for name, m in model.named_modules()}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch would import all of torch._dynamo, which takes seconds, to keep it out of here
+
+    def running(self, frame: FrameType | None) -> nn.Module | None:
+        """The module of the model whose method ``frame`` runs, if it is one's."""
+        if frame is None or frame.f_code.co_varnames[:1] != ("self",):
+            return None
+        return self.modules.get(id(frame.f_locals.get("self")), ("", None))[1]
+
+    def innermost(self, frame: FrameType | None) -> nn.Module | None:
+        """The innermost module of the model that runs at ``frame``."""
+        while frame is not None and (module := self.running(frame)) is None:
+            frame = frame.f_back
+        return module if frame is not None else None
+
+    def place(self, frame: FrameType | None) -> tuple[nn.Module | None, str]:
+        """The innermost running module of the model, and the innermost line outside of torch (else, the module's)."""
+        user, site, inside = None, "", ""
+        while frame is not None and not (user and site):
+            path, line = frame.f_code.co_filename, f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            if frame.f_code is watch.__code__:
+                break
+            if not (site or path.startswith(_HERE) or path.startswith(_TORCH)):
+                site = line
+            if user is None and (user := self.running(frame)) is not None:
+                inside = line
+            frame = frame.f_back
+        return user, site or inside or "in torch"
+
+
+class Watch(Observer):
+    """Sees every operator of a run, and which of them read a weight outside of its layer.
+
+    Not a TorchFunctionMode: that turns torch's own fast paths off, and would miss what happens without it.
+    """
+
+    def __init__(self, model: nn.Module, layers: dict[str, AnalogLayer]) -> None:
+        super().__init__(model)
+        self.layers = layers
+        self.runs = dict.fromkeys(layers, 0)
+        self.within: list[str] = []
+        self.bypasses: dict[str, Bypass] = {}
+        self.digital_uses: dict[str, set[str]] = {name: set() for name in layers}
+        self.weights = Weights()
+        for name, layer in layers.items():
+            if isinstance(weight := layer._parameters.get("weight"), Tensor):
+                self.weights.add(name, weight)
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the runs of ``analog_forward``, which is also what a direct call of ``forward`` ends in."""
+        before = {name: vars(layer).get("analog_forward") for name, layer in self.layers.items()}
+        try:
+            for name, layer in self.layers.items():
+                vars(layer)["analog_forward"] = self._counted(name, layer.analog_forward)
+            yield
+        finally:
+            for name, layer in self.layers.items():
+                vars(layer).pop("analog_forward", None)
+                if before[name] is not None:
+                    vars(layer)["analog_forward"] = before[name]
+
+    def _counted(self, name: str, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def counted(*args: Any, **kwargs: Any) -> Tensor:
+            self.within.append(name)
+            try:
+                result = forward(*args, **kwargs)
+            finally:
+                self.within.pop()
+            self.runs[name] += 1
+            return result
+
+        return counted
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and operator_name(func) not in _SHAPE_ONLY:
+            self._look(func, args, kwargs or {}, result)
+        return result
+
+    def _look(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        found = [self.weights.of(t) for t in accessed(func, args, kwargs)]
+        used = [r for regions in found for r in regions if not any(name in self.within for name in r.names)]
+        if not used:
+            return
+        if any(not regions for regions in found) or self._added(func, args, kwargs):
+            self._report(func, used)
+            return
+        self.weights.derive(result, used)  # made of weights alone: nothing is computed with them yet
+
+    def _added(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Whether the operator adds what it reads to other data, as ``x.add_(weight)`` does."""
+        if func._schema.name == "aten::copy_":
+            return False
+        return any(not self.weights.of(t) for t in accessed(func, args, kwargs, written=True))
+
+    def _report(self, func: Any, used: list[Region]) -> None:
+        user, site = self.place(sys._getframe(1))
+        label = "(root)" if user is None else self._label(user)
+        for region in used:
+            owner = user is not None and not isinstance(user, AnalogLayer) and _holds(user, region)
+            for name in region.names:
+                if owner:
+                    self.digital_uses[name].add(label)
+                else:
+                    self.bypasses.setdefault(name, Bypass(str(func.overloadpacket), label, site, user))
+
+    def _label(self, module: nn.Module) -> str:
+        name = self.modules[id(module)][0]
+        return f"{name or '(root)'} ({type(module).__name__})"
+
+
+def _holds(module: nn.Module, region: Region) -> bool:
+    own = [p for p in module._parameters.values() if p is not None]
+    return any(storage(p) == storage(region.weight) and region.meets(p) for p in own)
+
+
+def eager() -> contextlib.AbstractContextManager[Any]:
+    """Compiled parts run as they are written, or their operators would not be seen."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+@contextlib.contextmanager
+def same_random() -> Iterator[None]:
+    """Give the random states of torch, numpy and Python back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Give modes, buffers and random states back as they were."""
+    modes = {m: m.training for m in model.modules()}
+    buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in model.modules()}
+    try:
+        with same_random():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for module, before in buffers.items():
+            module._buffers.clear()
+            module._buffers.update({name: _restored(*pair) for name, pair in before.items()})
+
+
+def _copied(buffer: Tensor | None) -> Tensor | None:
+    return None if buffer is None or buffer.is_meta else buffer.detach().clone()
+
+
+@torch.no_grad()
+def _restored(buffer: Tensor | None, copied: Tensor | None) -> Tensor | None:
+    if buffer is not None and copied is not None and not torch.equal(buffer, copied):
+        with torch.inference_mode(buffer.is_inference()):
+            buffer.copy_(copied)
+    return buffer

@@ -1,0 +1,18 @@
+"""Time, energy and area of a mapped model, at named scopes; each figure with its source."""
+
+from analogtorch.cost_model.cost import CostReport, EnergySplit, cost
+from analogtorch.cost_model.efficiency import Efficiency, published
+from analogtorch.cost_model.peak import Peak, peak
+from analogtorch.cost_model.schedule import Schedule, schedule
+
+__all__ = [
+    "CostReport",
+    "Efficiency",
+    "EnergySplit",
+    "Peak",
+    "Schedule",
+    "cost",
+    "peak",
+    "published",
+    "schedule",
+]

@@ -1,0 +1,251 @@
+"""What an inference costs: energy by consumer, time, and efficiencies that say what they count.
+
+Conventions (all of them are printed with the report, or named by its fields):
+
+- Operations are those of the matrix products, 2 per multiply-accumulate (MAC); digital operations cost energy and time
+  and count as none.
+- Scopes: ``tile`` is input encoding, cells and output encoding; ``chip`` adds hops between tiles and the chip's own
+  digital operations; ``system`` adds the ports of the chips and the host. Idle power is in none of them.
+- A partly used tile is charged by the shares of ``Cost.shares``. As these are assumed for most chips, every efficiency
+  carries a range: from each MVM charged as a full tile to each charged in proportion to its columns.
+- Only the cells' share falls with their conductance.
+"""
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from analogtorch.chips import Chip, Cost, Energy, Figure
+from analogtorch.chips.cost import Charge, Kind, Scope
+from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, published
+from analogtorch.cost_model.schedule import Mode, Run, Schedule, schedule
+from analogtorch.values.shown import as_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergySplit:
+    """Energy of one inference, J, by what consumes it."""
+
+    control: float
+    """What a tile takes however little of it is used."""
+    dac: float
+    """Input encoding."""
+    array: float
+    """The cells' current."""
+    adc: float
+    """Output encoding."""
+    chip_digital: float
+    """Digital operations on the chip, additions of partial sums included."""
+    chip_communication: float
+    """Hops between tiles."""
+    host_digital: float
+    """All other digital operations."""
+    port_communication: float
+    """Numbers that enter and leave chips."""
+
+    @property
+    def tile(self) -> float:
+        """What the scope ``tile`` counts, J."""
+        return self.control + self.dac + self.array + self.adc
+
+    @property
+    def chip(self) -> float:
+        """What the scope ``chip`` counts, J."""
+        return self.tile + self.chip_digital + self.chip_communication
+
+    @property
+    def system(self) -> float:
+        """What the scope ``system`` counts, J."""
+        return self.chip + self.host_digital + self.port_communication
+
+    @property
+    def digital(self) -> float:
+        """Digital operations wherever they run, J."""
+        return self.chip_digital + self.host_digital
+
+    @property
+    def communication(self) -> float:
+        """Moving numbers wherever they go, J."""
+        return self.chip_communication + self.port_communication
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostReport:
+    """What ``cost`` returns; print it."""
+
+    chip: Chip
+    schedule: Schedule
+    conductance: float
+    """Mean conductance of the cells in units of that as programmed."""
+    macs: int
+    """Multiply-accumulates of the matrix products in one inference."""
+    energy: EnergySplit
+    """Of one inference, by the shares of ``Cost.shares``."""
+    energy_by_columns: EnergySplit
+    """The same with every MVM charged in proportion to its columns."""
+    energy_full_tiles: EnergySplit
+    """The same with every MVM charged as a full tile."""
+    efficiencies: tuple[Efficiency, ...]
+    """Predicted: of the scopes tile, chip and system."""
+    published: tuple[Efficiency, ...]
+    """Published for the chip, with workloads of their own."""
+
+    @property
+    def operations(self) -> int:
+        """Operations of the matrix products in one inference, 2 per MAC."""
+        return OPERATIONS_PER_MAC * self.macs
+
+    @property
+    def latency(self) -> float:
+        """Seconds of one inference."""
+        return self.schedule.latency
+
+    @property
+    def throughput(self) -> float:
+        """Inferences per second."""
+        return self.schedule.throughput
+
+    @property
+    def power(self) -> float:
+        """Mean power, W, at that throughput; idle power excluded."""
+        return self.energy.system * self.throughput
+
+    def efficiency(self, scope: Scope) -> Efficiency:
+        """The predicted efficiency of a scope, with everything that it must be quoted with."""
+        found = {e.scope: e for e in self.efficiencies}
+        if scope not in found:
+            raise ValueError(f"scope must be one of {', '.join(found)}, got {scope!r}")
+        return found[scope]
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+
+def cost(
+    mapping: Any,
+    *,
+    mode: Mode = "pipelined",
+    conductance: float | None = None,
+    signed_inputs: Collection[str] | None = None,
+) -> CostReport:
+    """Time and energy of one inference of a mapped model.
+
+    Args:
+        mapping: anything with ``chip``, ``operations``, ``matrices`` and ``placements``.
+        mode: ``pipelined`` (inferences follow each other as fast as the busiest resource allows) or ``sequential``.
+        conductance: mean conductance of the cells now, in units of that as programmed, which is 1 and the default;
+            ``chips.mean_conductance(chip.cell, seconds)`` says how far it has drifted.
+        signed_inputs: names of the matrices whose inputs have both signs; None: all of them. Matters on chips whose
+            rows take unsigned inputs only.
+
+    Raises:
+        ValueError: what ``schedule`` refuses, or a conductance that is no positive number.
+        TypeError: ``mapping`` lacks one of the four.
+    """
+    conductance = 1.0 if conductance is None else conductance
+    if not (isinstance(conductance, int | float) and 0 < conductance < math.inf):
+        raise ValueError(f"conductance must be a positive number, 1 as programmed, got {conductance!r}")
+    plan = schedule(mapping, mode=mode, signed_inputs=signed_inputs)
+    chip = mapping.chip
+    split, column, tile = (_energy(plan, chip, conductance, charge) for charge in ("model", "column", "tile"))
+    macs = _macs(mapping)
+    return CostReport(
+        chip=chip,
+        schedule=plan,
+        conductance=conductance,
+        macs=macs,
+        energy=split,
+        energy_by_columns=column,
+        energy_full_tiles=tile,
+        efficiencies=_efficiencies(chip.cost, plan, macs, (split, column, tile), conductance),
+        published=published(chip),
+    )
+
+
+def _macs(mapping: Any) -> int:
+    matrices = mapping.matrices.values() if hasattr(mapping.matrices, "values") else mapping.matrices
+    weights = {m.name: m.weights for m in matrices}
+    return sum(op.vectors * weights[op.matrix] for op in mapping.operations if op.matrix is not None)
+
+
+def _energy(plan: Schedule, chip: Chip, conductance: float, charge: Charge) -> EnergySplit:
+    assert chip.cost is not None
+    network, total = chip.cost.network, Energy()
+    for run in plan.runs:
+        total = total.plus(_mvm(run, chip, chip.cost, conductance, charge), times=run.mvms)
+    on_chip = sum(s.operations for s in plan.steps if s.place != "host")
+    on_host = sum(s.operations for s in plan.steps if s.place == "host")
+    return EnergySplit(
+        control=total.control,
+        dac=total.dac,
+        array=total.array,
+        adc=total.adc,
+        chip_digital=on_chip * chip.cost.on_chip.energy.value,
+        chip_communication=sum(s.element_hops for s in plan.steps) * network.hop_energy.value,
+        host_digital=on_host * chip.cost.host.energy.value,
+        port_communication=sum(s.port_elements for s in plan.steps) * network.chip_energy.value,
+    )
+
+
+def _mvm(run: Run, chip: Chip, costs: Cost, conductance: float, charge: Charge) -> Energy:
+    return costs.mvm(
+        rows=run.rows / chip.rows,
+        cols=run.cols / chip.cols,
+        cells=run.weights / (chip.rows * chip.cols),
+        conductance=conductance,
+        charge=charge,
+    )
+
+
+def _efficiencies(
+    costs: Cost, plan: Schedule, macs: int, splits: tuple[EnergySplit, ...], conductance: float
+) -> tuple[Efficiency, ...]:
+    """One record per scope; ``splits`` are those of the model, in proportion to columns, and of full tiles."""
+    operations, busy = OPERATIONS_PER_MAC * macs, sum(t.busy for t in plan.tiles)
+    shares = costs.shares
+    tile = [costs.mvm_energy]
+    if conductance != 1 or not math.isclose(splits[0].tile, splits[2].tile, rel_tol=1e-9):
+        tile += [shares.control, shares.dac, shares.array, shares.adc]
+    chip = [*tile, costs.network.hop_energy, costs.on_chip.energy]
+    system = [*chip, costs.network.chip_energy, costs.host.energy]
+    scopes: tuple[tuple[Scope, list[Figure], str, float], ...] = (
+        ("tile", tile, costs.excluded, operations / busy),
+        ("chip", chip, "chip ports, host, idle power", operations * plan.throughput / plan.chips),
+        ("system", system, "idle power, memory of the host", operations * plan.throughput),
+    )
+    return tuple(
+        _efficiency(scope, figures, excluded, rate, costs, plan, [operations / getattr(s, scope) for s in splits])
+        for scope, figures, excluded, rate in scopes
+    )
+
+
+def _efficiency(
+    scope: Scope,
+    figures: list[Figure],
+    excluded: str,
+    rate: float,
+    costs: Cost,
+    plan: Schedule,
+    per_joule: list[float],
+) -> Efficiency:
+    model, column, tile = (x / 1e12 for x in per_joule)
+    return Efficiency(
+        scope=scope,
+        origin="predicted",
+        tops_per_watt=model,
+        tops=rate / 1e12,
+        low=min(model, column, tile),
+        high=max(model, column, tile),
+        precision=costs.precision,
+        phases=costs.phases,
+        utilisation=plan.utilisation,
+        excluded=excluded,
+        kind=_weakest(figures),
+        source="cost model of AnalogTorch on Chip.cost",
+    )
+
+
+def _weakest(figures: Iterable[Figure]) -> Kind:
+    order: tuple[Kind, ...] = ("assumed", "fitted", "derived", "measured")
+    return min((f.kind for f in figures if f.value > 0), key=order.index)

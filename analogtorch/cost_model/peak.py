@@ -1,0 +1,58 @@
+"""What a chip does when all of it multiplies at once: the setting of most published figures."""
+
+from dataclasses import dataclass
+
+from analogtorch.chips.chip import Chip
+from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency
+from analogtorch.values import checks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """One MVM in every tile of a chip (one of those that share circuits), every cell in use."""
+
+    operations: int
+    """2 per cell."""
+    seconds: float
+    joules: float
+    """Of input encoding, cells and output encoding; ``efficiency.excluded`` says what it leaves out."""
+    efficiency: Efficiency
+    """With ``tops`` of the whole chip."""
+
+    @property
+    def watts(self) -> float:
+        """Power while it lasts."""
+        return self.joules / self.seconds
+
+
+def peak(chip: Chip) -> Peak:
+    """The peak of a chip.
+
+    Raises:
+        ValueError: the chip has no ``cost``.
+    """
+    checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
+    costs = chip.cost
+    if costs is None:
+        raise ValueError(
+            f"chip {chip.name!r} has no cost; give it one: dataclasses.replace(chip, cost=...), or take a preset"
+        )
+    tiles = chip.tiles // chip.planes
+    operations = OPERATIONS_PER_MAC * chip.cells // chip.planes
+    joules = tiles * costs.mvm_energy.value
+    per_watt = operations / joules / 1e12
+    efficiency = Efficiency(
+        scope="tile",
+        origin="predicted",
+        tops_per_watt=per_watt,
+        low=per_watt,
+        high=per_watt,
+        precision=costs.precision,
+        phases=costs.phases,
+        utilisation=1.0,
+        excluded=costs.excluded,
+        kind=costs.mvm_energy.kind,
+        source=costs.mvm_energy.source,
+        tops=operations / costs.mvm_time.value / 1e12,
+    )
+    return Peak(operations=operations, seconds=costs.mvm_time.value, joules=joules, efficiency=efficiency)

@@ -1,0 +1,178 @@
+"""Which numbers travel between tiles, chips and host in one inference.
+
+Conventions, where nothing is published:
+
+- An activation travels once to every tile that needs it and waits there; a convolution's window is formed at the tile.
+- A block gets the rows it holds. Without multicast: two blocks with the same rows are sent them twice, though they pass
+  the port of their chip once.
+- Blocks of one column that hold different rows send their partial sums to the tile of the first, where they are added.
+- A recurrent matrix takes its own past results, from where its result lies.
+- A digital operation of the chip runs where its first input lies, on the host otherwise.
+- Hops are Manhattan distances on the grid of tiles, averaged over the tiles that hold the source. Leaving a chip and
+  entering another are two passages of a port, and the way inside the chips is not counted.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from analogtorch.chips import Chip
+from analogtorch.graph.types import Matrix, Operation
+from analogtorch.mapping.types import Block, Placement
+
+Tile = tuple[int, int]
+"""Chip and tile (tiles that share their circuits count as one)."""
+Place = tuple[Tile, ...]
+"""Where a result lies: its tiles; () is the host."""
+
+
+@dataclass
+class Traffic:
+    """Numbers that one operation moves in one inference."""
+
+    element_hops: float = 0.0
+    """Numbers times hops between neighbouring tiles."""
+    tiles: dict[Tile, float] = field(default_factory=lambda: defaultdict(float))
+    """Numbers that reach each tile."""
+    ports: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    """Numbers that enter or leave each chip."""
+    sums: int = 0
+    """Additions of partial sums."""
+
+    def send(self, elements: float, source: Place, target: Tile | None, columns: int, *, port: bool = True) -> None:
+        """Move ``elements`` that lie spread over ``source`` to the tile ``target``; None is the host.
+
+        ``port`` is False where they have passed the ports already, on their way to another tile of the same chip.
+        """
+        arriving = 0.0
+        for place in source or (None,):
+            share = elements / max(len(source), 1)
+            if place == target:
+                continue
+            arriving += share
+            if place is not None and target is not None and place[0] == target[0]:
+                self.element_hops += share * _hops(place[1], target[1], columns)
+                continue
+            for end in (place, target):
+                if port and end is not None:
+                    self.ports[end[0]] += share
+        if target is not None and arriving:
+            self.tiles[target] += arriving
+
+    def seconds(self, chip: Chip) -> float:
+        """Time that it takes: tiles and ports receive at the same time, the busiest counts."""
+        assert chip.cost is not None
+        network = chip.cost.network
+        ports = max(self.ports.values(), default=0.0) / network.chip_rate.value
+        if network.link_rate is None:
+            return ports
+        return max(ports, max(self.tiles.values(), default=0.0) / network.link_rate.value)
+
+
+def places(operations: Sequence[Operation], placed: Mapping[str, Sequence[Placement]], chip: Chip) -> dict[str, Place]:
+    """Where the result of every operation lies."""
+    assert chip.cost is not None
+    found: dict[str, Place] = {}
+    for op in operations:
+        if op.matrix is not None:
+            own = placed[op.matrix]
+            heads = sorted({head for heads in _heads(own) for head in heads})
+            found[op.name] = tuple(dict.fromkeys(tile_of(own[i], chip) for i in heads))
+        elif op.kind in chip.cost.on_chip.kinds and op.inputs:
+            found[op.name] = found[op.inputs[0]]
+        else:
+            found[op.name] = ()
+    return found
+
+
+def traffic(
+    op: Operation,
+    matrix: Matrix | None,
+    placed: Sequence[Placement],
+    sources: Mapping[str, tuple[Place, int]],
+    place: Place,
+    chip: Chip,
+) -> Traffic:
+    """What ``op`` moves: its inputs to where it runs, and its partial sums.
+
+    Args:
+        op: the operation.
+        matrix: that it applies, if any.
+        placed: blocks of that matrix.
+        sources: place and number of elements of each input.
+        place: where the result of ``op`` lies.
+        chip: that it runs on.
+    """
+    assert chip.cost is not None
+    moved, columns = Traffic(), chip.cost.network.grid_columns
+    if matrix is None:
+        for source, elements in sources.values():
+            if not place and source:
+                moved.send(elements, source, None, columns)
+            for target in place if source != place else ():
+                moved.send(elements / len(place), source, target, columns)
+        return moved
+    copies = 1 + max(p.block.copy for p in placed)
+    rows = matrix.rows * (1 if chip.grouped == "sequential" else matrix.groups)
+    for source, wanted in _needed(op, matrix, sources, place):
+        entered: set[tuple[int, ...]] = set()
+        for p in placed:
+            share = p.block.rows / rows
+            rows_of: tuple[int, ...] = (p.chip, p.block.copy, p.block.row)
+            if chip.grouped == "sequential":  # the inputs of its columns' groups only
+                share *= groups_of(p.block, matrix) / matrix.groups
+                rows_of += (p.block.col if matrix.groups > 1 else 0,)
+            moved.send(wanted * share / copies, source, tile_of(p, chip), columns, port=rows_of not in entered)
+            entered.add(rows_of)
+    _gather(moved, op, placed, chip, copies)
+    return moved
+
+
+def _needed(
+    op: Operation, matrix: Matrix, sources: Mapping[str, tuple[Place, int]], place: Place
+) -> list[tuple[Place, float]]:
+    """Place and number of the elements that enter the matrix, no more than it can take."""
+    taken = op.vectors * matrix.rows * matrix.groups
+    given = sum(elements for _, elements in sources.values())
+    if op.steps > 1 and given != taken:
+        return [(place, taken)]
+    if not given:
+        return [((), taken / matrix.kernel)]
+    return [(source, elements * min(1, taken / given)) for source, elements in sources.values()]
+
+
+def _gather(moved: Traffic, op: Operation, placed: Sequence[Placement], chip: Chip, copies: int) -> None:
+    """Send partial sums to the first block of their columns and count the additions."""
+    assert chip.cost is not None
+    for i, heads in enumerate(_heads(placed)):
+        for head, columns in heads.items():
+            if head != i:
+                source, target = tile_of(placed[i], chip), tile_of(placed[head], chip)
+                moved.send(op.vectors * columns / copies, (source,), target, chip.cost.network.grid_columns)
+                moved.sums += round(op.vectors * columns / copies)
+
+
+def _heads(placed: Sequence[Placement]) -> list[Counter[int]]:
+    """By block: how many of its columns have their first rows in which block (by its place in ``placed``)."""
+    found: list[Counter[int]] = [Counter() for _ in placed]
+    first: dict[int, dict[int, int]] = defaultdict(dict)  # by copy and column
+    for i in sorted(range(len(placed)), key=lambda i: placed[i].block.row):
+        block = placed[i].block
+        columns = first[block.copy]
+        found[i].update(columns.setdefault(c, i) for c in range(block.col, block.col + block.cols))
+    return found
+
+
+def groups_of(block: Block, matrix: Matrix) -> int:
+    """Groups that the block's columns belong to."""
+    per_group = max(matrix.cols // matrix.groups, 1)
+    return (block.col + block.cols - 1) // per_group - block.col // per_group + 1
+
+
+def tile_of(placement: Placement, chip: Chip) -> Tile:
+    """The tile, or the set of tiles with common circuits, that a block lies on."""
+    return placement.chip, placement.tile // chip.planes
+
+
+def _hops(a: int, b: int, columns: int) -> int:
+    return abs(a // columns - b // columns) + abs(a % columns - b % columns)

@@ -1,0 +1,129 @@
+"""Finished measurements of a sweep in a folder: each is kept as soon as it is made, and read when the sweep goes on.
+
+    sweep.json        which experiment it is: seed, compensation, version of the noise, digest of the model
+    chip-00003.json   what has been measured on chip 3, by the time in seconds ("programmed": before any read)
+
+Both are JSON, written whole or not at all. The metric is not among them: a folder is for one metric.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.chips import to_dict
+from analogtorch.conversion import analog_layers
+from analogtorch.files import write_atomically
+from analogtorch.ops.noise import VERSION as NOISE
+from analogtorch.values import checks
+
+VERSION = 1
+"""Of the files' form."""
+_HEAD = "sweep.json"
+
+
+class Journal:
+    """The measurements of one experiment in ``folder``, which is made if it does not exist.
+
+    Raises:
+        ValueError: the folder holds another experiment, files that are not a sweep's, or a damaged file.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, experiment: dict[str, Any]) -> None:
+        self.folder = checks.path("sweep: folder", folder)
+        head = self.folder / _HEAD
+        wanted = {"version": VERSION, **experiment}
+        if head.exists():
+            self._compare(_read(head), wanted)
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(f"sweep: {self.folder} holds files and no {_HEAD}; give a new or an empty folder")
+        else:
+            _write(head, wanted)
+
+    def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        if found != wanted:
+            names = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+            differ = ", ".join(f"{key} {found.get(key)!r} there and {wanted.get(key)!r} here" for key in names)
+            raise ValueError(f"sweep: {self.folder} holds another experiment ({differ}); give another folder")
+
+    def read(self, number: int, seed: int) -> dict[str, float]:
+        """What has been measured on chip ``number``: the metric by ``key(time)``.
+
+        Raises:
+            ValueError: the file is damaged, or of another chip.
+        """
+        path = self._path(number)
+        if not path.exists():
+            return {}
+        data = _read(path)
+        values: Any = data.get("values")
+        good = data.get("seed") == seed and isinstance(values, dict) and data.get("sum") == _sum(seed, values)
+        if not good or not all(isinstance(v, float) and math.isfinite(v) for v in values.values()):
+            raise ValueError(f"sweep: {path} is damaged or of another chip; remove it to measure this chip again")
+        return dict(values)
+
+    def write(self, number: int, seed: int, values: dict[str, float]) -> None:
+        """Keep all that has been measured on chip ``number``."""
+        _write(self._path(number), {"seed": seed, "values": values, "sum": _sum(seed, values)})
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"chip-{number:05d}.json"
+
+
+def key(t: float | None) -> str:
+    """How a file calls the time ``t``, s; None: as programmed."""
+    return "programmed" if t is None else repr(t)
+
+
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 of all that decides what the model is on a chip: its state, and the chip of each analog layer.
+
+    Raises:
+        ValueError: a tensor is on the meta device.
+        TypeError: a chip has a part that has no form in a file.
+    """
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(f"{name}\n".encode())
+        found.update(_bytes(name, value) if isinstance(value, Tensor) else repr(value).encode())
+    known: dict[int, str] = {}
+    for name, layer in analog_layers(model):
+        if id(layer.chip) not in known:
+            known[id(layer.chip)] = json.dumps(to_dict(layer.chip))
+        found.update(f"{name}\n{layer.layer_name}\n{known[id(layer.chip)]}\n".encode())
+    return found.hexdigest()
+
+
+def experiment(model: nn.Module, seed: int, compensation: str) -> dict[str, Any]:
+    """What makes a sweep this one: more chips and other times belong to the same."""
+    return {"seed": seed, "compensation": compensation, "noise": NOISE, "model": model_digest(model)}
+
+
+def _bytes(name: str, tensor: Tensor) -> Any:
+    if tensor.is_meta:
+        raise ValueError(f"sweep: {name!r} is on the meta device; load weights first")
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy()
+
+
+def _sum(seed: int, values: dict[str, float]) -> str:
+    return hashlib.sha256(json.dumps([seed, values], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"sweep: {path} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"sweep: {path} is damaged: it holds {checks.shown(data)}")
+    return data
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(data, indent=2) + "\n")

@@ -1,0 +1,213 @@
+"""Which layer costs the metric: each analog layer on the chip by itself, all others exact."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from analogtorch.calibration.passes import exact
+from analogtorch.conversion import analog_layers, check_module, refuse_programmed
+from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
+from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
+from analogtorch.nn import AnalogLayer, Programmed
+from analogtorch.simulate.chip import Compensation, beyond_data, program, seconds
+from analogtorch.values import checks
+
+
+def sensitivity(
+    model: nn.Module,
+    metric: Callable[[nn.Module], float],
+    *,
+    effects: Effect | Iterable[Effect] = EFFECTS,
+    time: str | float = "1 year",
+    chips: int = 3,
+    seed: int = 0,
+    compensation: Compensation = "least_squares",
+    higher_is_better: bool = True,
+    progress: bool = False,
+) -> Sensitivity:
+    """Measure what the metric loses when one analog layer alone is on the chip and all others compute exactly.
+
+    Each effect holds the ones before it: ``bits`` are quantised inputs and outputs with exact weights (``eval()``);
+    ``readings`` add the noise of the chip's readings, still with exact weights; ``noise`` is a programmed chip right
+    after programming (``"0 s"``); ``drift`` is the same chip at ``time``: all that is lost by then. Chip ``i`` is the
+    one that ``sweep`` measures with the same ``seed``. The metric runs once per layer and effect: of the readings on
+    the first chip, for ``noise`` and ``drift`` on every one.
+
+    Args:
+        model: a converted model; it is copied and stays as it is, whatever the metric does.
+        metric: called with a model in evaluation mode; returns a number, such as the accuracy. Each call meets the
+            same state of torch's random generators, and leaves them as they were.
+        effects: which to measure.
+        time: of ``drift``, as ``ProgrammedChip.at`` takes it.
+        chips: how many, >= 1.
+        seed: of the whole experiment, a signed 64-bit integer.
+        compensation: of the drift, as ``ProgrammedChip.at`` takes it.
+        higher_is_better: whether the metric falls where the model gets worse, as an accuracy does and an error does
+            not.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: no analog layer, a programmed chip, an unknown effect, no chips, what ``program`` and ``at`` refuse,
+            or a metric that is NaN or infinite.
+        TypeError: a metric that is no number.
+
+    Example:
+        >>> found = at.sensitivity(model, lambda chip: at.accuracy(chip, batches))
+        >>> print(found)
+        >>> print(found.suggest(0.01))
+    """
+    check_module("sensitivity", model)
+    check_metric("sensitivity", metric)
+    layers, chosen = dict(analog_layers(model)), _chosen(effects)
+    if not layers:
+        raise ValueError("sensitivity: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    refuse_programmed(model, "sensitivity")
+    chips = checks.count("sensitivity: chips", chips)
+    checks.choice("sensitivity: compensation", compensation, get_args(Compensation))
+    checks.flag("sensitivity: higher_is_better", higher_is_better)
+    notes = beyond_data(model, seconds(time)) if "drift" in chosen else []
+    seeds = chip_seeds(seed, chips)
+    reference, values = _measured(model, metric, chosen, time, seeds, compensation, progress)
+    sign = 1 if higher_is_better else -1
+    lost = {e: sign * (reference - torch.tensor(v, dtype=torch.float64)) for e, v in values.items()}
+    found = [{e: _over_chips(v[:, i]) for e, v in lost.items()} for i in range(len(layers) + 1)]
+    rows = [_row(name, layer, loss) for (name, layer), loss in zip(layers.items(), found[1:], strict=True)]
+    return Sensitivity(
+        rows=tuple(sorted(rows, key=lambda row: -row.loss[chosen[-1]].mean)),
+        reference=reference,
+        total=found[0],
+        effects=chosen,
+        time=label(time),
+        note="; ".join(notes),
+        seeds=seeds,
+    )
+
+
+def _measured(
+    model: nn.Module,
+    metric: Callable[[nn.Module], float],
+    effects: tuple[Effect, ...],
+    time: str | float,
+    seeds: tuple[int, ...],
+    compensation: Compensation,
+    progress: bool,
+) -> tuple[float, dict[Effect, list[list[float]]]]:
+    """The metric with all layers exact; and by effect, of each chip: with all layers on it, then with each alone."""
+    times = {e: t for e, t in (("readings", "0 s"), ("noise", "0 s"), ("drift", time)) if e in effects}
+    values: dict[Effect, list[list[float]]] = {effect: [] for effect in effects}
+    layers = sum(1 for _ in analog_layers(model))
+    turns = sum(1 if effect in SINGLE else len(seeds) for effect in effects)
+    with tqdm(total=1 + (layers + 1) * turns, desc="layers x effects x chips", unit="run", disable=not progress) as bar:
+        quantised = _Apart(_copy(model), metric, bar)
+        reference = quantised.exact()
+        if "bits" in effects:
+            values["bits"].append(quantised.each("bits"))
+        for number, chip_seed in enumerate(seeds):
+            wanted = {effect: t for effect, t in times.items() if number == 0 or effect not in SINGLE}
+            if not wanted:
+                break
+            physical = program(model, seed=chip_seed)
+            physical.warned.update(beyond_data(model, seconds(time)))  # the report has the note
+            for effect, t in wanted.items():
+                view = physical.at(t, compensation=compensation)
+                on_chip = _Apart(view, metric, bar, exact_weights=effect == "readings")
+                values[effect].append(on_chip.each(f"{effect}, chip {number}"))
+                del view, on_chip
+            del physical  # the next chip has its memory
+    return reference, values
+
+
+def _chosen(effects: Effect | Iterable[Effect]) -> tuple[Effect, ...]:
+    """The effects in their order, each once."""
+    if not isinstance(effects, Iterable):
+        raise ValueError(f"sensitivity: effects must be some of {EFFECTS}, got {effects!r}")
+    given = [effects] if isinstance(effects, str) else list(effects)
+    if not given:
+        raise ValueError(f"sensitivity: effects must be some of {EFFECTS}, got none")
+    for effect in given:
+        checks.choice("sensitivity: each of effects", effect, EFFECTS)
+    return tuple(effect for effect in EFFECTS if effect in given)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, its weights shared, all else its own."""
+    weights = [layer.weight for _, layer in analog_layers(model)]
+    shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
+    return copy.deepcopy(model, shared).eval().requires_grad_(False)
+
+
+def _exactly(layer: AnalogLayer) -> Programmed | None:
+    """What a chip would hold of the layer, had its devices taken the weights exactly."""
+    held, matrix = layer.programmed, layer.as_matrix(layer.weight.detach())
+    if held is None:
+        return None
+    weights = tuple(section.weight(matrix) for section in layer.sections)
+    return dataclasses.replace(held, weights=weights, gains=tuple(map(torch.ones_like, held.gains)))
+
+
+class _Apart:
+    """A model of which one layer at a time is on the chip; it changes the model that it is given."""
+
+    def __init__(
+        self, model: nn.Module, metric: Callable[[nn.Module], float], bar: Any, *, exact_weights: bool = False
+    ) -> None:
+        self.model, self.metric, self.bar = model, metric, bar
+        self.layers = dict(analog_layers(model))
+        self.chips = {name: layer.chip for name, layer in self.layers.items()}
+        self.held = {
+            name: _exactly(layer) if exact_weights else layer.programmed for name, layer in self.layers.items()
+        }
+        tensors = (*model.parameters(), *model.buffers())
+        self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+
+    def each(self, effect: str) -> list[float]:
+        """The metric with all layers on the chip, then with each by itself."""
+        for name in self.layers:
+            self._place(name, True)
+        values = [self._measure(f"all layers on the chip ({effect})")]
+        for name in self.layers:
+            self._place(name, False)
+        for name in self.layers:
+            self._place(name, True)
+            values.append(self._measure(f"only layer {name or '(root)'!r} on the chip ({effect})"))
+            self._place(name, False)
+        return values
+
+    def exact(self) -> float:
+        """The metric with none of them on the chip."""
+        for name in self.layers:
+            self._place(name, False)
+        return self._measure("all layers exact")
+
+    def _place(self, name: str, on: bool) -> None:
+        layer, held = self.layers[name], self.held[name]
+        layer.programmed = None  # else it refuses another chip
+        layer.chip = self.chips[name] if on else exact(self.chips[name])
+        if on and held is not None:
+            layer.hold(held)  # its output noise starts from the first input again
+
+    def _measure(self, what: str) -> float:
+        self.model.eval()
+        with torch.random.fork_rng(devices=self.devices):
+            value = finite("sensitivity", self.metric(self.model), f"with {what}")
+        self.bar.update()
+        return value
+
+
+def _over_chips(losses: torch.Tensor) -> Loss:
+    return Loss(mean=losses.mean().item(), std=losses.std(correction=1 if len(losses) > 1 else 0).item())
+
+
+def _row(name: str, layer: AnalogLayer, loss: dict[Effect, Loss]) -> LayerLoss:
+    return LayerLoss(
+        name=name,
+        weights=layer.weight.numel(),
+        blocks=sum(section.blocks for section in layer.sections),
+        cell=layer.chip.cell,
+        loss=loss,
+    )

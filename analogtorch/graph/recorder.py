@@ -1,0 +1,247 @@
+"""What the operators of one run are on a chip: matrices, operations, and which of them waits for which."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from analogtorch.conversion.weights import Storage, accessed, bind, operator_name, storage, tensors
+from analogtorch.graph import digital, recurrent
+from analogtorch.graph.parts import Parts
+from analogtorch.graph.products import Product, find, lookup
+from analogtorch.graph.types import Matrix, Operation
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One operator as it ran."""
+
+    name: str
+    a: dict[str, Any]
+    """Its arguments by name."""
+    read: list[Tensor]
+    """Tensors among them."""
+    result: Any
+    place: Callable[[], str]
+    """Says in which module it ran."""
+
+    @property
+    def size(self) -> int:
+        """Numbers that it puts out."""
+        return sum(t.numel() for t in tensors(self.result))
+
+
+class Recorder:
+    """Collects operations and matrices in the order in which they run.
+
+    Args:
+        parameters: the weights of the model, by name.
+        analog: names of those that lie on tiles, whatever their layers are applied to.
+        embeddings: names of those whose rows are read from tiles, token by token.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        analog: frozenset[str] = frozenset(),
+        embeddings: frozenset[str] = frozenset(),
+    ) -> None:
+        self.parts, self.analog, self.embeddings = Parts(parameters), analog, embeddings
+        self.operations: list[Operation] = []
+        self.matrices: dict[tuple[Any, ...], Matrix] = {}
+        self.sources: dict[str, tuple[str, ...]] = {}
+        """Parameters that each matrix holds."""
+        self._owners = {name[:i] for name, p in parameters.items() if p.dim() > 1 for i in _dots(name)}
+        self._names: dict[str, int] = {}
+        self._after: dict[Storage, tuple[str, ...]] = {}
+        """Of what depends on the model's input: the operations whose results it is made of. All else is constant."""
+        self._same: dict[Storage, Storage] = {}
+
+    def give(self, inputs: Iterable[Tensor]) -> None:
+        """These tensors are the model's input."""
+        self._after |= {storage(t): () for t in inputs}
+
+    def stand_for(self, stand_in: Tensor, t: Tensor) -> None:
+        """Views of ``stand_in`` are views of ``t``."""
+        self._same[storage(stand_in)] = self._key(t)
+
+    def see(self, func: Any, args: Any, kwargs: Any, result: Any, place: Callable[[], str]) -> None:
+        """Record one operator.
+
+        Args:
+            func: the operator.
+            args: its arguments.
+            kwargs: its arguments given by name.
+            result: what it returned.
+            place: called for the name of the module in which it ran.
+        """
+        written, a = accessed(func, args, kwargs, written=True), bind(func, args, kwargs)
+        made = [*written, *tensors(result)]
+        if not made:
+            return
+        call = _Call(operator_name(func), a, tensors(a), result, place)
+        if call.name == "embedding" and self._is_read(a["weight"]):  # of constant tokens too, such as positions
+            after = self._product(call, lookup(a))
+        elif all(self._key(t) not in self._after for t in call.read):
+            found = self._of_constant(call)
+            if found is None:
+                self.parts.derive(call.name, call.read, made)
+                return
+            after = found
+        elif call.name in digital.CREATED:
+            return
+        else:
+            after = self._after_of(call)
+        self._set(made, written, call.read, after)
+
+    def _after_of(self, call: _Call) -> tuple[str, ...]:
+        """The operations whose results are what ``call`` makes, which are recorded."""
+        if call.name in digital.FREE:
+            return self._inputs(call.read)
+        if call.name in recurrent.NAMES and all(map(self._is_weight, _weights(call.a))):
+            return self._recurrent(call)
+        product = find(call.name, call.a, call.result, self._is_weight)
+        return self._digital(call) if product is None else self._product(call, product)
+
+    def _of_constant(self, call: _Call) -> tuple[str, ...] | None:
+        """The operations of an analog layer that is applied to a constant, such as a table of positions: see ``see``.
+
+        None: ``call`` is no such layer's own, but code that computes weights from weights, such as a merged adapter's.
+        """
+
+        def is_own(t: Any) -> bool:
+            name = self.parts.whose(t) if isinstance(t, Tensor) else None
+            return name in self.analog and name.rpartition(".")[0] == call.place()
+
+        if call.name in recurrent.NAMES:
+            return self._recurrent(call) if all(map(is_own, _weights(call.a))) else None
+        product = find(call.name, call.a, call.result, is_own)
+        return None if product is None else self._product(call, product)
+
+    def _set(self, made: list[Tensor], written: list[Tensor], read: list[Tensor], after: tuple[str, ...]) -> None:
+        """Remember what ``made`` waits for: a storage that is written in part keeps what it waited for."""
+        known = {self._key(t) for t in read}
+        for t in made:
+            key = self._key(t)
+            if any(t is w for w in written):
+                earlier = () if _is_whole(t) else self._after.get(key, ())
+                self._after[key] = tuple(dict.fromkeys((*earlier, *after)))
+            elif key not in known:  # else it is a view, or the input itself
+                self._after[key] = after
+
+    def _key(self, t: Tensor) -> Storage:
+        key = storage(t)
+        return self._same.get(key, key)
+
+    def _inputs(self, given: Iterable[Tensor]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for t in given for name in self._after.get(self._key(t), ())))
+
+    def _is_weight(self, t: Any) -> bool:
+        return isinstance(t, Tensor) and self._key(t) not in self._after and bool(self.parts.sources(t))
+
+    def _is_read(self, weight: Tensor) -> bool:
+        return self._is_weight(weight) and self.embeddings.issuperset(self.parts.sources(weight))
+
+    def _product(self, call: _Call, product: Product) -> tuple[str, ...]:
+        assert product.activation is not None
+        size = call.size
+        mvm = self._mvm(product, self._inputs([product.activation]), size + product.overlap)
+        if product.overlap:
+            return (self._add(f"{mvm}.overlap", "add", size, product.overlap, (mvm,)),)
+        others = self._inputs(t for t in call.read if t is not product.activation)
+        if others:  # such as addmm's first argument, if it is no bias
+            return (self._add(f"{mvm}.add", "add", size, size, (mvm, *others)),)
+        return (mvm,)
+
+    def _mvm(self, product: Product, after: tuple[str, ...], elements: int, steps: int = 1) -> str:
+        matrix = self._matrix(product)
+        name = self._unique(matrix.name)
+        self.operations.append(
+            Operation(
+                name=name,
+                kind="mvm",
+                matrix=matrix.name,
+                vectors=product.vectors,
+                elements=elements,
+                operations=0,
+                inputs=after,
+                steps=steps,
+            )
+        )
+        return name
+
+    def _matrix(self, product: Product) -> Matrix:
+        part = self.parts.of(product.weight, product.row_stride)
+        key = (*part.key, product.shape, product.groups)
+        if key not in self.matrices:
+            name, taken = part.name, self.sources.keys()
+            while name in taken:
+                name += ".T"  # the same weights applied the other way round need cells of their own
+            cols, *rows = product.shape
+            self.matrices[key] = Matrix(
+                name=name,
+                rows=math.prod(rows),
+                cols=cols,
+                groups=product.groups,
+                kernel=math.prod(rows[1:]),
+                weights=math.prod(product.shape),
+                shape=product.shape,
+            )
+            self.sources[name] = self.parts.sources(product.weight)
+        return self.matrices[key]
+
+    def _recurrent(self, call: _Call) -> tuple[str, ...]:
+        name, a = call.name, call.a
+        previous = given = self._inputs([a["data"] if "batch_sizes" in a else a["input"]])
+        state = self._inputs(tensors(a["hx"]))
+        layer, outputs = 0, list[str]()
+        for cell in recurrent.cells(name, a):
+            if cell.layer != layer:
+                layer, previous, outputs = cell.layer, tuple(outputs), []
+            first = self._mvm(cell.inputs, previous, cell.inputs.shape[0] * cell.inputs.vectors)
+            before = () if name.endswith("_cell") else previous  # a layer's steps start with its input
+            size = cell.recurrent.shape[0] * cell.recurrent.vectors
+            second = self._mvm(cell.recurrent, (*before, *state), size, cell.steps)
+            gated = cell.projection.shape[1] * cell.inputs.vectors if cell.projection else cell.outputs
+            result = self._add(f"{first}.gates", "activation", gated, cell.gates, (first, second), cell.steps)
+            if cell.projection is not None:
+                result = self._mvm(cell.projection, (result,), cell.outputs, cell.steps)
+            outputs.append(result)
+        return tuple(outputs) or given
+
+    def _digital(self, call: _Call) -> tuple[str, ...]:
+        kind, out, work = digital.count(call.name, call.a, call.result)
+        path, name = call.place(), call.name
+        if not (path and name.startswith("embedding")) and (not path or path in self._owners):
+            path = f"{path}.{name}".lstrip(".")
+        return (self._add(path, kind, out, work, self._inputs(call.read)),)
+
+    def _add(self, name: str, kind: str, out: int, work: int, after: tuple[str, ...], steps: int = 1) -> str:
+        name = self._unique(name)
+        self.operations.append(
+            Operation(
+                name=name, kind=kind, matrix=None, vectors=0, elements=out, operations=work, inputs=after, steps=steps
+            )
+        )
+        return name
+
+    def _unique(self, name: str) -> str:
+        self._names[name] = self._names.get(name, 0) + 1
+        return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
+
+
+def _weights(arguments: dict[str, Any]) -> list[Any]:
+    if "w_ih" in arguments:
+        return [arguments["w_ih"], arguments["w_hh"]]
+    return [w for w in arguments["params"] if w.dim() == 2]
+
+
+def _is_whole(t: Tensor) -> bool:
+    """Whether writing ``t`` leaves nothing of what its storage held."""
+    return not isinstance(storage(t), int) and t.numel() * t.element_size() >= t.untyped_storage().nbytes()
+
+
+def _dots(name: str) -> Iterable[int]:
+    return (i for i, c in enumerate(name) if c == ".")

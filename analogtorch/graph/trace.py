@@ -1,0 +1,252 @@
+"""What a model computes, from one run of it: its matrices and operations, in order.
+
+The run is one of the digital model that it is or was, on a copy of its modules: no weight is copied. It computes with
+stand-ins for the weights, whatever the model's size, and for real where its code decides by values that depend on them.
+"""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from analogtorch.conversion.example import Example, runner
+from analogtorch.conversion.fast_path import restore
+from analogtorch.conversion.kinds import (
+    analog_layers,
+    check_module,
+    is_analog,
+    kind_of,
+    matrices_of,
+    reason,
+    refuse_programmed,
+)
+from analogtorch.conversion.patterns import names_of, units
+from analogtorch.conversion.route import unroute
+from analogtorch.conversion.watch import Observer, eager, same_random
+from analogtorch.conversion.weights import tensors
+from analogtorch.graph.parts import layer_name
+from analogtorch.graph.recorder import Recorder
+from analogtorch.graph.stand_in import StandIn
+from analogtorch.graph.tracer import Tracer
+from analogtorch.graph.types import Matrix, Operation
+from analogtorch.nn import AnalogEmbedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What ``trace`` returns."""
+
+    operations: tuple[Operation, ...]
+    matrices: tuple[Matrix, ...]
+    sources: dict[str, tuple[str, ...]]
+    """Parameters that each matrix holds."""
+    parameters: dict[str, int]
+    """Weights of each parameter of the model."""
+    analog: frozenset[str]
+    """Parameters that ``convert`` made analog, or would make analog of a digital model."""
+    names: dict[str, tuple[str, ...]]
+    """Further names of each matrix: those of all layers and Parameters that hold it, as ``convert`` takes them."""
+    example: tuple[str, ...]
+    """Shapes and types of the example's tensors."""
+
+
+def trace(model: nn.Module, example: Example) -> Trace:
+    """Trace ``model`` on ``example`` (a tensor, a tuple of arguments, or a dictionary of keyword arguments).
+
+    Raises:
+        TypeError: ``model`` or ``example`` is of another type.
+        ValueError: the model is a programmed chip, cannot be copied, or does not run on the example; names the module
+            in which it failed.
+    """
+    check_module("map_to_chip", model)
+    refuse_programmed(model, "map_to_chip")
+    run = _Run(model, example)
+    try:
+        return run.traced(real=False)
+    except _Failed as failed:
+        if run.is_meta:
+            raise ValueError(run.explain(failed)) from failed.error
+    try:  # its code may need numbers, which stand-ins do not have
+        return run.traced(real=True)
+    except _Failed as failed:
+        raise ValueError(run.explain(failed)) from failed.error
+
+
+class _Failed(Exception):
+    """The model's own code raised ``error`` while it ran as ``twin``."""
+
+    def __init__(self, twin: nn.Module, error: Exception) -> None:
+        super().__init__(str(error))
+        self.twin, self.error = twin, error
+
+
+class _Run:
+    """A model and its input, to be run more than once."""
+
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        self.model, self.call = model, runner("map_to_chip", example, "; such as torch.zeros(1, 3, 224, 224)")
+        self.example = dict(example) if isinstance(example, Mapping) else example
+        held = [*model.parameters(), *model.buffers()]
+        self.is_meta = any(t.is_meta for t in held)
+        self.device = next((t.device for t in held if not t.is_meta), torch.device("cpu"))
+
+    def traced(self, *, real: bool) -> Trace:
+        """The trace of one run, with the weights or with stand-ins for them."""
+        twin, known = _twin(self.model, real)
+        example, inputs = _fresh(self.example, self.device)
+        parameters = dict(twin.named_parameters())
+        names = {id(p): name for name, p in parameters.items()}
+        read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
+        analog, embeddings = (frozenset(names[id(known[id(p)])] for p in of) for of in (_analog(self.model), read))
+        recorder = Recorder(parameters, analog, embeddings)
+        recorder.give(inputs)
+        self._watched(twin, example, Tracer(twin, recorder))
+        return Trace(
+            operations=tuple(recorder.operations),
+            matrices=tuple(recorder.matrices.values()),
+            sources=recorder.sources,
+            parameters={name: p.numel() for name, p in parameters.items()},
+            analog=analog,
+            names=_further_names(recorder, twin),
+            example=_shapes(self.example),
+        )
+
+    def _watched(self, twin: nn.Module, example: Any, tracer: Tracer) -> None:
+        with same_random(), warnings.catch_warnings(), _no_fused_attention(), eager():
+            warnings.simplefilter("ignore")  # of the model's own code
+            twin.eval()
+            try:
+                # inference mode: operators arrive whole, such as linear and lstm, before autograd takes them apart
+                with torch.inference_mode(), tracer:
+                    runner("map_to_chip", example)(twin)
+            except Exception as error:  # whatever the model's own code raises, told with its place
+                if tracer.recording:
+                    raise
+                raise _Failed(twin, error) from error
+
+    def explain(self, failed: _Failed) -> str:
+        """The error, where it happened and what to do."""
+        module = _module_of(failed.twin, failed.error.__traceback__) or failed.twin
+        name = next(n for n, m in failed.twin.named_modules() if m is module)
+        where = f"module {name!r} ({type(module).__name__})" if name else type(module).__name__
+        text = str(failed.error)
+        what = next((line.strip() for line in text.splitlines() if line.strip()), type(failed.error).__name__)
+        remedy = "give an example that the model accepts: model(*example) must run"
+        if self.is_meta and _needs_numbers(failed.error):
+            remedy = (
+                "its forward decides by the values of a tensor, which weights on the meta device do not have: give "
+                "the model its weights (build it outside of torch.device('meta')), or write it with torch.where"
+            )
+        given = ", ".join(_shapes(self.example)) or "no tensor"
+        kind = type(failed.error).__name__
+        return f"map_to_chip: could not trace {where} with an example of {given}: {remedy}. ({kind}: {what})"
+
+
+def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
+    """The digital model on a copy of the modules; and by the ``id`` of each weight of ``model`` what it holds for it.
+
+    Raises:
+        ValueError: a module cannot be copied, or an analog layer was parametrized since.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for own in (module._parameters, module._buffers, vars(module)):
+            for t in own.values():
+                if isinstance(t, Tensor) and id(t) not in memo:
+                    memo[id(t)] = _held(t, own is module._parameters, real)
+    known = dict(memo)
+    layers: list[Any] = [m for m in model.modules() if is_analog(m)]
+    for layer in reversed(layers):  # what is inside a layer first
+        if parametrize.is_parametrized(layer):
+            raise ValueError(f"map_to_chip: remove the parametrizations of {layer.layer_name!r} first")
+        memo[id(layer)] = copy.deepcopy(layer.to_digital(), memo)
+    try:
+        twin = copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, copy.Error) as error:
+        raise ValueError(
+            f"map_to_chip: {type(model).__name__} cannot be copied by copy.deepcopy, which maps without changing it: "
+            f"{error}; keep what cannot be copied out of the model's attributes"
+        ) from error
+    for module in twin.modules():
+        unroute(module)
+    return restore(twin), known
+
+
+def _held(t: Tensor, is_weight: bool, real: bool) -> Tensor:
+    """What the copy of a model holds for ``t``: a stand-in, the weight itself, or a copy of what it may write into."""
+    if not real and (is_weight or t.is_meta):
+        return StandIn.of(t)
+    return t if is_weight else t.detach().clone()
+
+
+def _analog(model: nn.Module) -> list[Tensor]:
+    """The weights that ``convert`` made analog, or would make analog of a digital model."""
+    if made := [layer.weight for _, layer in analog_layers(model)]:
+        return made
+    return [
+        module._parameters[own]
+        for name, module in model.named_modules()
+        if reason(model, name, module) is None
+        for own in kind_of(module).weight_names(module)
+    ]
+
+
+def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, ...]]:
+    """By matrix: the layers and Parameters that hold all of it, or the whole of which it is a part."""
+    held: dict[int, list[str]] = {}
+    for name, p in twin.named_parameters(remove_duplicate=False):
+        held.setdefault(id(p), []).append(layer_name(name))
+    owners = {name: m for name, m in twin.named_modules() if matrices_of(m) is not None}
+    for unit in units(names_of(twin), owners).values():
+        weight = twin.get_parameter(unit.own[-1])
+        held.setdefault(id(weight), []).extend(unit.names)
+    parameters = recorder.parts.parameters
+    return {
+        matrix: tuple(dict.fromkeys(name for source in sources for name in held[id(parameters[source])]))
+        for matrix, sources in recorder.sources.items()
+        if not matrix.endswith(".T")  # the same weights once more, the other way round
+    }
+
+
+def _fresh(example: Any, device: torch.device) -> tuple[Any, list[Tensor]]:
+    """A copy of the example on ``device``, as the model may write into it, and the tensors in it."""
+    memo: dict[int, Any] = {}
+    for t in tensors(example):
+        memo[id(t)] = torch.zeros_like(t, device=device) if t.is_meta else t.detach().to(device, copy=True)
+    return copy.deepcopy(example, memo), [t for t in memo.values() if isinstance(t, Tensor)]
+
+
+def _shapes(example: Any) -> tuple[str, ...]:
+    return tuple(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors(example))
+
+
+@contextlib.contextmanager
+def _no_fused_attention() -> Iterator[None]:
+    """Without the one fused operator for a whole encoder layer, which hides its products."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _module_of(twin: nn.Module, at: TracebackType | None) -> nn.Module | None:
+    """The innermost module in which an error was raised."""
+    observer, found = Observer(twin), None
+    while at is not None:
+        found = observer.running(at.tb_frame) or found
+        at = at.tb_next
+    return found
+
+
+def _needs_numbers(error: Exception) -> bool:
+    text = f"{type(error).__name__} {error}".lower()
+    return any(sign in text for sign in ("meta", "item()", "notimplemented", "storage", "subclass"))

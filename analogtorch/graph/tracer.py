@@ -1,0 +1,74 @@
+"""One run of a model, watched operator by operator: with stand-ins for its weights, or for real.
+
+With stand-ins nothing of a weight's size is computed. What does not depend on a weight has its numbers all the same,
+such as masks, lengths and positions: code may decide by them. Where it decides by what weights make of the input, only
+a real run shows what the model computes.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from analogtorch.conversion.watch import Observer
+from analogtorch.conversion.weights import Storage, accessed, operator_name, storage, tensors
+from analogtorch.graph.recorder import Recorder
+from analogtorch.graph.stand_in import StandIn, run
+
+
+class Tracer(Observer):
+    """Records every operator of a run.
+
+    Args:
+        model: the model that runs.
+        recorder: what they are given to.
+    """
+
+    def __init__(self, model: nn.Module, recorder: Recorder) -> None:
+        super().__init__(model)
+        self.recorder = recorder
+        self.recording = False
+        """Whether an error comes from the recorder and not from the model."""
+        self._unknown: set[Storage] = set()
+        """Of real tensors into which stand-ins were written."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = self._result(func, args, kwargs)
+        self.recording = True
+        self.recorder.see(func, args, kwargs, result, self._path)
+        self.recording = False
+        return result
+
+    def _result(self, func: Any, args: Any, kwargs: Any) -> Any:
+        given = tensors((args, kwargs))
+        if not any(isinstance(t, StandIn) or storage(t) in self._unknown for t in given):
+            return func(*args, **kwargs)
+        if operator_name(func) in _PACKING and not isinstance(args[1], StandIn):
+            return _packed(func, args)
+        result, made = run(func, args, kwargs)
+        for t in given:
+            if id(t) in made:
+                self.recorder.stand_for(made[id(t)], t)
+        written = [t for t in accessed(func, args, kwargs, written=True) if id(t) in made]
+        self._unknown |= set(map(storage, written))
+        back = {id(made[id(t)]): t for t in written}
+        return tree_map_only(Tensor, lambda t: back.get(id(t), t), result)
+
+    def _path(self) -> str:
+        """Name of the module in which an operator runs now."""
+        module = self.innermost(sys._getframe(1))
+        return "" if module is None else self.modules[id(module)][0]
+
+
+_PACKING = {"_pack_padded_sequence": 2, "_pad_packed_sequence": 1}
+"""Operators whose shapes depend on lengths: how many dimensions of their input count vectors."""
+
+
+def _packed(func: Any, args: Any) -> Any:
+    """The result of packing or unpacking a stand-in by known lengths: one number in place of each vector shows it."""
+    x, counted = args[0], _PACKING[operator_name(func)]
+    shape, counts = func(torch.zeros(*x.shape[:counted], 1), *args[1:])
+    return x.new_empty((*shape.shape[:-1], *x.shape[counted:])), counts

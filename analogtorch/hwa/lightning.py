@@ -1,0 +1,129 @@
+"""Callbacks: randomness that can be replayed, weight clipping, growing noise, and a checkpoint after each epoch."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from analogtorch.conversion import analog_layers
+from analogtorch.hwa import clip_weights_, training_noise_
+from analogtorch.hwa.clip import check
+from analogtorch.hwa.ramp import ramped
+from analogtorch.ops import fold, seed_tensor, stream
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of torch's generators for one training step."""
+    return int(fold(seed_tensor(seed), stream("training step", step)).item())
+
+
+class StepSeed(L.Callback):
+    """Seed torch before each training step from (seed, step): its noise and dropout can be replayed by themselves.
+
+    Without it, what a step draws would depend on all steps before it, and a resumed run would differ.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        torch.manual_seed(step_seed(self.seed, trainer.global_step))
+
+
+class WeightClip(L.Callback):
+    """``analogtorch.clip_weights_``, with these options, after each step of an optimizer.
+
+    Not after a batch whose gradient is only accumulated: sigma would be that of weights that are clipped already.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+
+    def __init__(self, sigma: float | None = None, *, bound: float | None = None, per_channel: bool = False) -> None:
+        check("WeightClip", sigma, bound, per_channel)
+        self.sigma, self.bound, self.per_channel = sigma, bound, per_channel
+        self._step = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not any(True for _ in analog_layers(pl_module)):
+            raise ValueError("weight clipping: the network has no analog layer; convert it first, or use no clip_sigma")
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        if trainer.global_step > self._step:
+            clip_weights_(pl_module, self.sigma, bound=self.bound, per_channel=self.per_channel)
+
+
+class NoiseRamp(L.Callback):
+    """``analogtorch.training_noise_`` that grows linearly from ``start`` to 1, in stairs.
+
+    The fraction is a function of the trainer's ``global_step`` alone, so that a resumed run meets the same noise. After
+    the fit, finished or not, the noise is the chip's again.
+
+    Args:
+        steps: optimizer steps until the noise is whole, >= 1.
+        epochs: the same in epochs, > 0; instead of ``steps``.
+        start: fraction at the first step, in [0, 1].
+        changes: how often the noise grows, >= 1. A compiled model compiles again each time, and torch stops at 8
+            versions, of which evaluation may need one: hence 6.
+
+    Raises:
+        ValueError: neither or both of ``steps`` and ``epochs``, or a number outside its range.
+    """
+
+    def __init__(
+        self, steps: int | None = None, *, epochs: float | None = None, start: float = 0.0, changes: int = 6
+    ) -> None:
+        if (steps is None) == (epochs is None):
+            raise ValueError(f"NoiseRamp: give one of steps and epochs, got steps={steps} and epochs={epochs}")
+        for name, value, ok, allowed in (
+            ("steps", steps, steps is None or (type(steps) is int and steps >= 1), "an integer >= 1"),
+            ("epochs", epochs, epochs is None or (epochs > 0 and math.isfinite(epochs)), "a number > 0"),
+            ("start", start, 0 <= start <= 1, "a number from 0 (no noise) to 1 (all)"),
+            ("changes", changes, type(changes) is int and changes >= 1, "an integer >= 1"),
+        ):
+            if not ok:
+                raise ValueError(f"NoiseRamp: {name} must be {allowed}, got {value!r}")
+        self.steps, self.epochs, self.start, self.changes = steps, epochs, start, changes
+        self._fraction: float | None = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        fraction = ramped(trainer.global_step, self._length(trainer), self.start, self.changes)
+        if fraction != self._fraction:
+            training_noise_(pl_module, fraction)
+            self._fraction = fraction
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._end(pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._end(pl_module)
+
+    def _end(self, model: L.LightningModule) -> None:
+        if self._fraction is not None:
+            training_noise_(model, 1.0)
+            self._fraction = None
+
+    def _length(self, trainer: L.Trainer) -> int:
+        """Optimizer steps of the ramp."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        batches = trainer.num_training_batches
+        if not math.isfinite(batches):
+            raise ValueError("NoiseRamp: the training data does not know its length; give steps instead of epochs")
+        return max(1, round(self.epochs * math.ceil(batches / trainer.accumulate_grad_batches)))
+
+
+class SaveEachEpoch(L.Callback):
+    """Keep the state after the latest epoch in one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        trainer.save_checkpoint(self.path)

@@ -1,0 +1,79 @@
+"""Whether placements make up the matrices that they are of."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analogtorch.mapping import split
+from analogtorch.mapping.types import Block, Placement
+
+if TYPE_CHECKING:
+    from analogtorch.mapping.mapping import Mapping
+
+
+def check(mapping: "Mapping") -> None:
+    """Blocks inside their tiles, none over another, all cells of every matrix placed.
+
+    Raises:
+        ValueError: one of these does not hold.
+    """
+    chip, on_tile = mapping.chip, dict[tuple[int, int], list[Placement]]()
+    held: dict[str, dict[int, list[Block]]] = {m.name: {} for m in mapping.matrices}
+    if len(held) < len(mapping.matrices):
+        raise ValueError("Mapping.matrices: two have the same name")
+    unusable = _Unusable.of(mapping)
+    for p in mapping.placements:
+        b = p.block
+        if not all(type(n) is int for n in (p.chip, p.tile, p.row, p.col, b.row, b.col, b.rows, b.cols, b.copy)):
+            raise ValueError(f"Mapping.placements: {p} must be made of integers")
+        if not (0 <= p.chip < mapping.chips and 0 <= p.tile < chip.tiles):
+            raise ValueError(f"Mapping.placements: {p} is on no tile of {mapping.chips} x {chip.name}")
+        if not (
+            min(p.row, p.col) >= 0 < min(b.rows, b.cols) and p.row + b.rows <= chip.rows and p.col + b.cols <= chip.cols
+        ):
+            raise ValueError(f"Mapping.placements: {p} reaches beyond its tile of {chip.rows}x{chip.cols}")
+        if b.matrix not in held:
+            raise ValueError(f"Mapping.placements: {p} belongs to no matrix of the mapping")
+        if unusable.meets(p):
+            raise ValueError(f"Mapping.placements: {p} lies on a retired tile or column")
+        held[b.matrix].setdefault(b.copy, []).append(b)
+        on_tile.setdefault((p.chip, p.tile), []).append(p)
+    for listed in on_tile.values():
+        for i, p in enumerate(listed):
+            if any(_overlap(p, q) for q in listed[:i]):
+                raise ValueError(f"Mapping.placements: {p} lies over another block of its tile")
+    for matrix in mapping.matrices:
+        copies = held[matrix.name]
+        if sorted(copies) != list(range(len(copies))):
+            raise ValueError(f"Mapping.placements: the copies of {matrix.name!r} are {sorted(copies)}, not 0, 1, ...")
+        for own in copies.values() or [[]]:
+            if not split.make_up(own, matrix, chip):
+                raise ValueError(
+                    f"Mapping.placements: the blocks of {matrix.name!r} do not make up the matrix: every weight must "
+                    "be placed once in each copy"
+                )
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    """What is retired, as quick to ask about."""
+
+    tiles: frozenset[tuple[int, int]]
+    columns: dict[tuple[int, int], tuple[int, ...]]
+
+    @classmethod
+    def of(cls, mapping: "Mapping") -> "_Unusable":
+        """What ``mapping`` must not use."""
+        columns: dict[tuple[int, int], tuple[int, ...]] = {}
+        for chip, tile, column in mapping.retired_columns:
+            columns[chip, tile] = (*columns.get((chip, tile), ()), column)
+        return cls(frozenset(mapping.retired), columns)
+
+    def meets(self, p: Placement) -> bool:
+        """Whether ``p`` lies on any of it."""
+        own = self.columns.get((p.chip, p.tile), ())
+        return (p.chip, p.tile) in self.tiles or any(p.col <= c < p.col + p.block.cols for c in own)
+
+
+def _overlap(p: Placement, q: Placement) -> bool:
+    rows = p.row < q.row + q.block.rows and q.row < p.row + p.block.rows
+    return rows and p.col < q.col + q.block.cols and q.col < p.col + p.block.cols

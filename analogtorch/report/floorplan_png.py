@@ -1,0 +1,118 @@
+"""Draw a mapping with matplotlib: floorplan, utilisation and the energy of an inference."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from analogtorch.cost_model import CostReport
+from analogtorch.files import write_atomically
+from analogtorch.mapping import Mapping
+from analogtorch.report.floorplan import Floorplan, colours, cost_shown, energy_split, energy_unit, floorplan, short
+from analogtorch.values.shown import draw
+
+_LEGEND = 40
+"""Matrices up to which the legend names them."""
+
+
+@draw.register
+def plot(mapping: Mapping, path: str | Path | None = None, *, cost: CostReport | None = None) -> Any:
+    """Draw the floorplan (a rectangle per tile, the blocks of each matrix in its colour) and each tile's utilisation.
+
+    Args:
+        mapping: to draw.
+        path: file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+        cost: whose energy of an inference is drawn, by what consumes it; by default of the pipelined mode,
+            none where the chip has no cost.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another kind of file.
+        OSError: the file cannot be written.
+    """
+    cost = cost_shown("plot", mapping, cost)
+    if path is not None and not isinstance(path, str | Path):
+        raise TypeError(f"plot: path must be a path such as 'floorplan.png', got {path!r}")
+    if path is not None and Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"plot: path must end in .png, .svg or .pdf, got {str(path)!r}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plot needs matplotlib; run: pip install "analogtorch[report]"') from error
+    panels = 2 if cost is None else 3
+    plan = floorplan(mapping)
+    heights = [max(1.5, 10 * plan.height / plan.width) + 0.12 * _legend_rows(mapping), 1.8, 2.2][:panels]
+    # not pyplot, which keeps figures and picks a backend for the whole process
+    figure = Figure(figsize=(11, 1 + sum(heights)), dpi=130, layout="constrained")
+    axes = figure.subplots(panels, 1, height_ratios=heights)
+    _tiles(axes[0], mapping, plan)
+    _utilisation(axes[1], mapping)
+    if cost is not None:
+        _energy(axes[2], cost)
+    if path is not None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=Path(path).suffix[1:].lower(), bbox_inches="tight")
+        write_atomically(path, buffer.getvalue())
+    return figure
+
+
+def _tiles(axes: Any, mapping: Mapping, plan: Floorplan) -> None:
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Patch, Rectangle
+
+    colour, chip = colours(mapping), mapping.chip
+    frames = [Rectangle((t.x, t.y), 1, 1) for t in plan.tiles]
+    axes.add_collection(PatchCollection(frames, facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5))
+    blocks, faces = [], []
+    for p, x, y in plan.blocks():
+        left, top = x + p.col / chip.cols, y + p.row / chip.rows
+        blocks.append(Rectangle((left, top), p.block.cols / chip.cols, p.block.rows / chip.rows))
+        faces.append(colour[p.block.matrix])
+    axes.add_collection(PatchCollection(blocks, facecolor=faces, edgecolor="black", linewidth=0.2))
+    for f in plan.frames:
+        axes.add_patch(Rectangle((f.x, f.y), f.width, f.height, fill=False, edgecolor="#999999", linewidth=0.5))
+        axes.text(f.x + 0.03 * f.width, f.y + 0.09 * f.width, f"chip {f.chip}", fontsize=6)
+    axes.set_xlim(-0.1, plan.width + 0.1)
+    axes.set_ylim(plan.height + 0.1, -0.1)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.set_title(
+        f"{mapping.model} on {mapping.chips} x {chip.name}: {mapping.tiles_used} tiles, "
+        f"{mapping.utilisation:.1%} of their cells taken"
+    )
+    handles = [Patch(facecolor=c, label=name) for name, c in list(colour.items())[:_LEGEND]]
+    if len(colour) > _LEGEND:
+        handles.append(Patch(facecolor="none", label=f"... {len(colour) - _LEGEND} more"))
+    axes.legend(
+        handles=handles, fontsize=6, ncols=_legend_columns(mapping), loc="upper center", bbox_to_anchor=(0.5, 0)
+    )
+
+
+def _legend_columns(mapping: Mapping) -> int:
+    return max(1, min(8, 170 // (8 + max(len(m.name) for m in mapping.matrices))))
+
+
+def _legend_rows(mapping: Mapping) -> int:
+    return -(-min(len(mapping.matrices), _LEGEND + 1) // _legend_columns(mapping))
+
+
+def _utilisation(axes: Any, mapping: Mapping) -> None:
+    shares = [100 * share for share in mapping.tile_utilisation.values()]
+    axes.bar(range(len(shares)), shares, width=1.0 if len(shares) > 100 else 0.8, color="#4878a8")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(-0.6, len(shares) - 0.4)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("tile in use, in the order of the chips")
+    axes.set_ylabel("cells taken, %")
+
+
+def _energy(axes: Any, cost: "CostReport") -> None:
+    split = energy_split(cost)
+    unit, joules = energy_unit(split)
+    values = [joule / joules for joule in split.values()][::-1]
+    bars = axes.barh(list(split)[::-1], values, color="#a85448")
+    axes.bar_label(bars, [short(value) for value in values], fontsize=7, padding=2)
+    axes.set_xlim(0, 1.12 * max(values))  # room for the longest bar's label
+    axes.set_xlabel(f"energy of one inference, {unit}")

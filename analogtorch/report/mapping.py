@@ -1,0 +1,77 @@
+"""A mapping as a table for the terminal."""
+
+from collections import defaultdict
+
+from analogtorch.mapping import Mapping
+from analogtorch.values.shown import as_text
+
+HEADER = ("matrix", "rows x cols", "groups", "copies", "blocks", "tiles", "utilisation", "vectors")
+
+
+@as_text.register
+def table(mapping: Mapping) -> str:
+    """One row per matrix, then totals and what stays digital."""
+    rows = [HEADER, *layer_rows(mapping)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    lines = [
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    facts = [f"{name}: {text}" for name, text in summary(mapping)]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *facts])
+
+
+def layer_rows(mapping: Mapping) -> list[tuple[str, ...]]:
+    """The table's cells below the header; utilisation is that of all tiles on which a part of the matrix lies."""
+    used, vectors, copies = mapping.tile_utilisation, mapping.vectors, mapping.copies
+    rows: list[tuple[str, ...]] = []
+    for matrix in mapping.matrices:
+        listed = mapping.matrix_blocks(matrix.name)
+        tiles = {(p.chip, p.tile) for p in listed}
+        rows.append(
+            (
+                matrix.name,
+                f"{matrix.rows} x {matrix.cols}",
+                str(matrix.groups),
+                str(copies[matrix.name]),
+                str(len(listed)),
+                str(len(tiles)),
+                f"{sum(used[t] for t in tiles) / len(tiles):.0%}",
+                f"{vectors[matrix.name]:,}",
+            )
+        )
+    return rows
+
+
+def summary(mapping: Mapping) -> list[tuple[str, str]]:
+    """Totals: what is told, and its text."""
+    chip, over = mapping.chip, mapping.tiles_used - mapping.tiles_lower_bound
+    area = chip.rows * chip.cols
+    wasted = mapping.cells - sum(m.weights * mapping.copies[m.name] for m in mapping.matrices)
+    zeros = f" ({wasted:,} of them zeros of block-diagonal matrices)" if wasted else ""
+    rest = sum(count for _, count in mapping.digital_weights)
+    retired = len(mapping.retired), len(mapping.retired_columns)
+    facts = [
+        ("model", f"{mapping.model}, {mapping.weights:,} weights on the chip in {mapping.cells:,} cells{zeros}"),
+        ("chip", f"{chip.name}: {mapping.chips} used, each with {chip.tiles} tiles of {chip.rows}x{chip.cols}"),
+        (
+            "tiles",
+            f"{mapping.tiles_used} used, {over} over the bound of {mapping.tiles_lower_bound} "
+            f"(cells / {area:,}); {mapping.utilisation:.1%} of their cells are taken",
+        ),
+        ("an inference", f"one run of {', '.join(mapping.example) or 'the example'}"),
+        ("digital operations", _counts(mapping)),
+        ("digital weights", f"{rest:,} in {len(mapping.digital_weights)} parameters"),
+    ]
+    if any(retired):
+        facts.insert(3, ("retired", f"{retired[0]} tiles, {retired[1]} columns"))
+    return facts
+
+
+def _counts(mapping: Mapping) -> str:
+    totals: dict[str, int] = defaultdict(int)
+    for op in mapping.digital:
+        totals[op.kind] += op.operations
+    ordered = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+    told = ", ".join(f"{kind} {count:,}" for kind, count in ordered)
+    return f"{sum(totals.values()):,} per inference ({told})" if told else "none"

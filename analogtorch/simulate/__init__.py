@@ -1,0 +1,7 @@
+"""A programmed chip: how its cells are written, what fails in them, and how they drift."""
+
+from analogtorch.simulate.chip import ProgrammedChip, program
+from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.writing import GradientDescent, ProgramAndVerify
+
+__all__ = ["Defects", "GradientDescent", "ProgramAndVerify", "ProgrammedChip", "program"]

@@ -1,0 +1,393 @@
+"""A programmed chip: (weights, chip, seed) in, conductances at any time out. The model's weights are untouched."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from analogtorch.chips.tiling import Section
+from analogtorch.conversion import (
+    analog_layers,
+    check_module,
+    name_unread,
+    named,
+    refuse_programmed,
+    refuse_taken,
+    refuse_unloaded,
+)
+from analogtorch.devices import beyond, seconds
+from analogtorch.nn import AnalogComposite, AnalogLayer, Programmed
+from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, seed_tensor, stream
+from analogtorch.ops.reference import wide
+from analogtorch.simulate import tiles as places
+from analogtorch.simulate.defects import Defects, TileState, tile_state
+from analogtorch.simulate.readout import Block, fit_sums, ratio
+from analogtorch.simulate.writing import Method, close_in
+from analogtorch.values import checks
+
+if TYPE_CHECKING:
+    from analogtorch.mapping import Mapping
+
+Compensation = Literal["none", "global", "column", "least_squares"]
+Readout = Literal["chip", "ideal"]
+
+
+def program(
+    model: nn.Module,
+    *,
+    seed: int,
+    method: Method | None = None,
+    defects: Defects | None = None,
+    mapping: "Mapping | None" = None,
+) -> "ProgrammedChip":
+    """Manufacture and program one chip with the analog layers of ``model``.
+
+    Every column of the chip has an ADC with a gain of its own (``Chip.adc_gain_std``). If the chip can, it is corrected
+    digitally right after programming: one factor per column, fitted to MVMs of 256 random inputs
+    (``Chip.column_calibration``). That also takes back what all weights of a column err by together.
+
+    Args:
+        model: a converted model; it is copied, and neither changed by this nor able to change the result later.
+        seed: which chip: the same seed gives the same devices, on any machine. Any signed 64-bit integer.
+        method: how the cells are written. None: at once, with the error that the device's fit states, which is what
+            the published chip reached; ``ProgramAndVerify`` and ``GradientDescent`` go on from there, pulse by pulse.
+        defects: what of the chip is broken, and how its tiles differ; None: nothing.
+        mapping: where the layers lie, from ``map_to_chip``; it decides which defects a weight meets. None: one block
+            per tile, tile after tile.
+
+    Raises:
+        ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is parametrized, on meta
+            or swapped out since it was converted, or a mapping of another model or chip.
+        RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after the conversion.
+        TypeError: the seed is not an integer, or an argument is not of its type.
+
+    Example:
+        >>> physical = at.program(model, seed=7)
+        >>> aged = physical.at("1 day")
+    """
+    check_module("program", model)
+    seed_tensor(seed)
+    layers = dict(analog_layers(model))
+    if not layers:
+        raise ValueError("program: the model has no analog layer; call analogtorch.convert(model, chip) first")
+    refuse_programmed(model, "program")
+    refuse_taken(model, "program")
+    refuse_unloaded(model, "program")
+    for module in model.modules():
+        if isinstance(module, AnalogComposite):
+            module.refuse_changed()
+    for name, layer in layers.items():
+        if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
+            raise ValueError(f"program: layer {name!r} is parametrized or pruned; make that permanent first")
+        if not torch.isfinite(layer.weight).all():
+            raise ValueError(f"program: the weight of layer {name!r} has NaN or infinite values")
+    for argument, given, kind in (("method", method, Method), ("defects", defects, Defects)):
+        if given is not None and not isinstance(given, kind):
+            raise TypeError(f"program: {argument} must be None or {kind}, got {given!r}")
+    if mapping is not None and not (hasattr(mapping, "matrices") and hasattr(mapping, "matrix_blocks")):
+        raise TypeError(f"program: mapping must be what map_to_chip gives, or None, got {checks.shown(mapping)}")
+    return ProgrammedChip(model, seed, method, defects, mapping)
+
+
+class ProgrammedChip:
+    """One programmed chip, made by ``program``; ``at`` gives it at a time.
+
+    Deterministic: one seed always gives the same devices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        seed: int,
+        method: Method | None = None,
+        defects: Defects | None = None,
+        mapping: "Mapping | None" = None,
+    ) -> None:
+        self.seed, self.method, self.defects, self.mapping = seed, method, defects, mapping
+        layers = list(analog_layers(model))
+        where = places.consecutive(layers) if mapping is None else places.mapped(model, mapping)
+        self.warned: set[str] = set()
+        """Notes on times beyond the devices' data that ``at`` has given; each is given once."""
+        self._named = named(model)
+        self._tiles = {(p.chip, p.tile): layer.chip for name, layer in layers for parts in where[name] for p in parts}
+        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        with torch.no_grad():
+            self._placed: dict[str, list[_Devices]] = {}
+            for name, layer, key in _keyed(self._model):
+                placed = self._placed[name] = []
+                for section, spot in zip(layer.sections, where[name], strict=True):
+                    state = places.state(section, spot, layer.chip, defects, seed)
+                    placed.append(_Devices(layer, section, key, seed, method, state))
+
+    def yield_map(self) -> dict[tuple[int, int], TileState]:
+        """State of every (chip, tile) that holds weights: which cells work, and the gains of the columns."""
+        defects, sorted_tiles = self.defects or Defects(), sorted(self._tiles.items(), key=lambda item: item[0])
+        return {place: tile_state(chip, defects, self.seed, *place) for place, chip in sorted_tiles}
+
+    def at(
+        self, time: str | float, *, compensation: Compensation = "least_squares", readout: Readout = "chip"
+    ) -> nn.Module:
+        """The model as it runs on this chip ``time`` after programming: an independent, evaluation-only module.
+
+        Each multiply of the module has its own output noise: its layers count the inputs that they have met. A new
+        ``at`` starts from the first again, and gives the same numbers for the same inputs in batches of any size.
+        Threads may share a module: no two multiplies of a layer meet the same noise, but which input meets which
+        depends on the threads. For numbers that repeat, give each thread an ``at`` of its own.
+
+        Args:
+            time: seconds, or text as ``seconds`` reads it: ``"programmed"``, ``"0 s"``, ``"1 day"``.
+            compensation: what digital correction undoes of the drift. ``least_squares`` (default): the factor per
+                placed block that fits MVMs of 256 random inputs best to those of the target weights; ``global``: one
+                factor per block, the mean magnitude of its cells read now over that read after programming (Joshi et
+                al. 2020); ``column``: the same per output of the block; ``none``. On a chip of 256x256 Gaussian
+                weights, the MVM error after a day and a year is 18.7 and 22.9 % by ``least_squares``, 19.0 and 24.0
+                by ``global``, 33.8 and 53.1 by ``none``; where all columns share an offset, ``global`` is better.
+            readout: how this is read: through the block's own ADCs and noise (``chip``), cells that are read alone
+                as often as the ADC's step needs; or exactly (``ideal``).
+
+        Raises:
+            ValueError: an unknown time, compensation or readout.
+
+        Warns:
+            UserWarning: once, that the time lies beyond the data of a device model, which is then held at its last.
+                After the first call of the module, once for each model: which of its layers did not run.
+        """
+        t = seconds(time)
+        if compensation not in get_args(Compensation):
+            raise ValueError(f"compensation must be one of {get_args(Compensation)}, got {compensation!r}")
+        if readout not in get_args(Readout):
+            raise ValueError(f"readout must be one of {get_args(Readout)}, got {readout!r}")
+        for note in beyond_data(self._model, t):
+            if note not in self.warned:
+                warnings.warn(f"at({time!r}): {note}", stacklevel=2)
+                self.warned.add(note)
+        targets = [layer.weight for _, layer in analog_layers(self._model)]
+        # the targets are shared, as nobody computes with them; the rest is small, and a module's own
+        view = copy.deepcopy(self._model, {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in targets})
+        with torch.no_grad():
+            for name, layer in analog_layers(view):
+                layer.hold(_programmed(self._placed[name], t, compensation, readout))
+        name_unread(view, self._named)
+        return view
+
+
+def beyond_data(model: nn.Module, t: float | None) -> list[str]:
+    """What to write beside a result at ``t`` seconds, for each device of the model whose data end before."""
+    devices = {id(layer.chip.cell.device): layer.chip.cell.device for _, layer in analog_layers(model)}
+    return list(dict.fromkeys(note for device in devices.values() if (note := beyond(device, t))))
+
+
+def _keyed(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, str]]:
+    """The analog layers with the name that keys their noise: the one they were converted under, made unique.
+
+    So a model keeps its chip when it is wrapped in another module, and copies of one layer get devices of their own.
+    """
+    seen: dict[str, int] = {}
+    for name, layer in analog_layers(model):
+        copies = seen[layer.layer_name] = seen.get(layer.layer_name, 0) + 1
+        yield name, layer, layer.layer_name if copies == 1 else f"{layer.layer_name}#{copies}"
+
+
+def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, readout: str) -> Programmed:
+    """What the chip holds at ``t`` of a layer with these sections."""
+    weights, scales, gains = [], [], []
+    for devices in placed:
+        now, gain = devices.weights(t), devices.column * devices.adc_gain
+        if t is not None and compensation != "none":
+            gain = gain * _gains(now, devices, compensation, readout, t)
+        weights.append(devices.scale_(now))
+        scales.append(devices.scale)
+        gains.append(gain.to(devices.dtype))
+    first, device = placed[0], weights[0].device
+    blocks = max(len(devices.section.row_blocks) for devices in placed)
+    words = [stream(Noise.OUTPUT, first.key, str(t), block) for block in range(blocks)]
+    keys = fold(seed_tensor(first.seed, device), torch.tensor(words, device=device))
+    adc_gains = tuple(torch.where(d.adc_gain > 0, d.adc_gain, 1.0).to(d.scale) for d in placed)
+    uneven = any((gain != 1).any() for gain in adc_gains)
+    separate = first.chip.phases == 4
+    negatives = tuple(devices.scale_(devices.negatives(t)) for devices in placed) if separate else None
+    held = tuple(weights), tuple(scales), tuple(gains)
+    return Programmed(*held, keys, adc_gains if uneven else None, negatives=negatives)
+
+
+_CELLS = 1 << 16
+"""Cells that are programmed and read at a time, about."""
+_SPAN = 1 << 18
+"""Cells after which a run ends in any case. Torch computes what fills no vector by other functions, which differ in the
+last bit: the end of a span is where that happens, and runs within it are of a multiple of ``_VECTOR`` outputs."""
+_VECTOR = 32
+"""Numbers that two vectors of any machine hold."""
+_OUTPUTS = 1024
+"""Outputs that are corrected at a time; a multiple of ``_VECTOR`` too."""
+
+
+class _Devices:
+    """The devices of one section: programmed once, with the drift coefficients they have for good."""
+
+    def __init__(
+        self,
+        layer: AnalogLayer,
+        section: Section,
+        key: str,
+        seed: int,
+        method: Method | None = None,
+        state: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        # written and read out with the chip's own ADC bound: those of the layer suit the sums of an inference
+        self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
+        target = section.weight(layer.as_matrix(layer.weight.detach()))
+        self.dtype = target.dtype
+        self.scale = block_scales(target, section.bounds, section.shared_columns(layer.chip))
+        full = over_rows(self.scale, section.bounds).view(section.shape)
+        self.w = torch.where(full > 0, target / full.clamp_min(torch.finfo(target.dtype).tiny), 0.0)
+        self.w = self.w.to(wide(self.dtype))
+        del full
+        cell = self.chip.cell
+        self.g = self.w.new_empty(cell.devices, *self.w.shape)
+        for part in self._parts():
+            self.g[:, part] = cell.device.program(cell.targets(self.w[part]), self._draw(part, Noise.PROGRAMMING))
+        works, self.adc_gain = None, torch.ones_like(self.scale)
+        if state is not None:
+            works = state[0].to(self.w.device).view_as(self.w)
+            self.adc_gain = state[1].to(self.scale)
+            self.g *= works
+        if method is not None:
+            self._close_in(method, torch.ones_like(self.w) if works is None else works)
+        self.column = torch.ones_like(self.scale)
+        """Digital gain of each column, found after programming."""
+        if self.chip.column_calibration:
+            self.column = self._calibrated()
+
+    def _calibrated(self) -> Tensor:
+        """The gain of each column that fits the programmed chip to the target weights."""
+        weights, gains = self.weights(None), torch.empty_like(self.scale)
+        for number, outputs, index in self.pieces():
+            own = self.block(number, outputs)
+            x = own.inputs()
+            reads = own.two_reads(weights[index].flatten(1), x, "columns")
+            gains[number, outputs] = ratio(*fit_sums(own.targets(x), *reads)).to(gains)
+        return gains
+
+    def pieces(self) -> Iterator[tuple[int, slice, tuple[slice, ...]]]:
+        """What is corrected at a time: number of the row block, run of its outputs, index of both into the weight."""
+        for number, block in enumerate(self.section.row_blocks):
+            for outputs in _runs(slice(0, self.section.shape[0]), _OUTPUTS):
+                yield number, outputs, (outputs, *block)
+
+    def block(self, number: int, outputs: slice) -> Block:
+        """Some outputs of a row block, to be read through their ADCs."""
+        where = self.section.first_row, number
+
+        def normals(name: str, rows: slice, columns: slice) -> Tensor:
+            key = fold(seed_tensor(self.seed), stream(Noise.COMPENSATION, self.key, *where, name)).to(self.w.device)
+            each = torch.arange(rows.start, rows.stop, device=self.w.device)
+            first = torch.full_like(each, columns.start)
+            return normal(key, each, first, columns.stop - columns.start).to(self.w.dtype)
+
+        w = self.w[(outputs, *self.section.row_blocks[number])].flatten(1)
+        return Block(w, outputs, self.adc_gain[number, outputs], self.chip, normals)
+
+    def _parts(self) -> Iterator[slice]:
+        """Runs of outputs, each of so few cells that what is computed of one at a time takes little memory."""
+        rows = self.section.rows
+        few = max(1, _CELLS // rows // _VECTOR) * _VECTOR
+        for span in _runs(slice(0, self.section.shape[0]), max(1, _SPAN // rows)):
+            yield from _runs(span, few)
+
+    def _close_in(self, method: Method, works: Tensor) -> None:
+        """Go on writing, row block by row block."""
+        for number, block in enumerate(self.section.row_blocks):
+            index = (slice(None), *block)
+
+            def draw(name: str, rows: int, columns: int, number: int = number) -> Tensor:
+                key = fold(
+                    seed_tensor(self.seed), stream(Noise.PROGRAMMING, self.key, self.section.first_row, number, name)
+                )
+                where = torch.arange(rows, device=self.w.device)
+                return normal(key.to(where.device), where, torch.zeros_like(where), columns).to(self.w.dtype)
+
+            g = self.g[(slice(None), *index)]
+            w, working = self.w[index].flatten(1), works[index].flatten(1)
+            self.g[(slice(None), *index)] = close_in(g.flatten(2), w, working, self.chip, method, draw).view_as(g)
+
+    def weights(self, t: float | None) -> Tensor:
+        """What the conductances stand for at ``t``; None: as programmed, before a read."""
+        return self._found(t, self.chip.cell.weights)
+
+    def programmed(self, index: tuple[slice, ...]) -> Tensor:
+        """The part of ``weights(None)`` at ``index``, which is a row block of some outputs: (outputs, rows)."""
+        return self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
+
+    def negatives(self, t: float | None) -> Tensor:
+        """The part of ``weights`` that the negative polarity holds."""
+        return self._found(t, self.chip.cell.negatives)
+
+    def _found(self, t: float | None, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the conductances at ``t`` give, part by part."""
+        found = torch.empty_like(self.w)
+        for part in self._parts():
+            g = self.g[:, part]
+            found[part] = of(g if t is None else self._read(part, g, t))
+        if not torch.isfinite(found.sum()):
+            when = "after programming" if t is None else f"at {t:g} s"
+            raise ValueError(
+                f"the device {self.chip.cell.device.name!r} has conductances that are NaN or infinite {when}"
+            )
+        return found
+
+    def scale_(self, weights: Tensor) -> Tensor:
+        """``weights`` in the units and of the type of the layer's, rather than of full conductance; in place."""
+        for scale, a, b in zip(self.scale, self.section.bounds, self.section.bounds[1:], strict=False):
+            weights.view(len(weights), -1)[:, a:b] *= scale.unsqueeze(1)
+        return weights.to(self.dtype)
+
+    def _read(self, part: slice, g: Tensor, t: float) -> Tensor:
+        """Conductances of a run of outputs as read at ``t``."""
+        # drift coefficients are drawn anew each time: kept, they would take as much memory as the conductances
+        cell, device = self.chip.cell, self.chip.cell.device
+        nu = device.drift_coefficient(cell.targets(self.w[part]), self._draw(part, Noise.DRIFT))
+        return device.read(g, device.drift(g, nu, t), t, self._draw(part, Noise.READ, str(t)))
+
+    def _draw(self, part: slice, kind: Noise, *names: str) -> Tensor:
+        words = [stream(kind, self.key, device, *names) for device in range(self.chip.cell.devices)]
+        return torch.stack([self._normal(word, part) for word in words])
+
+    def _normal(self, word: int, part: slice = slice(None)) -> Tensor:
+        key = fold(seed_tensor(self.seed, self.w.device), word)
+        outputs, first = self.section.positions(self.w.device)
+        return normal(key, outputs[part], first[part], self.section.rows).view(-1, *self.section.shape[1:])
+
+
+def _runs(whole: slice, step: int) -> Iterator[slice]:
+    """``whole`` cut into runs of ``step``, the last of what is left."""
+    return (slice(first, min(first + step, whole.stop)) for first in range(whole.start, whole.stop, step))
+
+
+def _gains(now: Tensor, devices: _Devices, compensation: str, readout: str, t: float) -> Tensor:
+    """The factor per row block and output that undoes the drift, for columns that have been calibrated."""
+    sums = now.new_empty(2, *devices.scale.shape)
+    for number, outputs, index in devices.pieces():
+        own, column, current = devices.block(number, outputs), devices.column[number, outputs], now[index].flatten(1)
+        if compensation != "least_squares":
+            then = devices.programmed(index)
+            if readout == "ideal":
+                reads = then * own.gain.unsqueeze(1), current * own.gain.unsqueeze(1)
+            else:
+                reads = own.cells(then, "programmed"), own.cells(current, str(t))
+            before, after = (read * column.unsqueeze(1) for read in reads)
+            found = before.abs().sum(1), after.abs().sum(1)
+        elif readout == "ideal":  # one-hot inputs: what any number of random ones goes to
+            read = current.T * own.gain * column
+            found = fit_sums(own.w.T, read, read)
+        else:
+            x = own.inputs()
+            first, second = own.two_reads(current, x, str(t))
+            found = fit_sums(own.targets(x), first * column, second * column)
+        sums[0, number, outputs], sums[1, number, outputs] = found
+    if compensation != "column":
+        sums = torch.stack([devices.section.block_sums(each) for each in sums.flatten(0, 1)]).view_as(sums)
+    return ratio(*sums)

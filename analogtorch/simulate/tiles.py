@@ -1,0 +1,157 @@
+"""Where on which tile every weight of a programmed layer lies, and what is broken there."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.chips import Chip
+from analogtorch.chips.tiling import Section
+from analogtorch.conversion import analog_layers
+from analogtorch.nn import AnalogLayer
+from analogtorch.simulate.defects import Defects, adc_gains, tile_state
+
+if TYPE_CHECKING:
+    from analogtorch.mapping import Mapping
+
+
+ROOT = "(root)"
+"""What a mapping calls the matrix of a model that is one layer."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of a row block that lies on one tile in one piece."""
+
+    block: int
+    """Row block of the section."""
+    outputs: slice
+    """Outputs of the section."""
+    chip: int
+    tile: int
+    row: int
+    """Row, and ``col`` column, of the tile at which it begins."""
+    col: int
+
+
+def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[list[Place]]]:
+    """One block per tile, tile after tile, as many chips as it takes: per layer and section."""
+    number, found = 0, {}
+    for name, layer in layers:
+        per_section = []
+        for section in layer.sections:
+            places = []
+            for block in range(len(section.row_blocks)):
+                for outputs in section.col_blocks:
+                    places.append(Place(block, outputs, *divmod(number, layer.chip.tiles), 0, 0))
+                    number += 1
+            per_section.append(places)
+        found[name] = per_section
+    return found
+
+
+def mapped(model: nn.Module, mapping: "Mapping") -> dict[str, list[list[Place]]]:
+    """As ``mapping`` places the layers of ``model`` (of copies, the first): per layer and section.
+
+    Raises:
+        ValueError: the mapping is of another chip, lacks a layer, or cuts it otherwise.
+    """
+    listed = list(analog_layers(model))
+    found = {}
+    for name, layer in listed:
+        sizes = [(chip.rows, chip.cols, chip.tiles) for chip in (mapping.chip, layer.chip)]
+        if sizes[0] != sizes[1]:
+            told = [f"{tiles} tiles of {rows}x{cols}" for rows, cols, tiles in sizes]
+            raise ValueError(
+                f"program: the mapping is for chip {mapping.chip.name} ({told[0]}), layer {name!r} was converted for "
+                f"{layer.chip.name} ({told[1]}); map the model onto the chip that it was converted for"
+            )
+        matrices = _matrices(name, layer, listed, model, mapping)
+        found[name] = [_section(name, matrices, section, mapping) for section in layer.sections]
+    return found
+
+
+def _matrices(
+    name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], model: nn.Module, mapping: "Mapping"
+) -> list[tuple[str, int]]:
+    """The matrices that make up the layer, and the output at which each begins.
+
+    They have the name of the first layer with the same weight, which may be digital, such as the embedding that a head
+    is tied to; the same weight applied the other way round is a matrix of its own.
+    """
+    from analogtorch.graph.parts import layer_name  # not at import: only who has a mapping needs it
+
+    same = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
+    same += [layer_name(n) for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight]
+    known, (cols, *rows) = {m.name: (m.cols, m.rows) for m in mapping.matrices}, layer.matrix_shape
+    found = [matrix + ".T" * turns for matrix in same for turns in (0, 1) if matrix + ".T" * turns in known]
+    if found:
+        return [(next((m for m in found if known[m] == (cols, math.prod(rows))), found[0]), 0)]
+    for matrix in same:
+        if parts := _parts(matrix, known, cols):
+            return parts
+    raise ValueError(
+        f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
+        "mapping is of another model. Leave the layer digital with analogtorch.convert(model, chip, "
+        f"exclude=[{name!r}]), or map the model anew with analogtorch.map_to_chip(model, chip, example)"
+    )
+
+
+def _parts(matrix: str, known: Iterable[str], outputs: int) -> list[tuple[str, int]]:
+    """The parts ``matrix[a:b]`` that tile its outputs without gap or overlap, as attention reads them; else nothing."""
+    found = [m for name in known if (m := re.fullmatch(re.escape(matrix) + r"\[(\d+):(\d+)\]", name))]
+    spans = sorted((int(m[1]), int(m[2]), m[0]) for m in found)
+    ends = [0, *(end for _, end, _ in spans)]
+    if [start for start, _, _ in spans] != ends[:-1] or ends[-1] != outputs:
+        return []
+    return [(name, start) for start, _, name in spans]
+
+
+def _section(name: str, matrices: list[tuple[str, int]], section: Section, mapping: "Mapping") -> list[Place]:
+    starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
+    first, last = section.outputs.start, section.outputs.stop
+    places, covered = [], 0
+    for matrix, begin in matrices:
+        for p in mapping.matrix_blocks(matrix):
+            col = begin + p.block.col
+            if p.block.copy or not (first <= col < last) or p.block.row not in starts:
+                continue
+            outputs = slice(col - first, col - first + p.block.cols)
+            places.append(Place(starts[p.block.row], outputs, p.chip, p.tile, p.row, p.col))
+            covered += p.block.rows * p.block.cols
+    if covered != section.cells:
+        raise ValueError(
+            f"program: the mapping does not place layer {name!r} as the model computes it ({covered:,} of "
+            f"{section.cells:,} cells agree); map the model anew with analogtorch.map_to_chip(model, chip, example)"
+        )
+    return places
+
+
+def state(
+    section: Section, places: list[Place], chip: Chip, defects: Defects | None, seed: int
+) -> tuple[Tensor, Tensor] | None:
+    """What works of a section: cells, (outputs, rows) of 0 and 1; gains of its ADCs, (blocks, outputs), 0 if failed.
+
+    None: nothing is broken, and all gains are 1.
+    """
+    if defects is None and chip.adc_gain_std == 0:
+        return None
+    works = torch.ones(section.shape[0], section.rows)
+    gains = torch.ones(len(section.row_blocks), section.shape[0])
+    for place in places:
+        columns = slice(place.col, place.col + place.outputs.stop - place.outputs.start)
+        if defects is None:  # the cells of a whole tile take long to draw
+            gains[place.block, place.outputs] = adc_gains(chip, seed, place.chip, place.tile)[columns]
+            continue
+        tile, (start, stop) = tile_state(chip, defects, seed, place.chip, place.tile), _rows(section, place)
+        works[place.outputs, start:stop] = tile.works[place.row : place.row + stop - start, columns].T.float()
+        gains[place.block, place.outputs] = tile.gain[columns]
+    return works, gains
+
+
+def _rows(section: Section, place: Place) -> tuple[int, int]:
+    return section.bounds[place.block], section.bounds[place.block + 1]

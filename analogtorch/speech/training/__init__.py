@@ -1,0 +1,32 @@
+"""Training with Lightning: phases that can be replayed step by step, interrupted and resumed bit for bit.
+
+Lightning, which takes seconds to import, is imported when one of the names that need it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from analogtorch.speech.training.phase import Phase
+
+if TYPE_CHECKING:
+    from analogtorch.speech.training.batches import Batches
+    from analogtorch.speech.training.checkpoint import AtomicCheckpoint
+    from analogtorch.speech.training.fit import fit
+    from analogtorch.speech.training.module import Classifier
+
+__all__ = ["AtomicCheckpoint", "Batches", "Classifier", "Phase", "fit"]
+
+_MODULES = {
+    "AtomicCheckpoint": "checkpoint",
+    "Batches": "batches",
+    "Classifier": "module",
+    "fit": "fit",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = found  # `fit` is the function from now on, not the module of that name
+    return found

@@ -1,0 +1,154 @@
+"""Run one phase: train, keep a checkpoint after each epoch, resume from it."""
+
+import contextlib
+import logging
+import pickle
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lightning as L
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from analogtorch.hwa.lightning import SaveEachEpoch, StepSeed, WeightClip
+from analogtorch.speech.training.batches import Batches
+from analogtorch.speech.training.checkpoint import AtomicCheckpoint
+from analogtorch.speech.training.module import Classifier
+from analogtorch.speech.training.phase import Phase
+
+
+def fit(
+    network: nn.Module,
+    batches: Batches,
+    phase: Phase,
+    *,
+    seed: int,
+    checkpoint: str | Path,
+    resume: bool = False,
+    teacher: nn.Module | None = None,
+    validation: tuple[Tensor, Tensor] | None = None,
+    progress: bool = False,
+    accelerator: str = "cpu",
+    callbacks: tuple[L.Callback, ...] = (),
+) -> nn.Module:
+    """Train ``network`` in place through all epochs of the phase.
+
+    A run that was stopped at any moment and is resumed ends with the very weights of a run that was not: each step is
+    seeded by (seed, step), each batch is a function of (seed, epoch), and a checkpoint is the state after an epoch.
+
+    Args:
+        network: digital or converted (and calibrated); it must give (N, classes).
+        batches: the training data.
+        phase: what to do.
+        seed: of dropout and noise, a signed 64-bit integer.
+        checkpoint: the file that keeps the state after the latest epoch.
+        resume: continue from ``checkpoint`` if it is there; otherwise a file of that name is overwritten.
+        teacher: to distil from, if ``phase.distill`` > 0.
+        validation: inputs and labels whose accuracy the progress bar shows; they decide nothing.
+        progress: show Lightning's progress bar.
+        accelerator: as ``lightning.Trainer`` takes it.
+        callbacks: further Lightning callbacks.
+
+    Returns:
+        The network, on the CPU and in evaluation mode.
+
+    Raises:
+        ValueError: a teacher is missing, or the checkpoint to resume from is damaged or of another network.
+        OSError: the checkpoint cannot be written, such as on a full disk; the one before is still whole.
+    """
+    path = Path(checkpoint)
+    module = Classifier(network, phase, steps=phase.epochs * len(batches), teacher=teacher)
+    clip = (WeightClip(phase.clip_sigma),) if phase.clip_sigma is not None else ()
+    show = progress and validation is not None
+    resume = resume and path.is_file()
+    if resume:
+        _check_fits(path, module)
+    bars = contextlib.redirect_stdout(sys.stderr) if progress else contextlib.nullcontext()
+    with _quiet(), bars:
+        trainer = L.Trainer(
+            accelerator=accelerator,
+            devices=1,
+            max_epochs=phase.epochs,
+            default_root_dir=path.parent,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+            num_sanity_val_steps=0,
+            check_val_every_n_epoch=max(1, phase.epochs // 10),
+            plugins=[AtomicCheckpoint()],
+            callbacks=[StepSeed(seed), *clip, *callbacks, SaveEachEpoch(path)],
+        )
+        network.train()
+        with _interruptible(trainer):
+            trainer.fit(
+                module,
+                _Epochs(batches, lambda: trainer.global_step),
+                DataLoader(TensorDataset(*validation), batch_size=500) if show and validation is not None else None,
+                ckpt_path=str(path) if resume else None,
+                weights_only=True,
+            )
+    return network.cpu().eval()
+
+
+def _check_fits(path: Path, module: Classifier) -> None:
+    try:
+        found = AtomicCheckpoint().load_checkpoint(path)["state_dict"]
+        shapes = {name: value.shape for name, value in found.items()}
+    except (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no checkpoint, or damaged ({error}); remove it to train from the start") from error
+    if shapes != {name: value.shape for name, value in module.state_dict().items()}:
+        raise ValueError(f"{path} does not fit this network; name another file, or remove it to train from the start")
+
+
+class _Epochs:
+    """What Lightning iterates, once per epoch.
+
+    The epoch is counted from the optimizer steps and only when the first batch is asked for: Lightning makes the
+    iterator of a resumed run before it knows the epoch.
+    """
+
+    def __init__(self, batches: Batches, step: Callable[[], int]) -> None:
+        self.batches, self.step = batches, step
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self.batches.epoch(self.step() // len(self.batches))
+
+
+@contextlib.contextmanager
+def _interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """Ctrl+C stays a KeyboardInterrupt: Lightning turns it into SystemExit and ignores the next one for good."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's notes about devices, workers and loggers, which are decided here on purpose."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

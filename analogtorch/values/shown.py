@@ -1,0 +1,30 @@
+"""How a value is shown. What draws and writes tables is in the room ``report``, which adds itself here by type.
+
+So a mapping prints its table and draws its floorplan, and knows nothing of either.
+"""
+
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+
+@singledispatch
+def as_text(value: Any) -> str:
+    """The value for a terminal."""
+    raise NotImplementedError(_unknown(value))
+
+
+@singledispatch
+def as_html(value: Any, **options: Any) -> str:
+    """The value as one HTML page."""
+    raise NotImplementedError(_unknown(value))
+
+
+@singledispatch
+def draw(value: Any, path: str | Path | None = None, **options: Any) -> Any:
+    """The value as a matplotlib figure, also written to ``path`` if one is given."""
+    raise NotImplementedError(_unknown(value))
+
+
+def _unknown(value: Any) -> str:
+    return f"nothing shows a {type(value).__name__}: import analogtorch.report, or register what does"

@@ -1,0 +1,3 @@
+"""Which AnalogTorch this is."""
+
+RELEASE = "0.1.0"

@@ -1,0 +1,217 @@
+import copy
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.calibration.batch_norm import _moved
+from tests.crossbar import crossbar
+
+CHIP = crossbar()
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def _x(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(64, 3, 6, 6, generator=generator) + torch.randn(64, 3, 1, 1, generator=generator)
+
+
+BATCHES = [_x(seed) for seed in range(3)]
+
+
+def _net() -> nn.Module:
+    """Norms that have met the batches, digitally."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for channels in (3, 16, 16):
+        layers += [nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.2)]
+    net = nn.Sequential(*layers, nn.Conv2d(16, 4, 1, bias=False), nn.BatchNorm2d(4))
+    at.reestimate_batch_norm(at.convert(net, at.chips.ideal()), BATCHES, relative=False)
+    return at.to_digital(net).eval()
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    return [getattr(m, s).clone() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for s in STATISTICS]
+
+
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _error(model: nn.Module, digital: nn.Module) -> float:
+    x = _x(9)
+    return ((model(x) - digital(x)).square().mean() / digital(x).var()).sqrt().item()
+
+
+def test_a_chip_that_has_drifted_for_a_year_recovers() -> None:
+    digital = _net()
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), BATCHES)
+    physical = at.program(model, seed=7)
+    view = physical.at("1 year", compensation="none")
+    before = _error(view, digital)
+    other = copy.deepcopy(view)
+    assert at.reestimate_batch_norm(view, BATCHES) == ["1", "5", "9", "13"]
+    after = _error(view, digital)
+    assert before > 0.9
+    assert after < before / 1.5
+    at.reestimate_batch_norm(other, BATCHES, relative=False)
+    assert _error(other, digital) < before / 1.5
+    assert _error(physical.at("1 year", compensation="none"), digital) == before  # other views have their own
+    assert _same(_state(model), _state(digital))
+
+
+def test_without_noise_the_averages_are_those_of_the_batches() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, momentum=0.3))
+    model = at.convert(copy.deepcopy(net), at.chips.ideal())
+    at.reestimate_batch_norm(model, iter([(x, None) for x in BATCHES]), relative=False)
+    y = [net[0](x).detach() for x in BATCHES]
+    assert torch.allclose(model[1].running_mean, torch.stack([b.mean((0, 2, 3)) for b in y]).mean(0), atol=1e-5)
+    assert torch.allclose(model[1].running_var, torch.stack([b.var((0, 2, 3)) for b in y]).mean(0), rtol=1e-4)
+    assert model[1].num_batches_tracked == 3
+    assert model[1].momentum == 0.3
+
+
+def test_the_statistics_move_by_what_the_chip_changes_not_by_what_the_batches_happen_to_be() -> None:
+    digital, few = _net(), [_x(5)[:12]]
+    with torch.no_grad():
+        for norm in digital[1::4]:  # as of a training that augments its inputs
+            norm.running_mean += 0.2 * norm.running_var.sqrt()
+            norm.running_var *= 1.3
+    model = at.convert(copy.deepcopy(digital), at.chips.ideal())
+    at.reestimate_batch_norm(model, few)
+    assert _same(_state(model), _state(digital))  # an exact chip changes nothing
+    view = at.program(at.calibrate(at.convert(copy.deepcopy(digital), CHIP), BATCHES), seed=7)
+    view = view.at("1 day", compensation="none")
+    before, absolute = _error(view, digital), copy.deepcopy(view)
+    held = [(layer.chip, layer.programmed) for _, layer in at.analog_layers(view)]
+    at.reestimate_batch_norm(view, iter(few))
+    at.reestimate_batch_norm(absolute, few, relative=False)
+    assert view[0].vectors_read == absolute[0].vectors_read  # the exact run reads nothing
+    assert _error(view, digital) < before / 1.4
+    assert before < _error(absolute, digital)
+    assert [norm.num_batches_tracked for norm in view[1::4]] == [3] * 4
+    assert [(layer.chip, layer.programmed) for _, layer in at.analog_layers(view)] == held
+
+
+def test_the_variance_of_a_channel_that_is_silent_on_the_batches_does_not_explode() -> None:
+    old, exact = torch.tensor([1.0, 1.0, 1.0, 0.0]), torch.tensor([2.0, 1e-9, 0.0, 0.0])
+    now = torch.tensor([1.0, 0.1, 0.1, 0.1])
+    assert torch.allclose(_moved(old, exact, now), torch.tensor([0.5, 1.1, 1.1, 0.1]))
+
+
+def test_another_call_starts_from_the_digital_statistics_again() -> None:
+    digital = _net()
+    model = at.convert(copy.deepcopy(digital), dataclasses.replace(CHIP, output_noise=0.0))
+    keys = list(model.state_dict())
+    view = at.program(at.calibrate(model, BATCHES), seed=7).at("1 month", compensation="none")
+    at.reestimate_batch_norm(view, BATCHES)
+    once = _state(view)
+    assert not _same(once, _state(digital))
+    view = pickle.loads(pickle.dumps(copy.deepcopy(view)))
+    at.reestimate_batch_norm(view, BATCHES)  # of the same chip
+    assert _same(_state(view), once)
+    assert list(view.state_dict()) == keys
+    at.correct_columns(view, BATCHES)
+    at.reestimate_batch_norm(view, BATCHES)  # of one that is nearly exact
+    for found, first, exact in zip(_state(view), once, _state(digital), strict=True):
+        assert (found - exact).abs().sum() <= (first - exact).abs().sum()
+    with torch.no_grad():  # statistics that something else has set are a start of their own
+        for norm in view[1::4]:
+            norm.running_mean += 5.0
+    at.reestimate_batch_norm(view, BATCHES)
+    assert view[1].running_mean.min() > 3.0
+
+
+def test_norms_without_statistics_have_none_to_be_moved() -> None:
+    model = at.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), CHIP)
+    with pytest.raises(ValueError, match="batch norm '1' has no statistics yet.*relative=False"):
+        at.reestimate_batch_norm(model, BATCHES)
+    at.reestimate_batch_norm(model, BATCHES, relative=False)
+    at.reestimate_batch_norm(model, BATCHES)
+
+
+def test_a_programmed_chip_has_read_nothing_when_it_fails() -> None:
+    view = at.program(at.convert(_net(), CHIP), seed=1).at("1 h")
+    layers = [layer for _, layer in at.analog_layers(view)]
+    held = [(layer.chip, layer.programmed) for layer in layers]
+    for relative in (True, False):
+        with pytest.raises(ValueError, match="has NaN or infinite"):
+            at.reestimate_batch_norm(view, [BATCHES[0], BATCHES[0] * float("nan")], relative=relative)
+
+        def forward(model: nn.Module, x: Tensor) -> None:
+            model(x)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            at.reestimate_batch_norm(view, BATCHES, relative=relative, forward=forward)
+    assert [layer.vectors_read.item() for layer in layers] == [0] * 4
+    assert [(layer.chip, layer.programmed) for layer in layers] == held
+
+
+def test_a_converted_model_meets_the_noise_of_training_and_nothing_else_of_it() -> None:
+    first, second = (at.calibrate(at.convert(_net(), CHIP), BATCHES).train() for _ in range(2))
+    digital = _state(first)
+    first[3].eval()
+    state = torch.get_rng_state()
+    for model in (first, second):
+        at.reestimate_batch_norm(model, BATCHES)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in first] == [number != 3 for number in range(len(first))]
+    assert _same(_state(first), _state(second))
+    found = _state(first)
+    assert not _same(found, digital)
+    at.reestimate_batch_norm(second, BATCHES, seed=1)
+    assert not _same(found, _state(second))
+    # dropout is off: with it the variances of the second norm would be a quarter larger
+    assert (found[4] / digital[4]).log().mean().abs() < 0.1
+    quiet = dataclasses.replace(CHIP, training=at.TrainingNoise(weight="none", output=False))
+    for seed in (0, 1):
+        model = at.calibrate(at.convert(_net(), quiet), BATCHES)
+        at.reestimate_batch_norm(model, BATCHES, seed=seed)
+        found = _state(model) if seed == 0 else found
+    assert _same(_state(model), found)
+
+
+BAD = {
+    "no batches": ([], "batches is empty"),
+    "nan": ([BATCHES[0], torch.full_like(BATCHES[0], float("nan"))], "input of batch norm '1' has NaN or infinite"),
+    "one value": ([torch.randn(64, 3, 8, 8), torch.randn(1, 3, 1, 1)], "more than 1 value per channel"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_call_that_fails_changes_nothing(name: str) -> None:
+    batches, message = BAD[name]
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+    model = at.convert(net, CHIP).train()
+    model(BATCHES[0])
+    before = _state(model)
+    with pytest.raises(ValueError, match=message):
+        at.reestimate_batch_norm(model, batches)
+    assert _same(_state(model), before)
+    assert model[1].momentum == 0.1
+    assert all(m.training for m in model.modules())
+    assert not model[1]._forward_pre_hooks
+
+
+class _Skips(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.unused = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+def test_norms_that_never_run_and_models_without_them_are_refused() -> None:
+    model = at.convert(_Skips(), CHIP)
+    before = _state(model)
+    with pytest.raises(ValueError, match="1 of 2 batch norms never ran: 'unused'"):
+        at.reestimate_batch_norm(model, BATCHES, relative=False)
+    assert _same(_state(model), before)
+    for net in (nn.Linear(3, 3), nn.BatchNorm2d(3, track_running_stats=False)):
+        with pytest.raises(ValueError, match="no batch norm that tracks statistics"):
+            at.reestimate_batch_norm(nn.Sequential(net), BATCHES)

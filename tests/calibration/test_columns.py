@@ -1,0 +1,295 @@
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.calibration.columns import _shrunk
+from analogtorch.devices import UnitCell, ideal_device
+from tests.crossbar import crossbar
+
+CHIP = crossbar()
+EXACT = dataclasses.replace(
+    CHIP, cell=UnitCell(device=ideal_device()), input_bits=None, output_bits=None, output_noise=0.0
+)
+
+
+def _x(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class _Attends(nn.Module):
+    """Reads queries alone, keys and values together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = x.flip(1) * 2 + 1
+        return self.attention(x, memory, memory, need_weights=False)[0]
+
+
+def _made(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    if name == "linear":
+        return nn.Sequential(nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 8)), _x(400, 40)
+    if name == "conv":
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 5, groups=2)), _x(20, 3, 10, 10)
+    if name == "block_diagonal":
+        return nn.Sequential(nn.Conv1d(40, 40, 9, groups=20)), _x(40, 40, 20)
+    if name == "transposed":
+        return nn.Sequential(nn.ConvTranspose2d(6, 4, 3, stride=2, groups=2)), _x(20, 6, 7, 7)
+    if name == "attention":
+        return _Attends(), _x(20, 10, 16)
+    return nn.Sequential(nn.LSTM(12, 8, bidirectional=True)), _x(10, 40, 12)
+
+
+def _out(y: object) -> Tensor:
+    return y[0] if isinstance(y, tuple) else y  # type: ignore[return-value]
+
+
+def _view(name: str, chip: at.Chip = CHIP, time: str = "1 day", **options) -> tuple[nn.Module, nn.Module, Tensor]:
+    digital, x = _made(name)
+    grouped = "block_diagonal" if name == "block_diagonal" else "sequential"
+    model = at.convert(copy.deepcopy(digital), dataclasses.replace(chip, grouped=grouped))
+    at.calibrate(model, [x])
+    return at.program(model, seed=7).at(time, **options), digital.eval(), x
+
+
+def _error(view: nn.Module, digital: nn.Module, x: Tensor) -> float:
+    y = _out(digital(x))
+    return ((_out(view(x)) - y).square().mean() / y.var()).sqrt().item()
+
+
+def _layers(view: nn.Module) -> list[at.nn.AnalogLayer]:
+    return [layer for _, layer in at.analog_layers(view)]
+
+
+@pytest.mark.parametrize(("name", "factor"), [("linear", 1.9), ("conv", 1.8), ("block_diagonal", 1.3), ("lstm", 1.2)])
+def test_the_error_after_a_day_without_compensation_falls(name: str, factor: float) -> None:
+    view, digital, x = _view(name, compensation="none")
+    fresh = x.flip(0) * 0.9  # inputs that were not fitted
+    before = _error(view, digital, fresh)
+    assert at.correct_columns(view, [x]) is view
+    assert _error(view, digital, fresh) < before / factor  # what is left is the error of single weights
+
+
+@pytest.mark.parametrize("fit", ["gain", "offset"])
+def test_one_of_them_alone_helps(fit: str) -> None:
+    view, digital, x = _view("linear", compensation="none" if fit == "gain" else "global")
+    x = x + 1.0  # errors of weights shift the outputs
+    before = _error(view, digital, x)
+    at.correct_columns(view, [x], fit=fit)
+    assert _error(view, digital, x) < before * 0.95
+    for layer in _layers(view):
+        assert layer.programmed.offset.any() == (fit == "offset")
+
+
+def _injected(view: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Gains and offsets put on the columns of every layer of a view without any other error."""
+    put = []
+    for layer in _layers(view):
+        outputs = layer.sections[-1].outputs.stop
+        gain, offset = torch.linspace(0.5, 2.0, outputs), torch.linspace(-1.0, 1.0, outputs)
+        held = layer.programmed
+        gains = tuple(g * gain[s.outputs] for g, s in zip(held.gains, layer.sections, strict=True))
+        layer.programmed = dataclasses.replace(held, gains=gains, offset=offset)
+        put.append((gain, offset))
+    return put
+
+
+@pytest.mark.parametrize("name", ["linear", "conv", "block_diagonal", "lstm", "transposed", "attention"])
+def test_known_gains_and_offsets_are_found(name: str) -> None:
+    view, digital, x = _view(name, EXACT, "programmed")
+    assert _error(view, digital, x) < 1e-5
+    _injected(view)
+    assert _error(view, digital, x) > 0.1
+    at.correct_columns(view, list(x.split(len(x) // 2, dim=1 if name == "lstm" else 0)), rounds=1)
+    for layer in _layers(view):
+        for gains in layer.programmed.gains:
+            assert torch.allclose(gains, torch.ones_like(gains), atol=1e-4)
+        assert layer.programmed.offset.abs().max() < 1e-4
+    assert _error(view, digital, x) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_output_noise_does_not_shrink_the_gains(name: str) -> None:
+    chip = dataclasses.replace(EXACT, output_noise=1.3 if name == "linear" else 0.9)
+    view, _, x = _view(name, chip, "programmed")
+    layer = view[0]
+    x = torch.cat([_x(*x.shape, seed=s) for s in range(8)])
+    y, clean = layer(x), layer._digital(x, layer.weight, layer.bias)
+    kept = clean.var() / y.var()
+    assert kept < 0.85  # what a fit to single readings would leave of every gain
+    at.correct_columns(view, [x])
+    gains = layer.programmed.gains[0]
+    # 8 columns or more, 3,200 readings or more, noise of at most 1.2 times the signal: a standard error below 3 % each
+    assert abs(gains.mean().item() - 1) < 0.03
+    assert (gains - 1).abs().max() < 0.12
+
+
+def test_columns_that_never_vary_keep_their_gain() -> None:
+    digital = nn.Sequential(nn.Linear(20, 6))
+    digital[0].weight.data[2] = 0
+    view = at.program(at.calibrate(at.convert(copy.deepcopy(digital), EXACT), [_x(9, 20)]), seed=1).at("programmed")
+    held = view[0].programmed
+    view[0].programmed = dataclasses.replace(held, gains=(held.gains[0] * 3,), offset=torch.full((6,), 0.5))
+    constant = copy.deepcopy(view)
+    at.correct_columns(view, [_x(50, 20)])
+    assert torch.allclose(view[0].programmed.gains[0][0], torch.tensor([1.0, 1, 3, 1, 1, 1]), atol=1e-5)
+    assert view[0].programmed.offset.abs().max() < 1e-5
+    at.correct_columns(constant, [torch.ones(50, 20)])  # nothing varies: the offset does it all
+    assert torch.equal(constant[0].programmed.gains[0], held.gains[0] * 3)
+    one = torch.ones(1, 20)
+    assert torch.allclose(constant(one), digital(one), atol=1e-5)
+    noisy = at.program(at.calibrate(at.convert(digital, CHIP), [_x(9, 20)]), seed=1).at("programmed")
+    gains = noisy[0].programmed.gains[0].clone()
+    at.correct_columns(noisy, [torch.ones(500, 20)])  # only the noise varies
+    assert torch.equal(noisy[0].programmed.gains[0], gains)
+
+
+def test_a_few_inputs_do_not_make_a_compensated_chip_worse() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 20)]
+    digital, fresh = nn.Sequential(*layers), _x(300, 128, seed=2)
+    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [_x(500, 128)])
+    for seed in range(2):
+        physical, errors = at.program(model, seed=seed), []
+        for count in (0, 8, 16, 500):
+            view = physical.at("1 day", compensation="least_squares")
+            if count:
+                at.correct_columns(view, [_x(count, 128, seed=3)])
+            errors.append(_error(view, digital, fresh))
+        assert errors[0] > errors[1] > errors[2] > errors[3]
+
+
+def test_estimates_are_drawn_to_their_mean_by_how_much_of_their_spread_is_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = 1.3 + 0.1 * torch.randn(2000, generator=generator).double()
+    error = torch.where(torch.arange(2000) % 2 == 0, 0.2, 0.01).double()
+    seen = truth + error * torch.randn(2000, generator=generator)
+    used = torch.arange(2000) < 1990
+    found = _shrunk(seen, error.square(), used)
+    # the best there is: (1 / 0.1^2 + 1 / 0.2^2) ** -0.5 = 0.089 for the first half
+    assert (found - truth)[:1990:2].square().mean().sqrt() == pytest.approx(0.089, rel=0.06)
+    assert torch.allclose(found[1:1990:2], seen[1:1990:2], atol=0.01)
+    assert torch.equal(found[1990:], seen[1990:])
+    assert torch.allclose(_shrunk(truth, torch.full_like(truth, 1.0), used)[:1990], truth[:1990].mean())
+    assert not _shrunk(truth - 1.3, torch.full_like(truth, 0.1), used, around=0.0)[:1990].any()
+    assert torch.equal(_shrunk(truth[:1], error[:1], used[:1]), truth[:1])
+    assert torch.allclose(_shrunk(truth, torch.zeros_like(truth), used), truth)
+
+
+def test_two_runs_over_all_layers_come_near_to_layer_by_layer() -> None:
+    torch.manual_seed(0)
+    digital = nn.Sequential(*[m for _ in range(5) for m in (nn.Linear(48, 48), nn.Tanh())])
+    for layer in digital[::2]:
+        layer.weight.data *= 2
+    x, fresh = _x(500, 48), _x(500, 48, seed=2)
+    physical = at.program(at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [x]), seed=7)
+    once, twice, apart = (physical.at("1 year", compensation="none") for _ in range(3))
+    at.correct_columns(once, [x], rounds=1)
+    at.correct_columns(twice, [x], rounds=2)
+    for number in range(0, 10, 2):
+        seen = apart[:number](x) if number else x
+        at.correct_columns(apart[number], [seen], rounds=1)
+    errors = [_error(view, digital, fresh) for view in (physical.at("1 year", compensation="none"), once, twice, apart)]
+    assert errors[2] < errors[0] / 1.4
+    assert errors[2] < 1.05 * errors[3]
+    assert errors[2] < 1.02 * errors[1]
+
+
+def test_it_repeats_and_counts_what_the_chip_reads() -> None:
+    first, second = (_view("lstm")[0] for _ in range(2))
+    x = _made("lstm")[1]
+    state = torch.get_rng_state()
+    for view in (first, second):
+        at.correct_columns(view, iter([x, (x, None)]))
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b in zip(_layers(first), _layers(second), strict=True):
+        assert torch.equal(a.programmed.gains[0], b.programmed.gains[0])
+        assert torch.equal(a.programmed.offset, b.programmed.offset)
+        assert a.vectors_read.item() == 2 * 2 * 40  # two rounds of two batches; the second read is not counted
+    assert torch.equal(first(x)[0], second(x)[0])
+    assert all(layer.observer is None for layer in _layers(first))
+    half = copy.deepcopy(first).bfloat16()
+    assert _layers(half)[0].programmed.offset.dtype == torch.bfloat16
+    assert half(x[:2, :3].bfloat16())[0].dtype == torch.bfloat16
+
+
+def test_embeddings_are_left_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 4)), CHIP, embeddings=True)
+    view = at.program(model, seed=1).at("1 day")
+    held = view[0].programmed
+    at.correct_columns(view, [torch.arange(20).view(5, 4)])
+    assert view[0].programmed is held
+    assert view[1].programmed.offset is not None
+
+
+def test_more_corrections_add_up() -> None:
+    view, digital, x = _view("linear")
+    at.correct_columns(view, [x])
+    error = _error(view, digital, x)
+    at.correct_columns(view, [x], fit="offset")
+    assert _error(view, digital, x) == pytest.approx(error, rel=0.05)
+
+
+class _Skips(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+def _view_of(net: nn.Module) -> nn.Module:
+    return at.program(at.convert(net, CHIP), seed=1).at("1 h")
+
+
+BAD: dict[str, tuple[Callable[[], nn.Module], list, dict, str]] = {
+    "no batches": (lambda: _view("linear")[0], [], {}, "batches is empty"),
+    "nan": (
+        lambda: _view("linear")[0],
+        [_x(3, 40), torch.full((3, 40), float("nan"))],
+        {},
+        "input of layer '0' has NaN",
+    ),
+    "fit": (lambda: _view("linear")[0], [_x(3, 40)], {"fit": "both"}, "fit must be one of"),
+    "rounds": (lambda: _view("linear")[0], [_x(3, 40)], {"rounds": 0}, "rounds must be an integer >= 1"),
+    "never ran": (lambda: _view_of(_Skips()), [_x(3, 8)], {}, "1 of 2 analog layers never ran: 'unused'"),
+    "not programmed": (lambda: at.convert(nn.Linear(8, 8), CHIP), [_x(3, 8)], {}, "the model is not programmed"),
+    "digital": (lambda: nn.Linear(8, 8), [_x(3, 8)], {}, "the model is not programmed"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_calls_are_refused_and_change_nothing(name: str) -> None:
+    make, batches, options, message = BAD[name]
+    view = make()
+    before = [(layer.programmed, getattr(layer, "vectors_read", torch.zeros(1)).clone()) for layer in _layers(view)]
+    with pytest.raises(ValueError, match=message):
+        at.correct_columns(view, batches, **options)
+    for layer, (held, count) in zip(_layers(view), before, strict=True):
+        assert layer.programmed is held
+        assert torch.equal(getattr(layer, "vectors_read", torch.zeros(1)), count)
+        assert layer.observer is None
+
+
+@pytest.mark.parametrize("per", ["layer", "tile"])
+def test_what_the_dac_clips_is_no_fault_of_the_columns(per: str) -> None:
+    torch.manual_seed(0)
+    x = _x(600, 300)
+    x[:20] *= 40  # a few tokens far beyond the rest, as in transformers
+    chip = dataclasses.replace(CHIP, cell=UnitCell(device=ideal_device()), output_noise=0.0, output_bits=None)
+    model = at.convert(nn.Sequential(nn.Linear(300, 16)), chip)
+    at.calibrate(model, [x[20:]], method="absmax", per=per)
+    view = at.program(model, seed=0).at("0 s", compensation="none")
+    before = view(x)
+    at.correct_columns(view, [x])
+    assert torch.allclose(view(x), before, atol=1e-4 * before.abs().max().item())

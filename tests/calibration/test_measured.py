@@ -1,0 +1,254 @@
+"""What ``calibrate`` promises by default: the least measured error, and a model that is no worse than before."""
+
+import copy
+import dataclasses
+import functools
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.calibration.judge import Judge
+from analogtorch.calibration.measured import VECTORS, Trial
+from tests.crossbar import crossbar
+
+HERMES = at.chips.hermes64()
+
+
+class _Recurrent(nn.Module):
+    """Reads an image row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 32, batch_first=True), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x.view(-1, 8, 8))[0][:, -1])
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
+
+
+def _cnn() -> nn.Module:
+    first = nn.Conv2d(1, 8, 3, padding=1)
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), first, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)
+    )
+
+
+NETS = {"mlp": _mlp, "cnn": _cnn, "lstm": _Recurrent}
+
+
+@functools.cache
+def _digits() -> tuple[Tensor, Tensor]:
+    x, y = load_digits(return_X_y=True)
+    return torch.tensor(x, dtype=torch.float32) / 16, torch.tensor(y)
+
+
+@functools.cache
+def _trained(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    (x, y), net = _digits(), NETS[name]()
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(4):
+        for i in torch.randperm(1200).split(40):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x[i]), y[i]).backward()
+            optimizer.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module) -> float:
+    x, y = _digits()
+    return (model(x[1200:]).argmax(1) == y[1200:]).float().mean().item()
+
+
+@pytest.mark.parametrize("chip", [HERMES, at.chips.hermes64(output_noise=0.04), crossbar()], ids=lambda c: c.name)
+@pytest.mark.parametrize("name", NETS)
+def test_a_trained_model_is_no_worse_than_uncalibrated_and_nobody_is_warned(name: str, chip: at.Chip) -> None:
+    model = at.convert(copy.deepcopy(_trained(name)), chip).eval()
+    before = _accuracy(model)
+    at.calibrate(model, _digits()[0][:1200].split(200))
+    assert before > 0.75
+    assert _accuracy(model) > before - 0.012  # 7 of 597 recordings
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_programmed_model_is_no_worse_than_uncalibrated(name: str) -> None:
+    model = at.convert(copy.deepcopy(_trained(name)), at.chips.hermes64(output_noise=0.04)).eval()
+    before = _accuracy(at.program(model, seed=1).at("1 day"))
+    at.calibrate(model, _digits()[0][:1200].split(200))
+    assert _accuracy(at.program(model, seed=1).at("1 day")) > before - 0.015
+
+
+def _x(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def _linear(chip: at.Chip = HERMES) -> nn.Module:
+    torch.manual_seed(0)
+    return at.convert(nn.Sequential(nn.Linear(64, 32)), chip)
+
+
+def test_heavy_tails_keep_a_range_per_vector_and_light_ones_do_not() -> None:
+    sizes = torch.logspace(-2, 2, 400).unsqueeze(1)
+    heavy = at.calibrate(_linear(), [_x(400, 64) * sizes])
+    assert not heavy[0].calibrated
+    light = at.calibrate(_linear(), [_x(400, 64).clamp(-1, 1)])
+    assert light[0].calibrated
+    assert light[0].input_ranges[0] <= 1.0
+
+
+def test_summary_names_the_layers_that_scale_each_vector_and_the_price() -> None:
+    sizes = torch.logspace(-2, 2, 400).unsqueeze(1)
+    text = str(at.summary(at.calibrate(_linear(), [_x(400, 64) * sizes])))
+    assert "1 of 1 layers scale each input vector by its largest input: 0. An MVM of n inputs and m outputs" in text
+    assert "n comparisons and n multiplications of the inputs, and m multiplications of the outputs" in text
+    assert "scale each input vector" not in str(at.summary(at.calibrate(_linear(), [_x(400, 64).clamp(-1, 1)])))
+    assert "scale each input vector" not in str(at.summary(_linear(at.chips.ideal())))  # it has no DAC
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_split_into_batches_does_not_change_the_ranges(name: str) -> None:
+    x = _digits()[0][:600]
+    found = []
+    for batches in (x.split(150), x.split(30)):  # the last quarter of either is held back
+        model = at.calibrate(at.convert(copy.deepcopy(_trained(name)), HERMES), batches)
+        found.append([(layer.input_ranges, layer.output_ranges) for _, layer in at.analog_layers(model)])
+    for (ranges, limits), (others, other_limits) in zip(*found, strict=True):
+        assert ranges == others
+        assert torch.allclose(limits, other_limits, rtol=1e-4)
+
+
+def test_what_is_held_back_serves_the_comparison_alone() -> None:
+    chip = dataclasses.replace(HERMES, output_bits=None)  # else rounding to 8 bits is compared as well
+    x = _x(800, 64).clamp(-1, 1)
+    found = []
+    for last in (0.1, 0.9, 1.0):
+        x[600:] = last * x[:200]
+        found.append(at.calibrate(_linear(chip), x.split(200))[0].input_ranges)
+    assert found[0] == found[1] == found[2] is not None
+    x[600:] = 100 * x[:200]  # clipped by these ranges
+    assert not at.calibrate(_linear(chip), x.split(200))[0].calibrated
+    assert at.calibrate(_linear(chip), x.split(200), method="absmax")[0].input_ranges == (100.0,)  # not compared
+
+
+def _hostile() -> tuple[nn.Module, Tensor]:
+    """A model whose output is a small difference of large sums: rounding to 8 bits by column takes it away."""
+    torch.manual_seed(0)
+    first, last = nn.Linear(64, 64, bias=False), nn.Linear(64, 8, bias=False)
+    first.weight.data = torch.ones(64, 64) + 0.02 * torch.randn(64, 64)
+    last.weight.data -= last.weight.data.mean(1, keepdim=True)
+    return nn.Sequential(first, last), torch.randn(2000, 64) + 4
+
+
+def test_a_model_that_calibration_would_harm_is_left_as_it_is_with_a_warning() -> None:
+    digital, x = _hostile()
+    chip = dataclasses.replace(HERMES, adc_steps=2**15, cell=at.chips.ideal().cell, output_bound=80.0, input_bits=12)
+    model = at.convert(digital, chip).eval()
+    before = model(x)
+    with pytest.warns(UserWarning, match="closer to the digital ones without calibration, so it is left uncalibrated"):
+        at.calibrate(model, x.split(500))
+    assert not any(layer.calibrated for _, layer in at.analog_layers(model))
+    assert all(layer.output_ranges is None for _, layer in at.analog_layers(model))
+    assert torch.equal(model(x), before)
+    at.calibrate(model, x.split(500), method="absmax")  # is not compared
+    assert all(layer.calibrated for _, layer in at.analog_layers(model))
+
+
+@pytest.mark.parametrize("outputs", [1, 8])
+def test_the_judge_hears_of_large_errors_and_not_of_small_ones(outputs: int) -> None:
+    model, x = nn.Sequential(nn.Linear(64, outputs)), _x(400, 64)
+    model[0].weight.data = _x(outputs, 64)
+    judge = Judge(at.convert(model, at.chips.ideal()), x.split(100), None)
+    exact, weight = judge.error(), model[0].weight.data.clone()
+    assert (exact.moved, exact.vectors) == (0, 400)
+    model[0].weight.data = 1.3 * weight + 0.001 * weight.roll(1, 1)
+    model[0].bias.data *= 1.3
+    if outputs > 1:
+        assert not judge.error().exceeds(exact)  # a common factor is no error of classes
+    model[0].weight.data = weight + 0.3 * weight.roll(1, 1)
+    worse = judge.error()
+    assert worse.exceeds(exact)
+    assert not exact.exceeds(worse)
+    assert not worse.exceeds(worse)
+
+
+def test_an_adc_that_decides_the_error_is_named_with_the_remedy() -> None:
+    chip = crossbar(output_noise=0.0, output_bound=600.0)
+    with pytest.warns(UserWarning, match=r"1 of 1 layers.* '0' \(\d+ %\).*adc='mse', adc_per='column'.*weight_scale"):
+        at.calibrate(_linear(chip), [_x(400, 64)], method="absmax")
+    at.calibrate(_linear(chip), [_x(400, 64)], method="absmax", adc="mse")  # the remedy
+    noisy = crossbar(output_noise=5.0, output_bound=600.0)  # which is worse than what the ADC does
+    at.calibrate(_linear(noisy), [_x(400, 64)], method="absmax")
+
+
+def test_only_a_digital_unit_gets_output_ranges() -> None:
+    layer = at.calibrate(_linear(), [_x(400, 64)])[0]
+    assert layer.output_ranges.shape == (1, 32)
+    assert len(layer.output_ranges.unique()) > 16  # each column its own
+    assert layer.output_bounds is None
+    for chip in (crossbar(), dataclasses.replace(HERMES, output_bits=None)):
+        assert at.calibrate(_linear(chip), [_x(400, 64)])[0].output_ranges is None
+
+
+class _Attends(nn.Module):
+    """Takes queries alone, keys and values together, and has a head that no batch reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.unused = nn.MultiheadAttention(32, 2, batch_first=True), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = x.flip(1) * 2
+        return self.attention(x, memory, memory, need_weights=False)[0]
+
+
+MODELS = {
+    "attention": (_Attends, (30, 6, 32)),
+    "grouped": (lambda: nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 3)), (10, 8, 7, 7)),
+    "recurrent": (lambda: nn.GRU(24, 12, batch_first=True), (20, 6, 24)),
+}
+
+
+@pytest.mark.parametrize("adc_per", [None, "layer", "tile", "column"])
+@pytest.mark.parametrize("per", ["layer", "tile"])
+@pytest.mark.parametrize("name", MODELS)
+def test_all_kinds_of_layers_and_options_stay_near_the_digital_model(name: str, per: str, adc_per: str | None) -> None:
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    digital, x = make().eval(), _x(*shape)
+    model = at.convert(copy.deepcopy(digital), dataclasses.replace(HERMES, rows=16)).eval()
+    adc = {} if adc_per is None else {"adc": "mse", "adc_per": adc_per}
+    at.calibrate(model, x.split(5), per=per, allow_unused=True, **adc)
+    y, exact = (m(x)[0] if name == "recurrent" else m(x) for m in (model, digital))
+    assert (y - exact).norm() < 0.06 * exact.norm()
+    for layer_name, layer in at.analog_layers(model):
+        used = layer_name != "unused"
+        assert (layer.output_ranges is not None) == used
+        assert (layer.output_bounds is not None) == (used and adc_per is not None)
+
+
+def test_the_vectors_that_are_tried_are_limited_in_every_kind_of_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: dict[str, list[int]] = {}
+    real = Trial._try
+
+    def counting(self: Trial, x: Tensor, *rest: object) -> None:
+        tried.setdefault(self.layer.layer_name, []).append(len(x))
+        real(self, x, *rest)
+
+    monkeypatch.setattr(Trial, "_try", counting)
+    lstm = at.convert(nn.LSTM(6, 5, batch_first=True), HERMES)
+    at.calibrate(lstm, _x(400, 49, 6).split(50))
+    attention = at.convert(_Attends(), HERMES)
+    at.calibrate(attention, _x(400, 40, 32).split(50), allow_unused=True)
+    conv = at.convert(nn.Conv1d(6, 4, 3), HERMES)
+    at.calibrate(conv, _x(400, 6, 102).split(50))
+    for name, counts in tried.items():
+        most = 64 if name == "" else VECTORS
+        assert most <= sum(counts) < 1.5 * most, name
+    assert len(tried["hh_l0"]) <= VECTORS // 256 + 1  # 392 steps

@@ -1,0 +1,122 @@
+import dataclasses
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import analogtorch as at
+from analogtorch.__main__ import main
+from analogtorch.mapping import Mapping
+from tests.mapping.nets import Residual
+
+RESIDUAL = "tests.mapping.nets.Residual"
+
+
+def small(weights: object = "default", weights_backbone: object = "default") -> nn.Module:
+    assert weights is weights_backbone is None
+    return Residual()
+
+
+def reads_values() -> nn.Module:
+    layer = nn.Linear(3, 3)
+    assert layer.weight.abs().sum().item() > 0
+    return layer
+
+
+def test_writes_table_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, data = tmp_path / "deep" / "map.html", tmp_path / "map.json"
+    options = ["--input", "1,3,6,6", "--html", str(page), "--json", str(data), "--duplicate", "conv=2"]
+    assert main(["map", "--model", RESIDUAL, *options, "--exclude", "head", "--chip", "ideal"]) == 0
+    mapping = Mapping.from_json(data.read_text())
+    assert mapping.copies == {"conv": 2, "shared": 1}
+    assert page.read_text() == mapping.to_html()
+    assert capsys.readouterr().out == f"{mapping}\n"
+
+
+@pytest.mark.parametrize("name", ["small", "reads_values"])
+def test_functions_with_weights_and_models_that_read_values(name: str) -> None:
+    shape = "1,3" if name == "reads_values" else "1,3,6,6"
+    assert main(["map", "--model", f"tests.cli.test_map.{name}", "--input", shape, "--chips", "auto"]) == 0
+
+
+def test_a_model_in_the_current_folder(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = "from torch import nn", "from my_parts_of_a_net import SIZE", "class Net(nn.Linear):"
+    net = "\n".join([*lines, "    def __init__(self): super().__init__(SIZE, 2)"])
+    (tmp_path / "my_net_for_a_chip.py").write_text(net)
+    (tmp_path / "my_parts_of_a_net.py").write_text("SIZE = 3")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert main(["map", "--model", "my_net_for_a_chip.Net", "--input", "1,3"]) == 0
+    assert "Net, 6 weights on the chip" in capsys.readouterr().out
+    assert sys.path == before
+
+
+def test_a_model_of_torchvision_that_does_not_fit_writes_nothing(tmp_path, capsys) -> None:
+    pytest.importorskip("torchvision")
+    page = tmp_path / "map.html"
+    assert main(["map", "--model", "torchvision.models.resnet18", "--html", str(page)]) == 2
+    assert "need 181 tiles" in capsys.readouterr().err
+    assert not page.exists()
+    assert main(["map", "--model", "torchvision.models.resnet18", "--html", str(page), "--chips", "3"]) == 0
+    assert "181 used, 2 over the bound of 179" in capsys.readouterr().out
+    assert page.exists()
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json", ".YAML"])
+def test_a_chip_of_ones_own(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = at.chips.save(dataclasses.replace(at.chips.ideal(), name="mine", rows=100, cols=7), tmp_path / f"a{suffix}")
+    assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--chip", str(mine)]) == 0
+    assert "mine: 1 used, each with 64 tiles of 100x7" in capsys.readouterr().out
+    mine.write_text("{}")
+    assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--chip", str(mine)]) == 2
+    assert f"{mine}: chip description has version None" in capsys.readouterr().err
+    assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--chip", str(tmp_path / f"b{suffix}")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_the_report_extra_is_named_before_anything_is_written(tmp_path: Path, monkeypatch, capsys) -> None:
+    for name in [n for n in sys.modules if n.split(".")[0] == "jinja2"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    page, data = tmp_path / "map.html", tmp_path / "map.json"
+    assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--html", str(page), "--json", str(data)]) == 2
+    assert 'pip install "analogtorch[report]"' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--model"),
+        (["--model", "resnet18"], "dotted name"),
+        (["--model", RESIDUAL], "add --input"),
+        (["--model", "nothing.here.at_all"], "no module nothing"),
+        (["--model", "tests.mapping.nets.Missing"], "no function or class 'Missing'"),
+        (["--model", "torch.zeros", "--input", "1"], "must build without arguments"),
+        (["--model", "os.getcwd", "--input", "1"], "returns a str"),
+        (["--model", RESIDUAL, "--input", "1,x"], "--input takes sizes"),
+        (["--model", RESIDUAL, "--input", "1,3,6,6:f33"], "--input takes sizes"),
+        (["--model", RESIDUAL, "--input", "1,3,6,6", "--chips", "0"], "--chips takes"),
+        (
+            ["--model", RESIDUAL, "--input", "1,3,6,6", "--chip", "hermes"],
+            "unknown chip 'hermes'.*hermes64.*ends in .yaml, .yml, .json",
+        ),
+        (["--model", RESIDUAL, "--input", "1,3,6,6", "--duplicate", "conv"], "GLOB=N"),
+        (["--model", RESIDUAL, "--input", "1,4,6,6"], "could not trace module 'conv'"),
+        (["--model", RESIDUAL, "--surprise"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(arguments, message, capsys) -> None:
+    assert main(["map", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert line.startswith("analogtorch: ")
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["map", "--help"])
+    assert left.value.code == 0
+    assert "its code runs" in capsys.readouterr().out

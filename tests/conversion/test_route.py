@@ -1,0 +1,193 @@
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import analogtorch as at
+from analogtorch.conversion.route import routed_layers
+
+CHIP = at.chips.hermes64()
+X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Functional(nn.Module):
+    """Computes with the weights of its layers and never calls them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(8, 6)
+        self.bare = nn.Linear(6, 6, bias=False)
+        self.conv = nn.Conv1d(2, 4, 3, padding=1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.fc.weight, self.fc.bias)
+        x = F.linear(x, self.bare.weight, bias=self.fc.bias)
+        conv = self.conv
+        return F.conv1d(x.unflatten(1, (2, 3)), conv.weight, conv.bias, conv.stride, padding=1)
+
+
+class Called(Functional):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bare(self.fc(x)) + self.fc.bias
+        return self.conv(x.unflatten(1, (2, 3)))
+
+
+class Hidden(Functional):
+    """The same out of sight of its own code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+def test_a_forward_that_names_weights_is_routed_by_convert() -> None:
+    model, expected = at.convert(Functional(), CHIP), at.convert(Called(), CHIP)
+    assert routed_layers(model) == ["fc", "bare"]
+    assert "routed" in str(at.guard(model, X))  # finds the convolution's too: its name is not in the call
+    assert routed_layers(model) == ["fc", "bare", "conv"]
+    assert "routed: 3 layers that the model calls by their weights, as fc" in str(at.summary(model))
+    assert inspect.signature(model.forward) == inspect.signature(Functional().forward)
+    assert torch.allclose(model.eval()(X), expected.eval()(X), atol=1e-6)
+    assert not torch.allclose(model(X), Functional()(X), atol=1e-4)
+    assert model.state_dict().keys() == Functional().state_dict().keys()
+    for m in (model, expected):
+        at.calibrate(m, [X])
+    with at.noise(seed=1, step=0):
+        noisy = model.train()(X)
+    with at.noise(seed=1, step=0):
+        assert torch.allclose(noisy, expected.train()(X), atol=1e-6)
+
+
+def test_the_guard_routes_what_convert_could_not_see_and_undoes_it_with_the_conversion() -> None:
+    model = at.convert(Hidden(), CHIP)
+    assert routed_layers(model) == []
+    report = at.guard(model, X)
+    assert [row.routed for row in report.layers] == [True] * 3
+    assert [row.runs for row in report.layers] == [1] * 3
+    at.to_digital(model)
+    assert "forward" not in vars(model)
+    assert torch.equal(model(X), Functional()(X))
+
+
+def test_calibration_routes_as_well_and_meets_each_batch_once() -> None:
+    batches = [X, X + 1]
+    model, expected = at.convert(Hidden(), CHIP), at.convert(Called(), CHIP)
+    at.calibrate(model, batches)
+    at.calibrate(expected, batches)
+    assert len(routed_layers(model)) == 3
+    ranges = [layer.input_range.item() for _, layer in at.analog_layers(model)]
+    assert ranges == pytest.approx([layer.input_range.item() for _, layer in at.analog_layers(expected)])
+    model = at.convert(Hidden(), CHIP)
+    with pytest.raises(ValueError, match="NaN"):
+        at.calibrate(model, [X, X * float("nan")])
+    assert routed_layers(model) == []
+
+
+def test_convert_with_an_example_proves_and_undoes() -> None:
+    assert len(routed_layers(at.convert(Hidden(), CHIP, example=X))) == 3
+
+    class Copied(Hidden):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.fc.weight.clone()) + super().forward(x).mean()
+
+    model = Copied()
+    before = dict(model.named_modules())
+    with pytest.raises(ValueError, match=r"'fc': aten\."):
+        at.convert(model, CHIP, example=X)
+    assert dict(model.named_modules()) == before
+    assert "forward" not in vars(model)
+    with pytest.raises(TypeError, match="convert: example must be"):
+        at.convert(model, CHIP, example=3)  # type: ignore[arg-type]
+    assert dict(model.named_modules()) == before
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "program"])
+def test_copies_route_to_their_own_layers(how: str) -> None:
+    model = at.convert(Functional(), CHIP, example=X).eval()
+    expected = model(X)
+    if how == "program":
+        twin = at.program(model, seed=1).at("1 day")
+        assert not torch.allclose(twin(X), expected, atol=1e-3)
+    else:
+        twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+        assert torch.equal(twin(X), expected)
+    with torch.no_grad():
+        twin.fc.bias.add_(1)
+    assert torch.equal(model(X), expected)
+
+
+@pytest.mark.filterwarnings("ignore:While compiling")
+def test_compiled_and_exported() -> None:
+    model = at.calibrate(at.convert(Functional(), CHIP, example=X), [X]).eval()
+    expected = model(X)
+    torch._dynamo.reset()
+    assert torch.allclose(torch.compile(model, fullgraph=True, backend="aot_eager")(X), expected, atol=1e-6)
+    assert torch.allclose(torch.export.export(model, (X,)).module()(X), expected, atol=1e-6)
+    mapping = at.map_to_chip(model, CHIP, X)
+    assert {m.name for m in mapping.matrices} == {"fc", "bare", "conv"}
+
+
+def test_a_call_that_is_not_the_layers_own_is_left_and_reported() -> None:
+    class Strided(Hidden):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv1d(x.unflatten(1, (2, 4)), self.conv.weight, stride=1)
+
+    model = Strided()
+    del model.fc, model.bare
+    with pytest.raises(ValueError, match=r"1 of 1 analog layers are bypassed"):
+        at.guard(at.convert(model, CHIP), X)
+    assert routed_layers(model) == ["conv"]  # convert's own, by the code; the guard added none
+
+
+def test_a_forward_of_the_modules_own_is_not_replaced() -> None:
+    model = at.convert(Hidden(), CHIP)
+    own = model.forward
+    model.forward = own  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="3 of 3 analog layers are bypassed"):
+        at.guard(model, X)
+    assert vars(model)["forward"] == own
+
+
+def test_reading_shapes_and_types_is_no_bypass() -> None:
+    class Looks(Called):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.to(self.fc.weight.dtype))
+
+    class Asks(Called):
+        def forward(self, x: Tensor) -> Tensor:  # as T5 does
+            if isinstance(self.fc.weight, Tensor) and x.dtype != self.fc.weight.dtype:
+                x = x.to(self.fc.weight.dtype)
+            return super().forward(x)
+
+    assert routed_layers(at.convert(Asks(), CHIP, example=X)) == []
+    assert routed_layers(at.convert(Looks(), CHIP, example=X)) == []
+
+
+def test_swin_runs_on_the_chip() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    model, image = models.swin_t(weights=None).eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(image)
+        at.convert(model, at.chips.ideal())
+        report = at.guard(model, image)
+        assert sum(row.routed for row in report.layers) == 24
+        assert all(row.runs == 1 for row in report.layers)
+        assert len(report.layers) == 53
+        assert torch.allclose(model(image), expected, atol=1e-5)
+
+
+def test_folding_is_an_option_of_convert() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    image = torch.randn(2, 3, 6, 6)
+    model[1].running_mean.normal_()
+    expected = model(image)
+    at.convert(model, at.chips.ideal(), fold_batch_norm=True, example=image)
+    assert isinstance(model[1], nn.Identity)
+    assert torch.allclose(model(image), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="no batch norm follows"):
+        at.convert(nn.Sequential(nn.Linear(3, 4)), CHIP, fold_batch_norm=True, example=torch.randn(2, 3))

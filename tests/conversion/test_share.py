@@ -1,0 +1,87 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+from transformers import MixtralConfig, MixtralForCausalLM
+
+import analogtorch as at
+from analogtorch.conversion import share
+
+CHIP = at.chips.hermes64()
+
+
+class Matrices(nn.Module):
+    """Parameters of its own: experts, a router, positions, a scale per channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts, self.router = nn.Parameter(torch.randn(3, 4, 8)), nn.Parameter(torch.randn(3, 8))
+        self.positions, self.scale = nn.Parameter(torch.randn(1, 5, 8)), nn.Parameter(torch.randn(8, 1, 1))
+
+
+def test_experts_and_routers_count_and_what_is_added_does_not() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 6), Matrices(), nn.LayerNorm((4, 8)), nn.Embedding(9, 8)), CHIP)
+    found = at.summary(model).share
+    assert (found.analog, found.digital, found.total) == (48, {"1": 3 * 4 * 8 + 3 * 8}, 48 + 96 + 24)
+    text = str(at.summary(model))
+    assert "48 of 168 weights that multiply are on the chip (28.6 %)." in text
+    assert (
+        "digital: 1 (168 weights, 71.4 % of those that multiply; no analog layer for Matrices, whose experts is 3 "
+        "matrices of 4 x 8 in one Parameter, not a layer)" in text
+    )
+
+
+def test_a_tied_weight_counts_once_and_for_the_head() -> None:
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 9))
+    model[2].weight = model[0].weight
+    analog = at.convert(copy.deepcopy(model), CHIP)
+    assert str(share(analog)) == "136 of 136 weights that multiply are on the chip (100 %)."
+    assert share(at.convert(model, CHIP, exclude="2")).digital == {"2": 72}
+    assert share(at.convert(at.to_digital(analog), CHIP, embeddings=True)).total == 136
+
+
+def test_recurrent_layers_attention_and_changed_weights_count() -> None:
+    layers = nn.LSTM(8, 4), nn.MultiheadAttention(8, 2, add_bias_kv=True), nn.Conv1d(4, 6, 3), nn.Bilinear(2, 3, 4)
+    sizes = [4 * 4 * (8 + 4), 4 * 8 * 8, 4 * 6 * 3, 2 * 3 * 4, 48, 48, 48]
+    changed = (
+        parametrizations.weight_norm(nn.Linear(8, 6)),
+        prune.l1_unstructured(nn.Linear(8, 6), "weight", 0.5),
+        nn.Linear(8, 6),
+    )
+    model = nn.Sequential(*layers, *changed)
+    assert share(model).total == sum(sizes)
+    assert share(at.convert(model, CHIP)).analog == sum(sizes) - 24 - 2 * 48
+
+
+@pytest.mark.parametrize(("weights", "text"), [(0, "0 %"), (1, "0.1 %"), (5000, "50.0 %"), (9999, "99.9 %")])
+def test_a_share_is_not_rounded_to_nothing_or_all(weights: int, text: str) -> None:
+    assert share(nn.Linear(100, 100)).percent(weights) == text
+
+
+def test_the_guard_prints_it_too() -> None:
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 24)), CHIP, exclude="1")
+    report = at.guard(model, torch.randn(2, 8))
+    assert (report.share.analog, report.share.total) == (64, 256)
+    assert str(report).endswith("64 of 256 weights that multiply are on the chip (25.0 %).")
+
+
+def test_ranges_are_no_parameters_of_the_model() -> None:
+    digital = nn.Sequential(nn.Linear(600, 8), nn.LSTM(8, 4))
+    count = sum(p.numel() for p in digital.parameters())
+    found = at.summary(at.convert(digital, CHIP))
+    assert (found.parameters, found.ranges) == (count, 3)
+    at.calibrate(digital, [torch.randn(4, 600)], per="tile")
+    found = at.summary(digital)
+    assert (found.parameters, found.ranges) == (count, 5)  # the first layer has three row blocks
+    assert sum(p.numel() for p in digital.parameters()) == found.parameters + found.ranges
+
+
+def test_the_experts_of_a_mixtral_have_their_share() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = MixtralConfig(vocab_size=64, num_hidden_layers=1, num_local_experts=4, **sizes)
+    text = str(at.summary(at.convert(MixtralForCausalLM(config), CHIP)))
+    assert "5,120 of 29,824 weights that multiply are on the chip (17.2 %)." in text
+    assert "mlp.experts (24,576 weights, 82.4 % of those that multiply; no analog layer for MixtralExperts" in text
+    assert "mlp.gate (128 weights, 0.4 % of those that multiply; no analog layer for MixtralTopKRouter" in text

@@ -1,0 +1,305 @@
+"""Schedule and cost of hand-written mappings; the published figures are named beside each bar."""
+
+import dataclasses
+
+import pytest
+
+import analogtorch as at
+from analogtorch.chips import Chip, Figure
+from analogtorch.cost_model.cost import CostReport, cost
+from analogtorch.cost_model.schedule import schedule
+from tests.mapping.parts import digital, full, keyword_net, mapping, matrix, mvm, put
+
+DAY, YEAR = 86_400.0, 31_536_000.0
+
+
+def _free_moves(chip: Chip) -> Chip:
+    """The chip with transfers that take no time to speak of, so that a test sees its MVMs alone."""
+    assert chip.cost is not None
+    fast = Figure(value=1e30, kind="assumed", source="the test")
+    network = dataclasses.replace(chip.cost.network, link_rate=None, chip_rate=fast)
+    return dataclasses.replace(chip, cost=dataclasses.replace(chip.cost, network=network))
+
+
+# published: 63.1 TOPS at 9.76 TOPS/W and 16.1 at 2.48 (Le Gallo 2023), which make 133 and 521 ns, 0.86 and 3.38 uJ
+@pytest.mark.parametrize(
+    ("phases", "tops", "per_watt", "nanoseconds", "microjoules", "watts", "per_mac"),
+    [(1, 63.1, 9.76, 133, 0.859, 6.47, 205), (4, 16.1, 2.48, 521, 3.383, 6.49, 806)],
+)
+def test_all_of_hermes64(phases, tops, per_watt, nanoseconds, microjoules, watts, per_mac) -> None:
+    report = cost(full(_free_moves(at.chips.hermes64(phases=phases)), 64))
+    assert report.operations == 8_388_608
+    assert report.latency == pytest.approx(nanoseconds * 1e-9, rel=0.02)
+    assert report.energy.tile == pytest.approx(microjoules * 1e-6, rel=0.02)
+    assert report.energy.tile * report.throughput == pytest.approx(watts, rel=0.02)
+    tile = report.efficiency("tile")
+    assert tile.tops_per_watt == pytest.approx(per_watt)
+    assert tile.femtojoules_per_mac == pytest.approx(per_mac, rel=0.02)
+    assert (tile.low, tile.high) == pytest.approx((per_watt, per_watt))
+    assert report.efficiency("chip").tops == pytest.approx(tops)
+    assert (tile.kind, tile.phases, tile.utilisation, tile.precision) == (
+        "derived",
+        phases,
+        1.0,
+        "8-bit inputs, 8-bit outputs",
+    )
+
+
+# the published chip at its three scopes: 20.0, 12.4 and 6.94 TOPS/W (Ambrogio 2023)
+def test_keyword_net_costs_what_four_tiles_of_ibm_speech34_cost() -> None:
+    report = cost(keyword_net(at.chips.ibm_speech34()), signed_inputs=())
+    assert len(report.schedule.tiles) == 4
+    assert report.energy_full_tiles.tile == pytest.approx(4 * 26.2e-9, rel=0.02)
+    assert report.energy.tile < report.energy_full_tiles.tile
+    published = {e.scope: e for e in report.published}
+    for scope, nanojoules in (("tile", 26.2), ("chip", 42.3), ("system", 75.5)):
+        assert published[scope].joules(4 * 512 * 512) == pytest.approx(4 * nanojoules * 1e-9, rel=0.02)
+    assert report.schedule.interval == pytest.approx(300e-9)
+    signed = cost(keyword_net(at.chips.ibm_speech34()))
+    assert signed.energy.tile == pytest.approx(2 * report.energy.tile)
+    assert signed.schedule.interval == pytest.approx(600e-9)
+    assert signed.schedule.signed == ("a", "b", "c")
+
+
+# published: 62.4 fJ per operation = 16.0 TOPS/W, 0.744 TOPS with 4-bit inputs and 6-bit outputs (Wan 2022)
+def test_all_of_neurram48() -> None:
+    report = cost(full(_free_moves(at.chips.neurram48()), 48))
+    assert report.energy.tile / report.operations == pytest.approx(62.4e-15, rel=0.02)
+    assert report.efficiency("tile").tops_per_watt == pytest.approx(16.0, rel=0.02)
+    assert report.efficiency("chip").tops == pytest.approx(0.744, rel=0.02)
+
+
+# published: drift from 1 day to 10 years raises the efficiency by 3-15 % (Frank et al., IRPS 2023)
+@pytest.mark.parametrize("device", ["two_device", "one_device", "pcm_like"])
+def test_drift_saves_energy_of_the_array_only(device: str) -> None:
+    chip = at.chips.hermes64(device=device)
+    young, old = (cost(full(chip, 64), conductance=at.chips.mean_conductance(chip.cell, t)) for t in (DAY, 10 * YEAR))
+    gain = old.efficiency("tile").tops_per_watt / young.efficiency("tile").tops_per_watt
+    assert 1.03 <= gain <= 1.15
+    assert old.energy.adc == young.energy.adc
+    assert old.energy.array / young.energy.array == pytest.approx(old.conductance / young.conductance)
+    assert young.efficiency("tile").kind == "assumed"  # the share of the array is
+
+
+def test_a_partly_used_tile_has_a_range() -> None:
+    chip = at.chips.hermes64()
+    few_columns = cost(mapping(chip, [mvm("w", 64)], [matrix("w", 256, 64)], [put(0, "w", 256, 64)]))
+    tile = few_columns.efficiency("tile")
+    assert tile.low == pytest.approx(2.48 / 4)
+    assert tile.high == pytest.approx(2.48)
+    assert tile.low < tile.tops_per_watt < tile.high
+    assert tile.utilisation == 0.25
+    few_rows = cost(mapping(chip, [mvm("w", 256)], [matrix("w", 64, 256)], [put(0, "w", 64, 256)])).efficiency("tile")
+    assert few_rows.low == pytest.approx(2.48 / 4)
+    assert few_rows.high == few_rows.tops_per_watt  # the columns are all in use
+
+
+def test_blocks_on_one_tile_take_turns_and_copies_share_the_vectors() -> None:
+    chip = _free_moves(at.chips.hermes64())
+    weights, step = [matrix("w", 100, 100)], chip.cost.mvm_time.value
+    shared = [put(0, "w", 100, 50), put(0, "w", 100, 50, col=50)]
+    apart = [put(0, "w", 100, 50), put(1, "w", 100, 50, col=50)]
+    copies = [put(0, "w", 100, 100), put(1, "w", 100, 100, copy=1)]
+    for placements, mvms in ((shared, 20), (apart, 10), (copies, 5)):
+        plan = schedule(mapping(chip, [mvm("w", 100, vectors=10)], weights, placements))
+        assert plan.latency == pytest.approx(mvms * step)
+        assert plan.interval == pytest.approx(mvms * step)
+    seven = schedule(mapping(chip, [mvm("w", 100, vectors=7)], weights, copies))
+    assert [run.mvms for run in seven.runs] == [4, 3]
+
+
+def test_steps_that_wait_for_each_other_gain_less_from_copies() -> None:
+    chip = _free_moves(at.chips.hermes64())
+    copies = [put(0, "w", 100, 100), put(1, "w", 100, 100, copy=1)]
+    plan = schedule(mapping(chip, [mvm("w", 100, vectors=10, steps=10)], [matrix("w", 100, 100)], copies))
+    assert plan.latency == pytest.approx(10 * chip.cost.mvm_time.value)
+
+
+def test_planes_of_a_tile_take_turns() -> None:
+    chip = _free_moves(at.chips.ibm_speech34(pcm_per_weight=2))
+    for tiles, steps in (((0, 1), 2), ((1, 2), 1)):
+        blocks = [put(t, "w", 512, 512, col=512 * i) for i, t in enumerate(tiles)]
+        plan = schedule(mapping(chip, [mvm("w", 1024)], [matrix("w", 512, 1024)], blocks), signed_inputs=())
+        assert plan.latency == pytest.approx(steps * 300e-9)
+        assert len(plan.tiles) == 3 - steps
+        assert plan.utilisation == 1.0
+
+
+def test_groups_run_one_after_another_or_on_the_diagonal() -> None:
+    grouped = matrix("w", 9, 64, groups=64, kernel=9)
+    sequential = _free_moves(at.chips.hermes64())
+    plan = schedule(mapping(sequential, [mvm("w", 64)], [grouped], [put(0, "w", 9, 64)]))
+    assert [(r.mvms, r.rows, r.cols, r.weights) for r in plan.runs] == [(64, 9, 1, 9)]
+    diagonal = dataclasses.replace(sequential, grouped="block_diagonal")
+    blocks = [put(i, "w", 252, 28, row=252 * i, col=28 * i) for i in range(2)] + [put(2, "w", 72, 8, row=504, col=56)]
+    plan = schedule(mapping(diagonal, [mvm("w", 64)], [grouped], blocks))
+    assert [(r.mvms, r.rows, r.cols, r.weights) for r in plan.runs] == [
+        (1, 252, 28, 252),
+        (1, 252, 28, 252),
+        (1, 72, 8, 72),
+    ]
+    assert sum(step.operations for step in plan.steps) == 0  # nothing to add: the blocks share no column
+
+
+def test_a_pipeline_is_as_fast_as_its_busiest_resource() -> None:
+    chip = _free_moves(at.chips.hermes64())
+    operations = [mvm("a", 256, vectors=3), mvm("b", 256, "a", vectors=5), mvm("c", 256, "a", vectors=4)]
+    matrices = [matrix(n, 256, 256) for n in "abc"]
+    parts = mapping(chip, operations, matrices, [put(i, n, 256, 256) for i, n in enumerate("abc")])
+    step = chip.cost.mvm_time.value
+    pipelined, sequential = schedule(parts), schedule(parts, mode="sequential")
+    assert pipelined.latency == pytest.approx(8 * step)  # b and c at the same time
+    assert pipelined.interval == pytest.approx(5 * step)
+    assert pipelined.bottleneck == "MVMs of tile 1 of chip 0"
+    assert [use.time for use in pipelined.tiles] == pytest.approx([0.6, 1.0, 0.8])
+    assert sequential.latency == sequential.interval == pytest.approx(12 * step)
+    assert sum(use.busy for use in pipelined.tiles) == pytest.approx(12 * step)
+
+
+def test_transfers_count_hops_ports_and_partial_sums() -> None:
+    chip = at.chips.hermes64()  # 8 tiles in a row of the grid
+    operations = [mvm("a", 256), digital("relu", "activation", 256, "a"), mvm("b", 100, "relu")]
+    blocks = [put(0, "a", 256, 256), put(10, "a", 44, 256, row=256), put(11, "b", 256, 100)]
+    parts = mapping(chip, operations, [matrix("a", 300, 256), matrix("b", 256, 100)], blocks)
+    a, relu, b, out = schedule(parts).steps
+    assert (a.port_elements, a.element_hops, a.operations) == (300, 256 * 3, 256)  # tile 10 is 3 hops from tile 0
+    assert (relu.place, relu.element_hops, relu.port_elements) == ("chip", 0, 0)
+    assert (b.element_hops, b.port_elements) == (256 * 4, 0)
+    assert out.port_elements == 100
+    moved = cost(parts).energy
+    assert moved.chip_communication == pytest.approx(256 * 7 * chip.cost.network.hop_energy.value)
+    assert moved.port_communication == pytest.approx(400 * chip.cost.network.chip_energy.value)
+    assert moved.chip_digital == pytest.approx(512 * chip.cost.on_chip.energy.value)
+
+
+def test_what_the_chip_cannot_compute_goes_to_the_host_and_another_chip_costs_two_ports() -> None:
+    chip = at.chips.hermes64()
+    operations = [mvm("a", 256), digital("pool", "pool", 64, "a"), mvm("b", 256, "pool"), mvm("c", 256, "b")]
+    blocks = [put(0, "a", 256, 256), put(1, "b", 64, 256), put(0, "c", 256, 256, chip=1)]
+    parts = mapping(chip, operations, [matrix("a", 256, 256), matrix("b", 64, 256), matrix("c", 256, 256)], blocks)
+    report = cost(parts)
+    a, pool, b, c, out = report.schedule.steps
+    assert [s.port_elements for s in (a, pool, b, c, out)] == [256, 256, 64, 512, 256]
+    assert pool.place == "host"
+    assert report.schedule.chips == 2
+    assert report.energy.host_digital == pytest.approx(64 * chip.cost.host.energy.value)
+    assert report.energy.system > report.energy.chip
+
+
+def test_report_says_everything_that_an_efficiency_needs() -> None:
+    text = str(cost(keyword_net(at.chips.ibm_speech34())))
+    for part in (
+        "published    tile",
+        "published    chip",
+        "published    system",
+        "predicted    system",
+        "12.4",
+        "6.94",
+    ):
+        assert part in text
+    for part in ("2 operations per MAC", "1 phase", "8-bit outputs", "76% of their cells", "without", "assumed"):
+        assert part in text
+    assert "chip / tile 0.62, system / chip 0.56" in text
+    assert "signed inputs, 2 passes each" in text
+
+
+def test_a_bare_efficiency_is_refused() -> None:
+    efficiency = cost(keyword_net(at.chips.ibm_speech34())).efficiency("tile")
+    with pytest.raises(TypeError, match="bare TOPS/W means nothing"):
+        float(efficiency)
+    with pytest.raises(ValueError, match="say excluded"):
+        dataclasses.replace(efficiency, excluded="")
+    with pytest.raises(ValueError, match="low <= tops_per_watt <= high"):
+        dataclasses.replace(efficiency, low=99.0)
+    assert "without" in str(efficiency)
+
+
+def test_report_is_frozen() -> None:
+    report = cost(full(at.chips.hermes64(), 2))
+    assert isinstance(report, CostReport)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        report.macs = 1
+
+
+def _parts(**changes: object):
+    chip = at.chips.hermes64()
+    parts = mapping(chip, [mvm("w", 100)], [matrix("w", 100, 100)], [put(0, "w", 100, 100)])
+    vars(parts).update(changes)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"placements": []}, "zero tiles in use: place at least one block"),
+        ({"operations": []}, "no operation of kind 'mvm'"),
+        ({"operations": [mvm("w", 100, "x")]}, r"takes \['x'\], which do not come before it"),
+        ({"operations": [mvm("v", 100)]}, "needs matrix 'v', of which no block is placed"),
+        ({"placements": [put(64, "w", 100, 100)]}, "tiles 0 to 63 of 256x256"),
+        ({"placements": [put(0, "w", 300, 100)]}, "does not lie on a tile"),
+        ({"placements": [put(0, "v", 100, 100)]}, "'v' is placed, which is no matrix"),
+        ({"chip": at.chips.ideal()}, "chip 'ideal' has no cost"),
+    ],
+)
+def test_bad_mappings_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cost(_parts(**changes))
+
+
+def test_a_mapping_of_an_empty_example_has_no_cost() -> None:
+    with pytest.raises(ValueError, match="multiplies no vector, as its example is empty.*at least one sample"):
+        cost(_parts(operations=[mvm("w", 100, vectors=0)]))
+
+
+def test_branches_take_turns_at_a_port() -> None:
+    chip = at.chips.hermes64()
+    slow = Figure(value=1e6, kind="assumed", source="the test")
+    network = dataclasses.replace(chip.cost.network, link_rate=None, chip_rate=slow)
+    chip = dataclasses.replace(chip, cost=dataclasses.replace(chip.cost, network=network))
+    blocks = [put(i, name, 200, 1) for i, name in enumerate("abc")]
+    parts = mapping(chip, [mvm(n, 1) for n in "abc"], [matrix(n, 200, 1) for n in "abc"], blocks)
+    plan = schedule(parts)
+    assert plan.bottleneck == "port of chip 0"
+    assert plan.interval == pytest.approx(603e-6)  # 3 x 200 in, 3 out
+    assert plan.latency == pytest.approx(603e-6 + chip.cost.mvm_time.value)
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="mode must be one of"):
+        cost(_parts(), mode="fast")
+    for conductance in (0, -1.0, float("nan"), "half"):
+        with pytest.raises(ValueError, match="conductance must be a positive number"):
+            cost(_parts(), conductance=conductance)
+    with pytest.raises(ValueError, match=r"names \['v'\], which are no matrices; matrices: w"):
+        cost(_parts(), signed_inputs=["v"])
+    with pytest.raises(ValueError, match="collection of names"):
+        cost(_parts(), signed_inputs="w")
+    with pytest.raises(TypeError, match="or have chip, operations, matrices and placements"):
+        cost(object())
+    with pytest.raises(ValueError, match="scope must be one of"):
+        cost(_parts()).efficiency("board")
+
+
+def test_columns_cut_anywhere_add_up_all_the_same() -> None:
+    chip = at.chips.hermes64()
+    blocks = [put(0, "w", 256, 256), put(1, "w", 44, 100, row=256), put(2, "w", 44, 156, row=256, col=100)]
+    plan = schedule(mapping(chip, [mvm("w", 256, vectors=2)], [matrix("w", 300, 256)], blocks))
+    assert plan.steps[0].operations == 2 * 256
+    assert plan.steps[0].element_hops == 2 * (100 * 1 + 156 * 2)
+    diagonal = dataclasses.replace(chip, grouped="block_diagonal")
+    grouped = matrix("w", 9, 28, groups=28, kernel=9)
+    blocks = [put(0, "w", 252, 20), put(1, "w", 252, 8, col=20)]
+    plan = schedule(mapping(diagonal, [mvm("w", 28)], [grouped], blocks))
+    assert [run.weights for run in plan.runs] == [180, 72]
+
+
+def test_a_recurrent_matrix_takes_its_own_results() -> None:
+    chip = at.chips.hermes64()
+    operations = [mvm("ih", 100, vectors=5), mvm("hh", 100, vectors=5, steps=5)]
+    operations.append(digital("gates", "activation", 500, "ih", "hh"))
+    blocks = [put(0, "ih", 10, 100), put(1, "hh", 100, 100)]
+    plan = schedule(mapping(chip, operations, [matrix("ih", 10, 100), matrix("hh", 100, 100)], blocks))
+    ih, hh, gates, _ = plan.steps
+    assert (ih.port_elements, hh.port_elements, hh.element_hops) == (50, 0, 0)
+    assert gates.element_hops == 500  # from hh to where ih lies
+    assert gates.start == max(ih.finish, hh.finish)

@@ -1,0 +1,321 @@
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.simulate.chip import seconds
+from tests.crossbar import crossbar
+from tests.nn.layers import cases
+
+CHIP = crossbar()
+X = torch.randn(16, 40, generator=torch.Generator().manual_seed(0))
+
+
+def _model(chip: at.Chip = CHIP) -> nn.Module:
+    torch.manual_seed(0)
+    return at.convert(nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 5)), chip)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0 s", 0), ("1 h", 3600), ("1 day", 86400), ("30 days", 2592000), ("1 month", 2592000), ("1 year", 31536000),
+        ("2 weeks", 1209600), ("1.5h", 5400), ("10min", 600), ("1e3 s", 1000), (12, 12), (np.int64(60), 60),
+        ("programmed", None),
+    ],
+)  # fmt: skip
+def test_times(text, expected) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("time", ["1 fortnight", "day", "-1 s", -1.0, float("inf"), "1.2.3 s", "", None, "1 hours ago"])
+def test_bad_times_are_refused(time) -> None:
+    with pytest.raises(ValueError, match="time"):
+        seconds(time)
+
+
+def test_the_model_is_untouched_and_later_training_does_not_reach_the_chip() -> None:
+    model = _model()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    physical = at.program(model, seed=7)
+    aged = physical.at("1 day")
+    expected = physical.at("1 day")(X)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.training
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)
+    model(X)
+    assert torch.equal(aged(X), expected)
+    assert torch.equal(physical.at("1 day")(X), expected)
+
+
+def test_same_seed_same_chip_other_seed_other_chip() -> None:
+    outputs = [at.program(_model(), seed=seed).at("1 day")(X) for seed in (7, 7, 8, -7)]
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    assert not torch.equal(outputs[0], outputs[3])
+
+
+def test_views_are_independent_and_evaluation_only() -> None:
+    physical = at.program(_model(), seed=7)
+    expected = physical.at("1 year")(X)
+    a, b = physical.at("1 h"), physical.at("1 year")
+    assert not a.training
+    assert not any(p.requires_grad for p in a.parameters())
+    assert not torch.equal(a(X), physical.at("1 year")(X))
+    a.double()
+    with torch.no_grad():
+        for name, p in a.named_parameters():
+            if not name.endswith("weight") or "1." in name:  # all that a view computes with
+                p.fill_(0.3)
+    assert b[0].weight.dtype == torch.float32
+    assert torch.equal(b(X), expected)
+    assert torch.equal(physical.at("1 year")(X), expected)
+    a.train()
+    with pytest.raises(RuntimeError, match=r"cannot train: call \.eval"):
+        a(X)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda view: at.program(view, seed=1),
+        lambda view: at.calibrate(view, [X]),
+        lambda view: at.clip_weights_(view),
+        at.to_digital,
+    ],
+    ids=["program", "calibrate", "clip", "to_digital"],
+)
+def test_a_view_is_refused_where_the_model_is_meant(use) -> None:
+    view = at.program(_model(), seed=7).at("1 day")
+    expected = at.program(_model(), seed=7).at("1 day")(X)
+    with pytest.raises(ValueError, match="belongs to a programmed chip"):
+        use(view)
+    with pytest.raises(RuntimeError, match="belongs to a programmed chip"):
+        view.load_state_dict(_model().state_dict())
+    assert torch.equal(view(X), expected)
+
+
+def test_a_view_can_be_cast() -> None:
+    chip = dataclasses.replace(CHIP, input_bits=None, output_bits=None)  # else a rounding boundary may be crossed
+    expected = at.program(_model(chip), seed=7).at("1 day")(X)
+    view = at.program(_model(chip), seed=7).at("1 day").double()
+    assert torch.allclose(view(X.double()).float(), expected, atol=1e-4)
+
+
+def test_copies_of_a_layer_get_devices_of_their_own_and_wrapping_keeps_the_chip() -> None:
+    torch.manual_seed(0)
+    block = at.convert(nn.Linear(40, 40), CHIP)
+    copies = nn.Sequential(*[copy.deepcopy(block) for _ in range(3)])
+    held = [layer.programmed.weights[0] for layer in at.program(copies, seed=1).at("programmed")]
+    alone = at.program(block, seed=1).at("programmed").programmed.weights[0]
+    assert torch.equal(held[0], alone)
+    errors = [w - block.weight.detach() for w in held]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        together = (errors[a] * errors[b]).mean() / (errors[a].std() * errors[b].std())
+        assert abs(together) < 4.5 / 40  # 1,600 cells: 4.5 standard errors
+    wrapped = at.program(nn.Sequential(block), seed=1).at("programmed")[0].programmed.weights[0]
+    assert torch.equal(wrapped, alone)
+
+
+def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """In standard errors of independent numbers."""
+    a, b = (((x - x.mean()) / x.std()).flatten() for x in (a, b))
+    return (a * b).mean().item() * a.numel() ** 0.5
+
+
+def test_layers_and_times_have_noise_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), CHIP)
+    with torch.no_grad():
+        model[1].weight.copy_(model[0].weight)
+    view = at.program(model, seed=1).at("programmed")
+    errors = [layer.programmed.weights[0] - layer.weight for layer in view]
+    assert abs(_correlation(*errors)) < 4.5
+    # with and without read noise, all else equal: what is left is the read noise of that time
+    cell = CHIP.cell
+    quiet = dataclasses.replace(cell, device=dataclasses.replace(cell.device, read_scale=0.0))
+    silent = at.convert(at.to_digital(copy.deepcopy(model)), dataclasses.replace(CHIP, cell=quiet))
+    reads = []
+    for time in ("1 h", "1 day"):
+        noisy, exact = (at.program(m, seed=1).at(time)[0].programmed.weights[0] for m in (model, silent))
+        reads.append(noisy - exact)
+    assert all(read.std() > 0 for read in reads)
+    assert abs(_correlation(*reads)) < 4.5
+
+
+def test_every_multiply_has_its_own_output_noise_and_batches_of_any_size_see_the_same() -> None:
+    chip = dataclasses.replace(CHIP, input_bits=None, output_bits=None)
+    for case in cases():
+        if case.name not in ("linear", "linear_3d", "conv1d", "conv2d_groups"):
+            continue
+        layer = at.convert(copy.deepcopy(case.layer), chip)
+        layer.set_input_range(3.0)
+        physical = at.program(layer, seed=2)
+        x = torch.cat([case.x[:1]] * 4)
+        whole = physical.at("1 day")(x)
+        one_by_one = physical.at("1 day")
+        assert torch.allclose(torch.cat([one_by_one(sample) for sample in x.split(1)]), whole, atol=1e-5)
+        assert not torch.allclose(whole[0], whole[1], atol=1e-3)
+        assert not torch.allclose(one_by_one(x), whole, atol=1e-3)
+
+
+def test_output_noise_of_a_view_has_the_chips_size() -> None:
+    chip = dataclasses.replace(at.chips.ideal(), rows=16, output_noise=0.1)
+    layer = nn.Linear(64, 64, bias=False)
+    nn.init.ones_(layer.weight)
+    layer = at.convert(layer, chip)
+    layer.set_input_range(2.0)
+    noise = at.program(layer, seed=1).at("1 day", compensation="none")(torch.zeros(500, 64))
+    # four row blocks, full-scale input 2, weight scale 1; 32,000 draws
+    assert noise.std().item() == pytest.approx(0.1 * 2 * 2, rel=0.02)
+
+
+def _loop_gains(layer, view, then, compensation: str) -> torch.Tensor:
+    """The gain of each block and output, one block after the other, from exact reads."""
+    (section,) = layer.sections
+    now = view.programmed.weights[0]
+    gains = torch.ones(len(section.row_blocks), section.shape[0])
+    for i, (rows,) in enumerate(section.row_blocks):
+        groups = section.col_blocks if compensation != "column" else [slice(c, c + 1) for c in range(section.shape[0])]
+        for cols in groups:
+            a, b, w = now[cols, rows], then[cols, rows], layer.weight.detach()[cols, rows]
+            gain = (a * w).sum() / (a * a).sum() if compensation == "least_squares" else b.abs().sum() / a.abs().sum()
+            gains[i, cols] = gain
+    return gains
+
+
+@pytest.mark.parametrize("compensation", ["global", "column", "least_squares"])
+def test_compensation_is_per_placed_block(compensation: str) -> None:
+    torch.manual_seed(0)
+    layer = at.convert(nn.Linear(50, 30), dataclasses.replace(CHIP, rows=20, cols=16))
+    physical = at.program(layer, seed=3)
+    view = physical.at("1 year", compensation=compensation, readout="ideal")
+    then = physical.at("programmed").programmed.weights[0]
+    expected = _loop_gains(layer, view, then, compensation)
+    assert torch.allclose(view.programmed.gains[0], expected, rtol=1e-4)
+    assert view.programmed.gains[0].unique().numel() == (90 if compensation == "column" else 6)
+
+
+def test_chip_readout_goes_through_adc_and_noise() -> None:
+    torch.manual_seed(0)
+    layer = at.convert(nn.Linear(200, 100), CHIP)
+    physical = at.program(layer, seed=3)
+
+    def gains(compensation: str, readout: str, time: str = "1 year") -> torch.Tensor:
+        return physical.at(time, compensation=compensation, readout=readout).programmed.gains[0]
+
+    # global: 20,000 cells, each read 25 times in steps of 0.094 and noise of 0.04; least squares: 25,600 reads
+    for compensation, tolerance in (("global", 0.1), ("least_squares", 0.01)):
+        exact, read = gains(compensation, "ideal"), gains(compensation, "chip")
+        assert not torch.equal(exact, read)
+        assert torch.allclose(exact, read, rtol=tolerance)
+        assert torch.equal(read, gains(compensation, "chip"))
+        at_once = gains(compensation, "chip", "0 s")
+        assert (at_once - 1).abs().max() < 0.02  # the two readouts have noise of their own
+        assert not torch.equal(at_once, torch.ones_like(at_once))
+
+
+def test_columns_that_read_nothing_are_left_alone() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(64, 64, 3, groups=64, bias=False)
+    with torch.no_grad():
+        layer.weight.mul_(torch.logspace(0, -2, 64).view(-1, 1, 1, 1))
+    for seed in range(5):
+        view = at.program(at.convert(copy.deepcopy(layer), CHIP), seed=seed).at("1 day", compensation="column")
+        assert view.programmed.gains[0].max() < 20
+
+
+def test_programming_and_drift_draws_stay_the_same_over_time() -> None:
+    chip = dataclasses.replace(CHIP, input_bits=None, output_bits=None, output_noise=0.0)
+    quiet = dataclasses.replace(chip.cell, device=dataclasses.replace(chip.cell.device, read_scale=0.0))
+    physical = at.program(_model(dataclasses.replace(chip, cell=quiet)), seed=3)
+    then, now = (physical.at(t, compensation="none")(X) for t in ("programmed", "0 s"))
+    assert torch.allclose(then, now, atol=1e-6)
+    static = dataclasses.replace(quiet, device=dataclasses.replace(quiet.device, drift_scale=0.0))
+    physical = at.program(_model(dataclasses.replace(chip, cell=static)), seed=3)
+    assert torch.allclose(then, physical.at("1 year", compensation="none")(X), atol=1e-6)
+
+
+def test_the_noise_of_a_weight_does_not_depend_on_the_tiles() -> None:
+    # every weight at full scale in one row: any tiling has the same scales, so the same conductances
+    outputs = []
+    for rows, cols in ((256, 256), (16, 8), (7, 100)):
+        exact = dataclasses.replace(CHIP, rows=rows, cols=cols, input_bits=None, output_bits=None, output_noise=0.0)
+        torch.manual_seed(0)
+        layer = nn.Linear(40, 30)
+        layer.weight.data = torch.where(layer.weight > 0, 1.0, -1.0)
+        outputs.append(at.program(at.convert(layer, exact), seed=5).at("1 day", compensation="none")(X))
+    for other in outputs[1:]:
+        assert torch.allclose(outputs[0], other, atol=1e-4)
+
+
+def test_an_ideal_chip_gives_the_digital_model_at_any_time() -> None:
+    digital = copy.deepcopy(at.to_digital(_model())).eval()
+    physical = at.program(_model(at.chips.ideal()), seed=1)
+    for time in ("programmed", "0 s", "1 year"):
+        for compensation in ("none", "global", "column", "least_squares"):
+            assert torch.allclose(physical.at(time, compensation=compensation)(X), digital(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda c: c.name)
+@pytest.mark.parametrize("compensation", ["none", "global", "column", "least_squares"])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+def test_every_layer_and_compensation(case, compensation: str) -> None:
+    for changes in ({}, {"rows": 24, "cols": 5}, {"grouped": "block_diagonal", "rows": 30, "weight_scale": "column"}):
+        chip = dataclasses.replace(CHIP, **changes)
+        view = at.program(at.convert(copy.deepcopy(case.layer), chip), seed=2).at("1 day", compensation=compensation)
+        y, expected = view(case.x), case.layer(case.x)
+        assert y.shape == expected.shape
+        assert (y - expected).norm() < 0.45 * expected.norm()
+
+
+def test_bad_calls_are_refused() -> None:
+    model = _model()
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        at.program(model, seed=1.5)
+    with pytest.raises(ValueError, match="seed must lie in"):
+        at.program(model, seed=2**63)
+    with pytest.raises(ValueError, match="no analog layer"):
+        at.program(nn.Linear(2, 2), seed=1)
+    with pytest.raises(ValueError, match="compensation must be one of"):
+        at.program(model, seed=1).at("1 h", compensation="all")
+    with pytest.raises(ValueError, match="readout must be one of"):
+        at.program(model, seed=1).at("1 h", readout="exact")
+    model[3].weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="weight of layer '3' has NaN"):
+        at.program(model, seed=1)
+    with torch.device("meta"):
+        model = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="on the meta device; load weights first"):
+        at.program(at.convert(model, CHIP), seed=1)
+
+
+@pytest.mark.parametrize("how", ["compile", "export"])
+def test_a_view_compiles_and_exports_with_its_noise(how: str) -> None:
+    model = _model()
+    at.calibrate(model, [X])
+    physical = at.program(model, seed=7)
+    eager, view = physical.at("1 day"), physical.at("1 day")
+    if how == "compile":
+        run = torch.compile(view, fullgraph=True, backend="aot_eager")
+    else:
+        run = torch.export.export(view, (X,)).module()
+    for _ in range(2):  # the second time, the inputs count on
+        assert torch.allclose(run(X), eager(X), atol=1e-5)
+
+
+def test_the_default_type_changes_no_chip() -> None:
+    torch.manual_seed(0)
+    model, x = at.convert(nn.Sequential(nn.Linear(20, 8)), crossbar()), torch.randn(3, 20)
+    expected = at.program(model, seed=1).at("1 day")(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(at.program(model, seed=1).at("1 day")(x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
