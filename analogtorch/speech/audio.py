@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analogtorch.values import checks
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
+from analogtorch.values import checks
 
 _UNKNOWN_SIZE = 2**31 - 2**16  # from here on: what a program writes into the header when it cannot go back to it
 Fit = Literal["error", "pad_or_trim"]

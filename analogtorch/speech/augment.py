@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analogtorch.values import checks
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, check_snr, check_waveforms
 from analogtorch.speech.draws import hashed, uniform
 from analogtorch.speech.noise import Noise, generate_noise, read_noise
+from analogtorch.values import checks
 
 _MASKS = 4096  # masks drawn in advance, of which each clip gets one: torchaudio draws from torch's global generator
 _QUIETEST = 10 ** (-50 / 20)  # RMS below which a clip counts as silent; the SNR of noise is then relative to this level

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from analogtorch.values import checks
 from analogtorch.speech.labels import LABELS, SILENCE
+from analogtorch.values import checks
 
 SAMPLE_RATE = 16_000
 """Hz."""

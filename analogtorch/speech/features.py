@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MFCC, MelSpectrogram
 
-from analogtorch.values import checks
 from analogtorch.speech.data import SAMPLE_RATE, check_waveforms
+from analogtorch.values import checks
 
 FRAMES = 49
 MELS = 40

@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from analogtorch.values import checks
 from analogtorch.files import expanded
 from analogtorch.speech.audio import Fit, check_fit, read_clips
 from analogtorch.speech.data import SPLITS, Clips, check_partition, check_recordings
 from analogtorch.speech.labels import LABELS, label_index
+from analogtorch.values import checks
 
 _LARGEST = 2**26
 """Bytes that a clip in an archive may have."""

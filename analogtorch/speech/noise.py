@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from analogtorch.values import checks
 from analogtorch.files import expanded
 from analogtorch.speech.audio import read_recording
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.speech.draws import hashed
+from analogtorch.values import checks
 
 COLOURS = (0.0, 1.0, 2.0)
 """Exponents a of a power spectrum 1/f^a: white, pink and brown."""

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from analogtorch.values import checks
 from analogtorch.files import expanded
 from analogtorch.speech.audio import read_clips, to_int16
 from analogtorch.speech.data import SAMPLES, SPLITS, Clips, check_partition
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.labels import KEYWORDS, LABELS, SILENCE, UNKNOWN, label_index
 from analogtorch.speech.noise import Noise, read_noise
+from analogtorch.values import checks
 
 if TYPE_CHECKING:
     from torchaudio.datasets import SPEECHCOMMANDS

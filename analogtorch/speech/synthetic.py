@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from analogtorch.values import checks
 from analogtorch.speech import espeak
 from analogtorch.speech.audio import to_int16
 from analogtorch.speech.cache import cached, digest
@@ -22,6 +21,7 @@ from analogtorch.speech.draws import hashed, uniform
 from analogtorch.speech.espeak import Utterance
 from analogtorch.speech.labels import LABELS, SILENCE, UNKNOWN, UNKNOWN_WORDS
 from analogtorch.speech.noise import Noise, generate_noise
+from analogtorch.values import checks
 
 ACCENTS = (
     *("gmw/en", "gmw/en-029", "gmw/en-GB-scotland", "gmw/en-GB-x-gbclan", "gmw/en-GB-x-gbcwmd", "gmw/en-GB-x-rp"),
