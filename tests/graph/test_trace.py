@@ -1,11 +1,11 @@
 import pytest
 import torch
-from analogtorch.mapping.trace import Trace, trace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import analogtorch as at
-from analogtorch.mapping.types import Operation
+from analogtorch.graph.trace import Trace, trace
+from analogtorch.graph.types import Operation
 from tests.mapping.nets import Residual
 
 
