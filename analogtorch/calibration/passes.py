@@ -15,6 +15,8 @@ from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.conversion import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
 from analogtorch.nn import AnalogLayer
+from analogtorch.ops import Plan
+from analogtorch.ops.reference import Inputs
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -52,7 +54,7 @@ def observing(
     """
     try:
         for layer, observer in observers.items():
-            layer.observer = observer
+            layer.observer = _with_few_threads(observer)
         for layer, listener in listeners.items():
             layer.on_input = listener
         yield
@@ -60,6 +62,32 @@ def observing(
         for layer in (*observers, *listeners):
             layer.__dict__.pop("observer", None)
             layer.__dict__.pop("on_input", None)
+
+
+_WORTH_A_TEAM = 2**31
+"""Multiplications of a layer, some 0.1 s of one thread, from which on its observer computes with all threads."""
+
+
+def _with_few_threads(observer: Callable[..., None]) -> Callable[..., None]:
+    """``observer`` on one thread where a layer is small.
+
+    What it computes is many short steps. In each, threads wait for one another, and they wait by spinning: where other
+    processes use the cores too, calibration took five times as long with two threads as with one.
+    """
+
+    @functools.wraps(observer)
+    def observe(inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
+        threads = torch.get_num_threads()
+        few = y.numel() * inputs.w[0].numel() < _WORTH_A_TEAM
+        try:
+            if few:
+                torch.set_num_threads(1)
+            observer(inputs, plan, outputs, y)
+        finally:
+            if few:
+                torch.set_num_threads(threads)
+
+    return observe
 
 
 def exact(chip: Chip) -> Chip:

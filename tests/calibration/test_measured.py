@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.calibration import passes
 from analogtorch.calibration.judge import Judge
 from analogtorch.calibration.measured import VECTORS, Trial
 from tests.crossbar import crossbar
@@ -252,3 +253,19 @@ def test_the_vectors_that_are_tried_are_limited_in_every_kind_of_layer(monkeypat
         most = 64 if name == "" else VECTORS
         assert most <= sum(counts) < 1.5 * most, name
     assert len(tried["hh_l0"]) <= VECTORS // 256 + 1  # 392 steps
+
+
+@pytest.mark.parametrize(("outputs", "threads"), [(32, 1), (128, 2)])
+def test_small_layers_are_looked_at_by_one_thread(outputs: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(passes, "_WORTH_A_TEAM", 512 * 64 * 128)
+    monkeypatch.setattr(Trial, "__call__", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(Trial, "best", lambda _: [1.0])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        at.calibrate(at.convert(nn.Linear(64, outputs), crossbar()), [_x(512, 64)])
+        assert seen == [threads]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
