@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from analogtorch.chips.cost import Cost
+from analogtorch.chips.non_idealities import non_idealities, without
 from analogtorch.devices import UnitCell, beyond, seconds
 from analogtorch.values import checks
 
@@ -183,6 +184,38 @@ class Chip:
         if not self.separate_phases or self.cost is None:
             return 1
         return self.cost.phases if self.cost.phases > 1 else self.cost.signed_passes
+
+    def non_idealities(self) -> tuple[str, ...]:
+        """Names of what this chip does to a product beside computing it, in the order in which a signal meets them.
+
+        ``dac``: inputs are clipped and rounded. ``programming_noise``, ``drift`` and ``read_noise``: of the devices, of
+        which an error that grows with time, as that of ReRAM, counts as drift. ``adc_gain``: columns have gains of
+        their own. ``output_noise``: on partial sums. ``adc``: partial sums are clipped and rounded. ``digital_unit``:
+        it rounds what the ADC gives once more. A programmed chip has them all; ``eval()`` before has the converters;
+        for ``train()`` see ``TrainingNoise``.
+
+        Example:
+            >>> analogtorch.chips.hermes64().non_idealities()
+            ('dac', 'programming_noise', 'drift', 'read_noise', 'adc_gain', 'adc', 'digital_unit')
+        """
+        return non_idealities(self)
+
+    def without(self, *names: str) -> "Chip":
+        """The chip without these non-idealities, all else unchanged; what it does not have is no error.
+
+        Without ``adc`` there is no ``digital_unit`` that rounds either. Programming noise and drift are drawn from the
+        same normals with and without the others, so that two chips of one seed differ in what is named alone.
+
+        Args:
+            names: some of those that ``non_idealities`` may list.
+
+        Raises:
+            ValueError: a name that is not known.
+
+        Example:
+            >>> chip = analogtorch.chips.hermes64().without("drift", "read_noise")
+        """
+        return without(self, *names)
 
     @property
     def cells(self) -> int:

@@ -27,6 +27,7 @@ _TYPES: dict[str, type] = {
         devices.UnitCell,
         devices.PCM,
         devices.ReRAM,
+        devices.Reduced,
         devices.Polynomial,
         devices.LogClip,
         devices.PowerClip,

@@ -10,6 +10,7 @@ from torch import Tensor
 from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.device import Device, check_device
 from analogtorch.devices.pcm import PCM
+from analogtorch.devices.reduced import Reduced
 from analogtorch.devices.reram import ReRAM
 from analogtorch.devices.spread import EMPTY, FILLING, Spread, clamped_share
 from analogtorch.values import checks
@@ -83,6 +84,10 @@ class UnitCell:
         None where the device's curve is no cubic or simpler.
         """
         device, n = self.device, self.devices_per_polarity
+        if isinstance(device, Reduced):
+            if "programming_noise" in device.without:
+                return Spread(coefficients=(0.0, 0.0, 0.0, 0.0))
+            device = device.device
         if not isinstance(device, PCM | ReRAM):
             return None
         curve = device.programming_std
