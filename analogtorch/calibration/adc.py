@@ -13,8 +13,9 @@ from analogtorch.calibration.passes import Forward, check_finite, evaluating, ob
 from analogtorch.chips import Chip
 from analogtorch.devices import Spread
 from analogtorch.nn import AnalogLayer
-from analogtorch.ops import Plan, block_scales, in_steps
-from analogtorch.ops.reference import Inputs, over_rows, part, per_block, phases, quantised
+from analogtorch.ops import Plan, block_scales, over_rows
+from analogtorch.ops.physics import adc, dac, phases, relative, weight_sigma
+from analogtorch.ops.reference import Inputs, part, per_block
 
 Adc = Literal["mse", "percentile", "absmax"]
 AdcPer = Literal["layer", "tile", "column"]
@@ -100,8 +101,8 @@ class _PartialSums:
     def __call__(self, inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
         x, weight, r, own = inputs.x, inputs.w, inputs.input_range.abs(), per_block(inputs.input_range)
         scale = block_scales(weight, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
-        given = x if own else quantised(x, r, plan, weight.dtype)
-        read = phases(given, weight, inputs.negatives, plan)
+        given = x if own else dac(x, r, plan.input_bits, weight.dtype)
+        read = phases(given, weight, inputs.negatives, plan.phases)
         for block in range(plan.blocks):
             mine = r[block : block + 1] if own else r
             span, each = plan.span(block, weight.shape[1:]), mine.reshape(-1, 1).to(scale.dtype)
@@ -110,7 +111,7 @@ class _PartialSums:
             # of the layer, or of each vector or sample
             each = each.repeat_interleave(vs.shape[1] // len(each), 0) if len(each) > 1 else each
             full = each * scale[block]
-            vs = vs / full.clamp_min(torch.finfo(scale.dtype).tiny)
+            vs = relative(vs, full)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", vs)
             signs = vs.new_tensor([phase.sign for phase in read]).view(-1, 1, 1)
             if self._wanted is None and self._chip.output_steps and vs.numel():
@@ -140,7 +141,7 @@ class _PartialSums:
         count = len(x)
         some = slice(None, None, -(-count // _SOME))
         x, given = x[some], given[some]
-        off = in_steps(vs, vs.new_tensor(self._chip.output_bound), self._chip.output_steps) - vs
+        off = adc(vs, vs.new_tensor(self._chip.output_bound), self._chip.output_steps) - vs
         off, v = (signs * off).sum(0), (signs * vs).sum(0)
         off, v, full = (
             t.view(count, -1, t.shape[1])[some].flatten(0, 1) for t in (off, v, full.expand_as(v).contiguous())
@@ -196,8 +197,8 @@ def _variance(weight: Tensor, scale: Tensor | None, spread: Spread, plan: Plan) 
     """Of each weight as it is programmed, in the shape of ``weight``."""
     scale = block_scales(weight, plan.bounds, plan.columns) if scale is None else scale
     full = over_rows(scale, plan.bounds)
-    relative = weight.flatten(1).to(full.dtype) / full.clamp_min(torch.finfo(full.dtype).tiny)
-    return (full * spread(relative)).square().to(weight.dtype).view(weight.shape)
+    sigma = weight_sigma(relative(weight.flatten(1), full), full, 1.0, spread)
+    return sigma.square().to(weight.dtype).view(weight.shape)
 
 
 _SOME = 16

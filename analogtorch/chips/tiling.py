@@ -5,9 +5,9 @@ row per input channel and kernel tap. Row blocks are as full as the tile allows 
 kernel fits, so that a convolution can be computed block by block without unfolding its input.
 """
 
+import functools
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,6 +16,21 @@ from analogtorch.chips import Chip
 
 RowBlock = tuple[slice, ...]
 """Index into the weight's dimensions after the first: channels, then kernel taps."""
+
+
+def row_block(start: int, stop: int, shape: tuple[int, ...]) -> RowBlock:
+    """The rows ``start`` to ``stop`` as an index into their dimensions ``shape`` = (channels, *kernel).
+
+    Raises:
+        ValueError: they hold neither whole kernels nor lie within one.
+    """
+    inner = math.prod(shape[1:])
+    if start % inner == 0 and stop % inner == 0:
+        return (slice(start // inner, stop // inner), *(slice(0, size) for size in shape[1:]))
+    i = start // inner
+    if stop > (i + 1) * inner:
+        raise ValueError(f"rows {start} to {stop} of {shape} are no block: it must hold whole kernels, or lie in one")
+    return (slice(i, i + 1), *row_block(start - i * inner, stop - i * inner, shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -32,15 +47,21 @@ class Section:
     """Groups of the layer that the dense matrix holds on its diagonal; 1 if its weight is a slice of the layer's."""
     shape: tuple[int, ...]
     """Shape of its weight: ``(outputs, channels / groups, *kernel)``."""
-    row_blocks: tuple[RowBlock, ...]
-    """Blocks along the rows; each has its own ADC readings, summed digitally."""
+    bounds: tuple[int, ...]
+    """Where its blocks along the ``rows`` begin, and where the last one ends; each block has its own ADC readings,
+    summed digitally."""
     col_blocks: tuple[slice, ...]
     """Blocks along the outputs, relative to the section."""
 
     @property
     def blocks(self) -> int:
         """Blocks to be placed on tiles."""
-        return len(self.row_blocks) * len(self.col_blocks)
+        return (len(self.bounds) - 1) * len(self.col_blocks)
+
+    @functools.cached_property
+    def row_blocks(self) -> tuple[RowBlock, ...]:
+        """The blocks along the rows, as indices."""
+        return tuple(row_block(a, b, self.shape[1:]) for a, b in zip(self.bounds, self.bounds[1:], strict=False))
 
     @property
     def cuts_kernel(self) -> bool:
@@ -69,14 +90,6 @@ class Section:
         return math.prod(self.shape[1:])
 
     @property
-    def bounds(self) -> tuple[int, ...]:
-        """Where the row blocks begin among the ``rows``, and where the last one ends."""
-        ends = [0]
-        for block in self.row_blocks:
-            ends.append(ends[-1] + math.prod([s.stop - s.start for s in block]))
-        return tuple(ends)
-
-    @property
     def first_row(self) -> int:
         """Place of its first row among all inputs and kernel taps of the layer."""
         return self.channels.start * math.prod(self.shape[2:])
@@ -99,7 +112,7 @@ class Section:
         return outputs, self.first_row + group * self.rows
 
 
-@lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)
 def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, ...]:
     """The sections of a layer whose weight has ``shape`` = (out, channels / groups, *kernel)."""
     out, channels, *kernel = shape
@@ -111,7 +124,7 @@ def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, 
             groups=groups,
             dense_groups=1,
             shape=tuple(shape),
-            row_blocks=tuple(_split_rows((channels, *kernel), chip.rows)),
+            bounds=(0, *_row_ends((channels, *kernel), chip.rows)),
             col_blocks=tuple(_split(out, chip.cols)),
         )
         return (whole,)
@@ -133,7 +146,7 @@ def _dense_section(shape: tuple[int, ...], groups: int, first: int, together: in
         groups=1,
         dense_groups=n,
         shape=(n * per_group, n * channels, *kernel),
-        row_blocks=tuple(_split_rows((n * channels, *kernel), chip.rows)),
+        bounds=(0, *_row_ends((n * channels, *kernel), chip.rows)),
         col_blocks=tuple(_split(n * per_group, chip.cols)),
     )
 
@@ -142,10 +155,9 @@ def _split(size: int, limit: int) -> list[slice]:
     return [slice(start, min(start + limit, size)) for start in range(0, size, limit)]
 
 
-def _split_rows(shape: tuple[int, ...], limit: int) -> list[RowBlock]:
-    """Cut the row dimensions into blocks of at most ``limit`` rows, along the first dimension where that is enough."""
+def _row_ends(shape: tuple[int, ...], limit: int) -> list[int]:
+    """Where blocks of at most ``limit`` rows of ``shape`` end, cut along the first dimension where that is enough."""
     inner = math.prod(shape[1:])
     if inner <= limit:
-        rest = tuple(slice(0, size) for size in shape[1:])
-        return [(part, *rest) for part in _split(shape[0], limit // inner)]
-    return [(slice(i, i + 1), *block) for i in range(shape[0]) for block in _split_rows(shape[1:], limit)]
+        return [part.stop * inner for part in _split(shape[0], limit // inner)]
+    return [i * inner + end for i in range(shape[0]) for end in _row_ends(shape[1:], limit)]

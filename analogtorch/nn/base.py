@@ -200,7 +200,7 @@ class AnalogLayer(RangedLayer):
     @property
     def row_blocks(self) -> int:  # type: ignore[override]
         """Row blocks of the matrix: readings that are summed for each output."""
-        return max(len(section.row_blocks) for section in self.sections)
+        return max(len(section.bounds) for section in self.sections) - 1
 
     def _plan(self, section: Section, held: bool, training: bool) -> Plan:
         chip, noise, fraction = self.chip, self.chip.training, self.noise_fraction

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
+from analogtorch.devices import Spread
 from analogtorch.ops import Noise, block_scales, fold, happens, normal, number_samples, over_rows, stream
+from analogtorch.ops.physics import magnitude_sums, ratio, relative, weight_sigma
 
 # hashed here, because torch.compile cannot trace a hash
 _PROGRAMMING, _DRIFT, _READ = (stream(kind) for kind in (Noise.PROGRAMMING, Noise.DRIFT, Noise.READ))
@@ -47,7 +49,7 @@ def drawn(
     with torch.no_grad():
         scale = block_scales(weight, section.bounds, section.shared_columns(chip))
         full = over_rows(scale, section.bounds).view(section.shape)
-        w = (weight / full.clamp_min(1e-30)).clamp(-1, 1)
+        w = relative(weight, full).clamp(-1, 1)
         dropped = _dropped(section, key, noise.drop_connect * fraction)
         if noise.weight == "device":
             read, gain = _devices(w.float(), section, chip, key, dropped, time)
@@ -56,10 +58,9 @@ def drawn(
         elif noise.weight == "none":
             deviation = torch.zeros_like(full)
         else:
-            sigma = torch.ones_like(w)
-            if noise.weight == "programming":  # of the kernels' size, where they have one
-                sigma = (chip.cell.spread or chip.cell.programming_sigma)(w)
-            deviation = full * strength * sigma * _normals(section, key)
+            shaped = chip.cell.spread or chip.cell.programming_sigma  # of the kernels' size, where they have one
+            spread = shaped if noise.weight == "programming" else Spread()
+            deviation = weight_sigma(w, full, strength, spread) * _normals(section, key)
     weight = weight + deviation.to(weight.dtype)
     if dropped is not None:
         weight = weight.masked_fill(dropped, 0.0)
@@ -87,14 +88,12 @@ def _devices(
     g = device.program(targets, draw(_PROGRAMMING))
     then, gains = works(g), []
     if t is None:
-        return then, then.new_ones(len(section.row_blocks), section.shape[0])
+        return then, then.new_ones(len(section.bounds) - 1, section.shape[0])
     nu = device.drift_coefficient(targets, draw(_DRIFT))
     now = works(device.read(g, device.drift(g, nu, t), t, draw(_READ)))
-    before, after = then.abs().flatten(1), now.abs().flatten(1)
+    before, after = then.flatten(1), now.flatten(1)
     for a, b in zip(section.bounds, section.bounds[1:], strict=False):
-        numerator, denominator = (section.block_sums(x[:, a:b].sum(1)) for x in (before, after))
-        read = (numerator > 0) & (denominator > 0)  # where everything reads 0 there is nothing to go by
-        gains.append(torch.where(read, numerator / denominator.clamp_min(1e-30), 1.0))
+        gains.append(ratio(*map(section.block_sums, magnitude_sums(before[:, a:b], after[:, a:b]))))
     return now, torch.stack(gains)
 
 

@@ -16,8 +16,8 @@ from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.ranges import EACH
 from analogtorch.nn.traced import Proxy, whole
-from analogtorch.ops import Plan, block_scales, in_steps, normal, rounded
-from analogtorch.ops.reference import phase_keys, phases, wide
+from analogtorch.ops import Plan, block_scales, normal
+from analogtorch.ops.physics import adc_outputs, digital_unit, noisy, phase_keys, phases, wide
 
 _REFUSED = {
     "max_norm": "rescales stored rows in every forward, which cells that are written once cannot follow",
@@ -101,8 +101,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             v = v if gain is None else v * gain
             if ranges is not None:
                 limit = full * ranges.to(full.dtype).index_select(0, block)
-                saturated = saturated | (v.abs() > limit)
-                v = rounded(v, limit, plan.unit_bits)
+                v, beyond = digital_unit(v, limit, plan.unit_bits)
+                saturated = saturated | beyond
         y = v.detach().to(cells.dtype)  # where nothing has changed them, these are the cells themselves
         if cells.requires_grad:  # straight-through: the difference is 0 and carries the gradient
             passed = cells.masked_fill(saturated, 0.0) if plan.saturates else cells
@@ -132,11 +132,10 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         """The ``cells`` (tokens, outputs) with the noise of a training step, as ``ops.reference.noisy_weight``."""
         if keys is None or plan.weight_noise == 0:
             return cells
-        shape, r = cells.shape, cells.to(full.dtype) / full.clamp_min(torch.finfo(full.dtype).tiny)
+        shape = cells.shape
         outputs = torch.arange(shape[1], device=cells.device).expand(shape).flatten()
         rows = tokens.unsqueeze(1).expand(shape).flatten()
-        z = normal(keys[0], outputs, rows, 1).view(shape).to(full.dtype)
-        return torch.addcmul(cells.to(full.dtype), full * plan.weight_noise * plan.spread(r), z).to(cells.dtype)
+        return noisy(cells, full, normal(keys[0], outputs, rows, 1).view(shape), plan.weight_noise, plan.spread)
 
     def _read(
         self,
@@ -151,21 +150,19 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         """What the ADC makes of the ``cells`` (tokens, outputs), all phases added up; and what it clipped in any."""
         held = self.programmed
         negatives = None if held is None or held.negatives is None else held.negatives[0].T.index_select(0, tokens)
-        total, saturated = torch.zeros_like(cells), torch.zeros_like(cells, dtype=torch.bool)
-        for number, (sign, x, w) in enumerate(phases(cells.new_ones(1), cells, negatives, plan)):
-            v = x * w
-            if plan.output_noise > 0:
-                v = v + full * plan.output_noise * self._output_noise(keys, samples, v, number, plan)
-            saturated |= v.abs() > bound
-            total = total + sign * (in_steps(v, bound, plan.steps) if plan.steps else v)
-        return total, saturated
 
-    def _output_noise(self, keys: Tensor | None, samples: Tensor | None, v: Tensor, number: int, plan: Plan) -> Tensor:
-        """Normals of the shape of ``v``, of a phase. A token is read in one block: one stream serves all blocks."""
-        key = self.programmed.keys[0] if self.programmed is not None else None if keys is None else keys[1]
-        assert key is not None
-        assert samples is not None
-        return normal(phase_keys(key, number, plan), samples, torch.zeros_like(samples), v.shape[1]).to(v.dtype)
+        def normals(number: int) -> Tensor:
+            # a token is read in one block: one stream serves all blocks
+            key = held.keys[0] if held is not None else None if keys is None else keys[1]
+            assert key is not None
+            assert samples is not None
+            return normal(phase_keys(key, number, plan.phases), samples, torch.zeros_like(samples), cells.shape[1])
+
+        read = phases(cells.new_ones(1), cells, negatives, plan.phases)
+        sums, signs = [phase.x * phase.w for phase in read], [phase.sign for phase in read]
+        v, clipped = adc_outputs(sums, signs, full, bound, plan.steps, plan.output_noise, normals)
+        # + 0.0: what is read as -0 is 0
+        return v + 0.0, torch.stack(clipped).any(0) if clipped else torch.zeros_like(v, dtype=torch.bool)
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.embedding(x, weight, self.padding_idx)

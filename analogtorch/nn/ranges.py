@@ -172,7 +172,7 @@ class RangedLayer(nn.Module):
                 f"the chip it was put on since, {self.chip.name}, {self.readings} readings; call set_{name}(None) to "
                 "do without, or calibrate anew"
             )
-        return values[: len(section.row_blocks), outputs or section.outputs]
+        return values[: len(section.bounds) - 1, outputs or section.outputs]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.traced import Proxy, whole
-from analogtorch.ops.reference import wide
+from analogtorch.ops.physics import wide
 
 _TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 

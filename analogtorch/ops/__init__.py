@@ -5,9 +5,8 @@
 
 from analogtorch.ops.mvm import mvm
 from analogtorch.ops.noise import VERSION, Noise, fold, happens, normal, random_bits, seed_tensor, stream
+from analogtorch.ops.physics import block_scales, in_steps, levels, over_rows, rounded
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.quantize import in_steps, levels, rounded
-from analogtorch.ops.reference import block_scales, over_rows
 from analogtorch.ops.seed import draw_keys, number_samples
 from analogtorch.ops.transforms import refuse_transforms
 

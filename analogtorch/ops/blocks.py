@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analogtorch.ops.plan import Plan, Span
+from analogtorch.chips.tiling import RowBlock
+from analogtorch.ops.plan import Plan
 
 
-def seen_by(x: Tensor, rows: torch.Size, span: Span, plan: Plan) -> Tensor:
+def seen_by(x: Tensor, rows: torch.Size, span: RowBlock, plan: Plan) -> Tensor:
     """The view of ``x`` that a row block sees; with groups, the channels are two dimensions: (groups, channels)."""
     if not plan.dims:
         return x[..., span[0]]

@@ -16,6 +16,7 @@ from torch import Tensor
 from analogtorch.ops import native, reference
 from analogtorch.ops.library import define
 from analogtorch.ops.mask import MASK, mask_shape
+from analogtorch.ops.physics import wide
 from analogtorch.ops.plan import Plan, decode
 from analogtorch.ops.reference import Gradients, Inputs, Outputs
 
@@ -206,9 +207,8 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     expected = _expected(plan, x.shape, w.shape)
     _check(inputs, plan, expected)
     y = x.new_empty(expected.y, dtype=w.dtype)
-    wide = reference.wide(w.dtype)
     own = w.new_empty(
-        (plan.blocks, w.shape[0]) if scale is None else (0,), dtype=wide if scale is None else scale.dtype
+        (plan.blocks, w.shape[0]) if scale is None else (0,), dtype=wide(w.dtype) if scale is None else scale.dtype
     )
     kept = learns and plan.saturates
     mask = y.new_empty(expected.mask if kept else (0,), dtype=MASK)

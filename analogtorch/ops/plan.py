@@ -4,10 +4,8 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from analogtorch.chips.tiling import RowBlock, row_block
 from analogtorch.devices import Spread
-
-Span = tuple[slice, ...]
-"""A row block as an index into the weight's dimensions after the first: channels, then kernel taps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +123,9 @@ class Plan:
         """Whether the noise of a weight depends on the weight."""
         return self.spread != Spread()
 
-    def span(self, block: int, shape: tuple[int, ...]) -> Span:
+    def span(self, block: int, shape: tuple[int, ...]) -> RowBlock:
         """Row block ``block`` as an index into the rows' dimensions ``shape`` = (channels, *kernel)."""
-        return _span(self.bounds[block], self.bounds[block + 1], tuple(shape))
+        return row_block(self.bounds[block], self.bounds[block + 1], tuple(shape))
 
 
 def _check(name: str, value: object, ok: bool, allowed: str) -> None:
@@ -137,16 +135,6 @@ def _check(name: str, value: object, ok: bool, allowed: str) -> None:
 
 def _counted(numbers: tuple[int, ...]) -> tuple[int, ...]:
     return (len(numbers), *numbers)
-
-
-def _span(start: int, stop: int, shape: tuple[int, ...]) -> Span:
-    inner = math.prod(shape[1:])
-    if start % inner == 0 and stop % inner == 0:
-        return (slice(start // inner, stop // inner), *(slice(0, size) for size in shape[1:]))
-    i = start // inner
-    if stop > (i + 1) * inner:
-        raise ValueError(f"rows {start} to {stop} of {shape} are no block: it must hold whole kernels, or lie in one")
-    return (slice(i, i + 1), *_span(start - i * inner, stop - i * inner, shape[1:]))
 
 
 @lru_cache(maxsize=4096)

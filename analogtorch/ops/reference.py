@@ -33,11 +33,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analogtorch.chips.tiling import RowBlock
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.mask import MASK, packed, unpacked
-from analogtorch.ops.noise import fold, normal
-from analogtorch.ops.plan import Plan, Span
-from analogtorch.ops.quantize import in_steps, rounded
+from analogtorch.ops.noise import normal
+from analogtorch.ops.physics import (
+    adc_outputs,
+    beside,
+    block_scales,
+    dac,
+    digital_unit,
+    noisy,
+    over_rows,
+    phase_keys,
+    phases,
+    wide,
+)
+from analogtorch.ops.plan import Plan
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -59,17 +71,6 @@ class Inputs(NamedTuple):
     negatives: Tensor | None = None
 
 
-class Phase(NamedTuple):
-    """One of the ADC outputs that make a partial sum."""
-
-    sign: float
-    """With which it is added; that of the first is 1."""
-    x: Tensor
-    """The part of the input that drives the rows; where the DAC has nothing else to do, as it gives them."""
-    w: Tensor
-    """The part of the weight that is read."""
-
-
 class Outputs(NamedTuple):
     """What a product gives: ``y``; and what its gradient needs."""
 
@@ -86,33 +87,6 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 """Of x, of the input range, of w, and of the bias."""
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """What converters, noise and scales are computed in: at least float32."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def block_scales(w: Tensor, bounds: Sequence[int], columns: Sequence[int] = ()) -> Tensor:
-    """Weight that full conductance stands for: (blocks, outputs), at least float32; without gradient, NaN stays NaN.
-
-    Args:
-        w: (outputs, ...); its other dimensions, flattened, are the rows.
-        bounds: where the row blocks begin and, last, where they end.
-        columns: the same of the outputs that share a scale; empty: each has its own.
-    """
-    flat = w.detach().flatten(1).to(wide(w.dtype))
-    scale = torch.stack([flat[:, a:b].abs().amax(1) for a, b in zip(bounds, bounds[1:], strict=False)])
-    if not columns:
-        return scale
-    groups = zip(columns, columns[1:], strict=False)
-    return torch.cat([scale[:, a:b].amax(1, keepdim=True).expand(-1, b - a) for a, b in groups], 1)
-
-
-def over_rows(values: Tensor, bounds: Sequence[int]) -> Tensor:
-    """``values`` (blocks, outputs) repeated over the rows of each block: (outputs, rows)."""
-    sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
-    return torch.cat([v.unsqueeze(1).expand(-1, size) for v, size in zip(values, sizes, strict=True)], dim=1)
-
-
 def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Tensor:
     """The weights that a training step computes with, of ``w``'s shape and type."""
     if key is None or plan.weight_noise == 0:
@@ -121,16 +95,8 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Te
     outputs, rows = flat.shape
     number = torch.arange(outputs, device=w.device)
     first = plan.first_row + number // (outputs // plan.groups) * rows  # groups meet rows of their own
-    z = normal(key, number + plan.first_output, first, rows).to(full.dtype)
-    sigma = plan.spread(flat.to(full.dtype) / full.clamp_min(torch.finfo(full.dtype).tiny))
-    return torch.addcmul(flat.to(full.dtype), full * plan.weight_noise * sigma, z).to(w.dtype).view(w.shape)
-
-
-def quantised(x: Tensor, input_range: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
-    """``x`` as the DAC gives it, in ``dtype``."""
-    if not plan.input_bits:
-        return x.to(dtype)
-    return rounded(x.to(wide(x.dtype)), _beside(input_range, x), plan.input_bits).to(dtype).contiguous()
+    z = normal(key, number + plan.first_output, first, rows)
+    return noisy(flat, full, z, plan.weight_noise, plan.spread).view(w.shape)
 
 
 def per_block(input_range: Tensor) -> bool:
@@ -138,7 +104,7 @@ def per_block(input_range: Tensor) -> bool:
     return input_range.dim() == 1 and input_range.numel() > 1
 
 
-def part(x: Tensor, w: Tensor, span: Span, plan: Plan, own_range: Tensor | None = None) -> Tensor:
+def part(x: Tensor, w: Tensor, span: RowBlock, plan: Plan, own_range: Tensor | None = None) -> Tensor:
     """The partial sums of a row block; the input is never unfolded.
 
     Args:
@@ -150,35 +116,12 @@ def part(x: Tensor, w: Tensor, span: Span, plan: Plan, own_range: Tensor | None 
     """
     seen = seen_by(x, w.shape[1:], span, plan)
     if own_range is not None:
-        seen = quantised(seen, own_range, plan, w.dtype)
+        seen = dac(seen, own_range, plan.input_bits, w.dtype)
     if not plan.dims:
         return F.linear(seen, w[:, span[0]])
     seen = seen.flatten(1, 2) if plan.groups > 1 else seen
     w = w[(slice(None), *span)]
     return _CONVOLVE[plan.dims](seen, w, None, plan.stride, plan.padding, plan.dilation, plan.groups)
-
-
-def phases(x: Tensor, w: Tensor, negatives: Tensor | None, plan: Plan) -> list[Phase]:
-    """The ADC outputs that make a partial sum of ``x`` and ``w``.
-
-    Args:
-        x: the input.
-        w: the weight.
-        negatives: what its negative polarity holds, >= 0; None: nothing where the weight is positive.
-        plan: of the product.
-    """
-    if plan.phases == 1:
-        return [Phase(1.0, x, w)]
-    by_input = [(1.0, x.clamp_min(0)), (-1.0, (-x).clamp_min(0))]
-    if plan.phases == 2:
-        return [Phase(sign, seen, w) for sign, seen in by_input]
-    minus = (-w).clamp_min(0) if negatives is None else negatives
-    return [Phase(a * b, seen, read) for a, seen in by_input for b, read in ((1.0, w + minus), (-1.0, minus))]
-
-
-def phase_keys(output_keys: Tensor, number: int, plan: Plan) -> Tensor:
-    """Keys of the output noise of the phase of this number, of the shape of ``output_keys``."""
-    return output_keys if plan.phases == 1 else fold(output_keys, number)
 
 
 def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
@@ -187,7 +130,7 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     input_range, output_ranges = input_range.abs(), inputs.output_ranges
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
     own, wn = per_block(input_range), noisy_weight(w, scale, inputs.key, plan)
-    read = phases(x if own else quantised(x, input_range, plan, w.dtype), wn, inputs.negatives, plan)
+    read = phases(x if own else dac(x, input_range, plan.input_bits, w.dtype), wn, inputs.negatives, plan.phases)
     total: Tensor | None = None
     masks = []
     for block in range(plan.blocks):
@@ -196,14 +139,13 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
         sums = [part(phase.x, phase.w, span, plan, r if own else None).to(scale.dtype) for phase in read]
         shape = sums[0].shape
         full = r.to(scale.dtype).reshape(-1, 1, 1) * scale[block].view(1, -1, 1)
-        outputs = [p.reshape(_read_shape(shape, plan)) for p in sums]
-        v, clipped = _converted(outputs, [phase.sign for phase in read], full, block, inputs, plan)
+        v, clipped = _read(sums, [phase.sign for phase in read], full, block, inputs, plan)
         if gain is not None:
             v = v * gain[block].view(1, -1, 1).to(v.dtype)
         if plan.unit_bits and output_ranges is not None:
             limit = full * output_ranges[block].view(1, -1, 1).to(full.dtype)
-            clipped.append(v.abs() > limit)
-            v = rounded(v, limit, plan.unit_bits)
+            v, beyond = digital_unit(v, limit, plan.unit_bits)
+            clipped.append(beyond)
         if learns and plan.saturates:
             masks.append(packed(_any(clipped, v).view(_mask_rows(shape, plan))))
         total = v.view(shape) if total is None else total + v.view(shape)
@@ -215,34 +157,20 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     return Outputs(total.to(w.dtype).contiguous(), scale, mask, saturated)
 
 
-def _converted(
+def _read(
     sums: list[Tensor], signs: list[float], full: Tensor, block: int, inputs: Inputs, plan: Plan
 ) -> tuple[Tensor, list[Tensor]]:
-    """What the ADC makes of the phases of a partial sum, added up; and which it clipped, of each phase.
-
-    Args:
-        sums: of each phase, (vectors, outputs, places).
-        signs: with which they are added; that of the first is 1.
-        full: full-scale input x weight scale, broadcastable to each.
-        block: the row block.
-        inputs: of the product.
-        plan: of the product.
-    """
-    bounds, keys = inputs.output_bounds, inputs.output_keys
+    """``physics.adc_outputs`` of the partial sums of a row block, as (vectors, outputs, places)."""
+    bounds, shape = inputs.output_bounds, _read_shape(sums[0].shape, plan)
     bound = full * (plan.output_bound if bounds is None else bounds[block].view(1, -1, 1).to(full.dtype))
-    total: Tensor | None = None
-    clipped = []
-    for number, (v, sign) in enumerate(zip(sums, signs, strict=True)):
-        if plan.output_noise > 0 and v.numel():
-            assert keys is not None
-            key = phase_keys(keys[block], number, plan)
-            v = v + full * plan.output_noise * _output_noise(v, key, inputs.samples, plan).to(v.dtype)
-        if plan.steps:
-            clipped.append(v.abs() > bound)
-            v = in_steps(v, bound, plan.steps)
-        total = v if total is None else total + sign * v
-    assert total is not None
-    return total, clipped
+
+    def normals(number: int) -> Tensor:
+        assert inputs.output_keys is not None
+        key = phase_keys(inputs.output_keys[block], number, plan.phases)
+        return _output_normals(shape, key, inputs.samples, plan)
+
+    read = [p.reshape(shape) for p in sums]
+    return adc_outputs(read, signs, full, bound, plan.steps, plan.output_noise, normals)
 
 
 def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
@@ -250,7 +178,7 @@ def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Seq
     x, signed, w, _, _, gain, key, *_ = inputs
     input_range, own = signed.abs(), per_block(signed)
     needs_x, needs_range, needs_w, needs_bias = needs
-    xq, mask = x if own else quantised(x, input_range, plan, w.dtype), outputs.mask
+    xq, mask = x if own else dac(x, input_range, plan.input_bits, w.dtype), outputs.mask
     wn = noisy_weight(w, outputs.scale, key, plan)
     wanted, taught = (needs_x or needs_range, needs_w), None
     if gain is None and not mask.numel() and not own:  # then it is the digital layer's
@@ -276,23 +204,13 @@ def _any(clipped: list[Tensor], v: Tensor) -> Tensor:
 
 
 def _through_dac(gx: Tensor, x: Tensor, input_range: Tensor, needs_range: bool) -> tuple[Tensor, Tensor | None]:
-    bound = _beside(input_range, x)
+    bound = beside(input_range, x)
     above, below = x > bound, x < -bound
     taught = None
     if needs_range:
         taught = (gx * above - gx * below).to(wide(gx.dtype)).sum_to_size(bound.shape)
         taught = taught.reshape(input_range.shape).to(input_range.dtype)
     return gx.masked_fill(above | below, 0.0), taught
-
-
-def _beside(input_range: Tensor, x: Tensor) -> Tensor:
-    """The range as it broadcasts to ``x``: one for all, or one per vector (linear) or sample (convolution)."""
-    return input_range if input_range.dim() == x.dim() or input_range.numel() == 1 else _spread_out(input_range, x)
-
-
-def _spread_out(input_range: Tensor, x: Tensor) -> Tensor:
-    lead = x.shape[:-1] if input_range.numel() == math.prod(x.shape[:-1]) else x.shape[:1]
-    return input_range.reshape(*lead, *[1] * (x.dim() - len(lead)))
 
 
 def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
@@ -308,15 +226,15 @@ def _mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
     return (vectors * outputs, places) if plan.dims else (vectors, outputs)
 
 
-def _output_noise(v: Tensor, key: Tensor, samples: Tensor | None, plan: Plan) -> Tensor:
-    """Normals of ``v``'s shape (vectors, outputs, places), keyed by vector and output, and by place if any."""
-    n, outputs, places = v.shape
-    vectors = torch.arange(n, device=v.device) if samples is None else samples
+def _output_normals(shape: tuple[int, int, int], key: Tensor, samples: Tensor | None, plan: Plan) -> Tensor:
+    """Normals of ``shape`` (vectors, outputs, places), keyed by vector and output, and by place if any."""
+    n, outputs, places = shape
+    vectors = torch.arange(n, device=key.device) if samples is None else samples
     if not plan.dims:
         return normal(key, vectors, torch.full_like(vectors, plan.first_output), outputs).unsqueeze(2)
-    own = torch.arange(plan.first_output, plan.first_output + outputs, device=v.device)
+    own = torch.arange(plan.first_output, plan.first_output + outputs, device=key.device)
     rows = (vectors.unsqueeze(1) * (plan.total_outputs or outputs) + own).flatten()
-    return normal(key, rows, torch.zeros_like(rows), places).view(v.shape)
+    return normal(key, rows, torch.zeros_like(rows), places).view(shape)
 
 
 def _gradients(
@@ -357,7 +275,7 @@ def _by_blocks(
         span = plan.span(block, w.shape[1:])
         index, given = (slice(None), *span), seen_by(x, w.shape[1:], span, plan)
         r = None if ranges is None else ranges[block : block + 1]
-        seen = given if r is None else quantised(given, r, plan, w.dtype)
+        seen = given if r is None else dac(given, r, plan.input_bits, w.dtype)
         own_gx, own_gw = _gradients(passed, seen.flatten(1, 2) if plan.groups > 1 else seen, w[index], plan, needs)
         if gx is not None and own_gx is not None:
             own_gx = own_gx.view(seen.shape)

@@ -22,10 +22,10 @@ from analogtorch.conversion import (
 from analogtorch.devices import beyond, seconds
 from analogtorch.nn import AnalogComposite, AnalogLayer, Programmed
 from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, seed_tensor, stream
-from analogtorch.ops.reference import wide
+from analogtorch.ops.physics import fit_sums, magnitude_sums, ratio, relative, wide
 from analogtorch.simulate import tiles as places
 from analogtorch.simulate.defects import Defects, TileState, tile_state
-from analogtorch.simulate.readout import Block, fit_sums, ratio
+from analogtorch.simulate.readout import Block
 from analogtorch.simulate.writing import Method, close_in
 from analogtorch.values import checks
 
@@ -243,8 +243,7 @@ class _Devices:
         self.dtype = target.dtype
         self.scale = block_scales(target, section.bounds, section.shared_columns(layer.chip))
         full = over_rows(self.scale, section.bounds).view(section.shape)
-        self.w = torch.where(full > 0, target / full.clamp_min(torch.finfo(target.dtype).tiny), 0.0)
-        self.w = self.w.to(wide(self.dtype))
+        self.w = relative(target.contiguous(), full).to(wide(self.dtype))
         del full
         cell = self.chip.cell
         self.g = self.w.new_empty(cell.devices, *self.w.shape)
@@ -379,7 +378,7 @@ def _gains(now: Tensor, devices: _Devices, compensation: str, readout: str, t: f
             else:
                 reads = own.cells(then, "programmed"), own.cells(current, str(t))
             before, after = (read * column.unsqueeze(1) for read in reads)
-            found = before.abs().sum(1), after.abs().sum(1)
+            found = magnitude_sums(before, after)
         elif readout == "ideal":  # one-hot inputs: what any number of random ones goes to
             read = current.T * own.gain * column
             found = fit_sums(own.w.T, read, read)

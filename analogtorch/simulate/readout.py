@@ -1,4 +1,4 @@
-"""What a chip learns of itself through its own ADCs: single cells, MVMs of known inputs, and gains fitted to them.
+"""What a chip reads of itself through its own ADCs: single cells, and MVMs of known inputs.
 
 Everything is in units of (full-scale input x largest conductance). The noise and the step of an ADC are those of one
 MVM, also where a chip has ``separate_phases``; where more reads are averaged, both shrink.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
-from analogtorch.ops import in_steps
+from analogtorch.ops.physics import adc, output_noise
 
 CELL_COUNTS = 256
 """ADC steps that the largest conductance gives when a cell is read alone: as many reads as that takes are added up.
@@ -54,11 +54,9 @@ def through_adc(sums: Tensor, z: Tensor, chip: Chip, gain: Tensor | None = None,
         gain: of each column's ADC, broadcastable to ``sums``, > 0: it clips and rounds what comes in, times the gain.
         averaged: reads whose counts are added up: the step shrinks by as much.
     """
-    noisy = sums if chip.output_noise == 0 else sums + chip.output_noise * z
-    noisy = noisy if gain is None else noisy * gain
-    if not chip.output_steps:
-        return noisy
-    return in_steps(noisy, noisy.new_tensor(chip.output_bound), averaged * chip.output_steps)
+    v = sums if chip.output_noise == 0 else output_noise(sums, 1.0, chip.output_noise, z)
+    v = v if gain is None else v * gain
+    return adc(v, v.new_tensor(chip.output_bound), averaged * chip.output_steps)
 
 
 @dataclass(frozen=True)
@@ -108,22 +106,3 @@ class Block:
     @property
     def _rows(self) -> slice:
         return slice(0, self.w.shape[1])
-
-
-def fit_sums(target: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator, (outputs,), of the factor that fits two reads best to their target, by least squares.
-
-    Where outputs share a factor, it is the ``ratio`` of what theirs add up to.
-
-    Args:
-        target: (inputs, outputs).
-        first: a read, of the same shape.
-        second: another one.
-    """
-    return ((first + second) / 2 * target).sum(0), (first * second).sum(0)
-
-
-def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient of what was read, 1 where there is nothing to go by."""
-    read = (numerator > 0) & (denominator > 0)
-    return torch.where(read, numerator / denominator.clamp_min(1e-30), 1.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analogtorch.chips import Chip
 from analogtorch.devices import UnitCell
-from analogtorch.ops import rounded
+from analogtorch.ops.physics import dac
 from analogtorch.simulate.readout import CELL_COUNTS, adc_step, cell_reads, read_cells, through_adc
 from analogtorch.values import checks
 
@@ -83,8 +83,7 @@ class GradientDescent(Pulses):
         """How much to change each weight of a block (outputs, rows), from multiplies of random inputs."""
         outputs, rows = now.shape
         x = torch.erf(draw(f"inputs {number}", rows, rows) / math.sqrt(2))  # uniform in [-1, 1], one vector per row
-        if chip.input_bits is not None:
-            x = rounded(x, x.new_ones(1), chip.input_bits)
+        x = dac(x, x.new_ones(1), chip.input_bits or 0, x.dtype)
         y = through_adc(x @ now.T, draw(f"verify {number}", rows, outputs), chip)
         error = x @ target.T - y
         return self.step * (error.T @ x) / x.square().sum(0).clamp_min(1e-6)

@@ -35,7 +35,7 @@ from analogtorch.ops import fold, gpu
 from analogtorch.ops.mask import packed, unpacked
 from analogtorch.ops.noise import normal_reference
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.quantize import in_steps, rounded
+from analogtorch.ops.physics import in_steps, rounded
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
 
 product = InterpreterBuilder.create_dot

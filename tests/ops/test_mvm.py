@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from analogtorch.devices import Spread
 from analogtorch.ops import Plan, fold, mvm, normal, seed_tensor
-from analogtorch.ops.reference import block_scales, noisy_weight, part
+from analogtorch.ops.physics import block_scales
+from analogtorch.ops.reference import noisy_weight, part
 
 # torch's own, from inside opcheck
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")

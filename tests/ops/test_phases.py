@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from analogtorch.ops import Plan, fold, in_steps, mvm, native, normal, seed_tensor
-from analogtorch.ops.reference import Inputs, block_scales, part
+from analogtorch.ops.physics import block_scales
+from analogtorch.ops.reference import Inputs, part
 
 KEYS = torch.stack([fold(seed_tensor(3), i) for i in range(4)])
 ONE = torch.ones(1, dtype=torch.float64)

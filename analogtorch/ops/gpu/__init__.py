@@ -14,9 +14,9 @@ from torch import Tensor
 
 from analogtorch.devices import Spread
 from analogtorch.ops.mask import MASK, mask_shape
+from analogtorch.ops.physics import block_scales, levels
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.quantize import levels
-from analogtorch.ops.reference import Gradients, Inputs, Outputs, block_scales, per_block
+from analogtorch.ops.reference import Gradients, Inputs, Outputs, per_block
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.native.structures import Convolution, Linear, Matrix
+from analogtorch.ops.physics import levels
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.quantize import levels
 from analogtorch.ops.reference import Gradients, Inputs, Outputs, per_block
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)

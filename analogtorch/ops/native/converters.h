@@ -1,4 +1,4 @@
-/* DAC and ADC, in the reference's order of operations (ops/quantize.py). */
+/* DAC and ADC, in the reference's order of operations (ops/physics.py). */
 
 /* A bound of 0 (an input or a block of zeros) quantises to 0 instead of 0 / 0; NaN stays. */
 INLINE float safe(float bound) { return bound < 1e-30f ? 1e-30f : bound; }

@@ -1,0 +1,275 @@
+"""The physics of the analog product, each effect written once as a pure function of tensors and numbers.
+
+Products (``ops/reference.py``), embeddings, training noise, programming and its loops, calibration and read-out call
+these; the kernels compute the same. A function has no state and draws nothing: it takes the standard normals that it
+needs. Units: inputs and weights have their own, partial sums those of their products. ``full`` is full-scale input x
+weight at full conductance, of weights the latter alone: what noise and ranges are given in.
+
+A converter of b bits has ``2^b - 2`` steps, so that 0 is one of its codes, and noise is added to a partial sum before
+it is rounded (Rasch et al., Nat. Commun. 14, 5282 (2023)).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from analogtorch.ops.noise import fold
+
+LEAST_BOUND = 1e-30
+"""The smallest range of a converter: an input or a block of zeros gives zeros then, and not 0 / 0."""
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What converters, noise and scales are computed in: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+# converters
+
+
+def levels(bits: int) -> int:
+    """Steps of a converter on each side of zero: ``2^bits - 2`` in all."""
+    return 2 ** (bits - 1) - 1
+
+
+def in_steps(x: Tensor, bound: Tensor, steps: int) -> Tensor:
+    """``x`` clipped to ``[-bound, bound]`` and rounded to ``steps`` on each side of zero, half to even; no gradients.
+
+    Half precision is quantised in float32 and returned as it came. A bound below ``LEAST_BOUND`` counts as that. NaN
+    stays NaN.
+    """
+    dtype = wide(x.dtype)
+    y, limit = x.detach().to(dtype), bound.detach().to(dtype).clamp_min(LEAST_BOUND)
+    clipped = torch.where(y > limit, limit, torch.where(y < -limit, -limit, y))
+    up = torch.full_like(limit, steps) / limit  # a true division: number / tensor would multiply by the reciprocal
+    return (torch.round(clipped * up) * (limit / steps)).to(x.dtype)
+
+
+def rounded(x: Tensor, bound: Tensor, bits: int) -> Tensor:
+    """``in_steps`` for a converter of so many bits."""
+    return in_steps(x, bound, levels(bits))
+
+
+def dac(x: Tensor, input_range: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """Inputs as the DACs of the rows give them, in ``dtype``.
+
+    Args:
+        x: of any shape.
+        input_range: full scale, > 0: one for all, or one per vector (linear) or sample (convolution).
+        bits: 2..16; 0: it neither clips nor rounds.
+        dtype: of the product.
+    """
+    if not bits:
+        return x.to(dtype)
+    return rounded(x.to(wide(x.dtype)), beside(input_range, x), bits).to(dtype).contiguous()
+
+
+def beside(input_range: Tensor, x: Tensor) -> Tensor:
+    """The range as it broadcasts to ``x``: one for all, or one per vector (linear) or sample (convolution)."""
+    if input_range.dim() == x.dim() or input_range.numel() == 1:
+        return input_range
+    lead = x.shape[:-1] if input_range.numel() == math.prod(x.shape[:-1]) else x.shape[:1]
+    return input_range.reshape(*lead, *[1] * (x.dim() - len(lead)))
+
+
+def output_noise(v: Tensor, full: Tensor | float, std: float, z: Tensor) -> Tensor:
+    """Partial sums ``v`` with the noise of one MVM.
+
+    Args:
+        v: of any shape.
+        full: what the deviation is given in, broadcastable to ``v``.
+        std: standard deviation in units of ``full``, >= 0.
+        z: standard normals of ``v``'s shape and type.
+    """
+    return v + full * std * z
+
+
+def adc(v: Tensor, bound: Tensor, steps: int) -> Tensor:
+    """What the ADC makes of partial sums.
+
+    Args:
+        v: of any shape, noise included.
+        bound: its full scale, > 0, broadcastable to ``v``.
+        steps: on each side of zero; 0: no ADC, it neither clips nor rounds.
+    """
+    return in_steps(v, bound, steps) if steps else v
+
+
+def adc_outputs(
+    sums: Iterable[Tensor],
+    signs: Iterable[float],
+    full: Tensor,
+    bound: Tensor,
+    steps: int,
+    std: float,
+    normals: Callable[[int], Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    """The ADC outputs of the phases of a partial sum, added up with their signs; and which of each were clipped.
+
+    Args:
+        sums: of each phase, of one shape.
+        signs: with which they are added; that of the first is 1.
+        full: full-scale input x weight scale, broadcastable to each.
+        bound: of the ADC, in the units of the sums.
+        steps: as of ``adc``; 0: none is clipped.
+        std: of the noise of each, in units of ``full``.
+        normals: ``normals(number)``: of the shape of a sum, for the phase of that number; asked where there is noise.
+    """
+    total: Tensor | None = None
+    clipped = []
+    for number, (v, sign) in enumerate(zip(sums, signs, strict=True)):
+        if std > 0 and v.numel():
+            v = output_noise(v, full, std, normals(number).to(v.dtype))
+        if steps:
+            clipped.append(v.abs() > bound)
+            v = adc(v, bound, steps)
+        total = v if total is None else total + sign * v
+    assert total is not None
+    return total, clipped
+
+
+def digital_unit(v: Tensor, limit: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """What a tile's digital unit passes on of ADC outputs after their gain; and which it clipped.
+
+    Args:
+        v: of any shape.
+        limit: its range, > 0, broadcastable to ``v``.
+        bits: 2..16.
+    """
+    return rounded(v, limit, bits), v.abs() > limit
+
+
+class Phase(NamedTuple):
+    """One of the ADC outputs that make a partial sum."""
+
+    sign: float
+    """With which it is added; that of the first is 1."""
+    x: Tensor
+    """The part of the input that drives the rows; where the DAC has nothing else to do, as it gives them."""
+    w: Tensor
+    """The part of the weight that is read."""
+
+
+def phases(x: Tensor, w: Tensor, negatives: Tensor | None, count: int) -> list[Phase]:
+    """The ADC outputs that make a partial sum of ``x`` and ``w``.
+
+    Args:
+        x: the input.
+        w: the weight.
+        negatives: what its negative polarity holds, >= 0; None: nothing where the weight is positive.
+        count: 1; 2, one per sign of the inputs; or 4, one per pair of signs of inputs and weights.
+    """
+    if count == 1:
+        return [Phase(1.0, x, w)]
+    by_input = [(1.0, x.clamp_min(0)), (-1.0, (-x).clamp_min(0))]
+    if count == 2:
+        return [Phase(sign, seen, w) for sign, seen in by_input]
+    minus = (-w).clamp_min(0) if negatives is None else negatives
+    return [Phase(a * b, seen, read) for a, seen in by_input for b, read in ((1.0, w + minus), (-1.0, minus))]
+
+
+def phase_keys(output_keys: Tensor, number: int, count: int) -> Tensor:
+    """Keys of the output noise of the phase of this number of ``count``, of the shape of ``output_keys``."""
+    return output_keys if count == 1 else fold(output_keys, number)
+
+
+# weights and conductances
+
+
+def block_scales(w: Tensor, bounds: Sequence[int], columns: Sequence[int] = ()) -> Tensor:
+    """Weight that full conductance stands for: (blocks, outputs), at least float32; without gradient, NaN stays NaN.
+
+    Args:
+        w: (outputs, ...); its other dimensions, flattened, are the rows.
+        bounds: where the row blocks begin and, last, where they end.
+        columns: the same of the outputs that share a scale; empty: each has its own.
+    """
+    flat = w.detach().flatten(1).to(wide(w.dtype))
+    scale = torch.stack([flat[:, a:b].abs().amax(1) for a, b in zip(bounds, bounds[1:], strict=False)])
+    if not columns:
+        return scale
+    groups = zip(columns, columns[1:], strict=False)
+    return torch.cat([scale[:, a:b].amax(1, keepdim=True).expand(-1, b - a) for a, b in groups], 1)
+
+
+def over_rows(values: Tensor, bounds: Sequence[int]) -> Tensor:
+    """``values`` (blocks, outputs) repeated over the rows of each block: (outputs, rows)."""
+    sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    return torch.cat([v.unsqueeze(1).expand(-1, size) for v, size in zip(values, sizes, strict=True)], dim=1)
+
+
+def relative(w: Tensor, full: Tensor) -> Tensor:
+    """``w`` in units of ``full``, in its type: weights of their scale, or partial sums of full scale.
+
+    The one guard against a block of zeros: a ``full`` below the smallest normal number counts as that, so that zeros
+    stay zeros.
+
+    Args:
+        w: of any shape.
+        full: >= 0, broadcastable to ``w``.
+    """
+    return w.to(full.dtype) / full.clamp_min(torch.finfo(full.dtype).tiny)
+
+
+def weight_sigma(r: Tensor, full: Tensor, strength: float, spread: Callable[[Tensor], Tensor]) -> Tensor:
+    """Standard deviation of weights as cells hold them, in the units of ``full``.
+
+    Args:
+        r: weights in units of ``full``, any shape.
+        full: weight at full conductance, of the same shape.
+        strength: multiple of the deviation, >= 0.
+        spread: deviation in units of ``full`` by ``r``, such as a ``Spread`` or ``UnitCell.programming_sigma``.
+    """
+    return full * strength * spread(r)
+
+
+def noisy(w: Tensor, full: Tensor, z: Tensor, strength: float, spread: Callable[[Tensor], Tensor]) -> Tensor:
+    """Weights with the noise of their cells, of ``w``'s shape and type; the sum is computed in that of ``full``.
+
+    Args:
+        w: any shape.
+        full: weight at full conductance, of the same shape.
+        z: standard normals of the same shape.
+        strength: as of ``weight_sigma``.
+        spread: as of ``weight_sigma``.
+    """
+    sigma = weight_sigma(relative(w, full), full, strength, spread)
+    return torch.addcmul(w.to(full.dtype), sigma, z.to(full.dtype)).to(w.dtype)
+
+
+# the correction of drift
+# A digital factor, the quotient of two sums; outputs that share a factor add theirs up first.
+
+
+def magnitude_sums(then: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the magnitudes of a block's cells after programming, and now: (outputs,) each, for ``ratio``.
+
+    Source: global drift compensation, Joshi et al., Nat. Commun. 11, 2473 (2020).
+
+    Args:
+        then: (outputs, rows).
+        now: of the same shape.
+    """
+    return then.abs().sum(1), now.abs().sum(1)
+
+
+def fit_sums(target: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator, (outputs,), of the factor that fits two reads best to their target, by least squares.
+
+    The square of one read would hold its noise; the product of two does not.
+
+    Args:
+        target: (inputs, outputs).
+        first: a read, of the same shape.
+        second: another one.
+    """
+    return ((first + second) / 2 * target).sum(0), (first * second).sum(0)
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient of what was read, 1 where there is nothing to go by."""
+    read = (numerator > 0) & (denominator > 0)
+    return torch.where(read, numerator / denominator.clamp_min(1e-30), 1.0)
