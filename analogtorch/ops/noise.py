@@ -6,16 +6,17 @@ nothing is drawn "next": a number is computed from where it is used. Definition 
     key     = fold(seed, stream)                    64 bits; the stream names what the noise is for
     (a, b)  = the two halves of fold(key, row)      one 64-bit word per row
     x       = column * (b | 1) + a                  32 bits from here on, wrapping
-    x       = (x ^ x >> 16) * 0x21f0aaad
-    x       = (x ^ x >> 15 ^ b) * 0xd35a2d97
+    x       = (x ^ x >> 16) * MIX32_1
+    x       = (x ^ x >> 15 ^ b) * MIX32_2
     bits    = x ^ x >> 15
     tail    = (low 31 bits + 0.5) / 2^32
-    normal  = sign of the top bit, magnitude P(sqrt(0.35 - ln(2 tail)))
+    normal  = sign of the top bit, magnitude P(SLOPE sqrt(LOG_OFFSET - ln(2 tail)) + OFFSET)
 
 ``fold`` is two rounds of splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014), keyed in both; the 32-bit rounds
 use the constants of the hash-prospector search (Wellons 2018), with the row's word keyed into both, so that two rows
-are not shifted copies of each other. ``P`` is a polynomial that inverts the normal distribution to 1.1e-6 (fitted at
-Chebyshev nodes); normals reach 6.34 standard deviations. Integers are equal on every device, normals to 1e-6.
+are not shifted copies of each other. ``P``, with coefficients ``INVERSE``, is a polynomial that inverts the normal
+distribution to 1.1e-6 (fitted at Chebyshev nodes). The constants stand in ``ops/constants.py``. Normals reach 6.34
+standard deviations. Integers are equal on every device, normals to 1e-6.
 """
 
 import hashlib
@@ -24,6 +25,17 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from analogtorch.ops.constants import (
+    GOLDEN,
+    INVERSE,
+    LOG_OFFSET,
+    MIX32_1,
+    MIX32_2,
+    MIX64_1,
+    MIX64_2,
+    OFFSET,
+    SLOPE,
+)
 from analogtorch.ops.library import define
 
 VERSION = 1
@@ -33,24 +45,6 @@ _AT_A_TIME = 2**18
 """Normals that plain torch computes at a time: in a dozen passes, which then stay in cache, and small in memory."""
 _M32 = 0xFFFFFFFF
 _M64 = 0xFFFFFFFFFFFFFFFF
-_SLOPE, _OFFSET = 0.48134261825033337, -1.2847661332575033
-_INVERSE = (
-    3.2527800132026092,
-    3.151566082644621,
-    -0.09560426252296807,
-    0.0399969977611134,
-    -0.012258648700909227,
-    -0.00020092541953523925,
-    0.0033763807057692365,
-    -0.008338730114421817,
-    0.015962522114434146,
-    -0.0070280356173169235,
-    -0.007485803035211494,
-    -0.0012035649516857097,
-    0.01220873053820021,
-    -0.0058131859330376,
-)
-_GOLDEN = 0x9E3779B97F4A7C15  # odd, 2^64 over the golden ratio: splitmix64's increment
 
 
 class Noise(StrEnum):
@@ -73,9 +67,9 @@ def stream(*names: str | int | float) -> int:
 def fold(key: Tensor, word: Tensor | int) -> Tensor:
     """A key for each ``word``: int64 of the broadcast shape. Keys of different words are independent."""
     if isinstance(word, int):
-        step: Tensor | int = _signed64(word * _GOLDEN & _M64)  # Python's integers do not wrap by themselves
+        step: Tensor | int = _signed64(word * GOLDEN & _M64)  # Python's integers do not wrap by themselves
     else:
-        step = word.to(torch.int64) * _signed64(_GOLDEN)
+        step = word.to(torch.int64) * _signed64(GOLDEN)
     return _mix64(_mix64(key + step) + key)
 
 
@@ -93,8 +87,8 @@ def random_bits(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     b = (word >> 32).to(torch.int32)
     columns = torch.arange(count, device=rows.device, dtype=torch.int32) + first.to(torch.int32).unsqueeze(1)
     x = columns * (b | 1) + a
-    x = (x ^ _shift32(x, 16)) * 0x21F0AAAD
-    x = (x ^ _shift32(x, 15) ^ b) * (0xD35A2D97 - 2**32)
+    x = (x ^ _shift32(x, 16)) * _signed32(MIX32_1)
+    x = (x ^ _shift32(x, 15) ^ b) * _signed32(MIX32_2)
     return x ^ _shift32(x, 15)
 
 
@@ -121,9 +115,9 @@ def normal_reference(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Te
     """``normal`` in plain torch: what every kernel must reproduce."""
     bits = random_bits(key, rows, first, count)
     twice_tail = ((bits & 0x7FFFFFFF).to(torch.float32) + 0.5) * 2.0**-31
-    t = torch.sqrt(0.35 - torch.log(twice_tail)) * _SLOPE + _OFFSET
-    z = torch.full_like(t, _INVERSE[-1])
-    for coefficient in reversed(_INVERSE[:-1]):
+    t = torch.sqrt(LOG_OFFSET - torch.log(twice_tail)) * SLOPE + OFFSET
+    z = torch.full_like(t, INVERSE[-1])
+    for coefficient in reversed(INVERSE[:-1]):
         z = z.mul_(t).add_(coefficient)
     return torch.where(bits < 0, -z, z)
 
@@ -183,8 +177,8 @@ def seed_tensor(seed: int, device: torch.device | None = None) -> Tensor:
 
 
 def _mix64(x: Tensor) -> Tensor:
-    x = (x ^ _shift64(x, 30)) * _signed64(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift64(x, 27)) * _signed64(0x94D049BB133111EB)
+    x = (x ^ _shift64(x, 30)) * _signed64(MIX64_1)
+    x = (x ^ _shift64(x, 27)) * _signed64(MIX64_2)
     return x ^ _shift64(x, 31)
 
 
@@ -198,3 +192,7 @@ def _shift32(x: Tensor, n: int) -> Tensor:
 
 def _signed64(x: int) -> int:
     return x - 2**64 if x >= 2**63 else x
+
+
+def _signed32(x: int) -> int:
+    return x - 2**32 if x >= 2**31 else x

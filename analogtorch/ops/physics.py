@@ -16,10 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from analogtorch.ops.constants import LEAST_BOUND
 from analogtorch.ops.noise import fold
-
-LEAST_BOUND = 1e-30
-"""The smallest range of a converter: an input or a block of zeros gives zeros then, and not 0 / 0."""
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -9,8 +9,10 @@ import hashlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+from analogtorch.ops.constants import GOLDEN, MIX64_1, MIX64_2
+
+_GOLDEN = np.uint64(GOLDEN)
+_MULTIPLIERS = (np.uint64(MIX64_1), np.uint64(MIX64_2))
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 

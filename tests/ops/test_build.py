@@ -76,18 +76,26 @@ def test_the_status_of_a_torch_without_triton(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_stale_libraries_are_built_again(tmp_path: Path) -> None:
+    folder = tmp_path / "native"
+    folder.mkdir()
+    shutil.copy(build.CONSTANTS, tmp_path)
     for source in (*build.FOLDER.glob("*.[ch]"), build.FOLDER / "structures.py", build.FOLDER / "build.py"):
-        shutil.copy(source, tmp_path)
+        shutil.copy(source, folder)
     for name in build._targets():
-        (tmp_path / build.library(name).name).write_bytes(build.fingerprint().encode())
+        (folder / build.library(name).name).write_bytes(build.fingerprint().encode())
 
     def stale() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(tmp_path / "build.py"), "--stale"]
+        command = [sys.executable, str(folder / "build.py"), "--stale"]
         return subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": ""})
 
     assert stale().returncode == 0
-    (tmp_path / build.library("DEFAULT").name).unlink()
-    assert "install gcc" in stale().stderr  # it tries
+    with (tmp_path / "constants.py").open("a") as source:
+        source.write("ANOTHER = 1\n")  # it tries, as the kernels would compute with other numbers
+    assert "install gcc" in stale().stderr
+    shutil.copy(build.CONSTANTS, tmp_path)
+    assert stale().returncode == 0
+    (folder / build.library("DEFAULT").name).unlink()
+    assert "install gcc" in stale().stderr
 
 
 def test_a_compiler_that_fails_is_followed_by_the_next(monkeypatch) -> None:

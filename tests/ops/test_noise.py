@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from analogtorch.ops import Noise, draw_keys, fold, happens, noise, normal, random_bits, seed_tensor, stream
+from analogtorch.ops import Noise, constants, draw_keys, fold, happens, normal, random_bits, seed_tensor, stream
 from analogtorch.ops.noise import normal_reference
 
 SIGMAS = 4.5
@@ -126,8 +126,8 @@ def test_normals_are_the_inverse_distribution_of_the_bits(draw) -> None:
 def test_normals_of_the_extreme_bits() -> None:
     twice_tail = torch.tensor([0.5, 1.5, 2**31 - 0.5], dtype=torch.float64) * 2.0**-31
     exact = -torch.special.ndtri(twice_tail / 2)
-    t = torch.sqrt(0.35 - torch.log(twice_tail)) * noise._SLOPE + noise._OFFSET
-    z = sum(c * t**i for i, c in enumerate(noise._INVERSE))
+    t = torch.sqrt(constants.LOG_OFFSET - torch.log(twice_tail)) * constants.SLOPE + constants.OFFSET
+    z = sum(c * t**i for i, c in enumerate(constants.INVERSE))
     assert torch.allclose(z, exact, atol=1.2e-6, rtol=0)
     assert exact[0] > 6.3
 

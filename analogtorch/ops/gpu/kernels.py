@@ -3,17 +3,27 @@
 import triton
 import triton.language as tl
 
+from analogtorch.ops import constants
+
+# the only globals that a kernel may read
+_GOLDEN = tl.constexpr(constants.GOLDEN)
+_MIX64_1, _MIX64_2 = tl.constexpr(constants.MIX64_1), tl.constexpr(constants.MIX64_2)
+_MIX32_1, _MIX32_2 = tl.constexpr(constants.MIX32_1), tl.constexpr(constants.MIX32_2)
+_LOG_OFFSET, _SLOPE, _OFFSET = map(tl.constexpr, (constants.LOG_OFFSET, constants.SLOPE, constants.OFFSET))
+_INVERSE, _DEGREE = tl.constexpr(constants.INVERSE), tl.constexpr(len(constants.INVERSE) - 1)
+_LEAST_BOUND, _LEAST_SCALE = tl.constexpr(constants.LEAST_BOUND), tl.constexpr(constants.LEAST_SCALE)
+
 
 @triton.jit
 def _mix64(x):
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
+    x = (x ^ (x >> 30)) * _MIX64_1
+    x = (x ^ (x >> 27)) * _MIX64_2
     return x ^ (x >> 31)
 
 
 @triton.jit
 def _fold(key, word):
-    return _mix64(_mix64(key + word * 0x9E3779B97F4A7C15) + key)
+    return _mix64(_mix64(key + word * _GOLDEN) + key)
 
 
 @triton.jit
@@ -22,29 +32,18 @@ def _random_bits(word, column):
     a = (word & 0xFFFFFFFF).to(tl.uint32)
     b = (word >> 32).to(tl.uint32)
     x = column * (b | 1) + a
-    x = (x ^ (x >> 16)) * 0x21F0AAAD
-    x = (x ^ (x >> 15) ^ b) * 0xD35A2D97
+    x = (x ^ (x >> 16)) * _MIX32_1
+    x = (x ^ (x >> 15) ^ b) * _MIX32_2
     return x ^ (x >> 15)
 
 
 @triton.jit
 def _normal_of(bits):
     twice_tail = ((bits & 0x7FFFFFFF).to(tl.int32).to(tl.float32) + 0.5) * 4.656612873077393e-10
-    t = tl.sqrt(0.35 - tl.log(twice_tail)) * 0.48134261825033337 - 1.2847661332575033
-    z = t * 0.0 - 0.0058131859330376
-    z = z * t + 0.01220873053820021
-    z = z * t - 0.0012035649516857097
-    z = z * t - 0.007485803035211494
-    z = z * t - 0.0070280356173169235
-    z = z * t + 0.015962522114434146
-    z = z * t - 0.008338730114421817
-    z = z * t + 0.0033763807057692365
-    z = z * t - 0.00020092541953523925
-    z = z * t - 0.012258648700909227
-    z = z * t + 0.0399969977611134
-    z = z * t - 0.09560426252296807
-    z = z * t + 3.151566082644621
-    z = z * t + 3.2527800132026092
+    t = tl.sqrt(-tl.log(twice_tail) + _LOG_OFFSET) * _SLOPE + _OFFSET
+    z = t * 0.0 + _INVERSE[_DEGREE]
+    for i in tl.static_range(_DEGREE):
+        z = z * t + _INVERSE[_DEGREE - 1 - i]
     return tl.where(bits >> 31 == 1, -z, z)
 
 
@@ -104,7 +103,7 @@ def _codes(x, up, STEPS: tl.constexpr):
 @triton.jit
 def _in_steps(p, limit, STEPS: tl.constexpr):
     """``p`` clipped to ``limit`` and rounded to ``STEPS`` on each side of zero."""
-    limit = tl.maximum(limit, 1e-30, propagate_nan=tl.PropagateNan.ALL)
+    limit = tl.maximum(limit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
     # two divisions that round to the last bit would gain nothing: the order of the sum changes more
     return _codes(p, STEPS / limit, STEPS) * (limit * (1.0 / STEPS))
 
@@ -137,7 +136,7 @@ def _noisy(w, scale, words, columns, weight_noise, SPREAD: tl.constexpr):
     """``w`` (outputs, rows) with the noise of its positions, in float32."""
     sigma = (scale * weight_noise)[:, None]
     if SPREAD is not None:  # see Spread: (4 coefficients, base, step, pieces, dip, rate)
-        inverse = tl.div_rn(1.0, tl.maximum(scale, 1.1754943508222875e-38))
+        inverse = tl.div_rn(1.0, tl.maximum(scale, _LEAST_SCALE))
         t = tl.minimum(tl.abs(w * inverse[:, None]), 1.0) * SPREAD[6]
         i = tl.minimum(tl.floor(t), SPREAD[6] - 1.0)
         f = t - i
@@ -195,8 +194,8 @@ def forward_kernel(
     w_rows = w + n.to(tl.int64)[:, None] * K
     unit = _unit(r, m, M, PER_VECTOR)
     if INPUT_STEPS > 0:
-        up = tl.div_rn(INPUT_STEPS * 1.0, tl.maximum(unit, 1e-30, propagate_nan=tl.PropagateNan.ALL))
-        down = tl.div_rn(tl.maximum(unit, 1e-30, propagate_nan=tl.PropagateNan.ALL), INPUT_STEPS * 1.0)
+        up = tl.div_rn(INPUT_STEPS * 1.0, tl.maximum(unit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL))
+        down = tl.div_rn(tl.maximum(unit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL), INPUT_STEPS * 1.0)
     if key is not None:
         words = _words(key, first_output + n)
     if output_keys is not None:
@@ -368,13 +367,13 @@ def weight_gradient_kernel(
             mask_rows = mask + (b * M + m).to(tl.int64)[:, None] * _mask_row(N)
             gb = tl.where(_lost(mask_rows, n[None, :], seen), 0.0, gb)
         if INPUT_STEPS > 0:
-            unit = tl.maximum(_unit(r, m, M, PER_VECTOR), 1e-30, propagate_nan=tl.PropagateNan.ALL)
+            unit = tl.maximum(_unit(r, m, M, PER_VECTOR), _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
             xq = _codes(xq.to(tl.float32), tl.div_rn(INPUT_STEPS * 1.0, unit), INPUT_STEPS)
             if not CODES:
                 xq = xq * tl.div_rn(unit, INPUT_STEPS * 1.0)
         total = tl.dot(tl.trans(gb.to(dtype)), xq.to(dtype), total, input_precision="ieee")
     if CODES:
-        unit = tl.maximum(tl.load(r), 1e-30, propagate_nan=tl.PropagateNan.ALL)
+        unit = tl.maximum(tl.load(r), _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
         total = total * tl.div_rn(unit, INPUT_STEPS * 1.0)
     if gain is not None:
         total = total * tl.load(gain + b * N + n, mask=in_n, other=0.0)[:, None]

@@ -9,6 +9,7 @@ structures of ``structures.py`` at the wrong places. ``--stale`` builds only if 
 import hashlib
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+CONSTANTS = FOLDER.parent / "constants.py"
 SOURCES = ("normal.c", "linear.c", "conv.c")
 
 _COMPILE = (
@@ -32,11 +34,16 @@ def library(capability: str) -> Path:
 
 
 def fingerprint() -> str:
-    """Of the C sources, of the structures that they are called with and of how they are compiled."""
+    """Of the C sources, of their constants and structures, and of how they are compiled."""
     parts = [path.read_bytes() for path in (*sorted(FOLDER.glob("*.[ch]")), FOLDER / "structures.py")]
-    parts.append(repr((SOURCES, _COMPILE, _X86)).encode())
+    parts.append(repr((SOURCES, _COMPILE, _X86, _header())).encode())
     digests = b"".join(hashlib.blake2b(part, digest_size=16).digest() for part in parts)
     return f"analogtorch-{hashlib.blake2b(digests, digest_size=16).hexdigest()}"
+
+
+def _header() -> str:
+    """``constants.h``; by its path, as the build knows no torch and so no package."""
+    return runpy.run_path(str(CONSTANTS))["c_header"]()
 
 
 def current(path: Path) -> bool:
@@ -77,7 +84,8 @@ def _targets() -> dict[str, tuple[str, ...]]:
 
 def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
-        objects, made_from = [], (f'-DAT_SOURCES="{fingerprint()}"',)
+        objects, made_from = [], (f'-DAT_SOURCES="{fingerprint()}"', f"-I{folder}")
+        Path(folder, "constants.h").write_text(_header())
         for source in SOURCES:
             objects.append(str(Path(folder, source).with_suffix(".o")))
             _run(compiler, *_COMPILE, *flags, *made_from, "-c", str(FOLDER / source), "-o", objects[-1])

@@ -1,7 +1,7 @@
 /* DAC and ADC, in the reference's order of operations (ops/physics.py). */
 
 /* A bound of 0 (an input or a block of zeros) quantises to 0 instead of 0 / 0; NaN stays. */
-INLINE float safe(float bound) { return bound < 1e-30f ? 1e-30f : bound; }
+INLINE float safe(float bound) { return bound < LEAST_BOUND ? LEAST_BOUND : bound; }
 
 typedef struct { vf bound, up, down; } dac;
 
@@ -33,7 +33,7 @@ typedef struct {
 /* What LANES outputs, or one, are read with. */
 typedef struct { vf bound, up, down, std, range, range_up, range_down; } reading;
 
-INLINE vf safe_all(vf bound) { return select_(bound < 1e-30f, same(1e-30f), bound); }
+INLINE vf safe_all(vf bound) { return select_(bound < LEAST_BOUND, same(LEAST_BOUND), bound); }
 
 /* Of up to `count` outputs, the first of which is number `at` of all blocks' outputs. */
 INLINE reading reading_of(const adc *a, vf full, size at, size count) {

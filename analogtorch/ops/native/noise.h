@@ -1,21 +1,22 @@
-/* The generator of ops/noise.py, LANES columns at a time. */
+/* The generator of ops/noise.py, LANES columns at a time; its numbers are those of ops/constants.py. */
+#include "constants.h"
 
 INLINE uint64_t mix64(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+  x = (x ^ (x >> 30)) * MIX64_1;
+  x = (x ^ (x >> 27)) * MIX64_2;
   return x ^ (x >> 31);
 }
 
 INLINE uint64_t fold(uint64_t key, uint64_t word) {
-  return mix64(mix64(key + word * 0x9E3779B97F4A7C15ull) + key);
+  return mix64(mix64(key + word * GOLDEN) + key);
 }
 
 /* column + 0, 1, 2, ... of the row that has this word. */
 INLINE vu random_bits(uint64_t word, uint32_t column) {
   uint32_t a = (uint32_t)word, b = (uint32_t)(word >> 32);
   vu x = (lane_numbers() + column) * (b | 1u) + a;
-  x = (x ^ (x >> 16)) * 0x21F0AAADu;
-  x = (x ^ (x >> 15) ^ b) * 0xD35A2D97u;
+  x = (x ^ (x >> 16)) * MIX32_1;
+  x = (x ^ (x >> 15) ^ b) * MIX32_2;
   return x ^ (x >> 15);
 }
 
@@ -35,23 +36,14 @@ INLINE vf log_unit(vf x) {
   return m + y + 0.693359375f * e;
 }
 
+static const float inverse[] = {INVERSE};
+enum { TERMS = sizeof inverse / sizeof *inverse };
+
 /* The inverse normal distribution, as ops/noise.py defines it. */
 INLINE vf normal_of(vu bits) {
   vf twice_tail = (__builtin_convertvector((vi)(bits & 0x7FFFFFFFu), vf) + 0.5f) * 0x1p-31f;
-  vf t = root(0.35f - log_unit(twice_tail)) * 0.48134261825033337f - 1.2847661332575033f;
-  vf z = -0.0058131859330376f * t + 0.01220873053820021f;
-  z = z * t - 0.0012035649516857097f;
-  z = z * t - 0.007485803035211494f;
-  z = z * t - 0.0070280356173169235f;
-  z = z * t + 0.015962522114434146f;
-  z = z * t - 0.008338730114421817f;
-  z = z * t + 0.0033763807057692365f;
-  z = z * t - 0.00020092541953523925f;
-  z = z * t - 0.012258648700909227f;
-  z = z * t + 0.0399969977611134f;
-  z = z * t - 0.09560426252296807f;
-  z = z * t + 3.151566082644621f;
-  z = z * t + 3.2527800132026092f;
+  vf t = root(LOG_OFFSET - log_unit(twice_tail)) * SLOPE + OFFSET, z = same(inverse[TERMS - 1]);
+  UNROLL for (int i = TERMS - 2; i >= 0; i--) z = z * t + inverse[i];
   return (vf)((vu)z ^ (bits & 0x80000000u));
 }
 

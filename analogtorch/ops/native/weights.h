@@ -37,7 +37,7 @@ INLINE vf with_noise(int kind, const weight_noise *q, vf w, float full, uint64_t
   if (kind == EXACT) return w;
   vf z = normal(word, (uint32_t)(q->first_row + column));
   if (kind == UNIFORM) return w + full * q->std * z;
-  return w + full * q->std * spread_of(q, w, 1.0f / (full > 1.17549435e-38f ? full : 1.17549435e-38f)) * z;
+  return w + full * q->std * spread_of(q, w, 1.0f / (full > LEAST_SCALE ? full : LEAST_SCALE)) * z;
 }
 
 INLINE uint64_t word_of(int kind, const weight_noise *q, size output) {
