@@ -20,7 +20,7 @@ from analogtorch.conversion.summary import Summary, summary
 from analogtorch.cost_model import cost
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sensitivity, sweep
 from analogtorch.hwa import clip_after_step, clip_weights_, distillation_loss, training_noise_
-from analogtorch.mapping import Mapping, map_to_chip, remap
+from analogtorch.mapping import ChipMapping, map_to_chip, remap
 from analogtorch.ops.scope import noise
 from analogtorch.simulate import Defects, GradientDescent, ProgramAndVerify, ProgrammedChip, program
 from analogtorch.values.fields import describe_fields
@@ -34,10 +34,10 @@ logging.getLogger("analogtorch").addHandler(logging.NullHandler())
 __all__ = [
     "TIMES",
     "Chip",
+    "ChipMapping",
     "Defects",
     "GradientDescent",
     "GuardReport",
-    "Mapping",
     "ProgramAndVerify",
     "ProgrammedChip",
     "Summary",

@@ -8,7 +8,7 @@ from typing import Any
 from analogtorch import chips
 from analogtorch.chips import Chip
 from analogtorch.files import checked, parse_json
-from analogtorch.mapping import Mapping
+from analogtorch.mapping import ChipMapping
 from analogtorch.nn import AnalogLayer
 from analogtorch.nn.ranges import EACH, Bounds, range_text
 from analogtorch.ops import VERSION as GENERATOR
@@ -60,7 +60,7 @@ class SavedProgram:
     seed: int
     method: Method | None
     defects: Defects | None
-    mapping: Mapping | None
+    mapping: ChipMapping | None
 
 
 @dataclass(frozen=True)
@@ -247,4 +247,4 @@ def _program(data: Any) -> SavedProgram:
     seed = data["seed"]
     if type(seed) is not int:
         raise ValueError(f"programmed: seed must be an integer, got {seed!r}")
-    return SavedProgram(seed, method, defects, None if mapping is None else Mapping.from_dict(mapping))
+    return SavedProgram(seed, method, defects, None if mapping is None else ChipMapping.from_dict(mapping))

@@ -17,7 +17,7 @@ from analogtorch.chips.file import SUFFIXES
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.files import write_atomically
 from analogtorch.mapping.map import map_to_chip
-from analogtorch.mapping.mapping import Mapping
+from analogtorch.mapping.mapping import ChipMapping
 
 _VISION = "torchvision.models."
 _DEFAULT_INPUT = "1,3,224,224"
@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see analogtorch map --help")
 
 
-def run(arguments: Sequence[str]) -> tuple[Mapping, CostReport | None]:
+def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
     """Map as the command line says and write the files it names.
 
     Returns:
@@ -138,7 +138,7 @@ def _parser() -> _Parser:
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave matching ones digital")
     parser.add_argument("--spread", action="store_true", help="use empty tiles for blocks that share one")
     parser.add_argument("--html", type=Path, help="write a page with floorplan and tables")
-    parser.add_argument("--json", type=Path, help="write the mapping; Mapping.from_json reads it")
+    parser.add_argument("--json", type=Path, help="write the mapping; ChipMapping.from_json reads it")
     return parser
 
 

@@ -3,12 +3,12 @@
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.capacity import chips_needed, device_mix, plan_devices
 from analogtorch.mapping.map import map_to_chip, remap
-from analogtorch.mapping.mapping import Mapping
+from analogtorch.mapping.mapping import ChipMapping
 from analogtorch.mapping.types import Block, Placement
 
 __all__ = [
     "Block",
-    "Mapping",
+    "ChipMapping",
     "Matrix",
     "Operation",
     "Placement",

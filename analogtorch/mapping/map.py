@@ -1,7 +1,6 @@
 """``map_to_chip``: trace a model, cut its matrices into blocks, place them."""
 
-from collections.abc import Iterable
-from collections.abc import Mapping as Dict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torch import nn
@@ -14,7 +13,7 @@ from analogtorch.conversion.patterns import nearest
 from analogtorch.graph.trace import Trace, trace
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.demand import Demand
-from analogtorch.mapping.mapping import Mapping
+from analogtorch.mapping.mapping import ChipMapping
 from analogtorch.mapping.place import Retired, TooLarge, place
 from analogtorch.mapping.split import all_blocks, cells
 from analogtorch.values import checks
@@ -26,13 +25,13 @@ def map_to_chip(
     example: Example,
     *,
     chips: int | None = 1,
-    duplicate: Dict[str, int] | None = None,
+    duplicate: Mapping[str, int] | None = None,
     exclude: str | Iterable[str] | None = None,
     retired: Iterable[tuple[int, int]] = (),
     retired_columns: Iterable[tuple[int, int, int]] = (),
     spread: bool = False,
     progress: bool = False,
-) -> Mapping:
+) -> ChipMapping:
     """Place a model on chips: which part of which weight lies on which tile, and what else the model computes.
 
     The model runs once in ``eval`` mode, on a copy of its modules that shares the weights, and is not changed. Weights
@@ -71,7 +70,7 @@ def map_to_chip(
     check_chips("map_to_chip", chips, none="as many as needed")
     for name, value in (("spread", spread), ("progress", progress)):
         checks.flag(f"map_to_chip: {name}", value)
-    if duplicate is not None and not isinstance(duplicate, Dict):
+    if duplicate is not None and not isinstance(duplicate, Mapping):
         raise TypeError(f"map_to_chip: duplicate must be a mapping such as {{'layer1.*': 2}}, got {duplicate!r}")
     retired = checks.items("map_to_chip: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("map_to_chip: retired_columns", retired_columns, "[(0, 5, 17)]")
@@ -101,13 +100,13 @@ def map_to_chip(
 
 
 def remap(
-    mapping: Mapping,
+    mapping: ChipMapping,
     *,
     retired: Iterable[tuple[int, int]] = (),
     retired_columns: Iterable[tuple[int, int, int]] = (),
     chips: int | None = None,
     spread: bool = False,
-) -> Mapping:
+) -> ChipMapping:
     """The same model placed anew around tiles and columns that have failed since; earlier ones stay retired.
 
     Args:
@@ -145,14 +144,14 @@ def placed(
     chips: int | None,
     matrices: tuple[Matrix, ...],
     operations: tuple[Operation, ...],
-    copies: Dict[str, int],
+    copies: Mapping[str, int],
     digital_weights: tuple[tuple[str, int], ...],
     retired: Iterable[tuple[int, int]],
     retired_columns: Iterable[tuple[int, int, int]],
     spread: bool,
     example: tuple[str, ...] = (),
-) -> Mapping:
-    """The mapping of traced matrices; arguments as the fields of ``Mapping``, ``copies`` by name of the matrix.
+) -> ChipMapping:
+    """The mapping of traced matrices; arguments as the fields of ``ChipMapping``, ``copies`` by name of the matrix.
 
     Raises:
         ValueError: they do not fit, or a retired tile or column that the chips do not have.
@@ -165,7 +164,7 @@ def placed(
         placements, used = place(blocks, chip, chips, demand, out, spread_out=spread)
     except TooLarge as error:
         raise ValueError(_too_large(error.needed, chip, chips or 1, matrices, copies, out)) from None
-    return Mapping(
+    return ChipMapping(
         model=model,
         chip=chip,
         chips=used,
@@ -189,13 +188,13 @@ def check_chips(function: str, chips: int | None, *, none: str) -> None:
         raise ValueError(f"{function}: chips must be an integer >= 1, or None for {none}; got {chips!r}")
 
 
-def _excluded(names: Dict[str, tuple[str, ...]], exclude: str | Iterable[str] | None) -> set[str]:
+def _excluded(names: Mapping[str, tuple[str, ...]], exclude: str | Iterable[str] | None) -> set[str]:
     given = [exclude] if isinstance(exclude, str) else exclude or ()
     patterns = checks.items("map_to_chip: exclude", given, "['head']")
     return {name for pattern in patterns for name in _matching("exclude", pattern, names)}
 
 
-def _copies(names: Dict[str, tuple[str, ...]], duplicate: Dict[str, int]) -> dict[str, int]:
+def _copies(names: Mapping[str, tuple[str, ...]], duplicate: Mapping[str, int]) -> dict[str, int]:
     copies: dict[str, int] = {}
     for pattern, count in duplicate.items():
         if type(count) is not int or count < 1:
@@ -204,7 +203,7 @@ def _copies(names: Dict[str, tuple[str, ...]], duplicate: Dict[str, int]) -> dic
     return copies
 
 
-def _matching(argument: str, text: str, names: Dict[str, tuple[str, ...]]) -> list[str]:
+def _matching(argument: str, text: str, names: Mapping[str, tuple[str, ...]]) -> list[str]:
     """The matrices that a pattern means by any of their names."""
     pattern = Pattern(text, f"map_to_chip, {argument}")
     if found := [name for name, own in names.items() if pattern.of(own)]:
@@ -243,7 +242,7 @@ def _nothing(model: nn.Module, traced: Trace, left: set[str]) -> str:
 
 
 def _too_large(
-    needed: int, chip: Chip, chips: int, matrices: tuple[Matrix, ...], copies: Dict[str, int], out: Retired
+    needed: int, chip: Chip, chips: int, matrices: tuple[Matrix, ...], copies: Mapping[str, int], out: Retired
 ) -> str:
     area = chip.rows * chip.cols
     size = {m.name: cells(m, chip) * copies.get(m.name, 1) for m in matrices}

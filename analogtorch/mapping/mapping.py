@@ -18,7 +18,7 @@ from analogtorch.values.shown import as_html, as_text, draw
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mapping:
+class ChipMapping:
     """What ``map_to_chip`` returns; print it. Two mappings of the same model and chip are equal."""
 
     model: str
@@ -122,7 +122,7 @@ class Mapping:
         return _to_dict(self)
 
     @staticmethod
-    def from_dict(data: Any) -> "Mapping":
+    def from_dict(data: Any) -> "ChipMapping":
         """The mapping that ``to_dict`` gave.
 
         Raises:
@@ -135,7 +135,7 @@ class Mapping:
         return json.dumps(signed(self.to_dict()), indent=1) + "\n"
 
     @staticmethod
-    def from_json(text: str | bytes) -> "Mapping":
+    def from_json(text: str | bytes) -> "ChipMapping":
         """The mapping that ``to_json`` wrote.
 
         Raises:
@@ -161,7 +161,7 @@ VERSION = 1
 """Raised whenever a field changes its meaning."""
 
 
-def _to_dict(mapping: Mapping) -> dict[str, Any]:
+def _to_dict(mapping: ChipMapping) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -178,20 +178,20 @@ def _to_dict(mapping: Mapping) -> dict[str, Any]:
     }
 
 
-def _from_dict(data: Any) -> Mapping:
+def _from_dict(data: Any) -> ChipMapping:
     if isinstance(data, dict):
         data = {"example": [], **data}  # came after version 1
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ValueError(f"mapping: not written by Mapping.to_json: its 'format' is not {FORMAT!r}")
+        raise ValueError(f"mapping: not written by ChipMapping.to_json: its 'format' is not {FORMAT!r}")
     if data.get("version") != VERSION:
         raise ValueError(f"mapping: has version {data.get('version')!r}, this AnalogTorch reads version {VERSION}")
-    known = {"format", "version", *(f.name for f in fields(Mapping))}
+    known = {"format", "version", *(f.name for f in fields(ChipMapping))}
     if data.keys() != known:
         raise ValueError(
             f"mapping: missing fields {sorted(known - data.keys())}, unknown {sorted(data.keys() - known)}"
         )
     try:
-        return Mapping(
+        return ChipMapping(
             model=data["model"],
             chip=chips.from_dict(data["chip"]),
             chips=data["chips"],

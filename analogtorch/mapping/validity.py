@@ -7,10 +7,10 @@ from analogtorch.mapping import split
 from analogtorch.mapping.types import Block, Placement
 
 if TYPE_CHECKING:
-    from analogtorch.mapping.mapping import Mapping
+    from analogtorch.mapping.mapping import ChipMapping
 
 
-def check(mapping: "Mapping") -> None:
+def check(mapping: "ChipMapping") -> None:
     """Blocks inside their tiles, none over another, all cells of every matrix placed.
 
     Raises:
@@ -19,37 +19,39 @@ def check(mapping: "Mapping") -> None:
     chip, on_tile = mapping.chip, dict[tuple[int, int], list[Placement]]()
     held: dict[str, dict[int, list[Block]]] = {m.name: {} for m in mapping.matrices}
     if len(held) < len(mapping.matrices):
-        raise ValueError("Mapping.matrices: two have the same name")
+        raise ValueError("ChipMapping.matrices: two have the same name")
     unusable = _Unusable.of(mapping)
     for p in mapping.placements:
         b = p.block
         if not all(type(n) is int for n in (p.chip, p.tile, p.row, p.col, b.row, b.col, b.rows, b.cols, b.copy)):
-            raise ValueError(f"Mapping.placements: {p} must be made of integers")
+            raise ValueError(f"ChipMapping.placements: {p} must be made of integers")
         if not (0 <= p.chip < mapping.chips and 0 <= p.tile < chip.tiles):
-            raise ValueError(f"Mapping.placements: {p} is on no tile of {mapping.chips} x {chip.name}")
+            raise ValueError(f"ChipMapping.placements: {p} is on no tile of {mapping.chips} x {chip.name}")
         if not (
             min(p.row, p.col) >= 0 < min(b.rows, b.cols) and p.row + b.rows <= chip.rows and p.col + b.cols <= chip.cols
         ):
-            raise ValueError(f"Mapping.placements: {p} reaches beyond its tile of {chip.rows}x{chip.cols}")
+            raise ValueError(f"ChipMapping.placements: {p} reaches beyond its tile of {chip.rows}x{chip.cols}")
         if b.matrix not in held:
-            raise ValueError(f"Mapping.placements: {p} belongs to no matrix of the mapping")
+            raise ValueError(f"ChipMapping.placements: {p} belongs to no matrix of the mapping")
         if unusable.meets(p):
-            raise ValueError(f"Mapping.placements: {p} lies on a retired tile or column")
+            raise ValueError(f"ChipMapping.placements: {p} lies on a retired tile or column")
         held[b.matrix].setdefault(b.copy, []).append(b)
         on_tile.setdefault((p.chip, p.tile), []).append(p)
     for listed in on_tile.values():
         for i, p in enumerate(listed):
             if any(_overlap(p, q) for q in listed[:i]):
-                raise ValueError(f"Mapping.placements: {p} lies over another block of its tile")
+                raise ValueError(f"ChipMapping.placements: {p} lies over another block of its tile")
     for matrix in mapping.matrices:
         copies = held[matrix.name]
         if sorted(copies) != list(range(len(copies))):
-            raise ValueError(f"Mapping.placements: the copies of {matrix.name!r} are {sorted(copies)}, not 0, 1, ...")
+            raise ValueError(
+                f"ChipMapping.placements: the copies of {matrix.name!r} are {sorted(copies)}, not 0, 1, ..."
+            )
         for own in copies.values() or [[]]:
             if not split.make_up(own, matrix, chip):
                 raise ValueError(
-                    f"Mapping.placements: the blocks of {matrix.name!r} do not make up the matrix: every weight must "
-                    "be placed once in each copy"
+                    f"ChipMapping.placements: the blocks of {matrix.name!r} do not make up the matrix: every weight "
+                    "must be placed once in each copy"
                 )
 
 
@@ -61,7 +63,7 @@ class _Unusable:
     columns: dict[tuple[int, int], tuple[int, ...]]
 
     @classmethod
-    def of(cls, mapping: "Mapping") -> "_Unusable":
+    def of(cls, mapping: "ChipMapping") -> "_Unusable":
         """What ``mapping`` must not use."""
         columns: dict[tuple[int, int], tuple[int, ...]] = {}
         for chip, tile, column in mapping.retired_columns:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from analogtorch.cost_model.cost import CostReport
 from analogtorch.cost_model.cost import cost as cost_of
-from analogtorch.mapping.mapping import Mapping
+from analogtorch.mapping.mapping import ChipMapping
 from analogtorch.mapping.types import Placement
 from analogtorch.values import checks
 
@@ -54,7 +54,7 @@ class Floorplan:
         return ((p, tile.x, tile.y) for tile in self.tiles for p in tile.placements)
 
 
-def floorplan(mapping: Mapping) -> Floorplan:
+def floorplan(mapping: ChipMapping) -> Floorplan:
     """The tiles in use: of one chip in a grid twice as wide as high, of several in squares, side by side and below."""
     on_tile: dict[int, dict[int, list[Placement]]] = {}
     for p in mapping.placements:
@@ -85,7 +85,7 @@ def floorplan(mapping: Mapping) -> Floorplan:
     )
 
 
-def colours(mapping: Mapping) -> dict[str, str]:
+def colours(mapping: ChipMapping) -> dict[str, str]:
     """A colour for each matrix, such as ``#a1c935``; those that follow each other differ most."""
     found = {}
     for i, matrix in enumerate(mapping.matrices):
@@ -94,7 +94,7 @@ def colours(mapping: Mapping) -> dict[str, str]:
     return found
 
 
-def cost_shown(caller: str, mapping: Mapping, given: CostReport | None) -> CostReport | None:
+def cost_shown(caller: str, mapping: ChipMapping, given: CostReport | None) -> CostReport | None:
     """The cost ``given``, or that of a pipelined inference; None where the chip's is not known or nothing multiplies.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 from analogtorch.cost_model import CostReport
 from analogtorch.files import write_atomically
-from analogtorch.mapping import Mapping
+from analogtorch.mapping import ChipMapping
 from analogtorch.report.floorplan import Floorplan, colours, cost_shown, energy_split, energy_unit, floorplan, short
 from analogtorch.values.shown import draw
 
@@ -15,7 +15,7 @@ _LEGEND = 40
 
 
 @draw.register
-def plot(mapping: Mapping, path: str | Path | None = None, *, cost: CostReport | None = None) -> Any:
+def plot(mapping: ChipMapping, path: str | Path | None = None, *, cost: CostReport | None = None) -> Any:
     """Draw the floorplan (a rectangle per tile, the blocks of each matrix in its colour) and each tile's utilisation.
 
     Args:
@@ -58,7 +58,7 @@ def plot(mapping: Mapping, path: str | Path | None = None, *, cost: CostReport |
     return figure
 
 
-def _tiles(axes: Any, mapping: Mapping, plan: Floorplan) -> None:
+def _tiles(axes: Any, mapping: ChipMapping, plan: Floorplan) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Patch, Rectangle
 
@@ -90,15 +90,15 @@ def _tiles(axes: Any, mapping: Mapping, plan: Floorplan) -> None:
     )
 
 
-def _legend_columns(mapping: Mapping) -> int:
+def _legend_columns(mapping: ChipMapping) -> int:
     return max(1, min(8, 170 // (8 + max(len(m.name) for m in mapping.matrices))))
 
 
-def _legend_rows(mapping: Mapping) -> int:
+def _legend_rows(mapping: ChipMapping) -> int:
     return -(-min(len(mapping.matrices), _LEGEND + 1) // _legend_columns(mapping))
 
 
-def _utilisation(axes: Any, mapping: Mapping) -> None:
+def _utilisation(axes: Any, mapping: ChipMapping) -> None:
     shares = [100 * share for share in mapping.tile_utilisation.values()]
     axes.bar(range(len(shares)), shares, width=1.0 if len(shares) > 100 else 0.8, color="#4878a8")
     axes.xaxis.get_major_locator().set_params(integer=True)

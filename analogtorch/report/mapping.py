@@ -2,14 +2,14 @@
 
 from collections import defaultdict
 
-from analogtorch.mapping import Mapping
+from analogtorch.mapping import ChipMapping
 from analogtorch.values.shown import as_text
 
 HEADER = ("matrix", "rows x cols", "groups", "copies", "blocks", "tiles", "utilisation", "vectors")
 
 
 @as_text.register
-def table(mapping: Mapping) -> str:
+def table(mapping: ChipMapping) -> str:
     """One row per matrix, then totals and what stays digital."""
     rows = [HEADER, *layer_rows(mapping)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
@@ -21,7 +21,7 @@ def table(mapping: Mapping) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *facts])
 
 
-def layer_rows(mapping: Mapping) -> list[tuple[str, ...]]:
+def layer_rows(mapping: ChipMapping) -> list[tuple[str, ...]]:
     """The table's cells below the header; utilisation is that of all tiles on which a part of the matrix lies."""
     used, vectors, copies = mapping.tile_utilisation, mapping.vectors, mapping.copies
     rows: list[tuple[str, ...]] = []
@@ -43,7 +43,7 @@ def layer_rows(mapping: Mapping) -> list[tuple[str, ...]]:
     return rows
 
 
-def summary(mapping: Mapping) -> list[tuple[str, str]]:
+def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
     """Totals: what is told, and its text."""
     chip, over = mapping.chip, mapping.tiles_used - mapping.tiles_lower_bound
     area = chip.rows * chip.cols
@@ -68,7 +68,7 @@ def summary(mapping: Mapping) -> list[tuple[str, str]]:
     return facts
 
 
-def _counts(mapping: Mapping) -> str:
+def _counts(mapping: ChipMapping) -> str:
     totals: dict[str, int] = defaultdict(int)
     for op in mapping.digital:
         totals[op.kind] += op.operations

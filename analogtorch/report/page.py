@@ -3,7 +3,7 @@
 from typing import Any
 
 from analogtorch.cost_model import CostReport
-from analogtorch.mapping import Mapping
+from analogtorch.mapping import ChipMapping
 from analogtorch.report.floorplan import Floorplan, colours, cost_shown, energy_split, energy_unit, floorplan, short
 from analogtorch.report.mapping import HEADER, layer_rows, summary
 from analogtorch.values.shown import as_html
@@ -76,7 +76,7 @@ fill="#4878a8"><title>chip {{ c }} tile {{ t }}: {{ "%.1f" | format(100 * share)
 
 
 @as_html.register
-def html(mapping: Mapping, *, cost: CostReport | None = None) -> str:
+def html(mapping: ChipMapping, *, cost: CostReport | None = None) -> str:
     """One HTML page with totals, floorplan, utilisation, the table of matrices and all digital operations.
 
     Args:
@@ -96,7 +96,7 @@ def html(mapping: Mapping, *, cost: CostReport | None = None) -> str:
     return template.render(**_content(mapping, floorplan(mapping), cost))
 
 
-def _content(mapping: Mapping, plan: Floorplan, cost: CostReport | None) -> dict[str, Any]:
+def _content(mapping: ChipMapping, plan: Floorplan, cost: CostReport | None) -> dict[str, Any]:
     energy = {} if cost is None else energy_split(cost)
     unit, joules = energy_unit(energy)
     used = mapping.tile_utilisation

@@ -30,7 +30,7 @@ from analogtorch.simulate.writing import Method, close_in
 from analogtorch.values import checks
 
 if TYPE_CHECKING:
-    from analogtorch.mapping import Mapping
+    from analogtorch.mapping import ChipMapping
 
 Compensation = Literal["none", "global", "column", "least_squares"]
 Readout = Literal["chip", "ideal"]
@@ -42,7 +42,7 @@ def program(
     seed: int,
     method: Method | None = None,
     defects: Defects | None = None,
-    mapping: "Mapping | None" = None,
+    mapping: "ChipMapping | None" = None,
 ) -> "ProgrammedChip":
     """Manufacture and program one chip with the analog layers of ``model``.
 
@@ -105,7 +105,7 @@ class ProgrammedChip:
         seed: int,
         method: Method | None = None,
         defects: Defects | None = None,
-        mapping: "Mapping | None" = None,
+        mapping: "ChipMapping | None" = None,
     ) -> None:
         self.seed, self.method, self.defects, self.mapping = seed, method, defects, mapping
         layers = list(analog_layers(model))

@@ -16,7 +16,7 @@ from analogtorch.nn import AnalogLayer
 from analogtorch.simulate.defects import Defects, adc_gains, tile_state
 
 if TYPE_CHECKING:
-    from analogtorch.mapping import Mapping
+    from analogtorch.mapping import ChipMapping
 
 
 ROOT = "(root)"
@@ -54,7 +54,7 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
     return found
 
 
-def mapped(model: nn.Module, mapping: "Mapping") -> dict[str, list[list[Place]]]:
+def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Place]]]:
     """As ``mapping`` places the layers of ``model`` (of copies, the first): per layer and section.
 
     Raises:
@@ -76,7 +76,7 @@ def mapped(model: nn.Module, mapping: "Mapping") -> dict[str, list[list[Place]]]
 
 
 def _matrices(
-    name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], model: nn.Module, mapping: "Mapping"
+    name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], model: nn.Module, mapping: "ChipMapping"
 ) -> list[tuple[str, int]]:
     """The matrices that make up the layer, and the output at which each begins.
 
@@ -111,7 +111,7 @@ def _parts(matrix: str, known: Iterable[str], outputs: int) -> list[tuple[str, i
     return [(name, start) for start, _, name in spans]
 
 
-def _section(name: str, matrices: list[tuple[str, int]], section: Section, mapping: "Mapping") -> list[Place]:
+def _section(name: str, matrices: list[tuple[str, int]], section: Section, mapping: "ChipMapping") -> list[Place]:
     starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
     first, last = section.outputs.start, section.outputs.stop
     places, covered = [], 0

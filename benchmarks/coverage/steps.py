@@ -97,7 +97,7 @@ class _Steps:
         self.row, self.model, self.example, self.chip = row, model, example, at.chips.hermes64()
         self.exclude = exclude
         self.digital = copy.deepcopy(model)
-        self.mapping: at.Mapping | None = None
+        self.mapping: at.ChipMapping | None = None
 
     def run(self, model: nn.Module) -> list[Tensor]:
         """The outputs of the example that are numbers."""

@@ -23,7 +23,7 @@ correct_columns, reestimate_batch_norm, fold_batch_norm = (
 distillation_loss, parameter_groups = at.distillation_loss, at.hwa.parameter_groups
 guard, summary, sensitivity, sweep, to_digital = at.guard, at.summary, at.sensitivity, at.sweep, at.to_digital
 load, load_programmed, save = at.load, at.load_programmed, at.save
-map_to_chip, mapping_from_json, schedule = at.map_to_chip, at.Mapping.from_json, at.cost_model.schedule
+map_to_chip, mapping_from_json, schedule = at.map_to_chip, at.ChipMapping.from_json, at.cost_model.schedule
 remap = at.remap
 noise, program = at.noise, at.program
 Chip: TypeAlias = at.Chip
@@ -231,7 +231,7 @@ def energies(report: at.cost_model.CostReport) -> Tensor:
     return torch.tensor([a + b for a, b in zip(rows, rest, strict=True)], dtype=torch.float64)
 
 
-def placements(mapping: at.Mapping) -> Tensor:
+def placements(mapping: at.ChipMapping) -> Tensor:
     """Where every block of a mapping lies, integers in its order."""
     blocks = [(p.chip, p.tile, p.row, p.col, p.block.row, p.block.col, p.block.rows, p.block.cols, p.block.copy)
               for p in mapping.placements]  # fmt: skip

@@ -78,7 +78,7 @@ def programmed() -> at.ProgrammedChip:
 
 
 @functools.cache
-def mapping() -> at.Mapping:
+def mapping() -> at.ChipMapping:
     """Where it lies."""
     return at.map_to_chip(digital(), CHIP, X)
 

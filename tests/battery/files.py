@@ -138,7 +138,7 @@ def _mappings() -> Iterator[Bad]:
         "deep": "[" * 5000,
         "nan": text.replace("5", "NaN", 1),
     }.items():
-        yield Bad(f"from_json {name}", lambda bad=bad: at.Mapping.from_json(bad), ValueError, "mapping")
+        yield Bad(f"from_json {name}", lambda bad=bad: at.ChipMapping.from_json(bad), ValueError, "mapping")
     yield Bad(
         "program other",
         lambda: at.program(at.convert(torch.nn.Linear(9, 9), CHIP), seed=1, mapping=mapping()),

@@ -591,7 +591,7 @@ def _mapping() -> Iterator[Bad]:
     yield Bad("cost none", lambda: at.cost(at.map_to_chip(model, bare, X)), ValueError, "has no cost")
     yield from every(
         "from_json",
-        at.Mapping.from_json,
+        at.ChipMapping.from_json,
         [None, 3, "", "{", "[]", "{}", b"\xff", '{"version": 99}'],
         "mapping|Mapping|JSON",
         (TypeError, ValueError),

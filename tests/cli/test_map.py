@@ -8,7 +8,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.__main__ import main
-from analogtorch.mapping import Mapping
+from analogtorch.mapping import ChipMapping
 from tests.mapping.nets import Residual
 
 RESIDUAL = "tests.mapping.nets.Residual"
@@ -29,7 +29,7 @@ def test_writes_table_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     page, data = tmp_path / "deep" / "map.html", tmp_path / "map.json"
     options = ["--input", "1,3,6,6", "--html", str(page), "--json", str(data), "--duplicate", "conv=2"]
     assert main(["map", "--model", RESIDUAL, *options, "--exclude", "head", "--chip", "ideal"]) == 0
-    mapping = Mapping.from_json(data.read_text())
+    mapping = ChipMapping.from_json(data.read_text())
     assert mapping.copies == {"conv": 2, "shared": 1}
     assert page.read_text() == mapping.to_html()
     assert capsys.readouterr().out == f"{mapping}\n"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.mapping import Mapping
+from analogtorch.mapping import ChipMapping
 from analogtorch.speech import cache
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips
@@ -105,10 +105,10 @@ def test_mappings(converted: nn.Module, tmp_path: Path) -> None:
     mapping = at.map_to_chip(converted, at.chips.hermes64(), torch.zeros(1, 6))
     file = tmp_path / "mapping.json"
     file.write_text(mapping.to_json())
-    assert never_silent(file, lambda: Mapping.from_json(file.read_bytes()), name="mapping: ") > 0
+    assert never_silent(file, lambda: ChipMapping.from_json(file.read_bytes()), name="mapping: ") > 0
     data = json.loads(mapping.to_json())
     del data["checksum"]
-    assert Mapping.from_json(json.dumps(data)) == mapping
+    assert ChipMapping.from_json(json.dumps(data)) == mapping
 
 
 def test_clips_in_the_cache(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import analogtorch as at
-from analogtorch.mapping import Mapping, map_to_chip
+from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.speech.models import ConvNet, FullyConnected
 from tests.mapping.nets import RNNT, Residual, ResNet9, TCResNet8, cnn_large, dnn_large
 from tests.mapping.test_pack import check
@@ -238,7 +238,7 @@ def test_remapping_around_failures() -> None:
     assert moved.copies == mapping.copies
     with pytest.raises(ValueError, match="has 0 without the 64"):
         at.remap(mapping, retired=[(0, tile) for tile in range(64)])
-    assert isinstance(mapping, Mapping)
+    assert isinstance(mapping, ChipMapping)
 
 
 def test_the_fully_connected_keyword_spotter_takes_four_tiles() -> None:

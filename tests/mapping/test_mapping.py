@@ -11,13 +11,13 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.cost_model import cost
-from analogtorch.mapping import Mapping, map_to_chip
+from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.report.floorplan import colours, energy_unit, floorplan, short
 from tests.mapping.nets import Residual
 
 
 @pytest.fixture(scope="module")
-def mapping() -> Mapping:
+def mapping() -> ChipMapping:
     return map_to_chip(Residual(), at.chips.hermes64(), torch.zeros(1, 3, 6, 6), duplicate={"conv": 2})
 
 
@@ -35,7 +35,7 @@ class _Split:
 COST = SimpleNamespace(energy=_Split())
 
 
-def test_table(mapping: Mapping) -> None:
+def test_table(mapping: ChipMapping) -> None:
     lines = str(mapping).splitlines()
     assert lines[0].split("  ")[0] == "matrix"
     assert re.fullmatch(r"conv +27 x 8 +1 +2 +2 +2 +1% +36", lines[2])
@@ -47,7 +47,7 @@ def test_table(mapping: Mapping) -> None:
 @pytest.mark.parametrize("name", at.chips.names())
 def test_json_round_trip(name: str) -> None:
     mapping = map_to_chip(Residual(), at.chips.get(name), torch.zeros(1, 3, 6, 6), retired=[(0, 1)])
-    assert Mapping.from_json(mapping.to_json()) == mapping
+    assert ChipMapping.from_json(mapping.to_json()) == mapping
     assert json.loads(mapping.to_json())["version"] == 1
 
 
@@ -55,7 +55,7 @@ def test_json_round_trip(name: str) -> None:
     ("change", "message"),
     [
         ({"version": 2}, "version 2, this AnalogTorch reads version 1"),
-        ({"format": "other"}, "not written by Mapping.to_json"),
+        ({"format": "other"}, "not written by ChipMapping.to_json"),
         ({"surprise": 1}, "unknown \\['surprise'\\]"),
         ({"placements": [{"chip": 0}]}, "wrong shape"),
         ({"matrices": []}, "belongs to no matrix"),
@@ -64,19 +64,19 @@ def test_json_round_trip(name: str) -> None:
         ({"retired_columns": [[0, 0, 1], [0, 1, 1]]}, "lies on a retired tile or column"),
     ],
 )
-def test_other_json_is_refused(mapping: Mapping, change: dict[str, object], message: str) -> None:
+def test_other_json_is_refused(mapping: ChipMapping, change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Mapping.from_json(json.dumps({**_plain(mapping), **change}))
+        ChipMapping.from_json(json.dumps({**_plain(mapping), **change}))
     with pytest.raises(ValueError, match="is not JSON"):
-        Mapping.from_json("{")
+        ChipMapping.from_json("{")
 
 
-def _plain(mapping: Mapping) -> dict:
+def _plain(mapping: ChipMapping) -> dict:
     """As older versions wrote it: without a checksum."""
     return {name: value for name, value in json.loads(mapping.to_json()).items() if name != "checksum"}
 
 
-def test_impossible_placements_are_refused(mapping: Mapping) -> None:
+def test_impossible_placements_are_refused(mapping: ChipMapping) -> None:
     first, *rest = mapping.placements
     with pytest.raises(ValueError, match="beyond its tile"):
         replace(mapping, placements=(replace(first, row=250), *rest))
@@ -96,11 +96,11 @@ def test_impossible_placements_are_refused(mapping: Mapping) -> None:
         ("matrix", "head", "every weight must be placed once"),
     ],
 )
-def test_edited_blocks_are_refused(mapping: Mapping, field: str, value: object, message: str) -> None:
+def test_edited_blocks_are_refused(mapping: ChipMapping, field: str, value: object, message: str) -> None:
     data = _plain(mapping)
     next(p for p in data["placements"] if p["matrix"] == "shared")[field] = value
     with pytest.raises(ValueError, match=message):
-        Mapping.from_json(json.dumps(data))
+        ChipMapping.from_json(json.dumps(data))
 
 
 def test_blocks_of_a_matrix_that_hold_the_same_weights_are_refused() -> None:
@@ -108,15 +108,15 @@ def test_blocks_of_a_matrix_that_hold_the_same_weights_are_refused() -> None:
     data = _plain(mapping)
     data["placements"][1]["col"] = 0  # as many cells as before
     with pytest.raises(ValueError, match="every weight must be placed once"):
-        Mapping.from_json(json.dumps(data))
+        ChipMapping.from_json(json.dumps(data))
     with pytest.raises(ValueError, match="is not JSON"):
-        Mapping.from_json(mapping.to_json()[:500])
+        ChipMapping.from_json(mapping.to_json()[:500])
 
 
-def test_json_of_version_1_without_an_example_is_read(mapping: Mapping) -> None:
+def test_json_of_version_1_without_an_example_is_read(mapping: ChipMapping) -> None:
     data = _plain(mapping)
     assert data.pop("example") == ["(1, 3, 6, 6) float32"]
-    assert Mapping.from_json(json.dumps(data)) == replace(mapping, example=())
+    assert ChipMapping.from_json(json.dumps(data)) == replace(mapping, example=())
 
 
 def test_an_inference_is_one_run_of_the_example() -> None:
@@ -126,12 +126,12 @@ def test_an_inference_is_one_run_of_the_example() -> None:
     assert one.placements == eight.placements
 
 
-def test_unknown_matrix(mapping: Mapping) -> None:
+def test_unknown_matrix(mapping: ChipMapping) -> None:
     with pytest.raises(ValueError, match="no matrix is called 'haed'; closest names: .*'head'"):
         mapping.matrix_blocks("haed")
 
 
-def test_html_is_complete_and_needs_no_network(mapping: Mapping) -> None:
+def test_html_is_complete_and_needs_no_network(mapping: ChipMapping) -> None:
     page = mapping.to_html()
     for name in [m.name for m in mapping.matrices] + [op.name for op in mapping.digital]:
         assert f">{name}<" in page or f"> {name}<" in page
@@ -144,7 +144,7 @@ def test_html_is_complete_and_needs_no_network(mapping: Mapping) -> None:
     assert "<th>nJ</th>" in priced
 
 
-def test_the_energy_is_shown_wherever_the_chip_has_a_cost(mapping: Mapping) -> None:
+def test_the_energy_is_shown_wherever_the_chip_has_a_cost(mapping: ChipMapping) -> None:
     assert mapping.to_html() == mapping.to_html(cost=cost(mapping))
     free = map_to_chip(Residual(), at.chips.ideal(), torch.zeros(1, 3, 6, 6))
     assert "Energy" not in free.to_html()
@@ -176,7 +176,7 @@ def test_html_escapes_names() -> None:
     assert "&lt;b&gt;&amp;" in page
 
 
-def test_plot(mapping: Mapping, tmp_path: Path) -> None:
+def test_plot(mapping: ChipMapping, tmp_path: Path) -> None:
     figure = mapping.plot(tmp_path / "plan.png")
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
     assert len(figure.axes) == 3
@@ -198,7 +198,7 @@ def test_missing_packages_are_named(mapping, package, method, monkeypatch) -> No
         getattr(mapping, method)()
 
 
-def test_floorplan(mapping: Mapping) -> None:
+def test_floorplan(mapping: ChipMapping) -> None:
     plan = floorplan(mapping)
     assert [(t.chip, t.tile, t.x, t.y) for t in plan.tiles] == [(0, 0, 0.0, 0.0), (0, 1, 1.12, 0.0)]
     assert len(list(plan.blocks())) == len(mapping.placements)

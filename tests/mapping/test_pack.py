@@ -8,7 +8,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.cost_model import cost
-from analogtorch.mapping import Mapping, map_to_chip
+from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.mapping.bins import Bin
 from analogtorch.mapping.demand import Demand, exchange
 from analogtorch.mapping.pack import pack
@@ -19,8 +19,8 @@ def _block(name: str, rows: int, cols: int, copy: int = 0) -> Block:
     return Block(matrix=name, row=0, col=0, rows=rows, cols=cols, copy=copy)
 
 
-def check(mapping: Mapping) -> None:
-    """Every weight exactly once per copy, by painting tiles and matrices cell by cell; independent of Mapping's own."""
+def check(mapping: ChipMapping) -> None:
+    """Every weight exactly once per copy, by painting tiles and matrices cell by cell; independent of its own check."""
     chip = mapping.chip
     tiles: dict[tuple[int, int], torch.Tensor] = {}
     for p in mapping.placements:
@@ -92,7 +92,7 @@ def test_every_weight_has_one_place(model, rows, cols, tiles, grouped, copies, p
     assert (0, 0) not in mapping.tile_utilisation
     assert mapping.weights == sum(p.numel() for p in model.parameters() if p.dim() > 1)
     assert mapping == map_to_chip(model, chip, torch.zeros(1, 4, 5), **arguments)
-    assert mapping == Mapping.from_json(mapping.to_json())
+    assert mapping == ChipMapping.from_json(mapping.to_json())
 
 
 @settings(deadline=None, max_examples=30)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import analogtorch as at
-from analogtorch.mapping import Mapping, map_to_chip
+from analogtorch.mapping import ChipMapping, map_to_chip
 from tests.mapping.nets import Residual
 from tests.mapping.zoo import NETS, Made, gpt2_next_token, mixtral
 
@@ -51,7 +51,7 @@ def _residual() -> Made:
 ALL = [*NETS.values(), _all_kinds, _tied, _residual]
 
 
-def _map(model: nn.Module, example: object) -> Mapping:
+def _map(model: nn.Module, example: object) -> ChipMapping:
     return map_to_chip(model, CHIP, example, chips=None)
 
 
