@@ -65,8 +65,14 @@ def _measured(file: Path, config: KWSConfig) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     result = json.loads(file.read_text())
-    chips = {row["chips"] for row in result["hwa_on_chip"].values()}
-    return result if chips == {config.sweep.chips} and set(result["hwa_on_chip"]) >= set(config.sweep.times) else None
+    counts = {_num_chips(row) for row in result["hwa_on_chip"].values()}
+    complete = counts == {config.sweep.num_chips} and set(result["hwa_on_chip"]) >= set(config.sweep.times)
+    return result if complete else None
+
+
+def _num_chips(row: dict[str, Any]) -> int:
+    """How many chips a time was measured on; older results call it ``chips``."""
+    return row["num_chips"] if "num_chips" in row else row["chips"]
 
 
 def _train_and_measure(config: KWSConfig, folder: RunFolder) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def rows(found: dict[str, list[float]]) -> list[list[str]]:
 
 def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) -> list[str]:
     """What a reader must know to judge the numbers."""
-    chips = next(iter(results[0]["hwa_on_chip"].values()))["chips"]
+    chips = _num_chips(next(iter(results[0]["hwa_on_chip"].values())))
     return [
         f"{len(results)} training seeds; {chips} chips, the same for all nets; chip {config.chip.build().name}, "
         f"{results[0]['tiles']} tiles, compensation {config.chip.compensation}.",
@@ -156,7 +162,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
     if options.seeds < 1 or options.jobs < 1:
         parser.error(f"--seeds {options.seeds} --jobs {options.jobs}: use at least 1 of each")
     given = [f"--config={CONFIG}", f"--data.folder.root={options.data / 'gsc_v2_test12'}", "--workers=0"]
-    return options, cli.parse([*given, f"--sweep.chips={options.chips}", *more]).config
+    return options, cli.parse([*given, f"--sweep.num_chips={options.chips}", *more]).config
 
 
 def run(options: argparse.Namespace, config: KWSConfig) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ def measure(net: PretrainedKWS, variant: str, options: argparse.Namespace, step:
         digital=accuracy(net.model),
         ideal=accuracy(at.convert(copy.deepcopy(net.model), at.chips.ideal())),
         quantised=accuracy(model),
-        aged=at.sweep(model, accuracy, chips=options.chips, seed=options.seed, compensation=options.compensation),
+        aged=at.sweep(model, accuracy, num_chips=options.chips, seed=options.seed, compensation=options.compensation),
     )
 
 
@@ -161,7 +161,8 @@ def as_json(rows: Sequence[Row], options: argparse.Namespace, remarks: Sequence[
             for row in rows
         ],
         "notes": remarks,
-        **{key: getattr(options, key) for key in ("chips", "compensation", "every", "percentile", "seed")},
+        "num_chips": options.chips,
+        **{key: getattr(options, key) for key in ("compensation", "every", "percentile", "seed")},
         "seconds": round(taken, 1),
         "versions": {"analogtorch": at.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }

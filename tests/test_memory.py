@@ -103,7 +103,7 @@ physical = at.program(model, seed=1)
 program = resident("VmHWM") - before
 del physical
 x, before = torch.randn(4, 1024), restart()
-at.sweep(model, lambda m: m(x).sum().item(), chips=2, times=["0 s", "1 day"])
+at.sweep(model, lambda m: m(x).sum().item(), num_chips=2, times=["0 s", "1 day"])
 print(json.dumps({"program": program / weights, "sweep": (resident("VmHWM") - before) / weights}))
 """)
     # measured: 4.4 and 6.8; the weights, those in units of full conductance, two devices per weight; and one view

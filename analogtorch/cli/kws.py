@@ -1,6 +1,7 @@
 """The options of ``analogtorch kws``, made from the fields of ``KWSConfig``."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_pa
 
 from analogtorch.files import parse_yaml
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.rundir import named
+from analogtorch.speech.rundir import named, renamed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +27,17 @@ class Arguments:
 
 
 class _Config(ActionConfigFile):
-    """Reads a configuration within the limits of ``parse_yaml``."""
+    """Reads a configuration within the limits of ``parse_yaml``, and fields under their earlier names."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = Path(str(values)).expanduser()
         if path.is_file():  # the rest is refused by the class above
             try:
-                parse_yaml(path.read_bytes())
+                given = parse_yaml(path.read_bytes())
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
+            if (present := renamed(given)) is not given:
+                values = json.dumps(present)
         super().__call__(parser, cfg, values, option_string)
 
 

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
         model,
         chip,
         example,
-        chips=_chips(given.chips),
+        num_chips=_num_chips(given.chips),
         duplicate=dict(map(_copies, given.duplicate)),
         exclude=given.exclude,
         spread=given.spread,
@@ -167,7 +167,7 @@ def _tensor(text: str) -> torch.Tensor:
     return torch.zeros([int(s) for s in sizes], dtype=dtype, device="meta")
 
 
-def _chips(text: str) -> int | None:
+def _num_chips(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdigit() or int(text) < 1:

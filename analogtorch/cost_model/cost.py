@@ -211,7 +211,7 @@ def _efficiencies(
     system = [*chip, costs.network.chip_energy, costs.host.energy]
     scopes: tuple[tuple[Scope, list[Figure], str, float], ...] = (
         ("tile", tile, costs.excluded, operations / busy),
-        ("chip", chip, "chip ports, host, idle power", operations * plan.throughput / plan.chips),
+        ("chip", chip, "chip ports, host, idle power", operations * plan.throughput / plan.num_chips),
         ("system", system, "idle power, memory of the host", operations * plan.throughput),
     )
     return tuple(

@@ -110,7 +110,7 @@ class Schedule:
         return sum(t.cells for t in self.tiles) / len(self.tiles)
 
     @property
-    def chips(self) -> int:
+    def num_chips(self) -> int:
         """Chips in use."""
         return len({t.chip for t in self.tiles})
 
@@ -158,7 +158,7 @@ class _Clock:
         for p in (p for blocks in placed.values() for p in blocks):
             self.held[tile_of(p, chip)].append(p)
         self.tiles = sorted(self.held)
-        self.chips = len({t[0] for t in self.tiles})
+        self.num_chips = len({t[0] for t in self.tiles})
         self.busy: dict[tuple[str, Any], float] = defaultdict(float)  # seconds per inference by resource
         self.free: dict[tuple[str, Any], float] = defaultdict(float)  # when a resource is free again
         self.done: dict[str, float] = {}
@@ -206,7 +206,7 @@ class _Clock:
             work["tile", tile] += run.mvms * self.cost.mvm_time.value
         if count := op.operations + moved.sums:
             unit, name = (self.cost.on_chip, "chip") if runs or place else (self.cost.host, "host")
-            work[name, "digital operations"] = count / (unit.rate.value * self.chips)
+            work[name, "digital operations"] = count / (unit.rate.value * self.num_chips)
         return work
 
     def _links(self, moved: Traffic) -> list[tuple[str, Any]]:

@@ -24,7 +24,7 @@ def sensitivity(
     *,
     effects: Effect | Iterable[Effect] = EFFECTS,
     time: str | float = "1 year",
-    chips: int = 3,
+    num_chips: int = 3,
     seed: int = 0,
     compensation: Compensation = "least_squares",
     higher_is_better: bool = True,
@@ -44,7 +44,7 @@ def sensitivity(
             same state of torch's random generators, and leaves them as they were.
         effects: which to measure.
         time: of ``drift``, as ``ProgrammedChip.at`` takes it.
-        chips: how many, >= 1.
+        num_chips: how many, >= 1.
         seed: of the whole experiment, a signed 64-bit integer.
         compensation: of the drift, as ``ProgrammedChip.at`` takes it.
         higher_is_better: whether the metric falls where the model gets worse, as an accuracy does and an error does
@@ -67,11 +67,11 @@ def sensitivity(
     if not layers:
         raise ValueError("sensitivity: the model has no analog layer; call analogtorch.convert(model, chip) first")
     refuse_programmed(model, "sensitivity")
-    chips = checks.count("sensitivity: chips", chips)
+    num_chips = checks.count("sensitivity: num_chips", num_chips)
     checks.choice("sensitivity: compensation", compensation, get_args(Compensation))
     checks.flag("sensitivity: higher_is_better", higher_is_better)
     notes = beyond_data(model, seconds(time)) if "drift" in chosen else []
-    seeds = chip_seeds(seed, chips)
+    seeds = chip_seeds(seed, num_chips)
     reference, values = _measured(model, metric, chosen, time, seeds, compensation, progress)
     sign = 1 if higher_is_better else -1
     lost = {e: sign * (reference - torch.tensor(v, dtype=torch.float64)) for e, v in values.items()}

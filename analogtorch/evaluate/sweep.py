@@ -51,9 +51,9 @@ class Sweep:
         return self.values.std(0, correction=1 if len(self.seeds) > 1 else 0)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """``{time: {"mean", "std", "chips"}}``, and ``"note"`` where there is one."""
+        """``{time: {"mean", "std", "num_chips"}}``, and ``"note"`` where there is one."""
         rows = zip(self.times, self.mean.tolist(), self.std.tolist(), strict=True)
-        found = {time: {"mean": mean, "std": std, "chips": len(self.seeds)} for time, mean, std in rows}
+        found = {time: {"mean": mean, "std": std, "num_chips": len(self.seeds)} for time, mean, std in rows}
         return {time: row | ({"note": note} if (note := self.note(time)) else {}) for time, row in found.items()}
 
     def note(self, time: str) -> str:
@@ -73,14 +73,14 @@ def sweep(
     model: nn.Module,
     metric: Callable[[nn.Module], float],
     *,
-    chips: int = 10,
+    num_chips: int = 10,
     times: Sequence[str | float] = TIMES,
     seed: int = 0,
     compensation: Compensation = "least_squares",
     progress: bool = False,
     folder: str | Path | None = None,
 ) -> Sweep:
-    """Program ``chips`` chips and measure them at each of the ``times``.
+    """Program ``num_chips`` chips and measure them at each of the ``times``.
 
     Chip ``i`` is the same for every model and every call with the same ``seed``: two models, or two trainings, are
     compared on the same devices.
@@ -88,7 +88,7 @@ def sweep(
     Args:
         model: a converted model.
         metric: called with the model as it runs on a chip; returns a number, such as the accuracy.
-        chips: how many, >= 1.
+        num_chips: how many, >= 1.
         times: as ``ProgrammedChip.at`` takes them; one beyond the data of the chip's devices is marked.
         seed: of the whole experiment, a signed 64-bit integer.
         compensation: of the drift, as ``ProgrammedChip.at`` takes it.
@@ -104,20 +104,20 @@ def sweep(
         OSError: the folder cannot be written.
 
     Example:
-        >>> found = at.sweep(model, lambda chip: at.accuracy(chip, batches), chips=25, folder="runs/direct")
+        >>> found = at.sweep(model, lambda chip: at.accuracy(chip, batches), num_chips=25, folder="runs/direct")
         >>> print(found)
     """
     check_module("sweep", model)
     refuse_programmed(model, "sweep")
     check_metric("sweep", metric)
-    chips = checks.count("sweep: chips", chips)
+    num_chips = checks.count("sweep: num_chips", num_chips)
     checks.choice("sweep: compensation", compensation, get_args(Compensation))
     at = _times(times)
-    seeds = chip_seeds(seed, chips)
+    seeds = chip_seeds(seed, num_chips)
     notes = tuple("; ".join(beyond_data(model, t)) for t in at)
     journal = None if folder is None else Journal(folder, experiment(model, seed, compensation))
-    values = torch.empty(chips, len(at), dtype=torch.float64)
-    with tqdm(total=chips * len(at), desc="chips x times", unit="read", disable=not progress) as bar:
+    values = torch.empty(num_chips, len(at), dtype=torch.float64)
+    with tqdm(total=num_chips * len(at), desc="chips x times", unit="read", disable=not progress) as bar:
         for i, chip_seed in enumerate(seeds):
             done = {} if journal is None else journal.read(i, chip_seed)
             wanted = {t: name for t, name in at.items() if key(t) not in done}
@@ -190,9 +190,9 @@ def finite(caller: str, given: Any, where: str) -> float:
     return float(value)
 
 
-def chip_seeds(seed: int, chips: int) -> tuple[int, ...]:
-    """Seeds of the ``chips`` chips of the experiment ``seed``: chip ``i`` is the same for every model and call."""
-    return tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(chips))
+def chip_seeds(seed: int, num_chips: int) -> tuple[int, ...]:
+    """Seeds of the ``num_chips`` chips of the experiment ``seed``: chip ``i`` is the same for every model and call."""
+    return tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(num_chips))
 
 
 def label(time: str | float) -> str:

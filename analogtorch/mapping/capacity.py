@@ -42,7 +42,7 @@ def device_mix(weights: int, devices: int, *, most: int = 4, least: int = 2) -> 
 
 
 def plan_devices(
-    weights: Mapping[str, int], accurate: Chip, dense: Chip, chips: int, *, first: Iterable[str] = ()
+    weights: Mapping[str, int], accurate: Chip, dense: Chip, num_chips: int, *, first: Iterable[str] = ()
 ) -> dict[str, int]:
     """Devices per weight of every matrix, so that all fit a number of chips: as many as possible as on ``accurate``.
 
@@ -54,7 +54,7 @@ def plan_devices(
         weights: number of weights by name of the matrix, such as ``{m.name: m.weights for m in mapping.matrices}``.
         accurate: the chip with more devices per weight.
         dense: the same chip with fewer of them, and so with room for more weights.
-        chips: chips there are, of both kinds together.
+        num_chips: chips there are, of both kinds together.
         first: names or patterns of the matrices that need accuracy most, the most sensitive first; a sensitivity scan
             gives them. All others follow, the smallest first.
 
@@ -67,7 +67,7 @@ def plan_devices(
         >>> plan_devices({"large": 12_000_000, "small": 8_000_000}, four, two, 2)
         {'large': 2, 'small': 4}
     """
-    checks.count("chips", chips)
+    checks.count("plan_devices: num_chips", num_chips)
     for name, chip in (("accurate", accurate), ("dense", dense)):
         checks.instance(f"plan_devices: {name}", chip, Chip, "analogtorch.chips.ibm_speech34()")
     if not isinstance(weights, Mapping):
@@ -83,18 +83,19 @@ def plan_devices(
             f"{least} ({dense.name})"
         )
     order, room = _priority(weights, first), {chip: int(chip.cells / _PLACED) for chip in (accurate, dense)}
-    for number in range(chips, -1, -1):
+    for number in range(num_chips, -1, -1):
         free, plan = number * room[accurate], dict.fromkeys(weights, least)
         for name in order:
             if weights[name] <= free:
                 free -= weights[name]
                 plan[name] = most
-        if sum(weights[name] for name, devices in plan.items() if devices == least) <= (chips - number) * room[dense]:
+        left = sum(weights[name] for name, devices in plan.items() if devices == least)
+        if left <= (num_chips - number) * room[dense]:
             return plan
     needed = math.ceil(sum(weights.values()) / room[dense])
     raise ValueError(
-        f"plan_devices: {sum(weights.values()):,} weights need {needed} chips with {least} devices each, got {chips}; "
-        "take more chips or leave matrices digital"
+        f"plan_devices: {sum(weights.values()):,} weights need {needed} chips with {least} devices each, got "
+        f"{num_chips}; take more chips or leave matrices digital"
     )
 
 

@@ -24,7 +24,7 @@ def map_to_chip(
     chip: Chip,
     example: Example,
     *,
-    chips: int | None = 1,
+    num_chips: int | None = 1,
     duplicate: Mapping[str, int] | None = None,
     exclude: str | Iterable[str] | None = None,
     retired: Iterable[tuple[int, int]] = (),
@@ -46,7 +46,7 @@ def map_to_chip(
         example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword arguments. Shapes and
             types matter, and the values by which the forward decides, such as lengths. All counts are per run of this
             example: give a batch of one for counts per sample.
-        chips: chips there are; None takes as many as it needs.
+        num_chips: chips there are; None takes as many as it needs.
         duplicate: copies of matrices for throughput, by pattern of their names: ``{"layer1.*": 2}`` places them twice.
         exclude: patterns of matrices that stay digital, as ``convert`` takes them: by the name of a layer, of one of
             its matrices (``lstm.ih_l0``) or of its Parameter (``lstm.weight_ih_l0``).
@@ -67,7 +67,7 @@ def map_to_chip(
     """
     if not isinstance(chip, Chip):
         raise TypeError(f"map_to_chip: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
-    check_chips("map_to_chip", chips, none="as many as needed")
+    check_num_chips("map_to_chip", num_chips, none="as many as needed")
     for name, value in (("spread", spread), ("progress", progress)):
         checks.flag(f"map_to_chip: {name}", value)
     if duplicate is not None and not isinstance(duplicate, Mapping):
@@ -85,7 +85,7 @@ def map_to_chip(
         result = placed(
             model=type(model).__name__,
             chip=chip,
-            chips=chips,
+            num_chips=num_chips,
             matrices=matrices,
             operations=_demote(traced, {m.name for m in matrices}),
             copies=_copies({m.name: names[m.name] for m in matrices}, duplicate or {}),
@@ -104,7 +104,7 @@ def remap(
     *,
     retired: Iterable[tuple[int, int]] = (),
     retired_columns: Iterable[tuple[int, int, int]] = (),
-    chips: int | None = None,
+    num_chips: int | None = None,
     spread: bool = False,
 ) -> ChipMapping:
     """The same model placed anew around tiles and columns that have failed since; earlier ones stay retired.
@@ -113,19 +113,19 @@ def remap(
         mapping: what was placed; it stays as it is.
         retired: further (chip, tile) that must not be used.
         retired_columns: further (chip, tile, column) that must not be used.
-        chips: chips there are; None (default): as many as now.
+        num_chips: chips there are; None (default): as many as now.
         spread: as in ``map_to_chip``.
 
     Raises:
         ValueError: it no longer fits, or a tile or column that the chips do not have.
     """
-    check_chips("remap", chips, none="as many as now")
+    check_num_chips("remap", num_chips, none="as many as now")
     retired = checks.items("remap: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("remap: retired_columns", retired_columns, "[(0, 5, 17)]")
     return placed(
         model=mapping.model,
         chip=mapping.chip,
-        chips=chips or mapping.chips,
+        num_chips=num_chips or mapping.num_chips,
         matrices=mapping.matrices,
         operations=mapping.operations,
         copies=mapping.copies,
@@ -141,7 +141,7 @@ def placed(
     *,
     model: str,
     chip: Chip,
-    chips: int | None,
+    num_chips: int | None,
     matrices: tuple[Matrix, ...],
     operations: tuple[Operation, ...],
     copies: Mapping[str, int],
@@ -157,17 +157,17 @@ def placed(
         ValueError: they do not fit, or a retired tile or column that the chips do not have.
     """
     out = Retired(tiles=frozenset(retired), columns=frozenset(retired_columns))
-    out.check(chip, chips)
+    out.check(chip, num_chips)
     blocks = all_blocks(matrices, chip, copies)
     try:
         demand = Demand.of((m.name for m in matrices), operations)
-        placements, used = place(blocks, chip, chips, demand, out, spread_out=spread)
+        placements, used = place(blocks, chip, num_chips, demand, out, spread_out=spread)
     except TooLarge as error:
-        raise ValueError(_too_large(error.needed, chip, chips or 1, matrices, copies, out)) from None
+        raise ValueError(_too_large(error.needed, chip, num_chips or 1, matrices, copies, out)) from None
     return ChipMapping(
         model=model,
         chip=chip,
-        chips=used,
+        num_chips=used,
         matrices=matrices,
         operations=operations,
         placements=placements,
@@ -178,14 +178,14 @@ def placed(
     )
 
 
-def check_chips(function: str, chips: int | None, *, none: str) -> None:
+def check_num_chips(function: str, num_chips: int | None, *, none: str) -> None:
     """Refuse what is no number of chips.
 
     Raises:
         ValueError: neither None nor an integer >= 1.
     """
-    if chips is not None and (type(chips) is not int or chips < 1):
-        raise ValueError(f"{function}: chips must be an integer >= 1, or None for {none}; got {chips!r}")
+    if num_chips is not None and (type(num_chips) is not int or num_chips < 1):
+        raise ValueError(f"{function}: num_chips must be an integer >= 1, or None for {none}; got {num_chips!r}")
 
 
 def _excluded(names: Mapping[str, tuple[str, ...]], exclude: str | Iterable[str] | None) -> set[str]:
@@ -242,12 +242,12 @@ def _nothing(model: nn.Module, traced: Trace, left: set[str]) -> str:
 
 
 def _too_large(
-    needed: int, chip: Chip, chips: int, matrices: tuple[Matrix, ...], copies: Mapping[str, int], out: Retired
+    needed: int, chip: Chip, num_chips: int, matrices: tuple[Matrix, ...], copies: Mapping[str, int], out: Retired
 ) -> str:
     area = chip.rows * chip.cols
     size = {m.name: cells(m, chip) * copies.get(m.name, 1) for m in matrices}
     largest = sorted(matrices, key=lambda m: -size[m.name])
-    usable, excluded, spare = chips * chip.tiles - len(out.tiles), list[str](), needed
+    usable, excluded, spare = num_chips * chip.tiles - len(out.tiles), list[str](), needed
     for matrix in largest:
         if spare <= usable:
             break
@@ -257,11 +257,12 @@ def _too_large(
     lost = f" without the {len(out.tiles)} retired ones" if out.tiles else ""
     lost += f", {len(out.columns)} columns retired" if out.columns else ""
     few = f"exclude={excluded}" if len(excluded) <= 5 else f"exclude={[*excluded[:5], '...']} ({len(excluded)} layers)"
+    enough = -(-(needed + len(out.tiles)) // chip.tiles)
     fewer = "ask for fewer copies in duplicate, " if max(copies.values(), default=1) > 1 else ""
     return (
         f"map_to_chip: {sum(m.weights for m in matrices):,} weights in {sum(size.values()):,} cells need {needed} "
-        f"tiles of {chip.rows}x{chip.cols}; {chips} x {chip.name} {'has' if chips == 1 else 'have'} {usable}{lost}. "
-        f"Largest: {told}. Nothing was placed. Give chips={-(-(needed + len(out.tiles)) // chip.tiles)} (or "
-        f"chips=None for as many as needed), leave the largest digital with {few}, "
+        f"tiles of {chip.rows}x{chip.cols}; {num_chips} x {chip.name} {'has' if num_chips == 1 else 'have'} "
+        f"{usable}{lost}. Largest: {told}. Nothing was placed. Give num_chips={enough} (or "
+        f"num_chips=None for as many as needed), leave the largest digital with {few}, "
         f"{fewer}or give the layers fewer columns"
     )

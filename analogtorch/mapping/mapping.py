@@ -24,8 +24,8 @@ class ChipMapping:
     model: str
     """Class of the model."""
     chip: Chip
-    chips: int
-    """Chips that it takes."""
+    num_chips: int
+    """How many chips it takes."""
     matrices: tuple[Matrix, ...]
     """Every matrix that is placed, in the order in which it is first applied."""
     operations: tuple[Operation, ...]
@@ -157,8 +157,8 @@ class ChipMapping:
 
 
 FORMAT = "analogtorch.mapping"
-VERSION = 1
-"""Raised whenever a field changes its meaning."""
+VERSION = 2
+"""Raised whenever a field changes its name or meaning; earlier versions are read."""
 
 
 def _to_dict(mapping: ChipMapping) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _to_dict(mapping: ChipMapping) -> dict[str, Any]:
         "version": VERSION,
         "model": mapping.model,
         "chip": chips.to_dict(mapping.chip),
-        "chips": mapping.chips,
+        "num_chips": mapping.num_chips,
         "matrices": [asdict(m) for m in mapping.matrices],
         "operations": [asdict(op) for op in mapping.operations],
         "placements": [{**asdict(p.block), **_position(p)} for p in mapping.placements],
@@ -179,12 +179,13 @@ def _to_dict(mapping: ChipMapping) -> dict[str, Any]:
 
 
 def _from_dict(data: Any) -> ChipMapping:
-    if isinstance(data, dict):
-        data = {"example": [], **data}  # came after version 1
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"mapping: not written by ChipMapping.to_json: its 'format' is not {FORMAT!r}")
-    if data.get("version") != VERSION:
-        raise ValueError(f"mapping: has version {data.get('version')!r}, this AnalogTorch reads version {VERSION}")
+    version = data.get("version")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise ValueError(f"mapping: has version {version!r}, this AnalogTorch reads versions 1 to {VERSION}")
+    if version == 1:
+        data = _of_version_1(data)
     known = {"format", "version", *(f.name for f in fields(ChipMapping))}
     if data.keys() != known:
         raise ValueError(
@@ -194,7 +195,7 @@ def _from_dict(data: Any) -> ChipMapping:
         return ChipMapping(
             model=data["model"],
             chip=chips.from_dict(data["chip"]),
-            chips=data["chips"],
+            num_chips=data["num_chips"],
             matrices=tuple(Matrix(**{**m, "shape": tuple(m["shape"])}) for m in data["matrices"]),
             operations=tuple(Operation(**{**op, "inputs": tuple(op["inputs"])}) for op in data["operations"]),
             placements=tuple(map(_placement, data["placements"])),
@@ -205,6 +206,11 @@ def _from_dict(data: Any) -> ChipMapping:
         )
     except (TypeError, KeyError) as error:
         raise ValueError(f"mapping: a field has the wrong shape: {error}") from error
+
+
+def _of_version_1(data: dict[str, Any]) -> dict[str, Any]:
+    """The same fields under their present names: ``num_chips`` was ``chips``, and ``example`` came later."""
+    return {"example": [], **{"num_chips" if name == "chips" else name: value for name, value in data.items()}}
 
 
 def _position(p: Placement) -> dict[str, int]:

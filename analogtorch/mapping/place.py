@@ -21,13 +21,13 @@ class Retired:
     columns: frozenset[tuple[int, int, int]] = frozenset()
     """(chip, tile, column)."""
 
-    def check(self, chip: Chip, chips: int | None) -> None:
+    def check(self, chip: Chip, num_chips: int | None) -> None:
         """Refuse what the chips do not have.
 
         Raises:
             ValueError: an entry that is no tile or column of the chips.
         """
-        limits = (chips, chip.tiles, chip.cols)
+        limits = (num_chips, chip.tiles, chip.cols)
         for what, entries, length in (("retired", self.tiles, 2), ("retired_columns", self.columns, 3)):
             names = ("chip", "tile", "column")[:length]
             for entry in entries:
@@ -51,7 +51,7 @@ class TooLarge(Exception):
 def place(
     blocks: Sequence[Block],
     chip: Chip,
-    chips: int | None,
+    num_chips: int | None,
     demand: Demand,
     retired: Retired,
     *,
@@ -63,15 +63,15 @@ def place(
     retired columns are used last: blocks are cut along columns around them. ``spread_out`` uses all tiles there are.
 
     Raises:
-        TooLarge: ``chips`` chips have too few tiles.
+        TooLarge: ``num_chips`` chips have too few tiles.
     """
     bins = pack(blocks, chip.rows, chip.cols, demand)
-    count = chips or max(1, -(-(len(bins) - chip.tiles) // chip.tiles))
+    count = num_chips or max(1, -(-(len(bins) - chip.tiles) // chip.tiles))
     while True:
         filled = _fit(bins, chip, count, retired)
         if filled is not None:
             break
-        if chips is not None or count > _MOST_CHIPS:
+        if num_chips is not None or count > _MOST_CHIPS:
             raise TooLarge(len(bins))
         count += 1
     whole = _slots(chip, count, retired)
@@ -88,13 +88,13 @@ def place(
     return tuple(placements), 1 + max(p.chip for p in placements)
 
 
-def _fit(bins: list[Bin], chip: Chip, chips: int, retired: Retired) -> list[Bin] | None:
+def _fit(bins: list[Bin], chip: Chip, num_chips: int, retired: Retired) -> list[Bin] | None:
     """The tiles to fill, at most as many as there are whole ones, with the damaged ones that help; None if too few."""
-    whole = len(_slots(chip, chips, retired))
+    whole = len(_slots(chip, num_chips, retired))
     if len(bins) <= whole:
         return bins
     bins = empty_tiles(bins, least=1, goal=whole)
-    damaged = _damaged(chip, chips, retired)
+    damaged = _damaged(chip, num_chips, retired)
     if len(bins) > whole + len(damaged):
         return None
     while len(bins) > whole:
@@ -112,16 +112,16 @@ def _first(target: Bin, demand: Demand) -> int:
     return min(demand.rank[block.matrix] for block, _, _ in target.placed)
 
 
-def _slots(chip: Chip, chips: int, retired: Retired) -> list[tuple[int, int]]:
+def _slots(chip: Chip, num_chips: int, retired: Retired) -> list[tuple[int, int]]:
     """Whole tiles, chip by chip; of tiles that share their converters, one of each set before any second."""
     unusable = retired.tiles | {(c, t) for c, t, _ in retired.columns}
     tiles = sorted(range(chip.tiles), key=lambda t: (t % chip.planes, t))
-    return [(c, t) for c in range(chips) for t in tiles if (c, t) not in unusable]
+    return [(c, t) for c in range(num_chips) for t in tiles if (c, t) not in unusable]
 
 
-def _damaged(chip: Chip, chips: int, retired: Retired) -> list[Bin]:
+def _damaged(chip: Chip, num_chips: int, retired: Retired) -> list[Bin]:
     columns: dict[tuple[int, int], list[int]] = {}
     for c, t, column in sorted(retired.columns):
-        if c < chips and (c, t) not in retired.tiles:
+        if c < num_chips and (c, t) not in retired.tiles:
             columns.setdefault((c, t), []).append(column)
     return [Bin.empty(chip.rows, chip.cols, listed, slot) for slot, listed in columns.items()]

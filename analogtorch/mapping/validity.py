@@ -25,8 +25,8 @@ def check(mapping: "ChipMapping") -> None:
         b = p.block
         if not all(type(n) is int for n in (p.chip, p.tile, p.row, p.col, b.row, b.col, b.rows, b.cols, b.copy)):
             raise ValueError(f"ChipMapping.placements: {p} must be made of integers")
-        if not (0 <= p.chip < mapping.chips and 0 <= p.tile < chip.tiles):
-            raise ValueError(f"ChipMapping.placements: {p} is on no tile of {mapping.chips} x {chip.name}")
+        if not (0 <= p.chip < mapping.num_chips and 0 <= p.tile < chip.tiles):
+            raise ValueError(f"ChipMapping.placements: {p} is on no tile of {mapping.num_chips} x {chip.name}")
         if not (
             min(p.row, p.col) >= 0 < min(b.rows, b.cols) and p.row + b.rows <= chip.rows and p.col + b.cols <= chip.cols
         ):

@@ -26,7 +26,7 @@ def _facts(report: CostReport) -> list[str]:
     plan, costs = report.schedule, report.chip.cost
     assert costs is not None
     lines = [
-        f"{report.chip.name}: {len(plan.tiles)} tiles on {plan.chips} chip{'s' if plan.chips > 1 else ''}, "
+        f"{report.chip.name}: {len(plan.tiles)} tiles on {plan.num_chips} chip{'s' if plan.num_chips > 1 else ''}, "
         f"{plan.utilisation:.0%} of their cells used; {costs.precision}, "
         f"{costs.phases} phase{'s' if costs.phases > 1 else ''}; conductance {report.conductance:.3g} of programmed",
         f"{plan.mode}: latency {_si(plan.latency, 's')}, one inference per {_si(plan.interval, 's')}, "

@@ -79,7 +79,7 @@ def _tiles(axes: Any, mapping: ChipMapping, plan: Floorplan) -> None:
     axes.set_aspect("equal")
     axes.set_axis_off()
     axes.set_title(
-        f"{mapping.model} on {mapping.chips} x {chip.name}: {mapping.tiles_used} tiles, "
+        f"{mapping.model} on {mapping.num_chips} x {chip.name}: {mapping.tiles_used} tiles, "
         f"{mapping.utilisation:.1%} of their cells taken"
     )
     handles = [Patch(facecolor=c, label=name) for name, c in list(colour.items())[:_LEGEND]]

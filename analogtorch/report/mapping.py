@@ -53,7 +53,7 @@ def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
     retired = len(mapping.retired), len(mapping.retired_columns)
     facts = [
         ("model", f"{mapping.model}, {mapping.weights:,} weights on the chip in {mapping.cells:,} cells{zeros}"),
-        ("chip", f"{chip.name}: {mapping.chips} used, each with {chip.tiles} tiles of {chip.rows}x{chip.cols}"),
+        ("chip", f"{chip.name}: {mapping.num_chips} used, each with {chip.tiles} tiles of {chip.rows}x{chip.cols}"),
         (
             "tiles",
             f"{mapping.tiles_used} used, {over} over the bound of {mapping.tiles_lower_bound} "

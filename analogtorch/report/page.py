@@ -101,7 +101,7 @@ def _content(mapping: ChipMapping, plan: Floorplan, cost: CostReport | None) -> 
     unit, joules = energy_unit(energy)
     used = mapping.tile_utilisation
     return {
-        "title": f"{mapping.model} on {mapping.chips} x {mapping.chip.name}",
+        "title": f"{mapping.model} on {mapping.num_chips} x {mapping.chip.name}",
         "style": _STYLE,
         "facts": summary(mapping),
         "plan": plan,

@@ -106,16 +106,16 @@ class SweepConfig:
         ValueError: a field outside its range.
     """
 
-    chips: int = 10
-    """Chips that are programmed, >= 1."""
+    num_chips: int = 10
+    """How many chips are programmed, >= 1."""
     times: tuple[str, ...] = at.TIMES
     """Times after programming, such as "1 day" or "30 s"."""
     seed: int = 0
     """Which chips: the same seed gives the same chips to every network."""
 
     def __post_init__(self) -> None:
-        if self.chips < 1:
-            raise ValueError(f"sweep.chips={self.chips}; use 1 or more")
+        if self.num_chips < 1:
+            raise ValueError(f"sweep.num_chips={self.num_chips}; use 1 or more")
         if not self.times:
             raise ValueError("sweep.times is empty; give at least one time, such as '1 day'")
         for time in self.times:

@@ -100,7 +100,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     at.sweep(
         to_chip(config, small, untrained(config)),
         lambda view: float(view(small.calibration[0][:1]).isfinite().all()),
-        chips=1,
+        num_chips=1,
         times=config.sweep.times,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
@@ -172,11 +172,11 @@ def train_phase(
 
 def measure(config: KWSConfig, task: Task, network: nn.Module, *, progress: bool = False) -> Sweep:
     """Test accuracy of a converted, calibrated network on the configuration's chips."""
-    logger.info("measuring on %d chips at %d times", config.sweep.chips, len(config.sweep.times))
+    logger.info("measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times))
     return at.sweep(
         network,
         lambda view: at.accuracy(view, task.test_batches()),
-        chips=config.sweep.chips,
+        num_chips=config.sweep.num_chips,
         times=config.sweep.times,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,

@@ -180,7 +180,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise ValueError if a setting differs that decides the results. Recordings are compared by ``begin``."""
-    before, after = dict(_flat(found)), dict(_flat(wanted))
+    before, after = dict(_flat(renamed(found))), dict(_flat(wanted))
     changed = [
         f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
         for key in sorted(before.keys() | after.keys())
@@ -193,9 +193,17 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         )
 
 
+def renamed(config: Any) -> Any:
+    """A configuration under the present names of its fields: older files call ``sweep.num_chips`` ``sweep.chips``."""
+    sweep = config.get("sweep") if isinstance(config, dict) else None
+    if not isinstance(sweep, dict) or "chips" not in sweep or "num_chips" in sweep:
+        return config
+    return {**config, "sweep": {"num_chips" if name == "chips" else name: value for name, value in sweep.items()}}
+
+
 def _is_free(key: str, before: Any, after: Any) -> bool:
     """Whether a setting may change between the parts of a run: its results stay the same, or gain chips and times."""
-    if key == "sweep.chips":
+    if key == "sweep.num_chips":
         return isinstance(before, int) and after >= before
     if key == "sweep.times":
         return isinstance(before, list) and set(before) <= set(after)

@@ -147,7 +147,7 @@ def _mappings() -> Iterator[Bad]:
     )
     yield Bad(
         "map nan chips",
-        lambda: at.map_to_chip(digital(), CHIP, X, chips=float("nan")),
+        lambda: at.map_to_chip(digital(), CHIP, X, num_chips=float("nan")),
         ValueError,
-        "chips must be an integer",
+        "num_chips must be an integer",
     )

@@ -366,7 +366,10 @@ def _evaluate() -> Iterator[Bad]:
             TypeError,
         )
         yield from every(
-            f"{name} chips", lambda v, run=run: run(chips=v), [*NO_INTEGER, 0, -1], "chips must be an integer >= 1"
+            f"{name} chips",
+            lambda v, run=run: run(num_chips=v),
+            [*NO_INTEGER, 0, -1],
+            "num_chips must be an integer >= 1",
         )
         yield from every(f"{name} seed", lambda v, run=run: run(seed=v), NO_SEED, "seed must be an integer", TypeError)
         yield from every(
@@ -378,14 +381,14 @@ def _evaluate() -> Iterator[Bad]:
         no_number = [None, "0.5", True, [0.5], X]
         yield from every(
             f"{name} result",
-            lambda v, run=run: run(metric=lambda m: v, chips=1),
+            lambda v, run=run: run(metric=lambda m: v, num_chips=1),
             no_number,
             "metric must return a number",
             TypeError,
         )
         yield from every(
             f"{name} result",
-            lambda v, run=run: run(metric=lambda m: v, chips=1),
+            lambda v, run=run: run(metric=lambda m: v, num_chips=1),
             [math.nan, -math.inf],
             "metric is .*must be a finite number",
         )
@@ -525,9 +528,9 @@ def _mapping() -> Iterator[Bad]:
     yield Bad("map width", lambda: at.map_to_chip(model, CHIP, torch.randn(3, 7)), (ValueError, RuntimeError), "7")
     yield from every(
         "map chips",
-        lambda v: at.map_to_chip(model, CHIP, X, chips=v),
+        lambda v: at.map_to_chip(model, CHIP, X, num_chips=v),
         [0, -1, 1.5, True, "2"],
-        "chips must be",
+        "num_chips must be",
         (TypeError, ValueError),
     )
     yield from every(
@@ -647,7 +650,7 @@ def _chips() -> Iterator[Bad]:
         "plan chips",
         lambda v: at.mapping.plan_devices({"a": 10}, four, two, v),
         [*NO_INTEGER, 0],
-        "chips must be an integer >= 1",
+        "num_chips must be an integer >= 1",
     )
     yield from every(
         "plan first",

@@ -75,6 +75,13 @@ def test_there_is_a_configuration_for_each_source() -> None:
     assert sources == {"real.yaml": "folder", "speech_commands.yaml": "speech_commands", "synthetic.yaml": "synthetic"}
 
 
+def test_a_configuration_with_earlier_names_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("seed: 5\nsweep: {chips: 3, seed: 2}\n")
+    config = parse(["--config", str(file)]).config
+    assert (config.seed, config.sweep.num_chips, config.sweep.seed) == (5, 3, 2)
+
+
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("seed: 5\nhwa: {epochs: 3, learning_rate: 1e-4}\nchip: {options: {device: one_device}}\n")
@@ -98,7 +105,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (["kws", "--data.synthetic.per_class", "5"], "Synthetic.per_class must be an integer >= 10, got 5"),
         (["kws", "--chip.name", "hermes6"], "did you mean 'hermes64'?"),
         (["kws", '--chip.options={"device": "foo"}'], "two_device"),
-        (["kws", "--sweep.chips", "0"], "sweep.chips=0"),
+        (["kws", "--sweep.num_chips", "0"], "sweep.num_chips=0"),
         (["kws", "--sweep.times=[soon]"], "'soon' is not understood"),
         (["kws", "--model.widths=[]"], "model.widths=()"),
         (["kws", "--model.widths=[8,4]"], "do not let widths decrease"),

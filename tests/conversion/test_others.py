@@ -78,7 +78,7 @@ def _swapped() -> nn.Sequential:
         lambda model: at.guard(model, X),
         lambda model: at.calibrate(model, [X]),
         lambda model: at.program(model, seed=0),
-        lambda model: at.sweep(model, lambda view: 0.0, chips=1),
+        lambda model: at.sweep(model, lambda view: 0.0, num_chips=1),
     ],
 )
 def test_a_layer_that_a_tool_swapped_out_is_missed(call: Any) -> None:

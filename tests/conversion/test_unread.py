@@ -47,14 +47,14 @@ def test_they_are_named_once_for_all_chips_and_times_of_a_model() -> None:
     with pytest.warns(UserWarning, match="2 of 3 analog layers .* did not run: 'large', 'direct'. Either this input"):
         physical.at("1 day")(X)
     physical.at("1 h")(X)
-    at.sweep(model, lambda view: view(X).mean().item(), chips=2)
+    at.sweep(model, lambda view: view(X).mean().item(), num_chips=2)
     with pytest.warns(UserWarning, match="'large', 'direct'"):
         at.program(copy.deepcopy(model), seed=0).at("0 s")(X)
 
 
 def test_a_sweep_names_them() -> None:
     with pytest.warns(UserWarning, match="2 of 3 analog layers .* did not run") as caught:
-        at.sweep(at.convert(Sometimes(), CHIP), lambda view: view(X).mean().item(), chips=2)
+        at.sweep(at.convert(Sometimes(), CHIP), lambda view: view(X).mean().item(), num_chips=2)
     assert len(caught) == 1
 
 

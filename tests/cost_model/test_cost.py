@@ -181,7 +181,7 @@ def test_what_the_chip_cannot_compute_goes_to_the_host_and_another_chip_costs_tw
     a, pool, b, c, out = report.schedule.steps
     assert [s.port_elements for s in (a, pool, b, c, out)] == [256, 256, 64, 512, 256]
     assert pool.place == "host"
-    assert report.schedule.chips == 2
+    assert report.schedule.num_chips == 2
     assert report.energy.host_digital == pytest.approx(64 * chip.cost.host.energy.value)
     assert report.energy.system > report.energy.chip
 

@@ -65,7 +65,7 @@ def _mean(model: nn.Module) -> float:
 
 @pytest.fixture(scope="module")
 def found() -> Sensitivity:
-    return at.sensitivity(_analog(), _error, chips=2, higher_is_better=False)
+    return at.sensitivity(_analog(), _error, num_chips=2, higher_is_better=False)
 
 
 def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(found: Sensitivity) -> None:
@@ -76,7 +76,7 @@ def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(found
         assert first > 2 * max(others), effect
     drift = [row.loss["drift"].mean for row in found.rows]
     assert drift == sorted(drift, reverse=True)
-    sweep = at.sweep(_analog(), _error, chips=2, times=["0 s", "1 year"])
+    sweep = at.sweep(_analog(), _error, num_chips=2, times=["0 s", "1 year"])
     assert found.reference == _error(_digital())
     assert [found.total[e].mean + found.reference for e in ("noise", "drift")] == pytest.approx(sweep.mean.tolist())
     assert [found.total[e].std for e in ("noise", "drift")] == pytest.approx(sweep.std.tolist())
@@ -92,12 +92,12 @@ def test_a_row_is_what_a_model_with_this_layer_alone_on_the_chip_loses(found: Se
     if (whole := _analog()[index]).calibrated:  # else each vector sets its own
         alone[index].set_input_range(whole.input_range.item())
     loss = next(row.loss for row in found.rows if row.name == name)
-    sweep = at.sweep(alone, _error, chips=2, times=["0 s", "1 year"])
+    sweep = at.sweep(alone, _error, num_chips=2, times=["0 s", "1 year"])
     assert loss["bits"].mean == pytest.approx(_error(alone) - found.reference)
     assert [loss["noise"].mean, loss["drift"].mean] == pytest.approx(sweep.mean.tolist(), rel=1e-9)
     silent = dataclasses.replace(CHIP.cell.device, programming_scale=0.0, drift_scale=0.0, read_scale=0.0)
     alone[index].chip = dataclasses.replace(CHIP, cell=dataclasses.replace(CHIP.cell, device=silent))
-    read = at.sweep(alone, _error, chips=1, times=["0 s"], compensation="none").mean.item()
+    read = at.sweep(alone, _error, num_chips=1, times=["0 s"], compensation="none").mean.item()
     assert loss["readings"].mean == pytest.approx(read, rel=1e-5)
     assert [loss["noise"].std, loss["drift"].std] == pytest.approx(sweep.std.tolist(), rel=1e-9)
 
@@ -106,7 +106,7 @@ def test_a_row_is_what_a_model_with_this_layer_alone_on_the_chip_loses(found: Se
 def test_matrices_of_recurrent_layers_and_grouped_convolutions_have_their_rows(grouped: str) -> None:
     chip = dataclasses.replace(CHIP, grouped=grouped, rows=5)  # blocks that end within a kernel and within a row
     model = at.calibrate(at.convert(_mixed(), chip), [WAVES])
-    found = at.sensitivity(model, _mean, chips=1)
+    found = at.sensitivity(model, _mean, num_chips=1)
     suffixes = ("l0", "l0_reverse")
     matrices = {f"lstm.{kind}_{suffix}" for kind in ("ih", "hh") for suffix in suffixes}
     assert {row.name for row in found.rows} == {"conv", "head"} | matrices
@@ -117,23 +117,23 @@ def test_matrices_of_recurrent_layers_and_grouped_convolutions_have_their_rows(g
     for name in ("conv", "head"):
         alone = at.convert(_mixed(), chip, include=name)
         alone.get_submodule(name).set_input_range(model.get_submodule(name).input_range.item())
-        value = at.sweep(alone, _mean, chips=1, times=["1 year"]).values.item()
+        value = at.sweep(alone, _mean, num_chips=1, times=["1 year"]).values.item()
         row = next(row for row in found.rows if row.name == name)
         assert row.loss["drift"].mean == pytest.approx(found.reference - value, abs=1e-6)  # nn.LSTM rounds differently
 
 
 def test_same_call_same_numbers_and_effects_do_not_depend_on_each_other(found: Sensitivity) -> None:
-    assert at.sensitivity(_analog(), _error, chips=2, higher_is_better=False) == found
-    drift = at.sensitivity(_analog(), _error, effects="drift", chips=2, higher_is_better=False)
+    assert at.sensitivity(_analog(), _error, num_chips=2, higher_is_better=False) == found
+    drift = at.sensitivity(_analog(), _error, effects="drift", num_chips=2, higher_is_better=False)
     assert drift.effects == ("drift",)
     assert [row.loss["drift"] for row in drift.rows] == [row.loss["drift"] for row in found.rows]
-    other = at.sensitivity(_analog(), _error, effects=["noise"], chips=2, seed=1, higher_is_better=False)
+    other = at.sensitivity(_analog(), _error, effects=["noise"], num_chips=2, seed=1, higher_is_better=False)
     assert other.total["noise"] != found.total["noise"]
-    assert at.sensitivity(_analog(), _error, effects=["noise", "bits"], chips=1).effects == ("bits", "noise")
+    assert at.sensitivity(_analog(), _error, effects=["noise", "bits"], num_chips=1).effects == ("bits", "noise")
 
 
 def test_time_and_compensation_are_those_of_at() -> None:
-    options = {"effects": "drift", "time": 3600, "compensation": "least_squares", "chips": 1}
+    options = {"effects": "drift", "time": 3600, "compensation": "least_squares", "num_chips": 1}
     found = at.sensitivity(_analog(), _error, higher_is_better=False, **options)  # type: ignore[arg-type]
     chip = at.program(_analog(), seed=found.seeds[0]).at(3600, compensation="least_squares")
     assert found.total["drift"].mean == pytest.approx(_error(chip) - found.reference)
@@ -156,7 +156,7 @@ def test_model_random_state_and_mode_are_unchanged_also_after_an_error() -> None
 
     state = torch.random.get_rng_state()
     with pytest.raises(RuntimeError, match="the metric broke"):
-        at.sensitivity(model, fails, chips=2)
+        at.sensitivity(model, fails, num_chips=2)
     assert len(set(calls)) == 1  # every call meets the same draws
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training
@@ -183,9 +183,9 @@ def test_bad_calls_are_refused_before_anything_runs() -> None:
         at.sensitivity(_analog(), never, effects="heat")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="effects must be (one|some) of"):
         at.sensitivity(_analog(), never, effects=[])
-    for chips in (0, 1.5):
-        with pytest.raises(ValueError, match="chips must be an integer >= 1"):
-            at.sensitivity(_analog(), never, chips=chips)  # type: ignore[arg-type]
+    for num_chips in (0, 1.5):
+        with pytest.raises(ValueError, match="num_chips must be an integer >= 1"):
+            at.sensitivity(_analog(), never, num_chips=num_chips)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'1 eon' is not understood"):
         at.sensitivity(_analog(), never, time="1 eon")
     with pytest.raises(ValueError, match="compensation must be one of"):
@@ -267,9 +267,9 @@ def test_plot(found: Sensitivity, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_progress_shows_a_bar_that_ends(capsys: pytest.CaptureFixture) -> None:
-    at.sensitivity(_analog(), _error, chips=1, progress=True)
+    at.sensitivity(_analog(), _error, num_chips=1, progress=True)
     assert "17/17" in capsys.readouterr().err  # 1 exact, and 4 effects with all layers and each of 3
-    at.sensitivity(_analog(), _error, chips=1, effects="bits")
+    at.sensitivity(_analog(), _error, num_chips=1, effects="bits")
     assert capsys.readouterr().err == ""
 
 
@@ -283,7 +283,7 @@ def test_layers_to_exclude_bring_the_loss_within_the_budget(found: Sensitivity) 
     assert (suggestion.excluded_weights, suggestion.weights) == (1600, 24 * 40 + 40 * 40 + 40 * 6)
     assert "exclude=['2']" in str(suggestion)
     model = _analog(exclude=suggestion.exclude)
-    loss = at.sweep(model, _error, chips=2, times=["1 year"]).mean.item() - found.reference
+    loss = at.sweep(model, _error, num_chips=2, times=["1 year"]).mean.item() - found.reference
     assert loss <= budget
     assert loss == pytest.approx(suggestion.excluded_loss, rel=0.5)  # the errors of this net nearly add
 
@@ -297,7 +297,7 @@ def test_layers_on_more_devices_convert_program_and_lose_less() -> None:
         return (model(X) - target).square().mean().item()
 
     found = at.sensitivity(
-        at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [X]), error, chips=2, higher_is_better=False
+        at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [X]), error, num_chips=2, higher_is_better=False
     )
     budget = 0.9 * found.total["noise"].mean
     suggestion = found.suggest(budget, effect="noise")
@@ -310,7 +310,7 @@ def test_layers_on_more_devices_convert_program_and_lose_less() -> None:
     model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP, per_layer=suggestion.per_layer), [X])
     for name in suggestion.per_layer:
         assert model.get_submodule(name).chip.cell.devices == 2 * suggestion.multiple
-    loss = at.sweep(model, error, chips=2, times=["0 s"]).mean.item() - found.reference
+    loss = at.sweep(model, error, num_chips=2, times=["0 s"]).mean.item() - found.reference
     assert suggestion.per_layer_loss is not None
     assert loss <= suggestion.per_layer_loss <= budget  # a squared error falls faster than the estimate
 
@@ -321,7 +321,7 @@ def test_more_devices_are_not_offered_where_the_readings_are_what_is_lost(found:
     assert found.rows[0].loss["readings"].mean > 0.6 * found.rows[0].loss["noise"].mean
     assert suggestion.per_layer == {}
     more = _analog(per_layer={"*": {"cell": dataclasses.replace(CHIP.cell, devices_per_polarity=4)}})
-    loss = at.sweep(more, _error, chips=2, times=["0 s"]).mean.item() - found.reference
+    loss = at.sweep(more, _error, num_chips=2, times=["0 s"]).mean.item() - found.reference
     assert loss > suggestion.budget
 
 
@@ -346,7 +346,11 @@ def test_one_matrix_of_a_module_is_excluded_alone() -> None:
     model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [WAVES])
     target = digital(WAVES).detach()
     found = at.sensitivity(
-        model, lambda m: (m(WAVES) - target).square().mean().item(), chips=1, higher_is_better=False, effects="noise"
+        model,
+        lambda m: (m(WAVES) - target).square().mean().item(),
+        num_chips=1,
+        higher_is_better=False,
+        effects="noise",
     )
     assert found.rows[0].name == "lstm.hh_l0"
     suggestion = found.suggest(found.total["noise"].mean / 2)
@@ -455,5 +459,5 @@ def test_effects_that_were_not_measured_are_refused() -> None:
     found = _made({"a": 0.1}, total=0.1)
     with pytest.raises(ValueError, match="effect 'drift' was not measured"):
         found.suggest(0.01, effect="drift")
-    noise = at.sensitivity(_analog(), _error, effects="noise", chips=1, higher_is_better=False)
+    noise = at.sensitivity(_analog(), _error, effects="noise", num_chips=1, higher_is_better=False)
     assert "measure 'readings' and 'noise' too" in noise.suggest(0.0).why_not

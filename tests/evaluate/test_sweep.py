@@ -24,7 +24,7 @@ def _metric(model: nn.Module) -> float:
 
 
 def test_same_seed_same_numbers_and_every_chip_can_be_made_again() -> None:
-    a, b = (at.sweep(_model(), _metric, chips=3, times=["0 s", "1 day"], seed=4) for _ in range(2))
+    a, b = (at.sweep(_model(), _metric, num_chips=3, times=["0 s", "1 day"], seed=4) for _ in range(2))
     assert torch.equal(a.values, b.values)
     assert a.values.shape == (3, 2)
     assert len(set(a.values.flatten().tolist())) == 6
@@ -33,19 +33,19 @@ def test_same_seed_same_numbers_and_every_chip_can_be_made_again() -> None:
 
 
 def test_experiments_with_neighbouring_seeds_share_no_chip() -> None:
-    seeds = [at.sweep(_model(), _metric, chips=4, times=["0 s"], seed=s).seeds for s in (0, 1, 2)]
+    seeds = [at.sweep(_model(), _metric, num_chips=4, times=["0 s"], seed=s).seeds for s in (0, 1, 2)]
     assert len({seed for group in seeds for seed in group}) == 12
 
 
 def test_mean_spread_and_table() -> None:
-    result = at.sweep(_model(), _metric, chips=4, times=["0 s", 60.0])
+    result = at.sweep(_model(), _metric, num_chips=4, times=["0 s", 60.0])
     assert result.times == ("0 s", "60 s")
     row = result.to_dict()["60 s"]
-    assert row["chips"] == 4
+    assert row["num_chips"] == 4
     assert row["mean"] == pytest.approx(result.values[:, 1].mean().item())
     assert row["std"] == pytest.approx(result.values[:, 1].std().item())
     assert "60 s" in str(result)
-    assert at.sweep(_model(), _metric, chips=1).std.tolist() == [0.0] * 5
+    assert at.sweep(_model(), _metric, num_chips=1).std.tolist() == [0.0] * 5
 
 
 def test_accuracy_counts_and_restores_the_mode() -> None:
@@ -65,8 +65,8 @@ def never(model: nn.Module) -> float:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"chips": 0}, "sweep: chips must be an integer >= 1, got 0"),
-        ({"chips": True}, "sweep: chips must be an integer >= 1, got True"),
+        ({"num_chips": 0}, "sweep: num_chips must be an integer >= 1, got 0"),
+        ({"num_chips": True}, "sweep: num_chips must be an integer >= 1, got True"),
         ({"times": []}, "times is empty"),
         ({"times": "1 day"}, r"times must be a list such as .*; write \['1 day'\]"),
         ({"times": ["0 s", "1 eon"]}, "'1 eon' is not understood"),
@@ -83,18 +83,18 @@ def test_bad_sweeps_are_refused_before_anything_runs(options: dict, message: str
 @pytest.mark.parametrize("value", [None, "0.5", True, [0.5], torch.ones(2)])
 def test_a_metric_that_is_no_number_is_refused(value) -> None:
     with pytest.raises(TypeError, match="sweep: the metric must return a number, got .* on chip 0 at 0 s"):
-        at.sweep(_model(), lambda m: value, chips=1)
+        at.sweep(_model(), lambda m: value, num_chips=1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, torch.tensor(math.nan), np.float32("nan")])
 def test_a_metric_that_is_not_finite_is_refused(value) -> None:
     with pytest.raises(ValueError, match="sweep: the metric is (nan|inf) on chip 0 at 1 day; it must be a finite"):
-        at.sweep(_model(), lambda m: value, chips=1, times=["1 day"])
+        at.sweep(_model(), lambda m: value, num_chips=1, times=["1 day"])
 
 
 @pytest.mark.parametrize("value", [np.float32(0.5), np.int64(1), torch.tensor(0.25), torch.tensor([0.25])])
 def test_numbers_of_numpy_and_torch_are_metrics(value) -> None:
-    assert at.sweep(_model(), lambda m: value, chips=1, times=["0 s"]).values.item() == float(value)
+    assert at.sweep(_model(), lambda m: value, num_chips=1, times=["0 s"]).values.item() == float(value)
 
 
 def test_a_programmed_chip_in_place_of_a_model_is_explained() -> None:
@@ -150,7 +150,7 @@ def test_accuracy_of_every_position() -> None:
 
 
 def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -> None:
-    whole = at.sweep(_model(), _metric, chips=3, times=["0 s", "1 day"])
+    whole = at.sweep(_model(), _metric, num_chips=3, times=["0 s", "1 day"])
     left = [3]
 
     def stopped(model: nn.Module) -> float:
@@ -160,18 +160,18 @@ def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -
         return _metric(model)
 
     with pytest.raises(KeyboardInterrupt):
-        at.sweep(_model(), stopped, chips=3, times=["0 s", "1 day"], folder=tmp_path / "a")
+        at.sweep(_model(), stopped, num_chips=3, times=["0 s", "1 day"], folder=tmp_path / "a")
     calls = []
 
     def counted(model: nn.Module) -> float:
         calls.append(1)
         return _metric(model)
 
-    again = at.sweep(_model(), counted, chips=3, times=["0 s", "1 day"], folder=tmp_path / "a")
+    again = at.sweep(_model(), counted, num_chips=3, times=["0 s", "1 day"], folder=tmp_path / "a")
     assert torch.equal(again.values, whole.values)
     assert len(calls) == 3
     # more chips and other times, in another order, are added to it
-    more = at.sweep(_model(), counted, chips=4, times=["1 day", "programmed", 0], folder=tmp_path / "a")
+    more = at.sweep(_model(), counted, num_chips=4, times=["1 day", "programmed", 0], folder=tmp_path / "a")
     assert torch.equal(more.values[:3, [2, 0]], whole.values)
     assert len(calls) == 3 + 4 + 2
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
@@ -181,18 +181,18 @@ def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    at.sweep(_model(), _metric, chips=1, times=["0 s"], folder=tmp_path / "a")
+    at.sweep(_model(), _metric, num_chips=1, times=["0 s"], folder=tmp_path / "a")
     with pytest.raises(ValueError, match=r"another experiment \(seed 0 there and 1 here\); give another folder"):
-        at.sweep(_model(), never, chips=1, times=["0 s"], seed=1, folder=tmp_path / "a")
+        at.sweep(_model(), never, num_chips=1, times=["0 s"], seed=1, folder=tmp_path / "a")
     with pytest.raises(ValueError, match=r"another experiment \(compensation "):
-        at.sweep(_model(), never, chips=1, times=["0 s"], compensation="none", folder=tmp_path / "a")
+        at.sweep(_model(), never, num_chips=1, times=["0 s"], compensation="none", folder=tmp_path / "a")
     other = _model()
     other.weight.data[0, 0] += 1e-6
     with pytest.raises(ValueError, match=r"another experiment \(model '"):
-        at.sweep(other, never, chips=1, times=["0 s"], folder=tmp_path / "a")
+        at.sweep(other, never, num_chips=1, times=["0 s"], folder=tmp_path / "a")
     other = at.convert(at.to_digital(_model()), crossbar(device="one_device"))
     with pytest.raises(ValueError, match=r"another experiment \(model '"):
-        at.sweep(other, never, chips=1, times=["0 s"], folder=tmp_path / "a")
+        at.sweep(other, never, num_chips=1, times=["0 s"], folder=tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="holds files and no sweep.json; give a new or an empty folder"):
@@ -202,7 +202,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["chip-00000.json", "sweep.json"])
 def test_damage_in_a_folder_is_never_a_result(name: str, tmp_path: Path) -> None:
     def run() -> at.Sweep:
-        return at.sweep(_model(), _metric, chips=1, times=["0 s", "1 day"], folder=tmp_path)
+        return at.sweep(_model(), _metric, num_chips=1, times=["0 s", "1 day"], folder=tmp_path)
 
     expected, path = run().values, tmp_path / name
     whole, generator = path.read_bytes(), np.random.default_rng(0)
@@ -230,13 +230,13 @@ def _resistive() -> nn.Module:
 def test_a_time_beyond_the_devices_data_is_marked_in_a_sweep() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # marked, and so not warned of
-        found = at.sweep(_resistive(), _metric, chips=2, times=["1 day", 172_800, "1 year"])
+        found = at.sweep(_resistive(), _metric, num_chips=2, times=["1 day", 172_800, "1 year"])
     assert found.notes[:2] == ("", "")
     assert found.notes[2] == "beyond the device's data (2 days, 130 nm RRAM (Wan 2022)): held at its last value"
     assert str(found).splitlines()[-1].endswith(found.notes[2])
     assert found.to_dict()["1 year"]["note"] == found.notes[2]
     assert "note" not in found.to_dict()["1 day"]
-    assert at.sweep(_model(), _metric, chips=1, times=["1 year"]).notes == ()
+    assert at.sweep(_model(), _metric, num_chips=1, times=["1 year"]).notes == ()
 
 
 def test_at_warns_once_of_a_time_beyond_the_devices_data() -> None:
@@ -259,19 +259,19 @@ def test_a_device_that_gives_nan_is_named() -> None:
     device = dataclasses.replace(at.devices.pcm_like(), drift_mean=lambda r: r * math.nan)
     chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.UnitCell(device=device))
     with pytest.raises(ValueError, match="the device 'PCM statistical model.* NaN or infinite at 3600 s"):
-        at.sweep(at.convert(nn.Linear(12, 4), chip), _metric, chips=1)
+        at.sweep(at.convert(nn.Linear(12, 4), chip), _metric, num_chips=1)
 
 
 def test_sensitivity_marks_a_time_beyond_the_devices_data() -> None:
-    found = at.sensitivity(_resistive(), _metric, chips=1, time="1 year")
+    found = at.sensitivity(_resistive(), _metric, num_chips=1, time="1 year")
     assert "drift (1 year*)" in str(found)
     assert str(found).endswith(
         "* 1 year is beyond the device's data (2 days, 130 nm RRAM (Wan 2022)): held at its last value"
     )
     assert found.to_dict()["note"].startswith("beyond the device's data")
-    assert at.sensitivity(_resistive(), _metric, chips=1, time="1 day").note == ""
+    assert at.sensitivity(_resistive(), _metric, num_chips=1, time="1 day").note == ""
 
 
 def test_progress_shows_a_bar(capsys: pytest.CaptureFixture) -> None:
-    at.sweep(_model(), _metric, chips=1, progress=True)
+    at.sweep(_model(), _metric, num_chips=1, progress=True)
     assert "chips x times" in capsys.readouterr().err

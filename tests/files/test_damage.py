@@ -140,7 +140,7 @@ def test_clips_in_the_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["sweep.json", "chip-00001.json"])
 def test_the_journal_of_a_sweep(file: str, converted: nn.Module, tmp_path: Path) -> None:
     def read() -> object:
-        found = at.sweep(converted, lambda m: m.training + 0.5, chips=2, times=["1 h"], folder=tmp_path)
+        found = at.sweep(converted, lambda m: m.training + 0.5, num_chips=2, times=["1 h"], folder=tmp_path)
         return found.values.tolist()
 
     read()

@@ -52,7 +52,7 @@ def test_hardware_aware_training_loses_less_after_a_day(make: Callable[..., Opti
     _train(trained, teacher, make(trained.parameters()), x, y)
 
     def lost(model: nn.Module) -> float:
-        sweep = at.sweep(model.eval(), lambda on: at.accuracy(on, [(x, y)]), chips=8, times=["1 day"])
+        sweep = at.sweep(model.eval(), lambda on: at.accuracy(on, [(x, y)]), num_chips=8, times=["1 day"])
         return 1 - sweep.mean.item()
 
     # mapped directly 0.176; trained 0.095 to 0.115 over optimizers and seeds

@@ -24,16 +24,16 @@ def _vision(name: str) -> nn.Module:
     ("name", "weights"), [("resnet18", 11_678_912), ("resnet50", 25_502_912), ("vit_b_16", 86_292_480)]
 )
 def test_large_nets_need_3_percent_more_tiles_than_the_bound_at_most(name: str, weights: int) -> None:
-    mapping = map_to_chip(_vision(name), CHIP, torch.zeros(1, 3, 224, 224), chips=None)
+    mapping = map_to_chip(_vision(name), CHIP, torch.zeros(1, 3, 224, 224), num_chips=None)
     assert mapping.weights == mapping.cells == weights
     assert mapping.tiles_used <= 1.03 * math.ceil(weights / 65_536)
-    assert mapping.chips == math.ceil(mapping.tiles_used / 64)
+    assert mapping.num_chips == math.ceil(mapping.tiles_used / 64)
 
 
 def test_a_recurrent_transducer_needs_no_more_either() -> None:
     with torch.device("meta"):
         model = RNNT()
-    mapping = map_to_chip(model, CHIP, (torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)), chips=None)
+    mapping = map_to_chip(model, CHIP, (torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)), num_chips=None)
     assert 45e6 < mapping.weights < 46e6
     assert mapping.tiles_used <= 1.03 * mapping.tiles_lower_bound
     assert ("embedding.weight", 29 * 320) in mapping.digital_weights
@@ -45,19 +45,21 @@ def test_a_recurrent_transducer_on_five_speech_chips_with_four_and_two_devices_p
         model = RNNT()
     example = torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)
     four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
-    whole, dense = (map_to_chip(model, chip, example, chips=None) for chip in (four, two))
-    assert (whole.chips, dense.chips) == (6, 3)
+    whole, dense = (map_to_chip(model, chip, example, num_chips=None) for chip in (four, two))
+    assert (whole.num_chips, dense.num_chips) == (6, 3)
     sizes = {m.name: m.weights for m in whole.matrices}
     sensitive = ["before.*", "joint.*"]
     for first in ([], sensitive):
         plan = at.mapping.plan_devices(sizes, four, two, 5, first=first)
         mixed = [
-            map_to_chip(model, chip, example, chips=None, exclude=[n for n in sizes if plan[n] != chip.cell.devices])
+            map_to_chip(
+                model, chip, example, num_chips=None, exclude=[n for n in sizes if plan[n] != chip.cell.devices]
+            )
             for chip in (four, two)
         ]
         names = [m.name for mapping in mixed for m in mapping.matrices]
         assert sorted(names) == sorted(sizes)
-        assert [mapping.chips for mapping in mixed] == [4, 1]
+        assert [mapping.num_chips for mapping in mixed] == [4, 1]
         for mapping in mixed:
             check(mapping)
         devices = sum(mapping.cells * mapping.chip.cell.devices for mapping in mixed)
@@ -184,9 +186,9 @@ def test_what_does_not_fit_is_refused_with_remedies() -> None:
     ) as e:
         map_to_chip(model, chip, torch.zeros(1, 256))
     assert "'0' (262,144 weights, 4.0 tiles)" in str(e.value)
-    assert "chips=2 (or chips=None" in str(e.value)
+    assert "num_chips=2 (or num_chips=None" in str(e.value)
     assert "exclude=['0']" in str(e.value)
-    assert map_to_chip(model, chip, torch.zeros(1, 256), chips=2).chips == 2
+    assert map_to_chip(model, chip, torch.zeros(1, 256), num_chips=2).num_chips == 2
     assert map_to_chip(model, chip, torch.zeros(1, 256), exclude=["0"]).tiles_used == 4
     with pytest.raises(ValueError, match="has 4 without the 1 retired ones"):
         map_to_chip(model[0], chip, torch.zeros(1, 256), retired=[(0, 0)], duplicate={"*": 2})
@@ -195,7 +197,7 @@ def test_what_does_not_fit_is_refused_with_remedies() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"chips": 0}, ValueError, "integer >= 1, or None"),
+        ({"num_chips": 0}, ValueError, "integer >= 1, or None"),
         ({"retired": [(0, 64)]}, ValueError, r"tile from 0 to 63; got \(0, 64\)"),
         ({"retired": [(1, 0)]}, ValueError, "chip from 0 to 0"),
         ({"retired_columns": [(0, 0, 256)]}, ValueError, "column from 0 to 255"),
@@ -222,7 +224,7 @@ def test_models_without_matrices_and_other_types_are_refused() -> None:
 
 def test_extreme_shapes() -> None:
     tiny = dataclasses.replace(CHIP, rows=1, cols=1, tiles=1)
-    assert map_to_chip(nn.Linear(3, 2), tiny, torch.zeros(1, 3), chips=None).chips == 6
+    assert map_to_chip(nn.Linear(3, 2), tiny, torch.zeros(1, 3), num_chips=None).num_chips == 6
     assert map_to_chip(nn.Linear(1, 1), tiny, torch.zeros(0, 1)).vectors == {"(root)": 0}
     with torch.device("meta"), pytest.warns(UserWarning, match="zero-element"):
         empty = nn.Sequential(nn.Linear(2, 0), nn.Linear(0, 2), nn.Linear(2, 2))

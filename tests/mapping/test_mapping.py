@@ -48,18 +48,19 @@ def test_table(mapping: ChipMapping) -> None:
 def test_json_round_trip(name: str) -> None:
     mapping = map_to_chip(Residual(), at.chips.get(name), torch.zeros(1, 3, 6, 6), retired=[(0, 1)])
     assert ChipMapping.from_json(mapping.to_json()) == mapping
-    assert json.loads(mapping.to_json())["version"] == 1
+    assert json.loads(mapping.to_json())["version"] == 2
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2, this AnalogTorch reads version 1"),
+        ({"version": 3}, "version 3, this AnalogTorch reads versions 1 to 2"),
+        ({"version": "2"}, "version '2', this AnalogTorch reads versions 1 to 2"),
         ({"format": "other"}, "not written by ChipMapping.to_json"),
         ({"surprise": 1}, "unknown \\['surprise'\\]"),
         ({"placements": [{"chip": 0}]}, "wrong shape"),
         ({"matrices": []}, "belongs to no matrix"),
-        ({"chips": 0}, "is on no tile"),
+        ({"num_chips": 0}, "is on no tile"),
         ({"retired": [[0, 0]]}, "lies on a retired tile or column"),
         ({"retired_columns": [[0, 0, 1], [0, 1, 1]]}, "lies on a retired tile or column"),
     ],
@@ -113,8 +114,10 @@ def test_blocks_of_a_matrix_that_hold_the_same_weights_are_refused() -> None:
         ChipMapping.from_json(mapping.to_json()[:500])
 
 
-def test_json_of_version_1_without_an_example_is_read(mapping: ChipMapping) -> None:
+def test_json_of_version_1_is_read(mapping: ChipMapping) -> None:
     data = _plain(mapping)
+    data |= {"version": 1, "chips": data.pop("num_chips")}
+    assert ChipMapping.from_json(json.dumps(data)) == mapping
     assert data.pop("example") == ["(1, 3, 6, 6) float32"]
     assert ChipMapping.from_json(json.dumps(data)) == replace(mapping, example=())
 
@@ -208,7 +211,7 @@ def test_floorplan(mapping: ChipMapping) -> None:
 
 def test_floorplan_of_several_chips() -> None:
     chip = replace(at.chips.hermes64(), tiles=9)
-    mapping = map_to_chip(nn.Linear(256, 256 * 50), chip, torch.zeros(1, 256), chips=None)
+    mapping = map_to_chip(nn.Linear(256, 256 * 50), chip, torch.zeros(1, 256), num_chips=None)
     plan = floorplan(mapping)
     assert [f.chip for f in plan.frames] == list(range(6))
     frames = {f.chip: f for f in plan.frames}

@@ -38,7 +38,7 @@ def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> 
     assert list(report) == ["digital", "direct", "hwa", "chip", "tiles", "data", "seed", "seconds", "versions"]
     assert report["digital"] == {"accuracy": 0.92}
     assert list(report["hwa"]) == list(TIMES)
-    assert report["hwa"]["1 day"] == pytest.approx({"mean": 0.905, "std": 0.00707, "chips": 2}, abs=1e-5)
+    assert report["hwa"]["1 day"] == pytest.approx({"mean": 0.905, "std": 0.00707, "num_chips": 2}, abs=1e-5)
     assert (report["tiles"], report["seed"], report["seconds"]) == (17, 3, 61.2)
 
 

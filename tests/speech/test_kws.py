@@ -26,7 +26,7 @@ from tests.speech.training.conftest import Kill
 SMALL = [
     "--data.source=folder", "--model.widths=[4,8]", "--model.stem_stride=[4,4]", "--workers=0", "--progress=false",
     "--digital.epochs=4", "--digital.batch_size=12", "--digital.learning_rate=0.01",
-    "--hwa.epochs=2", "--hwa.batch_size=12", "--sweep.chips=2", "--sweep.times=['0 s', '1 year']",
+    "--hwa.epochs=2", "--hwa.batch_size=12", "--sweep.num_chips=2", "--sweep.times=['0 s', '1 year']",
 ]  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_report(finished: Path) -> None:
     assert report["chip"] == "hermes64"
     assert report["data"] == {"source": "folder", "train": 36, "val": 12, "test": 24}
     assert list(report["hwa"]) == ["0 s", "1 year"]
-    assert report["hwa"]["1 year"]["chips"] == 2
+    assert report["hwa"]["1 year"]["num_chips"] == 2
     assert set(report["versions"]) == {"analogtorch", "torch", "torchaudio", "lightning"}
     assert "synthes" not in (finished / "report.md").read_text()
 
@@ -253,13 +253,17 @@ def test_settings_without_influence_may_change_on_resume(clips: Path, finished: 
     out, elsewhere = tmp_path / "out", tmp_path / "clips"
     shutil.copytree(finished, out)
     shutil.copytree(clips, elsewhere)
-    more = ["--resume", "--workers=1", "--sweep.chips=3", "--sweep.times=['0 s', '1 day', '1 year']"]
+    journal = json.loads((out / "journal.json").read_text())
+    del journal["checksum"]
+    journal["config"]["sweep"]["chips"] = journal["config"]["sweep"].pop("num_chips")  # as earlier versions called it
+    (out / "journal.json").write_text(json.dumps(journal))
+    more = ["--resume", "--workers=1", "--sweep.num_chips=3", "--sweep.times=['0 s', '1 day', '1 year']"]
     more += ["--data.synthetic.cache=null", "--data.folder.fit=pad_or_trim"]
     assert run(elsewhere, out, *more) == 0
     report, before = accuracies(out), accuracies(finished)
     assert report["digital"] == before["digital"]
     assert list(report["hwa"]) == ["0 s", "1 day", "1 year"]
-    assert report["hwa"]["1 day"]["chips"] == 3
+    assert report["hwa"]["1 day"]["num_chips"] == 3
     assert run(elsewhere, out, "--resume") == 2  # fewer chips and times
 
 
@@ -379,7 +383,7 @@ def test_speech_commands_as_a_source(tmp_path: Path) -> None:
 def test_real_speech(data_root: Path, tmp_path: Path) -> None:
     """One seed: the standard error of the accuracy on 1,118 clips is 0.8 points, of the mean over 3 chips about 1."""
     config = Path(__file__).parents[2] / "configs" / "kws" / "real.yaml"
-    given = [f"--data.folder.root={data_root / 'gsc_v2_test12'}", f"--out={tmp_path}", "--sweep.chips=3"]
+    given = [f"--data.folder.root={data_root / 'gsc_v2_test12'}", f"--out={tmp_path}", "--sweep.num_chips=3"]
     assert main(["kws", f"--config={config}", *given]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["digital"]["accuracy"] > 0.88

@@ -54,7 +54,7 @@ def _report() -> Found:
     def metric(chip: torch.nn.Module) -> float:
         return 0.9 + evaluated(chip, [x]).mean().item() / 100
 
-    direct, hwa = (api.sweep(model, metric, chips=2, times=["0 s", "1 day"], seed=seed) for seed in (0, 1))
+    direct, hwa = (api.sweep(model, metric, num_chips=2, times=["0 s", "1 day"], seed=seed) for seed in (0, 1))
     with tempfile.TemporaryDirectory() as folder:
         yield "texts", api.report_texts(direct, hwa, Path(folder))
 

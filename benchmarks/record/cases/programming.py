@@ -53,8 +53,8 @@ def _method(net: str, chip: str, method: Any) -> Found:
 
 def _defects(net: str, name: str) -> Found:
     model, x, defects = _model(net, usual()), batches(*NETS[net][1], count=1), api.Defects(**_DEFECTS[name])
-    mapping = api.map_to_chip(model, usual(), x[0][:1], chips=None, spread=True)
-    moved = api.remap(mapping, retired=[(0, 1)], retired_columns=[(0, 0, 3)], chips=mapping.chips + 1)
+    mapping = api.map_to_chip(model, usual(), x[0][:1], num_chips=None, spread=True)
+    moved = api.remap(mapping, retired=[(0, 1)], retired_columns=[(0, 0, 3)], num_chips=mapping.num_chips + 1)
     for place, where in (("consecutive", None), ("mapped", mapping), ("remapped", moved)):
         physical = api.program(model, seed=5, defects=defects, mapping=where)
         yield place, met(physical.at("1 day"), x)
@@ -97,13 +97,15 @@ def _sweep() -> Found:
     model, x = _model("mlp", usual()), batches(32, 40, count=1)
     labels = evaluated(api.to_digital(api.convert(NETS["mlp"][0](), usual())), x).argmax(-1)
     found = api.sweep(
-        model, lambda chip: api.accuracy(chip, [(x[0], labels)]), chips=2, times=["0 s", "1 year"], seed=4
+        model, lambda chip: api.accuracy(chip, [(x[0], labels)]), num_chips=2, times=["0 s", "1 year"], seed=4
     )
     yield "sweep", [found.values, str(found), list(found.seeds)]
     yield "accuracy", api.accuracy(model, [(x[0], labels)])
-    scan = api.sensitivity(model, lambda m: (call(m, x) - 1).square().mean().item(), chips=2, higher_is_better=False)
+    scan = api.sensitivity(
+        model, lambda m: (call(m, x) - 1).square().mean().item(), num_chips=2, higher_is_better=False
+    )
     yield "sensitivity", [str(scan), api.losses(scan)]
-    scan = api.sensitivity(model, lambda m: api.accuracy(m, [(x[0], labels)]), effects=("bits", "drift"), chips=1)
+    scan = api.sensitivity(model, lambda m: api.accuracy(m, [(x[0], labels)]), effects=("bits", "drift"), num_chips=1)
     yield "sensitivity of the accuracy", [str(scan), api.losses(scan), str(scan.suggest(0.05))]
 
 
