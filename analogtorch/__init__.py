@@ -3,7 +3,7 @@
 chip = at.chips.hermes64()
 at.convert(model, chip)
 at.calibrate(model, batches)
-mapping = at.map_to_chip(model, chip, example)
+mapping = at.map_to_chip(model, example)
 physical = at.program(model, seed=7)
 physical.at("1 day")
 """

@@ -45,8 +45,8 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
     example = tuple(_tensor(text) for text in given.input or _inputs(given.model))
     mapping = map_to_chip(
         model,
-        chip,
         example,
+        chip=chip,
         num_chips=_num_chips(given.chips),
         duplicate=dict(map(_copies, given.duplicate)),
         exclude=given.exclude,

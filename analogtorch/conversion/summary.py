@@ -109,7 +109,9 @@ class Summary:
         for chip, rows in self._builds():
             lines.append(_fit(chip, rows))
             lines += [
-                f"differs from {chip.name}: {row.name} ({_changes(row.chip, chip)})" for row in rows if row.chip != chip
+                f"differs from {chip.name}: {row.name} ({differences(row.chip, chip)})"
+                for row in rows
+                if row.chip != chip
             ]
         lines.append(str(self.share))
         lines.append(f"{self.parameters:,} parameters, and {self.ranges:,} input ranges beside them.")
@@ -156,7 +158,7 @@ def _least(chip: Chip, rows: list[LayerRow]) -> int:
     return math.ceil(sum(row.cells for row in rows) / (chip.rows * chip.cols))
 
 
-def _changes(chip: Chip, usual: Chip) -> str:
+def differences(chip: Chip, usual: Chip) -> str:
     """The fields of ``chip`` that are not as ``usual``, with those values that are short."""
     told = []
     for name in (f.name for f in fields(Chip)):

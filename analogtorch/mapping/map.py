@@ -7,9 +7,11 @@ from torch import nn
 from tqdm import tqdm
 
 from analogtorch.chips import Chip
+from analogtorch.conversion import analog_layers, check_module, refuse_programmed
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import nearest
+from analogtorch.conversion.summary import differences
 from analogtorch.graph.trace import Trace, trace
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.demand import Demand
@@ -21,9 +23,9 @@ from analogtorch.values import checks
 
 def map_to_chip(
     model: nn.Module,
-    chip: Chip,
     example: Example,
     *,
+    chip: Chip | None = None,
     num_chips: int | None = 1,
     duplicate: Mapping[str, int] | None = None,
     exclude: str | Iterable[str] | None = None,
@@ -41,11 +43,12 @@ def map_to_chip(
     leaves out, products of activations, norms, activation functions, pooling and embeddings.
 
     Args:
-        model: digital or converted.
-        chip: the chip.
+        model: converted, or digital if ``chip`` is given.
         example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword arguments. Shapes and
             types matter, and the values by which the forward decides, such as lengths. All counts are per run of this
             example: give a batch of one for counts per sample.
+        chip: the chip to place it on; None takes that of the model's analog layers, which must all have the same.
+            Their training noise may differ.
         num_chips: chips there are; None takes as many as it needs.
         duplicate: copies of matrices for throughput, by pattern of their names: ``{"layer1.*": 2}`` places them twice.
         exclude: patterns of matrices that stay digital, as ``convert`` takes them: by the name of a layer, of one of
@@ -57,16 +60,20 @@ def map_to_chip(
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: the model does not run on the example, or decides by values that it lacks on the meta device; it has
+        ValueError: a digital model and no chip, or layers on several chips and none of them chosen; the model does not
+            run on the example, or decides by values that it lacks on the meta device; it has
             no weights to place, does not fit on the chips, or a pattern, tile or column matches nothing.
 
     Example:
-        >>> mapping = map_to_chip(torch.nn.Linear(300, 10), analogtorch.chips.hermes64(), torch.zeros(1, 300))
+        >>> model = analogtorch.convert(torch.nn.Linear(300, 10), analogtorch.chips.hermes64())
+        >>> mapping = map_to_chip(model, torch.zeros(1, 300))
         >>> mapping.tiles_used
         1
     """
-    if not isinstance(chip, Chip):
-        raise TypeError(f"map_to_chip: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
+    check_module("map_to_chip", model)
+    refuse_programmed(model, "map_to_chip")
+    chip = _chip_of(model) if chip is None else chip
+    checks.instance("map_to_chip: chip", chip, Chip, "analogtorch.chips.hermes64()")
     check_num_chips("map_to_chip", num_chips, none="as many as needed")
     for name, value in (("spread", spread), ("progress", progress)):
         checks.flag(f"map_to_chip: {name}", value)
@@ -186,6 +193,41 @@ def check_num_chips(function: str, num_chips: int | None, *, none: str) -> None:
     """
     if num_chips is not None and (type(num_chips) is not int or num_chips < 1):
         raise ValueError(f"{function}: num_chips must be an integer >= 1, or None for {none}; got {num_chips!r}")
+
+
+def _chip_of(model: nn.Module) -> Chip:
+    """The chip of the model's analog layers.
+
+    Raises:
+        ValueError: no layer is analog, or they are on several chips, which the error names.
+    """
+    several: list[tuple[Chip, list[str]]] = []
+    for name, layer in analog_layers(model):
+        for chip, names in several:
+            if chip is layer.chip or chip == replace(layer.chip, training=chip.training):
+                names.append(name or "(root)")
+                break
+        else:
+            several.append((layer.chip, [name or "(root)"]))
+    if not several:
+        raise ValueError(
+            f"map_to_chip: {type(model).__name__} has no analog layer, and so no chip. Give it one: "
+            "map_to_chip(model, example, chip=analogtorch.chips.hermes64()), or call analogtorch.convert(model, chip)"
+        )
+    (chip, _), *others = several
+    if others:
+        raise ValueError(
+            f"map_to_chip: the layers of {type(model).__name__} are on {len(several)} chips: "
+            f"{'; '.join(_named(own, names, chip) for own, names in several)}. Give the one to place them on: "
+            "map_to_chip(model, example, chip=...)"
+        )
+    return chip
+
+
+def _named(chip: Chip, names: list[str], first: Chip) -> str:
+    differs = f", differing in {differences(chip, first)}" if chip.name == first.name and chip is not first else ""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{chip.name}{differs} ({', '.join(map(repr, names[:3]))}{more})"
 
 
 def _excluded(names: Mapping[str, tuple[str, ...]], exclude: str | Iterable[str] | None) -> set[str]:

@@ -97,7 +97,7 @@ def _matrices(
     raise ValueError(
         f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
         "mapping is of another model. Leave the layer digital with analogtorch.convert(model, chip, "
-        f"exclude=[{name!r}]), or map the model anew with analogtorch.map_to_chip(model, chip, example)"
+        f"exclude=[{name!r}]), or map the model anew with analogtorch.map_to_chip(model, example)"
     )
 
 
@@ -126,7 +126,7 @@ def _section(name: str, matrices: list[tuple[str, int]], section: Section, mappi
     if covered != section.cells:
         raise ValueError(
             f"program: the mapping does not place layer {name!r} as the model computes it ({covered:,} of "
-            f"{section.cells:,} cells agree); map the model anew with analogtorch.map_to_chip(model, chip, example)"
+            f"{section.cells:,} cells agree); map the model anew with analogtorch.map_to_chip(model, example)"
         )
     return places
 

@@ -123,7 +123,7 @@ class _Steps:
 
     def map(self) -> None:
         """On as many chips as it takes."""
-        self.mapping = at.map_to_chip(self.model, self.chip, self.example, num_chips=None)
+        self.mapping = at.map_to_chip(self.model, self.example, chip=self.chip, num_chips=None)
         self.row.tiles = self.mapping.tiles_used
 
     def cost(self) -> None:

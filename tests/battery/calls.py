@@ -80,7 +80,7 @@ def programmed() -> at.ProgrammedChip:
 @functools.cache
 def mapping() -> at.ChipMapping:
     """Where it lies."""
-    return at.map_to_chip(digital(), CHIP, X)
+    return at.map_to_chip(digital(), X, chip=CHIP)
 
 
 def used_up(batches: Iterable[Any]) -> Iterator[Any]:

@@ -147,7 +147,7 @@ def _mappings() -> Iterator[Bad]:
     )
     yield Bad(
         "map nan chips",
-        lambda: at.map_to_chip(digital(), CHIP, X, num_chips=float("nan")),
+        lambda: at.map_to_chip(digital(), X, chip=CHIP, num_chips=float("nan")),
         ValueError,
         "num_chips must be an integer",
     )

@@ -516,47 +516,56 @@ def _training() -> Iterator[Bad]:
 def _mapping() -> Iterator[Bad]:
     model = digital()
     yield from every(
-        "map model", lambda v: at.map_to_chip(v, CHIP, X), NO_MODEL, "map_to_chip: model must be a", TypeError
+        "map model", lambda v: at.map_to_chip(v, X, chip=CHIP), NO_MODEL, "map_to_chip: model must be a", TypeError
     )
     yield Bad(
-        "map chip", lambda: at.map_to_chip(programmed(), CHIP, X), TypeError, "a programmed chip is a model at a time"
+        "map chip",
+        lambda: at.map_to_chip(programmed(), X, chip=CHIP),
+        TypeError,
+        "a programmed chip is a model at a time",
     )
-    yield from every("map onto", lambda v: at.map_to_chip(model, v, X), NO_CHIP, "chip must be a Chip", TypeError)
     yield from every(
-        "map example", lambda v: at.map_to_chip(model, CHIP, v), [None, "x", 3], "example", (TypeError, ValueError)
+        "map onto",
+        lambda v: at.map_to_chip(model, X, chip=v),
+        [c for c in NO_CHIP if c is not None],
+        "chip must be a Chip",
+        TypeError,
     )
-    yield Bad("map width", lambda: at.map_to_chip(model, CHIP, torch.randn(3, 7)), (ValueError, RuntimeError), "7")
+    yield from every(
+        "map example", lambda v: at.map_to_chip(model, v, chip=CHIP), [None, "x", 3], "example", (TypeError, ValueError)
+    )
+    yield Bad("map width", lambda: at.map_to_chip(model, torch.randn(3, 7), chip=CHIP), (ValueError, RuntimeError), "7")
     yield from every(
         "map chips",
-        lambda v: at.map_to_chip(model, CHIP, X, num_chips=v),
+        lambda v: at.map_to_chip(model, X, chip=CHIP, num_chips=v),
         [0, -1, 1.5, True, "2"],
         "num_chips must be",
         (TypeError, ValueError),
     )
     yield from every(
         "map duplicate",
-        lambda v: at.map_to_chip(model, CHIP, X, duplicate=v),
+        lambda v: at.map_to_chip(model, X, chip=CHIP, duplicate=v),
         [["0"], 3, {"9": 2}, {"0": 0}, {"0": 1.5}, {"0": True}, {"0": "2"}],
         "duplicate",
         (TypeError, ValueError),
     )
     yield from every(
         "map exclude",
-        lambda v: at.map_to_chip(model, CHIP, X, exclude=v),
+        lambda v: at.map_to_chip(model, X, chip=CHIP, exclude=v),
         ["hed", 3, [3], ["hed"]],
         "exclude",
         (TypeError, ValueError),
     )
     yield from every(
         "map retired",
-        lambda v: at.map_to_chip(model, CHIP, X, retired=v),
+        lambda v: at.map_to_chip(model, X, chip=CHIP, retired=v),
         [3, "0", [0], [(0,)], [(0, 64)], [(0, -1)], [(0, 1.5)], [("0", 1)]],
         "retired",
         (TypeError, ValueError),
     )
     yield from every(
         "map columns",
-        lambda v: at.map_to_chip(model, CHIP, X, retired_columns=v),
+        lambda v: at.map_to_chip(model, X, chip=CHIP, retired_columns=v),
         [3, "0", [0], [(0, 1)], [(0, 64, 0)], [(0, 0, 256)], [(0, 0, -1)], [(0, 0, "1")]],
         "retired_columns",
         (TypeError, ValueError),
@@ -564,7 +573,7 @@ def _mapping() -> Iterator[Bad]:
     for name in ("spread", "progress"):
         yield from every(
             f"map {name}",
-            lambda v, name=name: at.map_to_chip(model, CHIP, X, **{name: v}),
+            lambda v, name=name: at.map_to_chip(model, X, chip=CHIP, **{name: v}),
             NO_FLAG,
             f"{name} must be True or False",
             (TypeError, ValueError),
@@ -591,7 +600,7 @@ def _mapping() -> Iterator[Bad]:
         (TypeError, ValueError),
     )
     bare = dataclasses.replace(CHIP, cost=None)
-    yield Bad("cost none", lambda: at.cost(at.map_to_chip(model, bare, X)), ValueError, "has no cost")
+    yield Bad("cost none", lambda: at.cost(at.map_to_chip(model, X, chip=bare)), ValueError, "has no cost")
     yield from every(
         "from_json",
         at.ChipMapping.from_json,

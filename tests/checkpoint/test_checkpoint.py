@@ -212,7 +212,7 @@ def _recipes(model: nn.Module, chip: at.Chip) -> list[dict]:
         {
             "method": at.ProgramAndVerify(rounds=2, margin=0.01),
             "defects": at.Defects(columns=0.1),
-            "mapping": at.map_to_chip(model, chip, torch.zeros(2, 40)),
+            "mapping": at.map_to_chip(model, torch.zeros(2, 40), chip=chip),
         },
     ]
 

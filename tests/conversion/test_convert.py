@@ -352,9 +352,9 @@ def test_one_matrix_of_a_module_stays_digital(exclude, digital: set[str]) -> Non
     assert torch.allclose(model(x), expected, atol=1e-5)
     assert model.state_dict().keys() == plain.state_dict().keys()
     at.guard(model, x)
-    mapping = at.map_to_chip(model, CHIP, x)
+    mapping = at.map_to_chip(model, x, chip=CHIP)
     assert mapping.weights == sum(layer.weight.numel() for _, layer in at.analog_layers(model))
-    assert at.map_to_chip(plain, CHIP, x, exclude=exclude).matrices == mapping.matrices
+    assert at.map_to_chip(plain, x, chip=CHIP, exclude=exclude).matrices == mapping.matrices
     at.convert(model, at.chips.ideal(), exclude=exclude)  # as before
     assert torch.allclose(at.to_digital(model)(x), expected, atol=1e-6)
     assert {name for name, _ in at.analog_layers(at.convert(model, CHIP))} == _ALL
@@ -375,7 +375,7 @@ def test_names_of_matrices_that_are_none_suggest_the_nearest() -> None:
         with pytest.raises(ValueError, match=r"'lstm.hh_l1' matches none.*'lstm.hh_l0'"):
             at.convert(_Matrices(), CHIP, **argument)
     with pytest.raises(ValueError, match=r"'lstm.hh_l1' matches none.*'lstm.hh_l0'"):
-        at.map_to_chip(_Matrices(), CHIP, torch.zeros(2, 3, 4), exclude="lstm.hh_l1")
+        at.map_to_chip(_Matrices(), torch.zeros(2, 3, 4), chip=CHIP, exclude="lstm.hh_l1")
     model = at.convert(_Matrices(), CHIP, exclude="lstm.hh_l0")
     with pytest.raises(ValueError, match=r"'lstm.hh_l0' was left digital when 'lstm' was converted"):
         at.convert(model, CHIP)

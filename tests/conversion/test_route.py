@@ -127,7 +127,7 @@ def test_compiled_and_exported() -> None:
     torch._dynamo.reset()
     assert torch.allclose(torch.compile(model, fullgraph=True, backend="aot_eager")(X), expected, atol=1e-6)
     assert torch.allclose(torch.export.export(model, (X,)).module()(X), expected, atol=1e-6)
-    mapping = at.map_to_chip(model, CHIP, X)
+    mapping = at.map_to_chip(model, X, chip=CHIP)
     assert {m.name for m in mapping.matrices} == {"fc", "bare", "conv"}
 
 

@@ -67,7 +67,7 @@ def test_checkpoints(file: str, converted: nn.Module, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["analog.json", "weights.safetensors"])
 def test_programmed_chips(file: str, converted: nn.Module, tmp_path: Path) -> None:
-    mapping = at.map_to_chip(converted, at.chips.hermes64(), torch.zeros(1, 6))
+    mapping = at.map_to_chip(converted, torch.zeros(1, 6), chip=at.chips.hermes64())
     at.save(at.program(converted, seed=3, defects=at.Defects(cells=0.1), mapping=mapping), tmp_path)
 
     def read() -> object:
@@ -102,7 +102,7 @@ def test_checkpoints_of_a_training_from_before_checksums(tmp_path: Path) -> None
 
 
 def test_mappings(converted: nn.Module, tmp_path: Path) -> None:
-    mapping = at.map_to_chip(converted, at.chips.hermes64(), torch.zeros(1, 6))
+    mapping = at.map_to_chip(converted, torch.zeros(1, 6), chip=at.chips.hermes64())
     file = tmp_path / "mapping.json"
     file.write_text(mapping.to_json())
     assert never_silent(file, lambda: ChipMapping.from_json(file.read_bytes()), name="mapping: ") > 0

@@ -291,7 +291,7 @@ def test_layers_of_constants_lie_on_tiles_and_can_be_programmed_there() -> None:
     vectors = {name: op.vectors for name, op in _mvms(traced).items()}
     assert vectors | {"bias.0": 15, "bias.2": 15, "query": 5} == vectors
     assert _mvms(traced)["bias.0"].inputs == ()
-    mapping = at.map_to_chip(model, at.chips.hermes64(), x)
+    mapping = at.map_to_chip(model, x, chip=at.chips.hermes64())
     assert at.program(model, seed=1, mapping=mapping).at("1 day")(x).isfinite().all()
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def _vision(name: str) -> nn.Module:
     ("name", "weights"), [("resnet18", 11_678_912), ("resnet50", 25_502_912), ("vit_b_16", 86_292_480)]
 )
 def test_large_nets_need_3_percent_more_tiles_than_the_bound_at_most(name: str, weights: int) -> None:
-    mapping = map_to_chip(_vision(name), CHIP, torch.zeros(1, 3, 224, 224), num_chips=None)
+    mapping = map_to_chip(_vision(name), torch.zeros(1, 3, 224, 224), chip=CHIP, num_chips=None)
     assert mapping.weights == mapping.cells == weights
     assert mapping.tiles_used <= 1.03 * math.ceil(weights / 65_536)
     assert mapping.num_chips == math.ceil(mapping.tiles_used / 64)
@@ -33,7 +34,9 @@ def test_large_nets_need_3_percent_more_tiles_than_the_bound_at_most(name: str, 
 def test_a_recurrent_transducer_needs_no_more_either() -> None:
     with torch.device("meta"):
         model = RNNT()
-    mapping = map_to_chip(model, CHIP, (torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)), num_chips=None)
+    mapping = map_to_chip(
+        model, (torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)), chip=CHIP, num_chips=None
+    )
     assert 45e6 < mapping.weights < 46e6
     assert mapping.tiles_used <= 1.03 * mapping.tiles_lower_bound
     assert ("embedding.weight", 29 * 320) in mapping.digital_weights
@@ -45,7 +48,7 @@ def test_a_recurrent_transducer_on_five_speech_chips_with_four_and_two_devices_p
         model = RNNT()
     example = torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)
     four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
-    whole, dense = (map_to_chip(model, chip, example, num_chips=None) for chip in (four, two))
+    whole, dense = (map_to_chip(model, example, chip=chip, num_chips=None) for chip in (four, two))
     assert (whole.num_chips, dense.num_chips) == (6, 3)
     sizes = {m.name: m.weights for m in whole.matrices}
     sensitive = ["before.*", "joint.*"]
@@ -53,7 +56,7 @@ def test_a_recurrent_transducer_on_five_speech_chips_with_four_and_two_devices_p
         plan = at.mapping.plan_devices(sizes, four, two, 5, first=first)
         mixed = [
             map_to_chip(
-                model, chip, example, num_chips=None, exclude=[n for n in sizes if plan[n] != chip.cell.devices]
+                model, example, chip=chip, num_chips=None, exclude=[n for n in sizes if plan[n] != chip.cell.devices]
             )
             for chip in (four, two)
         ]
@@ -70,7 +73,7 @@ def test_a_recurrent_transducer_on_five_speech_chips_with_four_and_two_devices_p
 
 
 def test_resnet9_fits_34_tiles() -> None:
-    mapping = map_to_chip(ResNet9(), CHIP, torch.zeros(1, 3, 32, 32))
+    mapping = map_to_chip(ResNet9(), torch.zeros(1, 3, 32, 32), chip=CHIP)
     assert mapping.weights == 1_866_536
     assert mapping.tiles_used <= 34
     check(mapping)
@@ -87,7 +90,7 @@ def test_resnet9_fits_34_tiles() -> None:
     ],
 )
 def test_keyword_spotters_need_one_tile_above_the_bound_at_most(model, shape, bound) -> None:
-    mapping = map_to_chip(model, CHIP, torch.zeros(shape))
+    mapping = map_to_chip(model, torch.zeros(shape), chip=CHIP)
     assert mapping.tiles_lower_bound == bound
     assert mapping.tiles_used <= bound + 1
 
@@ -97,7 +100,7 @@ def test_products_of_the_placed_blocks_add_up_to_the_digital_model(rows: int, co
     torch.manual_seed(0)
     model, x = Residual(), torch.randn(2, 3, 6, 6)
     chip = dataclasses.replace(at.chips.ideal(), rows=rows, cols=cols, tiles=1000)
-    mapping = map_to_chip(model, chip, x)
+    mapping = map_to_chip(model, x, chip=chip)
     check(mapping)
 
     def product(name: str, vectors: Tensor) -> Tensor:
@@ -130,9 +133,9 @@ def test_products_of_the_placed_blocks_add_up_to_the_digital_model(rows: int, co
 def test_grouped_convolutions_waste_cells_where_they_are_block_diagonal() -> None:
     model = nn.Sequential(nn.Conv2d(64, 64, 3, groups=64))
     x = torch.zeros(1, 64, 8, 8)
-    mapping = map_to_chip(model, CHIP, x)
+    mapping = map_to_chip(model, x, chip=CHIP)
     assert (mapping.weights, mapping.cells, len(mapping.placements)) == (576, 576, 1)
-    diagonal = map_to_chip(model, dataclasses.replace(CHIP, grouped="block_diagonal"), x)
+    diagonal = map_to_chip(model, x, chip=dataclasses.replace(CHIP, grouped="block_diagonal"))
     assert (diagonal.weights, diagonal.cells) == (576, 2 * 252 * 28 + 72 * 8)
     assert "zeros of block-diagonal matrices" in str(diagonal)
     check(diagonal)
@@ -140,42 +143,42 @@ def test_grouped_convolutions_waste_cells_where_they_are_block_diagonal() -> Non
 
 def test_duplicates() -> None:
     model = nn.Sequential(nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3), nn.Flatten(), nn.Linear(4, 4))
-    mapping = map_to_chip(model, CHIP, torch.zeros(1, 4, 5), duplicate={"[01]": 3})
+    mapping = map_to_chip(model, torch.zeros(1, 4, 5), chip=CHIP, duplicate={"[01]": 3})
     assert mapping.copies == {"0": 3, "1": 3, "3": 1}
     assert mapping.tiles_used == 3
     assert mapping.cells == 3 * 2 * 48 + 16
     check(mapping)
     with pytest.raises(ValueError, match=r"duplicate pattern '2' matches none of the 3 matrices.*'0'"):
-        map_to_chip(model, CHIP, torch.zeros(1, 4, 5), duplicate={"2": 2})
+        map_to_chip(model, torch.zeros(1, 4, 5), chip=CHIP, duplicate={"2": 2})
     with pytest.raises(ValueError, match="must be an integer >= 1, got 0"):
-        map_to_chip(model, CHIP, torch.zeros(1, 4, 5), duplicate={"0": 0})
+        map_to_chip(model, torch.zeros(1, 4, 5), chip=CHIP, duplicate={"0": 0})
 
 
 def test_spreading_uses_the_tiles_that_are_left() -> None:
     chip = dataclasses.replace(CHIP, tiles=3)
     model = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 1), nn.Flatten(), nn.Linear(20, 4))
-    together = map_to_chip(model, chip, torch.zeros(1, 4, 5))
+    together = map_to_chip(model, torch.zeros(1, 4, 5), chip=chip)
     assert together.tiles_used == 1
-    apart = map_to_chip(model, chip, torch.zeros(1, 4, 5), spread=True)
+    apart = map_to_chip(model, torch.zeros(1, 4, 5), chip=chip, spread=True)
     assert [(p.block.matrix, p.tile) for p in apart.placements] == [("0", 0), ("1", 1), ("3", 2)]
-    two = map_to_chip(model, chip, torch.zeros(1, 4, 5), spread=True, retired=[(0, 0)])
+    two = map_to_chip(model, torch.zeros(1, 4, 5), chip=chip, spread=True, retired=[(0, 0)])
     assert [p.tile for p in two.placements] == [1, 2, 1]  # the two convolutions are busiest and follow each other
     check(two)
     assert at.remap(two) == at.remap(together, retired=[(0, 0)])
 
 
 def test_what_is_excluded_or_left_unconverted_is_digital() -> None:
-    mapping = map_to_chip(Residual(), CHIP, torch.zeros(1, 3, 6, 6), exclude="h*")
+    mapping = map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=CHIP, exclude="h*")
     assert [m.name for m in mapping.matrices] == ["conv", "shared"]
     (head,) = [op for op in mapping.digital if op.kind == "matmul"]
     assert (head.name, head.operations) == ("head", 2 * 16 * 5)
     assert ("head.weight", 80) in mapping.digital_weights
     converted = at.convert(Residual(), CHIP, exclude="head")
-    assert map_to_chip(converted, CHIP, torch.zeros(1, 3, 6, 6)) == mapping
+    assert map_to_chip(converted, torch.zeros(1, 3, 6, 6), chip=CHIP) == mapping
     with pytest.raises(ValueError, match=r"exclude pattern 'hat' matches none.*'shared'|'head'"):
-        map_to_chip(Residual(), CHIP, torch.zeros(1, 3, 6, 6), exclude=["hat"])
+        map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=CHIP, exclude=["hat"])
     with pytest.raises(ValueError, match="all 3 matrices of Residual stay digital"):
-        map_to_chip(Residual(), CHIP, torch.zeros(1, 3, 6, 6), exclude="*")
+        map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=CHIP, exclude="*")
 
 
 def test_what_does_not_fit_is_refused_with_remedies() -> None:
@@ -184,14 +187,14 @@ def test_what_does_not_fit_is_refused_with_remedies() -> None:
     with pytest.raises(
         ValueError, match="524,288 weights in 524,288 cells need 8 tiles of 256x256; 1 x hermes64 has 5"
     ) as e:
-        map_to_chip(model, chip, torch.zeros(1, 256))
+        map_to_chip(model, torch.zeros(1, 256), chip=chip)
     assert "'0' (262,144 weights, 4.0 tiles)" in str(e.value)
     assert "num_chips=2 (or num_chips=None" in str(e.value)
     assert "exclude=['0']" in str(e.value)
-    assert map_to_chip(model, chip, torch.zeros(1, 256), num_chips=2).num_chips == 2
-    assert map_to_chip(model, chip, torch.zeros(1, 256), exclude=["0"]).tiles_used == 4
+    assert map_to_chip(model, torch.zeros(1, 256), chip=chip, num_chips=2).num_chips == 2
+    assert map_to_chip(model, torch.zeros(1, 256), chip=chip, exclude=["0"]).tiles_used == 4
     with pytest.raises(ValueError, match="has 4 without the 1 retired ones"):
-        map_to_chip(model[0], chip, torch.zeros(1, 256), retired=[(0, 0)], duplicate={"*": 2})
+        map_to_chip(model[0], torch.zeros(1, 256), chip=chip, retired=[(0, 0)], duplicate={"*": 2})
 
 
 @pytest.mark.parametrize(
@@ -207,32 +210,56 @@ def test_what_does_not_fit_is_refused_with_remedies() -> None:
 )
 def test_wrong_arguments_are_refused(arguments, error, message) -> None:
     with pytest.raises(error, match=message):
-        map_to_chip(nn.Sequential(nn.Linear(2, 2)), CHIP, torch.zeros(1, 2), **arguments)
+        map_to_chip(nn.Sequential(nn.Linear(2, 2)), torch.zeros(1, 2), chip=CHIP, **arguments)
 
 
 def test_models_without_matrices_and_other_types_are_refused() -> None:
     with pytest.raises(ValueError, match="no weight of LayerNorm multiplies activations.*weight, bias"):
-        map_to_chip(nn.LayerNorm(4), CHIP, torch.zeros(1, 4))
+        map_to_chip(nn.LayerNorm(4), torch.zeros(1, 4), chip=CHIP)
     with pytest.raises(TypeError, match="model must be a torch.nn.Module"):
-        map_to_chip(torch.zeros(2), CHIP, torch.zeros(1, 4))
+        map_to_chip(torch.zeros(2), torch.zeros(1, 4), chip=CHIP)
     with pytest.raises(TypeError, match="chip must be a Chip"):
-        map_to_chip(nn.Linear(2, 2), "hermes64", torch.zeros(1, 2))
+        map_to_chip(nn.Linear(2, 2), torch.zeros(1, 2), chip="hermes64")
     programmed = at.program(at.convert(nn.Sequential(nn.Linear(2, 2)), CHIP), seed=0).at("1 h")
     with pytest.raises(ValueError, match="programmed chip"):
-        map_to_chip(programmed, CHIP, torch.zeros(1, 2))
+        map_to_chip(programmed, torch.zeros(1, 2), chip=CHIP)
+
+
+def test_the_chip_is_that_of_the_layers() -> None:
+    noisy = dataclasses.replace(CHIP, training=at.TrainingNoise(scale=2.0))
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(2, 2))
+    at.convert(model, CHIP, per_layer={"1": noisy}, exclude="2")
+    mapping = map_to_chip(model, torch.zeros(1, 4))
+    assert mapping.chip == CHIP
+    assert mapping == map_to_chip(model, torch.zeros(1, 4), chip=CHIP)
+    with pytest.raises(ValueError, match=r"Sequential has no analog layer.*chip=analogtorch.chips.hermes64\(\)\)"):
+        map_to_chip(at.to_digital(model), torch.zeros(1, 4))
+
+
+def test_layers_on_several_chips_are_named_unless_one_is_chosen() -> None:
+    other, x = at.chips.ibm_speech34(), torch.zeros(1, 4)
+    layers = [nn.Linear(4, 4) for _ in range(7)]
+    model = at.convert(nn.Sequential(*layers), CHIP, per_layer={"5": {"output_bits": 10}, "6": other})
+    expected = (
+        "the layers of Sequential are on 3 chips: hermes64 ('0', '1', '2' and 2 more); hermes64, differing in "
+        "output_bits 10 ('5'); ibm_speech34 ('6'). Give the one to place them on"
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        map_to_chip(model, x)
+    assert map_to_chip(model, x, chip=other).chip == other
 
 
 def test_extreme_shapes() -> None:
     tiny = dataclasses.replace(CHIP, rows=1, cols=1, tiles=1)
-    assert map_to_chip(nn.Linear(3, 2), tiny, torch.zeros(1, 3), num_chips=None).num_chips == 6
-    assert map_to_chip(nn.Linear(1, 1), tiny, torch.zeros(0, 1)).vectors == {"(root)": 0}
+    assert map_to_chip(nn.Linear(3, 2), torch.zeros(1, 3), chip=tiny, num_chips=None).num_chips == 6
+    assert map_to_chip(nn.Linear(1, 1), torch.zeros(0, 1), chip=tiny).vectors == {"(root)": 0}
     with torch.device("meta"), pytest.warns(UserWarning, match="zero-element"):
         empty = nn.Sequential(nn.Linear(2, 0), nn.Linear(0, 2), nn.Linear(2, 2))
-    assert [m.name for m in map_to_chip(empty, CHIP, torch.zeros(1, 2)).matrices] == ["2"]
+    assert [m.name for m in map_to_chip(empty, torch.zeros(1, 2), chip=CHIP).matrices] == ["2"]
 
 
 def test_remapping_around_failures() -> None:
-    mapping = map_to_chip(Residual(), CHIP, torch.zeros(1, 3, 6, 6), duplicate={"shared": 2})
+    mapping = map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=CHIP, duplicate={"shared": 2})
     assert sorted(mapping.tile_utilisation) == [(0, 0), (0, 1)]
     moved = at.remap(mapping, retired=[(0, 0)], retired_columns=[(0, 1, 3)])
     assert sorted(moved.tile_utilisation) == [(0, 2), (0, 3)]
@@ -245,5 +272,5 @@ def test_remapping_around_failures() -> None:
 
 def test_the_fully_connected_keyword_spotter_takes_four_tiles() -> None:
     layers = (nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 12))
-    mapping = map_to_chip(nn.Sequential(*layers), at.chips.ibm_speech34(), torch.zeros(1, 1024))
+    mapping = map_to_chip(nn.Sequential(*layers), torch.zeros(1, 1024), chip=at.chips.ibm_speech34())
     assert mapping.tiles_used == 4

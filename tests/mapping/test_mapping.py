@@ -18,7 +18,7 @@ from tests.mapping.nets import Residual
 
 @pytest.fixture(scope="module")
 def mapping() -> ChipMapping:
-    return map_to_chip(Residual(), at.chips.hermes64(), torch.zeros(1, 3, 6, 6), duplicate={"conv": 2})
+    return map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=at.chips.hermes64(), duplicate={"conv": 2})
 
 
 @dataclass
@@ -46,7 +46,7 @@ def test_table(mapping: ChipMapping) -> None:
 
 @pytest.mark.parametrize("name", at.chips.names())
 def test_json_round_trip(name: str) -> None:
-    mapping = map_to_chip(Residual(), at.chips.get(name), torch.zeros(1, 3, 6, 6), retired=[(0, 1)])
+    mapping = map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=at.chips.get(name), retired=[(0, 1)])
     assert ChipMapping.from_json(mapping.to_json()) == mapping
     assert json.loads(mapping.to_json())["version"] == 2
 
@@ -105,7 +105,7 @@ def test_edited_blocks_are_refused(mapping: ChipMapping, field: str, value: obje
 
 
 def test_blocks_of_a_matrix_that_hold_the_same_weights_are_refused() -> None:
-    mapping = map_to_chip(nn.Linear(256, 512), at.chips.hermes64(), torch.zeros(1, 256))
+    mapping = map_to_chip(nn.Linear(256, 512), torch.zeros(1, 256), chip=at.chips.hermes64())
     data = _plain(mapping)
     data["placements"][1]["col"] = 0  # as many cells as before
     with pytest.raises(ValueError, match="every weight must be placed once"):
@@ -123,7 +123,7 @@ def test_json_of_version_1_is_read(mapping: ChipMapping) -> None:
 
 
 def test_an_inference_is_one_run_of_the_example() -> None:
-    one, eight = (map_to_chip(Residual(), at.chips.hermes64(), torch.zeros(n, 3, 6, 6)) for n in (1, 8))
+    one, eight = (map_to_chip(Residual(), torch.zeros(n, 3, 6, 6), chip=at.chips.hermes64()) for n in (1, 8))
     assert {name: 8 * n for name, n in one.vectors.items()} == eight.vectors
     assert "an inference: one run of (8, 3, 6, 6) float32" in str(eight)
     assert one.placements == eight.placements
@@ -149,10 +149,10 @@ def test_html_is_complete_and_needs_no_network(mapping: ChipMapping) -> None:
 
 def test_the_energy_is_shown_wherever_the_chip_has_a_cost(mapping: ChipMapping) -> None:
     assert mapping.to_html() == mapping.to_html(cost=cost(mapping))
-    free = map_to_chip(Residual(), at.chips.ideal(), torch.zeros(1, 3, 6, 6))
+    free = map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=at.chips.ideal())
     assert "Energy" not in free.to_html()
     assert len(free.plot().axes) == 2
-    nothing = map_to_chip(Residual(), at.chips.hermes64(), torch.zeros(0, 3, 6, 6))
+    nothing = map_to_chip(Residual(), torch.zeros(0, 3, 6, 6), chip=at.chips.hermes64())
     assert "Energy" not in nothing.to_html()
 
 
@@ -174,7 +174,7 @@ def test_energies_are_told_in_a_unit_that_can_be_read() -> None:
 def test_html_escapes_names() -> None:
     model = nn.Sequential()
     model.add_module("<b>&", nn.Linear(2, 2))
-    page = map_to_chip(model, at.chips.hermes64(), torch.zeros(1, 2)).to_html()
+    page = map_to_chip(model, torch.zeros(1, 2), chip=at.chips.hermes64()).to_html()
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;" in page
 
@@ -211,7 +211,7 @@ def test_floorplan(mapping: ChipMapping) -> None:
 
 def test_floorplan_of_several_chips() -> None:
     chip = replace(at.chips.hermes64(), tiles=9)
-    mapping = map_to_chip(nn.Linear(256, 256 * 50), chip, torch.zeros(1, 256), num_chips=None)
+    mapping = map_to_chip(nn.Linear(256, 256 * 50), torch.zeros(1, 256), chip=chip, num_chips=None)
     plan = floorplan(mapping)
     assert [f.chip for f in plan.frames] == list(range(6))
     frames = {f.chip: f for f in plan.frames}

@@ -86,12 +86,12 @@ def test_every_weight_has_one_place(model, rows, cols, tiles, grouped, copies, p
         at.chips.ideal(), rows=rows, cols=cols, tiles=tiles * planes, planes=planes, grouped=grouped
     )
     arguments = dict(num_chips=None, duplicate={"*": copies}, retired=[(0, 0)], spread=spread)
-    mapping = map_to_chip(model, chip, torch.zeros(1, 4, 5), **arguments)
+    mapping = map_to_chip(model, torch.zeros(1, 4, 5), chip=chip, **arguments)
     check(mapping)
     assert mapping.tiles_used >= mapping.tiles_lower_bound
     assert (0, 0) not in mapping.tile_utilisation
     assert mapping.weights == sum(p.numel() for p in model.parameters() if p.dim() > 1)
-    assert mapping == map_to_chip(model, chip, torch.zeros(1, 4, 5), **arguments)
+    assert mapping == map_to_chip(model, torch.zeros(1, 4, 5), chip=chip, **arguments)
     assert mapping == ChipMapping.from_json(mapping.to_json())
 
 
@@ -101,7 +101,7 @@ def test_retired_columns_are_mapped_around(data, rows, cols) -> None:
     chip = dataclasses.replace(at.chips.ideal(), rows=rows, cols=cols, tiles=4)
     bad = data.draw(st.sets(st.tuples(st.just(0), st.integers(0, 3), st.integers(0, cols - 1)), max_size=6))
     model = nn.Linear(rows, max(1, 3 * cols - 6))
-    mapping = map_to_chip(model, chip, torch.zeros(1, rows), num_chips=2, retired_columns=bad)
+    mapping = map_to_chip(model, torch.zeros(1, rows), chip=chip, num_chips=2, retired_columns=bad)
     check(mapping)
     for p in mapping.placements:
         assert not {(p.chip, p.tile, column) for column in range(p.col, p.col + p.block.cols)} & bad
@@ -121,7 +121,7 @@ def test_time_and_energy_are_conserved(model, rows, cols, grouped, rate) -> None
     network = dataclasses.replace(chip.cost.network, chip_rate=port)
     chip = dataclasses.replace(chip, cost=dataclasses.replace(chip.cost, network=network))
     x = torch.zeros(1, 4, 5)
-    mapping = map_to_chip(model, chip, x, num_chips=None)
+    mapping = map_to_chip(model, x, chip=chip, num_chips=None)
     pipelined, sequential = (cost(mapping, mode=mode) for mode in ("pipelined", "sequential"))
     energy = pipelined.energy
     assert sum(dataclasses.asdict(energy).values()) == pytest.approx(energy.system)
@@ -132,7 +132,7 @@ def test_time_and_energy_are_conserved(model, rows, cols, grouped, rate) -> None
     almost = 1 - 1e-9
     assert busiest * almost <= pipelined.schedule.interval <= pipelined.latency / almost
     assert pipelined.latency * almost <= sequential.latency == sequential.schedule.interval
-    copies = cost(map_to_chip(model, chip, x, num_chips=None, duplicate={"*": 2}))
+    copies = cost(map_to_chip(model, x, chip=chip, num_chips=None, duplicate={"*": 2}))
     assert copies.macs == pipelined.macs
     # a copy may be cut elsewhere, which costs an MVM's input encoding, but every column is read as often as before
     assert (copies.energy.array, copies.energy.adc) == pytest.approx((energy.array, energy.adc))
@@ -141,7 +141,7 @@ def test_time_and_energy_are_conserved(model, rows, cols, grouped, rate) -> None
 def test_a_column_lost_on_every_tile_leaves_the_rest_usable() -> None:
     chip = dataclasses.replace(at.chips.ideal(), rows=16, cols=16, tiles=4)
     mapping = map_to_chip(
-        nn.Linear(16, 60), chip, torch.zeros(1, 16), retired_columns=[(0, tile, tile) for tile in range(4)]
+        nn.Linear(16, 60), torch.zeros(1, 16), chip=chip, retired_columns=[(0, tile, tile) for tile in range(4)]
     )
     check(mapping)
     assert mapping.tiles_used == 4

@@ -52,7 +52,7 @@ ALL = [*NETS.values(), _all_kinds, _tied, _residual]
 
 
 def _map(model: nn.Module, example: object) -> ChipMapping:
-    return map_to_chip(model, CHIP, example, num_chips=None)
+    return map_to_chip(model, example, chip=CHIP, num_chips=None)
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)

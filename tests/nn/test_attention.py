@@ -450,7 +450,7 @@ def test_checkpoints_of_models_and_chips(tmp_path: Path) -> None:
 def test_a_mapping_places_every_matrix_whole_or_in_parts(cols: int) -> None:
     chip = dataclasses.replace(SMALL, cols=cols, rows=16, tiles=200)
     model, pair = at.convert(_transformer(), chip), _pair()
-    mapping = at.map_to_chip(model, chip, pair)
+    mapping = at.map_to_chip(model, pair, chip=chip)
     names = {m.name for m in mapping.matrices}
     assert "encoder.layers.0.self_attn.in_proj_weight" in names  # self-attention reads all columns at once
     assert "decoder.layers.1.multihead_attn.in_proj_weight[16:48]" in names  # cross-attention those of two inputs
@@ -473,7 +473,7 @@ class Cross(nn.Module):
 def test_parts_of_a_matrix_meet_the_defects_of_their_own_tiles() -> None:
     chip = dataclasses.replace(SMALL, rows=16, cols=16, tiles=200)
     model = at.convert(Cross(), chip)
-    mapping = at.map_to_chip(model, chip, tuple(torch.randn(n, 1, 16) for n in (3, 4, 4)))
+    mapping = at.map_to_chip(model, tuple(torch.randn(n, 1, 16) for n in (3, 4, 4)), chip=chip)
     where = {m: mapping.matrix_blocks(f"a.in_proj_weight[{m}]")[0] for m in ("0:16", "16:32", "32:48")}
     broken = at.Defects(tiles=0.5)
     physical = at.program(model, seed=1, mapping=mapping, defects=broken)
@@ -481,7 +481,7 @@ def test_parts_of_a_matrix_meet_the_defects_of_their_own_tiles() -> None:
     alive = [bool(state[p.chip, p.tile].works.any()) for p in where.values()]
     assert [bool(held[i : i + 16].any()) for i in (0, 16, 32)] == alive
     assert len(set(alive)) == 2  # of this seed: some tiles work, others do not
-    short = at.map_to_chip(model, chip, tuple([torch.randn(3, 1, 16)] * 3), exclude="a.out_proj")
+    short = at.map_to_chip(model, tuple([torch.randn(3, 1, 16)] * 3), chip=chip, exclude="a.out_proj")
     with pytest.raises(ValueError, match="no place for layer 'a.out_proj'"):
         at.program(model, seed=1, mapping=short)
 

@@ -99,7 +99,7 @@ def test_every_call_has_noise_of_its_own() -> None:
 @_each
 def test_a_mapping_places_both_matrices(name: str) -> None:
     model = at.convert(nn.Sequential(_cells()[name]), lasting.SMALL)
-    mapping = at.map_to_chip(model, lasting.SMALL, _x(4))
+    mapping = at.map_to_chip(model, _x(4), chip=lasting.SMALL)
     assert [m.name for m in mapping.matrices] == ["0.weight_ih", "0.weight_hh"]
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
     assert set(physical.yield_map()) == set(mapping.tile_utilisation)

@@ -224,7 +224,7 @@ def test_a_tied_head_is_a_layer_of_its_own() -> None:
 
 def test_a_mapping_places_embeddings_and_the_tied_head() -> None:
     model = _tied()
-    mapping = at.map_to_chip(model, SMALL, X)
+    mapping = at.map_to_chip(model, X, chip=SMALL)
     shapes = {m.name: (m.cols, m.rows) for m in mapping.matrices}
     assert shapes == {"embed": (WIDTH, TOKENS), "places": (WIDTH, 5), "embed.T": (TOKENS, WIDTH)}
     vectors = {op.matrix: op.vectors for op in mapping.operations if op.matrix}
@@ -237,10 +237,10 @@ def test_a_mapping_places_embeddings_and_the_tied_head() -> None:
         for p in mapping.matrix_blocks(matrix):
             part = cells[p.block.col : p.block.col + p.block.cols, p.block.row : p.block.row + p.block.rows]
             assert bool(part.any()) is works[p.chip, p.tile]
-    digital = at.map_to_chip(Tied(), SMALL, X)
+    digital = at.map_to_chip(Tied(), X, chip=SMALL)
     assert [m.name for m in digital.matrices] == ["embed"]  # the head alone, by the first name of its weight
     tied = at.convert(Tied(), SMALL)
-    at.program(tied, seed=1, mapping=at.map_to_chip(tied, SMALL, X))
+    at.program(tied, seed=1, mapping=at.map_to_chip(tied, X, chip=SMALL))
 
 
 def test_its_range_is_that_of_the_one_hot() -> None:

@@ -57,7 +57,7 @@ def test_it_computes_what_a_linear_layer_of_the_transposed_weight_does(mode: boo
 
 def test_a_mapping_places_it() -> None:
     model = at.convert(nn.Sequential(_layer()), lasting.SMALL)
-    mapping = at.map_to_chip(model, lasting.SMALL, X)
+    mapping = at.map_to_chip(model, X, chip=lasting.SMALL)
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
     assert set(physical.yield_map()) == set(mapping.tile_utilisation)
     assert not physical.at("1 h")[0].programmed.weights[0].any()

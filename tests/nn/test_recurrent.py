@@ -207,7 +207,7 @@ def test_a_chip_holds_drifts_and_is_corrected() -> None:
 def test_a_mapping_places_every_matrix() -> None:
     model = at.convert(nn.Sequential(nn.LSTM(40, 32, num_layers=2, bidirectional=True)), crossbar())
     x = torch.zeros(5, 1, 40)
-    mapping = at.map_to_chip(model, crossbar(), x)
+    mapping = at.map_to_chip(model, x, chip=crossbar())
     assert {m.name for m in mapping.matrices} == {f"0.{n}" for n, _ in model[0].named_parameters() if "weight" in n}
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
     assert set(physical.yield_map()) == set(mapping.tile_utilisation)

@@ -172,7 +172,7 @@ def test_a_mapping_places_it(grouped: str) -> None:
     up = nn.ConvTranspose2d(12, 8, (3, 2), stride=2, groups=2)
     model = at.convert(nn.Sequential(up, nn.Flatten(2), nn.ConvTranspose1d(8, 40, 5)), chip)
     x = torch.randn(1, 12, 4, 4)
-    mapping = at.map_to_chip(model, chip, x)
+    mapping = at.map_to_chip(model, x, chip=chip)
     assert [m.name for m in mapping.matrices] == ["0", "2"]
     assert [m.cols for m in mapping.matrices] == [layer.matrix_shape[0] for _, layer in at.analog_layers(model)]
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))

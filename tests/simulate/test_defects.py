@@ -110,7 +110,7 @@ def test_defects_follow_the_placement() -> None:
     from analogtorch.mapping import map_to_chip
 
     model, defects = _model(), Defects(cells=0.1)
-    mapping = map_to_chip(model, model[0].chip, torch.zeros(1, 3, 8, 8))
+    mapping = map_to_chip(model, torch.zeros(1, 3, 8, 8), chip=model[0].chip)
     seen = at.program(model, seed=5, defects=defects, mapping=mapping).at("1 day")
     for name in ("0", "2"):
         layer = seen.get_submodule(name)
@@ -132,10 +132,10 @@ def test_a_mapping_of_another_model_is_refused() -> None:
     from analogtorch.mapping import map_to_chip
 
     model = _model()
-    other = map_to_chip(nn.Sequential(nn.Linear(4, 4)), model[0].chip, torch.zeros(1, 4))
+    other = map_to_chip(nn.Sequential(nn.Linear(4, 4)), torch.zeros(1, 4), chip=model[0].chip)
     with pytest.raises(ValueError, match="no place for layer '2'|agree"):
         at.program(model, seed=1, defects=Defects(cells=0.1), mapping=other)
-    wrong = map_to_chip(model, CHIP, torch.zeros(1, 3, 8, 8))
+    wrong = map_to_chip(model, torch.zeros(1, 3, 8, 8), chip=CHIP)
     with pytest.raises(
         ValueError, match="the mapping is for chip .*64 tiles of 256x256.*64 tiles of 64x8.*converted for"
     ):
@@ -154,7 +154,7 @@ def test_a_single_layer_and_layers_with_one_weight_find_their_place() -> None:
 
     for made in (nn.Linear(6, 5), Tied()):
         model = at.convert(made, CHIP)
-        mapping = at.remap(at.map_to_chip(model, CHIP, torch.zeros(1, 6)), retired=[(0, 0)])
+        mapping = at.remap(at.map_to_chip(model, torch.zeros(1, 6), chip=CHIP), retired=[(0, 0)])
         physical = at.program(model, seed=1, defects=Defects(cells=0.5), mapping=mapping)
         assert list(physical.yield_map()) == [(0, 1)]
         physical.at("1 h")(torch.zeros(1, 6))
@@ -162,7 +162,7 @@ def test_a_single_layer_and_layers_with_one_weight_find_their_place() -> None:
 
 def test_layers_that_the_mapping_leaves_out_are_named_with_the_remedy() -> None:
     model = at.convert(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), CHIP)
-    mapping = at.map_to_chip(model, CHIP, torch.zeros(1, 6), exclude="1")
+    mapping = at.map_to_chip(model, torch.zeros(1, 6), chip=CHIP, exclude="1")
     with pytest.raises(ValueError, match=r"no place for layer '1': it was excluded, or never runs.*exclude=\['1'\]"):
         at.program(model, seed=1, mapping=mapping)
 
@@ -171,7 +171,7 @@ def test_layers_on_one_tile_meet_its_failed_columns_where_they_lie() -> None:
     torch.manual_seed(0)
     chip = dataclasses.replace(CHIP, output_noise=0.0, adc_gain_std=0.1)
     model = at.convert(nn.Sequential(nn.Linear(64, 12), nn.Linear(12, 9)), chip)
-    mapping = at.map_to_chip(model, model[0].chip, torch.zeros(1, 64))
+    mapping = at.map_to_chip(model, torch.zeros(1, 64), chip=model[0].chip)
     assert mapping.tiles_used == 1
     defects = Defects(columns=0.3)
     gain = tile_state(chip, defects, 4, 0, 0).gain

@@ -52,7 +52,7 @@ def test_gains_belong_to_the_tile_of_a_chip() -> None:
 
 def test_a_layer_meets_the_gains_of_its_place_and_a_mapping_moves_it() -> None:
     model = at.convert(nn.Sequential(nn.Linear(300, 20), nn.Linear(20, 9)), UNCALIBRATED)
-    mapping = at.map_to_chip(model, UNCALIBRATED, torch.zeros(1, 300))
+    mapping = at.map_to_chip(model, torch.zeros(1, 300), chip=UNCALIBRATED)
     seen = []
     for where in (mapping, at.remap(mapping, retired=[(0, 0)])):
         physical = at.program(model, seed=4, mapping=where)

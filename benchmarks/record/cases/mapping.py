@@ -47,7 +47,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def _mapping(net: str, chip: str, options: dict[str, Any] | None = None) -> Found:
     make, example = _NETS[net]
-    mapping = api.map_to_chip(make(), _CHIPS[chip](), example(), num_chips=None, **(options or {}))
+    mapping = api.map_to_chip(make(), example(), chip=_CHIPS[chip](), num_chips=None, **(options or {}))
     text = mapping.to_json()
     yield "blocks", api.placements(mapping)
     yield (
@@ -74,7 +74,7 @@ def _converted(net: str) -> Found:
     yield "guard", str(api.guard(model, x))
     part = api.convert(make(), chip, exclude="*0*", per_layer={"*": {"output_bits": 10}})
     yield "in part", str(api.summary(part))
-    yield "mapped after", str(api.map_to_chip(model, chip, x, num_chips=None))
+    yield "mapped after", str(api.map_to_chip(model, x, num_chips=None))
     yield "back", [str(api.to_digital(model)), ",".join(model.state_dict())]
 
 

@@ -53,7 +53,7 @@ def _method(net: str, chip: str, method: Any) -> Found:
 
 def _defects(net: str, name: str) -> Found:
     model, x, defects = _model(net, usual()), batches(*NETS[net][1], count=1), api.Defects(**_DEFECTS[name])
-    mapping = api.map_to_chip(model, usual(), x[0][:1], num_chips=None, spread=True)
+    mapping = api.map_to_chip(model, x[0][:1], chip=usual(), num_chips=None, spread=True)
     moved = api.remap(mapping, retired=[(0, 1)], retired_columns=[(0, 0, 3)], num_chips=mapping.num_chips + 1)
     for place, where in (("consecutive", None), ("mapped", mapping), ("remapped", moved)):
         physical = api.program(model, seed=5, defects=defects, mapping=where)
