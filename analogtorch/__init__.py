@@ -13,7 +13,7 @@ import sys
 
 from analogtorch import chips, cost_model, devices, hwa, mapping, nn, report
 from analogtorch.calibration import calibrate, correct_columns, reestimate_batch_norm
-from analogtorch.checkpoint import load, load_programmed, save
+from analogtorch.checkpoint import load, save
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.conversion import GuardReport, analog_layers, convert, fold_batch_norm, guard, to_digital
 from analogtorch.conversion.summary import Summary, summary
@@ -59,7 +59,6 @@ __all__ = [
     "guard",
     "hwa",
     "load",
-    "load_programmed",
     "map_to_chip",
     "mapping",
     "nn",

@@ -5,7 +5,7 @@ any tool; ``analog.json`` says what of the model is analog and how, and which we
 """
 
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, read
-from analogtorch.checkpoint.loading import load, load_programmed
+from analogtorch.checkpoint.loading import load
 from analogtorch.checkpoint.saving import save
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "Checkpoint", "load", "load_programmed", "read", "save"]
+__all__ = ["DESCRIPTION", "WEIGHTS", "Checkpoint", "load", "read", "save"]

@@ -1,4 +1,4 @@
-"""A checkpoint into a model, or into a programmed chip."""
+"""What a checkpoint holds: a model, or a programmed chip."""
 
 import copy
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from analogtorch.checkpoint.description import Checkpoint
+from analogtorch.checkpoint.description import Checkpoint, SavedProgram
 from analogtorch.checkpoint.fits import check_keys, check_layers
 from analogtorch.checkpoint.folder import read_folder
 from analogtorch.conversion import analog_layers, check_module, convert, refuse_programmed
@@ -18,66 +18,55 @@ from analogtorch.simulate.chip import ProgrammedChip, program
 from analogtorch.values.version import RELEASE
 
 
-def load(path: str | Path, model: nn.Module) -> nn.Module:
-    """Load what ``save`` wrote into a model of the same architecture, and convert what was analog of it.
+def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
+    """Load what ``save`` wrote: a model, or a programmed chip if one was saved.
 
-    Weights, chips, input ranges and the names that key the noise are then those of the saved model, whatever they were
-    before. A model on the meta device gets the tensors of the file.
+    A model is loaded into ``model``, and what was analog of it is converted. Weights, chips, input ranges and the names
+    that key the noise are then those of the saved model, whatever they were before. A model on the meta device gets the
+    tensors of the file.
+
+    A programmed chip is programmed again on a copy of ``model``, which is not changed: it has the same devices, the
+    same defects and gives the same numbers at any time.
 
     Args:
         path: the folder that ``save`` wrote.
-        model: a digital model, or a converted one that has the same layers on the same chips.
+        model: of the same architecture, digital or converted; if it is converted, the same layers must be analog.
 
     Returns:
-        The model; assign it, as a root layer cannot be replaced in place.
+        The model, if the folder holds one; assign it, as a root layer cannot be replaced in place. Otherwise the
+        ``ProgrammedChip``.
 
     Raises:
         TypeError: ``model`` is no module.
         ValueError: a file that is truncated, damaged, of a newer version or of another checkpoint; a model of another
-            architecture, or one that is analog otherwise. The model is unchanged.
+            architecture, or one that is analog otherwise; a programmed chip that was written with another version of
+            the noise generator, or for which the model has weights of another type. The model is unchanged.
         ImportError: safetensors is not installed.
         OSError: a file is missing or cannot be read.
 
     Example:
-        >>> folder = save(at.convert(torch.nn.Linear(8, 4), at.chips.hermes64()), tempfile.mkdtemp())
-        >>> model = load(folder, torch.nn.Linear(8, 4))
-    """
-    check_module("load", model)
-    return _load(*read_folder(path), model)
-
-
-def load_programmed(path: str | Path, model: nn.Module) -> ProgrammedChip:
-    """Program again the chip that ``save`` was given: the same devices, defects and numbers at any time.
-
-    Args:
-        path: the folder that ``save`` wrote.
-        model: a model of the same architecture, digital or converted; it is copied and not changed.
-
-    Raises:
-        ValueError: as ``load``; or the checkpoint holds no programmed chip, was written with another version of the
-            noise generator, or the model has weights of another type.
-        TypeError, ImportError, OSError: as ``load``.
-
-    Example:
-        >>> physical = at.program(at.convert(torch.nn.Linear(8, 4), at.chips.hermes64()), seed=7)
-        >>> load_programmed(save(physical, tempfile.mkdtemp()), torch.nn.Linear(8, 4)).seed
+        >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
+        >>> load(save(model, tempfile.mkdtemp()), torch.nn.Linear(8, 4)).chip.name
+        'hermes64'
+        >>> load(save(at.program(model, seed=7), tempfile.mkdtemp()), torch.nn.Linear(8, 4)).seed
         7
     """
+    check_module("load", model)
     saved, tensors = read_folder(path)
-    recipe = saved.programmed
-    if recipe is None:
-        raise ValueError(
-            f"{saved.folder} holds a model, not a programmed chip; load it with analogtorch.load, then call "
-            "analogtorch.program(model, seed=...)"
-        )
+    if saved.programmed is None:
+        return _load(saved, tensors, model)
+    return _programmed(saved, saved.programmed, tensors, model)
+
+
+def _programmed(
+    saved: Checkpoint, recipe: SavedProgram, tensors: dict[str, Tensor], model: nn.Module
+) -> ProgrammedChip:
     if saved.generator != GENERATOR:
         raise ValueError(
             f"{saved.folder} was programmed with version {saved.generator} of the noise generator, AnalogTorch "
             f"{RELEASE} has version {GENERATOR} and would make another chip of seed {recipe.seed}; "
-            "use AnalogTorch "
-            f"{saved.analogtorch}"
+            f"use AnalogTorch {saved.analogtorch}"
         )
-    check_module("load_programmed", model)
     loaded = _load(saved, tensors, copy.deepcopy(model))
     for key, t in loaded.state_dict().items():
         if t.dtype != tensors[key].dtype:

@@ -22,7 +22,7 @@ correct_columns, reestimate_batch_norm, fold_batch_norm = (
 )
 distillation_loss, parameter_groups = at.distillation_loss, at.hwa.parameter_groups
 guard, summary, sensitivity, sweep, to_digital = at.guard, at.summary, at.sensitivity, at.sweep, at.to_digital
-load, load_programmed, save = at.load, at.load_programmed, at.save
+load, save = at.load, at.save
 map_to_chip, mapping_from_json, schedule = at.map_to_chip, at.ChipMapping.from_json, at.cost_model.schedule
 remap = at.remap
 noise, program = at.noise, at.program

@@ -101,16 +101,10 @@ def _checkpoints() -> Iterator[Bad]:
     saved = at.save(analog(), _folder() / "m")
     chip = at.save(programmed(), _folder() / "p")
     yield from every("load model", lambda v: at.load(saved, v), NO_MODEL, "load: model must be", TypeError)
-    yield from every(
-        "load_programmed model",
-        lambda v: at.load_programmed(chip, v),
-        NO_MODEL,
-        "load_programmed: model must be",
-        TypeError,
-    )
+    yield from every("load chip, model", lambda v: at.load(chip, v), NO_MODEL, "load: model must be", TypeError)
     yield Bad("load other", lambda: at.load(saved, torch.nn.Linear(3, 3)), ValueError, "")
     yield Bad("load chip", lambda: at.load(saved, programmed()), TypeError, "a programmed chip is a model at a time")
-    yield Bad("load_programmed model's", lambda: at.load_programmed(saved, digital()), ValueError, "program")
+    yield Bad("load chip, other", lambda: at.load(chip, torch.nn.Linear(3, 3)), ValueError, "another architecture")
     yield Bad("load empty folder", lambda: at.load(_folder(), digital()), (ValueError, OSError), "analog.json")
     for text in ("", "{", "[]", "null", "{}", "[" * 5000):
 

@@ -366,7 +366,7 @@ def test_bounds_of_columns_are_saved_and_programmed(tmp_path) -> None:
     assert torch.equal(loaded(X), model(X))
     view = at.program(model, seed=1).at("1 h")
     assert torch.equal(view[0].output_bounds, model[0].output_bounds)
-    assert torch.equal(at.load_programmed(at.save(at.program(model, seed=1), tmp_path), _net()).at("1 h")(X), view(X))
+    assert torch.equal(at.load(at.save(at.program(model, seed=1), tmp_path), _net()).at("1 h")(X), view(X))
     description = tmp_path / "analog.json"
     data = json.loads(description.read_text())
     for wrong, message in (

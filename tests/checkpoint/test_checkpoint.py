@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
-from analogtorch.checkpoint import DESCRIPTION, WEIGHTS, load, load_programmed, read, save
+from analogtorch.checkpoint import DESCRIPTION, WEIGHTS, load, read, save
 from analogtorch.checkpoint.folder import PREVIOUS, _digest
 from tests.crossbar import crossbar
 
@@ -245,26 +245,30 @@ def test_a_programmed_chip_comes_back_with_the_same_numbers(number: int, chip: a
     assert "a chip programmed with seed -7, " in str(read(tmp_path))
     target = net(1)
     state = copy.deepcopy(target.state_dict())
-    again = load_programmed(tmp_path, target)
+    again = load(tmp_path, target)
     assert type(target[0]) is nn.Linear
     assert all(torch.equal(t, state[name]) for name, t in target.state_dict().items())
     for time in ("programmed", "1 s", "1 month"):
         assert torch.equal(physical.at(time)(x), again.at(time)(x))
     assert again.yield_map().keys() == physical.yield_map().keys()
-    assert torch.equal(load(tmp_path, net(1))[0].weight, physical.at(0)[0].weight)
+    assert torch.equal(again.at(0)[0].weight, physical.at(0)[0].weight)
 
 
-def test_a_programmed_chip_needs_its_file_its_generator_and_its_type(tmp_path: Path) -> None:
+def test_load_gives_what_was_saved(tmp_path: Path) -> None:
     model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP)
-    save(model, tmp_path)
-    with pytest.raises(ValueError, match=r"holds a model, not a programmed chip; load it with analogtorch.load"):
-        load_programmed(tmp_path, model)
+    assert load(save(model, tmp_path), model) is model
+    assert isinstance(load(save(_program(model), tmp_path), model), at.ProgrammedChip)
+    assert load(save(model, tmp_path), model) is model
+
+
+def test_a_programmed_chip_needs_its_generator_and_its_type(tmp_path: Path) -> None:
+    model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP)
     save(_program(model), tmp_path)
     with pytest.raises(ValueError, match=r"'0.weight' is torch.float64 in the model and torch.float32 in the file"):
-        load_programmed(tmp_path, copy.deepcopy(model).double())
+        load(tmp_path, copy.deepcopy(model).double())
     _edit(tmp_path, generator=99)
     with pytest.raises(ValueError, match=r"version 99 of the noise generator.*would make another chip of seed -7"):
-        load_programmed(tmp_path, model)
+        load(tmp_path, model)
 
 
 # what is refused
@@ -571,6 +575,6 @@ def test_recurrent_layers_are_saved_with_the_ranges_of_their_matrices(tmp_path: 
     assert again is model
     physical = at.program(model, seed=2)
     at.save(physical, tmp_path / "chip")
-    held = at.load_programmed(tmp_path / "chip", make())
+    held = at.load(tmp_path / "chip", make())
     y, z = (p.at("1 day")(x) for p in (physical, held))
     assert torch.equal(y[0] if root else y, z[0] if root else z)

@@ -71,7 +71,7 @@ def test_programmed_chips(file: str, converted: nn.Module, tmp_path: Path) -> No
     at.save(at.program(converted, seed=3, defects=at.Defects(cells=0.1), mapping=mapping), tmp_path)
 
     def read() -> object:
-        physical = at.load_programmed(tmp_path, model(1))
+        physical = at.load(tmp_path, model(1))
         return [physical.seed, physical.defects, physical.mapping, physical.at("1 day")(torch.ones(1, 6)).tolist()]
 
     assert never_silent(tmp_path / file, read, name=str(tmp_path)) > 0

@@ -70,7 +70,7 @@ def check_checkpoint(digital: nn.Module, x: Tensor, folder: Path, **options: Any
         assert ranges[0] == ranges[1]
     physical = at.program(model, seed=4)
     at.save(physical, folder)
-    assert same(at.load_programmed(folder, fresh).at("1 h")(x), physical.at("1 h")(x), 0.0)
+    assert same(at.load(folder, fresh).at("1 h")(x), physical.at("1 h")(x), 0.0)
 
 
 def check_replay(digital: nn.Module, x: Tensor, **options: Any) -> None:

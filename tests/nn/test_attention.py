@@ -442,7 +442,7 @@ def test_checkpoints_of_models_and_chips(tmp_path: Path) -> None:
     _transformer().load_state_dict(model.state_dict(), strict=True)
     fresh.load_state_dict(at.to_digital(loaded).state_dict(), strict=True)
     physical = at.program(model, seed=3)
-    again = at.load_programmed(at.save(physical, tmp_path / "chip"), _transformer())
+    again = at.load(at.save(physical, tmp_path / "chip"), _transformer())
     assert torch.equal(again.at("1 day")(*pair), physical.at("1 day")(*pair))
 
 

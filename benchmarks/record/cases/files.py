@@ -29,7 +29,7 @@ def _checkpoint(net: str, calibration: str) -> Found:
         yield "evaluation", evaluated(other, x[:1])
     with tempfile.TemporaryDirectory() as folder:
         api.save(api.program(model, seed=3, defects=api.Defects(cells=0.01)), folder)
-        yield "programmed", evaluated(api.load_programmed(folder, make()).at("1 day"), x[:1])
+        yield "programmed", evaluated(api.load(folder, make()).at("1 day"), x[:1])
     with tempfile.TemporaryFile() as file:
         torch.save(model.state_dict(), file)
         file.seek(0)
