@@ -19,7 +19,6 @@ from analogtorch.conversion import GuardReport, analog_layers, convert, fold_bat
 from analogtorch.conversion.summary import Summary, summary
 from analogtorch.cost_model import cost
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sensitivity, sweep
-from analogtorch.hwa import clip_after_step, clip_weights_, distillation_loss, training_noise_
 from analogtorch.mapping import ChipMapping, map_to_chip, remap
 from analogtorch.ops.scope import noise
 from analogtorch.simulate import Defects, GradientDescent, ProgramAndVerify, ProgrammedChip, program
@@ -47,14 +46,11 @@ __all__ = [
     "analog_layers",
     "calibrate",
     "chips",
-    "clip_after_step",
-    "clip_weights_",
     "convert",
     "correct_columns",
     "cost",
     "cost_model",
     "devices",
-    "distillation_loss",
     "fold_batch_norm",
     "guard",
     "hwa",
@@ -72,5 +68,4 @@ __all__ = [
     "summary",
     "sweep",
     "to_digital",
-    "training_noise_",
 ]

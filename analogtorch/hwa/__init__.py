@@ -6,12 +6,12 @@ The noise itself is in the layers, as ``TrainingNoise`` of their chip says; what
     at.convert(model, at.chips.hermes64(training=at.TrainingNoise(weight="device", time="1 day")))
     at.calibrate(model, batches)
     optimizer = torch.optim.SGD(at.hwa.parameter_groups(model, weight_decay=1e-4), lr=0.1, momentum=0.9)
-    at.clip_after_step(optimizer, model, sigma=2.5)
+    at.hwa.clip_after_step(optimizer, model, sigma=2.5)
     for step, (x, y) in enumerate(batches):
-        at.training_noise_(model, min(1.0, 0.2 * (step // 100)))  # a fifth more every 100 steps
+        at.hwa.training_noise_(model, min(1.0, 0.2 * (step // 100)))  # a fifth more every 100 steps
         with torch.no_grad():
             target = teacher(x)
-        loss = at.distillation_loss(model(x), target, temperature=2.0)
+        loss = at.hwa.distillation_loss(model(x), target, temperature=2.0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -42,7 +42,7 @@ def clip_weights_(
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
-        >>> at.clip_weights_(model, bound=0.1).weight.abs().max() <= 0.1
+        >>> at.hwa.clip_weights_(model, bound=0.1).weight.abs().max() <= 0.1
         tensor(True)
     """
     check("clip_weights_", sigma, bound, per_channel)
@@ -86,7 +86,7 @@ def clip_after_step(
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
-        >>> handle = at.clip_after_step(torch.optim.SGD(model.parameters(), lr=0.1), model, sigma=2.0)
+        >>> handle = at.hwa.clip_after_step(torch.optim.SGD(model.parameters(), lr=0.1), model, sigma=2.0)
         >>> handle.remove()
     """
     if not isinstance(optimizer, Optimizer) or "_optimizer_step_post_hooks" not in vars(optimizer):

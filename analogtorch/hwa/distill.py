@@ -27,7 +27,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
 
     Example:
         >>> logits = torch.tensor([[2.0, -1.0, 0.5]])
-        >>> at.distillation_loss(logits, logits, temperature=2.0)
+        >>> at.hwa.distillation_loss(logits, logits, temperature=2.0)
         tensor(0.)
     """
     temperature = checks.number("distillation_loss: temperature", temperature, above=0)

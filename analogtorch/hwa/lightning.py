@@ -33,7 +33,7 @@ class StepSeed(L.Callback):
 
 
 class WeightClip(L.Callback):
-    """``analogtorch.clip_weights_``, with these options, after each step of an optimizer.
+    """``analogtorch.hwa.clip_weights_``, with these options, after each step of an optimizer.
 
     Not after a batch whose gradient is only accumulated: sigma would be that of weights that are clipped already.
 
@@ -59,7 +59,7 @@ class WeightClip(L.Callback):
 
 
 class NoiseRamp(L.Callback):
-    """``analogtorch.training_noise_`` that grows linearly from ``start`` to 1, in stairs.
+    """``analogtorch.hwa.training_noise_`` that grows linearly from ``start`` to 1, in stairs.
 
     The fraction is a function of the trainer's ``global_step`` alone, so that a resumed run meets the same noise. After
     the fit, finished or not, the noise is the chip's again.

@@ -24,7 +24,7 @@ def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
-        >>> at.training_noise_(model, 0.5).noise_fraction
+        >>> at.hwa.training_noise_(model, 0.5).noise_fraction
         0.5
     """
     check_module("training_noise_", model)

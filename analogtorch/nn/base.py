@@ -116,7 +116,7 @@ class AnalogLayer(RangedLayer):
     noise_in_torch: bool
     """Whether training draws its weights in plain torch: for a cell, or an option of noise, that no kernel knows."""
     noise_fraction: float = 1.0
-    """How much of the chip's training noise there is, in [0, 1]: see ``analogtorch.training_noise_``."""
+    """How much of the chip's training noise there is, in [0, 1]: see ``analogtorch.hwa.training_noise_``."""
     noise_time: float | None
     """Of the devices in training, s: ``TrainingNoise.time``, parsed here because torch.compile cannot trace that."""
     streams: tuple[int, ...]

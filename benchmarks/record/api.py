@@ -14,13 +14,13 @@ import analogtorch as at
 from analogtorch.ops import Plan, fold, mvm, native, normal, seed_tensor, stream
 
 accuracy, analog_layers, calibrate, convert, cost = at.accuracy, at.analog_layers, at.calibrate, at.convert, at.cost
-clip_after_step, clip_weights_, training_noise_ = at.clip_after_step, at.clip_weights_, at.training_noise_
+clip_after_step, clip_weights_, training_noise_ = at.hwa.clip_after_step, at.hwa.clip_weights_, at.hwa.training_noise_
 correct_columns, reestimate_batch_norm, fold_batch_norm = (
     at.correct_columns,
     at.reestimate_batch_norm,
     at.fold_batch_norm,
 )
-distillation_loss, parameter_groups = at.distillation_loss, at.hwa.parameter_groups
+distillation_loss, parameter_groups = at.hwa.distillation_loss, at.hwa.parameter_groups
 guard, summary, sensitivity, sweep, to_digital = at.guard, at.summary, at.sensitivity, at.sweep, at.to_digital
 load, save = at.load, at.save
 map_to_chip, mapping_from_json, schedule = at.map_to_chip, at.ChipMapping.from_json, at.cost_model.schedule

@@ -434,8 +434,8 @@ def _training() -> Iterator[Bad]:
     model = analog()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for name, call in {
-        "clip_weights_": lambda m, **o: at.clip_weights_(m, **o),
-        "clip_after_step": lambda m, **o: at.clip_after_step(optimizer, m, **o),
+        "clip_weights_": lambda m, **o: at.hwa.clip_weights_(m, **o),
+        "clip_after_step": lambda m, **o: at.hwa.clip_after_step(optimizer, m, **o),
     }.items():
         yield from every(
             f"{name} model", lambda v, call=call: call(v, sigma=2.0), NO_MODEL, f"{name}: model must be a", TypeError
@@ -459,43 +459,43 @@ def _training() -> Iterator[Bad]:
         )
     yield from every(
         "clip optimizer",
-        lambda v: at.clip_after_step(v, model, 2.0),
+        lambda v: at.hwa.clip_after_step(v, model, 2.0),
         [None, "sgd", model, torch.optim.SGD],
         "clip_after_step: optimizer must be",
         TypeError,
     )
     yield from every(
-        "ramp model", lambda v: at.training_noise_(v, 0.5), NO_MODEL, "training_noise_: model must be a", TypeError
+        "ramp model", lambda v: at.hwa.training_noise_(v, 0.5), NO_MODEL, "training_noise_: model must be a", TypeError
     )
     yield from every(
         "ramp fraction",
-        lambda v: at.training_noise_(model, v),
+        lambda v: at.hwa.training_noise_(model, v),
         [*NO_NUMBER, -0.1, 1.1],
         "fraction must be",
         (TypeError, ValueError),
     )
-    yield Bad("ramp digital", lambda: at.training_noise_(digital(), 0.5), ValueError, "no analog layer")
+    yield Bad("ramp digital", lambda: at.hwa.training_noise_(digital(), 0.5), ValueError, "no analog layer")
     yield from every(
         "distill temperature",
-        lambda v: at.distillation_loss(X, X, temperature=v),
+        lambda v: at.hwa.distillation_loss(X, X, temperature=v),
         [*NO_NUMBER, 0, -1],
         "temperature must be a positive number",
     )
     yield from every(
         "distill student",
-        lambda v: at.distillation_loss(v, X),
+        lambda v: at.hwa.distillation_loss(v, X),
         [None, 3.0, "x", [1.0]],
         "must be",
         (TypeError, ValueError),
     )
     yield from every(
         "distill shapes",
-        lambda v: at.distillation_loss(X, v),
+        lambda v: at.hwa.distillation_loss(X, v),
         [X[:3], X.T, torch.zeros(0, 5), torch.tensor(1.0)],
         "must be logits of one shape",
     )
     yield Bad(
-        "distill integers", lambda: at.distillation_loss(Y[:, None], Y[:, None]), (TypeError, ValueError), "must be"
+        "distill integers", lambda: at.hwa.distillation_loss(Y[:, None], Y[:, None]), (TypeError, ValueError), "must be"
     )
     yield from every(
         "groups model",

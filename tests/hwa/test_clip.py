@@ -21,7 +21,7 @@ def test_clips_each_layer_at_its_own_sigma() -> None:
     model = at.convert(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8), nn.LayerNorm(8)), crossbar())
     nn.init.normal_(model[0].weight, std=3.0)
     bounds = [2.0 * layer.weight.std(correction=0).item() for _, layer in at.analog_layers(model)]
-    at.clip_weights_(model, sigma=2.0)
+    at.hwa.clip_weights_(model, sigma=2.0)
     assert model[0].weight.abs().max().item() == pytest.approx(bounds[0])
     assert model[1].weight.abs().max().item() <= bounds[1] + 1e-6
 
@@ -29,7 +29,7 @@ def test_clips_each_layer_at_its_own_sigma() -> None:
 def test_clips_at_a_bound_in_the_units_of_the_weights() -> None:
     model = _linear(64, 64, 8)
     before = [p.clone() for p in model.parameters()]
-    at.clip_weights_(model, bound=0.05)
+    at.hwa.clip_weights_(model, bound=0.05)
     for p, old in zip(model.parameters(), before, strict=True):
         assert torch.equal(p, old.clamp(-0.05, 0.05) if p.dim() > 1 else old)
 
@@ -51,7 +51,7 @@ def test_clips_each_channel_at_its_own_sigma(layer: nn.Module, outputs_first: Ca
             weight.normal_(generator=torch.Generator().manual_seed(0))
             weight.mul_(torch.arange(1, len(weight) + 1.0).view(-1, *[1] * (weight.dim() - 1)))  # channels differ
     before = [outputs_first(weight.detach().clone()) for weight in weights]
-    at.clip_weights_(model, 1.5, per_channel=True)
+    at.hwa.clip_weights_(model, 1.5, per_channel=True)
     for weight, old in zip(weights, before, strict=True):
         limit = 1.5 * old.std(1, correction=0, keepdim=True)
         assert torch.allclose(outputs_first(weight), old.clamp(-limit, limit))
@@ -64,7 +64,7 @@ def test_a_turned_weight_is_clipped_by_its_outputs(monkeypatch: pytest.MonkeyPat
         model[0].weight.mul_(torch.arange(1.0, 65.0))
     old = model[0].weight.detach().clone()
     monkeypatch.setattr(type(model[0]), "as_matrix", lambda self, weight: weight.T)
-    at.clip_weights_(model, 2.0, per_channel=True)
+    at.hwa.clip_weights_(model, 2.0, per_channel=True)
     limit = 2.0 * old.std(0, correction=0)
     assert torch.allclose(model[0].weight, old.clamp(-limit, limit))
 
@@ -73,15 +73,15 @@ def test_a_turned_weight_is_clipped_by_its_outputs(monkeypatch: pytest.MonkeyPat
 def test_bad_sigma_is_refused(sigma: float) -> None:
     model = _linear(2, 2)
     with pytest.raises(ValueError, match="sigma must be a positive number"):
-        at.clip_weights_(model, sigma)
+        at.hwa.clip_weights_(model, sigma)
     with pytest.raises(ValueError, match="bound must be a positive number"):
-        at.clip_weights_(model, bound=sigma)
+        at.hwa.clip_weights_(model, bound=sigma)
 
 
 def test_options_that_do_not_go_together_are_refused() -> None:
     model = _linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for call in (at.clip_weights_, lambda *args, **kwargs: at.clip_after_step(optimizer, *args, **kwargs)):
+    for call in (at.hwa.clip_weights_, lambda *args, **kwargs: at.hwa.clip_after_step(optimizer, *args, **kwargs)):
         with pytest.raises(ValueError, match=r"sigma=2.5 and bound=0.1 exclude each other"):
             call(model, 2.5, bound=0.1)
         with pytest.raises(ValueError, match="per_channel needs sigma; bound=0.1 is the same"):
@@ -90,12 +90,12 @@ def test_options_that_do_not_go_together_are_refused() -> None:
 
 def test_models_without_weights_to_clip_are_refused() -> None:
     with pytest.raises(ValueError, match="no analog layer"):
-        at.clip_weights_(nn.Linear(2, 2))
+        at.hwa.clip_weights_(nn.Linear(2, 2))
     model = _linear(2, 2, 2)
     parametrizations.orthogonal(model[1])
     before = model[0].weight.clone()
     with pytest.raises(ValueError, match="layer '1' is parametrized or pruned"):
-        at.clip_weights_(model, bound=1e-3)
+        at.hwa.clip_weights_(model, bound=1e-3)
     assert torch.equal(model[0].weight, before)
 
 
@@ -106,7 +106,7 @@ def test_weights_that_are_all_equal_are_left_alone_and_a_tied_weight_is_clipped_
     before = model[0].weight.clone()
     weight = model[1].weight.detach().clone()
     limit = weight.std(1, correction=0, keepdim=True) if per_channel else weight.std(correction=0)
-    at.clip_weights_(model, sigma=1.0, per_channel=per_channel)
+    at.hwa.clip_weights_(model, sigma=1.0, per_channel=per_channel)
     assert torch.equal(model[0].weight, before)
     assert torch.allclose(model[1].weight, weight.clamp(-limit, limit))
 
@@ -123,7 +123,7 @@ def test_every_step_of_any_optimizer_is_clipped(name: str) -> None:
     model = _linear(8, 8, 4)
     optimizer = OPTIMIZERS[name](model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=10, cycle_momentum=False)
-    handle = at.clip_after_step(optimizer, model, bound=0.1)
+    handle = at.hwa.clip_after_step(optimizer, model, bound=0.1)
     for _ in range(4):
         model(torch.randn(16, 8)).square().sum().backward()
         optimizer.step()
@@ -140,7 +140,7 @@ def test_every_step_of_any_optimizer_is_clipped(name: str) -> None:
 def test_a_step_that_the_scaler_skips_clips_nothing() -> None:
     model = _linear(8, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    at.clip_after_step(optimizer, model, bound=1e-3)
+    at.hwa.clip_after_step(optimizer, model, bound=1e-3)
     scaler = torch.amp.GradScaler("cpu")
     before = model[0].weight.clone()
     for infinite in (True, False):
@@ -157,10 +157,10 @@ def test_a_step_that_the_scaler_skips_clips_nothing() -> None:
 def test_what_cannot_be_hooked_is_refused() -> None:
     model = _linear(8, 4)
     with pytest.raises(TypeError, match="must be a torch.optim.Optimizer, not a wrapper of one"):
-        at.clip_after_step(model, model)
+        at.hwa.clip_after_step(model, model)
     other = torch.optim.SGD(copy.deepcopy(model).parameters(), lr=0.1)
     with pytest.raises(ValueError, match="trains no weight of an analog layer of this model"):
-        at.clip_after_step(other, model)
+        at.hwa.clip_after_step(other, model)
 
 
 def test_the_scale_of_the_weights_follows_at_once() -> None:
@@ -172,5 +172,5 @@ def test_the_scale_of_the_weights_follows_at_once() -> None:
         with at.noise(1):
             noise.append((layer(torch.eye(64)).T - layer.weight).std().item())
         full = layer.weight.abs().max().item()
-        at.clip_weights_(layer, bound=full / 4)
+        at.hwa.clip_weights_(layer, bound=full / 4)
     assert noise[1] < 0.4 * noise[0]

@@ -17,11 +17,11 @@ STEPS, BATCH = 300, 32
 
 
 def _train(model: nn.Module, teacher: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor) -> None:
-    handle = at.clip_after_step(optimizer, model, sigma=2.5)
+    handle = at.hwa.clip_after_step(optimizer, model, sigma=2.5)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for step in range(STEPS):
         if step % 50 == 0:
-            at.training_noise_(model, min(1.0, (step // 50 + 1) / 4))
+            at.hwa.training_noise_(model, min(1.0, (step // 50 + 1) / 4))
         if step == STEPS - 12:  # last, a chip per sample
             for _, layer in at.analog_layers(model):
                 layer.chip = dataclasses.replace(layer.chip, training=dataclasses.replace(NOISE, per_sample=True))
@@ -29,7 +29,7 @@ def _train(model: nn.Module, teacher: nn.Module, optimizer: Optimizer, x: Tensor
         logits = model(x[index])
         with torch.no_grad():
             target = teacher(x[index])
-        loss = 0.3 * nn.functional.cross_entropy(logits, y[index]) + 0.7 * at.distillation_loss(logits, target)
+        loss = 0.3 * nn.functional.cross_entropy(logits, y[index]) + 0.7 * at.hwa.distillation_loss(logits, target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -37,14 +37,14 @@ def _noise(model: nn.Module) -> torch.Tensor:
 def test_noise_is_a_fraction_of_the_chip_s(options: dict) -> None:
     model = _layer(**options)
     chip, whole = model[0].chip, _noise(model)
-    assert at.training_noise_(model, 0.5) is model
+    assert at.hwa.training_noise_(model, 0.5) is model
     assert torch.allclose(_noise(model), whole / 2, atol=1e-6)
-    at.training_noise_(model, 0.25)  # of the chip's, not of the half
+    at.hwa.training_noise_(model, 0.25)  # of the chip's, not of the half
     assert torch.allclose(_noise(model), whole / 4, atol=1e-6)
     assert model[0].chip is chip
-    at.training_noise_(model, 0)
+    at.hwa.training_noise_(model, 0)
     assert torch.allclose(_noise(model), torch.zeros(64, 64), atol=1e-6)
-    at.training_noise_(model, 1.0)
+    at.hwa.training_noise_(model, 1.0)
     assert torch.equal(_noise(model), whole)
 
 
@@ -52,7 +52,7 @@ def test_the_share_of_failed_cells_is_a_fraction_too() -> None:
     model = _layer(weight="none", drop_connect=0.5)
     shares = []
     for fraction in (1.0, 0.5, 0.0):
-        at.training_noise_(model, fraction)
+        at.hwa.training_noise_(model, fraction)
         shares.append((_noise(model) == -model[0].weight).float().mean().item())
     # 4,096 cells: a standard error of 0.0078
     assert shares == pytest.approx([0.5, 0.25, 0.0], abs=0.035)
@@ -60,7 +60,7 @@ def test_the_share_of_failed_cells_is_a_fraction_too() -> None:
 
 
 def test_copies_and_pickles_keep_the_fraction_and_a_digital_layer_does_not() -> None:
-    model = at.training_noise_(_layer(), 0.5)
+    model = at.hwa.training_noise_(_layer(), 0.5)
     noise = _noise(model)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(_noise(other), noise)
@@ -81,7 +81,7 @@ def test_recurrent_layers_follow_and_evaluation_and_chips_do_not_change() -> Non
         return [m(x)[0] for m in (model.eval(), at.program(model, seed=1).at("1 day"))]
 
     before = views()
-    at.training_noise_(model, 0.0)
+    at.hwa.training_noise_(model, 0.0)
     assert all(map(torch.equal, before, views()))
     assert torch.equal(model.train()(x)[0], before[0])
 
@@ -89,14 +89,14 @@ def test_recurrent_layers_follow_and_evaluation_and_chips_do_not_change() -> Non
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan"), True, "1"])
 def test_a_bad_fraction_is_refused(fraction) -> None:
     with pytest.raises(ValueError, match=r"fraction must be a number in \[0, 1\].*0 is no noise, 1 all"):
-        at.training_noise_(_layer(), fraction)
+        at.hwa.training_noise_(_layer(), fraction)
 
 
 def test_models_without_training_noise_are_refused() -> None:
     with pytest.raises(ValueError, match="no analog layer"):
-        at.training_noise_(nn.Linear(2, 2), 0.5)
+        at.hwa.training_noise_(nn.Linear(2, 2), 0.5)
     with pytest.raises(ValueError, match="programmed chip"):
-        at.training_noise_(at.program(_layer(), seed=1).at("1 day"), 0.5)
+        at.hwa.training_noise_(at.program(_layer(), seed=1).at("1 day"), 0.5)
 
 
 def test_a_ramp_is_linear_in_stairs() -> None:
@@ -113,7 +113,7 @@ def test_a_compiled_ramp_of_six_changes_stays_compiled(forget: Callable[[], None
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         for step in range(7):
-            at.training_noise_(model, ramped(step, 6, 0.0, 6))
+            at.hwa.training_noise_(model, ramped(step, 6, 0.0, 6))
             compiled(x)
             model.eval()
             compiled(x)

@@ -413,7 +413,7 @@ def test_eight_bits_cost_little_and_training_pays() -> None:
     run = {"forward": lambda model, pair: model(*pair)}
     at.calibrate(model, [pair], **run)
     assert torch.cosine_similarity(model.eval()(*pair).flatten(), expected.flatten(), 0) >= 0.99
-    at.clip_weights_(model)
+    at.hwa.clip_weights_(model)
     optimizer = torch.optim.Adam(model.train().parameters(), lr=2e-3)
     losses = []
     for step in range(15):

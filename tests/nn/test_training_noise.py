@@ -386,6 +386,6 @@ def test_the_relative_noise_of_a_weight_does_not_depend_on_the_unit_of_the_weigh
             layer.weight[0, 0] = 50 * layer.weight.abs().max()  # one outlier takes the conductance of all others
         with at.noise(1):
             outlier = (_read(layer) - layer.weight)[1:].std()
-        at.clip_weights_(layer, 2.0)
+        at.hwa.clip_weights_(layer, 2.0)
         with at.noise(1):
             assert (_read(layer) - layer.weight)[1:].std() < outlier / 5

@@ -86,7 +86,7 @@ def test_views_are_independent_and_evaluation_only() -> None:
     [
         lambda view: at.program(view, seed=1),
         lambda view: at.calibrate(view, [X]),
-        lambda view: at.clip_weights_(view),
+        lambda view: at.hwa.clip_weights_(view),
         at.to_digital,
     ],
     ids=["program", "calibrate", "clip", "to_digital"],

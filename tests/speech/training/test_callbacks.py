@@ -65,7 +65,7 @@ def test_weights_are_clipped_as_asked(toy, tmp_path: Path) -> None:
             if clip.bound is not None:
                 assert layer.weight.abs().max() <= 0.05
             before = layer.weight.clone()
-            at.clip_weights_(layer, 1.0, per_channel=True)
+            at.hwa.clip_weights_(layer, 1.0, per_channel=True)
             # clipped at one sigma, a channel's largest weights are many and equal
             assert clip.bound is not None or (before.abs().amax(1, keepdim=True) == before.abs()).sum() > 2 * len(
                 before
