@@ -26,7 +26,7 @@ import torch
 
 import analogtorch as at
 from analogtorch.cli import kws as cli
-from analogtorch.report import write_atomically
+from analogtorch.files import write_atomically
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import fingerprint

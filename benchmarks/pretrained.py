@@ -27,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 import analogtorch as at
-from analogtorch.report import write_atomically
+from analogtorch.files import write_atomically
 from analogtorch.simulate.chip import Compensation
 from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
 from benchmarks.tables import as_markdown, as_text, positive

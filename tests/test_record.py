@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import analogtorch as at
+from analogtorch.nn.kinds import kinds
 from benchmarks.record import __main__ as record
 from benchmarks.record import api
 from benchmarks.record.digest import differences, entries
@@ -84,7 +85,7 @@ def test_the_battery_has_every_kind_of_layer() -> None:
     chip, met = at.chips.hermes64(), set[type]()
     for kind in KINDS.values():
         met.update(map(type, at.convert(Net(kind), chip, embeddings=True).modules()))
-    assert met.issuperset(at.nn.kinds())
+    assert met.issuperset(kinds())
 
 
 @pytest.mark.parametrize(

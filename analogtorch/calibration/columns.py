@@ -17,7 +17,8 @@ from analogtorch.calibration.passes import (
     observing,
     run,
 )
-from analogtorch.conversion import analog_layers, quiet
+from analogtorch.conversion import analog_layers
+from analogtorch.conversion.unread import quiet
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Noise, Plan, fold, mvm, stream
 from analogtorch.ops.reference import Inputs

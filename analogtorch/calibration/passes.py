@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.conversion import analog_layers, check_module
+from analogtorch.conversion.kinds import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan

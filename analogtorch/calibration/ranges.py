@@ -16,7 +16,8 @@ from analogtorch.calibration.inputs import Seen, observe
 from analogtorch.calibration.measured import Ranges, choose
 from analogtorch.calibration.passes import Forward, check_given
 from analogtorch.calibration.settings import Calibration, Setting, held_back, without_adc
-from analogtorch.conversion import analog_layers, refuse_programmed, refuse_taken, refuse_unloaded
+from analogtorch.conversion.kinds import analog_layers, refuse_programmed, refuse_unloaded
+from analogtorch.conversion.taken import refuse_taken
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
 

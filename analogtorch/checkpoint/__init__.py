@@ -4,8 +4,8 @@ A checkpoint is a folder of two files. ``weights.safetensors`` has the keys of t
 any tool; ``analog.json`` says what of the model is analog and how, and which weights file it belongs to.
 """
 
-from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, read
+from analogtorch.checkpoint.description import Checkpoint, read
 from analogtorch.checkpoint.loading import load
 from analogtorch.checkpoint.saving import save
 
-__all__ = ["DESCRIPTION", "WEIGHTS", "Checkpoint", "load", "read", "save"]
+__all__ = ["Checkpoint", "load", "read", "save"]

@@ -13,8 +13,7 @@ from torch.nn.utils import parametrize
 
 from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint
 from analogtorch.chips.tiling import sections
-from analogtorch.conversion import analog_layers, reason
-from analogtorch.conversion.kinds import analog_type
+from analogtorch.conversion.kinds import analog_layers, analog_type, reason
 from analogtorch.nn import AnalogLayer, AnalogMatrix
 from analogtorch.nn.ranges import EACH, Bounds
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from analogtorch.checkpoint.description import Checkpoint, SavedProgram
 from analogtorch.checkpoint.fits import check_keys, check_layers
 from analogtorch.checkpoint.folder import read_folder
-from analogtorch.conversion import analog_layers, check_module, convert, refuse_programmed
+from analogtorch.conversion import convert
+from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.nn.ranges import EACH, without_converters
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.simulate.chip import ProgrammedChip, program

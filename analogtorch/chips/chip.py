@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 
 from analogtorch.chips.cost import Cost
 from analogtorch.chips.non_idealities import non_idealities, without
-from analogtorch.devices import UnitCell, beyond, seconds
+from analogtorch.devices import UnitCell, seconds
+from analogtorch.devices.device import beyond
 from analogtorch.values import checks
 
 WeightScale = Literal["block", "column"]

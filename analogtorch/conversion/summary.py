@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from analogtorch.chips import Chip
-from analogtorch.conversion import Share, analog_layers, check_module, reason, share, taken
 from analogtorch.conversion.fast_path import reader
-from analogtorch.conversion.kinds import left_digital
+from analogtorch.conversion.kinds import analog_layers, check_module, left_digital, reason
 from analogtorch.conversion.route import routed_layers
+from analogtorch.conversion.share import Share, share
+from analogtorch.conversion.taken import taken
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
 from analogtorch.nn.ranges import bounds_text, range_text
 

@@ -28,7 +28,8 @@ from analogtorch.conversion.patterns import (
 from analogtorch.conversion.replace import replace
 from analogtorch.conversion.route import route_known, unroute
 from analogtorch.conversion.taken import forget, remember
-from analogtorch.nn import AnalogLinear, kinds
+from analogtorch.nn import AnalogLinear
+from analogtorch.nn.kinds import kinds
 from analogtorch.values import checks
 
 logger = logging.getLogger("analogtorch")

@@ -10,10 +10,11 @@ from torch import nn
 from tqdm import tqdm
 
 from analogtorch.calibration.passes import exact
-from analogtorch.conversion import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
-from analogtorch.nn import AnalogLayer, Programmed
+from analogtorch.nn import AnalogLayer
+from analogtorch.nn.base import Programmed
 from analogtorch.simulate.chip import Compensation, beyond_data, program, seconds
 from analogtorch.values import checks
 

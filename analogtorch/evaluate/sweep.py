@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analogtorch.conversion import check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.evaluate.journal import Journal, experiment, key
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import Compensation, beyond_data, program, seconds

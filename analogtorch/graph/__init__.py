@@ -1,6 +1,5 @@
 """What a model computes: its matrices, its operations and their order, found by running it."""
 
-from analogtorch.graph.trace import Trace, trace
 from analogtorch.graph.types import Matrix, Operation
 
-__all__ = ["Matrix", "Operation", "Trace", "trace"]
+__all__ = ["Matrix", "Operation"]

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from analogtorch.conversion import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from analogtorch.conversion import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.values import checks
 
 

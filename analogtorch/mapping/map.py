@@ -7,8 +7,8 @@ from torch import nn
 from tqdm import tqdm
 
 from analogtorch.chips import Chip
-from analogtorch.conversion import analog_layers, check_module, refuse_programmed
 from analogtorch.conversion.example import Example
+from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import nearest
 from analogtorch.conversion.summary import differences

@@ -1,6 +1,6 @@
 """The linear layer of GPT-2 and its kin, ``transformers.pytorch_utils.Conv1D``: ``nn.Linear`` with a transposed weight.
 
-It imports transformers: ``analogtorch.nn.kinds`` imports it only where the process has done so already.
+It imports transformers: ``analogtorch.nn.kinds.kinds`` imports it only where the process has done so already.
 """
 
 import math

@@ -3,11 +3,10 @@
 Importing it lets mappings, costs and sensitivities print and draw themselves (``analogtorch.values.shown``).
 """
 
-from analogtorch.files import write_atomically
 from analogtorch.report import cost, floorplan_png, mapping, page, sensitivity  # noqa: F401  they show values
 from analogtorch.report.plot import plot
-from analogtorch.report.result import ISO, Result
+from analogtorch.report.result import Result
 from analogtorch.report.text import markdown, table
-from analogtorch.report.write import FILES, write
+from analogtorch.report.write import write
 
-__all__ = ["FILES", "ISO", "Result", "markdown", "plot", "table", "write", "write_atomically"]
+__all__ = ["Result", "markdown", "plot", "table", "write"]

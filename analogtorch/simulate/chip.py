@@ -10,17 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from analogtorch.chips.tiling import Section
-from analogtorch.conversion import (
-    analog_layers,
-    check_module,
-    name_unread,
-    named,
-    refuse_programmed,
-    refuse_taken,
-    refuse_unloaded,
-)
-from analogtorch.devices import beyond, seconds
-from analogtorch.nn import AnalogComposite, AnalogLayer, Programmed
+from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed, refuse_unloaded
+from analogtorch.conversion.taken import refuse_taken
+from analogtorch.conversion.unread import name_unread, named
+from analogtorch.devices import seconds
+from analogtorch.devices.device import beyond
+from analogtorch.nn import AnalogComposite, AnalogLayer
+from analogtorch.nn.base import Programmed
 from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, seed_tensor, stream
 from analogtorch.ops.physics import fit_sums, magnitude_sums, ratio, relative, wide
 from analogtorch.simulate import tiles as places

@@ -13,7 +13,8 @@ from torch import nn
 import analogtorch as at
 from analogtorch.evaluate.sweep import Sweep
 from analogtorch.ops import fold, seed_tensor, stream
-from analogtorch.report import FILES, Result, write
+from analogtorch.report import Result, write
+from analogtorch.report.write import FILES
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import fingerprint
 from analogtorch.speech.rundir import RunFolder

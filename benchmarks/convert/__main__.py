@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import analogtorch as at
-from analogtorch.report import write_atomically
+from analogtorch.files import write_atomically
 from benchmarks.convert import chip, io
 from benchmarks.tables import as_markdown, as_text, positive
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from analogtorch.conversion.pattern import Pattern
-from analogtorch.report import write_atomically
+from analogtorch.files import write_atomically
 from benchmarks.coverage.nets import nets
 from benchmarks.coverage.steps import Row, cover
 from benchmarks.tables import as_markdown

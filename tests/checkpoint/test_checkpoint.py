@@ -12,7 +12,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import analogtorch as at
-from analogtorch.checkpoint import DESCRIPTION, WEIGHTS, load, read, save
+from analogtorch.checkpoint import load, read, save
+from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS
 from analogtorch.checkpoint.folder import PREVIOUS, _digest
 from tests.crossbar import crossbar
 

@@ -7,7 +7,7 @@ from torch.nn.utils import parametrizations, prune
 from transformers import MixtralConfig, MixtralForCausalLM
 
 import analogtorch as at
-from analogtorch.conversion import share
+from analogtorch.conversion.share import share
 
 CHIP = at.chips.hermes64()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.nn.kinds import KINDS
 from analogtorch.ops import in_steps
 from analogtorch.simulate.defects import adc_gains
 from tests.crossbar import crossbar
@@ -72,8 +73,8 @@ _each_kind = pytest.mark.parametrize("kind", _kinds())
 
 def test_these_are_all_kinds() -> None:
     made = {type(_layer(_model(kind, EXACT), kind)) for kind in _kinds()}
-    assert made | {at.nn.AnalogMatrix} == {*at.nn.KINDS, at.nn.AnalogMatrix} - {
-        kind for kind in at.nn.KINDS if issubclass(kind, at.nn.AnalogComposite)
+    assert made | {at.nn.AnalogMatrix} == {*KINDS, at.nn.AnalogMatrix} - {
+        kind for kind in KINDS if issubclass(kind, at.nn.AnalogComposite)
     }
 
 

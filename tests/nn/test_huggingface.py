@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.nn.kinds import KINDS, kinds
 from tests.crossbar import crossbar
 from tests.nn import lasting
 
@@ -74,9 +75,9 @@ def test_it_shows_its_chip_and_refuses_other_shapes() -> None:
 
 
 def test_it_is_known_only_where_transformers_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert at.nn.kinds()[:-1] == at.nn.KINDS
+    assert kinds()[:-1] == KINDS
     monkeypatch.delitem(sys.modules, "transformers.pytorch_utils")
-    assert at.nn.kinds() == at.nn.KINDS
+    assert kinds() == KINDS
     assert "transformers.pytorch_utils" not in sys.modules
 
 

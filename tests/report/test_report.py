@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from analogtorch.evaluate.sweep import Sweep
-from analogtorch.report import Result, markdown, table, write, write_atomically
+from analogtorch.files import write_atomically
+from analogtorch.report import Result, markdown, table, write
 
 TIMES = ("0 s", "1 day", "1 year")
 

@@ -1,0 +1,30 @@
+"""The layers that ``convert`` makes."""
+
+import sys
+from typing import Any
+
+from analogtorch.nn.attention import AnalogMultiheadAttention
+from analogtorch.nn.cells import AnalogGRUCell, AnalogLSTMCell, AnalogRNNCell
+from analogtorch.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
+from analogtorch.nn.embedding import AnalogEmbedding
+from analogtorch.nn.linear import AnalogLinear
+from analogtorch.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRNN
+from analogtorch.nn.transposed import AnalogConvTranspose1d, AnalogConvTranspose2d, AnalogConvTranspose3d
+
+KINDS: tuple[Any, ...] = (
+    *(AnalogLinear, AnalogConv1d, AnalogConv2d, AnalogConv3d),
+    *(AnalogConvTranspose1d, AnalogConvTranspose2d, AnalogConvTranspose3d),
+    *(AnalogRNN, AnalogLSTM, AnalogGRU, AnalogMultiheadAttention),
+    *(AnalogRNNCell, AnalogLSTMCell, AnalogGRUCell),
+    AnalogEmbedding,
+)
+"""What ``convert`` makes, each of its ``digital`` layer."""
+
+
+def kinds() -> tuple[Any, ...]:
+    """``KINDS``, and those of libraries that the process has imported: a model with such a layer has done so."""
+    if "transformers.pytorch_utils" not in sys.modules:
+        return KINDS
+    from analogtorch.nn.huggingface import AnalogConv1D
+
+    return (*KINDS, AnalogConv1D)
