@@ -56,13 +56,14 @@ _ACTIVATIONS = _words(
 _SOFTMAX = {"softmax": 5, "_softmax": 5, "log_softmax": 6, "_log_softmax": 6}
 """Largest, difference, exponential, sum, quotient."""
 _ADD = frozenset(("add", "sub", "rsub", "mul", "div", "pow", "square", "maximum", "minimum", "addcmul", "neg", "lerp"))
-_POOLS = frozenset(
-    f"{adaptive}{kind}_pool{n}d{indices}"
+_POOLS = {
+    f"{adaptive}{kind}_pool{n}d{indices}": 0 if adaptive else n
     for adaptive in ("", "adaptive_")
     for kind in ("max", "avg")
     for n in (1, 2, 3)
     for indices in ("", "_with_indices")
-)
+}
+"""Dimensions of the window; 0 where the operator chooses the window, so that it meets every input about once."""
 _REDUCTIONS = frozenset(
     ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "argmax")
 )
@@ -139,10 +140,10 @@ def _attention(query: Tensor, key: Tensor, value: Tensor) -> int:
 
 
 def _window(name: str, arguments: dict[str, Any]) -> int:
-    if name.startswith("adaptive"):
-        return 0  # every input is met about once
+    dims = _POOLS[name]
+    if dims == 0:
+        return 0
     size = arguments["kernel_size"]
-    dims = int(name.split("pool")[1][0])
     return size**dims if isinstance(size, int) else math.prod(size) ** (dims if len(size) == 1 else 1)
 
 

@@ -19,7 +19,12 @@ class Part:
     """The part of a parameter that a product applies."""
 
     name: str
-    """Full name of the layer, of the parameter where it is not the layer's ``weight``, with its range if cut."""
+    """For display: that of the layer, with its range if cut."""
+    layer: str
+    """Full name of the layer, or of the parameter where it is not the layer's ``weight``; empty if the part is no range
+    of its outputs."""
+    outputs: tuple[int, int] | None
+    """The range of the layer's outputs; None: all."""
     key: tuple[Any, ...]
 
 
@@ -60,11 +65,15 @@ class Parts:
         origin = self._origin(weight)
         if origin is None:
             source = max(self.sources(weight), key=lambda name: self.parameters[name].numel())
-            return Part(layer_name(source), (source, "computed"))
+            return _whole(source, (source, "computed"))
         source, offset = origin
         full, size = self.parameters[source], weight.numel()
-        name = layer_name(source) + (_range(weight, offset, full) if size != full.numel() else "")
-        return Part(name, (source, offset, size, row_stride))
+        key, layer = (source, offset, size, row_stride), layer_name(source)
+        if size == full.numel():
+            return _whole(source, key)
+        if (outputs := _outputs(weight, offset, full)) is not None:
+            return Part(f"{layer}[{outputs[0]}:{outputs[1]}]", layer, outputs, key)
+        return Part(f"{layer}[from {offset}, {'x'.join(map(str, weight.shape))}]", "", None, key)
 
     def _origin(self, t: Tensor) -> tuple[str, int] | None:
         """The parameter of which ``t`` is a view, or the copy of one, and where in it ``t`` begins."""
@@ -89,8 +98,13 @@ def layer_name(parameter_name: str) -> str:
     return name
 
 
-def _range(value: Tensor, offset: int, full: Tensor) -> str:
+def _whole(source: str, key: tuple[Any, ...]) -> Part:
+    return Part(layer_name(source), layer_name(source), None, key)
+
+
+def _outputs(value: Tensor, offset: int, full: Tensor) -> tuple[int, int] | None:
+    """The outputs of ``full`` that ``value`` holds, from and to; None if it holds no range of them."""
     step = full.stride(0)
     if offset % step == 0 and value.numel() % step == 0 and value.stride()[-1:] == full.stride()[-1:]:
-        return f"[{offset // step}:{(offset + value.numel()) // step}]"
-    return f"[from {offset}, {'x'.join(map(str, value.shape))}]"
+        return offset // step, (offset + value.numel()) // step
+    return None

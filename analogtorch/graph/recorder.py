@@ -1,6 +1,7 @@
 """What the operators of one run are on a chip: matrices, operations, and which of them waits for which."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,8 @@ class Recorder:
         self.matrices: dict[tuple[Any, ...], Matrix] = {}
         self.sources: dict[str, tuple[str, ...]] = {}
         """Parameters that each matrix holds."""
+        self._forms = Counter[str]()
+        """In how many forms each part of a parameter has been applied."""
         self._owners = {name[:i] for name, p in parameters.items() if p.dim() > 1 for i in _dots(name)}
         self._names: dict[str, int] = {}
         self._after: dict[Storage, tuple[str, ...]] = {}
@@ -176,9 +179,10 @@ class Recorder:
         part = self.parts.of(product.weight, product.row_stride)
         key = (*part.key, product.shape, product.groups)
         if key not in self.matrices:
-            name, taken = part.name, self.sources.keys()
-            while name in taken:
+            name, form = part.name, self._forms[part.name]
+            while name in self.sources:
                 name += ".T"  # the same weights applied the other way round need cells of their own
+            self._forms[part.name] += 1
             cols, *rows = product.shape
             self.matrices[key] = Matrix(
                 name=name,
@@ -188,6 +192,9 @@ class Recorder:
                 kernel=math.prod(rows[1:]),
                 weights=math.prod(product.shape),
                 shape=product.shape,
+                layer=part.layer,
+                outputs=part.outputs,
+                form=form,
             )
             self.sources[name] = self.parts.sources(product.weight)
         return self.matrices[key]

@@ -207,12 +207,12 @@ def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, 
     for unit in units(names_of(twin), owners).values():
         weight = twin.get_parameter(unit.own[-1])
         held.setdefault(id(weight), []).extend(unit.names)
-    parameters = recorder.parts.parameters
-    return {
-        matrix: tuple(dict.fromkeys(name for source in sources for name in held[id(parameters[source])]))
-        for matrix, sources in recorder.sources.items()
-        if not matrix.endswith(".T")  # the same weights once more, the other way round
-    }
+    parameters, found = recorder.parts.parameters, {}
+    for matrix in recorder.matrices.values():
+        if matrix.form == 0:  # else it is the same weights once more, such as the other way round
+            sources = recorder.sources[matrix.name]
+            found[matrix.name] = tuple(dict.fromkeys(n for source in sources for n in held[id(parameters[source])]))
+    return found
 
 
 def _fresh(example: Any, device: torch.device) -> tuple[Any, list[Tensor]]:

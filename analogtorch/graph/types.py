@@ -31,7 +31,8 @@ class Matrix:
     """Weights that are placed together: one layer, or one gate or projection matrix of a larger module."""
 
     name: str
-    """Full name of the weight in the model, without ``.weight``."""
+    """Unique, for display: the full name of the layer or Parameter, with the range of outputs where the matrix holds a
+    part of them, and with ``.T`` where the same weights are applied in another form as well."""
     rows: int
     """Inputs: channels times kernel taps, of one group."""
     cols: int
@@ -44,3 +45,11 @@ class Matrix:
     """Numbers that it holds: ``rows * cols``."""
     shape: tuple[int, ...] = ()
     """``(cols, channels / groups, *kernel)``, as ``chips.tiling`` cuts it; () stands for ``(cols, rows)``."""
+    layer: str = ""
+    """Full name of the layer that it is taken from, or of the Parameter if that is not a layer's ``weight``; empty for
+    weights that are not all of it and no range of its outputs."""
+    outputs: tuple[int, int] | None = None
+    """First output of the layer that it holds, and the one after the last; None: all of them."""
+    form: int = 0
+    """0 for the first way in which the weights are applied; 1, 2, ... for others, such as the transpose of a tied
+    weight, which need cells of their own."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
@@ -184,8 +185,8 @@ def _from_dict(data: Any) -> ChipMapping:
     version = data.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
         raise ValueError(f"mapping: has version {version!r}, this AnalogTorch reads versions 1 to {VERSION}")
-    if version == 1:
-        data = _of_version_1(data)
+    if version == 1:  # num_chips was chips, and example came later
+        data = {"example": [], **{"num_chips" if name == "chips" else name: value for name, value in data.items()}}
     known = {"format", "version", *(f.name for f in fields(ChipMapping))}
     if data.keys() != known:
         raise ValueError(
@@ -196,7 +197,7 @@ def _from_dict(data: Any) -> ChipMapping:
             model=data["model"],
             chip=chips.from_dict(data["chip"]),
             num_chips=data["num_chips"],
-            matrices=tuple(Matrix(**{**m, "shape": tuple(m["shape"])}) for m in data["matrices"]),
+            matrices=tuple(_matrix(m, version) for m in data["matrices"]),
             operations=tuple(Operation(**{**op, "inputs": tuple(op["inputs"])}) for op in data["operations"]),
             placements=tuple(map(_placement, data["placements"])),
             digital_weights=tuple((name, count) for name, count in data["digital_weights"]),
@@ -208,9 +209,21 @@ def _from_dict(data: Any) -> ChipMapping:
         raise ValueError(f"mapping: a field has the wrong shape: {error}") from error
 
 
-def _of_version_1(data: dict[str, Any]) -> dict[str, Any]:
-    """The same fields under their present names: ``num_chips`` was ``chips``, and ``example`` came later."""
-    return {"example": [], **{"num_chips" if name == "chips" else name: value for name, value in data.items()}}
+def _named_layer(name: str) -> dict[str, Any]:
+    """Layer, outputs and form of a matrix of version 1, which has them in its name: ``in_proj_weight[0:64].T``."""
+    layer, form = name, 0
+    while layer.endswith(".T"):
+        layer, form = layer.removesuffix(".T"), form + 1
+    if (part := re.fullmatch(r"(.*)\[(\d+):(\d+)\]", layer)) is not None:
+        return {"layer": part[1], "outputs": (int(part[2]), int(part[3])), "form": form}
+    return {"layer": "" if "[" in layer else layer, "outputs": None, "form": form}
+
+
+def _matrix(data: dict[str, Any], version: int) -> Matrix:
+    if version == 1:
+        data = {**data, **_named_layer(str(data["name"]))}
+    outputs = data["outputs"]
+    return Matrix(**{**data, "shape": tuple(data["shape"]), "outputs": None if outputs is None else tuple(outputs)})
 
 
 def _position(p: Placement) -> dict[str, int]:

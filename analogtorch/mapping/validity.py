@@ -20,6 +20,14 @@ def check(mapping: "ChipMapping") -> None:
     held: dict[str, dict[int, list[Block]]] = {m.name: {} for m in mapping.matrices}
     if len(held) < len(mapping.matrices):
         raise ValueError("ChipMapping.matrices: two have the same name")
+    for matrix in mapping.matrices:
+        part = matrix.outputs
+        good = part is None or (len(part) == 2 and all(type(n) is int for n in part) and 0 <= part[0] < part[1])
+        if not (good and isinstance(matrix.layer, str) and type(matrix.form) is int):
+            raise ValueError(
+                f"ChipMapping.matrices: {matrix.name!r} must have a layer by name, a form that is an integer, and as "
+                f"outputs None or two integers, from and to; got {matrix.layer!r}, {matrix.form!r}, {part!r}"
+            )
     unusable = _Unusable.of(mapping)
     for p in mapping.placements:
         b = p.block

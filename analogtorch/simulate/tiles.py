@@ -1,7 +1,6 @@
 """Where on which tile every weight of a programmed layer lies, and what is broken there."""
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from analogtorch.nn import AnalogLayer
 from analogtorch.simulate.defects import Defects, adc_gains, tile_state
 
 if TYPE_CHECKING:
-    from analogtorch.mapping import ChipMapping
+    from analogtorch.mapping import ChipMapping, Matrix
 
 
 ROOT = "(root)"
@@ -87,12 +86,13 @@ def _matrices(
 
     same = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
     same += [layer_name(n) for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight]
-    known, (cols, *rows) = {m.name: (m.cols, m.rows) for m in mapping.matrices}, layer.matrix_shape
-    found = [matrix + ".T" * turns for matrix in same for turns in (0, 1) if matrix + ".T" * turns in known]
-    if found:
-        return [(next((m for m in found if known[m] == (cols, math.prod(rows))), found[0]), 0)]
-    for matrix in same:
-        if parts := _parts(matrix, known, cols):
+    cols, *rows = layer.matrix_shape
+    whole = [m for n in same for m in mapping.matrices if m.layer == n and m.outputs is None and m.form in (0, 1)]
+    if whole:
+        fitting = (m for m in whole if (m.cols, m.rows) == (cols, math.prod(rows)))
+        return [(next(fitting, whole[0]).name, 0)]
+    for own in same:
+        if parts := _parts(own, mapping.matrices, cols):
             return parts
     raise ValueError(
         f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
@@ -101,10 +101,9 @@ def _matrices(
     )
 
 
-def _parts(matrix: str, known: Iterable[str], outputs: int) -> list[tuple[str, int]]:
-    """The parts ``matrix[a:b]`` that tile its outputs without gap or overlap, as attention reads them; else nothing."""
-    found = [m for name in known if (m := re.fullmatch(re.escape(matrix) + r"\[(\d+):(\d+)\]", name))]
-    spans = sorted((int(m[1]), int(m[2]), m[0]) for m in found)
+def _parts(layer: str, matrices: Iterable["Matrix"], outputs: int) -> list[tuple[str, int]]:
+    """The parts of the layer that tile its outputs without gap or overlap, as attention reads them; else nothing."""
+    spans = sorted((*m.outputs, m.name) for m in matrices if m.layer == layer and m.outputs and m.form == 0)
     ends = [0, *(end for _, end, _ in spans)]
     if [start for start, _, _ in spans] != ends[:-1] or ends[-1] != outputs:
         return []

@@ -249,6 +249,26 @@ def test_layers_on_several_chips_are_named_unless_one_is_chosen() -> None:
     assert map_to_chip(model, x, chip=other).chip == other
 
 
+class CalledT(nn.Module):
+    """A layer with two names, of which the first looks like that of a transpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.ModuleDict({"T": nn.Linear(4, 4), "U": nn.Linear(4, 4)})
+        self.again = self.block["T"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.block["U"](x))
+
+
+def test_a_layer_may_be_called_t() -> None:
+    mapping = map_to_chip(CalledT(), torch.zeros(1, 4), chip=CHIP)
+    assert [(m.name, m.form) for m in mapping.matrices] == [("block.U", 0), ("block.T", 0)]
+    assert [m.name for m in map_to_chip(CalledT(), torch.zeros(1, 4), chip=CHIP, exclude="again").matrices] == [
+        "block.U"
+    ]
+
+
 def test_extreme_shapes() -> None:
     tiny = dataclasses.replace(CHIP, rows=1, cols=1, tiles=1)
     assert map_to_chip(nn.Linear(3, 2), torch.zeros(1, 3), chip=tiny, num_chips=None).num_chips == 6

@@ -116,10 +116,49 @@ def test_blocks_of_a_matrix_that_hold_the_same_weights_are_refused() -> None:
 
 def test_json_of_version_1_is_read(mapping: ChipMapping) -> None:
     data = _plain(mapping)
-    data |= {"version": 1, "chips": data.pop("num_chips")}
+    data |= {"version": 1, "chips": data.pop("num_chips"), "matrices": list(map(_of_version_1, data["matrices"]))}
     assert ChipMapping.from_json(json.dumps(data)) == mapping
     assert data.pop("example") == ["(1, 3, 6, 6) float32"]
     assert ChipMapping.from_json(json.dumps(data)) == replace(mapping, example=())
+
+
+def _of_version_1(matrix: dict) -> dict:
+    return {name: value for name, value in matrix.items() if name not in ("layer", "outputs", "form")}
+
+
+class Shared(nn.Module):
+    """A weight that is applied in parts, and one that is applied both ways round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.tied = nn.Linear(8, 6, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.attention(x, x[:, :2], x[:, :2], need_weights=False)[0]
+        return self.tied(y) @ self.tied.weight
+
+
+def test_the_parts_and_forms_of_a_weight_are_fields_and_are_found_in_the_names_of_version_1() -> None:
+    mapping = map_to_chip(Shared(), torch.zeros(1, 4, 8), chip=at.chips.hermes64())
+    found = {m.name: (m.layer, m.outputs, m.form) for m in mapping.matrices}
+    assert found == {
+        **{f"attention.in_proj_weight[{i}:{i + 8}]": ("attention.in_proj_weight", (i, i + 8), 0) for i in (0, 8, 16)},
+        "attention.out_proj": ("attention.out_proj", None, 0),
+        "tied": ("tied", None, 0),
+        "tied.T": ("tied", None, 1),
+    }
+    data = _plain(mapping)
+    data |= {"version": 1, "chips": data.pop("num_chips"), "matrices": list(map(_of_version_1, data["matrices"]))}
+    assert ChipMapping.from_json(json.dumps(data)) == mapping
+
+
+@pytest.mark.parametrize("change", [{"layer": 3}, {"outputs": [4, 4]}, {"outputs": [0.0, 4]}, {"form": None}])
+def test_matrices_of_impossible_parts_are_refused(mapping: ChipMapping, change: dict) -> None:
+    data = _plain(mapping)
+    data["matrices"][0] |= change
+    with pytest.raises(ValueError, match="'conv' must have a layer by name"):
+        ChipMapping.from_json(json.dumps(data))
 
 
 def test_an_inference_is_one_run_of_the_example() -> None:
