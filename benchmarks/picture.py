@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import analogtorch as at
-from analogtorch.report import Result, plot, write_atomically
+from analogtorch.files import write_atomically
+from analogtorch.report import Result, plot
 from benchmarks.convert.digits import Digits, digits, trained
 from benchmarks.tables import positive
 
@@ -37,7 +38,7 @@ def train(model: nn.Module, data: Digits, *, rate: float = 1e-3, clip: float | N
     """Train for the further epochs, with what noise the model's layers have; ``clip``: weights, at that many sigma."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     if clip is not None:
-        at.clip_after_step(optimizer, model, sigma=clip)
+        at.hwa.clip_after_step(optimizer, model, sigma=clip)
     batches = len(data.train) // 64
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=FURTHER * batches)
     for _ in range(FURTHER):
@@ -50,13 +51,13 @@ def train(model: nn.Module, data: Digits, *, rate: float = 1e-3, clip: float | N
     return model.eval()
 
 
-def measure(chips: int) -> tuple[Result, at.Mapping]:
+def measure(num_chips: int) -> tuple[Result, at.ChipMapping]:
     """Train, map and measure; the same on one machine whenever it is called."""
     begun, data, chip = time.monotonic(), digits(16), at.chips.hermes64()
     test, inputs = [(data.test, data.test_labels)], list(data.train.split(256))
 
     def on_chips(model: nn.Module) -> at.Sweep:
-        return at.sweep(at.calibrate(model, inputs), lambda view: at.accuracy(view, test), chips=chips)
+        return at.sweep(at.calibrate(model, inputs), lambda view: at.accuracy(view, test), num_chips=num_chips)
 
     begin = trained(data, epochs=EPOCHS)
     with torch.random.fork_rng(devices=[]):
@@ -65,7 +66,7 @@ def measure(chips: int) -> tuple[Result, at.Mapping]:
         torch.manual_seed(0)
         aware = train(at.calibrate(at.convert(begin, chip), inputs), data, clip=2.5)
     direct = at.convert(copy.deepcopy(digital), chip)
-    mapping = at.map_to_chip(digital, chip, data.test[:1])
+    mapping = at.map_to_chip(direct, data.test[:1])
     result = Result(
         digital=at.accuracy(digital, test),
         direct=on_chips(direct),
@@ -84,7 +85,7 @@ def measure(chips: int) -> tuple[Result, at.Mapping]:
     return result, mapping
 
 
-def picture(result: Result, mapping: at.Mapping) -> bytes:
+def picture(result: Result, mapping: at.ChipMapping) -> bytes:
     """The package's own two plots, side by side, as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.image import imread
