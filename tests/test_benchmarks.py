@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from benchmarks import mvm, peers
+from analogtorch.report import Result
+from benchmarks import mvm, peers, picture
 from benchmarks.convert import __main__ as convert
 from benchmarks.registry import SHAPES, Shape, chip
 
@@ -209,3 +210,22 @@ def test_what_the_tables_cannot_do_is_said(options: list[str], message: str, cap
     with pytest.raises(SystemExit):
         convert.main(options)
     assert message in capsys.readouterr().err
+
+
+def test_the_picture_has_both_plots_and_stays_small() -> None:
+    sweep = at.Sweep(times=("0 s", "1 day"), values=torch.tensor([[0.9, 0.8], [0.95, 0.85]]), seeds=(1, 2))
+    result = Result(
+        digital=0.97,
+        direct=sweep,
+        hwa=sweep,
+        chip="hermes64",
+        tiles=3,
+        data={"source": "pictures"},
+        seed=0,
+        seconds=1.0,
+        versions={},
+    )
+    mapping = at.map_to_chip(nn.Linear(300, 300), at.chips.hermes64(), torch.zeros(1, 300))
+    made = picture.picture(result, mapping)
+    assert made.startswith(b"\x89PNG")
+    assert 20_000 < len(made) < 200_000
