@@ -1,6 +1,7 @@
 """README and docs/: programs run as written and print what is said, links lead somewhere, names exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,16 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = (ROOT / "mkdocs.yml").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
         assert f"- {page.relative_to(ROOT / 'docs')}\n" in listed, page
+
+
+def test_contributing_names_the_rooms_in_their_order() -> None:
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    rooms = re.findall(r"^\| `(\w+)` \| ", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert rooms == linter["contracts"][0]["layers"][::-1]
+
+
+def test_contributing_finds_names_in_the_files_that_it_says() -> None:
+    found = re.findall(r"`(\w+)`(?: in| of) `(analogtorch/[\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(found) > 5
+    for name, file in found:
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), (name, file)
