@@ -30,7 +30,7 @@ from benchmarks.tables import positive
 OUT = Path(__file__).parents[1] / "docs" / "accuracy_and_floorplan.png"
 EPOCHS, FURTHER = 8, 10
 DPI = 150
-FLOORPLAN = 6.0
+FLOORPLAN = 8.0
 """Width of the floorplan, in inches: the fewer, the larger its letters."""
 
 

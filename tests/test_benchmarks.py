@@ -225,7 +225,7 @@ def test_the_picture_has_both_plots_and_stays_small() -> None:
         seconds=1.0,
         versions={},
     )
-    mapping = at.map_to_chip(nn.Linear(300, 300), at.chips.hermes64(), torch.zeros(1, 300))
+    mapping = at.map_to_chip(nn.Linear(300, 300), torch.zeros(1, 300), chip=at.chips.hermes64())
     made = picture.picture(result, mapping)
     assert made.startswith(b"\x89PNG")
     assert 20_000 < len(made) < 200_000
