@@ -14,8 +14,9 @@ from analogtorch.chips import Chip
 from analogtorch.devices import Spread
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan, block_scales, over_rows
+from analogtorch.ops.operands import Operands
 from analogtorch.ops.physics import adc, dac, phases, relative, weight_sigma
-from analogtorch.ops.reference import Inputs, part, per_block
+from analogtorch.ops.reference import part, per_block
 
 Adc = Literal["mse", "percentile", "absmax"]
 AdcPer = Literal["layer", "tile", "column"]
@@ -98,7 +99,7 @@ class _PartialSums:
             for c in columns
         ]
 
-    def __call__(self, inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
+    def __call__(self, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
         x, weight, r, own = inputs.x, inputs.w, inputs.input_range.abs(), per_block(inputs.input_range)
         scale = block_scales(weight, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
         given = x if own else dac(x, r, plan.input_bits, weight.dtype)
@@ -130,7 +131,7 @@ class _PartialSums:
                 met.add(v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start)
 
     def _count_errors(
-        self, vs: Tensor, signs: Tensor, full: Tensor, block: int, inputs: Inputs, given: Tensor, plan: Plan
+        self, vs: Tensor, signs: Tensor, full: Tensor, block: int, inputs: Operands, given: Tensor, plan: Plan
     ) -> None:
         """What the chip's own ADC makes of the sums of a row block, by phases ``vs``, and what everything else does.
 

@@ -20,8 +20,8 @@ from analogtorch.calibration.passes import (
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
 from analogtorch.nn import AnalogLayer
-from analogtorch.ops import Noise, Plan, fold, mvm, stream
-from analogtorch.ops.reference import Inputs
+from analogtorch.ops import Noise, Plan, fold, mvm, product, stream
+from analogtorch.ops.operands import Operands
 from analogtorch.values import checks
 
 Fit = Literal["affine", "gain", "offset"]
@@ -109,7 +109,7 @@ def _read(
     sums = {name: _Sums(layer.sections[-1].outputs.stop, layer.weight.device) for name, layer in layers.items()}
 
     def observer(name: str, layer: AnalogLayer) -> Callable[..., None]:
-        def look(inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
+        def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             check_finite("correct_columns", f"the input of layer {name!r}", inputs.x)
             check_finite("correct_columns", f"the output of layer {name!r}", y)
             again, bias = y, layer._read_bias()  # what is corrected may have an offset from before
@@ -117,8 +117,7 @@ def _read(
             if plan.output_noise > 0:
                 assert inputs.output_keys is not None
                 keys = fold(inputs.output_keys, stream(Noise.COMPENSATION, "columns"))  # noise of its own
-                rest = inputs._replace(output_keys=keys)._asdict()
-                again = mvm(rest.pop("x"), rest.pop("input_range"), rest.pop("w"), plan, **rest)
+                again = product(inputs._replace(output_keys=keys), plan)
             target = _exact(layer, inputs, plan, outputs)
             sums[name].add(outputs, *(_columns(t, plan, b) for t, b in ((y, bias), (again, bias), (target, None))))
 
@@ -130,7 +129,7 @@ def _read(
     return sums
 
 
-def _exact(layer: AnalogLayer, inputs: Inputs, plan: Plan, outputs: slice) -> Tensor:
+def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> Tensor:
     """What the exact weights give, without bias, for these inputs as the DAC gives them.
 
     What the DAC clips is no fault of a column: gains fitted to it would be those of the few largest inputs.

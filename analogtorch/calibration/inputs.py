@@ -13,7 +13,7 @@ from analogtorch.conversion.guard import route_bypasses
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
-from analogtorch.ops.reference import Inputs
+from analogtorch.ops.operands import Operands
 
 
 @dataclass
@@ -70,7 +70,7 @@ def observe(
         return look
 
     def observer(name: str) -> Callable[..., None]:
-        def look(inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
+        def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             rows = inputs.w.shape[1:]
             for block, histogram in enumerate(met[name].magnitudes[: plan.blocks]):
                 histogram.add(seen_by(inputs.x, rows, plan.span(block, rows), plan))

@@ -18,7 +18,8 @@ from analogtorch.calibration.passes import Forward, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
-from analogtorch.ops.reference import Inputs, noisy_weight, per_block
+from analogtorch.ops.operands import Operands
+from analogtorch.ops.reference import noisy_weight, per_block
 
 Ranges = list[float] | None
 """The DAC range of a layer, or those of its row blocks; None: each input vector or sample sets its own."""
@@ -79,12 +80,12 @@ class Trial:
         """Sum of the vectors' relative errors, of each candidate and, last, of a range per vector."""
         self._met: dict[int, int] = {}
         """Vectors or samples that each part of the matrix, by its first output, has met."""
-        self._waiting: dict[int, tuple[list[Tensor], Inputs, Plan]] = {}
+        self._waiting: dict[int, tuple[list[Tensor], Operands, Plan]] = {}
         """Those that each part is still to try."""
         self._key = fold(seed_tensor(0), stream("calibrate", layer.layer_name))
         self._vectors = inputs.vectors
 
-    def __call__(self, inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
+    def __call__(self, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
         positions = math.prod(y.shape[2:]) if plan.dims else 1
         x = self._some(inputs.x, plan, outputs, max(SAMPLES, VECTORS // max(1, positions)))
         if x.numel() == 0:
@@ -108,7 +109,7 @@ class Trial:
         waiting, inputs, plan = self._waiting.pop(part)
         self._try(torch.cat(waiting), inputs, plan)
 
-    def _try(self, x: Tensor, inputs: Inputs, plan: Plan) -> None:
+    def _try(self, x: Tensor, inputs: Operands, plan: Plan) -> None:
         """Add the errors of these vectors or samples."""
         w, scale = inputs.w, inputs.scale
         scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale

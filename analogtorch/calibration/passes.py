@@ -16,7 +16,7 @@ from analogtorch.conversion.kinds import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan
-from analogtorch.ops.reference import Inputs
+from analogtorch.ops.operands import Operands
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -76,7 +76,7 @@ def _with_few_threads(observer: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(observer)
-    def observe(inputs: Inputs, plan: Plan, outputs: slice, y: Tensor) -> None:
+    def observe(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
         threads = torch.get_num_threads()
         few = y.numel() * inputs.w[0].numel() < _WORTH_A_TEAM
         try:

@@ -18,16 +18,16 @@ from analogtorch.nn.learning import expect
 from analogtorch.nn.ranges import EACH, RangedLayer, bounds_text, range_text
 from analogtorch.ops import (
     Noise,
+    Operands,
     Plan,
     block_scales,
     draw_keys,
     flops,
-    mvm,
     number_samples,
+    product,
     refuse_transforms,
     stream,
 )
-from analogtorch.ops.reference import Inputs
 
 OWN = frozenset(
     {
@@ -123,7 +123,7 @@ class AnalogLayer(RangedLayer):
     """Of the noise: that of the weights, then that of each row block's readings."""
     input_range: nn.Parameter
     """The DAC's full scale, (1,), or of each row block, (row blocks,); its magnitude counts."""
-    observer: Callable[[Inputs, Plan, slice, Tensor], None] | None = None
+    observer: Callable[[Operands, Plan, slice, Tensor], None] | None = None
     """Called with each product while a calibration looks: tensors, plan, the outputs that it is of, result."""
     on_input: Callable[[Tensor], None] | None = None
     """Called with each input, before padding, while a calibration looks."""
@@ -454,10 +454,10 @@ class AnalogLayer(RangedLayer):
         else:
             weight, noise = self._simulated(section, keys, samples, dtype, outputs)
         noise |= self._limits(plan, index, outputs)
-        y = mvm(x, input_range, weight, plan, bias=bias, **noise)
+        operands = Operands(x, input_range, weight, bias, **noise)
+        y = product(operands, plan)
         if self.observer is not None:
-            rest = (noise.get(name) for name in Inputs._fields[4:])
-            self.observer(Inputs(x, input_range, weight, bias, *rest), plan, outputs or section.outputs, y)
+            self.observer(operands, plan, outputs or section.outputs, y)
         return y
 
     def _limits(self, plan: Plan, index: int, outputs: slice | None) -> dict[str, Tensor | None]:

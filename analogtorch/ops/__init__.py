@@ -1,10 +1,12 @@
 """The analog matrix-vector multiply (MVM) in pieces: noise, keys, converters, the product.
 
-``mvm`` is one operator; ``reference`` defines it in plain torch, ``native`` (CPU) and ``gpu`` hold its kernels.
+``mvm`` is one operator of its ``Operands`` and a ``Plan``: ``reference`` defines it in plain torch, ``native`` (CPU)
+and ``gpu`` hold its kernels. ``physics`` has the effects that it is made of, as pure functions.
 """
 
-from analogtorch.ops.mvm import mvm
+from analogtorch.ops.mvm import mvm, product
 from analogtorch.ops.noise import VERSION, Noise, fold, happens, normal, random_bits, seed_tensor, stream
+from analogtorch.ops.operands import Operands
 from analogtorch.ops.physics import block_scales, in_steps, levels, over_rows, rounded
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.seed import draw_keys, number_samples
@@ -13,6 +15,7 @@ from analogtorch.ops.transforms import refuse_transforms
 __all__ = [
     "VERSION",
     "Noise",
+    "Operands",
     "Plan",
     "block_scales",
     "draw_keys",
@@ -24,6 +27,7 @@ __all__ = [
     "normal",
     "number_samples",
     "over_rows",
+    "product",
     "random_bits",
     "refuse_transforms",
     "rounded",

@@ -6,6 +6,7 @@ reference.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -16,66 +17,58 @@ from torch import Tensor
 from analogtorch.ops import native, reference
 from analogtorch.ops.library import define
 from analogtorch.ops.mask import MASK, mask_shape
+from analogtorch.ops.operands import (
+    LEARNS,
+    NAMES,
+    ROLES,
+    Kind,
+    Operands,
+    keep,
+    kept,
+    kept_schema,
+    of_kind,
+    schema,
+)
 from analogtorch.ops.physics import wide
 from analogtorch.ops.plan import Plan, decode
-from analogtorch.ops.reference import Gradients, Inputs, Outputs
+from analogtorch.ops.reference import Gradients, Outputs
 
 
-def mvm(
-    x: Tensor,
-    input_range: Tensor,
-    w: Tensor,
-    plan: Plan,
-    *,
-    bias: Tensor | None = None,
-    scale: Tensor | None = None,
-    gain: Tensor | None = None,
-    key: Tensor | None = None,
-    output_keys: Tensor | None = None,
-    samples: Tensor | None = None,
-    output_bounds: Tensor | None = None,
-    output_ranges: Tensor | None = None,
-    negatives: Tensor | None = None,
-) -> Tensor:
+def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tensor | None) -> Tensor:
     """The readings of all row blocks, summed: see ``analogtorch.ops.reference`` for the formulas.
 
     A convolution is computed place by place from patches that are gathered into cache (CPU) or as one convolution per
     row block (reference); its input is never unfolded in memory.
 
     Args:
-        x: (*, inputs) for a linear layer, else (N, channels, *places); floating point.
-        input_range: full scale of the DAC: (1,); one per row block, (blocks,), of which groups share each; or one per
-            vector (linear) or sample (convolution), with the dimensions of ``x``. Its magnitude counts; 0 gives zeros.
-            Gradients reach the first two. One per row block runs in plain torch on a GPU, or if blocks cut a kernel.
-        w: (outputs, channels / groups, *kernel); its type is that of the product and of the result.
+        x: this and all other tensors: as the fields of ``analogtorch.ops.Operands`` say.
+        input_range: full scale of the DAC.
+        w: the weights.
         plan: everything that is no tensor.
-        bias: (outputs,), added digitally after the readings.
-        scale: weight at full conductance, (blocks, outputs); None: the largest of the block, by ``plan.columns``.
-        gain: digital correction of each reading, (blocks, outputs).
-        key: () int64, of the weights' noise; needed where ``plan.weight_noise > 0``.
-        output_keys: (blocks,) int64, of the output noise; needed where ``plan.output_noise > 0``.
-        samples: (vectors,) int64, place of each vector or sample in the output noise; None: 0, 1, 2, ...
-        output_bounds: of the ADC of each reading, (blocks, outputs), > 0; None: ``plan.output_bound`` for all.
-        output_ranges: of what the digital unit passes on, (blocks, outputs), > 0, in the same units; used where
-            ``plan.unit_bits`` is set. None: ADC outputs are passed on as they are.
-        negatives: what the negative polarity of each weight holds, of the shape of ``w`` and >= 0, so that the positive
-            one holds ``w + negatives``; only where ``plan.phases`` is 4. None: each weight has one polarity.
+        operands: the optional fields of ``Operands``, by name.
 
     Returns:
         (*, outputs), or (N, outputs, *places). Empty for an empty batch. NaN where an input of the vector is.
 
     Raises:
-        TypeError: ``x`` or ``w`` is not floating point.
+        TypeError: ``x`` or ``w`` is not floating point, or a name is none of ``Operands``.
         ValueError: shapes that do not fit ``plan`` or each other, or a missing key.
 
     Example:
         >>> plan = Plan(bounds=(0, 64), input_bits=8, output_bits=8, output_bound=12.0)
         >>> y = mvm(torch.randn(4, 64), torch.tensor([3.0]), torch.randn(10, 64), plan)
     """
-    limits = output_bounds, output_ranges
-    inputs = Inputs(x, input_range, w, bias, scale, gain, key, output_keys, samples, *limits, negatives)
-    learns = torch.is_grad_enabled() and (x.requires_grad or w.requires_grad or input_range.requires_grad)
-    return _mvm(*inputs, plan.ints, plan.floats, learns)[0]
+    return product(Operands(x, input_range, w, **operands), plan)
+
+
+def product(operands: Operands, plan: Plan) -> Tensor:
+    """``mvm`` of a record of its operands."""
+    learns = torch.is_grad_enabled() and any(getattr(operands, name).requires_grad for name in _TAUGHT)
+    return _mvm(*operands, plan.ints, plan.floats, learns)[0]
+
+
+_TAUGHT = [NAMES[i] for i in LEARNS if ROLES[NAMES[i]].kept]
+"""The operands whose gradients need what a forward pass finds."""
 
 
 class _Expected(NamedTuple):
@@ -113,9 +106,10 @@ def _expected(plan: Plan, x: torch.Size, w: torch.Size) -> _Expected:
 _known = lru_cache(maxsize=4096)(_expected)
 
 
-def _check(inputs: Inputs, plan: Plan, expected: _Expected) -> None:
+def _check(operands: Operands, plan: Plan, expected: _Expected) -> None:
     """Of every call, traced ones and those of the raw operator too: the kernels read memory as these shapes say."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges, negatives = inputs
+    x, input_range, w, bias = operands[:4]
+    key, output_keys, samples, negatives = operands.key, operands.output_keys, operands.samples, operands.negatives
     if not (x.is_floating_point() and w.is_floating_point()):
         raise TypeError(f"mvm: x and w must be floating point, got {x.dtype} and {w.dtype}")
     _check_range(input_range, x, expected.vectors, plan)
@@ -125,15 +119,12 @@ def _check(inputs: Inputs, plan: Plan, expected: _Expected) -> None:
         raise ValueError(
             f"mvm: bias must be {(w.shape[0],)} of w's type, {w.dtype}; got {tuple(bias.shape)} of {bias.dtype}"
         )
-    for name, t in (("key", key), ("output_keys", output_keys), ("samples", samples)):
+    for name in _KEYS:
+        t = getattr(operands, name)
         if t is not None and (t.dtype != torch.int64 or t.device != x.device):
             raise TypeError(f"mvm: {name} must be int64 on {x.device}, got {t.dtype} on {t.device}")
-    for name, given in (
-        ("scale", scale),
-        ("gain", gain),
-        ("output_bounds", output_bounds),
-        ("output_ranges", output_ranges),
-    ):
+    for name in _READINGS:
+        given = getattr(operands, name)
         if given is not None and given.device != x.device:
             raise TypeError(f"mvm: {name} must be on {x.device}, as x is, got {given.device}")
         if given is not None and given.shape != expected.readings:
@@ -147,6 +138,9 @@ def _check(inputs: Inputs, plan: Plan, expected: _Expected) -> None:
         raise ValueError(f"mvm: output_noise > 0 needs output_keys, one for each of the {plan.blocks} row blocks")
     if samples is not None and samples.numel() != expected.vectors:
         raise ValueError(f"mvm: samples must have {expected.vectors} elements, one per vector, got {samples.numel()}")
+
+
+_KEYS, _READINGS = of_kind(Kind.KEY), of_kind(Kind.READING)
 
 
 def _check_negatives(negatives: Tensor, w: Tensor, plan: Plan) -> None:
@@ -176,10 +170,10 @@ def _check_range(input_range: Tensor, x: Tensor, vectors: int, plan: Plan) -> No
         raise ValueError(f"mvm: an input_range per vector cannot learn, got {shape}")
 
 
-def _parsed(arguments: tuple[Any, ...]) -> tuple[Inputs, Plan, bool]:
+def _parsed(arguments: tuple[Any, ...]) -> tuple[Operands, Plan, bool]:
     """The tensors, the plan and ``learns`` of a call of the operator."""
     *tensors, ints, floats, learns = arguments
-    return Inputs(*tensors), decode(tuple(ints), tuple(floats)), learns
+    return Operands(*tensors), decode(tuple(ints), tuple(floats)), learns
 
 
 def _compute(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -223,43 +217,46 @@ def output_shape(x: torch.Size, w: torch.Size, plan: Plan) -> tuple[int, ...]:
     return (x[0], w[0], *((size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, taps, step, pad, gap in sizes))
 
 
-def _compute_backward(
-    g: Tensor,
-    x: Tensor,
-    input_range: Tensor,
-    w: Tensor,
-    scale: Tensor,
-    gain: Tensor | None,
-    key: Tensor | None,
-    mask: Tensor,
-    saturated: Tensor,
-    ints: list[int],
-    floats: list[float],
-    needs: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    plan = decode(tuple(ints), tuple(floats))
-    inputs = Inputs(x, input_range, w, None, scale, gain, key, None, None)
-    outputs = Outputs(g, scale, mask, saturated)
-    _check_backward(inputs, outputs, plan, needs)
-    gradients: Gradients = _kernels(inputs, plan).backward(g, inputs, outputs, plan, needs)
+class _Backward(NamedTuple):
+    """The arguments of the operator of the gradients."""
+
+    g: Tensor
+    operands: Operands
+    mask: Tensor
+    saturated: Tensor
+    plan: Plan
+    needs: Sequence[bool]
+
+
+def _parsed_backward(arguments: Sequence[Any]) -> _Backward:
+    g, *tensors, mask, saturated, ints, floats, needs = arguments
+    return _Backward(g, kept(tensors), mask, saturated, decode(tuple(ints), tuple(floats)), needs)
+
+
+def _compute_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    g, operands, mask, saturated, plan, needs = _parsed_backward(arguments)
+    assert operands.scale is not None
+    outputs = Outputs(g, operands.scale, mask, saturated)
+    _check_backward(operands, outputs, plan, needs)
+    gradients: Gradients = _kernels(operands, plan).backward(g, operands, outputs, plan, needs)
     # an operator must return a tensor: an empty one stands for a gradient that nobody asked for
-    gx, g_range, gw, g_bias = (g.new_empty(0) if t is None else t for t in gradients)
-    return gx, g_range, gw, g_bias
+    return tuple(g.new_empty(0) if t is None else t for t in gradients)
 
 
-def _fake_backward(g, x, input_range, w, scale, gain, key, mask, saturated, ints, floats, needs):
+def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    g, (x, input_range, w, *_), *_, needs = _parsed_backward(arguments)
     shapes = zip((x, input_range, w, g.new_empty(w.shape[0])), needs, strict=True)
     return tuple(
         torch.empty_like(t, memory_format=torch.contiguous_format) if needed else g.new_empty(0) for t, needed in shapes
     )
 
 
-def _check_backward(inputs: Inputs, outputs: Outputs, plan: Plan, needs: list[bool]) -> None:
+def _check_backward(operands: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> None:
     """As ``_check``: what the operator of the gradients reads. Autograd always passes this: it must be quick."""
-    x, gain, key = inputs.x, inputs.gain, inputs.key
+    x, gain, key = operands.x, operands.gain, operands.key
     g, scale, mask, saturated = outputs
-    y, words, each, vectors = _known(plan, x.shape, inputs.w.shape)
-    _check_range(inputs.input_range, x, vectors, plan)
+    y, words, each, vectors = _known(plan, x.shape, operands.w.shape)
+    _check_range(operands.input_range, x, vectors, plan)
     fits = g.shape == y and scale.shape == each and saturated.shape == each[:1] and len(needs) == 4
     fits = fits and (mask.shape == words or mask.numel() == 0) and (gain is None or gain.shape == each)
     there = g.device == mask.device == saturated.device == x.device and g.is_floating_point()
@@ -274,47 +271,48 @@ def _check_backward(inputs: Inputs, outputs: Outputs, plan: Plan, needs: list[bo
         raise ValueError(f"mvm_backward: key must be one int64, as in mvm; got {key}")
 
 
-def _kernels(inputs: Inputs, plan: Plan) -> ModuleType:
+def _kernels(operands: Operands, plan: Plan) -> ModuleType:
     """The module that computes this product: ``forward``, ``backward``."""
-    if native.takes(inputs, plan):
+    if native.takes(operands, plan):
         return native
-    if inputs.x.is_cuda:
+    if operands.x.is_cuda:
         from analogtorch.ops import gpu  # not at import: Triton takes longer to import than everything here
 
-        if gpu.takes(inputs, plan):
+        if gpu.takes(operands, plan):
             return gpu
     return reference
 
 
-def _save(ctx, inputs, output) -> None:
-    x, input_range, w, _, scale, gain, key, *_, ints, floats, _ = inputs
+def _save(ctx, arguments, output) -> None:
+    operands, (ints, floats, _) = Operands(*arguments[: len(NAMES)]), arguments[len(NAMES) :]
     _, own, mask, saturated = output
     ctx.mark_non_differentiable(own, mask, saturated)
     ctx.set_materialize_grads(False)  # else every backward would fill zeros as large as the mask
-    ctx.save_for_backward(x, input_range, w, own if scale is None else scale, gain, key, mask, saturated)
+    scale = own if operands.scale is None else operands.scale
+    ctx.save_for_backward(*keep(operands, scale), mask, saturated)
     ctx.numbers = ints, floats
 
 
 def _backward(ctx, g: Tensor, *_):
+    found: list[Tensor | None] = [None] * (len(NAMES) + 3)
     if g is None:
-        return (None,) * 15
-    needs = list(ctx.needs_input_grad[1:5])
+        return tuple(found)
+    needs = [ctx.needs_input_grad[1 + i] for i in LEARNS]
     gradients = _mvm_backward(g.contiguous(), *ctx.saved_tensors, *ctx.numbers, needs)
-    return *(t if needed else None for t, needed in zip(gradients, needs, strict=True)), *[None] * 11
+    for i, needed, gradient in zip(LEARNS, needs, gradients, strict=True):
+        found[i] = gradient if needed else None
+    return tuple(found)
 
 
-_TENSORS = "Tensor x, Tensor input_range, Tensor w"
 _PLAN = "int[] ints, float[] floats"
+_GRADIENTS = ", ".join(["Tensor"] * len(LEARNS))
 _mvm_backward = define(
-    f"mvm_backward(Tensor g, {_TENSORS}, Tensor scale, Tensor? gain, Tensor? key, Tensor mask, Tensor saturated, "
-    f"{_PLAN}, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"mvm_backward(Tensor g, {kept_schema()}, Tensor mask, Tensor saturated, {_PLAN}, bool[] needs) -> ({_GRADIENTS})",
     _compute_backward,
     _fake_backward,
 )
 _mvm = define(
-    f"mvm({_TENSORS}, Tensor? bias, Tensor? scale, Tensor? gain, Tensor? key, Tensor? output_keys, Tensor? samples, "
-    f"Tensor? output_bounds, Tensor? output_ranges, Tensor? negatives, {_PLAN}, "
-    "bool learns) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"mvm({schema()}, {_PLAN}, bool learns) -> (Tensor, Tensor, Tensor, Tensor)",
     _compute,
     _fake,
     save=_save,

@@ -37,6 +37,7 @@ from analogtorch.chips.tiling import RowBlock
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
+from analogtorch.ops.operands import Operands
 from analogtorch.ops.physics import (
     adc_outputs,
     beside,
@@ -52,23 +53,6 @@ from analogtorch.ops.physics import (
 from analogtorch.ops.plan import Plan
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-
-class Inputs(NamedTuple):
-    """The tensors of one product; see ``ops.mvm`` for their shapes."""
-
-    x: Tensor
-    input_range: Tensor
-    w: Tensor
-    bias: Tensor | None
-    scale: Tensor | None
-    gain: Tensor | None
-    key: Tensor | None
-    output_keys: Tensor | None
-    samples: Tensor | None
-    output_bounds: Tensor | None = None
-    output_ranges: Tensor | None = None
-    negatives: Tensor | None = None
 
 
 class Outputs(NamedTuple):
@@ -124,7 +108,7 @@ def part(x: Tensor, w: Tensor, span: RowBlock, plan: Plan, own_range: Tensor | N
     return _CONVOLVE[plan.dims](seen, w, None, plan.stride, plan.padding, plan.dilation, plan.groups)
 
 
-def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
+def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     """The product; ``learns``: whether a backward pass may follow."""
     x, input_range, w, bias, scale, gain, *_ = inputs
     input_range, output_ranges = input_range.abs(), inputs.output_ranges
@@ -158,7 +142,7 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
 
 
 def _read(
-    sums: list[Tensor], signs: list[float], full: Tensor, block: int, inputs: Inputs, plan: Plan
+    sums: list[Tensor], signs: list[float], full: Tensor, block: int, inputs: Operands, plan: Plan
 ) -> tuple[Tensor, list[Tensor]]:
     """``physics.adc_outputs`` of the partial sums of a row block, as (vectors, outputs, places)."""
     bounds, shape = inputs.output_bounds, _read_shape(sums[0].shape, plan)
@@ -173,7 +157,7 @@ def _read(
     return adc_outputs(read, signs, full, bound, plan.steps, plan.output_noise, normals)
 
 
-def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
+def backward(g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
     """Gradients of x, the input range, w and the bias, where ``needs`` says so."""
     x, signed, w, _, _, gain, key, *_ = inputs
     input_range, own = signed.abs(), per_block(signed)

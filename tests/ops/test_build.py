@@ -19,7 +19,7 @@ from analogtorch.ops.native import build
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where libraries are looked for: the sources without any."""
-    for source in (*build.FOLDER.glob("*.[ch]"), build.FOLDER / "structures.py"):
+    for source in build.FOLDER.glob("*.[ch]"):
         shutil.copy(source, tmp_path)
     monkeypatch.setattr(build, "FOLDER", tmp_path)
     caches = (native._found, native._warn)
@@ -79,7 +79,7 @@ def test_only_stale_libraries_are_built_again(tmp_path: Path) -> None:
     folder = tmp_path / "native"
     folder.mkdir()
     shutil.copy(build.CONSTANTS, tmp_path)
-    for source in (*build.FOLDER.glob("*.[ch]"), build.FOLDER / "structures.py", build.FOLDER / "build.py"):
+    for source in (*build.FOLDER.glob("*.[ch]"), build.FOLDER / "build.py"):
         shutil.copy(source, folder)
     for name in build._targets():
         (folder / build.library(name).name).write_bytes(build.fingerprint().encode())

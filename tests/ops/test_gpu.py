@@ -31,7 +31,7 @@ _PRODUCT = """
 import torch
 from torch.testing import assert_close
 import analogtorch as at
-from analogtorch.ops import fold, gpu
+from analogtorch.ops import Operands, fold, gpu
 from analogtorch.ops.mask import packed, unpacked
 from analogtorch.ops.noise import normal_reference
 from analogtorch.ops.plan import Plan
@@ -125,8 +125,8 @@ def check(
         step = (r.max() * scale.max() * plan.output_bound / plan.steps).item()
         near = dict(rtol=0.01, atol=2.5 * step)
     for tile in (SMALL, WIDE):
-        run = (x, r, w, plan, scale, gain, key, output_keys, samples)
-        got, got_mask = gpu.linear(*run, want_mask=True, bias=bias, output_bounds=limits, output_ranges=unit, tile=tile)
+        run = Operands(x, r, w, bias, scale, gain, key, output_keys, samples)
+        got, got_mask = gpu.linear(run._replace(output_bounds=limits, output_ranges=unit), plan, True, tile=tile)
         assert got.dtype == dtype
         assert (got - y).abs().mean() < near["atol"] / 5, name
         assert_close(got.float(), y, msg=lambda m: f"{name}: y: {m}", **near)
@@ -136,11 +136,10 @@ def check(
                 assert torch.equal(got_mask, torch.stack([packed(own) for own in mask])), name
         else:
             assert got_mask is None
-        assert gpu.linear(*run, bias=bias, tile=tile)[1] is None
-        back = (g, x, r, w, plan, scale, gain, key, got_mask)
-        gradients = gpu.linear_backward(*back, input_tile=tile, weight_tile=tile)
+        assert gpu.linear(run, plan, tile=tile)[1] is None
+        gradients = gpu.linear_backward(g, run, plan, got_mask, input_tile=tile, weight_tile=tile)
         near_gradient = dict(rtol=1e-5, atol=1e-5) if dtype == torch.float32 else dict(rtol=0.02, atol=0.1)
-        gx, g_range, gw = wanted_gradients(*back)
+        gx, g_range, gw = wanted_gradients(g, x, r, w, plan, scale, gain, key, got_mask)
         assert gradients[0].dtype == gradients[2].dtype == dtype
         assert_close(gradients[0].float(), gx, msg=lambda m: f"{name}: gx: {m}", **near_gradient)
         assert_close(gradients[2].float(), gw, msg=lambda m: f"{name}: gw: {m}", **near_gradient)
@@ -177,17 +176,18 @@ scale = W.abs().amax(1).expand(2, N)
 dips = at.devices.Spread(coefficients=(0.1, 0.7, -0.3, 0.2), step=0.05, pieces=2, dip=0.7, rate=1.5)
 for spread in (shaped, dips, at.devices.Spread()):
     plan = Plan(bounds=(0, 16, 37), weight_noise=0.05, spread=spread, **position)
-    small, wide = (gpu.linear(torch.eye(K), one, W, plan, scale, key=KEY, tile=t)[0] for t in (SMALL, WIDE))
+    run = Operands(torch.eye(K), one, W, scale=scale, key=KEY)
+    small, wide = (gpu.linear(run, plan, tile=t)[0] for t in (SMALL, WIDE))
     assert torch.equal(small, wide)
     assert_close(small.T, seen(torch.eye(K), one, W, plan, scale, KEY)[1], rtol=0, atol=1e-6)
 plan = Plan(bounds=(0, 16, 37), output_noise=0.05, **position)
-run = (torch.zeros(M, K), one, W, plan, scale, None, None, OUTPUT_KEYS[:2], samples)
-small, wide = (gpu.linear(*run, tile=t)[0] for t in (SMALL, WIDE))
+run = Operands(torch.zeros(M, K), one, W, scale=scale, output_keys=OUTPUT_KEYS[:2], samples=samples)
+small, wide = (gpu.linear(run, plan, tile=t)[0] for t in (SMALL, WIDE))
 assert torch.equal(small, wide) and small.std() > 0
 
 # A weight's gradient does not depend on how the vectors are shared out, but for the last bits.
 x, g = torch.randn(70, K), torch.randn(70, N)
-run = (g, x, one, W, Plan(bounds=(0, 16, 37), input_bits=8), scale, None, None, None, (False, False, True))
+run = (g, Operands(x, one, W, scale=scale), Plan(bounds=(0, 16, 37), input_bits=8), None, (False, False, True))
 parts = [gpu.linear_backward(*run, weight_tile=SMALL, splits=n)[2] for n in (1, 3, 5, 9)]
 for part in parts:
     assert_close(part, g.T @ rounded(x, one, 8), rtol=1e-5, atol=1e-5)
@@ -196,18 +196,21 @@ for part in parts:
 plan = Plan(bounds=(0, 16, 37), input_bits=8, output_bits=8)
 spoiled = X.clone()
 spoiled[1, 20] = float("nan")
-y, _ = gpu.linear(spoiled, one, W, plan, scale, tile=SMALL)
+y, _ = gpu.linear(Operands(spoiled, one, W, scale=scale), plan, tile=SMALL)
 assert y[1].isnan().all() and not y[[0, 2, 3, 4]].isnan().any()
-assert torch.equal(gpu.linear(X, torch.zeros(1), W, plan, scale, tile=SMALL)[0].abs() < 1e-20, torch.ones(M, N).bool())
+zeros, _ = gpu.linear(Operands(X, torch.zeros(1), W, scale=scale), plan, tile=SMALL)
+assert (zeros.abs() < 1e-20).all()
 
 # Only what is asked for; nothing to do is no error.
-got = gpu.linear_backward(G, X, one, W, plan, scale, None, None, None, (False, True, False), input_tile=SMALL)
+run = Operands(X, one, W, scale=scale)
+got = gpu.linear_backward(G, run, plan, None, (False, True, False), input_tile=SMALL)
 assert got[0] is None and got[2] is None and got[1].shape == (1,)
-y, _ = gpu.linear(X[:0], one, W, plan, scale)
-gx, g_range, gw = gpu.linear_backward(G[:0], X[:0], one, W, plan, scale, None, None, None, weight_tile=SMALL)
+nothing = run._replace(x=X[:0])
+y, _ = gpu.linear(nothing, plan)
+gx, g_range, gw = gpu.linear_backward(G[:0], nothing, plan, None, weight_tile=SMALL)
 assert y.shape == (0, N) and gx.shape == (0, K) and g_range.item() == 0 and not gw.any()
 try:
-    gpu.linear(X, one, W, Plan(bounds=(0, 37), output_noise=0.1), scale[:1])
+    gpu.linear(run._replace(scale=scale[:1]), Plan(bounds=(0, 37), output_noise=0.1))
 except ValueError as error:
     assert "output_keys" in str(error)
 else:
@@ -224,7 +227,7 @@ def test_interpreted_kernels_give_the_same_numbers(script: str) -> None:
 
 
 _TYPES = {
-    **dict.fromkeys(("out", "r", "sums", "scale", "gain", "output_bounds", "output_ranges"), "*fp32"),
+    **dict.fromkeys(("out", "input_range", "sums", "scale", "gain", "output_bounds", "output_ranges"), "*fp32"),
     **dict.fromkeys(("rows", "first", "key", "output_keys", "samples"), "*i64"),
     **dict.fromkeys(("output_bound", "output_noise", "weight_noise"), "fp32"),
     "mask": "*u8",

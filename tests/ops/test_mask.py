@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from analogtorch.ops import Plan, mvm, native, reference
+from analogtorch.ops import Operands, Plan, mvm, native, reference
 from analogtorch.ops.mask import MASK, mask_shape, packed, unpacked
 
 PLANS = {
@@ -18,12 +18,12 @@ PLANS = {
 }
 
 
-def _inputs(name: str, **options: object) -> tuple[reference.Inputs, Plan]:
+def _inputs(name: str, **options: object) -> tuple[Operands, Plan]:
     x, w, plan = PLANS[name]
     draw = torch.Generator().manual_seed(0)
     tensors = torch.randn(x, generator=draw), torch.ones(1), torch.randn(w, generator=draw)
     plan = dataclasses.replace(plan, input_bits=8, output_bits=8, output_bound=1.5, **options)
-    return reference.Inputs(*tensors, *[None] * 8), plan
+    return Operands(*tensors, *[None] * 8), plan
 
 
 @pytest.mark.parametrize("last", [1, 8, 31, 32, 33, 200])

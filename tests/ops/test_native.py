@@ -11,7 +11,7 @@ from torch import Tensor
 
 import analogtorch as at
 from analogtorch.devices import Spread
-from analogtorch.ops import Plan, fold, mvm, native, normal, reference, seed_tensor
+from analogtorch.ops import Operands, Plan, fold, mvm, native, normal, reference, seed_tensor
 from analogtorch.ops.native import build
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built: no C compiler")
@@ -138,7 +138,7 @@ def test_the_range_of_the_weights_is_found_and_nan_is_not_lost(capability: str) 
     w = _random(37, 70)
     w[5, 40] = float("nan")
     plan = Plan(bounds=(0, 33, 70), columns=(0, 20, 37), output_bits=8)
-    inputs = reference.Inputs(_random(2, 70), torch.ones(1), w, *[None] * 6)
+    inputs = Operands(_random(2, 70), torch.ones(1), w, *[None] * 6)
     found, expected = native.forward(inputs, plan, False).scale, reference.forward(inputs, plan, False).scale
     assert torch.equal(found.nan_to_num(-1), expected.nan_to_num(-1))
     assert found[1, :20].isnan().all()
@@ -174,7 +174,7 @@ def test_batch_split_and_threads_do_not_change_a_bit(shape: str, setting: str, c
 @pytest.mark.parametrize("shape", ["one", "ragged", "many", "conv1d", "depthwise", "one_place", "forty_places"])
 def test_the_bits_of_saturated_readings_are_zero_behind_the_last(shape: str, capability: str, monkeypatch) -> None:
     size, weight, plan = SHAPES[shape]
-    inputs = reference.Inputs(_random(*size), torch.ones(1), _random(*weight, seed=1), *[None] * 6)
+    inputs = Operands(_random(*size), torch.ones(1), _random(*weight, seed=1), *[None] * 6)
     empty = Tensor.new_empty
     monkeypatch.setattr(Tensor, "new_empty", lambda *args, **options: empty(*args, **options).fill_(-1))  # dirty memory
     found = native.forward(inputs, dataclasses.replace(plan, output_bits=8, output_bound=1e9), True)
@@ -230,7 +230,7 @@ def test_half_precision_is_computed_in_single(dtype: torch.dtype, shape: str, ca
 def test_double_precision_and_other_devices_run_on_torch() -> None:
     for x in (torch.zeros(1, 2, dtype=torch.float64), torch.zeros(1, 2, device="meta"), torch.zeros(0, 2)):
         r = torch.ones_like(x[0, :1] if len(x) else x)
-        assert not native.takes(reference.Inputs(x, r, x, *[None] * 6), Plan(bounds=(0, 2)))
+        assert not native.takes(Operands(x, r, x, *[None] * 6), Plan(bounds=(0, 2)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

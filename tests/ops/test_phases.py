@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from analogtorch.ops import Plan, fold, in_steps, mvm, native, normal, seed_tensor
+from analogtorch.ops.operands import Operands
 from analogtorch.ops.physics import block_scales
-from analogtorch.ops.reference import Inputs, part
+from analogtorch.ops.reference import part
 
 KEYS = torch.stack([fold(seed_tensor(3), i) for i in range(4)])
 ONE = torch.ones(1, dtype=torch.float64)
@@ -142,7 +143,7 @@ def test_nan_reaches_the_output(phases: int) -> None:
 
 
 def test_kernels_decline_phases() -> None:
-    inputs = Inputs(torch.ones(2, 3), torch.ones(1), torch.ones(4, 3), *[None] * 6)
+    inputs = Operands(torch.ones(2, 3), torch.ones(1), torch.ones(4, 3), *[None] * 6)
     assert not native.takes(inputs, Plan(bounds=(0, 3), phases=4))
 
 

@@ -7,16 +7,17 @@ Positions key the noise, never the program: block sizes do not change a number o
 import warnings
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from analogtorch.devices import Spread
 from analogtorch.ops.mask import MASK, mask_shape
+from analogtorch.ops.operands import Kind, Operands, of_kind
 from analogtorch.ops.physics import block_scales, levels
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.reference import Gradients, Inputs, Outputs, per_block
+from analogtorch.ops.reference import Gradients, Outputs, per_block
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -75,7 +76,7 @@ def launch(out: Tensor, key: Tensor, rows: Tensor, first: Tensor, *, raw: bool, 
             normal_kernel[grid](out, key, rows.contiguous(), first.contiguous(), n_rows, count, raw, BLOCK=block)
 
 
-def takes(inputs: Inputs, plan: Plan) -> bool:
+def takes(inputs: Operands, plan: Plan) -> bool:
     """Whether the kernels compute this product: a linear layer's on a GPU, not in double precision.
 
     One input range per row block is not theirs, nor are several phases.
@@ -84,29 +85,43 @@ def takes(inputs: Inputs, plan: Plan) -> bool:
     return not plan.dims and plan.phases == 1 and types and available(inputs.x, inputs.input_range, inputs.w)
 
 
-def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
+def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     """As ``reference.forward``."""
-    x, input_range, w, bias, scale, gain, key, output_keys, samples, output_bounds, output_ranges, _ = inputs
-    scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale
-    vectors, r = x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
-    limits = output_bounds, output_ranges
-    y, mask = linear(vectors, r, w, plan, scale, gain, key, output_keys, samples, learns, bias, *limits)
+    x, w = inputs.x, inputs.w
+    scale = block_scales(w, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
+    y, mask = linear(_flat(inputs)._replace(scale=scale), plan, learns)
     shape = (*x.shape[:-1], w.shape[0])
     mask = x.new_empty(0, dtype=MASK) if mask is None else mask
     # the kernels of the backward read the mask as they go: asking whether a reading saturated would stop the GPU
     return Outputs(y.view(shape), scale, mask, mask.new_empty(plan.blocks))
 
 
-def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
+def backward(g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
     """As ``reference.backward``."""
-    x, input_range, w, _, _, gain, key, *_ = inputs
-    flat, vectors, r = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1]), input_range.abs().flatten()
+    flat, own, input_range = g.reshape(-1, g.shape[-1]), _flat(inputs), inputs.input_range
     mask = outputs.mask if outputs.mask.numel() else None
     wanted = (needs[0], needs[1], needs[2])
-    gx, g_range, gw = linear_backward(flat, vectors, r, w, plan, outputs.scale, gain, key, mask, wanted)
+    gx, g_range, gw = linear_backward(flat, own._replace(scale=outputs.scale), plan, mask, wanted)
     if g_range is not None:
-        g_range = (g_range * r.sign()).view(input_range.shape).to(input_range.dtype)
-    return None if gx is None else gx.view(x.shape), g_range, gw, flat.sum(0) if needs[3] else None
+        g_range = (g_range * own.input_range.sign()).view(input_range.shape).to(input_range.dtype)
+    return None if gx is None else gx.view(inputs.x.shape), g_range, gw, flat.sum(0) if needs[3] else None
+
+
+def _flat(inputs: Operands) -> Operands:
+    """The same with vectors in one dimension, and the magnitude of their range or ranges."""
+    x = inputs.x.reshape(-1, inputs.x.shape[-1])
+    return inputs._replace(x=x, input_range=inputs.input_range.abs().flatten())
+
+
+def _packed(kernel: Any, operands: Operands) -> dict[str, Tensor | None]:
+    """The operands that are arguments of the kernel, by name, as it reads them."""
+    names = [name for name in operands._fields if name in kernel.arg_names]
+    given = {name: getattr(operands, name) for name in names}
+    return {name: None if t is None else _wide(t) if name in _FLOAT32 else t.contiguous() for name, t in given.items()}
+
+
+_FLOAT32 = {"input_range", *of_kind(Kind.READING)}
+"""What kernels read in float32, whatever the type of the product."""
 
 
 class Tile(NamedTuple):
@@ -127,70 +142,51 @@ class Tile(NamedTuple):
 
 
 def linear(
-    x: Tensor,
-    input_range: Tensor,
-    w: Tensor,
-    plan: Plan,
-    scale: Tensor,
-    gain: Tensor | None = None,
-    key: Tensor | None = None,
-    output_keys: Tensor | None = None,
-    samples: Tensor | None = None,
-    want_mask: bool = False,
-    bias: Tensor | None = None,
-    output_bounds: Tensor | None = None,
-    output_ranges: Tensor | None = None,
-    *,
-    tile: Tile | None = None,
+    operands: Operands, plan: Plan, want_mask: bool = False, *, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The linear analog product in one kernel: nothing between input and output is stored.
 
     Args:
-        x: (vectors, rows).
-        input_range: full-scale input, of shape (1,) or (vectors,).
-        w: (outputs, rows), float16, bfloat16 or float32: the type of the products; sums are float32.
+        operands: ``x`` (vectors, rows); ``input_range`` >= 0 of shape (1,) or (vectors,); ``w`` in float16, bfloat16 or
+            float32, the type of the products, of which sums are float32; and ``scale``. The rest is optional, but for
+            keys where the plan has noise.
         plan: of the matrix.
-        scale: (blocks, outputs), weight scales.
-        gain: (blocks, outputs), digital factor of each reading.
-        key: int64, of the weight noise; None: without it.
-        output_keys: (blocks,) int64, of the output noise; wanted where the plan has some.
-        samples: (vectors,) int64, their positions in the output noise; None: 0, 1, ...
         want_mask: tell which partial sums the converters clip.
-        bias: (outputs,), digital.
-        output_bounds: (blocks, outputs), of the ADC; None: the plan's.
-        output_ranges: (blocks, outputs), of what the digital unit passes on; None: it does not round.
         tile: how to cut the work; the noise does not depend on it.
 
     Returns:
         The output (vectors, outputs) in ``w``'s type, and the mask, as in ``ops/mask.py``: None if not wanted or
         without an ADC.
     """
+    x, w, noise = operands.x, operands.w, plan.output_noise
     (m, k), n = x.shape, w.shape[0]
-    x, w, r, samples, bias = x.contiguous(), w.contiguous(), _wide(input_range), _dense(samples), _dense(bias)
-    limits = None if output_bounds is None else _wide(output_bounds)
-    ranges = _wide(output_ranges) if plan.unit_bits and output_ranges is not None else None
-    noise = plan.output_noise
-    if noise > 0 and output_keys is None:
+    if noise > 0 and operands.output_keys is None:
         raise ValueError("output_keys must be given: the plan has output noise")
+    key, spread = _weight_noise(plan, operands.key)
+    operands = operands._replace(key=key)
+    operands = operands if noise > 0 else operands._replace(output_keys=None)
+    operands = operands if plan.unit_bits else operands._replace(output_ranges=None)
     y = torch.empty(m, n, dtype=w.dtype, device=x.device)
     mask = None
     if want_mask and plan.saturates:
         mask = torch.empty(mask_shape(y.shape, plan.blocks, 0), dtype=MASK, device=x.device)
-    key, spread = _weight_noise(plan, key)
     bounds, size = _bounds(plan.bounds, x.device)
     tile = tile or _fit(_forward_tile(m, w.dtype, key is not None), n, size)
     if y.numel():
         with torch.cuda.device_of(x):
             forward_kernel[(triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n),)](
-                *(y, mask, x, r, w, _wide(scale), None if gain is None else _wide(gain), bias, key),
-                *(_dense(output_keys) if noise > 0 else None, samples, limits, ranges, bounds),
-                *(m, n, k, plan.blocks, size, plan.first_output, plan.first_row),
-                *(plan.output_bound, noise, plan.weight_noise),
+                y=y,
+                mask=mask,
+                bounds=bounds,
+                **_packed(forward_kernel, operands),
+                **{"M": m, "N": n, "K": k, "blocks": plan.blocks, "block_size": size},
+                **{"first_output": plan.first_output, "first_row": plan.first_row},
+                **{"output_bound": plan.output_bound, "output_noise": noise, "weight_noise": plan.weight_noise},
                 SPREAD=spread,
                 INPUT_STEPS=_steps(plan.input_bits),
                 OUTPUT_STEPS=plan.steps,
                 UNIT_STEPS=_steps(plan.unit_bits),
-                PER_VECTOR=r.numel() > 1,
+                PER_VECTOR=operands.input_range.numel() > 1,
                 **tile.arguments(),
             )
     return y, mask
@@ -198,13 +194,8 @@ def linear(
 
 def linear_backward(
     g: Tensor,
-    x: Tensor,
-    input_range: Tensor,
-    w: Tensor,
+    operands: Operands,
     plan: Plan,
-    scale: Tensor,
-    gain: Tensor | None,
-    key: Tensor | None,
     mask: Tensor | None,
     needs: tuple[bool, bool, bool] = (True, True, True),
     *,
@@ -216,13 +207,8 @@ def linear_backward(
 
     Args:
         g: (vectors, outputs), of the output.
-        x: as in ``linear``, like the following ones.
-        input_range: as in ``linear``.
-        w: as in ``linear``.
+        operands: as in ``linear``.
         plan: as in ``linear``.
-        scale: as in ``linear``.
-        gain: as in ``linear``.
-        key: as in ``linear``.
         mask: what ``linear`` returned: no gradient passes where the ADC clipped. None: it passes everywhere.
         needs: whether those of ``x``, ``input_range`` and ``w`` are wanted.
         input_tile: how to cut the work of the first two.
@@ -233,26 +219,29 @@ def linear_backward(
         The three gradients, in the type of ``x``, in float32 and in the type of ``w``; None where not wanted. That of
         a range per vector is None too.
     """
+    x, w, r = operands.x, operands.w, _wide(operands.input_range)
     (m, k), n = x.shape, w.shape[0]
-    g, x, w, r = g.to(w.dtype).contiguous(), x.contiguous(), w.contiguous(), _wide(input_range)
+    g = g.to(w.dtype).contiguous()
     mask = mask.contiguous() if mask is not None and mask.numel() else None
-    gain = None if gain is None else _wide(gain)
     steps, per_vector = _steps(plan.input_bits), r.numel() > 1
     gx, sums, gw = None, None, None
     bounds, size = _bounds(plan.bounds, x.device)
     teaches = needs[1] and bool(steps) and not per_vector
     if needs[0] or teaches:
-        key, spread = _weight_noise(plan, key)
+        key, spread = _weight_noise(plan, operands.key)
         tile = input_tile or _fit(_input_tile(m, w.dtype, key is not None), n, size)
         block_tiles = triton.cdiv(size, tile.k)
         programs = triton.cdiv(m, tile.m) * plan.blocks * block_tiles
-        gx = torch.empty_like(x) if needs[0] else None
+        gx = torch.empty_like(x, memory_format=torch.contiguous_format) if needs[0] else None
         sums = torch.empty(programs, device=x.device, dtype=torch.float32) if teaches else None
         if programs:
             with torch.cuda.device_of(x):
                 input_gradient_kernel[(programs,)](
-                    *(gx, sums, g, mask, x, r, w, _wide(scale), gain, key, bounds),
-                    *(m, n, k, plan.blocks, size, block_tiles, plan.first_output, plan.first_row, plan.weight_noise),
+                    **{"gx": gx, "sums": sums, "g": g, "mask": mask, "bounds": bounds},
+                    **_packed(input_gradient_kernel, operands._replace(key=key)),
+                    **{"M": m, "N": n, "K": k, "blocks": plan.blocks, "block_size": size, "block_tiles": block_tiles},
+                    **{"first_output": plan.first_output, "first_row": plan.first_row},
+                    weight_noise=plan.weight_noise,
                     SPREAD=spread,
                     CLIPPED=steps > 0,
                     PER_VECTOR=per_vector,
@@ -269,7 +258,10 @@ def linear_backward(
         if programs:
             with torch.cuda.device_of(x):
                 weight_gradient_kernel[(programs, splits)](
-                    *(parts, g, mask, x, r, gain, bounds, m, n, k, share, plan.blocks, size, block_tiles),
+                    **{"gw": parts, "g": g, "mask": mask, "bounds": bounds},
+                    **_packed(weight_gradient_kernel, operands),
+                    **{"M": m, "N": n, "K": k, "blocks": plan.blocks, "block_size": size, "block_tiles": block_tiles},
+                    share=share,
                     INPUT_STEPS=steps,
                     PER_VECTOR=per_vector,
                     **tile.arguments(),
@@ -325,10 +317,6 @@ def _steps(bits: int) -> int:
 
 def _wide(t: Tensor) -> Tensor:
     return t.to(torch.float32).contiguous()
-
-
-def _dense(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.contiguous()
 
 
 def _weight_noise(plan: Plan, key: Tensor | None) -> tuple[Tensor | None, tuple[float, ...] | None]:

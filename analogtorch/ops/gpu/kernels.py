@@ -151,7 +151,7 @@ def forward_kernel(
     y,
     mask,
     x,
-    r,
+    input_range,
     w,
     scale,
     gain,
@@ -192,7 +192,7 @@ def forward_kernel(
     inside = in_m[:, None] & in_n[None, :]
     x_rows = x + m.to(tl.int64)[:, None] * K
     w_rows = w + n.to(tl.int64)[:, None] * K
-    unit = _unit(r, m, M, PER_VECTOR)
+    unit = _unit(input_range, m, M, PER_VECTOR)
     if INPUT_STEPS > 0:
         up = tl.div_rn(INPUT_STEPS * 1.0, tl.maximum(unit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL))
         down = tl.div_rn(tl.maximum(unit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL), INPUT_STEPS * 1.0)
@@ -259,7 +259,7 @@ def input_gradient_kernel(
     g,
     mask,
     x,
-    r,
+    input_range,
     w,
     scale,
     gain,
@@ -312,7 +312,7 @@ def input_gradient_kernel(
         total = tl.dot(gb.to(dtype), wn.to(dtype), total, input_precision="ieee")
     place = m.to(tl.int64)[:, None] * K + k[None, :]
     if CLIPPED:
-        unit = _unit(r, m, M, PER_VECTOR)
+        unit = _unit(input_range, m, M, PER_VECTOR)
         inputs = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
         above, below = inside & (inputs > unit), inside & (inputs < -unit)
         if sums is not None:
@@ -329,7 +329,7 @@ def weight_gradient_kernel(
     g,
     mask,
     x,
-    r,
+    input_range,
     gain,
     bounds,
     M,
@@ -367,13 +367,13 @@ def weight_gradient_kernel(
             mask_rows = mask + (b * M + m).to(tl.int64)[:, None] * _mask_row(N)
             gb = tl.where(_lost(mask_rows, n[None, :], seen), 0.0, gb)
         if INPUT_STEPS > 0:
-            unit = tl.maximum(_unit(r, m, M, PER_VECTOR), _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
+            unit = tl.maximum(_unit(input_range, m, M, PER_VECTOR), _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
             xq = _codes(xq.to(tl.float32), tl.div_rn(INPUT_STEPS * 1.0, unit), INPUT_STEPS)
             if not CODES:
                 xq = xq * tl.div_rn(unit, INPUT_STEPS * 1.0)
         total = tl.dot(tl.trans(gb.to(dtype)), xq.to(dtype), total, input_precision="ieee")
     if CODES:
-        unit = tl.maximum(tl.load(r), _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
+        unit = tl.maximum(tl.load(input_range), _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
         total = total * tl.div_rn(unit, INPUT_STEPS * 1.0)
     if gain is not None:
         total = total * tl.load(gain + b * N + n, mask=in_n, other=0.0)[:, None]

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from analogtorch.ops.mask import MASK, mask_shape
-from analogtorch.ops.native.structures import Convolution, Linear, Matrix
+from analogtorch.ops.native.structures import PARTS, Convolution, Linear, pointers
+from analogtorch.ops.operands import Kind, Operands, of_kind
 from analogtorch.ops.physics import levels
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.reference import Gradients, Inputs, Outputs, per_block
+from analogtorch.ops.reference import Gradients, Outputs, per_block
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INT32 = 2**31
@@ -82,36 +83,26 @@ def status() -> str:
     return f"CPU kernels: {words}" if library is not None else f"CPU kernels: none, {words}"
 
 
-def takes(inputs: Inputs, plan: Plan) -> bool:
+def takes(inputs: Operands, plan: Plan) -> bool:
     """Whether the kernels compute this product: on the CPU, not in double precision, not empty.
 
     Not theirs are input ranges of row blocks that cut a kernel: the channel of that kernel has several; and plans of
     several phases. Half precision is computed in float32 throughout and rounded at the end.
     """
-    ours = all(t is None or (t.dtype in _TYPES and t.device.type == "cpu") for t in _floats(inputs))
+    floats = [t for i, t in enumerate(inputs) if t is not None and i in _FLOATS]
+    ours = all(t.dtype in _TYPES and t.device.type == "cpu" for t in floats)
     taps = inputs.w.shape[2:].numel()
     whole = not per_block(inputs.input_range) or all(bound % taps == 0 for bound in plan.bounds)
     return ours and whole and plan.phases == 1 and inputs.x.numel() > 0 and inputs.w.numel() > 0 and available()
 
 
-def _floats(inputs: Inputs) -> tuple[Tensor | None, ...]:
-    return (
-        inputs.x,
-        inputs.input_range,
-        inputs.w,
-        inputs.bias,
-        inputs.scale,
-        inputs.gain,
-        inputs.output_bounds,
-        inputs.output_ranges,
-    )
+_FLOATS = frozenset(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.READING)))
+"""Places of the operands that are floating point."""
 
 
-def _single(inputs: Inputs) -> Inputs:
+def _single(inputs: Operands) -> Operands:
     """The same in float32."""
-    names = ("x", "input_range", "w", "bias", "scale", "gain", "output_bounds", "output_ranges")
-    floats = zip(names, _floats(inputs), strict=True)
-    return inputs._replace(**{name: t.float() for name, t in floats if t is not None})
+    return Operands._make([t.float() if t is not None and i in _FLOATS else t for i, t in enumerate(inputs)])
 
 
 def _call(name: str, *arguments: Any) -> Any:
@@ -135,7 +126,7 @@ def keys(seed: int, streams: Sequence[int]) -> Tensor:
     return out
 
 
-def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
+def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     """As ``reference.forward``."""
     dtype, inputs = inputs.w.dtype, _single(inputs)
     call = _Call(inputs, plan)
@@ -151,7 +142,7 @@ def forward(inputs: Inputs, plan: Plan, learns: bool) -> Outputs:
     return Outputs(y.to(dtype), scale, mask, saturated)
 
 
-def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
+def backward(g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
     """As ``reference.backward``."""
     needs_x, needs_range, needs_w, needs_bias = needs
     given, inputs = inputs, _single(inputs)
@@ -190,7 +181,7 @@ def backward(g: Tensor, inputs: Inputs, outputs: Outputs, plan: Plan, needs: Seq
 class _Form(NamedTuple):
     """What calls of the same plan and shapes share."""
 
-    matrix: Matrix
+    matrix: Any
     """The structure, but for the tensors."""
     output: tuple[int, ...]
     """Shape of the output."""
@@ -205,7 +196,6 @@ class _Form(NamedTuple):
 @functools.lru_cache(maxsize=4096)
 def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
     bounds, columns = _array(plan.bounds), _array(plan.columns)
-    m: Matrix
     if plan.dims:
         geometry = zip(x[2:], w[2:], plan.stride, plan.padding, plan.dilation, strict=True)
         places = [(size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, taps, step, pad, gap in geometry]
@@ -215,7 +205,7 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
         if padded * w[1] >= _INT32:
             raise ValueError(f"a padded sample of {padded * w[1]:,} numbers is too large, below 2^31 are allowed")
         m = Convolution(n=x[0], groups=plan.groups, channels=w[1], outputs=w[0] // plan.groups)
-        sizes = {"in_": x[2:], "out": places, "kernel": w[2:], "stride": plan.stride, "dilation": plan.dilation}
+        sizes = {"in": x[2:], "out": places, "kernel": w[2:], "stride": plan.stride, "dilation": plan.dilation}
         for name, numbers in sizes.items():
             setattr(m, name, _three(numbers, 1))
         m.padding = _three(plan.padding, 0)
@@ -239,25 +229,26 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
     return _Form(m, output, sums, panels, (bounds, columns))
 
 
+_POINTED = {part: tuple(n for n in pointers(kind) if n in Operands._fields) for part, kind in PARTS.items()}
+"""The operands that the structures point to, by the name of the part."""
+
+
 class _Call:
     """The structure that a kernel reads, and the tensors that must live until it returns."""
 
-    def __init__(self, inputs: Inputs, plan: Plan) -> None:
-        x, input_range, w, bias, _, gain, key, output_keys, samples, output_bounds, output_ranges, _ = inputs
-        self.form = _form(plan, x.shape, w.shape)
+    def __init__(self, inputs: Operands, plan: Plan) -> None:
+        self.form = _form(plan, inputs.x.shape, inputs.w.shape)
         self.matrix = type(self.form.matrix).from_buffer_copy(self.form.matrix)
         self._alive: list[Tensor] = []
-        self.matrix.range_by = _BY_BLOCK if per_block(input_range) else _BY_VECTOR * (input_range.numel() > 1)
-        self.point(x=x, w=w, range=input_range, bias=bias, gain=gain, samples=samples)
-        if key is not None:
-            self.matrix.noise.key = self._address(key)
-        if output_keys is not None:
-            self.matrix.read.keys = self._address(output_keys)
-        if output_bounds is not None:
-            self.matrix.read.bounds = self._address(output_bounds)
-        if output_ranges is not None and plan.unit_bits:
+        own = inputs.input_range
+        self.matrix.range_by = _BY_BLOCK if per_block(own) else _BY_VECTOR * (own.numel() > 1)
+        for part, names in _POINTED.items():
+            structure = getattr(self.matrix, part) if part else self.matrix
+            for name in names:
+                if (tensor := getattr(inputs, name)) is not None:
+                    setattr(structure, name, self._address(tensor))
+        if inputs.output_ranges is not None and plan.unit_bits:
             self.matrix.read.unit_levels = levels(plan.unit_bits)
-            self.matrix.read.ranges = self._address(output_ranges)
 
     def point(self, **tensors: Tensor | None) -> None:
         """Let the structure point to these tensors; to copies of those that are not contiguous."""

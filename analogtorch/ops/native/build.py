@@ -2,8 +2,9 @@
 
 python -m analogtorch.ops.native.build [--stale]
 
-A library holds the fingerprint of what it was built from; one of other sources is never loaded, as it would read the
-structures of ``structures.py`` at the wrong places. ``--stale`` builds only if a library is missing or of others.
+A library holds the fingerprint of what it was built from; one of other sources is never loaded, as it would read
+structures other than those that ``structures.py`` finds in them. ``--stale`` builds only if a library is missing or of
+others.
 """
 
 import hashlib
@@ -34,8 +35,8 @@ def library(capability: str) -> Path:
 
 
 def fingerprint() -> str:
-    """Of the C sources, of their constants and structures, and of how they are compiled."""
-    parts = [path.read_bytes() for path in (*sorted(FOLDER.glob("*.[ch]")), FOLDER / "structures.py")]
+    """Of the C sources, of their constants, and of how they are compiled."""
+    parts = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]"))]
     parts.append(repr((SOURCES, _COMPILE, _X86, _header())).encode())
     digests = b"".join(hashlib.blake2b(part, digest_size=16).digest() for part in parts)
     return f"analogtorch-{hashlib.blake2b(digests, digest_size=16).hexdigest()}"

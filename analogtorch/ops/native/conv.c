@@ -12,7 +12,7 @@
 #include "converters.h"
 
 typedef struct {
-  const float *x, *w, *range, *bias, *gain, *g;
+  const float *x, *w, *input_range, *bias, *gain, *g;
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;
   uint8_t *saturated;
@@ -35,7 +35,7 @@ typedef struct {
   int32_t *block;                     /* of each channel of a group; of a kernel that blocks cut, the first */
   const float *w;                     /* with noise */
   float *copy;                        /* w, where it is no copy of the layer's */
-  float (*reads)[7];                  /* as a reading: per (sample if ranges are BY_VECTOR), block, output */
+  reading *reads;                     /* per (sample if ranges are BY_VECTOR), block, LANES outputs */
   int threads, found;                 /* threads it is worth; whether there was memory */
 } plan;
 
@@ -72,7 +72,8 @@ static plan plan_of(const convolution *c) {
   p.block = malloc((size_t)c->channels * 4);
   p.copy = noisy ? malloc((size_t)(p.total * p.rows) * 4) : NULL;
   p.w = noisy ? p.copy : c->w;
-  p.reads = malloc((size_t)((c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * p.total) * sizeof *p.reads);
+  size readings = (c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * ((p.total + LANES - 1) / LANES);
+  p.reads = (reading *)scratch(readings * (size)(sizeof *p.reads / sizeof(float)));
   p.threads = threads_for((double)c->n * p.places * p.total * p.rows);
   p.found = p.tap && p.place && p.block && p.reads && p.w;
   if (p.found) fill(&p);
@@ -82,7 +83,7 @@ static plan plan_of(const convolution *c) {
 static void discard(plan *p) { free(p->tap), free(p->place), free(p->block), free(p->copy), free(p->reads); }
 
 INLINE float range_of(const plan *p, size sample, size channel) {
-  return range_at(p->c->range, p->c->range_by, sample, p->block[channel]);
+  return range_at(p->c->input_range, p->c->range_by, sample, p->block[channel]);
 }
 
 /* The three below are called by all threads of a parallel region. */
@@ -108,23 +109,17 @@ static void add_noise(const plan *p) {
   }
 }
 
+/* Numbers of outputs are counted in whole vectors: see reads. */
+INLINE size vectors_of(const plan *p) { return (p->total + LANES - 1) / LANES; }
+
 static void prepare_reads(const plan *p) {
   const convolution *c = p->c;
-  size each = c->blocks * p->total;
+  size each = vectors_of(p);
 #pragma omp for schedule(static)
-  for (size i = 0; i < (c->range_by == BY_VECTOR ? c->n : 1) * each; i++) {
-    float full = range_at(c->range, c->range_by, i / each, i % each / p->total) * c->scale[i % each];
-    float bound = safe(full * (c->read.bounds ? c->read.bounds[i % each] : c->read.bound));
-    p->reads[i][0] = bound;
-    p->reads[i][1] = c->read.levels / bound;
-    p->reads[i][2] = bound / c->read.levels;
-    p->reads[i][3] = full * c->read.std;
-    if (c->read.unit_levels > 0) {
-      float range = safe(full * c->read.ranges[i % each]);
-      p->reads[i][4] = range;
-      p->reads[i][5] = c->read.unit_levels / range;
-      p->reads[i][6] = range / c->read.unit_levels;
-    }
+  for (size i = 0; i < (c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * each; i++) {
+    size b = i / each % c->blocks, o = i % each * LANES, at = b * p->total + o, count = p->total - o;
+    float range = range_at(c->input_range, c->range_by, i / each / c->blocks, b);
+    p->reads[i] = reading_of(&c->read, range * load_some(c->scale + at, count), at, count);
   }
 }
 
@@ -220,11 +215,11 @@ static int read_tile(const plan *p, const float *sums, size b, size sample, size
   size number = c->samples ? c->samples[sample] : sample;
   for (int i = 0; i < rows; i++) {
     size o = o0 + i, row = sample * p->total + o;
-    const float *k = p->reads[((c->range_by == BY_VECTOR ? sample : 0) * c->blocks + b) * p->total + o];
-    reading r = {same(k[0]), same(k[1]), same(k[2]), same(k[3]), same(k[4]), same(k[5]), same(k[6])};
+    size first = ((c->range_by == BY_VECTOR ? sample : 0) * c->blocks + b) * vectors_of(p);
+    reading r = of_lane(p->reads + first + o / LANES, o % LANES);
     uint64_t word = 0;
     if (c->read.std > 0)
-      word = fold((uint64_t)c->read.keys[b],
+      word = fold((uint64_t)c->read.output_keys[b],
                   (uint64_t)number * (uint64_t)c->read.total_outputs + (uint64_t)c->read.first_output + (uint64_t)o);
     vi outside[VECTORS] = {0};
     for (size v = 0; v < VECTORS; v++) {

@@ -23,10 +23,10 @@ INLINE float range_at(const float *range, size by, size vector, size block) {
 /* The ADC of one matrix; bound and noise in units of full-scale input x weight scale. */
 typedef struct {
   float levels /* 0: no ADC */, bound, std;
-  const float *bounds; /* of each block and output, instead of bound */
-  float unit_levels;   /* of the digital unit behind it; 0: it passes on what the ADC gives */
-  const float *ranges; /* in which it rounds, of each block and output */
-  const int64_t *keys; /* of the noise, one per block */
+  const float *output_bounds; /* of each block and output, instead of bound */
+  float unit_levels;          /* of the digital unit behind it; 0: it passes on what the ADC gives */
+  const float *output_ranges; /* in which it rounds, of each block and output */
+  const int64_t *output_keys; /* of the noise, one per block */
   int64_t first_output, total_outputs;
 } adc;
 
@@ -37,13 +37,20 @@ INLINE vf safe_all(vf bound) { return select_(bound < LEAST_BOUND, same(LEAST_BO
 
 /* Of up to `count` outputs, the first of which is number `at` of all blocks' outputs. */
 INLINE reading reading_of(const adc *a, vf full, size at, size count) {
-  vf bound = safe_all(full * (a->bounds ? load_some(a->bounds + at, count) : same(a->bound)));
+  vf bound = safe_all(full * (a->output_bounds ? load_some(a->output_bounds + at, count) : same(a->bound)));
   reading r = {bound, a->levels / bound, bound / a->levels, full * a->std};
   if (a->unit_levels > 0) {
-    r.range = safe_all(full * load_some(a->ranges + at, count));
+    r.range = safe_all(full * load_some(a->output_ranges + at, count));
     r.range_up = a->unit_levels / r.range, r.range_down = r.range / a->unit_levels;
   }
   return r;
+}
+
+/* What output number `lane` of those that `r` is of is read with, in all lanes. */
+INLINE reading of_lane(const reading *r, size lane) {
+  reading one;
+  for (size i = 0; i < (size)(sizeof one / sizeof(vf)); i++) ((vf *)&one)[i] = same(((const float *)r)[i * LANES + lane]);
+  return one;
 }
 
 /* The reading of y; which lanes saturated. */

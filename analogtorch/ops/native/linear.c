@@ -10,7 +10,7 @@
 #include "converters.h"
 
 typedef struct {
-  const float *x, *w, *range, *bias, *gain, *g;
+  const float *x, *w, *input_range, *bias, *gain, *g;
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;     /* a bit for each partial sum: (blocks, vectors, mask_words(outputs)) */
   uint8_t *saturated; /* whether any did, of each block */
@@ -24,7 +24,7 @@ typedef struct {
 
 enum { SCRATCH = 1 << 23, DEPTH = 1024 }; /* floats of quantised input at a time; terms of a sum in cache at a time */
 
-INLINE float range_of(const linear *p, size m, size b) { return range_at(p->range, p->range_by, m, b); }
+INLINE float range_of(const linear *p, size m, size b) { return range_at(p->input_range, p->range_by, m, b); }
 
 /* panel[k - bounds[b]][n - n0]: the block's weights, transposed. */
 INLINE void pack_outputs(int kind, const linear *p, size b, size n0, float *panel) {
@@ -78,7 +78,7 @@ static int read_tile(const linear *p, const float *sums, size b, size m0, int ro
   vi ever = {0};
   for (int i = 0; i < rows; i++) {
     size m = m0 + i, row = m * p->outputs + n0;
-    uint64_t word = p->read.std > 0 ? fold((uint64_t)p->read.keys[b], (uint64_t)(p->samples ? p->samples[m] : m)) : 0;
+    uint64_t word = p->read.std > 0 ? fold((uint64_t)p->read.output_keys[b], (uint64_t)(p->samples ? p->samples[m] : m)) : 0;
     vi outside[VECTORS] = {0};
     for (size v = 0; v < VECTORS; v++) {
       size j = v * LANES, count = p->outputs - n0 - j;

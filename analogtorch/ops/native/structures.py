@@ -1,57 +1,36 @@
-"""The structures of linear.c and conv.c, field by field."""
+"""The structures that the kernels are called with, read from the C sources that define them."""
 
 import ctypes
+import re
+from pathlib import Path
+from typing import Any
 
-_P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-
-
-class WeightNoise(ctypes.Structure):
-    """``weight_noise`` of weights.h."""
-
-    _fields_ = (
-        *(("key", _P), ("std", _F), ("shaped", _I), ("base", _F), ("step", _F), ("c", _F * 4)),
-        *(("dip", _F), ("rate", _F)),
-        *(("pieces", _I), ("first_output", _I), ("first_row", _I)),
-    )
+_TYPES: dict[str, Any] = {"float": ctypes.c_float, "int64_t": ctypes.c_int64}
+_COMMENT, _FIELD = re.compile(r"/\*.*?\*/", re.DOTALL), re.compile(r"(\*?)(\w+)(?:\[(\d+)\])?")
 
 
-class Adc(ctypes.Structure):
-    """``adc`` of converters.h."""
-
-    _fields_ = (
-        *(("levels", _F), ("bound", _F), ("std", _F), ("bounds", _P), ("unit_levels", _F), ("ranges", _P)),
-        ("keys", _P),
-        *(("first_output", _I), ("total_outputs", _I)),
-    )
-
-
-_TENSORS = tuple(
-    (name, _P)
-    for name in (
-        *("x", "w", "range", "bias", "gain", "g", "scale", "y", "gx", "gw", "g_bias", "mask", "saturated", "g_range"),
-        *("samples", "bounds", "columns"),
-    )
-)
-_COMMON = (("blocks", _I), ("n_columns", _I), ("range_by", _I), ("find_scale", _I))
-_REST = (("input_levels", _F), ("noise", WeightNoise), ("read", Adc))
+def _structure(file: str, name: str) -> Any:
+    """``typedef struct {...} name;`` of a C source: fields of ``_TYPES``, arrays of them, and pointers to anything."""
+    text = _COMMENT.sub(" ", (Path(__file__).parent / file).read_text(encoding="utf-8"))
+    found = re.search(rf"typedef struct \{{([^}}]*)\}} {name};", text)
+    assert found is not None, f"{file} has no structure {name}"
+    fields: list[tuple[str, Any]] = []
+    for declaration in filter(None, map(str.strip, found[1].split(";"))):
+        kind, names = declaration.removeprefix("const ").split(None, 1)
+        for star, field, count in (_FIELD.fullmatch(each.strip()).groups() for each in names.split(",")):  # type: ignore[union-attr]
+            each = ctypes.c_void_p if star else _TYPES[kind]
+            fields.append((field, each * int(count) if count else each))
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-class Linear(ctypes.Structure):
-    """``linear`` of linear.c."""
-
-    _fields_ = (*_TENSORS, ("vectors", _I), ("rows", _I), ("outputs", _I), *_COMMON, *_REST)
-
-
-class Convolution(ctypes.Structure):
-    """``convolution`` of conv.c."""
-
-    _fields_ = (
-        *_TENSORS,
-        *((name, _I) for name in ("n", "groups", "channels", "outputs")),
-        *_COMMON,
-        *((name, _I * 3) for name in ("in_", "out", "kernel", "stride", "padding", "dilation")),
-        *_REST,
-    )
+WeightNoise = _TYPES["weight_noise"] = _structure("weights.h", "weight_noise")
+Adc = _TYPES["adc"] = _structure("converters.h", "adc")
+Linear = _structure("linear.c", "linear")
+Convolution = _structure("conv.c", "convolution")
+PARTS = {"": Linear, "noise": WeightNoise, "read": Adc}
+"""Where a matrix points to its operands: in itself, and in these fields of it."""
 
 
-Matrix = Linear | Convolution
+def pointers(structure: Any) -> tuple[str, ...]:
+    """Names of its fields that are pointers."""
+    return tuple(name for name, kind in structure._fields_ if kind is ctypes.c_void_p)
