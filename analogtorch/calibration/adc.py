@@ -14,9 +14,9 @@ from analogtorch.chips import Chip
 from analogtorch.devices import Spread
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan, block_scales, over_rows
-from analogtorch.ops.operands import Operands
+from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.physics import adc, dac, phases, relative, weight_sigma
-from analogtorch.ops.reference import part, per_block
+from analogtorch.ops.reference import part
 
 Adc = Literal["mse", "percentile", "absmax"]
 AdcPer = Literal["layer", "tile", "column"]

@@ -18,8 +18,8 @@ from analogtorch.calibration.passes import Forward, evaluating, observing, run
 from analogtorch.chips import Chip
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
-from analogtorch.ops.operands import Operands
-from analogtorch.ops.reference import noisy_weight, per_block
+from analogtorch.ops.operands import Operands, per_block
+from analogtorch.ops.reference import noisy_weight
 
 Ranges = list[float] | None
 """The DAC range of a layer, or those of its row blocks; None: each input vector or sample sets its own."""

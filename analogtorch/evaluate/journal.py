@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.files import write_atomically
-from analogtorch.ops.noise import VERSION as NOISE
+from analogtorch.ops.generator import VERSION as NOISE
 from analogtorch.values import checks
 
 VERSION = 1

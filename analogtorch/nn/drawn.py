@@ -1,6 +1,6 @@
 """The noise of a training step that no kernel draws: whole devices, failed cells, weights of a sample's own.
 
-Like all noise it is keyed by position (``ops/noise.py``); the gradient takes it for a constant.
+Like all noise it is keyed by position (``ops/generator.py``); the gradient takes it for a constant.
 """
 
 from collections.abc import Callable

@@ -4,8 +4,9 @@
 and ``gpu`` hold its kernels. ``physics`` has the effects that it is made of, as pure functions.
 """
 
+from analogtorch.ops.generator import VERSION, Noise, fold, happens, random_bits, seed_tensor, stream
 from analogtorch.ops.mvm import mvm, product
-from analogtorch.ops.noise import VERSION, Noise, fold, happens, normal, random_bits, seed_tensor, stream
+from analogtorch.ops.noise import normal
 from analogtorch.ops.operands import Operands
 from analogtorch.ops.physics import block_scales, in_steps, levels, over_rows, rounded
 from analogtorch.ops.plan import Plan

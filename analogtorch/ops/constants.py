@@ -4,7 +4,7 @@ They are written here and nowhere else. ``native/build.py`` makes a C header of 
 file imports nothing.
 """
 
-# The noise generator: what each is for, and its sources, stand in ops/noise.py. A change raises its VERSION.
+# The noise generator: what each is for, and its sources, stand in ops/generator.py. A change raises its VERSION.
 GOLDEN = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio, odd: the increment of splitmix64."""
 MIX64_1, MIX64_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

@@ -21,8 +21,10 @@ from analogtorch.ops.operands import (
     LEARNS,
     NAMES,
     ROLES,
+    Gradients,
     Kind,
     Operands,
+    Outputs,
     keep,
     kept,
     kept_schema,
@@ -31,7 +33,6 @@ from analogtorch.ops.operands import (
 )
 from analogtorch.ops.physics import wide
 from analogtorch.ops.plan import Plan, decode
-from analogtorch.ops.reference import Gradients, Outputs
 
 
 def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tensor | None) -> Tensor:

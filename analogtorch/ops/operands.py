@@ -69,6 +69,27 @@ class Operands(NamedTuple):
     ``w + negatives``; only where ``plan.phases`` is 4. None: each weight has one polarity."""
 
 
+class Outputs(NamedTuple):
+    """What a product gives: ``y``; and what its gradient needs."""
+
+    y: Tensor
+    scale: Tensor
+    """(blocks, outputs): the one given, or that of the weights."""
+    mask: Tensor
+    """Which readings saturated, as ``ops/mask.py`` keeps it; empty where nobody asked or none can."""
+    saturated: Tensor
+    """(blocks,) uint8: whether any did."""
+
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Of x, of the input range, of w, and of the bias."""
+
+
+def per_block(input_range: Tensor) -> bool:
+    """Whether every row block has a range of its own: one per vector has the dimensions of the input instead."""
+    return input_range.dim() == 1 and input_range.numel() > 1
+
+
 NAMES = Operands._fields
 ROLES = {name: hint.__metadata__[0] for name, hint in get_type_hints(Operands, include_extras=True).items()}
 LEARNS = tuple(number for number, name in enumerate(NAMES) if ROLES[name].learns)

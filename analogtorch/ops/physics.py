@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.ops.constants import LEAST_BOUND
-from analogtorch.ops.noise import fold
+from analogtorch.ops.generator import fold
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

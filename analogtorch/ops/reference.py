@@ -20,14 +20,14 @@ polarities ``w+`` and ``w-`` of ``wn = w+ - w-``, go through the third and fourt
 before it passes 8 bits on; without output ranges, ``y += u``.
 
 The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does, in any phase; the
-range learns from what it clips. Normals are keyed by position (``ops/noise.py``), so that the backward pass meets the
+range learns from what it clips. Normals are keyed by position (``ops/generator.py``), so the backward pass meets the
 very noise of the forward.
 """
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from analogtorch.chips.tiling import RowBlock
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
-from analogtorch.ops.operands import Operands
+from analogtorch.ops.operands import Gradients, Operands, Outputs, per_block
 from analogtorch.ops.physics import (
     adc_outputs,
     beside,
@@ -55,22 +55,6 @@ from analogtorch.ops.plan import Plan
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-class Outputs(NamedTuple):
-    """What a product gives: ``y``; and what its gradient needs."""
-
-    y: Tensor
-    scale: Tensor
-    """(blocks, outputs): the one given, or that of the weights."""
-    mask: Tensor
-    """Which readings saturated, as ``ops/mask.py`` keeps it; empty where nobody asked or none can."""
-    saturated: Tensor
-    """(blocks,) uint8: whether any did."""
-
-
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""Of x, of the input range, of w, and of the bias."""
-
-
 def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Tensor:
     """The weights that a training step computes with, of ``w``'s shape and type."""
     if key is None or plan.weight_noise == 0:
@@ -81,11 +65,6 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Te
     first = plan.first_row + number // (outputs // plan.groups) * rows  # groups meet rows of their own
     z = normal(key, number + plan.first_output, first, rows)
     return noisy(flat, full, z, plan.weight_noise, plan.spread).view(w.shape)
-
-
-def per_block(input_range: Tensor) -> bool:
-    """Whether every row block has a range of its own: one per vector has the dimensions of the input instead."""
-    return input_range.dim() == 1 and input_range.numel() > 1
 
 
 def part(x: Tensor, w: Tensor, span: RowBlock, plan: Plan, own_range: Tensor | None = None) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from analogtorch.ops import native
+from analogtorch.ops.generator import fold
 from analogtorch.ops.library import define
-from analogtorch.ops.noise import fold
 
 
 def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:

@@ -12,7 +12,7 @@ triton = pytest.importorskip("triton", reason="no Triton: a CPU build of torch")
 _SCRIPT = """
 import torch
 from analogtorch.ops import fold, gpu, random_bits, seed_tensor, stream
-from analogtorch.ops.noise import normal_reference
+from analogtorch.ops.generator import normal_reference
 
 key = fold(seed_tensor(-7), stream("test", 3))
 rows = torch.tensor([0, 1, 5, 2**33, -4])
@@ -33,7 +33,7 @@ from torch.testing import assert_close
 import analogtorch as at
 from analogtorch.ops import Operands, fold, gpu
 from analogtorch.ops.mask import packed, unpacked
-from analogtorch.ops.noise import normal_reference
+from analogtorch.ops.generator import normal_reference
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.physics import in_steps, rounded
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl

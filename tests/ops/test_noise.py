@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from analogtorch.ops import Noise, constants, draw_keys, fold, happens, normal, random_bits, seed_tensor, stream
-from analogtorch.ops.noise import normal_reference
+from analogtorch.ops.generator import normal_reference
 
 SIGMAS = 4.5
 

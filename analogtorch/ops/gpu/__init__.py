@@ -1,4 +1,4 @@
-"""The GPU kernels, in Triton: the definitions of ``ops/noise.py`` and the analog product, for tensors on CUDA.
+"""The GPU kernels, in Triton: the definitions of ``ops/generator.py`` and the analog product, for tensors on CUDA.
 
 Triton comes with the CUDA builds of torch. Where it is missing, ``available`` is False and torch computes the same.
 Positions key the noise, never the program: block sizes do not change a number of it.
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from analogtorch.devices import Spread
 from analogtorch.ops.mask import MASK, mask_shape
-from analogtorch.ops.operands import Kind, Operands, of_kind
+from analogtorch.ops.operands import Gradients, Kind, Operands, Outputs, of_kind, per_block
 from analogtorch.ops.physics import block_scales, levels
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.reference import Gradients, Outputs, per_block
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 

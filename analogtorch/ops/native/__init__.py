@@ -19,10 +19,9 @@ from torch import Tensor
 
 from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.native.structures import PARTS, Convolution, Linear, pointers
-from analogtorch.ops.operands import Kind, Operands, of_kind
+from analogtorch.ops.operands import Gradients, Kind, Operands, Outputs, of_kind, per_block
 from analogtorch.ops.physics import levels
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.reference import Gradients, Outputs, per_block
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INT32 = 2**31

@@ -1,4 +1,4 @@
-/* The generator of ops/noise.py, LANES columns at a time; its numbers are those of ops/constants.py. */
+/* The generator of ops/generator.py, LANES columns at a time; its numbers are those of ops/constants.py. */
 #include "constants.h"
 
 INLINE uint64_t mix64(uint64_t x) {
@@ -39,7 +39,7 @@ INLINE vf log_unit(vf x) {
 static const float inverse[] = {INVERSE};
 enum { TERMS = sizeof inverse / sizeof *inverse };
 
-/* The inverse normal distribution, as ops/noise.py defines it. */
+/* The inverse normal distribution, as ops/generator.py defines it. */
 INLINE vf normal_of(vu bits) {
   vf twice_tail = (__builtin_convertvector((vi)(bits & 0x7FFFFFFFu), vf) + 0.5f) * 0x1p-31f;
   vf t = root(LOG_OFFSET - log_unit(twice_tail)) * SLOPE + OFFSET, z = same(inverse[TERMS - 1]);

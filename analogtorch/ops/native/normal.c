@@ -1,4 +1,4 @@
-/* Normals at given positions, and keys: ops/noise.py. */
+/* Normals at given positions, and keys: ops/generator.py. */
 #include "vec.h"
 #include "noise.h"
 
