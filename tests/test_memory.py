@@ -97,7 +97,7 @@ def test_programming_takes_few_times_the_weights_and_an_old_chip_makes_room() ->
     found = alone("""
 model = at.convert(nn.Sequential(*[nn.Linear(1024, 1024, bias=False) for _ in range(12)]), at.chips.hermes64())
 weights = sum(p.numel() * p.element_size() for p in model.parameters())
-at.sweep(at.convert(nn.Linear(300, 40), at.chips.hermes64()), lambda m: m(torch.ones(1, 300)).sum().item(), chips=1)
+at.sweep(at.convert(nn.Linear(300, 40), at.chips.hermes64()), lambda m: m(torch.ones(1, 300)).sum().item(), num_chips=1)
 before = restart()
 physical = at.program(model, seed=1)
 program = resident("VmHWM") - before
