@@ -48,8 +48,8 @@ class Section:
     shape: tuple[int, ...]
     """Shape of its weight: ``(outputs, channels / groups, *kernel)``."""
     bounds: tuple[int, ...]
-    """Where its blocks along the ``rows`` begin, and where the last one ends; each block has its own ADC readings,
-    summed digitally."""
+    """Rows at which its row blocks begin, and the end of the last. The ADCs convert the partial sums of each row block
+    by themselves; their outputs are summed digitally."""
     col_blocks: tuple[slice, ...]
     """Blocks along the outputs, relative to the section."""
 

@@ -10,9 +10,9 @@ from torch.nn.utils import parametrize
 from analogtorch.conversion.fast_path import reader
 from analogtorch.conversion.subclass import analog_class, refuses
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMatrix
-from analogtorch.nn.base import OWN, forward_is_plain
 from analogtorch.nn.composite import Spot
 from analogtorch.nn.kinds import kinds
+from analogtorch.nn.reborn import OWN, forward_is_plain
 
 _REFUSED = {
     nn.Bilinear: "multiplies two inputs; a tile multiplies an input by stored weights",

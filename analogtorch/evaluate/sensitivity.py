@@ -14,7 +14,7 @@ from analogtorch.conversion.kinds import analog_layers, check_module, refuse_pro
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
 from analogtorch.nn import AnalogLayer
-from analogtorch.nn.base import Programmed
+from analogtorch.nn.programmed import Programmed
 from analogtorch.simulate.chip import Compensation, beyond_data, program, seconds
 from analogtorch.values import checks
 

@@ -295,7 +295,7 @@ def _too_large(
             break
         excluded.append(matrix.name)
         spare -= max(1, size[matrix.name] // area)
-    told = ", ".join(f"{m.name!r} ({m.weights:,} weights, {size[m.name] / area:.1f} tiles)" for m in largest[:3])
+    named = ", ".join(f"{m.name!r} ({m.weights:,} weights, {size[m.name] / area:.1f} tiles)" for m in largest[:3])
     lost = f" without the {len(out.tiles)} retired ones" if out.tiles else ""
     lost += f", {len(out.columns)} columns retired" if out.columns else ""
     few = f"exclude={excluded}" if len(excluded) <= 5 else f"exclude={[*excluded[:5], '...']} ({len(excluded)} layers)"
@@ -304,7 +304,7 @@ def _too_large(
     return (
         f"map_to_chip: {sum(m.weights for m in matrices):,} weights in {sum(size.values()):,} cells need {needed} "
         f"tiles of {chip.rows}x{chip.cols}; {num_chips} x {chip.name} {'has' if num_chips == 1 else 'have'} "
-        f"{usable}{lost}. Largest: {told}. Nothing was placed. Give num_chips={enough} (or "
+        f"{usable}{lost}. Largest: {named}. Nothing was placed. Give num_chips={enough} (or "
         f"num_chips=None for as many as needed), leave the largest digital with {few}, "
         f"{fewer}or give the layers fewer columns"
     )

@@ -1,23 +1,20 @@
 """What every analog layer does: quantise the input, run the row blocks, read them through the ADC, add the bias."""
 
-import threading
-import warnings
-import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from analogtorch.chips import Chip
-from analogtorch.chips.tiling import Section, sections
-from analogtorch.devices import Spread
-from analogtorch.nn.drawn import drawn, each_sample, keys_by_sample, needs_torch
+from analogtorch.chips.tiling import Section
+from analogtorch.nn.drawn import drawn, each_sample, keys_by_sample
 from analogtorch.nn.learning import expect
-from analogtorch.nn.ranges import EACH, RangedLayer, bounds_text, range_text
+from analogtorch.nn.placed import PlacedLayer
+from analogtorch.nn.programmed import CountingLayer
+from analogtorch.nn.ranges import EACH, bounds_text, range_text
+from analogtorch.nn.reborn import OWN, cut, reborn
 from analogtorch.ops import (
-    Noise,
     Operands,
     Plan,
     block_scales,
@@ -26,101 +23,19 @@ from analogtorch.ops import (
     number_samples,
     product,
     refuse_transforms,
-    stream,
 )
 
-OWN = frozenset(
-    {
-        "_chip",
-        "calibrated",
-        "chip",
-        "digital_class",
-        "has_run",
-        "input_range",
-        "layer_name",
-        "noise_fraction",
-        "noise_in_torch",
-        "noise_time",
-        "output_bounds",
-        "output_ranges",
-        "output_runs",
-        "placed_shape",
-        "plans",
-        "programmed",
-        "run_plans",
-        "sections",
-        "sequence_first",
-        "streams",
-        "vectors_read",
-    }
-)
-"""What ``convert`` and ``hold`` add to a layer's attributes."""
-_COUNTING = threading.Lock()
-"""Held while a layer counts; not a layer's own, which could not be copied."""
 
-
-@dataclass(frozen=True)
-class Programmed:
-    """What a programmed chip holds of one layer, at one time: see ``analogtorch.program``."""
-
-    weights: tuple[Tensor, ...]
-    """Per section: the weights that its conductances stand for, in the section's shape."""
-    scales: tuple[Tensor, ...]
-    """Per section: weight at full conductance, (row blocks, outputs)."""
-    gains: tuple[Tensor, ...]
-    """Per section: digital correction of each block's readings, (row blocks, outputs)."""
-    keys: Tensor
-    """Keys of the output noise, (row blocks,) int64."""
-    adc_gains: tuple[Tensor, ...] | None = None
-    """Per section: gain of the ADC that reads each column, (row blocks, outputs), > 0; None: 1. ``gains`` has it."""
-    offset: Tensor | None = None
-    """Added digitally to each output beside the bias, (outputs,): see ``analogtorch.correct_columns``."""
-    negatives: tuple[Tensor, ...] | None = None
-    """Per section: the part of ``weights`` that the negative polarity holds, >= 0; None: it is not read by itself."""
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
-        """The same with ``fn`` applied to every tensor."""
-        weights, scales, gains = (tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains))
-        adc_gains = None if self.adc_gains is None else tuple(map(fn, self.adc_gains))
-        offset = None if self.offset is None else fn(self.offset)
-        negatives = None if self.negatives is None else tuple(map(fn, self.negatives))
-        return Programmed(weights, scales, gains, fn(self.keys), adc_gains, offset, negatives)
-
-
-class AnalogLayer(RangedLayer):
+class AnalogLayer(PlacedLayer, CountingLayer):
     """Mixin of the analog layers; the other base is the digital layer, whose Parameters stay the layer's own.
 
     ``train()`` injects the chip's training noise; ``eval()`` computes with quantised inputs and outputs and no noise;
     a layer of a programmed chip (``analogtorch.program``) computes with what the chip holds.
     """
 
-    _chip: Chip
     layer_name: str
     calibrated: bool
-    programmed: Programmed | None
-    has_run: bool = False
-    """Of a programmed layer: whether it has multiplied anything, compiled calls aside."""
-    vectors_read: Tensor
-    """Of a programmed layer: how many input vectors (linear) or samples (convolution) it has multiplied, (1,) int64.
-    It counts them for the output noise, so that every multiply has its own and batches of any size see the same."""
-    sections: tuple[Section, ...]
-    placed_shape: tuple[int, ...]
-    """Shape of the weight that ``sections`` are of."""
     digital_class: type[nn.Module]
-    plans: dict[tuple[bool, bool], tuple[Plan, ...]]
-    """Per section, by (programmed, training)."""
-    output_runs: tuple[slice, ...] = ()
-    """Runs of its outputs that a layer of one section may be asked for alone."""
-    run_plans: dict[tuple[bool, bool, int, int], tuple[Plan, ...]]
-    """That of each run, by (programmed, training, first output, end)."""
-    noise_in_torch: bool
-    """Whether training draws its weights in plain torch: for a cell, or an option of noise, that no kernel knows."""
-    noise_fraction: float = 1.0
-    """How much of the chip's training noise there is, in [0, 1]: see ``analogtorch.hwa.training_noise_``."""
-    noise_time: float | None
-    """Of the devices in training, s: ``TrainingNoise.time``, parsed here because torch.compile cannot trace that."""
-    streams: tuple[int, ...]
-    """Of the noise: that of the weights, then that of each row block's readings."""
     input_range: nn.Parameter
     """The DAC's full scale, (1,), or of each row block, (row blocks,); its magnitude counts."""
     observer: Callable[[Operands, Plan, slice, Tensor], None] | None = None
@@ -171,60 +86,6 @@ class AnalogLayer(RangedLayer):
             self.register_buffer(each, None, persistent=False)
         expect(self)
 
-    @property
-    def chip(self) -> Chip:
-        """The chip that the layer runs on; another may be assigned."""
-        return self._chip
-
-    @chip.setter
-    def chip(self, chip: Chip) -> None:
-        if self.programmed is not None:
-            raise RuntimeError(f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become another")
-        self._chip, self.placed_shape = chip, tuple(self.weight.shape)
-        self.sections = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
-        # hashed here, because torch.compile cannot trace a hash
-        blocks = self.row_blocks
-        name = self.layer_name
-        self.streams = (stream(Noise.TRAINING, name), *(stream(Noise.OUTPUT, name, i) for i in range(blocks)))
-        self.noise_in_torch, self.noise_time = needs_torch(chip, self.noise_fraction), chip.training.seconds
-        self.plans = {
-            (held, training): tuple(self._plan(section, held, training) for section in self.sections)
-            for held, training in ((False, False), (False, True), (True, False))
-        }
-        self.run_plans = {
-            (*key, run.start, run.stop): (replace(plan, columns=(), first_output=plan.first_output + run.start),)
-            for key, (plan, *_) in self.plans.items()
-            for run in self.output_runs
-        }
-
-    @property
-    def row_blocks(self) -> int:  # type: ignore[override]
-        """Row blocks of the matrix: readings that are summed for each output."""
-        return max(len(section.bounds) for section in self.sections) - 1
-
-    def _plan(self, section: Section, held: bool, training: bool) -> Plan:
-        chip, noise, fraction = self.chip, self.chip.training, self.noise_fraction
-        spread = Spread() if noise.weight == "gaussian" else chip.cell.spread
-        geometry: dict[str, Any] = self._geometry()
-        noisy_weight = training and noise.weight != "none" and spread is not None and not self.noise_in_torch
-        return Plan(
-            bounds=section.bounds,
-            columns=section.shared_columns(chip),
-            groups=section.groups,
-            input_bits=chip.input_bits or 0,
-            output_steps=chip.output_steps,
-            unit_bits=chip.unit_bits,
-            phases=chip.phases,
-            output_bound=chip.output_bound,
-            output_noise=chip.output_noise if held else fraction * chip.output_noise * (training and noise.output),
-            weight_noise=fraction * noise.strength if noisy_weight else 0.0,
-            spread=spread if noisy_weight and spread is not None else Spread(),
-            first_output=section.outputs.start,
-            total_outputs=self.sections[-1].outputs.stop,
-            first_row=section.first_row,
-            **geometry,
-        )
-
     def to_digital(self) -> nn.Module:
         """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
         old = reborn(self, self.digital_class, self.layer_name)
@@ -235,29 +96,6 @@ class AnalogLayer(RangedLayer):
             del old._buffers[each]
             old._non_persistent_buffers_set.discard(each)
         return old
-
-    def hold(self, programmed: Programmed) -> None:
-        """Become the layer as a programmed chip holds it."""
-        self.programmed = programmed
-        # a buffer, so that torch.export and torch.compile carry on the count
-        with torch.inference_mode(False):  # it must be able to count outside too
-            count = torch.zeros(1, dtype=torch.int64, device=programmed.keys.device)
-        self.register_buffer("vectors_read", count, persistent=False)
-
-    def count_on(self, vectors: int) -> Tensor:
-        """Count so many vectors of a programmed layer; the number of the first in the output noise, (1,) int64.
-
-        Threads that share a layer never get the same numbers; which of them gets which depends on who comes first.
-        """
-        if torch.compiler.is_compiling():  # which cannot trace a lock
-            return self._counted_on(vectors)
-        with _COUNTING:
-            return self._counted_on(vectors)
-
-    def _counted_on(self, vectors: int) -> Tensor:
-        first = self.vectors_read.clone()
-        self.vectors_read.add_(vectors)
-        return first
 
     # what a kind of layer defines
 
@@ -271,15 +109,6 @@ class AnalogLayer(RangedLayer):
         """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it can."""
         return None
 
-    def as_matrix(self, weight: Tensor) -> Tensor:
-        """A weight of the layer's shape as the chip holds it: (outputs, inputs of one group, *kernel)."""
-        return weight
-
-    @property
-    def matrix_shape(self) -> tuple[int, ...]:
-        """Shape of the matrix: (outputs, inputs of one group, *kernel)."""
-        return tuple(self.as_matrix(self.weight.detach().to("meta")).shape)
-
     def _read_bias(self) -> Tensor | None:
         """What is added to the sums of the readings."""
         return self.bias
@@ -291,10 +120,6 @@ class AnalogLayer(RangedLayer):
     def _padded(self, x: Tensor) -> Tensor:
         """The input with the padding that the product does not add by itself."""
         return x
-
-    def _geometry(self) -> dict[str, tuple[int, ...]]:
-        """Stride, padding and dilation of the product, by name."""
-        return {}
 
     def _absmax(self, x: Tensor) -> Tensor:
         """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to the input."""
@@ -367,13 +192,6 @@ class AnalogLayer(RangedLayer):
         if self.programmed is not None and not torch.compiler.is_compiling():
             self.has_run = True
         return vectors, self._autocasts(x)
-
-    def _refuse_training(self) -> None:
-        if self.programmed is not None and self.training:
-            raise RuntimeError(
-                f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call .eval() on it, or "
-                "train the model that it was programmed from and program that again"
-            )
 
     def _autocasts(self, x: Tensor) -> bool:
         autocast = _autocasts(x, self.weight)
@@ -510,42 +328,6 @@ class AnalogLayer(RangedLayer):
             value = unknown if ranges is None else range_text(ranges)
         bounds = "" if self.output_bounds is None else f", ADC bounds={bounds_text(self.output_bounds)}"
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}{bounds}"
-
-
-def reborn(module: nn.Module, kind: Any, name: str) -> Any:
-    """An instance of ``kind`` that is ``module`` in everything else: it shares all its attributes, hooks included.
-
-    ``name``: of the module in its model.
-    """
-    new = kind.__new__(kind)
-    new.__dict__.update(module.__dict__)
-    if new.__dict__.pop("_compiled_call_impl", None) is not None:  # it would go on calling the module that was
-        warnings.warn(
-            f"{name or '(root)'!r} was compiled by itself and is not any more: call its .compile() again",
-            stacklevel=4,
-        )
-    if forward_is_plain(module):
-        new.__dict__.pop("forward", None)  # bound to the module that was
-    # what gains or loses an entry
-    new._parameters, new._buffers = dict(module._parameters), dict(module._buffers)
-    new._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
-    for hook in new._load_state_dict_pre_hooks.values():
-        if getattr(hook, "with_module", False):
-            hook.module = weakref.ref(new)
-    return new
-
-
-def forward_is_plain(module: nn.Module) -> bool:
-    """Whether the module computes by the forward of its class, which accelerate leaves as an attribute of its own."""
-    own = vars(module).get("forward")
-    return own is None or getattr(own, "__func__", None) is type(module).forward
-
-
-def cut(t: Any, outputs: slice | None, dim: int = 0) -> Any:
-    """The part of a tensor that belongs to the run ``outputs``; ``dim`` counts the outputs."""
-    if t is None or outputs is None:
-        return t
-    return t.narrow(dim, outputs.start, outputs.stop - outputs.start)
 
 
 def _autocasts(x: Tensor, weight: Tensor) -> bool:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.chips import Chip
-from analogtorch.nn.base import cut, reborn
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.ranges import warn_of_lost_ranges
+from analogtorch.nn.reborn import cut, reborn
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Operands(NamedTuple):
     w: Annotated[Tensor, Role(Kind.VALUE, learns=True, kept=True)]
     """(outputs, channels / groups, *kernel); its type is that of the product and of the result."""
     bias: Annotated[Tensor | None, Role(Kind.VALUE, learns=True)] = None
-    """(outputs,), added digitally after the readings."""
+    """(outputs,), added digitally after the ADC outputs are summed."""
     scale: Annotated[Tensor | None, Role(Kind.READING, kept=True)] = None
     """Weight at full conductance, (blocks, outputs); None: the largest of the block, by ``plan.columns``."""
     gain: Annotated[Tensor | None, Role(Kind.READING, kept=True)] = None
@@ -76,7 +76,7 @@ class Outputs(NamedTuple):
     scale: Tensor
     """(blocks, outputs): the one given, or that of the weights."""
     mask: Tensor
-    """Which readings saturated, as ``ops/mask.py`` keeps it; empty where nobody asked or none can."""
+    """Which ADC outputs saturated, as ``ops/mask.py`` keeps it; empty where nobody asked or none can."""
     saturated: Tensor
     """(blocks,) uint8: whether any did."""
 

@@ -1,12 +1,11 @@
 """Draw a mapping with matplotlib: floorplan, utilisation and the energy of an inference."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 from analogtorch.cost_model import CostReport
-from analogtorch.files import write_atomically
 from analogtorch.mapping import ChipMapping
+from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.report.floorplan import Floorplan, colours, cost_shown, energy_split, energy_unit, floorplan, short
 from analogtorch.values.shown import draw
 
@@ -33,28 +32,17 @@ def plot(mapping: ChipMapping, path: str | Path | None = None, *, cost: CostRepo
         OSError: the file cannot be written.
     """
     cost = cost_shown("plot", mapping, cost)
-    if path is not None and not isinstance(path, str | Path):
-        raise TypeError(f"plot: path must be a path such as 'floorplan.png', got {path!r}")
-    if path is not None and Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"plot: path must end in .png, .svg or .pdf, got {str(path)!r}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plot needs matplotlib; run: pip install "analogtorch[report]"') from error
+    file = checked_path(path)
     panels = 2 if cost is None else 3
     plan = floorplan(mapping)
     heights = [max(1.5, 10 * plan.height / plan.width) + 0.12 * _legend_rows(mapping), 1.8, 2.2][:panels]
-    # not pyplot, which keeps figures and picks a backend for the whole process
-    figure = Figure(figsize=(11, 1 + sum(heights)), dpi=130, layout="constrained")
+    figure = new_figure(11, 1 + sum(heights))
     axes = figure.subplots(panels, 1, height_ratios=heights)
     _tiles(axes[0], mapping, plan)
     _utilisation(axes[1], mapping)
     if cost is not None:
         _energy(axes[2], cost)
-    if path is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=Path(path).suffix[1:].lower(), bbox_inches="tight")
-        write_atomically(path, buffer.getvalue())
+    write_figure(figure, file, bbox_inches="tight")
     return figure
 
 

@@ -1,12 +1,11 @@
 """What the layers of a model lose by themselves, as a table for the terminal and as bars."""
 
-import io
 import math
 from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.losses import SINGLE, Effect, Loss, Sensitivity
-from analogtorch.files import write_atomically
+from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.values.shown import as_text, draw
 
 _BAR = 20
@@ -65,15 +64,9 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
         ValueError: another kind of file.
         OSError: the file cannot be written.
     """
-    if path is not None and Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"plot: path must end in .png, .svg or .pdf, got {str(path)!r}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plot needs matplotlib; run: pip install "analogtorch[report]"') from error
+    file = checked_path(path)
     rows = found.rows[:_SHOWN]
-    # not pyplot, which keeps figures and picks a backend for the whole process
-    figure = Figure(figsize=(8, 1.6 + 0.22 * len(rows) * (1 + len(found.effects)) / 2), dpi=130, layout="constrained")
+    figure = new_figure(8, 1.6 + 0.22 * len(rows) * (1 + len(found.effects)) / 2)
     axes, height = figure.add_subplot(), 0.8 / len(found.effects)
     for number, effect in enumerate(found.effects):
         losses = [row.loss[effect] for row in rows]
@@ -88,10 +81,7 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
     axes.set_title(f"{len(rows)} of {len(found.rows)} layers; {found.reference:.4g} with all of them exact")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right")
-    if path is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=Path(path).suffix[1:].lower())
-        write_atomically(path, buffer.getvalue())
+    write_figure(figure, file)
     return figure
 
 

@@ -16,7 +16,7 @@ from analogtorch.conversion.unread import name_unread, named
 from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
 from analogtorch.nn import AnalogComposite, AnalogLayer
-from analogtorch.nn.base import Programmed
+from analogtorch.nn.programmed import Programmed
 from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, seed_tensor, stream
 from analogtorch.ops.physics import fit_sums, magnitude_sums, ratio, relative, wide
 from analogtorch.simulate import tiles as places

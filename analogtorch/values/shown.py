@@ -10,21 +10,33 @@ from typing import Any
 
 @singledispatch
 def as_text(value: Any) -> str:
-    """The value for a terminal."""
-    raise NotImplementedError(_unknown(value))
+    """The value for a terminal.
+
+    Raises:
+        TypeError: nothing is registered for its type.
+    """
+    raise TypeError(_unknown(value))
 
 
 @singledispatch
 def as_html(value: Any, **options: Any) -> str:
-    """The value as one HTML page."""
-    raise NotImplementedError(_unknown(value))
+    """The value as one HTML page.
+
+    Raises:
+        TypeError: nothing is registered for its type.
+    """
+    raise TypeError(_unknown(value))
 
 
 @singledispatch
 def draw(value: Any, path: str | Path | None = None, **options: Any) -> Any:
-    """The value as a matplotlib figure, also written to ``path`` if one is given."""
-    raise NotImplementedError(_unknown(value))
+    """The value as a matplotlib figure, also written to ``path`` if one is given.
+
+    Raises:
+        TypeError: nothing is registered for its type.
+    """
+    raise TypeError(_unknown(value))
 
 
 def _unknown(value: Any) -> str:
-    return f"nothing shows a {type(value).__name__}: import analogtorch.report, or register what does"
+    return f"no renderer is registered for {type(value).__name__}: import analogtorch.report, or register one"

@@ -70,12 +70,11 @@ def _entries_of(name: str) -> dict[str, Entry]:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Inside, torch's generator starts anew, and nothing is printed: what is said is for users of a model."""
+    """Inside, torch's generator starts anew, and no warning is shown: they are for users of a model."""
     with (
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
     ):
         torch.manual_seed(0)
         warnings.simplefilter("ignore")

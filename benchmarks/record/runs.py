@@ -31,8 +31,9 @@ def stepped(model: nn.Module, inputs: Inputs, step: int = 3) -> dict[str, Any]:
     model.train().zero_grad()
     with api.noise(1, step=step):
         outputs = model(*leaves)
-    loss = sum((t.double() * torch.arange(t.numel()).view_as(t).cos()).sum() for t in _tensors(outputs))
-    assert isinstance(loss, Tensor)
+    loss = torch.zeros((), dtype=torch.float64)
+    for t in _tensors(outputs):
+        loss = loss + (t.double() * torch.arange(t.numel()).view_as(t).cos()).sum()
     loss.backward()
     found: dict[str, Any] = {"outputs": outputs}
     found["of inputs"] = [x.grad for x in leaves if x.requires_grad]

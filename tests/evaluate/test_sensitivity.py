@@ -261,6 +261,8 @@ def test_plot(found: Sensitivity, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [row.name for row in found.rows]
     with pytest.raises(ValueError, match=r"must end in \.png, \.svg or \.pdf"):
         found.plot(tmp_path / "loss.txt")
+    with pytest.raises(TypeError, match=r"path must be a path such as 'plot\.png', got 3"):
+        found.plot(3)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"plot needs matplotlib; run: pip install \"analogtorch\[report\]\""):
         found.plot()

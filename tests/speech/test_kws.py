@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import wave
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from analogtorch.speech.labels import LABELS
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.speech_commands import which_set
 from benchmarks import hwa_real
+from benchmarks.record.cases.speech import write_tones
 from tests.speech.training.conftest import Kill
 
 SMALL = [
@@ -34,19 +34,7 @@ SMALL = [
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tone of its own pitch for each class, with noise: 3 training clips, 1 and 2 for validation and test."""
     root = tmp_path_factory.mktemp("clips")
-    random = np.random.default_rng(0)
-    rows = ["path,label,speaker,split"]
-    for number, label in enumerate(LABELS):
-        for split, count in (("train", 3), ("val", 1), ("test", 2)):
-            for clip in range(count):
-                t = np.arange(16_000) / 16_000
-                x = 0.3 * np.sin(2 * np.pi * 300 * (1 + number) * t) + 0.01 * random.standard_normal(16_000)
-                name = f"{label}-{split}-{clip}.wav"
-                with wave.open(str(root / name), "wb") as file:
-                    file.setparams((1, 2, 16_000, 16_000, "NONE", ""))
-                    file.writeframes((x * 32_767).astype("<i2").tobytes())
-                rows.append(f"{name},{label},{split}-speaker,{split}")
-    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    write_tones(root, {"train": 3, "val": 1, "test": 2})
     return root
 
 

@@ -72,8 +72,8 @@ static plan plan_of(const convolution *c) {
   p.block = malloc((size_t)c->channels * 4);
   p.copy = noisy ? malloc((size_t)(p.total * p.rows) * 4) : NULL;
   p.w = noisy ? p.copy : c->w;
-  size readings = (c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * ((p.total + LANES - 1) / LANES);
-  p.reads = (reading *)scratch(readings * (size)(sizeof *p.reads / sizeof(float)));
+  size outputs = (c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * ((p.total + LANES - 1) / LANES);
+  p.reads = (reading *)scratch(outputs * (size)(sizeof *p.reads / sizeof(float)));
   p.threads = threads_for((double)c->n * p.places * p.total * p.rows);
   p.found = p.tap && p.place && p.block && p.reads && p.w;
   if (p.found) fill(&p);

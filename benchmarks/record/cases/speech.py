@@ -3,6 +3,7 @@
 import json
 import tempfile
 import wave
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,12 @@ _OPTIONS = [
 ]  # fmt: skip
 
 
-def _tones(root: Path) -> None:
-    """A pitch for each class, with noise, and a manifest."""
+def write_tones(root: Path, counts: Mapping[str, int]) -> None:
+    """A tone of its own pitch for each class, with noise, and a manifest; ``counts``: clips of a class, by split."""
     noise, rows = np.random.default_rng(0), ["path,label,speaker,split"]
     for number, label in enumerate(api.kws_labels()):
-        for split in ("train", "val", "test"):
-            for clip in range(2 if split == "train" else 1):
+        for split, count in counts.items():
+            for clip in range(count):
                 t = np.arange(16_000) / 16_000
                 x = 0.3 * np.sin(2 * np.pi * 300 * (1 + number) * t) + 0.01 * noise.standard_normal(16_000)
                 name = f"{label}-{split}-{clip}.wav"
@@ -38,7 +39,7 @@ def _tones(root: Path) -> None:
 
 def _run() -> Found:
     with tempfile.TemporaryDirectory() as data, tempfile.TemporaryDirectory() as out:
-        _tones(Path(data))
+        write_tones(Path(data), {"train": 2, "val": 1, "test": 1})
         yield "exit code", api.kws([*_OPTIONS, f"--data.folder.root={data}", f"--out={out}/run"])
         for name in ("digital", "hwa"):
             yield name, dict(torch.load(Path(out) / "run" / f"{name}.pt", weights_only=True))

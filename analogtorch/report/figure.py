@@ -1,0 +1,50 @@
+"""Figures of matplotlib, which is imported when the first one is drawn; and their files."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from analogtorch.files import write_atomically
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def checked_path(path: str | Path | None) -> Path | None:
+    """The file that a plot is to be written to, before anything is drawn; None: none.
+
+    Raises:
+        TypeError: no path.
+        ValueError: another kind of file.
+    """
+    if path is None:
+        return None
+    if not isinstance(path, str | Path):
+        raise TypeError(f"plot: path must be a path such as 'plot.png', got {path!r}")
+    if Path(path).suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"plot: path must end in .png, .svg or .pdf, got {str(path)!r}")
+    return Path(path)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure, in inches. It is not pyplot's, which keeps figures and picks a backend for the whole process.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plot needs matplotlib; run: pip install "analogtorch[report]"') from error
+    return Figure(figsize=(width, height), dpi=130, layout="constrained")
+
+
+def write_figure(figure: Any, path: Path | None, **options: Any) -> None:
+    """Write the figure where ``checked_path`` gave a path, whole or not at all; ``options`` of ``savefig``.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if path is not None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=path.suffix[1:].lower(), **options)
+        write_atomically(path, buffer.getvalue())
