@@ -24,4 +24,6 @@ class CustomBuildHook(BuildHookInterface):
         build_data["artifacts"] += [f"/{library.relative_to(self.root)}" for library in libraries]
         build_data["pure_python"] = False
         # plain C behind ctypes: any Python will do
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = (
+            f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        )

@@ -1,4 +1,5 @@
-"""AnalogTorch: what an analog in-memory-computing chip does to a PyTorch model, and training that makes it matter less.
+"""AnalogTorch: what an analog in-memory-computing chip does to a PyTorch model, and training that
+makes it matter less.
 
 chip = at.chips.hermes64()
 at.convert(model, chip)
@@ -15,7 +16,14 @@ from analogtorch import chips, cost_model, devices, hwa, mapping, nn, report
 from analogtorch.calibration import calibrate, correct_columns, reestimate_batch_norm
 from analogtorch.checkpoint import load, save
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.conversion import GuardReport, analog_layers, convert, fold_batch_norm, guard, to_digital
+from analogtorch.conversion import (
+    GuardReport,
+    analog_layers,
+    convert,
+    fold_batch_norm,
+    guard,
+    to_digital,
+)
 from analogtorch.conversion.summary import Summary, summary
 from analogtorch.cost_model import cost
 from analogtorch.evaluate import TIMES, Sweep, accuracy, sensitivity, sweep

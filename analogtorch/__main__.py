@@ -33,13 +33,23 @@ OPTIONAL = {
 """Extra to packages."""
 
 
-FOREIGN = (RuntimeError, MemoryError, LookupError, ArithmeticError, AttributeError, AssertionError, SyntaxError)
+FOREIGN = (
+    RuntimeError,
+    MemoryError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    SyntaxError,
+)
 """What the code of a user's model, or a library, raises; ours are named by their message alone."""
 _LONGEST = 1000  # characters of a message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 for a wrong input, told in one line on stderr."""
+    """Run a command; returns the exit code: 0, or 2 for a wrong input, told in one line on
+    stderr.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     command, *rest = [a for a in arguments if a != "--debug"] or ["--help"]
@@ -56,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "--version":
             print(version("analogtorch"))
             return 0
-        raise ValueError(f"unknown command {command!r}; use info, kws or map, or see analogtorch --help")
+        raise ValueError(
+            f"unknown command {command!r}; use info, kws or map, or see analogtorch --help"
+        )
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
@@ -65,7 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FOREIGN as error:
         if debug:
             raise
-        print(f"analogtorch: {type(error).__name__}: {_line(error)}; --debug shows where", file=sys.stderr)
+        print(
+            f"analogtorch: {type(error).__name__}: {_line(error)}; --debug shows where",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("analogtorch: interrupted; continue a kws run with --resume", file=sys.stderr)
@@ -81,19 +96,31 @@ def info(arguments: Sequence[str]) -> int:
     import analogtorch as at
     from analogtorch.ops import gpu, native
 
-    print(f"analogtorch {version('analogtorch')}, Python {platform.python_version()}, {platform.platform()}")
+    print(
+        f"analogtorch {version('analogtorch')}, Python {platform.python_version()}, "
+        f"{platform.platform()}"
+    )
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, GPUs: {', '.join(gpus) or 'none'}")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, GPUs: "
+        f"{', '.join(gpus) or 'none'}"
+    )
     print(native.status())
     print(gpu.status())
     for extra, packages in OPTIONAL.items():
         found = [(name, _version(name)) for name in packages]
         state = ", ".join(f"{name} {number or 'absent'}" for name, number in found)
-        remedy = "" if all(number for _, number in found) else f'  (pip install "analogtorch[{extra}]")'
+        remedy = (
+            "" if all(number for _, number in found) else f'  (pip install "analogtorch[{extra}]")'
+        )
         print(f"[{extra}] {state}{remedy}")
     for name in at.chips.names():
         chip = at.chips.get(name)
-        bits = "exact" if chip.input_bits is None else f"{chip.input_bits}-bit inputs, {chip.output_bits}-bit outputs"
+        bits = (
+            "exact"
+            if chip.input_bits is None
+            else f"{chip.input_bits}-bit inputs, {chip.output_bits}-bit outputs"
+        )
         print(f"chip {name}: {chip.tiles} tiles of {chip.rows}x{chip.cols}, {bits}")
     return 0
 
@@ -110,12 +137,17 @@ def kws(arguments: Sequence[str]) -> int:
             'data.source=synthetic needs eSpeak NG (GPL-3); run: pip install "analogtorch[speech,synthetic]", '
             "or choose another source with --data.source"
         )
-    from analogtorch.report import table  # after the options are right: what trains takes seconds to import
+    # after the options are right: what trains takes seconds to import
+    from analogtorch.report import table
     from analogtorch.speech import kws as pipeline
 
     with _log_to_stderr():
         result = pipeline.run(
-            given.config, given.out, resume=given.resume, overwrite=given.overwrite, progress=given.progress
+            given.config,
+            given.out,
+            resume=given.resume,
+            overwrite=given.overwrite,
+            progress=given.progress,
         )
     print(table(result))
     print(f"\nWritten to {given.out}: report.md, report.json, accuracy.png, digital.pt, hwa.pt")
@@ -161,7 +193,8 @@ def _version(package: str) -> str | None:
 def _line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror  # without "[Errno 28]"
+        # without "[Errno 28]"
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 

@@ -1,11 +1,13 @@
-"""What hardware-aware (HWA) training saves on real speech, with confidence intervals over training seeds.
+"""What hardware-aware (HWA) training saves on real speech, with confidence intervals over training
+seeds.
 
     python -m benchmarks.hwa_real
 
-For each seed, on the 4,890 recordings of gsc_v2_test12 (our split by speaker): a digital net; from it a digital control
-(the same further epochs and distillation, without noise, quantisation and clipping) and an HWA net; then both on the
-same chips over time, the control mapped directly. Seeds are compared in pairs. A run that is stopped continues where
-it was: seeds that are finished are kept, the others resume from their checkpoints.
+For each seed, on the 4,890 recordings of gsc_v2_test12 (our split by speaker): a digital net; from
+it a digital control (the same further epochs and distillation, without noise, quantisation and
+clipping) and an HWA net; then both on the same chips over time, the control mapped directly. Seeds
+are compared in pairs. A run that is stopped continues where it was: seeds that are finished are
+kept, the others resume from their checkpoints.
 """
 
 import argparse
@@ -45,8 +47,40 @@ BARS = {
 """What the numbers, in percent and points, are held against."""
 
 # 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom (any table of it)
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-_T += (2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+_T = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+)
+_T += (
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
 
 
 def one_seed(config: KWSConfig, out: Path) -> dict[str, Any]:
@@ -66,7 +100,9 @@ def _measured(file: Path, config: KWSConfig) -> dict[str, Any] | None:
         return None
     result = json.loads(file.read_text())
     counts = {_num_chips(row) for row in result["hwa_on_chip"].values()}
-    complete = counts == {config.sweep.num_chips} and set(result["hwa_on_chip"]) >= set(config.sweep.times)
+    complete = counts == {config.sweep.num_chips} and set(result["hwa_on_chip"]) >= set(
+        config.sweep.times
+    )
     return result if complete else None
 
 
@@ -80,7 +116,10 @@ def _train_and_measure(config: KWSConfig, folder: RunFolder) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     splits = config.data.selected.load()
     task = prepare(splits, config.augment, seed=config.seed)
-    folder.begin(fingerprint(splits, *task.augmenter.noise.recordings), planned=(*kws.OUTPUTS, CONTROL, RESULT))
+    folder.begin(
+        fingerprint(splits, *task.augmenter.noise.recordings),
+        planned=(*kws.OUTPUTS, CONTROL, RESULT),
+    )
     digital = kws.train_digital(config, task, folder)
     control = copy.deepcopy(digital)
     phase = dataclasses.replace(config.hwa, clip_sigma=None)
@@ -98,7 +137,9 @@ def _train_and_measure(config: KWSConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % confidence interval by Student's t; infinite for one value."""
+    """Mean, and half the width of its 95 % confidence interval by Student's t; infinite for one
+    value.
+    """
     if len(values) < 2:
         return values[0], math.inf
     quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else 1.96
@@ -112,22 +153,33 @@ def differences(results: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
         "control's digital accuracy": [100 * r["control"] for r in results],
     }
     for when in results[0]["hwa_on_chip"]:
-        on_chip = [(r["control"], r["control_on_chip"][when]["mean"], r["hwa_on_chip"][when]["mean"]) for r in results]
-        found[f"control's loss at {when}, mapped directly"] = [100 * (c - direct) for c, direct, _ in on_chip]
+        on_chip = [
+            (r["control"], r["control_on_chip"][when]["mean"], r["hwa_on_chip"][when]["mean"])
+            for r in results
+        ]
+        found[f"control's loss at {when}, mapped directly"] = [
+            100 * (c - direct) for c, direct, _ in on_chip
+        ]
         found[f"HWA loss at {when}"] = [100 * (c - hwa) for c, _, hwa in on_chip]
-        found[f"HWA minus control on chip at {when}"] = [100 * (hwa - direct) for _, direct, hwa in on_chip]
+        found[f"HWA minus control on chip at {when}"] = [
+            100 * (hwa - direct) for _, direct, hwa in on_chip
+        ]
     return found
 
 
 def rows(found: dict[str, list[float]]) -> list[list[str]]:
-    """The table: quantity, mean with its 95 % interval, each seed, and the bar where there is one."""
+    """The table: quantity, mean with its 95 % interval, each seed, and the bar where there is
+    one.
+    """
     table = [["quantity, % or points", "mean, 95 % interval", "each seed", "bar"]]
     for name, values in found.items():
         mean, half = interval(values)
         sign, bar = BARS.get(name, ("", 0.0))
         met = {"<=": mean <= bar, ">=": mean >= bar, ">": mean > bar, "": True}[sign]
         verdict = f"{sign} {bar:g}: {'met' if met else 'MISSED'}" if sign else ""
-        table.append([name, f"{mean:.2f} ± {half:.2f}", " ".join(f"{v:.2f}" for v in values), verdict])
+        table.append(
+            [name, f"{mean:.2f} ± {half:.2f}", " ".join(f"{v:.2f}" for v in values), verdict]
+        )
     return table
 
 
@@ -135,17 +187,22 @@ def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) 
     """What a reader must know to judge the numbers."""
     chips = _num_chips(next(iter(results[0]["hwa_on_chip"].values())))
     return [
-        f"{len(results)} training seeds; {chips} chips, the same for all nets; chip {config.chip.build().name}, "
-        f"{results[0]['tiles']} tiles, compensation {config.chip.compensation}.",
-        "Loss: below the control's digital accuracy. The control has the epochs and the teacher of the HWA net.",
-        "Intervals are over seeds, on one test part of 1,118 clips by people who are not in the training part.",
+        f"{len(results)} training seeds; {chips} chips, the same for all nets; chip "
+        f"{config.chip.build().name}, {results[0]['tiles']} tiles, compensation "
+        f"{config.chip.compensation}.",
+        "Loss: below the control's digital accuracy. The control has the epochs and the teacher of "
+        "the HWA net.",
+        "Intervals are over seeds, on one test part of 1,118 clips by people who are not in the "
+        "training part.",
         f"{seconds:.0f} s, of which training and measuring one seed took "
         f"{statistics.fmean(r['seconds'] for r in results):.0f} s of one process.",
     ]
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
-    """The options of this command, and the configuration that they and the options of `analogtorch kws` give."""
+    """The options of this command, and the configuration that they and the options of `analogtorch
+    kws` give.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.hwa_real",
         description="Hardware-aware training against a digital control on real speech, over training seeds.",
@@ -153,21 +210,34 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA")
+    parser.add_argument(
+        "--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA"
+    )
     parser.add_argument("--seeds", type=int, default=6, help="training seeds, 0 to this - 1")
     parser.add_argument("--chips", type=int, default=10, help="chips programmed for each net")
-    parser.add_argument("--jobs", type=int, default=2, help="seeds that are trained side by side, one thread each")
-    parser.add_argument("--out", type=Path, default=Path("runs/hwa_real"), help="folder of reports and checkpoints")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="seeds that are trained side by side, one thread each"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/hwa_real"), help="folder of reports and checkpoints"
+    )
     options, more = parser.parse_known_args(argv)
     if options.seeds < 1 or options.jobs < 1:
         parser.error(f"--seeds {options.seeds} --jobs {options.jobs}: use at least 1 of each")
-    given = [f"--config={CONFIG}", f"--data.folder.root={options.data / 'gsc_v2_test12'}", "--workers=0"]
+    given = [
+        f"--config={CONFIG}",
+        f"--data.folder.root={options.data / 'gsc_v2_test12'}",
+        "--workers=0",
+    ]
     return options, cli.parse([*given, f"--sweep.num_chips={options.chips}", *more]).config
 
 
 def run(options: argparse.Namespace, config: KWSConfig) -> list[dict[str, Any]]:
     """All seeds, in order; a line is printed for each when it is done."""
-    jobs = [(dataclasses.replace(config, seed=n), options.out / f"seed-{n}") for n in range(options.seeds)]
+    jobs = [
+        (dataclasses.replace(config, seed=n), options.out / f"seed-{n}")
+        for n in range(options.seeds)
+    ]
     if options.jobs == 1:
         return [_told(one_seed(*job)) for job in jobs]
     # spawned, because torch's threads do not survive a fork

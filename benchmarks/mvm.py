@@ -1,17 +1,21 @@
-"""What an analog layer costs beside the digital one: ratios of medians, measured in turns on the same machine.
+"""What an analog layer costs beside the digital one: ratios of medians, measured in turns on the
+same machine.
 
-    python -m benchmarks.mvm [--threads 2] [--rounds 40] [--shapes linear_512 ...] [--out runs/mvm] [--check]
+    python -m benchmarks.mvm [--threads 2] [--rounds 40] [--shapes linear_512 ...] [--out runs/mvm]
+    [--check]
 
-Setting of every row: 8-bit DAC with a learned range, additive weight noise redrawn in every forward, 8-bit ADC and
-512-row tiles, unless ``benchmarks.registry`` says otherwise of the row. The peers of ``benchmarks.peers`` take turns
-with torch.nn and AnalogTorch where they are installed: ``make bench-peers``.
+Setting of every row: 8-bit DAC with a learned range, additive weight noise redrawn in every
+forward, 8-bit ADC and 512-row tiles, unless ``benchmarks.registry`` says otherwise of the row. The
+peers of ``benchmarks.peers`` take turns with torch.nn and AnalogTorch where they are installed:
+``make bench-peers``.
 
-train, eval: time of forward + backward, and of the forward in evaluation mode, as ratios to torch.nn's of the same run.
-floor: the digital layer's matrix products alone, without autograd, as such a ratio.
-saved: what a forward keeps for its backward beyond parameters and input, torch.nn's -> ours.
-peak: resident memory at the height of a step above that between steps, in a process of its own, torch.nn's -> ours.
-The CSV has the times as well, and the bytes that must move, by a model: a training step reads x, w, y and the gradient
-of y once and writes the gradients of x and w once, a forward moves x, w and y once; as GB/s, at our step's time.
+train, eval: time of forward + backward, and of the forward in evaluation mode, as ratios to
+torch.nn's of the same run. floor: the digital layer's matrix products alone, without autograd, as
+such a ratio. saved: what a forward keeps for its backward beyond parameters and input, torch.nn's
+-> ours. peak: resident memory at the height of a step above that between steps, in a process of its
+own, torch.nn's -> ours. The CSV has the times as well, and the bytes that must move, by a model: a
+training step reads x, w, y and the gradient of y once and writes the gradients of x and w once, a
+forward moves x, w and y once; as GB/s, at our step's time.
 """
 
 import argparse
@@ -43,16 +47,25 @@ from benchmarks.registry import SHAPES, Shape
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 20.0
-"""Seconds after which a measurement makes do with fewer rounds: a peer's convolution takes many times torch.nn's."""
+"""Seconds after which a measurement makes do with fewer rounds: a peer's convolution takes many
+times torch.nn's."""
 LEAST_ROUNDS = 10
 """How few at least."""
 
 COLUMNS = (
     "shape",
     *(f"{mode}_{column}" for mode in ("train", "eval") for column in ("ratio", "bar", "floor")),
-    *(f"{mode}_{column}" for mode in ("train", "eval") for column in ("rounds", "digital_ms", "ms", "bytes", "gb_s")),
+    *(
+        f"{mode}_{column}"
+        for mode in ("train", "eval")
+        for column in ("rounds", "digital_ms", "ms", "bytes", "gb_s")
+    ),
     *(f"{what}_{whose}" for what in ("saved", "peak") for whose in ("digital", "analog")),
-    *(f"{peer}_{column}" for peer in PEERS for column in ("train_ratio", "eval_ratio", "saved", "note")),
+    *(
+        f"{peer}_{column}"
+        for peer in PEERS
+        for column in ("train_ratio", "eval_ratio", "saved", "note")
+    ),
     "facts",
 )
 """Of the CSV. Empty: not measured, for the peer's reason in ``note`` if it is installed."""
@@ -85,7 +98,9 @@ def analog(library: Library, layer: nn.Module, shape: Shape, x: Tensor) -> nn.Mo
 
 def autocast(shape: Shape) -> contextlib.AbstractContextManager[Any]:
     """The row's autocast, or nothing."""
-    return torch.autocast("cpu", dtype=shape.autocast) if shape.autocast else contextlib.nullcontext()
+    return (
+        torch.autocast("cpu", dtype=shape.autocast) if shape.autocast else contextlib.nullcontext()
+    )
 
 
 def train_step(module: nn.Module, shape: Shape, x: Tensor, g: Tensor) -> Callable[[], None]:
@@ -128,7 +143,14 @@ def products(module: Any, shape: Shape, x: Tensor, g: Tensor, backward: bool) ->
             _ = g @ w, g.T @ x
 
     def convolution() -> None:
-        sizes = module.stride, module.padding, module.dilation, False, module.output_padding, module.groups
+        sizes = (
+            module.stride,
+            module.padding,
+            module.dilation,
+            False,
+            module.output_padding,
+            module.groups,
+        )
         torch.ops.aten.convolution(x, w, None, *sizes)
         if backward:
             torch.ops.aten.convolution_backward(g, x, w, None, *sizes, [True, True, False])
@@ -164,7 +186,8 @@ def saved_bytes(module: nn.Module, shape: Shape, x: Tensor) -> int:
     kept: dict[int, int] = {}
     own = set()
     for t in (x, *module.parameters()):
-        with contextlib.suppress(RuntimeError):  # a parameter of aihwkit that only stands for its tiles, which follow
+        # a parameter of aihwkit that only stands for its tiles, which follow
+        with contextlib.suppress(RuntimeError):
             own.add(t.untyped_storage().data_ptr())
 
     def pack(t: Tensor) -> Tensor:
@@ -181,7 +204,11 @@ def saved_bytes(module: nn.Module, shape: Shape, x: Tensor) -> int:
 def measure(name: str, shape: Shape, rounds: int, peers: Iterable[str] = ()) -> Row:
     """One row, but for the peaks of memory."""
     layer, x, g = make(shape)
-    row: Row = dict.fromkeys(COLUMNS) | {"shape": name, "train_bar": shape.train_bar, "eval_bar": shape.eval_bar}
+    row: Row = dict.fromkeys(COLUMNS) | {
+        "shape": name,
+        "train_bar": shape.train_bar,
+        "eval_bar": shape.eval_bar,
+    }
     modules = {"digital": layer, "analog": analog(OURS, layer, shape, x)}
     for peer in peers:
         if shape.preset or shape.by_tile:
@@ -214,7 +241,9 @@ def measure(name: str, shape: Shape, rounds: int, peers: Iterable[str] = ()) -> 
         row |= {f"{peer}_{mode}_ratio": ratios[peer] for peer in PEERS if peer in modules}
         if training:
             saved = {key: saved_bytes(module, shape, x) for key, module in modules.items()}
-            row |= {f"{key}_saved" if key in PEERS else f"saved_{key}": n for key, n in saved.items()}
+            row |= {
+                f"{key}_saved" if key in PEERS else f"saved_{key}": n for key, n in saved.items()
+            }
     return row
 
 
@@ -226,10 +255,21 @@ def peaks(name: str, threads: int) -> Row:
     """Peak memory of a step of torch.nn and of ours, each in a fresh process."""
 
     def one(key: str) -> tuple[str, int | None]:
-        command = [sys.executable, "-m", "benchmarks.mvm", "--threads", str(threads), "--peak", name, key]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.mvm",
+            "--threads",
+            str(threads),
+            "--peak",
+            name,
+            key,
+        ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode != 0:
-            raise RuntimeError(f"the process that measures the memory of {name}, {key} failed:\n{done.stderr}")
+            raise RuntimeError(
+                f"the process that measures the memory of {name}, {key} failed:\n{done.stderr}"
+            )
         printed = done.stdout.strip()
         return f"peak_{key}", None if printed == "None" else int(printed)
 
@@ -238,10 +278,12 @@ def peaks(name: str, threads: int) -> Row:
 
 
 def step_peak(shape: Shape, key: str) -> int | None:
-    """Bytes of resident memory at the height of a step (evaluation, where the row has no training) above those before.
+    """Bytes of resident memory at the height of a step (evaluation, where the row has no training)
+    above those before.
 
-    Weights, input and the output's gradient stand before the step; the gradients that it makes do not. Also before it:
-    code and workspaces, which the first steps have brought in. None where the system cannot tell (not Linux).
+    Weights, input and the output's gradient stand before the step; the gradients that it makes do
+    not. Also before it: code and workspaces, which the first steps have brought in. None where the
+    system cannot tell (not Linux).
     """
     layer, x, g = make(shape)
     module = layer if key == "digital" else analog(OURS, layer, shape, x)
@@ -269,7 +311,8 @@ def _libc() -> Any:
 
 
 def _give_back_at_once() -> None:
-    # glibc otherwise keeps freed tensors, more of them the longer it runs, and the next step's would not show
+    # glibc otherwise keeps freed tensors, more of them the longer it runs, and the next step's
+    # would not show
     with contextlib.suppress(OSError, AttributeError):
         trim, threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         _libc().mallopt(threshold, 1 << 16)
@@ -290,16 +333,20 @@ def missed(rows: Iterable[Row]) -> list[str]:
 def facts(peers: Sequence[str], rounds: int) -> str:
     """The machine and the versions, in a line."""
     model = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")),
+        platform.processor(),
     )
-    threads, kernels = torch.get_num_threads(), "CPU kernels" if native.available() else "plain torch"
+    threads, kernels = (
+        torch.get_num_threads(),
+        "CPU kernels" if native.available() else "plain torch",
+    )
     load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     libraries = {PEERS[p].package: PEERS[p].version for p in peers}  # aihwkit is two peers
     versions = "".join(f", {package} {version}" for package, version in libraries.items())
     return (
-        f"{model}, {platform.system()}, {os.cpu_count()} cores, {threads} threads, {rounds} rounds{load}; "
-        f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"analogtorch {at.__version__} ({kernels}){versions}"
+        f"{model}, {platform.system()}, {os.cpu_count()} cores, {threads} threads, {rounds} "
+        f"rounds{load}; Python {platform.python_version()}, torch {torch.__version__}, analogtorch "
+        f"{at.__version__} ({kernels}){versions}"
     )
 
 
@@ -321,7 +368,9 @@ def normals(rounds: int) -> dict[str, float]:
 
 
 def usable(shapes: Iterable[Shape]) -> list[str]:
-    """The peers that are installed and keep to the setting; of the others it is said why they are left out."""
+    """The peers that are installed and keep to the setting; of the others it is said why they are
+    left out.
+    """
     settings = list({(s.adc, s.rows): s for s in shapes if not (s.preset or s.by_tile)}.values())
     for shape in settings:
         verify(OURS, shape)
@@ -357,9 +406,16 @@ def line(row: Row, peers: Iterable[str]) -> str:
         pair = (row[f"{what}_{whose}"] for whose in ("digital", "analog"))
         return " -> ".join(f"{'-' if n is None else format(n / 1e6, '.2f'):>6}" for n in pair)
 
-    modes = (f"{ratio(f'{m}_ratio', 6)} {ratio(f'{m}_bar', 5)} {ratio(f'{m}_floor', 5)}" for m in ("train", "eval"))
-    columns = "".join(f"  {ratio(f'{p}_train_ratio', 7) + ' / ' + ratio(f'{p}_eval_ratio', 7)}" for p in peers)
-    return f"{row['shape']:<21} {'  '.join(modes)}  {megabytes('saved')}  {megabytes('peak')}{columns}"
+    modes = (
+        f"{ratio(f'{m}_ratio', 6)} {ratio(f'{m}_bar', 5)} {ratio(f'{m}_floor', 5)}"
+        for m in ("train", "eval")
+    )
+    columns = "".join(
+        f"  {ratio(f'{p}_train_ratio', 7) + ' / ' + ratio(f'{p}_eval_ratio', 7)}" for p in peers
+    )
+    return (
+        f"{row['shape']:<21} {'  '.join(modes)}  {megabytes('saved')}  {megabytes('peak')}{columns}"
+    )
 
 
 def write(rows: Iterable[Row], path: Path) -> None:
@@ -373,9 +429,16 @@ def write(rows: Iterable[Row], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and write it as CSV; 1 if ``--check`` finds a bar missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=40, help="of which the medians are; fewer where they take long")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=40,
+        help="of which the medians are; fewer where they take long",
+    )
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--out", type=Path, default=Path("runs/mvm"), help="folder of mvm.csv")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
@@ -391,18 +454,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     described = facts(peers, options.rounds)
     t = normals(options.rounds)
     print(described)
-    print(f"1,048,576 normals: torch.randn {t['torch.randn']:.2f} ms, position-keyed {t['normal']:.2f} ms")
-    print("times as ratios to torch.nn, of the peers train / eval; memory of a training step, torch.nn's -> ours")
+    print(
+        f"1,048,576 normals: torch.randn {t['torch.randn']:.2f} ms, position-keyed "
+        f"{t['normal']:.2f} ms"
+    )
+    print(
+        "times as ratios to torch.nn, of the peers train / eval; memory of a training step, "
+        "torch.nn's -> ours"
+    )
     print(header(peers), flush=True)
     rows = []
     for i, name in enumerate(options.shapes, 1):
         seconds = time.perf_counter() - start
-        print(f"[{i}/{len(options.shapes)}] {name}, {seconds:.0f} s so far", file=sys.stderr, flush=True)
+        print(
+            f"[{i}/{len(options.shapes)}] {name}, {seconds:.0f} s so far",
+            file=sys.stderr,
+            flush=True,
+        )
         row = measure(name, SHAPES[name], options.rounds, peers) | {"facts": described}
         row |= peaks(name, options.threads)
         print(line(row, peers), flush=True)
         rows.append(row)
-        write(rows, options.out / "mvm.csv")  # after every row: a run that is stopped leaves what it has
+        # after every row: a run that is stopped leaves what it has
+        write(rows, options.out / "mvm.csv")
     for row, peer in itertools.product(rows, peers):
         if row[f"{peer}_note"]:
             print(f"{peer} does not run {row['shape']}: {row[f'{peer}_note']}")

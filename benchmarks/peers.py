@@ -1,8 +1,9 @@
 """AnalogTorch and its peers behind one interface, each at the setting of ``benchmarks.registry``.
 
-The setting: 8-bit DAC with one learned range, Gaussian weight noise redrawn in every training forward, 8-bit ADC per
-row tile. ``verify`` holds every library to it by what its layer computes, not by what its options are called, so that
-nobody is timed for less work. Peers are imported when used; ``make bench-peers`` makes an environment that has them.
+The setting: 8-bit DAC with one learned range, Gaussian weight noise redrawn in every training
+forward, 8-bit ADC per row tile. ``verify`` holds every library to it by what its layer computes,
+not by what its options are called, so that nobody is timed for less work. Peers are imported when
+used; ``make bench-peers`` makes an environment that has them.
 """
 
 import contextlib
@@ -51,7 +52,10 @@ def _analogtorch(layer: nn.Module, shape: Shape, limit: float) -> nn.Module:
 def _aihwkit_lightning(layer: nn.Module, shape: Shape, limit: float) -> nn.Module:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints when imported
         from aihwkit_lightning.nn.conversion import convert_to_analog
-        from aihwkit_lightning.simulator.configs import TorchInferenceRPUConfig, WeightNoiseInjectionType
+        from aihwkit_lightning.simulator.configs import (
+            TorchInferenceRPUConfig,
+            WeightNoiseInjectionType,
+        )
     config = TorchInferenceRPUConfig()
     config.mapping.max_input_size = shape.rows
     config.forward.inp_res = 2**8 - 2
@@ -65,10 +69,16 @@ def _aihwkit_lightning(layer: nn.Module, shape: Shape, limit: float) -> nn.Modul
     return convert_to_analog(layer, config, ensure_analog_root=False)
 
 
-def _aihwkit(layer: nn.Module, shape: Shape, limit: float, tiles: str = "TorchInferenceRPUConfig") -> nn.Module:
+def _aihwkit(
+    layer: nn.Module, shape: Shape, limit: float, tiles: str = "TorchInferenceRPUConfig"
+) -> nn.Module:
     from aihwkit.nn.conversion import convert_to_analog
     from aihwkit.simulator import configs
-    from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType, WeightModifierType
+    from aihwkit.simulator.parameters.enums import (
+        BoundManagementType,
+        NoiseManagementType,
+        WeightModifierType,
+    )
 
     config = getattr(configs, tiles)()
     config.mapping.max_input_size, config.mapping.max_output_size = shape.rows, 512
@@ -78,7 +88,10 @@ def _aihwkit(layer: nn.Module, shape: Shape, limit: float, tiles: str = "TorchIn
     forward.out_res = 1 / (2**8 - 2) if shape.adc else -1
     forward.out_bound = BOUND if shape.adc else -1
     forward.out_noise = forward.w_noise = 0.0
-    forward.bound_management, forward.noise_management = BoundManagementType.NONE, NoiseManagementType.NONE
+    forward.bound_management, forward.noise_management = (
+        BoundManagementType.NONE,
+        NoiseManagementType.NONE,
+    )
     config.modifier.type, config.modifier.std_dev = WeightModifierType.ADD_NORMAL, NOISE
     config.drift_compensation = None
     ranges = config.pre_post.input_range
@@ -90,7 +103,8 @@ def _aihwkit_cpp(layer: nn.Module, shape: Shape, limit: float) -> nn.Module:
     module = _aihwkit(layer, shape, limit, tiles="InferenceRPUConfig")
 
     def redraw(module: nn.Module, _: object) -> None:
-        # these tiles draw the weight noise when their own optimizer steps, which is done here before every forward
+        # these tiles draw the weight noise when their own optimizer steps, which is done here
+        # before every forward
         if module.training:
             for tile in module.analog_tiles():
                 tile.post_update_step()
@@ -105,7 +119,8 @@ PEERS = {
     "aihwkit_torch": Library("aihwkit", _aihwkit),
     "aihwkit_cpp": Library("aihwkit", _aihwkit_cpp),
 }
-"""By the name that their columns start with; aihwkit has tiles in torch and, by default, tiles in C++."""
+"""By the name that their columns start with; aihwkit has tiles in torch and, by default, tiles in
+C++."""
 INSTALL = "make bench-peers"
 """What installs the peers, and runs the benchmark with them."""
 
@@ -144,15 +159,24 @@ def verify(library: Library, shape: Shape) -> None:
         _require(torch.equal(y, module(x)), "evaluation is deterministic")
         tolerance = 1e-4 * largest if not shape.adc else 0.01 * adc_step
         same = ((module((x + jitter).clamp(-1, 1)) - y).abs() < tolerance).float().mean()
-        _require(same > 0.99, f"inputs are rounded to 8 bits (got {same:.1%} of the outputs through a jitter)")
+        _require(
+            same > 0.99,
+            f"inputs are rounded to 8 bits (got {same:.1%} of the outputs through a jitter)",
+        )
         moved = ((module((x + 1 / steps).clamp(-1, 1)) - y).abs() > tolerance).float().mean()
-        _require(moved > 0.3, f"inputs have 8 bits, not fewer (a step moved {moved:.1%} of the outputs)")
+        _require(
+            moved > 0.3, f"inputs have 8 bits, not fewer (a step moved {moved:.1%} of the outputs)"
+        )
         off = (y / adc_step - (y / adc_step).round()).abs().max()
         _require(
-            (off < 0.01) == shape.adc, f"outputs are {'' if shape.adc else 'not '}rounded to 8 bits (off {off:.2g})"
+            (off < 0.01) == shape.adc,
+            f"outputs are {'' if shape.adc else 'not '}rounded to 8 bits (off {off:.2g})",
         )
         exact = layer(x)
-        _require((y - exact).abs().max() < (1.01 * adc_step if shape.adc else tolerance), "else, the product is exact")
+        _require(
+            (y - exact).abs().max() < (1.01 * adc_step if shape.adc else tolerance),
+            "else, the product is exact",
+        )
     if shape.adc:
         _verify_tiles(library, shape, largest, adc_step)
 
@@ -161,7 +185,8 @@ def verify(library: Library, shape: Shape) -> None:
     spread = ((first - second).detach() / noise).std() / 2**0.5
     # what the ADC's rounding adds to it is within the tolerance
     _require(
-        (spread - 1).abs() < 0.15, f"weight noise of {NOISE} is redrawn in every forward (got {spread * NOISE:.3g})"
+        (spread - 1).abs() < 0.15,
+        f"weight noise of {NOISE} is redrawn in every forward (got {spread * NOISE:.3g})",
     )
     for p in module.parameters():
         p.grad = None
@@ -170,7 +195,10 @@ def verify(library: Library, shape: Shape) -> None:
     _require(clipped.grad is not None and clipped.grad.any(), "the input has a gradient")
     grads = [p.grad for p in module.parameters() if p.grad is not None and p.grad.any()]
     ranges = [g for g in grads if g.numel() <= 2]  # one for the layer or for each tile
-    _require(sum(g.numel() for g in grads if g.numel() > 2) == layer.weight.numel(), "the whole weight has a gradient")
+    _require(
+        sum(g.numel() for g in grads if g.numel() > 2) == layer.weight.numel(),
+        "the whole weight has a gradient",
+    )
     _require(len(ranges) > 0, "the input range learns")
 
 
@@ -182,5 +210,6 @@ def _verify_tiles(library: Library, shape: Shape, largest: float, adc_step: floa
         y = module(torch.ones(4, 2 * shape.rows))
     bound = 2 * BOUND * largest
     _require(
-        (y - bound).abs().max() < adc_step, f"two tiles of {shape.rows} rows saturate at {bound}, got {y.max():.3g}"
+        (y - bound).abs().max() < adc_step,
+        f"two tiles of {shape.rows} rows saturate at {bound}, got {y.max():.3g}",
     )

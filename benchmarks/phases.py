@@ -1,11 +1,13 @@
-"""What it changes that phases, or passes of one sign of the inputs, are ADC outputs of their own: error, and time.
+"""What it changes that phases, or passes of one sign of the inputs, are ADC outputs of their own:
+error, and time.
 
     python -m benchmarks.phases [--chips 4] [--vectors 1000] [--rounds 30] [--weights uniform]
 
-256x256 weights from a normal (or uniform) distribution, inputs uniform in [-1, 1], calibrated with method="absmax".
-error: norm of what an MVM errs by over that of the exact one, over all vectors; with exact devices, behind converters
-and output noise, and on programmed chips after a day with default compensation, their mean. time: of a forward pass as
-it is run (phases run in plain torch, where one ADC output has kernels), as the ratio of medians.
+256x256 weights from a normal (or uniform) distribution, inputs uniform in [-1, 1], calibrated with
+method="absmax". error: norm of what an MVM errs by over that of the exact one, over all vectors;
+with exact devices, behind converters and output noise, and on programmed chips after a day with
+default compensation, their mean. time: of a forward pass as it is run (phases run in plain torch,
+where one ADC output has kernels), as the ratio of medians.
 """
 
 import argparse
@@ -20,7 +22,10 @@ import analogtorch as at
 from benchmarks.tables import as_text, positive
 
 SIZE = 256
-WEIGHTS = {"normal": nn.init.normal_, "uniform": lambda w, generator: nn.init.uniform_(w, -1, 1, generator=generator)}
+WEIGHTS = {
+    "normal": nn.init.normal_,
+    "uniform": lambda w, generator: nn.init.uniform_(w, -1, 1, generator=generator),
+}
 CHIPS = {"hermes64": at.chips.hermes64, "ibm_speech34": at.chips.ibm_speech34}
 
 
@@ -28,7 +33,9 @@ def layer(chip: at.Chip, x: Tensor, weights: str) -> nn.Module:
     """The layer on a chip, with ``weights`` of WEIGHTS, calibrated on ``x``."""
     digital = nn.Linear(SIZE, SIZE, bias=False)
     WEIGHTS[weights](digital.weight, generator=torch.Generator().manual_seed(1))
-    model = at.convert(nn.Sequential(digital), dataclasses.replace(chip, training=at.TrainingNoise(weight="none")))
+    model = at.convert(
+        nn.Sequential(digital), dataclasses.replace(chip, training=at.TrainingNoise(weight="none"))
+    )
     return at.calibrate(model, [x], method="absmax", progress=False)
 
 
@@ -62,9 +69,13 @@ def seconds(models: list[nn.Module], x: Tensor, rounds: int) -> list[float]:
 def table(chips: int, vectors: int, rounds: int, weights: str) -> list[list[str]]:
     """Rows of text, the header first."""
     x = torch.rand(vectors, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    rows = [["chip", "ADC outputs", "error, exact devices", "error after a day", "time of a forward"]]
+    rows = [
+        ["chip", "ADC outputs", "error, exact devices", "error after a day", "time of a forward"]
+    ]
     for name, make in CHIPS.items():
-        variants = [dataclasses.replace(make(), separate_phases=separate) for separate in (False, True)]
+        variants = [
+            dataclasses.replace(make(), separate_phases=separate) for separate in (False, True)
+        ]
         models = [layer(chip, x, weights) for chip in variants]
         found = [errors(model, x, chips) for model in models]
         times = seconds(models, x, rounds)
@@ -75,7 +86,9 @@ def table(chips: int, vectors: int, rounds: int, weights: str) -> list[list[str]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for option, default in (("chips", 4), ("vectors", 1000), ("rounds", 30)):
         parser.add_argument(f"--{option}", type=positive, default=default)
     parser.add_argument("--weights", choices=WEIGHTS, default="normal")

@@ -1,10 +1,12 @@
-"""The picture of the README: accuracy over time of a net on simulated chips, beside the floorplan of the net.
+"""The picture of the README: accuracy over time of a net on simulated chips, beside the floorplan
+of the net.
 
     python -m benchmarks.picture [--out docs/accuracy_and_floorplan.png] [--chips 10]
 
-A ResNet on scikit-learn's real handwritten digits, of which every third is held out. It is trained digitally, then for
-further epochs once digitally and once hardware-aware (HWA); both are mapped onto the same ``hermes64`` chips, with a
-weight scale per column. Takes two minutes of one core, and repeats bit by bit on one machine.
+A ResNet on scikit-learn's real handwritten digits, of which every third is held out. It is trained
+digitally, then for further epochs once digitally and once hardware-aware (HWA); both are mapped
+onto the same ``hermes64`` chips, with a weight scale per column. Takes two minutes of one core, and
+repeats bit by bit on one machine.
 """
 
 import argparse
@@ -34,8 +36,12 @@ FLOORPLAN = 8.0
 """Width of the floorplan, in inches: the fewer, the larger its letters."""
 
 
-def train(model: nn.Module, data: Digits, *, rate: float = 1e-3, clip: float | None = None) -> nn.Module:
-    """Train for the further epochs, with what noise the model's layers have; ``clip``: weights, at that many sigma."""
+def train(
+    model: nn.Module, data: Digits, *, rate: float = 1e-3, clip: float | None = None
+) -> nn.Module:
+    """Train for the further epochs, with what noise the model's layers have; ``clip``: weights, at
+    that many sigma.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     if clip is not None:
         at.hwa.clip_after_step(optimizer, model, sigma=clip)
@@ -57,7 +63,9 @@ def measure(num_chips: int) -> tuple[Result, at.ChipMapping]:
     test, inputs = [(data.test, data.test_labels)], list(data.train.split(256))
 
     def on_chips(model: nn.Module) -> at.Sweep:
-        return at.sweep(at.calibrate(model, inputs), lambda view: at.accuracy(view, test), num_chips=num_chips)
+        return at.sweep(
+            at.calibrate(model, inputs), lambda view: at.accuracy(view, test), num_chips=num_chips
+        )
 
     begin = trained(data, epochs=EPOCHS)
     with torch.random.fork_rng(devices=[]):
@@ -73,7 +81,11 @@ def measure(num_chips: int) -> tuple[Result, at.ChipMapping]:
         hwa=on_chips(aware),
         chip=chip.name,
         tiles=mapping.tiles_used,
-        data={"source": "scikit-learn's handwritten digits", "train": len(data.train), "test": len(data.test)},
+        data={
+            "source": "scikit-learn's handwritten digits",
+            "train": len(data.train),
+            "test": len(data.test),
+        },
         seed=0,
         seconds=time.monotonic() - begun,
         versions={
@@ -94,7 +106,9 @@ def picture(result: Result, mapping: at.ChipMapping) -> bytes:
     for axes in right.axes[1:]:  # the floorplan alone, without utilisation and energy
         axes.remove()
     right.axes[0].set_subplotspec(right.add_gridspec(1, 1)[0])
-    right.axes[0].set_title(f"{mapping.tiles_used} of the {mapping.chip.tiles} tiles of {mapping.chip.name}")
+    right.axes[0].set_title(
+        f"{mapping.tiles_used} of the {mapping.chip.tiles} tiles of {mapping.chip.name}"
+    )
     height, width, _ = left.shape
     right.set_size_inches(FLOORPLAN, FLOORPLAN * height / width)
     drawn = imread(_png(right, width / FLOORPLAN))
@@ -112,9 +126,15 @@ def _png(figure: Any, dpi: float) -> io.BytesIO:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.picture", description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=OUT, help=f"the PNG to write (default: docs/{OUT.name})")
-    parser.add_argument("--chips", type=positive, default=10, help="chips to measure on (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.picture", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help=f"the PNG to write (default: docs/{OUT.name})"
+    )
+    parser.add_argument(
+        "--chips", type=positive, default=10, help="chips to measure on (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     result, mapping = measure(options.chips)
     print(f"digital        {result.digital:.4f}")

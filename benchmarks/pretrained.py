@@ -1,9 +1,11 @@
-"""What the 64-tile PCM chip does to third-party keyword spotters that are mapped onto it directly, without retraining.
+"""What the 64-tile PCM chip does to third-party keyword spotters that are mapped onto it directly,
+without retraining.
 
     python -m benchmarks.pretrained
 
-prints one table and leaves it as Markdown, CSV and JSON in the output folder. The nets are Arm's and MLPerf Tiny's
-(see analogtorch/speech/pretrained.py), the speech is the 4,890 clips of the Speech Commands v2 test set.
+prints one table and leaves it as Markdown, CSV and JSON in the output folder. The nets are Arm's
+and MLPerf Tiny's (see analogtorch/speech/pretrained.py), the speech is the 4,890 clips of the
+Speech Commands v2 test set.
 """
 
 import argparse
@@ -53,7 +55,8 @@ class Row:
     chip: str
     """One of ``VARIANTS``."""
     on_chip: float
-    """Share of the net's weights, 0..1, that the chip holds; biases and normalisation are digital."""
+    """Share of the net's weights, 0..1, that the chip holds; biases and normalisation are
+    digital."""
     tiles: int
     """Blocks, one per tile."""
     digital: float
@@ -65,9 +68,13 @@ class Row:
     """On programmed chips, over time."""
 
 
-def measure(net: PretrainedKWS, variant: str, options: argparse.Namespace, step: Callable[[], object]) -> Row:
+def measure(
+    net: PretrainedKWS, variant: str, options: argparse.Namespace, step: Callable[[], object]
+) -> Row:
     """One row of the table; ``step`` is called after each evaluation."""
-    some = dataclasses.replace(net, features=net.features[:: options.every], labels=net.labels[:: options.every])
+    some = dataclasses.replace(
+        net, features=net.features[:: options.every], labels=net.labels[:: options.every]
+    )
     clips = some.batches(BATCH)
 
     def accuracy(model: nn.Module) -> float:
@@ -91,16 +98,28 @@ def measure(net: PretrainedKWS, variant: str, options: argparse.Namespace, step:
         digital=accuracy(net.model),
         ideal=accuracy(at.convert(copy.deepcopy(net.model), at.chips.ideal())),
         quantised=accuracy(model),
-        aged=at.sweep(model, accuracy, num_chips=options.chips, seed=options.seed, compensation=options.compensation),
+        aged=at.sweep(
+            model,
+            accuracy,
+            num_chips=options.chips,
+            seed=options.seed,
+            compensation=options.compensation,
+        ),
     )
 
 
 def run(options: argparse.Namespace) -> list[Row]:
     """All rows, under one progress bar; as many at a time as torch has threads."""
     nets = [load_pretrained(name, options.data) for name in options.nets]
-    jobs = [(n, v) for n in nets for v in options.variants if "grouped" not in VARIANTS[v] or _grouped(n.model)]
-    # A thread has a row to itself: a programmed chip counts its reads, so two threads on one would draw other noise.
-    # torch's own threads meet after every small operation, which a busy machine makes five times slower.
+    jobs = [
+        (n, v)
+        for n in nets
+        for v in options.variants
+        if "grouped" not in VARIANTS[v] or _grouped(n.model)
+    ]
+    # A thread has a row to itself: a programmed chip counts its reads, so two threads on one would
+    # draw other noise. torch's own threads meet after every small operation, which a busy machine
+    # makes five times slower.
     workers, stopped = torch.get_num_threads(), Event()
     torch.set_num_threads(1)
     with tqdm(total=len(jobs) * (3 + options.chips * len(at.TIMES)), unit="evaluation") as bar:
@@ -125,23 +144,37 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
     table = [["net", "chip", "on chip", "tiles", "digital", "ideal", "quantised I/O", *at.TIMES]]
     for row in rows:
         once = [f"{100 * value:.2f}" for value in (row.digital, row.ideal, row.quantised)]
-        aged = [f"{100 * v['mean']:.1f} ± {100 * v['std']:.1f}" for v in row.aged.to_dict().values()]
-        table.append([row.net, row.chip, f"{100 * row.on_chip:.0f} %", str(row.tiles), *once, *aged])
+        aged = [
+            f"{100 * v['mean']:.1f} ± {100 * v['std']:.1f}" for v in row.aged.to_dict().values()
+        ]
+        table.append(
+            [row.net, row.chip, f"{100 * row.on_chip:.0f} %", str(row.tiles), *once, *aged]
+        )
     return table
 
 
 def notes(options: argparse.Namespace, clips: int) -> list[str]:
     """What a reader must know to judge the numbers."""
-    ranges = "by at.calibrate from" if options.percentile is None else f"{options.percentile:g}th percentile on"
-    which = "all" if options.every == 1 else f"{-(-clips // options.every):,} (every {_ordinal(options.every)}) of the"
+    ranges = (
+        "by at.calibrate from"
+        if options.percentile is None
+        else f"{options.percentile:g}th percentile on"
+    )
+    which = (
+        "all"
+        if options.every == 1
+        else f"{-(-clips // options.every):,} (every {_ordinal(options.every)}) of the"
+    )
     return [
-        f"Accuracy in % on {which} {clips:,} clips of the Speech Commands v2 test set; over time: mean ± standard "
-        f"deviation of {options.chips} chips, two-device HERMES model, drift "
+        f"Accuracy in % on {which} {clips:,} clips of the Speech Commands v2 test set; over time: "
+        f"mean ± standard deviation of {options.chips} chips, two-device HERMES model, drift "
         f"compensation {options.compensation!r}, no retraining.",
-        f"DAC ranges: {ranges} every {_ordinal(CALIBRATE_EVERY)} clip, without labels; they are part of the test set.",
-        "Quantised I/O: 8-bit DAC, the ADC's 422 steps of either sign, 8-bit outputs; exact weights, no noise. Tiles: "
-        "one block per tile.",
-        "On chip: share of the weight matrices; biases, normalisations and the gates of an LSTM are digital.",
+        f"DAC ranges: {ranges} every {_ordinal(CALIBRATE_EVERY)} clip, without labels; they are "
+        "part of the test set.",
+        "Quantised I/O: 8-bit DAC, the ADC's 422 steps of either sign, 8-bit outputs; exact "
+        "weights, no noise. Tiles: one block per tile.",
+        "On chip: share of the weight matrices; biases, normalisations and the gates of an LSTM "
+        "are digital.",
     ]
 
 
@@ -152,19 +185,28 @@ def as_csv(table: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def as_json(rows: Sequence[Row], options: argparse.Namespace, remarks: Sequence[str], taken: float) -> str:
+def as_json(
+    rows: Sequence[Row], options: argparse.Namespace, remarks: Sequence[str], taken: float
+) -> str:
     """Every number at full precision, with what it takes to get it again."""
     report = {
         "chip": "hermes64",
         "nets": [
-            {**{f.name: getattr(row, f.name) for f in dataclasses.fields(row)}, "aged": row.aged.to_dict()}
+            {
+                **{f.name: getattr(row, f.name) for f in dataclasses.fields(row)},
+                "aged": row.aged.to_dict(),
+            }
             for row in rows
         ],
         "notes": remarks,
         "num_chips": options.chips,
         **{key: getattr(options, key) for key in ("compensation", "every", "percentile", "seed")},
         "seconds": round(taken, 1),
-        "versions": {"analogtorch": at.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "analogtorch": at.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
     }
     return json.dumps(report, indent=2) + "\n"
 
@@ -187,15 +229,39 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
     nets = ["DNN_L", "CNN_L", "LSTM_L", "DS-CNN"]
-    parser.add_argument("--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA")
-    parser.add_argument("--nets", nargs="+", choices=names(), default=nets, metavar="NET", help=", ".join(names()))
+    parser.add_argument(
+        "--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA"
+    )
+    parser.add_argument(
+        "--nets", nargs="+", choices=names(), default=nets, metavar="NET", help=", ".join(names())
+    )
     parser.add_argument("--chips", type=positive, default=10, help="chips programmed for each net")
-    parser.add_argument("--every", type=positive, default=1, help="measure on every n-th clip only, to save time")
-    parser.add_argument("--percentile", type=float, help="of the input magnitudes, instead of at.calibrate's default")
-    parser.add_argument("--compensation", choices=get_args(Compensation), default="least_squares", help="of the drift")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="CHIP", help="chips")
+    parser.add_argument(
+        "--every", type=positive, default=1, help="measure on every n-th clip only, to save time"
+    )
+    parser.add_argument(
+        "--percentile",
+        type=float,
+        help="of the input magnitudes, instead of at.calibrate's default",
+    )
+    parser.add_argument(
+        "--compensation",
+        choices=get_args(Compensation),
+        default="least_squares",
+        help="of the drift",
+    )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=list(VARIANTS),
+        metavar="CHIP",
+        help="chips",
+    )
     parser.add_argument("--seed", type=int, default=0, help="which chips")
-    parser.add_argument("--out", type=Path, default=Path("runs/pretrained"), help="folder of the reports")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/pretrained"), help="folder of the reports"
+    )
     return parser.parse_args(argv)
 
 
@@ -211,7 +277,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n".join([as_text(table), "", *remarks]))
     taken = time.perf_counter() - start
     write_atomically(
-        options.out / "pretrained.md", as_markdown(table, "Pretrained keyword spotters on hermes64", remarks)
+        options.out / "pretrained.md",
+        as_markdown(table, "Pretrained keyword spotters on hermes64", remarks),
     )
     write_atomically(options.out / "pretrained.csv", as_csv(table))
     path = write_atomically(options.out / "pretrained.json", as_json(rows, options, remarks, taken))

@@ -1,7 +1,8 @@
-"""What ``benchmarks.mvm`` measures: named layers, the chip that each runs on, and how much dearer it may be.
+"""What ``benchmarks.mvm`` measures: named layers, the chip that each runs on, and how much dearer
+it may be.
 
-A bar is the largest ratio to torch.nn's time that is accepted on a quiet machine with the CPU kernels built. A bar
-holds for AnalogTorch; rows without one are there to be seen.
+A bar is the largest ratio to torch.nn's time that is accepted on a quiet machine with the CPU
+kernels built. A bar holds for AnalogTorch; rows without one are there to be seen.
 """
 
 import dataclasses
@@ -39,17 +40,26 @@ class Shape:
     autocast: torch.dtype | None = None
     """Type of the products under autocast."""
     preset: bool = False
-    """The chip ``hermes64`` as published instead: 256x256 tiles, programming-shaped weight noise, output noise. The
-    peers sit this row out: none has the same setting."""
+    """The chip ``hermes64`` as published instead: 256x256 tiles, programming-shaped weight noise,
+    output noise. The peers sit this row out: none has the same setting."""
     by_tile: bool = False
-    """An input range for each row block, and an ADC bound for each column of it. The peers sit it out too."""
+    """An input range for each row block, and an ADC bound for each column of it. The peers sit it
+    out too."""
 
 
 SHAPES: dict[str, Shape] = {
-    "linear_512": Shape(layer=lambda: nn.Linear(512, 512), input=(128, 512), train_bar=1.35, eval_bar=1.3),
-    "linear_1024": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), train_bar=1.2, eval_bar=1.2),
-    "linear_2048": Shape(layer=lambda: nn.Linear(2048, 2048), input=(64, 2048), train_bar=1.3, eval_bar=1.25),
-    "linear_1024_no_adc": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), train_bar=1.15, adc=False),
+    "linear_512": Shape(
+        layer=lambda: nn.Linear(512, 512), input=(128, 512), train_bar=1.35, eval_bar=1.3
+    ),
+    "linear_1024": Shape(
+        layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), train_bar=1.2, eval_bar=1.2
+    ),
+    "linear_2048": Shape(
+        layer=lambda: nn.Linear(2048, 2048), input=(64, 2048), train_bar=1.3, eval_bar=1.25
+    ),
+    "linear_1024_no_adc": Shape(
+        layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), train_bar=1.15, adc=False
+    ),
     # 288 rows: two blocks of 32 of the 64 input channels
     "conv2d_64_128": Shape(
         layer=lambda: nn.Conv2d(64, 128, 3, padding=1),
@@ -59,12 +69,22 @@ SHAPES: dict[str, Shape] = {
         rows=288,
     ),
     "conv1d_64_128": Shape(layer=lambda: nn.Conv1d(64, 128, 5, padding=2), input=(32, 64, 256)),
-    "conv2d_depthwise": Shape(layer=lambda: nn.Conv2d(64, 64, 3, padding=1, groups=64), input=(32, 64, 32, 32)),
-    "linear_1024_by_tile": Shape(
-        layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), train_bar=1.2, eval_bar=1.2, by_tile=True
+    "conv2d_depthwise": Shape(
+        layer=lambda: nn.Conv2d(64, 64, 3, padding=1, groups=64), input=(32, 64, 32, 32)
     ),
-    "linear_1024_hermes64": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), preset=True),
-    "linear_1024_bf16": Shape(layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), autocast=torch.bfloat16),
+    "linear_1024_by_tile": Shape(
+        layer=lambda: nn.Linear(1024, 1024),
+        input=(256, 1024),
+        train_bar=1.2,
+        eval_bar=1.2,
+        by_tile=True,
+    ),
+    "linear_1024_hermes64": Shape(
+        layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), preset=True
+    ),
+    "linear_1024_bf16": Shape(
+        layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), autocast=torch.bfloat16
+    ),
     "linear_1024_batch1": Shape(layer=lambda: nn.Linear(1024, 1024), input=(1, 1024), train=False),
 }
 

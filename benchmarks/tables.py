@@ -1,4 +1,6 @@
-"""What the measuring commands share: tables of text, for a terminal and as Markdown, and a type of option."""
+"""What the measuring commands share: tables of text, for a terminal and as Markdown, and a type of
+option.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -9,14 +11,17 @@ def as_text(table: Sequence[Sequence[str]], left: int = 0) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(
-            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(w) if i < left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in table
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def as_markdown(table: Sequence[Sequence[str]], title: str, remarks: Sequence[str], left: int = 2) -> str:
+def as_markdown(
+    table: Sequence[Sequence[str]], title: str, remarks: Sequence[str], left: int = 2
+) -> str:
     """Heading, table with its first ``left`` columns flush left, and notes."""
     header, *rows = [f"| {' | '.join(row)} |" for row in table]
     rule = "|---" * left + "|---:" * (len(table[0]) - left) + "|"

@@ -14,9 +14,12 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real recordings and pretrained nets; tests that need it are skipped where it is absent."""
+    """The folder of real recordings and pretrained nets; tests that need it are skipped where it is
+    absent."""
     default = Path(__file__).parents[1] / ".." / "shared" / "data"
     root = Path(os.environ.get("ANALOGTORCH_DATA", default))
     if not root.is_dir():
-        pytest.skip(f"no real data at {root}; set ANALOGTORCH_DATA to the folder that holds gsc_v2_test12")
+        pytest.skip(
+            f"no real data at {root}; set ANALOGTORCH_DATA to the folder that holds gsc_v2_test12"
+        )
     return root

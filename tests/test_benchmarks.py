@@ -1,4 +1,5 @@
-"""The cost benchmark (registry, one row, bars, that it holds libraries to their setting) and the tables of convert."""
+"""The cost benchmark (registry, one row, bars, that it holds libraries to their setting) and the
+tables of convert."""
 
 import csv
 import dataclasses
@@ -23,7 +24,9 @@ def test_every_registered_layer_takes_its_input_and_a_chip(name: str) -> None:
     shape = SHAPES[name]
     layer = shape.layer()
     assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
-    assert shape.input[1] == (layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels)
+    assert shape.input[1] == (
+        layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    )
     assert isinstance(chip(shape), at.Chip)
     assert shape.train or shape.train_bar is None
     assert shape.train_bar is None or shape.train_bar > 1
@@ -44,8 +47,12 @@ def test_the_bars() -> None:
 
 LAYERS = {
     "linear": TINY,
-    "conv1d": dataclasses.replace(TINY, layer=lambda: nn.Conv1d(4, 4, 3, padding=1), input=(2, 4, 5)),
-    "conv2d": dataclasses.replace(TINY, layer=lambda: nn.Conv2d(4, 4, 3, groups=4), input=(2, 4, 5, 5)),
+    "conv1d": dataclasses.replace(
+        TINY, layer=lambda: nn.Conv1d(4, 4, 3, padding=1), input=(2, 4, 5)
+    ),
+    "conv2d": dataclasses.replace(
+        TINY, layer=lambda: nn.Conv2d(4, 4, 3, groups=4), input=(2, 4, 5, 5)
+    ),
     "autocast": dataclasses.replace(TINY, autocast=torch.bfloat16),
     "preset": dataclasses.replace(TINY, preset=True),
     "by_tile": dataclasses.replace(TINY, by_tile=True),
@@ -82,7 +89,8 @@ def test_evaluation_alone() -> None:
 
 def test_saved_bytes_are_what_autograd_keeps() -> None:
     layer, x = nn.Sequential(nn.Linear(16, 4), nn.Sigmoid()), torch.randn(3, 16)
-    assert mvm.saved_bytes(layer, TINY, x) == 3 * 4 * 4  # the sigmoid's output; input and weight are there anyway
+    # the sigmoid's output; input and weight are there anyway
+    assert mvm.saved_bytes(layer, TINY, x) == 3 * 4 * 4
     assert not x.requires_grad
 
 
@@ -91,7 +99,8 @@ def test_peak_of_a_step_is_that_of_its_gradients() -> None:
     peak = mvm.step_peak(Shape(layer=lambda: nn.Linear(side, side), input=(8, side)), "digital")
     if peak is None:
         pytest.skip("this system does not tell the peak of a process's memory")
-    # at most the weight's gradient, and little beside it; less, if this process keeps memory from before
+    # at most the weight's gradient, and little beside it; less, if this process keeps memory from
+    # before
     assert 0 <= peak < 1.5 * 4 * side * side
 
 
@@ -99,7 +108,9 @@ class _Lying(peers.Library):
     """A library that builds for another setting than it was asked for."""
 
     def __init__(self, **lie) -> None:
-        super().__init__("analogtorch", lambda layer, shape, limit: self._lie(layer, shape, limit, lie))
+        super().__init__(
+            "analogtorch", lambda layer, shape, limit: self._lie(layer, shape, limit, lie)
+        )
 
     @staticmethod
     def _lie(layer, shape, limit, lie):
@@ -157,7 +168,8 @@ def _row(**values) -> mvm.Row:
 
 
 def test_missed_bars() -> None:
-    good = _row(train_ratio=1.204, train_bar=1.2, eval_ratio=9.0)  # 1.20 at the two decimals that are printed
+    # 1.20 at the two decimals that are printed
+    good = _row(train_ratio=1.204, train_bar=1.2, eval_ratio=9.0)
     bad = _row(train_ratio=1.21, train_bar=1.2, eval_ratio=1.3, eval_bar=1.3)
     unmeasured = _row(eval_bar=1.3)
     assert mvm.missed([good]) == []
@@ -167,15 +179,32 @@ def test_missed_bars() -> None:
     ]
 
 
-@pytest.mark.parametrize(("ratio", "flags", "code"), [(1.0, ["--check"], 0), (2.0, ["--check"], 1), (2.0, [], 0)])
-def test_the_command(ratio: float, flags: list[str], code: int, tmp_path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("ratio", "flags", "code"), [(1.0, ["--check"], 0), (2.0, ["--check"], 1), (2.0, [], 0)]
+)
+def test_the_command(
+    ratio: float, flags: list[str], code: int, tmp_path, monkeypatch, capsys
+) -> None:
     threads = torch.get_num_threads()
     monkeypatch.setattr(
-        mvm, "measure", lambda name, shape, rounds, peers: _row(shape=name, train_ratio=ratio, train_bar=1.2)
+        mvm,
+        "measure",
+        lambda name, shape, rounds, peers: _row(shape=name, train_ratio=ratio, train_bar=1.2),
     )
-    monkeypatch.setattr(mvm, "peaks", lambda name, threads: {"peak_digital": 1, "peak_analog": 2_000_000})
+    monkeypatch.setattr(
+        mvm, "peaks", lambda name, threads: {"peak_digital": 1, "peak_analog": 2_000_000}
+    )
     monkeypatch.setattr(mvm, "usable", lambda shapes: [])
-    arguments = ["--rounds", "1", "--shapes", "linear_512", "--out", str(tmp_path), "--threads", str(threads)]
+    arguments = [
+        "--rounds",
+        "1",
+        "--shapes",
+        "linear_512",
+        "--out",
+        str(tmp_path),
+        "--threads",
+        str(threads),
+    ]
     assert mvm.main([*arguments, *flags]) == code
     printed = capsys.readouterr()
     assert ("every bar is met" in printed.out) == (ratio < 1.2)
@@ -206,14 +235,18 @@ def test_the_table_of_whole_networks(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--chips", "0"], ">= 1, got 0"),
     ],
 )
-def test_what_the_tables_cannot_do_is_said(options: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_what_the_tables_cannot_do_is_said(
+    options: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit):
         convert.main(options)
     assert message in capsys.readouterr().err
 
 
 def test_the_picture_has_both_plots_and_stays_small() -> None:
-    sweep = at.Sweep(times=("0 s", "1 day"), values=torch.tensor([[0.9, 0.8], [0.95, 0.85]]), seeds=(1, 2))
+    sweep = at.Sweep(
+        times=("0 s", "1 day"), values=torch.tensor([[0.9, 0.8], [0.95, 0.85]]), seeds=(1, 2)
+    )
     result = Result(
         digital=0.97,
         direct=sweep,

@@ -11,13 +11,19 @@ from torch.utils.checkpoint import checkpoint
 import analogtorch as at
 from tests.crossbar import crossbar
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 
 
 def _model() -> nn.Module:
     torch.manual_seed(0)
     layers = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(1), nn.Linear(72, 10)
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(1),
+        nn.Linear(72, 10),
     )
     model = at.convert(layers, crossbar())
     at.calibrate(model, [_x(4)])
@@ -58,7 +64,10 @@ def test_one_graph_serves_every_batch_size(training: bool) -> None:
 def test_inductor_and_checkpointing_give_the_eager_numbers() -> None:
     model = _model()
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, dynamic=False)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(_step(model, 4), _step(compiled, 4), strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-5)
+        for a, b in zip(_step(model, 4), _step(compiled, 4), strict=True)
+    )
 
     class Checkpointed(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
@@ -69,7 +78,10 @@ def test_inductor_and_checkpointing_give_the_eager_numbers() -> None:
             return checkpoint(self.inner, x, use_reentrant=False)
 
     again = torch.compile(Checkpointed(copy.deepcopy(model)), fullgraph=True, dynamic=False)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(_step(model, 4), _step(again, 4), strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-5)
+        for a, b in zip(_step(model, 4), _step(again, 4), strict=True)
+    )
 
 
 def test_a_programmed_chip_compiles() -> None:
@@ -90,4 +102,6 @@ def test_autocast_in_a_graph_returns_its_type(dtype: torch.dtype) -> None:
         eager, traced = _step(model, 4), _step(compiled, 4)
     assert eager[0].dtype == traced[0].dtype == dtype
     # between the layers, eager and graph round half precision in other places
-    assert all(torch.allclose(a, b, atol=0.02 * b.abs().max()) for a, b in zip(eager, traced, strict=True))
+    assert all(
+        torch.allclose(a, b, atol=0.02 * b.abs().max()) for a, b in zip(eager, traced, strict=True)
+    )

@@ -1,4 +1,5 @@
-"""The coverage table: the steps of a user's work on whole models, and what the table says of them."""
+"""The coverage table: the steps of a user's work on whole models, and what the table says of
+them."""
 
 import json
 from pathlib import Path
@@ -14,13 +15,20 @@ from benchmarks.coverage.steps import SKIPPED, cover
 STEPS = ["convert", "guard", "calibrate", "map", "cost", "program", "save", "restore"]
 
 
-@pytest.mark.parametrize("name", ["torchvision ConvNeXt, small", "torchaudio DeepSpeech", "transformers BERT"])
+@pytest.mark.parametrize(
+    "name", ["torchvision ConvNeXt, small", "torchaudio DeepSpeech", "transformers BERT"]
+)
 def test_every_step_works(name: str) -> None:
     row = cover(name, nets()[name])
     assert (list(row.results), row.failed, row.skipped) == (STEPS, {}, [])
     assert row.share == "100 %"
     assert row.tiles > 0
-    assert row.layers == {"torchvision ConvNeXt, small": 9, "torchaudio DeepSpeech": 9, "transformers BERT": 14}[name]
+    assert (
+        row.layers
+        == {"torchvision ConvNeXt, small": 9, "torchaudio DeepSpeech": 9, "transformers BERT": 14}[
+            name
+        ]
+    )
 
 
 class Bypass(nn.Module):
@@ -33,7 +41,9 @@ class Bypass(nn.Module):
         return self.norm(self.a(x) @ self.b.weight @ self.own)
 
 
-def test_a_step_that_fails_stands_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_stands_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = Net(Bypass, lambda: torch.randn(2, 8))
     fine = Net(lambda: nn.Linear(8, 8), lambda: torch.randn(2, 8))
     monkeypatch.setattr(coverage, "nets", lambda: {"bypass": net, "fine": fine})
@@ -41,9 +51,15 @@ def test_a_step_that_fails_stands_in_the_table(tmp_path: Path, monkeypatch: pyte
     assert coverage.main(["--out", str(tmp_path), "--models", "fine"]) == 0
     header, rule, bypass, good = (tmp_path / "coverage.md").read_text().splitlines()[2:6]
     assert "**guard**: ValueError: guard: 1 of 2 analog layers are bypassed" in bypass
-    assert "1 x no analog layer for Bypass, whose own is a matrix of 8 x 8, not a layer (33.3 %)" in bypass
+    assert (
+        "1 x no analog layer for Bypass, whose own is a matrix of 8 x 8, not a layer (33.3 %)"
+        in bypass
+    )
     assert good == "| fine | nothing | 72 | 1 | 100 % | 1 | all |"
-    assert [row["name"] for row in json.loads((tmp_path / "coverage.json").read_text())] == ["bypass", "fine"]
+    assert [row["name"] for row in json.loads((tmp_path / "coverage.json").read_text())] == [
+        "bypass",
+        "fine",
+    ]
     assert header.count("|") == rule.count("|") == bypass.count("|")
 
 

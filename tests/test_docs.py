@@ -1,4 +1,5 @@
-"""README and docs/: programs run as written and print what is said, links lead somewhere, names exist."""
+"""README and docs/: programs run as written and print what is said, links lead somewhere, names
+exist."""
 
 import re
 import tomllib
@@ -29,12 +30,16 @@ def prose(page: Path) -> str:
 
 def code(page: Path) -> str:
     """Blocks, and what is between backquotes."""
-    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`|^    [^\n]*$", page.read_text(), re.DOTALL | re.MULTILINE))
+    return "\n".join(
+        re.findall(r"```.*?```|`[^`\n]+`|^    [^\n]*$", page.read_text(), re.DOTALL | re.MULTILINE)
+    )
 
 
 def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
 
 
 def names(path: Path) -> str:
@@ -42,7 +47,10 @@ def names(path: Path) -> str:
 
 
 def test_first_program_of_the_readme_prints_what_it_says(capsys: pytest.CaptureFixture) -> None:
-    (program,), (printed,) = blocks(ROOT / "README.md", "python"), blocks(ROOT / "README.md", "text")
+    (program,), (printed,) = (
+        blocks(ROOT / "README.md", "python"),
+        blocks(ROOT / "README.md", "text"),
+    )
     assert len(program.strip().splitlines()) <= 12
     exec(compile(program, "README.md", "exec"), {})
     shown = capsys.readouterr().out
@@ -126,7 +134,9 @@ def test_names_in_code_exist(page: Path) -> None:
     for module in set(re.findall(r"python -m (benchmarks[\w.]*)", text)):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
-    for file in set(re.findall(r"\b(?:analogtorch|benchmarks|configs|tests|requirements)/[\w./]+\w", text)):
+    for file in set(
+        re.findall(r"\b(?:analogtorch|benchmarks|configs|tests|requirements)/[\w./]+\w", text)
+    ):
         assert (ROOT / file).exists(), file
 
 
@@ -149,7 +159,9 @@ def test_contributing_names_the_rooms_in_their_order() -> None:
 
 
 def test_contributing_finds_names_in_the_files_that_it_says() -> None:
-    found = re.findall(r"`(\w+)`(?: in| of) `(analogtorch/[\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text())
+    found = re.findall(
+        r"`(\w+)`(?: in| of) `(analogtorch/[\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text()
+    )
     assert len(found) > 5
     for name, file in found:
         assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), (name, file)

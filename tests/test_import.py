@@ -1,4 +1,5 @@
-"""Importing the library costs little beside torch's own import, prints nothing and starts nothing."""
+"""Importing the library costs little beside torch's own import, prints nothing and starts
+nothing."""
 
 import importlib
 import importlib.resources
@@ -20,8 +21,11 @@ print(torch.cuda.is_initialized(), sorted(n for n in added if n.partition(".")[0
 
 
 def test_import_is_lean() -> None:
-    """Nothing but modules of the standard library and our own: what takes long is imported where it is used."""
-    run = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True)
+    """Nothing but modules of the standard library and our own: what takes long is imported where it
+    is used."""
+    run = subprocess.run(
+        [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True
+    )
     assert run.stdout == "False []\n"
     assert run.stderr == ""
 
@@ -65,7 +69,14 @@ print(*sorted(name for name in added - {"analogtorch", "numpy"} - sys.stdlib_mod
 def test_help_imports_the_parser_and_nothing_else() -> None:
     """What reads recordings, trains and plots takes longer to import than all of the help."""
     run = subprocess.run([sys.executable, "-c", _HELP], capture_output=True, text=True, check=True)
-    assert set(run.stdout.split()) <= {"jsonargparse", "docstring_parser", "typeshed_client", "yaml", "attr", "attrs"}
+    assert set(run.stdout.split()) <= {
+        "jsonargparse",
+        "docstring_parser",
+        "typeshed_client",
+        "yaml",
+        "attr",
+        "attrs",
+    }
 
 
 def test_type_checkers_find_the_types() -> None:
@@ -76,9 +87,22 @@ def test_the_documentation_covers_every_room() -> None:
     root = Path(at.__file__).parent
     rooms = {file.parent.name for file in root.glob("*/__init__.py")}
     pages = [page.read_text("utf-8") for page in (root.parent / "docs" / "api").glob("*.md")]
-    listed = {name for page in pages for name in re.findall(r"^::: analogtorch\.(\w+)", page, re.MULTILINE)}
+    listed = {
+        name
+        for page in pages
+        for name in re.findall(r"^::: analogtorch\.(\w+)", page, re.MULTILINE)
+    }
     # what is public of these stands in analogtorch itself
-    internal = {"calibration", "checkpoint", "cli", "conversion", "files", "graph", "simulate", "values"}
+    internal = {
+        "calibration",
+        "checkpoint",
+        "cli",
+        "conversion",
+        "files",
+        "graph",
+        "simulate",
+        "values",
+    }
     assert listed == rooms - internal
     assert any(re.search(r"^::: analogtorch$", page, re.MULTILINE) for page in pages)
     for room in rooms:

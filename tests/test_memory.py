@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc"
+)
 
-# A process of its own: what other tests allocated before would hide a peak. VmHWM is the largest resident size since
-# the program began (that of getrusage may be its parent's), and 5 in clear_refs starts it anew where that is allowed.
+# A process of its own: what other tests allocated before would hide a peak. VmHWM is the largest
+# resident size since the program began (that of getrusage may be its parent's), and 5 in clear_refs
+# starts it anew where that is allowed.
 PREAMBLE = """
 import contextlib, json, time
 import torch
@@ -33,7 +36,9 @@ at.convert(nn.Sequential(nn.Linear(4, 4)), at.chips.hermes64())  # what is impor
 
 def alone(program: str) -> dict[str, float]:
     """What ``program`` prints as JSON, run after the preamble in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", PREAMBLE + program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + program], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -88,8 +93,8 @@ before = restart()
 at.calibrate(model, [x, x])
 print(json.dumps({"input": x.numel() * x.element_size(), "grown": resident("VmHWM") - before}))
 """)
-    # measured: 6 to 9 times a layer's input, of which the model's own forward takes 2, and 14 without the CPU kernels;
-    # all layers' would be 40 and more
+    # measured: 6 to 9 times a layer's input, of which the model's own forward takes 2, and 14
+    # without the CPU kernels; all layers' would be 40 and more
     assert found["grown"] < 20 * found["input"]
 
 
@@ -106,7 +111,8 @@ x, before = torch.randn(4, 1024), restart()
 at.sweep(model, lambda m: m(x).sum().item(), num_chips=2, times=["0 s", "1 day"])
 print(json.dumps({"program": program / weights, "sweep": (resident("VmHWM") - before) / weights}))
 """)
-    # measured: 4.4 and 6.8; the weights, those in units of full conductance, two devices per weight; and one view
+    # measured: 4.4 and 6.8; the weights, those in units of full conductance, two devices per
+    # weight; and one view
     assert found["program"] < 6
     assert found["sweep"] < 9
 
@@ -126,5 +132,6 @@ for compensation in "none", "global", "column", "least_squares":
     grown[compensation] = (resident("VmHWM") - before) / weights
 print(json.dumps(grown))
 """)
-    # measured: 1.2 to 1.6, of which 1 is what it holds; 2.6 to 4.8 while whole matrices were corrected
+    # measured: 1.2 to 1.6, of which 1 is what it holds; 2.6 to 4.8 while whole matrices were
+    # corrected
     assert max(found.values()) < 2, found

@@ -1,7 +1,9 @@
-"""Whole models through convert, guard and calibrate: all weights on the chip, and how near the outputs stay.
+"""Whole models through convert, guard and calibrate: all weights on the chip, and how near the
+outputs stay.
 
-The bars are of this project's measurements (python -m benchmarks.convert --table vision), with room for other
-machines: cosine of the outputs with the digital ones, less the mean digital output over the inputs.
+The bars are of this project's measurements (python -m benchmarks.convert --table vision), with room
+for other machines: cosine of the outputs with the digital ones, less the mean digital output over
+the inputs.
 """
 
 import copy
@@ -41,7 +43,9 @@ def converted(net: Net, chip: at.Chip, **calibration: Any) -> nn.Module:
 def cosine(net: Net, chip: at.Chip, **calibration: Any) -> float:
     model = converted(net, chip, **calibration)
     exact = net.forward(net.model, net.batch)
-    assert (exact - exact.mean(0)).norm() > 0.1 * exact.norm(), "the outputs hardly depend on the inputs"
+    assert (exact - exact.mean(0)).norm() > 0.1 * exact.norm(), (
+        "the outputs hardly depend on the inputs"
+    )
     return centred_cosine(exact, net.forward(model, net.batch))
 
 
@@ -66,7 +70,8 @@ def test_a_bert_with_trained_weights_keeps_the_order_of_its_similarities() -> No
         exact = net.forward(net.model, net.batch)
         spearman = rank_correlation(exact)
         assert spearman(net.forward(converted(net, COLUMNS), net.batch)) > 0.98
-        assert spearman(net.forward(converted(net, CHIP), net.batch)) > 0.85  # a bound of 12 is far beyond its sums
+        # a bound of 12 is far beyond its sums
+        assert spearman(net.forward(converted(net, CHIP), net.batch)) > 0.85
         assert spearman(net.forward(converted(net, CHIP, **ADC), net.batch)) > 0.96
         columns = net.forward(converted(net, CHIP, **ADC_BY_COLUMN), net.batch)
         assert spearman(columns) > 0.985
@@ -86,7 +91,8 @@ def test_a_net_with_trained_weights_and_a_convolution_class_of_its_own() -> None
 def test_every_weight_of_residual_nets_is_on_the_chip(name: str) -> None:
     pytest.importorskip("torchvision")
     pytest.importorskip("sklearn")
-    converted(vision(name, 64, 8), CHIP)  # no bar: batch norm over random weights is chaotic, see the table
+    # no bar: batch norm over random weights is chaotic, see the table
+    converted(vision(name, 64, 8), CHIP)
 
 
 @pytest.mark.slow

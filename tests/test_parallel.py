@@ -1,4 +1,5 @@
-"""Data parallelism over two processes: noise that is shared, or a rank's own, and gradients of the whole batch."""
+"""Data parallelism over two processes: noise that is shared, or a rank's own, and gradients of the
+whole batch."""
 
 import subprocess
 import sys

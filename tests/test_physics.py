@@ -19,7 +19,8 @@ def _uniform(generator: torch.Generator, *shape: int, zeros: float) -> torch.Ten
 
 
 def _errors(weight, times, compensation: str, device: str, **chip_options: object) -> list[float]:
-    """Mean ||error|| / ||y|| in percent over 128 inputs and four chips; 512x512, 8-bit inputs, exact outputs."""
+    """Mean ||error|| / ||y|| in percent over 128 inputs and four chips; 512x512, 8-bit inputs,
+    exact outputs."""
     total = torch.zeros(len(times))
     for seed in range(SEEDS):
         generator = torch.Generator().manual_seed(seed)
@@ -40,7 +41,8 @@ def _weights(generator: torch.Generator) -> torch.Tensor:
     return _uniform(generator, 512, 512, zeros=0.3)
 
 
-# figures computed from the papers' formulas in an independent numpy program, four seeds; agreement within 0.3 points
+# figures computed from the papers' formulas in an independent numpy program, four seeds; agreement
+# within 0.3 points
 @pytest.mark.parametrize(
     ("device", "compensation", "expected"),
     [
@@ -76,9 +78,9 @@ def test_error_of_gaussian_weights(clip: float, weight_scale: str, expected: flo
     def weight(generator: torch.Generator) -> torch.Tensor:
         return torch.randn(512, 512, generator=generator).clamp(-clip, clip)
 
-    assert _errors(weight, ("0 s",), "none", "two_device", weight_scale=weight_scale) == pytest.approx(
-        [expected], abs=0.3
-    )
+    assert _errors(
+        weight, ("0 s",), "none", "two_device", weight_scale=weight_scale
+    ) == pytest.approx([expected], abs=0.3)
 
 
 def test_block_diagonal_depthwise_costs_accuracy_and_least_squares_gives_some_back() -> None:
@@ -90,7 +92,10 @@ def test_block_diagonal_depthwise_costs_accuracy_and_least_squares_gives_some_ba
         chip = crossbar(output_bits=None, output_noise=0.0, grouped=grouped)
         analog = at.convert(nn.Conv2d(64, 64, 3, groups=64, padding=1, bias=False), chip)
         analog.load_state_dict(layer.state_dict())
-        runs = [at.program(analog, seed=s).at("1 day", compensation=compensation)(x) - y for s in range(SEEDS)]
+        runs = [
+            at.program(analog, seed=s).at("1 day", compensation=compensation)(x) - y
+            for s in range(SEEDS)
+        ]
         return sum((run.norm() / y.norm()).item() for run in runs) / SEEDS
 
     assert error("block_diagonal", "global") > 1.2 * error("sequential", "global")
@@ -98,7 +103,8 @@ def test_block_diagonal_depthwise_costs_accuracy_and_least_squares_gives_some_ba
 
 
 def _shipped(chip: at.Chip, time: str, compensation: str | None = None) -> float:
-    """As ``_errors``, of 256x256 Gaussian weights and uniform inputs, with the chip's converters."""
+    """As ``_errors``, of 256x256 Gaussian weights and uniform inputs, with the chip's
+    converters."""
     options = {} if compensation is None else {"compensation": compensation}
     total = 0.0
     for seed in range(SEEDS):
@@ -128,11 +134,15 @@ def test_hermes64_as_shipped(noise: float, time: str, none: float, expected: flo
     default = _shipped(chip, time)
     assert default == pytest.approx(expected, abs=0.3)
     assert _shipped(chip, time, "none") == pytest.approx(none, abs=0.4)
-    assert default <= min(_shipped(chip, time, c) for c in ("none", "global", "least_squares")) + 0.3
+    assert (
+        default <= min(_shipped(chip, time, c) for c in ("none", "global", "least_squares")) + 0.3
+    )
 
 
 @pytest.mark.parametrize(("time", "expected"), [("1 day", 19.8), ("1 year", 23.7)])
-def test_a_spread_of_gains_costs_its_size_where_no_column_is_calibrated(time: str, expected: float) -> None:
+def test_a_spread_of_gains_costs_its_size_where_no_column_is_calibrated(
+    time: str, expected: float
+) -> None:
     spread = dataclasses.replace(at.chips.hermes64(), column_calibration=False)
     error = _shipped(spread, time)
     assert error == pytest.approx(expected, abs=0.3)

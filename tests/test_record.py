@@ -29,7 +29,9 @@ def test_an_equal_record_passes(before: str, capsys: pytest.CaptureFixture) -> N
     assert "every number is as before" in capsys.readouterr().out
 
 
-def test_a_change_of_one_bit_is_told_by_name(before: str, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_change_of_one_bit_is_told_by_name(
+    before: str, monkeypatch, capsys: pytest.CaptureFixture
+) -> None:
     normals = api.normals
 
     def nudged(seed: int, name: str, rows: int, columns: int) -> torch.Tensor:
@@ -47,7 +49,9 @@ def test_a_change_of_one_bit_is_told_by_name(before: str, monkeypatch, capsys: p
     assert "64x33" not in printed
 
 
-def test_an_error_and_what_is_missing_since_are_differences(before: str, monkeypatch, capsys) -> None:
+def test_an_error_and_what_is_missing_since_are_differences(
+    before: str, monkeypatch, capsys
+) -> None:
     def broken() -> Iterator[tuple[str, float]]:
         yield "new", 1.0
         raise RuntimeError("no such name")
@@ -56,7 +60,9 @@ def test_an_error_and_what_is_missing_since_are_differences(before: str, monkeyp
     assert record.main(["--compare", before, *ONLY]) == 1
     printed = capsys.readouterr().out
     assert "product/plain/normals/error: RuntimeError: no such name" in printed
-    lines = [line.split() for line in printed.splitlines() if line.startswith("product/plain/normals/n")]
+    lines = [
+        line.split() for line in printed.splitlines() if line.startswith("product/plain/normals/n")
+    ]
     assert [(line[0].rsplit("/", 1)[1], line[-1]) for line in lines if "missing" in line] == [
         ("7x255", "missing"),
         ("64x33", "missing"),
@@ -75,7 +81,12 @@ def test_entries_name_what_they_hold_and_tell_signs_and_types_apart() -> None:
     found = dict(entries("a", {"b": [torch.tensor([1.0, 3.0]), "text"], "c": None}))
     assert list(found) == ["a/b/0", "a/b/1", "a/c"]
     assert found["a/b/0"]["mean"] == "2"
-    for x, y in ((0.0, -0.0), (torch.zeros(2), -torch.zeros(2)), (torch.zeros(2), torch.zeros(2, 1)), (1, 1.0)):
+    for x, y in (
+        (0.0, -0.0),
+        (torch.zeros(2), -torch.zeros(2)),
+        (torch.zeros(2), torch.zeros(2, 1)),
+        (1, 1.0),
+    ):
         assert len(differences(dict(entries("a", x)), dict(entries("a", y)))) == 1
     with pytest.raises(TypeError, match="a: a record holds tensors, numbers and texts, got object"):
         list(entries("a", object()))
@@ -89,9 +100,12 @@ def test_the_battery_has_every_kind_of_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [([], "give --out FILE"), (["--out", "x", "--only", "layer/lstn*"], "no case matches")]
+    ("options", "message"),
+    [([], "give --out FILE"), (["--out", "x", "--only", "layer/lstn*"], "no case matches")],
 )
-def test_what_it_cannot_do_is_said(options: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_what_it_cannot_do_is_said(
+    options: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit):
         record.main(options)
     assert message in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""Threads that share a programmed chip's view: every multiply has noise of its own, and none is lost."""
+"""Threads that share a programmed chip's view: every multiply has noise of its own, and none is
+lost."""
 
 import dataclasses
 import time
@@ -17,7 +18,8 @@ THREADS, CALLS = 4, 24
 
 @pytest.fixture(autouse=True)
 def _slow_counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between reading the count and adding to it lies time enough for every other thread to come in."""
+    """Between reading the count and adding to it lies time enough for every other thread to come
+    in."""
 
     def slow(layer: AnalogLayer, vectors: int) -> Tensor:
         first = layer.vectors_read.clone()
@@ -42,7 +44,10 @@ def test_a_view_shared_by_threads_counts_every_multiply(kind: type) -> None:
         list(pool.map(lambda _: _run(shared, x), range(CALLS)))
     for _ in range(CALLS):
         _run(alone, x)
-    counts = [{name: layer.vectors_read.item() for name, layer in at.analog_layers(v)} for v in (shared, alone)]
+    counts = [
+        {name: layer.vectors_read.item() for name, layer in at.analog_layers(v)}
+        for v in (shared, alone)
+    ]
     assert counts[0] == counts[1]
 
 

@@ -1,4 +1,6 @@
-"""What a chip's digital side is set to from data: DAC ranges, ADC bounds, corrections of columns, batch norm."""
+"""What a chip's digital side is set to from data: DAC ranges, ADC bounds, corrections of columns,
+batch norm.
+"""
 
 from analogtorch.calibration.batch_norm import reestimate_batch_norm
 from analogtorch.calibration.columns import correct_columns

@@ -1,4 +1,6 @@
-"""Full scales behind the array, from the partial sums that layers meet: of the ADC, and of the digital unit."""
+"""Full scales behind the array, from the partial sums that layers meet: of the ADC, and of the
+digital unit.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -40,7 +42,8 @@ class Limits:
     output_ranges: Tensor | None
     """As of the layer; None: the chip has no digital unit that rounds."""
     adc_error: float = 0.0
-    """Root of the squared error that the chip's own ADC leaves in the partial sums, relative to them."""
+    """Root of the squared error that the chip's own ADC leaves in the partial sums, relative to
+    them."""
     other_error: float = 0.0
     """The same of everything else: DAC, programming noise and output noise."""
 
@@ -66,7 +69,8 @@ def limits(
         progress: show a progress bar.
 
     Raises:
-        ValueError: a partial sum is NaN or infinite, or a layer has none but zeros and is to have an ADC range.
+        ValueError: a partial sum is NaN or infinite, or a layer has none but zeros and is to have
+            an ADC range.
     """
     sums = {name: _PartialSums(name, layer, chips[name], wanted) for name, layer in layers.items()}
     with evaluating(model), observing({layers[name]: seen for name, seen in sums.items()}):
@@ -80,7 +84,11 @@ class _PartialSums:
     def __init__(self, name: str, layer: AnalogLayer, chip: Chip, wanted: Wanted | None) -> None:
         self._name, self._layer, self._chip, self._wanted = name, layer, chip, wanted
         self._parts = [] if wanted is None else self._divided(wanted.per)
-        self._unit = [_Columns(layer.readings[1]) for _ in range(layer.readings[0])] if chip.unit_bits else []
+        self._unit = (
+            [_Columns(layer.readings[1]) for _ in range(layer.readings[0])]
+            if chip.unit_bits
+            else []
+        )
         self._squares = dict.fromkeys(("sums", "adc", "others"), 0.0)
 
     def _divided(self, per: AdcPer) -> "list[tuple[range, slice, Histogram | ColumnHistogram]]":
@@ -94,14 +102,31 @@ class _PartialSums:
                 for c in section.col_blocks
             ]
         return [
-            (rows, c, ColumnHistogram(outputs, weighted=not layer.calibrated) if per == "column" else Histogram())
-            for rows in ([range(blocks)] if per == "layer" else [range(b, b + 1) for b in range(blocks)])
+            (
+                rows,
+                c,
+                ColumnHistogram(outputs, weighted=not layer.calibrated)
+                if per == "column"
+                else Histogram(),
+            )
+            for rows in (
+                [range(blocks)] if per == "layer" else [range(b, b + 1) for b in range(blocks)]
+            )
             for c in columns
         ]
 
     def __call__(self, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
-        x, weight, r, own = inputs.x, inputs.w, inputs.input_range.abs(), per_block(inputs.input_range)
-        scale = block_scales(weight, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
+        x, weight, r, own = (
+            inputs.x,
+            inputs.w,
+            inputs.input_range.abs(),
+            per_block(inputs.input_range),
+        )
+        scale = (
+            block_scales(weight, plan.bounds, plan.columns)
+            if inputs.scale is None
+            else inputs.scale
+        )
         given = x if own else dac(x, r, plan.input_bits, weight.dtype)
         read = phases(given, weight, inputs.negatives, plan.phases)
         for block in range(plan.blocks):
@@ -128,31 +153,49 @@ class _PartialSums:
             first, last = max(columns.start, outputs.start), min(columns.stop, outputs.stop)
             if block in rows and first < last:
                 here = slice(first - outputs.start, last - outputs.start)
-                met.add(v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start)
+                met.add(
+                    v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start
+                )
 
     def _count_errors(
-        self, vs: Tensor, signs: Tensor, full: Tensor, block: int, inputs: Operands, given: Tensor, plan: Plan
+        self,
+        vs: Tensor,
+        signs: Tensor,
+        full: Tensor,
+        block: int,
+        inputs: Operands,
+        given: Tensor,
+        plan: Plan,
     ) -> None:
-        """What the chip's own ADC makes of the sums of a row block, by phases ``vs``, and what everything else does.
+        """What the chip's own ADC makes of the sums of a row block, by phases ``vs``, and what
+        everything else does.
 
         Of a few vectors or samples of each call: it takes two more products.
         """
         w, span = inputs.w, plan.span(block, inputs.w.shape[1:])
-        x, given = (t if plan.dims else t.reshape(-1, t.shape[-1]) for t in (inputs.x.to(w.dtype), given.to(w.dtype)))
+        x, given = (
+            t if plan.dims else t.reshape(-1, t.shape[-1])
+            for t in (inputs.x.to(w.dtype), given.to(w.dtype))
+        )
         count = len(x)
         some = slice(None, None, -(-count // _SOME))
         x, given = x[some], given[some]
         off = adc(vs, vs.new_tensor(self._chip.output_bound), self._chip.output_steps) - vs
         off, v = (signs * off).sum(0), (signs * vs).sum(0)
         off, v, full = (
-            t.view(count, -1, t.shape[1])[some].flatten(0, 1) for t in (off, v, full.expand_as(v).contiguous())
+            t.view(count, -1, t.shape[1])[some].flatten(0, 1)
+            for t in (off, v, full.expand_as(v).contiguous())
         )
         others = (_flat(part(x, w, span, plan), plan) - v * full).square()
         others = others + plan.phases * (self._chip.output_noise * full).square()
         if self._chip.cell.spread is not None:
             variance = _variance(w, inputs.scale, self._chip.cell.spread, plan)
             others = others + _flat(part(given.square(), variance, span, plan), plan)
-        for name, squares in (("sums", (v * full).square()), ("adc", (off * full).square()), ("others", others)):
+        for name, squares in (
+            ("sums", (v * full).square()),
+            ("adc", (off * full).square()),
+            ("others", others),
+        ):
             self._squares[name] += squares.double().sum().item()
 
     def limits(self) -> Limits:
@@ -166,13 +209,16 @@ class _PartialSums:
             ranges = torch.stack([columns.ranges(noise) for columns in self._unit])
             ranges = torch.where(ranges > 0, ranges, ranges.max()) if ranges.any() else None
         sums = self._squares["sums"] or math.inf
-        return Limits(bounds, ranges, *(math.sqrt(self._squares[name] / sums) for name in ("adc", "others")))
+        return Limits(
+            bounds, ranges, *(math.sqrt(self._squares[name] / sums) for name in ("adc", "others"))
+        )
 
     def _found(self, method: Adc, steps: int, percentile: float) -> Tensor:
         """(row blocks, outputs); what met nothing but zeros gets the largest of the others."""
         if not any(met.met for *_, met in self._parts):
             raise ValueError(
-                f"calibrate: all partial sums of layer {self._name!r} are zero, so its ADC has no bound; leave adc out"
+                f"calibrate: all partial sums of layer {self._name!r} are zero, so its ADC has no "
+                "bound; leave adc out"
             )
         found = torch.zeros(self._layer.readings, dtype=torch.float64)
         for rows, columns, met in self._parts:
@@ -180,18 +226,22 @@ class _PartialSums:
                 # with the noise of the readings, or the bound could lie inside it
                 read = met.noisy(self._chip.output_noise)
                 bound = torch.as_tensor(read.bound(method, steps, percentile), dtype=found.dtype)
-                found[rows.start : rows.stop, columns] = torch.where(torch.as_tensor(met.largest) > 0, bound, 0.0)
+                found[rows.start : rows.stop, columns] = torch.where(
+                    torch.as_tensor(met.largest) > 0, bound, 0.0
+                )
         if not found.any():
             raise ValueError(
-                f"calibrate: layer {self._name!r}: the {percentile=} of the partial sums is zero; use a larger "
-                "percentile or another adc"
+                f"calibrate: layer {self._name!r}: the {percentile=} of the partial sums is zero; "
+                "use a larger percentile or another adc"
             )
         return torch.where(found > 0, found, found.max())
 
 
 def _flat(sums: Tensor, plan: Plan) -> Tensor:
     """Partial sums of a row block as (vectors, outputs)."""
-    return (sums.movedim(1, -1) if plan.dims else sums).reshape(-1, sums.shape[1 if plan.dims else -1])
+    return (sums.movedim(1, -1) if plan.dims else sums).reshape(
+        -1, sums.shape[1 if plan.dims else -1]
+    )
 
 
 def _variance(weight: Tensor, scale: Tensor | None, spread: Spread, plan: Plan) -> Tensor:
@@ -205,12 +255,14 @@ def _variance(weight: Tensor, scale: Tensor | None, spread: Spread, plan: Plan) 
 _SOME = 16
 """Vectors or samples of each call whose errors are counted, at most."""
 _SPREADS = 6.0
-"""Root mean squares of a column that 8 bits are spread over, where it reaches so far: a Gaussian one needs 4 for the
-least error, a Laplacian one 7."""
+"""Root mean squares of a column that 8 bits are spread over, where it reaches so far: a Gaussian
+one needs 4 for the least error, a Laplacian one 7."""
 
 
 class _Columns:
-    """What the digital unit needs to know of each column: three numbers, as a layer may have thousands of columns."""
+    """What the digital unit needs to know of each column: three numbers, as a layer may have
+    thousands of columns.
+    """
 
     def __init__(self, columns: int) -> None:
         self.largest = torch.zeros(columns, dtype=torch.float64)
@@ -226,7 +278,9 @@ class _Columns:
             self.numbers[mine] += len(v)
 
     def ranges(self, noise: float) -> Tensor:
-        """The range of each column, with output noise of this standard deviation; 0 where it met zeros only."""
+        """The range of each column, with output noise of this standard deviation; 0 where it met
+        zeros only.
+        """
         rms = (self.squares / self.numbers.clamp_min(1) + noise**2).sqrt()
         found = torch.minimum(self.largest + 3 * noise, _SPREADS * rms)
         return torch.where(self.largest > 0, found, 0.0)

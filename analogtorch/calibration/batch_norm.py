@@ -24,7 +24,9 @@ from analogtorch.ops.scope import noise
 from analogtorch.values import checks
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_KEPT = tuple(f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var"))
+_KEPT = tuple(
+    f"_analogtorch_{name}" for name in ("moved_mean", "moved_var", "digital_mean", "digital_var")
+)
 
 
 @torch.no_grad()
@@ -39,25 +41,29 @@ def reestimate_batch_norm(
 ) -> list[str]:
     """Move the running statistics of every batch norm to what the chip gives; in place.
 
-    Drift shifts and scales what a layer gives, and the norm after it can take that back: the adaptive batch
-    normalisation (AdaBS) of Joshi et al., Nat. Commun. 11, 2473 (2020). Of a converted model the statistics become
-    those under the noise that training injects: its analog layers draw it, everything else is in evaluation mode. Each
-    norm normalises with its batch while that runs, so that the next one meets normalised inputs.
+    Drift shifts and scales what a layer gives, and the norm after it can take that back: the
+    adaptive batch normalisation (AdaBS) of Joshi et al., Nat. Commun. 11, 2473 (2020). Of a
+    converted model the statistics become those under the noise that training injects: its analog
+    layers draw it, everything else is in evaluation mode. Each norm normalises with its batch while
+    that runs, so that the next one meets normalised inputs.
 
-    Averages over a few batches err more than a compensated chip does, and differ from what training kept where its
-    inputs were augmented. So the batches run twice by default, first with all layers exact, and the statistics move by
-    the difference, which both runs' batches have in common.
+    Averages over a few batches err more than a compensated chip does, and differ from what training
+    kept where its inputs were augmented. So the batches run twice by default, first with all layers
+    exact, and the statistics move by the difference, which both runs' batches have in common.
 
     Args:
         model: what ``ProgrammedChip.at`` returned, or a converted model.
-        batches: inputs, as ``calibrate`` takes them; kept in memory if ``relative``. All count alike: give batches of
-            one size, each of at least some ten samples, as the variance within a batch is what is averaged.
-        relative: add what the mean differs from that of the exact layers to the mean that the norm has; multiply its
-            variance by the ratio, or add the difference if that is less. Another call starts from where this one did.
-            The statistics must be those of the digital model; ones that were trained under noise count it twice, which
-            changes them little. False: the averages over the batches themselves, whatever the statistics were, as
-            published; give a thousand samples or more.
-        seed: of the noise of a converted model, which is the same in every call; a programmed chip has its own.
+        batches: inputs, as ``calibrate`` takes them; kept in memory if ``relative``. All count
+            alike: give batches of one size, each of at least some ten samples, as the variance
+            within a batch is what is averaged.
+        relative: add what the mean differs from that of the exact layers to the mean that the norm
+            has; multiply its variance by the ratio, or add the difference if that is less. Another
+            call starts from where this one did. The statistics must be those of the digital model;
+            ones that were trained under noise count it twice, which changes them little. False: the
+            averages over the batches themselves, whatever the statistics were, as published; give a
+            thousand samples or more.
+        seed: of the noise of a converted model, which is the same in every call; a programmed chip
+            has its own.
         forward: as ``calibrate`` takes it.
         progress: show a progress bar.
 
@@ -65,10 +71,11 @@ def reestimate_batch_norm(
         Names of the norms.
 
     Raises:
-        TypeError: ``model`` is no module, such as a programmed chip without its time, or ``batches`` is one batch.
-        ValueError: no batch norm that tracks statistics, one that has none yet to be ``relative`` to, no batches, a
-            norm that never ran or that met NaN or infinity, or a batch with one value per channel. The model is
-            unchanged.
+        TypeError: ``model`` is no module, such as a programmed chip without its time, or
+            ``batches`` is one batch.
+        ValueError: no batch norm that tracks statistics, one that has none yet to be ``relative``
+            to, no batches, a norm that never ran or that met NaN or infinity, or a batch with one
+            value per channel. The model is unchanged.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32))
@@ -81,22 +88,27 @@ def reestimate_batch_norm(
     checks.function("reestimate_batch_norm: forward", forward, "forward(model, batch)")
     seed_tensor(seed)
     norms: dict[str, Any] = {
-        n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, _BatchNorm) and m.running_mean is not None
     }
     if not norms:
         raise ValueError(
-            "reestimate_batch_norm: the model has no batch norm that tracks statistics; after fold_batch_norm, or with "
-            "other norms, there is nothing to take anew"
+            "reestimate_batch_norm: the model has no batch norm that tracks statistics; after "
+            "fold_batch_norm, or with other norms, there is nothing to take anew"
         )
     digital = {norm: _digital(norm) for norm in norms.values()}
     for name, norm in norms.items():
         if relative and not digital[norm][0].any() and (digital[norm][1] == 1).all():
             raise ValueError(
-                f"reestimate_batch_norm: batch norm {name!r} has no statistics yet that could be moved; train the "
-                "model, load weights, or pass relative=False to take the averages over the batches"
+                f"reestimate_batch_norm: batch norm {name!r} has no statistics yet that could be "
+                "moved; train the model, load weights, or pass relative=False to take the averages "
+                "over the batches"
             )
     batches = list(batches) if relative else batches
-    before = {norm: [getattr(norm, name).clone() for name in _STATISTICS] for norm in norms.values()}
+    before = {
+        norm: [getattr(norm, name).clone() for name in _STATISTICS] for norm in norms.values()
+    }
 
     def averages() -> None:
         ran: set[str] = set()
@@ -111,7 +123,10 @@ def reestimate_batch_norm(
             if relative:
                 with exactly(model):
                     averages()
-                exact = {norm: (norm.running_mean.clone(), norm.running_var.clone()) for norm in norms.values()}
+                exact = {
+                    norm: (norm.running_mean.clone(), norm.running_var.clone())
+                    for norm in norms.values()
+                }
             averages()
             for norm, (*_, count) in before.items() if relative else ():
                 mean, var = digital[norm]
@@ -134,7 +149,9 @@ def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:
 
 
 def _digital(norm: Any) -> tuple[Tensor, Tensor]:
-    """Mean and variance to start from: if they have been moved, and nothing since has changed them, those before."""
+    """Mean and variance to start from: if they have been moved, and nothing since has changed them,
+    those before.
+    """
     kept = [norm._buffers.get(name) for name in _KEPT]
     now = norm.running_mean.clone(), norm.running_var.clone()
     moved = kept[0] is not None and torch.equal(kept[0], now[0]) and torch.equal(kept[1], now[1])
@@ -144,8 +161,8 @@ def _digital(norm: Any) -> tuple[Tensor, Tensor]:
 def _moved(old: Tensor, exact: Tensor, now: Tensor) -> Tensor:
     """The variance ``old``, moved as one that was ``exact`` became ``now``.
 
-    A gain multiplies it, noise adds to it. Where it grows the lesser counts: a channel that is all but silent on these
-    batches tells by how much it grows, but no factor.
+    A gain multiplies it, noise adds to it. Where it grows the lesser counts: a channel that is all
+    but silent on these batches tells by how much it grows, but no factor.
     """
     share = torch.where(old < exact, old / exact, 1.0)
     return torch.where(now < exact, old * (now / exact), old + (now - exact) * share)

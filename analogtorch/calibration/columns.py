@@ -1,4 +1,6 @@
-"""Digital gain and offset of every output of a programmed chip, fitted to what the exact weights give."""
+"""Digital gain and offset of every output of a programmed chip, fitted to what the exact weights
+give.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -27,7 +29,8 @@ from analogtorch.values import checks
 Fit = Literal["affine", "gain", "offset"]
 
 _TRUSTED = 4.0
-"""Standard errors that the agreement of two reads must stand above that of pure noise before it is divided by."""
+"""Standard errors that the agreement of two reads must stand above that of pure noise before it is
+divided by."""
 
 
 @torch.no_grad()
@@ -40,29 +43,34 @@ def correct_columns(
     forward: Forward | None = None,
     progress: bool = False,
 ) -> nn.Module:
-    """Correct every output of a programmed chip digitally, so that it fits what the exact weights give; in place.
+    """Correct every output of a programmed chip digitally, so that it fits what the exact weights
+    give; in place.
 
-    The chip of Le Gallo et al. (2023) scales and shifts each column digitally, which costs an inference nothing more.
-    Here gain and offset of each output of each layer (channel of a convolution) are the least-squares fit, over the
-    batches, to the layer's digital product of the same input, as the DAC gives it. ``fit="offset"`` alone is the bias
-    correction of Nagel et al., "Data-free quantization through weight equalization and bias correction" (2019).
+    The chip of Le Gallo et al. (2023) scales and shifts each column digitally, which costs an
+    inference nothing more. Here gain and offset of each output of each layer (channel of a
+    convolution) are the least-squares fit, over the batches, to the layer's digital product of the
+    same input, as the DAC gives it. ``fit="offset"`` alone is the bias correction of Nagel et al.,
+    "Data-free quantization through weight equalization and bias correction" (2019).
 
-    One run over the batches serves all layers, each with the inputs that the chip gives it; a second (``rounds``)
-    repeats that with the inputs of the corrected layers. A lab would go layer by layer, which takes a run for each. As
-    a layer is compared with its own digital product, what errs before it matters little, and two runs come as close.
+    One run over the batches serves all layers, each with the inputs that the chip gives it; a
+    second (``rounds``) repeats that with the inputs of the corrected layers. A lab would go layer
+    by layer, which takes a run for each. As a layer is compared with its own digital product, what
+    errs before it matters little, and two runs come as close.
 
-    The chip is read with its output noise, which would make gains too small: a fit to a noisy reading takes the noise
-    for signal. So every product is read twice, and the product of the two reads stands for the square of one. What few
-    inputs tell is trusted less: the gains of a layer are drawn to their mean, its offsets to 0, by how much of their
-    spread their standard errors explain. Below some ten readings those are guesses too.
+    The chip is read with its output noise, which would make gains too small: a fit to a noisy
+    reading takes the noise for signal. So every product is read twice, and the product of the two
+    reads stands for the square of one. What few inputs tell is trusted less: the gains of a layer
+    are drawn to their mean, its offsets to 0, by how much of their spread their standard errors
+    explain. Below some ten readings those are guesses too.
 
     An embedding is left as it is: each of its readings is a single cell.
 
     Args:
-        physical_view: what ``ProgrammedChip.at`` returned. It counts the inputs as any that it meets.
+        physical_view: what ``ProgrammedChip.at`` returned. It counts the inputs as any that it
+            meets.
         batches: inputs, as ``calibrate`` takes them; kept in memory for the rounds.
-        fit: ``affine``: gain and offset; or one of them. An output whose readings do not vary beyond their noise keeps
-            its gain.
+        fit: ``affine``: gain and offset; or one of them. An output whose readings do not vary
+            beyond their noise keeps its gain.
         rounds: runs over the batches, >= 1.
         forward: as ``calibrate`` takes it.
         progress: show a progress bar.
@@ -71,9 +79,11 @@ def correct_columns(
         The view.
 
     Raises:
-        TypeError: the view is no module, such as a programmed chip without its time, or ``batches`` is one batch.
-        ValueError: a model that is not programmed, no batches, a layer that never ran, NaN or infinity in the inputs or
-            outputs of a layer, or an option that is not allowed. The view is unchanged.
+        TypeError: the view is no module, such as a programmed chip without its time, or ``batches``
+            is one batch.
+        ValueError: a model that is not programmed, no batches, a layer that never ran, NaN or
+            infinity in the inputs or outputs of a layer, or an option that is not allowed. The view
+            is unchanged.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])
@@ -81,11 +91,14 @@ def correct_columns(
     check_given("correct_columns", physical_view, batches)
     checks.function("correct_columns: forward", forward, "forward(model, batch)")
     layers = {
-        n: layer for n, layer in analog_layers(physical_view) if layer.programmed is not None and layer.takes_range
+        n: layer
+        for n, layer in analog_layers(physical_view)
+        if layer.programmed is not None and layer.takes_range
     }
     if not layers:
         raise ValueError(
-            "correct_columns: the model is not programmed; pass what analogtorch.program(...).at(time) gives"
+            "correct_columns: the model is not programmed; pass what "
+            "analogtorch.program(...).at(time) gives"
         )
     if fit not in get_args(Fit):
         raise ValueError(f"correct_columns: fit must be one of {get_args(Fit)}, got {fit!r}")
@@ -106,7 +119,10 @@ def _read(
     forward: Forward | None,
     progress: bool,
 ) -> dict[str, "_Sums"]:
-    sums = {name: _Sums(layer.sections[-1].outputs.stop, layer.weight.device) for name, layer in layers.items()}
+    sums = {
+        name: _Sums(layer.sections[-1].outputs.stop, layer.weight.device)
+        for name, layer in layers.items()
+    }
 
     def observer(name: str, layer: AnalogLayer) -> Callable[..., None]:
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
@@ -116,14 +132,22 @@ def _read(
             bias = None if bias is None else bias[outputs]
             if plan.output_noise > 0:
                 assert inputs.output_keys is not None
-                keys = fold(inputs.output_keys, stream(Noise.COMPENSATION, "columns"))  # noise of its own
+                # noise of its own
+                keys = fold(inputs.output_keys, stream(Noise.COMPENSATION, "columns"))
                 again = product(inputs._replace(output_keys=keys), plan)
             target = _exact(layer, inputs, plan, outputs)
-            sums[name].add(outputs, *(_columns(t, plan, b) for t, b in ((y, bias), (again, bias), (target, None))))
+            sums[name].add(
+                outputs,
+                *(_columns(t, plan, b) for t, b in ((y, bias), (again, bias), (target, None))),
+            )
 
         return look
 
-    with evaluating(model), observing({layer: observer(name, layer) for name, layer in layers.items()}), quiet():
+    with (
+        evaluating(model),
+        observing({layer: observer(name, layer) for name, layer in layers.items()}),
+        quiet(),
+    ):
         run("correct_columns", model, batches, forward, progress)
     check_ran("correct_columns", layers, {name for name in layers if sums[name].n.any()})
     return sums
@@ -132,11 +156,14 @@ def _read(
 def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> Tensor:
     """What the exact weights give, without bias, for these inputs as the DAC gives them.
 
-    What the DAC clips is no fault of a column: gains fitted to it would be those of the few largest inputs.
+    What the DAC clips is no fault of a column: gains fitted to it would be those of the few largest
+    inputs.
     """
     section = next(s for s in layer.sections if s.outputs.start <= outputs.start < s.outputs.stop)
     weight, first = section.weight(layer.as_matrix(layer.weight)), section.outputs.start
-    plan = dataclasses.replace(plan, output_bits=0, output_steps=0, unit_bits=0, output_noise=0.0, columns=(), phases=1)
+    plan = dataclasses.replace(
+        plan, output_bits=0, output_steps=0, unit_bits=0, output_noise=0.0, columns=(), phases=1
+    )
     weight = weight[outputs.start - first : outputs.stop - first].to(inputs.w.dtype)
     return mvm(inputs.x, inputs.input_range, weight, plan)
 
@@ -159,7 +186,9 @@ def _correct(layer: AnalogLayer, gain: Tensor, offset: Tensor) -> None:
 
 
 class _Sums:
-    """Means and co-moments, per output, of two readings of the same products and of their target."""
+    """Means and co-moments, per output, of two readings of the same products and of their
+    target.
+    """
 
     def __init__(self, outputs: int, device: torch.device) -> None:
         self.n = torch.zeros(outputs, dtype=torch.float64, device=device)
@@ -202,16 +231,21 @@ class _Sums:
         return gain, _shrunk(mean[2] - gain * read, variance, self.n > 0, around=0.0)
 
     def _left(self, c: Tensor, gain: Tensor) -> Tensor:
-        """Variance of what is left of the targets when the mean of the two readings has been scaled by ``gain``."""
+        """Variance of what is left of the targets when the mean of the two readings has been scaled
+        by ``gain``.
+        """
         read = (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4
-        return (c[2, 2] - gain * (c[0, 2] + c[1, 2]) + gain.square() * read).clamp_min(0) / (self.n - 2).clamp_min(1)
+        return (c[2, 2] - gain * (c[0, 2] + c[1, 2]) + gain.square() * read).clamp_min(0) / (
+            self.n - 2
+        ).clamp_min(1)
 
 
 def _shrunk(values: Tensor, variance: Tensor, used: Tensor, around: float | None = None) -> Tensor:
-    """Estimates of these variances, drawn to their mean, or to ``around``, by how much of their spread is error.
+    """Estimates of these variances, drawn to their mean, or to ``around``, by how much of their
+    spread is error.
 
-    Empirical Bayes: the spread of what they estimate is that of DerSimonian and Laird, Control. Clin. Trials 7, 177
-    (1986). Those that are not ``used`` stay as they are.
+    Empirical Bayes: the spread of what they estimate is that of DerSimonian and Laird, Control.
+    Clin. Trials 7, 177 (1986). Those that are not ``used`` stay as they are.
     """
     weight = torch.where(used, 1 / variance.clamp_min(1e-30), 0.0)
     total = weight.sum().clamp_min(1e-30)

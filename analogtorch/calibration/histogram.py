@@ -1,4 +1,6 @@
-"""How often every magnitude was met, and the converter range that suits it: of all numbers, or of each column."""
+"""How often every magnitude was met, and the converter range that suits it: of all numbers, or of
+each column.
+"""
 
 import math
 from typing import Literal
@@ -13,19 +15,25 @@ _BITS = 5
 _DROPPED = 23 - _BITS
 _BINS = 255 << _BITS  # all finite float32
 _STARTS = torch.cat(
-    [2.0 ** (max(e, 1) - 127) * (torch.arange(1 << _BITS) / (1 << _BITS) + (e > 0)).double() for e in range(256)]
+    [
+        2.0 ** (max(e, 1) - 127) * (torch.arange(1 << _BITS) / (1 << _BITS) + (e > 0)).double()
+        for e in range(256)
+    ]
 )
 """Where the bins begin, and one octave more. The first holds 0 and what is smaller than 2^-131."""
 _EDGES = _STARTS[1 : _BINS + 1]
 """Where they end."""
 _MIDDLES = (_STARTS[:_BINS] + _EDGES) / 2
 _SERIAL = 2**15 - 1
-"""Numbers on which torch works in one thread. It shares more among several, which spin while they wait for each other:
-where other programs keep the cores busy, counting took ten times as long. Pieces also stay in cache."""
+"""Numbers on which torch works in one thread. It shares more among several, which spin while they
+wait for each other: where other programs keep the cores busy, counting took ten times as long.
+Pieces also stay in cache."""
 
 
 class Histogram:
-    """Magnitudes in bins 1.6 to 3.1 % wide, and the standard deviation of the numbers themselves."""
+    """Magnitudes in bins 1.6 to 3.1 % wide, and the standard deviation of the numbers
+    themselves.
+    """
 
     def __init__(self) -> None:
         self.counts = torch.zeros(_BINS, dtype=torch.float64)
@@ -59,10 +67,13 @@ class Histogram:
         self._add_moments(x)
         x = x.abs()
         self.largest = max(self.largest, x.max().item())
-        bins = (x.view(torch.int32) >> _DROPPED).cpu()  # the bits of a float32 order magnitudes as integers
+        # the bits of a float32 order magnitudes as integers
+        bins = (x.view(torch.int32) >> _DROPPED).cpu()
         counts = torch.bincount(bins, minlength=_BINS)
         self.counts += counts
-        self.squares += counts if weight is None else torch.bincount(bins, weight.double().cpu(), _BINS)
+        self.squares += (
+            counts if weight is None else torch.bincount(bins, weight.double().cpu(), _BINS)
+        )
 
     def _add_moments(self, x: Tensor) -> None:
         """Chan's update of mean and sum of squared deviations."""
@@ -73,16 +84,20 @@ class Histogram:
         self._numbers = total
 
     def noisy(self, deviation: float) -> "Histogram":
-        """What would be met, on average, if every number were read with normal noise of this standard deviation.
+        """What would be met, on average, if every number were read with normal noise of this
+        standard deviation.
 
-        Nothing is drawn, so that it does not depend on the order of the numbers. The largest magnitude is what that of
-        as many readings exceeds in one case of two.
+        Nothing is drawn, so that it does not depend on the order of the numbers. The largest
+        magnitude is what that of as many readings exceeds in one case of two.
         """
         if not deviation:
             return self
         used = self.counts.nonzero().squeeze(1)
         magnitudes = torch.where(used > 0, _MIDDLES[used], 0.0)
-        low, high = (int(torch.searchsorted(_EDGES, x)) for x in (deviation * 1e-4, self.largest + 9 * deviation))
+        low, high = (
+            int(torch.searchsorted(_EDGES, x))
+            for x in (deviation * 1e-4, self.largest + 9 * deviation)
+        )
         high += 1  # whatever bin the largest is in, all of it is below the last edge
         below = _within(_EDGES[low:high], magnitudes, deviation)
         new = Histogram()
@@ -98,8 +113,12 @@ class Histogram:
         """Standard deviation of the numbers around their mean."""
         return math.sqrt(self._spread / self._numbers) if self._numbers else 0.0
 
-    def bound(self, method: str, steps: int | None, percentile: float, deviations: float = 3.0) -> float:
-        """The range of a converter of so many steps on each side of zero; without one, the largest magnitude."""
+    def bound(
+        self, method: str, steps: int | None, percentile: float, deviations: float = 3.0
+    ) -> float:
+        """The range of a converter of so many steps on each side of zero; without one, the largest
+        magnitude.
+        """
         if method == "absmax" or not steps:
             return self.largest
         if method == "std":
@@ -111,7 +130,9 @@ class Histogram:
         return self._least_error(steps)
 
     def _least_error(self, steps: int) -> float:
-        """The bin edge with the least squared error: uniform rounding inside, distance to the edge outside."""
+        """The bin edge with the least squared error: uniform rounding inside, distance to the edge
+        outside.
+        """
         used = self.counts[1:].nonzero().squeeze(1) + 1  # zeros are read exactly
         bins = slice(int(used[0]), int(used[-1]) + 1)
         candidates = _EDGES[bins].clamp_max(self.largest)
@@ -119,7 +140,9 @@ class Histogram:
         rounding = inside * (candidates / steps).square() / 12
         middles, squares = _MIDDLES[used], self.squares[used]
         each = _pieces(candidates.unsqueeze(1), max(1, _SERIAL // len(used)))
-        clipping = torch.cat([((middles - edge).clamp_min(0).square() * squares).sum(1) for edge in each])
+        clipping = torch.cat(
+            [((middles - edge).clamp_min(0).square() * squares).sum(1) for edge in each]
+        )
         return candidates[int((rounding + clipping).argmin())].item()
 
 
@@ -128,29 +151,39 @@ _COARSE = 3
 _OCTAVES = range(-15, 17)
 _COLUMN_EDGES = torch.cat(
     [torch.tensor([2.0**_OCTAVES.start], dtype=torch.float64)]
-    + [2.0**e * (1 + torch.arange(1, 1 + (1 << _COARSE)).double() / (1 << _COARSE)) for e in _OCTAVES]
+    + [
+        2.0**e * (1 + torch.arange(1, 1 + (1 << _COARSE)).double() / (1 << _COARSE))
+        for e in _OCTAVES
+    ]
 )
-"""Where the bins end. The first holds all that is smaller than every octave, the last all that is larger."""
-_COLUMN_MIDDLES = torch.cat([torch.zeros(1, dtype=torch.float64), (_COLUMN_EDGES[1:] + _COLUMN_EDGES[:-1]) / 2])
+"""Where the bins end. The first holds all that is smaller than every octave, the last all that is
+larger."""
+_COLUMN_MIDDLES = torch.cat(
+    [torch.zeros(1, dtype=torch.float64), (_COLUMN_EDGES[1:] + _COLUMN_EDGES[:-1]) / 2]
+)
 _OCTAVES_OF_RMS = range(-1, 6)
-_MULTIPLES = 2.0 ** (torch.arange(8 * _OCTAVES_OF_RMS.start, 8 * _OCTAVES_OF_RMS.stop + 1).double() / 8)
+_MULTIPLES = 2.0 ** (
+    torch.arange(8 * _OCTAVES_OF_RMS.start, 8 * _OCTAVES_OF_RMS.stop + 1).double() / 8
+)
 """Ranges in units of the root of the mean square of what goes through them."""
 _PRIOR = 300
-"""Numbers that each column is given as all columns are spread: what kept most of MiniLM, EfficientNet-Lite0 and
-nn.Transformer, of 10 to 1000."""
+"""Numbers that each column is given as all columns are spread: what kept most of MiniLM,
+EfficientNet-Lite0 and nn.Transformer, of 10 to 1000."""
 
 
 class ColumnHistogram:
-    """Magnitudes of each column of numbers in units of (full-scale input x weight scale), in bins 6 to 12 % wide.
+    """Magnitudes of each column of numbers in units of (full-scale input x weight scale), in bins 6
+    to 12 % wide.
 
-    A column takes 2 KB, or 4 where its numbers have weights. What is below 2^-15 of full scale counts as zeros do,
-    where a column has more than that.
+    A column takes 2 KB, or 4 where its numbers have weights. What is below 2^-15 of full scale
+    counts as zeros do, where a column has more than that.
     """
 
     def __init__(self, columns: int, weighted: bool = False) -> None:
         self.counts = torch.zeros(columns, len(_COLUMN_EDGES), dtype=torch.int64)
         self.squares = torch.zeros_like(self.counts, dtype=torch.float64) if weighted else None
-        """As of a ``Histogram``; None: the weight is the same for all numbers of a column, and does not matter."""
+        """As of a ``Histogram``; None: the weight is the same for all numbers of a column, and does
+        not matter."""
         self.largest = torch.zeros(columns, dtype=torch.float64)
 
     @property
@@ -174,7 +207,11 @@ class ColumnHistogram:
         for piece in _pieces(x.detach(), max(1, _SERIAL // x.shape[1])):
             piece = piece.float().abs().contiguous()
             self.largest[mine] = torch.maximum(self.largest[mine], piece.amax(0).double().cpu())
-            parts.append((((piece.view(torch.int32) >> 23 - _COARSE) - below).clamp_(0, width - 1) + begin).cpu())
+            parts.append(
+                (
+                    ((piece.view(torch.int32) >> 23 - _COARSE) - below).clamp_(0, width - 1) + begin
+                ).cpu()
+            )
         bins = torch.cat(parts).flatten()
         self.counts[mine] += torch.bincount(bins, minlength=width * x.shape[1]).view(-1, width)
         if self.squares is not None and weight is not None:
@@ -187,19 +224,25 @@ class ColumnHistogram:
             return self
         within = _within(_COLUMN_EDGES, _COLUMN_MIDDLES, deviation).T
         new, reached = ColumnHistogram(len(self.counts)), self.counts.double() @ within
-        new.counts = torch.diff(reached, dim=1, prepend=reached.new_zeros(len(reached), 1)).clamp_min(0)
+        new.counts = torch.diff(
+            reached, dim=1, prepend=reached.new_zeros(len(reached), 1)
+        ).clamp_min(0)
         if self.squares is not None:
             costly = self.squares @ within
-            new.squares = torch.diff(costly, dim=1, prepend=costly.new_zeros(len(costly), 1)).clamp_min(0)
+            new.squares = torch.diff(
+                costly, dim=1, prepend=costly.new_zeros(len(costly), 1)
+            ).clamp_min(0)
         beyond = self.counts.sum(1, keepdim=True) - reached
         new.largest = _COLUMN_EDGES[(beyond > math.log(2)).sum(1).clamp_max(len(_COLUMN_EDGES) - 1)]
         return new
 
     def bound(self, method: str, steps: int | None, percentile: float) -> Tensor:
-        """The range of a converter of so many steps on each side of zero, for each column; 0 where it has none.
+        """The range of a converter of so many steps on each side of zero, for each column; 0 where
+        it has none.
 
-        A column of few numbers does not show its tail. So ``_PRIOR`` numbers are added to each, spread as those of all
-        columns are in units of the root of each one's mean square, taken two standard errors larger than it was.
+        A column of few numbers does not show its tail. So ``_PRIOR`` numbers are added to each,
+        spread as those of all columns are in units of the root of each one's mean square, taken two
+        standard errors larger than it was.
         """
         if method == "absmax" or not steps:
             return self.largest
@@ -211,7 +254,11 @@ class ColumnHistogram:
         rms = (counts @ _COLUMN_MIDDLES.square() / numbers.squeeze(1)).sqrt().unsqueeze(1)
         there, ends = (rms > 0).squeeze(1), _COLUMN_EDGES
         bins = torch.searchsorted(ends, (rms * _MULTIPLES)[there]).clamp_max(len(ends) - 1)
-        near = (ends / (rms * (1 + 2 * (2 * numbers).rsqrt())).clamp_min(1e-30)).nan_to_num(math.inf).log2()
+        near = (
+            (ends / (rms * (1 + 2 * (2 * numbers).rsqrt())).clamp_min(1e-30))
+            .nan_to_num(math.inf)
+            .log2()
+        )
         near = (8 * (near - _OCTAVES_OF_RMS.start)).clamp(0, len(_MULTIPLES) - 1).round().long()
         if method == "percentile":
             spread = (total / numbers)[there].gather(1, bins).mean(0)
@@ -232,7 +279,9 @@ def _pieces(x: Tensor, count: int = _SERIAL) -> tuple[Tensor, ...]:
 
 
 def _within(edges: Tensor, magnitudes: Tensor, deviation: float) -> Tensor:
-    """Probability that a number of a magnitude, with normal noise, is read below an edge: (edges, magnitudes)."""
+    """Probability that a number of a magnitude, with normal noise, is read below an edge: (edges,
+    magnitudes).
+    """
     found = []
     for edge in _pieces(edges.unsqueeze(1), max(1, _SERIAL // max(1, len(magnitudes)))):
         above = torch.special.ndtr((edge - magnitudes) / deviation)

@@ -7,7 +7,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import Histogram
-from analogtorch.calibration.passes import EXCLUDE, Forward, check_finite, check_ran, evaluating, observing, run
+from analogtorch.calibration.passes import (
+    EXCLUDE,
+    Forward,
+    check_finite,
+    check_ran,
+    evaluating,
+    observing,
+    run,
+)
 from analogtorch.chips import Chip
 from analogtorch.conversion.guard import route_bypasses
 from analogtorch.nn import AnalogLayer
@@ -37,7 +45,8 @@ def observe(
     routes: list[Callable[[], None]],
     allow_unused: bool,
 ) -> dict[str, Seen]:
-    """The inputs of each layer that ran; of a layer with a range per row block, those of each block.
+    """The inputs of each layer that ran; of a layer with a range per row block, those of each
+    block.
 
     Args:
         model: what runs.
@@ -53,7 +62,9 @@ def observe(
     Raises:
         ValueError: a layer never ran, or an input is NaN or infinite.
     """
-    tiled = {n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and chips[n].input_bits}
+    tiled = {
+        n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and chips[n].input_bits
+    }
     parts = {name: layers[name].row_blocks if name in tiled else 1 for name in layers}
     met = {name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()}
     ran: set[str] = set()
@@ -78,19 +89,27 @@ def observe(
         return look
 
     def routed(first: Callable[[nn.Module], Any]) -> bool:
-        """Route calls of weights where the first batch did not run all layers; whether it must be counted anew."""
+        """Route calls of weights where the first batch did not run all layers; whether it must be
+        counted anew.
+        """
         if ran.issuperset(layers):
             return False
         seen, back = route_bypasses(model, first)
         routes.append(back)
         bypassed.update(seen.bypasses)
-        met.update({name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()})
+        met.update(
+            {name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()}
+        )
         return True
 
     listeners = {layer: listener(name) for name, layer in layers.items()}
     with evaluating(model), observing({layers[name]: observer(name) for name in tiled}, listeners):
         run("calibrate", model, batches, forward, progress, routed)
     free = set(layers) - bypassed if allow_unused and ran else set()
-    remedy = EXCLUDE if allow_unused else f"{EXCLUDE}, or pass allow_unused=True for those that run in training only"
+    remedy = (
+        EXCLUDE
+        if allow_unused
+        else f"{EXCLUDE}, or pass allow_unused=True for those that run in training only"
+    )
     check_ran("calibrate", layers, ran | free, remedy=remedy)
     return {name: seen for name, seen in met.items() if name in ran}

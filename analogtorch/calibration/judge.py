@@ -1,4 +1,6 @@
-"""Whether a calibration is worth keeping: the error of the model's outputs on batches that it was not made from."""
+"""Whether a calibration is worth keeping: the error of the model's outputs on batches that it was
+not made from.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +21,9 @@ class Judge:
     """Compares a model with what its exact layers give, on a few batches."""
 
     def __init__(self, model: nn.Module, batches: Sequence[Any], forward: Forward | None) -> None:
-        """``batches`` and ``forward`` as ``calibrate`` takes them; the exact outputs are kept in memory."""
+        """``batches`` and ``forward`` as ``calibrate`` takes them; the exact outputs are kept in
+        memory.
+        """
         self.model, self.batches, self.forward = model, batches, forward
         with exactly(model):
             self.exact = [list(outputs) for outputs in self._outputs()]
@@ -31,7 +35,9 @@ class Judge:
 
     @property
     def judges(self) -> bool:
-        """Whether the model gives tensors that can be compared: a ``forward`` of the user's may return nothing."""
+        """Whether the model gives tensors that can be compared: a ``forward`` of the user's may
+        return nothing.
+        """
         return any(map(len, self.exact))
 
     def error(self) -> "Error":
@@ -49,29 +55,36 @@ class Judge:
 
 @dataclass(frozen=True)
 class Error:
-    """Two measures that do not mind a common factor, which clipping changes and classes do not depend on."""
+    """Two measures that do not mind a common factor, which clipping changes and classes do not
+    depend on.
+    """
 
     moved: int
-    """Output vectors whose largest number is another one: other classes, other next tokens. Of outputs of one number,
-    those that are off by more than a tenth of their standard deviation."""
+    """Output vectors whose largest number is another one: other classes, other next tokens. Of
+    outputs of one number, those that are off by more than a tenth of their standard deviation."""
     angle: float
-    """Mean of 1 - cosine between the output vectors and the exact ones, the mean exact output subtracted from both."""
+    """Mean of 1 - cosine between the output vectors and the exact ones, the mean exact output
+    subtracted from both."""
     vectors: int
     """Output vectors that were compared."""
 
     def exceeds(self, other: "Error") -> bool:
-        """Whether it is larger by both measures, and by more than chance and a little rounding explain.
+        """Whether it is larger by both measures, and by more than chance and a little rounding
+        explain.
 
-        The number of moved vectors has a standard error of its root, so that a difference of less than two standard
-        errors says nothing. Nor does one of less than ``MARGIN``: a digital unit that rounds to 8 bits, which it does
-        after calibration only, moves some vectors of any model.
+        The number of moved vectors has a standard error of its root, so that a difference of less
+        than two standard errors says nothing. Nor does one of less than ``MARGIN``: a digital unit
+        that rounds to 8 bits, which it does after calibration only, moves some vectors of any
+        model.
         """
         least = max(2 * math.sqrt(self.moved + other.moved), MARGIN * self.vectors)
         return self.angle > other.angle and self.moved - other.moved > least
 
 
 def _angle(a: Tensor, y: Tensor) -> float:
-    """Mean of 1 - cosine of the rows, the mean exact row subtracted from both; single numbers are one vector."""
+    """Mean of 1 - cosine of the rows, the mean exact row subtracted from both; single numbers are
+    one vector.
+    """
     mean = a.mean(0) if len(a) > 1 else torch.zeros_like(a[0])
     a, y = a - mean, y - mean
     a, y = (a.T, y.T) if a.shape[1] == 1 else (a, y)
@@ -88,7 +101,13 @@ def _moved(a: Tensor, y: Tensor) -> Tensor:
 def _vectors(y: Tensor) -> Tensor:
     """An output as (vectors, numbers): sequences by step, images and the like by sample."""
     y = y.double()
-    return y.reshape(-1, y.shape[-1]) if y.dim() in (1, 2, 3) else y.flatten(1) if y.dim() else y.view(1, 1)
+    return (
+        y.reshape(-1, y.shape[-1])
+        if y.dim() in (1, 2, 3)
+        else y.flatten(1)
+        if y.dim()
+        else y.view(1, 1)
+    )
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -1,7 +1,9 @@
-"""DAC ranges by what they cost: the error of a layer's outputs on its own inputs, measured for each candidate.
+"""DAC ranges by what they cost: the error of a layer's outputs on its own inputs, measured for each
+candidate.
 
-The error is that of an MVM as papers state it: the mean over the input vectors of ``||error|| / ||output||``. Squared
-errors would go to the few vectors with the largest inputs, which the range clips, and forget all others.
+The error is that of an MVM as papers state it: the mean over the input vectors of ``||error|| /
+||output||``. Squared errors would go to the few vectors with the largest inputs, which the range
+clips, and forget all others.
 """
 
 import dataclasses
@@ -22,7 +24,8 @@ from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.reference import noisy_weight
 
 Ranges = list[float] | None
-"""The DAC range of a layer, or those of its row blocks; None: each input vector or sample sets its own."""
+"""The DAC range of a layer, or those of its row blocks; None: each input vector or sample sets its
+own."""
 
 CANDIDATES = 16
 """Ranges that are tried, at most, from the largest input down by equal factors."""
@@ -31,13 +34,16 @@ STEP = 2 ** (1 / 3)
 LEAST = 90.0
 """Percentile of the inputs that no candidate lies below."""
 VECTORS = 2048
-"""Input vectors of a layer that are tried, evenly taken from all; the positions of a convolution are vectors too."""
+"""Input vectors of a layer that are tried, evenly taken from all; the positions of a convolution
+are vectors too."""
 SAMPLES = 64
 """Samples of a convolution that are tried at least."""
 TOGETHER = 256
-"""Vectors that are tried at once: the steps of a recurrent layer have few each, and noise is drawn every time."""
+"""Vectors that are tried at once: the steps of a recurrent layer have few each, and noise is drawn
+every time."""
 WORTH = 0.7
-"""A range per vector must leave this share of the error of the best fixed range: it costs digital operations."""
+"""A range per vector must leave this share of the error of the best fixed range: it costs digital
+operations."""
 
 
 def choose(
@@ -51,9 +57,10 @@ def choose(
 ) -> dict[str, Ranges]:
     """The range of each layer with the least error of its outputs.
 
-    The outputs are those of the chip as it is written: with the programming noise of its cells, DAC, ADC and output
-    noise, against the exact product of the same inputs. A range that clips a rare large input loses that, and meets
-    less noise and finer steps in all others: which of the two counts is measured, not assumed.
+    The outputs are those of the chip as it is written: with the programming noise of its cells,
+    DAC, ADC and output noise, against the exact product of the same inputs. A range that clips a
+    rare large input loses that, and meets less noise and finer steps in all others: which of the
+    two counts is measured, not assumed.
 
     Args:
         model: what runs; its layers compute without converters.
@@ -77,7 +84,8 @@ class Trial:
         self.layer, self.chip = layer, chip
         self.candidates = candidates(inputs.magnitudes)
         self.errors = torch.zeros(len(self.candidates) + 1, dtype=torch.float64)
-        """Sum of the vectors' relative errors, of each candidate and, last, of a range per vector."""
+        """Sum of the vectors' relative errors, of each candidate and, last, of a range per
+        vector."""
         self._met: dict[int, int] = {}
         """Vectors or samples that each part of the matrix, by its first output, has met."""
         self._waiting: dict[int, tuple[list[Tensor], Operands, Plan]] = {}
@@ -99,7 +107,9 @@ class Trial:
             self._flush(outputs.start)
 
     def _some(self, x: Tensor, plan: Plan, outputs: slice, wanted: int) -> Tensor:
-        """Vectors (V, inputs) or samples (N, ...) among those given, so that about ``wanted`` of all are tried."""
+        """Vectors (V, inputs) or samples (N, ...) among those given, so that about ``wanted`` of
+        all are tried.
+        """
         x, stride = x if plan.dims else x.reshape(-1, x.shape[-1]), max(1, self._vectors // wanted)
         first = self._met.get(outputs.start, 0)
         self._met[outputs.start] = first + len(x)
@@ -116,10 +126,15 @@ class Trial:
         exact = mvm(x, inputs.input_range.new_ones(1), w, plan, scale=scale)
         power = exact.double().flatten(1).square().sum(1)
         on_chip = self._on_chip(plan)
-        written = noisy_weight(w, scale, self._key.to(x.device), on_chip)  # once, not for every candidate
+        # once, not for every candidate
+        written = noisy_weight(w, scale, self._key.to(x.device), on_chip)
         on_chip = dataclasses.replace(on_chip, weight_noise=0.0)
         for i, ranges in enumerate([*self.candidates, None]):
-            r = _absmax(x, plan) if ranges is None else torch.tensor(ranges, dtype=x.dtype, device=x.device)
+            r = (
+                _absmax(x, plan)
+                if ranges is None
+                else torch.tensor(ranges, dtype=x.dtype, device=x.device)
+            )
             read = mvm(x, r, written, on_chip, scale=scale)
             error = (read - exact).double().flatten(1).square().sum(1)
             if self.chip.output_noise > 0:
@@ -141,7 +156,11 @@ class Trial:
         """What the output noise adds to the squared error of each vector, on average."""
         power = scale.double().square().sum(1)  # of the row blocks
         each = plan.phases * exact[0].numel() / scale.shape[1]  # ADC outputs of each output
-        total = (r.double().square() * power).sum() if per_block(r) else r.double().flatten().square() * power.sum()
+        total = (
+            (r.double().square() * power).sum()
+            if per_block(r)
+            else r.double().flatten().square() * power.sum()
+        )
         return self.chip.output_noise**2 * each * total
 
     def best(self) -> Ranges:
@@ -158,14 +177,18 @@ WEIGHT_NOISE = 1.0
 
 
 def relative(error: Tensor, power: Tensor) -> Tensor:
-    """``||error|| / ||output||`` of vectors with these squares; an output of next to nothing counts as a small one."""
+    """``||error|| / ||output||`` of vectors with these squares; an output of next to nothing counts
+    as a small one.
+    """
     return (error / power.clamp_min(1e-3 * power.mean()).clamp_min(1e-30)).sqrt()
 
 
 def candidates(inputs: list[Histogram]) -> list[list[float]]:
     """Ranges to try, largest first: one for each of the row blocks whose inputs these are."""
     largest = max(h.largest for h in inputs)
-    low = min((h.bound("percentile", 1, LEAST) or h.largest) / h.largest for h in inputs if h.largest)
+    low = min(
+        (h.bound("percentile", 1, LEAST) or h.largest) / h.largest for h in inputs if h.largest
+    )
     count = min(CANDIDATES, 1 + math.ceil(max(0.0, math.log(1 / low) / math.log(STEP))))
     factor = low ** (1 / (count - 1)) if count > 1 else 1.0
     return [[(h.largest or largest) * factor**i for h in inputs] for i in range(count)]

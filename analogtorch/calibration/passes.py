@@ -22,13 +22,15 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def check_given(caller: str, model: Any, batches: Any) -> None:
-    """Raise TypeError where ``model`` is no module, or ``batches`` one batch or nothing that holds several."""
+    """Raise TypeError where ``model`` is no module, or ``batches`` one batch or nothing that holds
+    several.
+    """
     check_module(caller, model)
     several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
     if not several or isinstance(batches, Tensor | PackedSequence | Mapping | str):
         raise TypeError(
-            f"{caller}: batches must be an iterable of batches, such as a DataLoader or a list, got "
-            f"{type(batches).__name__}{'; pass [batch]' if several else ''}"
+            f"{caller}: batches must be an iterable of batches, such as a DataLoader or a list, "
+            f"got {type(batches).__name__}{'; pass [batch]' if several else ''}"
         )
 
 
@@ -46,9 +48,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def observing(
-    observers: Mapping[AnalogLayer, Callable[..., None]], listeners: Mapping[AnalogLayer, Callable[[Tensor], None]] = {}
+    observers: Mapping[AnalogLayer, Callable[..., None]],
+    listeners: Mapping[AnalogLayer, Callable[[Tensor], None]] = {},
 ) -> Iterator[None]:
-    """Inside, layers call their observer with what they multiply, their listener with what they are given.
+    """Inside, layers call their observer with what they multiply, their listener with what they are
+    given.
 
     See ``observer`` and ``on_input`` of ``AnalogLayer``.
     """
@@ -65,14 +69,16 @@ def observing(
 
 
 _WORTH_A_TEAM = 2**31
-"""Multiplications of a layer, some 0.1 s of one thread, from which on its observer computes with all threads."""
+"""Multiplications of a layer, some 0.1 s of one thread, from which on its observer computes with
+all threads."""
 
 
 def _with_few_threads(observer: Callable[..., None]) -> Callable[..., None]:
     """``observer`` on one thread where a layer is small.
 
-    What it computes is many short steps. In each, threads wait for one another, and they wait by spinning: where other
-    processes use the cores too, calibration took five times as long with two threads as with one.
+    What it computes is many short steps. In each, threads wait for one another, and they wait by
+    spinning: where other processes use the cores too, calibration took five times as long with two
+    threads as with one.
     """
 
     @functools.wraps(observer)
@@ -94,13 +100,21 @@ def exact(chip: Chip) -> Chip:
     """The chip without converters and noise: a layer on it is the digital one, in one piece."""
     silent = TrainingNoise(weight="none", output=False)
     return dataclasses.replace(
-        chip, input_bits=None, output_bits=None, adc_steps=None, output_noise=0.0, grouped="sequential", training=silent
+        chip,
+        input_bits=None,
+        output_bits=None,
+        adc_steps=None,
+        output_noise=0.0,
+        grouped="sequential",
+        training=silent,
     )
 
 
 @contextlib.contextmanager
 def exactly(model: nn.Module) -> Iterator[None]:
-    """Inside, every analog layer computes what the digital one does, those of a programmed chip included."""
+    """Inside, every analog layer computes what the digital one does, those of a programmed chip
+    included.
+    """
     before = [(layer, layer.chip, layer.programmed) for _, layer in analog_layers(model)]
     try:
         for layer, chip, _ in before:
@@ -117,8 +131,14 @@ def exactly(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_before_on_error(model: nn.Module) -> Iterator[None]:
-    """If what runs inside fails or is stopped, programmed layers hold what they did and have counted what they had."""
-    before = [(x, x.programmed, x.vectors_read.clone()) for _, x in analog_layers(model) if x.programmed is not None]
+    """If what runs inside fails or is stopped, programmed layers hold what they did and have
+    counted what they had.
+    """
+    before = [
+        (x, x.programmed, x.vectors_read.clone())
+        for _, x in analog_layers(model)
+        if x.programmed is not None
+    ]
     try:
         yield
     except BaseException:
@@ -141,11 +161,12 @@ def run(
     Args:
         caller: who asks, for errors and the progress bar.
         model: what runs.
-        batches: a tensor or a ``PackedSequence`` is passed to the model, of a tuple or list its first element, and a
-            mapping as keyword arguments.
+        batches: a tensor or a ``PackedSequence`` is passed to the model, of a tuple or list its
+            first element, and a mapping as keyword arguments.
         forward: runs the model on a batch instead.
         progress: show a progress bar.
-        again: asked after the first batch, with what runs the model on it, whether to run that batch once more.
+        again: asked after the first batch, with what runs the model on it, whether to run that
+            batch once more.
 
     Raises:
         ValueError: there is no batch.
@@ -188,12 +209,17 @@ EXCLUDE = "leave them digital with convert(..., exclude=...)"
 
 
 def check_ran(
-    caller: str, names: Iterable[str], ran: set[str], kind: str = "analog layers", remedy: str = EXCLUDE
+    caller: str,
+    names: Iterable[str],
+    ran: set[str],
+    kind: str = "analog layers",
+    remedy: str = EXCLUDE,
 ) -> None:
     """Raise ValueError where one of ``names`` is not in ``ran``; ``remedy`` ends the error."""
     names = list(names)
     if silent := [name for name in names if name not in ran]:
         raise ValueError(
-            f"{caller}: {len(silent)} of {len(names)} {kind} never ran: {', '.join(map(repr, silent[:5]))}. "
-            f"Either the batches do not reach them, or the model uses their weights without calling them; {remedy}"
+            f"{caller}: {len(silent)} of {len(names)} {kind} never ran: "
+            f"{', '.join(map(repr, silent[:5]))}. Either the batches do not reach them, or the "
+            f"model uses their weights without calling them; {remedy}"
         )

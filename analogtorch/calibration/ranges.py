@@ -23,7 +23,8 @@ from analogtorch.values import checks
 
 Per = Literal["layer", "tile"]
 ADC_ERROR = 0.1
-"""Relative error of a layer's partial sums from which on its ADC is warned of, where all else errs less."""
+"""Relative error of a layer's partial sums from which on its ADC is warned of, where all else errs
+less."""
 
 
 @torch.no_grad()
@@ -41,62 +42,74 @@ def calibrate(
     forward: Forward | None = None,
     progress: bool = False,
 ) -> nn.Module:
-    """Set the ranges of DACs and of the digital unit for every analog layer, from the inputs that it is given.
+    """Set the ranges of DACs and of the digital unit for every analog layer, from the inputs that
+    it is given.
 
-    The model runs in evaluation mode and without noise. First the inputs of every layer are collected; then a DAC range
-    is chosen for each; then the partial sums with these ranges give the full scales behind the array: ADC ranges if
-    ``adc`` is given, and, on a chip whose digital unit rounds (``hermes64``), the range of each row block and column in
-    which it does (``output_ranges`` of the layer, no deviation from the chip).
+    The model runs in evaluation mode and without noise. First the inputs of every layer are
+    collected; then a DAC range is chosen for each; then the partial sums with these ranges give the
+    full scales behind the array: ADC ranges if ``adc`` is given, and, on a chip whose digital unit
+    rounds (``hermes64``), the range of each row block and column in which it does
+    (``output_ranges`` of the layer, no deviation from the chip).
 
-    By default (``method="mse"``) the DAC range is chosen by measuring. A layer multiplies up to 2,048 of its own input
-    vectors as the chip would, with programming noise, DAC, ADC and output noise, for up to 16 candidates: ranges from
-    the largest input down to the 90th percentile, and a range per vector, which is the largest input of the vector. The
-    candidate with the least mean of ``||error|| / ||output||`` is taken. A range per vector is taken only if its error
-    is below 0.7 of that of the best fixed range, because the digital side must scale each vector: for an MVM of n
-    inputs and m outputs these are n comparisons and n multiplications of the inputs, and m multiplications of the
-    outputs. Inputs with heavy tails need it, such as those of language models. ``summary`` lists these layers.
+    By default (``method="mse"``) the DAC range is chosen by measuring. A layer multiplies up to
+    2,048 of its own input vectors as the chip would, with programming noise, DAC, ADC and output
+    noise, for up to 16 candidates: ranges from the largest input down to the 90th percentile, and a
+    range per vector, which is the largest input of the vector. The candidate with the least mean of
+    ``||error|| / ||output||`` is taken. A range per vector is taken only if its error is below 0.7
+    of that of the best fixed range, because the digital side must scale each vector: for an MVM of
+    n inputs and m outputs these are n comparisons and n multiplications of the inputs, and m
+    multiplications of the outputs. Inputs with heavy tails need it, such as those of language
+    models. ``summary`` lists these layers.
 
-    At the end, the outputs of the model are compared with the digital ones on the last quarter of the batches, which
-    serves nothing else; of fewer than four batches, all serve both. If the calibrated model is worse
-    than the uncalibrated one, all layers get a range per vector; if that is worse too, the model is left uncalibrated,
-    with a warning. Worse means that the angle to the digital outputs is larger and that more output vectors have their
-    largest number elsewhere: more by over 1 % of the vectors and by over two standard errors. Outputs that hold no
-    tensors are not compared. The other methods set what they find, without this comparison.
+    At the end, the outputs of the model are compared with the digital ones on the last quarter of
+    the batches, which serves nothing else; of fewer than four batches, all serve both. If the
+    calibrated model is worse than the uncalibrated one, all layers get a range per vector; if that
+    is worse too, the model is left uncalibrated, with a warning. Worse means that the angle to the
+    digital outputs is larger and that more output vectors have their largest number elsewhere: more
+    by over 1 % of the vectors and by over two standard errors. Outputs that hold no tensors are not
+    compared. The other methods set what they find, without this comparison.
 
-    A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed it so often, that
-    the ADC's error is more than 10 % of the sums and larger than the errors of DAC, programming and output noise.
+    A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed
+    it so often, that the ADC's error is more than 10 % of the sums and larger than the errors of
+    DAC, programming and output noise.
 
-    The call is also the check that nothing bypasses the analog layers: where the model calls a layer by its weight, the
-    call is routed to the layer, as by ``analogtorch.guard``; a layer that never ran is an error. Embeddings need no
-    calibration. Training mode, weights and random state are as before; calibrating again replaces all ranges.
+    The call is also the check that nothing bypasses the analog layers: where the model calls a
+    layer by its weight, the call is routed to the layer, as by ``analogtorch.guard``; a layer that
+    never ran is an error. Embeddings need no calibration. Training mode, weights and random state
+    are as before; calibrating again replaces all ranges.
 
     Args:
         model: a converted model.
-        batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to the model, of a
-            tuple or list its first element, and a mapping as keyword arguments.
-        method: ``mse`` measures, as described above. The others look at the magnitudes of the inputs alone:
-            ``percentile`` takes that percentile, ``absmax`` the largest, and ``std`` a multiple of the standard
-            deviation over all batches, from which a range learns on in training. Magnitudes are collected in bins 1.6
-            to 3.1 % wide. None: every layer keeps a range per vector; that needs ``adc``.
+        batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to
+            the model, of a tuple or list its first element, and a mapping as keyword arguments.
+        method: ``mse`` measures, as described above. The others look at the magnitudes of the
+            inputs alone: ``percentile`` takes that percentile, ``absmax`` the largest, and ``std``
+            a multiple of the standard deviation over all batches, from which a range learns on in
+            training. Magnitudes are collected in bins 1.6 to 3.1 % wide. None: every layer keeps a
+            range per vector; that needs ``adc``.
         percentile: for ``percentile``, of ``method`` and ``adc``, in (0, 100].
-        deviations: for ``method="std"``, how many, > 0; 3 as in Rasch et al., Nat. Commun. 14, 5282 (2023).
-        per: what has a DAC range of its own: the ``layer``, or each ``tile``, that is each row block, as tiles have
-            DACs of their own. It pays where the parts of an input differ in size. On a GPU, and where row blocks cut a
-            kernel, such layers run in plain torch, more slowly. The groups of a convolution share the range of a row
-            block; a block whose inputs are all zero takes the largest range of the others; layers of one row block or
-            without DAC keep one range.
-        adc: None: the chip's own ADC range, also where an earlier call had changed it. Otherwise ranges from the
-            partial sums, with the output noise on them: by ``absmax``, ``percentile`` or ``mse``, which is the least
-            squared error of clipping and rounding. Hardware may not offer that: it is a deviation from the chip, which
-            ``summary`` lists (``output_bounds`` of the layer).
-        adc_per: what has an ADC range of its own: the ``layer``, each ``tile``, or each ``column`` of a tile, which has
-            an ADC of its own on chips such as HERMES. Columns keep most where their sums differ in size, as in
-            transformers. Each is counted in bins of its own, 6 to 12 % wide, that take 2 KB, or 4 KB for a layer with a
-            range per vector.
-        allow_unused: leave a layer that the batches do not reach as it is, rather than raise: a head that helps in
-            training only, for one. A layer that is bypassed is an error all the same, as for ``analogtorch.guard``.
-        forward: runs the model on a batch, ``forward(model, batch)``, where the rule above does not fit. What it
-            returns is what is compared at the end.
+        deviations: for ``method="std"``, how many, > 0; 3 as in Rasch et al., Nat. Commun. 14, 5282
+            (2023).
+        per: what has a DAC range of its own: the ``layer``, or each ``tile``, that is each row
+            block, as tiles have DACs of their own. It pays where the parts of an input differ in
+            size. On a GPU, and where row blocks cut a kernel, such layers run in plain torch, more
+            slowly. The groups of a convolution share the range of a row block; a block whose inputs
+            are all zero takes the largest range of the others; layers of one row block or without
+            DAC keep one range.
+        adc: None: the chip's own ADC range, also where an earlier call had changed it. Otherwise
+            ranges from the partial sums, with the output noise on them: by ``absmax``,
+            ``percentile`` or ``mse``, which is the least squared error of clipping and rounding.
+            Hardware may not offer that: it is a deviation from the chip, which ``summary`` lists
+            (``output_bounds`` of the layer).
+        adc_per: what has an ADC range of its own: the ``layer``, each ``tile``, or each ``column``
+            of a tile, which has an ADC of its own on chips such as HERMES. Columns keep most where
+            their sums differ in size, as in transformers. Each is counted in bins of its own, 6 to
+            12 % wide, that take 2 KB, or 4 KB for a layer with a range per vector.
+        allow_unused: leave a layer that the batches do not reach as it is, rather than raise: a
+            head that helps in training only, for one. A layer that is bypassed is an error all the
+            same, as for ``analogtorch.guard``.
+        forward: runs the model on a batch, ``forward(model, batch)``, where the rule above does not
+            fit. What it returns is what is compared at the end.
         progress: show a progress bar.
 
     Returns:
@@ -104,9 +117,10 @@ def calibrate(
 
     Raises:
         TypeError: ``model`` is no module, ``batches`` is one batch, or a batch is of another type.
-        ValueError: no analog layer, no batches, a layer that never ran (see ``allow_unused``) or whose inputs, or their
-            percentile, are zero, a NaN or infinity in the inputs of a layer, an ADC to calibrate where there is none,
-            or an option that is not allowed. The model is unchanged.
+        ValueError: no analog layer, no batches, a layer that never ran (see ``allow_unused``) or
+            whose inputs, or their percentile, are zero, a NaN or infinity in the inputs of a layer,
+            an ADC to calibrate where there is none, or an option that is not allowed. The model is
+            unchanged.
 
     Example:
         >>> model = at.convert(torch.nn.Sequential(torch.nn.Linear(64, 10)), at.chips.hermes64())
@@ -123,13 +137,19 @@ def calibrate(
     whole = Calibration(model, layers, chips, fitted, judged, wanted, forward, progress)
     with _unrouted_on_error() as routes, _as_before(layers):
         whole.use(dac=False, adc=False)
-        seen = observe(model, layers, chips, per, whole.batches, forward, progress, routes, allow_unused)
+        seen = observe(
+            model, layers, chips, per, whole.batches, forward, progress, routes, allow_unused
+        )
         for name, inputs in seen.items():
             _check_seen(name, inputs.magnitudes)
         ran = dataclasses.replace(whole, layers={name: layers[name] for name in seen})
         if method == "mse":
             # an ADC range that is found afterwards fits whatever DAC range is chosen now
-            tried = chips if wanted is None else {name: without_adc(chip) for name, chip in chips.items()}
+            tried = (
+                chips
+                if wanted is None
+                else {name: without_adc(chip) for name, chip in chips.items()}
+            )
             ranges = choose(model, ran.layers, tried, seen, ran.batches, forward, progress)
             chosen = ran.no_worse(ran.settings(ranges))
         else:
@@ -141,12 +161,19 @@ def calibrate(
 
 
 def _checked(
-    model: nn.Module, method: str | None, percentile: float, deviations: float, per: str, adc: str | None, adc_per: str
+    model: nn.Module,
+    method: str | None,
+    percentile: float,
+    deviations: float,
+    per: str,
+    adc: str | None,
+    adc_per: str,
 ) -> dict[str, AnalogLayer]:
     layers = {name: layer for name, layer in analog_layers(model) if layer.takes_range}
     if not layers:
         raise ValueError(
-            "calibrate: the model has no analog layer with an input range; call analogtorch.convert(model, chip) first"
+            "calibrate: the model has no analog layer with an input range; call "
+            "analogtorch.convert(model, chip) first"
         )
     refuse_programmed(model, "calibrate")
     refuse_taken(model, "calibrate")
@@ -162,20 +189,28 @@ def _checked(
     checks.number("calibrate: percentile", percentile, above=0, most=100)
     checks.number("calibrate: deviations", deviations, above=0, remedy="write one such as 3")
     if adc is not None and all(layer.chip.output_steps == 0 for layer in layers.values()):
-        raise ValueError(f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have none; leave adc out")
+        raise ValueError(
+            f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have none; leave "
+            "adc out"
+        )
     if adc is None and adc_per != "layer":
-        raise ValueError(f"calibrate: adc_per={adc_per!r} needs adc, which says how to find the bounds, such as 'mse'")
+        raise ValueError(
+            f"calibrate: adc_per={adc_per!r} needs adc, which says how to find the bounds, such as "
+            "'mse'"
+        )
     if method is None and (adc is None or per != "layer"):
         raise ValueError(
-            "calibrate: method=None fixes no input range, so that it needs adc, such as adc='mse', and takes no "
-            f"per='tile'; got adc={adc!r}, per={per!r}"
+            "calibrate: method=None fixes no input range, so that it needs adc, such as adc='mse', "
+            f"and takes no per='tile'; got adc={adc!r}, per={per!r}"
         )
     return layers
 
 
 @contextlib.contextmanager
 def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
-    """What takes back the routes that are added inside; all of it is called if the calibration fails or is stopped."""
+    """What takes back the routes that are added inside; all of it is called if the calibration
+    fails or is stopped.
+    """
     routes: list[Callable[[], None]] = []
     try:
         yield routes
@@ -206,23 +241,37 @@ def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
 
 
 def _kept(layer: AnalogLayer) -> tuple[dict[str, Any], Any, Any, bool]:
-    """What calibration changes of a layer; the values of its range apart, as it stays the same Parameter."""
+    """What calibration changes of a layer; the values of its range apart, as it stays the same
+    Parameter.
+    """
     names, r = ("output_bounds", "output_ranges", "calibrated", "input_range"), layer.input_range
-    return {name: getattr(layer, name) for name in names}, r.detach().clone(), r.grad, r.requires_grad
+    return (
+        {name: getattr(layer, name) for name in names},
+        r.detach().clone(),
+        r.grad,
+        r.requires_grad,
+    )
 
 
 def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
-    """Name the layers whose partial sums use so little of the ADC's range that it decides their error."""
+    """Name the layers whose partial sums use so little of the ADC's range that it decides their
+    error.
+    """
     found = {name: setting.limits for name, setting in chosen.items()}
-    coarse = {name: x.adc_error for name, x in found.items() if x.adc_error > max(ADC_ERROR, x.other_error)}
+    coarse = {
+        name: x.adc_error
+        for name, x in found.items()
+        if x.adc_error > max(ADC_ERROR, x.other_error)
+    }
     if coarse:
         worst = sorted(coarse, key=coarse.__getitem__, reverse=True)
         shown = ", ".join(f"{name!r} ({100 * coarse[name]:.0f} %)" for name in worst[:5])
         warnings.warn(
-            f"calibrate: the fixed range of the ADC decides the error of {len(coarse)} of {len(chosen)} layers, whose "
-            f"partial sums use little of it or are clipped: relative error of {shown}. A chip whose ADC range can be "
-            "set helps, by calibrate(adc='mse', adc_per='column'), or weights scaled by column, by "
-            "dataclasses.replace(chip, weight_scale='column') before convert",
+            f"calibrate: the fixed range of the ADC decides the error of {len(coarse)} of "
+            f"{len(chosen)} layers, whose partial sums use little of it or are clipped: relative "
+            f"error of {shown}. A chip whose ADC range can be set helps, by calibrate(adc='mse', "
+            "adc_per='column'), or weights scaled by column, by dataclasses.replace(chip, "
+            "weight_scale='column') before convert",
             stacklevel=3,
         )
 
@@ -230,20 +279,29 @@ def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
 def _check_seen(name: str, seen: list[Histogram]) -> None:
     if not any(histogram.largest for histogram in seen):
         raise ValueError(
-            f"calibrate: layer {name!r} met only zeros; use batches of real data, and more than one step "
-            "where that is the state of a recurrent layer"
+            f"calibrate: layer {name!r} met only zeros; use batches of real data, and more than "
+            "one step where that is the state of a recurrent layer"
         )
 
 
 def _by_magnitude(
-    calibration: Calibration, seen: Mapping[str, Seen], method: str | None, percentile: float, deviations: float
+    calibration: Calibration,
+    seen: Mapping[str, Seen],
+    method: str | None,
+    percentile: float,
+    deviations: float,
 ) -> dict[str, Ranges]:
-    """The range of each layer, or those of its row blocks, from the magnitudes of its inputs; None without method."""
+    """The range of each layer, or those of its row blocks, from the magnitudes of its inputs; None
+    without method.
+    """
     ranges: dict[str, Ranges] = dict.fromkeys(seen)
     for name, layer in calibration.layers.items() if method is not None else ():
         bits, inputs = calibration.chips[name].input_bits, seen[name].magnitudes
         steps = 0 if bits is None else 2 ** (bits - 1) - 1
-        found = [h.bound(str(method), steps, percentile, deviations) if h.largest else 0.0 for h in inputs]
+        found = [
+            h.bound(str(method), steps, percentile, deviations) if h.largest else 0.0
+            for h in inputs
+        ]
         if not all(value > 0 for value, h in zip(found, inputs, strict=True) if h.largest):
             why = f"the {percentile=} of the inputs is zero; use a larger percentile, or another method"
             if method == "std":

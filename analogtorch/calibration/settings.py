@@ -44,7 +44,9 @@ class Calibration:
     def use(self, *, dac: bool = True, adc: bool = True) -> None:
         """Let the layers compute uncalibrated, with these converters."""
         for name, layer in self.layers.items():
-            chip = self.chips[name] if dac else dataclasses.replace(self.chips[name], input_bits=None)
+            chip = (
+                self.chips[name] if dac else dataclasses.replace(self.chips[name], input_bits=None)
+            )
             chip = chip if adc else without_adc(chip)
             if layer.chip != chip:
                 layer.chip = chip
@@ -57,7 +59,15 @@ class Calibration:
         for name, values in ranges.items():
             if values is not None:
                 self.layers[name].set_input_range(values)
-        found = limits(self.model, self.layers, self.chips, self.batches, self.wanted, self.forward, self.progress)
+        found = limits(
+            self.model,
+            self.layers,
+            self.chips,
+            self.batches,
+            self.wanted,
+            self.forward,
+            self.progress,
+        )
         return {name: Setting(ranges[name], found[name]) for name in self.layers}
 
     def apply(self, settings: Mapping[str, Setting]) -> None:
@@ -72,7 +82,9 @@ class Calibration:
             layer.set_output_ranges(setting.limits.output_ranges)
 
     def no_worse(self, chosen: dict[str, Setting]) -> dict[str, Setting]:
-        """The settings chosen, unless the model errs less without: then a range per vector, or nothing at all."""
+        """The settings chosen, unless the model errs less without: then a range per vector, or
+        nothing at all.
+        """
         judge = Judge(self.model, self.judged, self.forward)
         if not judge.judges:
             return chosen
@@ -84,9 +96,9 @@ class Calibration:
         if not self._error(by_vector, judge).exceeds(least):
             return by_vector
         warnings.warn(
-            "calibrate: on the batches held back, the outputs of the model are closer to the digital ones without "
-            "calibration, so it is left uncalibrated: every input vector sets its own DAC range. Pass "
-            "method='percentile' or 'absmax' to fix ranges all the same",
+            "calibrate: on the batches held back, the outputs of the model are closer to the "
+            "digital ones without calibration, so it is left uncalibrated: every input vector sets "
+            "its own DAC range. Pass method='percentile' or 'absmax' to fix ranges all the same",
             stacklevel=4,
         )
         return nothing

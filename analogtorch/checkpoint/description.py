@@ -1,4 +1,6 @@
-"""``analog.json``: what a checkpoint says of the model beside its weights, written and read. Versioned, no pickle."""
+"""``analog.json``: what a checkpoint says of the model beside its weights, written and read.
+Versioned, no pickle.
+"""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -90,10 +92,17 @@ class Checkpoint:
             ranges = (value,) if isinstance(value, float | int) else value
             given = "not calibrated" if ranges is None else range_text(ranges)
             lines.append(
-                f"{layer.name or '(root)':<{width}}  {layer.kind:<14}  {shape:<18}  {layer.chip.name:<14}  {given}"
+                f"{layer.name or '(root)':<{width}}  {layer.kind:<14}  {shape:<18}  "
+                f"{layer.chip.name:<14}  {given}"
             )
-        what = "a model" if self.programmed is None else f"a chip programmed with seed {self.programmed.seed}"
-        lines.append(f"{what}, {self.size:,} bytes of weights, written by AnalogTorch {self.analogtorch}")
+        what = (
+            "a model"
+            if self.programmed is None
+            else f"a chip programmed with seed {self.programmed.seed}"
+        )
+        lines.append(
+            f"{what}, {self.size:,} bytes of weights, written by AnalogTorch {self.analogtorch}"
+        )
         return "\n".join(lines)
 
 
@@ -107,11 +116,15 @@ def read(path: str | Path) -> Checkpoint:
     folder = checks.path("path", path)
     file = folder / DESCRIPTION
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} has no {DESCRIPTION}; give the folder that analogtorch.save wrote")
+        raise FileNotFoundError(
+            f"{folder} has no {DESCRIPTION}; give the folder that analogtorch.save wrote"
+        )
     try:
         return _decoded(folder, checked(parse_json(file.read_bytes())))
     except (ArithmeticError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: a field has the wrong shape: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{file}: a field has the wrong shape: {type(error).__name__}: {error}"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
@@ -153,7 +166,9 @@ def _saved(ranges: tuple[float, ...] | None) -> float | list[float] | None:
 
 def recipe(physical: ProgrammedChip) -> dict[str, Any]:
     """What ``program`` was given, as JSON-ready types."""
-    seed, method, defects, mapping = (getattr(physical, name) for name in ("seed", "method", "defects", "mapping"))
+    seed, method, defects, mapping = (
+        getattr(physical, name) for name in ("seed", "method", "defects", "mapping")
+    )
     return {
         "seed": int(seed),
         "method": None if method is None else {"type": type(method).__name__, **asdict(method)},
@@ -168,9 +183,25 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
     version = data.get("version")
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
-        remedy = f"update AnalogTorch; it was written by {data.get('analogtorch')}" if newer else "it is damaged"
-        raise ValueError(f"has version {version!r}, AnalogTorch {RELEASE} reads version {VERSION}: {remedy}")
-    top = ("format", "version", "analogtorch", "generator", "weights", "tied", "chips", "layers", "programmed")
+        remedy = (
+            f"update AnalogTorch; it was written by {data.get('analogtorch')}"
+            if newer
+            else "it is damaged"
+        )
+        raise ValueError(
+            f"has version {version!r}, AnalogTorch {RELEASE} reads version {VERSION}: {remedy}"
+        )
+    top = (
+        "format",
+        "version",
+        "analogtorch",
+        "generator",
+        "weights",
+        "tied",
+        "chips",
+        "layers",
+        "programmed",
+    )
     _check_fields("", data, top)
     weights, used = data["weights"], [chips.from_dict(chip) for chip in data["chips"]]
     _check_fields("weights: ", weights, ("file", "bytes", "sha256"))
@@ -200,16 +231,21 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     known = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range", *EACH)
-    data = {**dict.fromkeys(EACH), **data} if isinstance(data, dict) else data  # older checkpoints have none
+    # older checkpoints have none
+    data = {**dict.fromkeys(EACH), **data} if isinstance(data, dict) else data
     _check_fields("layers: ", data, known)
     name, value, index = data["name"], data["input_range"], data["chip"]
     for field in ("name", "key", "kind", "weight"):
         if not isinstance(data[field], str):
             raise ValueError(f"layers: {name!r}: {field} must be text, got {data[field]!r}")
     if type(index) is not int or not 0 <= index < len(used):
-        raise ValueError(f"layers: {name!r} is on chip {index!r}, but the file has {len(used)} chips")
+        raise ValueError(
+            f"layers: {name!r} is on chip {index!r}, but the file has {len(used)} chips"
+        )
     if data["calibrated"] is not (value is not None):
-        raise ValueError(f"layers: {name!r} has calibrated {data['calibrated']!r} and input_range {value!r}")
+        raise ValueError(
+            f"layers: {name!r} has calibrated {data['calibrated']!r} and input_range {value!r}"
+        )
     if isinstance(value, list):
         value = tuple(value)
     values = value if isinstance(value, tuple) and len(value) > 1 else (value,)
@@ -219,14 +255,19 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     for field, values in each.items():
         if values is not None and not _are_bounds(values):
             raise ValueError(
-                f"layers: {name!r} must have positive {field}, one or (row blocks, outputs), got {values!r:.50}"
+                f"layers: {name!r} must have positive {field}, one or (row blocks, outputs), got "
+                f"{values!r:.50}"
             )
-    return SavedLayer(name, data["key"], data["kind"], used[index], shape, value, each, data["weight"])
+    return SavedLayer(
+        name, data["key"], data["kind"], used[index], shape, value, each, data["weight"]
+    )
 
 
 def _are_bounds(value: Any) -> bool:
     rows = value if isinstance(value, list) and value else [[value]]
-    numbers: list[Any] = [v for row in rows for v in (row if isinstance(row, list) and row else [None])]
+    numbers: list[Any] = [
+        v for row in rows for v in (row if isinstance(row, list) and row else [None])
+    ]
     return all(type(v) in (int, float) and 0 < v < math.inf for v in numbers)
 
 
@@ -236,15 +277,20 @@ def _program(data: Any) -> SavedProgram:
     if method is not None:
         kind = _METHODS.get(method.get("type"))
         if kind is None:
-            raise ValueError(f"programmed: method must be one of {sorted(_METHODS)}, got {method.get('type')!r}")
+            raise ValueError(
+                f"programmed: method must be one of {sorted(_METHODS)}, got {method.get('type')!r}"
+            )
         _check_fields("programmed: method: ", method, ("type", *(f.name for f in fields(kind))))
         method = kind(**{name: value for name, value in method.items() if name != "type"})
     if isinstance(defects, dict) and defects.get("column_gain", 1) == 0:
-        defects = {name: value for name, value in defects.items() if name != "column_gain"}  # older files: the chip's
+        # older files: the chip's
+        defects = {name: value for name, value in defects.items() if name != "column_gain"}
     if defects is not None:
         _check_fields("programmed: defects: ", defects, tuple(f.name for f in fields(Defects)))
         defects = Defects(**defects)
     seed = data["seed"]
     if type(seed) is not int:
         raise ValueError(f"programmed: seed must be an integer, got {seed!r}")
-    return SavedProgram(seed, method, defects, None if mapping is None else ChipMapping.from_dict(mapping))
+    return SavedProgram(
+        seed, method, defects, None if mapping is None else ChipMapping.from_dict(mapping)
+    )

@@ -1,4 +1,6 @@
-"""The two files of a checkpoint: written so that both are of one save, and read so, whoever writes at the time."""
+"""The two files of a checkpoint: written so that both are of one save, and read so, whoever writes
+at the time.
+"""
 
 import contextlib
 import hashlib
@@ -20,8 +22,11 @@ PREVIOUS = ".weights.previous.safetensors"
 _ATTEMPTS = 100  # to read a checkpoint that is replaced meanwhile
 
 
-def write_folder(folder: Path, tensors: dict[str, Tensor], tied: dict[str, str], description: dict[str, Any]) -> Path:
-    """Write both files, in place of those that are there; ``description`` lacks what it says of the weights file.
+def write_folder(
+    folder: Path, tensors: dict[str, Tensor], tied: dict[str, str], description: dict[str, Any]
+) -> Path:
+    """Write both files, in place of those that are there; ``description`` lacks what it says of the
+    weights file.
 
     Raises:
         ImportError: safetensors is not installed.
@@ -34,7 +39,9 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], tied: dict[str, str],
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, weights, metadata={"format": "pt", **tied})
         size, sha256 = _digest(weights)
-        whole = signed(description | {"weights": {"file": WEIGHTS, "bytes": size, "sha256": sha256}})
+        whole = signed(
+            description | {"weights": {"file": WEIGHTS, "bytes": size, "sha256": sha256}}
+        )
         text.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         _digest(text)
         with locked(folder):
@@ -42,8 +49,8 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], tied: dict[str, str],
     except (OSError, failed) as error:
         why = getattr(error, "strerror", None) or error
         raise OSError(
-            f"could not write a checkpoint to {folder}: {why}. What was there before is untouched; free some space or "
-            "choose another folder"
+            f"could not write a checkpoint to {folder}: {why}. What was there before is untouched; "
+            "free some space or choose another folder"
         ) from error
     finally:
         for file in (weights, text):
@@ -53,7 +60,8 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], tied: dict[str, str],
 
 
 def read_folder(path: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """The description and the tensors by key, of one and the same save. Takes twice the memory of the weights file.
+    """The description and the tensors by key, of one and the same save. Takes twice the memory of
+    the weights file.
 
     Raises:
         ValueError: a file that is truncated, damaged, of a newer version or of another checkpoint.
@@ -69,7 +77,9 @@ def read_folder(path: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
         except (OSError, ValueError):
             if _state(folder) == before:
                 raise
-    raise ValueError(f"{folder} was written to during each of {_ATTEMPTS} attempts to read it; try again later")
+    raise ValueError(
+        f"{folder} was written to during each of {_ATTEMPTS} attempts to read it; try again later"
+    )
 
 
 def _state(folder: Path) -> list[tuple[int, int, int] | None]:
@@ -87,9 +97,9 @@ def _state(folder: Path) -> list[tuple[int, int, int] | None]:
 def _replace(folder: Path, new: Path, text: Path) -> None:
     """Put both new files in place, the description last; if that fails, the old weights are back.
 
-    The old weights stay beside the new ones until the description is there, so that a process that is killed between
-    the two leaves both halves of the old checkpoint, which ``_weights`` finds. Nothing is ever written into a file
-    that has its final name: another process may have it mapped.
+    The old weights stay beside the new ones until the description is there, so that a process that
+    is killed between the two leaves both halves of the old checkpoint, which ``_weights`` finds.
+    Nothing is ever written into a file that has its final name: another process may have it mapped.
     """
     weights, previous = folder / WEIGHTS, folder / PREVIOUS
     _recover(folder)
@@ -137,14 +147,17 @@ def _safetensors() -> tuple[Any, Any, type[Exception]]:
         from safetensors.torch import load as parse
         from safetensors.torch import save_file
     except ImportError as error:
-        raise ImportError("checkpoints need the package safetensors; run: pip install safetensors") from error
+        raise ImportError(
+            "checkpoints need the package safetensors; run: pip install safetensors"
+        ) from error
     return save_file, parse, SafetensorError
 
 
 def _weights(saved: Checkpoint) -> tuple[Path, bytes]:
     """The file that the description belongs to, and its contents.
 
-    They are read once and kept: whatever another process does to the file, what is loaded is what was checked.
+    They are read once and kept: whatever another process does to the file, what is loaded is what
+    was checked.
     """
     wrong = []
     for file in (saved.folder / WEIGHTS, saved.folder / PREVIOUS):
@@ -153,7 +166,11 @@ def _weights(saved: Checkpoint) -> tuple[Path, bytes]:
         except FileNotFoundError:
             continue
         if len(data) != saved.size:
-            state = "truncated, or of another checkpoint" if len(data) < saved.size else "of another checkpoint"
+            state = (
+                "truncated, or of another checkpoint"
+                if len(data) < saved.size
+                else "of another checkpoint"
+            )
             what = f"has {len(data):,} bytes, {DESCRIPTION} belongs to one of {saved.size:,}: it is {state}"
         elif hashlib.sha256(data).hexdigest() != saved.sha256:
             what = f"is not the file that {DESCRIPTION} belongs to: it is damaged, or of another checkpoint"
@@ -162,7 +179,9 @@ def _weights(saved: Checkpoint) -> tuple[Path, bytes]:
         wrong.append(f"{file} {what}")
     if wrong:
         raise ValueError(f"{wrong[0]}; copy both files of a checkpoint together")
-    raise FileNotFoundError(f"{saved.folder} has no {WEIGHTS}; copy both files of a checkpoint together")
+    raise FileNotFoundError(
+        f"{saved.folder} has no {WEIGHTS}; copy both files of a checkpoint together"
+    )
 
 
 def _tensors(saved: Checkpoint) -> dict[str, Tensor]:
@@ -173,6 +192,12 @@ def _tensors(saved: Checkpoint) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = parse(data)
     except failed as error:
         raise ValueError(f"{file} is no safetensors file that can be read: {error}") from error
-    if lost := [f"{key!r} as {kept!r}" for key, kept in saved.tied.items() if kept not in tensors or key in tensors]:
-        raise ValueError(f"{saved.folder / DESCRIPTION} and {WEIGHTS} do not fit together: tied {lost[0]}")
+    if lost := [
+        f"{key!r} as {kept!r}"
+        for key, kept in saved.tied.items()
+        if kept not in tensors or key in tensors
+    ]:
+        raise ValueError(
+            f"{saved.folder / DESCRIPTION} and {WEIGHTS} do not fit together: tied {lost[0]}"
+        )
     return tensors | {key: tensors[kept] for key, kept in saved.tied.items()}

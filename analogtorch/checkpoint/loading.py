@@ -22,26 +22,28 @@ from analogtorch.values.version import RELEASE
 def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
     """Load what ``save`` wrote: a model, or a programmed chip if one was saved.
 
-    A model is loaded into ``model``, and what was analog of it is converted. Weights, chips, input ranges and the names
-    that key the noise are then those of the saved model, whatever they were before. A model on the meta device gets the
-    tensors of the file.
+    A model is loaded into ``model``, and what was analog of it is converted. Weights, chips, input
+    ranges and the names that key the noise are then those of the saved model, whatever they were
+    before. A model on the meta device gets the tensors of the file.
 
-    A programmed chip is programmed again on a copy of ``model``, which is not changed: it has the same devices, the
-    same defects and gives the same numbers at any time.
+    A programmed chip is programmed again on a copy of ``model``, which is not changed: it has the
+    same devices, the same defects and gives the same numbers at any time.
 
     Args:
         path: the folder that ``save`` wrote.
-        model: of the same architecture, digital or converted; if it is converted, the same layers must be analog.
+        model: of the same architecture, digital or converted; if it is converted, the same layers
+            must be analog.
 
     Returns:
-        The model, if the folder holds one; assign it, as a root layer cannot be replaced in place. Otherwise the
-        ``ProgrammedChip``.
+        The model, if the folder holds one; assign it, as a root layer cannot be replaced in place.
+        Otherwise the ``ProgrammedChip``.
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: a file that is truncated, damaged, of a newer version or of another checkpoint; a model of another
-            architecture, or one that is analog otherwise; a programmed chip that was written with another version of
-            the noise generator, or for which the model has weights of another type. The model is unchanged.
+        ValueError: a file that is truncated, damaged, of a newer version or of another checkpoint;
+            a model of another architecture, or one that is analog otherwise; a programmed chip that
+            was written with another version of the noise generator, or for which the model has
+            weights of another type. The model is unchanged.
         ImportError: safetensors is not installed.
         OSError: a file is missing or cannot be read.
 
@@ -64,18 +66,25 @@ def _programmed(
 ) -> ProgrammedChip:
     if saved.generator != GENERATOR:
         raise ValueError(
-            f"{saved.folder} was programmed with version {saved.generator} of the noise generator, AnalogTorch "
-            f"{RELEASE} has version {GENERATOR} and would make another chip of seed {recipe.seed}; "
-            f"use AnalogTorch {saved.analogtorch}"
+            f"{saved.folder} was programmed with version {saved.generator} of the noise generator, "
+            f"AnalogTorch {RELEASE} has version {GENERATOR} and would make another chip of seed "
+            f"{recipe.seed}; use AnalogTorch {saved.analogtorch}"
         )
     loaded = _load(saved, tensors, copy.deepcopy(model))
     for key, t in loaded.state_dict().items():
         if t.dtype != tensors[key].dtype:
             raise ValueError(
-                f"{saved.folder}: {key!r} is {t.dtype} in the model and {tensors[key].dtype} in the file, which makes "
-                f"other conductances; call model.to({tensors[key].dtype}) first"
+                f"{saved.folder}: {key!r} is {t.dtype} in the model and {tensors[key].dtype} in "
+                f"the file, which makes other conductances; call model.to({tensors[key].dtype}) "
+                "first"
             )
-    return program(loaded, seed=recipe.seed, method=recipe.method, defects=recipe.defects, mapping=recipe.mapping)
+    return program(
+        loaded,
+        seed=recipe.seed,
+        method=recipe.method,
+        defects=recipe.defects,
+        mapping=recipe.mapping,
+    )
 
 
 @torch.no_grad()
@@ -105,7 +114,9 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
     present = dict(analog_layers(model))
     if todo := [entry for entry in saved.layers if entry.name not in present]:
         chip = next((layer.chip for layer in present.values()), todo[0].chip)
-        model = convert(model, chip, include=[f"re:{re.escape(entry.name)}" for entry in todo], embeddings=True)
+        model = convert(
+            model, chip, include=[f"re:{re.escape(entry.name)}" for entry in todo], embeddings=True
+        )
     layers = dict(analog_layers(model))
     for entry in saved.layers:
         layer = layers[entry.name]
@@ -119,13 +130,16 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     state = model.state_dict(keep_vars=True)
     given = OrderedDict((key, tensors[key]) for key in state)
     assign = any(t.is_meta for t in state.values())
-    if assign:  # the tensors themselves go into the model: one for each that it has, or ties would come or go
+    # the tensors themselves go into the model: one for each that it has, or ties would come or go
+    if assign:
         made: dict[int, Tensor] = {}
         taken = set()
         for key, t in state.items():
             if id(t) not in made:
                 own = tensors[key].clone() if id(tensors[key]) in taken else tensors[key]
-                made[id(t)] = nn.Parameter(own, t.requires_grad) if isinstance(t, nn.Parameter) else own
+                made[id(t)] = (
+                    nn.Parameter(own, t.requires_grad) if isinstance(t, nn.Parameter) else own
+                )
                 taken.add(id(tensors[key]))
             given[key] = made[id(t)]
     given._metadata = without_converters(state._metadata)  # type: ignore[attr-defined]

@@ -34,7 +34,9 @@ def get(name: str, **options: Any) -> Chip:
         ValueError: no preset has that name, or it does not take one of the options.
     """
     if not isinstance(name, str) or name not in _PRESETS:
-        raise ValueError(f"unknown chip {name!r}{checks.nearest(name, _PRESETS)}; known: {', '.join(_PRESETS)}")
+        raise ValueError(
+            f"unknown chip {name!r}{checks.nearest(name, _PRESETS)}; known: {', '.join(_PRESETS)}"
+        )
     try:
         return _PRESETS[name](**options)
     except TypeError as error:

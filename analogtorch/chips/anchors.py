@@ -8,10 +8,14 @@ def assumed(value: float, source: str) -> Figure:
     return Figure(value=value, kind="assumed", source=f"ASSUMED: {source}")
 
 
-_SINGH = "the tile split of Singh et al., Nat. Electron. (2025): output encoding 60-70 %, array 15-20 %"
+_SINGH = (
+    "the tile split of Singh et al., Nat. Electron. (2025): output encoding 60-70 %, array 15-20 %"
+)
 
 SPLIT = Shares(
-    control=assumed(0.05, "the part of input encoding that no unused row saves; nothing is published"),
+    control=assumed(
+        0.05, "the part of input encoding that no unused row saves; nothing is published"
+    ),
     dac=assumed(0.125, f"{_SINGH}, the rest input encoding, of which 5 % control"),
     array=assumed(0.175, _SINGH),
     adc=assumed(0.65, _SINGH),
@@ -22,18 +26,24 @@ _ISAAC = "ISAAC, Shafiee et al., ISCA 2016, 32 nm"
 
 
 def network(*, grid_columns: int, link_rate: Figure | None) -> Network:
-    """A mesh of tiles with the energies of ISAAC, for elements of 8 bits; 4e9 of them per second in and out."""
+    """A mesh of tiles with the energies of ISAAC, for elements of 8 bits; 4e9 of them per second in
+    and out.
+    """
     return Network(
         grid_columns=grid_columns,
         hop_energy=assumed(20.74e-12 / 32, f"{_ISAAC}: a router takes 20.74 pJ per 256 bit"),
         link_rate=link_rate,
         chip_energy=assumed(26e-12 / 16, f"{_ISAAC}: chip to chip 26 pJ per 128 bit"),
-        chip_rate=assumed(4e9, "as much as ALPINE, a simulator's model of the HERMES core, gives to one tile"),
+        chip_rate=assumed(
+            4e9, "as much as ALPINE, a simulator's model of the HERMES core, gives to one tile"
+        ),
     )
 
 
 def digital(*, rate: Figure, kinds: tuple[str, ...] = (), efficiency: float = 6.0) -> Digital:
-    """Digital operations at ``efficiency`` TOPS/W, by default what IBM says of the digital part in 14 nm."""
+    """Digital operations at ``efficiency`` TOPS/W, by default what IBM says of the digital part in
+    14 nm.
+    """
     source = f"{efficiency:g} TOPS/W"
     if efficiency == 6.0:
         source += ", the middle of the 5-7 TOPS/W of Chen et al., Nat. Commun. 16, 8661 (2025)"

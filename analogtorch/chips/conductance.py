@@ -9,19 +9,22 @@ from analogtorch.devices import UnitCell
 from analogtorch.values import checks
 
 _CLIP = 2.5
-"""Standard deviations at which weights are commonly clipped (Joshi et al., Nat. Commun. 11, 2473 (2020): 2 to 2.5)."""
+"""Standard deviations at which weights are commonly clipped (Joshi et al., Nat. Commun. 11, 2473
+(2020): 2 to 2.5)."""
 
 
 def mean_conductance(cell: UnitCell, t: float, weights: Tensor | None = None) -> float:
-    """Mean conductance of the cells ``t`` seconds after programming, in units of that as programmed.
+    """Mean conductance of the cells ``t`` seconds after programming, in units of that as
+    programmed.
 
-    All devices drift with the mean coefficient of their target; noise, which has no mean to speak of, is left out.
+    All devices drift with the mean coefficient of their target; noise, which has no mean to speak
+    of, is left out.
 
     Args:
         cell: devices that hold a weight.
         t: seconds, >= 0.
-        weights: in units of the largest, [-1, 1], any shape; by default a normal distribution clipped at 2.5 standard
-            deviations.
+        weights: in units of the largest, [-1, 1], any shape; by default a normal distribution
+            clipped at 2.5 standard deviations.
 
     Raises:
         ValueError: a negative or infinite ``t``, or weights that are all 0 or beyond [-1, 1].
@@ -33,9 +36,13 @@ def mean_conductance(cell: UnitCell, t: float, weights: Tensor | None = None) ->
         middles = (torch.arange(2001) + 0.5) / 2001
         weights = (math.sqrt(2) * torch.erfinv(2 * middles - 1)).clamp(-_CLIP, _CLIP) / _CLIP
     if not isinstance(weights, Tensor) or weights.numel() == 0:
-        raise TypeError(f"weights must be a tensor of weights in [-1, 1], got {checks.shown(weights)}")
+        raise TypeError(
+            f"weights must be a tensor of weights in [-1, 1], got {checks.shown(weights)}"
+        )
     if not (weights.abs().max() <= 1 and weights.any()):
         raise ValueError("weights must lie in [-1, 1] and not all be 0; divide them by the largest")
     targets = cell.targets(weights.detach().float())
-    now = cell.device.drift(targets, cell.device.drift_coefficient(targets, torch.zeros_like(targets)), t)
+    now = cell.device.drift(
+        targets, cell.device.drift_coefficient(targets, torch.zeros_like(targets)), t
+    )
     return (now.double().sum() / targets.double().sum()).item()

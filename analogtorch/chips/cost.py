@@ -17,25 +17,32 @@ class Figure:
     value: float
     """Finite, >= 0."""
     kind: Kind
-    """``measured``: published as measured; ``derived``: arithmetic on measured figures; ``fitted``: to published data;
-    ``assumed``: an estimate or a figure of another chip."""
+    """``measured``: published as measured; ``derived``: arithmetic on measured figures; ``fitted``:
+    to published data; ``assumed``: an estimate or a figure of another chip."""
     source: str
     """Where it comes from: a paper, the arithmetic, or why it is assumed."""
 
     def __post_init__(self) -> None:
-        remedy = "in YAML write 5.0e-7, not 5e-7, which is text" if isinstance(self.value, str) else ""
+        remedy = (
+            "in YAML write 5.0e-7, not 5e-7, which is text" if isinstance(self.value, str) else ""
+        )
         checks.numbers(self, "value", least=0, what="finite number", remedy=remedy)
         checks.choice("Figure.kind", self.kind, get_args(Kind))
         if not (isinstance(self.source, str) and self.source):
-            raise ValueError("Figure.source must say where the number comes from; 'an estimate' is an answer")
+            raise ValueError(
+                "Figure.source must say where the number comes from; 'an estimate' is an answer"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What it costs to move a number (an element: one 8-bit activation) between tiles and between chips."""
+    """What it costs to move a number (an element: one 8-bit activation) between tiles and between
+    chips.
+    """
 
     grid_columns: int
-    """Tiles lie on a grid of so many columns, row by row; hops are counted by Manhattan distance. >= 1."""
+    """Tiles lie on a grid of so many columns, row by row; hops are counted by Manhattan distance.
+    >= 1."""
     hop_energy: Figure
     """J per element and hop between neighbouring tiles."""
     link_rate: Figure | None
@@ -59,12 +66,16 @@ class Digital:
     rate: Figure
     """Arithmetic operations per second of one chip's share of it, > 0."""
     kinds: tuple[str, ...] = ()
-    """Kinds of ``Operation`` that run here; on the host, () stands for all that the chip does not take."""
+    """Kinds of ``Operation`` that run here; on the host, () stands for all that the chip does not
+    take."""
 
     def __post_init__(self) -> None:
         _check_figures(self, positive=("rate",))
         if not (isinstance(self.kinds, tuple) and all(isinstance(k, str) for k in self.kinds)):
-            raise ValueError(f"Digital.kinds must be a tuple of strings such as ('activation',), got {self.kinds!r}")
+            raise ValueError(
+                "Digital.kinds must be a tuple of strings such as ('activation',), got "
+                f"{self.kinds!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +93,16 @@ class Published:
         checks.choice("Published.scope", self.scope, get_args(Scope))
         _check_figures(self, positive=("tops_per_watt",))
         if not (isinstance(self.excluded, str) and self.excluded):
-            raise ValueError("Published.excluded must say what the figure leaves out; 'nothing' is an answer")
+            raise ValueError(
+                "Published.excluded must say what the figure leaves out; 'nothing' is an answer"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """How the energy of a full tile's MVM divides, and so how it shrinks with what is used. They add up to 1."""
+    """How the energy of a full tile's MVM divides, and so how it shrinks with what is used. They
+    add up to 1.
+    """
 
     control: Figure
     """Charged whatever is used."""
@@ -128,17 +143,23 @@ class Energy:
 
     def plus(self, other: "Energy", times: float = 1.0) -> "Energy":
         """This and ``times`` the other."""
-        return Energy(**{f.name: getattr(self, f.name) + times * getattr(other, f.name) for f in fields(self)})
+        return Energy(
+            **{f.name: getattr(self, f.name) + times * getattr(other, f.name) for f in fields(self)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Time and energy of a chip. Energies at full use of a tile; the shares say how they shrink with less use."""
+    """Time and energy of a chip. Energies at full use of a tile; the shares say how they shrink
+    with less use.
+    """
 
     phases: int
-    """Reads that make one MVM, >= 1; their time and energy are in ``mvm_time`` and ``mvm_energy``."""
+    """Reads that make one MVM, >= 1; their time and energy are in ``mvm_time`` and
+    ``mvm_energy``."""
     precision: str
-    """Bits of inputs and outputs that the figures hold for, such as ``8-bit inputs, 8-bit outputs``."""
+    """Bits of inputs and outputs that the figures hold for, such as ``8-bit inputs, 8-bit
+    outputs``."""
     mvm_time: Figure
     """Seconds that a tile takes for one MVM, however much of it is used, > 0."""
     mvm_energy: Figure
@@ -154,7 +175,8 @@ class Cost:
     host: Digital
     """All other digital operations."""
     signed_passes: int = 1
-    """MVMs that a matrix with signed inputs takes, 1 or 2: 2 where the rows take unsigned inputs only."""
+    """MVMs that a matrix with signed inputs takes, 1 or 2: 2 where the rows take unsigned inputs
+    only."""
     published: tuple[Published, ...] = ()
     """Published efficiencies, from the smallest scope to the largest."""
 
@@ -163,16 +185,34 @@ class Cost:
         checks.counts(self, "signed_passes", least=1, most=2)
         for name in ("precision", "excluded"):
             if not (isinstance(getattr(self, name), str) and getattr(self, name)):
-                raise ValueError(f"Cost.{name} must be a text such as '8-bit inputs, 8-bit outputs' or 'nothing'")
+                raise ValueError(
+                    f"Cost.{name} must be a text such as '8-bit inputs, 8-bit outputs' or 'nothing'"
+                )
         _check_figures(self, positive=("mvm_time", "mvm_energy"))
-        for name, kind in (("shares", Shares), ("network", Network), ("on_chip", Digital), ("host", Digital)):
+        for name, kind in (
+            ("shares", Shares),
+            ("network", Network),
+            ("on_chip", Digital),
+            ("host", Digital),
+        ):
             if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"Cost.{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
-        if not (isinstance(self.published, tuple) and all(isinstance(p, Published) for p in self.published)):
+                raise ValueError(
+                    f"Cost.{name} must be a {kind.__name__}, got {getattr(self, name)!r}"
+                )
+        if not (
+            isinstance(self.published, tuple)
+            and all(isinstance(p, Published) for p in self.published)
+        ):
             raise ValueError(f"Cost.published must be a tuple of Published, got {self.published!r}")
 
     def mvm(
-        self, *, rows: float, cols: float, cells: float, conductance: float = 1.0, charge: Charge = "model"
+        self,
+        *,
+        rows: float,
+        cols: float,
+        cells: float,
+        conductance: float = 1.0,
+        charge: Charge = "model",
     ) -> Energy:
         """Energy of one MVM that uses these fractions (0..1) of a tile's rows, columns and cells.
 
@@ -181,8 +221,9 @@ class Cost:
             cols: fraction of the columns that are read.
             cells: fraction of the cells that hold weights of this MVM.
             conductance: their mean conductance in units of that after programming, >= 0.
-            charge: ``model`` charges by the shares; ``column`` the full tile's energy times ``cols``; ``tile`` the full
-                tile's energy. The last two span what the unknown split can do.
+            charge: ``model`` charges by the shares; ``column`` the full tile's energy times
+                ``cols``; ``tile`` the full tile's energy. The last two span what the unknown split
+                can do.
 
         Raises:
             ValueError: a fraction beyond [0, 1], a negative conductance, or another charge.
@@ -212,6 +253,8 @@ def _check_figures(owner: Any, positive: tuple[str, ...] = ()) -> None:
             continue
         name = f"{type(owner).__name__}.{field.name}"
         if not isinstance(value, Figure):
-            raise ValueError(f"{name} must be a Figure(value=..., kind=..., source=...), got {value!r}")
+            raise ValueError(
+                f"{name} must be a Figure(value=..., kind=..., source=...), got {value!r}"
+            )
         if field.name in positive and value.value == 0:
             raise ValueError(f"{name} must be above 0, got {value.value!r}")

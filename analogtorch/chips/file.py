@@ -13,9 +13,11 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def save(chip: Chip, path: str | Path) -> Path:
-    """Write the chip to a ``.yaml``, ``.yml`` or ``.json`` file, whole or not at all; ``load`` gives an equal chip.
+    """Write the chip to a ``.yaml``, ``.yml`` or ``.json`` file, whole or not at all; ``load``
+    gives an equal chip.
 
-    A new chip starts best from the file of a preset: ``save(hermes64(), "mine.yaml")``, then edit it.
+    A new chip starts best from the file of a preset: ``save(hermes64(), "mine.yaml")``, then edit
+    it.
 
     Raises:
         ValueError: another suffix.
@@ -25,16 +27,19 @@ def save(chip: Chip, path: str | Path) -> Path:
     path, data = checks.path("path", path), to_dict(chip)
     if _suffix(path) == ".json":
         return write_atomically(path, json.dumps(data, indent=2) + "\n")
-    return write_atomically(path, yaml_package().safe_dump(data, sort_keys=False, width=100, allow_unicode=True))
+    return write_atomically(
+        path, yaml_package().safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
+    )
 
 
 def load(path: str | Path) -> Chip:
-    """The chip in a ``.yaml``, ``.yml`` or ``.json`` file, such as ``save`` writes. YAML is read without code in it.
+    """The chip in a ``.yaml``, ``.yml`` or ``.json`` file, such as ``save`` writes. YAML is read
+    without code in it.
 
     Raises:
-        ValueError: another suffix, a file that is no YAML or JSON, a key that is not known (the nearest known one is
-            named), a missing one, or a value that the field refuses; also a file nested too deeply, or of too many
-            values once its aliases are expanded.
+        ValueError: another suffix, a file that is no YAML or JSON, a key that is not known (the
+            nearest known one is named), a missing one, or a value that the field refuses; also a
+            file nested too deeply, or of too many values once its aliases are expanded.
         ImportError: YAML without PyYAML.
         OSError: the file could not be read.
     """
@@ -48,5 +53,7 @@ def load(path: str | Path) -> Chip:
 
 def _suffix(path: Path) -> str:
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"a chip's file must end in one of {', '.join(SUFFIXES)}, got {str(path)!r}")
+        raise ValueError(
+            f"a chip's file must end in one of {', '.join(SUFFIXES)}, got {str(path)!r}"
+        )
     return path.suffix.lower()

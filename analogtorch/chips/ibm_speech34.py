@@ -1,4 +1,6 @@
-"""IBM's analog-AI speech chip: 34 tiles of 512x512 weights in phase-change memory (Ambrogio et al. 2023)."""
+"""IBM's analog-AI speech chip: 34 tiles of 512x512 weights in phase-change memory (Ambrogio et al.
+2023).
+"""
 
 import dataclasses
 
@@ -10,28 +12,34 @@ from analogtorch.devices import UnitCell, hermes_one_device
 _PAPER = "Ambrogio et al., Nature 620, 768 (2023)"
 _LADDER = "as summarised from the paper"
 _SOURCES = (
-    f"34 tiles, 512 x 2048 PCM each, 4 or 2 PCM per weight, UINT8 inputs as durations, 300 ns per step: {_PAPER}",
-    "cell: STAND-IN, NOT FITTED TO THIS CHIP: the one-device fit of the HERMES chip (Le Gallo 2023), also 14 nm PCM of"
-    " IBM; no device model of this chip is published",
+    "34 tiles, 512 x 2048 PCM each, 4 or 2 PCM per weight, UINT8 inputs as durations, 300 ns per "
+    f"step: {_PAPER}",
+    "cell: STAND-IN, NOT FITTED TO THIS CHIP: the one-device fit of the HERMES chip (Le Gallo "
+    "2023), also 14 nm PCM of IBM; no device model of this chip is published",
     "input_bits 9: UINT8 in each of the two signs, which take a pass each",
-    "output_bits 8: durations counted by 512 counters per output pad. output_bound 10, output_noise 0.04: ASSUMED, the"
-    " standard crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023)",
+    "output_bits 8: durations counted by 512 counters per output pad. output_bound 10, "
+    "output_noise 0.04: ASSUMED, the standard crossbar model of Rasch et al., Nat. Commun. 14, "
+    "5282 (2023)",
     "planes: with 2 PCM per weight a tile holds two weight planes, of which one computes at a time",
     "cost: efficiencies as published, their split and everything off the tiles ASSUMED",
 )
 
 
 def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = None) -> Chip:
-    """IBM's 34-tile speech chip (14 nm): the chip of "12.4 TOPS/W". Its device model here is a stand-in.
+    """IBM's 34-tile speech chip (14 nm): the chip of "12.4 TOPS/W". Its device model here is a
+    stand-in.
 
-    It has no ADC: columns put out durations, which a circuit-switched mesh carries and the edge counts.
-    Rows take unsigned durations, so a matrix with signed inputs takes a second pass (``cost.signed_passes``),
-    which costs time and energy only, unless the chip has ``separate_phases``.
+    It has no ADC: columns put out durations, which a circuit-switched mesh carries and the edge
+    counts. Rows take unsigned durations, so a matrix with signed inputs takes a second pass
+    (``cost.signed_passes``), which costs time and energy only, unless the chip has
+    ``separate_phases``.
 
     Args:
-        pcm_per_weight: 4 (default), two devices per polarity: 8.9 M weights; or 2, one per polarity: 17.8 M weights,
-            with twice as many tiles in the description, of which pairs share their circuits (``planes``).
-        training: noise of hardware-aware training; by default twice the stand-in cell's programming noise.
+        pcm_per_weight: 4 (default), two devices per polarity: 8.9 M weights; or 2, one per
+            polarity: 17.8 M weights, with twice as many tiles in the description, of which pairs
+            share their circuits (``planes``).
+        training: noise of hardware-aware training; by default twice the stand-in cell's programming
+            noise.
 
     Raises:
         ValueError: another number of PCM per weight.
@@ -39,11 +47,14 @@ def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = No
     if pcm_per_weight not in (2, 4):
         raise ValueError(f"ibm_speech34: pcm_per_weight must be 4 or 2, got {pcm_per_weight!r}")
     device = dataclasses.replace(
-        hermes_one_device(), name="stand-in, not fitted to this chip: HERMES PCM, one device (Le Gallo 2023)"
+        hermes_one_device(),
+        name="stand-in, not fitted to this chip: HERMES PCM, one device (Le Gallo 2023)",
     )
     planes = 4 // pcm_per_weight
     return Chip(
-        name="ibm_speech34" if pcm_per_weight == 4 else f"ibm_speech34[{pcm_per_weight} PCM per weight]",
+        name="ibm_speech34"
+        if pcm_per_weight == 4
+        else f"ibm_speech34[{pcm_per_weight} PCM per weight]",
         tiles=34 * planes,
         rows=512,
         cols=512,
@@ -65,23 +76,37 @@ def _cost() -> Cost:
         phases=1,
         precision="unsigned 8-bit inputs, 8-bit outputs",
         signed_passes=2,
-        mvm_time=Figure(value=300e-9, kind="measured", source=f"{_PAPER}: time step of the RNN-T experiment"),
+        mvm_time=Figure(
+            value=300e-9, kind="measured", source=f"{_PAPER}: time step of the RNN-T experiment"
+        ),
         mvm_energy=Figure(
-            value=operations / 20.0e12, kind="derived", source=f"{operations:,} operations / 20.0 TOPS/W, {_PAPER}"
+            value=operations / 20.0e12,
+            kind="derived",
+            source=f"{operations:,} operations / 20.0 TOPS/W, {_PAPER}",
         ),
         excluded="everything off the tile: pads, transport, partly used tiles, digital operations",
         shares=SPLIT,
         network=network(grid_columns=6, link_rate=None),
         on_chip=digital(
-            rate=assumed(512 * 34 / 300e-9, "ReLU or hard sigmoid in the comparators: every column in every step"),
+            rate=assumed(
+                512 * 34 / 300e-9,
+                "ReLU or hard sigmoid in the comparators: every column in every step",
+            ),
             kinds=("activation",),
         ),
         host=digital(
-            rate=assumed(23.94e12 / 325 / 5, f"23.94 TOPS of 5 chips, 325 analog operations per digital one, {_PAPER}")
+            rate=assumed(
+                23.94e12 / 325 / 5,
+                f"23.94 TOPS of 5 chips, 325 analog operations per digital one, {_PAPER}",
+            )
         ),
         published=(
             _rung("tile", 20.0, "everything off the tile"),
-            _rung("chip", 12.4, "chip-to-chip transport, digital operations (sustained, best of 5 chips)"),
+            _rung(
+                "chip",
+                12.4,
+                "chip-to-chip transport, digital operations (sustained, best of 5 chips)",
+            ),
             _rung("system", 6.94, "nothing stated (RNN-T on 5 chips, 23.94 TOPS at 3.45 W)"),
         ),
     )

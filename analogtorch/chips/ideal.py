@@ -1,11 +1,15 @@
-"""A chip without any imperfection: what is placed on it computes what the digital model computes."""
+"""A chip without any imperfection: what is placed on it computes what the digital model
+computes.
+"""
 
 from analogtorch.chips.chip import Chip, TrainingNoise
 from analogtorch.devices import UnitCell, ideal_device
 
 
 def ideal() -> Chip:
-    """64 tiles of 256x256 exact cells without quantisation or noise: the baseline that must equal the digital net."""
+    """64 tiles of 256x256 exact cells without quantisation or noise: the baseline that must equal
+    the digital net.
+    """
     return Chip(
         name="ideal",
         tiles=64,

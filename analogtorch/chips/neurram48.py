@@ -7,7 +7,8 @@ from analogtorch.devices import UnitCell, rram_wan
 
 _PAPER = "Wan et al., Nature 608, 504 (2022)"
 _DATA = f"{_PAPER}, extended data, figures as tabulated in the open simulator CiMLoop"
-# by (output bits, input bits): TOPS of 48 cores; TOPS/W; fJ per operation of word lines, neurons, input pulses
+# by (output bits, input bits): TOPS of 48 cores; TOPS/W; fJ per operation of word lines, neurons,
+# input pulses
 _MEASURED = {
     (4, 2): (1.793, 40.33, (8.271, 12.387, 3.956)),
     (5, 3): (1.165, 23.09, (15.463, 20.118, 7.732)),
@@ -17,24 +18,32 @@ _MEASURED = {
     (9, 7): (0.344, 7.75, (43.692, 61.833, 22.835)),
     (10, 8): (0.264, 6.44, (50.525, 75.857, 27.510)),
 }
-# 1 / TOPS/W is the sum of the parts within 2 %, but for (8, 6): 121.1 against 108.9 fJ, which is what the one-phase
-# mode takes (9.12 TOPS/W at 0.261 TOPS). TOPS/W goes with the throughput, so it gives the sum, the parts the shares.
+# 1 / TOPS/W is the sum of the parts within 2 %, but for (8, 6): 121.1 against 108.9 fJ, which is
+# what the one-phase mode takes (9.12 TOPS/W at 0.261 TOPS). TOPS/W goes with the throughput, so it
+# gives the sum, the parts the shares.
 _SOURCES = (
-    f"48 cores, 256x256 RRAM each, two cells in neighbouring rows per signed weight, so 128x256 weights: {_PAPER}",
-    f"cell: fits at 1 s, 1 day and 2 days to {_PAPER}, published in aihwkit; between them interpolated in log t",
-    "training noise, Gaussian 0.16 of the largest weight: the authors' published keyword-spotting recipe",
-    "output_bound 10, output_noise 0.04: ASSUMED, the standard crossbar model of Rasch et al., Nat. Commun. 14, 5282"
-    " (2023); the chip senses voltages, normalised by the conductance of the column",
+    "48 cores, 256x256 RRAM each, two cells in neighbouring rows per signed weight, so 128x256 "
+    f"weights: {_PAPER}",
+    f"cell: fits at 1 s, 1 day and 2 days to {_PAPER}, published in aihwkit; between them "
+    "interpolated in log t",
+    "training noise, Gaussian 0.16 of the largest weight: the authors' published keyword-spotting "
+    "recipe",
+    "output_bound 10, output_noise 0.04: ASSUMED, the standard crossbar model of Rasch et al., "
+    "Nat. Commun. 14, 5282 (2023); the chip senses voltages, normalised by the conductance of the "
+    "column",
     "cost: energy and throughput per core as published; everything off the cores ASSUMED",
 )
 
 
-def neurram48(*, output_bits: int = 6, input_bits: int = 4, training: TrainingNoise | None = None) -> Chip:
-    """NeuRRAM (130 nm): 48 cores of 256x256 RRAM, that is 128x256 signed weights, with signed inputs of few bits.
+def neurram48(
+    *, output_bits: int = 6, input_bits: int = 4, training: TrainingNoise | None = None
+) -> Chip:
+    """NeuRRAM (130 nm): 48 cores of 256x256 RRAM, that is 128x256 signed weights, with signed
+    inputs of few bits.
 
     Args:
-        output_bits: of an MVM, together with ``input_bits`` one of the published pairs (output, input): (4, 2),
-            (5, 3), (6, 4), (7, 5), (8, 6), (9, 7), (10, 8).
+        output_bits: of an MVM, together with ``input_bits`` one of the published pairs (output,
+            input): (4, 2), (5, 3), (6, 4), (7, 5), (8, 6), (9, 7), (10, 8).
         input_bits: sign included.
         training: noise of hardware-aware training; by default Gaussian, 0.16 of the largest weight.
 
@@ -43,9 +52,13 @@ def neurram48(*, output_bits: int = 6, input_bits: int = 4, training: TrainingNo
     """
     bits = (output_bits, input_bits)
     if bits not in _MEASURED:
-        raise ValueError(f"neurram48: (output_bits, input_bits) must be one of {list(_MEASURED)}, got {bits}")
+        raise ValueError(
+            f"neurram48: (output_bits, input_bits) must be one of {list(_MEASURED)}, got {bits}"
+        )
     return Chip(
-        name="neurram48" if bits == (6, 4) else f"neurram48[{input_bits}-bit inputs, {output_bits}-bit outputs]",
+        name="neurram48"
+        if bits == (6, 4)
+        else f"neurram48[{input_bits}-bit inputs, {output_bits}-bit outputs]",
         tiles=48,
         rows=128,
         cols=256,
@@ -84,14 +97,21 @@ def _cost(bits: tuple[int, int]) -> Cost:
         shares=Shares(
             control=assumed(0.0, "not published apart"),
             dac=share(parts[0], "word-line switching"),
-            array=share(parts[2], "input pulses: drivers and cells together, an upper bound of the cells' share"),
+            array=share(
+                parts[2],
+                "input pulses: drivers and cells together, an upper bound of the cells' share",
+            ),
             adc=share(parts[1], "neurons and control"),
         ),
         network=network(grid_columns=8, link_rate=assumed(4e9, "as for the HERMES core")),
         on_chip=digital(
-            rate=assumed(48e9, "one operation per core and nanosecond"), kinds=("activation",), efficiency=1
+            rate=assumed(48e9, "one operation per core and nanosecond"),
+            kinds=("activation",),
+            efficiency=1,
         ),
-        host=digital(rate=assumed(48e9, "as on the chip; in the published experiments an FPGA"), efficiency=1),
+        host=digital(
+            rate=assumed(48e9, "as on the chip; in the published experiments an FPGA"), efficiency=1
+        ),
         published=(
             Published(
                 scope="tile",

@@ -1,4 +1,6 @@
-"""What a chip does to a product beside computing it, by name: each can be listed, and switched off."""
+"""What a chip does to a product beside computing it, by name: each can be listed, and switched
+off.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +28,9 @@ _OF_THE_PERIPHERY: dict[str, _NonIdeality] = {
     "dac": _NonIdeality(lambda chip: chip.input_bits is not None, {"input_bits": None}),
     "adc_gain": _NonIdeality(lambda chip: chip.adc_gain_std > 0, {"adc_gain_std": 0.0}),
     "output_noise": _NonIdeality(lambda chip: chip.output_noise > 0, {"output_noise": 0.0}),
-    "adc": _NonIdeality(lambda chip: chip.output_steps > 0, {"adc_steps": None, "output_bits": None}),
+    "adc": _NonIdeality(
+        lambda chip: chip.output_steps > 0, {"adc_steps": None, "output_bits": None}
+    ),
     "digital_unit": _NonIdeality(lambda chip: chip.unit_bits > 0, {"output_bits": None}),
 }
 
@@ -44,7 +48,9 @@ def without(chip: "Chip", *names: str) -> "Chip":
     for name in names:
         if name not in NAMES:
             near = checks.nearest(name, NAMES) if isinstance(name, str) else ""
-            raise ValueError(f"Chip.without: unknown non-ideality {name!r}{near}; known: {', '.join(NAMES)}")
+            raise ValueError(
+                f"Chip.without: unknown non-ideality {name!r}{near}; known: {', '.join(NAMES)}"
+            )
     fields: dict[str, Any] = {}
     for name in names:
         if name in _OF_THE_PERIPHERY and _has(chip, name):
@@ -75,6 +81,10 @@ def _device_has(device: Device, name: str) -> bool:
 
 
 def _without(cell: UnitCell, names: tuple[Imperfection, ...]) -> UnitCell:
-    whole, gone = (cell.device.device, cell.device.without) if isinstance(cell.device, Reduced) else (cell.device, ())
+    whole, gone = (
+        (cell.device.device, cell.device.without)
+        if isinstance(cell.device, Reduced)
+        else (cell.device, ())
+    )
     gone = (*gone, *(name for name in names if _device_has(whole, name)))
     return replace(cell, device=Reduced(device=whole, without=gone)) if gone else cell

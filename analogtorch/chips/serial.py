@@ -1,4 +1,6 @@
-"""Chips as plain dictionaries for JSON and YAML, and back: a tagged, versioned round trip of the dataclasses."""
+"""Chips as plain dictionaries for JSON and YAML, and back: a tagged, versioned round trip of the
+dataclasses.
+"""
 
 import dataclasses
 import math
@@ -40,10 +42,13 @@ def to_dict(chip: Chip) -> dict[str, Any]:
     """The chip as JSON-ready types; ``from_dict`` gives an equal chip back.
 
     Raises:
-        TypeError: ``chip`` is no Chip, or a part of it has no form in a file, such as a curve that is a function.
+        TypeError: ``chip`` is no Chip, or a part of it has no form in a file, such as a curve that
+            is a function.
     """
     if not isinstance(chip, Chip):
-        raise TypeError(f"chip must be a Chip such as analogtorch.chips.hermes64(), got {checks.shown(chip)}")
+        raise TypeError(
+            f"chip must be a Chip such as analogtorch.chips.hermes64(), got {checks.shown(chip)}"
+        )
     return {"version": VERSION, **_encode(chip, "chip")}
 
 
@@ -51,13 +56,19 @@ def from_dict(data: dict[str, Any]) -> Chip:
     """The chip that ``to_dict`` wrote.
 
     Raises:
-        ValueError: another version, an unknown type, an unknown or missing field, or a value that the field refuses.
+        ValueError: another version, an unknown type, an unknown or missing field, or a value that
+            the field refuses.
     """
     if not isinstance(data, dict):
-        raise ValueError(f"chip description must be a mapping such as analogtorch.chips.to_dict(chip), got {data!r}")
+        raise ValueError(
+            "chip description must be a mapping such as analogtorch.chips.to_dict(chip), got "
+            f"{data!r}"
+        )
     version = data.get("version")
     if type(version) is not int or version != VERSION:
-        raise ValueError(f"chip description has version {version!r}, this AnalogTorch reads version {VERSION}")
+        raise ValueError(
+            f"chip description has version {version!r}, this AnalogTorch reads version {VERSION}"
+        )
     chip = _decode({k: v for k, v in data.items() if k != "version"}, "chip")
     if not isinstance(chip, Chip):
         raise ValueError(f"chip description has type {data.get('type')!r}, expected 'Chip'")
@@ -67,7 +78,10 @@ def from_dict(data: dict[str, Any]) -> Chip:
 def _encode(value: Any, where: str) -> Any:
     kind = type(value)
     if _TYPES.get(kind.__name__) is kind:
-        fields = {f.name: _encode(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
+        fields = {
+            f.name: _encode(getattr(value, f.name), f"{where}.{f.name}")
+            for f in dataclasses.fields(value)
+        }
         return {"type": kind.__name__, **fields}
     if isinstance(value, tuple):
         return [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
@@ -76,8 +90,8 @@ def _encode(value: Any, where: str) -> Any:
     if isinstance(value, Real) and math.isfinite(value):
         return int(value) if isinstance(value, Integral) else float(value)
     raise TypeError(
-        f"{where} is {checks.shown(value)}, which has no form in a file; what has: numbers, texts and "
-        f"{', '.join(sorted(_TYPES))}"
+        f"{where} is {checks.shown(value)}, which has no form in a file; what has: numbers, texts "
+        f"and {', '.join(sorted(_TYPES))}"
     )
 
 
@@ -89,12 +103,16 @@ def _decode(value: Any, where: str) -> Any:
     name = value.get("type")
     kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise ValueError(f"{where}: unknown type {name!r}{checks.nearest(name, _TYPES)}; known: {sorted(_TYPES)}")
+        raise ValueError(
+            f"{where}: unknown type {name!r}{checks.nearest(name, _TYPES)}; known: {sorted(_TYPES)}"
+        )
     given = {k: v for k, v in value.items() if k != "type"}
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(given.keys() - known, key=str):
         hint = "".join(checks.nearest(name, known - given.keys()) for name in unknown)
-        raise ValueError(f"{where}: {kind.__name__} has no field {unknown}{hint}; fields: {sorted(known)}")
+        raise ValueError(
+            f"{where}: {kind.__name__} has no field {unknown}{hint}; fields: {sorted(known)}"
+        )
     fields = {k: _decode(v, f"{where}.{k}") for k, v in given.items()}
     try:
         return kind(**fields)

@@ -1,8 +1,10 @@
-"""How a layer's weights are cut into the blocks that fit a tile, and which of its inputs each block sees.
+"""How a layer's weights are cut into the blocks that fit a tile, and which of its inputs each block
+sees.
 
-A weight of shape ``(out, channels / groups, *kernel)`` is, on the chip, a matrix with one column per output and one
-row per input channel and kernel tap. Row blocks are as full as the tile allows and end at whole kernels where a
-kernel fits, so that a convolution can be computed block by block without unfolding its input.
+A weight of shape ``(out, channels / groups, *kernel)`` is, on the chip, a matrix with one column
+per output and one row per input channel and kernel tap. Row blocks are as full as the tile allows
+and end at whole kernels where a kernel fits, so that a convolution can be computed block by block
+without unfolding its input.
 """
 
 import functools
@@ -19,7 +21,8 @@ RowBlock = tuple[slice, ...]
 
 
 def row_block(start: int, stop: int, shape: tuple[int, ...]) -> RowBlock:
-    """The rows ``start`` to ``stop`` as an index into their dimensions ``shape`` = (channels, *kernel).
+    """The rows ``start`` to ``stop`` as an index into their dimensions ``shape`` = (channels,
+    *kernel).
 
     Raises:
         ValueError: they hold neither whole kernels nor lie within one.
@@ -29,13 +32,18 @@ def row_block(start: int, stop: int, shape: tuple[int, ...]) -> RowBlock:
         return (slice(start // inner, stop // inner), *(slice(0, size) for size in shape[1:]))
     i = start // inner
     if stop > (i + 1) * inner:
-        raise ValueError(f"rows {start} to {stop} of {shape} are no block: it must hold whole kernels, or lie in one")
+        raise ValueError(
+            f"rows {start} to {stop} of {shape} are no block: it must hold whole kernels, or lie "
+            "in one"
+        )
     return (slice(i, i + 1), *row_block(start - i * inner, stop - i * inner, shape[1:]))
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a layer that is one matrix product: all of it, or some groups of a block-diagonal convolution."""
+    """A part of a layer that is one matrix product: all of it, or some groups of a block-diagonal
+    convolution.
+    """
 
     channels: slice
     """Input channels of the layer that it reads."""
@@ -44,12 +52,13 @@ class Section:
     groups: int
     """Groups of the product itself: 1 where the section's matrix is dense."""
     dense_groups: int
-    """Groups of the layer that the dense matrix holds on its diagonal; 1 if its weight is a slice of the layer's."""
+    """Groups of the layer that the dense matrix holds on its diagonal; 1 if its weight is a slice
+    of the layer's."""
     shape: tuple[int, ...]
     """Shape of its weight: ``(outputs, channels / groups, *kernel)``."""
     bounds: tuple[int, ...]
-    """Rows at which its row blocks begin, and the end of the last. The ADCs convert the partial sums of each row block
-    by themselves; their outputs are summed digitally."""
+    """Rows at which its row blocks begin, and the end of the last. The ADCs convert the partial
+    sums of each row block by themselves; their outputs are summed digitally."""
     col_blocks: tuple[slice, ...]
     """Blocks along the outputs, relative to the section."""
 
@@ -61,7 +70,10 @@ class Section:
     @functools.cached_property
     def row_blocks(self) -> tuple[RowBlock, ...]:
         """The blocks along the rows, as indices."""
-        return tuple(row_block(a, b, self.shape[1:]) for a, b in zip(self.bounds, self.bounds[1:], strict=False))
+        return tuple(
+            row_block(a, b, self.shape[1:])
+            for a, b in zip(self.bounds, self.bounds[1:], strict=False)
+        )
 
     @property
     def cuts_kernel(self) -> bool:
@@ -75,13 +87,18 @@ class Section:
         return math.prod(self.shape)
 
     def weight(self, weight: Tensor) -> Tensor:
-        """The section's weight, cut from the layer's ``(out, channels / groups, *kernel)``; differentiable."""
-        part = weight if self.outputs == slice(0, weight.shape[0]) else weight[self.outputs]  # a slice costs a node
+        """The section's weight, cut from the layer's ``(out, channels / groups, *kernel)``;
+        differentiable.
+        """
+        # a slice costs a node
+        part = weight if self.outputs == slice(0, weight.shape[0]) else weight[self.outputs]
         if self.dense_groups == 1:
             return part
         n = self.dense_groups
         part = part.reshape(n, -1, 1, *part.shape[1:])
-        eye = torch.eye(n, dtype=part.dtype, device=part.device).view(n, 1, n, *[1] * (part.dim() - 3))
+        eye = torch.eye(n, dtype=part.dtype, device=part.device).view(
+            n, 1, n, *[1] * (part.dim() - 3)
+        )
         return (part * eye).reshape(self.shape)
 
     @property
@@ -95,15 +112,22 @@ class Section:
         return self.channels.start * math.prod(self.shape[2:])
 
     def shared_columns(self, chip: Chip) -> tuple[int, ...]:
-        """Bounds of the outputs that share a weight scale on ``chip``; empty where every output has its own."""
-        return (0, *(block.stop for block in self.col_blocks)) if chip.weight_scale == "block" else ()
+        """Bounds of the outputs that share a weight scale on ``chip``; empty where every output has
+        its own.
+        """
+        return (
+            (0, *(block.stop for block in self.col_blocks)) if chip.weight_scale == "block" else ()
+        )
 
     def block_sums(self, values: Tensor) -> Tensor:
-        """``values`` (outputs,) added up over each block's outputs, for each of them: (outputs,)."""
+        """``values`` (outputs,) added up over each block's outputs, for each of them:
+        (outputs,).
+        """
         return torch.cat([values[c].sum().expand(c.stop - c.start) for c in self.col_blocks])
 
     def positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Of each output, (outputs,) int64: its place in the layer, and the place of its first input row.
+        """Of each output, (outputs,) int64: its place in the layer, and the place of its first
+        input row.
 
         They do not depend on tiles, blocks or on how groups are placed: they key the noise.
         """
@@ -128,7 +152,9 @@ def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, 
             col_blocks=tuple(_split(out, chip.cols)),
         )
         return (whole,)
-    return tuple(_dense_section(shape, groups, first, together, chip) for first in range(0, groups, together))
+    return tuple(
+        _dense_section(shape, groups, first, together, chip) for first in range(0, groups, together)
+    )
 
 
 def _groups_together(shape: tuple[int, ...], groups: int, chip: Chip) -> int:
@@ -137,7 +163,9 @@ def _groups_together(shape: tuple[int, ...], groups: int, chip: Chip) -> int:
     return max(1, min(groups, chip.rows // rows, chip.cols // outputs))
 
 
-def _dense_section(shape: tuple[int, ...], groups: int, first: int, together: int, chip: Chip) -> Section:
+def _dense_section(
+    shape: tuple[int, ...], groups: int, first: int, together: int, chip: Chip
+) -> Section:
     out, channels, *kernel = shape
     n, per_group = min(together, groups - first), out // groups
     return Section(
@@ -156,7 +184,9 @@ def _split(size: int, limit: int) -> list[slice]:
 
 
 def _row_ends(shape: tuple[int, ...], limit: int) -> list[int]:
-    """Where blocks of at most ``limit`` rows of ``shape`` end, cut along the first dimension where that is enough."""
+    """Where blocks of at most ``limit`` rows of ``shape`` end, cut along the first dimension where
+    that is enough.
+    """
     inner = math.prod(shape[1:])
     if inner <= limit:
         return [part.stop * inner for part in _split(shape[0], limit // inner)]

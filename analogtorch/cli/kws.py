@@ -27,9 +27,13 @@ class Arguments:
 
 
 class _Config(ActionConfigFile):
-    """Reads a configuration within the limits of ``parse_yaml``, and fields under their earlier names."""
+    """Reads a configuration within the limits of ``parse_yaml``, and fields under their earlier
+    names.
+    """
 
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
+    ) -> None:
         path = Path(str(values)).expanduser()
         if path.is_file():  # the rest is refused by the class above
             try:
@@ -50,11 +54,26 @@ def parser() -> ArgumentParser:
         description="Speech to accuracy on a chip: train a digital net, map it as it is, train it for the chip, "
         "measure both over chips and time, and write a report.",
     )
-    new.add_argument("--config", action=_Config, help="YAML file with any of these options; flags win over it")
-    new.add_argument("--out", type=str, default="runs/kws", help="folder of everything that the run writes")
-    new.add_argument("--resume", action="store_true", help="continue the run in --out, with the same results")
-    new.add_argument("--overwrite", action="store_true", help="replace the run in --out: remove the files it wrote")
-    new.add_argument("--progress", type=bool | None, default=None, help="show progress bars; null: in a terminal only")
+    new.add_argument(
+        "--config", action=_Config, help="YAML file with any of these options; flags win over it"
+    )
+    new.add_argument(
+        "--out", type=str, default="runs/kws", help="folder of everything that the run writes"
+    )
+    new.add_argument(
+        "--resume", action="store_true", help="continue the run in --out, with the same results"
+    )
+    new.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the run in --out: remove the files it wrote",
+    )
+    new.add_argument(
+        "--progress",
+        type=bool | None,
+        default=None,
+        help="show progress bars; null: in a terminal only",
+    )
     new.add_argument("--debug", action="store_true", help="show the traceback of an error")
     new.add_class_arguments(KWSConfig, as_group=False)
     return new

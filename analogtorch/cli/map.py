@@ -36,7 +36,8 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
 
     Raises:
         ValueError: a wrong option, or the model does not fit.
-        ImportError: the model's module is not installed, or the ``report`` extra is missing for ``--html``.
+        ImportError: the model's module is not installed, or the ``report`` extra is missing for
+            ``--html``.
         OSError: a file cannot be written.
     """
     given = _parser().parse_args(arguments)
@@ -65,7 +66,8 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
 def build(name: str) -> nn.Module:
     """The model that the callable with the dotted ``name`` returns, without pretrained weights.
 
-    It is built on the meta device, without memory for its weights, unless its code needs their values.
+    It is built on the meta device, without memory for its weights, unless its code needs their
+    values.
 
     Raises:
         ValueError: ``name`` names no callable, or it returns no module.
@@ -85,7 +87,10 @@ def build(name: str) -> nn.Module:
     options: dict[str, Any] = {}
     try:
         names = inspect.signature(make).parameters
-        options |= {name: None for name in names if name == "weights" or name.startswith("weights_")}  # no download
+        # no download
+        options |= {
+            name: None for name in names if name == "weights" or name.startswith("weights_")
+        }
         with torch.device("meta"):
             model = make(**options)
     except (TypeError, ValueError) as error:
@@ -99,7 +104,9 @@ def build(name: str) -> nn.Module:
 
 @contextlib.contextmanager
 def _current_folder() -> Iterator[None]:
-    """Modules in the current folder are found, as ``python -m`` finds them; installed ones of the same name first."""
+    """Modules in the current folder are found, as ``python -m`` finds them; installed ones of the
+    same name first.
+    """
     here = str(Path.cwd())
     sys.path.append(here)
     try:
@@ -125,7 +132,9 @@ def _parser() -> _Parser:
         default="hermes64",
         help=f"one of {', '.join(chips.names())}, or a file such as my_chip.yaml (default: %(default)s)",
     )
-    parser.add_argument("--chips", default="1", help="chips there are, or auto for as many as needed (default: 1)")
+    parser.add_argument(
+        "--chips", default="1", help="chips there are, or auto for as many as needed (default: 1)"
+    )
     parser.add_argument(
         "--input",
         action="append",
@@ -133,12 +142,22 @@ def _parser() -> _Parser:
         help=f"shape of an input, once per input (default for {_VISION}*: {_DEFAULT_INPUT}); 1,128:int64 for tokens",
     )
     parser.add_argument(
-        "--duplicate", action="append", default=[], metavar="GLOB=N", help="place matching matrices N times"
+        "--duplicate",
+        action="append",
+        default=[],
+        metavar="GLOB=N",
+        help="place matching matrices N times",
     )
-    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="leave matching ones digital")
-    parser.add_argument("--spread", action="store_true", help="use empty tiles for blocks that share one")
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help="leave matching ones digital"
+    )
+    parser.add_argument(
+        "--spread", action="store_true", help="use empty tiles for blocks that share one"
+    )
     parser.add_argument("--html", type=Path, help="write a page with floorplan and tables")
-    parser.add_argument("--json", type=Path, help="write the mapping; ChipMapping.from_json reads it")
+    parser.add_argument(
+        "--json", type=Path, help="write the mapping; ChipMapping.from_json reads it"
+    )
     return parser
 
 
@@ -149,13 +168,17 @@ def _chip(text: str) -> chips.Chip:
     try:
         return chips.get(text)
     except ValueError as error:
-        raise ValueError(f"--chip: {error} A chip of your own is a path that ends in {', '.join(SUFFIXES)}") from error
+        raise ValueError(
+            f"--chip: {error} A chip of your own is a path that ends in {', '.join(SUFFIXES)}"
+        ) from error
 
 
 def _inputs(model: str) -> list[str]:
     if model.startswith(_VISION):
         return [_DEFAULT_INPUT]
-    raise ValueError(f"--model {model}: its input is not known; add --input with its shape, such as --input 1,40")
+    raise ValueError(
+        f"--model {model}: its input is not known; add --input with its shape, such as --input 1,40"
+    )
 
 
 def _tensor(text: str) -> torch.Tensor:
@@ -163,7 +186,9 @@ def _tensor(text: str) -> torch.Tensor:
     dtype = getattr(torch, kind if colon else "float32", None)
     sizes = shape.split(",")
     if not isinstance(dtype, torch.dtype) or not all(s.strip().isdigit() for s in sizes):
-        raise ValueError(f"--input takes sizes and a type such as 1,3,224,224 or 1,128:int64, got {text!r}")
+        raise ValueError(
+            f"--input takes sizes and a type such as 1,3,224,224 or 1,128:int64, got {text!r}"
+        )
     return torch.zeros([int(s) for s in sizes], dtype=dtype, device="meta")
 
 
@@ -171,7 +196,9 @@ def _num_chips(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"--chips takes a number >= 1, or auto for as many as needed; got {text!r}")
+        raise ValueError(
+            f"--chips takes a number >= 1, or auto for as many as needed; got {text!r}"
+        )
     return int(text)
 
 

@@ -6,4 +6,12 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.share import Share
 from analogtorch.conversion.swap import convert, to_digital
 
-__all__ = ["GuardReport", "Share", "analog_layers", "convert", "fold_batch_norm", "guard", "to_digital"]
+__all__ = [
+    "GuardReport",
+    "Share",
+    "analog_layers",
+    "convert",
+    "fold_batch_norm",
+    "guard",
+    "to_digital",
+]

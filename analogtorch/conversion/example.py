@@ -22,6 +22,6 @@ def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module],
     if isinstance(example, Mapping):
         return lambda model: model(**example)
     raise TypeError(
-        f"{caller}: example must be the model's input: a tensor, a tuple of arguments or a dictionary of keyword "
-        f"arguments, got {type(example).__name__}{remedy}"
+        f"{caller}: example must be the model's input: a tensor, a tuple of arguments or a "
+        f"dictionary of keyword arguments, got {type(example).__name__}{remedy}"
     )

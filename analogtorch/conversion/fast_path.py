@@ -1,7 +1,9 @@
-"""What torch computes with a layer's weight without calling the layer: not with that of an analog one.
+"""What torch computes with a layer's weight without calling the layer: not with that of an analog
+one.
 
-``nn.TransformerEncoderLayer`` has a fused kernel for the whole layer, ``nn.TransformerEncoder`` makes nested tensors of
-padded inputs for it, and ``nn.MultiheadAttention`` reads the weight of its ``out_proj``.
+``nn.TransformerEncoderLayer`` has a fused kernel for the whole layer, ``nn.TransformerEncoder``
+makes nested tensors of padded inputs for it, and ``nn.MultiheadAttention`` reads the weight of its
+``out_proj``.
 """
 
 from typing import TypeVar
@@ -16,8 +18,8 @@ _FLAGS: dict[type[nn.Module], tuple[str, int | bool]] = {
     nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
     nn.TransformerEncoder: ("use_nested_tensor", False),
 }
-"""The attribute that lets a module take its fast path, and the value with which it does not. torch reads it for nothing
-else. A subclass has it too: a ``forward`` of its own may call torch's."""
+"""The attribute that lets a module take its fast path, and the value with which it does not. torch
+reads it for nothing else. A subclass has it too: a ``forward`` of its own may call torch's."""
 _BEFORE = "fast_path_before_analog"
 """Attribute that keeps the value from before."""
 
@@ -25,8 +27,8 @@ _BEFORE = "fast_path_before_analog"
 def switch_off(model: Model) -> Model:
     """Turn off the fast paths around analog layers: the modules then call them.
 
-    Classes stay the same, and so do results, but for the places that ``src_key_padding_mask`` hides: nested tensors put
-    zeros there, and without them they are what they are in training.
+    Classes stay the same, and so do results, but for the places that ``src_key_padding_mask``
+    hides: nested tensors put zeros there, and without them they are what they are in training.
     """
     for module in model.modules():
         name, off = _flag(module)
@@ -44,12 +46,16 @@ def restore(model: Model) -> Model:
 
 
 def reader(model: nn.Module, name: str) -> tuple[str, nn.Module] | None:
-    """The digital attention whose ``out_proj`` the layer ``name`` is, by its own name: it does not call the layer."""
+    """The digital attention whose ``out_proj`` the layer ``name`` is, by its own name: it does not
+    call the layer.
+    """
     owner, _, child = name.rpartition(".")
     if child != "out_proj":
         return None
     module = model.get_submodule(owner)
-    digital = isinstance(module, nn.MultiheadAttention) and not isinstance(module, AnalogMultiheadAttention)
+    digital = isinstance(module, nn.MultiheadAttention) and not isinstance(
+        module, AnalogMultiheadAttention
+    )
     return (owner, module) if digital else None
 
 

@@ -1,4 +1,6 @@
-"""Proof that every analog layer of a model really runs, and that nobody computes with its weight behind its back."""
+"""Proof that every analog layer of a model really runs, and that nobody computes with its weight
+behind its back.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,9 +31,11 @@ class GuardRow:
     runs: int
     """How often its analog forward ran."""
     routed: bool
-    """Whether a module calls it by its weight, ``F.linear(x, layer.weight)``, and is brought back to the layer."""
+    """Whether a module calls it by its weight, ``F.linear(x, layer.weight)``, and is brought back
+    to the layer."""
     digital_uses: tuple[str, ...]
-    """Digital modules that hold the same weight and computed with it, such as the embedding that a head is tied to."""
+    """Digital modules that hold the same weight and computed with it, such as the embedding that a
+    head is tied to."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,21 @@ class GuardReport:
         width = max(5, *(len(row.name) for row in self.layers))
         lines = [f"{'layer':<{width}}  {'kind':<8}  {'weights':>12}  {'runs':>5}"]
         for row in self.layers:
-            note = f"  also used digitally by {', '.join(row.digital_uses)}" if row.digital_uses else ""
+            note = (
+                f"  also used digitally by {', '.join(row.digital_uses)}"
+                if row.digital_uses
+                else ""
+            )
             note += "  called by its weight, routed" if row.routed else ""
             note += "  NOT REACHED by this example" if row.runs == 0 else ""
-            lines.append(f"{row.name:<{width}}  {row.kind:<8}  {row.weights:>12,}  {row.runs:>5}{note}")
+            lines.append(
+                f"{row.name:<{width}}  {row.kind:<8}  {row.weights:>12,}  {row.runs:>5}{note}"
+            )
         ran = len(self.layers) - len(self.unused)
-        lines.append(f"{ran} of {len(self.layers)} analog layers ran their analog forward; none was bypassed.")
+        lines.append(
+            f"{ran} of {len(self.layers)} analog layers ran their analog forward; none was "
+            "bypassed."
+        )
         lines.append(str(self.share))
         return "\n".join(lines)
 
@@ -68,32 +81,37 @@ def guard(
     allow_unused: bool = False,
     forward: Callable[[nn.Module, Any], Any] | None = None,
 ) -> GuardReport:
-    """Run a converted model once and prove that the analog forward of every analog layer ran, and nothing beside it.
+    """Run a converted model once and prove that the analog forward of every analog layer ran, and
+    nothing beside it.
 
-    A bypass is an operator that combines the weight of an analog layer, a view or a copy of it, with other data outside
-    of that layer: ``F.linear(x, layer.weight)``, or the fused kernels of ``nn.TransformerEncoderLayer`` and
-    ``nn.MultiheadAttention``. A digital module that holds the same weight, such as a tied embedding, may use it.
-    Where a module calls ``F.linear`` or ``F.conv1d`` to ``3d`` with the weight of a layer inside it and otherwise as
-    that layer would, the call is routed to the layer from then on, and the report says so; the module keeps its class
+    A bypass is an operator that combines the weight of an analog layer, a view or a copy of it,
+    with other data outside of that layer: ``F.linear(x, layer.weight)``, or the fused kernels of
+    ``nn.TransformerEncoderLayer`` and ``nn.MultiheadAttention``. A digital module that holds the
+    same weight, such as a tied embedding, may use it. Where a module calls ``F.linear`` or
+    ``F.conv1d`` to ``3d`` with the weight of a layer inside it and otherwise as that layer would,
+    the call is routed to the layer from then on, and the report says so; the module keeps its class
     and its ``state_dict``. Any other bypass is an error.
 
-    The run is in evaluation mode and without gradients, so it tells nothing of code that runs in training only, nor of
-    a copy of a weight that was made before it. Modes, buffers (batch norm's statistics, a programmed chip's counters)
-    and the random states of torch, numpy and Python are as before; no hook is registered, as hooks turn fast paths off.
+    The run is in evaluation mode and without gradients, so it tells nothing of code that runs in
+    training only, nor of a copy of a weight that was made before it. Modes, buffers (batch norm's
+    statistics, a programmed chip's counters) and the random states of torch, numpy and Python are
+    as before; no hook is registered, as hooks turn fast paths off.
 
     Args:
         model: a converted model, or a programmed chip at a time.
         example: its input: a tensor, a tuple of arguments or a dictionary of keyword arguments.
         allow_unused: report a layer that the example does not reach, rather than raise.
-        forward: runs the model on the example, ``forward(model, example)``, where the rule above does not fit.
+        forward: runs the model on the example, ``forward(model, example)``, where the rule above
+            does not fit.
 
     Returns:
         How often each analog layer ran.
 
     Raises:
         TypeError: ``model``, ``example`` or ``forward`` is of another type.
-        ValueError: no analog layer, or one that something else took the place of since ``convert``; a layer that is
-            bypassed, with the module and the line of code that do it; or one that did not run.
+        ValueError: no analog layer, or one that something else took the place of since ``convert``;
+            a layer that is bypassed, with the module and the line of code that do it; or one that
+            did not run.
 
     Example:
         >>> model = at.convert(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()), at.chips.hermes64())
@@ -104,13 +122,17 @@ def guard(
     checks.flag("guard: allow_unused", allow_unused)
     layers = dict(analog_layers(model))
     if not layers:
-        raise ValueError("guard: the model has no analog layer; call analogtorch.convert(model, chip) first")
+        raise ValueError(
+            "guard: the model has no analog layer; call analogtorch.convert(model, chip) first"
+        )
     refuse_taken(model, "guard")
     run: Callable[[nn.Module], Any]
     if forward is None:
         run = runner("guard", example, "; for anything else pass forward=")
     elif not callable(forward):
-        raise TypeError(f"guard: forward must be a function, forward(model, example), got {forward!r}")
+        raise TypeError(
+            f"guard: forward must be a function, forward(model, example), got {forward!r}"
+        )
     else:
         given = forward
 
@@ -142,7 +164,9 @@ def guard(
     return report
 
 
-def route_bypasses(model: nn.Module, run: Callable[[nn.Module], Any]) -> tuple[Watch, Callable[[], None]]:
+def route_bypasses(
+    model: nn.Module, run: Callable[[nn.Module], Any]
+) -> tuple[Watch, Callable[[], None]]:
     """Watch a run and route what bypasses a layer, until nothing more can be routed.
 
     Returns:
@@ -186,8 +210,9 @@ def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: b
         )
     if unused and not (allow_unused and not bypasses):
         parts.append(
-            f"{len(unused)} of {total} analog layers did not run: {_some(list(map(repr, unused)), ', ')}. Use an "
-            "example that reaches them, pass allow_unused=True, or leave them digital with convert(..., exclude=...)."
+            f"{len(unused)} of {total} analog layers did not run: "
+            f"{_some(list(map(repr, unused)), ', ')}. Use an example that reaches them, pass "
+            "allow_unused=True, or leave them digital with convert(..., exclude=...)."
         )
     if parts:
         raise ValueError("guard: " + "\n".join(parts))
@@ -195,4 +220,8 @@ def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: b
 
 def _some(listed: list[str], separator: str) -> str:
     text = separator.join(listed[:_SHOWN])
-    return text if len(listed) <= _SHOWN else f"{text}{separator or chr(10) + '  '}and {len(listed) - _SHOWN} more"
+    return (
+        text
+        if len(listed) <= _SHOWN
+        else f"{text}{separator or chr(10) + '  '}and {len(listed) - _SHOWN} more"
+    )

@@ -22,26 +22,36 @@ _REFUSED = {
 """Modules with weights that ``convert`` never makes analog, and why."""
 
 _OWN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTensor")}
-"""Types of weights, beside Parameters, that are the numbers of a matrix: whole, spread over devices, or a shape."""
+"""Types of weights, beside Parameters, that are the numbers of a matrix: whole, spread over
+devices, or a shape."""
 
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
-    """The analog layers of ``model``, matrices of recurrent layers among them, by full name, each shared one once."""
+    """The analog layers of ``model``, matrices of recurrent layers among them, by full name, each
+    shared one once.
+    """
     check_module("analog_layers", model)
     return ((name, m) for name, m in model.named_modules() if isinstance(m, AnalogLayer))
 
 
 def left_digital(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The matrices that stayed digital in modules that are analog otherwise, by the name of the layer each would be."""
+    """The matrices that stayed digital in modules that are analog otherwise, by the name of the
+    layer each would be.
+    """
     for name, module in model.named_modules():
         for spot in module.spots() if isinstance(module, AnalogComposite) else ():
-            if spot.child not in module._modules and (p := module._parameters.get(spot.weight)) is not None:
+            if (
+                spot.child not in module._modules
+                and (p := module._parameters.get(spot.weight)) is not None
+            ):
                 yield f"{name}.{spot.child}".lstrip("."), p
 
 
 def is_analog(module: Any) -> bool:
     """Whether ``convert`` made it, rather than a part of what it made."""
-    return isinstance(module, AnalogLayer | AnalogComposite) and not isinstance(module, AnalogMatrix)
+    return isinstance(module, AnalogLayer | AnalogComposite) and not isinstance(
+        module, AnalogMatrix
+    )
 
 
 def check_module(caller: str, model: Any) -> None:
@@ -52,15 +62,20 @@ def check_module(caller: str, model: Any) -> None:
             hint = "; a programmed chip is a model at a time: physical.at('1 day')"
         elif isinstance(model, type) and issubclass(model, nn.Module):
             hint = f" {model.__name__} itself; call it: {model.__name__}(...)"
-        raise TypeError(f"{caller}: model must be a torch.nn.Module, got {type(model).__name__}{hint}")
+        raise TypeError(
+            f"{caller}: model must be a torch.nn.Module, got {type(model).__name__}{hint}"
+        )
 
 
 def refuse_programmed(model: nn.Module, caller: str) -> None:
-    """Raise ValueError where ``caller`` was given a programmed chip instead of the model that was programmed."""
+    """Raise ValueError where ``caller`` was given a programmed chip instead of the model that was
+    programmed.
+    """
     for name, layer in analog_layers(model):
         if layer.programmed is not None:
             raise ValueError(
-                f"{caller}: layer {name!r} belongs to a programmed chip; use the model that was programmed"
+                f"{caller}: layer {name!r} belongs to a programmed chip; use the model that was "
+                "programmed"
             )
 
 
@@ -71,7 +86,11 @@ def refuse_unloaded(model: nn.Module, caller: str) -> None:
             hook = getattr(layer, "_hf_hook", None)
             raise ValueError(
                 f"{caller}: layer {name!r} is on the meta device; "
-                + ("load weights first" if hook is None else f"{_accelerate(hook)} offloads its weights. {_UNHOOK}")
+                + (
+                    "load weights first"
+                    if hook is None
+                    else f"{_accelerate(hook)} offloads its weights. {_UNHOOK}"
+                )
             )
 
 
@@ -103,17 +122,25 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     if own := kind.refuses(module):
         return own
     names = OWN.union(dir(kind)).difference(dir(kind.digital))
-    if taken := sorted(names & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())):
+    if taken := sorted(
+        names & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())
+    ):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
     return refuses(kind, module)
 
 
 def _own_matrix(module: nn.Module) -> str:
-    """What to know of a module without an analog form: that it may multiply by a Parameter of its own."""
+    """What to know of a module without an analog form: that it may multiply by a Parameter of its
+    own.
+    """
     for name, p in module._parameters.items():
         if p is not None and not is_lazy(p) and p.dim() in (2, 3) and min(p.shape) > 1:
             size = " x ".join(map(str, p.shape[-2:]))
-            several = f"{p.shape[0]} matrices of {size} in one Parameter" if p.dim() == 3 else f"a matrix of {size}"
+            several = (
+                f"{p.shape[0]} matrices of {size} in one Parameter"
+                if p.dim() == 3
+                else f"a matrix of {size}"
+            )
             return f", whose {name} is {several}, not a layer"
     return ""
 
@@ -127,8 +154,9 @@ def _override(module: nn.Module, method: str) -> str:
 
 
 _UNHOOK = (
-    "Call accelerate.hooks.remove_hook_from_module(model, recurse=True), and dispatch the model again afterwards; to "
-    "offload it, pass state_dict=dict(model.named_parameters()) to accelerate, or it does not find the input ranges"
+    "Call accelerate.hooks.remove_hook_from_module(model, recurse=True), and dispatch the model "
+    "again afterwards; to offload it, pass state_dict=dict(model.named_parameters()) to "
+    "accelerate, or it does not find the input ranges"
 )
 
 
@@ -141,7 +169,10 @@ def _unplaceable(name: str, weight: Any) -> str | None:
     if weight is None:
         return f"its {name} is not a plain Parameter (pruned or weight-normalised)"
     kind = type(weight)
-    if not issubclass(kind, nn.Parameter) and (kind.__module__.partition(".")[0], kind.__name__) not in _OWN_TENSORS:
+    if (
+        not issubclass(kind, nn.Parameter)
+        and (kind.__module__.partition(".")[0], kind.__name__) not in _OWN_TENSORS
+    ):
         return f"its {name} is a {kind.__name__}, a tensor that multiplies by rules of its own (quantised, sparse)"
     if weight.numel() == 0 or not weight.is_floating_point():
         return f"its {name} has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
@@ -149,16 +180,24 @@ def _unplaceable(name: str, weight: Any) -> str | None:
 
 
 def matrices_of(module: Any) -> list[Spot] | None:
-    """Where a recurrent layer or attention, digital or analog, has its matrices; None of a layer with one weight."""
+    """Where a recurrent layer or attention, digital or analog, has its matrices; None of a layer
+    with one weight.
+    """
     kind = type(module) if isinstance(module, AnalogComposite) else kind_of(module)
-    return list(kind.spots(module)) if kind is not None and issubclass(kind, AnalogComposite) else None
+    return (
+        list(kind.spots(module)) if kind is not None and issubclass(kind, AnalogComposite) else None
+    )
 
 
 def kind_of(module: nn.Module) -> Any:
-    """The kind of analog layer that ``module`` would become, whatever there is against it; None if there is none."""
+    """The kind of analog layer that ``module`` would become, whatever there is against it; None if
+    there is none.
+    """
     return next((kind for kind in kinds() if isinstance(module, kind.digital)), None)
 
 
 def analog_type(module: nn.Module) -> Any:
-    """The class of the analog layer that ``module`` would become: its kind, or a subclass of both. See ``kind_of``."""
+    """The class of the analog layer that ``module`` would become: its kind, or a subclass of both.
+    See ``kind_of``.
+    """
     return analog_class(kind_of(module), type(module))

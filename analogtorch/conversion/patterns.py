@@ -33,7 +33,9 @@ def names_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Unit:
-    """What can be analog or digital by itself: a layer, or one matrix of a module that has several."""
+    """What can be analog or digital by itself: a layer, or one matrix of a module that has
+    several.
+    """
 
     owner: str
     """Name of the module that has it: the layer itself."""
@@ -50,10 +52,13 @@ class Unit:
         return (*self.own, *self.owners) if self.child else self.own
 
 
-def units(names: Mapping[str, tuple[str, ...]], modules: Mapping[str, nn.Module]) -> dict[str, Unit]:
+def units(
+    names: Mapping[str, tuple[str, ...]], modules: Mapping[str, nn.Module]
+) -> dict[str, Unit]:
     """The layers and matrices of ``modules``, which are analog or can be, by name.
 
-    A matrix has the name of its layer, such as ``lstm.ih_l0``, and that of its Parameter, ``lstm.weight_ih_l0``.
+    A matrix has the name of its layer, such as ``lstm.ih_l0``, and that of its Parameter,
+    ``lstm.weight_ih_l0``.
 
     Args:
         names: all names of each module, by the first.
@@ -65,7 +70,11 @@ def units(names: Mapping[str, tuple[str, ...]], modules: Mapping[str, nn.Module]
             found[owner] = Unit(owner, None, names[owner], names[owner])
             continue
         for spot in spots:
-            own = tuple(f"{name}.{text}".lstrip(".") for text in (spot.child, spot.weight) for name in names[owner])
+            own = tuple(
+                f"{name}.{text}".lstrip(".")
+                for text in (spot.child, spot.weight)
+                for name in names[owner]
+            )
             found[own[0]] = Unit(owner, spot.child, own, names[owner])
     return found
 
@@ -76,9 +85,13 @@ def matches(names: Iterable[str], among: list[Pattern]) -> bool:
 
 
 def check_known(
-    model: nn.Module, candidates: Mapping[str, tuple[str, ...]], among: list[Pattern], embeddings: bool = False
+    model: nn.Module,
+    candidates: Mapping[str, tuple[str, ...]],
+    among: list[Pattern],
+    embeddings: bool = False,
 ) -> None:
-    """Raise ValueError for a pattern that matches none of the ``candidates``, with what it matches or almost matches.
+    """Raise ValueError for a pattern that matches none of the ``candidates``, with what it matches
+    or almost matches.
 
     Args:
         model: of the layers.
@@ -90,32 +103,47 @@ def check_known(
     for pattern in among:
         if any(map(pattern, names)):
             continue
-        found = [(name, m) for name, m in model.named_modules(remove_duplicate=False) if pattern(name)]
-        with_weights = [(name, m) for name, m in found if next(m.parameters(recurse=False), None) is not None]
+        found = [
+            (name, m) for name, m in model.named_modules(remove_duplicate=False) if pattern(name)
+        ]
+        with_weights = [
+            (name, m) for name, m in found if next(m.parameters(recurse=False), None) is not None
+        ]
         for name, module in with_weights or found[:1]:
             why = reason(model, name, module, embeddings)
-            raise ValueError(f"convert: {name!r}, matched by {pattern.text!r}, cannot be analog: {why}")
+            raise ValueError(
+                f"convert: {name!r}, matched by {pattern.text!r}, cannot be analog: {why}"
+            )
         near = nearest(pattern.text.removeprefix("re:"), names) or names[:3]
         raise ValueError(
-            f"convert: pattern {pattern.text!r} matches none of the {len(candidates)} layers that can be analog. "
-            f"Closest names: {', '.join(map(repr, near)) or 'none'}. Leave the pattern out, or name layers as "
-            "model.named_modules() does."
+            f"convert: pattern {pattern.text!r} matches none of the {len(candidates)} layers that "
+            f"can be analog. Closest names: {', '.join(map(repr, near)) or 'none'}. Leave the "
+            "pattern out, or name layers as model.named_modules() does."
         )
 
 
 def nearest(text: str, names: Iterable[str]) -> list[str]:
-    """Up to three ``names`` that ``text`` may have meant: a whole name, or how one ends, such as ``head`` of it."""
+    """Up to three ``names`` that ``text`` may have meant: a whole name, or how one ends, such as
+    ``head`` of it.
+    """
     endings: dict[str, list[str]] = {}
     for name in names:
         parts = name.split(".")
         for i in range(len(parts)):
             endings.setdefault(".".join(parts[i:]), []).append(name)
-    found = [name for ending in get_close_matches(text.strip("*."), endings, n=3) for name in endings[ending]]
+    found = [
+        name
+        for ending in get_close_matches(text.strip("*."), endings, n=3)
+        for name in endings[ending]
+    ]
     return list(dict.fromkeys(found))[:3]
 
 
 def check_agree(
-    candidates: Iterable[tuple[str, ...]], included: list[Pattern], excluded: list[Pattern], overriding: list[Pattern]
+    candidates: Iterable[tuple[str, ...]],
+    included: list[Pattern],
+    excluded: list[Pattern],
+    overriding: list[Pattern],
 ) -> None:
     """Raise ValueError for a pattern that asks for layers all of which ``exclude`` takes away."""
     for argument, group in (("include", included), ("per_layer", overriding)):
@@ -124,18 +152,23 @@ def check_agree(
             if asked and all(matches(names, excluded) for names in asked):
                 other = next(e.text for e in excluded if matches(asked[0], [e]))
                 raise ValueError(
-                    f"convert: {argument} {pattern.text!r} and exclude {other!r} contradict each other: all it asks "
-                    f"for is excluded, such as {asked[0][0]!r}; drop one of them"
+                    f"convert: {argument} {pattern.text!r} and exclude {other!r} contradict each "
+                    f"other: all it asks for is excluded, such as {asked[0][0]!r}; drop one of them"
                 )
 
 
-def check_used(candidates: Mapping[str, tuple[str, ...]], chosen: Iterable[str], overriding: list[Pattern]) -> None:
-    """Raise ValueError for a pattern of ``per_layer`` that matches layers, none of which is ``chosen``."""
+def check_used(
+    candidates: Mapping[str, tuple[str, ...]], chosen: Iterable[str], overriding: list[Pattern]
+) -> None:
+    """Raise ValueError for a pattern of ``per_layer`` that matches layers, none of which is
+    ``chosen``.
+    """
     kept = [candidates[name] for name in chosen]
     for pattern in overriding:
         if not any(matches(names, [pattern]) for names in kept):
             such = next(name for name, names in candidates.items() if matches(names, [pattern]))
             raise ValueError(
-                f"convert: per_layer {pattern.text!r} would change nothing: include, exclude or where leaves out all "
-                f"that it matches, such as {such!r}; convert that as well, or drop it"
+                f"convert: per_layer {pattern.text!r} would change nothing: include, exclude or "
+                f"where leaves out all that it matches, such as {such!r}; convert that as well, or "
+                "drop it"
             )

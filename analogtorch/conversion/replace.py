@@ -6,10 +6,12 @@ from torch import nn
 
 
 def replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
-    """Put the modules ``new``, by the ``id`` of those that they replace, in their places, under all their names.
+    """Put the modules ``new``, by the ``id`` of those that they replace, in their places, under all
+    their names.
 
-    That is among the children of each module, and among what its other attributes hold: the module itself, or a list,
-    tuple or dictionary of them. A forward may well go by these, and would go on calling what was replaced.
+    That is among the children of each module, and among what its other attributes hold: the module
+    itself, or a list, tuple or dictionary of them. A forward may well go by these, and would go on
+    calling what was replaced.
 
     Returns:
         The model: what replaces it where it is to be replaced itself.

@@ -1,8 +1,9 @@
 """Calls that name a layer's weight instead of the layer, brought back to the layer.
 
-``F.linear(x, self.qkv.weight)`` computes with the weight of an analog layer behind its back. Where such a call stands
-in a module's ``forward``, that module gets a forward that runs its own one under a function mode, which gives such
-calls to the layer. The module stays what it is otherwise: class, Parameters, hooks, pickling and compilation included.
+``F.linear(x, self.qkv.weight)`` computes with the weight of an analog layer behind its back. Where
+such a call stands in a module's ``forward``, that module gets a forward that runs its own one under
+a function mode, which gives such calls to the layer. The module stays what it is otherwise: class,
+Parameters, hooks, pickling and compilation included.
 """
 
 import dis
@@ -19,8 +20,11 @@ from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _ROUTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Layers whose products such a call can be: not an embedding's, whose weight a tied head multiplies by."""
-LOOKED_AT = frozenset({"dtype", "device", "shape", "size", "requires_grad", "is_meta", "numel", "dim", "ndim"})
+"""Layers whose products such a call can be: not an embedding's, whose weight a tied head multiplies
+by."""
+LOOKED_AT = frozenset(
+    {"dtype", "device", "shape", "size", "requires_grad", "is_meta", "numel", "dim", "ndim"}
+)
 """What a forward may ask of a weight without computing with it."""
 
 
@@ -66,7 +70,9 @@ class Router(TorchFunctionMode):
         if func is F.linear or func in _CONVOLUTIONS:
             weight = args[1] if len(args) > 1 else given.get("weight")
             for layer in self.layers():
-                if weight is layer._parameters.get("weight") and _is_product_of(layer, func, args, given):
+                if weight is layer._parameters.get("weight") and _is_product_of(
+                    layer, func, args, given
+                ):
                     x = args[0] if args else given["input"]
                     return _product(layer, x, args[2] if len(args) > 2 else given.get("bias"))
         return func(*args, **given)
@@ -81,20 +87,29 @@ def _is_product_of(layer: Any, func: Any, args: Any, kwargs: Any) -> bool:
     if func is not _CONVOLUTIONS[len(layer.kernel_size) - 1]:
         return False
     names = ("stride", "padding", "dilation", "groups")
-    call = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | dict(zip(names, args[3:], strict=False))
+    call = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | dict(
+        zip(names, args[3:], strict=False)
+    )
     call |= {name: kwargs[name] for name in names if name in kwargs}
     return all(_alike(call[name], getattr(layer, name), len(layer.kernel_size)) for name in names)
 
 
 def _alike(given: Any, own: Any, dims: int) -> bool:
     def spread(value: Any) -> Any:
-        return (value,) * dims if isinstance(value, int) else value if isinstance(value, str) else tuple(value)
+        return (
+            (value,) * dims
+            if isinstance(value, int)
+            else value
+            if isinstance(value, str)
+            else tuple(value)
+        )
 
     return bool(spread(given) == spread(own))
 
 
 def _product(layer: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-    own = getattr(layer, "analog_kind", None)  # of a subclass, whose own forward the call is not meant for
+    # of a subclass, whose own forward the call is not meant for
+    own = getattr(layer, "analog_kind", None)
     y = layer(x) if own is None else own.forward(layer, x)
     if bias is layer.bias:
         return y
@@ -105,10 +120,12 @@ def _product(layer: Any, x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def route(module: nn.Module, names: list[str]) -> bool:
-    """Bring calls in ``module``'s forward that name the weights of its layers ``names`` to these layers.
+    """Bring calls in ``module``'s forward that name the weights of its layers ``names`` to these
+    layers.
 
     Returns:
-        Whether it could be done: not for a module whose ``forward`` is an attribute of its own already.
+        Whether it could be done: not for a module whose ``forward`` is an attribute of its own
+        already.
     """
     own = vars(module).get("forward")
     if own is not None and not isinstance(own, Routed):
@@ -137,7 +154,8 @@ def routed_layers(model: nn.Module) -> list[str]:
 
 
 def route_known(model: nn.Module) -> list[nn.Module]:
-    """Route the modules whose forward says itself that it reads ``self.<layer>.weight`` of an analog layer.
+    """Route the modules whose forward says itself that it reads ``self.<layer>.weight`` of an
+    analog layer.
 
     Returns:
         Those that were not routed before.
@@ -145,8 +163,11 @@ def route_known(model: nn.Module) -> list[nn.Module]:
     new = []
     for module in model.modules():
         names = [name for name, child in module.named_children() if _routable(child)]
-        torchs = str(getattr(type(module).forward, "__module__", "")).startswith("torch.nn.modules.")
-        if names and not torchs and not isinstance(module, AnalogLayer):  # torch's own: see fast_path
+        torchs = str(getattr(type(module).forward, "__module__", "")).startswith(
+            "torch.nn.modules."
+        )
+        # torch's own: see fast_path
+        if names and not torchs and not isinstance(module, AnalogLayer):
             read = _weights_read(getattr(type(module).forward, "__code__", None))
             found, before = [name for name in names if name in read], "forward" in vars(module)
             if found and route(module, found) and not before:
@@ -168,7 +189,8 @@ def _weights_read(code: CodeType | None) -> set[str]:
         before, after = loads[max(i - 1, 0)], loads[min(i + 1, len(loads) - 1)]
         if before.opname == here.opname == "LOAD_ATTR" and here.argval == "weight":
             looked = after.opname in ("LOAD_ATTR", "LOAD_METHOD") and after.argval in LOOKED_AT
-            asked = i >= 3 and loads[i - 3].argval == "isinstance"  # isinstance(self.<layer>.weight, ...
+            # isinstance(self.<layer>.weight, ...
+            asked = i >= 3 and loads[i - 3].argval == "isinstance"
             found |= set() if looked or asked else {before.argval}
     for constant in code.co_consts:
         found |= _weights_read(constant) if isinstance(constant, CodeType) else set()

@@ -1,4 +1,6 @@
-"""How much of a model's multiplying is analog: the share of the weights that are matrices, whoever holds them."""
+"""How much of a model's multiplying is analog: the share of the weights that are matrices, whoever
+holds them.
+"""
 
 from dataclasses import dataclass, field
 
@@ -17,8 +19,9 @@ _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 class Share:
     """Weights that multiply inputs, each shared one counted once.
 
-    A Parameter of a module that AnalogTorch does not know counts if it is a matrix or several: what its module does
-    with it cannot be seen. So the analog share is a lower bound where such modules add or look up their Parameters.
+    A Parameter of a module that AnalogTorch does not know counts if it is a matrix or several: what
+    its module does with it cannot be seen. So the analog share is a lower bound where such modules
+    add or look up their Parameters.
     """
 
     analog: int
@@ -57,7 +60,9 @@ def share(model: nn.Module) -> Share:
 
 
 def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The Parameters of a digital module itself, without its children, that may multiply its input, by name."""
+    """The Parameters of a digital module itself, without its children, that may multiply its input,
+    by name.
+    """
     own = {name: p for name, p in module._parameters.items() if p is not None and not is_lazy(p)}
     if isinstance(module, _LOOKED_UP) or not own:
         return {}
@@ -70,5 +75,7 @@ def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _is_matrix(p: nn.Parameter) -> bool:
-    """Whether it has rows and columns; what begins with a dimension of 1 is added to every sample, as positions are."""
+    """Whether it has rows and columns; what begins with a dimension of 1 is added to every sample,
+    as positions are.
+    """
     return p.dim() > 1 and p.shape[0] > 1 and sum(size > 1 for size in p.shape) > 1

@@ -1,8 +1,10 @@
-"""Analog classes of subclasses: what a subclass of a layer adds, such as padding in its forward, stays.
+"""Analog classes of subclasses: what a subclass of a layer adds, such as padding in its forward,
+stays.
 
-The analog class of ``Conv2dSame`` inherits from it and from ``AnalogConv2d``, in this order. Methods and attributes
-stay, ``super().forward(x)`` in its forward is the analog one, and ``F.conv2d(x, self.weight, ...)`` is routed there.
-A forward that does anything else with the weight cannot be analog; that is tried before, on the meta device.
+The analog class of ``Conv2dSame`` inherits from it and from ``AnalogConv2d``, in this order.
+Methods and attributes stay, ``super().forward(x)`` in its forward is the analog one, and
+``F.conv2d(x, self.weight, ...)`` is routed there. A forward that does anything else with the weight
+cannot be analog; that is tried before, on the meta device.
 """
 
 import functools
@@ -25,11 +27,17 @@ _MADE: dict[Any, Any] = {}
 
 
 def analog_class(kind: Any, digital: type[nn.Module]) -> Any:
-    """The analog class of layers of class ``digital``, a subclass of ``kind.digital`` or that class itself."""
+    """The analog class of layers of class ``digital``, a subclass of ``kind.digital`` or that class
+    itself.
+    """
     if not _added(kind, digital):
         return kind
     if (kind, digital) not in _MADE:
-        space: dict[str, Any] = {"__module__": digital.__module__, "__doc__": digital.__doc__, "__reduce_ex__": _reduce}
+        space: dict[str, Any] = {
+            "__module__": digital.__module__,
+            "__doc__": digital.__doc__,
+            "__reduce_ex__": _reduce,
+        }
         space |= {"analog_kind": kind, "analog_of": digital}
         if overrides(kind, digital):
             space["forward"] = _routed(digital.forward)
@@ -49,9 +57,16 @@ def _routed(own: Any) -> Any:
 
 
 def _added(kind: Any, digital: type[nn.Module]) -> set[str]:
-    """What the classes between ``digital`` and ``kind.digital`` define, beside ``__init__`` and the like."""
+    """What the classes between ``digital`` and ``kind.digital`` define, beside ``__init__`` and the
+    like.
+    """
     between = [c for c in digital.__mro__ if c not in kind.digital.__mro__]
-    return {name for c in between for name in vars(c) if not (name.startswith("__") and name.endswith("__"))}
+    return {
+        name
+        for c in between
+        for name in vars(c)
+        if not (name.startswith("__") and name.endswith("__"))
+    }
 
 
 def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
@@ -66,7 +81,10 @@ def _new(kind: Any, digital: type[nn.Module]) -> Any:
 
 def overrides(kind: Any, digital: type[nn.Module]) -> str | None:
     """The method by which ``digital`` computes otherwise than ``kind.digital``, if it has any."""
-    return next((m for m in _FORWARDS if getattr(digital, m, None) is not getattr(kind.digital, m, None)), None)
+    return next(
+        (m for m in _FORWARDS if getattr(digital, m, None) is not getattr(kind.digital, m, None)),
+        None,
+    )
 
 
 def refuses(kind: Any, module: nn.Module) -> str | None:
@@ -86,7 +104,9 @@ def refuses(kind: Any, module: nn.Module) -> str | None:
                 layer.forward(_example(module))
         except Exception as error:  # whatever its code raises
             what = str(error).partition("\n")[0]
-            return f"{name} overrides {own}, which fails for an input alone on the meta device: {what}"
+            return (
+                f"{name} overrides {own}, which fails for an input alone on the meta device: {what}"
+            )
         if trial.other:
             return f"{name} overrides {own}, which uses the weight in {trial.other}"
         if not trial.products:
@@ -129,16 +149,22 @@ def _on_meta(module: nn.Module) -> Any:
         return t.detach().to("meta") if isinstance(t, Tensor) else t
 
     new = type(module).__new__(type(module))
-    new.__dict__.update({key: type(v)() if key.endswith("_hooks") else bare(v) for key, v in vars(module).items()})
+    new.__dict__.update(
+        {key: type(v)() if key.endswith("_hooks") else bare(v) for key, v in vars(module).items()}
+    )
     new.__dict__.pop("_compiled_call_impl", None)  # it calls the module itself
     for held in ("_parameters", "_buffers"):
         new.__dict__[held] = {key: bare(t) for key, t in vars(module)[held].items()}
-    new.__dict__["_modules"] = {key: None if m is None else _on_meta(m) for key, m in module._modules.items()}
+    new.__dict__["_modules"] = {
+        key: None if m is None else _on_meta(m) for key, m in module._modules.items()
+    }
     return new
 
 
 def _example(module: Any) -> Tensor:
-    shape: list[int] = [module.in_features] if isinstance(module, nn.Linear) else [module.in_channels]
+    shape: list[int] = (
+        [module.in_features] if isinstance(module, nn.Linear) else [module.in_channels]
+    )
     if not isinstance(module, nn.Linear):
         kernels = zip(module.kernel_size, module.stride, module.dilation, strict=True)
         shape += [2 * (d * (k - 1) + 1) + s for k, s, d in kernels]

@@ -1,4 +1,6 @@
-"""What of a model runs on the chip, what does not and why, and how many blocks and tiles it takes."""
+"""What of a model runs on the chip, what does not and why, and how many blocks and tiles it
+takes.
+"""
 
 import math
 from collections import Counter
@@ -31,7 +33,8 @@ class LayerRow:
     blocks: int
     """Blocks to place: row blocks x column blocks, of all sections."""
     cells: int
-    """Unit cells that it occupies, those between the groups of a block-diagonal convolution included."""
+    """Unit cells that it occupies, those between the groups of a block-diagonal convolution
+    included."""
     input_range: str
     """The DAC's full scale, or how it is found while the layer is not calibrated."""
     chip: Chip
@@ -51,24 +54,31 @@ class Summary:
     """Modules with weights that stay digital: name, reason, number of weights."""
 
     routed: tuple[str, ...] = ()
-    """Layers whose weights the model passes to ``F.linear`` and the like, brought back to the layer."""
+    """Layers whose weights the model passes to ``F.linear`` and the like, brought back to the
+    layer."""
     attention: tuple[str, ...] = ()
     """Analog attention, by name: its products of activations stay digital."""
     share: Share = field(default_factory=lambda: Share(0))
     """How many of the weights that multiply are on the chip, and which modules hold the others."""
     parameters: int = 0
-    """Numbers in the Parameters of the digital model: ``model.parameters()`` without the input ranges."""
+    """Numbers in the Parameters of the digital model: ``model.parameters()`` without the input
+    ranges."""
     ranges: int = 0
-    """Numbers in the input ranges, which ``model.parameters()`` holds as well because they learn."""
+    """Numbers in the input ranges, which ``model.parameters()`` holds as well because they
+    learn."""
 
     @property
     def chips(self) -> tuple[Chip, ...]:
-        """The chips that the layers run on, one of each name and build; its other fields are those of most layers."""
+        """The chips that the layers run on, one of each name and build; its other fields are those
+        of most layers.
+        """
         return tuple(chip for chip, _ in self._builds())
 
     @property
     def tiles(self) -> int:
-        """Tiles at one block per tile: an upper bound, as blocks that are smaller than a tile may share one."""
+        """Tiles at one block per tile: an upper bound, as blocks that are smaller than a tile may
+        share one.
+        """
         return sum(row.blocks for row in self.layers)
 
     @property
@@ -90,9 +100,9 @@ class Summary:
             return []
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return [
-            f"{len(names)} of {len(self.layers)} layers scale each input vector by its largest input: {shown}. An MVM "
-            "of n inputs and m outputs then takes n comparisons and n multiplications of the inputs, and m "
-            "multiplications of the outputs, all digital."
+            f"{len(names)} of {len(self.layers)} layers scale each input vector by its largest "
+            f"input: {shown}. An MVM of n inputs and m outputs then takes n comparisons and n "
+            "multiplications of the inputs, and m multiplications of the outputs, all digital."
         ]
 
     def _share(self, name: str) -> str:
@@ -101,11 +111,15 @@ class Summary:
 
     def __str__(self) -> str:
         width = max((len(row.name) for row in self.layers), default=4)
-        lines = [f"{'layer':<{width}}  {'kind':<8}  {'weight':<18}  {'blocks':>6}  {'cells':>10}  input range"]
+        lines = [
+            f"{'layer':<{width}}  {'kind':<8}  {'weight':<18}  {'blocks':>6}  {'cells':>10}  input "
+            "range"
+        ]
         for row in self.layers:
             shape = "x".join(map(str, row.shape))
             lines.append(
-                f"{row.name:<{width}}  {row.kind:<8}  {shape:<18}  {row.blocks:>6}  {row.cells:>10,}  {row.input_range}"
+                f"{row.name:<{width}}  {row.kind:<8}  {shape:<18}  {row.blocks:>6}  "
+                f"{row.cells:>10,}  {row.input_range}"
             )
         for chip, rows in self._builds():
             lines.append(_fit(chip, rows))
@@ -115,18 +129,26 @@ class Summary:
                 if row.chip != chip
             ]
         lines.append(str(self.share))
-        lines.append(f"{self.parameters:,} parameters, and {self.ranges:,} input ranges beside them.")
+        lines.append(
+            f"{self.parameters:,} parameters, and {self.ranges:,} input ranges beside them."
+        )
         if self.routed:
             lines.append(
-                f"routed: {len(self.routed)} layers that the model calls by their weights, as {self.routed[0]}"
+                f"routed: {len(self.routed)} layers that the model calls by their weights, as "
+                f"{self.routed[0]}"
             )
         lines += self._by_vector()
         bounded = [row for row in self.layers if row.output_bounds is not None]
         if bounded:
-            own = " or ".join(f"{bound:g}" for bound in dict.fromkeys(row.chip.output_bound for row in bounded))
+            own = " or ".join(
+                f"{bound:g}" for bound in dict.fromkeys(row.chip.output_bound for row in bounded)
+            )
             bounds = ", ".join(f"{row.name} {row.output_bounds}" for row in bounded)
             lines.append(f"ADC bound calibrated, the chip's own is {own}: {bounds}")
-        lines += [f"digital: {name} ({count:,} weights{self._share(name)}; {why})" for name, why, count in self.skipped]
+        lines += [
+            f"digital: {name} ({count:,} weights{self._share(name)}; {why})"
+            for name, why, count in self.skipped
+        ]
         if self.attention:
             others = len(self.attention) - 1
             where = self.attention[0] + (f" and {others} more" if others else "")
@@ -170,7 +192,8 @@ def differences(chip: Chip, usual: Chip) -> str:
 
 
 def summary(model: nn.Module) -> Summary:
-    """List the analog layers of a converted model and everything that stays digital, with the reason.
+    """List the analog layers of a converted model and everything that stays digital, with the
+    reason.
 
     Raises:
         TypeError: ``model`` is no module.
@@ -179,19 +202,32 @@ def summary(model: nn.Module) -> Summary:
     check_module("summary", model)
     layers = dict(analog_layers(model))
     if not layers:
-        raise ValueError("summary: the model has no analog layer; call analogtorch.convert(model, chip) first")
+        raise ValueError(
+            "summary: the model has no analog layer; call analogtorch.convert(model, chip) first"
+        )
     rows = tuple(_row(name, layer) for name, layer in layers.items())
     swapped = taken(model)
     skipped = tuple(
-        (name or "(root)", swapped.get(name) or reason(model, name, module) or _left(model, name), _count(own))
+        (
+            name or "(root)",
+            swapped.get(name) or reason(model, name, module) or _left(model, name),
+            _count(own),
+        )
         for name, module in model.named_modules()
-        if not isinstance(module, AnalogLayer | AnalogComposite) and (own := list(module.parameters(recurse=False)))
+        if not isinstance(module, AnalogLayer | AnalogComposite)
+        and (own := list(module.parameters(recurse=False)))
     )
     skipped += tuple(
-        (f"{name}.{own}".lstrip("."), f"the forward of {layer.digital_class.__name__} computes with it", p.numel())
+        (
+            f"{name}.{own}".lstrip("."),
+            f"the forward of {layer.digital_class.__name__} computes with it",
+            p.numel(),
+        )
         for name, layer in layers.items()
         for own, p in layer._parameters.items()
-        if hasattr(layer, "analog_of") and p is not None and own not in ("weight", "bias", "input_range")
+        if hasattr(layer, "analog_of")
+        and p is not None
+        and own not in ("weight", "bias", "input_range")
     )
     skipped += tuple((name, "not converted", p.numel()) for name, p in left_digital(model))
     ranges = {id(layer.input_range): layer.input_range.numel() for layer in layers.values()}
@@ -199,7 +235,11 @@ def summary(model: nn.Module) -> Summary:
         layers=rows,
         skipped=skipped,
         routed=tuple(routed_layers(model)),
-        attention=tuple(n or "(root)" for n, m in model.named_modules() if isinstance(m, AnalogMultiheadAttention)),
+        attention=tuple(
+            n or "(root)"
+            for n, m in model.named_modules()
+            if isinstance(m, AnalogMultiheadAttention)
+        ),
         share=share(model),
         parameters=_count([p for p in model.parameters() if id(p) not in ranges]),
         ranges=sum(ranges.values()),
@@ -222,10 +262,16 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         shape=layer.matrix_shape,
         blocks=sum(section.blocks for section in layer.sections),
         cells=sum(section.cells for section in layer.sections),
-        input_range="absmax of each input (not calibrated)" if ranges is None else range_text(ranges),
-        by_vector=layer.takes_range and not layer.calibrated and bool(layer.chip.input_bits or layer.chip.output_steps),
+        input_range="absmax of each input (not calibrated)"
+        if ranges is None
+        else range_text(ranges),
+        by_vector=layer.takes_range
+        and not layer.calibrated
+        and bool(layer.chip.input_bits or layer.chip.output_steps),
         chip=layer.chip,
-        output_bounds=None if bounds is None or layer.chip.output_bits is None else bounds_text(bounds),
+        output_bounds=None
+        if bounds is None or layer.chip.output_bits is None
+        else bounds_text(bounds),
     )
 
 

@@ -1,4 +1,6 @@
-"""Swap the layers of a model for analog ones, and back: in place, loudly, with the same Parameters."""
+"""Swap the layers of a model for analog ones, and back: in place, loudly, with the same
+Parameters.
+"""
 
 import dataclasses
 import logging
@@ -14,7 +16,13 @@ from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.fast_path import reader, restore, switch_off
 from analogtorch.conversion.fold import folded, has_folded
 from analogtorch.conversion.guard import guard
-from analogtorch.conversion.kinds import analog_type, check_module, is_analog, reason, refuse_programmed
+from analogtorch.conversion.kinds import (
+    analog_type,
+    check_module,
+    is_analog,
+    reason,
+    refuse_programmed,
+)
 from analogtorch.conversion.patterns import (
     Unit,
     check_agree,
@@ -49,43 +57,51 @@ def convert(
 ) -> nn.Module:
     """Replace the layers of ``model`` that multiply by stored weights, in place.
 
-    These are ``nn.Linear``, ``nn.Conv1d`` to ``3d`` and ``nn.ConvTranspose1d`` to ``3d``, ``nn.RNN``, ``LSTM`` and
-    ``GRU`` and their cells, ``nn.MultiheadAttention``, and the ``Conv1D`` of transformers; ``nn.Embedding`` on request.
+    These are ``nn.Linear``, ``nn.Conv1d`` to ``3d`` and ``nn.ConvTranspose1d`` to ``3d``,
+    ``nn.RNN``, ``LSTM`` and ``GRU`` and their cells, ``nn.MultiheadAttention``, and the ``Conv1D``
+    of transformers; ``nn.Embedding`` on request.
 
-    Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is listed by
-    ``analogtorch.summary``. Layers that are on this chip already are left alone. A subclass keeps its methods, and a
-    ``forward`` that multiplies by the weight as it is: by ``super().forward``, ``F.linear``, ``F.conv1d`` to ``3d``.
-    Every analog layer gains one Parameter, its ``input_range``, which learns from calibration on: an optimizer made
-    before the conversion does not know it, and weight decay should spare it (``hwa.parameter_groups``). Counters of
-    ``model.parameters()`` count it, a number per layer or row block; ``summary(model).parameters`` does not. The fused
-    kernels of ``nn.TransformerEncoderLayer`` are off until ``to_digital``.
+    Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is
+    listed by ``analogtorch.summary``. Layers that are on this chip already are left alone. A
+    subclass keeps its methods, and a ``forward`` that multiplies by the weight as it is: by
+    ``super().forward``, ``F.linear``, ``F.conv1d`` to ``3d``. Every analog layer gains one
+    Parameter, its ``input_range``, which learns from calibration on: an optimizer made before the
+    conversion does not know it, and weight decay should spare it (``hwa.parameter_groups``).
+    Counters of ``model.parameters()`` count it, a number per layer or row block;
+    ``summary(model).parameters`` does not. The fused kernels of ``nn.TransformerEncoderLayer`` are
+    off until ``to_digital``.
 
     Args:
         model: any module. A layer given as the root itself comes back as a new module.
         chip: the chip to run on.
-        include: patterns of full layer names; only these are converted. A glob (``"encoder.*"``), or a regular
-            expression marked ``"re:"`` that the whole name must match. A shared layer goes by each of its names. What
-            is asked of a recurrent layer or attention is asked of its matrices; one of them goes by its own name, such
-            as ``lstm.ih_l0``, or that of its Parameter, ``lstm.weight_ih_l0``.
+        include: patterns of full layer names; only these are converted. A glob (``"encoder.*"``),
+            or a regular expression marked ``"re:"`` that the whole name must match. A shared layer
+            goes by each of its names. What is asked of a recurrent layer or attention is asked of
+            its matrices; one of them goes by its own name, such as ``lstm.ih_l0``, or that of its
+            Parameter, ``lstm.weight_ih_l0``.
         exclude: patterns of layers that stay digital.
         where: ``where(name, layer)`` decides about each layer that the patterns leave.
-        per_layer: pattern to the chip of the layers that it matches: another ``Chip``, or the fields in which it
-            differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. Of several that match, the last counts.
-        embeddings: convert every ``nn.Embedding`` too: a token is then one noisy reading of its row.
-        fold_batch_norm: fold batch norms into the layers before them first, as ``analogtorch.fold_batch_norm`` does;
-            needs ``example``. Asked again, what was folded or left stays so. ``to_digital`` does not unfold them.
-        example: the model's input (a tensor, a tuple of arguments or a dictionary of keyword arguments). With it,
-            ``analogtorch.guard`` proves on one run that every layer that was converted really runs on the chip.
+        per_layer: pattern to the chip of the layers that it matches: another ``Chip``, or the
+            fields in which it differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. Of
+            several that match, the last counts.
+        embeddings: convert every ``nn.Embedding`` too: a token is then one noisy reading of its
+            row.
+        fold_batch_norm: fold batch norms into the layers before them first, as
+            ``analogtorch.fold_batch_norm`` does; needs ``example``. Asked again, what was folded or
+            left stays so. ``to_digital`` does not unfold them.
+        example: the model's input (a tensor, a tuple of arguments or a dictionary of keyword
+            arguments). With it, ``analogtorch.guard`` proves on one run that every layer that was
+            converted really runs on the chip.
 
     Returns:
         The model; assign it, as a root layer cannot be replaced in place.
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: a programmed chip, nothing to convert, a pattern that matches no layer or has no effect, patterns
-            that contradict each other, a field that a chip does not have, a layer to convert that is on another chip,
-            one to exclude that is analog, or what ``fold_batch_norm`` and ``guard`` raise.
-            The model is unchanged.
+        ValueError: a programmed chip, nothing to convert, a pattern that matches no layer or has no
+            effect, patterns that contradict each other, a field that a chip does not have, a layer
+            to convert that is on another chip, one to exclude that is analog, or what
+            ``fold_batch_norm`` and ``guard`` raise. The model is unchanged.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -95,18 +111,28 @@ def convert(
     check_module("convert", model)
     refuse_programmed(model, "convert")
     if not isinstance(chip, Chip):
-        raise TypeError(f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
+        raise TypeError(
+            f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}"
+        )
     for name, value in (("embeddings", embeddings), ("fold_batch_norm", fold_batch_norm)):
         checks.flag(f"convert: {name}", value)
     if fold_batch_norm and example is None:
-        raise ValueError("convert: fold_batch_norm=True needs example, inputs on which it proves that nothing changes")
+        raise ValueError(
+            "convert: fold_batch_norm=True needs example, inputs on which it proves that nothing "
+            "changes"
+        )
     if example is not None:
         runner("convert", example)
     if where is not None and not callable(where):
-        raise TypeError(f"convert: where must be a function, where(name, layer), got {where!r}; for names use include")
+        raise TypeError(
+            f"convert: where must be a function, where(name, layer), got {where!r}; for names use "
+            "include"
+        )
     overrides = {} if per_layer is None else per_layer
     if not isinstance(overrides, Mapping):
-        raise TypeError(f"convert: per_layer must map patterns to chips or to fields of one, got {per_layer!r}")
+        raise TypeError(
+            f"convert: per_layer must map patterns to chips or to fields of one, got {per_layer!r}"
+        )
     names = names_of(model)
     chips = _chips(model, names, chip, overrides, embeddings)
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
@@ -117,7 +143,9 @@ def convert(
     routed: list[nn.Module] = []
     converted = model
     try:
-        new = {id(m): analog_type(m).from_digital(m, chosen[name], name) for name, m in fresh.items()}
+        new = {
+            id(m): analog_type(m).from_digital(m, chosen[name], name) for name, m in fresh.items()
+        }
         converted = switch_off(replace(model, new))
         _tell_samples(converted)
         routed = route_known(converted)
@@ -144,7 +172,9 @@ def _chips(
 ) -> dict[Unit, Chip]:
     """What can be analog, and the chip of each."""
     candidates = {
-        name: m for name, m in model.named_modules() if is_analog(m) or reason(model, name, m, embeddings) is None
+        name: m
+        for name, m in model.named_modules()
+        if is_analog(m) or reason(model, name, m, embeddings) is None
     }
     changes = [_changed(chip, text, change) for text, change in per_layer.items()]
     overrides = list(zip(patterns("per_layer", per_layer), changes, strict=True))
@@ -164,7 +194,9 @@ def _chosen(
     overriding: Iterable[str],
     embeddings: bool,
 ) -> dict[str, Chip | dict[str, Chip]]:
-    """The modules to be analog, by name, and their chips, out of what has one; of matrices, by their children."""
+    """The modules to be analog, by name, and their chips, out of what has one; of matrices, by
+    their children.
+    """
     included, excluded = patterns("include", include), patterns("exclude", exclude)
     changed = patterns("per_layer", overriding)
     if include is not None and not included:
@@ -189,8 +221,12 @@ def _chosen(
             found[unit.owner] = chips[unit]
         else:
             found.setdefault(unit.owner, {})[unit.child] = chips[unit]
-    for name in list(found):  # only attention that is analog calls its out_proj, be it with no other matrix
-        if not is_analog(model.get_submodule(name)) and (attention := reader(model, name)) is not None:
+    # only attention that is analog calls its out_proj, be it with no other matrix
+    for name in list(found):
+        if (
+            not is_analog(model.get_submodule(name))
+            and (attention := reader(model, name)) is not None
+        ):
             if wanted.get(attention[0]) and not matches(names[attention[0]], excluded):
                 found.setdefault(attention[0], {})
             else:
@@ -213,8 +249,9 @@ def _check_analog(model: nn.Module, unit: Unit, chip: Chip | None, excluded: boo
     layer = module if unit.child is None else module._modules.get(unit.child)
     if excluded and layer is not None:
         raise ValueError(
-            f"convert: exclude asks for {unit.own[0]!r} to stay digital, but it is analog already; call "
-            "analogtorch.to_digital(model) first, or name in include what is to be converted beside it"
+            f"convert: exclude asks for {unit.own[0]!r} to stay digital, but it is analog already; "
+            "call analogtorch.to_digital(model) first, or name in include what is to be converted "
+            "beside it"
         )
     if chip is None:
         return
@@ -225,8 +262,8 @@ def _check_analog(model: nn.Module, unit: Unit, chip: Chip | None, excluded: boo
         )
     if layer.chip != chip:
         raise ValueError(
-            f"convert: layer {unit.owner!r} is on another chip already; call analogtorch.to_digital(model) first, or "
-            "leave it out"
+            f"convert: layer {unit.owner!r} is on another chip already; call "
+            "analogtorch.to_digital(model) first, or leave it out"
         )
 
 
@@ -234,23 +271,28 @@ def _changed(chip: Chip, pattern: str, change: Chip | Mapping[str, Any]) -> Chip
     if isinstance(change, Chip):
         return change
     if not isinstance(change, Mapping):
-        raise TypeError(f"convert: per_layer[{pattern!r}] must be a Chip or a dict of its fields, got {change!r}")
+        raise TypeError(
+            f"convert: per_layer[{pattern!r}] must be a Chip or a dict of its fields, got "
+            f"{change!r}"
+        )
     known = [field.name for field in dataclasses.fields(Chip)]
     if unknown := [name for name in change if name not in known]:
         near = get_close_matches(unknown[0], known, n=1) or known[:1]
         raise ValueError(
-            f"convert: per_layer[{pattern!r}]: a Chip has no field {unknown[0]!r}; did you mean {near[0]!r}?"
+            f"convert: per_layer[{pattern!r}]: a Chip has no field {unknown[0]!r}; did you mean "
+            f"{near[0]!r}?"
         )
     return dataclasses.replace(chip, **change)
 
 
 def to_digital(model: nn.Module) -> nn.Module:
-    """Undo ``convert``: every analog layer becomes the digital layer it was, with its Parameters as they are now.
+    """Undo ``convert``: every analog layer becomes the digital layer it was, with its Parameters as
+    they are now.
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: a layer of a programmed chip: its weights are conductances, not the model's; or one that was
-            parametrized since.
+        ValueError: a layer of a programmed chip: its weights are conductances, not the model's; or
+            one that was parametrized since.
     """
     check_module("to_digital", model)
     refuse_programmed(model, "to_digital")
@@ -264,7 +306,9 @@ def to_digital(model: nn.Module) -> nn.Module:
 
 
 def _tell_samples(model: nn.Module) -> None:
-    """Tell the layers between torch's attentions which dimension counts samples, or noise would follow the split."""
+    """Tell the layers between torch's attentions which dimension counts samples, or noise would
+    follow the split.
+    """
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
             for name in ("linear1", "linear2"):

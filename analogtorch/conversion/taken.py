@@ -1,8 +1,10 @@
-"""Analog layers that something else took the place of after ``convert``, such as a tool that swaps every ``nn.Linear``.
+"""Analog layers that something else took the place of after ``convert``, such as a tool that swaps
+every ``nn.Linear``.
 
-Quantisation-aware training of torchao does: its filter asks for ``isinstance(module, nn.Linear)``, which an analog
-layer is, and its layer keeps the weight and computes digitally. torch gives nobody a say when a child is replaced. So
-the weights that were placed are remembered here, as objects; whoever holds one later without being analog took it over.
+Quantisation-aware training of torchao does: its filter asks for ``isinstance(module, nn.Linear)``,
+which an analog layer is, and its layer keeps the weight and computes digitally. torch gives nobody
+a say when a child is replaced. So the weights that were placed are remembered here, as objects;
+whoever holds one later without being analog took it over.
 """
 
 from torch import nn
@@ -12,7 +14,8 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _PLACED = WeakTensorKeyDictionary()
-"""Weights of analog layers. A copy of a model starts anew: what takes a layer's place there is not noticed."""
+"""Weights of analog layers. A copy of a model starts anew: what takes a layer's place there is not
+noticed."""
 
 
 def remember(model: nn.Module) -> None:
@@ -35,7 +38,9 @@ def taken(model: nn.Module) -> dict[str, str]:
         name: f"was an analog layer until a {type(module).__name__} took its place"
         for name, module in model.named_modules()
         if not isinstance(module, AnalogLayer | AnalogComposite | nn.Embedding)
-        if any(p in _PLACED and id(p) not in held for p in module._parameters.values() if p is not None)
+        if any(
+            p in _PLACED and id(p) not in held for p in module._parameters.values() if p is not None
+        )
     }
 
 
@@ -43,7 +48,8 @@ def refuse_taken(model: nn.Module, caller: str) -> None:
     """Raise ValueError where a layer was swapped out since it was converted."""
     for name, why in taken(model).items():
         raise ValueError(
-            f"{caller}: {name!r} {why}, which computes digitally. Tools that swap every nn.Linear do that: give them a "
-            "filter that leaves out isinstance(module, analogtorch.nn.AnalogLayer). If it is to be digital, call "
+            f"{caller}: {name!r} {why}, which computes digitally. Tools that swap every nn.Linear "
+            "do that: give them a filter that leaves out isinstance(module, "
+            "analogtorch.nn.AnalogLayer). If it is to be digital, call "
             f"analogtorch.to_digital(model) and analogtorch.convert(model, chip, exclude={name!r})"
         )

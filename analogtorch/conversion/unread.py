@@ -1,4 +1,6 @@
-"""A programmed chip names, after its first run, the layers that did not run: nothing is digital in silence."""
+"""A programmed chip names, after its first run, the layers that did not run: nothing is digital in
+silence.
+"""
 
 import contextlib
 import warnings
@@ -35,7 +37,9 @@ def quiet() -> Iterator[None]:
 
 
 def name_unread(view: nn.Module, named: set[str]) -> None:
-    """Warn after the next call of ``view``, a programmed chip at a time, of its layers that it has not reached."""
+    """Warn after the next call of ``view``, a programmed chip at a time, of its layers that it has
+    not reached.
+    """
     view.register_forward_hook(_FirstRun(named))
 
 
@@ -58,8 +62,9 @@ class _FirstRun:
         more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
         warnings.warn(
             f"{len(silent)} of {len(layers)} analog layers of this programmed chip did not run: "
-            f"{', '.join(map(repr, silent[:_SHOWN]))}{more}. Either this input does not reach them, as for experts and "
-            "heads that run at times only, or the model computes with their weights without calling them, which is "
-            "digital. analogtorch.guard(model, example) finds out; convert(..., exclude=...) leaves them digital",
+            f"{', '.join(map(repr, silent[:_SHOWN]))}{more}. Either this input does not reach "
+            "them, as for experts and heads that run at times only, or the model computes with "
+            "their weights without calling them, which is digital. analogtorch.guard(model, "
+            "example) finds out; convert(..., exclude=...) leaves them digital",
             stacklevel=5,  # the caller of the model: between are torch's __call__ and what it calls
         )

@@ -1,4 +1,6 @@
-"""Watch one run of a model: which analog layers run, and who computes with their weights beside them."""
+"""Watch one run of a model: which analog layers run, and who computes with their weights beside
+them.
+"""
 
 import contextlib
 import os
@@ -22,7 +24,15 @@ from analogtorch.nn import AnalogLayer
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _SHAPE_ONLY = frozenset(
     {
-        *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"),
+        *(
+            "zeros_like",
+            "ones_like",
+            "empty_like",
+            "full_like",
+            "rand_like",
+            "randn_like",
+            "randint_like",
+        ),
         *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
     }
 )
@@ -57,7 +67,9 @@ def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
 
 
 class Observer(TorchDispatchMode):
-    """A dispatch mode that sees every operator of a run; one that is compiled runs as it is written, see ``eager``."""
+    """A dispatch mode that sees every operator of a run; one that is compiled runs as it is
+    written, see ``eager``.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -65,7 +77,8 @@ class Observer(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch would import all of torch._dynamo, which takes seconds, to keep it out of here
+        # or torch would import all of torch._dynamo, which takes seconds, to keep it out of here
+        return False
 
     def running(self, frame: FrameType | None) -> nn.Module | None:
         """The module of the model whose method ``frame`` runs, if it is one's."""
@@ -80,7 +93,9 @@ class Observer(TorchDispatchMode):
         return module if frame is not None else None
 
     def place(self, frame: FrameType | None) -> tuple[nn.Module | None, str]:
-        """The innermost running module of the model, and the innermost line outside of torch (else, the module's)."""
+        """The innermost running module of the model, and the innermost line outside of torch (else,
+        the module's).
+        """
         user, site, inside = None, "", ""
         while frame is not None and not (user and site):
             path, line = frame.f_code.co_filename, f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -97,7 +112,8 @@ class Observer(TorchDispatchMode):
 class Watch(Observer):
     """Sees every operator of a run, and which of them read a weight outside of its layer.
 
-    Not a TorchFunctionMode: that turns torch's own fast paths off, and would miss what happens without it.
+    Not a TorchFunctionMode: that turns torch's own fast paths off, and would miss what happens
+    without it.
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, AnalogLayer]) -> None:
@@ -114,7 +130,9 @@ class Watch(Observer):
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
-        """Count the runs of ``analog_forward``, which is also what a direct call of ``forward`` ends in."""
+        """Count the runs of ``analog_forward``, which is also what a direct call of ``forward``
+        ends in.
+        """
         before = {name: vars(layer).get("analog_forward") for name, layer in self.layers.items()}
         try:
             for name, layer in self.layers.items():
@@ -146,13 +164,19 @@ class Watch(Observer):
 
     def _look(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         found = [self.weights.of(t) for t in accessed(func, args, kwargs)]
-        used = [r for regions in found for r in regions if not any(name in self.within for name in r.names)]
+        used = [
+            r
+            for regions in found
+            for r in regions
+            if not any(name in self.within for name in r.names)
+        ]
         if not used:
             return
         if any(not regions for regions in found) or self._added(func, args, kwargs):
             self._report(func, used)
             return
-        self.weights.derive(result, used)  # made of weights alone: nothing is computed with them yet
+        # made of weights alone: nothing is computed with them yet
+        self.weights.derive(result, used)
 
     def _added(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Whether the operator adds what it reads to other data, as ``x.add_(weight)`` does."""
@@ -169,7 +193,9 @@ class Watch(Observer):
                 if owner:
                     self.digital_uses[name].add(label)
                 else:
-                    self.bypasses.setdefault(name, Bypass(str(func.overloadpacket), label, site, user))
+                    self.bypasses.setdefault(
+                        name, Bypass(str(func.overloadpacket), label, site, user)
+                    )
 
     def _label(self, module: nn.Module) -> str:
         name = self.modules[id(module)][0]
@@ -193,7 +219,9 @@ def same_random() -> Iterator[None]:
     """Give the random states of torch, numpy and Python back as they were."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        with torch.random.fork_rng(
+            devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        ):
             yield
     finally:
         random.setstate(python)

@@ -1,4 +1,6 @@
-"""Which tensors of a run are weights: the weights themselves, views of them, and what is computed from them alone."""
+"""Which tensors of a run are weights: the weights themselves, views of them, and what is computed
+from them alone.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ class Region:
     def meets(self, other: Tensor) -> bool:
         """Whether ``other``, of the same storage, may share bytes with the weight."""
         (start, stop), (first, last) = _bytes(self.weight), _bytes(other)
-        return (start < last and first < stop) or start == stop  # an empty one has its storage to itself
+        # an empty one has its storage to itself
+        return (start < last and first < stop) or start == stop
 
 
 class Weights:
@@ -76,13 +79,21 @@ def bind(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
 
 
 def accessed(func: Any, args: Any, kwargs: Any, *, written: bool = False) -> list[Tensor]:
-    """The tensors that an operator only reads, or else those that it writes: ``w.clamp_(-1, 1)`` reads none."""
-    writes = {a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write}
-    return tensors([value for name, value in bind(func, args, kwargs).items() if (name in writes) is written])
+    """The tensors that an operator only reads, or else those that it writes: ``w.clamp_(-1, 1)``
+    reads none.
+    """
+    writes = {
+        a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write
+    }
+    return tensors(
+        [value for name, value in bind(func, args, kwargs).items() if (name in writes) is written]
+    )
 
 
 def operator_name(func: Any) -> str:
-    """The name of an operator without namespace, overload and the underscore of its form in place."""
+    """The name of an operator without namespace, overload and the underscore of its form in
+    place.
+    """
     name = str(func._schema.name).split("::")[-1]
     return name.removesuffix("_") if name.endswith("_") and not name.startswith("_") else name
 
@@ -90,5 +101,9 @@ def operator_name(func: Any) -> str:
 def _bytes(t: Tensor) -> tuple[int, int]:
     """First and past-the-last byte of its storage that a tensor may touch."""
     start = t.storage_offset()
-    span = 0 if t.numel() == 0 else 1 + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
+    span = (
+        0
+        if t.numel() == 0
+        else 1 + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
+    )
     return int(start) * t.element_size(), int(start + span) * t.element_size()

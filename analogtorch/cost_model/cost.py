@@ -2,12 +2,14 @@
 
 Conventions (all of them are printed with the report, or named by its fields):
 
-- Operations are those of the matrix products, 2 per multiply-accumulate (MAC); digital operations cost energy and time
-  and count as none.
-- Scopes: ``tile`` is input encoding, cells and output encoding; ``chip`` adds hops between tiles and the chip's own
-  digital operations; ``system`` adds the ports of the chips and the host. Idle power is in none of them.
-- A partly used tile is charged by the shares of ``Cost.shares``. As these are assumed for most chips, every efficiency
-  carries a range: from each MVM charged as a full tile to each charged in proportion to its columns.
+- Operations are those of the matrix products, 2 per multiply-accumulate (MAC); digital operations
+  cost energy and time and count as none.
+- Scopes: ``tile`` is input encoding, cells and output encoding; ``chip`` adds hops between tiles
+  and the chip's own digital operations; ``system`` adds the ports of the chips and the host. Idle
+  power is in none of them.
+- A partly used tile is charged by the shares of ``Cost.shares``. As these are assumed for most
+  chips, every efficiency carries a range: from each MVM charged as a full tile to each charged in
+  proportion to its columns.
 - Only the cells' share falls with their conductance.
 """
 
@@ -133,11 +135,13 @@ def cost(
 
     Args:
         mapping: anything with ``chip``, ``operations``, ``matrices`` and ``placements``.
-        mode: ``pipelined`` (inferences follow each other as fast as the busiest resource allows) or ``sequential``.
-        conductance: mean conductance of the cells now, in units of that as programmed, which is 1 and the default;
-            ``chips.mean_conductance(chip.cell, seconds)`` says how far it has drifted.
-        signed_inputs: names of the matrices whose inputs have both signs; None: all of them. Matters on chips whose
-            rows take unsigned inputs only.
+        mode: ``pipelined`` (inferences follow each other as fast as the busiest resource allows) or
+            ``sequential``.
+        conductance: mean conductance of the cells now, in units of that as programmed, which is 1
+            and the default; ``chips.mean_conductance(chip.cell, seconds)`` says how far it has
+            drifted.
+        signed_inputs: names of the matrices whose inputs have both signs; None: all of them.
+            Matters on chips whose rows take unsigned inputs only.
 
     Raises:
         ValueError: what ``schedule`` refuses, or a conductance that is no positive number.
@@ -145,10 +149,14 @@ def cost(
     """
     conductance = 1.0 if conductance is None else conductance
     if not (isinstance(conductance, int | float) and 0 < conductance < math.inf):
-        raise ValueError(f"conductance must be a positive number, 1 as programmed, got {conductance!r}")
+        raise ValueError(
+            f"conductance must be a positive number, 1 as programmed, got {conductance!r}"
+        )
     plan = schedule(mapping, mode=mode, signed_inputs=signed_inputs)
     chip = mapping.chip
-    split, column, tile = (_energy(plan, chip, conductance, charge) for charge in ("model", "column", "tile"))
+    split, column, tile = (
+        _energy(plan, chip, conductance, charge) for charge in ("model", "column", "tile")
+    )
     macs = _macs(mapping)
     return CostReport(
         chip=chip,
@@ -164,9 +172,13 @@ def cost(
 
 
 def _macs(mapping: Any) -> int:
-    matrices = mapping.matrices.values() if hasattr(mapping.matrices, "values") else mapping.matrices
+    matrices = (
+        mapping.matrices.values() if hasattr(mapping.matrices, "values") else mapping.matrices
+    )
     weights = {m.name: m.weights for m in matrices}
-    return sum(op.vectors * weights[op.matrix] for op in mapping.operations if op.matrix is not None)
+    return sum(
+        op.vectors * weights[op.matrix] for op in mapping.operations if op.matrix is not None
+    )
 
 
 def _energy(plan: Schedule, chip: Chip, conductance: float, charge: Charge) -> EnergySplit:
@@ -201,7 +213,9 @@ def _mvm(run: Run, chip: Chip, costs: Cost, conductance: float, charge: Charge) 
 def _efficiencies(
     costs: Cost, plan: Schedule, macs: int, splits: tuple[EnergySplit, ...], conductance: float
 ) -> tuple[Efficiency, ...]:
-    """One record per scope; ``splits`` are those of the model, in proportion to columns, and of full tiles."""
+    """One record per scope; ``splits`` are those of the model, in proportion to columns, and of
+    full tiles.
+    """
     operations, busy = OPERATIONS_PER_MAC * macs, sum(t.busy for t in plan.tiles)
     shares = costs.shares
     tile = [costs.mvm_energy]
@@ -211,11 +225,24 @@ def _efficiencies(
     system = [*chip, costs.network.chip_energy, costs.host.energy]
     scopes: tuple[tuple[Scope, list[Figure], str, float], ...] = (
         ("tile", tile, costs.excluded, operations / busy),
-        ("chip", chip, "chip ports, host, idle power", operations * plan.throughput / plan.num_chips),
+        (
+            "chip",
+            chip,
+            "chip ports, host, idle power",
+            operations * plan.throughput / plan.num_chips,
+        ),
         ("system", system, "idle power, memory of the host", operations * plan.throughput),
     )
     return tuple(
-        _efficiency(scope, figures, excluded, rate, costs, plan, [operations / getattr(s, scope) for s in splits])
+        _efficiency(
+            scope,
+            figures,
+            excluded,
+            rate,
+            costs,
+            plan,
+            [operations / getattr(s, scope) for s in splits],
+        )
         for scope, figures, excluded, rate in scopes
     )
 

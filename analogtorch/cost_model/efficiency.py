@@ -1,4 +1,6 @@
-"""Energy efficiency that never stands alone: every figure with scope, precision, range, exclusions and origin."""
+"""Energy efficiency that never stands alone: every figure with scope, precision, range, exclusions
+and origin.
+"""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ class Efficiency:
     """Operations per joule with everything that the number means nothing without; print it."""
 
     scope: Scope
-    """What is counted: ``tile`` (conversion and array), ``chip`` (and what else happens on it), ``system`` (all)."""
+    """What is counted: ``tile`` (conversion and array), ``chip`` (and what else happens on it),
+    ``system`` (all)."""
     origin: Origin
     """``published``: from a paper; ``predicted``: by the cost model of this library."""
     tops_per_watt: float
@@ -29,7 +32,8 @@ class Efficiency:
     low: float
     """The least that the unknown split allows: every MVM charged as a full tile."""
     high: float
-    """The most: every MVM charged in proportion to its columns, or by the shares if that is less."""
+    """The most: every MVM charged in proportion to its columns, or by the shares if that is
+    less."""
     precision: str
     """Bits of inputs and outputs."""
     phases: int
@@ -43,7 +47,8 @@ class Efficiency:
     source: str
     """Where the figures come from."""
     tops: float | None = None
-    """1e12 operations per second: of one busy tile, of one chip, or of all chips; None: not given."""
+    """1e12 operations per second: of one busy tile, of one chip, or of all chips; None: not
+    given."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("scope", Scope), ("origin", Origin), ("kind", Kind)):
@@ -51,14 +56,19 @@ class Efficiency:
         checks.numbers(self, "low", "tops_per_watt", "high", above=0)
         if not self.low <= self.tops_per_watt <= self.high:
             raise ValueError(
-                "Efficiency needs 0 < low <= tops_per_watt <= high, got "
-                f"{self.low!r}, {self.tops_per_watt!r}, {self.high!r}; low = high = tops_per_watt where it is exact"
+                f"Efficiency needs 0 < low <= tops_per_watt <= high, got {self.low!r}, "
+                f"{self.tops_per_watt!r}, {self.high!r}; low = high = tops_per_watt where it is "
+                "exact"
             )
         checks.counts(self, "phases")
         checks.numbers(self, "utilisation", optional=True, above=0, most=1, what="share")
         checks.numbers(self, "tops", optional=True, above=0)
-        if missing := [name for name in ("precision", "excluded", "source") if not getattr(self, name)]:
-            raise ValueError(f"Efficiency: a bare TOPS/W means nothing; say {' and '.join(missing)}")
+        if missing := [
+            name for name in ("precision", "excluded", "source") if not getattr(self, name)
+        ]:
+            raise ValueError(
+                f"Efficiency: a bare TOPS/W means nothing; say {' and '.join(missing)}"
+            )
 
     @property
     def femtojoules_per_mac(self) -> float:
@@ -70,23 +80,31 @@ class Efficiency:
         return OPERATIONS_PER_MAC * macs / (self.tops_per_watt * 1e12)
 
     def __float__(self) -> float:
-        raise TypeError("a bare TOPS/W means nothing: print the Efficiency, or take .tops_per_watt and quote the rest")
+        raise TypeError(
+            "a bare TOPS/W means nothing: print the Efficiency, or take .tops_per_watt and quote "
+            "the rest"
+        )
 
     def __str__(self) -> str:
         exact = math.isclose(self.low, self.high, rel_tol=1e-3)
         span = "" if exact else f" ({self.low:.3g} to {self.high:.3g})"
-        used = "use of the cells not published" if self.utilisation is None else f"{self.utilisation:.0%} of cells used"
+        used = (
+            "use of the cells not published"
+            if self.utilisation is None
+            else f"{self.utilisation:.0%} of cells used"
+        )
         speed = "" if self.tops is None else f"{self.tops:.3g} TOPS at "
         return (
-            f"{speed}{self.tops_per_watt:.3g} TOPS/W{span} = {self.femtojoules_per_mac:.3g} fJ/MAC, {self.scope}, "
-            f"{self.origin}, {self.kind}; {OPERATIONS_PER_MAC} operations per MAC, {self.precision}, "
-            f"{self.phases} phase{'s' if self.phases > 1 else ''}, {used}; "
-            f"without: {self.excluded}; {self.source}"
+            f"{speed}{self.tops_per_watt:.3g} TOPS/W{span} = {self.femtojoules_per_mac:.3g} "
+            f"fJ/MAC, {self.scope}, {self.origin}, {self.kind}; {OPERATIONS_PER_MAC} operations "
+            f"per MAC, {self.precision}, {self.phases} phase{'s' if self.phases > 1 else ''}, "
+            f"{used}; without: {self.excluded}; {self.source}"
         )
 
 
 def published(chip: "Chip") -> tuple[Efficiency, ...]:
-    """The published efficiencies of the chip, from the smallest scope to the largest; () where there are none.
+    """The published efficiencies of the chip, from the smallest scope to the largest; () where
+    there are none.
 
     They are whole figures of a paper: what one scope adds to the one before it (``b.tops_per_watt /
     a.tops_per_watt``) mixes utilisation, transport and digital work, which cannot be separated.

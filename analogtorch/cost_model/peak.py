@@ -15,7 +15,8 @@ class Peak:
     """2 per cell."""
     seconds: float
     joules: float
-    """Of input encoding, cells and output encoding; ``efficiency.excluded`` says what it leaves out."""
+    """Of input encoding, cells and output encoding; ``efficiency.excluded`` says what it leaves
+    out."""
     efficiency: Efficiency
     """With ``tops`` of the whole chip."""
 
@@ -35,7 +36,8 @@ def peak(chip: Chip) -> Peak:
     costs = chip.cost
     if costs is None:
         raise ValueError(
-            f"chip {chip.name!r} has no cost; give it one: dataclasses.replace(chip, cost=...), or take a preset"
+            f"chip {chip.name!r} has no cost; give it one: dataclasses.replace(chip, cost=...), or "
+            "take a preset"
         )
     tiles = chip.tiles // chip.planes
     operations = OPERATIONS_PER_MAC * chip.cells // chip.planes
@@ -55,4 +57,6 @@ def peak(chip: Chip) -> Peak:
         source=costs.mvm_energy.source,
         tops=operations / costs.mvm_time.value / 1e12,
     )
-    return Peak(operations=operations, seconds=costs.mvm_time.value, joules=joules, efficiency=efficiency)
+    return Peak(
+        operations=operations, seconds=costs.mvm_time.value, joules=joules, efficiency=efficiency
+    )

@@ -1,14 +1,17 @@
-"""When everything runs: MVMs on tiles, transfers and digital operations of one inference, in a row or as a pipeline.
+"""When everything runs: MVMs on tiles, transfers and digital operations of one inference, in a row
+or as a pipeline.
 
 Conventions:
 
-- A block takes one MVM of its tile per input vector; blocks that share a tile run one after another, those on different
-  tiles at the same time. Where the chip runs one group of a convolution at a time, a block takes one per group in it.
+- A block takes one MVM of its tile per input vector; blocks that share a tile run one after
+  another, those on different tiles at the same time. Where the chip runs one group of a convolution
+  at a time, a block takes one per group in it.
 - Signed inputs take ``Cost.signed_passes`` MVMs each. Copies of a matrix divide its vectors.
 - Ports and links carry the inputs of one operation at a time.
-- An operation starts when its inputs are complete. So the latency is an upper bound for convolutions, which could start
-  on the first places of an image. ``sequential`` runs one operation at a time and one inference after another;
-  ``pipelined`` lets branches overlap, and inferences follow each other as fast as the busiest resource allows.
+- An operation starts when its inputs are complete. So the latency is an upper bound for
+  convolutions, which could start on the first places of an image. ``sequential`` runs one operation
+  at a time and one inference after another; ``pipelined`` lets branches overlap, and inferences
+  follow each other as fast as the busiest resource allows.
 """
 
 from collections import defaultdict
@@ -115,18 +118,21 @@ class Schedule:
         return len({t.chip for t in self.tiles})
 
 
-def schedule(mapping: Any, *, mode: Mode = "pipelined", signed_inputs: Collection[str] | None = None) -> Schedule:
+def schedule(
+    mapping: Any, *, mode: Mode = "pipelined", signed_inputs: Collection[str] | None = None
+) -> Schedule:
     """The schedule of one inference of a mapped model.
 
     Args:
         mapping: anything with ``chip``, ``operations``, ``matrices`` and ``placements``.
         mode: ``pipelined`` or ``sequential``.
-        signed_inputs: names of the matrices whose inputs have both signs; None: all of them, the dearer case where a
-            chip's rows take unsigned inputs only. Without effect on other chips.
+        signed_inputs: names of the matrices whose inputs have both signs; None: all of them, the
+            dearer case where a chip's rows take unsigned inputs only. Without effect on other
+            chips.
 
     Raises:
-        ValueError: an unknown mode, a chip without ``cost``, no placements, no vectors, a block outside its tile or
-            chip, or an operation, matrix or input that is not there.
+        ValueError: an unknown mode, a chip without ``cost``, no placements, no vectors, a block
+            outside its tile or chip, or an operation, matrix or input that is not there.
         TypeError: ``mapping`` lacks one of the four.
     """
     if mode not in get_args(Mode):
@@ -159,22 +165,30 @@ class _Clock:
             self.held[tile_of(p, chip)].append(p)
         self.tiles = sorted(self.held)
         self.num_chips = len({t[0] for t in self.tiles})
-        self.busy: dict[tuple[str, Any], float] = defaultdict(float)  # seconds per inference by resource
-        self.free: dict[tuple[str, Any], float] = defaultdict(float)  # when a resource is free again
+        # seconds per inference by resource
+        self.busy: dict[tuple[str, Any], float] = defaultdict(float)
+        # when a resource is free again
+        self.free: dict[tuple[str, Any], float] = defaultdict(float)
         self.done: dict[str, float] = {}
         self.last = 0.0
         self.signed: tuple[str, ...] = ()
         self.mvms: dict[Tile, int] = defaultdict(int)
 
-    def step(self, op: Operation, runs: Sequence[Run], moved: Traffic, place: tuple[Tile, ...]) -> Step:
+    def step(
+        self, op: Operation, runs: Sequence[Run], moved: Traffic, place: tuple[Tile, ...]
+    ) -> Step:
         """Run ``op`` as early as its inputs, its tiles and the mode allow."""
         work = self._work(op, runs, moved, place)
         transfer = moved.seconds(self.chip)
         compute = max((s for (kind, _), s in work.items() if kind == "tile"), default=0.0)
         compute += sum(s for (kind, _), s in work.items() if kind in ("chip", "host"))
-        after = [self.last] if self.mode == "sequential" else [self.done[name] for name in op.inputs]
+        after = (
+            [self.last] if self.mode == "sequential" else [self.done[name] for name in op.inputs]
+        )
         links = self._links(moved)
-        start = max([*after, *(self.free[r] for r in work), *(self.free[r] for r in links)], default=0.0)
+        start = max(
+            [*after, *(self.free[r] for r in work), *(self.free[r] for r in links)], default=0.0
+        )
         end = self.done[op.name] = start + transfer + compute
         self.free.update(dict.fromkeys(links, start + transfer))
         self.last = max(self.last, end)
@@ -227,8 +241,8 @@ class _Clock:
         latency = self.last + leaving.seconds(self.chip)
         if not any(self.mvms.values()):
             raise ValueError(
-                "the mapping multiplies no vector, as its example is empty: there is no inference whose time could be "
-                "told; map the model with an example of at least one sample"
+                "the mapping multiplies no vector, as its example is empty: there is no inference "
+                "whose time could be told; map the model with an example of at least one sample"
             )
         resource, interval = max(self.busy.items(), key=lambda item: item[1])
         if self.mode == "sequential":
@@ -254,23 +268,38 @@ class _Clock:
             latency=latency,
             interval=interval,
             signed=self.signed,
-            bottleneck="one operation at a time" if self.mode == "sequential" else _label(*resource),
+            bottleneck="one operation at a time"
+            if self.mode == "sequential"
+            else _label(*resource),
         )
 
     def _use(self, tile: Tile, interval: float) -> TileUse:
         chip, busy = self.chip, self.busy["tile", tile]
         planes = len({p.tile for p in self.held[tile]})
-        cells = sum(p.block.rows * p.block.cols for p in self.held[tile]) / (planes * chip.rows * chip.cols)
-        return TileUse(chip=tile[0], tile=tile[1], mvms=self.mvms[tile], busy=busy, time=busy / interval, cells=cells)
+        cells = sum(p.block.rows * p.block.cols for p in self.held[tile]) / (
+            planes * chip.rows * chip.cols
+        )
+        return TileUse(
+            chip=tile[0],
+            tile=tile[1],
+            mvms=self.mvms[tile],
+            busy=busy,
+            time=busy / interval,
+            cells=cells,
+        )
 
 
 def _label(kind: str, which: Any) -> str:
     if kind in ("tile", "link"):
-        return f"{'MVMs of' if kind == 'tile' else 'transfers to'} tile {which[1]} of chip {which[0]}"
+        return (
+            f"{'MVMs of' if kind == 'tile' else 'transfers to'} tile {which[1]} of chip {which[0]}"
+        )
     return f"port of chip {which}" if kind == "port" else f"{which} on the {kind}"
 
 
-def _runs(op: Operation, matrix: Matrix, placed: Sequence[Placement], times: int, chip: Chip) -> list[Run]:
+def _runs(
+    op: Operation, matrix: Matrix, placed: Sequence[Placement], times: int, chip: Chip
+) -> list[Run]:
     copies = 1 + max(p.block.copy for p in placed)
     runs = []
     for p in placed:
@@ -280,15 +309,28 @@ def _runs(op: Operation, matrix: Matrix, placed: Sequence[Placement], times: int
             mvms, cols, weights = mvms * groups, cols / groups, block.rows * block.cols / groups
         else:
             weights = _on_diagonal(block, matrix)
-        runs.append(Run(operation=op.name, placement=p, mvms=mvms, rows=block.rows, cols=cols, weights=weights))
+        runs.append(
+            Run(
+                operation=op.name,
+                placement=p,
+                mvms=mvms,
+                rows=block.rows,
+                cols=cols,
+                weights=weights,
+            )
+        )
     return runs
 
 
 def _on_diagonal(block: Block, matrix: Matrix) -> float:
-    """Weights in a block of a block-diagonal matrix: the cells where a group's rows meet its columns."""
+    """Weights in a block of a block-diagonal matrix: the cells where a group's rows meet its
+    columns.
+    """
     cols, total = matrix.cols // matrix.groups, 0
     for group in range(block.col // cols, (block.col + block.cols - 1) // cols + 1):
-        high = min(block.row + block.rows, (group + 1) * matrix.rows) - max(block.row, group * matrix.rows)
+        high = min(block.row + block.rows, (group + 1) * matrix.rows) - max(
+            block.row, group * matrix.rows
+        )
         wide = min(block.col + block.cols, (group + 1) * cols) - max(block.col, group * cols)
         total += max(high, 0) * wide
     return float(total)
@@ -303,7 +345,9 @@ def _share(op: Operation, copies: int, copy: int) -> int:
     )
 
 
-def _outputs(operations: Sequence[Operation], results: Mapping[str, tuple[Tile, ...]], chip: Chip) -> Traffic:
+def _outputs(
+    operations: Sequence[Operation], results: Mapping[str, tuple[Tile, ...]], chip: Chip
+) -> Traffic:
     """The results that no operation takes, on their way to the host."""
     assert chip.cost is not None
     used, moved = {name for op in operations for name in op.inputs}, Traffic()

@@ -2,14 +2,17 @@
 
 Conventions, where nothing is published:
 
-- An activation travels once to every tile that needs it and waits there; a convolution's window is formed at the tile.
-- A block gets the rows it holds. Without multicast: two blocks with the same rows are sent them twice, though they pass
-  the port of their chip once.
-- Blocks of one column that hold different rows send their partial sums to the tile of the first, where they are added.
+- An activation travels once to every tile that needs it and waits there; a convolution's window is
+  formed at the tile.
+- A block gets the rows it holds. Without multicast: two blocks with the same rows are sent them
+  twice, though they pass the port of their chip once.
+- Blocks of one column that hold different rows send their partial sums to the tile of the first,
+  where they are added.
 - A recurrent matrix takes its own past results, from where its result lies.
 - A digital operation of the chip runs where its first input lies, on the host otherwise.
-- Hops are Manhattan distances on the grid of tiles, averaged over the tiles that hold the source. Leaving a chip and
-  entering another are two passages of a port, and the way inside the chips is not counted.
+- Hops are Manhattan distances on the grid of tiles, averaged over the tiles that hold the source.
+  Leaving a chip and entering another are two passages of a port, and the way inside the chips is
+  not counted.
 """
 
 from collections import Counter, defaultdict
@@ -39,10 +42,20 @@ class Traffic:
     sums: int = 0
     """Additions of partial sums."""
 
-    def send(self, elements: float, source: Place, target: Tile | None, columns: int, *, port: bool = True) -> None:
-        """Move ``elements`` that lie spread over ``source`` to the tile ``target``; None is the host.
+    def send(
+        self,
+        elements: float,
+        source: Place,
+        target: Tile | None,
+        columns: int,
+        *,
+        port: bool = True,
+    ) -> None:
+        """Move ``elements`` that lie spread over ``source`` to the tile ``target``; None is the
+        host.
 
-        ``port`` is False where they have passed the ports already, on their way to another tile of the same chip.
+        ``port`` is False where they have passed the ports already, on their way to another tile of
+        the same chip.
         """
         arriving = 0.0
         for place in source or (None,):
@@ -69,7 +82,9 @@ class Traffic:
         return max(ports, max(self.tiles.values(), default=0.0) / network.link_rate.value)
 
 
-def places(operations: Sequence[Operation], placed: Mapping[str, Sequence[Placement]], chip: Chip) -> dict[str, Place]:
+def places(
+    operations: Sequence[Operation], placed: Mapping[str, Sequence[Placement]], chip: Chip
+) -> dict[str, Place]:
     """Where the result of every operation lies."""
     assert chip.cost is not None
     found: dict[str, Place] = {}
@@ -122,7 +137,13 @@ def traffic(
             if chip.grouped == "sequential":  # the inputs of its columns' groups only
                 share *= groups_of(p.block, matrix) / matrix.groups
                 rows_of += (p.block.col if matrix.groups > 1 else 0,)
-            moved.send(wanted * share / copies, source, tile_of(p, chip), columns, port=rows_of not in entered)
+            moved.send(
+                wanted * share / copies,
+                source,
+                tile_of(p, chip),
+                columns,
+                port=rows_of not in entered,
+            )
             entered.add(rows_of)
     _gather(moved, op, placed, chip, copies)
     return moved
@@ -141,19 +162,25 @@ def _needed(
     return [(source, elements * min(1, taken / given)) for source, elements in sources.values()]
 
 
-def _gather(moved: Traffic, op: Operation, placed: Sequence[Placement], chip: Chip, copies: int) -> None:
+def _gather(
+    moved: Traffic, op: Operation, placed: Sequence[Placement], chip: Chip, copies: int
+) -> None:
     """Send partial sums to the first block of their columns and count the additions."""
     assert chip.cost is not None
     for i, heads in enumerate(_heads(placed)):
         for head, columns in heads.items():
             if head != i:
                 source, target = tile_of(placed[i], chip), tile_of(placed[head], chip)
-                moved.send(op.vectors * columns / copies, (source,), target, chip.cost.network.grid_columns)
+                moved.send(
+                    op.vectors * columns / copies, (source,), target, chip.cost.network.grid_columns
+                )
                 moved.sums += round(op.vectors * columns / copies)
 
 
 def _heads(placed: Sequence[Placement]) -> list[Counter[int]]:
-    """By block: how many of its columns have their first rows in which block (by its place in ``placed``)."""
+    """By block: how many of its columns have their first rows in which block (by its place in
+    ``placed``).
+    """
     found: list[Counter[int]] = [Counter() for _ in placed]
     first: dict[int, dict[int, int]] = defaultdict(dict)  # by copy and column
     for i in sorted(range(len(placed)), key=lambda i: placed[i].block.row):

@@ -3,7 +3,13 @@
 from analogtorch.devices.cell import UnitCell
 from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip
 from analogtorch.devices.device import Device
-from analogtorch.devices.pcm import PCM, hermes_one_device, hermes_two_device, ideal_device, pcm_like
+from analogtorch.devices.pcm import (
+    PCM,
+    hermes_one_device,
+    hermes_two_device,
+    ideal_device,
+    pcm_like,
+)
 from analogtorch.devices.reduced import IMPERFECTIONS, Imperfection, Reduced
 from analogtorch.devices.reram import ReRAM, rram_wan
 from analogtorch.devices.spread import Spread

@@ -24,12 +24,13 @@ class UnitCell:
     """
 
     device: Device
-    """``PCM``, ``ReRAM``, or a device of your own that keeps the protocol ``Device``; an effective model of several
-    devices counts as one."""
+    """``PCM``, ``ReRAM``, or a device of your own that keeps the protocol ``Device``; an effective
+    model of several devices counts as one."""
     devices_per_polarity: int = 1
     """How many devices of that model share a polarity, >= 1."""
     split: Literal["equal", "sequential"] = "equal"
-    """``equal``: every device carries the same share; ``sequential``: one is filled before the next is used."""
+    """``equal``: every device carries the same share; ``sequential``: one is filled before the next
+    is used."""
 
     def __post_init__(self) -> None:
         check_device("UnitCell.device", self.device)
@@ -47,7 +48,9 @@ class UnitCell:
         return self.devices_per_polarity * self.device.g_max
 
     def targets(self, w: Tensor) -> Tensor:
-        """Target conductances, uS, of the weights ``w`` in [-1, 1] (any shape S): shape (devices, *S), ``+`` first."""
+        """Target conductances, uS, of the weights ``w`` in [-1, 1] (any shape S): shape (devices,
+        *S), ``+`` first.
+        """
         n = self.devices_per_polarity
         polarities = torch.stack((w.clamp_min(0.0), (-w).clamp_min(0.0)))
         if self.split == "equal":
@@ -63,14 +66,17 @@ class UnitCell:
         return (plus - minus) / self.g_total
 
     def negatives(self, g: Tensor) -> Tensor:
-        """What the negative polarity of those weights holds, >= 0: shape S. The positive holds the weight + this."""
+        """What the negative polarity of those weights holds, >= 0: shape S. The positive holds the
+        weight + this.
+        """
         return g[self.devices_per_polarity :].sum(0) / self.g_total
 
     def programming_sigma(self, w: Tensor) -> Tensor:
-        """Standard deviation of the weight programmed to ``w`` in [-1, 1], all devices together, any shape.
+        """Standard deviation of the weight programmed to ``w`` in [-1, 1], all devices together,
+        any shape.
 
-        That of what ``device.program`` gives, which is clamped at 0: a device near its target 0 varies less than
-        ``device.programming_sigma``, down to 0.58 times.
+        That of what ``device.program`` gives, which is clamped at 0: a device near its target 0
+        varies less than ``device.programming_sigma``, down to 0.58 times.
         """
         targets = self.targets(w)
         sigma = self.device.programming_sigma(targets)

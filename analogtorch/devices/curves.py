@@ -1,4 +1,6 @@
-"""Fitted curves of the device papers, as data: functions of the normalised conductance ``r = g / g_max``."""
+"""Fitted curves of the device papers, as data: functions of the normalised conductance ``r = g /
+g_max``.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +24,10 @@ def check_curve(name: str, curve: Any) -> None:
         TypeError: it cannot be called with a tensor.
     """
     if isinstance(curve, type) or not callable(curve):
-        raise TypeError(f"{name} must be a curve, such as Polynomial(coefficients=(0.05,)), got {checks.shown(curve)}")
+        raise TypeError(
+            f"{name} must be a curve, such as Polynomial(coefficients=(0.05,)), got "
+            f"{checks.shown(curve)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,8 @@ class Polynomial:
         given = self.coefficients
         if not (isinstance(given, tuple | list) and given):
             raise ValueError(
-                f"Polynomial.coefficients must be a tuple of numbers such as (0.05, 0.1), got {checks.shown(given)}"
+                "Polynomial.coefficients must be a tuple of numbers such as (0.05, 0.1), got "
+                f"{checks.shown(given)}"
             )
         found = (checks.number(f"Polynomial.coefficients[{i}]", c) for i, c in enumerate(given))
         checks.settle(self, "coefficients", tuple(found))
@@ -66,7 +72,9 @@ class LogClip:
         if self.low > self.high:
             raise ValueError(f"LogClip.low must not be above high, got {self.low} and {self.high}")
         if self.slope == 0:
-            raise ValueError("LogClip.slope must not be 0; a constant is Polynomial(coefficients=(value,))")
+            raise ValueError(
+                "LogClip.slope must not be 0; a constant is Polynomial(coefficients=(value,))"
+            )
 
     def __call__(self, r: Tensor) -> Tensor:
         return (self.slope * r.log() + self.offset).clamp(self.low, self.high)

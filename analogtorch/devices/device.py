@@ -1,4 +1,6 @@
-"""What a device model must have: the protocol that ``PCM`` and ``ReRAM`` keep, for devices of your own."""
+"""What a device model must have: the protocol that ``PCM`` and ``ReRAM`` keep, for devices of your
+own.
+"""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,8 +11,8 @@ from torch import Tensor
 class Device(Protocol):
     """The physics of one device, as pure functions of conductance, time and standard-normal draws.
 
-    Conductances are in microsiemens, times in seconds after programming. All methods work element by element on
-    tensors of any shape, and the same draws give the same device.
+    Conductances are in microsiemens, times in seconds after programming. All methods work element
+    by element on tensors of any shape, and the same draws give the same device.
     """
 
     @property
@@ -25,15 +27,21 @@ class Device(Protocol):
 
     @property
     def valid_until(self) -> float:
-        """Last time, s, that the data of the model speak about; ``math.inf``: a law without an end."""
+        """Last time, s, that the data of the model speak about; ``math.inf``: a law without an
+        end.
+        """
         ...
 
     def programming_sigma(self, g: Tensor) -> Tensor:
-        """Standard deviation, uS, of programming the target ``g``, before what is below 0 is clamped."""
+        """Standard deviation, uS, of programming the target ``g``, before what is below 0 is
+        clamped.
+        """
         ...
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
-        """Conductance, uS, after programming the target ``g`` with the normals ``z``: ``max(g + sigma z, 0)``."""
+        """Conductance, uS, after programming the target ``g`` with the normals ``z``: ``max(g +
+        sigma z, 0)``.
+        """
         ...
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
@@ -62,8 +70,8 @@ def check_device(owner: str, device: Any) -> None:
     if isinstance(device, type) or not any(hasattr(device, name) for name in _METHODS):
         hint = "; call it" if callable(device) else ""
         raise TypeError(
-            f"{owner} must be a device such as analogtorch.devices.pcm_like(), got {device!r}{hint}. A device of your "
-            "own has what analogtorch.devices.Device lists"
+            f"{owner} must be a device such as analogtorch.devices.pcm_like(), got "
+            f"{device!r}{hint}. A device of your own has what analogtorch.devices.Device lists"
         )
     lacks = [name for name in _METHODS if not callable(getattr(device, name, None))]
     lacks += [name for name in _FIELDS if not hasattr(device, name)]
@@ -75,7 +83,9 @@ def check_device(owner: str, device: Any) -> None:
 
 
 def beyond(device: Device, t: float | None) -> str:
-    """What to write beside a result at ``t`` seconds that lies beyond the device's data; empty where it does not."""
+    """What to write beside a result at ``t`` seconds that lies beyond the device's data; empty
+    where it does not.
+    """
     last = device.valid_until
     if t is None or t <= last:
         return ""

@@ -1,6 +1,8 @@
-"""Phase-change memory (PCM): programming noise, drift and 1/f read noise of one device, as pure functions.
+"""Phase-change memory (PCM): programming noise, drift and 1/f read noise of one device, as pure
+functions.
 
-Every function takes the standard-normal draws it needs as an argument, so that the same draws give the same device.
+Every function takes the standard-normal draws it needs as an argument, so that the same draws give
+the same device.
 
     r      = g / g_max
     g_p    = max(g + sigma_prog(r) z, 0)                                     programmed
@@ -8,8 +10,9 @@ Every function takes the standard-normal draws it needs as an argument, so that 
     g_d(t) = g_p ((t + t0) / t0)^-nu                                          drifted
     g(t)   = max(g_d + g_d Q(r_p) sqrt(ln((t + t0 + t_read) / (2 t_read))) z, 0)   read; Q from the programmed r_p
 
-Sources: Nandakumar et al., ICECS 2019; Joshi et al., Nat. Commun. 11, 2473 (2020); Le Gallo et al., Nat. Electron. 6,
-680 (2023). The coefficients of the fits are those published in the open simulator aihwkit (MIT).
+Sources: Nandakumar et al., ICECS 2019; Joshi et al., Nat. Commun. 11, 2473 (2020); Le Gallo et al.,
+Nat. Electron. 6, 680 (2023). The coefficients of the fits are those published in the open simulator
+aihwkit (MIT).
 """
 
 import math
@@ -24,14 +27,17 @@ from analogtorch.values import checks
 
 @dataclass(frozen=True, kw_only=True)
 class PCM:
-    """One PCM device, or several that a fit describes as one. Conductances in microsiemens, times in seconds."""
+    """One PCM device, or several that a fit describes as one. Conductances in microsiemens, times
+    in seconds.
+    """
 
     name: str
     """What the fit describes, for reports."""
     g_max: float
     """Largest conductance that weights are mapped to, uS, > 0. Programmed devices may exceed it."""
     g_reference: float
-    """``g_max`` of the chip that ``programming_std`` was fitted on, uS, > 0; other ``g_max`` scale the fit."""
+    """``g_max`` of the chip that ``programming_std`` was fitted on, uS, > 0; other ``g_max`` scale
+    the fit."""
     t0: float
     """Age of the device when ``t = 0``, s, > 0: the programming pulse lies ``t0`` before it."""
     t_read: float
@@ -56,7 +62,8 @@ class PCM:
         checks.numbers(self, "g_max", "g_reference", "t0", "t_read", above=0)
         if self.t0 <= self.t_read:
             raise ValueError(
-                f"PCM.t0 must be longer than t_read, got {self.t0} and {self.t_read} s: a read comes after"
+                f"PCM.t0 must be longer than t_read, got {self.t0} and {self.t_read} s: a read "
+                "comes after"
             )
         for field in ("programming_std", "drift_mean", "drift_std", "read_noise"):
             check_curve(f"PCM.{field}", getattr(self, field))
@@ -65,20 +72,28 @@ class PCM:
 
     @property
     def valid_until(self) -> float:
-        """Without end: drift is a power law of time, which the model carries on beyond what was measured."""
+        """Without end: drift is a power law of time, which the model carries on beyond what was
+        measured.
+        """
         return math.inf
 
     def programming_sigma(self, g: Tensor) -> Tensor:
-        """Standard deviation, uS, of programming the target ``g`` (uS, any shape) before the clamp at 0."""
+        """Standard deviation, uS, of programming the target ``g`` (uS, any shape) before the clamp
+        at 0.
+        """
         unit = self.programming_scale * self.g_max / self.g_reference
         return self.programming_std(g / self.g_max).clamp_min(0.0) * unit
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
-        """Conductance, uS, after programming the target ``g`` with the normals ``z`` (same shape); clamped at 0."""
+        """Conductance, uS, after programming the target ``g`` with the normals ``z`` (same shape);
+        clamped at 0.
+        """
         return (g + self.programming_sigma(g) * z).clamp_min(0.0)
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
-        """Drift coefficient of a device whose target was ``g`` (uS) and whose draws are ``z`` (same shape); >= 0."""
+        """Drift coefficient of a device whose target was ``g`` (uS) and whose draws are ``z`` (same
+        shape); >= 0.
+        """
         r = g / self.g_max
         return self.drift_scale * (self.drift_mean(r) + self.drift_std(r) * z).abs()
 
@@ -87,14 +102,18 @@ class PCM:
         return g_programmed * torch.pow((t + self.t0) / self.t0, -nu)
 
     def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
-        """Conductance, uS, as read at ``t``: one draw ``z`` of the accumulated 1/f noise, frozen for that time."""
+        """Conductance, uS, as read at ``t``: one draw ``z`` of the accumulated 1/f noise, frozen
+        for that time.
+        """
         q = self.read_scale * self.read_noise(g_programmed / self.g_max)
         growth = math.sqrt(math.log((t + self.t0 + self.t_read) / (2 * self.t_read)))
         return (g_drifted * (1.0 + q * growth * z)).clamp_min(0.0)
 
 
 def pcm_like() -> PCM:
-    """The statistical PCM model of Nandakumar 2019 and Joshi 2020 (1 M devices, 90 nm), ``g_max`` 25 uS."""
+    """The statistical PCM model of Nandakumar 2019 and Joshi 2020 (1 M devices, 90 nm), ``g_max``
+    25 uS.
+    """
     return PCM(
         name="PCM statistical model (Nandakumar 2019, Joshi 2020)",
         g_max=25.0,
@@ -139,9 +158,11 @@ def hermes_one_device() -> PCM:
 
 
 def hermes_two_device() -> PCM:
-    """Two devices per polarity of the HERMES chip as ONE effective device (its sigma is the pair's), 20.7 uS.
+    """Two devices per polarity of the HERMES chip as ONE effective device (its sigma is the
+    pair's), 20.7 uS.
 
-    Programming by the most-significant-first scheme of Vasilopoulos et al., TED 2023. Never draw it twice.
+    Programming by the most-significant-first scheme of Vasilopoulos et al., TED 2023. Never draw it
+    twice.
     """
     return PCM(
         name="HERMES PCM, two devices per polarity as one effective device (Le Gallo 2023)",
@@ -165,7 +186,9 @@ def hermes_two_device() -> PCM:
 
 
 def ideal_device() -> PCM:
-    """A device that takes its target exactly, does not drift and reads without noise (``g_max`` 1 uS)."""
+    """A device that takes its target exactly, does not drift and reads without noise (``g_max`` 1
+    uS).
+    """
     flat = Polynomial(coefficients=(0.0,))
     return PCM(
         name="ideal device",

@@ -15,21 +15,28 @@ IMPERFECTIONS: tuple[Imperfection, ...] = ("programming_noise", "drift", "read_n
 
 @dataclass(frozen=True, kw_only=True)
 class Reduced:
-    """A device that lacks some imperfections of another one; see ``analogtorch.chips.Chip.without``."""
+    """A device that lacks some imperfections of another one; see
+    ``analogtorch.chips.Chip.without``.
+    """
 
     device: Device
     """The whole device."""
     without: tuple[Imperfection, ...]
-    """What is left out. ``programming_noise``: targets are met exactly. ``drift``: a conductance stays what was
-    programmed, and an error of programming stays as large. ``read_noise``: it is read as it is."""
+    """What is left out. ``programming_noise``: targets are met exactly. ``drift``: a conductance
+    stays what was programmed, and an error of programming stays as large. ``read_noise``: it is
+    read as it is."""
 
     def __post_init__(self) -> None:
         check_device("Reduced.device", self.device)
         if not (isinstance(self.without, tuple | list) and self.without):
-            raise ValueError(f"Reduced.without must be a tuple of some of {IMPERFECTIONS}, got {self.without!r}")
+            raise ValueError(
+                f"Reduced.without must be a tuple of some of {IMPERFECTIONS}, got {self.without!r}"
+            )
         for name in self.without:
             checks.choice("Reduced.without", name, IMPERFECTIONS)
-        checks.settle(self, "without", tuple(name for name in IMPERFECTIONS if name in self.without))
+        checks.settle(
+            self, "without", tuple(name for name in IMPERFECTIONS if name in self.without)
+        )
 
     @property
     def name(self) -> str:
@@ -53,7 +60,9 @@ class Reduced:
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
         """Conductance, uS, after programming the target ``g`` with the normals ``z``."""
-        return g.clamp_min(0.0) if "programming_noise" in self.without else self.device.program(g, z)
+        return (
+            g.clamp_min(0.0) if "programming_noise" in self.without else self.device.program(g, z)
+        )
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
         """What ``drift`` must know of a device whose target was ``g``, with the normals ``z``."""
@@ -65,4 +74,8 @@ class Reduced:
 
     def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
         """Conductance, uS, as read at ``t`` with the normals ``z``."""
-        return g_drifted if "read_noise" in self.without else self.device.read(g_programmed, g_drifted, t, z)
+        return (
+            g_drifted
+            if "read_noise" in self.without
+            else self.device.read(g_programmed, g_drifted, t, z)
+        )

@@ -9,17 +9,19 @@ from torch import Tensor
 from analogtorch.values import checks
 
 EMPTY = 0.5 - 0.5 / math.pi
-"""Share of its variance that a normal of mean 0 keeps when it is clamped at 0: ``clamped_share(0)``."""
+"""Share of its variance that a normal of mean 0 keeps when it is clamped at 0:
+``clamped_share(0)``."""
 FILLING = 0.367
-"""How fast that share grows with the mean, in ``1 - (1 - EMPTY) max(0, 1 - FILLING a)^2``: its root is within 1.4 % of
-the exact one's at every ``a >= 0``."""
+"""How fast that share grows with the mean, in ``1 - (1 - EMPTY) max(0, 1 - FILLING a)^2``: its root
+is within 1.4 % of the exact one's at every ``a >= 0``."""
 
 
 def clamped_share(a: Tensor) -> Tensor:
-    """Share of its variance that a normal of mean ``a`` >= 0 and variance 1 keeps when it is clamped at 0, any shape.
+    """Share of its variance that a normal of mean ``a`` >= 0 and variance 1 keeps when it is
+    clamped at 0, any shape.
 
-    With the tail ``q`` below 0 and the mean excess ``l`` of the clamp, both of which vanish where ``a`` is large, the
-    variance of the rectified normal is ``1 - q - a l - l^2``.
+    With the tail ``q`` below 0 and the mean excess ``l`` of the clamp, both of which vanish where
+    ``a`` is large, the variance of the rectified normal is ``1 - q - a l - l^2``.
     """
     a = a.clamp_max(40.0)  # no tail in any precision, and no infinity times 0
     q = torch.special.ndtr(-a)
@@ -29,15 +31,17 @@ def clamped_share(a: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Standard deviation of a weight ``w`` in [-1, 1], as a piecewise root of a squared cubic; the default is 1.
+    """Standard deviation of a weight ``w`` in [-1, 1], as a piecewise root of a squared cubic; the
+    default is 1.
 
         t     = |w| * pieces,  i = min(floor(t), pieces - 1),  f = t - i
         p     = max(c0 + c1 f + c2 f^2 + c3 f^3, 0)
         sigma = sqrt(base + i * step + p^2 - dip * max(p - rate * f, 0)^2)
 
-    A cell whose devices are filled one after the other has a piece per device; ``base`` is the variance of the devices
-    that stay empty, ``step`` what a full one adds beyond an empty one. A device that is hardly filled varies less than
-    ``p``, as it is clamped at 0: ``dip`` of its variance is missing where ``f = 0``. See ``UnitCell.spread``.
+    A cell whose devices are filled one after the other has a piece per device; ``base`` is the
+    variance of the devices that stay empty, ``step`` what a full one adds beyond an empty one. A
+    device that is hardly filled varies less than ``p``, as it is clamped at 0: ``dip`` of its
+    variance is missing where ``f = 0``. See ``UnitCell.spread``.
     """
 
     coefficients: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
@@ -55,7 +59,9 @@ class Spread:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.coefficients, tuple) and len(self.coefficients) == 4):
-            raise ValueError(f"Spread.coefficients must be a tuple of 4 numbers, got {self.coefficients!r}")
+            raise ValueError(
+                f"Spread.coefficients must be a tuple of 4 numbers, got {self.coefficients!r}"
+            )
         for i, c in enumerate(self.coefficients):
             checks.number(f"Spread.coefficients[{i}]", c)
         checks.numbers(self, "base", "rate", least=0)
@@ -64,8 +70,8 @@ class Spread:
         checks.counts(self, "pieces")
         if self.base + (self.pieces - 1) * self.step < 0:
             raise ValueError(
-                f"Spread.step must leave base + (pieces - 1) * step >= 0, got {self.step} with base {self.base} and "
-                f"{self.pieces} pieces: a variance is not negative"
+                f"Spread.step must leave base + (pieces - 1) * step >= 0, got {self.step} with "
+                f"base {self.base} and {self.pieces} pieces: a variance is not negative"
             )
 
     def __call__(self, w: Tensor) -> Tensor:

@@ -13,13 +13,24 @@ _SECONDS = {
     "month": 2592000.0,
     "year": 31536000.0,
 }
-_ALIASES = {"second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "d": "day", "w": "week", "y": "year"}
+_ALIASES = {
+    "second": "s",
+    "sec": "s",
+    "minute": "min",
+    "hour": "h",
+    "hr": "h",
+    "d": "day",
+    "w": "week",
+    "y": "year",
+}
 
 
 def seconds(time: str | float) -> float | None:
-    """A time after programming in seconds: a number of seconds, or text such as ``"1 h"``, ``"30 days"``, ``"1 year"``.
+    """A time after programming in seconds: a number of seconds, or text such as ``"1 h"``, ``"30
+    days"``, ``"1 year"``.
 
-    A month has 2,592,000 s, a year 31,536,000 s. ``"programmed"`` is None: the chip before anything has read it.
+    A month has 2,592,000 s, a year 31,536,000 s. ``"programmed"`` is None: the chip before anything
+    has read it.
 
     Raises:
         ValueError: a negative or infinite time, or text of another form.
@@ -31,8 +42,8 @@ def seconds(time: str | float) -> float | None:
         unit = _unit(match[2]) if match else None
         if match is None or unit is None:
             raise ValueError(
-                f"time {time!r} is not understood; give seconds as a number, 'programmed', or a number and one of "
-                f"{', '.join(_SECONDS)}, such as '1 day'"
+                f"time {time!r} is not understood; give seconds as a number, 'programmed', or a "
+                f"number and one of {', '.join(_SECONDS)}, such as '1 day'"
             )
         try:
             time = float(match[1]) * _SECONDS[unit]

@@ -1,4 +1,6 @@
-"""What a chip does to a metric: Monte Carlo over chips and times, and the scan for the layer that costs most."""
+"""What a chip does to a metric: Monte Carlo over chips and times, and the scan for the layer that
+costs most.
+"""
 
 from analogtorch.evaluate.losses import LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.sensitivity import sensitivity

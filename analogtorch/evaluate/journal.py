@@ -1,9 +1,11 @@
-"""Finished measurements of a sweep in a folder: each is kept as soon as it is made, and read when the sweep goes on.
+"""Finished measurements of a sweep in a folder: each is kept as soon as it is made, and read when
+the sweep goes on.
 
     sweep.json        which experiment it is: seed, compensation, version of the noise, digest of the model
     chip-00003.json   what has been measured on chip 3, by the time in seconds ("programmed": before any read)
 
-Both are JSON, written whole or not at all. The metric is not among them: a folder is for one metric.
+Both are JSON, written whole or not at all. The metric is not among them: a folder is for one
+metric.
 """
 
 import hashlib
@@ -30,7 +32,8 @@ class Journal:
     """The measurements of one experiment in ``folder``, which is made if it does not exist.
 
     Raises:
-        ValueError: the folder holds another experiment, files that are not a sweep's, or a damaged file.
+        ValueError: the folder holds another experiment, files that are not a sweep's, or a damaged
+            file.
         OSError: it cannot be written.
     """
 
@@ -41,15 +44,23 @@ class Journal:
         if head.exists():
             self._compare(_read(head), wanted)
         elif self.folder.exists() and any(self.folder.iterdir()):
-            raise ValueError(f"sweep: {self.folder} holds files and no {_HEAD}; give a new or an empty folder")
+            raise ValueError(
+                f"sweep: {self.folder} holds files and no {_HEAD}; give a new or an empty folder"
+            )
         else:
             _write(head, wanted)
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         if found != wanted:
-            names = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-            differ = ", ".join(f"{key} {found.get(key)!r} there and {wanted.get(key)!r} here" for key in names)
-            raise ValueError(f"sweep: {self.folder} holds another experiment ({differ}); give another folder")
+            names = sorted(
+                key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)
+            )
+            differ = ", ".join(
+                f"{key} {found.get(key)!r} there and {wanted.get(key)!r} here" for key in names
+            )
+            raise ValueError(
+                f"sweep: {self.folder} holds another experiment ({differ}); give another folder"
+            )
 
     def read(self, number: int, seed: int) -> dict[str, float]:
         """What has been measured on chip ``number``: the metric by ``key(time)``.
@@ -62,9 +73,15 @@ class Journal:
             return {}
         data = _read(path)
         values: Any = data.get("values")
-        good = data.get("seed") == seed and isinstance(values, dict) and data.get("sum") == _sum(seed, values)
+        good = (
+            data.get("seed") == seed
+            and isinstance(values, dict)
+            and data.get("sum") == _sum(seed, values)
+        )
         if not good or not all(isinstance(v, float) and math.isfinite(v) for v in values.values()):
-            raise ValueError(f"sweep: {path} is damaged or of another chip; remove it to measure this chip again")
+            raise ValueError(
+                f"sweep: {path} is damaged or of another chip; remove it to measure this chip again"
+            )
         return dict(values)
 
     def write(self, number: int, seed: int, values: dict[str, float]) -> None:
@@ -81,7 +98,8 @@ def key(t: float | None) -> str:
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 of all that decides what the model is on a chip: its state, and the chip of each analog layer.
+    """SHA-256 of all that decides what the model is on a chip: its state, and the chip of each
+    analog layer.
 
     Raises:
         ValueError: a tensor is on the meta device.
@@ -101,7 +119,12 @@ def model_digest(model: nn.Module) -> str:
 
 def experiment(model: nn.Module, seed: int, compensation: str) -> dict[str, Any]:
     """What makes a sweep this one: more chips and other times belong to the same."""
-    return {"seed": seed, "compensation": compensation, "noise": NOISE, "model": model_digest(model)}
+    return {
+        "seed": seed,
+        "compensation": compensation,
+        "noise": NOISE,
+        "model": model_digest(model),
+    }
 
 
 def _bytes(name: str, tensor: Tensor) -> Any:

@@ -60,12 +60,17 @@ class Sensitivity:
     seeds: tuple[int, ...]
     """Of each chip: ``program(model, seed=seeds[i])`` gives it again."""
     note: str = ""
-    """What a reader must know of ``time``, such as that the devices' data end before; empty: nothing."""
+    """What a reader must know of ``time``, such as that the devices' data end before; empty:
+    nothing."""
 
     @property
     def sum(self) -> dict[Effect, float]:
-        """The layers' mean losses added up; where it is far from ``total``, their errors do not simply add."""
-        return {effect: math.fsum(row.loss[effect].mean for row in self.rows) for effect in self.effects}
+        """The layers' mean losses added up; where it is far from ``total``, their errors do not
+        simply add.
+        """
+        return {
+            effect: math.fsum(row.loss[effect].mean for row in self.rows) for effect in self.effects
+        }
 
     def __str__(self) -> str:
         return as_text(self)
@@ -77,13 +82,23 @@ class Sensitivity:
             return {effect: dataclasses.asdict(value) for effect, value in loss.items()}
 
         facts = ("name", "weights", "blocks")
-        rows = [{**{f: getattr(row, f) for f in facts}, "loss": told(row.loss)} for row in self.rows]
+        rows = [
+            {**{f: getattr(row, f) for f in facts}, "loss": told(row.loss)} for row in self.rows
+        ]
         whole = {"reference": self.reference, "time": self.time, "seeds": list(self.seeds)}
         whole |= {"note": self.note} if self.note else {}
-        return {**whole, "effects": list(self.effects), "layers": rows, "sum": self.sum, "total": told(self.total)}
+        return {
+            **whole,
+            "effects": list(self.effects),
+            "layers": rows,
+            "sum": self.sum,
+            "total": told(self.total),
+        }
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the layers' losses as bars, the largest on top; see ``analogtorch.report.sensitivity.plot``."""
+        """Draw the layers' losses as bars, the largest on top; see
+        ``analogtorch.report.sensitivity.plot``.
+        """
         return draw(self, path)
 
     def suggest(self, budget: float, *, effect: Effect | None = None) -> Suggestion:
@@ -91,12 +106,15 @@ class Sensitivity:
 
         Args:
             budget: the loss to stay within, in the units of the metric, >= 0.
-            effect: under which it is counted; by default the last of ``effects``, which holds the others.
+            effect: under which it is counted; by default the last of ``effects``, which holds the
+                others.
 
         Raises:
             ValueError: a negative or infinite budget, or an effect that was not measured.
         """
-        budget = checks.number("suggest: budget", budget, least=0, what="finite number", remedy="in the metric's units")
+        budget = checks.number(
+            "suggest: budget", budget, least=0, what="finite number", remedy="in the metric's units"
+        )
         if effect is not None and effect not in self.effects:
             raise ValueError(
                 f"suggest: effect {effect!r} was not measured, {self.effects} were; name it in "

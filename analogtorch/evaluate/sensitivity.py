@@ -31,30 +31,32 @@ def sensitivity(
     higher_is_better: bool = True,
     progress: bool = False,
 ) -> Sensitivity:
-    """Measure what the metric loses when one analog layer alone is on the chip and all others compute exactly.
+    """Measure what the metric loses when one analog layer alone is on the chip and all others
+    compute exactly.
 
-    Each effect holds the ones before it: ``bits`` are quantised inputs and outputs with exact weights (``eval()``);
-    ``readings`` add the noise of the chip's readings, still with exact weights; ``noise`` is a programmed chip right
-    after programming (``"0 s"``); ``drift`` is the same chip at ``time``: all that is lost by then. Chip ``i`` is the
-    one that ``sweep`` measures with the same ``seed``. The metric runs once per layer and effect: of the readings on
-    the first chip, for ``noise`` and ``drift`` on every one.
+    Each effect holds the ones before it: ``bits`` are quantised inputs and outputs with exact
+    weights (``eval()``); ``readings`` add the noise of the chip's readings, still with exact
+    weights; ``noise`` is a programmed chip right after programming (``"0 s"``); ``drift`` is the
+    same chip at ``time``: all that is lost by then. Chip ``i`` is the one that ``sweep`` measures
+    with the same ``seed``. The metric runs once per layer and effect: of the readings on the first
+    chip, for ``noise`` and ``drift`` on every one.
 
     Args:
         model: a converted model; it is copied and stays as it is, whatever the metric does.
-        metric: called with a model in evaluation mode; returns a number, such as the accuracy. Each call meets the
-            same state of torch's random generators, and leaves them as they were.
+        metric: called with a model in evaluation mode; returns a number, such as the accuracy. Each
+            call meets the same state of torch's random generators, and leaves them as they were.
         effects: which to measure.
         time: of ``drift``, as ``ProgrammedChip.at`` takes it.
         num_chips: how many, >= 1.
         seed: of the whole experiment, a signed 64-bit integer.
         compensation: of the drift, as ``ProgrammedChip.at`` takes it.
-        higher_is_better: whether the metric falls where the model gets worse, as an accuracy does and an error does
-            not.
+        higher_is_better: whether the metric falls where the model gets worse, as an accuracy does
+            and an error does not.
         progress: show a progress bar.
 
     Raises:
-        ValueError: no analog layer, a programmed chip, an unknown effect, no chips, what ``program`` and ``at`` refuse,
-            or a metric that is NaN or infinite.
+        ValueError: no analog layer, a programmed chip, an unknown effect, no chips, what
+            ``program`` and ``at`` refuse, or a metric that is NaN or infinite.
         TypeError: a metric that is no number.
 
     Example:
@@ -66,7 +68,10 @@ def sensitivity(
     check_metric("sensitivity", metric)
     layers, chosen = dict(analog_layers(model)), _chosen(effects)
     if not layers:
-        raise ValueError("sensitivity: the model has no analog layer; call analogtorch.convert(model, chip) first")
+        raise ValueError(
+            "sensitivity: the model has no analog layer; call analogtorch.convert(model, chip) "
+            "first"
+        )
     refuse_programmed(model, "sensitivity")
     num_chips = checks.count("sensitivity: num_chips", num_chips)
     checks.choice("sensitivity: compensation", compensation, get_args(Compensation))
@@ -77,7 +82,10 @@ def sensitivity(
     sign = 1 if higher_is_better else -1
     lost = {e: sign * (reference - torch.tensor(v, dtype=torch.float64)) for e, v in values.items()}
     found = [{e: _over_chips(v[:, i]) for e, v in lost.items()} for i in range(len(layers) + 1)]
-    rows = [_row(name, layer, loss) for (name, layer), loss in zip(layers.items(), found[1:], strict=True)]
+    rows = [
+        _row(name, layer, loss)
+        for (name, layer), loss in zip(layers.items(), found[1:], strict=True)
+    ]
     return Sensitivity(
         rows=tuple(sorted(rows, key=lambda row: -row.loss[chosen[-1]].mean)),
         reference=reference,
@@ -98,18 +106,29 @@ def _measured(
     compensation: Compensation,
     progress: bool,
 ) -> tuple[float, dict[Effect, list[list[float]]]]:
-    """The metric with all layers exact; and by effect, of each chip: with all layers on it, then with each alone."""
-    times = {e: t for e, t in (("readings", "0 s"), ("noise", "0 s"), ("drift", time)) if e in effects}
+    """The metric with all layers exact; and by effect, of each chip: with all layers on it, then
+    with each alone.
+    """
+    times = {
+        e: t for e, t in (("readings", "0 s"), ("noise", "0 s"), ("drift", time)) if e in effects
+    }
     values: dict[Effect, list[list[float]]] = {effect: [] for effect in effects}
     layers = sum(1 for _ in analog_layers(model))
     turns = sum(1 if effect in SINGLE else len(seeds) for effect in effects)
-    with tqdm(total=1 + (layers + 1) * turns, desc="layers x effects x chips", unit="run", disable=not progress) as bar:
+    with tqdm(
+        total=1 + (layers + 1) * turns,
+        desc="layers x effects x chips",
+        unit="run",
+        disable=not progress,
+    ) as bar:
         quantised = _Apart(_copy(model), metric, bar)
         reference = quantised.exact()
         if "bits" in effects:
             values["bits"].append(quantised.each("bits"))
         for number, chip_seed in enumerate(seeds):
-            wanted = {effect: t for effect, t in times.items() if number == 0 or effect not in SINGLE}
+            wanted = {
+                effect: t for effect, t in times.items() if number == 0 or effect not in SINGLE
+            }
             if not wanted:
                 break
             physical = program(model, seed=chip_seed)
@@ -152,16 +171,24 @@ def _exactly(layer: AnalogLayer) -> Programmed | None:
 
 
 class _Apart:
-    """A model of which one layer at a time is on the chip; it changes the model that it is given."""
+    """A model of which one layer at a time is on the chip; it changes the model that it is
+    given.
+    """
 
     def __init__(
-        self, model: nn.Module, metric: Callable[[nn.Module], float], bar: Any, *, exact_weights: bool = False
+        self,
+        model: nn.Module,
+        metric: Callable[[nn.Module], float],
+        bar: Any,
+        *,
+        exact_weights: bool = False,
     ) -> None:
         self.model, self.metric, self.bar = model, metric, bar
         self.layers = dict(analog_layers(model))
         self.chips = {name: layer.chip for name, layer in self.layers.items()}
         self.held = {
-            name: _exactly(layer) if exact_weights else layer.programmed for name, layer in self.layers.items()
+            name: _exactly(layer) if exact_weights else layer.programmed
+            for name, layer in self.layers.items()
         }
         tensors = (*model.parameters(), *model.buffers())
         self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
@@ -201,7 +228,9 @@ class _Apart:
 
 
 def _over_chips(losses: torch.Tensor) -> Loss:
-    return Loss(mean=losses.mean().item(), std=losses.std(correction=1 if len(losses) > 1 else 0).item())
+    return Loss(
+        mean=losses.mean().item(), std=losses.std(correction=1 if len(losses) > 1 else 0).item()
+    )
 
 
 def _row(name: str, layer: AnalogLayer, loss: dict[Effect, Loss]) -> LayerLoss:

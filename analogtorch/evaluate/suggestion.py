@@ -1,16 +1,18 @@
-"""What to change of a model on a chip so that it loses less: an estimate from the losses of its layers.
+"""What to change of a model on a chip so that it loses less: an estimate from the losses of its
+layers.
 
-The estimate is additive: what is left on the chip loses the sum of what its layers lose by themselves, gains counted
-as 0. Where the measured loss of the whole is larger than that sum, every layer's share is scaled up to it; where it is
-smaller, shares are scaled down only if all layers stay on the chip, because a layer that leaves may have hidden what
-others lose. Layers whose errors amplify or mask each other break it, so measure what you have changed.
+The estimate is additive: what is left on the chip loses the sum of what its layers lose by
+themselves, gains counted as 0. Where the measured loss of the whole is larger than that sum, every
+layer's share is scaled up to it; where it is smaller, shares are scaled down only if all layers
+stay on the chip, because a layer that leaves may have hidden what others lose. Layers whose errors
+amplify or mask each other break it, so measure what you have changed.
 
-More devices per weight: the error of ``n`` devices that share a weight and err independently has ``1 / n`` of the
-variance of one. ASSUMED: the loss falls with the standard deviation, ``1 / sqrt(n)``, as the share of inputs does that
-a small error pushes over a decision boundary; a squared error falls faster. Only what ``noise`` loses beyond
-``readings`` is taken to fall. Converters and the noise of the readings stay, which are most of the loss where one
-large weight makes all others small; and so does all that drift adds, most of which the devices of a weight have in
-common.
+More devices per weight: the error of ``n`` devices that share a weight and err independently has
+``1 / n`` of the variance of one. ASSUMED: the loss falls with the standard deviation, ``1 /
+sqrt(n)``, as the share of inputs does that a small error pushes over a decision boundary; a squared
+error falls faster. Only what ``noise`` loses beyond ``readings`` is taken to fall. Converters and
+the noise of the readings stay, which are most of the loss where one large weight makes all others
+small; and so does all that drift adds, most of which the devices of a weight have in common.
 """
 
 import dataclasses
@@ -30,10 +32,11 @@ MULTIPLES = (2, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """Two ways to stay within a loss, by estimate; print it. Both name layers and matrices, as ``convert`` takes them.
+    """Two ways to stay within a loss, by estimate; print it. Both name layers and matrices, as
+    ``convert`` takes them.
 
-    Apply either to the digital model (``to_digital`` gives it) beside what you told ``convert`` before, then calibrate
-    again. Where the model is within the budget as it is, both are empty.
+    Apply either to the digital model (``to_digital`` gives it) beside what you told ``convert``
+    before, then calibrate again. Where the model is within the budget as it is, both are empty.
     """
 
     effect: "Effect"
@@ -51,10 +54,11 @@ class Suggestion:
     excluded_loss: float
     """Estimated, with these layers digital."""
     per_layer: dict[str, dict[str, UnitCell]]
-    """Or layers whose weights get more devices, for ``convert(per_layer=...)``; empty where that is not enough."""
+    """Or layers whose weights get more devices, for ``convert(per_layer=...)``; empty where that is
+    not enough."""
     multiple: int
-    """Times as many devices per weight as now in these layers; 1: as now. A real chip spends as many times the unit
-    cells; ``summary`` and ``map_to_chip`` count weights, and so do not know."""
+    """Times as many devices per weight as now in these layers; 1: as now. A real chip spends as
+    many times the unit cells; ``summary`` and ``map_to_chip`` count weights, and so do not know."""
     added_cells: int
     """Unit cells of today's kind that this takes more than now."""
     per_layer_loss: float | None
@@ -75,10 +79,14 @@ class Suggestion:
         if self.per_layer:
             what = f"{self.multiple} times as many devices, {self.added_cells:,} more cells"
             lines.append(f"or {what}: loss {self.per_layer_loss:.4g} by estimate")
-            lines.append(f"  convert(..., per_layer=suggestion.per_layer)  # {', '.join(self.per_layer)}")
+            lines.append(
+                f"  convert(..., per_layer=suggestion.per_layer)  # {', '.join(self.per_layer)}"
+            )
         else:
             lines.append(f"more devices: {self.why_not}")
-        return "\n".join([*lines, "The estimates add up what the layers lose by themselves: measure the result."])
+        return "\n".join(
+            [*lines, "The estimates add up what the layers lose by themselves: measure the result."]
+        )
 
 
 def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion:
@@ -96,7 +104,9 @@ def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion
         excluded_weights=sum(rows[name].weights for name in off),
         weights=sum(row.weights for row in rows.values()),
         excluded_loss=left,
-        per_layer={glob.escape(name): {"cell": _larger(rows[name].cell, multiple)} for name in more},
+        per_layer={
+            glob.escape(name): {"cell": _larger(rows[name].cell, multiple)} for name in more
+        },
         multiple=multiple,
         added_cells=(multiple - 1) * sum(rows[name].weights for name in more),
         per_layer_loss=more_left,
@@ -108,8 +118,12 @@ def _larger(cell: UnitCell, multiple: int) -> UnitCell:
     return dataclasses.replace(cell, devices_per_polarity=multiple * cell.devices_per_polarity)
 
 
-def _shares(rows: "dict[str, LayerLoss]", found: "Sensitivity", effect: "Effect", least: float) -> dict[str, float]:
-    """Of each layer, its part of the loss: what it loses, times the whole's loss over the sum of all, >= ``least``."""
+def _shares(
+    rows: "dict[str, LayerLoss]", found: "Sensitivity", effect: "Effect", least: float
+) -> dict[str, float]:
+    """Of each layer, its part of the loss: what it loses, times the whole's loss over the sum of
+    all, >= ``least``.
+    """
     losses = {name: max(row.loss[effect].mean, 0.0) for name, row in rows.items()}
     total, added = found.total[effect].mean, math.fsum(losses.values())
     if added <= 0:  # together they lose what no layer does by itself: nobody knows which
@@ -131,7 +145,9 @@ def _more_devices(
     before = _shares(rows, found, effect, 0.0)
     falling = {name: share * _falling(rows[name], effect) for name, share in before.items()}
     for multiple in MULTIPLES:
-        after = {name: share - falling[name] * (1 - multiple**-0.5) for name, share in before.items()}
+        after = {
+            name: share - falling[name] * (1 - multiple**-0.5) for name, share in before.items()
+        }
         if chosen := _fewest(before, after, total, budget):
             return multiple, *chosen, ""
     return 1, (), None, f"up to {MULTIPLES[-1]} times as many are not enough"
@@ -146,7 +162,8 @@ def _falling(row: "LayerLoss", effect: "Effect") -> float:
 def _fewest(
     before: dict[str, float], after: dict[str, float], total: float, budget: float
 ) -> tuple[tuple[str, ...], float] | None:
-    """The fewest layers to change so that the loss is within the budget, and that loss; None if all are not enough.
+    """The fewest layers to change so that the loss is within the budget, and that loss; None if all
+    are not enough.
 
     The best first: under a sum, no other choice of as many leaves less.
     """

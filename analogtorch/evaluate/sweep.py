@@ -31,14 +31,21 @@ class Sweep:
     seeds: tuple[int, ...]
     """Of each chip: ``program(model, seed=seeds[i])`` gives it again."""
     notes: tuple[str, ...] = ()
-    """Of each time, what a reader must know to judge it, such as that the devices' data end before; empty: nothing."""
+    """Of each time, what a reader must know to judge it, such as that the devices' data end before;
+    empty: nothing."""
 
     def __post_init__(self) -> None:
         size = (len(self.seeds), len(self.times))
         if not isinstance(self.values, Tensor) or self.values.shape != size:
-            raise ValueError(f"Sweep.values must be a tensor (chips, times) = {size}, got {checks.shown(self.values)}")
+            raise ValueError(
+                f"Sweep.values must be a tensor (chips, times) = {size}, got "
+                f"{checks.shown(self.values)}"
+            )
         if self.notes and len(self.notes) != len(self.times):
-            raise ValueError(f"Sweep.notes needs one text per time, got {len(self.notes)} for {len(self.times)} times")
+            raise ValueError(
+                f"Sweep.notes needs one text per time, got {len(self.notes)} for {len(self.times)} "
+                "times"
+            )
 
     @property
     def mean(self) -> Tensor:
@@ -53,8 +60,14 @@ class Sweep:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """``{time: {"mean", "std", "num_chips"}}``, and ``"note"`` where there is one."""
         rows = zip(self.times, self.mean.tolist(), self.std.tolist(), strict=True)
-        found = {time: {"mean": mean, "std": std, "num_chips": len(self.seeds)} for time, mean, std in rows}
-        return {time: row | ({"note": note} if (note := self.note(time)) else {}) for time, row in found.items()}
+        found = {
+            time: {"mean": mean, "std": std, "num_chips": len(self.seeds)}
+            for time, mean, std in rows
+        }
+        return {
+            time: row | ({"note": note} if (note := self.note(time)) else {})
+            for time, row in found.items()
+        }
 
     def note(self, time: str) -> str:
         """What a reader must know to judge the values at ``time``; empty: nothing."""
@@ -82,24 +95,26 @@ def sweep(
 ) -> Sweep:
     """Program ``num_chips`` chips and measure them at each of the ``times``.
 
-    Chip ``i`` is the same for every model and every call with the same ``seed``: two models, or two trainings, are
-    compared on the same devices.
+    Chip ``i`` is the same for every model and every call with the same ``seed``: two models, or two
+    trainings, are compared on the same devices.
 
     Args:
         model: a converted model.
         metric: called with the model as it runs on a chip; returns a number, such as the accuracy.
         num_chips: how many, >= 1.
-        times: as ``ProgrammedChip.at`` takes them; one beyond the data of the chip's devices is marked.
+        times: as ``ProgrammedChip.at`` takes them; one beyond the data of the chip's devices is
+            marked.
         seed: of the whole experiment, a signed 64-bit integer.
         compensation: of the drift, as ``ProgrammedChip.at`` takes it.
         progress: show a progress bar.
-        folder: where each measurement is kept as soon as it is made. Called again with the same model, seed and
-            compensation, ``sweep`` measures only what the folder lacks; more chips and other times may be added. It
-            cannot know the metric: a folder is for one. None: nothing is kept.
+        folder: where each measurement is kept as soon as it is made. Called again with the same
+            model, seed and compensation, ``sweep`` measures only what the folder lacks; more chips
+            and other times may be added. It cannot know the metric: a folder is for one. None:
+            nothing is kept.
 
     Raises:
-        ValueError: no chips, no times, a metric that is NaN or infinite, a folder of another experiment, or what
-            ``program`` and ``at`` refuse.
+        ValueError: no chips, no times, a metric that is NaN or infinite, a folder of another
+            experiment, or what ``program`` and ``at`` refuse.
         TypeError: a model or metric that is none, or a metric that returns no number.
         OSError: the folder cannot be written.
 
@@ -117,7 +132,9 @@ def sweep(
     notes = tuple("; ".join(beyond_data(model, t)) for t in at)
     journal = None if folder is None else Journal(folder, experiment(model, seed, compensation))
     values = torch.empty(num_chips, len(at), dtype=torch.float64)
-    with tqdm(total=num_chips * len(at), desc="chips x times", unit="read", disable=not progress) as bar:
+    with tqdm(
+        total=num_chips * len(at), desc="chips x times", unit="read", disable=not progress
+    ) as bar:
         for i, chip_seed in enumerate(seeds):
             done = {} if journal is None else journal.read(i, chip_seed)
             wanted = {t: name for t, name in at.items() if key(t) not in done}
@@ -128,7 +145,9 @@ def sweep(
                     journal.write(i, chip_seed, done)
                 bar.update()
             values[i] = torch.tensor([done[key(t)] for t in at], dtype=torch.float64)
-    return Sweep(times=tuple(at.values()), values=values, seeds=seeds, notes=notes if any(notes) else ())
+    return Sweep(
+        times=tuple(at.values()), values=values, seeds=seeds, notes=notes if any(notes) else ()
+    )
 
 
 def _measure(
@@ -139,7 +158,9 @@ def _measure(
     times: dict[float | None, str],
     compensation: Compensation,
 ) -> Iterator[tuple[float | None, float]]:
-    """The metric of one chip at each of the ``times``, which ends with the chip: the next one has its memory."""
+    """The metric of one chip at each of the ``times``, which ends with the chip: the next one has
+    its memory.
+    """
     if not times:
         return
     physical = program(model, seed=seed)
@@ -152,7 +173,10 @@ def _measure(
 def _times(times: Sequence[str | float]) -> dict[float | None, str]:
     """The times in seconds, and what tables call them."""
     if isinstance(times, str | int | float) or not isinstance(times, Iterable):
-        raise ValueError(f"sweep: times must be a list such as ['0 s', '1 day'], got {times!r}; write [{times!r}]")
+        raise ValueError(
+            f"sweep: times must be a list such as ['0 s', '1 day'], got {times!r}; write "
+            f"[{times!r}]"
+        )
     given = tuple(times)
     if not given:
         raise ValueError("sweep: times is empty; leave it out for the usual five")
@@ -184,14 +208,18 @@ def finite(caller: str, given: Any, where: str) -> float:
     """
     value = given.item() if isinstance(given, Tensor) and given.numel() == 1 else given
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{caller}: the metric must return a number, got {checks.shown(given)} {where}")
+        raise TypeError(
+            f"{caller}: the metric must return a number, got {checks.shown(given)} {where}"
+        )
     if not math.isfinite(value):
         raise ValueError(f"{caller}: the metric is {value} {where}; it must be a finite number")
     return float(value)
 
 
 def chip_seeds(seed: int, num_chips: int) -> tuple[int, ...]:
-    """Seeds of the ``num_chips`` chips of the experiment ``seed``: chip ``i`` is the same for every model and call."""
+    """Seeds of the ``num_chips`` chips of the experiment ``seed``: chip ``i`` is the same for every
+    model and call.
+    """
     return tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(num_chips))
 
 
@@ -202,15 +230,19 @@ def label(time: str | float) -> str:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
-    """Share, 0..1, of the inputs whose largest output is at the label; in evaluation mode, which is then restored.
+    """Share, 0..1, of the inputs whose largest output is at the label; in evaluation mode, which is
+    then restored.
 
     Args:
         model: gives (N, classes) for an input, or (N, positions, classes).
-        batches: pairs of input and labels, read once: integers in [0, classes), (N,) or (N, positions).
+        batches: pairs of input and labels, read once: integers in [0, classes), (N,) or (N,
+            positions).
 
     Raises:
-        ValueError: there is no sample, the shapes do not agree, an output is NaN, or a label is out of range.
-        TypeError: the model is none, ``batches`` has no pairs, or outputs or labels are no tensors of numbers.
+        ValueError: there is no sample, the shapes do not agree, an output is NaN, or a label is out
+            of range.
+        TypeError: the model is none, ``batches`` has no pairs, or outputs or labels are no tensors
+            of numbers.
     """
     check_module("accuracy", model)
     modes = {m: m.training for m in model.modules()}
@@ -225,24 +257,33 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
         for module, training in modes.items():
             module.training = training
     if total == 0:
-        raise ValueError("accuracy: batches holds no sample; a generator can be read only once: pass a list")
+        raise ValueError(
+            "accuracy: batches holds no sample; a generator can be read only once: pass a list"
+        )
     return right / total
 
 
 def _pairs(batches: Any) -> Iterable[tuple[Any, Tensor]]:
     if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
         raise TypeError(
-            f"accuracy: batches must be pairs of input and labels such as [(x, y)], got {checks.shown(type(batches))}"
+            "accuracy: batches must be pairs of input and labels such as [(x, y)], got "
+            f"{checks.shown(type(batches))}"
         )
     for number, batch in enumerate(batches):
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             raise TypeError(
-                f"accuracy: batch {number} must be a pair of input and labels, got {type(batch).__name__}; one batch "
-                "alone is [(x, y)]"
+                f"accuracy: batch {number} must be a pair of input and labels, got "
+                f"{type(batch).__name__}; one batch alone is [(x, y)]"
             )
-        if not isinstance(batch[1], Tensor) or batch[1].is_floating_point() or batch[1].dtype == torch.bool:
+        if (
+            not isinstance(batch[1], Tensor)
+            or batch[1].is_floating_point()
+            or batch[1].dtype == torch.bool
+        ):
             kind = batch[1].dtype if isinstance(batch[1], Tensor) else type(batch[1]).__name__
-            raise TypeError(f"accuracy: labels of batch {number} must be a tensor of integers, got {kind}")
+            raise TypeError(
+                f"accuracy: labels of batch {number} must be a tensor of integers, got {kind}"
+            )
         yield batch[0], batch[1]
 
 
@@ -250,16 +291,18 @@ def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
     """The most likely class of each position of ``labels``."""
     if not isinstance(outputs, Tensor):
         raise TypeError(
-            f"accuracy: the model must give a tensor (N, classes), got {type(outputs).__name__} for {where}; wrap it "
-            "in a module that returns the logits"
+            f"accuracy: the model must give a tensor (N, classes), got {type(outputs).__name__} "
+            f"for {where}; wrap it in a module that returns the logits"
         )
     if outputs.shape[:-1] != labels.shape or outputs.dim() < 2 or outputs.shape[-1] < 2:
         raise ValueError(
-            f"accuracy: outputs of {where} have shape {tuple(outputs.shape)}, labels {tuple(labels.shape)}; pass "
-            "outputs (N, classes) of 2 classes or more and labels (N,)"
+            f"accuracy: outputs of {where} have shape {tuple(outputs.shape)}, labels "
+            f"{tuple(labels.shape)}; pass outputs (N, classes) of 2 classes or more and labels (N,)"
         )
     if outputs.isnan().any():
-        raise ValueError(f"accuracy: outputs of {where} are NaN; the label of such an input means nothing")
+        raise ValueError(
+            f"accuracy: outputs of {where} are NaN; the label of such an input means nothing"
+        )
     if labels.numel() and not (labels.min() >= 0 and labels.max() < outputs.shape[-1]):
         raise ValueError(
             f"accuracy: labels must lie in [0, {outputs.shape[-1]}), got {labels.min().item()} to "

@@ -1,4 +1,6 @@
-"""What all files of the library share: they appear whole, carry checksums, and are read within limits."""
+"""What all files of the library share: they appear whole, carry checksums, and are read within
+limits.
+"""
 
 from analogtorch.files.atomic import write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed

@@ -7,10 +7,12 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> Path:
-    """Write ``data`` (text as UTF-8) to ``path``, making its folder; what was there stays until the new file is whole.
+    """Write ``data`` (text as UTF-8) to ``path``, making its folder; what was there stays until the
+    new file is whole.
 
     Raises:
-        OSError: nothing could be written (a full disk, no permission): with the path, the reason and the remedy.
+        OSError: nothing could be written (a full disk, no permission): with the path, the reason
+            and the remedy.
     """
     path = Path(path)
     if isinstance(data, str):
@@ -19,7 +21,9 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # in the same folder, because a rename is atomic only within one file system
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+        )
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()

@@ -1,7 +1,8 @@
 """Checksums over whole files, so that a damaged one is an error and never another value.
 
-JSON documents carry theirs in the field ``checksum``, zip archives (``torch.save``, ``numpy.savez``) in the archive's
-comment, which other readers of zip files ignore. Files that older versions wrote have neither; they are still read.
+JSON documents carry theirs in the field ``checksum``, zip archives (``torch.save``,
+``numpy.savez``) in the archive's comment, which other readers of zip files ignore. Files that older
+versions wrote have neither; they are still read.
 """
 
 import hashlib
@@ -14,7 +15,8 @@ from typing import Any
 
 _FIELD = "checksum"
 _PREFIX = "sha256:"
-_END = b"PK\x05\x06"  # signature of a zip archive's last record, which has 22 bytes and then the comment
+# signature of a zip archive's last record, which has 22 bytes and then the comment
+_END = b"PK\x05\x06"
 _END_BYTES = 22
 _COMMENT_BYTES = len(_PREFIX) + 64
 
@@ -35,14 +37,16 @@ def checked(document: Any) -> Any:
     rest = {name: value for name, value in document.items() if name != _FIELD}
     if document[_FIELD] != _of_document(rest):
         raise ValueError(
-            f"its {_FIELD!r} does not belong to what it holds: the file is damaged, or was edited; restore it, or "
-            f"remove the field {_FIELD!r} if the edit is meant"
+            f"its {_FIELD!r} does not belong to what it holds: the file is damaged, or was edited; "
+            f"restore it, or remove the field {_FIELD!r} if the edit is meant"
         )
     return rest
 
 
 def seal(archive: bytes) -> bytes:
-    """The zip ``archive``, which has no comment yet, with the checksum of its bytes as the comment."""
+    """The zip ``archive``, which has no comment yet, with the checksum of its bytes as the
+    comment.
+    """
     assert archive[-_END_BYTES:].startswith(_END)
     assert archive.endswith(b"\0\0")
     comment = (_PREFIX + hashlib.sha256(archive).hexdigest()).encode()
@@ -52,7 +56,8 @@ def seal(archive: bytes) -> bytes:
 def sealed_bytes(path: str | Path) -> bytes:
     """The zip archive that ``seal`` was given, from the file at ``path``, which is read once.
 
-    An archive without a checksum, from an older version, is accepted if the CRC-32 of each of its entries is right.
+    An archive without a checksum, from an older version, is accepted if the CRC-32 of each of its
+    entries is right.
 
     Raises:
         ValueError: the file is no archive, cut short, or damaged. The file is named.
@@ -60,19 +65,30 @@ def sealed_bytes(path: str | Path) -> bytes:
     """
     data = Path(path).read_bytes()
     archive, comment = data[: -_COMMENT_BYTES - 2] + b"\0\0", data[-_COMMENT_BYTES:]
-    if archive[-_END_BYTES:].startswith(_END) and data[:-_COMMENT_BYTES].endswith(bytes([_COMMENT_BYTES, 0])):
+    if archive[-_END_BYTES:].startswith(_END) and data[:-_COMMENT_BYTES].endswith(
+        bytes([_COMMENT_BYTES, 0])
+    ):
         if comment == (_PREFIX + hashlib.sha256(archive).hexdigest()).encode():
             return archive
     elif data[-_END_BYTES:].startswith(_END) and _entries_are_whole(data):
         return data
-    raise ValueError(f"{path} is damaged or cut short: its checksum does not belong to its contents")
+    raise ValueError(
+        f"{path} is damaged or cut short: its checksum does not belong to its contents"
+    )
 
 
 def _entries_are_whole(archive: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as file:
             return file.testzip() is None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError):
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+    ):
         return False
 
 

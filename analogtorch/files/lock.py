@@ -15,7 +15,8 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def locked(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an existing ``folder``; no file is written for it, and the system lets go when the process ends.
+    """Hold an existing ``folder``; no file is written for it, and the system lets go when the
+    process ends.
 
     The lock is advisory: it keeps out those who ask for it, through this function.
 
@@ -39,14 +40,17 @@ def locked(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(handle)
-        raise BlockingIOError(errno.EWOULDBLOCK, "another process is at work there", str(folder)) from None
+        raise BlockingIOError(
+            errno.EWOULDBLOCK, "another process is at work there", str(folder)
+        ) from None
     except OSError as error:
         _warn(folder, error.strerror)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_UN)  # forked workers have copies of the handle, which would keep the lock
+            # forked workers have copies of the handle, which would keep the lock
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 

@@ -1,4 +1,6 @@
-"""JSON and YAML within limits, and paths with variables: text that a person, or somebody else's program, wrote."""
+"""JSON and YAML within limits, and paths with variables: text that a person, or somebody else's
+program, wrote.
+"""
 
 import json
 import os
@@ -33,12 +35,12 @@ def parse_json(text: str | bytes) -> Any:
 def parse_yaml(text: str | bytes) -> Any:
     """The YAML document, read without code in it.
 
-    An alias of YAML is one object in several places, which costs nothing until somebody walks through it: a few lines
-    can hold billions of values. They are counted here without walking.
+    An alias of YAML is one object in several places, which costs nothing until somebody walks
+    through it: a few lines can hold billions of values. They are counted here without walking.
 
     Raises:
-        ValueError: no YAML that can be loaded safely, nested more than `DEEPEST` levels deep, or of more than
-            `LARGEST` values once its aliases are expanded.
+        ValueError: no YAML that can be loaded safely, nested more than `DEEPEST` levels deep, or of
+            more than `LARGEST` values once its aliases are expanded.
         ImportError: PyYAML is not installed.
     """
     yaml = yaml_package()
@@ -50,7 +52,9 @@ def parse_yaml(text: str | bytes) -> Any:
         raise ValueError(f"is not YAML that can be loaded safely: {error}") from error
     total, _ = _measure(tree, {})
     if total > LARGEST:
-        raise ValueError(f"holds {total:,} values once its aliases are expanded; at most {LARGEST:,} are read")
+        raise ValueError(
+            f"holds {total:,} values once its aliases are expanded; at most {LARGEST:,} are read"
+        )
     return tree
 
 
@@ -59,19 +63,25 @@ def yaml_package() -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise ImportError('YAML needs PyYAML; run: pip install "analogtorch[yaml]", or use a .json file') from error
+        raise ImportError(
+            'YAML needs PyYAML; run: pip install "analogtorch[yaml]", or use a .json file'
+        ) from error
     return yaml
 
 
 def _measure(tree: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
-    """How many values ``tree`` holds, and in how many levels; ``known`` keeps those of the containers seen."""
+    """How many values ``tree`` holds, and in how many levels; ``known`` keeps those of the
+    containers seen.
+    """
     if not isinstance(tree, list | dict):
         return 1, 0
     if id(tree) not in known:
         if depth > DEEPEST:  # also where a container holds itself
             raise _too_deep()
         values = tree.values() if isinstance(tree, dict) else tree
-        inner = [_measure(value, known, depth + 1) for value in values if isinstance(value, list | dict)]
+        inner = [
+            _measure(value, known, depth + 1) for value in values if isinstance(value, list | dict)
+        ]
         levels = 1 + max((levels for _, levels in inner), default=0)
         known[id(tree)] = 1 + len(tree) - len(inner) + sum(size for size, _ in inner), levels
         if levels > DEEPEST:
@@ -92,7 +102,9 @@ def expanded(path: str) -> Path:
         name, default = found.groups()
         given = os.environ.get(name) or default
         if given is None:
-            raise ValueError(f"{path!r}: the variable {name} is not set; set it, or write ${{{name}:-a default}}")
+            raise ValueError(
+                f"{path!r}: the variable {name} is not set; set it, or write ${{{name}:-a default}}"
+            )
         return given
 
     return Path(_VARIABLE.sub(value, path)).expanduser()

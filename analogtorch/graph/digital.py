@@ -1,7 +1,8 @@
-"""What stays digital: the kind of each traced operation and how many arithmetic operations it takes.
+"""What stays digital: the kind of each traced operation and how many arithmetic operations it
+takes.
 
-Additions, multiplications, comparisons and elementwise functions (an exponential as well) count as one operation per
-number. Moving, reshaping and selecting numbers counts as none.
+Additions, multiplications, comparisons and elementwise functions (an exponential as well) count as
+one operation per number. Moving, reshaping and selecting numbers counts as none.
 """
 
 import math
@@ -16,17 +17,19 @@ def _words(text: str) -> frozenset[str]:
 
 FREE = _words(
     """
-    view reshape permute transpose t flatten unflatten unsqueeze squeeze expand expand_as select slice chunk
-    split split_with_sizes unbind getitem contiguous clone detach to _to_copy type_as alias dropout
-    feature_dropout alpha_dropout cat concat concatenate stack pad constant_pad_nd reflection_pad1d
-    reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d roll flip index
-    index_select gather narrow movedim swapaxes lift_fresh_copy pixel_shuffle pixel_unshuffle channel_shuffle
-    repeat repeat_interleave tile copy view_as unfold im2col scatter slice_scatter numpy_T mT adjoint
-    tensor_split hsplit meshgrid _assert_tensor_metadata _assert_async tril triu diagonal expand_dims where
-    masked_select sym_size item _local_scalar_dense lift_fresh _pack_padded_sequence _pad_packed_sequence
+    view reshape permute transpose t flatten unflatten unsqueeze squeeze expand expand_as select
+    slice chunk split split_with_sizes unbind getitem contiguous clone detach to _to_copy type_as
+    alias dropout feature_dropout alpha_dropout cat concat concatenate stack pad constant_pad_nd
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+    replication_pad3d roll flip index index_select gather narrow movedim swapaxes lift_fresh_copy
+    pixel_shuffle pixel_unshuffle channel_shuffle repeat repeat_interleave tile copy view_as unfold
+    im2col scatter slice_scatter numpy_T mT adjoint tensor_split hsplit meshgrid
+    _assert_tensor_metadata _assert_async tril triu diagonal expand_dims where masked_select
+    sym_size item _local_scalar_dense lift_fresh _pack_padded_sequence _pad_packed_sequence
     """
 )
-"""Operations that only move numbers: left out of the mapping, what they move is taken from where it was computed."""
+"""Operations that only move numbers: left out of the mapping, what they move is taken from where it
+was computed."""
 
 CREATED = frozenset(
     f"{new}{kind}{like}"
@@ -44,18 +47,34 @@ _NORMS = {
     "rms_norm": 5,
     "local_response_norm": 6,
 }
-"""Operations per number. A batch norm in ``eval`` is a scale and a shift; the others find mean and variance first."""
+"""Operations per number. A batch norm in ``eval`` is a scale and a shift; the others find mean and
+variance first."""
 
 _ACTIVATIONS = _words(
     """
-    relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh gelu silu mish elu selu celu leaky_relu prelu
-    softplus softsign clamp clamp_min clamp_max threshold logsigmoid log_sigmoid hardshrink softshrink exp log
-    sqrt rsqrt abs erf sin cos
+    relu relu6 hardtanh hardswish hardsigmoid sigmoid tanh gelu silu mish elu selu celu leaky_relu
+    prelu softplus softsign clamp clamp_min clamp_max threshold logsigmoid log_sigmoid hardshrink
+    softshrink exp log sqrt rsqrt abs erf sin cos
     """
 )
 _SOFTMAX = {"softmax": 5, "_softmax": 5, "log_softmax": 6, "_log_softmax": 6}
 """Largest, difference, exponential, sum, quotient."""
-_ADD = frozenset(("add", "sub", "rsub", "mul", "div", "pow", "square", "maximum", "minimum", "addcmul", "neg", "lerp"))
+_ADD = frozenset(
+    (
+        "add",
+        "sub",
+        "rsub",
+        "mul",
+        "div",
+        "pow",
+        "square",
+        "maximum",
+        "minimum",
+        "addcmul",
+        "neg",
+        "lerp",
+    )
+)
 _POOLS = {
     f"{adaptive}{kind}_pool{n}d{indices}": 0 if adaptive else n
     for adaptive in ("", "adaptive_")
@@ -63,9 +82,22 @@ _POOLS = {
     for n in (1, 2, 3)
     for indices in ("", "_with_indices")
 }
-"""Dimensions of the window; 0 where the operator chooses the window, so that it meets every input about once."""
+"""Dimensions of the window; 0 where the operator chooses the window, so that it meets every input
+about once."""
 _REDUCTIONS = frozenset(
-    ("mean", "sum", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "argmax")
+    (
+        "mean",
+        "sum",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "var",
+        "std",
+        "norm",
+        "linalg_vector_norm",
+        "argmax",
+    )
 )
 
 
@@ -105,13 +137,21 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
     if name in _ADD:
         return "add", out, out
     if name in _POOLS:
-        return "pool", _numel(_first(output)), max(read, _numel(_first(output)) * _window(name, arguments))
+        return (
+            "pool",
+            _numel(_first(output)),
+            max(read, _numel(_first(output)) * _window(name, arguments)),
+        )
     if name in _REDUCTIONS:
         return "pool", out, read
     if name.startswith("embedding"):
         return "embedding", out, 0
     if name == "scaled_dot_product_attention":
-        return "attention", out, _attention(arguments["query"], arguments["key"], arguments["value"])
+        return (
+            "attention",
+            out,
+            _attention(arguments["query"], arguments["key"], arguments["value"]),
+        )
     return "other", out, out
 
 
@@ -144,7 +184,9 @@ def _window(name: str, arguments: dict[str, Any]) -> int:
     if dims == 0:
         return 0
     size = arguments["kernel_size"]
-    return size**dims if isinstance(size, int) else math.prod(size) ** (dims if len(size) == 1 else 1)
+    return (
+        size**dims if isinstance(size, int) else math.prod(size) ** (dims if len(size) == 1 else 1)
+    )
 
 
 def _first(value: Any) -> Any:

@@ -1,4 +1,6 @@
-"""Which part of which parameter a weight of a product is: the same part is the same matrix wherever it is applied."""
+"""Which part of which parameter a weight of a product is: the same part is the same matrix wherever
+it is applied.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +23,8 @@ class Part:
     name: str
     """For display: that of the layer, with its range if cut."""
     layer: str
-    """Full name of the layer, or of the parameter where it is not the layer's ``weight``; empty if the part is no range
-    of its outputs."""
+    """Full name of the layer, or of the parameter where it is not the layer's ``weight``; empty if
+    the part is no range of its outputs."""
     outputs: tuple[int, int] | None
     """The range of the layer's outputs; None: all."""
     key: tuple[Any, ...]
@@ -34,13 +36,18 @@ class Parts:
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self.parameters = parameters
         self._weights = Weights()
-        self._copies: dict[Storage, tuple[str, int]] = {}  # parameter, and what its places are ahead by
+        # parameter, and what its places are ahead by
+        self._copies: dict[Storage, tuple[str, int]] = {}
         for name, p in parameters.items():
             self._weights.add(name, p)
 
     def sources(self, *given: Tensor) -> tuple[str, ...]:
         """The parameters that the tensors are computed from."""
-        return tuple(dict.fromkeys(name for t in given for region in self._weights.of(t) for name in region.names))
+        return tuple(
+            dict.fromkeys(
+                name for t in given for region in self._weights.of(t) for name in region.names
+            )
+        )
 
     def derive(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
         """The operator ``name`` computes ``made`` from the constants ``given``."""
@@ -48,7 +55,11 @@ class Parts:
             if any(storage(t) == storage(g) for g in given):
                 continue  # a view
             self._weights.derive(t, [region for g in given for region in self._weights.of(g)])
-            origin = self._origin(given[0]) if name in _COPIES and given[0].stride() == t.stride() else None
+            origin = (
+                self._origin(given[0])
+                if name in _COPIES and given[0].stride() == t.stride()
+                else None
+            )
             if origin is not None:
                 self._copies[storage(t)] = (origin[0], origin[1] - int(t.storage_offset()))
 
@@ -60,7 +71,8 @@ class Parts:
     def of(self, weight: Tensor, row_stride: int) -> Part:
         """Name what ``weight``, a constant with at least one source, is a part of.
 
-        ``row_stride``: stride of the dimension that is contracted: it tells a matrix from its transpose.
+        ``row_stride``: stride of the dimension that is contracted: it tells a matrix from its
+        transpose.
         """
         origin = self._origin(weight)
         if origin is None:
@@ -76,7 +88,9 @@ class Parts:
         return Part(f"{layer}[from {offset}, {'x'.join(map(str, weight.shape))}]", "", None, key)
 
     def _origin(self, t: Tensor) -> tuple[str, int] | None:
-        """The parameter of which ``t`` is a view, or the copy of one, and where in it ``t`` begins."""
+        """The parameter of which ``t`` is a view, or the copy of one, and where in it ``t``
+        begins.
+        """
         if (copied := self._copies.get(storage(t))) is not None:
             return copied[0], copied[1] + int(t.storage_offset())
         for name in self.sources(t):
@@ -87,7 +101,9 @@ class Parts:
 
 
 def layer_name(parameter_name: str) -> str:
-    """Name of the layer whose weight is ``parameter_name``; of the parameter itself if it is not called weight."""
+    """Name of the layer whose weight is ``parameter_name``; of the parameter itself if it is not
+    called weight.
+    """
     name = parameter_name
     if ".parametrizations." in f".{name}":
         module, _, rest = f".{name}".rpartition(".parametrizations.")
@@ -103,8 +119,14 @@ def _whole(source: str, key: tuple[Any, ...]) -> Part:
 
 
 def _outputs(value: Tensor, offset: int, full: Tensor) -> tuple[int, int] | None:
-    """The outputs of ``full`` that ``value`` holds, from and to; None if it holds no range of them."""
+    """The outputs of ``full`` that ``value`` holds, from and to; None if it holds no range of
+    them.
+    """
     step = full.stride(0)
-    if offset % step == 0 and value.numel() % step == 0 and value.stride()[-1:] == full.stride()[-1:]:
+    if (
+        offset % step == 0
+        and value.numel() % step == 0
+        and value.stride()[-1:] == full.stride()[-1:]
+    ):
         return offset // step, (offset + value.numel()) // step
     return None

@@ -1,8 +1,9 @@
-"""Which operators of a run multiply activations by weights, and the matrix that each one stands for on a tile.
+"""Which operators of a run multiply activations by weights, and the matrix that each one stands for
+on a tile.
 
-A transposed convolution is the product of each input place with all kernel taps (``cols`` = outputs x taps), whose
-results are added where they overlap, digitally. A batched product (``bmm``) is block-diagonal, like a grouped
-convolution.
+A transposed convolution is the product of each input place with all kernel taps (``cols`` = outputs
+x taps), whose results are added where they overlap, digitally. A batched product (``bmm``) is
+block-diagonal, like a grouped convolution.
 """
 
 import math
@@ -18,12 +19,14 @@ class Product:
 
     weight: Tensor
     activation: Tensor | None
-    """None: the result of an earlier step of the same operator (a recurrent or projection matrix)."""
+    """None: the result of an earlier step of the same operator (a recurrent or projection
+    matrix)."""
     shape: tuple[int, ...]
     """``(outputs of all groups, inputs of one group, *kernel)``."""
     vectors: int
     row_stride: int
-    """Stride of the weight's contracted dimension; 0 for convolutions, which have one orientation only."""
+    """Stride of the weight's contracted dimension; 0 for convolutions, which have one orientation
+    only."""
     groups: int = 1
     overlap: int = 0
     """Digital additions after it."""
@@ -55,7 +58,9 @@ def find(name: str, a: dict[str, Any], out: Any, is_weight: Any) -> Product | No
 
 
 def lookup(a: dict[str, Any]) -> Product:
-    """The product that an ``embedding`` is where its rows lie on tiles: of each token's one-hot vector."""
+    """The product that an ``embedding`` is where its rows lie on tiles: of each token's one-hot
+    vector.
+    """
     tokens, dimensions = a["weight"].shape
     return Product(
         weight=a["weight"],
@@ -104,7 +109,9 @@ def _convolution(out: Tensor, x: Tensor, w: Tensor, groups: int, is_weight: Any)
         return None
     shape = tuple(w.shape)
     vectors = out.numel() // max(1, shape[0])
-    return Product(weight=w, activation=x, shape=shape, vectors=vectors, row_stride=0, groups=groups)
+    return Product(
+        weight=w, activation=x, shape=shape, vectors=vectors, row_stride=0, groups=groups
+    )
 
 
 def _transposed(out: Tensor, x: Tensor, w: Tensor, groups: int, is_weight: Any) -> Product | None:

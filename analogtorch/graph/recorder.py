@@ -1,4 +1,6 @@
-"""What the operators of one run are on a chip: matrices, operations, and which of them waits for which."""
+"""What the operators of one run are on a chip: matrices, operations, and which of them waits for
+which.
+"""
 
 import math
 from collections import Counter
@@ -56,10 +58,13 @@ class Recorder:
         """Parameters that each matrix holds."""
         self._forms = Counter[str]()
         """In how many forms each part of a parameter has been applied."""
-        self._owners = {name[:i] for name, p in parameters.items() if p.dim() > 1 for i in _dots(name)}
+        self._owners = {
+            name[:i] for name, p in parameters.items() if p.dim() > 1 for i in _dots(name)
+        }
         self._names: dict[str, int] = {}
         self._after: dict[Storage, tuple[str, ...]] = {}
-        """Of what depends on the model's input: the operations whose results it is made of. All else is constant."""
+        """Of what depends on the model's input: the operations whose results it is made of. All
+        else is constant."""
         self._same: dict[Storage, Storage] = {}
 
     def give(self, inputs: Iterable[Tensor]) -> None:
@@ -85,7 +90,8 @@ class Recorder:
         if not made:
             return
         call = _Call(operator_name(func), a, tensors(a), result, place)
-        if call.name == "embedding" and self._is_read(a["weight"]):  # of constant tokens too, such as positions
+        # of constant tokens too, such as positions
+        if call.name == "embedding" and self._is_read(a["weight"]):
             after = self._product(call, lookup(a))
         elif all(self._key(t) not in self._after for t in call.read):
             found = self._of_constant(call)
@@ -109,9 +115,11 @@ class Recorder:
         return self._digital(call) if product is None else self._product(call, product)
 
     def _of_constant(self, call: _Call) -> tuple[str, ...] | None:
-        """The operations of an analog layer that is applied to a constant, such as a table of positions: see ``see``.
+        """The operations of an analog layer that is applied to a constant, such as a table of
+        positions: see ``see``.
 
-        None: ``call`` is no such layer's own, but code that computes weights from weights, such as a merged adapter's.
+        None: ``call`` is no such layer's own, but code that computes weights from weights, such as
+        a merged adapter's.
         """
 
         def is_own(t: Any) -> bool:
@@ -123,8 +131,12 @@ class Recorder:
         product = find(call.name, call.a, call.result, is_own)
         return None if product is None else self._product(call, product)
 
-    def _set(self, made: list[Tensor], written: list[Tensor], read: list[Tensor], after: tuple[str, ...]) -> None:
-        """Remember what ``made`` waits for: a storage that is written in part keeps what it waited for."""
+    def _set(
+        self, made: list[Tensor], written: list[Tensor], read: list[Tensor], after: tuple[str, ...]
+    ) -> None:
+        """Remember what ``made`` waits for: a storage that is written in part keeps what it waited
+        for.
+        """
         known = {self._key(t) for t in read}
         for t in made:
             key = self._key(t)
@@ -139,10 +151,16 @@ class Recorder:
         return self._same.get(key, key)
 
     def _inputs(self, given: Iterable[Tensor]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for t in given for name in self._after.get(self._key(t), ())))
+        return tuple(
+            dict.fromkeys(name for t in given for name in self._after.get(self._key(t), ()))
+        )
 
     def _is_weight(self, t: Any) -> bool:
-        return isinstance(t, Tensor) and self._key(t) not in self._after and bool(self.parts.sources(t))
+        return (
+            isinstance(t, Tensor)
+            and self._key(t) not in self._after
+            and bool(self.parts.sources(t))
+        )
 
     def _is_read(self, weight: Tensor) -> bool:
         return self._is_weight(weight) and self.embeddings.issuperset(self.parts.sources(weight))
@@ -208,11 +226,16 @@ class Recorder:
             if cell.layer != layer:
                 layer, previous, outputs = cell.layer, tuple(outputs), []
             first = self._mvm(cell.inputs, previous, cell.inputs.shape[0] * cell.inputs.vectors)
-            before = () if name.endswith("_cell") else previous  # a layer's steps start with its input
+            # a layer's steps start with its input
+            before = () if name.endswith("_cell") else previous
             size = cell.recurrent.shape[0] * cell.recurrent.vectors
             second = self._mvm(cell.recurrent, (*before, *state), size, cell.steps)
-            gated = cell.projection.shape[1] * cell.inputs.vectors if cell.projection else cell.outputs
-            result = self._add(f"{first}.gates", "activation", gated, cell.gates, (first, second), cell.steps)
+            gated = (
+                cell.projection.shape[1] * cell.inputs.vectors if cell.projection else cell.outputs
+            )
+            result = self._add(
+                f"{first}.gates", "activation", gated, cell.gates, (first, second), cell.steps
+            )
             if cell.projection is not None:
                 result = self._mvm(cell.projection, (result,), cell.outputs, cell.steps)
             outputs.append(result)
@@ -225,11 +248,20 @@ class Recorder:
             path = f"{path}.{name}".lstrip(".")
         return (self._add(path, kind, out, work, self._inputs(call.read)),)
 
-    def _add(self, name: str, kind: str, out: int, work: int, after: tuple[str, ...], steps: int = 1) -> str:
+    def _add(
+        self, name: str, kind: str, out: int, work: int, after: tuple[str, ...], steps: int = 1
+    ) -> str:
         name = self._unique(name)
         self.operations.append(
             Operation(
-                name=name, kind=kind, matrix=None, vectors=0, elements=out, operations=work, inputs=after, steps=steps
+                name=name,
+                kind=kind,
+                matrix=None,
+                vectors=0,
+                elements=out,
+                operations=work,
+                inputs=after,
+                steps=steps,
             )
         )
         return name
@@ -247,7 +279,10 @@ def _weights(arguments: dict[str, Any]) -> list[Any]:
 
 def _is_whole(t: Tensor) -> bool:
     """Whether writing ``t`` leaves nothing of what its storage held."""
-    return not isinstance(storage(t), int) and t.numel() * t.element_size() >= t.untyped_storage().nbytes()
+    return (
+        not isinstance(storage(t), int)
+        and t.numel() * t.element_size() >= t.untyped_storage().nbytes()
+    )
 
 
 def _dots(name: str) -> Iterable[int]:

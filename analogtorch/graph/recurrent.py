@@ -58,7 +58,13 @@ def cells(name: str, a: dict[str, Any]) -> Iterator[Cell]:
 def _cell(kind: str, weights: list[Tensor], x: Tensor, *, steps: int, layer: int) -> Cell:
     vectors = x.shape[:-1].numel()
     made = [
-        Product(weight=w, activation=given, shape=tuple(w.shape), vectors=vectors, row_stride=w.stride(-1))
+        Product(
+            weight=w,
+            activation=given,
+            shape=tuple(w.shape),
+            vectors=vectors,
+            row_stride=w.stride(-1),
+        )
         for w, given in zip(weights, (x, None, None), strict=False)
     ]
     projection = made[2] if len(made) > 2 else None

@@ -1,6 +1,8 @@
-"""Tensors of a shape, a type and a device, but without numbers: what a run needs where only these matter.
+"""Tensors of a shape, a type and a device, but without numbers: what a run needs where only these
+matter.
 
-torch has some of its own, ``FakeTensor``: to make one imports a compiler, which takes longer than to trace most models.
+torch has some of its own, ``FakeTensor``: to make one imports a compiler, which takes longer than
+to trace most models.
 """
 
 from typing import Any
@@ -18,7 +20,9 @@ _BY_ZEROS = frozenset(("istft",))
 
 
 class StandIn(Tensor):
-    """A tensor on the meta device that answers for one on ``stood_for``: operators compute shapes and types alone."""
+    """A tensor on the meta device that answers for one on ``stood_for``: operators compute shapes
+    and types alone.
+    """
 
     bare: Tensor
     """Itself on the meta device."""
@@ -27,7 +31,9 @@ class StandIn(Tensor):
     @staticmethod
     def __new__(cls, bare: Tensor, device: torch.device) -> "StandIn":
         """One that shares its storage with ``bare``."""
-        made: StandIn = Tensor._make_subclass(cls, bare, False, dispatch_device=True, device_for_backend_keys=device)
+        made: StandIn = Tensor._make_subclass(
+            cls, bare, False, dispatch_device=True, device_for_backend_keys=device
+        )
         made.bare, made.stood_for = bare, device
         return made
 
@@ -57,7 +63,8 @@ class StandIn(Tensor):
 
 
 def run(func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[int, StandIn]]:
-    """The result of an operator, of shapes and types alone; and by ``id`` what stood in for tensors that have numbers.
+    """The result of an operator, of shapes and types alone; and by ``id`` what stood in for tensors
+    that have numbers.
 
     Raises:
         RuntimeError: it depends on numbers.
@@ -87,9 +94,11 @@ def run(func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[int, StandIn]]:
 def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     """The result of an operator on the meta device."""
     name = operator_name(func)
-    if name in recurrent.NAMES and not name.endswith("_cell"):  # torch would make it time step by time step
+    # torch would make it time step by time step
+    if name in recurrent.NAMES and not name.endswith("_cell"):
         return _recurrent(bind(func, args, kwargs))
-    if name == "_grouped_mm" and args[0].dim() == 2 and args[1].dim() == 3:  # torch makes it of bfloat16 only
+    # torch makes it of bfloat16 only
+    if name == "_grouped_mm" and args[0].dim() == 2 and args[1].dim() == 3:
         return args[0].new_empty(args[0].shape[0], args[1].shape[2])
     if name in _BY_ZEROS:
         args, kwargs = tree_map(_zeros, (args, kwargs))

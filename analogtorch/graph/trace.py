@@ -1,7 +1,8 @@
 """What a model computes, from one run of it: its matrices and operations, in order.
 
-The run is one of the digital model that it is or was, on a copy of its modules: no weight is copied. It computes with
-stand-ins for the weights, whatever the model's size, and for real where its code decides by values that depend on them.
+The run is one of the digital model that it is or was, on a copy of its modules: no weight is
+copied. It computes with stand-ins for the weights, whatever the model's size, and for real where
+its code decides by values that depend on them.
 """
 
 import contextlib
@@ -52,18 +53,20 @@ class Trace:
     analog: frozenset[str]
     """Parameters that ``convert`` made analog, or would make analog of a digital model."""
     names: dict[str, tuple[str, ...]]
-    """Further names of each matrix: those of all layers and Parameters that hold it, as ``convert`` takes them."""
+    """Further names of each matrix: those of all layers and Parameters that hold it, as ``convert``
+    takes them."""
     example: tuple[str, ...]
     """Shapes and types of the example's tensors."""
 
 
 def trace(model: nn.Module, example: Example) -> Trace:
-    """Trace ``model`` on ``example`` (a tensor, a tuple of arguments, or a dictionary of keyword arguments).
+    """Trace ``model`` on ``example`` (a tensor, a tuple of arguments, or a dictionary of keyword
+    arguments).
 
     Raises:
         TypeError: ``model`` or ``example`` is of another type.
-        ValueError: the model is a programmed chip, cannot be copied, or does not run on the example; names the module
-            in which it failed.
+        ValueError: the model is a programmed chip, cannot be copied, or does not run on the
+            example; names the module in which it failed.
     """
     check_module("map_to_chip", model)
     refuse_programmed(model, "map_to_chip")
@@ -91,7 +94,10 @@ class _Run:
     """A model and its input, to be run more than once."""
 
     def __init__(self, model: nn.Module, example: Example) -> None:
-        self.model, self.call = model, runner("map_to_chip", example, "; such as torch.zeros(1, 3, 224, 224)")
+        self.model, self.call = (
+            model,
+            runner("map_to_chip", example, "; such as torch.zeros(1, 3, 224, 224)"),
+        )
         self.example = dict(example) if isinstance(example, Mapping) else example
         held = [*model.parameters(), *model.buffers()]
         self.is_meta = any(t.is_meta for t in held)
@@ -104,7 +110,9 @@ class _Run:
         parameters = dict(twin.named_parameters())
         names = {id(p): name for name, p in parameters.items()}
         read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
-        analog, embeddings = (frozenset(names[id(known[id(p)])] for p in of) for of in (_analog(self.model), read))
+        analog, embeddings = (
+            frozenset(names[id(known[id(p)])] for p in of) for of in (_analog(self.model), read)
+        )
         recorder = Recorder(parameters, analog, embeddings)
         recorder.give(inputs)
         self._watched(twin, example, Tracer(twin, recorder))
@@ -123,7 +131,8 @@ class _Run:
             warnings.simplefilter("ignore")  # of the model's own code
             twin.eval()
             try:
-                # inference mode: operators arrive whole, such as linear and lstm, before autograd takes them apart
+                # inference mode: operators arrive whole, such as linear and lstm, before autograd
+                # takes them apart
                 with torch.inference_mode(), tracer:
                     runner("map_to_chip", example)(twin)
             except Exception as error:  # whatever the model's own code raises, told with its place
@@ -137,12 +146,16 @@ class _Run:
         name = next(n for n, m in failed.twin.named_modules() if m is module)
         where = f"module {name!r} ({type(module).__name__})" if name else type(module).__name__
         text = str(failed.error)
-        what = next((line.strip() for line in text.splitlines() if line.strip()), type(failed.error).__name__)
+        what = next(
+            (line.strip() for line in text.splitlines() if line.strip()),
+            type(failed.error).__name__,
+        )
         remedy = "give an example that the model accepts: model(*example) must run"
         if self.is_meta and _needs_numbers(failed.error):
             remedy = (
-                "its forward decides by the values of a tensor, which weights on the meta device do not have: give "
-                "the model its weights (build it outside of torch.device('meta')), or write it with torch.where"
+                "its forward decides by the values of a tensor, which weights on the meta device "
+                "do not have: give the model its weights (build it outside of "
+                "torch.device('meta')), or write it with torch.where"
             )
         given = ", ".join(_shapes(self.example)) or "no tensor"
         kind = type(failed.error).__name__
@@ -150,7 +163,8 @@ class _Run:
 
 
 def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
-    """The digital model on a copy of the modules; and by the ``id`` of each weight of ``model`` what it holds for it.
+    """The digital model on a copy of the modules; and by the ``id`` of each weight of ``model``
+    what it holds for it.
 
     Raises:
         ValueError: a module cannot be copied, or an analog layer was parametrized since.
@@ -165,14 +179,17 @@ def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
     layers: list[Any] = [m for m in model.modules() if is_analog(m)]
     for layer in reversed(layers):  # what is inside a layer first
         if parametrize.is_parametrized(layer):
-            raise ValueError(f"map_to_chip: remove the parametrizations of {layer.layer_name!r} first")
+            raise ValueError(
+                f"map_to_chip: remove the parametrizations of {layer.layer_name!r} first"
+            )
         memo[id(layer)] = copy.deepcopy(layer.to_digital(), memo)
     try:
         twin = copy.deepcopy(model, memo)
     except (TypeError, RuntimeError, copy.Error) as error:
         raise ValueError(
-            f"map_to_chip: {type(model).__name__} cannot be copied by copy.deepcopy, which maps without changing it: "
-            f"{error}; keep what cannot be copied out of the model's attributes"
+            f"map_to_chip: {type(model).__name__} cannot be copied by copy.deepcopy, which maps "
+            f"without changing it: {error}; keep what cannot be copied out of the model's "
+            "attributes"
         ) from error
     for module in twin.modules():
         unroute(module)
@@ -180,7 +197,9 @@ def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
 
 
 def _held(t: Tensor, is_weight: bool, real: bool) -> Tensor:
-    """What the copy of a model holds for ``t``: a stand-in, the weight itself, or a copy of what it may write into."""
+    """What the copy of a model holds for ``t``: a stand-in, the weight itself, or a copy of what it
+    may write into.
+    """
     if not real and (is_weight or t.is_meta):
         return StandIn.of(t)
     return t if is_weight else t.detach().clone()
@@ -199,7 +218,9 @@ def _analog(model: nn.Module) -> list[Tensor]:
 
 
 def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, ...]]:
-    """By matrix: the layers and Parameters that hold all of it, or the whole of which it is a part."""
+    """By matrix: the layers and Parameters that hold all of it, or the whole of which it is a
+    part.
+    """
     held: dict[int, list[str]] = {}
     for name, p in twin.named_parameters(remove_duplicate=False):
         held.setdefault(id(p), []).append(layer_name(name))
@@ -211,20 +232,28 @@ def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, 
     for matrix in recorder.matrices.values():
         if matrix.form == 0:  # else it is the same weights once more, such as the other way round
             sources = recorder.sources[matrix.name]
-            found[matrix.name] = tuple(dict.fromkeys(n for source in sources for n in held[id(parameters[source])]))
+            found[matrix.name] = tuple(
+                dict.fromkeys(n for source in sources for n in held[id(parameters[source])])
+            )
     return found
 
 
 def _fresh(example: Any, device: torch.device) -> tuple[Any, list[Tensor]]:
-    """A copy of the example on ``device``, as the model may write into it, and the tensors in it."""
+    """A copy of the example on ``device``, as the model may write into it, and the tensors in
+    it.
+    """
     memo: dict[int, Any] = {}
     for t in tensors(example):
-        memo[id(t)] = torch.zeros_like(t, device=device) if t.is_meta else t.detach().to(device, copy=True)
+        memo[id(t)] = (
+            torch.zeros_like(t, device=device) if t.is_meta else t.detach().to(device, copy=True)
+        )
     return copy.deepcopy(example, memo), [t for t in memo.values() if isinstance(t, Tensor)]
 
 
 def _shapes(example: Any) -> tuple[str, ...]:
-    return tuple(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors(example))
+    return tuple(
+        f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors(example)
+    )
 
 
 @contextlib.contextmanager

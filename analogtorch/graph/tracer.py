@@ -1,8 +1,8 @@
 """One run of a model, watched operator by operator: with stand-ins for its weights, or for real.
 
-With stand-ins nothing of a weight's size is computed. What does not depend on a weight has its numbers all the same,
-such as masks, lengths and positions: code may decide by them. Where it decides by what weights make of the input, only
-a real run shows what the model computes.
+With stand-ins nothing of a weight's size is computed. What does not depend on a weight has its
+numbers all the same, such as masks, lengths and positions: code may decide by them. Where it
+decides by what weights make of the input, only a real run shows what the model computes.
 """
 
 import sys
@@ -68,7 +68,9 @@ _PACKING = {"_pack_padded_sequence": 2, "_pad_packed_sequence": 1}
 
 
 def _packed(func: Any, args: Any) -> Any:
-    """The result of packing or unpacking a stand-in by known lengths: one number in place of each vector shows it."""
+    """The result of packing or unpacking a stand-in by known lengths: one number in place of each
+    vector shows it.
+    """
     x, counted = args[0], _PACKING[operator_name(func)]
     shape, counts = func(torch.zeros(*x.shape[:counted], 1), *args[1:])
     return x.new_empty((*shape.shape[:-1], *x.shape[counted:])), counts

@@ -8,10 +8,11 @@ from analogtorch.values import checks
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """How far the student's distribution is from the teacher's: ``T^2 KL(softmax(teacher / T), softmax(student / T))``.
+    """How far the student's distribution is from the teacher's: ``T^2 KL(softmax(teacher / T),
+    softmax(student / T))``.
 
-    The mean over all positions (Hinton et al. 2015, arXiv:1503.02531); ``T^2`` keeps the size of the gradient
-    independent of the temperature. Half precision is computed in float32.
+    The mean over all positions (Hinton et al. 2015, arXiv:1503.02531); ``T^2`` keeps the size of
+    the gradient independent of the temperature. Half precision is computed in float32.
 
     Args:
         student: logits, (*, classes), such as (N, classes) or (N, T, classes).
@@ -34,14 +35,19 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
     for name, logits in (("student", student), ("teacher", teacher)):
         if not (isinstance(logits, Tensor) and logits.is_floating_point()):
             what = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-            raise TypeError(f"distillation_loss: {name} must be a tensor of logits in floating point, got {what}")
+            raise TypeError(
+                f"distillation_loss: {name} must be a tensor of logits in floating point, got "
+                f"{what}"
+            )
     if student.shape != teacher.shape or student.dim() == 0 or student.numel() == 0:
         raise ValueError(
-            "distillation_loss: student and teacher must be logits of one shape (*, classes) that is not empty, got "
-            f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+            "distillation_loss: student and teacher must be logits of one shape (*, classes) that "
+            f"is not empty, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     ours, theirs = (
-        F.log_softmax(t.to(torch.promote_types(t.dtype, torch.float32)).flatten(0, -2) / temperature, -1)
+        F.log_softmax(
+            t.to(torch.promote_types(t.dtype, torch.float32)).flatten(0, -2) / temperature, -1
+        )
         for t in (torch.atleast_2d(student), torch.atleast_2d(teacher.detach()))
     )
     return temperature**2 * F.kl_div(ours, theirs, log_target=True, reduction="batchmean")

@@ -1,6 +1,7 @@
 """Input ranges and ADC bounds of analog layers in the checkpoints of the Hugging Face ``Trainer``.
 
-It imports transformers, so nothing of AnalogTorch imports it: ``from analogtorch.hwa.huggingface import KeepRanges``.
+It imports transformers, so nothing of AnalogTorch imports it: ``from analogtorch.hwa.huggingface
+import KeepRanges``.
 """
 
 from pathlib import Path
@@ -18,15 +19,17 @@ _FILE = "trainer_state.json"
 
 
 class KeepRanges(TrainerCallback, ExportableState):
-    """``Trainer(callbacks=[KeepRanges()])``: its checkpoints hold the input ranges, a resumed run goes on from them.
+    """``Trainer(callbacks=[KeepRanges()])``: its checkpoints hold the input ranges, a resumed run
+    goes on from them.
 
-    The Trainer writes weights as safetensors, which have no place for the ranges: a layer would go on with those it was
-    calibrated to, not with what it had learnt. They go into ``trainer_state.json``, with the ADC bounds. The Trainer
-    loads the weights first, which warns that they bring no ranges; these follow as training begins. So do those of the
-    best checkpoint, under ``load_best_model_at_end``, as it ends.
+    The Trainer writes weights as safetensors, which have no place for the ranges: a layer would go
+    on with those it was calibrated to, not with what it had learnt. They go into
+    ``trainer_state.json``, with the ADC bounds. The Trainer loads the weights first, which warns
+    that they bring no ranges; these follow as training begins. So do those of the best checkpoint,
+    under ``load_best_model_at_end``, as it ends.
 
-    Convert and calibrate the model as for the first run before it is resumed: only then does the optimizer that is
-    loaded know the ranges.
+    Convert and calibrate the model as for the first run before it is resumed: only then does the
+    optimizer that is loaded know the ranges.
     """
 
     def __init__(self) -> None:
@@ -40,24 +43,34 @@ class KeepRanges(TrainerCallback, ExportableState):
         """What a checkpoint holds of it."""
         if self._model is not None:
             layers = list(analog_layers(self._model))
-            self.ranges = {name: list(r) for name, layer in layers if (r := layer.input_ranges) is not None}
-            self.each = {e: {n: b for n, x in layers if (b := x.saved_each(e)) is not None} for e in EACH}
+            self.ranges = {
+                name: list(r) for name, layer in layers if (r := layer.input_ranges) is not None
+            }
+            self.each = {
+                e: {n: b for n, x in layers if (b := x.saved_each(e)) is not None} for e in EACH
+            }
         return {"args": {}, "attributes": {"ranges": self.ranges, **self.each}}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
         """Take the ranges of the checkpoint, if there is one."""
         self._model = model
         _take(model, state)
-        state.stateful_callbacks[_NAME] = self.state()  # which one resumed from a run without it lacks
+        # which one resumed from a run without it lacks
+        state.stateful_callbacks[_NAME] = self.state()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
         """Take the ranges of the best checkpoint, if its weights were taken."""
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             load_ranges(model, state.best_model_checkpoint)
 
 
 def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
-    """Set input ranges and ADC bounds of a converted model to those of a checkpoint that ``KeepRanges`` took part in.
+    """Set input ranges and ADC bounds of a converted model to those of a checkpoint that
+    ``KeepRanges`` took part in.
 
     Args:
         model: converted; its weights are loaded by other means, such as ``from_pretrained``.
@@ -72,10 +85,13 @@ def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     """
     file = Path(checkpoint) / _FILE
     if not file.is_file():
-        raise FileNotFoundError(f"{checkpoint} has no {_FILE}; give a checkpoint folder that a Trainer wrote")
+        raise FileNotFoundError(
+            f"{checkpoint} has no {_FILE}; give a checkpoint folder that a Trainer wrote"
+        )
     if not _take(model, TrainerState.load_from_json(str(file))):
         raise ValueError(
-            f"{file} holds no input ranges; train with Trainer(callbacks=[KeepRanges()]), or calibrate anew"
+            f"{file} holds no input ranges; train with Trainer(callbacks=[KeepRanges()]), or "
+            "calibrate anew"
         )
     return model
 
@@ -89,12 +105,16 @@ def _take(model: nn.Module, state: Any) -> bool:
     names = dict.fromkeys([*ranges, *(name for values in each.values() for name in values)])
     if unknown := [name for name in names if name not in layers]:
         raise ValueError(
-            f"KeepRanges: the checkpoint has an input range of {unknown[0]!r}, which is no analog layer of this model; "
-            "convert the same layers as for the run that wrote it"
+            f"KeepRanges: the checkpoint has an input range of {unknown[0]!r}, which is no analog "
+            "layer of this model; convert the same layers as for the run that wrote it"
         )
     for name, values in ranges.items():
         layers[name].checked_ranges(values)
-    found = {(n, e): layers[n].checked_each(e, values.get(n)) for e, values in each.items() for n in names}
+    found = {
+        (n, e): layers[n].checked_each(e, values.get(n))
+        for e, values in each.items()
+        for n in names
+    }
     for name, values in ranges.items():
         layers[name].set_input_range(values)
     for (name, attribute), own in found.items():

@@ -1,4 +1,6 @@
-"""Callbacks: randomness that can be replayed, weight clipping, growing noise, and a checkpoint after each epoch."""
+"""Callbacks: randomness that can be replayed, weight clipping, growing noise, and a checkpoint
+after each epoch.
+"""
 
 import math
 from pathlib import Path
@@ -20,9 +22,11 @@ def step_seed(seed: int, step: int) -> int:
 
 
 class StepSeed(L.Callback):
-    """Seed torch before each training step from (seed, step): its noise and dropout can be replayed by themselves.
+    """Seed torch before each training step from (seed, step): its noise and dropout can be replayed
+    by themselves.
 
-    Without it, what a step draws would depend on all steps before it, and a resumed run would differ.
+    Without it, what a step draws would depend on all steps before it, and a resumed run would
+    differ.
     """
 
     def __init__(self, seed: int) -> None:
@@ -35,25 +39,33 @@ class StepSeed(L.Callback):
 class WeightClip(L.Callback):
     """``analogtorch.hwa.clip_weights_``, with these options, after each step of an optimizer.
 
-    Not after a batch whose gradient is only accumulated: sigma would be that of weights that are clipped already.
+    Not after a batch whose gradient is only accumulated: sigma would be that of weights that are
+    clipped already.
 
     Raises:
         ValueError: options that do not go together.
     """
 
-    def __init__(self, sigma: float | None = None, *, bound: float | None = None, per_channel: bool = False) -> None:
+    def __init__(
+        self, sigma: float | None = None, *, bound: float | None = None, per_channel: bool = False
+    ) -> None:
         check("WeightClip", sigma, bound, per_channel)
         self.sigma, self.bound, self.per_channel = sigma, bound, per_channel
         self._step = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not any(True for _ in analog_layers(pl_module)):
-            raise ValueError("weight clipping: the network has no analog layer; convert it first, or use no clip_sigma")
+            raise ValueError(
+                "weight clipping: the network has no analog layer; convert it first, or use no "
+                "clip_sigma"
+            )
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
         if trainer.global_step > self._step:
             clip_weights_(pl_module, self.sigma, bound=self.bound, per_channel=self.per_channel)
 
@@ -61,28 +73,45 @@ class WeightClip(L.Callback):
 class NoiseRamp(L.Callback):
     """``analogtorch.hwa.training_noise_`` that grows linearly from ``start`` to 1, in stairs.
 
-    The fraction is a function of the trainer's ``global_step`` alone, so that a resumed run meets the same noise. After
-    the fit, finished or not, the noise is the chip's again.
+    The fraction is a function of the trainer's ``global_step`` alone, so that a resumed run meets
+    the same noise. After the fit, finished or not, the noise is the chip's again.
 
     Args:
         steps: optimizer steps until the noise is whole, >= 1.
         epochs: the same in epochs, > 0; instead of ``steps``.
         start: fraction at the first step, in [0, 1].
-        changes: how often the noise grows, >= 1. A compiled model compiles again each time, and torch stops at 8
-            versions, of which evaluation may need one: hence 6.
+        changes: how often the noise grows, >= 1. A compiled model compiles again each time, and
+            torch stops at 8 versions, of which evaluation may need one: hence 6.
 
     Raises:
         ValueError: neither or both of ``steps`` and ``epochs``, or a number outside its range.
     """
 
     def __init__(
-        self, steps: int | None = None, *, epochs: float | None = None, start: float = 0.0, changes: int = 6
+        self,
+        steps: int | None = None,
+        *,
+        epochs: float | None = None,
+        start: float = 0.0,
+        changes: int = 6,
     ) -> None:
         if (steps is None) == (epochs is None):
-            raise ValueError(f"NoiseRamp: give one of steps and epochs, got steps={steps} and epochs={epochs}")
+            raise ValueError(
+                f"NoiseRamp: give one of steps and epochs, got steps={steps} and epochs={epochs}"
+            )
         for name, value, ok, allowed in (
-            ("steps", steps, steps is None or (type(steps) is int and steps >= 1), "an integer >= 1"),
-            ("epochs", epochs, epochs is None or (epochs > 0 and math.isfinite(epochs)), "a number > 0"),
+            (
+                "steps",
+                steps,
+                steps is None or (type(steps) is int and steps >= 1),
+                "an integer >= 1",
+            ),
+            (
+                "epochs",
+                epochs,
+                epochs is None or (epochs > 0 and math.isfinite(epochs)),
+                "a number > 0",
+            ),
             ("start", start, 0 <= start <= 1, "a number from 0 (no noise) to 1 (all)"),
             ("changes", changes, type(changes) is int and changes >= 1, "an integer >= 1"),
         ):
@@ -91,7 +120,9 @@ class NoiseRamp(L.Callback):
         self.steps, self.epochs, self.start, self.changes = steps, epochs, start, changes
         self._fraction: float | None = None
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
         fraction = ramped(trainer.global_step, self._length(trainer), self.start, self.changes)
         if fraction != self._fraction:
             training_noise_(pl_module, fraction)
@@ -100,7 +131,9 @@ class NoiseRamp(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end(pl_module)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self._end(pl_module)
 
     def _end(self, model: L.LightningModule) -> None:
@@ -115,7 +148,10 @@ class NoiseRamp(L.Callback):
         assert self.epochs is not None
         batches = trainer.num_training_batches
         if not math.isfinite(batches):
-            raise ValueError("NoiseRamp: the training data does not know its length; give steps instead of epochs")
+            raise ValueError(
+                "NoiseRamp: the training data does not know its length; give steps instead of "
+                "epochs"
+            )
         return max(1, round(self.epochs * math.ceil(batches / trainer.accumulate_grad_batches)))
 
 

@@ -7,20 +7,22 @@ from analogtorch.values import checks
 
 
 def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
-    """Set the training noise of every analog layer to a ``fraction`` of what its chip says, in place.
+    """Set the training noise of every analog layer to a ``fraction`` of what its chip says, in
+    place.
 
-    Weight noise, the probability of ``drop_connect`` and the output noise in training are multiplied by it, whatever
-    it was before. The layers' ``chip`` stays as it is, and so do ``eval()`` and what ``program`` makes. The fraction is
-    copied and pickled with the model; ``at.save`` does not keep it. A compiled model compiles again for each new value:
-    use few, as torch stops compiling after 8 (``torch._dynamo.config.recompile_limit``).
+    Weight noise, the probability of ``drop_connect`` and the output noise in training are
+    multiplied by it, whatever it was before. The layers' ``chip`` stays as it is, and so do
+    ``eval()`` and what ``program`` makes. The fraction is copied and pickled with the model;
+    ``at.save`` does not keep it. A compiled model compiles again for each new value: use few, as
+    torch stops compiling after 8 (``torch._dynamo.config.recompile_limit``).
 
     Args:
         model: a converted model.
         fraction: 0 (no noise) to 1 (all of it).
 
     Raises:
-        ValueError: ``fraction`` is outside [0, 1], or the model has no analog layer or is a programmed chip. Nothing
-            has changed.
+        ValueError: ``fraction`` is outside [0, 1], or the model has no analog layer or is a
+            programmed chip. Nothing has changed.
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
@@ -28,10 +30,15 @@ def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
         0.5
     """
     check_module("training_noise_", model)
-    fraction = checks.number("training_noise_: fraction", fraction, least=0, most=1, remedy="0 is no noise, 1 all")
+    fraction = checks.number(
+        "training_noise_: fraction", fraction, least=0, most=1, remedy="0 is no noise, 1 all"
+    )
     layers = [layer for _, layer in analog_layers(model)]
     if not layers:
-        raise ValueError("training_noise_: the model has no analog layer; call analogtorch.convert(model, chip) first")
+        raise ValueError(
+            "training_noise_: the model has no analog layer; call analogtorch.convert(model, chip) "
+            "first"
+        )
     refuse_programmed(model, "training_noise_")
     for layer in layers:
         layer.noise_fraction = float(fraction)
@@ -40,7 +47,8 @@ def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
 
 
 def ramped(step: int, steps: int, start: float, changes: int) -> float:
-    """The fraction of the noise at a ``step`` of a ramp: linear from ``start`` to 1 in as many stairs as ``changes``.
+    """The fraction of the noise at a ``step`` of a ramp: linear from ``start`` to 1 in as many
+    stairs as ``changes``.
 
     Args:
         step: >= 0.

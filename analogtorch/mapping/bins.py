@@ -1,4 +1,6 @@
-"""A tile while it is being filled: its free rectangles (MaxRects, Jylanki 2010), without rotation."""
+"""A tile while it is being filled: its free rectangles (MaxRects, Jylanki 2010), without
+rotation.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,9 @@ Score = tuple[int, int]
 
 @dataclass
 class Bin:
-    """A tile, what lies on it and where there is room: all largest free rectangles, which overlap each other."""
+    """A tile, what lies on it and where there is room: all largest free rectangles, which overlap
+    each other.
+    """
 
     free: list[Rect]
     placed: list[tuple[Block, int, int]] = field(default_factory=list)
@@ -22,10 +26,16 @@ class Bin:
     """Chip and tile if it is a certain one: one with retired columns."""
 
     @classmethod
-    def empty(cls, rows: int, cols: int, retired: Iterable[int] = (), slot: tuple[int, int] | None = None) -> "Bin":
+    def empty(
+        cls, rows: int, cols: int, retired: Iterable[int] = (), slot: tuple[int, int] | None = None
+    ) -> "Bin":
         """A tile without blocks, some columns of which must not be used."""
         bounds = [-1, *sorted(set(retired)), cols]
-        free = [(0, a + 1, rows, b - a - 1) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b - a > 1]
+        free = [
+            (0, a + 1, rows, b - a - 1)
+            for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+            if b - a > 1
+        ]
         return cls(free=free, slot=slot)
 
     @property
@@ -38,7 +48,9 @@ class Bin:
         return Bin(free=list(self.free), placed=list(self.placed), slot=self.slot)
 
     def takes(self, block: Block) -> bool:
-        """Whether ``block`` may lie here: copies of a matrix work at the same time, so they never share a tile."""
+        """Whether ``block`` may lie here: copies of a matrix work at the same time, so they never
+        share a tile.
+        """
         return all(b.matrix != block.matrix or b.copy == block.copy for b, _, _ in self.placed)
 
     def best(self, rows: int, cols: int, *, area: bool) -> tuple[Score, int] | None:
@@ -94,6 +106,8 @@ def _largest(rects: list[Rect]) -> list[Rect]:
     unique = sorted(set(rects), key=lambda q: (-q[2] * q[3], q))
     kept: list[Rect] = []
     for r, c, h, w in unique:
-        if not any(kr <= r and kc <= c and kr + kh >= r + h and kc + kw >= c + w for kr, kc, kh, kw in kept):
+        if not any(
+            kr <= r and kc <= c and kr + kh >= r + h and kc + kw >= c + w for kr, kc, kh, kw in kept
+        ):
             kept.append((r, c, h, w))
     return kept

@@ -10,18 +10,22 @@ from analogtorch.mapping.types import Placement
 from analogtorch.values import checks
 
 
-def checked(mapping: Any) -> tuple[Chip, tuple[Operation, ...], dict[str, Matrix], dict[str, list[Placement]]]:
+def checked(
+    mapping: Any,
+) -> tuple[Chip, tuple[Operation, ...], dict[str, Matrix], dict[str, list[Placement]]]:
     """The four parts of a mapping, checked."""
-    if missing := [n for n in ("chip", "operations", "matrices", "placements") if not hasattr(mapping, n)]:
+    if missing := [
+        n for n in ("chip", "operations", "matrices", "placements") if not hasattr(mapping, n)
+    ]:
         raise TypeError(
-            f"mapping must be what map_to_chip gives, or have chip, operations, matrices and placements; "
-            f"{checks.shown(mapping)} has no {', '.join(missing)}"
+            "mapping must be what map_to_chip gives, or have chip, operations, matrices and "
+            f"placements; {checks.shown(mapping)} has no {', '.join(missing)}"
         )
     chip, operations = mapping.chip, tuple(mapping.operations)
     if not isinstance(chip.cost, Cost):
         raise ValueError(
-            f"chip {chip.name!r} has no cost; take a preset that has one, such as analogtorch.chips.hermes64(), "
-            "or give it one: dataclasses.replace(chip, cost=...)"
+            f"chip {chip.name!r} has no cost; take a preset that has one, such as "
+            "analogtorch.chips.hermes64(), or give it one: dataclasses.replace(chip, cost=...)"
         )
     given = mapping.matrices.values() if isinstance(mapping.matrices, Mapping) else mapping.matrices
     matrices, placed = {m.name: m for m in given}, defaultdict(list)
@@ -29,37 +33,64 @@ def checked(mapping: Any) -> tuple[Chip, tuple[Operation, ...], dict[str, Matrix
         _check_inside(p, chip, matrices)
         placed[p.block.matrix].append(p)
     if not placed:
-        raise ValueError("the mapping has zero tiles in use: place at least one block, or there is nothing to cost")
+        raise ValueError(
+            "the mapping has zero tiles in use: place at least one block, or there is nothing to "
+            "cost"
+        )
     known: set[str] = set()
     for op in operations:
         if op.matrix is not None and op.matrix not in placed:
-            raise ValueError(f"operation {op.name!r} needs matrix {op.matrix!r}, of which no block is placed")
+            raise ValueError(
+                f"operation {op.name!r} needs matrix {op.matrix!r}, of which no block is placed"
+            )
         if late := [name for name in op.inputs if name not in known]:
             raise ValueError(f"operation {op.name!r} takes {late}, which do not come before it")
         known.add(op.name)
     if not any(op.matrix is not None for op in operations):
-        raise ValueError("the mapping has no operation of kind 'mvm': there is nothing to run on the chip")
+        raise ValueError(
+            "the mapping has no operation of kind 'mvm': there is nothing to run on the chip"
+        )
     return chip, operations, matrices, dict(placed)
 
 
 def _check_inside(p: Placement, chip: Chip, matrices: Collection[str]) -> None:
     block = p.block
     if block.matrix not in matrices:
-        raise ValueError(f"a block of {block.matrix!r} is placed, which is no matrix; matrices: {', '.join(matrices)}")
-    fits = p.row >= 0 and p.col >= 0 and p.row + block.rows <= chip.rows and p.col + block.cols <= chip.cols
-    if not (fits and 0 <= p.tile < chip.tiles and p.chip >= 0 and block.rows >= 1 and block.cols >= 1):
         raise ValueError(
-            f"{p} does not lie on a tile of {chip.name}: tiles 0 to {chip.tiles - 1} of {chip.rows}x{chip.cols} cells"
+            f"a block of {block.matrix!r} is placed, which is no matrix; matrices: "
+            f"{', '.join(matrices)}"
+        )
+    fits = (
+        p.row >= 0
+        and p.col >= 0
+        and p.row + block.rows <= chip.rows
+        and p.col + block.cols <= chip.cols
+    )
+    if not (
+        fits and 0 <= p.tile < chip.tiles and p.chip >= 0 and block.rows >= 1 and block.cols >= 1
+    ):
+        raise ValueError(
+            f"{p} does not lie on a tile of {chip.name}: tiles 0 to {chip.tiles - 1} of "
+            f"{chip.rows}x{chip.cols} cells"
         )
 
 
-def passes(chip: Chip, matrices: Mapping[str, Matrix], signed: Collection[str] | None) -> dict[str, int]:
+def passes(
+    chip: Chip, matrices: Mapping[str, Matrix], signed: Collection[str] | None
+) -> dict[str, int]:
     """MVMs per input vector of every matrix; ``signed`` as ``signed_inputs`` of ``schedule``."""
     assert chip.cost is not None
     if isinstance(signed, str):
-        raise ValueError(f"signed_inputs must be a collection of names, such as [{signed!r}], got {signed!r}")
+        raise ValueError(
+            f"signed_inputs must be a collection of names, such as [{signed!r}], got {signed!r}"
+        )
     if signed is not None:
         signed = checks.items("signed_inputs", signed, "['head']")
     if signed is not None and (unknown := sorted(set(signed) - matrices.keys(), key=str)):
-        raise ValueError(f"signed_inputs names {unknown}, which are no matrices; matrices: {', '.join(matrices)}")
-    return {name: chip.cost.signed_passes if signed is None or name in signed else 1 for name in matrices}
+        raise ValueError(
+            f"signed_inputs names {unknown}, which are no matrices; matrices: {', '.join(matrices)}"
+        )
+    return {
+        name: chip.cost.signed_passes if signed is None or name in signed else 1
+        for name in matrices
+    }

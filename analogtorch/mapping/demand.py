@@ -33,13 +33,18 @@ class Demand:
     def contention(self, block: Block, others: Iterable[Block]) -> int:
         """How much ``block`` would wait for ``others`` on its tile, in vectors squared.
 
-        The sum over all pairs is least where the tiles' loads are equal, so that no tile holds up a pipeline. It counts
-        double for matrices that follow each other, and four times for blocks of one matrix, which are needed at once.
+        The sum over all pairs is least where the tiles' loads are equal, so that no tile holds up a
+        pipeline. It counts double for matrices that follow each other, and four times for blocks of
+        one matrix, which are needed at once.
         """
         own, at, total = self.vectors[block.matrix], self.rank[block.matrix], 0
         for other in others:
             distance = abs(at - self.rank[other.matrix])
-            total += own * self.vectors[other.matrix] * (_SAME if distance == 0 else _NEXT if distance == 1 else 1)
+            total += (
+                own
+                * self.vectors[other.matrix]
+                * (_SAME if distance == 0 else _NEXT if distance == 1 else 1)
+            )
         return total
 
 
@@ -50,13 +55,16 @@ def exchange(bins: Sequence[Bin], demand: Demand) -> None:
         for i, (block, _, _) in enumerate(target.placed if len(target.placed) > 1 else ()):
             shapes.setdefault((block.rows, block.cols), []).append((target, i))
     for _ in range(_ROUNDS):
-        pairs = ((a, b) for listed in shapes.values() for n, a in enumerate(listed) for b in listed[:n])
+        pairs = (
+            (a, b) for listed in shapes.values() for n, a in enumerate(listed) for b in listed[:n]
+        )
         if not any([_try(*a, *b, demand) for a, b in pairs]):
             return
 
 
 def spread(bins: Sequence[Bin], tiles: int, demand: Demand) -> list[Bin]:
-    """Give blocks that wait most for others an empty tile, until all ``tiles`` are in use or nothing waits.
+    """Give blocks that wait most for others an empty tile, until all ``tiles`` are in use or
+    nothing waits.
 
     Args:
         bins: tiles in use; not changed.
@@ -66,7 +74,11 @@ def spread(bins: Sequence[Bin], tiles: int, demand: Demand) -> list[Bin]:
     content = [list(target.placed) for target in bins]
     while len(content) < tiles:
         waits = [
-            (demand.contention(block, (b for n, (b, _, _) in enumerate(listed) if n != i)), -number, -i)
+            (
+                demand.contention(block, (b for n, (b, _, _) in enumerate(listed) if n != i)),
+                -number,
+                -i,
+            )
             for number, listed in enumerate(content)
             for i, (block, _, _) in enumerate(listed)
         ]
@@ -75,7 +87,9 @@ def spread(bins: Sequence[Bin], tiles: int, demand: Demand) -> list[Bin]:
             break
         content.append([content[-number].pop(-i)])
     slots = [target.slot for target in bins] + [None] * (len(content) - len(bins))
-    return [Bin(free=[], placed=placed, slot=slot) for placed, slot in zip(content, slots, strict=True)]
+    return [
+        Bin(free=[], placed=placed, slot=slot) for placed, slot in zip(content, slots, strict=True)
+    ]
 
 
 def _try(first: Bin, i: int, second: Bin, j: int, demand: Demand) -> bool:

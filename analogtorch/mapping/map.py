@@ -34,35 +34,42 @@ def map_to_chip(
     spread: bool = False,
     progress: bool = False,
 ) -> ChipMapping:
-    """Place a model on chips: which part of which weight lies on which tile, and what else the model computes.
+    """Place a model on chips: which part of which weight lies on which tile, and what else the
+    model computes.
 
-    The model runs once in ``eval`` mode, on a copy of its modules that shares the weights, and is not changed. Weights
-    have no numbers in that run unless the forward decides by values that depend on them, such as the boxes of a
-    detector; then the run is repeated for real, which a model on the meta device cannot do. What ``convert`` made
-    analog is placed, or what it would make analog of a digital model. All else is digital and counted: what ``convert``
-    leaves out, products of activations, norms, activation functions, pooling and embeddings.
+    The model runs once in ``eval`` mode, on a copy of its modules that shares the weights, and is
+    not changed. Weights have no numbers in that run unless the forward decides by values that
+    depend on them, such as the boxes of a detector; then the run is repeated for real, which a
+    model on the meta device cannot do. What ``convert`` made analog is placed, or what it would
+    make analog of a digital model. All else is digital and counted: what ``convert`` leaves out,
+    products of activations, norms, activation functions, pooling and embeddings.
 
     Args:
         model: converted, or digital if ``chip`` is given.
-        example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword arguments. Shapes and
-            types matter, and the values by which the forward decides, such as lengths. All counts are per run of this
-            example: give a batch of one for counts per sample.
-        chip: the chip to place it on; None takes that of the model's analog layers, which must all have the same.
-            Their training noise may differ.
+        example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword
+            arguments. Shapes and types matter, and the values by which the forward decides, such as
+            lengths. All counts are per run of this example: give a batch of one for counts per
+            sample.
+        chip: the chip to place it on; None takes that of the model's analog layers, which must all
+            have the same. Their training noise may differ.
         num_chips: chips there are; None takes as many as it needs.
-        duplicate: copies of matrices for throughput, by pattern of their names: ``{"layer1.*": 2}`` places them twice.
-        exclude: patterns of matrices that stay digital, as ``convert`` takes them: by the name of a layer, of one of
-            its matrices (``lstm.ih_l0``) or of its Parameter (``lstm.weight_ih_l0``).
+        duplicate: copies of matrices for throughput, by pattern of their names: ``{"layer1.*": 2}``
+            places them twice.
+        exclude: patterns of matrices that stay digital, as ``convert`` takes them: by the name of a
+            layer, of one of its matrices (``lstm.ih_l0``) or of its Parameter
+            (``lstm.weight_ih_l0``).
         retired: (chip, tile), from 0, that must not be used.
         retired_columns: (chip, tile, column), from 0, that must not be used.
-        spread: use tiles that would stay empty for blocks that share one, so that they compute at the same time.
+        spread: use tiles that would stay empty for blocks that share one, so that they compute at
+            the same time.
         progress: show a bar on stderr where it takes more than two seconds.
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: a digital model and no chip, or layers on several chips and none of them chosen; the model does not
-            run on the example, or decides by values that it lacks on the meta device; it has
-            no weights to place, does not fit on the chips, or a pattern, tile or column matches nothing.
+        ValueError: a digital model and no chip, or layers on several chips and none of them chosen;
+            the model does not run on the example, or decides by values that it lacks on the meta
+            device; it has no weights to place, does not fit on the chips, or a pattern, tile or
+            column matches nothing.
 
     Example:
         >>> model = analogtorch.convert(torch.nn.Linear(300, 10), analogtorch.chips.hermes64())
@@ -78,14 +85,20 @@ def map_to_chip(
     for name, value in (("spread", spread), ("progress", progress)):
         checks.flag(f"map_to_chip: {name}", value)
     if duplicate is not None and not isinstance(duplicate, Mapping):
-        raise TypeError(f"map_to_chip: duplicate must be a mapping such as {{'layer1.*': 2}}, got {duplicate!r}")
+        raise TypeError(
+            f"map_to_chip: duplicate must be a mapping such as {{'layer1.*': 2}}, got {duplicate!r}"
+        )
     retired = checks.items("map_to_chip: retired", retired, "[(0, 5)]")
     retired_columns = checks.items("map_to_chip: retired_columns", retired_columns, "[(0, 5, 17)]")
     with tqdm(total=2, desc="map", delay=2, disable=not progress) as bar:
         traced = trace(model, example)
         bar.update()
-        names = {m.name: (m.name, *traced.names.get(m.name, ())) for m in traced.matrices if m.weights}
-        left = _excluded(names, exclude) | {n for n in names if not traced.analog.issuperset(traced.sources[n])}
+        names = {
+            m.name: (m.name, *traced.names.get(m.name, ())) for m in traced.matrices if m.weights
+        }
+        left = _excluded(names, exclude) | {
+            n for n in names if not traced.analog.issuperset(traced.sources[n])
+        }
         matrices = tuple(m for m in traced.matrices if m.weights and m.name not in left)
         if not matrices:
             raise ValueError(_nothing(model, traced, left))
@@ -114,7 +127,8 @@ def remap(
     num_chips: int | None = None,
     spread: bool = False,
 ) -> ChipMapping:
-    """The same model placed anew around tiles and columns that have failed since; earlier ones stay retired.
+    """The same model placed anew around tiles and columns that have failed since; earlier ones stay
+    retired.
 
     Args:
         mapping: what was placed; it stays as it is.
@@ -158,7 +172,8 @@ def placed(
     spread: bool,
     example: tuple[str, ...] = (),
 ) -> ChipMapping:
-    """The mapping of traced matrices; arguments as the fields of ``ChipMapping``, ``copies`` by name of the matrix.
+    """The mapping of traced matrices; arguments as the fields of ``ChipMapping``, ``copies`` by
+    name of the matrix.
 
     Raises:
         ValueError: they do not fit, or a retired tile or column that the chips do not have.
@@ -170,7 +185,9 @@ def placed(
         demand = Demand.of((m.name for m in matrices), operations)
         placements, used = place(blocks, chip, num_chips, demand, out, spread_out=spread)
     except TooLarge as error:
-        raise ValueError(_too_large(error.needed, chip, num_chips or 1, matrices, copies, out)) from None
+        raise ValueError(
+            _too_large(error.needed, chip, num_chips or 1, matrices, copies, out)
+        ) from None
     return ChipMapping(
         model=model,
         chip=chip,
@@ -192,7 +209,9 @@ def check_num_chips(function: str, num_chips: int | None, *, none: str) -> None:
         ValueError: neither None nor an integer >= 1.
     """
     if num_chips is not None and (type(num_chips) is not int or num_chips < 1):
-        raise ValueError(f"{function}: num_chips must be an integer >= 1, or None for {none}; got {num_chips!r}")
+        raise ValueError(
+            f"{function}: num_chips must be an integer >= 1, or None for {none}; got {num_chips!r}"
+        )
 
 
 def _chip_of(model: nn.Module) -> Chip:
@@ -211,26 +230,33 @@ def _chip_of(model: nn.Module) -> Chip:
             several.append((layer.chip, [name or "(root)"]))
     if not several:
         raise ValueError(
-            f"map_to_chip: {type(model).__name__} has no analog layer, and so no chip. Give it one: "
-            "map_to_chip(model, example, chip=analogtorch.chips.hermes64()), or call analogtorch.convert(model, chip)"
+            f"map_to_chip: {type(model).__name__} has no analog layer, and so no chip. Give it "
+            "one: map_to_chip(model, example, chip=analogtorch.chips.hermes64()), or call "
+            "analogtorch.convert(model, chip)"
         )
     (chip, _), *others = several
     if others:
         raise ValueError(
             f"map_to_chip: the layers of {type(model).__name__} are on {len(several)} chips: "
-            f"{'; '.join(_named(own, names, chip) for own, names in several)}. Give the one to place them on: "
-            "map_to_chip(model, example, chip=...)"
+            f"{'; '.join(_named(own, names, chip) for own, names in several)}. Give the one to "
+            "place them on: map_to_chip(model, example, chip=...)"
         )
     return chip
 
 
 def _named(chip: Chip, names: list[str], first: Chip) -> str:
-    differs = f", differing in {differences(chip, first)}" if chip.name == first.name and chip is not first else ""
+    differs = (
+        f", differing in {differences(chip, first)}"
+        if chip.name == first.name and chip is not first
+        else ""
+    )
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{chip.name}{differs} ({', '.join(map(repr, names[:3]))}{more})"
 
 
-def _excluded(names: Mapping[str, tuple[str, ...]], exclude: str | Iterable[str] | None) -> set[str]:
+def _excluded(
+    names: Mapping[str, tuple[str, ...]], exclude: str | Iterable[str] | None
+) -> set[str]:
     given = [exclude] if isinstance(exclude, str) else exclude or ()
     patterns = checks.items("map_to_chip: exclude", given, "['head']")
     return {name for pattern in patterns for name in _matching("exclude", pattern, names)}
@@ -240,7 +266,9 @@ def _copies(names: Mapping[str, tuple[str, ...]], duplicate: Mapping[str, int]) 
     copies: dict[str, int] = {}
     for pattern, count in duplicate.items():
         if type(count) is not int or count < 1:
-            raise ValueError(f"map_to_chip: duplicate[{pattern!r}] must be an integer >= 1, got {count!r}")
+            raise ValueError(
+                f"map_to_chip: duplicate[{pattern!r}] must be an integer >= 1, got {count!r}"
+            )
         copies |= dict.fromkeys(_matching("duplicate", pattern, names), count)
     return copies
 
@@ -250,7 +278,10 @@ def _matching(argument: str, text: str, names: Mapping[str, tuple[str, ...]]) ->
     pattern = Pattern(text, f"map_to_chip, {argument}")
     if found := [name for name, own in names.items() if pattern.of(own)]:
         return found
-    near = nearest(text.removeprefix("re:"), [name for own in names.values() for name in own]) or list(names)[:3]
+    near = (
+        nearest(text.removeprefix("re:"), [name for own in names.values() for name in own])
+        or list(names)[:3]
+    )
     raise ValueError(
         f"map_to_chip: {argument} pattern {text!r} matches none of the {len(names)} matrices. "
         f"Closest names: {', '.join(map(repr, near))}"
@@ -263,7 +294,13 @@ def _demote(traced: Trace, kept: set[str]) -> tuple[Operation, ...]:
     return tuple(
         op
         if op.matrix is None or op.matrix in kept
-        else replace(op, kind="matmul", matrix=None, vectors=0, operations=2 * op.vectors * weights[op.matrix])
+        else replace(
+            op,
+            kind="matmul",
+            matrix=None,
+            vectors=0,
+            operations=2 * op.vectors * weights[op.matrix],
+        )
         for op in traced.operations
     )
 
@@ -278,13 +315,19 @@ def _nothing(model: nn.Module, traced: Trace, left: set[str]) -> str:
         return f"map_to_chip: nothing to place: all {len(left)} matrices of {type(model).__name__} stay digital"
     found = ", ".join(list(traced.parameters)[:5]) or "none"
     return (
-        f"map_to_chip: nothing to place: no weight of {type(model).__name__} multiplies activations in this run. Its "
-        f"parameters: {found}. Give a model with linear, convolutional, recurrent or attention layers"
+        f"map_to_chip: nothing to place: no weight of {type(model).__name__} multiplies "
+        f"activations in this run. Its parameters: {found}. Give a model with linear, "
+        "convolutional, recurrent or attention layers"
     )
 
 
 def _too_large(
-    needed: int, chip: Chip, num_chips: int, matrices: tuple[Matrix, ...], copies: Mapping[str, int], out: Retired
+    needed: int,
+    chip: Chip,
+    num_chips: int,
+    matrices: tuple[Matrix, ...],
+    copies: Mapping[str, int],
+    out: Retired,
 ) -> str:
     area = chip.rows * chip.cols
     size = {m.name: cells(m, chip) * copies.get(m.name, 1) for m in matrices}
@@ -295,16 +338,22 @@ def _too_large(
             break
         excluded.append(matrix.name)
         spare -= max(1, size[matrix.name] // area)
-    named = ", ".join(f"{m.name!r} ({m.weights:,} weights, {size[m.name] / area:.1f} tiles)" for m in largest[:3])
+    named = ", ".join(
+        f"{m.name!r} ({m.weights:,} weights, {size[m.name] / area:.1f} tiles)" for m in largest[:3]
+    )
     lost = f" without the {len(out.tiles)} retired ones" if out.tiles else ""
     lost += f", {len(out.columns)} columns retired" if out.columns else ""
-    few = f"exclude={excluded}" if len(excluded) <= 5 else f"exclude={[*excluded[:5], '...']} ({len(excluded)} layers)"
+    few = (
+        f"exclude={excluded}"
+        if len(excluded) <= 5
+        else f"exclude={[*excluded[:5], '...']} ({len(excluded)} layers)"
+    )
     enough = -(-(needed + len(out.tiles)) // chip.tiles)
     fewer = "ask for fewer copies in duplicate, " if max(copies.values(), default=1) > 1 else ""
     return (
-        f"map_to_chip: {sum(m.weights for m in matrices):,} weights in {sum(size.values()):,} cells need {needed} "
-        f"tiles of {chip.rows}x{chip.cols}; {num_chips} x {chip.name} {'has' if num_chips == 1 else 'have'} "
-        f"{usable}{lost}. Largest: {named}. Nothing was placed. Give num_chips={enough} (or "
-        f"num_chips=None for as many as needed), leave the largest digital with {few}, "
-        f"{fewer}or give the layers fewer columns"
+        f"map_to_chip: {sum(m.weights for m in matrices):,} weights in {sum(size.values()):,} "
+        f"cells need {needed} tiles of {chip.rows}x{chip.cols}; {num_chips} x {chip.name} "
+        f"{'has' if num_chips == 1 else 'have'} {usable}{lost}. Largest: {named}. Nothing was "
+        f"placed. Give num_chips={enough} (or num_chips=None for as many as needed), leave the "
+        f"largest digital with {few}, {fewer}or give the layers fewer columns"
     )

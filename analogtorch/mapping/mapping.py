@@ -34,7 +34,8 @@ class ChipMapping:
     placements: tuple[Placement, ...]
     """Where each block lies, by matrix, copy, row and column."""
     digital_weights: tuple[tuple[str, int], ...] = ()
-    """Parameters that are on no tile, with their numbers of weights: biases, norms, embeddings, excluded layers."""
+    """Parameters that are on no tile, with their numbers of weights: biases, norms, embeddings,
+    excluded layers."""
     retired: tuple[tuple[int, int], ...] = ()
     """(chip, tile) that must not be used."""
     retired_columns: tuple[tuple[int, int, int], ...] = ()
@@ -56,14 +57,17 @@ class ChipMapping:
         return {name: tuple(listed) for name, listed in found.items()}
 
     def matrix_blocks(self, name: str) -> tuple[Placement, ...]:
-        """The placed blocks of the matrix ``name``: rows are summed digitally, copies hold the same weights.
+        """The placed blocks of the matrix ``name``: rows are summed digitally, copies hold the same
+        weights.
 
         Raises:
             ValueError: no matrix has that name.
         """
         if name not in self._by_matrix:
             near = get_close_matches(str(name), self._by_matrix, n=3) or list(self._by_matrix)[:3]
-            raise ValueError(f"no matrix is called {name!r}; closest names: {', '.join(map(repr, near))}")
+            raise ValueError(
+                f"no matrix is called {name!r}; closest names: {', '.join(map(repr, near))}"
+            )
         return self._by_matrix[name]
 
     @property
@@ -83,7 +87,9 @@ class ChipMapping:
     @property
     def copies(self) -> dict[str, int]:
         """Copies of each matrix."""
-        return {name: 1 + max(p.block.copy for p in listed) for name, listed in self._by_matrix.items()}
+        return {
+            name: 1 + max(p.block.copy for p in listed) for name, listed in self._by_matrix.items()
+        }
 
     @property
     def weights(self) -> int:
@@ -127,7 +133,8 @@ class ChipMapping:
         """The mapping that ``to_dict`` gave.
 
         Raises:
-            ValueError: another format or version, or fields that are missing, unknown or impossible.
+            ValueError: another format or version, or fields that are missing, unknown or
+                impossible.
         """
         return _from_dict(data)
 
@@ -140,7 +147,8 @@ class ChipMapping:
         """The mapping that ``to_json`` wrote.
 
         Raises:
-            ValueError: no JSON, damaged, of another version, or fields that are missing, unknown or impossible.
+            ValueError: no JSON, damaged, of another version, or fields that are missing, unknown or
+                impossible.
         """
         try:
             data = checked(parse_json(text))
@@ -181,16 +189,24 @@ def _to_dict(mapping: ChipMapping) -> dict[str, Any]:
 
 def _from_dict(data: Any) -> ChipMapping:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ValueError(f"mapping: not written by ChipMapping.to_json: its 'format' is not {FORMAT!r}")
+        raise ValueError(
+            f"mapping: not written by ChipMapping.to_json: its 'format' is not {FORMAT!r}"
+        )
     version = data.get("version")
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise ValueError(f"mapping: has version {version!r}, this AnalogTorch reads versions 1 to {VERSION}")
+        raise ValueError(
+            f"mapping: has version {version!r}, this AnalogTorch reads versions 1 to {VERSION}"
+        )
     if version == 1:  # num_chips was chips, and example came later
-        data = {"example": [], **{"num_chips" if name == "chips" else name: value for name, value in data.items()}}
+        data = {
+            "example": [],
+            **{"num_chips" if name == "chips" else name: value for name, value in data.items()},
+        }
     known = {"format", "version", *(f.name for f in fields(ChipMapping))}
     if data.keys() != known:
         raise ValueError(
-            f"mapping: missing fields {sorted(known - data.keys())}, unknown {sorted(data.keys() - known)}"
+            f"mapping: missing fields {sorted(known - data.keys())}, unknown "
+            f"{sorted(data.keys() - known)}"
         )
     try:
         return ChipMapping(
@@ -198,7 +214,9 @@ def _from_dict(data: Any) -> ChipMapping:
             chip=chips.from_dict(data["chip"]),
             num_chips=data["num_chips"],
             matrices=tuple(_matrix(m, version) for m in data["matrices"]),
-            operations=tuple(Operation(**{**op, "inputs": tuple(op["inputs"])}) for op in data["operations"]),
+            operations=tuple(
+                Operation(**{**op, "inputs": tuple(op["inputs"])}) for op in data["operations"]
+            ),
             placements=tuple(map(_placement, data["placements"])),
             digital_weights=tuple((name, count) for name, count in data["digital_weights"]),
             retired=tuple((c, t) for c, t in data["retired"]),
@@ -210,7 +228,9 @@ def _from_dict(data: Any) -> ChipMapping:
 
 
 def _named_layer(name: str) -> dict[str, Any]:
-    """Layer, outputs and form of a matrix of version 1, which has them in its name: ``in_proj_weight[0:64].T``."""
+    """Layer, outputs and form of a matrix of version 1, which has them in its name:
+    ``in_proj_weight[0:64].T``.
+    """
     layer, form = name, 0
     while layer.endswith(".T"):
         layer, form = layer.removesuffix(".T"), form + 1
@@ -223,7 +243,13 @@ def _matrix(data: dict[str, Any], version: int) -> Matrix:
     if version == 1:
         data = {**data, **_named_layer(str(data["name"]))}
     outputs = data["outputs"]
-    return Matrix(**{**data, "shape": tuple(data["shape"]), "outputs": None if outputs is None else tuple(outputs)})
+    return Matrix(
+        **{
+            **data,
+            "shape": tuple(data["shape"]),
+            "outputs": None if outputs is None else tuple(outputs),
+        }
+    )
 
 
 def _position(p: Placement) -> dict[str, int]:
@@ -233,5 +259,9 @@ def _position(p: Placement) -> dict[str, int]:
 def _placement(data: dict[str, Any]) -> Placement:
     block = {f.name: data[f.name] for f in fields(Block)}
     return Placement(
-        block=Block(**block), chip=data["chip"], tile=data["tile"], row=data["tile_row"], col=data["tile_col"]
+        block=Block(**block),
+        chip=data["chip"],
+        tile=data["tile"],
+        row=data["tile_row"],
+        col=data["tile_col"],
     )

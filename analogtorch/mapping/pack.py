@@ -1,11 +1,12 @@
 """Blocks into as few tiles as possible.
 
-MaxRects, of our own: the one well-known packing library (rectpack) is an unmaintained source package, and the packing
-of OR-tools, a constraint solver, is for dozens of rectangles, not for thousands. Several orders and measures of fit are
-tried and the fewest tiles are kept; then tiles are emptied one by one by cutting their blocks along columns into what
-the other tiles have left. That costs no partial sum, but every piece is one more MVM of a tile: a tile is emptied at
-the price of ``GENTLE`` further pieces, or of any number where a large net would stay above 1.03 of the bound or where
-the chips have too few tiles. Nothing is random.
+MaxRects, of our own: the one well-known packing library (rectpack) is an unmaintained source
+package, and the packing of OR-tools, a constraint solver, is for dozens of rectangles, not for
+thousands. Several orders and measures of fit are tried and the fewest tiles are kept; then tiles
+are emptied one by one by cutting their blocks along columns into what the other tiles have left.
+That costs no partial sum, but every piece is one more MVM of a tile: a tile is emptied at the price
+of ``GENTLE`` further pieces, or of any number where a large net would stay above 1.03 of the bound
+or where the chips have too few tiles. Nothing is random.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,19 +30,27 @@ _VICTIMS = 8
 
 
 def pack(blocks: Sequence[Block], rows: int, cols: int, demand: Demand) -> list[Bin]:
-    """Place all blocks on as few tiles as found; blocks that would wait for each other are kept apart.
+    """Place all blocks on as few tiles as found; blocks that would wait for each other are kept
+    apart.
 
     Args:
         blocks: none larger than a tile.
         rows: of a tile.
         cols: of a tile.
-        demand: of tiles that fit a block equally well it gets the one where it waits least for others.
+        demand: of tiles that fit a block equally well it gets the one where it waits least for
+            others.
     """
     bound = -(-sum(b.rows * b.cols for b in blocks) // (rows * cols))
     best: list[Bin] | None = None
     for order in _ORDERS:
         for area in (False, True):
-            bins = _fill(sorted(blocks, key=lambda b: (*order(b), demand.rank[b.matrix])), rows, cols, demand, area)
+            bins = _fill(
+                sorted(blocks, key=lambda b: (*order(b), demand.rank[b.matrix])),
+                rows,
+                cols,
+                demand,
+                area,
+            )
             if best is None or len(bins) < len(best):
                 best = bins
             if len(best) == bound:
@@ -69,7 +78,9 @@ def _fill(blocks: Sequence[Block], rows: int, cols: int, demand: Demand, area: b
             target, index = chosen
         target.put(block, index)
         least_rows, least_cols = smallest[i + 1]
-        target.free = [q for q in target.free if q[2] >= least_rows and q[3] >= least_cols] or target.free[:0]
+        target.free = [
+            q for q in target.free if q[2] >= least_rows and q[3] >= least_cols
+        ] or target.free[:0]
         if not target.free:
             still_open.remove(target)
     for target in bins:
@@ -77,11 +88,17 @@ def _fill(blocks: Sequence[Block], rows: int, cols: int, demand: Demand, area: b
     return bins
 
 
-def _choose(block: Block, bins: Sequence[Bin], demand: Demand, area: bool) -> tuple[Bin, int] | None:
+def _choose(
+    block: Block, bins: Sequence[Bin], demand: Demand, area: bool
+) -> tuple[Bin, int] | None:
     found: tuple[tuple[int, int, int], Bin, int] | None = None
     for candidate in bins:
         fit = candidate.best(block.rows, block.cols, area=area)
-        if fit is None or (found is not None and fit[0] > found[0][:2]) or not candidate.takes(block):
+        if (
+            fit is None
+            or (found is not None and fit[0] > found[0][:2])
+            or not candidate.takes(block)
+        ):
             continue
         key = (*fit[0], demand.contention(block, (b for b, _, _ in candidate.placed)))
         if found is None or key < found[0]:
@@ -109,8 +126,12 @@ def empty_tiles(bins: list[Bin], *, least: int, goal: int, price: int | None = N
     return bins
 
 
-def move(victim: Bin, others: Sequence[Bin], least: int, price: int | None = None) -> list[Bin] | None:
-    """``others`` with what lies on ``victim``, cut along columns; None if it does not fit at that price."""
+def move(
+    victim: Bin, others: Sequence[Bin], least: int, price: int | None = None
+) -> list[Bin] | None:
+    """``others`` with what lies on ``victim``, cut along columns; None if it does not fit at that
+    price.
+    """
     result, cuts, copied = list(others), 0, set[int]()
     for block, _, _ in sorted(victim.placed, key=lambda p: (-p[0].rows, -p[0].cols)):
         rest: Block | None = block
@@ -134,7 +155,9 @@ def move(victim: Bin, others: Sequence[Bin], least: int, price: int | None = Non
 
 
 def _widest(block: Block, bins: Sequence[Bin], least: int) -> tuple[int, int, int] | None:
-    """The narrowest room that takes all columns of ``block``; else the widest: tile, room and columns to put there."""
+    """The narrowest room that takes all columns of ``block``; else the widest: tile, room and
+    columns to put there.
+    """
     best: tuple[tuple[int, int, int, int, int], int] | None = None
     for number, target in enumerate(bins):
         for index, (_, _, h, w) in enumerate(target.free):

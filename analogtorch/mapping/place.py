@@ -28,16 +28,28 @@ class Retired:
             ValueError: an entry that is no tile or column of the chips.
         """
         limits = (num_chips, chip.tiles, chip.cols)
-        for what, entries, length in (("retired", self.tiles, 2), ("retired_columns", self.columns, 3)):
+        for what, entries, length in (
+            ("retired", self.tiles, 2),
+            ("retired_columns", self.columns, 3),
+        ):
             names = ("chip", "tile", "column")[:length]
             for entry in entries:
-                good = isinstance(entry, tuple) and len(entry) == length and all(type(v) is int for v in entry)
-                if good and all(v >= 0 and (m is None or v < m) for v, m in zip(entry, limits, strict=False)):
+                good = (
+                    isinstance(entry, tuple)
+                    and len(entry) == length
+                    and all(type(v) is int for v in entry)
+                )
+                if good and all(
+                    v >= 0 and (m is None or v < m) for v, m in zip(entry, limits, strict=False)
+                ):
                     continue
                 allowed = ", ".join(
-                    f"{n} from 0" + ("" if m is None else f" to {m - 1}") for n, m in zip(names, limits, strict=False)
+                    f"{n} from 0" + ("" if m is None else f" to {m - 1}")
+                    for n, m in zip(names, limits, strict=False)
                 )
-                raise ValueError(f"{what} must list tuples ({', '.join(names)}) with {allowed}; got {entry!r}")
+                raise ValueError(
+                    f"{what} must list tuples ({', '.join(names)}) with {allowed}; got {entry!r}"
+                )
 
 
 class TooLarge(Exception):
@@ -59,8 +71,9 @@ def place(
 ) -> tuple[tuple[Placement, ...], int]:
     """Where every block lies, in the order of the model, and how many chips that takes.
 
-    Tiles are numbered along the model, so that layers that follow each other are near and on one chip. Tiles with
-    retired columns are used last: blocks are cut along columns around them. ``spread_out`` uses all tiles there are.
+    Tiles are numbered along the model, so that layers that follow each other are near and on one
+    chip. Tiles with retired columns are used last: blocks are cut along columns around them.
+    ``spread_out`` uses all tiles there are.
 
     Raises:
         TooLarge: ``num_chips`` chips have too few tiles.
@@ -84,12 +97,16 @@ def place(
         for c, t in [target.slot or next(slots)]
         for block, row, col in target.placed
     ]
-    placements.sort(key=lambda p: (demand.rank[p.block.matrix], p.block.copy, p.block.row, p.block.col))
+    placements.sort(
+        key=lambda p: (demand.rank[p.block.matrix], p.block.copy, p.block.row, p.block.col)
+    )
     return tuple(placements), 1 + max(p.chip for p in placements)
 
 
 def _fit(bins: list[Bin], chip: Chip, num_chips: int, retired: Retired) -> list[Bin] | None:
-    """The tiles to fill, at most as many as there are whole ones, with the damaged ones that help; None if too few."""
+    """The tiles to fill, at most as many as there are whole ones, with the damaged ones that help;
+    None if too few.
+    """
     whole = len(_slots(chip, num_chips, retired))
     if len(bins) <= whole:
         return bins
@@ -113,7 +130,9 @@ def _first(target: Bin, demand: Demand) -> int:
 
 
 def _slots(chip: Chip, num_chips: int, retired: Retired) -> list[tuple[int, int]]:
-    """Whole tiles, chip by chip; of tiles that share their converters, one of each set before any second."""
+    """Whole tiles, chip by chip; of tiles that share their converters, one of each set before any
+    second.
+    """
     unusable = retired.tiles | {(c, t) for c, t, _ in retired.columns}
     tiles = sorted(range(chip.tiles), key=lambda t: (t % chip.planes, t))
     return [(c, t) for c in range(num_chips) for t in tiles if (c, t) not in unusable]

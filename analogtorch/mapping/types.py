@@ -9,8 +9,9 @@ class Block:
 
     matrix: str
     row: int
-    """First row of the matrix that it holds: among the rows of all groups; where the chip runs one group at a time
-    (``Chip.grouped == "sequential"``), the groups share rows and it is the row within each column's own group."""
+    """First row of the matrix that it holds: among the rows of all groups; where the chip runs one
+    group at a time (``Chip.grouped == "sequential"``), the groups share rows and it is the row
+    within each column's own group."""
     col: int
     """First column of the matrix that it holds."""
     rows: int

@@ -22,23 +22,35 @@ def check(mapping: "ChipMapping") -> None:
         raise ValueError("ChipMapping.matrices: two have the same name")
     for matrix in mapping.matrices:
         part = matrix.outputs
-        good = part is None or (len(part) == 2 and all(type(n) is int for n in part) and 0 <= part[0] < part[1])
+        good = part is None or (
+            len(part) == 2 and all(type(n) is int for n in part) and 0 <= part[0] < part[1]
+        )
         if not (good and isinstance(matrix.layer, str) and type(matrix.form) is int):
             raise ValueError(
-                f"ChipMapping.matrices: {matrix.name!r} must have a layer by name, a form that is an integer, and as "
-                f"outputs None or two integers, from and to; got {matrix.layer!r}, {matrix.form!r}, {part!r}"
+                f"ChipMapping.matrices: {matrix.name!r} must have a layer by name, a form that is "
+                "an integer, and as outputs None or two integers, from and to; got "
+                f"{matrix.layer!r}, {matrix.form!r}, {part!r}"
             )
     unusable = _Unusable.of(mapping)
     for p in mapping.placements:
         b = p.block
-        if not all(type(n) is int for n in (p.chip, p.tile, p.row, p.col, b.row, b.col, b.rows, b.cols, b.copy)):
+        if not all(
+            type(n) is int
+            for n in (p.chip, p.tile, p.row, p.col, b.row, b.col, b.rows, b.cols, b.copy)
+        ):
             raise ValueError(f"ChipMapping.placements: {p} must be made of integers")
         if not (0 <= p.chip < mapping.num_chips and 0 <= p.tile < chip.tiles):
-            raise ValueError(f"ChipMapping.placements: {p} is on no tile of {mapping.num_chips} x {chip.name}")
+            raise ValueError(
+                f"ChipMapping.placements: {p} is on no tile of {mapping.num_chips} x {chip.name}"
+            )
         if not (
-            min(p.row, p.col) >= 0 < min(b.rows, b.cols) and p.row + b.rows <= chip.rows and p.col + b.cols <= chip.cols
+            min(p.row, p.col) >= 0 < min(b.rows, b.cols)
+            and p.row + b.rows <= chip.rows
+            and p.col + b.cols <= chip.cols
         ):
-            raise ValueError(f"ChipMapping.placements: {p} reaches beyond its tile of {chip.rows}x{chip.cols}")
+            raise ValueError(
+                f"ChipMapping.placements: {p} reaches beyond its tile of {chip.rows}x{chip.cols}"
+            )
         if b.matrix not in held:
             raise ValueError(f"ChipMapping.placements: {p} belongs to no matrix of the mapping")
         if unusable.meets(p):
@@ -53,13 +65,14 @@ def check(mapping: "ChipMapping") -> None:
         copies = held[matrix.name]
         if sorted(copies) != list(range(len(copies))):
             raise ValueError(
-                f"ChipMapping.placements: the copies of {matrix.name!r} are {sorted(copies)}, not 0, 1, ..."
+                f"ChipMapping.placements: the copies of {matrix.name!r} are {sorted(copies)}, not "
+                "0, 1, ..."
             )
         for own in copies.values() or [[]]:
             if not split.make_up(own, matrix, chip):
                 raise ValueError(
-                    f"ChipMapping.placements: the blocks of {matrix.name!r} do not make up the matrix: every weight "
-                    "must be placed once in each copy"
+                    f"ChipMapping.placements: the blocks of {matrix.name!r} do not make up the "
+                    "matrix: every weight must be placed once in each copy"
                 )
 
 

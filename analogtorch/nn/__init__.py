@@ -8,7 +8,11 @@ from analogtorch.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from analogtorch.nn.embedding import AnalogEmbedding
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRecurrent, AnalogRNN
-from analogtorch.nn.transposed import AnalogConvTranspose1d, AnalogConvTranspose2d, AnalogConvTranspose3d
+from analogtorch.nn.transposed import (
+    AnalogConvTranspose1d,
+    AnalogConvTranspose2d,
+    AnalogConvTranspose3d,
+)
 
 __all__ = [
     "AnalogComposite",

@@ -1,7 +1,9 @@
-"""nn.MultiheadAttention on an analog chip: its projections are products on tiles, attention itself is digital.
+"""nn.MultiheadAttention on an analog chip: its projections are products on tiles, attention itself
+is digital.
 
-Queries, keys and values meet different weights but are multiplied by each other: ``q k^T``, the softmax and the product
-with ``v`` hold no weights, and stay digital. Fast paths of torch, which read weights without calling layers, never run.
+Queries, keys and values meet different weights but are multiplied by each other: ``q k^T``, the
+softmax and the product with ``v`` hold no weights, and stay digital. Fast paths of torch, which
+read weights without calling layers, never run.
 """
 
 import math
@@ -19,11 +21,13 @@ from analogtorch.ops import number_samples
 
 
 class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
-    """``nn.MultiheadAttention`` whose projections run on a chip: made by ``convert``. Every option, but nested tensors.
+    """``nn.MultiheadAttention`` whose projections run on a chip: made by ``convert``. Every option,
+    but nested tensors.
 
-    Where query, key and value have one width, ``in_proj_weight`` is one matrix with one input range; self-attention
-    reads all its columns at once, other attention those of the query, the key and the value apart. Else each has a
-    matrix of its own. In training the weights' noise is drawn once per forward. ``out_proj`` is called as a layer.
+    Where query, key and value have one width, ``in_proj_weight`` is one matrix with one input
+    range; self-attention reads all its columns at once, other attention those of the query, the key
+    and the value apart. Else each has a matrix of its own. In training the weights' noise is drawn
+    once per forward. ``out_proj`` is called as a layer.
     """
 
     digital = nn.MultiheadAttention
@@ -31,7 +35,8 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
     def spots(self) -> Iterator[Spot]:
         """The matrix of query, key and value, or that of each."""
         if not self._qkv_same_embed_dim:
-            yield from (Spot(f"{kind}_proj", f"{kind}_proj_weight") for kind in "qkv")  # a bias of thirds: see forward
+            # a bias of thirds: see forward
+            yield from (Spot(f"{kind}_proj", f"{kind}_proj_weight") for kind in "qkv")
             return
         e = self.embed_dim
         runs = slice(0, e), slice(e, 2 * e), slice(2 * e, 3 * e), slice(e, 3 * e)
@@ -39,9 +44,14 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> str | None:
-        """Why ``layer`` would compute something else: its output projection, or a name that it uses itself."""
+        """Why ``layer`` would compute something else: its output projection, or a name that it uses
+        itself.
+        """
         projection = getattr(layer, "out_proj", None)
-        same = getattr(type(projection), "forward", None) in (nn.Linear.forward, AnalogLinear.forward)
+        same = getattr(type(projection), "forward", None) in (
+            nn.Linear.forward,
+            AnalogLinear.forward,
+        )
         if not same or "forward" in vars(projection):
             return f"its out_proj is a {type(projection).__name__}, whose forward {type(layer).__name__} does not call"
         taken = [spot.child for spot in cls.spots(layer) if hasattr(layer, spot.child)]  # type: ignore[arg-type]
@@ -62,11 +72,24 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
 
         Raises:
             TypeError: a nested tensor, or a mask that is neither boolean nor floating point.
-            ValueError: shapes that do not fit the layer or each other, or ``is_causal`` without its ``attn_mask``.
+            ValueError: shapes that do not fit the layer or each other, or ``is_causal`` without its
+                ``attn_mask``.
         """
         if isinstance(query, Proxy):
-            told = {"need_weights": need_weights, "average_attn_weights": average_attn_weights, "is_causal": is_causal}
-            return whole(self, query, key, value, key_padding_mask=key_padding_mask, attn_mask=attn_mask, **told)
+            told = {
+                "need_weights": need_weights,
+                "average_attn_weights": average_attn_weights,
+                "is_causal": is_causal,
+            }
+            return whole(
+                self,
+                query,
+                key,
+                value,
+                key_padding_mask=key_padding_mask,
+                attn_mask=attn_mask,
+                **told,
+            )
         self.refuse_changed()
         batched = self._check(query, key, value)
         q = self._batch_first(query, batched)
@@ -76,15 +99,19 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         causal = is_causal and padding is None and not need_weights  # then the hint says all
         if is_causal and attn_mask is None:
             raise ValueError(
-                f"layer {self.layer_name!r}: is_causal is a hint about attn_mask; pass the mask too, such as "
-                "nn.Transformer.generate_square_subsequent_mask(length)"
+                f"layer {self.layer_name!r}: is_causal is a hint about attn_mask; pass the mask "
+                "too, such as nn.Transformer.generate_square_subsequent_mask(length)"
             )
         mask = _additive("attn_mask", attn_mask, query.dtype)
-        self._check_masks(mask, key_padding_mask, (q.shape[0] if batched else None, q.shape[1], k.shape[1]))
+        self._check_masks(
+            mask, key_padding_mask, (q.shape[0] if batched else None, q.shape[1], k.shape[1])
+        )
         mask = self._joined(None if causal else mask, padding, q.shape[0])
         q, k, v = self._projected(q, k, v)
         k, v = self._extended(k, self.bias_k), self._extended(v, self.bias_v)
-        q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (
+            x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v)
+        )
         y, weights = self._attend(q, k, v, mask, causal, need_weights)
         y = self.out_proj(y.transpose(1, 2).flatten(2))
         if weights is not None and average_attn_weights:
@@ -95,28 +122,37 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether the inputs have a batch dimension."""
-        inputs = {"query": (query, self.embed_dim), "key": (key, self.kdim), "value": (value, self.vdim)}
+        inputs = {
+            "query": (query, self.embed_dim),
+            "key": (key, self.kdim),
+            "value": (value, self.vdim),
+        }
         for name, (x, width) in inputs.items():
             if x.is_nested:
                 raise TypeError(
-                    f"layer {self.layer_name!r} takes no nested tensors, got one as {name}; pass a padded tensor "
-                    "(torch.nested.to_padded_tensor) and a key_padding_mask"
+                    f"layer {self.layer_name!r} takes no nested tensors, got one as {name}; pass a "
+                    "padded tensor (torch.nested.to_padded_tensor) and a key_padding_mask"
                 )
             if x.dim() != query.dim() or x.dim() not in (2, 3) or x.shape[-1] != width:
                 form = "(N, L, {0})" if self.batch_first else "(L, N, {0})"
                 raise ValueError(
-                    f"layer {self.layer_name!r} takes a {name} of shape {form.format(width)}, or all without N; got "
-                    f"{tuple(x.shape)} beside a query of {tuple(query.shape)}"
+                    f"layer {self.layer_name!r} takes a {name} of shape {form.format(width)}, or "
+                    f"all without N; got {tuple(x.shape)} beside a query of {tuple(query.shape)}"
                 )
         batched, batch = query.dim() == 3, 0 if self.batch_first else 1
-        if key.shape[:-1] != value.shape[:-1] or (batched and key.shape[batch] != query.shape[batch]):
+        if key.shape[:-1] != value.shape[:-1] or (
+            batched and key.shape[batch] != query.shape[batch]
+        ):
             raise ValueError(
-                f"layer {self.layer_name!r} takes as many keys as values, and batches of one size; got query, key and "
-                f"value of {tuple(query.shape)}, {tuple(key.shape)}, {tuple(value.shape)}"
+                f"layer {self.layer_name!r} takes as many keys as values, and batches of one size; "
+                f"got query, key and value of {tuple(query.shape)}, {tuple(key.shape)}, "
+                f"{tuple(value.shape)}"
             )
         return batched
 
-    def _check_masks(self, mask: Tensor | None, padding: Tensor | None, sizes: tuple[int | None, int, int]) -> None:
+    def _check_masks(
+        self, mask: Tensor | None, padding: Tensor | None, sizes: tuple[int | None, int, int]
+    ) -> None:
         """``sizes``: of the batch, None where there is none, of queries and of keys."""
         batch, length, source = sizes
         heads = self.num_heads * (1 if batch is None else batch)
@@ -127,7 +163,9 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         for name, given, shapes in pairs:
             if given is not None and tuple(given.shape) not in shapes:
                 told = " or ".join(map(str, shapes))
-                raise ValueError(f"layer {self.layer_name!r} takes a {name} of {told}, got {tuple(given.shape)}")
+                raise ValueError(
+                    f"layer {self.layer_name!r} takes a {name} of {told}, got {tuple(given.shape)}"
+                )
 
     def _batch_first(self, x: Tensor, batched: bool) -> Tensor:
         """(N, L, E): so the output noise counts sample by sample, whatever the layout."""
@@ -136,9 +174,13 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         return x if self.batch_first else x.transpose(0, 1)
 
     def _joined(self, mask: Tensor | None, padding: Tensor | None, batch: int) -> Tensor | None:
-        """Both masks in one that broadcasts to (N, heads, L, S), with what ``_extended`` adds to S unmasked."""
+        """Both masks in one that broadcasts to (N, heads, L, S), with what ``_extended`` adds to S
+        unmasked.
+        """
         if mask is not None:
-            mask = mask.unflatten(0, (batch, self.num_heads)) if mask.dim() == 3 else mask[None, None]
+            mask = (
+                mask.unflatten(0, (batch, self.num_heads)) if mask.dim() == 3 else mask[None, None]
+            )
         if padding is not None:
             padding = padding.view(batch, 1, 1, -1)
             mask = padding if mask is None else mask + padding
@@ -146,7 +188,9 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         return F.pad(mask, (0, extra)) if mask is not None and extra else mask
 
     def _extended(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Keys or values (N, S, E) with the learnt one, and that of zeros, where the module has them."""
+        """Keys or values (N, S, E) with the learnt one, and that of zeros, where the module has
+        them.
+        """
         parts = [x]
         if bias is not None:
             parts.append(bias.expand(x.shape[0], -1, -1))
@@ -157,7 +201,9 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """What the heads (N, heads, L, E / heads) make of each other, digitally, and the weights if they are wanted."""
+        """What the heads (N, heads, L, E / heads) make of each other, digitally, and the weights if
+        they are wanted.
+        """
         dropout = self.dropout if self.training else 0.0
         if not need_weights:
             return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal), None
@@ -171,10 +217,14 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
 
     def _projected(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         if not self._qkv_same_embed_dim:
-            made = tuple(self.matrix(f"{kind}_proj")(x) for kind, x in zip("qkv", (q, k, v), strict=True))
+            made = tuple(
+                self.matrix(f"{kind}_proj")(x) for kind, x in zip("qkv", (q, k, v), strict=True)
+            )
             if self.in_proj_bias is None:
                 return made
-            return tuple(y + b.to(y.dtype) for y, b in zip(made, self.in_proj_bias.chunk(3), strict=True))
+            return tuple(
+                y + b.to(y.dtype) for y, b in zip(made, self.in_proj_bias.chunk(3), strict=True)
+            )
         matrix = self.matrix("in_proj")
         if q is k and k is v:
             return matrix(q).chunk(3, -1)
@@ -182,10 +232,16 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         query = matrix(q, keys, first, slice(0, e))
         if k is v:
             return query, *matrix(k, keys, second, slice(e, 3 * e)).chunk(2, -1)
-        return query, matrix(k, keys, second, slice(e, 2 * e)), matrix(v, keys, second, slice(2 * e, 3 * e))
+        return (
+            query,
+            matrix(k, keys, second, slice(e, 2 * e)),
+            matrix(v, keys, second, slice(2 * e, 3 * e)),
+        )
 
     def _samples(self, matrix: Any, q: Tensor, k: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Numbers of the vectors of queries and of keys in the output noise: alike, as their columns are not."""
+        """Numbers of the vectors of queries and of keys in the output noise: alike, as their
+        columns are not.
+        """
         if matrix.output_noise == 0:
             return None, None
         batch, places = q.shape[0], max(q.shape[1], k.shape[1])
@@ -202,5 +258,8 @@ def _additive(name: str, mask: Tensor | None, dtype: torch.dtype) -> Tensor | No
     if mask is None or mask.is_floating_point():
         return mask
     if mask.dtype != torch.bool:
-        raise TypeError(f"{name} must be boolean or floating point, got {mask.dtype}; for 0 and 1 call .bool() on it")
+        raise TypeError(
+            f"{name} must be boolean or floating point, got {mask.dtype}; for 0 and 1 call .bool() "
+            "on it"
+        )
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))

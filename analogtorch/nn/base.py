@@ -1,4 +1,6 @@
-"""What every analog layer does: quantise the input, run the row blocks, read them through the ADC, add the bias."""
+"""What every analog layer does: quantise the input, run the row blocks, read them through the ADC,
+add the bias.
+"""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -27,10 +29,12 @@ from analogtorch.ops import (
 
 
 class AnalogLayer(PlacedLayer, CountingLayer):
-    """Mixin of the analog layers; the other base is the digital layer, whose Parameters stay the layer's own.
+    """Mixin of the analog layers; the other base is the digital layer, whose Parameters stay the
+    layer's own.
 
-    ``train()`` injects the chip's training noise; ``eval()`` computes with quantised inputs and outputs and no noise;
-    a layer of a programmed chip (``analogtorch.program``) computes with what the chip holds.
+    ``train()`` injects the chip's training noise; ``eval()`` computes with quantised inputs and
+    outputs and no noise; a layer of a programmed chip (``analogtorch.program``) computes with what
+    the chip holds.
     """
 
     layer_name: str
@@ -39,7 +43,8 @@ class AnalogLayer(PlacedLayer, CountingLayer):
     input_range: nn.Parameter
     """The DAC's full scale, (1,), or of each row block, (row blocks,); its magnitude counts."""
     observer: Callable[[Operands, Plan, slice, Tensor], None] | None = None
-    """Called with each product while a calibration looks: tensors, plan, the outputs that it is of, result."""
+    """Called with each product while a calibration looks: tensors, plan, the outputs that it is of,
+    result."""
     on_input: Callable[[Tensor], None] | None = None
     """Called with each input, before padding, while a calibration looks."""
     weight: Any
@@ -55,16 +60,20 @@ class AnalogLayer(PlacedLayer, CountingLayer):
 
     def __init__(self, *args: Any, chip: Chip, name: str = "", **kwargs: Any) -> None:
         if not isinstance(chip, Chip):
-            raise TypeError(f"chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}")
+            raise TypeError(
+                f"chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}"
+            )
         super().__init__(*args, **kwargs)
         self._attach(chip, name, self.digital)
 
     @classmethod
     def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogLayer":
-        """An analog layer in place of ``layer``: the same Parameter objects, buffers, hooks and attributes.
+        """An analog layer in place of ``layer``: the same Parameter objects, buffers, hooks and
+        attributes.
 
         Args:
-            layer: the digital layer; it shares everything with the result and should not be used beside it.
+            layer: the digital layer; it shares everything with the result and should not be used
+                beside it.
             chip: the chip that the layer is to run on.
             name: full name of the layer in its model; it keys the layer's noise.
         """
@@ -87,7 +96,9 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         expect(self)
 
     def to_digital(self) -> nn.Module:
-        """The digital layer that ``from_digital`` was given, with the Parameters as they are now."""
+        """The digital layer that ``from_digital`` was given, with the Parameters as they are
+        now.
+        """
         old = reborn(self, self.digital_class, self.layer_name)
         for name in OWN:
             old.__dict__.pop(name, None)
@@ -106,7 +117,9 @@ class AnalogLayer(PlacedLayer, CountingLayer):
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> str | None:
-        """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it can."""
+        """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it
+        can.
+        """
         return None
 
     def _read_bias(self) -> Tensor | None:
@@ -122,7 +135,9 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         return x
 
     def _absmax(self, x: Tensor) -> Tensor:
-        """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to the input."""
+        """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to
+        the input.
+        """
         raise NotImplementedError
 
     def _vectors(self, x: Tensor) -> int:
@@ -149,10 +164,12 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         return self.plans[self.programmed is not None, self.training][0].output_noise
 
     def draw(self, x: Tensor, order: Tensor | None = None) -> Tensor | None:
-        """Keys of the noise of one forward, where there is any to draw: (streams,), or (samples, streams).
+        """Keys of the noise of one forward, where there is any to draw: (streams,), or (samples,
+        streams).
 
-        The latter where every sample meets weights of its own. Then the first dimension of ``x``, and of every input
-        that is multiplied under these keys, counts the samples; ``order`` says which of the batch each is, if sorted.
+        The latter where every sample meets weights of its own. Then the first dimension of ``x``,
+        and of every input that is multiplied under these keys, counts the samples; ``order`` says
+        which of the batch each is, if sorted.
         """
         self._refuse_training()
         plans = self.plans[self.programmed is not None, self.training]
@@ -160,29 +177,36 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         if not noisy or self.programmed is not None:
             return None
         keys = draw_keys(x, self.streams)
-        by_sample = self.chip.training.per_sample and (self.noise_in_torch or plans[0].weight_noise > 0)
+        by_sample = self.chip.training.per_sample and (
+            self.noise_in_torch or plans[0].weight_noise > 0
+        )
         return keys_by_sample(keys, x, order) if by_sample else keys
 
     @property
     def exact(self) -> bool:
-        """Whether it computes what the digital layer computes: no converter, no noise, no programmed chip."""
+        """Whether it computes what the digital layer computes: no converter, no noise, no
+        programmed chip.
+        """
         plans = self.plans[False, self.training]
         plain = len(plans) == 1 and plans[0].exact and not (self.training and self.noise_in_torch)
         return plain and self.programmed is None and self.observer is None
 
     def _admit(self, x: Tensor) -> tuple[int, bool]:
-        """How many vectors or samples ``x`` has, and whether autocast chooses the type of the product.
+        """How many vectors or samples ``x`` has, and whether autocast chooses the type of the
+        product.
 
         Raises:
-            RuntimeError: the layer is a programmed chip's, and in training; or its weight has got another shape.
+            RuntimeError: the layer is a programmed chip's, and in training; or its weight has got
+                another shape.
             NotImplementedError: under a transform that the operators do not support.
             ValueError, TypeError: ``x`` has another shape or type than the layer takes.
         """
         self._refuse_training()
         if self.weight.shape != self.placed_shape:
             raise RuntimeError(
-                f"layer {self.layer_name!r} was converted with a weight of {self.placed_shape}, which has got the "
-                f"shape {tuple(self.weight.shape)} since; call analogtorch.to_digital(model), then convert again"
+                f"layer {self.layer_name!r} was converted with a weight of {self.placed_shape}, "
+                f"which has got the shape {tuple(self.weight.shape)} since; call "
+                "analogtorch.to_digital(model), then convert again"
             )
         plan = self.plans[self.programmed is not None, self.training][0]
         refuse_transforms(self.layer_name, plan.noisy or (self.training and self.noise_in_torch))
@@ -197,13 +221,17 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         autocast = _autocasts(x, self.weight)
         if not autocast and x.dtype != self.weight.dtype:
             raise TypeError(
-                f"layer {self.layer_name!r} has {self.weight.dtype} weights and got a {x.dtype} input: convert one of "
-                "them with .to(dtype), or run under torch.autocast"
+                f"layer {self.layer_name!r} has {self.weight.dtype} weights and got a {x.dtype} "
+                "input: convert one of them with .to(dtype), or run under torch.autocast"
             )
         return autocast
 
     def analog_forward(
-        self, x: Tensor, keys: Tensor | None = None, samples: Tensor | None = None, outputs: slice | None = None
+        self,
+        x: Tensor,
+        keys: Tensor | None = None,
+        samples: Tensor | None = None,
+        outputs: slice | None = None,
     ) -> Tensor:
         """``forward`` of every analog layer.
 
@@ -211,20 +239,33 @@ class AnalogLayer(PlacedLayer, CountingLayer):
             x: as the digital layer takes it.
             keys: of the noise, from ``draw``; None: drawn anew.
             samples: numbers of the vectors in the output noise; None: counted on.
-            outputs: one of ``output_runs``, to read these columns only, as they are when all are read; None: all.
+            outputs: one of ``output_runs``, to read these columns only, as they are when all are
+                read; None: all.
         """
         vectors, autocast = self._admit(x)
         if self.exact:
             return self._digital(x, cut(self.weight, outputs), cut(self.bias, outputs))
         mode = self.programmed is not None, self.training
-        plans = self.plans[mode] if outputs is None else self.run_plans[*mode, outputs.start, outputs.stop]
+        plans = (
+            self.plans[mode]
+            if outputs is None
+            else self.run_plans[*mode, outputs.start, outputs.stop]
+        )
         keys, samples = self._drawn(x, vectors, keys, samples)
         input_range = self.input_range if self.calibrated else self._absmax(x.detach())
-        x, dtype = self._padded(x), torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype
+        x, dtype = (
+            self._padded(x),
+            torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype,
+        )
 
-        def product(x: Tensor, input_range: Tensor, keys: Tensor | None, samples: Tensor | None) -> Tensor:
+        def product(
+            x: Tensor, input_range: Tensor, keys: Tensor | None, samples: Tensor | None
+        ) -> Tensor:
             inputs = (x, input_range)
-            parts = [self._section(i, *inputs, plan, keys, samples, dtype, outputs) for i, plan in enumerate(plans)]
+            parts = [
+                self._section(i, *inputs, plan, keys, samples, dtype, outputs)
+                for i, plan in enumerate(plans)
+            ]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
 
         if keys is not None and keys.dim() == 2:
@@ -234,7 +275,9 @@ class AnalogLayer(PlacedLayer, CountingLayer):
     def _drawn(
         self, x: Tensor, vectors: int, keys: Tensor | None, samples: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Keys of the noise and numbers of the vectors, those given or else new ones where there is noise."""
+        """Keys of the noise and numbers of the vectors, those given or else new ones where there is
+        noise.
+        """
         plan = self.plans[self.programmed is not None, self.training][0]
         if self.programmed is None and (plan.noisy or (self.training and self.noise_in_torch)):
             keys = self.draw(x) if keys is None else keys
@@ -256,7 +299,9 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         dtype: torch.dtype,
         outputs: slice | None = None,
     ) -> Tensor:
-        """The part of the output that a section computes, in ``dtype`` (autocast's, or the weight's)."""
+        """The part of the output that a section computes, in ``dtype`` (autocast's, or the
+        weight's).
+        """
         section, held, bias = self.sections[index], self.programmed, self._read_bias()
         if held is not None and held.offset is not None:
             bias = held.offset if bias is None else bias + held.offset
@@ -266,7 +311,10 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         if held is not None:
             weight = cut(held.weights[index], outputs).to(dtype)
             noise = {"output_keys": held.keys, "samples": samples}
-            noise |= {"scale": cut(held.scales[index], outputs, 1), "gain": cut(held.gains[index], outputs, 1)}
+            noise |= {
+                "scale": cut(held.scales[index], outputs, 1),
+                "gain": cut(held.gains[index], outputs, 1),
+            }
             if held.negatives is not None:
                 noise["negatives"] = cut(held.negatives[index], outputs).to(dtype)
         else:
@@ -293,7 +341,12 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         return limits
 
     def _simulated(
-        self, section: Section, keys: Tensor | None, samples: Tensor | None, dtype: torch.dtype, outputs: slice | None
+        self,
+        section: Section,
+        keys: Tensor | None,
+        samples: Tensor | None,
+        dtype: torch.dtype,
+        outputs: slice | None,
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Weight of a product of a layer that is not programmed, and what noise it takes."""
         weight = section.weight(self.as_matrix(self.weight))
@@ -308,10 +361,16 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         if outputs is not None and not known and (shared := section.shared_columns(self.chip)):
             # of the block as it is placed: the whole
             known = {"scale": block_scales(weight.to(dtype), section.bounds, shared)}
-        return cut(weight, outputs).to(dtype), noise | {name: cut(t, outputs, 1) for name, t in known.items()}
+        return cut(weight, outputs).to(dtype), noise | {
+            name: cut(t, outputs, 1) for name, t in known.items()
+        }
 
-    def drawn(self, weight: Tensor, section: Section, key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """``weight`` (of the section) with the noise of a training step that no kernel draws: see ``nn.drawn``."""
+    def drawn(
+        self, weight: Tensor, section: Section, key: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """``weight`` (of the section) with the noise of a training step that no kernel draws: see
+        ``nn.drawn``.
+        """
         return drawn(weight, section, self.chip, key, self.noise_fraction, self.noise_time)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -321,17 +380,26 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         return self
 
     def extra_repr(self) -> str:
-        """The digital layer's, then chip, input range and, where they are not the chip's, ADC bounds."""
+        """The digital layer's, then chip, input range and, where they are not the chip's, ADC
+        bounds.
+        """
         value = "absmax"
         if self.calibrated:
-            ranges, unknown = self.input_ranges, "meta" if self.input_range.is_meta else "in another process"
+            ranges, unknown = (
+                self.input_ranges,
+                "meta" if self.input_range.is_meta else "in another process",
+            )
             value = unknown if ranges is None else range_text(ranges)
-        bounds = "" if self.output_bounds is None else f", ADC bounds={bounds_text(self.output_bounds)}"
+        bounds = (
+            "" if self.output_bounds is None else f", ADC bounds={bounds_text(self.output_bounds)}"
+        )
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}{bounds}"
 
 
 def _autocasts(x: Tensor, weight: Tensor) -> bool:
-    """Whether autocast chooses the type of the product: never for double precision, as for torch's own layers."""
+    """Whether autocast chooses the type of the product: never for double precision, as for torch's
+    own layers.
+    """
     kind = x.device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return False

@@ -1,7 +1,8 @@
-"""nn.RNNCell, nn.LSTMCell and nn.GRUCell on an analog chip: two products on tiles, gates and state digital.
+"""nn.RNNCell, nn.LSTMCell and nn.GRUCell on an analog chip: two products on tiles, gates and state
+digital.
 
-A cell does not know where a sequence begins: every call is a forward of its own, with noise of its own. The layers
-``nn.RNN``, ``LSTM`` and ``GRU`` keep the noise of their weights for all time steps.
+A cell does not know where a sequence begins: every call is a forward of its own, with noise of its
+own. The layers ``nn.RNN``, ``LSTM`` and ``GRU`` keep the noise of their weights for all time steps.
 """
 
 from collections.abc import Iterator
@@ -26,14 +27,16 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
         yield Spot("hh", "weight_hh", "bias_hh")
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        """As the digital cell: input ``(N, I)`` or ``(I,)`` and the state, zeros if it is None; the next state."""
+        """As the digital cell: input ``(N, I)`` or ``(I,)`` and the state, zeros if it is None; the
+        next state.
+        """
         if isinstance(input, Proxy):
             return whole(self, input, hx)
         self.refuse_changed()
         if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
             raise ValueError(
-                f"layer {self.layer_name!r} takes (N, {self.input_size}) inputs, or one sample without N, got shape "
-                f"{tuple(input.shape)}"
+                f"layer {self.layer_name!r} takes (N, {self.input_size}) inputs, or one sample "
+                f"without N, got shape {tuple(input.shape)}"
             )
         wanted = (*input.shape[:-1], self.hidden_size)
         if hx is None:
@@ -41,8 +44,8 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
         given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         if [tuple(h.shape) for h in given] != [wanted] * self.states:
             raise ValueError(
-                f"layer {self.layer_name!r} takes {self.states} state{'s' * (self.states > 1)} of shape {wanted}, got "
-                f"{[tuple(h.shape) for h in given]}"
+                f"layer {self.layer_name!r} takes {self.states} state{'s' * (self.states > 1)} of "
+                f"shape {wanted}, got {[tuple(h.shape) for h in given]}"
             )
         return self._next(self.matrix("ih")(input), self.matrix("hh")(given[0]), given)
 
@@ -52,7 +55,9 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
 
 
 class AnalogRNNCell(AnalogRecurrentCell, nn.RNNCell):
-    """``nn.RNNCell`` whose products run on a chip: made by ``convert``. Every option of ``nn.RNNCell``."""
+    """``nn.RNNCell`` whose products run on a chip: made by ``convert``. Every option of
+    ``nn.RNNCell``.
+    """
 
     digital = nn.RNNCell
 
@@ -61,7 +66,9 @@ class AnalogRNNCell(AnalogRecurrentCell, nn.RNNCell):
 
 
 class AnalogGRUCell(AnalogRecurrentCell, nn.GRUCell):
-    """``nn.GRUCell`` whose products run on a chip: made by ``convert``. Every option of ``nn.GRUCell``."""
+    """``nn.GRUCell`` whose products run on a chip: made by ``convert``. Every option of
+    ``nn.GRUCell``.
+    """
 
     digital = nn.GRUCell
 
@@ -70,7 +77,9 @@ class AnalogGRUCell(AnalogRecurrentCell, nn.GRUCell):
 
 
 class AnalogLSTMCell(AnalogRecurrentCell, nn.LSTMCell):
-    """``nn.LSTMCell`` whose products run on a chip: made by ``convert``. Every option of ``nn.LSTMCell``."""
+    """``nn.LSTMCell`` whose products run on a chip: made by ``convert``. Every option of
+    ``nn.LSTMCell``.
+    """
 
     digital = nn.LSTMCell
     states = 2

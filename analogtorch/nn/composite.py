@@ -1,7 +1,9 @@
-"""Modules that hold several weight matrices: recurrent layers, attention. Each matrix is an analog layer of its own.
+"""Modules that hold several weight matrices: recurrent layers, attention. Each matrix is an analog
+layer of its own.
 
-Such a module keeps its Parameters and ``state_dict`` keys; beside them it gets a child for each matrix, which shares
-the Parameter and brings what only a chip needs: the streams of its noise and an input range.
+Such a module keeps its Parameters and ``state_dict`` keys; beside them it gets a child for each
+matrix, which shares the Parameter and brings what only a chip needs: the streams of its noise and
+an input range.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +34,8 @@ class Spot:
 
 
 class AnalogMatrix(AnalogLinear):
-    """One weight matrix of a larger module: the module's own Parameters, and an input range beside them.
+    """One weight matrix of a larger module: the module's own Parameters, and an input range beside
+    them.
 
     Its keys in a ``state_dict`` are the module's; it adds none.
     """
@@ -52,9 +55,12 @@ class AnalogMatrix(AnalogLinear):
 
     def share(self, owner: nn.Module) -> None:
         """Take the owner's Parameters, which moving, loading or tying may have exchanged."""
-        if self.spot.weight in owner._parameters:  # else it was pruned or parametrized, which the owner refuses
+        # else it was pruned or parametrized, which the owner refuses
+        if self.spot.weight in owner._parameters:
             self._parameters["weight"] = owner._parameters[self.spot.weight]
-            self._parameters["bias"] = owner._parameters.get(self.spot.bias) if self.spot.bias else None
+            self._parameters["bias"] = (
+                owner._parameters.get(self.spot.bias) if self.spot.bias else None
+            )
 
     def parameter_name(self, name: str) -> str:
         """The name of the owner's Parameter."""
@@ -65,7 +71,11 @@ class AnalogMatrix(AnalogLinear):
         return self.parameter_name(name)
 
     def forward(
-        self, input: Tensor, keys: Tensor | None = None, samples: Tensor | None = None, outputs: slice | None = None
+        self,
+        input: Tensor,
+        keys: Tensor | None = None,
+        samples: Tensor | None = None,
+        outputs: slice | None = None,
     ) -> Tensor:
         """The analog product of ``input``; noise and run of outputs as for ``analog_forward``."""
         return self.analog_forward(input, keys, samples, outputs)
@@ -88,7 +98,9 @@ class AnalogMatrix(AnalogLinear):
 
 
 class DigitalMatrix:
-    """One weight matrix of an analog module that stays digital; what it is called with is as for ``AnalogMatrix``."""
+    """One weight matrix of an analog module that stays digital; what it is called with is as for
+    ``AnalogMatrix``.
+    """
 
     output_noise = 0.0
 
@@ -99,7 +111,9 @@ class DigitalMatrix:
     def draw(self, x: Tensor, order: Tensor | None = None) -> None:
         """There is no noise to draw."""
 
-    def __call__(self, input: Tensor, keys: None = None, samples: None = None, outputs: slice | None = None) -> Tensor:
+    def __call__(
+        self, input: Tensor, keys: None = None, samples: None = None, outputs: slice | None = None
+    ) -> Tensor:
         """The digital product of ``input``."""
         return F.linear(input, cut(self.weight, outputs), cut(self.bias, outputs))
 
@@ -116,11 +130,17 @@ class AnalogComposite(nn.Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         digital = f"nn.{self.digital.__name__}"
-        raise TypeError(f"{type(self).__name__} is made out of an {digital}: analogtorch.convert({digital}(...), chip)")
+        raise TypeError(
+            f"{type(self).__name__} is made out of an {digital}: "
+            f"analogtorch.convert({digital}(...), chip)"
+        )
 
     @classmethod
-    def from_digital(cls, layer: nn.Module, chip: Chip | Mapping[str, Chip], name: str) -> "AnalogComposite":
-        """An analog module in place of ``layer``: the same Parameter objects, children, hooks and attributes.
+    def from_digital(
+        cls, layer: nn.Module, chip: Chip | Mapping[str, Chip], name: str
+    ) -> "AnalogComposite":
+        """An analog module in place of ``layer``: the same Parameter objects, children, hooks and
+        attributes.
 
         ``chip``: of all matrices, or of each that becomes analog, by the name of its child.
         """
@@ -129,7 +149,9 @@ class AnalogComposite(nn.Module):
         new.digital_class, new.layer_name = type(layer), name
         for spot in new.spots():
             if (own := chip if isinstance(chip, Chip) else chip.get(spot.child)) is not None:
-                child = AnalogMatrix.of(new, spot, own, f"{name}.{spot.child}" if name else spot.child)
+                child = AnalogMatrix.of(
+                    new, spot, own, f"{name}.{spot.child}" if name else spot.child
+                )
                 new.add_module(spot.child, child.train(layer.training))
         return new
 
@@ -144,11 +166,15 @@ class AnalogComposite(nn.Module):
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> str | None:
-        """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it can."""
+        """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it
+        can.
+        """
         return None
 
     def matrix(self, child: str) -> Any:
-        """What computes with the matrix called ``child``: an ``AnalogMatrix``, or a ``DigitalMatrix``."""
+        """What computes with the matrix called ``child``: an ``AnalogMatrix``, or a
+        ``DigitalMatrix``.
+        """
         if (analog := self._modules.get(child)) is not None:
             return analog
         return DigitalMatrix(self, next(spot for spot in self.spots() if spot.child == child))
@@ -158,9 +184,13 @@ class AnalogComposite(nn.Module):
         return [m for m in self._modules.values() if isinstance(m, AnalogMatrix)]
 
     def to_digital(self) -> nn.Module:
-        """The digital module that ``from_digital`` was given, with the Parameters as they are now."""
+        """The digital module that ``from_digital`` was given, with the Parameters as they are
+        now.
+        """
         old = reborn(self, self.digital_class, self.layer_name)
-        old._modules = {name: m for name, m in self._modules.items() if not isinstance(m, AnalogMatrix)}
+        old._modules = {
+            name: m for name, m in self._modules.items() if not isinstance(m, AnalogMatrix)
+        }
         for name in ("digital_class", "layer_name"):
             old.__dict__.pop(name, None)
         return old
@@ -175,14 +205,18 @@ class AnalogComposite(nn.Module):
             matrix.share(self)
 
     def refuse_changed(self) -> None:
-        """Raise RuntimeError where a Parameter gave way to what is computed from it, which its matrix would not see."""
+        """Raise RuntimeError where a Parameter gave way to what is computed from it, which its
+        matrix would not see.
+        """
         for matrix in self.matrices():
             for own, name in (("weight", matrix.spot.weight), ("bias", matrix.spot.bias)):
                 if matrix._parameters.get(own) is not None and name not in self._parameters:
                     raise RuntimeError(
-                        f"layer {self.layer_name!r}: {name} was pruned or parametrized after the conversion, which "
-                        "the chip does not see; make that permanent (torch.nn.utils.prune.remove or "
-                        "torch.nn.utils.parametrize.remove_parametrizations), or do it before convert"
+                        f"layer {self.layer_name!r}: {name} was pruned or parametrized after the "
+                        "conversion, which the chip does not see; make that permanent "
+                        "(torch.nn.utils.prune.remove or "
+                        "torch.nn.utils.parametrize.remove_parametrizations), or do it before "
+                        "convert"
                     )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -190,7 +224,9 @@ class AnalogComposite(nn.Module):
         self._share()
         return self
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: dict, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: dict, *rest: Any
+    ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
         self._share()
         if not local_metadata and not any(key.endswith(".input_range") for key in state_dict):

@@ -1,10 +1,11 @@
 """nn.Conv1d, nn.Conv2d and nn.Conv3d on an analog chip.
 
-The chip computes one matrix-vector multiply per output position, and a row block may hold any run of (channel, kernel
-tap). No form of it unfolds the input in memory. The CPU kernels gather the patches of 32 places at a time into cache,
-which costs a few percent of the product and serves every blocking, stride, dilation and group alike; in plain torch a
-row block is a convolution of its own channels and taps, which a convolution library runs faster than a product of
-patches (im2col would move kernel-size times the input).
+The chip computes one matrix-vector multiply per output position, and a row block may hold any run
+of (channel, kernel tap). No form of it unfolds the input in memory. The CPU kernels gather the
+patches of 32 places at a time into cache, which costs a few percent of the product and serves every
+blocking, stride, dilation and group alike; in plain torch a row block is a convolution of its own
+channels and taps, which a convolution library runs faster than a product of patches (im2col would
+move kernel-size times the input).
 """
 
 from typing import Any
@@ -40,7 +41,8 @@ class AnalogConv(AnalogLayer):
 
     def _pads(self) -> tuple[tuple[int, ...], bool]:
         """Zeros on both sides of each dimension, and whether the product adds them by itself."""
-        pads = self._reversed_padding_repeated_twice  # also of padding="same"; last dimension first, two numbers each
+        # also of padding="same"; last dimension first, two numbers each
+        pads = self._reversed_padding_repeated_twice
         before, after = tuple(pads[-2::-2]), tuple(pads[-1::-2])
         return before, self.padding_mode == "zeros" and before == after and not any(
             s.cuts_kernel for s in self.sections
@@ -50,18 +52,24 @@ class AnalogConv(AnalogLayer):
         pads = self._reversed_padding_repeated_twice
         if self._pads()[1] or not any(pads):
             return x
-        return F.pad(x, pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        return F.pad(
+            x, pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode
+        )
 
     def _geometry(self) -> dict[str, tuple[int, ...]]:
         before, own = self._pads()
-        return {"stride": self.stride, "padding": before if own else (0,) * self.dims, "dilation": self.dilation}
+        return {
+            "stride": self.stride,
+            "padding": before if own else (0,) * self.dims,
+            "dilation": self.dilation,
+        }
 
     def _vectors(self, x: Tensor) -> int:
         if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:
             places = {1: "L", 2: "H, W", 3: "D, H, W"}[self.dims]
             raise ValueError(
-                f"layer {self.layer_name!r} takes (N, {self.in_channels}, {places}) inputs, or one sample without N, "
-                f"got shape {tuple(x.shape)}"
+                f"layer {self.layer_name!r} takes (N, {self.in_channels}, {places}) inputs, or one "
+                f"sample without N, got shape {tuple(x.shape)}"
             )
         return x.shape[0]
 
@@ -70,10 +78,11 @@ class AnalogConv(AnalogLayer):
 
 
 class AnalogConv1d(AnalogConv, nn.Conv1d):
-    """``nn.Conv1d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
+    """``nn.Conv1d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its
+    arguments.
 
-    Input ``(N, C, L)`` or ``(C, L)``; every option of ``nn.Conv1d``. Before calibration the DAC's full scale is the
-    largest magnitude of each sample.
+    Input ``(N, C, L)`` or ``(C, L)``; every option of ``nn.Conv1d``. Before calibration the DAC's
+    full scale is the largest magnitude of each sample.
     """
 
     dims = 1
@@ -82,10 +91,11 @@ class AnalogConv1d(AnalogConv, nn.Conv1d):
 
 
 class AnalogConv2d(AnalogConv, nn.Conv2d):
-    """``nn.Conv2d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
+    """``nn.Conv2d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its
+    arguments.
 
-    Input ``(N, C, H, W)`` or ``(C, H, W)``; every option of ``nn.Conv2d``. Before calibration the DAC's full scale is
-    the largest magnitude of each sample.
+    Input ``(N, C, H, W)`` or ``(C, H, W)``; every option of ``nn.Conv2d``. Before calibration the
+    DAC's full scale is the largest magnitude of each sample.
     """
 
     dims = 2
@@ -94,10 +104,11 @@ class AnalogConv2d(AnalogConv, nn.Conv2d):
 
 
 class AnalogConv3d(AnalogConv, nn.Conv3d):
-    """``nn.Conv3d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
+    """``nn.Conv3d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its
+    arguments.
 
-    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``; every option of ``nn.Conv3d``. Before calibration the DAC's full
-    scale is the largest magnitude of each sample.
+    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``; every option of ``nn.Conv3d``. Before calibration
+    the DAC's full scale is the largest magnitude of each sample.
     """
 
     dims = 3

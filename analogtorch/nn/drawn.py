@@ -1,4 +1,5 @@
-"""The noise of a training step that no kernel draws: whole devices, failed cells, weights of a sample's own.
+"""The noise of a training step that no kernel draws: whole devices, failed cells, weights of a
+sample's own.
 
 Like all noise it is keyed by position (``ops/generator.py``); the gradient takes it for a constant.
 """
@@ -11,18 +12,33 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Spread
-from analogtorch.ops import Noise, block_scales, fold, happens, normal, number_samples, over_rows, stream
+from analogtorch.ops import (
+    Noise,
+    block_scales,
+    fold,
+    happens,
+    normal,
+    number_samples,
+    over_rows,
+    stream,
+)
 from analogtorch.ops.physics import magnitude_sums, ratio, relative, weight_sigma
 
 # hashed here, because torch.compile cannot trace a hash
-_PROGRAMMING, _DRIFT, _READ = (stream(kind) for kind in (Noise.PROGRAMMING, Noise.DRIFT, Noise.READ))
+_PROGRAMMING, _DRIFT, _READ = (
+    stream(kind) for kind in (Noise.PROGRAMMING, Noise.DRIFT, Noise.READ)
+)
 _DROP = stream("drop connect")
 
 
 def needs_torch(chip: Chip, fraction: float) -> bool:
-    """Whether ``drawn`` must make the training weights of ``chip`` at a ``fraction`` of its noise."""
+    """Whether ``drawn`` must make the training weights of ``chip`` at a ``fraction`` of its
+    noise.
+    """
     noise = chip.training
-    unknown = noise.weight == "device" or (noise.weight == "programming" and chip.cell.spread is None)
+    unknown = noise.weight == "device" or (
+        noise.weight == "programming" and chip.cell.spread is None
+    )
     return (unknown and noise.strength * fraction > 0) or noise.drop_connect * fraction > 0
 
 
@@ -40,9 +56,9 @@ def drawn(
         time: ``chip.training.seconds``.
 
     Returns:
-        The weights, of ``section.shape``; and by name ``scale``, that of the weights without noise, and ``gain``, the
-        correction of the drift, where devices drift. The gradient of a weight is that of what it reads as after the
-        correction.
+        The weights, of ``section.shape``; and by name ``scale``, that of the weights without noise,
+        and ``gain``, the correction of the drift, where devices drift. The gradient of a weight is
+        that of what it reads as after the correction.
     """
     noise, strength = chip.training, chip.training.strength * fraction
     gain: Tensor | None = None
@@ -53,12 +69,15 @@ def drawn(
         dropped = _dropped(section, key, noise.drop_connect * fraction)
         if noise.weight == "device":
             read, gain = _devices(w.float(), section, chip, key, dropped, time)
-            deviation = full * strength * (over_rows(gain, section.bounds).view(section.shape) * read - w)
+            deviation = (
+                full * strength * (over_rows(gain, section.bounds).view(section.shape) * read - w)
+            )
             gain = gain**strength
         elif noise.weight == "none":
             deviation = torch.zeros_like(full)
         else:
-            shaped = chip.cell.spread or chip.cell.programming_sigma  # of the kernels' size, where they have one
+            # of the kernels' size, where they have one
+            shaped = chip.cell.spread or chip.cell.programming_sigma
             spread = shaped if noise.weight == "programming" else Spread()
             deviation = weight_sigma(w, full, strength, spread) * _normals(section, key)
     weight = weight + deviation.to(weight.dtype)
@@ -66,20 +85,27 @@ def drawn(
         weight = weight.masked_fill(dropped, 0.0)
     if gain is None:
         return weight, {"scale": scale}
-    return weight / over_rows(gain, section.bounds).view(section.shape), {"scale": scale, "gain": gain}
+    return weight / over_rows(gain, section.bounds).view(section.shape), {
+        "scale": scale,
+        "gain": gain,
+    }
 
 
 def _devices(
     w: Tensor, section: Section, chip: Chip, key: Tensor, dropped: Tensor | None, t: float | None
 ) -> tuple[Tensor, Tensor]:
-    """What the cells of the targets ``w`` stand for when they are read, and the correction of their drift.
+    """What the cells of the targets ``w`` stand for when they are read, and the correction of their
+    drift.
 
-    The latter is (row blocks, outputs): per placed block, the mean magnitude after programming over that of now.
+    The latter is (row blocks, outputs): per placed block, the mean magnitude after programming over
+    that of now.
     """
     cell, device = chip.cell, chip.cell.device
 
     def draw(kind: int) -> Tensor:
-        return torch.stack([_normals(section, fold(fold(key, kind), d)) for d in range(cell.devices)])
+        return torch.stack(
+            [_normals(section, fold(fold(key, kind), d)) for d in range(cell.devices)]
+        )
 
     def works(g: Tensor) -> Tensor:
         return cell.weights(g) if dropped is None else cell.weights(g).masked_fill(dropped, 0.0)
@@ -110,11 +136,13 @@ def _dropped(section: Section, key: Tensor, probability: float) -> Tensor | None
 
 
 def keys_by_sample(keys: Tensor, x: Tensor, order: Tensor | None = None) -> Tensor:
-    """The keys (streams,) of a forward for each sample: (samples, streams); only the weights' stream differs.
+    """The keys (streams,) of a forward for each sample: (samples, streams); only the weights'
+    stream differs.
 
     Args:
         keys: the weights' first.
-        x: the input, whose first dimension counts the samples; one of a single dimension is one sample.
+        x: the input, whose first dimension counts the samples; one of a single dimension is one
+            sample.
         order: which sample of the batch each of ``x`` is, int64; None: they lie in order.
     """
     numbers = number_samples(x, x.shape[0] if x.dim() > 1 else 1, 1)
@@ -129,7 +157,8 @@ def each_sample(
     keys: Tensor,
     samples: Tensor | None,
 ) -> Tensor:
-    """``product(x, input_range, keys, samples)`` of one sample after the other, each with its own row of ``keys``.
+    """``product(x, input_range, keys, samples)`` of one sample after the other, each with its own
+    row of ``keys``.
 
     Args:
         product: of a batch, under keys (streams,).
@@ -139,7 +168,9 @@ def each_sample(
         samples: numbers of all vectors in the output noise.
     """
     if x.dim() == 1 or len(keys) == 0:
-        return product(x, input_range, keys[0] if len(keys) else keys.new_zeros(keys.shape[1]), samples)
+        return product(
+            x, input_range, keys[0] if len(keys) else keys.new_zeros(keys.shape[1]), samples
+        )
     own = input_range.dim() == x.dim()
     numbers = None if samples is None else samples.view(len(keys), -1)
     parts = [

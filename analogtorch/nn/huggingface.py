@@ -1,6 +1,8 @@
-"""The linear layer of GPT-2 and its kin, ``transformers.pytorch_utils.Conv1D``: ``nn.Linear`` with a transposed weight.
+"""The linear layer of GPT-2 and its kin, ``transformers.pytorch_utils.Conv1D``: ``nn.Linear`` with
+a transposed weight.
 
-It imports transformers: ``analogtorch.nn.kinds.kinds`` imports it only where the process has done so already.
+It imports transformers: ``analogtorch.nn.kinds.kinds`` imports it only where the process has done
+so already.
 """
 
 import math
@@ -15,10 +17,11 @@ from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogConv1D(AnalogLayer, Conv1D):
-    """``transformers.pytorch_utils.Conv1D`` whose product runs on a chip: made by ``convert``, or with ``chip``.
+    """``transformers.pytorch_utils.Conv1D`` whose product runs on a chip: made by ``convert``, or
+    with ``chip``.
 
-    Input ``(*, nx)``, output ``(*, nf)``; the weight is ``(nx, nf)``. Before calibration the DAC's full scale is the
-    largest magnitude of each input vector.
+    Input ``(*, nx)``, output ``(*, nf)``; the weight is ``(nx, nf)``. Before calibration the DAC's
+    full scale is the largest magnitude of each input vector.
     """
 
     channel_dim = -1
@@ -40,7 +43,9 @@ class AnalogConv1D(AnalogLayer, Conv1D):
 
     def _vectors(self, x: Tensor) -> int:
         if x.dim() == 0 or x.shape[-1] != self.nx:
-            raise ValueError(f"layer {self.layer_name!r} takes (*, {self.nx}) inputs, got shape {tuple(x.shape)}")
+            raise ValueError(
+                f"layer {self.layer_name!r} takes (*, {self.nx}) inputs, got shape {tuple(x.shape)}"
+            )
         return math.prod(x.shape[:-1])
 
     def _absmax(self, x: Tensor) -> Tensor:

@@ -9,7 +9,11 @@ from analogtorch.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from analogtorch.nn.embedding import AnalogEmbedding
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRNN
-from analogtorch.nn.transposed import AnalogConvTranspose1d, AnalogConvTranspose2d, AnalogConvTranspose3d
+from analogtorch.nn.transposed import (
+    AnalogConvTranspose1d,
+    AnalogConvTranspose2d,
+    AnalogConvTranspose3d,
+)
 
 KINDS: tuple[Any, ...] = (
     *(AnalogLinear, AnalogConv1d, AnalogConv2d, AnalogConv3d),
@@ -22,7 +26,9 @@ KINDS: tuple[Any, ...] = (
 
 
 def kinds() -> tuple[Any, ...]:
-    """``KINDS``, and those of libraries that the process has imported: a model with such a layer has done so."""
+    """``KINDS``, and those of libraries that the process has imported: a model with such a layer
+    has done so.
+    """
     if "transformers.pytorch_utils" not in sys.modules:
         return KINDS
     from analogtorch.nn.huggingface import AnalogConv1D

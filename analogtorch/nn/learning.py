@@ -1,4 +1,6 @@
-"""A warning at the first training step: an optimizer made before ``convert`` does not know the input ranges."""
+"""A warning at the first training step: an optimizer made before ``convert`` does not know the
+input ranges.
+"""
 
 import functools
 import warnings
@@ -18,7 +20,9 @@ _WARNED: "WeakSet[Optimizer]" = WeakSet()
 
 
 def expect(layer: nn.Module) -> None:
-    """See to it that whoever trains the weight of the analog ``layer`` is warned if its range does not learn."""
+    """See to it that whoever trains the weight of the analog ``layer`` is warned if its range does
+    not learn.
+    """
     _register()
     _PENDING.add(layer)
 
@@ -29,11 +33,17 @@ def _register() -> None:
 
 
 def _look(optimizer: Optimizer, *_: Any) -> None:
-    """After a step: the layers whose weight it changed are done with; of some of them the range should have, too."""
+    """After a step: the layers whose weight it changed are done with; of some of them the range
+    should have, too.
+    """
     if torch.compiler.is_compiling():
         return
     layers = list(_PENDING)
-    learning = [layer for layer in layers if layer.input_range.requires_grad and layer.input_range.grad is not None]
+    learning = [
+        layer
+        for layer in layers
+        if layer.input_range.requires_grad and layer.input_range.grad is not None
+    ]
     if not learning:
         return
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -48,9 +58,10 @@ def _look(optimizer: Optimizer, *_: Any) -> None:
         named = ", ".join(map(repr, sorted(left)[:_SHOWN]))
         more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
         warnings.warn(
-            f"this {type(optimizer).__name__} trains the weights of analog layers but not their input ranges, which do "
-            f"not learn unless another optimizer has them: {named}{more}. Make the "
-            "optimizer after analogtorch.convert, from model.parameters() or analogtorch.hwa.parameter_groups(model, "
-            "weight_decay=...); or freeze the ranges with layer.input_range.requires_grad_(False)",
+            f"this {type(optimizer).__name__} trains the weights of analog layers but not their "
+            f"input ranges, which do not learn unless another optimizer has them: {named}{more}. "
+            "Make the optimizer after analogtorch.convert, from model.parameters() or "
+            "analogtorch.hwa.parameter_groups(model, weight_decay=...); or freeze the ranges with "
+            "layer.input_range.requires_grad_(False)",
             stacklevel=3,
         )

@@ -10,10 +10,11 @@ from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogLinear(AnalogLayer, nn.Linear):
-    """``nn.Linear`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
+    """``nn.Linear`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its
+    arguments.
 
-    Input ``(*, in_features)``, output ``(*, out_features)``, as ``nn.Linear``. Before calibration the DAC's full scale
-    is the largest magnitude of each input vector.
+    Input ``(*, in_features)``, output ``(*, out_features)``, as ``nn.Linear``. Before calibration
+    the DAC's full scale is the largest magnitude of each input vector.
 
     Example:
         >>> layer = at.nn.AnalogLinear(64, 10, chip=at.chips.hermes64())
@@ -22,8 +23,8 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     channel_dim = -1
     digital = nn.Linear
     sequence_first: bool = False
-    """Whether inputs of three dimensions are (L, N, in_features), so that their second one counts the samples:
-    ``convert`` says so of the layers of a transformer that is not ``batch_first``."""
+    """Whether inputs of three dimensions are (L, N, in_features), so that their second one counts
+    the samples: ``convert`` says so of the layers of a transformer that is not ``batch_first``."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The analog product of ``input`` and the weight, plus the digital bias."""
@@ -39,7 +40,8 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     def _vectors(self, x: Tensor) -> int:
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
-                f"layer {self.layer_name!r} takes (*, {self.in_features}) inputs, got shape {tuple(x.shape)}"
+                f"layer {self.layer_name!r} takes (*, {self.in_features}) inputs, got shape "
+                f"{tuple(x.shape)}"
             )
         return math.prod(x.shape[:-1])  # Size.numel() would fix a batch size that is traced
 

@@ -1,4 +1,6 @@
-"""How a layer lies on its chip: the blocks of its weight, and the plans by which they are multiplied."""
+"""How a layer lies on its chip: the blocks of its weight, and the plans by which they are
+multiplied.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -27,11 +29,14 @@ class PlacedLayer(RangedLayer):
     run_plans: dict[tuple[bool, bool, int, int], tuple[Plan, ...]]
     """That of each run, by (programmed, training, first output, end)."""
     noise_in_torch: bool
-    """Whether training draws its weights in plain torch: for a cell, or an option of noise, that no kernel knows."""
+    """Whether training draws its weights in plain torch: for a cell, or an option of noise, that no
+    kernel knows."""
     noise_fraction: float = 1.0
-    """How much of the chip's training noise there is, in [0, 1]: see ``analogtorch.hwa.training_noise_``."""
+    """How much of the chip's training noise there is, in [0, 1]: see
+    ``analogtorch.hwa.training_noise_``."""
     noise_time: float | None
-    """Of the devices in training, s: ``TrainingNoise.time``, parsed here because torch.compile cannot trace that."""
+    """Of the devices in training, s: ``TrainingNoise.time``, parsed here because torch.compile
+    cannot trace that."""
     streams: tuple[int, ...]
     """Of the noise: that of the weights, then that of each row block's readings."""
 
@@ -43,20 +48,33 @@ class PlacedLayer(RangedLayer):
     @chip.setter
     def chip(self, chip: Chip) -> None:
         if self.programmed is not None:
-            raise RuntimeError(f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become another")
+            raise RuntimeError(
+                f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become "
+                "another"
+            )
         self._chip, self.placed_shape = chip, tuple(self.weight.shape)
         self.sections = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
         # hashed here, because torch.compile cannot trace a hash
         blocks = self.row_blocks
         name = self.layer_name
-        self.streams = (stream(Noise.TRAINING, name), *(stream(Noise.OUTPUT, name, i) for i in range(blocks)))
-        self.noise_in_torch, self.noise_time = needs_torch(chip, self.noise_fraction), chip.training.seconds
+        self.streams = (
+            stream(Noise.TRAINING, name),
+            *(stream(Noise.OUTPUT, name, i) for i in range(blocks)),
+        )
+        self.noise_in_torch, self.noise_time = (
+            needs_torch(chip, self.noise_fraction),
+            chip.training.seconds,
+        )
         self.plans = {
-            (held, training): tuple(self._plan(section, held, training) for section in self.sections)
+            (held, training): tuple(
+                self._plan(section, held, training) for section in self.sections
+            )
             for held, training in ((False, False), (False, True), (True, False))
         }
         self.run_plans = {
-            (*key, run.start, run.stop): (replace(plan, columns=(), first_output=plan.first_output + run.start),)
+            (*key, run.start, run.stop): (
+                replace(plan, columns=(), first_output=plan.first_output + run.start),
+            )
             for key, (plan, *_) in self.plans.items()
             for run in self.output_runs
         }
@@ -70,7 +88,9 @@ class PlacedLayer(RangedLayer):
         chip, noise, fraction = self.chip, self.chip.training, self.noise_fraction
         spread = Spread() if noise.weight == "gaussian" else chip.cell.spread
         geometry: dict[str, Any] = self._geometry()
-        noisy_weight = training and noise.weight != "none" and spread is not None and not self.noise_in_torch
+        noisy_weight = (
+            training and noise.weight != "none" and spread is not None and not self.noise_in_torch
+        )
         return Plan(
             bounds=section.bounds,
             columns=section.shared_columns(chip),
@@ -80,7 +100,9 @@ class PlacedLayer(RangedLayer):
             unit_bits=chip.unit_bits,
             phases=chip.phases,
             output_bound=chip.output_bound,
-            output_noise=chip.output_noise if held else fraction * chip.output_noise * (training and noise.output),
+            output_noise=chip.output_noise
+            if held
+            else fraction * chip.output_noise * (training and noise.output),
             weight_noise=fraction * noise.strength if noisy_weight else 0.0,
             spread=spread if noisy_weight and spread is not None else Spread(),
             first_output=section.outputs.start,
@@ -92,7 +114,9 @@ class PlacedLayer(RangedLayer):
     # what a kind of layer defines
 
     def as_matrix(self, weight: Tensor) -> Tensor:
-        """A weight of the layer's shape as the chip holds it: (outputs, inputs of one group, *kernel)."""
+        """A weight of the layer's shape as the chip holds it: (outputs, inputs of one group,
+        *kernel).
+        """
         return weight
 
     @property

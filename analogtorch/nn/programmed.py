@@ -1,4 +1,6 @@
-"""What a programmed chip holds of a layer, and how the layer counts the inputs that it multiplies."""
+"""What a programmed chip holds of a layer, and how the layer counts the inputs that it
+multiplies.
+"""
 
 import threading
 from collections.abc import Callable
@@ -24,15 +26,20 @@ class Programmed:
     keys: Tensor
     """Keys of the output noise, (row blocks,) int64."""
     adc_gains: tuple[Tensor, ...] | None = None
-    """Per section: gain of the ADC that reads each column, (row blocks, outputs), > 0; None: 1. ``gains`` has it."""
+    """Per section: gain of the ADC that reads each column, (row blocks, outputs), > 0; None: 1.
+    ``gains`` has it."""
     offset: Tensor | None = None
-    """Added digitally to each output beside the bias, (outputs,): see ``analogtorch.correct_columns``."""
+    """Added digitally to each output beside the bias, (outputs,): see
+    ``analogtorch.correct_columns``."""
     negatives: tuple[Tensor, ...] | None = None
-    """Per section: the part of ``weights`` that the negative polarity holds, >= 0; None: it is not read by itself."""
+    """Per section: the part of ``weights`` that the negative polarity holds, >= 0; None: it is not
+    read by itself."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """The same with ``fn`` applied to every tensor."""
-        weights, scales, gains = (tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains))
+        weights, scales, gains = (
+            tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains)
+        )
         adc_gains = None if self.adc_gains is None else tuple(map(fn, self.adc_gains))
         offset = None if self.offset is None else fn(self.offset)
         negatives = None if self.negatives is None else tuple(map(fn, self.negatives))
@@ -47,8 +54,9 @@ class CountingLayer(nn.Module):
     has_run: bool = False
     """Of a programmed layer: whether it has multiplied anything, compiled calls aside."""
     vectors_read: Tensor
-    """Of a programmed layer: how many input vectors (linear) or samples (convolution) it has multiplied, (1,) int64.
-    It counts them for the output noise, so that every multiply has its own and batches of any size see the same."""
+    """Of a programmed layer: how many input vectors (linear) or samples (convolution) it has
+    multiplied, (1,) int64. It counts them for the output noise, so that every multiply has its own
+    and batches of any size see the same."""
 
     def hold(self, programmed: Programmed) -> None:
         """Become the layer as a programmed chip holds it."""
@@ -59,9 +67,11 @@ class CountingLayer(nn.Module):
         self.register_buffer("vectors_read", count, persistent=False)
 
     def count_on(self, vectors: int) -> Tensor:
-        """Count so many vectors of a programmed layer; the number of the first in the output noise, (1,) int64.
+        """Count so many vectors of a programmed layer; the number of the first in the output noise,
+        (1,) int64.
 
-        Threads that share a layer never get the same numbers; which of them gets which depends on who comes first.
+        Threads that share a layer never get the same numbers; which of them gets which depends on
+        who comes first.
         """
         if torch.compiler.is_compiling():  # which cannot trace a lock
             return self._counted_on(vectors)
@@ -76,6 +86,7 @@ class CountingLayer(nn.Module):
     def _refuse_training(self) -> None:
         if self.programmed is not None and self.training:
             raise RuntimeError(
-                f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call .eval() on it, or "
-                "train the model that it was programmed from and program that again"
+                f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call "
+                ".eval() on it, or train the model that it was programmed from and program that "
+                "again"
             )

@@ -1,7 +1,8 @@
-"""The converters of an analog layer: how the full scales of DAC, ADC and digital unit are set, and how they travel.
+"""The converters of an analog layer: how the full scales of DAC, ADC and digital unit are set, and
+how they travel.
 
-No ``state_dict`` lists them, so that the keys are those of the digital layer; their values go into its metadata, which
-``torch.save`` keeps.
+No ``state_dict`` lists them, so that the keys are those of the digital layer; their values go into
+its metadata, which ``torch.save`` keeps.
 """
 
 import warnings
@@ -18,7 +19,8 @@ EACH = {"output_bounds": "ADC bounds", "output_ranges": "output ranges"}
 _EACH_KEYS = {name: f"analogtorch.{name}" for name in EACH}
 
 Bounds = float | list[list[float]] | None
-"""One of ``EACH`` as JSON and metadata hold it: one for all, (row blocks, outputs), or None: there are none."""
+"""One of ``EACH`` as JSON and metadata hold it: one for all, (row blocks, outputs), or None: there
+are none."""
 
 
 class RangedLayer(nn.Module):
@@ -26,11 +28,12 @@ class RangedLayer(nn.Module):
 
     input_range: nn.Parameter
     output_bounds: Tensor | None
-    """Of the ADC of each reading, (row blocks, outputs), in units of (full-scale input x weight scale): a deviation
-    from the chip, which has one bound for all. None: the chip's own."""
+    """Of the ADC of each reading, (row blocks, outputs), in units of (full-scale input x weight
+    scale): a deviation from the chip, which has one bound for all. None: the chip's own."""
     output_ranges: Tensor | None
-    """In which the digital unit of a chip with ``unit_bits`` rounds what it passes on, (row blocks, outputs), in the
-    same units: software sets them. None: they are not known yet, and ADC outputs are passed on as they are."""
+    """In which the digital unit of a chip with ``unit_bits`` rounds what it passes on, (row blocks,
+    outputs), in the same units: software sets them. None: they are not known yet, and ADC outputs
+    are passed on as they are."""
     calibrated: bool
     """Whether the range is known; before, it is found in each input."""
     layer_name: str
@@ -43,12 +46,15 @@ class RangedLayer(nn.Module):
 
     @property
     def input_ranges(self) -> tuple[float, ...] | None:
-        """The DAC's full scale, or that of each row block; None while it is not known to this process.
+        """The DAC's full scale, or that of each row block; None while it is not known to this
+        process.
 
-        FSDP shards a range like any other parameter: one of a single number stays with the first process.
+        FSDP shards a range like any other parameter: one of a single number stays with the first
+        process.
         """
         own = self.input_range.detach()
-        own = own.to_local() if hasattr(own, "to_local") else own  # to ask the other processes would wait for them
+        # to ask the other processes would wait for them
+        own = own.to_local() if hasattr(own, "to_local") else own
         if not self.calibrated or own.is_meta or own.numel() < self.input_range.numel():
             return None
         return tuple(own.abs().tolist())  # the forward uses the magnitude
@@ -57,25 +63,37 @@ class RangedLayer(nn.Module):
         """Fix the DAC's full scale, in the units of the input; training goes on from there.
 
         Args:
-            value: > 0; one for the whole layer, or one for each of its row blocks, whose tiles have DACs of their own.
-                Groups of a convolution share that of a row block. On a GPU, and where row blocks cut a kernel, such a
-                layer computes in plain torch, more slowly. An optimizer that has stepped with another number of ranges
-                must be made anew.
+            value: > 0; one for the whole layer, or one for each of its row blocks, whose tiles have
+                DACs of their own. Groups of a convolution share that of a row block. On a GPU, and
+                where row blocks cut a kernel, such a layer computes in plain torch, more slowly. An
+                optimizer that has stepped with another number of ranges must be made anew.
 
         Raises:
-            ValueError: a value is not a positive finite number, or their number is neither 1 nor that of row blocks.
+            ValueError: a value is not a positive finite number, or their number is neither 1 nor
+                that of row blocks.
         """
         values = self.checked_ranges(value)
-        if self.input_range.is_meta and not self.weight.is_meta:  # weights were assigned to a layer made on meta
+        # weights were assigned to a layer made on meta
+        if self.input_range.is_meta and not self.weight.is_meta:
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
-        stored = torch.tensor(values, dtype=self.input_range.dtype, device="cpu")  # whatever the default device is
+        # whatever the default device is
+        stored = torch.tensor(values, dtype=self.input_range.dtype, device="cpu")
         with torch.no_grad():
-            if self.input_range.shape != stored.shape:  # the same Parameter, which an optimizer may know
-                with torch.inference_mode(False):  # it must be able to learn, whatever it was set under
-                    self.input_range.data, self.input_range.grad = self.input_range.new_empty(stored.shape), None
-            self.input_range.fill_(values[0]) if len(values) == 1 else self.input_range.copy_(stored)
+            # the same Parameter, which an optimizer may know
+            if self.input_range.shape != stored.shape:
+                # it must be able to learn, whatever it was set under
+                with torch.inference_mode(False):
+                    self.input_range.data, self.input_range.grad = (
+                        self.input_range.new_empty(stored.shape),
+                        None,
+                    )
+            self.input_range.fill_(values[0]) if len(values) == 1 else self.input_range.copy_(
+                stored
+            )
         if not self.calibrated:
-            self.input_range.requires_grad_(self.weight.requires_grad and self.chip.input_bits is not None)
+            self.input_range.requires_grad_(
+                self.weight.requires_grad and self.chip.input_bits is not None
+            )
         self.calibrated = True
 
     def forget_input_range(self) -> None:
@@ -87,15 +105,29 @@ class RangedLayer(nn.Module):
 
     def checked_ranges(self, value: float | Sequence[float]) -> list[float]:
         """What ``set_input_range`` would set; it raises what that would."""
-        values, kind = [float(v) for v in value] if isinstance(value, Sequence) else [value], self.input_range.dtype
+        values, kind = (
+            [float(v) for v in value] if isinstance(value, Sequence) else [value],
+            self.input_range.dtype,
+        )
         if bad := [v for v in values if not 0 < v < float("inf")]:
-            raise ValueError(f"input range of {self.layer_name!r} must be a positive finite number, got {bad[0]}")
-        if len(values) not in (1, self.row_blocks):
-            each = "" if self.row_blocks == 1 else f", or one for each of its {self.row_blocks} row blocks"
             raise ValueError(
-                f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: calibrate it anew"
+                f"input range of {self.layer_name!r} must be a positive finite number, got {bad[0]}"
             )
-        if bad := [v for v in values if not 0 < torch.tensor(v, dtype=kind, device="cpu").item() < float("inf")]:
+        if len(values) not in (1, self.row_blocks):
+            each = (
+                ""
+                if self.row_blocks == 1
+                else f", or one for each of its {self.row_blocks} row blocks"
+            )
+            raise ValueError(
+                f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: "
+                "calibrate it anew"
+            )
+        if bad := [
+            v
+            for v in values
+            if not 0 < torch.tensor(v, dtype=kind, device="cpu").item() < float("inf")
+        ]:
             raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
         return values
 
@@ -107,34 +139,41 @@ class RangedLayer(nn.Module):
     def set_output_bounds(self, value: "float | Sequence[Sequence[float]] | Tensor | None") -> None:
         """Give the readings ADC bounds of their own, in units of (full-scale input x weight scale).
 
-        A deviation from a chip whose bound is fixed, which ``summary`` lists: ``calibrate(adc=)`` finds them. They do
-        not learn, and stay as they are when weights change.
+        A deviation from a chip whose bound is fixed, which ``summary`` lists: ``calibrate(adc=)``
+        finds them. They do not learn, and stay as they are when weights change.
 
         Args:
             value: > 0; one for all readings, or (row blocks, outputs). None: the bound of the chip.
 
         Raises:
-            ValueError: a bound is not a positive finite number, or their shape is another. Nothing is changed.
+            ValueError: a bound is not a positive finite number, or their shape is another. Nothing
+                is changed.
         """
         self.output_bounds = self.checked_each("output_bounds", value)
 
     def set_output_ranges(self, value: "float | Sequence[Sequence[float]] | Tensor | None") -> None:
-        """Set the ranges in which the digital unit of a chip such as ``hermes64`` rounds to 8 bits what it passes on.
+        """Set the ranges in which the digital unit of a chip such as ``hermes64`` rounds to 8 bits
+        what it passes on.
 
-        They belong to software, so that they are no deviation from the chip: ``calibrate`` finds them. Without effect
-        on a chip whose ADC has the bits of the outputs (``Chip.adc_steps`` None).
+        They belong to software, so that they are no deviation from the chip: ``calibrate`` finds
+        them. Without effect on a chip whose ADC has the bits of the outputs (``Chip.adc_steps``
+        None).
 
         Args:
-            value: > 0, in units of (full-scale input x weight scale), after the gain of the column; one for all, or
-                (row blocks, outputs). None: ADC outputs are passed on as they are.
+            value: > 0, in units of (full-scale input x weight scale), after the gain of the column;
+                one for all, or (row blocks, outputs). None: ADC outputs are passed on as they are.
 
         Raises:
             ValueError: as ``set_output_bounds``.
         """
         self.output_ranges = self.checked_each("output_ranges", value)
 
-    def checked_each(self, name: str, value: "float | Sequence[Sequence[float]] | Tensor | None") -> Tensor | None:
-        """What the setter of ``name``, one of ``EACH``, would set, on the device of the weight; it raises as that."""
+    def checked_each(
+        self, name: str, value: "float | Sequence[Sequence[float]] | Tensor | None"
+    ) -> Tensor | None:
+        """What the setter of ``name``, one of ``EACH``, would set, on the device of the weight; it
+        raises as that.
+        """
         if value is None:
             return None
         what = f"{EACH[name]} of {self.layer_name!r}"
@@ -168,9 +207,9 @@ class RangedLayer(nn.Module):
             return None
         if tuple(values.shape) != self.readings:
             raise RuntimeError(
-                f"layer {self.layer_name!r} has {EACH[name]} for {tuple(values.shape)} (row blocks, outputs), and on "
-                f"the chip it was put on since, {self.chip.name}, {self.readings} readings; call set_{name}(None) to "
-                "do without, or calibrate anew"
+                f"layer {self.layer_name!r} has {EACH[name]} for {tuple(values.shape)} (row "
+                f"blocks, outputs), and on the chip it was put on since, {self.chip.name}, "
+                f"{self.readings} readings; call set_{name}(None) to do without, or calibrate anew"
             )
         return values[: len(section.bounds) - 1, outputs or section.outputs]
 
@@ -190,8 +229,9 @@ class RangedLayer(nn.Module):
             metadata[prefix[:-1]][_KEY] = ranges[0] if len(ranges) == 1 else list(ranges)
         elif self.calibrated and not self.input_range.is_meta and self.input_range.numel() > 1:
             warnings.warn(
-                f"the input ranges of {self.layer_name!r}, one for each row block, are spread over processes and not "
-                "in this state_dict: keep layer.input_range.full_tensor(), which every process must call, beside it",
+                f"the input ranges of {self.layer_name!r}, one for each row block, are spread over "
+                "processes and not in this state_dict: keep layer.input_range.full_tensor(), which "
+                "every process must call, beside it",
                 stacklevel=2,
             )
 
@@ -209,7 +249,9 @@ class RangedLayer(nn.Module):
             return
         value = state_dict.get(prefix + "input_range")
         rest = {k: v for k, v in state_dict.items() if k != prefix + "input_range"}
-        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing, unexpected, errors)
+        super()._load_from_state_dict(
+            rest, prefix, local_metadata, strict, missing, unexpected, errors
+        )
         if prefix + "input_range" in missing:
             missing.remove(prefix + "input_range")
         self._load_range(value, local_metadata, errors)
@@ -218,7 +260,10 @@ class RangedLayer(nn.Module):
 
     def _refuses_to_load(self, errors: list) -> bool:
         if self.programmed is not None:
-            errors.append(f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it came from")
+            errors.append(
+                f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it "
+                "came from"
+            )
         return self.programmed is not None
 
     def _load_each(self, local_metadata: dict, errors: list) -> None:
@@ -232,8 +277,9 @@ class RangedLayer(nn.Module):
             values = getattr(self, name)
             if values is not None and values.is_meta and not self.weight.is_meta:
                 warnings.warn(
-                    f"the {EACH[name]} of {self.layer_name!r} were lost on the meta device, and this state_dict "
-                    "carries none: the layer has that of its chip; call analogtorch.calibrate for its own",
+                    f"the {EACH[name]} of {self.layer_name!r} were lost on the meta device, and "
+                    "this state_dict carries none: the layer has that of its chip; call "
+                    "analogtorch.calibrate for its own",
                     stacklevel=4,
                 )
                 setattr(self, name, None)
@@ -259,7 +305,8 @@ class RangedLayer(nn.Module):
 def without_converters(metadata: Any) -> Any:
     """The metadata of a ``state_dict`` as that of a digital model has it."""
     return {
-        name: {k: v for k, v in own.items() if k not in (_KEY, *_EACH_KEYS.values())} for name, own in metadata.items()
+        name: {k: v for k, v in own.items() if k not in (_KEY, *_EACH_KEYS.values())}
+        for name, own in metadata.items()
     }
 
 
@@ -278,7 +325,9 @@ def bounds_text(bounds: Tensor) -> str:
 
 
 def warn_of_lost_ranges(calibrated: bool) -> None:
-    """Say that a state_dict brought none; ``calibrated``: whether the layer has one that it keeps."""
+    """Say that a state_dict brought none; ``calibrated``: whether the layer has one that it
+    keeps.
+    """
     kept = "the layers keep those that they have. To get others, " if calibrated else ""
     warnings.warn(
         "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "

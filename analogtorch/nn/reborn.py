@@ -1,4 +1,6 @@
-"""A module that becomes one of another class, and all that is its stays: from digital to analog, and back."""
+"""A module that becomes one of another class, and all that is its stays: from digital to analog,
+and back.
+"""
 
 import warnings
 import weakref
@@ -35,15 +37,18 @@ OWN = frozenset(
 
 
 def reborn(module: nn.Module, kind: Any, name: str) -> Any:
-    """An instance of ``kind`` that is ``module`` in everything else: it shares all its attributes, hooks included.
+    """An instance of ``kind`` that is ``module`` in everything else: it shares all its attributes,
+    hooks included.
 
     ``name``: of the module in its model.
     """
     new = kind.__new__(kind)
     new.__dict__.update(module.__dict__)
-    if new.__dict__.pop("_compiled_call_impl", None) is not None:  # it would go on calling the module that was
+    # it would go on calling the module that was
+    if new.__dict__.pop("_compiled_call_impl", None) is not None:
         warnings.warn(
-            f"{name or '(root)'!r} was compiled by itself and is not any more: call its .compile() again",
+            f"{name or '(root)'!r} was compiled by itself and is not any more: call its .compile() "
+            "again",
             stacklevel=4,
         )
     if forward_is_plain(module):
@@ -58,7 +63,9 @@ def reborn(module: nn.Module, kind: Any, name: str) -> Any:
 
 
 def forward_is_plain(module: nn.Module) -> bool:
-    """Whether the module computes by the forward of its class, which accelerate leaves as an attribute of its own."""
+    """Whether the module computes by the forward of its class, which accelerate leaves as an
+    attribute of its own.
+    """
     own = vars(module).get("forward")
     return own is None or getattr(own, "__func__", None) is type(module).forward
 

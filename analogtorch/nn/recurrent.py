@@ -1,8 +1,9 @@
-"""nn.RNN, nn.LSTM and nn.GRU on an analog chip: weight matrices are products on tiles, gates and states are digital.
+"""nn.RNN, nn.LSTM and nn.GRU on an analog chip: weight matrices are products on tiles, gates and
+states are digital.
 
-The input's products of all time steps run at once, the state's step by step. In training the noise of the weights is
-drawn once per forward and stays for all its time steps, as a chip's would; or once per sequence of the batch, where the
-chip asks for weights of each sample's own.
+The input's products of all time steps run at once, the state's step by step. In training the noise
+of the weights is drawn once per forward and stays for all its time steps, as a chip's would; or
+once per sequence of the batch, where the chip asks for weights of each sample's own.
 """
 
 from collections.abc import Iterator
@@ -18,14 +19,17 @@ from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import number_samples
 
 _STEPS = 1 << 24
-"""How far apart the output noise of two samples begins: the same for a sequence of any length, in any batch."""
+"""How far apart the output noise of two samples begins: the same for a sequence of any length, in
+any batch."""
 
 
 class AnalogRecurrent(AnalogComposite, nn.RNNBase):
     """What the analog recurrent layers share."""
 
     def spots(self) -> Iterator[Spot]:
-        """Every weight matrix: of the input, of the state, and of the projection, by layer and direction."""
+        """Every weight matrix: of the input, of the state, and of the projection, by layer and
+        direction.
+        """
         for layer in range(self.num_layers):
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: 1 + self.bidirectional]:
                 for kind in ("ih", "hh", "hr"):
@@ -36,7 +40,9 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
     # the forward pass
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        """As the digital layer: padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a ``PackedSequence``."""
+        """As the digital layer: padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a
+        ``PackedSequence``.
+        """
         if isinstance(input, Proxy):
             return whole(self, input, hx)
         self.refuse_changed()
@@ -44,18 +50,25 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         lengths: Tensor | None = None
         order: Tensor | None = None
         if packed is not None:
-            x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))  # longest first
+            # longest first
+            x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
             lengths, order = lengths.to(x.device), packed.sorted_indices
         else:
             x = input
         single = x.dim() == 2
-        if x.dim() in (2, 3) and x.shape[1 if self.batch_first and packed is None and not single else 0] == 0:
-            raise ValueError(f"layer {self.layer_name!r} takes at least one time step, got shape {tuple(x.shape)}")
+        if (
+            x.dim() in (2, 3)
+            and x.shape[1 if self.batch_first and packed is None and not single else 0] == 0
+        ):
+            raise ValueError(
+                f"layer {self.layer_name!r} takes at least one time step, got shape "
+                f"{tuple(x.shape)}"
+            )
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"layer {self.layer_name!r} takes (L, N, {self.input_size}) inputs"
-                f"{' with batch_first (N, L, ...)' if self.batch_first else ''}, one sample without N, or a packed "
-                f"sequence; got shape {tuple(x.shape)}"
+                f"{' with batch_first (N, L, ...)' if self.batch_first else ''}, one sample "
+                f"without N, or a packed sequence; got shape {tuple(x.shape)}"
             )
         if packed is None:
             x = x.unsqueeze(1) if single else x.transpose(0, 1) if self.batch_first else x
@@ -64,15 +77,28 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         if packed is not None:
             assert lengths is not None
             result: Any = pack_padded_sequence(outputs, lengths.cpu())
-            result = PackedSequence(result.data, result.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+            result = PackedSequence(
+                result.data, result.batch_sizes, packed.sorted_indices, packed.unsorted_indices
+            )
         else:
-            result = outputs.squeeze(1) if single else outputs.transpose(0, 1) if self.batch_first else outputs
+            result = (
+                outputs.squeeze(1)
+                if single
+                else outputs.transpose(0, 1)
+                if self.batch_first
+                else outputs
+            )
         return result, self._last_states(last, single, packed)
 
     def _layers(
-        self, x: Tensor, states: list[tuple[Tensor, ...]], lengths: Tensor | None, order: Tensor | None
+        self,
+        x: Tensor,
+        states: list[tuple[Tensor, ...]],
+        lengths: Tensor | None,
+        order: Tensor | None,
     ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-        """All layers and directions over ``x`` (L, N, I); ``states``: of each, and so what is returned.
+        """All layers and directions over ``x`` (L, N, I); ``states``: of each, and so what is
+        returned.
 
         ``order``: which sample of the batch each of the N is, if they were sorted.
         """
@@ -96,20 +122,30 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         return {kind: _Noise(self.matrix(kind + suffix), x, order) for kind in kinds}
 
     def _direction(
-        self, x: Tensor, state: tuple[Tensor, ...], noise: dict[str, "_Noise"], reverse: bool, lengths: Tensor | None
+        self,
+        x: Tensor,
+        state: tuple[Tensor, ...],
+        noise: dict[str, "_Noise"],
+        reverse: bool,
+        lengths: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         steps = x.shape[0]
         inputs = noise["ih"].sequence(x)
         outputs: list[Any] = [None] * steps
         for t in reversed(range(steps)) if reverse else range(steps):
             new = self._step(inputs[t], noise, state, t)
-            if lengths is not None:  # a sequence that has ended, or has not begun from behind, keeps its state
+            # a sequence that has ended, or has not begun from behind, keeps its state
+            if lengths is not None:
                 runs = (t < lengths).unsqueeze(1)
-                new = tuple(torch.where(runs, a, b.to(a.dtype)) for a, b in zip(new, state, strict=True))
+                new = tuple(
+                    torch.where(runs, a, b.to(a.dtype)) for a, b in zip(new, state, strict=True)
+                )
             state, outputs[t] = new, new[0]
         return torch.stack(outputs), state
 
-    def _step(self, x: Tensor, noise: dict[str, "_Noise"], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
+    def _step(
+        self, x: Tensor, noise: dict[str, "_Noise"], state: tuple[Tensor, ...], t: int
+    ) -> tuple[Tensor, ...]:
         """The next state from the input's product ``x`` (N, gates) and the state."""
         raise NotImplementedError
 
@@ -131,7 +167,9 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
             given = tuple(h.index_select(1, packed.sorted_indices) for h in given)
         return [tuple(h[i] for h in given) for i in range(number)]
 
-    def _last_states(self, last: list[tuple[Tensor, ...]], single: bool, packed: PackedSequence | None) -> Any:
+    def _last_states(
+        self, last: list[tuple[Tensor, ...]], single: bool, packed: PackedSequence | None
+    ) -> Any:
         states = tuple(torch.stack(part) for part in zip(*last, strict=True))
         if packed is not None and packed.unsorted_indices is not None:
             states = tuple(h.index_select(1, packed.unsorted_indices) for h in states)
@@ -143,7 +181,9 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 
 
 class _Noise:
-    """A matrix with the noise of one forward: keys that all steps share, numbers of their own for its vectors."""
+    """A matrix with the noise of one forward: keys that all steps share, numbers of their own for
+    its vectors.
+    """
 
     def __init__(self, matrix: Any, x: Tensor, order: Tensor | None) -> None:
         steps, batch = x.shape[:2]
@@ -155,7 +195,8 @@ class _Noise:
             else:
                 numbers = number_samples(x, batch, 1)
             numbers = numbers if order is None else numbers[order]
-            self.samples = numbers * _STEPS + torch.arange(steps, device=x.device).unsqueeze(1)  # (steps, batch)
+            # (steps, batch)
+            self.samples = numbers * _STEPS + torch.arange(steps, device=x.device).unsqueeze(1)
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """The product of all samples ``x`` (N, inputs) at one step."""
@@ -175,7 +216,9 @@ class AnalogRNN(AnalogRecurrent, nn.RNN):
 
     digital = nn.RNN
 
-    def _step(self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
+    def _step(
+        self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int
+    ) -> tuple[Tensor, ...]:
         total = x + noise["hh"](state[0], t)
         return (total.tanh() if self.nonlinearity == "tanh" else total.relu(),)
 
@@ -185,27 +228,35 @@ class AnalogGRU(AnalogRecurrent, nn.GRU):
 
     digital = nn.GRU
 
-    def _step(self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
+    def _step(
+        self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int
+    ) -> tuple[Tensor, ...]:
         (h,) = state
         return (gru_state(x, noise["hh"](h, t), h),)
 
 
 class AnalogLSTM(AnalogRecurrent, nn.LSTM):
-    """``nn.LSTM`` whose products run on a chip: made by ``convert``. Every option of ``nn.LSTM``, projections too."""
+    """``nn.LSTM`` whose products run on a chip: made by ``convert``. Every option of ``nn.LSTM``,
+    projections too.
+    """
 
     digital = nn.LSTM
 
     def _state_sizes(self) -> tuple[int, ...]:
         return self.proj_size or self.hidden_size, self.hidden_size
 
-    def _step(self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int) -> tuple[Tensor, ...]:
+    def _step(
+        self, x: Tensor, noise: dict[str, _Noise], state: tuple[Tensor, ...], t: int
+    ) -> tuple[Tensor, ...]:
         h, c = state
         h, c = lstm_state(x + noise["hh"](h, t), c)
         return (noise["hr"](h, t) if "hr" in noise else h), c
 
 
 def gru_state(x: Tensor, products: Tensor, h: Tensor) -> Tensor:
-    """The next state of a GRU, from the products of input and state (N, 3 gates) and the state (N, H)."""
+    """The next state of a GRU, from the products of input and state (N, 3 gates) and the state (N,
+    H).
+    """
     xr, xz, xn = x.chunk(3, -1)
     hr, hz, hn = products.chunk(3, -1)
     new = (xn + (xr + hr).sigmoid() * hn).tanh()

@@ -1,4 +1,6 @@
-"""torch.fx sees an analog layer as one call, as it sees torch's own layers: what is inside branches on its input."""
+"""torch.fx sees an analog layer as one call, as it sees torch's own layers: what is inside branches
+on its input.
+"""
 
 from typing import Any
 
@@ -17,5 +19,7 @@ def whole(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
     tracer: Any = next(a for a in (*args, *kwargs.values()) if isinstance(a, Proxy)).tracer
     name = tracer.path_of_module(layer)
     if not name:
-        raise TypeError(f"torch.fx cannot trace into an {type(layer).__name__}; trace a model that holds it")
+        raise TypeError(
+            f"torch.fx cannot trace into an {type(layer).__name__}; trace a model that holds it"
+        )
     return tracer.create_proxy("call_module", name, args, kwargs)

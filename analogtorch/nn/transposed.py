@@ -1,8 +1,9 @@
 """nn.ConvTranspose1d, 2d and 3d on an analog chip.
 
-The chip multiplies the channels at each input place by all (output, kernel tap) columns; where the taps of several
-places meet, their readings are added digitally. So a reading is one of few rows, and a kernel costs columns, not rows:
-each (output, tap) has an ADC reading and a weight scale of its own.
+The chip multiplies the channels at each input place by all (output, kernel tap) columns; where the
+taps of several places meet, their readings are added digitally. So a reading is one of few rows,
+and a kernel costs columns, not rows: each (output, tap) has an ADC reading and a weight scale of
+its own.
 """
 
 import itertools
@@ -40,12 +41,17 @@ class AnalogConvTranspose(AnalogLayer):
 
         Args:
             input: (N, C, *places), or one sample without N.
-            output_size: of the output's places, or of the whole output, as the digital layer takes it.
+            output_size: of the output's places, or of the whole output, as the digital layer takes
+                it.
         """
         if isinstance(input, Proxy):
             return whole(self, input, output_size)
         geometry = (self.stride, self.padding, self.kernel_size, self.dims, self.dilation)
-        extra = tuple(self._output_padding(input, None if output_size is None else list(output_size), *geometry))
+        extra = tuple(
+            self._output_padding(
+                input, None if output_size is None else list(output_size), *geometry
+            )
+        )
         if input.dim() == self.dims + 1:
             return self.analog_forward(input.unsqueeze(0), output_padding=extra).squeeze(0)
         return self.analog_forward(input, output_padding=extra)
@@ -58,7 +64,9 @@ class AnalogConvTranspose(AnalogLayer):
         outputs: slice | None = None,
         output_padding: Sequence[int] | None = None,
     ) -> Tensor:
-        """As of every analog layer; ``output_padding``: the layer's own unless given, per dimension."""
+        """As of every analog layer; ``output_padding``: the layer's own unless given, per
+        dimension.
+        """
         extra = self.output_padding if output_padding is None else output_padding
         if self.exact:
             self._admit(x)
@@ -75,16 +83,21 @@ class AnalogConvTranspose(AnalogLayer):
         ):
             reach = (n - 1) * step + gap * (taps - 1) + 1
             crop.append(slice(pad, reach - pad + more))
-            sizes.append(max(reach, reach - pad + more))  # beyond what any tap reaches there is only the bias
+            # beyond what any tap reaches there is only the bias
+            sizes.append(max(reach, reach - pad + more))
         spread = readings.unflatten(2, places).unflatten(1, (self.out_channels, -1))
-        total = _OverlapAdd.apply(spread, tuple(self.kernel_size), tuple(self.stride), tuple(self.dilation), sizes)
+        total = _OverlapAdd.apply(
+            spread, tuple(self.kernel_size), tuple(self.stride), tuple(self.dilation), sizes
+        )
         total = total[(slice(None), slice(None), *crop)]
         if self.bias is not None:
             total = total + self.bias.to(total.dtype).view(-1, *[1] * self.dims)
         return total.to(readings.dtype)
 
     def as_matrix(self, weight: Tensor) -> Tensor:
-        """(groups x outputs of one x taps, inputs of one group, 1): a product of places has no kernel."""
+        """(groups x outputs of one x taps, inputs of one group, 1): a product of places has no
+        kernel.
+        """
         grouped = weight.unflatten(0, (self.groups, -1))
         return grouped.movedim(1, -1).flatten(0, -2).unsqueeze(-1)
 
@@ -101,8 +114,8 @@ class AnalogConvTranspose(AnalogLayer):
         if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:
             places = {1: "L", 2: "H, W", 3: "D, H, W"}[self.dims]
             raise ValueError(
-                f"layer {self.layer_name!r} takes (N, {self.in_channels}, {places}) inputs, or one sample without N, "
-                f"got shape {tuple(x.shape)}"
+                f"layer {self.layer_name!r} takes (N, {self.in_channels}, {places}) inputs, or one "
+                f"sample without N, got shape {tuple(x.shape)}"
             )
         return x.shape[0]
 
@@ -111,7 +124,9 @@ class AnalogConvTranspose(AnalogLayer):
 
 
 class _OverlapAdd(torch.autograd.Function):
-    """Add (N, outputs, taps, *places) up where they meet. Autograd of the slices would copy the sum once per tap."""
+    """Add (N, outputs, taps, *places) up where they meet. Autograd of the slices would copy the sum
+    once per tap.
+    """
 
     generate_vmap_rule = True
 
@@ -134,21 +149,29 @@ class _OverlapAdd(torch.autograd.Function):
         return torch.stack(parts, 2).to(ctx.dtype), None, None, None, None
 
 
-def _met(places: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[Any]:
-    """For each kernel tap, in the weight's order, the output places that it reaches from all input places."""
+def _met(
+    places: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[Any]:
+    """For each kernel tap, in the weight's order, the output places that it reaches from all input
+    places.
+    """
     found = []
     for taps in itertools.product(*map(range, kernel)):
         starts = [tap * gap for tap, gap in zip(taps, dilation, strict=True)]
-        reached = [slice(a, a + (n - 1) * step + 1, step) for a, n, step in zip(starts, places, stride, strict=True)]
+        reached = [
+            slice(a, a + (n - 1) * step + 1, step)
+            for a, n, step in zip(starts, places, stride, strict=True)
+        ]
         found.append((slice(None), slice(None), *reached))
     return found
 
 
 class AnalogConvTranspose1d(AnalogConvTranspose, nn.ConvTranspose1d):
-    """``nn.ConvTranspose1d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
+    """``nn.ConvTranspose1d`` whose product runs on a chip: made by ``convert``, or with ``chip``
+    beside its arguments.
 
-    Input ``(N, C, L)`` or ``(C, L)``; every option of ``nn.ConvTranspose1d``. Before calibration the DAC's full scale
-    is the largest magnitude of each sample.
+    Input ``(N, C, L)`` or ``(C, L)``; every option of ``nn.ConvTranspose1d``. Before calibration
+    the DAC's full scale is the largest magnitude of each sample.
     """
 
     dims = 1
@@ -156,10 +179,11 @@ class AnalogConvTranspose1d(AnalogConvTranspose, nn.ConvTranspose1d):
 
 
 class AnalogConvTranspose2d(AnalogConvTranspose, nn.ConvTranspose2d):
-    """``nn.ConvTranspose2d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
+    """``nn.ConvTranspose2d`` whose product runs on a chip: made by ``convert``, or with ``chip``
+    beside its arguments.
 
-    Input ``(N, C, H, W)`` or ``(C, H, W)``; every option of ``nn.ConvTranspose2d``. Before calibration the DAC's full
-    scale is the largest magnitude of each sample.
+    Input ``(N, C, H, W)`` or ``(C, H, W)``; every option of ``nn.ConvTranspose2d``. Before
+    calibration the DAC's full scale is the largest magnitude of each sample.
     """
 
     dims = 2
@@ -167,10 +191,11 @@ class AnalogConvTranspose2d(AnalogConvTranspose, nn.ConvTranspose2d):
 
 
 class AnalogConvTranspose3d(AnalogConvTranspose, nn.ConvTranspose3d):
-    """``nn.ConvTranspose3d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its arguments.
+    """``nn.ConvTranspose3d`` whose product runs on a chip: made by ``convert``, or with ``chip``
+    beside its arguments.
 
-    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``; every option of ``nn.ConvTranspose3d``. Before calibration the DAC's
-    full scale is the largest magnitude of each sample.
+    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``; every option of ``nn.ConvTranspose3d``. Before
+    calibration the DAC's full scale is the largest magnitude of each sample.
     """
 
     dims = 3

@@ -1,10 +1,19 @@
 """The analog matrix-vector multiply (MVM) in pieces: noise, keys, converters, the product.
 
-``mvm`` is one operator of its ``Operands`` and a ``Plan``: ``reference`` defines it in plain torch, ``native`` (CPU)
-and ``gpu`` hold its kernels. ``physics`` has the effects that it is made of, as pure functions.
+``mvm`` is one operator of its ``Operands`` and a ``Plan``: ``reference`` defines it in plain torch,
+``native`` (CPU) and ``gpu`` hold its kernels. ``physics`` has the effects that it is made of, as
+pure functions.
 """
 
-from analogtorch.ops.generator import VERSION, Noise, fold, happens, random_bits, seed_tensor, stream
+from analogtorch.ops.generator import (
+    VERSION,
+    Noise,
+    fold,
+    happens,
+    random_bits,
+    seed_tensor,
+    stream,
+)
 from analogtorch.ops.mvm import mvm, product
 from analogtorch.ops.noise import normal
 from analogtorch.ops.operands import Operands

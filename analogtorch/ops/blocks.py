@@ -10,7 +10,9 @@ from analogtorch.ops.plan import Plan
 
 
 def seen_by(x: Tensor, rows: torch.Size, span: RowBlock, plan: Plan) -> Tensor:
-    """The view of ``x`` that a row block sees; with groups, the channels are two dimensions: (groups, channels)."""
+    """The view of ``x`` that a row block sees; with groups, the channels are two dimensions:
+    (groups, channels).
+    """
     if not plan.dims:
         return x[..., span[0]]
     channels, *taps = span

@@ -1,10 +1,12 @@
-"""The numbers that every form of the analog product shares: plain torch, the C kernels and the Triton kernels.
+"""The numbers that every form of the analog product shares: plain torch, the C kernels and the
+Triton kernels.
 
-They are written here and nowhere else. ``native/build.py`` makes a C header of them, also where there is no torch: this
-file imports nothing.
+They are written here and nowhere else. ``native/build.py`` makes a C header of them, also where
+there is no torch: this file imports nothing.
 """
 
-# The noise generator: what each is for, and its sources, stand in ops/generator.py. A change raises its VERSION.
+# The noise generator: what each is for, and its sources, stand in ops/generator.py. A change raises
+# its VERSION.
 GOLDEN = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio, odd: the increment of splitmix64."""
 MIX64_1, MIX64_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -44,7 +46,10 @@ def c_header() -> str:
     lines = ["/* Made of ops/constants.py by native/build.py. */"]
     for name, value in globals().items():
         if name.isupper():
-            lines.append(f"#define {name} {', '.join(map(_literal, value if isinstance(value, tuple) else (value,)))}")
+            lines.append(
+                f"#define {name} "
+                f"{', '.join(map(_literal, value if isinstance(value, tuple) else (value,)))}"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,8 @@
-"""What ``torch.utils.flop_counter`` counts for the operators: the products, as of the digital layer.
+"""What ``torch.utils.flop_counter`` counts for the operators: the products, as of the digital
+layer.
 
-Converters, noise and the sums of row blocks are not counted, as torch counts no activation or rounding either.
+Converters, noise and the sums of row blocks are not counted, as torch counts no activation or
+rounding either.
 """
 
 import math
@@ -13,7 +15,8 @@ _LOCK = threading.Lock()
 
 
 def register() -> None:
-    """Tell torch the formulas: not at import, as that imports Triton. A counter made before has none of them.
+    """Tell torch the formulas: not at import, as that imports Triton. A counter made before has
+    none of them.
 
     Threads may convert models at the same time: torch refuses a formula that it has.
     """

@@ -1,7 +1,8 @@
 """Counter-based noise: every random number is a pure function of (seed, stream, position).
 
-The same seed gives the same chip and the same noise, whatever the tiling, the batch split or the device, because
-nothing is drawn "next": a number is computed from where it is used. Definition (version 1):
+The same seed gives the same chip and the same noise, whatever the tiling, the batch split or the
+device, because nothing is drawn "next": a number is computed from where it is used. Definition
+(version 1):
 
     key     = fold(seed, stream)                    64 bits; the stream names what the noise is for
     (a, b)  = the two halves of fold(key, row)      one 64-bit word per row
@@ -12,11 +13,12 @@ nothing is drawn "next": a number is computed from where it is used. Definition 
     tail    = (low 31 bits + 0.5) / 2^32
     normal  = sign of the top bit, magnitude P(SLOPE sqrt(LOG_OFFSET - ln(2 tail)) + OFFSET)
 
-``fold`` is two rounds of splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014), keyed in both; the 32-bit rounds
-use the constants of the hash-prospector search (Wellons 2018), with the row's word keyed into both, so that two rows
-are not shifted copies of each other. ``P``, with coefficients ``INVERSE``, is a polynomial that inverts the normal
-distribution to 1.1e-6 (fitted at Chebyshev nodes). The constants stand in ``ops/constants.py``. Normals reach 6.34
-standard deviations. Integers are equal on every device, normals to 1e-6.
+``fold`` is two rounds of splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014), keyed in both;
+the 32-bit rounds use the constants of the hash-prospector search (Wellons 2018), with the row's
+word keyed into both, so that two rows are not shifted copies of each other. ``P``, with
+coefficients ``INVERSE``, is a polynomial that inverts the normal distribution to 1.1e-6 (fitted at
+Chebyshev nodes). The constants stand in ``ops/constants.py``. Normals reach 6.34 standard
+deviations. Integers are equal on every device, normals to 1e-6.
 """
 
 import hashlib
@@ -56,15 +58,22 @@ class Noise(StrEnum):
 
 
 def stream(*names: str | int | float) -> int:
-    """A signed 64-bit number that stands for the given names, for ``fold``. Same names, same number, everywhere."""
+    """A signed 64-bit number that stands for the given names, for ``fold``. Same names, same
+    number, everywhere.
+    """
     text = "\x1f".join(f"{type(name).__name__[0]}:{name!s}" for name in names)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
+    )
 
 
 def fold(key: Tensor, word: Tensor | int) -> Tensor:
-    """A key for each ``word``: int64 of the broadcast shape. Keys of different words are independent."""
+    """A key for each ``word``: int64 of the broadcast shape. Keys of different words are
+    independent.
+    """
     if isinstance(word, int):
-        step: Tensor | int = _signed64(word * GOLDEN & _M64)  # Python's integers do not wrap by themselves
+        # Python's integers do not wrap by themselves
+        step: Tensor | int = _signed64(word * GOLDEN & _M64)
     else:
         step = word.to(torch.int64) * _signed64(GOLDEN)
     return _mix64(_mix64(key + step) + key)
@@ -82,7 +91,9 @@ def random_bits(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     word = fold(key, rows).unsqueeze(1)
     a = ((word << 32) >> 32).to(torch.int32)
     b = (word >> 32).to(torch.int32)
-    columns = torch.arange(count, device=rows.device, dtype=torch.int32) + first.to(torch.int32).unsqueeze(1)
+    columns = torch.arange(count, device=rows.device, dtype=torch.int32) + first.to(
+        torch.int32
+    ).unsqueeze(1)
     x = columns * (b | 1) + a
     x = (x ^ _shift32(x, 16)) * _signed32(MIX32_1)
     x = (x ^ _shift32(x, 15) ^ b) * _signed32(MIX32_2)
@@ -90,7 +101,8 @@ def random_bits(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
 
 
 def happens(key: Tensor, rows: Tensor, first: Tensor, count: int, probability: float) -> Tensor:
-    """Whether an event of that ``probability`` in [0, 1) happens: bool (R, count), at ``random_bits``' positions.
+    """Whether an event of that ``probability`` in [0, 1) happens: bool (R, count), at
+    ``random_bits``' positions.
 
     The probability is met to 2^-32, and the answer is the same on every device.
     """

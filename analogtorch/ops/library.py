@@ -1,7 +1,7 @@
 """How the operators are registered: one library, a kernel for every device, a fake one for tracing.
 
-``torch.library.custom_op`` does the same and checks more on every call, for tens of microseconds, as much as a small
-layer takes; the checks run in the tests instead (``torch.library.opcheck``).
+``torch.library.custom_op`` does the same and checks more on every call, for tens of microseconds,
+as much as a small layer takes; the checks run in the tests instead (``torch.library.opcheck``).
 """
 
 import sys
@@ -31,9 +31,12 @@ def define(
         signature: ``name(Tensor x, ...) -> Tensor``.
         kernel: computes it, on every device.
         fake: gives empty tensors of the shapes, types and strides that ``kernel`` gives.
-        save: ``save(ctx, inputs, outputs)`` keeps what the gradient needs; None: the operator has no gradient.
-        backward: ``backward(ctx, *gradients)`` returns one gradient or None per input; once differentiable.
-        plain: the same in torch's own operators, for tools that know no others, such as ``torch.onnx.export``.
+        save: ``save(ctx, inputs, outputs)`` keeps what the gradient needs; None: the operator has
+            no gradient.
+        backward: ``backward(ctx, *gradients)`` returns one gradient or None per input; once
+            differentiable.
+        plain: the same in torch's own operators, for tools that know no others, such as
+            ``torch.onnx.export``.
         tags: of the operator.
     """
     name = signature[: signature.index("(")]
@@ -60,7 +63,8 @@ def define(
             assert backward is not None
             with torch.no_grad():
                 found = backward(ctx, *gradients)
-            if torch.is_grad_enabled():  # torch's own once_differentiable misses a constant incoming gradient
+            # torch's own once_differentiable misses a constant incoming gradient
+            if torch.is_grad_enabled():
                 message = f"analogtorch::{name} is differentiable once: the gradient of its gradient is not defined"
                 refuse = torch._C._functions.DelayedError(message, 1)
                 found = tuple(None if g is None else refuse(g.requires_grad_()) for g in found)
@@ -78,11 +82,13 @@ def define(
 
 
 def _kept_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """``fake``, which also tells torch.compile that the operator is to be called though the table has it decomposed.
+    """``fake``, which also tells torch.compile that the operator is to be called though the table
+    has it decomposed.
 
-    Where the environment has ``CI`` set, Inductor takes an operator of that table for an oversight, and refuses it
-    unless its list has the name. The list is added to here because importing Inductor with the package would be slow,
-    and because Inductor meets the fake operator before it lowers the real one.
+    Where the environment has ``CI`` set, Inductor takes an operator of that table for an oversight,
+    and refuses it unless its list has the name. The list is added to here because importing
+    Inductor with the package would be slow, and because Inductor meets the fake operator before it
+    lowers the real one.
     """
 
     def traced(*arguments: Any) -> Any:
@@ -95,10 +101,13 @@ def _kept_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _decompose(operator: Any, plain: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Let tracers that look in torch's table of decompositions find ``plain``; torch.compile does not look there."""
+    """Let tracers that look in torch's table of decompositions find ``plain``; torch.compile does
+    not look there.
+    """
 
     def decomposition(*arguments: Any) -> Any:
-        # with symbolic sizes, fake tensors take what the table holds as well, and must see what the kernel gives
+        # with symbolic sizes, fake tensors take what the table holds as well, and must see what the
+        # kernel gives
         return (fake if get_proxy_mode() is None else plain)(*arguments)
 
     register_decomposition(operator)(decomposition)

@@ -1,7 +1,9 @@
-"""Which partial sums saturated, as every tier keeps it from the forward pass for the backward: a bit for each.
+"""Which partial sums saturated, as every tier keeps it from the forward pass for the backward: a
+bit for each.
 
-One form, whoever computed it: a graph that ``torch.compile`` kept on disk, or an exported one, allocates the mask and
-hands it from one pass to the other, and may run where the kernels are others than where it was made.
+One form, whoever computed it: a graph that ``torch.compile`` kept on disk, or an exported one,
+allocates the mask and hands it from one pass to the other, and may run where the kernels are others
+than where it was made.
 """
 
 import math
@@ -16,21 +18,25 @@ MASK = torch.uint8
 
 
 def mask_shape(y: Sequence[int], blocks: int, dims: int) -> tuple[int, ...]:
-    """(blocks, rows, bytes) of the mask for an output of shape ``y``; the bits of a row fill whole 32-bit words.
+    """(blocks, rows, bytes) of the mask for an output of shape ``y``; the bits of a row fill whole
+    32-bit words.
 
     Args:
         y: (*, outputs) of a linear layer, (N, outputs, *places) of a convolution.
         blocks: row blocks of the weight.
-        dims: spatial dimensions; 0 for a linear layer, whose rows are vectors. Those of a convolution are samples and
-            outputs.
+        dims: spatial dimensions; 0 for a linear layer, whose rows are vectors. Those of a
+            convolution are samples and outputs.
     """
     last = math.prod(y[2:]) if dims else y[-1]
-    rows = y[0] * y[1] if dims else math.prod(y[:-1])  # Size.numel() would fix a batch size that is traced
+    # Size.numel() would fix a batch size that is traced
+    rows = y[0] * y[1] if dims else math.prod(y[:-1])
     return blocks, rows, (last + 31) // 32 * 4
 
 
 def packed(outside: Tensor) -> Tensor:
-    """The mask of one row block, (rows, bytes), from bool (rows, last): bit i of byte j is number 8 j + i."""
+    """The mask of one row block, (rows, bytes), from bool (rows, last): bit i of byte j is number 8
+    j + i.
+    """
     bits = F.pad(outside.to(MASK), (0, -outside.shape[1] % 32)).unflatten(1, (-1, 8))
     return (bits * _weights(outside)).sum(2, dtype=MASK)
 

@@ -1,4 +1,6 @@
-"""Standard normals at given positions, by the fastest kernel there is; ``ops/generator.py`` defines them."""
+"""Standard normals at given positions, by the fastest kernel there is; ``ops/generator.py`` defines
+them.
+"""
 
 import torch
 from torch import Tensor
@@ -8,7 +10,8 @@ from analogtorch.ops.generator import normal_reference
 from analogtorch.ops.library import define
 
 _AT_A_TIME = 2**18
-"""Normals that plain torch computes at a time: in a dozen passes, which then stay in cache, and small in memory."""
+"""Normals that plain torch computes at a time: in a dozen passes, which then stay in cache, and
+small in memory."""
 
 
 def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
@@ -24,7 +27,9 @@ def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
 def _check(key: Tensor, rows: Tensor, first: Tensor, count: int) -> None:
     for name, t in (("key", key), ("rows", rows), ("first", first)):
         if t.dtype != torch.int64 or t.device != rows.device:
-            raise TypeError(f"normal: {name} must be int64 on {rows.device}, got {t.dtype} on {t.device}")
+            raise TypeError(
+                f"normal: {name} must be int64 on {rows.device}, got {t.dtype} on {t.device}"
+            )
     if key.numel() != 1 or rows.dim() != 1 or first.shape != rows.shape or count < 0:
         raise ValueError(
             "normal: key must be one number, rows and first (R,), count at least 0; "
@@ -37,7 +42,8 @@ def _compute(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     if rows.device.type == "cpu" and native.available():
         return native.normal(int(key), rows.contiguous(), first.contiguous(), count)
     if rows.is_cuda:
-        from analogtorch.ops import gpu  # not at import: Triton takes longer to import than everything here
+        # not at import: Triton takes longer to import than everything here
+        from analogtorch.ops import gpu
 
         if gpu.available(key, rows, first):
             return gpu.normal(key, rows, first, count)
@@ -55,4 +61,6 @@ def _fake(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     return torch.empty(rows.shape[0], count, device=rows.device, dtype=torch.float32)
 
 
-_normal = define("normal(Tensor key, Tensor rows, Tensor first, int count) -> Tensor", _compute, _fake)
+_normal = define(
+    "normal(Tensor key, Tensor rows, Tensor first, int count) -> Tensor", _compute, _fake
+)

@@ -1,8 +1,9 @@
 """The tensors of an analog product as one record, from which all that passes them on follows.
 
-``ops.mvm`` fills it, the operator's schema lists its fields in their order, and the kernels read it: in C a pointer of
-the same name in a structure, in Triton an argument of the same name. So an operand is added by a field here, its
-formula in ``ops/reference.py``, and by its name where a kernel computes it.
+``ops.mvm`` fills it, the operator's schema lists its fields in their order, and the kernels read
+it: in C a pointer of the same name in a structure, in Triton an argument of the same name. So an
+operand is added by a field here, its formula in ``ops/reference.py``, and by its name where a
+kernel computes it.
 """
 
 from collections.abc import Sequence
@@ -42,15 +43,17 @@ class Operands(NamedTuple):
     x: Annotated[Tensor, Role(Kind.VALUE, learns=True, kept=True)]
     """(*, inputs) for a linear layer, else (N, channels, *places); floating point."""
     input_range: Annotated[Tensor, Role(Kind.VALUE, learns=True, kept=True)]
-    """Full scale of the DAC: (1,); one per row block, (blocks,), of which groups share each; or one per vector (linear)
-    or sample (convolution), with the dimensions of ``x``. Its magnitude counts; 0 gives zeros. Gradients reach the
-    first two. One per row block runs in plain torch on a GPU, or if blocks cut a kernel."""
+    """Full scale of the DAC: (1,); one per row block, (blocks,), of which groups share each; or one
+    per vector (linear) or sample (convolution), with the dimensions of ``x``. Its magnitude counts;
+    0 gives zeros. Gradients reach the first two. One per row block runs in plain torch on a GPU, or
+    if blocks cut a kernel."""
     w: Annotated[Tensor, Role(Kind.VALUE, learns=True, kept=True)]
     """(outputs, channels / groups, *kernel); its type is that of the product and of the result."""
     bias: Annotated[Tensor | None, Role(Kind.VALUE, learns=True)] = None
     """(outputs,), added digitally after the ADC outputs are summed."""
     scale: Annotated[Tensor | None, Role(Kind.READING, kept=True)] = None
-    """Weight at full conductance, (blocks, outputs); None: the largest of the block, by ``plan.columns``."""
+    """Weight at full conductance, (blocks, outputs); None: the largest of the block, by
+    ``plan.columns``."""
     gain: Annotated[Tensor | None, Role(Kind.READING, kept=True)] = None
     """Digital correction of each reading, (blocks, outputs)."""
     key: Annotated[Tensor | None, Role(Kind.KEY, kept=True)] = None
@@ -62,11 +65,12 @@ class Operands(NamedTuple):
     output_bounds: Annotated[Tensor | None, _READING] = None
     """Of the ADC of each reading, (blocks, outputs), > 0; None: ``plan.output_bound`` for all."""
     output_ranges: Annotated[Tensor | None, _READING] = None
-    """Of what the digital unit passes on, (blocks, outputs), > 0, in the same units; used where ``plan.unit_bits`` is
-    set. None: ADC outputs are passed on as they are."""
+    """Of what the digital unit passes on, (blocks, outputs), > 0, in the same units; used where
+    ``plan.unit_bits`` is set. None: ADC outputs are passed on as they are."""
     negatives: Annotated[Tensor | None, _VALUE] = None
-    """What the negative polarity of each weight holds, of the shape of ``w`` and >= 0, so that the positive one holds
-    ``w + negatives``; only where ``plan.phases`` is 4. None: each weight has one polarity."""
+    """What the negative polarity of each weight holds, of the shape of ``w`` and >= 0, so that the
+    positive one holds ``w + negatives``; only where ``plan.phases`` is 4. None: each weight has one
+    polarity."""
 
 
 class Outputs(NamedTuple):
@@ -76,7 +80,8 @@ class Outputs(NamedTuple):
     scale: Tensor
     """(blocks, outputs): the one given, or that of the weights."""
     mask: Tensor
-    """Which ADC outputs saturated, as ``ops/mask.py`` keeps it; empty where nobody asked or none can."""
+    """Which ADC outputs saturated, as ``ops/mask.py`` keeps it; empty where nobody asked or none
+    can."""
     saturated: Tensor
     """(blocks,) uint8: whether any did."""
 
@@ -86,12 +91,17 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def per_block(input_range: Tensor) -> bool:
-    """Whether every row block has a range of its own: one per vector has the dimensions of the input instead."""
+    """Whether every row block has a range of its own: one per vector has the dimensions of the
+    input instead.
+    """
     return input_range.dim() == 1 and input_range.numel() > 1
 
 
 NAMES = Operands._fields
-ROLES = {name: hint.__metadata__[0] for name, hint in get_type_hints(Operands, include_extras=True).items()}
+ROLES = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(Operands, include_extras=True).items()
+}
 LEARNS = tuple(number for number, name in enumerate(NAMES) if ROLES[name].learns)
 """Places of those that gradients reach."""
 KEPT = tuple(name for name in NAMES if ROLES[name].kept)

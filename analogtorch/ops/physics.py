@@ -1,12 +1,14 @@
-"""The physics of the analog product, each effect written once as a pure function of tensors and numbers.
+"""The physics of the analog product, each effect written once as a pure function of tensors and
+numbers.
 
-Products (``ops/reference.py``), embeddings, training noise, programming and its loops, calibration and read-out call
-these; the kernels compute the same. A function has no state and draws nothing: it takes the standard normals that it
-needs. Units: inputs and weights have their own, partial sums those of their products. ``full`` is full-scale input x
-weight at full conductance, of weights the latter alone: what noise and ranges are given in.
+Products (``ops/reference.py``), embeddings, training noise, programming and its loops, calibration
+and read-out call these; the kernels compute the same. A function has no state and draws nothing: it
+takes the standard normals that it needs. Units: inputs and weights have their own, partial sums
+those of their products. ``full`` is full-scale input x weight at full conductance, of weights the
+latter alone: what noise and ranges are given in.
 
-A converter of b bits has ``2^b - 2`` steps, so that 0 is one of its codes, and noise is added to a partial sum before
-it is rounded (Rasch et al., Nat. Commun. 14, 5282 (2023)).
+A converter of b bits has ``2^b - 2`` steps, so that 0 is one of its codes, and noise is added to a
+partial sum before it is rounded (Rasch et al., Nat. Commun. 14, 5282 (2023)).
 """
 
 import math
@@ -34,15 +36,17 @@ def levels(bits: int) -> int:
 
 
 def in_steps(x: Tensor, bound: Tensor, steps: int) -> Tensor:
-    """``x`` clipped to ``[-bound, bound]`` and rounded to ``steps`` on each side of zero, half to even; no gradients.
+    """``x`` clipped to ``[-bound, bound]`` and rounded to ``steps`` on each side of zero, half to
+    even; no gradients.
 
-    Half precision is quantised in float32 and returned as it came. A bound below ``LEAST_BOUND`` counts as that. NaN
-    stays NaN.
+    Half precision is quantised in float32 and returned as it came. A bound below ``LEAST_BOUND``
+    counts as that. NaN stays NaN.
     """
     dtype = wide(x.dtype)
     y, limit = x.detach().to(dtype), bound.detach().to(dtype).clamp_min(LEAST_BOUND)
     clipped = torch.where(y > limit, limit, torch.where(y < -limit, -limit, y))
-    up = torch.full_like(limit, steps) / limit  # a true division: number / tensor would multiply by the reciprocal
+    # a true division: number / tensor would multiply by the reciprocal
+    up = torch.full_like(limit, steps) / limit
     return (torch.round(clipped * up) * (limit / steps)).to(x.dtype)
 
 
@@ -56,7 +60,8 @@ def dac(x: Tensor, input_range: Tensor, bits: int, dtype: torch.dtype) -> Tensor
 
     Args:
         x: of any shape.
-        input_range: full scale, > 0: one for all, or one per vector (linear) or sample (convolution).
+        input_range: full scale, > 0: one for all, or one per vector (linear) or sample
+            (convolution).
         bits: 2..16; 0: it neither clips nor rounds.
         dtype: of the product.
     """
@@ -66,7 +71,9 @@ def dac(x: Tensor, input_range: Tensor, bits: int, dtype: torch.dtype) -> Tensor
 
 
 def beside(input_range: Tensor, x: Tensor) -> Tensor:
-    """The range as it broadcasts to ``x``: one for all, or one per vector (linear) or sample (convolution)."""
+    """The range as it broadcasts to ``x``: one for all, or one per vector (linear) or sample
+    (convolution).
+    """
     if input_range.dim() == x.dim() or input_range.numel() == 1:
         return input_range
     lead = x.shape[:-1] if input_range.numel() == math.prod(x.shape[:-1]) else x.shape[:1]
@@ -105,7 +112,8 @@ def adc_outputs(
     std: float,
     normals: Callable[[int], Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """The ADC outputs of the phases of a partial sum, added up with their signs; and which of each were clipped.
+    """The ADC outputs of the phases of a partial sum, added up with their signs; and which of each
+    were clipped.
 
     Args:
         sums: of each phase, of one shape.
@@ -114,7 +122,8 @@ def adc_outputs(
         bound: of the ADC, in the units of the sums.
         steps: as of ``adc``; 0: none is clipped.
         std: of the noise of each, in units of ``full``.
-        normals: ``normals(number)``: of the shape of a sum, for the phase of that number; asked where there is noise.
+        normals: ``normals(number)``: of the shape of a sum, for the phase of that number; asked
+            where there is noise.
     """
     total: Tensor | None = None
     clipped = []
@@ -146,7 +155,8 @@ class Phase(NamedTuple):
     sign: float
     """With which it is added; that of the first is 1."""
     x: Tensor
-    """The part of the input that drives the rows; where the DAC has nothing else to do, as it gives them."""
+    """The part of the input that drives the rows; where the DAC has nothing else to do, as it gives
+    them."""
     w: Tensor
     """The part of the weight that is read."""
 
@@ -157,7 +167,8 @@ def phases(x: Tensor, w: Tensor, negatives: Tensor | None, count: int) -> list[P
     Args:
         x: the input.
         w: the weight.
-        negatives: what its negative polarity holds, >= 0; None: nothing where the weight is positive.
+        negatives: what its negative polarity holds, >= 0; None: nothing where the weight is
+            positive.
         count: 1; 2, one per sign of the inputs; or 4, one per pair of signs of inputs and weights.
     """
     if count == 1:
@@ -166,11 +177,17 @@ def phases(x: Tensor, w: Tensor, negatives: Tensor | None, count: int) -> list[P
     if count == 2:
         return [Phase(sign, seen, w) for sign, seen in by_input]
     minus = (-w).clamp_min(0) if negatives is None else negatives
-    return [Phase(a * b, seen, read) for a, seen in by_input for b, read in ((1.0, w + minus), (-1.0, minus))]
+    return [
+        Phase(a * b, seen, read)
+        for a, seen in by_input
+        for b, read in ((1.0, w + minus), (-1.0, minus))
+    ]
 
 
 def phase_keys(output_keys: Tensor, number: int, count: int) -> Tensor:
-    """Keys of the output noise of the phase of this number of ``count``, of the shape of ``output_keys``."""
+    """Keys of the output noise of the phase of this number of ``count``, of the shape of
+    ``output_keys``.
+    """
     return output_keys if count == 1 else fold(output_keys, number)
 
 
@@ -178,7 +195,8 @@ def phase_keys(output_keys: Tensor, number: int, count: int) -> Tensor:
 
 
 def block_scales(w: Tensor, bounds: Sequence[int], columns: Sequence[int] = ()) -> Tensor:
-    """Weight that full conductance stands for: (blocks, outputs), at least float32; without gradient, NaN stays NaN.
+    """Weight that full conductance stands for: (blocks, outputs), at least float32; without
+    gradient, NaN stays NaN.
 
     Args:
         w: (outputs, ...); its other dimensions, flattened, are the rows.
@@ -186,7 +204,9 @@ def block_scales(w: Tensor, bounds: Sequence[int], columns: Sequence[int] = ()) 
         columns: the same of the outputs that share a scale; empty: each has its own.
     """
     flat = w.detach().flatten(1).to(wide(w.dtype))
-    scale = torch.stack([flat[:, a:b].abs().amax(1) for a, b in zip(bounds, bounds[1:], strict=False)])
+    scale = torch.stack(
+        [flat[:, a:b].abs().amax(1) for a, b in zip(bounds, bounds[1:], strict=False)]
+    )
     if not columns:
         return scale
     groups = zip(columns, columns[1:], strict=False)
@@ -196,14 +216,17 @@ def block_scales(w: Tensor, bounds: Sequence[int], columns: Sequence[int] = ()) 
 def over_rows(values: Tensor, bounds: Sequence[int]) -> Tensor:
     """``values`` (blocks, outputs) repeated over the rows of each block: (outputs, rows)."""
     sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
-    return torch.cat([v.unsqueeze(1).expand(-1, size) for v, size in zip(values, sizes, strict=True)], dim=1)
+    return torch.cat(
+        [v.unsqueeze(1).expand(-1, size) for v, size in zip(values, sizes, strict=True)], dim=1
+    )
 
 
 def relative(w: Tensor, full: Tensor) -> Tensor:
-    """``w`` in units of ``full``, in its type: weights of their scale, or partial sums of full scale.
+    """``w`` in units of ``full``, in its type: weights of their scale, or partial sums of full
+    scale.
 
-    The one guard against a block of zeros: a ``full`` below the smallest normal number counts as that, so that zeros
-    stay zeros.
+    The one guard against a block of zeros: a ``full`` below the smallest normal number counts as
+    that, so that zeros stay zeros.
 
     Args:
         w: of any shape.
@@ -212,20 +235,26 @@ def relative(w: Tensor, full: Tensor) -> Tensor:
     return w.to(full.dtype) / full.clamp_min(torch.finfo(full.dtype).tiny)
 
 
-def weight_sigma(r: Tensor, full: Tensor, strength: float, spread: Callable[[Tensor], Tensor]) -> Tensor:
+def weight_sigma(
+    r: Tensor, full: Tensor, strength: float, spread: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Standard deviation of weights as cells hold them, in the units of ``full``.
 
     Args:
         r: weights in units of ``full``, any shape.
         full: weight at full conductance, of the same shape.
         strength: multiple of the deviation, >= 0.
-        spread: deviation in units of ``full`` by ``r``, such as a ``Spread`` or ``UnitCell.programming_sigma``.
+        spread: deviation in units of ``full`` by ``r``, such as a ``Spread`` or
+            ``UnitCell.programming_sigma``.
     """
     return full * strength * spread(r)
 
 
-def noisy(w: Tensor, full: Tensor, z: Tensor, strength: float, spread: Callable[[Tensor], Tensor]) -> Tensor:
-    """Weights with the noise of their cells, of ``w``'s shape and type; the sum is computed in that of ``full``.
+def noisy(
+    w: Tensor, full: Tensor, z: Tensor, strength: float, spread: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Weights with the noise of their cells, of ``w``'s shape and type; the sum is computed in that
+    of ``full``.
 
     Args:
         w: any shape.
@@ -243,7 +272,8 @@ def noisy(w: Tensor, full: Tensor, z: Tensor, strength: float, spread: Callable[
 
 
 def magnitude_sums(then: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of the magnitudes of a block's cells after programming, and now: (outputs,) each, for ``ratio``.
+    """Sums of the magnitudes of a block's cells after programming, and now: (outputs,) each, for
+    ``ratio``.
 
     Source: global drift compensation, Joshi et al., Nat. Commun. 11, 2473 (2020).
 
@@ -255,7 +285,8 @@ def magnitude_sums(then: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit_sums(target: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator, (outputs,), of the factor that fits two reads best to their target, by least squares.
+    """Numerator and denominator, (outputs,), of the factor that fits two reads best to their
+    target, by least squares.
 
     The square of one read would hold its noise; the product of two does not.
 

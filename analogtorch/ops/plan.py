@@ -1,4 +1,6 @@
-"""What one weight matrix does in every multiply: the part of an analog product that is no tensor."""
+"""What one weight matrix does in every multiply: the part of an analog product that is no
+tensor.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -10,15 +12,18 @@ from analogtorch.devices import Spread
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Row blocks, converters, noise and positions of one matrix; for a linear layer the geometry is empty.
+    """Row blocks, converters, noise and positions of one matrix; for a linear layer the geometry is
+    empty.
 
-    The matrix has a column per output and a row per input channel and kernel tap, flattened in the weight's order.
+    The matrix has a column per output and a row per input channel and kernel tap, flattened in the
+    weight's order.
     """
 
     bounds: tuple[int, ...]
     """Where the row blocks begin among the rows and, last, where they end: blocks + 1 numbers."""
     columns: tuple[int, ...] = ()
-    """Bounds of the outputs that share one weight scale, as ``bounds``; empty: every output has its own."""
+    """Bounds of the outputs that share one weight scale, as ``bounds``; empty: every output has its
+    own."""
     stride: tuple[int, ...] = ()
     """Of a convolution, a number per spatial dimension."""
     padding: tuple[int, ...] = ()
@@ -30,22 +35,25 @@ class Plan:
     input_bits: int = 0
     """Of the DAC, 2..16; 0: inputs are neither clipped nor rounded."""
     output_bits: int = 0
-    """Of the ADC, 2..16; 0: partial sums are neither clipped nor rounded, unless ``output_steps`` says how."""
+    """Of the ADC, 2..16; 0: partial sums are neither clipped nor rounded, unless ``output_steps``
+    says how."""
     output_steps: int = 0
     """Steps of the ADC on each side of zero, >= 0; 0: ``2^(output_bits - 1) - 1``."""
     unit_bits: int = 0
-    """Of what the digital unit of a tile passes on, 2..16: ADC outputs are rounded once more, after their gain, in the
-    ranges that a product is given; 0: they are passed on as they are."""
+    """Of what the digital unit of a tile passes on, 2..16: ADC outputs are rounded once more, after
+    their gain, in the ranges that a product is given; 0: they are passed on as they are."""
     output_bound: float = 1.0
-    """Of the ADC, > 0, in units of (full-scale input x weight scale), where a product is not given one per reading."""
+    """Of the ADC, > 0, in units of (full-scale input x weight scale), where a product is not given
+    one per reading."""
     phases: int = 1
-    """ADC outputs that are added up, with their signs, to one partial sum: 1; 2, one per sign of the inputs; or 4, one
-    per pair of signs of inputs and weights. Each is clipped and rounded by itself and has noise of its own. Only the
-    reference computes more than 1."""
+    """ADC outputs that are added up, with their signs, to one partial sum: 1; 2, one per sign of
+    the inputs; or 4, one per pair of signs of inputs and weights. Each is clipped and rounded by
+    itself and has noise of its own. Only the reference computes more than 1."""
     output_noise: float = 0.0
     """Standard deviation of the noise of an ADC output, >= 0, in the same units."""
     weight_noise: float = 0.0
-    """Standard deviation of the noise of a weight, >= 0, in units of (weight scale x ``spread``)."""
+    """Standard deviation of the noise of a weight, >= 0, in units of (weight scale x
+    ``spread``)."""
     spread: Spread = field(default_factory=Spread)
     """How that deviation depends on the weight."""
     first_output: int = 0
@@ -62,14 +70,21 @@ class Plan:
     """The numbers as an operator takes them."""
 
     def __post_init__(self) -> None:
-        _check("bounds", self.bounds, len(self.bounds) > 1 and self.bounds[0] == 0, "(0, ..., rows)")
+        _check(
+            "bounds", self.bounds, len(self.bounds) > 1 and self.bounds[0] == 0, "(0, ..., rows)"
+        )
         for name in ("bounds", "columns"):
             pairs = zip(getattr(self, name), getattr(self, name)[1:], strict=False)
             _check(name, getattr(self, name), all(a < b for a, b in pairs), "increasing")
         dims = len(self.stride)
         for name, least in (("stride", 1), ("dilation", 1), ("padding", 0)):
             given = getattr(self, name)
-            _check(name, given, len(given) == dims and all(n >= least for n in given), f"{dims} integers >= {least}")
+            _check(
+                name,
+                given,
+                len(given) == dims and all(n >= least for n in given),
+                f"{dims} integers >= {least}",
+            )
         _check("groups", self.groups, self.groups >= 1, "an integer >= 1")
         for name in ("input_bits", "output_bits", "unit_bits"):
             bits = getattr(self, name)
@@ -85,12 +100,32 @@ class Plan:
             _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")
         # made here and not when asked for: torch.compile reads them
         geometry = (self.dims, *self.stride, *self.padding, *self.dilation, self.groups)
-        converters = (self.input_bits, self.output_bits, self.output_steps, self.unit_bits, self.phases)
+        converters = (
+            self.input_bits,
+            self.output_bits,
+            self.output_steps,
+            self.unit_bits,
+            self.phases,
+        )
         rest = (*converters, self.first_output, self.total_outputs, self.first_row)
-        ints = (*_counted(self.bounds), *_counted(self.columns), *geometry, *rest, self.spread.pieces)
+        ints = (
+            *_counted(self.bounds),
+            *_counted(self.columns),
+            *geometry,
+            *rest,
+            self.spread.pieces,
+        )
         object.__setattr__(self, "ints", ints)
         s = self.spread
-        floats = (self.output_bound, self.output_noise, self.weight_noise, s.base, s.step, s.dip, s.rate)
+        floats = (
+            self.output_bound,
+            self.output_noise,
+            self.weight_noise,
+            s.base,
+            s.step,
+            s.dip,
+            s.rate,
+        )
         object.__setattr__(self, "floats", (*floats, *s.coefficients))
 
     @property
@@ -124,7 +159,9 @@ class Plan:
         return self.spread != Spread()
 
     def span(self, block: int, shape: tuple[int, ...]) -> RowBlock:
-        """Row block ``block`` as an index into the rows' dimensions ``shape`` = (channels, *kernel)."""
+        """Row block ``block`` as an index into the rows' dimensions ``shape`` = (channels,
+        *kernel).
+        """
         return row_block(self.bounds[block], self.bounds[block + 1], tuple(shape))
 
 
@@ -147,9 +184,14 @@ def decode(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
     try:
         plan = _decoded(ints, floats)
     except (IndexError, ValueError) as error:
-        raise ValueError(f"ints {ints} and floats {floats} are not those of a Plan: {error}") from error
+        raise ValueError(
+            f"ints {ints} and floats {floats} are not those of a Plan: {error}"
+        ) from error
     if (plan.ints, plan.floats) != (ints, floats):
-        raise ValueError(f"ints {ints} and floats {floats} are not those of a Plan, such as {plan.ints}, {plan.floats}")
+        raise ValueError(
+            f"ints {ints} and floats {floats} are not those of a Plan, such as {plan.ints}, "
+            f"{plan.floats}"
+        )
     return plan
 
 
@@ -183,7 +225,9 @@ def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
         output_bound=bound,
         output_noise=output_noise,
         weight_noise=weight_noise,
-        spread=Spread(coefficients=tuple(c), base=base, step=step, pieces=pieces, dip=dip, rate=rate),  # type: ignore[arg-type]
+        spread=Spread(
+            coefficients=tuple(c), base=base, step=step, pieces=pieces, dip=dip, rate=rate
+        ),  # type: ignore[arg-type]
         first_output=first_output,
         total_outputs=total_outputs,
         first_row=first_row,

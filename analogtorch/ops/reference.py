@@ -1,7 +1,8 @@
-"""The analog product in plain torch: what every kernel must reproduce, and what runs where there is none.
+"""The analog product in plain torch: what every kernel must reproduce, and what runs where there is
+none.
 
-A layer's product is a convolution (a linear layer is one without places). With ``r`` the input range (of all row
-blocks, or one for each) and ``s`` the weight scale of a row block and output:
+A layer's product is a convolution (a linear layer is one without places). With ``r`` the input
+range (of all row blocks, or one for each) and ``s`` the weight scale of a row block and output:
 
     xq = round(clip(x, -r, r) L / r) r / L                  L = 2^(input bits - 1) - 1
     wn = w + weight_noise * s * spread(w / s) * normal
@@ -10,18 +11,19 @@ blocks, or one for each) and ``s`` the weight scale of a row block and output:
     u = gain * round(clip(v, -b, b) A / b) b / A            b = r * s * output bound, A = 2^(output bits - 1) - 1
     y += round(clip(u, -o, o) U / o) o / U                  o = r * s * output range, U = 2^(unit bits - 1) - 1
 
-With ``plan.phases`` ADC outputs to a partial sum, those of ``x+ = max(xq, 0)`` and ``x- = max(-xq, 0)``, and of the
-polarities ``w+`` and ``w-`` of ``wn = w+ - w-``, go through the third and fourth line by themselves:
+With ``plan.phases`` ADC outputs to a partial sum, those of ``x+ = max(xq, 0)`` and ``x- = max(-xq,
+0)``, and of the polarities ``w+`` and ``w-`` of ``wn = w+ - w-``, go through the third and fourth
+line by themselves:
 
     v  = v(x+, wn) - v(x-, wn)                                      2 phases
     v  = v(x+, w+) - v(x+, w-) - v(x-, w+) + v(x-, w-)              4 phases
 
-``A`` may be given instead (``output_steps``). The last line is that of a tile whose digital unit scales each column
-before it passes 8 bits on; without output ranges, ``y += u``.
+``A`` may be given instead (``output_steps``). The last line is that of a tile whose digital unit
+scales each column before it passes 8 bits on; without output ranges, ``y += u``.
 
-The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does, in any phase; the
-range learns from what it clips. Normals are keyed by position (``ops/generator.py``), so the backward pass meets the
-very noise of the forward.
+The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does,
+in any phase; the range learns from what it clips. Normals are keyed by position
+(``ops/generator.py``), so the backward pass meets the very noise of the forward.
 """
 
 import functools
@@ -62,12 +64,15 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Te
     flat, full = w.flatten(1), over_rows(scale, plan.bounds)
     outputs, rows = flat.shape
     number = torch.arange(outputs, device=w.device)
-    first = plan.first_row + number // (outputs // plan.groups) * rows  # groups meet rows of their own
+    # groups meet rows of their own
+    first = plan.first_row + number // (outputs // plan.groups) * rows
     z = normal(key, number + plan.first_output, first, rows)
     return noisy(flat, full, z, plan.weight_noise, plan.spread).view(w.shape)
 
 
-def part(x: Tensor, w: Tensor, span: RowBlock, plan: Plan, own_range: Tensor | None = None) -> Tensor:
+def part(
+    x: Tensor, w: Tensor, span: RowBlock, plan: Plan, own_range: Tensor | None = None
+) -> Tensor:
     """The partial sums of a row block; the input is never unfolded.
 
     Args:
@@ -75,7 +80,8 @@ def part(x: Tensor, w: Tensor, span: RowBlock, plan: Plan, own_range: Tensor | N
         w: the whole weight.
         span: of the row block.
         plan: of the product.
-        own_range: (1,), of a row block whose DACs have a range of their own: what it sees is then quantised here.
+        own_range: (1,), of a row block whose DACs have a range of their own: what it sees is then
+            quantised here.
     """
     seen = seen_by(x, w.shape[1:], span, plan)
     if own_range is not None:
@@ -84,7 +90,9 @@ def part(x: Tensor, w: Tensor, span: RowBlock, plan: Plan, own_range: Tensor | N
         return F.linear(seen, w[:, span[0]])
     seen = seen.flatten(1, 2) if plan.groups > 1 else seen
     w = w[(slice(None), *span)]
-    return _CONVOLVE[plan.dims](seen, w, None, plan.stride, plan.padding, plan.dilation, plan.groups)
+    return _CONVOLVE[plan.dims](
+        seen, w, None, plan.stride, plan.padding, plan.dilation, plan.groups
+    )
 
 
 def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
@@ -93,13 +101,20 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     input_range, output_ranges = input_range.abs(), inputs.output_ranges
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
     own, wn = per_block(input_range), noisy_weight(w, scale, inputs.key, plan)
-    read = phases(x if own else dac(x, input_range, plan.input_bits, w.dtype), wn, inputs.negatives, plan.phases)
+    read = phases(
+        x if own else dac(x, input_range, plan.input_bits, w.dtype),
+        wn,
+        inputs.negatives,
+        plan.phases,
+    )
     total: Tensor | None = None
     masks = []
     for block in range(plan.blocks):
         r = input_range[block : block + 1] if own else input_range
         span = plan.span(block, w.shape[1:])
-        sums = [part(phase.x, phase.w, span, plan, r if own else None).to(scale.dtype) for phase in read]
+        sums = [
+            part(phase.x, phase.w, span, plan, r if own else None).to(scale.dtype) for phase in read
+        ]
         shape = sums[0].shape
         full = r.to(scale.dtype).reshape(-1, 1, 1) * scale[block].view(1, -1, 1)
         v, clipped = _read(sums, [phase.sign for phase in read], full, block, inputs, plan)
@@ -116,7 +131,9 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     if bias is not None:
         total = total + bias.to(total.dtype).view(-1, *[1] * plan.dims)
     mask = torch.stack(masks) if masks else x.new_empty(0, dtype=MASK)
-    saturated = mask.flatten(1).amax(1) if mask.numel() else x.new_zeros(plan.blocks, dtype=torch.uint8)
+    saturated = (
+        mask.flatten(1).amax(1) if mask.numel() else x.new_zeros(plan.blocks, dtype=torch.uint8)
+    )
     return Outputs(total.to(w.dtype).contiguous(), scale, mask, saturated)
 
 
@@ -125,7 +142,9 @@ def _read(
 ) -> tuple[Tensor, list[Tensor]]:
     """``physics.adc_outputs`` of the partial sums of a row block, as (vectors, outputs, places)."""
     bounds, shape = inputs.output_bounds, _read_shape(sums[0].shape, plan)
-    bound = full * (plan.output_bound if bounds is None else bounds[block].view(1, -1, 1).to(full.dtype))
+    bound = full * (
+        plan.output_bound if bounds is None else bounds[block].view(1, -1, 1).to(full.dtype)
+    )
 
     def normals(number: int) -> Tensor:
         assert inputs.output_keys is not None
@@ -136,7 +155,9 @@ def _read(
     return adc_outputs(read, signs, full, bound, plan.steps, plan.output_noise, normals)
 
 
-def backward(g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
+def backward(
+    g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]
+) -> Gradients:
     """Gradients of x, the input range, w and the bias, where ``needs`` says so."""
     x, signed, w, _, _, gain, key, *_ = inputs
     input_range, own = signed.abs(), per_block(signed)
@@ -147,7 +168,9 @@ def backward(g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: S
     if gain is None and not mask.numel() and not own:  # then it is the digital layer's
         gx, gw = _gradients(g, xq, wn, plan, wanted)
     else:
-        gx, gw, taught = _by_blocks(g, xq, wn, gain, mask, input_range if own else None, plan, wanted)
+        gx, gw, taught = _by_blocks(
+            g, xq, wn, gain, mask, input_range if own else None, plan, wanted
+        )
     if gx is not None and plan.input_bits and not own:
         gx, taught = _through_dac(gx, x, input_range, needs_range)
     g_range = None
@@ -166,7 +189,9 @@ def _any(clipped: list[Tensor], v: Tensor) -> Tensor:
     return functools.reduce(torch.logical_or, clipped)
 
 
-def _through_dac(gx: Tensor, x: Tensor, input_range: Tensor, needs_range: bool) -> tuple[Tensor, Tensor | None]:
+def _through_dac(
+    gx: Tensor, x: Tensor, input_range: Tensor, needs_range: bool
+) -> tuple[Tensor, Tensor | None]:
     bound = beside(input_range, x)
     above, below = x > bound, x < -bound
     taught = None
@@ -179,7 +204,8 @@ def _through_dac(gx: Tensor, x: Tensor, input_range: Tensor, needs_range: bool) 
 def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
     """(vectors, outputs, places) of an output."""
     if plan.dims:
-        return shape[0], shape[1], math.prod(shape[2:])  # Size.numel() would fix a batch size that is traced
+        # Size.numel() would fix a batch size that is traced
+        return shape[0], shape[1], math.prod(shape[2:])
     return math.prod(shape[:-1]), shape[-1], 1
 
 
@@ -189,12 +215,18 @@ def _mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
     return (vectors * outputs, places) if plan.dims else (vectors, outputs)
 
 
-def _output_normals(shape: tuple[int, int, int], key: Tensor, samples: Tensor | None, plan: Plan) -> Tensor:
-    """Normals of ``shape`` (vectors, outputs, places), keyed by vector and output, and by place if any."""
+def _output_normals(
+    shape: tuple[int, int, int], key: Tensor, samples: Tensor | None, plan: Plan
+) -> Tensor:
+    """Normals of ``shape`` (vectors, outputs, places), keyed by vector and output, and by place if
+    any.
+    """
     n, outputs, places = shape
     vectors = torch.arange(n, device=key.device) if samples is None else samples
     if not plan.dims:
-        return normal(key, vectors, torch.full_like(vectors, plan.first_output), outputs).unsqueeze(2)
+        return normal(key, vectors, torch.full_like(vectors, plan.first_output), outputs).unsqueeze(
+            2
+        )
     own = torch.arange(plan.first_output, plan.first_output + outputs, device=key.device)
     rows = (vectors.unsqueeze(1) * (plan.total_outputs or outputs) + own).flatten()
     return normal(key, rows, torch.zeros_like(rows), places).view(shape)
@@ -210,7 +242,9 @@ def _gradients(
         return gx, gw
     run = (plan.stride, plan.padding, plan.dilation)
     zero, wanted = [0] * plan.dims, [*needs, False]
-    gx, gw, _ = torch.ops.aten.convolution_backward(g, x, w, None, *run, False, zero, plan.groups, wanted)
+    gx, gw, _ = torch.ops.aten.convolution_backward(
+        g, x, w, None, *run, False, zero, plan.groups, wanted
+    )
     return gx, gw
 
 
@@ -224,22 +258,32 @@ def _by_blocks(
     plan: Plan,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, w and, where each row block has its own, the ranges; ``x`` is then not quantised yet."""
+    """Gradients of x, w and, where each row block has its own, the ranges; ``x`` is then not
+    quantised yet.
+    """
     # blocks that hold whole kernels share no input: they write where others must add
-    gx = torch.zeros_like(x, dtype=w.dtype, memory_format=torch.contiguous_format) if needs[0] else None
+    gx = (
+        torch.zeros_like(x, dtype=w.dtype, memory_format=torch.contiguous_format)
+        if needs[0]
+        else None
+    )
     gw = torch.empty_like(w, memory_format=torch.contiguous_format) if needs[1] else None
     taught: list[Any] = []
     for block in range(plan.blocks):
         passed = g
         if mask.numel():
-            passed = g.masked_fill(unpacked(mask[block], _mask_rows(g.shape, plan)[1]).view(g.shape), 0.0)
+            passed = g.masked_fill(
+                unpacked(mask[block], _mask_rows(g.shape, plan)[1]).view(g.shape), 0.0
+            )
         if gain is not None:
             passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)
         span = plan.span(block, w.shape[1:])
         index, given = (slice(None), *span), seen_by(x, w.shape[1:], span, plan)
         r = None if ranges is None else ranges[block : block + 1]
         seen = given if r is None else dac(given, r, plan.input_bits, w.dtype)
-        own_gx, own_gw = _gradients(passed, seen.flatten(1, 2) if plan.groups > 1 else seen, w[index], plan, needs)
+        own_gx, own_gw = _gradients(
+            passed, seen.flatten(1, 2) if plan.groups > 1 else seen, w[index], plan, needs
+        )
         if gx is not None and own_gx is not None:
             own_gx = own_gx.view(seen.shape)
             if r is not None and plan.input_bits:

@@ -1,7 +1,9 @@
-"""The keys of one noisy forward and the numbers of its samples, where torch.compile and checkpointing keep them right.
+"""The keys of one noisy forward and the numbers of its samples, where torch.compile and
+checkpointing keep them right.
 
-Both are opaque operators that take a tensor: only that form keeps forward, recomputation and compiled graphs in step. A
-counter in a buffer gives silently wrong gradients under activation checkpointing.
+Both are opaque operators that take a tensor: only that form keeps forward, recomputation and
+compiled graphs in step. A counter in a buffer gives silently wrong gradients under activation
+checkpointing.
 """
 
 from collections import OrderedDict
@@ -17,10 +19,11 @@ from analogtorch.ops.library import define
 
 
 def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
-    """Draw a seed from torch's generator of ``like``'s device and fold it with each stream: (streams,) int64.
+    """Draw a seed from torch's generator of ``like``'s device and fold it with each stream:
+    (streams,) int64.
 
-    ``torch.manual_seed`` before a step replays it. One draw serves all streams of a layer, so that the number of its
-    row blocks does not shift what the next layer draws.
+    ``torch.manual_seed`` before a step replays it. One draw serves all streams of a layer, so that
+    the number of its row blocks does not shift what the next layer draws.
     """
     return _draw_keys(like, streams)
 
@@ -44,15 +47,20 @@ def _fake(like: Tensor, streams: Sequence[int]) -> Tensor:
 
 
 _draw_keys = define(
-    "draw_keys(Tensor like, int[] streams) -> Tensor", _draw, _fake, tags=(torch.Tag.nondeterministic_seeded,)
+    "draw_keys(Tensor like, int[] streams) -> Tensor",
+    _draw,
+    _fake,
+    tags=(torch.Tag.nondeterministic_seeded,),
 )
 
 
 class _Scopes:
-    """Where the samples of a forward stand in their batch, by the seed that torch's generator was given for it.
+    """Where the samples of a forward stand in their batch, by the seed that torch's generator was
+    given for it.
 
-    Checkpointing gives the generator back the state that it had, its first seed included, and so finds the number of a
-    scope that is closed. It is not always alone: the parts of a batch share a seed and differ in the number.
+    Checkpointing gives the generator back the state that it had, its first seed included, and so
+    finds the number of a scope that is closed. It is not always alone: the parts of a batch share a
+    seed and differ in the number.
     """
 
     MOST = 4096
@@ -81,8 +89,9 @@ class _Scopes:
         known = self.closed.get(seed, {0})
         if len(known) > 1:
             raise RuntimeError(
-                "a checkpointed layer is recomputed outside the analogtorch.noise scope that it ran in, and scopes of "
-                f"this seed and step had several first_sample: {sorted(known)}; call backward() inside the `with`"
+                "a checkpointed layer is recomputed outside the analogtorch.noise scope that it "
+                "ran in, and scopes of this seed and step had several first_sample: "
+                f"{sorted(known)}; call backward() inside the `with`"
             )
         return next(iter(known))
 
@@ -92,7 +101,8 @@ scopes = _Scopes()
 
 
 def number_samples(like: Tensor, vectors: int, per_sample: int) -> Tensor:
-    """Numbers of the input vectors in the output noise: (vectors,) int64, consecutive from the scope's first sample.
+    """Numbers of the input vectors in the output noise: (vectors,) int64, consecutive from the
+    scope's first sample.
 
     Args:
         like: on the device that is asked.
@@ -104,7 +114,9 @@ def number_samples(like: Tensor, vectors: int, per_sample: int) -> Tensor:
 
 def _numbered(like: Tensor, vectors: int, per_sample: int) -> Tensor:
     cuda = like.device.type == "cuda"
-    generator = torch.cuda.default_generators[like.device.index] if cuda else torch.default_generator
+    generator = (
+        torch.cuda.default_generators[like.device.index] if cuda else torch.default_generator
+    )
     first = scopes.first(generator.initial_seed()) * per_sample
     return torch.arange(first, first + vectors, device=like.device)
 

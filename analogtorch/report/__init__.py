@@ -1,6 +1,7 @@
 """All that is drawn and written for readers: tables, plots, pages, and the report of a run.
 
-Importing it lets mappings, costs and sensitivities print and draw themselves (``analogtorch.values.shown``).
+Importing it lets mappings, costs and sensitivities print and draw themselves
+(``analogtorch.values.shown``).
 """
 
 from analogtorch.report import cost, floorplan_png, mapping, page, sensitivity  # noqa: F401  they show values

@@ -8,17 +8,28 @@ from analogtorch.values.shown import as_text
 
 @as_text.register
 def table(report: CostReport) -> str:
-    """The report for a terminal: times, energy by consumer, efficiencies beside the published ones."""
+    """The report for a terminal: times, energy by consumer, efficiencies beside the published
+    ones.
+    """
     lines = _facts(report) + _energies(report)
-    lines += ["", f"{'efficiency':<12} {'scope':<7} {'TOPS':>8} {'TOPS/W':>8} {'range':>17} {'fJ/MAC':>8}  figures"]
+    lines += [
+        "",
+        f"{'efficiency':<12} {'scope':<7} {'TOPS':>8} {'TOPS/W':>8} {'range':>17} {'fJ/MAC':>8}  "
+        "figures",
+    ]
     lines += [_row(e) for e in (*report.efficiencies, *report.published)]
     lines += [
         "",
-        "2 operations per MAC, digital operations not counted. TOPS: of one busy tile, of one chip, of all chips.",
-        "Range: each MVM charged as a full tile, to each in proportion to its columns (or by the shares, if less).",
+        "2 operations per MAC, digital operations not counted. TOPS: of one busy tile, of one "
+        "chip, of all chips.",
+        "Range: each MVM charged as a full tile, to each in proportion to its columns (or by the "
+        "shares, if less).",
         "Published figures come from workloads of their own; they are no prediction for this one.",
     ]
-    lines += [f"{e.origin}, {e.scope}: without {e.excluded}" for e in (*report.efficiencies, *report.published)]
+    lines += [
+        f"{e.origin}, {e.scope}: without {e.excluded}"
+        for e in (*report.efficiencies, *report.published)
+    ]
     return "\n".join(lines + _origins(report))
 
 
@@ -26,18 +37,20 @@ def _facts(report: CostReport) -> list[str]:
     plan, costs = report.schedule, report.chip.cost
     assert costs is not None
     lines = [
-        f"{report.chip.name}: {len(plan.tiles)} tiles on {plan.num_chips} chip{'s' if plan.num_chips > 1 else ''}, "
-        f"{plan.utilisation:.0%} of their cells used; {costs.precision}, "
-        f"{costs.phases} phase{'s' if costs.phases > 1 else ''}; conductance {report.conductance:.3g} of programmed",
-        f"{plan.mode}: latency {_si(plan.latency, 's')}, one inference per {_si(plan.interval, 's')}, "
-        f"{plan.throughput:,.4g} per second, set by {plan.bottleneck}",
-        f"one inference: {report.macs:,} MACs = {report.operations:,} operations in {sum(r.mvms for r in plan.runs):,} "
-        f"MVMs of tiles, {_si(report.energy.system, 'J')}, mean power {_si(report.power, 'W')}",
+        f"{report.chip.name}: {len(plan.tiles)} tiles on {plan.num_chips} "
+        f"chip{'s' if plan.num_chips > 1 else ''}, {plan.utilisation:.0%} of their cells used; "
+        f"{costs.precision}, {costs.phases} phase{'s' if costs.phases > 1 else ''}; conductance "
+        f"{report.conductance:.3g} of programmed",
+        f"{plan.mode}: latency {_si(plan.latency, 's')}, one inference per "
+        f"{_si(plan.interval, 's')}, {plan.throughput:,.4g} per second, set by {plan.bottleneck}",
+        f"one inference: {report.macs:,} MACs = {report.operations:,} operations in "
+        f"{sum(r.mvms for r in plan.runs):,} MVMs of tiles, {_si(report.energy.system, 'J')}, mean "
+        f"power {_si(report.power, 'W')}",
     ]
     if plan.signed:
         lines.append(
-            f"signed inputs, {costs.signed_passes} passes each: {len(plan.signed)} matrices (signed_inputs=[...] names "
-            "those that have them; the others take one)"
+            f"signed inputs, {costs.signed_passes} passes each: {len(plan.signed)} matrices "
+            "(signed_inputs=[...] names those that have them; the others take one)"
         )
     return lines
 
@@ -47,8 +60,13 @@ def _energies(report: CostReport) -> list[str]:
     lines = ["", f"{'energy of one inference':<28} {'J':>12} {'share':>7}"]
     for field in fields(report.energy):
         value = getattr(report.energy, field.name)
-        lines.append(f"  {field.name.replace('_', ' '):<26} {_si(value, 'J'):>12} {value / total:>7.1%}")
-    return [*lines, f"  {'(each MVM a full tile)':<26} {_si(report.energy_full_tiles.system, 'J'):>12}"]
+        lines.append(
+            f"  {field.name.replace('_', ' '):<26} {_si(value, 'J'):>12} {value / total:>7.1%}"
+        )
+    return [
+        *lines,
+        f"  {'(each MVM a full tile)':<26} {_si(report.energy_full_tiles.system, 'J'):>12}",
+    ]
 
 
 def _row(e: Efficiency) -> str:
@@ -64,9 +82,14 @@ def _origins(report: CostReport) -> list[str]:
     known = report.published
     lines = [f"published: {source}" for source in dict.fromkeys(e.source for e in known)]
     steps = [
-        f"{b.scope} / {a.scope} {b.tops_per_watt / a.tops_per_watt:.2f}" for a, b in zip(known, known[1:], strict=False)
+        f"{b.scope} / {a.scope} {b.tops_per_watt / a.tops_per_watt:.2f}"
+        for a, b in zip(known, known[1:], strict=False)
     ]
-    return lines + ([f"published factors: {', '.join(steps)}; their causes cannot be separated"] if steps else [])
+    return lines + (
+        [f"published factors: {', '.join(steps)}; their causes cannot be separated"]
+        if steps
+        else []
+    )
 
 
 def _si(value: float, unit: str) -> str:

@@ -26,7 +26,8 @@ def checked_path(path: str | Path | None) -> Path | None:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure, in inches. It is not pyplot's, which keeps figures and picks a backend for the whole process.
+    """An empty figure, in inches. It is not pyplot's, which keeps figures and picks a backend for
+    the whole process.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -34,12 +35,15 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('plot needs matplotlib; run: pip install "analogtorch[report]"') from error
+        raise ImportError(
+            'plot needs matplotlib; run: pip install "analogtorch[report]"'
+        ) from error
     return Figure(figsize=(width, height), dpi=130, layout="constrained")
 
 
 def write_figure(figure: Any, path: Path | None, **options: Any) -> None:
-    """Write the figure where ``checked_path`` gave a path, whole or not at all; ``options`` of ``savefig``.
+    """Write the figure where ``checked_path`` gave a path, whole or not at all; ``options`` of
+    ``savefig``.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,4 +1,6 @@
-"""Where things are drawn: tiles on a grid, blocks in their tiles, a colour per matrix. Shared by plot and page."""
+"""Where things are drawn: tiles on a grid, blocks in their tiles, a colour per matrix. Shared by
+plot and page.
+"""
 
 import colorsys
 import dataclasses
@@ -55,7 +57,9 @@ class Floorplan:
 
 
 def floorplan(mapping: ChipMapping) -> Floorplan:
-    """The tiles in use: of one chip in a grid twice as wide as high, of several in squares, side by side and below."""
+    """The tiles in use: of one chip in a grid twice as wide as high, of several in squares, side by
+    side and below.
+    """
     on_tile: dict[int, dict[int, list[Placement]]] = {}
     for p in mapping.placements:
         on_tile.setdefault(p.chip, {}).setdefault(p.tile, []).append(p)
@@ -67,14 +71,20 @@ def floorplan(mapping: ChipMapping) -> Floorplan:
         across = max(2, math.ceil(math.sqrt(most)))
         chips_across, margin = math.ceil(math.sqrt(2 * len(on_tile))), 0.25
         title = 0.12 * across  # room for the name of the chip
-    width, height = across * pitch - GAP + 2 * margin, math.ceil(most / across) * pitch - GAP + 2 * margin + title
+    width, height = (
+        across * pitch - GAP + 2 * margin,
+        math.ceil(most / across) * pitch - GAP + 2 * margin + title,
+    )
     tiles, frames = [], []
     for number, chip in enumerate(sorted(on_tile)):
         row, column = divmod(number, chips_across)
         left, top = column * (width + margin), row * (height + margin)
         frames.append(Frame(chip, left, top, width, height))
         for i, tile in enumerate(sorted(on_tile[chip])):
-            x, y = left + margin + (i % across) * pitch, top + margin + title + (i // across) * pitch
+            x, y = (
+                left + margin + (i % across) * pitch,
+                top + margin + title + (i // across) * pitch,
+            )
             tiles.append(Tile(chip, tile, x, y, tuple(on_tile[chip][tile])))
     chips_across, rows = min(chips_across, len(frames)), math.ceil(len(frames) / chips_across)
     return Floorplan(
@@ -95,21 +105,32 @@ def colours(mapping: ChipMapping) -> dict[str, str]:
 
 
 def cost_shown(caller: str, mapping: ChipMapping, given: CostReport | None) -> CostReport | None:
-    """The cost ``given``, or that of a pipelined inference; None where the chip's is not known or nothing multiplies.
+    """The cost ``given``, or that of a pipelined inference; None where the chip's is not known or
+    nothing multiplies.
 
     Raises:
         TypeError: it is no report of a cost.
     """
     if given is not None:
         if not hasattr(given, "energy"):
-            raise TypeError(f"{caller}: cost must be what analogtorch.cost(mapping) gives, got {checks.shown(given)}")
+            raise TypeError(
+                f"{caller}: cost must be what analogtorch.cost(mapping) gives, got "
+                f"{checks.shown(given)}"
+            )
         return given
-    return cost_of(mapping) if mapping.chip.cost is not None and any(mapping.vectors.values()) else None
+    return (
+        cost_of(mapping)
+        if mapping.chip.cost is not None and any(mapping.vectors.values())
+        else None
+    )
 
 
 def energy_split(cost: CostReport) -> dict[str, float]:
     """What consumes the energy of one inference, J."""
-    values = {f.name.replace("_", " "): getattr(cost.energy, f.name) for f in dataclasses.fields(cost.energy)}
+    values = {
+        f.name.replace("_", " "): getattr(cost.energy, f.name)
+        for f in dataclasses.fields(cost.energy)
+    }
     return {name: value for name, value in values.items() if isinstance(value, float) and value > 0}
 
 

@@ -6,7 +6,15 @@ from typing import Any
 from analogtorch.cost_model import CostReport
 from analogtorch.mapping import ChipMapping
 from analogtorch.report.figure import checked_path, new_figure, write_figure
-from analogtorch.report.floorplan import Floorplan, colours, cost_shown, energy_split, energy_unit, floorplan, short
+from analogtorch.report.floorplan import (
+    Floorplan,
+    colours,
+    cost_shown,
+    energy_split,
+    energy_unit,
+    floorplan,
+    short,
+)
 from analogtorch.values.shown import draw
 
 _LEGEND = 40
@@ -14,14 +22,17 @@ _LEGEND = 40
 
 
 @draw.register
-def plot(mapping: ChipMapping, path: str | Path | None = None, *, cost: CostReport | None = None) -> Any:
-    """Draw the floorplan (a rectangle per tile, the blocks of each matrix in its colour) and each tile's utilisation.
+def plot(
+    mapping: ChipMapping, path: str | Path | None = None, *, cost: CostReport | None = None
+) -> Any:
+    """Draw the floorplan (a rectangle per tile, the blocks of each matrix in its colour) and each
+    tile's utilisation.
 
     Args:
         mapping: to draw.
         path: file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-        cost: whose energy of an inference is drawn, by what consumes it; by default of the pipelined mode,
-            none where the chip has no cost.
+        cost: whose energy of an inference is drawn, by what consumes it; by default of the
+            pipelined mode, none where the chip has no cost.
 
     Returns:
         The matplotlib figure.
@@ -35,7 +46,9 @@ def plot(mapping: ChipMapping, path: str | Path | None = None, *, cost: CostRepo
     file = checked_path(path)
     panels = 2 if cost is None else 3
     plan = floorplan(mapping)
-    heights = [max(1.5, 10 * plan.height / plan.width) + 0.12 * _legend_rows(mapping), 1.8, 2.2][:panels]
+    heights = [max(1.5, 10 * plan.height / plan.width) + 0.12 * _legend_rows(mapping), 1.8, 2.2][
+        :panels
+    ]
     figure = new_figure(11, 1 + sum(heights))
     axes = figure.subplots(panels, 1, height_ratios=heights)
     _tiles(axes[0], mapping, plan)
@@ -52,7 +65,9 @@ def _tiles(axes: Any, mapping: ChipMapping, plan: Floorplan) -> None:
 
     colour, chip = colours(mapping), mapping.chip
     frames = [Rectangle((t.x, t.y), 1, 1) for t in plan.tiles]
-    axes.add_collection(PatchCollection(frames, facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5))
+    axes.add_collection(
+        PatchCollection(frames, facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5)
+    )
     blocks, faces = [], []
     for p, x, y in plan.blocks():
         left, top = x + p.col / chip.cols, y + p.row / chip.rows
@@ -60,7 +75,9 @@ def _tiles(axes: Any, mapping: ChipMapping, plan: Floorplan) -> None:
         faces.append(colour[p.block.matrix])
     axes.add_collection(PatchCollection(blocks, facecolor=faces, edgecolor="black", linewidth=0.2))
     for f in plan.frames:
-        axes.add_patch(Rectangle((f.x, f.y), f.width, f.height, fill=False, edgecolor="#999999", linewidth=0.5))
+        axes.add_patch(
+            Rectangle((f.x, f.y), f.width, f.height, fill=False, edgecolor="#999999", linewidth=0.5)
+        )
         axes.text(f.x + 0.03 * f.width, f.y + 0.09 * f.width, f"chip {f.chip}", fontsize=6)
     axes.set_xlim(-0.1, plan.width + 0.1)
     axes.set_ylim(plan.height + 0.1, -0.1)
@@ -74,7 +91,11 @@ def _tiles(axes: Any, mapping: ChipMapping, plan: Floorplan) -> None:
     if len(colour) > _LEGEND:
         handles.append(Patch(facecolor="none", label=f"... {len(colour) - _LEGEND} more"))
     axes.legend(
-        handles=handles, fontsize=6, ncols=_legend_columns(mapping), loc="upper center", bbox_to_anchor=(0.5, 0)
+        handles=handles,
+        fontsize=6,
+        ncols=_legend_columns(mapping),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
     )
 
 

@@ -14,7 +14,10 @@ def table(mapping: ChipMapping) -> str:
     rows = [HEADER, *layer_rows(mapping)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     facts = [f"{name}: {text}" for name, text in summary(mapping)]
@@ -22,7 +25,9 @@ def table(mapping: ChipMapping) -> str:
 
 
 def layer_rows(mapping: ChipMapping) -> list[tuple[str, ...]]:
-    """The table's cells below the header; utilisation is that of all tiles on which a part of the matrix lies."""
+    """The table's cells below the header; utilisation is that of all tiles on which a part of the
+    matrix lies.
+    """
     used, vectors, copies = mapping.tile_utilisation, mapping.vectors, mapping.copies
     rows: list[tuple[str, ...]] = []
     for matrix in mapping.matrices:
@@ -52,8 +57,16 @@ def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
     rest = sum(count for _, count in mapping.digital_weights)
     retired = len(mapping.retired), len(mapping.retired_columns)
     facts = [
-        ("model", f"{mapping.model}, {mapping.weights:,} weights on the chip in {mapping.cells:,} cells{zeros}"),
-        ("chip", f"{chip.name}: {mapping.num_chips} used, each with {chip.tiles} tiles of {chip.rows}x{chip.cols}"),
+        (
+            "model",
+            f"{mapping.model}, {mapping.weights:,} weights on the chip in {mapping.cells:,} "
+            f"cells{zeros}",
+        ),
+        (
+            "chip",
+            f"{chip.name}: {mapping.num_chips} used, each with {chip.tiles} tiles of "
+            f"{chip.rows}x{chip.cols}",
+        ),
         (
             "tiles",
             f"{mapping.tiles_used} used, {over} over the bound of {mapping.tiles_lower_bound} "

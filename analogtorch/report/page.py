@@ -4,7 +4,15 @@ from typing import Any
 
 from analogtorch.cost_model import CostReport
 from analogtorch.mapping import ChipMapping
-from analogtorch.report.floorplan import Floorplan, colours, cost_shown, energy_split, energy_unit, floorplan, short
+from analogtorch.report.floorplan import (
+    Floorplan,
+    colours,
+    cost_shown,
+    energy_split,
+    energy_unit,
+    floorplan,
+    short,
+)
 from analogtorch.report.mapping import HEADER, layer_rows, summary
 from analogtorch.values.shown import as_html
 
@@ -77,12 +85,13 @@ fill="#4878a8"><title>chip {{ c }} tile {{ t }}: {{ "%.1f" | format(100 * share)
 
 @as_html.register
 def html(mapping: ChipMapping, *, cost: CostReport | None = None) -> str:
-    """One HTML page with totals, floorplan, utilisation, the table of matrices and all digital operations.
+    """One HTML page with totals, floorplan, utilisation, the table of matrices and all digital
+    operations.
 
     Args:
         mapping: to show.
-        cost: shown as the energy of an inference by what consumes it, and its own text; by default that of the
-            pipelined mode, none where the chip has no cost.
+        cost: shown as the energy of an inference by what consumes it, and its own text; by default
+            that of the pipelined mode, none where the chip has no cost.
 
     Raises:
         ImportError: jinja2 is not installed.
@@ -128,6 +137,6 @@ def _told(p: Any) -> str:
     b = p.block
     copy = f", copy {b.copy}" if b.copy else ""
     return (
-        f"{b.matrix}{copy}: rows {b.row} to {b.row + b.rows - 1}, columns {b.col} to {b.col + b.cols - 1}; "
-        f"chip {p.chip} tile {p.tile}, row {p.row}, column {p.col}"
+        f"{b.matrix}{copy}: rows {b.row} to {b.row + b.rows - 1}, columns {b.col} to "
+        f"{b.col + b.cols - 1}; chip {p.chip} tile {p.tile}, row {p.row}, column {p.col}"
     )

@@ -11,7 +11,8 @@ _FIRST = 1.0  # s: where the axis, which is logarithmic, puts everything up to o
 
 
 def plot(result: Result) -> bytes:
-    """A PNG of the accuracy over the logarithm of time: direct and hardware-aware with spread, and the digital lines.
+    """A PNG of the accuracy over the logarithm of time: direct and hardware-aware with spread, and
+    the digital lines.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -23,7 +24,13 @@ def plot(result: Result) -> bytes:
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(100 * result.digital, color="black", linewidth=1, label="digital")
-    axes.axhline(100 * result.iso, color="black", linewidth=1, linestyle=":", label=f"{100 * ISO:.0f} % of digital")
+    axes.axhline(
+        100 * result.iso,
+        color="black",
+        linewidth=1,
+        linestyle=":",
+        label=f"{100 * ISO:.0f} % of digital",
+    )
     _band(axes, result.direct, "tab:red", "mapped directly")
     _band(axes, result.hwa, "tab:blue", "hardware-aware training")
     names = [time + "*" * bool(result.hwa.note(time)) for time in result.hwa.times]
@@ -31,7 +38,10 @@ def plot(result: Result) -> bytes:
     axes.set_xscale("log")
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
-    axes.set_xlabel("time after programming" + (" (*: beyond the device's data)" if any(result.hwa.notes) else ""))
+    axes.set_xlabel(
+        "time after programming"
+        + (" (*: beyond the device's data)" if any(result.hwa.notes) else "")
+    )
     axes.set_ylabel("accuracy, %")
     axes.set_title(f"{result.chip}, {result.tiles} tiles; {result.data['source']}")
     axes.grid(alpha=0.3)
@@ -45,8 +55,16 @@ def _band(axes: Any, sweep: Sweep, colour: str, label: str) -> None:
     order = sorted(range(len(sweep.times)), key=lambda i: _axis(sweep)[i])
     x = [_axis(sweep)[i] for i in order]
     mean, std = (100 * v[order] for v in (sweep.mean, sweep.std))
-    axes.plot(x, mean.tolist(), color=colour, marker="o", label=f"{label} (± std over {len(sweep.seeds)} chips)")
-    axes.fill_between(x, (mean - std).tolist(), (mean + std).tolist(), color=colour, alpha=0.2, linewidth=0)
+    axes.plot(
+        x,
+        mean.tolist(),
+        color=colour,
+        marker="o",
+        label=f"{label} (± std over {len(sweep.seeds)} chips)",
+    )
+    axes.fill_between(
+        x, (mean - std).tolist(), (mean + std).tolist(), color=colour, alpha=0.2, linewidth=0
+    )
 
 
 def _axis(sweep: Sweep) -> list[float]:

@@ -16,18 +16,35 @@ _SHOWN = 40
 
 @as_text.register
 def table(found: Sensitivity) -> str:
-    """One row per layer, the largest loss first; then their sum and the loss of all layers together."""
+    """One row per layer, the largest loss first; then their sum and the loss of all layers
+    together.
+    """
     last, digits = found.effects[-1], _decimals(found)
     longest = max((row.loss[last].mean for row in found.rows), default=0.0)
-    rows = [("layer", "weights", "blocks", *(_title(found, effect) for effect in found.effects), "")]
+    rows = [
+        ("layer", "weights", "blocks", *(_title(found, effect) for effect in found.effects), "")
+    ]
     for row in found.rows:
         share = row.loss[last].mean / longest if longest > 0 else 0.0
         told = (_told(row.loss[effect], effect, digits) for effect in found.effects)
-        rows.append((row.name or "(root)", f"{row.weights:,}", str(row.blocks), *told, "#" * round(_BAR * share)))
+        rows.append(
+            (
+                row.name or "(root)",
+                f"{row.weights:,}",
+                str(row.blocks),
+                *told,
+                "#" * round(_BAR * share),
+            )
+        )
     weights, blocks = sum(row.weights for row in found.rows), sum(row.blocks for row in found.rows)
-    told = (f"{found.sum[e]:.{digits}f}{'' if e in SINGLE else ' ' * (digits + 5)}" for e in found.effects)
+    told = (
+        f"{found.sum[e]:.{digits}f}{'' if e in SINGLE else ' ' * (digits + 5)}"
+        for e in found.effects
+    )
     rows.append(("sum of the layers", f"{weights:,}", str(blocks), *told, ""))
-    rows.append(("all on the chip", "", "", *(_told(found.total[e], e, digits) for e in found.effects), ""))
+    rows.append(
+        ("all on the chip", "", "", *(_told(found.total[e], e, digits) for e in found.effects), "")
+    )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -37,7 +54,11 @@ def table(found: Sensitivity) -> str:
         for row in rows
     ]
     rule = "-" * len(lines[0])
-    chips = "" if set(found.effects) <= set(SINGLE) else f", mean ± standard deviation over {len(found.seeds)} chips"
+    chips = (
+        ""
+        if set(found.effects) <= set(SINGLE)
+        else f", mean ± standard deviation over {len(found.seeds)} chips"
+    )
     return "\n".join(
         [
             f"metric with all layers exact: {found.reference:.{digits}f}",
@@ -72,13 +93,20 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
         losses = [row.loss[effect] for row in rows]
         places = [i + (number - (len(found.effects) - 1) / 2) * height for i in range(len(rows))]
         spread = None if effect in SINGLE else [loss.std for loss in losses]
-        colour, name = f"C{number}", f"{_title(found, effect)}, all layers: {found.total[effect].mean:.4g}"
-        axes.barh(places, [loss.mean for loss in losses], height, xerr=spread, color=colour, label=name)
+        colour, name = (
+            f"C{number}",
+            f"{_title(found, effect)}, all layers: {found.total[effect].mean:.4g}",
+        )
+        axes.barh(
+            places, [loss.mean for loss in losses], height, xerr=spread, color=colour, label=name
+        )
     axes.set_yticks(range(len(rows)), [row.name or "(root)" for row in rows])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("loss of the metric with this layer alone on the chip")
-    axes.set_title(f"{len(rows)} of {len(found.rows)} layers; {found.reference:.4g} with all of them exact")
+    axes.set_title(
+        f"{len(rows)} of {len(found.rows)} layers; {found.reference:.4g} with all of them exact"
+    )
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right")
     write_figure(figure, file)
@@ -86,7 +114,9 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
 
 
 def _title(found: Sensitivity, effect: Effect) -> str:
-    return {"noise": "noise (0 s)", "drift": f"drift ({found.time}{'*' * bool(found.note)})"}.get(effect, effect)
+    return {"noise": "noise (0 s)", "drift": f"drift ({found.time}{'*' * bool(found.note)})"}.get(
+        effect, effect
+    )
 
 
 def _told(loss: Loss, effect: Effect, digits: int) -> str:

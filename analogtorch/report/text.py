@@ -9,13 +9,22 @@ def table(result: Result) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
     rule = "-" * len(lines[0])
     return "\n".join(
-        [*_facts(result), "", lines[0], rule, *lines[1:], "", *(f"Note: {n}" for n in _notes(result))]
+        [
+            *_facts(result),
+            "",
+            lines[0],
+            rule,
+            *lines[1:],
+            "",
+            *(f"Note: {n}" for n in _notes(result)),
+        ]
     ).rstrip()
 
 
@@ -29,12 +38,20 @@ def markdown(result: Result, *, plot: str | None = None) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     if plot:
         lines += ["", f"![Accuracy over time after programming]({plot})"]
-    lines += ["", "Versions: " + ", ".join(f"{name} {version}" for name, version in result.versions.items()) + ".", ""]
+    lines += [
+        "",
+        "Versions: "
+        + ", ".join(f"{name} {version}" for name, version in result.versions.items())
+        + ".",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def _rows(result: Result) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("accuracy, %", "mapped directly", "hardware-aware", "its loss", "iso-accuracy")]
+    rows: list[tuple[str, ...]] = [
+        ("accuracy, %", "mapped directly", "hardware-aware", "its loss", "iso-accuracy")
+    ]
     direct, hwa = result.direct.to_dict(), result.hwa.to_dict()
     for time, after in hwa.items():
         before = direct[time]
@@ -53,7 +70,10 @@ def _rows(result: Result) -> list[tuple[str, ...]]:
 
 def _notes(result: Result) -> list[str]:
     """The result's, then those of times, which are marked with a star."""
-    return [*result.notes, *(f"* {t} is {note}" for t in result.hwa.times if (note := result.hwa.note(t)))]
+    return [
+        *result.notes,
+        *(f"* {t} is {note}" for t in result.hwa.times if (note := result.hwa.note(t))),
+    ]
 
 
 def _spread(value: dict[str, float]) -> str:
@@ -61,9 +81,15 @@ def _spread(value: dict[str, float]) -> str:
 
 
 def _facts(result: Result) -> list[str]:
-    clips = ", ".join(f"{result.data[split]:,} {split}" for split in ("train", "val", "test") if split in result.data)
+    clips = ", ".join(
+        f"{result.data[split]:,} {split}"
+        for split in ("train", "val", "test")
+        if split in result.data
+    )
     return [
-        f"digital accuracy {100 * result.digital:.2f} %, iso-accuracy ({ISO:.0%} of it) {100 * result.iso:.2f} %",
-        f"{result.tiles} tiles of {result.chip}, mean ± standard deviation over {len(result.hwa.seeds)} chips",
+        f"digital accuracy {100 * result.digital:.2f} %, iso-accuracy ({ISO:.0%} of it) "
+        f"{100 * result.iso:.2f} %",
+        f"{result.tiles} tiles of {result.chip}, mean ± standard deviation over "
+        f"{len(result.hwa.seeds)} chips",
         f"data: {result.data['source']} ({clips} clips); seed {result.seed}; {result.seconds:.0f} s",
     ]

@@ -14,7 +14,8 @@ FILES = (PLOT, "report.md", "report.json")
 
 
 def write(result: Result, folder: str | Path) -> tuple[Path, ...]:
-    """Write report.json, report.md and accuracy.png into ``folder``; each appears whole or not at all.
+    """Write report.json, report.md and accuracy.png into ``folder``; each appears whole or not at
+    all.
 
     Returns:
         Their paths.

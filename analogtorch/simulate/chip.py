@@ -1,4 +1,6 @@
-"""A programmed chip: (weights, chip, seed) in, conductances at any time out. The model's weights are untouched."""
+"""A programmed chip: (weights, chip, seed) in, conductances at any time out. The model's weights
+are untouched.
+"""
 
 import copy
 import warnings
@@ -10,7 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from analogtorch.chips.tiling import Section
-from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed, refuse_unloaded
+from analogtorch.conversion.kinds import (
+    analog_layers,
+    check_module,
+    refuse_programmed,
+    refuse_unloaded,
+)
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.unread import name_unread, named
 from analogtorch.devices import seconds
@@ -42,23 +49,29 @@ def program(
 ) -> "ProgrammedChip":
     """Manufacture and program one chip with the analog layers of ``model``.
 
-    Every column of the chip has an ADC with a gain of its own (``Chip.adc_gain_std``). If the chip can, it is corrected
-    digitally right after programming: one factor per column, fitted to MVMs of 256 random inputs
-    (``Chip.column_calibration``). That also takes back what all weights of a column err by together.
+    Every column of the chip has an ADC with a gain of its own (``Chip.adc_gain_std``). If the chip
+    can, it is corrected digitally right after programming: one factor per column, fitted to MVMs of
+    256 random inputs (``Chip.column_calibration``). That also takes back what all weights of a
+    column err by together.
 
     Args:
-        model: a converted model; it is copied, and neither changed by this nor able to change the result later.
-        seed: which chip: the same seed gives the same devices, on any machine. Any signed 64-bit integer.
-        method: how the cells are written. None: at once, with the error that the device's fit states, which is what
-            the published chip reached; ``ProgramAndVerify`` and ``GradientDescent`` go on from there, pulse by pulse.
+        model: a converted model; it is copied, and neither changed by this nor able to change the
+            result later.
+        seed: which chip: the same seed gives the same devices, on any machine. Any signed 64-bit
+            integer.
+        method: how the cells are written. None: at once, with the error that the device's fit
+            states, which is what the published chip reached; ``ProgramAndVerify`` and
+            ``GradientDescent`` go on from there, pulse by pulse.
         defects: what of the chip is broken, and how its tiles differ; None: nothing.
-        mapping: where the layers lie, from ``map_to_chip``; it decides which defects a weight meets. None: one block
-            per tile, tile after tile.
+        mapping: where the layers lie, from ``map_to_chip``; it decides which defects a weight
+            meets. None: one block per tile, tile after tile.
 
     Raises:
-        ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is parametrized, on meta
-            or swapped out since it was converted, or a mapping of another model or chip.
-        RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after the conversion.
+        ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is
+            parametrized, on meta or swapped out since it was converted, or a mapping of another
+            model or chip.
+        RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
+            the conversion.
         TypeError: the seed is not an integer, or an argument is not of its type.
 
     Example:
@@ -69,7 +82,9 @@ def program(
     seed_tensor(seed)
     layers = dict(analog_layers(model))
     if not layers:
-        raise ValueError("program: the model has no analog layer; call analogtorch.convert(model, chip) first")
+        raise ValueError(
+            "program: the model has no analog layer; call analogtorch.convert(model, chip) first"
+        )
     refuse_programmed(model, "program")
     refuse_taken(model, "program")
     refuse_unloaded(model, "program")
@@ -78,14 +93,20 @@ def program(
             module.refuse_changed()
     for name, layer in layers.items():
         if parametrize.is_parametrized(layer) or "weight" not in layer._parameters:
-            raise ValueError(f"program: layer {name!r} is parametrized or pruned; make that permanent first")
+            raise ValueError(
+                f"program: layer {name!r} is parametrized or pruned; make that permanent first"
+            )
         if not torch.isfinite(layer.weight).all():
             raise ValueError(f"program: the weight of layer {name!r} has NaN or infinite values")
     for argument, given, kind in (("method", method, Method), ("defects", defects, Defects)):
         if given is not None and not isinstance(given, kind):
             raise TypeError(f"program: {argument} must be None or {kind}, got {given!r}")
-    if mapping is not None and not (hasattr(mapping, "matrices") and hasattr(mapping, "matrix_blocks")):
-        raise TypeError(f"program: mapping must be what map_to_chip gives, or None, got {checks.shown(mapping)}")
+    if mapping is not None and not (
+        hasattr(mapping, "matrices") and hasattr(mapping, "matrix_blocks")
+    ):
+        raise TypeError(
+            f"program: mapping must be what map_to_chip gives, or None, got {checks.shown(mapping)}"
+        )
     return ProgrammedChip(model, seed, method, defects, mapping)
 
 
@@ -109,7 +130,12 @@ class ProgrammedChip:
         self.warned: set[str] = set()
         """Notes on times beyond the devices' data that ``at`` has given; each is given once."""
         self._named = named(model)
-        self._tiles = {(p.chip, p.tile): layer.chip for name, layer in layers for parts in where[name] for p in parts}
+        self._tiles = {
+            (p.chip, p.tile): layer.chip
+            for name, layer in layers
+            for parts in where[name]
+            for p in parts
+        }
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
             self._placed: dict[str, list[_Devices]] = {}
@@ -120,41 +146,58 @@ class ProgrammedChip:
                     placed.append(_Devices(layer, section, key, seed, method, state))
 
     def yield_map(self) -> dict[tuple[int, int], TileState]:
-        """State of every (chip, tile) that holds weights: which cells work, and the gains of the columns."""
-        defects, sorted_tiles = self.defects or Defects(), sorted(self._tiles.items(), key=lambda item: item[0])
+        """State of every (chip, tile) that holds weights: which cells work, and the gains of the
+        columns.
+        """
+        defects, sorted_tiles = (
+            self.defects or Defects(),
+            sorted(self._tiles.items(), key=lambda item: item[0]),
+        )
         return {place: tile_state(chip, defects, self.seed, *place) for place, chip in sorted_tiles}
 
     def at(
-        self, time: str | float, *, compensation: Compensation = "least_squares", readout: Readout = "chip"
+        self,
+        time: str | float,
+        *,
+        compensation: Compensation = "least_squares",
+        readout: Readout = "chip",
     ) -> nn.Module:
-        """The model as it runs on this chip ``time`` after programming: an independent, evaluation-only module.
+        """The model as it runs on this chip ``time`` after programming: an independent,
+        evaluation-only module.
 
-        Each multiply of the module has its own output noise: its layers count the inputs that they have met. A new
-        ``at`` starts from the first again, and gives the same numbers for the same inputs in batches of any size.
-        Threads may share a module: no two multiplies of a layer meet the same noise, but which input meets which
-        depends on the threads. For numbers that repeat, give each thread an ``at`` of its own.
+        Each multiply of the module has its own output noise: its layers count the inputs that they
+        have met. A new ``at`` starts from the first again, and gives the same numbers for the same
+        inputs in batches of any size. Threads may share a module: no two multiplies of a layer meet
+        the same noise, but which input meets which depends on the threads. For numbers that repeat,
+        give each thread an ``at`` of its own.
 
         Args:
-            time: seconds, or text as ``seconds`` reads it: ``"programmed"``, ``"0 s"``, ``"1 day"``.
-            compensation: what digital correction undoes of the drift. ``least_squares`` (default): the factor per
-                placed block that fits MVMs of 256 random inputs best to those of the target weights; ``global``: one
-                factor per block, the mean magnitude of its cells read now over that read after programming (Joshi et
-                al. 2020); ``column``: the same per output of the block; ``none``. On a chip of 256x256 Gaussian
-                weights, the MVM error after a day and a year is 18.7 and 22.9 % by ``least_squares``, 19.0 and 24.0
-                by ``global``, 33.8 and 53.1 by ``none``; where all columns share an offset, ``global`` is better.
-            readout: how this is read: through the block's own ADCs and noise (``chip``), cells that are read alone
-                as often as the ADC's step needs; or exactly (``ideal``).
+            time: seconds, or text as ``seconds`` reads it: ``"programmed"``, ``"0 s"``, ``"1
+                day"``.
+            compensation: what digital correction undoes of the drift. ``least_squares`` (default):
+                the factor per placed block that fits MVMs of 256 random inputs best to those of the
+                target weights; ``global``: one factor per block, the mean magnitude of its cells
+                read now over that read after programming (Joshi et al. 2020); ``column``: the same
+                per output of the block; ``none``. On a chip of 256x256 Gaussian weights, the MVM
+                error after a day and a year is 18.7 and 22.9 % by ``least_squares``, 19.0 and 24.0
+                by ``global``, 33.8 and 53.1 by ``none``; where all columns share an offset,
+                ``global`` is better.
+            readout: how this is read: through the block's own ADCs and noise (``chip``), cells that
+                are read alone as often as the ADC's step needs; or exactly (``ideal``).
 
         Raises:
             ValueError: an unknown time, compensation or readout.
 
         Warns:
-            UserWarning: once, that the time lies beyond the data of a device model, which is then held at its last.
-                After the first call of the module, once for each model: which of its layers did not run.
+            UserWarning: once, that the time lies beyond the data of a device model, which is then
+                held at its last. After the first call of the module, once for each model: which of
+                its layers did not run.
         """
         t = seconds(time)
         if compensation not in get_args(Compensation):
-            raise ValueError(f"compensation must be one of {get_args(Compensation)}, got {compensation!r}")
+            raise ValueError(
+                f"compensation must be one of {get_args(Compensation)}, got {compensation!r}"
+            )
         if readout not in get_args(Readout):
             raise ValueError(f"readout must be one of {get_args(Readout)}, got {readout!r}")
         for note in beyond_data(self._model, t):
@@ -162,8 +205,11 @@ class ProgrammedChip:
                 warnings.warn(f"at({time!r}): {note}", stacklevel=2)
                 self.warned.add(note)
         targets = [layer.weight for _, layer in analog_layers(self._model)]
-        # the targets are shared, as nobody computes with them; the rest is small, and a module's own
-        view = copy.deepcopy(self._model, {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in targets})
+        # the targets are shared, as nobody computes with them; the rest is small, and a module's
+        # own
+        view = copy.deepcopy(
+            self._model, {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in targets}
+        )
         with torch.no_grad():
             for name, layer in analog_layers(view):
                 layer.hold(_programmed(self._placed[name], t, compensation, readout))
@@ -172,15 +218,21 @@ class ProgrammedChip:
 
 
 def beyond_data(model: nn.Module, t: float | None) -> list[str]:
-    """What to write beside a result at ``t`` seconds, for each device of the model whose data end before."""
-    devices = {id(layer.chip.cell.device): layer.chip.cell.device for _, layer in analog_layers(model)}
+    """What to write beside a result at ``t`` seconds, for each device of the model whose data end
+    before.
+    """
+    devices = {
+        id(layer.chip.cell.device): layer.chip.cell.device for _, layer in analog_layers(model)
+    }
     return list(dict.fromkeys(note for device in devices.values() if (note := beyond(device, t))))
 
 
 def _keyed(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, str]]:
-    """The analog layers with the name that keys their noise: the one they were converted under, made unique.
+    """The analog layers with the name that keys their noise: the one they were converted under,
+    made unique.
 
-    So a model keeps its chip when it is wrapped in another module, and copies of one layer get devices of their own.
+    So a model keeps its chip when it is wrapped in another module, and copies of one layer get
+    devices of their own.
     """
     seen: dict[str, int] = {}
     for name, layer in analog_layers(model):
@@ -188,7 +240,9 @@ def _keyed(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, str]]:
         yield name, layer, layer.layer_name if copies == 1 else f"{layer.layer_name}#{copies}"
 
 
-def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, readout: str) -> Programmed:
+def _programmed(
+    placed: "list[_Devices]", t: float | None, compensation: str, readout: str
+) -> Programmed:
     """What the chip holds at ``t`` of a layer with these sections."""
     weights, scales, gains = [], [], []
     for devices in placed:
@@ -205,7 +259,9 @@ def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, re
     adc_gains = tuple(torch.where(d.adc_gain > 0, d.adc_gain, 1.0).to(d.scale) for d in placed)
     uneven = any((gain != 1).any() for gain in adc_gains)
     separate = first.chip.phases == 4
-    negatives = tuple(devices.scale_(devices.negatives(t)) for devices in placed) if separate else None
+    negatives = (
+        tuple(devices.scale_(devices.negatives(t)) for devices in placed) if separate else None
+    )
     held = tuple(weights), tuple(scales), tuple(gains)
     return Programmed(*held, keys, adc_gains if uneven else None, negatives=negatives)
 
@@ -213,8 +269,9 @@ def _programmed(placed: "list[_Devices]", t: float | None, compensation: str, re
 _CELLS = 1 << 16
 """Cells that are programmed and read at a time, about."""
 _SPAN = 1 << 18
-"""Cells after which a run ends in any case. Torch computes what fills no vector by other functions, which differ in the
-last bit: the end of a span is where that happens, and runs within it are of a multiple of ``_VECTOR`` outputs."""
+"""Cells after which a run ends in any case. Torch computes what fills no vector by other functions,
+which differ in the last bit: the end of a span is where that happens, and runs within it are of a
+multiple of ``_VECTOR`` outputs."""
 _VECTOR = 32
 """Numbers that two vectors of any machine hold."""
 _OUTPUTS = 1024
@@ -222,7 +279,9 @@ _OUTPUTS = 1024
 
 
 class _Devices:
-    """The devices of one section: programmed once, with the drift coefficients they have for good."""
+    """The devices of one section: programmed once, with the drift coefficients they have for
+    good.
+    """
 
     def __init__(
         self,
@@ -233,7 +292,8 @@ class _Devices:
         method: Method | None = None,
         state: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        # written and read out with the chip's own ADC bound: those of the layer suit the sums of an inference
+        # written and read out with the chip's own ADC bound: those of the layer suit the sums of an
+        # inference
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
         target = section.weight(layer.as_matrix(layer.weight.detach()))
         self.dtype = target.dtype
@@ -244,7 +304,9 @@ class _Devices:
         cell = self.chip.cell
         self.g = self.w.new_empty(cell.devices, *self.w.shape)
         for part in self._parts():
-            self.g[:, part] = cell.device.program(cell.targets(self.w[part]), self._draw(part, Noise.PROGRAMMING))
+            self.g[:, part] = cell.device.program(
+                cell.targets(self.w[part]), self._draw(part, Noise.PROGRAMMING)
+            )
         works, self.adc_gain = None, torch.ones_like(self.scale)
         if state is not None:
             works = state[0].to(self.w.device).view_as(self.w)
@@ -268,7 +330,9 @@ class _Devices:
         return gains
 
     def pieces(self) -> Iterator[tuple[int, slice, tuple[slice, ...]]]:
-        """What is corrected at a time: number of the row block, run of its outputs, index of both into the weight."""
+        """What is corrected at a time: number of the row block, run of its outputs, index of both
+        into the weight.
+        """
         for number, block in enumerate(self.section.row_blocks):
             for outputs in _runs(slice(0, self.section.shape[0]), _OUTPUTS):
                 yield number, outputs, (outputs, *block)
@@ -278,7 +342,9 @@ class _Devices:
         where = self.section.first_row, number
 
         def normals(name: str, rows: slice, columns: slice) -> Tensor:
-            key = fold(seed_tensor(self.seed), stream(Noise.COMPENSATION, self.key, *where, name)).to(self.w.device)
+            key = fold(
+                seed_tensor(self.seed), stream(Noise.COMPENSATION, self.key, *where, name)
+            ).to(self.w.device)
             each = torch.arange(rows.start, rows.stop, device=self.w.device)
             first = torch.full_like(each, columns.start)
             return normal(key, each, first, columns.stop - columns.start).to(self.w.dtype)
@@ -287,7 +353,9 @@ class _Devices:
         return Block(w, outputs, self.adc_gain[number, outputs], self.chip, normals)
 
     def _parts(self) -> Iterator[slice]:
-        """Runs of outputs, each of so few cells that what is computed of one at a time takes little memory."""
+        """Runs of outputs, each of so few cells that what is computed of one at a time takes little
+        memory.
+        """
         rows = self.section.rows
         few = max(1, _CELLS // rows // _VECTOR) * _VECTOR
         for span in _runs(slice(0, self.section.shape[0]), max(1, _SPAN // rows)):
@@ -300,21 +368,28 @@ class _Devices:
 
             def draw(name: str, rows: int, columns: int, number: int = number) -> Tensor:
                 key = fold(
-                    seed_tensor(self.seed), stream(Noise.PROGRAMMING, self.key, self.section.first_row, number, name)
+                    seed_tensor(self.seed),
+                    stream(Noise.PROGRAMMING, self.key, self.section.first_row, number, name),
                 )
                 where = torch.arange(rows, device=self.w.device)
-                return normal(key.to(where.device), where, torch.zeros_like(where), columns).to(self.w.dtype)
+                return normal(key.to(where.device), where, torch.zeros_like(where), columns).to(
+                    self.w.dtype
+                )
 
             g = self.g[(slice(None), *index)]
             w, working = self.w[index].flatten(1), works[index].flatten(1)
-            self.g[(slice(None), *index)] = close_in(g.flatten(2), w, working, self.chip, method, draw).view_as(g)
+            self.g[(slice(None), *index)] = close_in(
+                g.flatten(2), w, working, self.chip, method, draw
+            ).view_as(g)
 
     def weights(self, t: float | None) -> Tensor:
         """What the conductances stand for at ``t``; None: as programmed, before a read."""
         return self._found(t, self.chip.cell.weights)
 
     def programmed(self, index: tuple[slice, ...]) -> Tensor:
-        """The part of ``weights(None)`` at ``index``, which is a row block of some outputs: (outputs, rows)."""
+        """The part of ``weights(None)`` at ``index``, which is a row block of some outputs:
+        (outputs, rows).
+        """
         return self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
 
     def negatives(self, t: float | None) -> Tensor:
@@ -330,19 +405,25 @@ class _Devices:
         if not torch.isfinite(found.sum()):
             when = "after programming" if t is None else f"at {t:g} s"
             raise ValueError(
-                f"the device {self.chip.cell.device.name!r} has conductances that are NaN or infinite {when}"
+                f"the device {self.chip.cell.device.name!r} has conductances that are NaN or "
+                f"infinite {when}"
             )
         return found
 
     def scale_(self, weights: Tensor) -> Tensor:
-        """``weights`` in the units and of the type of the layer's, rather than of full conductance; in place."""
-        for scale, a, b in zip(self.scale, self.section.bounds, self.section.bounds[1:], strict=False):
+        """``weights`` in the units and of the type of the layer's, rather than of full conductance;
+        in place.
+        """
+        for scale, a, b in zip(
+            self.scale, self.section.bounds, self.section.bounds[1:], strict=False
+        ):
             weights.view(len(weights), -1)[:, a:b] *= scale.unsqueeze(1)
         return weights.to(self.dtype)
 
     def _read(self, part: slice, g: Tensor, t: float) -> Tensor:
         """Conductances of a run of outputs as read at ``t``."""
-        # drift coefficients are drawn anew each time: kept, they would take as much memory as the conductances
+        # drift coefficients are drawn anew each time: kept, they would take as much memory as the
+        # conductances
         cell, device = self.chip.cell, self.chip.cell.device
         nu = device.drift_coefficient(cell.targets(self.w[part]), self._draw(part, Noise.DRIFT))
         return device.read(g, device.drift(g, nu, t), t, self._draw(part, Noise.READ, str(t)))
@@ -354,19 +435,30 @@ class _Devices:
     def _normal(self, word: int, part: slice = slice(None)) -> Tensor:
         key = fold(seed_tensor(self.seed, self.w.device), word)
         outputs, first = self.section.positions(self.w.device)
-        return normal(key, outputs[part], first[part], self.section.rows).view(-1, *self.section.shape[1:])
+        return normal(key, outputs[part], first[part], self.section.rows).view(
+            -1, *self.section.shape[1:]
+        )
 
 
 def _runs(whole: slice, step: int) -> Iterator[slice]:
     """``whole`` cut into runs of ``step``, the last of what is left."""
-    return (slice(first, min(first + step, whole.stop)) for first in range(whole.start, whole.stop, step))
+    return (
+        slice(first, min(first + step, whole.stop))
+        for first in range(whole.start, whole.stop, step)
+    )
 
 
 def _gains(now: Tensor, devices: _Devices, compensation: str, readout: str, t: float) -> Tensor:
-    """The factor per row block and output that undoes the drift, for columns that have been calibrated."""
+    """The factor per row block and output that undoes the drift, for columns that have been
+    calibrated.
+    """
     sums = now.new_empty(2, *devices.scale.shape)
     for number, outputs, index in devices.pieces():
-        own, column, current = devices.block(number, outputs), devices.column[number, outputs], now[index].flatten(1)
+        own, column, current = (
+            devices.block(number, outputs),
+            devices.column[number, outputs],
+            now[index].flatten(1),
+        )
         if compensation != "least_squares":
             then = devices.programmed(index)
             if readout == "ideal":
@@ -384,5 +476,7 @@ def _gains(now: Tensor, devices: _Devices, compensation: str, readout: str, t: f
             found = fit_sums(own.targets(x), first * column, second * column)
         sums[0, number, outputs], sums[1, number, outputs] = found
     if compensation != "column":
-        sums = torch.stack([devices.section.block_sums(each) for each in sums.flatten(0, 1)]).view_as(sums)
+        sums = torch.stack(
+            [devices.section.block_sums(each) for each in sums.flatten(0, 1)]
+        ).view_as(sums)
     return ratio(*sums)

@@ -1,4 +1,6 @@
-"""What a manufactured chip has broken, cell by cell and tile by tile: by its seed and physical place."""
+"""What a manufactured chip has broken, cell by cell and tile by tile: by its seed and physical
+place.
+"""
 
 import math
 from dataclasses import dataclass
@@ -13,28 +15,34 @@ from analogtorch.values import checks
 
 @dataclass(frozen=True, kw_only=True)
 class Defects:
-    """How much of a chip is broken, and how its tiles differ. Everything is drawn by chip seed and physical place.
+    """How much of a chip is broken, and how its tiles differ. Everything is drawn by chip seed and
+    physical place.
 
-    A failed cell conducts nothing, a failed column reads 0, nothing on a failed tile computes. Default: none.
+    A failed cell conducts nothing, a failed column reads 0, nothing on a failed tile computes.
+    Default: none.
 
     Example:
         >>> at.program(model, seed=1, defects=at.Defects(cells=0.01, worst_tile=0.016))
     """
 
     cells: float = 0.0
-    """Share of the cells that fail, in [0, 1]. HERMES chip: below 0.01 on 63 of its 64 tiles (Le Gallo 2023)."""
+    """Share of the cells that fail, in [0, 1]. HERMES chip: below 0.01 on 63 of its 64 tiles (Le
+    Gallo 2023)."""
     worst_tile: float = 0.0
-    """Share of the cells that fail on one tile of each chip, in [0, 1], if above ``cells``; the seed decides which.
-    HERMES chip: 0.016 (Le Gallo 2023)."""
+    """Share of the cells that fail on one tile of each chip, in [0, 1], if above ``cells``; the
+    seed decides which. HERMES chip: 0.016 (Le Gallo 2023)."""
     columns: float = 0.0
     """Share of the columns that fail, in [0, 1]."""
     tiles: float = 0.0
     """Share of the tiles that fail, in [0, 1]."""
     tile_gain: float = 0.0
-    """Standard deviation of the gain of a tile around 1, >= 0, beside that of its columns (``Chip.adc_gain_std``)."""
+    """Standard deviation of the gain of a tile around 1, >= 0, beside that of its columns
+    (``Chip.adc_gain_std``)."""
 
     def __post_init__(self) -> None:
-        checks.numbers(self, "cells", "worst_tile", "columns", "tiles", least=0, most=1, what="share")
+        checks.numbers(
+            self, "cells", "worst_tile", "columns", "tiles", least=0, most=1, what="share"
+        )
         checks.numbers(self, "tile_gain", least=0)
 
 
@@ -62,9 +70,13 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
     """
     if not 0 <= tile < chip.tiles:
         raise ValueError(f"{chip.name} has tiles 0 to {chip.tiles - 1}, got {tile}")
-    columns = _passes(_normals(seed, "column", place := number * chip.tiles + tile, 1, chip.cols), defects.columns)
+    columns = _passes(
+        _normals(seed, "column", place := number * chip.tiles + tile, 1, chip.cols), defects.columns
+    )
     columns &= _passes(_normals(seed, "tile", place, 1, 1), defects.tiles)
-    gain = adc_gains(chip, seed, number, tile) * (1 + defects.tile_gain * _normals(seed, "tile gain", place, 1, 1))
+    gain = adc_gains(chip, seed, number, tile) * (
+        1 + defects.tile_gain * _normals(seed, "tile gain", place, 1, 1)
+    )
     share = defects.cells
     if defects.worst_tile > share and tile == _worst_tile(chip, seed, number):
         share = defects.worst_tile
@@ -73,16 +85,22 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
 
 
 def adc_gains(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
-    """Gains of the ADCs of a tile's columns, (cols,) float32, >= 0.1; chip and tile as for ``tile_state``."""
+    """Gains of the ADCs of a tile's columns, (cols,) float32, >= 0.1; chip and tile as for
+    ``tile_state``.
+    """
     if chip.adc_gain_std == 0:
         return torch.ones(chip.cols, dtype=torch.float32)
     z = _normals(seed, "gain", number * chip.tiles + tile, 1, chip.cols)[0]
-    return (1 + chip.adc_gain_std * z).clamp_min(0.1)  # an ADC that counts nothing would have no range
+    # an ADC that counts nothing would have no range
+    return (1 + chip.adc_gain_std * z).clamp_min(0.1)
 
 
 def _normals(seed: int, kind: str, place: int, rows: int, columns: int) -> Tensor:
     """Standard normals of one tile, the ``place``-th of all that the seed made."""
-    key, first = fold(seed_tensor(seed), stream("defect", kind)), torch.zeros(rows, dtype=torch.int64)
+    key, first = (
+        fold(seed_tensor(seed), stream("defect", kind)),
+        torch.zeros(rows, dtype=torch.int64),
+    )
     return normal(key, torch.arange(place * rows, (place + 1) * rows), first, columns)
 
 
@@ -94,4 +112,8 @@ def _worst_tile(chip: Chip, seed: int, number: int) -> int:
 
 def _passes(z: Tensor, share: float) -> Tensor:
     """Whether each does not belong to the ``share`` that fails."""
-    return 0.5 * torch.erfc(z / math.sqrt(2)) > share if share < 1 else torch.zeros_like(z, dtype=torch.bool)
+    return (
+        0.5 * torch.erfc(z / math.sqrt(2)) > share
+        if share < 1
+        else torch.zeros_like(z, dtype=torch.bool)
+    )

@@ -1,7 +1,8 @@
 """What a chip reads of itself through its own ADCs: single cells, and MVMs of known inputs.
 
-Everything is in units of (full-scale input x largest conductance). The noise and the step of an ADC are those of one
-MVM, also where a chip has ``separate_phases``; where more reads are averaged, both shrink.
+Everything is in units of (full-scale input x largest conductance). The noise and the step of an ADC
+are those of one MVM, also where a chip has ``separate_phases``; where more reads are averaged, both
+shrink.
 """
 
 import math
@@ -15,11 +16,13 @@ from analogtorch.chips import Chip
 from analogtorch.ops.physics import adc, output_noise
 
 CELL_COUNTS = 256
-"""ADC steps that the largest conductance gives when a cell is read alone: as many reads as that takes are added up.
-ASSUMED. On the HERMES chip one MVM gives 35, and cells are accepted within 5 counts of a read of their own (Le Gallo
-2023, Methods), which 35 would make 14 % of the largest weight, far more than the error that was reached."""
+"""ADC steps that the largest conductance gives when a cell is read alone: as many reads as that
+takes are added up. ASSUMED. On the HERMES chip one MVM gives 35, and cells are accepted within 5
+counts of a read of their own (Le Gallo 2023, Methods), which 35 would make 14 % of the largest
+weight, far more than the error that was reached."""
 INPUTS = 256
-"""Random inputs that gains are fitted on: as many MVMs as reading a tile of 256 rows one after the other."""
+"""Random inputs that gains are fitted on: as many MVMs as reading a tile of 256 rows one after the
+other."""
 
 
 def adc_step(chip: Chip) -> float:
@@ -33,7 +36,8 @@ def cell_reads(chip: Chip) -> int:
 
 
 def read_cells(w: Tensor, z: Tensor, chip: Chip) -> Tensor:
-    """Weights, of any shape and in units of the largest, as their cells give them when each is read alone.
+    """Weights, of any shape and in units of the largest, as their cells give them when each is read
+    alone.
 
     Args:
         w: what the conductances stand for.
@@ -44,14 +48,17 @@ def read_cells(w: Tensor, z: Tensor, chip: Chip) -> Tensor:
     return through_adc(w, z / math.sqrt(reads), chip, averaged=reads)
 
 
-def through_adc(sums: Tensor, z: Tensor, chip: Chip, gain: Tensor | None = None, averaged: int = 1) -> Tensor:
+def through_adc(
+    sums: Tensor, z: Tensor, chip: Chip, gain: Tensor | None = None, averaged: int = 1
+) -> Tensor:
     """What the ADC makes of partial sums, of any shape.
 
     Args:
         sums: the partial sums.
         z: standard normals of the same shape.
         chip: whose ADC and output noise these are.
-        gain: of each column's ADC, broadcastable to ``sums``, > 0: it clips and rounds what comes in, times the gain.
+        gain: of each column's ADC, broadcastable to ``sums``, > 0: it clips and rounds what comes
+            in, times the gain.
         averaged: reads whose counts are added up: the step shrinks by as much.
     """
     v = sums if chip.output_noise == 0 else output_noise(sums, 1.0, chip.output_noise, z)
@@ -71,7 +78,8 @@ class Block:
     """(outputs,), of the ADC of each column."""
     chip: Chip
     normals: Callable[[str, slice, slice], Tensor]
-    """``normals(name, rows, columns)``: standard normals at these positions, others for another name."""
+    """``normals(name, rows, columns)``: standard normals at these positions, others for another
+    name."""
 
     def targets(self, x: Tensor) -> Tensor:
         """What the exact weights give for the inputs: (inputs, outputs)."""
@@ -85,12 +93,17 @@ class Block:
     def two_reads(self, weights: Tensor, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """What the ADCs give for the inputs, twice, each with noise of its own: (inputs, outputs).
 
-        The square of one read would hold its noise; the product of the two does not. Both are 0, which no fit sees,
-        where one is at the end of the ADC's range: what was clipped would make the weights seem smaller.
+        The square of one read would hold its noise; the product of the two does not. Both are 0,
+        which no fit sees, where one is at the end of the ADC's range: what was clipped would make
+        the weights seem smaller.
         """
         sums, where = x @ weights.T, (slice(0, len(x)), self.outputs)
         noisy = self.chip.output_noise > 0
-        z = [self.normals(f"{name}{again}", *where) for again in ("", " again")] if noisy else [sums]
+        z = (
+            [self.normals(f"{name}{again}", *where) for again in ("", " again")]
+            if noisy
+            else [sums]
+        )
         reads = [through_adc(sums, each, self.chip, self.gain) for each in z]
         if self.chip.output_steps:
             limit = self.chip.output_bound - adc_step(self.chip) / 2

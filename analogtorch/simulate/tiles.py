@@ -66,8 +66,9 @@ def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Plac
         if sizes[0] != sizes[1]:
             told = [f"{tiles} tiles of {rows}x{cols}" for rows, cols, tiles in sizes]
             raise ValueError(
-                f"program: the mapping is for chip {mapping.chip.name} ({told[0]}), layer {name!r} was converted for "
-                f"{layer.chip.name} ({told[1]}); map the model onto the chip that it was converted for"
+                f"program: the mapping is for chip {mapping.chip.name} ({told[0]}), layer {name!r} "
+                f"was converted for {layer.chip.name} ({told[1]}); map the model onto the chip "
+                "that it was converted for"
             )
         matrices = _matrices(name, layer, listed, model, mapping)
         found[name] = [_section(name, matrices, section, mapping) for section in layer.sections]
@@ -75,19 +76,33 @@ def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Plac
 
 
 def _matrices(
-    name: str, layer: AnalogLayer, layers: list[tuple[str, AnalogLayer]], model: nn.Module, mapping: "ChipMapping"
+    name: str,
+    layer: AnalogLayer,
+    layers: list[tuple[str, AnalogLayer]],
+    model: nn.Module,
+    mapping: "ChipMapping",
 ) -> list[tuple[str, int]]:
     """The matrices that make up the layer, and the output at which each begins.
 
-    They have the name of the first layer with the same weight, which may be digital, such as the embedding that a head
-    is tied to; the same weight applied the other way round is a matrix of its own.
+    They have the name of the first layer with the same weight, which may be digital, such as the
+    embedding that a head is tied to; the same weight applied the other way round is a matrix of its
+    own.
     """
     from analogtorch.graph.parts import layer_name  # not at import: only who has a mapping needs it
 
     same = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
-    same += [layer_name(n) for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight]
+    same += [
+        layer_name(n)
+        for n, p in model.named_parameters(remove_duplicate=False)
+        if p is layer.weight
+    ]
     cols, *rows = layer.matrix_shape
-    whole = [m for n in same for m in mapping.matrices if m.layer == n and m.outputs is None and m.form in (0, 1)]
+    whole = [
+        m
+        for n in same
+        for m in mapping.matrices
+        if m.layer == n and m.outputs is None and m.form in (0, 1)
+    ]
     if whole:
         fitting = (m for m in whole if (m.cols, m.rows) == (cols, math.prod(rows)))
         return [(next(fitting, whole[0]).name, 0)]
@@ -95,22 +110,29 @@ def _matrices(
         if parts := _parts(own, mapping.matrices, cols):
             return parts
     raise ValueError(
-        f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on the example, or the "
-        "mapping is of another model. Leave the layer digital with analogtorch.convert(model, chip, "
-        f"exclude=[{name!r}]), or map the model anew with analogtorch.map_to_chip(model, example)"
+        f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on "
+        "the example, or the mapping is of another model. Leave the layer digital with "
+        f"analogtorch.convert(model, chip, exclude=[{name!r}]), or map the model anew with "
+        "analogtorch.map_to_chip(model, example)"
     )
 
 
 def _parts(layer: str, matrices: Iterable["Matrix"], outputs: int) -> list[tuple[str, int]]:
-    """The parts of the layer that tile its outputs without gap or overlap, as attention reads them; else nothing."""
-    spans = sorted((*m.outputs, m.name) for m in matrices if m.layer == layer and m.outputs and m.form == 0)
+    """The parts of the layer that tile its outputs without gap or overlap, as attention reads them;
+    else nothing.
+    """
+    spans = sorted(
+        (*m.outputs, m.name) for m in matrices if m.layer == layer and m.outputs and m.form == 0
+    )
     ends = [0, *(end for _, end, _ in spans)]
     if [start for start, _, _ in spans] != ends[:-1] or ends[-1] != outputs:
         return []
     return [(name, start) for start, _, name in spans]
 
 
-def _section(name: str, matrices: list[tuple[str, int]], section: Section, mapping: "ChipMapping") -> list[Place]:
+def _section(
+    name: str, matrices: list[tuple[str, int]], section: Section, mapping: "ChipMapping"
+) -> list[Place]:
     starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
     first, last = section.outputs.start, section.outputs.stop
     places, covered = [], 0
@@ -124,8 +146,9 @@ def _section(name: str, matrices: list[tuple[str, int]], section: Section, mappi
             covered += p.block.rows * p.block.cols
     if covered != section.cells:
         raise ValueError(
-            f"program: the mapping does not place layer {name!r} as the model computes it ({covered:,} of "
-            f"{section.cells:,} cells agree); map the model anew with analogtorch.map_to_chip(model, example)"
+            f"program: the mapping does not place layer {name!r} as the model computes it "
+            f"({covered:,} of {section.cells:,} cells agree); map the model anew with "
+            "analogtorch.map_to_chip(model, example)"
         )
     return places
 
@@ -133,7 +156,8 @@ def _section(name: str, matrices: list[tuple[str, int]], section: Section, mappi
 def state(
     section: Section, places: list[Place], chip: Chip, defects: Defects | None, seed: int
 ) -> tuple[Tensor, Tensor] | None:
-    """What works of a section: cells, (outputs, rows) of 0 and 1; gains of its ADCs, (blocks, outputs), 0 if failed.
+    """What works of a section: cells, (outputs, rows) of 0 and 1; gains of its ADCs, (blocks,
+    outputs), 0 if failed.
 
     None: nothing is broken, and all gains are 1.
     """
@@ -144,10 +168,17 @@ def state(
     for place in places:
         columns = slice(place.col, place.col + place.outputs.stop - place.outputs.start)
         if defects is None:  # the cells of a whole tile take long to draw
-            gains[place.block, place.outputs] = adc_gains(chip, seed, place.chip, place.tile)[columns]
+            gains[place.block, place.outputs] = adc_gains(chip, seed, place.chip, place.tile)[
+                columns
+            ]
             continue
-        tile, (start, stop) = tile_state(chip, defects, seed, place.chip, place.tile), _rows(section, place)
-        works[place.outputs, start:stop] = tile.works[place.row : place.row + stop - start, columns].T.float()
+        tile, (start, stop) = (
+            tile_state(chip, defects, seed, place.chip, place.tile),
+            _rows(section, place),
+        )
+        works[place.outputs, start:stop] = tile.works[
+            place.row : place.row + stop - start, columns
+        ].T.float()
         gains[place.block, place.outputs] = tile.gain[columns]
     return works, gains
 

@@ -1,4 +1,6 @@
-"""Read recordings into the one form that all of AnalogTorch uses: int16, 16 kHz, mono, 16,000 samples."""
+"""Read recordings into the one form that all of AnalogTorch uses: int16, 16 kHz, mono, 16,000
+samples.
+"""
 
 import io
 from collections.abc import Iterable
@@ -13,7 +15,8 @@ from tqdm import tqdm
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.values import checks
 
-_UNKNOWN_SIZE = 2**31 - 2**16  # from here on: what a program writes into the header when it cannot go back to it
+# from here on: what a program writes into the header when it cannot go back to it
+_UNKNOWN_SIZE = 2**31 - 2**16
 Fit = Literal["error", "pad_or_trim"]
 """What to do with a clip of another length: refuse it, or add zeros at its end or cut its end."""
 
@@ -29,7 +32,8 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
     Args:
         audio: a file, or the contents of one: WAV, FLAC, OGG, MP3, whatever libsndfile reads.
         name: what messages call it; by default the path.
-        resample: bring another sampling rate to 16 kHz (torchaudio's windowed sinc) instead of refusing it.
+        resample: bring another sampling rate to 16 kHz (torchaudio's windowed sinc) instead of
+            refusing it.
 
     Channels are averaged.
 
@@ -46,13 +50,18 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
     if isinstance(audio, Path) and not audio.is_file():
         raise FileNotFoundError(f"{name}: no such audio file")
     try:
-        data, rate = soundfile.read(io.BytesIO(audio) if isinstance(audio, bytes) else audio, dtype="float32")
+        data, rate = soundfile.read(
+            io.BytesIO(audio) if isinstance(audio, bytes) else audio, dtype="float32"
+        )
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{name}: not readable as audio, or damaged ({error}). Replace or leave out this file."
         ) from error
     if _is_cut_short(audio):
-        raise ValueError(f"{name}: cut short: its header announces more than it holds. Replace or leave out this file.")
+        raise ValueError(
+            f"{name}: cut short: its header announces more than it holds. Replace or leave out "
+            "this file."
+        )
     samples = torch.from_numpy(data if data.ndim == 1 else data.mean(axis=1))
     if not len(samples):
         raise ValueError(f"{name}: holds no samples. Replace or leave out this file.")
@@ -62,26 +71,33 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
         return samples
     if not resample:
         raise ValueError(
-            f"{name}: sampled at {rate} Hz; {SAMPLE_RATE} Hz is needed. Write resample=True to convert it."
+            f"{name}: sampled at {rate} Hz; {SAMPLE_RATE} Hz is needed. Write resample=True to "
+            "convert it."
         )
-    from torchaudio.functional import resample as resample_to  # here, so that `kws --help` does not wait for it
+    # here, so that `kws --help` does not wait for it
+    from torchaudio.functional import resample as resample_to
 
     return resample_to(samples, rate, SAMPLE_RATE)
 
 
-def read_clip(audio: str | Path | bytes, *, name: str = "", resample: bool = False, fit: Fit = "error") -> Tensor:
-    """One clip as int16 of shape (16000,). 16-bit recordings come back bit for bit; see `read_recording`.
+def read_clip(
+    audio: str | Path | bytes, *, name: str = "", resample: bool = False, fit: Fit = "error"
+) -> Tensor:
+    """One clip as int16 of shape (16000,). 16-bit recordings come back bit for bit; see
+    `read_recording`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: what `read_recording` refuses, or another length than one second and `fit="error"`.
+        ValueError: what `read_recording` refuses, or another length than one second and
+            `fit="error"`.
     """
     check_fit(fit)
     samples = read_recording(audio, name=name, resample=resample)
     if len(samples) != SAMPLES:
         if fit == "error":
             raise ValueError(
-                f"{name or _name(audio)}: {len(samples)} samples at {SAMPLE_RATE} Hz; one clip is {SAMPLES}. "
+                f"{name or _name(audio)}: {len(samples)} samples at {SAMPLE_RATE} Hz; one clip is "
+                f"{SAMPLES}. "
                 'Write fit="pad_or_trim" to add zeros at its end or cut its end.'
             )
         samples = torch.nn.functional.pad(samples[:SAMPLES], (0, max(0, SAMPLES - len(samples))))
@@ -93,7 +109,9 @@ def _name(audio: str | Path | bytes) -> str:
 
 
 def _is_cut_short(audio: Path | bytes) -> bool:
-    """Whether a WAV file announces more bytes than there are; libsndfile returns what is left of it in silence."""
+    """Whether a WAV file announces more bytes than there are; libsndfile returns what is left of it
+    in silence.
+    """
     if isinstance(audio, Path):
         size = audio.stat().st_size
         with audio.open("rb") as file:
@@ -105,14 +123,24 @@ def _is_cut_short(audio: Path | bytes) -> bool:
 
 
 def to_int16(samples: Tensor) -> Tensor:
-    """Float samples in [-1, 1] as int16, rounded, clipped at full scale; the inverse of `Clips.floats`."""
+    """Float samples in [-1, 1] as int16, rounded, clipped at full scale; the inverse of
+    `Clips.floats`.
+    """
     return samples.mul(32_768).round_().clamp_(-32_768, 32_767).to(torch.int16)
 
 
 def read_clips(
-    audio: Iterable[tuple[str, Path | bytes]], count: int, *, resample: bool, fit: Fit, progress: bool, title: str
+    audio: Iterable[tuple[str, Path | bytes]],
+    count: int,
+    *,
+    resample: bool,
+    fit: Fit,
+    progress: bool,
+    title: str,
 ) -> Tensor:
-    """`count` clips, given as (name, file or contents), as int16 of shape (count, 16000); see `read_clip`."""
+    """`count` clips, given as (name, file or contents), as int16 of shape (count, 16000); see
+    `read_clip`.
+    """
     waveforms = np.empty((count, SAMPLES), dtype=np.int16)
     bar = tqdm(audio, total=count, desc=title, unit="clip", disable=not progress)
     for row, (name, file) in enumerate(bar):

@@ -1,7 +1,8 @@
-"""Change each training clip a little, differently in each epoch: a pure function of (seed, epoch, index).
+"""Change each training clip a little, differently in each epoch: a pure function of (seed, epoch,
+index).
 
-The same clip in the same epoch is changed in the same way whatever batch it comes in, whichever process does it, and
-whatever torch's generators have been used for.
+The same clip in the same epoch is changed in the same way whatever batch it comes in, whichever
+process does it, and whatever torch's generators have been used for.
 """
 
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from analogtorch.speech.draws import hashed, uniform
 from analogtorch.speech.noise import Noise, generate_noise, read_noise
 from analogtorch.values import checks
 
-_MASKS = 4096  # masks drawn in advance, of which each clip gets one: torchaudio draws from torch's global generator
-_QUIETEST = 10 ** (-50 / 20)  # RMS below which a clip counts as silent; the SNR of noise is then relative to this level
+# masks drawn in advance, of which each clip gets one: torchaudio draws from torch's global
+# generator
+_MASKS = 4096
+# RMS below which a clip counts as silent; the SNR of noise is then relative to this level
+_QUIETEST = 10 ** (-50 / 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +44,11 @@ class Augment:
     snr_db: tuple[float, float] = (5.0, 40.0)
     """Range of the clip's RMS over the noise's, in dB, between -20 and 100."""
     noise: str | None = None
-    """Folder of noise recordings at 16 kHz, of one second or longer; null generates white, pink and brown noise."""
+    """Folder of noise recordings at 16 kHz, of one second or longer; null generates white, pink and
+    brown noise."""
     time_masks: int = 2
-    """Stretches of frames set to 0 (the mean) in the features (SpecAugment: arXiv:1904.08779); 0 to 10."""
+    """Stretches of frames set to 0 (the mean) in the features (SpecAugment: arXiv:1904.08779); 0 to
+    10."""
     time_mask_frames: int = 8
     """Longest stretch, in frames of 20 ms; 0 to 49."""
     frequency_masks: int = 2
@@ -58,8 +64,14 @@ class Augment:
         checks.counts(self, "time_mask_frames", least=0, most=49)
         checks.counts(self, "frequency_mask_bins", least=0, most=40)
         if not isinstance(self.speeds, tuple | list) or not self.speeds:
-            raise ValueError(f"Augment.speeds must be a tuple such as (0.9, 1.0, 1.1), got {checks.shown(self.speeds)}")
-        speeds = (checks.number(f"Augment.speeds[{i}]", v, least=0.5, most=2) for i, v in enumerate(self.speeds))
+            raise ValueError(
+                "Augment.speeds must be a tuple such as (0.9, 1.0, 1.1), got "
+                f"{checks.shown(self.speeds)}"
+            )
+        speeds = (
+            checks.number(f"Augment.speeds[{i}]", v, least=0.5, most=2)
+            for i, v in enumerate(self.speeds)
+        )
         checks.settle(self, "speeds", tuple(speeds))
         check_snr(self)
         if self.noise is not None:
@@ -84,7 +96,8 @@ class Augmenter:
         self.noise: Noise = read_noise(config.noise) if config.noise else generate_noise(seed=seed)
 
     def waveforms(self, waveforms: Tensor, index: Tensor, *, epoch: int) -> Tensor:
-        """Speed, level, shift and noise, in this order; clipped to [-1, 1]. The input is left as it is.
+        """Speed, level, shift and noise, in this order; clipped to [-1, 1]. The input is left as it
+        is.
 
         Args:
             waveforms: (B, 16000), float in [-1, 1].
@@ -103,12 +116,14 @@ class Augmenter:
         return changed.clamp(-1, 1)
 
     def features(self, features: Tensor, index: Tensor, *, epoch: int) -> Tensor:
-        """SpecAugment masks. `features` is (B, 1, frames, filters), normalised to a mean near 0; arguments as above."""
+        """SpecAugment masks. `features` is (B, 1, frames, filters), normalised to a mean near 0;
+        arguments as above.
+        """
         checks.instance("features", features, Tensor, "LogMel()(waveforms)")
         if features.ndim != 4 or features.shape[1] != 1 or not features.is_floating_point():
             raise ValueError(
-                f"features are {features.dtype} of shape {tuple(features.shape)}; masks need float of "
-                "(B, 1, frames, filters), as LogMel gives them"
+                f"features are {features.dtype} of shape {tuple(features.shape)}; masks need float "
+                "of (B, 1, frames, filters), as LogMel gives them"
             )
         checks.count("epoch", epoch, least=0)
         masks = _mask_bank(self.config, self.seed, *features.shape[-2:])
@@ -116,7 +131,8 @@ class Augmenter:
         return features * masks[torch.from_numpy(which.astype(np.int64))].to(features)
 
     def _change_speed(self, waveforms: Tensor, keys: tuple) -> Tensor:
-        from torchaudio.functional import resample  # here, so that `kws --help` does not wait for torchaudio
+        # here, so that `kws --help` does not wait for torchaudio
+        from torchaudio.functional import resample
 
         speeds = self.config.speeds
         which = (uniform(*keys, "speed") * len(speeds)).astype(np.int64)
@@ -126,7 +142,9 @@ class Augmenter:
             if speed != 1 and len(rows):
                 faster = resample(waveforms[rows], round(SAMPLE_RATE * speed), SAMPLE_RATE)
                 excess = faster.shape[1] - SAMPLES  # half of it is cut, or filled, on either side
-                changed[rows] = torch.nn.functional.pad(faster, (-(excess // 2), excess // 2 - excess))
+                changed[rows] = torch.nn.functional.pad(
+                    faster, (-(excess // 2), excess // 2 - excess)
+                )
         return changed
 
     def _change_level(self, waveforms: Tensor, keys: tuple) -> Tensor:
@@ -151,7 +169,10 @@ class Augmenter:
 def _as_index(index: Tensor, batch: Tensor) -> NDArray[np.int64]:
     checks.instance("index", index, Tensor, "torch.arange(len(batch))")
     if index.shape != (len(batch),) or index.is_floating_point() or index.dtype == torch.bool:
-        raise ValueError(f"index has shape {tuple(index.shape)} and {index.dtype}; it must be ({len(batch)},) integers")
+        raise ValueError(
+            f"index has shape {tuple(index.shape)} and {index.dtype}; it must be ({len(batch)},) "
+            "integers"
+        )
     return index.cpu().numpy().astype(np.int64)
 
 
@@ -165,7 +186,9 @@ def _rms(waveforms: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _mask_bank(config: Augment, seed: int, frames: int, bins: int) -> Tensor:
-    """(4096, 1, frames, bins) of 1 and, where masked, 0. torch's generator is left as it was found."""
+    """(4096, 1, frames, bins) of 1 and, where masked, 0. torch's generator is left as it was
+    found.
+    """
     from torchaudio.transforms import SpecAugment
 
     draw = SpecAugment(

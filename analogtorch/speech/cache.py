@@ -23,10 +23,11 @@ def digest(recipe: Any) -> str:
 
 
 def cached(folder: str | Path, name: str, make: Callable[[], dict[str, Clips]]) -> dict[str, Clips]:
-    """The clips in the file `name` of `folder`; where it is missing or damaged, what `make` returns, and written there.
+    """The clips in the file `name` of `folder`; where it is missing or damaged, what `make`
+    returns, and written there.
 
-    A file that cannot be read, or cannot be written, costs a warning in the log, never the clips. The file appears
-    whole or not at all.
+    A file that cannot be read, or cannot be written, costs a warning in the log, never the clips.
+    The file appears whole or not at all.
     """
     path = expanded(str(folder)) / name
     if path.is_file():
@@ -38,7 +39,9 @@ def cached(folder: str | Path, name: str, make: Callable[[], dict[str, Clips]]) 
     try:
         _write(path, splits)
     except OSError as error:
-        logger.warning("could not keep the clips in %s (%s): they will be made anew next time", path, error)
+        logger.warning(
+            "could not keep the clips in %s (%s): they will be made anew next time", path, error
+        )
     return splits
 
 

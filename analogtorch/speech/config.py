@@ -1,4 +1,6 @@
-"""One keyword-spotting run as data: its fields are the options of ``analogtorch kws`` and its YAML files' keys."""
+"""One keyword-spotting run as data: its fields are the options of ``analogtorch kws`` and its YAML
+files' keys.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -47,7 +49,8 @@ class ModelConfig:
     """
 
     name: Literal["conv", "fully_connected"] = "conv"
-    """conv: residual net of full convolutions; fully_connected: the shape of the 34-tile chip's net."""
+    """conv: residual net of full convolutions; fully_connected: the shape of the 34-tile chip's
+    net."""
     widths: tuple[int, ...] = (16, 24, 48, 96)
     """conv: channels of the stem and of each block, not decreasing."""
     stem_stride: tuple[int, int] = (1, 2)
@@ -60,9 +63,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("widths", "stem_stride", "hidden"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)}; use one or more integers >= 1")
+                raise ValueError(
+                    f"model.{name}={getattr(self, name)}; use one or more integers >= 1"
+                )
         if tuple(sorted(self.widths)) != self.widths:
-            raise ValueError(f"model.widths={self.widths}; shortcuts only add channels: do not let widths decrease")
+            raise ValueError(
+                f"model.widths={self.widths}; shortcuts only add channels: do not let widths "
+                "decrease"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout}; use 0 to below 1")
 
@@ -124,14 +132,16 @@ class SweepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class KWSConfig:
-    """Speech to accuracy on a chip: data, digital training, direct mapping, hardware-aware training, report.
+    """Speech to accuracy on a chip: data, digital training, direct mapping, hardware-aware
+    training, report.
 
     Raises:
         ValueError: fields that do not fit together.
     """
 
     seed: int = 0
-    """Of the initial weights, the order of the clips, augmentation, dropout and training noise; 0 or more."""
+    """Of the initial weights, the order of the clips, augmentation, dropout and training noise; 0
+    or more."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
     augment: Augment = field(
@@ -148,7 +158,9 @@ class KWSConfig:
     """Network"""
     digital: Phase = field(default_factory=lambda: Phase(epochs=45, mixup=0.2))
     """Digital training, from random weights"""
-    hwa: Phase = field(default_factory=lambda: Phase(epochs=24, warmup=0.1, distill=0.7, clip_sigma=1.5))
+    hwa: Phase = field(
+        default_factory=lambda: Phase(epochs=24, warmup=0.1, distill=0.7, clip_sigma=1.5)
+    )
     """Hardware-aware training, from the digital net, which is its teacher if it distils"""
     chip: ChipConfig = field(default_factory=ChipConfig)
     """Chip"""
@@ -165,11 +177,19 @@ class KWSConfig:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}; use 0 to 2**63 - 1")
         if self.threads < 1 or self.workers < 0:
-            raise ValueError(f"threads={self.threads}, workers={self.workers}; use at least 1 thread and 0 workers")
+            raise ValueError(
+                f"threads={self.threads}, workers={self.workers}; use at least 1 thread and 0 "
+                "workers"
+            )
         if self.accelerator == "gpu" and not torch.accelerator.is_available():
             raise ValueError("accelerator=gpu, but torch finds no GPU here; use cpu or auto")
         if self.digital.distill > 0:
-            raise ValueError(f"digital.distill={self.digital.distill}; digital training has no teacher: use 0")
+            raise ValueError(
+                f"digital.distill={self.digital.distill}; digital training has no teacher: use 0"
+            )
         if self.digital.clip_sigma is not None:
             given = self.digital.clip_sigma
-            raise ValueError(f"digital.clip_sigma={given}; only analog layers are clipped: use null, or hwa.clip_sigma")
+            raise ValueError(
+                f"digital.clip_sigma={given}; only analog layers are clipped: use null, or "
+                "hwa.clip_sigma"
+            )

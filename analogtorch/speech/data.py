@@ -38,35 +38,49 @@ class Clips:
 
     def __post_init__(self) -> None:
         for field, dtype in (("waveforms", torch.int16), ("labels", torch.int64)):
-            checks.instance(f"Clips.{field}", getattr(self, field), Tensor, f"torch.zeros(1, dtype={dtype})")
+            checks.instance(
+                f"Clips.{field}", getattr(self, field), Tensor, f"torch.zeros(1, dtype={dtype})"
+            )
             if (given := getattr(self, field).dtype) != dtype:
                 raise TypeError(f"Clips.{field} is {given}; it must be {dtype}")
         count = self.labels.shape[:1].numel()
         if self.waveforms.shape != (count, SAMPLES) or self.labels.ndim != 1:
             raise ValueError(
-                f"Clips.waveforms has shape {tuple(self.waveforms.shape)} and labels {tuple(self.labels.shape)}; "
-                f"they must be (N, {SAMPLES}) and (N,)"
+                f"Clips.waveforms has shape {tuple(self.waveforms.shape)} and labels "
+                f"{tuple(self.labels.shape)}; they must be (N, {SAMPLES}) and (N,)"
             )
         for field in ("speakers", "names"):
             given = getattr(self, field)
-            if not (isinstance(given, tuple | list) and all(isinstance(text, str) for text in given)):
-                raise TypeError(f"Clips.{field} must be a tuple of texts, one per clip, got {checks.shown(given)}")
+            if not (
+                isinstance(given, tuple | list) and all(isinstance(text, str) for text in given)
+            ):
+                raise TypeError(
+                    f"Clips.{field} must be a tuple of texts, one per clip, got "
+                    f"{checks.shown(given)}"
+                )
             checks.settle(self, field, tuple(given))
         if len(self.speakers) != count or len(self.names) != count:
-            raise ValueError(f"Clips has {count} labels, {len(self.speakers)} speakers, {len(self.names)} names")
+            raise ValueError(
+                f"Clips has {count} labels, {len(self.speakers)} speakers, {len(self.names)} names"
+            )
         if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(LABELS):
-            raise ValueError(f"Clips.labels spans {int(self.labels.min())}..{int(self.labels.max())}; use 0..11")
+            raise ValueError(
+                f"Clips.labels spans {int(self.labels.min())}..{int(self.labels.max())}; use 0..11"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def floats(self, index: Tensor | slice = slice(None)) -> Tensor:
-        """The waveforms at `index` as float32 in [-1, 1): samples / 32768, as features and augmentation take them."""
+        """The waveforms at `index` as float32 in [-1, 1): samples / 32768, as features and
+        augmentation take them.
+        """
         return self.waveforms[index].float().div_(32_768)
 
 
 def check_waveforms(waveforms: Any, dtype: torch.dtype | None = None) -> None:
-    """Refuse what is no batch of clips as features and augmentation take them: (B, 16000), float in [-1, 1].
+    """Refuse what is no batch of clips as features and augmentation take them: (B, 16000), float in
+    [-1, 1].
 
     ``dtype``: the one that it must have; None: any of floating point.
 
@@ -76,11 +90,19 @@ def check_waveforms(waveforms: Any, dtype: torch.dtype | None = None) -> None:
     """
     checks.instance("waveforms", waveforms, Tensor, "Clips.floats()")
     if waveforms.ndim != 2 or waveforms.shape[1] != SAMPLES:
-        raise ValueError(f"waveforms of shape {tuple(waveforms.shape)}; features need (B, {SAMPLES}): 1 s at 16 kHz")
+        raise ValueError(
+            f"waveforms of shape {tuple(waveforms.shape)}; features need (B, {SAMPLES}): 1 s at 16 "
+            "kHz"
+        )
     if not waveforms.is_floating_point():
-        raise TypeError(f"waveforms are {waveforms.dtype}; features need float in [-1, 1]: use Clips.floats()")
+        raise TypeError(
+            f"waveforms are {waveforms.dtype}; features need float in [-1, 1]: use Clips.floats()"
+        )
     if dtype is not None and waveforms.dtype != dtype:
-        raise TypeError(f"waveforms are {waveforms.dtype}, the features {dtype}; convert one of them with .to(dtype)")
+        raise TypeError(
+            f"waveforms are {waveforms.dtype}, the features {dtype}; convert one of them with "
+            ".to(dtype)"
+        )
 
 
 def check_snr(owner: Any) -> None:
@@ -91,10 +113,17 @@ def check_snr(owner: Any) -> None:
     """
     name, given = f"{type(owner).__name__}.snr_db", owner.snr_db
     if not isinstance(given, tuple | list) or len(given) != 2:
-        raise ValueError(f"{name} must be (lowest, highest) in dB, such as (5.0, 40.0), got {checks.shown(given)}")
-    low, high = (checks.number(f"{name}[{i}]", value, least=-20, most=100) for i, value in enumerate(given))
+        raise ValueError(
+            f"{name} must be (lowest, highest) in dB, such as (5.0, 40.0), got "
+            f"{checks.shown(given)}"
+        )
+    low, high = (
+        checks.number(f"{name}[{i}]", value, least=-20, most=100) for i, value in enumerate(given)
+    )
     if low > high:
-        raise ValueError(f"{name} must be (lowest, highest) in dB, such as (5.0, 40.0), got {given}")
+        raise ValueError(
+            f"{name} must be (lowest, highest) in dB, such as (5.0, 40.0), got {given}"
+        )
     checks.settle(owner, "snr_db", (low, high))
 
 
@@ -115,10 +144,14 @@ def fingerprint(splits: Mapping[str, Clips], *noise: Tensor) -> str:
 
 
 class Source(Protocol):
-    """Where speech comes from: `Synthetic`, `SpeechCommands`, `Folder`, or a class of your own with this method."""
+    """Where speech comes from: `Synthetic`, `SpeechCommands`, `Folder`, or a class of your own with
+    this method.
+    """
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
-        """The clips of "train", "val" and "test", no speaker in two of them; `progress` shows a bar on stderr."""
+        """The clips of "train", "val" and "test", no speaker in two of them; `progress` shows a bar
+        on stderr.
+        """
         ...
 
 
@@ -130,17 +163,25 @@ def check_splits(splits: Mapping[str, Clips], *, source: str) -> dict[str, Clips
         TypeError: no dictionary of `Clips`.
     """
     if not isinstance(splits, Mapping):
-        raise TypeError(f"{source} must give a dictionary of {', '.join(SPLITS)}, got {checks.shown(splits)}")
+        raise TypeError(
+            f"{source} must give a dictionary of {', '.join(SPLITS)}, got {checks.shown(splits)}"
+        )
     if set(splits) != set(SPLITS):
         given = ", ".join(map(repr, splits))
-        raise ValueError(f"{source} gives the splits {given}; it must give exactly {', '.join(SPLITS)}")
+        raise ValueError(
+            f"{source} gives the splits {given}; it must give exactly {', '.join(SPLITS)}"
+        )
     for split, clips in splits.items():
-        checks.instance(f"{source}: the split {split!r}", clips, Clips, "Folder(root='data').load()['val']")
+        checks.instance(
+            f"{source}: the split {split!r}", clips, Clips, "Folder(root='data').load()['val']"
+        )
     check_partition(
         (
             (split, label, speaker, name)
             for split, clips in splits.items()
-            for label, speaker, name in zip(clips.labels.tolist(), clips.speakers, clips.names, strict=True)
+            for label, speaker, name in zip(
+                clips.labels.tolist(), clips.speakers, clips.names, strict=True
+            )
         ),
         source=source,
     )
@@ -163,24 +204,29 @@ def check_partition(entries: Iterable[tuple[str, int, str, str]], *, source: str
         counts[split] += 1
         if not speaker:
             if LABELS[label] != SILENCE:
-                raise ValueError(f"{source}: {name} names no speaker; only {SILENCE} clips may leave it empty")
+                raise ValueError(
+                    f"{source}: {name} names no speaker; only {SILENCE} clips may leave it empty"
+                )
             continue
         other, first = seen.setdefault(speaker, (split, name))
         if other != split:
             raise ValueError(
-                f"{source}: speaker {speaker!r} is in two splits, {other!r} ({first}) and {split!r} ({name}). "
-                "Accuracy would be measured on a voice from training: keep all clips of a speaker in one split."
+                f"{source}: speaker {speaker!r} is in two splits, {other!r} ({first}) and "
+                f"{split!r} ({name}). Accuracy would be measured on a voice from training: keep "
+                "all clips of a speaker in one split."
             )
     for split, count in counts.items():
         if not count:
             raise ValueError(
-                f"{source}: the split {split!r} is empty (clips: {', '.join(f'{s} {n}' for s, n in counts.items())}). "
-                "Training needs all three: assign some speakers' clips to it."
+                f"{source}: the split {split!r} is empty (clips: "
+                f"{', '.join(f'{s} {n}' for s, n in counts.items())}). Training needs all three: "
+                "assign some speakers' clips to it."
             )
 
 
 def check_recordings(splits: Mapping[str, Clips], *, source: str) -> None:
-    """Check that no recording, whatever its name, is in two splits or under two labels; clips of silence do not count.
+    """Check that no recording, whatever its name, is in two splits or under two labels; clips of
+    silence do not count.
 
     Raises:
         ValueError: with both names, and what to do.
@@ -195,6 +241,6 @@ def check_recordings(splits: Mapping[str, Clips], *, source: str) -> None:
             other, first, before = seen.setdefault(key, (split, label, name))
             if (other, first) != (split, label):
                 raise ValueError(
-                    f"{source}: {before} ({LABELS[first]} in {other!r}) and {name} ({LABELS[label]} in {split!r}) "
-                    "are the same recording; keep one of them"
+                    f"{source}: {before} ({LABELS[first]} in {other!r}) and {name} "
+                    f"({LABELS[label]} in {split!r}) are the same recording; keep one of them"
                 )

@@ -1,7 +1,9 @@
-"""Uniform random numbers that are a pure function of their keys: no state, any order, any batch, any process.
+"""Uniform random numbers that are a pure function of their keys: no state, any order, any batch,
+any process.
 
-One 64-bit hash (the finaliser of SplitMix64: G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number
-generators", OOPSLA 2014) folds the keys in one after the other. Host-side numpy: a clip needs about ten numbers.
+One 64-bit hash (the finaliser of SplitMix64: G. Steele, D. Lea, C. Flood, "Fast splittable
+pseudorandom number generators", OOPSLA 2014) folds the keys in one after the other. Host-side
+numpy: a clip needs about ten numbers.
 """
 
 import hashlib
@@ -17,7 +19,9 @@ _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 def hashed(*keys: int | str | ArrayLike) -> NDArray[np.uint64]:
-    """A 64-bit hash of the keys: integers, strings, or integer arrays that broadcast against each other."""
+    """A 64-bit hash of the keys: integers, strings, or integer arrays that broadcast against each
+    other.
+    """
     state = np.zeros(1, dtype=np.uint64)
     for key in keys:
         state = _mix(state + _GOLDEN + _as_words(key))
@@ -25,7 +29,9 @@ def hashed(*keys: int | str | ArrayLike) -> NDArray[np.uint64]:
 
 
 def uniform(*keys: int | str | ArrayLike) -> NDArray[np.float64]:
-    """Numbers in [0, 1) with 53 random bits, one for each combination of the keys; at least one-dimensional."""
+    """Numbers in [0, 1) with 53 random bits, one for each combination of the keys; at least
+    one-dimensional.
+    """
     return (hashed(*keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -1,9 +1,10 @@
 """eSpeak NG through its C library: words in, 22.05 kHz speech out, the same bits each time.
 
-The library is not reproducible inside one process: a clip depends on the clips before it, and it seeds its random
-numbers from the clock. So this file is also a program: a process of its own loads the library, speaks nothing, and
-forks one child per clip, each seeded alike. The program imports the standard library alone (`-I -S`), so it has no
-threads when it forks, which the process that trains does have.
+The library is not reproducible inside one process: a clip depends on the clips before it, and it
+seeds its random numbers from the clock. So this file is also a program: a process of its own loads
+the library, speaks nothing, and forks one child per clip, each seeded alike. The program imports
+the standard library alone (`-I -S`), so it has no threads when it forks, which the process that
+trains does have.
 """
 
 import array
@@ -25,8 +26,10 @@ from pathlib import Path
 SAMPLE_RATE = 22_050
 """Hz, of what eSpeak NG returns."""
 
-_HEADER = struct.Struct("<?I")  # whether it went well; the number of bytes of speech, or of the message, that follow
-_SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1  # speak_lib.h: AUDIO_OUTPUT_SYNCHRONOUS starts no thread
+# whether it went well; the number of bytes of speech, or of the message, that follow
+_HEADER = struct.Struct("<?I")
+# speak_lib.h: AUDIO_OUTPUT_SYNCHRONOUS starts no thread
+_SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4  # speak_lib.h: espeak_PARAMETER
 _SECONDS_PER_CLIP = 30
 
@@ -50,8 +53,8 @@ class Utterance:
 def synthesise(utterances: Sequence[Utterance], *, workers: int = 2) -> Iterator[array.array]:
     """Speak `utterances`, in order: for each an array("h") of int16 samples at 22.05 kHz.
 
-    The samples are a function of the utterance alone, whatever comes before it and whatever `workers`, the number
-    of processes, is. About 3 ms for each clip and process.
+    The samples are a function of the utterance alone, whatever comes before it and whatever
+    `workers`, the number of processes, is. About 3 ms for each clip and process.
 
     Raises:
         ImportError: espeakng-loader is not installed.
@@ -59,13 +62,18 @@ def synthesise(utterances: Sequence[Utterance], *, workers: int = 2) -> Iterator
     """
     command = [sys.executable, "-I", "-S", __file__, *_library()]
     with ExitStack() as stack:
-        processes = [_start(command, utterances[w::workers], stack) for w in range(min(workers, len(utterances)))]
+        processes = [
+            _start(command, utterances[w::workers], stack)
+            for w in range(min(workers, len(utterances)))
+        ]
         for position, utterance in enumerate(utterances):
             yield _reply(processes[position % len(processes)], utterance)
 
 
 def version() -> str:
-    """The version of espeakng-loader, on which the samples depend; ImportError if it is not installed."""
+    """The version of espeakng-loader, on which the samples depend; ImportError if it is not
+    installed.
+    """
     _library()
     return importlib.metadata.version("espeakng-loader")
 
@@ -74,25 +82,31 @@ def _library() -> tuple[str, str]:
     """The paths of the shared library and of the folder that holds its voices."""
     if importlib.util.find_spec("espeakng_loader") is None:
         raise ImportError(
-            "synthetic speech needs eSpeak NG, which is not installed (GPL-3, hence its own extra). "
+            "synthetic speech needs eSpeak NG, which is not installed (GPL-3, hence its own "
+            "extra). "
             'Write: pip install "analogtorch[synthetic]"'
         )
     if not hasattr(os, "fork"):
         raise RuntimeError(
-            f"synthetic speech forks a process per clip, which {sys.platform} cannot; use another source"
+            f"synthetic speech forks a process per clip, which {sys.platform} cannot; use another "
+            "source"
         )
     import espeakng_loader
 
     return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
 
 
-def _start(command: list[str], utterances: Sequence[Utterance], stack: ExitStack) -> subprocess.Popen[bytes]:
+def _start(
+    command: list[str], utterances: Sequence[Utterance], stack: ExitStack
+) -> subprocess.Popen[bytes]:
     """A process that speaks `utterances`; `stack` ends it."""
     # A file rather than a pipe, so that neither side ever waits for the other except for speech.
     with tempfile.TemporaryFile() as requests:
         requests.write("".join(json.dumps(asdict(u)) + "\n" for u in utterances).encode())
         requests.seek(0)
-        process = stack.enter_context(subprocess.Popen(command, stdin=requests, stdout=subprocess.PIPE))
+        process = stack.enter_context(
+            subprocess.Popen(command, stdin=requests, stdout=subprocess.PIPE)
+        )
     stack.callback(process.kill)  # ends a process that still speaks when the caller stops early
     return process
 
@@ -103,9 +117,13 @@ def _reply(process: subprocess.Popen[bytes], utterance: Utterance) -> array.arra
     good, size = _HEADER.unpack(header) if len(header) == _HEADER.size else (False, -1)
     data = process.stdout.read(max(size, 0))
     if len(data) != size:
-        raise RuntimeError(f"eSpeak NG's process ended with code {process.wait()} before {utterance}")
+        raise RuntimeError(
+            f"eSpeak NG's process ended with code {process.wait()} before {utterance}"
+        )
     if not good:
-        raise RuntimeError(f"eSpeak NG could not speak {utterance}: {data.decode(errors='replace')}")
+        raise RuntimeError(
+            f"eSpeak NG could not speak {utterance}: {data.decode(errors='replace')}"
+        )
     return array.array("h", data)
 
 
@@ -115,11 +133,16 @@ def _reply(process: subprocess.Popen[bytes], utterance: Utterance) -> array.arra
 def _serve(library: str, data: str) -> None:
     """Answer each request, a line of JSON on stdin, by a header and its speech on stdout."""
     engine = ctypes.CDLL(library)
-    os.chdir(Path(data).parent)  # the library keeps at most 160 characters of the path: give it a short one
-    if engine.espeak_Initialize(_SYNCHRONOUS, 0, Path(data).name.encode(), _DONT_EXIT) != SAMPLE_RATE:
+    # the library keeps at most 160 characters of the path: give it a short one
+    os.chdir(Path(data).parent)
+    if (
+        engine.espeak_Initialize(_SYNCHRONOUS, 0, Path(data).name.encode(), _DONT_EXIT)
+        != SAMPLE_RATE
+    ):
         _answer(False, f"it found no voices in {data}".encode())
         return
-    engine.espeak_ListVoices(None)  # fills the table in which identifiers such as "gmw/en" are looked up
+    # fills the table in which identifiers such as "gmw/en" are looked up
+    engine.espeak_ListVoices(None)
     speech = bytearray()
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -156,22 +179,34 @@ def _in_child(engine: ctypes.CDLL, speech: bytearray, utterance: Utterance) -> t
     with os.fdopen(reader, "rb") as file:
         answer = file.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return code == 0, answer or (b"" if code == 0 else f"the child process ended with code {code}".encode())
+    return code == 0, answer or (
+        b"" if code == 0 else f"the child process ended with code {code}".encode()
+    )
 
 
 def _speak(engine: ctypes.CDLL, utterance: Utterance) -> str:
     """Speak into the collecting buffer; a message if something is wrong, else ""."""
     variant = utterance.voice.partition("+")[2]
     if variant and not Path("espeak-ng-data/voices/!v", variant).is_file():
-        return f"there is no voice variant {variant!r}"  # the library would silently use the plain voice
-    engine.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath and whisper; seeded from the clock otherwise
+        # the library would silently use the plain voice
+        return f"there is no voice variant {variant!r}"
+    # breath and whisper; seeded from the clock otherwise
+    engine.espeak_ng_SetRandSeed(ctypes.c_long(1))
     if engine.espeak_SetVoiceByName(utterance.voice.encode()):
         return f"there is no voice {utterance.voice!r}"
-    for parameter, value in ((_RATE, utterance.rate), (_PITCH, utterance.pitch), (_RANGE, utterance.pitch_range)):
+    for parameter, value in (
+        (_RATE, utterance.rate),
+        (_PITCH, utterance.pitch),
+        (_RANGE, utterance.pitch_range),
+    ):
         if engine.espeak_SetParameter(parameter, value, 0):
             return f"parameter {parameter} cannot be {value}"
     text = utterance.text.encode() + b"\0"
-    return "" if not engine.espeak_Synth(text, len(text), 0, 0, 0, _UTF8, None, None) else "synthesis failed"
+    return (
+        ""
+        if not engine.espeak_Synth(text, len(text), 0, 0, 0, _UTF8, None, None)
+        else "synthesis failed"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Log-mel and MFCC features through torchaudio, in the form that networks take: about zero mean, unit variance.
+"""Log-mel and MFCC features through torchaudio, in the form that networks take: about zero mean,
+unit variance.
 
 Both see 49 frames of 40 ms each 20 ms (640 and 320 samples at 16 kHz), a periodic Hann window, no padding of the clip,
 |rfft(1024)|^2 and 40 filters from 20 to 7,600 Hz: triangles of unit peak, evenly spaced and straight-sided over
@@ -18,8 +19,8 @@ FRAMES = 49
 MELS = 40
 
 _WINDOW, _HOP, _FFT = 640, 320, 1024
-# torchaudio centres a window that is shorter than its transform; with this many zeros on both sides of the clip the
-# first window starts at the first sample and the last one ends before the end.
+# torchaudio centres a window that is shorter than its transform; with this many zeros on both sides
+# of the clip the first window starts at the first sample and the last one ends before the end.
 _MARGIN = (_FFT - _WINDOW) // 2
 _MEL: dict[str, Any] = {
     "n_fft": _FFT, "win_length": _WINDOW, "hop_length": _HOP, "center": False, "pad": _MARGIN,
@@ -28,7 +29,9 @@ _MEL: dict[str, Any] = {
 
 
 def _filters() -> Tensor:
-    """The filters, (513, 40). torchaudio's are straight over Hz, which changes 4 % of logmel_49x40_u8.npz."""
+    """The filters, (513, 40). torchaudio's are straight over Hz, which changes 4 % of
+    logmel_49x40_u8.npz.
+    """
 
     def mel(hertz: Tensor) -> Tensor:
         return 1127 * torch.log1p(hertz / 700)
@@ -41,18 +44,23 @@ def _filters() -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Waveforms (B, 16000), float in [-1, 1], to log-mel features (B, 1, 49, 40): frames by filters.
+    """Waveforms (B, 16000), float in [-1, 1], to log-mel features (B, 1, 49, 40): frames by
+    filters.
 
-    d = 10 log10(mel + 1e-10), in dB of full scale, then (d - `mean`) / `std`. With `mean=0, std=1` this is the feature
-    from which `logmel_49x40_u8.npz` of the gsc_v2_test12 recordings was rounded.
+    d = 10 log10(mel + 1e-10), in dB of full scale, then (d - `mean`) / `std`. With `mean=0, std=1`
+    this is the feature from which `logmel_49x40_u8.npz` of the gsc_v2_test12 recordings was
+    rounded.
 
     Args:
-        mean: dB. The default was measured over the 3,189 training clips of gsc_v2_test12 (Speech Commands v0.02).
+        mean: dB. The default was measured over the 3,189 training clips of gsc_v2_test12 (Speech
+            Commands v0.02).
         std: dB, above 0. Measured with it.
 
     Raises:
-        ValueError: `mean` no number or `std` not above 0; in forward, another shape than (B, 16000).
-        TypeError: in forward, waveforms of another type than the module: float32, unless it was converted.
+        ValueError: `mean` no number or `std` not above 0; in forward, another shape than (B,
+            16000).
+        TypeError: in forward, waveforms of another type than the module: float32, unless it was
+            converted.
     """
 
     def __init__(self, *, mean: float = -22.16, std: float = 23.57) -> None:
@@ -65,7 +73,8 @@ class LogMel(nn.Module):
         """(B, 16000) to (B, 1, 49, 40)."""
         check_waveforms(waveforms, self.mel.mel_scale.fb.dtype)
         if not len(waveforms):
-            return waveforms.new_empty(0, 1, FRAMES, MELS)  # the Fourier transform refuses an empty batch
+            # the Fourier transform refuses an empty batch
+            return waveforms.new_empty(0, 1, FRAMES, MELS)
         decibels = 10 * torch.log10(self.mel(waveforms) + 1e-10)
         return ((decibels - self.mean) / self.std).mT.unsqueeze(1)
 
@@ -77,15 +86,16 @@ class LogMel(nn.Module):
 class Mfcc(nn.Module):
     """Waveforms (B, 16000), float in [-1, 1], to cepstral features (B, 1, 49, coefficients).
 
-    torchaudio's MFCC: orthonormal DCT-II of ln(mel + 1e-6), then each coefficient is normalised by its own constants,
-    measured over the 3,189 training clips of gsc_v2_test12.
+    torchaudio's MFCC: orthonormal DCT-II of ln(mel + 1e-6), then each coefficient is normalised by
+    its own constants, measured over the 3,189 training clips of gsc_v2_test12.
 
     Args:
         coefficients: how many to keep, 1 to 40.
 
     Raises:
         ValueError: `coefficients` outside its range; in forward, another shape than (B, 16000).
-        TypeError: in forward, waveforms of another type than the module: float32, unless it was converted.
+        TypeError: in forward, waveforms of another type than the module: float32, unless it was
+            converted.
     """
 
     mean: Tensor
@@ -94,11 +104,16 @@ class Mfcc(nn.Module):
     def __init__(self, *, coefficients: int = 10) -> None:
         super().__init__()
         checks.count("coefficients", coefficients, most=MELS)
-        # log_mels: the alternative clips 80 dB below the loudest clip of the batch, so a clip would depend on others.
+        # log_mels: the alternative clips 80 dB below the loudest clip of the batch, so a clip would
+        # depend on others.
         self.mfcc = MFCC(SAMPLE_RATE, n_mfcc=coefficients, log_mels=True, melkwargs=_MEL)
         self.mfcc.MelSpectrogram.mel_scale.fb.copy_(_filters())
-        self.register_buffer("mean", torch.tensor(_MFCC_MEAN[:coefficients])[:, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_MFCC_STD[:coefficients])[:, None], persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(_MFCC_MEAN[:coefficients])[:, None], persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(_MFCC_STD[:coefficients])[:, None], persistent=False
+        )
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """(B, 16000) to (B, 1, 49, coefficients)."""

@@ -1,4 +1,6 @@
-"""Labelled clips of your own: a folder, with or without tar archives in it, and a manifest that says what is what."""
+"""Labelled clips of your own: a folder, with or without tar archives in it, and a manifest that
+says what is what.
+"""
 
 import csv
 import tarfile
@@ -30,12 +32,13 @@ class _Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """Clips of one second at 16 kHz with a manifest: a CSV file with the columns path, label, speaker and split.
+    """Clips of one second at 16 kHz with a manifest: a CSV file with the columns path, label,
+    speaker and split.
 
-    `path` is a file below `root` or a member of an archive; archives are read without being unpacked. `label` is one
-    of `LABELS`; `split` is train, val or test; `speaker` may be empty for `_silence_` only. Other columns are ignored.
-    A path is listed once and stays inside `root`, without links. The same recording under two names belongs to one
-    label and one split.
+    `path` is a file below `root` or a member of an archive; archives are read without being
+    unpacked. `label` is one of `LABELS`; `split` is train, val or test; `speaker` may be empty for
+    `_silence_` only. Other columns are ignored. A path is listed once and stays inside `root`,
+    without links. The same recording under two names belongs to one label and one split.
 
     Raises:
         ValueError: a field outside its values.
@@ -43,8 +46,8 @@ class Folder:
     """
 
     root: str
-    """Folder that holds the clips, the archives and the manifest. `~` and, as in a shell, `${NAME}` and
-    `${NAME:-default}` are replaced."""
+    """Folder that holds the clips, the archives and the manifest. `~` and, as in a shell, `${NAME}`
+    and `${NAME:-default}` are replaced."""
     manifest: str = "manifest.csv"
     """The CSV file, relative to `root`."""
     archives: tuple[str, ...] | None = None
@@ -52,36 +55,48 @@ class Folder:
     resample: bool = False
     """Convert clips of another sampling rate instead of refusing them."""
     fit: Fit = "error"
-    """Clips of another length: "error" refuses them, "pad_or_trim" adds zeros at their end or cuts their end."""
+    """Clips of another length: "error" refuses them, "pad_or_trim" adds zeros at their end or cuts
+    their end."""
 
     def __post_init__(self) -> None:
         checks.text("Folder.root", self.root, "data")
         checks.text("Folder.manifest", self.manifest, "manifest.csv")
         if self.archives is not None:
             archives = checks.items("Folder.archives", self.archives, "('clips.tar',)")
-            checks.settle(self, "archives", tuple(checks.text("Folder.archives", a, "clips.tar") for a in archives))
+            checks.settle(
+                self,
+                "archives",
+                tuple(checks.text("Folder.archives", a, "clips.tar") for a in archives),
+            )
         checks.flag("Folder.resample", self.resample)
         check_fit(self.fit)
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
-        """The clips of the three splits, in the manifest's order. The manifest is checked before any clip is read.
+        """The clips of the three splits, in the manifest's order. The manifest is checked before
+        any clip is read.
 
         Raises:
             FileNotFoundError: no folder, manifest, archive or clip of that name.
-            ValueError: a row, clip or split that cannot be used, with the file, its line and the remedy.
+            ValueError: a row, clip or split that cannot be used, with the file, its line and the
+                remedy.
         """
         root = expanded(self.root)
         rows = _read_manifest(root / self.manifest)
         source = str(root / self.manifest)
-        check_partition(((row.split, row.label, row.speaker, row.path) for row in rows), source=source)
+        check_partition(
+            ((row.split, row.label, row.speaker, row.path) for row in rows), source=source
+        )
         _check_once(rows)
-        names = sorted(a.name for a in root.glob("*.tar")) if self.archives is None else self.archives
+        names = (
+            sorted(a.name for a in root.glob("*.tar")) if self.archives is None else self.archives
+        )
         with ExitStack() as stack:
             files = _Files(root, [stack.enter_context(_open(root / name)) for name in names])
             for row in rows:
                 files.check(row)
             splits = {
-                split: self._clips(split, [r for r in rows if r.split == split], files, progress) for split in SPLITS
+                split: self._clips(split, [r for r in rows if r.split == split], files, progress)
+                for split in SPLITS
             }
         check_recordings(splits, source=source)
         return splits
@@ -90,7 +105,12 @@ class Folder:
         audio = ((f"{row.where} ({row.path})", files.get(row.path)) for row in rows)
         return Clips(
             waveforms=read_clips(
-                audio, len(rows), resample=self.resample, fit=self.fit, progress=progress, title=f"reading {split}"
+                audio,
+                len(rows),
+                resample=self.resample,
+                fit=self.fit,
+                progress=progress,
+                title=f"reading {split}",
             ),
             labels=torch.tensor([row.label for row in rows]),
             speakers=tuple(row.speaker for row in rows),
@@ -109,29 +129,35 @@ class _Files:
                 path = str(PurePosixPath(member.name))  # drops the "./" that `tar -c .` writes
                 if path in self.members:
                     raise ValueError(
-                        f"{path!r} is twice in the archives: {self.members[path][0].name!r}, {archive.name!r}"
+                        f"{path!r} is twice in the archives: {self.members[path][0].name!r}, "
+                        f"{archive.name!r}"
                     )
                 self.members[path] = archive, member
 
     def check(self, row: _Row) -> None:
-        """Raise FileNotFoundError if the row's clip is nowhere, ValueError if it is reached by a link or is no clip."""
+        """Raise FileNotFoundError if the row's clip is nowhere, ValueError if it is reached by a
+        link or is no clip.
+        """
         if row.path in self.members:
             archive, member = self.members[row.path]
             if not member.isreg() or member.issparse() or member.size > _LARGEST:
                 raise ValueError(
-                    f"{row.where}: {row.path!r} in {archive.name!r} is a link, a sparse file or larger than "
-                    f"{_LARGEST:,} bytes; put the recording itself into the archive"
+                    f"{row.where}: {row.path!r} in {archive.name!r} is a link, a sparse file or "
+                    f"larger than {_LARGEST:,} bytes; put the recording itself into the archive"
                 )
             return
         file = self.root
         for part in PurePosixPath(row.path).parts:
             file /= part
             if file.is_symlink():
-                raise ValueError(f"{row.where}: {file} is a link; put the recording itself into {self.root}")
+                raise ValueError(
+                    f"{row.where}: {file} is a link; put the recording itself into {self.root}"
+                )
         if not file.is_file():
             looked = ", ".join([str(self.root), *(repr(archive.name) for archive in self.archives)])
             raise FileNotFoundError(
-                f"{row.where}: there is no {row.path!r} in {looked}. Correct `path` or add the file."
+                f"{row.where}: there is no {row.path!r} in {looked}. Correct `path` or add the "
+                "file."
             )
 
     def get(self, path: str) -> Path | bytes:
@@ -144,7 +170,9 @@ class _Files:
             assert file is not None  # `check` has seen that it is a regular one
             return file.read()
         except tarfile.TarError as error:
-            raise ValueError(f"{archive.name!r}: damaged or cut short at {path!r} ({error})") from error
+            raise ValueError(
+                f"{archive.name!r}: damaged or cut short at {path!r} ({error})"
+            ) from error
 
 
 def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
@@ -166,13 +194,16 @@ def _open(archive: Path) -> tarfile.TarFile:
         return tarfile.open(archive, "r:")
     except tarfile.TarError as error:
         raise ValueError(
-            f"{archive}: compressed, damaged, or no tar archive ({error}); an uncompressed one is needed"
+            f"{archive}: compressed, damaged, or no tar archive ({error}); an uncompressed one is "
+            "needed"
         ) from error
 
 
 def _read_manifest(path: Path) -> list[_Row]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such manifest; it is a CSV file with the columns {', '.join(COLUMNS)}")
+        raise FileNotFoundError(
+            f"{path}: no such manifest; it is a CSV file with the columns {', '.join(COLUMNS)}"
+        )
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -189,21 +220,27 @@ def _read_manifest(path: Path) -> list[_Row]:
 def _row(where: str, cells: dict[str, str | None]) -> _Row:
     path, label, speaker, split = (cells[column] for column in COLUMNS)
     if path is None or label is None or speaker is None or split is None or not path:
-        raise ValueError(f"{where}: the row has an empty path or too few cells: {list(cells.values())}")
+        raise ValueError(
+            f"{where}: the row has an empty path or too few cells: {list(cells.values())}"
+        )
     if split not in SPLITS:
         raise ValueError(f"{where}: unknown split {split!r}; allowed are {', '.join(SPLITS)}")
     if "\0" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise ValueError(f"{where}: the path {path!r} leaves the folder; write it relative to root, without '..'")
+        raise ValueError(
+            f"{where}: the path {path!r} leaves the folder; write it relative to root, without '..'"
+        )
     return _Row(where, str(PurePosixPath(path)), label_index(label, where=where), speaker, split)
 
 
 def _check_once(rows: list[_Row]) -> None:
-    """Raise ValueError if a path is listed twice: under two labels, in two splits, or to no purpose."""
+    """Raise ValueError if a path is listed twice: under two labels, in two splits, or to no
+    purpose.
+    """
     seen: dict[str, _Row] = {}
     for row in rows:
         first = seen.setdefault(row.path, row)
         if first is not row:
             raise ValueError(
-                f"{row.where}: {row.path!r} is listed already, as {LABELS[first.label]} in {first.split!r} "
-                f"({first.where}); list each recording once"
+                f"{row.where}: {row.path!r} is listed already, as {LABELS[first.label]} in "
+                f"{first.split!r} ({first.where}); list each recording once"
             )

@@ -1,4 +1,6 @@
-"""Keyword spotting from speech to the accuracy that is left on a chip: the pipeline of ``analogtorch kws``."""
+"""Keyword spotting from speech to the accuracy that is left on a chip: the pipeline of
+``analogtorch kws``.
+"""
 
 import copy
 import dataclasses
@@ -26,32 +28,39 @@ logger = logging.getLogger("analogtorch")
 OUTPUTS = ("checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "digital.pt", "hwa.pt", *FILES)
 """Files of a run, beside its configuration and journal."""
 SYNTHETIC_NOTE = (
-    "This speech was synthesised. The run shows that the whole path works; it says nothing about accuracy on people."
+    "This speech was synthesised. The run shows that the whole path works; it says nothing about "
+    "accuracy on people."
 )
 
 
 def run(
-    config: KWSConfig, out: str | Path, *, resume: bool = False, overwrite: bool = False, progress: bool = False
+    config: KWSConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
 ) -> Result:
     """Train, map, train for the chip, measure, and write everything into one folder.
 
-    The same configuration gives the same accuracies. The folder gets config.json (usable as ``--config``),
-    checkpoints/, digital.pt and hwa.pt (state_dicts), report.json, report.md, accuracy.png, and journal.json, which
-    lists what the run wrote. Recordings and options are checked before the folder is touched.
+    The same configuration gives the same accuracies. The folder gets config.json (usable as
+    ``--config``), checkpoints/, digital.pt and hwa.pt (state_dicts), report.json, report.md,
+    accuracy.png, and journal.json, which lists what the run wrote. Recordings and options are
+    checked before the folder is touched.
 
     Args:
         config: what to run.
         out: the folder: a new or an empty one, or that of an earlier run.
-        resume: continue a run that was stopped, with the same results as if it had not been; start where there is none.
-            The recordings must be the same; where they lie may differ, and so may ``workers``; chips and times may be
-            added.
+        resume: continue a run that was stopped, with the same results as if it had not been; start
+            where there is none. The recordings must be the same; where they lie may differ, and so
+            may ``workers``; chips and times may be added.
         overwrite: replace an earlier run: remove the files that its journal lists.
         progress: show progress bars.
 
     Raises:
-        ValueError: a clip or setting that cannot be used; a folder that holds other files, that another run is at work
-            in, or that holds a run, without ``resume`` or ``overwrite``; or ``resume`` with other settings that decide
-            the results.
+        ValueError: a clip or setting that cannot be used; a folder that holds other files, that
+            another run is at work in, or that holds a run, without ``resume`` or ``overwrite``; or
+            ``resume`` with other settings that decide the results.
         OSError: a missing file, or one that cannot be written.
         ImportError: the source needs a package that is not installed.
     """
@@ -74,7 +83,10 @@ def run(
                 hwa=measure(config, task, trained, progress=progress),
                 chip=config.chip.build().name,
                 tiles=at.summary(trained).tiles,
-                data={"source": config.data.source, **{split: len(clips) for split, clips in splits.items()}},
+                data={
+                    "source": config.data.source,
+                    **{split: len(clips) for split, clips in splits.items()},
+                },
                 seed=config.seed,
                 seconds=time.perf_counter() - start,
                 versions=versions(),
@@ -90,13 +102,17 @@ def run(
 
 
 def rehearse(config: KWSConfig, task: Task) -> None:
-    """Do what the run does after hours of training, on the untrained network, one batch and one chip.
+    """Do what the run does after hours of training, on the untrained network, one batch and one
+    chip.
 
     Raises:
-        ValueError: options that do not fit together, or that the data, the network or the chip cannot meet.
+        ValueError: options that do not fit together, or that the data, the network or the chip
+            cannot meet.
     """
     for phase in (config.digital, config.hwa):
-        Batches(task.make, len(task.train), batch_size=phase.batch_size, seed=0, workers=config.workers)
+        Batches(
+            task.make, len(task.train), batch_size=phase.batch_size, seed=0, workers=config.workers
+        )
     small = dataclasses.replace(task, calibration=task.calibration[:1])
     at.sweep(
         to_chip(config, small, untrained(config)),
@@ -115,8 +131,12 @@ def untrained(config: KWSConfig) -> nn.Module:
         return config.model.build()
 
 
-def train_digital(config: KWSConfig, task: Task, folder: RunFolder, *, progress: bool = False) -> nn.Module:
-    """The network of the configuration, trained from random weights; its weights are saved as digital.pt."""
+def train_digital(
+    config: KWSConfig, task: Task, folder: RunFolder, *, progress: bool = False
+) -> nn.Module:
+    """The network of the configuration, trained from random weights; its weights are saved as
+    digital.pt.
+    """
     network = untrained(config)
     logger.info("digital training, %d epochs", config.digital.epochs)
     train_phase(config, task, folder, network, config.digital, "digital", progress=progress)
@@ -132,10 +152,14 @@ def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
 def train_hwa(
     config: KWSConfig, task: Task, folder: RunFolder, digital: nn.Module, *, progress: bool = False
 ) -> nn.Module:
-    """Hardware-aware training from the digital net: convert, calibrate, train, calibrate again; saved as hwa.pt."""
+    """Hardware-aware training from the digital net: convert, calibrate, train, calibrate again;
+    saved as hwa.pt.
+    """
     network = to_chip(config, task, digital)
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
-    train_phase(config, task, folder, network, config.hwa, "hwa", teacher=digital, progress=progress)
+    train_phase(
+        config, task, folder, network, config.hwa, "hwa", teacher=digital, progress=progress
+    )
     network = to_chip(config, task, network)
     folder.save("hwa", network)
     return network
@@ -154,12 +178,19 @@ def train_phase(
 ) -> nn.Module:
     """Train ``network`` in place on the task, with a checkpoint called ``name``.
 
-    All phases with a teacher see the same clips in the same order and draw the same random numbers: they are a pair.
+    All phases with a teacher see the same clips in the same order and draw the same random numbers:
+    they are a pair.
     """
     seed = derive(config.seed, "training" if teacher is None else "training with a teacher")
     return fit(
         network,
-        Batches(task.make, len(task.train), batch_size=phase.batch_size, seed=seed, workers=config.workers),
+        Batches(
+            task.make,
+            len(task.train),
+            batch_size=phase.batch_size,
+            seed=seed,
+            workers=config.workers,
+        ),
         phase,
         seed=seed,
         checkpoint=folder.checkpoint(name),
@@ -173,7 +204,9 @@ def train_phase(
 
 def measure(config: KWSConfig, task: Task, network: nn.Module, *, progress: bool = False) -> Sweep:
     """Test accuracy of a converted, calibrated network on the configuration's chips."""
-    logger.info("measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times))
+    logger.info(
+        "measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times)
+    )
     return at.sweep(
         network,
         lambda view: at.accuracy(view, task.test_batches()),

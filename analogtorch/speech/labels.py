@@ -1,4 +1,6 @@
-"""The twelve classes of the keyword-spotting task, in the one order that every source, network and report uses."""
+"""The twelve classes of the keyword-spotting task, in the one order that every source, network and
+report uses.
+"""
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
@@ -8,8 +10,35 @@ LABELS = (SILENCE, UNKNOWN, *KEYWORDS)
 """The task of P. Warden, "Speech Commands", arXiv:1804.03209, section 7."""
 
 UNKNOWN_WORDS = (
-    *("backward", "bed", "bird", "cat", "dog", "eight", "five", "follow", "forward", "four", "happy", "house", "learn"),
-    *("marvin", "nine", "one", "seven", "sheila", "six", "three", "tree", "two", "visual", "wow", "zero"),
+    *(
+        "backward",
+        "bed",
+        "bird",
+        "cat",
+        "dog",
+        "eight",
+        "five",
+        "follow",
+        "forward",
+        "four",
+        "happy",
+        "house",
+        "learn",
+    ),
+    *(
+        "marvin",
+        "nine",
+        "one",
+        "seven",
+        "sheila",
+        "six",
+        "three",
+        "tree",
+        "two",
+        "visual",
+        "wow",
+        "zero",
+    ),
 )
 """The other 25 words of Speech Commands v0.02: together they are the class `_unknown_`."""
 

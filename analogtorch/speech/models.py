@@ -1,4 +1,6 @@
-"""Two keyword spotters for analog tiles; both take log-mel features (B, 1, 49, 40) and give (B, 12)."""
+"""Two keyword spotters for analog tiles; both take log-mel features (B, 1, 49, 40) and give (B,
+12).
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,11 +12,12 @@ from analogtorch.speech.labels import LABELS
 
 
 class FullyConnected(nn.Module):
-    """The shape of the fully connected net that the 34-tile chip runs for keyword spotting: 1,024 inputs, 12 outputs.
+    """The shape of the fully connected net that the 34-tile chip runs for keyword spotting: 1,024
+    inputs, 12 outputs.
 
-    Its 1,024 inputs are those of Ambrogio et al., Nature 620, 768 (2023). The sizes of the hidden layers, and how the
-    features become 1,024 numbers, are UNVERIFIED: here 512 and 512, and the map of 49 frames by 40 filters averaged
-    (digitally) to 32 by 32.
+    Its 1,024 inputs are those of Ambrogio et al., Nature 620, 768 (2023). The sizes of the hidden
+    layers, and how the features become 1,024 numbers, are UNVERIFIED: here 512 and 512, and the map
+    of 49 frames by 40 filters averaged (digitally) to 32 by 32.
 
     Args:
         hidden: outputs of each hidden layer.
@@ -39,8 +42,9 @@ class FullyConnected(nn.Module):
 class ConvNet(nn.Module):
     """A residual net of full convolutions: none are depthwise, as those lose most on analog tiles.
 
-    A 7x7 stem, then one block of two 3x3 convolutions per further width, each halving time and frequency, then the
-    mean over both. Shortcuts have no weights, and so no noise: they average, and new channels start at zero.
+    A 7x7 stem, then one block of two 3x3 convolutions per further width, each halving time and
+    frequency, then the mean over both. Shortcuts have no weights, and so no noise: they average,
+    and new channels start at zero.
 
     Args:
         widths: channels of the stem and of each block, not decreasing.

@@ -24,7 +24,8 @@ class Noise:
     """Noise recordings at 16 kHz, of which one-second crops are taken.
 
     Raises:
-        ValueError: no recording, or one of another shape, or too short, or with values that are not finite.
+        ValueError: no recording, or one of another shape, or too short, or with values that are not
+            finite.
         TypeError: no tuple of float tensors.
     """
 
@@ -34,31 +35,41 @@ class Noise:
     def __post_init__(self) -> None:
         recordings = checks.items("Noise.recordings", self.recordings, "(torch.randn(160_000),)")
         if not recordings:
-            raise ValueError("Noise.recordings is empty; give one or more recordings of at least one second")
+            raise ValueError(
+                "Noise.recordings is empty; give one or more recordings of at least one second"
+            )
         for i, recording in enumerate(recordings):
             name = f"Noise.recordings[{i}]"
             checks.instance(name, recording, Tensor, "torch.randn(160_000)")
             if recording.dtype != torch.float32:
                 raise TypeError(f"{name} is {recording.dtype}; it must be torch.float32")
             if recording.ndim != 1 or len(recording) < SAMPLES:
-                raise ValueError(f"{name} has shape {tuple(recording.shape)}; it must be (samples,), {SAMPLES} or more")
+                raise ValueError(
+                    f"{name} has shape {tuple(recording.shape)}; it must be (samples,), {SAMPLES} "
+                    "or more"
+                )
             if not bool(recording.isfinite().all()):
                 raise ValueError(f"{name} holds NaN or infinite samples; leave it out")
         checks.settle(self, "recordings", recordings)
 
     def crop(self, position: NDArray[np.float64]) -> Tensor:
-        """One-second crops, float32 (B, 16000), chosen by B positions in [0, 1) over all possible starts."""
+        """One-second crops, float32 (B, 16000), chosen by B positions in [0, 1) over all possible
+        starts.
+        """
         starts = np.array([len(recording) - SAMPLES + 1 for recording in self.recordings])
         ends = starts.cumsum()
         flat = (position * ends[-1]).astype(np.int64)
         which = np.searchsorted(ends, flat, side="right")
         crops = torch.empty(len(flat), SAMPLES)
-        for row, (recording, start) in enumerate(zip(which, flat - (ends - starts)[which], strict=True)):
+        for row, (recording, start) in enumerate(
+            zip(which, flat - (ends - starts)[which], strict=True)
+        ):
             crops[row] = self.recordings[recording][start : start + SAMPLES]
         return crops
 
     def part(self, start: float, stop: float) -> "Noise":
-        """The stretch from `start` to `stop`, in fractions, of every recording: such parts share no sound.
+        """The stretch from `start` to `stop`, in fractions, of every recording: such parts share no
+        sound.
 
         Raises:
             ValueError: no fractions in order, or a recording's stretch is shorter than one second.
@@ -68,13 +79,15 @@ class Noise:
         if short := [len(r) for r, c in zip(self.recordings, cut, strict=True) if len(c) < SAMPLES]:
             raise ValueError(
                 f"a noise recording of {short[0] / SAMPLE_RATE:.1f} s is too short to cut "
-                f"{100 * (stop - start):.0f} % of it into one-second clips; use recordings of at least 10 s each"
+                f"{100 * (stop - start):.0f} % of it into one-second clips; use recordings of at "
+                "least 10 s each"
             )
         return Noise(recordings=cut)
 
 
 def generate_noise(*, seed: int, seconds: int = 60, colours: tuple[float, ...] = COLOURS) -> Noise:
-    """`seconds` of Gaussian noise for each of `colours`, each with an RMS of 1; the same for the same arguments.
+    """`seconds` of Gaussian noise for each of `colours`, each with an RMS of 1; the same for the
+    same arguments.
 
     Raises:
         ValueError: a seed below 0, no whole second, or a colour that is no number >= 0.
@@ -82,11 +95,14 @@ def generate_noise(*, seed: int, seconds: int = 60, colours: tuple[float, ...] =
     checks.count("seed", seed, least=0)
     checks.count("seconds", seconds)
     colours = tuple(checks.number(f"colours[{i}]", c, least=0) for i, c in enumerate(colours))
-    return Noise(recordings=tuple(_coloured(colour, seconds * SAMPLE_RATE, seed) for colour in colours))
+    return Noise(
+        recordings=tuple(_coloured(colour, seconds * SAMPLE_RATE, seed) for colour in colours)
+    )
 
 
 def read_noise(folder: str | Path, *, resample: bool = False) -> Noise:
-    """Every audio file in `folder`, in the order of the names; such as Speech Commands' `_background_noise_`.
+    """Every audio file in `folder`, in the order of the names; such as Speech Commands'
+    `_background_noise_`.
 
     Raises:
         FileNotFoundError: no such folder, or no audio in it.
@@ -95,16 +111,23 @@ def read_noise(folder: str | Path, *, resample: bool = False) -> Noise:
     folder = expanded(str(checks.path("folder", folder)))
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES)
     if not files:
-        raise FileNotFoundError(f"{folder}: no such folder, or no {', '.join(SUFFIXES)} files in it")
+        raise FileNotFoundError(
+            f"{folder}: no such folder, or no {', '.join(SUFFIXES)} files in it"
+        )
     recordings = tuple(read_recording(file, resample=resample) for file in files)
     for file, recording in zip(files, recordings, strict=True):
         if len(recording) < SAMPLES:
-            raise ValueError(f"{file}: {len(recording)} samples; noise must last at least one second. Leave it out.")
+            raise ValueError(
+                f"{file}: {len(recording)} samples; noise must last at least one second. Leave it "
+                "out."
+            )
     return Noise(recordings=recordings)
 
 
 def _coloured(exponent: float, samples: int, seed: int) -> Tensor:
-    generator = np.random.Generator(np.random.Philox(key=int(hashed(seed, "noise", int(exponent * 1000))[0])))
+    generator = np.random.Generator(
+        np.random.Philox(key=int(hashed(seed, "noise", int(exponent * 1000))[0]))
+    )
     spectrum = np.fft.rfft(generator.standard_normal(samples))
     frequency = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
     # Flat below 20 Hz: nothing audible is there, and 1/f would put most of the power into it.

@@ -1,9 +1,11 @@
-"""Third-party keyword-spotting nets with their own features of one real test set, as plain torch modules.
+"""Third-party keyword-spotting nets with their own features of one real test set, as plain torch
+modules.
 
-Arm's "Hello Edge" DNN, CNN and LSTM (github.com/ARM-software/ML-KWS-for-MCU, commit 8151349, Apache-2.0) and MLPerf
-Tiny's reference DS-CNN (github.com/mlcommons/tiny, commit 1afd2c9, Apache-2.0). They make good subjects for `convert`:
-nobody trained them for an analog chip. The data folder holds weights and features as npz archives of plain arrays
-(`arm_ml_kws/`, `mlperf_tiny_kws/`) and the labels (`gsc_v2_test12/manifest.csv`); see `load_pretrained`.
+Arm's "Hello Edge" DNN, CNN and LSTM (github.com/ARM-software/ML-KWS-for-MCU, commit 8151349,
+Apache-2.0) and MLPerf Tiny's reference DS-CNN (github.com/mlcommons/tiny, commit 1afd2c9,
+Apache-2.0). They make good subjects for `convert`: nobody trained them for an analog chip. The data
+folder holds weights and features as npz archives of plain arrays (`arm_ml_kws/`,
+`mlperf_tiny_kws/`) and the labels (`gsc_v2_test12/manifest.csv`); see `load_pretrained`.
 """
 
 import csv
@@ -25,7 +27,9 @@ _UNREADABLE = (OSError, EOFError, ValueError, KeyError, csv.Error, zipfile.BadZi
 
 
 class HelloEdgeDNN(nn.Sequential):
-    """Arm's fully connected net: 250 MFCC values -> three hidden layers of `width` -> 12 logits. Input (B, 25, 10)."""
+    """Arm's fully connected net: 250 MFCC values -> three hidden layers of `width` -> 12 logits.
+    Input (B, 25, 10).
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__(
@@ -41,7 +45,8 @@ class HelloEdgeDNN(nn.Sequential):
 
 
 class HelloEdgeCNN(nn.Module):
-    """Arm's convolutional net, without depthwise layers or padding. Input (B, 1, 49, 10), output (B, 12) logits.
+    """Arm's convolutional net, without depthwise layers or padding. Input (B, 1, 49, 10), output
+    (B, 12) logits.
 
     Args:
         channels: outputs of the two convolutions.
@@ -69,7 +74,9 @@ class HelloEdgeCNN(nn.Module):
 
 
 class HelloEdgeLSTM(nn.Module):
-    """Arm's one-layer LSTM; its last hidden state is classified. Input (B, 49, 10), output (B, 12) logits."""
+    """Arm's one-layer LSTM; its last hidden state is classified. Input (B, 49, 10), output (B, 12)
+    logits.
+    """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -82,7 +89,8 @@ class HelloEdgeLSTM(nn.Module):
 
 
 class TinyDSCNN(nn.Module):
-    """MLPerf Tiny's reference DS-CNN: one convolution, four depthwise-separable blocks of 64 channels.
+    """MLPerf Tiny's reference DS-CNN: one convolution, four depthwise-separable blocks of 64
+    channels.
 
     Input (B, 1, 49, 10), output (B, 12) logits.
     """
@@ -100,7 +108,8 @@ class TinyDSCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 12) of MFCC maps (B, 1, 49, 10)."""
-        # TensorFlow's "same" padding of an even kernel with stride 2 is uneven: it cannot live in the convolution.
+        # TensorFlow's "same" padding of an even kernel with stride 2 is uneven: it cannot live in
+        # the convolution.
         x = F.relu(self.bn0(self.conv0(F.pad(x, (1, 1, 4, 5)))))
         for block in range(1, 5):
             for conv, norm in ((f"dw{block}", f"bn{block}a"), (f"pw{block}", f"bn{block}b")):
@@ -120,13 +129,23 @@ class _Entry:
     accuracy: float
 
 
-def _arm(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], accuracy: float) -> _Entry:
+def _arm(
+    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], accuracy: float
+) -> _Entry:
     array = f"mfcc_win40_stride{40 if shape[-2] == 25 else 20}"
     weights = f"arm_ml_kws/{name}_torch.npz"
-    return _Entry(build=build, weights=weights, features=_ARM_FEATURES, array=array, shape=shape, accuracy=accuracy)
+    return _Entry(
+        build=build,
+        weights=weights,
+        features=_ARM_FEATURES,
+        array=array,
+        shape=shape,
+        accuracy=accuracy,
+    )
 
 
-# Sizes: the archives' README, from the frozen TensorFlow graphs. Accuracies: measured digitally, all 4,890 clips.
+# Sizes: the archives' README, from the frozen TensorFlow graphs. Accuracies: measured digitally,
+# all 4,890 clips.
 _NETS = {
     "DNN_S": _arm("DNN_S", lambda: HelloEdgeDNN(144), (25, 10), 0.7840),
     "DNN_M": _arm("DNN_M", lambda: HelloEdgeDNN(256), (25, 10), 0.8047),
@@ -150,14 +169,17 @@ _NETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedKWS:
-    """A pretrained keyword spotter and the test set in its own feature definition and class order."""
+    """A pretrained keyword spotter and the test set in its own feature definition and class
+    order.
+    """
 
     name: str
     """One of `names()`."""
     model: nn.Module
     """In eval mode, float32, on the CPU; maps `features` to (N, 12) logits."""
     features: Tensor
-    """(N, ...) float32: the MFCC of every clip, in the manifest's order and the shape the model takes."""
+    """(N, ...) float32: the MFCC of every clip, in the manifest's order and the shape the model
+    takes."""
     labels: Tensor
     """(N,) int64 indices into `classes`."""
     classes: tuple[str, ...]
@@ -166,7 +188,9 @@ class PretrainedKWS:
     """Expected digital accuracy on these clips, 0..1, to four digits."""
 
     def batches(self, size: int = 512) -> list[tuple[Tensor, Tensor]]:
-        """The clips as (features, labels) pairs of at most `size` rows, ready for `at.accuracy` and `at.calibrate`."""
+        """The clips as (features, labels) pairs of at most `size` rows, ready for `at.accuracy` and
+        `at.calibrate`.
+        """
         return list(zip(self.features.split(size), self.labels.split(size), strict=True))
 
 
@@ -183,24 +207,30 @@ def load_pretrained(name: str, folder: str | Path) -> PretrainedKWS:
         folder: the data folder, with `arm_ml_kws`, `mlperf_tiny_kws` and `gsc_v2_test12` inside.
 
     Raises:
-        ValueError: unknown name; a file that is corrupt, or whose arrays do not fit the net or the manifest.
+        ValueError: unknown name; a file that is corrupt, or whose arrays do not fit the net or the
+            manifest.
         FileNotFoundError: a file that is not there.
     """
     if name not in _NETS:
         raise ValueError(f"unknown pretrained net {name!r}; known: {', '.join(_NETS)}")
     entry, folder = _NETS[name], Path(folder)
     model = entry.build()
-    weights = {key: torch.from_numpy(value) for key, value in _read_npz(folder / entry.weights).items()}
+    weights = {
+        key: torch.from_numpy(value) for key, value in _read_npz(folder / entry.weights).items()
+    }
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{folder / entry.weights} does not hold the weights of {name}: {error}") from error
+        raise ValueError(
+            f"{folder / entry.weights} does not hold the weights of {name}: {error}"
+        ) from error
     classes, stored, features = _read_features(folder / entry.features, entry)
     labels = _read_labels(folder / MANIFEST, classes)
     if not np.array_equal(labels, stored):
         raise ValueError(
-            f"{folder / MANIFEST} ({len(labels)} rows) and {folder / entry.features} ({len(stored)} rows) do not "
-            "list the same clips in the same order; take both from one release of the data"
+            f"{folder / MANIFEST} ({len(labels)} rows) and {folder / entry.features} "
+            f"({len(stored)} rows) do not list the same clips in the same order; take both from "
+            "one release of the data"
         )
     return PretrainedKWS(
         name=name,
@@ -218,7 +248,9 @@ def _read_features(path: Path, entry: _Entry) -> tuple[tuple[str, ...], np.ndarr
     features, stored = arrays[entry.array].astype(np.float32), arrays["y"]
     shape = (len(stored), *entry.shape[-2:])
     if features.shape != shape:
-        raise ValueError(f"{path}: array {entry.array!r} has shape {features.shape}, expected {shape}")
+        raise ValueError(
+            f"{path}: array {entry.array!r} has shape {features.shape}, expected {shape}"
+        )
     return tuple(arrays["classes"].tolist()), stored, features.reshape(-1, *entry.shape)
 
 
@@ -229,8 +261,14 @@ def _read_npz(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         # Opened here because np.load leaves the file open when the archive is cut short.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in keys or archive.files}
-    except (*_UNREADABLE, AttributeError, TypeError) as error:  # a lone .npy array is no archive: the last two
-        raise ValueError(f"{path} is not the npz archive expected here ({error}); copy it again") from error
+    except (
+        *_UNREADABLE,
+        AttributeError,
+        TypeError,
+    ) as error:  # a lone .npy array is no archive: the last two
+        raise ValueError(
+            f"{path} is not the npz archive expected here ({error}); copy it again"
+        ) from error
     for key, value in arrays.items():
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise ValueError(f"{path}: array {key!r} holds NaN or infinity; copy the file again")
@@ -254,5 +292,6 @@ def _read_labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
 def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; give the folder that holds arm_ml_kws, mlperf_tiny_kws and gsc_v2_test12"
+            f"{path} does not exist; give the folder that holds arm_ml_kws, mlperf_tiny_kws and "
+            "gsc_v2_test12"
         )

@@ -1,4 +1,6 @@
-"""The output folder of a run: claimed by a journal and a lock, and emptied of nothing that the run did not write."""
+"""The output folder of a run: claimed by a journal and a lock, and emptied of nothing that the run
+did not write.
+"""
 
 import contextlib
 import dataclasses
@@ -18,7 +20,8 @@ logger = logging.getLogger("analogtorch")
 CONFIG = "config.json"
 """The run's configuration, usable as ``--config``."""
 JOURNAL = "journal.json"
-"""What makes a folder one of a run: the configuration that it began with, its recordings, and the files it wrote."""
+"""What makes a folder one of a run: the configuration that it began with, its recordings, and the
+files it wrote."""
 
 _FORMAT = {"format": "analogtorch.run", "version": 1}
 
@@ -26,7 +29,9 @@ _FORMAT = {"format": "analogtorch.run", "version": 1}
 class RunFolder:
     """A folder that one run holds, until the ``with`` block of ``open`` ends."""
 
-    def __init__(self, path: Path, config: dict[str, Any], found: dict[str, Any] | None, *, resume: bool) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], found: dict[str, Any] | None, *, resume: bool
+    ) -> None:
         self.path = path
         self.resume = resume
         """Whether what is in the folder is to be continued."""
@@ -39,7 +44,8 @@ class RunFolder:
     def open(
         cls, out: str | Path, config: KWSConfig, *, resume: bool = False, overwrite: bool = False
     ) -> Iterator["RunFolder"]:
-        """Hold the folder for a run of ``config``; it is made where it is missing, and otherwise left as it is.
+        """Hold the folder for a run of ``config``; it is made where it is missing, and otherwise
+        left as it is.
 
         Args:
             out: a new or an empty folder, or that of an earlier run.
@@ -48,9 +54,9 @@ class RunFolder:
             overwrite: replace the run that is there, once ``begin`` is called.
 
         Raises:
-            ValueError: no folder is named; it holds files and no journal, or a damaged one; another run is at work in
-                it; it holds a run, and neither ``resume`` nor ``overwrite`` is given; or a run to resume with other
-                settings that decide its results.
+            ValueError: no folder is named; it holds files and no journal, or a damaged one; another
+                run is at work in it; it holds a run, and neither ``resume`` nor ``overwrite`` is
+                given; or a run to resume with other settings that decide its results.
             OSError: the folder cannot be made.
         """
         path = named(out)
@@ -59,45 +65,59 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(error.errno, f"could not make the folder {path}: {error.strerror}") from error
+            raise OSError(
+                error.errno, f"could not make the folder {path}: {error.strerror}"
+            ) from error
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(path, wait=False))
             except BlockingIOError:
-                raise ValueError(f"another run is at work in {path}: wait for its end, or give another --out") from None
+                raise ValueError(
+                    f"another run is at work in {path}: wait for its end, or give another --out"
+                ) from None
             found, wanted = _read(path), json.loads(json.dumps(dataclasses.asdict(config)))
             if found is None and any(path.iterdir()):
-                raise ValueError(f"{path} holds files, but no run; give a new or an empty folder as --out")
+                raise ValueError(
+                    f"{path} holds files, but no run; give a new or an empty folder as --out"
+                )
             if found is not None and resume:
                 _compare(path, found["config"], wanted)
             elif found is not None and not overwrite:
                 state = "a finished" if found["finished"] else "an unfinished"
                 raise ValueError(
-                    f"{path} holds {state} run: continue it with --resume, replace it with --overwrite, or give "
-                    "another --out"
+                    f"{path} holds {state} run: continue it with --resume, replace it with "
+                    "--overwrite, or give another --out"
                 )
             yield cls(path, wanted, found, resume=resume and found is not None)
 
     def begin(self, recordings: str, *, planned: tuple[str, ...] = ()) -> None:
-        """Touch the folder: empty it of an earlier run that is not resumed, and write journal and configuration.
+        """Touch the folder: empty it of an earlier run that is not resumed, and write journal and
+        configuration.
 
         Args:
             recordings: the ``fingerprint`` of what the run trains on and measures with.
-            planned: the files that the run will write, so that one that is there already is found now.
+            planned: the files that the run will write, so that one that is there already is found
+                now.
 
         Raises:
-            ValueError: a run to resume has other recordings; or a file is there that no run wrote. Nothing is touched.
+            ValueError: a run to resume has other recordings; or a file is there that no run wrote.
+                Nothing is touched.
             OSError: a file cannot be written or removed.
         """
         old: list[str] = [] if self._found is None else self._found["files"]
         if self.resume and self._found is not None and self._found["recordings"] != recordings:
             raise ValueError(
-                f"the run in {self.path} was begun with other recordings{_data_changes(self._found, self._config)}. "
-                "Give those, or start anew with --overwrite or in another folder"
+                f"the run in {self.path} was begun with other "
+                f"recordings{_data_changes(self._found, self._config)}. Give those, or start anew "
+                "with --overwrite or in another folder"
             )
         for name in {CONFIG, *planned} - set(old):
             self._refuse_others(name)
-        self._journal = _FORMAT | {"config": self._config, "recordings": recordings, "finished": False}
+        self._journal = _FORMAT | {
+            "config": self._config,
+            "recordings": recordings,
+            "finished": False,
+        }
         self._write(old)
         for name in (JOURNAL, *old):
             for part in (self.path / name).parent.glob(f".{PurePosixPath(name).name}.*.part"):
@@ -139,7 +159,9 @@ class RunFolder:
     def _refuse_others(self, name: str) -> None:
         path = self.path / name
         if path.exists() or path.is_symlink():
-            raise ValueError(f"{path} is in the way, and no run wrote it: move it, or give another --out")
+            raise ValueError(
+                f"{path} is in the way, and no run wrote it: move it, or give another --out"
+            )
 
     def _write(self, files: list[str]) -> None:
         self._journal["files"] = files
@@ -153,7 +175,10 @@ def named(out: str | Path) -> Path:
         ValueError: it names none, or something that is no folder.
     """
     if not str(out).strip() or "\0" in str(out):
-        raise ValueError(f"--out {str(out)!r} names no folder; name one for what the run writes, such as runs/kws")
+        raise ValueError(
+            f"--out {str(out)!r} names no folder; name one for what the run writes, such as "
+            "runs/kws"
+        )
     path = Path(out).expanduser()
     if path.exists() and not path.is_dir():
         raise ValueError(f"--out {path} is a file; name a folder")
@@ -179,7 +204,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise ValueError if a setting differs that decides the results. Recordings are compared by ``begin``."""
+    """Raise ValueError if a setting differs that decides the results. Recordings are compared by
+    ``begin``.
+    """
     before, after = dict(_flat(renamed(found))), dict(_flat(wanted))
     changed = [
         f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
@@ -194,25 +221,35 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 def renamed(config: Any) -> Any:
-    """A configuration under the present names of its fields: older files call ``sweep.num_chips`` ``sweep.chips``."""
+    """A configuration under the present names of its fields: older files call ``sweep.num_chips``
+    ``sweep.chips``.
+    """
     sweep = config.get("sweep") if isinstance(config, dict) else None
     if not isinstance(sweep, dict) or "chips" not in sweep or "num_chips" in sweep:
         return config
-    return {**config, "sweep": {"num_chips" if name == "chips" else name: value for name, value in sweep.items()}}
+    return {
+        **config,
+        "sweep": {"num_chips" if name == "chips" else name: value for name, value in sweep.items()},
+    }
 
 
 def _is_free(key: str, before: Any, after: Any) -> bool:
-    """Whether a setting may change between the parts of a run: its results stay the same, or gain chips and times."""
+    """Whether a setting may change between the parts of a run: its results stay the same, or gain
+    chips and times.
+    """
     if key == "sweep.num_chips":
         return isinstance(before, int) and after >= before
     if key == "sweep.times":
         return isinstance(before, list) and set(before) <= set(after)
-    return key in ("workers", "augment.noise") or key.startswith("data.")  # `begin` compares the recordings themselves
+    # `begin` compares the recordings themselves
+    return key in ("workers", "augment.noise") or key.startswith("data.")
 
 
 def _data_changes(found: dict[str, Any], config: dict[str, Any]) -> str:
     before, after = dict(_flat(found["config"]["data"])), dict(_flat(config["data"]))
-    changed = [f"data.{key} was {before.get(key)!r}" for key in after if before.get(key) != after[key]]
+    changed = [
+        f"data.{key} was {before.get(key)!r}" for key in after if before.get(key) != after[key]
+    ]
     return f" ({'; '.join(changed[:5])})" if changed else ""
 
 

@@ -1,6 +1,8 @@
-"""Google Speech Commands v0.02, the 12-class task, from a folder the user has (or a download, only when asked).
+"""Google Speech Commands v0.02, the 12-class task, from a folder the user has (or a download, only
+when asked).
 
-P. Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition", arXiv:1804.03209; CC BY 4.0.
+P. Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition", arXiv:1804.03209;
+CC BY 4.0.
 """
 
 import hashlib
@@ -37,7 +39,8 @@ class _Word(NamedTuple):
 
 
 def which_set(speaker: str) -> str:
-    """The corpus' own split of a speaker, the part of a file name before "_nohash_": 80 % train, 10 % val, 10 % test.
+    """The corpus' own split of a speaker, the part of a file name before "_nohash_": 80 % train, 10
+    % val, 10 % test.
 
     The rule of its authors (arXiv:1804.03209, section 6.2; TensorFlow's `input_data.which_set`).
     """
@@ -50,22 +53,26 @@ def which_set(speaker: str) -> str:
 class SpeechCommands:
     """Google Speech Commands v0.02 as twelve classes: ten keywords, `_unknown_` and `_silence_`.
 
-    Splits are the corpus' own. `_unknown_` is a random choice among the other 25 words; `_silence_` is cut from the
-    recordings in `_background_noise_`, at random levels: training from the first 80 % of each recording, validation
-    from the next 10 %, test from the last. Recordings shorter than one second get zeros at their end.
+    Splits are the corpus' own. `_unknown_` is a random choice among the other 25 words; `_silence_`
+    is cut from the recordings in `_background_noise_`, at random levels: training from the first 80
+    % of each recording, validation from the next 10 %, test from the last. Recordings shorter than
+    one second get zeros at their end.
 
     Raises:
         ValueError: a field outside its range.
     """
 
     root: str
-    """Folder that holds SpeechCommands/speech_commands_v0.02, as torchaudio unpacks it; written as `Folder.root`."""
+    """Folder that holds SpeechCommands/speech_commands_v0.02, as torchaudio unpacks it; written as
+    `Folder.root`."""
     download: bool = False
     """Download and unpack the corpus (2.4 GB) if it is not there."""
     unknown_percent: float = 10.0
-    """Clips of `_unknown_` in each split, in percent of its keyword clips; 0 to 100. The task's own value is 10."""
+    """Clips of `_unknown_` in each split, in percent of its keyword clips; 0 to 100. The task's own
+    value is 10."""
     silence_percent: float = 10.0
-    """Clips of `_silence_` in each split, in percent of its keyword clips; 0 to 100. The task's own value is 10."""
+    """Clips of `_silence_` in each split, in percent of its keyword clips; 0 to 100. The task's own
+    value is 10."""
     seed: int = 0
     """Chooses the `_unknown_` clips and cuts the `_silence_` ones; 0 or more."""
 
@@ -80,19 +87,21 @@ class SpeechCommands:
 
         Raises:
             FileNotFoundError: the corpus or its background noise is not there.
-            ValueError: a recording that cannot be read, a split without clips, or a folder whose own lists contradict
-                the corpus' rule.
+            ValueError: a recording that cannot be read, a split without clips, or a folder whose
+                own lists contradict the corpus' rule.
         """
         corpus = self._corpus()
         words = self._words(corpus)
         check_partition(
-            ((split, w.label, w.speaker, w.path) for split in SPLITS for w in words[split]), source=self.root
+            ((split, w.label, w.speaker, w.path) for split in SPLITS for w in words[split]),
+            source=self.root,
         )
         noise = read_noise(expanded(self.root) / FOLDER / NOISE) if self.silence_percent else None
         return {split: self._clips(split, words[split], noise, progress) for split in SPLITS}
 
     def _corpus(self) -> "SPEECHCOMMANDS":
-        from torchaudio.datasets import SPEECHCOMMANDS  # here, so that `kws --help` does not wait for torchaudio
+        # here, so that `kws --help` does not wait for torchaudio
+        from torchaudio.datasets import SPEECHCOMMANDS
 
         root = expanded(self.root)
         if not self.download and not (root / FOLDER).is_dir():
@@ -113,13 +122,17 @@ class SpeechCommands:
             split = which_set(speaker)
             if listed and listed.get(path, "train") != split:
                 raise ValueError(
-                    f"{path} belongs to {split!r} by the corpus' rule, but validation_list.txt and testing_list.txt "
-                    "say otherwise; unpack the corpus anew, or remove both lists to use the rule"
+                    f"{path} belongs to {split!r} by the corpus' rule, but validation_list.txt and "
+                    "testing_list.txt say otherwise; unpack the corpus anew, or remove both lists "
+                    "to use the rule"
                 )
             known = word in KEYWORDS
             label = label_index(word if known else UNKNOWN, where=path)
             (keywords if known else others)[split].append(_Word(path, label, speaker))
-        return {split: sorted(keywords[split] + self._choose(others[split], len(keywords[split]))) for split in SPLITS}
+        return {
+            split: sorted(keywords[split] + self._choose(others[split], len(keywords[split])))
+            for split in SPLITS
+        }
 
     def _choose(self, others: list[_Word], keywords: int) -> list[_Word]:
         order = sorted(others, key=lambda word: float(uniform(self.seed, word.path)[0]))
@@ -133,18 +146,27 @@ class SpeechCommands:
         )  # fmt: skip
         keywords = sum(word.label != LABELS.index(UNKNOWN) for word in words)
         count = math.ceil(keywords * self.silence_percent / 100)
-        silence = self._silence(split, count, noise) if noise else torch.empty(0, SAMPLES, dtype=torch.int16)
+        silence = (
+            self._silence(split, count, noise)
+            if noise
+            else torch.empty(0, SAMPLES, dtype=torch.int16)
+        )
         return Clips(
             waveforms=torch.cat([spoken, silence]),
-            labels=torch.tensor([word.label for word in words] + [LABELS.index(SILENCE)] * len(silence)),
+            labels=torch.tensor(
+                [word.label for word in words] + [LABELS.index(SILENCE)] * len(silence)
+            ),
             speakers=tuple(word.speaker for word in words) + ("",) * len(silence),
-            names=tuple(word.path for word in words) + tuple(f"{SILENCE}/{n}" for n in range(len(silence))),
+            names=tuple(word.path for word in words)
+            + tuple(f"{SILENCE}/{n}" for n in range(len(silence))),
         )
 
     def _silence(self, split: str, count: int, noise: Noise) -> torch.Tensor:
         number = np.arange(count)
         crops = noise.part(*_NOISE_PARTS[split]).crop(uniform(self.seed, split, "crop", number))
-        return to_int16(crops * torch.from_numpy(uniform(self.seed, split, "level", number)).float()[:, None])
+        return to_int16(
+            crops * torch.from_numpy(uniform(self.seed, split, "level", number)).float()[:, None]
+        )
 
 
 def _listed(folder: Path) -> dict[str, str]:
@@ -152,4 +174,8 @@ def _listed(folder: Path) -> dict[str, str]:
     lists = {"val": folder / "validation_list.txt", "test": folder / "testing_list.txt"}
     if not all(file.is_file() for file in lists.values()):
         return {}
-    return {f"{folder.name}/{line}": split for split, file in lists.items() for line in file.read_text().split()}
+    return {
+        f"{folder.name}/{line}": split
+        for split, file in lists.items()
+        for line in file.read_text().split()
+    }

@@ -1,6 +1,7 @@
 """Keywords spoken by eSpeak NG: speech for a machine without recordings or a network.
 
-It lets the whole path run anywhere, and says nothing about accuracy on people: its voices are far more alike.
+It lets the whole path run anywhere, and says nothing about accuracy on people: its voices are far
+more alike.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,14 @@ from analogtorch.speech.noise import Noise, generate_noise
 from analogtorch.values import checks
 
 ACCENTS = (
-    *("gmw/en", "gmw/en-029", "gmw/en-GB-scotland", "gmw/en-GB-x-gbclan", "gmw/en-GB-x-gbcwmd", "gmw/en-GB-x-rp"),
+    *(
+        "gmw/en",
+        "gmw/en-029",
+        "gmw/en-GB-scotland",
+        "gmw/en-GB-x-gbclan",
+        "gmw/en-GB-x-gbcwmd",
+        "gmw/en-GB-x-rp",
+    ),
     *("gmw/en-US", "gmw/en-US-nyc"),
 )
 """eSpeak NG 1.52's English voices, less the one that reads the Shavian alphabet."""
@@ -44,21 +52,102 @@ VARIANTS = (
         "Henrique",
         "Hugo",
     ),
-    *("Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "Mr serious", "Nguyen", "Reed", "RicishayMax"),
-    *("RicishayMax2", "RicishayMax3", "Storm", "adam", "anika", "announcer", "antonio", "aunty", "belinda", "benjamin"),
-    *("boris", "caleb", "david", "ed", "edward", "edward2", "f1", "f2", "f3", "f4", "f5", "grandma", "grandpa"),
-    *("gustave", "ian", "iven", "iven2", "iven3", "iven4", "john", "kaukovalta", "klatt", "klatt2", "klatt3", "klatt4"),
-    *("klatt5", "klatt6", "linda", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "marcelo", "max", "michel"),
-    *("miguel", "mike2", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "steph"),
+    *(
+        "Jacky",
+        "Lee",
+        "Marco",
+        "Mario",
+        "Michael",
+        "Mike",
+        "Mr serious",
+        "Nguyen",
+        "Reed",
+        "RicishayMax",
+    ),
+    *(
+        "RicishayMax2",
+        "RicishayMax3",
+        "Storm",
+        "adam",
+        "anika",
+        "announcer",
+        "antonio",
+        "aunty",
+        "belinda",
+        "benjamin",
+    ),
+    *(
+        "boris",
+        "caleb",
+        "david",
+        "ed",
+        "edward",
+        "edward2",
+        "f1",
+        "f2",
+        "f3",
+        "f4",
+        "f5",
+        "grandma",
+        "grandpa",
+    ),
+    *(
+        "gustave",
+        "ian",
+        "iven",
+        "iven2",
+        "iven3",
+        "iven4",
+        "john",
+        "kaukovalta",
+        "klatt",
+        "klatt2",
+        "klatt3",
+        "klatt4",
+    ),
+    *(
+        "klatt5",
+        "klatt6",
+        "linda",
+        "m1",
+        "m2",
+        "m3",
+        "m4",
+        "m5",
+        "m6",
+        "m7",
+        "m8",
+        "marcelo",
+        "max",
+        "michel",
+    ),
+    *(
+        "miguel",
+        "mike2",
+        "norbert",
+        "pablo",
+        "paul",
+        "pedro",
+        "quincy",
+        "rob",
+        "robert",
+        "sandro",
+        "shelby",
+        "steph",
+    ),
     *("steph2", "steph3", "travis", "victor", "whisper", "whisperf", "zac"),
 )
-"""eSpeak NG 1.52's voice variants, less the robots and monsters: the speakers, of which each is in one split."""
+"""eSpeak NG 1.52's voice variants, less the robots and monsters: the speakers, of which each is in
+one split."""
 
-_VERSION = 1  # of the recipe below; part of the cache's key, so raise it with every change of what is generated
+# of the recipe below; part of the cache's key, so raise it with every change of what is generated
+_VERSION = 1
 
 
 class _Plan(NamedTuple):
-    """What decides one clip: all of its random numbers are keyed by (seed, split, label, number)."""
+    """What decides one clip: all of its random numbers are keyed by (seed, split, label,
+    number).
+    """
 
     label: int
     key: tuple[int | str, ...]
@@ -74,9 +163,11 @@ class _Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """Speech made by eSpeak NG: the ten keywords, other words, and silence, in many voices, with noise.
+    """Speech made by eSpeak NG: the ten keywords, other words, and silence, in many voices, with
+    noise.
 
-    Needs the extra `synthetic`. The same configuration gives the same clips, bit for bit, whatever `workers` is.
+    Needs the extra `synthetic`. The same configuration gives the same clips, bit for bit, whatever
+    `workers` is.
 
     Raises:
         ValueError: a field outside its range.
@@ -93,7 +184,8 @@ class Synthetic:
     snr_db: tuple[float, float] = (5.0, 40.0)
     """Range of the ratio of speech to noise, in dB over the duration of the speech."""
     cache: str | None = "~/.cache/analogtorch"
-    """Folder that keeps what was made (115 MB at 300 clips a class); null makes it anew each time."""
+    """Folder that keeps what was made (115 MB at 300 clips a class); null makes it anew each
+    time."""
     workers: int = 2
     """Processes that speak; 1 or more."""
 
@@ -107,7 +199,8 @@ class Synthetic:
             checks.text("Synthetic.cache", self.cache, "~/.cache/analogtorch")
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
-        """The clips of the three splits, from the cache or made now (the default size: 15 s on two free cores).
+        """The clips of the three splits, from the cache or made now (the default size: 15 s on two
+        free cores).
 
         Raises:
             ImportError: espeakng-loader is not installed.
@@ -116,7 +209,9 @@ class Synthetic:
         sizes = (self.per_class, self.val_percent, self.test_percent)
         recipe = (_VERSION, espeak.version(), *sizes, self.seed, self.snr_db)
         make = partial(self._make, progress)
-        splits = cached(self.cache, f"synthetic-{digest(recipe)}.npz", make) if self.cache else make()
+        splits = (
+            cached(self.cache, f"synthetic-{digest(recipe)}.npz", make) if self.cache else make()
+        )
         return check_splits(splits, source="synthetic speech")
 
     def _make(self, progress: bool) -> dict[str, Clips]:
@@ -133,7 +228,9 @@ class Synthetic:
         return dict(zip(SPLITS, self._cut(order), strict=True))
 
     def _cut(self, items: list[str]) -> tuple[list[str], list[str], list[str]]:
-        val, test = (max(1, round(len(items) * p / 100)) for p in (self.val_percent, self.test_percent))
+        val, test = (
+            max(1, round(len(items) * p / 100)) for p in (self.val_percent, self.test_percent)
+        )
         return items[val + test :], items[:val], items[val : val + test]
 
     def _plans(self, split: str, variants: list[str]) -> Iterator[_Plan]:
@@ -144,7 +241,8 @@ class Synthetic:
                 yield _plan(label, name, (self.seed, split, name, number), variants)
 
     def _render(self, split: str, plans: list[_Plan], speech: Iterator, bar: tqdm) -> Clips:
-        from torchaudio.transforms import Resample  # here, so that `kws --help` does not wait for torchaudio
+        # here, so that `kws --help` does not wait for torchaudio
+        from torchaudio.transforms import Resample
 
         noise = generate_noise(seed=int(hashed(self.seed, "noise", split)[0]))
         resample = Resample(espeak.SAMPLE_RATE, SAMPLE_RATE)
@@ -180,7 +278,9 @@ def _plan(label: int, name: str, key: tuple[int | str, ...], variants: list[str]
 
 
 def _mix(plan: _Plan, word: Tensor, noise: Noise, snr_db: tuple[float, float]) -> Tensor:
-    """One second, float (16000,): the word somewhere around the middle at some level, and noise below it."""
+    """One second, float (16000,): the word somewhere around the middle at some level, and noise
+    below it.
+    """
     background = noise.crop(np.array([plan.draw("crop")]))[0]
     if not plan.utterance:
         return background * 10 ** (plan.draw("level", -70, -30) / 20)

@@ -10,7 +10,9 @@ from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.data import Clips
 from analogtorch.speech.features import LogMel
 
-_AT_ONCE = 64  # clips whose features are computed, or classified, together: they and their noise fit into the caches
+# clips whose features are computed, or classified, together: they and their noise fit into the
+# caches
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,16 +34,22 @@ class Task:
 
     @torch.no_grad()
     def make(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Augmented features and labels of the training clips at ``index`` in an epoch: for ``training.Batches``."""
+        """Augmented features and labels of the training clips at ``index`` in an epoch: for
+        ``training.Batches``.
+        """
         waveforms = self.augmenter.waveforms(self.train.floats(index), index, epoch=epoch)
-        return self.augmenter.features(self.features(waveforms), index, epoch=epoch), self.train.labels[index]
+        return self.augmenter.features(
+            self.features(waveforms), index, epoch=epoch
+        ), self.train.labels[index]
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The test split for ``analogtorch.accuracy``."""
         return zip(*(part.split(_AT_ONCE) for part in self.test), strict=True)
 
 
-def prepare(splits: dict[str, Clips], augment: Augment, *, seed: int, calibration: int = 1000) -> Task:
+def prepare(
+    splits: dict[str, Clips], augment: Augment, *, seed: int, calibration: int = 1000
+) -> Task:
     """Features of ``splits``, as a source loads them.
 
     Args:

@@ -1,4 +1,6 @@
-"""What every value and every call shares: checks of what is given, documentation of fields, how a value is shown."""
+"""What every value and every call shares: checks of what is given, documentation of fields, how a
+value is shown.
+"""
 
 from analogtorch.values import checks, fields, shown, version
 

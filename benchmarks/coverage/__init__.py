@@ -1,1 +1,3 @@
-"""What becomes analog in models that people use, and which steps work on them: ``python -m benchmarks.coverage``."""
+"""What becomes analog in models that people use, and which steps work on them: ``python -m
+benchmarks.coverage``.
+"""

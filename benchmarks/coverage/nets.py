@@ -1,7 +1,8 @@
-"""The models: all classifiers and detectors of torchvision, torchaudio's models, small ones of transformers.
+"""The models: all classifiers and detectors of torchvision, torchaudio's models, small ones of
+transformers.
 
-Weights are random. The models of torchaudio and transformers, and some of torchvision's, are built small: what becomes
-analog is a matter of the kinds of layers, not of their number.
+Weights are random. The models of torchaudio and transformers, and some of torchvision's, are built
+small: what becomes analog is a matter of the kinds of layers, not of their number.
 """
 
 import functools
@@ -27,7 +28,8 @@ class Net:
     example: Callable[[], Any]
     """Its input: a tensor, a tuple of arguments or a dictionary of keyword arguments."""
     exclude: tuple[str, ...] = ()
-    """Patterns of layers that it does not call: it computes with their weights in ways of its own."""
+    """Patterns of layers that it does not call: it computes with their weights in ways of its
+    own."""
     generates: bool = False
     """Whether it generates text from the example, with its cache."""
 
@@ -54,7 +56,9 @@ def _small() -> dict[str, Net]:
     builds: dict[str, Callable[[], nn.Module]] = {
         "ConvNeXt": lambda: convnext.ConvNeXt([block(16, 32, 1), block(32, None, 1)]),
         "MaxVit": lambda: maxvit.MaxVit((64, 64), 16, 2, [16, 32], [1, 1], 16, 0.0),
-        "SwinTransformer": lambda: swin_transformer.SwinTransformer([4, 4], 16, [2, 2], [2, 4], [4, 4]),
+        "SwinTransformer": lambda: swin_transformer.SwinTransformer(
+            [4, 4], 16, [2, 2], [2, 4], [4, 4]
+        ),
         "SwinTransformer v2": lambda: swin_transformer.SwinTransformer(
             *([4, 4], 16, [2, 2], [2, 4], [4, 4]),
             block=swin_transformer.SwinTransformerBlockV2,
@@ -70,7 +74,9 @@ def _detectors() -> dict[str, Net]:
     found = {}
     for name in vision.list_models(module=detectors):
         sizes = {} if name.startswith("ssd") else {"min_size": 64, "max_size": 64}
-        build = functools.partial(vision.get_model, name, weights=None, weights_backbone=None, **sizes)
+        build = functools.partial(
+            vision.get_model, name, weights=None, weights_backbone=None, **sizes
+        )
         found[f"torchvision {name}"] = Net(build, lambda: ([torch.rand(3, 64, 64)],))
     return found
 
@@ -86,21 +92,42 @@ def _audio() -> dict[str, Net]:
     )
     masks = 0.65, "static", 0.0, 10, False, 1, 0.0, "static", 0.0, 10, False, 1, False, False
     rnnt = {
-        **{"input_dim": 8, "encoding_dim": 16, "num_symbols": 12, "segment_length": 16, "right_context_length": 4},
+        **{
+            "input_dim": 8,
+            "encoding_dim": 16,
+            "num_symbols": 12,
+            "segment_length": 16,
+            "right_context_length": 4,
+        },
         **{"time_reduction_input_dim": 8, "time_reduction_stride": 4, "transformer_num_heads": 2},
         **{"transformer_ffn_dim": 16, "transformer_num_layers": 1, "transformer_dropout": 0.0},
-        **{"transformer_activation": "gelu", "transformer_left_context_length": 4, "transformer_max_memory_size": 0},
+        **{
+            "transformer_activation": "gelu",
+            "transformer_left_context_length": 4,
+            "transformer_max_memory_size": 0,
+        },
         **{"transformer_weight_init_scale_strategy": "depthwise", "transformer_tanh_on_mem": True},
         **{"symbol_embedding_dim": 8, "num_lstm_layers": 1, "lstm_layer_norm": True},
         **{"lstm_layer_norm_epsilon": 1e-3, "lstm_dropout": 0.0},
     }
     tacotron = {
         **{"n_mels": 8, "n_symbol": 12, "symbol_embedding_dim": 16, "encoder_embedding_dim": 16},
-        **{"decoder_rnn_dim": 16, "attention_rnn_dim": 16, "attention_hidden_dim": 8, "prenet_dim": 8},
-        **{"attention_location_n_filter": 4, "attention_location_kernel_size": 5, "postnet_embedding_dim": 16},
+        **{
+            "decoder_rnn_dim": 16,
+            "attention_rnn_dim": 16,
+            "attention_hidden_dim": 8,
+            "prenet_dim": 8,
+        },
+        **{
+            "attention_location_n_filter": 4,
+            "attention_location_kernel_size": 5,
+            "postnet_embedding_dim": 16,
+        },
     }
     listed = {
-        "Conformer": Net(lambda: audio.Conformer(16, 2, 32, 1, 3), lambda: (torch.randn(1, 16, 16), lengths)),
+        "Conformer": Net(
+            lambda: audio.Conformer(16, 2, 32, 1, 3), lambda: (torch.randn(1, 16, 16), lengths)
+        ),
         "ConvTasNet": Net(lambda: audio.ConvTasNet(2, 16, 16, 3, 8, 16, 2, 1), waves(1, 1, 800)),
         "DeepSpeech": Net(lambda: audio.DeepSpeech(16, 32, 10), waves(1, 1, 12, 16)),
         "Emformer": Net(
@@ -109,26 +136,48 @@ def _audio() -> dict[str, Net]:
         ),
         "HDemucs": Net(lambda: audio.HDemucs(["a", "b"], channels=4), waves(1, 2, 44100)),
         "HuBERTPretrainModel": Net(
-            lambda: audio.hubert_pretrain_model(*wav2vec, *masks, num_classes=20, final_dim=16, feature_grad_mult=None),
-            lambda: (torch.randn(1, 3200), torch.zeros(1, 319, dtype=torch.int64), torch.tensor([3200])),
+            lambda: audio.hubert_pretrain_model(
+                *wav2vec, *masks, num_classes=20, final_dim=16, feature_grad_mult=None
+            ),
+            lambda: (
+                torch.randn(1, 3200),
+                torch.zeros(1, 319, dtype=torch.int64),
+                torch.tensor([3200]),
+            ),
         ),
         "RNNT": Net(
             lambda: _rnnt(rnnt),
-            lambda: (torch.randn(1, 20, 8), torch.tensor([16]), torch.ones(1, 4, dtype=torch.int32), torch.tensor([4])),
+            lambda: (
+                torch.randn(1, 20, 8),
+                torch.tensor([16]),
+                torch.ones(1, 4, dtype=torch.int32),
+                torch.tensor([4]),
+            ),
         ),
-        "SquimObjective": Net(lambda: audio.squim_objective_model(8, 16, 8, 2, 8, 1, "LSTM", 9), waves(1, 1600)),
+        "SquimObjective": Net(
+            lambda: audio.squim_objective_model(8, 16, 8, 2, 8, 1, "LSTM", 9), waves(1, 1600)
+        ),
         "SquimSubjective": Net(
             lambda: _squim(audio.wav2vec2_model(*wav2vec, None)),
             lambda: (torch.randn(1, 1600), torch.randn(1, 1600)),
         ),
         "Tacotron2": Net(
             lambda: audio.Tacotron2(**tacotron),
-            lambda: (*(torch.randint(12, (1, 6)), torch.tensor([6]), torch.randn(1, 8, 5), torch.tensor([5])),),
+            lambda: (
+                *(
+                    torch.randint(12, (1, 6)),
+                    torch.tensor([6]),
+                    torch.randn(1, 8, 5),
+                    torch.tensor([5]),
+                ),
+            ),
         ),
         "Wav2Letter": Net(lambda: audio.Wav2Letter(10, "mfcc", 8), waves(1, 8, 60)),
         "Wav2Vec2Model": Net(lambda: audio.wav2vec2_model(*wav2vec, 10), waves(1, 1600)),
         "WaveRNN": Net(
-            lambda: audio.WaveRNN([2, 2], 8, 4, n_res_block=1, n_rnn=16, n_fc=16, n_freq=8, n_hidden=8, n_output=8),
+            lambda: audio.WaveRNN(
+                [2, 2], 8, 4, n_res_block=1, n_rnn=16, n_fc=16, n_freq=8, n_hidden=8, n_output=8
+            ),
             lambda: (torch.randn(1, 1, 24), torch.randn(1, 1, 8, 10)),
         ),
     }
@@ -152,10 +201,25 @@ def _transformers() -> dict[str, Net]:
     heads = {"num_attention_heads": 2, "num_hidden_layers": 2, "hidden_size": 32}
     text = {**heads, "vocab_size": 64, "intermediate_size": 64}
     grouped = {**text, "num_key_value_heads": 1, "max_position_embeddings": 64}
-    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    layers = {
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    }
     vision = {**heads, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
-    wav = {**heads, "intermediate_size": 64, "vocab_size": 32, "conv_dim": (16, 16), "conv_kernel": (10, 3)}
-    wav |= {"conv_stride": (5, 2), "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    wav = {
+        **heads,
+        "intermediate_size": 64,
+        "vocab_size": 32,
+        "conv_dim": (16, 16),
+        "conv_kernel": (10, 3),
+    }
+    wav |= {
+        "conv_stride": (5, 2),
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+    }
     wav |= {"num_feat_extract_layers": 2}
     tokens = torch.arange(3, 11)[None]
     image = {"pixel_values": torch.randn(1, 3, 32, 32)}
@@ -165,25 +229,58 @@ def _transformers() -> dict[str, Net]:
         decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
     clip = t.CLIPConfig(
-        text_config={**text, "max_position_embeddings": 16, "eos_token_id": 2}, vision_config=vision, projection_dim=16
+        text_config={**text, "max_position_embeddings": 16, "eos_token_id": 2},
+        vision_config=vision,
+        projection_dim=16,
     )
-    mamba = {"hidden_size": 32, "state_size": 4, "time_step_rank": 4, "num_hidden_layers": 2, "vocab_size": 64}
+    mamba = {
+        "hidden_size": 32,
+        "state_size": 4,
+        "time_step_rank": 4,
+        "num_hidden_layers": 2,
+        "vocab_size": 64,
+    }
     words = {"input_ids": tokens}
     t5 = {"vocab_size": 64, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
     answer = {"decoder_input_ids": tokens[:, :4]}
     spoken = {"input_features": torch.randn(1, 8, 32)} | answer
     written: dict[str, tuple[Any, Any, dict[str, Any], bool]] = {
-        "GPT-2": (t.GPT2LMHeadModel, t.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2), words, True),
+        "GPT-2": (
+            t.GPT2LMHeadModel,
+            t.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2),
+            words,
+            True,
+        ),
         "Llama": (t.LlamaForCausalLM, t.LlamaConfig(**grouped), words, True),
         "Mistral": (t.MistralForCausalLM, t.MistralConfig(**grouped), words, True),
         "Qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config(**grouped), words, True),
-        "Mixtral": (t.MixtralForCausalLM, t.MixtralConfig(**grouped, num_local_experts=4), words, True),
-        "Mamba, conv1d and dt_proj excluded": (t.MambaForCausalLM, t.MambaConfig(**mamba), words, True),
-        "T5": (t.T5ForConditionalGeneration, t.T5Config(**t5, decoder_start_token_id=0), words | answer, True),
+        "Mixtral": (
+            t.MixtralForCausalLM,
+            t.MixtralConfig(**grouped, num_local_experts=4),
+            words,
+            True,
+        ),
+        "Mamba, conv1d and dt_proj excluded": (
+            t.MambaForCausalLM,
+            t.MambaConfig(**mamba),
+            words,
+            True,
+        ),
+        "T5": (
+            t.T5ForConditionalGeneration,
+            t.T5Config(**t5, decoder_start_token_id=0),
+            words | answer,
+            True,
+        ),
         "Whisper": (t.WhisperForConditionalGeneration, whisper, spoken, True),
         "BERT": (t.BertForMaskedLM, t.BertConfig(**text), words, False),
         "ViT": (t.ViTForImageClassification, t.ViTConfig(**vision), image, False),
-        "Wav2Vec2": (t.Wav2Vec2ForCTC, t.Wav2Vec2Config(**wav), {"input_values": torch.randn(1, 1600)}, False),
+        "Wav2Vec2": (
+            t.Wav2Vec2ForCTC,
+            t.Wav2Vec2Config(**wav),
+            {"input_values": torch.randn(1, 1600)},
+            False,
+        ),
         "CLIP": (t.CLIPModel, clip, words | image, False),
     }
     return {

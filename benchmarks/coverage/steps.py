@@ -53,16 +53,20 @@ def cover(name: str, net: Net, largest: float = 4e6, values: float = 60e6) -> Ro
     Args:
         name: of the model.
         net: the model.
-        largest: weights that are programmed, at most; writing devices takes about a second per million.
-        values: weights that there is memory for, at most. A larger model is on the meta device: it is converted,
-            guarded, mapped and restored, and not calibrated, programmed or saved.
+        largest: weights that are programmed, at most; writing devices takes about a second per
+            million.
+        values: weights that there is memory for, at most. A larger model is on the meta device: it
+            is converted, guarded, mapped and restored, and not calibrated, programmed or saved.
     """
     torch.manual_seed(0)
     row, model, example = Row(name), net.build().eval(), net.example()
     row.weights = sum(p.numel() for p in model.parameters())
     here = row.weights <= values
     if not here:
-        model, example = model.to("meta"), tree_map_only(torch.Tensor, lambda t: t.to("meta"), example)
+        model, example = (
+            model.to("meta"),
+            tree_map_only(torch.Tensor, lambda t: t.to("meta"), example),
+        )
     tried = _Steps(row, model, example, net.exclude)
     for step, possible in (
         (tried.convert, True),
@@ -82,7 +86,9 @@ def cover(name: str, net: Net, largest: float = 4e6, values: float = 60e6) -> Ro
         try:
             step()
         except Exception as error:  # whatever a model's code raises is what the table shows
-            row.results[step.__name__] = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            row.results[step.__name__] = (
+                f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            )
         else:
             row.results[step.__name__] = ""
         if row.results["convert"]:
@@ -119,7 +125,9 @@ class _Steps:
 
     def calibrate(self) -> None:
         """On the example."""
-        at.calibrate(self.model, [self.example], allow_unused=True, forward=lambda model, _: self.run(model))
+        at.calibrate(
+            self.model, [self.example], allow_unused=True, forward=lambda model, _: self.run(model)
+        )
 
     def map(self) -> None:
         """On as many chips as it takes."""
@@ -143,7 +151,9 @@ class _Steps:
 
     def generate(self) -> None:
         """Four tokens, with the model's cache."""
-        given = {key: value for key, value in self.example.items() if not key.startswith("decoder_")}
+        given = {
+            key: value for key, value in self.example.items() if not key.startswith("decoder_")
+        }
         model: Any = self.model
         model.generate(**given, max_new_tokens=4, do_sample=False)
 
@@ -174,7 +184,10 @@ def _digital(found: at.Summary) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, why, _ in found.skipped:
         names.setdefault(why, []).append(name)
-    shares = {why: sum(found.share.digital.get(name, 0) for name in listed) for why, listed in names.items()}
+    shares = {
+        why: sum(found.share.digital.get(name, 0) for name in listed)
+        for why, listed in names.items()
+    }
     return [
         f"{len(names[why])} x {why}" + (f" ({found.share.percent(weights)})" if weights else "")
         for why, weights in sorted(shares.items(), key=lambda item: -item[1])

@@ -3,8 +3,9 @@
     python -m benchmarks.record --out runs/record.json         # before a change that must change no number
     python -m benchmarks.record --compare runs/record.json     # after it: exit code 1 and a table if one has changed
 
-The battery runs on one thread, in one to two minutes. Make both records on one machine: on another processor, or with
-another version or number of threads of torch, numbers differ in their last bits; ``--compare`` says so.
+The battery runs on one thread, in one to two minutes. Make both records on one machine: on another
+processor, or with another version or number of threads of torch, numbers differ in their last bits;
+``--compare`` says so.
 """
 
 import argparse
@@ -44,7 +45,9 @@ def record(only: str = "*", threads: int = 1) -> dict[str, Any]:
     """Run the cases: facts about the machine, the entries, and the seconds that each case took."""
     names = chosen(only)
     if not names:
-        raise ValueError(f"no case matches {only!r}; there are, among others: {', '.join(list(CASES)[::40])}")
+        raise ValueError(
+            f"no case matches {only!r}; there are, among others: {', '.join(list(CASES)[::40])}"
+        )
     found: dict[str, Entry] = {}
     seconds: dict[str, float] = {}
     for name in tqdm(names, desc="record", unit="case", disable=not sys.stderr.isatty()):
@@ -70,7 +73,9 @@ def _entries_of(name: str) -> dict[str, Entry]:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Inside, torch's generator starts anew, and no warning is shown: they are for users of a model."""
+    """Inside, torch's generator starts anew, and no warning is shown: they are for users of a
+    model.
+    """
     with (
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
@@ -89,24 +94,37 @@ def _alone() -> Iterator[None]:
 def compared(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What differs, of the cases that ``after`` has run."""
     ran = tuple(f"{name}/" for name in chosen(after["only"]))
-    known = {name: entry for name, entry in before["entries"].items() if name.startswith(ran) or after["only"] == "*"}
+    known = {
+        name: entry
+        for name, entry in before["entries"].items()
+        if name.startswith(ran) or after["only"] == "*"
+    }
     return differences(known, after["entries"])
 
 
 def table(found: Sequence[tuple[str, str, str]]) -> str:
     """The differences, each with what there was and what there is."""
     rows = [["entry", "before", "now"]]
-    rows += [[cell if len(cell) <= _WIDTH else f"{cell[: _WIDTH - 3]}..." for cell in row] for row in found[:_SHOWN]]
+    rows += [
+        [cell if len(cell) <= _WIDTH else f"{cell[: _WIDTH - 3]}..." for cell in row]
+        for row in found[:_SHOWN]
+    ]
     more = f"\n... and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return as_text(rows, left=3) + more
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, help="write the record to this file")
     parser.add_argument("--compare", type=Path, help="compare with the record in this file")
-    parser.add_argument("--only", default="*", help="glob of the cases to run, such as 'layer/lstm*' (default: all)")
-    parser.add_argument("--threads", type=positive, default=1, help="threads of torch and the kernels (default: 1)")
+    parser.add_argument(
+        "--only", default="*", help="glob of the cases to run, such as 'layer/lstm*' (default: all)"
+    )
+    parser.add_argument(
+        "--threads", type=positive, default=1, help="threads of torch and the kernels (default: 1)"
+    )
     given = parser.parse_args(arguments)
     if given.out is None and given.compare is None:
         parser.error("give --out FILE to write a record, or --compare FILE to compare with one")
@@ -115,7 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         now = record(given.only, given.threads)
     except ValueError as error:
         parser.error(f"--only: {error}")
-    print(f"{len(now['entries']):,} entries of {len(now['seconds'])} cases in {sum(now['seconds'].values()):.0f} s")
+    print(
+        f"{len(now['entries']):,} entries of {len(now['seconds'])} cases in "
+        f"{sum(now['seconds'].values()):.0f} s"
+    )
     errors = [name for name in now["entries"] if name.endswith("/error")]
     for name in errors:
         print(f"{name}: {' '.join(now['entries'][name]['begins'])}")
@@ -125,7 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"written to {given.out}")
     found = [] if before is None else compared(before, now)
     if before is not None and before["facts"] != now["facts"]:
-        print(f"made otherwise: {before['facts']} before, {now['facts']} now; the last bits may differ by that alone")
+        print(
+            f"made otherwise: {before['facts']} before, {now['facts']} now; the last bits may "
+            "differ by that alone"
+        )
     if found:
         print(f"{len(found):,} entries differ:\n\n{table(found)}")
     elif before is not None:

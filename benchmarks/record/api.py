@@ -1,4 +1,6 @@
-"""Every name of AnalogTorch that the battery uses. Where one changes, this file follows, and the battery stays."""
+"""Every name of AnalogTorch that the battery uses. Where one changes, this file follows, and the
+battery stays.
+"""
 
 import contextlib
 import dataclasses
@@ -12,17 +14,37 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.ops import Plan, fold, mvm, native, normal, seed_tensor, stream
 
-accuracy, analog_layers, calibrate, convert, cost = at.accuracy, at.analog_layers, at.calibrate, at.convert, at.cost
-clip_after_step, clip_weights_, training_noise_ = at.hwa.clip_after_step, at.hwa.clip_weights_, at.hwa.training_noise_
+accuracy, analog_layers, calibrate, convert, cost = (
+    at.accuracy,
+    at.analog_layers,
+    at.calibrate,
+    at.convert,
+    at.cost,
+)
+clip_after_step, clip_weights_, training_noise_ = (
+    at.hwa.clip_after_step,
+    at.hwa.clip_weights_,
+    at.hwa.training_noise_,
+)
 correct_columns, reestimate_batch_norm, fold_batch_norm = (
     at.correct_columns,
     at.reestimate_batch_norm,
     at.fold_batch_norm,
 )
 distillation_loss, parameter_groups = at.hwa.distillation_loss, at.hwa.parameter_groups
-guard, summary, sensitivity, sweep, to_digital = at.guard, at.summary, at.sensitivity, at.sweep, at.to_digital
+guard, summary, sensitivity, sweep, to_digital = (
+    at.guard,
+    at.summary,
+    at.sensitivity,
+    at.sweep,
+    at.to_digital,
+)
 load, save = at.load, at.save
-map_to_chip, mapping_from_json, schedule = at.map_to_chip, at.ChipMapping.from_json, at.cost_model.schedule
+map_to_chip, mapping_from_json, schedule = (
+    at.map_to_chip,
+    at.ChipMapping.from_json,
+    at.cost_model.schedule,
+)
 remap = at.remap
 noise, program = at.noise, at.program
 Chip: TypeAlias = at.Chip
@@ -34,7 +56,11 @@ hermes64, ibm_speech34, neurram48, ideal = (
     at.chips.neurram48,
     at.chips.ideal,
 )
-chips_needed, device_mix, mean_conductance = at.mapping.chips_needed, at.mapping.device_mix, at.chips.mean_conductance
+chips_needed, device_mix, mean_conductance = (
+    at.mapping.chips_needed,
+    at.mapping.device_mix,
+    at.chips.mean_conductance,
+)
 peak, published, plan_devices = at.cost_model.peak, at.cost_model.published, at.mapping.plan_devices
 load_chip, save_chip = at.chips.load, at.chips.save
 
@@ -64,7 +90,9 @@ def normals(seed: int, name: str, rows: int, columns: int) -> Tensor:
     return normal(key, each, each * 3, columns)
 
 
-def product(x: Tensor, input_range: Tensor, w: Tensor, *, plan: dict[str, Any], **tensors: Tensor | None) -> Tensor:
+def product(
+    x: Tensor, input_range: Tensor, w: Tensor, *, plan: dict[str, Any], **tensors: Tensor | None
+) -> Tensor:
     """The raw operator; ``plan`` is the part of a multiply that is no tensor."""
     spread = hermes64(device="two_sequential").cell.spread
     assert spread is not None
@@ -74,9 +102,15 @@ def product(x: Tensor, input_range: Tensor, w: Tensor, *, plan: dict[str, Any], 
 
 
 def held(view: nn.Module) -> dict[str, Tensor | tuple[Tensor, ...]]:
-    """What a programmed chip holds of each layer: the converters behind it would hide a change in the last bits."""
+    """What a programmed chip holds of each layer: the converters behind it would hide a change in
+    the last bits.
+    """
     names = ("weights", "scales", "gains", "keys", "adc_gains", "offset", "negatives")
-    found = {f"{name}.{each}": getattr(layer.programmed, each) for name, layer in analog_layers(view) for each in names}
+    found = {
+        f"{name}.{each}": getattr(layer.programmed, each)
+        for name, layer in analog_layers(view)
+        for each in names
+    }
     return {name: tensors for name, tensors in found.items() if tensors is not None}
 
 
@@ -95,7 +129,11 @@ def small(chip: at.Chip) -> at.Chip:
 
 def chips() -> dict[str, at.Chip]:
     """Chips that differ in everything that decides about a number, with small tiles."""
-    hermes, noisy, eight = hermes64(), hermes64(output_noise=0.04), changed(hermes64(), adc_steps=None)
+    hermes, noisy, eight = (
+        hermes64(),
+        hermes64(output_noise=0.04),
+        changed(hermes64(), adc_steps=None),
+    )
     found = {
         "hermes64": hermes,
         "hermes64 output noise": noisy,
@@ -106,7 +144,9 @@ def chips() -> dict[str, at.Chip]:
         "hermes64 two sequential": hermes64(device="two_sequential"),
         "hermes64 pcm_like": hermes64(device="pcm_like"),
         "hermes64 separate phases": changed(noisy, separate_phases=True),
-        "hermes64 separate phases, column scale": changed(hermes64(weight_scale="column"), separate_phases=True),
+        "hermes64 separate phases, column scale": changed(
+            hermes64(weight_scale="column"), separate_phases=True
+        ),
         "hermes64 block diagonal": changed(noisy, grouped="block_diagonal"),
         "no ADC": changed(noisy, output_bits=None, adc_steps=None),
         "no DAC": changed(noisy, input_bits=None),
@@ -172,14 +212,22 @@ def programming_sigma(cell: at.devices.UnitCell, w: Tensor) -> Tensor:
     return cell.programming_sigma(w)
 
 
-def aged(cell: at.devices.UnitCell, w: Tensor, t: float, normals: Callable[..., Tensor]) -> dict[str, Tensor]:
+def aged(
+    cell: at.devices.UnitCell, w: Tensor, t: float, normals: Callable[..., Tensor]
+) -> dict[str, Tensor]:
     """The life of cells that hold ``w``, with normals of ``normals(seed, *shape)``."""
     device, target = cell.device, cell.targets(w)
     g = device.program(target, normals(1, *target.shape))
     nu = device.drift_coefficient(target, normals(2, *target.shape))
     drifted = device.drift(g, nu, t)
     read = device.read(g, drifted, t, normals(3, *target.shape))
-    return {"programmed": g, "coefficient": nu, "drifted": drifted, "read": read, "weights": cell.weights(read)}
+    return {
+        "programmed": g,
+        "coefficient": nu,
+        "drifted": drifted,
+        "read": read,
+        "weights": cell.weights(read),
+    }
 
 
 # what a layer or report holds
@@ -216,7 +264,10 @@ def yield_map(physical: at.ProgrammedChip) -> dict[str, Tensor]:
 
 def times(plan: at.cost_model.Schedule) -> dict[str, Any]:
     """The numbers of a schedule."""
-    steps = [(s.start, s.finish, s.transfer, s.compute, s.mvms, s.element_hops, s.port_elements) for s in plan.steps]
+    steps = [
+        (s.start, s.finish, s.transfer, s.compute, s.mvms, s.element_hops, s.port_elements)
+        for s in plan.steps
+    ]
     tiles = [(t.chip, t.tile, t.mvms, t.busy, t.time, t.cells) for t in plan.tiles]
     return {
         "steps": torch.tensor(steps, dtype=torch.float64),
@@ -229,7 +280,9 @@ def times(plan: at.cost_model.Schedule) -> dict[str, Any]:
 def energies(report: at.cost_model.CostReport) -> Tensor:
     """The numbers of a cost report."""
     splits = report.energy, report.energy_by_columns, report.energy_full_tiles
-    rows = [[s.control, s.dac, s.array, s.adc, s.chip_digital, s.chip_communication] for s in splits]
+    rows = [
+        [s.control, s.dac, s.array, s.adc, s.chip_digital, s.chip_communication] for s in splits
+    ]
     rest = [[s.host_digital, s.port_communication, s.tile, s.chip, s.system] for s in splits]
     return torch.tensor([a + b for a, b in zip(rows, rest, strict=True)], dtype=torch.float64)
 

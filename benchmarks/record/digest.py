@@ -12,7 +12,9 @@ Entry = dict[str, Any]
 
 
 def entries(name: str, value: Any) -> Iterator[tuple[str, Entry]]:
-    """An entry for every tensor, number and text in ``value``, named by where it stands in there."""
+    """An entry for every tensor, number and text in ``value``, named by where it stands in
+    there.
+    """
     if isinstance(value, Tensor):
         yield name, _of_tensor(value)
     elif isinstance(value, str | bytes):
@@ -26,11 +28,17 @@ def entries(name: str, value: Any) -> Iterator[tuple[str, Entry]]:
         for number, each in enumerate(value):
             yield from entries(f"{name}/{number}", each)
     else:
-        raise TypeError(f"{name}: a record holds tensors, numbers and texts, got {type(value).__name__}")
+        raise TypeError(
+            f"{name}: a record holds tensors, numbers and texts, got {type(value).__name__}"
+        )
 
 
-def differences(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> list[tuple[str, str, str]]:
-    """Name, what there was and what there is, of every entry that is not the same in both records."""
+def differences(
+    before: Mapping[str, Entry], after: Mapping[str, Entry]
+) -> list[tuple[str, str, str]]:
+    """Name, what there was and what there is, of every entry that is not the same in both
+    records.
+    """
     names = [*before, *(name for name in after if name not in before)]
     return [
         (name, *_told(before.get(name), after.get(name)))
@@ -60,7 +68,13 @@ def _of_tensor(t: Tensor) -> Entry:
 def _of_text(text: str | bytes) -> Entry:
     raw = text.encode() if isinstance(text, str) else text
     lines = raw.decode(errors="replace").splitlines()
-    return {"kind": "text", "sha256": _sha(raw), "bytes": len(raw), "lines": len(lines), "begins": lines[:1]}
+    return {
+        "kind": "text",
+        "sha256": _sha(raw),
+        "bytes": len(raw),
+        "lines": len(lines),
+        "begins": lines[:1],
+    }
 
 
 def _told(before: Entry | None, after: Entry | None) -> tuple[str, str]:
@@ -76,7 +90,11 @@ def _words(entry: Entry | None, fields: list[str] | None) -> str:
         return "missing"
     if fields == []:
         return f"{entry['sha256'][:12]}, same statistics"
-    kept = {f: v for f, v in entry.items() if f not in ("kind", "sha256") and (fields is None or f in fields)}
+    kept = {
+        f: v
+        for f, v in entry.items()
+        if f not in ("kind", "sha256") and (fields is None or f in fields)
+    }
     return ", ".join(f"{field} {_plain(value)}" for field, value in kept.items())
 
 

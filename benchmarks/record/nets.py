@@ -56,7 +56,11 @@ def _twice(cell: nn.Module, x: Tensor) -> Any:
 
 
 def _attention(seed: int) -> tuple[Tensor, ...]:
-    return random(3, 5, 20, seed=seed), random(3, 4, 9, seed=seed + 50), random(3, 4, 7, seed=seed + 60)
+    return (
+        random(3, 5, 20, seed=seed),
+        random(3, 4, 9, seed=seed + 50),
+        random(3, 4, 7, seed=seed + 60),
+    )
 
 
 def _huggingface() -> nn.Module:
@@ -79,40 +83,60 @@ KINDS: dict[str, Kind] = {
     "conv1d_same": Kind(lambda: _CONV1(6, 8, 4, padding="same", dilation=2), _LINE),
     "conv1d_reflect": Kind(lambda: _CONV1(6, 8, 3, padding=1, padding_mode="reflect"), _LINE),
     "conv2d": Kind(lambda: _CONV2(6, 14, 3, padding=1), _IMAGE),
-    "conv2d_options": Kind(lambda: _CONV2(6, 8, (5, 1), stride=(2, 3), padding=(2, 0), dilation=(1, 2)), _IMAGE),
+    "conv2d_options": Kind(
+        lambda: _CONV2(6, 8, (5, 1), stride=(2, 3), padding=(2, 0), dilation=(1, 2)), _IMAGE
+    ),
     "conv2d_unbatched": Kind(lambda: _CONV2(6, 8, 3), _of(6, 7, 6)),
     "conv2d_groups": Kind(lambda: _CONV2(6, 8, 3, groups=2, stride=2), _IMAGE),
     "conv2d_depthwise": Kind(lambda: _CONV2(6, 12, 3, groups=6, padding=1, bias=False), _IMAGE),
-    "conv2d_circular": Kind(lambda: _CONV2(6, 8, 3, padding=(1, 2), padding_mode="circular"), _IMAGE),
+    "conv2d_circular": Kind(
+        lambda: _CONV2(6, 8, 3, padding=(1, 2), padding_mode="circular"), _IMAGE
+    ),
     "conv3d": Kind(lambda: _CONV3(4, 6, 3, padding=1), _VOLUME),
     "conv3d_groups": Kind(lambda: _CONV3(4, 6, (1, 3, 2), stride=(2, 1, 1), groups=2), _VOLUME),
     "transposed1d": Kind(lambda: _UP1(6, 8, 4, stride=2, padding=1), _LINE),
     "transposed2d": Kind(lambda: _UP2(6, 5, 3, stride=2, padding=1, output_padding=1), _IMAGE),
-    "transposed2d_groups": Kind(lambda: _UP2(6, 8, (3, 2), stride=(1, 2), groups=2, padding=(2, 0)), _IMAGE),
+    "transposed2d_groups": Kind(
+        lambda: _UP2(6, 8, (3, 2), stride=(1, 2), groups=2, padding=(2, 0)), _IMAGE
+    ),
     "transposed3d": Kind(lambda: _UP3(4, 6, (1, 3, 2), stride=(1, 2, 1), groups=2), _VOLUME),
     "rnn": Kind(lambda: nn.RNN(10, 9, num_layers=2), _of(6, 3, 10)),
-    "rnn_relu": Kind(lambda: nn.RNN(10, 9, nonlinearity="relu", bias=False, batch_first=True), _of(3, 6, 10)),
+    "rnn_relu": Kind(
+        lambda: nn.RNN(10, 9, nonlinearity="relu", bias=False, batch_first=True), _of(3, 6, 10)
+    ),
     "lstm": Kind(lambda: nn.LSTM(10, 9), _of(6, 3, 10)),
-    "lstm_bidirectional": Kind(lambda: nn.LSTM(10, 9, num_layers=2, bidirectional=True), _of(6, 3, 10)),
+    "lstm_bidirectional": Kind(
+        lambda: nn.LSTM(10, 9, num_layers=2, bidirectional=True), _of(6, 3, 10)
+    ),
     "lstm_projected": Kind(lambda: nn.LSTM(10, 9, proj_size=4, batch_first=True), _of(3, 6, 10)),
     "lstm_packed": Kind(lambda: nn.LSTM(10, 9, bidirectional=True), _of(6, 3, 10), _packed),
     "gru": Kind(lambda: nn.GRU(10, 9), _of(6, 3, 10)),
-    "gru_bidirectional": Kind(lambda: nn.GRU(10, 9, bidirectional=True, batch_first=True), _of(3, 6, 10)),
+    "gru_bidirectional": Kind(
+        lambda: nn.GRU(10, 9, bidirectional=True, batch_first=True), _of(3, 6, 10)
+    ),
     "gru_packed": Kind(lambda: nn.GRU(10, 9), _of(6, 3, 10), _packed),
     "rnn_cell": Kind(lambda: nn.RNNCell(10, 9), _of(6, 10), _twice),
     "lstm_cell": Kind(lambda: nn.LSTMCell(10, 9), _of(6, 10), _twice),
     "gru_cell": Kind(lambda: nn.GRUCell(10, 9), _of(6, 10), _twice),
-    "attention": Kind(lambda: nn.MultiheadAttention(20, 4), _of(5, 3, 20), lambda layer, x: layer(x, x, x)),
+    "attention": Kind(
+        lambda: nn.MultiheadAttention(20, 4), _of(5, 3, 20), lambda layer, x: layer(x, x, x)
+    ),
     "attention_cross": Kind(
         lambda: nn.MultiheadAttention(20, 4, kdim=9, vdim=7, add_bias_kv=True, batch_first=True),
         _attention,
         lambda layer, q, k, v: layer(q, k, v),
     ),
-    "encoder": Kind(lambda: nn.TransformerEncoderLayer(20, 4, 30, dropout=0.0, batch_first=True), _of(3, 5, 20)),
-    "decoder": Kind(
-        lambda: nn.TransformerDecoderLayer(20, 4, 30, dropout=0.0), _of(5, 3, 20), lambda layer, x: layer(x, x.tanh())
+    "encoder": Kind(
+        lambda: nn.TransformerEncoderLayer(20, 4, 30, dropout=0.0, batch_first=True), _of(3, 5, 20)
     ),
-    "embedding": Kind(lambda: nn.Embedding(10, 20, padding_idx=2), lambda seed: (tokens(4, 5, seed=seed),)),
+    "decoder": Kind(
+        lambda: nn.TransformerDecoderLayer(20, 4, 30, dropout=0.0),
+        _of(5, 3, 20),
+        lambda layer, x: layer(x, x.tanh()),
+    ),
+    "embedding": Kind(
+        lambda: nn.Embedding(10, 20, padding_idx=2), lambda seed: (tokens(4, 5, seed=seed),)
+    ),
     "huggingface_conv1d": Kind(_huggingface, _of(6, 37)),
 }
 """Every kind of layer that becomes analog, by name."""
@@ -125,7 +149,9 @@ def mlp() -> nn.Sequential:
 
 
 def cnn() -> nn.Sequential:
-    """Convolutions, one of them depthwise, with batch norms whose statistics are not those of a new one."""
+    """Convolutions, one of them depthwise, with batch norms whose statistics are not those of a new
+    one.
+    """
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -145,7 +171,9 @@ def cnn() -> nn.Sequential:
 
 
 class Tied(nn.Module):
-    """An embedding and a head that share their weight; an LSTM and a bilinear layer, which stays digital, between."""
+    """An embedding and a head that share their weight; an LSTM and a bilinear layer, which stays
+    digital, between.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,5 +193,8 @@ def batches(*shape: int, count: int = 4) -> list[Tensor]:
     return [random(*shape, seed=100 + number) for number in range(count)]
 
 
-NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {"mlp": (mlp, (32, 40)), "cnn": (cnn, (8, 3, 8, 8))}
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (mlp, (32, 40)),
+    "cnn": (cnn, (8, 3, 8, 8)),
+}
 """Whole nets, with the shape of a batch."""

@@ -1,4 +1,6 @@
-"""What the cases do with a model: evaluate it, take its gradients under pinned noise, calibrate and program it."""
+"""What the cases do with a model: evaluate it, take its gradients under pinned noise, calibrate and
+program it.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +28,9 @@ def evaluated(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def stepped(model: nn.Module, inputs: Inputs, step: int = 3) -> dict[str, Any]:
-    """Outputs in training mode, and gradients of the inputs and of every Parameter, ranges among them."""
+    """Outputs in training mode, and gradients of the inputs and of every Parameter, ranges among
+    them.
+    """
     leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
     model.train().zero_grad()
     with api.noise(1, step=step):
@@ -59,7 +63,8 @@ def calibrated(model: nn.Module, samples: Sequence[Inputs], **options: Any) -> n
 
 
 def everything(model: nn.Module, make: Callable[[int], Inputs]) -> Found:
-    """A converted model before and after calibration, in evaluation, in training and on a programmed chip.
+    """A converted model before and after calibration, in evaluation, in training and on a
+    programmed chip.
 
     Args:
         model: converted.
@@ -74,13 +79,16 @@ def everything(model: nn.Module, make: Callable[[int], Inputs]) -> Found:
         yield "calibrated", evaluated(model, inputs)
         yield "calibrated, training", stepped(model, inputs)
         calibrated(model, [make(seed) for seed in (1, 2)], method="percentile", percentile=98.0)
-        yield "a range, training", stepped(model, inputs)  # which learns: the measured one may be a range per vector
+        # which learns: the measured one may be a range per vector
+        yield "a range, training", stepped(model, inputs)
     yield "programmed", programmed(model, inputs)
     yield "programmed, a year", programmed(model, inputs, "1 year", compensation="global")
 
 
 def by_tile(model: nn.Module, make: Callable[[int], Inputs]) -> Found:
-    """The same with a DAC range per row block, and an ADC range per column where there is an ADC."""
+    """The same with a DAC range per row block, and an ADC range per column where there is an
+    ADC.
+    """
     inputs, chips = make(0), {layer.chip for _, layer in api.analog_layers(model)}
     adc = {"adc": "mse", "adc_per": "column"} if all(map(api.has_adc, chips)) else {}
     calibrated(model, [make(seed) for seed in (1, 2)], method="absmax", per="tile", **adc)

@@ -7,17 +7,27 @@ import griffe
 
 
 class Docstrings(griffe.Extension):
-    """Shows the section ``Example:`` as code, and functions that are named as the module that they come from."""
+    """Shows the section ``Example:`` as code, and functions that are named as the module that they
+    come from.
+    """
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rename ``Example:``, which Griffe takes for a remark, to ``Examples:``."""
         if obj.docstring is not None:
-            obj.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(
+                r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE
+            )
 
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **_: Any) -> None:
-        """Let ``at.sweep`` be the function, where Griffe sees the module ``sweep`` that holds it."""
+        """Let ``at.sweep`` be the function, where Griffe sees the module ``sweep`` that holds
+        it.
+        """
         for name, member in list(pkg.members.items()):
             path = getattr(member, "target_path", "")
-            found = loader.modules_collection.get_member(path) if path.startswith(f"{pkg.name}.") else None
+            found = (
+                loader.modules_collection.get_member(path)
+                if path.startswith(f"{pkg.name}.")
+                else None
+            )
             if found is not None and found.is_module and name in found.members:
                 pkg.set_member(name, griffe.Alias(name, f"{path}.{name}", parent=pkg))

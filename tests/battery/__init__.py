@@ -1,1 +1,2 @@
-"""Calls that make no sense, each refused by an error that names what is wrong and what is allowed."""
+"""Calls that make no sense, each refused by an error that names what is wrong and what is
+allowed."""

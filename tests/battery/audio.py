@@ -68,18 +68,43 @@ def calls() -> Iterator[Bad]:
 def _recordings() -> Iterator[Bad]:
     for read in (read_recording, read_clip):
         name = read.__name__
-        yield from every(name, read, [None, 3, True, [1], SECOND], "audio must be a path such as", TypeError)
-        yield from every(name, read, ["nowhere.wav", Path("nowhere"), ""], "no such audio file", FileNotFoundError)
-        yield Bad(f"{name} folder", lambda read=read: read(Path("/")), FileNotFoundError, "/: no such audio file")
         yield from every(
-            f"{name} resample", lambda v, read=read: read(clip(), resample=v), NO_FLAG, "resample must be True or"
+            name, read, [None, 3, True, [1], SECOND], "audio must be a path such as", TypeError
+        )
+        yield from every(
+            name,
+            read,
+            ["nowhere.wav", Path("nowhere"), ""],
+            "no such audio file",
+            FileNotFoundError,
+        )
+        yield Bad(
+            f"{name} folder",
+            lambda read=read: read(Path("/")),
+            FileNotFoundError,
+            "/: no such audio file",
+        )
+        yield from every(
+            f"{name} resample",
+            lambda v, read=read: read(clip(), resample=v),
+            NO_FLAG,
+            "resample must be True or",
         )
     odd = {
-        "not readable as audio.*Replace": (b"", b"RIFF", b"RIFF\0\0\0\0WAVE", b"text", b"fLaC", b"OggS", bytes(100)),
+        "not readable as audio.*Replace": (
+            b"",
+            b"RIFF",
+            b"RIFF\0\0\0\0WAVE",
+            b"text",
+            b"fLaC",
+            b"OggS",
+            bytes(100),
+        ),
         "holds no samples": (wav(np.zeros(0, np.int16)),),
         "cut short": (clip()[:20_000], clip()[:-1], wav(np.zeros((9, 2)))[:60]),
         "holds NaN or infinite samples": tuple(
-            wav(np.array([0.0, bad] * 8_000), subtype="FLOAT") for bad in (math.nan, math.inf, -math.inf)
+            wav(np.array([0.0, bad] * 8_000), subtype="FLOAT")
+            for bad in (math.nan, math.inf, -math.inf)
         ),
         "sampled at (8000|1|44100) Hz; 16000 Hz is needed. Write resample": tuple(
             wav(np.zeros(rate, np.int16), rate) for rate in (8_000, 44_100, 1)
@@ -97,7 +122,9 @@ def _recordings() -> Iterator[Bad]:
                 )
     channels = bytearray(clip())
     channels[22:24] = b"\0\0"
-    yield Bad("no channels", lambda: read_recording(bytes(channels)), ValueError, "not readable as audio")
+    yield Bad(
+        "no channels", lambda: read_recording(bytes(channels)), ValueError, "not readable as audio"
+    )
     for samples in (1, 15_999, 16_001):
         yield Bad(
             f"{samples} samples",
@@ -106,18 +133,43 @@ def _recordings() -> Iterator[Bad]:
             f'{samples} samples at 16000 Hz; one clip is 16000.*fit="pad_or_trim"',
         )
     yield from every(
-        "fit", lambda v: read_clip(clip(), fit=v), [None, "", "pad", True, 3, ["error"]], "fit must be one of"
+        "fit",
+        lambda v: read_clip(clip(), fit=v),
+        [None, "", "pad", True, 3, ["error"]],
+        "fit must be one of",
     )
 
 
 def _folders() -> Iterator[Bad]:
-    yield from fields(lambda: Folder(root="data"), "root manifest", NO_TEXT, "must be a text such as")
-    yield from fields(lambda: Folder(root="data"), "archives", ["clips.tar", 3], "must be a list such as", TypeError)
-    yield from fields(lambda: Folder(root="data"), "archives", [[None], [3], [""]], "must be a text such as")
+    yield from fields(
+        lambda: Folder(root="data"), "root manifest", NO_TEXT, "must be a text such as"
+    )
+    yield from fields(
+        lambda: Folder(root="data"),
+        "archives",
+        ["clips.tar", 3],
+        "must be a list such as",
+        TypeError,
+    )
+    yield from fields(
+        lambda: Folder(root="data"), "archives", [[None], [3], [""]], "must be a text such as"
+    )
     yield from fields(lambda: Folder(root="data"), "resample", NO_FLAG, "must be True or False")
-    yield from every("fit", lambda v: Folder(root="data", fit=v), [None, "crop", 3], "fit must be one of")
-    yield Bad("absent", lambda: Folder(root="/nowhere").load(), FileNotFoundError, "no such manifest; it is a CSV file")
-    yield Bad("variable", lambda: Folder(root="${NOWHERE_SET}").load(), ValueError, "NOWHERE_SET is not set")
+    yield from every(
+        "fit", lambda v: Folder(root="data", fit=v), [None, "crop", 3], "fit must be one of"
+    )
+    yield Bad(
+        "absent",
+        lambda: Folder(root="/nowhere").load(),
+        FileNotFoundError,
+        "no such manifest; it is a CSV file",
+    )
+    yield Bad(
+        "variable",
+        lambda: Folder(root="${NOWHERE_SET}").load(),
+        ValueError,
+        "NOWHERE_SET is not set",
+    )
     rows = {
         "a.wav,yes,ann": "too few cells",
         ",yes,ann,train": "empty path",
@@ -135,13 +187,26 @@ def _folders() -> Iterator[Bad]:
         '"a.wav,yes,ann,train': "too few cells|CSV",
     }
     for row, message in rows.items():
-        yield Bad(f"row {row}", lambda row=row: _load(folder((row, *ROWS[1:]))), (ValueError, OSError), message)
+        yield Bad(
+            f"row {row}",
+            lambda row=row: _load(folder((row, *ROWS[1:]))),
+            (ValueError, OSError),
+            message,
+        )
     yield from every(
-        "header", lambda v: _load(folder(header=v)), ["", "a,b", HEADER.upper(), "path;label"], "no column 'path'"
+        "header",
+        lambda v: _load(folder(header=v)),
+        ["", "a,b", HEADER.upper(), "path;label"],
+        "no column 'path'",
     )
     for split in range(3):
         left = ROWS[:split] + ROWS[split + 1 :]
-        yield Bad(f"no {ROWS[split]}", lambda left=left: _load(folder(left)), ValueError, "the split '.*' is empty")
+        yield Bad(
+            f"no {ROWS[split]}",
+            lambda left=left: _load(folder(left)),
+            ValueError,
+            "the split '.*' is empty",
+        )
     clips = {
         "empty": (b"", "not readable as audio"),
         "truncated": (clip()[:999], "cut short"),
@@ -152,10 +217,15 @@ def _folders() -> Iterator[Bad]:
     }
     for name, (data, message) in clips.items():
         other = {"c": data} if name == "again" else {}
-        yield Bad(f"clip {name}", lambda d=data, o=other: _load(folder(b=d, **o)), ValueError, message)
+        yield Bad(
+            f"clip {name}", lambda d=data, o=other: _load(folder(b=d, **o)), ValueError, message
+        )
     for name, data in {"binary": b"\xff\xfe\x00", "zeros": bytes(9)}.items():
         yield Bad(
-            f"manifest {name}", lambda d=data: _load(written("manifest.csv", d).parent), ValueError, r"manifest\.csv"
+            f"manifest {name}",
+            lambda d=data: _load(written("manifest.csv", d).parent),
+            ValueError,
+            r"manifest\.csv",
         )
 
 
@@ -164,13 +234,20 @@ def _load(root: Path) -> Any:
 
 
 def _archives() -> Iterator[Bad]:
-    def packed(data: bytes, *, mode: str = "w", kind: bytes = tarfile.REGTYPE, keep: float = 1.0) -> Path:
-        """A folder whose only clip besides ``b.wav`` and ``c.wav`` is in an archive, of which ``keep`` is left."""
+    def packed(
+        data: bytes, *, mode: str = "w", kind: bytes = tarfile.REGTYPE, keep: float = 1.0
+    ) -> Path:
+        """A folder whose only clip besides ``b.wav`` and ``c.wav`` is in an archive, of which
+        ``keep`` is left."""
         root, file = folder(), io.BytesIO()
         (root / "a.wav").unlink()
         with tarfile.open(fileobj=file, mode=mode) as archive:  # type: ignore[call-overload]
             member = tarfile.TarInfo("a.wav")
-            member.type, member.linkname, member.size = kind, "b.wav", len(data) if kind == tarfile.REGTYPE else 0
+            member.type, member.linkname, member.size = (
+                kind,
+                "b.wav",
+                len(data) if kind == tarfile.REGTYPE else 0,
+            )
             archive.addfile(member, io.BytesIO(data))
         whole = file.getvalue()
         (root / "clips.tar").write_bytes(whole[: int(keep * len(whole))])
@@ -184,9 +261,18 @@ def _archives() -> Iterator[Bad]:
         "empty": ({"keep": 0}, "compressed, damaged, or no tar archive"),
     }
     for name, (how, message) in bad.items():
-        yield Bad(f"archive {name}", lambda how=how: _load(packed(clip(), **how)), ValueError, message)
-    yield Bad("clip in an archive", lambda: _load(packed(clip()[:99])), ValueError, "a.wav.*cut short")
-    yield Bad("text", lambda: _load(written("x.tar", "text").parent), FileNotFoundError, "no such manifest")
+        yield Bad(
+            f"archive {name}", lambda how=how: _load(packed(clip(), **how)), ValueError, message
+        )
+    yield Bad(
+        "clip in an archive", lambda: _load(packed(clip()[:99])), ValueError, "a.wav.*cut short"
+    )
+    yield Bad(
+        "text",
+        lambda: _load(written("x.tar", "text").parent),
+        FileNotFoundError,
+        "no such manifest",
+    )
     yield Bad(
         "absent archive",
         lambda: Folder(root=str(folder()), archives=("other.tar",)).load(),
@@ -214,15 +300,35 @@ def _clips() -> Iterator[Bad]:
             TypeError,
         )
     yield from every(
-        "Clips", lambda v: clips(waveforms=v), [SECOND, SECOND.long()], "it must be torch.int16", TypeError
+        "Clips",
+        lambda v: clips(waveforms=v),
+        [SECOND, SECOND.long()],
+        "it must be torch.int16",
+        TypeError,
     )
     yield from every(
-        "Clips", lambda v: clips(labels=v), [torch.ones(2), torch.ones(2) > 0], "be torch.int64", TypeError
+        "Clips",
+        lambda v: clips(labels=v),
+        [torch.ones(2), torch.ones(2) > 0],
+        "be torch.int64",
+        TypeError,
     )
     shapes = [SECOND.short()[0], SECOND.short()[:, :9], SECOND.short()[:1], SECOND.short()[None]]
-    yield from every("Clips", lambda v: clips(waveforms=v), shapes, r"must be \(N, 16000\) and \(N,\)")
-    yield from every("Clips", lambda v: clips(labels=v), [torch.tensor(2), torch.tensor([[2, 3]])], r"\(N, 16000\)")
-    yield from every("Clips", lambda v: clips(labels=torch.tensor([2, v])), [-1, 12], r"labels spans .*use 0\.\.11")
+    yield from every(
+        "Clips", lambda v: clips(waveforms=v), shapes, r"must be \(N, 16000\) and \(N,\)"
+    )
+    yield from every(
+        "Clips",
+        lambda v: clips(labels=v),
+        [torch.tensor(2), torch.tensor([[2, 3]])],
+        r"\(N, 16000\)",
+    )
+    yield from every(
+        "Clips",
+        lambda v: clips(labels=torch.tensor([2, v])),
+        [-1, 12],
+        r"labels spans .*use 0\.\.11",
+    )
     for field in ("speakers", "names"):
         yield from every(
             f"Clips.{field}",
@@ -234,50 +340,127 @@ def _clips() -> Iterator[Bad]:
         yield Bad(f"Clips.{field} ()", lambda f=field: clips(**{f: ()}), ValueError, "2 labels, ")
     one = clips()
     yield from every(
-        "splits", lambda v: check_splits(v, source="mine"), [None, 3, [one]], "must give a dict", TypeError
+        "splits",
+        lambda v: check_splits(v, source="mine"),
+        [None, 3, [one]],
+        "must give a dict",
+        TypeError,
     )
     names = [{}, {"train": one}, {"train": one, "val": one, "dev": one}, {1: one, "val": one}]
-    yield from every("splits", lambda v: check_splits(v, source="mine"), names, "mine gives the splits .*must give")
+    yield from every(
+        "splits",
+        lambda v: check_splits(v, source="mine"),
+        names,
+        "mine gives the splits .*must give",
+    )
     none = dict.fromkeys(("train", "val", "test"))
-    yield Bad("splits None", lambda: check_splits(none, source="mine"), TypeError, "'train' must be a Clips")
+    yield Bad(
+        "splits None",
+        lambda: check_splits(none, source="mine"),
+        TypeError,
+        "'train' must be a Clips",
+    )
     same = dict.fromkeys(("train", "val", "test"), one)
-    yield Bad("splits same", lambda: check_splits(same, source="mine"), ValueError, "speaker 'a' is in two splits")
-    yield from every("label", lambda v: label_index(v, where="row 3"), [None, 3, "", "Yes"], "row 3: unknown class")
+    yield Bad(
+        "splits same",
+        lambda: check_splits(same, source="mine"),
+        ValueError,
+        "speaker 'a' is in two splits",
+    )
+    yield from every(
+        "label",
+        lambda v: label_index(v, where="row 3"),
+        [None, 3, "", "Yes"],
+        "row 3: unknown class",
+    )
 
 
 def _features() -> Iterator[Bad]:
-    yield from every("LogMel mean", lambda v: LogMel(mean=v), NO_NUMBER, "mean must be a finite number")
-    yield from every("LogMel std", lambda v: LogMel(std=v), [*NO_NUMBER, 0, -1], "std must be a positive number")
     yield from every(
-        "Mfcc", lambda v: Mfcc(coefficients=v), [*NO_INTEGER, 0, 41], r"coefficients must be an integer in \[1, 40\]"
+        "LogMel mean", lambda v: LogMel(mean=v), NO_NUMBER, "mean must be a finite number"
+    )
+    yield from every(
+        "LogMel std", lambda v: LogMel(std=v), [*NO_NUMBER, 0, -1], "std must be a positive number"
+    )
+    yield from every(
+        "Mfcc",
+        lambda v: Mfcc(coefficients=v),
+        [*NO_INTEGER, 0, 41],
+        r"coefficients must be an integer in \[1, 40\]",
     )
     for module in (LogMel(), Mfcc()):
         name = type(module).__name__
         yield from every(name, module, NO_TENSOR, "waveforms must be a Tensor such as", TypeError)
-        shapes = [SECOND[0], SECOND[:, :8_000], SECOND[None], torch.zeros(0), torch.zeros(16_000, 2)]
+        shapes = [
+            SECOND[0],
+            SECOND[:, :8_000],
+            SECOND[None],
+            torch.zeros(0),
+            torch.zeros(16_000, 2),
+        ]
         yield from every(name, module, shapes, r"waveforms of shape .*need \(B, 16000\)")
-        yield from every(name, module, [SECOND.short(), SECOND.cfloat(), SECOND > 0], "need float in", TypeError)
+        yield from every(
+            name, module, [SECOND.short(), SECOND.cfloat(), SECOND > 0], "need float in", TypeError
+        )
         types = [SECOND.double(), SECOND.half(), SECOND.bfloat16()]
-        yield from every(name, module, types, r"the features torch\.float32; convert one of them", TypeError)
+        yield from every(
+            name, module, types, r"the features torch\.float32; convert one of them", TypeError
+        )
 
 
 def _augmentation() -> Iterator[Bad]:
-    yield from fields(Augment, "shift_ms gain_db noise_probability", [*NO_NUMBER, -1, 501], r"must be a number in \[0")
-    yield from fields(Augment, "time_masks time_mask_frames", [*NO_INTEGER, -1, 50], r"must be an integer in \[0")
-    yield from fields(Augment, "frequency_masks frequency_mask_bins", [*NO_INTEGER, 41], r"must be an integer in \[0")
+    yield from fields(
+        Augment,
+        "shift_ms gain_db noise_probability",
+        [*NO_NUMBER, -1, 501],
+        r"must be a number in \[0",
+    )
+    yield from fields(
+        Augment, "time_masks time_mask_frames", [*NO_INTEGER, -1, 50], r"must be an integer in \[0"
+    )
+    yield from fields(
+        Augment,
+        "frequency_masks frequency_mask_bins",
+        [*NO_INTEGER, 41],
+        r"must be an integer in \[0",
+    )
     yield from fields(Augment, "speeds", [(), None, 1.0, "1", {1.0}], "must be a tuple such as")
-    yield from fields(Augment, "speeds", [(0.4,), (1, 3), ("1",), (math.nan,)], r"must be a number in \[0\.5, 2\]")
+    yield from fields(
+        Augment, "speeds", [(0.4,), (1, 3), ("1",), (math.nan,)], r"must be a number in \[0\.5, 2\]"
+    )
     yield from fields(Augment, "noise", [3, "", ["a"]], "must be a text such as")
     for owner in (Augment, Synthetic):
-        yield from fields(owner, "snr_db", [None, 5.0, (), (5.0,), "ab", (9.0, 3.0)], r"must be \(lowest, highest\)")
-        yield from fields(owner, "snr_db", [(math.nan, 5), (0, 101), ("0", 1)], r"must be a number in \[-20, 100\]")
+        yield from fields(
+            owner,
+            "snr_db",
+            [None, 5.0, (), (5.0,), "ab", (9.0, 3.0)],
+            r"must be \(lowest, highest\)",
+        )
+        yield from fields(
+            owner,
+            "snr_db",
+            [(math.nan, 5), (0, 101), ("0", 1)],
+            r"must be a number in \[-20, 100\]",
+        )
     yield from every(
-        "Augmenter", lambda v: Augmenter(v, seed=0), [None, Augment, {}], "config must be an Augm", TypeError
+        "Augmenter",
+        lambda v: Augmenter(v, seed=0),
+        [None, Augment, {}],
+        "config must be an Augm",
+        TypeError,
     )
     yield from every(
-        "Augmenter", lambda v: Augmenter(Augment(), seed=v), [*NO_INTEGER, -1], "seed must be an integer >= 0"
+        "Augmenter",
+        lambda v: Augmenter(Augment(), seed=v),
+        [*NO_INTEGER, -1],
+        "seed must be an integer >= 0",
     )
-    yield Bad("noise", lambda: Augmenter(Augment(noise="/nowhere"), seed=0), FileNotFoundError, "/nowhere: no such fol")
+    yield Bad(
+        "noise",
+        lambda: Augmenter(Augment(noise="/nowhere"), seed=0),
+        FileNotFoundError,
+        "/nowhere: no such fol",
+    )
     augmenter, index = Augmenter(Augment(), seed=0), torch.arange(2)
     for name, change, batch in (
         ("waveforms", augmenter.waveforms, SECOND),
@@ -288,41 +471,102 @@ def _augmentation() -> Iterator[Bad]:
             return change(x, index, epoch=epoch)
 
         yield from every(name, call, NO_TENSOR, f"{name} must be a Tensor", TypeError)
-        yield from every(name, call, [batch.short(), batch[0], batch[None], torch.zeros(2)], f"{name} (of|are)", EITHER)
         yield from every(
-            f"{name} index", functools.partial(call, batch), [None, 3, [0, 1]], "index must be a Tensor", TypeError
+            name,
+            call,
+            [batch.short(), batch[0], batch[None], torch.zeros(2)],
+            f"{name} (of|are)",
+            EITHER,
+        )
+        yield from every(
+            f"{name} index",
+            functools.partial(call, batch),
+            [None, 3, [0, 1]],
+            "index must be a Tensor",
+            TypeError,
         )
         wrong = [index[:1], index.float(), index > 0, index[None]]
-        yield from every(f"{name} index", functools.partial(call, batch), wrong, r"index .* must be \(2,\) integers")
         yield from every(
-            f"{name} epoch", functools.partial(call, batch, index), [*NO_INTEGER, -1], "epoch must be an integer >= 0"
+            f"{name} index",
+            functools.partial(call, batch),
+            wrong,
+            r"index .* must be \(2,\) integers",
+        )
+        yield from every(
+            f"{name} epoch",
+            functools.partial(call, batch, index),
+            [*NO_INTEGER, -1],
+            "epoch must be an integer >= 0",
         )
 
 
 def _noise() -> Iterator[Bad]:
-    yield from every("Noise", lambda v: Noise(recordings=v), [None, 3, "noise"], "must be a list such as", TypeError)
+    yield from every(
+        "Noise",
+        lambda v: Noise(recordings=v),
+        [None, 3, "noise"],
+        "must be a list such as",
+        TypeError,
+    )
     yield Bad("Noise ()", lambda: Noise(recordings=()), ValueError, "Noise.recordings is empty")
     long = torch.zeros(160_000)
-    yield from every("Noise", lambda v: Noise(recordings=(v,)), [None, [0.0]], "must be a Tensor such as", TypeError)
-    yield from every("Noise", lambda v: Noise(recordings=(v,)), [long.double(), long.short()], "be torch.fl", TypeError)
-    yield from every("Noise", lambda v: Noise(recordings=(v,)), [long[:9], long[None], long[0]], "has shape .* must be")
+    yield from every(
+        "Noise",
+        lambda v: Noise(recordings=(v,)),
+        [None, [0.0]],
+        "must be a Tensor such as",
+        TypeError,
+    )
+    yield from every(
+        "Noise",
+        lambda v: Noise(recordings=(v,)),
+        [long.double(), long.short()],
+        "be torch.fl",
+        TypeError,
+    )
+    yield from every(
+        "Noise",
+        lambda v: Noise(recordings=(v,)),
+        [long[:9], long[None], long[0]],
+        "has shape .* must be",
+    )
     yield Bad("Noise NaN", lambda: Noise(recordings=(long * math.nan,)), ValueError, "holds NaN")
     noise = Noise(recordings=(long,))
     yield from every(
-        "part", lambda v: noise.part(v, 1.0), [*NO_NUMBER, -0.1, 1.1], r"start must be a number in \[0, 1\]"
+        "part",
+        lambda v: noise.part(v, 1.0),
+        [*NO_NUMBER, -0.1, 1.1],
+        r"start must be a number in \[0, 1\]",
     )
-    yield from every("part", lambda v: noise.part(0.5, v), [*NO_NUMBER, 0.5, 0.4, 1.1], "stop must be a number in")
+    yield from every(
+        "part",
+        lambda v: noise.part(0.5, v),
+        [*NO_NUMBER, 0.5, 0.4, 1.1],
+        "stop must be a number in",
+    )
     yield Bad("part short", lambda: noise.part(0.0, 0.01), ValueError, "is too short to cut")
-    yield from every("seed", lambda v: generate_noise(seed=v), [*NO_INTEGER, -1], "seed must be an integer >= 0")
     yield from every(
-        "seconds", lambda v: generate_noise(seed=0, seconds=v), [*NO_INTEGER, 0], "seconds must be an integer >= 1"
+        "seed", lambda v: generate_noise(seed=v), [*NO_INTEGER, -1], "seed must be an integer >= 0"
     )
     yield from every(
-        "colours", lambda v: generate_noise(seed=0, seconds=1, colours=(v,)), [*NO_NUMBER, -1], r"colours\[0\] must be"
+        "seconds",
+        lambda v: generate_noise(seed=0, seconds=v),
+        [*NO_INTEGER, 0],
+        "seconds must be an integer >= 1",
+    )
+    yield from every(
+        "colours",
+        lambda v: generate_noise(seed=0, seconds=1, colours=(v,)),
+        [*NO_NUMBER, -1],
+        r"colours\[0\] must be",
     )
     yield from every("read_noise", read_noise, [None, 3, b"x"], "folder must be a path", TypeError)
     yield from every(
-        "read_noise", read_noise, ["/nowhere", Path(tempfile.mkdtemp())], "no such fold", FileNotFoundError
+        "read_noise",
+        read_noise,
+        ["/nowhere", Path(tempfile.mkdtemp())],
+        "no such fold",
+        FileNotFoundError,
     )
     for message, data in {
         "9 samples; noise must last": clip(samples=9),
@@ -339,7 +583,12 @@ def _noise() -> Iterator[Bad]:
 
 def _sources() -> Iterator[Bad]:
     yield from fields(Synthetic, "per_class", [*NO_INTEGER, 9], "must be an integer >= 10")
-    yield from fields(Synthetic, "val_percent test_percent", [*NO_NUMBER, 9, 41], r"must be a number in \[10, 40\]")
+    yield from fields(
+        Synthetic,
+        "val_percent test_percent",
+        [*NO_NUMBER, 9, 41],
+        r"must be a number in \[10, 40\]",
+    )
     yield from fields(Synthetic, "seed", [*NO_INTEGER, -1], "must be an integer >= 0")
     yield from fields(Synthetic, "workers", [*NO_INTEGER, 0], "must be an integer >= 1")
     yield from fields(Synthetic, "cache", [3, "", ["a"]], "must be a text such as")
@@ -350,7 +599,15 @@ def _sources() -> Iterator[Bad]:
     yield from fields(corpus, "root", NO_TEXT, "must be a text such as")
     yield from fields(corpus, "download", NO_FLAG, "must be True or False")
     yield from fields(
-        corpus, "unknown_percent silence_percent", [*NO_NUMBER, -1, 101], r"must be a number in \[0, 100\]"
+        corpus,
+        "unknown_percent silence_percent",
+        [*NO_NUMBER, -1, 101],
+        r"must be a number in \[0, 100\]",
     )
     yield from fields(corpus, "seed", [*NO_INTEGER, -1], "must be an integer >= 0")
-    yield Bad("absent", lambda: SpeechCommands(root="/nowhere").load(), FileNotFoundError, "holds no SpeechCommands/")
+    yield Bad(
+        "absent",
+        lambda: SpeechCommands(root="/nowhere").load(),
+        FileNotFoundError,
+        "holds no SpeechCommands/",
+    )

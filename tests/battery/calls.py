@@ -47,9 +47,14 @@ def every(
 
 
 def fields(
-    make: Callable[[], Any], names: str, values: Iterable[Any], message: str, error: Any = ValueError
+    make: Callable[[], Any],
+    names: str,
+    values: Iterable[Any],
+    message: str,
+    error: Any = ValueError,
 ) -> Iterator[Bad]:
-    """For each field (of those ``names`` separated by blanks) of what ``make`` gives, each value in its place."""
+    """For each field (of those ``names`` separated by blanks) of what ``make`` gives, each value in
+    its place."""
     owner = make()
     for name in names.split():
         where = f"{type(owner).__name__}.{name}"

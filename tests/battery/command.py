@@ -25,7 +25,12 @@ def run(*argv: str) -> None:
             code = end.code
     text = err.getvalue().strip()
     last = text.splitlines()[-1] if text else ""  # progress may come before
-    if code == 2 and last.startswith("analogtorch: ") and text.count("analogtorch: ") == 1 and "Traceback" not in text:
+    if (
+        code == 2
+        and last.startswith("analogtorch: ")
+        and text.count("analogtorch: ") == 1
+        and "Traceback" not in text
+    ):
         raise Refused(last)
     raise AssertionError(f"exit code {code}: {text[:200]!r}")
 
@@ -33,7 +38,8 @@ def run(*argv: str) -> None:
 def calls() -> Iterator[Bad]:
     """All of them."""
     yield from (
-        Bad(" ".join(argv) or "nothing", lambda argv=argv: run(*argv), Refused, message) for argv, message in _lines()
+        Bad(" ".join(argv) or "nothing", lambda argv=argv: run(*argv), Refused, message)
+        for argv, message in _lines()
     )
 
 

@@ -44,18 +44,48 @@ def _edited(keys: tuple[str, ...], value: Any) -> Path:
 
 def _chips() -> Iterator[Bad]:
     yield from every("chips.load path", chips.load, NO_PATH, "path must be", TypeError)
-    yield from every("chips.load suffix", chips.load, ["", "a", "a.toml", "a.json.txt"], "must end in one of")
-    yield Bad("chips.load absent", lambda: chips.load(_folder() / "no.json"), FileNotFoundError, "no.json")
-    yield Bad("chips.load folder", lambda: chips.load(_folder()), (ValueError, OSError), "must end in one of")
-    for text in ("", "{", "[]", "3", "null", '"chip"', '{"version": 1}', '{"version": "1"}', "[" * 5000):
+    yield from every(
+        "chips.load suffix", chips.load, ["", "a", "a.toml", "a.json.txt"], "must end in one of"
+    )
+    yield Bad(
+        "chips.load absent", lambda: chips.load(_folder() / "no.json"), FileNotFoundError, "no.json"
+    )
+    yield Bad(
+        "chips.load folder",
+        lambda: chips.load(_folder()),
+        (ValueError, OSError),
+        "must end in one of",
+    )
+    for text in (
+        "",
+        "{",
+        "[]",
+        "3",
+        "null",
+        '"chip"',
+        '{"version": 1}',
+        '{"version": "1"}',
+        "[" * 5000,
+    ):
         yield Bad(
-            f"chips.load json {text[:9]}", lambda text=text: chips.load(written("c.json", text)), ValueError, r"c\.json"
+            f"chips.load json {text[:9]}",
+            lambda text=text: chips.load(written("c.json", text)),
+            ValueError,
+            r"c\.json",
         )
     for text in ("", ":", "a: [", "- 1", "!!python/object:os.system {}", "a: *b", "\x00"):
         yield Bad(
-            f"chips.load yaml {text[:9]}", lambda text=text: chips.load(written("c.yaml", text)), ValueError, r"c\.yaml"
+            f"chips.load yaml {text[:9]}",
+            lambda text=text: chips.load(written("c.yaml", text)),
+            ValueError,
+            r"c\.yaml",
         )
-    yield Bad("chips.load binary", lambda: chips.load(written("c.json", b"\xff\xfe\x00")), ValueError, r"c\.json")
+    yield Bad(
+        "chips.load binary",
+        lambda: chips.load(written("c.json", b"\xff\xfe\x00")),
+        ValueError,
+        r"c\.json",
+    )
     edits: dict[tuple[str, ...], tuple[Any, ...]] = {
         ("tiles",): (0, -1, 1.5, "3", True, None, []),
         ("rows",): (0, "256", None),
@@ -80,7 +110,10 @@ def _chips() -> Iterator[Bad]:
     for keys, values in edits.items():
         where = ".".join(keys)
         yield from every(
-            f"chip file {where}", lambda v, keys=keys: chips.load(_edited(keys, v)), values, r"chip\.json: "
+            f"chip file {where}",
+            lambda v, keys=keys: chips.load(_edited(keys, v)),
+            values,
+            r"chip\.json: ",
         )
     yield from every(
         "chips.save chip",
@@ -89,23 +122,55 @@ def _chips() -> Iterator[Bad]:
         "chip must be a Chip",
         TypeError,
     )
-    yield from every("chips.save path", lambda v: chips.save(CHIP, v), NO_PATH, "path must be", TypeError)
-    yield Bad("chips.save suffix", lambda: chips.save(CHIP, _folder() / "a.toml"), ValueError, "must end in one of")
+    yield from every(
+        "chips.save path", lambda v: chips.save(CHIP, v), NO_PATH, "path must be", TypeError
+    )
+    yield Bad(
+        "chips.save suffix",
+        lambda: chips.save(CHIP, _folder() / "a.toml"),
+        ValueError,
+        "must end in one of",
+    )
 
 
 def _checkpoints() -> Iterator[Bad]:
-    yield from every("save model", lambda v: at.save(v, _folder() / "m"), NO_MODEL, "save: model must be", TypeError)
+    yield from every(
+        "save model",
+        lambda v: at.save(v, _folder() / "m"),
+        NO_MODEL,
+        "save: model must be",
+        TypeError,
+    )
     yield from every("save path", lambda v: at.save(analog(), v), NO_PATH, "path", TypeError)
     yield from every("load path", lambda v: at.load(v, digital()), NO_PATH, "path", TypeError)
     yield Bad("load absent", lambda: at.load(_folder() / "none", digital()), OSError, "none")
     saved = at.save(analog(), _folder() / "m")
     chip = at.save(programmed(), _folder() / "p")
-    yield from every("load model", lambda v: at.load(saved, v), NO_MODEL, "load: model must be", TypeError)
-    yield from every("load chip, model", lambda v: at.load(chip, v), NO_MODEL, "load: model must be", TypeError)
+    yield from every(
+        "load model", lambda v: at.load(saved, v), NO_MODEL, "load: model must be", TypeError
+    )
+    yield from every(
+        "load chip, model", lambda v: at.load(chip, v), NO_MODEL, "load: model must be", TypeError
+    )
     yield Bad("load other", lambda: at.load(saved, torch.nn.Linear(3, 3)), ValueError, "")
-    yield Bad("load chip", lambda: at.load(saved, programmed()), TypeError, "a programmed chip is a model at a time")
-    yield Bad("load chip, other", lambda: at.load(chip, torch.nn.Linear(3, 3)), ValueError, "another architecture")
-    yield Bad("load empty folder", lambda: at.load(_folder(), digital()), (ValueError, OSError), "analog.json")
+    yield Bad(
+        "load chip",
+        lambda: at.load(saved, programmed()),
+        TypeError,
+        "a programmed chip is a model at a time",
+    )
+    yield Bad(
+        "load chip, other",
+        lambda: at.load(chip, torch.nn.Linear(3, 3)),
+        ValueError,
+        "another architecture",
+    )
+    yield Bad(
+        "load empty folder",
+        lambda: at.load(_folder(), digital()),
+        (ValueError, OSError),
+        "analog.json",
+    )
     for text in ("", "{", "[]", "null", "{}", "[" * 5000):
 
         def damaged(text: str = text) -> Any:
@@ -132,7 +197,12 @@ def _mappings() -> Iterator[Bad]:
         "deep": "[" * 5000,
         "nan": text.replace("5", "NaN", 1),
     }.items():
-        yield Bad(f"from_json {name}", lambda bad=bad: at.ChipMapping.from_json(bad), ValueError, "mapping")
+        yield Bad(
+            f"from_json {name}",
+            lambda bad=bad: at.ChipMapping.from_json(bad),
+            ValueError,
+            "mapping",
+        )
     yield Bad(
         "program other",
         lambda: at.program(at.convert(torch.nn.Linear(9, 9), CHIP), seed=1, mapping=mapping()),

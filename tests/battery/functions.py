@@ -52,13 +52,38 @@ def calls() -> Iterator[Bad]:
 
 
 def _convert() -> Iterator[Bad]:
-    yield from every("convert model", lambda v: at.convert(v, CHIP), NO_MODEL, "convert: model must be a", TypeError)
     yield from every(
-        "convert chip", lambda v: at.convert(digital(), v), NO_CHIP, "chip must be a Chip such as", TypeError
+        "convert model",
+        lambda v: at.convert(v, CHIP),
+        NO_MODEL,
+        "convert: model must be a",
+        TypeError,
     )
-    yield Bad("convert twice", lambda: at.convert(at.convert(digital(), CHIP), chips.ideal()), ValueError, "")
-    yield Bad("convert a chip", lambda: at.convert(programmed(), CHIP), TypeError, "a programmed chip is a model at a")
-    yield Bad("convert a view", lambda: at.convert(programmed().at("0 s"), CHIP), ValueError, "belongs to a programmed")
+    yield from every(
+        "convert chip",
+        lambda v: at.convert(digital(), v),
+        NO_CHIP,
+        "chip must be a Chip such as",
+        TypeError,
+    )
+    yield Bad(
+        "convert twice",
+        lambda: at.convert(at.convert(digital(), CHIP), chips.ideal()),
+        ValueError,
+        "",
+    )
+    yield Bad(
+        "convert a chip",
+        lambda: at.convert(programmed(), CHIP),
+        TypeError,
+        "a programmed chip is a model at a",
+    )
+    yield Bad(
+        "convert a view",
+        lambda: at.convert(programmed().at("0 s"), CHIP),
+        ValueError,
+        "belongs to a programmed",
+    )
     for name in ("include", "exclude"):
         yield from every(
             f"convert {name}",
@@ -74,12 +99,25 @@ def _convert() -> Iterator[Bad]:
             (TypeError, ValueError),
         )
     yield from every(
-        "convert where", lambda v: at.convert(digital(), CHIP, where=v), ["0", 3, True], "where", TypeError
+        "convert where",
+        lambda v: at.convert(digital(), CHIP, where=v),
+        ["0", 3, True],
+        "where",
+        TypeError,
     )
     yield from every(
         "convert per_layer",
         lambda v: at.convert(digital(), CHIP, per_layer=v),
-        [["0"], "0", 3, {"0": 3}, {"0": {"rowz": 3}}, {"0": {"rows": -1}}, {"hed": CHIP}, {3: CHIP}],
+        [
+            ["0"],
+            "0",
+            3,
+            {"0": 3},
+            {"0": {"rowz": 3}},
+            {"0": {"rows": -1}},
+            {"hed": CHIP},
+            {3: CHIP},
+        ],
         "per_layer|Chip.rows|convert: .*pattern",
         (TypeError, ValueError),
     )
@@ -98,16 +136,33 @@ def _convert() -> Iterator[Bad]:
         "example|shape",
         (TypeError, ValueError, RuntimeError),
     )
-    yield from every("to_digital", at.to_digital, NO_MODEL, "to_digital: model must be a", TypeError)
+    yield from every(
+        "to_digital", at.to_digital, NO_MODEL, "to_digital: model must be a", TypeError
+    )
     yield Bad(
-        "to_digital a view", lambda: at.to_digital(programmed().at("0 s")), ValueError, "belongs to a programmed chip"
+        "to_digital a view",
+        lambda: at.to_digital(programmed().at("0 s")),
+        ValueError,
+        "belongs to a programmed chip",
     )
     yield from every(
-        "analog_layers", lambda v: list(at.analog_layers(v)), NO_MODEL, "analog_layers: model must be a", TypeError
+        "analog_layers",
+        lambda v: list(at.analog_layers(v)),
+        NO_MODEL,
+        "analog_layers: model must be a",
+        TypeError,
     )
     yield from every("summary", at.summary, NO_MODEL, "summary: model must be a", TypeError)
-    yield from every("guard model", lambda v: at.guard(v, X), NO_MODEL, "guard: model must be a", TypeError)
-    yield from every("guard example", lambda v: at.guard(analog(), v), NO_EXAMPLE, "example", (TypeError, ValueError))
+    yield from every(
+        "guard model", lambda v: at.guard(v, X), NO_MODEL, "guard: model must be a", TypeError
+    )
+    yield from every(
+        "guard example",
+        lambda v: at.guard(analog(), v),
+        NO_EXAMPLE,
+        "example",
+        (TypeError, ValueError),
+    )
     yield from every(
         "guard allow_unused",
         lambda v: at.guard(analog(), X, allow_unused=v),
@@ -116,11 +171,19 @@ def _convert() -> Iterator[Bad]:
         (TypeError, ValueError),
     )
     yield from every(
-        "guard forward", lambda v: at.guard(analog(), X, forward=v), [3, "x"], "forward must be", TypeError
+        "guard forward",
+        lambda v: at.guard(analog(), X, forward=v),
+        [3, "x"],
+        "forward must be",
+        TypeError,
     )
     yield Bad("guard digital", lambda: at.guard(digital(), X), ValueError, "no analog layer")
     yield from every(
-        "fold model", lambda v: at.fold_batch_norm(v, X), NO_MODEL, "fold_batch_norm: model must be a", TypeError
+        "fold model",
+        lambda v: at.fold_batch_norm(v, X),
+        NO_MODEL,
+        "fold_batch_norm: model must be a",
+        TypeError,
     )
     yield from every(
         "fold example",
@@ -131,7 +194,9 @@ def _convert() -> Iterator[Bad]:
     )
     yield from every(
         "fold tolerance",
-        lambda v: at.fold_batch_norm(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)), X, tolerance=v),
+        lambda v: at.fold_batch_norm(
+            nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)), X, tolerance=v
+        ),
         [math.nan, -1, True, "1"],
         "tolerance must be",
         (TypeError, ValueError),
@@ -141,7 +206,11 @@ def _convert() -> Iterator[Bad]:
 def _calibrate() -> Iterator[Bad]:
     batches = [X]
     yield from every(
-        "calibrate model", lambda v: at.calibrate(v, batches), NO_MODEL, "calibrate: model must be a", TypeError
+        "calibrate model",
+        lambda v: at.calibrate(v, batches),
+        NO_MODEL,
+        "calibrate: model must be a",
+        TypeError,
     )
     yield from every(
         "calibrate batches",
@@ -150,16 +219,36 @@ def _calibrate() -> Iterator[Bad]:
         "batches",
         (TypeError, ValueError),
     )
-    yield Bad("calibrate one batch", lambda: at.calibrate(analog(), X), (TypeError, ValueError), r"batches.*\[")
-    yield Bad("calibrate digital", lambda: at.calibrate(digital(), batches), ValueError, "no analog layer")
-    yield Bad("calibrate chip", lambda: at.calibrate(programmed(), batches), TypeError, "a programmed chip is a model")
     yield Bad(
-        "calibrate view", lambda: at.calibrate(programmed().at("0 s"), batches), ValueError, "belongs to a programmed"
+        "calibrate one batch",
+        lambda: at.calibrate(analog(), X),
+        (TypeError, ValueError),
+        r"batches.*\[",
+    )
+    yield Bad(
+        "calibrate digital", lambda: at.calibrate(digital(), batches), ValueError, "no analog layer"
+    )
+    yield Bad(
+        "calibrate chip",
+        lambda: at.calibrate(programmed(), batches),
+        TypeError,
+        "a programmed chip is a model",
+    )
+    yield Bad(
+        "calibrate view",
+        lambda: at.calibrate(programmed().at("0 s"), batches),
+        ValueError,
+        "belongs to a programmed",
     )
     yield Bad("calibrate nan", lambda: at.calibrate(analog(), [X * math.nan]), ValueError, "NaN")
-    yield Bad("calibrate zeros", lambda: at.calibrate(analog(), [torch.zeros(3, 5)]), ValueError, "0")
     yield Bad(
-        "calibrate width", lambda: at.calibrate(analog(), [torch.randn(3, 7)]), (ValueError, RuntimeError), "shape|7"
+        "calibrate zeros", lambda: at.calibrate(analog(), [torch.zeros(3, 5)]), ValueError, "0"
+    )
+    yield Bad(
+        "calibrate width",
+        lambda: at.calibrate(analog(), [torch.randn(3, 7)]),
+        (ValueError, RuntimeError),
+        "shape|7",
     )
     yield Bad("calibrate dtype", lambda: at.calibrate(analog(), [X.double()]), TypeError, "float64")
     yield Bad("calibrate integers", lambda: at.calibrate(analog(), [X.long()]), TypeError, "int64")
@@ -168,9 +257,11 @@ def _calibrate() -> Iterator[Bad]:
         "percentile": [0, 101, math.nan, "99", True], "deviations": [0, -1, math.nan, "3", True],
         "allow_unused": NO_FLAG, "forward": [3, "x"],
     }.items():  # fmt: skip
-        more = {"percentile": {"method": "percentile"}, "deviations": {"method": "std"}, "adc_per": {"adc": "mse"}}.get(
-            name, {}
-        )
+        more = {
+            "percentile": {"method": "percentile"},
+            "deviations": {"method": "std"},
+            "adc_per": {"adc": "mse"},
+        }.get(name, {})
         yield from every(
             f"calibrate {name}",
             lambda v, name=name, more=more: at.calibrate(analog(), batches, **{name: v, **more}),
@@ -179,12 +270,21 @@ def _calibrate() -> Iterator[Bad]:
             (TypeError, ValueError),
         )
     yield from every(
-        "correct model", lambda v: at.correct_columns(v, batches), NO_MODEL, "correct_columns: .*must be", TypeError
+        "correct model",
+        lambda v: at.correct_columns(v, batches),
+        NO_MODEL,
+        "correct_columns: .*must be",
+        TypeError,
     )
     yield Bad(
-        "correct chip", lambda: at.correct_columns(programmed(), batches), TypeError, "a programmed chip is a model"
+        "correct chip",
+        lambda: at.correct_columns(programmed(), batches),
+        TypeError,
+        "a programmed chip is a model",
     )
-    yield Bad("correct analog", lambda: at.correct_columns(analog(), batches), ValueError, "programmed")
+    yield Bad(
+        "correct analog", lambda: at.correct_columns(analog(), batches), ValueError, "programmed"
+    )
     yield from every(
         "correct batches",
         lambda v: at.correct_columns(programmed().at("0 s"), v),
@@ -247,9 +347,23 @@ def _calibrate() -> Iterator[Bad]:
 
 def _program() -> Iterator[Bad]:
     model = analog()
-    yield from every("program model", lambda v: at.program(v, seed=1), NO_MODEL, "program: model must be a", TypeError)
-    yield from every("program seed", lambda v: at.program(model, seed=v), NO_SEED, "seed must be an integer", TypeError)
-    yield Bad("program large seed", lambda: at.program(model, seed=2**63), ValueError, "seed must lie in")
+    yield from every(
+        "program model",
+        lambda v: at.program(v, seed=1),
+        NO_MODEL,
+        "program: model must be a",
+        TypeError,
+    )
+    yield from every(
+        "program seed",
+        lambda v: at.program(model, seed=v),
+        NO_SEED,
+        "seed must be an integer",
+        TypeError,
+    )
+    yield Bad(
+        "program large seed", lambda: at.program(model, seed=2**63), ValueError, "seed must lie in"
+    )
     yield from every(
         "program method",
         lambda v: at.program(model, seed=1, method=v),
@@ -265,13 +379,27 @@ def _program() -> Iterator[Bad]:
         TypeError,
     )
     yield from every(
-        "program mapping", lambda v: at.program(model, seed=1, mapping=v), ["map", 3, {}], "mapping must be", TypeError
+        "program mapping",
+        lambda v: at.program(model, seed=1, mapping=v),
+        ["map", 3, {}],
+        "mapping must be",
+        TypeError,
     )
-    yield Bad("program digital", lambda: at.program(digital(), seed=1), ValueError, "no analog layer")
     yield Bad(
-        "program chip", lambda: at.program(programmed(), seed=1), TypeError, "a programmed chip is a model at a time"
+        "program digital", lambda: at.program(digital(), seed=1), ValueError, "no analog layer"
     )
-    yield Bad("program view", lambda: at.program(programmed().at("0 s"), seed=1), ValueError, "belongs to a programmed")
+    yield Bad(
+        "program chip",
+        lambda: at.program(programmed(), seed=1),
+        TypeError,
+        "a programmed chip is a model at a time",
+    )
+    yield Bad(
+        "program view",
+        lambda: at.program(programmed().at("0 s"), seed=1),
+        ValueError,
+        "belongs to a programmed",
+    )
     yield from every(
         "at time",
         lambda v: programmed().at(v),
@@ -286,12 +414,25 @@ def _program() -> Iterator[Bad]:
         "compensation must be one of",
     )
     yield from every(
-        "at readout", lambda v: programmed().at(0, readout=v), ["exact", None, 3, []], "readout must be one of"
+        "at readout",
+        lambda v: programmed().at(0, readout=v),
+        ["exact", None, 3, []],
+        "readout must be one of",
     )
     view = programmed().at("0 s")
     yield Bad("train a view", lambda: view.train()(X), RuntimeError, "cannot train: call .eval()")
-    yield Bad("view width", lambda: programmed().at("0 s")(torch.randn(3, 7)), (ValueError, RuntimeError), "7")
-    yield Bad("view dtype", lambda: programmed().at("0 s")(X.double()), TypeError, "float64 input: convert one")
+    yield Bad(
+        "view width",
+        lambda: programmed().at("0 s")(torch.randn(3, 7)),
+        (ValueError, RuntimeError),
+        "7",
+    )
+    yield Bad(
+        "view dtype",
+        lambda: programmed().at("0 s")(X.double()),
+        TypeError,
+        "float64 input: convert one",
+    )
     yield Bad("analog dtype", lambda: analog()(X.long()), TypeError, "int64 input: convert one")
     yield Bad("analog width", lambda: analog()(torch.randn(3, 7)), (ValueError, RuntimeError), "7")
     for name in ("step", "rank", "first_sample"):
@@ -301,19 +442,36 @@ def _program() -> Iterator[Bad]:
             [-1, 1.5, True, "1", None],
             f"noise: {name} must be an integer >= 0",
         )
-    yield from every("noise seed", lambda v: at.noise(v).__enter__(), NO_SEED, "seed must be an integer", TypeError)
+    yield from every(
+        "noise seed",
+        lambda v: at.noise(v).__enter__(),
+        NO_SEED,
+        "seed must be an integer",
+        TypeError,
+    )
 
 
 def _evaluate() -> Iterator[Bad]:
     model, pairs = analog(), [(X, Y)]
     yield from every(
-        "accuracy model", lambda v: at.accuracy(v, pairs), NO_MODEL, "accuracy: model must be a", TypeError
+        "accuracy model",
+        lambda v: at.accuracy(v, pairs),
+        NO_MODEL,
+        "accuracy: model must be a",
+        TypeError,
     )
     yield Bad(
-        "accuracy chip", lambda: at.accuracy(programmed(), pairs), TypeError, "a programmed chip is a model at a time"
+        "accuracy chip",
+        lambda: at.accuracy(programmed(), pairs),
+        TypeError,
+        "a programmed chip is a model at a time",
     )
     yield from every(
-        "accuracy batches", lambda v: at.accuracy(model, v), [None, 3, "x", X], "batches must be pairs", TypeError
+        "accuracy batches",
+        lambda v: at.accuracy(model, v),
+        [None, 3, "x", X],
+        "batches must be pairs",
+        TypeError,
     )
     yield from every(
         "accuracy batches",
@@ -323,7 +481,10 @@ def _evaluate() -> Iterator[Bad]:
         TypeError,
     )
     yield from every(
-        "accuracy none", lambda v: at.accuracy(model, v), [[], iter(()), used_up(pairs)], "holds no sample"
+        "accuracy none",
+        lambda v: at.accuracy(model, v),
+        [[], iter(()), used_up(pairs)],
+        "holds no sample",
     )
     yield from every(
         "accuracy labels",
@@ -339,24 +500,49 @@ def _evaluate() -> Iterator[Bad]:
         r"labels must lie in \[0, 3\)",
     )
     yield from every(
-        "accuracy shape", lambda v: at.accuracy(model, [(X, v)]), [Y[:5], Y[:, None], Y[0]], "labels .*; pass outputs"
+        "accuracy shape",
+        lambda v: at.accuracy(model, [(X, v)]),
+        [Y[:5], Y[:, None], Y[0]],
+        "labels .*; pass outputs",
     )
-    yield Bad("accuracy nan", lambda: at.accuracy(Nan(), pairs), ValueError, "outputs of batch 0 are NaN")
-    yield Bad("accuracy one class", lambda: at.accuracy(nn.Linear(5, 1), pairs), ValueError, "2 classes or more")
+    yield Bad(
+        "accuracy nan", lambda: at.accuracy(Nan(), pairs), ValueError, "outputs of batch 0 are NaN"
+    )
+    yield Bad(
+        "accuracy one class",
+        lambda: at.accuracy(nn.Linear(5, 1), pairs),
+        ValueError,
+        "2 classes or more",
+    )
     for name, call in {"sweep": at.sweep, "sensitivity": at.sensitivity}.items():
 
         def run(model: Any = model, metric: Any = never, call: Any = call, **options: Any) -> Any:
             return call(model, metric, **options)
 
-        yield from every(f"{name} model", lambda v, run=run: run(v), NO_MODEL, f"{name}: model must be a", TypeError)
-        yield Bad(
-            f"{name} chip", lambda run=run: run(programmed()), TypeError, "a programmed chip is a model at a time"
+        yield from every(
+            f"{name} model",
+            lambda v, run=run: run(v),
+            NO_MODEL,
+            f"{name}: model must be a",
+            TypeError,
         )
         yield Bad(
-            f"{name} view", lambda run=run: run(programmed().at("0 s")), ValueError, "belongs to a programmed chip"
+            f"{name} chip",
+            lambda run=run: run(programmed()),
+            TypeError,
+            "a programmed chip is a model at a time",
         )
         yield Bad(
-            f"{name} digital", lambda run=run: run(digital()), ValueError, f"{name}|program: the model has no analog"
+            f"{name} view",
+            lambda run=run: run(programmed().at("0 s")),
+            ValueError,
+            "belongs to a programmed chip",
+        )
+        yield Bad(
+            f"{name} digital",
+            lambda run=run: run(digital()),
+            ValueError,
+            f"{name}|program: the model has no analog",
         )
         yield from every(
             f"{name} metric",
@@ -371,7 +557,13 @@ def _evaluate() -> Iterator[Bad]:
             [*NO_INTEGER, 0, -1],
             "num_chips must be an integer >= 1",
         )
-        yield from every(f"{name} seed", lambda v, run=run: run(seed=v), NO_SEED, "seed must be an integer", TypeError)
+        yield from every(
+            f"{name} seed",
+            lambda v, run=run: run(seed=v),
+            NO_SEED,
+            "seed must be an integer",
+            TypeError,
+        )
         yield from every(
             f"{name} compensation",
             lambda v, run=run: run(compensation=v),
@@ -399,10 +591,17 @@ def _evaluate() -> Iterator[Bad]:
         "times?",
     )
     yield from every(
-        "sweep folder", lambda v: at.sweep(model, never, folder=v), [3, True, 1.5], "folder must be", TypeError
+        "sweep folder",
+        lambda v: at.sweep(model, never, folder=v),
+        [3, True, 1.5],
+        "folder must be",
+        TypeError,
     )
     yield from every(
-        "sensitivity time", lambda v: at.sensitivity(model, never, time=v), ["1 eon", None, -1, math.nan], "time"
+        "sensitivity time",
+        lambda v: at.sensitivity(model, never, time=v),
+        ["1 eon", None, -1, math.nan],
+        "time",
     )
     yield from every(
         "sensitivity effects",
@@ -417,9 +616,17 @@ def _evaluate() -> Iterator[Bad]:
         "higher_is_better must be True or False",
     )
     found = at.sensitivity(model, lambda m: 0.5, effects="bits")
-    yield from every("suggest budget", found.suggest, [*NO_NUMBER, -1], "suggest: budget must be a finite number >= 0")
     yield from every(
-        "suggest effect", lambda v: found.suggest(0.1, effect=v), ["drift", "heat", 3], "effect .* was not measured"
+        "suggest budget",
+        found.suggest,
+        [*NO_NUMBER, -1],
+        "suggest: budget must be a finite number >= 0",
+    )
+    yield from every(
+        "suggest effect",
+        lambda v: found.suggest(0.1, effect=v),
+        ["drift", "heat", 3],
+        "effect .* was not measured",
     )
     values = torch.zeros(2, 1)
     yield from every(
@@ -438,10 +645,21 @@ def _training() -> Iterator[Bad]:
         "clip_after_step": lambda m, **o: at.hwa.clip_after_step(optimizer, m, **o),
     }.items():
         yield from every(
-            f"{name} model", lambda v, call=call: call(v, sigma=2.0), NO_MODEL, f"{name}: model must be a", TypeError
+            f"{name} model",
+            lambda v, call=call: call(v, sigma=2.0),
+            NO_MODEL,
+            f"{name}: model must be a",
+            TypeError,
         )
-        yield Bad(f"{name} digital", lambda call=call: call(digital(), sigma=2.0), ValueError, "no analog layer")
-        yield Bad(f"{name} both", lambda call=call: call(model, sigma=2.0, bound=1.0), ValueError, "sigma")
+        yield Bad(
+            f"{name} digital",
+            lambda call=call: call(digital(), sigma=2.0),
+            ValueError,
+            "no analog layer",
+        )
+        yield Bad(
+            f"{name} both", lambda call=call: call(model, sigma=2.0, bound=1.0), ValueError, "sigma"
+        )
         for option in ("sigma", "bound"):
             yield from every(
                 f"{name} {option}",
@@ -465,7 +683,11 @@ def _training() -> Iterator[Bad]:
         TypeError,
     )
     yield from every(
-        "ramp model", lambda v: at.hwa.training_noise_(v, 0.5), NO_MODEL, "training_noise_: model must be a", TypeError
+        "ramp model",
+        lambda v: at.hwa.training_noise_(v, 0.5),
+        NO_MODEL,
+        "training_noise_: model must be a",
+        TypeError,
     )
     yield from every(
         "ramp fraction",
@@ -474,7 +696,12 @@ def _training() -> Iterator[Bad]:
         "fraction must be",
         (TypeError, ValueError),
     )
-    yield Bad("ramp digital", lambda: at.hwa.training_noise_(digital(), 0.5), ValueError, "no analog layer")
+    yield Bad(
+        "ramp digital",
+        lambda: at.hwa.training_noise_(digital(), 0.5),
+        ValueError,
+        "no analog layer",
+    )
     yield from every(
         "distill temperature",
         lambda v: at.hwa.distillation_loss(X, X, temperature=v),
@@ -495,7 +722,10 @@ def _training() -> Iterator[Bad]:
         "must be logits of one shape",
     )
     yield Bad(
-        "distill integers", lambda: at.hwa.distillation_loss(Y[:, None], Y[:, None]), (TypeError, ValueError), "must be"
+        "distill integers",
+        lambda: at.hwa.distillation_loss(Y[:, None], Y[:, None]),
+        (TypeError, ValueError),
+        "must be",
     )
     yield from every(
         "groups model",
@@ -516,7 +746,11 @@ def _training() -> Iterator[Bad]:
 def _mapping() -> Iterator[Bad]:
     model = digital()
     yield from every(
-        "map model", lambda v: at.map_to_chip(v, X, chip=CHIP), NO_MODEL, "map_to_chip: model must be a", TypeError
+        "map model",
+        lambda v: at.map_to_chip(v, X, chip=CHIP),
+        NO_MODEL,
+        "map_to_chip: model must be a",
+        TypeError,
     )
     yield Bad(
         "map chip",
@@ -532,9 +766,18 @@ def _mapping() -> Iterator[Bad]:
         TypeError,
     )
     yield from every(
-        "map example", lambda v: at.map_to_chip(model, v, chip=CHIP), [None, "x", 3], "example", (TypeError, ValueError)
+        "map example",
+        lambda v: at.map_to_chip(model, v, chip=CHIP),
+        [None, "x", 3],
+        "example",
+        (TypeError, ValueError),
     )
-    yield Bad("map width", lambda: at.map_to_chip(model, torch.randn(3, 7), chip=CHIP), (ValueError, RuntimeError), "7")
+    yield Bad(
+        "map width",
+        lambda: at.map_to_chip(model, torch.randn(3, 7), chip=CHIP),
+        (ValueError, RuntimeError),
+        "7",
+    )
     yield from every(
         "map chips",
         lambda v: at.map_to_chip(model, X, chip=CHIP, num_chips=v),
@@ -580,10 +823,17 @@ def _mapping() -> Iterator[Bad]:
         )
     for name, call in {"cost": at.cost, "schedule": at.cost_model.schedule}.items():
         yield from every(
-            f"{name} mapping", call, [None, 3, "map", model, CHIP], "mapping must be what map_to_chip gives", TypeError
+            f"{name} mapping",
+            call,
+            [None, 3, "map", model, CHIP],
+            "mapping must be what map_to_chip gives",
+            TypeError,
         )
         yield from every(
-            f"{name} mode", lambda v, call=call: call(mapping(), mode=v), ["fast", None, 3, []], "mode must be one of"
+            f"{name} mode",
+            lambda v, call=call: call(mapping(), mode=v),
+            ["fast", None, 3, []],
+            "mode must be one of",
         )
         yield from every(
             f"{name} signed",
@@ -600,7 +850,9 @@ def _mapping() -> Iterator[Bad]:
         (TypeError, ValueError),
     )
     bare = dataclasses.replace(CHIP, cost=None)
-    yield Bad("cost none", lambda: at.cost(at.map_to_chip(model, X, chip=bare)), ValueError, "has no cost")
+    yield Bad(
+        "cost none", lambda: at.cost(at.map_to_chip(model, X, chip=bare)), ValueError, "has no cost"
+    )
     yield from every(
         "from_json",
         at.ChipMapping.from_json,
@@ -608,7 +860,13 @@ def _mapping() -> Iterator[Bad]:
         "mapping|Mapping|JSON",
         (TypeError, ValueError),
     )
-    yield from every("matrix_blocks", lambda v: mapping().matrix_blocks(v), ["nope", None, 3], "no matrix", ValueError)
+    yield from every(
+        "matrix_blocks",
+        lambda v: mapping().matrix_blocks(v),
+        ["nope", None, 3],
+        "no matrix",
+        ValueError,
+    )
     yield from every(
         "remap",
         lambda v: at.remap(mapping(), retired=v),
@@ -617,13 +875,25 @@ def _mapping() -> Iterator[Bad]:
         (TypeError, ValueError),
     )
     yield from every(
-        "plot", lambda v: mapping().plot(v), ["map.txt", "map", 3], "path|must end in", (TypeError, ValueError)
+        "plot",
+        lambda v: mapping().plot(v),
+        ["map.txt", "map", 3],
+        "path|must end in",
+        (TypeError, ValueError),
     )
     yield from every(
-        "plot cost", lambda v: mapping().plot(cost=v), [3, "cheap"], "cost must be", (TypeError, ValueError)
+        "plot cost",
+        lambda v: mapping().plot(cost=v),
+        [3, "cheap"],
+        "cost must be",
+        (TypeError, ValueError),
     )
     yield from every(
-        "html cost", lambda v: mapping().to_html(cost=v), [3, "cheap"], "cost must be", (TypeError, ValueError)
+        "html cost",
+        lambda v: mapping().to_html(cost=v),
+        [3, "cheap"],
+        "cost must be",
+        (TypeError, ValueError),
     )
 
 
@@ -631,12 +901,23 @@ def _chips() -> Iterator[Bad]:
     two = chips.ibm_speech34(pcm_per_weight=2)
     four = chips.ibm_speech34()
     yield from every(
-        "needed", lambda v: at.mapping.chips_needed(CHIP, v), [*NO_INTEGER, 0], "weights must be an integer >= 1"
+        "needed",
+        lambda v: at.mapping.chips_needed(CHIP, v),
+        [*NO_INTEGER, 0],
+        "weights must be an integer >= 1",
     )
-    yield from every("needed chip", lambda v: at.mapping.chips_needed(v, 10), NO_CHIP, "chip must be a Chip", TypeError)
+    yield from every(
+        "needed chip",
+        lambda v: at.mapping.chips_needed(v, 10),
+        NO_CHIP,
+        "chip must be a Chip",
+        TypeError,
+    )
     yield from every("peak", at.cost_model.peak, NO_CHIP, "chip must be a Chip", TypeError)
     yield Bad("peak none", lambda: at.cost_model.peak(chips.ideal()), ValueError, "has no cost")
-    yield from every("published", at.cost_model.published, NO_CHIP, "chip must be a Chip", TypeError)
+    yield from every(
+        "published", at.cost_model.published, NO_CHIP, "chip must be a Chip", TypeError
+    )
     for name in ("weights", "devices"):
         yield from every(
             f"mix {name}",
@@ -645,9 +926,17 @@ def _chips() -> Iterator[Bad]:
             f"{name} must be an integer >= 1",
         )
     yield Bad(
-        "mix order", lambda: at.mapping.device_mix(10, 40, most=2, least=2), ValueError, "least must be below most"
+        "mix order",
+        lambda: at.mapping.device_mix(10, 40, most=2, least=2),
+        ValueError,
+        "least must be below most",
     )
-    yield Bad("mix room", lambda: at.mapping.device_mix(10, 10), ValueError, "take more chips or leave layers digital")
+    yield Bad(
+        "mix room",
+        lambda: at.mapping.device_mix(10, 10),
+        ValueError,
+        "take more chips or leave layers digital",
+    )
     yield from every(
         "plan weights",
         lambda v: at.mapping.plan_devices(v, four, two, 1),

@@ -1,4 +1,5 @@
-"""Every bad call ends in an error that names what is wrong: never in silence, and never in Python's own words."""
+"""Every bad call ends in an error that names what is wrong: never in silence, and never in Python's
+own words."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from tests.battery.calls import Bad
 
 
 def check(calls: Callable[[], Iterator[Bad]], least: int) -> None:
-    """Run all calls, and report those that do not end as they must; they are too many and too short for a test each."""
+    """Run all calls, and report those that do not end as they must; they are too many and too short
+    for a test each."""
     wrong, count = [], 0
     for bad in calls():
         count += 1
@@ -18,7 +20,10 @@ def check(calls: Callable[[], Iterator[Bad]], least: int) -> None:
             result = bad.call()
         except bad.error as error:
             if not re.search(bad.message, str(error)):
-                wrong.append(f"{bad.name}: {type(error).__name__} says {str(error)[:200]!r}, not {bad.message!r}")
+                wrong.append(
+                    f"{bad.name}: {type(error).__name__} says {str(error)[:200]!r}, not "
+                    f"{bad.message!r}"
+                )
         else:
             wrong.append(f"{bad.name}: nothing refused it, got {str(result)[:80]!r}")
     assert not wrong, "\n".join(wrong)

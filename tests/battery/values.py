@@ -30,7 +30,9 @@ def _devices() -> Iterator[Bad]:
     yield from fields(lambda: LOG, "low", [0.2], "must not be above high")
     yield from fields(lambda: POWER, "scale power high", [*NO_NUMBER, -1], "must be a number >= 0")
     yield from fields(lambda: POWER, "floor", [*NO_NUMBER, -1, 0], "must be a positive number")
-    yield from fields(lambda: FLAT, "coefficients", [(), None, 0.1, "abc", {0.1}], "must be a tuple of numbers")
+    yield from fields(
+        lambda: FLAT, "coefficients", [(), None, 0.1, "abc", {0.1}], "must be a tuple of numbers"
+    )
     yield from every(
         "Polynomial.coefficients[1]",
         lambda v: devices.Polynomial(coefficients=(0.1, v)),
@@ -39,32 +41,59 @@ def _devices() -> Iterator[Bad]:
     )
     yield from fields(lambda: SPLIT, "split", NO_NUMBER, "must be a finite number")
     yield from fields(lambda: SPLIT, "below above", NO_CURVE, "must be a curve", TypeError)
-    yield from fields(devices.pcm_like, "g_max g_reference t0 t_read", [*NO_NUMBER, 0, -1], "must be a positive number")
+    yield from fields(
+        devices.pcm_like,
+        "g_max g_reference t0 t_read",
+        [*NO_NUMBER, 0, -1],
+        "must be a positive number",
+    )
     scales = "programming_scale drift_scale read_scale"
-    yield from fields(devices.pcm_like, scales, [*NO_NUMBER, -0.1], "must be a number >= 0.*0 switches the effect off")
+    yield from fields(
+        devices.pcm_like,
+        scales,
+        [*NO_NUMBER, -0.1],
+        "must be a number >= 0.*0 switches the effect off",
+    )
     curves = "programming_std drift_mean drift_std read_noise"
     yield from fields(devices.pcm_like, curves, NO_CURVE, "must be a curve", TypeError)
     yield from fields(devices.pcm_like, "t0", [1e-9], "longer than t_read")
     yield from fields(devices.pcm_like, "name", NO_TEXT, "must be a text")
-    yield from fields(devices.rram_wan, "g_max g_reference", [*NO_NUMBER, 0], "must be a positive number")
-    yield from fields(devices.rram_wan, "read_std programming_scale", [*NO_NUMBER, -1], "must be a number >= 0")
-    yield from fields(devices.rram_wan, "times", [(), (1.0, 1.0, 2.0), (3.0, 2.0, 1.0)], "positive and ascending")
+    yield from fields(
+        devices.rram_wan, "g_max g_reference", [*NO_NUMBER, 0], "must be a positive number"
+    )
+    yield from fields(
+        devices.rram_wan, "read_std programming_scale", [*NO_NUMBER, -1], "must be a number >= 0"
+    )
+    yield from fields(
+        devices.rram_wan, "times", [(), (1.0, 1.0, 2.0), (3.0, 2.0, 1.0)], "positive and ascending"
+    )
     yield from fields(devices.rram_wan, "times", [None, 3.0, "1 s"], "must be a tuple")
-    yield from fields(devices.rram_wan, "times", [(0.0, 1.0, 2.0), (1.0, "2", 3.0)], "must be a positive number")
+    yield from fields(
+        devices.rram_wan, "times", [(0.0, 1.0, 2.0), (1.0, "2", 3.0)], "must be a positive number"
+    )
     yield from fields(devices.rram_wan, "stds", [(FLAT,), ()], "one curve per time")
     yield from fields(devices.rram_wan, "stds", [(FLAT, 0.1, FLAT)], "must be a curve", TypeError)
     cell = CHIP.cell
     no_device = (None, "pcm", 3, devices.pcm_like, devices.PCM, CHIP)
     yield from fields(lambda: cell, "device", no_device, "must be a device such as", TypeError)
-    yield from fields(lambda: cell, "devices_per_polarity", [*NO_INTEGER, 0, -1], "must be an integer >= 1")
+    yield from fields(
+        lambda: cell, "devices_per_polarity", [*NO_INTEGER, 0, -1], "must be an integer >= 1"
+    )
     yield from fields(lambda: cell, "split", ["half", None, 2], "must be one of")
     yield from fields(devices.Spread, "pieces", [*NO_INTEGER, 0], "must be an integer >= 1")
     yield from fields(devices.Spread, "base", [*NO_NUMBER, -1], "must be a number >= 0")
-    yield from fields(devices.Spread, "coefficients", [(1.0,), None, 3.0], "must be a tuple of 4 numbers")
+    yield from fields(
+        devices.Spread, "coefficients", [(1.0,), None, 3.0], "must be a tuple of 4 numbers"
+    )
     times = ["1 eon", "day", "", "- 1 s", "1..2 s"]
-    yield from every("seconds", devices.seconds, times, "time '.*' (is not understood|does not start)")
     yield from every(
-        "seconds", devices.seconds, [-1, float("nan"), float("inf"), True, None, [1]], "time must be a fin"
+        "seconds", devices.seconds, times, "time '.*' (is not understood|does not start)"
+    )
+    yield from every(
+        "seconds",
+        devices.seconds,
+        [-1, float("nan"), float("inf"), True, None, [1]],
+        "time must be a fin",
     )
 
 
@@ -72,9 +101,13 @@ def _chips() -> Iterator[Bad]:
     def chip() -> at.Chip:
         return CHIP
 
-    yield from fields(chip, "tiles rows cols planes", [*NO_INTEGER, 0, -1], "must be an integer >= 1")
+    yield from fields(
+        chip, "tiles rows cols planes", [*NO_INTEGER, 0, -1], "must be an integer >= 1"
+    )
     yield from fields(chip, "planes", [3], "a divisor of the 64 tiles")
-    yield from fields(chip, "input_bits output_bits", [1, 17, 8.0, True, "8"], "None or an integer (from|in)")
+    yield from fields(
+        chip, "input_bits output_bits", [1, 17, 8.0, True, "8"], "None or an integer (from|in)"
+    )
     yield from fields(chip, "output_bound", [*NO_NUMBER, 0, -1], "must be a positive number")
     yield from fields(chip, "output_noise", [*NO_NUMBER, -1], "must be a number >= 0")
     yield from fields(chip, "weight_scale grouped", NO_CHOICE, "must be one of")
@@ -85,9 +118,14 @@ def _chips() -> Iterator[Bad]:
     yield from fields(chip, "name", NO_TEXT, "must be a text")
     yield from fields(at.TrainingNoise, "weight", NO_CHOICE, "must be one of")
     yield from fields(
-        at.TrainingNoise, "scale", [v for v in NO_NUMBER if v is not None] + [-1], "must be a number >= 0"
+        at.TrainingNoise,
+        "scale",
+        [v for v in NO_NUMBER if v is not None] + [-1],
+        "must be a number >= 0",
     )
-    yield from fields(at.TrainingNoise, "drop_connect", [*NO_NUMBER, 1, -0.1], "must be a probability in")
+    yield from fields(
+        at.TrainingNoise, "drop_connect", [*NO_NUMBER, 1, -0.1], "must be a probability in"
+    )
     yield from fields(at.TrainingNoise, "output per_sample", NO_FLAG, "must be True or False")
     yield from every(
         "TrainingNoise.time",
@@ -97,22 +135,51 @@ def _chips() -> Iterator[Bad]:
     )
     yield Bad("gaussian", lambda: at.TrainingNoise(weight="gaussian"), ValueError, "needs scale")
     yield Bad("time", lambda: at.TrainingNoise(time="1 h"), ValueError, "needs weight='device'")
-    yield from every("chips.get", chips.get, ["hermes", None, 3, ""], "unknown chip .*known: hermes64")
-    yield Bad("chips.get option", lambda: chips.get("ideal", phases=1), ValueError, "chip 'ideal': .*phases")
     yield from every(
-        "hermes64.device", lambda v: chips.hermes64(device=v), [None, "two", 3, []], "device must be one of"
+        "chips.get", chips.get, ["hermes", None, 3, ""], "unknown chip .*known: hermes64"
     )
-    yield from every("hermes64.phases", lambda v: chips.hermes64(phases=v), [None, 2, "4", True, []], "phases must be")
-    yield from every("hermes64.training", lambda v: chips.hermes64(training=v), ["none", 0.1], "training must be")
-    yield from every(
-        "ibm.pcm_per_weight", lambda v: chips.ibm_speech34(pcm_per_weight=v), [None, 3, "4", True], "pcm_per_weight"
-    )
-    yield from every("neurram.bits", lambda v: chips.neurram48(output_bits=v), [0, 40, "6", 5.5], "bits")
-    yield from every("from_dict", chips.from_dict, [None, [], "chip", 3], "chip description must be a mapping")
-    yield Bad("from_dict {}", lambda: chips.from_dict({}), ValueError, "version None")
-    yield Bad("from_dict type", lambda: chips.from_dict({"version": 1}), ValueError, "unknown type None")
     yield Bad(
-        "from_dict list type", lambda: chips.from_dict({"version": 1, "type": ["Chip"]}), ValueError, "unknown type"
+        "chips.get option",
+        lambda: chips.get("ideal", phases=1),
+        ValueError,
+        "chip 'ideal': .*phases",
+    )
+    yield from every(
+        "hermes64.device",
+        lambda v: chips.hermes64(device=v),
+        [None, "two", 3, []],
+        "device must be one of",
+    )
+    yield from every(
+        "hermes64.phases",
+        lambda v: chips.hermes64(phases=v),
+        [None, 2, "4", True, []],
+        "phases must be",
+    )
+    yield from every(
+        "hermes64.training", lambda v: chips.hermes64(training=v), ["none", 0.1], "training must be"
+    )
+    yield from every(
+        "ibm.pcm_per_weight",
+        lambda v: chips.ibm_speech34(pcm_per_weight=v),
+        [None, 3, "4", True],
+        "pcm_per_weight",
+    )
+    yield from every(
+        "neurram.bits", lambda v: chips.neurram48(output_bits=v), [0, 40, "6", 5.5], "bits"
+    )
+    yield from every(
+        "from_dict", chips.from_dict, [None, [], "chip", 3], "chip description must be a mapping"
+    )
+    yield Bad("from_dict {}", lambda: chips.from_dict({}), ValueError, "version None")
+    yield Bad(
+        "from_dict type", lambda: chips.from_dict({"version": 1}), ValueError, "unknown type None"
+    )
+    yield Bad(
+        "from_dict list type",
+        lambda: chips.from_dict({"version": 1, "type": ["Chip"]}),
+        ValueError,
+        "unknown type",
     )
     yield Bad(
         "from_dict other",
@@ -121,7 +188,11 @@ def _chips() -> Iterator[Bad]:
         "expected 'Chip'",
     )
     yield from every(
-        "to_dict", chips.to_dict, [None, {}, "hermes64", chips.hermes64], "must be a Chip such as", TypeError
+        "to_dict",
+        chips.to_dict,
+        [None, {}, "hermes64", chips.hermes64],
+        "must be a Chip such as",
+        TypeError,
     )
 
 
@@ -131,27 +202,47 @@ def _costs() -> Iterator[Bad]:
     yield from fields(lambda: FIGURE, "value", [*NO_NUMBER, -1], "must be a finite number >= 0")
     yield from fields(lambda: FIGURE, "kind", NO_CHOICE, "must be one of")
     yield from fields(lambda: FIGURE, "source", NO_TEXT, "must say where the number comes from")
-    yield from fields(lambda: cost.network, "grid_columns", [*NO_INTEGER, 0], "must be an integer >= 1")
-    yield from fields(lambda: cost.network, "hop_energy chip_energy chip_rate", BAD_COST, r"must be a Figure\(")
-    yield from fields(lambda: cost.on_chip, "kinds", [None, "norm", ["norm"], (1,)], "must be a tuple of strings")
+    yield from fields(
+        lambda: cost.network, "grid_columns", [*NO_INTEGER, 0], "must be an integer >= 1"
+    )
+    yield from fields(
+        lambda: cost.network, "hop_energy chip_energy chip_rate", BAD_COST, r"must be a Figure\("
+    )
+    yield from fields(
+        lambda: cost.on_chip, "kinds", [None, "norm", ["norm"], (1,)], "must be a tuple of strings"
+    )
     yield from fields(lambda: cost.on_chip, "rate", [replace(FIGURE, value=0.0)], "must be above 0")
     yield from fields(lambda: cost, "phases", [*NO_INTEGER, 0], "must be an integer >= 1")
-    yield from fields(lambda: cost, "signed_passes", [*NO_INTEGER, 0, 3], r"must be an integer in \[1, 2\]")
+    yield from fields(
+        lambda: cost, "signed_passes", [*NO_INTEGER, 0, 3], r"must be an integer in \[1, 2\]"
+    )
     yield from fields(lambda: cost, "precision excluded", NO_TEXT, "must be a text")
     yield from fields(lambda: cost, "shares network on_chip host", BAD_COST, "must be a")
     yield from fields(lambda: cost, "published", [None, [], (1,)], "must be a tuple of Published")
     yield from fields(lambda: cost.published[0], "scope", NO_CHOICE, "must be one of")
-    yield from fields(lambda: cost.published[0], "excluded", NO_TEXT, "must say what the figure leaves out")
+    yield from fields(
+        lambda: cost.published[0], "excluded", NO_TEXT, "must say what the figure leaves out"
+    )
     yield from every(
-        "Cost.mvm rows", lambda v: cost.mvm(rows=v, cols=1, cells=1), [*NO_NUMBER, 1.5, -1], "rows must be a fra"
+        "Cost.mvm rows",
+        lambda v: cost.mvm(rows=v, cols=1, cells=1),
+        [*NO_NUMBER, 1.5, -1],
+        "rows must be a fra",
     )
     yield Bad(
-        "Cost.mvm charge", lambda: cost.mvm(rows=1, cols=1, cells=1, charge="all"), ValueError, "charge must be one"
+        "Cost.mvm charge",
+        lambda: cost.mvm(rows=1, cols=1, cells=1, charge="all"),
+        ValueError,
+        "charge must be one",
     )
     rung = at.cost_model.published(CHIP)[0]
-    yield from fields(lambda: rung, "low high tops_per_watt", [*NO_NUMBER, 0], "must be a positive number")
+    yield from fields(
+        lambda: rung, "low high tops_per_watt", [*NO_NUMBER, 0], "must be a positive number"
+    )
     yield from fields(lambda: rung, "phases", [*NO_INTEGER, 0], "must be an integer >= 1")
-    yield from fields(lambda: rung, "utilisation", [0, 1.5, True, "1"], r"must be a share in \(0, 1\]")
+    yield from fields(
+        lambda: rung, "utilisation", [0, 1.5, True, "1"], r"must be a share in \(0, 1\]"
+    )
     yield from fields(lambda: rung, "scope origin kind", NO_CHOICE, "must be one of")
     yield Bad("float(Efficiency)", lambda: float(rung), TypeError, "a bare TOPS/W means nothing")
 

@@ -47,21 +47,32 @@ def test_small_partial_sums_are_read_with_less_error(adc: str, adc_per: str, per
     for choice in (None, adc):
         each = "layer" if choice is None else adc_per
         model = at.convert(copy.deepcopy(digital), chip).eval()
-        warned = contextlib.nullcontext() if choice else pytest.warns(UserWarning, match=r"ADC .* of 2 layers.* '0' \(")
+        warned = (
+            contextlib.nullcontext()
+            if choice
+            else pytest.warns(UserWarning, match=r"ADC .* of 2 layers.* '0' \(")
+        )
         with warned:
-            at.calibrate(model, [X], method="absmax", per=per, adc=choice, adc_per=each, percentile=99.99)
-        errors.append((model(X) - digital(X)).square().mean().sqrt().item() / digital(X).std().item())
-    # the chip's bound of 12 has steps of 0.094, the sums of the first layer a standard deviation of about 0.15, but for
-    # the column with the large weight, which absmax covers
+            at.calibrate(
+                model, [X], method="absmax", per=per, adc=choice, adc_per=each, percentile=99.99
+            )
+        errors.append(
+            (model(X) - digital(X)).square().mean().sqrt().item() / digital(X).std().item()
+        )
+    # the chip's bound of 12 has steps of 0.094, the sums of the first layer a standard deviation of
+    # about 0.15, but for the column with the large weight, which absmax covers
     assert errors[1] < errors[0] / 4
     for _, layer in at.analog_layers(model):
         assert layer.output_bounds.shape == layer.readings
-        assert layer.output_bounds.max() < (5 if adc_per == "column" else 4)  # 200 numbers: columns keep a margin
+        # 200 numbers: columns keep a margin
+        assert layer.output_bounds.max() < (5 if adc_per == "column" else 4)
         assert layer.chip == chip
 
 
 def test_mse_is_the_least_error_in_units_of_the_output() -> None:
-    model = at.calibrate(at.convert(_net(), dataclasses.replace(CHIP, output_bits=5)), [X], adc="mse").eval()
+    model = at.calibrate(
+        at.convert(_net(), dataclasses.replace(CHIP, output_bits=5)), [X], adc="mse"
+    ).eval()
     layer = model[0]
 
     def error(bound: float) -> float:
@@ -78,7 +89,10 @@ def test_mse_is_the_least_error_in_units_of_the_output() -> None:
 
 def test_a_bound_lies_outside_the_output_noise() -> None:
     noisy = dataclasses.replace(CHIP, output_noise=2.0)
-    quiet, loud = (_bounds(at.calibrate(at.convert(_net(), chip), [X], adc="absmax"))[1] for chip in (CHIP, noisy))
+    quiet, loud = (
+        _bounds(at.calibrate(at.convert(_net(), chip), [X], adc="absmax"))[1]
+        for chip in (CHIP, noisy)
+    )
     assert quiet < 1.5 < 6 < loud  # of 1,600 normals, the largest lies beyond 3 standard deviations
 
 
@@ -94,7 +108,10 @@ def test_it_is_declared_and_taken_back() -> None:
         at.convert(model, dataclasses.replace(CHIP, output_bound=3.0))
     ranges = [layer.input_ranges for _, layer in at.analog_layers(model)]
     at.calibrate(model, [X], adc="mse")
-    assert (_bounds(model), [layer.input_ranges for _, layer in at.analog_layers(model)]) == (first, ranges)
+    assert (_bounds(model), [layer.input_ranges for _, layer in at.analog_layers(model)]) == (
+        first,
+        ranges,
+    )
     at.calibrate(model, [X])
     assert _bounds(model) == [None, None]
     assert "ADC bound" not in str(at.summary(model))
@@ -125,11 +142,14 @@ def test_matrices_of_recurrent_layers_and_convolutions() -> None:
         chip = dataclasses.replace(CHIP, rows=16, grouped=grouped, output_bits=16)
         digital = nn.Sequential(nn.Conv2d(4, 6, 5, padding=2, groups=2), nn.Conv2d(6, 4, 3))
         x = torch.randn(2, 4, 9, 9)
-        model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], adc="absmax", method="absmax").eval()
+        model = at.calibrate(
+            at.convert(copy.deepcopy(digital), chip), [x], adc="absmax", method="absmax"
+        ).eval()
         exact = copy.deepcopy(model)
         for _, layer in at.analog_layers(exact):
             layer.chip = dataclasses.replace(layer.chip, output_bits=None)
-        assert torch.allclose(model[0](x), exact[0](x), atol=1e-3)  # the largest sum fits, and barely
+        # the largest sum fits, and barely
+        assert torch.allclose(model[0](x), exact[0](x), atol=1e-3)
         model[0].set_output_bounds(model[0].output_bounds / 1.1)
         assert not torch.allclose(model[0](x), exact[0](x), atol=1e-3)
 
@@ -169,10 +189,14 @@ def test_noise_on_the_numbers_of_a_histogram(deviation: float) -> None:
     noisy = clean.noisy(deviation)
     # to a bin or two, 1.6 to 3.1 % each; the largest of 40,000 readings varies by 5 % and more
     for percentile in (70.0, 90.0, 99.0, 100.0):
-        expected = pytest.approx(drawn.bound("percentile", 8, percentile), rel=0.15 if percentile == 100 else 0.05)
+        expected = pytest.approx(
+            drawn.bound("percentile", 8, percentile), rel=0.15 if percentile == 100 else 0.05
+        )
         assert noisy.bound("percentile", 8, percentile) == expected
     for bits in (3, 8):
-        assert noisy.bound("mse", bits, 99.0) == pytest.approx(drawn.bound("mse", bits, 99.0), rel=0.07)
+        assert noisy.bound("mse", bits, 99.0) == pytest.approx(
+            drawn.bound("mse", bits, 99.0), rel=0.07
+        )
     assert noisy.largest == pytest.approx(drawn.largest, rel=0.15)
 
 
@@ -186,14 +210,22 @@ def test_noise_that_is_small_beside_the_largest_number(largest: float) -> None:
 
 
 def test_a_call_that_fails_changes_nothing() -> None:
-    model = at.calibrate(at.convert(_net(), dataclasses.replace(CHIP, rows=100)), [X], per="tile", adc="mse").train()
+    model = at.calibrate(
+        at.convert(_net(), dataclasses.replace(CHIP, rows=100)), [X], per="tile", adc="mse"
+    ).train()
     model[2].weight.data[0, 0] = float("nan")
-    before = [(layer.chip, layer.input_ranges, layer.input_range) for _, layer in at.analog_layers(model)]
+    before = [
+        (layer.chip, layer.input_ranges, layer.input_range) for _, layer in at.analog_layers(model)
+    ]
     with pytest.raises(ValueError, match="a partial sum of layer '2' has NaN or infinite"):
         at.calibrate(model, [X], method="absmax", adc="absmax")
-    assert [(layer.chip, layer.input_ranges, layer.input_range) for _, layer in at.analog_layers(model)] == before
+    assert [
+        (layer.chip, layer.input_ranges, layer.input_range) for _, layer in at.analog_layers(model)
+    ] == before
     assert all(
-        r.requires_grad and layer.observer is None for layer in (model[0], model[2]) for r in (layer.input_range,)
+        r.requires_grad and layer.observer is None
+        for layer in (model[0], model[2])
+        for r in (layer.input_range,)
     )
     assert model.training
     model[2].weight.data.zero_()
@@ -227,7 +259,9 @@ def test_the_weighted_histogram_is_that_of_repeated_numbers() -> None:
         repeated.add(x)
     assert weighted.bound("mse", 4, 99.0) == repeated.bound("mse", 4, 99.0)
     bound = torch.tensor(weighted.bound("mse", 4, 99.0))
-    assert (rounded(x, bound, 4) - x).square().mean() < (rounded(x, x.abs().max(), 4) - x).square().mean()
+    assert (rounded(x, bound, 4) - x).square().mean() < (
+        rounded(x, x.abs().max(), 4) - x
+    ).square().mean()
 
 
 def _reads(layer: nn.Module, x: torch.Tensor, bounds: torch.Tensor | None) -> torch.Tensor:
@@ -243,7 +277,8 @@ def _reads(layer: nn.Module, x: torch.Tensor, bounds: torch.Tensor | None) -> to
 def test_each_column_has_the_bound_that_suits_it(method: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(4000, 300).clamp(-2, 2)
-    chip = dataclasses.replace(CHIP, rows=512, output_bits=6)  # one row block: an output is a reading
+    # one row block: an output is a reading
+    chip = dataclasses.replace(CHIP, rows=512, output_bits=6)
     layer = nn.Sequential(nn.Linear(300, 40, bias=False))
     layer[0].weight.data *= torch.logspace(-2.5, 0, 40).unsqueeze(1)
     layer[0].weight.data[7] = 0.0
@@ -260,20 +295,31 @@ def test_each_column_has_the_bound_that_suits_it(method: str) -> None:
     if method == "absmax":
         assert torch.allclose(bounds[0, used], sizes[used], rtol=1e-5)
     elif method == "percentile":
-        inside = (exact.abs() <= bounds[0] * (exact.abs().amax(0) / sizes).nan_to_num(1.0)).float().mean(0)
+        inside = (
+            (exact.abs() <= bounds[0] * (exact.abs().amax(0) / sizes).nan_to_num(1.0))
+            .float()
+            .mean(0)
+        )
         assert (inside[used] >= 0.945).all()
         assert (inside[used] < 0.98).all()
     else:
-        errors = [(_reads(model[0], x, bounds * f) - exact).square().mean(0) for f in torch.logspace(-0.5, 0.5, 41)]
+        errors = [
+            (_reads(model[0], x, bounds * f) - exact).square().mean(0)
+            for f in torch.logspace(-0.5, 0.5, 41)
+        ]
         ratios = ((model(x) - exact).square().mean(0) / torch.stack(errors).amin(0))[used]
         assert ratios.max() < 1.2  # bins of 12 %
 
 
 def test_a_bound_per_column_reads_columns_of_all_sizes() -> None:
     torch.manual_seed(0)
-    digital = nn.Sequential(nn.Conv2d(8, 24, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 16, 33))
+    digital = nn.Sequential(
+        nn.Conv2d(8, 24, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 16, 33)
+    )
     for layer in (digital[0], digital[3]):
-        layer.weight.data *= torch.logspace(-3, 0, len(layer.weight)).view(-1, *[1] * (layer.weight.dim() - 1))
+        layer.weight.data *= torch.logspace(-3, 0, len(layer.weight)).view(
+            -1, *[1] * (layer.weight.dim() - 1)
+        )
         layer.bias.data.zero_()
     x, errors = torch.randn(50, 8, 6, 6), {}
     y = digital(x)
@@ -282,8 +328,12 @@ def test_a_bound_per_column_reads_columns_of_all_sizes() -> None:
         for per in ("layer", "tile", "column"):
             model = at.convert(copy.deepcopy(digital), chip)
             at.calibrate(model, [x], method="absmax", adc="mse", adc_per=per)
-            errors[per] = ((model.eval()(x) - y).square().mean(0) / y.square().mean(0)).sqrt().max().item()
-            assert all(layer.output_bounds.shape == layer.readings for layer in (model[0], model[3]))
+            errors[per] = (
+                ((model.eval()(x) - y).square().mean(0) / y.square().mean(0)).sqrt().max().item()
+            )
+            assert all(
+                layer.output_bounds.shape == layer.readings for layer in (model[0], model[3])
+            )
         # a column whose sums are a hundredth of the largest is a step of a bound for all
         assert errors["column"] < 0.1 < errors["tile"] < errors["layer"]
 
@@ -304,10 +354,15 @@ def test_a_column_of_few_numbers_has_the_tail_of_all_columns() -> None:
 def test_columns_do_not_depend_on_the_batch_split_and_the_noise_is_outside() -> None:
     chip = dataclasses.replace(CHIP, output_noise=0.04)
     one, parts = (
-        at.calibrate(at.convert(_net(), chip), batches, adc="mse", adc_per="column") for batches in ([X], X.split(70))
+        at.calibrate(at.convert(_net(), chip), batches, adc="mse", adc_per="column")
+        for batches in ([X], X.split(70))
     )
-    assert all(torch.equal(a.output_bounds, b.output_bounds) for a, b in ((one[0], parts[0]), (one[2], parts[2])))
-    assert one[0].output_bounds.min() > 0.08  # two standard deviations; the sums themselves have 0.15
+    assert all(
+        torch.equal(a.output_bounds, b.output_bounds)
+        for a, b in ((one[0], parts[0]), (one[2], parts[2]))
+    )
+    # two standard deviations; the sums themselves have 0.15
+    assert one[0].output_bounds.min() > 0.08
     quiet = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse", adc_per="column")
     assert (quiet[2].output_bounds < one[2].output_bounds).all()
 
@@ -326,8 +381,12 @@ def test_bounds_of_layers_whose_inputs_set_their_range(adc_per: str, tmp_path) -
     assert [layer.input_ranges for _, layer in at.analog_layers(model)] == [None, None]
     assert not any(layer.input_range.requires_grad for _, layer in at.analog_layers(model))
     errors = [((m(x) - y).norm(dim=1) / y.norm(dim=1)).mean() for m in (ranges, model)]
-    assert errors[1] < 0.15 < errors[0]  # one range for inputs of all sizes rounds the small ones away
-    for loaded in (at.load(at.save(model, tmp_path), copy.deepcopy(digital)), at.convert(digital, chip)):
+    # one range for inputs of all sizes rounds the small ones away
+    assert errors[1] < 0.15 < errors[0]
+    for loaded in (
+        at.load(at.save(model, tmp_path), copy.deepcopy(digital)),
+        at.convert(digital, chip),
+    ):
         loaded.load_state_dict(model.state_dict())
         assert torch.equal(loaded.eval()(x), model(x))
 
@@ -347,11 +406,15 @@ def test_bounds_travel_with_a_state_dict(adc_per: str, tmp_path) -> None:
         other.load_state_dict(state)
         assert _bounds(other) == _bounds(model)
     else:
-        with pytest.raises(RuntimeError, match=r"ADC bounds of '0' must be one number, or one for each of \(5, 32\)"):
+        with pytest.raises(
+            RuntimeError,
+            match=r"ADC bounds of '0' must be one number, or one for each of \(5, 32\)",
+        ):
             other.load_state_dict(state)
         assert _bounds(other)[0] is None
     chips_own = at.calibrate(at.convert(_net(), chip), [X])
-    fresh.load_state_dict(chips_own.state_dict())  # whoever saved ranges without bounds had the chip's
+    # whoever saved ranges without bounds had the chip's
+    fresh.load_state_dict(chips_own.state_dict())
     assert _bounds(fresh) == [None, None]
     model.load_state_dict(_net().state_dict())  # a digital checkpoint says nothing of them
     assert _bounds(model) != [None, None]
@@ -366,11 +429,16 @@ def test_bounds_of_columns_are_saved_and_programmed(tmp_path) -> None:
     assert torch.equal(loaded(X), model(X))
     view = at.program(model, seed=1).at("1 h")
     assert torch.equal(view[0].output_bounds, model[0].output_bounds)
-    assert torch.equal(at.load(at.save(at.program(model, seed=1), tmp_path), _net()).at("1 h")(X), view(X))
+    assert torch.equal(
+        at.load(at.save(at.program(model, seed=1), tmp_path), _net()).at("1 h")(X), view(X)
+    )
     description = tmp_path / "analog.json"
     data = json.loads(description.read_text())
     for wrong, message in (
-        (data["layers"][0]["output_bounds"][:2], r"has 2 rows of ADC bounds, and \(3, 32\) \(row blocks, outputs\)"),
+        (
+            data["layers"][0]["output_bounds"][:2],
+            r"has 2 rows of ADC bounds, and \(3, 32\) \(row blocks, outputs\)",
+        ),
         ([[1.0] * 31] * 3, "3 rows of ADC bounds, and"),
         ([[1.0, -1.0]], "must have positive output_bounds"),
         ([[]], "must have positive output_bounds"),
@@ -410,7 +478,9 @@ def test_bounds_can_be_set_and_taken_away() -> None:
     model(X.double())
     model.float()
     layer.chip = dataclasses.replace(chip, rows=256)
-    with pytest.raises(RuntimeError, match=r"has ADC bounds for \(3, 32\) .*, crossbar, \(2, 32\) readings; call"):
+    with pytest.raises(
+        RuntimeError, match=r"has ADC bounds for \(3, 32\) .*, crossbar, \(2, 32\) readings; call"
+    ):
         model(X)
     layer.chip = dataclasses.replace(chip, rows=256, output_bits=None)  # no ADC, no bound
     model(X)
@@ -429,9 +499,9 @@ def test_an_embedding_reads_each_dimension_with_its_bound() -> None:
     tokens, fresh = torch.arange(50), copy.deepcopy(layer)
     layer.set_output_bounds(torch.rand(layer.readings) + 0.1)
     scale = torch.stack([block.abs().max() for block in layer.weight.split(32)])
-    bound = layer.output_bounds.repeat_interleave(torch.tensor([32, 18]), 0) * scale.repeat_interleave(
-        torch.tensor([32, 18])
-    ).unsqueeze(1)
+    bound = layer.output_bounds.repeat_interleave(
+        torch.tensor([32, 18]), 0
+    ) * scale.repeat_interleave(torch.tensor([32, 18])).unsqueeze(1)
     assert torch.allclose(layer(tokens), rounded(layer.weight, bound, 8), atol=1e-6)
     fresh.load_state_dict(layer.state_dict())
     assert torch.equal(fresh(tokens), layer(tokens))
@@ -456,22 +526,31 @@ def test_columns_of_a_histogram_are_histograms() -> None:
                 if i == 0 and not deviation:
                     assert found == one.largest  # below all bins: whatever it is, it fits
                 else:
-                    assert found == pytest.approx(expected.bound(method, bits, 99.0), rel=0.2), (method, bits, i)
+                    assert found == pytest.approx(expected.bound(method, bits, 99.0), rel=0.2), (
+                        method,
+                        bits,
+                        i,
+                    )
 
 
 def _weighted_task() -> tuple[nn.Module, torch.Tensor]:
-    """Inputs of which half are a thousand times as large, and small ones whose sums are large for them."""
+    """Inputs of which half are a thousand times as large, and small ones whose sums are large for
+    them."""
     torch.manual_seed(0)
     layer = nn.Linear(64, 16, bias=False)
     signs = torch.sign(layer.weight.detach()[torch.randint(16, (500,))])
-    return nn.Sequential(layer), torch.cat([torch.rand(500, 64) + 3 * signs, 1000 * torch.randn(500, 64)])
+    return nn.Sequential(layer), torch.cat(
+        [torch.rand(500, 64) + 3 * signs, 1000 * torch.randn(500, 64)]
+    )
 
 
 def test_mse_is_in_units_of_the_output_also_where_inputs_set_their_range() -> None:
     digital, x = _weighted_task()
     chip, errors = dataclasses.replace(CHIP, output_bits=4), {}
     for per in ("layer", "column"):
-        model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], method=None, adc="mse", adc_per=per).eval()
+        model = at.calibrate(
+            at.convert(copy.deepcopy(digital), chip), [x], method=None, adc="mse", adc_per=per
+        ).eval()
         errors[per] = (model(x) - digital(x)).norm().item()
     assert errors["column"] < 1.1 * errors["layer"]
 
@@ -501,13 +580,16 @@ def test_a_column_of_zeros_gets_the_largest_bound_whatever_the_noise(adc: str) -
 
 
 def test_a_state_without_ranges_takes_those_of_the_layer_away() -> None:
-    first = at.calibrate(at.convert(_net(), CHIP), [X], method=None, adc="mse", adc_per="column").eval()
+    first = at.calibrate(
+        at.convert(_net(), CHIP), [X], method=None, adc="mse", adc_per="column"
+    ).eval()
     other = at.calibrate(at.convert(_net(), CHIP), [X]).eval()
     other.load_state_dict(first.state_dict())
     assert not other[0].calibrated
     assert torch.equal(other(X), first(X))
     plain = at.calibrate(at.convert(_net(), CHIP), [X])
-    plain.load_state_dict(at.convert(_net(), CHIP).state_dict())  # that one says nothing of converters
+    # that one says nothing of converters
+    plain.load_state_dict(at.convert(_net(), CHIP).state_dict())
     assert plain[0].calibrated
 
 
@@ -524,7 +606,8 @@ def test_bounds_that_the_meta_device_lost_are_not_made_up() -> None:
 def test_loading_replaces_bounds_of_another_chip(tmp_path) -> None:
     small = dataclasses.replace(CHIP, rows=128)
     model, other = (
-        at.calibrate(at.convert(_net(), chip), [X], adc="mse", adc_per="column").eval() for chip in (CHIP, small)
+        at.calibrate(at.convert(_net(), chip), [X], adc="mse", adc_per="column").eval()
+        for chip in (CHIP, small)
     )
     saved = at.save(other, tmp_path)
     for layer in (model[0], model[2]):

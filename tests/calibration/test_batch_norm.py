@@ -16,7 +16,9 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 def _x(seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(64, 3, 6, 6, generator=generator) + torch.randn(64, 3, 1, 1, generator=generator)
+    return torch.randn(64, 3, 6, 6, generator=generator) + torch.randn(
+        64, 3, 1, 1, generator=generator
+    )
 
 
 BATCHES = [_x(seed) for seed in range(3)]
@@ -27,14 +29,24 @@ def _net() -> nn.Module:
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for channels in (3, 16, 16):
-        layers += [nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.2)]
+        layers += [
+            nn.Conv2d(channels, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+        ]
     net = nn.Sequential(*layers, nn.Conv2d(16, 4, 1, bias=False), nn.BatchNorm2d(4))
     at.reestimate_batch_norm(at.convert(net, at.chips.ideal()), BATCHES, relative=False)
     return at.to_digital(net).eval()
 
 
 def _state(model: nn.Module) -> list[Tensor]:
-    return [getattr(m, s).clone() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for s in STATISTICS]
+    return [
+        getattr(m, s).clone()
+        for m in model.modules()
+        if isinstance(m, nn.BatchNorm2d)
+        for s in STATISTICS
+    ]
 
 
 def _same(a: list[Tensor], b: list[Tensor]) -> bool:
@@ -59,7 +71,8 @@ def test_a_chip_that_has_drifted_for_a_year_recovers() -> None:
     assert after < before / 1.5
     at.reestimate_batch_norm(other, BATCHES, relative=False)
     assert _error(other, digital) < before / 1.5
-    assert _error(physical.at("1 year", compensation="none"), digital) == before  # other views have their own
+    # other views have their own
+    assert _error(physical.at("1 year", compensation="none"), digital) == before
     assert _same(_state(model), _state(digital))
 
 
@@ -68,13 +81,19 @@ def test_without_noise_the_averages_are_those_of_the_batches() -> None:
     model = at.convert(copy.deepcopy(net), at.chips.ideal())
     at.reestimate_batch_norm(model, iter([(x, None) for x in BATCHES]), relative=False)
     y = [net[0](x).detach() for x in BATCHES]
-    assert torch.allclose(model[1].running_mean, torch.stack([b.mean((0, 2, 3)) for b in y]).mean(0), atol=1e-5)
-    assert torch.allclose(model[1].running_var, torch.stack([b.var((0, 2, 3)) for b in y]).mean(0), rtol=1e-4)
+    assert torch.allclose(
+        model[1].running_mean, torch.stack([b.mean((0, 2, 3)) for b in y]).mean(0), atol=1e-5
+    )
+    assert torch.allclose(
+        model[1].running_var, torch.stack([b.var((0, 2, 3)) for b in y]).mean(0), rtol=1e-4
+    )
     assert model[1].num_batches_tracked == 3
     assert model[1].momentum == 0.3
 
 
-def test_the_statistics_move_by_what_the_chip_changes_not_by_what_the_batches_happen_to_be() -> None:
+def test_the_statistics_move_by_what_the_chip_changes_not_by_what_the_batches_happen_to_be() -> (
+    None
+):
     digital, few = _net(), [_x(5)[:12]]
     with torch.no_grad():
         for norm in digital[1::4]:  # as of a training that augments its inputs
@@ -139,7 +158,9 @@ def test_a_programmed_chip_has_read_nothing_when_it_fails() -> None:
     held = [(layer.chip, layer.programmed) for layer in layers]
     for relative in (True, False):
         with pytest.raises(ValueError, match="has NaN or infinite"):
-            at.reestimate_batch_norm(view, [BATCHES[0], BATCHES[0] * float("nan")], relative=relative)
+            at.reestimate_batch_norm(
+                view, [BATCHES[0], BATCHES[0] * float("nan")], relative=relative
+            )
 
         def forward(model: nn.Module, x: Tensor) -> None:
             model(x)
@@ -177,8 +198,14 @@ def test_a_converted_model_meets_the_noise_of_training_and_nothing_else_of_it() 
 
 BAD = {
     "no batches": ([], "batches is empty"),
-    "nan": ([BATCHES[0], torch.full_like(BATCHES[0], float("nan"))], "input of batch norm '1' has NaN or infinite"),
-    "one value": ([torch.randn(64, 3, 8, 8), torch.randn(1, 3, 1, 1)], "more than 1 value per channel"),
+    "nan": (
+        [BATCHES[0], torch.full_like(BATCHES[0], float("nan"))],
+        "input of batch norm '1' has NaN or infinite",
+    ),
+    "one value": (
+        [torch.randn(64, 3, 8, 8), torch.randn(1, 3, 1, 1)],
+        "more than 1 value per channel",
+    ),
 }
 
 

@@ -38,7 +38,9 @@ def _made(name: str) -> tuple[nn.Module, Tensor]:
     if name == "linear":
         return nn.Sequential(nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 8)), _x(400, 40)
     if name == "conv":
-        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 5, groups=2)), _x(20, 3, 10, 10)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 5, groups=2)
+        ), _x(20, 3, 10, 10)
     if name == "block_diagonal":
         return nn.Sequential(nn.Conv1d(40, 40, 9, groups=20)), _x(40, 40, 20)
     if name == "transposed":
@@ -52,7 +54,9 @@ def _out(y: object) -> Tensor:
     return y[0] if isinstance(y, tuple) else y  # type: ignore[return-value]
 
 
-def _view(name: str, chip: at.Chip = CHIP, time: str = "1 day", **options) -> tuple[nn.Module, nn.Module, Tensor]:
+def _view(
+    name: str, chip: at.Chip = CHIP, time: str = "1 day", **options
+) -> tuple[nn.Module, nn.Module, Tensor]:
     digital, x = _made(name)
     grouped = "block_diagonal" if name == "block_diagonal" else "sequential"
     model = at.convert(copy.deepcopy(digital), dataclasses.replace(chip, grouped=grouped))
@@ -69,13 +73,16 @@ def _layers(view: nn.Module) -> list[at.nn.AnalogLayer]:
     return [layer for _, layer in at.analog_layers(view)]
 
 
-@pytest.mark.parametrize(("name", "factor"), [("linear", 1.9), ("conv", 1.8), ("block_diagonal", 1.3), ("lstm", 1.2)])
+@pytest.mark.parametrize(
+    ("name", "factor"), [("linear", 1.9), ("conv", 1.8), ("block_diagonal", 1.3), ("lstm", 1.2)]
+)
 def test_the_error_after_a_day_without_compensation_falls(name: str, factor: float) -> None:
     view, digital, x = _view(name, compensation="none")
     fresh = x.flip(0) * 0.9  # inputs that were not fitted
     before = _error(view, digital, fresh)
     assert at.correct_columns(view, [x]) is view
-    assert _error(view, digital, fresh) < before / factor  # what is left is the error of single weights
+    # what is left is the error of single weights
+    assert _error(view, digital, fresh) < before / factor
 
 
 @pytest.mark.parametrize("fit", ["gain", "offset"])
@@ -102,7 +109,9 @@ def _injected(view: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return put
 
 
-@pytest.mark.parametrize("name", ["linear", "conv", "block_diagonal", "lstm", "transposed", "attention"])
+@pytest.mark.parametrize(
+    "name", ["linear", "conv", "block_diagonal", "lstm", "transposed", "attention"]
+)
 def test_known_gains_and_offsets_are_found(name: str) -> None:
     view, digital, x = _view(name, EXACT, "programmed")
     assert _error(view, digital, x) < 1e-5
@@ -127,7 +136,8 @@ def test_output_noise_does_not_shrink_the_gains(name: str) -> None:
     assert kept < 0.85  # what a fit to single readings would leave of every gain
     at.correct_columns(view, [x])
     gains = layer.programmed.gains[0]
-    # 8 columns or more, 3,200 readings or more, noise of at most 1.2 times the signal: a standard error below 3 % each
+    # 8 columns or more, 3,200 readings or more, noise of at most 1.2 times the signal: a standard
+    # error below 3 % each
     assert abs(gains.mean().item() - 1) < 0.03
     assert (gains - 1).abs().max() < 0.12
 
@@ -135,18 +145,26 @@ def test_output_noise_does_not_shrink_the_gains(name: str) -> None:
 def test_columns_that_never_vary_keep_their_gain() -> None:
     digital = nn.Sequential(nn.Linear(20, 6))
     digital[0].weight.data[2] = 0
-    view = at.program(at.calibrate(at.convert(copy.deepcopy(digital), EXACT), [_x(9, 20)]), seed=1).at("programmed")
+    view = at.program(
+        at.calibrate(at.convert(copy.deepcopy(digital), EXACT), [_x(9, 20)]), seed=1
+    ).at("programmed")
     held = view[0].programmed
-    view[0].programmed = dataclasses.replace(held, gains=(held.gains[0] * 3,), offset=torch.full((6,), 0.5))
+    view[0].programmed = dataclasses.replace(
+        held, gains=(held.gains[0] * 3,), offset=torch.full((6,), 0.5)
+    )
     constant = copy.deepcopy(view)
     at.correct_columns(view, [_x(50, 20)])
-    assert torch.allclose(view[0].programmed.gains[0][0], torch.tensor([1.0, 1, 3, 1, 1, 1]), atol=1e-5)
+    assert torch.allclose(
+        view[0].programmed.gains[0][0], torch.tensor([1.0, 1, 3, 1, 1, 1]), atol=1e-5
+    )
     assert view[0].programmed.offset.abs().max() < 1e-5
     at.correct_columns(constant, [torch.ones(50, 20)])  # nothing varies: the offset does it all
     assert torch.equal(constant[0].programmed.gains[0], held.gains[0] * 3)
     one = torch.ones(1, 20)
     assert torch.allclose(constant(one), digital(one), atol=1e-5)
-    noisy = at.program(at.calibrate(at.convert(digital, CHIP), [_x(9, 20)]), seed=1).at("programmed")
+    noisy = at.program(at.calibrate(at.convert(digital, CHIP), [_x(9, 20)]), seed=1).at(
+        "programmed"
+    )
     gains = noisy[0].programmed.gains[0].clone()
     at.correct_columns(noisy, [torch.ones(500, 20)])  # only the noise varies
     assert torch.equal(noisy[0].programmed.gains[0], gains)
@@ -178,7 +196,9 @@ def test_estimates_are_drawn_to_their_mean_by_how_much_of_their_spread_is_error(
     assert (found - truth)[:1990:2].square().mean().sqrt() == pytest.approx(0.089, rel=0.06)
     assert torch.allclose(found[1:1990:2], seen[1:1990:2], atol=0.01)
     assert torch.equal(found[1990:], seen[1990:])
-    assert torch.allclose(_shrunk(truth, torch.full_like(truth, 1.0), used)[:1990], truth[:1990].mean())
+    assert torch.allclose(
+        _shrunk(truth, torch.full_like(truth, 1.0), used)[:1990], truth[:1990].mean()
+    )
     assert not _shrunk(truth - 1.3, torch.full_like(truth, 0.1), used, around=0.0)[:1990].any()
     assert torch.equal(_shrunk(truth[:1], error[:1], used[:1]), truth[:1])
     assert torch.allclose(_shrunk(truth, torch.zeros_like(truth), used), truth)
@@ -197,7 +217,10 @@ def test_two_runs_over_all_layers_come_near_to_layer_by_layer() -> None:
     for number in range(0, 10, 2):
         seen = apart[:number](x) if number else x
         at.correct_columns(apart[number], [seen], rounds=1)
-    errors = [_error(view, digital, fresh) for view in (physical.at("1 year", compensation="none"), once, twice, apart)]
+    errors = [
+        _error(view, digital, fresh)
+        for view in (physical.at("1 year", compensation="none"), once, twice, apart)
+    ]
     assert errors[2] < errors[0] / 1.4
     assert errors[2] < 1.05 * errors[3]
     assert errors[2] < 1.02 * errors[1]
@@ -213,7 +236,8 @@ def test_it_repeats_and_counts_what_the_chip_reads() -> None:
     for a, b in zip(_layers(first), _layers(second), strict=True):
         assert torch.equal(a.programmed.gains[0], b.programmed.gains[0])
         assert torch.equal(a.programmed.offset, b.programmed.offset)
-        assert a.vectors_read.item() == 2 * 2 * 40  # two rounds of two batches; the second read is not counted
+        # two rounds of two batches; the second read is not counted
+        assert a.vectors_read.item() == 2 * 2 * 40
     assert torch.equal(first(x)[0], second(x)[0])
     assert all(layer.observer is None for layer in _layers(first))
     half = copy.deepcopy(first).bfloat16()
@@ -261,9 +285,24 @@ BAD: dict[str, tuple[Callable[[], nn.Module], list, dict, str]] = {
         "input of layer '0' has NaN",
     ),
     "fit": (lambda: _view("linear")[0], [_x(3, 40)], {"fit": "both"}, "fit must be one of"),
-    "rounds": (lambda: _view("linear")[0], [_x(3, 40)], {"rounds": 0}, "rounds must be an integer >= 1"),
-    "never ran": (lambda: _view_of(_Skips()), [_x(3, 8)], {}, "1 of 2 analog layers never ran: 'unused'"),
-    "not programmed": (lambda: at.convert(nn.Linear(8, 8), CHIP), [_x(3, 8)], {}, "the model is not programmed"),
+    "rounds": (
+        lambda: _view("linear")[0],
+        [_x(3, 40)],
+        {"rounds": 0},
+        "rounds must be an integer >= 1",
+    ),
+    "never ran": (
+        lambda: _view_of(_Skips()),
+        [_x(3, 8)],
+        {},
+        "1 of 2 analog layers never ran: 'unused'",
+    ),
+    "not programmed": (
+        lambda: at.convert(nn.Linear(8, 8), CHIP),
+        [_x(3, 8)],
+        {},
+        "the model is not programmed",
+    ),
     "digital": (lambda: nn.Linear(8, 8), [_x(3, 8)], {}, "the model is not programmed"),
 }
 
@@ -272,7 +311,10 @@ BAD: dict[str, tuple[Callable[[], nn.Module], list, dict, str]] = {
 def test_bad_calls_are_refused_and_change_nothing(name: str) -> None:
     make, batches, options, message = BAD[name]
     view = make()
-    before = [(layer.programmed, getattr(layer, "vectors_read", torch.zeros(1)).clone()) for layer in _layers(view)]
+    before = [
+        (layer.programmed, getattr(layer, "vectors_read", torch.zeros(1)).clone())
+        for layer in _layers(view)
+    ]
     with pytest.raises(ValueError, match=message):
         at.correct_columns(view, batches, **options)
     for layer, (held, count) in zip(_layers(view), before, strict=True):
@@ -286,7 +328,9 @@ def test_what_the_dac_clips_is_no_fault_of_the_columns(per: str) -> None:
     torch.manual_seed(0)
     x = _x(600, 300)
     x[:20] *= 40  # a few tokens far beyond the rest, as in transformers
-    chip = dataclasses.replace(CHIP, cell=UnitCell(device=ideal_device()), output_noise=0.0, output_bits=None)
+    chip = dataclasses.replace(
+        CHIP, cell=UnitCell(device=ideal_device()), output_noise=0.0, output_bits=None
+    )
     model = at.convert(nn.Sequential(nn.Linear(300, 16)), chip)
     at.calibrate(model, [x[20:]], method="absmax", per=per)
     view = at.program(model, seed=0).at("0 s", compensation="none")

@@ -1,4 +1,5 @@
-"""What ``calibrate`` promises by default: the least measured error, and a model that is no worse than before."""
+"""What ``calibrate`` promises by default: the least measured error, and a model that is no worse
+than before."""
 
 import copy
 import dataclasses
@@ -36,7 +37,12 @@ def _mlp() -> nn.Module:
 def _cnn() -> nn.Module:
     first = nn.Conv2d(1, 8, 3, padding=1)
     return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)), first, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)
+        nn.Unflatten(1, (1, 8, 8)),
+        first,
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 10),
     )
 
 
@@ -68,9 +74,13 @@ def _accuracy(model: nn.Module) -> float:
     return (model(x[1200:]).argmax(1) == y[1200:]).float().mean().item()
 
 
-@pytest.mark.parametrize("chip", [HERMES, at.chips.hermes64(output_noise=0.04), crossbar()], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "chip", [HERMES, at.chips.hermes64(output_noise=0.04), crossbar()], ids=lambda c: c.name
+)
 @pytest.mark.parametrize("name", NETS)
-def test_a_trained_model_is_no_worse_than_uncalibrated_and_nobody_is_warned(name: str, chip: at.Chip) -> None:
+def test_a_trained_model_is_no_worse_than_uncalibrated_and_nobody_is_warned(
+    name: str, chip: at.Chip
+) -> None:
     model = at.convert(copy.deepcopy(_trained(name)), chip).eval()
     before = _accuracy(model)
     at.calibrate(model, _digits()[0][:1200].split(200))
@@ -107,10 +117,19 @@ def test_heavy_tails_keep_a_range_per_vector_and_light_ones_do_not() -> None:
 def test_summary_names_the_layers_that_scale_each_vector_and_the_price() -> None:
     sizes = torch.logspace(-2, 2, 400).unsqueeze(1)
     text = str(at.summary(at.calibrate(_linear(), [_x(400, 64) * sizes])))
-    assert "1 of 1 layers scale each input vector by its largest input: 0. An MVM of n inputs and m outputs" in text
-    assert "n comparisons and n multiplications of the inputs, and m multiplications of the outputs" in text
-    assert "scale each input vector" not in str(at.summary(at.calibrate(_linear(), [_x(400, 64).clamp(-1, 1)])))
-    assert "scale each input vector" not in str(at.summary(_linear(at.chips.ideal())))  # it has no DAC
+    assert (
+        "1 of 1 layers scale each input vector by its largest input: 0. An MVM of n inputs and m "
+        "outputs" in text
+    )
+    assert (
+        "n comparisons and n multiplications of the inputs, and m multiplications of the outputs"
+        in text
+    )
+    assert "scale each input vector" not in str(
+        at.summary(at.calibrate(_linear(), [_x(400, 64).clamp(-1, 1)]))
+    )
+    # it has no DAC
+    assert "scale each input vector" not in str(at.summary(_linear(at.chips.ideal())))
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -119,14 +138,17 @@ def test_the_split_into_batches_does_not_change_the_ranges(name: str) -> None:
     found = []
     for batches in (x.split(150), x.split(30)):  # the last quarter of either is held back
         model = at.calibrate(at.convert(copy.deepcopy(_trained(name)), HERMES), batches)
-        found.append([(layer.input_ranges, layer.output_ranges) for _, layer in at.analog_layers(model)])
+        found.append(
+            [(layer.input_ranges, layer.output_ranges) for _, layer in at.analog_layers(model)]
+        )
     for (ranges, limits), (others, other_limits) in zip(*found, strict=True):
         assert ranges == others
         assert torch.allclose(limits, other_limits, rtol=1e-4)
 
 
 def test_what_is_held_back_serves_the_comparison_alone() -> None:
-    chip = dataclasses.replace(HERMES, output_bits=None)  # else rounding to 8 bits is compared as well
+    # else rounding to 8 bits is compared as well
+    chip = dataclasses.replace(HERMES, output_bits=None)
     x = _x(800, 64).clamp(-1, 1)
     found = []
     for last in (0.1, 0.9, 1.0):
@@ -135,11 +157,13 @@ def test_what_is_held_back_serves_the_comparison_alone() -> None:
     assert found[0] == found[1] == found[2] is not None
     x[600:] = 100 * x[:200]  # clipped by these ranges
     assert not at.calibrate(_linear(chip), x.split(200))[0].calibrated
-    assert at.calibrate(_linear(chip), x.split(200), method="absmax")[0].input_ranges == (100.0,)  # not compared
+    # not compared
+    assert at.calibrate(_linear(chip), x.split(200), method="absmax")[0].input_ranges == (100.0,)
 
 
 def _hostile() -> tuple[nn.Module, Tensor]:
-    """A model whose output is a small difference of large sums: rounding to 8 bits by column takes it away."""
+    """A model whose output is a small difference of large sums: rounding to 8 bits by column takes
+    it away."""
     torch.manual_seed(0)
     first, last = nn.Linear(64, 64, bias=False), nn.Linear(64, 8, bias=False)
     first.weight.data = torch.ones(64, 64) + 0.02 * torch.randn(64, 64)
@@ -149,10 +173,15 @@ def _hostile() -> tuple[nn.Module, Tensor]:
 
 def test_a_model_that_calibration_would_harm_is_left_as_it_is_with_a_warning() -> None:
     digital, x = _hostile()
-    chip = dataclasses.replace(HERMES, adc_steps=2**15, cell=at.chips.ideal().cell, output_bound=80.0, input_bits=12)
+    chip = dataclasses.replace(
+        HERMES, adc_steps=2**15, cell=at.chips.ideal().cell, output_bound=80.0, input_bits=12
+    )
     model = at.convert(digital, chip).eval()
     before = model(x)
-    with pytest.warns(UserWarning, match="closer to the digital ones without calibration, so it is left uncalibrated"):
+    with pytest.warns(
+        UserWarning,
+        match="closer to the digital ones without calibration, so it is left uncalibrated",
+    ):
         at.calibrate(model, x.split(500))
     assert not any(layer.calibrated for _, layer in at.analog_layers(model))
     assert all(layer.output_ranges is None for _, layer in at.analog_layers(model))
@@ -181,7 +210,10 @@ def test_the_judge_hears_of_large_errors_and_not_of_small_ones(outputs: int) -> 
 
 def test_an_adc_that_decides_the_error_is_named_with_the_remedy() -> None:
     chip = crossbar(output_noise=0.0, output_bound=600.0)
-    with pytest.warns(UserWarning, match=r"1 of 1 layers.* '0' \(\d+ %\).*adc='mse', adc_per='column'.*weight_scale"):
+    with pytest.warns(
+        UserWarning,
+        match=r"1 of 1 layers.* '0' \(\d+ %\).*adc='mse', adc_per='column'.*weight_scale",
+    ):
         at.calibrate(_linear(chip), [_x(400, 64)], method="absmax")
     at.calibrate(_linear(chip), [_x(400, 64)], method="absmax", adc="mse")  # the remedy
     noisy = crossbar(output_noise=5.0, output_bound=600.0)  # which is worse than what the ADC does
@@ -202,7 +234,10 @@ class _Attends(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention, self.unused = nn.MultiheadAttention(32, 2, batch_first=True), nn.Linear(32, 4)
+        self.attention, self.unused = (
+            nn.MultiheadAttention(32, 2, batch_first=True),
+            nn.Linear(32, 4),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         memory = x.flip(1) * 2
@@ -211,7 +246,10 @@ class _Attends(nn.Module):
 
 MODELS = {
     "attention": (_Attends, (30, 6, 32)),
-    "grouped": (lambda: nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 3)), (10, 8, 7, 7)),
+    "grouped": (
+        lambda: nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 3)),
+        (10, 8, 7, 7),
+    ),
     "recurrent": (lambda: nn.GRU(24, 12, batch_first=True), (20, 6, 24)),
 }
 
@@ -219,7 +257,9 @@ MODELS = {
 @pytest.mark.parametrize("adc_per", [None, "layer", "tile", "column"])
 @pytest.mark.parametrize("per", ["layer", "tile"])
 @pytest.mark.parametrize("name", MODELS)
-def test_all_kinds_of_layers_and_options_stay_near_the_digital_model(name: str, per: str, adc_per: str | None) -> None:
+def test_all_kinds_of_layers_and_options_stay_near_the_digital_model(
+    name: str, per: str, adc_per: str | None
+) -> None:
     torch.manual_seed(0)
     make, shape = MODELS[name]
     digital, x = make().eval(), _x(*shape)
@@ -234,7 +274,9 @@ def test_all_kinds_of_layers_and_options_stay_near_the_digital_model(name: str, 
         assert (layer.output_bounds is not None) == (used and adc_per is not None)
 
 
-def test_the_vectors_that_are_tried_are_limited_in_every_kind_of_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vectors_that_are_tried_are_limited_in_every_kind_of_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tried: dict[str, list[int]] = {}
     real = Trial._try
 
@@ -256,7 +298,9 @@ def test_the_vectors_that_are_tried_are_limited_in_every_kind_of_layer(monkeypat
 
 
 @pytest.mark.parametrize(("outputs", "threads"), [(32, 1), (128, 2)])
-def test_small_layers_are_looked_at_by_one_thread(outputs: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_layers_are_looked_at_by_one_thread(
+    outputs: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[int] = []
     monkeypatch.setattr(passes, "_WORTH_A_TEAM", 512 * 64 * 128)
     monkeypatch.setattr(Trial, "__call__", lambda *_: seen.append(torch.get_num_threads()))

@@ -17,7 +17,9 @@ CHIP = crossbar()
 
 def _model() -> nn.Module:
     torch.manual_seed(0)
-    return at.convert(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 4)), CHIP)
+    return at.convert(
+        nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 4)), CHIP
+    )
 
 
 def _batches(count: int = 4) -> list[torch.Tensor]:
@@ -78,8 +80,13 @@ def test_mse_weighs_the_rounding_of_the_readings(per: str) -> None:
     with torch.no_grad():
         errors = {scale: error(scale) for scale in (0.5, 0.7, 1.0, 1.4, 2.0)}
     assert errors[1.0] == pytest.approx(min(errors.values()), rel=0.05)
-    exact = at.calibrate(at.convert(copy.deepcopy(digital), dataclasses.replace(chip, output_bits=None)), [x], per=per)
-    assert (found < 0.9 * exact.input_range).all()  # it clips more than the inputs alone would ask for
+    exact = at.calibrate(
+        at.convert(copy.deepcopy(digital), dataclasses.replace(chip, output_bits=None)),
+        [x],
+        per=per,
+    )
+    # it clips more than the inputs alone would ask for
+    assert (found < 0.9 * exact.input_range).all()
 
 
 @pytest.mark.parametrize("adc", [None, "absmax"])
@@ -92,7 +99,12 @@ def test_mse_weighs_the_noise_of_the_readings(adc: str | None) -> None:
 
     def error(scale: float) -> float:
         model.set_input_range([found * scale])
-        return (at.program(model, seed=0).at("0 s", compensation="none")(x) - digital(x)).square().mean().item()
+        return (
+            (at.program(model, seed=0).at("0 s", compensation="none")(x) - digital(x))
+            .square()
+            .mean()
+            .item()
+        )
 
     with torch.no_grad():
         errors = {scale: error(scale) for scale in (0.5, 0.7, 1.0, 1.4, 2.0)}
@@ -117,22 +129,30 @@ def test_state_of_the_model_is_as_before_and_the_result_repeats() -> None:
 
 def test_kinds_of_batches() -> None:
     expected = _ranges(at.calibrate(_model(), _batches()))
-    for batches in ([(x, None) for x in _batches()], [[x] for x in _batches()], [{"input": x} for x in _batches()]):
+    for batches in (
+        [(x, None) for x in _batches()],
+        [[x] for x in _batches()],
+        [{"input": x} for x in _batches()],
+    ):
         assert _ranges(at.calibrate(_model(), iter(batches))) == expected
-    model = at.calibrate(_model(), [{"audio": x} for x in _batches()], forward=lambda m, b: m(b["audio"]))
+    model = at.calibrate(
+        _model(), [{"audio": x} for x in _batches()], forward=lambda m, b: m(b["audio"])
+    )
     assert _ranges(model) == expected
 
 
 def test_mappings_that_are_no_dict_and_packed_sequences() -> None:
     expected = _ranges(at.calibrate(_model(), _batches()))
-    assert _ranges(at.calibrate(_model(), [UserDict(input=x) for x in _batches()])) == expected  # as Hugging Face's are
+    # as Hugging Face's are
+    assert _ranges(at.calibrate(_model(), [UserDict(input=x) for x in _batches()])) == expected
     torch.manual_seed(0)
     lstm = at.convert(nn.LSTM(16, 8), CHIP)
     met: list[type] = []
     handle = lstm.register_forward_pre_hook(lambda _, args: met.append(type(args[0])))
     at.calibrate(lstm, [nn.utils.rnn.pack_sequence([torch.randn(5, 16), torch.randn(3, 16)])])
     handle.remove()
-    assert set(met) == {nn.utils.rnn.PackedSequence}  # not its first field, the steps of all sequences as one
+    # not its first field, the steps of all sequences as one
+    assert set(met) == {nn.utils.rnn.PackedSequence}
 
 
 def test_layers_that_are_called_by_keyword() -> None:
@@ -151,9 +171,13 @@ def test_a_percentile_that_is_zero_is_refused() -> None:
     x = torch.zeros(1000, 16)
     x[::100, 0] = 1.0
     model = at.convert(nn.Sequential(nn.Linear(16, 4, bias=False)), CHIP)
-    with pytest.raises(ValueError, match=r"layer '0'.*percentile=99.9 of the inputs is zero.*larger percentile"):
+    with pytest.raises(
+        ValueError, match=r"layer '0'.*percentile=99.9 of the inputs is zero.*larger percentile"
+    ):
         at.calibrate(model, [x], method="percentile")
-    silent = at.convert(nn.Sequential(nn.Linear(16, 4)), dataclasses.replace(CHIP, output_noise=0.0))
+    silent = at.convert(
+        nn.Sequential(nn.Linear(16, 4)), dataclasses.replace(CHIP, output_noise=0.0)
+    )
     with pytest.raises(ValueError, match=r"layer '0'.*percentile=98 of the partial sums is zero"):
         at.calibrate(silent, [x], adc="percentile", percentile=98)
     assert not model[0].calibrated
@@ -184,7 +208,9 @@ class Bypassed(nn.Module):
         (_batches(), {"adc": "std"}, "adc must be one of"),
     ],
 )
-def test_bad_calls_are_refused_and_change_nothing(batches: list, kwargs: dict, message: str) -> None:
+def test_bad_calls_are_refused_and_change_nothing(
+    batches: list, kwargs: dict, message: str
+) -> None:
     model = _model()
     with pytest.raises(ValueError, match=message):
         at.calibrate(model, batches, **kwargs)
@@ -235,7 +261,12 @@ def test_layers_that_may_be_unused_may_not_be_bypassed() -> None:
 
 def test_a_model_of_which_nothing_runs_is_refused_with_allow_unused_too() -> None:
     with pytest.raises(ValueError, match="3 of 3 analog layers never ran"):
-        at.calibrate(at.convert(Auxiliary(), CHIP), _batches(), allow_unused=True, forward=lambda model, batch: None)
+        at.calibrate(
+            at.convert(Auxiliary(), CHIP),
+            _batches(),
+            allow_unused=True,
+            forward=lambda model, batch: None,
+        )
 
 
 class Indirect(nn.Module):
@@ -251,9 +282,12 @@ class Indirect(nn.Module):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_call_that_is_routed_is_so_no_longer_when_the_calibration_fails(error: type[BaseException]) -> None:
+def test_a_call_that_is_routed_is_so_no_longer_when_the_calibration_fails(
+    error: type[BaseException],
+) -> None:
     def batches() -> Iterator[torch.Tensor]:
-        yield _batches()[0] * (error is KeyboardInterrupt)  # else zeros, which are refused in the end
+        # else zeros, which are refused in the end
+        yield _batches()[0] * (error is KeyboardInterrupt)
         if error is KeyboardInterrupt:
             raise KeyboardInterrupt
 
@@ -274,10 +308,13 @@ def test_one_batch_or_a_chip_without_its_time_is_refused(call: Callable) -> None
         ({"input": x}, "got dict; pass .batch."),
         (None, "NoneType"),
     ):
-        with pytest.raises(TypeError, match=f"{call.__name__}: batches must be an iterable of batches.*{message}"):
+        with pytest.raises(
+            TypeError, match=f"{call.__name__}: batches must be an iterable of batches.*{message}"
+        ):
             call(model, batches)
     with pytest.raises(
-        TypeError, match=f"{call.__name__}: model must be .*ProgrammedChip; a programmed chip is a model"
+        TypeError,
+        match=f"{call.__name__}: model must be .*ProgrammedChip; a programmed chip is a model",
     ):
         call(at.program(model, seed=1), [x])
     with pytest.raises(TypeError, match="must be a torch.nn.Module, got list"):
@@ -299,7 +336,9 @@ def test_progress_shows_a_bar(capsys: pytest.CaptureFixture) -> None:
 def test_std_is_a_multiple_of_the_standard_deviation_over_all_batches() -> None:
     x = [b * 3 + 1000 for b in _batches()]  # a mean that sums of squares would drown in
     model = at.calibrate(at.convert(nn.Linear(16, 4), CHIP), x, method="std")
-    assert _ranges(model)[0] == pytest.approx(3 * torch.cat(x).double().std(correction=0).item(), rel=1e-3)
+    assert _ranges(model)[0] == pytest.approx(
+        3 * torch.cat(x).double().std(correction=0).item(), rel=1e-3
+    )
     other = at.calibrate(at.convert(nn.Linear(16, 4), CHIP), x, method="std", deviations=1.5)
     assert _ranges(other)[0] == pytest.approx(_ranges(model)[0] / 2)
     with pytest.raises(ValueError, match="do not vary"):
@@ -319,10 +358,13 @@ def test_a_range_per_tile_suits_inputs_whose_halves_differ_in_size() -> None:
     x = [torch.randn(200, 32) * size for _ in range(3)]
     errors = {}
     for per in ("layer", "tile"):
-        model = at.convert(nn.Sequential(copy.deepcopy(digital)), dataclasses.replace(SMALL, output_bits=None)).eval()
+        model = at.convert(
+            nn.Sequential(copy.deepcopy(digital)), dataclasses.replace(SMALL, output_bits=None)
+        ).eval()
         at.calibrate(model, x, per=per)
         errors[per] = (model(x[0]) - digital(x[0])).square().mean().item()
-    # with one range the DAC's step, 300 / 127, is twice the small half's standard deviation: all its signal is lost
+    # with one range the DAC's step, 300 / 127, is twice the small half's standard deviation: all
+    # its signal is lost
     assert errors["tile"] < errors["layer"] / 100
     a, b = model[0].input_ranges
     assert 50 < a / b < 200
@@ -364,7 +406,9 @@ def test_matrices_of_recurrent_layers_and_layers_of_one_block() -> None:
     model = nn.ModuleDict({"lstm": nn.LSTM(40, 12), "head": nn.Linear(12, 3)})
     x = torch.randn(7, 5, 40)
     at.convert(model, SMALL)
-    at.calibrate(model, [x], method="absmax", per="tile", forward=lambda m, b: m["head"](m["lstm"](b)[0]))
+    at.calibrate(
+        model, [x], method="absmax", per="tile", forward=lambda m, b: m["head"](m["lstm"](b)[0])
+    )
     counts = {name: len(layer.input_ranges) for name, layer in at.analog_layers(model)}
     assert counts == {"lstm.ih_l0": 3, "lstm.hh_l0": 1, "head": 1}
 
@@ -372,8 +416,14 @@ def test_matrices_of_recurrent_layers_and_layers_of_one_block() -> None:
 def test_a_row_block_that_meets_zeros_only_takes_the_largest_of_the_others() -> None:
     x = torch.randn(50, 48)
     x[:, 16:32], x[:, 32:] = 0, 2.0
-    model = at.calibrate(at.convert(nn.Sequential(nn.Linear(48, 4)), SMALL), [x], per="tile", method="absmax")
-    assert model[0].input_ranges == (x[:, :16].abs().max().item(), pytest.approx(x.abs().max().item()), 2.0)
+    model = at.calibrate(
+        at.convert(nn.Sequential(nn.Linear(48, 4)), SMALL), [x], per="tile", method="absmax"
+    )
+    assert model[0].input_ranges == (
+        x[:, :16].abs().max().item(),
+        pytest.approx(x.abs().max().item()),
+        2.0,
+    )
 
 
 def _tiled() -> nn.Module:
@@ -393,7 +443,9 @@ def test_ranges_of_tiles_travel_and_go_back_to_one(tmp_path) -> None:
     other = _tiled().eval()
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(x), y)
-    loaded = at.load(at.save(model, tmp_path), nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4))).eval()
+    loaded = at.load(
+        at.save(model, tmp_path), nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4))
+    ).eval()
     assert torch.equal(loaded(x), y)
     assert loaded[0].input_ranges == ranges[0]
     from analogtorch.checkpoint import read
@@ -407,16 +459,18 @@ def test_ranges_of_tiles_travel_and_go_back_to_one(tmp_path) -> None:
     assert tuple(parameter.shape) == (1,)
     assert _ranges(model) == _ranges(at.calibrate(_tiled(), [x]))
     with pytest.raises(RuntimeError, match="one number; got 3: calibrate it anew"):
-        at.convert(nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4)), CHIP).load_state_dict(
-            other.state_dict()
-        )
+        at.convert(
+            nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4)), CHIP
+        ).load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match="one number, or one for each of its 3 row blocks; got 2"):
         model[0].set_input_range([1.0, 2.0])
 
 
 def test_an_ideal_chip_has_no_dac_to_give_ranges_to() -> None:
     model = at.calibrate(
-        at.convert(nn.Sequential(nn.Linear(600, 4)), at.chips.ideal()), [torch.ones(2, 600)], per="tile"
+        at.convert(nn.Sequential(nn.Linear(600, 4)), at.chips.ideal()),
+        [torch.ones(2, 600)],
+        per="tile",
     )
     assert model[0].row_blocks == 3
     assert model[0].input_ranges == (1.0,)

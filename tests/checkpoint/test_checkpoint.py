@@ -29,7 +29,9 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.embed = nn.Embedding(11, 8)
-        self.body = nn.ModuleDict({"conv": nn.Conv1d(8, 8, 3, padding=1), "norm": nn.BatchNorm1d(8)})
+        self.body = nn.ModuleDict(
+            {"conv": nn.Conv1d(8, 8, 3, padding=1), "norm": nn.BatchNorm1d(8)}
+        )
         self.shared = nn.Linear(8, 8)
         self.again = self.shared
         self.last = nn.Linear(8, 8)
@@ -104,7 +106,9 @@ def test_a_digital_model_becomes_the_saved_one(tmp_path: Path) -> None:
         assert torch.equal(model.train()(TOKENS), a)
 
 
-def test_a_converted_model_keeps_its_layers_and_ranges_are_those_of_the_file(tmp_path: Path) -> None:
+def test_a_converted_model_keeps_its_layers_and_ranges_are_those_of_the_file(
+    tmp_path: Path,
+) -> None:
     model = _analog()
     save(model, tmp_path)
     other = at.convert(Net(1), CHIP, exclude="last")
@@ -184,9 +188,13 @@ def test_every_type_of_weight(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_views_of_one_storage_and_other_strides(tmp_path: Path) -> None:
     flat = torch.randn(40)
     model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(3)])
-    for i, view in enumerate((flat[:16].view(4, 4), flat[8:24].view(4, 4), flat[24:].view(4, 4).t())):
+    for i, view in enumerate(
+        (flat[:16].view(4, 4), flat[8:24].view(4, 4), flat[24:].view(4, 4).t())
+    ):
         model[i].weight = nn.Parameter(view)
-    loaded = load(save(at.convert(model, CHIP), tmp_path), nn.Sequential(*[nn.Linear(4, 4) for _ in range(3)]))
+    loaded = load(
+        save(at.convert(model, CHIP), tmp_path), nn.Sequential(*[nn.Linear(4, 4) for _ in range(3)])
+    )
     assert all(torch.equal(loaded[i].weight, model[i].weight) for i in range(3))
 
 
@@ -228,7 +236,9 @@ def _program(model: nn.Module, **recipe) -> at.ProgrammedChip:
 
 @pytest.mark.parametrize("chip", [CHIP, at.chips.hermes64()], ids=lambda chip: chip.name)
 @pytest.mark.parametrize("number", range(3))
-def test_a_programmed_chip_comes_back_with_the_same_numbers(number: int, chip: at.Chip, tmp_path: Path) -> None:
+def test_a_programmed_chip_comes_back_with_the_same_numbers(
+    number: int, chip: at.Chip, tmp_path: Path
+) -> None:
     def net(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 5))
@@ -265,10 +275,14 @@ def test_load_gives_what_was_saved(tmp_path: Path) -> None:
 def test_a_programmed_chip_needs_its_generator_and_its_type(tmp_path: Path) -> None:
     model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP)
     save(_program(model), tmp_path)
-    with pytest.raises(ValueError, match=r"'0.weight' is torch.float64 in the model and torch.float32 in the file"):
+    with pytest.raises(
+        ValueError, match=r"'0.weight' is torch.float64 in the model and torch.float32 in the file"
+    ):
         load(tmp_path, copy.deepcopy(model).double())
     _edit(tmp_path, generator=99)
-    with pytest.raises(ValueError, match=r"version 99 of the noise generator.*would make another chip of seed -7"):
+    with pytest.raises(
+        ValueError, match=r"version 99 of the noise generator.*would make another chip of seed -7"
+    ):
         load(tmp_path, model)
 
 
@@ -290,11 +304,24 @@ def test_a_programmed_chip_needs_its_generator_and_its_type(tmp_path: Path) -> N
         ({"layers": 3}, "wrong shape"),
         ({"weights": {"file": "../x", "bytes": 1, "sha256": ""}}, "file must be"),
         ({"weights": {"file": WEIGHTS, "bytes": float("inf"), "sha256": ""}}, "wrong shape"),
-        ({"tied": {"head.weight": "nothing"}}, "do not fit together: tied 'head.weight' as 'nothing'"),
-        ({"programmed": {"seed": 1}}, r"missing fields \['defects', 'mapping', 'method'\]"),
-        ({"programmed": {"seed": 1.5, "method": None, "defects": None, "mapping": None}}, "seed must be an integer"),
         (
-            {"programmed": {"seed": 1, "method": {"type": "Guess"}, "defects": None, "mapping": None}},
+            {"tied": {"head.weight": "nothing"}},
+            "do not fit together: tied 'head.weight' as 'nothing'",
+        ),
+        ({"programmed": {"seed": 1}}, r"missing fields \['defects', 'mapping', 'method'\]"),
+        (
+            {"programmed": {"seed": 1.5, "method": None, "defects": None, "mapping": None}},
+            "seed must be an integer",
+        ),
+        (
+            {
+                "programmed": {
+                    "seed": 1,
+                    "method": {"type": "Guess"},
+                    "defects": None,
+                    "mapping": None,
+                }
+            },
             r"method must be one of \['GradientDescent', 'ProgramAndVerify'\], got 'Guess'",
         ),
         (
@@ -318,11 +345,20 @@ def test_bad_descriptions_are_refused(values: dict, message: str, tmp_path: Path
         ({"input_range": True}, "positive finite input_range, got True"),
         ({"input_range": [1.0, 2.0, 3.0]}, "has 3 input ranges.* and 1 row block in the model"),
         ({"key": None}, "key must be text, got None"),
-        ({"kind": "AnalogLinear"}, "layer 'body.conv'.*is an AnalogLinear there and would be an AnalogConv1d"),
+        (
+            {"kind": "AnalogLinear"},
+            "layer 'body.conv'.*is an AnalogLinear there and would be an AnalogConv1d",
+        ),
         ({"input_range": 1e300}, "does not fit in torch.float32"),
         ({"calibrated": False}, "has calibrated False and input_range 3.25"),
-        ({"shape": [1, 2]}, r"has shape \(1, 2\) in analog.json and \(8, 8, 3\) in weights.safetensors"),
-        ({"name": "body.cov"}, r"layer 'body.conv'|no module of the model \(nearest: 'body.conv'\)"),
+        (
+            {"shape": [1, 2]},
+            r"has shape \(1, 2\) in analog.json and \(8, 8, 3\) in weights.safetensors",
+        ),
+        (
+            {"name": "body.cov"},
+            r"layer 'body.conv'|no module of the model \(nearest: 'body.conv'\)",
+        ),
         ({"name": "body.norm"}, "cannot be analog in the model: no analog layer for BatchNorm1d"),
     ],
 )
@@ -341,9 +377,12 @@ def test_a_layer_of_another_kind_is_refused_though_its_weight_fits(tmp_path: Pat
             self.layer = layer
 
     save(at.convert(Projection(nn.Linear(8, 8)), CHIP), tmp_path)
-    for model in (Projection(Conv1D(8, 8)), at.convert(Projection(Conv1D(8, 8)), CHIP)):  # its weight is transposed
+    # its weight is transposed
+    for model in (Projection(Conv1D(8, 8)), at.convert(Projection(Conv1D(8, 8)), CHIP)):
         kind = type(model.layer)
-        with pytest.raises(ValueError, match="is an AnalogLinear there and would be an AnalogConv1D"):
+        with pytest.raises(
+            ValueError, match="is an AnalogLinear there and would be an AnalogConv1D"
+        ):
             load(tmp_path, model)
         assert type(model.layer) is kind
 
@@ -353,14 +392,24 @@ def test_an_unknown_chip_field_names_the_nearest(tmp_path: Path) -> None:
     chips = json.loads((tmp_path / DESCRIPTION).read_text())["chips"]
     chips[1]["input_bit"] = chips[1].pop("input_bits")
     _edit(tmp_path, chips=chips)
-    _refused(tmp_path, Net(1), r"analog\.json: chip: Chip has no field \['input_bit'\], did you mean 'input_bits'")
+    _refused(
+        tmp_path,
+        Net(1),
+        r"analog\.json: chip: Chip has no field \['input_bit'\], did you mean 'input_bits'",
+    )
 
 
-def test_a_description_without_a_checksum_is_accepted_and_an_edited_one_is_named(tmp_path: Path) -> None:
+def test_a_description_without_a_checksum_is_accepted_and_an_edited_one_is_named(
+    tmp_path: Path,
+) -> None:
     save(_analog(), tmp_path)
     text = (tmp_path / DESCRIPTION).read_text()
     (tmp_path / DESCRIPTION).write_text(text.replace('"input_range": 3.25', '"input_range": 3.5'))
-    _refused(tmp_path, Net(1), r"analog\.json: its 'checksum' does not belong.* remove the field 'checksum'")
+    _refused(
+        tmp_path,
+        Net(1),
+        r"analog\.json: its 'checksum' does not belong.* remove the field 'checksum'",
+    )
     (tmp_path / DESCRIPTION).write_text(text)
     _edit(tmp_path)
     assert _same(load(tmp_path, Net(1)), _analog())
@@ -393,7 +442,10 @@ def test_truncated_mixed_up_damaged_and_missing_weights_are_refused(tmp_path: Pa
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError, match=r"has no weights\.safetensors"):
         load(tmp_path, Net(1))
-    with pytest.raises(FileNotFoundError, match=r"has no analog\.json; give the folder that analogtorch\.save wrote"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"has no analog\.json; give the folder that analogtorch\.save wrote",
+    ):
         load(tmp_path / "nowhere", Net(1))
 
 
@@ -420,12 +472,26 @@ class Renamed(Net):
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     save(_analog(), tmp_path)
-    _refused(tmp_path, Renamed(), r"the file lacks 'lats.bias' \(nearest: 'last.bias'\).*the model lacks 'last")
-    _refused(tmp_path, Wider(), r"'last.weight' has shape \(9, 8\) in the model and \(8, 8\) in the file")
+    _refused(
+        tmp_path,
+        Renamed(),
+        r"the file lacks 'lats.bias' \(nearest: 'last.bias'\).*the model lacks 'last",
+    )
+    _refused(
+        tmp_path, Wider(), r"'last.weight' has shape \(9, 8\) in the model and \(8, 8\) in the file"
+    )
     tied = Net(1)
     tied.last.weight = tied.shared.weight
-    _refused(tmp_path, tied, "'shared.weight' and 'last.weight' are one tensor in the model and two in the file")
-    _refused(tmp_path, nn.Sequential(*[nn.Linear(2, 2) for _ in range(9)]), "; and more. The model is unchanged")
+    _refused(
+        tmp_path,
+        tied,
+        "'shared.weight' and 'last.weight' are one tensor in the model and two in the file",
+    )
+    _refused(
+        tmp_path,
+        nn.Sequential(*[nn.Linear(2, 2) for _ in range(9)]),
+        "; and more. The model is unchanged",
+    )
     lazy = Net(1)
     lazy.last = nn.LazyLinear(8)
     _refused(tmp_path, lazy, "'last.weight' is not initialised; run the model once first")
@@ -433,8 +499,16 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_that_is_analog_otherwise_is_refused(tmp_path: Path) -> None:
     save(_analog(), tmp_path)
-    _refused(tmp_path, at.convert(Net(1), CHIP), r"'last' is analog in the model and digital in .*to_digital\(model\)")
-    _refused(tmp_path, at.convert(Net(1), CHIP, exclude="last"), r"'shared'.* is on another chip in the model")
+    _refused(
+        tmp_path,
+        at.convert(Net(1), CHIP),
+        r"'last' is analog in the model and digital in .*to_digital\(model\)",
+    )
+    _refused(
+        tmp_path,
+        at.convert(Net(1), CHIP, exclude="last"),
+        r"'shared'.* is on another chip in the model",
+    )
     _refused(tmp_path, at.program(_analog(), seed=1).at(0), "belongs to a programmed chip")
     with pytest.raises(TypeError, match=r"torch\.nn\.Module, got str"):
         load(tmp_path, "net")  # type: ignore[arg-type]
@@ -443,7 +517,10 @@ def test_a_model_that_is_analog_otherwise_is_refused(tmp_path: Path) -> None:
 def _refused(folder: Path, model: nn.Module, message: str) -> None:
     """The load fails, and changes nothing of the model."""
     before = {name: dict(vars(m)) for name, m in model.named_modules()}
-    state = {name: None if nn.parameter.is_lazy(t) else t.clone() for name, t in model.state_dict().items()}
+    state = {
+        name: None if nn.parameter.is_lazy(t) else t.clone()
+        for name, t in model.state_dict().items()
+    }
     with pytest.raises(ValueError, match=message):
         load(folder, model)
     assert {name: dict(vars(m)) for name, m in model.named_modules()} == before
@@ -474,7 +551,9 @@ def test_models_that_cannot_be_saved_are_refused_and_nothing_is_written(tmp_path
 
 def test_saving_needs_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match="need the package safetensors; run: pip install safetensors"):
+    with pytest.raises(
+        ImportError, match="need the package safetensors; run: pip install safetensors"
+    ):
         save(_analog(), tmp_path / "new")
     assert not list(tmp_path.iterdir())
 
@@ -487,7 +566,9 @@ def _full(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("place", ["save_file", "write_text", "link_and_weights", "description"])
-def test_a_save_that_fails_leaves_the_old_checkpoint(place: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_save_that_fails_leaves_the_old_checkpoint(
+    place: str, tmp_path: Path, monkeypatch
+) -> None:
     save(_analog(), tmp_path)
     before = _files(tmp_path)
     replace = os.replace
@@ -500,7 +581,9 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(place: str, tmp_path: Path,
             name = WEIGHTS if place == "link_and_weights" else DESCRIPTION
             fails = lambda a, b: _full() if Path(b).name == name else replace(a, b)  # noqa: E731
             patch.setattr(os, "replace", fails)
-        with pytest.raises(OSError, match=r"could not write a checkpoint to .*: No space left.* is untouched"):
+        with pytest.raises(
+            OSError, match=r"could not write a checkpoint to .*: No space left.* is untouched"
+        ):
             save(at.convert(Net(1), CHIP), tmp_path)
     after = _files(tmp_path)
     after.pop(PREVIOUS, None)
@@ -524,7 +607,9 @@ class _Killed(BaseException):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_process_killed_between_the_two_files_leaves_the_old_checkpoint(links, tmp_path: Path, monkeypatch) -> None:
+def test_a_process_killed_between_the_two_files_leaves_the_old_checkpoint(
+    links, tmp_path: Path, monkeypatch
+) -> None:
     save(_analog(), tmp_path)
     new, replace = at.convert(Net(1), CHIP), os.replace
 
@@ -562,7 +647,9 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("root", [False, True])
-def test_recurrent_layers_are_saved_with_the_ranges_of_their_matrices(tmp_path: Path, root: bool) -> None:
+def test_recurrent_layers_are_saved_with_the_ranges_of_their_matrices(
+    tmp_path: Path, root: bool
+) -> None:
     torch.manual_seed(0)
     make = (lambda: nn.LSTM(5, 6, batch_first=True)) if root else Recurrent
     model, x = at.convert(make(), crossbar()), torch.randn(4, 7, 5)

@@ -1,4 +1,5 @@
-"""Several processes save to one folder and load from it: every load is one save, whole, or a named error."""
+"""Several processes save to one folder and load from it: every load is one save, whole, or a named
+error."""
 
 import re
 import subprocess
@@ -13,7 +14,15 @@ import tests.checkpoint.writers as writers
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_loads_are_never_a_mix_and_nobody_crashes(seconds: int, tmp_path: Path) -> None:
     folder = tmp_path / "net"
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", writers.__name__, str(folder), str(seconds)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-m",
+        writers.__name__,
+        str(folder),
+        str(seconds),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     counts = {"saves": 0, "loads": 0, "refused": 0}
@@ -21,5 +30,6 @@ def test_loads_are_never_a_mix_and_nobody_crashes(seconds: int, tmp_path: Path) 
         counts[what] += int(count)
     assert counts["saves"] > 10, counts
     assert counts["loads"] > 10, counts
-    assert counts["refused"] <= counts["loads"] // 10, counts  # somebody who only waits for a gap does not starve
+    # somebody who only waits for a gap does not starve
+    assert counts["refused"] <= counts["loads"] // 10, counts
     assert sorted(p.name for p in folder.iterdir()) == ["analog.json", "weights.safetensors"]

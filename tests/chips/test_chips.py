@@ -6,7 +6,9 @@ import pytest
 import analogtorch as at
 
 
-@pytest.mark.parametrize("device", ["two_device", "one_device", "two_equal", "two_sequential", "pcm_like"])
+@pytest.mark.parametrize(
+    "device", ["two_device", "one_device", "two_equal", "two_sequential", "pcm_like"]
+)
 def test_every_option_survives_json(device: str) -> None:
     chip = at.chips.hermes64(device=device)
     assert at.chips.from_dict(json.loads(json.dumps(at.chips.to_dict(chip)))) == chip
@@ -14,13 +16,21 @@ def test_every_option_survives_json(device: str) -> None:
 
 def test_hermes64_is_the_published_chip() -> None:
     chip = at.chips.hermes64()
-    assert (chip.tiles, chip.rows, chip.cols, chip.input_bits, chip.output_bits) == (64, 256, 256, 8, 8)
+    assert (chip.tiles, chip.rows, chip.cols, chip.input_bits, chip.output_bits) == (
+        64,
+        256,
+        256,
+        8,
+        8,
+    )
     assert chip.cells == 4_194_304
     assert any("ASSUMED" in source for source in chip.sources)
 
 
 def test_unknown_names_are_refused_with_what_is_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown chip 'hermes', did you mean 'hermes64'\?; known: hermes64"):
+    with pytest.raises(
+        ValueError, match=r"unknown chip 'hermes', did you mean 'hermes64'\?; known: hermes64"
+    ):
         at.chips.get("hermes")
     with pytest.raises(ValueError, match="device must be one of"):
         at.chips.hermes64(device="three_device")
@@ -60,9 +70,18 @@ def test_bad_fields_are_refused(field: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("bits", "steps", "adc", "unit"),
-    [(8, None, 127, 0), (4, None, 7, 0), (None, None, 0, 0), (8, 422, 422, 8), (None, 422, 422, 0), (8, 1, 1, 8)],
+    [
+        (8, None, 127, 0),
+        (4, None, 7, 0),
+        (None, None, 0, 0),
+        (8, 422, 422, 8),
+        (None, 422, 422, 0),
+        (8, 1, 1, 8),
+    ],
 )
-def test_the_bits_are_the_adcs_or_those_of_the_unit_behind_it(bits: object, steps: object, adc: int, unit: int) -> None:
+def test_the_bits_are_the_adcs_or_those_of_the_unit_behind_it(
+    bits: object, steps: object, adc: int, unit: int
+) -> None:
     chip = dataclasses.replace(at.chips.hermes64(), output_bits=bits, adc_steps=steps)
     assert (chip.output_steps, chip.unit_bits) == (adc, unit)
 
@@ -76,7 +95,8 @@ def test_hermes64_names_the_noise_it_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"weight": "uniform"}, {"scale": -1.0}, {"scale": float("nan")}, {"weight": "gaussian"}]
+    "kwargs",
+    [{"weight": "uniform"}, {"scale": -1.0}, {"scale": float("nan")}, {"weight": "gaussian"}],
 )
 def test_bad_training_noise_is_refused(kwargs: dict) -> None:
     with pytest.raises(ValueError, match="TrainingNoise"):
@@ -100,11 +120,20 @@ def test_bad_descriptions_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": "devices"}, r"one of \('none', 'gaussian', 'programming', 'device'\), got 'devices'"),
-        ({"weight": "device", "time": "soon"}, "TrainingNoise.time: time 'soon' is not understood; give seconds"),
+        (
+            {"weight": "devices"},
+            r"one of \('none', 'gaussian', 'programming', 'device'\), got 'devices'",
+        ),
+        (
+            {"weight": "device", "time": "soon"},
+            "TrainingNoise.time: time 'soon' is not understood; give seconds",
+        ),
         ({"weight": "device", "time": -1.0}, "TrainingNoise.time: .* >= 0, got -1.0"),
         ({"time": "1 year"}, "time='1 year' needs weight='device', got weight='programming'"),
-        ({"drop_connect": 1.0}, r"drop_connect must be a probability in \[0, 1\), got 1.0; write one such as 0.01"),
+        (
+            {"drop_connect": 1.0},
+            r"drop_connect must be a probability in \[0, 1\), got 1.0; write one such as 0.01",
+        ),
         ({"drop_connect": "0.1"}, "drop_connect must be a probability"),
         ({"per_sample": 1}, "per_sample must be True or False, got 1"),
     ],

@@ -14,7 +14,11 @@ assert COST is not None
 def test_charges_add_up_and_shrink_with_use() -> None:
     full = COST.mvm_energy.value
     assert COST.mvm(rows=1, cols=1, cells=1).total == pytest.approx(full)
-    for charge, share in (("tile", 1.0), ("column", 0.25), ("model", 0.05 + 0.125 / 2 + 0.65 / 4 + 0.175 / 8)):
+    for charge, share in (
+        ("tile", 1.0),
+        ("column", 0.25),
+        ("model", 0.05 + 0.125 / 2 + 0.65 / 4 + 0.175 / 8),
+    ):
         energy = COST.mvm(rows=0.5, cols=0.25, cells=0.125, charge=charge)
         assert energy.total == pytest.approx(full * share)
     drifted = COST.mvm(rows=1, cols=1, cells=1, conductance=0.5)
@@ -63,7 +67,9 @@ def test_bad_costs_are_refused(changes: dict, message: str) -> None:
 
 
 def test_bad_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must add up to 1, got 0.05 \+ 0.125 \+ 0.5 \+ 0.65 = 1.325"):
+    with pytest.raises(
+        ValueError, match=r"must add up to 1, got 0.05 \+ 0.125 \+ 0.5 \+ 0.65 = 1.325"
+    ):
         dataclasses.replace(COST.shares, array=_figure(0.5))
     with pytest.raises(ValueError, match="Network.grid_columns must be an integer >= 1"):
         dataclasses.replace(COST.network, grid_columns=0)

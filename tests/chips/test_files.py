@@ -18,7 +18,9 @@ PRESETS = [
     at.chips.neurram48(output_bits=8, input_bits=6),
     at.chips.ideal(),
     at.chips.hermes64(
-        training=at.TrainingNoise(weight="device", time="1 h", drop_connect=0.01, per_sample=True, scale=0.5)
+        training=at.TrainingNoise(
+            weight="device", time="1 h", drop_connect=0.01, per_sample=True, scale=0.5
+        )
     ),
 ]
 
@@ -38,13 +40,19 @@ def test_numbers_of_numpy_are_saved_as_numbers(suffix: str, tmp_path: Path) -> N
     chip = dataclasses.replace(at.chips.hermes64(), cell=cell, output_bound=np.float64(10.0))
     loaded = at.chips.load(at.chips.save(chip, tmp_path / f"mine{suffix}"))
     assert loaded == chip
-    assert (loaded.cell.device.g_max, loaded.cell.devices_per_polarity, loaded.output_bound) == (20.0, 2, 10.0)
+    assert (loaded.cell.device.g_max, loaded.cell.devices_per_polarity, loaded.output_bound) == (
+        20.0,
+        2,
+        10.0,
+    )
 
 
 def test_a_curve_without_a_form_in_files_is_named(tmp_path: Path) -> None:
     device = dataclasses.replace(at.devices.pcm_like(), drift_mean=lambda r: 0.05 + 0 * r)
     chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.UnitCell(device=device))
-    with pytest.raises(TypeError, match=r"chip.cell.device.drift_mean is <function .*; what has: .*Polynomial"):
+    with pytest.raises(
+        TypeError, match=r"chip.cell.device.drift_mean is <function .*; what has: .*Polynomial"
+    ):
         at.chips.save(chip, tmp_path / "mine.json")
     assert not list(tmp_path.iterdir())
 
@@ -55,7 +63,9 @@ def test_a_curve_that_is_not_finite_is_refused(suffix: str, tmp_path: Path) -> N
     data["cell"]["device"]["programming_std"]["coefficients"][1] = float("nan")
     path = tmp_path / f"mine{suffix}"
     path.write_text(json.dumps(data) if suffix == ".json" else yaml.safe_dump(data))
-    with pytest.raises(ValueError, match=r"programming_std: Polynomial.coefficients\[1\] must be a finite number"):
+    with pytest.raises(
+        ValueError, match=r"programming_std: Polynomial.coefficients\[1\] must be a finite number"
+    ):
         at.chips.load(path)
 
 
@@ -70,13 +80,18 @@ def test_a_file_from_before_cost_and_planes_loads(tmp_path: Path) -> None:
 
 def test_a_file_from_before_the_digital_unit_loads(tmp_path: Path) -> None:
     old = at.chips.to_dict(at.chips.hermes64())
-    assert (old.pop("adc_steps"), old.pop("adc_gain_std"), old.pop("column_calibration")) == (422, 0.0709, True)
+    assert (old.pop("adc_steps"), old.pop("adc_gain_std"), old.pop("column_calibration")) == (
+        422,
+        0.0709,
+        True,
+    )
     path = tmp_path / "old.json"
     path.write_text(json.dumps(old))
     plain = {"adc_steps": None, "adc_gain_std": 0.0, "column_calibration": False}
     chip = at.chips.load(path)
     assert chip == dataclasses.replace(at.chips.hermes64(), **plain)
-    assert (chip.output_steps, chip.unit_bits) == (127, 0)  # an ADC of the output's 8 bits, as it was
+    # an ADC of the output's 8 bits, as it was
+    assert (chip.output_steps, chip.unit_bits) == (127, 0)
 
 
 def test_a_file_from_before_device_noise_loads(tmp_path: Path) -> None:
@@ -106,7 +121,11 @@ def _edited(path: Path, keys: tuple[str, ...], value: object) -> Path:
         (("tiles",), 0, "Chip.tiles must be an integer >= 1, got 0"),
         (("rowz",), 3, r"no field \['rowz'\]"),
         (("cost", "mvm_enregy"), 3, r"chip.cost: Cost has no field \['mvm_enregy'\]"),
-        (("cost", "mvm_energy", "value"), -1.0, r"chip.cost.mvm_energy: Figure.value must be .* >= 0, got -1.0"),
+        (
+            ("cost", "mvm_energy", "value"),
+            -1.0,
+            r"chip.cost.mvm_energy: Figure.value must be .* >= 0, got -1.0",
+        ),
         (("cost", "mvm_energy", "value"), "5e-8", "chip.cost.mvm_energy: .* in YAML write 5.0e-7"),
         (
             ("cost", "network", "hop_energy", "kind"),
@@ -130,7 +149,9 @@ def test_a_misspelt_key_names_the_nearest_one(tmp_path: Path) -> None:
     data["outptu_noise"] = data.pop("output_noise")
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"no field \['outptu_noise'\], did you mean 'output_noise'\?"):
+    with pytest.raises(
+        ValueError, match=r"no field \['outptu_noise'\], did you mean 'output_noise'\?"
+    ):
         at.chips.load(path)
 
 
@@ -158,14 +179,22 @@ def test_files_that_are_no_chip_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 40)), "values once"),
-        ("a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 900)), "nested more than 50 levels"),
+        (
+            "a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 40)),
+            "values once",
+        ),
+        (
+            "a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 900)),
+            "nested more than 50 levels",
+        ),
         ("a: &a [*a]\n", "nested more than 50 levels"),
         ("[" * 3000, "nested more than 50 levels"),
     ],
     ids=["bomb", "chain", "loop", "deep"],
 )
-def test_yaml_that_grows_when_it_is_read_is_refused(text: str, message: str, tmp_path: Path) -> None:
+def test_yaml_that_grows_when_it_is_read_is_refused(
+    text: str, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=message) as caught:

@@ -36,11 +36,19 @@ def test_the_ideal_chip_has_none_and_the_default_chip_those_of_hermes() -> None:
     assert at.chips.ideal().non_idealities() == ()
     assert at.chips.ideal().without("drift") is not None
     devices = ("programming_noise", "drift", "read_noise")
-    assert at.chips.hermes64().non_idealities() == ("dac", *devices, "adc_gain", "adc", "digital_unit")
+    assert at.chips.hermes64().non_idealities() == (
+        "dac",
+        *devices,
+        "adc_gain",
+        "adc",
+        "digital_unit",
+    )
 
 
 def test_an_unknown_name_is_named_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"unknown non-ideality 'drft', did you mean 'drift'.*known: dac, "):
+    with pytest.raises(
+        ValueError, match=r"unknown non-ideality 'drft', did you mean 'drift'.*known: dac, "
+    ):
         HERMES.without("drft")
     with pytest.raises(ValueError, match="unknown non-ideality 3"):
         HERMES.without(3)  # type: ignore[arg-type]
@@ -60,10 +68,14 @@ def test_a_chip_without_any_computes_the_digital_product(chip: at.Chip) -> None:
 @pytest.mark.parametrize("name", ["programming_noise", "drift", "read_noise"])
 def test_devices_without_one_keep_the_draws_of_the_others(name: str) -> None:
     model = at.convert(nn.Sequential(nn.Linear(64, 32, bias=False)), HERMES.without("adc_gain"))
-    bare = at.convert(nn.Sequential(nn.Linear(64, 32, bias=False)), HERMES.without("adc_gain", name))
+    bare = at.convert(
+        nn.Sequential(nn.Linear(64, 32, bias=False)), HERMES.without("adc_gain", name)
+    )
     bare.load_state_dict(model.state_dict())
     pcm = dataclasses.replace(HERMES.cell.device, **{f"{name.removesuffix('_noise')}_scale": 0.0})
-    scaled = dataclasses.replace(HERMES.without("adc_gain"), cell=dataclasses.replace(HERMES.cell, device=pcm))
+    scaled = dataclasses.replace(
+        HERMES.without("adc_gain"), cell=dataclasses.replace(HERMES.cell, device=pcm)
+    )
     other = at.convert(nn.Sequential(nn.Linear(64, 32, bias=False)), scaled)
     other.load_state_dict(model.state_dict())
     x, views = torch.randn(8, 64), []
@@ -84,10 +96,14 @@ def test_reram_without_drift_keeps_its_first_error() -> None:
 
 def test_training_noise_goes_with_the_noise_of_programming() -> None:
     torch.manual_seed(0)
-    layer = at.convert(nn.Sequential(nn.Linear(64, 8)), HERMES.without("programming_noise", "output_noise")).train()
+    layer = at.convert(
+        nn.Sequential(nn.Linear(64, 8)), HERMES.without("programming_noise", "output_noise")
+    ).train()
     x = torch.randn(4, 64)
     assert torch.equal(layer(x), layer(x))
-    noisy = at.convert(nn.Sequential(nn.Linear(64, 8)), HERMES.without("drift", "output_noise")).train()
+    noisy = at.convert(
+        nn.Sequential(nn.Linear(64, 8)), HERMES.without("drift", "output_noise")
+    ).train()
     assert not torch.equal(noisy(x), noisy(x))
 
 

@@ -5,7 +5,8 @@ import pytest
 import analogtorch as at
 
 
-# Le Gallo 2023: 63.1 TOPS at 9.76 TOPS/W (1-phase), 16.1 at 2.48 (4-phase, the default); the rest is their arithmetic
+# Le Gallo 2023: 63.1 TOPS at 9.76 TOPS/W (1-phase), 16.1 at 2.48 (4-phase, the default); the rest
+# is their arithmetic
 @pytest.mark.parametrize(
     ("phases", "nanoseconds", "microjoules", "watts", "nanojoules_per_core"),
     [(1, 133, 0.859, 6.47, 13.4), (4, 521, 3.383, 6.49, 52.9)],
@@ -22,13 +23,16 @@ def test_hermes64_peak(phases, nanoseconds, microjoules, watts, nanojoules_per_c
     assert at.chips.hermes64().cost.phases == 4
 
 
-# Ambrogio 2023: 20.0 -> 12.4 -> 6.94 TOPS/W; 26.2, 42.3, 75.5 nJ and 100, 161, 288 fJ are their arithmetic
+# Ambrogio 2023: 20.0 -> 12.4 -> 6.94 TOPS/W; 26.2, 42.3, 75.5 nJ and 100, 161, 288 fJ are their
+# arithmetic
 def test_ibm_speech34_ladder() -> None:
     chip = at.chips.ibm_speech34()
     ladder = at.cost_model.published(chip)
     assert [e.scope for e in ladder] == ["tile", "chip", "system"]
     assert [e.tops_per_watt for e in ladder] == [20.0, 12.4, 6.94]
-    assert [e.joules(512 * 512) * 1e9 for e in ladder] == pytest.approx([26.2, 42.3, 75.5], rel=0.02)
+    assert [e.joules(512 * 512) * 1e9 for e in ladder] == pytest.approx(
+        [26.2, 42.3, 75.5], rel=0.02
+    )
     assert [e.femtojoules_per_mac for e in ladder] == pytest.approx([100, 161, 288], rel=0.02)
     factors = [b.tops_per_watt / a.tops_per_watt for a, b in zip(ladder, ladder[1:], strict=False)]
     assert factors == pytest.approx([0.62, 0.56], rel=0.02)
@@ -63,11 +67,14 @@ def test_neurram48_by_bits(output_bits: int, input_bits: int, tops: float, per_w
 def test_neurram48_is_the_published_chip() -> None:
     chip = at.chips.neurram48()
     assert chip.tiles * 256 * 256 == chip.cells * chip.cell.devices  # two cells per signed weight
-    assert at.cost_model.peak(chip).joules / at.cost_model.peak(chip).operations == pytest.approx(62.4e-15, rel=0.02)
+    assert at.cost_model.peak(chip).joules / at.cost_model.peak(chip).operations == pytest.approx(
+        62.4e-15, rel=0.02
+    )
     assert at.cost_model.published(chip)[0].tops_per_watt == pytest.approx(16.0, rel=0.02)
 
 
-# Ambrogio 2023: 34 tiles of 512x512, 35 M PCM; an RNN-T of 45 M weights on five chips with more than 140 M PCM
+# Ambrogio 2023: 34 tiles of 512x512, 35 M PCM; an RNN-T of 45 M weights on five chips with more
+# than 140 M PCM
 def test_ibm_speech34_capacity() -> None:
     four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
     assert (four.cells, two.cells) == pytest.approx((8.9e6, 17.8e6), rel=0.02)
@@ -88,13 +95,24 @@ def test_a_plan_gives_the_accurate_cells_by_priority() -> None:
     sizes = {"large": 12_000_000, "middle": 6_000_000, "small": 2_000_000}
     assert at.mapping.plan_devices(sizes, four, two, 1 + 2) == {"large": 4, "middle": 4, "small": 4}
     assert at.mapping.plan_devices(sizes, four, two, 2) == {"large": 2, "middle": 4, "small": 4}
-    assert at.mapping.plan_devices(sizes, four, two, 2, first=["small", "m*"]) == {"large": 2, "middle": 4, "small": 4}
+    assert at.mapping.plan_devices(sizes, four, two, 2, first=["small", "m*"]) == {
+        "large": 2,
+        "middle": 4,
+        "small": 4,
+    }
     two_middle = {"large": 9_000_000, "a": 5_000_000, "b": 5_000_000}
     assert at.mapping.plan_devices(two_middle, four, two, 2) == {"large": 2, "a": 4, "b": 2}
-    assert at.mapping.plan_devices(two_middle, four, two, 2, first=["b"]) == {"large": 2, "a": 2, "b": 4}
+    assert at.mapping.plan_devices(two_middle, four, two, 2, first=["b"]) == {
+        "large": 2,
+        "a": 2,
+        "b": 4,
+    }
     assert list(at.mapping.plan_devices(sizes, four, two, 2)) == list(sizes)
     for arguments, message in (
-        ((sizes, four, two, 1), "20,000,000 weights need 2 chips with 2 devices each, got 1; take more"),
+        (
+            (sizes, four, two, 1),
+            "20,000,000 weights need 2 chips with 2 devices each, got 1; take more",
+        ),
         ((sizes, two, four, 2), "accurate must have more devices per weight than dense, got 2"),
         (({}, four, two, 2), "weights is empty"),
         (({"a": 0}, four, two, 2), r"weights\['a'\] must be an integer >= 1, got 0"),
@@ -102,7 +120,9 @@ def test_a_plan_gives_the_accurate_cells_by_priority() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             at.mapping.plan_devices(*arguments)
-    with pytest.raises(ValueError, match=r"first names 'x\*', which matches none of the 3 matrices: large"):
+    with pytest.raises(
+        ValueError, match=r"first names 'x\*', which matches none of the 3 matrices: large"
+    ):
         at.mapping.plan_devices(sizes, four, two, 2, first=["x*"])
     with pytest.raises(ValueError, match=r"such as \['small'\]"):
         at.mapping.plan_devices(sizes, four, two, 2, first="small")
@@ -119,7 +139,9 @@ def test_device_models_say_what_they_are() -> None:
 def test_conductance_left() -> None:
     cell = at.chips.hermes64().cell
     assert at.chips.mean_conductance(cell, 0.0) == pytest.approx(1.0)
-    assert 0.4 < at.chips.mean_conductance(cell, 3e8) < at.chips.mean_conductance(cell, 86_400.0) < 0.8
+    assert (
+        0.4 < at.chips.mean_conductance(cell, 3e8) < at.chips.mean_conductance(cell, 86_400.0) < 0.8
+    )
     assert at.chips.mean_conductance(at.chips.neurram48().cell, 3e8) == pytest.approx(1.0)
 
 
@@ -132,7 +154,9 @@ def test_bad_options_are_refused() -> None:
         at.chips.neurram48(output_bits=8, input_bits=8)
     with pytest.raises(ValueError, match="has no cost"):
         at.cost_model.peak(at.chips.ideal())
-    with pytest.raises(ValueError, match=r"need 90,000,000 devices with 2 each, got 80,000,000; take more chips"):
+    with pytest.raises(
+        ValueError, match=r"need 90,000,000 devices with 2 each, got 80,000,000; take more chips"
+    ):
         at.mapping.device_mix(45_000_000, 80_000_000)
     with pytest.raises(ValueError, match="least must be below most"):
         at.mapping.device_mix(10, 40, most=2, least=2)

@@ -15,9 +15,12 @@ def _chip(rows: int = 256, cols: int = 256, **kwargs: object) -> at.Chip:
 
 
 def _cells(section: Section) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output and input row of each cell of the section's flattened weight, as positions in the layer."""
+    """Output and input row of each cell of the section's flattened weight, as positions in the
+    layer."""
     outputs, first = section.positions(torch.device("cpu"))
-    return outputs.unsqueeze(1).expand(-1, section.rows), first.unsqueeze(1) + torch.arange(section.rows)
+    return outputs.unsqueeze(1).expand(-1, section.rows), first.unsqueeze(1) + torch.arange(
+        section.rows
+    )
 
 
 @settings(deadline=None, max_examples=200)
@@ -30,7 +33,9 @@ def _cells(section: Section) -> tuple[torch.Tensor, torch.Tensor]:
     groups=st.integers(1, 5),
     grouped=st.sampled_from(["sequential", "block_diagonal"]),
 )
-def test_every_weight_is_in_exactly_one_block_that_fits(rows, cols, kernel, channels, outputs, groups, grouped) -> None:
+def test_every_weight_is_in_exactly_one_block_that_fits(
+    rows, cols, kernel, channels, outputs, groups, grouped
+) -> None:
     shape = (outputs * groups, channels, *kernel)
     seen = torch.zeros(outputs * groups, channels * groups * math.prod(kernel), dtype=torch.int64)
     for section in sections(shape, groups, _chip(rows, cols, grouped=grouped)):
@@ -44,12 +49,17 @@ def test_every_weight_is_in_exactly_one_block_that_fits(rows, cols, kernel, chan
         assert sum(c.stop - c.start for c in section.col_blocks) == section.shape[0]
         assert all(c.stop - c.start <= cols for c in section.col_blocks)
         assert section.bounds[-1] == section.rows == ones[0].numel()
-        for block, start, end in zip(section.row_blocks, section.bounds[:-1], section.bounds[1:], strict=True):
+        for block, start, end in zip(
+            section.row_blocks, section.bounds[:-1], section.bounds[1:], strict=True
+        ):
             flat = torch.arange(section.rows).view(section.shape[1:])[block].flatten()
-            assert torch.equal(flat, torch.arange(start, end))  # a block is contiguous in the flattened weight
+            # a block is contiguous in the flattened weight
+            assert torch.equal(flat, torch.arange(start, end))
         out, row = _cells(section)
         seen.index_put_((out, row), ones.flatten(1).long(), accumulate=True)
-    inside = torch.block_diag(*[torch.ones(outputs, channels * math.prod(kernel), dtype=torch.int64)] * groups)
+    inside = torch.block_diag(
+        *[torch.ones(outputs, channels * math.prod(kernel), dtype=torch.int64)] * groups
+    )
     assert torch.equal(seen, inside)
 
 
@@ -78,5 +88,13 @@ def test_a_cell_keeps_its_noise_wherever_it_is_placed(grouped: str) -> None:
     for section in sections((8, 2, 3), 4, _chip(grouped=grouped)):
         out, row = _cells(section)
         own = section.weight(torch.ones(8, 2, 3)).flatten(1) > 0
-        whole.update(zip(zip(out[own].tolist(), row[own].tolist(), strict=True), [1] * int(own.sum()), strict=True))
-    assert sorted(whole) == [(o, r) for o in range(8) for r in range((o // 2) * 6, (o // 2) * 6 + 6)]
+        whole.update(
+            zip(
+                zip(out[own].tolist(), row[own].tolist(), strict=True),
+                [1] * int(own.sum()),
+                strict=True,
+            )
+        )
+    assert sorted(whole) == [
+        (o, r) for o in range(8) for r in range((o // 2) * 6, (o // 2) * 6 + 6)
+    ]

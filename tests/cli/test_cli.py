@@ -31,7 +31,9 @@ def test_info_names_the_extra_of_absent_packages(capsys, monkeypatch) -> None:
     monkeypatch.setattr(cli, "_version", lambda name: None if name == "espeakng-loader" else "1.0")
     monkeypatch.setattr(cli, "version", lambda name: "1.0")
     assert cli.main(["info"]) == 0
-    assert 'espeakng-loader absent  (pip install "analogtorch[synthetic]")' in capsys.readouterr().out
+    assert (
+        'espeakng-loader absent  (pip install "analogtorch[synthetic]")' in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -55,7 +57,15 @@ def test_help_explains_every_option(capsys) -> None:
     assert done.value.code == 0
     text = capsys.readouterr().out
     explained = text[text.index("options:") :]
-    for option in ("--config", "--out", "--resume", "--overwrite", "--progress", "--debug", *_options(KWSConfig())):
+    for option in (
+        "--config",
+        "--out",
+        "--resume",
+        "--overwrite",
+        "--progress",
+        "--debug",
+        *_options(KWSConfig()),
+    ):
         # the option, its metavar, and then words of its own before "(type"
         assert re.search(rf"\n  {re.escape(option)} [^\n]*\s+[^(\s]", explained), option
         assert not re.search(rf"\n  {re.escape(option)} \S+\s+\((type|required)", explained), option
@@ -72,7 +82,11 @@ def test_every_configuration_parses_and_says_how_to_launch_it(path: Path) -> Non
 
 def test_there_is_a_configuration_for_each_source() -> None:
     sources = {path.name: parse(["--config", str(path)]).config.data.source for path in CONFIGS}
-    assert sources == {"real.yaml": "folder", "speech_commands.yaml": "speech_commands", "synthetic.yaml": "synthetic"}
+    assert sources == {
+        "real.yaml": "folder",
+        "speech_commands.yaml": "speech_commands",
+        "synthetic.yaml": "synthetic",
+    }
 
 
 def test_a_configuration_with_earlier_names_is_read(tmp_path: Path) -> None:
@@ -84,9 +98,15 @@ def test_a_configuration_with_earlier_names_is_read(tmp_path: Path) -> None:
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
-    file.write_text("seed: 5\nhwa: {epochs: 3, learning_rate: 1e-4}\nchip: {options: {device: one_device}}\n")
+    file.write_text(
+        "seed: 5\nhwa: {epochs: 3, learning_rate: 1e-4}\nchip: {options: {device: one_device}}\n"
+    )
     arguments = parse(["--config", str(file), "--seed", "7", "--out", "x"])
-    assert (arguments.config.seed, arguments.config.hwa.epochs, arguments.config.hwa.learning_rate) == (7, 3, 1e-4)
+    assert (
+        arguments.config.seed,
+        arguments.config.hwa.epochs,
+        arguments.config.hwa.learning_rate,
+    ) == (7, 3, 1e-4)
     assert arguments.config.hwa.clip_sigma == KWSConfig().hwa.clip_sigma
     assert arguments.config.chip.build().name == "hermes64[one_device]"
     assert arguments.out == Path("x")
@@ -102,7 +122,10 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (["kws", "--seed=-1"], "seed=-1"),
         (["kws", "--config", "nope.yaml"], "nope.yaml"),
         (["kws", "--data.source", "radio"], "speech_commands"),
-        (["kws", "--data.synthetic.per_class", "5"], "Synthetic.per_class must be an integer >= 10, got 5"),
+        (
+            ["kws", "--data.synthetic.per_class", "5"],
+            "Synthetic.per_class must be an integer >= 10, got 5",
+        ),
         (["kws", "--chip.name", "hermes6"], "did you mean 'hermes64'?"),
         (["kws", '--chip.options={"device": "foo"}'], "two_device"),
         (["kws", "--sweep.num_chips", "0"], "sweep.num_chips=0"),
@@ -115,11 +138,19 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         (["kws", "--accelerator=tpu"], "Expected"),
         (["kws", "--threads=0"], "at least 1 thread"),
         (["kws", "--out=/proc/x"], "could not make the folder /proc/x"),
-        (["kws", "--data.source=folder", "--data.folder.root=/nowhere"], "/nowhere/manifest.csv: no such manifest"),
-        (["kws", "--data.source=speech_commands", "--data.speech_commands.root=/nowhere"], "'/nowhere' holds no"),
+        (
+            ["kws", "--data.source=folder", "--data.folder.root=/nowhere"],
+            "/nowhere/manifest.csv: no such manifest",
+        ),
+        (
+            ["kws", "--data.source=speech_commands", "--data.speech_commands.root=/nowhere"],
+            "'/nowhere' holds no",
+        ),
     ],
 )
-def test_wrong_input_is_one_line_and_code_2(arguments: list[str], message: str, capsys, tmp_path, monkeypatch) -> None:
+def test_wrong_input_is_one_line_and_code_2(
+    arguments: list[str], message: str, capsys, tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
@@ -139,14 +170,19 @@ def test_unknown_key_in_a_file(capsys, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("seed: [" + "[" * 3000, "nested more than 50 levels deep"),
-        ("a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 40)), "values once"),
+        (
+            "a: &a0 [x]\n" + "".join(f"b{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 40)),
+            "values once",
+        ),
         ("a: {b", "not YAML that can be loaded safely"),
         ("\0", "not YAML"),
         ("!!python/object/apply:os.system ['true']", "not YAML that can be loaded safely"),
     ],
     ids=["deep", "bomb", "broken", "zero", "code"],
 )
-def test_configurations_are_read_within_limits(text: str, message: str, capsys, tmp_path: Path) -> None:
+def test_configurations_are_read_within_limits(
+    text: str, message: str, capsys, tmp_path: Path
+) -> None:
     (tmp_path / "a.yaml").write_text(text)
     assert cli.main(["kws", "--config", str(tmp_path / "a.yaml")]) == 2
     error = capsys.readouterr().err
@@ -155,17 +191,32 @@ def test_configurations_are_read_within_limits(text: str, message: str, capsys, 
     assert error.count("\n") == 1
 
 
-def test_the_configuration_of_real_speech_honours_the_variable(monkeypatch, tmp_path: Path, capsys) -> None:
+def test_the_configuration_of_real_speech_honours_the_variable(
+    monkeypatch, tmp_path: Path, capsys
+) -> None:
     (real,) = [path for path in CONFIGS if path.name == "real.yaml"]
     monkeypatch.setenv("ANALOGTORCH_DATA", str(tmp_path / "data"))
     assert cli.main(["kws", "--config", str(real), "--out", str(tmp_path / "out")]) == 2
-    assert f"{tmp_path / 'data/gsc_v2_test12/manifest.csv'}: no such manifest" in capsys.readouterr().err
+    assert (
+        f"{tmp_path / 'data/gsc_v2_test12/manifest.csv'}: no such manifest"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_options_need_nothing_that_trains() -> None:
     script = "import sys, analogtorch.cli.kws as cli; cli.parser(); print(sorted(set(sys.modules) & set(sys.argv)))"
-    heavy = ["lightning", "torchaudio", "matplotlib", "transformers", "torchvision", "scipy", "torch._dynamo"]
-    done = subprocess.run([sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True)
+    heavy = [
+        "lightning",
+        "torchaudio",
+        "matplotlib",
+        "transformers",
+        "torchvision",
+        "scipy",
+        "torch._dynamo",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *heavy], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
 
 
@@ -177,11 +228,17 @@ def test_debug_shows_the_traceback() -> None:
 @pytest.mark.parametrize(
     ("missing", "arguments", "remedy"),
     [
-        ("lightning", ["kws", "--help"], 'kws needs lightning; run: pip install "analogtorch[speech]"'),
+        (
+            "lightning",
+            ["kws", "--help"],
+            'kws needs lightning; run: pip install "analogtorch[speech]"',
+        ),
         ("espeakng_loader", ["kws"], 'pip install "analogtorch[speech,synthetic]"'),
     ],
 )
-def test_missing_extras_name_the_remedy(missing: str, arguments: list[str], remedy: str, capsys, monkeypatch) -> None:
+def test_missing_extras_name_the_remedy(
+    missing: str, arguments: list[str], remedy: str, capsys, monkeypatch
+) -> None:
     monkeypatch.setattr(cli, "_found", lambda name: name != missing)
     assert cli.main(arguments) == 2
     assert remedy in capsys.readouterr().err

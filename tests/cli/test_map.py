@@ -27,7 +27,16 @@ def reads_values() -> nn.Module:
 
 def test_writes_table_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, data = tmp_path / "deep" / "map.html", tmp_path / "map.json"
-    options = ["--input", "1,3,6,6", "--html", str(page), "--json", str(data), "--duplicate", "conv=2"]
+    options = [
+        "--input",
+        "1,3,6,6",
+        "--html",
+        str(page),
+        "--json",
+        str(data),
+        "--duplicate",
+        "conv=2",
+    ]
     assert main(["map", "--model", RESIDUAL, *options, "--exclude", "head", "--chip", "ideal"]) == 0
     mapping = ChipMapping.from_json(data.read_text())
     assert mapping.copies == {"conv": 2, "shared": 1}
@@ -38,10 +47,15 @@ def test_writes_table_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("name", ["small", "reads_values"])
 def test_functions_with_weights_and_models_that_read_values(name: str) -> None:
     shape = "1,3" if name == "reads_values" else "1,3,6,6"
-    assert main(["map", "--model", f"tests.cli.test_map.{name}", "--input", shape, "--chips", "auto"]) == 0
+    assert (
+        main(["map", "--model", f"tests.cli.test_map.{name}", "--input", shape, "--chips", "auto"])
+        == 0
+    )
 
 
-def test_a_model_in_the_current_folder(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_in_the_current_folder(
+    tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = "from torch import nn", "from my_parts_of_a_net import SIZE", "class Net(nn.Linear):"
     net = "\n".join([*lines, "    def __init__(self): super().__init__(SIZE, 2)"])
     (tmp_path / "my_net_for_a_chip.py").write_text(net)
@@ -59,29 +73,67 @@ def test_a_model_of_torchvision_that_does_not_fit_writes_nothing(tmp_path, capsy
     assert main(["map", "--model", "torchvision.models.resnet18", "--html", str(page)]) == 2
     assert "need 181 tiles" in capsys.readouterr().err
     assert not page.exists()
-    assert main(["map", "--model", "torchvision.models.resnet18", "--html", str(page), "--chips", "3"]) == 0
+    assert (
+        main(["map", "--model", "torchvision.models.resnet18", "--html", str(page), "--chips", "3"])
+        == 0
+    )
     assert "181 used, 2 over the bound of 179" in capsys.readouterr().out
     assert page.exists()
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json", ".YAML"])
-def test_a_chip_of_ones_own(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mine = at.chips.save(dataclasses.replace(at.chips.ideal(), name="mine", rows=100, cols=7), tmp_path / f"a{suffix}")
+def test_a_chip_of_ones_own(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = at.chips.save(
+        dataclasses.replace(at.chips.ideal(), name="mine", rows=100, cols=7),
+        tmp_path / f"a{suffix}",
+    )
     assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--chip", str(mine)]) == 0
     assert "mine: 1 used, each with 64 tiles of 100x7" in capsys.readouterr().out
     mine.write_text("{}")
     assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--chip", str(mine)]) == 2
     assert f"{mine}: chip description has version None" in capsys.readouterr().err
-    assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--chip", str(tmp_path / f"b{suffix}")]) == 2
+    assert (
+        main(
+            [
+                "map",
+                "--model",
+                RESIDUAL,
+                "--input",
+                "1,3,6,6",
+                "--chip",
+                str(tmp_path / f"b{suffix}"),
+            ]
+        )
+        == 2
+    )
     assert "No such file" in capsys.readouterr().err
 
 
-def test_the_report_extra_is_named_before_anything_is_written(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_report_extra_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
     for name in [n for n in sys.modules if n.split(".")[0] == "jinja2"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     page, data = tmp_path / "map.html", tmp_path / "map.json"
-    assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--html", str(page), "--json", str(data)]) == 2
+    assert (
+        main(
+            [
+                "map",
+                "--model",
+                RESIDUAL,
+                "--input",
+                "1,3,6,6",
+                "--html",
+                str(page),
+                "--json",
+                str(data),
+            ]
+        )
+        == 2
+    )
     assert 'pip install "analogtorch[report]"' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

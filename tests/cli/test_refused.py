@@ -1,4 +1,5 @@
-"""Calls of the command line that cannot work: each ends with code 2 and one line that says what was given."""
+"""Calls of the command line that cannot work: each ends with code 2 and one line that says what was
+given."""
 
 from pathlib import Path
 
@@ -70,7 +71,8 @@ class Forward(Good):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, importable, with files that are no good; whatever gets as far as training stops there."""
+    """The current folder, importable, with files that are no good; whatever gets as far as training
+    stops there."""
     files = {
         "f": b"x", "bad.yaml": b"\xff\xfe\0", "list.yaml": b"- 1\n", "empty.yaml": b"", "loop.yaml": b"a: &a [*a]\n",
         "num.yaml": b"3\n", "date.yaml": b"seed: 2020-01-01\n", "nan.yaml": b"hwa: {learning_rate: .nan}\n",
@@ -95,14 +97,17 @@ def refused(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[st
     assert captured.out == ""
     assert "Traceback" not in captured.err
     after = sorted(p for p in folder.rglob("*") if "__pycache__" not in p.parts)
-    assert [p for p in after if p.name != "runs" and p.parent.name != "runs"] == before  # but for an empty folder
+    # but for an empty folder
+    assert [p for p in after if p.name != "runs" and p.parent.name != "runs"] == before
     return line
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option[:30])
 def test_options_of_kws(option: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(["kws", "--data.source=folder", option], folder, capsys)
-    assert "manifest" not in line, "the option was accepted: what is missing is the folder of recordings"
+    assert "manifest" not in line, (
+        "the option was accepted: what is missing is the folder of recordings"
+    )
 
 
 @pytest.mark.parametrize("option", SOURCES)
@@ -111,6 +116,8 @@ def test_sources_of_kws(option: str, folder: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("arguments", MODELS, ids=" ".join)
-def test_options_of_map(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_map(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = ["--input", "1,4"] if "mynet" in str(arguments) and "--input" not in arguments else []
     refused(["map", *arguments, *mine], folder, capsys)

@@ -16,7 +16,9 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(11, 8)
-        self.body = nn.ModuleDict({"conv": nn.Conv1d(8, 8, 3, padding=1), "norm": nn.BatchNorm1d(8)})
+        self.body = nn.ModuleDict(
+            {"conv": nn.Conv1d(8, 8, 3, padding=1), "norm": nn.BatchNorm1d(8)}
+        )
         self.shared = nn.Linear(8, 8)
         self.again = self.shared
         self.head = nn.Linear(8, 11)
@@ -64,7 +66,9 @@ def test_converting_twice_changes_nothing() -> None:
 def test_folding_twice_changes_nothing() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 6, 6)
-    digital = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2)).eval()
+    digital = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2)
+    ).eval()
     with pytest.raises(ValueError, match="converted already; fold first"):
         at.convert(at.convert(copy.deepcopy(digital), CHIP), CHIP, fold_batch_norm=True, example=x)
     for _ in range(2):
@@ -77,8 +81,15 @@ def test_folding_twice_changes_nothing() -> None:
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1)
     ).eval()
     at.convert(parts, CHIP, include="0", fold_batch_norm=True, example=x)
-    at.convert(parts, CHIP, fold_batch_norm=True, example=x)  # the norm that is left was looked at before
-    assert [type(m).__name__ for m in parts] == ["AnalogConv2d", "Identity", "ReLU", "BatchNorm2d", "AnalogConv2d"]
+    # the norm that is left was looked at before
+    at.convert(parts, CHIP, fold_batch_norm=True, example=x)
+    assert [type(m).__name__ for m in parts] == [
+        "AnalogConv2d",
+        "Identity",
+        "ReLU",
+        "BatchNorm2d",
+        "AnalogConv2d",
+    ]
     parts.append(nn.BatchNorm2d(5).eval())
     with pytest.raises(ValueError, match="converted already; fold first"):
         at.convert(parts, CHIP, fold_batch_norm=True, example=x)
@@ -129,13 +140,23 @@ def test_selection(include, exclude, expected) -> None:
             {"include": "body.norm"},
             r"'body\.norm', matched by 'body\.norm', cannot be analog: no analog layer for BatchNorm",
         ),
-        ({"include": ["head", "shared"], "exclude": "h*"}, r"include 'head' and exclude 'h\*' contradict each other"),
-        ({"exclude": "head", "per_layer": {"head": {}}}, "per_layer 'head' and exclude 'head' contradict each other"),
+        (
+            {"include": ["head", "shared"], "exclude": "h*"},
+            r"include 'head' and exclude 'h\*' contradict each other",
+        ),
+        (
+            {"exclude": "head", "per_layer": {"head": {}}},
+            "per_layer 'head' and exclude 'head' contradict each other",
+        ),
         (
             {"include": "head", "per_layer": {"shared": {"output_bits": 6}}},
-            "per_layer 'shared' would change nothing: include, exclude or where leaves out all that it matches",
+            "per_layer 'shared' would change nothing: include, exclude or where leaves out all "
+            "that it matches",
         ),
-        ({"where": lambda name, _: name == "head", "per_layer": {"shared": {}}}, "per_layer 'shared' would change no"),
+        (
+            {"where": lambda name, _: name == "head", "per_layer": {"shared": {}}},
+            "per_layer 'shared' would change no",
+        ),
         ({"fold_batch_norm": True}, "fold_batch_norm=True needs example"),
     ],
 )
@@ -158,9 +179,13 @@ def test_wrong_arguments_are_refused() -> None:
         at.convert(_net(), CHIP, include=[nn.Linear])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="include must be a pattern or a list of them, got 3"):
         at.convert(_net(), CHIP, include=3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"where must be a function, where\(name, layer\), got 'head'"):
+    with pytest.raises(
+        TypeError, match=r"where must be a function, where\(name, layer\), got 'head'"
+    ):
         at.convert(_net(), CHIP, where="head")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"per_layer must map patterns to chips or to fields of one, got \['head'\]"):
+    with pytest.raises(
+        TypeError, match=r"per_layer must map patterns to chips or to fields of one, got \['head'\]"
+    ):
         at.convert(_net(), CHIP, per_layer=["head"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a pattern must be text, .* got 0"):
         at.convert(_net(), CHIP, per_layer={0: {}})  # type: ignore[dict-item]
@@ -201,9 +226,13 @@ def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> No
     told = "'attention' reads its weight without calling it, and stays digital: Halved overrides forward"
     assert reasons["attention.out_proj"] == told
     assert reasons["doubled"] == "Doubled overrides forward, which uses the weight in mul"
-    assert reasons["bilinear"] == "multiplies two inputs; a tile multiplies an input by stored weights"
+    assert (
+        reasons["bilinear"] == "multiplies two inputs; a tile multiplies an input by stored weights"
+    )
     assert type(at.to_digital(model)["named"]) is Named
-    with pytest.raises(ValueError, match="'doubled', matched by 'doubled', cannot be analog: Doubled overrides"):
+    with pytest.raises(
+        ValueError, match="'doubled', matched by 'doubled', cannot be analog: Doubled overrides"
+    ):
         at.convert(model, CHIP, include="doubled")
 
 
@@ -285,7 +314,14 @@ def test_layers_whose_computation_is_changed_in_other_ways_stay_digital() -> Non
         empty = nn.Linear(3, 0)
     conv, ok = Standardised(2, 2, 1), nn.Linear(3, 3)
     model = nn.ModuleDict(
-        {"patched": patched, "conv": conv, "empty": empty, "taken": taken, "logged": logged, "ok": ok}
+        {
+            "patched": patched,
+            "conv": conv,
+            "empty": empty,
+            "taken": taken,
+            "logged": logged,
+            "ok": ok,
+        }
     )
     at.convert(model, CHIP)
     assert [name for name, _ in at.analog_layers(model)] == ["ok"]
@@ -299,7 +335,9 @@ def test_layers_whose_computation_is_changed_in_other_ways_stay_digital() -> Non
 
 def test_another_chip_and_an_empty_include_are_refused() -> None:
     model = at.convert(_net(), CHIP, include="head")
-    with pytest.raises(ValueError, match="'head' is on another chip already; call analogtorch.to_digital"):
+    with pytest.raises(
+        ValueError, match="'head' is on another chip already; call analogtorch.to_digital"
+    ):
         at.convert(model, at.chips.ideal())
     with pytest.raises(ValueError, match="include is empty; leave it out"):
         at.convert(model, CHIP, include=[])
@@ -326,7 +364,15 @@ class _Matrices(nn.Module):
         return self.attention(x, x + 1, x)[0]
 
 
-_ALL = {"lstm.ih_l0", "lstm.hh_l0", "lstm.hr_l0", "cell.ih", "cell.hh", "attention.in_proj", "attention.out_proj"}
+_ALL = {
+    "lstm.ih_l0",
+    "lstm.hh_l0",
+    "lstm.hr_l0",
+    "cell.ih",
+    "cell.hh",
+    "attention.in_proj",
+    "attention.out_proj",
+}
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -361,7 +407,11 @@ def test_one_matrix_of_a_module_stays_digital(exclude, digital: set[str]) -> Non
 
 
 def test_one_matrix_of_a_module_has_a_chip_of_its_own() -> None:
-    changes = {"lstm": {"output_bits": 10}, "lstm.hh_l0": {"output_bits": 12}, "cell.weight_hh": {"output_bits": 6}}
+    changes = {
+        "lstm": {"output_bits": 10},
+        "lstm.hh_l0": {"output_bits": 12},
+        "cell.weight_hh": {"output_bits": 6},
+    }
     model = at.convert(_Matrices(), CHIP, per_layer=changes)
     bits = {name: layer.chip.output_bits for name, layer in at.analog_layers(model)}
     others = dict.fromkeys(_ALL, CHIP.output_bits) | {"lstm.ih_l0": 10, "lstm.hr_l0": 10}
@@ -377,9 +427,13 @@ def test_names_of_matrices_that_are_none_suggest_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"'lstm.hh_l1' matches none.*'lstm.hh_l0'"):
         at.map_to_chip(_Matrices(), torch.zeros(2, 3, 4), chip=CHIP, exclude="lstm.hh_l1")
     model = at.convert(_Matrices(), CHIP, exclude="lstm.hh_l0")
-    with pytest.raises(ValueError, match=r"'lstm.hh_l0' was left digital when 'lstm' was converted"):
+    with pytest.raises(
+        ValueError, match=r"'lstm.hh_l0' was left digital when 'lstm' was converted"
+    ):
         at.convert(model, CHIP)
-    with pytest.raises(ValueError, match=r"exclude asks for 'lstm.ih_l0' to stay digital, but it is analog"):
+    with pytest.raises(
+        ValueError, match=r"exclude asks for 'lstm.ih_l0' to stay digital, but it is analog"
+    ):
         at.convert(model, CHIP, exclude=["lstm.ih_l0", "lstm.hh_l0"])
 
 
@@ -393,7 +447,9 @@ def test_a_model_with_a_digital_matrix_is_programmed_saved_and_told(exclude: str
     assert f"digital: {exclude} (" in str(at.summary(model))
     at.save(model, tmp_path / "saved")
     again = at.load(tmp_path / "saved", _Matrices())
-    assert [name for name, _ in at.analog_layers(again)] == [name for name, _ in at.analog_layers(model)]
+    assert [name for name, _ in at.analog_layers(again)] == [
+        name for name, _ in at.analog_layers(model)
+    ]
     assert torch.equal(again.eval()(x), model.eval()(x))
     found = at.sensitivity(model, lambda m: m(x).sum().item(), effects="bits")
     assert {row.name for row in found.rows} == _ALL - {exclude}
@@ -401,7 +457,9 @@ def test_a_model_with_a_digital_matrix_is_programmed_saved_and_told(exclude: str
 
 def test_layers_that_are_not_asked_for_may_be_on_another_chip() -> None:
     model = at.convert(_net(), CHIP, include="head")
-    with pytest.raises(ValueError, match="exclude asks for 'head' to stay digital, but it is analog already; call"):
+    with pytest.raises(
+        ValueError, match="exclude asks for 'head' to stay digital, but it is analog already; call"
+    ):
         at.convert(model, at.chips.ibm_speech34(), exclude="head")
     at.convert(model, at.chips.ibm_speech34(), include=["body.*", "shared"])
     chips = {name: layer.chip.name for name, layer in at.analog_layers(model)}
@@ -410,17 +468,27 @@ def test_layers_that_are_not_asked_for_may_be_on_another_chip() -> None:
 
 def test_a_shared_layer_goes_by_each_of_its_names() -> None:
     assert [n for n, _ in at.analog_layers(at.convert(_net(), CHIP, include="again"))] == ["shared"]
-    assert [n for n, _ in at.analog_layers(at.convert(_net(), CHIP, exclude="again"))] == ["body.conv", "head"]
+    assert [n for n, _ in at.analog_layers(at.convert(_net(), CHIP, exclude="again"))] == [
+        "body.conv",
+        "head",
+    ]
     model = at.convert(_net(), CHIP, per_layer={"again": {"output_bits": 6}})
     assert model.shared.chip.output_bits == 6
-    with pytest.raises(ValueError, match="include 'shared' and exclude 'again' contradict each other"):
+    with pytest.raises(
+        ValueError, match="include 'shared' and exclude 'again' contradict each other"
+    ):
         at.convert(_net(), CHIP, include="shared", exclude="again")
 
 
 def test_weights_assigned_to_a_layer_made_on_meta_work() -> None:
-    trained = at.calibrate(at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP), [torch.randn(64, 4)]).eval()
+    trained = at.calibrate(
+        at.convert(nn.Sequential(nn.Linear(4, 3)), CHIP), [torch.randn(64, 4)]
+    ).eval()
     x = torch.randn(5, 4)
-    for state, expected in ((trained.state_dict(), trained(x)), (at.to_digital(trained).state_dict(), None)):
+    for state, expected in (
+        (trained.state_dict(), trained(x)),
+        (at.to_digital(trained).state_dict(), None),
+    ):
         with torch.device("meta"):
             model = nn.Sequential(nn.Linear(4, 3))
         at.convert(model, CHIP).load_state_dict(state, assign=True)
@@ -440,7 +508,8 @@ def test_ranges_that_cannot_be_kept_are_said() -> None:
     assert fresh[0].calibrated
     assert torch.equal(fresh[0].input_range, trained[0].input_range)
     with torch.no_grad():
-        trained[0].input_range.neg_()  # an optimizer may carry it across 0; the forward uses the magnitude
+        # an optimizer may carry it across 0; the forward uses the magnitude
+        trained[0].input_range.neg_()
     fresh.load_state_dict(trained.state_dict())
     assert fresh[0].input_range.item() > 0
 
@@ -450,7 +519,9 @@ def test_ranges_take_part_in_training_only_when_calibrated() -> None:
     assert not model[0].input_range.requires_grad
     at.calibrate(model, [torch.randn(64, 4)])
     assert model[0].input_range.requires_grad
-    ideal = at.calibrate(at.convert(nn.Sequential(nn.Linear(4, 3)), at.chips.ideal()), [torch.randn(64, 4)])
+    ideal = at.calibrate(
+        at.convert(nn.Sequential(nn.Linear(4, 3)), at.chips.ideal()), [torch.randn(64, 4)]
+    )
     assert not ideal[0].input_range.requires_grad
     frozen = at.convert(nn.Sequential(nn.Linear(4, 3).requires_grad_(False)), CHIP)
     assert not at.calibrate(frozen, [torch.randn(64, 4)])[0].input_range.requires_grad
@@ -458,21 +529,32 @@ def test_ranges_take_part_in_training_only_when_calibrated() -> None:
 
 def test_layers_may_have_chips_of_their_own() -> None:
     other = at.chips.ibm_speech34()
-    model = at.convert(_net(), CHIP, per_layer={"*": {"output_bits": 6}, "body.*": other, "head": {"input_bits": None}})
+    model = at.convert(
+        _net(),
+        CHIP,
+        per_layer={"*": {"output_bits": 6}, "body.*": other, "head": {"input_bits": None}},
+    )
     chips = {name: layer.chip for name, layer in at.analog_layers(model)}
     assert chips["shared"].output_bits == 6
     assert chips["body.conv"] == other
     assert chips["head"].input_bits is None
-    assert chips["head"].output_bits == CHIP.output_bits  # fields differ from the chip given, not from one another
+    # fields differ from the chip given, not from one another
+    assert chips["head"].output_bits == CHIP.output_bits
     before = [layer for _, layer in at.analog_layers(model)]
-    at.convert(model, CHIP, per_layer={"*": {"output_bits": 6}, "body.*": other, "head": {"input_bits": None}})
+    at.convert(
+        model,
+        CHIP,
+        per_layer={"*": {"output_bits": 6}, "body.*": other, "head": {"input_bits": None}},
+    )
     assert [layer for _, layer in at.analog_layers(model)] == before
     with pytest.raises(ValueError, match="'body.conv' is on another chip already"):
         at.convert(model, CHIP)
 
 
 def test_a_predicate_chooses_among_what_the_patterns_leave() -> None:
-    model = at.convert(_net(), CHIP, exclude="head", where=lambda name, layer: layer.weight.numel() > 64)
+    model = at.convert(
+        _net(), CHIP, exclude="head", where=lambda name, layer: layer.weight.numel() > 64
+    )
     assert [name for name, _ in at.analog_layers(model)] == ["body.conv"]
     with pytest.raises(ValueError, match="exclude, or where, leaves none of its 3 layers"):
         at.convert(_net(), CHIP, where=lambda name, layer: False)
@@ -482,12 +564,18 @@ def test_a_predicate_chooses_among_what_the_patterns_leave() -> None:
     ("per_layer", "error", "message"),
     [
         ({"heads": {}}, ValueError, "'heads' matches none.*'head'"),
-        ({"head": {"output_bit": 6}}, ValueError, "no field 'output_bit'; did you mean 'output_bits'"),
+        (
+            {"head": {"output_bit": 6}},
+            ValueError,
+            "no field 'output_bit'; did you mean 'output_bits'",
+        ),
         ({"head": {"output_bits": 1}}, ValueError, "Chip.output_bits must be"),
         ({"head": 6}, TypeError, "must be a Chip or a dict"),
     ],
 )
-def test_bad_overrides_are_refused_and_change_nothing(per_layer: dict, error: type, message: str) -> None:
+def test_bad_overrides_are_refused_and_change_nothing(
+    per_layer: dict, error: type, message: str
+) -> None:
     model = _net()
     with pytest.raises(error, match=message):
         at.convert(model, CHIP, per_layer=per_layer)
@@ -502,7 +590,10 @@ def test_a_layer_that_was_compiled_by_itself_computes_as_what_it_has_become() ->
     for layer in digital:
         layer.compile(backend="eager")
     digital(x)
-    with pytest.warns(UserWarning, match=r"'[01]' was compiled by itself and is not any more: call its .compile\(\)"):
+    with pytest.warns(
+        UserWarning,
+        match=r"'[01]' was compiled by itself and is not any more: call its .compile\(\)",
+    ):
         at.convert(digital, CHIP)
     assert torch.equal(digital(x)[0], reading)
     digital[0].compile(backend="eager")
@@ -514,17 +605,20 @@ def test_a_layer_that_was_compiled_by_itself_computes_as_what_it_has_become() ->
 
 def test_a_weight_of_another_shape_is_refused_until_it_is_placed_anew() -> None:
     model = at.convert(nn.Sequential(nn.Linear(8, 4, bias=False)), CHIP).eval()
-    model[0].weight, model[0].out_features = nn.Parameter(torch.randn(6, 8)), 6  # as a vocabulary is enlarged
+    # as a vocabulary is enlarged
+    model[0].weight, model[0].out_features = nn.Parameter(torch.randn(6, 8)), 6
     x = torch.randn(2, 8)
     with pytest.raises(
-        RuntimeError, match=r"'0' was converted with a weight of \(4, 8\), .*\(6, 8\) since; call .*dig"
+        RuntimeError,
+        match=r"'0' was converted with a weight of \(4, 8\), .*\(6, 8\) since; call .*dig",
     ):
         model(x)
     assert at.convert(at.to_digital(model), CHIP)(x).shape == (2, 6)
 
 
 class Listed(nn.Module):
-    """Goes by other references to its layers than their names, as a feature pyramid of detectron2 does."""
+    """Goes by other references to its layers than their names, as a feature pyramid of detectron2
+    does."""
 
     def __init__(self) -> None:
         super().__init__()

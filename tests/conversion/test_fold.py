@@ -41,7 +41,10 @@ def test_outputs_are_equal_and_the_norms_are_gone() -> None:
     assert torch.allclose(model.eval()(X), expected, atol=1e-5)
     assert isinstance(model.norm, nn.Identity)
     assert isinstance(model.alone, nn.BatchNorm2d)  # it follows no layer
-    assert [name for name, _ in at.analog_layers(at.convert(model, at.chips.hermes64()))] == ["conv", "fc"]
+    assert [name for name, _ in at.analog_layers(at.convert(model, at.chips.hermes64()))] == [
+        "conv",
+        "fc",
+    ]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
@@ -68,7 +71,11 @@ class Twice(nn.Module):
     def forward(self, x: Tensor) -> Any:
         y = self.fc(x)
         z = self.end(self.last(self.norm(y)))
-        return {"added": lambda: y + z, "viewed": lambda: z + y.T.sum(), "returned": lambda: (z, y)}[self.how]()
+        return {
+            "added": lambda: y + z,
+            "viewed": lambda: z + y.T.sum(),
+            "returned": lambda: (z, y),
+        }[self.how]()
 
 
 @pytest.mark.parametrize("how", ["added", "viewed", "returned"])
@@ -89,7 +96,9 @@ def test_what_would_change_the_outputs_is_found_out_and_undone() -> None:
 
     model, x = Random(nn.Linear(3, 4), _norm(nn.BatchNorm1d(4))).eval(), torch.randn(5, 3)
     weight, norm = model[0].weight, model[1]
-    with pytest.raises(ValueError, match="float32 outputs would differ by .*does the model compute the same twice"):
+    with pytest.raises(
+        ValueError, match="float32 outputs would differ by .*does the model compute the same twice"
+    ):
         at.fold_batch_norm(model, x)
     assert model[0].weight is weight
     assert model[1] is norm
@@ -104,7 +113,9 @@ def test_what_cannot_be_folded_is_said() -> None:
 
 def _chain() -> nn.Sequential:
     torch.manual_seed(0)
-    layers = [m for _ in range(2) for m in (nn.Conv2d(3, 3, 3, padding=1), _norm(nn.BatchNorm2d(3)))]
+    layers = [
+        m for _ in range(2) for m in (nn.Conv2d(3, 3, 3, padding=1), _norm(nn.BatchNorm2d(3)))
+    ]
     return nn.Sequential(*layers).eval()
 
 
@@ -131,9 +142,9 @@ def test_what_a_fold_would_change_is_left() -> None:
 
 
 def test_a_norm_over_another_dimension_of_a_linear_layers_output_is_left() -> None:
-    last = nn.Sequential(nn.Linear(5, 5), _norm(nn.BatchNorm1d(5)), nn.Flatten(), nn.Linear(25, 4)).append(
-        _norm(nn.BatchNorm1d(4))
-    )
+    last = nn.Sequential(
+        nn.Linear(5, 5), _norm(nn.BatchNorm1d(5)), nn.Flatten(), nn.Linear(25, 4)
+    ).append(_norm(nn.BatchNorm1d(4)))
     assert at.fold_batch_norm(last, torch.randn(4, 5, 5)) == ["4"]
 
 
@@ -164,7 +175,14 @@ class Returns(nn.Module):
 
 
 def test_outputs_of_every_type_are_compared() -> None:
-    parts = [lambda y: y, lambda y: y > 0, lambda y: y.argmax(1), lambda y: y[:0], lambda y: y / 0 * y, lambda y: 0 / y]
+    parts = [
+        lambda y: y,
+        lambda y: y > 0,
+        lambda y: y.argmax(1),
+        lambda y: y[:0],
+        lambda y: y / 0 * y,
+        lambda y: 0 / y,
+    ]
     assert len(at.fold_batch_norm(Returns(lambda y: {"all": [part(y) for part in parts]}), X)) == 2
     model = Returns(lambda y: y > 0)
     with pytest.raises(ValueError, match="returned no floating-point numbers"):

@@ -46,7 +46,8 @@ class Net(nn.Module):
         return F.linear(x, weight)[:, :8] + self.second(x)  # the call site
 
     def half(self, x):
-        return self.second(x) + F.linear(x.double(), self.second.weight.double()).float()  # the call site
+        # the call site
+        return self.second(x) + F.linear(x.double(), self.second.weight.double()).float()
 
     def added(self, x):
         return self.second(x).add_(self.second.weight[0])  # the call site
@@ -107,7 +108,9 @@ def test_a_copy_made_of_two_weights_names_both() -> None:
 
 def test_an_unused_layer_is_an_error_unless_allowed() -> None:
     model = _net("skipped")
-    with pytest.raises(ValueError, match=r"1 of 2 analog layers did not run: 'second'\. .*allow_unused=True"):
+    with pytest.raises(
+        ValueError, match=r"1 of 2 analog layers did not run: 'second'\. .*allow_unused=True"
+    ):
         guard(model, X)
     report = guard(model, X, allow_unused=True)
     assert report.unused == ("second",)
@@ -124,8 +127,12 @@ def test_nothing_is_changed() -> None:
     model = _net("call")
     model.train()
     model.first.eval()
-    model.first.register_forward_pre_hook(lambda m, args: (args[0] + 0 * torch.rand(1) + 0 * random.random(),))
-    model.norm.register_forward_pre_hook(lambda m, args: setattr(m, "count", m.running_mean.add_(np.random.rand())))
+    model.first.register_forward_pre_hook(
+        lambda m, args: (args[0] + 0 * torch.rand(1) + 0 * random.random(),)
+    )
+    model.norm.register_forward_pre_hook(
+        lambda m, args: setattr(m, "count", m.running_mean.add_(np.random.rand()))
+    )
     model.norm.count = model.norm.running_mean
     attributes = {name: dict(vars(m)) for name, m in model.named_modules()}
     modes = [m.training for m in model.modules()]
@@ -175,7 +182,8 @@ def test_a_tied_embedding_may_use_the_weight() -> None:
     report = guard(at.convert(Tied(True), CHIP), torch.arange(5))
     assert report.layers[0].digital_uses == ("embed (Embedding)",)
     assert "also used digitally by embed (Embedding)" in str(report)
-    assert guard(at.convert(Tied(False), CHIP), torch.arange(5)).layers[0].routed  # the embedding's name, one weight
+    # the embedding's name, one weight
+    assert guard(at.convert(Tied(False), CHIP), torch.arange(5)).layers[0].routed
 
 
 def test_shared_layers_count_every_run_and_convolutions_too() -> None:
@@ -202,8 +210,13 @@ def _attention() -> nn.MultiheadAttention:
 
 def test_the_fused_kernel_of_an_encoder_layer_is_found() -> None:
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    encoder.linear1, encoder.linear2 = _analog(encoder.linear1, "linear1"), _analog(encoder.linear2, "linear2")
-    model = nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False))
+    encoder.linear1, encoder.linear2 = (
+        _analog(encoder.linear1, "linear1"),
+        _analog(encoder.linear2, "linear2"),
+    )
+    model = nn.Sequential(
+        nn.Linear(8, 8), nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False)
+    )
     model[0] = _analog(model[0], "0")
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -218,19 +231,30 @@ def test_a_converted_encoder_runs_every_weight_on_the_chip() -> None:
     model = at.convert(nn.Sequential(nn.Linear(8, 8), encoder), CHIP)
     report = guard(model, torch.randn(2, 5, 8))
     assert [row.runs for row in report.layers] == [1] * 9
-    assert sum(row.weights for row in report.layers) == sum(p.numel() for p in model.parameters() if p.dim() > 1)
+    assert sum(row.weights for row in report.layers) == sum(
+        p.numel() for p in model.parameters() if p.dim() > 1
+    )
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_output_projection_of_attention_is_found_on_both_paths(fast: bool) -> None:
     x = torch.randn(2, 5, 8)
-    with pytest.raises(ValueError, match=r"'out_proj': aten\.addmm in \(root\) \(MultiheadAttention\)"):
-        guard(_attention(), (x, x, x if fast else x + 1), forward=lambda m, example: m(*example, need_weights=False))
+    with pytest.raises(
+        ValueError, match=r"'out_proj': aten\.addmm in \(root\) \(MultiheadAttention\)"
+    ):
+        guard(
+            _attention(),
+            (x, x, x if fast else x + 1),
+            forward=lambda m, example: m(*example, need_weights=False),
+        )
 
 
 def test_compiled_models_are_watched_too() -> None:
     report = guard(torch.compile(_net("call"), backend="eager"), X)
-    assert [(row.name, row.runs) for row in report.layers] == [("_orig_mod.first", 1), ("_orig_mod.second", 1)]
+    assert [(row.name, row.runs) for row in report.layers] == [
+        ("_orig_mod.first", 1),
+        ("_orig_mod.second", 1),
+    ]
     with pytest.raises(ValueError, match="bypassed"):
         guard(torch.compile(_net("half"), backend="eager"), X)
 
@@ -240,9 +264,13 @@ def test_examples_of_every_form() -> None:
     for example in (X, (X, 2.0), {"x": X, "scale": 2.0}):
         assert guard(model, example).unused == ()
     assert guard(model, [X], forward=lambda m, example: m(example[0])).unused == ()
-    with pytest.raises(TypeError, match=r"tensor, a tuple of arguments or a dictionary.*got list; .*forward="):
+    with pytest.raises(
+        TypeError, match=r"tensor, a tuple of arguments or a dictionary.*got list; .*forward="
+    ):
         guard(model, [X])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"forward must be a function, forward\(model, example\), got 3"):
+    with pytest.raises(
+        TypeError, match=r"forward must be a function, forward\(model, example\), got 3"
+    ):
         guard(model, X, forward=3)  # type: ignore[arg-type]
 
 

@@ -48,7 +48,10 @@ def test_a_quantised_weight_stays_digital_and_says_why() -> None:
     assert type(model[0]) is nn.Linear
     ((name, why, count),) = at.summary(model).skipped
     assert (name, count) == ("0", 72)
-    assert why == "its weight is a Int8, a tensor that multiplies by rules of its own (quantised, sparse)"
+    assert (
+        why
+        == "its weight is a Int8, a tensor that multiplies by rules of its own (quantised, sparse)"
+    )
     assert [row.name for row in at.guard(model, X).layers] == ["2"]
     assert at.program(model, seed=0).at("1 day")(X).isfinite().all()
 
@@ -82,7 +85,10 @@ def _swapped() -> nn.Sequential:
     ],
 )
 def test_a_layer_that_a_tool_swapped_out_is_missed(call: Any) -> None:
-    with pytest.raises(ValueError, match="'0' was an analog layer until a FakeQuantizedLinear took its place.*filter"):
+    with pytest.raises(
+        ValueError,
+        match="'0' was an analog layer until a FakeQuantizedLinear took its place.*filter",
+    ):
         call(_swapped())
 
 
@@ -110,12 +116,17 @@ def test_a_head_that_goes_may_leave_its_weight_to_the_embedding() -> None:
 
 def test_accelerate_is_named_where_its_hook_is_in_the_way() -> None:
     model = cpu_offload(_net())
-    with pytest.raises(ValueError, match="the accelerate hook AlignDevicesHook replaces its forward.*remove_hook_from"):
+    with pytest.raises(
+        ValueError,
+        match="the accelerate hook AlignDevicesHook replaces its forward.*remove_hook_from",
+    ):
         at.convert(model, CHIP)
     remove_hook_from_module(model, recurse=True)
     at.calibrate(at.convert(model, CHIP), [X])
     y = model.eval()(X)
     cpu_offload(model, state_dict=dict(model.named_parameters()))
     assert torch.equal(model(X), y)
-    with pytest.raises(ValueError, match="meta device; the accelerate hook AlignDevicesHook offloads its weights"):
+    with pytest.raises(
+        ValueError, match="meta device; the accelerate hook AlignDevicesHook offloads its weights"
+    ):
         at.program(model, seed=0)

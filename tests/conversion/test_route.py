@@ -47,7 +47,8 @@ class Hidden(Functional):
 def test_a_forward_that_names_weights_is_routed_by_convert() -> None:
     model, expected = at.convert(Functional(), CHIP), at.convert(Called(), CHIP)
     assert routed_layers(model) == ["fc", "bare"]
-    assert "routed" in str(at.guard(model, X))  # finds the convolution's too: its name is not in the call
+    # finds the convolution's too: its name is not in the call
+    assert "routed" in str(at.guard(model, X))
     assert routed_layers(model) == ["fc", "bare", "conv"]
     assert "routed: 3 layers that the model calls by their weights, as fc" in str(at.summary(model))
     assert inspect.signature(model.forward) == inspect.signature(Functional().forward)
@@ -80,7 +81,9 @@ def test_calibration_routes_as_well_and_meets_each_batch_once() -> None:
     at.calibrate(expected, batches)
     assert len(routed_layers(model)) == 3
     ranges = [layer.input_range.item() for _, layer in at.analog_layers(model)]
-    assert ranges == pytest.approx([layer.input_range.item() for _, layer in at.analog_layers(expected)])
+    assert ranges == pytest.approx(
+        [layer.input_range.item() for _, layer in at.analog_layers(expected)]
+    )
     model = at.convert(Hidden(), CHIP)
     with pytest.raises(ValueError, match="NaN"):
         at.calibrate(model, [X, X * float("nan")])
@@ -125,7 +128,9 @@ def test_compiled_and_exported() -> None:
     model = at.calibrate(at.convert(Functional(), CHIP, example=X), [X]).eval()
     expected = model(X)
     torch._dynamo.reset()
-    assert torch.allclose(torch.compile(model, fullgraph=True, backend="aot_eager")(X), expected, atol=1e-6)
+    assert torch.allclose(
+        torch.compile(model, fullgraph=True, backend="aot_eager")(X), expected, atol=1e-6
+    )
     assert torch.allclose(torch.export.export(model, (X,)).module()(X), expected, atol=1e-6)
     mapping = at.map_to_chip(model, X, chip=CHIP)
     assert {m.name for m in mapping.matrices} == {"fc", "bare", "conv"}
@@ -190,4 +195,6 @@ def test_folding_is_an_option_of_convert() -> None:
     assert isinstance(model[1], nn.Identity)
     assert torch.allclose(model(image), expected, atol=1e-5)
     with pytest.raises(ValueError, match="no batch norm follows"):
-        at.convert(nn.Sequential(nn.Linear(3, 4)), CHIP, fold_batch_norm=True, example=torch.randn(2, 3))
+        at.convert(
+            nn.Sequential(nn.Linear(3, 4)), CHIP, fold_batch_norm=True, example=torch.randn(2, 3)
+        )

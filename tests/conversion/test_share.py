@@ -17,18 +17,31 @@ class Matrices(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.experts, self.router = nn.Parameter(torch.randn(3, 4, 8)), nn.Parameter(torch.randn(3, 8))
-        self.positions, self.scale = nn.Parameter(torch.randn(1, 5, 8)), nn.Parameter(torch.randn(8, 1, 1))
+        self.experts, self.router = (
+            nn.Parameter(torch.randn(3, 4, 8)),
+            nn.Parameter(torch.randn(3, 8)),
+        )
+        self.positions, self.scale = (
+            nn.Parameter(torch.randn(1, 5, 8)),
+            nn.Parameter(torch.randn(8, 1, 1)),
+        )
 
 
 def test_experts_and_routers_count_and_what_is_added_does_not() -> None:
-    model = at.convert(nn.Sequential(nn.Linear(8, 6), Matrices(), nn.LayerNorm((4, 8)), nn.Embedding(9, 8)), CHIP)
+    model = at.convert(
+        nn.Sequential(nn.Linear(8, 6), Matrices(), nn.LayerNorm((4, 8)), nn.Embedding(9, 8)), CHIP
+    )
     found = at.summary(model).share
-    assert (found.analog, found.digital, found.total) == (48, {"1": 3 * 4 * 8 + 3 * 8}, 48 + 96 + 24)
+    assert (found.analog, found.digital, found.total) == (
+        48,
+        {"1": 3 * 4 * 8 + 3 * 8},
+        48 + 96 + 24,
+    )
     text = str(at.summary(model))
     assert "48 of 168 weights that multiply are on the chip (28.6 %)." in text
     assert (
-        "digital: 1 (168 weights, 71.4 % of those that multiply; no analog layer for Matrices, whose experts is 3 "
+        "digital: 1 (168 weights, 71.4 % of those that multiply; no analog layer for Matrices, "
+        "whose experts is 3 "
         "matrices of 4 x 8 in one Parameter, not a layer)" in text
     )
 
@@ -43,7 +56,12 @@ def test_a_tied_weight_counts_once_and_for_the_head() -> None:
 
 
 def test_recurrent_layers_attention_and_changed_weights_count() -> None:
-    layers = nn.LSTM(8, 4), nn.MultiheadAttention(8, 2, add_bias_kv=True), nn.Conv1d(4, 6, 3), nn.Bilinear(2, 3, 4)
+    layers = (
+        nn.LSTM(8, 4),
+        nn.MultiheadAttention(8, 2, add_bias_kv=True),
+        nn.Conv1d(4, 6, 3),
+        nn.Bilinear(2, 3, 4),
+    )
     sizes = [4 * 4 * (8 + 4), 4 * 8 * 8, 4 * 6 * 3, 2 * 3 * 4, 48, 48, 48]
     changed = (
         parametrizations.weight_norm(nn.Linear(8, 6)),
@@ -55,7 +73,9 @@ def test_recurrent_layers_attention_and_changed_weights_count() -> None:
     assert share(at.convert(model, CHIP)).analog == sum(sizes) - 24 - 2 * 48
 
 
-@pytest.mark.parametrize(("weights", "text"), [(0, "0 %"), (1, "0.1 %"), (5000, "50.0 %"), (9999, "99.9 %")])
+@pytest.mark.parametrize(
+    ("weights", "text"), [(0, "0 %"), (1, "0.1 %"), (5000, "50.0 %"), (9999, "99.9 %")]
+)
 def test_a_share_is_not_rounded_to_nothing_or_all(weights: int, text: str) -> None:
     assert share(nn.Linear(100, 100)).percent(weights) == text
 
@@ -79,9 +99,20 @@ def test_ranges_are_no_parameters_of_the_model() -> None:
 
 
 def test_the_experts_of_a_mixtral_have_their_share() -> None:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     config = MixtralConfig(vocab_size=64, num_hidden_layers=1, num_local_experts=4, **sizes)
     text = str(at.summary(at.convert(MixtralForCausalLM(config), CHIP)))
     assert "5,120 of 29,824 weights that multiply are on the chip (17.2 %)." in text
-    assert "mlp.experts (24,576 weights, 82.4 % of those that multiply; no analog layer for MixtralExperts" in text
-    assert "mlp.gate (128 weights, 0.4 % of those that multiply; no analog layer for MixtralTopKRouter" in text
+    assert (
+        "mlp.experts (24,576 weights, 82.4 % of those that multiply; no analog layer for "
+        "MixtralExperts" in text
+    )
+    assert (
+        "mlp.gate (128 weights, 0.4 % of those that multiply; no analog layer for MixtralTopKRouter"
+        in text
+    )

@@ -25,7 +25,9 @@ class Same(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, self.pads(x.shape[-1], 1) + self.pads(x.shape[-2], 0))
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 class Normed(nn.Conv2d):
@@ -87,7 +89,9 @@ def model_of(layer: nn.Module) -> nn.Sequential:
 
 
 @of_all
-def test_what_it_computes_is_the_same_on_an_ideal_chip(layer: nn.Module, shape: tuple[int, ...]) -> None:
+def test_what_it_computes_is_the_same_on_an_ideal_chip(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
     x = torch.randn(shape)
     digital, model = model_of(layer), at.convert(model_of(layer), IDEAL, example=x)
     torch.testing.assert_close(model(x), digital(x))

@@ -8,7 +8,12 @@ import analogtorch as at
 
 def test_counts_blocks_cells_and_tiles() -> None:
     model = nn.Sequential(
-        nn.Linear(250, 436), nn.ReLU(), nn.Linear(436, 436), nn.ReLU(), nn.Linear(436, 12), nn.LayerNorm(12)
+        nn.Linear(250, 436),
+        nn.ReLU(),
+        nn.Linear(436, 436),
+        nn.ReLU(),
+        nn.Linear(436, 12),
+        nn.LayerNorm(12),
     )
     summary = at.summary(at.convert(model, at.chips.hermes64()))
     assert [row.blocks for row in summary.layers] == [2, 4, 2]
@@ -22,11 +27,15 @@ def test_counts_blocks_cells_and_tiles() -> None:
 
 
 def test_excluded_layers_are_listed() -> None:
-    model = at.convert(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), at.chips.hermes64(), exclude="1")
+    model = at.convert(
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), at.chips.hermes64(), exclude="1"
+    )
     assert at.summary(model).skipped == (("1", "not converted", 20),)
 
 
-@pytest.mark.parametrize(("tiles", "expected"), [(7, "fits only if blocks share tiles"), (2, "TOO LARGE for one chip")])
+@pytest.mark.parametrize(
+    ("tiles", "expected"), [(7, "fits only if blocks share tiles"), (2, "TOO LARGE for one chip")]
+)
 def test_what_does_not_fit_is_said(tiles: int, expected: str) -> None:
     chip = dataclasses.replace(at.chips.hermes64(), tiles=tiles)
     model = at.convert(nn.Sequential(nn.Linear(436, 436), nn.Linear(436, 436)), chip)
@@ -39,17 +48,31 @@ def test_a_digital_model_is_refused() -> None:
 
 
 def test_layers_on_several_chips_are_counted_apart() -> None:
-    model = nn.Sequential(nn.Linear(436, 436), nn.Linear(436, 436), nn.Linear(436, 12), nn.Linear(12, 12))
+    model = nn.Sequential(
+        nn.Linear(436, 436), nn.Linear(436, 436), nn.Linear(436, 12), nn.Linear(12, 12)
+    )
     chip, other = at.chips.hermes64(), at.chips.ibm_speech34()
     at.convert(
-        model, chip, per_layer={"0": other, "2": {"output_bits": 10, "training": at.TrainingNoise(weight="none")}}
+        model,
+        chip,
+        per_layer={
+            "0": other,
+            "2": {"output_bits": 10, "training": at.TrainingNoise(weight="none")},
+        },
     )
     summary = at.summary(model)
     assert summary.chips == (other, chip)
-    assert [row.chip.name for row in summary.layers] == ["ibm_speech34", "hermes64", "hermes64", "hermes64"]
+    assert [row.chip.name for row in summary.layers] == [
+        "ibm_speech34",
+        "hermes64",
+        "hermes64",
+        "hermes64",
+    ]
     assert summary.tiles == 8
     text = str(summary)
-    assert "1 of 34 tiles of ibm_speech34 at one block per tile; 190,096 of 8,912,896 cells." in text
+    assert (
+        "1 of 34 tiles of ibm_speech34 at one block per tile; 190,096 of 8,912,896 cells." in text
+    )
     assert "7 of 64 tiles of hermes64 at one block per tile; 195,472 of 4,194,304 cells." in text
     assert "differs from hermes64: 2 (output_bits 10, training)" in text
     assert summary.tiles_lower_bound == 1 + 3

@@ -35,7 +35,9 @@ def mamba() -> nn.Module:
 
 def test_layers_that_a_mamba_computes_with_digitally_are_named(mamba: nn.Module) -> None:
     view = at.program(mamba, seed=0).at("1 day")
-    with pytest.warns(UserWarning, match=r"4 of 11 analog layers .* did not run: .*0\.mixer\.conv1d.*guard") as caught:
+    with pytest.warns(
+        UserWarning, match=r"4 of 11 analog layers .* did not run: .*0\.mixer\.conv1d.*guard"
+    ) as caught:
         view(input_ids=torch.arange(8)[None])
     assert [Path(warning.filename).name for warning in caught] == ["test_unread.py"]
     assert not view._forward_hooks
@@ -44,7 +46,10 @@ def test_layers_that_a_mamba_computes_with_digitally_are_named(mamba: nn.Module)
 def test_they_are_named_once_for_all_chips_and_times_of_a_model() -> None:
     model = at.convert(Sometimes(), CHIP)
     physical = at.program(model, seed=0)
-    with pytest.warns(UserWarning, match="2 of 3 analog layers .* did not run: 'large', 'direct'. Either this input"):
+    with pytest.warns(
+        UserWarning,
+        match="2 of 3 analog layers .* did not run: 'large', 'direct'. Either this input",
+    ):
         physical.at("1 day")(X)
     physical.at("1 h")(X)
     at.sweep(model, lambda view: view(X).mean().item(), num_chips=2)

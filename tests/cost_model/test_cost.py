@@ -21,7 +21,8 @@ def _free_moves(chip: Chip) -> Chip:
     return dataclasses.replace(chip, cost=dataclasses.replace(chip.cost, network=network))
 
 
-# published: 63.1 TOPS at 9.76 TOPS/W and 16.1 at 2.48 (Le Gallo 2023), which make 133 and 521 ns, 0.86 and 3.38 uJ
+# published: 63.1 TOPS at 9.76 TOPS/W and 16.1 at 2.48 (Le Gallo 2023), which make 133 and 521 ns,
+# 0.86 and 3.38 uJ
 @pytest.mark.parametrize(
     ("phases", "tops", "per_watt", "nanoseconds", "microjoules", "watts", "per_mac"),
     [(1, 63.1, 9.76, 133, 0.859, 6.47, 205), (4, 16.1, 2.48, 521, 3.383, 6.49, 806)],
@@ -53,7 +54,9 @@ def test_keyword_net_costs_what_four_tiles_of_ibm_speech34_cost() -> None:
     assert report.energy.tile < report.energy_full_tiles.tile
     published = {e.scope: e for e in report.published}
     for scope, nanojoules in (("tile", 26.2), ("chip", 42.3), ("system", 75.5)):
-        assert published[scope].joules(4 * 512 * 512) == pytest.approx(4 * nanojoules * 1e-9, rel=0.02)
+        assert published[scope].joules(4 * 512 * 512) == pytest.approx(
+            4 * nanojoules * 1e-9, rel=0.02
+        )
     assert report.schedule.interval == pytest.approx(300e-9)
     signed = cost(keyword_net(at.chips.ibm_speech34()))
     assert signed.energy.tile == pytest.approx(2 * report.energy.tile)
@@ -61,7 +64,8 @@ def test_keyword_net_costs_what_four_tiles_of_ibm_speech34_cost() -> None:
     assert signed.schedule.signed == ("a", "b", "c")
 
 
-# published: 62.4 fJ per operation = 16.0 TOPS/W, 0.744 TOPS with 4-bit inputs and 6-bit outputs (Wan 2022)
+# published: 62.4 fJ per operation = 16.0 TOPS/W, 0.744 TOPS with 4-bit inputs and 6-bit outputs
+# (Wan 2022)
 def test_all_of_neurram48() -> None:
     report = cost(full(_free_moves(at.chips.neurram48()), 48))
     assert report.energy.tile / report.operations == pytest.approx(62.4e-15, rel=0.02)
@@ -73,23 +77,32 @@ def test_all_of_neurram48() -> None:
 @pytest.mark.parametrize("device", ["two_device", "one_device", "pcm_like"])
 def test_drift_saves_energy_of_the_array_only(device: str) -> None:
     chip = at.chips.hermes64(device=device)
-    young, old = (cost(full(chip, 64), conductance=at.chips.mean_conductance(chip.cell, t)) for t in (DAY, 10 * YEAR))
+    young, old = (
+        cost(full(chip, 64), conductance=at.chips.mean_conductance(chip.cell, t))
+        for t in (DAY, 10 * YEAR)
+    )
     gain = old.efficiency("tile").tops_per_watt / young.efficiency("tile").tops_per_watt
     assert 1.03 <= gain <= 1.15
     assert old.energy.adc == young.energy.adc
-    assert old.energy.array / young.energy.array == pytest.approx(old.conductance / young.conductance)
+    assert old.energy.array / young.energy.array == pytest.approx(
+        old.conductance / young.conductance
+    )
     assert young.efficiency("tile").kind == "assumed"  # the share of the array is
 
 
 def test_a_partly_used_tile_has_a_range() -> None:
     chip = at.chips.hermes64()
-    few_columns = cost(mapping(chip, [mvm("w", 64)], [matrix("w", 256, 64)], [put(0, "w", 256, 64)]))
+    few_columns = cost(
+        mapping(chip, [mvm("w", 64)], [matrix("w", 256, 64)], [put(0, "w", 256, 64)])
+    )
     tile = few_columns.efficiency("tile")
     assert tile.low == pytest.approx(2.48 / 4)
     assert tile.high == pytest.approx(2.48)
     assert tile.low < tile.tops_per_watt < tile.high
     assert tile.utilisation == 0.25
-    few_rows = cost(mapping(chip, [mvm("w", 256)], [matrix("w", 64, 256)], [put(0, "w", 64, 256)])).efficiency("tile")
+    few_rows = cost(
+        mapping(chip, [mvm("w", 256)], [matrix("w", 64, 256)], [put(0, "w", 64, 256)])
+    ).efficiency("tile")
     assert few_rows.low == pytest.approx(2.48 / 4)
     assert few_rows.high == few_rows.tops_per_watt  # the columns are all in use
 
@@ -111,7 +124,9 @@ def test_blocks_on_one_tile_take_turns_and_copies_share_the_vectors() -> None:
 def test_steps_that_wait_for_each_other_gain_less_from_copies() -> None:
     chip = _free_moves(at.chips.hermes64())
     copies = [put(0, "w", 100, 100), put(1, "w", 100, 100, copy=1)]
-    plan = schedule(mapping(chip, [mvm("w", 100, vectors=10, steps=10)], [matrix("w", 100, 100)], copies))
+    plan = schedule(
+        mapping(chip, [mvm("w", 100, vectors=10, steps=10)], [matrix("w", 100, 100)], copies)
+    )
     assert plan.latency == pytest.approx(10 * chip.cost.mvm_time.value)
 
 
@@ -119,7 +134,9 @@ def test_planes_of_a_tile_take_turns() -> None:
     chip = _free_moves(at.chips.ibm_speech34(pcm_per_weight=2))
     for tiles, steps in (((0, 1), 2), ((1, 2), 1)):
         blocks = [put(t, "w", 512, 512, col=512 * i) for i, t in enumerate(tiles)]
-        plan = schedule(mapping(chip, [mvm("w", 1024)], [matrix("w", 512, 1024)], blocks), signed_inputs=())
+        plan = schedule(
+            mapping(chip, [mvm("w", 1024)], [matrix("w", 512, 1024)], blocks), signed_inputs=()
+        )
         assert plan.latency == pytest.approx(steps * 300e-9)
         assert len(plan.tiles) == 3 - steps
         assert plan.utilisation == 1.0
@@ -131,19 +148,26 @@ def test_groups_run_one_after_another_or_on_the_diagonal() -> None:
     plan = schedule(mapping(sequential, [mvm("w", 64)], [grouped], [put(0, "w", 9, 64)]))
     assert [(r.mvms, r.rows, r.cols, r.weights) for r in plan.runs] == [(64, 9, 1, 9)]
     diagonal = dataclasses.replace(sequential, grouped="block_diagonal")
-    blocks = [put(i, "w", 252, 28, row=252 * i, col=28 * i) for i in range(2)] + [put(2, "w", 72, 8, row=504, col=56)]
+    blocks = [put(i, "w", 252, 28, row=252 * i, col=28 * i) for i in range(2)] + [
+        put(2, "w", 72, 8, row=504, col=56)
+    ]
     plan = schedule(mapping(diagonal, [mvm("w", 64)], [grouped], blocks))
     assert [(r.mvms, r.rows, r.cols, r.weights) for r in plan.runs] == [
         (1, 252, 28, 252),
         (1, 252, 28, 252),
         (1, 72, 8, 72),
     ]
-    assert sum(step.operations for step in plan.steps) == 0  # nothing to add: the blocks share no column
+    # nothing to add: the blocks share no column
+    assert sum(step.operations for step in plan.steps) == 0
 
 
 def test_a_pipeline_is_as_fast_as_its_busiest_resource() -> None:
     chip = _free_moves(at.chips.hermes64())
-    operations = [mvm("a", 256, vectors=3), mvm("b", 256, "a", vectors=5), mvm("c", 256, "a", vectors=4)]
+    operations = [
+        mvm("a", 256, vectors=3),
+        mvm("b", 256, "a", vectors=5),
+        mvm("c", 256, "a", vectors=4),
+    ]
     matrices = [matrix(n, 256, 256) for n in "abc"]
     parts = mapping(chip, operations, matrices, [put(i, n, 256, 256) for i, n in enumerate("abc")])
     step = chip.cost.mvm_time.value
@@ -162,7 +186,8 @@ def test_transfers_count_hops_ports_and_partial_sums() -> None:
     blocks = [put(0, "a", 256, 256), put(10, "a", 44, 256, row=256), put(11, "b", 256, 100)]
     parts = mapping(chip, operations, [matrix("a", 300, 256), matrix("b", 256, 100)], blocks)
     a, relu, b, out = schedule(parts).steps
-    assert (a.port_elements, a.element_hops, a.operations) == (300, 256 * 3, 256)  # tile 10 is 3 hops from tile 0
+    # tile 10 is 3 hops from tile 0
+    assert (a.port_elements, a.element_hops, a.operations) == (300, 256 * 3, 256)
     assert (relu.place, relu.element_hops, relu.port_elements) == ("chip", 0, 0)
     assert (b.element_hops, b.port_elements) == (256 * 4, 0)
     assert out.port_elements == 100
@@ -174,9 +199,19 @@ def test_transfers_count_hops_ports_and_partial_sums() -> None:
 
 def test_what_the_chip_cannot_compute_goes_to_the_host_and_another_chip_costs_two_ports() -> None:
     chip = at.chips.hermes64()
-    operations = [mvm("a", 256), digital("pool", "pool", 64, "a"), mvm("b", 256, "pool"), mvm("c", 256, "b")]
+    operations = [
+        mvm("a", 256),
+        digital("pool", "pool", 64, "a"),
+        mvm("b", 256, "pool"),
+        mvm("c", 256, "b"),
+    ]
     blocks = [put(0, "a", 256, 256), put(1, "b", 64, 256), put(0, "c", 256, 256, chip=1)]
-    parts = mapping(chip, operations, [matrix("a", 256, 256), matrix("b", 64, 256), matrix("c", 256, 256)], blocks)
+    parts = mapping(
+        chip,
+        operations,
+        [matrix("a", 256, 256), matrix("b", 64, 256), matrix("c", 256, 256)],
+        blocks,
+    )
     report = cost(parts)
     a, pool, b, c, out = report.schedule.steps
     assert [s.port_elements for s in (a, pool, b, c, out)] == [256, 256, 64, 512, 256]
@@ -197,7 +232,14 @@ def test_report_says_everything_that_an_efficiency_needs() -> None:
         "6.94",
     ):
         assert part in text
-    for part in ("2 operations per MAC", "1 phase", "8-bit outputs", "76% of their cells", "without", "assumed"):
+    for part in (
+        "2 operations per MAC",
+        "1 phase",
+        "8-bit outputs",
+        "76% of their cells",
+        "without",
+        "assumed",
+    ):
         assert part in text
     assert "chip / tile 0.62, system / chip 0.56" in text
     assert "signed inputs, 2 passes each" in text
@@ -247,7 +289,9 @@ def test_bad_mappings_are_refused(changes: dict, message: str) -> None:
 
 
 def test_a_mapping_of_an_empty_example_has_no_cost() -> None:
-    with pytest.raises(ValueError, match="multiplies no vector, as its example is empty.*at least one sample"):
+    with pytest.raises(
+        ValueError, match="multiplies no vector, as its example is empty.*at least one sample"
+    ):
         cost(_parts(operations=[mvm("w", 100, vectors=0)]))
 
 
@@ -282,7 +326,11 @@ def test_bad_arguments_are_refused() -> None:
 
 def test_columns_cut_anywhere_add_up_all_the_same() -> None:
     chip = at.chips.hermes64()
-    blocks = [put(0, "w", 256, 256), put(1, "w", 44, 100, row=256), put(2, "w", 44, 156, row=256, col=100)]
+    blocks = [
+        put(0, "w", 256, 256),
+        put(1, "w", 44, 100, row=256),
+        put(2, "w", 44, 156, row=256, col=100),
+    ]
     plan = schedule(mapping(chip, [mvm("w", 256, vectors=2)], [matrix("w", 300, 256)], blocks))
     assert plan.steps[0].operations == 2 * 256
     assert plan.steps[0].element_hops == 2 * (100 * 1 + 156 * 2)
@@ -298,7 +346,9 @@ def test_a_recurrent_matrix_takes_its_own_results() -> None:
     operations = [mvm("ih", 100, vectors=5), mvm("hh", 100, vectors=5, steps=5)]
     operations.append(digital("gates", "activation", 500, "ih", "hh"))
     blocks = [put(0, "ih", 10, 100), put(1, "hh", 100, 100)]
-    plan = schedule(mapping(chip, operations, [matrix("ih", 10, 100), matrix("hh", 100, 100)], blocks))
+    plan = schedule(
+        mapping(chip, operations, [matrix("ih", 10, 100), matrix("hh", 100, 100)], blocks)
+    )
     ih, hh, gates, _ = plan.steps
     assert (ih.port_elements, hh.port_elements, hh.element_hops) == (50, 0, 0)
     assert gates.element_hops == 500  # from hh to where ih lies

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from analogtorch.devices import PCM, LogClip, Piecewise, Polynomial, PowerClip, ReRAM, UnitCell, pcm_like, rram_wan
+from analogtorch.devices import (
+    PCM,
+    LogClip,
+    Piecewise,
+    Polynomial,
+    PowerClip,
+    ReRAM,
+    UnitCell,
+    pcm_like,
+    rram_wan,
+)
 
 LOG = {"slope": -0.01, "offset": 0.02, "low": 0.01, "high": 0.1}
 POWER = {"scale": 0.01, "power": 0.5, "floor": 1e-3, "high": 0.2}
@@ -21,7 +31,9 @@ def test_a_list_of_coefficients_becomes_a_tuple_of_python_numbers() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, True, "0.1", None, torch.tensor(0.1)])
-@pytest.mark.parametrize("curve", [(LogClip, LOG), (PowerClip, POWER)], ids=["LogClip", "PowerClip"])
+@pytest.mark.parametrize(
+    "curve", [(LogClip, LOG), (PowerClip, POWER)], ids=["LogClip", "PowerClip"]
+)
 def test_what_is_no_finite_number_is_refused(curve, bad) -> None:
     kind, fields = curve
     for name in fields:
@@ -37,9 +49,18 @@ def test_what_is_no_finite_number_is_refused(curve, bad) -> None:
     ("make", "message"),
     [
         (lambda: Polynomial(coefficients=()), "Polynomial.coefficients must be a tuple of numbers"),
-        (lambda: Polynomial(coefficients="abc"), "Polynomial.coefficients must be a tuple of numbers"),
-        (lambda: LogClip(**{**LOG, "low": 0.2}), "LogClip.low must not be above high, got 0.2 and 0.1"),
-        (lambda: LogClip(**{**LOG, "slope": 0}), "LogClip.slope must not be 0; a constant is Polynomial"),
+        (
+            lambda: Polynomial(coefficients="abc"),
+            "Polynomial.coefficients must be a tuple of numbers",
+        ),
+        (
+            lambda: LogClip(**{**LOG, "low": 0.2}),
+            "LogClip.low must not be above high, got 0.2 and 0.1",
+        ),
+        (
+            lambda: LogClip(**{**LOG, "slope": 0}),
+            "LogClip.slope must not be 0; a constant is Polynomial",
+        ),
         (lambda: PowerClip(**{**POWER, "floor": 0}), "PowerClip.floor must be a positive number"),
     ],
 )
@@ -56,7 +77,10 @@ def test_a_piece_that_is_no_curve_is_named() -> None:
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("pcm", r"UnitCell.device must be a device such as analogtorch.devices.pcm_like\(\), got 'pcm'"),
+        (
+            "pcm",
+            r"UnitCell.device must be a device such as analogtorch.devices.pcm_like\(\), got 'pcm'",
+        ),
         (pcm_like, r"got <function pcm_like.*; call it"),
         (PCM, "got <class .*PCM'>; call it"),
         (None, "got None"),
@@ -74,7 +98,9 @@ def test_the_methods_that_a_device_lacks_are_named() -> None:
         def program(self, g, z):
             return g
 
-    with pytest.raises(TypeError, match="Mine lacks programming_sigma, drift_coefficient, drift, read, valid_until"):
+    with pytest.raises(
+        TypeError, match="Mine lacks programming_sigma, drift_coefficient, drift, read, valid_until"
+    ):
         UnitCell(device=Mine())
 
 

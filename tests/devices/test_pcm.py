@@ -22,7 +22,9 @@ def _weights_at(cell: UnitCell, w: float, t: float | None) -> torch.Tensor:
     programmed = device.program(targets, z)
     if t is None:
         return cell.weights(programmed)
-    nu = device.drift_coefficient(targets, torch.stack([_draws(10 + i) for i in range(cell.devices)]))
+    nu = device.drift_coefficient(
+        targets, torch.stack([_draws(10 + i) for i in range(cell.devices)])
+    )
     read = torch.stack([_draws(20 + i) for i in range(cell.devices)])
     return cell.weights(device.read(programmed, device.drift(programmed, nu, t), t, read))
 
@@ -76,7 +78,9 @@ def test_programming_sigma_over_g_max(device: PCM, percent: tuple[float, ...]) -
     ],
     ids=["pcm_like", "hermes_two_device"],
 )
-def test_drift_factor_at_full_conductance_and_mean_coefficient(device: PCM, factors: dict[int, float]) -> None:
+def test_drift_factor_at_full_conductance_and_mean_coefficient(
+    device: PCM, factors: dict[int, float]
+) -> None:
     g = torch.tensor([device.g_max])
     nu = device.drift_coefficient(g, torch.zeros(1))
     for t, factor in factors.items():
@@ -88,7 +92,9 @@ def test_fit_scales_with_g_max() -> None:
     device = pcm_like()
     half = dataclasses.replace(device, g_max=12.5)
     r = torch.linspace(0, 1, 5)
-    assert torch.allclose(half.programming_sigma(r * 12.5) / 12.5, device.programming_sigma(r * 25) / 25)
+    assert torch.allclose(
+        half.programming_sigma(r * 12.5) / 12.5, device.programming_sigma(r * 25) / 25
+    )
 
 
 def test_programmed_conductance_is_clamped_at_zero_and_not_at_g_max() -> None:
@@ -107,11 +113,16 @@ def test_targets_stand_for_the_weights(split: str) -> None:
     assert targets.max() <= cell.device.g_max + 1e-5
     assert torch.allclose(cell.weights(targets), w, atol=1e-6)
     first, second = targets[0], targets[1]
-    assert torch.equal(first, second) if split == "equal" else (second[first < cell.device.g_max - 1e-4] == 0).all()
+    assert (
+        torch.equal(first, second)
+        if split == "equal"
+        else (second[first < cell.device.g_max - 1e-4] == 0).all()
+    )
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("g_max", 0.0), ("t0", -1.0), ("t_read", 20.0), ("programming_scale", -0.1)]
+    ("field", "value"),
+    [("g_max", 0.0), ("t0", -1.0), ("t_read", 20.0), ("programming_scale", -0.1)],
 )
 def test_bad_fields_are_refused(field: str, value: float) -> None:
 

@@ -11,7 +11,8 @@ from analogtorch import devices
 R = torch.tensor([0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
 
 
-# the formulas of the fits (Wan 2022, as published in aihwkit), run in an independent program: percent of g_max
+# the formulas of the fits (Wan 2022, as published in aihwkit), run in an independent program:
+# percent of g_max
 @pytest.mark.parametrize(
     ("seconds", "percent"),
     [
@@ -23,7 +24,9 @@ R = torch.tensor([0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
 @pytest.mark.parametrize("g_max", [40.0, 20.0])
 def test_sigma_is_that_of_the_fit(seconds: float, percent: tuple[float, ...], g_max: float) -> None:
     device = dataclasses.replace(devices.rram_wan(), g_max=g_max)
-    assert (100 * device.sigma(R * g_max, seconds) / g_max).tolist() == pytest.approx(percent, abs=0.006)
+    assert (100 * device.sigma(R * g_max, seconds) / g_max).tolist() == pytest.approx(
+        percent, abs=0.006
+    )
 
 
 def test_sigma_grows_in_log_time_and_then_holds() -> None:
@@ -69,7 +72,9 @@ def test_bad_devices_are_refused(changes: dict, message: str) -> None:
         dataclasses.replace(devices.rram_wan(), **changes)
 
 
-@pytest.mark.parametrize("chip", [at.chips.neurram48(), at.chips.ibm_speech34(pcm_per_weight=2)], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "chip", [at.chips.neurram48(), at.chips.ibm_speech34(pcm_per_weight=2)], ids=lambda c: c.name
+)
 def test_chips_with_it_train_and_are_programmed(chip: at.Chip) -> None:
     torch.manual_seed(0)
     model = at.convert(torch.nn.Linear(200, 30), chip)

@@ -1,4 +1,5 @@
-"""The spread of a programmed weight: exact against drawn devices, and the closed form of the kernels against exact."""
+"""The spread of a programmed weight: exact against drawn devices, and the closed form of the
+kernels against exact."""
 
 import dataclasses
 import math
@@ -18,7 +19,9 @@ CELLS = {
     "ibm_speech34": at.chips.ibm_speech34().cell,
     "rram_wan": at.chips.neurram48().cell,
     "a curve of one's own": UnitCell(
-        device=dataclasses.replace(pcm_like(), programming_std=PowerClip(scale=1, power=0.5, floor=0.1, high=2))
+        device=dataclasses.replace(
+            pcm_like(), programming_std=PowerClip(scale=1, power=0.5, floor=0.1, high=2)
+        )
     ),
 }
 CLOSED = [name for name in CELLS if name not in ("rram_wan", "a curve of one's own")]
@@ -32,17 +35,26 @@ def test_the_sigma_of_a_cell_is_that_of_the_weights_it_is_programmed_to(name: st
         targets = cell.targets(torch.full((DRAWS,), w, dtype=torch.float64))
         z = torch.randn(targets.shape, generator=generator, dtype=torch.float64)
         drawn = cell.weights(cell.device.program(targets, z)).std().item()
-        # the standard error of a std of so many draws is 0.11 % of it, 0.15 % with the tails of clamped devices
-        assert cell.programming_sigma(torch.tensor([w])).item() == pytest.approx(drawn, rel=0.006), w
+        # the standard error of a std of so many draws is 0.11 % of it, 0.15 % with the tails of
+        # clamped devices
+        assert cell.programming_sigma(torch.tensor([w])).item() == pytest.approx(
+            drawn, rel=0.006
+        ), w
 
 
 @pytest.mark.parametrize("name", CLOSED)
 @pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 4.0])
-def test_the_closed_form_of_the_kernels_is_that_sigma_within_a_few_percent(name: str, scale: float) -> None:
+def test_the_closed_form_of_the_kernels_is_that_sigma_within_a_few_percent(
+    name: str, scale: float
+) -> None:
     cell = CELLS[name]
-    cell = dataclasses.replace(cell, device=dataclasses.replace(cell.device, programming_scale=scale))
+    cell = dataclasses.replace(
+        cell, device=dataclasses.replace(cell.device, programming_scale=scale)
+    )
     ends = torch.logspace(-6, 0, 2000, dtype=torch.float64)
-    w = torch.cat((torch.linspace(-1, 1, 4001, dtype=torch.float64), ends, 0.5 + ends / 2, 0.5 - ends / 2))
+    w = torch.cat(
+        (torch.linspace(-1, 1, 4001, dtype=torch.float64), ends, 0.5 + ends / 2, 0.5 - ends / 2)
+    )
     assert cell.spread is not None
     torch.testing.assert_close(cell.spread(w), cell.programming_sigma(w), rtol=0.014, atol=0)
     zero = torch.zeros(1, dtype=torch.float64)
@@ -88,8 +100,12 @@ def test_an_exact_device_does_not_vary() -> None:
 
 def test_the_variance_is_never_below_zero() -> None:
     w = torch.linspace(-1, 1, 100_001)
-    assert Spread(coefficients=(0.1, 0.7, -0.3, 0.2), dip=1.0)(w).isfinite().all()  # p^2 - p^2, rounded
-    with pytest.raises(ValueError, match=r"Spread.step must leave base \+ \(pieces - 1\) \* step >= 0, got -0.2 with"):
+    # p^2 - p^2, rounded
+    assert Spread(coefficients=(0.1, 0.7, -0.3, 0.2), dip=1.0)(w).isfinite().all()
+    with pytest.raises(
+        ValueError,
+        match=r"Spread.step must leave base \+ \(pieces - 1\) \* step >= 0, got -0.2 with",
+    ):
         Spread(base=0.1, step=-0.2, pieces=2)
     with pytest.raises(ValueError, match=r"Spread.dip must be .*, got 1.5"):
         Spread(dip=1.5)

@@ -18,7 +18,9 @@ from tests.crossbar import crossbar
 CHIP = crossbar(rows=24, cols=16)
 """Tiles so small that most layers take several."""
 
-TORCHS_OWN = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+TORCHS_OWN = pytest.mark.filterwarnings(
+    "ignore:LSTM with projections is not supported with oneDNN:UserWarning"
+)
 """What torch says of the digital layers themselves."""
 
 
@@ -45,7 +47,8 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Entry:
-    """A layer and what it takes: shapes of normal inputs, or makers of others; four samples along ``batch_dim``."""
+    """A layer and what it takes: shapes of normal inputs, or makers of others; four samples along
+    ``batch_dim``."""
 
     name: str
     kind: Any
@@ -79,14 +82,21 @@ class Entry:
         if not self.takes_range:
             return model
         return at.calibrate(
-            model, [self.inputs()], forward=lambda m, x: m(*x), method="absmax", adc="mse", adc_per="column"
+            model,
+            [self.inputs()],
+            forward=lambda m, x: m(*x),
+            method="absmax",
+            adc="mse",
+            adc_per="column",
         )  # type: ignore[return-value]
 
     def inputs(self, seed: int = 0) -> tuple[Tensor, ...]:
         """A batch of four, the same at every call."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return tuple(shape() if callable(shape) else torch.randn(shape) for shape in self.shapes)
+            return tuple(
+                shape() if callable(shape) else torch.randn(shape) for shape in self.shapes
+            )
 
 
 def _tokens() -> Tensor:
@@ -96,20 +106,62 @@ def _tokens() -> Tensor:
 ENTRIES = (
     Entry("linear", at.nn.AnalogLinear, lambda: nn.Linear(40, 20), ((4, 40),)),
     Entry("conv1d", at.nn.AnalogConv1d, lambda: nn.Conv1d(6, 18, 5, padding=2), ((4, 6, 10),)),
-    Entry("conv2d", at.nn.AnalogConv2d, lambda: nn.Conv2d(4, 6, 3, groups=2, stride=2), ((4, 4, 7, 7),)),
+    Entry(
+        "conv2d",
+        at.nn.AnalogConv2d,
+        lambda: nn.Conv2d(4, 6, 3, groups=2, stride=2),
+        ((4, 4, 7, 7),),
+    ),
     Entry("conv3d", at.nn.AnalogConv3d, lambda: nn.Conv3d(2, 5, 3, padding=1), ((4, 2, 4, 4, 4),)),
-    Entry("transposed1d", at.nn.AnalogConvTranspose1d, lambda: nn.ConvTranspose1d(8, 5, 4, 2), ((4, 8, 5),)),
-    Entry("transposed2d", at.nn.AnalogConvTranspose2d, lambda: nn.ConvTranspose2d(4, 5, 2), ((4, 4, 3, 3),)),
-    Entry("transposed3d", at.nn.AnalogConvTranspose3d, lambda: nn.ConvTranspose3d(4, 3, (2, 1, 2)), ((4, 4, 2, 2, 2),)),
-    Entry("attention", at.nn.AnalogMultiheadAttention, lambda: nn.MultiheadAttention(12, 3), ((5, 4, 12),) * 3, 1),
+    Entry(
+        "transposed1d",
+        at.nn.AnalogConvTranspose1d,
+        lambda: nn.ConvTranspose1d(8, 5, 4, 2),
+        ((4, 8, 5),),
+    ),
+    Entry(
+        "transposed2d",
+        at.nn.AnalogConvTranspose2d,
+        lambda: nn.ConvTranspose2d(4, 5, 2),
+        ((4, 4, 3, 3),),
+    ),
+    Entry(
+        "transposed3d",
+        at.nn.AnalogConvTranspose3d,
+        lambda: nn.ConvTranspose3d(4, 3, (2, 1, 2)),
+        ((4, 4, 2, 2, 2),),
+    ),
+    Entry(
+        "attention",
+        at.nn.AnalogMultiheadAttention,
+        lambda: nn.MultiheadAttention(12, 3),
+        ((5, 4, 12),) * 3,
+        1,
+    ),
     Entry("rnn", at.nn.AnalogRNN, lambda: nn.RNN(5, 6, num_layers=2), ((2, 4, 5),), 1),
-    Entry("lstm", at.nn.AnalogLSTM, lambda: nn.LSTM(5, 8, proj_size=3, bidirectional=True), ((2, 4, 5),), 1),
+    Entry(
+        "lstm",
+        at.nn.AnalogLSTM,
+        lambda: nn.LSTM(5, 8, proj_size=3, bidirectional=True),
+        ((2, 4, 5),),
+        1,
+    ),
     Entry("gru", at.nn.AnalogGRU, lambda: nn.GRU(5, 9, batch_first=True), ((4, 2, 5),)),
     Entry("rnn_cell", at.nn.AnalogRNNCell, lambda: nn.RNNCell(5, 6), ((4, 5), (4, 6))),
     Entry("lstm_cell", at.nn.AnalogLSTMCell, lambda: nn.LSTMCell(5, 6), ((4, 5), (4, 6), (4, 6))),
     Entry("gru_cell", at.nn.AnalogGRUCell, lambda: nn.GRUCell(30, 6), ((4, 30), (4, 6))),
-    Entry("embedding", at.nn.AnalogEmbedding, lambda: nn.Embedding(50, 20), (_tokens,), 0, {"embeddings": True}),
-    Entry("subclass", analog_class(at.nn.AnalogLinear, Doubled), lambda: Doubled(40, 20), ((4, 40),)),
+    Entry(
+        "embedding",
+        at.nn.AnalogEmbedding,
+        lambda: nn.Embedding(50, 20),
+        (_tokens,),
+        0,
+        {"embeddings": True},
+    ),
+    Entry(
+        "subclass", analog_class(at.nn.AnalogLinear, Doubled), lambda: Doubled(40, 20), ((4, 40),)
+    ),
     Entry("hugging_face", _Conv1D, lambda: Conv1D(11, 37), ((4, 3, 37),)),
 )
-"""A line per kind, and one for subclasses; ``test_every_kind_has_a_model`` names what is missing."""
+"""A line per kind, and one for subclasses; ``test_every_kind_has_a_model`` names what is
+missing."""

@@ -1,4 +1,5 @@
-"""What ``test_distributed.py`` runs in each of two processes: a training step of every model of the table."""
+"""What ``test_distributed.py`` runs in each of two processes: a training step of every model of the
+table."""
 
 import sys
 import warnings
@@ -30,7 +31,9 @@ def _check_gradients(model: Any, whole: Any) -> None:
     for (name, a), b in zip(model.named_parameters(), whole.parameters(), strict=True):
         if b.requires_grad:
             ours, theirs = _full(a.grad), b.grad
-            assert torch.allclose(ours, theirs, atol=1e-5 * theirs.abs().max().item()), f"gradient of {name}"
+            assert torch.allclose(ours, theirs, atol=1e-5 * theirs.abs().max().item()), (
+                f"gradient of {name}"
+            )
 
 
 def ddp(entry: Entry, rank: int) -> None:
@@ -42,7 +45,9 @@ def ddp(entry: Entry, rank: int) -> None:
     share = tuple(t.narrow(entry.batch_dim, 2 * rank, 2) for t in x)
     y = _step(net, share, first_sample=2 * rank)
     there = expected.movedim(entry.batch_dim, 0)[mine]
-    assert torch.allclose(y.movedim(entry.batch_dim, 0), there, atol=1e-5), "the shared noise differs"
+    assert torch.allclose(y.movedim(entry.batch_dim, 0), there, atol=1e-5), (
+        "the shared noise differs"
+    )
     _check_gradients(net.module, whole)
 
 
@@ -56,11 +61,16 @@ def fsdp(entry: Entry, rank: int) -> None:
     _check_gradients(net, whole)
     state = net.state_dict()
     assert list(state) == list(entry.digital().state_dict()), "keys"
-    assert all(torch.equal(_full(state[name]), t) for name, t in whole.state_dict().items()), "weights"
-    for model in (net, whole):  # an optimizer sees ranges, of which one rank has none, like any other parameter
+    assert all(torch.equal(_full(state[name]), t) for name, t in whole.state_dict().items()), (
+        "weights"
+    )
+    # an optimizer sees ranges, of which one rank has none, like any other parameter
+    for model in (net, whole):
         torch.optim.AdamW(model.parameters(), lr=0.1).step()
     assert "range=" in repr(net)
-    known = [key for key, metadata in state._metadata.items() if "analogtorch.input_range" in metadata]
+    known = [
+        key for key, metadata in state._metadata.items() if "analogtorch.input_range" in metadata
+    ]
     assert bool(known) == (rank == 0), "the ranges are in the state_dict of the first process"
     with torch.no_grad():
         assert torch.allclose(net.eval()(*x), whole.eval()(*x), atol=1e-5), "after a step"

@@ -1,4 +1,5 @@
-"""Data parallelism: DistributedDataParallel and FSDP2 over two processes, for every model of the table."""
+"""Data parallelism: DistributedDataParallel and FSDP2 over two processes, for every model of the
+table."""
 
 import subprocess
 import sys
@@ -8,7 +9,12 @@ from pathlib import Path
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     command, root = [sys.executable, "-m", "tests.ecosystem.ranks"], Path(__file__).parents[2]
     ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "meeting")], stderr=subprocess.PIPE, text=True, cwd=root)
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "meeting")],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=root,
+        )
         for rank in range(2)
     ]
     try:
@@ -16,4 +22,6 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     finally:
         for rank in ranks:
             rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(error[-3000:] for error in errors)
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(
+        error[-3000:] for error in errors
+    )

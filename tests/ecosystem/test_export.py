@@ -24,7 +24,10 @@ def _batch(entry: Entry) -> tuple:
 
 
 def _larger(entry: Entry) -> tuple[Tensor, ...]:
-    return tuple(torch.cat([a, b], entry.batch_dim) for a, b in zip(entry.inputs(1), entry.inputs(2), strict=True))
+    return tuple(
+        torch.cat([a, b], entry.batch_dim)
+        for a, b in zip(entry.inputs(1), entry.inputs(2), strict=True)
+    )
 
 
 def _session(program: torch.onnx.ONNXProgram | None, folder: Path) -> Callable[..., Tensor]:
@@ -61,7 +64,9 @@ def test_an_exported_program_gives_the_same_numbers_for_any_batch(entry: Entry) 
 
 def test_onnxruntime_gives_the_same_numbers_for_any_batch(entry: Entry, tmp_path: Path) -> None:
     model = entry.analog().eval()
-    exported = torch.onnx.export(model, entry.inputs(), dynamo=True, dynamic_shapes=_batch(entry), verbose=False)
+    exported = torch.onnx.export(
+        model, entry.inputs(), dynamo=True, dynamic_shapes=_batch(entry), verbose=False
+    )
     run = _session(exported, tmp_path)
     for x in (entry.inputs(), _larger(entry)):
         assert _close(run(*x), model(*x))
@@ -72,7 +77,9 @@ def test_onnx_from_an_exported_program_with_ranges_per_tile(tmp_path: Path) -> N
     model, x = entry.converted().eval(), entry.inputs()
     at.calibrate(model, [x], forward=lambda m, x: m(*x), per="tile")
     program = torch.export.export(model, x)
-    assert _close(_session(torch.onnx.export(program, dynamo=True, verbose=False), tmp_path)(*x), model(*x))
+    assert _close(
+        _session(torch.onnx.export(program, dynamo=True, verbose=False), tmp_path)(*x), model(*x)
+    )
 
 
 def test_a_programmed_chip_becomes_onnx_if_its_readings_have_no_noise(tmp_path: Path) -> None:
@@ -83,11 +90,15 @@ def test_a_programmed_chip_becomes_onnx_if_its_readings_have_no_noise(tmp_path: 
     exported = torch.onnx.export(aged, x, dynamo=True, verbose=False)
     assert _close(_session(exported, tmp_path)(*x), aged(*x))
     noisy = at.program(entry.analog(), seed=1).at("1 day")
-    with pytest.raises(torch.onnx.OnnxExporterError, match=r"Export a model in evaluation mode.*output_noise=0"):
+    with pytest.raises(
+        torch.onnx.OnnxExporterError, match=r"Export a model in evaluation mode.*output_noise=0"
+    ):
         torch.onnx.export(noisy, x, dynamo=True, verbose=False)
 
 
 @pytest.mark.filterwarnings("ignore:Exporting a model while it is in training mode:UserWarning")
 def test_training_does_not_become_onnx() -> None:
-    with pytest.raises(torch.onnx.OnnxExporterError, match=r"Export a model in evaluation mode, by model\.eval\(\)"):
+    with pytest.raises(
+        torch.onnx.OnnxExporterError, match=r"Export a model in evaluation mode, by model\.eval\(\)"
+    ):
         torch.onnx.export(ENTRIES[0].analog(), ENTRIES[0].inputs(), dynamo=True, verbose=False)

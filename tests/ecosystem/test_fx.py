@@ -1,4 +1,5 @@
-"""torch.fx and what builds on it, such as the feature extraction of torchvision, see an analog layer as one call."""
+"""torch.fx and what builds on it, such as the feature extraction of torchvision, see an analog
+layer as one call."""
 
 import copy
 from typing import Any
@@ -50,7 +51,9 @@ class First(nn.Module):
         (First(nn.MultiheadAttention(4, 2), 3), (6, 2, 4)),
     ],
 )
-def test_a_graph_calls_the_layer_and_computes_the_same(layer: nn.Module, shape: tuple[int, ...]) -> None:
+def test_a_graph_calls_the_layer_and_computes_the_same(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
     model = at.convert(nn.Sequential(layer, nn.ReLU()), CHIP).eval()
     graph = torch.fx.symbolic_trace(model)

@@ -1,4 +1,5 @@
-"""Lightning with a user's own module, Trainer and ModelCheckpoint: a run that is resumed ends as one that was not."""
+"""Lightning with a user's own module, Trainer and ModelCheckpoint: a run that is resumed ends as
+one that was not."""
 
 from pathlib import Path
 
@@ -27,7 +28,11 @@ class Module(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.rnn, self.drop = nn.Conv1d(4, 6, 3), nn.GRU(6, 5, batch_first=True), nn.Dropout(0.2)
+        self.conv, self.rnn, self.drop = (
+            nn.Conv1d(4, 6, 3),
+            nn.GRU(6, 5, batch_first=True),
+            nn.Dropout(0.2),
+        )
         self.head = nn.Linear(5, 2)
 
     def forward(self, x: Tensor) -> Tensor:

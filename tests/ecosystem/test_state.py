@@ -22,7 +22,9 @@ LOST = "carries no input ranges"
 
 
 def _lost(entry: Entry, message: str) -> Any:
-    return pytest.warns(UserWarning, match=message) if entry.takes_range else contextlib.nullcontext()
+    return (
+        pytest.warns(UserWarning, match=message) if entry.takes_range else contextlib.nullcontext()
+    )
 
 
 def _ranges(model: nn.Module) -> list[float]:
@@ -46,7 +48,9 @@ def _same(a: nn.Module, b: nn.Module, entry: Entry) -> bool:
 
 
 def test_every_kind_has_a_model() -> None:
-    assert {entry.kind for entry in ENTRIES} >= set(kinds()), "add a line to ENTRIES in tests/ecosystem/models.py"
+    assert {entry.kind for entry in ENTRIES} >= set(kinds()), (
+        "add a line to ENTRIES in tests/ecosystem/models.py"
+    )
     for entry in ENTRIES:
         assert type(entry.converted().layer) is entry.kind
 
@@ -57,9 +61,12 @@ def test_keys_are_the_digital_models_both_ways(entry: Entry) -> None:
     with torch.no_grad():
         for parameter in digital.parameters():
             parameter.mul_(0.5)
-    for model in (analog, entry.converted()):  # a digital checkpoint is no loss of ranges: nothing is said
+    # a digital checkpoint is no loss of ranges: nothing is said
+    for model in (analog, entry.converted()):
         model.load_state_dict(digital.state_dict(), strict=True)
-    assert all(torch.equal(t, analog.state_dict()[name]) for name, t in digital.state_dict().items())
+    assert all(
+        torch.equal(t, analog.state_dict()[name]) for name, t in digital.state_dict().items()
+    )
     fresh = entry.digital()
     fresh.load_state_dict(analog.state_dict(), strict=True)
     assert torch.equal(fresh.eval()(*entry.inputs()), digital.eval()(*entry.inputs()))
@@ -93,7 +100,9 @@ def test_a_copy_is_the_same_and_its_own(entry: Entry, how: str) -> None:
     model = entry.analog()
     twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
     assert _same(twin, model, entry)
-    assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in model.parameters()}
+    assert not {p.data_ptr() for p in twin.parameters()} & {
+        p.data_ptr() for p in model.parameters()
+    }
     before = model.eval()(*entry.inputs())
     with torch.no_grad():
         for parameter in twin.parameters():

@@ -1,4 +1,5 @@
-"""Hugging Face: a converted model trains with its Trainer, and what it saves is the digital model's."""
+"""Hugging Face: a converted model trains with its Trainer, and what it saves is the digital
+model's."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,13 @@ def _logits(model: nn.Module) -> Tensor:
         return model.eval()(**_batch(model)).logits
 
 
-def _trained(model: nn.Module, folder: Path, resume: Path | None = None, callbacks: Any = None, **options: Any) -> None:
+def _trained(
+    model: nn.Module,
+    folder: Path,
+    resume: Path | None = None,
+    callbacks: Any = None,
+    **options: Any,
+) -> None:
     batch = _batch(model)
     rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
     arguments = transformers.TrainingArguments(
@@ -65,7 +72,11 @@ def test_trained_saved_and_loaded_into_the_digital_class(make: Any, tmp_path: Pa
     ranges = [layer.input_range.item() for _, layer in at.analog_layers(model)]
     assert len(ranges) == {_bert: 14, _gpt2: 9}[make]
     _trained(model, tmp_path / "run")
-    assert not any(torch.equal(t, before[name]) for name, t in model.state_dict().items() if name.endswith("weight"))
+    assert not any(
+        torch.equal(t, before[name])
+        for name, t in model.state_dict().items()
+        if name.endswith("weight")
+    )
     assert ranges != [layer.input_range.item() for _, layer in at.analog_layers(model)]
 
     model.save_pretrained(tmp_path / "saved")
@@ -81,12 +92,15 @@ def test_trained_saved_and_loaded_into_the_digital_class(make: Any, tmp_path: Pa
 
 
 def test_a_run_is_repeated_bit_for_bit_and_resumed_with_a_warning(tmp_path: Path) -> None:
-    """The Trainer seeds torch, and with it the noise. Its checkpoints are safetensors: what ranges learnt is lost."""
+    """The Trainer seeds torch, and with it the noise. Its checkpoints are safetensors: what ranges
+    learnt is lost."""
     whole, again, resumed = (_convert(_bert()) for _ in range(3))
     _trained(whole, tmp_path / "whole")
     _trained(again, tmp_path / "again")
     assert torch.equal(_logits(whole), _logits(again))
-    with pytest.warns(UserWarning, match="carries no input ranges.*the layers keep those that they have"):
+    with pytest.warns(
+        UserWarning, match="carries no input ranges.*the layers keep those that they have"
+    ):
         _trained(resumed, tmp_path / "resumed", resume=tmp_path / "whole" / "checkpoint-2")
     assert torch.allclose(_logits(whole), _logits(resumed), atol=0.05)
 
@@ -100,9 +114,16 @@ def _ranges(model: nn.Module) -> list[tuple[float, ...] | None]:
 def test_a_run_that_keeps_its_ranges_is_resumed_bit_for_bit(restore: bool, tmp_path: Path) -> None:
     whole, resumed, tiled = _convert(_bert()), _convert(_bert()), _convert(_bert())
     _trained(whole, tmp_path / "whole", callbacks=[KeepRanges()])
-    at.calibrate(resumed, [_batch(resumed)], method="absmax")  # other ranges, which the checkpoint's replace
+    # other ranges, which the checkpoint's replace
+    at.calibrate(resumed, [_batch(resumed)], method="absmax")
     options = {"restore_callback_states_from_checkpoint": restore}
-    _trained(resumed, tmp_path / "resumed", tmp_path / "whole" / "checkpoint-2", [KeepRanges()], **options)
+    _trained(
+        resumed,
+        tmp_path / "resumed",
+        tmp_path / "whole" / "checkpoint-2",
+        [KeepRanges()],
+        **options,
+    )
     assert _ranges(resumed) == _ranges(whole)
     assert torch.equal(_logits(whole), _logits(resumed))
     assert load_ranges(tiled, tmp_path / "resumed" / "checkpoint-3") is tiled
@@ -116,7 +137,9 @@ def test_adc_bounds_are_kept_too(method: Any, tmp_path: Path) -> None:
     at.calibrate(model, [_batch(model)], method=method, adc="mse", adc_per="column")
     _trained(model, tmp_path, callbacks=[KeepRanges()])
     load_ranges(fresh, tmp_path / "checkpoint-3")
-    for (_, layer), (_, other) in zip(at.analog_layers(model), at.analog_layers(fresh), strict=True):
+    for (_, layer), (_, other) in zip(
+        at.analog_layers(model), at.analog_layers(fresh), strict=True
+    ):
         assert torch.equal(layer.output_bounds, other.output_bounds)
 
 
@@ -130,7 +153,12 @@ def test_the_best_model_gets_the_ranges_that_it_had(tmp_path: Path) -> None:
             seen[state.global_step] = _ranges(model)
 
     # the loss falls, so that by its largest value the first checkpoint is the best
-    options = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "greater_is_better": True}
+    options = {
+        "load_best_model_at_end": True,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "greater_is_better": True,
+    }
     _trained(model, tmp_path, None, [KeepRanges(), Look()], metric_for_best_model="loss", **options)
     assert seen[2] != seen[3]
     assert _ranges(model) == seen[2]
@@ -140,14 +168,18 @@ def test_the_best_model_gets_the_ranges_that_it_had(tmp_path: Path) -> None:
 def test_checkpoints_without_ranges_or_with_those_of_other_layers(tmp_path: Path) -> None:
     model = _convert(_bert())
     _trained(model, tmp_path / "without")
-    _trained(_convert(_bert()), tmp_path / "with", tmp_path / "without" / "checkpoint-2", [KeepRanges()])
+    _trained(
+        _convert(_bert()), tmp_path / "with", tmp_path / "without" / "checkpoint-2", [KeepRanges()]
+    )
     with pytest.raises(ValueError, match="holds no input ranges; train with"):
         load_ranges(model, tmp_path / "without" / "checkpoint-2")
     with pytest.raises(FileNotFoundError, match="no trainer_state.json"):
         load_ranges(model, tmp_path)
     other = _convert(_bert(layers=1))
     before = _ranges(other)
-    with pytest.raises(ValueError, match="input range of 'bert.encoder.layer.1.*convert the same layers"):
+    with pytest.raises(
+        ValueError, match="input range of 'bert.encoder.layer.1.*convert the same layers"
+    ):
         load_ranges(other, tmp_path / "with" / "checkpoint-3")
     assert _ranges(other) == before
 
@@ -156,8 +188,18 @@ def test_a_whole_model_becomes_onnx(tmp_path: Path) -> None:
     model = _convert(_bert(layers=1)).eval()
     x = {name: t for name, t in _batch(model).items() if name != "labels"}
     shapes = {name: {0: torch.export.Dim.DYNAMIC} for name in x}
-    torch.onnx.export(model, (), tmp_path / "bert.onnx", kwargs=x, dynamic_shapes=shapes, dynamo=True, verbose=False)
+    torch.onnx.export(
+        model,
+        (),
+        tmp_path / "bert.onnx",
+        kwargs=x,
+        dynamic_shapes=shapes,
+        dynamo=True,
+        verbose=False,
+    )
     session = onnxruntime.InferenceSession(tmp_path / "bert.onnx")
     (y,) = session.run(None, {name: t[:3].numpy() for name, t in x.items()})
     expected = _logits(model)[:3]
-    assert torch.allclose(torch.tensor(y), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    assert torch.allclose(
+        torch.tensor(y), expected, rtol=0, atol=1e-4 * expected.abs().max().item()
+    )

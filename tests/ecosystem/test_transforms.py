@@ -20,7 +20,9 @@ def _forget() -> None:
     torch._dynamo.reset()
 
 
-def _gradients(model: nn.Module, entry: Entry, run: Callable[..., Tensor] | None = None) -> list[Tensor]:
+def _gradients(
+    model: nn.Module, entry: Entry, run: Callable[..., Tensor] | None = None
+) -> list[Tensor]:
     """Of one training step's loss; and its output."""
     model.train().zero_grad()
     with at.noise(515, step=3):
@@ -54,19 +56,24 @@ def test_autocast_is_the_digital_layers(entry: Entry) -> None:
         lower = _gradients(model, entry)
         assert lower[0].dtype == digital(*entry.inputs()).dtype
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
-    # bfloat16 moves some sums over the edge of a converter's step, which a recurrence carries on; what a range learns
-    # depends on the few inputs that it clips
+    # bfloat16 moves some sums over the edge of a converter's step, which a recurrence carries on;
+    # what a range learns depends on the few inputs that it clips
     errors = [((a - b).norm() / b.norm()).item() for a, b in zip(lower, exact, strict=True)]
     assert errors[0] < 0.05
     names = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert all(e < 0.25 for name, e in zip(names, errors[1:], strict=True) if not name.endswith("input_range"))
+    assert all(
+        e < 0.25
+        for name, e in zip(names, errors[1:], strict=True)
+        if not name.endswith("input_range")
+    )
     assert all(t.isfinite().all() for t in lower)
 
 
 def test_compiled_without_a_break_it_gives_the_eager_numbers(entry: Entry) -> None:
     model = entry.analog()
     twin = copy.deepcopy(model)
-    with torch._dynamo.config.patch(allow_rnn=True):  # without it, torch refuses its own recurrent layers too
+    # without it, torch refuses its own recurrent layers too
+    with torch._dynamo.config.patch(allow_rnn=True):
         compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
         _equal(_gradients(twin, entry, compiled), _gradients(model, entry), 1e-5)
 
@@ -77,12 +84,16 @@ def test_inductor_gives_the_eager_numbers() -> None:
     entry = next(e for e in ENTRIES if e.name == "linear")
     model = entry.analog()
     twin = copy.deepcopy(model)
-    _equal(_gradients(twin, entry, torch.compile(twin, fullgraph=True)), _gradients(model, entry), 1e-5)
+    _equal(
+        _gradients(twin, entry, torch.compile(twin, fullgraph=True)), _gradients(model, entry), 1e-5
+    )
 
 
 def test_functional_call_is_what_assigning_would_give(entry: Entry) -> None:
     model = entry.analog()
-    other = {name: (p.detach() * 0.7 + 0.01).requires_grad_() for name, p in model.named_parameters()}
+    other = {
+        name: (p.detach() * 0.7 + 0.01).requires_grad_() for name, p in model.named_parameters()
+    }
     assigned = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in assigned.named_parameters():
@@ -90,7 +101,9 @@ def test_functional_call_is_what_assigning_would_give(entry: Entry) -> None:
     expected = _gradients(assigned, entry)
     with at.noise(515, step=3):
         y = torch.func.functional_call(model, other, entry.inputs())
-    taken = torch.autograd.grad(y.square().sum(), [other[n] for n, p in model.named_parameters() if p.requires_grad])
+    taken = torch.autograd.grad(
+        y.square().sum(), [other[n] for n, p in model.named_parameters() if p.requires_grad]
+    )
     _equal([y, *taken], expected)
     assert all(p.grad is None for p in model.parameters())
     with pytest.raises(NotImplementedError, match=r"torch\.func\.grad/jvp are not supported"):

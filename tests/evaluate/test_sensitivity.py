@@ -1,4 +1,5 @@
-"""Each layer on the chip by itself: what is measured, what it leaves untouched, and what is made of it."""
+"""Each layer on the chip by itself: what is measured, what it leaves untouched, and what is made of
+it."""
 
 import copy
 import dataclasses
@@ -21,9 +22,12 @@ Metric = Callable[[nn.Module], float]
 
 
 def _digital() -> nn.Sequential:
-    """Layer ``2`` is fragile: one large weight sets its scale, and the others drown in the devices' noise."""
+    """Layer ``2`` is fragile: one large weight sets its scale, and the others drown in the devices'
+    noise."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 6))
+    net = nn.Sequential(
+        nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 6)
+    )
     with torch.no_grad():
         net[2].weight[3, 5] = 4.0
     return net
@@ -68,7 +72,9 @@ def found() -> Sensitivity:
     return at.sensitivity(_analog(), _error, num_chips=2, higher_is_better=False)
 
 
-def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(found: Sensitivity) -> None:
+def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(
+    found: Sensitivity,
+) -> None:
     assert found.rows[0].name == "2"
     assert {row.name for row in found.rows} == {"0", "2", "4"}
     for effect in ("bits", "readings", "noise", "drift"):
@@ -78,7 +84,9 @@ def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(found
     assert drift == sorted(drift, reverse=True)
     sweep = at.sweep(_analog(), _error, num_chips=2, times=["0 s", "1 year"])
     assert found.reference == _error(_digital())
-    assert [found.total[e].mean + found.reference for e in ("noise", "drift")] == pytest.approx(sweep.mean.tolist())
+    assert [found.total[e].mean + found.reference for e in ("noise", "drift")] == pytest.approx(
+        sweep.mean.tolist()
+    )
     assert [found.total[e].std for e in ("noise", "drift")] == pytest.approx(sweep.std.tolist())
     assert found.total["bits"].mean == pytest.approx(_error(_analog().eval()) - found.reference)
     assert found.sum["noise"] == pytest.approx(sum(row.loss["noise"].mean for row in found.rows))
@@ -86,8 +94,11 @@ def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(found
 
 
 @pytest.mark.parametrize("name", ["0", "2", "4"])
-def test_a_row_is_what_a_model_with_this_layer_alone_on_the_chip_loses(found: Sensitivity, name: str) -> None:
-    """So it depends neither on the other layers nor on what was measured before it: the noise of a layer is keyed."""
+def test_a_row_is_what_a_model_with_this_layer_alone_on_the_chip_loses(
+    found: Sensitivity, name: str
+) -> None:
+    """So it depends neither on the other layers nor on what was measured before it: the noise of a
+    layer is keyed."""
     alone, index = at.convert(_digital(), CHIP, include=name).eval(), int(name)
     if (whole := _analog()[index]).calibrated:  # else each vector sets its own
         alone[index].set_input_range(whole.input_range.item())
@@ -95,23 +106,32 @@ def test_a_row_is_what_a_model_with_this_layer_alone_on_the_chip_loses(found: Se
     sweep = at.sweep(alone, _error, num_chips=2, times=["0 s", "1 year"])
     assert loss["bits"].mean == pytest.approx(_error(alone) - found.reference)
     assert [loss["noise"].mean, loss["drift"].mean] == pytest.approx(sweep.mean.tolist(), rel=1e-9)
-    silent = dataclasses.replace(CHIP.cell.device, programming_scale=0.0, drift_scale=0.0, read_scale=0.0)
-    alone[index].chip = dataclasses.replace(CHIP, cell=dataclasses.replace(CHIP.cell, device=silent))
+    silent = dataclasses.replace(
+        CHIP.cell.device, programming_scale=0.0, drift_scale=0.0, read_scale=0.0
+    )
+    alone[index].chip = dataclasses.replace(
+        CHIP, cell=dataclasses.replace(CHIP.cell, device=silent)
+    )
     read = at.sweep(alone, _error, num_chips=1, times=["0 s"], compensation="none").mean.item()
     assert loss["readings"].mean == pytest.approx(read, rel=1e-5)
     assert [loss["noise"].std, loss["drift"].std] == pytest.approx(sweep.std.tolist(), rel=1e-9)
 
 
 @pytest.mark.parametrize("grouped", ["sequential", "block_diagonal"])
-def test_matrices_of_recurrent_layers_and_grouped_convolutions_have_their_rows(grouped: str) -> None:
-    chip = dataclasses.replace(CHIP, grouped=grouped, rows=5)  # blocks that end within a kernel and within a row
+def test_matrices_of_recurrent_layers_and_grouped_convolutions_have_their_rows(
+    grouped: str,
+) -> None:
+    # blocks that end within a kernel and within a row
+    chip = dataclasses.replace(CHIP, grouped=grouped, rows=5)
     model = at.calibrate(at.convert(_mixed(), chip), [WAVES])
     found = at.sensitivity(model, _mean, num_chips=1)
     suffixes = ("l0", "l0_reverse")
     matrices = {f"lstm.{kind}_{suffix}" for kind in ("ih", "hh") for suffix in suffixes}
     assert {row.name for row in found.rows} == {"conv", "head"} | matrices
     assert {row.name: row.weights for row in found.rows}["lstm.hh_l0"] == 4 * 6 * 6
-    assert {row.name: row.blocks for row in found.rows} == {row.name: row.blocks for row in at.summary(model).layers}
+    assert {row.name: row.blocks for row in found.rows} == {
+        row.name: row.blocks for row in at.summary(model).layers
+    }
     assert found.reference == pytest.approx(_mean(_mixed()), abs=1e-6)
     assert any(row.loss["drift"].mean != 0 for row in found.rows if row.name in matrices)
     for name in ("conv", "head"):
@@ -119,7 +139,8 @@ def test_matrices_of_recurrent_layers_and_grouped_convolutions_have_their_rows(g
         alone.get_submodule(name).set_input_range(model.get_submodule(name).input_range.item())
         value = at.sweep(alone, _mean, num_chips=1, times=["1 year"]).values.item()
         row = next(row for row in found.rows if row.name == name)
-        assert row.loss["drift"].mean == pytest.approx(found.reference - value, abs=1e-6)  # nn.LSTM rounds differently
+        # nn.LSTM rounds differently
+        assert row.loss["drift"].mean == pytest.approx(found.reference - value, abs=1e-6)
 
 
 def test_same_call_same_numbers_and_effects_do_not_depend_on_each_other(found: Sensitivity) -> None:
@@ -127,9 +148,14 @@ def test_same_call_same_numbers_and_effects_do_not_depend_on_each_other(found: S
     drift = at.sensitivity(_analog(), _error, effects="drift", num_chips=2, higher_is_better=False)
     assert drift.effects == ("drift",)
     assert [row.loss["drift"] for row in drift.rows] == [row.loss["drift"] for row in found.rows]
-    other = at.sensitivity(_analog(), _error, effects=["noise"], num_chips=2, seed=1, higher_is_better=False)
+    other = at.sensitivity(
+        _analog(), _error, effects=["noise"], num_chips=2, seed=1, higher_is_better=False
+    )
     assert other.total["noise"] != found.total["noise"]
-    assert at.sensitivity(_analog(), _error, effects=["noise", "bits"], num_chips=1).effects == ("bits", "noise")
+    assert at.sensitivity(_analog(), _error, effects=["noise", "bits"], num_chips=1).effects == (
+        "bits",
+        "noise",
+    )
 
 
 def test_time_and_compensation_are_those_of_at() -> None:
@@ -160,7 +186,9 @@ def test_model_random_state_and_mode_are_unchanged_also_after_an_error() -> None
     assert len(set(calls)) == 1  # every call meets the same draws
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training
-    for (name, layer), (_, old) in zip(at.analog_layers(model), at.analog_layers(before), strict=True):
+    for (name, layer), (_, old) in zip(
+        at.analog_layers(model), at.analog_layers(before), strict=True
+    ):
         assert layer.chip == old.chip, name
         assert layer.plans == old.plans
         assert layer.programmed is None
@@ -179,7 +207,9 @@ def test_bad_calls_are_refused_before_anything_runs() -> None:
         at.sensitivity(_digital(), never)
     with pytest.raises(ValueError, match="'0' belongs to a programmed chip"):
         at.sensitivity(at.program(_analog(), seed=1).at("0 s"), never)
-    with pytest.raises(ValueError, match=r"one of \('bits', 'readings', 'noise', 'drift'\), got 'heat'"):
+    with pytest.raises(
+        ValueError, match=r"one of \('bits', 'readings', 'noise', 'drift'\), got 'heat'"
+    ):
         at.sensitivity(_analog(), never, effects="heat")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="effects must be (one|some) of"):
         at.sensitivity(_analog(), never, effects=[])
@@ -197,9 +227,13 @@ def test_a_metric_that_is_no_finite_number_is_refused_with_layer_and_effect() ->
         on = [name for name, layer in at.analog_layers(chip) if layer.programmed is not None]
         return float("nan") if on == ["4"] else 1.0
 
-    with pytest.raises(ValueError, match=r"is nan with only layer '4' on the chip \(drift, chip 0\)"):
+    with pytest.raises(
+        ValueError, match=r"is nan with only layer '4' on the chip \(drift, chip 0\)"
+    ):
         at.sensitivity(_analog(), breaks, effects="drift")
-    with pytest.raises(ValueError, match=r"is nan with only layer '4' on the chip \(readings, chip 0\)"):
+    with pytest.raises(
+        ValueError, match=r"is nan with only layer '4' on the chip \(readings, chip 0\)"
+    ):
         at.sensitivity(_analog(), breaks)
     with pytest.raises(ValueError, match="is inf with all layers exact"):
         at.sensitivity(_analog(), lambda _: float("inf"))
@@ -258,19 +292,24 @@ def test_dict_is_ready_for_json(found: Sensitivity) -> None:
 def test_plot(found: Sensitivity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = found.plot(tmp_path / "new" / "loss.png")
     assert (tmp_path / "new" / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [row.name for row in found.rows]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [
+        row.name for row in found.rows
+    ]
     with pytest.raises(ValueError, match=r"must end in \.png, \.svg or \.pdf"):
         found.plot(tmp_path / "loss.txt")
     with pytest.raises(TypeError, match=r"path must be a path such as 'plot\.png', got 3"):
         found.plot(3)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"plot needs matplotlib; run: pip install \"analogtorch\[report\]\""):
+    with pytest.raises(
+        ImportError, match=r"plot needs matplotlib; run: pip install \"analogtorch\[report\]\""
+    ):
         found.plot()
 
 
 def test_progress_shows_a_bar_that_ends(capsys: pytest.CaptureFixture) -> None:
     at.sensitivity(_analog(), _error, num_chips=1, progress=True)
-    assert "17/17" in capsys.readouterr().err  # 1 exact, and 4 effects with all layers and each of 3
+    # 1 exact, and 4 effects with all layers and each of 3
+    assert "17/17" in capsys.readouterr().err
     at.sensitivity(_analog(), _error, num_chips=1, effects="bits")
     assert capsys.readouterr().err == ""
 
@@ -287,19 +326,25 @@ def test_layers_to_exclude_bring_the_loss_within_the_budget(found: Sensitivity) 
     model = _analog(exclude=suggestion.exclude)
     loss = at.sweep(model, _error, num_chips=2, times=["1 year"]).mean.item() - found.reference
     assert loss <= budget
-    assert loss == pytest.approx(suggestion.excluded_loss, rel=0.5)  # the errors of this net nearly add
+    # the errors of this net nearly add
+    assert loss == pytest.approx(suggestion.excluded_loss, rel=0.5)
 
 
 def test_layers_on_more_devices_convert_program_and_lose_less() -> None:
     torch.manual_seed(4)
-    digital = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 6))
+    digital = nn.Sequential(
+        nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 6)
+    )
     target = digital(X).detach()
 
     def error(model: nn.Module) -> float:
         return (model(X) - target).square().mean().item()
 
     found = at.sensitivity(
-        at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [X]), error, num_chips=2, higher_is_better=False
+        at.calibrate(at.convert(copy.deepcopy(digital), CHIP), [X]),
+        error,
+        num_chips=2,
+        higher_is_better=False,
     )
     budget = 0.9 * found.total["noise"].mean
     suggestion = found.suggest(budget, effect="noise")
@@ -309,29 +354,40 @@ def test_layers_on_more_devices_convert_program_and_lose_less() -> None:
     assert all(change == {"cell": cell} for change in suggestion.per_layer.values())
     changed = [row.weights for row in found.rows if row.name in suggestion.per_layer]
     assert suggestion.added_cells == (suggestion.multiple - 1) * sum(changed)
-    model = at.calibrate(at.convert(copy.deepcopy(digital), CHIP, per_layer=suggestion.per_layer), [X])
+    model = at.calibrate(
+        at.convert(copy.deepcopy(digital), CHIP, per_layer=suggestion.per_layer), [X]
+    )
     for name in suggestion.per_layer:
         assert model.get_submodule(name).chip.cell.devices == 2 * suggestion.multiple
     loss = at.sweep(model, error, num_chips=2, times=["0 s"]).mean.item() - found.reference
     assert suggestion.per_layer_loss is not None
-    assert loss <= suggestion.per_layer_loss <= budget  # a squared error falls faster than the estimate
+    # a squared error falls faster than the estimate
+    assert loss <= suggestion.per_layer_loss <= budget
 
 
-def test_more_devices_are_not_offered_where_the_readings_are_what_is_lost(found: Sensitivity) -> None:
-    """One large weight makes the others small in units of full conductance, where the noise of the readings is."""
+def test_more_devices_are_not_offered_where_the_readings_are_what_is_lost(
+    found: Sensitivity,
+) -> None:
+    """One large weight makes the others small in units of full conductance, where the noise of the
+    readings is."""
     suggestion = found.suggest(0.5 * found.total["noise"].mean, effect="noise")
     assert found.rows[0].loss["readings"].mean > 0.6 * found.rows[0].loss["noise"].mean
     assert suggestion.per_layer == {}
-    more = _analog(per_layer={"*": {"cell": dataclasses.replace(CHIP.cell, devices_per_polarity=4)}})
+    more = _analog(
+        per_layer={"*": {"cell": dataclasses.replace(CHIP.cell, devices_per_polarity=4)}}
+    )
     loss = at.sweep(more, _error, num_chips=2, times=["0 s"]).mean.item() - found.reference
     assert loss > suggestion.budget
 
 
 def test_the_variance_of_a_weight_falls_as_its_devices_grow() -> None:
-    """The assumption of the second reading, over 9,600 weights: their variance has a standard error of 2 to 3 %."""
+    """The assumption of the second reading, over 9,600 weights: their variance has a standard error
+    of 2 to 3 %."""
     errors = []
     for multiple in (1, 2, 4):
-        cell = dataclasses.replace(CHIP.cell, devices_per_polarity=multiple * CHIP.cell.devices_per_polarity)
+        cell = dataclasses.replace(
+            CHIP.cell, devices_per_polarity=multiple * CHIP.cell.devices_per_polarity
+        )
         torch.manual_seed(3)
         layer = at.convert(nn.Linear(160, 60), dataclasses.replace(CHIP, cell=cell))
         (held,) = at.program(layer, seed=1).at("programmed").programmed.weights
@@ -364,7 +420,9 @@ def test_one_matrix_of_a_module_is_excluded_alone() -> None:
 
 def test_attention_leaves_matrix_by_matrix() -> None:
     torch.manual_seed(0)
-    digital = nn.ModuleDict({"attention": nn.MultiheadAttention(16, 2), "head": nn.Linear(16, 4)}).eval()
+    digital = nn.ModuleDict(
+        {"attention": nn.MultiheadAttention(16, 2), "head": nn.Linear(16, 4)}
+    ).eval()
     x = torch.randn(5, 8, 16)
 
     def run(model: nn.Module) -> torch.Tensor:
@@ -373,7 +431,9 @@ def test_attention_leaves_matrix_by_matrix() -> None:
 
     exact = run(digital)
     found = at.sensitivity(
-        at.convert(copy.deepcopy(digital), CHIP), lambda m: (run(m) - exact).square().sum(), higher_is_better=False
+        at.convert(copy.deepcopy(digital), CHIP),
+        lambda m: (run(m) - exact).square().sum(),
+        higher_is_better=False,
     )
     assert {row.name for row in found.rows} == {"attention.in_proj", "attention.out_proj", "head"}
     for share in (0.9, 0.7, 0.5):
@@ -388,19 +448,26 @@ def test_attention_leaves_matrix_by_matrix() -> None:
             assert suggestion.added_cells == cells
 
 
-def _made(noise: dict[str, float], *, total: float, read: float = 0.0, drift: float | None = None) -> Sensitivity:
+def _made(
+    noise: dict[str, float], *, total: float, read: float = 0.0, drift: float | None = None
+) -> Sensitivity:
     """Made-up losses; those of the drift are higher by ``drift``."""
 
     def losses(value: float) -> dict:
-        known = {"readings": read, "noise": value} | ({} if drift is None else {"drift": value + drift})
+        known = {"readings": read, "noise": value} | (
+            {} if drift is None else {"drift": value + drift}
+        )
         return {effect: Loss(mean=mean, std=0.0) for effect, mean in known.items()}
 
     rows = [
-        LayerLoss(name=name, weights=10, blocks=1, cell=CHIP.cell, loss=losses(value)) for name, value in noise.items()
+        LayerLoss(name=name, weights=10, blocks=1, cell=CHIP.cell, loss=losses(value))
+        for name, value in noise.items()
     ]
     ordered = tuple(sorted(rows, key=lambda row: -row.loss["noise"].mean))
     effects = tuple(losses(0.0))
-    return Sensitivity(rows=ordered, reference=1.0, total=losses(total), effects=effects, time="1 year", seeds=(1,))
+    return Sensitivity(
+        rows=ordered, reference=1.0, total=losses(total), effects=effects, time="1 year", seeds=(1,)
+    )
 
 
 def test_the_estimate_adds_losses_of_layers() -> None:
@@ -410,7 +477,8 @@ def test_the_estimate_adds_losses_of_layers() -> None:
     assert found.suggest(0.19).excluded_loss == pytest.approx(0.14)
     assert found.suggest(0.19).excluded_weights == 10
     assert found.suggest(0.1).exclude == ("c", "a")
-    assert found.suggest(0).exclude == ("c", "a", "b")  # a layer that gains is no reason to lose elsewhere
+    # a layer that gains is no reason to lose elsewhere
+    assert found.suggest(0).exclude == ("c", "a", "b")
     assert "which is within it" in str(found.suggest(0.2))
 
 
@@ -419,7 +487,8 @@ def test_where_the_whole_loses_more_or_less_than_its_layers_their_shares_follow(
     assert found.suggest(0.3).excluded_loss == pytest.approx(0.2)
     less = _made({"a": 0.1, "b": 0.1}, total=0.1)
     assert less.suggest(0.09).exclude == ("a", "b")  # what "a" hides of "b" is not known
-    assert less.suggest(0.09).per_layer_loss == pytest.approx(0.05 * (1 + 2**-0.5))  # all stay, and hide each other
+    # all stay, and hide each other
+    assert less.suggest(0.09).per_layer_loss == pytest.approx(0.05 * (1 + 2**-0.5))
     nobody = _made({"a": 0.0, "b": -0.1}, total=0.2)
     assert nobody.suggest(0.1).exclude == ("a",)
     assert nobody.suggest(0.0).excluded_weights == 20

@@ -24,7 +24,9 @@ def _metric(model: nn.Module) -> float:
 
 
 def test_same_seed_same_numbers_and_every_chip_can_be_made_again() -> None:
-    a, b = (at.sweep(_model(), _metric, num_chips=3, times=["0 s", "1 day"], seed=4) for _ in range(2))
+    a, b = (
+        at.sweep(_model(), _metric, num_chips=3, times=["0 s", "1 day"], seed=4) for _ in range(2)
+    )
     assert torch.equal(a.values, b.values)
     assert a.values.shape == (3, 2)
     assert len(set(a.values.flatten().tolist())) == 6
@@ -33,7 +35,9 @@ def test_same_seed_same_numbers_and_every_chip_can_be_made_again() -> None:
 
 
 def test_experiments_with_neighbouring_seeds_share_no_chip() -> None:
-    seeds = [at.sweep(_model(), _metric, num_chips=4, times=["0 s"], seed=s).seeds for s in (0, 1, 2)]
+    seeds = [
+        at.sweep(_model(), _metric, num_chips=4, times=["0 s"], seed=s).seeds for s in (0, 1, 2)
+    ]
     assert len({seed for group in seeds for seed in group}) == 12
 
 
@@ -82,19 +86,27 @@ def test_bad_sweeps_are_refused_before_anything_runs(options: dict, message: str
 
 @pytest.mark.parametrize("value", [None, "0.5", True, [0.5], torch.ones(2)])
 def test_a_metric_that_is_no_number_is_refused(value) -> None:
-    with pytest.raises(TypeError, match="sweep: the metric must return a number, got .* on chip 0 at 0 s"):
+    with pytest.raises(
+        TypeError, match="sweep: the metric must return a number, got .* on chip 0 at 0 s"
+    ):
         at.sweep(_model(), lambda m: value, num_chips=1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, torch.tensor(math.nan), np.float32("nan")])
 def test_a_metric_that_is_not_finite_is_refused(value) -> None:
-    with pytest.raises(ValueError, match="sweep: the metric is (nan|inf) on chip 0 at 1 day; it must be a finite"):
+    with pytest.raises(
+        ValueError, match="sweep: the metric is (nan|inf) on chip 0 at 1 day; it must be a finite"
+    ):
         at.sweep(_model(), lambda m: value, num_chips=1, times=["1 day"])
 
 
-@pytest.mark.parametrize("value", [np.float32(0.5), np.int64(1), torch.tensor(0.25), torch.tensor([0.25])])
+@pytest.mark.parametrize(
+    "value", [np.float32(0.5), np.int64(1), torch.tensor(0.25), torch.tensor([0.25])]
+)
 def test_numbers_of_numpy_and_torch_are_metrics(value) -> None:
-    assert at.sweep(_model(), lambda m: value, num_chips=1, times=["0 s"]).values.item() == float(value)
+    assert at.sweep(_model(), lambda m: value, num_chips=1, times=["0 s"]).values.item() == float(
+        value
+    )
 
 
 def test_a_programmed_chip_in_place_of_a_model_is_explained() -> None:
@@ -104,9 +116,13 @@ def test_a_programmed_chip_in_place_of_a_model_is_explained() -> None:
         lambda: at.accuracy(physical, []),
         lambda: at.sensitivity(physical, _metric),
     ):
-        with pytest.raises(TypeError, match="got ProgrammedChip; a programmed chip is a model at a time: phys"):
+        with pytest.raises(
+            TypeError, match="got ProgrammedChip; a programmed chip is a model at a time: phys"
+        ):
             call()
-    with pytest.raises(ValueError, match="sweep: .*belongs to a programmed chip; use the model that was programmed"):
+    with pytest.raises(
+        ValueError, match="sweep: .*belongs to a programmed chip; use the model that was programmed"
+    ):
         at.sweep(physical.at("0 s"), _metric)
 
 
@@ -171,7 +187,9 @@ def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -
     assert torch.equal(again.values, whole.values)
     assert len(calls) == 3
     # more chips and other times, in another order, are added to it
-    more = at.sweep(_model(), counted, num_chips=4, times=["1 day", "programmed", 0], folder=tmp_path / "a")
+    more = at.sweep(
+        _model(), counted, num_chips=4, times=["1 day", "programmed", 0], folder=tmp_path / "a"
+    )
     assert torch.equal(more.values[:3, [2, 0]], whole.values)
     assert len(calls) == 3 + 4 + 2
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
@@ -182,10 +200,14 @@ def test_a_folder_keeps_each_measurement_and_the_sweep_goes_on(tmp_path: Path) -
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     at.sweep(_model(), _metric, num_chips=1, times=["0 s"], folder=tmp_path / "a")
-    with pytest.raises(ValueError, match=r"another experiment \(seed 0 there and 1 here\); give another folder"):
+    with pytest.raises(
+        ValueError, match=r"another experiment \(seed 0 there and 1 here\); give another folder"
+    ):
         at.sweep(_model(), never, num_chips=1, times=["0 s"], seed=1, folder=tmp_path / "a")
     with pytest.raises(ValueError, match=r"another experiment \(compensation "):
-        at.sweep(_model(), never, num_chips=1, times=["0 s"], compensation="none", folder=tmp_path / "a")
+        at.sweep(
+            _model(), never, num_chips=1, times=["0 s"], compensation="none", folder=tmp_path / "a"
+        )
     other = _model()
     other.weight.data[0, 0] += 1e-6
     with pytest.raises(ValueError, match=r"another experiment \(model '"):
@@ -195,7 +217,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         at.sweep(other, never, num_chips=1, times=["0 s"], folder=tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="holds files and no sweep.json; give a new or an empty folder"):
+    with pytest.raises(
+        ValueError, match="holds files and no sweep.json; give a new or an empty folder"
+    ):
         at.sweep(_model(), never, folder=tmp_path / "b")
 
 
@@ -232,7 +256,10 @@ def test_a_time_beyond_the_devices_data_is_marked_in_a_sweep() -> None:
         warnings.simplefilter("error")  # marked, and so not warned of
         found = at.sweep(_resistive(), _metric, num_chips=2, times=["1 day", 172_800, "1 year"])
     assert found.notes[:2] == ("", "")
-    assert found.notes[2] == "beyond the device's data (2 days, 130 nm RRAM (Wan 2022)): held at its last value"
+    assert (
+        found.notes[2]
+        == "beyond the device's data (2 days, 130 nm RRAM (Wan 2022)): held at its last value"
+    )
     assert str(found).splitlines()[-1].endswith(found.notes[2])
     assert found.to_dict()["1 year"]["note"] == found.notes[2]
     assert "note" not in found.to_dict()["1 day"]
@@ -241,7 +268,9 @@ def test_a_time_beyond_the_devices_data_is_marked_in_a_sweep() -> None:
 
 def test_at_warns_once_of_a_time_beyond_the_devices_data() -> None:
     physical = at.program(_resistive(), seed=1)
-    with pytest.warns(UserWarning, match=r"at\('1 year'\): beyond the device's data \(2 days, 130 nm RRAM"):
+    with pytest.warns(
+        UserWarning, match=r"at\('1 year'\): beyond the device's data \(2 days, 130 nm RRAM"
+    ):
         physical.at("1 year")
     for time in ("1 year", "10 years", "2 days", "programmed"):
         physical.at(time)  # a warning would be an error
@@ -249,7 +278,9 @@ def test_at_warns_once_of_a_time_beyond_the_devices_data() -> None:
 
 def test_training_noise_beyond_the_devices_data_is_warned_of() -> None:
     noise = at.TrainingNoise(weight="device", time="1 year")
-    with pytest.warns(UserWarning, match=r"neurram48: TrainingNoise.time='1 year' is beyond the device's data"):
+    with pytest.warns(
+        UserWarning, match=r"neurram48: TrainingNoise.time='1 year' is beyond the device's data"
+    ):
         at.chips.neurram48(training=noise)
     at.chips.hermes64(training=noise)  # a warning would be an error
     at.chips.neurram48(training=at.TrainingNoise(weight="device", time="2 days"))
@@ -258,7 +289,9 @@ def test_training_noise_beyond_the_devices_data_is_warned_of() -> None:
 def test_a_device_that_gives_nan_is_named() -> None:
     device = dataclasses.replace(at.devices.pcm_like(), drift_mean=lambda r: r * math.nan)
     chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.UnitCell(device=device))
-    with pytest.raises(ValueError, match="the device 'PCM statistical model.* NaN or infinite at 3600 s"):
+    with pytest.raises(
+        ValueError, match="the device 'PCM statistical model.* NaN or infinite at 3600 s"
+    ):
         at.sweep(at.convert(nn.Linear(12, 4), chip), _metric, num_chips=1)
 
 
@@ -266,7 +299,8 @@ def test_sensitivity_marks_a_time_beyond_the_devices_data() -> None:
     found = at.sensitivity(_resistive(), _metric, num_chips=1, time="1 year")
     assert "drift (1 year*)" in str(found)
     assert str(found).endswith(
-        "* 1 year is beyond the device's data (2 days, 130 nm RRAM (Wan 2022)): held at its last value"
+        "* 1 year is beyond the device's data (2 days, 130 nm RRAM (Wan 2022)): held at its last "
+        "value"
     )
     assert found.to_dict()["note"].startswith("beyond the device's data")
     assert at.sensitivity(_resistive(), _metric, num_chips=1, time="1 day").note == ""

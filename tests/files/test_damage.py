@@ -1,4 +1,5 @@
-"""One bit of a file is flipped: what is read is what was written, or an error names the file. Never another value."""
+"""One bit of a file is flipped: what is read is what was written, or an error names the file. Never
+another value."""
 
 import json
 import random
@@ -49,7 +50,10 @@ def model(seed: int = 0) -> nn.Module:
 
 
 def facts(net: nn.Module) -> list[object]:
-    layers = [(name, layer.chip, layer.layer_name, layer.input_ranges) for name, layer in at.analog_layers(net)]
+    layers = [
+        (name, layer.chip, layer.layer_name, layer.input_ranges)
+        for name, layer in at.analog_layers(net)
+    ]
     return [layers, {key: t.tolist() for key, t in net.state_dict().items()}]
 
 
@@ -61,8 +65,11 @@ def converted() -> nn.Module:
 @pytest.mark.parametrize("file", ["analog.json", "weights.safetensors"])
 def test_checkpoints(file: str, converted: nn.Module, tmp_path: Path) -> None:
     at.save(converted, tmp_path)
-    refused = never_silent(tmp_path / file, lambda: facts(at.load(tmp_path, model(1))), name=str(tmp_path))
-    assert refused >= (FLIPS if file == "weights.safetensors" else 0.6 * FLIPS)  # the rest hits white space
+    refused = never_silent(
+        tmp_path / file, lambda: facts(at.load(tmp_path, model(1))), name=str(tmp_path)
+    )
+    # the rest hits white space
+    assert refused >= (FLIPS if file == "weights.safetensors" else 0.6 * FLIPS)
 
 
 @pytest.mark.parametrize("file", ["analog.json", "weights.safetensors"])
@@ -72,7 +79,12 @@ def test_programmed_chips(file: str, converted: nn.Module, tmp_path: Path) -> No
 
     def read() -> object:
         physical = at.load(tmp_path, model(1))
-        return [physical.seed, physical.defects, physical.mapping, physical.at("1 day")(torch.ones(1, 6)).tolist()]
+        return [
+            physical.seed,
+            physical.defects,
+            physical.mapping,
+            physical.at("1 day")(torch.ones(1, 6)).tolist(),
+        ]
 
     assert never_silent(tmp_path / file, read, name=str(tmp_path)) > 0
 
@@ -105,7 +117,9 @@ def test_mappings(converted: nn.Module, tmp_path: Path) -> None:
     mapping = at.map_to_chip(converted, torch.zeros(1, 6), chip=at.chips.hermes64())
     file = tmp_path / "mapping.json"
     file.write_text(mapping.to_json())
-    assert never_silent(file, lambda: ChipMapping.from_json(file.read_bytes()), name="mapping: ") > 0
+    assert (
+        never_silent(file, lambda: ChipMapping.from_json(file.read_bytes()), name="mapping: ") > 0
+    )
     data = json.loads(mapping.to_json())
     del data["checksum"]
     assert ChipMapping.from_json(json.dumps(data)) == mapping
@@ -130,7 +144,10 @@ def test_clips_in_the_cache(tmp_path: Path) -> None:
 
     def read() -> object:
         found = cache.cached(tmp_path, "clips.npz", make)
-        return [(s, c.waveforms.tolist(), c.labels.tolist(), c.speakers, c.names) for s, c in found.items()]
+        return [
+            (s, c.waveforms.tolist(), c.labels.tolist(), c.speakers, c.names)
+            for s, c in found.items()
+        ]
 
     read()
     assert never_silent(tmp_path / "clips.npz", read) == 0
@@ -140,7 +157,9 @@ def test_clips_in_the_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["sweep.json", "chip-00001.json"])
 def test_the_journal_of_a_sweep(file: str, converted: nn.Module, tmp_path: Path) -> None:
     def read() -> object:
-        found = at.sweep(converted, lambda m: m.training + 0.5, num_chips=2, times=["1 h"], folder=tmp_path)
+        found = at.sweep(
+            converted, lambda m: m.training + 0.5, num_chips=2, times=["1 h"], folder=tmp_path
+        )
         return found.values.tolist()
 
     read()

@@ -12,7 +12,10 @@ from analogtorch.files.lock import locked
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
     with locked(tmp_path):
-        with pytest.raises(BlockingIOError, match="another process is at work there"), locked(tmp_path, wait=False):
+        with (
+            pytest.raises(BlockingIOError, match="another process is at work there"),
+            locked(tmp_path, wait=False),
+        ):
             pass
         with locked(Path("/"), wait=False):
             pass  # another folder
@@ -20,7 +23,9 @@ def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> N
         assert os.listdir(tmp_path) == []
 
 
-def test_an_error_lets_go_although_a_forked_worker_has_the_handle(tmp_path: Path, monkeypatch) -> None:
+def test_an_error_lets_go_although_a_forked_worker_has_the_handle(
+    tmp_path: Path, monkeypatch
+) -> None:
     copies, real = [], os.open
 
     def opened(*args: object) -> int:
@@ -44,7 +49,9 @@ def test_what_cannot_be_locked_is_said(tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(lock.fcntl, "flock", none)
         with (
-            pytest.warns(RuntimeWarning, match=r"cannot be locked \(No locks available\): let only one"),
+            pytest.warns(
+                RuntimeWarning, match=r"cannot be locked \(No locks available\): let only one"
+            ),
             locked(tmp_path),
         ):
             pass

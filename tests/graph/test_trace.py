@@ -27,7 +27,9 @@ def test_branches_residuals_and_shared_layers() -> None:
         ("shared#2", 36, ("shared",)),
         ("head", 1, ("mean", "mean#2")),
     ]
-    digital = {op.name: (op.kind, op.operations, op.inputs) for op in traced.operations if op.kind != "mvm"}
+    digital = {
+        op.name: (op.kind, op.operations, op.inputs) for op in traced.operations if op.kind != "mvm"
+    }
     assert digital["add"] == ("add", 288, ("shared#2", "relu"))
     assert digital["mean"] == ("pool", 288, ("relu",))
 
@@ -43,7 +45,9 @@ def test_branches_residuals_and_shared_layers() -> None:
         (nn.ConvTranspose2d(2, 3, 2, stride=2), (1, 2, 4, 4), (2, 12, 1, 1), 16),
     ],
 )
-def test_layers(layer: nn.Module, shape: tuple[int, ...], expected: tuple[int, ...], vectors: int) -> None:
+def test_layers(
+    layer: nn.Module, shape: tuple[int, ...], expected: tuple[int, ...], vectors: int
+) -> None:
     traced = trace(nn.Sequential(layer), torch.zeros(shape))
     assert _sizes(traced) == {"0": expected}
     assert _mvms(traced)["0"].vectors == vectors
@@ -137,13 +141,21 @@ def test_attention() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.block(self.cross(x, x[:, :3], x[:, :3], need_weights=False)[0])
 
-    model = Net().eval().requires_grad_(False)  # what the fused fast path, which hides the products, asks for
+    # what the fused fast path, which hides the products, asks for
+    model = Net().eval().requires_grad_(False)
     traced = trace(model, torch.zeros(1, 5, 8))
     cross = [f"cross.in_proj_weight[{i}:{i + 8}]" for i in (0, 8, 16)]
-    block = ["block.self_attn.in_proj_weight", "block.self_attn.out_proj", "block.linear1", "block.linear2"]
+    block = [
+        "block.self_attn.in_proj_weight",
+        "block.self_attn.out_proj",
+        "block.linear1",
+        "block.linear2",
+    ]
     assert list(_sizes(traced)) == [*cross, "cross.out_proj", *block]
     assert [_mvms(traced)[name].vectors for name in cross] == [5, 3, 3]
-    assert sum(m.weights for m in traced.matrices) == sum(p.numel() for p in model.parameters() if p.dim() > 1)
+    assert sum(m.weights for m in traced.matrices) == sum(
+        p.numel() for p in model.parameters() if p.dim() > 1
+    )
     assert {"attention", "norm", "activation", "add"} <= {op.kind for op in traced.operations}
     assert torch.backends.mha.get_fastpath_enabled()
 
@@ -249,7 +261,9 @@ def test_control_flow_by_data_follows_the_values() -> None:
         assert ("1.neg" in [op.name for op in traced.operations]) == negated
 
 
-def test_control_flow_by_data_without_weights_is_refused_with_the_module(capfd: pytest.CaptureFixture[str]) -> None:
+def test_control_flow_by_data_without_weights_is_refused_with_the_module(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 4), _Branching())
     with pytest.raises(ValueError, match=r"module '1' \(_Branching\).*torch.where"):
@@ -258,7 +272,9 @@ def test_control_flow_by_data_without_weights_is_refused_with_the_module(capfd: 
 
 
 def test_an_example_of_the_wrong_shape_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match=r"module '1' \(Linear\) with an example of \(2, 5\) float32"):
+    with pytest.raises(
+        ValueError, match=r"module '1' \(Linear\) with an example of \(2, 5\) float32"
+    ):
         trace(nn.Sequential(nn.ReLU(), nn.Linear(4, 4)), torch.zeros(2, 5))
     with pytest.raises(ValueError, match="model\\(\\*example\\) must run"):
         trace(nn.Linear(4, 4), (torch.zeros(2, 4), torch.zeros(2, 4)))
@@ -268,7 +284,8 @@ def test_an_example_of_the_wrong_shape_is_refused(capfd: pytest.CaptureFixture[s
 
 
 class Constants(nn.Module):
-    """As torchvision's swin_v2: a small net makes a bias of a table of positions. Also layers of learned queries."""
+    """As torchvision's swin_v2: a small net makes a bias of a table of positions. Also layers of
+    learned queries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +298,9 @@ class Constants(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         queries = self.query(self.queries) + self.memory(self.table[None])[0].mean(1)
-        return self.attention(queries.expand(len(x), -1, -1), x, x)[0] + self.bias(self.table).mean(0)
+        return self.attention(queries.expand(len(x), -1, -1), x, x)[0] + self.bias(self.table).mean(
+            0
+        )
 
 
 def test_layers_of_constants_lie_on_tiles_and_can_be_programmed_there() -> None:
@@ -299,7 +318,11 @@ def test_weights_computed_of_weights_are_one_matrix() -> None:
     class Merged(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.base, self.a, self.b = nn.Linear(6, 4), nn.Linear(6, 2, bias=False), nn.Linear(2, 4, bias=False)
+            self.base, self.a, self.b = (
+                nn.Linear(6, 4),
+                nn.Linear(6, 2, bias=False),
+                nn.Linear(2, 4, bias=False),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return F.linear(x, self.base.weight + self.b.weight @ self.a.weight, self.base.bias)

@@ -18,7 +18,9 @@ def _linear(*sizes: int) -> nn.Module:
 
 def test_clips_each_layer_at_its_own_sigma() -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8), nn.LayerNorm(8)), crossbar())
+    model = at.convert(
+        nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8), nn.LayerNorm(8)), crossbar()
+    )
     nn.init.normal_(model[0].weight, std=3.0)
     bounds = [2.0 * layer.weight.std(correction=0).item() for _, layer in at.analog_layers(model)]
     at.hwa.clip_weights_(model, sigma=2.0)
@@ -43,13 +45,16 @@ def test_clips_at_a_bound_in_the_units_of_the_weights() -> None:
     ],
     ids=["linear", "grouped convolution", "lstm"],
 )
-def test_clips_each_channel_at_its_own_sigma(layer: nn.Module, outputs_first: Callable[[Tensor], Tensor]) -> None:
+def test_clips_each_channel_at_its_own_sigma(
+    layer: nn.Module, outputs_first: Callable[[Tensor], Tensor]
+) -> None:
     model = at.convert(nn.Sequential(layer), crossbar())
     weights = [p for name, p in layer.named_parameters() if "weight" in name]
     for weight in weights:
         with torch.no_grad():
             weight.normal_(generator=torch.Generator().manual_seed(0))
-            weight.mul_(torch.arange(1, len(weight) + 1.0).view(-1, *[1] * (weight.dim() - 1)))  # channels differ
+            # channels differ
+            weight.mul_(torch.arange(1, len(weight) + 1.0).view(-1, *[1] * (weight.dim() - 1)))
     before = [outputs_first(weight.detach().clone()) for weight in weights]
     at.hwa.clip_weights_(model, 1.5, per_channel=True)
     for weight, old in zip(weights, before, strict=True):
@@ -81,7 +86,10 @@ def test_bad_sigma_is_refused(sigma: float) -> None:
 def test_options_that_do_not_go_together_are_refused() -> None:
     model = _linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for call in (at.hwa.clip_weights_, lambda *args, **kwargs: at.hwa.clip_after_step(optimizer, *args, **kwargs)):
+    for call in (
+        at.hwa.clip_weights_,
+        lambda *args, **kwargs: at.hwa.clip_after_step(optimizer, *args, **kwargs),
+    ):
         with pytest.raises(ValueError, match=r"sigma=2.5 and bound=0.1 exclude each other"):
             call(model, 2.5, bound=0.1)
         with pytest.raises(ValueError, match="per_channel needs sigma; bound=0.1 is the same"):
@@ -100,7 +108,9 @@ def test_models_without_weights_to_clip_are_refused() -> None:
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_weights_that_are_all_equal_are_left_alone_and_a_tied_weight_is_clipped_once(per_channel: bool) -> None:
+def test_weights_that_are_all_equal_are_left_alone_and_a_tied_weight_is_clipped_once(
+    per_channel: bool,
+) -> None:
     model = at.convert(nn.Sequential(nn.Linear(1, 1), nn.Linear(8, 8), nn.Linear(8, 8)), crossbar())
     model[2].weight = model[1].weight
     before = model[0].weight.clone()
@@ -122,7 +132,9 @@ OPTIMIZERS = {
 def test_every_step_of_any_optimizer_is_clipped(name: str) -> None:
     model = _linear(8, 8, 4)
     optimizer = OPTIMIZERS[name](model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, total_steps=10, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.5, total_steps=10, cycle_momentum=False
+    )
     handle = at.hwa.clip_after_step(optimizer, model, bound=0.1)
     for _ in range(4):
         model(torch.randn(16, 8)).square().sum().backward()

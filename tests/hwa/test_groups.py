@@ -15,11 +15,22 @@ def _model() -> nn.Module:
 
 def test_every_parameter_is_in_one_group() -> None:
     model = _model()
-    matrices, vectors, ranges = (group["params"] for group in at.hwa.parameter_groups(model, weight_decay=0.1))
+    matrices, vectors, ranges = (
+        group["params"] for group in at.hwa.parameter_groups(model, weight_decay=0.1)
+    )
     named = {id(p): name for name, p in model.named_parameters()}
-    assert sorted(named[id(p)] for p in matrices) == ["0.weight", "1.weight", "3.weight_hh_l0", "3.weight_ih_l0"]
-    assert sorted(named[id(p)] for p in vectors) == [*("1.bias", "2.bias", "2.weight", "3.bias_hh_l0", "3.bias_ih_l0")]
-    assert [id(p) for p in ranges] == [id(layer.input_range) for _, layer in at.analog_layers(model)]
+    assert sorted(named[id(p)] for p in matrices) == [
+        "0.weight",
+        "1.weight",
+        "3.weight_hh_l0",
+        "3.weight_ih_l0",
+    ]
+    assert sorted(named[id(p)] for p in vectors) == [
+        *("1.bias", "2.bias", "2.weight", "3.bias_hh_l0", "3.bias_ih_l0")
+    ]
+    assert [id(p) for p in ranges] == [
+        id(layer.input_range) for _, layer in at.analog_layers(model)
+    ]
     assert len(matrices) + len(vectors) + len(ranges) == len(named)
 
 

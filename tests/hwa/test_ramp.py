@@ -32,7 +32,13 @@ def _noise(model: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"weight": "gaussian", "scale": 0.1}, {"weight": "device"}, {"weight": "none", "output": True}]
+    "options",
+    [
+        {},
+        {"weight": "gaussian", "scale": 0.1},
+        {"weight": "device"},
+        {"weight": "none", "output": True},
+    ],
 )
 def test_noise_is_a_fraction_of_the_chip_s(options: dict) -> None:
     model = _layer(**options)
@@ -88,7 +94,9 @@ def test_recurrent_layers_follow_and_evaluation_and_chips_do_not_change() -> Non
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan"), True, "1"])
 def test_a_bad_fraction_is_refused(fraction) -> None:
-    with pytest.raises(ValueError, match=r"fraction must be a number in \[0, 1\].*0 is no noise, 1 all"):
+    with pytest.raises(
+        ValueError, match=r"fraction must be a number in \[0, 1\].*0 is no noise, 1 all"
+    ):
         at.hwa.training_noise_(_layer(), fraction)
 
 
@@ -100,7 +108,18 @@ def test_models_without_training_noise_are_refused() -> None:
 
 
 def test_a_ramp_is_linear_in_stairs() -> None:
-    assert [ramped(step, 8, 0.0, 4) for step in range(10)] == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1, 1]
+    assert [ramped(step, 8, 0.0, 4) for step in range(10)] == [
+        0,
+        0,
+        0.25,
+        0.25,
+        0.5,
+        0.5,
+        0.75,
+        0.75,
+        1,
+        1,
+    ]
     assert [ramped(step, 22, 0.0, 22) for step in range(22)] == [step / 22 for step in range(22)]
     assert [ramped(step, 3, 0.5, 100) for step in (0, 3, 1000)] == [0.5, 1, 1]
     assert len({ramped(step, 1000, 0.2, 6) for step in range(2000)}) == 7

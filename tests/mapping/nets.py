@@ -13,9 +13,13 @@ class ResNet9(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_conv(3, 56), nn.BatchNorm2d(56), nn.ReLU(), _conv(56, 112), nn.BatchNorm2d(112))
+        self.stem = nn.Sequential(
+            _conv(3, 56), nn.BatchNorm2d(56), nn.ReLU(), _conv(56, 112), nn.BatchNorm2d(112)
+        )
         self.first = nn.Sequential(_conv(112, 112), nn.ReLU(), _conv(112, 112))
-        self.middle = nn.Sequential(_conv(112, 224), nn.MaxPool2d(2), _conv(224, 224), nn.MaxPool2d(2))
+        self.middle = nn.Sequential(
+            _conv(112, 224), nn.MaxPool2d(2), _conv(224, 224), nn.MaxPool2d(2)
+        )
         self.second = nn.Sequential(_conv(224, 224), nn.ReLU(), _conv(224, 224))
         self.head = nn.Linear(224, 10)
 
@@ -39,7 +43,11 @@ class RNNT(nn.Module):
     def forward(self, frames: Tensor, tokens: Tensor) -> Tensor:
         x = self.before(frames)[0].unflatten(0, (-1, 2)).transpose(1, 2).flatten(2)
         x, y = self.after(x)[0], self.prediction(self.embedding(tokens))[0]
-        return self.joint(torch.cat([x[:, None].expand(-1, len(y), -1, -1), y[None].expand(len(x), -1, -1, -1)], -1))
+        return self.joint(
+            torch.cat(
+                [x[:, None].expand(-1, len(y), -1, -1), y[None].expand(len(x), -1, -1, -1)], -1
+            )
+        )
 
 
 class Residual(nn.Module):
@@ -65,8 +73,15 @@ def dnn_large() -> nn.Module:
 
 def cnn_large() -> nn.Module:
     """CNN-L of Zhang et al. 2017, "Hello Edge"; takes (B, 1, 49, 10)."""
-    convolutions = nn.Conv2d(1, 60, (10, 4)), nn.ReLU(), nn.Conv2d(60, 76, (10, 4), stride=(2, 1)), nn.ReLU()
-    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(4864, 58), nn.Linear(58, 128), nn.Linear(128, 12))
+    convolutions = (
+        nn.Conv2d(1, 60, (10, 4)),
+        nn.ReLU(),
+        nn.Conv2d(60, 76, (10, 4), stride=(2, 1)),
+        nn.ReLU(),
+    )
+    return nn.Sequential(
+        *convolutions, nn.Flatten(), nn.Linear(4864, 58), nn.Linear(58, 128), nn.Linear(128, 12)
+    )
 
 
 class TCResNet8(nn.Module):
@@ -75,10 +90,16 @@ class TCResNet8(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (16, 24, 32, 48)
-        self.stem, self.blocks, self.shortcuts = nn.Conv1d(40, 16, 3), nn.ModuleList(), nn.ModuleList()
+        self.stem, self.blocks, self.shortcuts = (
+            nn.Conv1d(40, 16, 3),
+            nn.ModuleList(),
+            nn.ModuleList(),
+        )
         for i, o in zip(widths[:-1], widths[1:], strict=True):
             first, second = nn.Conv1d(i, o, 9, stride=2, padding=4), nn.Conv1d(o, o, 9, padding=4)
-            self.blocks.append(nn.Sequential(first, nn.BatchNorm1d(o), nn.ReLU(), second, nn.BatchNorm1d(o)))
+            self.blocks.append(
+                nn.Sequential(first, nn.BatchNorm1d(o), nn.ReLU(), second, nn.BatchNorm1d(o))
+            )
             self.shortcuts.append(nn.Conv1d(i, o, 1, stride=2))
         self.head = nn.Linear(48, 12)
 

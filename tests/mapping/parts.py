@@ -1,4 +1,5 @@
-"""Hand-written mappings: what the cost of a chip is asked about, without tracing or placing a model."""
+"""Hand-written mappings: what the cost of a chip is asked about, without tracing or placing a
+model."""
 
 from types import SimpleNamespace
 
@@ -8,10 +9,14 @@ from analogtorch.mapping.types import Block, Placement
 
 
 def matrix(name: str, rows: int, cols: int, *, groups: int = 1, kernel: int = 1) -> Matrix:
-    return Matrix(name=name, rows=rows, cols=cols, groups=groups, kernel=kernel, weights=rows * cols)
+    return Matrix(
+        name=name, rows=rows, cols=cols, groups=groups, kernel=kernel, weights=rows * cols
+    )
 
 
-def mvm(name: str, cols: int, *inputs: str, vectors: int = 1, steps: int = 1, of: str | None = None) -> Operation:
+def mvm(
+    name: str, cols: int, *inputs: str, vectors: int = 1, steps: int = 1, of: str | None = None
+) -> Operation:
     return Operation(
         name=name,
         kind="mvm",
@@ -26,17 +31,35 @@ def mvm(name: str, cols: int, *inputs: str, vectors: int = 1, steps: int = 1, of
 
 def digital(name: str, kind: str, operations: int, *inputs: str) -> Operation:
     return Operation(
-        name=name, kind=kind, matrix=None, vectors=0, elements=operations, operations=operations, inputs=inputs
+        name=name,
+        kind=kind,
+        matrix=None,
+        vectors=0,
+        elements=operations,
+        operations=operations,
+        inputs=inputs,
     )
 
 
-def put(tile: int, name: str, rows: int, cols: int, *, row: int = 0, col: int = 0, copy: int = 0, chip: int = 0):
+def put(
+    tile: int,
+    name: str,
+    rows: int,
+    cols: int,
+    *,
+    row: int = 0,
+    col: int = 0,
+    copy: int = 0,
+    chip: int = 0,
+):
     block = Block(matrix=name, row=row, col=col, rows=rows, cols=cols, copy=copy)
     return Placement(block=block, chip=chip, tile=tile, row=0, col=0)
 
 
 def mapping(chip: Chip, operations, matrices, placements) -> SimpleNamespace:
-    return SimpleNamespace(chip=chip, operations=operations, matrices=matrices, placements=placements)
+    return SimpleNamespace(
+        chip=chip, operations=operations, matrices=matrices, placements=placements
+    )
 
 
 def full(chip: Chip, tiles: int) -> SimpleNamespace:
@@ -55,5 +78,15 @@ def keyword_net(chip: Chip) -> SimpleNamespace:
         digital("relu2", "activation", 512, "b"),
         mvm("c", 12, "relu2"),
     ]
-    blocks = [put(0, "a", 512, 512), put(1, "a", 512, 512, row=512), put(2, "b", 512, 512), put(3, "c", 512, 12)]
-    return mapping(chip, operations, [matrix("a", 1024, 512), matrix("b", 512, 512), matrix("c", 512, 12)], blocks)
+    blocks = [
+        put(0, "a", 512, 512),
+        put(1, "a", 512, 512, row=512),
+        put(2, "b", 512, 512),
+        put(3, "c", 512, 12),
+    ]
+    return mapping(
+        chip,
+        operations,
+        [matrix("a", 1024, 512), matrix("b", 512, 512), matrix("c", 512, 12)],
+        blocks,
+    )

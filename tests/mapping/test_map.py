@@ -22,9 +22,12 @@ def _vision(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "weights"), [("resnet18", 11_678_912), ("resnet50", 25_502_912), ("vit_b_16", 86_292_480)]
+    ("name", "weights"),
+    [("resnet18", 11_678_912), ("resnet50", 25_502_912), ("vit_b_16", 86_292_480)],
 )
-def test_large_nets_need_3_percent_more_tiles_than_the_bound_at_most(name: str, weights: int) -> None:
+def test_large_nets_need_3_percent_more_tiles_than_the_bound_at_most(
+    name: str, weights: int
+) -> None:
     mapping = map_to_chip(_vision(name), torch.zeros(1, 3, 224, 224), chip=CHIP, num_chips=None)
     assert mapping.weights == mapping.cells == weights
     assert mapping.tiles_used <= 1.03 * math.ceil(weights / 65_536)
@@ -35,7 +38,10 @@ def test_a_recurrent_transducer_needs_no_more_either() -> None:
     with torch.device("meta"):
         model = RNNT()
     mapping = map_to_chip(
-        model, (torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)), chip=CHIP, num_chips=None
+        model,
+        (torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)),
+        chip=CHIP,
+        num_chips=None,
     )
     assert 45e6 < mapping.weights < 46e6
     assert mapping.tiles_used <= 1.03 * mapping.tiles_lower_bound
@@ -43,7 +49,8 @@ def test_a_recurrent_transducer_needs_no_more_either() -> None:
 
 
 def test_a_recurrent_transducer_on_five_speech_chips_with_four_and_two_devices_per_weight() -> None:
-    """Ambrogio 2023: 45 M weights on five chips, more than 140 M of their 175 M devices, accuracy chosen per layer."""
+    """Ambrogio 2023: 45 M weights on five chips, more than 140 M of their 175 M devices, accuracy
+    chosen per layer."""
     with torch.device("meta"):
         model = RNNT()
     example = torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)
@@ -56,7 +63,11 @@ def test_a_recurrent_transducer_on_five_speech_chips_with_four_and_two_devices_p
         plan = at.mapping.plan_devices(sizes, four, two, 5, first=first)
         mixed = [
             map_to_chip(
-                model, example, chip=chip, num_chips=None, exclude=[n for n in sizes if plan[n] != chip.cell.devices]
+                model,
+                example,
+                chip=chip,
+                num_chips=None,
+                exclude=[n for n in sizes if plan[n] != chip.cell.devices],
             )
             for chip in (four, two)
         ]
@@ -115,14 +126,21 @@ def test_products_of_the_placed_blocks_add_up_to_the_digital_model(rows: int, co
         out = layer.bias.detach().repeat(len(vectors), 1)
         for p in mapping.matrix_blocks(name):
             driven = torch.zeros(len(vectors), rows)
-            driven[:, p.row : p.row + p.block.rows] = vectors[:, p.block.row : p.block.row + p.block.rows]
+            driven[:, p.row : p.row + p.block.rows] = vectors[
+                :, p.block.row : p.block.row + p.block.rows
+            ]
             read = (driven @ tiles[p.chip, p.tile])[:, p.col : p.col + p.block.cols]
             out[:, p.block.col : p.block.col + p.block.cols] += read
         return out
 
     def conv(name: str, x: Tensor) -> Tensor:
         patches = F.unfold(x, 3, padding=1).transpose(1, 2)
-        return product(name, patches.flatten(0, 1)).unflatten(0, patches.shape[:2]).transpose(1, 2).unflatten(2, (6, 6))
+        return (
+            product(name, patches.flatten(0, 1))
+            .unflatten(0, patches.shape[:2])
+            .transpose(1, 2)
+            .unflatten(2, (6, 6))
+        )
 
     a = conv("conv", x).relu()
     b = conv("shared", conv("shared", a)) + a
@@ -148,7 +166,9 @@ def test_duplicates() -> None:
     assert mapping.tiles_used == 3
     assert mapping.cells == 3 * 2 * 48 + 16
     check(mapping)
-    with pytest.raises(ValueError, match=r"duplicate pattern '2' matches none of the 3 matrices.*'0'"):
+    with pytest.raises(
+        ValueError, match=r"duplicate pattern '2' matches none of the 3 matrices.*'0'"
+    ):
         map_to_chip(model, torch.zeros(1, 4, 5), chip=CHIP, duplicate={"2": 2})
     with pytest.raises(ValueError, match="must be an integer >= 1, got 0"):
         map_to_chip(model, torch.zeros(1, 4, 5), chip=CHIP, duplicate={"0": 0})
@@ -156,13 +176,16 @@ def test_duplicates() -> None:
 
 def test_spreading_uses_the_tiles_that_are_left() -> None:
     chip = dataclasses.replace(CHIP, tiles=3)
-    model = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 1), nn.Flatten(), nn.Linear(20, 4))
+    model = nn.Sequential(
+        nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 1), nn.Flatten(), nn.Linear(20, 4)
+    )
     together = map_to_chip(model, torch.zeros(1, 4, 5), chip=chip)
     assert together.tiles_used == 1
     apart = map_to_chip(model, torch.zeros(1, 4, 5), chip=chip, spread=True)
     assert [(p.block.matrix, p.tile) for p in apart.placements] == [("0", 0), ("1", 1), ("3", 2)]
     two = map_to_chip(model, torch.zeros(1, 4, 5), chip=chip, spread=True, retired=[(0, 0)])
-    assert [p.tile for p in two.placements] == [1, 2, 1]  # the two convolutions are busiest and follow each other
+    # the two convolutions are busiest and follow each other
+    assert [p.tile for p in two.placements] == [1, 2, 1]
     check(two)
     assert at.remap(two) == at.remap(together, retired=[(0, 0)])
 
@@ -185,7 +208,8 @@ def test_what_does_not_fit_is_refused_with_remedies() -> None:
     chip = dataclasses.replace(CHIP, tiles=5)
     model = nn.Sequential(nn.Linear(256, 1024), nn.Linear(1024, 256))
     with pytest.raises(
-        ValueError, match="524,288 weights in 524,288 cells need 8 tiles of 256x256; 1 x hermes64 has 5"
+        ValueError,
+        match="524,288 weights in 524,288 cells need 8 tiles of 256x256; 1 x hermes64 has 5",
     ) as e:
         map_to_chip(model, torch.zeros(1, 256), chip=chip)
     assert "'0' (262,144 weights, 4.0 tiles)" in str(e.value)
@@ -214,7 +238,9 @@ def test_wrong_arguments_are_refused(arguments, error, message) -> None:
 
 
 def test_models_without_matrices_and_other_types_are_refused() -> None:
-    with pytest.raises(ValueError, match="no weight of LayerNorm multiplies activations.*weight, bias"):
+    with pytest.raises(
+        ValueError, match="no weight of LayerNorm multiplies activations.*weight, bias"
+    ):
         map_to_chip(nn.LayerNorm(4), torch.zeros(1, 4), chip=CHIP)
     with pytest.raises(TypeError, match="model must be a torch.nn.Module"):
         map_to_chip(torch.zeros(2), torch.zeros(1, 4), chip=CHIP)
@@ -232,17 +258,21 @@ def test_the_chip_is_that_of_the_layers() -> None:
     mapping = map_to_chip(model, torch.zeros(1, 4))
     assert mapping.chip == CHIP
     assert mapping == map_to_chip(model, torch.zeros(1, 4), chip=CHIP)
-    with pytest.raises(ValueError, match=r"Sequential has no analog layer.*chip=analogtorch.chips.hermes64\(\)\)"):
+    with pytest.raises(
+        ValueError, match=r"Sequential has no analog layer.*chip=analogtorch.chips.hermes64\(\)\)"
+    ):
         map_to_chip(at.to_digital(model), torch.zeros(1, 4))
 
 
 def test_layers_on_several_chips_are_named_unless_one_is_chosen() -> None:
     other, x = at.chips.ibm_speech34(), torch.zeros(1, 4)
     layers = [nn.Linear(4, 4) for _ in range(7)]
-    model = at.convert(nn.Sequential(*layers), CHIP, per_layer={"5": {"output_bits": 10}, "6": other})
+    model = at.convert(
+        nn.Sequential(*layers), CHIP, per_layer={"5": {"output_bits": 10}, "6": other}
+    )
     expected = (
-        "the layers of Sequential are on 3 chips: hermes64 ('0', '1', '2' and 2 more); hermes64, differing in "
-        "output_bits 10 ('5'); ibm_speech34 ('6'). Give the one to place them on"
+        "the layers of Sequential are on 3 chips: hermes64 ('0', '1', '2' and 2 more); hermes64, "
+        "differing in output_bits 10 ('5'); ibm_speech34 ('6'). Give the one to place them on"
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         map_to_chip(model, x)
@@ -264,9 +294,10 @@ class CalledT(nn.Module):
 def test_a_layer_may_be_called_t() -> None:
     mapping = map_to_chip(CalledT(), torch.zeros(1, 4), chip=CHIP)
     assert [(m.name, m.form) for m in mapping.matrices] == [("block.U", 0), ("block.T", 0)]
-    assert [m.name for m in map_to_chip(CalledT(), torch.zeros(1, 4), chip=CHIP, exclude="again").matrices] == [
-        "block.U"
-    ]
+    assert [
+        m.name
+        for m in map_to_chip(CalledT(), torch.zeros(1, 4), chip=CHIP, exclude="again").matrices
+    ] == ["block.U"]
 
 
 def test_extreme_shapes() -> None:
@@ -292,5 +323,7 @@ def test_remapping_around_failures() -> None:
 
 def test_the_fully_connected_keyword_spotter_takes_four_tiles() -> None:
     layers = (nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 12))
-    mapping = map_to_chip(nn.Sequential(*layers), torch.zeros(1, 1024), chip=at.chips.ibm_speech34())
+    mapping = map_to_chip(
+        nn.Sequential(*layers), torch.zeros(1, 1024), chip=at.chips.ibm_speech34()
+    )
     assert mapping.tiles_used == 4

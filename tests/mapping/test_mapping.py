@@ -18,7 +18,9 @@ from tests.mapping.nets import Residual
 
 @pytest.fixture(scope="module")
 def mapping() -> ChipMapping:
-    return map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=at.chips.hermes64(), duplicate={"conv": 2})
+    return map_to_chip(
+        Residual(), torch.zeros(1, 3, 6, 6), chip=at.chips.hermes64(), duplicate={"conv": 2}
+    )
 
 
 @dataclass
@@ -39,14 +41,19 @@ def test_table(mapping: ChipMapping) -> None:
     lines = str(mapping).splitlines()
     assert lines[0].split("  ")[0] == "matrix"
     assert re.fullmatch(r"conv +27 x 8 +1 +2 +2 +2 +1% +36", lines[2])
-    assert "tiles: 2 used, 1 over the bound of 1 (cells / 65,536); 0.8% of their cells are taken" in lines
+    assert (
+        "tiles: 2 used, 1 over the bound of 1 (cells / 65,536); 0.8% of their cells are taken"
+        in lines
+    )
     assert "model: Residual, 872 weights on the chip in 1,088 cells" in lines
     assert any(line.startswith("digital operations: ") and "pool" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", at.chips.names())
 def test_json_round_trip(name: str) -> None:
-    mapping = map_to_chip(Residual(), torch.zeros(1, 3, 6, 6), chip=at.chips.get(name), retired=[(0, 1)])
+    mapping = map_to_chip(
+        Residual(), torch.zeros(1, 3, 6, 6), chip=at.chips.get(name), retired=[(0, 1)]
+    )
     assert ChipMapping.from_json(mapping.to_json()) == mapping
     assert json.loads(mapping.to_json())["version"] == 2
 
@@ -65,7 +72,9 @@ def test_json_round_trip(name: str) -> None:
         ({"retired_columns": [[0, 0, 1], [0, 1, 1]]}, "lies on a retired tile or column"),
     ],
 )
-def test_other_json_is_refused(mapping: ChipMapping, change: dict[str, object], message: str) -> None:
+def test_other_json_is_refused(
+    mapping: ChipMapping, change: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         ChipMapping.from_json(json.dumps({**_plain(mapping), **change}))
     with pytest.raises(ValueError, match="is not JSON"):
@@ -74,7 +83,9 @@ def test_other_json_is_refused(mapping: ChipMapping, change: dict[str, object], 
 
 def _plain(mapping: ChipMapping) -> dict:
     """As older versions wrote it: without a checksum."""
-    return {name: value for name, value in json.loads(mapping.to_json()).items() if name != "checksum"}
+    return {
+        name: value for name, value in json.loads(mapping.to_json()).items() if name != "checksum"
+    }
 
 
 def test_impossible_placements_are_refused(mapping: ChipMapping) -> None:
@@ -82,9 +93,18 @@ def test_impossible_placements_are_refused(mapping: ChipMapping) -> None:
     with pytest.raises(ValueError, match="beyond its tile"):
         replace(mapping, placements=(replace(first, row=250), *rest))
     with pytest.raises(ValueError, match="over another block"):
-        replace(mapping, placements=(first, replace(rest[0], tile=first.tile, row=first.row, col=first.col), *rest[1:]))
+        replace(
+            mapping,
+            placements=(
+                first,
+                replace(rest[0], tile=first.tile, row=first.row, col=first.col),
+                *rest[1:],
+            ),
+        )
     with pytest.raises(ValueError, match="do not make up the matrix"):
-        replace(mapping, placements=tuple(p for p in mapping.placements if p.block.matrix != "head"))
+        replace(
+            mapping, placements=tuple(p for p in mapping.placements if p.block.matrix != "head")
+        )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +117,9 @@ def test_impossible_placements_are_refused(mapping: ChipMapping) -> None:
         ("matrix", "head", "every weight must be placed once"),
     ],
 )
-def test_edited_blocks_are_refused(mapping: ChipMapping, field: str, value: object, message: str) -> None:
+def test_edited_blocks_are_refused(
+    mapping: ChipMapping, field: str, value: object, message: str
+) -> None:
     data = _plain(mapping)
     next(p for p in data["placements"] if p["matrix"] == "shared")[field] = value
     with pytest.raises(ValueError, match=message):
@@ -116,14 +138,20 @@ def test_blocks_of_a_matrix_that_hold_the_same_weights_are_refused() -> None:
 
 def test_json_of_version_1_is_read(mapping: ChipMapping) -> None:
     data = _plain(mapping)
-    data |= {"version": 1, "chips": data.pop("num_chips"), "matrices": list(map(_of_version_1, data["matrices"]))}
+    data |= {
+        "version": 1,
+        "chips": data.pop("num_chips"),
+        "matrices": list(map(_of_version_1, data["matrices"])),
+    }
     assert ChipMapping.from_json(json.dumps(data)) == mapping
     assert data.pop("example") == ["(1, 3, 6, 6) float32"]
     assert ChipMapping.from_json(json.dumps(data)) == replace(mapping, example=())
 
 
 def _of_version_1(matrix: dict) -> dict:
-    return {name: value for name, value in matrix.items() if name not in ("layer", "outputs", "form")}
+    return {
+        name: value for name, value in matrix.items() if name not in ("layer", "outputs", "form")
+    }
 
 
 class Shared(nn.Module):
@@ -139,21 +167,32 @@ class Shared(nn.Module):
         return self.tied(y) @ self.tied.weight
 
 
-def test_the_parts_and_forms_of_a_weight_are_fields_and_are_found_in_the_names_of_version_1() -> None:
+def test_the_parts_and_forms_of_a_weight_are_fields_and_are_found_in_the_names_of_version_1() -> (
+    None
+):
     mapping = map_to_chip(Shared(), torch.zeros(1, 4, 8), chip=at.chips.hermes64())
     found = {m.name: (m.layer, m.outputs, m.form) for m in mapping.matrices}
     assert found == {
-        **{f"attention.in_proj_weight[{i}:{i + 8}]": ("attention.in_proj_weight", (i, i + 8), 0) for i in (0, 8, 16)},
+        **{
+            f"attention.in_proj_weight[{i}:{i + 8}]": ("attention.in_proj_weight", (i, i + 8), 0)
+            for i in (0, 8, 16)
+        },
         "attention.out_proj": ("attention.out_proj", None, 0),
         "tied": ("tied", None, 0),
         "tied.T": ("tied", None, 1),
     }
     data = _plain(mapping)
-    data |= {"version": 1, "chips": data.pop("num_chips"), "matrices": list(map(_of_version_1, data["matrices"]))}
+    data |= {
+        "version": 1,
+        "chips": data.pop("num_chips"),
+        "matrices": list(map(_of_version_1, data["matrices"])),
+    }
     assert ChipMapping.from_json(json.dumps(data)) == mapping
 
 
-@pytest.mark.parametrize("change", [{"layer": 3}, {"outputs": [4, 4]}, {"outputs": [0.0, 4]}, {"form": None}])
+@pytest.mark.parametrize(
+    "change", [{"layer": 3}, {"outputs": [4, 4]}, {"outputs": [0.0, 4]}, {"form": None}]
+)
 def test_matrices_of_impossible_parts_are_refused(mapping: ChipMapping, change: dict) -> None:
     data = _plain(mapping)
     data["matrices"][0] |= change
@@ -162,7 +201,9 @@ def test_matrices_of_impossible_parts_are_refused(mapping: ChipMapping, change: 
 
 
 def test_an_inference_is_one_run_of_the_example() -> None:
-    one, eight = (map_to_chip(Residual(), torch.zeros(n, 3, 6, 6), chip=at.chips.hermes64()) for n in (1, 8))
+    one, eight = (
+        map_to_chip(Residual(), torch.zeros(n, 3, 6, 6), chip=at.chips.hermes64()) for n in (1, 8)
+    )
     assert {name: 8 * n for name, n in one.vectors.items()} == eight.vectors
     assert "an inference: one run of (8, 3, 6, 6) float32" in str(eight)
     assert one.placements == eight.placements

@@ -20,11 +20,14 @@ def _block(name: str, rows: int, cols: int, copy: int = 0) -> Block:
 
 
 def check(mapping: ChipMapping) -> None:
-    """Every weight exactly once per copy, by painting tiles and matrices cell by cell; independent of its own check."""
+    """Every weight exactly once per copy, by painting tiles and matrices cell by cell; independent
+    of its own check."""
     chip = mapping.chip
     tiles: dict[tuple[int, int], torch.Tensor] = {}
     for p in mapping.placements:
-        tile = tiles.setdefault((p.chip, p.tile), torch.zeros(chip.rows, chip.cols, dtype=torch.int8))
+        tile = tiles.setdefault(
+            (p.chip, p.tile), torch.zeros(chip.rows, chip.cols, dtype=torch.int8)
+        )
         painted = tile[p.row : p.row + p.block.rows, p.col : p.col + p.block.cols]
         assert painted.shape == (p.block.rows, p.block.cols)
         painted += 1
@@ -32,13 +35,22 @@ def check(mapping: ChipMapping) -> None:
     for matrix in mapping.matrices:
         per_group, diagonal = matrix.cols // matrix.groups, chip.grouped == "block_diagonal"
         for copy in range(mapping.copies[matrix.name]):
-            held = torch.zeros(matrix.rows * (matrix.groups if diagonal else 1), matrix.cols, dtype=torch.int8)
+            held = torch.zeros(
+                matrix.rows * (matrix.groups if diagonal else 1), matrix.cols, dtype=torch.int8
+            )
             for p in mapping.matrix_blocks(matrix.name):
                 if p.block.copy == copy:
-                    held[p.block.row : p.block.row + p.block.rows, p.block.col : p.block.col + p.block.cols] += 1
+                    held[
+                        p.block.row : p.block.row + p.block.rows,
+                        p.block.col : p.block.col + p.block.cols,
+                    ] += 1
             assert held.max() == 1
             for group in range(matrix.groups):
-                rows = slice(group * matrix.rows, (group + 1) * matrix.rows) if diagonal else slice(None)
+                rows = (
+                    slice(group * matrix.rows, (group + 1) * matrix.rows)
+                    if diagonal
+                    else slice(None)
+                )
                 assert (held[rows, group * per_group : (group + 1) * per_group] == 1).all()
 
 
@@ -61,7 +73,9 @@ def _models(draw: st.DrawFn) -> nn.Module:
         kernel = draw(st.sampled_from([1, 3, 5]))
         layers.append(nn.Conv1d(channels, out, kernel, padding=kernel // 2, groups=groups))
         if draw(st.booleans()):
-            layers.append(Branch(nn.Conv1d(out, out, 3, padding=1, groups=draw(st.sampled_from([1, out])))))
+            layers.append(
+                Branch(nn.Conv1d(out, out, 3, padding=1, groups=draw(st.sampled_from([1, out]))))
+            )
         channels = out
         if draw(st.booleans()):  # a layer that is applied three times, once around itself
             shared = nn.Conv1d(out, out, 3, padding=1)
@@ -81,7 +95,9 @@ def _models(draw: st.DrawFn) -> nn.Module:
     planes=st.sampled_from([1, 2]),
     spread=st.booleans(),
 )
-def test_every_weight_has_one_place(model, rows, cols, tiles, grouped, copies, planes, spread) -> None:
+def test_every_weight_has_one_place(
+    model, rows, cols, tiles, grouped, copies, planes, spread
+) -> None:
     chip = dataclasses.replace(
         at.chips.ideal(), rows=rows, cols=cols, tiles=tiles * planes, planes=planes, grouped=grouped
     )
@@ -99,7 +115,9 @@ def test_every_weight_has_one_place(model, rows, cols, tiles, grouped, copies, p
 @given(data=st.data(), rows=st.integers(4, 30), cols=st.integers(4, 30))
 def test_retired_columns_are_mapped_around(data, rows, cols) -> None:
     chip = dataclasses.replace(at.chips.ideal(), rows=rows, cols=cols, tiles=4)
-    bad = data.draw(st.sets(st.tuples(st.just(0), st.integers(0, 3), st.integers(0, cols - 1)), max_size=6))
+    bad = data.draw(
+        st.sets(st.tuples(st.just(0), st.integers(0, 3), st.integers(0, cols - 1)), max_size=6)
+    )
     model = nn.Linear(rows, max(1, 3 * cols - 6))
     mapping = map_to_chip(model, torch.zeros(1, rows), chip=chip, num_chips=2, retired_columns=bad)
     check(mapping)
@@ -127,21 +145,27 @@ def test_time_and_energy_are_conserved(model, rows, cols, grouped, rate) -> None
     assert sum(dataclasses.asdict(energy).values()) == pytest.approx(energy.system)
     assert energy.tile + energy.digital + energy.communication == pytest.approx(energy.system)
     assert energy == sequential.energy
-    assert sum(run.weights * run.mvms for run in pipelined.schedule.runs) == pytest.approx(pipelined.macs)
+    assert sum(run.weights * run.mvms for run in pipelined.schedule.runs) == pytest.approx(
+        pipelined.macs
+    )
     busiest = max(tile.busy for tile in pipelined.schedule.tiles)
     almost = 1 - 1e-9
     assert busiest * almost <= pipelined.schedule.interval <= pipelined.latency / almost
     assert pipelined.latency * almost <= sequential.latency == sequential.schedule.interval
     copies = cost(map_to_chip(model, x, chip=chip, num_chips=None, duplicate={"*": 2}))
     assert copies.macs == pipelined.macs
-    # a copy may be cut elsewhere, which costs an MVM's input encoding, but every column is read as often as before
+    # a copy may be cut elsewhere, which costs an MVM's input encoding, but every column is read as
+    # often as before
     assert (copies.energy.array, copies.energy.adc) == pytest.approx((energy.array, energy.adc))
 
 
 def test_a_column_lost_on_every_tile_leaves_the_rest_usable() -> None:
     chip = dataclasses.replace(at.chips.ideal(), rows=16, cols=16, tiles=4)
     mapping = map_to_chip(
-        nn.Linear(16, 60), torch.zeros(1, 16), chip=chip, retired_columns=[(0, tile, tile) for tile in range(4)]
+        nn.Linear(16, 60),
+        torch.zeros(1, 16),
+        chip=chip,
+        retired_columns=[(0, tile, tile) for tile in range(4)],
     )
     check(mapping)
     assert mapping.tiles_used == 4
@@ -157,7 +181,9 @@ def test_small_blocks_share_a_tile_and_cutting_columns_saves_one() -> None:
 
 
 def test_copies_never_share_a_tile() -> None:
-    bins = pack([_block("a", 2, 2, 0), _block("a", 2, 2, 1), _block("b", 2, 2)], 10, 10, Demand.of("ab"))
+    bins = pack(
+        [_block("a", 2, 2, 0), _block("a", 2, 2, 1), _block("b", 2, 2)], 10, 10, Demand.of("ab")
+    )
     assert len(bins) == 2
 
 

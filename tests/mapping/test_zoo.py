@@ -14,7 +14,8 @@ CHIP = at.chips.hermes64()
 
 
 class _AllKinds(nn.Module):
-    """Weights that ``convert`` makes analog, however the forward uses them, and weights that it leaves digital."""
+    """Weights that ``convert`` makes analog, however the forward uses them, and weights that it
+    leaves digital."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,14 +64,24 @@ def test_what_convert_makes_analog_is_what_lies_on_tiles(make) -> None:
     mapping = _map(model, example)
     at.convert(model, CHIP)
     analog = {id(layer.weight) for _, layer in at.analog_layers(model)}
-    digital = {n for n, p in model.named_parameters() if id(p) not in analog and not n.endswith("input_range")}
+    digital = {
+        n
+        for n, p in model.named_parameters()
+        if id(p) not in analog and not n.endswith("input_range")
+    }
     assert set(dict(mapping.digital_weights)) == digital
-    assert mapping.weights == sum({id(m.weight): m.weight.numel() for _, m in at.analog_layers(model)}.values())
+    assert mapping.weights == sum(
+        {id(m.weight): m.weight.numel() for _, m in at.analog_layers(model)}.values()
+    )
     assert _map(model, example) == mapping
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
+    assert all(
+        torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in NETS if name not in ("detector", "gpt2_next_token")])
+@pytest.mark.parametrize(
+    "name", [name for name in NETS if name not in ("detector", "gpt2_next_token")]
+)
 def test_without_weights_too(name: str) -> None:
     model, example = NETS[name]()
     mapping = _map(model, example)
@@ -91,7 +102,8 @@ def test_a_cache_in_the_example_is_left_as_it_is() -> None:
     mapping = _map(model, example)
     assert torch.equal(example["past_key_values"].layers[0].keys, keys)
     attention = next(op for op in mapping.digital if op.kind == "attention")
-    assert attention.operations == 2 * 1 * 8 * (2 * 8 + 2 * 8 + 1 + 5)  # heads x queries x keys of 7 earlier tokens
+    # heads x queries x keys of 7 earlier tokens
+    assert attention.operations == 2 * 1 * 8 * (2 * 8 + 2 * 8 + 1 + 5)
 
 
 def test_experts_are_digital_and_counted() -> None:
@@ -100,7 +112,8 @@ def test_experts_are_digital_and_counted() -> None:
     held = {name for name, _ in mapping.digital_weights}
     assert "model.layers.0.mlp.experts.down_proj" in held
     counted = sum(op.operations for op in mapping.digital if op.kind == "matmul")
-    assert counted >= 2 * 2 * 7 * 2 * (3 * 16 * 32)  # layers x operations x tokens x experts of each x weights
+    # layers x operations x tokens x experts of each x weights
+    assert counted >= 2 * 2 * 7 * 2 * (3 * 16 * 32)
 
 
 def test_the_example_is_left_as_it_is() -> None:

@@ -34,7 +34,9 @@ def _torchaudio() -> Any:
 def gpt2() -> Made:
     library = _transformers()
     ends = {"bos_token_id": 1, "eos_token_id": 2}
-    config = library.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=33, n_positions=16, **ends)
+    config = library.GPT2Config(
+        n_embd=16, n_layer=2, n_head=2, vocab_size=33, n_positions=16, **ends
+    )
     return library.GPT2LMHeadModel(config), {"input_ids": TOKENS, "use_cache": True}
 
 
@@ -67,11 +69,24 @@ def t5() -> Made:
 
 def whisper() -> Made:
     library = _transformers()
-    sizes = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
-    sizes |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_source_positions": 10, "max_target_positions": 12}
+    sizes = {
+        f"{part}_{name}": 2
+        for part in ("encoder", "decoder")
+        for name in ("layers", "attention_heads")
+    }
+    sizes |= {
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "max_source_positions": 10,
+        "max_target_positions": 12,
+    }
     ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     config = library.WhisperConfig(d_model=16, vocab_size=64, num_mel_bins=8, **sizes, **ends)
-    example = {"input_features": torch.zeros(1, 8, 20), "decoder_input_ids": TOKENS, "use_cache": True}
+    example = {
+        "input_features": torch.zeros(1, 8, 20),
+        "decoder_input_ids": TOKENS,
+        "use_cache": True,
+    }
     return library.WhisperForConditionalGeneration(config), example
 
 
@@ -142,7 +157,13 @@ def tacotron2() -> Made:
 def detector() -> Made:
     """Chooses boxes by their scores: only a real run shows how many."""
     detection = pytest.importorskip("torchvision").models.detection
-    sizes = {"weights": None, "weights_backbone": None, "num_classes": 3, "min_size": 64, "max_size": 64}
+    sizes = {
+        "weights": None,
+        "weights_backbone": None,
+        "num_classes": 3,
+        "min_size": 64,
+        "max_size": 64,
+    }
     return detection.fasterrcnn_mobilenet_v3_large_320_fpn(**sizes), ([torch.rand(3, 64, 64)],)
 
 

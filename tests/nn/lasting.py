@@ -1,4 +1,5 @@
-"""What every kind of layer must survive, for the tests of single kinds: copies, checkpoints, compilers, replays."""
+"""What every kind of layer must survive, for the tests of single kinds: copies, checkpoints,
+compilers, replays."""
 
 import copy
 import pickle
@@ -66,7 +67,9 @@ def check_checkpoint(digital: nn.Module, x: Tensor, folder: Path, **options: Any
         loaded = at.load(folder, other).eval()
         assert same(loaded(x), model(x), 0.0)
         assert [type(m) for m in loaded.modules()] == [type(m) for m in model.modules()]
-        ranges = [[layer.input_range.item() for _, layer in at.analog_layers(m)] for m in (loaded, model)]
+        ranges = [
+            [layer.input_range.item() for _, layer in at.analog_layers(m)] for m in (loaded, model)
+        ]
         assert ranges[0] == ranges[1]
     physical = at.program(model, seed=4)
     at.save(physical, folder)
@@ -84,17 +87,22 @@ def check_replay(digital: nn.Module, x: Tensor, **options: Any) -> None:
     whole = run(3)
     assert same(run(3), whole, 0.0)
     assert not same(run(4), whole)
-    assert same(run(3, 1, x[1:]), [t[1:] for t in flat(whole)] if isinstance(whole, tuple) else whole[1:])
+    assert same(
+        run(3, 1, x[1:]), [t[1:] for t in flat(whole)] if isinstance(whole, tuple) else whole[1:]
+    )
     physical = at.program(model, seed=2)
     view, parts = physical.at("1 day"), physical.at("1 day")
     first = view(x)
-    joined = [torch.cat(pieces) for pieces in zip(flat(parts(x[:1])), flat(parts(x[1:])), strict=True)]
+    joined = [
+        torch.cat(pieces) for pieces in zip(flat(parts(x[:1])), flat(parts(x[1:])), strict=True)
+    ]
     assert same(joined, flat(first))
     assert not same(view(x), first)
 
 
 def check_compilers(digital: nn.Module, x: Tensor, **options: Any) -> None:
-    """One graph in training and on a chip, with eager's numbers and gradients; and ``torch.export``."""
+    """One graph in training and on a chip, with eager's numbers and gradients; and
+    ``torch.export``."""
     torch._dynamo.reset()
     model = converted(digital, x, **options)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -104,7 +112,10 @@ def check_compilers(digital: nn.Module, x: Tensor, **options: Any) -> None:
         with at.noise(3):
             outputs = flat(run(x))
         torch.stack([t.square().sum() for t in outputs]).sum().backward()
-        return [*(t.detach() for t in outputs), *(p.grad for p in model.parameters() if p.grad is not None)]
+        return [
+            *(t.detach() for t in outputs),
+            *(p.grad for p in model.parameters() if p.grad is not None),
+        ]
 
     assert same(step(compiled), step(model))
     model.eval()

@@ -1,4 +1,5 @@
-"""Attention: equal to torch's on an ideal chip, its columns equal however they are read, torch's fast paths off."""
+"""Attention: equal to torch's on an ideal chip, its columns equal however they are read, torch's
+fast paths off."""
 
 import copy
 import dataclasses
@@ -16,7 +17,9 @@ from torch.nn.utils import prune
 import analogtorch as at
 from tests.crossbar import crossbar
 
-pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning"
+)
 
 EXACT = dataclasses.replace(at.chips.ideal(), rows=7, cols=5)
 SMALL = crossbar(rows=24, cols=16, output_noise=0.05)
@@ -33,7 +36,17 @@ OPTIONS = {
     "memory_width": {"kdim": 7, "vdim": 7},
     "dropout": {"dropout": 0.5},
 }
-MASKS = ("none", "padding", "padding_float", "mask", "mask_float", "mask_3d", "both", "causal", "causal_padding")
+MASKS = (
+    "none",
+    "padding",
+    "padding_float",
+    "mask",
+    "mask_float",
+    "mask_3d",
+    "both",
+    "causal",
+    "causal_padding",
+)
 
 
 def _attention(name: str) -> nn.MultiheadAttention:
@@ -48,8 +61,14 @@ def _attention(name: str) -> nn.MultiheadAttention:
 def _inputs(layer: nn.MultiheadAttention, how: str, batched: bool = True) -> list[Tensor]:
     """Leaves: one for query, key and value, two for the query and the others, or three."""
     torch.manual_seed(1)
-    widths = [(L, E)] if how == "self" else [(L, E), (S, layer.kdim)] + [(S, layer.vdim)] * (how == "three")
-    shapes = [((N, n, w) if layer.batch_first else (n, N, w)) if batched else (n, w) for n, w in widths]
+    widths = (
+        [(L, E)]
+        if how == "self"
+        else [(L, E), (S, layer.kdim)] + [(S, layer.vdim)] * (how == "three")
+    )
+    shapes = [
+        ((N, n, w) if layer.batch_first else (n, N, w)) if batched else (n, w) for n, w in widths
+    ]
     return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
@@ -76,7 +95,9 @@ def _masks(kind: str, source: int, batched: bool = True) -> dict[str, object]:
     }[kind]
 
 
-def _run(layer: nn.Module, leaves: list[Tensor], **options: object) -> tuple[list[Tensor], list[Tensor]]:
+def _run(
+    layer: nn.Module, leaves: list[Tensor], **options: object
+) -> tuple[list[Tensor], list[Tensor]]:
     """Results, and gradients of inputs and Parameters."""
     torch.manual_seed(3)
     arguments = (leaves * 3)[:3] if len(leaves) == 1 else [leaves[0], leaves[1], leaves[-1]]
@@ -99,7 +120,9 @@ def _converted(layer: nn.Module, chip: at.Chip = EXACT) -> nn.Module:
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        *itertools.product([name for name in OPTIONS if "width" not in name], ["self", "cross", "three"]),
+        *itertools.product(
+            [name for name in OPTIONS if "width" not in name], ["self", "cross", "three"]
+        ),
         *[("widths", "three"), ("widths_no_bias", "three"), ("memory_width", "cross")],
     ],
 )
@@ -108,7 +131,9 @@ def test_an_ideal_chip_gives_torchs_numbers_and_gradients(name: str, how: str) -
     analog, leaves = _converted(digital), _inputs(digital, how)
     for kind, need_weights in itertools.product(MASKS, (False, True)):
         options = {"need_weights": need_weights, **_masks(kind, L if how == "self" else S)}
-        for ours, theirs in zip(_run(analog, leaves, **options), _run(digital, leaves, **options), strict=True):
+        for ours, theirs in zip(
+            _run(analog, leaves, **options), _run(digital, leaves, **options), strict=True
+        ):
             _close(ours, theirs)
     options = {"average_attn_weights": False}
     _close(_run(analog, leaves, **options)[0], _run(digital, leaves, **options)[0])
@@ -131,7 +156,9 @@ def _matrix(chip: at.Chip, dtype: torch.dtype, programmed: bool = False) -> at.n
     layer = nn.MultiheadAttention(20, 2)  # thirds that do not end where a block of 16 columns ends
     with torch.no_grad():
         layer.in_proj_bias.normal_()
-    model = at.convert(nn.ModuleDict({"a": layer.to(dtype)}), dataclasses.replace(chip, adc_gain_std=0.1))
+    model = at.convert(
+        nn.ModuleDict({"a": layer.to(dtype)}), dataclasses.replace(chip, adc_gain_std=0.1)
+    )
     model["a"].in_proj.set_input_range(2.0)
     model["a"].in_proj.set_output_ranges(torch.rand(model["a"].in_proj.readings) + 1.0)
     if programmed:
@@ -152,7 +179,9 @@ CHIPS = {
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("state", ["train", "eval", "programmed", "autocast"])
-def test_columns_that_are_read_alone_are_those_of_the_whole(chip: str, dtype: torch.dtype, state: str) -> None:
+def test_columns_that_are_read_alone_are_those_of_the_whole(
+    chip: str, dtype: torch.dtype, state: str
+) -> None:
     matrix = _matrix(CHIPS[chip], dtype, state == "programmed").train(state == "train")
     assert matrix.noise_in_torch == (chip == "unknown_cell")
     x, samples = torch.randn(6, 20, dtype=dtype), torch.tensor([3, 1, 4, 15, 9, 2])
@@ -170,7 +199,9 @@ def test_gradients_of_columns_are_those_of_the_whole() -> None:
     keys, leaves = matrix.draw(x), [x, matrix.weight, matrix.bias, matrix.input_range]
     q, _, _, kv = matrix.output_runs
     whole = torch.autograd.grad(matrix(x, keys, samples).square().sum(), leaves)
-    parts = [torch.autograd.grad(matrix(x, keys, samples, run).square().sum(), leaves) for run in (q, kv)]
+    parts = [
+        torch.autograd.grad(matrix(x, keys, samples, run).square().sum(), leaves) for run in (q, kv)
+    ]
     for expected, a, b in zip(whole, *parts, strict=True):
         assert torch.allclose(a + b, expected)
 
@@ -202,17 +233,23 @@ def test_every_sample_has_its_own_noise_wherever_the_batch_is_split(batch_first:
     with at.noise(seed=5, first_sample=1):
         part = layer(x.narrow(batch, 1, 2), *[y.narrow(batch, 1, 2)] * 2)[0]
     assert torch.allclose(part, whole.narrow(batch, 1, 2), atol=1e-6)
-    first, second = (at.program(nn.ModuleDict({"a": layer}), seed=1).at("1 h")["a"] for _ in range(2))
+    first, second = (
+        at.program(nn.ModuleDict({"a": layer}), seed=1).at("1 h")["a"] for _ in range(2)
+    )
     whole = first(x, y, y)[0]
     assert not torch.allclose(first(x, y, y)[0], whole, atol=1e-3)
-    parts = [second(x.narrow(batch, i, n), *[y.narrow(batch, i, n)] * 2)[0] for i, n in ((0, 1), (1, 2))]
+    parts = [
+        second(x.narrow(batch, i, n), *[y.narrow(batch, i, n)] * 2)[0] for i, n in ((0, 1), (1, 2))
+    ]
     assert torch.allclose(torch.cat(parts, batch), whole, atol=1e-6)
     with pytest.raises(RuntimeError, match="programmed chip, which cannot train"):
         first.train()(x, y, y)
 
 
 def test_queries_and_keys_have_output_noise_of_their_own() -> None:
-    chip = dataclasses.replace(SMALL, input_bits=None, output_bits=None, training=at.TrainingNoise(weight="none"))
+    chip = dataclasses.replace(
+        SMALL, input_bits=None, output_bits=None, training=at.TrainingNoise(weight="none")
+    )
     layer = at.convert(nn.MultiheadAttention(12, 3, batch_first=True), chip)
     with torch.no_grad():
         layer.in_proj_weight.copy_(torch.eye(12).repeat(3, 1))
@@ -230,30 +267,47 @@ def test_what_converts_in_an_encoder_and_what_the_summary_says() -> None:
     keys = list(model.state_dict())
     at.convert(model, SMALL)
     assert list(model.state_dict()) == keys
-    kinds = {type(m).__name__ for m in model.modules() if any(p.dim() > 1 for p in m.parameters(recurse=False))}
+    kinds = {
+        type(m).__name__
+        for m in model.modules()
+        if any(p.dim() > 1 for p in m.parameters(recurse=False))
+    }
     assert kinds == {"AnalogLinear", "AnalogMatrix", "AnalogMultiheadAttention"}
     summary = at.summary(model)
     assert all("LayerNorm" in why for _, why, _ in summary.skipped)
     assert summary.routed == ()
     assert str(summary).endswith(
-        "digital: q k^T, softmax and the product with v of encoder.layers.0.self_attn and 5 more (no weights)"
+        "digital: q k^T, softmax and the product with v of encoder.layers.0.self_attn and 5 more "
+        "(no weights)"
     )
     before = list(model.modules())
     at.convert(model, SMALL)
     assert list(model.modules()) == before
-    assert {type(m) for m in at.to_digital(model).modules()} == {type(m) for m in _transformer().modules()}
+    assert {type(m) for m in at.to_digital(model).modules()} == {
+        type(m) for m in _transformer().modules()
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"exclude": "*.self_attn"}, "'a.self_attn', which reads its weight without calling it, is digital"),
-        ({"where": lambda name, _: not name.endswith("self_attn")}, "which reads its weight without calling it"),
+        (
+            {"exclude": "*.self_attn"},
+            "'a.self_attn', which reads its weight without calling it, is digital",
+        ),
+        (
+            {"where": lambda name, _: not name.endswith("self_attn")},
+            "which reads its weight without calling it",
+        ),
         ({"exclude": "*.out_proj"}, "not converted"),
     ],
 )
-def test_an_output_projection_is_analog_only_where_it_is_called(arguments: dict, message: str) -> None:
-    model = nn.ModuleDict({"a": nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)}).requires_grad_(False)
+def test_an_output_projection_is_analog_only_where_it_is_called(
+    arguments: dict, message: str
+) -> None:
+    model = nn.ModuleDict(
+        {"a": nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)}
+    ).requires_grad_(False)
     digital = copy.deepcopy(model).eval()
     at.convert(model, EXACT, **arguments).eval()
     assert message in {n: why for n, why, _ in at.summary(model).skipped}["a.self_attn.out_proj"]
@@ -263,14 +317,20 @@ def test_an_output_projection_is_analog_only_where_it_is_called(arguments: dict,
 
 
 def test_an_output_projection_asked_for_alone_is_analog_alone() -> None:
-    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)).eval().requires_grad_(False)
+    model = (
+        nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+        .eval()
+        .requires_grad_(False)
+    )
     x = torch.randn(2, 5, 8)
     expected = model(x)
     at.convert(model, EXACT, include="*.out_proj")
     assert [name for name, _ in at.analog_layers(model)] == ["0.self_attn.out_proj"]
     at.guard(model, x)
     assert torch.allclose(model(x), expected, atol=1e-6)
-    with pytest.raises(ValueError, match=r"'0.self_attn.in_proj' was left digital when '0.self_attn' was converted"):
+    with pytest.raises(
+        ValueError, match=r"'0.self_attn.in_proj' was left digital when '0.self_attn' was converted"
+    ):
         at.convert(model, EXACT, include="*.self_attn")
     at.convert(at.to_digital(model), SMALL, include="*.self_attn")
     at.convert(model, SMALL, include="*.out_proj")
@@ -280,7 +340,9 @@ def test_an_output_projection_asked_for_alone_is_analog_alone() -> None:
 class Leaky(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.inner = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+        self.inner = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x) @ self.inner.layers[0].linear1.weight.t()
@@ -302,15 +364,23 @@ class Doubled(nn.Linear):
 
 
 def test_attention_that_computes_something_else_stays_digital() -> None:
-    model = nn.ModuleDict({name: nn.MultiheadAttention(8, 2) for name in ("pruned", "changed", "taken", "plain")})
+    model = nn.ModuleDict(
+        {name: nn.MultiheadAttention(8, 2) for name in ("pruned", "changed", "taken", "plain")}
+    )
     prune.l1_unstructured(model["pruned"], "in_proj_weight", 0.5)
     model["changed"].out_proj = Doubled(8, 8)
     model["taken"].in_proj = "mine"
     at.convert(model, SMALL)
     reasons = {name: why for name, why, _ in at.summary(model).skipped}
     assert "its in_proj_weight is not a plain Parameter" in reasons["pruned"]
-    assert "'pruned' reads its weight without calling it, and stays digital: its in" in reasons["pruned.out_proj"]
-    assert reasons["changed"] == "its out_proj is a Doubled, whose forward MultiheadAttention does not call"
+    assert (
+        "'pruned' reads its weight without calling it, and stays digital: its in"
+        in reasons["pruned.out_proj"]
+    )
+    assert (
+        reasons["changed"]
+        == "its out_proj is a Doubled, whose forward MultiheadAttention does not call"
+    )
     assert reasons["taken"] == "it has its own 'in_proj', a name that analog layers use"
     assert [name for name, _ in at.analog_layers(model)] == ["plain.out_proj", "plain.in_proj"]
 
@@ -343,7 +413,9 @@ def test_a_padded_encoder_leaves_its_fast_paths_and_gets_them_back(activation: s
     at.convert(model, EXACT)
     for other in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert not any(_flags(other))
-        assert torch.allclose(other(x, src_key_padding_mask=padding)[~padding], expected[~padding], atol=1e-5)
+        assert torch.allclose(
+            other(x, src_key_padding_mask=padding)[~padding], expected[~padding], atol=1e-5
+        )
         at.guard(other, {"src": x, "src_key_padding_mask": padding})
         assert not any(_flags(at.convert(other, EXACT)))
         at.to_digital(other)
@@ -357,7 +429,9 @@ def test_only_what_holds_analog_layers_leaves_its_fast_path() -> None:
     expected = model(x, src_key_padding_mask=padding)
     at.convert(model, EXACT, include="layers.1.linear1")
     assert _flags(model) == (False, 1, 0)
-    assert torch.allclose(model(x, src_key_padding_mask=padding)[~padding], expected[~padding], atol=1e-5)
+    assert torch.allclose(
+        model(x, src_key_padding_mask=padding)[~padding], expected[~padding], atol=1e-5
+    )
     model.layers[1] = at.to_digital(model.layers[1])
     assert _flags(model) == (False, 1, 1)
     at.to_digital(model)
@@ -396,14 +470,20 @@ def test_a_transformer_end_to_end() -> None:
     mask = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)
     padding = torch.zeros(3, 7, dtype=torch.float64)
     padding[1, 5:] = float("-inf")
-    options = {"tgt_mask": mask, "src_key_padding_mask": padding, "memory_key_padding_mask": padding}
+    options = {
+        "tgt_mask": mask,
+        "src_key_padding_mask": padding,
+        "memory_key_padding_mask": padding,
+    }
     for training in (True, False):
         results = [m.train(training)(source, target, **options) for m in (analog, digital)]
         _close([results[0]], [results[1]])
     _close(*(torch.autograd.grad(r.sum(), [p for n, p in m.named_parameters() if "range" not in n])
              for m, r in zip((analog, digital), results, strict=True)))  # fmt: skip
     report = at.guard(analog, (source, target))
-    assert sum(row.weights for row in report.layers) == sum(p.numel() for p in digital.parameters() if p.dim() > 1)
+    assert sum(row.weights for row in report.layers) == sum(
+        p.numel() for p in digital.parameters() if p.dim() > 1
+    )
 
 
 def test_eight_bits_cost_little_and_training_pays() -> None:
@@ -438,7 +518,9 @@ def test_checkpoints_of_models_and_chips(tmp_path: Path) -> None:
     loaded = at.load(at.save(model, tmp_path / "model"), _transformer())
     for other in (fresh, loaded, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other.eval()(*pair), model.eval()(*pair))
-        assert all(m.in_proj.weight is m.in_proj_weight for m in other.modules() if hasattr(m, "in_proj"))
+        assert all(
+            m.in_proj.weight is m.in_proj_weight for m in other.modules() if hasattr(m, "in_proj")
+        )
     _transformer().load_state_dict(model.state_dict(), strict=True)
     fresh.load_state_dict(at.to_digital(loaded).state_dict(), strict=True)
     physical = at.program(model, seed=3)
@@ -452,12 +534,16 @@ def test_a_mapping_places_every_matrix_whole_or_in_parts(cols: int) -> None:
     model, pair = at.convert(_transformer(), chip), _pair()
     mapping = at.map_to_chip(model, pair, chip=chip)
     names = {m.name for m in mapping.matrices}
-    assert "encoder.layers.0.self_attn.in_proj_weight" in names  # self-attention reads all columns at once
-    assert "decoder.layers.1.multihead_attn.in_proj_weight[16:48]" in names  # cross-attention those of two inputs
+    # self-attention reads all columns at once
+    assert "encoder.layers.0.self_attn.in_proj_weight" in names
+    # cross-attention those of two inputs
+    assert "decoder.layers.1.multihead_attn.in_proj_weight[16:48]" in names
     assert mapping.weights == sum(p.numel() for p in model.parameters() if p.dim() > 1)
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
     assert set(physical.yield_map()) == set(mapping.tile_utilisation)
-    assert not any(layer.programmed.weights[0].any() for _, layer in at.analog_layers(physical.at("1 h")))
+    assert not any(
+        layer.programmed.weights[0].any() for _, layer in at.analog_layers(physical.at("1 h"))
+    )
 
 
 class Cross(nn.Module):
@@ -474,14 +560,18 @@ def test_parts_of_a_matrix_meet_the_defects_of_their_own_tiles() -> None:
     chip = dataclasses.replace(SMALL, rows=16, cols=16, tiles=200)
     model = at.convert(Cross(), chip)
     mapping = at.map_to_chip(model, tuple(torch.randn(n, 1, 16) for n in (3, 4, 4)), chip=chip)
-    where = {m: mapping.matrix_blocks(f"a.in_proj_weight[{m}]")[0] for m in ("0:16", "16:32", "32:48")}
+    where = {
+        m: mapping.matrix_blocks(f"a.in_proj_weight[{m}]")[0] for m in ("0:16", "16:32", "32:48")
+    }
     broken = at.Defects(tiles=0.5)
     physical = at.program(model, seed=1, mapping=mapping, defects=broken)
     state, held = physical.yield_map(), physical.at("1 h").a.in_proj.programmed.weights[0]
     alive = [bool(state[p.chip, p.tile].works.any()) for p in where.values()]
     assert [bool(held[i : i + 16].any()) for i in (0, 16, 32)] == alive
     assert len(set(alive)) == 2  # of this seed: some tiles work, others do not
-    short = at.map_to_chip(model, tuple([torch.randn(3, 1, 16)] * 3), chip=chip, exclude="a.out_proj")
+    short = at.map_to_chip(
+        model, tuple([torch.randn(3, 1, 16)] * 3), chip=chip, exclude="a.out_proj"
+    )
     with pytest.raises(ValueError, match="no place for layer 'a.out_proj'"):
         at.program(model, seed=1, mapping=short)
 
@@ -509,7 +599,10 @@ def test_half_precision_autocast_and_other_types() -> None:
     layer = at.convert(nn.MultiheadAttention(12, 3, kdim=7, vdim=7), SMALL)
     x, y = torch.randn(4, 2, 12), torch.randn(5, 2, 7)
     with torch.autocast("cpu", torch.bfloat16):
-        assert layer(x, y, y, key_padding_mask=torch.zeros(2, 5, dtype=torch.bool))[0].dtype == torch.bfloat16
+        assert (
+            layer(x, y, y, key_padding_mask=torch.zeros(2, 5, dtype=torch.bool))[0].dtype
+            == torch.bfloat16
+        )
     half = layer.bfloat16()
     assert half(x.bfloat16(), *[y.bfloat16()] * 2)[0].dtype == torch.bfloat16
     assert all(m.weight.dtype == torch.bfloat16 for m in layer.matrices())
@@ -518,15 +611,45 @@ def test_half_precision_autocast_and_other_types() -> None:
 @pytest.mark.parametrize(
     ("shapes", "options", "error", "message"),
     [
-        ([(4, 2, 9), (4, 2, 12)], {}, ValueError, r"takes a query of shape \(L, N, 12\).*got \(4, 2, 9\)"),
+        (
+            [(4, 2, 9), (4, 2, 12)],
+            {},
+            ValueError,
+            r"takes a query of shape \(L, N, 12\).*got \(4, 2, 9\)",
+        ),
         ([(4, 2, 12), (5, 12)], {}, ValueError, r"takes a key of shape"),
         ([(12,), (12,)], {}, ValueError, r"takes a query of shape .* or all without N"),
         ([(4, 2, 12), (5, 3, 12)], {}, ValueError, "batches of one size"),
-        ([(4, 2, 12), (5, 2, 12)], {"attn_mask": (4, 4)}, ValueError, r"attn_mask of \(4, 5\) or \(6, 4, 5\), got"),
-        ([(4, 2, 12), (5, 2, 12)], {"key_padding_mask": (5, 2)}, ValueError, r"key_padding_mask of \(2, 5\), got"),
-        ([(4, 12), (5, 12)], {"key_padding_mask": (1, 5)}, ValueError, r"key_padding_mask of \(5,\), got \(1, 5\)"),
-        ([(4, 2, 12), (5, 2, 12)], {"is_causal": True}, ValueError, "is_causal is a hint about attn_mask; pass"),
-        ([(4, 2, 12), (5, 2, 12)], {"attn_mask": [4, 5]}, TypeError, r"boolean or floating point, got torch.int64"),
+        (
+            [(4, 2, 12), (5, 2, 12)],
+            {"attn_mask": (4, 4)},
+            ValueError,
+            r"attn_mask of \(4, 5\) or \(6, 4, 5\), got",
+        ),
+        (
+            [(4, 2, 12), (5, 2, 12)],
+            {"key_padding_mask": (5, 2)},
+            ValueError,
+            r"key_padding_mask of \(2, 5\), got",
+        ),
+        (
+            [(4, 12), (5, 12)],
+            {"key_padding_mask": (1, 5)},
+            ValueError,
+            r"key_padding_mask of \(5,\), got \(1, 5\)",
+        ),
+        (
+            [(4, 2, 12), (5, 2, 12)],
+            {"is_causal": True},
+            ValueError,
+            "is_causal is a hint about attn_mask; pass",
+        ),
+        (
+            [(4, 2, 12), (5, 2, 12)],
+            {"attn_mask": [4, 5]},
+            TypeError,
+            r"boolean or floating point, got torch.int64",
+        ),
     ],
 )
 def test_bad_inputs_are_refused(shapes: list, options: dict, error: type, message: str) -> None:
@@ -544,14 +667,18 @@ def test_bad_inputs_are_refused(shapes: list, options: dict, error: type, messag
 def test_nested_tensors_are_refused() -> None:
     layer = at.convert(nn.MultiheadAttention(12, 3, batch_first=True), SMALL)
     x = torch.nested.nested_tensor([torch.zeros(3, 12), torch.zeros(2, 12)])
-    with pytest.raises(TypeError, match="takes no nested tensors, got one as query; pass a padded tensor"):
+    with pytest.raises(
+        TypeError, match="takes no nested tensors, got one as query; pass a padded tensor"
+    ):
         layer(x, x, x)
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("per_sample", [True, False])
-def test_a_part_of_a_batch_meets_its_noise_in_every_layer_of_a_transformer(batch_first: bool, per_sample: bool) -> None:
+def test_a_part_of_a_batch_meets_its_noise_in_every_layer_of_a_transformer(
+    batch_first: bool, per_sample: bool
+) -> None:
     torch.manual_seed(0)
     chip = crossbar(training=at.TrainingNoise(per_sample=per_sample))
     model = nn.Transformer(8, 2, 1, 1, 16, dropout=0.0, batch_first=batch_first)

@@ -30,7 +30,9 @@ _each = pytest.mark.parametrize("name", _cells())
 
 
 def _state(cell: nn.Module, *batch: int) -> object:
-    h, c = torch.randn(2, *batch, 6, generator=torch.Generator().manual_seed(2), dtype=cell.weight_ih.dtype)
+    h, c = torch.randn(
+        2, *batch, 6, generator=torch.Generator().manual_seed(2), dtype=cell.weight_ih.dtype
+    )
     return (h, c) if isinstance(cell, nn.LSTMCell) else h
 
 
@@ -41,7 +43,9 @@ def _x(*batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
 @_each
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("batch", [(4,), ()], ids=["batch", "one"])
-def test_an_ideal_chip_gives_torchs_numbers_and_gradients(name: str, given: bool, batch: tuple[int, ...]) -> None:
+def test_an_ideal_chip_gives_torchs_numbers_and_gradients(
+    name: str, given: bool, batch: tuple[int, ...]
+) -> None:
     digital = _cells()[name].double()
     analog = at.convert(copy.deepcopy(digital), EXACT)
     x, hx = _x(*batch, dtype=torch.float64), _state(digital, *batch) if given else None
@@ -103,14 +107,18 @@ def test_a_mapping_places_both_matrices(name: str) -> None:
     assert [m.name for m in mapping.matrices] == ["0.weight_ih", "0.weight_hh"]
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
     assert set(physical.yield_map()) == set(mapping.tile_utilisation)
-    assert not any(layer.programmed.weights[0].any() for _, layer in at.analog_layers(physical.at("1 h")))
+    assert not any(
+        layer.programmed.weights[0].any() for _, layer in at.analog_layers(physical.at("1 h"))
+    )
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
 def test_inputs_and_states_of_another_shape_are_refused(name: str) -> None:
     cell = at.convert(_cells()[name], lasting.SMALL)
     for shape in ((4, 6), (2, 4, 5)):
-        with pytest.raises(ValueError, match=r"takes \(N, 5\) inputs, or one sample without N, got shape"):
+        with pytest.raises(
+            ValueError, match=r"takes \(N, 5\) inputs, or one sample without N, got shape"
+        ):
             cell(torch.zeros(shape))
     for hx in (torch.zeros(3, 6), (torch.zeros(4, 6), torch.zeros(4, 7)), torch.zeros(6)):
         with pytest.raises(ValueError, match=r"takes . states? of shape \(4, 6\), got"):
@@ -145,6 +153,8 @@ def test_checkpoints(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 def test_compilers(name: str) -> None:
     lasting.check_compilers(nn.Sequential(_cells()[name]), _x(4))

@@ -1,4 +1,5 @@
-"""Modules of several matrices follow what becomes of their Parameters after the conversion, or say that they cannot."""
+"""Modules of several matrices follow what becomes of their Parameters after the conversion, or say
+that they cannot."""
 
 import copy
 
@@ -53,9 +54,15 @@ def test_pruning_after_the_conversion_is_refused_until_it_is_permanent(name: str
     for module in (digital.eval(), analog):
         torch.manual_seed(1)
         prune.random_unstructured(module, weight, 0.5)
-    with pytest.raises(RuntimeError, match=f"{weight} was pruned or parametrized after the conversion.*prune.remove"):
+    with pytest.raises(
+        RuntimeError,
+        match=f"{weight} was pruned or parametrized after the conversion.*prune.remove",
+    ):
         _run(analog)
-    with pytest.raises(RuntimeError, match=f"{weight} was pruned or parametrized after the conversion.*prune.remove"):
+    with pytest.raises(
+        RuntimeError,
+        match=f"{weight} was pruned or parametrized after the conversion.*prune.remove",
+    ):
         at.program(analog, seed=0)
     for module in (digital, analog.double().float()):
         prune.remove(module, weight)
@@ -67,15 +74,21 @@ def test_a_parametrization_after_the_conversion_is_refused_until_it_is_permanent
     digital, weight = _modules()[name]
     analog = at.convert(digital, at.chips.ideal()).eval()
     parametrizations.spectral_norm(analog, weight)
-    with pytest.raises(RuntimeError, match=f"{weight} was pruned or parametrized after the conversion"):
+    with pytest.raises(
+        RuntimeError, match=f"{weight} was pruned or parametrized after the conversion"
+    ):
         _run(analog)
     parametrize.remove_parametrizations(analog, weight)
     expected = _run(analog)
     assert torch.allclose(_run(at.to_digital(analog).eval()), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [at.nn.AnalogLSTM, at.nn.AnalogGRUCell, at.nn.AnalogMultiheadAttention])
+@pytest.mark.parametrize(
+    "kind", [at.nn.AnalogLSTM, at.nn.AnalogGRUCell, at.nn.AnalogMultiheadAttention]
+)
 def test_they_are_made_by_convert(kind: type[nn.Module]) -> None:
     digital = kind.__name__.removeprefix("Analog")
-    with pytest.raises(TypeError, match=rf"is made out of an nn\.{digital}: analogtorch\.convert\(nn\.{digital}\("):
+    with pytest.raises(
+        TypeError, match=rf"is made out of an nn\.{digital}: analogtorch\.convert\(nn\.{digital}\("
+    ):
         kind(8, 8)

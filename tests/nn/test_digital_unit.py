@@ -1,4 +1,5 @@
-"""Every kind of layer reads through ADCs with gains of their own, and the digital unit rounds in its output ranges."""
+"""Every kind of layer reads through ADCs with gains of their own, and the digital unit rounds in
+its output ranges."""
 
 import copy
 import dataclasses
@@ -18,12 +19,15 @@ from tests.nn import lasting
 
 EXACT = crossbar(output_noise=0.0, output_bits=None)
 """Without ADC."""
-UNIT = dataclasses.replace(EXACT, output_bits=8, adc_steps=422, adc_gain_std=0.15, column_calibration=True)
+UNIT = dataclasses.replace(
+    EXACT, output_bits=8, adc_steps=422, adc_gain_std=0.15, column_calibration=True
+)
 TOKENS = torch.tensor([[0, 23, 24], [49, 7, 7]])
 
 
 def _kinds() -> dict[str, tuple[nn.Module, str, Tensor]]:
-    """A module, its analog layer, and inputs of that layer; transposed ones get one place, a column for each output."""
+    """A module, its analog layer, and inputs of that layer; transposed ones get one place, a column
+    for each output."""
     torch.manual_seed(0)
     kinds: dict[str, tuple[nn.Module, str, Tensor]] = {
         "linear": (nn.Linear(20, 6, bias=False), "", torch.randn(2, 3, 20)),
@@ -31,8 +35,16 @@ def _kinds() -> dict[str, tuple[nn.Module, str, Tensor]]:
         "conv2d": (nn.Conv2d(4, 6, 3, groups=2, bias=False), "", torch.randn(2, 4, 5, 6)),
         "conv3d": (nn.Conv3d(4, 6, 2, bias=False), "", torch.randn(2, 4, 3, 3, 4)),
         "transposed1d": (nn.ConvTranspose1d(12, 3, 2, bias=False), "", torch.randn(9, 12, 1)),
-        "transposed2d": (nn.ConvTranspose2d(12, 4, 2, groups=2, bias=False), "", torch.randn(9, 12, 1, 1)),
-        "transposed3d": (nn.ConvTranspose3d(12, 2, (1, 2, 2), bias=False), "", torch.randn(9, 12, 1, 1, 1)),
+        "transposed2d": (
+            nn.ConvTranspose2d(12, 4, 2, groups=2, bias=False),
+            "",
+            torch.randn(9, 12, 1, 1),
+        ),
+        "transposed3d": (
+            nn.ConvTranspose3d(12, 2, (1, 2, 2), bias=False),
+            "",
+            torch.randn(9, 12, 1, 1, 1),
+        ),
         "embedding": (nn.Embedding(50, 11), "", TOKENS),
         "recurrent": (nn.LSTM(20, 6, bias=False), "hh_l0", torch.randn(9, 6)),
         "cell": (nn.GRUCell(20, 6, bias=False), "ih", torch.randn(9, 20)),
@@ -54,17 +66,22 @@ def _layer(model: nn.Module, kind: str) -> Any:
 
 
 def _model(kind: str, chip: at.Chip) -> nn.Module:
-    model = at.convert(nn.Sequential(copy.deepcopy(_kinds()[kind][0])), chip, embeddings=True).eval()
+    model = at.convert(
+        nn.Sequential(copy.deepcopy(_kinds()[kind][0])), chip, embeddings=True
+    ).eval()
     if (layer := _layer(model, kind)).takes_range:
         layer.set_input_range(2.0)
     return model
 
 
 def _held(model: nn.Module, kind: str) -> tuple[Any, Tensor, Tensor]:
-    """The layer on a chip, what it gives, and the unit of its ADC's range for that, both (vectors, columns)."""
+    """The layer on a chip, what it gives, and the unit of its ADC's range for that, both (vectors,
+    columns)."""
     layer = _layer(at.program(model, seed=3).at("1 day", compensation="none"), kind)
     y, scales = _columns(layer(_kinds()[kind][2]), kind), torch.cat(layer.programmed.scales, 1)
-    block = TOKENS.flatten() // 256 if kind == "embedding" else torch.zeros(len(y), dtype=torch.int64)
+    block = (
+        TOKENS.flatten() // 256 if kind == "embedding" else torch.zeros(len(y), dtype=torch.int64)
+    )
     return layer, y, scales[block] * layer.input_range.item()
 
 
@@ -85,13 +102,15 @@ def test_an_adc_rounds_and_clips_the_current_times_its_gain(kind: str) -> None:
     chip = dataclasses.replace(UNIT, adc_steps=20, output_bound=bound)
     model = _model(kind, chip)
     layer, y, _ = _held(model, kind)
-    tile = [one for _, one in at.analog_layers(model)].index(_layer(model, kind))  # one block each, one after the other
+    # one block each, one after the other
+    tile = [one for _, one in at.analog_layers(model)].index(_layer(model, kind))
     gain = adc_gains(chip, 3, 0, tile)[: y.shape[1]]
     column = torch.cat(layer.programmed.gains, 1)[0] / gain
     assert gain.std() > 0.05
     assert (column - 1).abs().max() > 0.05
     expected = in_steps(sums / full * gain, torch.tensor(bound), 20) * full * column
-    wrong = (y - expected).abs() > 1e-4  # a reading may fall on the other side of a rounding boundary
+    # a reading may fall on the other side of a rounding boundary
+    wrong = (y - expected).abs() > 1e-4
     assert wrong.float().mean() < 0.02
     assert (y - expected).abs().max() < 1.1 * bound / 20 * (full * column).abs().max()
 
@@ -124,7 +143,10 @@ def test_row_blocks_have_gains_and_ranges_of_their_own() -> None:
     embedding, linear = nn.Embedding(50, 11), nn.Linear(50, 11, bias=False)
     with torch.no_grad():
         linear.weight.copy_(embedding.weight.T)
-    models = [at.convert(nn.Sequential(layer), chip, embeddings=True).eval() for layer in (embedding, linear)]
+    models = [
+        at.convert(nn.Sequential(layer), chip, embeddings=True).eval()
+        for layer in (embedding, linear)
+    ]
     ranges = torch.rand(3, 11) + 0.3
     for model in models:
         model[0].set_output_ranges(ranges)
@@ -132,7 +154,8 @@ def test_row_blocks_have_gains_and_ranges_of_their_own() -> None:
     models[1][0].layer_name = models[0][0].layer_name
     one, other = (at.program(model, seed=3).at("1 day", compensation="none") for model in models)
     gains = other[0].programmed.adc_gains[0]
-    assert torch.equal(gains[1, 7:], adc_gains(chip, 3, 0, 3)[:4])  # of two row and two column blocks: the fourth tile
+    # of two row and two column blocks: the fourth tile
+    assert torch.equal(gains[1, 7:], adc_gains(chip, 3, 0, 3)[:4])
     hot = nn.functional.one_hot(TOKENS, 50).float()
     assert torch.allclose(one(TOKENS), other(hot), atol=1e-5)
 
@@ -166,7 +189,10 @@ def test_without_a_digital_unit_ranges_have_no_effect() -> None:
         (-1.0, r"must be positive finite numbers, got -1"),
         (float("inf"), r"must be positive finite numbers, got inf"),
         ([[1.0] * 5 + [float("nan")]], r"must be positive finite numbers, got nan"),
-        ([1.0] * 6, r"one for each of \(1, 6\) \(row blocks, outputs\), got shape \(6,\): calibrate them anew"),
+        (
+            [1.0] * 6,
+            r"one for each of \(1, 6\) \(row blocks, outputs\), got shape \(6,\): calibrate them anew",
+        ),
         ([[1.0], [1.0, 2.0]], r"output ranges of 'a' must be numbers, of one shape"),
         ("wide", r"output ranges of 'a' must be numbers, of one shape"),
     ],
@@ -183,14 +209,19 @@ def test_ranges_for_another_chip_are_named() -> None:
     layer = at.convert(nn.ModuleDict({"a": nn.Linear(20, 6)}), UNIT)["a"].eval()
     layer.set_output_ranges(2.0)
     layer.chip = dataclasses.replace(UNIT, rows=10)
-    with pytest.raises(RuntimeError, match=r"'a' has output ranges for \(1, 6\).*\(2, 6\).*set_output_ranges\(None\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"'a' has output ranges for \(1, 6\).*\(2, 6\).*set_output_ranges\(None\)",
+    ):
         layer(torch.zeros(1, 20))
     layer.set_output_ranges(None)
     layer(torch.zeros(1, 20))
 
 
 @pytest.mark.parametrize("value", [3.0, [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]])
-def test_ranges_travel_with_state_dict_copies_and_files_and_stay_behind(value: Any, tmp_path: Any) -> None:
+def test_ranges_travel_with_state_dict_copies_and_files_and_stay_behind(
+    value: Any, tmp_path: Any
+) -> None:
     digital, x = nn.Sequential(nn.Linear(20, 6)), torch.randn(4, 20)
     model = at.convert(copy.deepcopy(digital), UNIT).eval()
     model[0].set_input_range(2.0)
@@ -227,11 +258,16 @@ def test_a_state_dict_without_ranges_takes_them_away() -> None:
     assert model[0].output_ranges is None
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 def test_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     """In training, evaluation and on a chip, with ranges set: one graph, eager's numbers."""
     torch.manual_seed(0)
-    digital, converted = nn.Sequential(nn.Linear(40, 12), nn.Tanh(), nn.Linear(12, 5)), lasting.converted
+    digital, converted = (
+        nn.Sequential(nn.Linear(40, 12), nn.Tanh(), nn.Linear(12, 5)),
+        lasting.converted,
+    )
 
     def with_ranges(*args: Any, **options: Any) -> nn.Module:
         model = converted(*args, **options)

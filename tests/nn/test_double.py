@@ -1,4 +1,5 @@
-"""In double precision a chip without imperfections computes what the digital layer computes, to 1e-12."""
+"""In double precision a chip without imperfections computes what the digital layer computes, to
+1e-12."""
 
 import copy
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ import analogtorch as at
 
 
 def _x(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(shape)))
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(shape))
+    )
 
 
 LAYERS: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {
@@ -21,7 +24,10 @@ LAYERS: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {
     "conv2d": (nn.Conv2d(40, 6, 3, stride=2, padding=1), (_x(2, 40, 9, 9),)),
     "conv3d": (nn.Conv3d(3, 6, 3), (_x(2, 3, 6, 6, 6),)),
     "transposed1d": (nn.ConvTranspose1d(4, 6, 3, stride=2), (_x(2, 4, 9),)),
-    "transposed2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (_x(2, 4, 9, 9),)),
+    "transposed2d": (
+        nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+        (_x(2, 4, 9, 9),),
+    ),
     "transposed3d": (nn.ConvTranspose3d(4, 6, 3), (_x(2, 4, 4, 4, 4),)),
     "lstm": (nn.LSTM(10, 12, 2, bidirectional=True), (_x(7, 3, 10),)),
     "projected": (nn.LSTM(10, 12, proj_size=5), (_x(7, 3, 10),)),
@@ -50,7 +56,9 @@ def _run(model: nn.Module, given: tuple[Any, ...]) -> list[Tensor]:
         return found
     model.zero_grad()
     sum(y.square().sum() for y in found).backward()
-    return found + [p.grad for name, p in model.named_parameters() if p.grad is not None and "range" not in name]
+    return found + [
+        p.grad for name, p in model.named_parameters() if p.grad is not None and "range" not in name
+    ]
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -69,12 +77,15 @@ def _assert_equal(mine: list[Tensor], theirs: list[Tensor]) -> None:
     largest = max(t.abs().max() for t in theirs)
     for a, b in zip(mine, theirs, strict=True):
         assert a.dtype == torch.float64
-        # gradients that are zero but for rounding, such as that of a key's bias, have no relative error of their own
+        # gradients that are zero but for rounding, such as that of a key's bias, have no relative
+        # error of their own
         assert (a - b).abs().max() <= 1e-12 * max(b.abs().max(), 1e-3 * largest)
 
 
 @pytest.mark.parametrize("method", [at.ProgramAndVerify(rounds=2), at.GradientDescent(rounds=2)])
-def test_programming_loops_run_in_double_precision(method: at.ProgramAndVerify | at.GradientDescent) -> None:
+def test_programming_loops_run_in_double_precision(
+    method: at.ProgramAndVerify | at.GradientDescent,
+) -> None:
     model = at.convert(nn.Sequential(nn.Linear(30, 8)).double(), at.chips.hermes64())
     at.calibrate(model, [_x(9, 30)])
     y = at.program(model, seed=1, method=method).at("1 h")(_x(9, 30))

@@ -1,4 +1,5 @@
-"""Embeddings on a chip: on request only, one reading of the token's row, the noise of the very cells."""
+"""Embeddings on a chip: on request only, one reading of the token's row, the noise of the very
+cells."""
 
 import copy
 import dataclasses
@@ -25,7 +26,9 @@ def _digital(**options: object) -> nn.Embedding:
     return nn.Embedding(TOKENS, WIDTH, **options)
 
 
-def _analog(chip: at.Chip = SMALL, digital: nn.Embedding | None = None, **options: object) -> at.nn.AnalogEmbedding:
+def _analog(
+    chip: at.Chip = SMALL, digital: nn.Embedding | None = None, **options: object
+) -> at.nn.AnalogEmbedding:
     return at.convert(copy.deepcopy(digital or _digital(**options)), chip, embeddings=True)
 
 
@@ -33,12 +36,16 @@ def test_it_is_converted_on_request_only() -> None:
     model = nn.Sequential(_digital(), nn.Linear(WIDTH, 4))
     at.convert(model, SMALL)
     assert [name for name, _ in at.analog_layers(model)] == ["1"]
-    assert at.summary(model).skipped == (("0", "digital unless convert(..., embeddings=True)", TOKENS * WIDTH),)
+    assert at.summary(model).skipped == (
+        ("0", "digital unless convert(..., embeddings=True)", TOKENS * WIDTH),
+    )
     at.convert(model, SMALL, embeddings=True)
     assert [name for name, _ in at.analog_layers(model)] == ["0", "1"]
     at.convert(model, SMALL)  # what is analog stays so
     assert [name for name, _ in at.analog_layers(model)] == ["0", "1"]
-    with pytest.raises(ValueError, match=r"cannot be analog: digital unless convert\(\.\.\., embeddings=True\)"):
+    with pytest.raises(
+        ValueError, match=r"cannot be analog: digital unless convert\(\.\.\., embeddings=True\)"
+    ):
         at.convert(nn.Sequential(_digital(), nn.Linear(WIDTH, 4)), SMALL, include="0")
     with pytest.raises(ValueError, match=r"nothing to convert.*digital unless"):
         at.convert(_digital(), SMALL)
@@ -57,7 +64,12 @@ def test_what_cells_cannot_follow_is_refused(options: dict, message: str) -> Non
     with pytest.raises(ValueError, match=message):
         at.convert(_digital(**options), SMALL, embeddings=True)
     with pytest.raises(ValueError, match=message):
-        at.convert(nn.Sequential(_digital(**options), nn.Linear(WIDTH, 2)), SMALL, include="0", embeddings=True)
+        at.convert(
+            nn.Sequential(_digital(**options), nn.Linear(WIDTH, 2)),
+            SMALL,
+            include="0",
+            embeddings=True,
+        )
     with pytest.raises(ValueError, match=message):
         at.nn.AnalogEmbedding(5, 4, chip=SMALL, **options)
 
@@ -76,7 +88,9 @@ def test_an_ideal_chip_gives_torchs_numbers_and_gradients(padding_idx: int | Non
 @pytest.mark.parametrize("weight_scale", ["block", "column"])
 @pytest.mark.parametrize("bound", [2.1, 0.6])  # no reading falls between two steps
 def test_a_token_is_one_reading_of_its_row_block(weight_scale: str, bound: float) -> None:
-    layer = _analog(dataclasses.replace(SMALL, weight_scale=weight_scale, output_bound=bound)).eval()
+    layer = _analog(
+        dataclasses.replace(SMALL, weight_scale=weight_scale, output_bound=bound)
+    ).eval()
     expected, w = torch.empty(*X.shape, WIDTH), layer.weight.detach()
     for place in [(i, j) for i in range(3) for j in range(5)]:
         token = int(X[place])
@@ -85,7 +99,9 @@ def test_a_token_is_one_reading_of_its_row_block(weight_scale: str, bound: float
             part = block[:, c : c + 7]
             scale = part.abs().amax(0) if weight_scale == "column" else part.abs().max()
             current = (w[token, c : c + 7] / scale).clamp(-bound, bound)
-            expected[(*place, slice(c, c + 7))] = (current / bound * 127).round() / 127 * bound * scale
+            expected[(*place, slice(c, c + 7))] = (
+                (current / bound * 127).round() / 127 * bound * scale
+            )
     assert ((layer(X) - expected).abs() > 1e-5).float().mean() < 0.01
     layer(X).sum().backward()
     counts = torch.bincount(X.flatten(), minlength=TOKENS).unsqueeze(1).float()
@@ -97,8 +113,12 @@ def test_a_token_is_one_reading_of_its_row_block(weight_scale: str, bound: float
 
 @pytest.mark.parametrize("noise", ["gaussian", "programming"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_cells_have_the_noise_that_a_whole_product_would_give_them(noise: str, dtype: torch.dtype) -> None:
-    training = at.TrainingNoise(weight=noise, scale=0.05 if noise == "gaussian" else 1.0, output=False)
+def test_the_cells_have_the_noise_that_a_whole_product_would_give_them(
+    noise: str, dtype: torch.dtype
+) -> None:
+    training = at.TrainingNoise(
+        weight=noise, scale=0.05 if noise == "gaussian" else 1.0, output=False
+    )
     chip = dataclasses.replace(SMALL, output_bits=None, training=training)
     layer = _analog(chip).to(dtype)
     keys = fold(seed_tensor(3), torch.tensor(layer.streams))
@@ -134,7 +154,9 @@ def test_it_is_the_product_of_one_hot_vectors() -> None:
     w = layer.weight.detach().clone().requires_grad_()
     plan: Plan = layer.plans[False, True][0]
     hot = F.one_hot(X.flatten(), TOKENS).float()
-    expected = mvm(hot, torch.ones(1), w.T, plan, key=keys[0], output_keys=keys[1:], samples=samples)
+    expected = mvm(
+        hot, torch.ones(1), w.T, plan, key=keys[0], output_keys=keys[1:], samples=samples
+    )
     assert torch.allclose(y, expected.view_as(y), atol=1e-5)
     g = torch.randn(y.shape)
     y.backward(g)
@@ -145,7 +167,9 @@ def test_it_is_the_product_of_one_hot_vectors() -> None:
 
 def test_output_noise_is_its_own_for_every_reading() -> None:
     training = at.TrainingNoise(weight="none")
-    chip = dataclasses.replace(SMALL, rows=8, cols=64, output_bits=None, output_noise=0.1, training=training)
+    chip = dataclasses.replace(
+        SMALL, rows=8, cols=64, output_bits=None, output_noise=0.1, training=training
+    )
     layer = at.convert(nn.Embedding(16, 64), chip, embeddings=True)
     with torch.no_grad():
         layer.weight.copy_(torch.where(layer.weight > 0, 2.0, -2.0))
@@ -171,7 +195,9 @@ def test_a_chip_reads_what_it_holds() -> None:
     tokens, block = X.flatten(), X.flatten() // 24
     full = held.scales[0][block]
     v = held.weights[0].T[tokens]
-    v = v + full * SMALL.output_noise * normal(held.keys[0], torch.arange(15), torch.zeros(15).long(), WIDTH)
+    v = v + full * SMALL.output_noise * normal(
+        held.keys[0], torch.arange(15), torch.zeros(15).long(), WIDTH
+    )
     step = full * SMALL.output_bound / 127
     expected = (v.clamp(-127 * step, 127 * step) / step).round() * step * held.gains[0][block]
     assert ((y - expected.view_as(y)).abs() > 1e-5).float().mean() < 0.01
@@ -215,8 +241,15 @@ def test_a_tied_head_is_a_layer_of_its_own() -> None:
     assert [row.name for row in at.summary(model).layers] == ["embed", "places", "head"]
     assert [row.runs for row in at.guard(model, X).layers] == [1, 1, 1]
     at.calibrate(model, [X])
-    assert [layer.input_range.item() == 1 for _, layer in at.analog_layers(model)] == [True, True, False]
-    held = [layer.programmed.weights[0] for _, layer in at.analog_layers(at.program(model, seed=1).at("programmed"))]
+    assert [layer.input_range.item() == 1 for _, layer in at.analog_layers(model)] == [
+        True,
+        True,
+        False,
+    ]
+    held = [
+        layer.programmed.weights[0]
+        for _, layer in at.analog_layers(at.program(model, seed=1).at("programmed"))
+    ]
     errors = [w - model.embed.weight.detach().T for w in (held[0], held[2].T)]
     together = (errors[0] * errors[1]).mean() / (errors[0].std() * errors[1].std())
     assert abs(together) < 4.5 / (TOKENS * WIDTH) ** 0.5  # devices of their own
@@ -235,10 +268,13 @@ def test_a_mapping_places_embeddings_and_the_tied_head() -> None:
     for matrix, name in (("embed", "embed"), ("embed.T", "head")):
         cells = held[name].programmed.weights[0]
         for p in mapping.matrix_blocks(matrix):
-            part = cells[p.block.col : p.block.col + p.block.cols, p.block.row : p.block.row + p.block.rows]
+            part = cells[
+                p.block.col : p.block.col + p.block.cols, p.block.row : p.block.row + p.block.rows
+            ]
             assert bool(part.any()) is works[p.chip, p.tile]
     digital = at.map_to_chip(Tied(), X, chip=SMALL)
-    assert [m.name for m in digital.matrices] == ["embed"]  # the head alone, by the first name of its weight
+    # the head alone, by the first name of its weight
+    assert [m.name for m in digital.matrices] == ["embed"]
     tied = at.convert(Tied(), SMALL)
     at.program(tied, seed=1, mapping=at.map_to_chip(tied, X, chip=SMALL))
 
@@ -271,7 +307,9 @@ def _digital_state() -> dict:
 
 def test_wrong_tokens_are_refused() -> None:
     layer = _analog()
-    with pytest.raises(TypeError, match="takes token numbers of type int64 or int32, got torch.float32"):
+    with pytest.raises(
+        TypeError, match="takes token numbers of type int64 or int32, got torch.float32"
+    ):
         layer(torch.zeros(3))
     for mode in (layer, at.program(layer, seed=1).at("1 day")):
         for token in (TOKENS, -1):
@@ -323,6 +361,8 @@ def test_checkpoints(tmp_path: Path) -> None:
     lasting.check_checkpoint(DIGITAL, X, tmp_path, embeddings=True)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 def test_compilers() -> None:
     lasting.check_compilers(DIGITAL, X, embeddings=True)

@@ -50,9 +50,18 @@ def test_it_computes_what_a_linear_layer_of_the_transposed_weight_does(mode: boo
         with at.noise(1):
             y = analog(X)
         y.square().sum().backward()
-        results.append((y, analog.weight.grad.T if layer is linear else analog.weight.grad, analog.input_range.grad))
+        results.append(
+            (
+                y,
+                analog.weight.grad.T if layer is linear else analog.weight.grad,
+                analog.input_range.grad,
+            )
+        )
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*results, strict=True))
-    views = [at.program(lasting.converted(layer, X), seed=3).at("1 day")(X) for layer in (digital, linear)]
+    views = [
+        at.program(lasting.converted(layer, X), seed=3).at("1 day")(X)
+        for layer in (digital, linear)
+    ]
     assert torch.allclose(*views, atol=1e-5)
 
 
@@ -94,6 +103,8 @@ def test_checkpoints(tmp_path: Path) -> None:
     lasting.check_checkpoint(DIGITAL, X, tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 def test_compilers() -> None:
     lasting.check_compilers(DIGITAL, X)

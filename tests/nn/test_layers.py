@@ -1,4 +1,5 @@
-"""One battery for every analog layer and option, against the digital layer and against an explicit matrix product."""
+"""One battery for every analog layer and option, against the digital layer and against an explicit
+matrix product."""
 
 import copy
 import dataclasses
@@ -12,11 +13,13 @@ import analogtorch as at
 from tests.crossbar import crossbar
 from tests.nn.layers import Case, cases
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # nn.Conv1d's own
+# nn.Conv1d's own
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
 CASES = cases()
 SMALL = {"rows": 24, "cols": 5}
-"""A tile so small that every case needs several row and column blocks, and some kernels are cut inside."""
+"""A tile so small that every case needs several row and column blocks, and some kernels are cut
+inside."""
 
 
 def _chip(**changes: object) -> at.Chip:
@@ -42,7 +45,9 @@ def test_ideal_chip_equals_digital(case: Case) -> None:
 @pytest.mark.parametrize("grouped", ["sequential", "block_diagonal"])
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_blocks_add_up_to_the_digital_layer(case: Case, grouped: str, calibrated: bool) -> None:
-    layer = _convert(case, _chip(input_bits=16, output_bits=16, output_bound=40.0, grouped=grouped)).eval()
+    layer = _convert(
+        case, _chip(input_bits=16, output_bits=16, output_bound=40.0, grouped=grouped)
+    ).eval()
     if calibrated:
         layer.set_input_range(case.x.abs().max().item())
     expected = case.layer(case.x)
@@ -69,7 +74,9 @@ def test_gradients_are_those_of_the_noisy_function(case: Case) -> None:
     step = 1e-3
     with torch.no_grad():  # a step along the gradient of x changes the loss by step * |gradient|^2
         moved = layer(x + step * x.grad / x.grad.norm()).square().sum()
-    assert ((moved - y.square().sum()) / step).item() == pytest.approx(x.grad.norm().item(), rel=0.02)
+    assert ((moved - y.square().sum()) / step).item() == pytest.approx(
+        x.grad.norm().item(), rel=0.02
+    )
 
 
 @_each_case
@@ -136,7 +143,9 @@ def test_zero_weights_and_zero_input_give_the_bias(case: Case) -> None:
         assert layer.train()(x).isfinite().all()
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if not c.name.endswith(("unbatched", "_1d"))], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if not c.name.endswith(("unbatched", "_1d"))], ids=lambda c: c.name
+)
 def test_nan_in_a_sample_stays_in_that_sample_and_is_not_hidden(case: Case) -> None:
     layer = _convert(case, _chip()).eval()
     x = case.x.clone()
@@ -147,10 +156,13 @@ def test_nan_in_a_sample_stays_in_that_sample_and_is_not_hidden(case: Case) -> N
 
 
 def _reference(x: Tensor, layer: nn.Module, chip: at.Chip, full_scale: float) -> Tensor:
-    """The MVM as design says it, over unfolded patches, one loop per block: slow and obviously right. No groups."""
+    """The MVM as design says it, over unfolded patches, one loop per block: slow and obviously
+    right. No groups."""
     weight = layer.weight.flatten(1)
     if isinstance(layer, nn.Conv2d):
-        patches = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)
+        patches = F.unfold(
+            x, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+        ).transpose(1, 2)
     else:
         patches = x
     steps_in, steps_out = 2 ** (chip.input_bits - 1) - 1, 2 ** (chip.output_bits - 1) - 1
@@ -162,9 +174,16 @@ def _reference(x: Tensor, layer: nn.Module, chip: at.Chip, full_scale: float) ->
         for c in range(0, weight.shape[0], chip.cols):
             block = weight[c : c + chip.cols, r : r + height]
             scale = block.abs().amax(1) if chip.weight_scale == "column" else block.abs().max()
-            current = codes[..., r : r + height] @ (block / (scale.unsqueeze(1) if scale.dim() else scale)).T
-            reading = (current.clamp(-chip.output_bound, chip.output_bound) / chip.output_bound * steps_out).round()
-            out[..., c : c + chip.cols] += reading / steps_out * chip.output_bound * scale * full_scale
+            current = (
+                codes[..., r : r + height]
+                @ (block / (scale.unsqueeze(1) if scale.dim() else scale)).T
+            )
+            reading = (
+                current.clamp(-chip.output_bound, chip.output_bound) / chip.output_bound * steps_out
+            ).round()
+            out[..., c : c + chip.cols] += (
+                reading / steps_out * chip.output_bound * scale * full_scale
+            )
     out = out + layer.bias
     if isinstance(layer, nn.Conv2d):
         return out.transpose(1, 2).unflatten(2, layer(x).shape[2:])
@@ -181,14 +200,18 @@ def test_against_the_explicit_product(name: str, weight_scale: str, bound: float
     layer.set_input_range(1.3)
     expected = _reference(case.x, case.layer, chip, 1.3)
     got = layer(case.x)
-    # a reading may fall on the other side of a rounding boundary by float error: one step of one block at most, rarely
+    # a reading may fall on the other side of a rounding boundary by float error: one step of one
+    # block at most, rarely
     step = bound / 127 * 1.3 * case.layer.weight.abs().max().item()
     assert (got - expected).abs().max() <= step * 1.01
     assert ((got - expected).abs() > 1e-4).float().mean() < 0.01
 
 
 def test_clipping_and_saturation_stop_the_gradient() -> None:
-    layer = at.convert(nn.Linear(4, 1, bias=False), _chip(output_bound=1.0, training=at.TrainingNoise(weight="none")))
+    layer = at.convert(
+        nn.Linear(4, 1, bias=False),
+        _chip(output_bound=1.0, training=at.TrainingNoise(weight="none")),
+    )
     nn.init.ones_(layer.weight)
     layer.set_input_range(1.0)
     layer.chip = dataclasses.replace(layer.chip, output_noise=0.0)
@@ -207,7 +230,9 @@ def test_training_noise_has_the_declared_size() -> None:
     noise = layer(torch.eye(256)).T - layer.weight
     # 65,536 draws: the standard error of the std is 0.3 %
     assert noise.std().item() == pytest.approx(0.05 * layer.weight.abs().max().item(), rel=0.015)
-    layer.chip = dataclasses.replace(chip, training=at.TrainingNoise(weight="programming", scale=2.0, output=False))
+    layer.chip = dataclasses.replace(
+        chip, training=at.TrainingNoise(weight="programming", scale=2.0, output=False)
+    )
     unit = (layer(torch.eye(256)).T - layer.weight) / layer.weight.abs().max()
     r = layer.weight / layer.weight.abs().max()
     expected = 2 * chip.cell.programming_sigma(r)
@@ -231,7 +256,8 @@ def test_a_cell_that_no_kernel_knows_trains_with_the_same_noise() -> None:
         y = layer(x)
         y.square().sum().backward()
         results.append((y.detach(), layer.weight.grad))
-    for clean, closed, drawn in zip(*results, strict=True):  # kernels know the size of the noise to 1.4 %
+    # kernels know the size of the noise to 1.4 %
+    for clean, closed, drawn in zip(*results, strict=True):
         assert 0 < (closed - drawn).norm() < 0.014 * (drawn - clean).norm()
 
 
@@ -239,7 +265,11 @@ def test_another_chip_may_be_assigned() -> None:
     layer, x = at.convert(nn.Linear(50, 20), crossbar()).eval(), torch.randn(4, 50)
     layer.chip = at.chips.ideal()
     assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
-    held = next(m for m in at.program(nn.Sequential(layer), seed=1).at("1 day").modules() if hasattr(m, "chip"))
+    held = next(
+        m
+        for m in at.program(nn.Sequential(layer), seed=1).at("1 day").modules()
+        if hasattr(m, "chip")
+    )
     with pytest.raises(RuntimeError, match="programmed chip"):
         held.chip = crossbar()
 
@@ -252,7 +282,12 @@ def test_an_input_of_another_type_is_refused() -> None:
 
 def test_output_noise_is_added_per_row_block() -> None:
     chip = _chip(
-        rows=16, cols=64, input_bits=None, output_bits=None, output_noise=0.1, training=at.TrainingNoise(weight="none")
+        rows=16,
+        cols=64,
+        input_bits=None,
+        output_bits=None,
+        output_noise=0.1,
+        training=at.TrainingNoise(weight="none"),
     )
     layer = at.convert(nn.Linear(64, 64, bias=False), chip)
     nn.init.ones_(layer.weight)
@@ -342,7 +377,8 @@ def test_inference_mode_leaves_nothing_behind() -> None:
     layer(torch.randn(3, 4)).sum().backward()
     assert layer[0].input_range.grad is not None
     with torch.no_grad():
-        assert not torch.equal(programmed(torch.ones(1, 4)), programmed(torch.ones(1, 4)))  # it counts on
+        # it counts on
+        assert not torch.equal(programmed(torch.ones(1, 4)), programmed(torch.ones(1, 4)))
 
 
 def test_meta_and_double_follow_torch_under_autocast() -> None:
@@ -353,7 +389,9 @@ def test_meta_and_double_follow_torch_under_autocast() -> None:
         assert double(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:There is a performance drop because we have not yet implemented:UserWarning"
+)
 def test_vmap_gives_the_batched_numbers() -> None:
     layer = at.convert(nn.Linear(4, 3), crossbar()).eval()
     x = torch.randn(5, 4)
@@ -368,18 +406,25 @@ def test_a_range_that_half_precision_cannot_hold_is_refused(value: float) -> Non
 
 
 def test_adc_scale_in_training_is_that_of_the_weights_without_noise() -> None:
-    chip = _chip(rows=64, cols=64, input_bits=None, output_bits=4, output_bound=1.0, output_noise=0.0)
+    chip = _chip(
+        rows=64, cols=64, input_bits=None, output_bits=4, output_bound=1.0, output_noise=0.0
+    )
     chip = dataclasses.replace(chip, training=at.TrainingNoise(weight="gaussian", scale=0.3))
     layer = at.convert(nn.Linear(32, 16, bias=False), chip)
     layer.set_input_range(1.0)
     y = layer(torch.rand(500, 32) * 2 - 1)
-    step = layer.weight.abs().max().item() / 7  # 4 bits: 7 steps to the bound of 1 x largest weight x range
+    # 4 bits: 7 steps to the bound of 1 x largest weight x range
+    step = layer.weight.abs().max().item() / 7
     assert torch.allclose(y / step, (y / step).round(), atol=1e-4)
 
 
 def test_the_layers_of_a_model_have_training_noise_of_their_own() -> None:
     chip = _chip(
-        rows=64, cols=64, input_bits=None, output_bits=None, training=at.TrainingNoise(weight="gaussian", scale=0.1)
+        rows=64,
+        cols=64,
+        input_bits=None,
+        output_bits=None,
+        training=at.TrainingNoise(weight="gaussian", scale=0.1),
     )
     model = nn.Sequential(nn.Linear(48, 48, bias=False), nn.Linear(48, 48, bias=False))
     model[1].weight.data = model[0].weight.data.clone()
@@ -393,8 +438,16 @@ def test_the_layers_of_a_model_have_training_noise_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "x"),
     [
-        (at.nn.AnalogLinear, {"in_features": 6, "out_features": 4, "bias": False}, torch.randn(3, 6)),
-        (at.nn.AnalogConv1d, {"in_channels": 6, "out_channels": 4, "kernel_size": 3}, torch.randn(3, 6, 9)),
+        (
+            at.nn.AnalogLinear,
+            {"in_features": 6, "out_features": 4, "bias": False},
+            torch.randn(3, 6),
+        ),
+        (
+            at.nn.AnalogConv1d,
+            {"in_channels": 6, "out_channels": 4, "kernel_size": 3},
+            torch.randn(3, 6, 9),
+        ),
         (
             at.nn.AnalogConv2d,
             {"in_channels": 6, "out_channels": 4, "kernel_size": 3, "groups": 2},

@@ -29,7 +29,9 @@ def test_an_optimizer_from_before_the_conversion_is_warned_of_once(kind: type[Op
     model = _net()
     optimizer = kind(model.parameters(), lr=0.1)
     at.calibrate(at.convert(model, CHIP), [X], method="absmax")
-    with pytest.warns(UserWarning, match=f"this {kind.__name__} trains .* not their input ranges.* '0', '2'") as caught:
+    with pytest.warns(
+        UserWarning, match=f"this {kind.__name__} trains .* not their input ranges.* '0', '2'"
+    ) as caught:
         _step(model, optimizer)
     _step(model, optimizer)
     assert [Path(warning.filename).name for warning in caught] == ["test_learning.py"]

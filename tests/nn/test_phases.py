@@ -1,4 +1,5 @@
-"""Layers of a chip whose phases, or passes of one sign of the inputs, are ADC outputs of their own."""
+"""Layers of a chip whose phases, or passes of one sign of the inputs, are ADC outputs of their
+own."""
 
 import copy
 import dataclasses
@@ -14,7 +15,9 @@ from tests.crossbar import crossbar
 
 FOUR = crossbar(rows=24, cols=7, output_noise=0.0, separate_phases=True)
 TWO = dataclasses.replace(
-    FOUR, cost=dataclasses.replace(at.chips.ibm_speech34().cost, phases=1, signed_passes=2), name="two passes"
+    FOUR,
+    cost=dataclasses.replace(at.chips.ibm_speech34().cost, phases=1, signed_passes=2),
+    name="two passes",
 )
 EXACT = {"output_bits": None, "output_noise": 0.0}
 TOKENS = torch.tensor([[0, 23, 24], [49, 7, 7]])
@@ -44,9 +47,16 @@ def _run(model: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
 @pytest.mark.parametrize("kind", _kinds())
 def test_every_kind_of_layer_reads_its_phases(kind: str, chip: at.Chip) -> None:
     digital, arguments = _kinds()[kind]
-    single, exact = (dataclasses.replace(chip, **changes) for changes in ({"separate_phases": False}, EXACT))
+    single, exact = (
+        dataclasses.replace(chip, **changes) for changes in ({"separate_phases": False}, EXACT)
+    )
     found = {}
-    for name, one in (("phases", chip), ("single", single), ("exact", exact), ("exact single", None)):
+    for name, one in (
+        ("phases", chip),
+        ("single", single),
+        ("exact", exact),
+        ("exact single", None),
+    ):
         chosen = dataclasses.replace(single, **EXACT) if one is None else one
         model = at.convert(copy.deepcopy(digital), chosen, embeddings=True)
         physical = at.program(model.eval(), seed=3).at("1 h")
@@ -58,7 +68,8 @@ def test_every_kind_of_layer_reads_its_phases(kind: str, chip: at.Chip) -> None:
         phases, one, without, digital = (found[name][mode] for name in found)
         assert torch.allclose(without, digital, atol=1e-4)
         assert (phases - one).norm() < 0.2 * one.norm()
-        # one-hot inputs have no negative part, which reads 0; nor has a weight two polarities before it is programmed
+        # one-hot inputs have no negative part, which reads 0; nor has a weight two polarities
+        # before it is programmed
         same = kind == "embedding" and (chip is TWO or mode == 0)
         assert torch.allclose(phases, one, atol=1e-4) == same
 
@@ -71,7 +82,8 @@ def test_a_programmed_chip_reads_the_two_polarities_of_its_cells() -> None:
     held, x = view[0].programmed, torch.rand(9, 20).mul(2).sub(1)
     minus, plus = held.negatives[0].double(), held.weights[0].double() + held.negatives[0].double()
     assert min(minus.min(), plus.min()) > -1e-6
-    assert ((minus > 0) & (plus > 0)).double().mean() > 0.5  # noise leaves few cells with one polarity at 0
+    # noise leaves few cells with one polarity at 0
+    assert ((minus > 0) & (plus > 0)).double().mean() > 0.5
     xq = torch.round(x.double() * 127) / 127
     scale = held.scales[0][0].double()
     bound = 12.0 * scale / held.adc_gains[0][0].double()
@@ -87,13 +99,20 @@ def test_a_programmed_chip_reads_the_two_polarities_of_its_cells() -> None:
     moved = copy.deepcopy(view).double()[0].programmed
     assert moved.negatives[0].dtype == torch.float64
     assert (
-        at.program(at.convert(nn.Sequential(nn.Linear(20, 7)), TWO), seed=3).at("1 day")[0].programmed.negatives is None
+        at.program(at.convert(nn.Sequential(nn.Linear(20, 7)), TWO), seed=3)
+        .at("1 day")[0]
+        .programmed.negatives
+        is None
     )
 
 
 @pytest.mark.parametrize("chip", [TWO, FOUR], ids=["two", "four"])
-def test_output_noise_is_that_of_as_many_outputs_and_does_not_depend_on_the_batch(chip: at.Chip) -> None:
-    chip = dataclasses.replace(chip, output_bits=None, output_noise=0.1, training=at.TrainingNoise(weight="none"))
+def test_output_noise_is_that_of_as_many_outputs_and_does_not_depend_on_the_batch(
+    chip: at.Chip,
+) -> None:
+    chip = dataclasses.replace(
+        chip, output_bits=None, output_noise=0.1, training=at.TrainingNoise(weight="none")
+    )
     model = at.convert(nn.Sequential(nn.Linear(20, 7)), chip)
     layer, x = model[0], torch.rand(4000, 20).mul(2).sub(1)
     layer.set_input_range(1.0)
@@ -112,14 +131,19 @@ def test_an_embedding_is_the_product_of_one_hot_vectors(noise: float) -> None:
     keys, samples = fold(seed_tensor(3), torch.tensor(layer.streams)), torch.arange(100, 106)
     y = layer.analog_forward(TOKENS, keys, samples)
     plan: Plan = layer.plans[False, True][0]
-    hot, rest = F.one_hot(TOKENS.flatten(), 50).float(), {"output_keys": keys[1:], "samples": samples}
+    hot, rest = (
+        F.one_hot(TOKENS.flatten(), 50).float(),
+        {"output_keys": keys[1:], "samples": samples},
+    )
     expected = mvm(hot, torch.ones(1), layer.weight.detach().T, plan, key=keys[0], **rest)
     assert torch.allclose(y, expected.view_as(y), atol=1e-5)
     view = at.program(layer.eval(), seed=3).at("1 day")
     held, plan = view.programmed, view.plans[True, False][0]
     known = {"scale": held.scales[0], "gain": held.gains[0], "negatives": held.negatives[0]}
     samples = torch.arange(6)
-    expected = mvm(hot, torch.ones(1), held.weights[0], plan, output_keys=held.keys, samples=samples, **known)
+    expected = mvm(
+        hot, torch.ones(1), held.weights[0], plan, output_keys=held.keys, samples=samples, **known
+    )
     assert torch.allclose(view(TOKENS), expected.view_as(y), atol=1e-5)
 
 
@@ -128,12 +152,22 @@ def test_calibration_looks_at_what_the_adc_meets() -> None:
     digital, x = nn.Sequential(nn.Linear(24, 7, bias=False)), torch.rand(500, 24).mul(2).sub(1)
     bounds = {}
     for chip in (FOUR, dataclasses.replace(FOUR, separate_phases=False)):
-        model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], method="absmax", adc="absmax")
+        model = at.calibrate(
+            at.convert(copy.deepcopy(digital), chip), [x], method="absmax", adc="absmax"
+        )
         bounds[chip.phases] = model[0].output_bounds
     w, half = digital[0].weight.detach(), x / x.abs().max()
-    sums = [s @ v.T for s in (half.clamp_min(0), (-half).clamp_min(0)) for v in (w.clamp_min(0), (-w).clamp_min(0))]
-    assert bounds[4].max().item() == pytest.approx(max(s.max() for s in sums).item() / w.abs().max().item(), rel=0.02)
-    assert bounds[1].max().item() == pytest.approx(((half @ w.T).abs().max() / w.abs().max()).item(), rel=0.02)
+    sums = [
+        s @ v.T
+        for s in (half.clamp_min(0), (-half).clamp_min(0))
+        for v in (w.clamp_min(0), (-w).clamp_min(0))
+    ]
+    assert bounds[4].max().item() == pytest.approx(
+        max(s.max() for s in sums).item() / w.abs().max().item(), rel=0.02
+    )
+    assert bounds[1].max().item() == pytest.approx(
+        ((half @ w.T).abs().max() / w.abs().max()).item(), rel=0.02
+    )
 
 
 def test_which_chips_have_phases() -> None:
@@ -150,7 +184,9 @@ def test_which_chips_have_phases() -> None:
     assert at.chips.hermes64().phases == at.chips.ibm_speech34().phases == 1
     with pytest.raises(ValueError, match="separate_phases=True needs cost, .*got cost=None"):
         dataclasses.replace(at.chips.ideal(), separate_phases=True)
-    with pytest.raises(ValueError, match="the 2 phases of this chip are bits.*leave separate_phases False"):
+    with pytest.raises(
+        ValueError, match="the 2 phases of this chip are bits.*leave separate_phases False"
+    ):
         dataclasses.replace(at.chips.neurram48(input_bits=5, output_bits=7), separate_phases=True)
     with pytest.raises(ValueError, match="Chip.separate_phases must be True or False, got 1"):
         dataclasses.replace(at.chips.hermes64(), separate_phases=1)

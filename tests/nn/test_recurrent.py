@@ -1,4 +1,5 @@
-"""Recurrent layers: equal to torch's on an ideal chip, noise by its rules on another, and everything else survives."""
+"""Recurrent layers: equal to torch's on an ideal chip, noise by its rules on another, and
+everything else survives."""
 
 import copy
 import dataclasses
@@ -12,7 +13,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_s
 import analogtorch as at
 from tests.crossbar import crossbar
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:LSTM with projections is not supported with oneDNN:UserWarning"
+)
 
 EXACT = dataclasses.replace(at.chips.ideal(), rows=7, cols=5)
 SMALL = crossbar(rows=24, cols=16)
@@ -87,7 +90,10 @@ def test_packed_sequences_of_any_order(name: str) -> None:
     analog = at.convert(copy.deepcopy(digital), EXACT)
     sequences = [torch.randn(length, 5) for length in (3, 9, 1, 6)]
     packed = pack_sequence(sequences, enforce_sorted=False)
-    (ours, last), (theirs, expected) = analog(packed, _states(digital)), digital(packed, _states(digital))
+    (ours, last), (theirs, expected) = (
+        analog(packed, _states(digital)),
+        digital(packed, _states(digital)),
+    )
     torch.manual_seed(1)
     hx = _states(digital)
     (ours, last), (theirs, expected) = analog(packed, hx), digital(packed, hx)
@@ -111,7 +117,9 @@ def test_keys_checkpoints_and_the_way_back(name: str) -> None:
     digital = nn.ModuleDict({"net": _layers()[name]})
     analog = at.convert(copy.deepcopy(digital), SMALL)
     assert list(analog.state_dict()) == list(digital.state_dict())
-    at.calibrate(analog, [_x(digital["net"])], method="absmax", forward=lambda model, x: model["net"](x))
+    at.calibrate(
+        analog, [_x(digital["net"])], method="absmax", forward=lambda model, x: model["net"](x)
+    )
     file = io.BytesIO()
     torch.save(analog.state_dict(), file)
     file.seek(0)
@@ -161,7 +169,9 @@ def test_weights_keep_their_noise_for_all_time_steps_and_change_with_the_forward
         again, _ = layer(x, h)
     assert torch.equal(y, again)
     w = y[0, 0] / 1.0  # row sums of the noisy matrix; and so of its powers, if it does not change
-    step = torch.linalg.lstsq(torch.stack([torch.ones(6), y[0, 0], y[1, 0], y[2, 0]]), y[:4, 0]).solution.T
+    step = torch.linalg.lstsq(
+        torch.stack([torch.ones(6), y[0, 0], y[1, 0], y[2, 0]]), y[:4, 0]
+    ).solution.T
     assert torch.allclose(step @ y[3, 0], y[4, 0], rtol=0.2)
     with at.noise(2):
         assert not torch.allclose(layer(x, h)[0][0, 0], w)
@@ -170,7 +180,8 @@ def test_weights_keep_their_noise_for_all_time_steps_and_change_with_the_forward
 def test_output_noise_is_its_own_at_every_step_and_sample() -> None:
     chip = dataclasses.replace(SMALL, input_bits=None, output_bits=None, output_noise=0.1)
     layer = at.convert(
-        nn.RNN(5, 6, nonlinearity="relu"), dataclasses.replace(chip, training=at.TrainingNoise(weight="none"))
+        nn.RNN(5, 6, nonlinearity="relu"),
+        dataclasses.replace(chip, training=at.TrainingNoise(weight="none")),
     )
     with torch.no_grad():
         layer.bias_ih_l0.fill_(5.0)
@@ -208,7 +219,9 @@ def test_a_mapping_places_every_matrix() -> None:
     model = at.convert(nn.Sequential(nn.LSTM(40, 32, num_layers=2, bidirectional=True)), crossbar())
     x = torch.zeros(5, 1, 40)
     mapping = at.map_to_chip(model, x, chip=crossbar())
-    assert {m.name for m in mapping.matrices} == {f"0.{n}" for n, _ in model[0].named_parameters() if "weight" in n}
+    assert {m.name for m in mapping.matrices} == {
+        f"0.{n}" for n, _ in model[0].named_parameters() if "weight" in n
+    }
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
     assert set(physical.yield_map()) == set(mapping.tile_utilisation)
     held = [layer.programmed for _, layer in at.analog_layers(physical.at("1 h"))]
@@ -247,6 +260,7 @@ def test_half_moved_and_compiled() -> None:
     assert layer.double()(torch.zeros(3, 2, 5, dtype=torch.float64))[0].dtype == torch.float64
     assert all(m.weight.dtype == torch.float64 for m in layer.matrices())
     layer.float().eval()
-    with torch._dynamo.config.patch(allow_rnn=True):  # without it, torch refuses its own recurrent layers too
+    # without it, torch refuses its own recurrent layers too
+    with torch._dynamo.config.patch(allow_rnn=True):
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
         _equal(compiled(torch.ones(3, 2, 5)), layer(torch.ones(3, 2, 5)))

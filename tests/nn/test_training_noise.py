@@ -24,7 +24,13 @@ def _chip(chip: at.Chip | None = None, rows: int = 256, cols: int = 256, **noise
     training = at.TrainingNoise(**{"output": False, **noise})
     base = chip or crossbar()
     return dataclasses.replace(
-        base, rows=rows, cols=cols, input_bits=None, output_bits=None, output_noise=0.0, training=training
+        base,
+        rows=rows,
+        cols=cols,
+        input_bits=None,
+        output_bits=None,
+        output_noise=0.0,
+        training=training,
     )
 
 
@@ -53,7 +59,8 @@ def test_device_noise_is_that_of_a_programmed_chip(chip: at.Chip, time: str) -> 
     for low, high in ((0.0, 0.3), (0.3, 0.7), (0.7, 1.01)):
         some = (low <= r.abs()) & (r.abs() < high)
         a, b = (deviation[some] * r[some].sign() for deviation in (trained, programmed))
-        # some 20,000 cells: the standard errors of a std are 0.5 %, here with 4.5 of the difference's, and tails
+        # some 20,000 cells: the standard errors of a std are 0.5 %, here with 4.5 of the
+        # difference's, and tails
         assert a.std().item() == pytest.approx(b.std().item(), rel=0.04)
         assert abs(a.mean() - b.mean()) < 4.5 * (2 / some.sum()) ** 0.5 * b.std()
 
@@ -85,11 +92,15 @@ def test_the_correction_of_the_drift_is_exact_in_each_placed_block() -> None:
     for rows in (slice(0, 24), slice(24, 48), slice(48, 50)):
         for outputs in (slice(0, 9), slice(9, 18), slice(18, 20)):
             # programmed without noise, what was read then is the weights
-            assert torch.allclose(read[outputs, rows].abs().sum(), weight[outputs, rows].abs().sum(), rtol=1e-4)
+            assert torch.allclose(
+                read[outputs, rows].abs().sum(), weight[outputs, rows].abs().sum(), rtol=1e-4
+            )
 
 
 def test_the_adc_meets_the_current_before_the_correction() -> None:
-    chip = dataclasses.replace(_chip(weight="device", time="1 year"), output_bits=4, output_bound=1.0)
+    chip = dataclasses.replace(
+        _chip(weight="device", time="1 year"), output_bits=4, output_bound=1.0
+    )
     layer = _layer(chip, 32, 16)
     layer.set_input_range(1.0)
     y = layer(torch.rand(500, 32) * 2 - 1)
@@ -114,19 +125,26 @@ def test_device_noise_is_scaled_by_its_deviation() -> None:
 @pytest.mark.parametrize("case", [c for c in cases() if c.name in SOME])
 def test_gradients_take_the_noise_for_a_constant(case: Case, kind: str, drop: float) -> None:
     chip = _chip(None, 16, 5, weight=kind, drop_connect=drop, **KINDS[kind])
-    layer, x = at.convert(copy.deepcopy(case.layer), chip).double(), case.x.double().requires_grad_()
+    layer, x = (
+        at.convert(copy.deepcopy(case.layer), chip).double(),
+        case.x.double().requires_grad_(),
+    )
     with at.noise(1):
         y = layer(x)
     g = torch.randn_like(y)
     y.backward(g)
     with at.noise(1):  # linear in x, so its gradient is that of the noisy weights
-        assert torch.allclose((layer(x + 0.5 * x.grad) - y).mul(g).sum(), 0.5 * x.grad.square().sum(), rtol=1e-6)
+        assert torch.allclose(
+            (layer(x + 0.5 * x.grad) - y).mul(g).sum(), 0.5 * x.grad.square().sum(), rtol=1e-6
+        )
     learnt = layer.weight.grad
     digital = at.to_digital(layer)
     digital.weight.grad = None
     digital(case.x.double()).backward(g)
     dropped = learnt == 0
-    assert torch.allclose(learnt, digital.weight.grad.masked_fill(dropped, 0.0), rtol=1e-5, atol=1e-8)
+    assert torch.allclose(
+        learnt, digital.weight.grad.masked_fill(dropped, 0.0), rtol=1e-5, atol=1e-8
+    )
     assert dropped.any().item() == (drop > 0)
 
 
@@ -139,7 +157,8 @@ def test_failed_cells_are_zero_and_the_others_as_if_none_had_failed(kind: str) -
     zero = layer.weight.grad == 0
     assert (read[zero] == 0).all()
     assert abs(zero.float().mean() - 0.125) < 4.5 * (0.125 * 0.875 / 65536) ** 0.5
-    assert abs(zero.float().mean(0).std() - (0.125 * 0.875 / 256) ** 0.5) < 0.005  # no columns that fail together
+    # no columns that fail together
+    assert abs(zero.float().mean(0).std() - (0.125 * 0.875 / 256) ** 0.5) < 0.005
     layer.chip = _chip(weight=kind, **KINDS[kind])
     with at.noise(1):
         whole = _read(layer)
@@ -153,8 +172,15 @@ def test_which_cells_fail_depends_neither_on_tiles_nor_on_how_groups_lie() -> No
     torch.manual_seed(0)
     digital, x = nn.Conv1d(12, 24, 3, groups=6), torch.randn(2, 12, 20)
     results = []
-    for rows, grouped in ((256, "sequential"), (7, "sequential"), (4, "sequential"), (256, "block_diagonal")):
-        chip = dataclasses.replace(_chip(None, rows, 30, weight="none", drop_connect=0.4), grouped=grouped)
+    for rows, grouped in (
+        (256, "sequential"),
+        (7, "sequential"),
+        (4, "sequential"),
+        (256, "block_diagonal"),
+    ):
+        chip = dataclasses.replace(
+            _chip(None, rows, 30, weight="none", drop_connect=0.4), grouped=grouped
+        )
         with at.noise(1):
             results.append(at.convert(nn.Sequential(digital), chip)(x))
         digital = at.to_digital(nn.Sequential(digital))[0]
@@ -163,11 +189,15 @@ def test_which_cells_fail_depends_neither_on_tiles_nor_on_how_groups_lie() -> No
 
 
 def _per_sample(kind: str, output: bool = False) -> at.TrainingNoise:
-    return at.TrainingNoise(weight=kind, output=output, per_sample=True, drop_connect=0.1, **KINDS[kind])
+    return at.TrainingNoise(
+        weight=kind, output=output, per_sample=True, drop_connect=0.1, **KINDS[kind]
+    )
 
 
 @pytest.mark.parametrize("kind", ["programming", "device"])
-@pytest.mark.parametrize("case", [c for c in cases() if c.name in ("linear", "linear_3d", "conv1d", "conv2d_groups")])
+@pytest.mark.parametrize(
+    "case", [c for c in cases() if c.name in ("linear", "linear_3d", "conv1d", "conv2d_groups")]
+)
 def test_parts_of_a_batch_meet_the_chips_of_the_whole(case: Case, kind: str) -> None:
     chip = crossbar(rows=16, cols=5, training=_per_sample(kind, output=True))
     layer, x = at.convert(nn.Sequential(copy.deepcopy(case.layer)), chip), case.x
@@ -215,10 +245,14 @@ def test_without_weight_noise_there_is_nothing_of_a_sample_s_own() -> None:
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_every_sequence_of_a_recurrent_layer_has_a_chip_for_all_its_steps(kind, batch_first: bool) -> None:
+def test_every_sequence_of_a_recurrent_layer_has_a_chip_for_all_its_steps(
+    kind, batch_first: bool
+) -> None:
     torch.manual_seed(0)
     chip = crossbar(training=_per_sample("programming", output=True))
-    layer = at.convert(nn.Sequential(kind(5, 6, 2, bidirectional=True, batch_first=batch_first)), chip)[0]
+    layer = at.convert(
+        nn.Sequential(kind(5, 6, 2, bidirectional=True, batch_first=batch_first)), chip
+    )[0]
     x = torch.randn(3, 7, 5)
     with at.noise(1):
         whole, last = layer(x if batch_first else x.transpose(0, 1))
@@ -287,7 +321,11 @@ def test_every_sample_of_attention_has_a_chip_of_its_own(kind: str, cross: bool)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_embedding_reads_the_cells_that_a_product_would_multiply(kind: str) -> None:
-    training = {"weight": kind, "drop_connect": 0.2, "time": "1 year" if kind == "device" else "1 day"}
+    training = {
+        "weight": kind,
+        "drop_connect": 0.2,
+        "time": "1 year" if kind == "device" else "1 day",
+    }
     chip = _chip(None, 24, 9, **training, **KINDS[kind])
     torch.manual_seed(0)
     embedding = at.convert(nn.Sequential(nn.Embedding(50, 20)), chip, embeddings=True)[0]
@@ -309,10 +347,15 @@ def test_an_embedding_reads_the_cells_that_a_product_would_multiply(kind: str) -
 
 @pytest.mark.parametrize("shape", [(3, 7), (3,)])
 @pytest.mark.parametrize("kind", ["programming", "device"])
-def test_every_sample_of_an_embedding_has_a_chip_of_its_own(kind: str, shape: tuple[int, ...]) -> None:
+def test_every_sample_of_an_embedding_has_a_chip_of_its_own(
+    kind: str, shape: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
     chip = crossbar(training=_per_sample(kind, output=True))
-    layer, tokens = at.convert(nn.Sequential(nn.Embedding(50, 20)), chip, embeddings=True)[0], torch.randint(50, shape)
+    layer, tokens = (
+        at.convert(nn.Sequential(nn.Embedding(50, 20)), chip, embeddings=True)[0],
+        torch.randint(50, shape),
+    )
     with at.noise(1):
         whole = layer(tokens)
     assert whole.shape == (*shape, 20)
@@ -323,10 +366,14 @@ def test_every_sample_of_an_embedding_has_a_chip_of_its_own(kind: str, shape: tu
     assert not torch.allclose(same[0], same[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("training", [_per_sample("programming", output=True), at.TrainingNoise(weight="device")])
+@pytest.mark.parametrize(
+    "training", [_per_sample("programming", output=True), at.TrainingNoise(weight="device")]
+)
 def test_checkpointing_draws_the_same_again(training: at.TrainingNoise) -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)), crossbar(training=training))
+    model = at.convert(
+        nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)), crossbar(training=training)
+    )
     x, gradients = torch.randn(3, 8), []
     for again in (True, False):
         model.zero_grad()
@@ -342,7 +389,11 @@ def test_one_graph_has_the_eager_numbers() -> None:
     model = at.convert(nn.Sequential(nn.Linear(8, 4)), crossbar(training=_per_sample("device")))
     at.calibrate(model, [torch.randn(3, 8)])
     torch._dynamo.reset()
-    compiled, x, results = torch.compile(model, fullgraph=True, backend="aot_eager"), torch.randn(3, 8), []
+    compiled, x, results = (
+        torch.compile(model, fullgraph=True, backend="aot_eager"),
+        torch.randn(3, 8),
+        [],
+    )
     for f in (model, compiled):
         model.zero_grad()
         with at.noise(1):
@@ -355,7 +406,10 @@ def test_one_graph_has_the_eager_numbers() -> None:
 
 def test_evaluation_and_programming_do_not_know_of_it() -> None:
     x, results = torch.randn(4, 32), []
-    for training in (at.TrainingNoise(), at.TrainingNoise(weight="device", drop_connect=0.5, per_sample=True)):
+    for training in (
+        at.TrainingNoise(),
+        at.TrainingNoise(weight="device", drop_connect=0.5, per_sample=True),
+    ):
         layer = _layer(crossbar(training=training), 32, 16)
         results.append((layer.eval()(x), at.program(layer, seed=1).at("1 day")(x)))
     assert all(map(torch.equal, *results))
@@ -383,7 +437,8 @@ def test_the_relative_noise_of_a_weight_does_not_depend_on_the_unit_of_the_weigh
         with at.noise(1):
             assert torch.allclose(_read(layer) / layer.weight, before, rtol=1e-3)
         with torch.no_grad():
-            layer.weight[0, 0] = 50 * layer.weight.abs().max()  # one outlier takes the conductance of all others
+            # one outlier takes the conductance of all others
+            layer.weight[0, 0] = 50 * layer.weight.abs().max()
         with at.noise(1):
             outlier = (_read(layer) - layer.weight)[1:].std()
         at.hwa.clip_weights_(layer, 2.0)

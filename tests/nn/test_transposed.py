@@ -1,4 +1,5 @@
-"""Transposed convolutions: equal to torch's on an ideal chip, readings and their sum by hand on another."""
+"""Transposed convolutions: equal to torch's on an ideal chip, readings and their sum by hand on
+another."""
 
 import copy
 import dataclasses
@@ -24,13 +25,16 @@ OPTIONS = [
     {"kernel_size": 2, "stride": 4},  # places that no tap reaches
     {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False},
     {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
-    {"kernel_size": 2, "stride": 3, "output_padding": 2, "dilation": 2},  # places beyond the last tap
+    # places beyond the last tap
+    {"kernel_size": 2, "stride": 3, "output_padding": 2, "dilation": 2},
     {"kernel_size": 3, "stride": 2, "dilation": 3, "padding": 2, "groups": 2},
     {"kernel_size": 3, "padding": 1, "groups": 6},
 ]
 CASES = [(dims, options) for dims in (1, 2, 3) for options in OPTIONS]
 _each = pytest.mark.parametrize(
-    ("dims", "options"), CASES, ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else v
+    ("dims", "options"),
+    CASES,
+    ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else v,
 )
 
 
@@ -45,10 +49,14 @@ def _input(dims: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 @_each
 @pytest.mark.parametrize("grouped", ["sequential", "block_diagonal"])
-def test_readings_add_up_to_torchs_numbers_and_gradients(dims: int, options: dict, grouped: str) -> None:
+def test_readings_add_up_to_torchs_numbers_and_gradients(
+    dims: int, options: dict, grouped: str
+) -> None:
     digital = _layer(dims, options).double()
     # an ADC of 16 bits that never saturates: steps of 3e-5 x range x scale per reading
-    chip = dataclasses.replace(READ, output_bits=16, output_bound=7.0, grouped=grouped, training=QUIET)
+    chip = dataclasses.replace(
+        READ, output_bits=16, output_bound=7.0, grouped=grouped, training=QUIET
+    )
     layer = at.convert(copy.deepcopy(digital), chip)
     layer.set_input_range(1.0)
     assert not layer.exact
@@ -77,7 +85,10 @@ def test_an_ideal_chip_gives_torchs_numbers(dims: int, options: dict) -> None:
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("chip", [at.chips.ideal(), lasting.SMALL], ids=["ideal", "small"])
 def test_an_output_size_may_be_asked_for(dims: int, chip: at.Chip) -> None:
-    digital, x = _layer(dims, {"kernel_size": 3, "stride": 2, "padding": 1}), _input(dims, torch.float32)
+    digital, x = (
+        _layer(dims, {"kernel_size": 3, "stride": 2, "padding": 1}),
+        _input(dims, torch.float32),
+    )
     layer = at.convert(copy.deepcopy(digital), chip).eval()
     for size in ([n * 2 for n in X[dims][2:]], [n * 2 - 1 for n in X[dims][2:]]):
         expected = digital(x, output_size=size)
@@ -104,7 +115,9 @@ def _by_hand(
     stride, padding, dilation, size = geometry
     n, channels, height, width = x.shape
     steps_in, steps_out = 2 ** (chip.input_bits - 1) - 1, 2 ** (chip.output_bits - 1) - 1
-    codes = (x.clamp(-full_scale, full_scale) / full_scale * steps_in).round() / steps_in * full_scale
+    codes = (
+        (x.clamp(-full_scale, full_scale) / full_scale * steps_in).round() / steps_in * full_scale
+    )
     out = bias.view(1, -1, 1, 1).repeat(n, 1, *size)
     places = itertools.product(range(height), range(width), range(w.shape[2]), range(w.shape[3]))
     for row, col, a, b in places:
@@ -140,7 +153,9 @@ def test_against_the_explicit_product(held: bool) -> None:
         )
         w = matrix.view(4, 3, 3, 12).movedim(-1, 0)
     y = layer(x)
-    expected = _by_hand(x, w, digital.bias.detach(), chip, 1.3, (2, 1, 2, tuple(y.shape[2:])), gains, scales)
+    expected = _by_hand(
+        x, w, digital.bias.detach(), chip, 1.3, (2, 1, 2, tuple(y.shape[2:])), gains, scales
+    )
     # a reading may fall on the other side of a rounding boundary by float error: rarely
     assert ((y - expected).abs() > 1e-4).float().mean() < 0.01
     assert (y - digital(x)).norm() < (0.6 if held else 0.4) * digital(x).norm()
@@ -174,7 +189,9 @@ def test_a_mapping_places_it(grouped: str) -> None:
     x = torch.randn(1, 12, 4, 4)
     mapping = at.map_to_chip(model, x, chip=chip)
     assert [m.name for m in mapping.matrices] == ["0", "2"]
-    assert [m.cols for m in mapping.matrices] == [layer.matrix_shape[0] for _, layer in at.analog_layers(model)]
+    assert [m.cols for m in mapping.matrices] == [
+        layer.matrix_shape[0] for _, layer in at.analog_layers(model)
+    ]
     physical = at.program(model, seed=1, mapping=mapping, defects=at.Defects(tiles=1.0))
     assert set(physical.yield_map()) == set(mapping.tile_utilisation)
     for _, layer in at.analog_layers(physical.at("1 h")):
@@ -185,7 +202,9 @@ def test_a_mapping_places_it(grouped: str) -> None:
     held = dict(at.analog_layers(half.at("1 h", compensation="none")))
     for p in mapping.matrix_blocks("2"):  # one section, so the block is where the mapping says
         cells = held["2"].programmed.weights[0].squeeze(2)
-        part = cells[p.block.col : p.block.col + p.block.cols, p.block.row : p.block.row + p.block.rows]
+        part = cells[
+            p.block.col : p.block.col + p.block.cols, p.block.row : p.block.row + p.block.rows
+        ]
         assert bool(part.any()) is works[p.chip, p.tile]
 
 
@@ -193,7 +212,9 @@ def test_the_columns_are_in_the_order_of_group_output_and_tap() -> None:
     layer = at.convert(nn.ConvTranspose2d(6, 4, (2, 3), groups=2), at.chips.ideal())
     matrix = layer.as_matrix(layer.weight)
     assert matrix.shape == (4 * 6, 3, 1)
-    for group, output, down, across, channel in itertools.product(range(2), range(2), range(2), range(3), range(3)):
+    for group, output, down, across, channel in itertools.product(
+        range(2), range(2), range(2), range(3), range(3)
+    ):
         cell = matrix[((group * 2 + output) * 2 + down) * 3 + across, channel, 0]
         assert cell == layer.weight[group * 3 + channel, output, down, across]
 
@@ -201,7 +222,9 @@ def test_the_columns_are_in_the_order_of_group_output_and_tap() -> None:
 @pytest.mark.parametrize("shape", [(2, 5, 4, 4), (2, 6, 4), (2, 6, 4, 4, 4), (5, 4, 4)])
 def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     layer = at.convert(nn.ConvTranspose2d(6, 4, 3), crossbar())
-    with pytest.raises(ValueError, match=r"layer '' takes \(N, 6, H, W\) inputs, or one sample.* got shape"):
+    with pytest.raises(
+        ValueError, match=r"layer '' takes \(N, 6, H, W\) inputs, or one sample.* got shape"
+    ):
         layer(torch.zeros(shape))
 
 
@@ -212,10 +235,14 @@ def test_meta_and_lazy_layers() -> None:
     assert at.summary(model).layers[0].shape == (32 * 16, 64, 1)
     assert model.eval()(torch.zeros(1, 64, 3, 3, device="meta")).shape == (1, 32, 6, 6)
     lazy = nn.Sequential(nn.LazyConvTranspose2d(4, 3), nn.Linear(3, 3))
-    assert dict((n, why) for n, why, _ in at.summary(at.convert(lazy, crossbar())).skipped)["0"].startswith("lazy")
+    assert dict((n, why) for n, why, _ in at.summary(at.convert(lazy, crossbar())).skipped)[
+        "0"
+    ].startswith("lazy")
 
 
-DIGITAL = nn.Sequential(nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1, groups=2))
+DIGITAL = nn.Sequential(
+    nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1, groups=2)
+)
 
 
 def test_copies_and_the_way_back() -> None:
@@ -230,7 +257,9 @@ def test_noise_is_replayed_and_does_not_depend_on_the_batch() -> None:
     lasting.check_replay(DIGITAL, _input(2, torch.float32))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 def test_compilers() -> None:
     lasting.check_compilers(DIGITAL, _input(2, torch.float32))
 
@@ -241,7 +270,10 @@ def test_summary_and_guard() -> None:
 
 def test_training_lowers_the_loss() -> None:
     torch.manual_seed(0)
-    model, x = at.convert(nn.Sequential(nn.ConvTranspose1d(3, 2, 4, stride=2)), lasting.SMALL), torch.randn(32, 3, 6)
+    model, x = (
+        at.convert(nn.Sequential(nn.ConvTranspose1d(3, 2, 4, stride=2)), lasting.SMALL),
+        torch.randn(32, 3, 6),
+    )
     target = nn.ConvTranspose1d(3, 2, 4, stride=2)(x).detach()
     at.calibrate(model, [x], method="absmax")
     optimizer, losses = torch.optim.Adam(model.parameters(), lr=0.02), []
@@ -257,6 +289,9 @@ def test_training_lowers_the_loss() -> None:
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_vmap_of_the_evaluation_form() -> None:
-    layer, x = at.convert(nn.ConvTranspose1d(3, 2, 3), lasting.SMALL).eval(), torch.randn(4, 2, 3, 5)
+    layer, x = (
+        at.convert(nn.ConvTranspose1d(3, 2, 3), lasting.SMALL).eval(),
+        torch.randn(4, 2, 3, 5),
+    )
     layer.set_input_range(2.0)
     assert torch.allclose(torch.vmap(layer)(x), torch.stack([layer(part) for part in x]), atol=1e-5)

@@ -46,7 +46,9 @@ def test_missing_kernels_are_said_once_when_a_model_runs(folder: Path) -> None:
     assert "python -m analogtorch.ops.native.build" in str(said.message)
 
 
-def test_a_library_of_other_sources_is_never_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_other_sources_is_never_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = build.library("DEFAULT")
     library.write_bytes(build.fingerprint().encode())
     with (folder / "linear.c").open("a") as source:
@@ -86,7 +88,9 @@ def test_only_stale_libraries_are_built_again(tmp_path: Path) -> None:
 
     def stale() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(folder / "build.py"), "--stale"]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": ""})
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env={"PATH": ""}
+        )
 
     assert stale().returncode == 0
     with (tmp_path / "constants.py").open("a") as source:
@@ -100,7 +104,11 @@ def test_only_stale_libraries_are_built_again(tmp_path: Path) -> None:
 
 def test_a_compiler_that_fails_is_followed_by_the_next(monkeypatch) -> None:
     monkeypatch.setenv("CC", "false")
-    monkeypatch.setattr(build, "_compile", lambda compiler, flags, target: build._run(compiler, "--version") or target)
+    monkeypatch.setattr(
+        build,
+        "_compile",
+        lambda compiler, flags, target: build._run(compiler, "--version") or target,
+    )
     assert build.library("DEFAULT") in build.build()
 
 
@@ -111,5 +119,11 @@ def test_build_without_a_compiler_says_what_to_install(monkeypatch) -> None:
 
 
 def test_the_build_runs_as_a_program_without_a_warning() -> None:
-    command = [sys.executable, "-W", "error", "-c", "import runpy; runpy.run_module('analogtorch.ops.native.build')"]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        "import runpy; runpy.run_module('analogtorch.ops.native.build')",
+    ]
     assert subprocess.run(command, capture_output=True, check=False).stderr == b""

@@ -13,16 +13,25 @@ _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\
 
 def _shared() -> set[float]:
     values = [value for name, value in vars(constants).items() if name.isupper()]
-    return {number for value in values for number in (map(abs, value) if isinstance(value, tuple) else (abs(value),))}
+    return {
+        number
+        for value in values
+        for number in (map(abs, value) if isinstance(value, tuple) else (abs(value),))
+    }
 
 
 def _numbers(text: str) -> set[float]:
-    return {int(word, 16) if word[:2].lower() == "0x" else float(word) for word in _NUMBER.findall(text)}
+    return {
+        int(word, 16) if word[:2].lower() == "0x" else float(word) for word in _NUMBER.findall(text)
+    }
 
 
 def test_no_other_file_has_a_copy() -> None:
     """Of numbers that mean nothing else: 1e-30 and 0.35 occur in formulas of their own."""
-    package, own = Path(at.__file__).parent, _shared() - {constants.LEAST_BOUND, constants.LOG_OFFSET}
+    package, own = (
+        Path(at.__file__).parent,
+        _shared() - {constants.LEAST_BOUND, constants.LOG_OFFSET},
+    )
     files = [path for kind in ("py", "c", "h") for path in package.rglob(f"*.{kind}")]
     copies = {str(path.relative_to(package)): _numbers(path.read_text()) & own for path in files}
     assert {name: numbers for name, numbers in copies.items() if numbers} == {

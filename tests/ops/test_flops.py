@@ -18,7 +18,9 @@ from analogtorch.ops import flops
         (nn.ConvTranspose2d(3, 5, 2, stride=2), (2, 3, 4, 4)),
     ],
 )
-def test_an_analog_layer_has_the_flops_of_the_digital_one(digital: nn.Module, shape: tuple[int, ...]) -> None:
+def test_an_analog_layer_has_the_flops_of_the_digital_one(
+    digital: nn.Module, shape: tuple[int, ...]
+) -> None:
     model = at.convert(copy.deepcopy(digital), at.chips.hermes64())
     found = []
     for layer in (digital, model):

@@ -1,4 +1,5 @@
-"""The Triton kernels in Triton's interpreter against the reference, and compiled for GPUs that are not here."""
+"""The Triton kernels in Triton's interpreter against the reference, and compiled for GPUs that are
+not here."""
 
 import os
 import subprocess
@@ -222,12 +223,16 @@ print("equal")
 @pytest.mark.parametrize("script", [_SCRIPT, _PRODUCT], ids=["normal", "product"])
 def test_interpreted_kernels_give_the_same_numbers(script: str) -> None:
     interpreted = {**os.environ, "TRITON_INTERPRET": "1"}
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=interpreted, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=interpreted, check=False
+    )
     assert run.stdout.strip() == "equal", run.stderr[-2000:]
 
 
 _TYPES = {
-    **dict.fromkeys(("out", "input_range", "sums", "scale", "gain", "output_bounds", "output_ranges"), "*fp32"),
+    **dict.fromkeys(
+        ("out", "input_range", "sums", "scale", "gain", "output_bounds", "output_ranges"), "*fp32"
+    ),
     **dict.fromkeys(("rows", "first", "key", "output_keys", "samples"), "*i64"),
     **dict.fromkeys(("output_bound", "output_noise", "weight_noise"), "fp32"),
     "mask": "*u8",
@@ -235,19 +240,32 @@ _TYPES = {
 }
 
 
-def _compile(kernel: Any, capability: int, values: str, constants: dict[str, Any], **options: int) -> None:
+def _compile(
+    kernel: Any, capability: int, values: str, constants: dict[str, Any], **options: int
+) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     names = kernel.arg_names
-    types = {**dict.fromkeys(names, "i32"), **dict.fromkeys(("y", "gx", "gw", "g", "x", "w", "bias"), values), **_TYPES}
+    types = {
+        **dict.fromkeys(names, "i32"),
+        **dict.fromkeys(("y", "gx", "gw", "g", "x", "w", "bias"), values),
+        **_TYPES,
+    }
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     # as Triton sees what torch allocates: otherwise loads are not as wide as they will be
-    aligned = [i for i, name in enumerate(names) if signature[name][0] == "*" or name in ("N", "K", "block_size")]
+    aligned = [
+        i
+        for i, name in enumerate(names)
+        if signature[name][0] == "*" or name in ("N", "K", "block_size")
+    ]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = ASTSource(kernel, signature=signature, constexprs=constexprs, attrs=attributes)
-    assert "cubin" in triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
+    assert (
+        "cubin"
+        in triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
+    )
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -297,5 +315,9 @@ def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: b
     for kernel, tile in tiles.items():
         arguments = tile.arguments()
         options = {name: arguments.pop(name) for name in ("num_warps", "num_stages")}
-        constants = {name: value for name, value in {**settings, **arguments}.items() if name in kernel.arg_names}
+        constants = {
+            name: value
+            for name, value in {**settings, **arguments}.items()
+            if name in kernel.arg_names
+        }
         _compile(kernel, capability, f"*{values}", constants, **options)

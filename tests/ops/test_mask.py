@@ -1,4 +1,5 @@
-"""The mask of saturated partial sums has one form, whichever tier computes: any can read what another kept."""
+"""The mask of saturated partial sums has one form, whichever tier computes: any can read what
+another kept."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +15,11 @@ from analogtorch.ops.mask import MASK, mask_shape, packed, unpacked
 PLANS = {
     "linear": ((3, 2, 40), (37, 40), Plan(bounds=(0, 24, 40))),
     "vector": ((40,), (5, 40), Plan(bounds=(0, 40))),
-    "convolution": ((3, 4, 41), (6, 2, 3), Plan(bounds=(0, 3, 6), stride=(1,), padding=(1,), dilation=(1,), groups=2)),
+    "convolution": (
+        (3, 4, 41),
+        (6, 2, 3),
+        Plan(bounds=(0, 3, 6), stride=(1,), padding=(1,), dilation=(1,), groups=2),
+    ),
 }
 
 
@@ -47,7 +52,10 @@ def test_kernels_and_plain_torch_keep_the_same_mask(name: str) -> None:
     g = torch.ones_like(mine.y)
     needs = [True] * 4
     for kept in (mine, theirs):
-        ours, plain = native.backward(g, inputs, kept, plan, needs), reference.backward(g, inputs, kept, plan, needs)
+        ours, plain = (
+            native.backward(g, inputs, kept, plan, needs),
+            reference.backward(g, inputs, kept, plan, needs),
+        )
         for a, b in zip(ours, plain, strict=True):
             assert a is not None
             assert b is not None
@@ -56,7 +64,9 @@ def test_kernels_and_plain_torch_keep_the_same_mask(name: str) -> None:
 
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "plain"])
 @pytest.mark.parametrize("name", PLANS)
-def test_a_traced_operator_expects_what_either_gives(name: str, kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_traced_operator_expects_what_either_gives(
+    name: str, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not kernels:
         monkeypatch.setattr(native, "available", lambda: False)
     inputs, plan = _inputs(name)
@@ -66,8 +76,12 @@ def test_a_traced_operator_expects_what_either_gives(name: str, kernels: bool, m
     torch.library.opcheck(torch.ops.analogtorch.mvm.default, arguments, test_utils=tests)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_a_graph_cached_on_disk_with_kernels_runs_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+def test_a_graph_cached_on_disk_with_kernels_runs_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     if not native.available():
         pytest.skip("the CPU kernels are not built: no C compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -89,8 +103,12 @@ def test_a_graph_cached_on_disk_with_kernels_runs_without(monkeypatch: pytest.Mo
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_inductor_compiles_the_operators_where_ci_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+def test_inductor_compiles_the_operators_where_ci_is_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Inductor then refuses operators that have a decomposition, once per process and operator."""
     from torch._inductor.lowering import FALLBACK_ALLOW_LIST, lowerings
 

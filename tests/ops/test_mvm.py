@@ -1,4 +1,5 @@
-"""The analog product by its definition: gradients, converters, noise, operator contracts, bad input.
+"""The analog product by its definition: gradients, converters, noise, operator contracts, bad
+input.
 
 In double precision the reference runs; test_native.py and test_gpu.py compare the kernels with it.
 """
@@ -16,7 +17,9 @@ from analogtorch.ops.physics import block_scales
 from analogtorch.ops.reference import noisy_weight, part
 
 # torch's own, from inside opcheck
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)
 
 KEY = fold(seed_tensor(3), 11)
 KEYS = torch.stack([KEY + i for i in range(9)])
@@ -24,12 +27,16 @@ ONE = torch.ones(1, dtype=torch.float64)
 
 
 def _double(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_()
 
 
 def _plan(bounds: tuple[int, ...], *geometry: tuple[int, ...], groups: int = 1, **options) -> Plan:
     stride, padding, dilation = geometry or ((), (), ())
-    return Plan(bounds=bounds, stride=stride, padding=padding, dilation=dilation, groups=groups, **options)
+    return Plan(
+        bounds=bounds, stride=stride, padding=padding, dilation=dilation, groups=groups, **options
+    )
 
 
 GEOMETRIES = [
@@ -39,9 +46,16 @@ GEOMETRIES = [
     ("conv1d", (2, 4, 9), (6, 2, 3), _plan((0, 3, 6), (2,), (1,), (2,), groups=2)),
     ("conv1d_cut", (2, 2, 9), (3, 2, 4), _plan((0, 2, 4, 6, 8), (1,), (0,), (2,))),
     ("conv2d", (2, 3, 5, 6), (4, 3, 3, 2), _plan((0, 12, 18), (1, 2), (1, 0), (1, 1))),
-    ("conv3d", (2, 2, 4, 3, 4), (3, 2, 2, 2, 2), _plan((0, 8, 16), (1, 1, 2), (1, 0, 1), (1, 1, 1))),
+    (
+        "conv3d",
+        (2, 2, 4, 3, 4),
+        (3, 2, 2, 2, 2),
+        _plan((0, 8, 16), (1, 1, 2), (1, 0, 1), (1, 1, 1)),
+    ),
 ]
-_each_geometry = pytest.mark.parametrize(("name", "x", "w", "plan"), GEOMETRIES, ids=[g[0] for g in GEOMETRIES])
+_each_geometry = pytest.mark.parametrize(
+    ("name", "x", "w", "plan"), GEOMETRIES, ids=[g[0] for g in GEOMETRIES]
+)
 
 
 def _digital(x: Tensor, w: Tensor, plan: Plan) -> Tensor:
@@ -68,7 +82,8 @@ def test_blocks_add_up_and_gradients_are_exact_without_converters(name, x, w, pl
 def test_gradients_are_those_of_the_noisy_function(name, x, w, plan) -> None:
     x, w = _double(*x), _double(*w, seed=1)
     scale = block_scales(w, plan.bounds)
-    # a spread that does not depend on the weight: the gradient does not pass through the size of the noise
+    # a spread that does not depend on the weight: the gradient does not pass through the size of
+    # the noise
     plan = dataclasses.replace(plan, weight_noise=0.3)
 
     def run(x: Tensor, w: Tensor) -> Tensor:
@@ -84,9 +99,13 @@ def test_saturated_readings_pass_no_gradient_block_by_block(name, x, w, plan, wh
     x, w = _double(*x), _double(*w, seed=1)
     plan = dataclasses.replace(plan, output_bits=8, output_bound=0.6)
     scale = torch.ones(plan.blocks, w.shape[0], dtype=torch.float64)
-    bounds = None if where == "one_bound" else 0.2 + 0.8 * torch.rand(scale.shape, dtype=torch.float64)
+    bounds = (
+        None if where == "one_bound" else 0.2 + 0.8 * torch.rand(scale.shape, dtype=torch.float64)
+    )
     if where == "digital_unit":
-        plan = dataclasses.replace(plan, output_bits=0, output_steps=10**7, output_bound=50.0, unit_bits=8)
+        plan = dataclasses.replace(
+            plan, output_bits=0, output_steps=10**7, output_bound=50.0, unit_bits=8
+        )
         y = mvm(x, ONE, w, plan, scale=scale, output_ranges=bounds)
     else:
         y = mvm(x, ONE, w, plan, scale=scale, output_bounds=bounds)
@@ -95,9 +114,13 @@ def test_saturated_readings_pass_no_gradient_block_by_block(name, x, w, plan, wh
     parts = [part(x, w, plan.span(b, w.shape[1:]), plan) for b in range(plan.blocks)]
     dims = [1] * plan.dims
     limits = [scale[b] * 0.6 if bounds is None else bounds[b] for b in range(plan.blocks)]
-    inside = [(p.abs() <= limit.view(-1, *dims)).double() for p, limit in zip(parts, limits, strict=True)]
+    inside = [
+        (p.abs() <= limit.view(-1, *dims)).double() for p, limit in zip(parts, limits, strict=True)
+    ]
     assert min(float(i.mean()) for i in inside) < 0.95  # the test would prove nothing otherwise
-    expected = torch.autograd.grad(sum((p * i * g).sum() for p, i in zip(parts, inside, strict=True)), (x, w))
+    expected = torch.autograd.grad(
+        sum((p * i * g).sum() for p, i in zip(parts, inside, strict=True)), (x, w)
+    )
     assert torch.allclose(gx, expected[0])
     assert torch.allclose(gw, expected[1])
 
@@ -121,7 +144,9 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch_mates_or_on_other_output
     whole = mvm(x, one, w, plan, scale=full, output_keys=KEYS)
     assert torch.equal(mvm(x[:2], one, w, plan, scale=full, output_keys=KEYS), whole[:2])
     third = torch.tensor([2])
-    assert torch.equal(mvm(x[:1], one, w, plan, scale=full, output_keys=KEYS, samples=third), whole[2:3])
+    assert torch.equal(
+        mvm(x[:1], one, w, plan, scale=full, output_keys=KEYS, samples=third), whole[2:3]
+    )
     tail = dataclasses.replace(plan, first_output=3, total_outputs=5)
     assert torch.equal(mvm(x, one, w[3:], tail, scale=full[:, 3:], output_keys=KEYS), whole[:, 3:])
     assert len(whole.unique()) == 30
@@ -129,15 +154,32 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch_mates_or_on_other_output
 
 def test_convolution_noise_differs_by_sample_output_and_place() -> None:
     plan = _plan((0, 2), (1,), (0,), (1,), output_noise=1.0)
-    y = mvm(torch.zeros(3, 2, 7), torch.ones(1), torch.zeros(4, 2, 1), plan, scale=torch.ones(1, 4), output_keys=KEYS)
+    y = mvm(
+        torch.zeros(3, 2, 7),
+        torch.ones(1),
+        torch.zeros(4, 2, 1),
+        plan,
+        scale=torch.ones(1, 4),
+        output_keys=KEYS,
+    )
     assert len(y.unique()) == y.numel()
 
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_weight_noise_is_keyed_by_place_and_shaped_by_the_spread(groups: int) -> None:
-    spread = Spread(coefficients=(0.1, 0.5, -0.2, 0.05), base=0.01, step=0.2, pieces=2, dip=0.7, rate=0.6)
+    spread = Spread(
+        coefficients=(0.1, 0.5, -0.2, 0.05), base=0.01, step=0.2, pieces=2, dip=0.7, rate=0.6
+    )
     plan = _plan(
-        (0, 4, 6), (1,), (0,), (1,), groups=groups, weight_noise=0.5, spread=spread, first_output=7, first_row=40
+        (0, 4, 6),
+        (1,),
+        (0,),
+        (1,),
+        groups=groups,
+        weight_noise=0.5,
+        spread=spread,
+        first_output=7,
+        first_row=40,
     )
     w = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0))
     scale = block_scales(w, plan.bounds)
@@ -146,7 +188,9 @@ def test_weight_noise_is_keyed_by_place_and_shaped_by_the_spread(groups: int) ->
         first = 40 + o // (6 // groups) * 6  # groups meet rows of their own
         z = normal(KEY, torch.tensor([7 + o]), torch.tensor([first]), 6)[0]
         full = torch.cat([scale[0, o].expand(4), scale[1, o].expand(2)])
-        assert torch.allclose(noise[o].flatten(), 0.5 * full * spread(w[o].flatten() / full) * z, atol=1e-6)
+        assert torch.allclose(
+            noise[o].flatten(), 0.5 * full * spread(w[o].flatten() / full) * z, atol=1e-6
+        )
 
 
 def test_scales_by_block_of_columns() -> None:
@@ -167,8 +211,24 @@ _ONE = torch.ones(1)
 
 
 def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
-    bias, each = torch.zeros(w.shape[0], dtype=w.dtype, requires_grad=True), torch.ones(plan.blocks, w.shape[0])
-    tensors = (x, _ONE.clone().requires_grad_(), w, bias, None, each, KEY, KEYS, None, 2 * each, each, None)
+    bias, each = (
+        torch.zeros(w.shape[0], dtype=w.dtype, requires_grad=True),
+        torch.ones(plan.blocks, w.shape[0]),
+    )
+    tensors = (
+        x,
+        _ONE.clone().requires_grad_(),
+        w,
+        bias,
+        None,
+        each,
+        KEY,
+        KEYS,
+        None,
+        2 * each,
+        each,
+        None,
+    )
     return *tensors, plan.ints, plan.floats, learns
 
 
@@ -183,11 +243,22 @@ OPERATORS = {
     "mvm_eval": ("mvm", _operands(_LINEAR, _leaf(3, 8), _leaf(4, 8), learns=False)),
     "mvm_unit": ("mvm", _operands(_UNIT, _leaf(3, 8), _leaf(4, 8))),
     "mvm_no_adc": ("mvm", _operands(_NO_ADC, _leaf(3, 8), _leaf(4, 8))),
-    "mvm_bfloat16": ("mvm", _operands(_LINEAR, _leaf(3, 8), torch.randn(4, 8, dtype=torch.bfloat16))),
+    "mvm_bfloat16": (
+        "mvm",
+        _operands(_LINEAR, _leaf(3, 8), torch.randn(4, 8, dtype=torch.bfloat16)),
+    ),
     "mvm_backward": (
         "mvm_backward",
         (
-            *(torch.randn(3, 4), torch.randn(3, 8), _ONE, torch.randn(4, 8), torch.ones(2, 4), None, KEY),
+            *(
+                torch.randn(3, 4),
+                torch.randn(3, 8),
+                _ONE,
+                torch.randn(4, 8),
+                torch.ones(2, 4),
+                None,
+                KEY,
+            ),
             *(torch.zeros(2, 3, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.uint8)),
             *(_LINEAR.ints, _LINEAR.floats, [True, True, False, True]),
         ),
@@ -218,7 +289,11 @@ def test_strides_of_zero_are_refused() -> None:
 def test_a_plan_survives_the_way_through_an_operator() -> None:
     from analogtorch.ops.plan import decode
 
-    for plan in (_LINEAR, _CONV, dataclasses.replace(GEOMETRIES[-1][3], spread=Spread(base=0.3, pieces=3))):
+    for plan in (
+        _LINEAR,
+        _CONV,
+        dataclasses.replace(GEOMETRIES[-1][3], spread=Spread(base=0.3, pieces=3)),
+    ):
         assert decode(plan.ints, plan.floats) == plan
 
 
@@ -239,7 +314,9 @@ def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(dtype: torch.dt
         one = torch.ones(1, dtype=dtype)
         y = mvm(x, one, w, plan, key=KEY, output_keys=KEYS)
         assert y.numel() == 0
-        assert y.shape[: x.dim() - 1] == (x.shape[:-1] if x is not None and plan.dims == 0 else (0, 4))
+        assert y.shape[: x.dim() - 1] == (
+            x.shape[:-1] if x is not None and plan.dims == 0 else (0, 4)
+        )
         y.sum().backward()
         assert torch.equal(w.grad, torch.zeros_like(w))
 
@@ -251,7 +328,11 @@ BAD = {
     "channels": (ValueError, r"\(\*, 8\)", {"x": torch.zeros(2, 9)}),
     "range": (ValueError, "1 or 2 elements", {"input_range": torch.ones(3, 1)}),
     "range per block": (ValueError, "each of the 2 row blocks", {"input_range": torch.ones(3)}),
-    "learned ranges": (ValueError, "cannot learn", {"input_range": torch.ones(2, 1, requires_grad=True)}),
+    "learned ranges": (
+        ValueError,
+        "cannot learn",
+        {"input_range": torch.ones(2, 1, requires_grad=True)},
+    ),
     "bias": (ValueError, "bias", {"bias": torch.zeros(5)}),
     "scale": (ValueError, r"scale must be \(2, 4\)", {"scale": torch.zeros(1, 4)}),
     "gain": (ValueError, r"gain must be \(2, 4\)", {"gain": torch.zeros(4)}),
@@ -262,15 +343,39 @@ BAD = {
     "no key": (ValueError, r"key must be one number", {"key": KEYS[:0]}),
     "flat output keys": (ValueError, "2 row blocks", {"output_keys": KEYS[:2].unsqueeze(1)}),
     "samples": (ValueError, "2 elements", {"samples": torch.arange(3)}),
-    "narrow samples": (TypeError, "samples must be int64", {"samples": torch.arange(2, dtype=torch.int32)}),
-    "scale elsewhere": (TypeError, "scale must be on cpu", {"scale": torch.ones(2, 4, device="meta")}),
-    "key elsewhere": (TypeError, "key must be int64 on cpu, got torch.int64 on meta", {"key": KEY.to("meta")}),
-    "bias of another type": (ValueError, "of w's type", {"bias": torch.zeros(4, dtype=torch.float64)}),
-    "columns": (ValueError, "from 0 to the 4 outputs", {"plan": dataclasses.replace(_LINEAR, columns=(0, 20))}),
+    "narrow samples": (
+        TypeError,
+        "samples must be int64",
+        {"samples": torch.arange(2, dtype=torch.int32)},
+    ),
+    "scale elsewhere": (
+        TypeError,
+        "scale must be on cpu",
+        {"scale": torch.ones(2, 4, device="meta")},
+    ),
+    "key elsewhere": (
+        TypeError,
+        "key must be int64 on cpu, got torch.int64 on meta",
+        {"key": KEY.to("meta")},
+    ),
+    "bias of another type": (
+        ValueError,
+        "of w's type",
+        {"bias": torch.zeros(4, dtype=torch.float64)},
+    ),
+    "columns": (
+        ValueError,
+        "from 0 to the 4 outputs",
+        {"plan": dataclasses.replace(_LINEAR, columns=(0, 20))},
+    ),
     "cut blocks": (
         ValueError,
         "are no block",
-        {"plan": dataclasses.replace(_CONV, bounds=(0, 2, 8)), "x": torch.zeros(2, 2, 9), "w": torch.zeros(4, 2, 4)},
+        {
+            "plan": dataclasses.replace(_CONV, bounds=(0, 2, 8)),
+            "x": torch.zeros(2, 2, 9),
+            "w": torch.zeros(4, 2, 4),
+        },
     ),
 }
 
@@ -278,10 +383,22 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_tensors_are_refused(name: str) -> None:
     error, message, changes = BAD[name]
-    given = {"x": torch.zeros(2, 8), "input_range": _ONE, "w": torch.zeros(4, 8), "key": KEY, "output_keys": KEYS}
+    given = {
+        "x": torch.zeros(2, 8),
+        "input_range": _ONE,
+        "w": torch.zeros(4, 8),
+        "key": KEY,
+        "output_keys": KEYS,
+    }
     given |= changes
     with pytest.raises(error, match=message):
-        mvm(given.pop("x"), given.pop("input_range"), given.pop("w"), given.pop("plan", _LINEAR), **given)
+        mvm(
+            given.pop("x"),
+            given.pop("input_range"),
+            given.pop("w"),
+            given.pop("plan", _LINEAR),
+            **given,
+        )
 
 
 def _raw(name: str, position: int, value: object) -> None:
@@ -379,9 +496,13 @@ def test_zeros_give_the_bias_and_nothing_finite_gives_nan(bits: int) -> None:
     bias = torch.tensor([1.0, -2.0, 0.0, 3.0])
     noise = {"key": KEY, "output_keys": KEYS}
     for x, w in ((torch.zeros(2, 8), torch.randn(4, 8)), (torch.randn(2, 8), torch.zeros(4, 8))):
-        y = mvm(x, torch.zeros(1), w, dataclasses.replace(plan, output_noise=0.0), bias=bias, key=KEY)
+        y = mvm(
+            x, torch.zeros(1), w, dataclasses.replace(plan, output_noise=0.0), bias=bias, key=KEY
+        )
         assert torch.isfinite(y).all()
         assert w.any() or torch.equal(y, bias.expand(2, 4))
     huge = torch.full((2, 8), torch.finfo(torch.float32).max)
     tiny = torch.full((4, 8), 1e-38)
-    assert torch.isfinite(mvm(huge, torch.ones(1), tiny, dataclasses.replace(plan, input_bits=8), **noise)).all()
+    assert torch.isfinite(
+        mvm(huge, torch.ones(1), tiny, dataclasses.replace(plan, input_bits=8), **noise)
+    ).all()

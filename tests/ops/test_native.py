@@ -1,4 +1,5 @@
-"""The CPU kernels against the reference, for every instruction set that was built, and what happens without them."""
+"""The CPU kernels against the reference, for every instruction set that was built, and what happens
+without them."""
 
 import dataclasses
 import subprocess
@@ -14,7 +15,9 @@ from analogtorch.devices import Spread
 from analogtorch.ops import Operands, Plan, fold, mvm, native, normal, reference, seed_tensor
 from analogtorch.ops.native import build
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built: no C compiler")
+pytestmark = pytest.mark.skipif(
+    not native.available(), reason="the CPU kernels are not built: no C compiler"
+)
 
 KEY = fold(seed_tensor(3), 11)
 KEYS = torch.stack([KEY + i for i in range(9)])
@@ -27,7 +30,12 @@ def _runs(capability: str) -> bool:
     return LEVELS[capability] <= own and build.library(capability).exists()
 
 
-@pytest.fixture(params=[pytest.param(c, marks=pytest.mark.skipif(not _runs(c), reason=f"no {c} here")) for c in LEVELS])
+@pytest.fixture(
+    params=[
+        pytest.param(c, marks=pytest.mark.skipif(not _runs(c), reason=f"no {c} here"))
+        for c in LEVELS
+    ]
+)
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run the test with the kernels of one instruction set."""
     native._form.cache_clear()  # it has counted the panels of another
@@ -60,7 +68,9 @@ def test_normal(size, capability: str, monkeypatch) -> None:
 
 def _plan(bounds: tuple[int, ...], *geometry: tuple[int, ...], groups: int = 1, **options) -> Plan:
     stride, padding, dilation = geometry or ((), (), ())
-    return Plan(bounds=bounds, stride=stride, padding=padding, dilation=dilation, groups=groups, **options)
+    return Plan(
+        bounds=bounds, stride=stride, padding=padding, dilation=dilation, groups=groups, **options
+    )
 
 
 SHAPES = {
@@ -73,16 +83,28 @@ SHAPES = {
     "tall": ((3, 9), (2060, 9), _plan((0, 9))),  # and more outputs
     "conv1d": ((3, 4, 37), (10, 2, 5), _plan((0, 5, 10), (2,), (2,), (2,), groups=2)),
     "conv1d_cut": ((2, 2, 50), (3, 2, 4), _plan((0, 3, 4, 7, 8), (1,), (0,), (3,))),
-    "conv2d": ((3, 5, 20, 34), (11, 5, 3, 3), _plan((0, 27, 45), (1, 1), (1, 1), (1, 1), columns=(0, 6, 11))),
+    "conv2d": (
+        (3, 5, 20, 34),
+        (11, 5, 3, 3),
+        _plan((0, 27, 45), (1, 1), (1, 1), (1, 1), columns=(0, 6, 11)),
+    ),
     "conv2d_strided": ((2, 3, 12, 13), (18, 3, 3, 2), _plan((0, 12, 18), (2, 3), (1, 0), (1, 2))),
     "depthwise": ((2, 6, 9, 33), (6, 1, 3, 3), _plan((0, 9), (1, 1), (1, 1), (1, 1), groups=6)),
     "pointwise": ((2, 40, 5, 7), (10, 40, 1, 1), _plan((0, 32, 40), (1, 1), (0, 0), (1, 1))),
     "one_sample": ((1, 8, 16, 16), (4, 8, 3, 3), _plan((0, 36, 72), (1, 1), (1, 1), (1, 1))),
     "one_place": ((70, 40, 1, 1), (33, 40, 1, 1), _plan((0, 32, 40), (1, 1), (0, 0), (1, 1))),
-    "four_places": ((11, 6, 4, 4), (10, 3, 3, 3), _plan((0, 9, 27), (2, 2), (1, 1), (1, 1), groups=2)),
+    "four_places": (
+        (11, 6, 4, 4),
+        (10, 3, 3, 3),
+        _plan((0, 9, 27), (2, 2), (1, 1), (1, 1), groups=2),
+    ),
     "fourteen_places": ((5, 4, 16), (9, 4, 3), _plan((0, 6, 12), (1,), (0,), (1,))),
     "forty_places": ((3, 4, 40), (9, 4, 3), _plan((0, 6, 12), (1,), (1,), (1,))),
-    "conv3d": ((2, 3, 5, 6, 7), (4, 3, 2, 3, 2), _plan((0, 24, 36), (1, 2, 1), (1, 0, 1), (2, 1, 1))),
+    "conv3d": (
+        (2, 3, 5, 6, 7),
+        (4, 3, 2, 3, 2),
+        _plan((0, 24, 36), (1, 2, 1), (1, 0, 1), (2, 1, 1)),
+    ),
 }
 SETTINGS = {
     "eight_bits": {"input_bits": 8, "output_bits": 8, "output_bound": 12.0},
@@ -91,7 +113,13 @@ SETTINGS = {
     "no_adc": {"input_bits": 8, "weight_noise": 0.05},
     "no_dac": {"output_bits": 8, "output_bound": 4.0},
     "everything": {
-        **{"input_bits": 7, "output_bits": 9, "output_bound": 3.0, "output_noise": 0.05, "weight_noise": 0.5},
+        **{
+            "input_bits": 7,
+            "output_bits": 9,
+            "output_bound": 3.0,
+            "output_noise": 0.05,
+            "weight_noise": 0.5,
+        },
         **{"spread": SPREAD, "first_output": 5, "total_outputs": 4000, "first_row": 17},
     },
 }
@@ -100,7 +128,9 @@ SETTINGS = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("variant", ["plain", "own_bounds", "own_ranges_gain", "block_ranges"])
-def test_product_and_its_gradients(shape: str, setting: str, variant: str, capability: str, monkeypatch) -> None:
+def test_product_and_its_gradients(
+    shape: str, setting: str, variant: str, capability: str, monkeypatch
+) -> None:
     size, weight, plan = SHAPES[shape]
     plan = dataclasses.replace(plan, **SETTINGS[setting])
     x, w, bias = _random(*size), _random(*weight, seed=1), _random(weight[0], seed=2)
@@ -112,7 +142,9 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
         input_range = 0.8 + _random(plan.blocks, seed=6).abs()
     if variant == "own_ranges_gain":
         vectors = size[0] if plan.dims else x.shape[:-1].numel()
-        input_range = x.abs().amax(tuple(range(1, x.dim())) if plan.dims else -1, keepdim=True) * 0.8
+        input_range = (
+            x.abs().amax(tuple(range(1, x.dim())) if plan.dims else -1, keepdim=True) * 0.8
+        )
         gain, samples = _random(plan.blocks, weight[0], seed=3).abs(), torch.arange(vectors) * 3 + 1
     g = _random(*mvm(x, input_range, w, plan, key=KEY, output_keys=KEYS).shape, seed=4)
 
@@ -123,10 +155,15 @@ def test_product_and_its_gradients(shape: str, setting: str, variant: str, capab
         noise |= {"output_bounds": bounds, "output_ranges": ranges}
         y = mvm(leaves[0], r, leaves[1], plan, bias=leaves[2], **noise)
         y.backward(g)
-        return y.detach(), *(leaf.grad for leaf in leaves), torch.zeros(1) if r.grad is None else r.grad
+        return (
+            y.detach(),
+            *(leaf.grad for leaf in leaves),
+            torch.zeros(1) if r.grad is None else r.grad,
+        )
 
     fast, slow = _both(monkeypatch, run)
-    # a sum that lies on a rounding boundary to the last bit may be read one step apart, and saturate or not: rarely
+    # a sum that lies on a rounding boundary to the last bit may be read one step apart, and
+    # saturate or not: rarely
     differs = (fast[0] - slow[0]).abs() > 1e-4 * slow[0].abs().max()
     assert differs.float().mean() < 2e-3
     for name, a, b in zip(("x", "w", "bias", "range"), fast[1:], slow[1:], strict=True):
@@ -139,7 +176,10 @@ def test_the_range_of_the_weights_is_found_and_nan_is_not_lost(capability: str) 
     w[5, 40] = float("nan")
     plan = Plan(bounds=(0, 33, 70), columns=(0, 20, 37), output_bits=8)
     inputs = Operands(_random(2, 70), torch.ones(1), w, *[None] * 6)
-    found, expected = native.forward(inputs, plan, False).scale, reference.forward(inputs, plan, False).scale
+    found, expected = (
+        native.forward(inputs, plan, False).scale,
+        reference.forward(inputs, plan, False).scale,
+    )
     assert torch.equal(found.nan_to_num(-1), expected.nan_to_num(-1))
     assert found[1, :20].isnan().all()
     assert not found[0].isnan().any()
@@ -147,7 +187,9 @@ def test_the_range_of_the_weights_is_found_and_nan_is_not_lost(capability: str) 
 
 @pytest.mark.parametrize("shape", ["ragged", "conv2d", "depthwise", "one_place", "four_places"])
 @pytest.mark.parametrize("setting", ["eight_bits", "everything"])
-def test_batch_split_and_threads_do_not_change_a_bit(shape: str, setting: str, capability: str) -> None:
+def test_batch_split_and_threads_do_not_change_a_bit(
+    shape: str, setting: str, capability: str
+) -> None:
     size, weight, plan = SHAPES[shape]
     plan = dataclasses.replace(plan, **SETTINGS[setting])
     x, w, n = _random(33, *size[1:]), _random(*weight, seed=1), 33
@@ -171,12 +213,19 @@ def test_batch_split_and_threads_do_not_change_a_bit(shape: str, setting: str, c
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("shape", ["one", "ragged", "many", "conv1d", "depthwise", "one_place", "forty_places"])
-def test_the_bits_of_saturated_readings_are_zero_behind_the_last(shape: str, capability: str, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "shape", ["one", "ragged", "many", "conv1d", "depthwise", "one_place", "forty_places"]
+)
+def test_the_bits_of_saturated_readings_are_zero_behind_the_last(
+    shape: str, capability: str, monkeypatch
+) -> None:
     size, weight, plan = SHAPES[shape]
     inputs = Operands(_random(*size), torch.ones(1), _random(*weight, seed=1), *[None] * 6)
     empty = Tensor.new_empty
-    monkeypatch.setattr(Tensor, "new_empty", lambda *args, **options: empty(*args, **options).fill_(-1))  # dirty memory
+    # dirty memory
+    monkeypatch.setattr(
+        Tensor, "new_empty", lambda *args, **options: empty(*args, **options).fill_(-1)
+    )
     found = native.forward(inputs, dataclasses.replace(plan, output_bits=8, output_bound=1e9), True)
     assert found.mask.numel()
     assert not found.mask.any()
@@ -184,7 +233,9 @@ def test_the_bits_of_saturated_readings_are_zero_behind_the_last(shape: str, cap
 
 @pytest.mark.parametrize("dip", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("pieces", [1, 3])
-def test_the_noise_of_weights_that_dips_where_a_piece_begins(dip, pieces, capability: str, monkeypatch) -> None:
+def test_the_noise_of_weights_that_dips_where_a_piece_begins(
+    dip, pieces, capability: str, monkeypatch
+) -> None:
     spread = Spread(coefficients=(0.1, 0.7, -0.3, 0.2), step=0.05, pieces=pieces, dip=dip, rate=1.5)
     plan = Plan(bounds=(0, 33, 70), columns=(0, 20, 37), weight_noise=0.5, spread=spread)
     w = _random(37, 70) * _random(37, 1, seed=1).abs()
@@ -204,17 +255,25 @@ def test_non_contiguous_operands(capability: str, monkeypatch) -> None:
 def test_infinity_is_clipped_and_nan_stays_in_its_vector(capability: str) -> None:
     x, w = _random(12, 40), _random(20, 40, seed=1)
     x[3, 7], x[5, 0] = float("nan"), float("inf")
-    y = mvm(x, torch.ones(1), w, Plan(bounds=(0, 40), input_bits=8, output_bits=8, output_bound=30.0))
+    y = mvm(
+        x, torch.ones(1), w, Plan(bounds=(0, 40), input_bits=8, output_bits=8, output_bound=30.0)
+    )
     assert y[3].isnan().all()
     assert not y[torch.arange(12) != 3].isnan().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", ["ragged", "conv2d"])
-def test_half_precision_is_computed_in_single(dtype: torch.dtype, shape: str, capability: str) -> None:
+def test_half_precision_is_computed_in_single(
+    dtype: torch.dtype, shape: str, capability: str
+) -> None:
     size, weight, plan = SHAPES[shape]
     plan = dataclasses.replace(plan, **SETTINGS["everything"])
-    x, w, bias = _random(*size).to(dtype), _random(*weight, seed=1).to(dtype), _random(weight[0], seed=2).to(dtype)
+    x, w, bias = (
+        _random(*size).to(dtype),
+        _random(*weight, seed=1).to(dtype),
+        _random(weight[0], seed=2).to(dtype),
+    )
 
     def run(kind: torch.dtype) -> tuple[Tensor, ...]:
         leaves = [t.detach().to(kind).requires_grad_() for t in (x, w, bias)]
@@ -228,7 +287,11 @@ def test_half_precision_is_computed_in_single(dtype: torch.dtype, shape: str, ca
 
 
 def test_double_precision_and_other_devices_run_on_torch() -> None:
-    for x in (torch.zeros(1, 2, dtype=torch.float64), torch.zeros(1, 2, device="meta"), torch.zeros(0, 2)):
+    for x in (
+        torch.zeros(1, 2, dtype=torch.float64),
+        torch.zeros(1, 2, device="meta"),
+        torch.zeros(0, 2),
+    ):
         r = torch.ones_like(x[0, :1] if len(x) else x)
         assert not native.takes(Operands(x, r, x, *[None] * 6), Plan(bounds=(0, 2)))
 
@@ -290,6 +353,11 @@ for run in runs:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 def test_products_short_of_memory_raise() -> None:
-    """Under a limit that has room for what they return, but not for what the kernels need beside it."""
-    run = subprocess.run([sys.executable, "-c", _SHORT_OF_MEMORY], capture_output=True, text=True, check=False)
-    assert run.stdout.count("no memory for what an analog product of shape") == 4, run.stderr[-2000:]
+    """Under a limit that has room for what they return, but not for what the kernels need beside
+    it."""
+    run = subprocess.run(
+        [sys.executable, "-c", _SHORT_OF_MEMORY], capture_output=True, text=True, check=False
+    )
+    assert run.stdout.count("no memory for what an analog product of shape") == 4, run.stderr[
+        -2000:
+    ]

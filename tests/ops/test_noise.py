@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from analogtorch.ops import Noise, constants, draw_keys, fold, happens, normal, random_bits, seed_tensor, stream
+from analogtorch.ops import (
+    Noise,
+    constants,
+    draw_keys,
+    fold,
+    happens,
+    normal,
+    random_bits,
+    seed_tensor,
+    stream,
+)
 from analogtorch.ops.generator import normal_reference
 
 SIGMAS = 4.5
@@ -65,7 +75,10 @@ def test_neighbouring_positions_are_independent(step: int) -> None:
 
 def test_seeds_streams_and_kinds_are_independent() -> None:
     keys = [
-        fold(seed_tensor(s), stream(k, n)) for s in (0, 1, 2) for k in (Noise.READ, Noise.DRIFT) for n in ("a", "b")
+        fold(seed_tensor(s), stream(k, n))
+        for s in (0, 1, 2)
+        for k in (Noise.READ, Noise.DRIFT)
+        for n in ("a", "b")
     ]
     fields = torch.stack([_field(k, 256, 1024).flatten() for k in keys])
     together = fields @ fields.T / math.sqrt(fields.shape[1])
@@ -126,7 +139,10 @@ def test_normals_are_the_inverse_distribution_of_the_bits(draw) -> None:
 def test_normals_of_the_extreme_bits() -> None:
     twice_tail = torch.tensor([0.5, 1.5, 2**31 - 0.5], dtype=torch.float64) * 2.0**-31
     exact = -torch.special.ndtri(twice_tail / 2)
-    t = torch.sqrt(constants.LOG_OFFSET - torch.log(twice_tail)) * constants.SLOPE + constants.OFFSET
+    t = (
+        torch.sqrt(constants.LOG_OFFSET - torch.log(twice_tail)) * constants.SLOPE
+        + constants.OFFSET
+    )
     z = sum(c * t**i for i, c in enumerate(constants.INVERSE))
     assert torch.allclose(z, exact, atol=1.2e-6, rtol=0)
     assert exact[0] > 6.3
@@ -157,7 +173,8 @@ def test_draw_keys_follows_manual_seed() -> None:
     assert torch.equal(draw_keys(torch.zeros(2), (1, 2)), second)
     assert len(torch.cat([first, second]).unique()) == 4
     torch.manual_seed(11)
-    assert torch.equal(draw_keys(torch.zeros(2), (2,)), first[1:])  # a key does not depend on the others
+    # a key does not depend on the others
+    assert torch.equal(draw_keys(torch.zeros(2), (2,)), first[1:])
 
 
 def test_draw_keys_is_a_well_formed_op() -> None:
@@ -169,6 +186,9 @@ def test_events_happen_with_their_probability(probability: float) -> None:
     rows = torch.arange(256)
     found = happens(fold(seed_tensor(1), 2), rows, torch.zeros_like(rows), 256, probability)
     assert found.dtype == torch.bool
-    assert abs(found.float().mean() - probability) <= 4.5 * (probability * (1 - probability) / found.numel()) ** 0.5
+    assert (
+        abs(found.float().mean() - probability)
+        <= 4.5 * (probability * (1 - probability) / found.numel()) ** 0.5
+    )
     part = happens(fold(seed_tensor(1), 2), rows[7:9], torch.full((2,), 5), 10, probability)
     assert torch.equal(part, found[7:9, 5:15])

@@ -10,7 +10,9 @@ W, PLAN = torch.eye(3), Plan(bounds=(0, 3))
 
 
 def test_the_operators_take_the_operands_in_their_order() -> None:
-    forward, backward = (getattr(torch.ops.analogtorch, name).default._schema for name in ("mvm", "mvm_backward"))
+    forward, backward = (
+        getattr(torch.ops.analogtorch, name).default._schema for name in ("mvm", "mvm_backward")
+    )
     names = [argument.name for argument in forward.arguments]
     assert names == [*Operands._fields, "ints", "floats", "learns"]
     optional = [a.name for a in forward.arguments if str(a.type) == "Optional[Tensor]"]

@@ -1,4 +1,5 @@
-"""Phases of an MVM as ADC outputs of their own, in double precision: the reference alone computes them."""
+"""Phases of an MVM as ADC outputs of their own, in double precision: the reference alone computes
+them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +19,11 @@ _each_phases = pytest.mark.parametrize("phases", [2, 4])
 
 GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], Plan]] = {
     "linear": ((3, 7), (4, 7), Plan(bounds=(0, 3, 7))),
-    "conv1d_cut": ((2, 2, 9), (3, 2, 4), Plan(bounds=(0, 2, 4, 6, 8), stride=(1,), padding=(0,), dilation=(2,))),
+    "conv1d_cut": (
+        (2, 2, 9),
+        (3, 2, 4),
+        Plan(bounds=(0, 2, 4, 6, 8), stride=(1,), padding=(0,), dilation=(2,)),
+    ),
     "conv2d_groups": (
         (2, 4, 5, 6),
         (6, 2, 3, 2),
@@ -29,7 +34,9 @@ _each_geometry = pytest.mark.parametrize("name", GEOMETRIES)
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_()
 
 
 def _case(name: str, phases: int, **options: object) -> tuple[Tensor, Tensor, Plan]:
@@ -37,7 +44,9 @@ def _case(name: str, phases: int, **options: object) -> tuple[Tensor, Tensor, Pl
     return _random(*x), _random(*w, seed=1), dataclasses.replace(plan, phases=phases, **options)
 
 
-def _terms(x: Tensor, w: Tensor, negatives: Tensor | None, phases: int) -> list[tuple[int, Tensor, Tensor]]:
+def _terms(
+    x: Tensor, w: Tensor, negatives: Tensor | None, phases: int
+) -> list[tuple[int, Tensor, Tensor]]:
     """Sign, inputs and weights of each phase, by the definition."""
     minus = torch.where(w < 0, -w, 0.0) if negatives is None else negatives
     read = [(1, w)] if phases == 2 else [(1, w + minus), (-1, minus)]
@@ -46,14 +55,22 @@ def _terms(x: Tensor, w: Tensor, negatives: Tensor | None, phases: int) -> list[
 
 
 def _by_hand(
-    x: Tensor, w: Tensor, negatives: Tensor | None, plan: Plan, convert: Callable[[Tensor, int, int], Tensor]
+    x: Tensor,
+    w: Tensor,
+    negatives: Tensor | None,
+    plan: Plan,
+    convert: Callable[[Tensor, int, int], Tensor],
 ) -> list[Tensor]:
     """Each block's phases through ``convert(sums, block, phase)``, added up."""
     terms, single = _terms(x, w, negatives, plan.phases), dataclasses.replace(plan, phases=1)
     found = []
     for block in range(plan.blocks):
         span = plan.span(block, w.shape[1:])
-        found.append(sum(s * convert(part(u, v, span, single), block, i) for i, (s, u, v) in enumerate(terms)))
+        found.append(
+            sum(
+                s * convert(part(u, v, span, single), block, i) for i, (s, u, v) in enumerate(terms)
+            )
+        )
     return found
 
 
@@ -74,7 +91,11 @@ def test_without_converters_the_phases_add_up_to_the_product(name: str, phases: 
 @pytest.mark.parametrize("both", [False, True], ids=["one_polarity", "both_polarities"])
 def test_each_phase_is_clipped_and_rounded_by_itself(name: str, phases: int, both: bool) -> None:
     x, w, plan = _case(name, phases, output_steps=9, output_bound=0.8)
-    negatives = (-w).clamp_min(0).detach() + 0.3 * torch.rand(w.shape, dtype=w.dtype) if both and phases == 4 else None
+    negatives = (
+        (-w).clamp_min(0).detach() + 0.3 * torch.rand(w.shape, dtype=w.dtype)
+        if both and phases == 4
+        else None
+    )
     scale = block_scales(w, plan.bounds)
     gain = 0.9 + 0.2 * torch.rand(scale.shape, dtype=scale.dtype)
     bounds = (scale * 0.8).view(*scale.shape, *[1] * plan.dims)
@@ -95,7 +116,9 @@ def test_each_phase_is_clipped_and_rounded_by_itself(name: str, phases: int, bot
     g = _random(*y.shape, seed=2).detach()
     ideal = [part(x, w, plan.span(b, w.shape[1:]), plan) for b in range(plan.blocks)]
     expected = sum((p * ~c * k * g).sum() for p, c, k in zip(ideal, clipped, gains, strict=True))  # type: ignore[union-attr]
-    for a, b in zip(torch.autograd.grad(y, (x, w), g), torch.autograd.grad(expected, (x, w)), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(y, (x, w), g), torch.autograd.grad(expected, (x, w)), strict=True
+    ):
         assert torch.allclose(a, b)
 
 
@@ -110,7 +133,9 @@ def test_the_digital_unit_rounds_the_sum_of_the_phases(phases: int) -> None:
     found = _by_hand(x, w, None, plan, convert)
     expected = sum(in_steps(2.0 * v, scale[b] * 1.5, 7) for b, v in enumerate(found))
     gain = torch.full((2, 4), 2.0, dtype=torch.float64)
-    assert torch.allclose(mvm(x, ONE, w, plan, gain=gain, output_ranges=ranges), expected, atol=1e-12)
+    assert torch.allclose(
+        mvm(x, ONE, w, plan, gain=gain, output_ranges=ranges), expected, atol=1e-12
+    )
 
 
 @_each_phases
@@ -130,8 +155,14 @@ def test_each_phase_has_noise_of_its_own_keyed_by_vector(phases: int) -> None:
 @pytest.mark.parametrize("ranges", ["per_block", "per_vector"])
 def test_the_dac_rounds_before_the_signs_part(ranges: str) -> None:
     x, w, plan = _case("linear", 4, input_bits=5)
-    r = torch.tensor([0.9, 1.4]).double() if ranges == "per_block" else torch.tensor([[0.8], [1.0], [1.7]]).double()
-    assert torch.allclose(mvm(x, r, w, plan), mvm(x, r, w, dataclasses.replace(plan, phases=1)), atol=1e-12)
+    r = (
+        torch.tensor([0.9, 1.4]).double()
+        if ranges == "per_block"
+        else torch.tensor([[0.8], [1.0], [1.7]]).double()
+    )
+    assert torch.allclose(
+        mvm(x, r, w, plan), mvm(x, r, w, dataclasses.replace(plan, phases=1)), atol=1e-12
+    )
 
 
 @_each_phases
@@ -150,10 +181,23 @@ def test_kernels_decline_phases() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("both", [False, True])
 def test_the_operator_is_well_formed(both: bool) -> None:
-    plan = Plan(bounds=(0, 3, 7), phases=4, input_bits=8, output_bits=8, output_noise=0.1, output_bound=2.0)
+    plan = Plan(
+        bounds=(0, 3, 7), phases=4, input_bits=8, output_bits=8, output_noise=0.1, output_bound=2.0
+    )
     x, w = torch.randn(3, 7, requires_grad=True), torch.randn(4, 7, requires_grad=True)
     negatives = w.detach().abs() if both else None
-    operands = (x, torch.ones(1), w, *[None] * 4, KEYS, *[None] * 3, negatives, plan.ints, plan.floats, True)
+    operands = (
+        x,
+        torch.ones(1),
+        w,
+        *[None] * 4,
+        KEYS,
+        *[None] * 3,
+        negatives,
+        plan.ints,
+        plan.floats,
+        True,
+    )
     torch.library.opcheck(torch.ops.analogtorch.mvm.default, operands)
 
 
@@ -171,6 +215,14 @@ def test_a_number_of_phases_that_does_not_exist_is_refused(phases: int) -> None:
         (4, torch.ones(4, 7, dtype=torch.float64), "negatives must be as w"),
     ],
 )
-def test_negatives_that_do_not_fit_are_refused(phases: int, negatives: Tensor, message: str) -> None:
+def test_negatives_that_do_not_fit_are_refused(
+    phases: int, negatives: Tensor, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        mvm(torch.ones(2, 7), torch.ones(1), torch.ones(4, 7), Plan(bounds=(0, 7), phases=phases), negatives=negatives)
+        mvm(
+            torch.ones(2, 7),
+            torch.ones(1),
+            torch.ones(4, 7),
+            Plan(bounds=(0, 7), phases=phases),
+            negatives=negatives,
+        )

@@ -75,18 +75,22 @@ def test_a_block_of_zeros_has_relative_weights_of_zero(dtype: torch.dtype) -> No
     r = physics.relative(w, full)
     assert r.dtype == physics.wide(dtype)
     assert r.tolist() == [[0.0] * 6, [0.0, 0.0, 0.0, 0.5, -1.0, 0.25]]
-    assert torch.equal(physics.noisy(w, full, torch.ones_like(full), 0.5, Spread()), w + (0.5 * full).to(dtype))
+    assert torch.equal(
+        physics.noisy(w, full, torch.ones_like(full), 0.5, Spread()), w + (0.5 * full).to(dtype)
+    )
 
 
 def test_corrections_of_drift() -> None:
     then = torch.tensor([[1.0, -1.0], [0.5, 0.5], [0.0, 0.0]])
     now = 0.5 * then
-    assert physics.ratio(*physics.magnitude_sums(then, now)).tolist() == [2.0, 2.0, 1.0]  # 1: nothing to go by
+    # 1: nothing to go by
+    assert physics.ratio(*physics.magnitude_sums(then, now)).tolist() == [2.0, 2.0, 1.0]
     assert physics.ratio(*physics.fit_sums(then.T, now.T, now.T)).tolist() == [2.0, 2.0, 1.0]
 
 
 def test_the_physics_is_written_once() -> None:
-    """What rounds, adds a weight's noise or guards against a block of zeros calls ``ops/physics.py``."""
+    """What rounds, adds a weight's noise or guards against a block of zeros calls
+    ``ops/physics.py``."""
     package = Path(at.__file__).parent
     telling = ("torch.round(", "addcmul(", "full.clamp_min(")
     found = {

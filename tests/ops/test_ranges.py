@@ -1,4 +1,5 @@
-"""An input range for every row block: the product and its gradients, against torch's own autograd."""
+"""An input range for every row block: the product and its gradients, against torch's own
+autograd."""
 
 import dataclasses
 
@@ -14,13 +15,22 @@ KEYS = torch.stack([fold(seed_tensor(3), 11) + i for i in range(4)])
 
 
 def _double(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_()
 
 
 def _plan(bounds: tuple[int, ...], *geometry: tuple[int, ...], groups: int = 1) -> Plan:
     stride, padding, dilation = geometry or ((), (), ())
     converters = {"input_bits": 6, "output_bits": 7, "output_bound": 0.8}
-    return Plan(bounds=bounds, stride=stride, padding=padding, dilation=dilation, groups=groups, **converters)
+    return Plan(
+        bounds=bounds,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        **converters,
+    )
 
 
 GEOMETRIES = {
@@ -31,7 +41,11 @@ GEOMETRIES = {
     "conv1d_groups": ((2, 4, 9), (6, 2, 3), _plan((0, 3, 6), (2,), (1,), (2,), groups=2)),
     "conv1d_cut": ((2, 2, 9), (3, 2, 4), _plan((0, 2, 4, 6, 8), (1,), (0,), (2,))),
     "conv2d": ((2, 3, 5, 6), (4, 3, 3, 2), _plan((0, 12, 18), (1, 2), (1, 0), (1, 1))),
-    "conv3d": ((2, 2, 4, 3, 4), (3, 2, 2, 2, 2), _plan((0, 8, 16), (1, 1, 2), (1, 0, 1), (1, 1, 1))),
+    "conv3d": (
+        (2, 2, 4, 3, 4),
+        (3, 2, 2, 2, 2),
+        _plan((0, 8, 16), (1, 1, 2), (1, 0, 1), (1, 1, 1)),
+    ),
 }
 
 
@@ -46,7 +60,8 @@ def _composed(x: Tensor, r: Tensor, w: Tensor, gain: Tensor, plan: Plan) -> Tens
     for b in range(plan.blocks):
         p = part(_through(x, r[b].abs(), plan.input_bits), w, plan.span(b, w.shape[1:]), plan)
         columns = (-1, *[1] * plan.dims)
-        bound = (r[b].abs() * scale[b] * plan.output_bound).detach().view(columns)  # saturation teaches nobody
+        # saturation teaches nobody
+        bound = (r[b].abs() * scale[b] * plan.output_bound).detach().view(columns)
         total = total + _through(p, bound.expand(p.shape), plan.output_bits) * gain[b].view(columns)
     return total
 
@@ -54,7 +69,11 @@ def _composed(x: Tensor, r: Tensor, w: Tensor, gain: Tensor, plan: Plan) -> Tens
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_values_and_gradients_are_those_of_the_blocks_computed_apart(name: str) -> None:
     size, weight, plan = GEOMETRIES[name]
-    x, w, gain = _double(*size), _double(*weight, seed=1), _double(plan.blocks, weight[0], seed=2).detach()
+    x, w, gain = (
+        _double(*size),
+        _double(*weight, seed=1),
+        _double(plan.blocks, weight[0], seed=2).detach(),
+    )
     r = torch.linspace(0.15, 0.3, plan.blocks, dtype=torch.float64)
     r[-1] *= -1  # its magnitude counts
     r.requires_grad_()
@@ -88,9 +107,13 @@ def test_the_noise_of_a_reading_is_in_units_of_its_own_blocks_range() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_types_follow_the_double(name: str, dtype: torch.dtype) -> None:
     size, weight, plan = GEOMETRIES[name]
-    plan = dataclasses.replace(plan, output_bits=0)  # a reading on a rounding boundary may be a step apart
+    # a reading on a rounding boundary may be a step apart
+    plan = dataclasses.replace(plan, output_bits=0)
     r = torch.linspace(0.4, 1.6, plan.blocks, dtype=dtype)
-    x, w = (_double(*shape, seed=i).detach().to(dtype).requires_grad_() for i, shape in enumerate((size, weight)))
+    x, w = (
+        _double(*shape, seed=i).detach().to(dtype).requires_grad_()
+        for i, shape in enumerate((size, weight))
+    )
     y = mvm(x, r, w, plan)
     y.sum().backward()
     exact = mvm(x.double(), r.double(), w.double(), plan)
@@ -105,7 +128,9 @@ def test_equal_ranges_are_one_range() -> None:
         each = torch.full((plan.blocks,), 0.9, dtype=torch.float64, requires_grad=True)
         a, b = mvm(x, one, w, plan), mvm(x, each, w, plan)
         assert torch.allclose(a, b)
-        first, second = (torch.autograd.grad(y.square().sum(), (x, w, r)) for y, r in ((a, one), (b, each)))
+        first, second = (
+            torch.autograd.grad(y.square().sum(), (x, w, r)) for y, r in ((a, one), (b, each))
+        )
         assert all(torch.allclose(s, t) for s, t in zip(first[:2], second[:2], strict=True))
         assert torch.allclose(first[2], second[2].sum())
 
@@ -114,7 +139,11 @@ def test_equal_ranges_are_one_range() -> None:
 @pytest.mark.parametrize("name", ["linear", "conv2d"])
 def test_the_operator_is_well_formed(name: str) -> None:
     size, weight, plan = GEOMETRIES[name]
-    x, w, bias = torch.randn(*size, requires_grad=True), torch.randn(*weight, requires_grad=True), None
+    x, w, bias = (
+        torch.randn(*size, requires_grad=True),
+        torch.randn(*weight, requires_grad=True),
+        None,
+    )
     r = torch.ones(plan.blocks, requires_grad=True)
     operands = (x, r, w, bias, *[None] * 8, plan.ints, plan.floats, True)
     torch.library.opcheck(torch.ops.analogtorch.mvm.default, operands)

@@ -16,7 +16,9 @@ X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
 
 def _model() -> nn.Module:
     torch.manual_seed(0)
-    return at.convert(nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.5), nn.Linear(16, 4)), crossbar())
+    return at.convert(
+        nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.5), nn.Linear(16, 4)), crossbar()
+    )
 
 
 def test_the_same_line_gives_the_same_noise_and_another_step_another() -> None:
@@ -27,7 +29,11 @@ def test_the_same_line_gives_the_same_noise_and_another_step_another() -> None:
         assert torch.equal(model(X), first)
         assert torch.equal(model(X), second)
     assert not torch.equal(first, second)
-    for other in ({"seed": 6, "step": 3}, {"seed": 5, "step": 4}, {"seed": 5, "step": 3, "rank": 1}):
+    for other in (
+        {"seed": 6, "step": 3},
+        {"seed": 5, "step": 4},
+        {"seed": 5, "step": 3, "rank": 1},
+    ):
         with at.noise(**other):
             assert not torch.equal(model(X), first)
 
@@ -73,7 +79,9 @@ def test_checkpointing_with_backward_outside_the_scope() -> None:
 def _noisy() -> nn.Module:
     """A model with training noise in the weights and in the readings."""
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.Tanh(), nn.Flatten(1), nn.Linear(6 * 10, 4))
+    layers = nn.Sequential(
+        nn.Conv1d(4, 6, 3, padding=1), nn.Tanh(), nn.Flatten(1), nn.Linear(6 * 10, 4)
+    )
     return at.convert(layers, crossbar())
 
 
@@ -118,8 +126,13 @@ def test_checkpointed_parts_find_their_samples_or_say_why_not() -> None:
     for checkpointed in (True, False):
         model.zero_grad()
         with at.noise(5, step=8, first_sample=3):
-            y = checkpoint(model, LINES[3:], use_reentrant=False) if checkpointed else model(LINES[3:])
-        y.square().sum().backward()  # outside: recomputes with the number of the scope that is closed
+            y = (
+                checkpoint(model, LINES[3:], use_reentrant=False)
+                if checkpointed
+                else model(LINES[3:])
+            )
+        # outside: recomputes with the number of the scope that is closed
+        y.square().sum().backward()
         gradients.append(model[0].weight.grad.clone())
     assert torch.equal(*gradients)
     with at.noise(5, step=9, first_sample=0):
@@ -128,14 +141,19 @@ def test_checkpointed_parts_find_their_samples_or_say_why_not() -> None:
         second = checkpoint(model, LINES[3:], use_reentrant=False)
     with at.noise(5, step=9, first_sample=6):
         model(LINES[6:])
-    with pytest.raises(RuntimeError, match=r"several first_sample: \[0, 3, 6\]; call backward\(\) inside"):
+    with pytest.raises(
+        RuntimeError, match=r"several first_sample: \[0, 3, 6\]; call backward\(\) inside"
+    ):
         second.sum().backward()
     del first
 
 
 @pytest.mark.parametrize("argument", ["step", "rank", "first_sample"])
 def test_negative_numbers_are_refused(argument: str) -> None:
-    with pytest.raises(ValueError, match=f"{argument} must be an integer >= 0, got -1"), at.noise(1, **{argument: -1}):
+    with (
+        pytest.raises(ValueError, match=f"{argument} must be an integer >= 0, got -1"),
+        at.noise(1, **{argument: -1}),
+    ):
         pass
 
 
@@ -156,11 +174,15 @@ def test_a_step_is_replayed_in_a_fresh_process() -> None:
     model = at.convert(nn.Linear(16, 4), crossbar())
     with at.noise(5, step=120):
         y = model(torch.linspace(-1, 1, 32).view(2, 16))
-    out = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True
+    ).stdout
     assert eval(out) == pytest.approx(y.flatten().tolist(), abs=1e-6)
 
 
-@pytest.mark.parametrize("kwargs", [{"seed": 2**63}, {"seed": 1, "step": -1}, {"seed": 1, "rank": True}])
+@pytest.mark.parametrize(
+    "kwargs", [{"seed": 2**63}, {"seed": 1, "step": -1}, {"seed": 1, "rank": True}]
+)
 def test_bad_arguments_are_refused(kwargs: dict) -> None:
     with pytest.raises(ValueError, match="must"), at.noise(**kwargs):
         pass

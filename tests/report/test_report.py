@@ -18,7 +18,9 @@ TIMES = ("0 s", "1 day", "1 year")
 
 
 def sweep(mean: float) -> Sweep:
-    values = torch.tensor([[mean, mean - 0.01, mean - 0.02], [mean + 0.02, mean, mean - 0.04]], dtype=torch.float64)
+    values = torch.tensor(
+        [[mean, mean - 0.01, mean - 0.02], [mean + 0.02, mean, mean - 0.04]], dtype=torch.float64
+    )
     return Sweep(times=TIMES, values=values, seeds=(1, 2))
 
 
@@ -36,10 +38,22 @@ def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> 
     assert sorted(p.name for p in paths) == sorted(os.listdir(tmp_path / "new"))
     assert sorted(p.name for p in paths) == ["accuracy.png", "report.json", "report.md"]
     report = json.loads((tmp_path / "new/report.json").read_text())
-    assert list(report) == ["digital", "direct", "hwa", "chip", "tiles", "data", "seed", "seconds", "versions"]
+    assert list(report) == [
+        "digital",
+        "direct",
+        "hwa",
+        "chip",
+        "tiles",
+        "data",
+        "seed",
+        "seconds",
+        "versions",
+    ]
     assert report["digital"] == {"accuracy": 0.92}
     assert list(report["hwa"]) == list(TIMES)
-    assert report["hwa"]["1 day"] == pytest.approx({"mean": 0.905, "std": 0.00707, "num_chips": 2}, abs=1e-5)
+    assert report["hwa"]["1 day"] == pytest.approx(
+        {"mean": 0.905, "std": 0.00707, "num_chips": 2}, abs=1e-5
+    )
     assert (report["tiles"], report["seed"], report["seconds"]) == (17, 3, 61.2)
 
 
@@ -81,18 +95,24 @@ def test_plot_needs_no_pyplot(result: Result, tmp_path: Path) -> None:
 
 
 def test_importing_the_room_imports_no_matplotlib() -> None:
-    script = "import sys, analogtorch.report; assert not {'matplotlib', 'lightning'} & set(sys.modules)"
+    script = (
+        "import sys, analogtorch.report; assert not {'matplotlib', 'lightning'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_atomically(tmp_path / "a.txt", "before")
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match=r"could not write .*a\.txt .*No space left.*free some space") as caught:
+    with pytest.raises(
+        OSError, match=r"could not write .*a\.txt .*No space left.*free some space"
+    ) as caught:
         write_atomically(path, "after")
     assert caught.value.errno == 28
     assert os.listdir(tmp_path) == ["a.txt"]

@@ -17,7 +17,9 @@ X = torch.randn(16, 40, generator=torch.Generator().manual_seed(0))
 
 def _model(chip: at.Chip = CHIP) -> nn.Module:
     torch.manual_seed(0)
-    return at.convert(nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 5)), chip)
+    return at.convert(
+        nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 5)), chip
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,9 @@ def test_times(text, expected) -> None:
     assert seconds(text) == expected
 
 
-@pytest.mark.parametrize("time", ["1 fortnight", "day", "-1 s", -1.0, float("inf"), "1.2.3 s", "", None, "1 hours ago"])
+@pytest.mark.parametrize(
+    "time", ["1 fortnight", "day", "-1 s", -1.0, float("inf"), "1.2.3 s", "", None, "1 hours ago"]
+)
 def test_bad_times_are_refused(time) -> None:
     with pytest.raises(ValueError, match="time"):
         seconds(time)
@@ -102,7 +106,8 @@ def test_a_view_is_refused_where_the_model_is_meant(use) -> None:
 
 
 def test_a_view_can_be_cast() -> None:
-    chip = dataclasses.replace(CHIP, input_bits=None, output_bits=None)  # else a rounding boundary may be crossed
+    # else a rounding boundary may be crossed
+    chip = dataclasses.replace(CHIP, input_bits=None, output_bits=None)
     expected = at.program(_model(chip), seed=7).at("1 day")(X)
     view = at.program(_model(chip), seed=7).at("1 day").double()
     assert torch.allclose(view(X.double()).float(), expected, atol=1e-4)
@@ -143,7 +148,9 @@ def test_layers_and_times_have_noise_of_their_own() -> None:
     silent = at.convert(at.to_digital(copy.deepcopy(model)), dataclasses.replace(CHIP, cell=quiet))
     reads = []
     for time in ("1 h", "1 day"):
-        noisy, exact = (at.program(m, seed=1).at(time)[0].programmed.weights[0] for m in (model, silent))
+        noisy, exact = (
+            at.program(m, seed=1).at(time)[0].programmed.weights[0] for m in (model, silent)
+        )
         reads.append(noisy - exact)
     assert all(read.std() > 0 for read in reads)
     assert abs(_correlation(*reads)) < 4.5
@@ -160,7 +167,9 @@ def test_every_multiply_has_its_own_output_noise_and_batches_of_any_size_see_the
         x = torch.cat([case.x[:1]] * 4)
         whole = physical.at("1 day")(x)
         one_by_one = physical.at("1 day")
-        assert torch.allclose(torch.cat([one_by_one(sample) for sample in x.split(1)]), whole, atol=1e-5)
+        assert torch.allclose(
+            torch.cat([one_by_one(sample) for sample in x.split(1)]), whole, atol=1e-5
+        )
         assert not torch.allclose(whole[0], whole[1], atol=1e-3)
         assert not torch.allclose(one_by_one(x), whole, atol=1e-3)
 
@@ -182,10 +191,18 @@ def _loop_gains(layer, view, then, compensation: str) -> torch.Tensor:
     now = view.programmed.weights[0]
     gains = torch.ones(len(section.row_blocks), section.shape[0])
     for i, (rows,) in enumerate(section.row_blocks):
-        groups = section.col_blocks if compensation != "column" else [slice(c, c + 1) for c in range(section.shape[0])]
+        groups = (
+            section.col_blocks
+            if compensation != "column"
+            else [slice(c, c + 1) for c in range(section.shape[0])]
+        )
         for cols in groups:
             a, b, w = now[cols, rows], then[cols, rows], layer.weight.detach()[cols, rows]
-            gain = (a * w).sum() / (a * a).sum() if compensation == "least_squares" else b.abs().sum() / a.abs().sum()
+            gain = (
+                (a * w).sum() / (a * a).sum()
+                if compensation == "least_squares"
+                else b.abs().sum() / a.abs().sum()
+            )
             gains[i, cols] = gain
     return gains
 
@@ -210,7 +227,8 @@ def test_chip_readout_goes_through_adc_and_noise() -> None:
     def gains(compensation: str, readout: str, time: str = "1 year") -> torch.Tensor:
         return physical.at(time, compensation=compensation, readout=readout).programmed.gains[0]
 
-    # global: 20,000 cells, each read 25 times in steps of 0.094 and noise of 0.04; least squares: 25,600 reads
+    # global: 20,000 cells, each read 25 times in steps of 0.094 and noise of 0.04; least squares:
+    # 25,600 reads
     for compensation, tolerance in (("global", 0.1), ("least_squares", 0.01)):
         exact, read = gains(compensation, "ideal"), gains(compensation, "chip")
         assert not torch.equal(exact, read)
@@ -227,13 +245,17 @@ def test_columns_that_read_nothing_are_left_alone() -> None:
     with torch.no_grad():
         layer.weight.mul_(torch.logspace(0, -2, 64).view(-1, 1, 1, 1))
     for seed in range(5):
-        view = at.program(at.convert(copy.deepcopy(layer), CHIP), seed=seed).at("1 day", compensation="column")
+        view = at.program(at.convert(copy.deepcopy(layer), CHIP), seed=seed).at(
+            "1 day", compensation="column"
+        )
         assert view.programmed.gains[0].max() < 20
 
 
 def test_programming_and_drift_draws_stay_the_same_over_time() -> None:
     chip = dataclasses.replace(CHIP, input_bits=None, output_bits=None, output_noise=0.0)
-    quiet = dataclasses.replace(chip.cell, device=dataclasses.replace(chip.cell.device, read_scale=0.0))
+    quiet = dataclasses.replace(
+        chip.cell, device=dataclasses.replace(chip.cell.device, read_scale=0.0)
+    )
     physical = at.program(_model(dataclasses.replace(chip, cell=quiet)), seed=3)
     then, now = (physical.at(t, compensation="none")(X) for t in ("programmed", "0 s"))
     assert torch.allclose(then, now, atol=1e-6)
@@ -243,14 +265,19 @@ def test_programming_and_drift_draws_stay_the_same_over_time() -> None:
 
 
 def test_the_noise_of_a_weight_does_not_depend_on_the_tiles() -> None:
-    # every weight at full scale in one row: any tiling has the same scales, so the same conductances
+    # every weight at full scale in one row: any tiling has the same scales, so the same
+    # conductances
     outputs = []
     for rows, cols in ((256, 256), (16, 8), (7, 100)):
-        exact = dataclasses.replace(CHIP, rows=rows, cols=cols, input_bits=None, output_bits=None, output_noise=0.0)
+        exact = dataclasses.replace(
+            CHIP, rows=rows, cols=cols, input_bits=None, output_bits=None, output_noise=0.0
+        )
         torch.manual_seed(0)
         layer = nn.Linear(40, 30)
         layer.weight.data = torch.where(layer.weight > 0, 1.0, -1.0)
-        outputs.append(at.program(at.convert(layer, exact), seed=5).at("1 day", compensation="none")(X))
+        outputs.append(
+            at.program(at.convert(layer, exact), seed=5).at("1 day", compensation="none")(X)
+        )
     for other in outputs[1:]:
         assert torch.allclose(outputs[0], other, atol=1e-4)
 
@@ -260,16 +287,24 @@ def test_an_ideal_chip_gives_the_digital_model_at_any_time() -> None:
     physical = at.program(_model(at.chips.ideal()), seed=1)
     for time in ("programmed", "0 s", "1 year"):
         for compensation in ("none", "global", "column", "least_squares"):
-            assert torch.allclose(physical.at(time, compensation=compensation)(X), digital(X), atol=1e-5)
+            assert torch.allclose(
+                physical.at(time, compensation=compensation)(X), digital(X), atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda c: c.name)
 @pytest.mark.parametrize("compensation", ["none", "global", "column", "least_squares"])
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 def test_every_layer_and_compensation(case, compensation: str) -> None:
-    for changes in ({}, {"rows": 24, "cols": 5}, {"grouped": "block_diagonal", "rows": 30, "weight_scale": "column"}):
+    for changes in (
+        {},
+        {"rows": 24, "cols": 5},
+        {"grouped": "block_diagonal", "rows": 30, "weight_scale": "column"},
+    ):
         chip = dataclasses.replace(CHIP, **changes)
-        view = at.program(at.convert(copy.deepcopy(case.layer), chip), seed=2).at("1 day", compensation=compensation)
+        view = at.program(at.convert(copy.deepcopy(case.layer), chip), seed=2).at(
+            "1 day", compensation=compensation
+        )
         y, expected = view(case.x), case.layer(case.x)
         assert y.shape == expected.shape
         assert (y - expected).norm() < 0.45 * expected.norm()

@@ -1,4 +1,5 @@
-"""Broken cells, columns and tiles: by chip seed and physical place, and what they do to a programmed layer."""
+"""Broken cells, columns and tiles: by chip seed and physical place, and what they do to a
+programmed layer."""
 
 import dataclasses
 
@@ -15,14 +16,20 @@ CHIP = crossbar()
 
 def _model() -> nn.Module:
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Flatten(), nn.Linear(8 * 36, 20, bias=False))
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.Flatten(), nn.Linear(8 * 36, 20, bias=False)
+    )
     return at.convert(layers, dataclasses.replace(CHIP, rows=64, cols=8, output_noise=0.0))
 
 
 def test_shares_and_spreads_are_as_asked() -> None:
     defects = Defects(cells=0.02, columns=0.05, tile_gain=0.1)
-    states = [tile_state(dataclasses.replace(CHIP, adc_gain_std=0.07), defects, 7, 0, tile) for tile in range(64)]
-    # 4.2 million cells: the standard error of a share of 0.07 is 0.0001, that of the 16,384 columns' 0.0017
+    states = [
+        tile_state(dataclasses.replace(CHIP, adc_gain_std=0.07), defects, 7, 0, tile)
+        for tile in range(64)
+    ]
+    # 4.2 million cells: the standard error of a share of 0.07 is 0.0001, that of the 16,384
+    # columns' 0.0017
     failed = 1 - sum(s.share for s in states) / 64
     assert failed == pytest.approx(1 - 0.98 * 0.95, abs=0.006)
     gains = torch.stack([s.gain for s in states])
@@ -37,17 +44,22 @@ def test_one_tile_of_each_chip_is_the_worst() -> None:
     """Le Gallo 2023: more than 99 % of the cells work on 63 of 64 tiles, 98.4 % on the worst."""
     defects, found = Defects(cells=0.005, worst_tile=0.016), []
     for seed, number in ((7, 0), (7, 1), (8, 0)):
-        shares = torch.tensor([tile_state(CHIP, defects, seed, number, tile).share for tile in range(64)])
+        shares = torch.tensor(
+            [tile_state(CHIP, defects, seed, number, tile).share for tile in range(64)]
+        )
         worst = int(shares.argmin())
         found.append(worst)
-        assert shares[worst].item() == pytest.approx(0.984, abs=0.002)  # the standard error is 0.0005
+        # the standard error is 0.0005
+        assert shares[worst].item() == pytest.approx(0.984, abs=0.002)
         assert (shares.sort().values[1:] > 0.99).all()
         state = tile_state(CHIP, Defects(cells=0.005), seed, number, worst)
         assert not (tile_state(CHIP, defects, seed, number, worst).works & ~state.works).any()
     assert len(set(found)) > 1
     same = Defects(cells=0.02, worst_tile=0.016)
     assert all(
-        tile_state(CHIP, same, 7, 0, t).share == tile_state(CHIP, Defects(cells=0.02), 7, 0, t).share for t in range(3)
+        tile_state(CHIP, same, 7, 0, t).share
+        == tile_state(CHIP, Defects(cells=0.02), 7, 0, t).share
+        for t in range(3)
     )
 
 
@@ -75,7 +87,9 @@ def test_failed_cells_are_zero_in_the_weights_of_their_place() -> None:
 
 def test_dead_columns_and_tiles_read_zero() -> None:
     x = torch.randn(4, 3, 8, 8)
-    assert torch.equal(at.program(_model(), seed=1, defects=Defects(tiles=1.0)).at("1 h")(x), torch.zeros(4, 20))
+    assert torch.equal(
+        at.program(_model(), seed=1, defects=Defects(tiles=1.0)).at("1 h")(x), torch.zeros(4, 20)
+    )
     model = _model()
     physical = at.program(model, seed=2, defects=Defects(columns=0.3))
     dead = ~tile_state(model[0].chip, Defects(columns=0.3), 2, 0, 0).works.any(0)
@@ -94,7 +108,8 @@ def test_calibrated_drift_correction_finds_the_gain_of_a_tile() -> None:
         y = at.program(model, seed=3, defects=defects).at("0 s", compensation=compensation)(x)
         return ((y - exact).norm() / exact.norm()).item()
 
-    # `global` compares the chip with itself after programming and keeps the gain; least squares asks for the weights
+    # `global` compares the chip with itself after programming and keeps the gain; least squares
+    # asks for the weights
     assert error("least_squares") < 0.8 * error("global")
 
 
@@ -118,10 +133,13 @@ def test_defects_follow_the_placement() -> None:
         for p in mapping.matrix_blocks(name):
             works = tile_state(layer.chip, defects, 5, p.chip, p.tile).works
             there = works[p.row : p.row + p.block.rows, p.col : p.col + p.block.cols].T
-            part = weights[p.block.col : p.block.col + p.block.cols, p.block.row : p.block.row + p.block.rows]
+            part = weights[
+                p.block.col : p.block.col + p.block.cols, p.block.row : p.block.row + p.block.rows
+            ]
             assert p.block.row in bounds
             assert (part[~there] == 0).all()
-            assert (part[there] != 0).float().mean() > 0.9  # both devices of a pair may be clamped at 0
+            # both devices of a pair may be clamped at 0
+            assert (part[there] != 0).float().mean() > 0.9
     around = at.remap(mapping, retired=[(0, 0)])
     assert all((p.chip, p.tile) != (0, 0) for p in around.placements)
     again = at.program(model, seed=5, defects=defects, mapping=around)
@@ -137,7 +155,8 @@ def test_a_mapping_of_another_model_is_refused() -> None:
         at.program(model, seed=1, defects=Defects(cells=0.1), mapping=other)
     wrong = map_to_chip(model, torch.zeros(1, 3, 8, 8), chip=CHIP)
     with pytest.raises(
-        ValueError, match="the mapping is for chip .*64 tiles of 256x256.*64 tiles of 64x8.*converted for"
+        ValueError,
+        match="the mapping is for chip .*64 tiles of 256x256.*64 tiles of 64x8.*converted for",
     ):
         at.program(model, seed=1, mapping=wrong)
 
@@ -163,7 +182,9 @@ def test_a_single_layer_and_layers_with_one_weight_find_their_place() -> None:
 def test_layers_that_the_mapping_leaves_out_are_named_with_the_remedy() -> None:
     model = at.convert(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), CHIP)
     mapping = at.map_to_chip(model, torch.zeros(1, 6), chip=CHIP, exclude="1")
-    with pytest.raises(ValueError, match=r"no place for layer '1': it was excluded, or never runs.*exclude=\['1'\]"):
+    with pytest.raises(
+        ValueError, match=r"no place for layer '1': it was excluded, or never runs.*exclude=\['1'\]"
+    ):
         at.program(model, seed=1, mapping=mapping)
 
 
@@ -175,14 +196,19 @@ def test_layers_on_one_tile_meet_its_failed_columns_where_they_lie() -> None:
     assert mapping.tiles_used == 1
     defects = Defects(columns=0.3)
     gain = tile_state(chip, defects, 4, 0, 0).gain
-    view = at.program(model, seed=4, defects=defects, mapping=mapping).at("programmed", compensation="none")
+    view = at.program(model, seed=4, defects=defects, mapping=mapping).at(
+        "programmed", compensation="none"
+    )
     for placement in mapping.placements:
         layer = view.get_submodule(placement.block.matrix)
-        assert torch.equal(layer.programmed.gains[0][0], gain[placement.col : placement.col + placement.block.cols])
+        assert torch.equal(
+            layer.programmed.gains[0][0], gain[placement.col : placement.col + placement.block.cols]
+        )
 
 
 @pytest.mark.parametrize(
-    "changes", [{"cells": -0.1}, {"worst_tile": 1.5}, {"columns": 1.1}, {"tiles": 2}, {"tile_gain": -1.0}]
+    "changes",
+    [{"cells": -0.1}, {"worst_tile": 1.5}, {"columns": 1.1}, {"tiles": 2}, {"tile_gain": -1.0}],
 )
 def test_bad_shares_are_refused(changes: dict) -> None:
     ((name, value),) = changes.items()

@@ -1,4 +1,5 @@
-"""What a chip reads of itself: gains of its ADCs by physical place, digital gains that undo them, unbiased factors."""
+"""What a chip reads of itself: gains of its ADCs by physical place, digital gains that undo them,
+unbiased factors."""
 
 import dataclasses
 
@@ -44,7 +45,9 @@ def test_gains_belong_to_the_tile_of_a_chip() -> None:
     assert gains.mean().item() == pytest.approx(1.0, abs=0.003)
     assert torch.equal(adc_gains(HERMES, 7, 0, 5), gains[5])
     for other in ((8, 0, 5), (7, 1, 5), (7, 0, 6)):
-        assert abs(torch.corrcoef(torch.stack([adc_gains(HERMES, *other), gains[5]]))[0, 1]) < 4.5 / 16
+        assert (
+            abs(torch.corrcoef(torch.stack([adc_gains(HERMES, *other), gains[5]]))[0, 1]) < 4.5 / 16
+        )
     assert torch.equal(adc_gains(crossbar(), 7, 0, 5), torch.ones(256))
     wild = dataclasses.replace(HERMES, adc_gain_std=2.0)
     assert adc_gains(wild, 7, 0, 5).min() == pytest.approx(0.1)  # every ADC counts something
@@ -62,11 +65,17 @@ def test_a_layer_meets_the_gains_of_its_place_and_a_mapping_moves_it() -> None:
                 view.get_submodule(p.block.matrix).programmed,
                 view.get_submodule(p.block.matrix).sections,
             )
-            block, columns = section.bounds.index(p.block.row), slice(p.block.col, p.block.col + p.block.cols)
+            block, columns = (
+                section.bounds.index(p.block.row),
+                slice(p.block.col, p.block.col + p.block.cols),
+            )
             expected = adc_gains(UNCALIBRATED, 4, p.chip, p.tile)[p.col : p.col + p.block.cols]
             assert torch.equal(held.adc_gains[0][block, columns], expected)
             assert torch.equal(held.gains[0][block, columns], expected)
-            assert torch.equal(physical.yield_map()[p.chip, p.tile].gain, adc_gains(UNCALIBRATED, 4, p.chip, p.tile))
+            assert torch.equal(
+                physical.yield_map()[p.chip, p.tile].gain,
+                adc_gains(UNCALIBRATED, 4, p.chip, p.tile),
+            )
         seen.append(view(torch.ones(1, 300)))
         again = at.program(model, seed=4, mapping=where).at("1 h", compensation="none")
         assert torch.equal(again(torch.ones(1, 300)), seen[-1])
@@ -92,13 +101,17 @@ def test_digital_gains_undo_those_of_the_adcs(weight, noise: float) -> None:
     own = even.at("programmed")[0].programmed.gains[0]  # what columns err by without any spread
     assert adc.std() > 0.06
     assert (held.gains[0] / own - 1).std() < 0.1 * adc.std()
-    fixed = at.program(_layer(UNCALIBRATED, weight(128, 256)), seed=2).at("programmed", compensation="none")
+    fixed = at.program(_layer(UNCALIBRATED, weight(128, 256)), seed=2).at(
+        "programmed", compensation="none"
+    )
     assert torch.equal(fixed[0].programmed.gains[0], adc)
 
 
 @pytest.mark.parametrize("weight", [_normal, _uniform, _sparse])
 @pytest.mark.parametrize("noise", [0.0, 0.04])
-def test_calibrated_columns_have_the_factor_that_fits_their_weights_best(weight, noise: float) -> None:
+def test_calibrated_columns_have_the_factor_that_fits_their_weights_best(
+    weight, noise: float
+) -> None:
     """Columns whose sums overflow the ADC included: what was clipped would make them seem small."""
     chip = dataclasses.replace(at.chips.hermes64(output_noise=noise), adc_gain_std=0.0)
     target = weight(128, 256)
@@ -118,7 +131,11 @@ def test_calibrated_columns_have_the_factor_that_fits_their_weights_best(weight,
 def test_least_squares_through_the_adc_finds_the_factor_of_exact_reads(
     weight, noise: float, chip: str, time: str
 ) -> None:
-    made = at.chips.hermes64(output_noise=noise) if chip == "hermes64" else crossbar(output_noise=noise)
+    made = (
+        at.chips.hermes64(output_noise=noise)
+        if chip == "hermes64"
+        else crossbar(output_noise=noise)
+    )
     physical = at.program(_layer(made, weight(64, 256)), seed=2)
     gains = [
         physical.at(time, compensation="least_squares", readout=readout)[0].programmed.gains[0]
@@ -149,4 +166,6 @@ def test_dead_columns_stay_dead_and_leave_the_others_their_factor() -> None:
 def test_the_default_is_least_squares() -> None:
     physical = at.program(_layer(HERMES, _normal(64, 256)), seed=2)
     x = torch.ones(1, 256)
-    assert torch.equal(physical.at("1 day")(x), physical.at("1 day", compensation="least_squares")(x))
+    assert torch.equal(
+        physical.at("1 day")(x), physical.at("1 day", compensation="least_squares")(x)
+    )

@@ -1,4 +1,5 @@
-"""Programming loops: what they reach, and that they see the cells only through the chip's converters."""
+"""Programming loops: what they reach, and that they see the cells only through the chip's
+converters."""
 
 import copy
 
@@ -16,31 +17,42 @@ def _layer(device: str = "two_device", **changes: object) -> nn.Module:
     torch.manual_seed(0)
     chip = crossbar(device=device, **changes)  # type: ignore[arg-type]
     layer = nn.Sequential(nn.Linear(300, 60, bias=False))
-    with torch.no_grad():  # no weight at the end of the range, where programming is clamped by nothing
+    # no weight at the end of the range, where programming is clamped by nothing
+    with torch.no_grad():
         layer[0].weight.normal_().clamp_(-2.5, 2.5)
     return at.convert(layer, chip)
 
 
 def _error(model: nn.Module, chip: nn.Module) -> float:
-    """Relative error of the multiplies of random inputs, as the conductances stand, without converters."""
+    """Relative error of the multiplies of random inputs, as the conductances stand, without
+    converters."""
     x = torch.rand(400, 300, generator=torch.Generator().manual_seed(5)) * 2 - 1
     held, exact = chip[0].programmed.weights[0], model[0].weight
     return ((x @ (held - exact).T).norm() / (x @ exact.T).norm()).item()
 
 
 def _programmed(model: nn.Module, method: object, **options: object) -> float:
-    return _error(model, at.program(model, seed=3, method=method, **options).at("programmed", compensation="none"))
+    return _error(
+        model,
+        at.program(model, seed=3, method=method, **options).at("programmed", compensation="none"),
+    )
 
 
 @pytest.mark.parametrize("device", ["two_device", "two_equal", "two_sequential"])
 def test_gradient_descent_beats_program_and_verify_at_equal_noise(device: str) -> None:
     model = _layer(device)
     once = _programmed(model, None)
-    # the same pulses and converters, and 30 multiplies per row against 25: a cell is read so often in every round
+    # the same pulses and converters, and 30 multiplies per row against 25: a cell is read so often
+    # in every round
     assert cell_reads(model[0].chip) == 25
-    verified = min(_programmed(model, ProgramAndVerify(rounds=1, margin=margin)) for margin in (0.0, 0.02, 0.05))
+    verified = min(
+        _programmed(model, ProgramAndVerify(rounds=1, margin=margin))
+        for margin in (0.0, 0.02, 0.05)
+    )
     descended = _programmed(model, GradientDescent(rounds=30))
-    assert once == pytest.approx({"two_device": 0.13, "two_equal": 0.11, "two_sequential": 0.10}[device], rel=0.35)
+    assert once == pytest.approx(
+        {"two_device": 0.13, "two_equal": 0.11, "two_sequential": 0.10}[device], rel=0.35
+    )
     assert descended < 0.5 * verified
     assert descended < 0.25 * once
 
@@ -50,7 +62,9 @@ def test_it_does_on_other_chips_too(device: str, seed: int) -> None:
     model = _layer(device)
 
     def error(method: object) -> float:
-        return _error(model, at.program(model, seed=seed, method=method).at("programmed", compensation="none"))
+        return _error(
+            model, at.program(model, seed=seed, method=method).at("programmed", compensation="none")
+        )
 
     verified = min(error(ProgramAndVerify(rounds=1, margin=margin)) for margin in (0.0, 0.05))
     assert error(GradientDescent()) < 0.5 * verified
@@ -58,20 +72,27 @@ def test_it_does_on_other_chips_too(device: str, seed: int) -> None:
 
 def test_the_loops_are_bounded_and_the_margin_is_kept() -> None:
     model = _layer(output_noise=0.0, output_bits=None)
-    exact = [_programmed(model, ProgramAndVerify(rounds=rounds, margin=0.0)) for rounds in (1, 3, 30)]
+    exact = [
+        _programmed(model, ProgramAndVerify(rounds=rounds, margin=0.0)) for rounds in (1, 3, 30)
+    ]
     assert exact[0] > exact[1] > exact[2]
     assert exact[2] < 1e-3  # without ADC and noise, the error goes as a power of the rounds
-    chip = at.program(model, seed=3, method=ProgramAndVerify(margin=0.02)).at("programmed", compensation="none")
+    chip = at.program(model, seed=3, method=ProgramAndVerify(margin=0.02)).at(
+        "programmed", compensation="none"
+    )
     full = chip[0].programmed.scales[0].repeat_interleave(torch.tensor([256, 44]), 0).T
     worst = ((chip[0].programmed.weights[0] - model[0].weight) / full).abs().max().item()
     assert 0.015 < worst <= 0.02 + 1e-5  # cells are left alone once they are inside
 
 
 def test_what_a_read_of_a_cell_cannot_see_limits_the_verify() -> None:
-    """Its noise does; the steps of an ADC do not, as a cell is read as often as gives 256 of them."""
+    """Its noise does; the steps of an ADC do not, as a cell is read as often as gives 256 of
+    them."""
 
     def error(bits: int, noise: float) -> float:
-        return _programmed(_layer(output_bits=bits, output_noise=noise), ProgramAndVerify(margin=0.0))
+        return _programmed(
+            _layer(output_bits=bits, output_noise=noise), ProgramAndVerify(margin=0.0)
+        )
 
     assert error(8, 0.04) < 0.5 * error(8, 0.1)
     assert [cell_reads(_layer(output_bits=bits)[0].chip) for bits in (12, 8, 6)] == [2, 25, 100]
@@ -90,7 +111,11 @@ def test_the_default_verify_of_hermes_brings_weights_nearer(device: str, noise: 
 
     def spread(method: ProgramAndVerify | None) -> float:
         """Standard deviation of the error of the weights, in units of the largest."""
-        held = at.program(model, seed=1, method=method).at("programmed", compensation="none").programmed
+        held = (
+            at.program(model, seed=1, method=method)
+            .at("programmed", compensation="none")
+            .programmed
+        )
         return ((held.weights[0] - model.weight) / held.scales[0].T).std().item()
 
     once, verified = spread(None), spread(ProgramAndVerify())
@@ -102,7 +127,9 @@ def test_the_default_verify_of_hermes_brings_weights_nearer(device: str, noise: 
 def test_the_same_seed_writes_the_same_chip_and_the_model_is_untouched() -> None:
     model = _layer()
     before = model[0].weight.clone()
-    first, again = (at.program(model, seed=3, method=GradientDescent(rounds=3)).at("1 day") for _ in range(2))
+    first, again = (
+        at.program(model, seed=3, method=GradientDescent(rounds=3)).at("1 day") for _ in range(2)
+    )
     assert torch.equal(first[0].programmed.weights[0], again[0].programmed.weights[0])
     other = at.program(model, seed=4, method=GradientDescent(rounds=3)).at("1 day")
     assert not torch.equal(first[0].programmed.weights[0], other[0].programmed.weights[0])
@@ -124,14 +151,21 @@ def test_other_arguments_are_refused() -> None:
         at.program(_layer(), seed=1, method="gdp")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", [None, ProgramAndVerify(), GradientDescent()], ids=lambda m: type(m).__name__)
-def test_a_calibrated_adc_bound_does_not_change_how_a_chip_is_written_and_read_out(method: object) -> None:
+@pytest.mark.parametrize(
+    "method", [None, ProgramAndVerify(), GradientDescent()], ids=lambda m: type(m).__name__
+)
+def test_a_calibrated_adc_bound_does_not_change_how_a_chip_is_written_and_read_out(
+    method: object,
+) -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(40, 20)), torch.randn(50, 40)
     before = at.calibrate(at.convert(copy.deepcopy(model), crossbar()), [x])
     after = at.calibrate(copy.deepcopy(before), [x], adc="percentile", percentile=99.0)
     assert after[0].saved_each("output_bounds") < 0.5 * before[0].chip.output_bound
-    views = [at.program(m, seed=1, method=method).at("1 day", compensation="least_squares") for m in (before, after)]
+    views = [
+        at.program(m, seed=1, method=method).at("1 day", compensation="least_squares")
+        for m in (before, after)
+    ]
     held = [view[0].programmed for view in views]
     assert torch.equal(held[0].weights[0], held[1].weights[0])
     assert torch.equal(held[0].gains[0], held[1].gains[0])

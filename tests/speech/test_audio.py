@@ -28,7 +28,9 @@ def test_16_bit_recordings_come_back_bit_for_bit(tmp_path: Path, suffix: str) ->
     assert torch.equal(clip, torch.from_numpy(noise))
 
 
-@pytest.mark.parametrize(("suffix", "subtype"), [("ogg", "VORBIS"), ("mp3", "MPEG_LAYER_III"), ("wav", "FLOAT")])
+@pytest.mark.parametrize(
+    ("suffix", "subtype"), [("ogg", "VORBIS"), ("mp3", "MPEG_LAYER_III"), ("wav", "FLOAT")]
+)
 def test_other_formats_keep_their_level(tmp_path: Path, suffix: str, subtype: str) -> None:
     file = write(tmp_path / f"a.{suffix}", tone().astype(np.float32) / 32_768, subtype=subtype)
     clip = read_clip(file, fit="pad_or_trim").double()
@@ -44,7 +46,9 @@ def test_contents_in_memory_and_several_clips(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("progress", [False, True])
-def test_a_bar_is_shown_only_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str], progress: bool) -> None:
+def test_a_bar_is_shown_only_when_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], progress: bool
+) -> None:
     audio = [("a", write(tmp_path / "a.wav", tone()))]
     read_clips(audio, 1, resample=False, fit="error", progress=progress, title="reading train")
     out, err = capsys.readouterr()
@@ -54,7 +58,9 @@ def test_a_bar_is_shown_only_when_asked_for(tmp_path: Path, capsys: pytest.Captu
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
     stereo = np.stack([tone(), np.zeros(16_000, np.int16)], axis=1)
-    assert torch.equal(read_clip(write(tmp_path / "a.wav", stereo)), to_int16(torch.from_numpy(tone()) / 65_536))
+    assert torch.equal(
+        read_clip(write(tmp_path / "a.wav", stereo)), to_int16(torch.from_numpy(tone()) / 65_536)
+    )
 
 
 def test_another_rate_is_refused_or_resampled(tmp_path: Path) -> None:
@@ -68,7 +74,9 @@ def test_another_rate_is_refused_or_resampled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("samples", "kept"), [(10_000, 10_000), (20_000, 16_000)])
-def test_another_length_is_refused_or_fitted_at_the_end(tmp_path: Path, samples: int, kept: int) -> None:
+def test_another_length_is_refused_or_fitted_at_the_end(
+    tmp_path: Path, samples: int, kept: int
+) -> None:
     file = write(tmp_path / "a.wav", tone(samples))
     with pytest.raises(ValueError, match=rf'a\.wav: {samples} samples .*fit="pad_or_trim"'):
         read_clip(file)
@@ -95,7 +103,12 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 def test_a_truncated_flac_is_an_error(tmp_path: Path) -> None:
     memory = io.BytesIO()
-    soundfile.write(memory, np.random.default_rng(0).integers(-9, 9, 16_000).astype(np.int16), 16_000, format="FLAC")
+    soundfile.write(
+        memory,
+        np.random.default_rng(0).integers(-9, 9, 16_000).astype(np.int16),
+        16_000,
+        format="FLAC",
+    )
     with pytest.raises(ValueError, match="half"):
         read_clip(memory.getvalue()[: len(memory.getvalue()) // 2], name="half")
 
@@ -115,7 +128,9 @@ def test_a_truncated_wav_is_an_error_and_never_padded(tmp_path: Path, fit: str) 
 
 
 def test_unknown_fit(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"fit must be one of \('error', 'pad_or_trim'\), got 'stretch'"):
+    with pytest.raises(
+        ValueError, match=r"fit must be one of \('error', 'pad_or_trim'\), got 'stretch'"
+    ):
         read_clip(tmp_path / "a.wav", fit="stretch")  # type: ignore[arg-type]
 
 

@@ -37,7 +37,9 @@ def test_a_clip_is_changed_alike_in_any_batch() -> None:
     again = Augmenter(Augment(), seed=5)
     torch.manual_seed(99)
     for rows in order.split(7):
-        torch.testing.assert_close(again.waveforms(given[rows], rows, epoch=2), whole[rows], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            again.waveforms(given[rows], rows, epoch=2), whole[rows], rtol=0, atol=1e-6
+        )
     features = torch.ones(64, 1, 49, 40)
     masked = augment.features(features, INDEX, epoch=2)
     for rows in order.split(7):
@@ -46,10 +48,14 @@ def test_a_clip_is_changed_alike_in_any_batch() -> None:
 
 @pytest.mark.parametrize("changes", [{"seed": 6}, {"epoch": 3}, {"index": INDEX + 64}])
 def test_seed_epoch_and_index_each_matter(changes: dict) -> None:
-    def apply(seed: int = 5, epoch: int = 2, index: torch.Tensor = INDEX) -> tuple[torch.Tensor, torch.Tensor]:
+    def apply(
+        seed: int = 5, epoch: int = 2, index: torch.Tensor = INDEX
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         augment = Augmenter(Augment(), seed=seed)
         features = torch.ones(64, 1, 49, 40)
-        return augment.waveforms(waveforms(), index, epoch=epoch), augment.features(features, index, epoch=epoch)
+        return augment.waveforms(waveforms(), index, epoch=epoch), augment.features(
+            features, index, epoch=epoch
+        )
 
     for one, other in zip(apply(), apply(**changes), strict=True):
         assert (one != other).flatten(1).any(dim=1).float().mean() > 0.9
@@ -77,14 +83,21 @@ def test_shift_moves_and_fills_with_zeros() -> None:
 
 def test_gain_stays_within_its_range() -> None:
     given = waveforms(500)
-    decibels = 20 * (augmenter(gain_db=6).waveforms(given, torch.arange(500), epoch=0)[:, 0] / given[:, 0]).log10()
+    decibels = (
+        20
+        * (
+            augmenter(gain_db=6).waveforms(given, torch.arange(500), epoch=0)[:, 0] / given[:, 0]
+        ).log10()
+    )
     assert 5.9 < decibels.abs().max() <= 6.001
     assert decibels.mean().abs() < 0.7  # standard error 12/sqrt(12*500) = 0.155
 
 
 def test_noise_has_the_ratio_asked_for() -> None:
     given = waveforms(300)
-    noisy = augmenter(noise_probability=0.5, snr_db=(10.0, 20.0)).waveforms(given, torch.arange(300), epoch=0)
+    noisy = augmenter(noise_probability=0.5, snr_db=(10.0, 20.0)).waveforms(
+        given, torch.arange(300), epoch=0
+    )
     added = (noisy - given).square().mean(dim=1)
     got = added > 0
     assert 0.4 < got.float().mean() < 0.6  # 300 fair coins: within 3.5 standard errors
@@ -94,7 +107,9 @@ def test_noise_has_the_ratio_asked_for() -> None:
 
 
 def test_silence_gets_noise_and_stays_finite() -> None:
-    noisy = augmenter(noise_probability=1).waveforms(torch.zeros(8, 16_000), torch.arange(8), epoch=0)
+    noisy = augmenter(noise_probability=1).waveforms(
+        torch.zeros(8, 16_000), torch.arange(8), epoch=0
+    )
     level = noisy.square().mean(dim=1).sqrt()
     assert (level > 0).all()
     assert (level < 10 ** (-54.9 / 20)).all()
@@ -102,7 +117,9 @@ def test_silence_gets_noise_and_stays_finite() -> None:
 
 def test_noise_from_recordings(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "hum.wav", np.full(20_000, 3_000, np.int16), 16_000)
-    noisy = augmenter(noise=str(tmp_path), noise_probability=1).waveforms(waveforms(), INDEX, epoch=0)
+    noisy = augmenter(noise=str(tmp_path), noise_probability=1).waveforms(
+        waveforms(), INDEX, epoch=0
+    )
     added = noisy - waveforms()
     assert (added > 0).all()
     assert added.std(dim=1).max() < 1e-6
@@ -133,7 +150,8 @@ def test_speed_changes_pitch_and_keeps_the_middle(speed: float) -> None:
 def test_each_speed_is_used() -> None:
     given = waveforms(300)
     changed = augmenter(speeds=(1.0, 0.9, 1.1)).waveforms(given, torch.arange(300), epoch=0)
-    assert 70 < (changed == given).all(dim=1).sum() < 130  # a third of 300: within 3.7 standard errors
+    # a third of 300: within 3.7 standard errors
+    assert 70 < (changed == given).all(dim=1).sum() < 130
 
 
 def test_masks_are_stretches_within_their_limits() -> None:

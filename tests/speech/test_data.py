@@ -26,11 +26,26 @@ def clips(*speakers: str, label: int = 2) -> Clips:
 
 
 def test_labels() -> None:
-    assert LABELS == ("_silence_", "_unknown_", "yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+    assert LABELS == (
+        "_silence_",
+        "_unknown_",
+        "yes",
+        "no",
+        "up",
+        "down",
+        "left",
+        "right",
+        "on",
+        "off",
+        "stop",
+        "go",
+    )
     assert len(UNKNOWN_WORDS) == 25
     assert not set(UNKNOWN_WORDS) & set(KEYWORDS)
     assert label_index("go", where="") == 11
-    with pytest.raises(ValueError, match=r"m\.csv:7: unknown class 'Go'; allowed are _silence_, .*'_unknown_'"):
+    with pytest.raises(
+        ValueError, match=r"m\.csv:7: unknown class 'Go'; allowed are _silence_, .*'_unknown_'"
+    ):
         label_index("Go", where="m.csv:7")
 
 
@@ -48,7 +63,9 @@ def test_clips_refuse_what_does_not_fit() -> None:
     assert len(good) == 2
     with pytest.raises(FrozenInstanceError):
         good.labels = good.labels  # type: ignore[misc]
-    with pytest.raises(TypeError, match=r"Clips\.waveforms is torch\.float32; it must be torch\.int16"):
+    with pytest.raises(
+        TypeError, match=r"Clips\.waveforms is torch\.float32; it must be torch\.int16"
+    ):
         replace(good, waveforms=good.waveforms.float())
     with pytest.raises(ValueError, match=r"shape \(2, 9\).*\(N, 16000\)"):
         replace(good, waveforms=good.waveforms[:, :9])
@@ -63,13 +80,17 @@ def test_splits_must_be_there_and_not_empty() -> None:
     assert list(check_splits(good, source="here")) == ["train", "val", "test"]
     with pytest.raises(ValueError, match=r"here gives the splits .*train, val, test"):
         check_splits({"train": clips("a")}, source="here")
-    with pytest.raises(ValueError, match=r"here: the split 'val' is empty \(clips: train 1, val 0, test 1\)"):
+    with pytest.raises(
+        ValueError, match=r"here: the split 'val' is empty \(clips: train 1, val 0, test 1\)"
+    ):
         check_splits(good | {"val": clips()}, source="here")
 
 
 def test_a_speaker_in_two_splits_is_refused() -> None:
     splits = {"train": clips("a", "b"), "val": clips("c"), "test": clips("b")}
-    with pytest.raises(ValueError, match=r"'b' is in two splits, 'train' \(clip1-b\) and 'test' \(clip0-b\)"):
+    with pytest.raises(
+        ValueError, match=r"'b' is in two splits, 'train' \(clip1-b\) and 'test' \(clip0-b\)"
+    ):
         check_splits(splits, source="here")
 
 

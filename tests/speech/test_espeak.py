@@ -14,11 +14,18 @@ from analogtorch.speech.espeak import Utterance, synthesise
 
 pytest.importorskip("espeakng_loader", reason='needs pip install "analogtorch[synthetic]"')
 
-WORDS = [Utterance(text=text, voice=f"gmw/en+{voice}") for text in ("yes", "stop") for voice in ("f1", "whisper", "m3")]
+WORDS = [
+    Utterance(text=text, voice=f"gmw/en+{voice}")
+    for text in ("yes", "stop")
+    for voice in ("f1", "whisper", "m3")
+]
 
 
 def digest(utterances: list[Utterance], workers: int = 1) -> list[str]:
-    return [hashlib.sha256(speech.tobytes()).hexdigest() for speech in synthesise(utterances, workers=workers)]
+    return [
+        hashlib.sha256(speech.tobytes()).hexdigest()
+        for speech in synthesise(utterances, workers=workers)
+    ]
 
 
 def test_speech_depends_on_the_utterance_alone() -> None:
@@ -55,7 +62,10 @@ def test_rate_and_pitch_matter() -> None:
 
 @pytest.mark.parametrize(
     ("voice", "message"),
-    [("gmw/en+nobody", "there is no voice variant 'nobody'"), ("gmw/xx", "there is no voice 'gmw/xx'")],
+    [
+        ("gmw/en+nobody", "there is no voice variant 'nobody'"),
+        ("gmw/xx", "there is no voice 'gmw/xx'"),
+    ],
 )
 def test_unknown_voices_are_errors(voice: str, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):

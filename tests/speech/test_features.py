@@ -17,7 +17,9 @@ def recordings(data_root: Path) -> dict[str, Clips]:
 
 
 def apply(module: torch.nn.Module, clips: Clips) -> torch.Tensor:
-    return torch.cat([module(clips.floats(slice(start, start + 128))) for start in range(0, len(clips), 128)])
+    return torch.cat(
+        [module(clips.floats(slice(start, start + 128))) for start in range(0, len(clips), 128)]
+    )
 
 
 def test_log_mel_equals_the_stored_features(data_root: Path, recordings: dict[str, Clips]) -> None:
@@ -26,9 +28,13 @@ def test_log_mel_equals_the_stored_features(data_root: Path, recordings: dict[st
     for split in ("val", "test"):
         decibels = apply(LogMel(mean=0, std=1), recordings[split])[:, 0]
         codes = (2 * (decibels + 100)).round().clamp(0, 255)
-        difference = codes - torch.from_numpy(stored[[row[name] for name in recordings[split].names]]).float()
+        difference = (
+            codes
+            - torch.from_numpy(stored[[row[name] for name in recordings[split].names]]).float()
+        )
         assert difference.abs().max() <= 1
-        assert difference.count_nonzero() < 1e-4 * difference.numel()  # where float32 rounds a half the other way
+        # where float32 rounds a half the other way
+        assert difference.count_nonzero() < 1e-4 * difference.numel()
 
 
 def test_features_are_normalised_on_the_training_part(recordings: dict[str, Clips]) -> None:
@@ -58,7 +64,10 @@ def test_log_mel_of_a_tone_peaks_in_its_filter() -> None:
 
 @pytest.mark.parametrize("module", [LogMel(), Mfcc(coefficients=13)])
 def test_a_clips_features_do_not_depend_on_its_batch(module: torch.nn.Module) -> None:
-    clips = torch.randn(8, 16_000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, -1, 8)[:, None]
+    clips = (
+        torch.randn(8, 16_000, generator=torch.Generator().manual_seed(0))
+        * torch.logspace(-4, -1, 8)[:, None]
+    )
     torch.testing.assert_close(module(clips)[:1], module(clips[:1]), rtol=0, atol=1e-5)
 
 

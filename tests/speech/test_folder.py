@@ -36,7 +36,11 @@ def pack(root: Path, archive: str, mode: str = "w") -> None:
 
 def test_a_folder_of_files(tmp_path: Path) -> None:
     splits = Folder(root=str(fill(tmp_path))).load()
-    assert [splits[s].names for s in ("train", "val", "test")] == [("yes/a.wav",), ("go/b.wav",), ("_silence_/c.wav",)]
+    assert [splits[s].names for s in ("train", "val", "test")] == [
+        ("yes/a.wav",),
+        ("go/b.wav",),
+        ("_silence_/c.wav",),
+    ]
     assert [splits[s].waveforms[0, 0].item() for s in splits] == [0, 1, 2]
     assert [LABELS[splits[s].labels[0]] for s in splits] == ["yes", "go", "_silence_"]
     assert [splits[s].speakers for s in splits] == [("ann",), ("bob",), ("",)]
@@ -61,11 +65,17 @@ def test_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ("yes/a.wav,maybe,ann,train", r"manifest\.csv:5: unknown class 'maybe'; allowed are"),
-        ("yes/a.wav,yes,ann,dev", r"manifest\.csv:5: unknown split 'dev'; allowed are train, val, test"),
+        (
+            "yes/a.wav,yes,ann,dev",
+            r"manifest\.csv:5: unknown split 'dev'; allowed are train, val, test",
+        ),
         ("yes/a.wav,yes", r"manifest\.csv:5: the row has an empty path or too few cells"),
         (",yes,ann,train", r"manifest\.csv:5: the row has an empty path"),
         ("yes/a.wav,yes,,train", r"yes/a\.wav names no speaker; only _silence_"),
-        ("yes/a.wav,yes,bob,train", r"speaker 'bob' is in two splits, 'val' \(go/b\.wav\) and 'train' \(yes/a\.wav\)"),
+        (
+            "yes/a.wav,yes,bob,train",
+            r"speaker 'bob' is in two splits, 'val' \(go/b\.wav\) and 'train' \(yes/a\.wav\)",
+        ),
     ],
 )
 def test_rows_that_cannot_be_used(tmp_path: Path, row: str, message: str) -> None:
@@ -76,9 +86,15 @@ def test_rows_that_cannot_be_used(tmp_path: Path, row: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("yes/a.wav,yes,ann,train", r"csv:5: 'yes/a\.wav' is listed already, as yes in 'train' \(.*csv:2\)"),
+        (
+            "yes/a.wav,yes,ann,train",
+            r"csv:5: 'yes/a\.wav' is listed already, as yes in 'train' \(.*csv:2\)",
+        ),
         ("yes//./a.wav,no,ann,train", r"csv:5: 'yes/a\.wav' is listed already, as yes"),
-        ("_silence_/c.wav,_silence_,,train", r"csv:5: '_silence_/c\.wav' is listed already, as _silence_ in 'test'"),
+        (
+            "_silence_/c.wav,_silence_,,train",
+            r"csv:5: '_silence_/c\.wav' is listed already, as _silence_ in 'test'",
+        ),
         ("../yes/a.wav,yes,ann,train", r"csv:5: the path '\.\./yes/a\.wav' leaves the folder"),
         ("yes/../../a.wav,yes,ann,train", "leaves the folder"),
         ("/etc/passwd,yes,ann,train", "leaves the folder"),
@@ -112,7 +128,9 @@ def test_a_folder_may_be_reached_by_a_link_and_a_variable(tmp_path: Path, monkey
     assert len(Folder(root="${WHERE}/link").load()["train"]) == 1
     monkeypatch.delenv("WHERE")
     assert len(Folder(root=f"${{WHERE:-{tmp_path}}}/clips").load()["train"]) == 1
-    with pytest.raises(ValueError, match=r"the variable WHERE is not set; set it, or write \$\{WHERE:-a default\}"):
+    with pytest.raises(
+        ValueError, match=r"the variable WHERE is not set; set it, or write \$\{WHERE:-a default\}"
+    ):
         Folder(root="${WHERE}/link").load()
 
 
@@ -125,7 +143,10 @@ def test_links_and_damage_in_archives(tmp_path: Path) -> None:
             link = tarfile.TarInfo("yes/a.wav")
             link.type, link.linkname = kind, "go/b.wav"
         tar.addfile(link)
-    with pytest.raises(ValueError, match=r"csv:2: 'yes/a\.wav' in '.*clips\.tar' is a link, a sparse file or larger"):
+    with pytest.raises(
+        ValueError,
+        match=r"csv:2: 'yes/a\.wav' in '.*clips\.tar' is a link, a sparse file or larger",
+    ):
         Folder(root=str(root)).load()
     pack(fill(root), "clips.tar")
     whole = (root / "clips.tar").read_bytes()
@@ -145,7 +166,9 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"manifest\.csv:5: there is no 'yes/z\.wav' in "):
         Folder(root=str(tmp_path)).load()
     pack(tmp_path, "clips.tar")
-    with pytest.raises(FileNotFoundError, match=r"manifest\.csv:5: there is no 'yes/z\.wav' in .*clips\.tar"):
+    with pytest.raises(
+        FileNotFoundError, match=r"manifest\.csv:5: there is no 'yes/z\.wav' in .*clips\.tar"
+    ):
         Folder(root=str(tmp_path)).load()
     with pytest.raises(FileNotFoundError, match=r"other\.tar: no such archive"):
         Folder(root=str(tmp_path), archives=("other.tar",)).load()
@@ -153,7 +176,9 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     fill(tmp_path, ["yes/a.wav,yes,train"], header="path,label,split")
-    with pytest.raises(ValueError, match=r"manifest\.csv: no column 'speaker' .*needs path, label, speaker, split"):
+    with pytest.raises(
+        ValueError, match=r"manifest\.csv: no column 'speaker' .*needs path, label, speaker, split"
+    ):
         Folder(root=str(tmp_path)).load()
 
 
@@ -180,7 +205,9 @@ def test_archives_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_a_bad_clip_is_named_with_its_row(tmp_path: Path) -> None:
     fill(tmp_path, samples=15_000)
-    with pytest.raises(ValueError, match=r'manifest\.csv:2 \(yes/a\.wav\): 15000 samples .*fit="pad_or_trim"'):
+    with pytest.raises(
+        ValueError, match=r'manifest\.csv:2 \(yes/a\.wav\): 15000 samples .*fit="pad_or_trim"'
+    ):
         Folder(root=str(tmp_path)).load()
     assert len(Folder(root=str(tmp_path), fit="pad_or_trim").load()["val"]) == 1
 
@@ -192,8 +219,20 @@ def test_fit_is_checked_at_once() -> None:
 
 def test_real_recordings(data_root: Path) -> None:
     splits = Folder(root=str(data_root / "gsc_v2_test12")).load()
-    assert {split: len(clips) for split, clips in splits.items()} == {"train": 3189, "val": 583, "test": 1118}
+    assert {split: len(clips) for split, clips in splits.items()} == {
+        "train": 3189,
+        "val": 583,
+        "test": 1118,
+    }
     counts = torch.cat([clips.labels for clips in splits.values()]).bincount()
-    expected = {"_silence_": 408, "_unknown_": 408, "yes": 419, "no": 405, "up": 425, "down": 406, "left": 412}
+    expected = {
+        "_silence_": 408,
+        "_unknown_": 408,
+        "yes": 419,
+        "no": 405,
+        "up": 425,
+        "down": 406,
+        "left": 412,
+    }
     expected |= {"right": 396, "on": 396, "off": 402, "stop": 411, "go": 402}
     assert counts.tolist() == [expected[label] for label in LABELS]

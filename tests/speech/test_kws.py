@@ -32,7 +32,8 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tone of its own pitch for each class, with noise: 3 training clips, 1 and 2 for validation and test."""
+    """A tone of its own pitch for each class, with noise: 3 training clips, 1 and 2 for validation
+    and test."""
     root = tmp_path_factory.mktemp("clips")
     write_tones(root, {"train": 3, "val": 1, "test": 2})
     return root
@@ -56,7 +57,17 @@ def accuracies(out: Path) -> dict:
 
 def test_report(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
-    assert list(report) == ["digital", "direct", "hwa", "chip", "tiles", "data", "seed", "seconds", "versions"]
+    assert list(report) == [
+        "digital",
+        "direct",
+        "hwa",
+        "chip",
+        "tiles",
+        "data",
+        "seed",
+        "seconds",
+        "versions",
+    ]
     assert report["chip"] == "hermes64"
     assert report["data"] == {"source": "folder", "train": 36, "val": 12, "test": 24}
     assert list(report["hwa"]) == ["0 s", "1 year"]
@@ -73,7 +84,9 @@ def test_everything_is_in_the_one_folder(finished: Path) -> None:
     ]  # fmt: skip
 
 
-def test_same_seed_same_accuracies_whatever_the_workers(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
+def test_same_seed_same_accuracies_whatever_the_workers(
+    clips: Path, finished: Path, tmp_path: Path, capsys
+) -> None:
     assert run(clips, tmp_path, "--workers=1") == 0
     assert accuracies(tmp_path) == accuracies(finished)
     printed = capsys.readouterr().out
@@ -93,7 +106,10 @@ def test_weights_load_into_fresh_networks(finished: Path) -> None:
 def test_a_killed_run_resumes_to_the_same_weights(
     phase: str, step: int, clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    fit, whole = kws.fit, [torch.load(finished / f"{n}.pt", weights_only=True) for n in ("digital", "hwa")]
+    fit, whole = (
+        kws.fit,
+        [torch.load(finished / f"{n}.pt", weights_only=True) for n in ("digital", "hwa")],
+    )
 
     def killed(*args, checkpoint: Path, **options):
         callbacks = (Kill(step),) if checkpoint.stem == phase else ()
@@ -110,7 +126,9 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert accuracies(tmp_path) == accuracies(finished)
 
 
-def test_resuming_with_another_configuration_is_refused(clips: Path, finished: Path, capsys) -> None:
+def test_resuming_with_another_configuration_is_refused(
+    clips: Path, finished: Path, capsys
+) -> None:
     before = (finished / "report.json").read_bytes()
     assert run(clips, finished, "--resume", "--seed=4", "--hwa.epochs=3") == 2
     error = capsys.readouterr().err
@@ -150,12 +168,17 @@ def test_a_folder_with_files_of_others_is_refused_and_left_alone(
     assert listing(tmp_path) == before
 
 
-def test_a_finished_run_is_kept_unless_it_is_to_be_overwritten(clips: Path, finished: Path, tmp_path, capsys) -> None:
+def test_a_finished_run_is_kept_unless_it_is_to_be_overwritten(
+    clips: Path, finished: Path, tmp_path, capsys
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     before = listing(out)
     assert run(clips, out) == 2
-    assert "holds a finished run: continue it with --resume, replace it with --overwrite" in capsys.readouterr().err
+    assert (
+        "holds a finished run: continue it with --resume, replace it with --overwrite"
+        in capsys.readouterr().err
+    )
     assert run(clips, out, "--resume", "--overwrite") == 2
     assert "give one of them" in capsys.readouterr().err
     assert run(clips, out, "--overwrite", "--data.folder.manifest=other.csv") == 2
@@ -180,7 +203,9 @@ def test_overwriting_removes_what_the_journal_lists_and_nothing_else(
     assert (journal["files"], journal["finished"]) == (["config.json"], False)
 
 
-def test_a_file_in_the_way_is_found_before_anything_is_trained(clips: Path, tmp_path, capsys, monkeypatch) -> None:
+def test_a_file_in_the_way_is_found_before_anything_is_trained(
+    clips: Path, tmp_path, capsys, monkeypatch
+) -> None:
     monkeypatch.setattr(kws, "train_digital", stop)
     assert run(clips, tmp_path) == 2
     (tmp_path / "hwa.pt").write_text("mine")
@@ -205,7 +230,9 @@ def test_a_flipped_bit_in_a_checkpoint_is_no_other_training(
     assert f"{file} is no checkpoint, or damaged" in capsys.readouterr().err
 
 
-def test_two_runs_in_one_folder_are_refused(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
+def test_two_runs_in_one_folder_are_refused(
+    clips: Path, finished: Path, tmp_path: Path, capsys
+) -> None:
     out = tmp_path / "out"
     with locked(tmp_path), RunFolder.open(out, KWSConfig()):
         for more in [], ["--resume"], ["--overwrite"]:
@@ -237,15 +264,23 @@ def test_a_damaged_journal_is_named(clips: Path, finished: Path, tmp_path: Path,
             assert listing(tmp_path) == before
 
 
-def test_settings_without_influence_may_change_on_resume(clips: Path, finished: Path, tmp_path: Path) -> None:
+def test_settings_without_influence_may_change_on_resume(
+    clips: Path, finished: Path, tmp_path: Path
+) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "clips"
     shutil.copytree(finished, out)
     shutil.copytree(clips, elsewhere)
     journal = json.loads((out / "journal.json").read_text())
     del journal["checksum"]
-    journal["config"]["sweep"]["chips"] = journal["config"]["sweep"].pop("num_chips")  # as earlier versions called it
+    # as earlier versions called it
+    journal["config"]["sweep"]["chips"] = journal["config"]["sweep"].pop("num_chips")
     (out / "journal.json").write_text(json.dumps(journal))
-    more = ["--resume", "--workers=1", "--sweep.num_chips=3", "--sweep.times=['0 s', '1 day', '1 year']"]
+    more = [
+        "--resume",
+        "--workers=1",
+        "--sweep.num_chips=3",
+        "--sweep.times=['0 s', '1 day', '1 year']",
+    ]
     more += ["--data.synthetic.cache=null", "--data.folder.fit=pad_or_trim"]
     assert run(elsewhere, out, *more) == 0
     report, before = accuracies(out), accuracies(finished)
@@ -255,7 +290,9 @@ def test_settings_without_influence_may_change_on_resume(clips: Path, finished: 
     assert run(elsewhere, out, "--resume") == 2  # fewer chips and times
 
 
-def test_other_recordings_are_refused_on_resume(clips: Path, finished: Path, tmp_path: Path, capsys) -> None:
+def test_other_recordings_are_refused_on_resume(
+    clips: Path, finished: Path, tmp_path: Path, capsys
+) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "clips"
     shutil.copytree(finished, out)
     shutil.copytree(clips, elsewhere)
@@ -289,7 +326,9 @@ def test_all_options_are_checked_before_anything_is_trained(
 
 def test_threads_are_restored(clips: Path, tmp_path: Path, monkeypatch) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setattr(kws, "prepare", lambda *a, **k: (_ for _ in ()).throw(ValueError("stop here")))
+    monkeypatch.setattr(
+        kws, "prepare", lambda *a, **k: (_ for _ in ()).throw(ValueError("stop here"))
+    )
     assert run(clips, tmp_path, "--threads=3") == 2
     assert torch.get_num_threads() == before
 
@@ -318,11 +357,17 @@ def test_bad_data_is_told_in_one_line_before_anything_is_trained(
     assert not list((tmp_path / "out").glob("checkpoints/*"))
 
 
-def test_benchmark_of_hwa_training_keeps_finished_seeds(clips: Path, tmp_path: Path, capsys) -> None:
+def test_benchmark_of_hwa_training_keeps_finished_seeds(
+    clips: Path, tmp_path: Path, capsys
+) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "gsc_v2_test12").symlink_to(clips)
-    small = [option for option in SMALL if not option.startswith(("--data", "--workers", "--sweep.times"))]
+    small = [
+        option
+        for option in SMALL
+        if not option.startswith(("--data", "--workers", "--sweep.times"))
+    ]
     given = [f"--data={data}", f"--out={tmp_path / 'out'}", "--chips=2", "--jobs=1", *small]
     hwa_real.main([*given, "--seeds=1"])
     hwa_real.main([*given, "--seeds=2"])
@@ -332,7 +377,9 @@ def test_benchmark_of_hwa_training_keeps_finished_seeds(clips: Path, tmp_path: P
     assert lines[0] == lines[1]  # time included: it was read, not trained again
     report = json.loads((tmp_path / "out/hwa_real.json").read_text())
     loss = report["differences"]["HWA loss at 1 year"]
-    expected = [100 * (r["control"] - r["hwa_on_chip"]["1 year"]["mean"]) for r in report["results"]]
+    expected = [
+        100 * (r["control"] - r["hwa_on_chip"]["1 year"]["mean"]) for r in report["results"]
+    ]
     assert loss["seeds"] == pytest.approx(expected)
     assert "<= 0.7" in (tmp_path / "out/hwa_real.md").read_text()
 
@@ -349,7 +396,9 @@ def test_speech_commands_as_a_source(tmp_path: Path) -> None:
 
     def write(path: Path, seconds: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, (1000 * random.standard_normal(16_000 * seconds)).astype(np.int16), 16_000)
+        soundfile.write(
+            path, (1000 * random.standard_normal(16_000 * seconds)).astype(np.int16), 16_000
+        )
 
     chosen: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
     for number in range(1000):
@@ -361,7 +410,11 @@ def test_speech_commands_as_a_source(tmp_path: Path) -> None:
             write(root / word / f"{speaker}_nohash_0.wav", 1)
     write(root / "_background_noise_/noise.wav", 20)
     small = [option for option in SMALL if not option.startswith("--data")]
-    given = ["--data.source=speech_commands", f"--data.speech_commands.root={tmp_path}", f"--out={tmp_path / 'out'}"]
+    given = [
+        "--data.source=speech_commands",
+        f"--data.speech_commands.root={tmp_path}",
+        f"--out={tmp_path / 'out'}",
+    ]
     assert main(["kws", *small, *given]) == 0
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["data"] == {"source": "speech_commands", "train": 24, "val": 12, "test": 12}
@@ -369,9 +422,14 @@ def test_speech_commands_as_a_source(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_real_speech(data_root: Path, tmp_path: Path) -> None:
-    """One seed: the standard error of the accuracy on 1,118 clips is 0.8 points, of the mean over 3 chips about 1."""
+    """One seed: the standard error of the accuracy on 1,118 clips is 0.8 points, of the mean over 3
+    chips about 1."""
     config = Path(__file__).parents[2] / "configs" / "kws" / "real.yaml"
-    given = [f"--data.folder.root={data_root / 'gsc_v2_test12'}", f"--out={tmp_path}", "--sweep.num_chips=3"]
+    given = [
+        f"--data.folder.root={data_root / 'gsc_v2_test12'}",
+        f"--out={tmp_path}",
+        "--sweep.num_chips=3",
+    ]
     assert main(["kws", f"--config={config}", *given]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["digital"]["accuracy"] > 0.88
@@ -380,8 +438,17 @@ def test_real_speech(data_root: Path, tmp_path: Path) -> None:
 
 
 def test_the_noise_of_the_devices_can_be_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("chip: {training: {weight: device, time: 3600, drop_connect: 0.01}}\n")
-    for given, time in ([], 3600.0), (["--chip.training.time=1 year", "--chip.training.per_sample=true"], "1 year"):
-        training = cli.parse([f"--config={tmp_path / 'run.yaml'}", *given]).config.chip.build().training
-        expected = at.TrainingNoise(weight="device", time=time, drop_connect=0.01, per_sample=bool(given), scale=None)
+    (tmp_path / "run.yaml").write_text(
+        "chip: {training: {weight: device, time: 3600, drop_connect: 0.01}}\n"
+    )
+    for given, time in (
+        ([], 3600.0),
+        (["--chip.training.time=1 year", "--chip.training.per_sample=true"], "1 year"),
+    ):
+        training = (
+            cli.parse([f"--config={tmp_path / 'run.yaml'}", *given]).config.chip.build().training
+        )
+        expected = at.TrainingNoise(
+            weight="device", time=time, drop_connect=0.01, per_sample=bool(given), scale=None
+        )
         assert dataclasses.replace(training, scale=None) == expected

@@ -26,12 +26,21 @@ def test_shapes_and_placement(network) -> None:
 
 def test_fully_connected_has_1024_inputs() -> None:
     first, *_, last = (m for m in FullyConnected().modules() if isinstance(m, nn.Linear))
-    assert (first.in_features, first.out_features, last.in_features, last.out_features) == (1024, 512, 512, 12)
+    assert (first.in_features, first.out_features, last.in_features, last.out_features) == (
+        1024,
+        512,
+        512,
+        12,
+    )
     assert "UNVERIFIED" in (FullyConnected.__doc__ or "")
 
 
 def test_conv_net_has_no_depthwise_layer_and_options_count() -> None:
-    convs = [m for m in ConvNet(widths=(4, 8, 16), stem_stride=(2, 2)).modules() if isinstance(m, nn.Conv2d)]
+    convs = [
+        m
+        for m in ConvNet(widths=(4, 8, 16), stem_stride=(2, 2)).modules()
+        if isinstance(m, nn.Conv2d)
+    ]
     assert all(m.groups == 1 for m in convs)
     assert [m.out_channels for m in convs] == [4, 8, 8, 16, 16]
     assert convs[0].stride == (2, 2)

@@ -12,7 +12,8 @@ def test_generated_noise_has_its_colour_and_level(position: int, exponent: float
     noise = generate_noise(seed=0, seconds=30).recordings[position].double()
     assert noise.square().mean().sqrt() == pytest.approx(1, rel=1e-4)
     power = torch.fft.rfft(noise).abs().square()
-    octaves = [power[30 * 2**k : 30 * 2 ** (k + 1)].mean().log2() for k in range(6, 12)]  # 64 Hz to 4 kHz
+    # 64 Hz to 4 kHz
+    octaves = [power[30 * 2**k : 30 * 2 ** (k + 1)].mean().log2() for k in range(6, 12)]
     slope = np.polyfit(range(6), octaves, 1)[0]
     assert slope == pytest.approx(-exponent, abs=0.05)
 

@@ -43,7 +43,9 @@ def tree(tmp_path: Path) -> Path:
 def test_twelve_classes_with_ten_percent_unknown_and_silence(tree: Path) -> None:
     for clips in SpeechCommands(root=str(tree)).load().values():
         assert clips.labels.bincount().tolist() == [2, 2] + [2] * 10
-        for label, name, value in zip(clips.labels.tolist(), clips.names, clips.waveforms[:, 0].tolist(), strict=True):
+        for label, name, value in zip(
+            clips.labels.tolist(), clips.names, clips.waveforms[:, 0].tolist(), strict=True
+        ):
             if label >= 2:
                 assert name.split("/")[1] == LABELS[label]
                 assert value == label - 2
@@ -55,7 +57,9 @@ def test_shares_can_be_chosen(tree: Path) -> None:
 
 
 def test_the_seed_chooses_unknown_words_and_silence(tree: Path) -> None:
-    one, again, other = (SpeechCommands(root=str(tree), seed=seed).load()["train"] for seed in (0, 0, 1))
+    one, again, other = (
+        SpeechCommands(root=str(tree), seed=seed).load()["train"] for seed in (0, 0, 1)
+    )
     assert one.names == again.names
     assert torch.equal(one.waveforms, again.waveforms)
     assert one.names != other.names
@@ -64,11 +68,16 @@ def test_the_seed_chooses_unknown_words_and_silence(tree: Path) -> None:
 
 def test_no_split_shares_noise_with_another(tree: Path) -> None:
     source = SpeechCommands(root=str(tree), silence_percent=100)
-    for split, (low, high) in {"train": (0, 16_000), "val": (16_000, 18_000), "test": (18_000, 20_000)}.items():
+    for split, (low, high) in {
+        "train": (0, 16_000),
+        "val": (16_000, 18_000),
+        "test": (18_000, 20_000),
+    }.items():
         clips = source.load()[split]
         silence = clips.waveforms[clips.labels == 0].double()
         assert len(silence) == 20
-        slope = silence[:, 15_984] - silence[:, 0]  # the ramp rises by 999 in 15,984 samples, times the level
+        # the ramp rises by 999 in 15,984 samples, times the level
+        slope = silence[:, 15_984] - silence[:, 0]
         start = silence[:, 0] / (slope / 999)
         loud = slope > 100
         assert loud.sum() > 10
@@ -86,7 +95,9 @@ def test_short_recordings_are_filled(tree: Path) -> None:
 
 
 def test_a_missing_corpus_names_both_remedies(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no SpeechCommands/.*Point root .*download=True"):
+    with pytest.raises(
+        FileNotFoundError, match=r"holds no SpeechCommands/.*Point root .*download=True"
+    ):
         SpeechCommands(root=str(tmp_path)).load()
 
 
@@ -101,12 +112,16 @@ def test_the_corpus_own_lists_must_agree(tree: Path) -> None:
     folder = tree / FOLDER
     for name, split in (("validation_list.txt", "val"), ("testing_list.txt", "test")):
         paths = [
-            p.relative_to(folder) for p in sorted(folder.glob("*/*_nohash_*.wav")) if which_set(p.name[:8]) == split
+            p.relative_to(folder)
+            for p in sorted(folder.glob("*/*_nohash_*.wav"))
+            if which_set(p.name[:8]) == split
         ]
         (folder / name).write_text("".join(f"{path}\n" for path in paths))
     assert len(SpeechCommands(root=str(tree)).load()["test"]) == 24
     (folder / "testing_list.txt").write_text("")
-    with pytest.raises(ValueError, match=r"belongs to 'test' by the corpus' rule, but validation_list\.txt"):
+    with pytest.raises(
+        ValueError, match=r"belongs to 'test' by the corpus' rule, but validation_list\.txt"
+    ):
         SpeechCommands(root=str(tree)).load()
 
 
@@ -134,9 +149,12 @@ def test_a_real_sample_of_the_corpus(data_root: Path, tmp_path: Path) -> None:
     with tarfile.open(data_root / "gsc_v2_test12" / "sample_wav_tree.tar.gz") as tar:
         tar.extractall(tmp_path, filter="data")
     source = SpeechCommands(root=str(tmp_path), unknown_percent=0, silence_percent=0)
-    with pytest.raises(ValueError, match=r"the split 'train' is empty \(clips: train 0, val 0, test 80\)"):
+    with pytest.raises(
+        ValueError, match=r"the split 'train' is empty \(clips: train 0, val 0, test 80\)"
+    ):
         source.load()
-    for split in ("train", "val"):  # the sample holds speakers of the test part only: give two of its clips new ones
+    # the sample holds speakers of the test part only: give two of its clips new ones
+    for split in ("train", "val"):
         write(tmp_path / FOLDER / "yes" / f"{next(speakers(split))}_nohash_0.wav", 1)
     test = source.load()["test"]
     assert test.labels.bincount().tolist() == [0, 0] + [8] * 10

@@ -40,7 +40,11 @@ def test_every_split_has_every_class(small: dict[str, Clips]) -> None:
 def test_voices_are_real_and_disjoint(small: dict[str, Clips]) -> None:
     voices = {split: set(clips.speakers) - {""} for split, clips in small.items()}
     assert voices["train"] | voices["val"] | voices["test"] <= set(VARIANTS)
-    assert not voices["train"] & voices["val"] | voices["train"] & voices["test"] | voices["val"] & voices["test"]
+    assert (
+        not voices["train"] & voices["val"]
+        | voices["train"] & voices["test"]
+        | voices["val"] & voices["test"]
+    )
     assert len(set(VARIANTS)) == len(VARIANTS)
 
 
@@ -72,7 +76,11 @@ def test_more_clips_leave_the_first_ones_alone() -> None:
 
 def test_unknown_words_vary() -> None:
     plans = list(Synthetic(per_class=300)._plans("train", SMALL._voices()["train"]))
-    words = {plan.utterance.text for plan in plans if plan.utterance and LABELS[plan.label] == "_unknown_"}
+    words = {
+        plan.utterance.text
+        for plan in plans
+        if plan.utterance and LABELS[plan.label] == "_unknown_"
+    }
     assert words == set(UNKNOWN_WORDS)
 
 
@@ -89,7 +97,9 @@ def made(small: dict[str, Clips], monkeypatch: pytest.MonkeyPatch) -> list[bool]
     return calls
 
 
-def test_the_cache_keeps_every_bit(small: dict[str, Clips], made: list[bool], tmp_path: Path) -> None:
+def test_the_cache_keeps_every_bit(
+    small: dict[str, Clips], made: list[bool], tmp_path: Path
+) -> None:
     config = replace(SMALL, cache=str(tmp_path / "deep" / "cache"))
     for _ in range(2):
         assert same(small, config.load())
@@ -102,7 +112,11 @@ def test_the_cache_keeps_every_bit(small: dict[str, Clips], made: list[bool], tm
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
 def test_a_damaged_cache_is_made_anew(
-    small: dict[str, Clips], made: list[bool], tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+    small: dict[str, Clips],
+    made: list[bool],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
 ) -> None:
     config = replace(SMALL, cache=str(tmp_path))
     config.load()

@@ -12,11 +12,15 @@ PUBLIC = {
     value
     for room in ROOMS
     for value in vars(room).values()
-    if isinstance(value, type) and dataclasses.is_dataclass(value) and value.__module__.startswith("analogtorch.")
+    if isinstance(value, type)
+    and dataclasses.is_dataclass(value)
+    and value.__module__.startswith("analogtorch.")
 }
 
 
-@pytest.mark.parametrize("cls", sorted(PUBLIC, key=lambda cls: cls.__qualname__), ids=lambda cls: cls.__qualname__)
+@pytest.mark.parametrize(
+    "cls", sorted(PUBLIC, key=lambda cls: cls.__qualname__), ids=lambda cls: cls.__qualname__
+)
 def test_help_names_every_field(cls: type) -> None:
     text = pydoc.render_doc(cls, renderer=pydoc.plaintext)
     lines = [line.strip(" |") for line in text.splitlines()]
@@ -28,7 +32,9 @@ def test_help_names_every_field(cls: type) -> None:
 def test_help_of_the_chip_has_texts_and_defaults() -> None:
     text = at.Chip.__doc__
     assert text.startswith("An analog in-memory-computing chip")
-    assert "    rows (int): Rows of a tile: inputs of one matrix-vector multiply (MVM), >= 1." in text
+    assert (
+        "    rows (int): Rows of a tile: inputs of one matrix-vector multiply (MVM), >= 1." in text
+    )
     assert "    output_bound (float = 12.0): " in text
     assert at.chips.hermes64().__doc__ == text
 

@@ -7,5 +7,7 @@ from analogtorch.values.shown import as_html, as_text, draw
 
 @pytest.mark.parametrize("show", [as_text, as_html, draw])
 def test_a_type_without_a_renderer_is_named(show) -> None:
-    with pytest.raises(TypeError, match=r"no renderer is registered for int: import analogtorch\.report"):
+    with pytest.raises(
+        TypeError, match=r"no renderer is registered for int: import analogtorch\.report"
+    ):
         show(3)

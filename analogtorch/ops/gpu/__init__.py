@@ -1,7 +1,9 @@
-"""The GPU kernels, in Triton: the definitions of ``ops/generator.py`` and the analog product, for tensors on CUDA.
+"""The GPU kernels, in Triton: the definitions of ``ops/generator.py`` and the analog product, for
+tensors on CUDA.
 
-Triton comes with the CUDA builds of torch. Where it is missing, ``available`` is False and torch computes the same.
-Positions key the noise, never the program: block sizes do not change a number of it.
+Triton comes with the CUDA builds of torch. Where it is missing, ``available`` is False and torch
+computes the same. Positions key the noise, never the program: block sizes do not change a number of
+it.
 """
 
 import warnings
@@ -34,7 +36,9 @@ else:
 
 
 def available(*tensors: Tensor) -> bool:
-    """Whether the kernels are there and all tensors are on a GPU; warns once in a process if they are not there."""
+    """Whether the kernels are there and all tensors are on a GPU; warns once in a process if they
+    are not there.
+    """
     if not all(t.is_cuda for t in tensors):
         return False
     if triton is None:
@@ -45,18 +49,22 @@ def available(*tensors: Tensor) -> bool:
 @cache
 def _warn() -> None:
     warnings.warn(
-        "analogtorch: the GPU kernels do not run, so analog layers run on plain torch, several times slower. "
-        + status(),
+        "analogtorch: the GPU kernels do not run, so analog layers run on plain torch, several "
+        "times slower. " + status(),
         RuntimeWarning,
         stacklevel=3,
     )
 
 
 def status() -> str:
-    """One line: the Triton that compiles the kernels, or why there are none and what to do about it."""
+    """One line: the Triton that compiles the kernels, or why there are none and what to do about
+    it.
+    """
     if triton is None:
         return "GPU kernels: none, there is no Triton, which comes with the CUDA builds of torch; pip install triton"
-    return f"GPU kernels: Triton {triton.__version__}" + ("" if torch.cuda.is_available() else ", no GPU here")
+    return f"GPU kernels: Triton {triton.__version__}" + (
+        "" if torch.cuda.is_available() else ", no GPU here"
+    )
 
 
 def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
@@ -66,13 +74,17 @@ def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     return out
 
 
-def launch(out: Tensor, key: Tensor, rows: Tensor, first: Tensor, *, raw: bool, block: int = 1024) -> None:
+def launch(
+    out: Tensor, key: Tensor, rows: Tensor, first: Tensor, *, raw: bool, block: int = 1024
+) -> None:
     """Fill ``out`` (R, count): normals, or, as float64, the bits they are made of."""
     n_rows, count = out.shape
     if out.numel():
         grid = (n_rows, triton.cdiv(count, block))
         with torch.cuda.device_of(out):
-            normal_kernel[grid](out, key, rows.contiguous(), first.contiguous(), n_rows, count, raw, BLOCK=block)
+            normal_kernel[grid](
+                out, key, rows.contiguous(), first.contiguous(), n_rows, count, raw, BLOCK=block
+            )
 
 
 def takes(inputs: Operands, plan: Plan) -> bool:
@@ -80,8 +92,15 @@ def takes(inputs: Operands, plan: Plan) -> bool:
 
     One input range per row block is not theirs, nor are several phases.
     """
-    types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES and not per_block(inputs.input_range)
-    return not plan.dims and plan.phases == 1 and types and available(inputs.x, inputs.input_range, inputs.w)
+    types = (
+        inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES and not per_block(inputs.input_range)
+    )
+    return (
+        not plan.dims
+        and plan.phases == 1
+        and types
+        and available(inputs.x, inputs.input_range, inputs.w)
+    )
 
 
 def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
@@ -91,11 +110,14 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     y, mask = linear(_flat(inputs)._replace(scale=scale), plan, learns)
     shape = (*x.shape[:-1], w.shape[0])
     mask = x.new_empty(0, dtype=MASK) if mask is None else mask
-    # the kernels of the backward read the mask as they go: asking whether a reading saturated would stop the GPU
+    # the kernels of the backward read the mask as they go: asking whether a reading saturated would
+    # stop the GPU
     return Outputs(y.view(shape), scale, mask, mask.new_empty(plan.blocks))
 
 
-def backward(g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
+def backward(
+    g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]
+) -> Gradients:
     """As ``reference.backward``."""
     flat, own, input_range = g.reshape(-1, g.shape[-1]), _flat(inputs), inputs.input_range
     mask = outputs.mask if outputs.mask.numel() else None
@@ -103,7 +125,12 @@ def backward(g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: S
     gx, g_range, gw = linear_backward(flat, own._replace(scale=outputs.scale), plan, mask, wanted)
     if g_range is not None:
         g_range = (g_range * own.input_range.sign()).view(input_range.shape).to(input_range.dtype)
-    return None if gx is None else gx.view(inputs.x.shape), g_range, gw, flat.sum(0) if needs[3] else None
+    return (
+        None if gx is None else gx.view(inputs.x.shape),
+        g_range,
+        gw,
+        flat.sum(0) if needs[3] else None,
+    )
 
 
 def _flat(inputs: Operands) -> Operands:
@@ -116,7 +143,10 @@ def _packed(kernel: Any, operands: Operands) -> dict[str, Tensor | None]:
     """The operands that are arguments of the kernel, by name, as it reads them."""
     names = [name for name in operands._fields if name in kernel.arg_names]
     given = {name: getattr(operands, name) for name in names}
-    return {name: None if t is None else _wide(t) if name in _FLOAT32 else t.contiguous() for name, t in given.items()}
+    return {
+        name: None if t is None else _wide(t) if name in _FLOAT32 else t.contiguous()
+        for name, t in given.items()
+    }
 
 
 _FLOAT32 = {"input_range", *of_kind(Kind.READING)}
@@ -124,7 +154,9 @@ _FLOAT32 = {"input_range", *of_kind(Kind.READING)}
 
 
 class Tile(NamedTuple):
-    """How a kernel of the product is cut: vectors, outputs and rows at a time, each a power of two from 16."""
+    """How a kernel of the product is cut: vectors, outputs and rows at a time, each a power of two
+    from 16.
+    """
 
     m: int
     n: int
@@ -146,16 +178,16 @@ def linear(
     """The linear analog product in one kernel: nothing between input and output is stored.
 
     Args:
-        operands: ``x`` (vectors, rows); ``input_range`` >= 0 of shape (1,) or (vectors,); ``w`` in float16, bfloat16 or
-            float32, the type of the products, of which sums are float32; and ``scale``. The rest is optional, but for
-            keys where the plan has noise.
+        operands: ``x`` (vectors, rows); ``input_range`` >= 0 of shape (1,) or (vectors,); ``w`` in
+            float16, bfloat16 or float32, the type of the products, of which sums are float32; and
+            ``scale``. The rest is optional, but for keys where the plan has noise.
         plan: of the matrix.
         want_mask: tell which partial sums the converters clip.
         tile: how to cut the work; the noise does not depend on it.
 
     Returns:
-        The output (vectors, outputs) in ``w``'s type, and the mask, as in ``ops/mask.py``: None if not wanted or
-        without an ADC.
+        The output (vectors, outputs) in ``w``'s type, and the mask, as in ``ops/mask.py``: None if
+        not wanted or without an ADC.
     """
     x, w, noise = operands.x, operands.w, plan.output_noise
     (m, k), n = x.shape, w.shape[0]
@@ -180,7 +212,11 @@ def linear(
                 **_packed(forward_kernel, operands),
                 **{"M": m, "N": n, "K": k, "blocks": plan.blocks, "block_size": size},
                 **{"first_output": plan.first_output, "first_row": plan.first_row},
-                **{"output_bound": plan.output_bound, "output_noise": noise, "weight_noise": plan.weight_noise},
+                **{
+                    "output_bound": plan.output_bound,
+                    "output_noise": noise,
+                    "weight_noise": plan.weight_noise,
+                },
                 SPREAD=spread,
                 INPUT_STEPS=_steps(plan.input_bits),
                 OUTPUT_STEPS=plan.steps,
@@ -208,15 +244,16 @@ def linear_backward(
         g: (vectors, outputs), of the output.
         operands: as in ``linear``.
         plan: as in ``linear``.
-        mask: what ``linear`` returned: no gradient passes where the ADC clipped. None: it passes everywhere.
+        mask: what ``linear`` returned: no gradient passes where the ADC clipped. None: it passes
+            everywhere.
         needs: whether those of ``x``, ``input_range`` and ``w`` are wanted.
         input_tile: how to cut the work of the first two.
         weight_tile: how to cut that of the last.
         splits: parts of the vectors that are summed apart for the last.
 
     Returns:
-        The three gradients, in the type of ``x``, in float32 and in the type of ``w``; None where not wanted. That of
-        a range per vector is None too.
+        The three gradients, in the type of ``x``, in float32 and in the type of ``w``; None where
+        not wanted. That of a range per vector is None too.
     """
     x, w, r = operands.x, operands.w, _wide(operands.input_range)
     (m, k), n = x.shape, w.shape[0]
@@ -238,7 +275,14 @@ def linear_backward(
                 input_gradient_kernel[(programs,)](
                     **{"gx": gx, "sums": sums, "g": g, "mask": mask, "bounds": bounds},
                     **_packed(input_gradient_kernel, operands._replace(key=key)),
-                    **{"M": m, "N": n, "K": k, "blocks": plan.blocks, "block_size": size, "block_tiles": block_tiles},
+                    **{
+                        "M": m,
+                        "N": n,
+                        "K": k,
+                        "blocks": plan.blocks,
+                        "block_size": size,
+                        "block_tiles": block_tiles,
+                    },
                     **{"first_output": plan.first_output, "first_row": plan.first_row},
                     weight_noise=plan.weight_noise,
                     SPREAD=spread,
@@ -252,14 +296,24 @@ def linear_backward(
         programs = triton.cdiv(n, tile.n) * plan.blocks * block_tiles
         splits = splits or _splits(m, programs)
         share = triton.cdiv(triton.cdiv(m, splits), tile.m) * tile.m
-        # a small weight has too few tiles for a GPU: several programs share the vectors, in a fixed order
-        parts = torch.empty(splits, n, k, device=x.device, dtype=w.dtype if splits == 1 else torch.float32)
+        # a small weight has too few tiles for a GPU: several programs share the vectors, in a fixed
+        # order
+        parts = torch.empty(
+            splits, n, k, device=x.device, dtype=w.dtype if splits == 1 else torch.float32
+        )
         if programs:
             with torch.cuda.device_of(x):
                 weight_gradient_kernel[(programs, splits)](
                     **{"gw": parts, "g": g, "mask": mask, "bounds": bounds},
                     **_packed(weight_gradient_kernel, operands),
-                    **{"M": m, "N": n, "K": k, "blocks": plan.blocks, "block_size": size, "block_tiles": block_tiles},
+                    **{
+                        "M": m,
+                        "N": n,
+                        "K": k,
+                        "blocks": plan.blocks,
+                        "block_size": size,
+                        "block_tiles": block_tiles,
+                    },
                     share=share,
                     INPUT_STEPS=steps,
                     PER_VECTOR=per_vector,
@@ -272,9 +326,10 @@ def linear_backward(
     return gx, g_range, gw
 
 
-# Tiles by type and shape, chosen by the registers and instructions that the compiler reports; not measured on a GPU.
-# No autotuning: it would make the first steps of every shape slow. The noise of a weight costs 60 to 70 instructions,
-# which the vectors of a tile share: the tiles of noisy products are tall.
+# Tiles by type and shape, chosen by the registers and instructions that the compiler reports; not
+# measured on a GPU. No autotuning: it would make the first steps of every shape slow. The noise of
+# a weight costs 60 to 70 instructions, which the vectors of a tile share: the tiles of noisy
+# products are tall.
 
 
 def _forward_tile(m: int, dtype: torch.dtype, noisy: bool) -> Tile:
@@ -301,7 +356,8 @@ def _weight_tile(n: int, dtype: torch.dtype) -> Tile:
 
 def _fit(tile: Tile, outputs: int, rows: int) -> Tile:
     """No larger than the matrix needs."""
-    n, k = max(32, triton.next_power_of_2(outputs)), max(16, triton.next_power_of_2(rows))  # n: a word of the mask
+    # n: a word of the mask
+    n, k = max(32, triton.next_power_of_2(outputs)), max(16, triton.next_power_of_2(rows))
     return tile._replace(n=min(tile.n, n), k=min(tile.k, k))
 
 
@@ -319,7 +375,9 @@ def _wide(t: Tensor) -> Tensor:
 
 
 def _weight_noise(plan: Plan, key: Tensor | None) -> tuple[Tensor | None, tuple[float, ...] | None]:
-    """The key, None without noise, and what a kernel must know of the spread, None where it is 1."""
+    """The key, None without noise, and what a kernel must know of the spread, None where it is
+    1.
+    """
     if key is None or plan.weight_noise == 0:
         return None, None
     s = plan.spread
@@ -330,7 +388,8 @@ def _weight_noise(plan: Plan, key: Tensor | None) -> tuple[Tensor | None, tuple[
 
 @lru_cache(maxsize=4096)
 def _bounds(bounds: tuple[int, ...], device: torch.device) -> tuple[Tensor | None, int]:
-    """What a kernel must know of the row blocks: a tensor unless all but the last are equal, and the longest's rows.
+    """What a kernel must know of the row blocks: a tensor unless all but the last are equal, and
+    the longest's rows.
 
     Copied to the device once, not in every step.
     """

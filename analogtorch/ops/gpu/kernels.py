@@ -1,4 +1,6 @@
-"""The kernels. Not measured on a GPU: compiled for sm_80 and sm_90, and compared in Triton's interpreter."""
+"""The kernels. Not measured on a GPU: compiled for sm_80 and sm_90, and compared in Triton's
+interpreter.
+"""
 
 import triton
 import triton.language as tl
@@ -9,9 +11,14 @@ from analogtorch.ops import constants
 _GOLDEN = tl.constexpr(constants.GOLDEN)
 _MIX64_1, _MIX64_2 = tl.constexpr(constants.MIX64_1), tl.constexpr(constants.MIX64_2)
 _MIX32_1, _MIX32_2 = tl.constexpr(constants.MIX32_1), tl.constexpr(constants.MIX32_2)
-_LOG_OFFSET, _SLOPE, _OFFSET = map(tl.constexpr, (constants.LOG_OFFSET, constants.SLOPE, constants.OFFSET))
+_LOG_OFFSET, _SLOPE, _OFFSET = map(
+    tl.constexpr, (constants.LOG_OFFSET, constants.SLOPE, constants.OFFSET)
+)
 _INVERSE, _DEGREE = tl.constexpr(constants.INVERSE), tl.constexpr(len(constants.INVERSE) - 1)
-_LEAST_BOUND, _LEAST_SCALE = tl.constexpr(constants.LEAST_BOUND), tl.constexpr(constants.LEAST_SCALE)
+_LEAST_BOUND, _LEAST_SCALE = (
+    tl.constexpr(constants.LEAST_BOUND),
+    tl.constexpr(constants.LEAST_SCALE),
+)
 
 
 @triton.jit
@@ -49,7 +56,9 @@ def _normal_of(bits):
 
 @triton.jit
 def normal_kernel(out, key, rows, first, n_rows, count, raw: tl.constexpr, BLOCK: tl.constexpr):
-    """Row ``program_id(0)``, columns from ``program_id(1) * BLOCK``; ``raw``: the bits instead of the normals."""
+    """Row ``program_id(0)``, columns from ``program_id(1) * BLOCK``; ``raw``: the bits instead of
+    the normals.
+    """
     r = tl.program_id(0)
     j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     word = _fold(tl.load(key).to(tl.uint64), tl.load(rows + r).to(tl.uint64))
@@ -63,7 +72,9 @@ def normal_kernel(out, key, rows, first, n_rows, count, raw: tl.constexpr, BLOCK
 
 @triton.jit
 def _tile(rows, columns, GROUP: tl.constexpr):
-    """Tile of this program: ``GROUP`` rows of tiles side by side, so that neighbours in time share L2."""
+    """Tile of this program: ``GROUP`` rows of tiles side by side, so that neighbours in time share
+    L2.
+    """
     first = tl.program_id(0) // (GROUP * columns) * GROUP
     height = tl.minimum(rows - first, GROUP)
     place = tl.program_id(0) % (GROUP * columns)
@@ -72,7 +83,9 @@ def _tile(rows, columns, GROUP: tl.constexpr):
 
 @triton.jit
 def _block(bounds, b, size, K):
-    """First and last row of row block ``b``: from ``bounds``, or, where that is None, all ``size`` but the last."""
+    """First and last row of row block ``b``: from ``bounds``, or, where that is None, all ``size``
+    but the last.
+    """
     if bounds is None:
         start = b * size
         stop = tl.minimum(start + size, K)
@@ -85,7 +98,11 @@ def _block(bounds, b, size, K):
 @triton.jit
 def _unit(r, m, M, PER_VECTOR: tl.constexpr):
     """Input ranges of the vectors ``m``, or the range of all of them: a column."""
-    unit = tl.load(r + m, mask=m < M, other=1.0)[:, None] if PER_VECTOR else tl.load(r + tl.zeros([1, 1], tl.int32))
+    unit = (
+        tl.load(r + m, mask=m < M, other=1.0)[:, None]
+        if PER_VECTOR
+        else tl.load(r + tl.zeros([1, 1], tl.int32))
+    )
     return unit
 
 
@@ -93,8 +110,8 @@ def _unit(r, m, M, PER_VECTOR: tl.constexpr):
 def _codes(x, up, STEPS: tl.constexpr):
     """``x * up`` clipped to ``STEPS`` and rounded, half to even; NaN stays NaN.
 
-    Adding 1.5 * 2^23 leaves no bits for a fraction. The clip stands between the product and that sum, which the
-    compiler would otherwise fuse into one rounding: another result near a half.
+    Adding 1.5 * 2^23 leaves no bits for a fraction. The clip stands between the product and that
+    sum, which the compiler would otherwise fuse into one rounding: another result near a half.
     """
     codes = tl.clamp(x * up, -STEPS * 1.0, STEPS * 1.0, propagate_nan=tl.PropagateNan.ALL)
     return (codes + 12582912.0) - 12582912.0
@@ -110,8 +127,12 @@ def _in_steps(p, limit, STEPS: tl.constexpr):
 
 @triton.jit
 def _exact(dtype: tl.constexpr, STEPS: tl.constexpr):
-    """Whether ``dtype`` holds all codes of a converter, and is worth it: float32 loses nothing either way."""
-    return (STEPS > 0) and ((dtype == tl.bfloat16 and STEPS <= 255) or (dtype == tl.float16 and STEPS <= 2047))
+    """Whether ``dtype`` holds all codes of a converter, and is worth it: float32 loses nothing
+    either way.
+    """
+    return (STEPS > 0) and (
+        (dtype == tl.bfloat16 and STEPS <= 255) or (dtype == tl.float16 and STEPS <= 2047)
+    )
 
 
 @triton.jit
@@ -142,7 +163,9 @@ def _noisy(w, scale, words, columns, weight_noise, SPREAD: tl.constexpr):
         f = t - i
         p = tl.maximum(((SPREAD[3] * f + SPREAD[2]) * f + SPREAD[1]) * f + SPREAD[0], 0.0)
         u = tl.maximum(p - SPREAD[8] * f, 0.0)
-        sigma = sigma * tl.sqrt(tl.maximum(SPREAD[4] + i * SPREAD[5] + p * p - SPREAD[7] * u * u, 0.0))
+        sigma = sigma * tl.sqrt(
+            tl.maximum(SPREAD[4] + i * SPREAD[5] + p * p - SPREAD[7] * u * u, 0.0)
+        )
     return w + sigma * _normal_of(_random_bits(words[:, None], columns.to(tl.uint32)[None, :]))
 
 
@@ -182,7 +205,9 @@ def forward_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """A tile of ``y``. What is None is absent: ``key`` the weight noise, ``output_keys`` the output noise."""
+    """A tile of ``y``. What is None is absent: ``key`` the weight noise, ``output_keys`` the output
+    noise.
+    """
     dtype: tl.constexpr = w.dtype.element_ty
     CODES: tl.constexpr = _exact(dtype, INPUT_STEPS)
     tile_m, tile_n = _tile(tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP)
@@ -194,8 +219,12 @@ def forward_kernel(
     w_rows = w + n.to(tl.int64)[:, None] * K
     unit = _unit(input_range, m, M, PER_VECTOR)
     if INPUT_STEPS > 0:
-        up = tl.div_rn(INPUT_STEPS * 1.0, tl.maximum(unit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL))
-        down = tl.div_rn(tl.maximum(unit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL), INPUT_STEPS * 1.0)
+        up = tl.div_rn(
+            INPUT_STEPS * 1.0, tl.maximum(unit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
+        )
+        down = tl.div_rn(
+            tl.maximum(unit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL), INPUT_STEPS * 1.0
+        )
     if key is not None:
         words = _words(key, first_output + n)
     if output_keys is not None:
@@ -215,14 +244,19 @@ def forward_kernel(
                 if not CODES:
                     xq = xq * down
             if key is not None:
-                wn = _noisy(wn.to(tl.float32), column_scale, words, first_row + k, weight_noise, SPREAD)
+                wn = _noisy(
+                    wn.to(tl.float32), column_scale, words, first_row + k, weight_noise, SPREAD
+                )
             p = tl.dot(xq.to(dtype), tl.trans(wn.to(dtype)), p, input_precision="ieee")
         if CODES:
             p = p * down
         full = unit * column_scale[None, :]
         if output_keys is not None:
             z = _normal_of(
-                _random_bits(_words(output_keys + b, vectors)[:, None], (first_output + n).to(tl.uint32)[None, :])
+                _random_bits(
+                    _words(output_keys + b, vectors)[:, None],
+                    (first_output + n).to(tl.uint32)[None, :],
+                )
             )
             p = p + full * output_noise * z
         if OUTPUT_STEPS > 0:
@@ -245,7 +279,11 @@ def forward_kernel(
             bits = tl.reshape(outside, [BLOCK_M, BLOCK_N // 8, 8]) << tl.arange(0, 8)[None, None, :]
             j = tile_n * (BLOCK_N // 8) + tl.arange(0, BLOCK_N // 8)
             where = mask + (b * M + m).to(tl.int64)[:, None] * _mask_row(N) + j[None, :]
-            tl.store(where, tl.sum(bits, 2).to(tl.uint8), mask=in_m[:, None] & (j < _mask_row(N))[None, :])
+            tl.store(
+                where,
+                tl.sum(bits, 2).to(tl.uint8),
+                mask=in_m[:, None] & (j < _mask_row(N))[None, :],
+            )
         total += p
     if bias is not None:
         total += tl.load(bias + n, mask=in_n, other=0.0).to(tl.float32)[None, :]
@@ -282,7 +320,9 @@ def input_gradient_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """A tile of ``gx``, within one row block, and what it adds to the gradient of the range: one of ``sums``."""
+    """A tile of ``gx``, within one row block, and what it adds to the gradient of the range: one of
+    ``sums``.
+    """
     dtype: tl.constexpr = w.dtype.element_ty
     tile_m, tile_k = _tile(tl.cdiv(M, BLOCK_M), blocks * block_tiles, GROUP)
     b = tile_k // block_tiles
@@ -300,7 +340,11 @@ def input_gradient_kernel(
         n = first + tl.arange(0, BLOCK_N)
         in_n = n < N
         gb = tl.load(g_rows + n[None, :], mask=in_m[:, None] & in_n[None, :], other=0.0)
-        wn = tl.load(w + n.to(tl.int64)[:, None] * K + k[None, :], mask=in_n[:, None] & in_k[None, :], other=0.0)
+        wn = tl.load(
+            w + n.to(tl.int64)[:, None] * K + k[None, :],
+            mask=in_n[:, None] & in_k[None, :],
+            other=0.0,
+        )
         if mask is not None:
             gb = tl.where(_lost(mask_rows, n[None, :], in_m[:, None] & in_n[None, :]), 0.0, gb)
         if key is not None:
@@ -346,7 +390,9 @@ def weight_gradient_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """A tile of ``gw``, within one row block, from ``share`` vectors: ``gw`` has a layer per ``program_id(1)``."""
+    """A tile of ``gw``, within one row block, from ``share`` vectors: ``gw`` has a layer per
+    ``program_id(1)``.
+    """
     dtype: tl.constexpr = g.dtype.element_ty
     CODES: tl.constexpr = (not PER_VECTOR) and _exact(dtype, INPUT_STEPS)
     tile_n, tile_k = _tile(tl.cdiv(N, BLOCK_N), blocks * block_tiles, GROUP)
@@ -357,17 +403,27 @@ def weight_gradient_kernel(
     in_n, in_k = n < N, k < stop
     total = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     begin = tl.program_id(1) * share
-    for first in range(begin, tl.where(tl.min(k) < stop, tl.minimum(begin + share, M), begin), BLOCK_M):
+    for first in range(
+        begin, tl.where(tl.min(k) < stop, tl.minimum(begin + share, M), begin), BLOCK_M
+    ):
         m = first + tl.arange(0, BLOCK_M)
         in_m = m < M
         seen = in_m[:, None] & in_n[None, :]
         gb = tl.load(g + m.to(tl.int64)[:, None] * N + n[None, :], mask=seen, other=0.0)
-        xq = tl.load(x + m.to(tl.int64)[:, None] * K + k[None, :], mask=in_m[:, None] & in_k[None, :], other=0.0)
+        xq = tl.load(
+            x + m.to(tl.int64)[:, None] * K + k[None, :],
+            mask=in_m[:, None] & in_k[None, :],
+            other=0.0,
+        )
         if mask is not None:
             mask_rows = mask + (b * M + m).to(tl.int64)[:, None] * _mask_row(N)
             gb = tl.where(_lost(mask_rows, n[None, :], seen), 0.0, gb)
         if INPUT_STEPS > 0:
-            unit = tl.maximum(_unit(input_range, m, M, PER_VECTOR), _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
+            unit = tl.maximum(
+                _unit(input_range, m, M, PER_VECTOR),
+                _LEAST_BOUND,
+                propagate_nan=tl.PropagateNan.ALL,
+            )
             xq = _codes(xq.to(tl.float32), tl.div_rn(INPUT_STEPS * 1.0, unit), INPUT_STEPS)
             if not CODES:
                 xq = xq * tl.div_rn(unit, INPUT_STEPS * 1.0)

@@ -1,8 +1,9 @@
 """The CPU kernels, called on tensors: one pass over memory where torch takes several.
 
-They are optional. ``available()`` is False where they were not built (no C compiler at installation, not Linux) or were
-built from other sources than those beside them, and ``analogtorch.ops`` then computes the same with torch, more slowly,
-and warns of it once. ``status()`` names the library or the reason.
+They are optional. ``available()`` is False where they were not built (no C compiler at
+installation, not Linux) or were built from other sources than those beside them, and
+``analogtorch.ops`` then computes the same with torch, more slowly, and warns of it once.
+``status()`` names the library or the reason.
 """
 
 import ctypes
@@ -38,12 +39,17 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
     from analogtorch.ops.native import build  # not at import: it is also run as a program
 
     capability = torch.backends.cpu.get_cpu_capability()
-    path = next((p for p in (build.library(capability), build.library("DEFAULT")) if p.exists()), None)
+    path = next(
+        (p for p in (build.library(capability), build.library("DEFAULT")) if p.exists()), None
+    )
     remedy = "install gcc 12 or newer and run: python -m analogtorch.ops.native.build"
     if path is None:
         return None, f"not built for {capability} ({build.FOLDER}); {remedy}"
     if not build.current(path):
-        return None, f"{path} was built from other sources than those beside it and is not loaded; {remedy}"
+        return (
+            None,
+            f"{path} was built from other sources than those beside it and is not loaded; {remedy}",
+        )
     try:
         return _loaded(path), f"{path.name} ({capability})"
     except OSError as error:
@@ -51,7 +57,9 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _loaded(path: Path) -> ctypes.CDLL:
-    for runtime in sorted(Path(torch.__file__).parent.glob("lib/libgomp*")) or [Path("libgomp.so.1")]:
+    for runtime in sorted(Path(torch.__file__).parent.glob("lib/libgomp*")) or [
+        Path("libgomp.so.1")
+    ]:
         ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
     library.at_linear_panels.restype = ctypes.c_int64
@@ -61,8 +69,8 @@ def _loaded(path: Path) -> ctypes.CDLL:
 @functools.cache
 def _warn() -> None:
     warnings.warn(
-        "analogtorch: the CPU kernels do not run, so analog layers run on plain torch, several times slower. "
-        + status(),
+        "analogtorch: the CPU kernels do not run, so analog layers run on plain torch, several "
+        "times slower. " + status(),
         RuntimeWarning,
         stacklevel=3,
     )
@@ -85,14 +93,22 @@ def status() -> str:
 def takes(inputs: Operands, plan: Plan) -> bool:
     """Whether the kernels compute this product: on the CPU, not in double precision, not empty.
 
-    Not theirs are input ranges of row blocks that cut a kernel: the channel of that kernel has several; and plans of
-    several phases. Half precision is computed in float32 throughout and rounded at the end.
+    Not theirs are input ranges of row blocks that cut a kernel: the channel of that kernel has
+    several; and plans of several phases. Half precision is computed in float32 throughout and
+    rounded at the end.
     """
     floats = [t for i, t in enumerate(inputs) if t is not None and i in _FLOATS]
     ours = all(t.dtype in _TYPES and t.device.type == "cpu" for t in floats)
     taps = inputs.w.shape[2:].numel()
     whole = not per_block(inputs.input_range) or all(bound % taps == 0 for bound in plan.bounds)
-    return ours and whole and plan.phases == 1 and inputs.x.numel() > 0 and inputs.w.numel() > 0 and available()
+    return (
+        ours
+        and whole
+        and plan.phases == 1
+        and inputs.x.numel() > 0
+        and inputs.w.numel() > 0
+        and available()
+    )
 
 
 _FLOATS = frozenset(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.READING)))
@@ -101,7 +117,9 @@ _FLOATS = frozenset(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.READING
 
 def _single(inputs: Operands) -> Operands:
     """The same in float32."""
-    return Operands._make([t.float() if t is not None and i in _FLOATS else t for i, t in enumerate(inputs)])
+    return Operands._make(
+        [t.float() if t is not None and i in _FLOATS else t for i, t in enumerate(inputs)]
+    )
 
 
 def _call(name: str, *arguments: Any) -> Any:
@@ -111,9 +129,18 @@ def _call(name: str, *arguments: Any) -> Any:
 
 
 def normal(key: int, rows: Tensor, first: Tensor, count: int) -> Tensor:
-    """Normals at ``rows`` (int64, (R,)) and the ``count`` columns from ``first`` (int64, (R,)): float32 (R, count)."""
-    out = torch.empty(len(rows), count, dtype=torch.float32, device="cpu")  # whatever the default device is
-    numbers = (ctypes.c_int64(key), _pointer(rows), _pointer(first), ctypes.c_int64(len(rows)), ctypes.c_int64(count))
+    """Normals at ``rows`` (int64, (R,)) and the ``count`` columns from ``first`` (int64, (R,)):
+    float32 (R, count).
+    """
+    # whatever the default device is
+    out = torch.empty(len(rows), count, dtype=torch.float32, device="cpu")
+    numbers = (
+        ctypes.c_int64(key),
+        _pointer(rows),
+        _pointer(first),
+        ctypes.c_int64(len(rows)),
+        ctypes.c_int64(count),
+    )
     _call("at_normal", _pointer(out), *numbers)
     return out
 
@@ -121,7 +148,13 @@ def normal(key: int, rows: Tensor, first: Tensor, count: int) -> Tensor:
 def keys(seed: int, streams: Sequence[int]) -> Tensor:
     """``fold`` of the seed with each stream: int64."""
     out = torch.empty(len(streams), dtype=torch.int64, device="cpu")
-    _call("at_keys", _pointer(out), ctypes.c_int64(seed), _array(tuple(streams)), ctypes.c_int64(len(streams)))
+    _call(
+        "at_keys",
+        _pointer(out),
+        ctypes.c_int64(seed),
+        _array(tuple(streams)),
+        ctypes.c_int64(len(streams)),
+    )
     return out
 
 
@@ -131,7 +164,9 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     call = _Call(inputs, plan)
     x, w, output = inputs.x, inputs.w, call.form.output
     y = x.new_empty(output)
-    scale = w.new_empty(plan.blocks, w.shape[0]) if inputs.scale is None else inputs.scale.contiguous()
+    scale = (
+        w.new_empty(plan.blocks, w.shape[0]) if inputs.scale is None else inputs.scale.contiguous()
+    )
     kept = learns and plan.saturates
     mask = x.new_empty(mask_shape(output, plan.blocks, plan.dims) if kept else (0,), dtype=MASK)
     saturated = x.new_empty(plan.blocks, dtype=torch.uint8)
@@ -141,7 +176,9 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     return Outputs(y.to(dtype), scale, mask, saturated)
 
 
-def backward(g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> Gradients:
+def backward(
+    g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]
+) -> Gradients:
     """As ``reference.backward``."""
     needs_x, needs_range, needs_w, needs_bias = needs
     given, inputs = inputs, _single(inputs)
@@ -151,10 +188,20 @@ def backward(g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: S
     g_bias = w.new_empty(w.shape[0]) if needs_bias else None
     mask = outputs.mask if outputs.mask.numel() else None
     saturated = outputs.saturated if mask is not None else torch.zeros_like(outputs.saturated)
-    call.point(scale=outputs.scale.float(), saturated=saturated, g=g.float(), gx=gx, gw=gw, g_bias=g_bias, mask=mask)
+    call.point(
+        scale=outputs.scale.float(),
+        saturated=saturated,
+        g=g.float(),
+        gx=gx,
+        gw=gw,
+        g_bias=g_bias,
+        mask=mask,
+    )
     split = 1
     if plan.dims:  # enough items for every thread, where there are few samples
-        split = max(1, min(w.shape[1], -(-2 * torch.get_num_threads() // (x.shape[0] * plan.groups))))
+        split = max(
+            1, min(w.shape[1], -(-2 * torch.get_num_threads() // (x.shape[0] * plan.groups)))
+        )
     blocks = plan.blocks if per_block(inputs.input_range) else 1
     each = blocks if plan.dims else 1  # of a linear layer, a panel of rows lies in one block
     sums = torch.zeros(call.form.sums * split * each, dtype=torch.float64, device="cpu")
@@ -185,7 +232,8 @@ class _Form(NamedTuple):
     output: tuple[int, ...]
     """Shape of the output."""
     sums: int
-    """Parts that the gradient of the range is summed from; of a convolution, for each split of its channels."""
+    """Parts that the gradient of the range is summed from; of a convolution, for each split of its
+    channels."""
     panels: list[int]
     """How many of them belong to each row block of a linear layer."""
     arrays: tuple[Any, ...]
@@ -197,14 +245,27 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
     bounds, columns = _array(plan.bounds), _array(plan.columns)
     if plan.dims:
         geometry = zip(x[2:], w[2:], plan.stride, plan.padding, plan.dilation, strict=True)
-        places = [(size + 2 * pad - gap * (taps - 1) - 1) // step + 1 for size, taps, step, pad, gap in geometry]
+        places = [
+            (size + 2 * pad - gap * (taps - 1) - 1) // step + 1
+            for size, taps, step, pad, gap in geometry
+        ]
         if min(places) < 1:
-            raise ValueError(f"the kernel {tuple(w[2:])} is larger than the padded input {tuple(x[2:])}")
+            raise ValueError(
+                f"the kernel {tuple(w[2:])} is larger than the padded input {tuple(x[2:])}"
+            )
         padded = math.prod(size + 2 * pad for size, pad in zip(x[2:], plan.padding, strict=True))
         if padded * w[1] >= _INT32:
-            raise ValueError(f"a padded sample of {padded * w[1]:,} numbers is too large, below 2^31 are allowed")
+            raise ValueError(
+                f"a padded sample of {padded * w[1]:,} numbers is too large, below 2^31 are allowed"
+            )
         m = Convolution(n=x[0], groups=plan.groups, channels=w[1], outputs=w[0] // plan.groups)
-        sizes = {"in": x[2:], "out": places, "kernel": w[2:], "stride": plan.stride, "dilation": plan.dilation}
+        sizes = {
+            "in": x[2:],
+            "out": places,
+            "kernel": w[2:],
+            "stride": plan.stride,
+            "dilation": plan.dilation,
+        }
         for name, numbers in sizes.items():
             setattr(m, name, _three(numbers, 1))
         m.padding = _three(plan.padding, 0)
@@ -219,8 +280,18 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
     m.bounds, m.columns = ctypes.addressof(bounds), ctypes.addressof(columns)
     m.input_levels = levels(plan.input_bits) if plan.input_bits else 0
     spread, noise, read = plan.spread, m.noise, m.read
-    noise.std, noise.shaped, noise.base, noise.step = plan.weight_noise, plan.shaped, spread.base, spread.step
-    noise.c, noise.pieces, noise.dip, noise.rate = spread.coefficients, spread.pieces, spread.dip, spread.rate
+    noise.std, noise.shaped, noise.base, noise.step = (
+        plan.weight_noise,
+        plan.shaped,
+        spread.base,
+        spread.step,
+    )
+    noise.c, noise.pieces, noise.dip, noise.rate = (
+        spread.coefficients,
+        spread.pieces,
+        spread.dip,
+        spread.rate,
+    )
     noise.first_output, noise.first_row = plan.first_output, plan.first_row
     read.levels, read.bound = plan.steps, plan.output_bound
     read.std, read.first_output = plan.output_noise, plan.first_output
@@ -228,7 +299,9 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
     return _Form(m, output, sums, panels, (bounds, columns))
 
 
-_POINTED = {part: tuple(n for n in pointers(kind) if n in Operands._fields) for part, kind in PARTS.items()}
+_POINTED = {
+    part: tuple(n for n in pointers(kind) if n in Operands._fields) for part, kind in PARTS.items()
+}
 """The operands that the structures point to, by the name of the part."""
 
 
@@ -261,9 +334,14 @@ class _Call:
         return tensor.data_ptr()
 
     def run(self, name: str, *more: Any) -> None:
-        """Call the kernel; it releases the interpreter's lock, and writes nothing where memory is short."""
+        """Call the kernel; it releases the interpreter's lock, and writes nothing where memory is
+        short.
+        """
         if _call(name, ctypes.byref(self.matrix), *more):
-            raise MemoryError(f"no memory for what an analog product of shape {self.form.output} needs while it runs")
+            raise MemoryError(
+                f"no memory for what an analog product of shape {self.form.output} needs while it "
+                "runs"
+            )
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -2,9 +2,9 @@
 
 python -m analogtorch.ops.native.build [--stale]
 
-A library holds the fingerprint of what it was built from; one of other sources is never loaded, as it would read
-structures other than those that ``structures.py`` finds in them. ``--stale`` builds only if a library is missing or of
-others.
+A library holds the fingerprint of what it was built from; one of other sources is never loaded, as
+it would read structures other than those that ``structures.py`` finds in them. ``--stale`` builds
+only if a library is missing or of others.
 """
 
 import hashlib
@@ -30,7 +30,9 @@ _X86 = {"AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"), "AVX2": ("-
 
 
 def library(capability: str) -> Path:
-    """The library for a CPU capability, by torch's name for it: ``AVX512``, ``AVX2`` or ``DEFAULT``."""
+    """The library for a CPU capability, by torch's name for it: ``AVX512``, ``AVX2`` or
+    ``DEFAULT``.
+    """
     return FOLDER / f"libkernels-{capability.lower()}.so"
 
 
@@ -53,16 +55,18 @@ def current(path: Path) -> bool:
 
 
 def build() -> list[Path]:
-    """Compile with the C compiler of the machine (``CC``, ``gcc`` or ``cc``), once per instruction set.
+    """Compile with the C compiler of the machine (``CC``, ``gcc`` or ``cc``), once per instruction
+    set.
 
-    OpenMP is compiled in but not linked: a library takes torch's own runtime when it is loaded, so that both share
-    one pool of threads.
+    OpenMP is compiled in but not linked: a library takes torch's own runtime when it is loaded, so
+    that both share one pool of threads.
 
     Returns:
         The libraries that were made.
 
     Raises:
-        OSError: not Linux, no compiler, or the compiler failed; the message ends with what it printed.
+        OSError: not Linux, no compiler, or the compiler failed; the message ends with what it
+            printed.
     """
     if platform.system() != "Linux":
         raise OSError(f"the CPU kernels are built on Linux only, this is {platform.system()}")
@@ -89,9 +93,19 @@ def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> Path:
         Path(folder, "constants.h").write_text(_header())
         for source in SOURCES:
             objects.append(str(Path(folder, source).with_suffix(".o")))
-            _run(compiler, *_COMPILE, *flags, *made_from, "-c", str(FOLDER / source), "-o", objects[-1])
+            _run(
+                compiler,
+                *_COMPILE,
+                *flags,
+                *made_from,
+                "-c",
+                str(FOLDER / source),
+                "-o",
+                objects[-1],
+            )
         linked = Path(folder, target.name)
-        _run(compiler, "-shared", *objects, "-o", str(linked), "-lm")  # without -fopenmp: that would link libgomp
+        # without -fopenmp: that would link libgomp
+        _run(compiler, "-shared", *objects, "-o", str(linked), "-lm")
         partial = target.with_suffix(f".{os.getpid()}.tmp")
         shutil.copyfile(linked, partial)
         os.replace(partial, target)

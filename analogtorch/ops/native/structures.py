@@ -10,14 +10,18 @@ _COMMENT, _FIELD = re.compile(r"/\*.*?\*/", re.DOTALL), re.compile(r"(\*?)(\w+)(
 
 
 def _structure(file: str, name: str) -> Any:
-    """``typedef struct {...} name;`` of a C source: fields of ``_TYPES``, arrays of them, and pointers to anything."""
+    """``typedef struct {...} name;`` of a C source: fields of ``_TYPES``, arrays of them, and
+    pointers to anything.
+    """
     text = _COMMENT.sub(" ", (Path(__file__).parent / file).read_text(encoding="utf-8"))
     found = re.search(rf"typedef struct \{{([^}}]*)\}} {name};", text)
     assert found is not None, f"{file} has no structure {name}"
     fields: list[tuple[str, Any]] = []
     for declaration in filter(None, map(str.strip, found[1].split(";"))):
         kind, names = declaration.removeprefix("const ").split(None, 1)
-        for star, field, count in (_FIELD.fullmatch(each.strip()).groups() for each in names.split(",")):  # type: ignore[union-attr]
+        for star, field, count in (
+            _FIELD.fullmatch(each.strip()).groups() for each in names.split(",")
+        ):  # type: ignore[union-attr]
             each = ctypes.c_void_p if star else _TYPES[kind]
             fields.append((field, each * int(count) if count else each))
     return type(name, (ctypes.Structure,), {"_fields_": fields})

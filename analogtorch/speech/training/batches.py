@@ -1,4 +1,6 @@
-"""Training batches that are a pure function of (seed, epoch): their order and whatever is done to them."""
+"""Training batches that are a pure function of (seed, epoch): their order and whatever is done to
+them.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -16,22 +18,35 @@ class Batches:
     """Shuffled batches of one training split, anew in each epoch.
 
     Args:
-        make: gives the inputs and labels of the samples at the indices (int64, (batch_size,)) in an epoch.
+        make: gives the inputs and labels of the samples at the indices (int64, (batch_size,)) in an
+            epoch.
         size: samples in the split.
         batch_size: samples of a batch; an epoch leaves out what does not fill one.
         seed: of the order.
-        workers: processes that call ``make`` ahead of the training; 0 calls it in this one. The batches are the same.
+        workers: processes that call ``make`` ahead of the training; 0 calls it in this one. The
+            batches are the same.
 
     Raises:
         ValueError: fewer samples than one batch, or negative workers.
     """
 
-    def __init__(self, make: Make, size: int, *, batch_size: int, seed: int, workers: int = 0) -> None:
+    def __init__(
+        self, make: Make, size: int, *, batch_size: int, seed: int, workers: int = 0
+    ) -> None:
         if batch_size > size:
-            raise ValueError(f"batch_size={batch_size} is more than the {size} training samples; use at most {size}")
+            raise ValueError(
+                f"batch_size={batch_size} is more than the {size} training samples; use at most "
+                f"{size}"
+            )
         if workers < 0:
             raise ValueError(f"workers={workers}; use 0 or more")
-        self.make, self.size, self.batch_size, self.seed, self.workers = make, size, batch_size, seed, workers
+        self.make, self.size, self.batch_size, self.seed, self.workers = (
+            make,
+            size,
+            batch_size,
+            seed,
+            workers,
+        )
 
     def __len__(self) -> int:
         """Batches of one epoch."""

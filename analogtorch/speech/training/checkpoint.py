@@ -1,4 +1,6 @@
-"""Checkpoints that are never half written, never damaged in silence, and hold nothing but tensors and plain values."""
+"""Checkpoints that are never half written, never damaged in silence, and hold nothing but tensors
+and plain values.
+"""
 
 import io
 from pathlib import Path
@@ -11,17 +13,25 @@ from analogtorch.files import seal, sealed_bytes, write_atomically
 
 
 class AtomicCheckpoint(CheckpointIO):
-    """``Trainer(plugins=[AtomicCheckpoint()])``: the old checkpoint stays until the new one is whole.
+    """``Trainer(plugins=[AtomicCheckpoint()])``: the old checkpoint stays until the new one is
+    whole.
 
-    A full disk is an OSError with the path and the remedy; a damaged file is a ValueError with its name. The file is
-    one of ``torch.save`` with a checksum, and ``torch.load`` reads it too. Loading unpickles no code.
+    A full disk is an OSError with the path and the remedy; a damaged file is a ValueError with its
+    name. The file is one of ``torch.save`` with a checksum, and ``torch.load`` reads it too.
+    Loading unpickles no code.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         write_atomically(path, packed(checkpoint))
 
-    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
-        return torch.load(io.BytesIO(sealed_bytes(path)), map_location=map_location or "cpu", weights_only=True)
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> Any:
+        return torch.load(
+            io.BytesIO(sealed_bytes(path)), map_location=map_location or "cpu", weights_only=True
+        )
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)

@@ -37,8 +37,9 @@ def fit(
 ) -> nn.Module:
     """Train ``network`` in place through all epochs of the phase.
 
-    A run that was stopped at any moment and is resumed ends with the very weights of a run that was not: each step is
-    seeded by (seed, step), each batch is a function of (seed, epoch), and a checkpoint is the state after an epoch.
+    A run that was stopped at any moment and is resumed ends with the very weights of a run that was
+    not: each step is seeded by (seed, step), each batch is a function of (seed, epoch), and a
+    checkpoint is the state after an epoch.
 
     Args:
         network: digital or converted (and calibrated); it must give (N, classes).
@@ -46,7 +47,8 @@ def fit(
         phase: what to do.
         seed: of dropout and noise, a signed 64-bit integer.
         checkpoint: the file that keeps the state after the latest epoch.
-        resume: continue from ``checkpoint`` if it is there; otherwise a file of that name is overwritten.
+        resume: continue from ``checkpoint`` if it is there; otherwise a file of that name is
+            overwritten.
         teacher: to distil from, if ``phase.distill`` > 0.
         validation: inputs and labels whose accuracy the progress bar shows; they decide nothing.
         progress: show Lightning's progress bar.
@@ -57,8 +59,10 @@ def fit(
         The network, on the CPU and in evaluation mode.
 
     Raises:
-        ValueError: a teacher is missing, or the checkpoint to resume from is damaged or of another network.
-        OSError: the checkpoint cannot be written, such as on a full disk; the one before is still whole.
+        ValueError: a teacher is missing, or the checkpoint to resume from is damaged or of another
+            network.
+        OSError: the checkpoint cannot be written, such as on a full disk; the one before is still
+            whole.
     """
     path = Path(checkpoint)
     module = Classifier(network, phase, steps=phase.epochs * len(batches), teacher=teacher)
@@ -88,7 +92,9 @@ def fit(
             trainer.fit(
                 module,
                 _Epochs(batches, lambda: trainer.global_step),
-                DataLoader(TensorDataset(*validation), batch_size=500) if show and validation is not None else None,
+                DataLoader(TensorDataset(*validation), batch_size=500)
+                if show and validation is not None
+                else None,
                 ckpt_path=str(path) if resume else None,
                 weights_only=True,
             )
@@ -99,17 +105,30 @@ def _check_fits(path: Path, module: Classifier) -> None:
     try:
         found = AtomicCheckpoint().load_checkpoint(path)["state_dict"]
         shapes = {name: value.shape for name, value in found.items()}
-    except (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint, or damaged ({error}); remove it to train from the start") from error
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise ValueError(
+            f"{path} is no checkpoint, or damaged ({error}); remove it to train from the start"
+        ) from error
     if shapes != {name: value.shape for name, value in module.state_dict().items()}:
-        raise ValueError(f"{path} does not fit this network; name another file, or remove it to train from the start")
+        raise ValueError(
+            f"{path} does not fit this network; name another file, or remove it to train from the "
+            "start"
+        )
 
 
 class _Epochs:
     """What Lightning iterates, once per epoch.
 
-    The epoch is counted from the optimizer steps and only when the first batch is asked for: Lightning makes the
-    iterator of a resumed run before it knows the epoch.
+    The epoch is counted from the optimizer steps and only when the first batch is asked for:
+    Lightning makes the iterator of a resumed run before it knows the epoch.
     """
 
     def __init__(self, batches: Batches, step: Callable[[], int]) -> None:
@@ -124,7 +143,9 @@ class _Epochs:
 
 @contextlib.contextmanager
 def _interruptible(trainer: L.Trainer) -> Iterator[None]:
-    """Ctrl+C stays a KeyboardInterrupt: Lightning turns it into SystemExit and ignores the next one for good."""
+    """Ctrl+C stays a KeyboardInterrupt: Lightning turns it into SystemExit and ignores the next one
+    for good.
+    """
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -140,7 +161,9 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's notes about devices, workers and loggers, which are decided here on purpose."""
+    """Without Lightning's notes about devices, workers and loggers, which are decided here on
+    purpose.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -18,13 +18,16 @@ class Classifier(L.LightningModule):
         network: gives (N, classes); digital or converted.
         phase: optimizer, schedule and loss.
         steps: optimizer steps of the whole phase.
-        teacher: network to distil from if ``phase.distill`` > 0; it is frozen and used in evaluation mode.
+        teacher: network to distil from if ``phase.distill`` > 0; it is frozen and used in
+            evaluation mode.
 
     Raises:
         ValueError: the phase distils and there is no teacher.
     """
 
-    def __init__(self, network: nn.Module, phase: Phase, *, steps: int, teacher: nn.Module | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, phase: Phase, *, steps: int, teacher: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if phase.distill > 0 and teacher is None:
             raise ValueError(f"distill={phase.distill} needs a teacher; pass one, or use distill=0")
@@ -69,7 +72,8 @@ class Classifier(L.LightningModule):
         trained = [p for p in self.network.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.dim() > 1], "weight_decay": phase.weight_decay},
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},  # input ranges among them
+            # input ranges among them
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=phase.learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -33,11 +33,14 @@ class Phase:
     temperature: float = 2.0
     """Temperature of the distillation (arXiv:1503.02531), > 0."""
     clip_sigma: float | None = None
-    """After each step, clip the weights of each analog layer to this many standard deviations, > 0; null never."""
+    """After each step, clip the weights of each analog layer to this many standard deviations, > 0;
+    null never."""
 
     def __post_init__(self) -> None:
         self._check("epochs", lambda v: v >= 1, "an integer >= 1")
-        self._check("batch_size", lambda v: v >= 2, "an integer >= 2: batch normalisation needs two samples")
+        self._check(
+            "batch_size", lambda v: v >= 2, "an integer >= 2: batch normalisation needs two samples"
+        )
         self._check("learning_rate", lambda v: v > 0, "a number > 0")
         self._check("warmup", lambda v: 0 < v < 1, "between 0 and 1, such as 0.2")
         self._check("weight_decay", lambda v: v >= 0, "a number >= 0")

@@ -1,6 +1,15 @@
 """The battery: every case by its name, a room per module."""
 
-from benchmarks.record.cases import chips, files, layers, mapping, products, programming, speech, training
+from benchmarks.record.cases import (
+    chips,
+    files,
+    layers,
+    mapping,
+    products,
+    programming,
+    speech,
+    training,
+)
 from benchmarks.record.runs import Case
 
 CASES: dict[str, Case] = {

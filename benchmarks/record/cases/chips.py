@@ -6,11 +6,22 @@ from typing import Any
 from benchmarks.record import api
 from benchmarks.record.cases.layers import chip as usual
 from benchmarks.record.nets import KINDS, NETS, Net, batches
-from benchmarks.record.runs import Case, Found, by_tile, calibrated, call, evaluated, everything, in_plain_torch
+from benchmarks.record.runs import (
+    Case,
+    Found,
+    by_tile,
+    calibrated,
+    call,
+    evaluated,
+    everything,
+    in_plain_torch,
+)
 
 _KINDS = ("linear", "conv2d_groups", "lstm", "attention", "embedding")
 _ADC: list[dict[str, Any]] = [
-    {"adc": adc, "adc_per": per} for adc in ("mse", "percentile", "absmax") for per in ("layer", "tile", "column")
+    {"adc": adc, "adc_per": per}
+    for adc in ("mse", "percentile", "absmax")
+    for per in ("layer", "tile", "column")
 ]
 _WAYS: list[dict[str, Any]] = [
     {},
@@ -40,7 +51,9 @@ def _large(kind: str) -> Found:
     """Tiles of their own size: one row block."""
     for name, chip in (("hermes64", api.hermes64()), ("neurram48", api.neurram48())):
         model = api.convert(Net(KINDS[kind]), chip, embeddings=True)
-        yield from ((f"{name} as it is, {n}", found) for n, found in everything(model, KINDS[kind].inputs))
+        yield from (
+            (f"{name} as it is, {n}", found) for n, found in everything(model, KINDS[kind].inputs)
+        )
 
 
 def _way(net: str, options: dict[str, Any]) -> Found:

@@ -15,13 +15,21 @@ from benchmarks.record.runs import Case, Found, calibrated, evaluated
 def _checkpoint(net: str, calibration: str) -> Found:
     make, shape = NETS[net]
     x = batches(*shape, count=2)
-    options = {"method": "absmax", "per": "tile", "adc": "mse", "adc_per": "column"} if calibration == "by tile" else {}
+    options = (
+        {"method": "absmax", "per": "tile", "adc": "mse", "adc_per": "column"}
+        if calibration == "by tile"
+        else {}
+    )
     model = calibrated(api.convert(make(), usual()), [(t,) for t in x], **options)
     with tempfile.TemporaryDirectory() as folder:
         api.save(model, folder)
         yield (
             "files",
-            {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir()) if file.suffix != ".lock"},
+            {
+                file.name: file.read_bytes()
+                for file in sorted(Path(folder).iterdir())
+                if file.suffix != ".lock"
+            },
         )
         other = api.load(folder, make())
         yield "state", dict(other.state_dict())
@@ -54,13 +62,19 @@ def _report() -> Found:
     def metric(chip: torch.nn.Module) -> float:
         return 0.9 + evaluated(chip, [x]).mean().item() / 100
 
-    direct, hwa = (api.sweep(model, metric, num_chips=2, times=["0 s", "1 day"], seed=seed) for seed in (0, 1))
+    direct, hwa = (
+        api.sweep(model, metric, num_chips=2, times=["0 s", "1 day"], seed=seed) for seed in (0, 1)
+    )
     with tempfile.TemporaryDirectory() as folder:
         yield "texts", api.report_texts(direct, hwa, Path(folder))
 
 
 CASES: dict[str, Case] = {
-    **{f"checkpoint/{net}/{way}": partial(_checkpoint, net, way) for net in NETS for way in ("by default", "by tile")},
+    **{
+        f"checkpoint/{net}/{way}": partial(_checkpoint, net, way)
+        for net in NETS
+        for way in ("by default", "by tile")
+    },
     **{f"chip file/{name}": partial(_chip, name) for name in api.chips()},
     "report": _report,
 }

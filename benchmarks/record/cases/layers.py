@@ -1,4 +1,6 @@
-"""Every kind of layer, on one chip with everything switched on: each type of number, with the kernels and without."""
+"""Every kind of layer, on one chip with everything switched on: each type of number, with the
+kernels and without.
+"""
 
 from functools import partial
 
@@ -7,7 +9,15 @@ from torch import Tensor, nn
 
 from benchmarks.record import api
 from benchmarks.record.nets import KINDS, Net
-from benchmarks.record.runs import Case, Found, by_tile, evaluated, everything, in_plain_torch, stepped
+from benchmarks.record.runs import (
+    Case,
+    Found,
+    by_tile,
+    evaluated,
+    everything,
+    in_plain_torch,
+    stepped,
+)
 
 
 def chip() -> api.Chip:
@@ -40,6 +50,12 @@ CASES: dict[str, Case] = {
     **{f"layer/{kind}/float32": partial(_layer, kind, torch.float32) for kind in KINDS},
     **{f"layer/{kind}/float64": partial(_layer, kind, torch.float64) for kind in KINDS},
     **{f"layer/{kind}/bfloat16": partial(_layer, kind, torch.bfloat16) for kind in KINDS},
-    **{f"layer/{kind}/autocast": partial(_autocast, kind) for kind in ("linear", "conv2d", "lstm", "attention")},
-    **{f"layer/{kind}/plain": in_plain_torch(partial(_layer, kind, torch.float32)) for kind in KINDS},
+    **{
+        f"layer/{kind}/autocast": partial(_autocast, kind)
+        for kind in ("linear", "conv2d", "lstm", "attention")
+    },
+    **{
+        f"layer/{kind}/plain": in_plain_torch(partial(_layer, kind, torch.float32))
+        for kind in KINDS
+    },
 }

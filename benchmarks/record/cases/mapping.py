@@ -19,7 +19,9 @@ def _transformer() -> nn.Module:
 
 def _large() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(700, 600), nn.ReLU(), nn.Linear(600, 300), nn.ReLU(), nn.Linear(300, 10))
+    return nn.Sequential(
+        nn.Linear(700, 600), nn.ReLU(), nn.Linear(600, 300), nn.ReLU(), nn.Linear(300, 10)
+    )
 
 
 _NETS: dict[str, tuple[Any, Any]] = {
@@ -47,12 +49,20 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def _mapping(net: str, chip: str, options: dict[str, Any] | None = None) -> Found:
     make, example = _NETS[net]
-    mapping = api.map_to_chip(make(), example(), chip=_CHIPS[chip](), num_chips=None, **(options or {}))
+    mapping = api.map_to_chip(
+        make(), example(), chip=_CHIPS[chip](), num_chips=None, **(options or {})
+    )
     text = mapping.to_json()
     yield "blocks", api.placements(mapping)
     yield (
         "utilisation",
-        [mapping.utilisation, mapping.tiles_used, mapping.tiles_lower_bound, mapping.cells, mapping.vectors],
+        [
+            mapping.utilisation,
+            mapping.tiles_used,
+            mapping.tiles_lower_bound,
+            mapping.cells,
+            mapping.vectors,
+        ],
     )
     yield "text", str(mapping)
     yield "json", text
@@ -100,8 +110,19 @@ def _bypassed() -> Found:
 def _capacity() -> Found:
     for name, make in _CHIPS.items():
         chip = make()
-        drifted = [api.mean_conductance(chip.cell, t, random(500).clamp(-1, 1)) for t in (0.0, 3600.0, 86400.0)]
-        yield name, [api.chips_needed(chip, 10**8), drifted, str(api.peak(chip)), [str(e) for e in api.published(chip)]]
+        drifted = [
+            api.mean_conductance(chip.cell, t, random(500).clamp(-1, 1))
+            for t in (0.0, 3600.0, 86400.0)
+        ]
+        yield (
+            name,
+            [
+                api.chips_needed(chip, 10**8),
+                drifted,
+                str(api.peak(chip)),
+                [str(e) for e in api.published(chip)],
+            ],
+        )
     sizes = {"first": 3_000_000, "second": 5_000_000, "third": 900_000}
     yield "devices", [*api.device_mix(10**7, 35 * 10**6)]
     dense, accurate = api.ibm_speech34(pcm_per_weight=2), api.ibm_speech34()

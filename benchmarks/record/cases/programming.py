@@ -1,4 +1,6 @@
-"""Programmed chips: times, compensations, writing methods, defects, places, and what corrects them afterwards."""
+"""Programmed chips: times, compensations, writing methods, defects, places, and what corrects them
+afterwards.
+"""
 
 from functools import partial
 from typing import Any
@@ -27,7 +29,9 @@ def _device(name: str) -> Found:
 
 def _model(net: str, chip: api.Chip) -> Any:
     make, shape = NETS[net]
-    return calibrated(api.convert(make(), chip), [(x,) for x in batches(*shape, count=2)], method="absmax")
+    return calibrated(
+        api.convert(make(), chip), [(x,) for x in batches(*shape, count=2)], method="absmax"
+    )
 
 
 def _views(net: str) -> Found:
@@ -39,7 +43,10 @@ def _views(net: str) -> Found:
                 view = physical.at(time, compensation=compensation, readout=readout)
                 yield f"{time}, {compensation}, {readout}", met(view, x)
     view = physical.at("1 day")
-    yield "in two halves", [evaluated(view, half) for half in zip(*(t.chunk(2) for t in x), strict=True)]
+    yield (
+        "in two halves",
+        [evaluated(view, half) for half in zip(*(t.chunk(2) for t in x), strict=True)],
+    )
     yield "seconds", evaluated(physical.at(12345.0), x)
     yield "model as before", evaluated(model, x)
 
@@ -52,9 +59,15 @@ def _method(net: str, chip: str, method: Any) -> Found:
 
 
 def _defects(net: str, name: str) -> Found:
-    model, x, defects = _model(net, usual()), batches(*NETS[net][1], count=1), api.Defects(**_DEFECTS[name])
+    model, x, defects = (
+        _model(net, usual()),
+        batches(*NETS[net][1], count=1),
+        api.Defects(**_DEFECTS[name]),
+    )
     mapping = api.map_to_chip(model, x[0][:1], chip=usual(), num_chips=None, spread=True)
-    moved = api.remap(mapping, retired=[(0, 1)], retired_columns=[(0, 0, 3)], num_chips=mapping.num_chips + 1)
+    moved = api.remap(
+        mapping, retired=[(0, 1)], retired_columns=[(0, 0, 3)], num_chips=mapping.num_chips + 1
+    )
     for place, where in (("consecutive", None), ("mapped", mapping), ("remapped", moved)):
         physical = api.program(model, seed=5, defects=defects, mapping=where)
         yield place, met(physical.at("1 day"), x)
@@ -97,15 +110,24 @@ def _sweep() -> Found:
     model, x = _model("mlp", usual()), batches(32, 40, count=1)
     labels = evaluated(api.to_digital(api.convert(NETS["mlp"][0](), usual())), x).argmax(-1)
     found = api.sweep(
-        model, lambda chip: api.accuracy(chip, [(x[0], labels)]), num_chips=2, times=["0 s", "1 year"], seed=4
+        model,
+        lambda chip: api.accuracy(chip, [(x[0], labels)]),
+        num_chips=2,
+        times=["0 s", "1 year"],
+        seed=4,
     )
     yield "sweep", [found.values, str(found), list(found.seeds)]
     yield "accuracy", api.accuracy(model, [(x[0], labels)])
     scan = api.sensitivity(
-        model, lambda m: (call(m, x) - 1).square().mean().item(), num_chips=2, higher_is_better=False
+        model,
+        lambda m: (call(m, x) - 1).square().mean().item(),
+        num_chips=2,
+        higher_is_better=False,
     )
     yield "sensitivity", [str(scan), api.losses(scan)]
-    scan = api.sensitivity(model, lambda m: api.accuracy(m, [(x[0], labels)]), effects=("bits", "drift"), num_chips=1)
+    scan = api.sensitivity(
+        model, lambda m: api.accuracy(m, [(x[0], labels)]), effects=("bits", "drift"), num_chips=1
+    )
     yield "sensitivity of the accuracy", [str(scan), api.losses(scan), str(scan.suggest(0.05))]
 
 
@@ -136,8 +158,15 @@ CASES: dict[str, Case] = {
         for name, m in _METHODS.items()
     },
     **{f"programmed/{chip}/cnn": partial(_method, "cnn", chip, None) for chip in _CHIPS},
-    **{f"programmed/cnn/{name}": partial(_method, "cnn", _CHIPS[0], m) for name, m in _METHODS.items()},
-    **{f"programmed/defects {name}/{net}": partial(_defects, net, name) for name in _DEFECTS for net in NETS},
+    **{
+        f"programmed/cnn/{name}": partial(_method, "cnn", _CHIPS[0], m)
+        for name, m in _METHODS.items()
+    },
+    **{
+        f"programmed/defects {name}/{net}": partial(_defects, net, name)
+        for name in _DEFECTS
+        for net in NETS
+    },
     **{
         f"correct/columns {fit}/{net}": partial(_corrected, net, fit)
         for fit in ("affine", "gain", "offset")

@@ -22,13 +22,17 @@ _OPTIONS = [
 
 
 def write_tones(root: Path, counts: Mapping[str, int]) -> None:
-    """A tone of its own pitch for each class, with noise, and a manifest; ``counts``: clips of a class, by split."""
+    """A tone of its own pitch for each class, with noise, and a manifest; ``counts``: clips of a
+    class, by split.
+    """
     noise, rows = np.random.default_rng(0), ["path,label,speaker,split"]
     for number, label in enumerate(api.kws_labels()):
         for split, count in counts.items():
             for clip in range(count):
                 t = np.arange(16_000) / 16_000
-                x = 0.3 * np.sin(2 * np.pi * 300 * (1 + number) * t) + 0.01 * noise.standard_normal(16_000)
+                x = 0.3 * np.sin(2 * np.pi * 300 * (1 + number) * t) + 0.01 * noise.standard_normal(
+                    16_000
+                )
                 name = f"{label}-{split}-{clip}.wav"
                 with wave.open(str(root / name), "wb") as file:
                     file.setparams((1, 2, 16_000, 16_000, "NONE", ""))

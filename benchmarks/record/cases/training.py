@@ -27,7 +27,9 @@ def _adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=3e-3)
 
 
-def _loop(net: str, chip: api.Chip, optimizer: Optimizer, clip: dict[str, Any] | None, ramp: bool) -> Found:
+def _loop(
+    net: str, chip: api.Chip, optimizer: Optimizer, clip: dict[str, Any] | None, ramp: bool
+) -> Found:
     make, shape = NETS[net]
     teacher, samples = make().eval(), batches(*shape, count=2)
     model = calibrated(api.convert(make(), chip), [(x,) for x in samples], method="std")
@@ -59,7 +61,12 @@ def _loop(net: str, chip: api.Chip, optimizer: Optimizer, clip: dict[str, Any] |
 
 
 def _clipped() -> Found:
-    ways: list[dict[str, Any]] = [{}, {"sigma": 1.5}, {"sigma": 1.5, "per_channel": True}, {"bound": 0.05}]
+    ways: list[dict[str, Any]] = [
+        {},
+        {"sigma": 1.5},
+        {"sigma": 1.5, "per_channel": True},
+        {"bound": 0.05},
+    ]
     for options in ways:
         for net, (make, _) in NETS.items():
             model = api.clip_weights_(api.convert(make(), usual()), **options)

@@ -49,7 +49,9 @@ class Toy:
     def batches(self, seed: int = 1, workers: int = 0) -> Batches:
         return Batches(self.make, 64, batch_size=16, seed=seed, workers=workers)
 
-    def train(self, checkpoint: Path, *, workers: int = 0, phase: Phase = PHASE, **options: Any) -> nn.Module:
+    def train(
+        self, checkpoint: Path, *, workers: int = 0, phase: Phase = PHASE, **options: Any
+    ) -> nn.Module:
         network = self.analog()
         given: dict[str, Any] = {"seed": 3, "teacher": self.digital(), **options}
         return fit(network, self.batches(workers=workers), phase, checkpoint=checkpoint, **given)

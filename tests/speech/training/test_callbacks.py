@@ -21,12 +21,18 @@ class Watch(L.Callback):
     def __init__(self) -> None:
         self.seen: list[float] = []
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
         self.seen.append(next(layer for _, layer in at.analog_layers(pl_module)).noise_fraction)
 
 
-@pytest.mark.parametrize("ramp", [NoiseRamp(8, start=0.2, changes=4), NoiseRamp(epochs=2, start=0.2, changes=4)])
-def test_the_noise_grows_in_stairs_and_is_whole_after_the_fit(ramp: NoiseRamp, toy, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "ramp", [NoiseRamp(8, start=0.2, changes=4), NoiseRamp(epochs=2, start=0.2, changes=4)]
+)
+def test_the_noise_grows_in_stairs_and_is_whole_after_the_fit(
+    ramp: NoiseRamp, toy, tmp_path: Path
+) -> None:
     watch = Watch()
     network = toy.train(tmp_path / "a.ckpt", callbacks=(ramp, watch))
     stairs = [0.2, 0.2, 0.4, 0.4, 0.6, 0.6, 0.8, 0.8] + [1.0] * 8
@@ -60,22 +66,29 @@ def test_an_interrupted_fit_leaves_the_chip_s_noise(toy, tmp_path: Path) -> None
 def test_weights_are_clipped_as_asked(toy, tmp_path: Path) -> None:
     phase = Phase(epochs=1, batch_size=16)
     for clip in (WeightClip(bound=0.05), WeightClip(1.0, per_channel=True)):
-        network = fit(toy.analog(), toy.batches(), phase, seed=0, checkpoint=tmp_path / "a", callbacks=(clip,))
+        network = fit(
+            toy.analog(), toy.batches(), phase, seed=0, checkpoint=tmp_path / "a", callbacks=(clip,)
+        )
         for _, layer in at.analog_layers(network):
             if clip.bound is not None:
                 assert layer.weight.abs().max() <= 0.05
             before = layer.weight.clone()
             at.hwa.clip_weights_(layer, 1.0, per_channel=True)
             # clipped at one sigma, a channel's largest weights are many and equal
-            assert clip.bound is not None or (before.abs().amax(1, keepdim=True) == before.abs()).sum() > 2 * len(
-                before
-            )
+            assert clip.bound is not None or (
+                before.abs().amax(1, keepdim=True) == before.abs()
+            ).sum() > 2 * len(before)
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's about workers and validation
-def test_weights_are_clipped_once_for_each_step_of_the_optimizer(toy, tmp_path: Path, monkeypatch) -> None:
+def test_weights_are_clipped_once_for_each_step_of_the_optimizer(
+    toy, tmp_path: Path, monkeypatch
+) -> None:
     steps = []
-    monkeypatch.setattr("analogtorch.hwa.lightning.clip_weights_", lambda *_, **__: steps.append(trainer.global_step))
+    monkeypatch.setattr(
+        "analogtorch.hwa.lightning.clip_weights_",
+        lambda *_, **__: steps.append(trainer.global_step),
+    )
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=2, accumulate_grad_batches=3, callbacks=[WeightClip(2.0)], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,

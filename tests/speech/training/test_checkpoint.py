@@ -26,13 +26,16 @@ def test_round_trip(tmp_path: Path) -> None:
 def small_files() -> Iterator[None]:
     """Files of this process may hold 50,000 bytes: a write that fails midway, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # Python ignores the signal that comes with it
+    # Python ignores the signal that comes with it
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.usefixtures("small_files")
-def test_a_write_that_fails_midway_leaves_the_old_checkpoint_and_nothing_else(tmp_path: Path) -> None:
+def test_a_write_that_fails_midway_leaves_the_old_checkpoint_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.ckpt"
     AtomicCheckpoint().save_checkpoint({"weight": torch.ones(10)}, path)
     with pytest.raises(OSError, match=rf"could not write {path} .*File too large.*free some space"):

@@ -26,12 +26,16 @@ def test_resumed_equals_uninterrupted(step, toy, same, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["killed.ckpt", "whole.ckpt"]
 
 
-def test_killed_twice_and_resumed_with_workers_and_progress(toy, same, tmp_path: Path, capsys) -> None:
+def test_killed_twice_and_resumed_with_workers_and_progress(
+    toy, same, tmp_path: Path, capsys
+) -> None:
     whole = toy.train(tmp_path / "whole.ckpt")
     for step in (6, 11):
         with pytest.raises(KeyboardInterrupt):
             toy.train(tmp_path / "killed.ckpt", resume=True, callbacks=(Kill(step),))
-    resumed = toy.train(tmp_path / "killed.ckpt", resume=True, workers=1, progress=True, validation=(toy.x, toy.y))
+    resumed = toy.train(
+        tmp_path / "killed.ckpt", resume=True, workers=1, progress=True, validation=(toy.x, toy.y)
+    )
     assert same(whole, resumed)
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -58,9 +62,12 @@ def test_it_learns_and_ends_in_evaluation_mode(toy, tmp_path: Path) -> None:
 
 def test_weights_are_clipped_and_ranges_learn(toy, tmp_path: Path) -> None:
     free, clipped = (
-        toy.train(tmp_path / "a.ckpt", phase=Phase(epochs=4, batch_size=16, clip_sigma=sigma)) for sigma in (None, 1.0)
+        toy.train(tmp_path / "a.ckpt", phase=Phase(epochs=4, batch_size=16, clip_sigma=sigma))
+        for sigma in (None, 1.0)
     )
-    layers = zip(*(at.analog_layers(network) for network in (toy.analog(), free, clipped)), strict=True)
+    layers = zip(
+        *(at.analog_layers(network) for network in (toy.analog(), free, clipped)), strict=True
+    )
     for (_, start), (_, without), (_, with_clip) in layers:
         assert with_clip.weight.abs().max() < 0.8 * without.weight.abs().max()
         assert not torch.equal(start.input_range, with_clip.input_range)
@@ -91,7 +98,10 @@ def test_ctrl_c_still_works_afterwards(toy, tmp_path: Path) -> None:
 def test_filters_and_levels_are_restored(toy, tmp_path: Path) -> None:
     filters, level = list(warnings.filters), logging.getLogger("lightning.pytorch").level
     toy.train(tmp_path / "a.ckpt")
-    assert (list(warnings.filters), logging.getLogger("lightning.pytorch").level) == (filters, level)
+    assert (list(warnings.filters), logging.getLogger("lightning.pytorch").level) == (
+        filters,
+        level,
+    )
 
 
 def test_a_full_disk_names_the_checkpoint(toy, same, tmp_path: Path, monkeypatch) -> None:
@@ -118,14 +128,27 @@ def test_errors_before_training(toy, tmp_path: Path) -> None:
         fit(toy.analog(), toy.batches(), PHASE, seed=0, checkpoint=tmp_path / "a.ckpt")
     plain = nn.Linear(8, 2)
     with pytest.raises(ValueError, match="no analog layer"):
-        fit(plain, toy.batches(), Phase(epochs=1, batch_size=16, clip_sigma=2.0), seed=0, checkpoint=tmp_path / "a")
+        fit(
+            plain,
+            toy.batches(),
+            Phase(epochs=1, batch_size=16, clip_sigma=2.0),
+            seed=0,
+            checkpoint=tmp_path / "a",
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_of_another_network_is_refused(toy, tmp_path: Path) -> None:
     toy.train(tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match=r"a\.ckpt.*does not fit.*another file"):
-        fit(nn.Linear(8, 2), toy.batches(), Phase(epochs=1), seed=0, checkpoint=tmp_path / "a.ckpt", resume=True)
+        fit(
+            nn.Linear(8, 2),
+            toy.batches(),
+            Phase(epochs=1),
+            seed=0,
+            checkpoint=tmp_path / "a.ckpt",
+            resume=True,
+        )
 
 
 def test_a_damaged_checkpoint_is_named(toy, tmp_path: Path) -> None:
