@@ -14,7 +14,8 @@ What an analog in-memory-computing chip does to a PyTorch model.
 
 commands:
   info    versions, optional packages, chips and devices on this machine
-  kws     train a keyword spotter, put it on a chip, report the accuracy that is left; see `analogtorch kws --help`
+  kws     train a keyword spotter, put it on a chip, report the accuracy that is left;
+          see `analogtorch kws --help`
   map     place a model on a chip: tiles, time, energy, floorplan; see `analogtorch map --help`
 
 options:
@@ -134,8 +135,8 @@ def kws(arguments: Sequence[str]) -> int:
     given = parse(arguments)
     if given.config.data.source == "synthetic" and not _found("espeakng_loader"):
         raise ImportError(
-            'data.source=synthetic needs eSpeak NG (GPL-3); run: pip install "analogtorch[speech,synthetic]", '
-            "or choose another source with --data.source"
+            "data.source=synthetic needs eSpeak NG (GPL-3); run: pip install "
+            '"analogtorch[speech,synthetic]", or choose another source with --data.source'
         )
     # after the options are right: what trains takes seconds to import
     from analogtorch.report import table

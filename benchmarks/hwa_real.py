@@ -205,8 +205,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.hwa_real",
-        description="Hardware-aware training against a digital control on real speech, over training seeds.",
-        epilog="Further options are those of `analogtorch kws`; the configuration is configs/kws/real.yaml.",
+        description="Hardware-aware training against a digital control on real speech, "
+        "over training seeds.",
+        epilog="Further options are those of `analogtorch kws`; "
+        "the configuration is configs/kws/real.yaml.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -250,7 +252,10 @@ def run(options: argparse.Namespace, config: KWSConfig) -> list[dict[str, Any]]:
 
 def _told(result: dict[str, Any]) -> dict[str, Any]:
     *_, (when, last) = result["hwa_on_chip"].items()
-    accuracies = f"digital {result['digital']:.2%}, control {result['control']:.2%}, HWA at {when} {last['mean']:.2%}"
+    accuracies = (
+        f"digital {result['digital']:.2%}, control {result['control']:.2%}, "
+        f"HWA at {when} {last['mean']:.2%}"
+    )
     print(f"seed {result['seed']}: {accuracies} ({result['seconds']:.0f} s)", flush=True)
     return result
 

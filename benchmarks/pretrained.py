@@ -224,7 +224,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.pretrained",
-        description="Accuracy of pretrained keyword spotters on hermes64, mapped directly, without retraining.",
+        description="Accuracy of pretrained keyword spotters on hermes64, mapped directly, "
+        "without retraining.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")

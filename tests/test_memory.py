@@ -30,7 +30,8 @@ def restart():
     return resident("VmRSS")
 
 torch.set_num_threads(1)
-at.convert(nn.Sequential(nn.Linear(4, 4)), at.chips.hermes64())  # what is imported and cached at the first use
+# what is imported and cached at the first use
+at.convert(nn.Sequential(nn.Linear(4, 4)), at.chips.hermes64())
 """
 
 
@@ -100,9 +101,11 @@ print(json.dumps({"input": x.numel() * x.element_size(), "grown": resident("VmHW
 
 def test_programming_takes_few_times_the_weights_and_an_old_chip_makes_room() -> None:
     found = alone("""
-model = at.convert(nn.Sequential(*[nn.Linear(1024, 1024, bias=False) for _ in range(12)]), at.chips.hermes64())
+layers = [nn.Linear(1024, 1024, bias=False) for _ in range(12)]
+model = at.convert(nn.Sequential(*layers), at.chips.hermes64())
 weights = sum(p.numel() * p.element_size() for p in model.parameters())
-at.sweep(at.convert(nn.Linear(300, 40), at.chips.hermes64()), lambda m: m(torch.ones(1, 300)).sum().item(), num_chips=1)
+small = at.convert(nn.Linear(300, 40), at.chips.hermes64())
+at.sweep(small, lambda m: m(torch.ones(1, 300)).sum().item(), num_chips=1)
 before = restart()
 physical = at.program(model, seed=1)
 program = resident("VmHWM") - before
@@ -125,7 +128,8 @@ weights = model.weight.numel() * model.weight.element_size()
 physical = at.program(model, seed=1)
 grown = {}
 for compensation in "none", "global", "column", "least_squares":
-    with contextlib.suppress(AttributeError):  # glibc keeps what was freed, and what is measured would hide in it
+    # glibc keeps what was freed, and what is measured would hide in it
+    with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     before = restart()
     physical.at("1 day", compensation=compensation)

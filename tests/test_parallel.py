@@ -21,7 +21,8 @@ X = torch.randn(8, 4, 10, generator=torch.Generator().manual_seed(1))
 
 def model():
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.Tanh(), nn.Flatten(1), nn.Linear(60, 4))
+    convolution = nn.Conv1d(4, 6, 3, padding=1)
+    layers = nn.Sequential(convolution, nn.Tanh(), nn.Flatten(1), nn.Linear(60, 4))
     return at.convert(layers, crossbar())
 
 
@@ -44,10 +45,12 @@ def run(rank, path):
     with at.noise(5, step=3, first_sample=4 * rank):
         y = net(share)
     y.square().mean().backward()
-    assert torch.allclose(y, expected[4 * rank : 4 * rank + 4], atol=1e-5), "the shared noise differs"
+    same = torch.allclose(y, expected[4 * rank : 4 * rank + 4], atol=1e-5)
+    assert same, "the shared noise differs"
     for a, b in zip(net.module.parameters(), whole.parameters()):
         if b.grad is not None:
-            assert torch.allclose(a.grad, b.grad, atol=1e-5), "the gradient is not the whole batch's"
+            same = torch.allclose(a.grad, b.grad, atol=1e-5)
+            assert same, "the gradient is not the whole batch's"
 
     with at.noise(5, step=3):
         shared = gathered(net(X[:4]).detach())

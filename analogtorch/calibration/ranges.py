@@ -303,7 +303,10 @@ def _by_magnitude(
             for h in inputs
         ]
         if not all(value > 0 for value, h in zip(found, inputs, strict=True) if h.largest):
-            why = f"the {percentile=} of the inputs is zero; use a larger percentile, or another method"
+            why = (
+                f"the {percentile=} of the inputs is zero; "
+                "use a larger percentile, or another method"
+            )
             if method == "std":
                 why = "its inputs do not vary, so method='std' has no range for them"
             raise ValueError(f"calibrate: layer {name!r}: {why}")

@@ -49,7 +49,8 @@ def _differences(tensors: dict[str, Tensor], state: dict[str, Tensor]) -> Iterat
         if is_lazy(t):
             yield f"{key!r} is not initialised; run the model once first"
         elif t.shape != given.shape:
-            yield f"{key!r} has shape {tuple(t.shape)} in the model and {tuple(given.shape)} in the file"
+            shape = tuple(given.shape)
+            yield f"{key!r} has shape {tuple(t.shape)} in the model and {shape} in the file"
         elif tensors[one] is not given and not torch.equal(tensors[one], given):
             yield f"{one!r} and {key!r} are one tensor in the model and two in the file"
 

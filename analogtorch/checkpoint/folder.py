@@ -166,14 +166,16 @@ def _weights(saved: Checkpoint) -> tuple[Path, bytes]:
         except FileNotFoundError:
             continue
         if len(data) != saved.size:
-            state = (
-                "truncated, or of another checkpoint"
-                if len(data) < saved.size
-                else "of another checkpoint"
+            state = "truncated, or " if len(data) < saved.size else ""
+            what = (
+                f"has {len(data):,} bytes, {DESCRIPTION} belongs to one of {saved.size:,}: "
+                f"it is {state}of another checkpoint"
             )
-            what = f"has {len(data):,} bytes, {DESCRIPTION} belongs to one of {saved.size:,}: it is {state}"
         elif hashlib.sha256(data).hexdigest() != saved.sha256:
-            what = f"is not the file that {DESCRIPTION} belongs to: it is damaged, or of another checkpoint"
+            what = (
+                f"is not the file that {DESCRIPTION} belongs to: "
+                "it is damaged, or of another checkpoint"
+            )
         else:
             return file, data
         wrong.append(f"{file} {what}")

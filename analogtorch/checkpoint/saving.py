@@ -38,7 +38,8 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
         OSError: the files could not be written. What was there is untouched.
 
     Example:
-        >>> folder = save(at.convert(torch.nn.Linear(8, 4), at.chips.hermes64()), tempfile.mkdtemp())
+        >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
+        >>> folder = save(model, tempfile.mkdtemp())
         >>> load(folder, torch.nn.Linear(8, 4)).chip.name
         'hermes64'
     """

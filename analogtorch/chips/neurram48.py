@@ -93,7 +93,8 @@ def _cost(bits: tuple[int, int]) -> Cost:
             kind="derived",
             source=f"{operations:,} operations / {tops_per_watt} TOPS/W, {_DATA}",
         ),
-        excluded="everything off the cores: adding partial sums (an FPGA), transport, digital operations, idle power",
+        excluded="everything off the cores: adding partial sums (an FPGA), transport, "
+        "digital operations, idle power",
         shares=Shares(
             control=assumed(0.0, "not published apart"),
             dac=share(parts[0], "word-line switching"),

@@ -51,8 +51,8 @@ def parser() -> ArgumentParser:
     new = ArgumentParser(
         prog="analogtorch kws",
         exit_on_error=False,
-        description="Speech to accuracy on a chip: train a digital net, map it as it is, train it for the chip, "
-        "measure both over chips and time, and write a report.",
+        description="Speech to accuracy on a chip: train a digital net, map it as it is, "
+        "train it for the chip, measure both over chips and time, and write a report.",
     )
     new.add_argument(
         "--config", action=_Config, help="YAML file with any of these options; flags win over it"

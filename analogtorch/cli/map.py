@@ -119,18 +119,21 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="analogtorch map",
         description="Place a model on a chip and say what it takes.",
-        epilog="The model's module is imported and its code runs: name only modules that you trust.",
+        epilog="The model's module is imported and its code runs: "
+        "name only modules that you trust.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--model",
         required=True,
-        help=f"dotted name of what builds it: {_VISION}resnet18, or mynet.Net of mynet.py here; weights are random",
+        help=f"dotted name of what builds it: {_VISION}resnet18, or mynet.Net of mynet.py here; "
+        "weights are random",
     )
     parser.add_argument(
         "--chip",
         default="hermes64",
-        help=f"one of {', '.join(chips.names())}, or a file such as my_chip.yaml (default: %(default)s)",
+        help=f"one of {', '.join(chips.names())}, or a file such as my_chip.yaml "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--chips", default="1", help="chips there are, or auto for as many as needed (default: 1)"
@@ -139,7 +142,8 @@ def _parser() -> _Parser:
         "--input",
         action="append",
         metavar="SHAPE[:DTYPE]",
-        help=f"shape of an input, once per input (default for {_VISION}*: {_DEFAULT_INPUT}); 1,128:int64 for tokens",
+        help=f"shape of an input, once per input (default for {_VISION}*: {_DEFAULT_INPUT}); "
+        "1,128:int64 for tokens",
     )
     parser.add_argument(
         "--duplicate",

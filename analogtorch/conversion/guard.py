@@ -114,7 +114,8 @@ def guard(
             did not run.
 
     Example:
-        >>> model = at.convert(torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()), at.chips.hermes64())
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
+        >>> model = at.convert(model, at.chips.hermes64())
         >>> guard(model, torch.randn(2, 8)).layers[0].runs
         1
     """
@@ -205,8 +206,9 @@ def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: b
     if bypasses:
         listed = [f"\n  {name!r}: {b}" for name, b in zip(bypassed, bypasses.values(), strict=True)]
         parts.append(
-            f"{len(bypassed)} of {total} analog layers are bypassed: something else computes with their weights."
-            f"{_some(listed, '')}\nCall the layers instead, or leave them digital with convert(..., exclude=...)."
+            f"{len(bypassed)} of {total} analog layers are bypassed: "
+            f"something else computes with their weights.{_some(listed, '')}\n"
+            "Call the layers instead, or leave them digital with convert(..., exclude=...)."
         )
     if unused and not (allow_unused and not bypasses):
         parts.append(

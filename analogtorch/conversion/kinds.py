@@ -107,7 +107,8 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     if kind.on_request and not embeddings:
         return "digital unless convert(..., embeddings=True)"
     if (attention := reader(model, name)) and (why := reason(model, *attention)):
-        return f"{attention[0] or '(root)'!r} reads its weight without calling it, and stays digital: {why}"
+        user = attention[0] or "(root)"
+        return f"{user!r} reads its weight without calling it, and stays digital: {why}"
     if parametrize.is_parametrized(module):
         return "parametrized: call torch.nn.utils.parametrize.remove_parametrizations first"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
@@ -173,9 +174,13 @@ def _unplaceable(name: str, weight: Any) -> str | None:
         not issubclass(kind, nn.Parameter)
         and (kind.__module__.partition(".")[0], kind.__name__) not in _OWN_TENSORS
     ):
-        return f"its {name} is a {kind.__name__}, a tensor that multiplies by rules of its own (quantised, sparse)"
+        return (
+            f"its {name} is a {kind.__name__}, a tensor that multiplies by rules of its own "
+            "(quantised, sparse)"
+        )
     if weight.numel() == 0 or not weight.is_floating_point():
-        return f"its {name} has shape {tuple(weight.shape)} and type {weight.dtype}: nothing to place on a tile"
+        shape = tuple(weight.shape)
+        return f"its {name} has shape {shape} and type {weight.dtype}: nothing to place on a tile"
     return None
 
 

@@ -41,7 +41,8 @@ class Share:
         return "100 %" if weights else "0 %"
 
     def __str__(self) -> str:
-        return f"{self.analog:,} of {self.total:,} weights that multiply are on the chip ({self.percent(self.analog)})."
+        share = self.percent(self.analog)
+        return f"{self.analog:,} of {self.total:,} weights that multiply are on the chip ({share})."
 
 
 def share(model: nn.Module) -> Share:

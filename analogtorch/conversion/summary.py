@@ -251,7 +251,8 @@ def _left(model: nn.Module, name: str) -> str:
     attention = reader(model, name)
     if attention is None:
         return "not converted"
-    return f"not converted: {attention[0] or '(root)'!r}, which reads its weight without calling it, is digital"
+    user = attention[0] or "(root)"
+    return f"not converted: {user!r}, which reads its weight without calling it, is digital"
 
 
 def _row(name: str, layer: AnalogLayer) -> LayerRow:

@@ -104,7 +104,8 @@ def convert(
             ``fold_batch_norm`` and ``guard`` raise. The model is unchanged.
 
     Example:
-        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> first, last = torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)
+        >>> model = torch.nn.Sequential(first, torch.nn.ReLU(), last)
         >>> type(at.convert(model, at.chips.hermes64(), exclude="2")[0]).__name__
         'AnalogLinear'
     """

@@ -5,10 +5,11 @@ Every function takes the standard-normal draws it needs as an argument, so that 
 the same device.
 
     r      = g / g_max
-    g_p    = max(g + sigma_prog(r) z, 0)                                     programmed
-    nu     = |mean_nu(r) + std_nu(r) z|                                       drift coefficient of the device
-    g_d(t) = g_p ((t + t0) / t0)^-nu                                          drifted
-    g(t)   = max(g_d + g_d Q(r_p) sqrt(ln((t + t0 + t_read) / (2 t_read))) z, 0)   read; Q from the programmed r_p
+    g_p    = max(g + sigma_prog(r) z, 0)         programmed
+    nu     = |mean_nu(r) + std_nu(r) z|          drift exponent of the device
+    g_d(t) = g_p ((t + t0) / t0)^-nu             drifted
+    g(t)   = max(g_d + g_d Q(r_p) sqrt(ln((t + t0 + t_read) / (2 t_read))) z, 0)
+                                                 read; Q from the programmed r_p
 
 Sources: Nandakumar et al., ICECS 2019; Joshi et al., Nat. Commun. 11, 2473 (2020); Le Gallo et al.,
 Nat. Electron. 6, 680 (2023). The coefficients of the fits are those published in the open simulator

@@ -1,9 +1,11 @@
-"""Resistive memory (ReRAM) whose error is known at a few times: programmed, then spreading, without
-a mean drift.
+"""Resistive memory (ReRAM) whose error is known at a few times: it spreads, with no mean drift.
 
-    sigma(r, t)  between the fitted times linear in log t, constant before the first and after the last (r = g / g_max)
-    g_p = max(g + sigma(r, t_first) z, 0)        programmed
-    g(t) = max(g + sigma(r, t) z, 0)             the same draw z at all times: a fit is the total error at its time
+    sigma(r, t)                               standard deviation of the error, with r = g / g_max
+    g_p  = max(g + sigma(r, t_first) z, 0)    programmed
+    g(t) = max(g + sigma(r, t) z, 0)          read, with the same draw z at all times
+
+Between the fitted times sigma is linear in log t; it is constant before the first and after the
+last. A fit is the total error at its time, hence the one draw.
 
 Source: Wan et al., Nature 608, 504 (2022); coefficients as published in the open simulator aihwkit
 (MIT). There a fit is in microsiemens whatever ``g_max`` is; here it scales with ``g_max /

@@ -1,8 +1,8 @@
-"""Finished measurements of a sweep in a folder: each is kept as soon as it is made, and read when
-the sweep goes on.
+"""The finished measurements of a sweep in a folder, so that an interrupted sweep can go on.
 
-    sweep.json        which experiment it is: seed, compensation, version of the noise, digest of the model
-    chip-00003.json   what has been measured on chip 3, by the time in seconds ("programmed": before any read)
+    sweep.json        the experiment: seed, compensation, version of the noise, digest of the model
+    chip-00003.json   what has been measured on chip 3, by time in seconds after programming
+                      ("programmed": right after programming, before any read noise)
 
 Both are JSON, written whole or not at all. The metric is not among them: a folder is for one
 metric.

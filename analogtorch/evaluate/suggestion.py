@@ -67,10 +67,12 @@ class Suggestion:
     """Why more devices are not offered."""
 
     def __str__(self) -> str:
-        begun = f"budget {self.budget:.4g} under {self.effect!r}: all layers on the chip lose {self.loss:.4g}"
+        budget = f"budget {self.budget:.4g} under {self.effect!r}"
+        begun = f"{budget}: all layers on the chip lose {self.loss:.4g}"
         if self.loss <= self.budget:
             return f"{begun}, which is within it"
-        share = f"{self.excluded_weights:,} of {self.weights:,} weights ({self.excluded_weights / self.weights:.1%})"
+        percent = f"{self.excluded_weights / self.weights:.1%}"
+        share = f"{self.excluded_weights:,} of {self.weights:,} weights ({percent})"
         lines = [begun, f"digital: {share} off the chip, loss {self.excluded_loss:.4g} by estimate"]
         if self.excluded_weights == self.weights:
             lines.append("  all layers: nothing is left for the chip")

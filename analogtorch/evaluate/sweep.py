@@ -119,7 +119,8 @@ def sweep(
         OSError: the folder cannot be written.
 
     Example:
-        >>> found = at.sweep(model, lambda chip: at.accuracy(chip, batches), num_chips=25, folder="runs/direct")
+        >>> metric = lambda chip: at.accuracy(chip, batches)
+        >>> found = at.sweep(model, metric, num_chips=25, folder="runs/direct")
         >>> print(found)
     """
     check_module("sweep", model)

@@ -159,7 +159,10 @@ class _Run:
             )
         given = ", ".join(_shapes(self.example)) or "no tensor"
         kind = type(failed.error).__name__
-        return f"map_to_chip: could not trace {where} with an example of {given}: {remedy}. ({kind}: {what})"
+        return (
+            f"map_to_chip: could not trace {where} with an example of {given}: {remedy}. "
+            f"({kind}: {what})"
+        )
 
 
 def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:

@@ -97,7 +97,8 @@ def clip_after_step(
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
-        >>> handle = at.hwa.clip_after_step(torch.optim.SGD(model.parameters(), lr=0.1), model, sigma=2.0)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> handle = at.hwa.clip_after_step(optimizer, model, sigma=2.0)
         >>> handle.remove()
     """
     if not isinstance(optimizer, Optimizer) or "_optimizer_step_post_hooks" not in vars(optimizer):

@@ -312,7 +312,8 @@ def _digital_weights(traced: Trace, matrices: tuple[Matrix, ...]) -> tuple[tuple
 
 def _nothing(model: nn.Module, traced: Trace, left: set[str]) -> str:
     if left:
-        return f"map_to_chip: nothing to place: all {len(left)} matrices of {type(model).__name__} stay digital"
+        kind = type(model).__name__
+        return f"map_to_chip: nothing to place: all {len(left)} matrices of {kind} stay digital"
     found = ", ".join(list(traced.parameters)[:5]) or "none"
     return (
         f"map_to_chip: nothing to place: no weight of {type(model).__name__} multiplies "

@@ -53,7 +53,10 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
             AnalogLinear.forward,
         )
         if not same or "forward" in vars(projection):
-            return f"its out_proj is a {type(projection).__name__}, whose forward {type(layer).__name__} does not call"
+            return (
+                f"its out_proj is a {type(projection).__name__}, "
+                f"whose forward {type(layer).__name__} does not call"
+            )
         taken = [spot.child for spot in cls.spots(layer) if hasattr(layer, spot.child)]  # type: ignore[arg-type]
         return f"it has its own {taken[0]!r}, a name that analog layers use" if taken else None
 

@@ -21,9 +21,11 @@ from analogtorch.ops import Plan, block_scales, normal
 from analogtorch.ops.physics import adc_outputs, digital_unit, noisy, phase_keys, phases, wide
 
 _REFUSED = {
-    "max_norm": "rescales stored rows in every forward, which cells that are written once cannot follow",
+    "max_norm": "rescales stored rows in every forward, "
+    "which cells that are written once cannot follow",
     "sparse": "asks for sparse gradients; an analog embedding has dense ones",
-    "scale_grad_by_freq": "divides gradients by how often a token occurs, which an analog embedding does not",
+    "scale_grad_by_freq": "divides gradients by how often a token occurs, "
+    "which an analog embedding does not",
 }
 
 

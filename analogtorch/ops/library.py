@@ -65,7 +65,10 @@ def define(
                 found = backward(ctx, *gradients)
             # torch's own once_differentiable misses a constant incoming gradient
             if torch.is_grad_enabled():
-                message = f"analogtorch::{name} is differentiable once: the gradient of its gradient is not defined"
+                message = (
+                    f"analogtorch::{name} is differentiable once: "
+                    "the gradient of its gradient is not defined"
+                )
                 refuse = torch._C._functions.DelayedError(message, 1)
                 found = tuple(None if g is None else refuse(g.requires_grad_()) for g in found)
             return None, *found

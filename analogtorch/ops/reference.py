@@ -8,8 +8,10 @@ range (of all row blocks, or one for each) and ``s`` the weight scale of a row b
     wn = w + weight_noise * s * spread(w / s) * normal
     p  = sum of xq wn over the block's rows                 its partial sum
     v  = p + r * s * output_noise * normal
-    u = gain * round(clip(v, -b, b) A / b) b / A            b = r * s * output bound, A = 2^(output bits - 1) - 1
-    y += round(clip(u, -o, o) U / o) o / U                  o = r * s * output range, U = 2^(unit bits - 1) - 1
+    b  = r * s * output bound,  A = 2^(output bits - 1) - 1
+    u  = gain * round(clip(v, -b, b) A / b) b / A           its ADC output
+    o  = r * s * output range,  U = 2^(unit bits - 1) - 1
+    y += round(clip(u, -o, o) U / o) o / U                  the digital unit
 
 With ``plan.phases`` ADC outputs to a partial sum, those of ``x+ = max(xq, 0)`` and ``x- = max(-xq,
 0)``, and of the polarities ``w+`` and ``w-`` of ``wn = w+ - w-``, go through the third and fourth

@@ -74,7 +74,8 @@ def _row(e: Efficiency) -> str:
     span = "" if e.origin == "published" else f"{e.low:.3g} to {e.high:.3g}"
     energy = e.femtojoules_per_mac
     per_mac = f"{energy:,.0f}" if energy >= 100 else f"{energy:.3g}"
-    return f"{e.origin:<12} {e.scope:<7} {tops:>8} {e.tops_per_watt:>8.3g} {span:>17} {per_mac:>8}  {e.kind}"
+    figures = f"{tops:>8} {e.tops_per_watt:>8.3g} {span:>17} {per_mac:>8}"
+    return f"{e.origin:<12} {e.scope:<7} {figures}  {e.kind}"
 
 
 def _origins(report: CostReport) -> list[str]:

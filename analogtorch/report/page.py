@@ -17,13 +17,16 @@ from analogtorch.report.mapping import HEADER, layer_rows, summary
 from analogtorch.values.shown import as_html
 
 _STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; \
+color: #222; }
 table { border-collapse: collapse; } th, td { padding: 0.15em 0.7em; text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { border-bottom: 1px solid #888; }
-tbody tr:nth-child(even) { background: #f4f4f4; } .key { display: inline-block; width: 0.8em; height: 0.8em; }
+tbody tr:nth-child(even) { background: #f4f4f4; } \
+.key { display: inline-block; width: 0.8em; height: 0.8em; }
 svg { width: 100%; height: auto; } rect.tile { fill: #eee; stroke: #999; stroke-width: 0.01; }
 rect.chip { fill: none; stroke: #999; stroke-width: 0.05; }
-rect.block { stroke: #000; stroke-width: 0.004; } dt { font-weight: 600; } pre { white-space: pre-wrap; }
+rect.block { stroke: #000; stroke-width: 0.004; } \
+dt { font-weight: 600; } pre { white-space: pre-wrap; }
 """
 
 _PAGE = """<!DOCTYPE html>
@@ -33,33 +36,42 @@ _PAGE = """<!DOCTYPE html>
 <h1>{{ title }}</h1>
 <dl>{% for name, text in facts %}<dt>{{ name }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>
 <h2>Floorplan</h2>
-<p>Each square is a tile in use{% if plan.frames %}, each frame a chip{% endif %}; each coloured rectangle a block.
+<p>Each square is a tile in use{% if plan.frames %}, each frame a chip{% endif %}; \
+each coloured rectangle a block.
 Point at one to read what it is.</p>
-<svg viewBox="-0.1 -0.1 {{ plan.width + 0.2 }} {{ plan.height + 0.2 }}" role="img" aria-label="floorplan">
+<svg viewBox="-0.1 -0.1 {{ plan.width + 0.2 }} {{ plan.height + 0.2 }}" \
+role="img" aria-label="floorplan">
 {%- for f in plan.frames %}
-<rect class="chip" x="{{ r(f.x) }}" y="{{ r(f.y) }}" width="{{ r(f.width) }}" height="{{ r(f.height) }}"/>
-<text x="{{ r(f.x + f.width * 0.03) }}" y="{{ r(f.y + f.width * 0.09) }}" font-size="{{ r(f.width * 0.08) }}">chip {{
- f.chip }}</text>{% endfor %}
+<rect class="chip" x="{{ r(f.x) }}" y="{{ r(f.y) }}" width="{{ r(f.width) }}" \
+height="{{ r(f.height) }}"/>
+<text x="{{ r(f.x + f.width * 0.03) }}" y="{{ r(f.y + f.width * 0.09) }}" \
+font-size="{{ r(f.width * 0.08) }}">chip {{ f.chip }}</text>{% endfor %}
 {%- for t in plan.tiles %}
 <rect class="tile" x="{{ r(t.x) }}" y="{{ r(t.y) }}" width="1" height="1"/>
 {%- for p in t.placements %}
-<rect class="block" x="{{ r(t.x + p.col / chip.cols) }}" y="{{ r(t.y + p.row / chip.rows) }}" width="{{
- r(p.block.cols / chip.cols) }}" height="{{ r(p.block.rows / chip.rows) }}" fill="{{
- colour[p.block.matrix] }}"><title>{{ told(p) }}</title></rect>{% endfor %}{% endfor %}
+<rect class="block" x="{{ r(t.x + p.col / chip.cols) }}" y="{{ r(t.y + p.row / chip.rows) }}" \
+width="{{ r(p.block.cols / chip.cols) }}" height="{{ r(p.block.rows / chip.rows) }}" \
+fill="{{ colour[p.block.matrix] }}"><title>{{ told(p) }}</title></rect>{% endfor %}{% endfor %}
 </svg>
 <h2>Utilisation</h2>
-<p>Share of the cells taken, of each tile in use, in the order of the chips; the lines are at 50 and 100 %.</p>
-<svg viewBox="0 -2 {{ width }} 106" preserveAspectRatio="none" style="height: 9em" role="img" aria-label="utilisation">
-{%- for level in (0, 50) %}<line x1="0" x2="{{ width }}" y1="{{ level }}" y2="{{ level }}" stroke="#bbb"/>{% endfor %}
+<p>Share of the cells taken, of each tile in use, in the order of the chips; \
+the lines are at 50 and 100 %.</p>
+<svg viewBox="0 -2 {{ width }} 106" preserveAspectRatio="none" style="height: 9em" \
+role="img" aria-label="utilisation">
+{%- for level in (0, 50) %}<line x1="0" x2="{{ width }}" y1="{{ level }}" y2="{{ level }}" \
+stroke="#bbb"/>{% endfor %}
 {%- for (c, t), share in used.items() %}
-<rect x="{{ r(loop.index0 + 0.1) }}" y="{{ r(100 - 100 * share) }}" width="0.8" height="{{ r(100 * share) }}" \
-fill="#4878a8"><title>chip {{ c }} tile {{ t }}: {{ "%.1f" | format(100 * share) }} %</title></rect>{% endfor %}
+<rect x="{{ r(loop.index0 + 0.1) }}" y="{{ r(100 - 100 * share) }}" width="0.8" \
+height="{{ r(100 * share) }}" fill="#4878a8"><title>chip {{ c }} tile {{ t }}: \
+{{ "%.1f" | format(100 * share) }} %</title></rect>{% endfor %}
 </svg>
 {% if energy %}<h2>Energy of one inference</h2>
 <table><thead><tr><th>consumer</th><th>{{ unit }}</th><th>share</th></tr></thead><tbody>
 {%- for name, joule in energy.items() %}
-<tr><td>{{ name }}</td><td>{{ short(joule / joules) }}</td><td>{{ "%.1f" | format(100 * joule / total) }} %</td>
-<td><svg viewBox="0 0 100 5" style="width: 20em"><rect width="{{ r(100 * joule / total) }}" height="5" fill="#a85448"/>
+<tr><td>{{ name }}</td><td>{{ short(joule / joules) }}</td>\
+<td>{{ "%.1f" | format(100 * joule / total) }} %</td>
+<td><svg viewBox="0 0 100 5" style="width: 20em">\
+<rect width="{{ r(100 * joule / total) }}" height="5" fill="#a85448"/>
 </svg></td></tr>{% endfor %}
 </tbody></table>
 <pre>{{ costs }}</pre>{% endif %}
@@ -77,7 +89,8 @@ fill="#4878a8"><title>chip {{ c }} tile {{ t }}: {{ "%.1f" | format(100 * share)
 </tbody></table>
 {% if kept %}<h2>Digital weights</h2>
 <table><thead><tr><th>parameter</th><th>weights</th></tr></thead><tbody>
-{%- for name, count in kept %}<tr><td>{{ name }}</td><td>{{ "{:,}".format(count) }}</td></tr>{% endfor %}
+{%- for name, count in kept %}<tr><td>{{ name }}</td>\
+<td>{{ "{:,}".format(count) }}</td></tr>{% endfor %}
 </tbody></table>{% endif %}
 </body></html>
 """

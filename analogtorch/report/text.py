@@ -91,5 +91,6 @@ def _facts(result: Result) -> list[str]:
         f"{100 * result.iso:.2f} %",
         f"{result.tiles} tiles of {result.chip}, mean ± standard deviation over "
         f"{len(result.hwa.seeds)} chips",
-        f"data: {result.data['source']} ({clips} clips); seed {result.seed}; {result.seconds:.0f} s",
+        f"data: {result.data['source']} ({clips} clips); seed {result.seed}; "
+        f"{result.seconds:.0f} s",
     ]

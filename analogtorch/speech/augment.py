@@ -193,7 +193,8 @@ def _mask_bank(config: Augment, seed: int, frames: int, bins: int) -> Tensor:
 
     draw = SpecAugment(
         n_time_masks=config.time_masks, time_mask_param=config.time_mask_frames,
-        n_freq_masks=config.frequency_masks, freq_mask_param=config.frequency_mask_bins, zero_masking=True,
+        n_freq_masks=config.frequency_masks, freq_mask_param=config.frequency_mask_bins,
+        zero_masking=True,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would seed every GPU as well, which fork_rng would not undo.

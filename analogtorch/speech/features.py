@@ -1,9 +1,8 @@
-"""Log-mel and MFCC features through torchaudio, in the form that networks take: about zero mean,
-unit variance.
+"""Log-mel and MFCC features through torchaudio, with about zero mean and unit variance.
 
-Both see 49 frames of 40 ms each 20 ms (640 and 320 samples at 16 kHz), a periodic Hann window, no padding of the clip,
-|rfft(1024)|^2 and 40 filters from 20 to 7,600 Hz: triangles of unit peak, evenly spaced and straight-sided over
-mel = 1127 ln(1 + f/700).
+Both see 49 frames of 40 ms each 20 ms (640 and 320 samples at 16 kHz), a periodic Hann window, no
+padding of the clip, |rfft(1024)|^2 and 40 filters from 20 to 7,600 Hz: triangles of unit peak,
+evenly spaced and straight-sided over mel = 1127 ln(1 + f/700).
 """
 
 from typing import Any
@@ -125,9 +124,9 @@ class Mfcc(nn.Module):
 
 # fmt: off
 _MFCC_MEAN = (
-    -31.05, 8.03, 0.49, 1.03, -0.87, -0.01, -0.33, -0.12, -0.25, -0.08, -0.45, -0.21, -0.52, -0.08, -0.47, -0.20,
-    -0.40, -0.07, -0.36, -0.01, -0.18, -0.03, -0.19, -0.06, -0.19, -0.07, -0.14, -0.03, -0.11, -0.03, -0.10, -0.04,
-    -0.08, -0.04, -0.06, -0.02, -0.03, 0.01, -0.01, 0.01,
+    -31.05, 8.03, 0.49, 1.03, -0.87, -0.01, -0.33, -0.12, -0.25, -0.08, -0.45, -0.21, -0.52, -0.08,
+    -0.47, -0.20, -0.40, -0.07, -0.36, -0.01, -0.18, -0.03, -0.19, -0.06, -0.19, -0.07, -0.14,
+    -0.03, -0.11, -0.03, -0.10, -0.04, -0.08, -0.04, -0.06, -0.02, -0.03, 0.01, -0.01, 0.01,
 )
 _MFCC_STD = (
     27.13, 9.23, 4.99, 3.74, 3.44, 2.65, 2.39, 2.02, 1.89, 1.72, 1.63, 1.54, 1.47, 1.33, 1.32, 1.16,

@@ -203,4 +203,6 @@ def _span(
         )
     if low is None:
         return f"{article} {what} {'<' if most is None else '<='} {high:g}"
-    return f"{article} {what} in {'(' if least is None else '['}{low:g}, {high:g}{')' if most is None else ']'}"
+    opening = "(" if least is None else "["
+    closing = ")" if most is None else "]"
+    return f"{article} {what} in {opening}{low:g}, {high:g}{closing}"

@@ -40,4 +40,5 @@ def draw(value: Any, path: str | Path | None = None, **options: Any) -> Any:
 
 
 def _unknown(value: Any) -> str:
-    return f"no renderer is registered for {type(value).__name__}: import analogtorch.report, or register one"
+    kind = type(value).__name__
+    return f"no renderer is registered for {kind}: import analogtorch.report, or register one"

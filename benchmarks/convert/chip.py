@@ -196,7 +196,8 @@ def _views(
     if subject.norms:  # the norms have adapted to what the columns were
         at.reestimate_batch_norm(view, subject.calibration, forward=subject.forward)
     yield (
-        f"{setup.label}\n  + gain and offset of each column{', then batch norm' if subject.norms else ''}",
+        f"{setup.label}\n  + gain and offset of each column"
+        f"{', then batch norm' if subject.norms else ''}",
         view,
     )
 

@@ -225,8 +225,8 @@ def _transformers() -> dict[str, Net]:
     image = {"pixel_values": torch.randn(1, 3, 32, 32)}
     whisper = t.WhisperConfig(
         **layers, d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=64, num_mel_bins=8,
-        max_source_positions=16, max_target_positions=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
+        max_source_positions=16, max_target_positions=32, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
     clip = t.CLIPConfig(
         text_config={**text, "max_position_embeddings": 16, "eos_token_id": 2},

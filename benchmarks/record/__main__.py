@@ -1,7 +1,9 @@
 """Checksums of what the package computes, and what has changed in them since.
 
-    python -m benchmarks.record --out runs/record.json         # before a change that must change no number
-    python -m benchmarks.record --compare runs/record.json     # after it: exit code 1 and a table if one has changed
+    # before a change that must change no number
+    python -m benchmarks.record --out runs/record.json
+    # after it: exit code 1 and a table if one has changed
+    python -m benchmarks.record --compare runs/record.json
 
 The battery runs on one thread, in one to two minutes. Make both records on one machine: on another
 processor, or with another version or number of threads of torch, numbers differ in their last bits;

@@ -287,18 +287,27 @@ def energies(report: at.cost_model.CostReport) -> Tensor:
     return torch.tensor([a + b for a, b in zip(rows, rest, strict=True)], dtype=torch.float64)
 
 
+_BLOCK_FIELDS = ("row", "col", "rows", "cols", "copy")
+
+
 def placements(mapping: at.ChipMapping) -> Tensor:
     """Where every block of a mapping lies, integers in its order."""
-    blocks = [(p.chip, p.tile, p.row, p.col, p.block.row, p.block.col, p.block.rows, p.block.cols, p.block.copy)
-              for p in mapping.placements]  # fmt: skip
+    blocks = [
+        (p.chip, p.tile, p.row, p.col, *(getattr(p.block, field) for field in _BLOCK_FIELDS))
+        for p in mapping.placements
+    ]
     return torch.tensor(blocks)
 
 
 def losses(found: Any) -> dict[str, float]:
     """The numbers of a sensitivity scan."""
     by_layer = {row.name: row.loss for row in found.rows} | {"all": found.total}
-    return {f"{name}.{e}.{what}": getattr(loss[e], what) for name, loss in by_layer.items() for e in found.effects
-            for what in ("mean", "std")}  # fmt: skip
+    return {
+        f"{name}.{effect}.{what}": getattr(loss[effect], what)
+        for name, loss in by_layer.items()
+        for effect in found.effects
+        for what in ("mean", "std")
+    }
 
 
 # keyword spotting: imported late, as Lightning takes seconds to import
@@ -340,7 +349,8 @@ def report_texts(direct: at.Sweep, hwa: at.Sweep, folder: Path) -> dict[str, str
     from analogtorch.report import Result, markdown, table
 
     result = Result(
-        digital=0.93, direct=direct, hwa=hwa, chip="hermes64", tiles=7, data={"source": "folder", "test": 24}, seed=1,
-        seconds=12.0, versions={"analogtorch": "0"}, notes=("made up",),
+        digital=0.93, direct=direct, hwa=hwa, chip="hermes64", tiles=7,
+        data={"source": "folder", "test": 24}, seed=1, seconds=12.0, versions={"analogtorch": "0"},
+        notes=("made up",),
     )  # fmt: skip
     return {"table": table(result), "markdown": markdown(result, plot="accuracy.png")}

@@ -98,7 +98,9 @@ def _chips() -> Iterator[Bad]:
         ("cell", "type"): ("UnitCel", None, 3, []),
         ("cell", "device", "g_max"): (0, -1, "20", None, float("nan")),
         ("cell", "device", "drift_mean"): (None, 0.05, "flat"),
-        ("cell", "device", "programming_std", "coefficients"): ([], [float("nan")], "0.1", None, [None]),
+        ("cell", "device", "programming_std", "coefficients"): (
+            [], [float("nan")], "0.1", None, [None],
+        ),
         ("training", "drop_connect"): (1, -0.1, "0"),
         ("training", "weight"): ("gausian", None),
         ("cost", "mvm_energy", "value"): (-1, "5e-8", None, True),

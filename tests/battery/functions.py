@@ -253,9 +253,9 @@ def _calibrate() -> Iterator[Bad]:
     yield Bad("calibrate dtype", lambda: at.calibrate(analog(), [X.double()]), TypeError, "float64")
     yield Bad("calibrate integers", lambda: at.calibrate(analog(), [X.long()]), TypeError, "int64")
     for name, values in {
-        "method": ["mze", 3, True], "per": ["row", None, 3], "adc": ["mze", 3, True], "adc_per": ["row", None, 3],
-        "percentile": [0, 101, math.nan, "99", True], "deviations": [0, -1, math.nan, "3", True],
-        "allow_unused": NO_FLAG, "forward": [3, "x"],
+        "method": ["mze", 3, True], "per": ["row", None, 3], "adc": ["mze", 3, True],
+        "adc_per": ["row", None, 3], "percentile": [0, 101, math.nan, "99", True],
+        "deviations": [0, -1, math.nan, "3", True], "allow_unused": NO_FLAG, "forward": [3, "x"],
     }.items():  # fmt: skip
         more = {
             "percentile": {"method": "percentile"},

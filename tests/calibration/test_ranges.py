@@ -61,7 +61,8 @@ def test_mse_finds_the_least_mean_relative_error(bits: int) -> None:
     assert model.calibrated == (bits < 8)
     if model.calibrated:
         assert error(model.input_range) <= best * 1.05  # candidates lie up to 26 % apart
-    else:  # finer steps gain more from a range that just holds each vector than from one that clips some
+    else:
+        # finer steps gain more from a range that just holds each vector than from a clipping one
         assert error(x.abs().amax(1, keepdim=True)) < 0.7 * best
 
 

@@ -204,7 +204,10 @@ def test_the_configuration_of_real_speech_honours_the_variable(
 
 
 def test_the_options_need_nothing_that_trains() -> None:
-    script = "import sys, analogtorch.cli.kws as cli; cli.parser(); print(sorted(set(sys.modules) & set(sys.argv)))"
+    script = (
+        "import sys, analogtorch.cli.kws as cli; cli.parser(); "
+        "print(sorted(set(sys.modules) & set(sys.argv)))"
+    )
     heavy = [
         "lightning",
         "torchaudio",

@@ -138,7 +138,8 @@ def test_selection(include, exclude, expected) -> None:
         ({"include": "re:("}, "no regular expression"),
         (
             {"include": "body.norm"},
-            r"'body\.norm', matched by 'body\.norm', cannot be analog: no analog layer for BatchNorm",
+            r"'body\.norm', matched by 'body\.norm', cannot be analog: "
+            "no analog layer for BatchNorm",
         ),
         (
             {"include": ["head", "shared"], "exclude": "h*"},
@@ -223,8 +224,10 @@ def test_what_would_be_bypassed_or_changed_stays_digital_with_its_reason() -> No
     assert "lazy: run the model once first" in str(at.summary(model))
     reasons = {name: why for name, why, _ in at.summary(model).skipped}
     assert reasons["attention"] == "Halved overrides forward"
-    told = "'attention' reads its weight without calling it, and stays digital: Halved overrides forward"
-    assert reasons["attention.out_proj"] == told
+    assert reasons["attention.out_proj"] == (
+        "'attention' reads its weight without calling it, and stays digital: "
+        "Halved overrides forward"
+    )
     assert reasons["doubled"] == "Doubled overrides forward, which uses the weight in mul"
     assert (
         reasons["bilinear"] == "multiplies two inputs; a tile multiplies an input by stored weights"

@@ -47,10 +47,15 @@ class Module(L.LightningModule):
 
 def _fit(folder: Path, epochs: int, resume: Path | None = None) -> Module:
     model = at.calibrate(at.convert(Module(), CHIP), [X])
+    saving = ModelCheckpoint(folder, "{epoch}", save_top_k=-1, every_n_epochs=1)
     trainer = L.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[StepSeed(3), ModelCheckpoint(folder, "{epoch}", save_top_k=-1, every_n_epochs=1)],
-    )  # fmt: skip
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[StepSeed(3), saving],
+    )
     trainer.fit(model, DataLoader(TensorDataset(X, Y), batch_size=8), ckpt_path=resume)
     assert isinstance(model, Module)
     return model

@@ -17,8 +17,8 @@ from tests.ecosystem.models import CHIP
 
 def _bert(layers: int = 2) -> Any:
     config = transformers.BertConfig(
-        vocab_size=30, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=12, num_labels=3,
+        vocab_size=30, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2,
+        intermediate_size=24, max_position_embeddings=12, num_labels=3,
     )  # fmt: skip
     torch.manual_seed(0)
     return transformers.BertForSequenceClassification(config)
@@ -56,8 +56,9 @@ def _trained(
     batch = _batch(model)
     rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
     arguments = transformers.TrainingArguments(
-        str(folder), max_steps=3, per_device_train_batch_size=4, learning_rate=1e-3, report_to="none", use_cpu=True,
-        save_steps=2, disable_tqdm=True, logging_strategy="no", **options,
+        str(folder), max_steps=3, per_device_train_batch_size=4, learning_rate=1e-3,
+        report_to="none", use_cpu=True, save_steps=2, disable_tqdm=True, logging_strategy="no",
+        **options,
     )  # fmt: skip
     trainer = transformers.Trainer(
         model=model, args=arguments, train_dataset=rows, eval_dataset=rows, callbacks=callbacks

@@ -191,7 +191,8 @@ def test_without_a_digital_unit_ranges_have_no_effect() -> None:
         ([[1.0] * 5 + [float("nan")]], r"must be positive finite numbers, got nan"),
         (
             [1.0] * 6,
-            r"one for each of \(1, 6\) \(row blocks, outputs\), got shape \(6,\): calibrate them anew",
+            r"one for each of \(1, 6\) \(row blocks, outputs\), got shape \(6,\): "
+            "calibrate them anew",
         ),
         ([[1.0], [1.0, 2.0]], r"output ranges of 'a' must be numbers, of one shape"),
         ("wide", r"output ranges of 'a' must be numbers, of one shape"),

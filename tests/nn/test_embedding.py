@@ -105,8 +105,9 @@ def test_a_token_is_one_reading_of_its_row_block(weight_scale: str, bound: float
     assert ((layer(X) - expected).abs() > 1e-5).float().mean() < 0.01
     layer(X).sum().backward()
     counts = torch.bincount(X.flatten(), minlength=TOKENS).unsqueeze(1).float()
-    passes = (w.abs() <= bound * block_scales(w.T, (0, 24, 48, 50), (0, 7, 11) if weight_scale == "block" else ())
-              .repeat_interleave(torch.tensor([24, 24, 2]), 0)).float()  # fmt: skip
+    columns = (0, 7, 11) if weight_scale == "block" else ()
+    scales = block_scales(w.T, (0, 24, 48, 50), columns)
+    passes = (w.abs() <= bound * scales.repeat_interleave(torch.tensor([24, 24, 2]), 0)).float()
     assert torch.equal(layer.weight.grad, counts * passes)
     assert bool(passes.all()) is (bound > 1)
 

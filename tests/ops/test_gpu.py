@@ -49,7 +49,9 @@ def widened(a):
 
 
 # Triton 3.8 interprets a product of bfloat16 as that of the integers it keeps their bits in.
-InterpreterBuilder.create_dot = lambda self, a, b, *rest: product(self, widened(a), widened(b), *rest)
+InterpreterBuilder.create_dot = lambda self, a, b, *rest: product(
+    self, widened(a), widened(b), *rest
+)
 
 M, K, N = 5, 37, 19
 torch.manual_seed(0)
@@ -81,7 +83,8 @@ def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, 
         v, full = xq[:, i:j] @ wn[:, i:j].T, r.view(-1, 1) * scale[b]
         if plan.output_noise:
             vectors = torch.arange(M) if samples is None else samples
-            z = normal_reference(output_keys[b], vectors, torch.full_like(vectors, plan.first_output), N)
+            first = torch.full_like(vectors, plan.first_output)
+            z = normal_reference(output_keys[b], vectors, first, N)
             v = v + full * plan.output_noise * z
         limit = full * (plan.output_bound if limits is None else limits[b])
         masks.append(v.abs() > limit)
@@ -111,13 +114,15 @@ def wanted_gradients(g, x, r, w, plan, scale, gain, key, mask):
 
 
 def check(
-    name, dtype=torch.float32, x=X, r=(1.3,), *, gain=None, key=KEY, samples=None, bias=None, limits=None, unit=None,
-    **plan,
+    name, dtype=torch.float32, x=X, r=(1.3,), *, gain=None, key=KEY, samples=None, bias=None,
+    limits=None, unit=None, **plan,
 ):
-    everything = dict(bounds=(0, 16, 37), input_bits=8, output_bits=8, output_bound=1.5, output_noise=0.02)
-    plan = Plan(**{**everything, "weight_noise": 0.05, **plan})
+    everything = dict(bounds=(0, 16, 37), input_bits=8, output_bits=8)
+    noisy = dict(output_bound=1.5, output_noise=0.02, weight_noise=0.05)
+    plan = Plan(**{**everything, **noisy, **plan})
     x, w, g, r = x.to(dtype), W.to(dtype), G.to(dtype), torch.tensor(r)
-    scale = torch.stack([w[:, i:j].abs().amax(1) for i, j in zip(plan.bounds, plan.bounds[1:])]).float()
+    blocks = zip(plan.bounds, plan.bounds[1:])
+    scale = torch.stack([w[:, i:j].abs().amax(1) for i, j in blocks]).float()
     output_keys = OUTPUT_KEYS[: plan.blocks] if plan.output_noise else None
     y, mask = wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, unit)
     if dtype == torch.float32:
@@ -127,7 +132,8 @@ def check(
         near = dict(rtol=0.01, atol=2.5 * step)
     for tile in (SMALL, WIDE):
         run = Operands(x, r, w, bias, scale, gain, key, output_keys, samples)
-        got, got_mask = gpu.linear(run._replace(output_bounds=limits, output_ranges=unit), plan, True, tile=tile)
+        bounded = run._replace(output_bounds=limits, output_ranges=unit)
+        got, got_mask = gpu.linear(bounded, plan, True, tile=tile)
         assert got.dtype == dtype
         assert (got - y).abs().mean() < near["atol"] / 5, name
         assert_close(got.float(), y, msg=lambda m: f"{name}: y: {m}", **near)
@@ -139,13 +145,16 @@ def check(
             assert got_mask is None
         assert gpu.linear(run, plan, tile=tile)[1] is None
         gradients = gpu.linear_backward(g, run, plan, got_mask, input_tile=tile, weight_tile=tile)
-        near_gradient = dict(rtol=1e-5, atol=1e-5) if dtype == torch.float32 else dict(rtol=0.02, atol=0.1)
+        near_gradient = dict(rtol=0.02, atol=0.1)
+        if dtype == torch.float32:
+            near_gradient = dict(rtol=1e-5, atol=1e-5)
         gx, g_range, gw = wanted_gradients(g, x, r, w, plan, scale, gain, key, got_mask)
         assert gradients[0].dtype == gradients[2].dtype == dtype
         assert_close(gradients[0].float(), gx, msg=lambda m: f"{name}: gx: {m}", **near_gradient)
         assert_close(gradients[2].float(), gw, msg=lambda m: f"{name}: gw: {m}", **near_gradient)
         if r.numel() == 1:
-            assert_close(gradients[1], g_range, msg=lambda m: f"{name}: g_range: {m}", **near_gradient)
+            says = lambda m: f"{name}: g_range: {m}"
+            assert_close(gradients[1], g_range, msg=says, **near_gradient)
         else:
             assert gradients[1] is None, name
 
@@ -188,7 +197,8 @@ assert torch.equal(small, wide) and small.std() > 0
 
 # A weight's gradient does not depend on how the vectors are shared out, but for the last bits.
 x, g = torch.randn(70, K), torch.randn(70, N)
-run = (g, Operands(x, one, W, scale=scale), Plan(bounds=(0, 16, 37), input_bits=8), None, (False, False, True))
+plan = Plan(bounds=(0, 16, 37), input_bits=8)
+run = (g, Operands(x, one, W, scale=scale), plan, None, (False, False, True))
 parts = [gpu.linear_backward(*run, weight_tile=SMALL, splits=n)[2] for n in (1, 3, 5, 9)]
 for part in parts:
     assert_close(part, g.T @ rounded(x, one, 8), rtol=1e-5, atol=1e-5)

@@ -470,9 +470,10 @@ def test_the_default_device_is_not_where_cpu_tensors_are_computed(name: str) -> 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"input_bits": 1}, {"output_bits": 17}, {"output_bound": 0.0}, {"output_bound": float("nan")},
-        {"output_noise": -0.1}, {"weight_noise": float("inf")}, {"bounds": (0,)}, {"bounds": (1, 4)},
-        {"bounds": (0, 4, 4)}, {"columns": (0, 3, 2)}, {"groups": 0}, {"padding": (1,)}, {"dilation": (1,)},
+        {"input_bits": 1}, {"output_bits": 17}, {"output_bound": 0.0},
+        {"output_bound": float("nan")}, {"output_noise": -0.1}, {"weight_noise": float("inf")},
+        {"bounds": (0,)}, {"bounds": (1, 4)}, {"bounds": (0, 4, 4)}, {"columns": (0, 3, 2)},
+        {"groups": 0}, {"padding": (1,)}, {"dilation": (1,)},
     ],
 )  # fmt: skip
 def test_bad_plans_are_refused(changes: dict) -> None:

@@ -340,7 +340,12 @@ def backward(*case):
 
 
 backward(torch.ones(1, 8), *narrow[1:])()  # torch imports what it needs
-runs = lambda: product(*linear), lambda: product(*convolution), backward(*narrow), backward(*convolution)
+runs = (
+    lambda: product(*linear),
+    lambda: product(*convolution),
+    backward(*narrow),
+    backward(*convolution),
+)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 24 * 2**20, -1))
 for run in runs:

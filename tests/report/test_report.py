@@ -27,9 +27,9 @@ def sweep(mean: float) -> Sweep:
 @pytest.fixture
 def result() -> Result:
     return Result(
-        digital=0.92, direct=sweep(0.85), hwa=sweep(0.91), chip="hermes64", tiles=17, seed=3, seconds=61.23,
-        data={"source": "synthetic", "train": 10, "val": 2, "test": 3}, versions={"torch": "2.14"},
-        notes=("This speech was synthesised.",),
+        digital=0.92, direct=sweep(0.85), hwa=sweep(0.91), chip="hermes64", tiles=17, seed=3,
+        seconds=61.23, data={"source": "synthetic", "train": 10, "val": 2, "test": 3},
+        versions={"torch": "2.14"}, notes=("This speech was synthesised.",),
     )  # fmt: skip
 
 

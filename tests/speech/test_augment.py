@@ -10,7 +10,8 @@ import torch
 from analogtorch.speech.augment import Augment, Augmenter
 
 OFF = {
-    "shift_ms": 0, "gain_db": 0, "speeds": (1.0,), "noise_probability": 0, "time_masks": 0, "frequency_masks": 0,
+    "shift_ms": 0, "gain_db": 0, "speeds": (1.0,), "noise_probability": 0, "time_masks": 0,
+    "frequency_masks": 0,
 }  # fmt: skip
 INDEX = torch.arange(64)
 

@@ -104,7 +104,11 @@ def test_only_silence_has_no_speaker() -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "expected"),
     [
-        (Synthetic, "{per_class: 20, snr_db: [1, 2], cache: null}", Synthetic(per_class=20, snr_db=(1, 2), cache=None)),
+        (
+            Synthetic,
+            "{per_class: 20, snr_db: [1, 2], cache: null}",
+            Synthetic(per_class=20, snr_db=(1, 2), cache=None),
+        ),
         (SpeechCommands, "{root: corpus}", SpeechCommands(root="corpus")),
         (Folder, "{root: x, archives: [a.tar]}", Folder(root="x", archives=("a.tar",))),
         (Augment, "{speeds: [1.0], noise: null}", Augment(speeds=(1.0,))),

@@ -24,9 +24,10 @@ from benchmarks.record.cases.speech import write_tones
 from tests.speech.training.conftest import Kill
 
 SMALL = [
-    "--data.source=folder", "--model.widths=[4,8]", "--model.stem_stride=[4,4]", "--workers=0", "--progress=false",
-    "--digital.epochs=4", "--digital.batch_size=12", "--digital.learning_rate=0.01",
-    "--hwa.epochs=2", "--hwa.batch_size=12", "--sweep.num_chips=2", "--sweep.times=['0 s', '1 year']",
+    "--data.source=folder", "--model.widths=[4,8]", "--model.stem_stride=[4,4]", "--workers=0",
+    "--progress=false", "--digital.epochs=4", "--digital.batch_size=12",
+    "--digital.learning_rate=0.01", "--hwa.epochs=2", "--hwa.batch_size=12", "--sweep.num_chips=2",
+    "--sweep.times=['0 s', '1 year']",
 ]  # fmt: skip
 
 
@@ -79,8 +80,8 @@ def test_report(finished: Path) -> None:
 def test_everything_is_in_the_one_folder(finished: Path) -> None:
     files = sorted(str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file())
     assert files == [
-        "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "config.json", "digital.pt", "hwa.pt",
-        "journal.json", "report.json", "report.md",
+        "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "config.json",
+        "digital.pt", "hwa.pt", "journal.json", "report.json", "report.md",
     ]  # fmt: skip
 
 

@@ -61,7 +61,10 @@ def status() -> str:
     it.
     """
     if triton is None:
-        return "GPU kernels: none, there is no Triton, which comes with the CUDA builds of torch; pip install triton"
+        return (
+            "GPU kernels: none, there is no Triton, which comes with the CUDA builds of torch; "
+            "pip install triton"
+        )
     return f"GPU kernels: Triton {triton.__version__}" + (
         "" if torch.cuda.is_available() else ", no GPU here"
     )

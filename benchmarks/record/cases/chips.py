@@ -79,12 +79,20 @@ def _named(options: dict[str, Any]) -> str:
 
 
 CASES: dict[str, Case] = {
-    **{f"chip/{name}/{kind}": partial(_chip, name, kind) for name in api.chips() for kind in _KINDS},
-    **{f"chip/{name}/{kind}, plain": in_plain_torch(partial(_chip, name, kind)) for name in api.chips()
-       for kind in ("linear", "conv2d_groups")},
+    **{
+        f"chip/{name}/{kind}": partial(_chip, name, kind) for name in api.chips() for kind in _KINDS
+    },
+    **{
+        f"chip/{name}/{kind}, plain": in_plain_torch(partial(_chip, name, kind))
+        for name in api.chips()
+        for kind in ("linear", "conv2d_groups")
+    },
     **{f"chip/large tiles/{kind}": partial(_large, kind) for kind in _KINDS},
     **{f"calibrate/{net}/{_named(way)}": partial(_way, net, way) for net in NETS for way in _WAYS},
-    **{f"calibrate/{net}, plain/{_named(way)}": in_plain_torch(partial(_way, net, way)) for net in NETS
-       for way in _WAYS},
+    **{
+        f"calibrate/{net}, plain/{_named(way)}": in_plain_torch(partial(_way, net, way))
+        for net in NETS
+        for way in _WAYS
+    },
     "calibrate/by hand": _again,
-}  # fmt: skip
+}

@@ -130,11 +130,18 @@ def _capacity() -> Found:
 
 
 CASES: dict[str, Case] = {
-    **{f"map/{net}/{chip}": partial(_mapping, net, chip) for net in _NETS for chip in _CHIPS
-       if (net, chip) != ("large", "hermes64 small tiles")},
-    **{f"map/{net}/{name}": partial(_mapping, net, "hermes64 small tiles", o) for net in ("mlp", "cnn")
-       for name, o in _OPTIONS.items()},
+    **{
+        f"map/{net}/{chip}": partial(_mapping, net, chip)
+        for net in _NETS
+        for chip in _CHIPS
+        if (net, chip) != ("large", "hermes64 small tiles")
+    },
+    **{
+        f"map/{net}/{name}": partial(_mapping, net, "hermes64 small tiles", o)
+        for net in ("mlp", "cnn")
+        for name, o in _OPTIONS.items()
+    },
     **{f"convert/{net}": partial(_converted, net) for net in _NETS},
     "convert/bypassed": _bypassed,
     "chips/capacity": _capacity,
-}  # fmt: skip
+}

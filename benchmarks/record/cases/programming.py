@@ -145,8 +145,10 @@ _METHODS = {
     "verified, margin": api.ProgramAndVerify(rounds=3, margin=0.1, step=0.8, noise=0.1),
     "gradient descent": api.GradientDescent(rounds=4),
 }
-_CHIPS = ("hermes64 output noise", "hermes64 two sequential", "hermes64 column scale", "hermes64 separate phases",
-          "no ADC", "no gain spread", "ibm_speech34", "neurram48")  # fmt: skip
+_CHIPS = (
+    "hermes64 output noise", "hermes64 two sequential", "hermes64 column scale",
+    "hermes64 separate phases", "no ADC", "no gain spread", "ibm_speech34", "neurram48",
+)  # fmt: skip
 
 CASES: dict[str, Case] = {
     **{f"device/{name}": partial(_device, name) for name in api.cells()},

@@ -97,15 +97,27 @@ _LOOPS: dict[str, tuple[Optimizer, dict[str, Any] | None, bool]] = {
     "sgd, clipped per channel, ramp": (_sgd, {"sigma": 2.0, "per_channel": True}, True),
     "adamw, groups, bound": (_adamw, {"bound": 0.2}, False),
 }
-_CHIPS = ("hermes64 output noise", "hermes64 column scale", "training noise device", "training noise per sample",
-          "training noise drop connect", "ibm_speech34", "neurram48", "no converters")  # fmt: skip
+_CHIPS = (
+    "hermes64 output noise", "hermes64 column scale", "training noise device",
+    "training noise per sample", "training noise drop connect", "ibm_speech34", "neurram48",
+    "no converters",
+)  # fmt: skip
 
 CASES: dict[str, Case] = {
-    **{f"train/{net}/{name}": partial(_loop, net, usual(), *loop) for net in NETS for name, loop in _LOOPS.items()},
-    **{f"train/mlp, plain/{name}": in_plain_torch(partial(_loop, "mlp", usual(), *loop))
-       for name, loop in _LOOPS.items()},
-    **{f"train/{net}/{chip}": partial(_loop, net, api.chips()[chip], *_LOOPS["sgd, clipped"]) for net in NETS
-       for chip in _CHIPS},
+    **{
+        f"train/{net}/{name}": partial(_loop, net, usual(), *loop)
+        for net in NETS
+        for name, loop in _LOOPS.items()
+    },
+    **{
+        f"train/mlp, plain/{name}": in_plain_torch(partial(_loop, "mlp", usual(), *loop))
+        for name, loop in _LOOPS.items()
+    },
+    **{
+        f"train/{net}/{chip}": partial(_loop, net, api.chips()[chip], *_LOOPS["sgd, clipped"])
+        for net in NETS
+        for chip in _CHIPS
+    },
     "train/clip": _clipped,
     "train/noise": _scopes,
-}  # fmt: skip
+}

@@ -90,8 +90,9 @@ def test_weights_are_clipped_once_for_each_step_of_the_optimizer(
         lambda *_, **__: steps.append(trainer.global_step),
     )
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=2, accumulate_grad_batches=3, callbacks=[WeightClip(2.0)], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        accelerator="cpu", max_epochs=2, accumulate_grad_batches=3, callbacks=[WeightClip(2.0)],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
     data = DataLoader(
         TensorDataset(toy.x, toy.y), batch_size=16
@@ -124,8 +125,8 @@ def test_bad_clips_are_refused() -> None:
 def test_a_ramp_without_analog_layers_or_a_known_length_says_so(toy, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no analog layer"):
         fit(
-            nn.Linear(8, 2), toy.batches(), Phase(epochs=1, batch_size=16), seed=0, checkpoint=tmp_path / "a",
-            callbacks=(NoiseRamp(5),),
+            nn.Linear(8, 2), toy.batches(), Phase(epochs=1, batch_size=16), seed=0,
+            checkpoint=tmp_path / "a", callbacks=(NoiseRamp(5),),
         )  # fmt: skip
 
     class Endless:
