@@ -85,7 +85,7 @@ class _PartialSums:
         self._name, self._layer, self._chip, self._wanted = name, layer, chip, wanted
         self._parts = [] if wanted is None else self._divided(wanted.per)
         self._unit = (
-            [_Columns(layer.readings[1]) for _ in range(layer.readings[0])]
+            [_Columns(layer.adc_shape[1]) for _ in range(layer.adc_shape[0])]
             if chip.unit_bits
             else []
         )
@@ -93,7 +93,7 @@ class _PartialSums:
 
     def _divided(self, per: AdcPer) -> "list[tuple[range, slice, Histogram | ColumnHistogram]]":
         """Row blocks, outputs, and what their partial sums were."""
-        layer, (blocks, outputs) = self._layer, self._layer.readings
+        layer, (blocks, outputs) = self._layer, self._layer.adc_shape
         columns = [slice(0, outputs)]
         if per == "tile":
             columns = [
@@ -220,7 +220,7 @@ class _PartialSums:
                 f"calibrate: all partial sums of layer {self._name!r} are zero, so its ADC has no "
                 "bound; leave adc out"
             )
-        found = torch.zeros(self._layer.readings, dtype=torch.float64)
+        found = torch.zeros(self._layer.adc_shape, dtype=torch.float64)
         for rows, columns, met in self._parts:
             if met.met:
                 # with the noise of the readings, or the bound could lie inside it

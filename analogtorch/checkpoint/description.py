@@ -12,7 +12,7 @@ from analogtorch.chips import Chip
 from analogtorch.files import checked, parse_json
 from analogtorch.mapping import ChipMapping
 from analogtorch.nn import AnalogLayer
-from analogtorch.nn.ranges import EACH, Bounds, range_text
+from analogtorch.nn.converters import COLUMN_RANGES, Numbers, range_text
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.simulate.chip import ProgrammedChip
 from analogtorch.simulate.defects import Defects
@@ -44,7 +44,7 @@ class SavedLayer:
     shape: tuple[int, ...]
     input_range: float | tuple[float, ...] | None
     """The DAC's full scale, or that of each row block; None: not calibrated."""
-    each: dict[str, Bounds]
+    each: dict[str, Numbers]
     """Of the ADC, for all readings or (row blocks, outputs); None: the chip's own."""
     weight: str
     """Key of its weight in the ``state_dict``."""
@@ -151,7 +151,7 @@ def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
                 "chip": used.index(layer.chip),
                 "calibrated": layer.calibrated,
                 "input_range": _saved(layer.input_ranges),
-                **{each: layer.saved_each(each) for each in EACH},
+                **{each: layer.saved_column_ranges(each) for each in COLUMN_RANGES},
             }
             for name, layer in layers.items()
         ],
@@ -230,9 +230,19 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 
 
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
-    known = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range", *EACH)
+    known = (
+        "name",
+        "key",
+        "kind",
+        "weight",
+        "shape",
+        "chip",
+        "calibrated",
+        "input_range",
+        *COLUMN_RANGES,
+    )
     # older checkpoints have none
-    data = {**dict.fromkeys(EACH), **data} if isinstance(data, dict) else data
+    data = {**dict.fromkeys(COLUMN_RANGES), **data} if isinstance(data, dict) else data
     _check_fields("layers: ", data, known)
     name, value, index = data["name"], data["input_range"], data["chip"]
     for field in ("name", "key", "kind", "weight"):
@@ -251,7 +261,7 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     values = value if isinstance(value, tuple) and len(value) > 1 else (value,)
     if value is not None and not all(type(v) in (int, float) and 0 < v < math.inf for v in values):
         raise ValueError(f"layers: {name!r} must have a positive finite input_range, got {value!r}")
-    each, shape = {field: data[field] for field in EACH}, tuple(map(int, data["shape"]))
+    each, shape = {field: data[field] for field in COLUMN_RANGES}, tuple(map(int, data["shape"]))
     for field, values in each.items():
         if values is not None and not _are_bounds(values):
             raise ValueError(

@@ -17,7 +17,7 @@ from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint
 from analogtorch.chips.tiling import sections
 from analogtorch.conversion.kinds import analog_layers, analog_type, reason
 from analogtorch.nn import AnalogLayer, AnalogMatrix
-from analogtorch.nn.ranges import EACH, Bounds
+from analogtorch.nn.converter_state import COLUMN_RANGES, Numbers
 
 _SHOWN = 5  # differences that an error lists
 
@@ -125,11 +125,13 @@ def check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module
                 f"block{'s' * (blocks > 1)} in the model"
             )
         for name, values in entry.each.items():
-            _check_each(f"{label} has", EACH[name], values, (blocks, cut[-1].outputs.stop), dtype)
+            _check_each(
+                f"{label} has", COLUMN_RANGES[name], values, (blocks, cut[-1].outputs.stop), dtype
+            )
 
 
 def _check_each(
-    label: str, what: str, values: Bounds, readings: tuple[int, int], dtype: torch.dtype
+    label: str, what: str, values: Numbers, readings: tuple[int, int], dtype: torch.dtype
 ) -> None:
     if isinstance(values, list) and ({len(row) for row in values}, len(values)) != (
         {readings[1]},

@@ -13,7 +13,7 @@ from analogtorch.checkpoint.fits import check_keys, check_layers
 from analogtorch.checkpoint.folder import read_folder
 from analogtorch.conversion import convert
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
-from analogtorch.nn.ranges import EACH, without_converters
+from analogtorch.nn.converter_state import COLUMN_RANGES, without_converters
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.simulate.chip import ProgrammedChip, program
 from analogtorch.values.version import RELEASE
@@ -95,8 +95,8 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
     model = _converted(saved, model)
     layers = dict(analog_layers(model))
     for layer in layers.values():
-        for name in EACH:  # those of before may be of another chip, or on the meta device
-            setattr(layer, name, None)
+        for name in COLUMN_RANGES:  # those of before may be of another chip, or on the meta device
+            layer.set_column_ranges(name, None)
     _fill(model, tensors)
     for entry in saved.layers:
         layer = layers[entry.name]
@@ -105,7 +105,7 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
         elif layer.calibrated:
             layer.forget_input_range()
         for name, values in entry.each.items():
-            setattr(layer, name, layer.checked_each(name, values))
+            layer.set_column_ranges(name, values)
     return model
 
 

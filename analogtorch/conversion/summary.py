@@ -17,7 +17,7 @@ from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
-from analogtorch.nn.ranges import bounds_text, range_text
+from analogtorch.nn.converters import bounds_text, range_text
 
 _BUILD = ("name", "tiles", "rows", "cols")
 """Fields of a chip that tell which it is and how much fits on it."""

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from analogtorch.conversion import analog_layers
-from analogtorch.nn.ranges import EACH
+from analogtorch.nn.converter_state import COLUMN_RANGES
 
 _NAME = "KeepRanges"
 _FILE = "trainer_state.json"
@@ -35,7 +35,7 @@ class KeepRanges(TrainerCallback, ExportableState):
     def __init__(self) -> None:
         self.ranges: dict[str, list[float]] = {}
         """By layer, when they were last looked at."""
-        self.each: dict[str, dict[str, Any]] = {name: {} for name in EACH}
+        self.each: dict[str, dict[str, Any]] = {name: {} for name in COLUMN_RANGES}
         """Output bounds and output ranges of the layers that have their own."""
         self._model: nn.Module | None = None
 
@@ -47,7 +47,8 @@ class KeepRanges(TrainerCallback, ExportableState):
                 name: list(r) for name, layer in layers if (r := layer.input_ranges) is not None
             }
             self.each = {
-                e: {n: b for n, x in layers if (b := x.saved_each(e)) is not None} for e in EACH
+                e: {n: b for n, x in layers if (b := x.saved_column_ranges(e)) is not None}
+                for e in COLUMN_RANGES
             }
         return {"args": {}, "attributes": {"ranges": self.ranges, **self.each}}
 
@@ -101,7 +102,7 @@ def _take(model: nn.Module, state: Any) -> bool:
     kept = state.stateful_callbacks.get(_NAME, {}).get("attributes", {})
     ranges, layers = kept.get("ranges", {}), dict(analog_layers(model))
     older = {"output_bounds": kept.get("bounds", {})}  # what older checkpoints call them
-    each = {e: kept.get(e, older.get(e, {})) for e in EACH}
+    each = {e: kept.get(e, older.get(e, {})) for e in COLUMN_RANGES}
     names = dict.fromkeys([*ranges, *(name for values in each.values() for name in values)])
     if unknown := [name for name in names if name not in layers]:
         raise ValueError(
@@ -111,12 +112,12 @@ def _take(model: nn.Module, state: Any) -> bool:
     for name, values in ranges.items():
         layers[name].checked_ranges(values)
     found = {
-        (n, e): layers[n].checked_each(e, values.get(n))
+        (n, e): layers[n].checked_column_ranges(e, values.get(n))
         for e, values in each.items()
         for n in names
     }
     for name, values in ranges.items():
         layers[name].set_input_range(values)
     for (name, attribute), own in found.items():
-        setattr(layers[name], attribute, own)
+        layers[name].set_column_ranges(attribute, own)
     return bool(names)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
+from analogtorch.nn.converters import bounds_text, range_text, remove_converters
 from analogtorch.nn.drawn import drawn, each_sample, keys_by_sample
 from analogtorch.nn.learning import expect
 from analogtorch.nn.placed import PlacedLayer
 from analogtorch.nn.programmed import CountingLayer
-from analogtorch.nn.ranges import EACH, bounds_text, range_text
 from analogtorch.nn.reborn import OWN, cut, reborn
 from analogtorch.ops import (
     Operands,
@@ -38,10 +38,7 @@ class AnalogLayer(PlacedLayer, CountingLayer):
     """
 
     layer_name: str
-    calibrated: bool
     digital_class: type[nn.Module]
-    input_range: nn.Parameter
-    """The DAC's full scale, (1,), or of each row block, (row blocks,); its magnitude counts."""
     observer: Callable[[Operands, Plan, slice, Tensor], None] | None = None
     """Called with each product while a calibration looks: tensors, plan, the outputs that it is of,
     result."""
@@ -53,8 +50,6 @@ class AnalogLayer(PlacedLayer, CountingLayer):
     """Dimension of the output that counts the layer's outputs, from the end."""
     digital: ClassVar[type[nn.Module]]
     """The digital layer of the same kind."""
-    takes_range: ClassVar[bool] = True
-    """Whether its inputs go through a DAC whose full scale ``calibrate`` finds."""
     on_request: ClassVar[bool] = False
     """Whether ``convert`` makes it only where it is asked to."""
 
@@ -85,14 +80,9 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         flops.register()
         self.digital_class = digital_class
         self.layer_name = name
-        self.calibrated = False
         self.programmed = None
         self.chip = chip
-        # learns from calibration on: until then it takes no part in the forward
-        with torch.inference_mode(False):  # it must be able to learn, whatever it was made under
-            self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
-        for each in EACH:
-            self.register_buffer(each, None, persistent=False)
+        self._add_converters()
         expect(self)
 
     def to_digital(self) -> nn.Module:
@@ -102,10 +92,7 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         old = reborn(self, self.digital_class, self.layer_name)
         for name in OWN:
             old.__dict__.pop(name, None)
-        del old._parameters["input_range"]
-        for each in EACH:
-            del old._buffers[each]
-            old._non_persistent_buffers_set.discard(each)
+        remove_converters(old)
         return old
 
     # what a kind of layer defines
@@ -331,9 +318,9 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         section, held = self.sections[index], self.programmed
         limits: dict[str, Tensor | None] = {}
         if plan.steps:
-            limits["output_bounds"] = self._each_of("output_bounds", section, outputs)
+            limits["output_bounds"] = self.column_ranges("output_bounds", section, outputs)
         if plan.unit_bits:
-            limits["output_ranges"] = self._each_of("output_ranges", section, outputs)
+            limits["output_ranges"] = self.column_ranges("output_ranges", section, outputs)
         if held is not None and held.adc_gains is not None and plan.steps:
             # an ADC whose gain is g clips and rounds what comes in at 1 / g of its nominal range
             bounds, gains = limits["output_bounds"], cut(held.adc_gains[index], outputs, 1)

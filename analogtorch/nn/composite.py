@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.chips import Chip
+from analogtorch.nn import converter_state
 from analogtorch.nn.linear import AnalogLinear
-from analogtorch.nn.ranges import warn_of_lost_ranges
 from analogtorch.nn.reborn import cut, reborn
 
 
@@ -81,7 +81,7 @@ class AnalogMatrix(AnalogLinear):
         return self.analog_forward(input, keys, samples, outputs)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        self._save_range(destination, prefix)
+        converter_state.save(self, destination, prefix)
 
     def _load_from_state_dict(
         self,
@@ -94,7 +94,7 @@ class AnalogMatrix(AnalogLinear):
         errors: list,
     ) -> None:
         if not self._refuses_to_load(errors):
-            self._load_range(state_dict.get(prefix + "input_range"), local_metadata, errors)
+            self._load_converters(state_dict.get(prefix + "input_range"), local_metadata, errors)
 
 
 class DigitalMatrix:
@@ -231,4 +231,4 @@ class AnalogComposite(nn.Module):
         self._share()
         if not local_metadata and not any(key.endswith(".input_range") for key in state_dict):
             # its matrices have no metadata in a digital one either
-            warn_of_lost_ranges(any(m.calibrated for m in self.matrices()))
+            converter_state.warn_of_lost_ranges(any(m.calibrated for m in self.matrices()))

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analogtorch.chips import Chip
+from analogtorch.nn import converter_state
 from analogtorch.nn.base import AnalogLayer
+from analogtorch.nn.converters import COLUMN_RANGES
 from analogtorch.nn.drawn import each_sample
-from analogtorch.nn.ranges import EACH
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, normal
 from analogtorch.ops.physics import adc_outputs, digital_unit, noisy, phase_keys, phases, wide
@@ -73,8 +74,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             )
         super().set_input_range(1.0)
 
-    def _load_range(self, value: Any, local_metadata: dict, errors: list) -> None:
-        self._load_each(local_metadata, errors)
+    def _load_converters(self, value: Any, local_metadata: dict, errors: list) -> None:
+        converter_state.load_column_ranges(self, local_metadata, errors)
         # nothing to be read, but weights may have been assigned to a layer on meta
         self.set_input_range(1.0)
 
@@ -112,7 +113,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             full = scale.index_select(0, block)
             gain = None if gain is None else gain.to(full.dtype).index_select(0, block)
             limits = self._limits(plan, 0, None)
-            own, ranges = (limits.get(name) for name in EACH)
+            own, ranges = (limits.get(name) for name in COLUMN_RANGES)
             bound = full * (
                 plan.output_bound if own is None else own.to(full.dtype).index_select(0, block)
             )

@@ -10,12 +10,12 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section, sections
 from analogtorch.devices import Spread
+from analogtorch.nn.converters import ConvertersMixin
 from analogtorch.nn.drawn import needs_torch
-from analogtorch.nn.ranges import RangedLayer
 from analogtorch.ops import Noise, Plan, stream
 
 
-class PlacedLayer(RangedLayer):
+class PlacedLayer(ConvertersMixin):
     """The part of an analog layer that follows from its chip and the shape of its weight."""
 
     _chip: Chip

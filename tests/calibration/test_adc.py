@@ -35,7 +35,7 @@ X = torch.randn(200, 300, generator=torch.Generator().manual_seed(1)).clamp(-2, 
 
 
 def _bounds(model: nn.Module) -> list[float | list[list[float]] | None]:
-    return [layer.saved_each("output_bounds") for _, layer in at.analog_layers(model)]
+    return [layer.saved_column_ranges("output_bounds") for _, layer in at.analog_layers(model)]
 
 
 @pytest.mark.parametrize("per", ["layer", "tile"])
@@ -63,7 +63,7 @@ def test_small_partial_sums_are_read_with_less_error(adc: str, adc_per: str, per
     # about 0.15, but for the column with the large weight, which absmax covers
     assert errors[1] < errors[0] / 4
     for _, layer in at.analog_layers(model):
-        assert layer.output_bounds.shape == layer.readings
+        assert layer.output_bounds.shape == layer.adc_shape
         # 200 numbers: columns keep a margin
         assert layer.output_bounds.max() < (5 if adc_per == "column" else 4)
         assert layer.chip == chip
@@ -82,7 +82,7 @@ def test_mse_is_the_least_error_in_units_of_the_output() -> None:
         exact.chip = dataclasses.replace(layer.chip, output_bits=None)
         return (other(X) - exact(X)).square().mean().item()
 
-    found = layer.saved_each("output_bounds")
+    found = layer.saved_column_ranges("output_bounds")
     best = min(error(found * f) for f in torch.linspace(0.3, 3, 40).tolist())
     assert error(found) < 1.1 * best
 
@@ -132,12 +132,14 @@ def test_matrices_of_recurrent_layers_and_convolutions() -> None:
     torch.manual_seed(0)
     lstm = at.convert(nn.Sequential(nn.LSTM(300, 12)), CHIP)
     at.calibrate(lstm, [torch.randn(7, 5, 300)], adc="absmax")
-    assert lstm[0].ih_l0.saved_each("output_bounds") != lstm[0].hh_l0.saved_each("output_bounds")
+    assert lstm[0].ih_l0.saved_column_ranges("output_bounds") != lstm[0].hh_l0.saved_column_ranges(
+        "output_bounds"
+    )
     at.convert(lstm, CHIP)
     attention = at.convert(nn.MultiheadAttention(16, 2), CHIP)
     q, k = torch.randn(2, 6, 4, 16)
     at.calibrate(attention, [q], adc="absmax", per="tile", forward=lambda m, q: m(q, k, k))
-    assert attention.in_proj.saved_each("output_bounds") < 12.0
+    assert attention.in_proj.saved_column_ranges("output_bounds") < 12.0
     for grouped in ("sequential", "block_diagonal"):
         chip = dataclasses.replace(CHIP, rows=16, grouped=grouped, output_bits=16)
         digital = nn.Sequential(nn.Conv2d(4, 6, 5, padding=2, groups=2), nn.Conv2d(6, 4, 3))
@@ -332,7 +334,7 @@ def test_a_bound_per_column_reads_columns_of_all_sizes() -> None:
                 ((model.eval()(x) - y).square().mean(0) / y.square().mean(0)).sqrt().max().item()
             )
             assert all(
-                layer.output_bounds.shape == layer.readings for layer in (model[0], model[3])
+                layer.output_bounds.shape == layer.adc_shape for layer in (model[0], model[3])
             )
         # a column whose sums are a hundredth of the largest is a step of a bound for all
         assert errors["column"] < 0.1 < errors["tile"] < errors["layer"]
@@ -455,7 +457,7 @@ def test_bounds_can_be_set_and_taken_away() -> None:
     chip = dataclasses.replace(CHIP, rows=100)
     model = at.calibrate(at.convert(_net(), chip), [X]).eval()
     layer, first = model[0], model(X)
-    assert layer.readings == (3, 32)
+    assert layer.adc_shape == (3, 32)
     layer.set_output_bounds(12.0)
     assert torch.equal(model(X), first)
     layer.set_output_bounds([[0.5] * 32, [1.0] * 32, [2.0] * 32])
@@ -479,7 +481,7 @@ def test_bounds_can_be_set_and_taken_away() -> None:
     model.float()
     layer.chip = dataclasses.replace(chip, rows=256)
     with pytest.raises(
-        RuntimeError, match=r"has ADC bounds for \(3, 32\) .*, crossbar, \(2, 32\) readings; call"
+        RuntimeError, match=r"has ADC bounds for \(3, 32\) .*, and \(2, 32\) on .* crossbar; call"
     ):
         model(X)
     layer.chip = dataclasses.replace(chip, rows=256, output_bits=None)  # no ADC, no bound
@@ -497,7 +499,7 @@ def test_an_embedding_reads_each_dimension_with_its_bound() -> None:
     chip = dataclasses.replace(CHIP, rows=32)
     layer = at.convert(nn.Sequential(nn.Embedding(50, 20)), chip, embeddings=True).eval()[0]
     tokens, fresh = torch.arange(50), copy.deepcopy(layer)
-    layer.set_output_bounds(torch.rand(layer.readings) + 0.1)
+    layer.set_output_bounds(torch.rand(layer.adc_shape) + 0.1)
     scale = torch.stack([block.abs().max() for block in layer.weight.split(32)])
     bound = layer.output_bounds.repeat_interleave(
         torch.tensor([32, 18]), 0

@@ -312,7 +312,7 @@ def test_layers_whose_computation_is_changed_in_other_ways_stay_digital() -> Non
     taken = nn.Linear(3, 3)
     taken.chip = "mine"
     logged = nn.Linear(3, 3)
-    logged.readings = []
+    logged.adc_shape = []
     with pytest.warns(UserWarning, match="zero-element"):
         empty = nn.Linear(3, 0)
     conv, ok = Standardised(2, 2, 1), nn.Linear(3, 3)
@@ -333,7 +333,7 @@ def test_layers_whose_computation_is_changed_in_other_ways_stay_digital() -> Non
     assert reasons["conv"] == "Standardised overrides _conv_forward, which uses the weight in std"
     assert "nothing to place" in reasons["empty"]
     assert "'chip', a name that analog layers use" in reasons["taken"]
-    assert "'readings', a name that analog layers use" in reasons["logged"]
+    assert "'adc_shape', a name that analog layers use" in reasons["logged"]
 
 
 def test_another_chip_and_an_empty_include_are_refused() -> None:

@@ -160,7 +160,7 @@ def _matrix(chip: at.Chip, dtype: torch.dtype, programmed: bool = False) -> at.n
         nn.ModuleDict({"a": layer.to(dtype)}), dataclasses.replace(chip, adc_gain_std=0.1)
     )
     model["a"].in_proj.set_input_range(2.0)
-    model["a"].in_proj.set_output_ranges(torch.rand(model["a"].in_proj.readings) + 1.0)
+    model["a"].in_proj.set_output_ranges(torch.rand(model["a"].in_proj.adc_shape) + 1.0)
     if programmed:
         model = at.program(model, seed=1).at("1 day", compensation="column")
     return model["a"].in_proj

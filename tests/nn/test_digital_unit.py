@@ -273,7 +273,7 @@ def test_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_ranges(*args: Any, **options: Any) -> nn.Module:
         model = converted(*args, **options)
         for _, layer in at.analog_layers(model):
-            layer.set_output_ranges(torch.rand(layer.readings) + 0.5)
+            layer.set_output_ranges(torch.rand(layer.adc_shape) + 0.5)
         return model
 
     chip = dataclasses.replace(UNIT, rows=24, cols=7, output_noise=0.04)

@@ -1,0 +1,285 @@
+"""The converters of an analog layer: the full scales of its DACs, its ADCs and its digital unit.
+
+The ranges are a Parameter and buffers of the layer itself, so that optimizers, FSDP, ``.to()`` and
+copies treat them as its other tensors. How a ``state_dict`` carries them, without keys of its own,
+is in ``nn/converter_state.py``.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.chips.tiling import Section
+from analogtorch.nn import converter_state
+from analogtorch.nn.converter_state import COLUMN_RANGES, Numbers
+
+Given = float | Sequence[Sequence[float]] | Tensor | None
+"""One of ``COLUMN_RANGES`` as a user gives it."""
+
+
+class ConvertersMixin(nn.Module):
+    """The part of an analog layer that holds the ranges of its converters."""
+
+    input_range: nn.Parameter
+    """The DAC range, (1,), or that of each row block, (row blocks,); its magnitude counts."""
+    output_bounds: Tensor | None
+    """ADC range of each partial sum, (row blocks, outputs), in units of (full-scale input x weight
+    scale): a deviation from the chip, which has one ADC range for all. None: the chip's."""
+    output_ranges: Tensor | None
+    """Range in which the digital unit of a chip with ``unit_bits`` rounds what it passes on, (row
+    blocks, outputs), in the same units; software sets it. None: it is not known yet, and ADC
+    outputs are passed on as they are."""
+    calibrated: bool
+    """Whether the DAC range is known; before, it is found in each input."""
+    layer_name: str
+    programmed: Any
+    takes_range: ClassVar[bool] = True
+    """Whether its inputs go through a DAC whose range ``calibrate`` finds."""
+    chip: Any
+    weight: Any
+    sections: tuple[Section, ...]
+    row_blocks: int
+
+    def _add_converters(self) -> None:
+        """Start without any range that is known."""
+        self.calibrated = False
+        # learns from calibration on: until then it takes no part in the forward
+        with torch.inference_mode(False):  # it must be able to learn, whatever it was made under
+            self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+        for name in COLUMN_RANGES:
+            self.register_buffer(name, None, persistent=False)
+
+    # DAC
+
+    @property
+    def input_ranges(self) -> tuple[float, ...] | None:
+        """The DAC range, or that of each row block; None while it is not known to this process.
+
+        FSDP shards a range like any other parameter: one of a single number stays with the first
+        process.
+        """
+        own = self.input_range.detach()
+        # to ask the other processes would wait for them
+        own = own.to_local() if hasattr(own, "to_local") else own
+        if not self.calibrated or own.is_meta or own.numel() < self.input_range.numel():
+            return None
+        return tuple(own.abs().tolist())  # the forward uses the magnitude
+
+    def set_input_range(self, value: float | Sequence[float]) -> None:
+        """Fix the DAC range, in the units of the input; training goes on from there.
+
+        Args:
+            value: > 0; one for the whole layer, or one for each of its row blocks, whose tiles have
+                DACs of their own. Groups of a convolution share that of a row block. On a GPU, and
+                where row blocks cut a kernel, such a layer computes in plain torch, more slowly. An
+                optimizer that has stepped with another number of ranges must be made anew.
+
+        Raises:
+            ValueError: a value is not a positive finite number, or their number is neither 1 nor
+                that of row blocks.
+        """
+        values = self.checked_ranges(value)
+        self._leave_meta()
+        # whatever the default device is
+        stored = torch.tensor(values, dtype=self.input_range.dtype, device="cpu")
+        with torch.no_grad():
+            self._resize_range(stored.shape)
+            self.input_range.fill_(values[0]) if len(values) == 1 else self.input_range.copy_(
+                stored
+            )
+        if not self.calibrated:
+            self.input_range.requires_grad_(
+                self.weight.requires_grad and self.chip.input_bits is not None
+            )
+        self.calibrated = True
+
+    def forget_input_range(self) -> None:
+        """Find the DAC range in each input again, as before any calibration."""
+        self.calibrated = False
+        self.input_range.requires_grad_(False)
+        with torch.no_grad():
+            self.input_range.zero_()
+
+    def checked_ranges(self, value: float | Sequence[float]) -> list[float]:
+        """What ``set_input_range`` would set; it raises what that would."""
+        values = [float(v) for v in value] if isinstance(value, Sequence) else [value]
+        kind = self.input_range.dtype
+        if bad := [v for v in values if not 0 < v < float("inf")]:
+            raise ValueError(
+                f"input range of {self.layer_name!r} must be a positive finite number, got {bad[0]}"
+            )
+        if len(values) not in (1, self.row_blocks):
+            blocks = self.row_blocks
+            each = f", or one for each of its {blocks} row blocks" if blocks > 1 else ""
+            raise ValueError(
+                f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: "
+                "calibrate it anew"
+            )
+        stored = torch.tensor(values, dtype=kind, device="cpu").tolist()
+        if bad := [v for v, s in zip(values, stored, strict=True) if not 0 < s < float("inf")]:
+            raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
+        return values
+
+    def _leave_meta(self) -> None:
+        """Weights may have been assigned to a layer that was made on the meta device."""
+        if self.input_range.is_meta and not self.weight.is_meta:
+            self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
+
+    def _resize_range(self, shape: torch.Size) -> None:
+        """Keep the same Parameter, which an optimizer may know."""
+        if self.input_range.shape != shape:
+            with torch.inference_mode(False):  # it must be able to learn, whatever it was set under
+                self.input_range.data = self.input_range.new_empty(shape)
+                self.input_range.grad = None
+
+    # ADC and digital unit
+
+    @property
+    def adc_shape(self) -> tuple[int, int]:
+        """(row blocks, outputs): the ADC outputs of one input vector or position."""
+        return self.row_blocks, self.sections[-1].outputs.stop
+
+    def set_output_bounds(self, value: Given) -> None:
+        """Give the layer ADC ranges of its own, in units of (full-scale input x weight scale).
+
+        A deviation from a chip whose ADC range is fixed, which ``summary`` lists:
+        ``calibrate(adc=)`` finds them. They do not learn, and stay as they are when weights change.
+
+        Args:
+            value: > 0; one for all ADCs, or (row blocks, outputs). None: the ADC range of the chip.
+
+        Raises:
+            ValueError: a range is not a positive finite number, or their shape is another. Nothing
+                is changed.
+        """
+        self.set_column_ranges("output_bounds", value)
+
+    def set_output_ranges(self, value: Given) -> None:
+        """Set the ranges in which the digital unit of a chip such as ``hermes64`` rounds to 8 bits
+        what it passes on.
+
+        They belong to software, so that they are no deviation from the chip: ``calibrate`` finds
+        them. Without effect on a chip whose ADC has the bits of the outputs (``Chip.adc_steps``
+        None).
+
+        Args:
+            value: > 0, in units of (full-scale input x weight scale), after the gain of the column;
+                one for all, or (row blocks, outputs). None: ADC outputs are passed on as they are.
+
+        Raises:
+            ValueError: as ``set_output_bounds``.
+        """
+        self.set_column_ranges("output_ranges", value)
+
+    def set_column_ranges(self, name: str, value: Given) -> None:
+        """Set the ranges of this ``name``, one of ``COLUMN_RANGES``."""
+        setattr(self, name, self.checked_column_ranges(name, value))
+
+    def checked_column_ranges(self, name: str, value: Given) -> Tensor | None:
+        """What ``set_column_ranges`` would set, on the device of the weight; it raises as that."""
+        if value is None:
+            return None
+        what = f"{COLUMN_RANGES[name]} of {self.layer_name!r}"
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        try:
+            given = torch.as_tensor(value, dtype=dtype, device="cpu")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{what} must be numbers, of one shape: {error}") from error
+        if given.dim() and tuple(given.shape) != self.adc_shape:
+            raise ValueError(
+                f"{what} must be one number, or one for each of {self.adc_shape} (row "
+                f"blocks, outputs), got shape {tuple(given.shape)}: calibrate them anew"
+            )
+        if bad := given[~((given > 0) & given.isfinite())].flatten().tolist():
+            raise ValueError(f"{what} must be positive finite numbers, got {bad[0]}")
+        with torch.inference_mode(False):  # they serve outside too
+            return given.expand(self.adc_shape).to(self.weight.device, copy=True).contiguous()
+
+    def saved_column_ranges(self, name: str) -> Numbers:
+        """One of ``COLUMN_RANGES`` as numbers."""
+        values = getattr(self, name)
+        if values is None or values.is_meta:
+            return None
+        first = values.flatten()[0]
+        return first.item() if bool((values == first).all()) else values.tolist()
+
+    def column_ranges(self, name: str, section: Section, outputs: slice | None) -> Tensor | None:
+        """One of ``COLUMN_RANGES`` of a section's outputs, or of the run ``outputs`` of them."""
+        values = getattr(self, name)
+        if values is None:
+            return None
+        if tuple(values.shape) != self.adc_shape:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} has {COLUMN_RANGES[name]} for {tuple(values.shape)} "
+                f"(row blocks, outputs), and {self.adc_shape} on the chip it was put on since, "
+                f"{self.chip.name}; call set_{name}(None) to do without, or calibrate anew"
+            )
+        return values[: len(section.bounds) - 1, outputs or section.outputs]
+
+    # state_dict
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[prefix + "input_range"]
+        converter_state.save(self, destination, prefix)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing: list,
+        unexpected: list,
+        errors: list,
+    ) -> None:
+        if self._refuses_to_load(errors):
+            return
+        key = prefix + "input_range"
+        value = state_dict.get(key)
+        rest = {k: v for k, v in state_dict.items() if k != key}
+        super()._load_from_state_dict(
+            rest, prefix, local_metadata, strict, missing, unexpected, errors
+        )
+        if key in missing:
+            missing.remove(key)
+        self._load_converters(value, local_metadata, errors)
+        if value is None and not local_metadata and self.takes_range:
+            converter_state.warn_of_lost_ranges(self.calibrated)
+
+    def _load_converters(self, value: Any, local_metadata: dict, errors: list) -> None:
+        """Take the ranges of a ``state_dict``; ``value``: what it has under ``input_range``."""
+        converter_state.load_column_ranges(self, local_metadata, errors)
+        converter_state.load_input_range(self, value, local_metadata, errors)
+
+    def _refuses_to_load(self, errors: list) -> bool:
+        if self.programmed is not None:
+            errors.append(
+                f"layer {self.layer_name!r} belongs to a programmed chip; load into the model it "
+                "came from"
+            )
+        return self.programmed is not None
+
+
+def remove_converters(layer: nn.Module) -> None:
+    """Take the ranges away from what was an analog layer."""
+    del layer._parameters["input_range"]
+    for name in COLUMN_RANGES:
+        del layer._buffers[name]
+        layer._non_persistent_buffers_set.discard(name)
+
+
+def range_text(values: Sequence[float]) -> str:
+    """DAC ranges to read: ``0.5``, or of several row blocks ``0.5 to 2``."""
+    ends = [f"{value:.4g}" for value in (min(values), max(values))]
+    return ends[0] if len(values) == 1 else " to ".join(ends)
+
+
+def bounds_text(bounds: Tensor) -> str:
+    """ADC ranges to read: ``5``, or ``0.5 to 9``."""
+    if bounds.is_meta:
+        return "meta"
+    ends = [f"{value:.4g}" for value in (bounds.min().item(), bounds.max().item())]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
