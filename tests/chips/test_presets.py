@@ -38,9 +38,8 @@ def test_ibm_speech34_ladder() -> None:
     assert factors == pytest.approx([0.62, 0.56], rel=0.02)
     assert all(e.origin == "published" and "Ambrogio" in e.source and e.excluded for e in ladder)
     assert chip.cost.mvm_energy.value == pytest.approx(26.2e-9, rel=0.02)
-    assert 23.94 / (5 * at.cost_model.peak(chip).efficiency.tops) == pytest.approx(
-        0.08, rel=0.02
-    )  # of five chips' peak
+    peak_of_five = 5 * at.cost_model.peak(chip).efficiency.tops
+    assert 23.94 / peak_of_five == pytest.approx(0.08, rel=0.02)
 
 
 # Wan 2022: TOPS of 48 cores and TOPS/W by (output bits, input bits)

@@ -14,7 +14,8 @@ import analogtorch as at
 from analogtorch.hwa.lightning import StepSeed
 from tests.ecosystem.models import CHIP
 
-pytestmark = [  # Lightning's own
+# warnings that Lightning itself raises
+pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning"),

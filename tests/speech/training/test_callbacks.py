@@ -94,9 +94,8 @@ def test_weights_are_clipped_once_for_each_step_of_the_optimizer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
-    data = DataLoader(
-        TensorDataset(toy.x, toy.y), batch_size=16
-    )  # four batches: a step after three, one after the last
+    # four batches: a step after three, one after the last
+    data = DataLoader(TensorDataset(toy.x, toy.y), batch_size=16)
     trainer.fit(Classifier(toy.analog(), Phase(epochs=2, batch_size=16), steps=4), data)
     assert steps == [1, 2, 3, 4]
 
