@@ -1,4 +1,4 @@
-"""The physics of memory cells: pure functions of conductance, time and noise."""
+"""The physics of memory devices, as pure functions of conductance, time and noise."""
 
 from analogtorch.devices.cell import UnitCell
 from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip

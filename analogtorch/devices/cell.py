@@ -18,19 +18,20 @@ from analogtorch.values import checks
 
 @dataclass(frozen=True, kw_only=True)
 class UnitCell:
-    """A differential pair: ``w = (sum of g+ - sum of g-) / g_total``, ``w`` in [-1, 1].
+    """A differential pair of devices that stores one weight ``w`` in [-1, 1].
 
-    Both polarities are programmed, drift and are read with noise, also at target 0.
+    ``w = (sum of g+ - sum of g-) / g_total``. Both polarities are programmed, drift and are read
+    with noise, even where their target is 0.
     """
 
     device: Device
-    """``PCM``, ``ReRAM``, or a device of your own that keeps the protocol ``Device``; an effective
+    """``PCM``, ``ReRAM``, or your own device that follows the protocol ``Device``. An effective
     model of several devices counts as one."""
     devices_per_polarity: int = 1
-    """How many devices of that model share a polarity, >= 1."""
+    """Number of devices that share one polarity, >= 1."""
     split: Literal["equal", "sequential"] = "equal"
-    """``equal``: every device carries the same share; ``sequential``: one is filled before the next
-    is used."""
+    """``equal``: every device carries the same share. ``sequential``: one device is filled before
+    the next is used."""
 
     def __post_init__(self) -> None:
         check_device("UnitCell.device", self.device)
@@ -39,17 +40,22 @@ class UnitCell:
 
     @property
     def devices(self) -> int:
-        """Devices in the cell, both polarities together."""
+        """Number of devices in the cell, of both polarities together."""
         return 2 * self.devices_per_polarity
 
     @property
     def g_total(self) -> float:
-        """Conductance, uS, that stands for ``|w| = 1``."""
+        """The conductance, uS, that stands for ``|w| = 1``."""
         return self.devices_per_polarity * self.device.g_max
 
     def targets(self, w: Tensor) -> Tensor:
-        """Target conductances, uS, of the weights ``w`` in [-1, 1] (any shape S): shape (devices,
-        *S), ``+`` first.
+        """Return the target conductances of weights.
+
+        Args:
+            w: weights in [-1, 1], of any shape S.
+
+        Returns:
+            Conductances in uS, of shape (devices, *S), those of the positive polarity first.
         """
         n = self.devices_per_polarity
         polarities = torch.stack((w.clamp_min(0.0), (-w).clamp_min(0.0)))
@@ -61,21 +67,26 @@ class UnitCell:
         return shares.reshape(2 * n, *w.shape) * self.device.g_max
 
     def weights(self, g: Tensor) -> Tensor:
-        """The weights that the conductances ``g`` (devices, *S), uS, stand for: shape S."""
+        """Return the weights that conductances stand for.
+
+        ``g`` has shape (devices, *S) and is in uS; the weights have shape S.
+        """
         plus, minus = g.reshape(2, self.devices_per_polarity, *g.shape[1:]).sum(1)
         return (plus - minus) / self.g_total
 
     def negatives(self, g: Tensor) -> Tensor:
-        """What the negative polarity of those weights holds, >= 0: shape S. The positive holds the
-        weight + this.
+        """Return the share, >= 0 and of shape S, that the negative polarity adds to each weight.
+
+        ``g`` has shape (devices, *S), in uS. The positive polarity holds the weight plus this
+        share.
         """
         return g[self.devices_per_polarity :].sum(0) / self.g_total
 
     def programming_sigma(self, w: Tensor) -> Tensor:
-        """Standard deviation of the weight programmed to ``w`` in [-1, 1], all devices together,
-        any shape.
+        """Return the standard deviation of cells programmed to the weights ``w``.
 
-        That of what ``device.program`` gives, which is clamped at 0: a device near its target 0
+        ``w`` lies in [-1, 1] and has any shape, which the result shares. All devices count, after
+        ``device.program`` has clamped their conductances at 0. A device near its target 0 therefore
         varies less than ``device.programming_sigma``, down to 0.58 times.
         """
         targets = self.targets(w)
@@ -85,9 +96,9 @@ class UnitCell:
 
     @property
     def spread(self) -> Spread | None:
-        """``programming_sigma`` as a kernel evaluates it, within 1.4 %.
+        """The curve ``programming_sigma`` in the form that kernels evaluate, within 1.4 %.
 
-        None where the device's curve is no cubic or simpler.
+        It is None unless the curve of the device is a polynomial of degree 3 at most.
         """
         device, n = self.device, self.devices_per_polarity
         if isinstance(device, Reduced):
@@ -101,11 +112,15 @@ class UnitCell:
             return None
         unit = device.programming_scale * device.g_max / device.g_reference / self.g_total
         c = [unit * c for c in curve.coefficients] + [0.0] * (4 - len(curve.coefficients))
-        empty, full = EMPTY * max(c[0], 0.0) ** 2, max(sum(c), 0.0) ** 2
-        rate, dip = FILLING / n, 1 - EMPTY  # a full device stands for |w| = 1 / n
+        empty = EMPTY * max(c[0], 0.0) ** 2
+        full = max(sum(c), 0.0) ** 2
+        rate = FILLING / n  # a full device stands for |w| = 1 / n
+        dip = 1 - EMPTY
         if self.split == "sequential":
             base, step = (2 * n - 1) * empty, full - empty
             return Spread(coefficients=tuple(c), base=base, step=step, pieces=n, dip=dip, rate=rate)  # type: ignore[arg-type]
-        root = math.sqrt(n)  # of the devices that carry equal shares
-        c, rate = [root * x for x in c], root * rate
+        # n devices carry equal shares
+        root = math.sqrt(n)
+        c = [root * x for x in c]
+        rate *= root
         return Spread(coefficients=tuple(c), base=n * empty, dip=dip, rate=rate)  # type: ignore[arg-type]

@@ -1,6 +1,4 @@
-"""Fitted curves of the device papers, as data: functions of the normalised conductance ``r = g /
-g_max``.
-"""
+"""Fitted curves of device papers, as functions of the normalised conductance ``r = g / g_max``."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,10 +16,10 @@ class Curve(Protocol):
 
 
 def check_curve(name: str, curve: Any) -> None:
-    """Refuse what is no curve.
+    """Raise an error unless ``curve`` can be called with a tensor.
 
     Raises:
-        TypeError: it cannot be called with a tensor.
+        TypeError: it is a class, or cannot be called.
     """
     if isinstance(curve, type) or not callable(curve):
         raise TypeError(
@@ -32,10 +30,10 @@ def check_curve(name: str, curve: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Polynomial:
-    """``c0 + c1 r + c2 r^2 + ...``."""
+    """The polynomial ``c0 + c1 r + c2 r^2 + ...``."""
 
     coefficients: tuple[float, ...]
-    """Ascending: constant first; at least one, finite. A list becomes a tuple."""
+    """Coefficients, constant first; at least one, all finite. A list becomes a tuple."""
 
     def __post_init__(self) -> None:
         given = self.coefficients
@@ -56,12 +54,15 @@ class Polynomial:
 
 @dataclass(frozen=True, kw_only=True)
 class LogClip:
-    """``clip(slope ln r + offset, low, high)``; at ``r = 0`` the bound that the slope runs into."""
+    """The curve ``clip(slope ln r + offset, low, high)``.
+
+    At ``r = 0`` it takes the bound that the slope runs into.
+    """
 
     slope: float
-    """Per unit of ``ln r``; not 0."""
+    """Slope per unit of ``ln r``; not 0."""
     offset: float
-    """At ``r = 1``."""
+    """Value at ``r = 1``, before clipping."""
     low: float
     """Smallest value."""
     high: float
@@ -82,14 +83,14 @@ class LogClip:
 
 @dataclass(frozen=True, kw_only=True)
 class PowerClip:
-    """``min(scale / max(r^power, floor), high)``."""
+    """The curve ``min(scale / max(r^power, floor), high)``."""
 
     scale: float
-    """Value at ``r = 1``, >= 0."""
+    """Value at ``r = 1``, >= 0, before clipping."""
     power: float
-    """Of ``r``, >= 0."""
+    """Exponent of ``r``, >= 0."""
     floor: float
-    """Least that is divided by, > 0."""
+    """Smallest divisor, > 0."""
     high: float
     """Largest value, >= 0."""
 
@@ -103,14 +104,14 @@ class PowerClip:
 
 @dataclass(frozen=True, kw_only=True)
 class Piecewise:
-    """``below`` for ``r < split``, ``above`` otherwise."""
+    """Two curves: ``below`` for ``r < split``, and ``above`` for the rest."""
 
     split: float
-    """Where ``above`` begins."""
+    """The ``r`` at which ``above`` begins."""
     below: Curve
-    """Of small ``r``."""
+    """Curve for ``r < split``."""
     above: Curve
-    """Of ``r >= split``."""
+    """Curve for ``r >= split``."""
 
     def __post_init__(self) -> None:
         checks.numbers(self, "split")

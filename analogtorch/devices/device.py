@@ -1,6 +1,4 @@
-"""What a device model must have: the protocol that ``PCM`` and ``ReRAM`` keep, for devices of your
-own.
-"""
+"""The protocol that every device model follows, such as ``PCM``, ``ReRAM`` or one of your own."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,33 +25,27 @@ class Device(Protocol):
 
     @property
     def valid_until(self) -> float:
-        """Last time, s, that the data of the model speak about; ``math.inf``: a law without an
-        end.
-        """
+        """Last time, s, that the data of the model cover; ``math.inf`` for a law without an end."""
         ...
 
     def programming_sigma(self, g: Tensor) -> Tensor:
-        """Standard deviation, uS, of programming the target ``g``, before what is below 0 is
-        clamped.
-        """
+        """Return the standard deviation, uS, of programming ``g``, before the clamp at 0."""
         ...
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
-        """Conductance, uS, after programming the target ``g`` with the normals ``z``: ``max(g +
-        sigma z, 0)``.
-        """
+        """Return the conductance, uS, programmed for the target ``g``: ``max(g + sigma z, 0)``."""
         ...
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
-        """What ``drift`` must know of a device whose target was ``g``, with the normals ``z``."""
+        """Return what ``drift`` must know of devices with target ``g`` and normals ``z``."""
         ...
 
     def drift(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
-        """Conductance, uS, at ``t``; ``nu`` is what ``drift_coefficient`` gave."""
+        """Return the conductance, uS, at time ``t``; ``nu`` comes from ``drift_coefficient``."""
         ...
 
     def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
-        """Conductance, uS, as read at ``t`` with the normals ``z``."""
+        """Return the conductance, uS, that a read at time ``t`` gives with the normals ``z``."""
         ...
 
 
@@ -62,10 +54,10 @@ _FIELDS = ("name", "g_max", "valid_until")
 
 
 def check_device(owner: str, device: Any) -> None:
-    """Refuse what is no device.
+    """Raise an error unless ``device`` follows the protocol ``Device``.
 
     Raises:
-        TypeError: with the methods and attributes that it lacks.
+        TypeError: it lacks methods or attributes, which the message names.
     """
     if isinstance(device, type) or not any(hasattr(device, name) for name in _METHODS):
         hint = "; call it" if callable(device) else ""
@@ -83,9 +75,7 @@ def check_device(owner: str, device: Any) -> None:
 
 
 def beyond(device: Device, t: float | None) -> str:
-    """What to write beside a result at ``t`` seconds that lies beyond the device's data; empty
-    where it does not.
-    """
+    """Return a note that ``t`` seconds lie beyond the device's data; empty if they do not."""
     last = device.valid_until
     if t is None or t <= last:
         return ""
@@ -93,7 +83,7 @@ def beyond(device: Device, t: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the largest unit that it fills: ``2 days``, ``90 s``."""
+    """Return a time in seconds as text in the largest unit that it fills: ``2 days``, ``90 s``."""
     for unit, size in (("year", 31_536_000.0), ("day", 86_400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= size:
             amount = seconds / size

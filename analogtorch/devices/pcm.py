@@ -1,8 +1,7 @@
-"""Phase-change memory (PCM): programming noise, drift and 1/f read noise of one device, as pure
-functions.
+"""Phase-change memory (PCM): programming noise, drift and 1/f read noise of one device.
 
-Every function takes the standard-normal draws it needs as an argument, so that the same draws give
-the same device.
+All are pure functions. Each takes the standard-normal draws ``z`` that it needs as an argument, so
+that the same draws give the same device.
 
     r      = g / g_max
     g_p    = max(g + sigma_prog(r) z, 0)         programmed
@@ -28,8 +27,9 @@ from analogtorch.values import checks
 
 @dataclass(frozen=True, kw_only=True)
 class PCM:
-    """One PCM device, or several that a fit describes as one. Conductances in microsiemens, times
-    in seconds.
+    """One PCM device, or several that one fit describes as one device.
+
+    Conductances are in microsiemens, times in seconds.
     """
 
     name: str
@@ -37,24 +37,25 @@ class PCM:
     g_max: float
     """Largest conductance that weights are mapped to, uS, > 0. Programmed devices may exceed it."""
     g_reference: float
-    """``g_max`` of the chip that ``programming_std`` was fitted on, uS, > 0; other ``g_max`` scale
-    the fit."""
+    """``g_max``, uS, > 0, of the chip that ``programming_std`` was fitted on. Another ``g_max``
+    scales the fit."""
     t0: float
-    """Age of the device when ``t = 0``, s, > 0: the programming pulse lies ``t0`` before it."""
+    """Age of the device when ``t = 0``, s, > 0: its programming pulse came ``t0`` earlier."""
     t_read: float
-    """Length of a read, s, > 0: the upper corner of the 1/f noise."""
+    """Length of a read, s, > 0. It sets the upper corner of the 1/f noise."""
     programming_std: Curve
     """Standard deviation of the programmed conductance, uS, as a function of the target ``r``."""
     drift_mean: Curve
-    """Mean drift coefficient as a function of the target ``r``."""
+    """Mean drift exponent as a function of the target ``r``."""
     drift_std: Curve
-    """Device-to-device standard deviation of the drift coefficient."""
+    """Standard deviation of the drift exponent between devices, as a function of the target
+    ``r``."""
     read_noise: Curve
     """``Q`` of the 1/f spectrum ``S_G / G^2 = Q^2 / f`` as a function of the programmed ``r``."""
     programming_scale: float = 1.0
     """Multiplies the programming noise, >= 0; 0 programs exactly."""
     drift_scale: float = 1.0
-    """Multiplies every drift coefficient, >= 0; 0 is a device that does not drift."""
+    """Multiplies every drift exponent, >= 0; 0 is a device that does not drift."""
     read_scale: float = 1.0
     """Multiplies the read noise, >= 0; 0 reads without noise."""
 
@@ -73,38 +74,37 @@ class PCM:
 
     @property
     def valid_until(self) -> float:
-        """Without end: drift is a power law of time, which the model carries on beyond what was
-        measured.
-        """
+        """Infinity: the power law of drift continues beyond what was measured."""
         return math.inf
 
     def programming_sigma(self, g: Tensor) -> Tensor:
-        """Standard deviation, uS, of programming the target ``g`` (uS, any shape) before the clamp
-        at 0.
+        """Return the standard deviation, uS, of devices programmed to ``g`` (uS, any shape).
+
+        Conductances are not yet clamped at 0.
         """
         unit = self.programming_scale * self.g_max / self.g_reference
         return self.programming_std(g / self.g_max).clamp_min(0.0) * unit
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
-        """Conductance, uS, after programming the target ``g`` with the normals ``z`` (same shape);
-        clamped at 0.
+        """Return the conductance, uS, programmed for the target ``g``, clamped at 0.
+
+        The normals ``z`` have the shape of ``g``.
         """
         return (g + self.programming_sigma(g) * z).clamp_min(0.0)
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
-        """Drift coefficient of a device whose target was ``g`` (uS) and whose draws are ``z`` (same
-        shape); >= 0.
-        """
+        """Return the drift exponents, >= 0, for targets ``g`` (uS) and normals ``z``."""
         r = g / self.g_max
         return self.drift_scale * (self.drift_mean(r) + self.drift_std(r) * z).abs()
 
     def drift(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
-        """Conductance, uS, ``t`` seconds (>= 0) after ``t0``, without read noise."""
+        """Return the conductance, uS, ``t`` seconds (>= 0) after ``t0``, without read noise."""
         return g_programmed * torch.pow((t + self.t0) / self.t0, -nu)
 
     def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
-        """Conductance, uS, as read at ``t``: one draw ``z`` of the accumulated 1/f noise, frozen
-        for that time.
+        """Return the conductance, uS, that a read at ``t`` gives.
+
+        The draw ``z`` of the accumulated 1/f noise stays the same for that time.
         """
         q = self.read_scale * self.read_noise(g_programmed / self.g_max)
         growth = math.sqrt(math.log((t + self.t0 + self.t_read) / (2 * self.t_read)))
@@ -112,8 +112,9 @@ class PCM:
 
 
 def pcm_like() -> PCM:
-    """The statistical PCM model of Nandakumar 2019 and Joshi 2020 (1 M devices, 90 nm), ``g_max``
-    25 uS.
+    """Return the statistical PCM model of 1 M devices in 90 nm, with ``g_max`` 25 uS.
+
+    Source: Nandakumar et al. 2019 and Joshi et al. 2020, as in the module's sources.
     """
     return PCM(
         name="PCM statistical model (Nandakumar 2019, Joshi 2020)",
@@ -136,7 +137,10 @@ _HERMES_DRIFT_MEAN = Piecewise(
 
 
 def hermes_one_device() -> PCM:
-    """One PCM device per polarity of the HERMES chip (14 nm, Le Gallo 2023), ``g_max`` 10.35 uS."""
+    """Return the PCM of the HERMES chip with one device per polarity, ``g_max`` 10.35 uS.
+
+    Source: Le Gallo et al. 2023 (14 nm).
+    """
     return PCM(
         name="HERMES PCM, one device per polarity (Le Gallo 2023)",
         g_max=10.35,
@@ -159,11 +163,11 @@ def hermes_one_device() -> PCM:
 
 
 def hermes_two_device() -> PCM:
-    """Two devices per polarity of the HERMES chip as ONE effective device (its sigma is the
-    pair's), 20.7 uS.
+    """Return two devices per polarity of HERMES as one effective device, ``g_max`` 20.7 uS.
 
-    Programming by the most-significant-first scheme of Vasilopoulos et al., TED 2023. Never draw it
-    twice.
+    Its sigma is that of the pair: use it with ``devices_per_polarity=1``, and never draw it twice.
+    The pair was programmed by the most-significant-first scheme of Vasilopoulos et al., TED 2023.
+    Source: Le Gallo et al. 2023.
     """
     return PCM(
         name="HERMES PCM, two devices per polarity as one effective device (Le Gallo 2023)",
@@ -187,9 +191,7 @@ def hermes_two_device() -> PCM:
 
 
 def ideal_device() -> PCM:
-    """A device that takes its target exactly, does not drift and reads without noise (``g_max`` 1
-    uS).
-    """
+    """Return a device without programming noise, drift and read noise; ``g_max`` is 1 uS."""
     flat = Polynomial(coefficients=(0.0,))
     return PCM(
         name="ideal device",

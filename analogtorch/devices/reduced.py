@@ -1,4 +1,4 @@
-"""Any device without some of its imperfections."""
+"""A device without some of its imperfections."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,21 +10,19 @@ from analogtorch.values import checks
 
 Imperfection = Literal["programming_noise", "drift", "read_noise"]
 IMPERFECTIONS: tuple[Imperfection, ...] = ("programming_noise", "drift", "read_noise")
-"""What a device can be without, in the order in which a conductance meets them."""
+"""The imperfections that can be left out, in the order in which they act on a conductance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reduced:
-    """A device that lacks some imperfections of another one; see
-    ``analogtorch.chips.Chip.without``.
-    """
+    """Another device without some of its imperfections; see ``analogtorch.chips.Chip.without``."""
 
     device: Device
-    """The whole device."""
+    """The complete device."""
     without: tuple[Imperfection, ...]
-    """What is left out. ``programming_noise``: targets are met exactly. ``drift``: a conductance
-    stays what was programmed, and an error of programming stays as large. ``read_noise``: it is
-    read as it is."""
+    """Imperfections to leave out. ``programming_noise``: a device takes its target exactly.
+    ``drift``: a conductance stays as programmed, and so does its programming error. ``read_noise``:
+    a read gives the conductance itself."""
 
     def __post_init__(self) -> None:
         check_device("Reduced.device", self.device)
@@ -34,13 +32,12 @@ class Reduced:
             )
         for name in self.without:
             checks.choice("Reduced.without", name, IMPERFECTIONS)
-        checks.settle(
-            self, "without", tuple(name for name in IMPERFECTIONS if name in self.without)
-        )
+        without = tuple(name for name in IMPERFECTIONS if name in self.without)
+        checks.settle(self, "without", without)
 
     @property
     def name(self) -> str:
-        """That of the device, and what it lacks."""
+        """Name of the device and of what it lacks."""
         return f"{self.device.name}, without {', '.join(self.without)}"
 
     @property
@@ -50,32 +47,30 @@ class Reduced:
 
     @property
     def valid_until(self) -> float:
-        """Last time, s, that the data of the device speak about."""
+        """Last time, s, that the data of the device cover."""
         return self.device.valid_until
 
     def programming_sigma(self, g: Tensor) -> Tensor:
-        """Standard deviation, uS, of programming the target ``g``, before the clamp at 0."""
+        """Return the standard deviation, uS, of programming ``g``, before the clamp at 0."""
         sigma = self.device.programming_sigma(g)
         return sigma.new_zeros(sigma.shape) if "programming_noise" in self.without else sigma
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
-        """Conductance, uS, after programming the target ``g`` with the normals ``z``."""
-        return (
-            g.clamp_min(0.0) if "programming_noise" in self.without else self.device.program(g, z)
-        )
+        """Return the conductance, uS, programmed for the target ``g`` with the normals ``z``."""
+        if "programming_noise" in self.without:
+            return g.clamp_min(0.0)
+        return self.device.program(g, z)
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
-        """What ``drift`` must know of a device whose target was ``g``, with the normals ``z``."""
+        """Return what ``drift`` must know of devices with target ``g`` and normals ``z``."""
         return self.device.drift_coefficient(g, z)
 
     def drift(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
-        """Conductance, uS, at ``t``."""
+        """Return the conductance, uS, at time ``t``."""
         return g_programmed if "drift" in self.without else self.device.drift(g_programmed, nu, t)
 
     def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
-        """Conductance, uS, as read at ``t`` with the normals ``z``."""
-        return (
-            g_drifted
-            if "read_noise" in self.without
-            else self.device.read(g_programmed, g_drifted, t, z)
-        )
+        """Return the conductance, uS, that a read at time ``t`` gives with the normals ``z``."""
+        if "read_noise" in self.without:
+            return g_drifted
+        return self.device.read(g_programmed, g_drifted, t, z)

@@ -1,4 +1,4 @@
-"""Resistive memory (ReRAM) whose error is known at a few times: it spreads, with no mean drift.
+"""Resistive memory (ReRAM) with an error known at a few times, which grows without a mean drift.
 
     sigma(r, t)                               standard deviation of the error, with r = g / g_max
     g_p  = max(g + sigma(r, t_first) z, 0)    programmed
@@ -24,41 +24,41 @@ from analogtorch.values import checks
 
 @dataclass(frozen=True, kw_only=True)
 class ReRAM:
-    """One ReRAM device. Conductances in microsiemens, times in seconds. Same methods as ``PCM``."""
+    """One ReRAM device, with the methods of ``PCM``.
+
+    Conductances are in microsiemens, times in seconds.
+    """
 
     name: str
     """What the fit describes, for reports."""
     g_max: float
     """Largest conductance that weights are mapped to, uS, > 0."""
     g_reference: float
-    """``g_max`` of the devices that the fits were made on, uS, > 0; another ``g_max`` scales
-    them."""
+    """``g_max``, uS, > 0, of the devices that the fits were made on. Another ``g_max`` scales the
+    fits."""
     times: tuple[float, ...]
     """Times of the fits, s after programming, > 0, ascending."""
     stds: tuple[Curve, ...]
-    """Standard deviation of the conductance, uS, as a function of the target ``r``: one curve per
+    """Standard deviation of the conductance, uS, as a function of the target ``r``; one curve per
     time."""
     read_std: float = 0.0
-    """Standard deviation of a read in units of ``g_max``, >= 0; drawn once per time, frozen for
-    it."""
+    """Standard deviation of the read noise in units of ``g_max``, >= 0. It is drawn once per
+    time."""
     programming_scale: float = 1.0
     """Multiplies the error at all times, >= 0; 0 programs exactly."""
 
     def __post_init__(self) -> None:
         checks.text("ReRAM.name", self.name, "my ReRAM")
         checks.numbers(self, "g_max", "g_reference", above=0)
-        checks.numbers(
-            self, "read_std", "programming_scale", least=0, remedy="0 switches the effect off"
-        )
+        scales = ("read_std", "programming_scale")
+        checks.numbers(self, *scales, least=0, remedy="0 switches the effect off")
         for field in ("times", "stds"):
-            if not isinstance(getattr(self, field), tuple | list):
-                raise ValueError(
-                    f"ReRAM.{field} must be a tuple, got {checks.shown(getattr(self, field))}"
-                )
-            checks.settle(self, field, tuple(getattr(self, field)))
-        times = tuple(
-            checks.number(f"ReRAM.times[{i}]", t, above=0) for i, t in enumerate(self.times)
-        )
+            given = getattr(self, field)
+            if not isinstance(given, tuple | list):
+                raise ValueError(f"ReRAM.{field} must be a tuple, got {checks.shown(given)}")
+            checks.settle(self, field, tuple(given))
+        given = enumerate(self.times)
+        times = tuple(checks.number(f"ReRAM.times[{i}]", t, above=0) for i, t in given)
         if not times or sorted(set(times)) != list(times):
             raise ValueError(f"ReRAM.times must be positive and ascending, got {times}")
         checks.settle(self, "times", times)
@@ -71,8 +71,9 @@ class ReRAM:
 
     @property
     def valid_until(self) -> float:
-        """Time of the last fit, s: later the error is held at that, which nothing measured
-        supports.
+        """Time of the last fit, s.
+
+        The error keeps its value afterwards, which no measurement supports.
         """
         return self.times[-1]
 
@@ -82,8 +83,9 @@ class ReRAM:
         return self.stds[0]
 
     def sigma(self, g: Tensor, t: float) -> Tensor:
-        """Standard deviation, uS, of the target ``g`` (uS, any shape) ``t`` seconds (>= 0) after
-        programming.
+        """Return the standard deviation, uS, at ``t`` seconds (>= 0) after programming ``g``.
+
+        ``g`` is in uS and has any shape, which the result shares.
         """
         r, times = g / self.g_max, self.times
         t = min(max(t, times[0]), times[-1])
@@ -95,43 +97,47 @@ class ReRAM:
         return value * (self.programming_scale * self.g_max / self.g_reference)
 
     def programming_sigma(self, g: Tensor) -> Tensor:
-        """Standard deviation, uS, of programming the target ``g`` (uS, any shape) before the clamp
-        at 0.
+        """Return the standard deviation, uS, of devices programmed to ``g`` (uS, any shape).
+
+        Conductances are not yet clamped at 0.
         """
         return self.sigma(g, self.times[0])
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
-        """Conductance, uS, after programming the target ``g`` with the normals ``z`` (same shape);
-        clamped at 0.
+        """Return the conductance, uS, programmed for the target ``g``, clamped at 0.
+
+        The normals ``z`` have the shape of ``g``.
         """
         return (g + self.programming_sigma(g) * z).clamp_min(0.0)
 
     def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
-        """What ``drift`` must know of a device: its target ``g`` (uS). ``z`` is not needed."""
+        """Return what ``drift`` must know of a device: its target ``g``, uS. ``z`` is not used."""
         return g
 
     def drift(self, g_programmed: Tensor, target: Tensor, t: float) -> Tensor:
-        """Conductance, uS, at ``t``: the deviation from ``target`` has grown as ``sigma`` has.
+        """Return the conductance, uS, at time ``t``.
 
-        A device that was clamped at 0 stays there while ``sigma`` grows, as the draw itself would
-        have it.
+        The deviation from ``target`` has grown as ``sigma`` has. A device that was clamped at 0
+        stays at 0 while ``sigma`` grows, as its draw would.
         """
         first = self.programming_sigma(target)
-        growth = torch.where(
-            first > 0, self.sigma(target, t) / first.clamp_min(torch.finfo(first.dtype).tiny), 1.0
-        )
+        tiny = torch.finfo(first.dtype).tiny
+        growth = torch.where(first > 0, self.sigma(target, t) / first.clamp_min(tiny), 1.0)
         return (target + (g_programmed - target) * growth).clamp_min(0.0)
 
     def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
-        """Conductance, uS, as read at ``t`` with the normals ``z`` (same shape)."""
+        """Return the conductance, uS, that a read at time ``t`` gives.
+
+        The normals ``z`` have the shape of ``g_drifted``.
+        """
         return (g_drifted + self.read_std * self.g_max * z).clamp_min(0.0)
 
 
 def rram_wan() -> ReRAM:
-    """The 130-nm RRAM of NeuRRAM (Wan et al., Nature 608, 504 (2022)), ``g_max`` 40 uS; fits at 1
-    s, 1 day, 2 days.
+    """Return the 130-nm RRAM of NeuRRAM, with ``g_max`` 40 uS and fits at 1 s, 1 day and 2 days.
 
-    ``read_std``: about 1 % of a weight's full scale, shared by the two devices of a pair.
+    ``read_std`` is about 1 % of the full scale of a weight, shared by the two devices of a pair.
+    Source: Wan et al., Nature 608, 504 (2022).
     """
     fits = {
         1.0: (0.348, 16.030, -43.853, 45.393, -16.815),

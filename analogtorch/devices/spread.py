@@ -1,4 +1,4 @@
-"""The spread of a programmed weight, in a closed form that a kernel can evaluate."""
+"""The standard deviation of a programmed weight, in a closed form that kernels can evaluate."""
 
 import math
 from dataclasses import dataclass
@@ -12,16 +12,19 @@ EMPTY = 0.5 - 0.5 / math.pi
 """Share of its variance that a normal of mean 0 keeps when it is clamped at 0:
 ``clamped_share(0)``."""
 FILLING = 0.367
-"""How fast that share grows with the mean, in ``1 - (1 - EMPTY) max(0, 1 - FILLING a)^2``: its root
-is within 1.4 % of the exact one's at every ``a >= 0``."""
+"""How fast that share grows with the mean ``a``.
+
+The share is ``1 - (1 - EMPTY) max(0, 1 - FILLING a)^2``; its root is within 1.4 % of the exact one
+at every ``a >= 0``.
+"""
 
 
 def clamped_share(a: Tensor) -> Tensor:
-    """Share of its variance that a normal of mean ``a`` >= 0 and variance 1 keeps when it is
-    clamped at 0, any shape.
+    """Return the share of its variance that a normal keeps when it is clamped at 0.
 
-    With the tail ``q`` below 0 and the mean excess ``l`` of the clamp, both of which vanish where
-    ``a`` is large, the variance of the rectified normal is ``1 - q - a l - l^2``.
+    Its mean is ``a`` >= 0, of any shape, and its variance 1. With the tail ``q`` below 0 and the
+    mean excess ``l`` of the clamp, both of which vanish where ``a`` is large, the variance of the
+    clamped normal is ``1 - q - a l - l^2``.
     """
     a = a.clamp_max(40.0)  # no tail in any precision, and no infinity times 0
     q = torch.special.ndtr(-a)
@@ -31,27 +34,28 @@ def clamped_share(a: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Standard deviation of a weight ``w`` in [-1, 1], as a piecewise root of a squared cubic; the
-    default is 1.
+    """Standard deviation of a weight ``w`` in [-1, 1], as a piecewise root of a squared cubic.
+
+    The default is 1 everywhere.
 
         t     = |w| * pieces,  i = min(floor(t), pieces - 1),  f = t - i
         p     = max(c0 + c1 f + c2 f^2 + c3 f^3, 0)
         sigma = sqrt(base + i * step + p^2 - dip * max(p - rate * f, 0)^2)
 
-    A cell whose devices are filled one after the other has a piece per device; ``base`` is the
-    variance of the devices that stay empty, ``step`` what a full one adds beyond an empty one. A
-    device that is hardly filled varies less than ``p``, as it is clamped at 0: ``dip`` of its
-    variance is missing where ``f = 0``. See ``UnitCell.spread``.
+    A cell whose devices are filled one after the other has one piece per device. ``base`` is the
+    variance of the devices that stay empty, and ``step`` what a full device adds beyond an empty
+    one. A device that is hardly filled varies less than ``p``, as it is clamped at 0: the share
+    ``dip`` of its variance is missing where ``f = 0``. See ``UnitCell.spread``.
     """
 
     coefficients: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
-    """Of the cubic, constant first."""
+    """Coefficients of the cubic, constant first."""
     base: float = 0.0
     """Variance added to every weight, >= 0."""
     step: float = 0.0
     """Variance added per full piece; ``base + (pieces - 1) * step`` >= 0."""
     pieces: int = 1
-    """Pieces over |w| from 0 to 1, >= 1."""
+    """Number of pieces from ``|w|`` = 0 to 1, >= 1."""
     dip: float = 0.0
     """Share of ``p^2`` that is missing where a piece begins, from 0 to 1."""
     rate: float = 0.0
@@ -75,7 +79,10 @@ class Spread:
             )
 
     def __call__(self, w: Tensor) -> Tensor:
-        """The standard deviation at each ``w``, of any shape; beyond [-1, 1] that of the end."""
+        """Return the standard deviation at each ``w``, of any shape.
+
+        Beyond [-1, 1] it is that at the nearest end.
+        """
         t = w.abs().clamp_max(1.0) * self.pieces
         i = t.floor().clamp_max(self.pieces - 1)
         c, f = self.coefficients, t - i

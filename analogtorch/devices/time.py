@@ -1,4 +1,4 @@
-"""Times after programming: how they are written."""
+"""Times after programming, as text and in seconds."""
 
 import re
 
@@ -26,14 +26,17 @@ _ALIASES = {
 
 
 def seconds(time: str | float) -> float | None:
-    """A time after programming in seconds: a number of seconds, or text such as ``"1 h"``, ``"30
-    days"``, ``"1 year"``.
+    """Return a time after programming in seconds.
 
-    A month has 2,592,000 s, a year 31,536,000 s. ``"programmed"`` is None: the chip before anything
-    has read it.
+    Args:
+        time: a number of seconds, or a text such as ``"1 h"``, ``"30 days"`` or ``"1 year"``. A
+            month has 2,592,000 s, a year 31,536,000 s.
+
+    Returns:
+        The time in seconds, or None for ``"programmed"``: right after programming, before any read.
 
     Raises:
-        ValueError: a negative or infinite time, or text of another form.
+        ValueError: the time is negative, infinite or a text of another form.
     """
     if isinstance(time, str):
         if time.strip() == "programmed":

@@ -1,6 +1,4 @@
-"""What all files of the library share: they appear whole, carry checksums, and are read within
-limits.
-"""
+"""Rules of all files of the library: they appear whole, carry checksums, are read within limits."""
 
 from analogtorch.files.atomic import write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed

@@ -7,12 +7,13 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> Path:
-    """Write ``data`` (text as UTF-8) to ``path``, making its folder; what was there stays until the
-    new file is whole.
+    """Write ``data`` (text as UTF-8) to ``path`` and make its folder.
+
+    A file that was there stays until the new one is whole.
 
     Raises:
-        OSError: nothing could be written (a full disk, no permission): with the path, the reason
-            and the remedy.
+        OSError: nothing could be written (a full disk, no permission). The message names the path,
+            the reason and the remedy.
     """
     path = Path(path)
     if isinstance(data, str):

@@ -1,8 +1,8 @@
-"""Checksums over whole files, so that a damaged one is an error and never another value.
+"""Checksums over whole files, so that a damaged file is an error and never another value.
 
-JSON documents carry theirs in the field ``checksum``, zip archives (``torch.save``,
-``numpy.savez``) in the archive's comment, which other readers of zip files ignore. Files that older
-versions wrote have neither; they are still read.
+JSON documents carry theirs in the field ``checksum``. Zip archives (``torch.save``,
+``numpy.savez``) carry it in the comment of the archive, which other readers of zip files ignore.
+Files of older versions have no checksum; they are still read.
 """
 
 import hashlib
@@ -20,14 +20,20 @@ _END = b"PK\x05\x06"
 _END_BYTES = 22
 _COMMENT_BYTES = len(_PREFIX) + 64
 
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError,
+)  # fmt: skip
+
 
 def signed(document: dict[str, Any]) -> dict[str, Any]:
-    """The JSON-ready ``document`` with the checksum of all its other fields."""
+    """Return the JSON-ready ``document`` with a checksum of all its fields."""
     return document | {_FIELD: _of_document(document)}
 
 
 def checked(document: Any) -> Any:
-    """What ``signed`` was given; a document without a checksum is returned as it is.
+    """Return the document that ``signed`` was given, after checking its checksum.
+
+    A document without a checksum is returned as it is.
 
     Raises:
         ValueError: the checksum does not belong to the other fields.
@@ -44,8 +50,9 @@ def checked(document: Any) -> Any:
 
 
 def seal(archive: bytes) -> bytes:
-    """The zip ``archive``, which has no comment yet, with the checksum of its bytes as the
-    comment.
+    """Return the zip ``archive`` with the checksum of its bytes as its comment.
+
+    The archive must have no comment yet.
     """
     assert archive[-_END_BYTES:].startswith(_END)
     assert archive.endswith(b"\0\0")
@@ -54,20 +61,20 @@ def seal(archive: bytes) -> bytes:
 
 
 def sealed_bytes(path: str | Path) -> bytes:
-    """The zip archive that ``seal`` was given, from the file at ``path``, which is read once.
+    """Return the zip archive that ``seal`` was given, from the file at ``path``.
 
-    An archive without a checksum, from an older version, is accepted if the CRC-32 of each of its
-    entries is right.
+    The file is read once. An archive without a checksum, from an older version, is accepted if the
+    CRC-32 of each of its entries is right.
 
     Raises:
-        ValueError: the file is no archive, cut short, or damaged. The file is named.
+        ValueError: the file is no archive, is cut short or is damaged. The message names the file.
         OSError: it cannot be read.
     """
     data = Path(path).read_bytes()
-    archive, comment = data[: -_COMMENT_BYTES - 2] + b"\0\0", data[-_COMMENT_BYTES:]
-    if archive[-_END_BYTES:].startswith(_END) and data[:-_COMMENT_BYTES].endswith(
-        bytes([_COMMENT_BYTES, 0])
-    ):
+    archive = data[: -_COMMENT_BYTES - 2] + b"\0\0"
+    comment = data[-_COMMENT_BYTES:]
+    has_comment = data[:-_COMMENT_BYTES].endswith(bytes([_COMMENT_BYTES, 0]))
+    if has_comment and archive[-_END_BYTES:].startswith(_END):
         if comment == (_PREFIX + hashlib.sha256(archive).hexdigest()).encode():
             return archive
     elif data[-_END_BYTES:].startswith(_END) and _entries_are_whole(data):
@@ -81,14 +88,7 @@ def _entries_are_whole(archive: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as file:
             return file.testzip() is None
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-    ):
+    except _UNREADABLE:
         return False
 
 

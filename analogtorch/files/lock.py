@@ -1,4 +1,4 @@
-"""A folder that one process, or one thread, holds at a time."""
+"""A lock on a folder, which one process or one thread holds at a time."""
 
 import contextlib
 import errno
@@ -15,21 +15,21 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def locked(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an existing ``folder``; no file is written for it, and the system lets go when the
-    process ends.
+    """Hold an existing ``folder`` while the context lasts.
 
-    The lock is advisory: it keeps out those who ask for it, through this function.
+    No file is written for it, and the system releases the lock when the process ends. The lock is
+    advisory: it keeps out only those who ask for it through this function.
 
     Args:
-        folder: what to hold.
-        wait: until another holder lets go; False: raise if there is one.
+        folder: the folder to hold.
+        wait: if True, wait until another holder releases it; if False, raise at once.
 
     Raises:
         BlockingIOError: another process holds it, and ``wait`` is False.
         OSError: the folder cannot be opened.
 
     Warns:
-        RuntimeWarning: the platform, or the file system, has no locks: nothing keeps others out.
+        RuntimeWarning: the platform or the file system has no locks; nothing keeps others out.
     """
     if fcntl is None:
         _warn(folder, "this platform has none")

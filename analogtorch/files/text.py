@@ -1,6 +1,4 @@
-"""JSON and YAML within limits, and paths with variables: text that a person, or somebody else's
-program, wrote.
-"""
+"""Text that a person or another program wrote: JSON and YAML in limits, paths with variables."""
 
 import json
 import os
@@ -9,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 1_000_000
-"""Values that a YAML document may hold, aliases counted as often as they are used."""
+"""The most values that a YAML document may hold; an alias counts each time it is used."""
 DEEPEST = 50
-"""Levels of nesting that a document may have."""
+"""The most levels of nesting that a document may have."""
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The JSON document.
+    """Parse a JSON document.
 
     Raises:
-        ValueError: no JSON in UTF-8, or nested more than `DEEPEST` levels deep.
+        ValueError: it is no JSON in UTF-8, or nested more than `DEEPEST` levels deep.
     """
     try:
         tree = json.loads(text)
@@ -33,14 +31,14 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The YAML document, read without code in it.
+    """Parse a YAML document without running code in it.
 
-    An alias of YAML is one object in several places, which costs nothing until somebody walks
+    An alias of YAML is one object at several positions. It costs nothing until somebody walks
     through it: a few lines can hold billions of values. They are counted here without walking.
 
     Raises:
-        ValueError: no YAML that can be loaded safely, nested more than `DEEPEST` levels deep, or of
-            more than `LARGEST` values once its aliases are expanded.
+        ValueError: it is no YAML that can be loaded safely, is nested more than `DEEPEST` levels
+            deep, or holds more than `LARGEST` values once its aliases are expanded.
         ImportError: PyYAML is not installed.
     """
     yaml = yaml_package()
@@ -59,7 +57,11 @@ def parse_yaml(text: str | bytes) -> Any:
 
 
 def yaml_package() -> Any:
-    """The module ``yaml``; ImportError if PyYAML is not installed."""
+    """Return the module ``yaml``.
+
+    Raises:
+        ImportError: PyYAML is not installed.
+    """
     try:
         import yaml
     except ImportError as error:
@@ -70,9 +72,7 @@ def yaml_package() -> Any:
 
 
 def _measure(tree: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
-    """How many values ``tree`` holds, and in how many levels; ``known`` keeps those of the
-    containers seen.
-    """
+    """Return how many values ``tree`` holds and how many levels; ``known`` caches containers."""
     if not isinstance(tree, list | dict):
         return 1, 0
     if id(tree) not in known:
@@ -90,10 +90,11 @@ def _measure(tree: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tu
 
 
 def expanded(path: str) -> Path:
-    """``path`` with ``~`` and, as in a shell, ``${NAME}`` and ``${NAME:-default}`` replaced.
+    """Return ``path`` with ``~``, ``${NAME}`` and ``${NAME:-default}`` replaced as in a shell.
 
     Raises:
-        ValueError: nothing, a zero byte, or a variable that is not set and has no default.
+        ValueError: ``path`` is empty, holds a zero byte, or names a variable that is not set and
+            has no default.
     """
     if not path.strip() or "\0" in path:
         raise ValueError(f"{path!r} names no folder; write '.' for the current one")

@@ -1,6 +1,4 @@
-"""What every value and every call shares: checks of what is given, documentation of fields, how a
-value is shown.
-"""
+"""Rules that every room shares: checks of arguments, documentation of fields, display of values."""
 
 from analogtorch.values import checks, fields, shown, version
 

@@ -1,8 +1,8 @@
-"""Checks of what a user gives: one rule of what a number is, and one wording, for every room.
+"""Checks of what a user gives, with one rule of what a number is and one wording for every room.
 
-A number is a Python or NumPy number, never a boolean, a text or a tensor, and never NaN or
-infinite. What these return is Python's own ``float`` or ``int``, so that files and comparisons meet
-nothing else.
+A number is a Python or NumPy number. It is never a boolean, a text or a tensor, and never NaN or
+infinite. The checks return Python's own ``float`` or ``int``, so that files and comparisons see no
+other type.
 """
 
 import math
@@ -25,21 +25,20 @@ def number(
     what: str = "number",
     remedy: str = "",
 ) -> float:
-    """``value`` as a finite number within its bounds: ``least`` and ``most`` belong to them,
-    ``above``, ``below`` not.
+    """Return ``value`` as a finite number within its bounds.
 
     Args:
-        name: what the caller calls it, such as ``PCM.g_max``.
-        value: what was given.
-        least: smallest that is allowed.
-        above: all that is allowed is larger.
-        most: largest that is allowed.
-        below: all that is allowed is smaller.
-        what: the noun for it, such as ``share``.
-        remedy: what to write instead; ends the message.
+        name: the caller's name for the value, such as ``PCM.g_max``.
+        value: the value to check.
+        least: the smallest allowed value.
+        above: a bound that the value must exceed.
+        most: the largest allowed value.
+        below: a bound that the value must stay below.
+        what: the noun that the message uses, such as ``share``.
+        remedy: what to write instead; the message ends with it.
 
     Raises:
-        ValueError: it is no number, or one out of bounds.
+        ValueError: the value is no number, or lies out of bounds.
     """
     good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     good = good and (least is None or value >= least) and (above is None or value > above)
@@ -52,10 +51,10 @@ def number(
 def count(
     name: str, value: Any, *, least: int | None = 1, most: int | None = None, remedy: str = ""
 ) -> int:
-    """``value`` as an integer within its bounds, both allowed.
+    """Return ``value`` as an integer from ``least`` to ``most``, both included.
 
     Raises:
-        ValueError: it is no integer, or one out of bounds.
+        ValueError: the value is no integer, or lies out of bounds.
     """
     good = isinstance(value, Integral) and not isinstance(value, bool)
     if not (good and (least is None or value >= least) and (most is None or value <= most)):
@@ -65,7 +64,7 @@ def count(
 
 
 def flag(name: str, value: Any) -> bool:
-    """``value``, which must be True or False.
+    """Return ``value``, which must be True or False.
 
     Raises:
         ValueError: it is something else.
@@ -76,10 +75,10 @@ def flag(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:
-    """``value``, which must be one of the ``allowed``; the nearest is suggested.
+    """Return ``value``, which must be one of the ``allowed``.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is none of them; the message suggests the nearest.
     """
     options = tuple(allowed)
     if not any(type(value) is type(option) and value == option for option in options):
@@ -90,7 +89,7 @@ def choice(name: str, value: Any, allowed: Iterable[Any]) -> Any:
 
 
 def text(name: str, value: Any, example: str) -> str:
-    """``value``, which must be a text that is not empty.
+    """Return ``value``, which must be a text that is not empty.
 
     Raises:
         ValueError: it is something else.
@@ -101,7 +100,7 @@ def text(name: str, value: Any, example: str) -> str:
 
 
 def instance(name: str, value: Any, kind: Any, example: str) -> Any:
-    """``value``, which must be of a class.
+    """Return ``value``, which must be an instance of ``kind``.
 
     Raises:
         TypeError: it is not.
@@ -114,7 +113,7 @@ def instance(name: str, value: Any, kind: Any, example: str) -> Any:
 
 
 def function(name: str, value: Any, form: str) -> Any:
-    """``value``, which must be None or a function that is called as ``form`` shows.
+    """Return ``value``, which must be None or a function that is called as ``form`` shows.
 
     Raises:
         TypeError: it is something else.
@@ -125,7 +124,7 @@ def function(name: str, value: Any, form: str) -> Any:
 
 
 def path(name: str, value: Any) -> Path:
-    """``value`` as a path.
+    """Return ``value`` as a path.
 
     Raises:
         TypeError: it is neither a text nor a path.
@@ -136,10 +135,10 @@ def path(name: str, value: Any) -> Path:
 
 
 def items(name: str, value: Any, example: str) -> tuple[Any, ...]:
-    """What ``value`` lists; a text lists nothing.
+    """Return what ``value`` lists as a tuple; a text is refused.
 
     Raises:
-        TypeError: it cannot be iterated over.
+        TypeError: it is a text, or cannot be iterated over.
     """
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list such as {example}, got {shown(value)}")
@@ -147,15 +146,17 @@ def items(name: str, value: Any, example: str) -> tuple[Any, ...]:
 
 
 def numbers(owner: Any, *names: str, optional: bool = False, **bounds: Any) -> None:
-    """``number`` for fields of a frozen dataclass, which become Python numbers; ``optional`` ones
-    may be None.
+    """Check fields of a frozen dataclass with ``number`` and set them to Python numbers.
+
+    Fields may be None if ``optional`` is True.
     """
     _settle(number, owner, names, optional, bounds)
 
 
 def counts(owner: Any, *names: str, optional: bool = False, **bounds: Any) -> None:
-    """``count`` for fields of a frozen dataclass, which become Python integers; ``optional`` ones
-    may be None.
+    """Check fields of a frozen dataclass with ``count`` and set them to Python integers.
+
+    Fields may be None if ``optional`` is True.
     """
     _settle(count, owner, names, optional, bounds)
 
@@ -170,19 +171,19 @@ def _settle(
 
 
 def settle(owner: Any, name: str, value: Any) -> None:
-    """Set the field of a frozen dataclass that is being made."""
+    """Set a field of a frozen dataclass while it is being made."""
     object.__setattr__(owner, name, value)
 
 
 def nearest(given: Any, known: Iterable[Any]) -> str:
-    """``, did you mean 'x'?`` for the nearest of the ``known`` names; empty where none is near."""
+    """Return ``, did you mean 'x'?`` for the nearest ``known`` name; empty if none is near."""
     names = sorted(name for name in known if isinstance(name, str))
     near = get_close_matches(given, names, n=1) if isinstance(given, str) else []
     return f", did you mean {near[0]!r}?" if near else ""
 
 
 def shown(value: Any) -> str:
-    """``repr`` of a value in a message, cut where it is long."""
+    """Return ``repr(value)`` for a message, cut to 80 characters."""
     whole = repr(value)
     return whole if len(whole) <= 80 else f"{whole[:77]}..."
 
@@ -195,12 +196,9 @@ def _span(
     if low is None and high is None:
         return f"{article} finite {what}" if what != "integer" else "an integer"
     if high is None:
-        positive = least is None and low == 0
-        return (
-            f"a positive {what}"
-            if positive
-            else f"{article} {what} {'>' if least is None else '>='} {low:g}"
-        )
+        if least is None and low == 0:
+            return f"a positive {what}"
+        return f"{article} {what} {'>' if least is None else '>='} {low:g}"
     if low is None:
         return f"{article} {what} {'<' if most is None else '<='} {high:g}"
     opening = "(" if least is None else "["

@@ -1,7 +1,7 @@
-"""The docstrings of fields, which Python throws away, as part of their class's own: what
-``help(Chip)`` shows.
+"""Field docstrings, which Python throws away, as part of the docstring of their class.
 
-The texts are read from the source when somebody asks for them, so that importing costs nothing.
+``help(Chip)`` shows them. The texts are read from the source when somebody asks for them, so that
+importing costs nothing.
 """
 
 import ast
@@ -12,7 +12,7 @@ from types import ModuleType
 
 
 class _Whole:
-    """A docstring with a list of the fields behind it."""
+    """A docstring followed by a list of the fields."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -29,9 +29,7 @@ class _Whole:
 
 
 def describe_fields(*rooms: ModuleType) -> None:
-    """Let the docstring of every dataclass that the rooms name list the fields, with their types
-    and defaults.
-    """
+    """Make the docstring of every dataclass in ``rooms`` list its fields, types and defaults."""
     for room in rooms:
         for value in list(vars(room).values()):
             if not isinstance(value, type) or not dataclasses.is_dataclass(value):
@@ -42,8 +40,9 @@ def describe_fields(*rooms: ModuleType) -> None:
 
 
 def _fields(cls: type) -> list[str]:
-    """The fields that a class itself defines, each with its docstring; nothing where there is no
-    source.
+    """Return one entry per field that ``cls`` itself defines, with its docstring.
+
+    The list is empty where there is no source.
     """
     try:
         body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
@@ -53,17 +52,17 @@ def _fields(cls: type) -> list[str]:
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             kind = ast.unparse(node.annotation)
-            plain = node.value is not None and not (isinstance(node.value, ast.Call))
-            default = f" = {ast.unparse(node.value)}" if plain and node.value is not None else ""
-            text = after.value if isinstance(after, ast.Expr) else None
-            doc = (
-                inspect.cleandoc(text.value)
-                if isinstance(text, ast.Constant) and isinstance(text.value, str)
-                else ""
-            )
-            found.append(
-                f"    {node.target.id} ({kind}{default}): {doc}".rstrip().replace(
-                    "\n", "\n        "
-                )
-            )
+            default = ""
+            if node.value is not None and not isinstance(node.value, ast.Call):
+                default = f" = {ast.unparse(node.value)}"
+            entry = f"    {node.target.id} ({kind}{default}): {_text(after)}".rstrip()
+            found.append(entry.replace("\n", "\n        "))
     return found
+
+
+def _text(node: ast.stmt | None) -> str:
+    """Return the text of a statement that is a string alone, else an empty text."""
+    text = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+        return inspect.cleandoc(text.value)
+    return ""

@@ -1,7 +1,7 @@
-"""How a value is shown. What draws and writes tables is in the room ``report``, which adds itself
-here by type.
+"""How a value is shown as text, as HTML and as a figure.
 
-So a mapping prints its table and draws its floorplan, and knows nothing of either.
+The room ``report`` draws and writes tables; it registers itself here by type. A mapping can so
+print its table and draw its floorplan without importing either.
 """
 
 from functools import singledispatch
@@ -11,7 +11,7 @@ from typing import Any
 
 @singledispatch
 def as_text(value: Any) -> str:
-    """The value for a terminal.
+    """Return the value as text for a terminal.
 
     Raises:
         TypeError: nothing is registered for its type.
@@ -21,7 +21,7 @@ def as_text(value: Any) -> str:
 
 @singledispatch
 def as_html(value: Any, **options: Any) -> str:
-    """The value as one HTML page.
+    """Return the value as one HTML page.
 
     Raises:
         TypeError: nothing is registered for its type.
@@ -31,7 +31,7 @@ def as_html(value: Any, **options: Any) -> str:
 
 @singledispatch
 def draw(value: Any, path: str | Path | None = None, **options: Any) -> Any:
-    """The value as a matplotlib figure, also written to ``path`` if one is given.
+    """Return the value as a matplotlib figure, and write it to ``path`` if one is given.
 
     Raises:
         TypeError: nothing is registered for its type.

@@ -1,3 +1,3 @@
-"""Which AnalogTorch this is."""
+"""The version of AnalogTorch."""
 
 RELEASE = "0.1.0"
