@@ -171,7 +171,7 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
         if all(p is None or held[id(p)] == 1 for p in (m.weight, m.bias))  # or the tie would be cut
     ]
 
-    reads = _Reads(model)
+    reads = _Reads()
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if inputs and id(inputs[0]) in made:
@@ -207,8 +207,8 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
 class _Reads(Observer):
     """Counts how often operators take each tensor, or a view of it."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
+    def __init__(self) -> None:
+        super().__init__()
         self.counts: Counter[Storage] = Counter()
 
     def of(self, t: Tensor) -> int:

@@ -95,7 +95,8 @@ def guard(
     The run is in evaluation mode and without gradients, so it tells nothing of code that runs in
     training only, nor of a copy of a weight that was made before it. Modes, buffers (batch norm's
     statistics, a programmed chip's counters) and the random states of torch, numpy and Python are
-    as before; no hook is registered, as hooks turn fast paths off.
+    as before; hooks are registered for all modules of torch, as those of a module turn its fast
+    paths off.
 
     Args:
         model: a converted model, or a programmed chip at a time.

@@ -6,10 +6,10 @@ import contextlib
 import os
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.running import Running
 from analogtorch.conversion.weights import Region, Weights, accessed, operator_name, storage
 from analogtorch.nn import AnalogLayer
 
@@ -61,7 +62,7 @@ def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
     seen = Watch(model, dict(analog_layers(model)))
     with _unchanged(model), seen.counting(), eager(), torch.no_grad():
         model.eval()
-        with seen:
+        with seen.running.hooked(), seen:
             run(model)
     return seen
 
@@ -71,42 +72,10 @@ class Observer(TorchDispatchMode):
     written, see ``eager``.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.modules = {id(m): (name, m) for name, m in model.named_modules()}
-
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # or torch would import all of torch._dynamo, which takes seconds, to keep it out of here
         return False
-
-    def running(self, frame: FrameType | None) -> nn.Module | None:
-        """The module of the model whose method ``frame`` runs, if it is one's."""
-        if frame is None or frame.f_code.co_varnames[:1] != ("self",):
-            return None
-        return self.modules.get(id(frame.f_locals.get("self")), ("", None))[1]
-
-    def innermost(self, frame: FrameType | None) -> nn.Module | None:
-        """The innermost module of the model that runs at ``frame``."""
-        while frame is not None and (module := self.running(frame)) is None:
-            frame = frame.f_back
-        return module if frame is not None else None
-
-    def place(self, frame: FrameType | None) -> tuple[nn.Module | None, str]:
-        """The innermost running module of the model, and the innermost line outside of torch (else,
-        the module's).
-        """
-        user, site, inside = None, "", ""
-        while frame is not None and not (user and site):
-            path, line = frame.f_code.co_filename, f"{frame.f_code.co_filename}:{frame.f_lineno}"
-            if frame.f_code is watch.__code__:
-                break
-            if not (site or path.startswith(_HERE) or path.startswith(_TORCH)):
-                site = line
-            if user is None and (user := self.running(frame)) is not None:
-                inside = line
-            frame = frame.f_back
-        return user, site or inside or "in torch"
 
 
 class Watch(Observer):
@@ -117,8 +86,11 @@ class Watch(Observer):
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, AnalogLayer]) -> None:
-        super().__init__(model)
+        super().__init__()
         self.layers = layers
+        self.running = Running(model)
+        self.outside = len(traceback.extract_stack()) - 1
+        """Frames of the stack that are none of the run."""
         self.runs = dict.fromkeys(layers, 0)
         self.within: list[str] = []
         self.bypasses: dict[str, Bypass] = {}
@@ -185,21 +157,30 @@ class Watch(Observer):
         return any(not self.weights.of(t) for t in accessed(func, args, kwargs, written=True))
 
     def _report(self, func: Any, used: list[Region]) -> None:
-        user, site = self.place(sys._getframe(1))
+        user = self.running.innermost
         label = "(root)" if user is None else self._label(user)
         for region in used:
             owner = user is not None and not isinstance(user, AnalogLayer) and _holds(user, region)
             for name in region.names:
                 if owner:
                     self.digital_uses[name].add(label)
-                else:
-                    self.bypasses.setdefault(
-                        name, Bypass(str(func.overloadpacket), label, site, user)
-                    )
+                elif name not in self.bypasses:
+                    operator, site = str(func.overloadpacket), self._site(user)
+                    self.bypasses[name] = Bypass(operator, label, site, user)
 
     def _label(self, module: nn.Module) -> str:
-        name = self.modules[id(module)][0]
-        return f"{name or '(root)'} ({type(module).__name__})"
+        return f"{self.running.name(module) or '(root)'} ({type(module).__name__})"
+
+    def _site(self, user: nn.Module | None) -> str:
+        """The innermost line that runs now outside of torch, or else in the file of the module
+        ``user``.
+        """
+        inside = traceback.extract_stack()[self.outside :]
+        frames = [f for f in inside if not f.filename.startswith((_HERE, _TORCH))]
+        if not frames and user is not None:
+            own = getattr(sys.modules.get(type(user).__module__), "__file__", None)
+            frames = [f for f in inside if f.filename == own]
+        return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "in torch"
 
 
 def _holds(module: nn.Module, region: Region) -> bool:

@@ -10,7 +10,6 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -30,7 +29,8 @@ from analogtorch.conversion.kinds import (
 )
 from analogtorch.conversion.patterns import names_of, units
 from analogtorch.conversion.route import unroute
-from analogtorch.conversion.watch import Observer, eager, same_random
+from analogtorch.conversion.running import Running
+from analogtorch.conversion.watch import eager, same_random
 from analogtorch.conversion.weights import tensors
 from analogtorch.graph.parts import layer_name
 from analogtorch.graph.recorder import Recorder
@@ -83,11 +83,11 @@ def trace(model: nn.Module, example: Example) -> Trace:
 
 
 class _Failed(Exception):
-    """The model's own code raised ``error`` while it ran as ``twin``."""
+    """The model's own code raised ``error`` in ``module``, which is called ``name``."""
 
-    def __init__(self, twin: nn.Module, error: Exception) -> None:
+    def __init__(self, module: nn.Module, name: str, error: Exception) -> None:
         super().__init__(str(error))
-        self.twin, self.error = twin, error
+        self.module, self.name, self.error = module, name, error
 
 
 class _Run:
@@ -115,7 +115,7 @@ class _Run:
         )
         recorder = Recorder(parameters, analog, embeddings)
         recorder.give(inputs)
-        self._watched(twin, example, Tracer(twin, recorder))
+        self._watched(twin, example, recorder)
         return Trace(
             operations=tuple(recorder.operations),
             matrices=tuple(recorder.matrices.values()),
@@ -126,25 +126,27 @@ class _Run:
             example=_shapes(self.example),
         )
 
-    def _watched(self, twin: nn.Module, example: Any, tracer: Tracer) -> None:
+    def _watched(self, twin: nn.Module, example: Any, recorder: Recorder) -> None:
+        running = Running(twin)
+        tracer = Tracer(running, recorder)
         with same_random(), warnings.catch_warnings(), _no_fused_attention(), eager():
             warnings.simplefilter("ignore")  # of the model's own code
             twin.eval()
             try:
                 # inference mode: operators arrive whole, such as linear and lstm, before autograd
                 # takes them apart
-                with torch.inference_mode(), tracer:
+                with torch.inference_mode(), running.hooked(), tracer:
                     runner("map_to_chip", example)(twin)
             except Exception as error:  # whatever the model's own code raises, told with its place
                 if tracer.recording:
                     raise
-                raise _Failed(twin, error) from error
+                module = running.raised(error) or twin
+                raise _Failed(module, running.name(module), error) from error
 
     def explain(self, failed: _Failed) -> str:
         """The error, where it happened and what to do."""
-        module = _module_of(failed.twin, failed.error.__traceback__) or failed.twin
-        name = next(n for n, m in failed.twin.named_modules() if m is module)
-        where = f"module {name!r} ({type(module).__name__})" if name else type(module).__name__
+        kind = type(failed.module).__name__
+        where = f"module {failed.name!r} ({kind})" if failed.name else kind
         text = str(failed.error)
         what = next(
             (line.strip() for line in text.splitlines() if line.strip()),
@@ -158,10 +160,10 @@ class _Run:
                 "torch.device('meta')), or write it with torch.where"
             )
         given = ", ".join(_shapes(self.example)) or "no tensor"
-        kind = type(failed.error).__name__
+        error = type(failed.error).__name__
         return (
             f"map_to_chip: could not trace {where} with an example of {given}: {remedy}. "
-            f"({kind}: {what})"
+            f"({error}: {what})"
         )
 
 
@@ -268,15 +270,6 @@ def _no_fused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _module_of(twin: nn.Module, at: TracebackType | None) -> nn.Module | None:
-    """The innermost module in which an error was raised."""
-    observer, found = Observer(twin), None
-    while at is not None:
-        found = observer.running(at.tb_frame) or found
-        at = at.tb_next
-    return found
 
 
 def _needs_numbers(error: Exception) -> bool:

@@ -5,13 +5,13 @@ numbers all the same, such as masks, lengths and positions: code may decide by t
 decides by what weights make of the input, only a real run shows what the model computes.
 """
 
-import sys
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from analogtorch.conversion.running import Running
 from analogtorch.conversion.watch import Observer
 from analogtorch.conversion.weights import Storage, accessed, operator_name, storage, tensors
 from analogtorch.graph.recorder import Recorder
@@ -22,13 +22,13 @@ class Tracer(Observer):
     """Records every operator of a run.
 
     Args:
-        model: the model that runs.
+        running: tells which of the model's modules runs.
         recorder: what they are given to.
     """
 
-    def __init__(self, model: nn.Module, recorder: Recorder) -> None:
-        super().__init__(model)
-        self.recorder = recorder
+    def __init__(self, running: Running, recorder: Recorder) -> None:
+        super().__init__()
+        self.running, self.recorder = running, recorder
         self.recording = False
         """Whether an error comes from the recorder and not from the model."""
         self._unknown: set[Storage] = set()
@@ -59,8 +59,7 @@ class Tracer(Observer):
 
     def _path(self) -> str:
         """Name of the module in which an operator runs now."""
-        module = self.innermost(sys._getframe(1))
-        return "" if module is None else self.modules[id(module)][0]
+        return self.running.name(self.running.innermost)
 
 
 _PACKING = {"_pack_padded_sequence": 2, "_pad_packed_sequence": 1}
