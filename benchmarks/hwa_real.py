@@ -241,16 +241,16 @@ def run(options: argparse.Namespace, config: KWSConfig) -> list[dict[str, Any]]:
         for n in range(options.seeds)
     ]
     if options.jobs == 1:
-        return [_told(one_seed(*job)) for job in jobs]
+        return [_printed(one_seed(*job)) for job in jobs]
     # spawned, because torch's threads do not survive a fork
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         running = [pool.submit(one_seed, *job) for job in jobs]
         for future in as_completed(running):
-            _told(future.result())
+            _printed(future.result())
         return [future.result() for future in running]
 
 
-def _told(result: dict[str, Any]) -> dict[str, Any]:
+def _printed(result: dict[str, Any]) -> dict[str, Any]:
     *_, (when, last) = result["hwa_on_chip"].items()
     accuracies = (
         f"digital {result['digital']:.2%}, control {result['control']:.2%}, "

@@ -29,7 +29,7 @@ def test_an_equal_record_passes(before: str, capsys: pytest.CaptureFixture) -> N
     assert "every number is as before" in capsys.readouterr().out
 
 
-def test_a_change_of_one_bit_is_told_by_name(
+def test_a_change_of_one_bit_is_shown_by_name(
     before: str, monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
     normals = api.normals

@@ -1,6 +1,4 @@
-"""What a chip does to a metric: Monte Carlo over chips and times, and the scan for the layer that
-costs most.
-"""
+"""What a chip does to a metric: sweeps over chips and times, and the loss that each layer adds."""
 
 from analogtorch.evaluate.losses import LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.sensitivity import sensitivity

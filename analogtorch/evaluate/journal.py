@@ -4,7 +4,7 @@
     chip-00003.json   what has been measured on chip 3, by time in seconds after programming
                       ("programmed": right after programming, before any read noise)
 
-Both are JSON, written whole or not at all. The metric is not among them: a folder is for one
+Both are JSON, written whole or not at all. They do not name the metric: one folder serves one
 metric.
 """
 
@@ -24,7 +24,7 @@ from analogtorch.ops.generator import VERSION as NOISE
 from analogtorch.values import checks
 
 VERSION = 1
-"""Of the files' form."""
+"""Version of the form of the files."""
 _HEAD = "sweep.json"
 
 
@@ -32,9 +32,9 @@ class Journal:
     """The measurements of one experiment in ``folder``, which is made if it does not exist.
 
     Raises:
-        ValueError: the folder holds another experiment, files that are not a sweep's, or a damaged
-            file.
-        OSError: it cannot be written.
+        ValueError: the folder holds another experiment, a damaged file, or files that are no
+            sweep's.
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, experiment: dict[str, Any]) -> None:
@@ -52,18 +52,18 @@ class Journal:
 
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         if found != wanted:
-            names = sorted(
-                key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)
-            )
+            both = sorted(found.keys() | wanted.keys())
             differ = ", ".join(
-                f"{key} {found.get(key)!r} there and {wanted.get(key)!r} here" for key in names
+                f"{key} {found.get(key)!r} there and {wanted.get(key)!r} here"
+                for key in both
+                if found.get(key) != wanted.get(key)
             )
             raise ValueError(
                 f"sweep: {self.folder} holds another experiment ({differ}); give another folder"
             )
 
     def read(self, number: int, seed: int) -> dict[str, float]:
-        """What has been measured on chip ``number``: the metric by ``key(time)``.
+        """Return what has been measured on chip ``number``: the metric by ``key(time)``.
 
         Raises:
             ValueError: the file is damaged, or of another chip.
@@ -85,7 +85,7 @@ class Journal:
         return dict(values)
 
     def write(self, number: int, seed: int, values: dict[str, float]) -> None:
-        """Keep all that has been measured on chip ``number``."""
+        """Store all that has been measured on chip ``number``."""
         _write(self._path(number), {"seed": seed, "values": values, "sum": _sum(seed, values)})
 
     def _path(self, number: int) -> Path:
@@ -93,17 +93,18 @@ class Journal:
 
 
 def key(t: float | None) -> str:
-    """How a file calls the time ``t``, s; None: as programmed."""
+    """Return the name of the time ``t``, s, in a file; None is right after programming."""
     return "programmed" if t is None else repr(t)
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 of all that decides what the model is on a chip: its state, and the chip of each
-    analog layer.
+    """Return the SHA-256 of all that decides how the model computes on a chip.
+
+    It covers the state of the model and the chip of each analog layer.
 
     Raises:
         ValueError: a tensor is on the meta device.
-        TypeError: a chip has a part that has no form in a file.
+        TypeError: a part of a chip has no form in a file.
     """
     found = hashlib.sha256()
     for name, value in model.state_dict().items():
@@ -118,7 +119,7 @@ def model_digest(model: nn.Module) -> str:
 
 
 def experiment(model: nn.Module, seed: int, compensation: str) -> dict[str, Any]:
-    """What makes a sweep this one: more chips and other times belong to the same."""
+    """Return what identifies a sweep; more chips and other times belong to the same sweep."""
     return {
         "seed": seed,
         "compensation": compensation,

@@ -1,4 +1,4 @@
-"""What ``sensitivity`` found, as one value: the loss of each layer and of all together."""
+"""The result of ``sensitivity``: the loss of each layer, and of all layers together."""
 
 import dataclasses
 import math
@@ -11,62 +11,64 @@ from analogtorch.evaluate.suggestion import Suggestion, suggest
 from analogtorch.values import checks
 from analogtorch.values.shown import as_text, draw
 
-Effect = Literal["bits", "readings", "noise", "drift"]
+Effect = Literal["bits", "output_noise", "noise", "drift"]
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
-"""What can be measured; each holds all that the ones before it do."""
-SINGLE: tuple[Effect, ...] = ("bits", "readings")
-"""Effects that do not depend on the devices of a chip, and are measured once."""
+"""The effects that can be measured; each includes those before it."""
+SINGLE: tuple[Effect, ...] = ("bits", "output_noise")
+"""Effects that do not depend on the devices of a chip; they are measured once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What the metric loses, over the chips; negative where it gains."""
+    """The loss of the metric over several chips; it is negative where the metric improves."""
 
     mean: float
     std: float
-    """Standard deviation over the chips; zero for one chip, and for ``bits`` and ``readings``."""
+    """Standard deviation over the chips; zero for one chip, and for ``bits`` and
+    ``output_noise``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerLoss:
-    """One analog layer, or one matrix of a module that has several."""
+    """The losses that one analog layer causes, or one matrix of a module that has several."""
 
     name: str
-    """Full name in the model; empty for a model that is the layer itself."""
+    """Full name in the model; empty if the model is the layer itself."""
     weights: int
-    """Weights on the chip."""
+    """Number of weights on the chip."""
     blocks: int
-    """Blocks to be placed on tiles."""
+    """Number of blocks, each of which takes cells of one tile."""
     cell: UnitCell
-    """What holds a weight."""
+    """The unit cell that holds one weight."""
     loss: dict[Effect, Loss]
-    """What the metric loses when this layer alone is on the chip."""
+    """Loss of the metric, by effect, when this layer alone is on the chip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """What ``sensitivity`` returns; print it for a table."""
+    """What ``sensitivity`` measured; print it for a table."""
 
     rows: tuple[LayerLoss, ...]
-    """The layers, by their loss under the last of ``effects``, largest first."""
+    """The layers, sorted by their loss under the last of ``effects``, largest first."""
     reference: float
-    """The metric with all layers exact: the digital model's."""
+    """The metric with all layers exact, which is that of the digital model."""
     total: dict[Effect, Loss]
-    """What the metric loses with all layers on the chip."""
+    """Loss of the metric, by effect, with all layers on the chip."""
     effects: tuple[Effect, ...]
-    """What was measured, in the order of ``EFFECTS``."""
+    """The effects that were measured, in the order of ``EFFECTS``."""
     time: str
-    """Time after programming of ``drift``."""
+    """Time after programming that ``drift`` was measured at."""
     seeds: tuple[int, ...]
-    """Of each chip: ``program(model, seed=seeds[i])`` gives it again."""
+    """Seed of each chip: ``program(model, seed=seeds[i])`` programs it again."""
     note: str = ""
-    """What a reader must know of ``time``, such as that the devices' data end before; empty:
-    nothing."""
+    """A caveat of ``time``, such as that the devices' data end before it; empty if there is
+    none."""
 
     @property
     def sum(self) -> dict[Effect, float]:
-        """The layers' mean losses added up; where it is far from ``total``, their errors do not
-        simply add.
+        """Sum of the layers' mean losses, by effect.
+
+        Where it is far from ``total``, the errors of the layers do not simply add.
         """
         return {
             effect: math.fsum(row.loss[effect].mean for row in self.rows) for effect in self.effects
@@ -76,14 +78,14 @@ class Sensitivity:
         return as_text(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it but the cells, ready for JSON."""
+        """Return everything but the cells, ready for JSON."""
 
-        def told(loss: dict[Effect, Loss]) -> dict[str, dict[str, float]]:
+        def plain(loss: dict[Effect, Loss]) -> dict[str, dict[str, float]]:
             return {effect: dataclasses.asdict(value) for effect, value in loss.items()}
 
         facts = ("name", "weights", "blocks")
         rows = [
-            {**{f: getattr(row, f) for f in facts}, "loss": told(row.loss)} for row in self.rows
+            {**{f: getattr(row, f) for f in facts}, "loss": plain(row.loss)} for row in self.rows
         ]
         whole = {"reference": self.reference, "time": self.time, "seeds": list(self.seeds)}
         whole |= {"note": self.note} if self.note else {}
@@ -92,25 +94,30 @@ class Sensitivity:
             "effects": list(self.effects),
             "layers": rows,
             "sum": self.sum,
-            "total": told(self.total),
+            "total": plain(self.total),
         }
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the layers' losses as bars, the largest on top; see
-        ``analogtorch.report.sensitivity.plot``.
+        """Draw the losses as bars, the largest on top.
+
+        See ``analogtorch.report.sensitivity.plot``.
         """
         return draw(self, path)
 
     def suggest(self, budget: float, *, effect: Effect | None = None) -> Suggestion:
-        """What to change so that the model loses at most ``budget``, by estimate (``suggestion``).
+        """Estimate which change keeps the loss within ``budget``.
 
         Args:
-            budget: the loss to stay within, in the units of the metric, >= 0.
-            effect: under which it is counted; by default the last of ``effects``, which holds the
-                others.
+            budget: the largest loss to accept, in the units of the metric, >= 0.
+            effect: the effect whose loss counts; by default the last of ``effects``, which includes
+                the others.
+
+        Returns:
+            Layers to keep digital, or layers to give more devices;
+            ``analogtorch.evaluate.suggestion`` describes the estimate.
 
         Raises:
-            ValueError: a negative or infinite budget, or an effect that was not measured.
+            ValueError: the budget is negative or infinite, or the effect was not measured.
         """
         budget = checks.number(
             "suggest: budget", budget, least=0, what="finite number", remedy="in the metric's units"

@@ -1,4 +1,4 @@
-"""Which layer costs the metric: each analog layer on the chip by itself, all others exact."""
+"""The loss of the metric that each analog layer causes when it alone is on the chip."""
 
 import copy
 import dataclasses
@@ -31,33 +31,37 @@ def sensitivity(
     higher_is_better: bool = True,
     progress: bool = False,
 ) -> Sensitivity:
-    """Measure what the metric loses when one analog layer alone is on the chip and all others
-    compute exactly.
+    """Measure what a metric loses when one analog layer is on the chip and the others are exact.
 
-    Each effect holds the ones before it: ``bits`` are quantised inputs and outputs with exact
-    weights (``eval()``); ``readings`` add the noise of the chip's readings, still with exact
-    weights; ``noise`` is a programmed chip right after programming (``"0 s"``); ``drift`` is the
-    same chip at ``time``: all that is lost by then. Chip ``i`` is the one that ``sweep`` measures
-    with the same ``seed``. The metric runs once per layer and effect: of the readings on the first
-    chip, for ``noise`` and ``drift`` on every one.
+    Each effect includes those before it. ``bits``: quantised inputs and outputs with exact weights,
+    as in ``eval()``. ``output_noise``: the output noise of the chip as well, still with exact
+    weights. ``noise``: a programmed chip right after programming (``"0 s"``). ``drift``: the same
+    chip at ``time``. Chip ``i`` is the one that ``sweep`` measures with the same ``seed``. The
+    metric runs once per layer and effect: on the first chip for ``output_noise``, on every chip for
+    ``noise`` and ``drift``.
 
     Args:
-        model: a converted model; it is copied and stays as it is, whatever the metric does.
-        metric: called with a model in evaluation mode; returns a number, such as the accuracy. Each
-            call meets the same state of torch's random generators, and leaves them as they were.
-        effects: which to measure.
-        time: of ``drift``, as ``ProgrammedChip.at`` takes it.
-        num_chips: how many, >= 1.
-        seed: of the whole experiment, a signed 64-bit integer.
-        compensation: of the drift, as ``ProgrammedChip.at`` takes it.
-        higher_is_better: whether the metric falls where the model gets worse, as an accuracy does
-            and an error does not.
-        progress: show a progress bar.
+        model: a converted model. It is copied and stays as it is, whatever the metric does.
+        metric: a function of a model in evaluation mode that returns a number, such as the
+            accuracy. Each call sees the same state of torch's random generators, which the calls do
+            not change.
+        effects: the effects to measure.
+        time: the time after programming of ``drift``, as ``ProgrammedChip.at`` takes it.
+        num_chips: number of chips, >= 1.
+        seed: seed of the whole experiment, a signed 64-bit integer.
+        compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        higher_is_better: True if a worse model has a smaller metric, such as an accuracy; False for
+            an error.
+        progress: if True, show a progress bar.
+
+    Returns:
+        The losses by layer and effect; print them for a table.
 
     Raises:
-        ValueError: no analog layer, a programmed chip, an unknown effect, no chips, what
-            ``program`` and ``at`` refuse, or a metric that is NaN or infinite.
-        TypeError: a metric that is no number.
+        ValueError: the model has no analog layer or is a programmed chip, an effect is unknown,
+            ``num_chips`` is below 1, ``program`` or ``at`` refuses its arguments, or the metric is
+            NaN or infinite.
+        TypeError: the metric returns no number.
 
     Example:
         >>> found = at.sensitivity(model, lambda chip: at.accuracy(chip, batches))
@@ -106,12 +110,12 @@ def _measured(
     compensation: Compensation,
     progress: bool,
 ) -> tuple[float, dict[Effect, list[list[float]]]]:
-    """The metric with all layers exact; and by effect, of each chip: with all layers on it, then
-    with each alone.
+    """Return the metric with all layers exact, and its values by effect and chip.
+
+    The values of one chip are those with all layers on the chip, then with each layer alone.
     """
-    times = {
-        e: t for e, t in (("readings", "0 s"), ("noise", "0 s"), ("drift", time)) if e in effects
-    }
+    time_of: dict[Effect, str | float] = {"output_noise": "0 s", "noise": "0 s", "drift": time}
+    times = {effect: t for effect, t in time_of.items() if effect in effects}
     values: dict[Effect, list[list[float]]] = {effect: [] for effect in effects}
     layers = sum(1 for _ in analog_layers(model))
     turns = sum(1 if effect in SINGLE else len(seeds) for effect in effects)
@@ -135,7 +139,7 @@ def _measured(
             physical.warned.update(beyond_data(model, seconds(time)))  # the report has the note
             for effect, t in wanted.items():
                 view = physical.at(t, compensation=compensation)
-                on_chip = _Apart(view, metric, bar, exact_weights=effect == "readings")
+                on_chip = _Apart(view, metric, bar, exact_weights=effect == "output_noise")
                 values[effect].append(on_chip.each(f"{effect}, chip {number}"))
                 del view, on_chip
             del physical  # the next chip has its memory
@@ -143,7 +147,7 @@ def _measured(
 
 
 def _chosen(effects: Effect | Iterable[Effect]) -> tuple[Effect, ...]:
-    """The effects in their order, each once."""
+    """Return the effects in their order, each once."""
     if not isinstance(effects, Iterable):
         raise ValueError(f"sensitivity: effects must be some of {EFFECTS}, got {effects!r}")
     given = [effects] if isinstance(effects, str) else list(effects)
@@ -155,25 +159,24 @@ def _chosen(effects: Effect | Iterable[Effect]) -> tuple[Effect, ...]:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, its weights shared, all else its own."""
+    """Return the model in evaluation mode; it shares its weights and copies all else."""
     weights = [layer.weight for _, layer in analog_layers(model)]
     shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
 def _exactly(layer: AnalogLayer) -> Programmed | None:
-    """What a chip would hold of the layer, had its devices taken the weights exactly."""
-    held, matrix = layer.programmed, layer.as_matrix(layer.weight.detach())
+    """Return what a chip would hold of the layer if its devices took the weights exactly."""
+    held = layer.programmed
     if held is None:
         return None
+    matrix = layer.as_matrix(layer.weight.detach())
     weights = tuple(section.weight(matrix) for section in layer.sections)
     return dataclasses.replace(held, weights=weights, gains=tuple(map(torch.ones_like, held.gains)))
 
 
 class _Apart:
-    """A model of which one layer at a time is on the chip; it changes the model that it is
-    given.
-    """
+    """A model of which one layer at a time is on the chip; it changes the given model."""
 
     def __init__(
         self,
@@ -194,7 +197,7 @@ class _Apart:
         self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
 
     def each(self, effect: str) -> list[float]:
-        """The metric with all layers on the chip, then with each by itself."""
+        """Return the metric with all layers on the chip, then with each layer alone."""
         for name in self.layers:
             self._place(name, True)
         values = [self._measure(f"all layers on the chip ({effect})")]
@@ -207,7 +210,7 @@ class _Apart:
         return values
 
     def exact(self) -> float:
-        """The metric with none of them on the chip."""
+        """Return the metric with no layer on the chip."""
         for name in self.layers:
             self._place(name, False)
         return self._measure("all layers exact")

@@ -1,18 +1,17 @@
-"""What to change of a model on a chip so that it loses less: an estimate from the losses of its
-layers.
+"""An estimate of what to change so that a model on a chip loses less, from its layers' losses.
 
-The estimate is additive: what is left on the chip loses the sum of what its layers lose by
-themselves, gains counted as 0. Where the measured loss of the whole is larger than that sum, every
-layer's share is scaled up to it; where it is smaller, shares are scaled down only if all layers
-stay on the chip, because a layer that leaves may have hidden what others lose. Layers whose errors
-amplify or mask each other break it, so measure what you have changed.
+The estimate is additive: the layers that stay on the chip lose the sum of what each loses alone,
+with improvements counted as 0. Where the measured loss of the whole model is larger than that sum,
+every layer's share is scaled up to it. Where it is smaller, shares are scaled down only if all
+layers stay on the chip, because a layer that leaves may have hidden what others lose. Layers whose
+errors amplify or mask each other break the estimate, so measure what you have changed.
 
 More devices per weight: the error of ``n`` devices that share a weight and err independently has
 ``1 / n`` of the variance of one. ASSUMED: the loss falls with the standard deviation, ``1 /
 sqrt(n)``, as the share of inputs does that a small error pushes over a decision boundary; a squared
-error falls faster. Only what ``noise`` loses beyond ``readings`` is taken to fall. Converters and
-the noise of the readings stay, which are most of the loss where one large weight makes all others
-small; and so does all that drift adds, most of which the devices of a weight have in common.
+error falls faster. Only the part of ``noise`` beyond ``output_noise`` is taken to fall. Two parts
+stay: the converters and the output noise, which are most of the loss where one large weight makes
+all others small; and all that drift adds, most of which the devices of a weight have in common.
 """
 
 import dataclasses
@@ -27,44 +26,46 @@ if TYPE_CHECKING:
     from analogtorch.evaluate.losses import Effect, LayerLoss, Sensitivity
 
 MULTIPLES = (2, 4)
-"""Times as many devices per weight as now, which ``suggest`` tries in this order."""
+"""Multiples of today's number of devices per weight, in the order in which ``suggest`` tries
+them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """Two ways to stay within a loss, by estimate; print it. Both name layers and matrices, as
-    ``convert`` takes them.
+    """Two changes that keep a loss within a budget, by estimate; print it for a text.
 
-    Apply either to the digital model (``to_digital`` gives it) beside what you told ``convert``
-    before, then calibrate again. Where the model is within the budget as it is, both are empty.
+    Either names layers and matrices as ``convert`` takes them. Apply it to the digital model
+    (``to_digital`` returns it) together with the arguments that you gave ``convert`` before, then
+    calibrate again. Both are empty if the model is within the budget as it is.
     """
 
     effect: "Effect"
-    """Under which the loss is counted."""
+    """The effect whose loss counts."""
     budget: float
-    """The loss to stay within."""
+    """The largest loss to accept."""
     loss: float
-    """Measured, with all layers on the chip."""
+    """Measured loss with all layers on the chip."""
     exclude: tuple[str, ...]
-    """Layers to keep digital, for ``convert(exclude=...)``; the fewest that do, by their losses."""
+    """Layers to keep digital, for ``convert(exclude=...)``: the fewest that are enough."""
     excluded_weights: int
-    """Weights that this keeps off the chip."""
+    """Number of weights that this keeps off the chip."""
     weights: int
-    """Weights on the chip now."""
+    """Number of weights on the chip now."""
     excluded_loss: float
-    """Estimated, with these layers digital."""
+    """Estimated loss with these layers digital."""
     per_layer: dict[str, dict[str, UnitCell]]
-    """Or layers whose weights get more devices, for ``convert(per_layer=...)``; empty where that is
-    not enough."""
+    """Cells with more devices, by layer, for ``convert(per_layer=...)``; empty if they are not
+    enough."""
     multiple: int
-    """Times as many devices per weight as now in these layers; 1: as now. A real chip spends as
-    many times the unit cells; ``summary`` and ``map_to_chip`` count weights, and so do not know."""
+    """Factor on the number of devices per weight in these layers; 1 leaves it. A real chip spends
+    as many times the unit cells. ``summary`` and ``map_to_chip`` count weights, so they do not show
+    it."""
     added_cells: int
-    """Unit cells of today's kind that this takes more than now."""
+    """Number of unit cells of today's kind that these layers take in addition."""
     per_layer_loss: float | None
-    """Estimated, with these layers on more devices; None where that is not enough."""
+    """Estimated loss with more devices in these layers; None if they are not enough."""
     why_not: str = ""
-    """Why more devices are not offered."""
+    """The reason why more devices are not offered; empty if they are."""
 
     def __str__(self) -> str:
         budget = f"budget {self.budget:.4g} under {self.effect!r}"
@@ -92,7 +93,7 @@ class Suggestion:
 
 
 def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion:
-    """``Sensitivity.suggest``."""
+    """Return what ``Sensitivity.suggest`` documents."""
     rows = {row.name: row for row in found.rows}
     total = found.total[effect].mean
     before, certain = _shares(rows, found, effect, 1.0), dict.fromkeys(rows, 0.0)
@@ -123,8 +124,10 @@ def _larger(cell: UnitCell, multiple: int) -> UnitCell:
 def _shares(
     rows: "dict[str, LayerLoss]", found: "Sensitivity", effect: "Effect", least: float
 ) -> dict[str, float]:
-    """Of each layer, its part of the loss: what it loses, times the whole's loss over the sum of
-    all, >= ``least``.
+    """Return each layer's part of the loss of all layers.
+
+    It is what the layer loses alone, times the loss of all layers over the sum of the parts, where
+    the factor is at least ``least``.
     """
     losses = {name: max(row.loss[effect].mean, 0.0) for name, row in rows.items()}
     total, added = found.total[effect].mean, math.fsum(losses.values())
@@ -136,14 +139,15 @@ def _shares(
 def _more_devices(
     rows: "dict[str, LayerLoss]", found: "Sensitivity", effect: "Effect", budget: float
 ) -> tuple[int, tuple[str, ...], float | None, str]:
-    """How many times the devices for which layers, the loss that leaves, and why there is none."""
+    """Return a multiple, the layers that need it, the loss that is left, and why there is none."""
     total = found.total[effect].mean
     if total <= budget:
         return 1, (), total, ""
-    if effect in ("bits", "readings"):
-        return 1, (), None, "they do not change what converters and readings lose"
-    if "readings" not in found.effects or "noise" not in found.effects:
-        return 1, (), None, "measure 'readings' and 'noise' too, to tell what they would change"
+    if effect in ("bits", "output_noise"):
+        return 1, (), None, "they do not change what converters and output noise lose"
+    if not {"output_noise", "noise"} <= set(found.effects):
+        why_not = "measure 'output_noise' and 'noise' too, to know what they would change"
+        return 1, (), None, why_not
     before = _shares(rows, found, effect, 0.0)
     falling = {name: share * _falling(rows[name], effect) for name, share in before.items()}
     for multiple in MULTIPLES:
@@ -156,18 +160,18 @@ def _more_devices(
 
 
 def _falling(row: "LayerLoss", effect: "Effect") -> float:
-    """The share, 0..1, of the loss that more devices make smaller."""
-    read, noise, whole = (max(row.loss[e].mean, 0.0) for e in ("readings", "noise", effect))
-    return max(min(noise, whole) - read, 0.0) / whole if whole > 0 else 0.0
+    """Return the share, 0..1, of the loss of a layer that more devices make smaller."""
+    output, noise, whole = (max(row.loss[e].mean, 0.0) for e in ("output_noise", "noise", effect))
+    return max(min(noise, whole) - output, 0.0) / whole if whole > 0 else 0.0
 
 
 def _fewest(
     before: dict[str, float], after: dict[str, float], total: float, budget: float
 ) -> tuple[tuple[str, ...], float] | None:
-    """The fewest layers to change so that the loss is within the budget, and that loss; None if all
-    are not enough.
+    """Return the fewest layers to change to stay within the budget, and the loss that is left.
 
-    The best first: under a sum, no other choice of as many leaves less.
+    The result is None if all layers are not enough. Layers are taken in the order of what their
+    change saves: under a sum, no other choice of as many layers leaves less.
     """
     if total <= budget:
         return (), total

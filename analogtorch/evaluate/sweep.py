@@ -18,7 +18,7 @@ from analogtorch.simulate.chip import Compensation, beyond_data, program, second
 from analogtorch.values import checks
 
 TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
-"""The times that reports show unless told otherwise: right after programming, and later."""
+"""The times after programming that reports show by default."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Sweep:
 
     times: tuple[str, ...]
     values: Tensor
-    """float64, (chips, times)."""
+    """The metric, float64, of shape (chips, times)."""
     seeds: tuple[int, ...]
-    """Of each chip: ``program(model, seed=seeds[i])`` gives it again."""
+    """Seed of each chip: ``program(model, seed=seeds[i])`` programs it again."""
     notes: tuple[str, ...] = ()
-    """Of each time, what a reader must know to judge it, such as that the devices' data end before;
-    empty: nothing."""
+    """A caveat for each time, such as that the devices' data end before it; empty where there is
+    none."""
 
     def __post_init__(self) -> None:
         size = (len(self.seeds), len(self.times))
@@ -49,16 +49,16 @@ class Sweep:
 
     @property
     def mean(self) -> Tensor:
-        """Mean over the chips, (times,)."""
+        """Mean over the chips, of shape (times,)."""
         return self.values.mean(0)
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation over the chips, (times,); zero for one chip."""
+        """Standard deviation over the chips, of shape (times,); zero for one chip."""
         return self.values.std(0, correction=1 if len(self.seeds) > 1 else 0)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """``{time: {"mean", "std", "num_chips"}}``, and ``"note"`` where there is one."""
+        """Return ``{time: {"mean", "std", "num_chips"}}``, with ``"note"`` where there is one."""
         rows = zip(self.times, self.mean.tolist(), self.std.tolist(), strict=True)
         found = {
             time: {"mean": mean, "std": std, "num_chips": len(self.seeds)}
@@ -70,7 +70,7 @@ class Sweep:
         }
 
     def note(self, time: str) -> str:
-        """What a reader must know to judge the values at ``time``; empty: nothing."""
+        """Return the caveat of the values at ``time``; empty if there is none."""
         return self.notes[self.times.index(time)] if self.notes else ""
 
     def __str__(self) -> str:
@@ -93,29 +93,32 @@ def sweep(
     progress: bool = False,
     folder: str | Path | None = None,
 ) -> Sweep:
-    """Program ``num_chips`` chips and measure them at each of the ``times``.
+    """Program several chips and measure a metric on each of them at each time.
 
-    Chip ``i`` is the same for every model and every call with the same ``seed``: two models, or two
-    trainings, are compared on the same devices.
+    Chip ``i`` is the same for every model and every call with the same ``seed``, so that two
+    models, or two trainings, are compared on the same devices.
 
     Args:
         model: a converted model.
-        metric: called with the model as it runs on a chip; returns a number, such as the accuracy.
-        num_chips: how many, >= 1.
-        times: as ``ProgrammedChip.at`` takes them; one beyond the data of the chip's devices is
-            marked.
-        seed: of the whole experiment, a signed 64-bit integer.
-        compensation: of the drift, as ``ProgrammedChip.at`` takes it.
-        progress: show a progress bar.
-        folder: where each measurement is kept as soon as it is made. Called again with the same
-            model, seed and compensation, ``sweep`` measures only what the folder lacks; more chips
-            and other times may be added. It cannot know the metric: a folder is for one. None:
-            nothing is kept.
+        metric: a function of the model on a chip that returns a number, such as the accuracy.
+        num_chips: number of chips, >= 1.
+        times: times after programming, as ``ProgrammedChip.at`` takes them. A time beyond the data
+            of the chip's devices is marked in the result.
+        seed: seed of the whole experiment, a signed 64-bit integer.
+        compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        progress: if True, show a progress bar.
+        folder: a folder that stores each measurement as soon as it is made; None stores nothing.
+            Called again with the same model, seed and compensation, ``sweep`` measures only what
+            the folder lacks; more chips and other times may be added. The folder does not know the
+            metric, so use one folder per metric.
+
+    Returns:
+        The metric by chip and time; print it for a table.
 
     Raises:
-        ValueError: no chips, no times, a metric that is NaN or infinite, a folder of another
-            experiment, or what ``program`` and ``at`` refuse.
-        TypeError: a model or metric that is none, or a metric that returns no number.
+        ValueError: ``num_chips`` is below 1, ``times`` is empty, the metric is NaN or infinite, the
+            folder holds another experiment, or ``program`` or ``at`` refuses its arguments.
+        TypeError: the model is no module, the metric cannot be called, or it returns no number.
         OSError: the folder cannot be written.
 
     Example:
@@ -159,8 +162,9 @@ def _measure(
     times: dict[float | None, str],
     compensation: Compensation,
 ) -> Iterator[tuple[float | None, float]]:
-    """The metric of one chip at each of the ``times``, which ends with the chip: the next one has
-    its memory.
+    """Yield the time and the metric of one chip at each of the ``times``.
+
+    The programmed chip is released at the end, so that the next one has its memory.
     """
     if not times:
         return
@@ -172,7 +176,7 @@ def _measure(
 
 
 def _times(times: Sequence[str | float]) -> dict[float | None, str]:
-    """The times in seconds, and what tables call them."""
+    """Return the times in seconds, each with its name in tables."""
     if isinstance(times, str | int | float) or not isinstance(times, Iterable):
         raise ValueError(
             f"sweep: times must be a list such as ['0 s', '1 day'], got {times!r}; write "
@@ -188,10 +192,10 @@ def _times(times: Sequence[str | float]) -> dict[float | None, str]:
 
 
 def check_metric(caller: str, metric: Any) -> None:
-    """Refuse what cannot be called with a model.
+    """Raise an error unless ``metric`` can be called with a model.
 
     Raises:
-        TypeError: it cannot.
+        TypeError: it is a module, or cannot be called.
     """
     if isinstance(metric, nn.Module) or not callable(metric):
         raise TypeError(
@@ -201,10 +205,10 @@ def check_metric(caller: str, metric: Any) -> None:
 
 
 def finite(caller: str, given: Any, where: str) -> float:
-    """What a metric returned as a finite number.
+    """Return what a metric returned as a finite number.
 
     Raises:
-        TypeError: it is no number; a tensor of one element is one.
+        TypeError: it is no number. A tensor of one element counts as a number.
         ValueError: it is NaN or infinite.
     """
     value = given.item() if isinstance(given, Tensor) and given.numel() == 1 else given
@@ -218,32 +222,34 @@ def finite(caller: str, given: Any, where: str) -> float:
 
 
 def chip_seeds(seed: int, num_chips: int) -> tuple[int, ...]:
-    """Seeds of the ``num_chips`` chips of the experiment ``seed``: chip ``i`` is the same for every
-    model and call.
-    """
+    """Return the seeds of the experiment's chips, the same for every model and call."""
     return tuple(int(fold(seed_tensor(seed), stream("chip", i)).item()) for i in range(num_chips))
 
 
 def label(time: str | float) -> str:
-    """How tables call a time: text as it is, a number as seconds."""
+    """Return the name of a time in tables: a text as it is, a number as seconds."""
     return time if isinstance(time, str) else f"{int(time) if time == int(time) else time} s"
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
-    """Share, 0..1, of the inputs whose largest output is at the label; in evaluation mode, which is
-    then restored.
+    """Return the share, 0..1, of inputs whose largest output is at the label.
+
+    The model runs in evaluation mode; its mode is restored afterwards.
 
     Args:
-        model: gives (N, classes) for an input, or (N, positions, classes).
-        batches: pairs of input and labels, read once: integers in [0, classes), (N,) or (N,
-            positions).
+        model: a module that returns (N, classes) or (N, positions, classes) for an input.
+        batches: pairs of an input and its labels, which are integers in [0, classes) of shape (N,)
+            or (N, positions). They are read once.
+
+    Returns:
+        The share of correct inputs, from 0 to 1.
 
     Raises:
-        ValueError: there is no sample, the shapes do not agree, an output is NaN, or a label is out
-            of range.
-        TypeError: the model is none, ``batches`` has no pairs, or outputs or labels are no tensors
-            of numbers.
+        ValueError: there is no sample, shapes do not agree, an output is NaN, or a label is out of
+            range.
+        TypeError: the model is no module, ``batches`` does not hold pairs, or outputs or labels are
+            no tensors of numbers.
     """
     check_module("accuracy", model)
     modes = {m: m.training for m in model.modules()}
@@ -276,20 +282,21 @@ def _pairs(batches: Any) -> Iterable[tuple[Any, Tensor]]:
                 f"accuracy: batch {number} must be a pair of input and labels, got "
                 f"{type(batch).__name__}; one batch alone is [(x, y)]"
             )
+        x, labels = batch
         if (
-            not isinstance(batch[1], Tensor)
-            or batch[1].is_floating_point()
-            or batch[1].dtype == torch.bool
+            not isinstance(labels, Tensor)
+            or labels.is_floating_point()
+            or labels.dtype == torch.bool
         ):
-            kind = batch[1].dtype if isinstance(batch[1], Tensor) else type(batch[1]).__name__
+            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise TypeError(
                 f"accuracy: labels of batch {number} must be a tensor of integers, got {kind}"
             )
-        yield batch[0], batch[1]
+        yield x, labels
 
 
 def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
-    """The most likely class of each position of ``labels``."""
+    """Return the most likely class at each position of ``labels``."""
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"accuracy: the model must give a tensor (N, classes), got {type(outputs).__name__} "

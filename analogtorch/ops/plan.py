@@ -226,8 +226,13 @@ def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
         output_noise=output_noise,
         weight_noise=weight_noise,
         spread=Spread(
-            coefficients=tuple(c), base=base, step=step, pieces=pieces, dip=dip, rate=rate
-        ),  # type: ignore[arg-type]
+            coefficients=tuple(c),  # type: ignore[arg-type]
+            base=base,
+            step=step,
+            pieces=pieces,
+            dip=dip,
+            rate=rate,
+        ),
         first_output=first_output,
         total_outputs=total_outputs,
         first_row=first_row,

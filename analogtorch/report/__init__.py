@@ -1,6 +1,6 @@
-"""All that is drawn and written for readers: tables, plots, pages, and the report of a run.
+"""Tables, plots, pages and the report of a run.
 
-Importing it lets mappings, costs and sensitivities print and draw themselves
+Importing this room lets mappings, costs and sensitivities print and draw themselves
 (``analogtorch.values.shown``).
 """
 

@@ -8,8 +8,9 @@ from analogtorch.values.shown import as_text
 
 @as_text.register
 def table(report: CostReport) -> str:
-    """The report for a terminal: times, energy by consumer, efficiencies beside the published
-    ones.
+    """Return the report for a terminal: times, energy by consumer, efficiencies.
+
+    The published efficiencies stand beside the estimated ones.
     """
     lines = _facts(report) + _energies(report)
     lines += [
@@ -79,18 +80,16 @@ def _row(e: Efficiency) -> str:
 
 
 def _origins(report: CostReport) -> list[str]:
-    """The sources of the published figures, and the factors between them."""
+    """Return the sources of the published figures, and the factors between them."""
     known = report.published
     lines = [f"published: {source}" for source in dict.fromkeys(e.source for e in known)]
     steps = [
         f"{b.scope} / {a.scope} {b.tops_per_watt / a.tops_per_watt:.2f}"
         for a, b in zip(known, known[1:], strict=False)
     ]
-    return lines + (
-        [f"published factors: {', '.join(steps)}; their causes cannot be separated"]
-        if steps
-        else []
-    )
+    if steps:
+        lines.append(f"published factors: {', '.join(steps)}; their causes cannot be separated")
+    return lines
 
 
 def _si(value: float, unit: str) -> str:

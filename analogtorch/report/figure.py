@@ -1,4 +1,4 @@
-"""Figures of matplotlib, which is imported when the first one is drawn; and their files."""
+"""Figures of matplotlib and their files; matplotlib is imported when the first figure is drawn."""
 
 import io
 from pathlib import Path
@@ -10,11 +10,11 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def checked_path(path: str | Path | None) -> Path | None:
-    """The file that a plot is to be written to, before anything is drawn; None: none.
+    """Return the file that a plot is to be written to, or None; call it before drawing.
 
     Raises:
-        TypeError: no path.
-        ValueError: another kind of file.
+        TypeError: ``path`` is no path.
+        ValueError: the file is of another kind than ``.png``, ``.svg`` and ``.pdf``.
     """
     if path is None:
         return None
@@ -26,8 +26,9 @@ def checked_path(path: str | Path | None) -> Path | None:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure, in inches. It is not pyplot's, which keeps figures and picks a backend for
-    the whole process.
+    """Return an empty figure of a size in inches.
+
+    It does not belong to pyplot, which keeps figures and picks a backend for the whole process.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -42,8 +43,9 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def write_figure(figure: Any, path: Path | None, **options: Any) -> None:
-    """Write the figure where ``checked_path`` gave a path, whole or not at all; ``options`` of
-    ``savefig``.
+    """Write the figure to the path of ``checked_path``, if there is one.
+
+    The file appears whole or not at all. ``options`` are those of ``savefig``.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,6 +1,4 @@
-"""Where things are drawn: tiles on a grid, blocks in their tiles, a colour per matrix. Shared by
-plot and page.
-"""
+"""The geometry of a floorplan, for plot and page: tiles on a grid, blocks in tiles, colours."""
 
 import colorsys
 import dataclasses
@@ -15,13 +13,13 @@ from analogtorch.mapping.types import Placement
 from analogtorch.values import checks
 
 GAP = 0.12
-"""Between tiles, in units of a tile."""
+"""Gap between tiles, in units of a tile."""
 _GOLDEN = 0.618034
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile in the drawing, in units of a tile; y grows downwards."""
+    """One tile in the drawing, in units of a tile; y grows downwards."""
 
     chip: int
     tile: int
@@ -32,7 +30,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Frame:
-    """A chip in the drawing: what surrounds its tiles."""
+    """The rectangle around the tiles of one chip."""
 
     chip: int
     x: float
@@ -43,22 +41,24 @@ class Frame:
 
 @dataclass(frozen=True)
 class Floorplan:
-    """All tiles in use."""
+    """The drawing of all tiles in use, in units of a tile."""
 
     tiles: tuple[Tile, ...]
     frames: tuple[Frame, ...]
-    """Chips, where there are several."""
+    """One frame per chip if there are several chips; else empty."""
     width: float
     height: float
 
     def blocks(self) -> Iterator[tuple[Placement, float, float]]:
-        """Every block with the place of its tile."""
+        """Return every block with the position of its tile."""
         return ((p, tile.x, tile.y) for tile in self.tiles for p in tile.placements)
 
 
 def floorplan(mapping: ChipMapping) -> Floorplan:
-    """The tiles in use: of one chip in a grid twice as wide as high, of several in squares, side by
-    side and below.
+    """Lay out the tiles in use.
+
+    The tiles of a single chip form a grid twice as wide as high. Several chips are squares, side by
+    side and in rows.
     """
     on_tile: dict[int, dict[int, list[Placement]]] = {}
     for p in mapping.placements:
@@ -71,20 +71,16 @@ def floorplan(mapping: ChipMapping) -> Floorplan:
         across = max(2, math.ceil(math.sqrt(most)))
         chips_across, margin = math.ceil(math.sqrt(2 * len(on_tile))), 0.25
         title = 0.12 * across  # room for the name of the chip
-    width, height = (
-        across * pitch - GAP + 2 * margin,
-        math.ceil(most / across) * pitch - GAP + 2 * margin + title,
-    )
+    width = across * pitch - GAP + 2 * margin
+    height = math.ceil(most / across) * pitch - GAP + 2 * margin + title
     tiles, frames = [], []
     for number, chip in enumerate(sorted(on_tile)):
         row, column = divmod(number, chips_across)
         left, top = column * (width + margin), row * (height + margin)
         frames.append(Frame(chip, left, top, width, height))
         for i, tile in enumerate(sorted(on_tile[chip])):
-            x, y = (
-                left + margin + (i % across) * pitch,
-                top + margin + title + (i // across) * pitch,
-            )
+            x = left + margin + (i % across) * pitch
+            y = top + margin + title + (i // across) * pitch
             tiles.append(Tile(chip, tile, x, y, tuple(on_tile[chip][tile])))
     chips_across, rows = min(chips_across, len(frames)), math.ceil(len(frames) / chips_across)
     return Floorplan(
@@ -96,7 +92,7 @@ def floorplan(mapping: ChipMapping) -> Floorplan:
 
 
 def colours(mapping: ChipMapping) -> dict[str, str]:
-    """A colour for each matrix, such as ``#a1c935``; those that follow each other differ most."""
+    """Return a colour for each matrix, such as ``#a1c935``; neighbours in the list differ most."""
     found = {}
     for i, matrix in enumerate(mapping.matrices):
         rgb = colorsys.hls_to_rgb((i * _GOLDEN) % 1, 0.62 if i % 2 else 0.48, 0.55)
@@ -105,11 +101,12 @@ def colours(mapping: ChipMapping) -> dict[str, str]:
 
 
 def cost_shown(caller: str, mapping: ChipMapping, given: CostReport | None) -> CostReport | None:
-    """The cost ``given``, or that of a pipelined inference; None where the chip's is not known or
-    nothing multiplies.
+    """Return the cost ``given``, or by default that of a pipelined inference.
+
+    The default is None if the chip has no cost or nothing multiplies.
 
     Raises:
-        TypeError: it is no report of a cost.
+        TypeError: ``given`` is no cost report.
     """
     if given is not None:
         if not hasattr(given, "energy"):
@@ -118,15 +115,13 @@ def cost_shown(caller: str, mapping: ChipMapping, given: CostReport | None) -> C
                 f"{checks.shown(given)}"
             )
         return given
-    return (
-        cost_of(mapping)
-        if mapping.chip.cost is not None and any(mapping.vectors.values())
-        else None
-    )
+    if mapping.chip.cost is None or not any(mapping.vectors.values()):
+        return None
+    return cost_of(mapping)
 
 
 def energy_split(cost: CostReport) -> dict[str, float]:
-    """What consumes the energy of one inference, J."""
+    """Return the energy of one inference, J, by consumer; consumers of nothing are left out."""
     values = {
         f.name.replace("_", " "): getattr(cost.energy, f.name)
         for f in dataclasses.fields(cost.energy)
@@ -135,7 +130,7 @@ def energy_split(cost: CostReport) -> dict[str, float]:
 
 
 def energy_unit(split: dict[str, float]) -> tuple[str, float]:
-    """The unit in which the largest of these energies is at least 1, and how many J it is."""
+    """Return the unit in which the largest of these energies is at least 1, and its size in J."""
     most = max(split.values(), default=1.0)
     for unit, joules in (("J", 1.0), ("mJ", 1e-3), ("uJ", 1e-6), ("nJ", 1e-9)):
         if most >= joules:
@@ -144,7 +139,7 @@ def energy_unit(split: dict[str, float]) -> tuple[str, float]:
 
 
 def short(number: float) -> str:
-    """Three digits without an exponent: 1,160, 11.6, 0.0116; ``< 0.001`` where that would be 0."""
+    """Return three digits without an exponent: 1,160, 11.6, 0.0116; ``< 0.001`` for less."""
     if number < 1e-3:
         return "< 0.001"
     digits = max(0, 2 - math.floor(math.log10(number)))

@@ -18,37 +18,37 @@ from analogtorch.report.floorplan import (
 from analogtorch.values.shown import draw
 
 _LEGEND = 40
-"""Matrices up to which the legend names them."""
+"""Most matrices that the legend names."""
 
 
 @draw.register
 def plot(
     mapping: ChipMapping, path: str | Path | None = None, *, cost: CostReport | None = None
 ) -> Any:
-    """Draw the floorplan (a rectangle per tile, the blocks of each matrix in its colour) and each
-    tile's utilisation.
+    """Draw a mapping: the floorplan and the utilisation of each tile.
+
+    The floorplan has a rectangle per tile, with the blocks of each matrix in its colour.
 
     Args:
-        mapping: to draw.
-        path: file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
-        cost: whose energy of an inference is drawn, by what consumes it; by default of the
-            pipelined mode, none where the chip has no cost.
+        mapping: the mapping to draw.
+        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+        cost: the cost report whose energy by consumer is drawn; by default that of the pipelined
+            mode, or none if the chip has no cost.
 
     Returns:
         The matplotlib figure.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: another kind of file.
+        ValueError: the file is of another kind.
         OSError: the file cannot be written.
     """
     cost = cost_shown("plot", mapping, cost)
     file = checked_path(path)
     panels = 2 if cost is None else 3
     plan = floorplan(mapping)
-    heights = [max(1.5, 10 * plan.height / plan.width) + 0.12 * _legend_rows(mapping), 1.8, 2.2][
-        :panels
-    ]
+    map_height = max(1.5, 10 * plan.height / plan.width) + 0.12 * _legend_rows(mapping)
+    heights = [map_height, 1.8, 2.2][:panels]
     figure = new_figure(11, 1 + sum(heights))
     axes = figure.subplots(panels, 1, height_ratios=heights)
     _tiles(axes[0], mapping, plan)

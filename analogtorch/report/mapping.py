@@ -10,7 +10,7 @@ HEADER = ("matrix", "rows x cols", "groups", "copies", "blocks", "tiles", "utili
 
 @as_text.register
 def table(mapping: ChipMapping) -> str:
-    """One row per matrix, then totals and what stays digital."""
+    """Return one row per matrix, then totals and what stays digital."""
     rows = [HEADER, *layer_rows(mapping)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     lines = [
@@ -25,8 +25,9 @@ def table(mapping: ChipMapping) -> str:
 
 
 def layer_rows(mapping: ChipMapping) -> list[tuple[str, ...]]:
-    """The table's cells below the header; utilisation is that of all tiles on which a part of the
-    matrix lies.
+    """Return the cells of the table below the header.
+
+    Utilisation is that of all tiles that hold a part of the matrix.
     """
     used, vectors, copies = mapping.tile_utilisation, mapping.vectors, mapping.copies
     rows: list[tuple[str, ...]] = []
@@ -49,7 +50,7 @@ def layer_rows(mapping: ChipMapping) -> list[tuple[str, ...]]:
 
 
 def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
-    """Totals: what is told, and its text."""
+    """Return the totals, each as a name and its text."""
     chip, over = mapping.chip, mapping.tiles_used - mapping.tiles_lower_bound
     area = chip.rows * chip.cols
     wasted = mapping.cells - sum(m.weights * mapping.copies[m.name] for m in mapping.matrices)
@@ -86,5 +87,5 @@ def _counts(mapping: ChipMapping) -> str:
     for op in mapping.digital:
         totals[op.kind] += op.operations
     ordered = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
-    told = ", ".join(f"{kind} {count:,}" for kind, count in ordered)
-    return f"{sum(totals.values()):,} per inference ({told})" if told else "none"
+    by_kind = ", ".join(f"{kind} {count:,}" for kind, count in ordered)
+    return f"{sum(totals.values()):,} per inference ({by_kind})" if by_kind else "none"

@@ -51,7 +51,8 @@ font-size="{{ r(f.width * 0.08) }}">chip {{ f.chip }}</text>{% endfor %}
 {%- for p in t.placements %}
 <rect class="block" x="{{ r(t.x + p.col / chip.cols) }}" y="{{ r(t.y + p.row / chip.rows) }}" \
 width="{{ r(p.block.cols / chip.cols) }}" height="{{ r(p.block.rows / chip.rows) }}" \
-fill="{{ colour[p.block.matrix] }}"><title>{{ told(p) }}</title></rect>{% endfor %}{% endfor %}
+fill="{{ colour[p.block.matrix] }}">\
+<title>{{ description(p) }}</title></rect>{% endfor %}{% endfor %}
 </svg>
 <h2>Utilisation</h2>
 <p>Share of the cells taken, of each tile in use, in the order of the chips; \
@@ -98,13 +99,12 @@ height="{{ r(100 * share) }}" fill="#4878a8"><title>chip {{ c }} tile {{ t }}: \
 
 @as_html.register
 def html(mapping: ChipMapping, *, cost: CostReport | None = None) -> str:
-    """One HTML page with totals, floorplan, utilisation, the table of matrices and all digital
-    operations.
+    """Return one HTML page: totals, floorplan, utilisation, matrices and digital operations.
 
     Args:
-        mapping: to show.
-        cost: shown as the energy of an inference by what consumes it, and its own text; by default
-            that of the pipelined mode, none where the chip has no cost.
+        mapping: the mapping to show.
+        cost: the cost report to show, with the energy by consumer; by default that of the pipelined
+            mode, or none if the chip has no cost.
 
     Raises:
         ImportError: jinja2 is not installed.
@@ -129,7 +129,7 @@ def _content(mapping: ChipMapping, plan: Floorplan, cost: CostReport | None) -> 
         "plan": plan,
         "chip": mapping.chip,
         "colour": colours(mapping),
-        "told": _told,
+        "description": _description,
         "r": lambda number: f"{number:.4g}",
         "used": used,
         "width": max(len(used), 8),
@@ -146,7 +146,7 @@ def _content(mapping: ChipMapping, plan: Floorplan, cost: CostReport | None) -> 
     }
 
 
-def _told(p: Any) -> str:
+def _description(p: Any) -> str:
     b = p.block
     copy = f", copy {b.copy}" if b.copy else ""
     return (

@@ -1,4 +1,4 @@
-"""Accuracy over time as a PNG."""
+"""The accuracy over time as a PNG."""
 
 import io
 from typing import Any
@@ -7,12 +7,14 @@ from analogtorch.evaluate.sweep import Sweep
 from analogtorch.report.result import ISO, Result
 from analogtorch.simulate.chip import seconds
 
-_FIRST = 1.0  # s: where the axis, which is logarithmic, puts everything up to one second
+_FIRST = 1.0  # s; the axis is logarithmic, and earlier times are drawn here
 
 
 def plot(result: Result) -> bytes:
-    """A PNG of the accuracy over the logarithm of time: direct and hardware-aware with spread, and
-    the digital lines.
+    """Return a PNG of the accuracy over the logarithm of time.
+
+    It shows the net mapped directly and after HWA training, with their spread over chips, and the
+    digital accuracy.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""What a run found, as one value."""
+"""The result of a run, as one value."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,41 +6,41 @@ from typing import Any
 from analogtorch.evaluate.sweep import Sweep
 
 ISO = 0.99
-"""Share of the digital accuracy that counts as iso-accuracy: the line in plot and table."""
+"""Share of the digital accuracy that counts as iso-accuracy; plot and table show it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The accuracies of one digital net and of what a chip makes of it."""
+    """The accuracies of one digital net, and of that net on a chip."""
 
     digital: float
     """Accuracy of the digital net, 0..1."""
     direct: Sweep
-    """Accuracy of that net mapped onto chips as it is."""
+    """Accuracy of that net mapped directly onto chips."""
     hwa: Sweep
-    """Accuracy on the same chips after hardware-aware training."""
+    """Accuracy on the same chips after HWA training."""
     chip: str
     """Name of the chip."""
     tiles: int
-    """Tiles that the net takes."""
+    """Number of tiles that the net takes."""
     data: dict[str, Any]
-    """Source, and clips per split."""
+    """Name of the data source, and number of clips per split."""
     seed: int
-    """Of the run."""
+    """Seed of the run."""
     seconds: float
-    """Time taken."""
+    """Time that the run took, s."""
     versions: dict[str, str]
-    """Of the packages that the numbers depend on."""
+    """Versions of the packages that the numbers depend on."""
     notes: tuple[str, ...] = ()
-    """What a reader must know to judge the numbers; shown prominently."""
+    """Caveats that a reader needs to judge the numbers; the report shows them on top."""
 
     @property
     def iso(self) -> float:
-        """The iso-accuracy line."""
+        """The iso-accuracy, from 0 to 1."""
         return ISO * self.digital
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of report.json."""
+        """Return the content of report.json."""
         return {
             "digital": {"accuracy": self.digital},
             "direct": self.direct.to_dict(),

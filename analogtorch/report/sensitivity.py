@@ -1,4 +1,4 @@
-"""What the layers of a model lose by themselves, as a table for the terminal and as bars."""
+"""The losses that layers cause alone, as a table for the terminal and as bars."""
 
 import math
 from pathlib import Path
@@ -9,16 +9,14 @@ from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.values.shown import as_text, draw
 
 _BAR = 20
-"""Characters of the longest bar."""
+"""Number of characters of the longest bar."""
 _SHOWN = 40
-"""Layers that a plot shows."""
+"""Most layers that a plot shows."""
 
 
 @as_text.register
 def table(found: Sensitivity) -> str:
-    """One row per layer, the largest loss first; then their sum and the loss of all layers
-    together.
-    """
+    """Return one row per layer, the largest loss first, then the sum and all layers together."""
     last, digits = found.effects[-1], _decimals(found)
     longest = max((row.loss[last].mean for row in found.rows), default=0.0)
     rows = [
@@ -26,25 +24,18 @@ def table(found: Sensitivity) -> str:
     ]
     for row in found.rows:
         share = row.loss[last].mean / longest if longest > 0 else 0.0
-        told = (_told(row.loss[effect], effect, digits) for effect in found.effects)
-        rows.append(
-            (
-                row.name or "(root)",
-                f"{row.weights:,}",
-                str(row.blocks),
-                *told,
-                "#" * round(_BAR * share),
-            )
-        )
-    weights, blocks = sum(row.weights for row in found.rows), sum(row.blocks for row in found.rows)
-    told = (
+        losses = (_loss_text(row.loss[effect], effect, digits) for effect in found.effects)
+        facts = (row.name or "(root)", f"{row.weights:,}", str(row.blocks))
+        rows.append((*facts, *losses, "#" * round(_BAR * share)))
+    weights = sum(row.weights for row in found.rows)
+    blocks = sum(row.blocks for row in found.rows)
+    sums = (
         f"{found.sum[e]:.{digits}f}{'' if e in SINGLE else ' ' * (digits + 5)}"
         for e in found.effects
     )
-    rows.append(("sum of the layers", f"{weights:,}", str(blocks), *told, ""))
-    rows.append(
-        ("all on the chip", "", "", *(_told(found.total[e], e, digits) for e in found.effects), "")
-    )
+    totals = (_loss_text(found.total[e], e, digits) for e in found.effects)
+    rows.append(("sum of the layers", f"{weights:,}", str(blocks), *sums, ""))
+    rows.append(("all on the chip", "", "", *totals, ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -54,11 +45,9 @@ def table(found: Sensitivity) -> str:
         for row in rows
     ]
     rule = "-" * len(lines[0])
-    chips = (
-        ""
-        if set(found.effects) <= set(SINGLE)
-        else f", mean ± standard deviation over {len(found.seeds)} chips"
-    )
+    chips = f", mean ± standard deviation over {len(found.seeds)} chips"
+    if set(found.effects) <= set(SINGLE):
+        chips = ""
     return "\n".join(
         [
             f"metric with all layers exact: {found.reference:.{digits}f}",
@@ -71,18 +60,18 @@ def table(found: Sensitivity) -> str:
 
 @draw.register
 def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
-    """Draw the losses of the 40 layers that lose most, a bar for each effect.
+    """Draw the losses of the 40 layers that lose most, with one bar per effect.
 
     Args:
-        found: to draw.
-        path: file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+        found: the sensitivities to draw.
+        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
 
     Returns:
         The matplotlib figure.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: another kind of file.
+        ValueError: the file is of another kind.
         OSError: the file cannot be written.
     """
     file = checked_path(path)
@@ -91,15 +80,11 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
     axes, height = figure.add_subplot(), 0.8 / len(found.effects)
     for number, effect in enumerate(found.effects):
         losses = [row.loss[effect] for row in rows]
-        places = [i + (number - (len(found.effects) - 1) / 2) * height for i in range(len(rows))]
+        middles = [i + (number - (len(found.effects) - 1) / 2) * height for i in range(len(rows))]
         spread = None if effect in SINGLE else [loss.std for loss in losses]
-        colour, name = (
-            f"C{number}",
-            f"{_title(found, effect)}, all layers: {found.total[effect].mean:.4g}",
-        )
-        axes.barh(
-            places, [loss.mean for loss in losses], height, xerr=spread, color=colour, label=name
-        )
+        means = [loss.mean for loss in losses]
+        name = f"{_title(found, effect)}, all layers: {found.total[effect].mean:.4g}"
+        axes.barh(middles, means, height, xerr=spread, color=f"C{number}", label=name)
     axes.set_yticks(range(len(rows)), [row.name or "(root)" for row in rows])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
@@ -114,18 +99,21 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
 
 
 def _title(found: Sensitivity, effect: Effect) -> str:
-    return {"noise": "noise (0 s)", "drift": f"drift ({found.time}{'*' * bool(found.note)})"}.get(
-        effect, effect
-    )
+    titles: dict[Effect, str] = {
+        "output_noise": "output noise",
+        "noise": "noise (0 s)",
+        "drift": f"drift ({found.time}{'*' * bool(found.note)})",
+    }
+    return titles.get(effect, effect)
 
 
-def _told(loss: Loss, effect: Effect, digits: int) -> str:
-    """A loss with its spread; what is measured once has none."""
+def _loss_text(loss: Loss, effect: Effect, digits: int) -> str:
+    """Return a loss with its spread; an effect that is measured once has none."""
     return f"{loss.mean:.{digits}f}" + ("" if effect in SINGLE else f" ± {loss.std:.{digits}f}")
 
 
 def _decimals(found: Sensitivity) -> int:
-    """Decimals, 4 to 12, that show four digits of the largest loss: a metric may be of any size."""
+    """Return the decimals, 4 to 12, that show four digits of the largest loss."""
     losses = [loss for row in found.rows for loss in row.loss.values()]
     largest = max(abs(loss.mean) for loss in (*losses, *found.total.values()))
     return min(max(4, 3 - math.floor(math.log10(largest))), 12) if largest > 0 else 4

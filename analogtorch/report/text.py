@@ -1,10 +1,10 @@
-"""The result as a table for the terminal and as Markdown."""
+"""The result of a run as a table for the terminal and as Markdown."""
 
 from analogtorch.report.result import ISO, Result
 
 
 def table(result: Result) -> str:
-    """Accuracies in percent, over the chips, with the iso-accuracy line; for a terminal."""
+    """Return the accuracies over the chips, in percent, with the iso-accuracy line."""
     rows = _rows(result)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -15,21 +15,13 @@ def table(result: Result) -> str:
         for row in rows
     ]
     rule = "-" * len(lines[0])
-    return "\n".join(
-        [
-            *_facts(result),
-            "",
-            lines[0],
-            rule,
-            *lines[1:],
-            "",
-            *(f"Note: {n}" for n in _notes(result)),
-        ]
-    ).rstrip()
+    notes = [f"Note: {note}" for note in _notes(result)]
+    whole = [*_facts(result), "", lines[0], rule, *lines[1:], "", *notes]
+    return "\n".join(whole).rstrip()
 
 
 def markdown(result: Result, *, plot: str | None = None) -> str:
-    """The same as Markdown, with the plot (a relative path) and the versions."""
+    """Return the table as Markdown, with the plot (a relative path) and the versions."""
     header, *rows = _rows(result)
     lines = ["# Keyword spotting on an analog chip", ""]
     lines += [f"> **{note}**\n" for note in _notes(result)]
@@ -38,13 +30,8 @@ def markdown(result: Result, *, plot: str | None = None) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     if plot:
         lines += ["", f"![Accuracy over time after programming]({plot})"]
-    lines += [
-        "",
-        "Versions: "
-        + ", ".join(f"{name} {version}" for name, version in result.versions.items())
-        + ".",
-        "",
-    ]
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    lines += ["", f"Versions: {versions}.", ""]
     return "\n".join(lines)
 
 
@@ -69,7 +56,7 @@ def _rows(result: Result) -> list[tuple[str, ...]]:
 
 
 def _notes(result: Result) -> list[str]:
-    """The result's, then those of times, which are marked with a star."""
+    """Return the notes of the result, then those of times, which a star marks."""
     return [
         *result.notes,
         *(f"* {t} is {note}" for t in result.hwa.times if (note := result.hwa.note(t))),

@@ -1,4 +1,4 @@
-"""One folder with the whole report."""
+"""The folder that holds the whole report of a run."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,16 @@ from analogtorch.report.text import markdown
 
 PLOT = "accuracy.png"
 FILES = (PLOT, "report.md", "report.json")
-"""What ``write`` writes."""
+"""The files that ``write`` writes."""
 
 
 def write(result: Result, folder: str | Path) -> tuple[Path, ...]:
-    """Write report.json, report.md and accuracy.png into ``folder``; each appears whole or not at
-    all.
+    """Write report.json, report.md and accuracy.png into ``folder``.
+
+    Each file appears whole or not at all.
 
     Returns:
-        Their paths.
+        Paths of the files.
 
     Raises:
         OSError: a file cannot be written.

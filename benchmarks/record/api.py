@@ -299,11 +299,15 @@ def placements(mapping: at.ChipMapping) -> Tensor:
     return torch.tensor(blocks)
 
 
+_EFFECTS = {"output_noise": "readings"}
+"""Effects whose name has changed since the records were made."""
+
+
 def losses(found: Any) -> dict[str, float]:
     """The numbers of a sensitivity scan."""
     by_layer = {row.name: row.loss for row in found.rows} | {"all": found.total}
     return {
-        f"{name}.{effect}.{what}": getattr(loss[effect], what)
+        f"{name}.{_EFFECTS.get(effect, effect)}.{what}": getattr(loss[effect], what)
         for name, loss in by_layer.items()
         for effect in found.effects
         for what in ("mean", "std")

@@ -41,7 +41,7 @@ def differences(
     """
     names = [*before, *(name for name in after if name not in before)]
     return [
-        (name, *_told(before.get(name), after.get(name)))
+        (name, *_shown(before.get(name), after.get(name)))
         for name in names
         if before.get(name, {}).get("sha256") != after.get(name, {}).get("sha256")
     ]
@@ -77,7 +77,7 @@ def _of_text(text: str | bytes) -> Entry:
     }
 
 
-def _told(before: Entry | None, after: Entry | None) -> tuple[str, str]:
+def _shown(before: Entry | None, after: Entry | None) -> tuple[str, str]:
     """The two in words: what differs, or all of it where one is missing or of another kind."""
     if before is None or after is None or before["kind"] != after["kind"]:
         return _words(before, None), _words(after, None)

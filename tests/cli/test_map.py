@@ -160,7 +160,7 @@ def test_the_report_extra_is_named_before_anything_is_written(
         (["--model", RESIDUAL, "--surprise"], "unrecognized arguments"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(arguments, message, capsys) -> None:
+def test_wrong_options_are_one_line_of_error(arguments, message, capsys) -> None:
     assert main(["map", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(message, line)

@@ -441,7 +441,9 @@ def test_names_of_matrices_that_are_none_suggest_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("exclude", ["lstm.hh_l0", "attention.in_proj"])
-def test_a_model_with_a_digital_matrix_is_programmed_saved_and_told(exclude: str, tmp_path) -> None:
+def test_a_model_with_a_digital_matrix_is_programmed_saved_and_shown(
+    exclude: str, tmp_path
+) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4)
     model = at.convert(_Matrices(), CHIP, exclude=exclude)

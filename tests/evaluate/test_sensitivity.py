@@ -77,7 +77,7 @@ def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(
 ) -> None:
     assert found.rows[0].name == "2"
     assert {row.name for row in found.rows} == {"0", "2", "4"}
-    for effect in ("bits", "readings", "noise", "drift"):
+    for effect in ("bits", "output_noise", "noise", "drift"):
         first, *others = (row.loss[effect].mean for row in found.rows)
         assert first > 2 * max(others), effect
     drift = [row.loss["drift"].mean for row in found.rows]
@@ -113,7 +113,7 @@ def test_a_row_is_what_a_model_with_this_layer_alone_on_the_chip_loses(
         CHIP, cell=dataclasses.replace(CHIP.cell, device=silent)
     )
     read = at.sweep(alone, _error, num_chips=1, times=["0 s"], compensation="none").mean.item()
-    assert loss["readings"].mean == pytest.approx(read, rel=1e-5)
+    assert loss["output_noise"].mean == pytest.approx(read, rel=1e-5)
     assert [loss["noise"].std, loss["drift"].std] == pytest.approx(sweep.std.tolist(), rel=1e-9)
 
 
@@ -208,7 +208,7 @@ def test_bad_calls_are_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="'0' belongs to a programmed chip"):
         at.sensitivity(at.program(_analog(), seed=1).at("0 s"), never)
     with pytest.raises(
-        ValueError, match=r"one of \('bits', 'readings', 'noise', 'drift'\), got 'heat'"
+        ValueError, match=r"one of \('bits', 'output_noise', 'noise', 'drift'\), got 'heat'"
     ):
         at.sensitivity(_analog(), never, effects="heat")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="effects must be (one|some) of"):
@@ -232,7 +232,7 @@ def test_a_metric_that_is_no_finite_number_is_refused_with_layer_and_effect() ->
     ):
         at.sensitivity(_analog(), breaks, effects="drift")
     with pytest.raises(
-        ValueError, match=r"is nan with only layer '4' on the chip \(readings, chip 0\)"
+        ValueError, match=r"is nan with only layer '4' on the chip \(output_noise, chip 0\)"
     ):
         at.sensitivity(_analog(), breaks)
     with pytest.raises(ValueError, match="is inf with all layers exact"):
@@ -254,19 +254,8 @@ def test_table_lists_layers_sum_and_whole(found: Sensitivity) -> None:
     assert lines[0].startswith("metric with all layers exact: ")
     assert "over 2 chips" in lines[1]
     header, rule, *rows = lines[3:]
-    assert header.split() == [
-        "layer",
-        "weights",
-        "blocks",
-        "bits",
-        "readings",
-        "noise",
-        "(0",
-        "s)",
-        "drift",
-        "(1",
-        "year)",
-    ]
+    columns = "layer weights blocks bits output noise noise (0 s) drift (1 year)"
+    assert header.split() == columns.split()
     assert set(rule) == {"-"}
     assert [row.split()[0] for row in rows[:3]] == [row.name for row in found.rows]
     assert rows[0].endswith("#" * 20)
@@ -365,13 +354,12 @@ def test_layers_on_more_devices_convert_program_and_lose_less() -> None:
     assert loss <= suggestion.per_layer_loss <= budget
 
 
-def test_more_devices_are_not_offered_where_the_readings_are_what_is_lost(
+def test_more_devices_are_not_offered_where_output_noise_is_what_is_lost(
     found: Sensitivity,
 ) -> None:
-    """One large weight makes the others small in units of full conductance, where the noise of the
-    readings is."""
+    """One large weight makes the others small beside the output noise."""
     suggestion = found.suggest(0.5 * found.total["noise"].mean, effect="noise")
-    assert found.rows[0].loss["readings"].mean > 0.6 * found.rows[0].loss["noise"].mean
+    assert found.rows[0].loss["output_noise"].mean > 0.6 * found.rows[0].loss["noise"].mean
     assert suggestion.per_layer == {}
     more = _analog(
         per_layer={"*": {"cell": dataclasses.replace(CHIP.cell, devices_per_polarity=4)}}
@@ -381,8 +369,7 @@ def test_more_devices_are_not_offered_where_the_readings_are_what_is_lost(
 
 
 def test_the_variance_of_a_weight_falls_as_its_devices_grow() -> None:
-    """The assumption of the second reading, over 9,600 weights: their variance has a standard error
-    of 2 to 3 %."""
+    """Over the 9,600 weights the variance has a standard error of 2 to 3 %."""
     errors = []
     for multiple in (1, 2, 4):
         cell = dataclasses.replace(
@@ -454,7 +441,7 @@ def _made(
     """Made-up losses; those of the drift are higher by ``drift``."""
 
     def losses(value: float) -> dict:
-        known = {"readings": read, "noise": value} | (
+        known = {"output_noise": read, "noise": value} | (
             {} if drift is None else {"drift": value + drift}
         )
         return {effect: Loss(mean=mean, std=0.0) for effect, mean in known.items()}
@@ -495,7 +482,7 @@ def test_where_the_whole_loses_more_or_less_than_its_layers_their_shares_follow(
     assert "nothing is left for the chip" in str(nobody.suggest(0.0))
 
 
-def test_more_devices_shrink_what_noise_adds_to_readings_and_nothing_else() -> None:
+def test_more_devices_shrink_what_noise_adds_to_output_noise_and_nothing_else() -> None:
     found = _made({"a": 0.10, "b": 0.03}, total=0.13, read=0.02)
     twice = 0.02 + 0.08 / 2**0.5
     assert found.suggest(0.11).multiple == 2
@@ -505,8 +492,8 @@ def test_more_devices_shrink_what_noise_adds_to_readings_and_nothing_else() -> N
     never = found.suggest(0.04)
     assert (never.per_layer, never.per_layer_loss, never.multiple) == ({}, None, 1)
     assert "up to 4 times as many are not enough" in str(never)
-    readings = _made({"a": 0.1}, total=0.1, read=0.1).suggest(0.01, effect="readings")
-    assert "what converters and readings lose" in readings.why_not
+    suggestion = _made({"a": 0.1}, total=0.1, read=0.1).suggest(0.01, effect="output_noise")
+    assert "what converters and output noise lose" in suggestion.why_not
     later = _made({"a": 0.10}, total=0.10, read=0.02, drift=0.05).suggest(0.13)
     assert later.effect == "drift"
     assert later.per_layer_loss == pytest.approx(0.05 + twice)
@@ -531,4 +518,4 @@ def test_effects_that_were_not_measured_are_refused() -> None:
     with pytest.raises(ValueError, match="effect 'drift' was not measured"):
         found.suggest(0.01, effect="drift")
     noise = at.sensitivity(_analog(), _error, effects="noise", num_chips=1, higher_is_better=False)
-    assert "measure 'readings' and 'noise' too" in noise.suggest(0.0).why_not
+    assert "measure 'output_noise' and 'noise' too" in noise.suggest(0.0).why_not

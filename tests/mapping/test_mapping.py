@@ -236,7 +236,7 @@ def test_the_energy_is_shown_wherever_the_chip_has_a_cost(mapping: ChipMapping) 
     assert "Energy" not in nothing.to_html()
 
 
-def test_energies_are_told_in_a_unit_that_can_be_read() -> None:
+def test_energies_have_a_unit_that_can_be_read() -> None:
     assert energy_unit({"a": 4e-4, "b": 2e-9}) == ("uJ", 1e-6)
     assert energy_unit({"a": 1.2e-3}) == ("mJ", 1e-3)
     assert energy_unit({"a": 3e-11}) == ("pJ", 1e-12)

@@ -346,7 +346,7 @@ def test_synthetic_speech_is_marked_in_the_report() -> None:
         ((",val-speaker,val", ",train-speaker,train"), "the split 'val' is empty"),
     ],
 )
-def test_bad_data_is_told_in_one_line_before_anything_is_trained(
+def test_bad_data_is_one_line_of_error_before_anything_is_trained(
     edit: tuple[str, str], message: str, clips: Path, tmp_path: Path, capsys
 ) -> None:
     manifest = tmp_path / "other.csv"

@@ -19,11 +19,12 @@ def _structure(file: str, name: str) -> Any:
     fields: list[tuple[str, Any]] = []
     for declaration in filter(None, map(str.strip, found[1].split(";"))):
         kind, names = declaration.removeprefix("const ").split(None, 1)
-        for star, field, count in (
-            _FIELD.fullmatch(each.strip()).groups() for each in names.split(",")
-        ):  # type: ignore[union-attr]
-            each = ctypes.c_void_p if star else _TYPES[kind]
-            fields.append((field, each * int(count) if count else each))
+        for each in names.split(","):
+            parts = _FIELD.fullmatch(each.strip())
+            assert parts is not None, f"{file}: {declaration}"
+            star, field, count = parts.groups()
+            type_ = ctypes.c_void_p if star else _TYPES[kind]
+            fields.append((field, type_ * int(count) if count else type_))
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
