@@ -1,4 +1,4 @@
-"""Time, energy and area of a mapped model, at named scopes; each figure with its source."""
+"""Time, energy and area of a mapped model, at named scopes, with the source of each figure."""
 
 from analogtorch.cost_model.cost import CostReport, EnergySplit, cost
 from analogtorch.cost_model.efficiency import Efficiency, published

@@ -1,6 +1,6 @@
-"""What an inference costs: energy by consumer, time, and efficiencies that say what they count.
+"""The cost of one inference: time, energy by consumer, and efficiencies with what they count.
 
-Conventions (all of them are printed with the report, or named by its fields):
+The report prints these conventions, or its fields name them:
 
 - Operations are those of the matrix products, 2 per multiply-accumulate (MAC); digital operations
   cost energy and time and count as none.
@@ -27,71 +27,71 @@ from analogtorch.values.shown import as_text
 
 @dataclass(frozen=True, kw_only=True)
 class EnergySplit:
-    """Energy of one inference, J, by what consumes it."""
+    """Energy of one inference, J, by consumer."""
 
     control: float
-    """What a tile takes however little of it is used."""
+    """Energy of a tile that does not depend on how much of it is used."""
     dac: float
-    """Input encoding."""
+    """Energy of input encoding (DACs)."""
     array: float
-    """The cells' current."""
+    """Energy of the current through the cells."""
     adc: float
-    """Output encoding."""
+    """Energy of output encoding (ADCs)."""
     chip_digital: float
-    """Digital operations on the chip, additions of partial sums included."""
+    """Energy of digital operations on the chip, with additions of partial sums."""
     chip_communication: float
-    """Hops between tiles."""
+    """Energy of hops between tiles."""
     host_digital: float
-    """All other digital operations."""
+    """Energy of all other digital operations."""
     port_communication: float
-    """Numbers that enter and leave chips."""
+    """Energy of numbers that enter and leave chips."""
 
     @property
     def tile(self) -> float:
-        """What the scope ``tile`` counts, J."""
+        """Energy that the scope ``tile`` counts, J."""
         return self.control + self.dac + self.array + self.adc
 
     @property
     def chip(self) -> float:
-        """What the scope ``chip`` counts, J."""
+        """Energy that the scope ``chip`` counts, J."""
         return self.tile + self.chip_digital + self.chip_communication
 
     @property
     def system(self) -> float:
-        """What the scope ``system`` counts, J."""
+        """Energy that the scope ``system`` counts, J."""
         return self.chip + self.host_digital + self.port_communication
 
     @property
     def digital(self) -> float:
-        """Digital operations wherever they run, J."""
+        """Energy of all digital operations, J."""
         return self.chip_digital + self.host_digital
 
     @property
     def communication(self) -> float:
-        """Moving numbers wherever they go, J."""
+        """Energy of all transfers, J."""
         return self.chip_communication + self.port_communication
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostReport:
-    """What ``cost`` returns; print it."""
+    """Time and energy of one inference, as ``cost`` returns them; print it for a table."""
 
     chip: Chip
     schedule: Schedule
     conductance: float
-    """Mean conductance of the cells in units of that as programmed."""
+    """Mean conductance of the cells, as a multiple of that after programming."""
     macs: int
-    """Multiply-accumulates of the matrix products in one inference."""
+    """Number of multiply-accumulates of the matrix products in one inference."""
     energy: EnergySplit
-    """Of one inference, by the shares of ``Cost.shares``."""
+    """Energy of one inference, with partly used tiles charged by ``Cost.shares``."""
     energy_by_columns: EnergySplit
-    """The same with every MVM charged in proportion to its columns."""
+    """Energy of one inference, with every MVM charged in proportion to its columns."""
     energy_full_tiles: EnergySplit
-    """The same with every MVM charged as a full tile."""
+    """Energy of one inference, with every MVM charged as a full tile."""
     efficiencies: tuple[Efficiency, ...]
-    """Predicted: of the scopes tile, chip and system."""
+    """Predicted efficiencies of the scopes tile, chip and system."""
     published: tuple[Efficiency, ...]
-    """Published for the chip, with workloads of their own."""
+    """Published efficiencies of the chip, which have workloads of their own."""
 
     @property
     def operations(self) -> int:
@@ -100,7 +100,7 @@ class CostReport:
 
     @property
     def latency(self) -> float:
-        """Seconds of one inference."""
+        """Time of one inference, s."""
         return self.schedule.latency
 
     @property
@@ -110,11 +110,11 @@ class CostReport:
 
     @property
     def power(self) -> float:
-        """Mean power, W, at that throughput; idle power excluded."""
+        """Mean power, W, at that throughput, without idle power."""
         return self.energy.system * self.throughput
 
     def efficiency(self, scope: Scope) -> Efficiency:
-        """The predicted efficiency of a scope, with everything that it must be quoted with."""
+        """Return the predicted efficiency of a scope, with everything it must be quoted with."""
         found = {e.scope: e for e in self.efficiencies}
         if scope not in found:
             raise ValueError(f"scope must be one of {', '.join(found)}, got {scope!r}")
@@ -131,21 +131,24 @@ def cost(
     conductance: float | None = None,
     signed_inputs: Collection[str] | None = None,
 ) -> CostReport:
-    """Time and energy of one inference of a mapped model.
+    """Compute time and energy of one inference of a mapped model.
 
     Args:
-        mapping: anything with ``chip``, ``operations``, ``matrices`` and ``placements``.
-        mode: ``pipelined`` (inferences follow each other as fast as the busiest resource allows) or
-            ``sequential``.
-        conductance: mean conductance of the cells now, in units of that as programmed, which is 1
-            and the default; ``chips.mean_conductance(chip.cell, seconds)`` says how far it has
-            drifted.
-        signed_inputs: names of the matrices whose inputs have both signs; None: all of them.
-            Matters on chips whose rows take unsigned inputs only.
+        mapping: a ``ChipMapping``, or anything with ``chip``, ``operations``, ``matrices`` and
+            ``placements``.
+        mode: ``pipelined``: inferences follow each other as fast as the busiest resource allows.
+            ``sequential``: one operation runs at a time.
+        conductance: mean conductance of the cells, as a multiple of that after programming; None is
+            1. ``chips.mean_conductance(chip.cell, seconds)`` gives it after drift.
+        signed_inputs: names of the matrices whose inputs have both signs; None means all. They
+            matter on chips whose rows take unsigned inputs only.
+
+    Returns:
+        Time, energy and efficiencies; print them for a table.
 
     Raises:
-        ValueError: what ``schedule`` refuses, or a conductance that is no positive number.
-        TypeError: ``mapping`` lacks one of the four.
+        ValueError: ``schedule`` refuses the mapping, or the conductance is no positive number.
+        TypeError: ``mapping`` lacks one of the four attributes.
     """
     conductance = 1.0 if conductance is None else conductance
     if not (isinstance(conductance, int | float) and 0 < conductance < math.inf):
@@ -172,9 +175,8 @@ def cost(
 
 
 def _macs(mapping: Any) -> int:
-    matrices = (
-        mapping.matrices.values() if hasattr(mapping.matrices, "values") else mapping.matrices
-    )
+    given = mapping.matrices
+    matrices = given.values() if hasattr(given, "values") else given
     weights = {m.name: m.weights for m in matrices}
     return sum(
         op.vectors * weights[op.matrix] for op in mapping.operations if op.matrix is not None
@@ -213,10 +215,13 @@ def _mvm(run: Run, chip: Chip, costs: Cost, conductance: float, charge: Charge) 
 def _efficiencies(
     costs: Cost, plan: Schedule, macs: int, splits: tuple[EnergySplit, ...], conductance: float
 ) -> tuple[Efficiency, ...]:
-    """One record per scope; ``splits`` are those of the model, in proportion to columns, and of
-    full tiles.
+    """Return one efficiency per scope.
+
+    ``splits`` are those by the shares, in proportion to columns, and of full tiles.
     """
-    operations, busy = OPERATIONS_PER_MAC * macs, sum(t.busy for t in plan.tiles)
+    operations = OPERATIONS_PER_MAC * macs
+    busy = sum(t.busy for t in plan.tiles)
+    per_second = operations * plan.throughput
     shares = costs.shares
     tile = [costs.mvm_energy]
     if conductance != 1 or not math.isclose(splits[0].tile, splits[2].tile, rel_tol=1e-9):
@@ -225,26 +230,14 @@ def _efficiencies(
     system = [*chip, costs.network.chip_energy, costs.host.energy]
     scopes: tuple[tuple[Scope, list[Figure], str, float], ...] = (
         ("tile", tile, costs.excluded, operations / busy),
-        (
-            "chip",
-            chip,
-            "chip ports, host, idle power",
-            operations * plan.throughput / plan.num_chips,
-        ),
-        ("system", system, "idle power, memory of the host", operations * plan.throughput),
+        ("chip", chip, "chip ports, host, idle power", per_second / plan.num_chips),
+        ("system", system, "idle power, memory of the host", per_second),
     )
-    return tuple(
-        _efficiency(
-            scope,
-            figures,
-            excluded,
-            rate,
-            costs,
-            plan,
-            [operations / getattr(s, scope) for s in splits],
-        )
-        for scope, figures, excluded, rate in scopes
-    )
+    found = []
+    for scope, figures, excluded, rate in scopes:
+        per_joule = [operations / getattr(s, scope) for s in splits]
+        found.append(_efficiency(scope, figures, excluded, rate, costs, plan, per_joule))
+    return tuple(found)
 
 
 def _efficiency(

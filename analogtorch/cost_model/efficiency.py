@@ -1,6 +1,4 @@
-"""Energy efficiency that never stands alone: every figure with scope, precision, range, exclusions
-and origin.
-"""
+"""Energy efficiencies, each with its scope, precision, range, exclusions and origin."""
 
 import math
 from dataclasses import dataclass
@@ -15,40 +13,40 @@ if TYPE_CHECKING:
 Origin = Literal["published", "predicted"]
 
 OPERATIONS_PER_MAC = 2
-"""A multiply and an add: the convention of all the papers that the presets cite."""
+"""One multiply and one add, by the convention of all papers that the presets cite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
-    """Operations per joule with everything that the number means nothing without; print it."""
+    """Operations per joule, with everything that gives the number a meaning; print it."""
 
     scope: Scope
-    """What is counted: ``tile`` (conversion and array), ``chip`` (and what else happens on it),
-    ``system`` (all)."""
+    """What is counted. ``tile``: conversion and array. ``chip``: also everything else on the chip.
+    ``system``: everything."""
     origin: Origin
-    """``published``: from a paper; ``predicted``: by the cost model of this library."""
+    """``published``: from a paper. ``predicted``: by the cost model of this library."""
     tops_per_watt: float
     """1e12 operations per joule, 2 operations per MAC, > 0."""
     low: float
-    """The least that the unknown split allows: every MVM charged as a full tile."""
+    """The smallest value that the unknown split allows: every MVM charged as a full tile."""
     high: float
-    """The most: every MVM charged in proportion to its columns, or by the shares if that is
-    less."""
+    """The largest value: every MVM charged in proportion to its columns, or by the shares if that
+    is less."""
     precision: str
-    """Bits of inputs and outputs."""
+    """Bits of inputs and outputs, as text."""
     phases: int
-    """Reads that make one MVM."""
+    """Number of phases of one MVM."""
     utilisation: float | None
-    """Fraction (0..1) of the cells of the tiles in use that hold weights; None: not published."""
+    """Share (0..1) of the cells of the tiles in use that hold weights; None if not published."""
     excluded: str
     """What is left out."""
     kind: Kind
     """The weakest kind of figure that it rests on."""
     source: str
-    """Where the figures come from."""
+    """Source of the figures."""
     tops: float | None = None
-    """1e12 operations per second: of one busy tile, of one chip, or of all chips; None: not
-    given."""
+    """1e12 operations per second of one busy tile, one chip or all chips, by scope; None if
+    unknown."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("scope", Scope), ("origin", Origin), ("kind", Kind)):
@@ -63,9 +61,8 @@ class Efficiency:
         checks.counts(self, "phases")
         checks.numbers(self, "utilisation", optional=True, above=0, most=1, what="share")
         checks.numbers(self, "tops", optional=True, above=0)
-        if missing := [
-            name for name in ("precision", "excluded", "source") if not getattr(self, name)
-        ]:
+        texts = ("precision", "excluded", "source")
+        if missing := [name for name in texts if not getattr(self, name)]:
             raise ValueError(
                 f"Efficiency: a bare TOPS/W means nothing; say {' and '.join(missing)}"
             )
@@ -76,7 +73,7 @@ class Efficiency:
         return 1e3 * OPERATIONS_PER_MAC / self.tops_per_watt
 
     def joules(self, macs: float) -> float:
-        """Energy of so many multiply-accumulates at this efficiency, J."""
+        """Return the energy, J, of a number of multiply-accumulates at this efficiency."""
         return OPERATIONS_PER_MAC * macs / (self.tops_per_watt * 1e12)
 
     def __float__(self) -> float:
@@ -88,11 +85,9 @@ class Efficiency:
     def __str__(self) -> str:
         exact = math.isclose(self.low, self.high, rel_tol=1e-3)
         span = "" if exact else f" ({self.low:.3g} to {self.high:.3g})"
-        used = (
-            "use of the cells not published"
-            if self.utilisation is None
-            else f"{self.utilisation:.0%} of cells used"
-        )
+        used = "use of the cells not published"
+        if self.utilisation is not None:
+            used = f"{self.utilisation:.0%} of cells used"
         speed = "" if self.tops is None else f"{self.tops:.3g} TOPS at "
         return (
             f"{speed}{self.tops_per_watt:.3g} TOPS/W{span} = {self.femtojoules_per_mac:.3g} "
@@ -103,11 +98,16 @@ class Efficiency:
 
 
 def published(chip: "Chip") -> tuple[Efficiency, ...]:
-    """The published efficiencies of the chip, from the smallest scope to the largest; () where
-    there are none.
+    """Return the published efficiencies of a chip, from the smallest scope to the largest.
 
-    They are whole figures of a paper: what one scope adds to the one before it (``b.tops_per_watt /
-    a.tops_per_watt``) mixes utilisation, transport and digital work, which cannot be separated.
+    The tuple is empty if there are none.
+
+    They are complete figures of a paper. What one scope adds to the one before it
+    (``b.tops_per_watt / a.tops_per_watt``) mixes utilisation, transport and digital work, which
+    cannot be separated.
+
+    Raises:
+        TypeError: ``chip`` is no chip.
     """
     from analogtorch.chips.chip import Chip  # not at import: a chip has efficiencies
 

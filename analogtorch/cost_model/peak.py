@@ -1,4 +1,4 @@
-"""What a chip does when all of it multiplies at once: the setting of most published figures."""
+"""The peak of a chip, with all tiles multiplying at once, as in most published figures."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,28 @@ from analogtorch.values import checks
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """One MVM in every tile of a chip (one of those that share circuits), every cell in use."""
+    """One MVM in every tile of a chip, or in one of the tiles that share circuits.
+
+    All cells are used.
+    """
 
     operations: int
-    """2 per cell."""
+    """Number of operations, 2 per cell."""
     seconds: float
     joules: float
-    """Of input encoding, cells and output encoding; ``efficiency.excluded`` says what it leaves
-    out."""
+    """Energy of input encoding, cells and output encoding; ``efficiency.excluded`` names the
+    rest."""
     efficiency: Efficiency
-    """With ``tops`` of the whole chip."""
+    """Efficiency of the tiles, with ``tops`` of the whole chip."""
 
     @property
     def watts(self) -> float:
-        """Power while it lasts."""
+        """Power during the MVM, W."""
         return self.joules / self.seconds
 
 
 def peak(chip: Chip) -> Peak:
-    """The peak of a chip.
+    """Return operations, time, energy and efficiency of a chip with all tiles busy.
 
     Raises:
         ValueError: the chip has no ``cost``.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from analogtorch.chips import Chip
-from analogtorch.cost_model.traffic import Tile, Traffic, groups_of, places, tile_of, traffic
+from analogtorch.cost_model.traffic import Tile, Traffic, groups_of, locations, tile_of, traffic
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.checked import checked, passes
 from analogtorch.mapping.types import Block, Placement
@@ -139,7 +139,7 @@ def schedule(
         raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
     chip, operations, matrices, placed = checked(mapping)
     times = passes(chip, matrices, signed_inputs)
-    results = places(operations, placed, chip)
+    results = locations(operations, placed, chip)
     elements = {op.name: op.elements for op in operations}
     runs, steps, clock = [], [], _Clock(chip, mode, placed)
     for op in operations:

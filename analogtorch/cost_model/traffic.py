@@ -1,6 +1,6 @@
-"""Which numbers travel between tiles, chips and host in one inference.
+"""The numbers that travel between tiles, chips and host in one inference.
 
-Conventions, where nothing is published:
+Where nothing is published, these are the conventions:
 
 - An activation travels once to every tile that needs it and waits there; a convolution's window is
   formed at the tile.
@@ -24,14 +24,14 @@ from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.types import Block, Placement
 
 Tile = tuple[int, int]
-"""Chip and tile (tiles that share their circuits count as one)."""
-Place = tuple[Tile, ...]
-"""Where a result lies: its tiles; () is the host."""
+"""Chip and tile; tiles that share their circuits count as one."""
+Location = tuple[Tile, ...]
+"""The tiles that hold a result; () is the host."""
 
 
 @dataclass
 class Traffic:
-    """Numbers that one operation moves in one inference."""
+    """The numbers that one operation moves in one inference."""
 
     element_hops: float = 0.0
     """Numbers times hops between neighbouring tiles."""
@@ -45,35 +45,36 @@ class Traffic:
     def send(
         self,
         elements: float,
-        source: Place,
+        source: Location,
         target: Tile | None,
         columns: int,
         *,
         port: bool = True,
     ) -> None:
-        """Move ``elements`` that lie spread over ``source`` to the tile ``target``; None is the
-        host.
+        """Move ``elements`` that are spread over ``source`` to the tile ``target``.
 
-        ``port`` is False where they have passed the ports already, on their way to another tile of
-        the same chip.
+        A ``target`` of None is the host.
+
+        ``port`` is False if the numbers have passed the ports already, on their way to another tile
+        of the same chip.
         """
         arriving = 0.0
-        for place in source or (None,):
+        for tile in source or (None,):
             share = elements / max(len(source), 1)
-            if place == target:
+            if tile == target:
                 continue
             arriving += share
-            if place is not None and target is not None and place[0] == target[0]:
-                self.element_hops += share * _hops(place[1], target[1], columns)
+            if tile is not None and target is not None and tile[0] == target[0]:
+                self.element_hops += share * _hops(tile[1], target[1], columns)
                 continue
-            for end in (place, target):
+            for end in (tile, target):
                 if port and end is not None:
                     self.ports[end[0]] += share
         if target is not None and arriving:
             self.tiles[target] += arriving
 
     def seconds(self, chip: Chip) -> float:
-        """Time that it takes: tiles and ports receive at the same time, the busiest counts."""
+        """Return the time of the transfers: tiles and ports receive at once, the busiest counts."""
         assert chip.cost is not None
         network = chip.cost.network
         ports = max(self.ports.values(), default=0.0) / network.chip_rate.value
@@ -82,17 +83,17 @@ class Traffic:
         return max(ports, max(self.tiles.values(), default=0.0) / network.link_rate.value)
 
 
-def places(
+def locations(
     operations: Sequence[Operation], placed: Mapping[str, Sequence[Placement]], chip: Chip
-) -> dict[str, Place]:
-    """Where the result of every operation lies."""
+) -> dict[str, Location]:
+    """Return the location of the result of every operation."""
     assert chip.cost is not None
-    found: dict[str, Place] = {}
+    found: dict[str, Location] = {}
     for op in operations:
         if op.matrix is not None:
-            own = placed[op.matrix]
-            heads = sorted({head for heads in _heads(own) for head in heads})
-            found[op.name] = tuple(dict.fromkeys(tile_of(own[i], chip) for i in heads))
+            blocks = placed[op.matrix]
+            heads = sorted({head for heads in _heads(blocks) for head in heads})
+            found[op.name] = tuple(dict.fromkeys(tile_of(blocks[i], chip) for i in heads))
         elif op.kind in chip.cost.on_chip.kinds and op.inputs:
             found[op.name] = found[op.inputs[0]]
         else:
@@ -104,32 +105,32 @@ def traffic(
     op: Operation,
     matrix: Matrix | None,
     placed: Sequence[Placement],
-    sources: Mapping[str, tuple[Place, int]],
-    place: Place,
+    sources: Mapping[str, tuple[Location, int]],
+    location: Location,
     chip: Chip,
 ) -> Traffic:
-    """What ``op`` moves: its inputs to where it runs, and its partial sums.
+    """Return what ``op`` moves: its inputs to where it runs, and its partial sums.
 
     Args:
         op: the operation.
-        matrix: that it applies, if any.
-        placed: blocks of that matrix.
-        sources: place and number of elements of each input.
-        place: where the result of ``op`` lies.
-        chip: that it runs on.
+        matrix: the matrix that it multiplies by, if any.
+        placed: the blocks of that matrix.
+        sources: location and number of elements of each input.
+        location: the location of the result of ``op``.
+        chip: the chip that it runs on.
     """
     assert chip.cost is not None
     moved, columns = Traffic(), chip.cost.network.grid_columns
     if matrix is None:
         for source, elements in sources.values():
-            if not place and source:
+            if not location and source:
                 moved.send(elements, source, None, columns)
-            for target in place if source != place else ():
-                moved.send(elements / len(place), source, target, columns)
+            for target in location if source != location else ():
+                moved.send(elements / len(location), source, target, columns)
         return moved
     copies = 1 + max(p.block.copy for p in placed)
     rows = matrix.rows * (1 if chip.grouped == "sequential" else matrix.groups)
-    for source, wanted in _needed(op, matrix, sources, place):
+    for source, wanted in _needed(op, matrix, sources, location):
         entered: set[tuple[int, ...]] = set()
         for p in placed:
             share = p.block.rows / rows
@@ -150,13 +151,16 @@ def traffic(
 
 
 def _needed(
-    op: Operation, matrix: Matrix, sources: Mapping[str, tuple[Place, int]], place: Place
-) -> list[tuple[Place, float]]:
-    """Place and number of the elements that enter the matrix, no more than it can take."""
+    op: Operation,
+    matrix: Matrix,
+    sources: Mapping[str, tuple[Location, int]],
+    location: Location,
+) -> list[tuple[Location, float]]:
+    """Return location and number of the elements that enter the matrix, at most what it takes."""
     taken = op.vectors * matrix.rows * matrix.groups
     given = sum(elements for _, elements in sources.values())
     if op.steps > 1 and given != taken:
-        return [(place, taken)]
+        return [(location, taken)]
     if not given:
         return [((), taken / matrix.kernel)]
     return [(source, elements * min(1, taken / given)) for source, elements in sources.values()]
@@ -178,8 +182,9 @@ def _gather(
 
 
 def _heads(placed: Sequence[Placement]) -> list[Counter[int]]:
-    """By block: how many of its columns have their first rows in which block (by its place in
-    ``placed``).
+    """Return for each block how many of its columns have their first rows in which block.
+
+    Blocks are named by their index in ``placed``.
     """
     found: list[Counter[int]] = [Counter() for _ in placed]
     first: dict[int, dict[int, int]] = defaultdict(dict)  # by copy and column
@@ -191,13 +196,13 @@ def _heads(placed: Sequence[Placement]) -> list[Counter[int]]:
 
 
 def groups_of(block: Block, matrix: Matrix) -> int:
-    """Groups that the block's columns belong to."""
+    """Return the number of groups that the block's columns belong to."""
     per_group = max(matrix.cols // matrix.groups, 1)
     return (block.col + block.cols - 1) // per_group - block.col // per_group + 1
 
 
 def tile_of(placement: Placement, chip: Chip) -> Tile:
-    """The tile, or the set of tiles with common circuits, that a block lies on."""
+    """Return the tile that a block lies on, or the set of tiles with common circuits."""
     return placement.chip, placement.tile // chip.planes
 
 

@@ -1,4 +1,4 @@
-"""Matrices onto tiles: split, pack, place; and how many chips that takes."""
+"""The mapping of matrices onto tiles: splitting, packing, placement, and the number of chips."""
 
 from analogtorch.graph.types import Matrix, Operation
 from analogtorch.mapping.capacity import chips_needed, device_mix, plan_devices

@@ -1,5 +1,6 @@
-"""A tile while it is being filled: its free rectangles (MaxRects, Jylanki 2010), without
-rotation.
+"""One tile while it is filled, with its free rectangles.
+
+The method is MaxRects (Jylanki 2010) without rotation.
 """
 
 from collections.abc import Iterable
@@ -8,28 +9,29 @@ from dataclasses import dataclass, field, replace
 from analogtorch.mapping.types import Block
 
 Rect = tuple[int, int, int, int]
-"""Row, column, rows, columns."""
+"""Row, column, number of rows, number of columns."""
 Score = tuple[int, int]
-"""Smaller fits better."""
+"""Measure of a fit; a smaller score is a better fit."""
 
 
 @dataclass
 class Bin:
-    """A tile, what lies on it and where there is room: all largest free rectangles, which overlap
-    each other.
+    """A tile with its blocks and its free rectangles.
+
+    Every free rectangle is as large as possible, so they overlap each other.
     """
 
     free: list[Rect]
     placed: list[tuple[Block, int, int]] = field(default_factory=list)
-    """Blocks with the row and column of the tile where they begin."""
+    """Blocks, each with the row and column of the tile where it begins."""
     slot: tuple[int, int] | None = None
-    """Chip and tile if it is a certain one: one with retired columns."""
+    """Chip and tile if the tile is a certain one, with retired columns; else None."""
 
     @classmethod
     def empty(
         cls, rows: int, cols: int, retired: Iterable[int] = (), slot: tuple[int, int] | None = None
     ) -> "Bin":
-        """A tile without blocks, some columns of which must not be used."""
+        """Return a tile without blocks, in which the columns ``retired`` must not be used."""
         bounds = [-1, *sorted(set(retired)), cols]
         free = [
             (0, a + 1, rows, b - a - 1)
@@ -40,26 +42,27 @@ class Bin:
 
     @property
     def used(self) -> int:
-        """Cells that blocks take."""
+        """Number of cells that blocks take."""
         return sum(block.rows * block.cols for block, _, _ in self.placed)
 
     def copy(self) -> "Bin":
-        """One that can be changed without changing this one."""
+        """Return a copy that can be changed independently."""
         return Bin(free=list(self.free), placed=list(self.placed), slot=self.slot)
 
     def takes(self, block: Block) -> bool:
-        """Whether ``block`` may lie here: copies of a matrix work at the same time, so they never
-        share a tile.
+        """Return whether ``block`` may lie on this tile.
+
+        Copies of a matrix work at the same time, so they never share a tile.
         """
         return all(b.matrix != block.matrix or b.copy == block.copy for b, _, _ in self.placed)
 
     def best(self, rows: int, cols: int, *, area: bool) -> tuple[Score, int] | None:
-        """The free rectangle that fits ``rows`` x ``cols`` best, and how well.
+        """Return the score and index of the free rectangle that fits best, or None.
 
         Args:
-            rows: needed.
-            cols: needed.
-            area: judge by the area left over instead of by the shorter side left over.
+            rows: number of rows to fit.
+            cols: number of columns to fit.
+            area: if True, judge by the area left over instead of by the shorter side left over.
         """
         found: tuple[Score, int] | None = None
         for i, (_, _, h, w) in enumerate(self.free):
@@ -78,7 +81,7 @@ class Bin:
         self.cut(row, col, block.rows, block.cols)
 
     def cut(self, row: int, col: int, rows: int, cols: int) -> None:
-        """Take a rectangle out of the free room."""
+        """Remove a rectangle from the free ones."""
         parts: list[Rect] = []
         below, right = row + rows, col + cols
         for r, c, h, w in self.free:
@@ -97,12 +100,12 @@ class Bin:
 
 
 def left(block: Block, cols: int) -> tuple[Block, Block]:
-    """``block`` cut after its first ``cols`` columns."""
+    """Return ``block`` cut after its first ``cols`` columns."""
     return replace(block, cols=cols), replace(block, col=block.col + cols, cols=block.cols - cols)
 
 
 def _largest(rects: list[Rect]) -> list[Rect]:
-    """Without those that lie inside another."""
+    """Return the rectangles that do not lie inside another."""
     unique = sorted(set(rects), key=lambda q: (-q[2] * q[3], q))
     kept: list[Rect] = []
     for r, c, h, w in unique:

@@ -1,5 +1,4 @@
-"""How many weights fit, how many chips they need, and how a mix of dense and accurate cells fits a
-number of chips.
+"""How many weights fit on chips, and which mix of dense and accurate cells fits a number of them.
 """
 
 import math
@@ -11,11 +10,13 @@ from analogtorch.values import checks
 
 
 def chips_needed(chip: Chip, weights: int) -> int:
-    """Chips that ``weights`` would fill without any waste: a lower bound; a placement may need
-    more.
+    """Return the number of chips that ``weights`` would fill without waste.
+
+    It is a lower bound: a mapping may need more.
 
     Raises:
         ValueError: ``weights`` is no integer >= 1.
+        TypeError: ``chip`` is no chip.
     """
     checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
     checks.count("weights", weights)
@@ -23,22 +24,19 @@ def chips_needed(chip: Chip, weights: int) -> int:
 
 
 def device_mix(weights: int, devices: int, *, most: int = 4, least: int = 2) -> tuple[int, int]:
-    """How many of ``weights`` get ``most`` devices and how many ``least``, so that ``devices`` are
-    filled at most.
+    """Return how many weights get ``most`` devices and how many ``least``.
 
-    As many as possible get ``most``. So a model that needs six chips at four devices per weight can
-    fit five when its robust layers take two.
+    They fill at most ``devices`` devices.
+
+    As many weights as possible get ``most``. A model that needs six chips at four devices per
+    weight can so fit five when its robust layers take two.
 
     Raises:
-        ValueError: a count below 1, ``least`` above ``most``, or too few devices even with
-            ``least`` each.
+        ValueError: a count is below 1, ``least`` is not below ``most``, or there are too few
+            devices even with ``least`` each.
     """
-    for name, value in (
-        ("weights", weights),
-        ("devices", devices),
-        ("most", most),
-        ("least", least),
-    ):
+    given = {"weights": weights, "devices": devices, "most": most, "least": least}
+    for name, value in given.items():
         checks.count(name, value)
     if least >= most:
         raise ValueError(f"device_mix: least must be below most, got {least} and {most}")
@@ -59,27 +57,28 @@ def plan_devices(
     *,
     first: Iterable[str] = (),
 ) -> dict[str, int]:
-    """Devices per weight of every matrix, so that all fit a number of chips: as many as possible as
-    on ``accurate``.
+    """Return the devices per weight of every matrix, so that all fit a number of chips.
+
+    As many matrices as possible get the devices of ``accurate``.
 
     A chip holds weights of one kind. The matrices are taken in the order of priority until the
-    accurate chips are full; what no longer fits, most of all the largest, goes on the dense ones. 3
-    % of the tiles are left, as much as a placement may need above its bound; ``map_to_chip`` of
-    each kind, with the other excluded, shows that it fits.
+    accurate chips are full. What no longer fits, most often the largest, goes on the dense chips. 3
+    % of the tiles are left free, as much as a mapping may need above its bound; ``map_to_chip`` of
+    each kind, with the other excluded, shows whether it fits.
 
     Args:
         weights: number of weights by name of the matrix, such as ``{m.name: m.weights for m in
             mapping.matrices}``.
         accurate: the chip with more devices per weight.
         dense: the same chip with fewer of them, and so with room for more weights.
-        num_chips: chips there are, of both kinds together.
+        num_chips: number of chips of both kinds together.
         first: names or patterns of the matrices that need accuracy most, the most sensitive first;
-            a sensitivity scan gives them. All others follow, the smallest first.
+            ``sensitivity`` measures it. All others follow, the smallest first.
 
     Raises:
-        ValueError: a count below 1, no matrix, ``accurate`` not above ``dense`` in devices per
-            weight, a name that matches nothing, or too few chips even with the devices of ``dense``
-            everywhere.
+        ValueError: a count is below 1, there is no matrix, ``accurate`` does not have more devices
+            per weight than ``dense``, a name matches nothing, or there are too few chips even with
+            the devices of ``dense`` everywhere.
 
     Example:
         >>> four, two = ibm_speech34(), ibm_speech34(pcm_per_weight=2)
@@ -105,10 +104,8 @@ def plan_devices(
             f"plan_devices: accurate must have more devices per weight than dense, got {most} "
             f"({accurate.name}) and {least} ({dense.name})"
         )
-    order, room = (
-        _priority(weights, first),
-        {chip: int(chip.cells / _PLACED) for chip in (accurate, dense)},
-    )
+    order = _priority(weights, first)
+    room = {chip: int(chip.cells / _PLACED) for chip in (accurate, dense)}
     for number in range(num_chips, -1, -1):
         free, plan = number * room[accurate], dict.fromkeys(weights, least)
         for name in order:
@@ -126,7 +123,7 @@ def plan_devices(
 
 
 _PLACED = 1.03
-"""Tiles that a placement may take, in units of the bound."""
+"""Tiles that a mapping may take, in units of the bound."""
 
 
 def _priority(weights: Mapping[str, int], first: Iterable[str]) -> list[str]:

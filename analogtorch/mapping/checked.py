@@ -1,4 +1,4 @@
-"""The parts of a mapping that schedule and cost go by, checked before anything is computed."""
+"""Checks of the parts of a mapping that schedule and cost use, before anything is computed."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -13,10 +13,14 @@ from analogtorch.values import checks
 def checked(
     mapping: Any,
 ) -> tuple[Chip, tuple[Operation, ...], dict[str, Matrix], dict[str, list[Placement]]]:
-    """The four parts of a mapping, checked."""
-    if missing := [
-        n for n in ("chip", "operations", "matrices", "placements") if not hasattr(mapping, n)
-    ]:
+    """Return chip, operations, matrices and placements of a mapping after checking them.
+
+    Raises:
+        ValueError: the chip has no cost, nothing is placed, or the parts do not belong together.
+        TypeError: the mapping lacks one of the four.
+    """
+    parts = ("chip", "operations", "matrices", "placements")
+    if missing := [name for name in parts if not hasattr(mapping, name)]:
         raise TypeError(
             "mapping must be what map_to_chip gives, or have chip, operations, matrices and "
             f"placements; {checks.shown(mapping)} has no {', '.join(missing)}"
@@ -60,15 +64,9 @@ def _check_inside(p: Placement, chip: Chip, matrices: Collection[str]) -> None:
             f"a block of {block.matrix!r} is placed, which is no matrix; matrices: "
             f"{', '.join(matrices)}"
         )
-    fits = (
-        p.row >= 0
-        and p.col >= 0
-        and p.row + block.rows <= chip.rows
-        and p.col + block.cols <= chip.cols
-    )
-    if not (
-        fits and 0 <= p.tile < chip.tiles and p.chip >= 0 and block.rows >= 1 and block.cols >= 1
-    ):
+    rows_fit = block.rows >= 1 and 0 <= p.row <= chip.rows - block.rows
+    cols_fit = block.cols >= 1 and 0 <= p.col <= chip.cols - block.cols
+    if not (rows_fit and cols_fit and 0 <= p.tile < chip.tiles and p.chip >= 0):
         raise ValueError(
             f"{p} does not lie on a tile of {chip.name}: tiles 0 to {chip.tiles - 1} of "
             f"{chip.rows}x{chip.cols} cells"
@@ -78,7 +76,10 @@ def _check_inside(p: Placement, chip: Chip, matrices: Collection[str]) -> None:
 def passes(
     chip: Chip, matrices: Mapping[str, Matrix], signed: Collection[str] | None
 ) -> dict[str, int]:
-    """MVMs per input vector of every matrix; ``signed`` as ``signed_inputs`` of ``schedule``."""
+    """Return the MVMs that every matrix takes per input vector.
+
+    ``signed`` is ``signed_inputs`` of ``schedule``.
+    """
     assert chip.cost is not None
     if isinstance(signed, str):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How much blocks on one tile would wait for each other, and exchanges that make them wait less."""
+"""How much blocks on one tile would wait for each other, and exchanges that reduce the waiting."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,22 +7,23 @@ from analogtorch.graph.types import Operation
 from analogtorch.mapping.bins import Bin
 from analogtorch.mapping.types import Block
 
-_SAME, _NEXT = 4, 2
+_FACTOR = {0: 4, 1: 2}
+"""Factor on the waiting of two blocks, by the distance of their matrices in the model."""
 _ROUNDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """When and how often each matrix is needed."""
+    """When and how often each matrix is needed in one inference."""
 
     rank: dict[str, int]
-    """Place of each matrix in the order of the model."""
+    """Position of each matrix in the order of the model."""
     vectors: dict[str, int]
-    """Input vectors of one inference."""
+    """Number of input vectors of each matrix."""
 
     @classmethod
     def of(cls, matrices: Iterable[str], operations: Iterable[Operation] = ()) -> "Demand":
-        """The demand of ``matrices``, given by name in the order of the model."""
+        """Return the demand of ``matrices``, given by name in the order of the model."""
         rank = {name: i for i, name in enumerate(matrices)}
         vectors = dict.fromkeys(rank, 0)
         for op in operations:
@@ -31,25 +32,26 @@ class Demand:
         return cls(rank=rank, vectors={name: max(1, count) for name, count in vectors.items()})
 
     def contention(self, block: Block, others: Iterable[Block]) -> int:
-        """How much ``block`` would wait for ``others`` on its tile, in vectors squared.
+        """Return how much ``block`` would wait for ``others`` on its tile, in vectors squared.
 
-        The sum over all pairs is least where the tiles' loads are equal, so that no tile holds up a
-        pipeline. It counts double for matrices that follow each other, and four times for blocks of
-        one matrix, which are needed at once.
+        The sum over all pairs is smallest where the loads of the tiles are equal, so that no tile
+        delays a pipeline. It counts double for matrices that follow each other, and four times for
+        blocks of one matrix, which are needed at once.
         """
-        own, at, total = self.vectors[block.matrix], self.rank[block.matrix], 0
+        vectors = self.vectors[block.matrix]
+        rank = self.rank[block.matrix]
+        total = 0
         for other in others:
-            distance = abs(at - self.rank[other.matrix])
-            total += (
-                own
-                * self.vectors[other.matrix]
-                * (_SAME if distance == 0 else _NEXT if distance == 1 else 1)
-            )
+            distance = abs(rank - self.rank[other.matrix])
+            total += vectors * self.vectors[other.matrix] * _FACTOR.get(distance, 1)
         return total
 
 
 def exchange(bins: Sequence[Bin], demand: Demand) -> None:
-    """Exchange blocks of equal size between tiles, in place, where that lowers the contention."""
+    """Exchange blocks of equal size between tiles where that lowers the contention.
+
+    ``bins`` are changed.
+    """
     shapes: dict[tuple[int, int], list[tuple[Bin, int]]] = {}
     for target in bins:
         for i, (block, _, _) in enumerate(target.placed if len(target.placed) > 1 else ()):
@@ -63,13 +65,14 @@ def exchange(bins: Sequence[Bin], demand: Demand) -> None:
 
 
 def spread(bins: Sequence[Bin], tiles: int, demand: Demand) -> list[Bin]:
-    """Give blocks that wait most for others an empty tile, until all ``tiles`` are in use or
-    nothing waits.
+    """Give the blocks that wait most for others an empty tile.
+
+    It ends when all ``tiles`` are in use or nothing waits.
 
     Args:
-        bins: tiles in use; not changed.
-        tiles: that there are.
-        demand: of the matrices.
+        bins: the tiles in use; they are not changed.
+        tiles: the number of tiles that there are.
+        demand: the demand of the matrices.
     """
     content = [list(target.placed) for target in bins]
     while len(content) < tiles:
@@ -107,5 +110,5 @@ def _try(first: Bin, i: int, second: Bin, j: int, demand: Demand) -> bool:
 
 
 def _clash(block: Block, others: Iterable[Block]) -> bool:
-    """Whether a copy of its matrix is among the others."""
+    """Return whether a copy of the block's matrix is among the others."""
     return any(other.matrix == block.matrix and other.copy != block.copy for other in others)

@@ -1,4 +1,4 @@
-"""A model placed on chips, as one value."""
+"""A model mapped onto chips, as one value."""
 
 import json
 import math
@@ -20,28 +20,32 @@ from analogtorch.values.shown import as_html, as_text, draw
 
 @dataclass(frozen=True, kw_only=True)
 class ChipMapping:
-    """What ``map_to_chip`` returns; print it. Two mappings of the same model and chip are equal."""
+    """Which block of which matrix lies on which tile, as ``map_to_chip`` returns it; print it.
+
+    Two mappings of the same model and chip are equal.
+    """
 
     model: str
-    """Class of the model."""
+    """Name of the model's class."""
     chip: Chip
     num_chips: int
-    """How many chips it takes."""
+    """Number of chips that the model takes."""
     matrices: tuple[Matrix, ...]
-    """Every matrix that is placed, in the order in which it is first applied."""
+    """Every matrix on the chip, in the order in which the model first multiplies by it."""
     operations: tuple[Operation, ...]
-    """What the model computes, in order: products on the chip (``mvm``) and everything digital."""
+    """The operations of the model in order: products on the chip (``mvm``) and digital
+    operations."""
     placements: tuple[Placement, ...]
-    """Where each block lies, by matrix, copy, row and column."""
+    """Position of each block, sorted by matrix, copy, row and column."""
     digital_weights: tuple[tuple[str, int], ...] = ()
-    """Parameters that are on no tile, with their numbers of weights: biases, norms, embeddings,
+    """Parameters that are on no tile, with their numbers of weights: biases, norms, embeddings and
     excluded layers."""
     retired: tuple[tuple[int, int], ...] = ()
-    """(chip, tile) that must not be used."""
+    """Tiles that must not be used, as (chip, tile)."""
     retired_columns: tuple[tuple[int, int, int], ...] = ()
-    """(chip, tile, column) that must not be used."""
+    """Columns that must not be used, as (chip, tile, column)."""
     example: tuple[str, ...] = ()
-    """Shapes and types of the inputs of one inference: everything is counted per run of these."""
+    """Shapes and types of the inputs of one inference; all counts are for one run of these."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -57,8 +61,9 @@ class ChipMapping:
         return {name: tuple(listed) for name, listed in found.items()}
 
     def matrix_blocks(self, name: str) -> tuple[Placement, ...]:
-        """The placed blocks of the matrix ``name``: rows are summed digitally, copies hold the same
-        weights.
+        """Return the placed blocks of the matrix ``name``.
+
+        Blocks of different rows are summed digitally; copies hold the same weights.
 
         Raises:
             ValueError: no matrix has that name.
@@ -72,12 +77,12 @@ class ChipMapping:
 
     @property
     def digital(self) -> tuple[Operation, ...]:
-        """What is computed digitally, with its operation counts."""
+        """The operations that are computed digitally, with their operation counts."""
         return tuple(op for op in self.operations if op.kind != "mvm")
 
     @property
     def vectors(self) -> dict[str, int]:
-        """Input vectors that each matrix meets in one inference."""
+        """Number of input vectors of each matrix in one inference."""
         found = {matrix.name: 0 for matrix in self.matrices}
         for op in self.operations:
             if op.matrix is not None:
@@ -86,35 +91,36 @@ class ChipMapping:
 
     @property
     def copies(self) -> dict[str, int]:
-        """Copies of each matrix."""
+        """Number of copies of each matrix."""
         return {
             name: 1 + max(p.block.copy for p in listed) for name, listed in self._by_matrix.items()
         }
 
     @property
     def weights(self) -> int:
-        """Weights on the chip, each counted once however many copies there are."""
+        """Number of weights on the chip; copies are not counted."""
         return sum(matrix.weights for matrix in self.matrices)
 
     @property
     def cells(self) -> int:
-        """Unit cells that are taken: copies and the zeros of block-diagonal matrices included."""
+        """Number of unit cells taken, with copies and the zeros of block-diagonal matrices."""
         return sum(p.block.rows * p.block.cols for p in self.placements)
 
     @property
     def tiles_used(self) -> int:
-        """Tiles that hold at least one block."""
+        """Number of tiles that hold at least one block."""
         return len(self.tile_utilisation)
 
     @property
     def tiles_lower_bound(self) -> int:
-        """Tiles that the cells would fill without any waste."""
+        """Number of tiles that the cells would fill without waste."""
         return math.ceil(self.cells / (self.chip.rows * self.chip.cols))
 
     @property
     def tile_utilisation(self) -> dict[tuple[int, int], float]:
         """Share of the cells taken, 0..1, of each (chip, tile) in use."""
-        area, found = self.chip.rows * self.chip.cols, dict[tuple[int, int], int]()
+        area = self.chip.rows * self.chip.cols
+        found: dict[tuple[int, int], int] = {}
         for p in self.placements:
             found[p.chip, p.tile] = found.get((p.chip, p.tile), 0) + p.block.rows * p.block.cols
         return {key: found[key] / area for key in sorted(found)}
@@ -125,30 +131,30 @@ class ChipMapping:
         return self.cells / (self.tiles_used * self.chip.rows * self.chip.cols)
 
     def to_dict(self) -> dict[str, Any]:
-        """As types that JSON has; ``from_dict`` gives an equal mapping back."""
+        """Return the mapping as types that JSON has; ``from_dict`` reads them."""
         return _to_dict(self)
 
     @staticmethod
     def from_dict(data: Any) -> "ChipMapping":
-        """The mapping that ``to_dict`` gave.
+        """Return the mapping that ``to_dict`` wrote.
 
         Raises:
-            ValueError: another format or version, or fields that are missing, unknown or
+            ValueError: the format or version is another, or fields are missing, unknown or
                 impossible.
         """
         return _from_dict(data)
 
     def to_json(self) -> str:
-        """As JSON; ``from_json`` gives an equal mapping back."""
+        """Return the mapping as JSON; ``from_json`` reads it."""
         return json.dumps(signed(self.to_dict()), indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str | bytes) -> "ChipMapping":
-        """The mapping that ``to_json`` wrote.
+        """Return the mapping that ``to_json`` wrote.
 
         Raises:
-            ValueError: no JSON, damaged, of another version, or fields that are missing, unknown or
-                impossible.
+            ValueError: the text is no JSON, is damaged or of another version, or fields are
+                missing, unknown or impossible.
         """
         try:
             data = checked(parse_json(text))
@@ -161,13 +167,14 @@ class ChipMapping:
         return draw(self, path, cost=cost)
 
     def to_html(self, *, cost: Any = None) -> str:
-        """One HTML page that needs no network; see ``analogtorch.report.page.html``."""
+        """Return one HTML page that needs no network; see ``analogtorch.report.page.html``."""
         return as_html(self, cost=cost)
 
 
 FORMAT = "analogtorch.mapping"
 VERSION = 2
-"""Raised whenever a field changes its name or meaning; earlier versions are read."""
+"""Version of the form; it rises when a field changes its name or meaning. Earlier versions are
+read."""
 
 
 def _to_dict(mapping: ChipMapping) -> dict[str, Any]:
@@ -228,8 +235,9 @@ def _from_dict(data: Any) -> ChipMapping:
 
 
 def _named_layer(name: str) -> dict[str, Any]:
-    """Layer, outputs and form of a matrix of version 1, which has them in its name:
-    ``in_proj_weight[0:64].T``.
+    """Return layer, outputs and form of a matrix of version 1, which has them in its name.
+
+    An example is ``in_proj_weight[0:64].T``.
     """
     layer, form = name, 0
     while layer.endswith(".T"):

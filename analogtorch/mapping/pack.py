@@ -1,12 +1,12 @@
-"""Blocks into as few tiles as possible.
+"""Packing of blocks onto as few tiles as possible.
 
-MaxRects, of our own: the one well-known packing library (rectpack) is an unmaintained source
-package, and the packing of OR-tools, a constraint solver, is for dozens of rectangles, not for
-thousands. Several orders and measures of fit are tried and the fewest tiles are kept; then tiles
-are emptied one by one by cutting their blocks along columns into what the other tiles have left.
-That costs no partial sum, but every piece is one more MVM of a tile: a tile is emptied at the price
-of ``GENTLE`` further pieces, or of any number where a large net would stay above 1.03 of the bound
-or where the chips have too few tiles. Nothing is random.
+The method is our own MaxRects: the one well-known packing library (rectpack) is an unmaintained
+source package, and the packing of OR-tools, a constraint solver, is for dozens of rectangles, not
+for thousands. Several orders and measures of fit are tried, and the fewest tiles are kept. Then
+tiles are emptied one by one: their blocks are cut along columns to fit into the free cells of other
+tiles. That costs no partial sum, but every piece is one more MVM of a tile. A tile is emptied at
+the price of ``GENTLE`` further pieces, or of any number where a large net would stay above 1.03 of
+the bound or where the chips have too few tiles. Nothing is random.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,35 +22,36 @@ _ORDERS: tuple[Callable[[Block], tuple[int, ...]], ...] = (
     lambda b: (-b.cols, -b.rows),
 )
 GENTLE = 3
-"""Further pieces that it may cost to empty a tile."""
-_LARGE, _OVER = 100, 1.03
-"""Tiles from which on a net is large, and how far above the bound such a net may be."""
+"""Most further pieces that emptying a tile may cost."""
+_LARGE = 100
+"""Number of tiles from which on a net is large."""
+_OVER = 1.03
+"""Tiles that a large net may take, in units of the bound."""
 _VICTIMS = 8
-"""Tiles, the emptiest first, that are tried to be emptied in each round."""
+"""Number of tiles, the emptiest first, that each round tries to empty."""
 
 
 def pack(blocks: Sequence[Block], rows: int, cols: int, demand: Demand) -> list[Bin]:
-    """Place all blocks on as few tiles as found; blocks that would wait for each other are kept
-    apart.
+    """Place all blocks on as few tiles as found.
+
+    Blocks that would wait for each other are kept apart.
 
     Args:
-        blocks: none larger than a tile.
-        rows: of a tile.
-        cols: of a tile.
-        demand: of tiles that fit a block equally well it gets the one where it waits least for
-            others.
+        blocks: the blocks, none larger than a tile.
+        rows: number of rows of a tile.
+        cols: number of columns of a tile.
+        demand: the demand of the matrices; of tiles that fit a block equally well, it gets the one
+            where it waits least for others.
+
+    Returns:
+        The tiles in use with their blocks.
     """
     bound = -(-sum(b.rows * b.cols for b in blocks) // (rows * cols))
     best: list[Bin] | None = None
     for order in _ORDERS:
         for area in (False, True):
-            bins = _fill(
-                sorted(blocks, key=lambda b: (*order(b), demand.rank[b.matrix])),
-                rows,
-                cols,
-                demand,
-                area,
-            )
+            ordered = sorted(blocks, key=lambda b: (*order(b), demand.rank[b.matrix]))
+            bins = _fill(ordered, rows, cols, demand, area)
             if best is None or len(bins) < len(best):
                 best = bins
             if len(best) == bound:
@@ -78,9 +79,7 @@ def _fill(blocks: Sequence[Block], rows: int, cols: int, demand: Demand, area: b
             target, index = chosen
         target.put(block, index)
         least_rows, least_cols = smallest[i + 1]
-        target.free = [
-            q for q in target.free if q[2] >= least_rows and q[3] >= least_cols
-        ] or target.free[:0]
+        target.free = [q for q in target.free if q[2] >= least_rows and q[3] >= least_cols]
         if not target.free:
             still_open.remove(target)
     for target in bins:
@@ -107,13 +106,16 @@ def _choose(
 
 
 def empty_tiles(bins: list[Bin], *, least: int, goal: int, price: int | None = None) -> list[Bin]:
-    """Empty tiles by cutting their blocks along columns into the room that other tiles have.
+    """Empty tiles by cutting their blocks along columns into the free cells of other tiles.
 
     Args:
         bins: all tiles.
-        least: columns that a piece has at least.
-        goal: tiles at which to stop.
-        price: further pieces that it may cost to empty one; None: any number.
+        least: smallest number of columns of a piece.
+        goal: number of tiles at which to stop.
+        price: most further pieces that emptying one tile may cost; None allows any number.
+
+    Returns:
+        The tiles that are left.
     """
     while len(bins) > goal:
         for victim in sorted(range(len(bins)), key=lambda i: (bins[i].used, i))[:_VICTIMS]:
@@ -129,8 +131,9 @@ def empty_tiles(bins: list[Bin], *, least: int, goal: int, price: int | None = N
 def move(
     victim: Bin, others: Sequence[Bin], least: int, price: int | None = None
 ) -> list[Bin] | None:
-    """``others`` with what lies on ``victim``, cut along columns; None if it does not fit at that
-    price.
+    """Return ``others`` with the blocks of ``victim``, cut along columns.
+
+    The result is None if they do not fit at that price.
     """
     result, cuts, copied = list(others), 0, set[int]()
     for block, _, _ in sorted(victim.placed, key=lambda p: (-p[0].rows, -p[0].cols)):
@@ -155,8 +158,9 @@ def move(
 
 
 def _widest(block: Block, bins: Sequence[Bin], least: int) -> tuple[int, int, int] | None:
-    """The narrowest room that takes all columns of ``block``; else the widest: tile, room and
-    columns to put there.
+    """Return tile, free rectangle and number of columns where most of ``block`` fits.
+
+    It is the narrowest rectangle that takes all columns, or else the widest one.
     """
     best: tuple[tuple[int, int, int, int, int], int] | None = None
     for number, target in enumerate(bins):
@@ -173,7 +177,7 @@ def _widest(block: Block, bins: Sequence[Bin], least: int) -> tuple[int, int, in
 
 
 def _smallest_after(blocks: Sequence[Block]) -> list[tuple[int, int]]:
-    """Smallest rows and smallest columns among the blocks from each index on."""
+    """Return the smallest rows and smallest columns among the blocks from each index on."""
     result = [(1 << 62, 1 << 62)]
     for block in reversed(blocks):
         result.append((min(result[-1][0], block.rows), min(result[-1][1], block.cols)))
@@ -181,7 +185,10 @@ def _smallest_after(blocks: Sequence[Block]) -> list[tuple[int, int]]:
 
 
 def _all_free(target: Bin, rows: int, cols: int) -> list[tuple[int, int, int, int]]:
-    """The free rectangles anew: while filling, those too small for what followed were dropped."""
+    """Return all free rectangles of a tile.
+
+    While it was filled, those too small for the blocks that followed were dropped.
+    """
     again = Bin.empty(rows, cols)
     for block, row, col in target.placed:
         again.cut(row, col, block.rows, block.cols)

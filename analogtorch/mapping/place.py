@@ -1,4 +1,4 @@
-"""Packed tiles onto the tiles that the chips have, around those that must not be used."""
+"""The placement of packed tiles on the tiles of the chips, around those that must not be used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ _MOST_CHIPS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Retired:
-    """What must not be used."""
+    """The tiles and columns that must not be used."""
 
     tiles: frozenset[tuple[int, int]] = frozenset()
-    """(chip, tile)."""
+    """Tiles, as (chip, tile)."""
     columns: frozenset[tuple[int, int, int]] = frozenset()
-    """(chip, tile, column)."""
+    """Columns, as (chip, tile, column)."""
 
     def check(self, chip: Chip, num_chips: int | None) -> None:
-        """Refuse what the chips do not have.
+        """Raise an error unless the chips have these tiles and columns.
 
         Raises:
-            ValueError: an entry that is no tile or column of the chips.
+            ValueError: an entry is no tile or column of the chips.
         """
         limits = (num_chips, chip.tiles, chip.cols)
         for what, entries, length in (
@@ -53,7 +53,7 @@ class Retired:
 
 
 class TooLarge(Exception):
-    """The blocks do not fit; ``needed`` tiles would hold them."""
+    """Raised if the blocks do not fit; ``needed`` tiles would hold them."""
 
     def __init__(self, needed: int) -> None:
         super().__init__(needed)
@@ -69,11 +69,11 @@ def place(
     *,
     spread_out: bool = False,
 ) -> tuple[tuple[Placement, ...], int]:
-    """Where every block lies, in the order of the model, and how many chips that takes.
+    """Return the position of every block, in the order of the model, and the number of chips.
 
     Tiles are numbered along the model, so that layers that follow each other are near and on one
-    chip. Tiles with retired columns are used last: blocks are cut along columns around them.
-    ``spread_out`` uses all tiles there are.
+    chip. Tiles with retired columns are used last: blocks are cut along columns around them. With
+    ``spread_out``, all tiles are used.
 
     Raises:
         TooLarge: ``num_chips`` chips have too few tiles.
@@ -104,8 +104,9 @@ def place(
 
 
 def _fit(bins: list[Bin], chip: Chip, num_chips: int, retired: Retired) -> list[Bin] | None:
-    """The tiles to fill, at most as many as there are whole ones, with the damaged ones that help;
-    None if too few.
+    """Return the tiles to fill, or None if the chips have too few.
+
+    They are at most as many as there are whole tiles, and damaged tiles that help.
     """
     whole = len(_slots(chip, num_chips, retired))
     if len(bins) <= whole:
@@ -130,8 +131,9 @@ def _first(target: Bin, demand: Demand) -> int:
 
 
 def _slots(chip: Chip, num_chips: int, retired: Retired) -> list[tuple[int, int]]:
-    """Whole tiles, chip by chip; of tiles that share their converters, one of each set before any
-    second.
+    """Return the whole tiles, chip by chip.
+
+    Of tiles that share their converters, one of each set comes before any second.
     """
     unusable = retired.tiles | {(c, t) for c, t, _ in retired.columns}
     tiles = sorted(range(chip.tiles), key=lambda t: (t % chip.planes, t))

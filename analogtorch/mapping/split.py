@@ -1,11 +1,10 @@
-"""Matrices into the blocks that are placed: those of ``analogtorch.chips.tiling``, which the
-simulation computes with.
+"""The split of matrices into blocks: those of ``chips.tiling``, which the simulation uses too.
 
-Rows are cut as full as a tile allows, at whole kernels where a kernel fits: with ``k`` kernel taps
-a block holds ``floor(rows / k) * k`` rows. That gives the fewest partial sums (each costs an ADC
-reading and a digital addition per output), and keeps a convolution's partial sum a convolution over
-some of its channels, so that it is computed without unfolding the input. What it costs in cells is
-the rest of ``rows / k``: 252 of 256 rows for a 3x3 kernel, 1.6 %. Evenly sized blocks need as many
+Rows fill a tile as far as whole kernels allow, where a kernel fits: with ``k`` kernel taps a block
+holds ``floor(rows / k) * k`` rows. That gives the fewest partial sums (each costs an ADC output and
+a digital addition per output), and keeps a convolution's partial sum a convolution over some of its
+channels, so that it is computed without unfolding the input. It costs the cells of the rest of
+``rows / k``: a 3x3 kernel uses 252 of 256 rows and loses 1.6 %. Evenly sized blocks need as many
 partial sums and waste more tiles; blocks that end inside a kernel fill the tile but lose the
 shortcut. Columns have converters of their own, so cutting them costs no partial sum: ``pack`` cuts
 them further where that saves a tile.
@@ -20,7 +19,7 @@ from analogtorch.mapping.types import Block
 
 
 def blocks(matrix: Matrix, chip: Chip, copies: int = 1) -> tuple[Block, ...]:
-    """The blocks of every copy of ``matrix`` on ``chip``.
+    """Return the blocks of every copy of ``matrix`` on ``chip``.
 
     A grouped convolution follows ``chip.grouped``: groups side by side on the same rows
     (``sequential``), or on the diagonal of a block, whose other cells are programmed to zero and
@@ -43,8 +42,9 @@ def blocks(matrix: Matrix, chip: Chip, copies: int = 1) -> tuple[Block, ...]:
 
 
 def all_blocks(matrices: Iterable[Matrix], chip: Chip, copies: Mapping[str, int]) -> list[Block]:
-    """The blocks of all matrices, in their order; ``copies`` says how many copies of a matrix, 1 if
-    it is not there.
+    """Return the blocks of all matrices, in their order.
+
+    ``copies`` gives the number of copies by name of the matrix; the default is 1.
     """
     return [
         block for matrix in matrices for block in blocks(matrix, chip, copies.get(matrix.name, 1))
@@ -52,8 +52,9 @@ def all_blocks(matrices: Iterable[Matrix], chip: Chip, copies: Mapping[str, int]
 
 
 def cells(matrix: Matrix, chip: Chip) -> int:
-    """Unit cells that one copy takes, those between the groups of a block-diagonal matrix
-    included.
+    """Return the number of unit cells that one copy takes.
+
+    Cells between the groups of a block-diagonal matrix count.
     """
     return sum(
         section.cells
@@ -61,20 +62,22 @@ def cells(matrix: Matrix, chip: Chip) -> int:
     )
 
 
-def make_up(own: Iterable[Block], matrix: Matrix, chip: Chip) -> bool:
-    """Whether the blocks ``own`` hold every cell of one copy of ``matrix`` once, however its
-    columns are cut.
+def make_up(copy: Iterable[Block], matrix: Matrix, chip: Chip) -> bool:
+    """Return whether blocks hold every cell of one copy of ``matrix`` once.
+
+    The columns of the blocks may be cut in any way.
     """
-    held = _columns(own)
+    held = _columns(copy)
     return held is not None and held == _columns(blocks(matrix, chip))
 
 
-def _columns(own: Iterable[Block]) -> dict[tuple[int, int], list[tuple[int, int]]] | None:
-    """The runs of columns (first, end) that blocks hold together, by first row and rows; None if
-    any overlap.
+def _columns(blocks: Iterable[Block]) -> dict[tuple[int, int], list[tuple[int, int]]] | None:
+    """Return the runs of columns (first, end) of blocks, by first row and number of rows.
+
+    The result is None if any overlap.
     """
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for b in sorted(own, key=lambda b: b.col):
+    for b in sorted(blocks, key=lambda b: b.col):
         runs = found.setdefault((b.row, b.rows), [])
         first, end = b.col, b.col + b.cols
         if runs and first < runs[-1][1]:

@@ -1,4 +1,4 @@
-"""Blocks of weights, and where on which tile a block lies."""
+"""Blocks of weights, and their positions on tiles."""
 
 from dataclasses import dataclass
 
@@ -9,27 +9,27 @@ class Block:
 
     matrix: str
     row: int
-    """First row of the matrix that it holds: among the rows of all groups; where the chip runs one
-    group at a time (``Chip.grouped == "sequential"``), the groups share rows and it is the row
-    within each column's own group."""
+    """First row of the matrix that it holds, counted over the rows of all groups. Where the chip
+    runs one group at a time (``Chip.grouped == "sequential"``), the groups share rows, and it is
+    the row within each column's group."""
     col: int
     """First column of the matrix that it holds."""
     rows: int
     cols: int
     copy: int = 0
-    """Copies of a matrix, for throughput, are numbered from 0."""
+    """Number of the copy, from 0; copies of a matrix raise throughput."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a block lies."""
+    """The position of a block on a chip."""
 
     block: Block
     chip: int
-    """Chips are numbered from 0."""
+    """Number of the chip, from 0."""
     tile: int
-    """Tiles of a chip are numbered from 0."""
+    """Number of the tile on its chip, from 0."""
     row: int
-    """Row of the tile at which the block's first row lies."""
+    """Row of the tile that holds the block's first row."""
     col: int
-    """Column of the tile at which the block's first column lies."""
+    """Column of the tile that holds the block's first column."""

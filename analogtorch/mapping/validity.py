@@ -1,4 +1,4 @@
-"""Whether placements make up the matrices that they are of."""
+"""The check that the placements of a mapping make up its matrices."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 
 def check(mapping: "ChipMapping") -> None:
-    """Blocks inside their tiles, none over another, all cells of every matrix placed.
+    """Raise an error unless all cells of every matrix are placed, inside tiles and without overlap.
 
     Raises:
-        ValueError: one of these does not hold.
+        ValueError: a block reaches beyond its tile, covers another one, or cells of a matrix are
+            missing.
     """
-    chip, on_tile = mapping.chip, dict[tuple[int, int], list[Placement]]()
+    chip = mapping.chip
+    on_tile: dict[tuple[int, int], list[Placement]] = {}
     held: dict[str, dict[int, list[Block]]] = {m.name: {} for m in mapping.matrices}
     if len(held) < len(mapping.matrices):
         raise ValueError("ChipMapping.matrices: two have the same name")
@@ -53,7 +55,7 @@ def check(mapping: "ChipMapping") -> None:
             )
         if b.matrix not in held:
             raise ValueError(f"ChipMapping.placements: {p} belongs to no matrix of the mapping")
-        if unusable.meets(p):
+        if unusable.covers(p):
             raise ValueError(f"ChipMapping.placements: {p} lies on a retired tile or column")
         held[b.matrix].setdefault(b.copy, []).append(b)
         on_tile.setdefault((p.chip, p.tile), []).append(p)
@@ -68,8 +70,8 @@ def check(mapping: "ChipMapping") -> None:
                 f"ChipMapping.placements: the copies of {matrix.name!r} are {sorted(copies)}, not "
                 "0, 1, ..."
             )
-        for own in copies.values() or [[]]:
-            if not split.make_up(own, matrix, chip):
+        for copy in copies.values() or [[]]:
+            if not split.make_up(copy, matrix, chip):
                 raise ValueError(
                     f"ChipMapping.placements: the blocks of {matrix.name!r} do not make up the "
                     "matrix: every weight must be placed once in each copy"
@@ -78,23 +80,24 @@ def check(mapping: "ChipMapping") -> None:
 
 @dataclass(frozen=True)
 class _Unusable:
-    """What is retired, as quick to ask about."""
+    """The retired tiles and columns, in a form that is quick to query."""
 
     tiles: frozenset[tuple[int, int]]
     columns: dict[tuple[int, int], tuple[int, ...]]
 
     @classmethod
     def of(cls, mapping: "ChipMapping") -> "_Unusable":
-        """What ``mapping`` must not use."""
+        """Return what ``mapping`` must not use."""
         columns: dict[tuple[int, int], tuple[int, ...]] = {}
         for chip, tile, column in mapping.retired_columns:
             columns[chip, tile] = (*columns.get((chip, tile), ()), column)
         return cls(frozenset(mapping.retired), columns)
 
-    def meets(self, p: Placement) -> bool:
-        """Whether ``p`` lies on any of it."""
-        own = self.columns.get((p.chip, p.tile), ())
-        return (p.chip, p.tile) in self.tiles or any(p.col <= c < p.col + p.block.cols for c in own)
+    def covers(self, p: Placement) -> bool:
+        """Return whether ``p`` lies on a retired tile or column."""
+        columns = self.columns.get((p.chip, p.tile), ())
+        on_column = any(p.col <= column < p.col + p.block.cols for column in columns)
+        return on_column or (p.chip, p.tile) in self.tiles
 
 
 def _overlap(p: Placement, q: Placement) -> bool:
