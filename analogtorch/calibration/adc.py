@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import ColumnHistogram, Histogram
-from analogtorch.calibration.passes import Forward, check_finite, evaluating, observing, run
-from analogtorch.chips import Chip
+from analogtorch.calibration.passes import Forward, check_finite, evaluating, few_threads, run
 from analogtorch.devices import Spread
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, over_rows
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.physics import adc, dac, phases, relative, weight_sigma
@@ -51,7 +50,6 @@ class Limits:
 def limits(
     model: nn.Module,
     layers: Mapping[str, AnalogLayer],
-    chips: Mapping[str, Chip],
     batches: Iterable[Any],
     wanted: Wanted | None,
     forward: Forward | None,
@@ -60,9 +58,8 @@ def limits(
     """The full scales of each layer.
 
     Args:
-        model: what runs; its analog layers have their DAC ranges, and no ADC.
+        model: what runs; its analog layers have their DAC ranges, and compute without ADC.
         layers: whose ADC is looked at.
-        chips: of every layer, with the ADC, digital unit and output noise that it is to have.
         batches: as ``calibrate`` takes them.
         wanted: of ADC ranges; None: they are the chip's.
         forward: as ``calibrate`` takes it.
@@ -72,8 +69,9 @@ def limits(
         ValueError: a partial sum is NaN or infinite, or a layer has none but zeros and is to have
             an ADC range.
     """
-    sums = {name: _PartialSums(name, layer, chips[name], wanted) for name, layer in layers.items()}
-    with evaluating(model), observing({layers[name]: seen for name, seen in sums.items()}):
+    sums = {name: _PartialSums(name, layer, wanted) for name, layer in layers.items()}
+    taps = {layers[name]: Tap(product=few_threads(seen)) for name, seen in sums.items()}
+    with evaluating(model), tapped(taps):
         run("calibrate ADC", model, batches, forward, progress)
     return {name: seen.limits() for name, seen in sums.items()}
 
@@ -81,12 +79,12 @@ def limits(
 class _PartialSums:
     """The partial sums of one layer without noise, by what has a full scale of its own."""
 
-    def __init__(self, name: str, layer: AnalogLayer, chip: Chip, wanted: Wanted | None) -> None:
-        self._name, self._layer, self._chip, self._wanted = name, layer, chip, wanted
+    def __init__(self, name: str, layer: AnalogLayer, wanted: Wanted | None) -> None:
+        self._name, self._layer, self._chip, self._wanted = name, layer, layer.chip, wanted
         self._parts = [] if wanted is None else self._divided(wanted.per)
         self._unit = (
             [_Columns(layer.adc_shape[1]) for _ in range(layer.adc_shape[0])]
-            if chip.unit_bits
+            if layer.chip.unit_bits
             else []
         )
         self._squares = dict.fromkeys(("sums", "adc", "others"), 0.0)

@@ -16,12 +16,12 @@ from analogtorch.calibration.passes import (
     check_given,
     check_ran,
     evaluating,
-    observing,
+    few_threads,
     run,
 )
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Noise, Plan, fold, mvm, product, stream
 from analogtorch.ops.operands import Operands
 from analogtorch.values import checks
@@ -124,11 +124,14 @@ def _read(
         for name, layer in layers.items()
     }
 
-    def observer(name: str, layer: AnalogLayer) -> Callable[..., None]:
+    def products_of(name: str, layer: AnalogLayer) -> Callable[..., None]:
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             check_finite("correct_columns", f"the input of layer {name!r}", inputs.x)
             check_finite("correct_columns", f"the output of layer {name!r}", y)
-            again, bias = y, layer._read_bias()  # what is corrected may have an offset from before
+            again, bias = (
+                y,
+                layer._analog_bias(),
+            )  # what is corrected may have an offset from before
             bias = None if bias is None else bias[outputs]
             if plan.output_noise > 0:
                 assert inputs.output_keys is not None
@@ -143,11 +146,10 @@ def _read(
 
         return look
 
-    with (
-        evaluating(model),
-        observing({layer: observer(name, layer) for name, layer in layers.items()}),
-        quiet(),
-    ):
+    taps = {
+        layer: Tap(product=few_threads(products_of(name, layer))) for name, layer in layers.items()
+    }
+    with evaluating(model), tapped(taps), quiet():
         run("correct_columns", model, batches, forward, progress)
     check_ran("correct_columns", layers, {name for name in layers if sums[name].n.any()})
     return sums

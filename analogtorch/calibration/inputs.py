@@ -1,6 +1,6 @@
 """The inputs that layers are given, by magnitude."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,11 @@ from analogtorch.calibration.passes import (
     check_finite,
     check_ran,
     evaluating,
-    observing,
+    few_threads,
     run,
 )
-from analogtorch.chips import Chip
 from analogtorch.conversion.guard import route_bypasses
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.operands import Operands
@@ -37,7 +36,6 @@ class Seen:
 def observe(
     model: nn.Module,
     layers: dict[str, AnalogLayer],
-    chips: Mapping[str, Chip],
     per: str,
     batches: Iterable[Any],
     forward: Forward | None,
@@ -51,7 +49,6 @@ def observe(
     Args:
         model: what runs.
         layers: whose inputs are counted; they compute without converters.
-        chips: what each layer is to run on.
         per: ``layer`` or ``tile``: as ``calibrate`` takes it.
         batches: as ``calibrate`` takes them.
         forward: as ``calibrate`` takes it.
@@ -63,14 +60,14 @@ def observe(
         ValueError: a layer never ran, or an input is NaN or infinite.
     """
     tiled = {
-        n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and chips[n].input_bits
+        n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.input_bits
     }
     parts = {name: layers[name].row_blocks if name in tiled else 1 for name in layers}
     met = {name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()}
     ran: set[str] = set()
     bypassed: set[str] = set()
 
-    def listener(name: str) -> Callable[[Tensor], None]:
+    def inputs_of(name: str) -> Callable[[Tensor], None]:
         def look(x: Tensor) -> None:
             check_finite("calibrate", f"the input of layer {name!r}", x)
             ran.add(name)
@@ -80,7 +77,7 @@ def observe(
 
         return look
 
-    def observer(name: str) -> Callable[..., None]:
+    def blocks_of(name: str) -> Callable[..., None]:
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             rows = inputs.w.shape[1:]
             for block, histogram in enumerate(met[name].magnitudes[: plan.blocks]):
@@ -102,8 +99,13 @@ def observe(
         )
         return True
 
-    listeners = {layer: listener(name) for name, layer in layers.items()}
-    with evaluating(model), observing({layers[name]: observer(name) for name in tiled}, listeners):
+    taps = {
+        layer: Tap(
+            input=inputs_of(name), product=few_threads(blocks_of(name)) if name in tiled else None
+        )
+        for name, layer in layers.items()
+    }
+    with evaluating(model), tapped(taps):
         run("calibrate", model, batches, forward, progress, routed)
     free = set(layers) - bypassed if allow_unused and ran else set()
     remedy = (

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import Histogram
 from analogtorch.calibration.inputs import Seen
-from analogtorch.calibration.passes import Forward, evaluating, observing, run
+from analogtorch.calibration.passes import Forward, evaluating, few_threads, run
 from analogtorch.chips import Chip
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.reference import noisy_weight
@@ -72,7 +72,8 @@ def choose(
         progress: show a progress bar.
     """
     trials = {name: Trial(layers[name], chips[name], seen) for name, seen in inputs.items()}
-    with evaluating(model), observing({layers[name]: trial for name, trial in trials.items()}):
+    taps = {layers[name]: Tap(product=few_threads(trial)) for name, trial in trials.items()}
+    with evaluating(model), tapped(taps):
         run("calibrate ranges", model, batches, forward, progress)
     return {name: trial.best() for name, trial in trials.items()}
 

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.conversion.kinds import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.nn.execution import Execution
 from analogtorch.ops import Plan
 from analogtorch.ops.operands import Operands
 
@@ -46,54 +47,32 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextlib.contextmanager
-def observing(
-    observers: Mapping[AnalogLayer, Callable[..., None]],
-    listeners: Mapping[AnalogLayer, Callable[[Tensor], None]] = {},
-) -> Iterator[None]:
-    """Inside, layers call their observer with what they multiply, their listener with what they are
-    given.
-
-    See ``observer`` and ``on_input`` of ``AnalogLayer``.
-    """
-    try:
-        for layer, observer in observers.items():
-            layer.observer = _with_few_threads(observer)
-        for layer, listener in listeners.items():
-            layer.on_input = listener
-        yield
-    finally:
-        for layer in (*observers, *listeners):
-            layer.__dict__.pop("observer", None)
-            layer.__dict__.pop("on_input", None)
-
-
 _WORTH_A_TEAM = 2**31
-"""Multiplications of a layer, some 0.1 s of one thread, from which on its observer computes with
+"""Multiplications of a layer, some 0.1 s of one thread, from which on its tap computes with
 all threads."""
 
 
-def _with_few_threads(observer: Callable[..., None]) -> Callable[..., None]:
-    """``observer`` on one thread where a layer is small.
+def few_threads(look: Callable[..., None]) -> Callable[..., None]:
+    """``look``, of a tap at products, on one thread where a layer is small.
 
     What it computes is many short steps. In each, threads wait for one another, and they wait by
     spinning: where other processes use the cores too, calibration took five times as long with two
     threads as with one.
     """
 
-    @functools.wraps(observer)
-    def observe(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
+    @functools.wraps(look)
+    def looked(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
         threads = torch.get_num_threads()
         few = y.numel() * inputs.w[0].numel() < _WORTH_A_TEAM
         try:
             if few:
                 torch.set_num_threads(1)
-            observer(inputs, plan, outputs, y)
+            look(inputs, plan, outputs, y)
         finally:
             if few:
                 torch.set_num_threads(threads)
 
-    return observe
+    return looked
 
 
 def exact(chip: Chip) -> Chip:
@@ -110,23 +89,19 @@ def exact(chip: Chip) -> Chip:
     )
 
 
+def exact_execution(layer: AnalogLayer) -> Execution:
+    """How ``layer`` computes what the digital layer does."""
+    return layer.executions_on(exact(layer.chip)).evaluation
+
+
 @contextlib.contextmanager
 def exactly(model: nn.Module) -> Iterator[None]:
     """Inside, every analog layer computes what the digital one does, those of a programmed chip
     included.
     """
-    before = [(layer, layer.chip, layer.programmed) for _, layer in analog_layers(model)]
-    try:
-        for layer, chip, _ in before:
-            layer.programmed = None  # else it refuses another chip
-            layer.chip = exact(chip)
-        with quiet():  # no layer of the chip runs here, so that none can be missing
-            yield
-    finally:
-        for layer, chip, held in before:
-            layer.programmed = None
-            layer.chip = chip
-            layer.programmed = held
+    taps = {layer: Tap(execution=exact_execution(layer)) for _, layer in analog_layers(model)}
+    with tapped(taps), quiet():  # no layer of the chip runs here, so that none can be missing
+        yield
 
 
 @contextlib.contextmanager

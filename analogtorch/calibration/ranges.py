@@ -131,26 +131,26 @@ def calibrate(
     checks.function("calibrate: forward", forward, "forward(model, batch)")
     layers = _checked(model, method, percentile, deviations, per, adc, adc_per)
     wanted = None if adc is None else Wanted(method=adc, per=adc_per, percentile=percentile)
-    chips = {name: layer.chip for name, layer in layers.items()}
     batches = list(batches)
     fitted, judged = held_back(batches) if method == "mse" else (batches, batches)
-    whole = Calibration(model, layers, chips, fitted, judged, wanted, forward, progress)
+    whole = Calibration(model, layers, fitted, judged, wanted, forward, progress)
     with _unrouted_on_error() as routes, _as_before(layers):
-        whole.use(dac=False, adc=False)
-        seen = observe(
-            model, layers, chips, per, whole.batches, forward, progress, routes, allow_unused
-        )
+        whole.forget()
+        with whole.without_converters():
+            seen = observe(
+                model, layers, per, whole.batches, forward, progress, routes, allow_unused
+            )
         for name, inputs in seen.items():
             _check_seen(name, inputs.magnitudes)
         ran = dataclasses.replace(whole, layers={name: layers[name] for name in seen})
         if method == "mse":
             # an ADC range that is found afterwards fits whatever DAC range is chosen now
-            tried = (
-                chips
-                if wanted is None
-                else {name: without_adc(chip) for name, chip in chips.items()}
-            )
-            ranges = choose(model, ran.layers, tried, seen, ran.batches, forward, progress)
+            tried = {
+                name: layer.chip if wanted is None else without_adc(layer.chip)
+                for name, layer in layers.items()
+            }
+            with whole.without_converters():
+                ranges = choose(model, ran.layers, tried, seen, ran.batches, forward, progress)
             chosen = ran.no_worse(ran.settings(ranges))
         else:
             ranges = _by_magnitude(ran, seen, method, percentile, deviations)
@@ -222,15 +222,13 @@ def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
 
 @contextlib.contextmanager
 def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
-    """Chips, ranges, whether they are known, and ADC bounds are afterwards as before."""
+    """Ranges, whether they are known, and ADC bounds are afterwards as before."""
     with torch.inference_mode(False):  # what is put back must be able to learn
-        before = [(layer, layer.chip, *_kept(layer)) for layer in layers.values()]
+        before = [(layer, *_kept(layer)) for layer in layers.values()]
     try:
         yield
     finally:
-        for layer, chip, attributes, values, grad, learns in before:
-            if layer.chip != chip:
-                layer.chip = chip
+        for layer, attributes, values, grad, learns in before:
             for name, value in attributes.items():
                 setattr(layer, name, value)
             r = layer.input_range
@@ -296,7 +294,7 @@ def _by_magnitude(
     """
     ranges: dict[str, Ranges] = dict.fromkeys(seen)
     for name, layer in calibration.layers.items() if method is not None else ():
-        bits, inputs = calibration.chips[name].input_bits, seen[name].magnitudes
+        bits, inputs = layer.chip.input_bits, seen[name].magnitudes
         steps = 0 if bits is None else 2 ** (bits - 1) - 1
         found = [
             h.bound(str(method), steps, percentile, deviations) if h.largest else 0.0

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from analogtorch.calibration.judge import Error, Judge
 from analogtorch.calibration.measured import Ranges
 from analogtorch.calibration.passes import Forward
 from analogtorch.chips import Chip
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, Tap, tapped
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,6 @@ class Calibration:
 
     model: nn.Module
     layers: Mapping[str, AnalogLayer]
-    chips: Mapping[str, Chip]
-    """What each layer is to run on."""
     batches: Sequence[Any]
     """What settings are found on."""
     judged: Sequence[Any]
@@ -41,33 +40,31 @@ class Calibration:
     forward: Forward | None
     progress: bool
 
-    def use(self, *, dac: bool = True, adc: bool = True) -> None:
-        """Let the layers compute uncalibrated, with these converters."""
-        for name, layer in self.layers.items():
-            chip = (
-                self.chips[name] if dac else dataclasses.replace(self.chips[name], input_bits=None)
-            )
-            chip = chip if adc else without_adc(chip)
-            if layer.chip != chip:
-                layer.chip = chip
+    def without_converters(self, *, dac: bool = True) -> AbstractContextManager[None]:
+        """Inside, the layers compute without ADC and digital unit, and, if ``dac``, without DAC."""
+        taps = {}
+        for layer in self.layers.values():
+            chip = without_adc(layer.chip)
+            chip = dataclasses.replace(chip, input_bits=None) if dac else chip
+            taps[layer] = Tap(execution=layer.executions_on(chip).evaluation)
+        return tapped(taps)
+
+    def forget(self) -> None:
+        """Let the layers compute uncalibrated: ranges that are found depend on none before."""
+        for layer in self.layers.values():
             layer.output_bounds = layer.output_ranges = None
-            layer.calibrated = False  # else the ranges found now would depend on the ones before
+            layer.calibrated = False
 
     def settings(self, ranges: Mapping[str, Ranges]) -> dict[str, Setting]:
         """These DAC ranges, and the ranges of ADC and digital unit that suit them."""
-        self.use(adc=False)
+        self.forget()
         for name, values in ranges.items():
             if values is not None:
                 self.layers[name].set_input_range(values)
-        found = limits(
-            self.model,
-            self.layers,
-            self.chips,
-            self.batches,
-            self.wanted,
-            self.forward,
-            self.progress,
-        )
+        with self.without_converters(dac=False):
+            found = limits(
+                self.model, self.layers, self.batches, self.wanted, self.forward, self.progress
+            )
         return {name: Setting(ranges[name], found[name]) for name in self.layers}
 
     def apply(self, settings: Mapping[str, Setting]) -> None:
@@ -104,7 +101,7 @@ class Calibration:
         return nothing
 
     def _error(self, settings: Mapping[str, Setting], judge: Judge) -> Error:
-        self.use()
+        self.forget()
         self.apply(settings)
         return judge.error()
 

@@ -122,7 +122,7 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
         layer = layers[entry.name]
         if (layer.layer_name, layer.chip) != (entry.key, entry.chip):
             layer.layer_name = entry.key
-            layer.chip = entry.chip  # also draws the streams of the noise from the name
+            layer.chip = entry.chip  # whose executions key their noise by the name
     return model
 
 

@@ -7,7 +7,9 @@ Methods and attributes stay, ``super().forward(x)`` in its forward is the analog
 cannot be analog; that is tried before, on the meta device.
 """
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from analogtorch.chips import ideal
 from analogtorch.conversion.route import LOOKED_AT, Router
+from analogtorch.nn.tap import Tap, tapped
 from analogtorch.nn.traced import Proxy, whole
 
 _FORWARDS = ("forward", "_conv_forward")
@@ -99,8 +102,9 @@ def refuses(kind: Any, module: nn.Module) -> str | None:
     layer = analog_class(kind, type(module)).from_digital(_on_meta(module), ideal(), "")
     for training in (False, True):
         trial = _Trial(layer.train(training))
+        tap = Tap(running=trial.multiplying)
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), trial:
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), tapped({layer: tap}), trial:
                 layer.forward(_example(module))
         except Exception as error:  # whatever its code raises
             what = str(error).partition("\n")[0]
@@ -121,16 +125,15 @@ class _Trial(TorchFunctionMode):
         super().__init__()
         self.weight, self.products, self.other = layer.weight, 0, ""
         self.inside = False
-        product = type(layer).analog_forward
 
-        def counted(*args: Any, **kwargs: Any) -> Tensor:
-            self.inside, self.products = True, self.products + 1
-            try:
-                return product(layer, *args, **kwargs)
-            finally:
-                self.inside = False
-
-        vars(layer)["analog_forward"] = counted
+    @contextlib.contextmanager
+    def multiplying(self) -> Iterator[None]:
+        """Around each analog product of the layer."""
+        self.inside, self.products = True, self.products + 1
+        try:
+            yield
+        finally:
+            self.inside = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self.inside and any(t is self.weight for t in tree_leaves((args, kwargs))):

@@ -3,6 +3,7 @@ them.
 """
 
 import contextlib
+import functools
 import os
 import random
 import sys
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.weights import Region, Weights, accessed, operator_name, storage
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, Tap, tapped
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _SHAPE_ONLY = frozenset(
@@ -100,33 +101,23 @@ class Watch(Observer):
             if isinstance(weight := layer._parameters.get("weight"), Tensor):
                 self.weights.add(name, weight)
 
+    def counting(self) -> contextlib.AbstractContextManager[None]:
+        """Count the runs of the layers, also those of a direct call of ``forward``."""
+        return tapped(
+            {
+                layer: Tap(running=functools.partial(self._running, name))
+                for name, layer in self.layers.items()
+            }
+        )
+
     @contextlib.contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count the runs of ``analog_forward``, which is also what a direct call of ``forward``
-        ends in.
-        """
-        before = {name: vars(layer).get("analog_forward") for name, layer in self.layers.items()}
+    def _running(self, name: str) -> Iterator[None]:
+        self.within.append(name)
         try:
-            for name, layer in self.layers.items():
-                vars(layer)["analog_forward"] = self._counted(name, layer.analog_forward)
             yield
         finally:
-            for name, layer in self.layers.items():
-                vars(layer).pop("analog_forward", None)
-                if before[name] is not None:
-                    vars(layer)["analog_forward"] = before[name]
-
-    def _counted(self, name: str, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def counted(*args: Any, **kwargs: Any) -> Tensor:
-            self.within.append(name)
-            try:
-                result = forward(*args, **kwargs)
-            finally:
-                self.within.pop()
-            self.runs[name] += 1
-            return result
-
-        return counted
+            self.within.pop()
+        self.runs[name] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

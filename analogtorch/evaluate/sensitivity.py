@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from analogtorch.calibration.passes import exact
+from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.programmed import Programmed
 from analogtorch.simulate.chip import Compensation, beyond_data, program, seconds
 from analogtorch.values import checks
@@ -176,7 +176,10 @@ def _exactly(layer: AnalogLayer) -> Programmed | None:
 
 
 class _Apart:
-    """A model of which one layer at a time is on the chip; it changes the given model."""
+    """A model of which one layer at a time is on the chip.
+
+    With ``exact_weights`` it changes what the given model holds.
+    """
 
     def __init__(
         self,
@@ -188,43 +191,33 @@ class _Apart:
     ) -> None:
         self.model, self.metric, self.bar = model, metric, bar
         self.layers = dict(analog_layers(model))
-        self.chips = {name: layer.chip for name, layer in self.layers.items()}
-        self.held = {
-            name: _exactly(layer) if exact_weights else layer.programmed
-            for name, layer in self.layers.items()
-        }
+        self.off = {layer: Tap(execution=exact_execution(layer)) for layer in self.layers.values()}
+        for layer in self.layers.values() if exact_weights else ():
+            layer.programmed = _exactly(layer)
         tensors = (*model.parameters(), *model.buffers())
         self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
 
     def each(self, effect: str) -> list[float]:
         """Return the metric with all layers on the chip, then with each layer alone."""
+        values = [self._measure(f"all layers on the chip ({effect})", self.layers)]
         for name in self.layers:
-            self._place(name, True)
-        values = [self._measure(f"all layers on the chip ({effect})")]
-        for name in self.layers:
-            self._place(name, False)
-        for name in self.layers:
-            self._place(name, True)
-            values.append(self._measure(f"only layer {name or '(root)'!r} on the chip ({effect})"))
-            self._place(name, False)
+            what = f"only layer {name or '(root)'!r} on the chip ({effect})"
+            values.append(self._measure(what, [name]))
         return values
 
     def exact(self) -> float:
         """Return the metric with no layer on the chip."""
-        for name in self.layers:
-            self._place(name, False)
-        return self._measure("all layers exact")
+        return self._measure("all layers exact", [])
 
-    def _place(self, name: str, on: bool) -> None:
-        layer, held = self.layers[name], self.held[name]
-        layer.programmed = None  # else it refuses another chip
-        layer.chip = self.chips[name] if on else exact(self.chips[name])
-        if on and held is not None:
-            layer.hold(held)  # its output noise starts from the first input again
-
-    def _measure(self, what: str) -> float:
+    def _measure(self, what: str, on_chip: Iterable[str]) -> float:
         self.model.eval()
-        with torch.random.fork_rng(devices=self.devices):
+        off = dict(self.off)
+        for name in on_chip:
+            layer = self.layers[name]
+            del off[layer]
+            if layer.programmed is not None:
+                layer.hold(layer.programmed)  # its output noise starts from the first input again
+        with tapped(off), torch.random.fork_rng(devices=self.devices):
             value = finite("sensitivity", self.metric(self.model), f"with {what}")
         self.bar.update()
         return value

@@ -41,8 +41,7 @@ def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
         )
     refuse_programmed(model, "training_noise_")
     for layer in layers:
-        layer.noise_fraction = float(fraction)
-        layer.chip = layer.chip  # plans anew
+        layer.set_noise_fraction(float(fraction))
     return model
 
 

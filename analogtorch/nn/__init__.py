@@ -8,6 +8,7 @@ from analogtorch.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from analogtorch.nn.embedding import AnalogEmbedding
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRecurrent, AnalogRNN
+from analogtorch.nn.tap import Tap, tapped
 from analogtorch.nn.transposed import (
     AnalogConvTranspose1d,
     AnalogConvTranspose2d,
@@ -35,4 +36,6 @@ __all__ = [
     "AnalogRNNCell",
     "AnalogRecurrent",
     "AnalogRecurrentCell",
+    "Tap",
+    "tapped",
 ]

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.traced import Proxy, whole
-from analogtorch.ops import number_samples
 
 
 class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
@@ -245,14 +244,11 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         """Numbers of the vectors of queries and of keys in the output noise: alike, as their
         columns are not.
         """
-        if matrix.output_noise == 0:
+        batch, most = q.shape[0], max(q.shape[1], k.shape[1])
+        numbers = matrix.number(q, batch * most, batch)
+        if numbers is None:
             return None, None
-        batch, places = q.shape[0], max(q.shape[1], k.shape[1])
-        if matrix.programmed is not None:
-            first = torch.arange(batch, device=q.device) * places + matrix.count_on(batch * places)
-        else:
-            first = number_samples(q, batch, 1) * places
-        numbers = first.unsqueeze(1) + torch.arange(places, device=q.device)
+        numbers = numbers.view(batch, most)
         return numbers[:, : q.shape[1]].flatten(), numbers[:, : k.shape[1]].flatten()
 
 

@@ -1,8 +1,6 @@
-"""What every analog layer does: quantise the input, run the row blocks, read them through the ADC,
-add the bias.
-"""
+"""The analog layer: the Parameters of a digital layer, converters, and an execution."""
 
-from collections.abc import Callable
+import contextlib
 from typing import Any, ClassVar
 
 import torch
@@ -11,24 +9,16 @@ from torch import Tensor, nn
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.nn.converters import bounds_text, range_text, remove_converters
-from analogtorch.nn.drawn import drawn, each_sample, keys_by_sample
+from analogtorch.nn.execution import Execution
 from analogtorch.nn.learning import expect
-from analogtorch.nn.placed import PlacedLayer
-from analogtorch.nn.programmed import CountingLayer
+from analogtorch.nn.placed import PlacedMixin
+from analogtorch.nn.programmed import ProgrammedMixin
 from analogtorch.nn.reborn import OWN, cut, reborn
-from analogtorch.ops import (
-    Operands,
-    Plan,
-    block_scales,
-    draw_keys,
-    flops,
-    number_samples,
-    product,
-    refuse_transforms,
-)
+from analogtorch.nn.tap import Tap
+from analogtorch.ops import flops, refuse_transforms
 
 
-class AnalogLayer(PlacedLayer, CountingLayer):
+class AnalogLayer(PlacedMixin, ProgrammedMixin):
     """Mixin of the analog layers; the other base is the digital layer, whose Parameters stay the
     layer's own.
 
@@ -39,11 +29,8 @@ class AnalogLayer(PlacedLayer, CountingLayer):
 
     layer_name: str
     digital_class: type[nn.Module]
-    observer: Callable[[Operands, Plan, slice, Tensor], None] | None = None
-    """Called with each product while a calibration looks: tensors, plan, the outputs that it is of,
-    result."""
-    on_input: Callable[[Tensor], None] | None = None
-    """Called with each input, before padding, while a calibration looks."""
+    taps: tuple[Tap, ...] = ()
+    """What looks at the layer while it computes, or changes how: see ``analogtorch.nn.tapped``."""
     weight: Any
     bias: Any
     channel_dim: ClassVar[int]
@@ -109,17 +96,21 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         """
         return None
 
-    def _read_bias(self) -> Tensor | None:
-        """What is added to the sums of the readings."""
+    def _analog_bias(self) -> Tensor | None:
+        """What is added to the summed ADC outputs."""
         return self.bias
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The digital layer's own product."""
         raise NotImplementedError
 
-    def _padded(self, x: Tensor) -> Tensor:
-        """The input with the padding that the product does not add by itself."""
+    def _padded(self, x: Tensor, placed: tuple[Section, ...]) -> Tensor:
+        """The input with the padding that the product of these sections does not add by itself."""
         return x
+
+    def _batch(self, x: Tensor) -> int:
+        """How many samples ``x`` has."""
+        return x.shape[0] if x.dim() > 1 else 1
 
     def _absmax(self, x: Tensor) -> Tensor:
         """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to
@@ -146,9 +137,24 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         return f"{name}.weight".lstrip(".")
 
     @property
-    def output_noise(self) -> float:
-        """Noise of its ADC outputs now, of its chip's range."""
-        return self.plans[self.programmed is not None, self.training][0].output_noise
+    def execution(self) -> Execution:
+        """How the layer computes now; every forward asks here.
+
+        Raises:
+            RuntimeError: the layer is a programmed chip's, and in training.
+        """
+        for tap in reversed(self.taps):
+            if tap.execution is not None:
+                return tap.execution
+        if self.programmed is None:
+            return self.executions.training if self.training else self.executions.evaluation
+        if self.training:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call "
+                ".eval() on it, or train the model that it was programmed from and program that "
+                "again"
+            )
+        return self.executions.programmed
 
     def draw(self, x: Tensor, order: Tensor | None = None) -> Tensor | None:
         """Keys of the noise of one forward, where there is any to draw: (streams,), or (samples,
@@ -158,60 +164,13 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         and of every input that is multiplied under these keys, counts the samples; ``order`` says
         which of the batch each is, if sorted.
         """
-        self._refuse_training()
-        plans = self.plans[self.programmed is not None, self.training]
-        noisy = plans[0].noisy or (self.training and self.noise_in_torch)
-        if not noisy or self.programmed is not None:
-            return None
-        keys = draw_keys(x, self.streams)
-        by_sample = self.chip.training.per_sample and (
-            self.noise_in_torch or plans[0].weight_noise > 0
-        )
-        return keys_by_sample(keys, x, order) if by_sample else keys
+        return self.execution.draw(x, self._batch(x), order)
 
-    @property
-    def exact(self) -> bool:
-        """Whether it computes what the digital layer computes: no converter, no noise, no
-        programmed chip.
+    def number(self, like: Tensor, vectors: int, batch: int) -> Tensor | None:
+        """Numbers of the next ``vectors`` in the output noise, (vectors,) int64, those of a sample
+        one after the other; None where there is none.
         """
-        plans = self.plans[False, self.training]
-        plain = len(plans) == 1 and plans[0].exact and not (self.training and self.noise_in_torch)
-        return plain and self.programmed is None and self.observer is None
-
-    def _admit(self, x: Tensor) -> tuple[int, bool]:
-        """How many vectors or samples ``x`` has, and whether autocast chooses the type of the
-        product.
-
-        Raises:
-            RuntimeError: the layer is a programmed chip's, and in training; or its weight has got
-                another shape.
-            NotImplementedError: under a transform that the operators do not support.
-            ValueError, TypeError: ``x`` has another shape or type than the layer takes.
-        """
-        self._refuse_training()
-        if self.weight.shape != self.placed_shape:
-            raise RuntimeError(
-                f"layer {self.layer_name!r} was converted with a weight of {self.placed_shape}, "
-                f"which has got the shape {tuple(self.weight.shape)} since; call "
-                "analogtorch.to_digital(model), then convert again"
-            )
-        plan = self.plans[self.programmed is not None, self.training][0]
-        refuse_transforms(self.layer_name, plan.noisy or (self.training and self.noise_in_torch))
-        vectors = self._vectors(x)
-        if self.on_input is not None:
-            self.on_input(x)
-        if self.programmed is not None and not torch.compiler.is_compiling():
-            self.has_run = True
-        return vectors, self._autocasts(x)
-
-    def _autocasts(self, x: Tensor) -> bool:
-        autocast = _autocasts(x, self.weight)
-        if not autocast and x.dtype != self.weight.dtype:
-            raise TypeError(
-                f"layer {self.layer_name!r} has {self.weight.dtype} weights and got a {x.dtype} "
-                "input: convert one of them with .to(dtype), or run under torch.autocast"
-            )
-        return autocast
+        return self.execution.number(self, like, vectors, batch)
 
     def analog_forward(
         self,
@@ -219,152 +178,85 @@ class AnalogLayer(PlacedLayer, CountingLayer):
         keys: Tensor | None = None,
         samples: Tensor | None = None,
         outputs: slice | None = None,
+        **options: Any,
     ) -> Tensor:
         """``forward`` of every analog layer.
 
         Args:
             x: as the digital layer takes it.
             keys: of the noise, from ``draw``; None: drawn anew.
-            samples: numbers of the vectors in the output noise; None: counted on.
-            outputs: one of ``output_runs``, to read these columns only, as they are when all are
-                read; None: all.
+            samples: numbers of the vectors in the output noise, from ``number``; None: counted on.
+            outputs: one of ``output_runs``, to compute these outputs only, as they are when all are
+                computed; None: all.
+            options: of a call of this kind of layer.
         """
-        vectors, autocast = self._admit(x)
-        if self.exact:
-            return self._digital(x, cut(self.weight, outputs), cut(self.bias, outputs))
-        mode = self.programmed is not None, self.training
-        plans = (
-            self.plans[mode]
-            if outputs is None
-            else self.run_plans[*mode, outputs.start, outputs.stop]
-        )
-        keys, samples = self._drawn(x, vectors, keys, samples)
-        input_range = self.input_range if self.calibrated else self._absmax(x.detach())
-        x, dtype = (
-            self._padded(x),
-            torch.get_autocast_dtype(x.device.type) if autocast else self.weight.dtype,
-        )
+        execution = self.execution
+        if not self.taps:
+            vectors = self._admit(x, execution)
+            return execution(self, x, vectors, keys, samples, outputs, **options)
+        with contextlib.ExitStack() as running:
+            for tap in self.taps:
+                if tap.running is not None:
+                    running.enter_context(tap.running())
+            vectors = self._admit(x, execution)
+            for tap in self.taps:
+                if tap.input is not None:
+                    tap.input(x)
+            return execution(self, x, vectors, keys, samples, outputs, **options)
 
-        def product(
-            x: Tensor, input_range: Tensor, keys: Tensor | None, samples: Tensor | None
-        ) -> Tensor:
-            inputs = (x, input_range)
-            parts = [
-                self._section(i, *inputs, plan, keys, samples, dtype, outputs)
-                for i, plan in enumerate(plans)
-            ]
-            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channel_dim)
+    def _admit(self, x: Tensor, execution: Execution) -> int:
+        """How many vectors or samples ``x`` has.
 
-        if keys is not None and keys.dim() == 2:
-            return each_sample(product, x, input_range, keys, samples)
-        return product(x, input_range, keys, samples)
-
-    def _drawn(
-        self, x: Tensor, vectors: int, keys: Tensor | None, samples: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Keys of the noise and numbers of the vectors, those given or else new ones where there is
-        noise.
+        Raises:
+            RuntimeError: the shape of the weight has changed.
+            NotImplementedError: under a transform that the operators do not support.
+            ValueError, TypeError: ``x`` has another shape or type than the layer takes.
         """
-        plan = self.plans[self.programmed is not None, self.training][0]
-        if self.programmed is None and (plan.noisy or (self.training and self.noise_in_torch)):
-            keys = self.draw(x) if keys is None else keys
-            if plan.output_noise > 0 and samples is None:
-                batched = x.shape[0] if x.dim() > 1 else 1
-                samples = number_samples(x, vectors, vectors // max(batched, 1))
-        if self.programmed is not None and plan.noisy and samples is None:
-            samples = torch.arange(vectors, device=x.device) + self.count_on(vectors)
-        return keys, samples
+        if self.weight.shape != self.placed_shape:
+            raise RuntimeError(
+                f"layer {self.layer_name!r} was converted with a weight of {self.placed_shape}, "
+                f"and its shape has changed to {tuple(self.weight.shape)} since; call "
+                "analogtorch.to_digital(model), then convert again"
+            )
+        refuse_transforms(self.layer_name, execution.noisy)
+        vectors = self._vectors(x)
+        self._check_type(x)
+        return vectors
 
-    def _section(
+    def _digital_product(self, x: Tensor, outputs: slice | None) -> Tensor:
+        """What the digital layer computes."""
+        return self._digital(x, cut(self.weight, outputs), cut(self.bias, outputs))
+
+    def _analog_product(
         self,
-        index: int,
+        execution: Execution,
         x: Tensor,
-        input_range: Tensor,
-        plan: Plan,
         keys: Tensor | None,
         samples: Tensor | None,
-        dtype: torch.dtype,
-        outputs: slice | None = None,
-    ) -> Tensor:
-        """The part of the output that a section computes, in ``dtype`` (autocast's, or the
-        weight's).
-        """
-        section, held, bias = self.sections[index], self.programmed, self._read_bias()
-        if held is not None and held.offset is not None:
-            bias = held.offset if bias is None else bias + held.offset
-        if len(self.sections) > 1:
-            x, bias = x[:, section.channels], None if bias is None else bias[section.outputs]
-        bias = None if bias is None else cut(bias, outputs).to(dtype)
-        if held is not None:
-            weight = cut(held.weights[index], outputs).to(dtype)
-            noise = {"output_keys": held.keys, "samples": samples}
-            noise |= {
-                "scale": cut(held.scales[index], outputs, 1),
-                "gain": cut(held.gains[index], outputs, 1),
-            }
-            if held.negatives is not None:
-                noise["negatives"] = cut(held.negatives[index], outputs).to(dtype)
-        else:
-            weight, noise = self._simulated(section, keys, samples, dtype, outputs)
-        noise |= self._limits(plan, index, outputs)
-        operands = Operands(x, input_range, weight, bias, **noise)
-        y = product(operands, plan)
-        if self.observer is not None:
-            self.observer(operands, plan, outputs or section.outputs, y)
-        return y
-
-    def _limits(self, plan: Plan, index: int, outputs: slice | None) -> dict[str, Tensor | None]:
-        """The full scales that the layer has of its own, by their names in ``mvm``."""
-        section, held = self.sections[index], self.programmed
-        limits: dict[str, Tensor | None] = {}
-        if plan.steps:
-            limits["output_bounds"] = self.column_ranges("output_bounds", section, outputs)
-        if plan.unit_bits:
-            limits["output_ranges"] = self.column_ranges("output_ranges", section, outputs)
-        if held is not None and held.adc_gains is not None and plan.steps:
-            # an ADC whose gain is g clips and rounds what comes in at 1 / g of its nominal range
-            bounds, gains = limits["output_bounds"], cut(held.adc_gains[index], outputs, 1)
-            limits["output_bounds"] = (plan.output_bound if bounds is None else bounds) / gains
-        return limits
-
-    def _simulated(
-        self,
-        section: Section,
-        keys: Tensor | None,
-        samples: Tensor | None,
-        dtype: torch.dtype,
         outputs: slice | None,
-    ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """Weight of a product of a layer that is not programmed, and what noise it takes."""
-        weight = section.weight(self.as_matrix(self.weight))
-        known: dict[str, Tensor] = {}
-        noise: dict[str, Tensor | None] = {}
-        if keys is not None:
-            noise = {"output_keys": keys[1:], "samples": samples}
-            if self.noise_in_torch:
-                weight, known = self.drawn(weight, section, keys[0])
-            else:
-                noise["key"] = keys[0]
-        if outputs is not None and not known and (shared := section.shared_columns(self.chip)):
-            # of the block as it is placed: the whole
-            known = {"scale": block_scales(weight.to(dtype), section.bounds, shared)}
-        return cut(weight, outputs).to(dtype), noise | {
-            name: cut(t, outputs, 1) for name, t in known.items()
-        }
+    ) -> Tensor:
+        """What ``execution`` makes of ``x``; the other arguments as for ``analog_forward``."""
+        input_range = self.input_range if self.calibrated else self._absmax(x.detach())
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if self._autocasts(x) else self.weight.dtype
+        x = self._padded(x, execution.sections)
+        return execution.product(self, x, input_range, dtype, keys, samples, outputs)
 
-    def drawn(
-        self, weight: Tensor, section: Section, key: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """``weight`` (of the section) with the noise of a training step that no kernel draws: see
-        ``nn.drawn``.
+    def _check_type(self, x: Tensor) -> None:
+        if x.dtype != self.weight.dtype and not self._autocasts(x):
+            raise TypeError(
+                f"layer {self.layer_name!r} has {self.weight.dtype} weights and got a {x.dtype} "
+                "input: convert one of them with .to(dtype), or run under torch.autocast"
+            )
+
+    def _autocasts(self, x: Tensor) -> bool:
+        """Whether autocast chooses the type of the product: never for double precision, as for
+        torch's own layers.
         """
-        return drawn(weight, section, self.chip, key, self.noise_fraction, self.noise_time)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        if self.programmed is not None:
-            self.programmed = self.programmed.map(fn)
-        return self
+        kind = x.device.type
+        if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+            return False
+        return torch.float64 not in (x.dtype, self.weight.dtype)
 
     def extra_repr(self) -> str:
         """The digital layer's, then chip, input range and, where they are not the chip's, ADC
@@ -381,13 +273,3 @@ class AnalogLayer(PlacedLayer, CountingLayer):
             "" if self.output_bounds is None else f", ADC bounds={bounds_text(self.output_bounds)}"
         )
         return f"{super().extra_repr()}, chip={self.chip.name}, range={value}{bounds}"
-
-
-def _autocasts(x: Tensor, weight: Tensor) -> bool:
-    """Whether autocast chooses the type of the product: never for double precision, as for torch's
-    own layers.
-    """
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return False
-    return torch.float64 not in (x.dtype, weight.dtype)

@@ -102,14 +102,15 @@ class DigitalMatrix:
     ``AnalogMatrix``.
     """
 
-    output_noise = 0.0
-
     def __init__(self, owner: nn.Module, spot: Spot) -> None:
         self.weight = getattr(owner, spot.weight)
         self.bias = getattr(owner, spot.bias, None) if spot.bias else None
 
     def draw(self, x: Tensor, order: Tensor | None = None) -> None:
         """There is no noise to draw."""
+
+    def number(self, like: Tensor, vectors: int, batch: int) -> None:
+        """There is no noise to number vectors for."""
 
     def __call__(
         self, input: Tensor, keys: None = None, samples: None = None, outputs: slice | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analogtorch.chips.tiling import Section
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.traced import Proxy, whole
 
@@ -39,25 +40,27 @@ class AnalogConv(AnalogLayer):
         digital: Any = self.digital  # a subclass may have its own
         return digital._conv_forward(self, x, weight, bias)
 
-    def _pads(self) -> tuple[tuple[int, ...], bool]:
-        """Zeros on both sides of each dimension, and whether the product adds them by itself."""
+    def _pads(self, placed: tuple[Section, ...]) -> tuple[tuple[int, ...], bool]:
+        """Zeros on both sides of each dimension, and whether the product of these sections adds
+        them by itself.
+        """
         # also of padding="same"; last dimension first, two numbers each
         pads = self._reversed_padding_repeated_twice
         before, after = tuple(pads[-2::-2]), tuple(pads[-1::-2])
         return before, self.padding_mode == "zeros" and before == after and not any(
-            s.cuts_kernel for s in self.sections
+            s.cuts_kernel for s in placed
         )
 
-    def _padded(self, x: Tensor) -> Tensor:
+    def _padded(self, x: Tensor, placed: tuple[Section, ...]) -> Tensor:
         pads = self._reversed_padding_repeated_twice
-        if self._pads()[1] or not any(pads):
+        if self._pads(placed)[1] or not any(pads):
             return x
         return F.pad(
             x, pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode
         )
 
-    def _geometry(self) -> dict[str, tuple[int, ...]]:
-        before, own = self._pads()
+    def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
+        before, own = self._pads(placed)
         return {
             "stride": self.stride,
             "padding": before if own else (0,) * self.dims,

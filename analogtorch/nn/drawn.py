@@ -135,17 +135,17 @@ def _dropped(section: Section, key: Tensor, probability: float) -> Tensor | None
     return happens(fold(key, _DROP), *where, section.rows, probability).view(section.shape)
 
 
-def keys_by_sample(keys: Tensor, x: Tensor, order: Tensor | None = None) -> Tensor:
+def keys_by_sample(keys: Tensor, like: Tensor, batch: int, order: Tensor | None = None) -> Tensor:
     """The keys (streams,) of a forward for each sample: (samples, streams); only the weights'
     stream differs.
 
     Args:
         keys: the weights' first.
-        x: the input, whose first dimension counts the samples; one of a single dimension is one
-            sample.
-        order: which sample of the batch each of ``x`` is, int64; None: they lie in order.
+        like: on the device of the layer.
+        batch: samples of the forward.
+        order: which sample of the batch each is, int64; None: they lie in order.
     """
-    numbers = number_samples(x, x.shape[0] if x.dim() > 1 else 1, 1)
+    numbers = number_samples(like, batch, 1)
     own = fold(keys[0], numbers if order is None else numbers[order]).unsqueeze(1)
     return torch.cat((own, keys[1:].expand(len(own), -1)), 1)
 
@@ -162,7 +162,8 @@ def each_sample(
 
     Args:
         product: of a batch, under keys (streams,).
-        x: as for ``keys_by_sample``.
+        x: the input, whose first dimension counts the samples; one of a single dimension is one
+            sample.
         input_range: one for all, or of ``x``'s dimensions.
         keys: (samples, streams).
         samples: numbers of all vectors in the output noise.

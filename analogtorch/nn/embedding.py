@@ -17,6 +17,7 @@ from analogtorch.nn import converter_state
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.converters import COLUMN_RANGES
 from analogtorch.nn.drawn import each_sample
+from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, normal
 from analogtorch.ops.physics import adc_outputs, digital_unit, noisy, phase_keys, phases, wide
@@ -89,36 +90,46 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             return whole(self, input)
         return self.analog_forward(input)
 
-    def analog_forward(
+    def _digital_product(self, x: Tensor, outputs: slice | None) -> Tensor:
+        return F.embedding(x, self.weight, self.padding_idx)
+
+    def _analog_product(
         self,
+        execution: Execution,
         x: Tensor,
-        keys: Tensor | None = None,
-        samples: Tensor | None = None,
-        outputs: slice | None = None,
+        keys: Tensor | None,
+        samples: Tensor | None,
+        outputs: slice | None,
     ) -> Tensor:
-        """As of every analog layer, for tokens ``x``."""
-        vectors, _ = self._admit(x)
-        if self.exact:
-            return self._digital(x, self.weight, None)
-        # tokens of one dimension are samples
-        keys, samples = self._drawn(x.unsqueeze(-1), vectors, keys, samples)
-        if keys is not None and keys.dim() == 2:
-            return each_sample(self._one, x.unsqueeze(-1), self.input_range, keys, samples)
-        held, tokens = self.programmed, x.flatten().long()
-        plan = self.plans[held is not None, self.training][0]
-        cells, scale, gain = self._cells(tokens, keys)
+        if keys is None or keys.dim() == 1:
+            return self._read(execution, x, keys, samples)
+
+        def one(x: Tensor, _: Tensor, keys: Tensor, samples: Tensor | None) -> Tensor:
+            return self._read(execution, x.squeeze(-1), keys, samples)
+
+        return each_sample(one, x.unsqueeze(-1), self.input_range, keys, samples)
+
+    def _read(
+        self, execution: Execution, x: Tensor, keys: Tensor | None, samples: Tensor | None
+    ) -> Tensor:
+        """What the chip gives for the tokens ``x`` of any shape."""
+        tokens, plan = x.flatten().long(), execution.plans[0]
+        held = execution.weights(self, 0, keys, samples, self.weight.dtype, None)
+        cells, scale = F.embedding(tokens, held["w"].T, self.padding_idx), held.get("scale")
+        if scale is None:
+            scale = block_scales(held["w"], plan.bounds, plan.columns)
         with torch.no_grad():
             # a row has no kernel: all blocks but the last are as tall as the first
             block = tokens // plan.bounds[1]
-            full = scale.index_select(0, block)
+            full, gain = scale.to(wide(cells.dtype)).index_select(0, block), held.get("gain")
             gain = None if gain is None else gain.to(full.dtype).index_select(0, block)
-            limits = self._limits(plan, 0, None)
+            limits = execution.converters(self, 0, plan, None)
             own, ranges = (limits.get(name) for name in COLUMN_RANGES)
             bound = full * (
                 plan.output_bound if own is None else own.to(full.dtype).index_select(0, block)
             )
-            v = self._noisy(cells, full, tokens, keys, plan).to(full.dtype)
-            v, saturated = self._read(v, tokens, full, bound, keys, samples, plan)
+            v = self._noisy(cells, full, tokens, held.get("key"), plan).to(full.dtype)
+            v, saturated = self._adc(v, tokens, full, bound, held, plan)
             v = v if gain is None else v * gain
             if ranges is not None:
                 limit = full * ranges.to(full.dtype).index_select(0, block)
@@ -132,34 +143,13 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             y = y + (passed - passed.detach())
         return y.view(*x.shape, self.embedding_dim)
 
-    def _one(self, x: Tensor, input_range: Tensor, keys: Tensor, samples: Tensor | None) -> Tensor:
-        """The readings of one sample's tokens ``x`` (1, ..., 1)."""
-        return self.analog_forward(x.squeeze(-1), keys, samples)
-
-    def _cells(self, tokens: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the cells of each token hold, without the noise that ``_noisy`` adds; scale and gain
-        by block.
-        """
-        held = self.programmed
-        if held is not None:
-            cells = held.weights[0].T.index_select(0, tokens)
-            return cells, held.scales[0].to(wide(self.weight.dtype)), held.gains[0]
-        matrix, section = self.as_matrix(self.weight), self.sections[0]
-        # all of them, as the correction of drift is one of whole blocks
-        if keys is not None and self.noise_in_torch:
-            drawn, known = self.drawn(matrix, section, keys[0])
-            cells = F.embedding(tokens, drawn.T.to(self.weight.dtype), self.padding_idx)
-            return cells, known["scale"], known.get("gain")
-        scale = block_scales(matrix, section.bounds, section.shared_columns(self.chip))
-        return F.embedding(tokens, self.weight, self.padding_idx), scale, None
-
     def _noisy(
-        self, cells: Tensor, full: Tensor, tokens: Tensor, keys: Tensor | None, plan: Plan
+        self, cells: Tensor, full: Tensor, tokens: Tensor, key: Tensor | None, plan: Plan
     ) -> Tensor:
         """The ``cells`` (tokens, outputs) with the noise of a training step, as
         ``ops.reference.noisy_weight``.
         """
-        if keys is None or plan.weight_noise == 0:
+        if key is None or plan.weight_noise == 0:
             return cells
         shape = cells.shape
         outputs = torch.arange(shape[1], device=cells.device).expand(shape).flatten()
@@ -167,42 +157,32 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         return noisy(
             cells,
             full,
-            normal(keys[0], outputs, rows, 1).view(shape),
+            normal(key, outputs, rows, 1).view(shape),
             plan.weight_noise,
             plan.spread,
         )
 
-    def _read(
+    def _adc(
         self,
         cells: Tensor,
         tokens: Tensor,
         full: Tensor,
         bound: Tensor,
-        keys: Tensor | None,
-        samples: Tensor | None,
+        held: dict[str, Any],
         plan: Plan,
     ) -> tuple[Tensor, Tensor]:
         """What the ADC makes of the ``cells`` (tokens, outputs), all phases added up; and what it
-        clipped in any.
+        clipped in any. ``held``: operands by name.
         """
-        held = self.programmed
-        negatives = (
-            None
-            if held is None or held.negatives is None
-            else held.negatives[0].T.index_select(0, tokens)
-        )
+        negatives, samples = held.get("negatives"), held.get("samples")
+        if negatives is not None:
+            negatives = negatives.T.index_select(0, tokens)
 
         def normals(number: int) -> Tensor:
             # a token is read in one block: one stream serves all blocks
-            key = held.keys[0] if held is not None else None if keys is None else keys[1]
-            assert key is not None
+            key = phase_keys(held["output_keys"][0], number, plan.phases)
             assert samples is not None
-            return normal(
-                phase_keys(key, number, plan.phases),
-                samples,
-                torch.zeros_like(samples),
-                cells.shape[1],
-            )
+            return normal(key, samples, torch.zeros_like(samples), cells.shape[1])
 
         read = phases(cells.new_ones(1), cells, negatives, plan.phases)
         sums, signs = [phase.x * phase.w for phase in read], [phase.sign for phase in read]
@@ -212,16 +192,15 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             v, dtype=torch.bool
         )
 
-    def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.embedding(x, weight, self.padding_idx)
-
-    def _autocasts(self, x: Tensor) -> bool:
+    def _check_type(self, x: Tensor) -> None:
         if x.dtype not in (torch.int64, torch.int32):
             raise TypeError(
                 f"layer {self.layer_name!r} takes token numbers of type int64 or int32, got "
                 f"{x.dtype}"
             )
-        return False  # nor does the digital layer
+
+    def _batch(self, x: Tensor) -> int:
+        return x.shape[0] if x.dim() else 1  # tokens of one dimension are samples
 
     def _vectors(self, x: Tensor) -> int:
         return x.numel()

@@ -1,9 +1,8 @@
-"""How a layer lies on its chip: the blocks of its weight, and the plans by which they are
-multiplied.
-"""
+"""How a layer lies on its chip: the blocks of its weight, and the executions that multiply them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,33 +11,34 @@ from analogtorch.chips.tiling import Section, sections
 from analogtorch.devices import Spread
 from analogtorch.nn.converters import ConvertersMixin
 from analogtorch.nn.drawn import needs_torch
+from analogtorch.nn.execution import Exact, Execution, Quantised
+from analogtorch.nn.programmed import OnChip
+from analogtorch.nn.training import Training
 from analogtorch.ops import Noise, Plan, stream
 
 
-class PlacedLayer(ConvertersMixin):
+class Executions(NamedTuple):
+    """The executions of a layer on one chip."""
+
+    evaluation: Execution
+    training: Execution
+    programmed: OnChip
+
+
+class PlacedMixin(ConvertersMixin):
     """The part of an analog layer that follows from its chip and the shape of its weight."""
 
     _chip: Chip
+    executions: Executions
+    """Those on its chip, of which ``execution`` chooses one."""
     sections: tuple[Section, ...]
     placed_shape: tuple[int, ...]
     """Shape of the weight that ``sections`` are of."""
-    plans: dict[tuple[bool, bool], tuple[Plan, ...]]
-    """Per section, by (programmed, training)."""
     output_runs: tuple[slice, ...] = ()
     """Runs of its outputs that a layer of one section may be asked for alone."""
-    run_plans: dict[tuple[bool, bool, int, int], tuple[Plan, ...]]
-    """That of each run, by (programmed, training, first output, end)."""
-    noise_in_torch: bool
-    """Whether training draws its weights in plain torch: for a cell, or an option of noise, that no
-    kernel knows."""
     noise_fraction: float = 1.0
     """How much of the chip's training noise there is, in [0, 1]: see
     ``analogtorch.hwa.training_noise_``."""
-    noise_time: float | None
-    """Of the devices in training, s: ``TrainingNoise.time``, parsed here because torch.compile
-    cannot trace that."""
-    streams: tuple[int, ...]
-    """Of the noise: that of the weights, then that of each row block's readings."""
 
     @property
     def chip(self) -> Chip:
@@ -52,63 +52,100 @@ class PlacedLayer(ConvertersMixin):
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become "
                 "another"
             )
-        self._chip, self.placed_shape = chip, tuple(self.weight.shape)
-        self.sections = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
-        # hashed here, because torch.compile cannot trace a hash
-        blocks = self.row_blocks
-        name = self.layer_name
-        self.streams = (
-            stream(Noise.TRAINING, name),
-            *(stream(Noise.OUTPUT, name, i) for i in range(blocks)),
+        self._chip = chip
+        self.replan()
+
+    def replan(self) -> None:
+        """Make the executions anew: after a change of the chip, of the shape of the weight, of
+        ``layer_name``, which keys the noise, or of ``noise_fraction``.
+        """
+        self.placed_shape = tuple(self.weight.shape)
+        self.executions = self.executions_on(self.chip)
+        self.sections = self.executions.evaluation.sections
+
+    def set_noise_fraction(self, fraction: float) -> None:
+        """Train with this share of the chip's training noise, in [0, 1], from now on."""
+        self.noise_fraction = fraction
+        self.replan()
+
+    def executions_on(self, chip: Chip) -> Executions:
+        """How the layer would compute on ``chip``; it stays on its own."""
+        placed = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
+        evaluation = self._plans(placed, chip)
+        programmed = self._plans(placed, chip, output_noise=chip.output_noise)
+        return Executions(
+            self._noiseless(chip, placed, evaluation),
+            self._training(chip, placed),
+            OnChip(**self._planned(chip, placed, programmed)),
         )
-        self.noise_in_torch, self.noise_time = (
-            needs_torch(chip, self.noise_fraction),
-            chip.training.seconds,
-        )
-        self.plans = {
-            (held, training): tuple(
-                self._plan(section, held, training) for section in self.sections
-            )
-            for held, training in ((False, False), (False, True), (True, False))
-        }
-        self.run_plans = {
-            (*key, run.start, run.stop): (
-                replace(plan, columns=(), first_output=plan.first_output + run.start),
-            )
-            for key, (plan, *_) in self.plans.items()
-            for run in self.output_runs
-        }
 
     @property
     def row_blocks(self) -> int:  # type: ignore[override]
-        """Row blocks of the matrix: readings that are summed for each output."""
-        return max(len(section.bounds) for section in self.sections) - 1
+        """Row blocks of the matrix: ADC outputs that are summed for each output."""
+        return _row_blocks(self.sections)
 
-    def _plan(self, section: Section, held: bool, training: bool) -> Plan:
-        chip, noise, fraction = self.chip, self.chip.training, self.noise_fraction
+    def _noiseless(
+        self, chip: Chip, placed: tuple[Section, ...], plans: tuple[Plan, ...]
+    ) -> Execution:
+        kind = Exact if len(plans) == 1 and plans[0].exact else Quantised
+        return kind(**self._planned(chip, placed, plans))
+
+    def _training(self, chip: Chip, placed: tuple[Section, ...]) -> Execution:
+        noise, fraction = chip.training, self.noise_fraction
+        in_torch = needs_torch(chip, fraction)
         spread = Spread() if noise.weight == "gaussian" else chip.cell.spread
-        geometry: dict[str, Any] = self._geometry()
-        noisy_weight = (
-            training and noise.weight != "none" and spread is not None and not self.noise_in_torch
+        drawn = noise.weight != "none" and spread is not None and not in_torch
+        plans = self._plans(
+            placed,
+            chip,
+            output_noise=fraction * chip.output_noise * noise.output,
+            weight_noise=fraction * noise.strength if drawn else 0.0,
+            spread=spread if drawn and spread is not None else Spread(),
         )
-        return Plan(
-            bounds=section.bounds,
-            columns=section.shared_columns(chip),
-            groups=section.groups,
-            input_bits=chip.input_bits or 0,
-            output_steps=chip.output_steps,
-            unit_bits=chip.unit_bits,
-            phases=chip.phases,
-            output_bound=chip.output_bound,
-            output_noise=chip.output_noise
-            if held
-            else fraction * chip.output_noise * (training and noise.output),
-            weight_noise=fraction * noise.strength if noisy_weight else 0.0,
-            spread=spread if noisy_weight and spread is not None else Spread(),
-            first_output=section.outputs.start,
-            total_outputs=self.sections[-1].outputs.stop,
-            first_row=section.first_row,
-            **geometry,
+        if not (plans[0].noisy or in_torch):
+            return self._noiseless(chip, placed, plans)
+        # hashed here, because torch.compile cannot trace a hash
+        adcs = (stream(Noise.OUTPUT, self.layer_name, i) for i in range(_row_blocks(placed)))
+        return Training(
+            **self._planned(chip, placed, plans),
+            streams=(stream(Noise.TRAINING, self.layer_name), *adcs),
+            fraction=fraction,
+            in_torch=in_torch,
+            seconds=noise.seconds,
+        )
+
+    def _planned(
+        self, chip: Chip, placed: tuple[Section, ...], plans: tuple[Plan, ...]
+    ) -> dict[str, Any]:
+        """What every execution has."""
+        runs: Mapping[tuple[int, int], tuple[Plan, ...]] = {
+            (run.start, run.stop): (
+                replace(plans[0], columns=(), first_output=plans[0].first_output + run.start),
+            )
+            for run in self.output_runs
+        }
+        return {"chip": chip, "sections": placed, "plans": plans, "run_plans": runs}
+
+    def _plans(self, placed: tuple[Section, ...], chip: Chip, **noise: Any) -> tuple[Plan, ...]:
+        """Of each section; ``noise``: fields of the plans."""
+        geometry: dict[str, Any] = self._geometry(placed)
+        return tuple(
+            Plan(
+                bounds=section.bounds,
+                columns=section.shared_columns(chip),
+                groups=section.groups,
+                input_bits=chip.input_bits or 0,
+                output_steps=chip.output_steps,
+                unit_bits=chip.unit_bits,
+                phases=chip.phases,
+                output_bound=chip.output_bound,
+                first_output=section.outputs.start,
+                total_outputs=placed[-1].outputs.stop,
+                first_row=section.first_row,
+                **geometry,
+                **noise,
+            )
+            for section in placed
         )
 
     # what a kind of layer defines
@@ -124,6 +161,10 @@ class PlacedLayer(ConvertersMixin):
         """Shape of the matrix: (outputs, inputs of one group, *kernel)."""
         return tuple(self.as_matrix(self.weight.detach().to("meta")).shape)
 
-    def _geometry(self) -> dict[str, tuple[int, ...]]:
+    def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
         """Stride, padding and dilation of the product, by name."""
         return {}
+
+
+def _row_blocks(placed: tuple[Section, ...]) -> int:
+    return max(len(section.bounds) for section in placed) - 1

@@ -1,13 +1,19 @@
-"""What a programmed chip holds of a layer, and how the layer counts the inputs that it
-multiplies.
-"""
+"""What a programmed chip holds of a layer, and how the layer computes with it."""
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from analogtorch.nn.execution import Execution
+from analogtorch.nn.reborn import cut
+from analogtorch.ops import Plan
+
+if TYPE_CHECKING:
+    from analogtorch.nn.base import AnalogLayer
 
 _COUNTING = threading.Lock()
 """Held while a layer counts; not a layer's own, which could not be copied."""
@@ -22,12 +28,12 @@ class Programmed:
     scales: tuple[Tensor, ...]
     """Per section: weight at full conductance, (row blocks, outputs)."""
     gains: tuple[Tensor, ...]
-    """Per section: digital correction of each block's readings, (row blocks, outputs)."""
+    """Per section: digital correction of each block's ADC outputs, (row blocks, outputs)."""
     keys: Tensor
     """Keys of the output noise, (row blocks,) int64."""
     adc_gains: tuple[Tensor, ...] | None = None
-    """Per section: gain of the ADC that reads each column, (row blocks, outputs), > 0; None: 1.
-    ``gains`` has it."""
+    """Per section: gain of the ADC of each column, (row blocks, outputs), > 0; None: 1. ``gains``
+    has it."""
     offset: Tensor | None = None
     """Added digitally to each output beside the bias, (outputs,): see
     ``analogtorch.correct_columns``."""
@@ -46,11 +52,11 @@ class Programmed:
         return Programmed(weights, scales, gains, fn(self.keys), adc_gains, offset, negatives)
 
 
-class CountingLayer(nn.Module):
+class ProgrammedMixin(nn.Module):
     """The part of an analog layer that belongs to a programmed chip."""
 
-    layer_name: str
     programmed: Programmed | None
+    """What the chip holds; None: the layer is not programmed."""
     has_run: bool = False
     """Of a programmed layer: whether it has multiplied anything, compiled calls aside."""
     vectors_read: Tensor
@@ -59,7 +65,9 @@ class CountingLayer(nn.Module):
     and batches of any size see the same."""
 
     def hold(self, programmed: Programmed) -> None:
-        """Become the layer as a programmed chip holds it."""
+        """Become the layer as a programmed chip holds it; its vectors are counted from the first
+        again.
+        """
         self.programmed = programmed
         # a buffer, so that torch.export and torch.compile carry on the count
         with torch.inference_mode(False):  # it must be able to count outside too
@@ -83,10 +91,82 @@ class CountingLayer(nn.Module):
         self.vectors_read.add_(vectors)
         return first
 
-    def _refuse_training(self) -> None:
-        if self.programmed is not None and self.training:
-            raise RuntimeError(
-                f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call "
-                ".eval() on it, or train the model that it was programmed from and program that "
-                "again"
-            )
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        if self.programmed is not None:
+            self.programmed = self.programmed.map(fn)
+        return self
+
+
+class OnChip(Execution):
+    """With what a programmed chip holds of the layer."""
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the chip has output noise."""
+        return self.plans[0].noisy
+
+    def __call__(
+        self,
+        layer: "AnalogLayer",
+        x: Tensor,
+        vectors: int,
+        keys: Tensor | None = None,
+        samples: Tensor | None = None,
+        outputs: slice | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """As of every execution; the layer has run then."""
+        if not torch.compiler.is_compiling():
+            layer.has_run = True
+        return super().__call__(layer, x, vectors, keys, samples, outputs, **options)
+
+    def number(self, layer: "AnalogLayer", like: Tensor, vectors: int, batch: int) -> Tensor | None:
+        """As of every execution: the layer counts the vectors that it multiplies."""
+        if not self.noisy:
+            return None
+        return torch.arange(vectors, device=like.device) + layer.count_on(vectors)
+
+    def bias(self, layer: "AnalogLayer") -> Tensor | None:
+        """With the offset of ``correct_columns``."""
+        bias, offset = layer._analog_bias(), _held(layer).offset
+        return bias if offset is None else offset if bias is None else bias + offset
+
+    def weights(
+        self,
+        layer: "AnalogLayer",
+        index: int,
+        keys: Tensor | None,
+        samples: Tensor | None,
+        dtype: torch.dtype,
+        outputs: slice | None,
+    ) -> dict[str, Any]:
+        """As of every execution: the conductances of the chip, and its digital gains."""
+        held = _held(layer)
+        found = {
+            "w": cut(held.weights[index], outputs).to(dtype),
+            "scale": cut(held.scales[index], outputs, 1),
+            "gain": cut(held.gains[index], outputs, 1),
+            "output_keys": held.keys,
+            "samples": samples,
+        }
+        if held.negatives is not None:
+            found["negatives"] = cut(held.negatives[index], outputs).to(dtype)
+        return found
+
+    def converters(
+        self, layer: "AnalogLayer", index: int, plan: Plan, outputs: slice | None
+    ) -> dict[str, Tensor | None]:
+        """As of every execution, with the gain of each ADC."""
+        found = super().converters(layer, index, plan, outputs)
+        gains = _held(layer).adc_gains
+        if gains is not None and plan.steps:
+            # an ADC whose gain is g clips and rounds what comes in at 1 / g of its nominal range
+            own, cut_gains = found["output_bounds"], cut(gains[index], outputs, 1)
+            found["output_bounds"] = (plan.output_bound if own is None else own) / cut_gains
+        return found
+
+
+def _held(layer: "AnalogLayer") -> Programmed:
+    assert layer.programmed is not None
+    return layer.programmed

@@ -16,7 +16,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.nn.traced import Proxy, whole
-from analogtorch.ops import number_samples
 
 _STEPS = 1 << 24
 """How far apart the output noise of two samples begins: the same for a sequence of any length, in
@@ -189,11 +188,8 @@ class _Noise:
         steps, batch = x.shape[:2]
         self.matrix, self.samples = matrix, None
         self.keys = matrix.draw(x.transpose(0, 1), order)
-        if matrix.output_noise > 0:
-            if matrix.programmed is not None:
-                numbers = torch.arange(batch, device=x.device) + matrix.count_on(batch)
-            else:
-                numbers = number_samples(x, batch, 1)
+        numbers = matrix.number(x, batch, batch)
+        if numbers is not None:
             numbers = numbers if order is None else numbers[order]
             # (steps, batch)
             self.samples = numbers * _STEPS + torch.arange(steps, device=x.device).unsqueeze(1)

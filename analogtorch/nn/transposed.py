@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analogtorch.chips.tiling import Section
 from analogtorch.nn.base import AnalogLayer
+from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops.physics import wide
 
@@ -53,30 +55,31 @@ class AnalogConvTranspose(AnalogLayer):
             )
         )
         if input.dim() == self.dims + 1:
-            return self.analog_forward(input.unsqueeze(0), output_padding=extra).squeeze(0)
-        return self.analog_forward(input, output_padding=extra)
+            return self.analog_forward(input.unsqueeze(0), extra=extra).squeeze(0)
+        return self.analog_forward(input, extra=extra)
 
-    def analog_forward(
-        self,
-        x: Tensor,
-        keys: Tensor | None = None,
-        samples: Tensor | None = None,
-        outputs: slice | None = None,
-        output_padding: Sequence[int] | None = None,
+    def _digital_product(
+        self, x: Tensor, outputs: slice | None, extra: Sequence[int] | None = None
     ) -> Tensor:
-        """As of every analog layer; ``output_padding``: the layer's own unless given, per
-        dimension.
-        """
-        extra = self.output_padding if output_padding is None else output_padding
-        if self.exact:
-            self._admit(x)
-            place = (self.stride, self.padding, extra, self.groups, self.dilation)
-            return _TRANSPOSED[self.dims](x, self.weight, self.bias, *place)
-        readings = super().analog_forward(x, keys, samples)
-        return self._overlapped(readings, x.shape[2:], extra)
+        """As of every layer; ``extra``: output padding per dimension, the layer's own if None."""
+        extra = self.output_padding if extra is None else extra
+        geometry = (self.stride, self.padding, extra, self.groups, self.dilation)
+        return _TRANSPOSED[self.dims](x, self.weight, self.bias, *geometry)
 
-    def _overlapped(self, readings: Tensor, places: Sequence[int], extra: Sequence[int]) -> Tensor:
-        """The output (N, outputs, *places) of readings (N, outputs x taps, input places)."""
+    def _analog_product(
+        self,
+        execution: Execution,
+        x: Tensor,
+        keys: Tensor | None,
+        samples: Tensor | None,
+        outputs: slice | None,
+        extra: Sequence[int] | None = None,
+    ) -> Tensor:
+        sums = super()._analog_product(execution, x, keys, samples, outputs)
+        return self._overlapped(sums, x.shape[2:], self.output_padding if extra is None else extra)
+
+    def _overlapped(self, sums: Tensor, places: Sequence[int], extra: Sequence[int]) -> Tensor:
+        """The output (N, outputs, *places) of sums (N, outputs x taps, input places)."""
         sizes, crop = [], []
         for n, step, pad, gap, taps, more in zip(
             places, self.stride, self.padding, self.dilation, self.kernel_size, extra, strict=True
@@ -85,14 +88,14 @@ class AnalogConvTranspose(AnalogLayer):
             crop.append(slice(pad, reach - pad + more))
             # beyond what any tap reaches there is only the bias
             sizes.append(max(reach, reach - pad + more))
-        spread = readings.unflatten(2, places).unflatten(1, (self.out_channels, -1))
+        spread = sums.unflatten(2, places).unflatten(1, (self.out_channels, -1))
         total = _OverlapAdd.apply(
             spread, tuple(self.kernel_size), tuple(self.stride), tuple(self.dilation), sizes
         )
         total = total[(slice(None), slice(None), *crop)]
         if self.bias is not None:
             total = total + self.bias.to(total.dtype).view(-1, *[1] * self.dims)
-        return total.to(readings.dtype)
+        return total.to(sums.dtype)
 
     def as_matrix(self, weight: Tensor) -> Tensor:
         """(groups x outputs of one x taps, inputs of one group, 1): a product of places has no
@@ -101,13 +104,13 @@ class AnalogConvTranspose(AnalogLayer):
         grouped = weight.unflatten(0, (self.groups, -1))
         return grouped.movedim(1, -1).flatten(0, -2).unsqueeze(-1)
 
-    def _read_bias(self) -> Tensor | None:
-        return None  # it is added once, where the readings have been added up
+    def _analog_bias(self) -> Tensor | None:
+        return None  # it is added once, where the taps have been added up
 
-    def _geometry(self) -> dict[str, tuple[int, ...]]:
+    def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
         return {"stride": (1,), "padding": (0,), "dilation": (1,)}
 
-    def _padded(self, x: Tensor) -> Tensor:
+    def _padded(self, x: Tensor, placed: tuple[Section, ...]) -> Tensor:
         return x.flatten(2)
 
     def _vectors(self, x: Tensor) -> int:

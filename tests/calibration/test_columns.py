@@ -239,7 +239,7 @@ def test_it_repeats_and_counts_what_the_chip_reads() -> None:
         # two rounds of two batches; the second read is not counted
         assert a.vectors_read.item() == 2 * 2 * 40
     assert torch.equal(first(x)[0], second(x)[0])
-    assert all(layer.observer is None for layer in _layers(first))
+    assert all(not layer.taps for layer in _layers(first))
     half = copy.deepcopy(first).bfloat16()
     assert _layers(half)[0].programmed.offset.dtype == torch.bfloat16
     assert half(x[:2, :3].bfloat16())[0].dtype == torch.bfloat16
@@ -320,7 +320,7 @@ def test_bad_calls_are_refused_and_change_nothing(name: str) -> None:
     for layer, (held, count) in zip(_layers(view), before, strict=True):
         assert layer.programmed is held
         assert torch.equal(getattr(layer, "vectors_read", torch.zeros(1)), count)
-        assert layer.observer is None
+        assert not layer.taps
 
 
 @pytest.mark.parametrize("per", ["layer", "tile"])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.evaluate.losses import LayerLoss, Loss, Sensitivity
+from analogtorch.nn.programmed import OnChip
 from tests.crossbar import crossbar
 
 CHIP = crossbar()
@@ -190,7 +191,7 @@ def test_model_random_state_and_mode_are_unchanged_also_after_an_error() -> None
         at.analog_layers(model), at.analog_layers(before), strict=True
     ):
         assert layer.chip == old.chip, name
-        assert layer.plans == old.plans
+        assert not layer.taps
         assert layer.programmed is None
         assert not hasattr(layer, "vectors_read")
         assert layer.weight.requires_grad
@@ -224,7 +225,7 @@ def test_bad_calls_are_refused_before_anything_runs() -> None:
 
 def test_a_metric_that_is_no_finite_number_is_refused_with_layer_and_effect() -> None:
     def breaks(chip: nn.Module) -> float:
-        on = [name for name, layer in at.analog_layers(chip) if layer.programmed is not None]
+        on = [name for name, layer in at.analog_layers(chip) if isinstance(layer.execution, OnChip)]
         return float("nan") if on == ["4"] else 1.0
 
     with pytest.raises(

@@ -183,7 +183,7 @@ def test_columns_that_are_read_alone_are_those_of_the_whole(
     chip: str, dtype: torch.dtype, state: str
 ) -> None:
     matrix = _matrix(CHIPS[chip], dtype, state == "programmed").train(state == "train")
-    assert matrix.noise_in_torch == (chip == "unknown_cell")
+    assert matrix.executions.training.in_torch == (chip == "unknown_cell")
     x, samples = torch.randn(6, 20, dtype=dtype), torch.tensor([3, 1, 4, 15, 9, 2])
     keys = matrix.draw(x)
     with torch.autocast("cpu", torch.bfloat16, enabled=state == "autocast"):

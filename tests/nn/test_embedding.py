@@ -122,9 +122,9 @@ def test_the_cells_have_the_noise_that_a_whole_product_would_give_them(
     )
     chip = dataclasses.replace(SMALL, output_bits=None, training=training)
     layer = _analog(chip).to(dtype)
-    keys = fold(seed_tensor(3), torch.tensor(layer.streams))
+    keys = fold(seed_tensor(3), torch.tensor(layer.executions.training.streams))
     y = layer.analog_forward(X, keys)
-    matrix, plan = layer.as_matrix(layer.weight.detach()), layer.plans[False, True][0]
+    matrix, plan = layer.as_matrix(layer.weight.detach()), layer.executions.training.plans[0]
     noisy = noisy_weight(matrix, block_scales(matrix, plan.bounds, plan.columns), keys[0], plan)
     assert not torch.equal(noisy, matrix)
     assert torch.equal(y, noisy.T[X])
@@ -142,7 +142,7 @@ def test_an_unknown_cell_trains_with_the_same_noise() -> None:
         layer = _analog(dataclasses.replace(chip, output_bits=None, output_noise=0.0))
         with at.noise(1):
             results.append(layer(X))
-    assert _analog(unknown).noise_in_torch
+    assert _analog(unknown).executions.training.in_torch
     clean, closed, drawn = results  # kernels know the size of the noise to 1.4 %
     assert 0 < (closed - drawn).norm() < 0.014 * (drawn - clean).norm()
 
@@ -150,10 +150,11 @@ def test_an_unknown_cell_trains_with_the_same_noise() -> None:
 def test_it_is_the_product_of_one_hot_vectors() -> None:
     """In one row block: noise of weights and readings, ADC and gradient are those of ``mvm``."""
     layer = _analog(dataclasses.replace(SMALL, rows=64, output_bound=0.8))
-    keys, samples = fold(seed_tensor(3), torch.tensor(layer.streams)), torch.arange(100, 115)
+    keys = fold(seed_tensor(3), torch.tensor(layer.executions.training.streams))
+    samples = torch.arange(100, 115)
     y = layer.analog_forward(X, keys, samples)
     w = layer.weight.detach().clone().requires_grad_()
-    plan: Plan = layer.plans[False, True][0]
+    plan: Plan = layer.executions.training.plans[0]
     hot = F.one_hot(X.flatten(), TOKENS).float()
     expected = mvm(
         hot, torch.ones(1), w.T, plan, key=keys[0], output_keys=keys[1:], samples=samples

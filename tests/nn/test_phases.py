@@ -128,9 +128,10 @@ def test_output_noise_is_that_of_as_many_outputs_and_does_not_depend_on_the_batc
 def test_an_embedding_is_the_product_of_one_hot_vectors(noise: float) -> None:
     chip = dataclasses.replace(FOUR, rows=64, cols=64, output_noise=noise, output_bound=0.8)
     layer = at.convert(nn.Embedding(50, 11), chip, embeddings=True)
-    keys, samples = fold(seed_tensor(3), torch.tensor(layer.streams)), torch.arange(100, 106)
+    keys = fold(seed_tensor(3), torch.tensor(layer.executions.training.streams))
+    samples = torch.arange(100, 106)
     y = layer.analog_forward(TOKENS, keys, samples)
-    plan: Plan = layer.plans[False, True][0]
+    plan: Plan = layer.executions.training.plans[0]
     hot, rest = (
         F.one_hot(TOKENS.flatten(), 50).float(),
         {"output_keys": keys[1:], "samples": samples},
@@ -138,7 +139,7 @@ def test_an_embedding_is_the_product_of_one_hot_vectors(noise: float) -> None:
     expected = mvm(hot, torch.ones(1), layer.weight.detach().T, plan, key=keys[0], **rest)
     assert torch.allclose(y, expected.view_as(y), atol=1e-5)
     view = at.program(layer.eval(), seed=3).at("1 day")
-    held, plan = view.programmed, view.plans[True, False][0]
+    held, plan = view.programmed, view.execution.plans[0]
     known = {"scale": held.scales[0], "gain": held.gains[0], "negatives": held.negatives[0]}
     samples = torch.arange(6)
     expected = mvm(

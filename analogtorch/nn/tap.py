@@ -1,0 +1,69 @@
+"""The one way to look at a layer while it computes, or to let it compute otherwise for a while.
+
+Calibration, guard, sensitivity and tests use it. Several taps may be open on one layer.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from analogtorch.ops import Operands, Plan
+
+if TYPE_CHECKING:
+    from analogtorch.nn.base import AnalogLayer
+    from analogtorch.nn.execution import Execution
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tap:
+    """What is called while a layer computes; each is optional."""
+
+    running: Callable[[], AbstractContextManager[None]] | None = None
+    """Makes the context that each forward of the layer runs in."""
+    input: Callable[[Tensor], None] | None = None
+    """Called with each input, before padding, once it has been checked."""
+    product: Callable[[Operands, Plan, slice, Tensor], None] | None = None
+    """Called with each analog product: its operands, its plan, which outputs of the layer it
+    computes, and the result. An embedding has none: it reads single rows."""
+    execution: "Execution | None" = None
+    """How the layer computes instead; of several taps, the last that has one decides."""
+
+
+@contextlib.contextmanager
+def tapped(taps: "Mapping[AnalogLayer, Tap]") -> Iterator[None]:
+    """Add these taps to layers inside the ``with``; afterwards they are gone, whatever happens.
+
+    Args:
+        taps: by layer. A layer that has taps keeps them: all are called, in the order in which they
+            were added.
+
+    Example:
+        >>> layer, sums = at.nn.AnalogLinear(64, 10, chip=at.chips.hermes64()), []
+        >>> with at.nn.tapped({layer: at.nn.Tap(product=lambda *seen: sums.append(seen[-1]))}):
+        ...     _ = layer(torch.randn(2, 64))
+        >>> sums[0].shape
+        torch.Size([2, 10])
+    """
+    try:
+        for layer, tap in taps.items():
+            layer.taps = (*layer.taps, tap)
+        yield
+    finally:
+        for layer, tap in taps.items():
+            _remove(layer, tap)
+
+
+def _remove(layer: "AnalogLayer", tap: Tap) -> None:
+    left = list(layer.taps)
+    for number in reversed(range(len(left))):
+        if left[number] is tap:
+            del left[number]
+            break
+    if left:
+        layer.taps = tuple(left)
+    else:
+        vars(layer).pop("taps", None)

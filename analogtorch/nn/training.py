@@ -1,0 +1,71 @@
+"""How a layer computes in hardware-aware training."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from analogtorch.nn.drawn import drawn, keys_by_sample
+from analogtorch.nn.execution import Execution
+from analogtorch.nn.reborn import cut
+from analogtorch.ops import draw_keys, number_samples
+
+if TYPE_CHECKING:
+    from analogtorch.nn.base import AnalogLayer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Training(Execution):
+    """With the noise of hardware-aware training, drawn anew in every forward."""
+
+    streams: tuple[int, ...]
+    """Of the noise: that of the weights, then that of the ADC outputs of each row block."""
+    fraction: float
+    """How much of the chip's training noise there is, in [0, 1]."""
+    in_torch: bool
+    """Whether the weights are drawn in plain torch: for a cell, or an option of noise, that no
+    kernel knows."""
+    seconds: float | None
+    """``chip.training.seconds``, parsed before torch.compile, which cannot trace that."""
+
+    @property
+    def noisy(self) -> bool:
+        """Always."""
+        return True
+
+    def draw(self, like: Tensor, batch: int, order: Tensor | None = None) -> Tensor | None:
+        """As of every execution."""
+        keys = draw_keys(like, self.streams)
+        varied = self.in_torch or self.plans[0].weight_noise > 0
+        if not (varied and self.chip.training.per_sample):
+            return keys
+        return keys_by_sample(keys, like, batch, order)
+
+    def number(self, layer: "AnalogLayer", like: Tensor, vectors: int, batch: int) -> Tensor | None:
+        """As of every execution: counted from the first sample of the ``analogtorch.noise``
+        scope.
+        """
+        if self.plans[0].output_noise == 0:
+            return None
+        return number_samples(like, vectors, vectors // max(batch, 1))
+
+    def weights(
+        self,
+        layer: "AnalogLayer",
+        index: int,
+        keys: Tensor | None,
+        samples: Tensor | None,
+        dtype: torch.dtype,
+        outputs: slice | None,
+    ) -> dict[str, Any]:
+        """As of every execution."""
+        assert keys is not None
+        section = self.sections[index]
+        weight = section.weight(layer.as_matrix(layer.weight))
+        noise = {"output_keys": keys[1:], "samples": samples}
+        if not self.in_torch:
+            return noise | {"key": keys[0]} | self._run_of(weight, section, dtype, outputs)
+        weight, known = drawn(weight, section, self.chip, keys[0], self.fraction, self.seconds)
+        known = {name: cut(t, outputs, 1) for name, t in known.items()}
+        return noise | {"w": cut(weight, outputs).to(dtype)} | known
