@@ -1,12 +1,13 @@
-"""AnalogTorch: what an analog in-memory-computing chip does to a PyTorch model, and training that
-makes it matter less.
+"""AnalogTorch: what an analog in-memory-computing chip does to a PyTorch model.
 
-chip = at.chips.hermes64()
-at.convert(model, chip)
-at.calibrate(model, batches)
-mapping = at.map_to_chip(model, example)
-physical = at.program(model, seed=7)
-physical.at("1 day")
+It also trains models so that the chip costs little accuracy. The usual steps are:
+
+    chip = at.chips.hermes64()
+    at.convert(model, chip)
+    at.calibrate(model, batches)
+    mapping = at.map_to_chip(model, example)
+    physical = at.program(model, seed=7)
+    physical.at("1 day")
 """
 
 import logging

@@ -31,25 +31,21 @@ OPTIONAL = {
     "vision": ("torchvision",),
     "yaml": ("pyyaml",),
 }
-"""Extra to packages."""
+"""The optional packages, by the extra that installs them."""
 
 
 FOREIGN = (
-    RuntimeError,
-    MemoryError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
+    RuntimeError, MemoryError, LookupError, ArithmeticError, AttributeError, AssertionError,
     SyntaxError,
-)
-"""What the code of a user's model, or a library, raises; ours are named by their message alone."""
+)  # fmt: skip
+"""Errors of a user's model or of a library, which are shown with their type."""
 _LONGEST = 1000  # characters of a message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 for a wrong input, told in one line on
-    stderr.
+    """Run a command and return the exit code.
+
+    It is 0, or 2 for a wrong input, which one line on stderr describes.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -89,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def info(arguments: Sequence[str]) -> int:
-    """Print what is installed, and the chips; needs the core installation only."""
+    """Print versions, optional packages and chips; the core installation is enough."""
     if arguments:
         raise ValueError(f"info takes no options, got {' '.join(arguments)}")
     import torch
@@ -111,17 +107,14 @@ def info(arguments: Sequence[str]) -> int:
     for extra, packages in OPTIONAL.items():
         found = [(name, _version(name)) for name in packages]
         state = ", ".join(f"{name} {number or 'absent'}" for name, number in found)
-        remedy = (
-            "" if all(number for _, number in found) else f'  (pip install "analogtorch[{extra}]")'
-        )
+        absent = not all(number for _, number in found)
+        remedy = f'  (pip install "analogtorch[{extra}]")' if absent else ""
         print(f"[{extra}] {state}{remedy}")
     for name in at.chips.names():
         chip = at.chips.get(name)
-        bits = (
-            "exact"
-            if chip.input_bits is None
-            else f"{chip.input_bits}-bit inputs, {chip.output_bits}-bit outputs"
-        )
+        bits = f"{chip.input_bits}-bit inputs, {chip.output_bits}-bit outputs"
+        if chip.input_bits is None:
+            bits = "exact"
         print(f"chip {name}: {chip.tiles} tiles of {chip.rows}x{chip.cols}, {bits}")
     return 0
 
@@ -138,7 +131,7 @@ def kws(arguments: Sequence[str]) -> int:
             "data.source=synthetic needs eSpeak NG (GPL-3); run: pip install "
             '"analogtorch[speech,synthetic]", or choose another source with --data.source'
         )
-    # after the options are right: what trains takes seconds to import
+    # imported after the options are checked, as it takes seconds
     from analogtorch.report import table
     from analogtorch.speech import kws as pipeline
 
@@ -156,7 +149,7 @@ def kws(arguments: Sequence[str]) -> int:
 
 
 def map_model(arguments: Sequence[str]) -> int:
-    """Place a model on a chip, print the table and write the files asked for."""
+    """Place a model on a chip, print the table and write the requested files."""
     from analogtorch.cli.map import run
 
     mapping, report = run(arguments)

@@ -1,9 +1,8 @@
-"""Converted models and programmed chips on disk: weights as safetensors, everything else as
-versioned JSON. No pickle.
+"""Converted models and programmed chips on disk.
 
-A checkpoint is a folder of two files. ``weights.safetensors`` has the keys of the digital model and
-loads into it by any tool; ``analog.json`` says what of the model is analog and how, and which
-weights file it belongs to.
+A checkpoint is a folder of two files, without pickle. ``weights.safetensors`` has the keys of the
+digital model, and any tool loads it into that model. ``analog.json`` describes which layers are
+analog and how, and which weights file it belongs to; its form has a version.
 """
 
 from analogtorch.checkpoint.description import Checkpoint, read

@@ -1,6 +1,4 @@
-"""``analog.json``: what a checkpoint says of the model beside its weights, written and read.
-Versioned, no pickle.
-"""
+"""``analog.json``: the description of a model beside its weights, written and read."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -22,10 +20,15 @@ from analogtorch.values.version import RELEASE
 
 FORMAT = "analogtorch.checkpoint"
 VERSION = 1
-"""Raised whenever a field changes its meaning."""
+"""Version of the form; it rises when a field changes its meaning."""
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "analog.json"
 
+_TOP = (
+    "format", "version", "analogtorch", "generator", "weights", "tied", "chips", "layers",
+    "programmed",
+)  # fmt: skip
+_LAYER = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range")
 _METHODS: dict[str, type[ProgramAndVerify] | type[GradientDescent]] = {
     kind.__name__: kind for kind in (ProgramAndVerify, GradientDescent)
 }
@@ -36,28 +39,28 @@ class SavedLayer:
     """One analog layer of a checkpoint."""
 
     name: str
-    """In the model."""
+    """Name of the layer in the model."""
     key: str
-    """Name that keys its noise: the one that it was converted under."""
+    """Name that keys its noise: the one under which it was converted."""
     kind: str
     chip: Chip
     shape: tuple[int, ...]
     input_range: float | tuple[float, ...] | None
-    """The DAC's full scale, or that of each row block; None: not calibrated."""
-    each: dict[str, Numbers]
-    """Of the ADC, for all readings or (row blocks, outputs); None: the chip's own."""
+    """The DAC range, or that of each row block; None if it is not calibrated."""
+    column_ranges: dict[str, Numbers]
+    """Output bounds and output ranges: one number, or (row blocks, outputs); None: the chip's."""
     weight: str
     """Key of its weight in the ``state_dict``."""
 
     @property
     def owner(self) -> str:
-        """The module that ``convert`` turns into it: the one that has the weight."""
+        """Name of the module that holds the weight, which ``convert`` turns into the layer."""
         return self.weight.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
 class SavedProgram:
-    """What ``program`` was given, beside the model."""
+    """The arguments of ``program``, without the model."""
 
     seed: int
     method: Method | None
@@ -67,20 +70,20 @@ class SavedProgram:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What ``read`` returns; print it."""
+    """The content of a checkpoint without its weights, as ``read`` returns it; print it."""
 
     folder: Path
     analogtorch: str
-    """Version that wrote it."""
+    """Version of AnalogTorch that wrote it."""
     generator: int
-    """Version of the noise generator; another draws another chip from the same seed."""
+    """Version of the noise generator; another version programs another chip from the same seed."""
     layers: tuple[SavedLayer, ...]
     tied: dict[str, str]
-    """Keys that the weights file leaves out, each with the key that has the same tensor."""
+    """Keys that the weights file leaves out, each with the key of the same tensor."""
     size: int
-    """Of the weights file, bytes."""
+    """Size of the weights file, bytes."""
     sha256: str
-    """Of the weights file."""
+    """SHA-256 of the weights file."""
     programmed: SavedProgram | None
 
     def __str__(self) -> str:
@@ -95,11 +98,9 @@ class Checkpoint:
                 f"{layer.name or '(root)':<{width}}  {layer.kind:<14}  {shape:<18}  "
                 f"{layer.chip.name:<14}  {given}"
             )
-        what = (
-            "a model"
-            if self.programmed is None
-            else f"a chip programmed with seed {self.programmed.seed}"
-        )
+        what = "a model"
+        if self.programmed is not None:
+            what = f"a chip programmed with seed {self.programmed.seed}"
         lines.append(
             f"{what}, {self.size:,} bytes of weights, written by AnalogTorch {self.analogtorch}"
         )
@@ -107,10 +108,14 @@ class Checkpoint:
 
 
 def read(path: str | Path) -> Checkpoint:
-    """What a checkpoint holds, without its weights.
+    """Return the content of a checkpoint without its weights.
+
+    Args:
+        path: the folder that ``save`` wrote.
 
     Raises:
-        ValueError: no JSON, a newer version, or fields that are missing, unknown or impossible.
+        ValueError: the file is no JSON, of a newer version, or has fields that are missing, unknown
+            or impossible.
         OSError: the file is missing or cannot be read.
     """
     folder = checks.path("path", path)
@@ -130,7 +135,7 @@ def read(path: str | Path) -> Checkpoint:
 
 
 def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
-    """The fields that say what of a model is analog and how."""
+    """Return the fields that describe which layers of a model are analog and how."""
     used: list[Chip] = []
     for layer in layers.values():
         if layer.chip not in used:
@@ -151,7 +156,7 @@ def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
                 "chip": used.index(layer.chip),
                 "calibrated": layer.calibrated,
                 "input_range": _saved(layer.input_ranges),
-                **{each: layer.saved_column_ranges(each) for each in COLUMN_RANGES},
+                **{kind: layer.saved_column_ranges(kind) for kind in COLUMN_RANGES},
             }
             for name, layer in layers.items()
         ],
@@ -165,7 +170,7 @@ def _saved(ranges: tuple[float, ...] | None) -> float | list[float] | None:
 
 
 def recipe(physical: ProgrammedChip) -> dict[str, Any]:
-    """What ``program`` was given, as JSON-ready types."""
+    """Return the arguments of ``program`` as JSON-ready types."""
     seed, method, defects, mapping = (
         getattr(physical, name) for name in ("seed", "method", "defects", "mapping")
     )
@@ -183,26 +188,13 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
     version = data.get("version")
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
-        remedy = (
-            f"update AnalogTorch; it was written by {data.get('analogtorch')}"
-            if newer
-            else "it is damaged"
-        )
+        remedy = "it is damaged"
+        if newer:
+            remedy = f"update AnalogTorch; it was written by {data.get('analogtorch')}"
         raise ValueError(
             f"has version {version!r}, AnalogTorch {RELEASE} reads version {VERSION}: {remedy}"
         )
-    top = (
-        "format",
-        "version",
-        "analogtorch",
-        "generator",
-        "weights",
-        "tied",
-        "chips",
-        "layers",
-        "programmed",
-    )
-    _check_fields("", data, top)
+    _check_fields("", data, _TOP)
     weights, used = data["weights"], [chips.from_dict(chip) for chip in data["chips"]]
     _check_fields("weights: ", weights, ("file", "bytes", "sha256"))
     if weights["file"] != WEIGHTS:
@@ -230,20 +222,9 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 
 
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
-    known = (
-        "name",
-        "key",
-        "kind",
-        "weight",
-        "shape",
-        "chip",
-        "calibrated",
-        "input_range",
-        *COLUMN_RANGES,
-    )
-    # older checkpoints have none
-    data = {**dict.fromkeys(COLUMN_RANGES), **data} if isinstance(data, dict) else data
-    _check_fields("layers: ", data, known)
+    if isinstance(data, dict):
+        data = {**dict.fromkeys(COLUMN_RANGES), **data}  # older checkpoints have none
+    _check_fields("layers: ", data, (*_LAYER, *COLUMN_RANGES))
     name, value, index = data["name"], data["input_range"], data["chip"]
     for field in ("name", "key", "kind", "weight"):
         if not isinstance(data[field], str):
@@ -261,15 +242,23 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     values = value if isinstance(value, tuple) and len(value) > 1 else (value,)
     if value is not None and not all(type(v) in (int, float) and 0 < v < math.inf for v in values):
         raise ValueError(f"layers: {name!r} must have a positive finite input_range, got {value!r}")
-    each, shape = {field: data[field] for field in COLUMN_RANGES}, tuple(map(int, data["shape"]))
-    for field, values in each.items():
+    shape = tuple(map(int, data["shape"]))
+    column_ranges = {field: data[field] for field in COLUMN_RANGES}
+    for field, values in column_ranges.items():
         if values is not None and not _are_bounds(values):
             raise ValueError(
                 f"layers: {name!r} must have positive {field}, one or (row blocks, outputs), got "
                 f"{values!r:.50}"
             )
     return SavedLayer(
-        name, data["key"], data["kind"], used[index], shape, value, each, data["weight"]
+        name=name,
+        key=data["key"],
+        kind=data["kind"],
+        chip=used[index],
+        shape=shape,
+        input_range=value,
+        column_ranges=column_ranges,
+        weight=data["weight"],
     )
 
 

@@ -1,6 +1,4 @@
-"""Whether a checkpoint belongs to a model: everything that is checked before the model is
-changed.
-"""
+"""The checks that a checkpoint belongs to a model, all before the model is changed."""
 
 import itertools
 import math
@@ -23,10 +21,9 @@ _SHOWN = 5  # differences that an error lists
 
 
 def check_keys(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> None:
-    """Raise ValueError unless model and file have the same tensors: names, shapes, ties."""
-    problems = list(
-        itertools.islice(_differences(tensors, model.state_dict(keep_vars=True)), _SHOWN + 1)
-    )
+    """Raise ValueError unless model and file have the same tensors: names, shapes and ties."""
+    found = _differences(tensors, model.state_dict(keep_vars=True))
+    problems = list(itertools.islice(found, _SHOWN + 1))
     if problems:
         more = "; and more" if len(problems) > _SHOWN else ""
         raise ValueError(
@@ -61,14 +58,13 @@ def _near(key: str, known: Any) -> str:
 
 
 def check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> None:
-    """Raise ValueError unless each layer that is analog in the file is, or can become, the same in
-    the model.
+    """Raise ValueError unless each analog layer of the file fits the model.
+
+    It must be the same layer in the model, or ``convert`` must be able to make it so.
     """
-    modules, analog, state = (
-        dict(model.named_modules()),
-        dict(analog_layers(model)),
-        model.state_dict(keep_vars=True),
-    )
+    modules = dict(model.named_modules())
+    analog = dict(analog_layers(model))
+    state = model.state_dict(keep_vars=True)
     names = {entry.name for entry in saved.layers}
     if more := [name for name in analog if name not in names]:
         raise ValueError(
@@ -91,32 +87,30 @@ def check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module
         elif (why := reason(model, entry.owner, module, embeddings=True)) is not None:
             raise ValueError(f"{label} cannot be analog in the model: {why}")
         matrix = isinstance(module, AnalogMatrix) or module is not modules.get(entry.name)
-        kind = (
-            AnalogMatrix
-            if matrix
-            else type(module)
-            if isinstance(module, AnalogLayer)
-            else analog_type(module)
-        )
+        kind: type[AnalogLayer] = AnalogMatrix
+        if not matrix:
+            kind = type(module) if isinstance(module, AnalogLayer) else analog_type(module)
         if kind.__name__ != entry.kind:
             raise ValueError(
                 f"{label} is an {entry.kind} there and would be an {kind.__name__} in the model"
             )
         if entry.weight not in tensors:
             raise ValueError(f"{label} has its weight under {entry.weight!r}, which the file lacks")
-        given, own = tensors[entry.weight], state[entry.weight]
+        given, present = tensors[entry.weight], state[entry.weight]
         if tuple(given.shape) != entry.shape:
             raise ValueError(
                 f"{label} has shape {entry.shape} in {DESCRIPTION} and {tuple(given.shape)} in "
                 f"{WEIGHTS}"
             )
-        dtype = given.dtype if own.is_meta else own.dtype
+        dtype = given.dtype if present.is_meta else present.dtype
         stored = torch.tensor(1.0 if entry.input_range is None else entry.input_range, dtype=dtype)
         if not ((stored > 0) & (stored < math.inf)).all():
             raise ValueError(
                 f"{label} has input range {entry.input_range}, which does not fit in {dtype}"
             )
-        shape = entry.shape if matrix else kind.as_matrix(module, own.detach().to("meta")).shape
+        shape = entry.shape
+        if not matrix:
+            shape = kind.as_matrix(module, present.detach().to("meta")).shape
         cut = sections(tuple(shape), getattr(module, "groups", 1), entry.chip)
         blocks = max(len(section.row_blocks) for section in cut)
         if stored.numel() not in (1, blocks):
@@ -124,25 +118,22 @@ def check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module
                 f"{label} has {stored.numel()} input ranges and {blocks} row "
                 f"block{'s' * (blocks > 1)} in the model"
             )
-        for name, values in entry.each.items():
-            _check_each(
-                f"{label} has", COLUMN_RANGES[name], values, (blocks, cut[-1].outputs.stop), dtype
-            )
+        columns = (blocks, cut[-1].outputs.stop)
+        for name, values in entry.column_ranges.items():
+            _check_column_ranges(f"{label} has", COLUMN_RANGES[name], values, columns, dtype)
 
 
-def _check_each(
-    label: str, what: str, values: Numbers, readings: tuple[int, int], dtype: torch.dtype
+def _check_column_ranges(
+    label: str, what: str, values: Numbers, columns: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    if isinstance(values, list) and ({len(row) for row in values}, len(values)) != (
-        {readings[1]},
-        readings[0],
-    ):
-        raise ValueError(
-            f"{label} {len(values)} rows of {what}, and {readings} (row blocks, outputs) in the "
-            "model"
-        )
-    limits = torch.tensor(
-        1.0 if values is None else values, dtype=torch.promote_types(dtype, torch.float32)
-    )
+    if isinstance(values, list):
+        row_blocks, outputs = columns
+        if len(values) != row_blocks or {len(row) for row in values} != {outputs}:
+            raise ValueError(
+                f"{label} {len(values)} rows of {what}, and {columns} (row blocks, outputs) in "
+                "the model"
+            )
+    precise = torch.promote_types(dtype, torch.float32)
+    limits = torch.tensor(1.0 if values is None else values, dtype=precise)
     if not ((limits > 0) & (limits < math.inf)).all():
         raise ValueError(f"{label} {what} that do not fit in {limits.dtype}")

@@ -1,5 +1,6 @@
-"""The two files of a checkpoint: written so that both are of one save, and read so, whoever writes
-at the time.
+"""The two files of a checkpoint, written and read so that both belong to one save.
+
+That holds whoever writes to the folder at the same time.
 """
 
 import contextlib
@@ -18,15 +19,16 @@ from analogtorch.files import locked, signed
 from analogtorch.values import checks
 
 PREVIOUS = ".weights.previous.safetensors"
-"""The old weights, there only between the replacement of the two files."""
+"""The old weights, which exist only between the replacements of the two files."""
 _ATTEMPTS = 100  # to read a checkpoint that is replaced meanwhile
 
 
 def write_folder(
     folder: Path, tensors: dict[str, Tensor], tied: dict[str, str], description: dict[str, Any]
 ) -> Path:
-    """Write both files, in place of those that are there; ``description`` lacks what it says of the
-    weights file.
+    """Write both files of a checkpoint, in place of those that are there.
+
+    ``description`` lacks what it must say of the weights file; this function adds it.
 
     Raises:
         ImportError: safetensors is not installed.
@@ -39,9 +41,8 @@ def write_folder(
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, weights, metadata={"format": "pt", **tied})
         size, sha256 = _digest(weights)
-        whole = signed(
-            description | {"weights": {"file": WEIGHTS, "bytes": size, "sha256": sha256}}
-        )
+        facts = {"file": WEIGHTS, "bytes": size, "sha256": sha256}
+        whole = signed(description | {"weights": facts})
         text.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         _digest(text)
         with locked(folder):
@@ -60,11 +61,12 @@ def write_folder(
 
 
 def read_folder(path: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """The description and the tensors by key, of one and the same save. Takes twice the memory of
-    the weights file.
+    """Return the description and the tensors by key, both of one save.
+
+    It takes twice the memory of the weights file.
 
     Raises:
-        ValueError: a file that is truncated, damaged, of a newer version or of another checkpoint.
+        ValueError: a file is truncated, damaged, of a newer version or of another checkpoint.
         ImportError: safetensors is not installed.
         OSError: a file is missing or cannot be read.
     """
@@ -83,7 +85,7 @@ def read_folder(path: str | Path) -> tuple[Checkpoint, dict[str, Tensor]]:
 
 
 def _state(folder: Path) -> list[tuple[int, int, int] | None]:
-    """What changes when a file of the folder is replaced, linked or written to."""
+    """Return what changes when a file of the folder is replaced, linked or written to."""
     found: list[tuple[int, int, int] | None] = []
     for name in (DESCRIPTION, WEIGHTS, PREVIOUS):
         try:
@@ -95,7 +97,9 @@ def _state(folder: Path) -> list[tuple[int, int, int] | None]:
 
 
 def _replace(folder: Path, new: Path, text: Path) -> None:
-    """Put both new files in place, the description last; if that fails, the old weights are back.
+    """Put both new files into the folder, the description last.
+
+    If that fails, the old weights are put back.
 
     The old weights stay beside the new ones until the description is there, so that a process that
     is killed between the two leaves both halves of the old checkpoint, which ``_weights`` finds.
@@ -135,7 +139,7 @@ def _recover(folder: Path) -> None:
 
 
 def _digest(file: Path) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of a file that is on the disk for good."""
+    """Return size in bytes and SHA-256 of a file, after it is safely on the disk."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
         return file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()
@@ -154,10 +158,10 @@ def _safetensors() -> tuple[Any, Any, type[Exception]]:
 
 
 def _weights(saved: Checkpoint) -> tuple[Path, bytes]:
-    """The file that the description belongs to, and its contents.
+    """Return the file that the description belongs to, and its contents.
 
-    They are read once and kept: whatever another process does to the file, what is loaded is what
-    was checked.
+    The contents are read once and kept: whatever another process does to the file, the tensors that
+    are loaded are those that were checked.
     """
     wrong = []
     for file in (saved.folder / WEIGHTS, saved.folder / PREVIOUS):
@@ -187,18 +191,19 @@ def _weights(saved: Checkpoint) -> tuple[Path, bytes]:
 
 
 def _tensors(saved: Checkpoint) -> dict[str, Tensor]:
-    """The tensors of the file by key, tied ones under all of theirs."""
+    """Return the tensors of the file by key, with tied ones under all of their keys."""
     _, parse, failed = _safetensors()
     file, data = _weights(saved)
     try:
         tensors: dict[str, Tensor] = parse(data)
     except failed as error:
         raise ValueError(f"{file} is no safetensors file that can be read: {error}") from error
-    if lost := [
+    lost = [
         f"{key!r} as {kept!r}"
         for key, kept in saved.tied.items()
         if kept not in tensors or key in tensors
-    ]:
+    ]
+    if lost:
         raise ValueError(
             f"{saved.folder / DESCRIPTION} and {WEIGHTS} do not fit together: tied {lost[0]}"
         )

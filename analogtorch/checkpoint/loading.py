@@ -1,4 +1,4 @@
-"""What a checkpoint holds: a model, or a programmed chip."""
+"""Loading of a model or a programmed chip from a checkpoint."""
 
 import copy
 import re
@@ -20,19 +20,19 @@ from analogtorch.values.version import RELEASE
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
-    """Load what ``save`` wrote: a model, or a programmed chip if one was saved.
+    """Load what ``save`` wrote: a converted model, or a programmed chip.
 
-    A model is loaded into ``model``, and what was analog of it is converted. Weights, chips, input
-    ranges and the names that key the noise are then those of the saved model, whatever they were
-    before. A model on the meta device gets the tensors of the file.
+    A model is loaded into ``model``, whose layers are converted as in the saved model. Weights,
+    chips, ranges and the names that key the noise are then those of the saved model, whatever they
+    were before. A model on the meta device gets the tensors of the file.
 
-    A programmed chip is programmed again on a copy of ``model``, which is not changed: it has the
-    same devices, the same defects and gives the same numbers at any time.
+    A programmed chip is programmed again on a copy of ``model``, which is not changed. It has the
+    same devices and defects, and gives the same numbers at any time.
 
     Args:
         path: the folder that ``save`` wrote.
-        model: of the same architecture, digital or converted; if it is converted, the same layers
-            must be analog.
+        model: a model of the same architecture, digital or converted. If it is converted, the same
+            layers must be analog.
 
     Returns:
         The model, if the folder holds one; assign it, as a root layer cannot be replaced in place.
@@ -40,10 +40,10 @@ def load(path: str | Path, model: nn.Module) -> nn.Module | ProgrammedChip:
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: a file that is truncated, damaged, of a newer version or of another checkpoint;
-            a model of another architecture, or one that is analog otherwise; a programmed chip that
-            was written with another version of the noise generator, or for which the model has
-            weights of another type. The model is unchanged.
+        ValueError: a file is truncated, damaged, of a newer version or of another checkpoint; the
+            model has another architecture or other analog layers; or a programmed chip was written
+            with another version of the noise generator, or its weights have another type than those
+            of the model. The model is unchanged.
         ImportError: safetensors is not installed.
         OSError: a file is missing or cannot be read.
 
@@ -104,13 +104,13 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
             layer.set_input_range(entry.input_range)
         elif layer.calibrated:
             layer.forget_input_range()
-        for name, values in entry.each.items():
+        for name, values in entry.column_ranges.items():
             layer.set_column_ranges(name, values)
     return model
 
 
 def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
-    """The model with what the file says analog, on its chips and with its noise."""
+    """Return the model with the analog layers of the file, on their chips and with their noise."""
     present = dict(analog_layers(model))
     if todo := [entry for entry in saved.layers if entry.name not in present]:
         chip = next((layer.chip for layer in present.values()), todo[0].chip)
@@ -136,10 +136,10 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         taken = set()
         for key, t in state.items():
             if id(t) not in made:
-                own = tensors[key].clone() if id(tensors[key]) in taken else tensors[key]
-                made[id(t)] = (
-                    nn.Parameter(own, t.requires_grad) if isinstance(t, nn.Parameter) else own
-                )
+                tensor = tensors[key].clone() if id(tensors[key]) in taken else tensors[key]
+                if isinstance(t, nn.Parameter):
+                    tensor = nn.Parameter(tensor, t.requires_grad)
+                made[id(t)] = tensor
                 taken.add(id(tensors[key]))
             given[key] = made[id(t)]
     given._metadata = without_converters(state._metadata)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A converted model, or a programmed chip, into a checkpoint."""
+"""Saving of a converted model or a programmed chip as a checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,25 @@ from analogtorch.values import checks
 
 
 def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
-    """Write a converted model, or a programmed chip, to the folder ``path``, in place of a
-    checkpoint that is there.
+    """Write a converted model, or a programmed chip, to a folder.
 
-    ``weights.safetensors`` has the keys of the digital model's ``state_dict``, of tied weights one;
-    ``analog.json`` the rest. Of a programmed chip they hold the model that was programmed and what
-    to program it with: not conductances, which the seed gives again. A checkpoint that was there
-    stays readable until the new one is whole.
+    ``weights.safetensors`` has the keys of the digital model's ``state_dict``, with one key for
+    tied weights; ``analog.json`` has the rest. For a programmed chip they hold the model and the
+    arguments of ``program``, not the conductances, which the seed gives again. A checkpoint that
+    was there is replaced; it stays readable until the new one is complete.
 
     Args:
         model: a converted model, or what ``program`` returned.
-        path: the folder; it is made where it is missing.
+        path: the folder; it is made if it does not exist.
 
     Returns:
         The folder.
 
     Raises:
         TypeError: ``model`` is of another type.
-        ValueError: a model without analog layers, a programmed chip at one time, a parametrized
-            analog layer, or a state that is no plain tensor with data. Nothing is written.
+        ValueError: the model has no analog layer, is a programmed chip at one time, has a
+            parametrized analog layer, or has a state that is no plain tensor with data. Nothing is
+            written.
         ImportError: safetensors is not installed.
         OSError: the files could not be written. What was there is untouched.
 
@@ -70,9 +70,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a model by key, ties left out; and the keys left out, each with that of the
-    same tensor.
-    """
+    """Return the tensors of a model by key without ties, and the tied keys with the keys kept."""
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     seen: dict[Any, str] = {}
@@ -86,15 +84,14 @@ def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         if t.is_meta:
             raise ValueError(f"save: {key!r} is on the meta device; load weights first")
         storage = t.untyped_storage()._cdata
-        place = (storage, t.storage_offset(), t.shape, t.stride(), t.dtype)
-        if place in seen and t.numel():
-            tied[key] = seen[place]
+        view = (storage, t.storage_offset(), t.shape, t.stride(), t.dtype)
+        if view in seen and t.numel():
+            tied[key] = seen[view]
             continue
-        seen[place] = key
-        tensors[key] = (
-            t.clone(memory_format=torch.contiguous_format)
-            if storage in storages
-            else t.contiguous()
-        )
+        seen[view] = key
+        if storage in storages:
+            tensors[key] = t.clone(memory_format=torch.contiguous_format)
+        else:
+            tensors[key] = t.contiguous()
         storages.add(storage)
     return tensors, tied

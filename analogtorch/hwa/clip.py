@@ -1,5 +1,6 @@
-"""Weight clipping: a smaller largest weight leaves more conductance, and so less relative noise, to
-all the others.
+"""Weight clipping, which leaves less relative noise in all weights but the largest.
+
+The largest weight has full conductance. If it is smaller, all others have more conductance.
 """
 
 from typing import Any
@@ -15,7 +16,8 @@ from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
 
 SIGMA = 2.5
-"""Where nothing else is said. Joshi et al. 2020 and Rasch et al. 2023 train with 2 to 2.5."""
+"""Default number of standard deviations. Joshi et al. 2020 and Rasch et al. 2023 train with 2 to
+2.5."""
 
 
 @torch.no_grad()
@@ -26,28 +28,31 @@ def clip_weights_(
     bound: float | None = None,
     per_channel: bool = False,
 ) -> nn.Module:
-    """Clip the weights of each analog layer, in place: to ``+- sigma`` standard deviations, or to
-    ``+- bound``.
+    """Clip the weights of each analog layer in place.
 
-    Call it after every ``optimizer.step()``, or let ``clip_after_step`` do so; any optimizer.
-    Clipping at 2 to 2.5 sigma is what Joshi et al. 2020 and Rasch et al. 2023 train with; Analog
-    Foundation Models clip 2.5 sigma of each output channel, NeuRRAM's nets a fixed bound of 0.1 or
-    0.2.
+    They are clipped to ``+- sigma`` standard deviations, or to ``+- bound``. Call it after every
+    ``optimizer.step()`` of any optimizer, or let ``clip_after_step`` do so. Joshi et al. 2020 and
+    Rasch et al. 2023 train with clipping at 2 to 2.5 sigma; Analog Foundation Models clip 2.5 sigma
+    of each output channel, and NeuRRAM's nets a fixed bound of 0.1 or 0.2.
 
-    Weights that are all equal, of a layer or of a channel, are left alone where ``sigma`` counts. A
-    weight that several layers share is clipped once, as that of the first. The optimizer's momentum
-    does not know of the clipping.
+    With ``sigma``, the weights of a layer or channel are left as they are if they are all equal. A
+    weight that several layers share is clipped once, as that of the first layer. The momentum of
+    the optimizer does not change.
 
     Args:
         model: a converted model.
-        sigma: > 0, standard deviations of the layer's own weights; 2.5 unless ``bound`` is given.
-        bound: > 0, in the units of the weights; instead of ``sigma``.
-        per_channel: measure the standard deviation of each output's weights, and clip them to that.
+        sigma: number of standard deviations of the layer's weights, > 0; 2.5 unless ``bound`` is
+            given.
+        bound: largest magnitude in the units of the weights, > 0; instead of ``sigma``.
+        per_channel: if True, use the standard deviation of each output's weights for that output.
+
+    Returns:
+        The model.
 
     Raises:
-        ValueError: ``sigma`` or ``bound`` is not positive, or both are given, or ``per_channel``
-            with ``bound``; the model has no analog layer, or one that is parametrized or pruned, or
-            is a programmed chip. Nothing has changed.
+        ValueError: ``sigma`` or ``bound`` is not positive, both are given, or ``per_channel`` is
+            given with ``bound``; or the model has no analog layer, has one that is parametrized or
+            pruned, or is a programmed chip. Nothing has changed then.
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
@@ -73,27 +78,27 @@ def clip_after_step(
     bound: float | None = None,
     per_channel: bool = False,
 ) -> RemovableHandle:
-    """Call ``clip_weights_`` after every step of ``optimizer``, whichever it is: a projected
-    gradient step.
+    """Call ``clip_weights_`` after every step of ``optimizer``.
 
-    It is a hook of ``torch.optim``, which is not part of the optimizer's ``state_dict``: call it
-    again after a resume. A step that ``torch.amp.GradScaler`` skips does not clip. A wrapper that
-    is no optimizer of its own, such as Accelerate's, steps the one inside: give that one, before it
-    is wrapped.
+    The result is a projected gradient step. A hook of ``torch.optim`` makes the calls; it is not
+    part of the optimizer's ``state_dict``, so call this function again after a resume. A step that
+    ``torch.amp.GradScaler`` skips does not clip. A wrapper that is no optimizer itself, such as
+    Accelerate's, steps the optimizer inside: give that one, before it is wrapped.
 
     Args:
-        optimizer: it must train a weight of an analog layer of the model.
-        model: a converted model; its analog layers are looked up anew at each step.
+        optimizer: an optimizer that trains a weight of an analog layer of the model.
+        model: a converted model; its analog layers are found again at each step.
         sigma: as for ``clip_weights_``.
         bound: as for ``clip_weights_``.
         per_channel: as for ``clip_weights_``.
 
     Returns:
-        A handle whose ``remove()`` ends it.
+        A handle whose ``remove()`` ends the clipping.
 
     Raises:
-        TypeError: ``optimizer`` is no ``torch.optim.Optimizer`` or cannot take hooks.
-        ValueError: as ``clip_weights_``, or the optimizer trains none of these weights.
+        TypeError: ``optimizer`` is no ``torch.optim.Optimizer``, or cannot take hooks.
+        ValueError: ``clip_weights_`` refuses the arguments, or the optimizer trains none of these
+            weights.
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
@@ -121,9 +126,7 @@ def clip_after_step(
 
 
 def check(caller: str, sigma: float | None, bound: float | None, per_channel: bool) -> None:
-    """Raise ValueError where ``caller`` was given options of ``clip_weights_`` that do not go
-    together.
-    """
+    """Raise ValueError if options of ``clip_weights_`` are wrong or exclude each other."""
     for name, value in (("sigma", sigma), ("bound", bound)):
         if value is not None:
             checks.number(f"{caller}: {name}", value, above=0)
@@ -139,7 +142,7 @@ def check(caller: str, sigma: float | None, bound: float | None, per_channel: bo
 
 
 def _clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
-    """The analog layers, of those that share a weight the first."""
+    """Return the analog layers; of those that share a weight, only the first."""
     check_module(caller, model)
     layers = dict(analog_layers(model))
     if not layers:
@@ -156,8 +159,9 @@ def _clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
 
 
 def _limit(layer: AnalogLayer, sigma: float, per_channel: bool) -> Tensor:
-    """The largest magnitude to keep, broadcastable to the layer's weight; infinite where all
-    weights are equal.
+    """Return the largest magnitude to keep, broadcastable to the layer's weight.
+
+    It is infinite where all weights are equal.
     """
     weight = layer.weight
     if not per_channel:
@@ -166,13 +170,10 @@ def _limit(layer: AnalogLayer, sigma: float, per_channel: bool) -> Tensor:
         return torch.where(std > 0, sigma * std, torch.inf)
     matrix = layer.as_matrix(weight)
     std = matrix.flatten(1).std(1, correction=0)
-    rows = (
-        torch.where(std > 0, sigma * std, torch.inf)
-        .view(-1, *[1] * (matrix.dim() - 1))
-        .expand_as(matrix)
-    )
-    # where each weight lies in the matrix, which may be turned or grouped otherwise
-    places = layer.as_matrix(
-        torch.arange(weight.numel(), device=weight.device).view_as(weight)
-    ).flatten()
-    return torch.empty_like(rows).flatten().index_copy_(0, places, rows.flatten()).view_as(weight)
+    limits = torch.where(std > 0, sigma * std, torch.inf)
+    limits = limits.view(-1, *[1] * (matrix.dim() - 1)).expand_as(matrix)
+    # the position of each weight in the matrix, which may be transposed or grouped otherwise
+    positions = torch.arange(weight.numel(), device=weight.device).view_as(weight)
+    index = layer.as_matrix(positions).flatten()
+    found = torch.empty_like(limits).flatten().index_copy_(0, index, limits.flatten())
+    return found.view_as(weight)

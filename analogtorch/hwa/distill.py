@@ -1,4 +1,4 @@
-"""Distillation: the digital model teaches the one that meets the noise."""
+"""Distillation: a model learns from the outputs of the digital model."""
 
 import torch
 from torch import Tensor
@@ -8,22 +8,22 @@ from analogtorch.values import checks
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """How far the student's distribution is from the teacher's: ``T^2 KL(softmax(teacher / T),
-    softmax(student / T))``.
+    """Return how far the student's outputs are from the teacher's, as a distribution.
 
-    The mean over all positions (Hinton et al. 2015, arXiv:1503.02531); ``T^2`` keeps the size of
-    the gradient independent of the temperature. Half precision is computed in float32.
+    The loss is ``T^2 KL(softmax(teacher / T), softmax(student / T))``, the mean over all positions
+    (Hinton et al. 2015, arXiv:1503.02531). ``T^2`` keeps the size of the gradient independent of
+    the temperature. Half precision is computed in float32.
 
     Args:
-        student: logits, (*, classes), such as (N, classes) or (N, T, classes).
-        teacher: logits of the same shape; no gradient goes there.
-        temperature: T > 0.
+        student: logits of shape (*, classes), such as (N, classes) or (N, T, classes).
+        teacher: logits of the same shape; they get no gradient.
+        temperature: the temperature T, > 0.
 
     Returns:
         A scalar, >= 0 up to rounding.
 
     Raises:
-        TypeError: one of them is no tensor in floating point.
+        TypeError: one of them is no floating-point tensor.
         ValueError: the shapes differ or have no positions, or ``temperature`` is not positive.
 
     Example:
@@ -44,10 +44,13 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 
             "distillation_loss: student and teacher must be logits of one shape (*, classes) that "
             f"is not empty, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    ours, theirs = (
-        F.log_softmax(
-            t.to(torch.promote_types(t.dtype, torch.float32)).flatten(0, -2) / temperature, -1
-        )
-        for t in (torch.atleast_2d(student), torch.atleast_2d(teacher.detach()))
-    )
-    return temperature**2 * F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+    of_student = _log_probabilities(student, temperature)
+    of_teacher = _log_probabilities(teacher.detach(), temperature)
+    divergence = F.kl_div(of_student, of_teacher, log_target=True, reduction="batchmean")
+    return temperature**2 * divergence
+
+
+def _log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    logits = torch.atleast_2d(logits)
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.log_softmax(precise.flatten(0, -2) / temperature, -1)

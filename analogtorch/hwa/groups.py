@@ -1,6 +1,4 @@
-"""Parameter groups for an optimizer: weight decay is for matrices; it would shrink DAC ranges below
-their inputs.
-"""
+"""Parameter groups for an optimizer, which keep weight decay away from the DAC ranges."""
 
 from typing import Any
 
@@ -11,25 +9,26 @@ from analogtorch.values import checks
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups that decay weight matrices and spare DAC ranges, biases and norms.
+    """Return parameter groups that decay weight matrices and spare DAC ranges, biases and norms.
 
-    Pulled towards zero, a DAC range clips more and more of its inputs, and a bias or the gain of a
-    norm gains nothing. Make the optimizer from the groups after ``analogtorch.convert``. Ranges are
-    in it from then on, and learn as soon as they are calibrated. A group takes further options of
-    the optimizer: ``groups[2]["lr"] = 1e-3``.
+    Weight decay would shrink a DAC range until it clips its inputs; it is of no use for a bias or
+    the gain of a norm. Make the optimizer from the groups after ``analogtorch.convert``, so that it
+    holds the DAC ranges, which learn as soon as they are calibrated. A group takes further options
+    of the optimizer: ``groups[2]["lr"] = 1e-3``.
 
     Args:
         model: a converted model.
-        weight_decay: >= 0, that of the matrices.
+        weight_decay: weight decay of the matrices, >= 0.
 
     Returns:
-        Three groups, in this order, each Parameter of the model in one of them: ``matrices``, which
-        have two dimensions or more (embeddings among them), with ``weight_decay``; ``vectors``
-        (biases, gains of norms) and ``ranges`` with none. The key ``name`` has these names.
+        Three groups, in this order, which hold each Parameter of the model once: ``matrices``, with
+        two dimensions or more (embeddings among them) and with ``weight_decay``; ``vectors``
+        (biases, gains of norms) and ``ranges`` (DAC ranges), both without. The key ``name`` has
+        these names.
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: ``weight_decay`` is no number >= 0; the model has no analog layer, or is a
+        ValueError: ``weight_decay`` is no number >= 0, or the model has no analog layer or is a
             programmed chip.
 
     Example:
@@ -50,7 +49,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     refuse_programmed(model, "parameter_groups")
     groups: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "ranges": []}
     for p in model.parameters():
-        groups["ranges" if id(p) in ranges else "matrices" if p.dim() > 1 else "vectors"].append(p)
+        kind = "matrices" if p.dim() > 1 else "vectors"
+        groups["ranges" if id(p) in ranges else kind].append(p)
     return [
         {
             "name": name,

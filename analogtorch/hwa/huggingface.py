@@ -1,7 +1,7 @@
-"""Input ranges and ADC bounds of analog layers in the checkpoints of the Hugging Face ``Trainer``.
+"""DAC and ADC ranges of analog layers in the checkpoints of the Hugging Face ``Trainer``.
 
-It imports transformers, so nothing of AnalogTorch imports it: ``from analogtorch.hwa.huggingface
-import KeepRanges``.
+This module imports transformers, so nothing else in AnalogTorch imports it: ``from
+analogtorch.hwa.huggingface import KeepRanges``.
 """
 
 from pathlib import Path
@@ -19,70 +19,76 @@ _FILE = "trainer_state.json"
 
 
 class KeepRanges(TrainerCallback, ExportableState):
-    """``Trainer(callbacks=[KeepRanges()])``: its checkpoints hold the input ranges, a resumed run
-    goes on from them.
+    """A callback that keeps DAC and ADC ranges in the Trainer's checkpoints.
 
-    The Trainer writes weights as safetensors, which have no place for the ranges: a layer would go
-    on with those it was calibrated to, not with what it had learnt. They go into
-    ``trainer_state.json``, with the ADC bounds. The Trainer loads the weights first, which warns
-    that they bring no ranges; these follow as training begins. So do those of the best checkpoint,
-    under ``load_best_model_at_end``, as it ends.
+    ``Trainer(callbacks=[KeepRanges()])`` writes them and lets a resumed run continue with them. The
+    Trainer writes weights as safetensors, which cannot hold the ranges: a layer would continue with
+    its calibrated ranges instead of those that it has learnt. The ranges go into
+    ``trainer_state.json``. The Trainer loads the weights first, which warns that they bring no
+    ranges; the ranges follow as training begins. The ranges of the best checkpoint follow as
+    training ends, under ``load_best_model_at_end``.
 
-    Convert and calibrate the model as for the first run before it is resumed: only then does the
-    optimizer that is loaded know the ranges.
+    Before a run is resumed, convert and calibrate the model as for the first run: only then does
+    the optimizer that is loaded know the ranges.
     """
 
     def __init__(self) -> None:
         self.ranges: dict[str, list[float]] = {}
-        """By layer, when they were last looked at."""
-        self.each: dict[str, dict[str, Any]] = {name: {} for name in COLUMN_RANGES}
-        """Output bounds and output ranges of the layers that have their own."""
+        """The DAC ranges by layer, as of the last ``state()``."""
+        self.column_ranges: dict[str, dict[str, Any]] = {name: {} for name in COLUMN_RANGES}
+        """The output bounds and output ranges of layers that have some."""
         self._model: nn.Module | None = None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it."""
+        """Return what a checkpoint stores of this callback."""
         if self._model is not None:
             layers = list(analog_layers(self._model))
             self.ranges = {
                 name: list(r) for name, layer in layers if (r := layer.input_ranges) is not None
             }
-            self.each = {
-                e: {n: b for n, x in layers if (b := x.saved_column_ranges(e)) is not None}
-                for e in COLUMN_RANGES
+            self.column_ranges = {
+                kind: {
+                    name: saved
+                    for name, layer in layers
+                    if (saved := layer.saved_column_ranges(kind)) is not None
+                }
+                for kind in COLUMN_RANGES
             }
-        return {"args": {}, "attributes": {"ranges": self.ranges, **self.each}}
+        return {"args": {}, "attributes": {"ranges": self.ranges, **self.column_ranges}}
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        """Take the ranges of the checkpoint, if there is one."""
+        """Set the ranges of the checkpoint, if the run is resumed from one."""
         self._model = model
         _take(model, state)
-        # which one resumed from a run without it lacks
+        # a run that is resumed from one without this callback lacks it
         state.stateful_callbacks[_NAME] = self.state()
 
     def on_train_end(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        """Take the ranges of the best checkpoint, if its weights were taken."""
+        """Set the ranges of the best checkpoint, if the Trainer has loaded its weights."""
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             load_ranges(model, state.best_model_checkpoint)
 
 
 def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
-    """Set input ranges and ADC bounds of a converted model to those of a checkpoint that
-    ``KeepRanges`` took part in.
+    """Set the DAC and ADC ranges of a converted model to those of a checkpoint.
+
+    The Trainer that wrote the checkpoint must have had the callback ``KeepRanges``.
 
     Args:
-        model: converted; its weights are loaded by other means, such as ``from_pretrained``.
-        checkpoint: the folder, ``checkpoint-500``.
+        model: a converted model; its weights are loaded by other means, such as
+            ``from_pretrained``.
+        checkpoint: the folder of the checkpoint, such as ``checkpoint-500``.
 
     Returns:
         The model.
 
     Raises:
         FileNotFoundError: the folder has no ``trainer_state.json``.
-        ValueError: that file holds none, or those of other layers. The model is unchanged.
+        ValueError: the file holds no ranges, or those of other layers. The model is unchanged.
     """
     file = Path(checkpoint) / _FILE
     if not file.is_file():
@@ -98,12 +104,13 @@ def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
 
 def _take(model: nn.Module, state: Any) -> bool:
-    """Set the ranges and bounds that are kept in the Trainer's state; whether there are any."""
+    """Set the ranges in the Trainer's state, and return whether there are any."""
     kept = state.stateful_callbacks.get(_NAME, {}).get("attributes", {})
     ranges, layers = kept.get("ranges", {}), dict(analog_layers(model))
     older = {"output_bounds": kept.get("bounds", {})}  # what older checkpoints call them
-    each = {e: kept.get(e, older.get(e, {})) for e in COLUMN_RANGES}
-    names = dict.fromkeys([*ranges, *(name for values in each.values() for name in values)])
+    column_ranges = {kind: kept.get(kind, older.get(kind, {})) for kind in COLUMN_RANGES}
+    others = (name for values in column_ranges.values() for name in values)
+    names = dict.fromkeys([*ranges, *others])
     if unknown := [name for name in names if name not in layers]:
         raise ValueError(
             f"KeepRanges: the checkpoint has an input range of {unknown[0]!r}, which is no analog "
@@ -112,12 +119,12 @@ def _take(model: nn.Module, state: Any) -> bool:
     for name, values in ranges.items():
         layers[name].checked_ranges(values)
     found = {
-        (n, e): layers[n].checked_column_ranges(e, values.get(n))
-        for e, values in each.items()
-        for n in names
+        (name, kind): layers[name].checked_column_ranges(kind, values.get(name))
+        for kind, values in column_ranges.items()
+        for name in names
     }
     for name, values in ranges.items():
         layers[name].set_input_range(values)
-    for (name, attribute), own in found.items():
-        layers[name].set_column_ranges(attribute, own)
+    for (name, kind), values in found.items():
+        layers[name].set_column_ranges(kind, values)
     return bool(names)

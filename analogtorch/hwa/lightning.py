@@ -1,6 +1,4 @@
-"""Callbacks: randomness that can be replayed, weight clipping, growing noise, and a checkpoint
-after each epoch.
-"""
+"""Lightning callbacks: seeds per step, weight clipping, growing noise, a checkpoint per epoch."""
 
 import math
 from pathlib import Path
@@ -17,16 +15,15 @@ from analogtorch.ops import fold, seed_tensor, stream
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of torch's generators for one training step."""
+    """Return the seed of torch's generators for one training step."""
     return int(fold(seed_tensor(seed), stream("training step", step)).item())
 
 
 class StepSeed(L.Callback):
-    """Seed torch before each training step from (seed, step): its noise and dropout can be replayed
-    by themselves.
+    """Seed torch before each training step from (seed, step).
 
-    Without it, what a step draws would depend on all steps before it, and a resumed run would
-    differ.
+    The noise and dropout of a step can so be replayed alone. Without it, what a step draws would
+    depend on all steps before it, and a resumed run would differ.
     """
 
     def __init__(self, seed: int) -> None:
@@ -37,13 +34,13 @@ class StepSeed(L.Callback):
 
 
 class WeightClip(L.Callback):
-    """``analogtorch.hwa.clip_weights_``, with these options, after each step of an optimizer.
+    """Call ``analogtorch.hwa.clip_weights_`` with these options after each optimizer step.
 
-    Not after a batch whose gradient is only accumulated: sigma would be that of weights that are
-    clipped already.
+    It does nothing after a batch whose gradient is only accumulated: sigma would be that of weights
+    that are clipped already.
 
     Raises:
-        ValueError: options that do not go together.
+        ValueError: the options are wrong or exclude each other.
     """
 
     def __init__(
@@ -71,20 +68,22 @@ class WeightClip(L.Callback):
 
 
 class NoiseRamp(L.Callback):
-    """``analogtorch.hwa.training_noise_`` that grows linearly from ``start`` to 1, in stairs.
+    """Let the training noise grow linearly from ``start`` to 1, in stairs.
 
-    The fraction is a function of the trainer's ``global_step`` alone, so that a resumed run meets
-    the same noise. After the fit, finished or not, the noise is the chip's again.
+    The fraction depends on the trainer's ``global_step`` alone, so that a resumed run has the same
+    noise; ``analogtorch.hwa.training_noise_`` sets it. After the fit, finished or not, the noise is
+    that of the chip again.
 
     Args:
-        steps: optimizer steps until the noise is whole, >= 1.
+        steps: optimizer steps until the noise is complete, >= 1.
         epochs: the same in epochs, > 0; instead of ``steps``.
-        start: fraction at the first step, in [0, 1].
-        changes: how often the noise grows, >= 1. A compiled model compiles again each time, and
-            torch stops at 8 versions, of which evaluation may need one: hence 6.
+        start: the fraction at the first step, in [0, 1].
+        changes: number of stairs, >= 1. A compiled model compiles again at each, and torch stops at
+            8 versions, of which evaluation may need one: hence 6.
 
     Raises:
-        ValueError: neither or both of ``steps`` and ``epochs``, or a number outside its range.
+        ValueError: neither or both of ``steps`` and ``epochs`` are given, or a number is out of
+            range.
     """
 
     def __init__(
@@ -99,21 +98,14 @@ class NoiseRamp(L.Callback):
             raise ValueError(
                 f"NoiseRamp: give one of steps and epochs, got steps={steps} and epochs={epochs}"
             )
+        steps_fit = steps is None or (type(steps) is int and steps >= 1)
+        epochs_fit = epochs is None or (epochs > 0 and math.isfinite(epochs))
+        changes_fit = type(changes) is int and changes >= 1
         for name, value, ok, allowed in (
-            (
-                "steps",
-                steps,
-                steps is None or (type(steps) is int and steps >= 1),
-                "an integer >= 1",
-            ),
-            (
-                "epochs",
-                epochs,
-                epochs is None or (epochs > 0 and math.isfinite(epochs)),
-                "a number > 0",
-            ),
+            ("steps", steps, steps_fit, "an integer >= 1"),
+            ("epochs", epochs, epochs_fit, "a number > 0"),
             ("start", start, 0 <= start <= 1, "a number from 0 (no noise) to 1 (all)"),
-            ("changes", changes, type(changes) is int and changes >= 1, "an integer >= 1"),
+            ("changes", changes, changes_fit, "an integer >= 1"),
         ):
             if not ok:
                 raise ValueError(f"NoiseRamp: {name} must be {allowed}, got {value!r}")
@@ -142,7 +134,7 @@ class NoiseRamp(L.Callback):
             self._fraction = None
 
     def _length(self, trainer: L.Trainer) -> int:
-        """Optimizer steps of the ramp."""
+        """Return the number of optimizer steps of the ramp."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None

@@ -1,4 +1,4 @@
-"""How much of the training noise there is: it may grow while a model learns to live with it."""
+"""The fraction of the training noise, which may grow while a model learns to live with it."""
 
 from torch import nn
 
@@ -7,22 +7,24 @@ from analogtorch.values import checks
 
 
 def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
-    """Set the training noise of every analog layer to a ``fraction`` of what its chip says, in
-    place.
+    """Set the training noise of every analog layer to a ``fraction`` of that of its chip.
 
-    Weight noise, the probability of ``drop_connect`` and the output noise in training are
-    multiplied by it, whatever it was before. The layers' ``chip`` stays as it is, and so do
-    ``eval()`` and what ``program`` makes. The fraction is copied and pickled with the model;
-    ``at.save`` does not keep it. A compiled model compiles again for each new value: use few, as
-    torch stops compiling after 8 (``torch._dynamo.config.recompile_limit``).
+    The fraction multiplies the weight noise, the probability of ``drop_connect`` and the output
+    noise in training, whatever it was before. The layers' ``chip`` stays as it is, and so do
+    ``eval()`` and the chips that ``program`` makes. The fraction is copied and pickled with the
+    model; ``at.save`` does not keep it. A compiled model compiles again for each new value: use
+    few, as torch stops compiling after 8 (``torch._dynamo.config.recompile_limit``).
 
     Args:
         model: a converted model.
         fraction: 0 (no noise) to 1 (all of it).
 
+    Returns:
+        The model.
+
     Raises:
         ValueError: ``fraction`` is outside [0, 1], or the model has no analog layer or is a
-            programmed chip. Nothing has changed.
+            programmed chip. Nothing has changed then.
 
     Example:
         >>> model = at.convert(torch.nn.Linear(8, 4), at.chips.hermes64())
@@ -46,13 +48,14 @@ def training_noise_(model: nn.Module, fraction: float) -> nn.Module:
 
 
 def ramped(step: int, steps: int, start: float, changes: int) -> float:
-    """The fraction of the noise at a ``step`` of a ramp: linear from ``start`` to 1 in as many
-    stairs as ``changes``.
+    """Return the fraction of the noise at a ``step`` of a ramp.
+
+    It rises linearly from ``start`` to 1, in as many stairs as ``changes``.
 
     Args:
-        step: >= 0.
-        steps: of the ramp, >= 1; from that step on it is 1.
-        start: in [0, 1].
-        changes: >= 1.
+        step: number of the step, >= 0.
+        steps: length of the ramp, >= 1; from that step on the fraction is 1.
+        start: fraction at the first step, in [0, 1].
+        changes: number of stairs, >= 1.
     """
     return 1.0 if step >= steps else start + (1 - start) * (step * changes // steps) / changes

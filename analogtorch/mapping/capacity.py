@@ -1,5 +1,4 @@
-"""How many weights fit on chips, and which mix of dense and accurate cells fits a number of them.
-"""
+"""How many weights fit on chips, and the mix of dense and accurate cells that fits a number."""
 
 import math
 from collections.abc import Iterable, Mapping
