@@ -27,8 +27,9 @@ class Arguments:
 
 
 class _Config(ActionConfigFile):
-    """Reads a configuration within the limits of ``parse_yaml``, and fields under their earlier
-    names.
+    """Reads a configuration within the limits of ``parse_yaml``.
+
+    It accepts the earlier names of fields.
     """
 
     def __call__(
@@ -46,7 +47,10 @@ class _Config(ActionConfigFile):
 
 
 def parser() -> ArgumentParser:
-    """Options and configuration files: ``--config FILE`` first, then flags over it."""
+    """Return the parser of options and configuration files.
+
+    ``--config FILE`` is read first; flags override it.
+    """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     new = ArgumentParser(
         prog="analogtorch kws",
@@ -80,10 +84,10 @@ def parser() -> ArgumentParser:
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
-    """The run that the arguments describe.
+    """Return the run that the arguments describe.
 
     Raises:
-        ValueError: an unknown option, or a value of the wrong type or outside its range.
+        ValueError: an option is unknown, or a value has the wrong type or is out of range.
         SystemExit: --help or --print_config (code 0).
     """
     given = parser()

@@ -1,4 +1,7 @@
-"""``analogtorch map``: a model by its dotted name onto a chip, as a table, JSON and HTML."""
+"""``analogtorch map``: map a model, given by its dotted name, onto a chip.
+
+The result is a table, JSON and HTML.
+"""
 
 import argparse
 import contextlib
@@ -29,14 +32,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
-    """Map as the command line says and write the files it names.
+    """Map as the command line describes and write the files that it names.
 
     Returns:
-        The mapping, and its cost where that of the chip is known.
+        The mapping, and its cost if the chip has one.
 
     Raises:
-        ValueError: a wrong option, or the model does not fit.
-        ImportError: the model's module is not installed, or the ``report`` extra is missing for
+        ValueError: an option is wrong, or the model does not fit.
+        ImportError: the model's module is not installed, or the extra ``report`` is missing for
             ``--html``.
         OSError: a file cannot be written.
     """
@@ -64,13 +67,13 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
 
 
 def build(name: str) -> nn.Module:
-    """The model that the callable with the dotted ``name`` returns, without pretrained weights.
+    """Return the model that the callable with the dotted ``name`` builds, with random weights.
 
     It is built on the meta device, without memory for its weights, unless its code needs their
     values.
 
     Raises:
-        ValueError: ``name`` names no callable, or it returns no module.
+        ValueError: ``name`` names no callable, or the callable returns no module.
         ImportError: its module cannot be imported.
     """
     module, _, attribute = name.rpartition(".")
@@ -87,10 +90,8 @@ def build(name: str) -> nn.Module:
     options: dict[str, Any] = {}
     try:
         names = inspect.signature(make).parameters
-        # no download
-        options |= {
-            name: None for name in names if name == "weights" or name.startswith("weights_")
-        }
+        # None as weights avoids a download
+        options |= {n: None for n in names if n == "weights" or n.startswith("weights_")}
         with torch.device("meta"):
             model = make(**options)
     except (TypeError, ValueError) as error:
@@ -104,8 +105,9 @@ def build(name: str) -> nn.Module:
 
 @contextlib.contextmanager
 def _current_folder() -> Iterator[None]:
-    """Modules in the current folder are found, as ``python -m`` finds them; installed ones of the
-    same name first.
+    """Find modules in the current folder, as ``python -m`` does.
+
+    Installed modules of the same name come first.
     """
     here = str(Path.cwd())
     sys.path.append(here)
@@ -118,7 +120,7 @@ def _current_folder() -> Iterator[None]:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="analogtorch map",
-        description="Place a model on a chip and say what it takes.",
+        description="Map a model onto a chip: tiles, time, energy and floorplan.",
         epilog="The model's module is imported and its code runs: "
         "name only modules that you trust.",
         allow_abbrev=False,
@@ -136,7 +138,7 @@ def _parser() -> _Parser:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--chips", default="1", help="chips there are, or auto for as many as needed (default: 1)"
+        "--chips", default="1", help="number of chips, or auto for as many as needed (default: 1)"
     )
     parser.add_argument(
         "--input",
@@ -166,14 +168,14 @@ def _parser() -> _Parser:
 
 
 def _chip(text: str) -> chips.Chip:
-    """A preset by its name, or the chip in a file."""
+    """Return a preset by its name, or the chip in a file."""
     if Path(text).suffix.lower() in SUFFIXES:
         return chips.load(text)
     try:
         return chips.get(text)
     except ValueError as error:
         raise ValueError(
-            f"--chip: {error} A chip of your own is a path that ends in {', '.join(SUFFIXES)}"
+            f"--chip: {error} Your own chip is a path that ends in {', '.join(SUFFIXES)}"
         ) from error
 
 

@@ -1,6 +1,4 @@
-"""Read recordings into the one form that all of AnalogTorch uses: int16, 16 kHz, mono, 16,000
-samples.
-"""
+"""Reading of recordings into one form: int16, 16 kHz, mono, 16,000 samples."""
 
 import io
 from collections.abc import Iterable
@@ -15,44 +13,43 @@ from tqdm import tqdm
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES
 from analogtorch.values import checks
 
-# from here on: what a program writes into the header when it cannot go back to it
+# sizes from here on: a program wrote them because it could not come back to the header
 _UNKNOWN_SIZE = 2**31 - 2**16
 Fit = Literal["error", "pad_or_trim"]
 """What to do with a clip of another length: refuse it, or add zeros at its end or cut its end."""
 
 
 def check_fit(fit: str) -> None:
-    """Raise ValueError unless `fit` is one of `Fit`'s values."""
+    """Raise ValueError unless `fit` is one of the values of `Fit`."""
     checks.choice("fit", fit, get_args(Fit))
 
 
 def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool = False) -> Tensor:
-    """One recording of any length as float32 in [-1, 1], 16 kHz, mono, shape (samples,).
+    """Return one recording of any length as float32 in [-1, 1], shape (samples,).
+
+    It is at 16 kHz and mono; channels are averaged.
 
     Args:
-        audio: a file, or the contents of one: WAV, FLAC, OGG, MP3, whatever libsndfile reads.
-        name: what messages call it; by default the path.
-        resample: bring another sampling rate to 16 kHz (torchaudio's windowed sinc) instead of
+        audio: a file, or the contents of one: WAV, FLAC, OGG, MP3, or what else libsndfile reads.
+        name: name of the recording in messages; by default the path.
+        resample: convert another sampling rate to 16 kHz (torchaudio's windowed sinc) instead of
             refusing it.
-
-    Channels are averaged.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not audio, damaged, empty, not finite, or of another rate.
+        ValueError: it is no audio, is damaged, empty or not finite, or has another rate.
         TypeError: `audio` is neither a path nor bytes.
     """
     audio = audio if isinstance(audio, bytes) else checks.path("audio", audio)
     checks.flag("resample", resample)
-    import soundfile  # here, so that `kws --help` does not wait for it
+    import soundfile  # late, so that `kws --help` does not wait for it
 
     name = name or _name(audio)
     if isinstance(audio, Path) and not audio.is_file():
         raise FileNotFoundError(f"{name}: no such audio file")
+    source = io.BytesIO(audio) if isinstance(audio, bytes) else audio
     try:
-        data, rate = soundfile.read(
-            io.BytesIO(audio) if isinstance(audio, bytes) else audio, dtype="float32"
-        )
+        data, rate = soundfile.read(source, dtype="float32")
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise ValueError(
             f"{name}: not readable as audio, or damaged ({error}). Replace or leave out this file."
@@ -74,7 +71,7 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
             f"{name}: sampled at {rate} Hz; {SAMPLE_RATE} Hz is needed. Write resample=True to "
             "convert it."
         )
-    # here, so that `kws --help` does not wait for it
+    # late, so that `kws --help` does not wait for it
     from torchaudio.functional import resample as resample_to
 
     return resample_to(samples, rate, SAMPLE_RATE)
@@ -83,13 +80,13 @@ def read_recording(audio: str | Path | bytes, *, name: str = "", resample: bool 
 def read_clip(
     audio: str | Path | bytes, *, name: str = "", resample: bool = False, fit: Fit = "error"
 ) -> Tensor:
-    """One clip as int16 of shape (16000,). 16-bit recordings come back bit for bit; see
-    `read_recording`.
+    """Return one clip as int16 of shape (16000,); see `read_recording`.
+
+    16-bit recordings keep every bit.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: what `read_recording` refuses, or another length than one second and
-            `fit="error"`.
+        ValueError: `read_recording` refuses it, or it does not last one second and `fit="error"`.
     """
     check_fit(fit)
     samples = read_recording(audio, name=name, resample=resample)
@@ -109,8 +106,9 @@ def _name(audio: str | Path | bytes) -> str:
 
 
 def _is_cut_short(audio: Path | bytes) -> bool:
-    """Whether a WAV file announces more bytes than there are; libsndfile returns what is left of it
-    in silence.
+    """Return whether a WAV file announces more bytes than it has.
+
+    libsndfile returns what is left of it without an error.
     """
     if isinstance(audio, Path):
         size = audio.stat().st_size
@@ -123,8 +121,9 @@ def _is_cut_short(audio: Path | bytes) -> bool:
 
 
 def to_int16(samples: Tensor) -> Tensor:
-    """Float samples in [-1, 1] as int16, rounded, clipped at full scale; the inverse of
-    `Clips.floats`.
+    """Return float samples in [-1, 1] as int16, rounded and clipped at full scale.
+
+    It is the inverse of `Clips.floats`.
     """
     return samples.mul(32_768).round_().clamp_(-32_768, 32_767).to(torch.int16)
 
@@ -138,8 +137,9 @@ def read_clips(
     progress: bool,
     title: str,
 ) -> Tensor:
-    """`count` clips, given as (name, file or contents), as int16 of shape (count, 16000); see
-    `read_clip`.
+    """Return `count` clips as int16 of shape (count, 16000); see `read_clip`.
+
+    Each is given as its name and its file or contents.
     """
     waveforms = np.empty((count, SAMPLES), dtype=np.int16)
     bar = tqdm(audio, total=count, desc=title, unit="clip", disable=not progress)

@@ -1,8 +1,7 @@
-"""Change each training clip a little, differently in each epoch: a pure function of (seed, epoch,
-index).
+"""Augmentation of training clips, as a pure function of (seed, epoch, index).
 
-The same clip in the same epoch is changed in the same way whatever batch it comes in, whichever
-process does it, and whatever torch's generators have been used for.
+A clip in an epoch is changed in the same way whatever batch it is in, whichever process does it,
+and whatever torch's generators have been used for.
 """
 
 from dataclasses import dataclass
@@ -27,32 +26,32 @@ _QUIETEST = 10 ** (-50 / 20)
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What is changed, and how far. Zero (or 1.0 for `speeds`) turns a change off.
+    """The changes of a training clip, and their limits. Zero (or 1.0 for `speeds`) turns one off.
 
     Raises:
-        ValueError: a field outside its range.
+        ValueError: a field is out of range.
     """
 
     shift_ms: float = 100.0
     """Largest shift in time to either side, in ms, filled with zeros; 0 to 500."""
     gain_db: float = 6.0
-    """Largest change of level up or down, in dB; 0 to 40."""
+    """Largest change of level, up or down, in dB; 0 to 40."""
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
-    """Speeds of which each clip gets one (pitch goes along), each 0.5 to 2."""
+    """Speeds of which each clip gets one, 0.5 to 2 each; the pitch changes with the speed."""
     noise_probability: float = 0.8
     """Share of clips that get background noise; 0 to 1."""
     snr_db: tuple[float, float] = (5.0, 40.0)
-    """Range of the clip's RMS over the noise's, in dB, between -20 and 100."""
+    """Range of the ratio of the clip's RMS to the noise's, in dB, between -20 and 100."""
     noise: str | None = None
     """Folder of noise recordings at 16 kHz, of one second or longer; null generates white, pink and
     brown noise."""
     time_masks: int = 2
-    """Stretches of frames set to 0 (the mean) in the features (SpecAugment: arXiv:1904.08779); 0 to
-    10."""
+    """Number of stretches of frames set to 0 (the mean) in the features (SpecAugment:
+    arXiv:1904.08779); 0 to 10."""
     time_mask_frames: int = 8
     """Longest stretch, in frames of 20 ms; 0 to 49."""
     frequency_masks: int = 2
-    """Bands set to 0 in the features; 0 to 10."""
+    """Number of bands set to 0 in the features; 0 to 10."""
     frequency_mask_bins: int = 6
     """Widest band, in filters; 0 to 40."""
 
@@ -68,10 +67,8 @@ class Augment:
                 "Augment.speeds must be a tuple such as (0.9, 1.0, 1.1), got "
                 f"{checks.shown(self.speeds)}"
             )
-        speeds = (
-            checks.number(f"Augment.speeds[{i}]", v, least=0.5, most=2)
-            for i, v in enumerate(self.speeds)
-        )
+        given = enumerate(self.speeds)
+        speeds = (checks.number(f"Augment.speeds[{i}]", v, least=0.5, most=2) for i, v in given)
         checks.settle(self, "speeds", tuple(speeds))
         check_snr(self)
         if self.noise is not None:
@@ -79,14 +76,15 @@ class Augment:
 
 
 class Augmenter:
-    """Applies an `Augment`.
+    """Changes training clips as an `Augment` describes.
 
     Args:
-        config: what to change.
-        seed: 0 or more.
+        config: the changes.
+        seed: seed of all changes, 0 or more.
 
     Raises:
-        FileNotFoundError, ValueError: the noise folder cannot be used (`read_noise`).
+        FileNotFoundError: the folder of noise does not exist or holds no audio.
+        ValueError: `read_noise` refuses the folder of noise.
         TypeError: `config` is no `Augment`.
     """
 
@@ -96,28 +94,30 @@ class Augmenter:
         self.noise: Noise = read_noise(config.noise) if config.noise else generate_noise(seed=seed)
 
     def waveforms(self, waveforms: Tensor, index: Tensor, *, epoch: int) -> Tensor:
-        """Speed, level, shift and noise, in this order; clipped to [-1, 1]. The input is left as it
-        is.
+        """Return the waveforms with speed, level, shift and noise, in this order.
+
+        They are clipped to [-1, 1]. The input is not changed.
 
         Args:
-            waveforms: (B, 16000), float in [-1, 1].
-            index: (B,), integers: which clip of the training split each row is.
-            epoch: 0 or more.
+            waveforms: float in [-1, 1] of shape (B, 16000).
+            index: integers of shape (B,): the index of each row in the training split.
+            epoch: number of the epoch, 0 or more.
 
         Raises:
-            ValueError: another shape, or an epoch that is no integer >= 0.
-            TypeError: no tensors, or waveforms that are not floating point.
+            ValueError: a shape is another, or the epoch is no integer >= 0.
+            TypeError: an argument is no tensor, or waveforms are not floating point.
         """
         check_waveforms(waveforms)
         keys = (self.seed, checks.count("epoch", epoch, least=0), _as_index(index, waveforms))
-        changed = self._mix_noise(
-            self._shift(self._change_level(self._change_speed(waveforms, keys), keys), keys), keys
-        )
+        changed = self._change_level(self._change_speed(waveforms, keys), keys)
+        changed = self._mix_noise(self._shift(changed, keys), keys)
         return changed.clamp(-1, 1)
 
     def features(self, features: Tensor, index: Tensor, *, epoch: int) -> Tensor:
-        """SpecAugment masks. `features` is (B, 1, frames, filters), normalised to a mean near 0;
-        arguments as above.
+        """Return the features with SpecAugment masks.
+
+        `features` has shape (B, 1, frames, filters) and a mean near 0; the other arguments are
+        those of `waveforms`.
         """
         checks.instance("features", features, Tensor, "LogMel()(waveforms)")
         if features.ndim != 4 or features.shape[1] != 1 or not features.is_floating_point():
@@ -131,7 +131,7 @@ class Augmenter:
         return features * masks[torch.from_numpy(which.astype(np.int64))].to(features)
 
     def _change_speed(self, waveforms: Tensor, keys: tuple) -> Tensor:
-        # here, so that `kws --help` does not wait for torchaudio
+        # late, so that `kws --help` does not wait for torchaudio
         from torchaudio.functional import resample
 
         speeds = self.config.speeds
@@ -186,8 +186,9 @@ def _rms(waveforms: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _mask_bank(config: Augment, seed: int, frames: int, bins: int) -> Tensor:
-    """(4096, 1, frames, bins) of 1 and, where masked, 0. torch's generator is left as it was
-    found.
+    """Return masks (4096, 1, frames, bins) of 1 and, where masked, 0.
+
+    torch's generator keeps its state.
     """
     from torchaudio.transforms import SpecAugment
 

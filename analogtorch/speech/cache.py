@@ -1,4 +1,4 @@
-"""Keep generated clips in a file, so that they are made once."""
+"""A file that keeps generated clips, so that they are made once."""
 
 import hashlib
 import io
@@ -18,16 +18,15 @@ logger = logging.getLogger("analogtorch")
 
 
 def digest(recipe: Any) -> str:
-    """16 hexadecimal digits that name a recipe of plain JSON values."""
+    """Return 16 hexadecimal digits that identify a recipe of plain JSON values."""
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
 
 
 def cached(folder: str | Path, name: str, make: Callable[[], dict[str, Clips]]) -> dict[str, Clips]:
-    """The clips in the file `name` of `folder`; where it is missing or damaged, what `make`
-    returns, and written there.
+    """Return the clips in the file `name` of `folder`; make and store them if it is missing.
 
-    A file that cannot be read, or cannot be written, costs a warning in the log, never the clips.
-    The file appears whole or not at all.
+    A damaged file counts as missing. A file that cannot be read or written costs a warning in the
+    log, never the clips. The file appears whole or not at all.
     """
     path = expanded(str(folder)) / name
     if path.is_file():

@@ -1,5 +1,6 @@
-"""One keyword-spotting run as data: its fields are the options of ``analogtorch kws`` and its YAML
-files' keys.
+"""The configuration of one keyword-spotting run.
+
+Its fields are the options of ``analogtorch kws`` and the keys of its YAML files.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from analogtorch.speech.training.phase import Phase
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the speech comes from."""
+    """The source of the speech."""
 
     source: Literal["synthetic", "folder", "speech_commands"] = "synthetic"
     """Which of the three sources below is used; the settings of the others have no effect."""
@@ -45,7 +46,7 @@ class ModelConfig:
     """The network.
 
     Raises:
-        ValueError: a field outside its range.
+        ValueError: a field is out of range.
     """
 
     name: Literal["conv", "fully_connected"] = "conv"
@@ -58,7 +59,7 @@ class ModelConfig:
     hidden: tuple[int, ...] = (512, 512)
     """fully_connected: outputs of each hidden layer."""
     dropout: float = 0.2
-    """Before the last layer, 0 to below 1."""
+    """Dropout before the last layer, 0 to below 1."""
 
     def __post_init__(self) -> None:
         for name in ("widths", "stem_stride", "hidden"):
@@ -75,7 +76,7 @@ class ModelConfig:
             raise ValueError(f"model.dropout={self.dropout}; use 0 to below 1")
 
     def build(self) -> nn.Module:
-        """A new network, drawn from torch's default generator."""
+        """Return a new network, drawn from torch's default generator."""
         if self.name == "fully_connected":
             return FullyConnected(hidden=self.hidden, dropout=self.dropout)
         return ConvNet(widths=self.widths, stem_stride=self.stem_stride, dropout=self.dropout)
@@ -86,40 +87,40 @@ class ChipConfig:
     """The chip.
 
     Raises:
-        ValueError: an unknown chip or option.
+        ValueError: the chip or an option is unknown.
     """
 
     name: str = "hermes64"
     """A preset; `analogtorch info` lists them."""
     options: dict[str, str] = field(default_factory=dict)
-    """What the preset takes, such as {device: one_device} for hermes64."""
+    """Options of the preset, such as {device: one_device} for hermes64."""
     training: TrainingNoise = field(default_factory=lambda: TrainingNoise(scale=2.5))
     """Noise of hardware-aware training"""
     compensation: Compensation = "least_squares"
-    """Digital correction of the drift."""
+    """Digital correction of the drift"""
 
     def __post_init__(self) -> None:
         self.build()
 
     def build(self) -> Chip:
-        """The chip, with this training noise."""
+        """Return the chip, with this training noise."""
         return dataclasses.replace(at.chips.get(self.name, **self.options), training=self.training)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """How the accuracy on chips is measured.
+    """The measurement of the accuracy on chips.
 
     Raises:
-        ValueError: a field outside its range.
+        ValueError: a field is out of range.
     """
 
     num_chips: int = 10
-    """How many chips are programmed, >= 1."""
+    """Number of chips to program, >= 1."""
     times: tuple[str, ...] = at.TIMES
     """Times after programming, such as "1 day" or "30 s"."""
     seed: int = 0
-    """Which chips: the same seed gives the same chips to every network."""
+    """Seed of the chips: the same seed gives the same chips to every network."""
 
     def __post_init__(self) -> None:
         if self.num_chips < 1:
@@ -132,16 +133,17 @@ class SweepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class KWSConfig:
-    """Speech to accuracy on a chip: data, digital training, direct mapping, hardware-aware
-    training, report.
+    """A run from speech to accuracy on a chip.
+
+    Its steps are data, digital training, direct mapping, HWA training and report.
 
     Raises:
-        ValueError: fields that do not fit together.
+        ValueError: fields do not fit together.
     """
 
     seed: int = 0
-    """Of the initial weights, the order of the clips, augmentation, dropout and training noise; 0
-    or more."""
+    """Seed of initial weights, order of the clips, augmentation, dropout and training noise; 0 or
+    more."""
     data: DataConfig = field(default_factory=DataConfig)
     """Data"""
     augment: Augment = field(
@@ -167,11 +169,13 @@ class KWSConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     """Measurement on chips"""
     threads: int = 1
-    """Threads of torch, >= 1. Part of the run: other numbers of threads round differently."""
+    """Threads of torch, >= 1. They are part of the run: other numbers of threads round
+    differently."""
     workers: int = 1
-    """Processes that prepare training clips ahead, >= 0; without influence on the results."""
+    """Processes that prepare training clips ahead, >= 0; the results do not depend on them."""
     accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
-    """Where Lightning trains; auto takes a GPU if there is one. Chips are measured on the CPU."""
+    """Device that Lightning trains on; auto takes a GPU if there is one. Chips are measured on the
+    CPU."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

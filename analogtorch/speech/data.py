@@ -1,4 +1,4 @@
-"""What every source of speech returns, and the checks that all of them share."""
+"""The clips that every source of speech returns, and the checks that all sources share."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -12,29 +12,31 @@ from analogtorch.speech.labels import LABELS, SILENCE
 from analogtorch.values import checks
 
 SAMPLE_RATE = 16_000
-"""Hz."""
+"""Sampling rate, Hz."""
 SAMPLES = 16_000
-"""Samples of one clip: one second."""
+"""Number of samples of one clip, which lasts one second."""
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clips:
-    """N labelled one-second recordings.
+    """N labelled recordings of one second.
 
     Raises:
-        TypeError: no tensor, or one of another dtype; speakers or names that are no tuple of texts.
-        ValueError: shapes that do not fit together, or a label outside `LABELS`.
+        TypeError: a field is no tensor or has another dtype, or speakers or names are no tuple of
+            texts.
+        ValueError: shapes do not fit together, or a label is outside `LABELS`.
     """
 
     waveforms: Tensor
-    """(N, 16000), int16: 16 kHz, mono."""
+    """Samples (N, 16000), int16, at 16 kHz, mono."""
     labels: Tensor
-    """(N,), int64: positions in `LABELS`."""
+    """Indices into `LABELS`, (N,), int64."""
     speakers: tuple[str, ...]
-    """Who speaks (a person or a synthetic voice); "" where nobody does, in `_silence_` only."""
+    """Speaker of each clip (a person or a synthetic voice); "" if nobody speaks, in `_silence_`
+    only."""
     names: tuple[str, ...]
-    """One name for each clip, for messages: a path, or what was synthesised."""
+    """Name of each clip for messages: a path, or the synthesised text."""
 
     def __post_init__(self) -> None:
         for field, dtype in (("waveforms", torch.int16), ("labels", torch.int64)):
@@ -72,21 +74,25 @@ class Clips:
         return len(self.labels)
 
     def floats(self, index: Tensor | slice = slice(None)) -> Tensor:
-        """The waveforms at `index` as float32 in [-1, 1): samples / 32768, as features and
-        augmentation take them.
+        """Return the waveforms at `index` as float32 in [-1, 1): samples / 32768.
+
+        Features and augmentation take this form.
         """
         return self.waveforms[index].float().div_(32_768)
 
 
 def check_waveforms(waveforms: Any, dtype: torch.dtype | None = None) -> None:
-    """Refuse what is no batch of clips as features and augmentation take them: (B, 16000), float in
-    [-1, 1].
+    """Raise an error unless ``waveforms`` is a batch of clips for features or augmentation.
 
-    ``dtype``: the one that it must have; None: any of floating point.
+    It must be float in [-1, 1] of shape (B, 16000).
+
+    Args:
+        waveforms: the batch.
+        dtype: the dtype that it must have; None allows any floating-point dtype.
 
     Raises:
-        TypeError: no tensor, or one of another type.
-        ValueError: another shape.
+        TypeError: it is no tensor, or one of another type.
+        ValueError: the shape is another.
     """
     checks.instance("waveforms", waveforms, Tensor, "Clips.floats()")
     if waveforms.ndim != 2 or waveforms.shape[1] != SAMPLES:
@@ -106,10 +112,12 @@ def check_waveforms(waveforms: Any, dtype: torch.dtype | None = None) -> None:
 
 
 def check_snr(owner: Any) -> None:
-    """Settle the field ``snr_db`` of a frozen dataclass: two numbers, in order, from -20 to 100 dB.
+    """Check the field ``snr_db`` of a frozen dataclass and set it.
+
+    It must hold two numbers from -20 to 100 dB, the smaller first.
 
     Raises:
-        ValueError: something else.
+        ValueError: it is something else.
     """
     name, given = f"{type(owner).__name__}.snr_db", owner.snr_db
     if not isinstance(given, tuple | list) or len(given) != 2:
@@ -117,9 +125,8 @@ def check_snr(owner: Any) -> None:
             f"{name} must be (lowest, highest) in dB, such as (5.0, 40.0), got "
             f"{checks.shown(given)}"
         )
-    low, high = (
-        checks.number(f"{name}[{i}]", value, least=-20, most=100) for i, value in enumerate(given)
-    )
+    low = checks.number(f"{name}[0]", given[0], least=-20, most=100)
+    high = checks.number(f"{name}[1]", given[1], least=-20, most=100)
     if low > high:
         raise ValueError(
             f"{name} must be (lowest, highest) in dB, such as (5.0, 40.0), got {given}"
@@ -128,9 +135,9 @@ def check_snr(owner: Any) -> None:
 
 
 def fingerprint(splits: Mapping[str, Clips], *noise: Tensor) -> str:
-    """SHA-256 of all recordings and labels, in their order, and of the recordings of ``noise``.
+    """Return the SHA-256 of all recordings and labels in their order, and of ``noise``.
 
-    Where they come from, and what they are called, does not matter.
+    The source and the names of the recordings do not matter.
     """
     digest = hashlib.sha256()
     for split in SPLITS:
@@ -144,23 +151,22 @@ def fingerprint(splits: Mapping[str, Clips], *noise: Tensor) -> str:
 
 
 class Source(Protocol):
-    """Where speech comes from: `Synthetic`, `SpeechCommands`, `Folder`, or a class of your own with
-    this method.
-    """
+    """A source of speech: `Synthetic`, `SpeechCommands`, `Folder`, or your class with `load`."""
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
-        """The clips of "train", "val" and "test", no speaker in two of them; `progress` shows a bar
-        on stderr.
+        """Return the clips of "train", "val" and "test", no speaker in two of them.
+
+        `progress` shows a bar on stderr.
         """
         ...
 
 
 def check_splits(splits: Mapping[str, Clips], *, source: str) -> dict[str, Clips]:
-    """`splits` as a dict in the order of `SPLITS`, if `check_partition` accepts them.
+    """Return `splits` in the order of `SPLITS`, after `check_partition`.
 
     Raises:
-        ValueError: a split is missing, or what `check_partition` refuses.
-        TypeError: no dictionary of `Clips`.
+        ValueError: a split is missing, or `check_partition` refuses them.
+        TypeError: it is no dictionary of `Clips`.
     """
     if not isinstance(splits, Mapping):
         raise TypeError(
@@ -175,28 +181,24 @@ def check_splits(splits: Mapping[str, Clips], *, source: str) -> dict[str, Clips
         checks.instance(
             f"{source}: the split {split!r}", clips, Clips, "Folder(root='data').load()['val']"
         )
-    check_partition(
-        (
-            (split, label, speaker, name)
-            for split, clips in splits.items()
-            for label, speaker, name in zip(
-                clips.labels.tolist(), clips.speakers, clips.names, strict=True
-            )
-        ),
-        source=source,
+    entries = (
+        (split, *entry)
+        for split, clips in splits.items()
+        for entry in zip(clips.labels.tolist(), clips.speakers, clips.names, strict=True)
     )
+    check_partition(entries, source=source)
     return {split: splits[split] for split in SPLITS}
 
 
 def check_partition(entries: Iterable[tuple[str, int, str, str]], *, source: str) -> None:
-    """Check that no split is empty and that no speaker is in two.
+    """Raise an error if a split is empty or a speaker is in two splits.
 
     Args:
-        entries: for each clip its split, class number, speaker and name.
-        source: where the clips come from, for messages.
+        entries: split, class number, speaker and name of each clip.
+        source: name of the source for messages.
 
     Raises:
-        ValueError: with the split or the speaker, the clips concerned, and what to do.
+        ValueError: the message names the split or the speaker, the clips concerned, and the remedy.
     """
     counts = dict.fromkeys(SPLITS, 0)
     seen: dict[str, tuple[str, str]] = {}
@@ -225,11 +227,12 @@ def check_partition(entries: Iterable[tuple[str, int, str, str]], *, source: str
 
 
 def check_recordings(splits: Mapping[str, Clips], *, source: str) -> None:
-    """Check that no recording, whatever its name, is in two splits or under two labels; clips of
-    silence do not count.
+    """Raise an error if a recording is in two splits or under two labels.
+
+    Names do not matter. Clips of silence do not count.
 
     Raises:
-        ValueError: with both names, and what to do.
+        ValueError: the message has both names and the remedy.
     """
     seen: dict[bytes, tuple[str, int, str]] = {}
     for split, clips in splits.items():

@@ -1,9 +1,10 @@
-"""Uniform random numbers that are a pure function of their keys: no state, any order, any batch,
-any process.
+"""Uniform random numbers that are a pure function of their keys.
 
-One 64-bit hash (the finaliser of SplitMix64: G. Steele, D. Lea, C. Flood, "Fast splittable
-pseudorandom number generators", OOPSLA 2014) folds the keys in one after the other. Host-side
-numpy: a clip needs about ten numbers.
+They have no state, so they are the same in any order, batch and process.
+
+The keys are folded in one after the other by a 64-bit hash, the finaliser of SplitMix64 (G. Steele,
+D. Lea, C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014). This is numpy on
+the host: a clip needs about ten numbers.
 """
 
 import hashlib
@@ -19,8 +20,9 @@ _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 def hashed(*keys: int | str | ArrayLike) -> NDArray[np.uint64]:
-    """A 64-bit hash of the keys: integers, strings, or integer arrays that broadcast against each
-    other.
+    """Return a 64-bit hash of the keys.
+
+    Keys are integers, strings, or integer arrays that broadcast against each other.
     """
     state = np.zeros(1, dtype=np.uint64)
     for key in keys:
@@ -29,8 +31,9 @@ def hashed(*keys: int | str | ArrayLike) -> NDArray[np.uint64]:
 
 
 def uniform(*keys: int | str | ArrayLike) -> NDArray[np.float64]:
-    """Numbers in [0, 1) with 53 random bits, one for each combination of the keys; at least
-    one-dimensional.
+    """Return numbers in [0, 1) with 53 random bits, one for each combination of the keys.
+
+    The array has at least one dimension.
     """
     return (hashed(*keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

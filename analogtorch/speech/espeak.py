@@ -1,10 +1,10 @@
-"""eSpeak NG through its C library: words in, 22.05 kHz speech out, the same bits each time.
+"""eSpeak NG through its C library: words in, speech at 22.05 kHz out, the same bits each time.
 
-The library is not reproducible inside one process: a clip depends on the clips before it, and it
-seeds its random numbers from the clock. So this file is also a program: a process of its own loads
-the library, speaks nothing, and forks one child per clip, each seeded alike. The program imports
-the standard library alone (`-I -S`), so it has no threads when it forks, which the process that
-trains does have.
+The library is not reproducible inside one process: a clip depends on the clips before it, and the
+random numbers are seeded from the clock. So this file is also a program: its process loads the
+library, speaks nothing, and forks one child per clip, each seeded alike. The program imports the
+standard library alone (`-I -S`). It so has no threads when it forks, unlike the process that
+trains.
 """
 
 import array
@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SAMPLE_RATE = 22_050
-"""Hz, of what eSpeak NG returns."""
+"""Sampling rate of eSpeak NG's speech, Hz."""
 
-# whether it went well; the number of bytes of speech, or of the message, that follow
+# success, and the number of bytes of speech or of the message that follow
 _HEADER = struct.Struct("<?I")
 # speak_lib.h: AUDIO_OUTPUT_SYNCHRONOUS starts no thread
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
@@ -39,26 +39,26 @@ class Utterance:
     """One word in one voice."""
 
     text: str
-    """What to say, in English."""
+    """The English text to say."""
     voice: str
     """An eSpeak NG voice identifier, with a voice variant after a plus sign: "gmw/en-US+f1"."""
     rate: int = 175
-    """Words per minute, 80 to 450."""
+    """Speed in words per minute, 80 to 450."""
     pitch: int = 50
-    """0 to 99; 50 is the voice's own."""
+    """Pitch, 0 to 99; 50 is that of the voice."""
     pitch_range: int = 50
-    """0 (monotone) to 99; 50 is the voice's own."""
+    """Range of the pitch, 0 (monotone) to 99; 50 is that of the voice."""
 
 
 def synthesise(utterances: Sequence[Utterance], *, workers: int = 2) -> Iterator[array.array]:
-    """Speak `utterances`, in order: for each an array("h") of int16 samples at 22.05 kHz.
+    """Yield the speech of each utterance, in order, as array("h") of int16 samples at 22.05 kHz.
 
-    The samples are a function of the utterance alone, whatever comes before it and whatever
-    `workers`, the number of processes, is. About 3 ms for each clip and process.
+    The samples depend on the utterance alone, neither on those before it nor on `workers`, the
+    number of processes. A clip takes about 3 ms of a process.
 
     Raises:
         ImportError: espeakng-loader is not installed.
-        RuntimeError: the platform has no fork, or eSpeak NG refused an utterance or failed.
+        RuntimeError: the platform has no fork, or eSpeak NG refuses an utterance or fails.
     """
     command = [sys.executable, "-I", "-S", __file__, *_library()]
     with ExitStack() as stack:
@@ -71,15 +71,17 @@ def synthesise(utterances: Sequence[Utterance], *, workers: int = 2) -> Iterator
 
 
 def version() -> str:
-    """The version of espeakng-loader, on which the samples depend; ImportError if it is not
-    installed.
+    """Return the version of espeakng-loader, on which the samples depend.
+
+    Raises:
+        ImportError: espeakng-loader is not installed.
     """
     _library()
     return importlib.metadata.version("espeakng-loader")
 
 
 def _library() -> tuple[str, str]:
-    """The paths of the shared library and of the folder that holds its voices."""
+    """Return the paths of the shared library and of the folder with its voices."""
     if importlib.util.find_spec("espeakng_loader") is None:
         raise ImportError(
             "synthetic speech needs eSpeak NG, which is not installed (GPL-3, hence its own "
@@ -99,8 +101,8 @@ def _library() -> tuple[str, str]:
 def _start(
     command: list[str], utterances: Sequence[Utterance], stack: ExitStack
 ) -> subprocess.Popen[bytes]:
-    """A process that speaks `utterances`; `stack` ends it."""
-    # A file rather than a pipe, so that neither side ever waits for the other except for speech.
+    """Return a process that speaks `utterances`; `stack` ends it."""
+    # a file rather than a pipe, so that neither side waits for the other except for speech
     with tempfile.TemporaryFile() as requests:
         requests.write("".join(json.dumps(asdict(u)) + "\n" for u in utterances).encode())
         requests.seek(0)
@@ -135,10 +137,8 @@ def _serve(library: str, data: str) -> None:
     engine = ctypes.CDLL(library)
     # the library keeps at most 160 characters of the path: give it a short one
     os.chdir(Path(data).parent)
-    if (
-        engine.espeak_Initialize(_SYNCHRONOUS, 0, Path(data).name.encode(), _DONT_EXIT)
-        != SAMPLE_RATE
-    ):
+    name = Path(data).name.encode()
+    if engine.espeak_Initialize(_SYNCHRONOUS, 0, name, _DONT_EXIT) != SAMPLE_RATE:
         _answer(False, f"it found no voices in {data}".encode())
         return
     # fills the table in which identifiers such as "gmw/en" are looked up
@@ -162,7 +162,7 @@ def _answer(good: bool, data: bytes) -> None:
 
 
 def _in_child(engine: ctypes.CDLL, speech: bytearray, utterance: Utterance) -> tuple[bool, bytes]:
-    """Fork, speak in the child, and return whether that went well with its speech or message."""
+    """Fork, speak in the child, and return success with the speech or a message."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -185,7 +185,7 @@ def _in_child(engine: ctypes.CDLL, speech: bytearray, utterance: Utterance) -> t
 
 
 def _speak(engine: ctypes.CDLL, utterance: Utterance) -> str:
-    """Speak into the collecting buffer; a message if something is wrong, else ""."""
+    """Speak into the collecting buffer; return a message if something is wrong, else ""."""
     variant = utterance.voice.partition("+")[2]
     if variant and not Path("espeak-ng-data/voices/!v", variant).is_file():
         # the library would silently use the plain voice
@@ -194,19 +194,13 @@ def _speak(engine: ctypes.CDLL, utterance: Utterance) -> str:
     engine.espeak_ng_SetRandSeed(ctypes.c_long(1))
     if engine.espeak_SetVoiceByName(utterance.voice.encode()):
         return f"there is no voice {utterance.voice!r}"
-    for parameter, value in (
-        (_RATE, utterance.rate),
-        (_PITCH, utterance.pitch),
-        (_RANGE, utterance.pitch_range),
-    ):
+    values = {_RATE: utterance.rate, _PITCH: utterance.pitch, _RANGE: utterance.pitch_range}
+    for parameter, value in values.items():
         if engine.espeak_SetParameter(parameter, value, 0):
             return f"parameter {parameter} cannot be {value}"
     text = utterance.text.encode() + b"\0"
-    return (
-        ""
-        if not engine.espeak_Synth(text, len(text), 0, 0, 0, _UTF8, None, None)
-        else "synthesis failed"
-    )
+    failed = engine.espeak_Synth(text, len(text), 0, 0, 0, _UTF8, None, None)
+    return "synthesis failed" if failed else ""
 
 
 if __name__ == "__main__":

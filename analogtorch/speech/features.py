@@ -28,8 +28,9 @@ _MEL: dict[str, Any] = {
 
 
 def _filters() -> Tensor:
-    """The filters, (513, 40). torchaudio's are straight over Hz, which changes 4 % of
-    logmel_49x40_u8.npz.
+    """Return the filters, (513, 40).
+
+    Those of torchaudio are straight over Hz, which changes 4 % of logmel_49x40_u8.npz.
     """
 
     def mel(hertz: Tensor) -> Tensor:
@@ -43,22 +44,21 @@ def _filters() -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Waveforms (B, 16000), float in [-1, 1], to log-mel features (B, 1, 49, 40): frames by
-    filters.
+    """Log-mel features (B, 1, 49, 40), frames by filters, of waveforms (B, 16000).
 
-    d = 10 log10(mel + 1e-10), in dB of full scale, then (d - `mean`) / `std`. With `mean=0, std=1`
-    this is the feature from which `logmel_49x40_u8.npz` of the gsc_v2_test12 recordings was
-    rounded.
+    Waveforms are float in [-1, 1]. The features are d = 10 log10(mel + 1e-10), in dB of full scale,
+    then (d - `mean`) / `std`. With `mean=0, std=1` this is the feature from which
+    `logmel_49x40_u8.npz` of the gsc_v2_test12 recordings was rounded.
 
     Args:
-        mean: dB. The default was measured over the 3,189 training clips of gsc_v2_test12 (Speech
-            Commands v0.02).
-        std: dB, above 0. Measured with it.
+        mean: mean of d in dB. The default was measured over the 3,189 training clips of
+            gsc_v2_test12 (Speech Commands v0.02).
+        std: standard deviation of d in dB, above 0, measured over the same clips.
 
     Raises:
-        ValueError: `mean` no number or `std` not above 0; in forward, another shape than (B,
+        ValueError: `mean` is no number or `std` is not above 0; in forward, the shape is not (B,
             16000).
-        TypeError: in forward, waveforms of another type than the module: float32, unless it was
+        TypeError: in forward, waveforms do not have the type of the module: float32, unless it was
             converted.
     """
 
@@ -69,7 +69,7 @@ class LogMel(nn.Module):
         self.mel.mel_scale.fb.copy_(_filters())
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """(B, 16000) to (B, 1, 49, 40)."""
+        """Return the features (B, 1, 49, 40) of waveforms (B, 16000)."""
         check_waveforms(waveforms, self.mel.mel_scale.fb.dtype)
         if not len(waveforms):
             # the Fourier transform refuses an empty batch
@@ -78,22 +78,23 @@ class LogMel(nn.Module):
         return ((decibels - self.mean) / self.std).mT.unsqueeze(1)
 
     def extra_repr(self) -> str:
-        """The normalisation."""
+        """Return the normalisation."""
         return f"mean={self.mean}, std={self.std}"
 
 
 class Mfcc(nn.Module):
-    """Waveforms (B, 16000), float in [-1, 1], to cepstral features (B, 1, 49, coefficients).
+    """Cepstral features (B, 1, 49, coefficients) of waveforms (B, 16000).
 
-    torchaudio's MFCC: orthonormal DCT-II of ln(mel + 1e-6), then each coefficient is normalised by
-    its own constants, measured over the 3,189 training clips of gsc_v2_test12.
+    Waveforms are float in [-1, 1]. The features are torchaudio's MFCC: orthonormal DCT-II of ln(mel
+    + 1e-6). Then each coefficient is normalised by its constants, measured over the 3,189 training
+    clips of gsc_v2_test12.
 
     Args:
-        coefficients: how many to keep, 1 to 40.
+        coefficients: number of coefficients to keep, 1 to 40.
 
     Raises:
-        ValueError: `coefficients` outside its range; in forward, another shape than (B, 16000).
-        TypeError: in forward, waveforms of another type than the module: float32, unless it was
+        ValueError: `coefficients` is out of range; in forward, the shape is not (B, 16000).
+        TypeError: in forward, waveforms do not have the type of the module: float32, unless it was
             converted.
     """
 
@@ -107,15 +108,13 @@ class Mfcc(nn.Module):
         # depend on others.
         self.mfcc = MFCC(SAMPLE_RATE, n_mfcc=coefficients, log_mels=True, melkwargs=_MEL)
         self.mfcc.MelSpectrogram.mel_scale.fb.copy_(_filters())
-        self.register_buffer(
-            "mean", torch.tensor(_MFCC_MEAN[:coefficients])[:, None], persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(_MFCC_STD[:coefficients])[:, None], persistent=False
-        )
+        mean = torch.tensor(_MFCC_MEAN[:coefficients])[:, None]
+        std = torch.tensor(_MFCC_STD[:coefficients])[:, None]
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """(B, 16000) to (B, 1, 49, coefficients)."""
+        """Return the features (B, 1, 49, coefficients) of waveforms (B, 16000)."""
         check_waveforms(waveforms, self.mean.dtype)
         if not len(waveforms):
             return waveforms.new_empty(0, 1, FRAMES, len(self.mean))

@@ -1,6 +1,4 @@
-"""Labelled clips of your own: a folder, with or without tar archives in it, and a manifest that
-says what is what.
-"""
+"""Your own labelled clips: a folder with a manifest, and with tar archives if you like."""
 
 import csv
 import tarfile
@@ -17,7 +15,7 @@ from analogtorch.speech.labels import LABELS, label_index
 from analogtorch.values import checks
 
 _LARGEST = 2**26
-"""Bytes that a clip in an archive may have."""
+"""Most bytes of a clip in an archive."""
 COLUMNS = ("path", "label", "speaker", "split")
 
 
@@ -32,22 +30,22 @@ class _Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """Clips of one second at 16 kHz with a manifest: a CSV file with the columns path, label,
-    speaker and split.
+    """Clips of one second at 16 kHz in a folder, listed by a manifest.
 
-    `path` is a file below `root` or a member of an archive; archives are read without being
-    unpacked. `label` is one of `LABELS`; `split` is train, val or test; `speaker` may be empty for
-    `_silence_` only. Other columns are ignored. A path is listed once and stays inside `root`,
-    without links. The same recording under two names belongs to one label and one split.
+    The manifest is a CSV file with the columns path, label, speaker and split. `path` is a file
+    below `root` or a member of an archive; archives are read without being unpacked. `label` is one
+    of `LABELS`; `split` is train, val or test; `speaker` may be empty for `_silence_` only. Other
+    columns are ignored. A path is listed once and stays inside `root`, without links. The same
+    recording under two names belongs to one label and one split.
 
     Raises:
-        ValueError: a field outside its values.
-        TypeError: `archives` is a text, and not a list of them.
+        ValueError: a field has a value that is not allowed.
+        TypeError: `archives` is a text instead of a list of them.
     """
 
     root: str
-    """Folder that holds the clips, the archives and the manifest. `~` and, as in a shell, `${NAME}`
-    and `${NAME:-default}` are replaced."""
+    """Folder with the clips, the archives and the manifest. `~`, `${NAME}` and `${NAME:-default}`
+    are replaced as in a shell."""
     manifest: str = "manifest.csv"
     """The CSV file, relative to `root`."""
     archives: tuple[str, ...] | None = None
@@ -63,22 +61,20 @@ class Folder:
         checks.text("Folder.manifest", self.manifest, "manifest.csv")
         if self.archives is not None:
             archives = checks.items("Folder.archives", self.archives, "('clips.tar',)")
-            checks.settle(
-                self,
-                "archives",
-                tuple(checks.text("Folder.archives", a, "clips.tar") for a in archives),
-            )
+            names = tuple(checks.text("Folder.archives", a, "clips.tar") for a in archives)
+            checks.settle(self, "archives", names)
         checks.flag("Folder.resample", self.resample)
         check_fit(self.fit)
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
-        """The clips of the three splits, in the manifest's order. The manifest is checked before
-        any clip is read.
+        """Return the clips of the three splits, in the order of the manifest.
+
+        The manifest is checked before any clip is read.
 
         Raises:
-            FileNotFoundError: no folder, manifest, archive or clip of that name.
-            ValueError: a row, clip or split that cannot be used, with the file, its line and the
-                remedy.
+            FileNotFoundError: the folder, the manifest, an archive or a clip does not exist.
+            ValueError: a row, clip or split cannot be used; the message has the file, its line and
+                the remedy.
         """
         root = expanded(self.root)
         rows = _read_manifest(root / self.manifest)
@@ -87,9 +83,9 @@ class Folder:
             ((row.split, row.label, row.speaker, row.path) for row in rows), source=source
         )
         _check_once(rows)
-        names = (
-            sorted(a.name for a in root.glob("*.tar")) if self.archives is None else self.archives
-        )
+        names = self.archives
+        if names is None:
+            names = tuple(sorted(a.name for a in root.glob("*.tar")))
         with ExitStack() as stack:
             files = _Files(root, [stack.enter_context(_open(root / name)) for name in names])
             for row in rows:
@@ -135,8 +131,9 @@ class _Files:
                 self.members[path] = archive, member
 
     def check(self, row: _Row) -> None:
-        """Raise FileNotFoundError if the row's clip is nowhere, ValueError if it is reached by a
-        link or is no clip.
+        """Raise an error unless the row's clip is a regular file.
+
+        It is FileNotFoundError if there is no such clip, and ValueError if it is a link or no clip.
         """
         if row.path in self.members:
             archive, member = self.members[row.path]
@@ -161,7 +158,7 @@ class _Files:
             )
 
     def get(self, path: str) -> Path | bytes:
-        """The file, or the contents of the archive's member."""
+        """Return the file, or the contents of the archive's member."""
         if path not in self.members:
             return self.root / path
         archive, member = self.members[path]
@@ -176,7 +173,7 @@ class _Files:
 
 
 def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """Everything in the archive but folders.
+    """Return everything in the archive but folders.
 
     Raises:
         ValueError: the archive is damaged or cut short.
@@ -233,9 +230,7 @@ def _row(where: str, cells: dict[str, str | None]) -> _Row:
 
 
 def _check_once(rows: list[_Row]) -> None:
-    """Raise ValueError if a path is listed twice: under two labels, in two splits, or to no
-    purpose.
-    """
+    """Raise ValueError if a path is listed twice."""
     seen: dict[str, _Row] = {}
     for row in rows:
         first = seen.setdefault(row.path, row)

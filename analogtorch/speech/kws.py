@@ -1,6 +1,4 @@
-"""Keyword spotting from speech to the accuracy that is left on a chip: the pipeline of
-``analogtorch kws``.
-"""
+"""Keyword spotting from speech to accuracy on a chip: the pipeline of ``analogtorch kws``."""
 
 import copy
 import dataclasses
@@ -26,7 +24,7 @@ from analogtorch.speech.training import Batches, Phase, fit
 logger = logging.getLogger("analogtorch")
 
 OUTPUTS = ("checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "digital.pt", "hwa.pt", *FILES)
-"""Files of a run, beside its configuration and journal."""
+"""Files of a run, besides its configuration and journal."""
 SYNTHETIC_NOTE = (
     "This speech was synthesised. The run shows that the whole path works; it says nothing about "
     "accuracy on people."
@@ -46,22 +44,25 @@ def run(
     The same configuration gives the same accuracies. The folder gets config.json (usable as
     ``--config``), checkpoints/, digital.pt and hwa.pt (state_dicts), report.json, report.md,
     accuracy.png, and journal.json, which lists what the run wrote. Recordings and options are
-    checked before the folder is touched.
+    checked before the folder is changed.
 
     Args:
-        config: what to run.
-        out: the folder: a new or an empty one, or that of an earlier run.
-        resume: continue a run that was stopped, with the same results as if it had not been; start
-            where there is none. The recordings must be the same; where they lie may differ, and so
+        config: the configuration of the run.
+        out: a new or an empty folder, or that of an earlier run.
+        resume: continue a run that was stopped, with the same results as without the stop; start a
+            run if there is none. The recordings must be the same. Their folder may differ, and so
             may ``workers``; chips and times may be added.
         overwrite: replace an earlier run: remove the files that its journal lists.
-        progress: show progress bars.
+        progress: if True, show progress bars.
+
+    Returns:
+        The accuracies of the digital net and of the chips.
 
     Raises:
-        ValueError: a clip or setting that cannot be used; a folder that holds other files, that
-            another run is at work in, or that holds a run, without ``resume`` or ``overwrite``; or
-            ``resume`` with other settings that decide the results.
-        OSError: a missing file, or one that cannot be written.
+        ValueError: a clip or setting cannot be used; the folder holds other files, is used by
+            another run, or holds a run and neither ``resume`` nor ``overwrite`` is given; or
+            ``resume`` is given with other settings that decide the results.
+        OSError: a file is missing or cannot be written.
         ImportError: the source needs a package that is not installed.
     """
     start = time.perf_counter()
@@ -102,12 +103,12 @@ def run(
 
 
 def rehearse(config: KWSConfig, task: Task) -> None:
-    """Do what the run does after hours of training, on the untrained network, one batch and one
-    chip.
+    """Run the later steps of a run on the untrained network, with one batch and one chip.
+
+    Mistakes so appear before hours of training.
 
     Raises:
-        ValueError: options that do not fit together, or that the data, the network or the chip
-            cannot meet.
+        ValueError: options do not fit together, or do not suit the data, the network or the chip.
     """
     for phase in (config.digital, config.hwa):
         Batches(
@@ -125,7 +126,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
 
 
 def untrained(config: KWSConfig) -> nn.Module:
-    """The network of the configuration, with the random weights that its seed gives."""
+    """Return the network of the configuration, with the random weights of its seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(config.seed, "initial weights"))
         return config.model.build()
@@ -134,8 +135,9 @@ def untrained(config: KWSConfig) -> nn.Module:
 def train_digital(
     config: KWSConfig, task: Task, folder: RunFolder, *, progress: bool = False
 ) -> nn.Module:
-    """The network of the configuration, trained from random weights; its weights are saved as
-    digital.pt.
+    """Return the network of the configuration, trained from random weights.
+
+    Its weights are saved as digital.pt.
     """
     network = untrained(config)
     logger.info("digital training, %d epochs", config.digital.epochs)
@@ -145,15 +147,16 @@ def train_digital(
 
 
 def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
-    """A copy of the network, converted for the configuration's chip and calibrated."""
+    """Return a copy of the network, converted for the configuration's chip and calibrated."""
     return at.calibrate(at.convert(copy.deepcopy(network), config.chip.build()), task.calibration)
 
 
 def train_hwa(
     config: KWSConfig, task: Task, folder: RunFolder, digital: nn.Module, *, progress: bool = False
 ) -> nn.Module:
-    """Hardware-aware training from the digital net: convert, calibrate, train, calibrate again;
-    saved as hwa.pt.
+    """Return the network after HWA training from the digital net.
+
+    It is converted, calibrated, trained and calibrated again. Its weights are saved as hwa.pt.
     """
     network = to_chip(config, task, digital)
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
@@ -178,8 +181,8 @@ def train_phase(
 ) -> nn.Module:
     """Train ``network`` in place on the task, with a checkpoint called ``name``.
 
-    All phases with a teacher see the same clips in the same order and draw the same random numbers:
-    they are a pair.
+    All phases with a teacher see the same clips in the same order and draw the same random numbers,
+    so that their results can be compared pairwise.
     """
     seed = derive(config.seed, "training" if teacher is None else "training with a teacher")
     return fit(
@@ -203,7 +206,7 @@ def train_phase(
 
 
 def measure(config: KWSConfig, task: Task, network: nn.Module, *, progress: bool = False) -> Sweep:
-    """Test accuracy of a converted, calibrated network on the configuration's chips."""
+    """Return the test accuracy of a converted, calibrated network on the configuration's chips."""
     logger.info(
         "measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times)
     )
@@ -219,10 +222,10 @@ def measure(config: KWSConfig, task: Task, network: nn.Module, *, progress: bool
 
 
 def derive(seed: int, name: str) -> int:
-    """A seed for one purpose."""
+    """Return a seed for one purpose."""
     return int(fold(seed_tensor(seed), stream(name)).item())
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what the numbers depend on."""
+    """Return the versions of the packages that the numbers depend on."""
     return {name: version(name) for name in ("analogtorch", "torch", "torchaudio", "lightning")}

@@ -1,50 +1,22 @@
-"""The twelve classes of the keyword-spotting task, in the one order that every source, network and
-report uses.
-"""
+"""The twelve classes of the keyword-spotting task, in the order that everything uses."""
 
 SILENCE = "_silence_"
 UNKNOWN = "_unknown_"
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 
 LABELS = (SILENCE, UNKNOWN, *KEYWORDS)
-"""The task of P. Warden, "Speech Commands", arXiv:1804.03209, section 7."""
+"""The classes of the task of P. Warden, "Speech Commands", arXiv:1804.03209, section 7."""
 
 UNKNOWN_WORDS = (
-    *(
-        "backward",
-        "bed",
-        "bird",
-        "cat",
-        "dog",
-        "eight",
-        "five",
-        "follow",
-        "forward",
-        "four",
-        "happy",
-        "house",
-        "learn",
-    ),
-    *(
-        "marvin",
-        "nine",
-        "one",
-        "seven",
-        "sheila",
-        "six",
-        "three",
-        "tree",
-        "two",
-        "visual",
-        "wow",
-        "zero",
-    ),
-)
+    "backward", "bed", "bird", "cat", "dog", "eight", "five", "follow", "forward", "four", "happy",
+    "house", "learn", "marvin", "nine", "one", "seven", "sheila", "six", "three", "tree", "two",
+    "visual", "wow", "zero",
+)  # fmt: skip
 """The other 25 words of Speech Commands v0.02: together they are the class `_unknown_`."""
 
 
 def label_index(name: str, *, where: str) -> int:
-    """The class number of `name`; `where` says in the error who asked (a file, a row).
+    """Return the class number of `name`; `where` names the file or row in the error.
 
     Raises:
         ValueError: `name` is not one of `LABELS`.

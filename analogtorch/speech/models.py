@@ -1,6 +1,4 @@
-"""Two keyword spotters for analog tiles; both take log-mel features (B, 1, 49, 40) and give (B,
-12).
-"""
+"""Two keyword spotters for analog tiles, from log-mel features (B, 1, 49, 40) to (B, 12)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,16 +10,15 @@ from analogtorch.speech.labels import LABELS
 
 
 class FullyConnected(nn.Module):
-    """The shape of the fully connected net that the 34-tile chip runs for keyword spotting: 1,024
-    inputs, 12 outputs.
+    """A fully connected net like that of the 34-tile chip: 1,024 inputs, 12 outputs.
 
-    Its 1,024 inputs are those of Ambrogio et al., Nature 620, 768 (2023). The sizes of the hidden
-    layers, and how the features become 1,024 numbers, are UNVERIFIED: here 512 and 512, and the map
-    of 49 frames by 40 filters averaged (digitally) to 32 by 32.
+    The 1,024 inputs are those of Ambrogio et al., Nature 620, 768 (2023). The sizes of the hidden
+    layers, and the way from features to 1,024 numbers, are UNVERIFIED: here they are 512 and 512,
+    and the map of 49 frames by 40 filters is averaged (digitally) to 32 by 32.
 
     Args:
         hidden: outputs of each hidden layer.
-        dropout: before the last layer, 0 to below 1.
+        dropout: dropout before the last layer, 0 to below 1.
     """
 
     def __init__(self, *, hidden: Sequence[int] = (512, 512), dropout: float = 0.2) -> None:
@@ -35,21 +32,21 @@ class FullyConnected(nn.Module):
         self.head = nn.Linear(sizes[-1], len(LABELS))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, 49, 40) to (B, 12)."""
+        """Return the logits (B, 12) of features (B, 1, 49, 40)."""
         return self.head(self.dropout(self.hidden(self.pool(x).flatten(1))))
 
 
 class ConvNet(nn.Module):
-    """A residual net of full convolutions: none are depthwise, as those lose most on analog tiles.
+    """A residual net of full convolutions, without depthwise ones, which lose most on analog tiles.
 
-    A 7x7 stem, then one block of two 3x3 convolutions per further width, each halving time and
-    frequency, then the mean over both. Shortcuts have no weights, and so no noise: they average,
-    and new channels start at zero.
+    It has a 7x7 stem, then one block of two 3x3 convolutions per further width, each of which
+    halves time and frequency, then the mean over both. Shortcuts have no weights, and so no noise:
+    they average, and new channels start at zero.
 
     Args:
         widths: channels of the stem and of each block, not decreasing.
         stem_stride: strides of the stem over time and frequency.
-        dropout: before the last layer, 0 to below 1.
+        dropout: dropout before the last layer, 0 to below 1.
     """
 
     def __init__(
@@ -66,7 +63,7 @@ class ConvNet(nn.Module):
         self.head = nn.Linear(widths[-1], len(LABELS))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, 49, 40) to (B, 12)."""
+        """Return the logits (B, 12) of features (B, 1, 49, 40)."""
         return self.head(self.dropout(self.blocks(self.stem(x).relu()).mean((2, 3))))
 
 

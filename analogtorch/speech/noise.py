@@ -1,4 +1,4 @@
-"""Background noise to mix into speech: generated, or cut from recordings."""
+"""Background noise to mix into speech, generated or cut from recordings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,12 @@ class Noise:
     """Noise recordings at 16 kHz, of which one-second crops are taken.
 
     Raises:
-        ValueError: no recording, or one of another shape, or too short, or with values that are not
-            finite.
-        TypeError: no tuple of float tensors.
+        ValueError: there is no recording, or one has another shape, is too short or is not finite.
+        TypeError: it is no tuple of float tensors.
     """
 
     recordings: tuple[Tensor, ...]
-    """Each float32, shape (samples,), at least 16,000 samples long."""
+    """Recordings, each float32 of shape (samples,), with at least 16,000 samples."""
 
     def __post_init__(self) -> None:
         recordings = checks.items("Noise.recordings", self.recordings, "(torch.randn(160_000),)")
@@ -53,8 +52,9 @@ class Noise:
         checks.settle(self, "recordings", recordings)
 
     def crop(self, position: NDArray[np.float64]) -> Tensor:
-        """One-second crops, float32 (B, 16000), chosen by B positions in [0, 1) over all possible
-        starts.
+        """Return one-second crops, float32 of shape (B, 16000).
+
+        B positions in [0, 1) choose them among all possible starts.
         """
         starts = np.array([len(recording) - SAMPLES + 1 for recording in self.recordings])
         ends = starts.cumsum()
@@ -68,11 +68,13 @@ class Noise:
         return crops
 
     def part(self, start: float, stop: float) -> "Noise":
-        """The stretch from `start` to `stop`, in fractions, of every recording: such parts share no
-        sound.
+        """Return the stretch from `start` to `stop`, in fractions, of every recording.
+
+        Parts that do not overlap share no sound.
 
         Raises:
-            ValueError: no fractions in order, or a recording's stretch is shorter than one second.
+            ValueError: they are no fractions in order, or a recording's stretch is shorter than one
+                second.
         """
         checks.number("stop", stop, above=checks.number("start", start, least=0, most=1), most=1)
         cut = tuple(r[int(start * len(r)) : int(stop * len(r))] for r in self.recordings)
@@ -86,11 +88,13 @@ class Noise:
 
 
 def generate_noise(*, seed: int, seconds: int = 60, colours: tuple[float, ...] = COLOURS) -> Noise:
-    """`seconds` of Gaussian noise for each of `colours`, each with an RMS of 1; the same for the
-    same arguments.
+    """Return `seconds` of Gaussian noise for each of `colours`, each with an RMS of 1.
+
+    It is the same for the same arguments.
 
     Raises:
-        ValueError: a seed below 0, no whole second, or a colour that is no number >= 0.
+        ValueError: the seed is below 0, ``seconds`` is no integer >= 1, or a colour is no number >=
+            0.
     """
     checks.count("seed", seed, least=0)
     checks.count("seconds", seconds)
@@ -101,12 +105,13 @@ def generate_noise(*, seed: int, seconds: int = 60, colours: tuple[float, ...] =
 
 
 def read_noise(folder: str | Path, *, resample: bool = False) -> Noise:
-    """Every audio file in `folder`, in the order of the names; such as Speech Commands'
-    `_background_noise_`.
+    """Return every audio file in `folder`, such as Speech Commands' `_background_noise_`.
+
+    They are in the order of their names.
 
     Raises:
-        FileNotFoundError: no such folder, or no audio in it.
-        ValueError: a file that `read_recording` refuses, or that is shorter than one second.
+        FileNotFoundError: there is no such folder, or no audio in it.
+        ValueError: `read_recording` refuses a file, or it is shorter than one second.
     """
     folder = expanded(str(checks.path("folder", folder)))
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES)

@@ -1,8 +1,7 @@
-"""Third-party keyword-spotting nets with their own features of one real test set, as plain torch
-modules.
+"""Third-party keyword-spotting nets as torch modules, with their features of one real test set.
 
-Arm's "Hello Edge" DNN, CNN and LSTM (github.com/ARM-software/ML-KWS-for-MCU, commit 8151349,
-Apache-2.0) and MLPerf Tiny's reference DS-CNN (github.com/mlcommons/tiny, commit 1afd2c9,
+The nets are Arm's "Hello Edge" DNN, CNN and LSTM (github.com/ARM-software/ML-KWS-for-MCU, commit
+8151349, Apache-2.0) and MLPerf Tiny's reference DS-CNN (github.com/mlcommons/tiny, commit 1afd2c9,
 Apache-2.0). They make good subjects for `convert`: nobody trained them for an analog chip. The data
 folder holds weights and features as npz archives of plain arrays (`arm_ml_kws/`,
 `mlperf_tiny_kws/`) and the labels (`gsc_v2_test12/manifest.csv`); see `load_pretrained`.
@@ -27,8 +26,9 @@ _UNREADABLE = (OSError, EOFError, ValueError, KeyError, csv.Error, zipfile.BadZi
 
 
 class HelloEdgeDNN(nn.Sequential):
-    """Arm's fully connected net: 250 MFCC values -> three hidden layers of `width` -> 12 logits.
-    Input (B, 25, 10).
+    """Arm's fully connected net, from 250 MFCC values (B, 25, 10) to logits (B, 12).
+
+    It has three hidden layers of `width`.
     """
 
     def __init__(self, width: int) -> None:
@@ -45,8 +45,9 @@ class HelloEdgeDNN(nn.Sequential):
 
 
 class HelloEdgeCNN(nn.Module):
-    """Arm's convolutional net, without depthwise layers or padding. Input (B, 1, 49, 10), output
-    (B, 12) logits.
+    """Arm's convolutional net, from MFCC maps (B, 1, 49, 10) to logits (B, 12).
+
+    It has no depthwise layers and no padding.
 
     Args:
         channels: outputs of the two convolutions.
@@ -66,7 +67,7 @@ class HelloEdgeCNN(nn.Module):
         self.out = nn.Linear(128, 12)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 12) of MFCC maps (B, 1, 49, 10)."""
+        """Return the logits (B, 12) of MFCC maps (B, 1, 49, 10)."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = self.lin(x.flatten(1))
@@ -74,8 +75,9 @@ class HelloEdgeCNN(nn.Module):
 
 
 class HelloEdgeLSTM(nn.Module):
-    """Arm's one-layer LSTM; its last hidden state is classified. Input (B, 49, 10), output (B, 12)
-    logits.
+    """Arm's one-layer LSTM, from MFCC sequences (B, 49, 10) to logits (B, 12).
+
+    Its last hidden state is classified.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -84,15 +86,14 @@ class HelloEdgeLSTM(nn.Module):
         self.out = nn.Linear(hidden, 12)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 12) of MFCC sequences (B, 49, 10)."""
+        """Return the logits (B, 12) of MFCC sequences (B, 49, 10)."""
         return self.out(self.lstm(x)[0][:, -1])
 
 
 class TinyDSCNN(nn.Module):
-    """MLPerf Tiny's reference DS-CNN: one convolution, four depthwise-separable blocks of 64
-    channels.
+    """MLPerf Tiny's reference DS-CNN, from MFCC maps (B, 1, 49, 10) to logits (B, 12).
 
-    Input (B, 1, 49, 10), output (B, 12) logits.
+    It has one convolution and four depthwise-separable blocks of 64 channels.
     """
 
     def __init__(self) -> None:
@@ -107,7 +108,7 @@ class TinyDSCNN(nn.Module):
         self.fc = nn.Linear(64, 12)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 12) of MFCC maps (B, 1, 49, 10)."""
+        """Return the logits (B, 12) of MFCC maps (B, 1, 49, 10)."""
         # TensorFlow's "same" padding of an even kernel with stride 2 is uneven: it cannot live in
         # the convolution.
         x = F.relu(self.bn0(self.conv0(F.pad(x, (1, 1, 4, 5)))))
@@ -119,7 +120,7 @@ class TinyDSCNN(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """Where one net's parts lie in the data folder and how it is built."""
+    """The files of one net in the data folder, and how it is built."""
 
     build: Callable[[], nn.Module]
     weights: str
@@ -134,14 +135,8 @@ def _arm(
 ) -> _Entry:
     array = f"mfcc_win40_stride{40 if shape[-2] == 25 else 20}"
     weights = f"arm_ml_kws/{name}_torch.npz"
-    return _Entry(
-        build=build,
-        weights=weights,
-        features=_ARM_FEATURES,
-        array=array,
-        shape=shape,
-        accuracy=accuracy,
-    )
+    files = {"weights": weights, "features": _ARM_FEATURES, "array": array}
+    return _Entry(build=build, shape=shape, accuracy=accuracy, **files)
 
 
 # Sizes: the archives' README, from the frozen TensorFlow graphs. Accuracies: measured digitally,
@@ -169,33 +164,32 @@ _NETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedKWS:
-    """A pretrained keyword spotter and the test set in its own feature definition and class
-    order.
-    """
+    """A pretrained keyword spotter with the test set in its features and class order."""
 
     name: str
-    """One of `names()`."""
+    """Name of the net, one of `names()`."""
     model: nn.Module
-    """In eval mode, float32, on the CPU; maps `features` to (N, 12) logits."""
+    """The net in eval mode, float32, on the CPU; it maps `features` to logits (N, 12)."""
     features: Tensor
-    """(N, ...) float32: the MFCC of every clip, in the manifest's order and the shape the model
-    takes."""
+    """MFCC of every clip, (N, ...) float32, in the order of the manifest and the shape that the
+    model takes."""
     labels: Tensor
-    """(N,) int64 indices into `classes`."""
+    """Indices into `classes`, (N,) int64."""
     classes: tuple[str, ...]
     """The 12 classes in the order of the model's outputs; it differs between the families."""
     accuracy: float
     """Expected digital accuracy on these clips, 0..1, to four digits."""
 
     def batches(self, size: int = 512) -> list[tuple[Tensor, Tensor]]:
-        """The clips as (features, labels) pairs of at most `size` rows, ready for `at.accuracy` and
-        `at.calibrate`.
+        """Return the clips as (features, labels) pairs of at most `size` rows.
+
+        `at.accuracy` and `at.calibrate` take them.
         """
         return list(zip(self.features.split(size), self.labels.split(size), strict=True))
 
 
 def names() -> tuple[str, ...]:
-    """The names `load_pretrained` knows."""
+    """Return the names that `load_pretrained` knows."""
     return tuple(_NETS)
 
 
@@ -206,18 +200,20 @@ def load_pretrained(name: str, folder: str | Path) -> PretrainedKWS:
         name: one of `names()`, such as "DNN_L", "CNN_L", "LSTM_L" or "DS-CNN".
         folder: the data folder, with `arm_ml_kws`, `mlperf_tiny_kws` and `gsc_v2_test12` inside.
 
+    Returns:
+        The net with its test set.
+
     Raises:
-        ValueError: unknown name; a file that is corrupt, or whose arrays do not fit the net or the
-            manifest.
-        FileNotFoundError: a file that is not there.
+        ValueError: the name is unknown, or a file is damaged or has arrays that do not fit the net
+            or the manifest.
+        FileNotFoundError: a file is missing.
     """
     if name not in _NETS:
         raise ValueError(f"unknown pretrained net {name!r}; known: {', '.join(_NETS)}")
     entry, folder = _NETS[name], Path(folder)
     model = entry.build()
-    weights = {
-        key: torch.from_numpy(value) for key, value in _read_npz(folder / entry.weights).items()
-    }
+    arrays = _read_npz(folder / entry.weights)
+    weights = {key: torch.from_numpy(value) for key, value in arrays.items()}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -243,7 +239,7 @@ def load_pretrained(name: str, folder: str | Path) -> PretrainedKWS:
 
 
 def _read_features(path: Path, entry: _Entry) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Classes, label indices (N,) and features (N, *entry.shape) float32 of one feature archive."""
+    """Return classes, label indices (N,) and features (N, *entry.shape) float32 of an archive."""
     arrays = _read_npz(path, ("classes", "y", entry.array))
     features, stored = arrays[entry.array].astype(np.float32), arrays["y"]
     shape = (len(stored), *entry.shape[-2:])
@@ -255,17 +251,17 @@ def _read_features(path: Path, entry: _Entry) -> tuple[tuple[str, ...], np.ndarr
 
 
 def _read_npz(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The named arrays (default: all) of an npz archive; refuses pickles and non-finite numbers."""
+    """Return the named arrays (default: all) of an npz archive.
+
+    Pickles and non-finite numbers are refused.
+    """
     _check_exists(path)
     try:
-        # Opened here because np.load leaves the file open when the archive is cut short.
+        # opened here because np.load leaves the file open when the archive is cut short
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in keys or archive.files}
-    except (
-        *_UNREADABLE,
-        AttributeError,
-        TypeError,
-    ) as error:  # a lone .npy array is no archive: the last two
+    # a single .npy array, which is no archive, gives the last two
+    except (*_UNREADABLE, AttributeError, TypeError) as error:
         raise ValueError(
             f"{path} is not the npz archive expected here ({error}); copy it again"
         ) from error
@@ -276,7 +272,7 @@ def _read_npz(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
 
 
 def _read_labels(path: Path, classes: tuple[str, ...]) -> np.ndarray:
-    """Label indices (N,) int64 of the manifest's rows, in the order of `classes`."""
+    """Return label indices (N,) int64 of the manifest's rows, in the order of `classes`."""
     _check_exists(path)
     index = {label: position for position, label in enumerate(classes)}
     try:

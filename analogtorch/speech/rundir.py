@@ -1,5 +1,6 @@
-"""The output folder of a run: claimed by a journal and a lock, and emptied of nothing that the run
-did not write.
+"""The output folder of a run, held by a lock, with a journal of the files that the run wrote.
+
+No other file is ever removed from it.
 """
 
 import contextlib
@@ -18,23 +19,23 @@ from analogtorch.speech.config import KWSConfig
 logger = logging.getLogger("analogtorch")
 
 CONFIG = "config.json"
-"""The run's configuration, usable as ``--config``."""
+"""The configuration of the run, usable as ``--config``."""
 JOURNAL = "journal.json"
-"""What makes a folder one of a run: the configuration that it began with, its recordings, and the
-files it wrote."""
+"""The file that marks a folder of a run: its first configuration, its recordings, and the files it
+wrote."""
 
 _FORMAT = {"format": "analogtorch.run", "version": 1}
 
 
 class RunFolder:
-    """A folder that one run holds, until the ``with`` block of ``open`` ends."""
+    """A folder that one run holds until the ``with`` block of ``open`` ends."""
 
     def __init__(
         self, path: Path, config: dict[str, Any], found: dict[str, Any] | None, *, resume: bool
     ) -> None:
         self.path = path
         self.resume = resume
-        """Whether what is in the folder is to be continued."""
+        """Whether the run in the folder is to be continued."""
         self._config = config
         self._found = found  # the journal of an earlier run
         self._journal: dict[str, Any] = {}
@@ -44,19 +45,20 @@ class RunFolder:
     def open(
         cls, out: str | Path, config: KWSConfig, *, resume: bool = False, overwrite: bool = False
     ) -> Iterator["RunFolder"]:
-        """Hold the folder for a run of ``config``; it is made where it is missing, and otherwise
-        left as it is.
+        """Hold the folder for a run of ``config``.
+
+        A missing folder is made; an existing one is left as it is.
 
         Args:
             out: a new or an empty folder, or that of an earlier run.
-            config: of the run.
-            resume: continue the run that is there; begin one where there is none.
-            overwrite: replace the run that is there, once ``begin`` is called.
+            config: the configuration of the run.
+            resume: continue the run in the folder; begin one if there is none.
+            overwrite: replace the run in the folder, once ``begin`` is called.
 
         Raises:
             ValueError: no folder is named; it holds files and no journal, or a damaged one; another
-                run is at work in it; it holds a run, and neither ``resume`` nor ``overwrite`` is
-                given; or a run to resume with other settings that decide its results.
+                run uses it; it holds a run and neither ``resume`` nor ``overwrite`` is given; or
+                the run to resume has other settings that decide its results.
             OSError: the folder cannot be made.
         """
         path = named(out)
@@ -91,17 +93,18 @@ class RunFolder:
             yield cls(path, wanted, found, resume=resume and found is not None)
 
     def begin(self, recordings: str, *, planned: tuple[str, ...] = ()) -> None:
-        """Touch the folder: empty it of an earlier run that is not resumed, and write journal and
-        configuration.
+        """Prepare the folder: remove an earlier run, unless it is resumed, and write the journal.
+
+        The configuration is written too.
 
         Args:
-            recordings: the ``fingerprint`` of what the run trains on and measures with.
-            planned: the files that the run will write, so that one that is there already is found
+            recordings: the ``fingerprint`` of the data that the run trains on and measures with.
+            planned: the files that the run will write, so that one that exists already is found
                 now.
 
         Raises:
-            ValueError: a run to resume has other recordings; or a file is there that no run wrote.
-                Nothing is touched.
+            ValueError: the run to resume has other recordings, or a file exists that no run wrote.
+                Nothing is changed then.
             OSError: a file cannot be written or removed.
         """
         old: list[str] = [] if self._found is None else self._found["files"]
@@ -113,11 +116,8 @@ class RunFolder:
             )
         for name in {CONFIG, *planned} - set(old):
             self._refuse_others(name)
-        self._journal = _FORMAT | {
-            "config": self._config,
-            "recordings": recordings,
-            "finished": False,
-        }
+        facts = {"config": self._config, "recordings": recordings, "finished": False}
+        self._journal = _FORMAT | facts
         self._write(old)
         for name in (JOURNAL, *old):
             for part in (self.path / name).parent.glob(f".{PurePosixPath(name).name}.*.part"):
@@ -131,10 +131,10 @@ class RunFolder:
         write_atomically(self.file(CONFIG), json.dumps(self._config, indent=2) + "\n")
 
     def file(self, name: str) -> Path:
-        """The path of a file that the run is about to write; the journal lists it from now on.
+        """Return the path of a file that the run is about to write, and add it to the journal.
 
         Raises:
-            ValueError: a file of that name is there, and not the run's.
+            ValueError: a file of that name exists, and the run did not write it.
         """
         if name not in self._journal["files"]:
             self._refuse_others(name)
@@ -142,17 +142,17 @@ class RunFolder:
         return self.path / name
 
     def checkpoint(self, name: str) -> Path:
-        """Where the phase ``name`` keeps its state."""
+        """Return the file that keeps the state of the phase ``name``."""
         return self.file(f"checkpoints/{name}.ckpt")
 
     def save(self, name: str, network: nn.Module) -> None:
-        """The network's state_dict as ``name``.pt, for ``torch.load(weights_only=True)``."""
+        """Write the network's state_dict as ``name``.pt, for ``torch.load(weights_only=True)``."""
         from analogtorch.speech.training.checkpoint import packed  # imports Lightning
 
         write_atomically(self.file(f"{name}.pt"), packed(network.state_dict()))
 
     def finish(self) -> None:
-        """Say in the journal that the run came to its end."""
+        """Mark the run as finished in the journal."""
         self._journal["finished"] = True
         self._write(self._journal["files"])
 
@@ -169,10 +169,10 @@ class RunFolder:
 
 
 def named(out: str | Path) -> Path:
-    """The folder that ``out`` names.
+    """Return the folder that ``out`` names.
 
     Raises:
-        ValueError: it names none, or something that is no folder.
+        ValueError: it names no folder.
     """
     if not str(out).strip() or "\0" in str(out):
         raise ValueError(
@@ -204,8 +204,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise ValueError if a setting differs that decides the results. Recordings are compared by
-    ``begin``.
+    """Raise ValueError if a setting that decides the results differs.
+
+    Recordings are compared by ``begin``.
     """
     before, after = dict(_flat(renamed(found))), dict(_flat(wanted))
     changed = [
@@ -221,8 +222,9 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 def renamed(config: Any) -> Any:
-    """A configuration under the present names of its fields: older files call ``sweep.num_chips``
-    ``sweep.chips``.
+    """Return a configuration with the present names of its fields.
+
+    Older files call ``sweep.num_chips`` ``sweep.chips``.
     """
     sweep = config.get("sweep") if isinstance(config, dict) else None
     if not isinstance(sweep, dict) or "chips" not in sweep or "num_chips" in sweep:
@@ -234,8 +236,9 @@ def renamed(config: Any) -> Any:
 
 
 def _is_free(key: str, before: Any, after: Any) -> bool:
-    """Whether a setting may change between the parts of a run: its results stay the same, or gain
-    chips and times.
+    """Return whether a setting may change between the parts of a run.
+
+    The results then stay the same, or gain chips and times.
     """
     if key == "sweep.num_chips":
         return isinstance(before, int) and after >= before

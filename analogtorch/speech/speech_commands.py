@@ -1,8 +1,7 @@
-"""Google Speech Commands v0.02, the 12-class task, from a folder the user has (or a download, only
-when asked).
+"""Google Speech Commands v0.02, the 12-class task, from a folder of yours or a download.
 
-P. Warden, "Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition", arXiv:1804.03209;
-CC BY 4.0.
+It downloads only when asked. Source: P. Warden, "Speech Commands: A Dataset for Limited-Vocabulary
+Speech Recognition", arXiv:1804.03209; CC BY 4.0.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from torchaudio.datasets import SPEECHCOMMANDS
 
 FOLDER = "SpeechCommands/speech_commands_v0.02"
-"""Where torchaudio keeps the corpus below a root."""
+"""Folder of the corpus below a root, as torchaudio names it."""
 NOISE = "_background_noise_"
 
 _NOISE_PARTS = {"train": (0.0, 0.8), "val": (0.8, 0.9), "test": (0.9, 1.0)}
@@ -39,42 +38,44 @@ class _Word(NamedTuple):
 
 
 def which_set(speaker: str) -> str:
-    """The corpus' own split of a speaker, the part of a file name before "_nohash_": 80 % train, 10
-    % val, 10 % test.
+    """Return the corpus' split of a speaker: 80 % train, 10 % val, 10 % test.
 
-    The rule of its authors (arXiv:1804.03209, section 6.2; TensorFlow's `input_data.which_set`).
+    A speaker is the part of a file name before "_nohash_". The rule is that of the authors
+    (arXiv:1804.03209, section 6.2; TensorFlow's `input_data.which_set`).
     """
     largest = 2**27 - 1
     position = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (largest + 1) * (100 / largest)
-    return "val" if position < 10 else "test" if position < 20 else "train"
+    if position < 10:
+        return "val"
+    return "test" if position < 20 else "train"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechCommands:
     """Google Speech Commands v0.02 as twelve classes: ten keywords, `_unknown_` and `_silence_`.
 
-    Splits are the corpus' own. `_unknown_` is a random choice among the other 25 words; `_silence_`
-    is cut from the recordings in `_background_noise_`, at random levels: training from the first 80
-    % of each recording, validation from the next 10 %, test from the last. Recordings shorter than
-    one second get zeros at their end.
+    The splits are those of the corpus. `_unknown_` is a random choice among the other 25 words.
+    `_silence_` is cut from the recordings in `_background_noise_`, at random levels: training from
+    the first 80 % of each recording, validation from the next 10 %, test from the last. Recordings
+    shorter than one second get zeros at their end.
 
     Raises:
-        ValueError: a field outside its range.
+        ValueError: a field is out of range.
     """
 
     root: str
-    """Folder that holds SpeechCommands/speech_commands_v0.02, as torchaudio unpacks it; written as
-    `Folder.root`."""
+    """Folder with SpeechCommands/speech_commands_v0.02, as torchaudio unpacks it; variables are
+    replaced as in `Folder.root`."""
     download: bool = False
     """Download and unpack the corpus (2.4 GB) if it is not there."""
     unknown_percent: float = 10.0
-    """Clips of `_unknown_` in each split, in percent of its keyword clips; 0 to 100. The task's own
-    value is 10."""
+    """Clips of `_unknown_` in each split, in percent of its keyword clips; 0 to 100. The task has
+    10."""
     silence_percent: float = 10.0
-    """Clips of `_silence_` in each split, in percent of its keyword clips; 0 to 100. The task's own
-    value is 10."""
+    """Clips of `_silence_` in each split, in percent of its keyword clips; 0 to 100. The task has
+    10."""
     seed: int = 0
-    """Chooses the `_unknown_` clips and cuts the `_silence_` ones; 0 or more."""
+    """Seed that chooses the `_unknown_` clips and cuts the `_silence_` ones; 0 or more."""
 
     def __post_init__(self) -> None:
         checks.text("SpeechCommands.root", self.root, "data")
@@ -83,12 +84,12 @@ class SpeechCommands:
         checks.counts(self, "seed", least=0)
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
-        """The clips of the three splits.
+        """Return the clips of the three splits.
 
         Raises:
-            FileNotFoundError: the corpus or its background noise is not there.
-            ValueError: a recording that cannot be read, a split without clips, or a folder whose
-                own lists contradict the corpus' rule.
+            FileNotFoundError: the corpus or its background noise is missing.
+            ValueError: a recording cannot be read, a split has no clips, or the lists of the corpus
+                contradict its rule.
         """
         corpus = self._corpus()
         words = self._words(corpus)
@@ -100,7 +101,7 @@ class SpeechCommands:
         return {split: self._clips(split, words[split], noise, progress) for split in SPLITS}
 
     def _corpus(self) -> "SPEECHCOMMANDS":
-        # here, so that `kws --help` does not wait for torchaudio
+        # late, so that `kws --help` does not wait for torchaudio
         from torchaudio.datasets import SPEECHCOMMANDS
 
         root = expanded(self.root)
@@ -113,7 +114,7 @@ class SpeechCommands:
         return SPEECHCOMMANDS(root, download=self.download)
 
     def _words(self, corpus: "SPEECHCOMMANDS") -> dict[str, list[_Word]]:
-        """The keyword and unknown clips of each split, in the order of their paths."""
+        """Return the keyword and unknown clips of each split, in the order of their paths."""
         listed = _listed(expanded(self.root) / FOLDER)
         keywords: dict[str, list[_Word]] = {split: [] for split in SPLITS}
         others: dict[str, list[_Word]] = {split: [] for split in SPLITS}
@@ -146,31 +147,28 @@ class SpeechCommands:
         )  # fmt: skip
         keywords = sum(word.label != LABELS.index(UNKNOWN) for word in words)
         count = math.ceil(keywords * self.silence_percent / 100)
-        silence = (
-            self._silence(split, count, noise)
-            if noise
-            else torch.empty(0, SAMPLES, dtype=torch.int16)
-        )
+        silence = torch.empty(0, SAMPLES, dtype=torch.int16)
+        if noise:
+            silence = self._silence(split, count, noise)
+        words = words + [
+            _Word(f"{SILENCE}/{n}", LABELS.index(SILENCE), "") for n in range(len(silence))
+        ]
         return Clips(
             waveforms=torch.cat([spoken, silence]),
-            labels=torch.tensor(
-                [word.label for word in words] + [LABELS.index(SILENCE)] * len(silence)
-            ),
-            speakers=tuple(word.speaker for word in words) + ("",) * len(silence),
-            names=tuple(word.path for word in words)
-            + tuple(f"{SILENCE}/{n}" for n in range(len(silence))),
+            labels=torch.tensor([word.label for word in words]),
+            speakers=tuple(word.speaker for word in words),
+            names=tuple(word.path for word in words),
         )
 
     def _silence(self, split: str, count: int, noise: Noise) -> torch.Tensor:
         number = np.arange(count)
         crops = noise.part(*_NOISE_PARTS[split]).crop(uniform(self.seed, split, "crop", number))
-        return to_int16(
-            crops * torch.from_numpy(uniform(self.seed, split, "level", number)).float()[:, None]
-        )
+        level = torch.from_numpy(uniform(self.seed, split, "level", number)).float()
+        return to_int16(crops * level[:, None])
 
 
 def _listed(folder: Path) -> dict[str, str]:
-    """The split of each path that the corpus' own lists name; empty without the lists."""
+    """Return the split of each path in the corpus' lists; empty if there are no lists."""
     lists = {"val": folder / "validation_list.txt", "test": folder / "testing_list.txt"}
     if not all(file.is_file() for file in lists.values()):
         return {}

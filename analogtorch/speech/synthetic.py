@@ -1,6 +1,6 @@
 """Keywords spoken by eSpeak NG: speech for a machine without recordings or a network.
 
-It lets the whole path run anywhere, and says nothing about accuracy on people: its voices are far
+It lets the whole path run anywhere, but shows nothing about accuracy on people: its voices are far
 more alike.
 """
 
@@ -25,128 +25,33 @@ from analogtorch.speech.noise import Noise, generate_noise
 from analogtorch.values import checks
 
 ACCENTS = (
-    *(
-        "gmw/en",
-        "gmw/en-029",
-        "gmw/en-GB-scotland",
-        "gmw/en-GB-x-gbclan",
-        "gmw/en-GB-x-gbcwmd",
-        "gmw/en-GB-x-rp",
-    ),
-    *("gmw/en-US", "gmw/en-US-nyc"),
-)
-"""eSpeak NG 1.52's English voices, less the one that reads the Shavian alphabet."""
+    "gmw/en", "gmw/en-029", "gmw/en-GB-scotland", "gmw/en-GB-x-gbclan", "gmw/en-GB-x-gbcwmd",
+    "gmw/en-GB-x-rp", "gmw/en-US", "gmw/en-US-nyc",
+)  # fmt: skip
+"""The English voices of eSpeak NG 1.52, without the one that reads the Shavian alphabet."""
 
 VARIANTS = (
-    *(
-        "Alex",
-        "Alicia",
-        "Andrea",
-        "Andy",
-        "Annie",
-        "AnxiousAndy",
-        "Denis",
-        "Diogo",
-        "Gene",
-        "Gene2",
-        "Henrique",
-        "Hugo",
-    ),
-    *(
-        "Jacky",
-        "Lee",
-        "Marco",
-        "Mario",
-        "Michael",
-        "Mike",
-        "Mr serious",
-        "Nguyen",
-        "Reed",
-        "RicishayMax",
-    ),
-    *(
-        "RicishayMax2",
-        "RicishayMax3",
-        "Storm",
-        "adam",
-        "anika",
-        "announcer",
-        "antonio",
-        "aunty",
-        "belinda",
-        "benjamin",
-    ),
-    *(
-        "boris",
-        "caleb",
-        "david",
-        "ed",
-        "edward",
-        "edward2",
-        "f1",
-        "f2",
-        "f3",
-        "f4",
-        "f5",
-        "grandma",
-        "grandpa",
-    ),
-    *(
-        "gustave",
-        "ian",
-        "iven",
-        "iven2",
-        "iven3",
-        "iven4",
-        "john",
-        "kaukovalta",
-        "klatt",
-        "klatt2",
-        "klatt3",
-        "klatt4",
-    ),
-    *(
-        "klatt5",
-        "klatt6",
-        "linda",
-        "m1",
-        "m2",
-        "m3",
-        "m4",
-        "m5",
-        "m6",
-        "m7",
-        "m8",
-        "marcelo",
-        "max",
-        "michel",
-    ),
-    *(
-        "miguel",
-        "mike2",
-        "norbert",
-        "pablo",
-        "paul",
-        "pedro",
-        "quincy",
-        "rob",
-        "robert",
-        "sandro",
-        "shelby",
-        "steph",
-    ),
-    *("steph2", "steph3", "travis", "victor", "whisper", "whisperf", "zac"),
-)
-"""eSpeak NG 1.52's voice variants, less the robots and monsters: the speakers, of which each is in
-one split."""
+    "Alex", "Alicia", "Andrea", "Andy", "Annie", "AnxiousAndy", "Denis", "Diogo", "Gene", "Gene2",
+    "Henrique", "Hugo", "Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "Mr serious", "Nguyen",
+    "Reed", "RicishayMax", "RicishayMax2", "RicishayMax3", "Storm", "adam", "anika", "announcer",
+    "antonio", "aunty", "belinda", "benjamin", "boris", "caleb", "david", "ed", "edward", "edward2",
+    "f1", "f2", "f3", "f4", "f5", "grandma", "grandpa", "gustave", "ian", "iven", "iven2", "iven3",
+    "iven4", "john", "kaukovalta", "klatt", "klatt2", "klatt3", "klatt4", "klatt5", "klatt6",
+    "linda", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "marcelo", "max", "michel", "miguel",
+    "mike2", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby",
+    "steph", "steph2", "steph3", "travis", "victor", "whisper", "whisperf", "zac",
+)  # fmt: skip
+"""The voice variants of eSpeak NG 1.52, without robots and monsters. They are the speakers; each is
+in one split."""
 
-# of the recipe below; part of the cache's key, so raise it with every change of what is generated
+# version of the recipe and part of the cache's key: raise it when other clips are generated
 _VERSION = 1
 
 
 class _Plan(NamedTuple):
-    """What decides one clip: all of its random numbers are keyed by (seed, split, label,
-    number).
+    """The decisions about one clip.
+
+    All of its random numbers are keyed by (seed, split, label, number).
     """
 
     label: int
@@ -163,14 +68,13 @@ class _Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """Speech made by eSpeak NG: the ten keywords, other words, and silence, in many voices, with
-    noise.
+    """Speech of eSpeak NG: ten keywords, other words and silence, in many voices, with noise.
 
-    Needs the extra `synthetic`. The same configuration gives the same clips, bit for bit, whatever
-    `workers` is.
+    It needs the extra `synthetic`. The same configuration gives the same clips, bit for bit,
+    whatever `workers` is.
 
     Raises:
-        ValueError: a field outside its range.
+        ValueError: a field is out of range.
     """
 
     per_class: int = 300
@@ -180,14 +84,13 @@ class Synthetic:
     test_percent: float = 20.0
     """Percentage of voices and clips in "test"; 10 to 40."""
     seed: int = 0
-    """Decides voices, words, speeds, pitches, levels, positions and noise; 0 or more."""
+    """Seed of voices, words, speeds, pitches, levels, positions and noise; 0 or more."""
     snr_db: tuple[float, float] = (5.0, 40.0)
     """Range of the ratio of speech to noise, in dB over the duration of the speech."""
     cache: str | None = "~/.cache/analogtorch"
-    """Folder that keeps what was made (115 MB at 300 clips a class); null makes it anew each
-    time."""
+    """Folder that keeps the clips (115 MB at 300 clips a class); null makes them anew each time."""
     workers: int = 2
-    """Processes that speak; 1 or more."""
+    """Number of processes that speak; 1 or more."""
 
     def __post_init__(self) -> None:
         checks.counts(self, "per_class", least=10, remedy="fewer leave a split empty")
@@ -199,8 +102,9 @@ class Synthetic:
             checks.text("Synthetic.cache", self.cache, "~/.cache/analogtorch")
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
-        """The clips of the three splits, from the cache or made now (the default size: 15 s on two
-        free cores).
+        """Return the clips of the three splits, from the cache or made now.
+
+        The default size takes 15 s on two free cores.
 
         Raises:
             ImportError: espeakng-loader is not installed.
@@ -209,9 +113,8 @@ class Synthetic:
         sizes = (self.per_class, self.val_percent, self.test_percent)
         recipe = (_VERSION, espeak.version(), *sizes, self.seed, self.snr_db)
         make = partial(self._make, progress)
-        splits = (
-            cached(self.cache, f"synthetic-{digest(recipe)}.npz", make) if self.cache else make()
-        )
+        name = f"synthetic-{digest(recipe)}.npz"
+        splits = cached(self.cache, name, make) if self.cache else make()
         return check_splits(splits, source="synthetic speech")
 
     def _make(self, progress: bool) -> dict[str, Clips]:
@@ -228,9 +131,8 @@ class Synthetic:
         return dict(zip(SPLITS, self._cut(order), strict=True))
 
     def _cut(self, items: list[str]) -> tuple[list[str], list[str], list[str]]:
-        val, test = (
-            max(1, round(len(items) * p / 100)) for p in (self.val_percent, self.test_percent)
-        )
+        val = max(1, round(len(items) * self.val_percent / 100))
+        test = max(1, round(len(items) * self.test_percent / 100))
         return items[val + test :], items[:val], items[val : val + test]
 
     def _plans(self, split: str, variants: list[str]) -> Iterator[_Plan]:
@@ -241,7 +143,7 @@ class Synthetic:
                 yield _plan(label, name, (self.seed, split, name, number), variants)
 
     def _render(self, split: str, plans: list[_Plan], speech: Iterator, bar: tqdm) -> Clips:
-        # here, so that `kws --help` does not wait for torchaudio
+        # late, so that `kws --help` does not wait for torchaudio
         from torchaudio.transforms import Resample
 
         noise = generate_noise(seed=int(hashed(self.seed, "noise", split)[0]))
@@ -278,9 +180,7 @@ def _plan(label: int, name: str, key: tuple[int | str, ...], variants: list[str]
 
 
 def _mix(plan: _Plan, word: Tensor, noise: Noise, snr_db: tuple[float, float]) -> Tensor:
-    """One second, float (16000,): the word somewhere around the middle at some level, and noise
-    below it.
-    """
+    """Return one second, float (16000,): the word near the middle at some level, with noise."""
     background = noise.crop(np.array([plan.draw("crop")]))[0]
     if not plan.utterance:
         return background * 10 ** (plan.draw("level", -70, -30) / 20)

@@ -1,4 +1,4 @@
-"""From clips to what training and measuring need: augmented batches, and features computed once."""
+"""The data of training and measurement: augmented batches, and features that are computed once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,56 +10,56 @@ from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.data import Clips
 from analogtorch.speech.features import LogMel
 
-# clips whose features are computed, or classified, together: they and their noise fit into the
-# caches
+# clips whose features are computed, or that are classified, at once; they fit into the caches
 _AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """Twelve-class keyword spotting on one source's clips."""
+    """Twelve-class keyword spotting on the clips of one source."""
 
     train: Clips
     """The training split."""
     val: tuple[Tensor, Tensor]
     """Features (N, 1, 49, 40) and labels (N,)."""
     test: tuple[Tensor, Tensor]
-    """Features and labels."""
+    """Features (N, 1, 49, 40) and labels (N,)."""
     calibration: tuple[Tensor, ...]
-    """Features of training clips, unchanged, in batches: for input ranges."""
+    """Features of training clips without augmentation, in batches, for `calibrate`."""
     augmenter: Augmenter
-    """What is done to training clips."""
+    """The augmentation of training clips."""
     features: LogMel
-    """Waveforms to features."""
+    """The module from waveforms to features."""
 
     @torch.no_grad()
     def make(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Augmented features and labels of the training clips at ``index`` in an epoch: for
-        ``training.Batches``.
+        """Return augmented features and labels of the training clips at ``index`` in an epoch.
+
+        ``training.Batches`` calls it.
         """
         waveforms = self.augmenter.waveforms(self.train.floats(index), index, epoch=epoch)
-        return self.augmenter.features(
-            self.features(waveforms), index, epoch=epoch
-        ), self.train.labels[index]
+        features = self.augmenter.features(self.features(waveforms), index, epoch=epoch)
+        return features, self.train.labels[index]
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test split for ``analogtorch.accuracy``."""
+        """Return the batches of the test split for ``analogtorch.accuracy``."""
         return zip(*(part.split(_AT_ONCE) for part in self.test), strict=True)
 
 
 def prepare(
     splits: dict[str, Clips], augment: Augment, *, seed: int, calibration: int = 1000
 ) -> Task:
-    """Features of ``splits``, as a source loads them.
+    """Compute the features of ``splits``.
 
     Args:
-        splits: "train", "val" and "test".
-        augment: for the training clips.
-        seed: of the augmentation and of the choice of the calibration clips; 0 or more.
-        calibration: how many training clips set the input ranges.
+        splits: the clips of "train", "val" and "test", as a source returns them.
+        augment: augmentation of the training clips.
+        seed: seed of the augmentation and of the choice of the calibration clips; 0 or more.
+        calibration: number of training clips for `calibrate`.
 
     Raises:
-        FileNotFoundError, ValueError: the folder of background noise cannot be used.
+        FileNotFoundError: the folder of background noise does not exist or holds no audio.
+        ValueError: ``read_noise`` refuses the folder of background noise.
     """
     features, train = LogMel(), splits["train"]
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:calibration]

@@ -1,8 +1,6 @@
-"""Training with Lightning: phases that can be replayed step by step, interrupted and resumed bit
-for bit.
+"""Training with Lightning, in phases that can be replayed, interrupted and resumed bit for bit.
 
-Lightning, which takes seconds to import, is imported when one of the names that need it is first
-used.
+Lightning takes seconds to import. It is imported when one of the names that need it is first used.
 """
 
 import importlib

@@ -1,6 +1,4 @@
-"""Training batches that are a pure function of (seed, epoch): their order and whatever is done to
-them.
-"""
+"""Training batches that are a pure function of (seed, epoch)."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,23 +9,24 @@ from torch.utils.data import DataLoader, Dataset
 from analogtorch.ops import fold, seed_tensor, stream
 
 Make = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""(indices of the samples, epoch) to (inputs, labels): a pure function, called in any process."""
+"""A pure function from (indices of the samples, epoch) to (inputs, labels), called in any
+process."""
 
 
 class Batches:
-    """Shuffled batches of one training split, anew in each epoch.
+    """Shuffled batches of one training split, in another order in each epoch.
 
     Args:
-        make: gives the inputs and labels of the samples at the indices (int64, (batch_size,)) in an
-            epoch.
-        size: samples in the split.
-        batch_size: samples of a batch; an epoch leaves out what does not fill one.
-        seed: of the order.
-        workers: processes that call ``make`` ahead of the training; 0 calls it in this one. The
-            batches are the same.
+        make: a function that returns the inputs and labels of the samples at the indices (int64,
+            (batch_size,)) in an epoch.
+        size: number of samples in the split.
+        batch_size: number of samples in a batch; an epoch leaves out those that do not fill one.
+        seed: seed of the order.
+        workers: number of processes that call ``make`` ahead of the training; 0 calls it in this
+            process. The batches are the same.
 
     Raises:
-        ValueError: fewer samples than one batch, or negative workers.
+        ValueError: there are fewer samples than one batch, or ``workers`` is negative.
     """
 
     def __init__(
@@ -40,26 +39,24 @@ class Batches:
             )
         if workers < 0:
             raise ValueError(f"workers={workers}; use 0 or more")
-        self.make, self.size, self.batch_size, self.seed, self.workers = (
-            make,
-            size,
-            batch_size,
-            seed,
-            workers,
-        )
+        self.make = make
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
 
     def __len__(self) -> int:
-        """Batches of one epoch."""
+        """Return the number of batches of one epoch."""
         return self.size // self.batch_size
 
     def indices(self, epoch: int) -> Tensor:
-        """Which samples each batch of the epoch holds: int64, (batches, batch_size)."""
+        """Return the samples of each batch of the epoch: int64, (batches, batch_size)."""
         key = int(fold(seed_tensor(self.seed), stream("order", epoch)).item())
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(key))
         return order[: len(self) * self.batch_size].view(len(self), self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of that epoch."""
+        """Return the batches of that epoch."""
         loader = DataLoader(_Epoch(self, epoch), batch_size=None, num_workers=self.workers)
         return iter(loader)
 

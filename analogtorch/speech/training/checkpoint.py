@@ -1,5 +1,6 @@
-"""Checkpoints that are never half written, never damaged in silence, and hold nothing but tensors
-and plain values.
+"""Checkpoints that are never half written and never damaged in silence.
+
+They hold nothing but tensors and plain values.
 """
 
 import io
@@ -13,12 +14,11 @@ from analogtorch.files import seal, sealed_bytes, write_atomically
 
 
 class AtomicCheckpoint(CheckpointIO):
-    """``Trainer(plugins=[AtomicCheckpoint()])``: the old checkpoint stays until the new one is
-    whole.
+    """A plugin of Lightning's Trainer: an old checkpoint stays until the new one is whole.
 
-    A full disk is an OSError with the path and the remedy; a damaged file is a ValueError with its
-    name. The file is one of ``torch.save`` with a checksum, and ``torch.load`` reads it too.
-    Loading unpickles no code.
+    ``Trainer(plugins=[AtomicCheckpoint()])`` uses it. A full disk is an OSError with the path and
+    the remedy; a damaged file is a ValueError with its name. The file is one of ``torch.save`` with
+    a checksum, and ``torch.load`` reads it too. Loading unpickles no code.
     """
 
     def save_checkpoint(
@@ -38,7 +38,7 @@ class AtomicCheckpoint(CheckpointIO):
 
 
 def packed(state: Any) -> bytes:
-    """What ``torch.save`` writes of ``state``, with a checksum."""
+    """Return what ``torch.save`` writes of ``state``, with a checksum."""
     # through memory: torch.save turns a failed write to a file into an internal RuntimeError
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -1,4 +1,4 @@
-"""Run one phase: train, keep a checkpoint after each epoch, resume from it."""
+"""One phase of training: it keeps a checkpoint after each epoch and can be resumed from it."""
 
 import contextlib
 import logging
@@ -20,6 +20,13 @@ from analogtorch.speech.training.checkpoint import AtomicCheckpoint
 from analogtorch.speech.training.module import Classifier
 from analogtorch.speech.training.phase import Phase
 
+# fmt: off
+_UNREADABLE = (
+    OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError,
+    pickle.UnpicklingError,
+)
+# fmt: on
+
 
 def fit(
     network: nn.Module,
@@ -37,21 +44,21 @@ def fit(
 ) -> nn.Module:
     """Train ``network`` in place through all epochs of the phase.
 
-    A run that was stopped at any moment and is resumed ends with the very weights of a run that was
-    not: each step is seeded by (seed, step), each batch is a function of (seed, epoch), and a
-    checkpoint is the state after an epoch.
+    A run that was stopped and resumed ends with the very weights of a run that was not: each step
+    is seeded by (seed, step), each batch is a function of (seed, epoch), and a checkpoint is the
+    state after an epoch.
 
     Args:
-        network: digital or converted (and calibrated); it must give (N, classes).
+        network: a digital network, or a converted and calibrated one; it must return (N, classes).
         batches: the training data.
-        phase: what to do.
-        seed: of dropout and noise, a signed 64-bit integer.
+        phase: settings of the training.
+        seed: seed of dropout and noise, a signed 64-bit integer.
         checkpoint: the file that keeps the state after the latest epoch.
-        resume: continue from ``checkpoint`` if it is there; otherwise a file of that name is
+        resume: continue from ``checkpoint`` if it exists; otherwise a file of that name is
             overwritten.
-        teacher: to distil from, if ``phase.distill`` > 0.
+        teacher: the network to distil from, if ``phase.distill`` > 0.
         validation: inputs and labels whose accuracy the progress bar shows; they decide nothing.
-        progress: show Lightning's progress bar.
+        progress: if True, show Lightning's progress bar.
         accelerator: as ``lightning.Trainer`` takes it.
         callbacks: further Lightning callbacks.
 
@@ -61,13 +68,12 @@ def fit(
     Raises:
         ValueError: a teacher is missing, or the checkpoint to resume from is damaged or of another
             network.
-        OSError: the checkpoint cannot be written, such as on a full disk; the one before is still
+        OSError: the checkpoint cannot be written, such as on a full disk; the one before stays
             whole.
     """
     path = Path(checkpoint)
     module = Classifier(network, phase, steps=phase.epochs * len(batches), teacher=teacher)
     clip = (WeightClip(phase.clip_sigma),) if phase.clip_sigma is not None else ()
-    show = progress and validation is not None
     resume = resume and path.is_file()
     if resume:
         _check_fits(path, module)
@@ -89,12 +95,13 @@ def fit(
         )
         network.train()
         with _interruptible(trainer):
+            loader = None
+            if progress and validation is not None:
+                loader = DataLoader(TensorDataset(*validation), batch_size=500)
             trainer.fit(
                 module,
                 _Epochs(batches, lambda: trainer.global_step),
-                DataLoader(TensorDataset(*validation), batch_size=500)
-                if show and validation is not None
-                else None,
+                loader,
                 ckpt_path=str(path) if resume else None,
                 weights_only=True,
             )
@@ -105,15 +112,7 @@ def _check_fits(path: Path, module: Classifier) -> None:
     try:
         found = AtomicCheckpoint().load_checkpoint(path)["state_dict"]
         shapes = {name: value.shape for name, value in found.items()}
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        pickle.UnpicklingError,
-    ) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{path} is no checkpoint, or damaged ({error}); remove it to train from the start"
         ) from error
@@ -125,9 +124,9 @@ def _check_fits(path: Path, module: Classifier) -> None:
 
 
 class _Epochs:
-    """What Lightning iterates, once per epoch.
+    """The iterable that Lightning iterates once per epoch.
 
-    The epoch is counted from the optimizer steps and only when the first batch is asked for:
+    The epoch is counted from the optimizer steps, and only when the first batch is asked for:
     Lightning makes the iterator of a resumed run before it knows the epoch.
     """
 
@@ -143,8 +142,9 @@ class _Epochs:
 
 @contextlib.contextmanager
 def _interruptible(trainer: L.Trainer) -> Iterator[None]:
-    """Ctrl+C stays a KeyboardInterrupt: Lightning turns it into SystemExit and ignores the next one
-    for good.
+    """Keep Ctrl+C a KeyboardInterrupt.
+
+    Lightning turns it into SystemExit and ignores the next one for good.
     """
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
@@ -161,9 +161,7 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's notes about devices, workers and loggers, which are decided here on
-    purpose.
-    """
+    """Silence Lightning's notes about devices, workers and loggers, which are chosen on purpose."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

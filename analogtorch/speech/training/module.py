@@ -1,4 +1,4 @@
-"""The one LightningModule: a classifier, with or without a teacher."""
+"""A LightningModule that trains a classifier, with or without a teacher."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ class Classifier(L.LightningModule):
     """Trains ``network`` on (inputs, labels) with the settings of a phase.
 
     Args:
-        network: gives (N, classes); digital or converted.
-        phase: optimizer, schedule and loss.
-        steps: optimizer steps of the whole phase.
-        teacher: network to distil from if ``phase.distill`` > 0; it is frozen and used in
+        network: a digital or converted network that returns (N, classes).
+        phase: settings of optimizer, schedule and loss.
+        steps: number of optimizer steps of the whole phase.
+        teacher: the network to distil from if ``phase.distill`` > 0; it is frozen and used in
             evaluation mode.
 
     Raises:
@@ -36,7 +36,7 @@ class Classifier(L.LightningModule):
         self._teacher = () if teacher is None or phase.distill == 0 else (teacher,)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's output."""
+        """Return the network's output."""
         return self.network(x)
 
     def on_fit_start(self) -> None:
@@ -72,7 +72,7 @@ class Classifier(L.LightningModule):
         trained = [p for p in self.network.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.dim() > 1], "weight_decay": phase.weight_decay},
-            # input ranges among them
+            # DAC ranges among them
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=phase.learning_rate)

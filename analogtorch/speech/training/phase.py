@@ -8,33 +8,33 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One run of AdamW under a one-cycle learning rate.
+    """The settings of one training phase: AdamW under a one-cycle learning rate.
 
     Raises:
-        ValueError: a field outside its range.
+        ValueError: a field is out of range.
     """
 
     epochs: int = 40
-    """Passes over the training split, >= 1."""
+    """Number of passes over the training split, >= 1."""
     batch_size: int = 100
-    """Clips of one step, >= 2; an epoch leaves out the clips that do not fill a batch."""
+    """Number of clips in a step, >= 2; an epoch leaves out the clips that do not fill a batch."""
     learning_rate: float = 4e-3
     """Peak of the one-cycle schedule, > 0."""
     warmup: float = 0.2
     """Share of the steps before the peak, 0 to 1 (exclusive)."""
     weight_decay: float = 0.02
-    """AdamW's, >= 0; on weights, not on biases, normalisation and input ranges."""
+    """Weight decay of AdamW, >= 0, on weights; biases, normalisation and DAC ranges have none."""
     label_smoothing: float = 0.1
     """Share of the target that is spread over all classes, 0 to 1 (exclusive)."""
     mixup: float = 0.0
-    """alpha of mixup's Beta distribution (arXiv:1710.09412), >= 0; 0 turns it off."""
+    """Parameter alpha of mixup's Beta distribution (arXiv:1710.09412), >= 0; 0 turns it off."""
     distill: float = 0.0
     """Weight of the divergence from the teacher in the loss, 0 to 1; the labels get the rest."""
     temperature: float = 2.0
     """Temperature of the distillation (arXiv:1503.02531), > 0."""
     clip_sigma: float | None = None
-    """After each step, clip the weights of each analog layer to this many standard deviations, > 0;
-    null never."""
+    """Standard deviations to which the weights of each analog layer are clipped after each step, >
+    0; null does not clip."""
 
     def __post_init__(self) -> None:
         self._check("epochs", lambda v: v >= 1, "an integer >= 1")
