@@ -19,6 +19,7 @@ from analogtorch.calibration.passes import (
     run,
 )
 from analogtorch.conversion import analog_layers
+from analogtorch.nn.tap import hooked
 from analogtorch.ops import seed_tensor
 from analogtorch.ops.scope import noise
 from analogtorch.values import checks
@@ -178,15 +179,13 @@ def _averaging(norms: dict[str, Any], ran: set[str]) -> Iterator[None]:
         check_finite("reestimate_batch_norm", f"the input of batch norm {names[norm]!r}", args[0])
         ran.add(names[norm])
 
-    handles = [norm.register_forward_pre_hook(look) for norm in norms.values()]
     try:
         for norm in norms.values():
             norm.reset_running_stats()
             norm.momentum = None
             norm.training = True
-        yield
+        with hooked(norms.values(), before=look):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         for norm, momentum in momenta.items():
             norm.momentum = momentum

@@ -19,6 +19,7 @@ from analogtorch.conversion.subclass import overrides
 from analogtorch.conversion.watch import Observer, eager
 from analogtorch.conversion.weights import Storage, storage, tensors
 from analogtorch.nn import AnalogLayer
+from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -187,14 +188,8 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
             own[module] = reads.of(inputs[0]) - own[module]
             found[norms[module]] = made[id(inputs[0])]
 
-    handles = [m.register_forward_hook(record) for m in (*layers, *norms)]
-    handles += [m.register_forward_pre_hook(enter) for m in norms]
-    try:
-        with reads:
-            result = run(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(layers, after=record), hooked(norms, before=enter, after=record), reads:
+        result = run(model)
     reads.count(result)  # what is returned is used, too
     names = {name: m for m, name in norms.items()}
     return {

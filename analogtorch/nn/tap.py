@@ -1,15 +1,16 @@
 """The one way to look at a layer while it computes, or to let it compute otherwise for a while.
 
-Calibration, guard, sensitivity and tests use it. Several taps may be open on one layer.
+Calibration, guard, sensitivity and tests use it. Several taps may be open on one layer. Digital
+modules have torch's hooks for that, which ``hooked`` adds and removes in the same way.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from analogtorch.ops import Operands, Plan
 
@@ -67,3 +68,26 @@ def _remove(layer: "AnalogLayer", tap: Tap) -> None:
         layer.taps = tuple(left)
     else:
         vars(layer).pop("taps", None)
+
+
+@contextlib.contextmanager
+def hooked(
+    modules: Iterable[nn.Module],
+    *,
+    before: Callable[[Any, tuple[Any, ...]], None] | None = None,
+    after: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
+) -> Iterator[None]:
+    """Call functions of yours around each call of digital modules, inside the ``with``.
+
+    Args:
+        modules: whose calls these are.
+        before: ``before(module, inputs)``.
+        after: ``after(module, inputs, output)``.
+    """
+    with contextlib.ExitStack() as hooks:
+        for module in modules:
+            if before is not None:
+                hooks.callback(module.register_forward_pre_hook(before).remove)
+            if after is not None:
+                hooks.callback(module.register_forward_hook(after).remove)
+        yield

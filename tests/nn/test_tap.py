@@ -14,6 +14,7 @@ from analogtorch.conversion.unread import quiet
 from analogtorch.nn import Tap, tapped
 from analogtorch.nn.execution import Exact
 from analogtorch.nn.programmed import OnChip
+from analogtorch.nn.tap import hooked
 from analogtorch.ops import product
 from tests.crossbar import crossbar
 
@@ -124,3 +125,19 @@ def test_a_changed_name_keys_other_noise_once_the_executions_are_made_anew() -> 
     layer.layer_name = "other"
     layer.replan()
     assert set(layer.execution.streams).isdisjoint(streams)
+
+
+def test_hooks_of_digital_modules_are_removed_in_the_same_way() -> None:
+    digital, calls = nn.Linear(20, 7), []
+    with (
+        pytest.raises(KeyError),
+        hooked([digital], before=lambda m, x: calls.append(x), after=lambda *_: fails()),
+    ):
+        digital(X)
+    assert calls == [(X,)]
+    assert not digital._forward_hooks
+    assert not digital._forward_pre_hooks
+
+
+def fails() -> None:
+    raise KeyError
