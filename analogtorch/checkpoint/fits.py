@@ -112,7 +112,7 @@ def check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module
         if not matrix:
             shape = kind.as_matrix(module, present.detach().to("meta")).shape
         cut = sections(tuple(shape), getattr(module, "groups", 1), entry.chip)
-        blocks = max(len(section.row_blocks) for section in cut)
+        blocks = max(section.blocks for section in cut)
         if stored.numel() not in (1, blocks):
             raise ValueError(
                 f"{label} has {stored.numel()} input ranges and {blocks} row "

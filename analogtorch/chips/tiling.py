@@ -9,7 +9,9 @@ without unfolding its input.
 
 import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,41 +41,76 @@ def row_block(start: int, stop: int, shape: tuple[int, ...]) -> RowBlock:
     return (slice(i, i + 1), *row_block(start - i * inner, stop - i * inner, shape[1:]))
 
 
-@dataclass(frozen=True)
-class Section:
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the matrix of a product lies on tiles, and where in its layer.
+
+    The matrix has a column per output and a row per input channel and kernel tap, flattened in the
+    weight's order.
+    """
+
+    bounds: tuple[int, ...]
+    """Rows at which the row blocks begin and, last, where they end: blocks + 1 numbers. The ADCs
+    convert the partial sums of each row block by themselves; their outputs are summed digitally."""
+    columns: tuple[int, ...] = ()
+    """Bounds of the outputs that share one weight scale, as ``bounds``; empty: every output has its
+    own."""
+    groups: int = 1
+    """Groups of the product; 1 where its matrix is dense."""
+    first_output: int = 0
+    """Position of output 0 in the layer: positions key the noise."""
+    total_outputs: int = 0
+    """Outputs of the layer; 0: those of this matrix."""
+    first_row: int = 0
+    """Position of row 0 among all inputs and kernel taps of the layer."""
+
+    @property
+    def blocks(self) -> int:
+        """Number of row blocks."""
+        return len(self.bounds) - 1
+
+    def span(self, block: int, shape: Sequence[int]) -> RowBlock:
+        """Row block ``block`` as an index into the rows' dimensions ``shape`` = (channels,
+        *kernel).
+        """
+        return row_block(self.bounds[block], self.bounds[block + 1], tuple(shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section(Layout):
     """A part of a layer that is one matrix product: all of it, or some groups of a block-diagonal
     convolution.
     """
 
     channels: slice
     """Input channels of the layer that it reads."""
-    outputs: slice
-    """Outputs of the layer that it computes."""
-    groups: int
-    """Groups of the product itself: 1 where the section's matrix is dense."""
     dense_groups: int
     """Groups of the layer that the dense matrix holds on its diagonal; 1 if its weight is a slice
     of the layer's."""
     shape: tuple[int, ...]
     """Shape of its weight: ``(outputs, channels / groups, *kernel)``."""
-    bounds: tuple[int, ...]
-    """Rows at which its row blocks begin, and the end of the last. The ADCs convert the partial
-    sums of each row block by themselves; their outputs are summed digitally."""
     col_blocks: tuple[slice, ...]
     """Blocks along the outputs, relative to the section."""
 
+    @functools.cached_property
+    def outputs(self) -> slice:
+        """Outputs of the layer that it computes."""
+        return slice(self.first_output, self.first_output + self.shape[0])
+
     @property
-    def blocks(self) -> int:
-        """Blocks to be placed on tiles."""
-        return (len(self.bounds) - 1) * len(self.col_blocks)
+    def layout(self) -> dict[str, Any]:
+        """Its fields as a ``Layout``."""
+        return {field.name: getattr(self, field.name) for field in fields(Layout)}
+
+    @property
+    def tile_blocks(self) -> int:
+        """Blocks to be placed on tiles: row blocks by column blocks."""
+        return self.blocks * len(self.col_blocks)
 
     @functools.cached_property
     def row_blocks(self) -> tuple[RowBlock, ...]:
         """The blocks along the rows, as indices."""
-        return tuple(
-            row_block(a, b, self.shape[1:])
-            for a, b in zip(self.bounds, self.bounds[1:], strict=False)
-        )
+        return tuple(self.span(block, self.shape[1:]) for block in range(self.blocks))
 
     @property
     def cuts_kernel(self) -> bool:
@@ -106,19 +143,6 @@ class Section:
         """Rows of its matrix that each output meets."""
         return math.prod(self.shape[1:])
 
-    @property
-    def first_row(self) -> int:
-        """Place of its first row among all inputs and kernel taps of the layer."""
-        return self.channels.start * math.prod(self.shape[2:])
-
-    def shared_columns(self, chip: Chip) -> tuple[int, ...]:
-        """Bounds of the outputs that share a weight scale on ``chip``; empty where every output has
-        its own.
-        """
-        return (
-            (0, *(block.stop for block in self.col_blocks)) if chip.weight_scale == "block" else ()
-        )
-
     def block_sums(self, values: Tensor) -> Tensor:
         """``values`` (outputs,) added up over each block's outputs, for each of them:
         (outputs,).
@@ -139,22 +163,12 @@ class Section:
 @functools.lru_cache(maxsize=4096)
 def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, ...]:
     """The sections of a layer whose weight has ``shape`` = (out, channels / groups, *kernel)."""
-    out, channels, *kernel = shape
     together = _groups_together(shape, groups, chip) if chip.grouped == "block_diagonal" else 1
     if together == 1 and (groups == 1 or chip.grouped == "sequential"):
-        whole = Section(
-            channels=slice(0, channels * groups),
-            outputs=slice(0, out),
-            groups=groups,
-            dense_groups=1,
-            shape=tuple(shape),
-            bounds=(0, *_row_ends((channels, *kernel), chip.rows)),
-            col_blocks=tuple(_split(out, chip.cols)),
-        )
-        return (whole,)
-    return tuple(
-        _dense_section(shape, groups, first, together, chip) for first in range(0, groups, together)
-    )
+        return (_section(shape, groups, slice(0, groups), dense=False, chip=chip),)
+    firsts = range(0, groups, together)
+    parts = [slice(first, min(first + together, groups)) for first in firsts]
+    return tuple(_section(shape, groups, part, dense=True, chip=chip) for part in parts)
 
 
 def _groups_together(shape: tuple[int, ...], groups: int, chip: Chip) -> int:
@@ -163,19 +177,26 @@ def _groups_together(shape: tuple[int, ...], groups: int, chip: Chip) -> int:
     return max(1, min(groups, chip.rows // rows, chip.cols // outputs))
 
 
-def _dense_section(
-    shape: tuple[int, ...], groups: int, first: int, together: int, chip: Chip
+def _section(
+    shape: tuple[int, ...], groups: int, part: slice, *, dense: bool, chip: Chip
 ) -> Section:
+    """The groups ``part`` of a layer; ``dense``: on the diagonal of a matrix without groups."""
     out, channels, *kernel = shape
-    n, per_group = min(together, groups - first), out // groups
+    n, per_group = part.stop - part.start, out // groups
+    outputs = n * per_group
+    rows = (n * channels if dense else channels, *kernel)
+    blocks = tuple(_split(outputs, chip.cols))
     return Section(
-        channels=slice(first * channels, (first + n) * channels),
-        outputs=slice(first * per_group, (first + n) * per_group),
-        groups=1,
-        dense_groups=n,
-        shape=(n * per_group, n * channels, *kernel),
-        bounds=(0, *_row_ends((n * channels, *kernel), chip.rows)),
-        col_blocks=tuple(_split(n * per_group, chip.cols)),
+        bounds=(0, *_row_ends(rows, chip.rows)),
+        columns=(0, *(block.stop for block in blocks)) if chip.weight_scale == "block" else (),
+        groups=1 if dense else n,
+        first_output=part.start * per_group,
+        total_outputs=out,
+        first_row=part.start * channels * math.prod(kernel),
+        channels=slice(part.start * channels, part.stop * channels),
+        dense_groups=n if dense else 1,
+        shape=(outputs, *rows),
+        col_blocks=blocks,
     )
 
 

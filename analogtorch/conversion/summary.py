@@ -261,7 +261,7 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         name=name or "(root)",
         kind=type(layer).__name__.removeprefix("Analog"),
         shape=layer.matrix_shape,
-        blocks=sum(section.blocks for section in layer.sections),
+        blocks=sum(section.tile_blocks for section in layer.sections),
         cells=sum(section.cells for section in layer.sections),
         input_range="absmax of each input (not calibrated)"
         if ranges is None

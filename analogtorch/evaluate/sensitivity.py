@@ -233,7 +233,7 @@ def _row(name: str, layer: AnalogLayer, loss: dict[Effect, Loss]) -> LayerLoss:
     return LayerLoss(
         name=name,
         weights=layer.weight.numel(),
-        blocks=sum(section.blocks for section in layer.sections),
+        blocks=sum(section.tile_blocks for section in layer.sections),
         cell=layer.chip.cell,
         loss=loss,
     )

@@ -216,7 +216,7 @@ class ConvertersMixin(nn.Module):
                 f"(row blocks, outputs), and {self.adc_shape} on the chip it was put on since, "
                 f"{self.chip.name}; call set_{name}(None) to do without, or calibrate anew"
             )
-        return values[: len(section.bounds) - 1, outputs or section.outputs]
+        return values[: section.blocks, outputs or section.outputs]
 
     # state_dict
 

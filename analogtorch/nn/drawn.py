@@ -63,7 +63,7 @@ def drawn(
     noise, strength = chip.training, chip.training.strength * fraction
     gain: Tensor | None = None
     with torch.no_grad():
-        scale = block_scales(weight, section.bounds, section.shared_columns(chip))
+        scale = block_scales(weight, section.bounds, section.columns)
         full = over_rows(scale, section.bounds).view(section.shape)
         w = relative(weight, full).clamp(-1, 1)
         dropped = _dropped(section, key, noise.drop_connect * fraction)
@@ -114,7 +114,7 @@ def _devices(
     g = device.program(targets, draw(_PROGRAMMING))
     then, gains = works(g), []
     if t is None:
-        return then, then.new_ones(len(section.bounds) - 1, section.shape[0])
+        return then, then.new_ones(section.blocks, section.shape[0])
     nu = device.drift_coefficient(targets, draw(_DRIFT))
     now = works(device.read(g, device.drift(g, nu, t), t, draw(_READ)))
     before, after = then.flatten(1), now.flatten(1)

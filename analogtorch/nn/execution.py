@@ -192,8 +192,8 @@ class Execution:
         all outputs.
         """
         found = {"w": cut(weight, outputs).to(dtype)}
-        if outputs is not None and (shared := section.shared_columns(self.chip)):
-            scale = block_scales(weight.to(dtype), section.bounds, shared)
+        if outputs is not None and section.columns:
+            scale = block_scales(weight.to(dtype), section.bounds, section.columns)
             found["scale"] = cut(scale, outputs, 1)
         return found
 

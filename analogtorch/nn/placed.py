@@ -131,17 +131,12 @@ class PlacedMixin(ConvertersMixin):
         geometry: dict[str, Any] = self._geometry(placed)
         return tuple(
             Plan(
-                bounds=section.bounds,
-                columns=section.shared_columns(chip),
-                groups=section.groups,
+                **section.layout,
                 input_bits=chip.input_bits or 0,
                 output_steps=chip.output_steps,
                 unit_bits=chip.unit_bits,
                 phases=chip.phases,
                 output_bound=chip.output_bound,
-                first_output=section.outputs.start,
-                total_outputs=placed[-1].outputs.stop,
-                first_row=section.first_row,
                 **geometry,
                 **noise,
             )
@@ -167,4 +162,4 @@ class PlacedMixin(ConvertersMixin):
 
 
 def _row_blocks(placed: tuple[Section, ...]) -> int:
-    return max(len(section.bounds) for section in placed) - 1
+    return max(section.blocks for section in placed)

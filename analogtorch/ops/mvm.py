@@ -33,7 +33,7 @@ from analogtorch.ops.operands import (
     schema,
 )
 from analogtorch.ops.physics import wide
-from analogtorch.ops.plan import Plan, decode
+from analogtorch.ops.plan import Plan, plan_of
 
 
 def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tensor | None) -> Tensor:
@@ -200,7 +200,7 @@ def _check_range(input_range: Tensor, x: Tensor, vectors: int, plan: Plan) -> No
 def _parsed(arguments: tuple[Any, ...]) -> tuple[Operands, Plan, bool]:
     """The tensors, the plan and ``learns`` of a call of the operator."""
     *tensors, ints, floats, learns = arguments
-    return Operands(*tensors), decode(tuple(ints), tuple(floats)), learns
+    return Operands(*tensors), plan_of(tuple(ints), tuple(floats)), learns
 
 
 def _compute(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -266,7 +266,7 @@ class _Backward(NamedTuple):
 
 def _parsed_backward(arguments: Sequence[Any]) -> _Backward:
     g, *tensors, mask, saturated, ints, floats, needs = arguments
-    return _Backward(g, kept(tensors), mask, saturated, decode(tuple(ints), tuple(floats)), needs)
+    return _Backward(g, kept(tensors), mask, saturated, plan_of(tuple(ints), tuple(floats)), needs)
 
 
 def _compute_backward(*arguments: Any) -> tuple[Tensor, ...]:

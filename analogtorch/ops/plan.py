@@ -6,32 +6,23 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from analogtorch.chips.tiling import RowBlock, row_block
+from analogtorch.chips.tiling import Layout
 from analogtorch.devices import Spread
+from analogtorch.ops.encoding import decode, encode
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Row blocks, converters, noise and positions of one matrix; for a linear layer the geometry is
-    empty.
-
-    The matrix has a column per output and a row per input channel and kernel tap, flattened in the
-    weight's order.
+class Plan(Layout):
+    """A layout with the geometry, the converters and the noise of its product; for a linear layer
+    the geometry is empty.
     """
 
-    bounds: tuple[int, ...]
-    """Where the row blocks begin among the rows and, last, where they end: blocks + 1 numbers."""
-    columns: tuple[int, ...] = ()
-    """Bounds of the outputs that share one weight scale, as ``bounds``; empty: every output has its
-    own."""
     stride: tuple[int, ...] = ()
     """Of a convolution, a number per spatial dimension."""
     padding: tuple[int, ...] = ()
     """Zeros on both sides of each spatial dimension; none where a row block cuts the kernel."""
     dilation: tuple[int, ...] = ()
     """Of a convolution, a number per spatial dimension."""
-    groups: int = 1
-    """Groups of a convolution."""
     input_bits: int = 0
     """Of the DAC, 2..16; 0: inputs are neither clipped nor rounded."""
     output_bits: int = 0
@@ -56,16 +47,10 @@ class Plan:
     ``spread``)."""
     spread: Spread = field(default_factory=Spread)
     """How that deviation depends on the weight."""
-    first_output: int = 0
-    """Position of output 0 in the layer: positions key the noise."""
-    total_outputs: int = 0
-    """Outputs of the layer; 0: those of this matrix."""
-    first_row: int = 0
-    """Position of row 0 in the layer."""
     steps: int = field(init=False, repr=False, compare=False)
     """Steps of the ADC on each side of zero; 0: no ADC."""
     ints: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    """The integers as an operator takes them; with ``floats``, what ``decode`` reads."""
+    """The integers as an operator takes them; with ``floats``, what ``plan_of`` reads."""
     floats: tuple[float, ...] = field(init=False, repr=False, compare=False)
     """The numbers as an operator takes them."""
 
@@ -99,39 +84,9 @@ class Plan:
             std = getattr(self, name)
             _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")
         # made here and not when asked for: torch.compile reads them
-        geometry = (self.dims, *self.stride, *self.padding, *self.dilation, self.groups)
-        converters = (
-            self.input_bits,
-            self.output_bits,
-            self.output_steps,
-            self.unit_bits,
-            self.phases,
-        )
-        rest = (*converters, self.first_output, self.total_outputs, self.first_row)
-        ints = (
-            *_counted(self.bounds),
-            *_counted(self.columns),
-            *geometry,
-            *rest,
-            self.spread.pieces,
-        )
+        ints, floats = encode(self)
         object.__setattr__(self, "ints", ints)
-        s = self.spread
-        floats = (
-            self.output_bound,
-            self.output_noise,
-            self.weight_noise,
-            s.base,
-            s.step,
-            s.dip,
-            s.rate,
-        )
-        object.__setattr__(self, "floats", (*floats, *s.coefficients))
-
-    @property
-    def blocks(self) -> int:
-        """Number of row blocks."""
-        return len(self.bounds) - 1
+        object.__setattr__(self, "floats", floats)
 
     @property
     def dims(self) -> int:
@@ -158,82 +113,17 @@ class Plan:
         """Whether the noise of a weight depends on the weight."""
         return self.spread != Spread()
 
-    def span(self, block: int, shape: tuple[int, ...]) -> RowBlock:
-        """Row block ``block`` as an index into the rows' dimensions ``shape`` = (channels,
-        *kernel).
-        """
-        return row_block(self.bounds[block], self.bounds[block + 1], tuple(shape))
-
 
 def _check(name: str, value: object, ok: bool, allowed: str) -> None:
     if not ok:
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
-def _counted(numbers: tuple[int, ...]) -> tuple[int, ...]:
-    return (len(numbers), *numbers)
-
-
 @lru_cache(maxsize=4096)
-def decode(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
+def plan_of(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
     """The plan whose ``ints`` and ``floats`` these are.
 
     Raises:
         ValueError: they are no plan's.
     """
-    try:
-        plan = _decoded(ints, floats)
-    except (IndexError, ValueError) as error:
-        raise ValueError(
-            f"ints {ints} and floats {floats} are not those of a Plan: {error}"
-        ) from error
-    if (plan.ints, plan.floats) != (ints, floats):
-        raise ValueError(
-            f"ints {ints} and floats {floats} are not those of a Plan, such as {plan.ints}, "
-            f"{plan.floats}"
-        )
-    return plan
-
-
-def _decoded(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
-    rest = list(ints)
-
-    def take(count: int) -> tuple[int, ...]:
-        taken = tuple(rest[:count])
-        del rest[:count]
-        return taken
-
-    bounds = take(take(1)[0])
-    columns = take(take(1)[0])
-    (dims,) = take(1)
-    stride, padding, dilation = take(dims), take(dims), take(dims)
-    groups, input_bits, output_bits, output_steps, unit_bits, phases, *where, pieces = rest
-    first_output, total_outputs, first_row = where
-    bound, output_noise, weight_noise, base, step, dip, rate, *c = floats
-    return Plan(
-        bounds=bounds,
-        columns=columns,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        input_bits=input_bits,
-        output_bits=output_bits,
-        output_steps=output_steps,
-        unit_bits=unit_bits,
-        phases=phases,
-        output_bound=bound,
-        output_noise=output_noise,
-        weight_noise=weight_noise,
-        spread=Spread(
-            coefficients=tuple(c),  # type: ignore[arg-type]
-            base=base,
-            step=step,
-            pieces=pieces,
-            dip=dip,
-            rate=rate,
-        ),
-        first_output=first_output,
-        total_outputs=total_outputs,
-        first_row=first_row,
-    )
+    return decode(Plan, ints, floats)

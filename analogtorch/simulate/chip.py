@@ -253,7 +253,7 @@ def _programmed(
         scales.append(devices.scale)
         gains.append(gain.to(devices.dtype))
     first, device = placed[0], weights[0].device
-    blocks = max(len(devices.section.row_blocks) for devices in placed)
+    blocks = max(devices.section.blocks for devices in placed)
     words = [stream(Noise.OUTPUT, first.key, str(t), block) for block in range(blocks)]
     keys = fold(seed_tensor(first.seed, device), torch.tensor(words, device=device))
     adc_gains = tuple(torch.where(d.adc_gain > 0, d.adc_gain, 1.0).to(d.scale) for d in placed)
@@ -297,7 +297,7 @@ class _Devices:
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
         target = section.weight(layer.as_matrix(layer.weight.detach()))
         self.dtype = target.dtype
-        self.scale = block_scales(target, section.bounds, section.shared_columns(layer.chip))
+        self.scale = block_scales(target, section.bounds, section.columns)
         full = over_rows(self.scale, section.bounds).view(section.shape)
         self.w = relative(target.contiguous(), full).to(wide(self.dtype))
         del full

@@ -44,7 +44,7 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
         per_section = []
         for section in layer.sections:
             places = []
-            for block in range(len(section.row_blocks)):
+            for block in range(section.blocks):
                 for outputs in section.col_blocks:
                     places.append(Place(block, outputs, *divmod(number, layer.chip.tiles), 0, 0))
                     number += 1
@@ -164,7 +164,7 @@ def state(
     if defects is None and chip.adc_gain_std == 0:
         return None
     works = torch.ones(section.shape[0], section.rows)
-    gains = torch.ones(len(section.row_blocks), section.shape[0])
+    gains = torch.ones(section.blocks, section.shape[0])
     for place in places:
         columns = slice(place.col, place.col + place.outputs.stop - place.outputs.start)
         if defects is None:  # the cells of a whole tile take long to draw

@@ -66,7 +66,7 @@ def test_every_weight_is_in_exactly_one_block_that_fits(
 def test_row_blocks_end_at_whole_kernels() -> None:
     (section,) = sections((128, 64, 3, 3), 1, _chip())
     assert [(b[0].start, b[0].stop) for b in section.row_blocks] == [(0, 28), (28, 56), (56, 64)]
-    assert section.blocks == 3
+    assert section.tile_blocks == 3
 
 
 def test_kernels_larger_than_a_tile_are_cut_inside() -> None:
@@ -77,7 +77,7 @@ def test_kernels_larger_than_a_tile_are_cut_inside() -> None:
 
 def test_depthwise_placements() -> None:
     (sequential,) = sections((64, 1, 3, 3), 64, _chip())
-    assert (sequential.blocks, sequential.cells) == (1, 576)
+    assert (sequential.tile_blocks, sequential.cells) == (1, 576)
     diagonal = sections((64, 1, 3, 3), 64, _chip(grouped="block_diagonal"))
     assert [s.shape for s in diagonal] == [(28, 28, 3, 3), (28, 28, 3, 3), (8, 8, 3, 3)]
 

@@ -287,14 +287,14 @@ def test_strides_of_zero_are_refused() -> None:
 
 
 def test_a_plan_survives_the_way_through_an_operator() -> None:
-    from analogtorch.ops.plan import decode
+    from analogtorch.ops.plan import plan_of
 
     for plan in (
         _LINEAR,
         _CONV,
         dataclasses.replace(GEOMETRIES[-1][3], spread=Spread(base=0.3, pieces=3)),
     ):
-        assert decode(plan.ints, plan.floats) == plan
+        assert plan_of(plan.ints, plan.floats) == plan
 
 
 def test_a_block_that_cuts_the_kernel_refuses_padding_in_the_reference() -> None:
