@@ -1,6 +1,4 @@
-"""What a chip's digital side is set to from data: DAC ranges, ADC bounds, corrections of columns,
-batch norm.
-"""
+"""Calibration from data: DAC and ADC ranges, corrections of columns, statistics of batch norm."""
 
 from analogtorch.calibration.batch_norm import reestimate_batch_norm
 from analogtorch.calibration.columns import correct_columns

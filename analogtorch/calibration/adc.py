@@ -1,6 +1,4 @@
-"""Full scales behind the array, from the partial sums that layers meet: of the ADC, and of the
-digital unit.
-"""
+"""Full scales behind the array, those of ADC and digital unit, found from the partial sums."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -25,7 +23,7 @@ AdcPer = Literal["layer", "tile", "column"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """How the ADC ranges of a layer are to be found."""
+    """The way in which the ADC ranges of a layer are to be found."""
 
     method: Adc
     per: AdcPer
@@ -34,17 +32,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Limits:
-    """What was found for a layer."""
+    """The full scales of ADC and digital unit of one layer."""
 
     output_bounds: Tensor | None
-    """As of the layer; None: the chip's own."""
+    """ADC ranges, as ``output_bounds`` of the layer; None: that of the chip."""
     output_ranges: Tensor | None
-    """As of the layer; None: the chip has no digital unit that rounds."""
+    """Ranges of the digital unit, as ``output_ranges`` of the layer; None: it does not round."""
     adc_error: float = 0.0
-    """Root of the squared error that the chip's own ADC leaves in the partial sums, relative to
-    them."""
+    """Root of the squared error of the chip's own ADC in the partial sums, relative to them."""
     other_error: float = 0.0
-    """The same of everything else: DAC, programming noise and output noise."""
+    """Root of the squared error of all else, relative to them: DAC, programming and output
+    noise."""
 
 
 def limits(
@@ -55,15 +53,18 @@ def limits(
     forward: Forward | None,
     progress: bool,
 ) -> dict[str, Limits]:
-    """The full scales of each layer.
+    """Find the full scales behind the array of each layer.
 
     Args:
-        model: what runs; its analog layers have their DAC ranges, and compute without ADC.
-        layers: whose ADC is looked at.
+        model: the model to run; its analog layers have their DAC ranges, and compute without ADC.
+        layers: the layers whose partial sums are collected.
         batches: as ``calibrate`` takes them.
-        wanted: of ADC ranges; None: they are the chip's.
+        wanted: the way to find ADC ranges; None leaves those of the chip.
         forward: as ``calibrate`` takes it.
-        progress: show a progress bar.
+        progress: if True, show a progress bar.
+
+    Returns:
+        The full scales by name of the layer.
 
     Raises:
         ValueError: a partial sum is NaN or infinite, or a layer has none but zeros and is to have
@@ -77,20 +78,17 @@ def limits(
 
 
 class _PartialSums:
-    """The partial sums of one layer without noise, by what has a full scale of its own."""
+    """The partial sums of one layer without noise, grouped by what has a full scale of its own."""
 
     def __init__(self, name: str, layer: AnalogLayer, wanted: Wanted | None) -> None:
         self._name, self._layer, self._chip, self._wanted = name, layer, layer.chip, wanted
         self._parts = [] if wanted is None else self._divided(wanted.per)
-        self._unit = (
-            [_Columns(layer.adc_shape[1]) for _ in range(layer.adc_shape[0])]
-            if layer.chip.unit_bits
-            else []
-        )
+        blocks, outputs = layer.adc_shape if layer.chip.unit_bits else (0, 0)
+        self._unit = [_Columns(outputs) for _ in range(blocks)]
         self._squares = dict.fromkeys(("sums", "adc", "others"), 0.0)
 
     def _divided(self, per: AdcPer) -> "list[tuple[range, slice, Histogram | ColumnHistogram]]":
-        """Row blocks, outputs, and what their partial sums were."""
+        """Return row blocks, outputs, and the histogram of their partial sums."""
         layer, (blocks, outputs) = self._layer, self._layer.adc_shape
         columns = [slice(0, outputs)]
         if per == "tile":
@@ -99,45 +97,35 @@ class _PartialSums:
                 for section in layer.sections
                 for c in section.col_blocks
             ]
-        return [
-            (
-                rows,
-                c,
-                ColumnHistogram(outputs, weighted=not layer.calibrated)
-                if per == "column"
-                else Histogram(),
-            )
-            for rows in (
-                [range(blocks)] if per == "layer" else [range(b, b + 1) for b in range(blocks)]
-            )
-            for c in columns
-        ]
+        rows = [range(blocks)] if per == "layer" else [range(b, b + 1) for b in range(blocks)]
+        return [(r, c, self._histogram(per)) for r in rows for c in columns]
+
+    def _histogram(self, per: AdcPer) -> Histogram | ColumnHistogram:
+        if per == "column":
+            return ColumnHistogram(self._layer.adc_shape[1], weighted=not self._layer.calibrated)
+        return Histogram()
 
     def __call__(self, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
-        x, weight, r, own = (
-            inputs.x,
-            inputs.w,
-            inputs.input_range.abs(),
-            per_block(inputs.input_range),
-        )
-        scale = (
-            block_scales(weight, plan.bounds, plan.columns)
-            if inputs.scale is None
-            else inputs.scale
-        )
-        given = x if own else dac(x, r, plan.input_bits, weight.dtype)
-        read = phases(given, weight, inputs.negatives, plan.phases)
+        weight, ranges = inputs.w, inputs.input_range.abs()
+        by_block = per_block(inputs.input_range)
+        scale = inputs.scale
+        if scale is None:
+            scale = block_scales(weight, plan.bounds, plan.columns)
+        given = inputs.x if by_block else dac(inputs.x, ranges, plan.input_bits, weight.dtype)
+        parts = phases(given, weight, inputs.negatives, plan.phases)
         for block in range(plan.blocks):
-            mine = r[block : block + 1] if own else r
-            span, each = plan.span(block, weight.shape[1:]), mine.reshape(-1, 1).to(scale.dtype)
-            sums = [part(phase.x, phase.w, span, plan, mine if own else None) for phase in read]
+            span = plan.span(block, weight.shape[1:])
+            r = ranges[block : block + 1] if by_block else ranges
+            sums = [part(phase.x, phase.w, span, plan, r if by_block else None) for phase in parts]
             vs = torch.stack([_flat(p, plan).to(scale.dtype) for p in sums])
-            # of the layer, or of each vector or sample
-            each = each.repeat_interleave(vs.shape[1] // len(each), 0) if len(each) > 1 else each
-            full = each * scale[block]
+            # one range for the layer, or one for each vector or sample
+            r = r.reshape(-1, 1).to(scale.dtype)
+            if len(r) > 1:
+                r = r.repeat_interleave(vs.shape[1] // len(r), 0)
+            full = r * scale[block]
             vs = relative(vs, full)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", vs)
-            signs = vs.new_tensor([phase.sign for phase in read]).view(-1, 1, 1)
+            signs = vs.new_tensor([phase.sign for phase in parts]).view(-1, 1, 1)
             if self._wanted is None and self._chip.output_steps and vs.numel():
                 self._count_errors(vs, signs, full, block, inputs, given, plan)
             if self._unit:
@@ -146,14 +134,13 @@ class _PartialSums:
                 self._count(v, full, block, outputs)
 
     def _count(self, v: Tensor, full: Tensor, block: int, outputs: slice) -> None:
-        """What the ADC meets of a row block, in units of ``full``."""
-        for rows, columns, met in self._parts:
+        """Count the partial sums of a row block, in units of ``full``."""
+        for rows, columns, histogram in self._parts:
             first, last = max(columns.start, outputs.start), min(columns.stop, outputs.stop)
             if block in rows and first < last:
                 here = slice(first - outputs.start, last - outputs.start)
-                met.add(
-                    v[:, here], full[:, here].square().expand_as(v[:, here]), first - columns.start
-                )
+                weight = full[:, here].square().expand_as(v[:, here])
+                histogram.add(v[:, here], weight, first - columns.start)
 
     def _count_errors(
         self,
@@ -165,10 +152,10 @@ class _PartialSums:
         given: Tensor,
         plan: Plan,
     ) -> None:
-        """What the chip's own ADC makes of the sums of a row block, by phases ``vs``, and what
-        everything else does.
+        """Add the errors of the chip's own ADC, and of all else, in the sums of a row block.
 
-        Of a few vectors or samples of each call: it takes two more products.
+        ``vs`` are the sums by phase. Only a few vectors or samples of each call count, as it takes
+        two more products.
         """
         w, span = inputs.w, plan.span(block, inputs.w.shape[1:])
         x, given = (
@@ -179,7 +166,8 @@ class _PartialSums:
         some = slice(None, None, -(-count // _SOME))
         x, given = x[some], given[some]
         off = adc(vs, vs.new_tensor(self._chip.output_bound), self._chip.output_steps) - vs
-        off, v = (signs * off).sum(0), (signs * vs).sum(0)
+        off = (signs * off).sum(0)
+        v = (signs * vs).sum(0)
         off, v, full = (
             t.view(count, -1, t.shape[1])[some].flatten(0, 1)
             for t in (off, v, full.expand_as(v).contiguous())
@@ -197,7 +185,7 @@ class _PartialSums:
             self._squares[name] += squares.double().sum().item()
 
     def limits(self) -> Limits:
-        """What suits the sums."""
+        """Return the full scales that suit the sums."""
         chip, wanted = self._chip, self._wanted
         bounds = ranges = None
         if wanted is not None and chip.output_steps:
@@ -212,21 +200,23 @@ class _PartialSums:
         )
 
     def _found(self, method: Adc, steps: int, percentile: float) -> Tensor:
-        """(row blocks, outputs); what met nothing but zeros gets the largest of the others."""
-        if not any(met.met for *_, met in self._parts):
+        """Return ADC ranges of shape (row blocks, outputs).
+
+        A part whose sums are all zero gets the largest range of the others.
+        """
+        if not any(histogram.any_nonzero for *_, histogram in self._parts):
             raise ValueError(
                 f"calibrate: all partial sums of layer {self._name!r} are zero, so its ADC has no "
                 "bound; leave adc out"
             )
         found = torch.zeros(self._layer.adc_shape, dtype=torch.float64)
-        for rows, columns, met in self._parts:
-            if met.met:
-                # with the noise of the readings, or the bound could lie inside it
-                read = met.noisy(self._chip.output_noise)
-                bound = torch.as_tensor(read.bound(method, steps, percentile), dtype=found.dtype)
-                found[rows.start : rows.stop, columns] = torch.where(
-                    torch.as_tensor(met.largest) > 0, bound, 0.0
-                )
+        for rows, columns, histogram in self._parts:
+            if histogram.any_nonzero:
+                # with the output noise, or the bound could lie inside it
+                noisy = histogram.noisy(self._chip.output_noise)
+                bound = torch.as_tensor(noisy.bound(method, steps, percentile), dtype=found.dtype)
+                there = torch.as_tensor(histogram.largest) > 0
+                found[rows.start : rows.stop, columns] = torch.where(there, bound, 0.0)
         if not found.any():
             raise ValueError(
                 f"calibrate: layer {self._name!r}: the {percentile=} of the partial sums is zero; "
@@ -236,14 +226,13 @@ class _PartialSums:
 
 
 def _flat(sums: Tensor, plan: Plan) -> Tensor:
-    """Partial sums of a row block as (vectors, outputs)."""
-    return (sums.movedim(1, -1) if plan.dims else sums).reshape(
-        -1, sums.shape[1 if plan.dims else -1]
-    )
+    """Return partial sums of a row block as (vectors, outputs)."""
+    outputs = sums.shape[1 if plan.dims else -1]
+    return (sums.movedim(1, -1) if plan.dims else sums).reshape(-1, outputs)
 
 
 def _variance(weight: Tensor, scale: Tensor | None, spread: Spread, plan: Plan) -> Tensor:
-    """Of each weight as it is programmed, in the shape of ``weight``."""
+    """Return the variance of each programmed weight, in the shape of ``weight``."""
     scale = block_scales(weight, plan.bounds, plan.columns) if scale is None else scale
     full = over_rows(scale, plan.bounds)
     sigma = weight_sigma(relative(weight.flatten(1), full), full, 1.0, spread)
@@ -251,15 +240,16 @@ def _variance(weight: Tensor, scale: Tensor | None, spread: Spread, plan: Plan) 
 
 
 _SOME = 16
-"""Vectors or samples of each call whose errors are counted, at most."""
+"""Most vectors or samples of each call whose errors are counted."""
 _SPREADS = 6.0
-"""Root mean squares of a column that 8 bits are spread over, where it reaches so far: a Gaussian
-one needs 4 for the least error, a Laplacian one 7."""
+"""Range of a column with 8 bits in units of its root mean square, unless its largest sum is
+smaller. A Gaussian column needs 4 for the least error, a Laplacian one 7."""
 
 
 class _Columns:
-    """What the digital unit needs to know of each column: three numbers, as a layer may have
-    thousands of columns.
+    """Three numbers per column that give the ranges of the digital unit.
+
+    A layer may have thousands of columns.
     """
 
     def __init__(self, columns: int) -> None:
@@ -268,16 +258,18 @@ class _Columns:
         self.numbers = torch.zeros_like(self.largest)
 
     def add(self, v: Tensor, first: int) -> None:
-        """Count the sums ``v`` (vectors, columns), of which the first column has that number."""
+        """Count the sums ``v`` (vectors, columns); ``first`` is the index of their first column."""
         if v.numel():
-            mine = slice(first, first + v.shape[1])
-            self.largest[mine] = torch.maximum(self.largest[mine], v.abs().amax(0).double().cpu())
-            self.squares[mine] += v.square().sum(0).double().cpu()
-            self.numbers[mine] += len(v)
+            columns = slice(first, first + v.shape[1])
+            largest = v.abs().amax(0).double().cpu()
+            self.largest[columns] = torch.maximum(self.largest[columns], largest)
+            self.squares[columns] += v.square().sum(0).double().cpu()
+            self.numbers[columns] += len(v)
 
     def ranges(self, noise: float) -> Tensor:
-        """The range of each column, with output noise of this standard deviation; 0 where it met
-        zeros only.
+        """Return the range of each column, with output noise of a standard deviation.
+
+        It is 0 for a column of zeros.
         """
         rms = (self.squares / self.numbers.clamp_min(1) + noise**2).sqrt()
         found = torch.minimum(self.largest + 3 * noise, _SPREADS * rms)

@@ -1,4 +1,4 @@
-"""The statistics of batch norm, moved to what a chip gives."""
+"""The statistics of batch norm, adapted to what the chip computes."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -40,33 +40,33 @@ def reestimate_batch_norm(
     forward: Forward | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """Move the running statistics of every batch norm to what the chip gives; in place.
+    """Adapt the running statistics of every batch norm to the chip, in place.
 
-    Drift shifts and scales what a layer gives, and the norm after it can take that back: the
-    adaptive batch normalisation (AdaBS) of Joshi et al., Nat. Commun. 11, 2473 (2020). Of a
-    converted model the statistics become those under the noise that training injects: its analog
-    layers draw it, everything else is in evaluation mode. Each norm normalises with its batch while
-    that runs, so that the next one meets normalised inputs.
+    Drift shifts and scales the outputs of a layer, and the norm after it can correct that: this is
+    the adaptive batch normalisation (AdaBS) of Joshi et al., Nat. Commun. 11, 2473 (2020). For a
+    converted model the statistics become those under the training noise: its analog layers draw
+    noise, everything else is in evaluation mode. Each norm normalises with its batch meanwhile, so
+    that the next norm gets normalised inputs.
 
-    Averages over a few batches err more than a compensated chip does, and differ from what training
-    kept where its inputs were augmented. So the batches run twice by default, first with all layers
-    exact, and the statistics move by the difference, which both runs' batches have in common.
+    Averages over a few batches err more than a compensated chip does, and differ from those of
+    training if its inputs were augmented. So the batches run twice by default, first with all
+    layers exact, and the statistics move by the difference between the two runs.
 
     Args:
-        model: what ``ProgrammedChip.at`` returned, or a converted model.
-        batches: inputs, as ``calibrate`` takes them; kept in memory if ``relative``. All count
-            alike: give batches of one size, each of at least some ten samples, as the variance
-            within a batch is what is averaged.
-        relative: add what the mean differs from that of the exact layers to the mean that the norm
-            has; multiply its variance by the ratio, or add the difference if that is less. Another
-            call starts from where this one did. The statistics must be those of the digital model;
-            ones that were trained under noise count it twice, which changes them little. False: the
-            averages over the batches themselves, whatever the statistics were, as published; give a
+        model: the model that ``ProgrammedChip.at`` returned, or a converted model.
+        batches: inputs, as ``calibrate`` takes them; kept in memory if ``relative``. All batches
+            count alike: give batches of one size, each of at least ten samples or so, as the
+            variance within a batch is averaged.
+        relative: if True, add the difference of the means of both runs to the mean of the norm, and
+            multiply its variance by the ratio of both variances, or add their difference if that is
+            less. Another call starts from where this one did. The statistics must be those of the
+            digital model; if they were trained under noise, they count it twice, which changes them
+            little. If False, take the averages over the batches themselves, as published; give a
             thousand samples or more.
-        seed: of the noise of a converted model, which is the same in every call; a programmed chip
-            has its own.
+        seed: seed of the noise of a converted model, which is the same in every call. A programmed
+            chip has its own noise.
         forward: as ``calibrate`` takes it.
-        progress: show a progress bar.
+        progress: if True, show a progress bar.
 
     Returns:
         Names of the norms.
@@ -74,9 +74,9 @@ def reestimate_batch_norm(
     Raises:
         TypeError: ``model`` is no module, such as a programmed chip without its time, or
             ``batches`` is one batch.
-        ValueError: no batch norm that tracks statistics, one that has none yet to be ``relative``
-            to, no batches, a norm that never ran or that met NaN or infinity, or a batch with one
-            value per channel. The model is unchanged.
+        ValueError: no batch norm tracks statistics; one has none yet to be ``relative`` to; there
+            are no batches; a norm never ran or got NaN or infinity; or a batch has one value per
+            channel. The model is unchanged.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.BatchNorm1d(32))
@@ -144,14 +144,15 @@ def reestimate_batch_norm(
 
 
 def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:
-    """Keep what the norm had, and what it has been moved to, where no ``state_dict`` lists it."""
+    """Keep the statistics before and after the change, outside the ``state_dict``."""
     for name, value in zip(_KEPT, (norm.running_mean, norm.running_var, mean, var), strict=True):
         norm.register_buffer(name, value.clone(), persistent=False)
 
 
 def _digital(norm: Any) -> tuple[Tensor, Tensor]:
-    """Mean and variance to start from: if they have been moved, and nothing since has changed them,
-    those before.
+    """Return the mean and variance to start from.
+
+    If they have been adapted, and nothing has changed them since, they are those before.
     """
     kept = [norm._buffers.get(name) for name in _KEPT]
     now = norm.running_mean.clone(), norm.running_var.clone()
@@ -160,10 +161,10 @@ def _digital(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _moved(old: Tensor, exact: Tensor, now: Tensor) -> Tensor:
-    """The variance ``old``, moved as one that was ``exact`` became ``now``.
+    """Return the variance ``old``, changed as the variance ``exact`` changed to ``now``.
 
-    A gain multiplies it, noise adds to it. Where it grows the lesser counts: a channel that is all
-    but silent on these batches tells by how much it grows, but no factor.
+    A gain multiplies a variance, noise adds to it. Where it grows, the smaller change counts: a
+    channel that is nearly silent on these batches shows by how much it grows, but no factor.
     """
     share = torch.where(old < exact, old / exact, 1.0)
     return torch.where(now < exact, old * (now / exact), old + (now - exact) * share)
@@ -171,7 +172,7 @@ def _moved(old: Tensor, exact: Tensor, now: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _averaging(norms: dict[str, Any], ran: set[str]) -> Iterator[None]:
-    """Inside, every norm starts anew and averages over its batches."""
+    """Let every norm average over its batches anew while the context lasts."""
     momenta = {norm: norm.momentum for norm in norms.values()}
     names = {norm: name for name, norm in norms.items()}
 

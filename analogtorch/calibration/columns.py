@@ -1,6 +1,4 @@
-"""Digital gain and offset of every output of a programmed chip, fitted to what the exact weights
-give.
-"""
+"""Digital gain and offset of every output of a programmed chip, fitted to the exact weights."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -29,8 +27,8 @@ from analogtorch.values import checks
 Fit = Literal["affine", "gain", "offset"]
 
 _TRUSTED = 4.0
-"""Standard errors that the agreement of two reads must stand above that of pure noise before it is
-divided by."""
+"""Standard errors by which the agreement of two MVMs must exceed that of pure noise to be a
+divisor."""
 
 
 @torch.no_grad()
@@ -43,37 +41,37 @@ def correct_columns(
     forward: Forward | None = None,
     progress: bool = False,
 ) -> nn.Module:
-    """Correct every output of a programmed chip digitally, so that it fits what the exact weights
-    give; in place.
+    """Correct gain and offset of every output of a programmed chip digitally, in place.
 
-    The chip of Le Gallo et al. (2023) scales and shifts each column digitally, which costs an
-    inference nothing more. Here gain and offset of each output of each layer (channel of a
-    convolution) are the least-squares fit, over the batches, to the layer's digital product of the
-    same input, as the DAC gives it. ``fit="offset"`` alone is the bias correction of Nagel et al.,
-    "Data-free quantization through weight equalization and bias correction" (2019).
+    Every output then fits that of the exact weights. The chip of Le Gallo et al. (2023) scales and
+    shifts each column digitally, so an inference costs nothing more. Gain and offset of each output
+    of each layer (channel of a convolution) are the least-squares fit, over the batches, to the
+    layer's digital product of the same input, after the DAC. ``fit="offset"`` alone is the bias
+    correction of Nagel et al., "Data-free quantization through weight equalization and bias
+    correction" (2019).
 
-    One run over the batches serves all layers, each with the inputs that the chip gives it; a
-    second (``rounds``) repeats that with the inputs of the corrected layers. A lab would go layer
-    by layer, which takes a run for each. As a layer is compared with its own digital product, what
-    errs before it matters little, and two runs come as close.
+    One run over the batches serves all layers, each with the inputs that it gets on the chip; a
+    second run (``rounds``) repeats that with the inputs of the corrected layers. A laboratory would
+    correct layer by layer, which takes a run for each. As a layer is compared with its own digital
+    product, errors before it matter little, and two runs come as close.
 
-    The chip is read with its output noise, which would make gains too small: a fit to a noisy
-    reading takes the noise for signal. So every product is read twice, and the product of the two
-    reads stands for the square of one. What few inputs tell is trusted less: the gains of a layer
-    are drawn to their mean, its offsets to 0, by how much of their spread their standard errors
-    explain. Below some ten readings those are guesses too.
+    The output noise of the chip would make gains too small: a fit to a noisy output takes the noise
+    for signal. So every MVM is computed twice, and the product of the two outputs stands for the
+    square of one. Few inputs are trusted less: the gains of a layer are drawn to their mean, its
+    offsets to 0, by the share of their spread that their standard errors explain. Below ten inputs
+    or so these are guesses too.
 
-    An embedding is left as it is: each of its readings is a single cell.
+    Embeddings are left as they are: each of their outputs comes from a single cell.
 
     Args:
-        physical_view: what ``ProgrammedChip.at`` returned. It counts the inputs as any that it
-            meets.
+        physical_view: the model that ``ProgrammedChip.at`` returned. It counts these inputs like
+            any others.
         batches: inputs, as ``calibrate`` takes them; kept in memory for the rounds.
-        fit: ``affine``: gain and offset; or one of them. An output whose readings do not vary
-            beyond their noise keeps its gain.
-        rounds: runs over the batches, >= 1.
+        fit: ``affine``: gain and offset; or one of them. An output that does not vary beyond its
+            noise keeps its gain.
+        rounds: number of runs over the batches, >= 1.
         forward: as ``calibrate`` takes it.
-        progress: show a progress bar.
+        progress: if True, show a progress bar.
 
     Returns:
         The view.
@@ -81,9 +79,9 @@ def correct_columns(
     Raises:
         TypeError: the view is no module, such as a programmed chip without its time, or ``batches``
             is one batch.
-        ValueError: a model that is not programmed, no batches, a layer that never ran, NaN or
-            infinity in the inputs or outputs of a layer, or an option that is not allowed. The view
-            is unchanged.
+        ValueError: the model is not programmed; there are no batches; a layer never ran; inputs or
+            outputs of a layer are NaN or infinite; or an option is not allowed. The view is
+            unchanged.
 
     Example:
         >>> aged = at.correct_columns(at.program(model, seed=7).at("1 day"), [x])
@@ -128,14 +126,12 @@ def _read(
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             check_finite("correct_columns", f"the input of layer {name!r}", inputs.x)
             check_finite("correct_columns", f"the output of layer {name!r}", y)
-            again, bias = (
-                y,
-                layer._analog_bias(),
-            )  # what is corrected may have an offset from before
+            bias = layer._analog_bias()  # with the offset of an earlier correction
             bias = None if bias is None else bias[outputs]
+            again = y
             if plan.output_noise > 0:
                 assert inputs.output_keys is not None
-                # noise of its own
+                # the second MVM draws its noise with other keys
                 keys = fold(inputs.output_keys, stream(Noise.COMPENSATION, "columns"))
                 again = product(inputs._replace(output_keys=keys), plan)
             target = _exact(layer, inputs, plan, outputs)
@@ -156,10 +152,10 @@ def _read(
 
 
 def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> Tensor:
-    """What the exact weights give, without bias, for these inputs as the DAC gives them.
+    """Return the product of the exact weights without bias, for inputs after the DAC.
 
-    What the DAC clips is no fault of a column: gains fitted to it would be those of the few largest
-    inputs.
+    Clipping by the DAC is no fault of a column: gains fitted to it would be those of the few
+    largest inputs.
     """
     section = next(s for s in layer.sections if s.outputs.start <= outputs.start < s.outputs.stop)
     weight, first = section.weight(layer.as_matrix(layer.weight)), section.outputs.start
@@ -171,37 +167,35 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
 
 
 def _columns(y: Tensor, plan: Plan, bias: Tensor | None) -> Tensor:
-    """An output without its bias: float64 (readings, outputs)."""
+    """Return an output without its bias, as float64 of shape (vectors, outputs)."""
     flat = (y.movedim(1, -1) if plan.dims else y).reshape(-1, y.shape[1 if plan.dims else -1])
     return flat.double() if bias is None else flat.double() - bias.double()
 
 
 def _correct(layer: AnalogLayer, gain: Tensor, offset: Tensor) -> None:
-    """Gain and offset of what the layer gives now, on top of what it holds."""
+    """Apply gain and offset to the layer, on top of those that it has."""
     held = layer.programmed
     assert held is not None
     outputs = [section.outputs for section in layer.sections]
-    gains = tuple((g * gain[own]).to(g.dtype) for g, own in zip(held.gains, outputs, strict=True))
+    gains = tuple((g * gain[o]).to(g.dtype) for g, o in zip(held.gains, outputs, strict=True))
     if held.offset is not None:
         offset = offset + gain * held.offset
     layer.programmed = dataclasses.replace(held, gains=gains, offset=offset.to(held.gains[0].dtype))
 
 
 class _Sums:
-    """Means and co-moments, per output, of two readings of the same products and of their
-    target.
-    """
+    """Means and co-moments, per output, of two MVMs with the same inputs and of their target."""
 
     def __init__(self, outputs: int, device: torch.device) -> None:
         self.n = torch.zeros(outputs, dtype=torch.float64, device=device)
-        """Readings of each output, as parts of a matrix may be read alone."""
+        """Number of vectors of each output, as parts of a matrix may run alone."""
         self.mean = self.n.new_zeros(3, outputs)
-        """Of first reading, second reading, target."""
+        """Means of the first MVM, the second MVM and the target."""
         self.moments = self.n.new_zeros(3, 3, outputs)
         """Sums of the products of their deviations from the means."""
 
     def add(self, outputs: slice, first: Tensor, second: Tensor, target: Tensor) -> None:
-        """Count the readings of these outputs, each (readings, outputs), by Chan's update."""
+        """Count outputs of both MVMs and the target, each (vectors, outputs), by Chan's update."""
         z = torch.stack((first, second, target))
         m = z.shape[1]
         if m == 0:
@@ -214,10 +208,10 @@ class _Sums:
         self.n[outputs] += m
 
     def solve(self, fit: Fit) -> tuple[Tensor, Tensor]:
-        """Gain and offset of each output; 1 and 0 where it was not read."""
+        """Return gain and offset of each output; 1 and 0 where nothing was counted."""
         mean, c = self.mean, self.moments
-        read = (mean[0] + mean[1]) / 2
-        gain = torch.ones_like(read)
+        measured = (mean[0] + mean[1]) / 2
+        gain = torch.ones_like(measured)
         if fit != "offset":
             if fit == "gain":  # through the origin
                 c = c + self.n * mean.unsqueeze(0) * mean.unsqueeze(1)
@@ -228,26 +222,27 @@ class _Sums:
             variance = self._left(c, gain) * (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4 / signal.square()
             gain = _shrunk(gain, variance, trusted)
         if fit == "gain":
-            return gain, torch.zeros_like(read)
+            return gain, torch.zeros_like(measured)
         variance = self._left(c, gain) / self.n.clamp_min(1)
-        return gain, _shrunk(mean[2] - gain * read, variance, self.n > 0, around=0.0)
+        return gain, _shrunk(mean[2] - gain * measured, variance, self.n > 0, around=0.0)
 
     def _left(self, c: Tensor, gain: Tensor) -> Tensor:
-        """Variance of what is left of the targets when the mean of the two readings has been scaled
-        by ``gain``.
+        """Return the variance that is left of the targets after scaling by ``gain``.
+
+        The mean of the two MVMs is scaled.
         """
-        read = (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4
-        return (c[2, 2] - gain * (c[0, 2] + c[1, 2]) + gain.square() * read).clamp_min(0) / (
-            self.n - 2
-        ).clamp_min(1)
+        mean_square = (c[0, 0] + 2 * c[0, 1] + c[1, 1]) / 4
+        left = c[2, 2] - gain * (c[0, 2] + c[1, 2]) + gain.square() * mean_square
+        return left.clamp_min(0) / (self.n - 2).clamp_min(1)
 
 
 def _shrunk(values: Tensor, variance: Tensor, used: Tensor, around: float | None = None) -> Tensor:
-    """Estimates of these variances, drawn to their mean, or to ``around``, by how much of their
-    spread is error.
+    """Return estimates drawn to their mean, or to ``around``, by their share of error.
 
-    Empirical Bayes: the spread of what they estimate is that of DerSimonian and Laird, Control.
-    Clin. Trials 7, 177 (1986). Those that are not ``used`` stay as they are.
+    That is the share of their spread that is error.
+
+    This is empirical Bayes: the spread of the true values is that of DerSimonian and Laird,
+    Control. Clin. Trials 7, 177 (1986). Values that are not ``used`` stay as they are.
     """
     weight = torch.where(used, 1 / variance.clamp_min(1e-30), 0.0)
     total = weight.sum().clamp_min(1e-30)

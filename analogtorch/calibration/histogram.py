@@ -1,5 +1,6 @@
-"""How often every magnitude was met, and the converter range that suits it: of all numbers, or of
-each column.
+"""Histograms of magnitudes, and the converter range that suits them.
+
+They count all numbers, or each column apart.
 """
 
 import math
@@ -11,7 +12,7 @@ from torch import Tensor
 Method = Literal["mse", "percentile", "absmax", "std"]
 
 _BITS = 5
-"""Of the mantissa of a float32 that tell bins apart: 2^5 in an octave."""
+"""Bits of the mantissa of a float32 that separate bins: 2^5 per octave."""
 _DROPPED = 23 - _BITS
 _BINS = 255 << _BITS  # all finite float32
 _STARTS = torch.cat(
@@ -20,31 +21,29 @@ _STARTS = torch.cat(
         for e in range(256)
     ]
 )
-"""Where the bins begin, and one octave more. The first holds 0 and what is smaller than 2^-131."""
+"""Where the bins begin, and one octave more. The first bin holds 0 and numbers below 2^-131."""
 _EDGES = _STARTS[1 : _BINS + 1]
-"""Where they end."""
+"""Where the bins end."""
 _MIDDLES = (_STARTS[:_BINS] + _EDGES) / 2
 _SERIAL = 2**15 - 1
 """Numbers on which torch works in one thread. It shares more among several, which spin while they
 wait for each other: where other programs keep the cores busy, counting took ten times as long.
-Pieces also stay in cache."""
+Pieces of this size also stay in cache."""
 
 
 class Histogram:
-    """Magnitudes in bins 1.6 to 3.1 % wide, and the standard deviation of the numbers
-    themselves.
-    """
+    """Magnitudes in bins 1.6 to 3.1 % wide, and the standard deviation of the numbers."""
 
     def __init__(self) -> None:
         self.counts = torch.zeros(_BINS, dtype=torch.float64)
-        """Of the first bin as of the others: zeros are met too."""
+        """Numbers per bin; zeros count in the first."""
         self.squares = torch.zeros_like(self.counts)
-        """As ``counts``, each number weighted by what an error of 1 in it costs, squared."""
+        """The same, each number weighted by the square of what an error of 1 in it costs."""
         self.largest = 0.0
         self._numbers, self._mean, self._spread = 0, 0.0, 0.0
 
     @property
-    def met(self) -> bool:
+    def any_nonzero(self) -> bool:
         """Whether any number was not zero."""
         return self.largest > 0
 
@@ -52,16 +51,16 @@ class Histogram:
         """Count the numbers of ``x``, all finite.
 
         Args:
-            x: of any shape.
-            weight: of their squared errors, of the same shape; None: 1 each.
-            first: of the columns of ``x``, which are not told apart here.
+            x: numbers of any shape.
+            weight: weights of their squared errors, of the same shape; None: 1 each.
+            first: ignored, as columns are not separated here.
         """
         if x.numel() == 0:
             return
         pieces = _pieces(x.detach().flatten())
         weights = (None,) * len(pieces) if weight is None else _pieces(weight.flatten())
-        for piece, own in zip(pieces, weights, strict=True):
-            self._add(piece.float(), own)
+        for piece, of_piece in zip(pieces, weights, strict=True):
+            self._add(piece.float(), of_piece)
 
     def _add(self, x: Tensor, weight: Tensor | None) -> None:
         self._add_moments(x)
@@ -71,12 +70,13 @@ class Histogram:
         bins = (x.view(torch.int32) >> _DROPPED).cpu()
         counts = torch.bincount(bins, minlength=_BINS)
         self.counts += counts
-        self.squares += (
-            counts if weight is None else torch.bincount(bins, weight.double().cpu(), _BINS)
-        )
+        if weight is None:
+            self.squares += counts
+        else:
+            self.squares += torch.bincount(bins, weight.double().cpu(), _BINS)
 
     def _add_moments(self, x: Tensor) -> None:
-        """Chan's update of mean and sum of squared deviations."""
+        """Update mean and sum of squared deviations by Chan's method."""
         mean = x.mean()
         n, total, step = x.numel(), self._numbers + x.numel(), mean.item() - self._mean
         self._spread += (x - mean).square().sum().item() + step * step * self._numbers * n / total
@@ -84,26 +84,23 @@ class Histogram:
         self._numbers = total
 
     def noisy(self, deviation: float) -> "Histogram":
-        """What would be met, on average, if every number were read with normal noise of this
-        standard deviation.
+        """Return the expected histogram with normal noise of a standard deviation on every number.
 
-        Nothing is drawn, so that it does not depend on the order of the numbers. The largest
-        magnitude is what that of as many readings exceeds in one case of two.
+        Nothing is drawn, so that it does not depend on the order of the numbers. Its largest
+        magnitude is the one that as many noisy numbers exceed in one case of two.
         """
         if not deviation:
             return self
         used = self.counts.nonzero().squeeze(1)
         magnitudes = torch.where(used > 0, _MIDDLES[used], 0.0)
-        low, high = (
-            int(torch.searchsorted(_EDGES, x))
-            for x in (deviation * 1e-4, self.largest + 9 * deviation)
-        )
-        high += 1  # whatever bin the largest is in, all of it is below the last edge
+        low = int(torch.searchsorted(_EDGES, deviation * 1e-4))
+        # whatever bin the largest is in, all of it is below the last edge
+        high = 1 + int(torch.searchsorted(_EDGES, self.largest + 9 * deviation))
         below = _within(_EDGES[low:high], magnitudes, deviation)
         new = Histogram()
-        for mine, given in ((new.counts, self.counts), (new.squares, self.squares)):
+        for noisy, given in ((new.counts, self.counts), (new.squares, self.squares)):
             reached = below @ given[used]
-            mine[low:high] = torch.diff(reached, prepend=reached.new_zeros(1)).clamp_min(0)
+            noisy[low:high] = torch.diff(reached, prepend=reached.new_zeros(1)).clamp_min(0)
         beyond = self.counts.sum() - new.counts.cumsum(0)[low:high]
         new.largest = _EDGES[low + int((beyond <= math.log(2)).nonzero()[0])].item()
         return new
@@ -116,8 +113,9 @@ class Histogram:
     def bound(
         self, method: str, steps: int | None, percentile: float, deviations: float = 3.0
     ) -> float:
-        """The range of a converter of so many steps on each side of zero; without one, the largest
-        magnitude.
+        """Return the range of a converter with so many steps on each side of zero.
+
+        Without steps it is the largest magnitude.
         """
         if method == "absmax" or not steps:
             return self.largest
@@ -130,8 +128,9 @@ class Histogram:
         return self._least_error(steps)
 
     def _least_error(self, steps: int) -> float:
-        """The bin edge with the least squared error: uniform rounding inside, distance to the edge
-        outside.
+        """Return the bin edge with the least squared error.
+
+        It counts uniform rounding inside, and the distance to the edge outside.
         """
         used = self.counts[1:].nonzero().squeeze(1) + 1  # zeros are read exactly
         bins = slice(int(used[0]), int(used[-1]) + 1)
@@ -147,7 +146,7 @@ class Histogram:
 
 
 _COARSE = 3
-"""Bits of the mantissa that tell the bins of columns apart."""
+"""Bits of the mantissa that separate the bins of columns."""
 _OCTAVES = range(-15, 17)
 _COLUMN_EDGES = torch.cat(
     [torch.tensor([2.0**_OCTAVES.start], dtype=torch.float64)]
@@ -165,29 +164,29 @@ _OCTAVES_OF_RMS = range(-1, 6)
 _MULTIPLES = 2.0 ** (
     torch.arange(8 * _OCTAVES_OF_RMS.start, 8 * _OCTAVES_OF_RMS.stop + 1).double() / 8
 )
-"""Ranges in units of the root of the mean square of what goes through them."""
+"""Ranges in units of the root of the mean square of the numbers in them."""
 _PRIOR = 300
-"""Numbers that each column is given as all columns are spread: what kept most of MiniLM,
-EfficientNet-Lite0 and nn.Transformer, of 10 to 1000."""
+"""Numbers that are added to each column, spread as all columns are: of 10 to 1000, this kept most
+of MiniLM, EfficientNet-Lite0 and nn.Transformer."""
 
 
 class ColumnHistogram:
-    """Magnitudes of each column of numbers in units of (full-scale input x weight scale), in bins 6
-    to 12 % wide.
+    """Magnitudes of each column, in bins 6 to 12 % wide.
 
-    A column takes 2 KB, or 4 where its numbers have weights. What is below 2^-15 of full scale
-    counts as zeros do, where a column has more than that.
+    Numbers are in units of (full-scale input x weight scale). A column takes 2 KB, or 4 KB if its
+    numbers have weights. Numbers below 2^-15 of full scale count as zeros, in a column that has
+    larger ones.
     """
 
     def __init__(self, columns: int, weighted: bool = False) -> None:
         self.counts = torch.zeros(columns, len(_COLUMN_EDGES), dtype=torch.int64)
         self.squares = torch.zeros_like(self.counts, dtype=torch.float64) if weighted else None
-        """As of a ``Histogram``; None: the weight is the same for all numbers of a column, and does
-        not matter."""
+        """As in ``Histogram``; None: all numbers of a column have the same weight, which does not
+        matter."""
         self.largest = torch.zeros(columns, dtype=torch.float64)
 
     @property
-    def met(self) -> bool:
+    def any_nonzero(self) -> bool:
         """Whether any number was not zero."""
         return bool(self.largest.any())
 
@@ -195,54 +194,50 @@ class ColumnHistogram:
         """Count the numbers of ``x``, all finite.
 
         Args:
-            x: (numbers, columns).
-            weight: as of a ``Histogram``.
-            first: the number of the first of these columns.
+            x: numbers of shape (numbers, columns).
+            weight: weights, as in ``Histogram``.
+            first: index of the first of these columns.
         """
         if x.numel() == 0:
             return
-        mine, width = slice(first, first + x.shape[1]), len(_COLUMN_EDGES)
+        columns = slice(first, first + x.shape[1])
+        width = len(_COLUMN_EDGES)
         below = ((127 + _OCTAVES.start) << _COARSE) - 1  # bins of float32 below the second one here
-        begin, parts = width * torch.arange(x.shape[1], device=x.device), []
+        begin = width * torch.arange(x.shape[1], device=x.device)
+        parts = []
         for piece in _pieces(x.detach(), max(1, _SERIAL // x.shape[1])):
             piece = piece.float().abs().contiguous()
-            self.largest[mine] = torch.maximum(self.largest[mine], piece.amax(0).double().cpu())
-            parts.append(
-                (
-                    ((piece.view(torch.int32) >> 23 - _COARSE) - below).clamp_(0, width - 1) + begin
-                ).cpu()
-            )
+            largest = piece.amax(0).double().cpu()
+            self.largest[columns] = torch.maximum(self.largest[columns], largest)
+            bins = ((piece.view(torch.int32) >> 23 - _COARSE) - below).clamp_(0, width - 1)
+            parts.append((bins + begin).cpu())
         bins = torch.cat(parts).flatten()
-        self.counts[mine] += torch.bincount(bins, minlength=width * x.shape[1]).view(-1, width)
+        counts = torch.bincount(bins, minlength=width * x.shape[1])
+        self.counts[columns] += counts.view(-1, width)
         if self.squares is not None and weight is not None:
             squares = torch.bincount(bins, weight.reshape(-1).double().cpu(), width * x.shape[1])
-            self.squares[mine] += squares.view(-1, width)
+            self.squares[columns] += squares.view(-1, width)
 
     def noisy(self, deviation: float) -> "ColumnHistogram":
-        """As of a ``Histogram``."""
+        """Return the expected histogram with noise, as in ``Histogram``."""
         if not deviation:
             return self
         within = _within(_COLUMN_EDGES, _COLUMN_MIDDLES, deviation).T
-        new, reached = ColumnHistogram(len(self.counts)), self.counts.double() @ within
-        new.counts = torch.diff(
-            reached, dim=1, prepend=reached.new_zeros(len(reached), 1)
-        ).clamp_min(0)
+        new = ColumnHistogram(len(self.counts))
+        reached = self.counts.double() @ within
+        new.counts = _increments(reached)
         if self.squares is not None:
-            costly = self.squares @ within
-            new.squares = torch.diff(
-                costly, dim=1, prepend=costly.new_zeros(len(costly), 1)
-            ).clamp_min(0)
+            new.squares = _increments(self.squares @ within)
         beyond = self.counts.sum(1, keepdim=True) - reached
         new.largest = _COLUMN_EDGES[(beyond > math.log(2)).sum(1).clamp_max(len(_COLUMN_EDGES) - 1)]
         return new
 
     def bound(self, method: str, steps: int | None, percentile: float) -> Tensor:
-        """The range of a converter of so many steps on each side of zero, for each column; 0 where
-        it has none.
+        """Return the range of a converter with so many steps on each side of zero, for each column.
 
-        A column of few numbers does not show its tail. So ``_PRIOR`` numbers are added to each,
-        spread as those of all columns are in units of the root of each one's mean square, taken two
-        standard errors larger than it was.
+        It is 0 for a column without range. A column of few numbers does not show its tail. So
+        ``_PRIOR`` numbers are added to each, spread as those of all columns are in units of the
+        root of each column's mean square, which is taken two standard errors larger than measured.
         """
         if method == "absmax" or not steps:
             return self.largest
@@ -252,13 +247,11 @@ class ColumnHistogram:
             counts = self.squares * (numbers / self.squares.sum(1, keepdim=True).clamp_min(1e-300))
         total = counts.cumsum(1)
         rms = (counts @ _COLUMN_MIDDLES.square() / numbers.squeeze(1)).sqrt().unsqueeze(1)
-        there, ends = (rms > 0).squeeze(1), _COLUMN_EDGES
+        there = (rms > 0).squeeze(1)
+        ends = _COLUMN_EDGES
         bins = torch.searchsorted(ends, (rms * _MULTIPLES)[there]).clamp_max(len(ends) - 1)
-        near = (
-            (ends / (rms * (1 + 2 * (2 * numbers).rsqrt())).clamp_min(1e-30))
-            .nan_to_num(math.inf)
-            .log2()
-        )
+        larger = (rms * (1 + 2 * (2 * numbers).rsqrt())).clamp_min(1e-30)
+        near = (ends / larger).nan_to_num(math.inf).log2()
         near = (8 * (near - _OCTAVES_OF_RMS.start)).clamp(0, len(_MULTIPLES) - 1).round().long()
         if method == "percentile":
             spread = (total / numbers)[there].gather(1, bins).mean(0)
@@ -274,13 +267,20 @@ class ColumnHistogram:
 
 
 def _pieces(x: Tensor, count: int = _SERIAL) -> tuple[Tensor, ...]:
-    """``x`` in pieces of ``count``; in one where a GPU would wait for the next."""
+    """Return ``x`` in pieces of ``count``, or whole on a GPU, which would wait between them."""
     return x.split(count) if x.device.type == "cpu" else (x,)
 
 
+def _increments(cumulated: Tensor) -> Tensor:
+    """Return what each column of ``cumulated`` (rows, bins) adds to the one before, >= 0."""
+    first = cumulated.new_zeros(len(cumulated), 1)
+    return torch.diff(cumulated, dim=1, prepend=first).clamp_min(0)
+
+
 def _within(edges: Tensor, magnitudes: Tensor, deviation: float) -> Tensor:
-    """Probability that a number of a magnitude, with normal noise, is read below an edge: (edges,
-    magnitudes).
+    """Return the probability that a magnitude with normal noise lies below an edge.
+
+    Its shape is (edges, magnitudes).
     """
     found = []
     for edge in _pieces(edges.unsqueeze(1), max(1, _SERIAL // max(1, len(magnitudes)))):

@@ -1,6 +1,6 @@
-"""The inputs that layers are given, by magnitude."""
+"""The magnitudes of the inputs of each layer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +25,13 @@ from analogtorch.ops.operands import Operands
 
 @dataclass
 class Seen:
-    """The inputs of one layer."""
+    """The inputs that one layer got."""
 
     magnitudes: list[Histogram] = field(default_factory=list)
-    """Of the layer, or of each of its row blocks where those have ranges of their own."""
+    """One histogram for the layer, or one for each of its row blocks if those have ranges of their
+    own."""
     vectors: int = 0
-    """Input vectors (linear) or samples (convolution)."""
+    """Number of input vectors (linear) or samples (convolution)."""
 
 
 def observe(
@@ -43,18 +44,21 @@ def observe(
     routes: list[Callable[[], None]],
     allow_unused: bool,
 ) -> dict[str, Seen]:
-    """The inputs of each layer that ran; of a layer with a range per row block, those of each
-    block.
+    """Collect the inputs of each layer that runs.
 
     Args:
-        model: what runs.
-        layers: whose inputs are counted; they compute without converters.
+        model: the model to run.
+        layers: the layers whose inputs are counted; they compute without converters.
         per: ``layer`` or ``tile``: as ``calibrate`` takes it.
         batches: as ``calibrate`` takes them.
         forward: as ``calibrate`` takes it.
-        progress: show a progress bar.
-        routes: gains what takes back each route to a layer that was called by its weight.
+        progress: if True, show a progress bar.
+        routes: a list to which the functions are added that undo each route to a layer that was
+            called by its weight.
         allow_unused: as ``calibrate`` takes it.
+
+    Returns:
+        The inputs by name of the layer, by row block if those have ranges of their own.
 
     Raises:
         ValueError: a layer never ran, or an input is NaN or infinite.
@@ -63,7 +67,7 @@ def observe(
         n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.input_bits
     }
     parts = {name: layers[name].row_blocks if name in tiled else 1 for name in layers}
-    met = {name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()}
+    seen = _empty(parts)
     ran: set[str] = set()
     bypassed: set[str] = set()
 
@@ -71,32 +75,31 @@ def observe(
         def look(x: Tensor) -> None:
             check_finite("calibrate", f"the input of layer {name!r}", x)
             ran.add(name)
-            met[name].vectors += layers[name]._vectors(x)
+            seen[name].vectors += layers[name]._vectors(x)
             if name not in tiled:
-                met[name].magnitudes[0].add(x)
+                seen[name].magnitudes[0].add(x)
 
         return look
 
     def blocks_of(name: str) -> Callable[..., None]:
         def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
             rows = inputs.w.shape[1:]
-            for block, histogram in enumerate(met[name].magnitudes[: plan.blocks]):
+            for block, histogram in enumerate(seen[name].magnitudes[: plan.blocks]):
                 histogram.add(seen_by(inputs.x, rows, plan.span(block, rows), plan))
 
         return look
 
     def routed(first: Callable[[nn.Module], Any]) -> bool:
-        """Route calls of weights where the first batch did not run all layers; whether it must be
-        counted anew.
+        """Route calls of weights if the first batch did not run all layers.
+
+        Returns whether that batch must be counted again.
         """
         if ran.issuperset(layers):
             return False
-        seen, back = route_bypasses(model, first)
+        found, back = route_bypasses(model, first)
         routes.append(back)
-        bypassed.update(seen.bypasses)
-        met.update(
-            {name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()}
-        )
+        bypassed.update(found.bypasses)
+        seen.update(_empty(parts))
         return True
 
     taps = {
@@ -108,10 +111,12 @@ def observe(
     with evaluating(model), tapped(taps):
         run("calibrate", model, batches, forward, progress, routed)
     free = set(layers) - bypassed if allow_unused and ran else set()
-    remedy = (
-        EXCLUDE
-        if allow_unused
-        else f"{EXCLUDE}, or pass allow_unused=True for those that run in training only"
-    )
+    remedy = EXCLUDE
+    if not allow_unused:
+        remedy += ", or pass allow_unused=True for those that run in training only"
     check_ran("calibrate", layers, ran | free, remedy=remedy)
-    return {name: seen for name, seen in met.items() if name in ran}
+    return {name: inputs for name, inputs in seen.items() if name in ran}
+
+
+def _empty(parts: Mapping[str, int]) -> dict[str, Seen]:
+    return {name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()}

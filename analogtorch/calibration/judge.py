@@ -1,6 +1,4 @@
-"""Whether a calibration is worth keeping: the error of the model's outputs on batches that it was
-not made from.
-"""
+"""The comparison of a calibrated model with the uncalibrated one, on batches held back."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,16 +12,14 @@ from torch.nn.functional import cosine_similarity
 from analogtorch.calibration.passes import Forward, evaluating, exactly, one_pass
 
 MARGIN = 0.01
-"""Share of the output vectors that calibration may move, beyond those that are moved without."""
+"""Share of the output vectors that calibration may move more than no calibration does."""
 
 
 class Judge:
-    """Compares a model with what its exact layers give, on a few batches."""
+    """Compares a model with its exact layers on a few batches."""
 
     def __init__(self, model: nn.Module, batches: Sequence[Any], forward: Forward | None) -> None:
-        """``batches`` and ``forward`` as ``calibrate`` takes them; the exact outputs are kept in
-        memory.
-        """
+        """Compute and keep the exact outputs; arguments are those of ``calibrate``."""
         self.model, self.batches, self.forward = model, batches, forward
         with exactly(model):
             self.exact = [list(outputs) for outputs in self._outputs()]
@@ -35,14 +31,16 @@ class Judge:
 
     @property
     def judges(self) -> bool:
-        """Whether the model gives tensors that can be compared: a ``forward`` of the user's may
-        return nothing.
+        """Whether the model returns tensors that can be compared.
+
+        A user's ``forward`` may return nothing.
         """
         return any(map(len, self.exact))
 
     def error(self) -> "Error":
-        """How far the outputs of the model, as it is, are from the exact ones."""
-        angle, moved, count = 0.0, 0, 0
+        """Return how far the outputs of the model, as it is, are from the exact ones."""
+        angle = 0.0
+        moved = count = 0
         for exact, outputs in zip(self.exact, self._outputs(), strict=True):
             for a, y in zip(exact, outputs, strict=False):
                 if a.shape == y.shape and a.numel():
@@ -55,35 +53,36 @@ class Judge:
 
 @dataclass(frozen=True)
 class Error:
-    """Two measures that do not mind a common factor, which clipping changes and classes do not
-    depend on.
+    """Two measures of an error that ignore a common factor.
+
+    Clipping changes a factor, and classes do not depend on it.
     """
 
     moved: int
-    """Output vectors whose largest number is another one: other classes, other next tokens. Of
-    outputs of one number, those that are off by more than a tenth of their standard deviation."""
+    """Number of output vectors whose largest number is at another index: another class or next
+    token. For outputs of one number, those that differ by more than a tenth of their standard
+    deviation."""
     angle: float
-    """Mean of 1 - cosine between the output vectors and the exact ones, the mean exact output
-    subtracted from both."""
+    """Mean of 1 - cosine between the output vectors and the exact ones, after subtracting the mean
+    exact output from both."""
     vectors: int
-    """Output vectors that were compared."""
+    """Number of output vectors that were compared."""
 
     def exceeds(self, other: "Error") -> bool:
-        """Whether it is larger by both measures, and by more than chance and a little rounding
-        explain.
+        """Return whether both measures are larger, by more than chance and a little rounding.
 
-        The number of moved vectors has a standard error of its root, so that a difference of less
-        than two standard errors says nothing. Nor does one of less than ``MARGIN``: a digital unit
-        that rounds to 8 bits, which it does after calibration only, moves some vectors of any
-        model.
+        The number of moved vectors has a standard error of its root, so a difference of less than
+        two standard errors means nothing. Neither does one of less than ``MARGIN``: a digital unit
+        that rounds to 8 bits, as it does after calibration only, moves some vectors of any model.
         """
         least = max(2 * math.sqrt(self.moved + other.moved), MARGIN * self.vectors)
         return self.angle > other.angle and self.moved - other.moved > least
 
 
 def _angle(a: Tensor, y: Tensor) -> float:
-    """Mean of 1 - cosine of the rows, the mean exact row subtracted from both; single numbers are
-    one vector.
+    """Return the mean of 1 - cosine of the rows, after subtracting the mean exact row from both.
+
+    Single numbers count as one vector.
     """
     mean = a.mean(0) if len(a) > 1 else torch.zeros_like(a[0])
     a, y = a - mean, y - mean
@@ -92,26 +91,22 @@ def _angle(a: Tensor, y: Tensor) -> float:
 
 
 def _moved(a: Tensor, y: Tensor) -> Tensor:
-    """Which rows of ``y`` say something else than those of ``a``: see ``Error.moved``."""
+    """Return which rows of ``y`` have moved from those of ``a``; see ``Error.moved``."""
     if a.shape[1] > 1:
         return a.argmax(1) != y.argmax(1)
     return (a - y).abs() > 0.1 * a.std(correction=0)
 
 
 def _vectors(y: Tensor) -> Tensor:
-    """An output as (vectors, numbers): sequences by step, images and the like by sample."""
+    """Return an output as (vectors, numbers): sequences by step, images and the like by sample."""
     y = y.double()
-    return (
-        y.reshape(-1, y.shape[-1])
-        if y.dim() in (1, 2, 3)
-        else y.flatten(1)
-        if y.dim()
-        else y.view(1, 1)
-    )
+    if y.dim() == 0:
+        return y.view(1, 1)
+    return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """The floating-point tensors in what a model returns, which may be nested."""
+    """Yield the floating-point tensors in the output of a model, which may be nested."""
     if isinstance(output, Tensor):
         if output.is_floating_point():
             yield output.detach()

@@ -1,9 +1,8 @@
-"""DAC ranges by what they cost: the error of a layer's outputs on its own inputs, measured for each
-candidate.
+"""DAC ranges chosen by their cost: the error of a layer's outputs, measured for each candidate.
 
 The error is that of an MVM as papers state it: the mean over the input vectors of ``||error|| /
-||output||``. Squared errors would go to the few vectors with the largest inputs, which the range
-clips, and forget all others.
+||output||``. Squared errors would be dominated by the few vectors with the largest inputs, which
+the range clips.
 """
 
 import dataclasses
@@ -28,22 +27,22 @@ Ranges = list[float] | None
 own."""
 
 CANDIDATES = 16
-"""Ranges that are tried, at most, from the largest input down by equal factors."""
+"""Most ranges to try, from the largest input down by equal factors."""
 STEP = 2 ** (1 / 3)
-"""Factor from one candidate to the next, where that reaches far enough."""
+"""Factor from one candidate to the next, if that reaches far enough."""
 LEAST = 90.0
-"""Percentile of the inputs that no candidate lies below."""
+"""Percentile of the inputs that is the smallest candidate."""
 VECTORS = 2048
-"""Input vectors of a layer that are tried, evenly taken from all; the positions of a convolution
-are vectors too."""
+"""Number of input vectors of a layer to try, evenly taken from all; positions of a convolution are
+vectors too."""
 SAMPLES = 64
-"""Samples of a convolution that are tried at least."""
+"""Smallest number of samples of a convolution to try."""
 TOGETHER = 256
-"""Vectors that are tried at once: the steps of a recurrent layer have few each, and noise is drawn
-every time."""
+"""Number of vectors to try at once: the steps of a recurrent layer have few each, and noise is
+drawn each time."""
 WORTH = 0.7
-"""A range per vector must leave this share of the error of the best fixed range: it costs digital
-operations."""
+"""Share of the error of the best fixed range that a range per vector must stay below: it costs
+digital operations."""
 
 
 def choose(
@@ -55,21 +54,21 @@ def choose(
     forward: Forward | None,
     progress: bool,
 ) -> dict[str, Ranges]:
-    """The range of each layer with the least error of its outputs.
+    """Return the range of each layer with the least error of its outputs.
 
-    The outputs are those of the chip as it is written: with the programming noise of its cells,
-    DAC, ADC and output noise, against the exact product of the same inputs. A range that clips a
-    rare large input loses that, and meets less noise and finer steps in all others: which of the
-    two counts is measured, not assumed.
+    The outputs are those of a programmed chip, with programming noise, DAC, ADC and output noise,
+    against the exact product of the same inputs. A range that clips a rare large input loses part
+    of it, and has less noise and finer steps for all others: which of the two counts more is
+    measured, not assumed.
 
     Args:
-        model: what runs; its layers compute without converters.
-        layers: by name.
-        chips: what each layer is to run on.
-        inputs: as ``inputs.observe`` found them.
+        model: the model to run; its layers compute without converters.
+        layers: the layers by name.
+        chips: the chip of each layer.
+        inputs: the inputs of each layer, as ``inputs.observe`` returns them.
         batches: as ``calibrate`` takes them.
         forward: as ``calibrate`` takes it.
-        progress: show a progress bar.
+        progress: if True, show a progress bar.
     """
     trials = {name: Trial(layers[name], chips[name], seen) for name, seen in inputs.items()}
     taps = {layers[name]: Tap(product=few_threads(trial)) for name, trial in trials.items()}
@@ -79,18 +78,17 @@ def choose(
 
 
 class Trial:
-    """What each candidate costs one layer."""
+    """The error of one layer with each candidate range."""
 
     def __init__(self, layer: AnalogLayer, chip: Chip, inputs: Seen) -> None:
         self.layer, self.chip = layer, chip
         self.candidates = candidates(inputs.magnitudes)
         self.errors = torch.zeros(len(self.candidates) + 1, dtype=torch.float64)
-        """Sum of the vectors' relative errors, of each candidate and, last, of a range per
-        vector."""
-        self._met: dict[int, int] = {}
-        """Vectors or samples that each part of the matrix, by its first output, has met."""
+        """Sum of the relative errors, of each candidate and, last, of a range per vector."""
+        self._seen: dict[int, int] = {}
+        """Number of vectors or samples so far, of each part of the matrix by its first output."""
         self._waiting: dict[int, tuple[list[Tensor], Operands, Plan]] = {}
-        """Those that each part is still to try."""
+        """Vectors that each part is still to try."""
         self._key = fold(seed_tensor(0), stream("calibrate", layer.layer_name))
         self._vectors = inputs.vectors
 
@@ -108,12 +106,14 @@ class Trial:
             self._flush(outputs.start)
 
     def _some(self, x: Tensor, plan: Plan, outputs: slice, wanted: int) -> Tensor:
-        """Vectors (V, inputs) or samples (N, ...) among those given, so that about ``wanted`` of
-        all are tried.
+        """Return some of the given vectors (V, inputs) or samples (N, ...).
+
+        Of all calls together, about ``wanted`` are taken.
         """
-        x, stride = x if plan.dims else x.reshape(-1, x.shape[-1]), max(1, self._vectors // wanted)
-        first = self._met.get(outputs.start, 0)
-        self._met[outputs.start] = first + len(x)
+        x = x if plan.dims else x.reshape(-1, x.shape[-1])
+        stride = max(1, self._vectors // wanted)
+        first = self._seen.get(outputs.start, 0)
+        self._seen[outputs.start] = first + len(x)
         return x[-first % stride :: stride]
 
     def _flush(self, part: int) -> None:
@@ -131,13 +131,12 @@ class Trial:
         written = noisy_weight(w, scale, self._key.to(x.device), on_chip)
         on_chip = dataclasses.replace(on_chip, weight_noise=0.0)
         for i, ranges in enumerate([*self.candidates, None]):
-            r = (
-                _absmax(x, plan)
-                if ranges is None
-                else torch.tensor(ranges, dtype=x.dtype, device=x.device)
-            )
-            read = mvm(x, r, written, on_chip, scale=scale)
-            error = (read - exact).double().flatten(1).square().sum(1)
+            if ranges is None:
+                r = _absmax(x, plan)
+            else:
+                r = torch.tensor(ranges, dtype=x.dtype, device=x.device)
+            noisy = mvm(x, r, written, on_chip, scale=scale)
+            error = (noisy - exact).double().flatten(1).square().sum(1)
             if self.chip.output_noise > 0:
                 error += self._noise(r, scale, exact, plan)
             self.errors[i] += relative(error, power).sum().item()
@@ -154,18 +153,17 @@ class Trial:
         )
 
     def _noise(self, r: Tensor, scale: Tensor, exact: Tensor, plan: Plan) -> Tensor:
-        """What the output noise adds to the squared error of each vector, on average."""
+        """Return the mean squared error that output noise adds to each vector."""
         power = scale.double().square().sum(1)  # of the row blocks
         each = plan.phases * exact[0].numel() / scale.shape[1]  # ADC outputs of each output
-        total = (
-            (r.double().square() * power).sum()
-            if per_block(r)
-            else r.double().flatten().square() * power.sum()
-        )
+        if per_block(r):
+            total = (r.double().square() * power).sum()
+        else:
+            total = r.double().flatten().square() * power.sum()
         return self.chip.output_noise**2 * each * total
 
     def best(self) -> Ranges:
-        """The candidate with the least error; a range per vector where that is worth it."""
+        """Return the candidate with the least error, or None if a range per vector is worth it."""
         for part in list(self._waiting):
             self._flush(part)
         *fixed, by_vector = self.errors.tolist()
@@ -178,18 +176,18 @@ WEIGHT_NOISE = 1.0
 
 
 def relative(error: Tensor, power: Tensor) -> Tensor:
-    """``||error|| / ||output||`` of vectors with these squares; an output of next to nothing counts
-    as a small one.
+    """Return ``||error|| / ||output||`` of vectors with these squares.
+
+    A vanishing output counts as a small one.
     """
     return (error / power.clamp_min(1e-3 * power.mean()).clamp_min(1e-30)).sqrt()
 
 
 def candidates(inputs: list[Histogram]) -> list[list[float]]:
-    """Ranges to try, largest first: one for each of the row blocks whose inputs these are."""
+    """Return the ranges to try, largest first, with one number for each row block."""
     largest = max(h.largest for h in inputs)
-    low = min(
-        (h.bound("percentile", 1, LEAST) or h.largest) / h.largest for h in inputs if h.largest
-    )
+    used = [h for h in inputs if h.largest]
+    low = min((h.bound("percentile", 1, LEAST) or h.largest) / h.largest for h in used)
     count = min(CANDIDATES, 1 + math.ceil(max(0.0, math.log(1 / low) / math.log(STEP))))
     factor = low ** (1 / (count - 1)) if count > 1 else 1.0
     return [[(h.largest or largest) * factor**i for h in inputs] for i in range(count)]

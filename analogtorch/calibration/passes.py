@@ -1,4 +1,4 @@
-"""Run a model over batches and put back what that changed."""
+"""Runs of a model over batches, and the contexts that undo their changes."""
 
 import contextlib
 import dataclasses
@@ -23,8 +23,9 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def check_given(caller: str, model: Any, batches: Any) -> None:
-    """Raise TypeError where ``model`` is no module, or ``batches`` one batch or nothing that holds
-    several.
+    """Raise TypeError if ``model`` is no module, or ``batches`` holds no batches.
+
+    A single batch is refused too.
     """
     check_module(caller, model)
     several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
@@ -37,7 +38,7 @@ def check_given(caller: str, model: Any, batches: Any) -> None:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode inside; the modes are as before afterwards."""
+    """Put every module into evaluation mode while the context lasts."""
     modes = {m: m.training for m in model.modules()}
     try:
         model.eval()
@@ -48,16 +49,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 _WORTH_A_TEAM = 2**31
-"""Multiplications of a layer, some 0.1 s of one thread, from which on its tap computes with
-all threads."""
+"""Multiplications of a layer, some 0.1 s of one thread, from which on its tap uses all threads."""
 
 
 def few_threads(look: Callable[..., None]) -> Callable[..., None]:
-    """``look``, of a tap at products, on one thread where a layer is small.
+    """Return ``look``, of a tap at products, with one thread for small layers.
 
-    What it computes is many short steps. In each, threads wait for one another, and they wait by
-    spinning: where other processes use the cores too, calibration took five times as long with two
-    threads as with one.
+    It computes many short steps. In each, threads wait for one another, and they wait by spinning:
+    where other processes use the cores too, calibration took five times as long with two threads as
+    with one.
     """
 
     @functools.wraps(look)
@@ -76,7 +76,7 @@ def few_threads(look: Callable[..., None]) -> Callable[..., None]:
 
 
 def exact(chip: Chip) -> Chip:
-    """The chip without converters and noise: a layer on it is the digital one, in one piece."""
+    """Return the chip without converters and noise, on which a layer is the digital one."""
     silent = TrainingNoise(weight="none", output=False)
     return dataclasses.replace(
         chip,
@@ -90,14 +90,15 @@ def exact(chip: Chip) -> Chip:
 
 
 def exact_execution(layer: AnalogLayer) -> Execution:
-    """How ``layer`` computes what the digital layer does."""
+    """Return the execution with which ``layer`` computes what the digital layer does."""
     return layer.executions_on(exact(layer.chip)).evaluation
 
 
 @contextlib.contextmanager
 def exactly(model: nn.Module) -> Iterator[None]:
-    """Inside, every analog layer computes what the digital one does, those of a programmed chip
-    included.
+    """Let every analog layer compute what the digital one does, while the context lasts.
+
+    Layers of a programmed chip are included.
     """
     taps = {layer: Tap(execution=exact_execution(layer)) for _, layer in analog_layers(model)}
     with tapped(taps), quiet():  # no layer of the chip runs here, so that none can be missing
@@ -106,9 +107,7 @@ def exactly(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_before_on_error(model: nn.Module) -> Iterator[None]:
-    """If what runs inside fails or is stopped, programmed layers hold what they did and have
-    counted what they had.
-    """
+    """Restore programmed layers and their counts if the context fails or is stopped."""
     before = [
         (x, x.programmed, x.vectors_read.clone())
         for _, x in analog_layers(model)
@@ -134,14 +133,14 @@ def run(
     """Run ``model`` on every batch.
 
     Args:
-        caller: who asks, for errors and the progress bar.
-        model: what runs.
-        batches: a tensor or a ``PackedSequence`` is passed to the model, of a tuple or list its
-            first element, and a mapping as keyword arguments.
-        forward: runs the model on a batch instead.
-        progress: show a progress bar.
-        again: asked after the first batch, with what runs the model on it, whether to run that
-            batch once more.
+        caller: name of the calling function, for errors and the progress bar.
+        model: the model to run.
+        batches: batches. A tensor or a ``PackedSequence`` is passed to the model, of a tuple or
+            list its first element, and a mapping as keyword arguments.
+        forward: a function that runs the model on a batch instead.
+        progress: if True, show a progress bar.
+        again: a function that is called after the first batch, with a function that runs a model on
+            it; if it returns True, that batch runs once more.
 
     Raises:
         ValueError: there is no batch.
@@ -159,7 +158,7 @@ def run(
 
 
 def one_pass(caller: str, model: nn.Module, batch: Any, forward: Forward | None) -> Any:
-    """What ``model`` gives for a batch; see ``run``."""
+    """Return what ``model`` returns for a batch; see ``run``."""
     if forward is not None:
         return forward(model, batch)
     if isinstance(batch, Tensor | PackedSequence):  # the latter is a tuple too, but one input
@@ -175,7 +174,7 @@ def one_pass(caller: str, model: nn.Module, batch: Any, forward: Forward | None)
 
 
 def check_finite(caller: str, what: str, x: Tensor) -> None:
-    """Raise ValueError where ``x`` has NaN or infinite values; ``what`` says what it is."""
+    """Raise ValueError if ``x``, which ``what`` describes, has NaN or infinite values."""
     if not torch.isfinite(x.detach().abs().sum()) and not torch.isfinite(x).all():
         raise ValueError(f"{caller}: {what} has NaN or infinite values")
 
@@ -190,7 +189,7 @@ def check_ran(
     kind: str = "analog layers",
     remedy: str = EXCLUDE,
 ) -> None:
-    """Raise ValueError where one of ``names`` is not in ``ran``; ``remedy`` ends the error."""
+    """Raise ValueError if one of ``names`` is not in ``ran``; the error ends with ``remedy``."""
     names = list(names)
     if silent := [name for name in names if name not in ran]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Fix the full scales of each layer's converters from the inputs it meets."""
+"""``calibrate``: the full scales of each layer's converters, from its inputs."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ from analogtorch.values import checks
 
 Per = Literal["layer", "tile"]
 ADC_ERROR = 0.1
-"""Relative error of a layer's partial sums from which on its ADC is warned of, where all else errs
+"""Relative error of the partial sums from which on a warning names the ADC, if all else errs
 less."""
 
 
@@ -42,84 +42,83 @@ def calibrate(
     forward: Forward | None = None,
     progress: bool = False,
 ) -> nn.Module:
-    """Set the ranges of DACs and of the digital unit for every analog layer, from the inputs that
-    it is given.
+    """Set the ranges of DACs and of the digital unit for every analog layer, from its inputs.
 
     The model runs in evaluation mode and without noise. First the inputs of every layer are
-    collected; then a DAC range is chosen for each; then the partial sums with these ranges give the
+    collected, and a DAC range is chosen for each. Then the partial sums with these ranges give the
     full scales behind the array: ADC ranges if ``adc`` is given, and, on a chip whose digital unit
-    rounds (``hermes64``), the range of each row block and column in which it does
-    (``output_ranges`` of the layer, no deviation from the chip).
+    rounds (``hermes64``), the range in which it rounds each row block and column (``output_ranges``
+    of the layer, which is no deviation from the chip).
 
     By default (``method="mse"``) the DAC range is chosen by measuring. A layer multiplies up to
     2,048 of its own input vectors as the chip would, with programming noise, DAC, ADC and output
-    noise, for up to 16 candidates: ranges from the largest input down to the 90th percentile, and a
-    range per vector, which is the largest input of the vector. The candidate with the least mean of
-    ``||error|| / ||output||`` is taken. A range per vector is taken only if its error is below 0.7
-    of that of the best fixed range, because the digital side must scale each vector: for an MVM of
-    n inputs and m outputs these are n comparisons and n multiplications of the inputs, and m
-    multiplications of the outputs. Inputs with heavy tails need it, such as those of language
-    models. ``summary`` lists these layers.
+    noise, for up to 16 candidates. These are ranges from the largest input down to the 90th
+    percentile, and a range per vector, which is the largest input of the vector. The candidate with
+    the least mean of ``||error|| / ||output||`` is taken. A range per vector is taken only if its
+    error is below 0.7 of that of the best fixed range, because the digital side must scale each
+    vector: an MVM of n inputs and m outputs takes n comparisons and n multiplications of the
+    inputs, and m multiplications of the outputs. Inputs with heavy tails need it, such as those of
+    language models. ``summary`` lists these layers.
 
     At the end, the outputs of the model are compared with the digital ones on the last quarter of
-    the batches, which serves nothing else; of fewer than four batches, all serve both. If the
-    calibrated model is worse than the uncalibrated one, all layers get a range per vector; if that
-    is worse too, the model is left uncalibrated, with a warning. Worse means that the angle to the
-    digital outputs is larger and that more output vectors have their largest number elsewhere: more
-    by over 1 % of the vectors and by over two standard errors. Outputs that hold no tensors are not
-    compared. The other methods set what they find, without this comparison.
+    the batches, which is used for nothing else; with fewer than four batches, all are used for
+    both. If the calibrated model is worse than the uncalibrated one, all layers get a range per
+    vector; if that is worse too, the model is left uncalibrated, with a warning. Worse means that
+    the angle to the digital outputs is larger and that more output vectors have their largest
+    number at another index: more by over 1 % of the vectors and by over two standard errors.
+    Outputs without tensors are not compared. The other methods make no such comparison.
 
     A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed
     it so often, that the ADC's error is more than 10 % of the sums and larger than the errors of
     DAC, programming and output noise.
 
-    The call is also the check that nothing bypasses the analog layers: where the model calls a
-    layer by its weight, the call is routed to the layer, as by ``analogtorch.guard``; a layer that
-    never ran is an error. Embeddings need no calibration. Training mode, weights and random state
-    are as before; calibrating again replaces all ranges.
+    The call also checks that nothing bypasses the analog layers. Where the model calls a layer by
+    its weight, the call is routed to the layer, as by ``analogtorch.guard``; a layer that never ran
+    is an error. Embeddings need no calibration. Training mode, weights and random state are as
+    before; calibrating again replaces all ranges.
 
     Args:
         model: a converted model.
         batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to
             the model, of a tuple or list its first element, and a mapping as keyword arguments.
-        method: ``mse`` measures, as described above. The others look at the magnitudes of the
-            inputs alone: ``percentile`` takes that percentile, ``absmax`` the largest, and ``std``
-            a multiple of the standard deviation over all batches, from which a range learns on in
-            training. Magnitudes are collected in bins 1.6 to 3.1 % wide. None: every layer keeps a
-            range per vector; that needs ``adc``.
-        percentile: for ``percentile``, of ``method`` and ``adc``, in (0, 100].
-        deviations: for ``method="std"``, how many, > 0; 3 as in Rasch et al., Nat. Commun. 14, 5282
-            (2023).
-        per: what has a DAC range of its own: the ``layer``, or each ``tile``, that is each row
-            block, as tiles have DACs of their own. It pays where the parts of an input differ in
-            size. On a GPU, and where row blocks cut a kernel, such layers run in plain torch, more
-            slowly. The groups of a convolution share the range of a row block; a block whose inputs
-            are all zero takes the largest range of the others; layers of one row block or without
-            DAC keep one range.
+        method: ``mse`` measures, as described above. The others use the magnitudes of the inputs
+            alone, in bins 1.6 to 3.1 % wide: ``percentile`` takes that percentile, ``absmax`` the
+            largest, and ``std`` a multiple of the standard deviation over all batches, which suits
+            a range that then learns in training. None: every layer keeps a range per vector; that
+            needs ``adc``.
+        percentile: percentile in (0, 100] for ``percentile`` of ``method`` and ``adc``.
+        deviations: number of standard deviations for ``method="std"``, > 0; 3 as in Rasch et al.,
+            Nat. Commun. 14, 5282 (2023).
+        per: unit that has a DAC range of its own: the ``layer``, or each ``tile``, that is each row
+            block, as tiles have DACs of their own. A range per tile helps if the parts of an input
+            differ in size. On a GPU, and where row blocks cut a kernel, such layers run in plain
+            torch, more slowly. The groups of a convolution share the range of a row block. A block
+            whose inputs are all zero takes the largest range of the others. Layers of one row block
+            or without DAC keep one range.
         adc: None: the chip's own ADC range, also where an earlier call had changed it. Otherwise
-            ranges from the partial sums, with the output noise on them: by ``absmax``,
-            ``percentile`` or ``mse``, which is the least squared error of clipping and rounding.
-            Hardware may not offer that: it is a deviation from the chip, which ``summary`` lists
-            (``output_bounds`` of the layer).
-        adc_per: what has an ADC range of its own: the ``layer``, each ``tile``, or each ``column``
-            of a tile, which has an ADC of its own on chips such as HERMES. Columns keep most where
-            their sums differ in size, as in transformers. Each is counted in bins of its own, 6 to
-            12 % wide, that take 2 KB, or 4 KB for a layer with a range per vector.
-        allow_unused: leave a layer that the batches do not reach as it is, rather than raise: a
-            head that helps in training only, for one. A layer that is bypassed is an error all the
-            same, as for ``analogtorch.guard``.
-        forward: runs the model on a batch, ``forward(model, batch)``, where the rule above does not
-            fit. What it returns is what is compared at the end.
-        progress: show a progress bar.
+            ranges from the partial sums with output noise, by ``absmax``, ``percentile`` or
+            ``mse``, which is the least squared error of clipping and rounding. Hardware may not
+            offer that: it is a deviation from the chip, which ``summary`` lists (``output_bounds``
+            of the layer).
+        adc_per: unit that has an ADC range of its own: the ``layer``, each ``tile``, or each
+            ``column`` of a tile, which has an ADC of its own on chips such as HERMES. Columns keep
+            most where their sums differ in size, as in transformers. Each is counted in bins of its
+            own, 6 to 12 % wide, that take 2 KB, or 4 KB in a layer with a range per vector.
+        allow_unused: if True, leave a layer that the batches do not reach as it is instead of
+            raising an error; an example is a head that only helps in training. A bypassed layer is
+            an error all the same, as for ``analogtorch.guard``.
+        forward: a function that runs the model on a batch, ``forward(model, batch)``, if the rule
+            above does not fit. What it returns is compared at the end.
+        progress: if True, show a progress bar.
 
     Returns:
         The model.
 
     Raises:
         TypeError: ``model`` is no module, ``batches`` is one batch, or a batch is of another type.
-        ValueError: no analog layer, no batches, a layer that never ran (see ``allow_unused``) or
-            whose inputs, or their percentile, are zero, a NaN or infinity in the inputs of a layer,
-            an ADC to calibrate where there is none, or an option that is not allowed. The model is
+        ValueError: there is no analog layer or no batch; a layer never ran (see ``allow_unused``);
+            the inputs of a layer, or their percentile, are zero; an input is NaN or infinite;
+            ``adc`` is given and there is no ADC; or an option is not allowed. The model is
             unchanged.
 
     Example:
@@ -208,9 +207,7 @@ def _checked(
 
 @contextlib.contextmanager
 def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
-    """What takes back the routes that are added inside; all of it is called if the calibration
-    fails or is stopped.
-    """
+    """Yield a list of functions that undo routes, and call them if the context fails."""
     routes: list[Callable[[], None]] = []
     try:
         yield routes
@@ -222,7 +219,7 @@ def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
 
 @contextlib.contextmanager
 def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
-    """Ranges, whether they are known, and ADC bounds are afterwards as before."""
+    """Restore ranges, whether they are known, and ADC ranges at the end of the context."""
     with torch.inference_mode(False):  # what is put back must be able to learn
         before = [(layer, *_kept(layer)) for layer in layers.values()]
     try:
@@ -239,8 +236,9 @@ def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
 
 
 def _kept(layer: AnalogLayer) -> tuple[dict[str, Any], Any, Any, bool]:
-    """What calibration changes of a layer; the values of its range apart, as it stays the same
-    Parameter.
+    """Return what calibration changes of a layer.
+
+    The values of its DAC range are apart, as it stays the same Parameter.
     """
     names, r = ("output_bounds", "output_ranges", "calibrated", "input_range"), layer.input_range
     return (
@@ -252,8 +250,9 @@ def _kept(layer: AnalogLayer) -> tuple[dict[str, Any], Any, Any, bool]:
 
 
 def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
-    """Name the layers whose partial sums use so little of the ADC's range that it decides their
-    error.
+    """Name the layers whose error the range of the ADC decides.
+
+    Their partial sums use little of that range.
     """
     found = {name: setting.limits for name, setting in chosen.items()}
     coarse = {
@@ -277,7 +276,7 @@ def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
 def _check_seen(name: str, seen: list[Histogram]) -> None:
     if not any(histogram.largest for histogram in seen):
         raise ValueError(
-            f"calibrate: layer {name!r} met only zeros; use batches of real data, and more than "
+            f"calibrate: layer {name!r} got only zeros; use batches of real data, and more than "
             "one step where that is the state of a recurrent layer"
         )
 
@@ -289,8 +288,9 @@ def _by_magnitude(
     percentile: float,
     deviations: float,
 ) -> dict[str, Ranges]:
-    """The range of each layer, or those of its row blocks, from the magnitudes of its inputs; None
-    without method.
+    """Return the range of each layer, or those of its row blocks, from its input magnitudes.
+
+    Without a method it is None.
     """
     ranges: dict[str, Ranges] = dict.fromkeys(seen)
     for name, layer in calibration.layers.items() if method is not None else ():

@@ -1,4 +1,4 @@
-"""What a calibration sets of every layer, from ranges to the model's error with them."""
+"""The settings that a calibration finds, and the model's error with them."""
 
 import dataclasses
 import warnings
@@ -19,7 +19,7 @@ from analogtorch.nn import AnalogLayer, Tap, tapped
 
 @dataclass(frozen=True)
 class Setting:
-    """What calibration sets of one layer."""
+    """The ranges of the converters of one layer."""
 
     ranges: Ranges
     limits: Limits
@@ -27,21 +27,24 @@ class Setting:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A model that is being calibrated, and the batches that it is calibrated on."""
+    """A model that is being calibrated, and its batches."""
 
     model: nn.Module
     layers: Mapping[str, AnalogLayer]
     batches: Sequence[Any]
-    """What settings are found on."""
+    """Batches on which settings are found."""
     judged: Sequence[Any]
-    """What they are compared on."""
+    """Batches on which settings are compared."""
     wanted: Wanted | None
-    """Of ADC ranges; None: they are the chips' own."""
+    """The way to find ADC ranges; None leaves those of the chips."""
     forward: Forward | None
     progress: bool
 
     def without_converters(self, *, dac: bool = True) -> AbstractContextManager[None]:
-        """Inside, the layers compute without ADC and digital unit, and, if ``dac``, without DAC."""
+        """Let layers compute without ADC and digital unit, and, if ``dac``, without DAC.
+
+        It lasts as long as the context.
+        """
         taps = {}
         for layer in self.layers.values():
             chip = without_adc(layer.chip)
@@ -50,13 +53,13 @@ class Calibration:
         return tapped(taps)
 
     def forget(self) -> None:
-        """Let the layers compute uncalibrated: ranges that are found depend on none before."""
+        """Let the layers compute uncalibrated, so that new ranges do not depend on earlier ones."""
         for layer in self.layers.values():
             layer.output_bounds = layer.output_ranges = None
             layer.calibrated = False
 
     def settings(self, ranges: Mapping[str, Ranges]) -> dict[str, Setting]:
-        """These DAC ranges, and the ranges of ADC and digital unit that suit them."""
+        """Return these DAC ranges with the ranges of ADC and digital unit that suit them."""
         self.forget()
         for name, values in ranges.items():
             if values is not None:
@@ -68,7 +71,7 @@ class Calibration:
         return {name: Setting(ranges[name], found[name]) for name in self.layers}
 
     def apply(self, settings: Mapping[str, Setting]) -> None:
-        """Give the layers what was chosen."""
+        """Set the ranges of the layers."""
         for name, setting in settings.items():
             layer = self.layers[name]
             if setting.ranges is None:
@@ -79,8 +82,9 @@ class Calibration:
             layer.set_output_ranges(setting.limits.output_ranges)
 
     def no_worse(self, chosen: dict[str, Setting]) -> dict[str, Setting]:
-        """The settings chosen, unless the model errs less without: then a range per vector, or
-        nothing at all.
+        """Return the chosen settings, unless the model errs less without them.
+
+        In that case they are a range per vector, or no settings at all.
         """
         judge = Judge(self.model, self.judged, self.forward)
         if not judge.judges:
@@ -107,11 +111,14 @@ class Calibration:
 
 
 def without_adc(chip: Chip) -> Chip:
-    """The chip without ADC, and so without a digital unit that rounds."""
+    """Return the chip without ADC, and so without a digital unit that rounds."""
     return dataclasses.replace(chip, output_bits=None, adc_steps=None)
 
 
 def held_back(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """The batches without the last quarter, and that quarter; of fewer than four, all and all."""
+    """Return the batches without the last quarter, and that quarter.
+
+    With fewer than four batches, both are all of them.
+    """
     last = len(batches) // 4
     return (batches[:-last], batches[-last:]) if last else (batches, batches)

@@ -201,7 +201,7 @@ class Bypassed(nn.Module):
         ([], {}, "batches is empty"),
         ([torch.full((2, 16), float("nan"))], {}, "input of layer '0' has NaN or infinite"),
         ([torch.full((2, 16), float("inf"))], {}, "input of layer '0' has NaN or infinite"),
-        ([torch.zeros(2, 16)], {}, "layer '0' met only zeros"),
+        ([torch.zeros(2, 16)], {}, "layer '0' got only zeros"),
         (_batches(), {"method": "median"}, "method must be one of"),
         (_batches(), {"method": "percentile", "percentile": 0.0}, "percentile must be a number in"),
         (_batches(), {"percentile": "99"}, "percentile must be a number in .* got '99'"),
@@ -221,7 +221,7 @@ def test_bad_calls_are_refused_and_change_nothing(
 
 
 def test_the_state_of_a_cell_that_ran_one_step_is_zero() -> None:
-    with pytest.raises(ValueError, match="layer 'hh' met only zeros.*more than one step"):
+    with pytest.raises(ValueError, match="layer 'hh' got only zeros.*more than one step"):
         at.calibrate(at.convert(nn.GRUCell(16, 4), CHIP), _batches())
 
 
