@@ -1,5 +1,6 @@
 """Analog layers: the digital layers of the same names, with the product on a chip."""
 
+from analogtorch.nn import functional
 from analogtorch.nn.attention import AnalogMultiheadAttention
 from analogtorch.nn.base import AnalogLayer
 from analogtorch.nn.cells import AnalogGRUCell, AnalogLSTMCell, AnalogRecurrentCell, AnalogRNNCell
@@ -37,5 +38,6 @@ __all__ = [
     "AnalogRecurrent",
     "AnalogRecurrentCell",
     "Tap",
+    "functional",
     "tapped",
 ]
