@@ -1,4 +1,4 @@
-"""Make the layers of a model analog, and prove that they are: choose, fold, swap, guard."""
+"""Conversion of a model's layers to analog ones, and the proof that they run on the chip."""
 
 from analogtorch.conversion.fold import fold_batch_norm
 from analogtorch.conversion.guard import GuardReport, guard

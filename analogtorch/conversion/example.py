@@ -1,4 +1,4 @@
-"""An example of a model's input, in the one form that every function here takes."""
+"""The example of a model's input, in the form that every function of this library takes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def runner(caller: str, example: Any, remedy: str = "") -> Callable[[nn.Module], Any]:
-    """What runs a model on the example; ``remedy`` ends the error.
+    """Return a function that runs a model on the example; the error ends with ``remedy``.
 
     Raises:
         TypeError: the example is of another type.

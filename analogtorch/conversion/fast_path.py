@@ -1,9 +1,8 @@
-"""What torch computes with a layer's weight without calling the layer: not with that of an analog
-one.
+"""The fast paths on which torch uses a layer's weight without calling the layer.
 
-``nn.TransformerEncoderLayer`` has a fused kernel for the whole layer, ``nn.TransformerEncoder``
-makes nested tensors of padded inputs for it, and ``nn.MultiheadAttention`` reads the weight of its
-``out_proj``.
+An analog layer must not be on one. ``nn.TransformerEncoderLayer`` has a fused kernel for the whole
+layer, ``nn.TransformerEncoder`` makes nested tensors of padded inputs for it, and
+``nn.MultiheadAttention`` reads the weight of its ``out_proj``.
 """
 
 from typing import TypeVar
@@ -18,17 +17,19 @@ _FLAGS: dict[type[nn.Module], tuple[str, int | bool]] = {
     nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
     nn.TransformerEncoder: ("use_nested_tensor", False),
 }
-"""The attribute that lets a module take its fast path, and the value with which it does not. torch
-reads it for nothing else. A subclass has it too: a ``forward`` of its own may call torch's."""
+"""Attribute that enables a module's fast path, and the value that disables it.
+
+torch uses it for nothing else. A subclass has it too: its ``forward`` may call torch's.
+"""
 _BEFORE = "fast_path_before_analog"
-"""Attribute that keeps the value from before."""
+"""Attribute that keeps the earlier value."""
 
 
 def switch_off(model: Model) -> Model:
-    """Turn off the fast paths around analog layers: the modules then call them.
+    """Disable the fast paths around analog layers, so that modules call them.
 
-    Classes stay the same, and so do results, but for the places that ``src_key_padding_mask``
-    hides: nested tensors put zeros there, and without them they are what they are in training.
+    Classes stay the same, and so do results, except at the positions that ``src_key_padding_mask``
+    hides: nested tensors put zeros there, and without them the outputs are those of training mode.
     """
     for module in model.modules():
         name, off = _flag(module)
@@ -38,7 +39,7 @@ def switch_off(model: Model) -> Model:
 
 
 def restore(model: Model) -> Model:
-    """Undo ``switch_off`` in every module that has no analog layer any more."""
+    """Undo ``switch_off`` in every module without an analog layer."""
     for module in model.modules():
         if _BEFORE in vars(module) and not _has_analog(module):
             vars(module)[_flag(module)[0]] = vars(module).pop(_BEFORE)
@@ -46,16 +47,16 @@ def restore(model: Model) -> Model:
 
 
 def reader(model: nn.Module, name: str) -> tuple[str, nn.Module] | None:
-    """The digital attention whose ``out_proj`` the layer ``name`` is, by its own name: it does not
-    call the layer.
+    """Return the digital attention that uses the layer ``name`` as ``out_proj``, and its name.
+
+    Such an attention reads the weight without calling the layer. None: there is no such attention.
     """
     owner, _, child = name.rpartition(".")
     if child != "out_proj":
         return None
     module = model.get_submodule(owner)
-    digital = isinstance(module, nn.MultiheadAttention) and not isinstance(
-        module, AnalogMultiheadAttention
-    )
+    attention = isinstance(module, nn.MultiheadAttention)
+    digital = attention and not isinstance(module, AnalogMultiheadAttention)
     return (owner, module) if digital else None
 
 

@@ -1,5 +1,6 @@
-"""Batch norm into the layer before it: a chip scales its columns for nothing, and one digital pass
-less is paid.
+"""Folding of batch norm into the layer before it.
+
+A chip scales its columns at no cost, and one digital operation less is paid.
 """
 
 from collections import Counter
@@ -24,38 +25,36 @@ from analogtorch.values import checks
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _MARK = "folded_batch_norm"
-"""Attribute of what takes the place of a norm, True, and of the norms that were left, False."""
+"""Attribute that is True on what replaces a norm, and False on norms that were left."""
 _PLAIN = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-"""What a norm does that is nothing but a norm."""
+"""The forwards of norms that compute nothing else."""
 
 
 def fold_batch_norm(
     model: nn.Module, example: Example, *, tolerance: float | None = None
 ) -> list[str]:
-    """Fold every batch norm that directly follows a linear layer or convolution into its weight and
-    bias, in place.
+    """Fold every batch norm after a linear layer or convolution into that layer, in place.
 
-    Before conversion: the norm's running statistics become part of the weights, and ``nn.Identity``
-    takes its place. That the model computes the same is proved on the example; training it further
-    trains without batch norm.
+    Fold before conversion. The norm's running statistics become part of the weight and bias, and
+    ``nn.Identity`` takes its position. The example proves that the model computes the same. Later
+    training has no batch norm.
 
     Args:
         model: a digital model.
-        example: its input: a tensor, a tuple of arguments or a dictionary of keyword arguments; one
-            run in evaluation mode shows what follows what.
-        tolerance: largest difference of a floating-point output that is accepted, relative to the
-            largest output. None: 1e-4, or the roundings of four operations if its type is coarser
-            than that.
+        example: the model's input: a tensor, a tuple of arguments or a dictionary of keyword
+            arguments. One run in evaluation mode shows which norm follows which layer.
+        tolerance: largest accepted difference of a floating-point output, relative to the largest
+            output. None: 1e-4, or four roundings of its type if those are larger.
 
     Returns:
-        Names of the norms that were folded. A norm after something else is left, and so is one
-        whose layer is called more than once, has its output used elsewhere, shares its weight, or
-        could not be analog; a norm or layer with hooks of its own, too.
+        Names of the norms that were folded. A norm is left if it does not directly follow a layer,
+        if its layer is called more than once, has its output used elsewhere, shares its weight or
+        could not be analog, or if one of the two has hooks.
 
     Raises:
         TypeError: ``model`` or ``example`` is of another type.
-        ValueError: the model is converted already, nothing can be folded and nothing was before,
-            the model returns no floating-point tensor to compare, or the outputs differ by more
+        ValueError: the model is converted already; nothing can be folded and nothing was before;
+            the model returns no floating-point tensor to compare; or the outputs differ by more
             than the tolerance. The model is unchanged.
 
     Example:
@@ -67,7 +66,7 @@ def fold_batch_norm(
 
 
 def has_folded(model: nn.Module) -> bool:
-    """Whether all batch norms of the model that can be folded were folded before."""
+    """Return whether all batch norms of the model that can be folded were folded before."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     return any(getattr(m, _MARK, False) for m in model.modules()) and all(
         hasattr(m, _MARK) for m in norms
@@ -78,7 +77,7 @@ def has_folded(model: nn.Module) -> bool:
 def folded(
     model: nn.Module, example: Example | None, tolerance: float | None = None
 ) -> tuple[list[str], Callable[[], None]]:
-    """What ``fold_batch_norm`` does and returns, and what undoes it."""
+    """Fold, and return the names of the norms and a function that undoes it."""
     check_module("fold_batch_norm", model)
     if tolerance is not None:
         tolerance = checks.number("fold_batch_norm: tolerance", tolerance, least=0)
@@ -124,9 +123,8 @@ def folded(
             old.append((layer, layer.weight, layer.bias))
             gone[norm] = nn.Identity()
             setattr(gone[norm], _MARK, True)
-            fuse = (
-                fuse_conv_bn_weights if isinstance(layer, _CONVOLUTIONS) else fuse_linear_bn_weights
-            )
+            convolution = isinstance(layer, _CONVOLUTIONS)
+            fuse = fuse_conv_bn_weights if convolution else fuse_linear_bn_weights
             numbers = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             layer.weight, layer.bias = fuse(layer.weight, layer.bias, *numbers)
         replace(model, {id(norm): new for norm, new in gone.items()})
@@ -144,13 +142,14 @@ def folded(
 
 
 def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
-    """Name of each batch norm that alone met the output of a layer, and the layer; both called
-    once.
+    """Return each batch norm that alone takes the output of a layer, by name, with that layer.
+
+    Both must be called once.
     """
     # outputs are kept, so that no two have the same id
     made: dict[int, tuple[nn.Module, Tensor, int]] = {}
     found: dict[str, tuple[nn.Module, Tensor, int]] = {}
-    own: dict[nn.Module, int] = {}
+    reads_by_norm: dict[nn.Module, int] = {}
     calls: Counter[nn.Module] = Counter()
     held = Counter(id(p) for m in model.modules() for p in m._parameters.values())
     norms = {
@@ -167,7 +166,7 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
         if isinstance(m, (nn.Linear, *_CONVOLUTIONS))
         and reason(model, name, m) is None
         and not _hooked(m)
-        # what else it does may lie between the product and the norm
+        # other code of a subclass may lie between the product and the norm
         if overrides(kind_of(m), type(m)) is None
         if all(p is None or held[id(p)] == 1 for p in (m.weight, m.bias))  # or the tie would be cut
     ]
@@ -176,27 +175,29 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if inputs and id(inputs[0]) in made:
-            own[module] = reads.of(inputs[0])
+            reads_by_norm[module] = reads.of(inputs[0])
 
     def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
         if module not in norms:
-            # of more, a norm scales another dimension
+            # with more dimensions a norm scales another one
             if not isinstance(module, nn.Linear) or output.dim() == 2:
                 made[id(output)] = (module, output, reads.of(output))
-        elif module in own:
-            own[module] = reads.of(inputs[0]) - own[module]
+        elif module in reads_by_norm:
+            reads_by_norm[module] = reads.of(inputs[0]) - reads_by_norm[module]
             found[norms[module]] = made[id(inputs[0])]
 
     with hooked(layers, after=record), hooked(norms, before=enter, after=record), reads:
         result = run(model)
     reads.count(result)  # what is returned is used, too
     names = {name: m for m, name in norms.items()}
-    return {
-        name: layer
-        for name, (layer, output, before) in found.items()
-        if calls[layer] == calls[names[name]] == 1 and reads.of(output) - before == own[names[name]]
-    }
+    pairs = {}
+    for name, (layer, output, before) in found.items():
+        norm = names[name]
+        only_reader = reads.of(output) - before == reads_by_norm[norm]
+        if calls[layer] == calls[norm] == 1 and only_reader:
+            pairs[name] = layer
+    return pairs
 
 
 class _Reads(Observer):
@@ -218,12 +219,12 @@ class _Reads(Observer):
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Whether something else happens to what it is given or computes."""
+    """Return whether other code changes what the module is given or computes."""
     return "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _compare(before: list[Tensor], after: list[Tensor], tolerance: float | None) -> None:
-    """Raise ValueError where outputs differ; what is not finite must be the same."""
+    """Raise ValueError if outputs differ; numbers that are not finite must be the same."""
     if len(before) != len(after):
         raise ValueError(
             f"fold_batch_norm: the model returned {len(before)} tensors, and then {len(after)}"
@@ -233,11 +234,9 @@ def _compare(before: list[Tensor], after: list[Tensor], tolerance: float | None)
         finite = a[a.isfinite()].abs()
         scale = finite.max().item() if finite.numel() else 0.0
         if a.shape != b.shape or not torch.allclose(a, b, 0.0, allowed * scale, equal_nan=True):
-            worst = (
-                (a - b).abs().max().item() / max(scale, 1e-30)
-                if a.shape == b.shape
-                else float("inf")
-            )
+            worst = float("inf")
+            if a.shape == b.shape:
+                worst = (a - b).abs().max().item() / max(scale, 1e-30)
             raise ValueError(
                 f"fold_batch_norm: {a.dtype} outputs would differ by {worst:.2g}, {allowed:.2g} is "
                 "allowed; does the model compute the same twice, or differently with a layer's "

@@ -1,6 +1,4 @@
-"""Proof that every analog layer of a model really runs, and that nobody computes with its weight
-behind its back.
-"""
+"""The proof that every analog layer of a model runs, and that nothing else uses its weight."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,21 +16,21 @@ from analogtorch.conversion.watch import Bypass, Watch, watch
 from analogtorch.values import checks
 
 _SHOWN = 5
-"""Layers that an error lists; the others are counted."""
+"""Most layers that an error lists; the others are counted."""
 
 
 @dataclass(frozen=True)
 class GuardRow:
-    """One analog layer."""
+    """One analog layer in the report of ``guard``."""
 
     name: str
     kind: str
     weights: int
     runs: int
-    """How often its analog forward ran."""
+    """Number of times that its analog forward ran."""
     routed: bool
-    """Whether a module calls it by its weight, ``F.linear(x, layer.weight)``, and is brought back
-    to the layer."""
+    """Whether a module calls it by its weight, ``F.linear(x, layer.weight)``, and is routed to the
+    layer."""
     digital_uses: tuple[str, ...]
     """Digital modules that hold the same weight and computed with it, such as the embedding that a
     head is tied to."""
@@ -40,26 +38,24 @@ class GuardRow:
 
 @dataclass(frozen=True)
 class GuardReport:
-    """What ``guard`` returns; print it."""
+    """The report of ``guard``: how often each analog layer ran; print it."""
 
     layers: tuple[GuardRow, ...]
     share: Share = field(default_factory=lambda: Share(0))
-    """How many of the weights that multiply are on the chip."""
+    """The share of the multiplying weights that is on the chip."""
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Analog layers that the example did not reach."""
+        """Names of the analog layers that the example did not reach."""
         return tuple(row.name for row in self.layers if row.runs == 0)
 
     def __str__(self) -> str:
         width = max(5, *(len(row.name) for row in self.layers))
         lines = [f"{'layer':<{width}}  {'kind':<8}  {'weights':>12}  {'runs':>5}"]
         for row in self.layers:
-            note = (
-                f"  also used digitally by {', '.join(row.digital_uses)}"
-                if row.digital_uses
-                else ""
-            )
+            note = ""
+            if row.digital_uses:
+                note += f"  also used digitally by {', '.join(row.digital_uses)}"
             note += "  called by its weight, routed" if row.routed else ""
             note += "  NOT REACHED by this example" if row.runs == 0 else ""
             lines.append(
@@ -81,38 +77,38 @@ def guard(
     allow_unused: bool = False,
     forward: Callable[[nn.Module, Any], Any] | None = None,
 ) -> GuardReport:
-    """Run a converted model once and prove that the analog forward of every analog layer ran, and
-    nothing beside it.
+    """Run a converted model once and prove that every analog layer ran and was not bypassed.
 
-    A bypass is an operator that combines the weight of an analog layer, a view or a copy of it,
+    A bypass is an operator that combines the weight of an analog layer, or a view or copy of it,
     with other data outside of that layer: ``F.linear(x, layer.weight)``, or the fused kernels of
     ``nn.TransformerEncoderLayer`` and ``nn.MultiheadAttention``. A digital module that holds the
     same weight, such as a tied embedding, may use it. Where a module calls ``F.linear`` or
-    ``F.conv1d`` to ``3d`` with the weight of a layer inside it and otherwise as that layer would,
-    the call is routed to the layer from then on, and the report says so; the module keeps its class
-    and its ``state_dict``. Any other bypass is an error.
+    ``F.conv1d`` to ``3d`` with the weight of a layer inside it, and otherwise as that layer would,
+    the call is routed to the layer from then on, and the report shows it; the module keeps its
+    class and its ``state_dict``. Any other bypass is an error.
 
-    The run is in evaluation mode and without gradients, so it tells nothing of code that runs in
-    training only, nor of a copy of a weight that was made before it. Modes, buffers (batch norm's
+    The run is in evaluation mode and without gradients. It shows nothing about code that runs in
+    training only, nor about a copy of a weight that was made before. Modes, buffers (batch norm's
     statistics, a programmed chip's counters) and the random states of torch, numpy and Python are
-    as before; hooks are registered for all modules of torch, as those of a module turn its fast
-    paths off.
+    as before. Hooks are registered for all modules of torch, because hooks of a single module would
+    disable its fast path.
 
     Args:
         model: a converted model, or a programmed chip at a time.
-        example: its input: a tensor, a tuple of arguments or a dictionary of keyword arguments.
-        allow_unused: report a layer that the example does not reach, rather than raise.
-        forward: runs the model on the example, ``forward(model, example)``, where the rule above
-            does not fit.
+        example: the model's input: a tensor, a tuple of arguments or a dictionary of keyword
+            arguments.
+        allow_unused: if True, report a layer that the example does not reach instead of raising an
+            error.
+        forward: a function that runs the model on the example, ``forward(model, example)``, if the
+            rule above does not fit.
 
     Returns:
-        How often each analog layer ran.
+        The report: how often each analog layer ran.
 
     Raises:
         TypeError: ``model``, ``example`` or ``forward`` is of another type.
-        ValueError: no analog layer, or one that something else took the place of since ``convert``;
-            a layer that is bypassed, with the module and the line of code that do it; or one that
-            did not run.
+        ValueError: there is no analog layer; one was replaced since ``convert``; one is bypassed,
+            where the message has the module and the line of code; or one did not run.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
@@ -172,7 +168,7 @@ def route_bypasses(
     """Watch a run and route what bypasses a layer, until nothing more can be routed.
 
     Returns:
-        The last run, and what undoes the routes that were added.
+        The last run, and a function that undoes the routes that were added.
     """
     before = {m: getattr(vars(m).get("forward"), "names", ()) for m in model.modules()}
 
@@ -193,7 +189,7 @@ def route_bypasses(
 
 
 def _route(model: nn.Module, name: str, bypass: Bypass) -> bool:
-    """Route one bypass; whether that is anything new."""
+    """Route one bypass, and return whether the route is new."""
     user, layer = bypass.module, model.get_submodule(name)
     inner = next((n for n, m in user.named_modules() if m is layer), "") if user is not None else ""
     known = getattr(vars(user).get("forward"), "names", ()) if user is not None else ()
@@ -203,7 +199,8 @@ def _route(model: nn.Module, name: str, bypass: Bypass) -> bool:
 def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: bool) -> None:
     bypassed = [name or "(root)" for name in bypasses]
     unused = [name for name in report.unused if name not in bypassed]
-    total, parts = len(report.layers), []
+    total = len(report.layers)
+    parts = []
     if bypasses:
         listed = [f"\n  {name!r}: {b}" for name, b in zip(bypassed, bypasses.values(), strict=True)]
         parts.append(
@@ -223,8 +220,6 @@ def _raise_for(report: GuardReport, bypasses: dict[str, Bypass], allow_unused: b
 
 def _some(listed: list[str], separator: str) -> str:
     text = separator.join(listed[:_SHOWN])
-    return (
-        text
-        if len(listed) <= _SHOWN
-        else f"{text}{separator or chr(10) + '  '}and {len(listed) - _SHOWN} more"
-    )
+    if len(listed) <= _SHOWN:
+        return text
+    return f"{text}{separator or chr(10) + '  '}and {len(listed) - _SHOWN} more"

@@ -21,41 +21,44 @@ _REFUSED = {
 }
 """Modules with weights that ``convert`` never makes analog, and why."""
 
-_OWN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTensor")}
-"""Types of weights, beside Parameters, that are the numbers of a matrix: whole, spread over
-devices, or a shape."""
+_PLAIN_TENSORS = {("torch", "Tensor"), ("torch", "DTensor"), ("torch", "FakeTensor")}
+"""Types of weights, besides Parameters, that hold the numbers of a matrix: complete, spread over
+devices, or as a shape."""
 
 
 def analog_layers(model: nn.Module) -> Iterator[tuple[str, AnalogLayer]]:
-    """The analog layers of ``model``, matrices of recurrent layers among them, by full name, each
-    shared one once.
+    """Return the analog layers of ``model`` with their full names, each shared layer once.
+
+    Matrices of recurrent layers and attention are among them.
+
+    Raises:
+        TypeError: ``model`` is no module.
     """
     check_module("analog_layers", model)
     return ((name, m) for name, m in model.named_modules() if isinstance(m, AnalogLayer))
 
 
 def left_digital(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The matrices that stayed digital in modules that are analog otherwise, by the name of the
-    layer each would be.
+    """Yield the matrices that stayed digital in modules that are analog otherwise.
+
+    Each comes with the name that its layer would have.
     """
     for name, module in model.named_modules():
         for spot in module.spots() if isinstance(module, AnalogComposite) else ():
-            if (
-                spot.child not in module._modules
-                and (p := module._parameters.get(spot.weight)) is not None
-            ):
-                yield f"{name}.{spot.child}".lstrip("."), p
+            weight = module._parameters.get(spot.weight)
+            if spot.child not in module._modules and weight is not None:
+                yield f"{name}.{spot.child}".lstrip("."), weight
 
 
 def is_analog(module: Any) -> bool:
-    """Whether ``convert`` made it, rather than a part of what it made."""
+    """Return whether ``convert`` made the module; a part of such a module does not count."""
     return isinstance(module, AnalogLayer | AnalogComposite) and not isinstance(
         module, AnalogMatrix
     )
 
 
 def check_module(caller: str, model: Any) -> None:
-    """Raise TypeError where ``caller`` was given something else for a model."""
+    """Raise TypeError if the model given to ``caller`` is no module."""
     if not isinstance(model, nn.Module):
         hint = ""
         if hasattr(model, "yield_map"):
@@ -68,8 +71,9 @@ def check_module(caller: str, model: Any) -> None:
 
 
 def refuse_programmed(model: nn.Module, caller: str) -> None:
-    """Raise ValueError where ``caller`` was given a programmed chip instead of the model that was
-    programmed.
+    """Raise ValueError if ``caller`` was given a programmed chip.
+
+    It takes the model that was programmed instead.
     """
     for name, layer in analog_layers(model):
         if layer.programmed is not None:
@@ -80,24 +84,20 @@ def refuse_programmed(model: nn.Module, caller: str) -> None:
 
 
 def refuse_unloaded(model: nn.Module, caller: str) -> None:
-    """Raise ValueError where a weight is on the meta device, which has no numbers."""
+    """Raise ValueError if a weight is on the meta device, which has no numbers."""
     for name, layer in analog_layers(model):
         if layer.weight.is_meta:
             hook = getattr(layer, "_hf_hook", None)
-            raise ValueError(
-                f"{caller}: layer {name!r} is on the meta device; "
-                + (
-                    "load weights first"
-                    if hook is None
-                    else f"{_accelerate(hook)} offloads its weights. {_UNHOOK}"
-                )
-            )
+            remedy = "load weights first"
+            if hook is not None:
+                remedy = f"{_accelerate(hook)} offloads its weights. {_UNHOOK}"
+            raise ValueError(f"{caller}: layer {name!r} is on the meta device; {remedy}")
 
 
 def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = False) -> str | None:
-    """Why ``module``, called ``name`` in ``model``, cannot become analog; None if it can.
+    """Return why ``module``, called ``name`` in ``model``, cannot become analog; None if it can.
 
-    ``embeddings``: whether ``convert`` was asked for what it makes on request only.
+    ``embeddings`` is True if ``convert`` was asked for embeddings.
     """
     if refused := [why for layer, why in _REFUSED.items() if isinstance(module, layer)]:
         return refused[0]
@@ -114,40 +114,37 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "lazy: run the model once first"
     for method in ("forward", "_conv_forward", "__call__"):
-        own = method in vars(module) and not (method == "forward" and forward_is_plain(module))
-        if own or (method == "__call__" and type(module).__call__ is not kind.digital.__call__):
+        plain = method == "forward" and forward_is_plain(module)
+        replaced = method in vars(module) and not plain
+        called = type(module).__call__ is not kind.digital.__call__
+        if replaced or (method == "__call__" and called):
             return _override(module, method)
     for name in kind.weight_names(module):
         if why := _unplaceable(name, module._parameters.get(name)):
             return why
-    if own := kind.refuses(module):
-        return own
+    if why := kind.refuses(module):
+        return why
     names = OWN.union(dir(kind)).difference(dir(kind.digital))
-    if taken := sorted(
-        names & (vars(module).keys() | module._buffers.keys() | module._parameters.keys())
-    ):
+    attributes = vars(module).keys() | module._buffers.keys() | module._parameters.keys()
+    if taken := sorted(names & attributes):
         return f"it has its own {taken[0]!r}, a name that analog layers use"
     return refuses(kind, module)
 
 
 def _own_matrix(module: nn.Module) -> str:
-    """What to know of a module without an analog form: that it may multiply by a Parameter of its
-    own.
-    """
+    """Return a hint if a module without an analog form has a matrix as a Parameter."""
     for name, p in module._parameters.items():
         if p is not None and not is_lazy(p) and p.dim() in (2, 3) and min(p.shape) > 1:
             size = " x ".join(map(str, p.shape[-2:]))
-            several = (
-                f"{p.shape[0]} matrices of {size} in one Parameter"
-                if p.dim() == 3
-                else f"a matrix of {size}"
-            )
+            several = f"a matrix of {size}"
+            if p.dim() == 3:
+                several = f"{p.shape[0]} matrices of {size} in one Parameter"
             return f", whose {name} is {several}, not a layer"
     return ""
 
 
 def _override(module: nn.Module, method: str) -> str:
-    """Why a module that computes by a ``method`` of its own cannot become analog."""
+    """Return why a module that replaces ``method`` cannot become analog."""
     hook = getattr(module, "_hf_hook", None)  # of accelerate, for offloading and device maps
     if method != "forward" or hook is None:
         return f"{type(module).__name__} overrides {method}"
@@ -166,14 +163,12 @@ def _accelerate(hook: Any) -> str:
 
 
 def _unplaceable(name: str, weight: Any) -> str | None:
-    """Why a weight of this ``name`` has no numbers to place on a tile; None if it has."""
+    """Return why the weight ``name`` has no numbers for a tile; None if it has."""
     if weight is None:
         return f"its {name} is not a plain Parameter (pruned or weight-normalised)"
     kind = type(weight)
-    if (
-        not issubclass(kind, nn.Parameter)
-        and (kind.__module__.partition(".")[0], kind.__name__) not in _OWN_TENSORS
-    ):
+    plain = (kind.__module__.partition(".")[0], kind.__name__) in _PLAIN_TENSORS
+    if not issubclass(kind, nn.Parameter) and not plain:
         return (
             f"its {name} is a {kind.__name__}, a tensor that multiplies by rules of its own "
             "(quantised, sparse)"
@@ -185,24 +180,27 @@ def _unplaceable(name: str, weight: Any) -> str | None:
 
 
 def matrices_of(module: Any) -> list[Spot] | None:
-    """Where a recurrent layer or attention, digital or analog, has its matrices; None of a layer
-    with one weight.
+    """Return the matrices of a recurrent layer or attention, digital or analog.
+
+    The result is None for a layer with one weight.
     """
     kind = type(module) if isinstance(module, AnalogComposite) else kind_of(module)
-    return (
-        list(kind.spots(module)) if kind is not None and issubclass(kind, AnalogComposite) else None
-    )
+    if kind is None or not issubclass(kind, AnalogComposite):
+        return None
+    return list(kind.spots(module))
 
 
 def kind_of(module: nn.Module) -> Any:
-    """The kind of analog layer that ``module`` would become, whatever there is against it; None if
-    there is none.
+    """Return the kind of analog layer that ``module`` would become; None if there is none.
+
+    Reasons against it are ignored.
     """
     return next((kind for kind in kinds() if isinstance(module, kind.digital)), None)
 
 
 def analog_type(module: nn.Module) -> Any:
-    """The class of the analog layer that ``module`` would become: its kind, or a subclass of both.
-    See ``kind_of``.
+    """Return the class of the analog layer that ``module`` would become.
+
+    It is the kind, or a subclass of the kind and the class of ``module``. See ``kind_of``.
     """
     return analog_class(kind_of(module), type(module))

@@ -1,4 +1,4 @@
-"""One rule for names: a glob, or a regular expression after ``re:``, against a whole name."""
+"""Patterns for names: a glob, or a regular expression after ``re:``, against a full name."""
 
 import fnmatch
 import re
@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 
 class Pattern:
-    """A pattern that somebody wrote; called with a name, whether it matches.
+    """A pattern that a user wrote; call it with a name to know whether it matches.
 
     Args:
         text: the pattern.
-        caller: whose argument it is, for the error.
+        caller: the function whose argument it is, for the error.
 
     Raises:
-        TypeError: it is no text.
-        ValueError: what stands after ``re:`` is no regular expression.
+        TypeError: ``text`` is no text.
+        ValueError: the text after ``re:`` is no regular expression.
     """
 
     def __init__(self, text: str, caller: str) -> None:
@@ -30,6 +30,6 @@ class Pattern:
         return self.regex.fullmatch(name) is not None
 
     def of(self, names: Iterable[str]) -> list[str]:
-        """Those of the names that it matches, or which it is, letter by letter."""
+        """Return the names that it matches; a name that equals the text comes alone."""
         names = list(names)
         return [self.text] if self.text in names else [name for name in names if self(name)]

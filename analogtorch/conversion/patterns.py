@@ -1,4 +1,4 @@
-"""What the patterns of ``convert`` match, and whether they make sense together."""
+"""The layers that patterns of ``convert`` match, and checks of the patterns."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from analogtorch.conversion.pattern import Pattern
 
 
 def patterns(argument: str, given: str | Iterable[str] | None) -> list[Pattern]:
-    """The patterns of an argument.
+    """Return the patterns of an argument.
 
     Raises:
-        TypeError: one that is no text.
-        ValueError: one that is no regular expression.
+        TypeError: a pattern is no text.
+        ValueError: a pattern is no regular expression.
     """
     if not isinstance(given, str | Iterable | None):
         raise TypeError(f"convert: {argument} must be a pattern or a list of them, got {given!r}")
@@ -24,7 +24,7 @@ def patterns(argument: str, given: str | Iterable[str] | None) -> list[Pattern]:
 
 
 def names_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """All names of each module, by the first: a shared one has several, and each is as good."""
+    """Return all names of each module by its first; a shared module has several."""
     found: dict[nn.Module, tuple[str, ...]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         found[module] = (*found.get(module, ()), name)
@@ -33,36 +33,34 @@ def names_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Unit:
-    """What can be analog or digital by itself: a layer, or one matrix of a module that has
-    several.
-    """
+    """A unit that can be analog or digital: a layer, or one matrix of a module that has several."""
 
     owner: str
-    """Name of the module that has it: the layer itself."""
+    """Name of the module that holds it; for a layer, its own name."""
     child: str | None
     """Name of the matrix in the module; None for a layer."""
-    own: tuple[str, ...]
-    """Its names."""
-    owners: tuple[str, ...]
+    unit_names: tuple[str, ...]
+    """Names of the unit."""
+    owner_names: tuple[str, ...]
     """Names of the module."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All by which it can be meant: what is asked of a module is asked of its matrices."""
-        return (*self.own, *self.owners) if self.child else self.own
+        """All names that a pattern may match; one that matches a module means its matrices."""
+        return (*self.unit_names, *self.owner_names) if self.child else self.unit_names
 
 
 def units(
     names: Mapping[str, tuple[str, ...]], modules: Mapping[str, nn.Module]
 ) -> dict[str, Unit]:
-    """The layers and matrices of ``modules``, which are analog or can be, by name.
+    """Return the layers and matrices of ``modules``, which are or can be analog, by name.
 
     A matrix has the name of its layer, such as ``lstm.ih_l0``, and that of its Parameter,
     ``lstm.weight_ih_l0``.
 
     Args:
-        names: all names of each module, by the first.
-        modules: by name.
+        names: all names of each module by its first.
+        modules: the modules by name.
     """
     found = {}
     for owner, module in modules.items():
@@ -70,17 +68,17 @@ def units(
             found[owner] = Unit(owner, None, names[owner], names[owner])
             continue
         for spot in spots:
-            own = tuple(
+            unit_names = tuple(
                 f"{name}.{text}".lstrip(".")
                 for text in (spot.child, spot.weight)
                 for name in names[owner]
             )
-            found[own[0]] = Unit(owner, spot.child, own, names[owner])
+            found[unit_names[0]] = Unit(owner, spot.child, unit_names, names[owner])
     return found
 
 
 def matches(names: Iterable[str], among: list[Pattern]) -> bool:
-    """Whether any of the patterns matches any of the names of a layer."""
+    """Return whether any pattern matches any name of a layer."""
     return any(pattern(name) for name in names for pattern in among)
 
 
@@ -90,16 +88,17 @@ def check_known(
     among: list[Pattern],
     embeddings: bool = False,
 ) -> None:
-    """Raise ValueError for a pattern that matches none of the ``candidates``, with what it matches
-    or almost matches.
+    """Raise ValueError for a pattern that matches none of the ``candidates``.
+
+    The message has what it matches or almost matches.
 
     Args:
-        model: of the layers.
+        model: the model that holds the layers.
         candidates: all names of the layers that can be analog, by the first.
         among: the patterns.
-        embeddings: as ``convert`` was given it.
+        embeddings: the argument of ``convert``.
     """
-    names = [name for own in candidates.values() for name in own]
+    names = [name for layer_names in candidates.values() for name in layer_names]
     for pattern in among:
         if any(map(pattern, names)):
             continue
@@ -123,8 +122,9 @@ def check_known(
 
 
 def nearest(text: str, names: Iterable[str]) -> list[str]:
-    """Up to three ``names`` that ``text`` may have meant: a whole name, or how one ends, such as
-    ``head`` of it.
+    """Return up to three ``names`` that ``text`` may mean.
+
+    It may mean a full name, or the end of one, such as ``head``.
     """
     endings: dict[str, list[str]] = {}
     for name in names:
@@ -145,7 +145,7 @@ def check_agree(
     excluded: list[Pattern],
     overriding: list[Pattern],
 ) -> None:
-    """Raise ValueError for a pattern that asks for layers all of which ``exclude`` takes away."""
+    """Raise ValueError for a pattern whose layers are all excluded."""
     for argument, group in (("include", included), ("per_layer", overriding)):
         for pattern in group:
             asked = [names for names in candidates if matches(names, [pattern])]
@@ -160,9 +160,7 @@ def check_agree(
 def check_used(
     candidates: Mapping[str, tuple[str, ...]], chosen: Iterable[str], overriding: list[Pattern]
 ) -> None:
-    """Raise ValueError for a pattern of ``per_layer`` that matches layers, none of which is
-    ``chosen``.
-    """
+    """Raise ValueError for a pattern of ``per_layer`` that matches no ``chosen`` layer."""
     kept = [candidates[name] for name in chosen]
     for pattern in overriding:
         if not any(matches(names, [pattern]) for names in kept):

@@ -1,4 +1,4 @@
-"""Exchange modules of a model in place."""
+"""Replacement of modules of a model in place."""
 
 from collections.abc import Mapping
 
@@ -6,17 +6,16 @@ from torch import nn
 
 
 def replace(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
-    """Put the modules ``new``, by the ``id`` of those that they replace, in their places, under all
-    their names.
+    """Put the modules ``new`` at the positions of those that they replace, under all names.
 
-    That is among the children of each module, and among what its other attributes hold: the module
-    itself, or a list, tuple or dictionary of them. A forward may well go by these, and would go on
-    calling what was replaced.
+    ``new`` maps the ``id`` of a module to what replaces it. The children of each module are
+    replaced, and what its other attributes hold: the module itself, or a list, tuple or dictionary
+    of modules. A forward may use these, and would continue to call what was replaced.
 
     Returns:
-        The model: what replaces it where it is to be replaced itself.
+        The model, or what replaces it.
     """
-    for parent in [*model.modules(), *new.values()]:  # what is new may hold what is to be replaced
+    for parent in [*model.modules(), *new.values()]:  # new modules may hold replaced ones
         for name, value in list(vars(parent).items()):
             if isinstance(value, dict):
                 for key in [key for key, v in value.items() if id(v) in new]:

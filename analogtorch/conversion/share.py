@@ -1,6 +1,4 @@
-"""How much of a model's multiplying is analog: the share of the weights that are matrices, whoever
-holds them.
-"""
+"""The share of a model's multiplying weights that is analog."""
 
 from dataclasses import dataclass, field
 
@@ -12,30 +10,30 @@ from analogtorch.conversion.kinds import analog_layers, kind_of, left_digital
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _LOOKED_UP = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
-"""Modules whose weights of two dimensions are looked up or multiplied number by number."""
+"""Modules whose weights of two dimensions are looked up or multiplied element by element."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Weights that multiply inputs, each shared one counted once.
+    """The weights that multiply inputs, analog and digital; a shared one counts once.
 
-    A Parameter of a module that AnalogTorch does not know counts if it is a matrix or several: what
-    its module does with it cannot be seen. So the analog share is a lower bound where such modules
-    add or look up their Parameters.
+    A Parameter of a module that AnalogTorch does not know counts if it is one matrix or several, as
+    its use cannot be seen. The analog share is so a lower bound if such modules add or look up
+    their Parameters.
     """
 
     analog: int
-    """Weights of the analog layers."""
+    """Number of weights of the analog layers."""
     digital: dict[str, int] = field(default_factory=dict)
-    """Weights that multiply digitally, by the name of the module that holds them."""
+    """Number of weights that multiply digitally, by the name of the module that holds them."""
 
     @property
     def total(self) -> int:
-        """All weights that multiply."""
+        """Number of all weights that multiply."""
         return self.analog + sum(self.digital.values())
 
     def percent(self, weights: int) -> str:
-        """How much of all multiplying weights these are."""
+        """Return the share of ``weights`` in all multiplying weights, as text."""
         if 0 < weights < self.total:  # never rounded to nothing or all
             return f"{min(max(100 * weights / self.total, 0.1), 99.9):.1f} %"
         return "100 %" if weights else "0 %"
@@ -46,37 +44,39 @@ class Share:
 
 
 def share(model: nn.Module) -> Share:
-    """The weights that multiply in ``model``, analog and digital."""
+    """Return the weights that multiply in ``model``, analog and digital."""
     analog = {id(layer.weight): layer.weight.numel() for _, layer in analog_layers(model)}
     digital = {name: p.numel() for name, p in left_digital(model) if id(p) not in analog}
     seen = {*analog, *(id(p) for _, p in left_digital(model))}
     for name, module in model.named_modules():
         if isinstance(module, AnalogLayer | AnalogComposite):
             continue
-        own = {id(p): p.numel() for p in matrices(module).values() if id(p) not in seen}
-        seen |= own.keys()
-        if own:
-            digital[name or "(root)"] = sum(own.values())
+        sizes = {id(p): p.numel() for p in matrices(module).values() if id(p) not in seen}
+        seen |= sizes.keys()
+        if sizes:
+            digital[name or "(root)"] = sum(sizes.values())
     return Share(sum(analog.values()), digital)
 
 
 def matrices(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The Parameters of a digital module itself, without its children, that may multiply its input,
-    by name.
+    """Return the Parameters of a digital module alone that may multiply its input, by name.
+
+    Those of its children do not count.
     """
-    own = {name: p for name, p in module._parameters.items() if p is not None and not is_lazy(p)}
-    if isinstance(module, _LOOKED_UP) or not own:
+    held = {name: p for name, p in module._parameters.items() if p is not None and not is_lazy(p)}
+    if isinstance(module, _LOOKED_UP) or not held:
         return {}
     kind = kind_of(module)
-    if kind is not None and own.keys() >= set(names := kind.weight_names(module)):
-        return {name: own[name] for name in names}
+    if kind is not None and held.keys() >= set(names := kind.weight_names(module)):
+        return {name: held[name] for name in names}
     if isinstance(module, ParametrizationList):  # the direction of a weight norm, not its length
-        return dict([max(own.items(), key=lambda item: item[1].numel())])
-    return {name: p for name, p in own.items() if _is_matrix(p)}
+        return dict([max(held.items(), key=lambda item: item[1].numel())])
+    return {name: p for name, p in held.items() if _is_matrix(p)}
 
 
 def _is_matrix(p: nn.Parameter) -> bool:
-    """Whether it has rows and columns; what begins with a dimension of 1 is added to every sample,
-    as positions are.
+    """Return whether a Parameter has rows and columns.
+
+    One that begins with a dimension of 1 is added to every sample, as positions are.
     """
     return p.dim() > 1 and p.shape[0] > 1 and sum(size > 1 for size in p.shape) > 1

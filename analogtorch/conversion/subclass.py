@@ -1,10 +1,9 @@
-"""Analog classes of subclasses: what a subclass of a layer adds, such as padding in its forward,
-stays.
+"""Analog classes for subclasses of layers, which keep what a subclass adds, such as padding.
 
 The analog class of ``Conv2dSame`` inherits from it and from ``AnalogConv2d``, in this order.
-Methods and attributes stay, ``super().forward(x)`` in its forward is the analog one, and
-``F.conv2d(x, self.weight, ...)`` is routed there. A forward that does anything else with the weight
-cannot be analog; that is tried before, on the meta device.
+Methods and attributes stay, ``super().forward(x)`` in its forward is the analog forward, and
+``F.conv2d(x, self.weight, ...)`` is routed there. A layer whose forward does anything else with the
+weight cannot be analog; a trial on the meta device finds that out.
 """
 
 import contextlib
@@ -26,12 +25,13 @@ _FORWARDS = ("forward", "_conv_forward")
 _TRIED = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers of which an example input is known."""
 _MADE: dict[Any, Any] = {}
-"""Classes by kind and digital class, so that layers of one digital class have one analog class."""
+"""Classes by kind and digital class: layers of one digital class have one analog class."""
 
 
 def analog_class(kind: Any, digital: type[nn.Module]) -> Any:
-    """The analog class of layers of class ``digital``, a subclass of ``kind.digital`` or that class
-    itself.
+    """Return the analog class for layers of class ``digital``.
+
+    ``digital`` is ``kind.digital`` or a subclass of it.
     """
     if not _added(kind, digital):
         return kind
@@ -48,20 +48,21 @@ def analog_class(kind: Any, digital: type[nn.Module]) -> Any:
     return _MADE[kind, digital]
 
 
-def _routed(own: Any) -> Any:
-    @functools.wraps(own)
+def _routed(digital_forward: Any) -> Any:
+    @functools.wraps(digital_forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if any(isinstance(given, Proxy) for given in (*args, *kwargs.values())):
             return whole(self, *args, **kwargs)
         with Router(lambda: (self,)):
-            return own(self, *args, **kwargs)
+            return digital_forward(self, *args, **kwargs)
 
     return forward
 
 
 def _added(kind: Any, digital: type[nn.Module]) -> set[str]:
-    """What the classes between ``digital`` and ``kind.digital`` define, beside ``__init__`` and the
-    like.
+    """Return the names that the classes between ``digital`` and ``kind.digital`` define.
+
+    Names with two underscores at both ends, such as ``__init__``, do not count.
     """
     between = [c for c in digital.__mro__ if c not in kind.digital.__mro__]
     return {
@@ -73,7 +74,7 @@ def _added(kind: Any, digital: type[nn.Module]) -> set[str]:
 
 
 def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
-    """For copies and pickles: the class has no name by which it could be imported."""
+    """Reduce the layer for copies and pickles: no import finds its class by name."""
     return _new, (type(self).analog_kind, type(self).analog_of), self.__getstate__()
 
 
@@ -83,7 +84,7 @@ def _new(kind: Any, digital: type[nn.Module]) -> Any:
 
 
 def overrides(kind: Any, digital: type[nn.Module]) -> str | None:
-    """The method by which ``digital`` computes otherwise than ``kind.digital``, if it has any."""
+    """Return the method in which ``digital`` differs from ``kind.digital``, or None."""
     return next(
         (m for m in _FORWARDS if getattr(digital, m, None) is not getattr(kind.digital, m, None)),
         None,
@@ -91,14 +92,15 @@ def overrides(kind: Any, digital: type[nn.Module]) -> str | None:
 
 
 def refuses(kind: Any, module: nn.Module) -> str | None:
-    """Why ``module``, of a subclass of ``kind.digital``, cannot be analog; None if it can."""
-    name, own = type(module).__name__, overrides(kind, type(module))
+    """Return why ``module``, a subclass of ``kind.digital``, cannot be analog; None if it can."""
+    name = type(module).__name__
+    method = overrides(kind, type(module))
     if taken := sorted(_added(kind, type(module)) & (set(dir(kind)) - set(dir(kind.digital)))):
         return f"{name} has its own {taken[0]!r}, a name that analog layers use"
-    if own is None:
+    if method is None:
         return None
     if not isinstance(module, _TRIED):
-        return f"{name} overrides {own}"
+        return f"{name} overrides {method}"
     layer = analog_class(kind, type(module)).from_digital(_on_meta(module), ideal(), "")
     for training in (False, True):
         trial = _Trial(layer.train(training))
@@ -109,12 +111,13 @@ def refuses(kind: Any, module: nn.Module) -> str | None:
         except Exception as error:  # whatever its code raises
             what = str(error).partition("\n")[0]
             return (
-                f"{name} overrides {own}, which fails for an input alone on the meta device: {what}"
+                f"{name} overrides {method}, which fails for an input alone on the meta device: "
+                f"{what}"
             )
         if trial.other:
-            return f"{name} overrides {own}, which uses the weight in {trial.other}"
+            return f"{name} overrides {method}, which uses the weight in {trial.other}"
         if not trial.products:
-            return f"{name} overrides {own}, which does not multiply by the weight"
+            return f"{name} overrides {method}, which does not multiply by the weight"
     return None
 
 
@@ -128,7 +131,7 @@ class _Trial(TorchFunctionMode):
 
     @contextlib.contextmanager
     def multiplying(self) -> Iterator[None]:
-        """Around each analog product of the layer."""
+        """Surround each analog product of the layer."""
         self.inside, self.products = True, self.products + 1
         try:
             yield
@@ -144,7 +147,7 @@ class _Trial(TorchFunctionMode):
 
 
 def _on_meta(module: nn.Module) -> Any:
-    """The module without its hooks and without numbers; what else it has is shared."""
+    """Return the module without hooks and numbers; it shares everything else."""
 
     def bare(t: Any) -> Any:
         if isinstance(t, nn.Parameter):
@@ -156,8 +159,8 @@ def _on_meta(module: nn.Module) -> Any:
         {key: type(v)() if key.endswith("_hooks") else bare(v) for key, v in vars(module).items()}
     )
     new.__dict__.pop("_compiled_call_impl", None)  # it calls the module itself
-    for held in ("_parameters", "_buffers"):
-        new.__dict__[held] = {key: bare(t) for key, t in vars(module)[held].items()}
+    for group in ("_parameters", "_buffers"):
+        new.__dict__[group] = {key: bare(t) for key, t in vars(module)[group].items()}
     new.__dict__["_modules"] = {
         key: None if m is None else _on_meta(m) for key, m in module._modules.items()
     }
@@ -165,10 +168,10 @@ def _on_meta(module: nn.Module) -> Any:
 
 
 def _example(module: Any) -> Tensor:
-    shape: list[int] = (
-        [module.in_features] if isinstance(module, nn.Linear) else [module.in_channels]
-    )
-    if not isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear):
+        shape = [module.in_features]
+    else:
+        shape = [module.in_channels]
         kernels = zip(module.kernel_size, module.stride, module.dilation, strict=True)
         shape += [2 * (d * (k - 1) + 1) + s for k, s, d in kernels]
     return torch.empty(2, *shape, dtype=module.weight.dtype, device="meta")

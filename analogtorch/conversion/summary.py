@@ -1,6 +1,4 @@
-"""What of a model runs on the chip, what does not and why, and how many blocks and tiles it
-takes.
-"""
+"""The layers of a model on the chip, those that stay digital and why, and the blocks and tiles."""
 
 import math
 from collections import Counter
@@ -20,81 +18,83 @@ from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttentio
 from analogtorch.nn.converters import bounds_text, range_text
 
 _BUILD = ("name", "tiles", "rows", "cols")
-"""Fields of a chip that tell which it is and how much fits on it."""
+"""Fields of a chip that identify it and its capacity."""
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One analog layer."""
+    """One analog layer in a ``Summary``."""
 
     name: str
     kind: str
     shape: tuple[int, ...]
     blocks: int
-    """Blocks to place: row blocks x column blocks, of all sections."""
+    """Number of blocks: row blocks x column blocks, of all sections."""
     cells: int
-    """Unit cells that it occupies, those between the groups of a block-diagonal convolution
-    included."""
+    """Number of unit cells, with those between the groups of a block-diagonal convolution."""
     input_range: str
-    """The DAC's full scale, or how it is found while the layer is not calibrated."""
+    """The DAC range as text, or how it is found while the layer is not calibrated."""
     chip: Chip
     """The chip that it runs on."""
     output_bounds: str | None = None
-    """The ADC's bounds where the layer has its own, a deviation from the chip; None: the chip's."""
+    """The ADC ranges as text if the layer has its own, a deviation from the chip; None: that of the
+    chip."""
     by_vector: bool = False
     """Whether each input vector sets its own DAC range, which the digital side computes."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What ``summary`` returns; print it."""
+    """What of a model is analog and what is digital, as ``summary`` returns it; print it."""
 
     layers: tuple[LayerRow, ...]
     skipped: tuple[tuple[str, str, int], ...]
     """Modules with weights that stay digital: name, reason, number of weights."""
 
     routed: tuple[str, ...] = ()
-    """Layers whose weights the model passes to ``F.linear`` and the like, brought back to the
+    """Layers whose weights the model passes to ``F.linear`` and the like, which are routed to the
     layer."""
     attention: tuple[str, ...] = ()
-    """Analog attention, by name: its products of activations stay digital."""
+    """Names of the analog attention modules; their products of activations stay digital."""
     share: Share = field(default_factory=lambda: Share(0))
-    """How many of the weights that multiply are on the chip, and which modules hold the others."""
+    """The share of the multiplying weights that is on the chip, and the modules that hold the
+    others."""
     parameters: int = 0
-    """Numbers in the Parameters of the digital model: ``model.parameters()`` without the input
+    """Number of elements of the digital model's Parameters: ``model.parameters()`` without the DAC
     ranges."""
     ranges: int = 0
-    """Numbers in the input ranges, which ``model.parameters()`` holds as well because they
-    learn."""
+    """Number of DAC ranges, which ``model.parameters()`` holds as well because they learn."""
 
     @property
     def chips(self) -> tuple[Chip, ...]:
-        """The chips that the layers run on, one of each name and build; its other fields are those
-        of most layers.
+        """The chips of the layers, one for each name and size.
+
+        Other fields are those of most layers.
         """
         return tuple(chip for chip, _ in self._builds())
 
     @property
     def tiles(self) -> int:
-        """Tiles at one block per tile: an upper bound, as blocks that are smaller than a tile may
-        share one.
+        """Number of tiles at one block per tile.
+
+        It is an upper bound, as blocks that are smaller than a tile may share one.
         """
         return sum(row.blocks for row in self.layers)
 
     @property
     def tiles_lower_bound(self) -> int:
-        """Tiles that the cells would fill without any waste."""
+        """Number of tiles that the cells would fill without waste."""
         return sum(_least(chip, rows) for chip, rows in self._builds())
 
     def _builds(self) -> list[tuple[Chip, list[LayerRow]]]:
-        """The chips, and the layers of each."""
+        """Return the chips, each with its layers."""
         found: dict[tuple[Any, ...], list[LayerRow]] = {}
         for row in self.layers:
             found.setdefault(tuple(getattr(row.chip, name) for name in _BUILD), []).append(row)
         return [(_usual([row.chip for row in rows]), rows) for rows in found.values()]
 
     def _by_vector(self) -> list[str]:
-        """Which layers scale each vector, and what that costs; nothing where no layer does."""
+        """Return a text about the layers that scale each vector; empty if none does."""
         names = [row.name for row in self.layers if row.by_vector]
         if not names:
             return []
@@ -140,11 +140,11 @@ class Summary:
         lines += self._by_vector()
         bounded = [row for row in self.layers if row.output_bounds is not None]
         if bounded:
-            own = " or ".join(
-                f"{bound:g}" for bound in dict.fromkeys(row.chip.output_bound for row in bounded)
-            )
+            of_chip = dict.fromkeys(f"{row.chip.output_bound:g}" for row in bounded)
             bounds = ", ".join(f"{row.name} {row.output_bounds}" for row in bounded)
-            lines.append(f"ADC bound calibrated, the chip's own is {own}: {bounds}")
+            lines.append(
+                f"ADC range calibrated, that of the chip is {' or '.join(of_chip)}: {bounds}"
+            )
         lines += [
             f"digital: {name} ({count:,} weights{self._share(name)}; {why})"
             for name, why, count in self.skipped
@@ -167,7 +167,7 @@ def _fit(chip: Chip, rows: list[LayerRow]) -> str:
 
 
 def _usual(chips: list[Chip]) -> Chip:
-    """The chip that most of them are; a device of the user's may have no hash."""
+    """Return the chip that most of them are; a user's device may have no hash."""
     distinct: list[Chip] = []
     numbers = Counter[int]()
     for chip in chips:
@@ -182,18 +182,21 @@ def _least(chip: Chip, rows: list[LayerRow]) -> int:
 
 
 def differences(chip: Chip, usual: Chip) -> str:
-    """The fields of ``chip`` that are not as ``usual``, with those values that are short."""
-    told = []
+    """Return the fields of ``chip`` that differ from ``usual``, with short values."""
+    found = []
     for name in (f.name for f in fields(Chip)):
         value = getattr(chip, name)
         if value != getattr(usual, name):
-            told.append(f"{name} {value}" if isinstance(value, int | float | str | None) else name)
-    return ", ".join(told)
+            short = isinstance(value, int | float | str | None)
+            found.append(f"{name} {value}" if short else name)
+    return ", ".join(found)
 
 
 def summary(model: nn.Module) -> Summary:
-    """List the analog layers of a converted model and everything that stays digital, with the
-    reason.
+    """List the analog layers of a converted model, and what stays digital with the reason.
+
+    Returns:
+        The summary; print it for a table.
 
     Raises:
         TypeError: ``model`` is no module.
@@ -207,33 +210,22 @@ def summary(model: nn.Module) -> Summary:
         )
     rows = tuple(_row(name, layer) for name, layer in layers.items())
     swapped = taken(model)
-    skipped = tuple(
-        (
-            name or "(root)",
-            swapped.get(name) or reason(model, name, module) or _left(model, name),
-            _count(own),
-        )
-        for name, module in model.named_modules()
-        if not isinstance(module, AnalogLayer | AnalogComposite)
-        and (own := list(module.parameters(recurse=False)))
-    )
-    skipped += tuple(
-        (
-            f"{name}.{own}".lstrip("."),
-            f"the forward of {layer.digital_class.__name__} computes with it",
-            p.numel(),
-        )
-        for name, layer in layers.items()
-        for own, p in layer._parameters.items()
-        if hasattr(layer, "analog_of")
-        and p is not None
-        and own not in ("weight", "bias", "input_range")
-    )
-    skipped += tuple((name, "not converted", p.numel()) for name, p in left_digital(model))
+    skipped = []
+    for name, module in model.named_modules():
+        parameters = list(module.parameters(recurse=False))
+        if parameters and not isinstance(module, AnalogLayer | AnalogComposite):
+            why = swapped.get(name) or reason(model, name, module) or _left(model, name)
+            skipped.append((name or "(root)", why, _count(parameters)))
+    for name, layer in layers.items():
+        for parameter, p in layer._parameters.items() if hasattr(layer, "analog_of") else ():
+            if p is not None and parameter not in ("weight", "bias", "input_range"):
+                why = f"the forward of {layer.digital_class.__name__} computes with it"
+                skipped.append((f"{name}.{parameter}".lstrip("."), why, p.numel()))
+    skipped += [(name, "not converted", p.numel()) for name, p in left_digital(model)]
     ranges = {id(layer.input_range): layer.input_range.numel() for layer in layers.values()}
     return Summary(
         layers=rows,
-        skipped=skipped,
+        skipped=tuple(skipped),
         routed=tuple(routed_layers(model)),
         attention=tuple(
             n or "(root)"
@@ -247,7 +239,7 @@ def summary(model: nn.Module) -> Summary:
 
 
 def _left(model: nn.Module, name: str) -> str:
-    """Why a layer that could be analog is not."""
+    """Return why a layer that could be analog is not."""
     attention = reader(model, name)
     if attention is None:
         return "not converted"
@@ -257,6 +249,9 @@ def _left(model: nn.Module, name: str) -> str:
 
 def _row(name: str, layer: AnalogLayer) -> LayerRow:
     ranges, bounds = layer.input_ranges, layer.output_bounds
+    converters = bool(layer.chip.input_bits or layer.chip.output_steps)
+    if layer.chip.output_bits is None:
+        bounds = None
     return LayerRow(
         name=name or "(root)",
         kind=type(layer).__name__.removeprefix("Analog"),
@@ -266,13 +261,9 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         input_range="absmax of each input (not calibrated)"
         if ranges is None
         else range_text(ranges),
-        by_vector=layer.takes_range
-        and not layer.calibrated
-        and bool(layer.chip.input_bits or layer.chip.output_steps),
+        by_vector=layer.takes_range and not layer.calibrated and converters,
         chip=layer.chip,
-        output_bounds=None
-        if bounds is None or layer.chip.output_bits is None
-        else bounds_text(bounds),
+        output_bounds=None if bounds is None else bounds_text(bounds),
     )
 
 

@@ -1,6 +1,4 @@
-"""Swap the layers of a model for analog ones, and back: in place, loudly, with the same
-Parameters.
-"""
+"""Swapping of the layers of a model for analog ones and back, with the same Parameters."""
 
 import dataclasses
 import logging
@@ -55,53 +53,54 @@ def convert(
     fold_batch_norm: bool = False,
     example: Example | None = None,
 ) -> nn.Module:
-    """Replace the layers of ``model`` that multiply by stored weights, in place.
+    """Replace the layers of ``model`` that multiply by stored weights with analog ones, in place.
 
     These are ``nn.Linear``, ``nn.Conv1d`` to ``3d`` and ``nn.ConvTranspose1d`` to ``3d``,
     ``nn.RNN``, ``LSTM`` and ``GRU`` and their cells, ``nn.MultiheadAttention``, and the ``Conv1D``
     of transformers; ``nn.Embedding`` on request.
 
-    Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are; what stays digital is
-    listed by ``analogtorch.summary``. Layers that are on this chip already are left alone. A
-    subclass keeps its methods, and a ``forward`` that multiplies by the weight as it is: by
-    ``super().forward``, ``F.linear``, ``F.conv1d`` to ``3d``. Every analog layer gains one
-    Parameter, its ``input_range``, which learns from calibration on: an optimizer made before the
-    conversion does not know it, and weight decay should spare it (``hwa.parameter_groups``).
-    Counters of ``model.parameters()`` count it, a number per layer or row block;
-    ``summary(model).parameters`` does not. The fused kernels of ``nn.TransformerEncoderLayer`` are
-    off until ``to_digital``.
+    Parameters, ``state_dict`` keys, buffers, hooks and ties stay as they are;
+    ``analogtorch.summary`` lists what stays digital. Layers that are on this chip already are left
+    alone. A subclass keeps its methods and its ``forward``, if that multiplies by the weight as it
+    is, with ``super().forward``, ``F.linear`` or ``F.conv1d`` to ``3d``. Every analog layer has one
+    more Parameter, its DAC range ``input_range``, which learns once it is calibrated: an optimizer
+    made before the conversion does not know it, and weight decay should spare it
+    (``hwa.parameter_groups``). Counters of ``model.parameters()`` count it, one number per layer or
+    row block; ``summary(model).parameters`` does not. The fused kernels of
+    ``nn.TransformerEncoderLayer`` are off until ``to_digital``.
 
     Args:
-        model: any module. A layer given as the root itself comes back as a new module.
+        model: any module. If the model itself is a layer, the result is a new module.
         chip: the chip to run on.
-        include: patterns of full layer names; only these are converted. A glob (``"encoder.*"``),
-            or a regular expression marked ``"re:"`` that the whole name must match. A shared layer
-            goes by each of its names. What is asked of a recurrent layer or attention is asked of
-            its matrices; one of them goes by its own name, such as ``lstm.ih_l0``, or that of its
-            Parameter, ``lstm.weight_ih_l0``.
+        include: patterns of full layer names; only these layers are converted. A pattern is a glob
+            (``"encoder.*"``), or a regular expression marked ``"re:"`` that the whole name must
+            match. A shared layer has several names, and each counts. A pattern that matches a
+            recurrent layer or attention means all its matrices; one matrix has its own name, such
+            as ``lstm.ih_l0``, and that of its Parameter, ``lstm.weight_ih_l0``.
         exclude: patterns of layers that stay digital.
-        where: ``where(name, layer)`` decides about each layer that the patterns leave.
-        per_layer: pattern to the chip of the layers that it matches: another ``Chip``, or the
-            fields in which it differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. Of
-            several that match, the last counts.
-        embeddings: convert every ``nn.Embedding`` too: a token is then one noisy reading of its
-            row.
-        fold_batch_norm: fold batch norms into the layers before them first, as
-            ``analogtorch.fold_batch_norm`` does; needs ``example``. Asked again, what was folded or
-            left stays so. ``to_digital`` does not unfold them.
+        where: a function ``where(name, layer)`` that decides about each layer that the patterns
+            leave.
+        per_layer: chips by pattern for the layers that it matches: another ``Chip``, or the fields
+            in which it differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. If several
+            match, the last counts.
+        embeddings: if True, convert every ``nn.Embedding`` too: a token is then one noisy MVM with
+            its row.
+        fold_batch_norm: if True, first fold batch norms into the layers before them, as
+            ``analogtorch.fold_batch_norm`` does; needs ``example``. A second call leaves folded
+            norms as they are. ``to_digital`` does not unfold them.
         example: the model's input (a tensor, a tuple of arguments or a dictionary of keyword
-            arguments). With it, ``analogtorch.guard`` proves on one run that every layer that was
-            converted really runs on the chip.
+            arguments). With it, ``analogtorch.guard`` proves in one run that every converted layer
+            runs on the chip.
 
     Returns:
         The model; assign it, as a root layer cannot be replaced in place.
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: a programmed chip, nothing to convert, a pattern that matches no layer or has no
-            effect, patterns that contradict each other, a field that a chip does not have, a layer
-            to convert that is on another chip, one to exclude that is analog, or what
-            ``fold_batch_norm`` and ``guard`` raise. The model is unchanged.
+        ValueError: the model is a programmed chip; there is nothing to convert; a pattern matches
+            no layer or has no effect; patterns contradict each other; a chip has no such field; a
+            layer to convert is on another chip; a layer to exclude is analog; or
+            ``fold_batch_norm`` or ``guard`` raise. The model is unchanged.
 
     Example:
         >>> first, last = torch.nn.Linear(8, 4), torch.nn.Linear(4, 2)
@@ -138,7 +137,7 @@ def convert(
     chips = _chips(model, names, chip, overrides, embeddings)
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
     fresh = {name: m for name in chosen if not is_analog(m := model.get_submodule(name))}
-    again = has_folded(model)  # which would change nothing
+    again = has_folded(model)  # folding again would change nothing
     undo = folded(model, example)[1] if fold_batch_norm and not again else lambda: None
     new: dict[int, Any] = {}
     routed: list[nn.Module] = []
@@ -148,7 +147,7 @@ def convert(
             id(m): analog_type(m).from_digital(m, chosen[name], name) for name, m in fresh.items()
         }
         converted = switch_off(replace(model, new))
-        _tell_samples(converted)
+        _set_sample_dimension(converted)
         routed = route_known(converted)
         if example is not None:
             guard(converted, example)
@@ -171,7 +170,7 @@ def _chips(
     per_layer: Mapping[str, Chip | Mapping[str, Any]],
     embeddings: bool,
 ) -> dict[Unit, Chip]:
-    """What can be analog, and the chip of each."""
+    """Return the units that can be analog, with the chip of each."""
     candidates = {
         name: m
         for name, m in model.named_modules()
@@ -195,14 +194,15 @@ def _chosen(
     overriding: Iterable[str],
     embeddings: bool,
 ) -> dict[str, Chip | dict[str, Chip]]:
-    """The modules to be analog, by name, and their chips, out of what has one; of matrices, by
-    their children.
+    """Return the modules to be analog and their chips, by name.
+
+    The chips of a module with several matrices are by their children.
     """
     included, excluded = patterns("include", include), patterns("exclude", exclude)
     changed = patterns("per_layer", overriding)
     if include is not None and not included:
         raise ValueError("convert: include is empty; leave it out to convert all layers")
-    known = {unit.own[0]: unit.names for unit in chips}
+    known = {unit.unit_names[0]: unit.names for unit in chips}
     check_known(model, known, [*included, *excluded, *changed], embeddings)
     check_agree(known.values(), included, excluded, changed)
     owners = dict.fromkeys(unit.owner for unit in chips)
@@ -224,10 +224,8 @@ def _chosen(
             found.setdefault(unit.owner, {})[unit.child] = chips[unit]
     # only attention that is analog calls its out_proj, be it with no other matrix
     for name in list(found):
-        if (
-            not is_analog(model.get_submodule(name))
-            and (attention := reader(model, name)) is not None
-        ):
+        attention = None if is_analog(model.get_submodule(name)) else reader(model, name)
+        if attention is not None:
             if wanted.get(attention[0]) and not matches(names[attention[0]], excluded):
                 found.setdefault(attention[0], {})
             else:
@@ -235,14 +233,14 @@ def _chosen(
     if not found:
         why = _explain(model, known, embeddings)
         raise ValueError(f"convert: nothing to convert in {type(model).__name__}. {why}")
-    check_used(known, [unit.own[0] for unit in chosen if unit.owner in found], changed)
+    check_used(known, [unit.unit_names[0] for unit in chosen if unit.owner in found], changed)
     return found
 
 
 def _check_analog(model: nn.Module, unit: Unit, chip: Chip | None, excluded: bool) -> None:
-    """Raise ValueError where a module that is analog is asked to be otherwise.
+    """Raise ValueError if a unit that is analog is asked to be otherwise.
 
-    ``chip``: that was chosen for the unit; None if it was not chosen.
+    ``chip`` is the one chosen for the unit; None if it was not chosen.
     """
     module: Any = model.get_submodule(unit.owner)
     if not is_analog(module):
@@ -250,16 +248,16 @@ def _check_analog(model: nn.Module, unit: Unit, chip: Chip | None, excluded: boo
     layer = module if unit.child is None else module._modules.get(unit.child)
     if excluded and layer is not None:
         raise ValueError(
-            f"convert: exclude asks for {unit.own[0]!r} to stay digital, but it is analog already; "
-            "call analogtorch.to_digital(model) first, or name in include what is to be converted "
-            "beside it"
+            f"convert: exclude asks for {unit.unit_names[0]!r} to stay digital, but it is analog "
+            "already; call analogtorch.to_digital(model) first, or name in include what is to be "
+            "converted beside it"
         )
     if chip is None:
         return
     if layer is None:
         raise ValueError(
-            f"convert: {unit.own[0]!r} was left digital when {unit.owner!r} was converted; call "
-            "analogtorch.to_digital(model) first, or exclude it again"
+            f"convert: {unit.unit_names[0]!r} was left digital when {unit.owner!r} was converted; "
+            "call analogtorch.to_digital(model) first, or exclude it again"
         )
     if layer.chip != chip:
         raise ValueError(
@@ -287,13 +285,17 @@ def _changed(chip: Chip, pattern: str, change: Chip | Mapping[str, Any]) -> Chip
 
 
 def to_digital(model: nn.Module) -> nn.Module:
-    """Undo ``convert``: every analog layer becomes the digital layer it was, with its Parameters as
-    they are now.
+    """Undo ``convert``: every analog layer becomes its digital layer again, in place.
+
+    The Parameters keep their present values.
+
+    Returns:
+        The model; assign it, as a root layer cannot be replaced in place.
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: a layer of a programmed chip: its weights are conductances, not the model's; or
-            one that was parametrized since.
+        ValueError: a layer belongs to a programmed chip, whose weights are conductances; or it was
+            parametrized since.
     """
     check_module("to_digital", model)
     refuse_programmed(model, "to_digital")
@@ -306,9 +308,10 @@ def to_digital(model: nn.Module) -> nn.Module:
     return restore(replace(model, {id(m): m.to_digital() for m in layers.values()}))
 
 
-def _tell_samples(model: nn.Module) -> None:
-    """Tell the layers between torch's attentions which dimension counts samples, or noise would
-    follow the split.
+def _set_sample_dimension(model: nn.Module) -> None:
+    """Set which dimension counts samples in the layers between torch's attentions.
+
+    Noise would follow the split of the batch otherwise.
     """
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):

@@ -1,10 +1,10 @@
-"""Analog layers that something else took the place of after ``convert``, such as a tool that swaps
-every ``nn.Linear``.
+"""Analog layers that something else has replaced after ``convert``.
 
-Quantisation-aware training of torchao does: its filter asks for ``isinstance(module, nn.Linear)``,
-which an analog layer is, and its layer keeps the weight and computes digitally. torch gives nobody
-a say when a child is replaced. So the weights that were placed are remembered here, as objects;
-whoever holds one later without being analog took it over.
+Tools that swap every ``nn.Linear`` do that, such as quantisation-aware training of torchao: its
+filter asks for ``isinstance(module, nn.Linear)``, which an analog layer is, and its layer keeps the
+weight and computes digitally. torch does not announce that a child is replaced. So this module
+remembers the weights of analog layers, as objects; a digital module that holds one later has
+replaced the layer.
 """
 
 from torch import nn
@@ -14,25 +14,24 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.nn import AnalogComposite, AnalogLayer
 
 _PLACED = WeakTensorKeyDictionary()
-"""Weights of analog layers. A copy of a model starts anew: what takes a layer's place there is not
-noticed."""
+"""Weights of analog layers. A copy of a model has none: a replaced layer is not noticed there."""
 
 
 def remember(model: nn.Module) -> None:
-    """Note the weights of all analog layers."""
+    """Remember the weights of all analog layers."""
     for _, layer in analog_layers(model):
         if isinstance(weight := layer._parameters.get("weight"), nn.Parameter):
             _PLACED[weight] = True
 
 
 def forget(model: nn.Module) -> None:
-    """What the model holds may be digital from now on."""
+    """Forget the weights of the model, which may be digital from now on."""
     for p in model.parameters():
         _PLACED.pop(p, None)
 
 
 def taken(model: nn.Module) -> dict[str, str]:
-    """Modules that hold the weight of a layer that was analog, and why they are none, by name."""
+    """Return the modules that have replaced an analog layer, with the reason, by name."""
     held = {id(layer._parameters.get("weight")) for _, layer in analog_layers(model)}
     return {
         name: f"was an analog layer until a {type(module).__name__} took its place"
@@ -45,7 +44,7 @@ def taken(model: nn.Module) -> dict[str, str]:
 
 
 def refuse_taken(model: nn.Module, caller: str) -> None:
-    """Raise ValueError where a layer was swapped out since it was converted."""
+    """Raise ValueError if a layer was replaced after ``convert``."""
     for name, why in taken(model).items():
         raise ValueError(
             f"{caller}: {name!r} {why}, which computes digitally. Tools that swap every nn.Linear "

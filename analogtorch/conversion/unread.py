@@ -1,5 +1,6 @@
-"""A programmed chip names, after its first run, the layers that did not run: nothing is digital in
-silence.
+"""A warning after the first run of a programmed chip that names the layers that did not run.
+
+Nothing is digital in silence.
 """
 
 import contextlib
@@ -15,20 +16,20 @@ from torch import nn
 from analogtorch.conversion.kinds import analog_layers
 
 _SHOWN = 5
-"""Layers that the warning lists; the others are counted."""
+"""Most layers that the warning lists; the others are counted."""
 _NAMED: "WeakKeyDictionary[nn.Module, set[str]]" = WeakKeyDictionary()
-"""By the model that was programmed: layers that were named, by whichever of its chips ran first."""
+"""Layers that a warning has named, by the model that was programmed; its chips share them."""
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 def named(model: nn.Module) -> set[str]:
-    """Layers of ``model`` that were named already; all chips programmed from it share the set."""
+    """Return the layers of ``model`` that a warning has named, in any chip programmed from it."""
     return _NAMED.setdefault(model, set())
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, nobody is warned: the caller reports by itself which layers ran."""
+    """Suppress the warning while the context lasts; the caller reports which layers ran."""
     token = _QUIET.set(True)
     try:
         yield
@@ -37,14 +38,12 @@ def quiet() -> Iterator[None]:
 
 
 def name_unread(view: nn.Module, named: set[str]) -> None:
-    """Warn after the next call of ``view``, a programmed chip at a time, of its layers that it has
-    not reached.
-    """
+    """Warn after the next call of ``view``, a programmed chip at a time, of layers not reached."""
     view.register_forward_hook(_FirstRun(named))
 
 
 class _FirstRun:
-    """The hook; it takes itself away, and can be copied and pickled with the model."""
+    """The hook, which removes itself and can be copied and pickled with the model."""
 
     def __init__(self, named: set[str]) -> None:
         self.named = named

@@ -176,7 +176,7 @@ class Watch(Observer):
 
 def _holds(module: nn.Module, region: Region) -> bool:
     own = [p for p in module._parameters.values() if p is not None]
-    return any(storage(p) == storage(region.weight) and region.meets(p) for p in own)
+    return any(storage(p) == storage(region.weight) and region.overlaps(p) for p in own)
 
 
 def eager() -> contextlib.AbstractContextManager[Any]:

@@ -1,6 +1,4 @@
-"""Which tensors of a run are weights: the weights themselves, views of them, and what is computed
-from them alone.
-"""
+"""The tensors of a run that are weights, views of them, or computed from them alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,27 +13,27 @@ Storage = StorageWeakRef | int
 
 @dataclass(frozen=True)
 class Region:
-    """The bytes of its storage that a weight covers, and the names of those that hold it."""
+    """The bytes of its storage that a weight covers, and the names under which it is known."""
 
     weight: Tensor
     names: list[str]
 
-    def meets(self, other: Tensor) -> bool:
-        """Whether ``other``, of the same storage, may share bytes with the weight."""
+    def overlaps(self, other: Tensor) -> bool:
+        """Return whether ``other``, of the same storage, may share bytes with the weight."""
         (start, stop), (first, last) = _bytes(self.weight), _bytes(other)
-        # an empty one has its storage to itself
+        # an empty tensor shares its storage with no other
         return (start < last and first < stop) or start == stop
 
 
 class Weights:
-    """Weights by name, and the tensors that are made of them."""
+    """Weights by name, and the tensors that are computed from them."""
 
     def __init__(self) -> None:
         self._regions: dict[Storage, list[Region]] = {}
         self._derived: dict[Storage, list[Region]] = {}
 
     def add(self, name: str, weight: Tensor) -> None:
-        """Make ``weight`` known by one more name."""
+        """Add ``weight`` under one more name."""
         known = self._regions.setdefault(storage(weight), [])
         for region in known:
             if _bytes(region.weight) == _bytes(weight):
@@ -44,14 +42,14 @@ class Weights:
         known.append(Region(weight, [name]))
 
     def of(self, t: Tensor) -> list[Region]:
-        """The weights that ``t`` is a part of or is made of."""
+        """Return the weights that ``t`` is a part of or is computed from."""
         key = storage(t)
         if key in self._derived:
             return self._derived[key]
-        return [region for region in self._regions.get(key, ()) if region.meets(t)]
+        return [region for region in self._regions.get(key, ()) if region.overlaps(t)]
 
     def derive(self, result: Any, regions: Iterable[Region]) -> None:
-        """Remember that the tensors in ``result`` are made of the weights ``regions`` alone."""
+        """Remember that the tensors in ``result`` are computed from ``regions`` alone."""
         for t in tensors(result):
             if (key := storage(t)) not in self._regions:
                 known = self._derived.setdefault(key, [])
@@ -59,7 +57,7 @@ class Weights:
 
 
 def storage(t: Tensor) -> Storage:
-    """What views of one storage have in common, on any device, and no later storage; hashable."""
+    """Return a hashable key that all views of one storage share, and no later storage."""
     try:
         return StorageWeakRef(t.untyped_storage())
     except (NotImplementedError, RuntimeError):  # a tensor without storage, such as a sparse one
@@ -67,43 +65,38 @@ def storage(t: Tensor) -> Storage:
 
 
 def tensors(tree: Any) -> list[Tensor]:
-    """The tensors in nested tuples, lists and dictionaries."""
+    """Return the tensors in nested tuples, lists and dictionaries."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def bind(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
-    """The arguments of an operator by name, defaults included."""
+    """Return the arguments of an operator by name, with defaults."""
     arguments = func._schema.arguments
     bound = {a.name: a.default_value for a in arguments if a.has_default_value()}
     return bound | {a.name: given for a, given in zip(arguments, args, strict=False)} | dict(kwargs)
 
 
 def accessed(func: Any, args: Any, kwargs: Any, *, written: bool = False) -> list[Tensor]:
-    """The tensors that an operator only reads, or else those that it writes: ``w.clamp_(-1, 1)``
-    reads none.
+    """Return the tensors that an operator only reads, or those that it writes.
+
+    ``w.clamp_(-1, 1)`` reads none.
     """
-    writes = {
-        a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write
-    }
-    return tensors(
-        [value for name, value in bind(func, args, kwargs).items() if (name in writes) is written]
-    )
+    aliases = {a.name: a.alias_info for a in func._schema.arguments if a.alias_info is not None}
+    writes = {name for name, alias in aliases.items() if alias.is_write}
+    bound = bind(func, args, kwargs)
+    return tensors([value for name, value in bound.items() if (name in writes) is written])
 
 
 def operator_name(func: Any) -> str:
-    """The name of an operator without namespace, overload and the underscore of its form in
-    place.
-    """
+    """Return the name of an operator without namespace, overload and in-place underscore."""
     name = str(func._schema.name).split("::")[-1]
     return name.removesuffix("_") if name.endswith("_") and not name.startswith("_") else name
 
 
 def _bytes(t: Tensor) -> tuple[int, int]:
-    """First and past-the-last byte of its storage that a tensor may touch."""
+    """Return the first byte of its storage that a tensor may touch, and the one past the last."""
     start = t.storage_offset()
-    span = (
-        0
-        if t.numel() == 0
-        else 1 + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
-    )
+    span = 0
+    if t.numel():
+        span = 1 + sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True))
     return int(start) * t.element_size(), int(start + span) * t.element_size()

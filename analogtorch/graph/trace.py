@@ -231,7 +231,7 @@ def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, 
         held.setdefault(id(p), []).append(layer_name(name))
     owners = {name: m for name, m in twin.named_modules() if matrices_of(m) is not None}
     for unit in units(names_of(twin), owners).values():
-        weight = twin.get_parameter(unit.own[-1])
+        weight = twin.get_parameter(unit.unit_names[-1])
         held.setdefault(id(weight), []).extend(unit.names)
     parameters, found = recorder.parts.parameters, {}
     for matrix in recorder.matrices.values():

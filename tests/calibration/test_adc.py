@@ -100,7 +100,7 @@ def test_it_is_declared_and_taken_back() -> None:
     model = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse")
     first = _bounds(model)
     told = str(at.summary(model))
-    assert f"ADC bound calibrated, the chip's own is 12: 0 {first[0]:.4g}, 2 {first[1]:.4g}" in told
+    assert f"ADC range calibrated, that of the chip is 12: 0 {first[0]:.4g}, 2 {first[1]:.4g}" in told
     assert at.summary(model).chips == (CHIP,)
     assert at.convert(model, CHIP) is model  # a no-op still
     assert _bounds(model) == first
@@ -114,7 +114,7 @@ def test_it_is_declared_and_taken_back() -> None:
     )
     at.calibrate(model, [X])
     assert _bounds(model) == [None, None]
-    assert "ADC bound" not in str(at.summary(model))
+    assert "ADC range calibrated" not in str(at.summary(model))
 
 
 def test_it_is_saved_and_programmed(tmp_path) -> None:
@@ -643,7 +643,7 @@ def test_checkpoints_of_before_have_no_bounds(tmp_path) -> None:
 def test_bounds_without_an_adc_are_not_listed() -> None:
     model = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse")
     model[0].chip = dataclasses.replace(CHIP, output_bits=None)
-    assert "the chip's own is 12: 2 " in str(at.summary(model))
+    assert "that of the chip is 12: 2 " in str(at.summary(model))
 
 
 @pytest.mark.parametrize("per", ["layer", "tile"])
