@@ -1,4 +1,4 @@
-"""What a model computes: its matrices, its operations and their order, found by running it."""
+"""What a model computes, found by running it: its matrices, its operations and their order."""
 
 from analogtorch.graph.types import Matrix, Operation
 

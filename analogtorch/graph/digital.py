@@ -1,8 +1,7 @@
-"""What stays digital: the kind of each traced operation and how many arithmetic operations it
-takes.
+"""The kind of each digital operation, and how many arithmetic operations it takes.
 
-Additions, multiplications, comparisons and elementwise functions (an exponential as well) count as
-one operation per number. Moving, reshaping and selecting numbers counts as none.
+Additions, multiplications, comparisons and elementwise functions (an exponential too) count as one
+operation per number. Moving, reshaping and selecting numbers counts as none.
 """
 
 import math
@@ -28,8 +27,8 @@ FREE = _words(
     sym_size item _local_scalar_dense lift_fresh _pack_padded_sequence _pad_packed_sequence
     """
 )
-"""Operations that only move numbers: left out of the mapping, what they move is taken from where it
-was computed."""
+"""Operations that only move numbers. They are left out of the mapping; what they move comes from
+where it was computed."""
 
 CREATED = frozenset(
     f"{new}{kind}{like}"
@@ -58,23 +57,8 @@ _ACTIVATIONS = _words(
     """
 )
 _SOFTMAX = {"softmax": 5, "_softmax": 5, "log_softmax": 6, "_log_softmax": 6}
-"""Largest, difference, exponential, sum, quotient."""
-_ADD = frozenset(
-    (
-        "add",
-        "sub",
-        "rsub",
-        "mul",
-        "div",
-        "pow",
-        "square",
-        "maximum",
-        "minimum",
-        "addcmul",
-        "neg",
-        "lerp",
-    )
-)
+"""Operations per number: largest, difference, exponential, sum, quotient."""
+_ADD = _words("add sub rsub mul div pow square maximum minimum addcmul neg lerp")
 _POOLS = {
     f"{adaptive}{kind}_pool{n}d{indices}": 0 if adaptive else n
     for adaptive in ("", "adaptive_")
@@ -82,23 +66,9 @@ _POOLS = {
     for n in (1, 2, 3)
     for indices in ("", "_with_indices")
 }
-"""Dimensions of the window; 0 where the operator chooses the window, so that it meets every input
+"""Dimensions of the window. It is 0 if the operator chooses the window, so that each input counts
 about once."""
-_REDUCTIONS = frozenset(
-    (
-        "mean",
-        "sum",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "var",
-        "std",
-        "norm",
-        "linalg_vector_norm",
-        "argmax",
-    )
-)
+_REDUCTIONS = _words("mean sum amax amin max min var std norm linalg_vector_norm argmax")
 
 
 FACTORS = {
@@ -117,11 +87,11 @@ FACTORS = {
 
 
 def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, int]:
-    """Kind, numbers put out and arithmetic operations of one traced operation.
+    """Return kind, output numbers and arithmetic operations of one traced operation.
 
     Args:
-        name: of the operator, such as ``"relu"``.
-        arguments: its arguments by name; tensors as (fake) tensors.
+        name: name of the operator, such as ``"relu"``.
+        arguments: its arguments by name, with (fake) tensors.
         output: its result, a (fake) tensor or a sequence of them.
     """
     out = _numel(output)
@@ -137,26 +107,20 @@ def count(name: str, arguments: dict[str, Any], output: Any) -> tuple[str, int, 
     if name in _ADD:
         return "add", out, out
     if name in _POOLS:
-        return (
-            "pool",
-            _numel(_first(output)),
-            max(read, _numel(_first(output)) * _window(name, arguments)),
-        )
+        pooled = _numel(_first(output))
+        return "pool", pooled, max(read, pooled * _window(name, arguments))
     if name in _REDUCTIONS:
         return "pool", out, read
     if name.startswith("embedding"):
         return "embedding", out, 0
     if name == "scaled_dot_product_attention":
-        return (
-            "attention",
-            out,
-            _attention(arguments["query"], arguments["key"], arguments["value"]),
-        )
+        factors = (arguments["query"], arguments["key"], arguments["value"])
+        return "attention", out, _attention(*factors)
     return "other", out, out
 
 
 def _product(name: str, arguments: dict[str, Any], output: Any) -> int | None:
-    """Operations of a product of two activations; None if it is none."""
+    """Return the operations of a product of two activations; None if it is no product."""
     if name == "einsum":
         sizes: dict[str, int] = {}
         for term, factor in zip(_terms(arguments), arguments["tensors"], strict=False):
@@ -184,9 +148,9 @@ def _window(name: str, arguments: dict[str, Any]) -> int:
     if dims == 0:
         return 0
     size = arguments["kernel_size"]
-    return (
-        size**dims if isinstance(size, int) else math.prod(size) ** (dims if len(size) == 1 else 1)
-    )
+    if isinstance(size, int):
+        return size**dims
+    return math.prod(size) ** (dims if len(size) == 1 else 1)
 
 
 def _first(value: Any) -> Any:

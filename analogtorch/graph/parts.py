@@ -1,6 +1,4 @@
-"""Which part of which parameter a weight of a product is: the same part is the same matrix wherever
-it is applied.
-"""
+"""The parts of parameters that products apply; the same part is always the same matrix."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +9,9 @@ from torch import Tensor
 from analogtorch.conversion.weights import Storage, Weights, storage
 
 _SUFFIXES = (".weight", ".weight_v", ".weight_orig")
-"""What a layer's own name is told without: plain, weight-normalised, pruned."""
+"""Suffixes that the name of a layer leaves out: plain, weight-normalised and pruned weights."""
 _COPIES = frozenset(("to", "_to_copy", "clone", "contiguous"))
-"""Operators whose result holds the same weights once more, perhaps in another type."""
+"""Operators whose result holds the same weights again, perhaps in another type."""
 
 
 @dataclass(frozen=True)
@@ -21,57 +19,52 @@ class Part:
     """The part of a parameter that a product applies."""
 
     name: str
-    """For display: that of the layer, with its range if cut."""
+    """Name for display: that of the layer, with the range of outputs if the part has not all of
+    them."""
     layer: str
-    """Full name of the layer, or of the parameter where it is not the layer's ``weight``; empty if
+    """Full name of the layer, or of the parameter if that is not the layer's ``weight``; empty if
     the part is no range of its outputs."""
     outputs: tuple[int, int] | None
-    """The range of the layer's outputs; None: all."""
+    """The range of the layer's outputs; None: all of them."""
     key: tuple[Any, ...]
 
 
 class Parts:
-    """The parameters of a model, and what is computed from them in a run."""
+    """The parameters of a model, and what a run computes from them."""
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self.parameters = parameters
         self._weights = Weights()
-        # parameter, and what its places are ahead by
+        # parameter, and the offset of a copy's elements in it
         self._copies: dict[Storage, tuple[str, int]] = {}
         for name, p in parameters.items():
             self._weights.add(name, p)
 
     def sources(self, *given: Tensor) -> tuple[str, ...]:
-        """The parameters that the tensors are computed from."""
-        return tuple(
-            dict.fromkeys(
-                name for t in given for region in self._weights.of(t) for name in region.names
-            )
-        )
+        """Return the parameters that the tensors are computed from."""
+        regions = (region for t in given for region in self._weights.of(t))
+        return tuple(dict.fromkeys(name for region in regions for name in region.names))
 
     def derive(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
-        """The operator ``name`` computes ``made`` from the constants ``given``."""
+        """Remember that the operator ``name`` computes ``made`` from the constants ``given``."""
         for t in made:
             if any(storage(t) == storage(g) for g in given):
                 continue  # a view
             self._weights.derive(t, [region for g in given for region in self._weights.of(g)])
-            origin = (
-                self._origin(given[0])
-                if name in _COPIES and given[0].stride() == t.stride()
-                else None
-            )
+            copied = name in _COPIES and given[0].stride() == t.stride()
+            origin = self._origin(given[0]) if copied else None
             if origin is not None:
                 self._copies[storage(t)] = (origin[0], origin[1] - int(t.storage_offset()))
 
     def whose(self, t: Tensor) -> str | None:
-        """The parameter that ``t`` is, or is a part or a copy of."""
+        """Return the parameter that ``t`` is, or is a part or a copy of."""
         origin = self._origin(t)
         return None if origin is None else origin[0]
 
     def of(self, weight: Tensor, row_stride: int) -> Part:
-        """Name what ``weight``, a constant with at least one source, is a part of.
+        """Return the part that ``weight``, a constant with at least one source, is.
 
-        ``row_stride``: stride of the dimension that is contracted: it tells a matrix from its
+        ``row_stride`` is the stride of the contracted dimension, which separates a matrix from its
         transpose.
         """
         origin = self._origin(weight)
@@ -88,9 +81,7 @@ class Parts:
         return Part(f"{layer}[from {offset}, {'x'.join(map(str, weight.shape))}]", "", None, key)
 
     def _origin(self, t: Tensor) -> tuple[str, int] | None:
-        """The parameter of which ``t`` is a view, or the copy of one, and where in it ``t``
-        begins.
-        """
+        """Return the parameter that ``t`` is a view of, or copied from, and its offset in there."""
         if (copied := self._copies.get(storage(t))) is not None:
             return copied[0], copied[1] + int(t.storage_offset())
         for name in self.sources(t):
@@ -101,8 +92,9 @@ class Parts:
 
 
 def layer_name(parameter_name: str) -> str:
-    """Name of the layer whose weight is ``parameter_name``; of the parameter itself if it is not
-    called weight.
+    """Return the name of the layer whose weight is ``parameter_name``.
+
+    It is the name of the parameter if that is not called weight.
     """
     name = parameter_name
     if ".parametrizations." in f".{name}":
@@ -119,14 +111,9 @@ def _whole(source: str, key: tuple[Any, ...]) -> Part:
 
 
 def _outputs(value: Tensor, offset: int, full: Tensor) -> tuple[int, int] | None:
-    """The outputs of ``full`` that ``value`` holds, from and to; None if it holds no range of
-    them.
-    """
+    """Return the range of the outputs of ``full`` that ``value`` holds; None if it is no range."""
     step = full.stride(0)
-    if (
-        offset % step == 0
-        and value.numel() % step == 0
-        and value.stride()[-1:] == full.stride()[-1:]
-    ):
+    whole_rows = offset % step == 0 and value.numel() % step == 0
+    if whole_rows and value.stride()[-1:] == full.stride()[-1:]:
         return offset // step, (offset + value.numel()) // step
     return None

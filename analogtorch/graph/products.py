@@ -1,9 +1,8 @@
-"""Which operators of a run multiply activations by weights, and the matrix that each one stands for
-on a tile.
+"""The operators of a run that multiply activations by weights, each with its matrix on a tile.
 
-A transposed convolution is the product of each input place with all kernel taps (``cols`` = outputs
-x taps), whose results are added where they overlap, digitally. A batched product (``bmm``) is
-block-diagonal, like a grouped convolution.
+A transposed convolution is the product of each input position with all kernel taps (``cols`` =
+outputs x taps), whose results are added digitally where they overlap. A batched product (``bmm``)
+is block-diagonal, like a grouped convolution.
 """
 
 import math
@@ -15,31 +14,31 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """One matrix and how often one operator applies it."""
+    """One matrix, and how often one operator applies it."""
 
     weight: Tensor
     activation: Tensor | None
-    """None: the result of an earlier step of the same operator (a recurrent or projection
-    matrix)."""
+    """The tensor that is multiplied. None: the result of an earlier step of the same operator (a
+    recurrent or projection matrix)."""
     shape: tuple[int, ...]
-    """``(outputs of all groups, inputs of one group, *kernel)``."""
+    """Shape ``(outputs of all groups, inputs of one group, *kernel)``."""
     vectors: int
     row_stride: int
     """Stride of the weight's contracted dimension; 0 for convolutions, which have one orientation
     only."""
     groups: int = 1
     overlap: int = 0
-    """Digital additions after it."""
+    """Digital additions after the product."""
 
 
 def find(name: str, a: dict[str, Any], out: Any, is_weight: Any) -> Product | None:
-    """The product that an operator computes; None if it multiplies no weights.
+    """Return the product that an operator computes; None if it multiplies no weights.
 
     Args:
-        name: of the operator, without overload.
+        name: name of the operator, without overload.
         a: its arguments by name.
         out: its result.
-        is_weight: function of a tensor: whether it is computed from parameters alone.
+        is_weight: a function of a tensor that returns whether it is computed from parameters alone.
     """
     if name == "linear":
         return _linear(a, is_weight)
@@ -58,9 +57,7 @@ def find(name: str, a: dict[str, Any], out: Any, is_weight: Any) -> Product | No
 
 
 def lookup(a: dict[str, Any]) -> Product:
-    """The product that an ``embedding`` is where its rows lie on tiles: of each token's one-hot
-    vector.
-    """
+    """Return an ``embedding`` whose rows lie on tiles as a product with one-hot vectors."""
     tokens, dimensions = a["weight"].shape
     return Product(
         weight=a["weight"],
@@ -85,7 +82,7 @@ _PAIRS = {
 
 
 def operands(name: str, arguments: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """The two factors of a matrix product of any kind; None if ``name`` is none."""
+    """Return the two factors of a matrix product of any kind; None if ``name`` is none."""
     names = _PAIRS.get(name)
     return None if names is None else (arguments[names[0]], arguments[names[1]])
 

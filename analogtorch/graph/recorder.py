@@ -1,6 +1,4 @@
-"""What the operators of one run are on a chip: matrices, operations, and which of them waits for
-which.
-"""
+"""The operators of one run as matrices and operations of a chip, with their dependencies."""
 
 import math
 from collections import Counter
@@ -23,16 +21,16 @@ class _Call:
 
     name: str
     a: dict[str, Any]
-    """Its arguments by name."""
+    """Arguments of the operator by name."""
     read: list[Tensor]
-    """Tensors among them."""
+    """Tensors among the arguments."""
     result: Any
-    place: Callable[[], str]
-    """Says in which module it ran."""
+    module: Callable[[], str]
+    """Returns the name of the module in which it ran."""
 
     @property
     def size(self) -> int:
-        """Numbers that it puts out."""
+        """Number of elements of the result."""
         return sum(t.numel() for t in tensors(self.result))
 
 
@@ -41,8 +39,8 @@ class Recorder:
 
     Args:
         parameters: the weights of the model, by name.
-        analog: names of those that lie on tiles, whatever their layers are applied to.
-        embeddings: names of those whose rows are read from tiles, token by token.
+        analog: names of weights that lie on tiles, whatever their layers are applied to.
+        embeddings: names of weights whose rows are looked up on tiles, token by token.
     """
 
     def __init__(
@@ -55,42 +53,43 @@ class Recorder:
         self.operations: list[Operation] = []
         self.matrices: dict[tuple[Any, ...], Matrix] = {}
         self.sources: dict[str, tuple[str, ...]] = {}
-        """Parameters that each matrix holds."""
+        """The parameters that each matrix holds."""
         self._forms = Counter[str]()
-        """In how many forms each part of a parameter has been applied."""
+        """The number of forms in which each part of a parameter has been applied."""
         self._owners = {
             name[:i] for name, p in parameters.items() if p.dim() > 1 for i in _dots(name)
         }
         self._names: dict[str, int] = {}
         self._after: dict[Storage, tuple[str, ...]] = {}
-        """Of what depends on the model's input: the operations whose results it is made of. All
-        else is constant."""
+        """The operations on whose results a storage depends; those without entry are constant."""
         self._same: dict[Storage, Storage] = {}
 
     def give(self, inputs: Iterable[Tensor]) -> None:
-        """These tensors are the model's input."""
+        """Add tensors to the model's input."""
         self._after |= {storage(t): () for t in inputs}
 
     def stand_for(self, stand_in: Tensor, t: Tensor) -> None:
-        """Views of ``stand_in`` are views of ``t``."""
+        """Treat views of ``stand_in`` as views of ``t``."""
         self._same[storage(stand_in)] = self._key(t)
 
-    def see(self, func: Any, args: Any, kwargs: Any, result: Any, place: Callable[[], str]) -> None:
+    def see(
+        self, func: Any, args: Any, kwargs: Any, result: Any, module: Callable[[], str]
+    ) -> None:
         """Record one operator.
 
         Args:
             func: the operator.
             args: its arguments.
-            kwargs: its arguments given by name.
+            kwargs: its keyword arguments.
             result: what it returned.
-            place: called for the name of the module in which it ran.
+            module: a function that returns the name of the module in which it ran.
         """
         written, a = accessed(func, args, kwargs, written=True), bind(func, args, kwargs)
         made = [*written, *tensors(result)]
         if not made:
             return
-        call = _Call(operator_name(func), a, tensors(a), result, place)
-        # of constant tokens too, such as positions
+        call = _Call(operator_name(func), a, tensors(a), result, module)
+        # constant tokens count too, such as positions
         if call.name == "embedding" and self._is_read(a["weight"]):
             after = self._product(call, lookup(a))
         elif all(self._key(t) not in self._after for t in call.read):
@@ -106,7 +105,7 @@ class Recorder:
         self._set(made, written, call.read, after)
 
     def _after_of(self, call: _Call) -> tuple[str, ...]:
-        """The operations whose results are what ``call`` makes, which are recorded."""
+        """Record ``call`` and return the operations that its result comes from."""
         if call.name in digital.FREE:
             return self._inputs(call.read)
         if call.name in recurrent.NAMES and all(map(self._is_weight, _weights(call.a))):
@@ -115,27 +114,27 @@ class Recorder:
         return self._digital(call) if product is None else self._product(call, product)
 
     def _of_constant(self, call: _Call) -> tuple[str, ...] | None:
-        """The operations of an analog layer that is applied to a constant, such as a table of
-        positions: see ``see``.
+        """Record an analog layer that is applied to a constant, such as a table of positions.
 
-        None: ``call`` is no such layer's own, but code that computes weights from weights, such as
-        a merged adapter's.
+        The result is its operations; see ``see``. It is None if ``call`` belongs to no such layer,
+        but computes weights from weights, as code of a merged adapter does.
         """
 
-        def is_own(t: Any) -> bool:
+        def is_of_layer(t: Any) -> bool:
             name = self.parts.whose(t) if isinstance(t, Tensor) else None
-            return name in self.analog and name.rpartition(".")[0] == call.place()
+            return name in self.analog and name.rpartition(".")[0] == call.module()
 
         if call.name in recurrent.NAMES:
-            return self._recurrent(call) if all(map(is_own, _weights(call.a))) else None
-        product = find(call.name, call.a, call.result, is_own)
+            return self._recurrent(call) if all(map(is_of_layer, _weights(call.a))) else None
+        product = find(call.name, call.a, call.result, is_of_layer)
         return None if product is None else self._product(call, product)
 
     def _set(
         self, made: list[Tensor], written: list[Tensor], read: list[Tensor], after: tuple[str, ...]
     ) -> None:
-        """Remember what ``made`` waits for: a storage that is written in part keeps what it waited
-        for.
+        """Remember what ``made`` depends on.
+
+        A storage that is written in part keeps its earlier dependencies.
         """
         known = {self._key(t) for t in read}
         for t in made:
@@ -143,7 +142,7 @@ class Recorder:
             if any(t is w for w in written):
                 earlier = () if _is_whole(t) else self._after.get(key, ())
                 self._after[key] = tuple(dict.fromkeys((*earlier, *after)))
-            elif key not in known:  # else it is a view, or the input itself
+            elif key not in known:  # otherwise it is a view, or the input itself
                 self._after[key] = after
 
     def _key(self, t: Tensor) -> Storage:
@@ -151,16 +150,13 @@ class Recorder:
         return self._same.get(key, key)
 
     def _inputs(self, given: Iterable[Tensor]) -> tuple[str, ...]:
-        return tuple(
-            dict.fromkeys(name for t in given for name in self._after.get(self._key(t), ()))
-        )
+        names = (name for t in given for name in self._after.get(self._key(t), ()))
+        return tuple(dict.fromkeys(names))
 
     def _is_weight(self, t: Any) -> bool:
-        return (
-            isinstance(t, Tensor)
-            and self._key(t) not in self._after
-            and bool(self.parts.sources(t))
-        )
+        if not isinstance(t, Tensor) or self._key(t) in self._after:
+            return False
+        return bool(self.parts.sources(t))
 
     def _is_read(self, weight: Tensor) -> bool:
         return self._is_weight(weight) and self.embeddings.issuperset(self.parts.sources(weight))
@@ -230,9 +226,9 @@ class Recorder:
             before = () if name.endswith("_cell") else previous
             size = cell.recurrent.shape[0] * cell.recurrent.vectors
             second = self._mvm(cell.recurrent, (*before, *state), size, cell.steps)
-            gated = (
-                cell.projection.shape[1] * cell.inputs.vectors if cell.projection else cell.outputs
-            )
+            gated = cell.outputs
+            if cell.projection:
+                gated = cell.projection.shape[1] * cell.inputs.vectors
             result = self._add(
                 f"{first}.gates", "activation", gated, cell.gates, (first, second), cell.steps
             )
@@ -243,7 +239,7 @@ class Recorder:
 
     def _digital(self, call: _Call) -> tuple[str, ...]:
         kind, out, work = digital.count(call.name, call.a, call.result)
-        path, name = call.place(), call.name
+        path, name = call.module(), call.name
         if not (path and name.startswith("embedding")) and (not path or path in self._owners):
             path = f"{path}.{name}".lstrip(".")
         return (self._add(path, kind, out, work, self._inputs(call.read)),)
@@ -278,11 +274,10 @@ def _weights(arguments: dict[str, Any]) -> list[Any]:
 
 
 def _is_whole(t: Tensor) -> bool:
-    """Whether writing ``t`` leaves nothing of what its storage held."""
-    return (
-        not isinstance(storage(t), int)
-        and t.numel() * t.element_size() >= t.untyped_storage().nbytes()
-    )
+    """Return whether writing ``t`` overwrites its storage completely."""
+    if isinstance(storage(t), int):
+        return False
+    return t.numel() * t.element_size() >= t.untyped_storage().nbytes()
 
 
 def _dots(name: str) -> Iterable[int]:

@@ -12,31 +12,31 @@ _GATES = {"lstm": 13, "gru": 11, "rnn_tanh": 2, "rnn_relu": 2}
 """Digital operations per unit and step: adding both products, gate functions, new state."""
 
 NAMES = frozenset((*_GATES, *(f"{name}_cell" for name in _GATES)))
-"""Operators that are recurrent layers or one step of one."""
+"""Names of the operators that are recurrent layers, or one step of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One layer and direction."""
+    """One layer and direction of a recurrent operator."""
 
     inputs: Product
     recurrent: Product
     projection: Product | None
-    """Of an LSTM with ``proj_size``."""
+    """The projection of an LSTM with ``proj_size``."""
     gates: int
-    """Digital operations of all steps."""
+    """Number of digital operations of all steps."""
     outputs: int
-    """Numbers that it puts out."""
+    """Number of elements that it returns."""
     steps: int
     layer: int
 
 
 def cells(name: str, a: dict[str, Any]) -> Iterator[Cell]:
-    """Layers and directions of the recurrent operator ``name``, in the order in which they run.
+    """Yield layers and directions of the recurrent operator ``name``, in the order of their run.
 
     Args:
         name: one of ``NAMES``.
-        a: its arguments by name; where there are ``batch_sizes``, its input is a packed sequence.
+        a: its arguments by name; if there are ``batch_sizes``, its input is a packed sequence.
     """
     kind = name.removesuffix("_cell")
     if name.endswith("_cell"):
@@ -51,8 +51,8 @@ def cells(name: str, a: dict[str, Any]) -> Iterator[Cell]:
     matrices = [w for w in a["params"] if w.dim() == 2]
     each = len(matrices) // (a["num_layers"] * directions)
     for index in range(a["num_layers"] * directions):
-        own = matrices[index * each : (index + 1) * each]
-        yield _cell(kind, own, x, steps=steps, layer=index // directions)
+        weights = matrices[index * each : (index + 1) * each]
+        yield _cell(kind, weights, x, steps=steps, layer=index // directions)
 
 
 def _cell(kind: str, weights: list[Tensor], x: Tensor, *, steps: int, layer: int) -> Cell:

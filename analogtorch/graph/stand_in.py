@@ -1,8 +1,7 @@
-"""Tensors of a shape, a type and a device, but without numbers: what a run needs where only these
-matter.
+"""Tensors with a shape, a type and a device, but without numbers, for runs that need no more.
 
-torch has some of its own, ``FakeTensor``: to make one imports a compiler, which takes longer than
-to trace most models.
+torch has ``FakeTensor`` for that, but making one imports a compiler, which takes longer than
+tracing most models.
 """
 
 from typing import Any
@@ -16,21 +15,22 @@ from analogtorch.graph import recurrent
 
 _META = torch.device("meta")
 _BY_ZEROS = frozenset(("istft",))
-"""Operators that take seconds on the meta device, and less with zeros for numbers."""
+"""Operators that take seconds on the meta device, and less on the CPU with zeros."""
 
 
 class StandIn(Tensor):
-    """A tensor on the meta device that answers for one on ``stood_for``: operators compute shapes
-    and types alone.
+    """A tensor on the meta device that stands for one on another device.
+
+    Operators compute shapes and types alone.
     """
 
     bare: Tensor
-    """Itself on the meta device."""
+    """The tensor itself, on the meta device."""
     stood_for: torch.device
 
     @staticmethod
     def __new__(cls, bare: Tensor, device: torch.device) -> "StandIn":
-        """One that shares its storage with ``bare``."""
+        """Return a stand-in that shares its storage with ``bare``."""
         made: StandIn = Tensor._make_subclass(
             cls, bare, False, dispatch_device=True, device_for_backend_keys=device
         )
@@ -39,7 +39,7 @@ class StandIn(Tensor):
 
     @classmethod
     def of(cls, t: Tensor) -> "StandIn":
-        """In place of ``t``; of one on the meta device as if it were on the CPU."""
+        """Return a stand-in for ``t``; one on the meta device counts as being on the CPU."""
         bare = torch.empty_strided(t.size(), t.stride(), dtype=t.dtype, device=_META)
         made = cls(bare, torch.device("cpu") if t.is_meta else t.device)
         made._is_param = isinstance(t, nn.Parameter)
@@ -47,7 +47,7 @@ class StandIn(Tensor):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """That of the tensor that it stands for."""
+        """Device of the tensor that it stands for."""
         return self.stood_for
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -63,11 +63,12 @@ class StandIn(Tensor):
 
 
 def run(func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[int, StandIn]]:
-    """The result of an operator, of shapes and types alone; and by ``id`` what stood in for tensors
-    that have numbers.
+    """Compute shapes and types of an operator's result.
+
+    The second result maps the ``id`` of tensors with numbers to what stood for them.
 
     Raises:
-        RuntimeError: it depends on numbers.
+        RuntimeError: the operator depends on numbers.
     """
     if func is torch.ops.prim.device.default:
         return args[0].stood_for, {}
@@ -92,12 +93,12 @@ def run(func: Any, args: Any, kwargs: Any) -> tuple[Any, dict[int, StandIn]]:
 
 
 def _computed(func: Any, args: Any, kwargs: Any) -> Any:
-    """The result of an operator on the meta device."""
+    """Return the result of an operator on the meta device."""
     name = operator_name(func)
-    # torch would make it time step by time step
+    # torch would compute it time step by time step
     if name in recurrent.NAMES and not name.endswith("_cell"):
         return _recurrent(bind(func, args, kwargs))
-    # torch makes it of bfloat16 only
+    # torch computes it in bfloat16 only
     if name == "_grouped_mm" and args[0].dim() == 2 and args[1].dim() == 3:
         return args[0].new_empty(args[0].shape[0], args[1].shape[2])
     if name in _BY_ZEROS:

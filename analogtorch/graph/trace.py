@@ -1,8 +1,8 @@
-"""What a model computes, from one run of it: its matrices and operations, in order.
+"""Tracing of a model: its matrices and operations in order, from one run.
 
-The run is one of the digital model that it is or was, on a copy of its modules: no weight is
-copied. It computes with stand-ins for the weights, whatever the model's size, and for real where
-its code decides by values that depend on them.
+The run is one of the digital model, on a copy of its modules that shares the weights. It computes
+with stand-ins for the weights, whatever the model's size. If the model's code decides by values
+that depend on weights, a second run computes with numbers.
 """
 
 import contextlib
@@ -42,16 +42,16 @@ from analogtorch.nn import AnalogEmbedding
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What ``trace`` returns."""
+    """What a model computes, as ``trace`` returns it."""
 
     operations: tuple[Operation, ...]
     matrices: tuple[Matrix, ...]
     sources: dict[str, tuple[str, ...]]
-    """Parameters that each matrix holds."""
+    """The parameters that each matrix holds."""
     parameters: dict[str, int]
-    """Weights of each parameter of the model."""
+    """Number of weights of each parameter of the model."""
     analog: frozenset[str]
-    """Parameters that ``convert`` made analog, or would make analog of a digital model."""
+    """Parameters that ``convert`` made analog, or would make analog in a digital model."""
     names: dict[str, tuple[str, ...]]
     """Further names of each matrix: those of all layers and Parameters that hold it, as ``convert``
     takes them."""
@@ -60,13 +60,16 @@ class Trace:
 
 
 def trace(model: nn.Module, example: Example) -> Trace:
-    """Trace ``model`` on ``example`` (a tensor, a tuple of arguments, or a dictionary of keyword
-    arguments).
+    """Trace ``model`` on ``example``.
+
+    Args:
+        model: a converted or digital model.
+        example: a tensor, a tuple of arguments, or a dictionary of keyword arguments.
 
     Raises:
         TypeError: ``model`` or ``example`` is of another type.
         ValueError: the model is a programmed chip, cannot be copied, or does not run on the
-            example; names the module in which it failed.
+            example; the message names the module in which it failed.
     """
     check_module("map_to_chip", model)
     refuse_programmed(model, "map_to_chip")
@@ -83,7 +86,7 @@ def trace(model: nn.Module, example: Example) -> Trace:
 
 
 class _Failed(Exception):
-    """The model's own code raised ``error`` in ``module``, which is called ``name``."""
+    """An error that the model's code raised in ``module``, which is called ``name``."""
 
     def __init__(self, module: nn.Module, name: str, error: Exception) -> None:
         super().__init__(str(error))
@@ -91,28 +94,25 @@ class _Failed(Exception):
 
 
 class _Run:
-    """A model and its input, to be run more than once."""
+    """A model and its input, which can run more than once."""
 
     def __init__(self, model: nn.Module, example: Example) -> None:
-        self.model, self.call = (
-            model,
-            runner("map_to_chip", example, "; such as torch.zeros(1, 3, 224, 224)"),
-        )
+        runner("map_to_chip", example, "; such as torch.zeros(1, 3, 224, 224)")  # refuses others
+        self.model = model
         self.example = dict(example) if isinstance(example, Mapping) else example
         held = [*model.parameters(), *model.buffers()]
         self.is_meta = any(t.is_meta for t in held)
         self.device = next((t.device for t in held if not t.is_meta), torch.device("cpu"))
 
     def traced(self, *, real: bool) -> Trace:
-        """The trace of one run, with the weights or with stand-ins for them."""
+        """Return the trace of one run, with the weights or with stand-ins for them."""
         twin, known = _twin(self.model, real)
         example, inputs = _fresh(self.example, self.device)
         parameters = dict(twin.named_parameters())
         names = {id(p): name for name, p in parameters.items()}
         read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
-        analog, embeddings = (
-            frozenset(names[id(known[id(p)])] for p in of) for of in (_analog(self.model), read)
-        )
+        analog = frozenset(names[id(known[id(p)])] for p in _analog(self.model))
+        embeddings = frozenset(names[id(known[id(p)])] for p in read)
         recorder = Recorder(parameters, analog, embeddings)
         recorder.give(inputs)
         self._watched(twin, example, recorder)
@@ -137,21 +137,19 @@ class _Run:
                 # takes them apart
                 with torch.inference_mode(), running.hooked(), tracer:
                     runner("map_to_chip", example)(twin)
-            except Exception as error:  # whatever the model's own code raises, told with its place
+            except Exception as error:  # the model's code may raise anything
                 if tracer.recording:
                     raise
                 module = running.raised(error) or twin
                 raise _Failed(module, running.name(module), error) from error
 
     def explain(self, failed: _Failed) -> str:
-        """The error, where it happened and what to do."""
+        """Return the error, where it happened and what to do."""
         kind = type(failed.module).__name__
         where = f"module {failed.name!r} ({kind})" if failed.name else kind
         text = str(failed.error)
-        what = next(
-            (line.strip() for line in text.splitlines() if line.strip()),
-            type(failed.error).__name__,
-        )
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        what = lines[0] if lines else type(failed.error).__name__
         remedy = "give an example that the model accepts: model(*example) must run"
         if self.is_meta and _needs_numbers(failed.error):
             remedy = (
@@ -168,18 +166,17 @@ class _Run:
 
 
 def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
-    """The digital model on a copy of the modules; and by the ``id`` of each weight of ``model``
-    what it holds for it.
+    """Return the digital model on a copy of the modules, and its weights by ``id`` of the original.
 
     Raises:
-        ValueError: a module cannot be copied, or an analog layer was parametrized since.
+        ValueError: a module cannot be copied, or an analog layer was parametrized.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for own in (module._parameters, module._buffers, vars(module)):
-            for t in own.values():
+        for group in (module._parameters, module._buffers, vars(module)):
+            for t in group.values():
                 if isinstance(t, Tensor) and id(t) not in memo:
-                    memo[id(t)] = _held(t, own is module._parameters, real)
+                    memo[id(t)] = _held(t, group is module._parameters, real)
     known = dict(memo)
     layers: list[Any] = [m for m in model.modules() if is_analog(m)]
     for layer in reversed(layers):  # what is inside a layer first
@@ -202,8 +199,9 @@ def _twin(model: nn.Module, real: bool) -> tuple[nn.Module, dict[int, Any]]:
 
 
 def _held(t: Tensor, is_weight: bool, real: bool) -> Tensor:
-    """What the copy of a model holds for ``t``: a stand-in, the weight itself, or a copy of what it
-    may write into.
+    """Return what the copy of a model holds for ``t``.
+
+    It is a stand-in, the weight itself, or a copy of a tensor that the model may write into.
     """
     if not real and (is_weight or t.is_meta):
         return StandIn.of(t)
@@ -211,21 +209,19 @@ def _held(t: Tensor, is_weight: bool, real: bool) -> Tensor:
 
 
 def _analog(model: nn.Module) -> list[Tensor]:
-    """The weights that ``convert`` made analog, or would make analog of a digital model."""
+    """Return the weights that ``convert`` made analog, or would make analog in a digital model."""
     if made := [layer.weight for _, layer in analog_layers(model)]:
         return made
     return [
-        module._parameters[own]
+        module._parameters[weight]
         for name, module in model.named_modules()
         if reason(model, name, module) is None
-        for own in kind_of(module).weight_names(module)
+        for weight in kind_of(module).weight_names(module)
     ]
 
 
 def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, ...]]:
-    """By matrix: the layers and Parameters that hold all of it, or the whole of which it is a
-    part.
-    """
+    """Return the names of layers and Parameters that hold each matrix or its whole, by matrix."""
     held: dict[int, list[str]] = {}
     for name, p in twin.named_parameters(remove_duplicate=False):
         held.setdefault(id(p), []).append(layer_name(name))
@@ -235,7 +231,7 @@ def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, 
         held.setdefault(id(weight), []).extend(unit.names)
     parameters, found = recorder.parts.parameters, {}
     for matrix in recorder.matrices.values():
-        if matrix.form == 0:  # else it is the same weights once more, such as the other way round
+        if matrix.form == 0:  # other forms have the same weights, such as their transpose
             sources = recorder.sources[matrix.name]
             found[matrix.name] = tuple(
                 dict.fromkeys(n for source in sources for n in held[id(parameters[source])])
@@ -244,14 +240,16 @@ def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, 
 
 
 def _fresh(example: Any, device: torch.device) -> tuple[Any, list[Tensor]]:
-    """A copy of the example on ``device``, as the model may write into it, and the tensors in
-    it.
+    """Return a copy of the example on ``device``, and the tensors in it.
+
+    The model may write into it.
     """
     memo: dict[int, Any] = {}
     for t in tensors(example):
-        memo[id(t)] = (
-            torch.zeros_like(t, device=device) if t.is_meta else t.detach().to(device, copy=True)
-        )
+        if t.is_meta:
+            memo[id(t)] = torch.zeros_like(t, device=device)
+        else:
+            memo[id(t)] = t.detach().to(device, copy=True)
     return copy.deepcopy(example, memo), [t for t in memo.values() if isinstance(t, Tensor)]
 
 
@@ -263,7 +261,7 @@ def _shapes(example: Any) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _no_fused_attention() -> Iterator[None]:
-    """Without the one fused operator for a whole encoder layer, which hides its products."""
+    """Disable the fused operator for an encoder layer, which hides its products."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

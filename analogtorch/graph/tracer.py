@@ -1,8 +1,8 @@
-"""One run of a model, watched operator by operator: with stand-ins for its weights, or for real.
+"""One run of a model, observed operator by operator, with weights or with stand-ins for them.
 
-With stand-ins nothing of a weight's size is computed. What does not depend on a weight has its
-numbers all the same, such as masks, lengths and positions: code may decide by them. Where it
-decides by what weights make of the input, only a real run shows what the model computes.
+With stand-ins nothing of a weight's size is computed. Tensors that do not depend on a weight keep
+their numbers, such as masks, lengths and positions: code may decide by them. If code decides by
+what weights make of the input, only a run with numbers shows what the model computes.
 """
 
 from typing import Any
@@ -22,8 +22,8 @@ class Tracer(Observer):
     """Records every operator of a run.
 
     Args:
-        running: tells which of the model's modules runs.
-        recorder: what they are given to.
+        running: knows which of the model's modules runs.
+        recorder: gets the operators.
     """
 
     def __init__(self, running: Running, recorder: Recorder) -> None:
@@ -32,7 +32,7 @@ class Tracer(Observer):
         self.recording = False
         """Whether an error comes from the recorder and not from the model."""
         self._unknown: set[Storage] = set()
-        """Of real tensors into which stand-ins were written."""
+        """Storages of tensors with numbers into which stand-ins were written."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -58,17 +58,19 @@ class Tracer(Observer):
         return tree_map_only(Tensor, lambda t: back.get(id(t), t), result)
 
     def _path(self) -> str:
-        """Name of the module in which an operator runs now."""
+        """Return the name of the module in which an operator runs now."""
         return self.running.name(self.running.innermost)
 
 
 _PACKING = {"_pack_padded_sequence": 2, "_pad_packed_sequence": 1}
-"""Operators whose shapes depend on lengths: how many dimensions of their input count vectors."""
+"""Operators whose shapes depend on lengths, with the number of dimensions of their input that count
+vectors."""
 
 
 def _packed(func: Any, args: Any) -> Any:
-    """The result of packing or unpacking a stand-in by known lengths: one number in place of each
-    vector shows it.
+    """Return the result of packing or unpacking a stand-in by known lengths.
+
+    One number in place of each vector shows it.
     """
     x, counted = args[0], _PACKING[operator_name(func)]
     shape, counts = func(torch.zeros(*x.shape[:counted], 1), *args[1:])
