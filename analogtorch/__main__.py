@@ -112,10 +112,11 @@ def info(arguments: Sequence[str]) -> int:
         print(f"[{extra}] {state}{remedy}")
     for name in at.chips.names():
         chip = at.chips.get(name)
-        bits = f"{chip.input_bits}-bit inputs, {chip.output_bits}-bit outputs"
-        if chip.input_bits is None:
-            bits = "exact"
-        print(f"chip {name}: {chip.tiles} tiles of {chip.rows}x{chip.cols}, {bits}")
+        outputs = chip.periphery.output_bits or chip.adc.bits
+        exact = chip.dac.bits is None
+        bits = "exact" if exact else f"{chip.dac.bits}-bit inputs, {outputs}-bit outputs"
+        tile = f"{chip.array.rows}x{chip.array.columns}"
+        print(f"chip {name}: {chip.array.tiles} tiles of {tile}, {bits}")
     return 0
 
 

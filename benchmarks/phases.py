@@ -73,9 +73,7 @@ def table(chips: int, vectors: int, rounds: int, weights: str) -> list[list[str]
         ["chip", "ADC outputs", "error, exact devices", "error after a day", "time of a forward"]
     ]
     for name, make in CHIPS.items():
-        variants = [
-            dataclasses.replace(make(), separate_phases=separate) for separate in (False, True)
-        ]
+        variants = [make().replace(adc={"separate_phases": separate}) for separate in (False, True)]
         models = [layer(chip, x, weights) for chip in variants]
         found = [errors(model, x, chips) for model in models]
         times = seconds(models, x, rounds)

@@ -107,7 +107,7 @@ def picture(result: Result, mapping: at.ChipMapping) -> bytes:
         axes.remove()
     right.axes[0].set_subplotspec(right.add_gridspec(1, 1)[0])
     right.axes[0].set_title(
-        f"{mapping.tiles_used} of the {mapping.chip.tiles} tiles of {mapping.chip.name}"
+        f"{mapping.tiles_used} of the {mapping.chip.array.tiles} tiles of {mapping.chip.name}"
     )
     height, width, _ = left.shape
     right.set_size_inches(FLOORPLAN, FLOORPLAN * height / width)

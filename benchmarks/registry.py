@@ -94,14 +94,10 @@ def chip(shape: Shape) -> at.Chip:
     preset = at.chips.hermes64()
     if shape.preset:
         return preset
-    return dataclasses.replace(
-        preset,
+    return preset.replace(
+        array={"rows": shape.rows, "columns": 512},
+        adc={"noise": 0.0, "bits": 8 if shape.adc else None, "steps": None, "range": BOUND},
+        periphery={"output_bits": None},
         name="benchmark",
-        rows=shape.rows,
-        cols=512,
-        output_noise=0.0,
-        output_bound=BOUND,
-        output_bits=8 if shape.adc else None,
-        adc_steps=None,
         training=at.TrainingNoise(weight="gaussian", scale=NOISE),
     )

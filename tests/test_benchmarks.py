@@ -114,7 +114,7 @@ class _Lying(peers.Library):
 
     @staticmethod
     def _lie(layer, shape, limit, lie):
-        converted = at.convert(layer, dataclasses.replace(chip(shape), **lie))
+        converted = at.convert(layer, chip(shape).replace(**lie))
         converted.set_input_range(limit)
         return converted
 
@@ -128,12 +128,12 @@ def test_our_own_layer_keeps_to_the_setting(adc: bool) -> None:
 
 
 LIES = [
-    ("inputs", {"input_bits": 10}),
-    ("inputs", {"input_bits": 6}),
-    ("outputs are rounded", {"output_bits": None}),
+    ("inputs", {"dac": {"bits": 10}}),
+    ("inputs", {"dac": {"bits": 6}}),
+    ("outputs are rounded", {"adc": {"bits": None}}),
     ("weight noise", {"training": at.TrainingNoise(weight="none")}),
     ("weight noise", {"training": at.TrainingNoise(weight="gaussian", scale=0.1)}),
-    ("two tiles", {"rows": 512}),
+    ("two tiles", {"array": {"rows": 512}}),
 ]
 
 

@@ -7,7 +7,6 @@ the inputs.
 """
 
 import copy
-import dataclasses
 import importlib.util
 from typing import Any
 
@@ -21,9 +20,9 @@ from benchmarks.convert.io import share
 from benchmarks.convert.nets import Net, efficientnet_lite, lstm, minilm, transformer, vision
 from tests.crossbar import crossbar
 
-CHIP = crossbar(output_noise=0.0)  # exact weights, converters alone
-NO_ADC = dataclasses.replace(CHIP, output_bits=None)
-COLUMNS = dataclasses.replace(CHIP, weight_scale="column")
+CHIP = crossbar(adc={"noise": 0.0})  # exact weights, converters alone
+NO_ADC = CHIP.replace(adc={"bits": None})
+COLUMNS = CHIP.replace(periphery={"weight_scale": "column"})
 ADC: dict[str, Any] = {"adc": "percentile", "percentile": 99.99}
 CALIBRATIONS = [({}, 0.999), ({"method": "mse"}, 0.998), (ADC, 0.999), (ADC_BY_COLUMN, 0.999)]
 

@@ -1,6 +1,6 @@
 """The MVM error of whole programmed blocks: the setting and the figures are stated in each test."""
 
-import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def _uniform(generator: torch.Generator, *shape: int, zeros: float) -> torch.Ten
     return torch.where(torch.rand(*shape, generator=generator) < zeros, 0.0, x)
 
 
-def _errors(weight, times, compensation: str, device: str, **chip_options: object) -> list[float]:
+def _errors(weight, times, compensation: str, device: str, **parts: Any) -> list[float]:
     """Mean ||error|| / ||y|| in percent over 128 inputs and four chips; 512x512, 8-bit inputs,
     exact outputs."""
     total = torch.zeros(len(times))
@@ -27,8 +27,12 @@ def _errors(weight, times, compensation: str, device: str, **chip_options: objec
         x = _uniform(generator, 128, 512, zeros=0.5)
         layer = nn.Linear(512, 512, bias=False)
         layer.weight.data = weight(generator)
-        exact = {"rows": 512, "cols": 512, "output_bits": None, "output_noise": 0.0}
-        chip = crossbar(device=device, **{**exact, **chip_options})
+        exact = crossbar(
+            device=device,
+            array={"rows": 512, "columns": 512},
+            adc={"bits": None, "noise": 0.0},
+        )
+        chip = exact.replace(**parts)
         y = x @ layer.weight.detach().T
         physical = at.program(at.convert(layer, chip), seed=seed)
         for i, time in enumerate(times):
@@ -79,7 +83,7 @@ def test_error_of_gaussian_weights(clip: float, weight_scale: str, expected: flo
         return torch.randn(512, 512, generator=generator).clamp(-clip, clip)
 
     assert _errors(
-        weight, ("0 s",), "none", "two_device", weight_scale=weight_scale
+        weight, ("0 s",), "none", "two_device", periphery={"weight_scale": weight_scale}
     ) == pytest.approx([expected], abs=0.3)
 
 
@@ -89,7 +93,7 @@ def test_block_diagonal_depthwise_costs_accuracy_and_least_squares_gives_some_ba
     y = layer(x).detach()
 
     def error(grouped: str, compensation: str) -> float:
-        chip = crossbar(output_bits=None, output_noise=0.0, grouped=grouped)
+        chip = crossbar(array={"grouped": grouped}, adc={"noise": 0.0, "bits": None})
         analog = at.convert(nn.Conv2d(64, 64, 3, groups=64, padding=1, bias=False), chip)
         analog.load_state_dict(layer.state_dict())
         runs = [
@@ -143,10 +147,10 @@ def test_hermes64_as_shipped(noise: float, time: str, none: float, expected: flo
 def test_a_spread_of_gains_costs_its_size_where_no_column_is_calibrated(
     time: str, expected: float
 ) -> None:
-    spread = dataclasses.replace(at.chips.hermes64(), column_calibration=False)
+    spread = at.chips.hermes64().replace(periphery={"column_calibration": False})
     error = _shipped(spread, time)
     assert error == pytest.approx(expected, abs=0.3)
-    even = _shipped(dataclasses.replace(spread, adc_gain_std=0.0), time)
+    even = _shipped(spread.replace(adc={"gain_std": 0.0}), time)
     # independent errors add as squares: 7.09 % of each column
     assert error == pytest.approx((even**2 + 7.09**2) ** 0.5, abs=0.3)
     assert _shipped(at.chips.hermes64(), time) == pytest.approx(even, abs=0.2)

@@ -1,7 +1,6 @@
 """Threads that share a programmed chip's view: every multiply has noise of its own, and none is
 lost."""
 
-import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.nn import AnalogLayer
 
-CHIP = dataclasses.replace(at.chips.hermes64(), output_noise=0.04, output_bits=None)
+CHIP = at.chips.hermes64().replace(adc={"noise": 0.04}, periphery={"output_bits": None})
 THREADS, CALLS = 4, 24
 
 

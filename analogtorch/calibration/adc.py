@@ -83,7 +83,7 @@ class _PartialSums:
     def __init__(self, name: str, layer: AnalogLayer, wanted: Wanted | None) -> None:
         self._name, self._layer, self._chip, self._wanted = name, layer, layer.chip, wanted
         self._parts = [] if wanted is None else self._divided(wanted.per)
-        blocks, outputs = layer.adc_shape if layer.chip.unit_bits else (0, 0)
+        blocks, outputs = layer.adc_shape if layer.chip.periphery.output_bits else (0, 0)
         self._unit = [_Columns(outputs) for _ in range(blocks)]
         self._squares = dict.fromkeys(("sums", "adc", "others"), 0.0)
 
@@ -126,7 +126,7 @@ class _PartialSums:
             vs = relative(vs, full)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", vs)
             signs = vs.new_tensor([phase.sign for phase in parts]).view(-1, 1, 1)
-            if self._wanted is None and self._chip.output_steps and vs.numel():
+            if self._wanted is None and self._chip.adc.levels and vs.numel():
                 self._count_errors(vs, signs, full, block, inputs, given, plan)
             if self._unit:
                 self._unit[block].add((signs * vs).sum(0), outputs.start)
@@ -165,7 +165,7 @@ class _PartialSums:
         count = len(x)
         some = slice(None, None, -(-count // _SOME))
         x, given = x[some], given[some]
-        off = adc(vs, vs.new_tensor(self._chip.output_bound), self._chip.output_steps) - vs
+        off = adc(vs, vs.new_tensor(self._chip.adc.range), self._chip.adc.levels) - vs
         off = (signs * off).sum(0)
         v = (signs * vs).sum(0)
         off, v, full = (
@@ -173,7 +173,7 @@ class _PartialSums:
             for t in (off, v, full.expand_as(v).contiguous())
         )
         others = (_flat(part(x, w, span, plan), plan) - v * full).square()
-        others = others + plan.phases * (self._chip.output_noise * full).square()
+        others = others + plan.phases * (self._chip.adc.noise * full).square()
         if self._chip.cell.spread is not None:
             variance = _variance(w, inputs.scale, self._chip.cell.spread, plan)
             others = others + _flat(part(given.square(), variance, span, plan), plan)
@@ -188,10 +188,10 @@ class _PartialSums:
         """Return the full scales that suit the sums."""
         chip, wanted = self._chip, self._wanted
         bounds = ranges = None
-        if wanted is not None and chip.output_steps:
-            bounds = self._found(wanted.method, chip.output_steps, wanted.percentile)
+        if wanted is not None and chip.adc.levels:
+            bounds = self._found(wanted.method, chip.adc.levels, wanted.percentile)
         if self._unit:
-            noise = chip.output_noise * math.sqrt(chip.phases)
+            noise = chip.adc.noise * math.sqrt(chip.phases)
             ranges = torch.stack([columns.ranges(noise) for columns in self._unit])
             ranges = torch.where(ranges > 0, ranges, ranges.max()) if ranges.any() else None
         sums = self._squares["sums"] or math.inf
@@ -213,7 +213,7 @@ class _PartialSums:
         for rows, columns, histogram in self._parts:
             if histogram.any_nonzero:
                 # with the output noise, or the bound could lie inside it
-                noisy = histogram.noisy(self._chip.output_noise)
+                noisy = histogram.noisy(self._chip.adc.noise)
                 bound = torch.as_tensor(noisy.bound(method, steps, percentile), dtype=found.dtype)
                 there = torch.as_tensor(histogram.largest) > 0
                 found[rows.start : rows.stop, columns] = torch.where(there, bound, 0.0)

@@ -63,9 +63,7 @@ def observe(
     Raises:
         ValueError: a layer never ran, or an input is NaN or infinite.
     """
-    tiled = {
-        n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.input_bits
-    }
+    tiled = {n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.dac.bits}
     parts = {name: layers[name].row_blocks if name in tiled else 1 for name in layers}
     seen = _empty(parts)
     ran: set[str] = set()

@@ -137,7 +137,7 @@ class Trial:
                 r = torch.tensor(ranges, dtype=x.dtype, device=x.device)
             noisy = mvm(x, r, written, on_chip, scale=scale)
             error = (noisy - exact).double().flatten(1).square().sum(1)
-            if self.chip.output_noise > 0:
+            if self.chip.adc.noise > 0:
                 error += self._noise(r, scale, exact, plan)
             self.errors[i] += relative(error, power).sum().item()
 
@@ -145,9 +145,9 @@ class Trial:
         spread, chip = self.chip.cell.spread, self.chip
         return dataclasses.replace(
             plan,
-            input_bits=chip.input_bits or 0,
-            output_steps=chip.output_steps,
-            output_bound=chip.output_bound,
+            input_bits=chip.dac.bits or 0,
+            output_steps=chip.adc.levels,
+            output_bound=chip.adc.range,
             weight_noise=0.0 if spread is None else WEIGHT_NOISE,
             spread=plan.spread if spread is None else spread,
         )
@@ -160,7 +160,7 @@ class Trial:
             total = (r.double().square() * power).sum()
         else:
             total = r.double().flatten().square() * power.sum()
-        return self.chip.output_noise**2 * each * total
+        return self.chip.adc.noise**2 * each * total
 
     def best(self) -> Ranges:
         """Return the candidate with the least error, or None if a range per vector is worth it."""

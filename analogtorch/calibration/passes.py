@@ -1,7 +1,6 @@
 """Runs of a model over batches, and the contexts that undo their changes."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -78,20 +77,19 @@ def few_threads(look: Callable[..., None]) -> Callable[..., None]:
 def exact(chip: Chip) -> Chip:
     """Return the chip without converters and noise, on which a layer is the digital one."""
     silent = TrainingNoise(weight="none", output=False)
-    return dataclasses.replace(
-        chip,
-        input_bits=None,
-        output_bits=None,
-        adc_steps=None,
-        output_noise=0.0,
-        grouped="sequential",
-        training=silent,
+    return without_adc(chip).replace(
+        array={"grouped": "sequential"}, dac={"bits": None}, adc={"noise": 0.0}, training=silent
     )
 
 
 def exact_execution(layer: AnalogLayer) -> Execution:
     """Return the execution with which ``layer`` computes what the digital layer does."""
     return layer.executions_on(exact(layer.chip)).evaluation
+
+
+def without_adc(chip: Chip) -> Chip:
+    """The chip without ADC, and so without a digital unit that rounds."""
+    return chip.replace(adc={"bits": None, "steps": None}, periphery={"output_bits": None})
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from analogtorch.calibration.adc import Wanted
 from analogtorch.calibration.histogram import Histogram, Method
 from analogtorch.calibration.inputs import Seen, observe
 from analogtorch.calibration.measured import Ranges, choose
-from analogtorch.calibration.passes import Forward, check_given
-from analogtorch.calibration.settings import Calibration, Setting, held_back, without_adc
+from analogtorch.calibration.passes import Forward, check_given, without_adc
+from analogtorch.calibration.settings import Calibration, Setting, held_back
 from analogtorch.conversion.kinds import analog_layers, refuse_programmed, refuse_unloaded
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.nn import AnalogLayer
@@ -187,7 +187,7 @@ def _checked(
             raise ValueError(f"calibrate: {name} must be one of {allowed}, got {value!r}")
     checks.number("calibrate: percentile", percentile, above=0, most=100)
     checks.number("calibrate: deviations", deviations, above=0, remedy="write one such as 3")
-    if adc is not None and all(layer.chip.output_steps == 0 for layer in layers.values()):
+    if adc is not None and all(layer.chip.adc.levels == 0 for layer in layers.values()):
         raise ValueError(
             f"calibrate: adc={adc!r} needs an ADC, but the chips of all layers have none; leave "
             "adc out"
@@ -267,8 +267,8 @@ def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
             f"calibrate: the fixed range of the ADC decides the error of {len(coarse)} of "
             f"{len(chosen)} layers, whose partial sums use little of it or are clipped: relative "
             f"error of {shown}. A chip whose ADC range can be set helps, by calibrate(adc='mse', "
-            "adc_per='column'), or weights scaled by column, by dataclasses.replace(chip, "
-            "weight_scale='column') before convert",
+            "adc_per='column'), or weights scaled by column, by "
+            "chip.replace(periphery={'weight_scale': 'column'}) before convert",
             stacklevel=3,
         )
 
@@ -294,7 +294,7 @@ def _by_magnitude(
     """
     ranges: dict[str, Ranges] = dict.fromkeys(seen)
     for name, layer in calibration.layers.items() if method is not None else ():
-        bits, inputs = layer.chip.input_bits, seen[name].magnitudes
+        bits, inputs = layer.chip.dac.bits, seen[name].magnitudes
         steps = 0 if bits is None else 2 ** (bits - 1) - 1
         found = [
             h.bound(str(method), steps, percentile, deviations) if h.largest else 0.0

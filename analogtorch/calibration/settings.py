@@ -1,6 +1,5 @@
 """The settings that a calibration finds, and the model's error with them."""
 
-import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,8 +11,7 @@ from torch import nn
 from analogtorch.calibration.adc import Limits, Wanted, limits
 from analogtorch.calibration.judge import Error, Judge
 from analogtorch.calibration.measured import Ranges
-from analogtorch.calibration.passes import Forward
-from analogtorch.chips import Chip
+from analogtorch.calibration.passes import Forward, without_adc
 from analogtorch.nn import AnalogLayer, Tap, tapped
 
 
@@ -48,7 +46,7 @@ class Calibration:
         taps = {}
         for layer in self.layers.values():
             chip = without_adc(layer.chip)
-            chip = dataclasses.replace(chip, input_bits=None) if dac else chip
+            chip = chip.replace(dac={"bits": None}) if dac else chip
             taps[layer] = Tap(execution=layer.executions_on(chip).evaluation)
         return tapped(taps)
 
@@ -108,11 +106,6 @@ class Calibration:
         self.forget()
         self.apply(settings)
         return judge.error()
-
-
-def without_adc(chip: Chip) -> Chip:
-    """Return the chip without ADC, and so without a digital unit that rounds."""
-    return dataclasses.replace(chip, output_bits=None, adc_steps=None)
 
 
 def held_back(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:

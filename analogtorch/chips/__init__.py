@@ -1,18 +1,24 @@
-"""What a chip is: one frozen description, and one file per published chip."""
+"""What a chip is: one frozen description of named parts, and one file per published chip."""
 
 from collections.abc import Callable
 from typing import Any
 
-from analogtorch.chips.chip import Chip, TrainingNoise
+from analogtorch.chips.array import Array
+from analogtorch.chips.chip import Chip
 from analogtorch.chips.conductance import mean_conductance
+from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost, Digital, Energy, Figure, Network, Published, Shares
 from analogtorch.chips.file import load, save
 from analogtorch.chips.hermes64 import hermes64
 from analogtorch.chips.ibm_speech34 import ibm_speech34
 from analogtorch.chips.ideal import ideal
 from analogtorch.chips.neurram48 import neurram48
+from analogtorch.chips.non_ideality import non_ideality
+from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.serial import from_dict, to_dict
+from analogtorch.chips.training import TrainingNoise
 from analogtorch.values import checks
+from analogtorch.values.sources import Sources
 
 _PRESETS: dict[str, Callable[..., Chip]] = {
     "hermes64": hermes64,
@@ -44,14 +50,19 @@ def get(name: str, **options: Any) -> Chip:
 
 
 __all__ = [
+    "ADC",
+    "DAC",
+    "Array",
     "Chip",
     "Cost",
     "Digital",
     "Energy",
     "Figure",
     "Network",
+    "Periphery",
     "Published",
     "Shares",
+    "Sources",
     "TrainingNoise",
     "from_dict",
     "get",
@@ -62,6 +73,7 @@ __all__ = [
     "mean_conductance",
     "names",
     "neurram48",
+    "non_ideality",
     "save",
     "to_dict",
 ]

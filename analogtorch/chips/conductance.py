@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from analogtorch.devices import UnitCell
+from analogtorch.devices import Cell
+from analogtorch.devices.cell import check_cell
 from analogtorch.values import checks
 
 _CLIP = 2.5
@@ -13,7 +14,7 @@ _CLIP = 2.5
 (2020): 2 to 2.5)."""
 
 
-def mean_conductance(cell: UnitCell, t: float, weights: Tensor | None = None) -> float:
+def mean_conductance(cell: Cell, t: float, weights: Tensor | None = None) -> float:
     """Mean conductance of the cells ``t`` seconds after programming, in units of that as
     programmed.
 
@@ -29,8 +30,7 @@ def mean_conductance(cell: UnitCell, t: float, weights: Tensor | None = None) ->
     Raises:
         ValueError: a negative or infinite ``t``, or weights that are all 0 or beyond [-1, 1].
     """
-    if not isinstance(cell, UnitCell):
-        raise TypeError(f"cell must be a UnitCell such as chip.cell, got {checks.shown(cell)}")
+    check_cell("mean_conductance: cell", cell)
     t = checks.number("t", t, least=0, what="finite number of seconds")
     if weights is None:
         middles = (torch.arange(2001) + 0.5) / 2001

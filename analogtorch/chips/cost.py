@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from analogtorch.devices import register
 from analogtorch.values import checks
 
 Scope = Literal["tile", "chip", "system"]
@@ -10,6 +11,7 @@ Kind = Literal["measured", "derived", "fitted", "assumed"]
 Charge = Literal["model", "column", "tile"]
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """A number with its pedigree; the field that holds it names the unit."""
@@ -34,6 +36,7 @@ class Figure:
             )
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """What it costs to move a number (an element: one 8-bit activation) between tiles and between
@@ -57,6 +60,7 @@ class Network:
         _check_figures(self, positive=("link_rate", "chip_rate"))
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Digital:
     """A place where digital operations run."""
@@ -78,6 +82,7 @@ class Digital:
             )
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """A published energy efficiency: one rung of the ladder from a tile to the whole system."""
@@ -98,6 +103,7 @@ class Published:
             )
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Shares:
     """How the energy of a full tile's MVM divides, and so how it shrinks with what is used. They
@@ -148,6 +154,7 @@ class Energy:
         )
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """Time and energy of a chip. Energies at full use of a tile; the shares say how they shrink

@@ -3,34 +3,34 @@
 from typing import Literal, get_args
 
 from analogtorch.chips.anchors import SPLIT, assumed, digital, network
-from analogtorch.chips.chip import Chip, TrainingNoise, WeightScale
+from analogtorch.chips.array import Array
+from analogtorch.chips.chip import Chip
+from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost, Figure, Published
-from analogtorch.devices import UnitCell, hermes_one_device, hermes_two_device, pcm_like
+from analogtorch.chips.periphery import Periphery, WeightScale
+from analogtorch.chips.training import TrainingNoise
+from analogtorch.devices import DifferentialPair, hermes_one_device, hermes_two_device, pcm_like
 from analogtorch.values import checks
+from analogtorch.values.sources import Sources
 
 Device = Literal["two_device", "one_device", "two_equal", "two_sequential", "pcm_like"]
 
-_SOURCES = (
-    "tiles, rows, cols, 8-bit inputs and outputs, digital bias and affine scale per column, "
-    "weights scaled by the largest of a core: Le Gallo et al., Nat. Electron. 6, 680-693 (2023), "
-    "arXiv 2212.02872",
-    "device models: the same chip, coefficients as published in aihwkit (PCM presets of the HERMES "
-    "chip)",
-    "output_bound 12: IBM's configuration for ResNet on this chip in aihwkit, which sets "
-    "output_noise 0; the noise of a single MVM of this chip is not published. 0.04 is the standard "
-    "crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023), of 512 rows and a bound of 10",
-    "adc_steps 422: DERIVED. A gain spread of 2.48 MHz/uA that is 7.09 % of the gain "
-    "(Khaddam-Aljameh et al., JSSC 57, 1027 (2022)) makes the gain 35 MHz/uA; at most 3.3 GHz for "
-    "128 ns are 422 counts of either sign; a read voltage of 0.4 V, ASSUMED, makes that range 11.4 "
-    "in the units of output_bound",
-    "8-bit outputs behind the scale of each column: Le Gallo 2023, local digital processing unit "
-    "of each core",
-    "adc_gain_std 0.0709: residual after calibration of the converters, Khaddam-Aljameh 2022",
-    "training noise, twice the programming noise: Le Gallo 2023, Methods",
-    "cost: throughput and efficiency as published for 64 tiles, their split ASSUMED; network and "
-    "digital part ASSUMED",
-)
 _PAPER = "Le Gallo et al., Nat. Electron. 6, 680 (2023)"
+_CHIP = f"{_PAPER}, arXiv 2212.02872"
+_ADC = "Khaddam-Aljameh et al., JSSC 57, 1027 (2022)"
+_IBM = "IBM's configuration for ResNet on this chip in aihwkit"
+_STEPS = (
+    f"DERIVED. A gain spread of 2.48 MHz/uA that is 7.09 % of the gain ({_ADC}) makes the gain 35 "
+    "MHz/uA; at most 3.3 GHz for 128 ns are 422 counts of either sign; a read voltage of 0.4 V, "
+    "ASSUMED, makes that range 11.4 in the units of range"
+)
+_NOISE = (
+    f"{_IBM} sets 0; the noise of a single MVM of this chip is not published. 0.04 is the standard "
+    "crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023), of 512 rows and a range of 10"
+)
+_TRAINING = "twice the programming noise: Le Gallo 2023, Methods"
+_UNIT = f"local digital processing unit of each core: {_CHIP}"
+_DEVICES = "the same chip, coefficients as published in aihwkit (PCM presets of the HERMES chip)"
 _MVM_ONLY = "digital units, network, idle power: it covers crossbar, ADC and PWM"
 # TOPS of 64 tiles and TOPS/W by phases, 8-bit inputs and outputs
 _PEAK = {1: (63.1, 9.76), 4: (16.1, 2.48)}
@@ -50,8 +50,8 @@ def hermes64(
     Its ADCs count 422 steps on each side of zero; the digital unit of a tile scales each column,
     and then rounds to the 8 bits that leave the tile. So the 8 bits need not cover the range of the
     ADC: ``analogtorch.calibrate`` finds the range of each column. The gains of the ADCs differ by
-    7.09 %, which the digital unit corrects after programming (``adc_gain_std=0.0`` and
-    ``column_calibration=False`` by ``dataclasses.replace`` switch either off).
+    7.09 %, which the digital unit corrects after programming (``adc={"gain_std":
+    0.0}`` and ``periphery={"column_calibration": False}`` by ``replace`` switch either off).
 
     Not the chip of "12.4 TOPS/W": that is the 34-tile speech chip of Ambrogio et al., Nature 620,
     768 (2023).
@@ -62,7 +62,7 @@ def hermes64(
             two one-device cells in equal split or filled in sequence; ``pcm_like``: the statistical
             model of Joshi et al. 2020.
         phases: reads per MVM, which cost time and energy only, unless the chip has
-            ``separate_phases``: 4 (default), one per pair of signs, in which all accuracies were
+            ``adc.separate_phases``: 4 (default), one per pair of signs, in which all accuracies were
             published; or 1.
         output_noise: standard deviation of the noise of one partial sum, >= 0, in units of
             (full-scale input x largest conductance). 0 (default) as in IBM's own configuration for
@@ -78,17 +78,6 @@ def hermes64(
         ValueError: an unknown ``device``, ``weight_scale`` or number of phases, or a negative
             noise.
     """
-    cells = {
-        "two_device": lambda: UnitCell(device=hermes_two_device()),
-        "one_device": lambda: UnitCell(device=hermes_one_device()),
-        "two_equal": lambda: UnitCell(
-            device=hermes_one_device(), devices_per_polarity=2, split="equal"
-        ),
-        "two_sequential": lambda: UnitCell(
-            device=hermes_one_device(), devices_per_polarity=2, split="sequential"
-        ),
-        "pcm_like": lambda: UnitCell(device=pcm_like()),
-    }
     checks.choice("hermes64: device", device, get_args(Device))
     checks.choice("hermes64: phases", phases, (4, 1))
     checks.choice("hermes64: weight_scale", weight_scale, get_args(WeightScale))
@@ -97,21 +86,74 @@ def hermes64(
     options += [f"output noise {output_noise:g}"] if output_noise else []
     return Chip(
         name="hermes64" + (f"[{', '.join(options)}]" if options else ""),
-        tiles=64,
-        rows=256,
-        cols=256,
-        cell=cells[device](),
-        input_bits=8,
-        output_bits=8,
-        adc_steps=422,
-        output_bound=12.0,
-        output_noise=output_noise,
-        weight_scale=weight_scale,
-        adc_gain_std=0.0709,
-        column_calibration=True,
-        training=training or TrainingNoise(),
-        sources=_SOURCES,
+        array=Array(
+            rows=256,
+            columns=256,
+            tiles=64,
+            sources=Sources(rows=_CHIP, columns=_CHIP, tiles=_CHIP),
+        ),
+        dac=DAC(bits=8, sources=Sources(bits=_CHIP)),
+        cell=_cell(device),
+        adc=_adc(output_noise),
+        periphery=_periphery(weight_scale),
         cost=_cost(phases),
+        training=training or TrainingNoise(),
+        sources=Sources() if training else Sources(training=_TRAINING),
+    )
+
+
+def _cell(device: Device) -> DifferentialPair:
+    if device == "pcm_like":
+        other = "ASSUMED: the statistical model of Joshi et al., Nat. Commun. 11, 2473 (2020)"
+        return DifferentialPair(device=pcm_like(), sources=Sources(device=other))
+    if device in ("two_device", "one_device"):
+        as_one = "4 PCM per cell, the two of a polarity as one effective device"
+        one = "2 PCM per cell: the denser mode"
+        return DifferentialPair(
+            device=hermes_two_device() if device == "two_device" else hermes_one_device(),
+            sources=Sources(
+                device=_DEVICES,
+                devices_per_polarity=f"{as_one if device == 'two_device' else one}, {_CHIP}",
+            ),
+        )
+    return DifferentialPair(
+        device=hermes_one_device(),
+        devices_per_polarity=2,
+        split="equal" if device == "two_equal" else "sequential",
+        sources=Sources(
+            device=_DEVICES,
+            devices_per_polarity=f"4 PCM per cell: {_CHIP}",
+            split="ASSUMED: how the chip splits a weight over two devices is an option here",
+        ),
+    )
+
+
+def _adc(noise: float) -> ADC:
+    return ADC(
+        gain_std=0.0709,
+        noise=noise,
+        steps=422,
+        range=12.0,
+        sources=Sources(
+            gain_std=f"residual after calibration of the converters: {_ADC}",
+            noise=_NOISE,
+            steps=_STEPS,
+            range=_IBM,
+        ),
+    )
+
+
+def _periphery(weight_scale: WeightScale) -> Periphery:
+    scales = {"block": f"largest weight of a core: {_CHIP}", "column": _UNIT}
+    return Periphery(
+        output_bits=8,
+        column_calibration=True,
+        weight_scale=weight_scale,
+        sources=Sources(
+            output_bits=f"8-bit outputs behind the scale of each column: {_UNIT}",
+            column_calibration=f"digital affine scale of each column: {_UNIT}",
+            weight_scale=scales[weight_scale],
+        ),
     )
 
 

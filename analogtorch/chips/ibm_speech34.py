@@ -5,23 +5,21 @@
 import dataclasses
 
 from analogtorch.chips.anchors import SPLIT, assumed, digital, network
-from analogtorch.chips.chip import Chip, TrainingNoise
+from analogtorch.chips.array import Array
+from analogtorch.chips.chip import Chip
+from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost, Figure, Published
-from analogtorch.devices import UnitCell, hermes_one_device
+from analogtorch.chips.training import TrainingNoise
+from analogtorch.devices import DifferentialPair, hermes_one_device
+from analogtorch.values.sources import Sources
 
 _PAPER = "Ambrogio et al., Nature 620, 768 (2023)"
 _LADDER = "as summarised from the paper"
-_SOURCES = (
-    "34 tiles, 512 x 2048 PCM each, 4 or 2 PCM per weight, UINT8 inputs as durations, 300 ns per "
-    f"step: {_PAPER}",
-    "cell: STAND-IN, NOT FITTED TO THIS CHIP: the one-device fit of the HERMES chip (Le Gallo "
-    "2023), also 14 nm PCM of IBM; no device model of this chip is published",
-    "input_bits 9: UINT8 in each of the two signs, which take a pass each",
-    "output_bits 8: durations counted by 512 counters per output pad. output_bound 10, "
-    "output_noise 0.04: ASSUMED, the standard crossbar model of Rasch et al., Nat. Commun. 14, "
-    "5282 (2023)",
-    "planes: with 2 PCM per weight a tile holds two weight planes, of which one computes at a time",
-    "cost: efficiencies as published, their split and everything off the tiles ASSUMED",
+_CROSSBAR = "ASSUMED, the standard crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023)"
+_TRAINING = "ASSUMED: twice the programming noise, as in Le Gallo 2023, Methods"
+_STAND_IN = (
+    "STAND-IN, NOT FITTED TO THIS CHIP: the one-device fit of the HERMES chip (Le Gallo 2023), "
+    "also 14 nm PCM of IBM; no device model of this chip is published"
 )
 
 
@@ -32,7 +30,7 @@ def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = No
     It has no ADC: columns put out durations, which a circuit-switched mesh carries and the edge
     counts. Rows take unsigned durations, so a matrix with signed inputs takes a second pass
     (``cost.signed_passes``), which costs time and energy only, unless the chip has
-    ``separate_phases``.
+    ``adc.separate_phases``.
 
     Args:
         pcm_per_weight: 4 (default), two devices per polarity: 8.9 M weights; or 2, one per
@@ -55,18 +53,46 @@ def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = No
         name="ibm_speech34"
         if pcm_per_weight == 4
         else f"ibm_speech34[{pcm_per_weight} PCM per weight]",
-        tiles=34 * planes,
-        rows=512,
-        cols=512,
-        cell=UnitCell(device=device, devices_per_polarity=pcm_per_weight // 2),
-        input_bits=9,
-        output_bits=8,
-        output_bound=10.0,
-        output_noise=0.04,
-        training=training or TrainingNoise(),
-        sources=_SOURCES,
-        planes=planes,
+        array=Array(
+            rows=512,
+            columns=512,
+            tiles=34 * planes,
+            planes=planes,
+            sources=Sources(
+                rows=_PAPER,
+                columns=f"2048 PCM per row, 4 per weight: {_PAPER}",
+                tiles=f"34 tiles, each once per plane: {_PAPER}",
+                planes="with 2 PCM per weight a tile holds two weight planes, of which one "
+                f"computes at a time: {_PAPER}",
+            ),
+        ),
+        dac=DAC(
+            bits=9,
+            sources=Sources(
+                bits="DERIVED: UINT8 inputs as durations in each of the two signs, which take a "
+                f"pass each: {_PAPER}"
+            ),
+        ),
+        cell=DifferentialPair(
+            device=device,
+            devices_per_polarity=pcm_per_weight // 2,
+            sources=Sources(
+                device=_STAND_IN, devices_per_polarity=f"4 or 2 PCM per weight: {_PAPER}"
+            ),
+        ),
+        adc=ADC(
+            bits=8,
+            range=10.0,
+            noise=0.04,
+            sources=Sources(
+                bits=f"durations counted by 512 counters per output pad: {_PAPER}",
+                range=_CROSSBAR,
+                noise=_CROSSBAR,
+            ),
+        ),
         cost=_cost(),
+        training=training or TrainingNoise(),
+        sources=Sources() if training else Sources(training=_TRAINING),
     )
 
 

@@ -2,8 +2,15 @@
 computes.
 """
 
-from analogtorch.chips.chip import Chip, TrainingNoise
-from analogtorch.devices import UnitCell, ideal_device
+from analogtorch.chips.array import Array
+from analogtorch.chips.chip import Chip
+from analogtorch.chips.converters import ADC, DAC
+from analogtorch.chips.training import TrainingNoise
+from analogtorch.devices import DifferentialPair, ideal_device
+from analogtorch.values.sources import Sources
+
+_SIZE = "that of hermes64"
+_EXACT = "no imperfections, by definition"
 
 
 def ideal() -> Chip:
@@ -12,12 +19,15 @@ def ideal() -> Chip:
     """
     return Chip(
         name="ideal",
-        tiles=64,
-        rows=256,
-        cols=256,
-        cell=UnitCell(device=ideal_device()),
-        input_bits=None,
-        output_bits=None,
+        array=Array(
+            rows=256,
+            columns=256,
+            tiles=64,
+            sources=Sources(rows=_SIZE, columns=_SIZE, tiles=_SIZE),
+        ),
+        dac=DAC(bits=None, sources=Sources(bits=_EXACT)),
+        cell=DifferentialPair(device=ideal_device(), sources=Sources(device=_EXACT)),
+        adc=ADC(sources=Sources(bits=_EXACT, steps=_EXACT, noise=_EXACT, gain_std=_EXACT)),
         training=TrainingNoise(weight="none", output=False),
-        sources=("no imperfections, by definition; the size is hermes64's",),
+        sources=Sources(training=_EXACT),
     )

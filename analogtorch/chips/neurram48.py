@@ -1,9 +1,13 @@
 """NeuRRAM: 48 cores of 256x256 resistive-memory cells (Wan et al. 2022)."""
 
 from analogtorch.chips.anchors import assumed, digital, network
-from analogtorch.chips.chip import Chip, TrainingNoise
+from analogtorch.chips.array import Array
+from analogtorch.chips.chip import Chip
+from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost, Figure, Published, Shares
-from analogtorch.devices import UnitCell, rram_wan
+from analogtorch.chips.training import TrainingNoise
+from analogtorch.devices import DifferentialPair, rram_wan
+from analogtorch.values.sources import Sources
 
 _PAPER = "Wan et al., Nature 608, 504 (2022)"
 _DATA = f"{_PAPER}, extended data, figures as tabulated in the open simulator CiMLoop"
@@ -21,17 +25,10 @@ _MEASURED = {
 # 1 / TOPS/W is the sum of the parts within 2 %, but for (8, 6): 121.1 against 108.9 fJ, which is
 # what the one-phase mode takes (9.12 TOPS/W at 0.261 TOPS). TOPS/W goes with the throughput, so it
 # gives the sum, the parts the shares.
-_SOURCES = (
-    "48 cores, 256x256 RRAM each, two cells in neighbouring rows per signed weight, so 128x256 "
-    f"weights: {_PAPER}",
-    f"cell: fits at 1 s, 1 day and 2 days to {_PAPER}, published in aihwkit; between them "
-    "interpolated in log t",
-    "training noise, Gaussian 0.16 of the largest weight: the authors' published keyword-spotting "
-    "recipe",
-    "output_bound 10, output_noise 0.04: ASSUMED, the standard crossbar model of Rasch et al., "
-    "Nat. Commun. 14, 5282 (2023); the chip senses voltages, normalised by the conductance of the "
-    "column",
-    "cost: energy and throughput per core as published; everything off the cores ASSUMED",
+_TRAINING = "Gaussian, 0.16 of the largest weight: the authors' published keyword-spotting recipe"
+_CROSSBAR = (
+    "ASSUMED, the standard crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023); the chip "
+    "senses voltages, normalised by the conductance of the column"
 )
 
 
@@ -59,17 +56,36 @@ def neurram48(
         name="neurram48"
         if bits == (6, 4)
         else f"neurram48[{input_bits}-bit inputs, {output_bits}-bit outputs]",
-        tiles=48,
-        rows=128,
-        cols=256,
-        cell=UnitCell(device=rram_wan()),
-        input_bits=input_bits,
-        output_bits=output_bits,
-        output_bound=10.0,
-        output_noise=0.04,
-        training=training or TrainingNoise(weight="gaussian", scale=0.16),
-        sources=_SOURCES,
+        array=Array(
+            rows=128,
+            columns=256,
+            tiles=48,
+            sources=Sources(
+                rows=f"256 rows, two cells in neighbouring rows per signed weight: {_PAPER}",
+                columns=_PAPER,
+                tiles=f"48 cores: {_PAPER}",
+            ),
+        ),
+        dac=DAC(bits=input_bits, sources=Sources(bits=f"one of the published pairs, {_DATA}")),
+        cell=DifferentialPair(
+            device=rram_wan(),
+            sources=Sources(
+                device=f"fits at 1 s, 1 day and 2 days to {_PAPER}, published in aihwkit; between "
+                "them interpolated in log t",
+                devices_per_polarity=f"two cells per signed weight: {_PAPER}",
+            ),
+        ),
+        adc=ADC(
+            bits=output_bits,
+            range=10.0,
+            noise=0.04,
+            sources=Sources(
+                bits=f"one of the published pairs, {_DATA}", range=_CROSSBAR, noise=_CROSSBAR
+            ),
+        ),
         cost=_cost(bits),
+        training=training or TrainingNoise(weight="gaussian", scale=0.16),
+        sources=Sources() if training else Sources(training=_TRAINING),
     )
 
 

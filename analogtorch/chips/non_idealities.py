@@ -2,69 +2,67 @@
 off.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from analogtorch.devices import IMPERFECTIONS, Device, Imperfection, Reduced, UnitCell
+from analogtorch.chips.non_ideality import declared
+from analogtorch.devices import IMPERFECTIONS, Cell, Device, Imperfection, Reduced
 from analogtorch.values import checks
 
 if TYPE_CHECKING:
     from analogtorch.chips.chip import Chip
 
 
-@dataclass(frozen=True)
-class _NonIdeality:
-    """One of them."""
-
-    present: "Callable[[Chip], bool]"
-    fields: dict[str, Any]
-    """Fields of the chip, and what they are without it."""
-
-
-_OF_THE_PERIPHERY: dict[str, _NonIdeality] = {
-    "dac": _NonIdeality(lambda chip: chip.input_bits is not None, {"input_bits": None}),
-    "adc_gain": _NonIdeality(lambda chip: chip.adc_gain_std > 0, {"adc_gain_std": 0.0}),
-    "output_noise": _NonIdeality(lambda chip: chip.output_noise > 0, {"output_noise": 0.0}),
-    "adc": _NonIdeality(
-        lambda chip: chip.output_steps > 0, {"adc_steps": None, "output_bits": None}
-    ),
-    "digital_unit": _NonIdeality(lambda chip: chip.unit_bits > 0, {"output_bits": None}),
-}
-
-NAMES = ("dac", *IMPERFECTIONS, "adc_gain", "output_noise", "adc", "digital_unit")
-"""All that are known, in the order in which a signal meets them."""
+def names(chip: "Chip") -> tuple[str, ...]:
+    """All that its parts know, in the order in which a signal meets them."""
+    found: dict[str, None] = {}
+    for _, part in _parts(chip):
+        found |= dict.fromkeys(IMPERFECTIONS if part is chip.cell else ())
+        found |= dict.fromkeys(declaration.name for _, declaration in declared(part))
+    return tuple(found)
 
 
 def non_idealities(chip: "Chip") -> tuple[str, ...]:
     """Those that the chip has; see ``Chip.non_idealities``."""
-    return tuple(name for name in NAMES if _has(chip, name))
+    present = {
+        declaration.name
+        for _, part in _parts(chip)
+        for field, declaration in declared(part)
+        if getattr(part, field.name) != declaration.absent
+    }
+    present |= {name for name in IMPERFECTIONS if _device_has(chip.cell.device, name)}
+    return tuple(name for name in names(chip) if name in present)
 
 
-def without(chip: "Chip", *names: str) -> "Chip":
+def without(chip: "Chip", *gone: str) -> "Chip":
     """The chip without those named; see ``Chip.without``."""
-    for name in names:
-        if name not in NAMES:
-            near = checks.nearest(name, NAMES) if isinstance(name, str) else ""
+    known = names(chip)
+    for name in gone:
+        if name not in known:
+            near = checks.nearest(name, known) if isinstance(name, str) else ""
             raise ValueError(
-                f"Chip.without: unknown non-ideality {name!r}{near}; known: {', '.join(NAMES)}"
+                f"Chip.without: unknown non-ideality {name!r}{near}; known: {', '.join(known)}"
             )
-    fields: dict[str, Any] = {}
-    for name in names:
-        if name in _OF_THE_PERIPHERY and _has(chip, name):
-            fields |= _OF_THE_PERIPHERY[name].fields
-    cell = _without(chip.cell, tuple(name for name in IMPERFECTIONS if name in names))
-    if cell != chip.cell:
-        fields["cell"] = cell
-    return replace(chip, **fields) if fields else chip
+    changes: dict[str, Any] = {}
+    for where, part in _parts(chip):
+        fields_gone = {
+            field.name: declaration.absent
+            for field, declaration in declared(part)
+            if {declaration.name, declaration.behind} & set(gone)
+            and getattr(part, field.name) != declaration.absent
+        }
+        if fields_gone:
+            changes[where] = fields_gone
+    reduced = _reduced(chip.cell, tuple(name for name in IMPERFECTIONS if name in gone))
+    if reduced is not chip.cell.device:
+        changes["cell"] = {"device": reduced, **changes.get("cell", {})}
+    return chip.replace(**changes) if changes else chip
 
 
-def _has(chip: "Chip", name: str) -> bool:
-    if name in _OF_THE_PERIPHERY:
-        return _OF_THE_PERIPHERY[name].present(chip)
-    return _device_has(chip.cell.device, name)
+def _parts(chip: "Chip") -> list[tuple[str, Any]]:
+    return [(field.name, getattr(chip, field.name)) for field in fields(chip)]
 
 
 def _device_has(device: Device, name: str) -> bool:
@@ -80,11 +78,12 @@ def _device_has(device: Device, name: str) -> bool:
     return not torch.equal(device.read(held, drifted, last, one), drifted)
 
 
-def _without(cell: UnitCell, names: tuple[Imperfection, ...]) -> UnitCell:
+def _reduced(cell: Cell, names: tuple[Imperfection, ...]) -> Device:
+    """The cell's device without those of them that it has."""
     whole, gone = (
         (cell.device.device, cell.device.without)
         if isinstance(cell.device, Reduced)
         else (cell.device, ())
     )
-    gone = (*gone, *(name for name in names if _device_has(whole, name)))
-    return replace(cell, device=Reduced(device=whole, without=gone)) if gone else cell
+    added = tuple(name for name in names if name not in gone and _device_has(whole, name))
+    return Reduced(device=whole, without=(*gone, *added)) if added else cell.device

@@ -1,5 +1,5 @@
 """Chips as plain dictionaries for JSON and YAML, and back: a tagged, versioned round trip of the
-dataclasses.
+dataclasses that ``analogtorch.devices.register`` knows.
 """
 
 import dataclasses
@@ -7,43 +7,22 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-from analogtorch import devices
-from analogtorch.chips.chip import Chip, TrainingNoise
-from analogtorch.chips.cost import Cost, Digital, Figure, Network, Published, Shares
+from analogtorch.chips.chip import Chip
+from analogtorch.chips.flat import upgraded
+from analogtorch.devices import registered
 from analogtorch.values import checks
+from analogtorch.values.sources import Sources
 
-VERSION = 1
-"""Raised whenever a field changes its meaning."""
-
-_TYPES: dict[str, type] = {
-    t.__name__: t
-    for t in (
-        Chip,
-        TrainingNoise,
-        Cost,
-        Digital,
-        Figure,
-        Network,
-        Published,
-        Shares,
-        devices.UnitCell,
-        devices.PCM,
-        devices.ReRAM,
-        devices.Reduced,
-        devices.Polynomial,
-        devices.LogClip,
-        devices.PowerClip,
-        devices.Piecewise,
-    )
-}
+VERSION = 2
+"""Raised whenever a field changes its meaning; 1, the flat form, is read."""
 
 
 def to_dict(chip: Chip) -> dict[str, Any]:
     """The chip as JSON-ready types; ``from_dict`` gives an equal chip back.
 
     Raises:
-        TypeError: ``chip`` is no Chip, or a part of it has no form in a file, such as a curve that
-            is a function.
+        TypeError: ``chip`` is no Chip, or a part of it has no form in a file: a curve that is a
+            function, or a class that is not registered with ``analogtorch.devices.register``.
     """
     if not isinstance(chip, Chip):
         raise TypeError(
@@ -65,11 +44,13 @@ def from_dict(data: dict[str, Any]) -> Chip:
             f"{data!r}"
         )
     version = data.get("version")
-    if type(version) is not int or version != VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise ValueError(
-            f"chip description has version {version!r}, this AnalogTorch reads version {VERSION}"
+            f"chip description has version {version!r}, this AnalogTorch reads versions 1 to "
+            f"{VERSION}"
         )
-    chip = _decode({k: v for k, v in data.items() if k != "version"}, "chip")
+    whole = {k: v for k, v in data.items() if k != "version"}
+    chip = _decode(upgraded(whole) if version == 1 else whole, "chip")
     if not isinstance(chip, Chip):
         raise ValueError(f"chip description has type {data.get('type')!r}, expected 'Chip'")
     return chip
@@ -77,22 +58,26 @@ def from_dict(data: dict[str, Any]) -> Chip:
 
 def _encode(value: Any, where: str) -> Any:
     kind = type(value)
-    if _TYPES.get(kind.__name__) is kind:
+    if registered().get(kind.__name__) is kind:
         fields = {
             f.name: _encode(getattr(value, f.name), f"{where}.{f.name}")
             for f in dataclasses.fields(value)
         }
         return {"type": kind.__name__, **fields}
+    if isinstance(value, Sources):
+        return dict(value)
     if isinstance(value, tuple):
         return [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, Real) and math.isfinite(value):
         return int(value) if isinstance(value, Integral) else float(value)
-    raise TypeError(
-        f"{where} is {checks.shown(value)}, which has no form in a file; what has: numbers, texts "
-        f"and {', '.join(sorted(_TYPES))}"
+    remedy = (
+        f"register its class: analogtorch.devices.register({kind.__name__})"
+        if dataclasses.is_dataclass(kind)
+        else "what has: numbers, texts and frozen dataclasses given to analogtorch.devices.register"
     )
+    raise TypeError(f"{where} is {checks.shown(value)}, which has no form in a file; {remedy}")
 
 
 def _decode(value: Any, where: str) -> Any:
@@ -100,12 +85,7 @@ def _decode(value: Any, where: str) -> Any:
         return tuple(_decode(v, where) for v in value)
     if not isinstance(value, dict):
         return value
-    name = value.get("type")
-    kind = _TYPES.get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise ValueError(
-            f"{where}: unknown type {name!r}{checks.nearest(name, _TYPES)}; known: {sorted(_TYPES)}"
-        )
+    kind = _kind(value.get("type"), where)
     given = {k: v for k, v in value.items() if k != "type"}
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(given.keys() - known, key=str):
@@ -113,8 +93,22 @@ def _decode(value: Any, where: str) -> Any:
         raise ValueError(
             f"{where}: {kind.__name__} has no field {unknown}{hint}; fields: {sorted(known)}"
         )
-    fields = {k: _decode(v, f"{where}.{k}") for k, v in given.items()}
+    fields = {
+        k: v if k == "sources" and isinstance(v, dict) else _decode(v, f"{where}.{k}")
+        for k, v in given.items()
+    }
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _kind(name: Any, where: str) -> type:
+    kinds = registered()
+    if not isinstance(name, str) or name not in kinds:
+        raise ValueError(
+            f"{where}: unknown type {name!r}{checks.nearest(name, kinds)}; known: {sorted(kinds)}. "
+            "A class of your own is known once its module, which calls "
+            "analogtorch.devices.register, is imported"
+        )
+    return kinds[name]

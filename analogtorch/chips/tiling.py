@@ -163,8 +163,10 @@ class Section(Layout):
 @functools.lru_cache(maxsize=4096)
 def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, ...]:
     """The sections of a layer whose weight has ``shape`` = (out, channels / groups, *kernel)."""
-    together = _groups_together(shape, groups, chip) if chip.grouped == "block_diagonal" else 1
-    if together == 1 and (groups == 1 or chip.grouped == "sequential"):
+    together = (
+        _groups_together(shape, groups, chip) if chip.array.grouped == "block_diagonal" else 1
+    )
+    if together == 1 and (groups == 1 or chip.array.grouped == "sequential"):
         return (_section(shape, groups, slice(0, groups), dense=False, chip=chip),)
     firsts = range(0, groups, together)
     parts = [slice(first, min(first + together, groups)) for first in firsts]
@@ -174,7 +176,7 @@ def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, 
 def _groups_together(shape: tuple[int, ...], groups: int, chip: Chip) -> int:
     """How many groups fit the diagonal of one tile; 1 if not even one does."""
     rows, outputs = math.prod(shape[1:]), shape[0] // groups
-    return max(1, min(groups, chip.rows // rows, chip.cols // outputs))
+    return max(1, min(groups, chip.array.rows // rows, chip.array.columns // outputs))
 
 
 def _section(
@@ -185,10 +187,12 @@ def _section(
     n, per_group = part.stop - part.start, out // groups
     outputs = n * per_group
     rows = (n * channels if dense else channels, *kernel)
-    blocks = tuple(_split(outputs, chip.cols))
+    blocks = tuple(_split(outputs, chip.array.columns))
     return Section(
-        bounds=(0, *_row_ends(rows, chip.rows)),
-        columns=(0, *(block.stop for block in blocks)) if chip.weight_scale == "block" else (),
+        bounds=(0, *_row_ends(rows, chip.array.rows)),
+        columns=(0, *(block.stop for block in blocks))
+        if chip.periphery.weight_scale == "block"
+        else (),
         groups=1 if dense else n,
         first_output=part.start * per_group,
         total_outputs=out,

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from torch import nn
@@ -16,9 +17,6 @@ from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
 from analogtorch.nn.converters import bounds_text, range_text
-
-_BUILD = ("name", "tiles", "rows", "cols")
-"""Fields of a chip that identify it and its capacity."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,9 @@ class Summary:
         """Return the chips, each with its layers."""
         found: dict[tuple[Any, ...], list[LayerRow]] = {}
         for row in self.layers:
-            found.setdefault(tuple(getattr(row.chip, name) for name in _BUILD), []).append(row)
+            array = row.chip.array
+            build = row.chip.name, array.tiles, array.rows, array.columns
+            found.setdefault(build, []).append(row)
         return [(_usual([row.chip for row in rows]), rows) for rows in found.values()]
 
     def _by_vector(self) -> list[str]:
@@ -140,7 +140,7 @@ class Summary:
         lines += self._by_vector()
         bounded = [row for row in self.layers if row.output_bounds is not None]
         if bounded:
-            of_chip = dict.fromkeys(f"{row.chip.output_bound:g}" for row in bounded)
+            of_chip = dict.fromkeys(f"{row.chip.adc.range:g}" for row in bounded)
             bounds = ", ".join(f"{row.name} {row.output_bounds}" for row in bounded)
             lines.append(
                 f"ADC range calibrated, that of the chip is {' or '.join(of_chip)}: {bounds}"
@@ -158,12 +158,12 @@ class Summary:
 
 def _fit(chip: Chip, rows: list[LayerRow]) -> str:
     tiles, cells = sum(row.blocks for row in rows), sum(row.cells for row in rows)
-    text = f"{tiles} of {chip.tiles} tiles of {chip.name} at one block per tile"
-    if tiles > chip.tiles >= _least(chip, rows):
+    text = f"{tiles} of {chip.array.tiles} tiles of {chip.name} at one block per tile"
+    if tiles > chip.array.tiles >= _least(chip, rows):
         text += f": fits only if blocks share tiles (at least {_least(chip, rows)})"
-    elif tiles > chip.tiles:
+    elif tiles > chip.array.tiles:
         text += f": TOO LARGE for one chip (at least {_least(chip, rows)} tiles)"
-    return f"{text}; {cells:,} of {chip.cells:,} cells."
+    return f"{text}; {cells:,} of {chip.array.cells:,} cells."
 
 
 def _usual(chips: list[Chip]) -> Chip:
@@ -178,18 +178,24 @@ def _usual(chips: list[Chip]) -> Chip:
 
 
 def _least(chip: Chip, rows: list[LayerRow]) -> int:
-    return math.ceil(sum(row.cells for row in rows) / (chip.rows * chip.cols))
+    return math.ceil(sum(row.cells for row in rows) / (chip.array.rows * chip.array.columns))
 
 
 def differences(chip: Chip, usual: Chip) -> str:
-    """Return the fields of ``chip`` that differ from ``usual``, with short values."""
-    found = []
-    for name in (f.name for f in fields(Chip)):
-        value = getattr(chip, name)
-        if value != getattr(usual, name):
-            short = isinstance(value, int | float | str | None)
-            found.append(f"{name} {value}" if short else name)
-    return ", ".join(found)
+    """Return the fields of ``chip`` and its parts that differ from ``usual``, with short values."""
+    return ", ".join(_differences(chip, usual, ""))
+
+
+def _differences(part: Any, usual: Any, where: str) -> Iterator[str]:
+    for each in fields(part):
+        value, other = getattr(part, each.name), getattr(usual, each.name)
+        if not each.compare or value == other:
+            continue
+        name = f"{where}{each.name}"
+        if is_dataclass(value) and type(value) is type(other) and not where:
+            yield from _differences(value, other, f"{name}.")
+        else:
+            yield f"{name} {value}" if isinstance(value, int | float | str | None) else name
 
 
 def summary(model: nn.Module) -> Summary:
@@ -249,8 +255,8 @@ def _left(model: nn.Module, name: str) -> str:
 
 def _row(name: str, layer: AnalogLayer) -> LayerRow:
     ranges, bounds = layer.input_ranges, layer.output_bounds
-    converters = bool(layer.chip.input_bits or layer.chip.output_steps)
-    if layer.chip.output_bits is None:
+    converters = bool(layer.chip.dac.bits or layer.chip.adc.levels)
+    if not layer.chip.adc.levels:
         bounds = None
     return LayerRow(
         name=name or "(root)",

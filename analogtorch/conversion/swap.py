@@ -1,9 +1,7 @@
 """Swapping of the layers of a model for analog ones and back, with the same Parameters."""
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
@@ -80,9 +78,9 @@ def convert(
         exclude: patterns of layers that stay digital.
         where: a function ``where(name, layer)`` that decides about each layer that the patterns
             leave.
-        per_layer: chips by pattern for the layers that it matches: another ``Chip``, or the fields
-            in which it differs from ``chip``, such as ``{"head": {"output_bits": 10}}``. If several
-            match, the last counts.
+        per_layer: chips by pattern for the layers that it matches: another ``Chip``, or what
+            ``chip.replace`` takes to make it of ``chip``, such as
+            ``{"head": {"periphery": {"output_bits": 10}}}``. If several match, the last counts.
         embeddings: if True, convert every ``nn.Embedding`` too: a token is then one noisy MVM with
             its row.
         fold_batch_norm: if True, first fold batch norms into the layers before them, as
@@ -131,7 +129,7 @@ def convert(
     overrides = {} if per_layer is None else per_layer
     if not isinstance(overrides, Mapping):
         raise TypeError(
-            f"convert: per_layer must map patterns to chips or to fields of one, got {per_layer!r}"
+            f"convert: per_layer must map patterns to chips or to parts of one, got {per_layer!r}"
         )
     names = names_of(model)
     chips = _chips(model, names, chip, overrides, embeddings)
@@ -271,17 +269,12 @@ def _changed(chip: Chip, pattern: str, change: Chip | Mapping[str, Any]) -> Chip
         return change
     if not isinstance(change, Mapping):
         raise TypeError(
-            f"convert: per_layer[{pattern!r}] must be a Chip or a dict of its fields, got "
-            f"{change!r}"
+            f"convert: per_layer[{pattern!r}] must be a Chip or a dict of its parts, got {change!r}"
         )
-    known = [field.name for field in dataclasses.fields(Chip)]
-    if unknown := [name for name in change if name not in known]:
-        near = get_close_matches(unknown[0], known, n=1) or known[:1]
-        raise ValueError(
-            f"convert: per_layer[{pattern!r}]: a Chip has no field {unknown[0]!r}; did you mean "
-            f"{near[0]!r}?"
-        )
-    return dataclasses.replace(chip, **change)
+    try:
+        return chip.replace(**change)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"convert: per_layer[{pattern!r}]: {error}") from error
 
 
 def to_digital(model: nn.Module) -> nn.Module:

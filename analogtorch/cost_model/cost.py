@@ -204,9 +204,9 @@ def _energy(plan: Schedule, chip: Chip, conductance: float, charge: Charge) -> E
 
 def _mvm(run: Run, chip: Chip, costs: Cost, conductance: float, charge: Charge) -> Energy:
     return costs.mvm(
-        rows=run.rows / chip.rows,
-        cols=run.cols / chip.cols,
-        cells=run.weights / (chip.rows * chip.cols),
+        rows=run.rows / chip.array.rows,
+        cols=run.cols / chip.array.columns,
+        cells=run.weights / (chip.array.rows * chip.array.columns),
         conductance=conductance,
         charge=charge,
     )

@@ -39,11 +39,10 @@ def peak(chip: Chip) -> Peak:
     costs = chip.cost
     if costs is None:
         raise ValueError(
-            f"chip {chip.name!r} has no cost; give it one: dataclasses.replace(chip, cost=...), or "
-            "take a preset"
+            f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
         )
-    tiles = chip.tiles // chip.planes
-    operations = OPERATIONS_PER_MAC * chip.cells // chip.planes
+    tiles = chip.array.tiles // chip.array.planes
+    operations = OPERATIONS_PER_MAC * chip.array.cells // chip.array.planes
     joules = tiles * costs.mvm_energy.value
     per_watt = operations / joules / 1e12
     efficiency = Efficiency(

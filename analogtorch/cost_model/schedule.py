@@ -277,7 +277,7 @@ class _Clock:
         chip, busy = self.chip, self.busy["tile", tile]
         planes = len({p.tile for p in self.held[tile]})
         cells = sum(p.block.rows * p.block.cols for p in self.held[tile]) / (
-            planes * chip.rows * chip.cols
+            planes * chip.array.rows * chip.array.columns
         )
         return TileUse(
             chip=tile[0],
@@ -305,7 +305,7 @@ def _runs(
     for p in placed:
         block, groups = p.block, groups_of(p.block, matrix)
         mvms, cols = _share(op, copies, block.copy) * times, float(block.cols)
-        if chip.grouped == "sequential":
+        if chip.array.grouped == "sequential":
             mvms, cols, weights = mvms * groups, cols / groups, block.rows * block.cols / groups
         else:
             weights = _on_diagonal(block, matrix)

@@ -129,13 +129,13 @@ def traffic(
                 moved.send(elements / len(location), source, target, columns)
         return moved
     copies = 1 + max(p.block.copy for p in placed)
-    rows = matrix.rows * (1 if chip.grouped == "sequential" else matrix.groups)
+    rows = matrix.rows * (1 if chip.array.grouped == "sequential" else matrix.groups)
     for source, wanted in _needed(op, matrix, sources, location):
         entered: set[tuple[int, ...]] = set()
         for p in placed:
             share = p.block.rows / rows
             rows_of: tuple[int, ...] = (p.chip, p.block.copy, p.block.row)
-            if chip.grouped == "sequential":  # the inputs of its columns' groups only
+            if chip.array.grouped == "sequential":  # the inputs of its columns' groups only
                 share *= groups_of(p.block, matrix) / matrix.groups
                 rows_of += (p.block.col if matrix.groups > 1 else 0,)
             moved.send(
@@ -203,7 +203,7 @@ def groups_of(block: Block, matrix: Matrix) -> int:
 
 def tile_of(placement: Placement, chip: Chip) -> Tile:
     """Return the tile that a block lies on, or the set of tiles with common circuits."""
-    return placement.chip, placement.tile // chip.planes
+    return placement.chip, placement.tile // chip.array.planes
 
 
 def _hops(a: int, b: int, columns: int) -> int:

@@ -1,126 +1,82 @@
-"""The unit cell: a signed weight on one or more devices per polarity."""
+"""What a unit cell must have: the protocol that ``DifferentialPair`` keeps, for cells of your
+own.
+"""
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import fields, is_dataclass
+from typing import Any, Protocol, Self, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.device import Device, check_device
-from analogtorch.devices.pcm import PCM
-from analogtorch.devices.reduced import Reduced
-from analogtorch.devices.reram import ReRAM
-from analogtorch.devices.spread import EMPTY, FILLING, Spread, clamped_share
-from analogtorch.values import checks
+from analogtorch.devices.protocol import check_protocol
+from analogtorch.devices.spread import Spread
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnitCell:
-    """A differential pair of devices that stores one weight ``w`` in [-1, 1].
+@runtime_checkable
+class Cell(Protocol):
+    """The devices at one crossing of a row and a column, which hold one weight ``w`` in [-1, 1].
 
-    ``w = (sum of g+ - sum of g-) / g_total``. Both polarities are programmed, drift and are read
-    with noise, even where their target is 0.
+    A cell is a frozen dataclass with a field ``device``, the model of all its devices.
+    Conductances are in microsiemens. The devices of a cell are numbered by the first dimension of
+    its conductances: shape (devices, *S) for weights of any shape S.
     """
 
-    device: Device
-    """``PCM``, ``ReRAM``, or your own device that follows the protocol ``Device``. An effective
-    model of several devices counts as one."""
-    devices_per_polarity: int = 1
-    """Number of devices that share one polarity, >= 1."""
-    split: Literal["equal", "sequential"] = "equal"
-    """``equal``: every device carries the same share. ``sequential``: one device is filled before
-    the next is used."""
-
-    def __post_init__(self) -> None:
-        check_device("UnitCell.device", self.device)
-        checks.counts(self, "devices_per_polarity")
-        checks.choice("UnitCell.split", self.split, ("equal", "sequential"))
+    @property
+    def device(self) -> Device:
+        """The model of every device in the cell."""
+        ...
 
     @property
     def devices(self) -> int:
-        """Number of devices in the cell, of both polarities together."""
-        return 2 * self.devices_per_polarity
-
-    @property
-    def g_total(self) -> float:
-        """The conductance, uS, that stands for ``|w| = 1``."""
-        return self.devices_per_polarity * self.device.g_max
-
-    def targets(self, w: Tensor) -> Tensor:
-        """Return the target conductances of weights.
-
-        Args:
-            w: weights in [-1, 1], of any shape S.
-
-        Returns:
-            Conductances in uS, of shape (devices, *S), those of the positive polarity first.
-        """
-        n = self.devices_per_polarity
-        polarities = torch.stack((w.clamp_min(0.0), (-w).clamp_min(0.0)))
-        if self.split == "equal":
-            shares = polarities.unsqueeze(1).expand(2, n, *w.shape)
-        else:
-            filled = torch.arange(n, device=w.device, dtype=w.dtype).view(1, n, *[1] * w.dim())
-            shares = (polarities.unsqueeze(1) * n - filled).clamp(0.0, 1.0)
-        return shares.reshape(2 * n, *w.shape) * self.device.g_max
-
-    def weights(self, g: Tensor) -> Tensor:
-        """Return the weights that conductances stand for.
-
-        ``g`` has shape (devices, *S) and is in uS; the weights have shape S.
-        """
-        plus, minus = g.reshape(2, self.devices_per_polarity, *g.shape[1:]).sum(1)
-        return (plus - minus) / self.g_total
-
-    def negatives(self, g: Tensor) -> Tensor:
-        """Return the share, >= 0 and of shape S, that the negative polarity adds to each weight.
-
-        ``g`` has shape (devices, *S), in uS. The positive polarity holds the weight plus this
-        share.
-        """
-        return g[self.devices_per_polarity :].sum(0) / self.g_total
-
-    def programming_sigma(self, w: Tensor) -> Tensor:
-        """Return the standard deviation of cells programmed to the weights ``w``.
-
-        ``w`` lies in [-1, 1] and has any shape, which the result shares. All devices count, after
-        ``device.program`` has clamped their conductances at 0. A device near its target 0 therefore
-        varies less than ``device.programming_sigma``, down to 0.58 times.
-        """
-        targets = self.targets(w)
-        sigma = self.device.programming_sigma(targets)
-        share = clamped_share(targets / sigma.clamp_min(torch.finfo(sigma.dtype).tiny))
-        return (share * sigma.square()).sum(0).sqrt() / self.g_total
+        """Devices in the cell, >= 1."""
+        ...
 
     @property
     def spread(self) -> Spread | None:
-        """The curve ``programming_sigma`` in the form that kernels evaluate, within 1.4 %.
+        """``programming_sigma`` as a kernel evaluates it; None: only plain torch can."""
+        ...
 
-        It is None unless the curve of the device is a polynomial of degree 3 at most.
+    def targets(self, w: Tensor) -> Tensor:
+        """Target conductances of the weights ``w`` (S), >= 0: shape (devices, *S)."""
+        ...
+
+    def weights(self, g: Tensor) -> Tensor:
+        """The weights that the conductances ``g`` (devices, *S) stand for: shape S."""
+        ...
+
+    def negatives(self, g: Tensor) -> Tensor:
+        """What a read of those weights subtracts, >= 0, in units of the weight: shape S. With
+        ``weights`` added it is what the read adds.
         """
-        device, n = self.device, self.devices_per_polarity
-        if isinstance(device, Reduced):
-            if "programming_noise" in device.without:
-                return Spread(coefficients=(0.0, 0.0, 0.0, 0.0))
-            device = device.device
-        if not isinstance(device, PCM | ReRAM):
-            return None
-        curve = device.programming_std
-        if not isinstance(curve, Polynomial) or len(curve.coefficients) > 4:
-            return None
-        unit = device.programming_scale * device.g_max / device.g_reference / self.g_total
-        c = [unit * c for c in curve.coefficients] + [0.0] * (4 - len(curve.coefficients))
-        empty = EMPTY * max(c[0], 0.0) ** 2
-        full = max(sum(c), 0.0) ** 2
-        rate = FILLING / n  # a full device stands for |w| = 1 / n
-        dip = 1 - EMPTY
-        if self.split == "sequential":
-            base, step = (2 * n - 1) * empty, full - empty
-            return Spread(coefficients=tuple(c), base=base, step=step, pieces=n, dip=dip, rate=rate)  # type: ignore[arg-type]
-        # n devices carry equal shares
-        root = math.sqrt(n)
-        c = [root * x for x in c]
-        rate *= root
-        return Spread(coefficients=tuple(c), base=n * empty, dip=dip, rate=rate)  # type: ignore[arg-type]
+        ...
+
+    def programming_sigma(self, w: Tensor) -> Tensor:
+        """Standard deviation of the weight programmed to ``w``, all devices together: shape S."""
+        ...
+
+    def changes(self, change: Tensor, target: Tensor) -> Tensor:
+        """Changes of conductance (devices, *S) that change weights with the targets ``target`` (S)
+        by ``change`` (S).
+        """
+        ...
+
+    def enlarged(self, times: int) -> Self:
+        """A cell of ``times`` as many devices, each of which carries as much less of the weight."""
+        ...
+
+
+def check_cell(owner: str, cell: Any) -> None:
+    """Refuse what is no unit cell.
+
+    Raises:
+        TypeError: with the methods and attributes that it lacks, or that it is no dataclass with a
+            field ``device``.
+    """
+    example = "analogtorch.devices.DifferentialPair(device=analogtorch.devices.pcm_like())"
+    check_protocol(owner, cell, Cell, "unit cell", example)
+    if not is_dataclass(type(cell)) or "device" not in (field.name for field in fields(cell)):
+        raise TypeError(
+            f"{owner}: {type(cell).__name__} must be a frozen dataclass with a field 'device', so "
+            "that a chip can be described without some errors of its devices"
+        )
+    check_device(f"{type(cell).__name__}.device", cell.device)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from analogtorch.devices.registry import register
 from analogtorch.values import checks
 
 
@@ -28,6 +29,7 @@ def check_curve(name: str, curve: Any) -> None:
         )
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Polynomial:
     """The polynomial ``c0 + c1 r + c2 r^2 + ...``."""
@@ -52,6 +54,7 @@ class Polynomial:
         return value
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class LogClip:
     """The curve ``clip(slope ln r + offset, low, high)``.
@@ -81,6 +84,7 @@ class LogClip:
         return (self.slope * r.log() + self.offset).clamp(self.low, self.high)
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class PowerClip:
     """The curve ``min(scale / max(r^power, floor), high)``."""
@@ -102,6 +106,7 @@ class PowerClip:
         return (self.scale / r.pow(self.power).clamp_min(self.floor)).clamp_max(self.high)
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Piecewise:
     """Two curves: ``below`` for ``r < split``, and ``above`` for the rest."""

@@ -4,6 +4,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from analogtorch.devices.curves import Curve
+from analogtorch.devices.protocol import check_protocol
+
 
 @runtime_checkable
 class Device(Protocol):
@@ -49,8 +52,29 @@ class Device(Protocol):
         ...
 
 
-_METHODS = ("programming_sigma", "program", "drift_coefficient", "drift", "read")
-_FIELDS = ("name", "g_max", "valid_until")
+@runtime_checkable
+class Fitted(Device, Protocol):
+    """A device whose programming noise is a fitted curve.
+
+    ``programming_sigma(g)`` is ``programming_scale * g_max / g_reference * programming_std(r)``
+    with ``r = g / g_max``, at least 0. Kernels can draw it where the curve is a ``Polynomial`` of
+    at most four coefficients.
+    """
+
+    @property
+    def g_reference(self) -> float:
+        """``g_max`` of the devices that the curve was fitted on, uS, > 0."""
+        ...
+
+    @property
+    def programming_std(self) -> Curve:
+        """Standard deviation of the programmed conductance, uS, as a function of ``r``."""
+        ...
+
+    @property
+    def programming_scale(self) -> float:
+        """Multiplies it, >= 0."""
+        ...
 
 
 def check_device(owner: str, device: Any) -> None:
@@ -59,19 +83,7 @@ def check_device(owner: str, device: Any) -> None:
     Raises:
         TypeError: it lacks methods or attributes, which the message names.
     """
-    if isinstance(device, type) or not any(hasattr(device, name) for name in _METHODS):
-        hint = "; call it" if callable(device) else ""
-        raise TypeError(
-            f"{owner} must be a device such as analogtorch.devices.pcm_like(), got "
-            f"{device!r}{hint}. A device of your own has what analogtorch.devices.Device lists"
-        )
-    lacks = [name for name in _METHODS if not callable(getattr(device, name, None))]
-    lacks += [name for name in _FIELDS if not hasattr(device, name)]
-    if lacks:
-        raise TypeError(
-            f"{owner}: {type(device).__name__} lacks {', '.join(lacks)}, which every device has: "
-            "see analogtorch.devices.Device"
-        )
+    check_protocol(owner, device, Device, "device", "analogtorch.devices.pcm_like()")
 
 
 def beyond(device: Device, t: float | None) -> str:

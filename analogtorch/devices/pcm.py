@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip, check_curve
+from analogtorch.devices.registry import register
 from analogtorch.values import checks
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class PCM:
     """One PCM device, or several that one fit describes as one device.

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from analogtorch.devices.device import Device, check_device
+from analogtorch.devices.registry import register
 from analogtorch.values import checks
 
 Imperfection = Literal["programming_noise", "drift", "read_noise"]
@@ -13,6 +14,7 @@ IMPERFECTIONS: tuple[Imperfection, ...] = ("programming_noise", "drift", "read_n
 """The imperfections that can be left out, in the order in which they act on a conductance."""
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Reduced:
     """Another device without some of its imperfections; see ``analogtorch.chips.Chip.without``."""

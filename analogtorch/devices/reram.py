@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.curves import Curve, Polynomial, check_curve
+from analogtorch.devices.registry import register
 from analogtorch.values import checks
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class ReRAM:
     """One ReRAM device, with the methods of ``PCM``.

@@ -45,7 +45,7 @@ class Spread:
     A cell whose devices are filled one after the other has one piece per device. ``base`` is the
     variance of the devices that stay empty, and ``step`` what a full device adds beyond an empty
     one. A device that is hardly filled varies less than ``p``, as it is clamped at 0: the share
-    ``dip`` of its variance is missing where ``f = 0``. See ``UnitCell.spread``.
+    ``dip`` of its variance is missing where ``f = 0``. See ``Cell.spread``.
     """
 
     coefficients: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from analogtorch.devices import UnitCell
+from analogtorch.devices import Cell
 from analogtorch.evaluate.suggestion import Suggestion, suggest
 from analogtorch.values import checks
 from analogtorch.values.shown import as_text, draw
@@ -38,7 +38,7 @@ class LayerLoss:
     """Number of weights on the chip."""
     blocks: int
     """Number of blocks, each of which takes cells of one tile."""
-    cell: UnitCell
+    cell: Cell
     """The unit cell that holds one weight."""
     loss: dict[Effect, Loss]
     """Loss of the metric, by effect, when this layer alone is on the chip."""

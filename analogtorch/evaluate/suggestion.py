@@ -14,13 +14,12 @@ stay: the converters and the output noise, which are most of the loss where one 
 all others small; and all that drift adds, most of which the devices of a weight have in common.
 """
 
-import dataclasses
 import glob
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analogtorch.devices import UnitCell
+from analogtorch.devices import Cell
 
 if TYPE_CHECKING:
     from analogtorch.evaluate.losses import Effect, LayerLoss, Sensitivity
@@ -53,7 +52,7 @@ class Suggestion:
     """Number of weights on the chip now."""
     excluded_loss: float
     """Estimated loss with these layers digital."""
-    per_layer: dict[str, dict[str, UnitCell]]
+    per_layer: dict[str, dict[str, Cell]]
     """Cells with more devices, by layer, for ``convert(per_layer=...)``; empty if they are not
     enough."""
     multiple: int
@@ -108,17 +107,13 @@ def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion
         weights=sum(row.weights for row in rows.values()),
         excluded_loss=left,
         per_layer={
-            glob.escape(name): {"cell": _larger(rows[name].cell, multiple)} for name in more
+            glob.escape(name): {"cell": rows[name].cell.enlarged(multiple)} for name in more
         },
         multiple=multiple,
         added_cells=(multiple - 1) * sum(rows[name].weights for name in more),
         per_layer_loss=more_left,
         why_not=why_not,
     )
-
-
-def _larger(cell: UnitCell, multiple: int) -> UnitCell:
-    return dataclasses.replace(cell, devices_per_polarity=multiple * cell.devices_per_polarity)
 
 
 def _shares(

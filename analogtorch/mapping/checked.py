@@ -29,7 +29,7 @@ def checked(
     if not isinstance(chip.cost, Cost):
         raise ValueError(
             f"chip {chip.name!r} has no cost; take a preset that has one, such as "
-            "analogtorch.chips.hermes64(), or give it one: dataclasses.replace(chip, cost=...)"
+            "analogtorch.chips.hermes64(), or give it one: chip.replace(cost=...)"
         )
     given = mapping.matrices.values() if isinstance(mapping.matrices, Mapping) else mapping.matrices
     matrices, placed = {m.name: m for m in given}, defaultdict(list)
@@ -64,12 +64,12 @@ def _check_inside(p: Placement, chip: Chip, matrices: Collection[str]) -> None:
             f"a block of {block.matrix!r} is placed, which is no matrix; matrices: "
             f"{', '.join(matrices)}"
         )
-    rows_fit = block.rows >= 1 and 0 <= p.row <= chip.rows - block.rows
-    cols_fit = block.cols >= 1 and 0 <= p.col <= chip.cols - block.cols
-    if not (rows_fit and cols_fit and 0 <= p.tile < chip.tiles and p.chip >= 0):
+    rows_fit = block.rows >= 1 and 0 <= p.row <= chip.array.rows - block.rows
+    cols_fit = block.cols >= 1 and 0 <= p.col <= chip.array.columns - block.cols
+    if not (rows_fit and cols_fit and 0 <= p.tile < chip.array.tiles and p.chip >= 0):
         raise ValueError(
-            f"{p} does not lie on a tile of {chip.name}: tiles 0 to {chip.tiles - 1} of "
-            f"{chip.rows}x{chip.cols} cells"
+            f"{p} does not lie on a tile of {chip.name}: tiles 0 to {chip.array.tiles - 1} of "
+            f"{chip.array.rows}x{chip.array.columns} cells"
         )
 
 

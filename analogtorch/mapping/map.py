@@ -223,7 +223,7 @@ def _chip_of(model: nn.Module) -> Chip:
     several: list[tuple[Chip, list[str]]] = []
     for name, layer in analog_layers(model):
         for chip, names in several:
-            if chip is layer.chip or chip == replace(layer.chip, training=chip.training):
+            if chip is layer.chip or chip == layer.chip.replace(training=chip.training):
                 names.append(name or "(root)")
                 break
         else:
@@ -330,10 +330,10 @@ def _too_large(
     copies: Mapping[str, int],
     out: Retired,
 ) -> str:
-    area = chip.rows * chip.cols
+    area = chip.array.rows * chip.array.columns
     size = {m.name: cells(m, chip) * copies.get(m.name, 1) for m in matrices}
     largest = sorted(matrices, key=lambda m: -size[m.name])
-    usable, excluded, spare = num_chips * chip.tiles - len(out.tiles), list[str](), needed
+    usable, excluded, spare = num_chips * chip.array.tiles - len(out.tiles), list[str](), needed
     for matrix in largest:
         if spare <= usable:
             break
@@ -349,11 +349,11 @@ def _too_large(
         if len(excluded) <= 5
         else f"exclude={[*excluded[:5], '...']} ({len(excluded)} layers)"
     )
-    enough = -(-(needed + len(out.tiles)) // chip.tiles)
+    enough = -(-(needed + len(out.tiles)) // chip.array.tiles)
     fewer = "ask for fewer copies in duplicate, " if max(copies.values(), default=1) > 1 else ""
     return (
         f"map_to_chip: {sum(m.weights for m in matrices):,} weights in {sum(size.values()):,} "
-        f"cells need {needed} tiles of {chip.rows}x{chip.cols}; {num_chips} x {chip.name} "
+        f"cells need {needed} tiles of {chip.array.rows}x{chip.array.columns}; {num_chips} x {chip.name} "
         f"{'has' if num_chips == 1 else 'have'} {usable}{lost}. Largest: {named}. Nothing was "
         f"placed. Give num_chips={enough} (or num_chips=None for as many as needed), leave the "
         f"largest digital with {few}, {fewer}or give the layers fewer columns"

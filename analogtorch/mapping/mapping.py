@@ -114,12 +114,12 @@ class ChipMapping:
     @property
     def tiles_lower_bound(self) -> int:
         """Number of tiles that the cells would fill without waste."""
-        return math.ceil(self.cells / (self.chip.rows * self.chip.cols))
+        return math.ceil(self.cells / (self.chip.array.rows * self.chip.array.columns))
 
     @property
     def tile_utilisation(self) -> dict[tuple[int, int], float]:
         """Share of the cells taken, 0..1, of each (chip, tile) in use."""
-        area = self.chip.rows * self.chip.cols
+        area = self.chip.array.rows * self.chip.array.columns
         found: dict[tuple[int, int], int] = {}
         for p in self.placements:
             found[p.chip, p.tile] = found.get((p.chip, p.tile), 0) + p.block.rows * p.block.cols
@@ -128,7 +128,7 @@ class ChipMapping:
     @property
     def utilisation(self) -> float:
         """Share of the cells taken, 0..1, of all tiles in use."""
-        return self.cells / (self.tiles_used * self.chip.rows * self.chip.cols)
+        return self.cells / (self.tiles_used * self.chip.array.rows * self.chip.array.columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mapping as types that JSON has; ``from_dict`` reads them."""

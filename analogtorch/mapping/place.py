@@ -27,7 +27,7 @@ class Retired:
         Raises:
             ValueError: an entry is no tile or column of the chips.
         """
-        limits = (num_chips, chip.tiles, chip.cols)
+        limits = (num_chips, chip.array.tiles, chip.array.columns)
         for what, entries, length in (
             ("retired", self.tiles, 2),
             ("retired_columns", self.columns, 3),
@@ -78,8 +78,8 @@ def place(
     Raises:
         TooLarge: ``num_chips`` chips have too few tiles.
     """
-    bins = pack(blocks, chip.rows, chip.cols, demand)
-    count = num_chips or max(1, -(-(len(bins) - chip.tiles) // chip.tiles))
+    bins = pack(blocks, chip.array.rows, chip.array.columns, demand)
+    count = num_chips or max(1, -(-(len(bins) - chip.array.tiles) // chip.array.tiles))
     while True:
         filled = _fit(bins, chip, count, retired)
         if filled is not None:
@@ -136,7 +136,7 @@ def _slots(chip: Chip, num_chips: int, retired: Retired) -> list[tuple[int, int]
     Of tiles that share their converters, one of each set comes before any second.
     """
     unusable = retired.tiles | {(c, t) for c, t, _ in retired.columns}
-    tiles = sorted(range(chip.tiles), key=lambda t: (t % chip.planes, t))
+    tiles = sorted(range(chip.array.tiles), key=lambda t: (t % chip.array.planes, t))
     return [(c, t) for c in range(num_chips) for t in tiles if (c, t) not in unusable]
 
 
@@ -145,4 +145,7 @@ def _damaged(chip: Chip, num_chips: int, retired: Retired) -> list[Bin]:
     for c, t, column in sorted(retired.columns):
         if c < num_chips and (c, t) not in retired.tiles:
             columns.setdefault((c, t), []).append(column)
-    return [Bin.empty(chip.rows, chip.cols, listed, slot) for slot, listed in columns.items()]
+    return [
+        Bin.empty(chip.array.rows, chip.array.columns, listed, slot)
+        for slot, listed in columns.items()
+    ]

@@ -21,7 +21,7 @@ from analogtorch.mapping.types import Block
 def blocks(matrix: Matrix, chip: Chip, copies: int = 1) -> tuple[Block, ...]:
     """Return the blocks of every copy of ``matrix`` on ``chip``.
 
-    A grouped convolution follows ``chip.grouped``: groups side by side on the same rows
+    A grouped convolution follows ``chip.array.grouped``: groups side by side on the same rows
     (``sequential``), or on the diagonal of a block, whose other cells are programmed to zero and
     are wasted (``block_diagonal``).
     """
@@ -89,4 +89,4 @@ def _columns(blocks: Iterable[Block]) -> dict[tuple[int, int], list[tuple[int, i
 
 
 def _first_row(row: int, matrix: Matrix, chip: Chip) -> int:
-    return 0 if matrix.groups > 1 and chip.grouped == "sequential" else row
+    return 0 if matrix.groups > 1 and chip.array.grouped == "sequential" else row

@@ -41,17 +41,17 @@ def check(mapping: "ChipMapping") -> None:
             for n in (p.chip, p.tile, p.row, p.col, b.row, b.col, b.rows, b.cols, b.copy)
         ):
             raise ValueError(f"ChipMapping.placements: {p} must be made of integers")
-        if not (0 <= p.chip < mapping.num_chips and 0 <= p.tile < chip.tiles):
+        if not (0 <= p.chip < mapping.num_chips and 0 <= p.tile < chip.array.tiles):
             raise ValueError(
                 f"ChipMapping.placements: {p} is on no tile of {mapping.num_chips} x {chip.name}"
             )
         if not (
             min(p.row, p.col) >= 0 < min(b.rows, b.cols)
-            and p.row + b.rows <= chip.rows
-            and p.col + b.cols <= chip.cols
+            and p.row + b.rows <= chip.array.rows
+            and p.col + b.cols <= chip.array.columns
         ):
             raise ValueError(
-                f"ChipMapping.placements: {p} reaches beyond its tile of {chip.rows}x{chip.cols}"
+                f"ChipMapping.placements: {p} reaches beyond its tile of {chip.array.rows}x{chip.array.columns}"
             )
         if b.matrix not in held:
             raise ValueError(f"ChipMapping.placements: {p} belongs to no matrix of the mapping")

@@ -28,7 +28,7 @@ class ConvertersMixin(nn.Module):
     """ADC range of each partial sum, (row blocks, outputs), in units of (full-scale input x weight
     scale): a deviation from the chip, which has one ADC range for all. None: the chip's."""
     output_ranges: Tensor | None
-    """Range in which the digital unit of a chip with ``unit_bits`` rounds what it passes on, (row
+    """Range in which the digital unit of a chip with ``Periphery.output_bits`` rounds what it passes on, (row
     blocks, outputs), in the same units; software sets it. None: it is not known yet, and ADC
     outputs are passed on as they are."""
     calibrated: bool
@@ -91,7 +91,7 @@ class ConvertersMixin(nn.Module):
             )
         if not self.calibrated:
             self.input_range.requires_grad_(
-                self.weight.requires_grad and self.chip.input_bits is not None
+                self.weight.requires_grad and self.chip.dac.bits is not None
             )
         self.calibrated = True
 
@@ -161,7 +161,7 @@ class ConvertersMixin(nn.Module):
         what it passes on.
 
         They belong to software, so that they are no deviation from the chip: ``calibrate`` finds
-        them. Without effect on a chip whose ADC has the bits of the outputs (``Chip.adc_steps``
+        them. Without effect on a chip without digital unit (``Periphery.output_bits``
         None).
 
         Args:

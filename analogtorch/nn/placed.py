@@ -72,7 +72,7 @@ class PlacedMixin(ConvertersMixin):
         """How the layer would compute on ``chip``; it stays on its own."""
         placed = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
         evaluation = self._plans(placed, chip)
-        programmed = self._plans(placed, chip, output_noise=chip.output_noise)
+        programmed = self._plans(placed, chip, output_noise=chip.adc.noise)
         return Executions(
             self._noiseless(chip, placed, evaluation),
             self._training(chip, placed),
@@ -98,7 +98,7 @@ class PlacedMixin(ConvertersMixin):
         plans = self._plans(
             placed,
             chip,
-            output_noise=fraction * chip.output_noise * noise.output,
+            output_noise=fraction * chip.adc.noise * noise.output,
             weight_noise=fraction * noise.strength if drawn else 0.0,
             spread=spread if drawn and spread is not None else Spread(),
         )
@@ -132,11 +132,11 @@ class PlacedMixin(ConvertersMixin):
         return tuple(
             Plan(
                 **section.layout,
-                input_bits=chip.input_bits or 0,
-                output_steps=chip.output_steps,
-                unit_bits=chip.unit_bits,
+                input_bits=chip.dac.bits or 0,
+                output_steps=chip.adc.levels,
+                unit_bits=chip.periphery.output_bits or 0,
                 phases=chip.phases,
-                output_bound=chip.output_bound,
+                output_bound=chip.adc.range,
                 **geometry,
                 **noise,
             )

@@ -245,7 +245,7 @@ def weight_sigma(
         full: weight at full conductance, of the same shape.
         strength: multiple of the deviation, >= 0.
         spread: deviation in units of ``full`` by ``r``, such as a ``Spread`` or
-            ``UnitCell.programming_sigma``.
+            ``Cell.programming_sigma``.
     """
     return full * strength * spread(r)
 

@@ -1,10 +1,17 @@
 """Tables, plots, pages and the report of a run.
 
-Importing this room lets mappings, costs and sensitivities print and draw themselves
+Importing this room lets chips, mappings, costs and sensitivities print and draw themselves
 (``analogtorch.values.shown``).
 """
 
-from analogtorch.report import cost, floorplan_png, mapping, page, sensitivity  # noqa: F401  they show values
+from analogtorch.report import (  # noqa: F401  they show values
+    chip,
+    cost,
+    floorplan_png,
+    mapping,
+    page,
+    sensitivity,
+)
 from analogtorch.report.plot import plot
 from analogtorch.report.result import Result
 from analogtorch.report.text import markdown, table

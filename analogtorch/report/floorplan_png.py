@@ -70,8 +70,12 @@ def _tiles(axes: Any, mapping: ChipMapping, plan: Floorplan) -> None:
     )
     blocks, faces = [], []
     for p, x, y in plan.blocks():
-        left, top = x + p.col / chip.cols, y + p.row / chip.rows
-        blocks.append(Rectangle((left, top), p.block.cols / chip.cols, p.block.rows / chip.rows))
+        left, top = x + p.col / chip.array.columns, y + p.row / chip.array.rows
+        blocks.append(
+            Rectangle(
+                (left, top), p.block.cols / chip.array.columns, p.block.rows / chip.array.rows
+            )
+        )
         faces.append(colour[p.block.matrix])
     axes.add_collection(PatchCollection(blocks, facecolor=faces, edgecolor="black", linewidth=0.2))
     for f in plan.frames:

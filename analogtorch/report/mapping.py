@@ -52,7 +52,7 @@ def layer_rows(mapping: ChipMapping) -> list[tuple[str, ...]]:
 def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
     """Return the totals, each as a name and its text."""
     chip, over = mapping.chip, mapping.tiles_used - mapping.tiles_lower_bound
-    area = chip.rows * chip.cols
+    area = chip.array.rows * chip.array.columns
     wasted = mapping.cells - sum(m.weights * mapping.copies[m.name] for m in mapping.matrices)
     zeros = f" ({wasted:,} of them zeros of block-diagonal matrices)" if wasted else ""
     rest = sum(count for _, count in mapping.digital_weights)
@@ -65,8 +65,8 @@ def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
         ),
         (
             "chip",
-            f"{chip.name}: {mapping.num_chips} used, each with {chip.tiles} tiles of "
-            f"{chip.rows}x{chip.cols}",
+            f"{chip.name}: {mapping.num_chips} used, each with {chip.array.tiles} tiles of "
+            f"{chip.array.rows}x{chip.array.columns}",
         ),
         (
             "tiles",

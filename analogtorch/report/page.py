@@ -49,8 +49,8 @@ font-size="{{ r(f.width * 0.08) }}">chip {{ f.chip }}</text>{% endfor %}
 {%- for t in plan.tiles %}
 <rect class="tile" x="{{ r(t.x) }}" y="{{ r(t.y) }}" width="1" height="1"/>
 {%- for p in t.placements %}
-<rect class="block" x="{{ r(t.x + p.col / chip.cols) }}" y="{{ r(t.y + p.row / chip.rows) }}" \
-width="{{ r(p.block.cols / chip.cols) }}" height="{{ r(p.block.rows / chip.rows) }}" \
+<rect class="block" x="{{ r(t.x + p.col / chip.array.columns) }}" y="{{ r(t.y + p.row / chip.array.rows) }}" \
+width="{{ r(p.block.cols / chip.array.columns) }}" height="{{ r(p.block.rows / chip.array.rows) }}" \
 fill="{{ colour[p.block.matrix] }}">\
 <title>{{ description(p) }}</title></rect>{% endfor %}{% endfor %}
 </svg>

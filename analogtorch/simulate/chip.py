@@ -49,9 +49,9 @@ def program(
 ) -> "ProgrammedChip":
     """Manufacture and program one chip with the analog layers of ``model``.
 
-    Every column of the chip has an ADC with a gain of its own (``Chip.adc_gain_std``). If the chip
+    Every column of the chip has an ADC with a gain of its own (``ADC.gain_std``). If the chip
     can, it is corrected digitally right after programming: one factor per column, fitted to MVMs of
-    256 random inputs (``Chip.column_calibration``). That also takes back what all weights of a
+    256 random inputs (``Periphery.column_calibration``). That also takes back what all weights of a
     column err by together.
 
     Args:
@@ -316,7 +316,7 @@ class _Devices:
             self._close_in(method, torch.ones_like(self.w) if works is None else works)
         self.column = torch.ones_like(self.scale)
         """Digital gain of each column, found after programming."""
-        if self.chip.column_calibration:
+        if self.chip.periphery.column_calibration:
             self.column = self._calibrated()
 
     def _calibrated(self) -> Tensor:

@@ -37,7 +37,7 @@ class Defects:
     """Share of the tiles that fail, in [0, 1]."""
     tile_gain: float = 0.0
     """Standard deviation of the gain of a tile around 1, >= 0, beside that of its columns
-    (``Chip.adc_gain_std``)."""
+    (``ADC.gain_std``)."""
 
     def __post_init__(self) -> None:
         checks.numbers(
@@ -68,10 +68,11 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
         ValueError: the chip has no such tile.
         TypeError: the seed is not an integer.
     """
-    if not 0 <= tile < chip.tiles:
-        raise ValueError(f"{chip.name} has tiles 0 to {chip.tiles - 1}, got {tile}")
+    if not 0 <= tile < chip.array.tiles:
+        raise ValueError(f"{chip.name} has tiles 0 to {chip.array.tiles - 1}, got {tile}")
     columns = _passes(
-        _normals(seed, "column", place := number * chip.tiles + tile, 1, chip.cols), defects.columns
+        _normals(seed, "column", place := number * chip.array.tiles + tile, 1, chip.array.columns),
+        defects.columns,
     )
     columns &= _passes(_normals(seed, "tile", place, 1, 1), defects.tiles)
     gain = adc_gains(chip, seed, number, tile) * (
@@ -80,7 +81,7 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
     share = defects.cells
     if defects.worst_tile > share and tile == _worst_tile(chip, seed, number):
         share = defects.worst_tile
-    cells = _passes(_normals(seed, "cell", place, chip.rows, chip.cols), share)
+    cells = _passes(_normals(seed, "cell", place, chip.array.rows, chip.array.columns), share)
     return TileState(cells & columns, (gain * columns)[0])
 
 
@@ -88,11 +89,11 @@ def adc_gains(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
     """Gains of the ADCs of a tile's columns, (cols,) float32, >= 0.1; chip and tile as for
     ``tile_state``.
     """
-    if chip.adc_gain_std == 0:
-        return torch.ones(chip.cols, dtype=torch.float32)
-    z = _normals(seed, "gain", number * chip.tiles + tile, 1, chip.cols)[0]
+    if chip.adc.gain_std == 0:
+        return torch.ones(chip.array.columns, dtype=torch.float32)
+    z = _normals(seed, "gain", number * chip.array.tiles + tile, 1, chip.array.columns)[0]
     # an ADC that counts nothing would have no range
-    return (1 + chip.adc_gain_std * z).clamp_min(0.1)
+    return (1 + chip.adc.gain_std * z).clamp_min(0.1)
 
 
 def _normals(seed: int, kind: str, place: int, rows: int, columns: int) -> Tensor:
@@ -106,7 +107,7 @@ def _normals(seed: int, kind: str, place: int, rows: int, columns: int) -> Tenso
 
 def _worst_tile(chip: Chip, seed: int, number: int) -> int:
     key = fold(seed_tensor(seed), stream("defect", "worst tile"))
-    tiles = torch.arange(number * chip.tiles, (number + 1) * chip.tiles)
+    tiles = torch.arange(number * chip.array.tiles, (number + 1) * chip.array.tiles)
     return int(normal(key, tiles, torch.zeros_like(tiles), 1).argmax())
 
 

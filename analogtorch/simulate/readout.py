@@ -27,7 +27,7 @@ other."""
 
 def adc_step(chip: Chip) -> float:
     """Step of the chip's ADC in one MVM; 0: no ADC."""
-    return chip.output_bound / chip.output_steps if chip.output_steps else 0.0
+    return chip.adc.range / chip.adc.levels if chip.adc.levels else 0.0
 
 
 def cell_reads(chip: Chip) -> int:
@@ -61,9 +61,9 @@ def through_adc(
             in, times the gain.
         averaged: reads whose counts are added up: the step shrinks by as much.
     """
-    v = sums if chip.output_noise == 0 else output_noise(sums, 1.0, chip.output_noise, z)
+    v = sums if chip.adc.noise == 0 else output_noise(sums, 1.0, chip.adc.noise, z)
     v = v if gain is None else v * gain
-    return adc(v, v.new_tensor(chip.output_bound), averaged * chip.output_steps)
+    return adc(v, v.new_tensor(chip.adc.range), averaged * chip.adc.levels)
 
 
 @dataclass(frozen=True)
@@ -98,22 +98,22 @@ class Block:
         the weights seem smaller.
         """
         sums, where = x @ weights.T, (slice(0, len(x)), self.outputs)
-        noisy = self.chip.output_noise > 0
+        noisy = self.chip.adc.noise > 0
         z = (
             [self.normals(f"{name}{again}", *where) for again in ("", " again")]
             if noisy
             else [sums]
         )
         reads = [through_adc(sums, each, self.chip, self.gain) for each in z]
-        if self.chip.output_steps:
-            limit = self.chip.output_bound - adc_step(self.chip) / 2
+        if self.chip.adc.levels:
+            limit = self.chip.adc.range - adc_step(self.chip) / 2
             inside = torch.stack([read.abs() < limit for read in reads]).all(0)
             reads = [read * inside for read in reads]
         return reads[0], reads[-1]
 
     def cells(self, weights: Tensor, name: str) -> Tensor:
         """The weights as one-hot inputs read them: (outputs, rows)."""
-        z = self.normals(name, self.outputs, self._rows) if self.chip.output_noise else weights
+        z = self.normals(name, self.outputs, self._rows) if self.chip.adc.noise else weights
         return read_cells(weights, z, self.chip) * self.gain.unsqueeze(1)
 
     @property

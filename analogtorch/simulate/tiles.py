@@ -46,7 +46,9 @@ def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[lis
             places = []
             for block in range(section.blocks):
                 for outputs in section.col_blocks:
-                    places.append(Place(block, outputs, *divmod(number, layer.chip.tiles), 0, 0))
+                    places.append(
+                        Place(block, outputs, *divmod(number, layer.chip.array.tiles), 0, 0)
+                    )
                     number += 1
             per_section.append(places)
         found[name] = per_section
@@ -62,7 +64,10 @@ def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Plac
     listed = list(analog_layers(model))
     found = {}
     for name, layer in listed:
-        sizes = [(chip.rows, chip.cols, chip.tiles) for chip in (mapping.chip, layer.chip)]
+        sizes = [
+            (chip.array.rows, chip.array.columns, chip.array.tiles)
+            for chip in (mapping.chip, layer.chip)
+        ]
         if sizes[0] != sizes[1]:
             told = [f"{tiles} tiles of {rows}x{cols}" for rows, cols, tiles in sizes]
             raise ValueError(
@@ -161,7 +166,7 @@ def state(
 
     None: nothing is broken, and all gains are 1.
     """
-    if defects is None and chip.adc_gain_std == 0:
+    if defects is None and chip.adc.gain_std == 0:
         return None
     works = torch.ones(section.shape[0], section.rows)
     gains = torch.ones(section.blocks, section.shape[0])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
-from analogtorch.devices import UnitCell
+from analogtorch.devices import Cell
 from analogtorch.ops.physics import dac
 from analogtorch.simulate.readout import CELL_COUNTS, adc_step, cell_reads, read_cells, through_adc
 from analogtorch.values import checks
@@ -72,7 +72,7 @@ class ProgramAndVerify(Pulses):
         """
         error = target - read_cells(now, draw(f"verify {number}", *now.shape), chip)
         reads = cell_reads(chip)
-        margin = max(self.margin, adc_step(chip) / reads, chip.output_noise / math.sqrt(reads))
+        margin = max(self.margin, adc_step(chip) / reads, chip.adc.noise / math.sqrt(reads))
         return torch.where(error.abs() > margin, self.step * error, 0.0)
 
 
@@ -98,7 +98,7 @@ class GradientDescent(Pulses):
         outputs, rows = now.shape
         # uniform in [-1, 1], one vector per row
         x = torch.erf(draw(f"inputs {number}", rows, rows) / math.sqrt(2))
-        x = dac(x, x.new_ones(1), chip.input_bits or 0, x.dtype)
+        x = dac(x, x.new_ones(1), chip.dac.bits or 0, x.dtype)
         y = through_adc(x @ now.T, draw(f"verify {number}", rows, outputs), chip)
         error = x @ target.T - y
         return self.step * (error.T @ x) / x.square().sum(0).clamp_min(1e-6)
@@ -132,23 +132,9 @@ def close_in(
     return g
 
 
-def pulse(
-    g: Tensor, change: Tensor, target: Tensor, z: Tensor, noise: float, cell: UnitCell
-) -> Tensor:
+def pulse(g: Tensor, change: Tensor, target: Tensor, z: Tensor, noise: float, cell: Cell) -> Tensor:
     """Conductances (devices, *S), uS, after pulses that are meant to change the weights (S) by
-    ``change``.
-
-    The polarity that carries the target takes the pulse, shared evenly by its devices where they
-    share the weight evenly, else by the last that is in use.
+    ``change``, each off by ``noise`` times the normals ``z``.
     """
-    n = cell.devices_per_polarity
-    negative = (target < 0).to(g.dtype)
-    signs = torch.stack((1.0 - negative, -negative))  # of a weight with respect to g+ and g-
-    if cell.split == "equal":
-        share = torch.full((n, *target.shape), 1.0 / n, dtype=g.dtype, device=g.device)
-    else:
-        used = (target.abs() * n).ceil().clamp(1, n) - 1
-        share = torch.stack([(used == i).to(g.dtype) for i in range(n)])
-    by_device = (signs.unsqueeze(1) * share.unsqueeze(0)).flatten(0, 1)
-    wanted = by_device * change * cell.g_total
+    wanted = cell.changes(change, target)
     return (g + wanted * (1.0 + noise * z)).clamp_min(0.0)

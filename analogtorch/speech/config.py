@@ -3,7 +3,6 @@
 Its fields are the options of ``analogtorch kws`` and the keys of its YAML files.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -104,7 +103,7 @@ class ChipConfig:
 
     def build(self) -> Chip:
         """Return the chip, with this training noise."""
-        return dataclasses.replace(at.chips.get(self.name, **self.options), training=self.training)
+        return at.chips.get(self.name, **self.options).replace(training=self.training)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
-"""Rules that every room shares: checks of arguments, documentation of fields, display of values."""
+"""Rules that every room shares: checks of arguments, documentation of fields, sources of numbers,
+display of values.
+"""
 
-from analogtorch.values import checks, fields, shown, version
+from analogtorch.values import checks, fields, shown, sources, version
 
-__all__ = ["checks", "fields", "shown", "version"]
+__all__ = ["checks", "fields", "shown", "sources", "version"]

@@ -52,9 +52,8 @@ def _fields(cls: type) -> list[str]:
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             kind = ast.unparse(node.annotation)
-            default = ""
-            if node.value is not None and not isinstance(node.value, ast.Call):
-                default = f" = {ast.unparse(node.value)}"
+            value = _default(node.value)
+            default = "" if value is None else f" = {ast.unparse(value)}"
             entry = f"    {node.target.id} ({kind}{default}): {_text(after)}".rstrip()
             found.append(entry.replace("\n", "\n        "))
     return found
@@ -66,3 +65,11 @@ def _text(node: ast.stmt | None) -> str:
     if isinstance(text, ast.Constant) and isinstance(text.value, str):
         return inspect.cleandoc(text.value)
     return ""
+
+
+def _default(value: ast.expr | None) -> ast.expr | None:
+    """Return the default value of a field; None if it has none or a call makes it."""
+    if isinstance(value, ast.Call):
+        given = {keyword.arg: keyword.value for keyword in value.keywords}
+        return _default(given.get("default"))
+    return value

@@ -66,7 +66,7 @@ class Setup:
     """Whether rows with digital corrections follow."""
 
 
-COLUMN = {"weight_scale": "column"}
+COLUMN = {"periphery": {"weight_scale": "column"}}
 IO = (
     Setup(label="converters, not calibrated"),
     Setup(label="converters, calibrated", calibrate={}),
@@ -85,13 +85,13 @@ ON_CHIP = (
     ),
     Setup(
         label="programmed, calibrated, columns not calibrated",
-        chip={"column_calibration": False},
+        chip={"periphery": {"column_calibration": False}},
         calibrate={},
         programmed=True,
     ),
     Setup(
         label="programmed, calibrated, output noise 0.04",
-        chip={"output_noise": 0.04},
+        chip={"adc": {"noise": 0.04}},
         calibrate={},
         programmed=True,
     ),
@@ -170,7 +170,7 @@ def measure(subject: Subject, chips: int, seed: int, step: Callable[[str], objec
 
 
 def _converted(subject: Subject, setup: Setup) -> nn.Module:
-    chip = dataclasses.replace(at.chips.hermes64(), **setup.chip)
+    chip = at.chips.hermes64().replace(**setup.chip)
     model = at.convert(copy.deepcopy(subject.model), chip)
     if setup.calibrate is not None:
         at.calibrate(model, subject.calibration, forward=subject.forward, **setup.calibrate)

@@ -3,7 +3,6 @@ chip.
 """
 
 import copy
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +39,7 @@ class Setting:
     """A chip and a calibration."""
 
     chip: Mapping[str, Any] = field(default_factory=dict)
-    """Fields in which it differs from hermes64."""
+    """Parts in which it differs from hermes64, as ``Chip.replace`` takes them."""
     calibrate: Mapping[str, Any] | None = None
     """Arguments of ``at.calibrate``; None: not calibrated."""
 
@@ -51,11 +50,16 @@ SETTINGS = {
     "8-bit": Setting(),
     "calibrated": Setting(calibrate={}),
     "and ADC": Setting(calibrate=ADC),
-    "column scales too": Setting(chip={"weight_scale": "column"}, calibrate=ADC),
+    "column scales too": Setting(chip={"periphery": {"weight_scale": "column"}}, calibrate=ADC),
     "ADC by column": Setting(calibrate=ADC_BY_COLUMN),
-    "DAC alone": Setting(chip={"output_bits": None, "adc_steps": None}),
+    "DAC alone": Setting(chip={"adc": {"steps": None}, "periphery": {"output_bits": None}}),
     "12-bit": Setting(
-        chip={"input_bits": 12, "output_bits": 12, "adc_steps": None}, calibrate=ADC_BY_COLUMN
+        chip={
+            "dac": {"bits": 12},
+            "adc": {"bits": 12, "steps": None},
+            "periphery": {"output_bits": None},
+        },
+        calibrate=ADC_BY_COLUMN,
     ),
 }
 """Columns of the table; "and ADC": its bound is calibrated as well, for the layer or for each
@@ -125,7 +129,7 @@ def _guarded(model: nn.Module, net: Net) -> str:
 
 
 def _outputs(net: Net, setting: Setting, row: Row | None) -> Tensor:
-    model = at.convert(copy.deepcopy(net.model), dataclasses.replace(SILENT, **setting.chip))
+    model = at.convert(copy.deepcopy(net.model), SILENT.replace(**setting.chip))
     at.guard(model, net.batch, forward=net.forward)
     arguments = setting.calibrate
     if arguments is not None:

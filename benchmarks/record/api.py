@@ -3,7 +3,6 @@ battery stays.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -117,14 +116,14 @@ def held(view: nn.Module) -> dict[str, Tensor | tuple[Tensor, ...]]:
 # fields of a chip
 
 
-def changed(chip: at.Chip, **fields: Any) -> at.Chip:
-    """The chip with other fields."""
-    return dataclasses.replace(chip, **fields)
+def changed(chip: at.Chip, **parts: Any) -> at.Chip:
+    """The chip with other parts, or other fields of them."""
+    return chip.replace(**parts)
 
 
 def small(chip: at.Chip) -> at.Chip:
     """The chip with tiles so small that a layer of a test takes several, in rows and in columns."""
-    return changed(chip, rows=16, cols=12)
+    return changed(chip, array={"rows": 16, "columns": 12})
 
 
 def chips() -> dict[str, at.Chip]:
@@ -132,7 +131,7 @@ def chips() -> dict[str, at.Chip]:
     hermes, noisy, eight = (
         hermes64(),
         hermes64(output_noise=0.04),
-        changed(hermes64(), adc_steps=None),
+        changed(hermes64(), adc={"steps": None, "bits": 8}, periphery={"output_bits": None}),
     )
     found = {
         "hermes64": hermes,
@@ -143,23 +142,27 @@ def chips() -> dict[str, at.Chip]:
         "hermes64 two equal": hermes64(device="two_equal"),
         "hermes64 two sequential": hermes64(device="two_sequential"),
         "hermes64 pcm_like": hermes64(device="pcm_like"),
-        "hermes64 separate phases": changed(noisy, separate_phases=True),
+        "hermes64 separate phases": changed(noisy, adc={"separate_phases": True}),
         "hermes64 separate phases, column scale": changed(
-            hermes64(weight_scale="column"), separate_phases=True
+            hermes64(weight_scale="column"), adc={"separate_phases": True}
         ),
-        "hermes64 block diagonal": changed(noisy, grouped="block_diagonal"),
-        "no ADC": changed(noisy, output_bits=None, adc_steps=None),
-        "no DAC": changed(noisy, input_bits=None),
-        "no converters": changed(hermes, input_bits=None, output_bits=None, adc_steps=None),
+        "hermes64 block diagonal": changed(noisy, array={"grouped": "block_diagonal"}),
+        "no ADC": changed(noisy, adc={"steps": None}, periphery={"output_bits": None}),
+        "no DAC": changed(noisy, dac={"bits": None}),
+        "no converters": changed(
+            hermes, dac={"bits": None}, adc={"steps": None}, periphery={"output_bits": None}
+        ),
         "no digital unit": eight,
-        "no digital unit, overflowing": changed(eight, output_bound=0.8, output_noise=0.04),
-        "ADC outputs passed on": changed(hermes, output_bits=None),
-        "no gain spread": changed(hermes, adc_gain_std=0.0),
-        "columns not calibrated": changed(hermes, column_calibration=False),
-        "six and ten bits": changed(noisy, input_bits=6, output_bits=10, adc_steps=900),
+        "no digital unit, overflowing": changed(eight, adc={"range": 0.8, "noise": 0.04}),
+        "ADC outputs passed on": changed(hermes, periphery={"output_bits": None}),
+        "no gain spread": changed(hermes, adc={"gain_std": 0.0}),
+        "columns not calibrated": changed(hermes, periphery={"column_calibration": False}),
+        "six and ten bits": changed(
+            noisy, dac={"bits": 6}, adc={"steps": 900}, periphery={"output_bits": 10}
+        ),
         "ibm_speech34": ibm_speech34(),
         "ibm_speech34 two PCM": ibm_speech34(pcm_per_weight=2),
-        "ibm_speech34 separate passes": changed(ibm_speech34(), separate_phases=True),
+        "ibm_speech34 separate passes": changed(ibm_speech34(), adc={"separate_phases": True}),
         "neurram48": neurram48(),
         "neurram48 ten bits": neurram48(output_bits=10, input_bits=8),
         "ideal": ideal(),
@@ -187,13 +190,13 @@ def trainings() -> dict[str, at.TrainingNoise]:
 
 def has_adc(chip: at.Chip) -> bool:
     """Whether there is an ADC range to calibrate."""
-    return bool(chip.output_steps)
+    return bool(chip.adc.levels)
 
 
 # the physics of a cell
 
 
-def cells() -> dict[str, at.devices.UnitCell]:
+def cells() -> dict[str, at.devices.Cell]:
     """Every device, alone or as several of a cell."""
     devices = ("two_device", "one_device", "two_equal", "two_sequential", "pcm_like")
     return {device: hermes64(device=device).cell for device in devices} | {  # type: ignore[arg-type]
@@ -202,18 +205,18 @@ def cells() -> dict[str, at.devices.UnitCell]:
     }
 
 
-def shares(cell: at.devices.UnitCell, w: Tensor) -> Tensor:
+def shares(cell: at.devices.Cell, w: Tensor) -> Tensor:
     """Conductances of every device of the cells that hold ``w``."""
     return cell.targets(w)
 
 
-def programming_sigma(cell: at.devices.UnitCell, w: Tensor) -> Tensor:
+def programming_sigma(cell: at.devices.Cell, w: Tensor) -> Tensor:
     """Standard deviation of programmed weights."""
     return cell.programming_sigma(w)
 
 
 def aged(
-    cell: at.devices.UnitCell, w: Tensor, t: float, normals: Callable[..., Tensor]
+    cell: at.devices.Cell, w: Tensor, t: float, normals: Callable[..., Tensor]
 ) -> dict[str, Tensor]:
     """The life of cells that hold ``w``, with normals of ``normals(seed, *shape)``."""
     device, target = cell.device, cell.targets(w)

@@ -87,15 +87,19 @@ def _chips() -> Iterator[Bad]:
         r"c\.json",
     )
     edits: dict[tuple[str, ...], tuple[Any, ...]] = {
-        ("tiles",): (0, -1, 1.5, "3", True, None, []),
-        ("rows",): (0, "256", None),
-        ("output_bits",): (1, 17, "8", 8.5, True),
-        ("output_bound",): (0, -1, "12", None, True, float("nan"), float("inf")),
-        ("output_noise",): (-1, "0", None, float("nan")),
-        ("weight_scale",): ("row", None, 3),
+        ("array",): (None, "256x256", 3, []),
+        ("array", "tiles"): (0, -1, 1.5, "3", True, None, []),
+        ("array", "rows"): (0, "256", None),
+        ("array", "sources"): (None, "a paper", 3, {"rowz": "a paper"}, {"rows": 3}),
+        ("dac", "bits"): (1, 17, "8", 8.5, True),
+        ("adc", "bits"): (8, 1, "8"),  # the ADC has steps
+        ("adc", "range"): (0, -1, "12", None, True, float("nan"), float("inf")),
+        ("adc", "noise"): (-1, "0", None, float("nan")),
+        ("periphery", "output_bits"): (1, 17, "8", 8.5, True),
+        ("periphery", "weight_scale"): ("row", None, 3),
         ("cell",): (None, "pcm", 3, []),
         ("cell", "device"): (None, "pcm", 3),
-        ("cell", "type"): ("UnitCel", None, 3, []),
+        ("cell", "type"): ("DifferentialPear", "PCM", None, 3, []),
         ("cell", "device", "g_max"): (0, -1, "20", None, float("nan")),
         ("cell", "device", "drift_mean"): (None, 0.05, "flat"),
         ("cell", "device", "programming_std", "coefficients"): (
@@ -105,7 +109,7 @@ def _chips() -> Iterator[Bad]:
         ("training", "weight"): ("gausian", None),
         ("cost", "mvm_energy", "value"): (-1, "5e-8", None, True),
         ("cost", "phases"): (0, 1.5, "4"),
-        ("version",): (2, "1", None, True),
+        ("version",): (3, 0, "1", None, True),
         ("typo",): (1,),
         ("training", "typo"): (1,),
     }  # fmt: skip

@@ -113,8 +113,8 @@ def _convert() -> Iterator[Bad]:
             "0",
             3,
             {"0": 3},
-            {"0": {"rowz": 3}},
-            {"0": {"rows": -1}},
+            {"0": {"array": {"rowz": 3}}},
+            {"0": {"array": {"rows": -1}}},
             {"hed": CHIP},
             {3: CHIP},
         ],
@@ -974,7 +974,7 @@ def _chips() -> Iterator[Bad]:
         "conductance cell",
         lambda v: chips.mean_conductance(v, 0),
         [None, CHIP, "pcm"],
-        "cell must be a UnitCell",
+        "cell must be a unit cell",
         TypeError,
     )
     yield from every(

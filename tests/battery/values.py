@@ -102,20 +102,20 @@ def _chips() -> Iterator[Bad]:
         return CHIP
 
     yield from fields(
-        chip, "tiles rows cols planes", [*NO_INTEGER, 0, -1], "must be an integer >= 1"
+        chip, "array dac adc periphery", [None, "8 bits", 3], "must be an? .* such as", TypeError
     )
-    yield from fields(chip, "planes", [3], "a divisor of the 64 tiles")
-    yield from fields(
-        chip, "input_bits output_bits", [1, 17, 8.0, True, "8"], "None or an integer (from|in)"
+    yield from fields(chip, "cell", [None, "pcm", 3], "must be a unit cell", TypeError)
+    yield Bad(
+        "Chip.cell(a device)",
+        lambda: replace(CHIP, cell=devices.pcm_like()),
+        TypeError,
+        "Chip.cell: PCM lacks targets, .*, which every unit cell has",
     )
-    yield from fields(chip, "output_bound", [*NO_NUMBER, 0, -1], "must be a positive number")
-    yield from fields(chip, "output_noise", [*NO_NUMBER, -1], "must be a number >= 0")
-    yield from fields(chip, "weight_scale grouped", NO_CHOICE, "must be one of")
-    yield from fields(chip, "cell", [None, "pcm", devices.pcm_like()], "must be a UnitCell")
-    yield from fields(chip, "training", [None, "gaussian", 0.1], "must be a TrainingNoise")
-    yield from fields(chip, "cost", ["cheap", 5.0], "must be None or a Cost")
-    yield from fields(chip, "sources", ["a paper", None, (1, 2)], "must be a tuple of strings")
+    yield from fields(chip, "training", [None, "gaussian", 0.1], "must be a Training", TypeError)
+    yield from fields(chip, "cost", ["cheap", 5.0], "must be a Cost", TypeError)
     yield from fields(chip, "name", NO_TEXT, "must be a text")
+    yield from _parts()
+    yield from _changes()
     yield from fields(at.TrainingNoise, "weight", NO_CHOICE, "must be one of")
     yield from fields(
         at.TrainingNoise,
@@ -157,7 +157,11 @@ def _chips() -> Iterator[Bad]:
         "phases must be",
     )
     yield from every(
-        "hermes64.training", lambda v: chips.hermes64(training=v), ["none", 0.1], "training must be"
+        "hermes64.training",
+        lambda v: chips.hermes64(training=v),
+        ["none", 0.1],
+        "training must be",
+        TypeError,
     )
     yield from every(
         "ibm.pcm_per_weight",
@@ -173,17 +177,17 @@ def _chips() -> Iterator[Bad]:
     )
     yield Bad("from_dict {}", lambda: chips.from_dict({}), ValueError, "version None")
     yield Bad(
-        "from_dict type", lambda: chips.from_dict({"version": 1}), ValueError, "unknown type None"
+        "from_dict type", lambda: chips.from_dict({"version": 2}), ValueError, "unknown type None"
     )
     yield Bad(
         "from_dict list type",
-        lambda: chips.from_dict({"version": 1, "type": ["Chip"]}),
+        lambda: chips.from_dict({"version": 2, "type": ["Chip"]}),
         ValueError,
         "unknown type",
     )
     yield Bad(
         "from_dict other",
-        lambda: chips.from_dict({"version": 1, "type": "Polynomial", "coefficients": [0]}),
+        lambda: chips.from_dict({"version": 2, "type": "Polynomial", "coefficients": [0]}),
         ValueError,
         "expected 'Chip'",
     )
@@ -194,6 +198,62 @@ def _chips() -> Iterator[Bad]:
         "must be a Chip such as",
         TypeError,
     )
+
+
+def _parts() -> Iterator[Bad]:
+    array, dac, adc, periphery = CHIP.array, CHIP.dac, CHIP.adc, CHIP.periphery
+    yield from fields(
+        lambda: array,
+        "tiles rows columns planes",
+        [*NO_INTEGER, 0, -1],
+        "must be an integer >= 1",
+    )
+    yield from fields(lambda: array, "planes", [3], "a divisor of the 64 tiles")
+    yield from fields(lambda: array, "grouped", NO_CHOICE, "must be one of")
+    bits = [1, 17, 8.5, True, "8"]
+    yield from fields(lambda: dac, "bits", bits, "must be an integer in")
+    yield from fields(lambda: adc, "bits", bits, "must be an integer in")
+    yield Bad("ADC bits", lambda: replace(adc, bits=8), ValueError, "bits or steps, never both")
+    yield from fields(lambda: adc, "steps", [0, 422.5, True, "8"], "must be an integer >= 1")
+    yield from fields(lambda: adc, "range", [*NO_NUMBER, 0, -1], "must be a positive number")
+    yield from fields(lambda: adc, "noise gain_std", [*NO_NUMBER, -1], "must be a number >= 0")
+    yield from fields(lambda: adc, "separate_phases", NO_FLAG, "must be True or False")
+    yield from fields(lambda: periphery, "output_bits", bits, "must be an integer in")
+    yield from fields(lambda: periphery, "column_calibration", NO_FLAG, "must be True or False")
+    yield from fields(lambda: periphery, "weight_scale", NO_CHOICE, "must be one of")
+    for part in (CHIP, array, dac, adc, periphery, CHIP.cell):
+        no_sources = ["a paper", None, ("rows",), 3]
+        yield from fields(lambda part=part: part, "sources", no_sources, "must be Sources")
+        for sources in ({"rowz": "a paper"}, {3: "a paper"}):
+            yield from fields(lambda part=part: part, "sources", [sources], "has no field")
+    yield from every(
+        "Sources", lambda v: chips.Sources(rows=v), NO_TEXT, "Sources: rows must be a text"
+    )
+
+
+def _changes() -> Iterator[Bad]:
+    for name, changes, error, message in (
+        ("part", {"adcs": {"bits": 8}}, ValueError, "chip: Chip has no field 'adcs', did you mean"),
+        (
+            "field",
+            {"adc": {"bit": 8}},
+            ValueError,
+            "chip.adc: ADC has no field 'bit', did you mean",
+        ),
+        ("flat", {"rows": 8}, ValueError, "chip: Chip has no field 'rows'"),
+        ("name", {"name": {"text": "mine"}}, ValueError, "chip.name is .*, which has no fields"),
+        ("whole", {"adc": 8}, TypeError, "Chip.adc must be an ADC such as"),
+        ("value", {"dac": {"bits": 1}}, ValueError, r"DAC.bits must be an integer in \[2, 16\]"),
+        ("sources", {"dac": {"sources": 3}}, ValueError, "chip.dac.sources must be Sources"),
+        ("source", {"dac": {"sources": {"bit": "a"}}}, ValueError, "DAC has no field 'bit', did"),
+        (
+            "ADC before the digital unit",
+            {"adc": {"steps": None}},
+            ValueError,
+            "Periphery.output_bits=8 needs an ADC before it",
+        ),
+    ):
+        yield Bad(f"Chip.replace {name}", lambda v=changes: CHIP.replace(**v), error, message)
 
 
 def _costs() -> Iterator[Bad]:

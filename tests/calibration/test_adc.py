@@ -13,7 +13,7 @@ from analogtorch.calibration.histogram import ColumnHistogram, Histogram
 from analogtorch.ops import rounded
 from tests.crossbar import crossbar
 
-CHIP = crossbar(output_noise=0.0)
+CHIP = crossbar(adc={"noise": 0.0})
 
 
 def _peaked(*shape: int) -> torch.Tensor:
@@ -70,16 +70,14 @@ def test_small_partial_sums_are_read_with_less_error(adc: str, adc_per: str, per
 
 
 def test_mse_is_the_least_error_in_units_of_the_output() -> None:
-    model = at.calibrate(
-        at.convert(_net(), dataclasses.replace(CHIP, output_bits=5)), [X], adc="mse"
-    ).eval()
+    model = at.calibrate(at.convert(_net(), CHIP.replace(adc={"bits": 5})), [X], adc="mse").eval()
     layer = model[0]
 
     def error(bound: float) -> float:
         other = copy.deepcopy(layer)
         other.set_output_bounds(bound)
         exact = copy.deepcopy(layer)
-        exact.chip = dataclasses.replace(layer.chip, output_bits=None)
+        exact.chip = layer.chip.replace(adc={"bits": None})
         return (other(X) - exact(X)).square().mean().item()
 
     found = layer.saved_column_ranges("output_bounds")
@@ -88,7 +86,7 @@ def test_mse_is_the_least_error_in_units_of_the_output() -> None:
 
 
 def test_a_bound_lies_outside_the_output_noise() -> None:
-    noisy = dataclasses.replace(CHIP, output_noise=2.0)
+    noisy = CHIP.replace(adc={"noise": 2.0})
     quiet, loud = (
         _bounds(at.calibrate(at.convert(_net(), chip), [X], adc="absmax"))[1]
         for chip in (CHIP, noisy)
@@ -105,7 +103,7 @@ def test_it_is_declared_and_taken_back() -> None:
     assert at.convert(model, CHIP) is model  # a no-op still
     assert _bounds(model) == first
     with pytest.raises(ValueError, match="on another chip already"):
-        at.convert(model, dataclasses.replace(CHIP, output_bound=3.0))
+        at.convert(model, CHIP.replace(adc={"range": 3.0}))
     ranges = [layer.input_ranges for _, layer in at.analog_layers(model)]
     at.calibrate(model, [X], adc="mse")
     assert (_bounds(model), [layer.input_ranges for _, layer in at.analog_layers(model)]) == (
@@ -141,7 +139,7 @@ def test_matrices_of_recurrent_layers_and_convolutions() -> None:
     at.calibrate(attention, [q], adc="absmax", per="tile", forward=lambda m, q: m(q, k, k))
     assert attention.in_proj.saved_column_ranges("output_bounds") < 12.0
     for grouped in ("sequential", "block_diagonal"):
-        chip = dataclasses.replace(CHIP, rows=16, grouped=grouped, output_bits=16)
+        chip = CHIP.replace(array={"rows": 16, "grouped": grouped}, adc={"bits": 16})
         digital = nn.Sequential(nn.Conv2d(4, 6, 5, padding=2, groups=2), nn.Conv2d(6, 4, 3))
         x = torch.randn(2, 4, 9, 9)
         model = at.calibrate(
@@ -149,7 +147,7 @@ def test_matrices_of_recurrent_layers_and_convolutions() -> None:
         ).eval()
         exact = copy.deepcopy(model)
         for _, layer in at.analog_layers(exact):
-            layer.chip = dataclasses.replace(layer.chip, output_bits=None)
+            layer.chip = layer.chip.replace(adc={"bits": None})
         # the largest sum fits, and barely
         assert torch.allclose(model[0](x), exact[0](x), atol=1e-3)
         model[0].set_output_bounds(model[0].output_bounds / 1.1)
@@ -157,7 +155,7 @@ def test_matrices_of_recurrent_layers_and_convolutions() -> None:
 
 
 def test_batches_may_be_an_iterator_of_any_split_and_the_random_state_is_untouched() -> None:
-    chip = dataclasses.replace(CHIP, output_noise=0.1)
+    chip = CHIP.replace(adc={"noise": 0.1})
     state = torch.get_rng_state()
     one = _bounds(at.calibrate(at.convert(_net(), chip), [X], adc="percentile"))
     parts = _bounds(at.calibrate(at.convert(_net(), chip), iter(X.split(70)), adc="percentile"))
@@ -172,7 +170,7 @@ def test_batches_may_be_an_iterator_of_any_split_and_the_random_state_is_untouch
 def test_sequences_may_be_split_too() -> None:
     torch.manual_seed(0)
     digital, x = nn.LSTM(20, 6, batch_first=True), torch.randn(40, 7, 20)
-    chip = dataclasses.replace(CHIP, output_noise=0.1)
+    chip = CHIP.replace(adc={"noise": 0.1})
     one, parts = (
         _bounds(at.calibrate(at.convert(copy.deepcopy(digital), chip), batches, adc="mse"))
         for batches in (x.split(10), x.split(5))  # the last quarter of either is held back
@@ -213,7 +211,7 @@ def test_noise_that_is_small_beside_the_largest_number(largest: float) -> None:
 
 def test_a_call_that_fails_changes_nothing() -> None:
     model = at.calibrate(
-        at.convert(_net(), dataclasses.replace(CHIP, rows=100)), [X], per="tile", adc="mse"
+        at.convert(_net(), CHIP.replace(array={"rows": 100})), [X], per="tile", adc="mse"
     ).train()
     model[2].weight.data[0, 0] = float("nan")
     before = [
@@ -233,7 +231,7 @@ def test_a_call_that_fails_changes_nothing() -> None:
     model[2].weight.data.zero_()
     with pytest.raises(ValueError, match="all partial sums of layer '2' are zero"):
         at.calibrate(model, [X], adc="mse")
-    no_adc = at.convert(_net(), dataclasses.replace(CHIP, output_bits=None))
+    no_adc = at.convert(_net(), CHIP.replace(adc={"bits": None}))
     with pytest.raises(ValueError, match="adc='mse' needs an ADC"):
         at.calibrate(no_adc, [X], adc="mse")
     assert not no_adc[0].calibrated
@@ -248,7 +246,7 @@ def test_a_call_that_fails_changes_nothing() -> None:
 
 
 def test_an_ideal_dac_before_an_adc() -> None:
-    chip = dataclasses.replace(CHIP, input_bits=None)
+    chip = CHIP.replace(dac={"bits": None})
     model = at.calibrate(at.convert(_net(), chip), [X], method="absmax", adc="absmax")
     assert max(_bounds(model)) < 4
 
@@ -271,7 +269,7 @@ def _reads(layer: nn.Module, x: torch.Tensor, bounds: torch.Tensor | None) -> to
     other = copy.deepcopy(layer)
     other.set_output_bounds(bounds)
     if bounds is None:
-        other.chip = dataclasses.replace(layer.chip, output_bits=None)
+        other.chip = layer.chip.replace(adc={"bits": None})
     return other(x)
 
 
@@ -280,7 +278,7 @@ def test_each_column_has_the_bound_that_suits_it(method: str) -> None:
     torch.manual_seed(0)
     x = torch.randn(4000, 300).clamp(-2, 2)
     # one row block: an output is a reading
-    chip = dataclasses.replace(CHIP, rows=512, output_bits=6)
+    chip = CHIP.replace(array={"rows": 512}, adc={"bits": 6})
     layer = nn.Sequential(nn.Linear(300, 40, bias=False))
     layer[0].weight.data *= torch.logspace(-2.5, 0, 40).unsqueeze(1)
     layer[0].weight.data[7] = 0.0
@@ -326,7 +324,7 @@ def test_a_bound_per_column_reads_columns_of_all_sizes() -> None:
     x, errors = torch.randn(50, 8, 6, 6), {}
     y = digital(x)
     for grouped in ("sequential", "block_diagonal"):
-        chip = dataclasses.replace(CHIP, rows=64, cols=16, grouped=grouped)
+        chip = CHIP.replace(array={"rows": 64, "columns": 16, "grouped": grouped})
         for per in ("layer", "tile", "column"):
             model = at.convert(copy.deepcopy(digital), chip)
             at.calibrate(model, [x], method="absmax", adc="mse", adc_per=per)
@@ -354,7 +352,7 @@ def test_a_column_of_few_numbers_has_the_tail_of_all_columns() -> None:
 
 
 def test_columns_do_not_depend_on_the_batch_split_and_the_noise_is_outside() -> None:
-    chip = dataclasses.replace(CHIP, output_noise=0.04)
+    chip = CHIP.replace(adc={"noise": 0.04})
     one, parts = (
         at.calibrate(at.convert(_net(), chip), batches, adc="mse", adc_per="column")
         for batches in ([X], X.split(70))
@@ -375,7 +373,7 @@ def test_bounds_of_layers_whose_inputs_set_their_range(adc_per: str, tmp_path) -
     digital = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 6))
     x = torch.randn(64, 4, 12) * torch.logspace(-2, 2, 64).view(-1, 1, 1)
     y = digital(x)
-    chip = dataclasses.replace(CHIP, rows=32)
+    chip = CHIP.replace(array={"rows": 32})
     ranges = at.convert(copy.deepcopy(digital), chip).eval()
     at.calibrate(ranges, [x], method="absmax", adc="mse", adc_per=adc_per)
     model = copy.deepcopy(ranges)
@@ -395,7 +393,7 @@ def test_bounds_of_layers_whose_inputs_set_their_range(adc_per: str, tmp_path) -
 
 @pytest.mark.parametrize("adc_per", ["layer", "tile", "column"])
 def test_bounds_travel_with_a_state_dict(adc_per: str, tmp_path) -> None:
-    chip = dataclasses.replace(CHIP, rows=100, cols=20)
+    chip = CHIP.replace(array={"rows": 100, "columns": 20})
     model = at.calibrate(at.convert(_net(), chip), [X], adc="mse", adc_per=adc_per).eval()
     torch.save(model.state_dict(), tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -403,7 +401,7 @@ def test_bounds_travel_with_a_state_dict(adc_per: str, tmp_path) -> None:
     fresh.load_state_dict(state)
     assert _bounds(fresh) == _bounds(model)
     assert torch.equal(fresh(X), model(X))
-    other = at.convert(_net(), dataclasses.replace(chip, rows=60))
+    other = at.convert(_net(), chip.replace(array={"rows": 60}))
     if adc_per == "layer":
         other.load_state_dict(state)
         assert _bounds(other) == _bounds(model)
@@ -423,7 +421,7 @@ def test_bounds_travel_with_a_state_dict(adc_per: str, tmp_path) -> None:
 
 
 def test_bounds_of_columns_are_saved_and_programmed(tmp_path) -> None:
-    chip = dataclasses.replace(CHIP, rows=100, cols=20)
+    chip = CHIP.replace(array={"rows": 100, "columns": 20})
     model = at.calibrate(at.convert(_net(), chip), [X], adc="mse", adc_per="column").eval()
     saved = at.save(model, tmp_path)
     loaded = at.load(saved, _net()).eval()
@@ -454,7 +452,7 @@ def test_bounds_of_columns_are_saved_and_programmed(tmp_path) -> None:
 
 
 def test_bounds_can_be_set_and_taken_away() -> None:
-    chip = dataclasses.replace(CHIP, rows=100)
+    chip = CHIP.replace(array={"rows": 100})
     model = at.calibrate(at.convert(_net(), chip), [X]).eval()
     layer, first = model[0], model(X)
     assert layer.adc_shape == (3, 32)
@@ -479,12 +477,12 @@ def test_bounds_can_be_set_and_taken_away() -> None:
     assert model.double()[0].output_bounds.dtype == torch.float64
     model(X.double())
     model.float()
-    layer.chip = dataclasses.replace(chip, rows=256)
+    layer.chip = chip.replace(array={"rows": 256})
     with pytest.raises(
         RuntimeError, match=r"has ADC bounds for \(3, 32\) .*, and \(2, 32\) on .* crossbar; call"
     ):
         model(X)
-    layer.chip = dataclasses.replace(chip, rows=256, output_bits=None)  # no ADC, no bound
+    layer.chip = chip.replace(array={"rows": 256}, adc={"bits": None})  # no ADC, no bound
     model(X)
     layer.chip = chip
     layer.set_output_bounds(None)
@@ -496,7 +494,7 @@ def test_bounds_can_be_set_and_taken_away() -> None:
 
 def test_an_embedding_reads_each_dimension_with_its_bound() -> None:
     torch.manual_seed(0)
-    chip = dataclasses.replace(CHIP, rows=32)
+    chip = CHIP.replace(array={"rows": 32})
     layer = at.convert(nn.Sequential(nn.Embedding(50, 20)), chip, embeddings=True).eval()[0]
     tokens, fresh = torch.arange(50), copy.deepcopy(layer)
     layer.set_output_bounds(torch.rand(layer.adc_shape) + 0.1)
@@ -548,7 +546,7 @@ def _weighted_task() -> tuple[nn.Module, torch.Tensor]:
 
 def test_mse_is_in_units_of_the_output_also_where_inputs_set_their_range() -> None:
     digital, x = _weighted_task()
-    chip, errors = dataclasses.replace(CHIP, output_bits=4), {}
+    chip, errors = CHIP.replace(adc={"bits": 4}), {}
     for per in ("layer", "column"):
         model = at.calibrate(
             at.convert(copy.deepcopy(digital), chip), [x], method=None, adc="mse", adc_per=per
@@ -563,7 +561,7 @@ def test_columns_of_many_rows_have_bounds_beyond_a_thousand() -> None:
     x = torch.rand(64, 8192) * 0.2 + 0.8
     for adc in ("mse", "percentile", "absmax"):
         for noise in (0.0, 0.04):
-            chip = dataclasses.replace(CHIP, rows=8192, output_noise=noise)
+            chip = CHIP.replace(array={"rows": 8192}, adc={"noise": noise})
             model = at.convert(nn.Sequential(copy.deepcopy(layer)), chip).eval()
             at.calibrate(model, [x], method="absmax", adc=adc, adc_per="column", percentile=100.0)
             assert (model[0].output_bounds > 7300).all()
@@ -606,7 +604,7 @@ def test_bounds_that_the_meta_device_lost_are_not_made_up() -> None:
 
 
 def test_loading_replaces_bounds_of_another_chip(tmp_path) -> None:
-    small = dataclasses.replace(CHIP, rows=128)
+    small = CHIP.replace(array={"rows": 128})
     model, other = (
         at.calibrate(at.convert(_net(), chip), [X], adc="mse", adc_per="column").eval()
         for chip in (CHIP, small)
@@ -642,13 +640,13 @@ def test_checkpoints_of_before_have_no_bounds(tmp_path) -> None:
 
 def test_bounds_without_an_adc_are_not_listed() -> None:
     model = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse")
-    model[0].chip = dataclasses.replace(CHIP, output_bits=None)
+    model[0].chip = CHIP.replace(adc={"bits": None})
     assert "that of the chip is 12: 2 " in str(at.summary(model))
 
 
 @pytest.mark.parametrize("per", ["layer", "tile"])
 def test_calibrated_in_inference_mode_it_can_learn(per: str) -> None:
-    model = at.convert(_net(), dataclasses.replace(CHIP, rows=100))
+    model = at.convert(_net(), CHIP.replace(array={"rows": 100}))
     with torch.inference_mode():
         at.calibrate(model, [X], per="tile", adc="mse", adc_per="column")
         at.calibrate(model, [X], per=per, adc="mse", adc_per="column")

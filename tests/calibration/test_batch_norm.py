@@ -123,7 +123,7 @@ def test_the_variance_of_a_channel_that_is_silent_on_the_batches_does_not_explod
 
 def test_another_call_starts_from_the_digital_statistics_again() -> None:
     digital = _net()
-    model = at.convert(copy.deepcopy(digital), dataclasses.replace(CHIP, output_noise=0.0))
+    model = at.convert(copy.deepcopy(digital), CHIP.replace(adc={"noise": 0.0}))
     keys = list(model.state_dict())
     view = at.program(at.calibrate(model, BATCHES), seed=7).at("1 month", compensation="none")
     at.reestimate_batch_norm(view, BATCHES)

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.calibration.columns import _shrunk
-from analogtorch.devices import UnitCell, ideal_device
+from analogtorch.devices import DifferentialPair, ideal_device
 from tests.crossbar import crossbar
 
 CHIP = crossbar()
-EXACT = dataclasses.replace(
-    CHIP, cell=UnitCell(device=ideal_device()), input_bits=None, output_bits=None, output_noise=0.0
+EXACT = CHIP.replace(
+    dac={"bits": None},
+    adc={"noise": 0.0, "bits": None},
+    cell=DifferentialPair(device=ideal_device()),
 )
 
 
@@ -59,7 +61,7 @@ def _view(
 ) -> tuple[nn.Module, nn.Module, Tensor]:
     digital, x = _made(name)
     grouped = "block_diagonal" if name == "block_diagonal" else "sequential"
-    model = at.convert(copy.deepcopy(digital), dataclasses.replace(chip, grouped=grouped))
+    model = at.convert(copy.deepcopy(digital), chip.replace(array={"grouped": grouped}))
     at.calibrate(model, [x])
     return at.program(model, seed=7).at(time, **options), digital.eval(), x
 
@@ -127,7 +129,7 @@ def test_known_gains_and_offsets_are_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "conv"])
 def test_output_noise_does_not_shrink_the_gains(name: str) -> None:
-    chip = dataclasses.replace(EXACT, output_noise=1.3 if name == "linear" else 0.9)
+    chip = EXACT.replace(adc={"noise": 1.3 if name == "linear" else 0.9})
     view, _, x = _view(name, chip, "programmed")
     layer = view[0]
     x = torch.cat([_x(*x.shape, seed=s) for s in range(8)])
@@ -328,8 +330,8 @@ def test_what_the_dac_clips_is_no_fault_of_the_columns(per: str) -> None:
     torch.manual_seed(0)
     x = _x(600, 300)
     x[:20] *= 40  # a few tokens far beyond the rest, as in transformers
-    chip = dataclasses.replace(
-        CHIP, cell=UnitCell(device=ideal_device()), output_noise=0.0, output_bits=None
+    chip = CHIP.replace(
+        adc={"noise": 0.0, "bits": None}, cell=DifferentialPair(device=ideal_device())
     )
     model = at.convert(nn.Sequential(nn.Linear(300, 16)), chip)
     at.calibrate(model, [x[20:]], method="absmax", per=per)

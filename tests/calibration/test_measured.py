@@ -2,7 +2,6 @@
 than before."""
 
 import copy
-import dataclasses
 import functools
 
 import pytest
@@ -148,7 +147,7 @@ def test_the_split_into_batches_does_not_change_the_ranges(name: str) -> None:
 
 def test_what_is_held_back_serves_the_comparison_alone() -> None:
     # else rounding to 8 bits is compared as well
-    chip = dataclasses.replace(HERMES, output_bits=None)
+    chip = HERMES.replace(periphery={"output_bits": None})
     x = _x(800, 64).clamp(-1, 1)
     found = []
     for last in (0.1, 0.9, 1.0):
@@ -173,8 +172,8 @@ def _hostile() -> tuple[nn.Module, Tensor]:
 
 def test_a_model_that_calibration_would_harm_is_left_as_it_is_with_a_warning() -> None:
     digital, x = _hostile()
-    chip = dataclasses.replace(
-        HERMES, adc_steps=2**15, cell=at.chips.ideal().cell, output_bound=80.0, input_bits=12
+    chip = HERMES.replace(
+        dac={"bits": 12}, adc={"range": 80.0, "steps": 2**15}, cell=at.chips.ideal().cell
     )
     model = at.convert(digital, chip).eval()
     before = model(x)
@@ -209,14 +208,14 @@ def test_the_judge_hears_of_large_errors_and_not_of_small_ones(outputs: int) -> 
 
 
 def test_an_adc_that_decides_the_error_is_named_with_the_remedy() -> None:
-    chip = crossbar(output_noise=0.0, output_bound=600.0)
+    chip = crossbar(adc={"noise": 0.0, "range": 600.0})
     with pytest.warns(
         UserWarning,
         match=r"1 of 1 layers.* '0' \(\d+ %\).*adc='mse', adc_per='column'.*weight_scale",
     ):
         at.calibrate(_linear(chip), [_x(400, 64)], method="absmax")
     at.calibrate(_linear(chip), [_x(400, 64)], method="absmax", adc="mse")  # the remedy
-    noisy = crossbar(output_noise=5.0, output_bound=600.0)  # which is worse than what the ADC does
+    noisy = crossbar(adc={"noise": 5.0, "range": 600.0})  # which is worse than what the ADC does
     at.calibrate(_linear(noisy), [_x(400, 64)], method="absmax")
 
 
@@ -225,7 +224,7 @@ def test_only_a_digital_unit_gets_output_ranges() -> None:
     assert layer.output_ranges.shape == (1, 32)
     assert len(layer.output_ranges.unique()) > 16  # each column its own
     assert layer.output_bounds is None
-    for chip in (crossbar(), dataclasses.replace(HERMES, output_bits=None)):
+    for chip in (crossbar(), HERMES.replace(periphery={"output_bits": None})):
         assert at.calibrate(_linear(chip), [_x(400, 64)])[0].output_ranges is None
 
 
@@ -263,7 +262,7 @@ def test_all_kinds_of_layers_and_options_stay_near_the_digital_model(
     torch.manual_seed(0)
     make, shape = MODELS[name]
     digital, x = make().eval(), _x(*shape)
-    model = at.convert(copy.deepcopy(digital), dataclasses.replace(HERMES, rows=16)).eval()
+    model = at.convert(copy.deepcopy(digital), HERMES.replace(array={"rows": 16})).eval()
     adc = {} if adc_per is None else {"adc": "mse", "adc_per": adc_per}
     at.calibrate(model, x.split(5), per=per, allow_unused=True, **adc)
     y, exact = (m(x)[0] if name == "recurrent" else m(x) for m in (model, digital))

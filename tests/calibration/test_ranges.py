@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 from collections import UserDict
 from collections.abc import Callable, Iterator
 
@@ -47,7 +46,9 @@ def test_percentile_is_right_to_the_bin_width(percent: float) -> None:
 @pytest.mark.parametrize("bits", [3, 4, 6, 8])
 def test_mse_finds_the_least_mean_relative_error(bits: int) -> None:
     torch.manual_seed(0)
-    chip = crossbar(cell=at.chips.ideal().cell, input_bits=bits, output_bits=None, output_noise=0.0)
+    chip = crossbar(
+        dac={"bits": bits}, adc={"noise": 0.0, "bits": None}, cell=at.chips.ideal().cell
+    )
     layer, x = nn.Linear(64, 32, bias=False), torch.randn(1000, 64)
     x[0, 0] = 9.0  # one vector that no range should be made for
     model = at.calibrate(at.convert(copy.deepcopy(layer), chip), [x])
@@ -69,7 +70,7 @@ def test_mse_finds_the_least_mean_relative_error(bits: int) -> None:
 @pytest.mark.parametrize("per", ["layer", "tile"])
 def test_mse_weighs_the_rounding_of_the_readings(per: str) -> None:
     torch.manual_seed(0)
-    chip = dataclasses.replace(CHIP, output_bound=60.0, output_noise=0.0)
+    chip = CHIP.replace(adc={"range": 60.0, "noise": 0.0})
     digital, x = nn.Linear(600, 64, bias=False), torch.randn(500, 600)
     model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], per=per).eval()
     found = model.input_range.detach().clone()
@@ -82,7 +83,7 @@ def test_mse_weighs_the_rounding_of_the_readings(per: str) -> None:
         errors = {scale: error(scale) for scale in (0.5, 0.7, 1.0, 1.4, 2.0)}
     assert errors[1.0] == pytest.approx(min(errors.values()), rel=0.05)
     exact = at.calibrate(
-        at.convert(copy.deepcopy(digital), dataclasses.replace(chip, output_bits=None)),
+        at.convert(copy.deepcopy(digital), chip.replace(adc={"bits": None})),
         [x],
         per=per,
     )
@@ -93,7 +94,7 @@ def test_mse_weighs_the_rounding_of_the_readings(per: str) -> None:
 @pytest.mark.parametrize("adc", [None, "absmax"])
 def test_mse_weighs_the_noise_of_the_readings(adc: str | None) -> None:
     torch.manual_seed(0)
-    chip = dataclasses.replace(CHIP, cell=at.chips.ideal().cell, output_noise=0.2)
+    chip = CHIP.replace(adc={"noise": 0.2}, cell=at.chips.ideal().cell)
     digital, x = nn.Linear(200, 64, bias=False), torch.randn(500, 200)
     model = at.calibrate(at.convert(copy.deepcopy(digital), chip), [x], adc=adc).eval()
     found = model.input_range.item()
@@ -176,9 +177,7 @@ def test_a_percentile_that_is_zero_is_refused() -> None:
         ValueError, match=r"layer '0'.*percentile=99.9 of the inputs is zero.*larger percentile"
     ):
         at.calibrate(model, [x], method="percentile")
-    silent = at.convert(
-        nn.Sequential(nn.Linear(16, 4)), dataclasses.replace(CHIP, output_noise=0.0)
-    )
+    silent = at.convert(nn.Sequential(nn.Linear(16, 4)), CHIP.replace(adc={"noise": 0.0}))
     with pytest.raises(ValueError, match=r"layer '0'.*percentile=98 of the partial sums is zero"):
         at.calibrate(silent, [x], adc="percentile", percentile=98)
     assert not model[0].calibrated
@@ -348,7 +347,7 @@ def test_std_is_a_multiple_of_the_standard_deviation_over_all_batches() -> None:
         at.calibrate(model, x, method="std", deviations=0.0)
 
 
-SMALL = dataclasses.replace(CHIP, rows=16)
+SMALL = CHIP.replace(array={"rows": 16})
 
 
 def test_a_range_per_tile_suits_inputs_whose_halves_differ_in_size() -> None:
@@ -360,7 +359,7 @@ def test_a_range_per_tile_suits_inputs_whose_halves_differ_in_size() -> None:
     errors = {}
     for per in ("layer", "tile"):
         model = at.convert(
-            nn.Sequential(copy.deepcopy(digital)), dataclasses.replace(SMALL, output_bits=None)
+            nn.Sequential(copy.deepcopy(digital)), SMALL.replace(adc={"bits": None})
         ).eval()
         at.calibrate(model, x, per=per)
         errors[per] = (model(x[0]) - digital(x[0])).square().mean().item()
@@ -387,7 +386,7 @@ TILED = {
 def test_every_kind_of_layer_takes_a_range_per_tile(name: str, grouped: str) -> None:
     torch.manual_seed(0)
     digital, shape, blocks = TILED[name]
-    exact = dataclasses.replace(SMALL, output_bits=None, input_bits=16, grouped=grouped)
+    exact = SMALL.replace(array={"grouped": grouped}, dac={"bits": 16}, adc={"bits": None})
     model = at.convert(nn.Sequential(copy.deepcopy(digital)), exact)
     x = torch.randn(*shape)
     at.calibrate(model, [x], per="tile", method="absmax").eval()
@@ -430,7 +429,7 @@ def test_a_row_block_that_meets_zeros_only_takes_the_largest_of_the_others() -> 
 def _tiled() -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 4))
-    return at.convert(net, dataclasses.replace(SMALL, output_noise=0.0))
+    return at.convert(net, SMALL.replace(adc={"noise": 0.0}))
 
 
 def test_ranges_of_tiles_travel_and_go_back_to_one(tmp_path) -> None:

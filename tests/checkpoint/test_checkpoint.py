@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 import json
 import os
 import sys
@@ -18,7 +17,7 @@ from analogtorch.checkpoint.folder import PREVIOUS, _digest
 from tests.crossbar import crossbar
 
 CHIP = crossbar()
-OTHER = dataclasses.replace(CHIP, name="other", input_bits=6)
+OTHER = CHIP.replace(dac={"bits": 6}, name="other")
 TOKENS = torch.arange(22).view(2, 11) % 11
 
 

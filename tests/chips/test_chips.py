@@ -1,5 +1,7 @@
+import copy
 import dataclasses
 import json
+import pickle
 
 import pytest
 
@@ -16,15 +18,11 @@ def test_every_option_survives_json(device: str) -> None:
 
 def test_hermes64_is_the_published_chip() -> None:
     chip = at.chips.hermes64()
-    assert (chip.tiles, chip.rows, chip.cols, chip.input_bits, chip.output_bits) == (
-        64,
-        256,
-        256,
-        8,
-        8,
-    )
-    assert chip.cells == 4_194_304
-    assert any("ASSUMED" in source for source in chip.sources)
+    assert (chip.array.tiles, chip.array.rows, chip.array.columns) == (64, 256, 256)
+    assert (chip.dac.bits, chip.adc.levels, chip.periphery.output_bits) == (8, 422, 8)
+    assert chip.array.cells == 4_194_304
+    assert "ASSUMED" in chip.adc.sources["steps"]
+    assert "Khaddam-Aljameh" in chip.adc.sources["gain_std"]
 
 
 def test_unknown_names_are_refused_with_what_is_known() -> None:
@@ -39,58 +37,99 @@ def test_unknown_names_are_refused_with_what_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("tiles", 0),
-        ("rows", 2.5),
-        ("input_bits", 1),
-        ("output_bits", 17),
-        ("output_bound", 0.0),
-        ("adc_steps", 0),
-        ("adc_steps", 422.0),
-        ("adc_steps", True),
-        ("adc_gain_std", -0.1),
-        ("adc_gain_std", float("nan")),
-        ("adc_gain_std", "7 %"),
-        ("column_calibration", 1),
-        ("column_calibration", None),
-        ("output_noise", -0.1),
-        ("tiles", True),
-        ("cell", "pcm"),
-        ("training", None),
-        ("sources", ["paper"]),
-        ("weight_scale", "tile"),
-        ("grouped", "both"),
-    ],
+    ("bits", "steps", "levels"), [(8, None, 127), (4, None, 7), (None, None, 0), (None, 422, 422)]
 )
-def test_bad_fields_are_refused(field: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"Chip.{field} must be"):
-        dataclasses.replace(at.chips.hermes64(), **{field: value})
+def test_an_adc_has_bits_or_steps(bits: int | None, steps: int | None, levels: int) -> None:
+    assert at.chips.ADC(bits=bits, steps=steps).levels == levels
 
 
-@pytest.mark.parametrize(
-    ("bits", "steps", "adc", "unit"),
-    [
-        (8, None, 127, 0),
-        (4, None, 7, 0),
-        (None, None, 0, 0),
-        (8, 422, 422, 8),
-        (None, 422, 422, 0),
-        (8, 1, 1, 8),
-    ],
-)
-def test_the_bits_are_the_adcs_or_those_of_the_unit_behind_it(
-    bits: object, steps: object, adc: int, unit: int
-) -> None:
-    chip = dataclasses.replace(at.chips.hermes64(), output_bits=bits, adc_steps=steps)
-    assert (chip.output_steps, chip.unit_bits) == (adc, unit)
+def test_an_adc_has_never_both() -> None:
+    with pytest.raises(
+        ValueError, match=r"ADC takes bits or steps, never both, got bits=8 and steps=422.*None"
+    ):
+        at.chips.hermes64().replace(adc={"bits": 8})
+
+
+def test_a_digital_unit_may_stand_behind_any_adc_and_behind_no_other() -> None:
+    chip = at.chips.hermes64().replace(adc={"steps": None, "bits": 10})
+    assert (chip.adc.levels, chip.periphery.output_bits) == (511, 8)
+    with pytest.raises(ValueError, match="Periphery.output_bits=8 needs an ADC before it"):
+        chip.replace(adc={"bits": None})
+
+
+def test_a_chip_is_changed_part_by_part() -> None:
+    chip = at.chips.hermes64()
+    mine = chip.replace(adc={"steps": None, "bits": 8}, dac={"bits": 6}, name="mine")
+    assert (mine.name, mine.dac.bits, mine.adc.bits, mine.adc.steps) == ("mine", 6, 8, None)
+    assert (mine.array, mine.cell, mine.periphery) == (chip.array, chip.cell, chip.periphery)
+    assert (mine.adc.range, mine.adc.gain_std) == (chip.adc.range, chip.adc.gain_std)
+    whole = dataclasses.replace(chip, dac=at.chips.DAC(bits=6))
+    assert whole == chip.replace(dac=at.chips.DAC(bits=6)) == chip.replace(dac={"bits": 6})
+    assert chip.replace() == chip
+    assert chip.replace(cell={"devices_per_polarity": 2}).cell.devices == 4
+    assert chip.replace(training={"scale": 3.0}).training.strength == 3.0
+    assert chip.replace(cost={"shares": {}}) == chip
+
+
+def test_sources_follow_what_they_tell_of() -> None:
+    chip = at.chips.hermes64()
+    mine = chip.replace(adc={"steps": 300, "range": 12.0, "sources": {"noise": "measured here"}})
+    assert "steps" not in mine.adc.sources  # another number, of which it says nothing
+    assert mine.adc.sources["range"] == chip.adc.sources["range"]
+    assert mine.adc.sources["noise"] == "measured here"
+    assert chip.replace(training=at.TrainingNoise(scale=1.0)).sources == at.chips.Sources()
+    assert "bits" not in chip.without("dac").dac.sources
+    sourced = chip.replace(adc={"sources": at.chips.Sources(range="measured here")})
+    assert sourced == chip, "sources decide about no number"
+    assert hash(sourced) == hash(chip)
+
+
+def test_sources_are_a_frozen_mapping() -> None:
+    sources = at.chips.Sources(rows="a paper", columns="another")
+    assert dict(sources) == {"columns": "another", "rows": "a paper"}
+    assert sources == at.chips.Sources(columns="another", rows="a paper")
+    assert hash(sources) == hash(at.chips.Sources(columns="another", rows="a paper"))
+    assert repr(sources) == "Sources(columns='another', rows='a paper')"
+    assert (sources.get("tiles"), len(sources)) == (None, 2)
+    assert pickle.loads(pickle.dumps(sources)) == copy.deepcopy(sources) == sources
+    with pytest.raises(KeyError):
+        sources["tiles"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sources.texts = ()
+    with pytest.raises(
+        ValueError, match="DAC.sources: DAC has no field 'bit', did you mean 'bits'.; fields:"
+    ):
+        at.chips.DAC(bits=8, sources=at.chips.Sources(bit="a paper"))
+
+
+@pytest.mark.parametrize("name", at.chips.names())
+def test_presets_name_the_source_of_every_number_they_set(name: str) -> None:
+    chip = at.chips.get(name)
+    for part in (chip.array, chip.dac, chip.cell, chip.adc, chip.periphery):
+        for field in dataclasses.fields(part):
+            if field.name != "sources" and getattr(part, field.name) != field.default:
+                assert field.name in part.sources, f"{type(part).__name__}.{field.name}"
+    assert "training" in chip.sources
+
+
+def test_a_chip_prints_values_and_sources() -> None:
+    lines = str(at.chips.hermes64()).splitlines()
+    assert lines[0].split() == ["field", "value", "source"]
+    found = {line.split()[0]: line for line in lines}
+    assert found["adc.gain_std"].split()[1] == "0.0709"
+    assert found["adc.gain_std"].endswith(at.chips.hermes64().adc.sources["gain_std"])
+    assert "(derived)" in found["cost.mvm_energy"]
+    assert "Le Gallo" in found["cost.mvm_energy"]
+    assert found["training"].endswith("Le Gallo 2023, Methods")
+    for name in at.chips.names():
+        assert name in str(at.chips.get(name))
 
 
 def test_hermes64_names_the_noise_it_is_given() -> None:
     noisy = at.chips.hermes64(output_noise=0.04)
     assert noisy.name == "hermes64[output noise 0.04]"
-    assert dataclasses.replace(noisy, name="hermes64", output_noise=0.0) == at.chips.hermes64()
-    with pytest.raises(ValueError, match="Chip.output_noise must be a number >= 0, got -1"):
+    assert noisy.replace(adc={"noise": 0.0}, name="hermes64") == at.chips.hermes64()
+    with pytest.raises(ValueError, match="ADC.noise must be a number >= 0, got -1"):
         at.chips.hermes64(output_noise=-1)
 
 
@@ -112,9 +151,9 @@ def test_bad_descriptions_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown type 'FeFET'"):
         at.chips.from_dict({**good, "cell": {"type": "FeFET"}})
     with pytest.raises(ValueError, match="missing"):
-        at.chips.from_dict({k: v for k, v in good.items() if k != "rows"})
+        at.chips.from_dict({k: v for k, v in good.items() if k != "array"})
     with pytest.raises(ValueError, match="expected 'Chip'"):
-        at.chips.from_dict({"version": 1, "type": "TrainingNoise"})
+        at.chips.from_dict({"version": 2, "type": "TrainingNoise"})
 
 
 @pytest.mark.parametrize(

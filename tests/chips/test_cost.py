@@ -81,7 +81,7 @@ def test_bad_parts_are_refused() -> None:
         dataclasses.replace(COST.published[0], scope="board")
     with pytest.raises(ValueError, match="Published.excluded must say"):
         dataclasses.replace(COST.published[0], excluded="")
-    with pytest.raises(ValueError, match="Chip.planes must be a divisor of the 64 tiles"):
-        dataclasses.replace(at.chips.hermes64(), planes=3)
-    with pytest.raises(ValueError, match="Chip.cost must be None or a Cost"):
+    with pytest.raises(ValueError, match="Array.planes must be a divisor of the 64 tiles"):
+        at.chips.hermes64().replace(array={"planes": 3})
+    with pytest.raises(TypeError, match=r"Chip.cost must be a Cost such as .*, or None, got 1.0"):
         dataclasses.replace(at.chips.hermes64(), cost=1.0)

@@ -36,11 +36,11 @@ def test_a_file_gives_the_chip_back(chip: at.Chip, suffix: str, tmp_path: Path) 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
 def test_numbers_of_numpy_are_saved_as_numbers(suffix: str, tmp_path: Path) -> None:
     device = dataclasses.replace(at.devices.pcm_like(), g_max=np.float32(20.0), t0=np.int64(10))
-    cell = at.devices.UnitCell(device=device, devices_per_polarity=np.int32(2))
-    chip = dataclasses.replace(at.chips.hermes64(), cell=cell, output_bound=np.float64(10.0))
+    cell = at.devices.DifferentialPair(device=device, devices_per_polarity=np.int32(2))
+    chip = at.chips.hermes64().replace(adc={"range": np.float64(10.0)}, cell=cell)
     loaded = at.chips.load(at.chips.save(chip, tmp_path / f"mine{suffix}"))
     assert loaded == chip
-    assert (loaded.cell.device.g_max, loaded.cell.devices_per_polarity, loaded.output_bound) == (
+    assert (loaded.cell.device.g_max, loaded.cell.devices_per_polarity, loaded.adc.range) == (
         20.0,
         2,
         10.0,
@@ -49,9 +49,10 @@ def test_numbers_of_numpy_are_saved_as_numbers(suffix: str, tmp_path: Path) -> N
 
 def test_a_curve_without_a_form_in_files_is_named(tmp_path: Path) -> None:
     device = dataclasses.replace(at.devices.pcm_like(), drift_mean=lambda r: 0.05 + 0 * r)
-    chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.UnitCell(device=device))
+    chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.DifferentialPair(device=device))
     with pytest.raises(
-        TypeError, match=r"chip.cell.device.drift_mean is <function .*; what has: .*Polynomial"
+        TypeError,
+        match=r"chip.cell.device.drift_mean is <function .*; what has: .*devices.register",
     ):
         at.chips.save(chip, tmp_path / "mine.json")
     assert not list(tmp_path.iterdir())
@@ -69,41 +70,6 @@ def test_a_curve_that_is_not_finite_is_refused(suffix: str, tmp_path: Path) -> N
         at.chips.load(path)
 
 
-def test_a_file_from_before_cost_and_planes_loads(tmp_path: Path) -> None:
-    old = at.chips.to_dict(at.chips.hermes64())
-    del old["cost"], old["planes"]
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps(old))
-    chip = at.chips.load(path)
-    assert (chip.cost, chip.planes) == (None, 1)
-
-
-def test_a_file_from_before_the_digital_unit_loads(tmp_path: Path) -> None:
-    old = at.chips.to_dict(at.chips.hermes64())
-    assert (old.pop("adc_steps"), old.pop("adc_gain_std"), old.pop("column_calibration")) == (
-        422,
-        0.0709,
-        True,
-    )
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps(old))
-    plain = {"adc_steps": None, "adc_gain_std": 0.0, "column_calibration": False}
-    chip = at.chips.load(path)
-    assert chip == dataclasses.replace(at.chips.hermes64(), **plain)
-    # an ADC of the output's 8 bits, as it was
-    assert (chip.output_steps, chip.unit_bits) == (127, 0)
-
-
-def test_a_file_from_before_device_noise_loads(tmp_path: Path) -> None:
-    chip = at.chips.hermes64(training=at.TrainingNoise(weight="gaussian", scale=0.1))
-    old = at.chips.to_dict(chip)
-    for field in ("time", "drop_connect", "per_sample"):
-        del old["training"][field]
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps(old))
-    assert at.chips.load(path) == chip
-
-
 def _edited(path: Path, keys: tuple[str, ...], value: object) -> Path:
     data = at.chips.to_dict(at.chips.hermes64())
     inner = data
@@ -117,9 +83,11 @@ def _edited(path: Path, keys: tuple[str, ...], value: object) -> Path:
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("tilez",), 3, r"Chip has no field \['tilez'\]; fields"),
-        (("tiles",), 0, "Chip.tiles must be an integer >= 1, got 0"),
-        (("rowz",), 3, r"no field \['rowz'\]"),
+        (("tiles",), 3, r"Chip has no field \['tiles'\]; fields"),
+        (("array", "tiles"), 0, "chip.array: Array.tiles must be an integer >= 1, got 0"),
+        (("array", "rowz"), 3, r"Array has no field \['rowz'\]; fields"),
+        (("adc", "bits"), 8, "ADC takes bits or steps, never both"),
+        (("adc", "sources", "bitz"), "a paper", "ADC has no field 'bitz', did you mean 'bits'"),
         (("cost", "mvm_enregy"), 3, r"chip.cost: Cost has no field \['mvm_enregy'\]"),
         (
             ("cost", "mvm_energy", "value"),
@@ -132,9 +100,9 @@ def _edited(path: Path, keys: tuple[str, ...], value: object) -> Path:
             "guess",
             "chip.cost.network.hop_energy: Figure.kind must be one of",
         ),
-        (("cell", "type"), "UnitCel", "unknown type 'UnitCel', did you mean 'UnitCell'"),
-        (("output_bound",), "12", "Chip.output_bound must be a positive number, got '12'"),
-        (("version",), 2, "version 2, this AnalogTorch reads version 1"),
+        (("cell", "type"), "DiferentialPair", "unknown type 'DiferentialPair', did you mean 'Diff"),
+        (("adc", "range"), "12", "ADC.range must be a positive number, got '12'"),
+        (("version",), 3, "version 3, this AnalogTorch reads versions 1 to 2"),
     ],
 )
 def test_bad_files_name_the_place_and_the_remedy(keys, value, message, tmp_path: Path) -> None:
@@ -146,11 +114,11 @@ def test_bad_files_name_the_place_and_the_remedy(keys, value, message, tmp_path:
 
 def test_a_misspelt_key_names_the_nearest_one(tmp_path: Path) -> None:
     data = at.chips.to_dict(at.chips.hermes64())
-    data["outptu_noise"] = data.pop("output_noise")
+    data["adc"]["noize"] = data["adc"].pop("noise")
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(data))
     with pytest.raises(
-        ValueError, match=r"no field \['outptu_noise'\], did you mean 'output_noise'\?"
+        ValueError, match=r"chip.adc: ADC has no field \['noize'\], did you mean 'noise'\?"
     ):
         at.chips.load(path)
 

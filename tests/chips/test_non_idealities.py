@@ -8,8 +8,17 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.chips.non_idealities import NAMES
 
+NAMES = (
+    "dac",
+    "programming_noise",
+    "drift",
+    "read_noise",
+    "adc_gain",
+    "output_noise",
+    "adc",
+    "digital_unit",
+)
 HERMES = at.chips.hermes64(output_noise=0.04)
 CHIPS = [HERMES, at.chips.ibm_speech34(), at.chips.neurram48()]
 

@@ -58,14 +58,15 @@ def test_ibm_speech34_ladder() -> None:
 def test_neurram48_by_bits(output_bits: int, input_bits: int, tops: float, per_watt: float) -> None:
     chip = at.chips.neurram48(output_bits=output_bits, input_bits=input_bits)
     peak = at.cost_model.peak(chip)
-    assert (chip.output_bits, chip.input_bits) == (output_bits, input_bits)
+    assert (chip.adc.bits, chip.dac.bits) == (output_bits, input_bits)
     assert peak.efficiency.tops == pytest.approx(tops, rel=0.02)
     assert peak.efficiency.tops_per_watt == pytest.approx(per_watt, rel=0.02)
 
 
 def test_neurram48_is_the_published_chip() -> None:
     chip = at.chips.neurram48()
-    assert chip.tiles * 256 * 256 == chip.cells * chip.cell.devices  # two cells per signed weight
+    # two cells per signed weight
+    assert chip.array.tiles * 256 * 256 == chip.array.cells * chip.cell.devices
     assert at.cost_model.peak(chip).joules / at.cost_model.peak(chip).operations == pytest.approx(
         62.4e-15, rel=0.02
     )
@@ -76,12 +77,12 @@ def test_neurram48_is_the_published_chip() -> None:
 # than 140 M PCM
 def test_ibm_speech34_capacity() -> None:
     four, two = at.chips.ibm_speech34(), at.chips.ibm_speech34(pcm_per_weight=2)
-    assert (four.cells, two.cells) == pytest.approx((8.9e6, 17.8e6), rel=0.02)
-    assert four.cells * four.cell.devices == two.cells * two.cell.devices == 35_651_584
-    assert (two.tiles, two.planes, four.planes) == (68, 2, 1)
+    assert (four.array.cells, two.array.cells) == pytest.approx((8.9e6, 17.8e6), rel=0.02)
+    assert four.array.cells * four.cell.devices == two.array.cells * two.cell.devices == 35_651_584
+    assert (two.array.tiles, two.array.planes, four.array.planes) == (68, 2, 1)
     weights = 45_000_000
     assert (at.mapping.chips_needed(four, weights), at.mapping.chips_needed(two, weights)) == (6, 3)
-    chip = four.cells * four.cell.devices
+    chip = four.array.cells * four.cell.devices
     for devices in (140_000_000, 175_000_000):
         accurate, dense = at.mapping.device_mix(weights, devices)
         assert accurate + dense == weights
@@ -129,10 +130,8 @@ def test_a_plan_gives_the_accurate_cells_by_priority() -> None:
 
 def test_device_models_say_what_they_are() -> None:
     assert "not fitted to this chip" in at.chips.ibm_speech34().cell.device.name
-    assert any("NOT FITTED TO THIS CHIP" in source for source in at.chips.ibm_speech34().sources)
+    assert "NOT FITTED TO THIS CHIP" in at.chips.ibm_speech34().cell.sources["device"]
     assert at.chips.ibm_speech34().cost.signed_passes == 2
-    for name in at.chips.names():
-        assert at.chips.get(name).sources
 
 
 def test_conductance_left() -> None:

@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import pytest
@@ -10,8 +9,8 @@ import analogtorch as at
 from analogtorch.chips.tiling import Section, sections
 
 
-def _chip(rows: int = 256, cols: int = 256, **kwargs: object) -> at.Chip:
-    return dataclasses.replace(at.chips.hermes64(), rows=rows, cols=cols, **kwargs)
+def _chip(rows: int = 256, cols: int = 256, grouped: str = "sequential") -> at.Chip:
+    return at.chips.hermes64().replace(array={"rows": rows, "columns": cols, "grouped": grouped})
 
 
 def _cells(section: Section) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,7 +37,7 @@ def test_every_weight_is_in_exactly_one_block_that_fits(
 ) -> None:
     shape = (outputs * groups, channels, *kernel)
     seen = torch.zeros(outputs * groups, channels * groups * math.prod(kernel), dtype=torch.int64)
-    for section in sections(shape, groups, _chip(rows, cols, grouped=grouped)):
+    for section in sections(shape, groups, _chip(rows, cols, grouped)):
         ones = section.weight(torch.ones(shape))
         assert ones.shape == section.shape
         placed = torch.zeros(section.shape, dtype=torch.int64)

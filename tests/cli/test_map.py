@@ -1,4 +1,3 @@
-import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -86,7 +85,7 @@ def test_a_chip_of_ones_own(
     suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = at.chips.save(
-        dataclasses.replace(at.chips.ideal(), name="mine", rows=100, cols=7),
+        at.chips.ideal().replace(array={"rows": 100, "columns": 7}, name="mine"),
         tmp_path / f"a{suffix}",
     )
     assert main(["map", "--model", RESIDUAL, "--input", "1,3,6,6", "--chip", str(mine)]) == 0

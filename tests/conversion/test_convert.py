@@ -150,7 +150,7 @@ def test_selection(include, exclude, expected) -> None:
             "per_layer 'head' and exclude 'head' contradict each other",
         ),
         (
-            {"include": "head", "per_layer": {"shared": {"output_bits": 6}}},
+            {"include": "head", "per_layer": {"shared": {"periphery": {"output_bits": 6}}}},
             "per_layer 'shared' would change nothing: include, exclude or where leaves out all "
             "that it matches",
         ),
@@ -185,7 +185,7 @@ def test_wrong_arguments_are_refused() -> None:
     ):
         at.convert(_net(), CHIP, where="head")  # type: ignore[arg-type]
     with pytest.raises(
-        TypeError, match=r"per_layer must map patterns to chips or to fields of one, got \['head'\]"
+        TypeError, match=r"per_layer must map patterns to chips or to parts of one, got \['head'\]"
     ):
         at.convert(_net(), CHIP, per_layer=["head"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a pattern must be text, .* got 0"):
@@ -411,20 +411,23 @@ def test_one_matrix_of_a_module_stays_digital(exclude, digital: set[str]) -> Non
 
 def test_one_matrix_of_a_module_has_a_chip_of_its_own() -> None:
     changes = {
-        "lstm": {"output_bits": 10},
-        "lstm.hh_l0": {"output_bits": 12},
-        "cell.weight_hh": {"output_bits": 6},
+        "lstm": {"periphery": {"output_bits": 10}},
+        "lstm.hh_l0": {"periphery": {"output_bits": 12}},
+        "cell.weight_hh": {"periphery": {"output_bits": 6}},
     }
     model = at.convert(_Matrices(), CHIP, per_layer=changes)
-    bits = {name: layer.chip.output_bits for name, layer in at.analog_layers(model)}
-    others = dict.fromkeys(_ALL, CHIP.output_bits) | {"lstm.ih_l0": 10, "lstm.hr_l0": 10}
+    bits = {name: layer.chip.periphery.output_bits for name, layer in at.analog_layers(model)}
+    others = dict.fromkeys(_ALL, CHIP.periphery.output_bits) | {"lstm.ih_l0": 10, "lstm.hr_l0": 10}
     assert bits == others | {"lstm.hh_l0": 12, "cell.hh": 6}
     only = at.convert(_Matrices(), CHIP, include=["lstm.ih_l0", "cell"])
     assert {name for name, _ in at.analog_layers(only)} == {"lstm.ih_l0", "cell.ih", "cell.hh"}
 
 
 def test_names_of_matrices_that_are_none_suggest_the_nearest() -> None:
-    for argument in ({"exclude": "lstm.hh_l1"}, {"per_layer": {"lstm.hh_l1": {"output_bits": 6}}}):
+    for argument in (
+        {"exclude": "lstm.hh_l1"},
+        {"per_layer": {"lstm.hh_l1": {"periphery": {"output_bits": 6}}}},
+    ):
         with pytest.raises(ValueError, match=r"'lstm.hh_l1' matches none.*'lstm.hh_l0'"):
             at.convert(_Matrices(), CHIP, **argument)
     with pytest.raises(ValueError, match=r"'lstm.hh_l1' matches none.*'lstm.hh_l0'"):
@@ -477,8 +480,8 @@ def test_a_shared_layer_goes_by_each_of_its_names() -> None:
         "body.conv",
         "head",
     ]
-    model = at.convert(_net(), CHIP, per_layer={"again": {"output_bits": 6}})
-    assert model.shared.chip.output_bits == 6
+    model = at.convert(_net(), CHIP, per_layer={"again": {"periphery": {"output_bits": 6}}})
+    assert model.shared.chip.periphery.output_bits == 6
     with pytest.raises(
         ValueError, match="include 'shared' and exclude 'again' contradict each other"
     ):
@@ -537,19 +540,27 @@ def test_layers_may_have_chips_of_their_own() -> None:
     model = at.convert(
         _net(),
         CHIP,
-        per_layer={"*": {"output_bits": 6}, "body.*": other, "head": {"input_bits": None}},
+        per_layer={
+            "*": {"periphery": {"output_bits": 6}},
+            "body.*": other,
+            "head": {"dac": {"bits": None}},
+        },
     )
     chips = {name: layer.chip for name, layer in at.analog_layers(model)}
-    assert chips["shared"].output_bits == 6
+    assert chips["shared"].periphery.output_bits == 6
     assert chips["body.conv"] == other
-    assert chips["head"].input_bits is None
+    assert chips["head"].dac.bits is None
     # fields differ from the chip given, not from one another
-    assert chips["head"].output_bits == CHIP.output_bits
+    assert chips["head"].periphery.output_bits == CHIP.periphery.output_bits
     before = [layer for _, layer in at.analog_layers(model)]
     at.convert(
         model,
         CHIP,
-        per_layer={"*": {"output_bits": 6}, "body.*": other, "head": {"input_bits": None}},
+        per_layer={
+            "*": {"periphery": {"output_bits": 6}},
+            "body.*": other,
+            "head": {"dac": {"bits": None}},
+        },
     )
     assert [layer for _, layer in at.analog_layers(model)] == before
     with pytest.raises(ValueError, match="'body.conv' is on another chip already"):
@@ -570,11 +581,12 @@ def test_a_predicate_chooses_among_what_the_patterns_leave() -> None:
     [
         ({"heads": {}}, ValueError, "'heads' matches none.*'head'"),
         (
-            {"head": {"output_bit": 6}},
+            {"head": {"periphery": {"output_bit": 6}}},
             ValueError,
-            "no field 'output_bit'; did you mean 'output_bits'",
+            "no field 'output_bit', did you mean 'output_bits'",
         ),
-        ({"head": {"output_bits": 1}}, ValueError, "Chip.output_bits must be"),
+        ({"head": {"dacs": {"bits": 6}}}, ValueError, "no field 'dacs', did you mean 'dac'"),
+        ({"head": {"periphery": {"output_bits": 1}}}, ValueError, "Periphery.output_bits must be"),
         ({"head": 6}, TypeError, "must be a Chip or a dict"),
     ],
 )

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 from torch import nn
 
@@ -37,7 +35,7 @@ def test_excluded_layers_are_listed() -> None:
     ("tiles", "expected"), [(7, "fits only if blocks share tiles"), (2, "TOO LARGE for one chip")]
 )
 def test_what_does_not_fit_is_said(tiles: int, expected: str) -> None:
-    chip = dataclasses.replace(at.chips.hermes64(), tiles=tiles)
+    chip = at.chips.hermes64().replace(array={"tiles": tiles})
     model = at.convert(nn.Sequential(nn.Linear(436, 436), nn.Linear(436, 436)), chip)
     assert expected in str(at.summary(model))
 
@@ -57,7 +55,7 @@ def test_layers_on_several_chips_are_counted_apart() -> None:
         chip,
         per_layer={
             "0": other,
-            "2": {"output_bits": 10, "training": at.TrainingNoise(weight="none")},
+            "2": {"periphery": {"output_bits": 10}, "training": at.TrainingNoise(weight="none")},
         },
     )
     summary = at.summary(model)
@@ -74,5 +72,5 @@ def test_layers_on_several_chips_are_counted_apart() -> None:
         "1 of 34 tiles of ibm_speech34 at one block per tile; 190,096 of 8,912,896 cells." in text
     )
     assert "7 of 64 tiles of hermes64 at one block per tile; 195,472 of 4,194,304 cells." in text
-    assert "differs from hermes64: 2 (output_bits 10, training)" in text
+    assert "differs from hermes64: 2 (periphery.output_bits 10, training.weight none)" in text
     assert summary.tiles_lower_bound == 1 + 3

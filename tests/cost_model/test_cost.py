@@ -147,7 +147,7 @@ def test_groups_run_one_after_another_or_on_the_diagonal() -> None:
     sequential = _free_moves(at.chips.hermes64())
     plan = schedule(mapping(sequential, [mvm("w", 64)], [grouped], [put(0, "w", 9, 64)]))
     assert [(r.mvms, r.rows, r.cols, r.weights) for r in plan.runs] == [(64, 9, 1, 9)]
-    diagonal = dataclasses.replace(sequential, grouped="block_diagonal")
+    diagonal = sequential.replace(array={"grouped": "block_diagonal"})
     blocks = [put(i, "w", 252, 28, row=252 * i, col=28 * i) for i in range(2)] + [
         put(2, "w", 72, 8, row=504, col=56)
     ]
@@ -334,7 +334,7 @@ def test_columns_cut_anywhere_add_up_all_the_same() -> None:
     plan = schedule(mapping(chip, [mvm("w", 256, vectors=2)], [matrix("w", 300, 256)], blocks))
     assert plan.steps[0].operations == 2 * 256
     assert plan.steps[0].element_hops == 2 * (100 * 1 + 156 * 2)
-    diagonal = dataclasses.replace(chip, grouped="block_diagonal")
+    diagonal = chip.replace(array={"grouped": "block_diagonal"})
     grouped = matrix("w", 9, 28, groups=28, kernel=9)
     blocks = [put(0, "w", 252, 20), put(1, "w", 252, 8, col=20)]
     plan = schedule(mapping(diagonal, [mvm("w", 28)], [grouped], blocks))

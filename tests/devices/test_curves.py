@@ -8,12 +8,12 @@ import torch
 
 from analogtorch.devices import (
     PCM,
+    DifferentialPair,
     LogClip,
     Piecewise,
     Polynomial,
     PowerClip,
     ReRAM,
-    UnitCell,
     pcm_like,
     rram_wan,
 )
@@ -79,7 +79,7 @@ def test_a_piece_that_is_no_curve_is_named() -> None:
     [
         (
             "pcm",
-            r"UnitCell.device must be a device such as analogtorch.devices.pcm_like\(\), got 'pcm'",
+            r"Pair.device must be a device such as analogtorch.devices.pcm_like\(\), got 'pcm'",
         ),
         (pcm_like, r"got <function pcm_like.*; call it"),
         (PCM, "got <class .*PCM'>; call it"),
@@ -88,7 +88,7 @@ def test_a_piece_that_is_no_curve_is_named() -> None:
 )
 def test_what_is_no_device_is_refused_by_the_cell(device, message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        UnitCell(device=device)
+        DifferentialPair(device=device)
 
 
 def test_the_methods_that_a_device_lacks_are_named() -> None:
@@ -101,7 +101,7 @@ def test_the_methods_that_a_device_lacks_are_named() -> None:
     with pytest.raises(
         TypeError, match="Mine lacks programming_sigma, drift_coefficient, drift, read, valid_until"
     ):
-        UnitCell(device=Mine())
+        DifferentialPair(device=Mine())
 
 
 def test_devices_know_how_long_their_data_last() -> None:

@@ -5,7 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from analogtorch.devices import PCM, UnitCell, hermes_one_device, hermes_two_device, pcm_like
+from analogtorch.devices import (
+    PCM,
+    DifferentialPair,
+    hermes_one_device,
+    hermes_two_device,
+    pcm_like,
+)
 
 DRAWS = 400_000
 
@@ -14,7 +20,7 @@ def _draws(seed: int, n: int = DRAWS) -> torch.Tensor:
     return torch.randn(n, generator=torch.Generator().manual_seed(seed))
 
 
-def _weights_at(cell: UnitCell, w: float, t: float | None) -> torch.Tensor:
+def _weights_at(cell: DifferentialPair, w: float, t: float | None) -> torch.Tensor:
     """Many independent cells with target ``w``, as read at ``t`` (None: as programmed)."""
     device = cell.device
     targets = cell.targets(torch.full((DRAWS,), w))
@@ -48,7 +54,7 @@ def _weights_at(cell: UnitCell, w: float, t: float | None) -> torch.Tensor:
     ],
 )
 def test_pcm_like_golden_values(w: float, t: float | None, mean: float | None, std: float) -> None:
-    read = _weights_at(UnitCell(device=pcm_like()), w, t)
+    read = _weights_at(DifferentialPair(device=pcm_like()), w, t)
     assert read.std().item() == pytest.approx(std, rel=0.02)
     if mean is not None:
         assert read.mean().item() == pytest.approx(mean, rel=0.02, abs=1e-4)
@@ -106,7 +112,7 @@ def test_programmed_conductance_is_clamped_at_zero_and_not_at_g_max() -> None:
 @pytest.mark.parametrize("split", ["equal", "sequential"])
 def test_targets_stand_for_the_weights(split: str) -> None:
     w = torch.linspace(-1, 1, 41)
-    cell = UnitCell(device=hermes_one_device(), devices_per_polarity=2, split=split)
+    cell = DifferentialPair(device=hermes_one_device(), devices_per_polarity=2, split=split)
     targets = cell.targets(w)
     assert targets.shape == (4, 41)
     assert targets.min() >= 0
@@ -132,8 +138,8 @@ def test_bad_fields_are_refused(field: str, value: float) -> None:
 
 @pytest.mark.parametrize("kwargs", [{"devices_per_polarity": 0}, {"split": "half"}])
 def test_bad_cells_are_refused(kwargs: dict) -> None:
-    with pytest.raises(ValueError, match="UnitCell"):
-        UnitCell(device=pcm_like(), **kwargs)
+    with pytest.raises(ValueError, match="DifferentialPair"):
+        DifferentialPair(device=pcm_like(), **kwargs)
 
 
 def test_a_number_is_no_curve() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import analogtorch as at
-from analogtorch.devices import PowerClip, Spread, UnitCell, hermes_one_device, pcm_like
+from analogtorch.devices import DifferentialPair, PowerClip, Spread, hermes_one_device, pcm_like
 from analogtorch.devices.spread import EMPTY, clamped_share
 
 CELLS = {
@@ -18,7 +18,7 @@ CELLS = {
     },
     "ibm_speech34": at.chips.ibm_speech34().cell,
     "rram_wan": at.chips.neurram48().cell,
-    "a curve of one's own": UnitCell(
+    "a curve of one's own": DifferentialPair(
         device=dataclasses.replace(
             pcm_like(), programming_std=PowerClip(scale=1, power=0.5, floor=0.1, high=2)
         )
@@ -64,7 +64,7 @@ def test_the_closed_form_of_the_kernels_is_that_sigma_within_a_few_percent(
 @pytest.mark.parametrize("devices", [1, 2, 3])
 @pytest.mark.parametrize("split", ["equal", "sequential"])
 def test_any_number_of_devices_has_the_closed_form(devices: int, split: str) -> None:
-    cell = UnitCell(device=hermes_one_device(), devices_per_polarity=devices, split=split)  # type: ignore[arg-type]
+    cell = DifferentialPair(device=hermes_one_device(), devices_per_polarity=devices, split=split)  # type: ignore[arg-type]
     w = torch.linspace(-1, 1, 6001, dtype=torch.float64)
     assert cell.spread is not None
     torch.testing.assert_close(cell.spread(w), cell.programming_sigma(w), rtol=0.014, atol=0)

@@ -15,7 +15,7 @@ from analogtorch.conversion.subclass import analog_class
 from analogtorch.nn.huggingface import AnalogConv1D as _Conv1D
 from tests.crossbar import crossbar
 
-CHIP = crossbar(rows=24, cols=16)
+CHIP = crossbar(array={"rows": 24, "columns": 16})
 """Tiles so small that most layers take several."""
 
 TORCHS_OWN = pytest.mark.filterwarnings(

@@ -1,6 +1,5 @@
 """torch.export and ONNX: a model in evaluation becomes a graph without a line of its user's."""
 
-import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +83,7 @@ def test_onnx_from_an_exported_program_with_ranges_per_tile(tmp_path: Path) -> N
 
 def test_a_programmed_chip_becomes_onnx_if_its_readings_have_no_noise(tmp_path: Path) -> None:
     entry = ENTRIES[0]
-    quiet, x = dataclasses.replace(CHIP, output_noise=0.0), entry.inputs()
+    quiet, x = CHIP.replace(adc={"noise": 0.0}), entry.inputs()
     model = entry.calibrated(at.convert(entry.digital(), quiet))
     aged = at.program(model, seed=1).at("1 day")
     exported = torch.onnx.export(aged, x, dynamo=True, verbose=False)

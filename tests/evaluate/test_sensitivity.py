@@ -123,7 +123,7 @@ def test_matrices_of_recurrent_layers_and_grouped_convolutions_have_their_rows(
     grouped: str,
 ) -> None:
     # blocks that end within a kernel and within a row
-    chip = dataclasses.replace(CHIP, grouped=grouped, rows=5)
+    chip = CHIP.replace(array={"grouped": grouped, "rows": 5})
     model = at.calibrate(at.convert(_mixed(), chip), [WAVES])
     found = at.sensitivity(model, _mean, num_chips=1)
     suffixes = ("l0", "l0_reverse")

@@ -323,7 +323,7 @@ def test_training_noise_beyond_the_devices_data_is_warned_of() -> None:
 
 def test_a_device_that_gives_nan_is_named() -> None:
     device = dataclasses.replace(at.devices.pcm_like(), drift_mean=lambda r: r * math.nan)
-    chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.UnitCell(device=device))
+    chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.DifferentialPair(device=device))
     with pytest.raises(
         ValueError, match="the device 'PCM statistical model.* NaN or infinite at 3600 s"
     ):

@@ -176,7 +176,7 @@ def test_what_cannot_be_hooked_is_refused() -> None:
 
 
 def test_the_scale_of_the_weights_follows_at_once() -> None:
-    chip = crossbar(input_bits=None, output_bits=None, output_noise=0.0)
+    chip = crossbar(dac={"bits": None}, adc={"noise": 0.0, "bits": None})
     torch.manual_seed(0)
     layer = at.convert(nn.Linear(64, 64, bias=False), chip)
     noise = []

@@ -22,7 +22,7 @@ def forget() -> Iterator[Callable[[], None]]:
 def _layer(**noise) -> nn.Module:
     torch.manual_seed(0)
     training = at.TrainingNoise(**{"output": False, **noise})
-    chip = crossbar(training=training, input_bits=None, output_bits=None)
+    chip = crossbar(dac={"bits": None}, adc={"bits": None}, training=training)
     return at.convert(nn.Sequential(nn.Linear(64, 64, bias=False)), chip)
 
 

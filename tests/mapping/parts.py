@@ -64,9 +64,12 @@ def mapping(chip: Chip, operations, matrices, placements) -> SimpleNamespace:
 
 def full(chip: Chip, tiles: int) -> SimpleNamespace:
     """One vector through one matrix that fills so many tiles side by side."""
-    cols = tiles * chip.cols
-    blocks = [put(t, "w", chip.rows, chip.cols, col=t * chip.cols) for t in range(tiles)]
-    return mapping(chip, [mvm("w", cols)], [matrix("w", chip.rows, cols)], blocks)
+    cols = tiles * chip.array.columns
+    blocks = [
+        put(t, "w", chip.array.rows, chip.array.columns, col=t * chip.array.columns)
+        for t in range(tiles)
+    ]
+    return mapping(chip, [mvm("w", cols)], [matrix("w", chip.array.rows, cols)], blocks)
 
 
 def keyword_net(chip: Chip) -> SimpleNamespace:

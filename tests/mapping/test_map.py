@@ -110,7 +110,7 @@ def test_keyword_spotters_need_one_tile_above_the_bound_at_most(model, shape, bo
 def test_products_of_the_placed_blocks_add_up_to_the_digital_model(rows: int, cols: int) -> None:
     torch.manual_seed(0)
     model, x = Residual(), torch.randn(2, 3, 6, 6)
-    chip = dataclasses.replace(at.chips.ideal(), rows=rows, cols=cols, tiles=1000)
+    chip = at.chips.ideal().replace(array={"rows": rows, "columns": cols, "tiles": 1000})
     mapping = map_to_chip(model, x, chip=chip)
     check(mapping)
 
@@ -153,7 +153,7 @@ def test_grouped_convolutions_waste_cells_where_they_are_block_diagonal() -> Non
     x = torch.zeros(1, 64, 8, 8)
     mapping = map_to_chip(model, x, chip=CHIP)
     assert (mapping.weights, mapping.cells, len(mapping.placements)) == (576, 576, 1)
-    diagonal = map_to_chip(model, x, chip=dataclasses.replace(CHIP, grouped="block_diagonal"))
+    diagonal = map_to_chip(model, x, chip=CHIP.replace(array={"grouped": "block_diagonal"}))
     assert (diagonal.weights, diagonal.cells) == (576, 2 * 252 * 28 + 72 * 8)
     assert "zeros of block-diagonal matrices" in str(diagonal)
     check(diagonal)
@@ -175,7 +175,7 @@ def test_duplicates() -> None:
 
 
 def test_spreading_uses_the_tiles_that_are_left() -> None:
-    chip = dataclasses.replace(CHIP, tiles=3)
+    chip = CHIP.replace(array={"tiles": 3})
     model = nn.Sequential(
         nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 1), nn.Flatten(), nn.Linear(20, 4)
     )
@@ -205,7 +205,7 @@ def test_what_is_excluded_or_left_unconverted_is_digital() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_remedies() -> None:
-    chip = dataclasses.replace(CHIP, tiles=5)
+    chip = CHIP.replace(array={"tiles": 5})
     model = nn.Sequential(nn.Linear(256, 1024), nn.Linear(1024, 256))
     with pytest.raises(
         ValueError,
@@ -268,11 +268,13 @@ def test_layers_on_several_chips_are_named_unless_one_is_chosen() -> None:
     other, x = at.chips.ibm_speech34(), torch.zeros(1, 4)
     layers = [nn.Linear(4, 4) for _ in range(7)]
     model = at.convert(
-        nn.Sequential(*layers), CHIP, per_layer={"5": {"output_bits": 10}, "6": other}
+        nn.Sequential(*layers),
+        CHIP,
+        per_layer={"5": {"periphery": {"output_bits": 10}}, "6": other},
     )
     expected = (
         "the layers of Sequential are on 3 chips: hermes64 ('0', '1', '2' and 2 more); hermes64, "
-        "differing in output_bits 10 ('5'); ibm_speech34 ('6'). Give the one to place them on"
+        "differing in periphery.output_bits 10 ('5'); ibm_speech34 ('6'). Give the one to place them on"
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         map_to_chip(model, x)
@@ -301,7 +303,7 @@ def test_a_layer_may_be_called_t() -> None:
 
 
 def test_extreme_shapes() -> None:
-    tiny = dataclasses.replace(CHIP, rows=1, cols=1, tiles=1)
+    tiny = CHIP.replace(array={"rows": 1, "columns": 1, "tiles": 1})
     assert map_to_chip(nn.Linear(3, 2), torch.zeros(1, 3), chip=tiny, num_chips=None).num_chips == 6
     assert map_to_chip(nn.Linear(1, 1), torch.zeros(0, 1), chip=tiny).vectors == {"(root)": 0}
     with torch.device("meta"), pytest.warns(UserWarning, match="zero-element"):

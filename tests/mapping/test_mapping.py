@@ -290,7 +290,7 @@ def test_floorplan(mapping: ChipMapping) -> None:
 
 
 def test_floorplan_of_several_chips() -> None:
-    chip = replace(at.chips.hermes64(), tiles=9)
+    chip = at.chips.hermes64().replace(array={"tiles": 9})
     mapping = map_to_chip(nn.Linear(256, 256 * 50), torch.zeros(1, 256), chip=chip, num_chips=None)
     plan = floorplan(mapping)
     assert [f.chip for f in plan.frames] == list(range(6))

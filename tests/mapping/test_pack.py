@@ -26,14 +26,14 @@ def check(mapping: ChipMapping) -> None:
     tiles: dict[tuple[int, int], torch.Tensor] = {}
     for p in mapping.placements:
         tile = tiles.setdefault(
-            (p.chip, p.tile), torch.zeros(chip.rows, chip.cols, dtype=torch.int8)
+            (p.chip, p.tile), torch.zeros(chip.array.rows, chip.array.columns, dtype=torch.int8)
         )
         painted = tile[p.row : p.row + p.block.rows, p.col : p.col + p.block.cols]
         assert painted.shape == (p.block.rows, p.block.cols)
         painted += 1
     assert all(tile.max() <= 1 for tile in tiles.values())
     for matrix in mapping.matrices:
-        per_group, diagonal = matrix.cols // matrix.groups, chip.grouped == "block_diagonal"
+        per_group, diagonal = matrix.cols // matrix.groups, chip.array.grouped == "block_diagonal"
         for copy in range(mapping.copies[matrix.name]):
             held = torch.zeros(
                 matrix.rows * (matrix.groups if diagonal else 1), matrix.cols, dtype=torch.int8
@@ -98,8 +98,14 @@ def _models(draw: st.DrawFn) -> nn.Module:
 def test_every_weight_has_one_place(
     model, rows, cols, tiles, grouped, copies, planes, spread
 ) -> None:
-    chip = dataclasses.replace(
-        at.chips.ideal(), rows=rows, cols=cols, tiles=tiles * planes, planes=planes, grouped=grouped
+    chip = at.chips.ideal().replace(
+        array={
+            "rows": rows,
+            "columns": cols,
+            "tiles": tiles * planes,
+            "planes": planes,
+            "grouped": grouped,
+        }
     )
     arguments = dict(num_chips=None, duplicate={"*": copies}, retired=[(0, 0)], spread=spread)
     mapping = map_to_chip(model, torch.zeros(1, 4, 5), chip=chip, **arguments)
@@ -114,7 +120,7 @@ def test_every_weight_has_one_place(
 @settings(deadline=None, max_examples=30)
 @given(data=st.data(), rows=st.integers(4, 30), cols=st.integers(4, 30))
 def test_retired_columns_are_mapped_around(data, rows, cols) -> None:
-    chip = dataclasses.replace(at.chips.ideal(), rows=rows, cols=cols, tiles=4)
+    chip = at.chips.ideal().replace(array={"rows": rows, "columns": cols, "tiles": 4})
     bad = data.draw(
         st.sets(st.tuples(st.just(0), st.integers(0, 3), st.integers(0, cols - 1)), max_size=6)
     )
@@ -134,7 +140,7 @@ def test_retired_columns_are_mapped_around(data, rows, cols) -> None:
     rate=st.sampled_from([1e6, 4e9]),
 )
 def test_time_and_energy_are_conserved(model, rows, cols, grouped, rate) -> None:
-    chip = dataclasses.replace(at.chips.hermes64(), rows=rows, cols=cols, grouped=grouped)
+    chip = at.chips.hermes64().replace(array={"rows": rows, "columns": cols, "grouped": grouped})
     port = at.chips.Figure(value=rate, kind="assumed", source="the test")
     network = dataclasses.replace(chip.cost.network, chip_rate=port)
     chip = dataclasses.replace(chip, cost=dataclasses.replace(chip.cost, network=network))
@@ -160,7 +166,7 @@ def test_time_and_energy_are_conserved(model, rows, cols, grouped, rate) -> None
 
 
 def test_a_column_lost_on_every_tile_leaves_the_rest_usable() -> None:
-    chip = dataclasses.replace(at.chips.ideal(), rows=16, cols=16, tiles=4)
+    chip = at.chips.ideal().replace(array={"rows": 16, "columns": 16, "tiles": 4})
     mapping = map_to_chip(
         nn.Linear(16, 60),
         torch.zeros(1, 16),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from tests.crossbar import crossbar
 
-SMALL = crossbar(rows=24, cols=7)
+SMALL = crossbar(array={"rows": 24, "columns": 7})
 """Several row and column blocks of the layers here."""
 
 

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning"
 )
 
-EXACT = dataclasses.replace(at.chips.ideal(), rows=7, cols=5)
-SMALL = crossbar(rows=24, cols=16, output_noise=0.05)
+EXACT = at.chips.ideal().replace(array={"rows": 7, "columns": 5})
+SMALL = crossbar(array={"rows": 24, "columns": 16}, adc={"noise": 0.05})
 E, H, N, L, S = 12, 3, 2, 4, 5
 OPTIONS = {
     "plain": {},
@@ -156,9 +156,7 @@ def _matrix(chip: at.Chip, dtype: torch.dtype, programmed: bool = False) -> at.n
     layer = nn.MultiheadAttention(20, 2)  # thirds that do not end where a block of 16 columns ends
     with torch.no_grad():
         layer.in_proj_bias.normal_()
-    model = at.convert(
-        nn.ModuleDict({"a": layer.to(dtype)}), dataclasses.replace(chip, adc_gain_std=0.1)
-    )
+    model = at.convert(nn.ModuleDict({"a": layer.to(dtype)}), chip.replace(adc={"gain_std": 0.1}))
     model["a"].in_proj.set_input_range(2.0)
     model["a"].in_proj.set_output_ranges(torch.rand(model["a"].in_proj.adc_shape) + 1.0)
     if programmed:
@@ -168,11 +166,13 @@ def _matrix(chip: at.Chip, dtype: torch.dtype, programmed: bool = False) -> at.n
 
 CHIPS = {
     "programming": SMALL,
-    "by_column": dataclasses.replace(SMALL, weight_scale="column"),
+    "by_column": SMALL.replace(periphery={"weight_scale": "column"}),
     "gaussian": dataclasses.replace(SMALL, training=at.TrainingNoise(weight="gaussian", scale=0.1)),
     "unknown_cell": dataclasses.replace(SMALL, cell=at.chips.neurram48().cell),
-    "no_converters": dataclasses.replace(SMALL, input_bits=None, output_bits=None),
-    "digital_unit": dataclasses.replace(SMALL, adc_steps=422, column_calibration=True),
+    "no_converters": SMALL.replace(dac={"bits": None}, adc={"bits": None}),
+    "digital_unit": SMALL.replace(
+        adc={"bits": None, "steps": 422}, periphery={"column_calibration": True, "output_bits": 8}
+    ),
 }
 
 
@@ -207,7 +207,7 @@ def test_gradients_of_columns_are_those_of_the_whole() -> None:
 
 
 def test_reading_in_parts_changes_no_noise() -> None:
-    for chip in (SMALL, dataclasses.replace(SMALL, weight_scale="column")):
+    for chip in (SMALL, SMALL.replace(periphery={"weight_scale": "column"})):
         layer = at.convert(nn.MultiheadAttention(12, 3, batch_first=True), chip)
         x = torch.randn(3, 6, 12)
         results = []
@@ -247,8 +247,8 @@ def test_every_sample_has_its_own_noise_wherever_the_batch_is_split(batch_first:
 
 
 def test_queries_and_keys_have_output_noise_of_their_own() -> None:
-    chip = dataclasses.replace(
-        SMALL, input_bits=None, output_bits=None, training=at.TrainingNoise(weight="none")
+    chip = SMALL.replace(
+        dac={"bits": None}, adc={"bits": None}, training=at.TrainingNoise(weight="none")
     )
     layer = at.convert(nn.MultiheadAttention(12, 3, batch_first=True), chip)
     with torch.no_grad():
@@ -530,7 +530,7 @@ def test_checkpoints_of_models_and_chips(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cols", [16, 256])
 def test_a_mapping_places_every_matrix_whole_or_in_parts(cols: int) -> None:
-    chip = dataclasses.replace(SMALL, cols=cols, rows=16, tiles=200)
+    chip = SMALL.replace(array={"columns": cols, "rows": 16, "tiles": 200})
     model, pair = at.convert(_transformer(), chip), _pair()
     mapping = at.map_to_chip(model, pair, chip=chip)
     names = {m.name for m in mapping.matrices}
@@ -557,7 +557,7 @@ class Cross(nn.Module):
 
 
 def test_parts_of_a_matrix_meet_the_defects_of_their_own_tiles() -> None:
-    chip = dataclasses.replace(SMALL, rows=16, cols=16, tiles=200)
+    chip = SMALL.replace(array={"rows": 16, "columns": 16, "tiles": 200})
     model = at.convert(Cross(), chip)
     mapping = at.map_to_chip(model, tuple(torch.randn(n, 1, 16) for n in (3, 4, 4)), chip=chip)
     where = {

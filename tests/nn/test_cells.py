@@ -1,7 +1,6 @@
 """Recurrent cells: torch's numbers on an ideal chip, two products on tiles on another."""
 
 import copy
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from tests.nn import lasting
 
-EXACT = dataclasses.replace(at.chips.ideal(), rows=7, cols=5)
+EXACT = at.chips.ideal().replace(array={"rows": 7, "columns": 5})
 
 
 def _cells() -> dict[str, nn.Module]:

@@ -2,7 +2,6 @@
 its output ranges."""
 
 import copy
-import dataclasses
 import io
 from typing import Any
 
@@ -17,10 +16,11 @@ from analogtorch.simulate.defects import adc_gains
 from tests.crossbar import crossbar
 from tests.nn import lasting
 
-EXACT = crossbar(output_noise=0.0, output_bits=None)
+EXACT = crossbar(adc={"noise": 0.0, "bits": None})
 """Without ADC."""
-UNIT = dataclasses.replace(
-    EXACT, output_bits=8, adc_steps=422, adc_gain_std=0.15, column_calibration=True
+UNIT = EXACT.replace(
+    adc={"gain_std": 0.15, "bits": None, "steps": 422},
+    periphery={"column_calibration": True, "output_bits": 8},
 )
 TOKENS = torch.tensor([[0, 23, 24], [49, 7, 7]])
 
@@ -99,7 +99,7 @@ def test_these_are_all_kinds() -> None:
 def test_an_adc_rounds_and_clips_the_current_times_its_gain(kind: str) -> None:
     _, sums, full = _held(_model(kind, EXACT), kind)
     bound = 0.6 * (sums / full).abs().max().item()  # the largest are clipped
-    chip = dataclasses.replace(UNIT, adc_steps=20, output_bound=bound)
+    chip = UNIT.replace(adc={"range": bound, "steps": 20})
     model = _model(kind, chip)
     layer, y, _ = _held(model, kind)
     # one block each, one after the other
@@ -118,7 +118,7 @@ def test_an_adc_rounds_and_clips_the_current_times_its_gain(kind: str) -> None:
 @_each_kind
 @pytest.mark.parametrize("held", [True, False])
 def test_outputs_are_rounded_to_bits_in_their_ranges(kind: str, held: bool) -> None:
-    model = _model(kind, dataclasses.replace(UNIT, output_bits=4))
+    model = _model(kind, UNIT.replace(periphery={"output_bits": 4}))
     x, (_, _, full) = _kinds()[kind][2], _held(model, kind)
 
     def run() -> Tensor:
@@ -139,7 +139,7 @@ def test_outputs_are_rounded_to_bits_in_their_ranges(kind: str, held: bool) -> N
 
 def test_row_blocks_have_gains_and_ranges_of_their_own() -> None:
     torch.manual_seed(0)
-    chip = dataclasses.replace(UNIT, rows=24, cols=7, column_calibration=False)
+    chip = UNIT.replace(array={"rows": 24, "columns": 7}, periphery={"column_calibration": False})
     embedding, linear = nn.Embedding(50, 11), nn.Linear(50, 11, bias=False)
     with torch.no_grad():
         linear.weight.copy_(embedding.weight.T)
@@ -209,7 +209,7 @@ def test_bad_ranges_are_refused_and_change_nothing(value: Any, message: str) -> 
 def test_ranges_for_another_chip_are_named() -> None:
     layer = at.convert(nn.ModuleDict({"a": nn.Linear(20, 6)}), UNIT)["a"].eval()
     layer.set_output_ranges(2.0)
-    layer.chip = dataclasses.replace(UNIT, rows=10)
+    layer.chip = UNIT.replace(array={"rows": 10})
     with pytest.raises(
         RuntimeError,
         match=r"'a' has output ranges for \(1, 6\).*\(2, 6\).*set_output_ranges\(None\)",
@@ -276,7 +276,7 @@ def test_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
             layer.set_output_ranges(torch.rand(layer.adc_shape) + 0.5)
         return model
 
-    chip = dataclasses.replace(UNIT, rows=24, cols=7, output_noise=0.04)
+    chip = UNIT.replace(array={"rows": 24, "columns": 7}, adc={"noise": 0.04})
     monkeypatch.setattr(lasting, "SMALL", chip)
     monkeypatch.setattr(lasting, "converted", with_ranges)
     lasting.check_compilers(digital, torch.randn(4, 40))

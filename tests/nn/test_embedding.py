@@ -89,7 +89,7 @@ def test_an_ideal_chip_gives_torchs_numbers_and_gradients(padding_idx: int | Non
 @pytest.mark.parametrize("bound", [2.1, 0.6])  # no reading falls between two steps
 def test_a_token_is_one_reading_of_its_row_block(weight_scale: str, bound: float) -> None:
     layer = _analog(
-        dataclasses.replace(SMALL, weight_scale=weight_scale, output_bound=bound)
+        SMALL.replace(adc={"range": bound}, periphery={"weight_scale": weight_scale})
     ).eval()
     expected, w = torch.empty(*X.shape, WIDTH), layer.weight.detach()
     for place in [(i, j) for i in range(3) for j in range(5)]:
@@ -120,7 +120,7 @@ def test_the_cells_have_the_noise_that_a_whole_product_would_give_them(
     training = at.TrainingNoise(
         weight=noise, scale=0.05 if noise == "gaussian" else 1.0, output=False
     )
-    chip = dataclasses.replace(SMALL, output_bits=None, training=training)
+    chip = SMALL.replace(adc={"bits": None}, training=training)
     layer = _analog(chip).to(dtype)
     keys = fold(seed_tensor(3), torch.tensor(layer.executions.training.streams))
     y = layer.analog_forward(X, keys)
@@ -135,11 +135,11 @@ def test_an_unknown_cell_trains_with_the_same_noise() -> None:
     device = dataclasses.replace(
         SMALL.cell.device, programming_std=at.devices.Piecewise(split=0.5, below=curve, above=curve)
     )
-    unknown = dataclasses.replace(SMALL, cell=at.devices.UnitCell(device=device))
+    unknown = dataclasses.replace(SMALL, cell=at.devices.DifferentialPair(device=device))
     results = []
     exact = dataclasses.replace(SMALL, training=at.TrainingNoise(weight="none"))
     for chip in (exact, SMALL, unknown):
-        layer = _analog(dataclasses.replace(chip, output_bits=None, output_noise=0.0))
+        layer = _analog(chip.replace(adc={"noise": 0.0, "bits": None}))
         with at.noise(1):
             results.append(layer(X))
     assert _analog(unknown).executions.training.in_torch
@@ -149,7 +149,7 @@ def test_an_unknown_cell_trains_with_the_same_noise() -> None:
 
 def test_it_is_the_product_of_one_hot_vectors() -> None:
     """In one row block: noise of weights and readings, ADC and gradient are those of ``mvm``."""
-    layer = _analog(dataclasses.replace(SMALL, rows=64, output_bound=0.8))
+    layer = _analog(SMALL.replace(array={"rows": 64}, adc={"range": 0.8}))
     keys = fold(seed_tensor(3), torch.tensor(layer.executions.training.streams))
     samples = torch.arange(100, 115)
     y = layer.analog_forward(X, keys, samples)
@@ -169,8 +169,8 @@ def test_it_is_the_product_of_one_hot_vectors() -> None:
 
 def test_output_noise_is_its_own_for_every_reading() -> None:
     training = at.TrainingNoise(weight="none")
-    chip = dataclasses.replace(
-        SMALL, rows=8, cols=64, output_bits=None, output_noise=0.1, training=training
+    chip = SMALL.replace(
+        array={"rows": 8, "columns": 64}, adc={"noise": 0.1, "bits": None}, training=training
     )
     layer = at.convert(nn.Embedding(16, 64), chip, embeddings=True)
     with torch.no_grad():
@@ -197,10 +197,10 @@ def test_a_chip_reads_what_it_holds() -> None:
     tokens, block = X.flatten(), X.flatten() // 24
     full = held.scales[0][block]
     v = held.weights[0].T[tokens]
-    v = v + full * SMALL.output_noise * normal(
+    v = v + full * SMALL.adc.noise * normal(
         held.keys[0], torch.arange(15), torch.zeros(15).long(), WIDTH
     )
-    step = full * SMALL.output_bound / 127
+    step = full * SMALL.adc.range / 127
     expected = (v.clamp(-127 * step, 127 * step) / step).round() * step * held.gains[0][block]
     assert ((y - expected.view_as(y)).abs() > 1e-5).float().mean() < 0.01
     assert section.rows == TOKENS
@@ -213,7 +213,7 @@ def test_eight_bits_cost_little() -> None:
     layer = _analog(crossbar()).eval()
     exact = layer.weight[X]
     coarse = (layer(X) - exact).norm() / exact.norm()
-    fine = _analog(crossbar(output_bound=1.0)).eval()
+    fine = _analog(crossbar(adc={"range": 1.0})).eval()
     assert coarse < 0.25
     assert (fine(X) - exact).norm() < 0.02 * exact.norm()
 

@@ -3,6 +3,7 @@ matrix product."""
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -17,13 +18,13 @@ from tests.nn.layers import Case, cases
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
 CASES = cases()
-SMALL = {"rows": 24, "cols": 5}
+SMALL = {"rows": 24, "columns": 5}
 """A tile so small that every case needs several row and column blocks, and some kernels are cut
 inside."""
 
 
-def _chip(**changes: object) -> at.Chip:
-    return crossbar(**{**SMALL, **changes})
+def _chip(**parts: Any) -> at.Chip:
+    return crossbar(array=SMALL).replace(**parts)
 
 
 def _convert(case: Case, chip: at.Chip) -> nn.Module:
@@ -46,7 +47,7 @@ def test_ideal_chip_equals_digital(case: Case) -> None:
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_blocks_add_up_to_the_digital_layer(case: Case, grouped: str, calibrated: bool) -> None:
     layer = _convert(
-        case, _chip(input_bits=16, output_bits=16, output_bound=40.0, grouped=grouped)
+        case, _chip(array={"grouped": grouped}, dac={"bits": 16}, adc={"range": 40.0, "bits": 16})
     ).eval()
     if calibrated:
         layer.set_input_range(case.x.abs().max().item())
@@ -65,7 +66,7 @@ def test_state_dict_is_the_digital_layers(case: Case) -> None:
 
 @_each_case
 def test_gradients_are_those_of_the_noisy_function(case: Case) -> None:
-    layer = _convert(case, _chip(input_bits=None, output_bits=None, output_noise=0.0)).double()
+    layer = _convert(case, _chip(dac={"bits": None}, adc={"noise": 0.0, "bits": None})).double()
     x = case.x.double().requires_grad_()
     torch.manual_seed(1)
     y = layer(x)
@@ -135,7 +136,7 @@ def test_autocast_returns_the_autocast_type(case: Case) -> None:
 
 @_each_case
 def test_zero_weights_and_zero_input_give_the_bias(case: Case) -> None:
-    layer = _convert(case, _chip(output_noise=0.0))
+    layer = _convert(case, _chip(adc={"noise": 0.0}))
     nn.init.zeros_(layer.weight)
     zero = case.layer.__class__.forward(layer.eval(), torch.zeros_like(case.x))
     for x in (case.x, torch.zeros_like(case.x)):
@@ -165,24 +166,28 @@ def _reference(x: Tensor, layer: nn.Module, chip: at.Chip, full_scale: float) ->
         ).transpose(1, 2)
     else:
         patches = x
-    steps_in, steps_out = 2 ** (chip.input_bits - 1) - 1, 2 ** (chip.output_bits - 1) - 1
+    steps_in, steps_out = 2 ** (chip.dac.bits - 1) - 1, 2 ** (chip.adc.bits - 1) - 1
     codes = (patches.clamp(-full_scale, full_scale) / full_scale * steps_in).round() / steps_in
     per_kernel = weight.shape[1] // layer.weight.shape[1]
-    height = chip.rows // per_kernel * per_kernel
+    height = chip.array.rows // per_kernel * per_kernel
     out = torch.zeros(*patches.shape[:-1], weight.shape[0])
     for r in range(0, weight.shape[1], height):
-        for c in range(0, weight.shape[0], chip.cols):
-            block = weight[c : c + chip.cols, r : r + height]
-            scale = block.abs().amax(1) if chip.weight_scale == "column" else block.abs().max()
+        for c in range(0, weight.shape[0], chip.array.columns):
+            block = weight[c : c + chip.array.columns, r : r + height]
+            scale = (
+                block.abs().amax(1)
+                if chip.periphery.weight_scale == "column"
+                else block.abs().max()
+            )
             current = (
                 codes[..., r : r + height]
                 @ (block / (scale.unsqueeze(1) if scale.dim() else scale)).T
             )
             reading = (
-                current.clamp(-chip.output_bound, chip.output_bound) / chip.output_bound * steps_out
+                current.clamp(-chip.adc.range, chip.adc.range) / chip.adc.range * steps_out
             ).round()
-            out[..., c : c + chip.cols] += (
-                reading / steps_out * chip.output_bound * scale * full_scale
+            out[..., c : c + chip.array.columns] += (
+                reading / steps_out * chip.adc.range * scale * full_scale
             )
     out = out + layer.bias
     if isinstance(layer, nn.Conv2d):
@@ -195,7 +200,7 @@ def _reference(x: Tensor, layer: nn.Module, chip: at.Chip, full_scale: float) ->
 @pytest.mark.parametrize("bound", [12.0, 0.8])
 def test_against_the_explicit_product(name: str, weight_scale: str, bound: float) -> None:
     case = next(c for c in CASES if c.name == name)
-    chip = _chip(output_bound=bound, weight_scale=weight_scale)
+    chip = _chip(adc={"range": bound}, periphery={"weight_scale": weight_scale})
     layer = _convert(case, chip).eval()
     layer.set_input_range(1.3)
     expected = _reference(case.x, case.layer, chip, 1.3)
@@ -210,11 +215,11 @@ def test_against_the_explicit_product(name: str, weight_scale: str, bound: float
 def test_clipping_and_saturation_stop_the_gradient() -> None:
     layer = at.convert(
         nn.Linear(4, 1, bias=False),
-        _chip(output_bound=1.0, training=at.TrainingNoise(weight="none")),
+        _chip(adc={"range": 1.0}, training=at.TrainingNoise(weight="none")),
     )
     nn.init.ones_(layer.weight)
     layer.set_input_range(1.0)
-    layer.chip = dataclasses.replace(layer.chip, output_noise=0.0)
+    layer.chip = layer.chip.replace(adc={"noise": 0.0})
     x = torch.tensor([[0.2, 0.2, 5.0, -0.5], [1.0, 1.0, 1.0, 1.0]], requires_grad=True)
     layer(x).sum().backward()
     assert x.grad is not None
@@ -225,7 +230,7 @@ def test_clipping_and_saturation_stop_the_gradient() -> None:
 def test_training_noise_has_the_declared_size() -> None:
     torch.manual_seed(0)
     chip = crossbar(training=at.TrainingNoise(weight="gaussian", scale=0.05, output=False))
-    chip = dataclasses.replace(chip, input_bits=None, output_bits=None)
+    chip = chip.replace(dac={"bits": None}, adc={"bits": None})
     layer = at.convert(nn.Linear(256, 256, bias=False), chip)
     noise = layer(torch.eye(256)).T - layer.weight
     # 65,536 draws: the standard error of the std is 0.3 %
@@ -240,12 +245,12 @@ def test_training_noise_has_the_declared_size() -> None:
 
 
 def test_a_cell_that_no_kernel_knows_trains_with_the_same_noise() -> None:
-    chip = crossbar(rows=24, cols=9, output_bits=None, output_noise=0.0)
+    chip = crossbar(array={"rows": 24, "columns": 9}, adc={"noise": 0.0, "bits": None})
     curve = chip.cell.device.programming_std
     same = dataclasses.replace(
         chip.cell.device, programming_std=at.devices.Piecewise(split=0.5, below=curve, above=curve)
     )
-    unknown = dataclasses.replace(chip, cell=at.devices.UnitCell(device=same))
+    unknown = dataclasses.replace(chip, cell=at.devices.DifferentialPair(device=same))
     assert unknown.cell.spread is None
     exact = dataclasses.replace(chip, training=at.TrainingNoise(weight="none"))
     x, results = torch.randn(4, 50), []
@@ -282,11 +287,9 @@ def test_an_input_of_another_type_is_refused() -> None:
 
 def test_output_noise_is_added_per_row_block() -> None:
     chip = _chip(
-        rows=16,
-        cols=64,
-        input_bits=None,
-        output_bits=None,
-        output_noise=0.1,
+        array={"rows": 16, "columns": 64},
+        dac={"bits": None},
+        adc={"noise": 0.1, "bits": None},
         training=at.TrainingNoise(weight="none"),
     )
     layer = at.convert(nn.Linear(64, 64, bias=False), chip)
@@ -407,7 +410,9 @@ def test_a_range_that_half_precision_cannot_hold_is_refused(value: float) -> Non
 
 def test_adc_scale_in_training_is_that_of_the_weights_without_noise() -> None:
     chip = _chip(
-        rows=64, cols=64, input_bits=None, output_bits=4, output_bound=1.0, output_noise=0.0
+        array={"rows": 64, "columns": 64},
+        dac={"bits": None},
+        adc={"range": 1.0, "noise": 0.0, "bits": 4},
     )
     chip = dataclasses.replace(chip, training=at.TrainingNoise(weight="gaussian", scale=0.3))
     layer = at.convert(nn.Linear(32, 16, bias=False), chip)
@@ -420,10 +425,9 @@ def test_adc_scale_in_training_is_that_of_the_weights_without_noise() -> None:
 
 def test_the_layers_of_a_model_have_training_noise_of_their_own() -> None:
     chip = _chip(
-        rows=64,
-        cols=64,
-        input_bits=None,
-        output_bits=None,
+        array={"rows": 64, "columns": 64},
+        dac={"bits": None},
+        adc={"bits": None},
         training=at.TrainingNoise(weight="gaussian", scale=0.1),
     )
     model = nn.Sequential(nn.Linear(48, 48, bias=False), nn.Linear(48, 48, bias=False))

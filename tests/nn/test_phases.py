@@ -13,13 +13,13 @@ import analogtorch as at
 from analogtorch.ops import Plan, fold, in_steps, mvm, seed_tensor
 from tests.crossbar import crossbar
 
-FOUR = crossbar(rows=24, cols=7, output_noise=0.0, separate_phases=True)
+FOUR = crossbar(array={"rows": 24, "columns": 7}, adc={"noise": 0.0, "separate_phases": True})
 TWO = dataclasses.replace(
     FOUR,
     cost=dataclasses.replace(at.chips.ibm_speech34().cost, phases=1, signed_passes=2),
     name="two passes",
 )
-EXACT = {"output_bits": None, "output_noise": 0.0}
+EXACT = {"adc": {"bits": None, "noise": 0.0}}
 TOKENS = torch.tensor([[0, 23, 24], [49, 7, 7]])
 
 
@@ -48,7 +48,7 @@ def _run(model: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor:
 def test_every_kind_of_layer_reads_its_phases(kind: str, chip: at.Chip) -> None:
     digital, arguments = _kinds()[kind]
     single, exact = (
-        dataclasses.replace(chip, **changes) for changes in ({"separate_phases": False}, EXACT)
+        chip.replace(**changes) for changes in ({"adc": {"separate_phases": False}}, EXACT)
     )
     found = {}
     for name, one in (
@@ -57,7 +57,7 @@ def test_every_kind_of_layer_reads_its_phases(kind: str, chip: at.Chip) -> None:
         ("exact", exact),
         ("exact single", None),
     ):
-        chosen = dataclasses.replace(single, **EXACT) if one is None else one
+        chosen = single.replace(**EXACT) if one is None else one
         model = at.convert(copy.deepcopy(digital), chosen, embeddings=True)
         physical = at.program(model.eval(), seed=3).at("1 h")
         found[name] = _run(model, arguments), _run(physical, arguments)
@@ -76,7 +76,7 @@ def test_every_kind_of_layer_reads_its_phases(kind: str, chip: at.Chip) -> None:
 
 def test_a_programmed_chip_reads_the_two_polarities_of_its_cells() -> None:
     layer = nn.Linear(20, 7, bias=False)
-    model = at.convert(nn.Sequential(layer), dataclasses.replace(FOUR, adc_gain_std=0.1)).eval()
+    model = at.convert(nn.Sequential(layer), FOUR.replace(adc={"gain_std": 0.1})).eval()
     model[0].set_input_range(1.0)
     view = at.program(model, seed=3).at("1 day")
     held, x = view[0].programmed, torch.rand(9, 20).mul(2).sub(1)
@@ -110,9 +110,7 @@ def test_a_programmed_chip_reads_the_two_polarities_of_its_cells() -> None:
 def test_output_noise_is_that_of_as_many_outputs_and_does_not_depend_on_the_batch(
     chip: at.Chip,
 ) -> None:
-    chip = dataclasses.replace(
-        chip, output_bits=None, output_noise=0.1, training=at.TrainingNoise(weight="none")
-    )
+    chip = chip.replace(adc={"noise": 0.1, "bits": None}, training=at.TrainingNoise(weight="none"))
     model = at.convert(nn.Sequential(nn.Linear(20, 7)), chip)
     layer, x = model[0], torch.rand(4000, 20).mul(2).sub(1)
     layer.set_input_range(1.0)
@@ -126,7 +124,7 @@ def test_output_noise_is_that_of_as_many_outputs_and_does_not_depend_on_the_batc
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_an_embedding_is_the_product_of_one_hot_vectors(noise: float) -> None:
-    chip = dataclasses.replace(FOUR, rows=64, cols=64, output_noise=noise, output_bound=0.8)
+    chip = FOUR.replace(array={"rows": 64, "columns": 64}, adc={"noise": noise, "range": 0.8})
     layer = at.convert(nn.Embedding(50, 11), chip, embeddings=True)
     keys = fold(seed_tensor(3), torch.tensor(layer.executions.training.streams))
     samples = torch.arange(100, 106)
@@ -152,7 +150,7 @@ def test_calibration_looks_at_what_the_adc_meets() -> None:
     torch.manual_seed(0)
     digital, x = nn.Sequential(nn.Linear(24, 7, bias=False)), torch.rand(500, 24).mul(2).sub(1)
     bounds = {}
-    for chip in (FOUR, dataclasses.replace(FOUR, separate_phases=False)):
+    for chip in (FOUR, FOUR.replace(adc={"separate_phases": False})):
         model = at.calibrate(
             at.convert(copy.deepcopy(digital), chip), [x], method="absmax", adc="absmax"
         )
@@ -173,7 +171,7 @@ def test_calibration_looks_at_what_the_adc_meets() -> None:
 
 def test_which_chips_have_phases() -> None:
     found = [
-        dataclasses.replace(chip, separate_phases=True).phases
+        chip.replace(adc={"separate_phases": True}).phases
         for chip in (
             at.chips.hermes64(),
             at.chips.hermes64(phases=1),
@@ -184,13 +182,13 @@ def test_which_chips_have_phases() -> None:
     assert found == [4, 1, 2, 1]
     assert at.chips.hermes64().phases == at.chips.ibm_speech34().phases == 1
     with pytest.raises(ValueError, match="separate_phases=True needs cost, .*got cost=None"):
-        dataclasses.replace(at.chips.ideal(), separate_phases=True)
+        at.chips.ideal().replace(adc={"separate_phases": True})
     with pytest.raises(
         ValueError, match="the 2 phases of this chip are bits.*leave separate_phases False"
     ):
-        dataclasses.replace(at.chips.neurram48(input_bits=5, output_bits=7), separate_phases=True)
+        at.chips.neurram48(input_bits=5, output_bits=7).replace(adc={"separate_phases": True})
     with pytest.raises(ValueError, match="Chip.separate_phases must be True or False, got 1"):
-        dataclasses.replace(at.chips.hermes64(), separate_phases=1)
+        at.chips.hermes64().replace(adc={"separate_phases": 1})
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:LSTM with projections is not supported with oneDNN:UserWarning"
 )
 
-EXACT = dataclasses.replace(at.chips.ideal(), rows=7, cols=5)
-SMALL = crossbar(rows=24, cols=16)
+EXACT = at.chips.ideal().replace(array={"rows": 7, "columns": 5})
+SMALL = crossbar(array={"rows": 24, "columns": 16})
 
 
 def _layers() -> dict[str, nn.Module]:
@@ -153,7 +153,7 @@ def test_converting_again_changes_nothing_and_the_summary_is_complete() -> None:
 
 def test_weights_keep_their_noise_for_all_time_steps_and_change_with_the_forward() -> None:
     noise = at.TrainingNoise(weight="gaussian", scale=0.1, output=False)
-    chip = dataclasses.replace(SMALL, input_bits=None, output_bits=None, training=noise)
+    chip = SMALL.replace(dac={"bits": None}, adc={"bits": None}, training=noise)
     torch.manual_seed(0)
     layer = at.convert(nn.RNN(5, 6, nonlinearity="relu", bias=False), chip)
     with torch.no_grad():  # the state only passes through the recurrent matrix, at every step alike
@@ -174,7 +174,7 @@ def test_weights_keep_their_noise_for_all_time_steps_and_change_with_the_forward
 
 
 def test_output_noise_is_its_own_at_every_step_and_sample() -> None:
-    chip = dataclasses.replace(SMALL, input_bits=None, output_bits=None, output_noise=0.1)
+    chip = SMALL.replace(dac={"bits": None}, adc={"noise": 0.1, "bits": None})
     layer = at.convert(
         nn.RNN(5, 6, nonlinearity="relu"),
         dataclasses.replace(chip, training=at.TrainingNoise(weight="none")),

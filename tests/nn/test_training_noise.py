@@ -23,13 +23,10 @@ def _chip(chip: at.Chip | None = None, rows: int = 256, cols: int = 256, **noise
     """Without converters, so that an identity reads the weights."""
     training = at.TrainingNoise(**{"output": False, **noise})
     base = chip or crossbar()
-    return dataclasses.replace(
-        base,
-        rows=rows,
-        cols=cols,
-        input_bits=None,
-        output_bits=None,
-        output_noise=0.0,
+    return base.replace(
+        array={"rows": rows, "columns": cols},
+        dac={"bits": None},
+        adc={"noise": 0.0, "bits": None},
         training=training,
     )
 
@@ -85,7 +82,7 @@ def test_programming_noise_has_the_variance_of_programmed_devices(cell: str, w: 
 
 def test_the_correction_of_the_drift_is_exact_in_each_placed_block() -> None:
     device = dataclasses.replace(crossbar().cell.device, programming_scale=0.0)
-    chip = crossbar(cell=at.devices.UnitCell(device=device))
+    chip = crossbar(cell=at.devices.DifferentialPair(device=device))
     layer = _layer(_chip(chip, 24, 9, weight="device", time="1 year"), 50, 20)
     weight, read = layer.weight, _read(layer)
     assert not torch.allclose(weight, read, atol=1e-3)
@@ -98,9 +95,7 @@ def test_the_correction_of_the_drift_is_exact_in_each_placed_block() -> None:
 
 
 def test_the_adc_meets_the_current_before_the_correction() -> None:
-    chip = dataclasses.replace(
-        _chip(weight="device", time="1 year"), output_bits=4, output_bound=1.0
-    )
+    chip = _chip(weight="device", time="1 year").replace(adc={"range": 1.0, "bits": 4})
     layer = _layer(chip, 32, 16)
     layer.set_input_range(1.0)
     y = layer(torch.rand(500, 32) * 2 - 1)
@@ -178,8 +173,8 @@ def test_which_cells_fail_depends_neither_on_tiles_nor_on_how_groups_lie() -> No
         (4, "sequential"),
         (256, "block_diagonal"),
     ):
-        chip = dataclasses.replace(
-            _chip(None, rows, 30, weight="none", drop_connect=0.4), grouped=grouped
+        chip = _chip(None, rows, 30, weight="none", drop_connect=0.4).replace(
+            array={"grouped": grouped}
         )
         with at.noise(1):
             results.append(at.convert(nn.Sequential(digital), chip)(x))
@@ -199,7 +194,7 @@ def _per_sample(kind: str, output: bool = False) -> at.TrainingNoise:
     "case", [c for c in cases() if c.name in ("linear", "linear_3d", "conv1d", "conv2d_groups")]
 )
 def test_parts_of_a_batch_meet_the_chips_of_the_whole(case: Case, kind: str) -> None:
-    chip = crossbar(rows=16, cols=5, training=_per_sample(kind, output=True))
+    chip = crossbar(array={"rows": 16, "columns": 5}, training=_per_sample(kind, output=True))
     layer, x = at.convert(nn.Sequential(copy.deepcopy(case.layer)), chip), case.x
     for calibrated in (False, True):
         with at.noise(1):

@@ -2,7 +2,6 @@
 another."""
 
 import copy
-import dataclasses
 import itertools
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from analogtorch.nn.execution import Quantised
 from tests.crossbar import crossbar
 from tests.nn import lasting
 
-READ = crossbar(rows=5, cols=7, input_bits=None, output_bits=None, output_noise=0.0)
+READ = crossbar(
+    array={"rows": 5, "columns": 7}, dac={"bits": None}, adc={"noise": 0.0, "bits": None}
+)
 QUIET = at.TrainingNoise(weight="none")
 KINDS = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 X = {1: (3, 6, 7), 2: (2, 6, 5, 4), 3: (2, 6, 3, 4, 2)}
@@ -55,9 +56,7 @@ def test_readings_add_up_to_torchs_numbers_and_gradients(
 ) -> None:
     digital = _layer(dims, options).double()
     # an ADC of 16 bits that never saturates: steps of 3e-5 x range x scale per reading
-    chip = dataclasses.replace(
-        READ, output_bits=16, output_bound=7.0, grouped=grouped, training=QUIET
-    )
+    chip = READ.replace(array={"grouped": grouped}, adc={"range": 7.0, "bits": 16}, training=QUIET)
     layer = at.convert(copy.deepcopy(digital), chip)
     layer.set_input_range(1.0)
     assert type(layer.execution) is Quantised
@@ -115,7 +114,7 @@ def _by_hand(
     """One place after the other, one tap after the other; ``w``: (in, out, h, w)."""
     stride, padding, dilation, size = geometry
     n, channels, height, width = x.shape
-    steps_in, steps_out = 2 ** (chip.input_bits - 1) - 1, 2 ** (chip.output_bits - 1) - 1
+    steps_in, steps_out = 2 ** (chip.dac.bits - 1) - 1, 2 ** (chip.adc.bits - 1) - 1
     codes = (
         (x.clamp(-full_scale, full_scale) / full_scale * steps_in).round() / steps_in * full_scale
     )
@@ -126,9 +125,9 @@ def _by_hand(
         if not (0 <= down < size[0] and 0 <= across < size[1]):
             continue
         column = torch.arange(w.shape[1]) * w.shape[2] * w.shape[3] + a * w.shape[3] + b
-        for block, start in enumerate(range(0, channels, chip.rows)):
-            part = slice(start, start + chip.rows)
-            bound = full_scale * scales[block, column] * chip.output_bound
+        for block, start in enumerate(range(0, channels, chip.array.rows)):
+            part = slice(start, start + chip.array.rows)
+            bound = full_scale * scales[block, column] * chip.adc.range
             current = codes[:, part, row, col] @ w[part, :, a, b]
             reading = (current.clamp(-bound, bound) * steps_out / bound).round() * bound / steps_out
             out[:, :, down, across] += reading * (1 if gains is None else gains[block, column])
@@ -139,7 +138,9 @@ def _by_hand(
 def test_against_the_explicit_product(held: bool) -> None:
     torch.manual_seed(0)
     digital = nn.ConvTranspose2d(12, 4, 3, stride=2, padding=1, dilation=2, output_padding=1)
-    chip = crossbar(rows=5, cols=7, output_noise=0.0, weight_scale="column")
+    chip = crossbar(
+        array={"rows": 5, "columns": 7}, adc={"noise": 0.0}, periphery={"weight_scale": "column"}
+    )
     layer, x = at.convert(copy.deepcopy(digital), chip).eval(), torch.randn(2, 12, 4, 3)
     layer.set_input_range(1.3)
     matrix, gains = layer.as_matrix(digital.weight.detach()).squeeze(2), None
@@ -163,7 +164,7 @@ def test_against_the_explicit_product(held: bool) -> None:
 
 
 def test_each_input_place_is_a_vector_of_its_own_noise() -> None:
-    chip = dataclasses.replace(READ, rows=64, cols=64, output_noise=0.1, training=QUIET)
+    chip = READ.replace(array={"rows": 64, "columns": 64}, adc={"noise": 0.1}, training=QUIET)
     layer = at.convert(nn.ConvTranspose1d(4, 16, 3, bias=False), chip)
     nn.init.ones_(layer.weight)
     layer.set_input_range(2.0)
@@ -184,7 +185,7 @@ def test_eight_bits_cost_little() -> None:
 
 @pytest.mark.parametrize("grouped", ["sequential", "block_diagonal"])
 def test_a_mapping_places_it(grouped: str) -> None:
-    chip = crossbar(rows=20, cols=30, grouped=grouped)
+    chip = crossbar(array={"rows": 20, "columns": 30, "grouped": grouped})
     up = nn.ConvTranspose2d(12, 8, (3, 2), stride=2, groups=2)
     model = at.convert(nn.Sequential(up, nn.Flatten(2), nn.ConvTranspose1d(8, 40, 5)), chip)
     x = torch.randn(1, 12, 4, 4)

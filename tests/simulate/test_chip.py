@@ -107,7 +107,7 @@ def test_a_view_is_refused_where_the_model_is_meant(use) -> None:
 
 def test_a_view_can_be_cast() -> None:
     # else a rounding boundary may be crossed
-    chip = dataclasses.replace(CHIP, input_bits=None, output_bits=None)
+    chip = CHIP.replace(dac={"bits": None}, adc={"bits": None})
     expected = at.program(_model(chip), seed=7).at("1 day")(X)
     view = at.program(_model(chip), seed=7).at("1 day").double()
     assert torch.allclose(view(X.double()).float(), expected, atol=1e-4)
@@ -157,7 +157,7 @@ def test_layers_and_times_have_noise_of_their_own() -> None:
 
 
 def test_every_multiply_has_its_own_output_noise_and_batches_of_any_size_see_the_same() -> None:
-    chip = dataclasses.replace(CHIP, input_bits=None, output_bits=None)
+    chip = CHIP.replace(dac={"bits": None}, adc={"bits": None})
     for case in cases():
         if case.name not in ("linear", "linear_3d", "conv1d", "conv2d_groups"):
             continue
@@ -175,7 +175,7 @@ def test_every_multiply_has_its_own_output_noise_and_batches_of_any_size_see_the
 
 
 def test_output_noise_of_a_view_has_the_chips_size() -> None:
-    chip = dataclasses.replace(at.chips.ideal(), rows=16, output_noise=0.1)
+    chip = at.chips.ideal().replace(array={"rows": 16}, adc={"noise": 0.1})
     layer = nn.Linear(64, 64, bias=False)
     nn.init.ones_(layer.weight)
     layer = at.convert(layer, chip)
@@ -210,7 +210,7 @@ def _loop_gains(layer, view, then, compensation: str) -> torch.Tensor:
 @pytest.mark.parametrize("compensation", ["global", "column", "least_squares"])
 def test_compensation_is_per_placed_block(compensation: str) -> None:
     torch.manual_seed(0)
-    layer = at.convert(nn.Linear(50, 30), dataclasses.replace(CHIP, rows=20, cols=16))
+    layer = at.convert(nn.Linear(50, 30), CHIP.replace(array={"rows": 20, "columns": 16}))
     physical = at.program(layer, seed=3)
     view = physical.at("1 year", compensation=compensation, readout="ideal")
     then = physical.at("programmed").programmed.weights[0]
@@ -252,7 +252,7 @@ def test_columns_that_read_nothing_are_left_alone() -> None:
 
 
 def test_programming_and_drift_draws_stay_the_same_over_time() -> None:
-    chip = dataclasses.replace(CHIP, input_bits=None, output_bits=None, output_noise=0.0)
+    chip = CHIP.replace(dac={"bits": None}, adc={"noise": 0.0, "bits": None})
     quiet = dataclasses.replace(
         chip.cell, device=dataclasses.replace(chip.cell.device, read_scale=0.0)
     )
@@ -269,8 +269,10 @@ def test_the_noise_of_a_weight_does_not_depend_on_the_tiles() -> None:
     # conductances
     outputs = []
     for rows, cols in ((256, 256), (16, 8), (7, 100)):
-        exact = dataclasses.replace(
-            CHIP, rows=rows, cols=cols, input_bits=None, output_bits=None, output_noise=0.0
+        exact = CHIP.replace(
+            array={"rows": rows, "columns": cols},
+            dac={"bits": None},
+            adc={"noise": 0.0, "bits": None},
         )
         torch.manual_seed(0)
         layer = nn.Linear(40, 30)
@@ -298,10 +300,13 @@ def test_an_ideal_chip_gives_the_digital_model_at_any_time() -> None:
 def test_every_layer_and_compensation(case, compensation: str) -> None:
     for changes in (
         {},
-        {"rows": 24, "cols": 5},
-        {"grouped": "block_diagonal", "rows": 30, "weight_scale": "column"},
+        {"array": {"rows": 24, "columns": 5}},
+        {
+            "array": {"grouped": "block_diagonal", "rows": 30},
+            "periphery": {"weight_scale": "column"},
+        },
     ):
-        chip = dataclasses.replace(CHIP, **changes)
+        chip = CHIP.replace(**changes)
         view = at.program(at.convert(copy.deepcopy(case.layer), chip), seed=2).at(
             "1 day", compensation=compensation
         )

@@ -1,8 +1,6 @@
 """Broken cells, columns and tiles: by chip seed and physical place, and what they do to a
 programmed layer."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
@@ -19,14 +17,13 @@ def _model() -> nn.Module:
     layers = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.Flatten(), nn.Linear(8 * 36, 20, bias=False)
     )
-    return at.convert(layers, dataclasses.replace(CHIP, rows=64, cols=8, output_noise=0.0))
+    return at.convert(layers, CHIP.replace(array={"rows": 64, "columns": 8}, adc={"noise": 0.0}))
 
 
 def test_shares_and_spreads_are_as_asked() -> None:
     defects = Defects(cells=0.02, columns=0.05, tile_gain=0.1)
     states = [
-        tile_state(dataclasses.replace(CHIP, adc_gain_std=0.07), defects, 7, 0, tile)
-        for tile in range(64)
+        tile_state(CHIP.replace(adc={"gain_std": 0.07}), defects, 7, 0, tile) for tile in range(64)
     ]
     # 4.2 million cells: the standard error of a share of 0.07 is 0.0001, that of the 16,384
     # columns' 0.0017
@@ -190,7 +187,7 @@ def test_layers_that_the_mapping_leaves_out_are_named_with_the_remedy() -> None:
 
 def test_layers_on_one_tile_meet_its_failed_columns_where_they_lie() -> None:
     torch.manual_seed(0)
-    chip = dataclasses.replace(CHIP, output_noise=0.0, adc_gain_std=0.1)
+    chip = CHIP.replace(adc={"noise": 0.0, "gain_std": 0.1})
     model = at.convert(nn.Sequential(nn.Linear(64, 12), nn.Linear(12, 9)), chip)
     mapping = at.map_to_chip(model, torch.zeros(1, 64), chip=model[0].chip)
     assert mapping.tiles_used == 1

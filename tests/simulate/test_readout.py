@@ -1,8 +1,6 @@
 """What a chip reads of itself: gains of its ADCs by physical place, digital gains that undo them,
 unbiased factors."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from analogtorch.simulate.defects import Defects, adc_gains
 from tests.crossbar import crossbar
 
 HERMES = at.chips.hermes64()
-UNCALIBRATED = dataclasses.replace(HERMES, column_calibration=False)
+UNCALIBRATED = HERMES.replace(periphery={"column_calibration": False})
 
 
 def _layer(chip: at.Chip, weight: Tensor) -> nn.Module:
@@ -49,7 +47,7 @@ def test_gains_belong_to_the_tile_of_a_chip() -> None:
             abs(torch.corrcoef(torch.stack([adc_gains(HERMES, *other), gains[5]]))[0, 1]) < 4.5 / 16
         )
     assert torch.equal(adc_gains(crossbar(), 7, 0, 5), torch.ones(256))
-    wild = dataclasses.replace(HERMES, adc_gain_std=2.0)
+    wild = HERMES.replace(adc={"gain_std": 2.0})
     assert adc_gains(wild, 7, 0, 5).min() == pytest.approx(0.1)  # every ADC counts something
 
 
@@ -85,7 +83,7 @@ def test_a_layer_meets_the_gains_of_its_place_and_a_mapping_moves_it() -> None:
 def test_training_and_evaluation_do_not_know_the_gains() -> None:
     outputs = []
     for std in (0.0, 0.0709):
-        layer = _layer(dataclasses.replace(HERMES, adc_gain_std=std), _normal(8, 20))
+        layer = _layer(HERMES.replace(adc={"gain_std": std}), _normal(8, 20))
         with at.noise(1):
             outputs.append((layer(torch.ones(2, 20)), layer.eval()(torch.ones(2, 20))))
     assert all(map(torch.equal, *outputs))
@@ -97,7 +95,7 @@ def test_digital_gains_undo_those_of_the_adcs(weight, noise: float) -> None:
     chip = at.chips.hermes64(output_noise=noise)
     held = at.program(_layer(chip, weight(128, 256)), seed=2).at("programmed")[0].programmed
     adc = held.adc_gains[0]
-    even = at.program(_layer(dataclasses.replace(chip, adc_gain_std=0.0), weight(128, 256)), seed=2)
+    even = at.program(_layer(chip.replace(adc={"gain_std": 0.0}), weight(128, 256)), seed=2)
     own = even.at("programmed")[0].programmed.gains[0]  # what columns err by without any spread
     assert adc.std() > 0.06
     assert (held.gains[0] / own - 1).std() < 0.1 * adc.std()
@@ -113,7 +111,7 @@ def test_calibrated_columns_have_the_factor_that_fits_their_weights_best(
     weight, noise: float
 ) -> None:
     """Columns whose sums overflow the ADC included: what was clipped would make them seem small."""
-    chip = dataclasses.replace(at.chips.hermes64(output_noise=noise), adc_gain_std=0.0)
+    chip = at.chips.hermes64(output_noise=noise).replace(adc={"gain_std": 0.0})
     target = weight(128, 256)
     held = at.program(_layer(chip, target), seed=2).at("programmed")[0].programmed
     w = held.weights[0]
@@ -134,7 +132,7 @@ def test_least_squares_through_the_adc_finds_the_factor_of_exact_reads(
     made = (
         at.chips.hermes64(output_noise=noise)
         if chip == "hermes64"
-        else crossbar(output_noise=noise)
+        else crossbar(adc={"noise": noise})
     )
     physical = at.program(_layer(made, weight(64, 256)), seed=2)
     gains = [

@@ -13,9 +13,9 @@ from analogtorch.simulate.writing import GradientDescent, ProgramAndVerify
 from tests.crossbar import crossbar
 
 
-def _layer(device: str = "two_device", **changes: object) -> nn.Module:
+def _layer(device: str = "two_device", **parts: object) -> nn.Module:
     torch.manual_seed(0)
-    chip = crossbar(device=device, **changes)  # type: ignore[arg-type]
+    chip = crossbar(device=device, **parts)  # type: ignore[arg-type]
     layer = nn.Sequential(nn.Linear(300, 60, bias=False))
     # no weight at the end of the range, where programming is clamped by nothing
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_it_does_on_other_chips_too(device: str, seed: int) -> None:
 
 
 def test_the_loops_are_bounded_and_the_margin_is_kept() -> None:
-    model = _layer(output_noise=0.0, output_bits=None)
+    model = _layer(adc={"noise": 0.0, "bits": None})
     exact = [
         _programmed(model, ProgramAndVerify(rounds=rounds, margin=0.0)) for rounds in (1, 3, 30)
     ]
@@ -90,12 +90,10 @@ def test_what_a_read_of_a_cell_cannot_see_limits_the_verify() -> None:
     them."""
 
     def error(bits: int, noise: float) -> float:
-        return _programmed(
-            _layer(output_bits=bits, output_noise=noise), ProgramAndVerify(margin=0.0)
-        )
+        return _programmed(_layer(adc={"noise": noise, "bits": bits}), ProgramAndVerify(margin=0.0))
 
     assert error(8, 0.04) < 0.5 * error(8, 0.1)
-    assert [cell_reads(_layer(output_bits=bits)[0].chip) for bits in (12, 8, 6)] == [2, 25, 100]
+    assert [cell_reads(_layer(adc={"bits": bits})[0].chip) for bits in (12, 8, 6)] == [2, 25, 100]
     fine, coarse = error(8, 0.0), error(6, 0.0)
     assert coarse == pytest.approx(fine, rel=0.1)
     assert max(fine, coarse) < 0.01
@@ -161,7 +159,7 @@ def test_a_calibrated_adc_bound_does_not_change_how_a_chip_is_written_and_read_o
     model, x = nn.Sequential(nn.Linear(40, 20)), torch.randn(50, 40)
     before = at.calibrate(at.convert(copy.deepcopy(model), crossbar()), [x])
     after = at.calibrate(copy.deepcopy(before), [x], adc="percentile", percentile=99.0)
-    assert after[0].saved_column_ranges("output_bounds") < 0.5 * before[0].chip.output_bound
+    assert after[0].saved_column_ranges("output_bounds") < 0.5 * before[0].chip.adc.range
     views = [
         at.program(m, seed=1, method=method).at("1 day", compensation="least_squares")
         for m in (before, after)

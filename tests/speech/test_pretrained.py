@@ -1,6 +1,5 @@
 """The third-party nets reproduce their digital accuracies, and still do on an ideal chip."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -82,7 +81,7 @@ def test_ideal_chip(
 ) -> None:
     net = load_pretrained(name, data_root)
     digital, keys = logits(net.model, net), list(net.model.state_dict())
-    model = at.convert(net.model, dataclasses.replace(at.chips.ideal(), grouped=grouped))
+    model = at.convert(net.model, at.chips.ideal().replace(array={"grouped": grouped}))
     outputs = logits(model, net)
     assert list(model.state_dict()) == keys
     assert accuracy(outputs, net) == pytest.approx(net.accuracy, abs=2e-3)

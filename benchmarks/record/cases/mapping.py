@@ -82,7 +82,9 @@ def _converted(net: str) -> Found:
     model = api.convert(make(), chip, embeddings=True)
     yield "converted", [str(api.summary(model)), str(model)]
     yield "guard", str(api.guard(model, x))
-    part = api.convert(make(), chip, exclude="*0*", per_layer={"*": {"output_bits": 10}})
+    part = api.convert(
+        make(), chip, exclude="*0*", per_layer={"*": {"periphery": {"output_bits": 10}}}
+    )
     yield "in part", str(api.summary(part))
     yield "mapped after", str(api.map_to_chip(model, x, num_chips=None))
     yield "back", [str(api.to_digital(model)), ",".join(model.state_dict())]

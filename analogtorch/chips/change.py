@@ -1,0 +1,66 @@
+"""A part of a chip with other fields."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from analogtorch.values import checks
+
+Part = TypeVar("Part")
+
+
+def changed(part: Part, changes: Mapping[str, Any], where: str) -> Part:
+    """The part with these fields; the source of a field with another value goes, unless ``sources``
+    names one.
+
+    Args:
+        part: a frozen dataclass.
+        changes: fields; of those that are frozen dataclasses, the whole or a mapping of fields;
+            ``sources`` are added to those that stay.
+        where: what a message calls the part, such as ``chip.adc``.
+
+    Raises:
+        ValueError: a field that it does not have; the nearest one is named. Also what the part
+            refuses.
+    """
+    known = [field.name for field in dataclasses.fields(part)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in known:
+            raise ValueError(
+                f"{where}: {type(part).__name__} has no field {name!r}"
+                f"{checks.nearest(name, known)}; fields: {known}"
+            )
+    new = {
+        name: _value(getattr(part, name), value, f"{where}.{name}")
+        for name, value in changes.items()
+        if name != "sources"
+    }
+    if "sources" in known:
+        sources = getattr(part, "sources")  # noqa: B009 - not every part has them
+        kept = {
+            name: text
+            for name, text in sources.items()
+            if name not in new or new[name] == getattr(part, name)
+        }
+        new["sources"] = {**kept, **_texts(changes.get("sources", {}), where)}
+    return dataclasses.replace(part, **new)  # type: ignore[type-var]
+
+
+def _value(old: Any, given: Any, where: str) -> Any:
+    """The field's new value: as given, or ``old`` with the fields of a mapping."""
+    if not isinstance(given, Mapping):
+        return given
+    if not dataclasses.is_dataclass(old):
+        raise ValueError(
+            f"{where} is {checks.shown(old)}, which has no fields to change; give it whole, got "
+            f"{checks.shown(given)}"
+        )
+    return changed(old, given, where)
+
+
+def _texts(given: Any, where: str) -> Mapping[str, str]:
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"{where}.sources must be Sources(field='text', ...), got {checks.shown(given)}"
+        )
+    return given

@@ -1,0 +1,76 @@
+"""Chip descriptions of version 1, in which a chip was one flat list of fields, as those of now."""
+
+from typing import Any
+
+from analogtorch.values import checks
+
+_ADDRESSES = {
+    "tiles": ("array", "tiles"),
+    "rows": ("array", "rows"),
+    "cols": ("array", "columns"),
+    "planes": ("array", "planes"),
+    "grouped": ("array", "grouped"),
+    "input_bits": ("dac", "bits"),
+    "output_bound": ("adc", "range"),
+    "output_noise": ("adc", "noise"),
+    "adc_gain_std": ("adc", "gain_std"),
+    "separate_phases": ("adc", "separate_phases"),
+    "column_calibration": ("periphery", "column_calibration"),
+    "weight_scale": ("periphery", "weight_scale"),
+}
+"""Part and name of the fields that moved."""
+_TOGETHER = ("output_bits", "adc_steps")
+"""Fields whose meaning depended on each other."""
+_WHOLE = ("name", "cell", "training", "cost", "sources")
+_PARTS = {"array": "Array", "dac": "DAC", "adc": "ADC", "periphery": "Periphery"}
+_NEEDED = ("name", "tiles", "rows", "cols", "cell", "input_bits", "output_bits")
+
+
+def upgraded(data: dict[Any, Any]) -> dict[str, Any]:
+    """A description of version 1 in the form of version 2.
+
+    With ``adc_steps``, ``output_bits`` were those of the digital unit behind the ADC, without they
+    were those of the ADC. The sources, which were texts about the chip as a whole, become the
+    source of its name.
+
+    Raises:
+        ValueError: a field that version 1 did not have, or a missing one.
+    """
+    if data.get("type") != "Chip":
+        return data
+    known = {*_ADDRESSES, *_TOGETHER, *_WHOLE}
+    given = {k: v for k, v in data.items() if k != "type"}
+    if unknown := sorted(given.keys() - known, key=str):
+        hint = "".join(checks.nearest(name, known - given.keys()) for name in unknown)
+        raise ValueError(f"chip: Chip has no field {unknown}{hint}; fields: {sorted(known)}")
+    if missing := [name for name in _NEEDED if name not in given]:
+        raise ValueError(f"chip: Chip is missing the fields {missing}")
+    parts: dict[str, dict[str, Any]] = {name: {"type": kind} for name, kind in _PARTS.items()}
+    for name, (part, field) in _ADDRESSES.items():
+        if name in given:
+            parts[part][field] = given[name]
+    steps = given.get("adc_steps")
+    parts["adc"] |= {"bits": given["output_bits"] if steps is None else None, "steps": steps}
+    parts["periphery"]["output_bits"] = None if steps is None else given["output_bits"]
+    whole = {name: given[name] for name in ("training", "cost") if name in given}
+    return {
+        "type": "Chip",
+        "name": given["name"],
+        **parts,
+        **whole,
+        "cell": _cell(given["cell"]),
+        "sources": _sources(given.get("sources", [])),
+    }
+
+
+def _cell(cell: Any) -> Any:
+    """The unit cell, whose class was called ``UnitCell``."""
+    if isinstance(cell, dict) and cell.get("type") == "UnitCell":
+        return {**cell, "type": "DifferentialPair"}
+    return cell
+
+
+def _sources(texts: Any) -> dict[str, str]:
+    if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+        raise ValueError(f"chip: Chip.sources must be a list of texts, got {checks.shown(texts)}")
+    return {"name": "\n".join(texts)} if texts else {}

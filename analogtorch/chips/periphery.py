@@ -1,0 +1,41 @@
+"""The digital unit behind the ADCs of a tile."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from analogtorch.chips.converters import BITS
+from analogtorch.chips.non_ideality import non_ideality
+from analogtorch.devices import register
+from analogtorch.values import checks
+from analogtorch.values.sources import Sources, check_sources
+
+WeightScale = Literal["block", "column"]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Periphery:
+    """What a chip does digitally with the ADC outputs of a tile before they leave it."""
+
+    output_bits: int | None = field(
+        default=None, metadata=non_ideality("digital_unit", absent=None, behind="adc")
+    )
+    """Bits that leave the tile, sign included, 2..16: the digital unit scales the ADC outputs of
+    each column and rounds them to so many, in ranges that ``analogtorch.calibrate`` finds for every
+    column; before that they are passed on as they are. None: it rounds nothing, and what the ADC
+    gives leaves the tile."""
+    column_calibration: bool = False
+    """Whether the chip calibrates the gain of each column digitally after programming, from
+    multiplies of random inputs, as a digital unit with a scale per column can: see
+    ``analogtorch.program``."""
+    weight_scale: WeightScale = "block"
+    """What shares one scale of weights to conductances: the ``block`` placed on a tile, or each
+    ``column`` of it."""
+    sources: Sources = field(default=Sources(), compare=False)
+    """Where they come from, by the name of the field."""
+
+    def __post_init__(self) -> None:
+        checks.counts(self, "output_bits", optional=True, **BITS)
+        checks.flag("Periphery.column_calibration", self.column_calibration)
+        checks.choice("Periphery.weight_scale", self.weight_scale, get_args(WeightScale))
+        check_sources(self)

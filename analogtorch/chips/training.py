@@ -1,0 +1,83 @@
+"""The noise of hardware-aware (HWA) training."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from analogtorch.devices import register, seconds
+from analogtorch.values import checks
+
+WeightNoise = Literal["none", "gaussian", "programming", "device"]
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class TrainingNoise:
+    """The noise that hardware-aware (HWA) training injects in ``train()``; redrawn in every
+    forward.
+    """
+
+    weight: WeightNoise = "programming"
+    """``programming``: shaped like the cell's own programming noise, weight by weight;
+    ``gaussian``: the same standard deviation for every cell; ``device``: every cell programmed,
+    drifted to ``time`` and read with noise, and the drift corrected by one exact factor per placed
+    block, as ``program(...).at(time)`` does; ``none``: exact weights. ``device`` is drawn in plain
+    torch: several normals for each cell and forward."""
+    scale: float | None = None
+    """``programming``: multiple of the cell's programming noise, 2 if not given (Le Gallo 2023,
+    Methods); ``gaussian``: standard deviation in units of the largest weight of the placed block,
+    must be given; ``device``: multiple of each weight's deviation from its target, 1 if not given;
+    the drift's correction is taken to this power. >= 0."""
+    output: bool = True
+    """Whether the chip's output noise is added before the ADC in training as well."""
+    time: float | str = "1 day"
+    """``device``: time after programming, in seconds or as text such as ``"1 h"``;
+    ``"programmed"``: before any drift and read."""
+    drop_connect: float = 0.0
+    """Probability that a cell fails in a forward, in [0, 1): its weight is exactly zero, without
+    noise, and learns nothing from that forward. Nothing is rescaled. NeuRRAM's keyword spotter
+    trains with 0.125 (Wan 2022)."""
+    per_sample: bool = False
+    """Whether every sample of the batch meets weight noise and failed cells of its own, as if on a
+    chip of its own, instead of one draw per forward. A layer's samples are counted by the first
+    dimension of its input, in recurrent layers by the batch's. Each sample is a product of its own,
+    which takes as many times longer to draw."""
+
+    def __post_init__(self) -> None:
+        checks.choice("TrainingNoise.weight", self.weight, get_args(WeightNoise))
+        if self.weight == "gaussian" and self.scale is None:
+            raise ValueError(
+                "TrainingNoise(weight='gaussian') needs scale, such as 0.05 of the largest weight"
+            )
+        checks.numbers(
+            self, "scale", optional=True, least=0, remedy="weight='none' trains without noise"
+        )
+        try:
+            time = seconds(self.time)
+        except ValueError as error:
+            raise ValueError(f"TrainingNoise.time: {error}") from error
+        if self.weight != "device" and time != seconds("1 day"):
+            raise ValueError(
+                f"TrainingNoise.time={self.time!r} needs weight='device', got "
+                f"weight={self.weight!r}"
+            )
+        checks.numbers(
+            self,
+            "drop_connect",
+            least=0,
+            below=1,
+            what="probability",
+            remedy="write one such as 0.01",
+        )
+        for name in ("output", "per_sample"):
+            checks.flag(f"TrainingNoise.{name}", getattr(self, name))
+
+    @property
+    def strength(self) -> float:
+        """``scale``, or its default."""
+        default = 1.0 if self.weight == "device" else 2.0
+        return default if self.scale is None else self.scale
+
+    @property
+    def seconds(self) -> float | None:
+        """``time`` in seconds; None: as programmed."""
+        return seconds(self.time)

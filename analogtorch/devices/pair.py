@@ -1,0 +1,150 @@
+"""The differential pair: a unit cell with one or more devices per polarity of the weight."""
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices.curves import Polynomial
+from analogtorch.devices.device import Device, Fitted, check_device
+from analogtorch.devices.reduced import Reduced
+from analogtorch.devices.registry import register
+from analogtorch.devices.spread import EMPTY, FILLING, Spread, clamped_share
+from analogtorch.values import checks
+from analogtorch.values.sources import Sources, check_sources
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class DifferentialPair:
+    """A differential pair of devices that stores one weight ``w`` in [-1, 1].
+
+    ``w = (sum of g+ - sum of g-) / g_total``. Both polarities are programmed, drift and are read
+    with noise, even where their target is 0.
+    """
+
+    device: Device
+    """What keeps the protocol ``Device``, such as ``PCM``; an effective model of several devices
+    counts as one."""
+    devices_per_polarity: int = 1
+    """Number of devices that share one polarity, >= 1."""
+    split: Literal["equal", "sequential"] = "equal"
+    """``equal``: every device carries the same share. ``sequential``: one device is filled before
+    the next is used."""
+    sources: Sources = field(default=Sources(), compare=False)
+    """Where they come from, by the name of the field."""
+
+    def __post_init__(self) -> None:
+        check_device("DifferentialPair.device", self.device)
+        checks.counts(self, "devices_per_polarity")
+        checks.choice("DifferentialPair.split", self.split, ("equal", "sequential"))
+        check_sources(self)
+
+    @property
+    def devices(self) -> int:
+        """Number of devices in the cell, of both polarities together."""
+        return 2 * self.devices_per_polarity
+
+    @property
+    def g_total(self) -> float:
+        """The conductance, uS, that stands for ``|w| = 1``."""
+        return self.devices_per_polarity * self.device.g_max
+
+    def targets(self, w: Tensor) -> Tensor:
+        """Return the target conductances of weights.
+
+        Args:
+            w: weights in [-1, 1], of any shape S.
+
+        Returns:
+            Conductances in uS, of shape (devices, *S), those of the positive polarity first.
+        """
+        n = self.devices_per_polarity
+        polarities = torch.stack((w.clamp_min(0.0), (-w).clamp_min(0.0)))
+        if self.split == "equal":
+            shares = polarities.unsqueeze(1).expand(2, n, *w.shape)
+        else:
+            filled = torch.arange(n, device=w.device, dtype=w.dtype).view(1, n, *[1] * w.dim())
+            shares = (polarities.unsqueeze(1) * n - filled).clamp(0.0, 1.0)
+        return shares.reshape(2 * n, *w.shape) * self.device.g_max
+
+    def weights(self, g: Tensor) -> Tensor:
+        """Return the weights that conductances stand for.
+
+        ``g`` has shape (devices, *S) and is in uS; the weights have shape S.
+        """
+        plus, minus = g.reshape(2, self.devices_per_polarity, *g.shape[1:]).sum(1)
+        return (plus - minus) / self.g_total
+
+    def negatives(self, g: Tensor) -> Tensor:
+        """Return the share, >= 0 and of shape S, that the negative polarity adds to each weight.
+
+        ``g`` has shape (devices, *S), in uS. The positive polarity holds the weight plus this
+        share.
+        """
+        return g[self.devices_per_polarity :].sum(0) / self.g_total
+
+    def changes(self, change: Tensor, target: Tensor) -> Tensor:
+        """Changes of conductance, uS, (devices, *S), that change the weights by ``change`` (S).
+
+        The polarity that carries the ``target`` (S) takes them, shared evenly by its devices where
+        they share the weight evenly, else by the last that is in use.
+        """
+        n = self.devices_per_polarity
+        negative = (target < 0).to(target.dtype)
+        signs = torch.stack((1.0 - negative, -negative))  # of a weight with respect to g+ and g-
+        if self.split == "equal":
+            share = torch.full(
+                (n, *target.shape), 1.0 / n, dtype=target.dtype, device=target.device
+            )
+        else:
+            used = (target.abs() * n).ceil().clamp(1, n) - 1
+            share = torch.stack([(used == i).to(target.dtype) for i in range(n)])
+        by_device = (signs.unsqueeze(1) * share.unsqueeze(0)).flatten(0, 1)
+        return by_device * change * self.g_total
+
+    def enlarged(self, times: int) -> Self:
+        """The pair with ``times`` as many devices per polarity."""
+        return replace(self, devices_per_polarity=times * self.devices_per_polarity)
+
+    def programming_sigma(self, w: Tensor) -> Tensor:
+        """Return the standard deviation of cells programmed to the weights ``w``.
+
+        ``w`` lies in [-1, 1] and has any shape, which the result shares. All devices count, after
+        ``device.program`` has clamped their conductances at 0. A device near its target 0 therefore
+        varies less than ``device.programming_sigma``, down to 0.58 times.
+        """
+        targets = self.targets(w)
+        sigma = self.device.programming_sigma(targets)
+        share = clamped_share(targets / sigma.clamp_min(torch.finfo(sigma.dtype).tiny))
+        return (share * sigma.square()).sum(0).sqrt() / self.g_total
+
+    @cached_property
+    def spread(self) -> Spread | None:
+        """The curve ``programming_sigma`` in the form that kernels evaluate, within 1.4 %.
+
+        It is None unless the curve of the device is a polynomial of degree 3 at most.
+        """
+        device, n = self.device, self.devices_per_polarity
+        if isinstance(device, Reduced):
+            if "programming_noise" in device.without:
+                return Spread(coefficients=(0.0, 0.0, 0.0, 0.0))
+            device = device.device
+        if not isinstance(device, Fitted):
+            return None
+        curve = device.programming_std
+        if not isinstance(curve, Polynomial) or len(curve.coefficients) > 4:
+            return None
+        unit = device.programming_scale * device.g_max / device.g_reference / self.g_total
+        c = [unit * c for c in curve.coefficients] + [0.0] * (4 - len(curve.coefficients))
+        empty, full = EMPTY * max(c[0], 0.0) ** 2, max(sum(c), 0.0) ** 2
+        rate, dip = FILLING / n, 1 - EMPTY  # a full device stands for |w| = 1 / n
+        if self.split == "sequential":
+            base, step = (2 * n - 1) * empty, full - empty
+            return Spread(coefficients=tuple(c), base=base, step=step, pieces=n, dip=dip, rate=rate)  # type: ignore[arg-type]
+        root = math.sqrt(n)  # of the devices that carry equal shares
+        c, rate = [root * x for x in c], root * rate
+        return Spread(coefficients=tuple(c), base=n * empty, dip=dip, rate=rate)  # type: ignore[arg-type]

@@ -1,0 +1,40 @@
+"""What an object lacks of a protocol, for an error that names it."""
+
+from typing import Any
+
+
+def members(protocol: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The methods and the attributes that a protocol lists."""
+    listed = {name: value for name, value in vars(protocol).items() if not name.startswith("_")}
+    attributes = tuple(name for name, value in listed.items() if isinstance(value, property))
+    return tuple(name for name in listed if name not in attributes), attributes
+
+
+def check_protocol(owner: str, value: Any, protocol: type, what: str, example: str) -> None:
+    """Refuse what does not have all that the protocol lists.
+
+    Args:
+        owner: the field or argument that holds the value.
+        value: what was given.
+        protocol: of ``analogtorch.devices``.
+        what: the noun for it, such as ``device``.
+        example: a call that makes one.
+
+    Raises:
+        TypeError: with the methods and attributes that it lacks.
+    """
+    methods, attributes = members(protocol)
+    address = f"analogtorch.devices.{protocol.__name__}"
+    if isinstance(value, type) or not any(hasattr(value, name) for name in methods):
+        hint = "; call it" if callable(value) else ""
+        raise TypeError(
+            f"{owner} must be a {what} such as {example}, got {value!r}{hint}. A {what} of your "
+            f"own has what {address} lists"
+        )
+    lacks = [name for name in methods if not callable(getattr(value, name, None))]
+    lacks += [name for name in attributes if not hasattr(value, name)]
+    if lacks:
+        raise TypeError(
+            f"{owner}: {type(value).__name__} lacks {', '.join(lacks)}, which every {what} has: "
+            f"see {address}"
+        )
