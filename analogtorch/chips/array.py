@@ -29,7 +29,7 @@ class Array:
     ``block_diagonal``: groups share an MVM, and the cells between them, programmed to zero, add
     their noise."""
     sources: Sources = field(default=Sources(), compare=False)
-    """Where they come from, by the name of the field."""
+    """Source of each number, by the name of its field."""
 
     def __post_init__(self) -> None:
         checks.counts(self, "rows", "columns", "tiles", "planes")

@@ -1,4 +1,4 @@
-"""A part of a chip with other fields."""
+"""Parts of a chip with other fields."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,13 +10,14 @@ Part = TypeVar("Part")
 
 
 def changed(part: Part, changes: Mapping[str, Any], where: str) -> Part:
-    """The part with these fields; the source of a field with another value goes, unless ``sources``
-    names one.
+    """Return the part with other fields.
+
+    A field that gets another value loses its source, unless ``sources`` gives a new one.
 
     Args:
         part: a frozen dataclass.
-        changes: fields; of those that are frozen dataclasses, the whole or a mapping of fields;
-            ``sources`` are added to those that stay.
+        changes: new values by field. A field that holds a frozen dataclass takes a whole one, or a
+            mapping of the fields to change in it. ``sources`` are added to those that stay.
         where: what a message calls the part, such as ``chip.adc``.
 
     Raises:
@@ -47,7 +48,7 @@ def changed(part: Part, changes: Mapping[str, Any], where: str) -> Part:
 
 
 def _value(old: Any, given: Any, where: str) -> Any:
-    """The field's new value: as given, or ``old`` with the fields of a mapping."""
+    """Return the new value of a field: ``given``, or ``old`` with the fields of a mapping."""
     if not isinstance(given, Mapping):
         return given
     if not dataclasses.is_dataclass(old):

@@ -27,9 +27,9 @@ class Chip:
     """An analog in-memory-computing chip: tiles of unit cells with DACs on the rows and ADCs on the
     columns.
 
-    Each part names where its numbers come from, field by field, as ``chip.adc.sources["range"]``;
-    what a preset does not know it marks there as assumed. ``print(chip)`` lists values and sources.
-    Sources do not decide whether two chips are equal. ``replace`` changes a chip.
+    Each part holds the source of each of its numbers, such as ``chip.adc.sources["range"]``.
+    Presets mark there what they assume. ``print(chip)`` lists values and sources. Chips whose
+    numbers are equal are equal, whatever their sources. ``replace`` makes a changed chip.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Chip:
     dac: DAC
     """The converters on the rows."""
     cell: Cell
-    """The devices that hold one weight: what keeps the protocol ``analogtorch.devices.Cell``."""
+    """The unit cell, which holds one weight; it follows the protocol ``devices.Cell``."""
     adc: ADC
     """The converters on the columns, with the noise that they meet."""
     periphery: Periphery = field(default_factory=Periphery)
@@ -50,8 +50,8 @@ class Chip:
     training: TrainingNoise = field(default_factory=TrainingNoise)
     """Noise of hardware-aware training."""
     sources: Sources = field(default=Sources(), compare=False)
-    """Where that comes from which is no part with sources; under ``name``, what the description as
-    a whole rests on."""
+    """Sources of fields that are no parts with sources, such as ``training``. The entry ``name``
+    holds sources of the whole description, such as those in files of version 1."""
 
     def __post_init__(self) -> None:
         checks.text("Chip.name", self.name, "my chip")
@@ -91,9 +91,9 @@ class Chip:
         return self.cost.phases if self.cost.phases > 1 else self.cost.signed_passes
 
     def replace(self, **changes: Any) -> "Chip":
-        """The chip with other parts, each given whole or as a mapping of the fields to change.
+        """Return the chip with other parts, each given whole or as a mapping of fields to change.
 
-        A changed field loses its source; ``sources`` among the fields gives it another.
+        A changed field loses its source, unless ``sources`` among the fields gives it a new one.
 
         Raises:
             ValueError: a part or field that does not exist, where the nearest one is named, or a
@@ -117,7 +117,7 @@ class Chip:
         counts as drift. ``adc_gain``: columns have gains of their own. ``output_noise``: on partial
         sums. ``adc``: partial sums are clipped and rounded. ``digital_unit``: it rounds what the
         ADC gives once more. A programmed chip has them all; ``eval()`` before has the converters;
-        for ``train()`` see ``TrainingNoise``. Fields of parts say it of themselves by
+        for ``train()`` see ``TrainingNoise``. The fields of the parts declare them by
         ``analogtorch.chips.non_ideality``.
 
         Example:

@@ -8,21 +8,21 @@ from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
 
 BITS = {"least": 2, "most": 16}
-"""Bits that a converter or a digital unit may have."""
+"""Numbers of bits that a converter or a digital unit may have."""
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class DAC:
-    """The digital-to-analog converters on the rows. Their range belongs to a layer, not to the
-    chip.
+    """The digital-to-analog converters on the rows. Their range belongs to the layer, as its
+    ``input_range``.
     """
 
     bits: int | None = field(metadata=non_ideality("dac", absent=None))
     """Sign included, 2..16: ``2^bits - 2`` steps over [-range, range]. None: inputs are not
     quantised."""
     sources: Sources = field(default=Sources(), compare=False)
-    """Where they come from, by the name of the field."""
+    """Source of each number, by the name of its field."""
 
     def __post_init__(self) -> None:
         checks.counts(self, "bits", optional=True, **BITS)
@@ -34,8 +34,9 @@ class DAC:
 class ADC:
     """The analog-to-digital converters on the columns, with the noise that they meet.
 
-    Its fields are in the order in which a partial sum meets them. ``bits`` or ``steps`` says how
-    fine it is; with neither there is no ADC, and partial sums are passed on as they are.
+    The first fields are in the order in which a partial sum meets their effects. ``bits`` or
+    ``steps`` sets the resolution, never both. With neither there is no ADC: partial sums are passed
+    on unrounded and unclipped.
     """
 
     gain_std: float = field(default=0.0, metadata=non_ideality("adc_gain", absent=0.0))
@@ -48,7 +49,7 @@ class ADC:
     bits: int | None = field(default=None, metadata=non_ideality("adc", absent=None))
     """Sign included, 2..16: ``2^bits - 2`` steps over [-range, range]."""
     steps: int | None = field(default=None, metadata=non_ideality("adc", absent=None))
-    """Steps on each side of zero, >= 1, of an ADC that is no power of two."""
+    """Steps on each side of zero, >= 1, of an ADC whose number of steps is no power of two."""
     range: float = 12.0
     """Full scale in units of (full-scale input x largest conductance), > 0; fixed by the chip, but
     a layer may be given others: see ``analogtorch.calibrate``."""
@@ -69,7 +70,7 @@ class ADC:
     4. What a chip reads of itself after programming, to fit its gains, is one ADC output per
     partial sum either way."""
     sources: Sources = field(default=Sources(), compare=False)
-    """Where they come from, by the name of the field."""
+    """Source of each number, by the name of its field."""
 
     def __post_init__(self) -> None:
         checks.numbers(self, "gain_std", "noise", least=0)

@@ -1,4 +1,4 @@
-"""Chip descriptions of version 1, in which a chip was one flat list of fields, as those of now."""
+"""Chip descriptions of version 1, in which a chip was one flat list of fields."""
 
 from typing import Any
 
@@ -18,20 +18,19 @@ _ADDRESSES = {
     "column_calibration": ("periphery", "column_calibration"),
     "weight_scale": ("periphery", "weight_scale"),
 }
-"""Part and name of the fields that moved."""
+"""Part and name in version 2, by the name in version 1."""
 _TOGETHER = ("output_bits", "adc_steps")
-"""Fields whose meaning depended on each other."""
+"""Fields whose meanings depended on each other."""
 _WHOLE = ("name", "cell", "training", "cost", "sources")
 _PARTS = {"array": "Array", "dac": "DAC", "adc": "ADC", "periphery": "Periphery"}
 _NEEDED = ("name", "tiles", "rows", "cols", "cell", "input_bits", "output_bits")
 
 
 def upgraded(data: dict[Any, Any]) -> dict[str, Any]:
-    """A description of version 1 in the form of version 2.
+    """Return a description of version 1 in the form of version 2.
 
-    With ``adc_steps``, ``output_bits`` were those of the digital unit behind the ADC, without they
-    were those of the ADC. The sources, which were texts about the chip as a whole, become the
-    source of its name.
+    With ``adc_steps``, ``output_bits`` belonged to the digital unit behind the ADC; without, they
+    belonged to the ADC. The sources were texts about the whole chip and become that of its name.
 
     Raises:
         ValueError: a field that version 1 did not have, or a missing one.
@@ -64,7 +63,7 @@ def upgraded(data: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _cell(cell: Any) -> Any:
-    """The unit cell, whose class was called ``UnitCell``."""
+    """Return the unit cell; its class was called ``UnitCell``."""
     if isinstance(cell, dict) and cell.get("type") == "UnitCell":
         return {**cell, "type": "DifferentialPair"}
     return cell

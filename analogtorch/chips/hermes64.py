@@ -50,8 +50,8 @@ def hermes64(
     Its ADCs count 422 steps on each side of zero; the digital unit of a tile scales each column,
     and then rounds to the 8 bits that leave the tile. So the 8 bits need not cover the range of the
     ADC: ``analogtorch.calibrate`` finds the range of each column. The gains of the ADCs differ by
-    7.09 %, which the digital unit corrects after programming (``adc={"gain_std":
-    0.0}`` and ``periphery={"column_calibration": False}`` by ``replace`` switch either off).
+    7.09 %, which the digital unit corrects after programming (``chip.replace`` with
+    ``adc={"gain_std": 0.0}`` or ``periphery={"column_calibration": False}`` switches either off).
 
     Not the chip of "12.4 TOPS/W": that is the 34-tile speech chip of Ambrogio et al., Nature 620,
     768 (2023).
@@ -62,8 +62,8 @@ def hermes64(
             two one-device cells in equal split or filled in sequence; ``pcm_like``: the statistical
             model of Joshi et al. 2020.
         phases: reads per MVM, which cost time and energy only, unless the chip has
-            ``adc.separate_phases``: 4 (default), one per pair of signs, in which all accuracies were
-            published; or 1.
+            ``adc.separate_phases``: 4 (default), one per pair of signs, in which all accuracies
+            were published; or 1.
         output_noise: standard deviation of the noise of one partial sum, >= 0, in units of
             (full-scale input x largest conductance). 0 (default) as in IBM's own configuration for
             this chip; 0.04, which is often assumed, is that of a generic crossbar of 512 rows

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def names(chip: "Chip") -> tuple[str, ...]:
-    """All that its parts know, in the order in which a signal meets them."""
+    """Return the names that the parts know, in the order in which a signal meets them."""
     found: dict[str, None] = {}
     for _, part in _parts(chip):
         found |= dict.fromkeys(IMPERFECTIONS if part is chip.cell else ())
@@ -25,7 +25,7 @@ def names(chip: "Chip") -> tuple[str, ...]:
 
 
 def non_idealities(chip: "Chip") -> tuple[str, ...]:
-    """Those that the chip has; see ``Chip.non_idealities``."""
+    """Return those that the chip has; see ``Chip.non_idealities``."""
     present = {
         declaration.name
         for _, part in _parts(chip)
@@ -37,7 +37,7 @@ def non_idealities(chip: "Chip") -> tuple[str, ...]:
 
 
 def without(chip: "Chip", *gone: str) -> "Chip":
-    """The chip without those named; see ``Chip.without``."""
+    """Return the chip without those named; see ``Chip.without``."""
     known = names(chip)
     for name in gone:
         if name not in known:
@@ -66,7 +66,7 @@ def _parts(chip: "Chip") -> list[tuple[str, Any]]:
 
 
 def _device_has(device: Device, name: str) -> bool:
-    """Whether the device does it at any of nine targets, within a year or what its data cover."""
+    """Return whether the device does it at any of nine targets, within a year or its data."""
     g = torch.linspace(0, 1, 9, dtype=torch.float64) * device.g_max
     one, last = torch.ones_like(g), min(device.valid_until, 31_536_000.0)
     if name == "programming_noise":
@@ -79,7 +79,7 @@ def _device_has(device: Device, name: str) -> bool:
 
 
 def _reduced(cell: Cell, names: tuple[Imperfection, ...]) -> Device:
-    """The cell's device without those of them that it has."""
+    """Return the device of the cell without those of the imperfections that it has."""
     whole, gone = (
         (cell.device.device, cell.device.without)
         if isinstance(cell.device, Reduced)

@@ -1,4 +1,4 @@
-"""How a field of a part says that it is a non-ideality."""
+"""Non-idealities as metadata of the fields of a part."""
 
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, fields, is_dataclass
@@ -9,21 +9,21 @@ _KEY = "non_ideality"
 
 @dataclass(frozen=True, kw_only=True)
 class NonIdeality:
-    """What a field does to an MVM beside computing it."""
+    """The effect of a field on an MVM beside computing it."""
 
     name: str
-    """How it is listed and switched off; fields may share one."""
+    """Name to list it and to switch it off; several fields may share one."""
     absent: Any
-    """The field's value where there is none."""
+    """Value of the field that switches the effect off."""
     behind: str | None
-    """Name of the one without which there is none either."""
+    """Name of another non-ideality; switching that off switches this off too."""
 
 
 def non_ideality(name: str, *, absent: Any, behind: str | None = None) -> dict[str, NonIdeality]:
-    """Metadata of a field of a part, or of a unit cell of your own.
+    """Return metadata for a field of a part, or of a unit cell of your own.
 
-    ``Chip.non_idealities`` then lists ``name`` where the field is not ``absent``, and
-    ``Chip.without(name)`` makes it so, as does ``Chip.without(behind)``.
+    ``Chip.non_idealities`` lists ``name`` unless the field is ``absent``. ``Chip.without(name)``
+    sets the field to ``absent``, and so does ``Chip.without(behind)``.
 
     Example:
         >>> noise: float = field(default=0.0, metadata=non_ideality("output_noise", absent=0.0))
@@ -32,7 +32,7 @@ def non_ideality(name: str, *, absent: Any, behind: str | None = None) -> dict[s
 
 
 def declared(part: Any) -> Iterator[tuple[Field[Any], NonIdeality]]:
-    """The fields of a part that are one, in their order."""
+    """Yield the fields of a part that are non-idealities, in their order."""
     for field in fields(part) if is_dataclass(part) else ():
         if _KEY in field.metadata:
             yield field, field.metadata[_KEY]

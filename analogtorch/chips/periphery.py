@@ -32,7 +32,7 @@ class Periphery:
     """What shares one scale of weights to conductances: the ``block`` placed on a tile, or each
     ``column`` of it."""
     sources: Sources = field(default=Sources(), compare=False)
-    """Where they come from, by the name of the field."""
+    """Source of each number, by the name of its field."""
 
     def __post_init__(self) -> None:
         checks.counts(self, "output_bits", optional=True, **BITS)

@@ -1,6 +1,4 @@
-"""What a unit cell must have: the protocol that ``DifferentialPair`` keeps, for cells of your
-own.
-"""
+"""The protocol that every unit cell follows, such as ``DifferentialPair`` or one of your own."""
 
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, Self, runtime_checkable
@@ -33,44 +31,47 @@ class Cell(Protocol):
 
     @property
     def spread(self) -> Spread | None:
-        """``programming_sigma`` as a kernel evaluates it; None: only plain torch can."""
+        """The curve ``programming_sigma`` in the form that kernels evaluate; None if there is none.
+        Training noise then runs in plain torch."""
         ...
 
     def targets(self, w: Tensor) -> Tensor:
-        """Target conductances of the weights ``w`` (S), >= 0: shape (devices, *S)."""
+        """Return the target conductances, >= 0, of the weights ``w`` (S): shape (devices, *S)."""
         ...
 
     def weights(self, g: Tensor) -> Tensor:
-        """The weights that the conductances ``g`` (devices, *S) stand for: shape S."""
+        """Return the weights that the conductances ``g`` (devices, *S) stand for: shape S."""
         ...
 
     def negatives(self, g: Tensor) -> Tensor:
-        """What a read of those weights subtracts, >= 0, in units of the weight: shape S. With
-        ``weights`` added it is what the read adds.
+        """Return the part of each weight that a read subtracts, >= 0: shape S.
+
+        ``g`` has shape (devices, *S). The part that a read adds is the weight plus this part.
         """
         ...
 
     def programming_sigma(self, w: Tensor) -> Tensor:
-        """Standard deviation of the weight programmed to ``w``, all devices together: shape S."""
+        """Return the standard deviation of cells programmed to the weights ``w`` (S): shape S."""
         ...
 
     def changes(self, change: Tensor, target: Tensor) -> Tensor:
-        """Changes of conductance (devices, *S) that change weights with the targets ``target`` (S)
-        by ``change`` (S).
+        """Return the changes of conductance that change weights by ``change`` (S).
+
+        ``target`` (S) holds the weights to reach. The changes have shape (devices, *S).
         """
         ...
 
     def enlarged(self, times: int) -> Self:
-        """A cell of ``times`` as many devices, each of which carries as much less of the weight."""
+        """Return a cell of ``times`` as many devices, which share the weight."""
         ...
 
 
 def check_cell(owner: str, cell: Any) -> None:
-    """Refuse what is no unit cell.
+    """Raise an error unless ``cell`` follows the protocol ``Cell``.
 
     Raises:
-        TypeError: with the methods and attributes that it lacks, or that it is no dataclass with a
-            field ``device``.
+        TypeError: it lacks methods or attributes, which the message names, or it is no dataclass
+            with a field ``device``.
     """
     example = "analogtorch.devices.DifferentialPair(device=analogtorch.devices.pcm_like())"
     check_protocol(owner, cell, Cell, "unit cell", example)

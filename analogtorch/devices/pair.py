@@ -27,15 +27,15 @@ class DifferentialPair:
     """
 
     device: Device
-    """What keeps the protocol ``Device``, such as ``PCM``; an effective model of several devices
-    counts as one."""
+    """A model that follows the protocol ``Device``, such as ``PCM``. An effective model of several
+    devices counts as one."""
     devices_per_polarity: int = 1
     """Number of devices that share one polarity, >= 1."""
     split: Literal["equal", "sequential"] = "equal"
     """``equal``: every device carries the same share. ``sequential``: one device is filled before
     the next is used."""
     sources: Sources = field(default=Sources(), compare=False)
-    """Where they come from, by the name of the field."""
+    """Source of each number, by the name of its field."""
 
     def __post_init__(self) -> None:
         check_device("DifferentialPair.device", self.device)
@@ -88,10 +88,17 @@ class DifferentialPair:
         return g[self.devices_per_polarity :].sum(0) / self.g_total
 
     def changes(self, change: Tensor, target: Tensor) -> Tensor:
-        """Changes of conductance, uS, (devices, *S), that change the weights by ``change`` (S).
+        """Return the changes of conductance that change weights by ``change``.
 
-        The polarity that carries the ``target`` (S) takes them, shared evenly by its devices where
-        they share the weight evenly, else by the last that is in use.
+        The polarity that carries the target takes the change: its devices in equal shares where
+        they share the weight equally, else the last device that is in use.
+
+        Args:
+            change: how much to change each weight, of any shape S.
+            target: the weights to reach, in [-1, 1], of shape S.
+
+        Returns:
+            Changes in uS, of shape (devices, *S).
         """
         n = self.devices_per_polarity
         negative = (target < 0).to(target.dtype)
@@ -107,7 +114,7 @@ class DifferentialPair:
         return by_device * change * self.g_total
 
     def enlarged(self, times: int) -> Self:
-        """The pair with ``times`` as many devices per polarity."""
+        """Return a pair with ``times`` as many devices per polarity."""
         return replace(self, devices_per_polarity=times * self.devices_per_polarity)
 
     def programming_sigma(self, w: Tensor) -> Tensor:

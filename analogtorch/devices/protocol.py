@@ -1,17 +1,17 @@
-"""What an object lacks of a protocol, for an error that names it."""
+"""Errors that name what an object lacks of a protocol."""
 
 from typing import Any
 
 
 def members(protocol: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The methods and the attributes that a protocol lists."""
+    """Return the names of the methods and of the attributes that a protocol lists."""
     listed = {name: value for name, value in vars(protocol).items() if not name.startswith("_")}
     attributes = tuple(name for name, value in listed.items() if isinstance(value, property))
     return tuple(name for name in listed if name not in attributes), attributes
 
 
 def check_protocol(owner: str, value: Any, protocol: type, what: str, example: str) -> None:
-    """Refuse what does not have all that the protocol lists.
+    """Raise an error unless ``value`` has all that the protocol lists.
 
     Args:
         owner: the field or argument that holds the value.
@@ -21,7 +21,7 @@ def check_protocol(owner: str, value: Any, protocol: type, what: str, example: s
         example: a call that makes one.
 
     Raises:
-        TypeError: with the methods and attributes that it lacks.
+        TypeError: it lacks methods or attributes, which the message names.
     """
     methods, attributes = members(protocol)
     address = f"analogtorch.devices.{protocol.__name__}"

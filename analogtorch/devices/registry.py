@@ -1,4 +1,4 @@
-"""Which classes a file of a chip may name: each frozen dataclass under the name of its class."""
+"""The classes that the file of a chip may name."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -56,7 +56,7 @@ def register(kind: Kind) -> Kind:
 
 
 def registered() -> Mapping[str, type]:
-    """The classes that files may hold, by name; cannot be changed but by ``register``."""
+    """Return the classes that files may name, by their names."""
     return MappingProxyType(_KINDS)
 
 

@@ -11,6 +11,7 @@ metric.
 import hashlib
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from analogtorch.files import write_atomically
 from analogtorch.ops.generator import VERSION as NOISE
 from analogtorch.values import checks
 
-VERSION = 1
-"""Version of the form of the files."""
+VERSION = 2
+"""Version of the form of the files. In version 1 the digest of the model covered chips as one flat
+list of fields."""
 _HEAD = "sweep.json"
 
 
@@ -42,7 +44,16 @@ class Journal:
         head = self.folder / _HEAD
         wanted = {"version": VERSION, **experiment}
         if head.exists():
-            self._compare(_read(head), wanted)
+            found = _read(head)
+            self._compare(_upgraded(found, wanted), wanted)
+            if found != wanted:
+                _write(head, wanted)
+                warnings.warn(
+                    f"sweep: {self.folder} was begun when chips were described otherwise, so that "
+                    "nothing can tell whether its values are of this model: they are taken as they "
+                    "are. For another model give another folder",
+                    stacklevel=4,
+                )
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ValueError(
                 f"sweep: {self.folder} holds files and no {_HEAD}; give a new or an empty folder"
@@ -113,7 +124,7 @@ def model_digest(model: nn.Module) -> str:
     known: dict[int, str] = {}
     for name, layer in analog_layers(model):
         if id(layer.chip) not in known:
-            known[id(layer.chip)] = json.dumps(to_dict(layer.chip))
+            known[id(layer.chip)] = json.dumps(_without_sources(to_dict(layer.chip)))
         found.update(f"{name}\n{layer.layer_name}\n{known[id(layer.chip)]}\n".encode())
     return found.hexdigest()
 
@@ -126,6 +137,20 @@ def experiment(model: nn.Module, seed: int, compensation: str) -> dict[str, Any]
         "noise": NOISE,
         "model": model_digest(model),
     }
+
+
+def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return a head of version 1 as one of now; its digest cannot be compared and is left out."""
+    if found.get("version") != 1:
+        return found
+    return {**found, "version": VERSION, "model": wanted["model"]}
+
+
+def _without_sources(data: Any) -> Any:
+    """Return the description of a chip without the sources of its numbers."""
+    if isinstance(data, dict):
+        return {k: _without_sources(v) for k, v in data.items() if k != "sources"}
+    return data
 
 
 def _bytes(name: str, tensor: Tensor) -> Any:

@@ -23,7 +23,8 @@ With the Trainer of Hugging Face, ``analogtorch.hwa.huggingface.KeepRanges`` put
 into its checkpoints.
 
 No step maps weights to conductances anew: every forward finds the weight scale again, which is the
-largest weight of each block, or of each of its columns on a chip with ``periphery.weight_scale`` "column".
+largest weight of each block, or of each of its columns on a chip whose ``periphery.weight_scale``
+is "column".
 """
 
 from analogtorch.hwa.clip import clip_after_step, clip_weights_

@@ -353,7 +353,8 @@ def _too_large(
     fewer = "ask for fewer copies in duplicate, " if max(copies.values(), default=1) > 1 else ""
     return (
         f"map_to_chip: {sum(m.weights for m in matrices):,} weights in {sum(size.values()):,} "
-        f"cells need {needed} tiles of {chip.array.rows}x{chip.array.columns}; {num_chips} x {chip.name} "
+        f"cells need {needed} tiles of {chip.array.rows}x{chip.array.columns}; {num_chips} x "
+        f"{chip.name} "
         f"{'has' if num_chips == 1 else 'have'} {usable}{lost}. Largest: {named}. Nothing was "
         f"placed. Give num_chips={enough} (or num_chips=None for as many as needed), leave the "
         f"largest digital with {few}, {fewer}or give the layers fewer columns"

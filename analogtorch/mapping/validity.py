@@ -51,7 +51,8 @@ def check(mapping: "ChipMapping") -> None:
             and p.col + b.cols <= chip.array.columns
         ):
             raise ValueError(
-                f"ChipMapping.placements: {p} reaches beyond its tile of {chip.array.rows}x{chip.array.columns}"
+                f"ChipMapping.placements: {p} reaches beyond its tile of "
+                f"{chip.array.rows}x{chip.array.columns}"
             )
         if b.matrix not in held:
             raise ValueError(f"ChipMapping.placements: {p} belongs to no matrix of the mapping")

@@ -28,9 +28,9 @@ class ConvertersMixin(nn.Module):
     """ADC range of each partial sum, (row blocks, outputs), in units of (full-scale input x weight
     scale): a deviation from the chip, which has one ADC range for all. None: the chip's."""
     output_ranges: Tensor | None
-    """Range in which the digital unit of a chip with ``Periphery.output_bits`` rounds what it passes on, (row
-    blocks, outputs), in the same units; software sets it. None: it is not known yet, and ADC
-    outputs are passed on as they are."""
+    """Range in which the digital unit of a chip with ``Periphery.output_bits`` rounds what it
+    passes on, (row blocks, outputs), in the same units; software sets it. None: it is not known
+    yet, and ADC outputs are passed on as they are."""
     calibrated: bool
     """Whether the DAC range is known; before, it is found in each input."""
     layer_name: str

@@ -14,7 +14,7 @@ Row = tuple[str, str, str]
 
 @as_text.register
 def table(chip: Chip) -> str:
-    """The chip for a terminal: its fields part by part, and where each value comes from."""
+    """Return the chip for a terminal: its fields part by part, with values and sources."""
     rows = [("field", "value", "source"), *_rows(chip, "")]
     width = max(len(name) for name, _, _ in rows)
     return "\n".join(

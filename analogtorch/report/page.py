@@ -49,8 +49,8 @@ font-size="{{ r(f.width * 0.08) }}">chip {{ f.chip }}</text>{% endfor %}
 {%- for t in plan.tiles %}
 <rect class="tile" x="{{ r(t.x) }}" y="{{ r(t.y) }}" width="1" height="1"/>
 {%- for p in t.placements %}
-<rect class="block" x="{{ r(t.x + p.col / chip.array.columns) }}" y="{{ r(t.y + p.row / chip.array.rows) }}" \
-width="{{ r(p.block.cols / chip.array.columns) }}" height="{{ r(p.block.rows / chip.array.rows) }}" \
+<rect class="block" x="{{ r(t.x + p.col / array.columns) }}" y="{{ r(t.y + p.row / array.rows) }}" \
+width="{{ r(p.block.cols / array.columns) }}" height="{{ r(p.block.rows / array.rows) }}" \
 fill="{{ colour[p.block.matrix] }}">\
 <title>{{ description(p) }}</title></rect>{% endfor %}{% endfor %}
 </svg>
@@ -127,7 +127,7 @@ def _content(mapping: ChipMapping, plan: Floorplan, cost: CostReport | None) -> 
         "style": _STYLE,
         "facts": summary(mapping),
         "plan": plan,
-        "chip": mapping.chip,
+        "array": mapping.chip.array,
         "colour": colours(mapping),
         "description": _description,
         "r": lambda number: f"{number:.4g}",

@@ -1,7 +1,7 @@
-"""Where the numbers of a description come from: a text for each of its fields."""
+"""Sources of the numbers in a description, by the name of the field."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from analogtorch.values import checks
@@ -9,7 +9,7 @@ from analogtorch.values import checks
 
 @dataclass(frozen=True, init=False, repr=False)
 class Sources(Mapping[str, str]):
-    """Texts by the name of a field, made with keywords; cannot be changed, has a hash.
+    """An immutable, hashable mapping from the name of a field to a text about its source.
 
     Example:
         >>> sources = Sources(gain_std="Khaddam-Aljameh et al., JSSC 57, 1027 (2022)")
@@ -17,7 +17,7 @@ class Sources(Mapping[str, str]):
         'Khaddam-Aljameh et al., JSSC 57, 1027 (2022)'
     """
 
-    texts: tuple[tuple[str, str], ...]
+    texts: tuple[tuple[str, str], ...] = field(init=False)
     """Pairs of name and text, sorted by name."""
 
     def __init__(self, **texts: str) -> None:
@@ -26,7 +26,7 @@ class Sources(Mapping[str, str]):
         checks.settle(self, "texts", tuple(sorted(texts.items())))
 
     def __getitem__(self, name: str) -> str:
-        """The text of a field.
+        """Return the text about a field.
 
         Raises:
             KeyError: the field has none.
@@ -44,8 +44,9 @@ class Sources(Mapping[str, str]):
 
 
 def check_sources(owner: Any) -> None:
-    """Check the field ``sources`` of a frozen dataclass that is being made; a mapping becomes
-    ``Sources``.
+    """Check the field ``sources`` of a frozen dataclass that is being made.
+
+    A plain mapping becomes ``Sources``.
 
     Raises:
         ValueError: it is no mapping, holds something other than texts, or names what is no field;
@@ -56,7 +57,7 @@ def check_sources(owner: Any) -> None:
         raise ValueError(
             f"{kind}.sources must be Sources(field='text', ...), got {checks.shown(given)}"
         )
-    known = [field.name for field in fields(owner) if field.name != "sources"]
+    known = [each.name for each in fields(owner) if each.name != "sources"]
     for name in given:
         if name not in known:
             raise ValueError(

@@ -118,7 +118,7 @@ def _convert() -> Iterator[Bad]:
             {"hed": CHIP},
             {3: CHIP},
         ],
-        "per_layer|Chip.rows|convert: .*pattern",
+        "per_layer|convert: .*pattern",
         (TypeError, ValueError),
     )
     for name in ("embeddings", "fold_batch_norm"):

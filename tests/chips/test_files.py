@@ -51,8 +51,7 @@ def test_a_curve_without_a_form_in_files_is_named(tmp_path: Path) -> None:
     device = dataclasses.replace(at.devices.pcm_like(), drift_mean=lambda r: 0.05 + 0 * r)
     chip = dataclasses.replace(at.chips.hermes64(), cell=at.devices.DifferentialPair(device=device))
     with pytest.raises(
-        TypeError,
-        match=r"chip.cell.device.drift_mean is <function .*; what has: .*devices.register",
+        TypeError, match=r"chip.cell.device.drift_mean is <function .*; what has: .*register"
     ):
         at.chips.save(chip, tmp_path / "mine.json")
     assert not list(tmp_path.iterdir())

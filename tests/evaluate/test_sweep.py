@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 import warnings
 from pathlib import Path
@@ -256,6 +257,30 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ValueError, match="holds files and no sweep.json; give a new or an empty folder"
     ):
         at.sweep(_model(), never, folder=tmp_path / "b")
+
+
+def test_a_folder_of_before_chips_had_parts_goes_on_with_a_warning(tmp_path: Path) -> None:
+    def run() -> at.Sweep:
+        return at.sweep(_model(), _metric, num_chips=2, times=["0 s"], folder=tmp_path)
+
+    expected, head = run().values, tmp_path / "sweep.json"
+    new = json.loads(head.read_text())
+    head.write_text(json.dumps({**new, "version": 1, "model": "0" * 64}))
+    with pytest.warns(UserWarning, match="was begun when chips were described otherwise"):
+        assert torch.equal(run().values, expected)
+    assert json.loads(head.read_text()) == new
+    run()  # a warning would be an error
+    head.write_text(json.dumps({**new, "version": 1, "seed": 7}))
+    with pytest.raises(ValueError, match=r"another experiment \(seed 7 there and 0 here\)"):
+        run()
+
+
+def test_sources_do_not_make_another_experiment(tmp_path: Path) -> None:
+    chip = crossbar()
+    other = chip.replace(adc={"sources": {"range": "measured here"}})
+    first, second = (at.convert(at.to_digital(_model()), each) for each in (chip, other))
+    at.sweep(first, _metric, num_chips=1, times=["0 s"], folder=tmp_path)
+    at.sweep(second, _metric, num_chips=1, times=["0 s"], folder=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["chip-00000.json", "sweep.json"])

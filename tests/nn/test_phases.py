@@ -187,7 +187,7 @@ def test_which_chips_have_phases() -> None:
         ValueError, match="the 2 phases of this chip are bits.*leave separate_phases False"
     ):
         at.chips.neurram48(input_bits=5, output_bits=7).replace(adc={"separate_phases": True})
-    with pytest.raises(ValueError, match="Chip.separate_phases must be True or False, got 1"):
+    with pytest.raises(ValueError, match="ADC.separate_phases must be True or False, got 1"):
         at.chips.hermes64().replace(adc={"separate_phases": 1})
 
 

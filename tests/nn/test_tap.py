@@ -19,7 +19,7 @@ from analogtorch.ops import product
 from tests.crossbar import crossbar
 
 X = torch.randn(5, 20, generator=torch.Generator().manual_seed(1))
-SMALL = crossbar(rows=8, cols=6)
+SMALL = crossbar(array={"rows": 8, "columns": 6})
 
 
 def _layer() -> at.nn.AnalogLinear:

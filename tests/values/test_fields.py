@@ -32,11 +32,12 @@ def test_help_names_every_field(cls: type) -> None:
 def test_help_of_the_chip_has_texts_and_defaults() -> None:
     text = at.Chip.__doc__
     assert text.startswith("An analog in-memory-computing chip")
-    assert (
-        "    rows (int): Rows of a tile: inputs of one matrix-vector multiply (MVM), >= 1." in text
-    )
-    assert "    output_bound (float = 12.0): " in text
+    assert "    array (Array): The arrays of unit cells." in text
     assert at.chips.hermes64().__doc__ == text
+    rows = "    rows (int): Rows of a tile: inputs of one matrix-vector multiply (MVM), >= 1."
+    assert rows in at.chips.Array.__doc__
+    assert "    range (float = 12.0): " in at.chips.ADC.__doc__
+    assert "    bits (int | None = None): " in at.chips.ADC.__doc__
 
 
 def test_a_subclass_lists_what_it_inherits() -> None:
