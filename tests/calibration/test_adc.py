@@ -98,7 +98,9 @@ def test_it_is_declared_and_taken_back() -> None:
     model = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse")
     first = _bounds(model)
     told = str(at.summary(model))
-    assert f"ADC range calibrated, that of the chip is 12: 0 {first[0]:.4g}, 2 {first[1]:.4g}" in told
+    assert (
+        f"ADC range calibrated, that of the chip is 12: 0 {first[0]:.4g}, 2 {first[1]:.4g}" in told
+    )
     assert at.summary(model).chips == (CHIP,)
     assert at.convert(model, CHIP) is model  # a no-op still
     assert _bounds(model) == first
