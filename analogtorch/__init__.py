@@ -27,7 +27,7 @@ from analogtorch.conversion import (
 )
 from analogtorch.conversion.summary import Summary, summary
 from analogtorch.cost_model import cost
-from analogtorch.evaluate import TIMES, Sweep, accuracy, sensitivity, sweep
+from analogtorch.evaluate import TIMES, Sweep, accuracy, budget, sensitivity, sweep
 from analogtorch.mapping import ChipMapping, map_to_chip, remap
 from analogtorch.ops.scope import noise
 from analogtorch.simulate import Defects, GradientDescent, ProgramAndVerify, ProgrammedChip, program
@@ -53,6 +53,7 @@ __all__ = [
     "TrainingNoise",
     "accuracy",
     "analog_layers",
+    "budget",
     "calibrate",
     "chips",
     "convert",

@@ -1,4 +1,4 @@
-"""The command line: ``analogtorch info``, ``analogtorch kws`` and ``analogtorch map``."""
+"""The command line: ``analogtorch info``, ``kws``, ``budget`` and ``map``."""
 
 import contextlib
 import importlib.util
@@ -16,6 +16,8 @@ commands:
   info    versions, optional packages, chips and devices on this machine
   kws     train a keyword spotter, put it on a chip, report the accuracy that is left;
           see `analogtorch kws --help`
+  budget  what each non-ideality of the chip costs a keyword spotter that kws has trained;
+          see `analogtorch budget --help`
   map     place a model on a chip: tiles, time, energy, floorplan; see `analogtorch map --help`
 
 options:
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return info(rest)
         if command == "kws":
             return kws(rest)
+        if command == "budget":
+            return budget(rest)
         if command == "map":
             return map_model(rest)
         if command in ("-h", "--help"):
@@ -64,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(version("analogtorch"))
             return 0
         raise ValueError(
-            f"unknown command {command!r}; use info, kws or map, or see analogtorch --help"
+            f"unknown command {command!r}; use info, kws, budget or map, or see analogtorch --help"
         )
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
@@ -122,8 +126,7 @@ def info(arguments: Sequence[str]) -> int:
 
 def kws(arguments: Sequence[str]) -> int:
     """Run the keyword-spotting pipeline and print its table."""
-    if missing := [name for name in (*OPTIONAL["speech"], "matplotlib") if not _found(name)]:
-        raise ImportError(f'kws needs {", ".join(missing)}; run: pip install "analogtorch[speech]"')
+    _need_speech("kws")
     from analogtorch.cli.kws import parse
 
     given = parse(arguments)
@@ -147,6 +150,24 @@ def kws(arguments: Sequence[str]) -> int:
     print(table(result))
     print(f"\nWritten to {given.out}: report.md, report.json, accuracy.png, digital.pt, hwa.pt")
     return 0
+
+
+def budget(arguments: Sequence[str]) -> int:
+    """Measure the error budget of a finished run and print its table."""
+    _need_speech("budget")
+    from analogtorch.cli.budget import run
+
+    with _log_to_stderr():
+        print(run(arguments))
+    return 0
+
+
+def _need_speech(command: str) -> None:
+    missing = [name for name in (*OPTIONAL["speech"], "matplotlib") if not _found(name)]
+    if missing:
+        raise ImportError(
+            f'{command} needs {", ".join(missing)}; run: pip install "analogtorch[speech]"'
+        )
 
 
 def map_model(arguments: Sequence[str]) -> int:

@@ -28,6 +28,7 @@ import torch
 
 import analogtorch as at
 from analogtorch.cli import kws as cli
+from analogtorch.evaluate import interval
 from analogtorch.files import write_atomically
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig
@@ -45,42 +46,6 @@ BARS = {
     "HWA minus control on chip at 1 year": (">", 0.0),
 }
 """What the numbers, in percent and points, are held against."""
-
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom (any table of it)
-_T = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-)
-_T += (
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
-)
 
 
 def one_seed(config: KWSConfig, out: Path) -> dict[str, Any]:
@@ -136,16 +101,6 @@ def _train_and_measure(config: KWSConfig, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % confidence interval by Student's t; infinite for one
-    value.
-    """
-    if len(values) < 2:
-        return values[0], math.inf
-    quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else 1.96
-    return statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def differences(results: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     """Per seed, in percent and points: accuracies, and the paired differences at each time."""
     found = {
@@ -173,7 +128,7 @@ def rows(found: dict[str, list[float]]) -> list[list[str]]:
     """
     table = [["quantity, % or points", "mean, 95 % interval", "each seed", "bar"]]
     for name, values in found.items():
-        mean, half = interval(values)
+        mean, half = _mean_and_half(values)
         sign, bar = BARS.get(name, ("", 0.0))
         met = {"<=": mean <= bar, ">=": mean >= bar, ">": mean > bar, "": True}[sign]
         verdict = f"{sign} {bar:g}: {'met' if met else 'MISSED'}" if sign else ""
@@ -260,8 +215,13 @@ def _printed(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    found = interval(values)
+    return found.mean, found.half_width
+
+
 def _summary(values: list[float]) -> dict[str, Any]:
-    mean, half = interval(values)
+    mean, half = _mean_and_half(values)
     return {"mean": mean, "half_width": half if math.isfinite(half) else None, "seeds": values}
 
 

@@ -10,7 +10,7 @@ from analogtorch.chips.array import Array
 from analogtorch.chips.change import changed
 from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost
-from analogtorch.chips.non_idealities import non_idealities, without
+from analogtorch.chips.non_idealities import non_idealities, scaled, without
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.devices import Cell, register
@@ -144,6 +144,27 @@ class Chip:
             >>> chip = analogtorch.chips.hermes64().without("drift", "read_noise")
         """
         return without(self, *names)
+
+    def scaled(self, **factors: float) -> "Chip":
+        """The chip with these non-idealities that many times as large, all else unchanged.
+
+        Draws are the same whatever the factors, so that two chips of one seed differ in size alone.
+        What the chip does not have stays absent.
+
+        Args:
+            factors: by the names that ``non_idealities`` may list, >= 0; 0 switches one off, as
+                ``without`` does. Standard deviations are multiplied; ``drift``: the drift
+                coefficients; ``dac``, ``adc`` and ``digital_unit``: the step of the converter, in
+                powers of two where it is given in bits, else to the nearest number of steps.
+
+        Raises:
+            ValueError: a name that is not known, a negative factor, or one that leaves a converter
+                no bits.
+
+        Example:
+            >>> chip = analogtorch.chips.hermes64().scaled(drift=2.0, adc_gain=0.5)
+        """
+        return scaled(self, factors)
 
     def __str__(self) -> str:
         return as_text(self)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from analogtorch.chips.non_ideality import non_ideality
+from analogtorch.chips.non_ideality import fewer_bits, fewer_steps, non_ideality
 from analogtorch.devices import register
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
@@ -18,7 +18,7 @@ class DAC:
     ``input_range``.
     """
 
-    bits: int | None = field(metadata=non_ideality("dac", absent=None))
+    bits: int | None = field(metadata=non_ideality("dac", absent=None, grown=fewer_bits))
     """Sign included, 2..16: ``2^bits - 2`` steps over [-range, range]. None: inputs are not
     quantised."""
     sources: Sources = field(default=Sources(), compare=False)
@@ -46,9 +46,13 @@ class ADC:
     noise: float = field(default=0.0, metadata=non_ideality("output_noise", absent=0.0))
     """Output noise: standard deviation of the noise of one partial sum, before rounding, in the
     units of ``range``, >= 0."""
-    bits: int | None = field(default=None, metadata=non_ideality("adc", absent=None))
+    bits: int | None = field(
+        default=None, metadata=non_ideality("adc", absent=None, grown=fewer_bits)
+    )
     """Sign included, 2..16: ``2^bits - 2`` steps over [-range, range]."""
-    steps: int | None = field(default=None, metadata=non_ideality("adc", absent=None))
+    steps: int | None = field(
+        default=None, metadata=non_ideality("adc", absent=None, grown=fewer_steps)
+    )
     """Steps on each side of zero, >= 1, of an ADC whose number of steps is no power of two."""
     range: float = 12.0
     """Full scale in units of (full-scale input x largest conductance), > 0; fixed by the chip, but

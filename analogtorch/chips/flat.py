@@ -65,8 +65,19 @@ def upgraded(data: dict[Any, Any]) -> dict[str, Any]:
 def _cell(cell: Any) -> Any:
     """Return the unit cell; its class was called ``UnitCell``."""
     if isinstance(cell, dict) and cell.get("type") == "UnitCell":
-        return {**cell, "type": "DifferentialPair"}
+        return {**cell, "type": "DifferentialPair", "device": _device(cell.get("device"))}
     return cell
+
+
+def _device(device: Any) -> Any:
+    """Return the device; one without imperfections was called ``Reduced`` and named them."""
+    if not (isinstance(device, dict) and device.get("type") == "Reduced"):
+        return device
+    gone = device.get("without", [])
+    fields = {"programming_noise": "programming_scale", "drift": "drift_scale"}
+    fields["read_noise"] = "read_scale"
+    scales = {field: 0.0 for name, field in fields.items() if name in gone}
+    return {"type": "Scaled", "device": device.get("device"), **scales}
 
 
 def _sources(texts: Any) -> dict[str, str]:

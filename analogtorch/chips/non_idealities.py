@@ -2,13 +2,15 @@
 off.
 """
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from analogtorch.chips.non_ideality import declared
-from analogtorch.devices import IMPERFECTIONS, Cell, Device, Imperfection, Reduced
+from analogtorch.chips.non_ideality import NonIdeality, declared
+from analogtorch.devices import IMPERFECTIONS, Device, Imperfection, Scaled
+from analogtorch.devices.scaled import scaled as scaled_device
 from analogtorch.values import checks
 
 if TYPE_CHECKING:
@@ -37,28 +39,62 @@ def non_idealities(chip: "Chip") -> tuple[str, ...]:
 
 
 def without(chip: "Chip", *gone: str) -> "Chip":
-    """Return the chip without those named; see ``Chip.without``."""
+    """The chip without those named; see ``Chip.without``."""
+    _check_known(chip, "without", gone)
+
+    def absent(value: Any, declaration: NonIdeality) -> Any:
+        known = {declaration.name, declaration.behind} & set(gone)
+        return declaration.absent if known else value
+
+    return _changed(chip, absent, {name: 0.0 for name in IMPERFECTIONS if name in gone})
+
+
+def scaled(chip: "Chip", factors: Mapping[str, float]) -> "Chip":
+    """The chip with those named times their factors; see ``Chip.scaled``."""
+    _check_known(chip, "scaled", factors)
+    for name, factor in factors.items():
+        checks.number(f"Chip.scaled: {name}", factor, least=0, remedy="0 switches it off")
+
+    def grown(value: Any, declaration: NonIdeality) -> Any:
+        factor = factors.get(declaration.name, 1)
+        return value if factor in (0, 1) else declaration.grown(value, factor)
+
+    of_device = {
+        name: factors[name] for name in IMPERFECTIONS if factors.get(name, 1) not in (0, 1)
+    }
+    kept = without(chip, *(name for name, factor in factors.items() if factor == 0))
+    return _changed(kept, grown, of_device)
+
+
+def _changed(
+    chip: "Chip", value: Callable[[Any, NonIdeality], Any], factors: dict[Imperfection, float]
+) -> "Chip":
+    """The chip with ``value(old, declaration)`` in each field, and a device times ``factors``.
+
+    What the chip does not have stays absent.
+    """
+    changes: dict[str, Any] = {}
+    for where, part in _parts(chip):
+        for field, declaration in declared(part):
+            old = getattr(part, field.name)
+            new = old if old == declaration.absent else value(old, declaration)
+            if new != old:
+                changes.setdefault(where, {})[field.name] = new
+    device = chip.cell.device
+    whole = device.device if isinstance(device, Scaled) else device  # in any order of calls
+    if present := {name: f for name, f in factors.items() if _device_has(whole, name)}:
+        changes.setdefault("cell", {})["device"] = scaled_device(device, present)
+    return chip.replace(**changes) if changes else chip
+
+
+def _check_known(chip: "Chip", method: str, given: Iterable[Any]) -> None:
     known = names(chip)
-    for name in gone:
+    for name in given:
         if name not in known:
             near = checks.nearest(name, known) if isinstance(name, str) else ""
             raise ValueError(
-                f"Chip.without: unknown non-ideality {name!r}{near}; known: {', '.join(known)}"
+                f"Chip.{method}: unknown non-ideality {name!r}{near}; known: {', '.join(known)}"
             )
-    changes: dict[str, Any] = {}
-    for where, part in _parts(chip):
-        fields_gone = {
-            field.name: declaration.absent
-            for field, declaration in declared(part)
-            if {declaration.name, declaration.behind} & set(gone)
-            and getattr(part, field.name) != declaration.absent
-        }
-        if fields_gone:
-            changes[where] = fields_gone
-    reduced = _reduced(chip.cell, tuple(name for name in IMPERFECTIONS if name in gone))
-    if reduced is not chip.cell.device:
-        changes["cell"] = {"device": reduced, **changes.get("cell", {})}
-    return chip.replace(**changes) if changes else chip
 
 
 def _parts(chip: "Chip") -> list[tuple[str, Any]]:
@@ -76,14 +112,3 @@ def _device_has(device: Device, name: str) -> bool:
     if name == "drift":
         return not torch.equal(drifted, held)
     return not torch.equal(device.read(held, drifted, last, one), drifted)
-
-
-def _reduced(cell: Cell, names: tuple[Imperfection, ...]) -> Device:
-    """Return the device of the cell without those of the imperfections that it has."""
-    whole, gone = (
-        (cell.device.device, cell.device.without)
-        if isinstance(cell.device, Reduced)
-        else (cell.device, ())
-    )
-    added = tuple(name for name in names if name not in gone and _device_has(whole, name))
-    return Reduced(device=whole, without=(*gone, *added)) if added else cell.device

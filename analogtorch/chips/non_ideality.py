@@ -1,6 +1,7 @@
 """Non-idealities as metadata of the fields of a part."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass, fields, is_dataclass
 from typing import Any
 
@@ -17,18 +18,50 @@ class NonIdeality:
     """Value of the field that switches the effect off."""
     behind: str | None
     """Name of another non-ideality; switching that off switches this off too."""
+    grown: Callable[[Any, float], Any]
+    """Value of the field at which the effect is a factor > 0 as large."""
 
 
-def non_ideality(name: str, *, absent: Any, behind: str | None = None) -> dict[str, NonIdeality]:
+def _times(value: Any, factor: float) -> Any:
+    return value * factor
+
+
+def fewer_bits(bits: int, factor: float) -> int:
+    """Return the bits of a converter whose step is ``factor`` times as large.
+
+    Raises:
+        ValueError: the factor is no power of two, or leaves no bits.
+    """
+    halvings = math.log2(factor)
+    if halvings != round(halvings):
+        raise ValueError(f"a converter of {bits} bits takes a power of two, got {factor:g}")
+    if not 2 <= bits - halvings <= 16:
+        raise ValueError(f"a step {factor:g} times that of {bits} bits needs other than 2..16 bits")
+    return bits - round(halvings)
+
+
+def fewer_steps(steps: int, factor: float) -> int:
+    """Return the steps of a converter whose step is about ``factor`` times as large; at least 1."""
+    return max(1, round(steps / factor))
+
+
+def non_ideality(
+    name: str,
+    *,
+    absent: Any,
+    behind: str | None = None,
+    grown: Callable[[Any, float], Any] = _times,
+) -> dict[str, NonIdeality]:
     """Return metadata for a field of a part, or of a unit cell of your own.
 
     ``Chip.non_idealities`` lists ``name`` unless the field is ``absent``. ``Chip.without(name)``
-    sets the field to ``absent``, and so does ``Chip.without(behind)``.
+    sets the field to ``absent``, and so does ``Chip.without(behind)``. ``Chip.scaled`` sets it to
+    ``grown(value, factor)``, by default their product.
 
     Example:
         >>> noise: float = field(default=0.0, metadata=non_ideality("output_noise", absent=0.0))
     """
-    return {_KEY: NonIdeality(name=name, absent=absent, behind=behind)}
+    return {_KEY: NonIdeality(name=name, absent=absent, behind=behind, grown=grown)}
 
 
 def declared(part: Any) -> Iterator[tuple[Field[Any], NonIdeality]]:

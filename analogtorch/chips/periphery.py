@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from analogtorch.chips.converters import BITS
-from analogtorch.chips.non_ideality import non_ideality
+from analogtorch.chips.non_ideality import fewer_bits, non_ideality
 from analogtorch.devices import register
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
@@ -18,7 +18,8 @@ class Periphery:
     """What a chip does digitally with the ADC outputs of a tile before they leave it."""
 
     output_bits: int | None = field(
-        default=None, metadata=non_ideality("digital_unit", absent=None, behind="adc")
+        default=None,
+        metadata=non_ideality("digital_unit", absent=None, behind="adc", grown=fewer_bits),
     )
     """Bits that leave the tile, sign included, 2..16: the digital unit scales the ADC outputs of
     each column and rounds them to so many, in ranges that ``analogtorch.calibrate`` finds for every

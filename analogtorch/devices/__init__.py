@@ -11,9 +11,9 @@ from analogtorch.devices.pcm import (
     ideal_device,
     pcm_like,
 )
-from analogtorch.devices.reduced import IMPERFECTIONS, Imperfection, Reduced
 from analogtorch.devices.registry import register, registered
 from analogtorch.devices.reram import ReRAM, rram_wan
+from analogtorch.devices.scaled import IMPERFECTIONS, Imperfection, Scaled
 from analogtorch.devices.spread import Spread
 from analogtorch.devices.time import seconds
 
@@ -31,7 +31,7 @@ __all__ = [
     "Polynomial",
     "PowerClip",
     "ReRAM",
-    "Reduced",
+    "Scaled",
     "Spread",
     "hermes_one_device",
     "hermes_two_device",

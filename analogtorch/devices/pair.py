@@ -10,8 +10,8 @@ from torch import Tensor
 
 from analogtorch.devices.curves import Polynomial
 from analogtorch.devices.device import Device, Fitted, check_device
-from analogtorch.devices.reduced import Reduced
 from analogtorch.devices.registry import register
+from analogtorch.devices.scaled import Scaled
 from analogtorch.devices.spread import EMPTY, FILLING, Spread, clamped_share
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
@@ -135,17 +135,17 @@ class DifferentialPair:
 
         It is None unless the curve of the device is a polynomial of degree 3 at most.
         """
-        device, n = self.device, self.devices_per_polarity
-        if isinstance(device, Reduced):
-            if "programming_noise" in device.without:
+        device, n, factor = self.device, self.devices_per_polarity, 1.0
+        if isinstance(device, Scaled):
+            device, factor = device.device, device.programming_scale
+            if factor == 0:
                 return Spread(coefficients=(0.0, 0.0, 0.0, 0.0))
-            device = device.device
         if not isinstance(device, Fitted):
             return None
         curve = device.programming_std
         if not isinstance(curve, Polynomial) or len(curve.coefficients) > 4:
             return None
-        unit = device.programming_scale * device.g_max / device.g_reference / self.g_total
+        unit = factor * device.programming_scale * device.g_max / device.g_reference / self.g_total
         c = [unit * c for c in curve.coefficients] + [0.0] * (4 - len(curve.coefficients))
         empty, full = EMPTY * max(c[0], 0.0) ** 2, max(sum(c), 0.0) ** 2
         rate, dip = FILLING / n, 1 - EMPTY  # a full device stands for |w| = 1 / n

@@ -168,6 +168,33 @@ def train_hwa(
     return network
 
 
+def trained(config: KWSConfig, task: Task, run: Path, name: str) -> nn.Module:
+    """A network of a finished run as it goes on the chip.
+
+    Args:
+        config: that of the run.
+        task: that of the configuration.
+        run: folder of the run.
+        name: ``hwa``, trained for the chip; or ``digital``, calibrated here.
+
+    Raises:
+        ValueError: the run has not written it yet, or the file is damaged.
+    """
+    from analogtorch.speech.training.checkpoint import unpacked  # imports Lightning
+
+    file = run / f"{name}.pt"
+    if not file.is_file():
+        raise ValueError(
+            f"{file} is missing: the run has not finished; continue it with "
+            f"analogtorch kws --config {run / 'config.json'} --out {run} --resume"
+        )
+    network = untrained(config)
+    if name == "hwa":
+        network = at.convert(network, config.chip.build())
+    network.load_state_dict(unpacked(file))
+    return to_chip(config, task, network) if name == "digital" else network
+
+
 def train_phase(
     config: KWSConfig,
     task: Task,

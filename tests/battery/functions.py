@@ -615,6 +615,30 @@ def _evaluate() -> Iterator[Bad]:
         NO_FLAG,
         "higher_is_better must be True or False",
     )
+    yield from every(
+        "budget time",
+        lambda v: at.budget(model, never, time=v),
+        ["1 eon", None, -1, math.nan],
+        "time",
+    )
+    yield from every(
+        "budget names",
+        lambda v: at.budget(model, never, names=v),
+        ["heat", ["drift", "heat"], [3], [None]],
+        "no chip of the model has the non-ideality",
+    )
+    yield from every(
+        "budget growth",
+        lambda v: at.budget(model, never, growth=v),
+        ["0.01", 0, -1, math.nan, math.inf, True],
+        "budget: growth",
+    )
+    yield from every(
+        "scaled factor",
+        lambda v: at.chips.hermes64().scaled(drift=v),
+        [*NO_NUMBER, -1],
+        "Chip.scaled: drift",
+    )
     found = at.sensitivity(model, lambda m: 0.5, effects="bits")
     yield from every(
         "suggest budget",

@@ -120,3 +120,71 @@ def test_training_noise_goes_with_the_noise_of_programming() -> None:
 def test_files_hold_a_chip_without(suffix: str, tmp_path) -> None:
     chip = HERMES.without("drift", "read_noise", "adc")
     assert at.chips.load(at.chips.save(chip, tmp_path / f"chip{suffix}")) == chip
+
+
+def test_scaled_by_one_is_the_chip_and_by_zero_is_without() -> None:
+    assert HERMES.scaled(drift=1.0, adc=1) is HERMES
+    assert HERMES.scaled(drift=0, adc_gain=0) == HERMES.without("drift", "adc_gain")
+    assert HERMES.scaled(drift=2.0).scaled(drift=0.5).cell.device.drift_scale == 1.0
+    assert at.chips.ideal().scaled(drift=3.0) == at.chips.ideal()
+
+
+def test_scaled_multiplies_what_it_names() -> None:
+    chip = HERMES.scaled(output_noise=2.0, adc_gain=0.5, dac=4, adc=2.0, digital_unit=0.5)
+    assert (chip.adc.noise, chip.adc.gain_std) == (0.08, 0.5 * HERMES.adc.gain_std)
+    assert (chip.dac.bits, chip.adc.steps, chip.periphery.output_bits) == (6, 211, 9)
+    assert chip.scaled(dac=0.25).dac.bits == 8
+
+
+@pytest.mark.parametrize("preset", ["hermes64", "neurram48"])
+def test_a_scaled_device(preset: str) -> None:
+    """A scaled PCM device is the one with these scales; each factor acts on what it names alone."""
+    device = at.chips.get(preset).cell.device
+    g = torch.linspace(0, 1, 9, dtype=torch.float64) * device.g_max
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    chip = at.chips.get(preset).scaled(programming_noise=1.5, drift=2.0, read_noise=0.5)
+    scaled = chip.cell.device
+    assert torch.allclose(scaled.programming_sigma(g), 1.5 * device.programming_sigma(g))
+    held = scaled.program(g, z)
+    assert torch.allclose(held, (g + 1.5 * device.programming_sigma(g) * z).clamp_min(0))
+    drifted = scaled.drift(held, scaled.drift_coefficient(g, z), 86_400.0)
+    once = device.drift(held, device.drift_coefficient(g, z), 86_400.0)
+    kept = (held > 0) & (once > 0)
+    assert torch.allclose(drifted[kept] * held[kept], once[kept] ** 2)
+    read = scaled.read(held, drifted, 86_400.0, z)
+    whole = device.read(held, drifted, 86_400.0, z)
+    clear = (read > 0) & (whole > 0)
+    assert torch.allclose((read - drifted)[clear], 0.5 * (whole - drifted)[clear])
+    if preset == "hermes64":
+        pcm = dataclasses.replace(device, programming_scale=1.5, drift_scale=2.0, read_scale=0.5)
+        assert torch.allclose(held, pcm.program(g, z))
+        assert torch.allclose(drifted, pcm.drift(held, pcm.drift_coefficient(g, z), 86_400.0))
+
+
+def test_scaled_programming_noise_reaches_the_kernels() -> None:
+    twice = HERMES.scaled(programming_noise=2.0).cell
+    w = torch.linspace(-1, 1, 41, dtype=torch.float64)
+    assert torch.allclose(twice.spread(w), twice.programming_sigma(w), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"drft": 2.0}, "unknown non-ideality 'drft', did you mean 'drift'"),
+        ({"drift": -1.0}, "drift"),
+        ({"drift": float("nan")}, "drift"),
+        ({"drift": "2"}, "drift"),
+        ({"dac": 3}, "8 bits takes a power of two, got 3"),
+        ({"dac": 256}, "needs other than 2..16 bits"),
+    ],
+)
+def test_scaled_refuses(factors, message) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        HERMES.scaled(**factors)
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_files_hold_a_scaled_chip(suffix: str, tmp_path) -> None:
+    chip = HERMES.scaled(drift=1.7, read_noise=0)
+    at.chips.save(chip, tmp_path / f"chip{suffix}")
+    assert at.chips.load(tmp_path / f"chip{suffix}") == chip

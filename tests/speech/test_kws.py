@@ -103,6 +103,38 @@ def test_weights_load_into_fresh_networks(finished: Path) -> None:
     assert all(layer.calibrated for _, layer in at.analog_layers(hwa))
 
 
+@pytest.mark.parametrize("network", ["hwa", "digital"])
+def test_error_budget_of_a_run(network: str, finished: Path, tmp_path: Path, capsys) -> None:
+    files = [f"--json={tmp_path / 'b.json'}", f"--plot={tmp_path / 'b.png'}"]
+    options = ["--num-chips=2", "--time=1 year", f"--network={network}"]
+    assert main(["budget", str(finished), *options, *files]) == 0
+    assert "all together" in capsys.readouterr().out
+    found = json.loads((tmp_path / "b.json").read_text())
+    row = json.loads((finished / "report.json").read_text())
+    row = row["hwa" if network == "hwa" else "direct"]["1 year"]
+    assert found["reference"] - found["total"]["mean"] == pytest.approx(row["mean"])
+    assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["{empty}"], "holds no run of analogtorch kws"),
+        (["{begun}"], "the run has not finished; continue it with"),
+        (["{finished}", "--num-chips=0"], "num_chips"),
+        (["{finished}", "--plot=x.txt"], "must end in .png"),
+        (["{finished}", "--network=cnn"], "invalid choice: 'cnn'"),
+        ([], "arguments are required: run; see analogtorch budget --help"),
+    ],
+)
+def test_budget_refuses(arguments, told, finished: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/config.json").write_bytes((finished / "config.json").read_bytes())
+    folders = {"empty": tmp_path, "begun": tmp_path / "begun", "finished": finished}
+    assert main(["budget", *(a.format_map(folders) for a in arguments)]) == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("phase", "step"), [("digital", 7), ("hwa", 4)])
 def test_a_killed_run_resumes_to_the_same_weights(
     phase: str, step: int, clips: Path, finished: Path, tmp_path: Path, monkeypatch, capsys
@@ -383,12 +415,6 @@ def test_benchmark_of_hwa_training_keeps_finished_seeds(
     ]
     assert loss["seeds"] == pytest.approx(expected)
     assert "<= 0.7" in (tmp_path / "out/hwa_real.md").read_text()
-
-
-def test_interval_is_students() -> None:
-    # five values of mean 3 and variance 2.5: 2.776 * sqrt(2.5 / 5)
-    assert hwa_real.interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3.0, 1.9629), abs=1e-4)
-    assert hwa_real.interval([1.0])[1] == float("inf")
 
 
 def test_speech_commands_as_a_source(tmp_path: Path) -> None:

@@ -29,9 +29,7 @@ class AtomicCheckpoint(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> Any:
-        return torch.load(
-            io.BytesIO(sealed_bytes(path)), map_location=map_location or "cpu", weights_only=True
-        )
+        return unpacked(path, map_location or "cpu")
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
@@ -43,3 +41,13 @@ def packed(state: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return seal(buffer.getvalue())
+
+
+def unpacked(path: str | Path, map_location: Any = "cpu") -> Any:
+    """What ``packed`` was given, from the file that holds it.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    return torch.load(io.BytesIO(sealed_bytes(path)), map_location=map_location, weights_only=True)

@@ -1,0 +1,91 @@
+"""``analogtorch budget``: what each non-ideality costs a keyword spotter that has been trained."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import analogtorch as at
+from analogtorch.cli.kws import parse
+from analogtorch.evaluate.shares import Budget
+from analogtorch.files import write_atomically
+from analogtorch.report.figure import checked_path
+from analogtorch.speech import kws
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.task import prepare
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see analogtorch budget --help")
+
+
+def run(arguments: Sequence[str]) -> Budget:
+    """Measure as the command line says and write the files it names.
+
+    Raises:
+        ValueError: a wrong option, or a folder without a finished run.
+        OSError: a file is missing or cannot be written.
+        ImportError: a package of the ``speech`` or ``report`` extra is missing.
+    """
+    given = _parser().parse_args(arguments)
+    plot = checked_path(given.plot)  # before hours of measuring
+    config = _config(given.run)
+    task = prepare(config.data.selected.load(), config.augment, seed=config.seed)
+    network = kws.trained(config, task, given.run, given.network)
+    growth = given.growth if given.growth else None
+    found = at.budget(
+        network,
+        lambda view: at.accuracy(view, task.test_batches()),
+        time=given.time,
+        num_chips=given.num_chips,
+        seed=config.sweep.seed,
+        compensation=config.chip.compensation,
+        growth=growth,
+        progress=sys.stderr.isatty(),
+    )
+    if given.json:
+        write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
+    if plot:
+        found.plot(plot)
+    return found
+
+
+def _config(run: Path) -> KWSConfig:
+    file = run / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"budget: {run} holds no run of analogtorch kws, which writes config.json; name the "
+            "folder that was its --out, such as runs/kws"
+        )
+    return parse([f"--config={file}"]).config
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="analogtorch budget",
+        description="What each non-ideality of the chip costs the accuracy of a keyword spotter.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="folder that analogtorch kws has written")
+    parser.add_argument(
+        "--network",
+        choices=("hwa", "digital"),
+        default="hwa",
+        help="trained for the chip, or digitally and mapped directly",
+    )
+    parser.add_argument("--time", default="1 day", help="time after programming")
+    parser.add_argument("--num-chips", type=int, default=5, help="number of simulated chips")
+    parser.add_argument(
+        "--growth",
+        type=float,
+        default=0.0,
+        help="share of the accuracy, such as 0.01, for which to find by which factor each "
+        "non-ideality may grow; it takes most of the time. 0: not at all",
+    )
+    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser

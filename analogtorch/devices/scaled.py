@@ -1,0 +1,115 @@
+"""A device whose imperfections are larger or smaller than they are, or absent."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices.device import Device, check_device
+from analogtorch.devices.registry import register
+from analogtorch.values import checks
+
+Imperfection = Literal["programming_noise", "drift", "read_noise"]
+IMPERFECTIONS: tuple[Imperfection, ...] = ("programming_noise", "drift", "read_noise")
+"""The imperfections that can be scaled, in the order in which they act on a conductance."""
+_FIELDS = dict(zip(IMPERFECTIONS, ("programming_scale", "drift_scale", "read_scale"), strict=True))
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """Another device with each imperfection times a factor; 0 leaves it out, 1 leaves it as it is.
+
+    See ``analogtorch.chips.Chip.scaled`` and ``Chip.without``.
+    """
+
+    device: Device
+    """The device as it is."""
+    programming_scale: float = 1.0
+    """Factor, >= 0, of the standard deviation of a programmed conductance, before the clamp at
+    0."""
+    drift_scale: float = 1.0
+    """Factor, >= 0, of the logarithm of what drift multiplies a conductance by: of the drift
+    coefficient of a power law. A conductance that is or becomes 0 changes by the factor itself."""
+    read_scale: float = 1.0
+    """Factor, >= 0, of the deviation of a read."""
+
+    def __post_init__(self) -> None:
+        check_device("Scaled.device", self.device)
+        checks.numbers(self, *_FIELDS.values(), least=0, remedy="0 leaves the imperfection out")
+
+    @property
+    def name(self) -> str:
+        """Name of the device and of what is changed."""
+        factors = {name: getattr(self, field) for name, field in _FIELDS.items()}
+        gone = [name for name, factor in factors.items() if factor == 0]
+        other = [f"{name} x {factor:g}" for name, factor in factors.items() if factor not in (0, 1)]
+        without = [f"without {', '.join(gone)}"] if gone else []
+        return ", ".join([self.device.name, *without, *other])
+
+    @property
+    def g_max(self) -> float:
+        """Largest conductance, uS."""
+        return self.device.g_max
+
+    @property
+    def valid_until(self) -> float:
+        """Last time, s, that the data of the device cover."""
+        return self.device.valid_until
+
+    def programming_sigma(self, g: Tensor) -> Tensor:
+        """Return the standard deviation, uS, of programming ``g``, before the clamp at 0."""
+        return self.programming_scale * self.device.programming_sigma(g)
+
+    def program(self, g: Tensor, z: Tensor) -> Tensor:
+        """Return the conductance, uS, programmed for the target ``g`` with the normals ``z``."""
+        if self.programming_scale == 0:
+            return g.clamp_min(0.0)
+        if self.programming_scale == 1:
+            return self.device.program(g, z)
+        return (g + self.programming_sigma(g) * z).clamp_min(0.0)
+
+    def drift_coefficient(self, g: Tensor, z: Tensor) -> Tensor:
+        """Return what ``drift`` must know of devices with target ``g`` and normals ``z``."""
+        return self.device.drift_coefficient(g, z)
+
+    def drift(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
+        """Return the conductance, uS, at time ``t``."""
+        if self.drift_scale == 0:
+            return g_programmed
+        drifted = self.device.drift(g_programmed, nu, t)
+        return drifted if self.drift_scale == 1 else self._drifted(g_programmed, drifted)
+
+    def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
+        """Return the conductance, uS, that a read at time ``t`` gives with the normals ``z``."""
+        if self.read_scale == 0:
+            return g_drifted
+        read = self.device.read(g_programmed, g_drifted, t, z)
+        if self.read_scale == 1:
+            return read
+        return (g_drifted + self.read_scale * (read - g_drifted)).clamp_min(0.0)
+
+    def _drifted(self, then: Tensor, now: Tensor) -> Tensor:
+        """Return ``then`` after so many times the drift that leads to ``now``."""
+        lasting = (then > 0) & (now > 0)
+        tiny = torch.finfo(then.dtype).tiny
+        power = then * (now.clamp_min(tiny) / then.clamp_min(tiny)).pow(self.drift_scale)
+        linear = (then + self.drift_scale * (now - then)).clamp_min(0.0)
+        return torch.where(lasting, power, linear)
+
+
+def scaled(device: Device, factors: dict[Imperfection, float]) -> Device:
+    """Return the device with these imperfections times these factors; the device itself if with
+    none.
+
+    Factors of a device that is ``Scaled`` already are multiplied.
+    """
+    if not factors:
+        return device
+    whole = device.device if isinstance(device, Scaled) else device
+    new = {}
+    for name, field in _FIELDS.items():
+        before = getattr(device, field) if isinstance(device, Scaled) else 1.0
+        new[field] = before * factors.get(name, 1.0)
+    return Scaled(device=whole, **new)

@@ -1,0 +1,231 @@
+"""Which non-ideality of the chip costs the metric: each alone, all but it, and all together."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from analogtorch.chips import Chip
+from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.devices import seconds
+from analogtorch.evaluate.interval import Interval, interval
+from analogtorch.evaluate.shares import Budget, Share
+from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
+from analogtorch.simulate.chip import Compensation, beyond_data, program
+from analogtorch.values import checks
+
+CONVERTERS = ("dac", "adc", "digital_unit")
+"""Non-idealities that round: their step grows by powers of two."""
+MOST_GROWTH = 32.0
+"""Largest factor that is tried."""
+HALVINGS = 4
+"""How often the interval of a factor, which is one doubling wide, is halved."""
+
+
+def budget(
+    model: nn.Module,
+    metric: Callable[[nn.Module], float],
+    *,
+    names: Iterable[str] | None = None,
+    time: str | float = "1 day",
+    num_chips: int = 5,
+    seed: int = 0,
+    compensation: Compensation = "least_squares",
+    growth: float | None = 0.01,
+    higher_is_better: bool = True,
+    progress: bool = False,
+) -> Budget:
+    """Measure what each non-ideality of the chip costs the metric.
+
+    Every number is measured on the same simulated chips at the same time after programming: with
+    one non-ideality alone, with all but that one, with all of them, and with none. Differences are
+    paired over the chips. ``digital_unit`` alone includes the ADC before it, and a chip that
+    compensates drift does so in each measurement.
+
+    Args:
+        model: a converted model; it is copied and stays as it is.
+        metric: called with a model in evaluation mode; returns a number, such as the accuracy.
+        names: non-idealities to measure, some of ``chip.non_idealities()``; by default all that the
+            chips of the layers have.
+        time: time after programming, as ``ProgrammedChip.at`` takes it.
+        num_chips: number of chips, >= 1; with one there are no intervals.
+        seed: seed of the whole experiment, a signed 64-bit integer; ``sweep`` measures the same
+            chips with the same seed.
+        compensation: compensation of the drift, as ``ProgrammedChip.at`` takes it.
+        growth: share of the metric, > 0, that may be lost beyond what the chip loses as it is, when
+            one non-ideality grows: the result has the factor at which it is, within 5 %, up to 32
+            (Rasch et al., Nat. Commun. 14, 5282 (2023), report such factors). None: no factors,
+            which take most of the time.
+        higher_is_better: whether the metric falls where the model gets worse, as an accuracy does.
+        progress: show a progress bar.
+
+    Returns:
+        What was measured; print it for a table, ``plot`` draws it.
+
+    Raises:
+        ValueError: no analog layer, a programmed chip, a name that no chip knows, no chips, what
+            ``program`` and ``at`` refuse, or a metric that is NaN or infinite.
+        TypeError: a metric that is no function, or returns no number.
+
+    Example:
+        >>> found = at.budget(model, lambda chip: at.accuracy(chip, batches), num_chips=10)
+        >>> print(found)
+    """
+    check_module("budget", model)
+    check_metric("budget", metric)
+    refuse_programmed(model, "budget")
+    chips = list(dict.fromkeys(layer.chip for _, layer in analog_layers(model)))
+    if not chips:
+        raise ValueError(
+            "budget: the model has no analog layer; call analogtorch.convert(model, chip) first"
+        )
+    chosen = _chosen(names, chips)
+    checks.choice("budget: compensation", compensation, get_args(Compensation))
+    checks.flag("budget: higher_is_better", higher_is_better)
+    if growth is not None:
+        checks.number("budget: growth", growth, above=0, remedy="None measures no factors")
+    seeds = chip_seeds(seed, checks.count("budget: num_chips", num_chips))
+    most = 1 + (2 + (math.log2(MOST_GROWTH) + HALVINGS if growth else 0)) * len(chosen)
+    with tqdm(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:
+        bench = _Bench(model, metric, seeds, time, compensation, bar)
+        reference = bench.value(_none, seeds[:1])[0]
+        sign = 1.0 if higher_is_better else -1.0
+        everything = bench.value(_all)
+        lost = _Lost(reference, everything, sign)
+        rows = [_share(name, bench, lost, growth) for name in chosen]
+    return Budget(
+        rows=tuple(sorted(rows, key=lambda row: -row.alone.mean)),
+        reference=reference,
+        total=lost.of(everything),
+        time=label(time),
+        growth=growth,
+        seeds=seeds,
+        note="; ".join(beyond_data(model, seconds(time))),
+    )
+
+
+Change = Callable[[Chip], Chip]
+"""What becomes of the chip of a layer."""
+
+
+def _all(chip: Chip) -> Chip:
+    return chip
+
+
+def _none(chip: Chip) -> Chip:
+    return chip.without(*chip.non_idealities())
+
+
+def _only(name: str) -> Change:
+    """The chip with that one alone, and with the ADC before its digital unit."""
+    kept = {name, "adc"} if name == "digital_unit" else {name}
+    return lambda chip: chip.without(*(n for n in chip.non_idealities() if n not in kept))
+
+
+def _chosen(names: Iterable[str] | None, chips: Sequence[Chip]) -> tuple[str, ...]:
+    present = tuple(dict.fromkeys(name for chip in chips for name in chip.non_idealities()))
+    if names is None:
+        return present
+    given = (names,) if isinstance(names, str) else tuple(names)
+    for name in given:
+        if name not in present:
+            near = checks.nearest(name, present) if isinstance(name, str) else ""
+            raise ValueError(
+                f"budget: no chip of the model has the non-ideality {name!r}{near}; they have "
+                f"{', '.join(present) or 'none'}"
+            )
+    return tuple(name for name in present if name in given)
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Losses of the metric against the chip without non-idealities."""
+
+    reference: float
+    everything: list[float]
+    """The metric of each chip as it is."""
+    sign: float
+
+    def of(self, values: list[float]) -> Interval:
+        """Loss of these values against the reference."""
+        return interval([self.sign * (self.reference - value) for value in values])
+
+    def saved(self, values: list[float]) -> Interval:
+        """What these values of the same chips are better than those as they are."""
+        pairs = zip(values, self.everything, strict=True)
+        return interval([self.sign * (value - before) for value, before in pairs])
+
+    def beyond(self, values: list[float], share: float) -> bool:
+        """Whether these values lose more than a share of the reference beyond the chips as they
+        are."""
+        return -self.saved(values).mean > share * abs(self.reference)
+
+
+def _share(name: str, bench: "_Bench", lost: _Lost, growth: float | None) -> Share:
+    alone, others = bench.value(_only(name)), bench.value(lambda chip: chip.without(name))
+    factor = None if growth is None else _growth(name, bench, lost, growth)
+    return Share(name=name, alone=lost.of(alone), saved=lost.saved(others), growth=factor)
+
+
+def _growth(name: str, bench: "_Bench", lost: _Lost, share: float) -> float:
+    """The factor at which ``name`` costs that share more; infinite if none is up to the largest."""
+
+    def fails(factor: float) -> bool:
+        return lost.beyond(bench.value(lambda chip: chip.scaled(**{name: factor})), share)
+
+    low = 1.0
+    while low < MOST_GROWTH:
+        try:
+            if fails(2 * low):
+                break
+        except ValueError:  # no bits are left
+            return 2 * low
+        low *= 2
+    else:
+        return math.inf
+    if name in CONVERTERS:
+        return low
+    high = 2 * low
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fails(middle) else (middle, high)
+    return math.sqrt(low * high)
+
+
+class _Bench:
+    """Measures the model on the same chips, whatever becomes of their description."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        metric: Callable[[nn.Module], float],
+        seeds: tuple[int, ...],
+        time: str | float,
+        compensation: Compensation,
+        bar: tqdm,
+    ) -> None:
+        weights = [layer.weight for _, layer in analog_layers(model)]
+        shared = {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in weights}
+        self.model = copy.deepcopy(model, shared).eval().requires_grad_(False)
+        self.chips = {name: layer.chip for name, layer in analog_layers(self.model)}
+        self.metric, self.seeds, self.time = metric, seeds, time
+        self.compensation, self.bar = compensation, bar
+
+    @torch.no_grad()
+    def value(self, change: Change, seeds: tuple[int, ...] | None = None) -> list[float]:
+        """The metric of each chip."""
+        for name, layer in analog_layers(self.model):
+            layer.chip = change(self.chips[name])
+        values = []
+        for seed in self.seeds if seeds is None else seeds:
+            physical = program(self.model, seed=seed)
+            physical.warned.update(beyond_data(self.model, seconds(self.time)))  # noted once
+            view = physical.at(self.time, compensation=self.compensation)
+            values.append(finite("budget", self.metric(view), f"on the chip of seed {seed}"))
+            self.bar.update()
+        return values

@@ -1,0 +1,89 @@
+"""The result of ``budget``: the loss by each non-ideality of a chip."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analogtorch.evaluate.interval import Interval
+from analogtorch.values.shown import as_text, draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one non-ideality costs the metric; negative where it improves it."""
+
+    name: str
+    """Name of the non-ideality, as in ``chip.non_idealities()``."""
+    alone: Interval
+    """Loss of the metric with this one alone."""
+    saved: Interval
+    """What the metric gains when all but this one are there, against all of them."""
+    growth: float | None
+    """Factor by which it may grow before the metric loses ``Budget.growth`` more; infinite: it may
+    grow 32 times; None: not measured. Of a converter, the largest power of two that stays
+    within."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What ``budget`` measured; print it for a table."""
+
+    rows: tuple[Share, ...]
+    """The non-idealities, the largest loss alone first."""
+    reference: float
+    """The metric on a chip without any of them."""
+    total: Interval
+    """Loss of the metric with all of them."""
+    time: str
+    """Time after programming."""
+    growth: float | None
+    """Share of the metric that defines the factors of growth; None: not measured."""
+    seeds: tuple[int, ...]
+    """Seed of each chip: ``program(model, seed=seeds[i])`` programs it again."""
+    note: str = ""
+    """A caveat of ``time``, such as that the devices' data end before it; empty if there is
+    none."""
+
+    @property
+    def sum(self) -> float:
+        """Sum of the losses alone; where it is far from ``total``, they do not simply add."""
+        return math.fsum(row.alone.mean for row in self.rows)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON; what is infinite is None."""
+
+        def plain(value: Interval) -> dict[str, float | None]:
+            return {"mean": value.mean, "half_width": _finite(value.half_width)}
+
+        rows = [
+            {
+                "name": row.name,
+                "alone": plain(row.alone),
+                "saved": plain(row.saved),
+                "growth": None if row.growth is None else _finite(row.growth),
+            }
+            for row in self.rows
+        ]
+        note = {"note": self.note} if self.note else {}
+        return {
+            "reference": self.reference,
+            "total": plain(self.total),
+            "sum": self.sum,
+            "time": self.time,
+            **note,
+            "growth": self.growth,
+            "seeds": list(self.seeds),
+            "rows": rows,
+        }
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the losses as bars; see ``analogtorch.report.budget.plot``."""
+        return draw(self, path)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,103 @@
+"""What each non-ideality costs, as a table for the terminal and as bars."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from analogtorch.evaluate.interval import Interval
+from analogtorch.evaluate.shares import Budget
+from analogtorch.report.figure import checked_path, new_figure, write_figure
+from analogtorch.values.shown import as_text, draw
+
+
+@as_text.register
+def table(found: Budget) -> str:
+    """Return one row per non-ideality, the largest loss alone first, then all together."""
+    digits = _decimals(found)
+    header = ["non-ideality", "alone", "gain without it"]
+    rows = [[row.name, *(_shown(v, digits) for v in (row.alone, row.saved))] for row in found.rows]
+    if found.growth is not None:
+        header.append("may grow")
+        for line, row in zip(rows, found.rows, strict=True):
+            line.append(_factor(row.growth))
+    empty = [""] * (len(header) - 2)
+    rows += [["sum of them alone", f"{found.sum:.{digits}f}", *empty]]
+    rows += [["all together", _shown(found.total, digits), *empty]]
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    title = "  ".join(c.ljust(w) for c, w in zip(header, widths, strict=True))
+    rule = "-" * sum(widths, 2 * (len(widths) - 1))
+    chips = f"{len(found.seeds)} chips, mean and 95 % interval"
+    note = [f"* {found.note}"] if found.note else []
+    if found.growth is not None:
+        note.append(
+            f"may grow: factor at which it costs {found.growth:.0%} of the metric more, all others "
+            "as they are"
+        )
+    return "\n".join(
+        [
+            f"loss of the metric at {found.time}{'*' * bool(found.note)}, {chips}; "
+            f"{found.reference:.{digits}f} on a chip without non-idealities",
+            *("", title.rstrip(), rule, *(line.rstrip() for line in lines[:-2]), rule),
+            *(line.rstrip() for line in lines[-2:]),
+            *note,
+        ]
+    )
+
+
+@draw.register
+def plot(found: Budget, path: str | Path | None = None) -> Any:
+    """Draw what each non-ideality costs alone, and what the metric gains without it.
+
+    Args:
+        found: the error budget to draw.
+        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the file is of another kind.
+        OSError: the file cannot be written.
+    """
+    file = checked_path(path)
+    figure = new_figure(8, 1.8 + 0.5 * len(found.rows))
+    axes = figure.add_subplot()
+    series = (
+        ("alone", [r.alone for r in found.rows]),
+        ("gain without", [r.saved for r in found.rows]),
+    )
+    for number, (name, values) in enumerate(series):
+        places = [i + 0.4 * number - 0.2 for i in range(len(values))]
+        half = [v.half_width if math.isfinite(v.half_width) else 0.0 for v in values]
+        axes.barh(places, [v.mean for v in values], 0.4, xerr=half, color=f"C{number}", label=name)
+    axes.axvline(found.total.mean, color="black", linestyle="--", label="all together")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(found.rows)), [row.name for row in found.rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"loss of the metric at {found.time}, of {found.reference:.4g}")
+    axes.set_title(f"Error budget, {len(found.seeds)} chips, 95 % intervals")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower right")
+    write_figure(figure, file)
+    return figure
+
+
+def _shown(value: Interval, digits: int) -> str:
+    if not math.isfinite(value.half_width):
+        return f"{value.mean:.{digits}f}"
+    return f"{value.mean:.{digits}f} ± {value.half_width:.{digits}f}"
+
+
+def _factor(growth: float | None) -> str:
+    if growth is None:
+        return ""
+    return "32 times or more" if math.isinf(growth) else f"{growth:.3g} times"
+
+
+def _decimals(found: Budget) -> int:
+    """Return the decimals, 4 to 12, that show four digits of the largest loss."""
+    largest = max((abs(v.mean) for r in found.rows for v in (r.alone, r.saved)), default=0.0)
+    largest = max(largest, abs(found.total.mean))
+    return min(max(4, 3 - math.floor(math.log10(largest))), 12) if largest > 0 else 4

@@ -1,0 +1,147 @@
+"""What each non-ideality costs a metric, alone, together, and when it grows."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.evaluate.interval import interval
+
+torch.manual_seed(0)
+X, LAYER = torch.rand(64, 96) - 0.5, nn.Linear(96, 48, bias=False)
+EXACT = LAYER(X).detach()
+
+
+def quality(model):
+    """1 less the relative error of the outputs."""
+    return 1 - ((model(X) - EXACT).norm() / EXACT.norm()).item()
+
+
+def converted(chip):
+    layer = nn.Linear(96, 48, bias=False)
+    layer.load_state_dict(LAYER.state_dict())
+    return at.convert(nn.Sequential(layer), chip)
+
+
+def noisy_chip(**more):
+    return at.chips.ideal().replace(adc={"noise": 0.02}, **more)
+
+
+def test_one_non_ideality_is_the_whole_budget():
+    found = at.budget(converted(noisy_chip()), quality, num_chips=4, growth=0.01)
+    (row,) = found.rows
+    assert row.name == "output_noise"
+    assert found.reference == pytest.approx(1, abs=1e-6)
+    assert row.alone == found.total
+    assert row.saved.mean == pytest.approx(found.total.mean, abs=1e-6)
+    # the error is proportional to the noise: 0.01 more is lost at 1 + 0.01 / loss times the noise
+    assert row.growth == pytest.approx(1 + 0.01 / found.total.mean, rel=0.05)
+
+
+def test_losses_of_a_whole_chip():
+    chip = at.chips.hermes64(output_noise=0.02)
+    model = converted(chip)
+    found = at.budget(model, quality, num_chips=3, growth=None, time="1 year")
+    assert {row.name for row in found.rows} == set(chip.non_idealities())
+    assert [row.alone.mean for row in found.rows] == sorted(
+        (row.alone.mean for row in found.rows), reverse=True
+    )
+    lost = {row.name: row.alone.mean for row in found.rows}
+    assert lost["drift"] > lost["dac"] > 0
+    # independent errors add as squares: together less than their sum, more than any alone
+    assert max(lost.values()) < found.total.mean < found.sum
+    assert all(row.saved.mean < found.total.mean for row in found.rows)
+    seen = at.sweep(model, quality, num_chips=3, times=["1 year"]).values[:, 0]
+    assert found.total.mean == pytest.approx(found.reference - seen.mean().item())
+    assert model[0].chip == chip
+
+
+def test_converters_grow_by_powers_of_two():
+    chip = at.chips.ideal().replace(dac={"bits": 8})
+    (row,) = at.budget(converted(chip), quality, num_chips=1, growth=0.02).rows
+    errors = {
+        2**k: 1 - quality(converted(chip.replace(dac={"bits": 8 - k})).eval()) for k in range(5)
+    }
+    allowed = [factor for factor, error in errors.items() if error <= errors[1] + 0.02]
+    assert row.growth == max(allowed)
+    assert math.isinf(row.alone.half_width)
+
+
+def test_what_may_grow_without_end():
+    found = at.budget(converted(noisy_chip()), lambda model: 1.0, num_chips=2)
+    assert math.isinf(found.rows[0].growth)
+    assert found.to_dict()["rows"][0]["growth"] is None
+
+
+def test_a_loss_that_falls():
+    up = at.budget(converted(noisy_chip()), quality, num_chips=2, growth=None)
+    down = at.budget(
+        converted(noisy_chip()),
+        lambda m: 1 - quality(m),
+        num_chips=2,
+        growth=None,
+        higher_is_better=False,
+    )
+    assert down.total.mean == pytest.approx(up.total.mean)
+
+
+def test_names_are_chosen():
+    model = converted(at.chips.hermes64())
+    found = at.budget(model, quality, names=["drift", "dac"], num_chips=1, growth=None)
+    assert {row.name for row in found.rows} == {"dac", "drift"}
+
+
+def test_it_prints_draws_and_is_json(tmp_path):
+    found = at.budget(converted(noisy_chip()), quality, num_chips=2)
+    assert "output_noise" in str(found)
+    assert "may grow" in str(found)
+    assert json.loads(json.dumps(found.to_dict()))["seeds"] == list(found.seeds)
+    found.plot(tmp_path / "budget.png")
+    assert (tmp_path / "budget.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_time_beyond_the_data_is_marked():
+    model = converted(at.chips.neurram48())
+    found = at.budget(model, quality, names="drift", num_chips=1, growth=None, time="1 year")
+    assert "beyond the device's data" in found.note
+    assert "beyond the device's data" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"names": ["drft"]}, "'drft', did you mean 'drift'"),
+        ({"names": "output_noise"}, "no chip of the model has the non-ideality 'output_noise'"),
+        ({"num_chips": 0}, "num_chips"),
+        ({"growth": 0.0}, "growth"),
+        ({"growth": -1}, "growth"),
+        ({"compensation": "globl"}, "compensation"),
+        ({"time": "1 parsec"}, "parsec"),
+        ({"higher_is_better": 1}, "higher_is_better"),
+    ],
+)
+def test_refused(options, told):
+    with pytest.raises(ValueError, match=told):
+        at.budget(converted(at.chips.hermes64()), quality, **options)
+
+
+def test_refused_models():
+    with pytest.raises(ValueError, match="no analog layer"):
+        at.budget(nn.Linear(2, 2), quality)
+    physical = at.program(converted(noisy_chip()), seed=0).at("0 s")
+    with pytest.raises(ValueError, match="programmed"):
+        at.budget(physical, quality)
+    with pytest.raises(TypeError, match="metric"):
+        at.budget(converted(noisy_chip()), 3)
+    with pytest.raises(ValueError, match="metric is nan"):
+        at.budget(converted(noisy_chip()), lambda model: float("nan"))
+
+
+def test_interval():
+    found = interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert dataclasses.astuple(found) == pytest.approx((3.0, 1.9629), abs=1e-4)
+    assert interval([1.0]).half_width == math.inf
