@@ -1,0 +1,142 @@
+"""IR drop: what the resistance of a crossbar's wires takes from its products.
+
+A tile of ohmic cells behind resistive wires is a linear network, so its outputs are those of other
+conductances on ideal wires, whatever the inputs. Along one wire these follow exactly from a
+ladder: the cells ``g`` hang on a line whose segments have the resistance ``r`` and whose end is
+held at ground. A cell ``k`` counts with the share ``1 - a_k`` of its conductance, where
+
+    (L / r + diag(g)) a = g
+
+and ``L`` is the Laplacian of the line with its grounded end. The column of a tile (bit line) ends
+in the ADC, its row (word line) in the driver of the input; the shares of the two multiply. That is
+exact where one of the wires is ideal. Where none is, it is exact but for how the drop of a column
+relieves the rows, which is taken as it is when all inputs are equal: against the whole network
+(``simulate.nodal``) the outputs of 256 x 256 cells of 0 to 20 uS err by 0.01 % where the drop is 13
+%, and by 0.1 to 0.5 % where inputs have both signs.
+
+Every cell is taken to load its column at every input, as it does where an input is a voltage. In a
+product by pulses, a cell that is switched off loads nothing, and the drop is smaller.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 1e-5
+"""Share of a conductance that the series of a ladder may leave out."""
+_MOST_TERMS = 12
+"""Terms of the series, at most; a line that needs more is solved by elimination."""
+
+
+def effective(
+    g: Tensor,
+    *,
+    row_resistance: float = 0.0,
+    column_resistance: float = 0.0,
+    row_ends: int = 1,
+    column_ends: int = 1,
+    first_row: int = 0,
+    first_column: int = 0,
+) -> Tensor:
+    """Conductances that give on ideal wires the outputs of these on real ones; differentiable.
+
+    Args:
+        g: conductances of a tile, (rows, columns), S, >= 0.
+        row_resistance: of a segment of a row (word line), between neighbouring columns, ohm, >= 0.
+        column_resistance: of a segment of a column (bit line), between neighbouring rows, ohm, >=
+            0.
+        row_ends: ends at which a row is driven: 1, at column 0; or 2.
+        column_ends: ends at which a column is read: 1, at row 0; or 2.
+        first_row: row of the tile that ``g`` begins at; those before it are empty.
+        first_column: column of the tile that ``g`` begins at.
+
+    Example:
+        >>> effective(torch.full((2, 1), 1e-3), column_resistance=1.0)
+        tensor([[0.0010],
+                [0.0010]])
+    """
+    g = g * wire_shares(g, column_resistance, first=first_row, ends=column_ends)
+    return g * wire_shares(g.T, row_resistance, first=first_column, ends=row_ends).T
+
+
+def wire_shares(g: Tensor, resistance: float, *, first: int = 0, ends: int = 1) -> Tensor:
+    """Share of each conductance that is left behind the resistance of its line.
+
+    Differentiable in ``g``. The series ``a = R g - R diag(g) R g + ...``, two running sums per
+    term, is used where it converges fast; else one elimination along the line.
+
+    Args:
+        g: conductances along lines, (cells, lines), S, >= 0; cell 0 is nearest the grounded end.
+        resistance: of one segment of the line, ohm, >= 0: from each cell to the next, and from the
+            end to cell 0.
+        first: free segments between the end and cell 0, beyond that one.
+        ends: 1; 2: the line is grounded one segment beyond its last cell as well.
+
+    Returns:
+        (cells, lines), in (0, 1].
+    """
+    if resistance == 0 or g.numel() == 0:
+        return torch.ones_like(g)
+    load = resistance * g.detach().abs().amax(0).max().item() * len(g) * (len(g) / 2 + 1 + first)
+    terms = math.ceil(math.log(TOLERANCE) / math.log(load)) if 0 < load < 0.5 else _MOST_TERMS + 1
+    if load == 0:
+        return torch.ones_like(g)
+    if terms > _MOST_TERMS:
+        return 1 - _Ladder.apply(g, resistance, first, ends)
+    lost = torch.zeros_like(g)
+    for _ in range(terms):
+        lost = drop(g * (1 - lost), resistance, first, ends)
+    return 1 - lost
+
+
+def drop(current: Tensor, resistance: float, first: int = 0, ends: int = 1) -> Tensor:
+    """Potential at each cell, V, of a line into which the cells feed these currents.
+
+    Args:
+        current: (cells, lines), A; cell 0 is nearest the grounded end.
+        resistance: as of ``wire_shares``.
+        first: as of ``wire_shares``.
+        ends: as of ``wire_shares``.
+    """
+    through = current.flip(0).cumsum(0).flip(0)  # each segment carries what lies beyond it
+    potential = through.cumsum(0) + first * through[:1]
+    if ends == 2:
+        cells = torch.arange(1 + first, len(current) + 1 + first, device=current.device)
+        # the potential that the last cell would have drives a current back through the whole line
+        share = cells.to(current.dtype) / (len(current) + 1 + first)
+        potential = potential - share.unsqueeze(1) * potential[-1:]
+    return resistance * potential
+
+
+class _Ladder(torch.autograd.Function):
+    """The lost shares ``a`` by elimination, and their gradient by a second one."""
+
+    @staticmethod
+    def forward(ctx, g: Tensor, resistance: float, first: int, ends: int) -> Tensor:
+        lost = _solve(g, g, resistance, first, ends)
+        ctx.save_for_backward(g, lost)
+        ctx.line = resistance, first, ends
+        return lost
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        g, lost = ctx.saved_tensors
+        return _solve(g, gradients[0], *ctx.line) * (1 - lost), None, None, None
+
+
+def _solve(g: Tensor, right: Tensor, resistance: float, first: int, ends: int) -> Tensor:
+    """``x`` of ``(L / r + diag(g)) x = right``, by elimination from the far end (Thomas)."""
+    wire = 1 / resistance
+    near, far = wire / (1 + first), wire if ends == 2 else 0.0
+    cells = len(g)
+    pivots, sides = [g[-1] + (wire if cells > 1 else near) + far], [right[-1]]
+    for k in range(cells - 2, -1, -1):
+        factor = wire / pivots[-1]
+        onwards = wire if k else near
+        pivots.append(g[k] + onwards + wire - wire * factor)
+        sides.append(right[k] + factor * sides[-1])
+    found = [sides[-1] / pivots[-1]]
+    for pivot, side in zip(pivots[-2::-1], sides[-2::-1], strict=True):
+        found.append((side + wire * found[-1]) / pivot)
+    return torch.stack(found)
