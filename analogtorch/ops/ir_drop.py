@@ -18,13 +18,14 @@ Every cell is taken to load its column at every input, as it does where an input
 product by pulses, a cell that is switched off loads nothing, and the drop is smaller.
 """
 
+import functools
 import math
 
 import torch
 from torch import Tensor
 
 TOLERANCE = 1e-5
-"""Share of a conductance that the series of a ladder may leave out."""
+"""Share of a conductance that the series of a line may leave out."""
 _MOST_TERMS = 12
 """Terms of the series, at most; a line that needs more is solved by elimination."""
 
@@ -38,11 +39,12 @@ def effective(
     column_ends: int = 1,
     first_row: int = 0,
     first_column: int = 0,
+    largest: float | None = None,
 ) -> Tensor:
     """Conductances that give on ideal wires the outputs of these on real ones; differentiable.
 
     Args:
-        g: conductances of a tile, (rows, columns), S, >= 0.
+        g: conductances of a tile, (columns, rows), S, >= 0.
         row_resistance: of a segment of a row (word line), between neighbouring columns, ohm, >= 0.
         column_resistance: of a segment of a column (bit line), between neighbouring rows, ohm, >=
             0.
@@ -50,63 +52,86 @@ def effective(
         column_ends: ends at which a column is read: 1, at row 0; or 2.
         first_row: row of the tile that ``g`` begins at; those before it are empty.
         first_column: column of the tile that ``g`` begins at.
+        largest: a conductance that none of ``g`` exceeds by much, S; None: the largest of ``g``.
 
     Example:
-        >>> effective(torch.full((2, 1), 1e-3), column_resistance=1.0)
-        tensor([[0.0010],
-                [0.0010]])
+        >>> effective(torch.full((1, 2), 1e-3), column_resistance=1.0)
+        tensor([[0.0010, 0.0010]])
     """
-    g = g * wire_shares(g, column_resistance, first=first_row, ends=column_ends)
-    return g * wire_shares(g.T, row_resistance, first=first_column, ends=row_ends).T
+    shares = wire_shares(g, column_resistance, first=first_row, ends=column_ends, largest=largest)
+    g = g * shares
+    if row_resistance == 0:
+        return g
+    shares = wire_shares(
+        g.T.contiguous(), row_resistance, first=first_column, ends=row_ends, largest=largest
+    )
+    return g * shares.T
 
 
-def wire_shares(g: Tensor, resistance: float, *, first: int = 0, ends: int = 1) -> Tensor:
+def wire_shares(
+    g: Tensor, resistance: float, *, first: int = 0, ends: int = 1, largest: float | None = None
+) -> Tensor:
     """Share of each conductance that is left behind the resistance of its line.
 
-    Differentiable in ``g``. The series ``a = R g - R diag(g) R g + ...``, two running sums per
-    term, is used where it converges fast; else one elimination along the line.
+    Differentiable in ``g``. The series ``a = R g - R diag(g) R g + ...`` is used where it converges
+    fast; else one elimination along the line.
 
     Args:
-        g: conductances along lines, (cells, lines), S, >= 0; cell 0 is nearest the grounded end.
+        g: conductances along lines, (lines, cells), S, >= 0; cell 0 is nearest the grounded end.
         resistance: of one segment of the line, ohm, >= 0: from each cell to the next, and from the
             end to cell 0.
         first: free segments between the end and cell 0, beyond that one.
         ends: 1; 2: the line is grounded one segment beyond its last cell as well.
+        largest: a conductance that none of ``g`` exceeds by much, S; None: the largest of ``g``.
 
     Returns:
-        (cells, lines), in (0, 1].
+        (lines, cells), in (0, 1].
     """
     if resistance == 0 or g.numel() == 0:
         return torch.ones_like(g)
-    load = resistance * g.detach().abs().amax(0).max().item() * len(g) * (len(g) / 2 + 1 + first)
-    terms = math.ceil(math.log(TOLERANCE) / math.log(load)) if 0 < load < 0.5 else _MOST_TERMS + 1
-    if load == 0:
-        return torch.ones_like(g)
+    largest = g.detach().amax().item() if largest is None else largest
+    terms = _terms(resistance * largest, g.shape[1], first, ends)
     if terms > _MOST_TERMS:
         return 1 - _Ladder.apply(g, resistance, first, ends)
-    lost = torch.zeros_like(g)
-    for _ in range(terms):
-        lost = drop(g * (1 - lost), resistance, first, ends)
+    lost = drop(g, resistance, first, ends)
+    for _ in range(terms - 1):
+        lost = drop(g - g * lost, resistance, first, ends)
     return 1 - lost
+
+
+@functools.lru_cache(maxsize=256)
+def _terms(each: float, cells: int, first: int, ends: int) -> int:
+    """Terms of the series that leave out no more than ``TOLERANCE``; ``each``: the largest
+    conductance times the resistance of a segment.
+    """
+    load = each * _kernel(cells, first, ends, torch.float64).sum(1).max().item()
+    if load >= 0.5:
+        return _MOST_TERMS + 1
+    return max(1, math.ceil(math.log(TOLERANCE) / math.log(load))) if load > 0 else 1
 
 
 def drop(current: Tensor, resistance: float, first: int = 0, ends: int = 1) -> Tensor:
     """Potential at each cell, V, of a line into which the cells feed these currents.
 
     Args:
-        current: (cells, lines), A; cell 0 is nearest the grounded end.
+        current: (lines, cells), A; cell 0 is nearest the grounded end.
         resistance: as of ``wire_shares``.
         first: as of ``wire_shares``.
         ends: as of ``wire_shares``.
     """
-    through = current.flip(0).cumsum(0).flip(0)  # each segment carries what lies beyond it
-    potential = through.cumsum(0) + first * through[:1]
-    if ends == 2:
-        cells = torch.arange(1 + first, len(current) + 1 + first, device=current.device)
-        # the potential that the last cell would have drives a current back through the whole line
-        share = cells.to(current.dtype) / (len(current) + 1 + first)
-        potential = potential - share.unsqueeze(1) * potential[-1:]
-    return resistance * potential
+    kernel = _kernel(current.shape[1], first, ends, current.dtype).to(current.device)
+    return current @ (resistance * kernel)
+
+
+@functools.lru_cache(maxsize=64)
+def _kernel(cells: int, first: int, ends: int, dtype: torch.dtype) -> Tensor:
+    """Segments that the currents of two cells share on their way to ground: (cells, cells)."""
+    with torch.inference_mode(False):  # it serves gradients later
+        place = torch.arange(1 + first, cells + 1 + first, dtype=torch.float64, device="cpu")
+        shared = torch.minimum(place.unsqueeze(1), place)
+        if ends == 2:  # what goes the other way, in the ratio of the two distances
+            shared = shared - place.unsqueeze(1) * place / (cells + 1 + first)
+        return shared.to(dtype)
 
 
 class _Ladder(torch.autograd.Function):
@@ -129,7 +154,7 @@ def _solve(g: Tensor, right: Tensor, resistance: float, first: int, ends: int) -
     """``x`` of ``(L / r + diag(g)) x = right``, by elimination from the far end (Thomas)."""
     wire = 1 / resistance
     near, far = wire / (1 + first), wire if ends == 2 else 0.0
-    cells = len(g)
+    cells, g, right = g.shape[1], g.unbind(1), right.unbind(1)
     pivots, sides = [g[-1] + (wire if cells > 1 else near) + far], [right[-1]]
     for k in range(cells - 2, -1, -1):
         factor = wire / pivots[-1]
@@ -139,4 +164,4 @@ def _solve(g: Tensor, right: Tensor, resistance: float, first: int, ends: int) -
     found = [sides[-1] / pivots[-1]]
     for pivot, side in zip(pivots[-2::-1], sides[-2::-1], strict=True):
         found.append((side + wire * found[-1]) / pivot)
-    return torch.stack(found)
+    return torch.stack(found, 1)

@@ -65,7 +65,7 @@ def test_ideal_lines(row, column):
     y = nodal.solve(g, v, nodal.Wires(row_resistance=row, column_resistance=column))
     almost = nodal.Wires(row_resistance=row or 1e-6, column_resistance=column or 1e-6)
     assert_close(y, nodal.solve(g, v, almost), rtol=1e-6, atol=0)
-    closed = v @ ir_drop.effective(g, row_resistance=row, column_resistance=column)
+    closed = v @ ir_drop.effective(g.T, row_resistance=row, column_resistance=column).T
     assert_close(closed, y, rtol=3e-5, atol=0)
 
 
@@ -78,7 +78,7 @@ def test_closed_form(ends, signed, bound):
         v[::2] *= -1
     wires = dict(row_resistance=0.35, column_resistance=0.35, row_ends=ends, column_ends=ends)
     y, ideal = nodal.solve(g, v, nodal.Wires(**wires)), v @ g
-    error = v @ ir_drop.effective(g, **wires) - y
+    error = v @ ir_drop.effective(g.T, **wires).T - y
     assert (y - ideal).norm() > 0.03 * ideal.norm()
     assert error.norm() < bound * ideal.norm()
 
