@@ -17,6 +17,7 @@ from analogtorch.chips.non_ideality import non_ideality
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.serial import from_dict, to_dict
 from analogtorch.chips.training import TrainingNoise
+from analogtorch.chips.wires import Wires
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources
 
@@ -64,6 +65,7 @@ __all__ = [
     "Shares",
     "Sources",
     "TrainingNoise",
+    "Wires",
     "from_dict",
     "get",
     "hermes64",

@@ -13,6 +13,7 @@ from analogtorch.chips.cost import Cost
 from analogtorch.chips.non_idealities import non_idealities, scaled, without
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.training import TrainingNoise
+from analogtorch.chips.wires import Wires
 from analogtorch.devices import Cell, register
 from analogtorch.devices.cell import check_cell
 from analogtorch.devices.device import beyond
@@ -40,6 +41,8 @@ class Chip:
     """The converters on the rows."""
     cell: Cell
     """The unit cell, which holds one weight; it follows the protocol ``devices.Cell``."""
+    wires: Wires = field(default_factory=Wires)
+    """The wires of a tile; ideal unless given."""
     adc: ADC
     """The converters on the columns, with the noise that they meet."""
     periphery: Periphery = field(default_factory=Periphery)
@@ -58,6 +61,7 @@ class Chip:
         for name, kind in (
             ("array", Array),
             ("dac", DAC),
+            ("wires", Wires),
             ("adc", ADC),
             ("periphery", Periphery),
             ("training", TrainingNoise),
@@ -114,11 +118,11 @@ class Chip:
 
         ``dac``: inputs are clipped and rounded. ``programming_noise``, ``drift`` and
         ``read_noise``: of the devices, of which an error that grows with time, as that of ReRAM,
-        counts as drift. ``adc_gain``: columns have gains of their own. ``output_noise``: on partial
-        sums. ``adc``: partial sums are clipped and rounded. ``digital_unit``: it rounds what the
-        ADC gives once more. A programmed chip has them all; ``eval()`` before has the converters;
-        for ``train()`` see ``TrainingNoise``. The fields of the parts declare them by
-        ``analogtorch.chips.non_ideality``.
+        counts as drift. ``ir_drop``: wires have a resistance. ``adc_gain``: columns have gains of
+        their own. ``output_noise``: on partial sums. ``adc``: partial sums are clipped and rounded.
+        ``digital_unit``: it rounds what the ADC gives once more. A programmed chip has them all;
+        ``eval()`` before has the converters; for ``train()`` see ``TrainingNoise``. The fields of
+        the parts declare them by ``analogtorch.chips.non_ideality``.
 
         Example:
             >>> analogtorch.chips.hermes64().non_idealities()

@@ -30,6 +30,11 @@ class Cell(Protocol):
         ...
 
     @property
+    def g_total(self) -> float:
+        """Conductance, uS, that stands for ``|w| = 1``."""
+        ...
+
+    @property
     def spread(self) -> Spread | None:
         """The curve ``programming_sigma`` in the form that kernels evaluate; None if there is none.
         Training noise then runs in plain torch."""

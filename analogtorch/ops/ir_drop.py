@@ -20,14 +20,61 @@ product by pulses, a cell that is switched off loads nothing, and the drop is sm
 
 import functools
 import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from analogtorch.chips import Wires
 
 TOLERANCE = 1e-5
 """Share of a conductance that the series of a line may leave out."""
 _MOST_TERMS = 12
 """Terms of the series, at most; a line that needs more is solved by elimination."""
+
+
+class Block(NamedTuple):
+    """A part of a matrix that lies on one tile in one piece."""
+
+    outputs: slice
+    rows: slice
+    first_row: int = 0
+    """Row of the tile at which it begins."""
+    first_column: int = 0
+    """Column of the tile at which it begins, a weight of two polarities counting as one."""
+
+
+def behind_wires(
+    plus: Tensor, minus: Tensor, blocks: Iterable[Block], wires: Wires, g_total: float
+) -> tuple[Tensor, Tensor]:
+    """Both polarities of weights as they count behind the wires of their tiles; differentiable.
+
+    Args:
+        plus: what the positive polarities hold, in units of the largest weight, (outputs, rows), >=
+            0.
+        minus: what the negative polarities hold, of the same shape.
+        blocks: all parts of the matrix.
+        wires: of a tile.
+        g_total: conductance of the largest weight, uS.
+    """
+    unit, found = 1e-6 * g_total, (torch.empty_like(plus), torch.empty_like(minus))
+    for block in blocks:
+        index = block.outputs, block.rows
+        pair = torch.stack((plus[index], minus[index]), 1).flatten(0, 1)  # columns side by side
+        left = effective(
+            pair * unit,
+            row_resistance=wires.row_resistance,
+            column_resistance=wires.column_resistance,
+            row_ends=wires.row_ends,
+            column_ends=wires.column_ends,
+            first_row=block.first_row,
+            first_column=2 * block.first_column,
+            largest=unit,
+        ).unflatten(0, (-1, 2))
+        for each, polarity in zip(found, (left / unit).unbind(1), strict=True):
+            each[index] = polarity
+    return found
 
 
 def effective(

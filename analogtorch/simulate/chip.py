@@ -24,7 +24,16 @@ from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
 from analogtorch.nn import AnalogComposite, AnalogLayer
 from analogtorch.nn.programmed import Programmed
-from analogtorch.ops import Noise, block_scales, fold, normal, over_rows, seed_tensor, stream
+from analogtorch.ops import (
+    Noise,
+    block_scales,
+    fold,
+    ir_drop,
+    normal,
+    over_rows,
+    seed_tensor,
+    stream,
+)
 from analogtorch.ops.physics import fit_sums, magnitude_sums, ratio, relative, wide
 from analogtorch.simulate import tiles as places
 from analogtorch.simulate.defects import Defects, TileState, tile_state
@@ -143,7 +152,8 @@ class ProgrammedChip:
                 placed = self._placed[name] = []
                 for section, spot in zip(layer.sections, where[name], strict=True):
                     state = places.state(section, spot, layer.chip, defects, seed)
-                    placed.append(_Devices(layer, section, key, seed, method, state))
+                    blocks = places.blocks(section, spot)
+                    placed.append(_Devices(layer, section, key, seed, blocks, method, state))
 
     def yield_map(self) -> dict[tuple[int, int], TileState]:
         """State of every (chip, tile) that holds weights: which cells work, and the gains of the
@@ -289,9 +299,11 @@ class _Devices:
         section: Section,
         key: str,
         seed: int,
+        blocks: list[ir_drop.Block],
         method: Method | None = None,
         state: tuple[Tensor, Tensor] | None = None,
     ) -> None:
+        self.blocks = blocks
         # written and read out with the chip's own ADC bound: those of the layer suit the sums of an
         # inference
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
@@ -384,7 +396,10 @@ class _Devices:
 
     def weights(self, t: float | None) -> Tensor:
         """What the conductances stand for at ``t``; None: as programmed, before a read."""
-        return self._found(t, self.chip.cell.weights)
+        if self.chip.wires.ideal:
+            return self._found(t, self.chip.cell.weights)
+        plus, minus = self._polarities(t)
+        return plus - minus
 
     def programmed(self, index: tuple[slice, ...]) -> Tensor:
         """The part of ``weights(None)`` at ``index``, which is a row block of some outputs:
@@ -394,7 +409,23 @@ class _Devices:
 
     def negatives(self, t: float | None) -> Tensor:
         """The part of ``weights`` that the negative polarity holds."""
-        return self._found(t, self.chip.cell.negatives)
+        if self.chip.wires.ideal:
+            return self._found(t, self.chip.cell.negatives)
+        return self._polarities(t)[1]
+
+    def _polarities(self, t: float | None) -> tuple[Tensor, Tensor]:
+        """What the two polarities hold at ``t``, as it counts behind the wires."""
+        weights, minus = (
+            self._found(t, of) for of in (self.chip.cell.weights, self.chip.cell.negatives)
+        )
+        left = ir_drop.behind_wires(
+            (weights + minus).flatten(1),
+            minus.flatten(1),
+            self.blocks,
+            self.chip.wires,
+            self.chip.cell.g_total,
+        )
+        return left[0].view_as(weights), left[1].view_as(weights)
 
     def _found(self, t: float | None, of: Callable[[Tensor], Tensor]) -> Tensor:
         """What the conductances at ``t`` give, part by part."""

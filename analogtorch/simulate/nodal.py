@@ -7,14 +7,13 @@ one segment beyond its last cell.
 """
 
 import importlib
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from analogtorch.values import checks
+from analogtorch.chips import Wires
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,31 +22,6 @@ if TYPE_CHECKING:
 
 RESIDUAL = 1e-10
 """Relative residual of the currents at which the solution is taken."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wires:
-    """The wires of a tile.
-
-    Example:
-        >>> wires = Wires(row_resistance=0.35, column_resistance=0.35)
-        >>> solve(1e-6 * torch.rand(8, 4), torch.rand(8), wires).shape
-        torch.Size([4])
-    """
-
-    row_resistance: float = 0.0
-    """Of a segment of a row (word line), between neighbouring columns, ohm, >= 0."""
-    column_resistance: float = 0.0
-    """Of a segment of a column (bit line), between neighbouring rows, ohm, >= 0."""
-    row_ends: int = 1
-    """Ends at which a row is driven: 1, at column 0; or 2."""
-    column_ends: int = 1
-    """Ends at which a column is read: 1, at row 0; or 2."""
-
-    def __post_init__(self) -> None:
-        checks.numbers(self, "row_resistance", "column_resistance", least=0)
-        for name in ("row_ends", "column_ends"):
-            checks.choice(f"Wires.{name}", getattr(self, name), (1, 2))
 
 
 def solve(g: Tensor, v: Tensor, wires: Wires) -> Tensor:
@@ -66,6 +40,11 @@ def solve(g: Tensor, v: Tensor, wires: Wires) -> Tensor:
         ValueError: shapes do not agree, or a conductance is negative or not finite.
         RuntimeError: no solution within ``RESIDUAL``.
         ImportError: SciPy is not installed.
+
+    Example:
+        >>> wires = at.chips.Wires(row_resistance=0.35, column_resistance=0.35)
+        >>> solve(1e-6 * torch.rand(8, 4), torch.rand(8), wires).shape
+        torch.Size([4])
     """
     _check(g, v)
     g, v = g.detach().double().cpu(), v.detach().double().cpu()

@@ -12,6 +12,7 @@ from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.conversion import analog_layers
 from analogtorch.nn import AnalogLayer
+from analogtorch.ops.ir_drop import Block
 from analogtorch.simulate.defects import Defects, adc_gains, tile_state
 
 if TYPE_CHECKING:
@@ -186,6 +187,14 @@ def state(
         ].T.float()
         gains[place.block, place.outputs] = tile.gain[columns]
     return works, gains
+
+
+def blocks(section: Section, places: list[Place]) -> list[Block]:
+    """The parts of a section with their positions on their tiles."""
+    return [
+        Block(place.outputs, slice(*_rows(section, place)), place.row, place.col)
+        for place in places
+    ]
 
 
 def _rows(section: Section, place: Place) -> tuple[int, int]:

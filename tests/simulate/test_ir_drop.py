@@ -1,0 +1,200 @@
+"""IR drop in programmed chips and in training, against the tile solved node by node."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import analogtorch as at
+from analogtorch.chips import Wires
+from analogtorch.simulate import nodal
+
+EXACT = at.chips.hermes64().without(*at.chips.hermes64().non_idealities())
+"""The cells of hermes64, which take their targets exactly, behind no converters."""
+BLOCKS = ((0, 256), (256, 512), (512, 600))
+
+
+def _chip(calibrated=False, **wires):
+    return EXACT.replace(wires=wires, periphery={"column_calibration": calibrated})
+
+
+def _layer(rows, columns, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(rows, columns, bias=False))
+
+
+def _on_chip(model, chip, time="programmed", **options):
+    physical = at.program(at.convert(copy.deepcopy(model), chip), seed=0)
+    return physical.at(time, compensation="none", **options)
+
+
+@pytest.mark.parametrize(
+    "wires",
+    [
+        {"column_resistance": 0.35},
+        {"column_resistance": 2.0, "column_ends": 2},
+        {"row_resistance": 0.35},
+        {"row_resistance": 0.35, "column_resistance": 0.35, "row_ends": 2},
+    ],
+    ids=["column", "column, both ends", "row", "both"],
+)
+def test_a_programmed_tile_is_the_network_of_its_wires(wires):
+    """One tile of 200 x 60 weights, positive inputs: differential currents, within 0.2 %."""
+    model, x = _layer(200, 60), torch.rand(2, 200)
+    w = model[0].weight.detach().double()
+    largest, unit = w.abs().max(), 1e-6 * EXACT.cell.g_total
+    pairs = torch.stack((w.clamp_min(0), (-w).clamp_min(0)), 1).flatten(0, 1).T * unit / largest
+    currents = nodal.solve(pairs, x.double(), Wires(**wires)).unflatten(1, (-1, 2))
+    expected = (currents[..., 0] - currents[..., 1]) * largest / unit
+    found, ideal = _on_chip(model, _chip(**wires))(x).double(), model(x).double()
+    assert (expected - ideal).norm() > 0.005 * ideal.norm()
+    assert (found - expected).norm() < 0.002 * ideal.norm()
+
+
+def test_every_row_block_has_wires_of_its_own():
+    model, x = _layer(600, 30), torch.randn(5, 600)
+    wires = {"column_resistance": 3.0}
+    parts = []
+    largest = model[0].weight.detach().abs().max().item()
+    for a, b in BLOCKS:
+        part = nn.Sequential(nn.Linear(b - a, 31, bias=False))
+        part[0].weight.data[:30] = model[0].weight.data[:, a:b]
+        part[0].weight.data[30] = 0
+        part[0].weight.data[30, 0] = largest  # the scale of a block is that of the chip
+        parts.append(_on_chip(part, _chip(**wires).replace(periphery={"weight_scale": "block"})))
+    column = _chip(**wires).replace(periphery={"weight_scale": "column"})
+    assert not torch.equal(_on_chip(model, column)(x), model(x))
+    own = [p(x[:, a:b])[:, :30] for p, (a, b) in zip(parts, BLOCKS, strict=True)]
+    scaled = nn.Sequential(nn.Linear(600, 31, bias=False))
+    scaled[0].weight.data[:30] = model[0].weight.data
+    scaled[0].weight.data[30] = 0
+    scaled[0].weight.data[30, ::256] = largest
+    assert_close(_on_chip(scaled, _chip(**wires))(x)[:, :30], sum(own), rtol=1e-4, atol=1e-5)
+
+
+def test_training_meets_the_drop_of_the_programmed_chip():
+    for calibrated in (False, True):
+        chip = _chip(calibrated, column_resistance=2.0, row_resistance=0.1)
+        chip = chip.replace(training={"weight": "none"})
+        model, x = _layer(300, 40), torch.randn(7, 300)
+        trained = at.convert(copy.deepcopy(model), chip).train()
+        physical = at.program(trained, seed=0).at("programmed")
+        error = (trained(x) - physical(x)).norm() / (model(x) - physical(x)).norm()
+        # calibrated columns are fitted to random inputs there, to magnitudes here
+        assert error < (0.2 if calibrated else 1e-3)
+
+
+def test_gradients_go_through_the_drop():
+    chip = _chip(column_resistance=5.0).replace(training={"weight": "none"})
+    model = at.convert(_layer(40, 6).double(), chip).train()
+    weight, x = model[0].weight, torch.randn(3, 40, dtype=torch.float64)
+    model(x).square().sum().backward()
+    # the largest weight is the scale, through which no gradient goes
+    scale = weight.detach().abs().flatten().argmax()
+    step = torch.zeros_like(weight).view(-1)
+    step[torch.arange(step.numel()) != scale] = 1e-6
+    step = (step * torch.randn_like(step)).view_as(weight)
+    losses = []
+    for sign in (1, -1):
+        other = copy.deepcopy(model)
+        other[0].weight.data += sign * step
+        losses.append(other(x).square().sum().item())
+    expected = (losses[0] - losses[1]) / 2
+    assert (weight.grad * step).sum().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_share_of_training_noise_scales_the_drop():
+    chip = _chip(column_resistance=2.0).replace(training={"weight": "none"})
+    model, x = at.convert(_layer(200, 10), chip).train(), torch.randn(4, 200)
+    whole = model(x)
+    model[0].noise_fraction = 0.0
+    exact = model(x)
+    model[0].noise_fraction = 0.5
+    half = model(x)
+    assert_close(exact, x @ model[0].weight.T, rtol=1e-5, atol=1e-5)
+    assert 0.3 < (half - exact).norm() / (whole - exact).norm() < 0.7
+
+
+def test_where_a_block_lies_decides():
+    """Far from the ADC a block loses more; a mapping says where it lies."""
+    model = nn.Sequential(nn.Linear(60, 40, bias=False), nn.Linear(40, 20, bias=False))
+    torch.manual_seed(1)
+    for layer in model:
+        nn.init.normal_(layer.weight)
+    chip, x = _chip(column_resistance=5.0), torch.randn(9, 60)
+    analog = at.convert(copy.deepcopy(model), chip)
+    mapping = at.map_to_chip(analog, x)
+    (block,) = mapping.matrix_blocks(mapping.matrices[1].name)
+    assert (block.row, block.col) == (60, 0)
+    apart = at.program(analog, seed=0).at("programmed")(x)
+    packed = at.program(analog, seed=0, mapping=mapping).at("programmed")(x)
+    assert (packed - model(x)).norm() > 1.1 * (apart - model(x)).norm()
+
+
+def test_columns_calibrated_after_programming_take_back_the_mean_drop():
+    model, x = _layer(256, 64), torch.randn(50, 256)
+    errors = []
+    for calibrated in (False, True):
+        y = _on_chip(model, _chip(calibrated, column_resistance=1.0))(x)
+        errors.append(((y - model(x)).norm() / model(x).norm()).item())
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_separate_phases_lose_the_same():
+    """The phases of a product add up to it, behind wires too."""
+    chip = _chip(column_resistance=2.0, row_resistance=0.1)
+    model, x = _layer(100, 20), torch.randn(6, 100)
+    together = _on_chip(model, chip)(x)
+    apart = _on_chip(model, chip.replace(adc={"separate_phases": True}))(x)
+    assert_close(apart, together, rtol=1e-4, atol=1e-5)
+
+
+def test_a_chip_lists_it_and_keeps_it_in_a_file(tmp_path):
+    chip = at.chips.hermes64().replace(wires={"column_resistance": 0.35})
+    assert "ir_drop" in chip.non_idealities()
+    assert "ir_drop" not in chip.without("ir_drop").non_idealities()
+    assert chip.scaled(ir_drop=2.0).wires.column_resistance == 0.7
+    assert "ir_drop" not in at.chips.hermes64().non_idealities()
+    at.chips.save(chip, tmp_path / "chip.json")
+    assert at.chips.load(tmp_path / "chip.json") == chip
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(12, 8, 3),
+        nn.Conv2d(16, 16, 3, groups=4),
+        nn.Conv1d(300, 9, 1),
+        nn.LSTM(20, 8),
+        nn.MultiheadAttention(16, 2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_other_layers(layer):
+    """Training meets the drop of the programmed chip in every kind of layer."""
+    inputs = {
+        nn.Conv2d: lambda: (torch.randn(2, layer.in_channels, 6, 6),),
+        nn.Conv1d: lambda: (torch.randn(2, 300, 5),),
+        nn.LSTM: lambda: (torch.randn(3, 2, 20),),
+        nn.MultiheadAttention: lambda: (torch.randn(3, 2, 16),) * 3,
+    }[type(layer)]()
+
+    def outputs(module):
+        y = module(*inputs)
+        return y[0] if isinstance(y, tuple) else y
+
+    chip = _chip(column_resistance=20.0).replace(training={"weight": "none"})
+    exact = outputs(copy.deepcopy(layer).eval()).detach()
+    model = at.convert(nn.ModuleList([copy.deepcopy(layer)]), chip)
+    physical = at.program(model, seed=0).at("programmed", compensation="none")
+    trained, programmed = outputs(model.train()[0]), outputs(physical[0])
+    assert (programmed - exact).norm() > 1e-4 * exact.norm()
+    assert (trained - programmed).norm() < 1e-3 * (programmed - exact).norm()
+
+
+@pytest.mark.parametrize("bad", [{"row_resistance": -1.0}, {"column_ends": 3}])
+def test_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Wires(**bad)
