@@ -31,6 +31,7 @@ OPTIONAL = {
     "synthetic": ("espeakng-loader",),
     "report": ("matplotlib", "jinja2"),
     "vision": ("torchvision",),
+    "nodal": ("scipy",),
     "yaml": ("pyyaml",),
 }
 """The optional packages, by the extra that installs them."""
