@@ -135,9 +135,11 @@ class DifferentialPair:
 
         It is None unless the curve of the device is a polynomial of degree 3 at most.
         """
-        device, n, factor = self.device, self.devices_per_polarity, 1.0
+        device, n = self.device, self.devices_per_polarity
+        factor = 1.0
         if isinstance(device, Scaled):
-            device, factor = device.device, device.programming_scale
+            factor = device.programming_scale
+            device = device.device
             if factor == 0:
                 return Spread(coefficients=(0.0, 0.0, 0.0, 0.0))
         if not isinstance(device, Fitted):

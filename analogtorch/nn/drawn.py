@@ -87,16 +87,16 @@ def drawn(
     weight = weight + deviation.to(weight.dtype)
     if dropped is not None:
         weight = weight.masked_fill(dropped, 0.0)
-    column: Tensor | None = None
+    known, column = {"scale": scale}, torch.ones_like(scale)
     if not chip.wires.ideal:
         ideal, weight = weight, _behind_wires(weight, full, section, chip, fraction)
         if chip.periphery.column_calibration:
             column = _column_gains(ideal.detach(), weight.detach(), section)
-    known = {"scale": scale}
     if gain is not None:
         weight = weight / over_rows(gain, section.bounds).view(section.shape)
-    if gain is not None or column is not None:
-        known["gain"] = (1.0 if gain is None else gain) * (1.0 if column is None else column)
+        known["gain"] = gain * column
+    elif not chip.wires.ideal:
+        known["gain"] = column
     return weight, known
 
 

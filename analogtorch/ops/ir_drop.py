@@ -201,13 +201,13 @@ def _solve(g: Tensor, right: Tensor, resistance: float, first: int, ends: int) -
     """``x`` of ``(L / r + diag(g)) x = right``, by elimination from the far end (Thomas)."""
     wire = 1 / resistance
     near, far = wire / (1 + first), wire if ends == 2 else 0.0
-    cells, g, right = g.shape[1], g.unbind(1), right.unbind(1)
-    pivots, sides = [g[-1] + (wire if cells > 1 else near) + far], [right[-1]]
+    cells, load, source = g.shape[1], g.unbind(1), right.unbind(1)
+    pivots, sides = [load[-1] + (wire if cells > 1 else near) + far], [source[-1]]
     for k in range(cells - 2, -1, -1):
         factor = wire / pivots[-1]
         onwards = wire if k else near
-        pivots.append(g[k] + onwards + wire - wire * factor)
-        sides.append(right[k] + factor * sides[-1])
+        pivots.append(load[k] + onwards + wire - wire * factor)
+        sides.append(source[k] + factor * sides[-1])
     found = [sides[-1] / pivots[-1]]
     for pivot, side in zip(pivots[-2::-1], sides[-2::-1], strict=True):
         found.append((side + wire * found[-1]) / pivot)
