@@ -109,9 +109,9 @@ def test_the_share_of_training_noise_scales_the_drop():
     chip = _chip(column_resistance=2.0).replace(training={"weight": "none"})
     model, x = at.convert(_layer(200, 10), chip).train(), torch.randn(4, 200)
     whole = model(x)
-    model[0].noise_fraction = 0.0
+    model[0].set_noise_fraction(0.0)
     exact = model(x)
-    model[0].noise_fraction = 0.5
+    model[0].set_noise_fraction(0.5)
     half = model(x)
     assert_close(exact, x @ model[0].weight.T, rtol=1e-5, atol=1e-5)
     assert 0.3 < (half - exact).norm() / (whole - exact).norm() < 0.7
