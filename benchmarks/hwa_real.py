@@ -1,13 +1,12 @@
-"""What hardware-aware (HWA) training saves on real speech, with confidence intervals over training
-seeds.
+"""What HWA training saves on real speech, with confidence intervals over training seeds.
 
     python -m benchmarks.hwa_real
 
-For each seed, on the 4,890 recordings of gsc_v2_test12 (our split by speaker): a digital net; from
-it a digital control (the same further epochs and distillation, without noise, quantisation and
-clipping) and an HWA net; then both on the same chips over time, the control mapped directly. Seeds
-are compared in pairs. A run that is stopped continues where it was: seeds that are finished are
-kept, the others resume from their checkpoints.
+For each seed, on the 4,890 recordings of gsc_v2_test12 (our split by speaker): a digital net is
+trained; from it a digital control (the same further epochs and distillation, without noise,
+quantisation and clipping) and an HWA net; then both are measured on the same chips over time, with
+the control mapped directly. Seeds are compared in pairs. A stopped run continues: finished seeds
+are kept, the others resume from their checkpoints.
 """
 
 import argparse
@@ -45,11 +44,11 @@ BARS = {
     "HWA loss at 1 year": ("<=", 2.0),
     "HWA minus control on chip at 1 year": (">", 0.0),
 }
-"""What the numbers, in percent and points, are held against."""
+"""The bars of the numbers, in percent and points."""
 
 
 def one_seed(config: KWSConfig, out: Path) -> dict[str, Any]:
-    """Train and measure one seed, or read what was measured before."""
+    """Train and measure one seed, or read its earlier result."""
     with RunFolder.open(out, config, resume=True) as folder:
         if folder.resume and (found := _measured(out / RESULT, config)) is not None:
             return found
@@ -60,7 +59,7 @@ def one_seed(config: KWSConfig, out: Path) -> dict[str, Any]:
 
 
 def _measured(file: Path, config: KWSConfig) -> dict[str, Any] | None:
-    """What is in the file, if it has all chips and times of the configuration."""
+    """Return the result in the file, if it has all chips and times of the configuration."""
     if not file.is_file():
         return None
     result = json.loads(file.read_text())
@@ -72,7 +71,7 @@ def _measured(file: Path, config: KWSConfig) -> dict[str, Any] | None:
 
 
 def _num_chips(row: dict[str, Any]) -> int:
-    """How many chips a time was measured on; older results call it ``chips``."""
+    """Return the number of chips of a time; older results call it ``chips``."""
     return row["num_chips"] if "num_chips" in row else row["chips"]
 
 
@@ -102,7 +101,7 @@ def _train_and_measure(config: KWSConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def differences(results: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """Per seed, in percent and points: accuracies, and the paired differences at each time."""
+    """Return accuracies and their paired differences per seed and time, in percent and points."""
     found = {
         "digital accuracy": [100 * r["digital"] for r in results],
         "control's digital accuracy": [100 * r["control"] for r in results],
@@ -123,9 +122,7 @@ def differences(results: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def rows(found: dict[str, list[float]]) -> list[list[str]]:
-    """The table: quantity, mean with its 95 % interval, each seed, and the bar where there is
-    one.
-    """
+    """Return the table: quantity, mean with its 95 % interval, each seed, and the bar."""
     table = [["quantity, % or points", "mean, 95 % interval", "each seed", "bar"]]
     for name, values in found.items():
         mean, half = _mean_and_half(values)
@@ -139,7 +136,7 @@ def rows(found: dict[str, list[float]]) -> list[list[str]]:
 
 
 def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) -> list[str]:
-    """What a reader must know to judge the numbers."""
+    """Return the caveats that a reader needs to judge the numbers."""
     chips = _num_chips(next(iter(results[0]["hwa_on_chip"].values())))
     return [
         f"{len(results)} training seeds; {chips} chips, the same for all nets; chip "
@@ -155,8 +152,9 @@ def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) 
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
-    """The options of this command, and the configuration that they and the options of `analogtorch
-    kws` give.
+    """Return the options of this command and the configuration.
+
+    The configuration comes from these options and those of `analogtorch kws`.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.hwa_real",
@@ -190,7 +188,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
 
 
 def run(options: argparse.Namespace, config: KWSConfig) -> list[dict[str, Any]]:
-    """All seeds, in order; a line is printed for each when it is done."""
+    """Run all seeds in order; a line is printed for each finished one."""
     jobs = [
         (dataclasses.replace(config, seed=n), options.out / f"seed-{n}")
         for n in range(options.seeds)

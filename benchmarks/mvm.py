@@ -1,21 +1,22 @@
-"""What an analog layer costs beside the digital one: ratios of medians, measured in turns on the
-same machine.
+"""The cost of an analog layer as a ratio to the digital one.
 
-    python -m benchmarks.mvm [--threads 2] [--rounds 40] [--shapes linear_512 ...] [--out runs/mvm]
-    [--check]
+Times are medians, measured in turns on one machine.
 
-Setting of every row: 8-bit DAC with a learned range, additive weight noise redrawn in every
-forward, 8-bit ADC and 512-row tiles, unless ``benchmarks.registry`` says otherwise of the row. The
-peers of ``benchmarks.peers`` take turns with torch.nn and AnalogTorch where they are installed:
-``make bench-peers``.
+    python -m benchmarks.mvm [--threads 2] [--rounds 40] [--shapes linear_512 ...]
+                             [--out runs/mvm] [--check]
+
+Every row has an 8-bit DAC with a learned range, additive weight noise redrawn in every forward, an
+8-bit ADC and 512-row tiles, unless ``benchmarks.registry`` states otherwise. The peers of
+``benchmarks.peers`` take turns with torch.nn and AnalogTorch if they are installed: ``make
+bench-peers``.
 
 train, eval: time of forward + backward, and of the forward in evaluation mode, as ratios to
-torch.nn's of the same run. floor: the digital layer's matrix products alone, without autograd, as
-such a ratio. saved: what a forward keeps for its backward beyond parameters and input, torch.nn's
--> ours. peak: resident memory at the height of a step above that between steps, in a process of its
-own, torch.nn's -> ours. The CSV has the times as well, and the bytes that must move, by a model: a
-training step reads x, w, y and the gradient of y once and writes the gradients of x and w once, a
-forward moves x, w and y once; as GB/s, at our step's time.
+torch.nn's of the same run. floor: such a ratio for the digital layer's matrix products alone,
+without autograd. saved: what a forward keeps for its backward beyond parameters and input,
+torch.nn's -> ours. peak: resident memory at the height of a step above that between steps, in a
+separate process, torch.nn's -> ours. The CSV has the times too, and the bytes that must move, by a
+model: a training step reads x, w, y and the gradient of y once and writes the gradients of x and w
+once; a forward moves x, w and y once. They are given as GB/s at the time of our step.
 """
 
 import argparse
@@ -47,10 +48,10 @@ from benchmarks.registry import SHAPES, Shape
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 20.0
-"""Seconds after which a measurement makes do with fewer rounds: a peer's convolution takes many
-times torch.nn's."""
+"""Seconds after which a measurement takes fewer rounds: a peer's convolution takes many times
+torch.nn's."""
 LEAST_ROUNDS = 10
-"""How few at least."""
+"""Smallest number of rounds."""
 
 COLUMNS = (
     "shape",
@@ -68,13 +69,14 @@ COLUMNS = (
     ),
     "facts",
 )
-"""Of the CSV. Empty: not measured, for the peer's reason in ``note`` if it is installed."""
+"""Columns of the CSV. An empty cell was not measured, for the peer's reason in ``note`` if it is
+installed."""
 
 Row = dict[str, Any]
 
 
 def make(shape: Shape) -> tuple[nn.Module, Tensor, Tensor]:
-    """A row's digital layer, its input and the gradient of its output."""
+    """Return a row's digital layer, its input and the gradient of its output."""
     torch.manual_seed(0)
     layer, x = shape.layer(), torch.randn(*shape.input)
     with torch.no_grad(), autocast(shape):
@@ -82,7 +84,7 @@ def make(shape: Shape) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def analog(library: Library, layer: nn.Module, shape: Shape, x: Tensor) -> nn.Module:
-    """A library's twin of the layer, its range set so that nothing clips.
+    """Return a library's twin of the layer, with a range at which nothing clips.
 
     Raises:
         OtherSetting: it computes something else.
@@ -97,14 +99,14 @@ def analog(library: Library, layer: nn.Module, shape: Shape, x: Tensor) -> nn.Mo
 
 
 def autocast(shape: Shape) -> contextlib.AbstractContextManager[Any]:
-    """The row's autocast, or nothing."""
+    """Return the row's autocast, or an empty context."""
     return (
         torch.autocast("cpu", dtype=shape.autocast) if shape.autocast else contextlib.nullcontext()
     )
 
 
 def train_step(module: nn.Module, shape: Shape, x: Tensor, g: Tensor) -> Callable[[], None]:
-    """Forward and backward, gradients of input and weight; between steps no gradient is left."""
+    """Run forward and backward with gradients of input and weight, which are then dropped."""
     x = x.clone().requires_grad_()
     parameters = list(module.parameters())
     with torch.no_grad(), autocast(shape):
@@ -122,7 +124,7 @@ def train_step(module: nn.Module, shape: Shape, x: Tensor, g: Tensor) -> Callabl
 
 
 def evaluate(module: nn.Module, shape: Shape, x: Tensor) -> Callable[[], None]:
-    """Forward in evaluation mode."""
+    """Run the forward in evaluation mode."""
 
     def run() -> None:
         with torch.no_grad(), autocast(shape):
@@ -132,7 +134,7 @@ def evaluate(module: nn.Module, shape: Shape, x: Tensor) -> Callable[[], None]:
 
 
 def products(module: Any, shape: Shape, x: Tensor, g: Tensor, backward: bool) -> Callable[[], None]:
-    """The matrix products of the digital layer alone."""
+    """Run the matrix products of the digital layer alone."""
     w = module.weight.detach()
     if shape.autocast:
         x, w, g = (t.to(shape.autocast) for t in (x, w, g))
@@ -159,7 +161,7 @@ def products(module: Any, shape: Shape, x: Tensor, g: Tensor, backward: bool) ->
 
 
 def turns(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Times of each in milliseconds, taken in turns so that a busy moment hits all alike."""
+    """Return times of each in milliseconds, taken in turns so that a busy moment affects all."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     order, shuffle = list(runs), random.Random(0).shuffle
     begin = time.perf_counter()
@@ -176,12 +178,12 @@ def turns(runs: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
-    """The median of each."""
+    """Return the median of each."""
     return {name: statistics.median(t) for name, t in times.items()}
 
 
 def saved_bytes(module: nn.Module, shape: Shape, x: Tensor) -> int:
-    """Bytes that a forward keeps for its backward beyond parameters and input."""
+    """Return the bytes that a forward keeps for its backward beyond parameters and input."""
     x = x.detach().requires_grad_()
     kept: dict[int, int] = {}
     own = set()
@@ -202,7 +204,7 @@ def saved_bytes(module: nn.Module, shape: Shape, x: Tensor) -> int:
 
 
 def measure(name: str, shape: Shape, rounds: int, peers: Iterable[str] = ()) -> Row:
-    """One row, but for the peaks of memory."""
+    """Return one row without the peaks of memory."""
     layer, x, g = make(shape)
     row: Row = dict.fromkeys(COLUMNS) | {
         "shape": name,
@@ -252,7 +254,7 @@ def _bytes(*tensors: Any) -> int:
 
 
 def peaks(name: str, threads: int) -> Row:
-    """Peak memory of a step of torch.nn and of ours, each in a fresh process."""
+    """Return the peak memory of a step of torch.nn and of ours, each in a fresh process."""
 
     def one(key: str) -> tuple[str, int | None]:
         command = [
@@ -278,12 +280,11 @@ def peaks(name: str, threads: int) -> Row:
 
 
 def step_peak(shape: Shape, key: str) -> int | None:
-    """Bytes of resident memory at the height of a step (evaluation, where the row has no training)
-    above those before.
+    """Return the bytes of resident memory at the height of a step above those before.
 
-    Weights, input and the output's gradient stand before the step; the gradients that it makes do
-    not. Also before it: code and workspaces, which the first steps have brought in. None where the
-    system cannot tell (not Linux).
+    The step is an evaluation if the row has no training. Weights, input and the output's gradient
+    exist before the step; the gradients that it makes do not. Code and workspaces exist too, which
+    the first steps have loaded. None: the system cannot tell (not Linux).
     """
     layer, x, g = make(shape)
     module = layer if key == "digital" else analog(OURS, layer, shape, x)
@@ -320,7 +321,7 @@ def _give_back_at_once() -> None:
 
 
 def missed(rows: Iterable[Row]) -> list[str]:
-    """The bars that these rows miss, at two decimals, in words."""
+    """Return the bars that these rows miss, at two decimals, in words."""
     found = []
     for row, mode in itertools.product(rows, ("train", "eval")):
         ratio, bar = row[f"{mode}_ratio"], row[f"{mode}_bar"]
@@ -331,7 +332,7 @@ def missed(rows: Iterable[Row]) -> list[str]:
 
 
 def facts(peers: Sequence[str], rounds: int) -> str:
-    """The machine and the versions, in a line."""
+    """Return the machine and the versions, in a line."""
     model = next(
         (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")),
         platform.processor(),
@@ -356,7 +357,7 @@ def _cpuinfo() -> list[str]:
 
 
 def normals(rounds: int) -> dict[str, float]:
-    """A million position-keyed normals beside torch.randn, ms."""
+    """Return the time of a million position-keyed normals beside torch.randn, ms."""
     rows = torch.arange(1024)
     key = at.ops.fold(at.ops.seed_tensor(1), 2)
     out = torch.empty(1024, 1024)
@@ -368,9 +369,7 @@ def normals(rounds: int) -> dict[str, float]:
 
 
 def usable(shapes: Iterable[Shape]) -> list[str]:
-    """The peers that are installed and keep to the setting; of the others it is said why they are
-    left out.
-    """
+    """Return the peers that are installed and fit the setting; print why others are left out."""
     settings = list({(s.adc, s.rows): s for s in shapes if not (s.preset or s.by_tile)}.values())
     for shape in settings:
         verify(OURS, shape)
@@ -390,14 +389,14 @@ def usable(shapes: Iterable[Shape]) -> list[str]:
 
 
 def header(peers: Iterable[str]) -> str:
-    """The table's first line."""
+    """Return the table's first line."""
     columns = "".join(f"  {peer:>17}" for peer in peers)
     ratios = f"{'train':>6} {'bar':>5} {'floor':>5}  {'eval':>6} {'bar':>5} {'floor':>5}"
     return f"{'shape':<21} {ratios}  {'saved, MB':>16}  {'peak, MB':>16}{columns}"
 
 
 def line(row: Row, peers: Iterable[str]) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
 
     def ratio(column: str, width: int) -> str:
         return f"{'-' if row[column] is None else format(row[column], '.2f'):>{width}}"
@@ -419,7 +418,7 @@ def line(row: Row, peers: Iterable[str]) -> str:
 
 
 def write(rows: Iterable[Row], path: Path) -> None:
-    """The rows as CSV."""
+    """Write the rows as CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -428,7 +427,7 @@ def write(rows: Iterable[Row], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table and write it as CSV; 1 if ``--check`` finds a bar missed."""
+    """Print the table and write it as CSV; return 1 if ``--check`` finds a missed bar."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,8 +1,8 @@
 """AnalogTorch and its peers behind one interface, each at the setting of ``benchmarks.registry``.
 
-The setting: 8-bit DAC with one learned range, Gaussian weight noise redrawn in every training
-forward, 8-bit ADC per row tile. ``verify`` holds every library to it by what its layer computes,
-not by what its options are called, so that nobody is timed for less work. Peers are imported when
+The setting is an 8-bit DAC with one learned range, Gaussian weight noise redrawn in every training
+forward, and an 8-bit ADC per row tile. ``verify`` checks every library by what its layer computes,
+not by the names of its options, so that all are timed for the same work. Peers are imported when
 used; ``make bench-peers`` makes an environment that has them.
 """
 
@@ -32,12 +32,12 @@ class Library:
 
     @property
     def installed(self) -> bool:
-        """Whether it can be imported."""
+        """Return whether it can be imported."""
         return importlib.util.find_spec(self.package.replace("-", "_")) is not None
 
     @property
     def version(self) -> str:
-        """Of the installed distribution."""
+        """Return the version of the installed distribution."""
         return importlib.metadata.version(self.package)
 
 
@@ -119,8 +119,8 @@ PEERS = {
     "aihwkit_torch": Library("aihwkit", _aihwkit),
     "aihwkit_cpp": Library("aihwkit", _aihwkit_cpp),
 }
-"""By the name that their columns start with; aihwkit has tiles in torch and, by default, tiles in
-C++."""
+"""Peers by the name that their columns start with; aihwkit has tiles in torch and, by default,
+tiles in C++."""
 INSTALL = "make bench-peers"
 """What installs the peers, and runs the benchmark with them."""
 
@@ -135,7 +135,7 @@ def _require(holds: bool | Tensor, claim: str) -> None:
 
 
 def verify(library: Library, shape: Shape) -> None:
-    """Hold a library to the setting of ``shape`` on a small linear layer of two row tiles.
+    """Check that a library fits the setting of ``shape``, on a small linear layer of two row tiles.
 
     Raises:
         OtherSetting: with the claim that does not hold.

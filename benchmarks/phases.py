@@ -1,5 +1,4 @@
-"""What it changes that phases, or passes of one sign of the inputs, are ADC outputs of their own:
-error, and time.
+"""Error and time of phases, or passes of one sign of the inputs, with ADC outputs of their own.
 
     python -m benchmarks.phases [--chips 4] [--vectors 1000] [--rounds 30] [--weights uniform]
 
@@ -30,7 +29,7 @@ CHIPS = {"hermes64": at.chips.hermes64, "ibm_speech34": at.chips.ibm_speech34}
 
 
 def layer(chip: at.Chip, x: Tensor, weights: str) -> nn.Module:
-    """The layer on a chip, with ``weights`` of WEIGHTS, calibrated on ``x``."""
+    """Return the layer on a chip, with ``weights`` of WEIGHTS, calibrated on ``x``."""
     digital = nn.Linear(SIZE, SIZE, bias=False)
     WEIGHTS[weights](digital.weight, generator=torch.Generator().manual_seed(1))
     model = at.convert(
@@ -40,12 +39,12 @@ def layer(chip: at.Chip, x: Tensor, weights: str) -> nn.Module:
 
 
 def error(y: Tensor, exact: Tensor) -> float:
-    """``||y - exact|| / ||exact||``."""
+    """Return ``||y - exact|| / ||exact||``."""
     return ((y - exact).norm() / exact.norm()).item()
 
 
 def errors(model: nn.Module, x: Tensor, chips: int) -> tuple[float, float]:
-    """With exact devices, and of programmed chips after a day."""
+    """Return the errors with exact devices, and of programmed chips after a day."""
     exact = x @ model[0].weight.detach().T
     with torch.no_grad(), at.noise(1):
         behind = error(model.train()(x), exact)
@@ -55,7 +54,7 @@ def errors(model: nn.Module, x: Tensor, chips: int) -> tuple[float, float]:
 
 
 def seconds(models: list[nn.Module], x: Tensor, rounds: int) -> list[float]:
-    """Median time of a forward pass of each, in turns."""
+    """Return the median time of a forward pass of each, in turns."""
     times: list[list[float]] = [[] for _ in models]
     with torch.no_grad():
         for _ in range(rounds):
@@ -67,7 +66,7 @@ def seconds(models: list[nn.Module], x: Tensor, rounds: int) -> list[float]:
 
 
 def table(chips: int, vectors: int, rounds: int, weights: str) -> list[list[str]]:
-    """Rows of text, the header first."""
+    """Return rows of text, the header first."""
     x = torch.rand(vectors, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     rows = [
         ["chip", "ADC outputs", "error, exact devices", "error after a day", "time of a forward"]

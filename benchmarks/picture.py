@@ -1,12 +1,11 @@
-"""The picture of the README: accuracy over time of a net on simulated chips, beside the floorplan
-of the net.
+"""The picture of the README: accuracy over time of a net on simulated chips, and its floorplan.
 
     python -m benchmarks.picture [--out docs/accuracy_and_floorplan.png] [--chips 10]
 
-A ResNet on scikit-learn's real handwritten digits, of which every third is held out. It is trained
-digitally, then for further epochs once digitally and once hardware-aware (HWA); both are mapped
-onto the same ``hermes64`` chips, with a weight scale per column. Takes two minutes of one core, and
-repeats bit by bit on one machine.
+The net is a ResNet on scikit-learn's real handwritten digits, of which every third is held out. It
+is trained digitally, then for further epochs once digitally and once hardware-aware (HWA); both are
+mapped onto the same ``hermes64`` chips, with a weight scale per column. This takes two minutes of
+one core, and repeats bit by bit on one machine.
 """
 
 import argparse
@@ -33,14 +32,15 @@ OUT = Path(__file__).parents[1] / "docs" / "accuracy_and_floorplan.png"
 EPOCHS, FURTHER = 8, 10
 DPI = 150
 FLOORPLAN = 8.0
-"""Width of the floorplan, in inches: the fewer, the larger its letters."""
+"""Width of the floorplan, in inches: a smaller one has larger letters."""
 
 
 def train(
     model: nn.Module, data: Digits, *, rate: float = 1e-3, clip: float | None = None
 ) -> nn.Module:
-    """Train for the further epochs, with what noise the model's layers have; ``clip``: weights, at
-    that many sigma.
+    """Train for the further epochs, with the noise of the model's layers.
+
+    ``clip`` is the number of sigma to which weights are clipped.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     if clip is not None:
@@ -58,7 +58,7 @@ def train(
 
 
 def measure(num_chips: int) -> tuple[Result, at.ChipMapping]:
-    """Train, map and measure; the same on one machine whenever it is called."""
+    """Train, map and measure; the result is the same each time on one machine."""
     begun, data, chip = time.monotonic(), digits(16), at.chips.hermes64(weight_scale="column")
     test, inputs = [(data.test, data.test_labels)], list(data.train.split(256))
 
@@ -98,7 +98,7 @@ def measure(num_chips: int) -> tuple[Result, at.ChipMapping]:
 
 
 def picture(result: Result, mapping: at.ChipMapping) -> bytes:
-    """The package's own two plots, side by side, as a PNG."""
+    """Return the package's two plots, side by side, as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.image import imread
 

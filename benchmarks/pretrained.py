@@ -1,5 +1,4 @@
-"""What the 64-tile PCM chip does to third-party keyword spotters that are mapped onto it directly,
-without retraining.
+"""What the 64-tile PCM chip does to third-party keyword spotters, mapped directly.
 
     python -m benchmarks.pretrained
 
@@ -43,13 +42,13 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "a weight scale per column": {"periphery": {"weight_scale": "column"}},
     "groups block diagonal": {"array": {"grouped": "block_diagonal"}},
 }
-"""Chips of the table, by name: in what they differ from hermes64."""
+"""Chips of the table by name: the fields in which they differ from hermes64."""
 BATCH = 64  # the noise of one batch then stays in the CPU's caches: twice as fast as 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One net on one chip description. Accuracies 0..1, all on the same clips."""
+    """One net on one chip description. Accuracies are 0..1, all on the same clips."""
 
     net: str
     chip: str
@@ -61,17 +60,17 @@ class Row:
     """Blocks, one per tile."""
     digital: float
     ideal: float
-    """On a chip without imperfections."""
+    """Accuracy on a chip without imperfections."""
     quantised: float
     """8-bit DAC and ADC, exact weights and no noise."""
     aged: at.Sweep
-    """On programmed chips, over time."""
+    """Accuracy on programmed chips, over time."""
 
 
 def measure(
     net: PretrainedKWS, variant: str, options: argparse.Namespace, step: Callable[[], object]
 ) -> Row:
-    """One row of the table; ``step`` is called after each evaluation."""
+    """Return one row of the table; ``step`` is called after each evaluation."""
     some = dataclasses.replace(
         net, features=net.features[:: options.every], labels=net.labels[:: options.every]
     )
@@ -109,7 +108,7 @@ def measure(
 
 
 def run(options: argparse.Namespace) -> list[Row]:
-    """All rows, under one progress bar; as many at a time as torch has threads."""
+    """Return all rows, under one progress bar; as many run at a time as torch has threads."""
     nets = [load_pretrained(name, options.data) for name in options.nets]
     jobs = [
         (n, v)
@@ -140,7 +139,7 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Header and rows of the table."""
+    """Return header and rows of the table."""
     table = [["net", "chip", "on chip", "tiles", "digital", "ideal", "quantised I/O", *at.TIMES]]
     for row in rows:
         once = [f"{100 * value:.2f}" for value in (row.digital, row.ideal, row.quantised)]
@@ -154,7 +153,7 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def notes(options: argparse.Namespace, clips: int) -> list[str]:
-    """What a reader must know to judge the numbers."""
+    """Return the caveats that a reader needs to judge the numbers."""
     ranges = (
         "by at.calibrate from"
         if options.percentile is None
@@ -179,7 +178,7 @@ def notes(options: argparse.Namespace, clips: int) -> list[str]:
 
 
 def as_csv(table: Sequence[Sequence[str]]) -> str:
-    """The table with comma-separated values."""
+    """Return the table with comma-separated values."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(table)
     return text.getvalue()
@@ -188,7 +187,7 @@ def as_csv(table: Sequence[Sequence[str]]) -> str:
 def as_json(
     rows: Sequence[Row], options: argparse.Namespace, remarks: Sequence[str], taken: float
 ) -> str:
-    """Every number at full precision, with what it takes to get it again."""
+    """Return every number at full precision, with what it takes to get it again."""
     report = {
         "chip": "hermes64",
         "nets": [
@@ -221,7 +220,7 @@ def _ordinal(n: int) -> str:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of the command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.pretrained",
         description="Accuracy of pretrained keyword spotters on hermes64, mapped directly, "

@@ -1,8 +1,7 @@
-"""What ``benchmarks.mvm`` measures: named layers, the chip that each runs on, and how much dearer
-it may be.
+"""The rows of ``benchmarks.mvm``: named layers, their chips, and their largest accepted cost.
 
-A bar is the largest ratio to torch.nn's time that is accepted on a quiet machine with the CPU
-kernels built. A bar holds for AnalogTorch; rows without one are there to be seen.
+A bar is the largest accepted ratio to torch.nn's time, on a quiet machine with the CPU kernels
+built. It holds for AnalogTorch; rows without one are for information.
 """
 
 import dataclasses
@@ -90,7 +89,7 @@ SHAPES: dict[str, Shape] = {
 
 
 def chip(shape: Shape) -> at.Chip:
-    """This row's chip: unless it is the preset, Gaussian weight noise and no output noise."""
+    """Return this row's chip; one that is no preset has Gaussian weight noise alone."""
     preset = at.chips.hermes64()
     if shape.preset:
         return preset

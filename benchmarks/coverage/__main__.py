@@ -1,12 +1,12 @@
-"""What becomes analog in models that people use, in one table.
+"""Which layers of common models become analog, and which steps work on them, in one table.
 
     python -m benchmarks.coverage                        # all of them: tens of minutes on one core
     python -m benchmarks.coverage --models "*GPT-2" "*vit*"
 
 Every model goes through convert, guard, calibrate, map_to_chip, cost, program, generate (language
 models, with their cache), save and load, and to_digital, whose result must be bit-equal to the
-model before. The table is printed and left as Markdown and JSON in the output folder, with the rows
-of earlier runs of other models; progress goes to the terminal's error stream.
+model before. The table is printed and written as Markdown and JSON into the output folder, with the
+rows of earlier runs of other models; progress goes to the error stream of the terminal.
 """
 
 import argparse
@@ -36,7 +36,7 @@ NOTES = [
 
 
 def table(rows: Sequence[Row]) -> list[list[str]]:
-    """Header and rows."""
+    """Return header and rows."""
     found = [
         [
             "model",
@@ -68,7 +68,7 @@ def _short(error: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write; 1 where a step failed."""
+    """Measure and write; return 1 if a step failed."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.coverage", description=__doc__.partition("\n")[0]
     )
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _earlier(path: Path) -> dict[str, Row]:
-    """The rows that an earlier run left, by name."""
+    """Return the rows of an earlier run, by name."""
     return (
         {row["name"]: Row(**row) for row in json.loads(path.read_text())} if path.exists() else {}
     )

@@ -1,8 +1,7 @@
-"""The models: all classifiers and detectors of torchvision, torchaudio's models, small ones of
-transformers.
+"""The models: classifiers and detectors of torchvision, models of torchaudio and transformers.
 
 Weights are random. The models of torchaudio and transformers, and some of torchvision's, are built
-small: what becomes analog is a matter of the kinds of layers, not of their number.
+small: the kinds of layers decide what becomes analog, not their number.
 """
 
 import functools
@@ -35,7 +34,7 @@ class Net:
 
 
 def nets() -> dict[str, Net]:
-    """All of them, by name."""
+    """Return all models, by name."""
     return {**_classifiers(), **_small(), **_detectors(), **_audio(), **_transformers()}
 
 
@@ -51,7 +50,7 @@ def _classifiers() -> dict[str, Net]:
 
 
 def _small() -> dict[str, Net]:
-    """Small ones of torchvision's families of which the smallest that has a name is large."""
+    """Return small models of torchvision's families whose smallest named model is large."""
     block = convnext.CNBlockConfig
     builds: dict[str, Callable[[], nn.Module]] = {
         "ConvNeXt": lambda: convnext.ConvNeXt([block(16, 32, 1), block(32, None, 1)]),

@@ -1,4 +1,4 @@
-"""Every step of a user's work on one model, and what it found."""
+"""Every step of a user's work on one model, and its result."""
 
 import copy
 import tempfile
@@ -24,17 +24,17 @@ class Row:
 
     name: str
     weights: int = 0
-    """Of the digital model."""
+    """Number of weights of the digital model."""
     layers: int = 0
     """Analog layers."""
     share: str = "0 %"
-    """Of the weights that multiply, on the chip."""
+    """Share of the weights that multiply that is on the chip."""
     tiles: int = 0
-    """Of hermes64, as mapped."""
+    """Number of tiles of hermes64, as mapped."""
     digital: list[str] = field(default_factory=list)
     """What stays digital, and why; what multiplies first."""
     results: dict[str, str] = field(default_factory=dict)
-    """By step: "" where it worked, else the error, or ``SKIPPED``."""
+    """Result of each step: "" if it worked, else the error, or ``SKIPPED``."""
 
     @property
     def failed(self) -> dict[str, str]:
@@ -51,12 +51,11 @@ def cover(name: str, net: Net, largest: float = 4e6, values: float = 60e6) -> Ro
     """Take one model through all steps.
 
     Args:
-        name: of the model.
+        name: name of the model.
         net: the model.
-        largest: weights that are programmed, at most; writing devices takes about a second per
-            million.
-        values: weights that there is memory for, at most. A larger model is on the meta device: it
-            is converted, guarded, mapped and restored, and not calibrated, programmed or saved.
+        largest: most weights that are programmed; programming takes about a second per million.
+        values: most weights that there is memory for. A larger model is on the meta device: it is
+            converted, guarded, mapped and restored, and not calibrated, programmed or saved.
     """
     torch.manual_seed(0)
     row, model, example = Row(name), net.build().eval(), net.example()
@@ -97,7 +96,7 @@ def cover(name: str, net: Net, largest: float = 4e6, values: float = 60e6) -> Ro
 
 
 class _Steps:
-    """The steps, each of which raises what fails."""
+    """The steps; each raises an error if it fails."""
 
     def __init__(self, row: Row, model: nn.Module, example: Any, exclude: tuple[str, ...]) -> None:
         self.row, self.model, self.example, self.chip = row, model, example, at.chips.hermes64()
@@ -106,42 +105,42 @@ class _Steps:
         self.mapping: at.ChipMapping | None = None
 
     def run(self, model: nn.Module) -> list[Tensor]:
-        """The outputs of the example that are numbers."""
+        """Return the outputs of the example that are numbers."""
         torch.manual_seed(0)  # some draw in evaluation mode, too
         with torch.no_grad():
             output = runner("coverage", self.example)(model)
         return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
 
     def convert(self) -> None:
-        """All that can be analog; what is and what is not."""
+        """Convert all that can be analog, and note what is."""
         self.model = at.convert(self.model, self.chip, exclude=self.exclude or None)
         found = at.summary(self.model)
         self.row.layers, self.row.digital = len(found.layers), _digital(found)
         self.row.share = found.share.percent(found.share.analog)
 
     def guard(self) -> None:
-        """Nothing is bypassed; a layer may be for training only."""
+        """Check that nothing is bypassed; a layer may be for training only."""
         at.guard(self.model, self.example, allow_unused=True)
 
     def calibrate(self) -> None:
-        """On the example."""
+        """Calibrate on the example."""
         at.calibrate(
             self.model, [self.example], allow_unused=True, forward=lambda model, _: self.run(model)
         )
 
     def map(self) -> None:
-        """On as many chips as it takes."""
+        """Map onto as many chips as it takes."""
         self.mapping = at.map_to_chip(self.model, self.example, chip=self.chip, num_chips=None)
         self.row.tiles = self.mapping.tiles_used
 
     def cost(self) -> None:
-        """Of what was mapped."""
+        """Compute the cost of the mapping."""
         if self.mapping is None:
             raise ValueError("not mapped")
         at.cost(self.mapping)
 
     def program(self) -> None:
-        """Where it was mapped to; it runs, and every layer does that the guard saw."""
+        """Program at the mapped positions, and check that every layer of the guard runs."""
         view = at.program(self.model, seed=0, mapping=self.mapping).at("1 day")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* did not run")  # the guard has said so
@@ -150,7 +149,7 @@ class _Steps:
             raise ValueError("the programmed chip computes NaN")
 
     def generate(self) -> None:
-        """Four tokens, with the model's cache."""
+        """Generate four tokens, with the model's cache."""
         given = {
             key: value for key, value in self.example.items() if not key.startswith("decoder_")
         }
@@ -158,13 +157,13 @@ class _Steps:
         model.generate(**given, max_new_tokens=4, do_sample=False)
 
     def save(self) -> None:
-        """And load into the digital model."""
+        """Save, and load into the digital model."""
         with tempfile.TemporaryDirectory() as folder:
             again = at.load(at.save(self.model, folder), copy.deepcopy(self.digital))
         self._same("the loaded model", self.model, again)
 
     def restore(self) -> None:
-        """The digital model comes back."""
+        """Check that the digital model comes back."""
         found = at.to_digital(self.model)
         if list(found.state_dict()) != list(self.digital.state_dict()):
             raise ValueError("the restored model has other keys")
@@ -180,7 +179,10 @@ class _Steps:
 
 
 def _digital(found: at.Summary) -> list[str]:
-    """The modules that stay digital, by the reason, with their share; what multiplies first."""
+    """Return the modules that stay digital, by reason, with their share.
+
+    Those that multiply come first.
+    """
     names: dict[str, list[str]] = {}
     for name, why, _ in found.skipped:
         names.setdefault(why, []).append(name)

@@ -1,7 +1,6 @@
-"""The record: checksums of what the package computes, so that a change of its structure can be
-shown to change nothing.
+"""Checksums of what the package computes, which show that a restructuring changes nothing.
 
-``cases`` is the battery, a room per module. ``api`` holds every name of AnalogTorch that the
-battery uses: it is the one file to edit where a name changes. ``digest`` turns results into entries
-and compares two records.
+``cases`` is the battery, with a room per module. ``api`` holds every name of AnalogTorch that the
+battery uses: edit that file alone where a name changes. ``digest`` turns results into entries and
+compares two records.
 """

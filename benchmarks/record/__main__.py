@@ -1,4 +1,4 @@
-"""Checksums of what the package computes, and what has changed in them since.
+"""Checksums of what the package computes, and a comparison of two records.
 
     # before a change that must change no number
     python -m benchmarks.record --out runs/record.json
@@ -33,18 +33,18 @@ from benchmarks.record.runs import one_thread
 from benchmarks.tables import as_text, positive
 
 _SHOWN = 60
-"""Differences that the table shows."""
+"""Most differences that the table shows."""
 _WIDTH = 70
-"""Characters of a cell in it."""
+"""Most characters of a cell in the table."""
 
 
 def chosen(only: str) -> list[str]:
-    """Names of the cases that the glob matches."""
+    """Return the names of the cases that the glob matches."""
     return [name for name in CASES if fnmatch.fnmatchcase(name, only)]
 
 
 def record(only: str = "*", threads: int = 1) -> dict[str, Any]:
-    """Run the cases: facts about the machine, the entries, and the seconds that each case took."""
+    """Run the cases and return facts about the machine, the entries and the seconds per case."""
     names = chosen(only)
     if not names:
         raise ValueError(
@@ -63,7 +63,7 @@ def record(only: str = "*", threads: int = 1) -> dict[str, Any]:
 
 
 def _entries_of(name: str) -> dict[str, Entry]:
-    """The entries of one case; an error is one, and the cases after it run all the same."""
+    """Return the entries of one case; an error is an entry too."""
     found: dict[str, Entry] = {}
     try:
         for part, value in CASES[name]():
@@ -75,9 +75,7 @@ def _entries_of(name: str) -> dict[str, Entry]:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Inside, torch's generator starts anew, and no warning is shown: they are for users of a
-    model.
-    """
+    """Start torch's generator anew and hide warnings while the context lasts."""
     with (
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
@@ -94,7 +92,7 @@ def _alone() -> Iterator[None]:
 
 
 def compared(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What differs, of the cases that ``after`` has run."""
+    """Return what differs, of the cases that ``after`` has run."""
     ran = tuple(f"{name}/" for name in chosen(after["only"]))
     known = {
         name: entry
@@ -105,7 +103,7 @@ def compared(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, s
 
 
 def table(found: Sequence[tuple[str, str, str]]) -> str:
-    """The differences, each with what there was and what there is."""
+    """Return the differences, each with both values."""
     rows = [["entry", "before", "now"]]
     rows += [
         [cell if len(cell) <= _WIDTH else f"{cell[: _WIDTH - 3]}..." for cell in row]

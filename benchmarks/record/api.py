@@ -1,6 +1,4 @@
-"""Every name of AnalogTorch that the battery uses. Where one changes, this file follows, and the
-battery stays.
-"""
+"""Every name of AnalogTorch that the battery uses; where one changes, this file follows."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,39 +11,32 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.ops import Plan, fold, mvm, native, normal, seed_tensor, stream
 
-accuracy, analog_layers, calibrate, convert, cost = (
-    at.accuracy,
-    at.analog_layers,
-    at.calibrate,
-    at.convert,
-    at.cost,
-)
-clip_after_step, clip_weights_, training_noise_ = (
-    at.hwa.clip_after_step,
-    at.hwa.clip_weights_,
-    at.hwa.training_noise_,
-)
-correct_columns, reestimate_batch_norm, fold_batch_norm = (
-    at.correct_columns,
-    at.reestimate_batch_norm,
-    at.fold_batch_norm,
-)
-distillation_loss, parameter_groups = at.hwa.distillation_loss, at.hwa.parameter_groups
-guard, summary, sensitivity, sweep, to_digital = (
-    at.guard,
-    at.summary,
-    at.sensitivity,
-    at.sweep,
-    at.to_digital,
-)
-load, save = at.load, at.save
-map_to_chip, mapping_from_json, schedule = (
-    at.map_to_chip,
-    at.ChipMapping.from_json,
-    at.cost_model.schedule,
-)
+accuracy = at.accuracy
+analog_layers = at.analog_layers
+calibrate = at.calibrate
+clip_after_step = at.hwa.clip_after_step
+clip_weights_ = at.hwa.clip_weights_
+convert = at.convert
+correct_columns = at.correct_columns
+cost = at.cost
+distillation_loss = at.hwa.distillation_loss
+fold_batch_norm = at.fold_batch_norm
+guard = at.guard
+load = at.load
+map_to_chip = at.map_to_chip
+mapping_from_json = at.ChipMapping.from_json
+noise = at.noise
+parameter_groups = at.hwa.parameter_groups
+program = at.program
+reestimate_batch_norm = at.reestimate_batch_norm
 remap = at.remap
-noise, program = at.noise, at.program
+save = at.save
+schedule = at.cost_model.schedule
+sensitivity = at.sensitivity
+summary = at.summary
+sweep = at.sweep
+to_digital = at.to_digital
+training_noise_ = at.hwa.training_noise_
 Chip: TypeAlias = at.Chip
 Defects, GradientDescent, ProgramAndVerify = at.Defects, at.GradientDescent, at.ProgramAndVerify
 TrainingNoise = at.TrainingNoise
@@ -69,7 +60,7 @@ load_chip, save_chip = at.chips.load, at.chips.save
 
 @contextlib.contextmanager
 def in_plain_torch() -> Iterator[None]:
-    """Inside, nothing runs in the CPU kernels."""
+    """Disable the CPU kernels while the context lasts."""
     before = native.takes, native.available
     native.takes, native.available = (lambda *_: False), (lambda: False)
     try:
@@ -79,12 +70,12 @@ def in_plain_torch() -> Iterator[None]:
 
 
 def kernels() -> str:
-    """Which CPU kernels run here."""
+    """Return which CPU kernels run here."""
     return native.status().partition(";")[0]
 
 
 def normals(seed: int, name: str, rows: int, columns: int) -> Tensor:
-    """Standard normals of the noise generator."""
+    """Return standard normals of the noise generator."""
     key, each = fold(seed_tensor(seed), stream(name)), torch.arange(rows)
     return normal(key, each, each * 3, columns)
 
@@ -92,7 +83,7 @@ def normals(seed: int, name: str, rows: int, columns: int) -> Tensor:
 def product(
     x: Tensor, input_range: Tensor, w: Tensor, *, plan: dict[str, Any], **tensors: Tensor | None
 ) -> Tensor:
-    """The raw operator; ``plan`` is the part of a multiply that is no tensor."""
+    """Run the raw operator; ``plan`` has its settings."""
     spread = hermes64(device="two_sequential").cell.spread
     assert spread is not None
     given = Plan(**plan) if "weight_noise" not in plan else Plan(**plan, spread=spread)
@@ -101,8 +92,9 @@ def product(
 
 
 def held(view: nn.Module) -> dict[str, Tensor | tuple[Tensor, ...]]:
-    """What a programmed chip holds of each layer: the converters behind it would hide a change in
-    the last bits.
+    """Return what a programmed chip holds of each layer.
+
+    The converters behind it would hide a change in the last bits.
     """
     names = ("weights", "scales", "gains", "keys", "adc_gains", "offset", "negatives")
     found = {
@@ -117,17 +109,20 @@ def held(view: nn.Module) -> dict[str, Tensor | tuple[Tensor, ...]]:
 
 
 def changed(chip: at.Chip, **parts: Any) -> at.Chip:
-    """The chip with other parts, or other fields of them."""
+    """Return the chip with other parts, or with other fields of them."""
     return chip.replace(**parts)
 
 
 def small(chip: at.Chip) -> at.Chip:
-    """The chip with tiles so small that a layer of a test takes several, in rows and in columns."""
+    """Return the chip with tiles so small that a layer of a test takes several.
+
+    It takes several in rows and in columns.
+    """
     return changed(chip, array={"rows": 16, "columns": 12})
 
 
 def chips() -> dict[str, at.Chip]:
-    """Chips that differ in everything that decides about a number, with small tiles."""
+    """Return chips with small tiles that differ in everything that a number depends on."""
     hermes, noisy, eight = (
         hermes64(),
         hermes64(output_noise=0.04),
@@ -173,7 +168,7 @@ def chips() -> dict[str, at.Chip]:
 
 
 def trainings() -> dict[str, at.TrainingNoise]:
-    """Every kind of training noise."""
+    """Return every kind of training noise."""
     return {
         "none": TrainingNoise(weight="none"),
         "none at the ADC": TrainingNoise(output=False),
@@ -189,7 +184,7 @@ def trainings() -> dict[str, at.TrainingNoise]:
 
 
 def has_adc(chip: at.Chip) -> bool:
-    """Whether there is an ADC range to calibrate."""
+    """Return whether there is an ADC range to calibrate."""
     return bool(chip.adc.levels)
 
 
@@ -197,7 +192,7 @@ def has_adc(chip: at.Chip) -> bool:
 
 
 def cells() -> dict[str, at.devices.Cell]:
-    """Every device, alone or as several of a cell."""
+    """Return every device, alone or several in a cell."""
     devices = ("two_device", "one_device", "two_equal", "two_sequential", "pcm_like")
     return {device: hermes64(device=device).cell for device in devices} | {  # type: ignore[arg-type]
         "rram_wan": neurram48().cell,
@@ -206,19 +201,22 @@ def cells() -> dict[str, at.devices.Cell]:
 
 
 def shares(cell: at.devices.Cell, w: Tensor) -> Tensor:
-    """Conductances of every device of the cells that hold ``w``."""
+    """Return the target conductances of every device of the cells that hold ``w``."""
     return cell.targets(w)
 
 
 def programming_sigma(cell: at.devices.Cell, w: Tensor) -> Tensor:
-    """Standard deviation of programmed weights."""
+    """Return the standard deviation of programmed weights."""
     return cell.programming_sigma(w)
 
 
 def aged(
     cell: at.devices.Cell, w: Tensor, t: float, normals: Callable[..., Tensor]
 ) -> dict[str, Tensor]:
-    """The life of cells that hold ``w``, with normals of ``normals(seed, *shape)``."""
+    """Return the conductances of cells that hold ``w`` over time.
+
+    Their normals come from ``normals(seed, *shape)``.
+    """
     device, target = cell.device, cell.targets(w)
     g = device.program(target, normals(1, *target.shape))
     nu = device.drift_coefficient(target, normals(2, *target.shape))
@@ -237,7 +235,7 @@ def aged(
 
 
 def ranges(model: nn.Module) -> dict[str, Any]:
-    """What calibration has set, by layer and name."""
+    """Return what calibration has set, by layer and name."""
     found: dict[str, Any] = {}
     for name, layer in analog_layers(model):
         for each in ("calibrated", "input_range", "output_bounds", "output_ranges"):
@@ -246,19 +244,19 @@ def ranges(model: nn.Module) -> dict[str, Any]:
 
 
 def set_ranges(model: nn.Module, value: float) -> None:
-    """Give every layer that has a DAC this range."""
+    """Set this range in every layer that has a DAC."""
     for _, layer in analog_layers(model):
         if layer.takes_range:
             layer.set_input_range(value)
 
 
 def range_parameters(model: nn.Module) -> set[int]:
-    """Identities of the DAC ranges among the parameters."""
+    """Return the identities of the DAC ranges among the parameters."""
     return {id(layer.input_range) for _, layer in analog_layers(model)}
 
 
 def yield_map(physical: at.ProgrammedChip) -> dict[str, Tensor]:
-    """What of each tile works, and the gains of its columns."""
+    """Return what works of each tile, and the gains of its columns."""
     found = {}
     for (chip, tile), state in physical.yield_map().items():
         found[f"{chip}.{tile}.works"], found[f"{chip}.{tile}.gain"] = state.works, state.gain
@@ -266,7 +264,7 @@ def yield_map(physical: at.ProgrammedChip) -> dict[str, Tensor]:
 
 
 def times(plan: at.cost_model.Schedule) -> dict[str, Any]:
-    """The numbers of a schedule."""
+    """Return the numbers of a schedule."""
     steps = [
         (s.start, s.finish, s.transfer, s.compute, s.mvms, s.element_hops, s.port_elements)
         for s in plan.steps
@@ -281,7 +279,7 @@ def times(plan: at.cost_model.Schedule) -> dict[str, Any]:
 
 
 def energies(report: at.cost_model.CostReport) -> Tensor:
-    """The numbers of a cost report."""
+    """Return the numbers of a cost report."""
     splits = report.energy, report.energy_by_columns, report.energy_full_tiles
     rows = [
         [s.control, s.dac, s.array, s.adc, s.chip_digital, s.chip_communication] for s in splits
@@ -294,7 +292,7 @@ _BLOCK_FIELDS = ("row", "col", "rows", "cols", "copy")
 
 
 def placements(mapping: at.ChipMapping) -> Tensor:
-    """Where every block of a mapping lies, integers in its order."""
+    """Return the position of every block of a mapping as integers, in its order."""
     blocks = [
         (p.chip, p.tile, p.row, p.col, *(getattr(p.block, field) for field in _BLOCK_FIELDS))
         for p in mapping.placements
@@ -303,11 +301,11 @@ def placements(mapping: at.ChipMapping) -> Tensor:
 
 
 _EFFECTS = {"output_noise": "readings"}
-"""Effects whose name has changed since the records were made."""
+"""Effects that had another name when the records were made."""
 
 
 def losses(found: Any) -> dict[str, float]:
-    """The numbers of a sensitivity scan."""
+    """Return the numbers of a sensitivity scan."""
     by_layer = {row.name: row.loss for row in found.rows} | {"all": found.total}
     return {
         f"{name}.{_EFFECTS.get(effect, effect)}.{what}": getattr(loss[effect], what)
@@ -321,21 +319,21 @@ def losses(found: Any) -> dict[str, float]:
 
 
 def kws(arguments: list[str]) -> int:
-    """``analogtorch kws`` with these arguments."""
+    """Run ``analogtorch kws`` with these arguments."""
     from analogtorch.__main__ import main
 
     return main(["kws", *arguments])
 
 
 def kws_labels() -> tuple[str, ...]:
-    """The twelve classes."""
+    """Return the twelve classes."""
     from analogtorch.speech.labels import LABELS
 
     return tuple(LABELS)
 
 
 def kws_nets() -> dict[str, nn.Module]:
-    """Small ones of the networks of the speech package, drawn from torch's generator."""
+    """Return small networks of the speech package, drawn from torch's generator."""
     from analogtorch.speech.models import ConvNet, FullyConnected
 
     return {
@@ -345,14 +343,14 @@ def kws_nets() -> dict[str, nn.Module]:
 
 
 def kws_features(waveforms: Tensor) -> Tensor:
-    """Log-mel features of waveforms."""
+    """Return log-mel features of waveforms."""
     from analogtorch.speech.features import LogMel
 
     return LogMel()(waveforms)
 
 
 def report_texts(direct: at.Sweep, hwa: at.Sweep, folder: Path) -> dict[str, str]:
-    """The texts of a report on made-up accuracies."""
+    """Return the texts of a report on made-up accuracies."""
     from analogtorch.report import Result, markdown, table
 
     result = Result(

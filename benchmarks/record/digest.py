@@ -1,4 +1,4 @@
-"""Results as entries of a record, and what two records differ in."""
+"""Results as entries of a record, and the differences of two records."""
 
 import hashlib
 import math
@@ -12,9 +12,7 @@ Entry = dict[str, Any]
 
 
 def entries(name: str, value: Any) -> Iterator[tuple[str, Entry]]:
-    """An entry for every tensor, number and text in ``value``, named by where it stands in
-    there.
-    """
+    """Yield an entry for every tensor, number and text in ``value``, named by its position."""
     if isinstance(value, Tensor):
         yield name, _of_tensor(value)
     elif isinstance(value, str | bytes):
@@ -36,9 +34,7 @@ def entries(name: str, value: Any) -> Iterator[tuple[str, Entry]]:
 def differences(
     before: Mapping[str, Entry], after: Mapping[str, Entry]
 ) -> list[tuple[str, str, str]]:
-    """Name, what there was and what there is, of every entry that is not the same in both
-    records.
-    """
+    """Return name and both values of every entry that differs."""
     names = [*before, *(name for name in after if name not in before)]
     return [
         (name, *_shown(before.get(name), after.get(name)))
@@ -78,7 +74,7 @@ def _of_text(text: str | bytes) -> Entry:
 
 
 def _shown(before: Entry | None, after: Entry | None) -> tuple[str, str]:
-    """The two in words: what differs, or all of it where one is missing or of another kind."""
+    """Return both values in words: what differs, or all if one is missing or of another kind."""
     if before is None or after is None or before["kind"] != after["kind"]:
         return _words(before, None), _words(after, None)
     fields = [f for f in before if f not in ("kind", "sha256") and before[f] != after.get(f)]
@@ -103,7 +99,7 @@ def _plain(value: Any) -> str:
 
 
 def _short(value: float) -> str:
-    """Enough digits to judge by; a text, as JSON has no NaN."""
+    """Return enough digits to judge by, or a text, as JSON has no NaN."""
     return f"{value:.6g}" if math.isfinite(value) else str(value)
 
 

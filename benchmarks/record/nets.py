@@ -1,4 +1,4 @@
-"""The models of the battery, and their inputs: all small, all from fixed seeds."""
+"""The models of the battery and their inputs, all small and from fixed seeds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normals of their own seed."""
+    """Return standard normals of a seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def tokens(*shape: int, seed: int = 0) -> Tensor:
-    """Integers below 10."""
+    """Return integers below 10."""
     return torch.randint(10, shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -25,12 +25,12 @@ class Kind:
 
     make: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[Tensor, ...]]
-    """By a seed."""
+    """A function from a seed to inputs."""
     call: Callable[..., Any] = lambda layer, *inputs: layer(*inputs)
 
 
 class Net(nn.Module):
-    """One layer, called as its kind says."""
+    """One layer, called as its kind needs."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Net(nn.Module):
         self.layer, self.call = kind.make(), kind.call
 
     def forward(self, *inputs: Any) -> Any:
-        """What the layer gives."""
+        """Return the output of the layer."""
         return self.call(self.layer, *inputs)
 
 
@@ -143,15 +143,13 @@ KINDS: dict[str, Kind] = {
 
 
 def mlp() -> nn.Sequential:
-    """Two layers, of which the first takes three row blocks of a small tile."""
+    """Return two layers, of which the first takes three row blocks of a small tile."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 10))
 
 
 def cnn() -> nn.Sequential:
-    """Convolutions, one of them depthwise, with batch norms whose statistics are not those of a new
-    one.
-    """
+    """Return convolutions, one of them depthwise, with batch norms that have statistics."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -171,8 +169,9 @@ def cnn() -> nn.Sequential:
 
 
 class Tied(nn.Module):
-    """An embedding and a head that share their weight; an LSTM and a bilinear layer, which stays
-    digital, between.
+    """An embedding and a head that share their weight, with digital and analog layers between.
+
+    Between them are an LSTM and a bilinear layer, which stays digital.
     """
 
     def __init__(self) -> None:
@@ -183,13 +182,13 @@ class Tied(nn.Module):
         self.head.weight = self.embedding.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T) tokens to (B, T, 10)."""
+        """Return (B, T, 10) of tokens (B, T)."""
         states = self.lstm(self.embedding(x))[0]
         return self.head(self.mix(states, states.tanh()))
 
 
 def batches(*shape: int, count: int = 4) -> list[Tensor]:
-    """Inputs to calibrate with."""
+    """Return inputs to calibrate with."""
     return [random(*shape, seed=100 + number) for number in range(count)]
 
 

@@ -1,6 +1,4 @@
-"""What the cases do with a model: evaluate it, take its gradients under pinned noise, calibrate and
-program it.
-"""
+"""What the cases do with a model: evaluate it, take gradients, calibrate and program it."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,20 +15,18 @@ Inputs = Sequence[Tensor]
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """As ``calibrate`` and the others take a ``forward``."""
+    """Call the model as the ``forward`` of ``calibrate`` does."""
     return model(*inputs)
 
 
 @torch.no_grad()
 def evaluated(model: nn.Module, inputs: Inputs) -> Any:
-    """The outputs in evaluation mode."""
+    """Return the outputs in evaluation mode."""
     return model.eval()(*inputs)
 
 
 def stepped(model: nn.Module, inputs: Inputs, step: int = 3) -> dict[str, Any]:
-    """Outputs in training mode, and gradients of the inputs and of every Parameter, ranges among
-    them.
-    """
+    """Return outputs in training mode, and gradients of the inputs and of every Parameter."""
     leaves = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
     model.train().zero_grad()
     with api.noise(1, step=step):
@@ -48,27 +44,26 @@ def stepped(model: nn.Module, inputs: Inputs, step: int = 3) -> dict[str, Any]:
 
 
 def programmed(model: nn.Module, inputs: Inputs, time: str = "1 day", **options: Any) -> Any:
-    """What a programmed chip holds, and its outputs for the same inputs, met twice."""
-    return met(api.program(model, seed=7).at(time, **options), inputs)
+    """Return what a programmed chip holds, and its outputs for the same inputs, run twice."""
+    return run_twice(api.program(model, seed=7).at(time, **options), inputs)
 
 
-def met(view: nn.Module, inputs: Inputs) -> list[Any]:
-    """What a view of a programmed chip holds, and its outputs for the same inputs, met twice."""
+def run_twice(view: nn.Module, inputs: Inputs) -> list[Any]:
+    """Return what a view of a programmed chip holds, and its outputs for the same inputs, twice."""
     return [api.held(view), *(evaluated(view, inputs) for _ in range(2))]
 
 
 def calibrated(model: nn.Module, samples: Sequence[Inputs], **options: Any) -> nn.Module:
-    """The model, calibrated."""
+    """Return the model after calibration."""
     return api.calibrate(model, list(samples), forward=call, **options)
 
 
 def everything(model: nn.Module, make: Callable[[int], Inputs]) -> Found:
-    """A converted model before and after calibration, in evaluation, in training and on a
-    programmed chip.
+    """Yield a converted model before and after calibration, trained and programmed.
 
     Args:
-        model: converted.
-        make: its inputs, by a seed.
+        model: a converted model.
+        make: a function from a seed to its inputs.
     """
     inputs = make(0)
     yield "uncalibrated", evaluated(model, inputs)
@@ -86,9 +81,7 @@ def everything(model: nn.Module, make: Callable[[int], Inputs]) -> Found:
 
 
 def by_tile(model: nn.Module, make: Callable[[int], Inputs]) -> Found:
-    """The same with a DAC range per row block, and an ADC range per column where there is an
-    ADC.
-    """
+    """Run with a DAC range per row block, and an ADC range per column if there is an ADC."""
     inputs, chips = make(0), {layer.chip for _, layer in api.analog_layers(model)}
     adc = {"adc": "mse", "adc_per": "column"} if all(map(api.has_adc, chips)) else {}
     calibrated(model, [make(seed) for seed in (1, 2)], method="absmax", per="tile", **adc)
@@ -99,7 +92,7 @@ def by_tile(model: nn.Module, make: Callable[[int], Inputs]) -> Found:
 
 
 def in_plain_torch(case: Case) -> Case:
-    """The case without the CPU kernels."""
+    """Return the case without the CPU kernels."""
 
     def run() -> Found:
         with api.in_plain_torch():
@@ -110,7 +103,7 @@ def in_plain_torch(case: Case) -> Case:
 
 @contextlib.contextmanager
 def one_thread(threads: int = 1) -> Iterator[None]:
-    """Inside, torch and the kernels use so many threads, whatever the environment says."""
+    """Let torch and the kernels use so many threads while the context lasts."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

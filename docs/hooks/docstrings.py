@@ -1,4 +1,4 @@
-"""What Griffe, which reads the docstrings for the API reference, is told about this package."""
+"""An extension of Griffe, which reads the docstrings for the API reference."""
 
 import re
 from typing import Any
@@ -7,9 +7,7 @@ import griffe
 
 
 class Docstrings(griffe.Extension):
-    """Shows the section ``Example:`` as code, and functions that are named as the module that they
-    come from.
-    """
+    """Shows the section ``Example:`` as code, and functions named like their module."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rename ``Example:``, which Griffe takes for a remark, to ``Examples:``."""
@@ -19,9 +17,7 @@ class Docstrings(griffe.Extension):
             )
 
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **_: Any) -> None:
-        """Let ``at.sweep`` be the function, where Griffe sees the module ``sweep`` that holds
-        it.
-        """
+        """Let ``at.sweep`` be the function, although a module ``sweep`` holds it."""
         for name, member in list(pkg.members.items()):
             path = getattr(member, "target_path", "")
             found = (

@@ -1,4 +1,4 @@
-"""The battery: every case by its name, a room per module."""
+"""The battery: every case by its name, with a room per module."""
 
 from benchmarks.record.cases import (
     chips,

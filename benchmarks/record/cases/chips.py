@@ -1,4 +1,4 @@
-"""Every chip, with a few kinds of layers that take different ways; and every way to calibrate."""
+"""Every chip with a few kinds of layers that run differently, and every way to calibrate."""
 
 from functools import partial
 from typing import Any
@@ -48,7 +48,7 @@ def _chip(name: str, kind: str) -> Found:
 
 
 def _large(kind: str) -> Found:
-    """Tiles of their own size: one row block."""
+    """Yield layers on tiles of the chip's own size, in one row block."""
     for name, chip in (("hermes64", api.hermes64()), ("neurram48", api.neurram48())):
         model = api.convert(Net(KINDS[kind]), chip, embeddings=True)
         yield from (
@@ -65,7 +65,7 @@ def _way(net: str, options: dict[str, Any]) -> Found:
 
 
 def _again() -> Found:
-    """Ranges that were set by hand, and forgotten ones."""
+    """Yield ranges that were set by hand, and forgotten ones."""
     make, shape = NETS["mlp"]
     model = api.convert(make(), usual())
     api.set_ranges(model, 2.5)

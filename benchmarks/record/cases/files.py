@@ -1,4 +1,4 @@
-"""What is written to disk and read again: checkpoints, chips, reports."""
+"""Files that are written and read again: checkpoints, chips and reports."""
 
 import tempfile
 from functools import partial

@@ -1,5 +1,6 @@
-"""Every kind of layer, on one chip with everything switched on: each type of number, with the
-kernels and without.
+"""Every kind of layer on one chip with all effects, in each type of number.
+
+Each runs with the kernels and without.
 """
 
 from functools import partial
@@ -21,7 +22,7 @@ from benchmarks.record.runs import (
 
 
 def chip() -> api.Chip:
-    """A digital unit, gains of ADCs, output noise, and small tiles."""
+    """Return a chip with digital unit, gains of ADCs, output noise and small tiles."""
     return api.small(api.hermes64(output_noise=0.04))
 
 

@@ -1,4 +1,4 @@
-"""Models on tiles, what an inference costs, and the texts that say so."""
+"""Models on tiles, the cost of an inference, and the texts of both."""
 
 from functools import partial
 from typing import Any
@@ -76,7 +76,7 @@ def _mapping(net: str, chip: str, options: dict[str, Any] | None = None) -> Foun
 
 
 def _converted(net: str) -> Found:
-    """Summaries, the proof that nothing bypasses a layer, and conversion in part."""
+    """Yield summaries, the report of guard, and a partial conversion."""
     make, example = _NETS[net]
     chip, x = api.hermes64(), example()
     model = api.convert(make(), chip, embeddings=True)
@@ -91,7 +91,7 @@ def _converted(net: str) -> Found:
 
 
 def _bypassed() -> Found:
-    """A model that multiplies by a layer's weight itself, whose calls are routed to the layer."""
+    """Yield a model that multiplies by a layer's weight itself, with routed calls."""
 
     class Bypassing(nn.Module):
         def __init__(self) -> None:

@@ -1,6 +1,4 @@
-"""Programmed chips: times, compensations, writing methods, defects, places, and what corrects them
-afterwards.
-"""
+"""Programmed chips: times, compensations, writing methods, defects, positions, corrections."""
 
 from functools import partial
 from typing import Any
@@ -10,7 +8,15 @@ import torch
 from benchmarks.record import api
 from benchmarks.record.cases.layers import chip as usual
 from benchmarks.record.nets import NETS, batches, cnn, random
-from benchmarks.record.runs import Case, Found, calibrated, call, evaluated, in_plain_torch, met
+from benchmarks.record.runs import (
+    Case,
+    Found,
+    calibrated,
+    call,
+    evaluated,
+    in_plain_torch,
+    run_twice,
+)
 
 _TIMES = ("programmed", "0 s", "1 h", "1 day", "1 year")
 _DEFECTS = {
@@ -41,7 +47,7 @@ def _views(net: str) -> Found:
         for compensation in ("none", "global", "column", "least_squares"):
             for readout in ("chip", "ideal"):
                 view = physical.at(time, compensation=compensation, readout=readout)
-                yield f"{time}, {compensation}, {readout}", met(view, x)
+                yield f"{time}, {compensation}, {readout}", run_twice(view, x)
     view = physical.at("1 day")
     yield (
         "in two halves",
@@ -55,7 +61,7 @@ def _method(net: str, chip: str, method: Any) -> Found:
     model, x = _model(net, api.chips()[chip]), batches(*NETS[net][1], count=1)
     physical = api.program(model, seed=5, method=method)
     for time in ("programmed", "1 month"):
-        yield time, met(physical.at(time), x)
+        yield time, run_twice(physical.at(time), x)
 
 
 def _defects(net: str, name: str) -> Found:
@@ -70,7 +76,7 @@ def _defects(net: str, name: str) -> Found:
     )
     for place, where in (("consecutive", None), ("mapped", mapping), ("remapped", moved)):
         physical = api.program(model, seed=5, defects=defects, mapping=where)
-        yield place, met(physical.at("1 day"), x)
+        yield place, run_twice(physical.at("1 day"), x)
         yield f"{place}, tiles", api.yield_map(physical)
 
 
@@ -78,7 +84,7 @@ def _corrected(net: str, fit: Any) -> Found:
     model, samples = _model(net, usual()), batches(*NETS[net][1])
     view = api.program(model, seed=5).at("1 day")
     api.correct_columns(view, samples, fit=fit)
-    yield "view", met(view, samples[:1])
+    yield "view", run_twice(view, samples[:1])
 
 
 def _batch_norm() -> Found:
@@ -136,7 +142,7 @@ def _dtype(dtype: torch.dtype) -> Found:
     model = api.convert(NETS["mlp"][0]().to(dtype), usual())
     calibrated(model, [x])
     for time in _TIMES:
-        yield time, met(api.program(model, seed=5).at(time), x)
+        yield time, run_twice(api.program(model, seed=5).at(time), x)
 
 
 _METHODS = {

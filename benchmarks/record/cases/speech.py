@@ -1,4 +1,4 @@
-"""Keyword spotting: features, networks, and a whole run of a few steps on tones."""
+"""Keyword spotting: features, networks, and a complete run of a few steps on tones."""
 
 import json
 import tempfile
@@ -23,8 +23,9 @@ _OPTIONS = [
 
 
 def write_tones(root: Path, counts: Mapping[str, int]) -> None:
-    """A tone of its own pitch for each class, with noise, and a manifest; ``counts``: clips of a
-    class, by split.
+    """Write a tone for each class, with noise, and a manifest.
+
+    ``counts`` gives the number of clips of a class, by split.
     """
     noise, rows = np.random.default_rng(0), ["path,label,speaker,split"]
     for number, label in enumerate(api.kws_labels()):

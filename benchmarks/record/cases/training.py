@@ -1,4 +1,4 @@
-"""Hardware-aware training in loops of a few steps, clipping, and the scopes of noise."""
+"""HWA training in loops of a few steps, clipping, and the scopes of noise."""
 
 import copy
 from collections.abc import Callable
