@@ -14,8 +14,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of real recordings and pretrained nets; tests that need it are skipped where it is
-    absent."""
+    """Return the folder of real recordings and pretrained nets; skip the test if it is absent."""
     default = Path(__file__).parents[1] / ".." / "shared" / "data"
     root = Path(os.environ.get("ANALOGTORCH_DATA", default))
     if not root.is_dir():

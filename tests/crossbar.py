@@ -1,5 +1,4 @@
-"""A plain chip for tests that need some chip: the figures of ``hermes64`` itself are in the tests
-about it."""
+"""A plain chip for tests that need some chip; other tests check the figures of ``hermes64``."""
 
 from typing import Any
 
@@ -9,8 +8,9 @@ import analogtorch as at
 def crossbar(
     *, device: Any = "two_device", training: at.TrainingNoise | None = None, **parts: Any
 ) -> at.Chip:
-    """The cells and tiles of ``hermes64`` behind ADCs of 8 bits, with output noise, equal gains and
-    no calibration.
+    """Return a chip with the cells and tiles of ``hermes64`` behind ADCs of 8 bits.
+
+    It has output noise, equal gains and no calibration.
 
     Args:
         device: of ``hermes64``.

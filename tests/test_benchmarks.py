@@ -1,5 +1,4 @@
-"""The cost benchmark (registry, one row, bars, that it holds libraries to their setting) and the
-tables of convert."""
+"""The cost benchmark (registry, one row, bars, settings of libraries) and the tables of convert."""
 
 import csv
 import dataclasses

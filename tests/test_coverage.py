@@ -1,5 +1,4 @@
-"""The coverage table: the steps of a user's work on whole models, and what the table says of
-them."""
+"""The coverage table: the steps of a user's work on whole models, and its texts."""
 
 import json
 from pathlib import Path

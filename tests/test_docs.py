@@ -1,5 +1,4 @@
-"""README and docs/: programs run as written and print what is said, links lead somewhere, names
-exist."""
+"""README and docs/: programs print what the page shows, links lead somewhere, names exist."""
 
 import re
 import tomllib
@@ -23,7 +22,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def prose(page: Path) -> str:
-    """Without code, neither in blocks nor between backquotes."""
+    """Return the text without code, both in blocks and between backquotes."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     return re.sub(r"`[^`]*`|^    .*$", "", text, flags=re.MULTILINE)
 

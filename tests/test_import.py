@@ -1,5 +1,4 @@
-"""Importing the library costs little beside torch's own import, prints nothing and starts
-nothing."""
+"""Importing the library costs little beside torch, prints nothing and starts nothing."""
 
 import importlib
 import importlib.resources
@@ -22,8 +21,7 @@ print(torch.cuda.is_initialized(), others)
 
 
 def test_import_is_lean() -> None:
-    """Nothing but modules of the standard library and our own: what takes long is imported where it
-    is used."""
+    """Only modules of the standard library and our own are imported; others come when used."""
     run = subprocess.run(
         [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True
     )

@@ -36,7 +36,7 @@ at.convert(nn.Sequential(nn.Linear(4, 4)), at.chips.hermes64())
 
 
 def alone(program: str) -> dict[str, float]:
-    """What ``program`` prints as JSON, run after the preamble in a process of its own."""
+    """Return what ``program`` prints as JSON, run after the preamble in a separate process."""
     done = subprocess.run(
         [sys.executable, "-c", PREAMBLE + program], capture_output=True, text=True, timeout=120
     )

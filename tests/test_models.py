@@ -1,9 +1,8 @@
-"""Whole models through convert, guard and calibrate: all weights on the chip, and how near the
-outputs stay.
+"""Whole models through convert, guard and calibrate, with all weights on the chip.
 
-The bars are of this project's measurements (python -m benchmarks.convert --table vision), with room
-for other machines: cosine of the outputs with the digital ones, less the mean digital output over
-the inputs.
+The bars of the outputs come from this project's measurements (python -m benchmarks.convert --table
+vision), with room for other machines: cosine of the outputs with the digital ones, less the mean
+digital output over the inputs.
 """
 
 import copy

@@ -1,5 +1,4 @@
-"""Data parallelism over two processes: noise that is shared, or a rank's own, and gradients of the
-whole batch."""
+"""Data parallelism over two processes: shared noise or noise per rank, gradients of the batch."""
 
 import subprocess
 import sys

@@ -19,8 +19,10 @@ def _uniform(generator: torch.Generator, *shape: int, zeros: float) -> torch.Ten
 
 
 def _errors(weight, times, compensation: str, device: str, **parts: Any) -> list[float]:
-    """Mean ||error|| / ||y|| in percent over 128 inputs and four chips; 512x512, 8-bit inputs,
-    exact outputs."""
+    """Return the mean ||error|| / ||y|| in percent over 128 inputs and four chips.
+
+    The layer is 512x512, with 8-bit inputs and exact outputs.
+    """
     total = torch.zeros(len(times))
     for seed in range(SEEDS):
         generator = torch.Generator().manual_seed(seed)
@@ -107,8 +109,7 @@ def test_block_diagonal_depthwise_costs_accuracy_and_least_squares_gives_some_ba
 
 
 def _shipped(chip: at.Chip, time: str, compensation: str | None = None) -> float:
-    """As ``_errors``, of 256x256 Gaussian weights and uniform inputs, with the chip's
-    converters."""
+    """Return ``_errors`` for 256x256 Gaussian weights and uniform inputs, with the converters."""
     options = {} if compensation is None else {"compensation": compensation}
     total = 0.0
     for seed in range(SEEDS):

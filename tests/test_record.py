@@ -1,4 +1,4 @@
-"""The record of the package's numbers: an equal one passes, a changed one is told by name."""
+"""The record of the package's numbers: an equal one passes, a changed one is shown by name."""
 
 import json
 from collections.abc import Iterator

@@ -1,5 +1,4 @@
-"""Threads that share a programmed chip's view: every multiply has noise of its own, and none is
-lost."""
+"""Threads that share a programmed chip's view: every MVM has other noise, and none is lost."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,7 @@ THREADS, CALLS = 4, 24
 
 @pytest.fixture(autouse=True)
 def _slow_counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between reading the count and adding to it lies time enough for every other thread to come
-    in."""
+    """Leave time between reading and increasing the count, so that threads overlap there."""
 
     def slow(layer: AnalogLayer, vectors: int) -> Tensor:
         first = layer.vectors_read.clone()

@@ -1,2 +1,1 @@
-"""Calls that make no sense, each refused by an error that names what is wrong and what is
-allowed."""
+"""Wrong calls; each is refused by an error that names what is wrong and what is allowed."""

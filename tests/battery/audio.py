@@ -45,7 +45,7 @@ def clip(value: int = 0, samples: int = 16_000) -> bytes:
 
 
 def folder(rows: tuple[str, ...] = ROWS, header: str = HEADER, **files: bytes) -> Path:
-    """A folder with a manifest and the clips of ``ROWS``, or others in their place."""
+    """Write a folder with a manifest and the clips of ``ROWS``, or with others instead."""
     root = Path(tempfile.mkdtemp())
     (root / "manifest.csv").write_text("\n".join((header, *rows)) + "\n")
     for value, name in enumerate("abc"):
@@ -237,8 +237,10 @@ def _archives() -> Iterator[Bad]:
     def packed(
         data: bytes, *, mode: str = "w", kind: bytes = tarfile.REGTYPE, keep: float = 1.0
     ) -> Path:
-        """A folder whose only clip besides ``b.wav`` and ``c.wav`` is in an archive, of which
-        ``keep`` is left."""
+        """Write a folder whose only clip besides ``b.wav`` and ``c.wav`` is in an archive.
+
+        ``keep`` is the part of the archive that is left.
+        """
         root, file = folder(), io.BytesIO()
         (root / "a.wav").unlink()
         with tarfile.open(fileobj=file, mode=mode) as archive:  # type: ignore[call-overload]

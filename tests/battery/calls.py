@@ -53,8 +53,10 @@ def fields(
     message: str,
     error: Any = ValueError,
 ) -> Iterator[Bad]:
-    """For each field (of those ``names`` separated by blanks) of what ``make`` gives, each value in
-    its place."""
+    """Yield calls with each value in each field of what ``make`` returns.
+
+    ``names``, separated by blanks, restrict the fields.
+    """
     owner = make()
     for name in names.split():
         where = f"{type(owner).__name__}.{name}"
@@ -84,7 +86,7 @@ def programmed() -> at.ProgrammedChip:
 
 @functools.cache
 def mapping() -> at.ChipMapping:
-    """Where it lies."""
+    """Return the mapping of the model."""
     return at.map_to_chip(digital(), X, chip=CHIP)
 
 

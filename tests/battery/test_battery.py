@@ -1,5 +1,7 @@
-"""Every bad call ends in an error that names what is wrong: never in silence, and never in Python's
-own words."""
+"""Every wrong call ends in an error that names what is wrong, never in silence.
+
+Nor does it end in Python's own words.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,8 +13,10 @@ from tests.battery.calls import Bad
 
 
 def check(calls: Callable[[], Iterator[Bad]], least: int) -> None:
-    """Run all calls, and report those that do not end as they must; they are too many and too short
-    for a test each."""
+    """Run all calls and report those that do not end as they must.
+
+    They are too many and too short for a test each.
+    """
     wrong, count = [], 0
     for bad in calls():
         count += 1

@@ -536,8 +536,7 @@ def test_columns_of_a_histogram_are_histograms() -> None:
 
 
 def _weighted_task() -> tuple[nn.Module, torch.Tensor]:
-    """Inputs of which half are a thousand times as large, and small ones whose sums are large for
-    them."""
+    """Return inputs of two sizes, a thousand times apart, with large sums of the small ones."""
     torch.manual_seed(0)
     layer = nn.Linear(64, 16, bias=False)
     signs = torch.sign(layer.weight.detach()[torch.randint(16, (500,))])

@@ -25,7 +25,7 @@ BATCHES = [_x(seed) for seed in range(3)]
 
 
 def _net() -> nn.Module:
-    """Norms that have met the batches, digitally."""
+    """Return a net whose norms have seen the batches, digitally."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for channels in (3, 16, 16):

@@ -1,5 +1,4 @@
-"""What ``calibrate`` promises by default: the least measured error, and a model that is no worse
-than before."""
+"""What ``calibrate`` promises by default: the least measured error, and no worse model."""
 
 import copy
 import functools
@@ -161,8 +160,10 @@ def test_what_is_held_back_serves_the_comparison_alone() -> None:
 
 
 def _hostile() -> tuple[nn.Module, Tensor]:
-    """A model whose output is a small difference of large sums: rounding to 8 bits by column takes
-    it away."""
+    """Return a model whose output is a small difference of large sums.
+
+    Rounding to 8 bits by column destroys it.
+    """
     torch.manual_seed(0)
     first, last = nn.Linear(64, 64, bias=False), nn.Linear(64, 8, bias=False)
     first.weight.data = torch.ones(64, 64) + 0.02 * torch.randn(64, 64)

@@ -1,5 +1,7 @@
-"""Several processes save to one folder and load from it: every load is one save, whole, or a named
-error."""
+"""Several processes save to one folder and load from it.
+
+Every load is one complete save, or an error that names the problem.
+"""
 
 import re
 import subprocess

@@ -1,9 +1,8 @@
-"""Savers and loaders of one checkpoint, each a process of its own; a program: python writers.py
-FOLDER SECONDS.
+"""A program that saves and loads one checkpoint: ``python writers.py FOLDER SECONDS``.
 
-Every save writes weights and an input range of one number; a load that finds two numbers is a mix.
-Prints how many saves and loads there were, how many loads were refused, and ends with code 1 after
-a mix or a crash.
+Each saver and loader is a process. Every save writes weights and an input range of one number; a
+load that finds two numbers is a mix. The program prints how many saves and loads there were and how
+many loads were refused, and ends with code 1 after a mix or a crash.
 """
 
 import os

@@ -14,8 +14,10 @@ def _chip(rows: int = 256, cols: int = 256, grouped: str = "sequential") -> at.C
 
 
 def _cells(section: Section) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output and input row of each cell of the section's flattened weight, as positions in the
-    layer."""
+    """Return output and input row of each cell of the section's flattened weight.
+
+    They are positions in the layer.
+    """
     outputs, first = section.positions(torch.device("cpu"))
     return outputs.unsqueeze(1).expand(-1, section.rows), first.unsqueeze(1) + torch.arange(
         section.rows

@@ -1,5 +1,4 @@
-"""Calls of the command line that cannot work: each ends with code 2 and one line that says what was
-given."""
+"""Calls of the command line that cannot work end with code 2 and one line of error."""
 
 from pathlib import Path
 
@@ -74,8 +73,10 @@ class Forward(Good):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, importable, with files that are no good; whatever gets as far as training
-    stops there."""
+    """Return the current folder, importable, with files that are wrong.
+
+    Calls that reach the training stop there.
+    """
     files = {
         "f": b"x", "bad.yaml": b"\xff\xfe\0", "list.yaml": b"- 1\n", "empty.yaml": b"",
         "loop.yaml": b"a: &a [*a]\n", "num.yaml": b"3\n", "date.yaml": b"seed: 2020-01-01\n",

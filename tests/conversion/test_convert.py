@@ -634,8 +634,7 @@ def test_a_weight_of_another_shape_is_refused_until_it_is_placed_anew() -> None:
 
 
 class Listed(nn.Module):
-    """Goes by other references to its layers than their names, as a feature pyramid of detectron2
-    does."""
+    """Refers to its layers by other attributes, as detectron2's feature pyramid does."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ def test_a_quantised_weight_stays_digital_and_says_why() -> None:
 
 
 class FakeQuantizedLinear(nn.Linear):
-    """As torchao's, which takes the Parameters over."""
+    """A layer like that of torchao, which takes the Parameters over."""
 
     @classmethod
     def from_linear(cls, layer: nn.Linear) -> "FakeQuantizedLinear":

@@ -38,7 +38,7 @@ class Called(Functional):
 
 
 class Hidden(Functional):
-    """The same out of sight of its own code."""
+    """The same, hidden from its own code."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)

@@ -13,7 +13,7 @@ CHIP = at.chips.hermes64()
 
 
 class Matrices(nn.Module):
-    """Parameters of its own: experts, a router, positions, a scale per channel."""
+    """A module with Parameters: experts, a router, positions, a scale per channel."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Subclasses of layers, with methods and a forward of their own."""
+"""Subclasses of layers that have other methods and another forward."""
 
 import copy
 import pickle
@@ -31,7 +31,7 @@ class Same(nn.Conv2d):
 
 
 class Normed(nn.Conv2d):
-    """Brings its own norm and activation, as detectors' wrappers do."""
+    """A layer with a norm and an activation, as detectors' wrappers have them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,5 +1,4 @@
-"""The spread of a programmed weight: exact against drawn devices, and the closed form of the
-kernels against exact."""
+"""The spread of a programmed weight: exact against drawn devices, closed form against exact."""
 
 import dataclasses
 import math

@@ -25,7 +25,7 @@ TORCHS_OWN = pytest.mark.filterwarnings(
 
 
 class Doubled(nn.Linear):
-    """A subclass with a forward of its own, which names its weight."""
+    """A subclass whose forward names its weight."""
 
     def forward(self, input: Tensor) -> Tensor:
         return 2 * F.linear(input, self.weight, self.bias)
@@ -47,8 +47,10 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Entry:
-    """A layer and what it takes: shapes of normal inputs, or makers of others; four samples along
-    ``batch_dim``."""
+    """A layer and its inputs: shapes of normal inputs, or makers of others.
+
+    There are four samples along ``batch_dim``.
+    """
 
     name: str
     kind: Any
@@ -56,7 +58,7 @@ class Entry:
     shapes: tuple[tuple[int, ...] | Callable[[], Tensor], ...]
     batch_dim: int = 0
     options: dict[str, Any] = field(default_factory=dict)
-    """Of ``convert``."""
+    """Options of ``convert``."""
 
     @property
     def takes_range(self) -> bool:
@@ -70,15 +72,15 @@ class Entry:
             return Net(self.make())
 
     def converted(self) -> Net:
-        """On the chip, not calibrated."""
+        """Return the layer on the chip, not calibrated."""
         return at.convert(self.digital(), CHIP, **self.options)  # type: ignore[return-value]
 
     def analog(self) -> Net:
-        """On the chip, calibrated."""
+        """Return the layer on the chip, calibrated."""
         return self.calibrated(self.converted())
 
     def calibrated(self, model: Net) -> Net:
-        """With the ranges that the inputs ask for, where the layer takes a range at all."""
+        """Return the model with ranges for its inputs, if the layer takes a range."""
         if not self.takes_range:
             return model
         return at.calibrate(

@@ -1,5 +1,4 @@
-"""What ``test_distributed.py`` runs in each of two processes: a training step of every model of the
-table."""
+"""A training step of every model of the table; ``test_distributed.py`` runs it in two processes."""
 
 import sys
 import warnings
@@ -77,7 +76,10 @@ def fsdp(entry: Entry, rank: int) -> None:
 
 
 def ranges_per_tile() -> None:
-    """No process holds them all: a state_dict says so, and how it is helped."""
+    """Check that a state_dict without all ranges is refused, with a remedy.
+
+    No process holds all of them.
+    """
     entry = ENTRIES[0]
     net = entry.converted()
     at.calibrate(net, [entry.inputs()], forward=lambda m, x: m(*x), per="tile")

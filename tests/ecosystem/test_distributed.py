@@ -1,5 +1,4 @@
-"""Data parallelism: DistributedDataParallel and FSDP2 over two processes, for every model of the
-table."""
+"""Data parallelism with DistributedDataParallel and FSDP2 over two processes, for every model."""
 
 import subprocess
 import sys

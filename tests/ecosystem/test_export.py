@@ -18,7 +18,7 @@ pytestmark = TORCHS_OWN
 
 
 def _batch(entry: Entry) -> tuple:
-    """What torch.export is told of the sizes: the batch may have any."""
+    """Return the dynamic shapes for torch.export: the batch may have any size."""
     return (tuple({entry.batch_dim: Dim.DYNAMIC} for _ in entry.shapes),)
 
 

@@ -1,5 +1,4 @@
-"""torch.fx and what builds on it, such as the feature extraction of torchvision, see an analog
-layer as one call."""
+"""torch.fx, and torchvision's feature extraction on top of it, see an analog layer as one call."""
 
 import copy
 from typing import Any
@@ -19,7 +18,7 @@ CHIP = crossbar()
 
 
 class Padded(nn.Conv2d):
-    """As detectors and TensorFlow have it."""
+    """A layer that pads, as detectors and TensorFlow have it."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(F.pad(input, (1, 1, 1, 1)))

@@ -1,5 +1,4 @@
-"""Lightning with a user's own module, Trainer and ModelCheckpoint: a run that is resumed ends as
-one that was not."""
+"""Lightning with a user's module, Trainer and ModelCheckpoint: resumed runs end like whole ones."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""Hugging Face: a converted model trains with its Trainer, and what it saves is the digital
-model's."""
+"""Hugging Face: a converted model trains with its Trainer and saves as the digital model does."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def _bert(layers: int = 2) -> Any:
 
 
 def _gpt2() -> Any:
-    """Layers of its own kind, and a head whose weight is that of the embedding."""
+    """Return a net with layers of its kind, and a head with the weight of the embedding."""
     config = transformers.GPT2Config(vocab_size=30, n_positions=12, n_embd=16, n_layer=2, n_head=2)
     torch.manual_seed(0)
     return transformers.GPT2LMHeadModel(config)
@@ -93,8 +92,10 @@ def test_trained_saved_and_loaded_into_the_digital_class(make: Any, tmp_path: Pa
 
 
 def test_a_run_is_repeated_bit_for_bit_and_resumed_with_a_warning(tmp_path: Path) -> None:
-    """The Trainer seeds torch, and with it the noise. Its checkpoints are safetensors: what ranges
-    learnt is lost."""
+    """The Trainer seeds torch, and with it the noise.
+
+    Its checkpoints are safetensors, so what ranges have learnt is lost.
+    """
     whole, again, resumed = (_convert(_bert()) for _ in range(3))
     _trained(whole, tmp_path / "whole")
     _trained(again, tmp_path / "again")

@@ -23,7 +23,7 @@ def _forget() -> None:
 def _gradients(
     model: nn.Module, entry: Entry, run: Callable[..., Tensor] | None = None
 ) -> list[Tensor]:
-    """Of one training step's loss; and its output."""
+    """Return the gradients of one training step's loss, and its output."""
     model.train().zero_grad()
     with at.noise(515, step=3):
         y = (model if run is None else run)(*entry.inputs())

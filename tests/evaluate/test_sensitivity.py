@@ -1,5 +1,4 @@
-"""Each layer on the chip by itself: what is measured, what it leaves untouched, and what is made of
-it."""
+"""Each layer alone on the chip: what is measured, what stays untouched, and what follows."""
 
 import copy
 import dataclasses
@@ -23,8 +22,10 @@ Metric = Callable[[nn.Module], float]
 
 
 def _digital() -> nn.Sequential:
-    """Layer ``2`` is fragile: one large weight sets its scale, and the others drown in the devices'
-    noise."""
+    """Return a net whose layer ``2`` is fragile: one large weight sets its scale.
+
+    The others drown in the noise of the devices.
+    """
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 6)
@@ -98,8 +99,10 @@ def test_the_fragile_layer_comes_first_and_the_whole_is_what_a_sweep_finds(
 def test_a_row_is_what_a_model_with_this_layer_alone_on_the_chip_loses(
     found: Sensitivity, name: str
 ) -> None:
-    """So it depends neither on the other layers nor on what was measured before it: the noise of a
-    layer is keyed."""
+    """The noise of a layer is keyed.
+
+    So a row depends neither on the other layers nor on what was measured before it.
+    """
     alone, index = at.convert(_digital(), CHIP, include=name).eval(), int(name)
     if (whole := _analog()[index]).calibrated:  # else each vector sets its own
         alone[index].set_input_range(whole.input_range.item())

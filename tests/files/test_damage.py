@@ -1,5 +1,7 @@
-"""One bit of a file is flipped: what is read is what was written, or an error names the file. Never
-another value."""
+"""One flipped bit of a file gives what was written, or an error that names the file.
+
+It never gives another value.
+"""
 
 import json
 import random

@@ -284,8 +284,10 @@ def test_an_example_of_the_wrong_shape_is_refused(capfd: pytest.CaptureFixture[s
 
 
 class Constants(nn.Module):
-    """As torchvision's swin_v2: a small net makes a bias of a table of positions. Also layers of
-    learned queries."""
+    """A model like torchvision's swin_v2: a small net computes a bias from a table of positions.
+
+    It also has layers of learned queries.
+    """
 
     def __init__(self) -> None:
         super().__init__()

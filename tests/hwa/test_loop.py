@@ -1,5 +1,4 @@
-"""A plain training loop with everything at once: what was trained for the devices loses less on
-them."""
+"""A plain training loop with everything at once: training for the devices loses less on them."""
 
 import copy
 import dataclasses

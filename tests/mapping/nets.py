@@ -1,4 +1,4 @@
-"""Nets that the mapping tests place."""
+"""Nets that the mapping tests map."""
 
 import torch
 from torch import Tensor, nn

@@ -1,5 +1,4 @@
-"""Hand-written mappings: what the cost of a chip is asked about, without tracing or placing a
-model."""
+"""Hand-written mappings for tests of cost, without tracing or mapping a model."""
 
 from types import SimpleNamespace
 

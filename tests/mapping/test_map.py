@@ -49,8 +49,10 @@ def test_a_recurrent_transducer_needs_no_more_either() -> None:
 
 
 def test_a_recurrent_transducer_on_five_speech_chips_with_four_and_two_devices_per_weight() -> None:
-    """Ambrogio 2023: 45 M weights on five chips, more than 140 M of their 175 M devices, accuracy
-    chosen per layer."""
+    """Ambrogio 2023 has 45 M weights on five chips.
+
+    They take more than 140 M of their 175 M devices, with the accuracy chosen per layer.
+    """
     with torch.device("meta"):
         model = RNNT()
     example = torch.zeros(40, 1, 240), torch.zeros(10, 1, dtype=torch.long)

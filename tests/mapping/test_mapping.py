@@ -82,7 +82,7 @@ def test_other_json_is_refused(
 
 
 def _plain(mapping: ChipMapping) -> dict:
-    """As older versions wrote it: without a checksum."""
+    """Return the mapping as older versions wrote it, without a checksum."""
     return {
         name: value for name, value in json.loads(mapping.to_json()).items() if name != "checksum"
     }

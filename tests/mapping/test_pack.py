@@ -20,8 +20,10 @@ def _block(name: str, rows: int, cols: int, copy: int = 0) -> Block:
 
 
 def check(mapping: ChipMapping) -> None:
-    """Every weight exactly once per copy, by painting tiles and matrices cell by cell; independent
-    of its own check."""
+    """Check that every weight is there once per copy, by painting tiles and matrices cell by cell.
+
+    It does not use the package's own check.
+    """
     chip = mapping.chip
     tiles: dict[tuple[int, int], torch.Tensor] = {}
     for p in mapping.placements:

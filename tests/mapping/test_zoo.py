@@ -14,8 +14,7 @@ CHIP = at.chips.hermes64()
 
 
 class _AllKinds(nn.Module):
-    """Weights that ``convert`` makes analog, however the forward uses them, and weights that it
-    leaves digital."""
+    """Weights that ``convert`` makes analog in any forward, and weights that it leaves digital."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ def gpt2() -> Made:
 
 
 def gpt2_next_token() -> Made:
-    """As ``generate`` calls it: one token, and the keys and values of those before."""
+    """Call GPT-2 as ``generate`` does: one token, with the keys and values of those before."""
     model, example = gpt2()
     with torch.no_grad():
         cache = model.eval()(**example).past_key_values

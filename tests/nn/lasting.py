@@ -1,5 +1,4 @@
-"""What every kind of layer must survive, for the tests of single kinds: copies, checkpoints,
-compilers, replays."""
+"""What every kind of layer must survive: copies, checkpoints, compilers, replays."""
 
 import copy
 import pickle
@@ -27,7 +26,7 @@ def same(a: Any, b: Any, tolerance: float = 1e-5) -> bool:
 
 
 def converted(digital: nn.Module, x: Tensor, **options: Any) -> nn.Module:
-    """On ``SMALL``, with the ranges that ``x`` asks for."""
+    """Return the layer on ``SMALL``, with ranges for ``x``."""
     model = at.convert(copy.deepcopy(digital), SMALL, **options)
     for _, layer in at.analog_layers(model):
         if layer.takes_range:
@@ -101,8 +100,10 @@ def check_replay(digital: nn.Module, x: Tensor, **options: Any) -> None:
 
 
 def check_compilers(digital: nn.Module, x: Tensor, **options: Any) -> None:
-    """One graph in training and on a chip, with eager's numbers and gradients; and
-    ``torch.export``."""
+    """Check one graph in training and on a chip, with eager's numbers and gradients.
+
+    ``torch.export`` is checked too.
+    """
     torch._dynamo.reset()
     model = converted(digital, x, **options)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -1,5 +1,7 @@
-"""Attention: equal to torch's on an ideal chip, its columns equal however they are read, torch's
-fast paths off."""
+"""Attention: equal to torch's on an ideal chip, with equal columns however they are computed.
+
+torch's fast paths are off.
+"""
 
 import copy
 import dataclasses

@@ -1,5 +1,4 @@
-"""Modules of several matrices follow what becomes of their Parameters after the conversion, or say
-that they cannot."""
+"""Modules of several matrices follow changes of their Parameters, or refuse them."""
 
 import copy
 

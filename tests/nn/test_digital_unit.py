@@ -1,5 +1,4 @@
-"""Every kind of layer reads through ADCs with gains of their own, and the digital unit rounds in
-its output ranges."""
+"""Every kind of layer behind ADCs with different gains, and a digital unit that rounds."""
 
 import copy
 import io
@@ -26,8 +25,10 @@ TOKENS = torch.tensor([[0, 23, 24], [49, 7, 7]])
 
 
 def _kinds() -> dict[str, tuple[nn.Module, str, Tensor]]:
-    """A module, its analog layer, and inputs of that layer; transposed ones get one place, a column
-    for each output."""
+    """Yield a module, its analog layer and inputs of that layer.
+
+    Transposed layers get one position, with a column for each output.
+    """
     torch.manual_seed(0)
     kinds: dict[str, tuple[nn.Module, str, Tensor]] = {
         "linear": (nn.Linear(20, 6, bias=False), "", torch.randn(2, 3, 20)),
@@ -75,8 +76,10 @@ def _model(kind: str, chip: at.Chip) -> nn.Module:
 
 
 def _held(model: nn.Module, kind: str) -> tuple[Any, Tensor, Tensor]:
-    """The layer on a chip, what it gives, and the unit of its ADC's range for that, both (vectors,
-    columns)."""
+    """Return the layer on a chip, its output, and the unit of its ADC range.
+
+    Both tensors are (vectors, columns).
+    """
     layer = _layer(at.program(model, seed=3).at("1 day", compensation="none"), kind)
     y, scales = _columns(layer(_kinds()[kind][2]), kind), torch.cat(layer.programmed.scales, 1)
     block = (
@@ -263,7 +266,7 @@ def test_a_state_dict_without_ranges_takes_them_away() -> None:
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
 )
 def test_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In training, evaluation and on a chip, with ranges set: one graph, eager's numbers."""
+    """Training, evaluation and a programmed chip with ranges have one graph and eager's numbers."""
     torch.manual_seed(0)
     digital, converted = (
         nn.Sequential(nn.Linear(40, 12), nn.Tanh(), nn.Linear(12, 5)),

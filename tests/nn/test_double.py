@@ -1,5 +1,4 @@
-"""In double precision a chip without imperfections computes what the digital layer computes, to
-1e-12."""
+"""A chip without imperfections computes the digital layer to 1e-12 in double precision."""
 
 import copy
 from collections.abc import Iterator

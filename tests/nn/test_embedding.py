@@ -1,5 +1,4 @@
-"""Embeddings on a chip: on request only, one reading of the token's row, the noise of the very
-cells."""
+"""Embeddings on a chip: on request only, one MVM with the token's row, noise of the same cells."""
 
 import copy
 import dataclasses

@@ -1,5 +1,4 @@
-"""One battery for every analog layer and option, against the digital layer and against an explicit
-matrix product."""
+"""One battery for every analog layer and option, against the digital layer and a reference."""
 
 import copy
 import dataclasses
@@ -157,8 +156,10 @@ def test_nan_in_a_sample_stays_in_that_sample_and_is_not_hidden(case: Case) -> N
 
 
 def _reference(x: Tensor, layer: nn.Module, chip: at.Chip, full_scale: float) -> Tensor:
-    """The MVM as design says it, over unfolded patches, one loop per block: slow and obviously
-    right. No groups."""
+    """Compute the MVM by its definition over unfolded patches, one loop per block.
+
+    It is slow and obviously right, without groups.
+    """
     weight = layer.weight.flatten(1)
     if isinstance(layer, nn.Conv2d):
         patches = F.unfold(

@@ -1,5 +1,4 @@
-"""Layers of a chip whose phases, or passes of one sign of the inputs, are ADC outputs of their
-own."""
+"""Layers of a chip whose phases, or passes of one sign, have ADC outputs of their own."""
 
 import copy
 import dataclasses

@@ -1,5 +1,4 @@
-"""Recurrent layers: equal to torch's on an ideal chip, noise by its rules on another, and
-everything else survives."""
+"""Recurrent layers: equal to torch's on an ideal chip, with noise by its rules on another."""
 
 import copy
 import dataclasses

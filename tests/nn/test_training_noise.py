@@ -20,7 +20,7 @@ SOME = ("linear_3d", "conv1d_same_dilated", "conv2d_groups")
 
 
 def _chip(chip: at.Chip | None = None, rows: int = 256, cols: int = 256, **noise) -> at.Chip:
-    """Without converters, so that an identity reads the weights."""
+    """Return a chip without converters, so that an identity returns the weights."""
     training = at.TrainingNoise(**{"output": False, **noise})
     base = chip or crossbar()
     return base.replace(

@@ -1,5 +1,4 @@
-"""Transposed convolutions: equal to torch's on an ideal chip, readings and their sum by hand on
-another."""
+"""Transposed convolutions: equal to torch's on an ideal chip, computed by hand on another."""
 
 import copy
 import itertools
@@ -111,7 +110,7 @@ def _by_hand(
     gains: Tensor | None,
     scales: Tensor,
 ) -> Tensor:
-    """One place after the other, one tap after the other; ``w``: (in, out, h, w)."""
+    """Compute one position and one tap after the other; ``w`` is (in, out, h, w)."""
     stride, padding, dilation, size = geometry
     n, channels, height, width = x.shape
     steps_in, steps_out = 2 ** (chip.dac.bits - 1) - 1, 2 ** (chip.adc.bits - 1) - 1

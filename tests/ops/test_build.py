@@ -18,7 +18,7 @@ from analogtorch.ops.native import build
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where libraries are looked for: the sources without any."""
+    """Return the folder where libraries are looked for: the sources without any."""
     for source in build.FOLDER.glob("*.[ch]"):
         shutil.copy(source, tmp_path)
     monkeypatch.setattr(build, "FOLDER", tmp_path)

@@ -27,7 +27,7 @@ def _numbers(text: str) -> set[float]:
 
 
 def test_no_other_file_has_a_copy() -> None:
-    """Of numbers that mean nothing else: 1e-30 and 0.35 occur in formulas of their own."""
+    """Only numbers with one meaning count: 1e-30 and 0.35 occur in other formulas."""
     package, own = (
         Path(at.__file__).parent,
         _shared() - {constants.LEAST_BOUND, constants.LOG_OFFSET},

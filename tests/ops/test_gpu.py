@@ -1,5 +1,4 @@
-"""The Triton kernels in Triton's interpreter against the reference, and compiled for GPUs that are
-not here."""
+"""The Triton kernels in Triton's interpreter against the reference, and compiled for GPUs."""
 
 import os
 import subprocess
@@ -289,7 +288,7 @@ def test_normal_kernel_compiles_for_gpus(capability: int) -> None:
 @pytest.mark.parametrize("values", ["bf16", "fp32"])
 @pytest.mark.parametrize("capability", [80, 90])
 def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: bool) -> None:
-    """At the sizes of a large product with all that is optional, and of a small one without."""
+    """Sizes are those of a large product with all options, and of a small one."""
     import torch
 
     from analogtorch.ops import gpu

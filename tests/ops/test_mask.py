@@ -1,5 +1,4 @@
-"""The mask of saturated partial sums has one form, whichever tier computes: any can read what
-another kept."""
+"""The mask of saturated partial sums has one form, which every tier can read."""
 
 import dataclasses
 from pathlib import Path

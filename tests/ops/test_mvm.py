@@ -1,7 +1,6 @@
-"""The analog product by its definition: gradients, converters, noise, operator contracts, bad
-input.
+"""The analog product: definition, gradients, converters, noise, operator contracts, bad input.
 
-In double precision the reference runs; test_native.py and test_gpu.py compare the kernels with it.
+The reference runs in double precision; test_native.py and test_gpu.py compare the kernels with it.
 """
 
 import dataclasses

@@ -1,5 +1,4 @@
-"""The CPU kernels against the reference, for every instruction set that was built, and what happens
-without them."""
+"""The CPU kernels against the reference, for every instruction set built, and without kernels."""
 
 import dataclasses
 import subprocess
@@ -358,8 +357,7 @@ for run in runs:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 def test_products_short_of_memory_raise() -> None:
-    """Under a limit that has room for what they return, but not for what the kernels need beside
-    it."""
+    """The limit has room for the results, but not for the kernels' scratch."""
     run = subprocess.run(
         [sys.executable, "-c", _SHORT_OF_MEMORY], capture_output=True, text=True, check=False
     )

@@ -34,7 +34,7 @@ def _field(key: torch.Tensor, rows: int = 1024, cols: int = 1024) -> torch.Tenso
 
 
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """In standard errors of independent standard normals."""
+    """Return a correlation in standard errors of independent standard normals."""
     return (a * b).mean().item() * math.sqrt(a.numel())
 
 

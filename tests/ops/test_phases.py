@@ -1,5 +1,4 @@
-"""Phases of an MVM as ADC outputs of their own, in double precision: the reference alone computes
-them."""
+"""Phases of an MVM with ADC outputs of their own, in double precision, by the reference alone."""
 
 import dataclasses
 from collections.abc import Callable

@@ -89,8 +89,10 @@ def test_corrections_of_drift() -> None:
 
 
 def test_the_physics_is_written_once() -> None:
-    """What rounds, adds a weight's noise or guards against a block of zeros calls
-    ``ops/physics.py``."""
+    """Rounding, weight noise and guards against zero blocks are in one file.
+
+    All others call ``ops/physics.py``.
+    """
     package = Path(at.__file__).parent
     telling = ("torch.round(", "addcmul(", "full.clamp_min(")
     found = {

@@ -1,5 +1,4 @@
-"""An input range for every row block: the product and its gradients, against torch's own
-autograd."""
+"""A DAC range for every row block: the product and its gradients, against torch's autograd."""
 
 import dataclasses
 

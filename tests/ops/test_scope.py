@@ -77,7 +77,7 @@ def test_checkpointing_with_backward_outside_the_scope() -> None:
 
 
 def _noisy() -> nn.Module:
-    """A model with training noise in the weights and in the readings."""
+    """Return a model with training noise in the weights and in the ADC outputs."""
     torch.manual_seed(0)
     layers = nn.Sequential(
         nn.Conv1d(4, 6, 3, padding=1), nn.Tanh(), nn.Flatten(1), nn.Linear(6 * 10, 4)

@@ -129,7 +129,7 @@ def test_copies_of_a_layer_get_devices_of_their_own_and_wrapping_keeps_the_chip(
 
 
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """In standard errors of independent numbers."""
+    """Return a correlation in standard errors of independent numbers."""
     a, b = (((x - x.mean()) / x.std()).flatten() for x in (a, b))
     return (a * b).mean().item() * a.numel() ** 0.5
 

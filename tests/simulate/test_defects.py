@@ -1,5 +1,4 @@
-"""Broken cells, columns and tiles: by chip seed and physical place, and what they do to a
-programmed layer."""
+"""Broken cells, columns and tiles, by chip seed and physical position."""
 
 import pytest
 import torch

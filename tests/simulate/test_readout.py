@@ -1,5 +1,4 @@
-"""What a chip reads of itself: gains of its ADCs by physical place, digital gains that undo them,
-unbiased factors."""
+"""ADC gains by physical position, the digital gains that undo them, and unbiased factors."""
 
 import pytest
 import torch

@@ -1,5 +1,4 @@
-"""Programming loops: what they reach, and that they see the cells only through the chip's
-converters."""
+"""Programming loops: what they reach, while they see the cells through the converters only."""
 
 import copy
 
@@ -24,8 +23,7 @@ def _layer(device: str = "two_device", **parts: object) -> nn.Module:
 
 
 def _error(model: nn.Module, chip: nn.Module) -> float:
-    """Relative error of the multiplies of random inputs, as the conductances stand, without
-    converters."""
+    """Return the relative error of MVMs with random inputs and exact converters."""
     x = torch.rand(400, 300, generator=torch.Generator().manual_seed(5)) * 2 - 1
     held, exact = chip[0].programmed.weights[0], model[0].weight
     return ((x @ (held - exact).T).norm() / (x @ exact.T).norm()).item()
@@ -86,8 +84,10 @@ def test_the_loops_are_bounded_and_the_margin_is_kept() -> None:
 
 
 def test_what_a_read_of_a_cell_cannot_see_limits_the_verify() -> None:
-    """Its noise does; the steps of an ADC do not, as a cell is read as often as gives 256 of
-    them."""
+    """Noise of a read limits it; steps of an ADC do not.
+
+    A cell is read so often that there are 256 steps.
+    """
 
     def error(bits: int, noise: float) -> float:
         return _programmed(_layer(adc={"noise": noise, "bits": bits}), ProgramAndVerify(margin=0.0))

@@ -1,4 +1,4 @@
-"""Reading one recording: the formats, and each way in which a file can be wrong."""
+"""One recording in every format, and every way in which a file can be wrong."""
 
 import io
 from pathlib import Path

@@ -33,8 +33,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tone of its own pitch for each class, with noise: 3 training clips, 1 and 2 for validation
-    and test."""
+    """Write a tone for each class, with noise: 3 training clips, 1 for validation, 2 for test."""
     root = tmp_path_factory.mktemp("clips")
     write_tones(root, {"train": 3, "val": 1, "test": 2})
     return root
@@ -449,8 +448,10 @@ def test_speech_commands_as_a_source(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_real_speech(data_root: Path, tmp_path: Path) -> None:
-    """One seed: the standard error of the accuracy on 1,118 clips is 0.8 points, of the mean over 3
-    chips about 1."""
+    """One seed has a standard error of 0.8 points on 1,118 clips.
+
+    That of the mean over 3 chips is about 1 point.
+    """
     config = Path(__file__).parents[2] / "configs" / "kws" / "real.yaml"
     given = [
         f"--data.folder.root={data_root / 'gsc_v2_test12'}",

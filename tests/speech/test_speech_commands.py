@@ -1,4 +1,4 @@
-"""The corpus' own layout and split, on a real sample of it and on a small tree made here."""
+"""The layout and split of the corpus, on a real sample of it and on a small tree made here."""
 
 import csv
 import hashlib
@@ -29,7 +29,7 @@ def write(file: Path, value: int, samples: int = 16_000) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """For each split two speakers who say each keyword and three other words; and 20 s of noise."""
+    """Write two speakers per split with all keywords and three other words, and 20 s of noise."""
     for split in SPLITS:
         for _, speaker in zip(range(2), speakers(split), strict=False):
             for value, word in enumerate((*KEYWORDS, "bed", "cat", "dog")):

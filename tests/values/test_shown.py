@@ -1,4 +1,4 @@
-"""A value that nothing shows is an error that says so."""
+"""A value without a renderer is an error that names the remedy."""
 
 import pytest
 

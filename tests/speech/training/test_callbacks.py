@@ -16,7 +16,7 @@ from tests.speech.training.conftest import PHASE, Kill
 
 
 class Watch(L.Callback):
-    """The noise that each step meets."""
+    """Records the noise of each step."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
