@@ -1,4 +1,4 @@
-"""What a chip is: one frozen description of named parts, and one file per published chip."""
+"""Chips: one frozen description of named parts, and one file per published chip."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,12 +30,12 @@ _PRESETS: dict[str, Callable[..., Chip]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Names of the presets that ``get`` knows."""
+    """Return the names of the presets that ``get`` knows."""
     return tuple(_PRESETS)
 
 
 def get(name: str, **options: Any) -> Chip:
-    """The preset of that name, with the options that its function takes.
+    """Return the preset of that name, with the options that its function takes.
 
     Raises:
         ValueError: no preset has that name, or it does not take one of the options.

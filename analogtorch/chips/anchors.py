@@ -4,7 +4,7 @@ from analogtorch.chips.cost import Digital, Figure, Network, Shares
 
 
 def assumed(value: float, source: str) -> Figure:
-    """A figure that stands in for one that is not published."""
+    """Return a figure that stands in for an unpublished one."""
     return Figure(value=value, kind="assumed", source=f"ASSUMED: {source}")
 
 
@@ -20,14 +20,15 @@ SPLIT = Shares(
     array=assumed(0.175, _SINGH),
     adc=assumed(0.65, _SINGH),
 )
-"""How the energy of a full tile divides, for chips of which only the sum is published."""
+"""Shares of the energy of a full tile, for chips of which only the sum is published."""
 
 _ISAAC = "ISAAC, Shafiee et al., ISCA 2016, 32 nm"
 
 
 def network(*, grid_columns: int, link_rate: Figure | None) -> Network:
-    """A mesh of tiles with the energies of ISAAC, for elements of 8 bits; 4e9 of them per second in
-    and out.
+    """Return a mesh of tiles with the energies of ISAAC, for elements of 8 bits.
+
+    Ports carry 4e9 elements per second in and out.
     """
     return Network(
         grid_columns=grid_columns,
@@ -41,8 +42,9 @@ def network(*, grid_columns: int, link_rate: Figure | None) -> Network:
 
 
 def digital(*, rate: Figure, kinds: tuple[str, ...] = (), efficiency: float = 6.0) -> Digital:
-    """Digital operations at ``efficiency`` TOPS/W, by default what IBM says of the digital part in
-    14 nm.
+    """Return digital operations at ``efficiency`` TOPS/W.
+
+    The default is IBM's figure for the digital part in 14 nm.
     """
     source = f"{efficiency:g} TOPS/W"
     if efficiency == 6.0:

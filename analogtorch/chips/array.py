@@ -16,16 +16,16 @@ class Array:
     """``tiles`` crossbars of ``rows`` x ``columns`` unit cells."""
 
     rows: int
-    """Rows of a tile: inputs of one matrix-vector multiply (MVM), >= 1."""
+    """Rows of a tile: inputs of one MVM, >= 1."""
     columns: int
     """Columns of a tile: outputs of one MVM, >= 1."""
     tiles: int
-    """Tiles on the chip, >= 1."""
+    """Number of tiles on the chip, >= 1."""
     planes: int = 1
-    """Tiles that share one set of DACs and ADCs, so that only one of them computes at a time: tile
-    ``i`` belongs to set ``i // planes``. >= 1, divides ``tiles``."""
+    """Number of tiles that share one set of DACs and ADCs, so that only one of them computes at a
+    time: tile ``i`` belongs to set ``i // planes``. >= 1, divides ``tiles``."""
     grouped: Grouped = "sequential"
-    """Grouped convolutions. ``sequential``: one group per MVM (as many MVMs as groups).
+    """How grouped convolutions run. ``sequential``: one group per MVM (as many MVMs as groups).
     ``block_diagonal``: groups share an MVM, and the cells between them, programmed to zero, add
     their noise."""
     sources: Sources = field(default=Sources(), compare=False)
@@ -42,5 +42,5 @@ class Array:
 
     @property
     def cells(self) -> int:
-        """Unit cells on the chip: the weights it can hold."""
+        """Number of unit cells on the chip: the weights that it can hold."""
         return self.tiles * self.rows * self.columns

@@ -1,4 +1,4 @@
-"""Parts of a chip with other fields."""
+"""Changes of the fields of a chip's parts."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,11 +18,13 @@ def changed(part: Part, changes: Mapping[str, Any], where: str) -> Part:
         part: a frozen dataclass.
         changes: new values by field. A field that holds a frozen dataclass takes a whole one, or a
             mapping of the fields to change in it. ``sources`` are added to those that stay.
-        where: what a message calls the part, such as ``chip.adc``.
+        where: name of the part in messages, such as ``chip.adc``.
+
+    Returns:
+        The new part.
 
     Raises:
-        ValueError: a field that it does not have; the nearest one is named. Also what the part
-            refuses.
+        ValueError: it has no such field, where the nearest one is named, or refuses the value.
     """
     known = [field.name for field in dataclasses.fields(part)]  # type: ignore[arg-type]
     for name in changes:

@@ -1,6 +1,4 @@
-"""What a chip is: one frozen description, composed of named parts, that drives training noise,
-programming, drift, quantisation and placement.
-"""
+"""The description of a chip: named parts that define noise, programming, drift and converters."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -25,8 +23,7 @@ from analogtorch.values.sources import Sources, check_sources
 @register
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """An analog in-memory-computing chip: tiles of unit cells with DACs on the rows and ADCs on the
-    columns.
+    """An analog in-memory-computing chip: tiles of cells with DACs on rows and ADCs on columns.
 
     Each part holds the source of each of its numbers, such as ``chip.adc.sources["range"]``.
     Presets mark there what they assume. ``print(chip)`` lists values and sources. Chips whose
@@ -34,7 +31,7 @@ class Chip:
     """
 
     name: str
-    """Identifier for reports."""
+    """Name for reports."""
     array: Array
     """The arrays of unit cells."""
     dac: DAC
@@ -44,14 +41,13 @@ class Chip:
     wires: Wires = field(default_factory=Wires)
     """The wires of a tile; ideal unless given."""
     adc: ADC
-    """The converters on the columns, with the noise that they meet."""
+    """The converters on the columns, with the noise before them."""
     periphery: Periphery = field(default_factory=Periphery)
     """The digital unit behind the ADCs."""
     cost: Cost | None = None
-    """What an MVM costs in time and energy; None: not known, and nothing that needs it can be
-    asked."""
+    """Time and energy of an MVM; None: unknown, and nothing that needs it can be computed."""
     training: TrainingNoise = field(default_factory=TrainingNoise)
-    """Noise of hardware-aware training."""
+    """Noise of HWA training."""
     sources: Sources = field(default=Sources(), compare=False)
     """Sources of fields that are no parts with sources, such as ``training``. The entry ``name``
     holds sources of the whole description, such as those in files of version 1."""
@@ -87,9 +83,7 @@ class Chip:
 
     @property
     def phases(self) -> int:
-        """ADC outputs that one partial sum is computed from: 1, or by ``adc.separate_phases`` 2 or
-        4.
-        """
+        """Number of ADC outputs of one partial sum: 1, or with ``adc.separate_phases`` 2 or 4."""
         if not self.adc.separate_phases or self.cost is None:
             return 1
         return self.cost.phases if self.cost.phases > 1 else self.cost.signed_passes
@@ -100,9 +94,9 @@ class Chip:
         A changed field loses its source, unless ``sources`` among the fields gives it a new one.
 
         Raises:
-            ValueError: a part or field that does not exist, where the nearest one is named, or a
-                value that the field refuses.
-            TypeError: a whole part of another type.
+            ValueError: a part or field does not exist, where the nearest one is named, or refuses
+                the value.
+            TypeError: a whole part is of another type.
 
         Example:
             >>> chip = analogtorch.chips.hermes64()
@@ -113,16 +107,16 @@ class Chip:
         return changed(self, changes, "chip")
 
     def non_idealities(self) -> tuple[str, ...]:
-        """Names of what this chip does to a product beside computing it, in the order in which a
-        signal meets them.
+        """Return the names of the effects that this chip adds to an exact MVM.
 
-        ``dac``: inputs are clipped and rounded. ``programming_noise``, ``drift`` and
-        ``read_noise``: of the devices, of which an error that grows with time, as that of ReRAM,
-        counts as drift. ``ir_drop``: wires have a resistance. ``adc_gain``: columns have gains of
-        their own. ``output_noise``: on partial sums. ``adc``: partial sums are clipped and rounded.
-        ``digital_unit``: it rounds what the ADC gives once more. A programmed chip has them all;
-        ``eval()`` before has the converters; for ``train()`` see ``TrainingNoise``. The fields of
-        the parts declare them by ``analogtorch.chips.non_ideality``.
+        They are in the order of the signal. ``dac``: inputs are clipped and rounded.
+        ``programming_noise``, ``drift`` and ``read_noise``: effects of the devices; an error that
+        grows with time, as that of ReRAM, counts as drift. ``ir_drop``: wires have a resistance.
+        ``adc_gain``: the gains of columns differ. ``output_noise``: partial sums have noise.
+        ``adc``: partial sums are clipped and rounded. ``digital_unit``: it rounds ADC outputs
+        again. A programmed chip has them all; ``eval()`` before programming has the converters; for
+        ``train()`` see ``TrainingNoise``. The fields of the parts declare them by
+        ``analogtorch.chips.non_ideality``.
 
         Example:
             >>> analogtorch.chips.hermes64().non_idealities()
@@ -131,18 +125,17 @@ class Chip:
         return non_idealities(self)
 
     def without(self, *names: str) -> "Chip":
-        """The chip without these non-idealities, all else unchanged; what it does not have is no
-        error.
+        """Return the chip without these non-idealities, all else unchanged.
 
-        Without ``adc`` there is no ``digital_unit`` that rounds either. Programming noise and drift
-        are drawn from the same normals with and without the others, so that two chips of one seed
-        differ in what is named alone.
+        A name that the chip does not have is no error. Without ``adc``, no ``digital_unit`` rounds
+        either. Programming noise and drift are drawn from the same normals with and without the
+        others, so that two chips of one seed differ in the named effects alone.
 
         Args:
-            names: some of those that ``non_idealities`` may list.
+            names: some of the names that ``non_idealities`` may return.
 
         Raises:
-            ValueError: a name that is not known.
+            ValueError: a name is unknown.
 
         Example:
             >>> chip = analogtorch.chips.hermes64().without("drift", "read_noise")
@@ -150,20 +143,19 @@ class Chip:
         return without(self, *names)
 
     def scaled(self, **factors: float) -> "Chip":
-        """The chip with these non-idealities that many times as large, all else unchanged.
+        """Return the chip with these non-idealities times a factor, all else unchanged.
 
         Draws are the same whatever the factors, so that two chips of one seed differ in size alone.
         What the chip does not have stays absent.
 
         Args:
-            factors: by the names that ``non_idealities`` may list, >= 0; 0 switches one off, as
-                ``without`` does. Standard deviations are multiplied; ``drift``: the drift
-                coefficients; ``dac``, ``adc`` and ``digital_unit``: the step of the converter, in
-                powers of two where it is given in bits, else to the nearest number of steps.
+            factors: factors >= 0 by the names that ``non_idealities`` may return; 0 switches one
+                off, as ``without`` does. Standard deviations are multiplied; ``drift``: the drift
+                exponents; ``dac``, ``adc`` and ``digital_unit``: the step of the converter, in
+                powers of two if it is given in bits, else to the nearest number of steps.
 
         Raises:
-            ValueError: a name that is not known, a negative factor, or one that leaves a converter
-                no bits.
+            ValueError: a name is unknown, a factor is negative, or it leaves a converter no bits.
 
         Example:
             >>> chip = analogtorch.chips.hermes64().scaled(drift=2.0, adc_gain=0.5)

@@ -1,4 +1,4 @@
-"""How much of its conductance a chip has left: what the cells' share of the energy follows."""
+"""The mean conductance that a chip has left, which the cells' share of the energy follows."""
 
 import math
 
@@ -15,20 +15,19 @@ _CLIP = 2.5
 
 
 def mean_conductance(cell: Cell, t: float, weights: Tensor | None = None) -> float:
-    """Mean conductance of the cells ``t`` seconds after programming, in units of that as
-    programmed.
+    """Return the mean conductance of cells after drift, as a multiple of that programmed.
 
-    All devices drift with the mean coefficient of their target; noise, which has no mean to speak
-    of, is left out.
+    All devices drift with the mean drift exponent of their target. Noise is left out, as its mean
+    is nearly 0.
 
     Args:
-        cell: devices that hold a weight.
-        t: seconds, >= 0.
-        weights: in units of the largest, [-1, 1], any shape; by default a normal distribution
-            clipped at 2.5 standard deviations.
+        cell: the unit cell.
+        t: seconds after programming, >= 0.
+        weights: weights in units of the largest, [-1, 1], any shape; by default a normal
+            distribution clipped at 2.5 standard deviations.
 
     Raises:
-        ValueError: a negative or infinite ``t``, or weights that are all 0 or beyond [-1, 1].
+        ValueError: ``t`` is negative or infinite, or weights are all 0 or beyond [-1, 1].
     """
     check_cell("mean_conductance: cell", cell)
     t = checks.number("t", t, least=0, what="finite number of seconds")
@@ -42,7 +41,6 @@ def mean_conductance(cell: Cell, t: float, weights: Tensor | None = None) -> flo
     if not (weights.abs().max() <= 1 and weights.any()):
         raise ValueError("weights must lie in [-1, 1] and not all be 0; divide them by the largest")
     targets = cell.targets(weights.detach().float())
-    now = cell.device.drift(
-        targets, cell.device.drift_coefficient(targets, torch.zeros_like(targets)), t
-    )
+    nu = cell.device.drift_coefficient(targets, torch.zeros_like(targets))
+    now = cell.device.drift(targets, nu, t)
     return (now.double().sum() / targets.double().sum()).item()

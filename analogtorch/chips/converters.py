@@ -8,18 +8,19 @@ from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
 
 BITS = {"least": 2, "most": 16}
-"""Numbers of bits that a converter or a digital unit may have."""
+"""Smallest and largest number of bits of a converter or a digital unit."""
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class DAC:
-    """The digital-to-analog converters on the rows. Their range belongs to the layer, as its
-    ``input_range``.
+    """The digital-to-analog converters on the rows.
+
+    Their range belongs to the layer, as its ``input_range``.
     """
 
     bits: int | None = field(metadata=non_ideality("dac", absent=None, grown=fewer_bits))
-    """Sign included, 2..16: ``2^bits - 2`` steps over [-range, range]. None: inputs are not
+    """Bits, sign included, 2..16: ``2^bits - 2`` steps over [-range, range]. None: inputs are not
     quantised."""
     sources: Sources = field(default=Sources(), compare=False)
     """Source of each number, by the name of its field."""
@@ -32,47 +33,50 @@ class DAC:
 @register
 @dataclass(frozen=True, kw_only=True)
 class ADC:
-    """The analog-to-digital converters on the columns, with the noise that they meet.
+    """The analog-to-digital converters on the columns, with the noise before them.
 
-    The first fields are in the order in which a partial sum meets their effects. ``bits`` or
-    ``steps`` sets the resolution, never both. With neither there is no ADC: partial sums are passed
-    on unrounded and unclipped.
+    The first fields are in the order in which they act on a partial sum. ``bits`` or ``steps`` sets
+    the resolution, never both. With neither there is no ADC: partial sums are passed on unrounded
+    and unclipped.
     """
 
     gain_std: float = field(default=0.0, metadata=non_ideality("adc_gain", absent=0.0))
-    """Standard deviation of the gain of a column's ADC around 1, >= 0: drawn once for each column
-    of a manufactured chip, by its seed and physical place. Programmed chips have it; training and
-    evaluation before do not."""
+    """Standard deviation of the gain of a column's ADC around 1, >= 0. It is drawn once for each
+    column of a manufactured chip, by its seed and physical position. Programmed chips have it;
+    training and evaluation before do not."""
     noise: float = field(default=0.0, metadata=non_ideality("output_noise", absent=0.0))
     """Output noise: standard deviation of the noise of one partial sum, before rounding, in the
     units of ``range``, >= 0."""
     bits: int | None = field(
         default=None, metadata=non_ideality("adc", absent=None, grown=fewer_bits)
     )
-    """Sign included, 2..16: ``2^bits - 2`` steps over [-range, range]."""
+    """Bits, sign included, 2..16: ``2^bits - 2`` steps over [-range, range]."""
     steps: int | None = field(
         default=None, metadata=non_ideality("adc", absent=None, grown=fewer_steps)
     )
     """Steps on each side of zero, >= 1, of an ADC whose number of steps is no power of two."""
     range: float = 12.0
-    """Full scale in units of (full-scale input x largest conductance), > 0; fixed by the chip, but
-    a layer may be given others: see ``analogtorch.calibrate``."""
+    """ADC range in units of (full-scale input x largest conductance), > 0. The chip fixes it, but a
+    layer may have others: see ``analogtorch.calibrate``."""
     separate_phases: bool = False
-    """Whether each phase of an MVM, or pass of one sign of the inputs, is computed as an ADC output
-    of its own: clipped and rounded by itself, with output noise of its own, then added up digitally
-    with its sign. What there is follows from the chip's ``cost``: with 4 ``phases`` one per pair of
-    signs of inputs and weights, where each polarity of a cell is read by itself; with 2
-    ``signed_passes`` one per sign of the inputs, both also where none is negative; else nothing. It
+    """Whether each phase of an MVM, or pass of one sign of the inputs, has its own ADC output.
+
+    Such an output is clipped and rounded alone, with its own output noise, and then added digitally
+    with its sign. The chip's ``cost`` defines the phases: with 4 ``phases`` there is one per pair
+    of signs of inputs and weights, where each polarity of a cell is read alone; with 2
+    ``signed_passes`` one per sign of the inputs, even if no input is negative; else none. It
     multiplies the work, and runs in plain torch, without the kernels: a forward takes about 4 times
-    longer with two outputs and 6 to 10 times with four. Measured by ``python -m
-    benchmarks.phases``, 256x256 Gaussian weights and uniform inputs, one output against separate
-    ones: MVM errors of 0.96 and 1.18 % on ``hermes64`` with exact devices, 18.75 and 18.77 % a day
-    after programming; 2.22 and 3.13 %, 19.37 and 19.62 % on ``ibm_speech34``, whose output noise is
-    then met twice. With weights that are uniform in [-1, 1] it decides (``--weights uniform``): the
-    phases of ``hermes64`` add up weights of one sign and overflow its ADC, so that 7 % become 97 %,
-    while the passes of ``ibm_speech34`` stay within the range that one output leaves: 13 % become
-    4. What a chip reads of itself after programming, to fit its gains, is one ADC output per
-    partial sum either way."""
+    longer with two outputs and 6 to 10 times with four.
+
+    Errors of an MVM as measured by ``python -m benchmarks.phases``, with 256x256 Gaussian weights
+    and uniform inputs, one output against separate ones: 0.96 and 1.18 % on ``hermes64`` with exact
+    devices, 18.75 and 18.77 % a day after programming; 2.22 and 3.13 %, 19.37 and 19.62 % on
+    ``ibm_speech34``, which then has output noise twice. With weights that are uniform in [-1, 1]
+    (``--weights uniform``) it decides: the phases of ``hermes64`` add up weights of one sign and
+    overflow its ADC, so that 7 % become 97 %, while the passes of ``ibm_speech34`` stay within the
+    range that one output leaves: 13 % become 4 %. After programming, a chip fits its gains with one
+    ADC output per partial sum in either case.
+    """
     sources: Sources = field(default=Sources(), compare=False)
     """Source of each number, by the name of its field."""
 
@@ -92,7 +96,7 @@ class ADC:
 
     @property
     def levels(self) -> int:
-        """Steps on each side of zero, from ``bits`` or ``steps``; 0: no ADC."""
+        """Steps on each side of zero, from ``bits`` or ``steps``; 0: there is no ADC."""
         if self.bits is not None:
             return 2 ** (self.bits - 1) - 1
         return self.steps or 0

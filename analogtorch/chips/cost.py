@@ -1,4 +1,4 @@
-"""What a chip's computation costs in time and energy: every figure with its kind and its source."""
+"""Time and energy of a chip's computation: every figure with its kind and its source."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -14,20 +14,19 @@ Charge = Literal["model", "column", "tile"]
 @register
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A number with its pedigree; the field that holds it names the unit."""
+    """A number with its kind and source; the field that holds it names the unit."""
 
     value: float
     """Finite, >= 0."""
     kind: Kind
-    """``measured``: published as measured; ``derived``: arithmetic on measured figures; ``fitted``:
-    to published data; ``assumed``: an estimate or a figure of another chip."""
+    """``measured``: published as measured. ``derived``: computed from measured figures. ``fitted``:
+    fitted to published data. ``assumed``: an estimate, or a figure of another chip."""
     source: str
-    """Where it comes from: a paper, the arithmetic, or why it is assumed."""
+    """The source: a paper, the computation, or why it is assumed."""
 
     def __post_init__(self) -> None:
-        remedy = (
-            "in YAML write 5.0e-7, not 5e-7, which is text" if isinstance(self.value, str) else ""
-        )
+        text = isinstance(self.value, str)
+        remedy = "in YAML write 5.0e-7, not 5e-7, which is text" if text else ""
         checks.numbers(self, "value", least=0, what="finite number", remedy=remedy)
         checks.choice("Figure.kind", self.kind, get_args(Kind))
         if not (isinstance(self.source, str) and self.source):
@@ -39,13 +38,11 @@ class Figure:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What it costs to move a number (an element: one 8-bit activation) between tiles and between
-    chips.
-    """
+    """The cost of moving a number (an element: one 8-bit activation) between tiles and chips."""
 
     grid_columns: int
-    """Tiles lie on a grid of so many columns, row by row; hops are counted by Manhattan distance.
-    >= 1."""
+    """Number of columns, >= 1, of the grid on which tiles lie, row by row; hops are counted by
+    Manhattan distance."""
     hop_energy: Figure
     """J per element and hop between neighbouring tiles."""
     link_rate: Figure | None
@@ -63,14 +60,14 @@ class Network:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Digital:
-    """A place where digital operations run."""
+    """A unit on which digital operations run."""
 
     energy: Figure
     """J per arithmetic operation."""
     rate: Figure
-    """Arithmetic operations per second of one chip's share of it, > 0."""
+    """Arithmetic operations per second of one chip's share of the unit, > 0."""
     kinds: tuple[str, ...] = ()
-    """Kinds of ``Operation`` that run here; on the host, () stands for all that the chip does not
+    """Kinds of ``Operation`` that run here; on the host, () means all that the chip does not
     take."""
 
     def __post_init__(self) -> None:
@@ -85,7 +82,7 @@ class Digital:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A published energy efficiency: one rung of the ladder from a tile to the whole system."""
+    """A published energy efficiency of one scope, from a tile to the whole system."""
 
     scope: Scope
     """What the figure covers."""
@@ -106,18 +103,19 @@ class Published:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """How the energy of a full tile's MVM divides, and so how it shrinks with what is used. They
-    add up to 1.
+    """How the energy of a full tile's MVM divides, and so how it falls with less use.
+
+    The shares add up to 1.
     """
 
     control: Figure
-    """Charged whatever is used."""
+    """Share that is charged whatever is used."""
     dac: Figure
-    """Input encoding: charged per used row."""
+    """Share of input encoding, charged per used row."""
     array: Figure
-    """Charged per used cell, in proportion to its conductance."""
+    """Share of the cells, charged per used cell in proportion to its conductance."""
     adc: Figure
-    """Output encoding: charged per used column."""
+    """Share of output encoding, charged per used column."""
 
     def __post_init__(self) -> None:
         _check_figures(self)
@@ -131,24 +129,24 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class Energy:
-    """Energy of a tile's MVMs, J, by what consumes it."""
+    """Energy of a tile's MVMs, J, by consumer."""
 
     control: float = 0.0
-    """Whatever a tile needs however little of it is used."""
+    """Energy that does not depend on how much of a tile is used."""
     dac: float = 0.0
-    """Input encoding, per used row."""
+    """Energy of input encoding, per used row."""
     array: float = 0.0
-    """The cells' own current: falls as their conductance does."""
+    """Energy of the current through the cells, which falls with their conductance."""
     adc: float = 0.0
-    """Output encoding, per used column."""
+    """Energy of output encoding, per used column."""
 
     @property
     def total(self) -> float:
-        """All of it, J."""
+        """Sum of all parts, J."""
         return self.control + self.dac + self.array + self.adc
 
     def plus(self, other: "Energy", times: float = 1.0) -> "Energy":
-        """This and ``times`` the other."""
+        """Return the sum of this energy and ``times`` the other."""
         return Energy(
             **{f.name: getattr(self, f.name) + times * getattr(other, f.name) for f in fields(self)}
         )
@@ -157,33 +155,32 @@ class Energy:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Time and energy of a chip. Energies at full use of a tile; the shares say how they shrink
-    with less use.
+    """Time and energy of a chip.
+
+    Energies hold for full use of a tile; the shares describe how they fall with less use.
     """
 
     phases: int
-    """Reads that make one MVM, >= 1; their time and energy are in ``mvm_time`` and
+    """Number of phases of one MVM, >= 1; their time and energy are in ``mvm_time`` and
     ``mvm_energy``."""
     precision: str
-    """Bits of inputs and outputs that the figures hold for, such as ``8-bit inputs, 8-bit
-    outputs``."""
+    """Bits of inputs and outputs of the figures, such as ``8-bit inputs, 8-bit outputs``."""
     mvm_time: Figure
-    """Seconds that a tile takes for one MVM, however much of it is used, > 0."""
+    """Seconds of one MVM of a tile, however much of it is used, > 0."""
     mvm_energy: Figure
-    """J of one MVM of a full tile, > 0."""
+    """Energy of one MVM of a full tile, J, > 0."""
     excluded: str
     """What ``mvm_energy`` leaves out."""
     shares: Shares
     """How ``mvm_energy`` divides."""
     network: Network
-    """Moving activations."""
+    """The cost of moving activations."""
     on_chip: Digital
-    """Digital operations on the chip; partial sums are added here."""
+    """Digital operations on the chip, among them additions of partial sums."""
     host: Digital
     """All other digital operations."""
     signed_passes: int = 1
-    """MVMs that a matrix with signed inputs takes, 1 or 2: 2 where the rows take unsigned inputs
-    only."""
+    """MVMs of a matrix with signed inputs, 1 or 2: 2 if the rows take unsigned inputs only."""
     published: tuple[Published, ...] = ()
     """Published efficiencies, from the smallest scope to the largest."""
 
@@ -221,19 +218,21 @@ class Cost:
         conductance: float = 1.0,
         charge: Charge = "model",
     ) -> Energy:
-        """Energy of one MVM that uses these fractions (0..1) of a tile's rows, columns and cells.
+        """Return the energy of one MVM that uses these fractions (0..1) of a tile.
 
         Args:
             rows: fraction of the rows that are driven.
             cols: fraction of the columns that are read.
             cells: fraction of the cells that hold weights of this MVM.
-            conductance: their mean conductance in units of that after programming, >= 0.
-            charge: ``model`` charges by the shares; ``column`` the full tile's energy times
-                ``cols``; ``tile`` the full tile's energy. The last two span what the unknown split
-                can do.
+            conductance: mean conductance of the cells, as a multiple of that after programming, >=
+                0.
+            charge: ``model`` charges by the shares; ``column`` charges the full tile's energy times
+                ``cols``; ``tile`` charges the full tile's energy. The last two are the bounds of
+                the unknown split.
 
         Raises:
-            ValueError: a fraction beyond [0, 1], a negative conductance, or another charge.
+            ValueError: a fraction is beyond [0, 1], the conductance is negative, or ``charge`` is
+                unknown.
         """
         checks.choice("charge", charge, get_args(Charge))
         for name, share in (("rows", rows), ("cols", cols), ("cells", cells)):
@@ -253,7 +252,10 @@ class Cost:
 
 
 def _check_figures(owner: Any, positive: tuple[str, ...] = ()) -> None:
-    """Every field annotated as ``Figure`` holds one, and those in ``positive`` are above 0."""
+    """Raise an error unless fields annotated as ``Figure`` hold one.
+
+    Those in ``positive`` must be above 0.
+    """
     for field in fields(owner):
         value, kind = getattr(owner, field.name), str(field.type)
         if "Figure" not in kind or (value is None and "None" in kind):

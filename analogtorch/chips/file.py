@@ -1,4 +1,4 @@
-"""Chips in files: YAML or JSON that a user may write by hand, and back."""
+"""Chips in files: YAML or JSON, which users may write by hand."""
 
 import json
 from pathlib import Path
@@ -9,19 +9,21 @@ from analogtorch.files import parse_json, parse_yaml, write_atomically, yaml_pac
 from analogtorch.values import checks
 
 SUFFIXES = (".yaml", ".yml", ".json")
-"""What the name of a chip's file ends in."""
+"""Endings of the name of a chip's file."""
 
 
 def save(chip: Chip, path: str | Path) -> Path:
-    """Write the chip to a ``.yaml``, ``.yml`` or ``.json`` file, whole or not at all; ``load``
-    gives an equal chip.
+    """Write the chip to a ``.yaml``, ``.yml`` or ``.json`` file.
 
-    A new chip starts best from the file of a preset: ``save(hermes64(), "mine.yaml")``, then edit
-    it.
+    The file appears whole or not at all, and ``load`` returns an equal chip. A new chip starts best
+    from the file of a preset: ``save(hermes64(), "mine.yaml")``, then edit it.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: another suffix.
-        ImportError: YAML without PyYAML.
+        ValueError: the suffix is another.
+        ImportError: the file is YAML and PyYAML is not installed.
         OSError: the file could not be written.
     """
     path, data = checks.path("path", path), to_dict(chip)
@@ -33,14 +35,15 @@ def save(chip: Chip, path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> Chip:
-    """The chip in a ``.yaml``, ``.yml`` or ``.json`` file, such as ``save`` writes. YAML is read
-    without code in it.
+    """Return the chip in a ``.yaml``, ``.yml`` or ``.json`` file, such as ``save`` writes.
+
+    YAML is read without running code in it.
 
     Raises:
-        ValueError: another suffix, a file that is no YAML or JSON, a key that is not known (the
-            nearest known one is named), a missing one, or a value that the field refuses; also a
-            file nested too deeply, or of too many values once its aliases are expanded.
-        ImportError: YAML without PyYAML.
+        ValueError: the suffix is another; the file is no YAML or JSON, is nested too deeply, or has
+            too many values once its aliases are expanded; a key is unknown (the nearest known one
+            is named) or missing; or a field refuses its value.
+        ImportError: the file is YAML and PyYAML is not installed.
         OSError: the file could not be read.
     """
     path = checks.path("path", path)

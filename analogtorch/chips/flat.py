@@ -33,7 +33,7 @@ def upgraded(data: dict[Any, Any]) -> dict[str, Any]:
     belonged to the ADC. The sources were texts about the whole chip and become that of its name.
 
     Raises:
-        ValueError: a field that version 1 did not have, or a missing one.
+        ValueError: version 1 had no such field, or a field is missing.
     """
     if data.get("type") != "Chip":
         return data

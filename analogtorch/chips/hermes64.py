@@ -44,39 +44,38 @@ def hermes64(
     weight_scale: WeightScale = "block",
     training: TrainingNoise | None = None,
 ) -> Chip:
-    """The 64-tile PCM chip of IBM (HERMES Project Chip, 14 nm): 64 tiles of 256x256, 8-bit I/O, 4
-    PCM per cell.
+    """Return IBM's HERMES Project Chip (14 nm): 64 tiles of 256x256 cells with 8-bit I/O.
 
-    Its ADCs count 422 steps on each side of zero; the digital unit of a tile scales each column,
-    and then rounds to the 8 bits that leave the tile. So the 8 bits need not cover the range of the
-    ADC: ``analogtorch.calibrate`` finds the range of each column. The gains of the ADCs differ by
-    7.09 %, which the digital unit corrects after programming (``chip.replace`` with
-    ``adc={"gain_std": 0.0}`` or ``periphery={"column_calibration": False}`` switches either off).
+    A cell has 4 PCM devices. The ADCs count 422 steps on each side of zero; the digital unit of a
+    tile scales each column and then rounds to the 8 bits that leave the tile. So the 8 bits need
+    not cover the ADC range: ``analogtorch.calibrate`` finds the range of each column. The gains of
+    the ADCs differ by 7.09 %, which the digital unit corrects after programming (``chip.replace``
+    with ``adc={"gain_std": 0.0}`` or ``periphery={"column_calibration": False}`` switches either
+    off).
 
-    Not the chip of "12.4 TOPS/W": that is the 34-tile speech chip of Ambrogio et al., Nature 620,
-    768 (2023).
+    This is not the chip of "12.4 TOPS/W": that is the 34-tile speech chip of Ambrogio et al.,
+    Nature 620, 768 (2023).
 
     Args:
-        device: what holds a polarity. ``two_device`` (default): the chip's pair as one effective
-            device; ``one_device``: the denser, noisier mode; ``two_equal`` and ``two_sequential``:
-            two one-device cells in equal split or filled in sequence; ``pcm_like``: the statistical
-            model of Joshi et al. 2020.
-        phases: reads per MVM, which cost time and energy only, unless the chip has
-            ``adc.separate_phases``: 4 (default), one per pair of signs, in which all accuracies
+        device: the device of a polarity. ``two_device`` (default): the chip's pair as one effective
+            device. ``one_device``: the denser, noisier mode. ``two_equal`` and ``two_sequential``:
+            two devices in equal split or filled in sequence. ``pcm_like``: the statistical model of
+            Joshi et al. 2020.
+        phases: number of phases of an MVM, which affect time and energy only, unless the chip has
+            ``adc.separate_phases``: 4 (default), one per pair of signs, with which all accuracies
             were published; or 1.
         output_noise: standard deviation of the noise of one partial sum, >= 0, in units of
-            (full-scale input x largest conductance). 0 (default) as in IBM's own configuration for
-            this chip; 0.04, which is often assumed, is that of a generic crossbar of 512 rows
-            (Rasch et al. 2023), and the largest error of all where it is on.
-        weight_scale: what shares one scale of weights to conductances. ``block`` (default): all
-            weights of a tile, as the chip was programmed in the published experiments; ``column``:
-            each column its own, which its digital unit offers, and which transformers and language
-            models need.
-        training: noise of hardware-aware training; by default twice the cell's programming noise.
+            (full-scale input x largest conductance). 0 (default) is IBM's configuration of this
+            chip; 0.04, which is often assumed, is that of a generic crossbar of 512 rows (Rasch et
+            al. 2023), and the largest error of all if it is on.
+        weight_scale: unit that has one weight scale. ``block`` (default): all weights of a tile, as
+            in the published experiments. ``column``: each column, which the digital unit offers,
+            and which transformers and language models need.
+        training: noise of HWA training; by default twice the cell's programming noise.
 
     Raises:
-        ValueError: an unknown ``device``, ``weight_scale`` or number of phases, or a negative
-            noise.
+        ValueError: ``device``, ``weight_scale`` or the number of phases is unknown, or the noise is
+            negative.
     """
     checks.choice("hermes64: device", device, get_args(Device))
     checks.choice("hermes64: phases", phases, (4, 1))

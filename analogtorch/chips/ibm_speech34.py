@@ -1,6 +1,4 @@
-"""IBM's analog-AI speech chip: 34 tiles of 512x512 weights in phase-change memory (Ambrogio et al.
-2023).
-"""
+"""IBM's analog-AI speech chip: 34 tiles of 512x512 PCM weights (Ambrogio et al. 2023)."""
 
 import dataclasses
 
@@ -24,23 +22,21 @@ _STAND_IN = (
 
 
 def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = None) -> Chip:
-    """IBM's 34-tile speech chip (14 nm): the chip of "12.4 TOPS/W". Its device model here is a
-    stand-in.
+    """Return IBM's 34-tile speech chip (14 nm), the chip of "12.4 TOPS/W".
 
-    It has no ADC: columns put out durations, which a circuit-switched mesh carries and the edge
-    counts. Rows take unsigned durations, so a matrix with signed inputs takes a second pass
-    (``cost.signed_passes``), which costs time and energy only, unless the chip has
-    ``adc.separate_phases``.
+    Its device model here is a stand-in, not fitted to this chip. The chip has no ADC: columns put
+    out durations, which a circuit-switched mesh carries and the edge counts. Rows take unsigned
+    durations, so a matrix with signed inputs takes a second pass (``cost.signed_passes``), which
+    affects time and energy only, unless the chip has ``adc.separate_phases``.
 
     Args:
-        pcm_per_weight: 4 (default), two devices per polarity: 8.9 M weights; or 2, one per
-            polarity: 17.8 M weights, with twice as many tiles in the description, of which pairs
-            share their circuits (``planes``).
-        training: noise of hardware-aware training; by default twice the stand-in cell's programming
-            noise.
+        pcm_per_weight: PCM devices per weight: 4 (default), two per polarity, gives 8.9 M weights;
+            2, one per polarity, gives 17.8 M weights, with twice as many tiles in the description,
+            of which pairs share their circuits (``planes``).
+        training: noise of HWA training; by default twice the stand-in cell's programming noise.
 
     Raises:
-        ValueError: another number of PCM per weight.
+        ValueError: ``pcm_per_weight`` is another number.
     """
     if pcm_per_weight not in (2, 4):
         raise ValueError(f"ibm_speech34: pcm_per_weight must be 4 or 2, got {pcm_per_weight!r}")
@@ -49,10 +45,11 @@ def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = No
         name="stand-in, not fitted to this chip: HERMES PCM, one device (Le Gallo 2023)",
     )
     planes = 4 // pcm_per_weight
+    name = "ibm_speech34"
+    if pcm_per_weight != 4:
+        name += f"[{pcm_per_weight} PCM per weight]"
     return Chip(
-        name="ibm_speech34"
-        if pcm_per_weight == 4
-        else f"ibm_speech34[{pcm_per_weight} PCM per weight]",
+        name=name,
         array=Array(
             rows=512,
             columns=512,

@@ -1,6 +1,4 @@
-"""A chip without any imperfection: what is placed on it computes what the digital model
-computes.
-"""
+"""A chip without imperfections, which computes what the digital model computes."""
 
 from analogtorch.chips.array import Array
 from analogtorch.chips.chip import Chip
@@ -14,8 +12,9 @@ _EXACT = "no imperfections, by definition"
 
 
 def ideal() -> Chip:
-    """64 tiles of 256x256 exact cells without quantisation or noise: the baseline that must equal
-    the digital net.
+    """Return a chip of 64 tiles of 256x256 exact cells without quantisation or noise.
+
+    It is the baseline that must equal the digital net.
     """
     return Chip(
         name="ideal",

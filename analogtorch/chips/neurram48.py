@@ -35,27 +35,30 @@ _CROSSBAR = (
 def neurram48(
     *, output_bits: int = 6, input_bits: int = 4, training: TrainingNoise | None = None
 ) -> Chip:
-    """NeuRRAM (130 nm): 48 cores of 256x256 RRAM, that is 128x256 signed weights, with signed
-    inputs of few bits.
+    """Return NeuRRAM (130 nm): 48 cores of 128x256 signed weights in 256x256 RRAM cells.
+
+    It takes signed inputs of few bits.
 
     Args:
-        output_bits: of an MVM, together with ``input_bits`` one of the published pairs (output,
-            input): (4, 2), (5, 3), (6, 4), (7, 5), (8, 6), (9, 7), (10, 8).
-        input_bits: sign included.
-        training: noise of hardware-aware training; by default Gaussian, 0.16 of the largest weight.
+        output_bits: bits of the outputs of an MVM, which form with ``input_bits`` one of the
+            published pairs (output, input): (4, 2), (5, 3), (6, 4), (7, 5), (8, 6), (9, 7), (10,
+            8).
+        input_bits: bits of the inputs, sign included.
+        training: noise of HWA training; by default Gaussian, 0.16 of the largest weight.
 
     Raises:
-        ValueError: a pair that is not published.
+        ValueError: the pair is not published.
     """
     bits = (output_bits, input_bits)
     if bits not in _MEASURED:
         raise ValueError(
             f"neurram48: (output_bits, input_bits) must be one of {list(_MEASURED)}, got {bits}"
         )
+    name = "neurram48"
+    if bits != (6, 4):
+        name += f"[{input_bits}-bit inputs, {output_bits}-bit outputs]"
     return Chip(
-        name="neurram48"
-        if bits == (6, 4)
-        else f"neurram48[{input_bits}-bit inputs, {output_bits}-bit outputs]",
+        name=name,
         array=Array(
             rows=128,
             columns=256,
@@ -91,7 +94,8 @@ def neurram48(
 
 def _cost(bits: tuple[int, int]) -> Cost:
     tops, tops_per_watt, parts = _MEASURED[bits]
-    operations, total = 2 * 128 * 256, sum(parts)
+    operations = 2 * 128 * 256
+    total = sum(parts)
 
     def share(part: float, what: str) -> Figure:
         return Figure(value=part / total, kind="measured", source=f"{what}, {_DATA}")

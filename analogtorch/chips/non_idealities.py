@@ -1,6 +1,4 @@
-"""What a chip does to a product beside computing it, by name: each can be listed, and switched
-off.
-"""
+"""The effects that a chip adds to an exact MVM, by name: each can be listed and switched off."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def names(chip: "Chip") -> tuple[str, ...]:
-    """Return the names that the parts know, in the order in which a signal meets them."""
+    """Return the names that the parts know, in the order of the signal."""
     found: dict[str, None] = {}
     for _, part in _parts(chip):
         found |= dict.fromkeys(IMPERFECTIONS if part is chip.cell else ())
@@ -27,7 +25,7 @@ def names(chip: "Chip") -> tuple[str, ...]:
 
 
 def non_idealities(chip: "Chip") -> tuple[str, ...]:
-    """Return those that the chip has; see ``Chip.non_idealities``."""
+    """Return the names of those that the chip has; see ``Chip.non_idealities``."""
     present = {
         declaration.name
         for _, part in _parts(chip)
@@ -39,7 +37,7 @@ def non_idealities(chip: "Chip") -> tuple[str, ...]:
 
 
 def without(chip: "Chip", *gone: str) -> "Chip":
-    """The chip without those named; see ``Chip.without``."""
+    """Return the chip without those named; see ``Chip.without``."""
     _check_known(chip, "without", gone)
 
     def absent(value: Any, declaration: NonIdeality) -> Any:
@@ -50,7 +48,7 @@ def without(chip: "Chip", *gone: str) -> "Chip":
 
 
 def scaled(chip: "Chip", factors: Mapping[str, float]) -> "Chip":
-    """The chip with those named times their factors; see ``Chip.scaled``."""
+    """Return the chip with those named times their factors; see ``Chip.scaled``."""
     _check_known(chip, "scaled", factors)
     for name, factor in factors.items():
         checks.number(f"Chip.scaled: {name}", factor, least=0, remedy="0 switches it off")
@@ -69,9 +67,9 @@ def scaled(chip: "Chip", factors: Mapping[str, float]) -> "Chip":
 def _changed(
     chip: "Chip", value: Callable[[Any, NonIdeality], Any], factors: dict[Imperfection, float]
 ) -> "Chip":
-    """The chip with ``value(old, declaration)`` in each field, and a device times ``factors``.
+    """Return the chip with ``value(old, declaration)`` in each field and a scaled device.
 
-    What the chip does not have stays absent.
+    Effects that the chip does not have stay absent.
     """
     changes: dict[str, Any] = {}
     for where, part in _parts(chip):
@@ -102,7 +100,10 @@ def _parts(chip: "Chip") -> list[tuple[str, Any]]:
 
 
 def _device_has(device: Device, name: str) -> bool:
-    """Return whether the device does it at any of nine targets, within a year or its data."""
+    """Return whether the device has the effect within a year or its data.
+
+    Nine targets are tried.
+    """
     g = torch.linspace(0, 1, 9, dtype=torch.float64) * device.g_max
     one, last = torch.ones_like(g), min(device.valid_until, 31_536_000.0)
     if name == "programming_noise":

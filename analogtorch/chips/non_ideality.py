@@ -10,7 +10,7 @@ _KEY = "non_ideality"
 
 @dataclass(frozen=True, kw_only=True)
 class NonIdeality:
-    """The effect of a field on an MVM beside computing it."""
+    """The effect of a field on an MVM that an exact one does not have."""
 
     name: str
     """Name to list it and to switch it off; several fields may share one."""
@@ -19,7 +19,8 @@ class NonIdeality:
     behind: str | None
     """Name of another non-ideality; switching that off switches this off too."""
     grown: Callable[[Any, float], Any]
-    """Value of the field at which the effect is a factor > 0 as large."""
+    """Function of the field's value and a factor > 0 that returns the value with the effect times
+    the factor."""
 
 
 def _times(value: Any, factor: float) -> Any:
@@ -52,7 +53,7 @@ def non_ideality(
     behind: str | None = None,
     grown: Callable[[Any, float], Any] = _times,
 ) -> dict[str, NonIdeality]:
-    """Return metadata for a field of a part, or of a unit cell of your own.
+    """Return metadata for a field of a part, or of your own unit cell.
 
     ``Chip.non_idealities`` lists ``name`` unless the field is ``absent``. ``Chip.without(name)``
     sets the field to ``absent``, and so does ``Chip.without(behind)``. ``Chip.scaled`` sets it to

@@ -15,23 +15,21 @@ WeightScale = Literal["block", "column"]
 @register
 @dataclass(frozen=True, kw_only=True)
 class Periphery:
-    """What a chip does digitally with the ADC outputs of a tile before they leave it."""
+    """The digital operations of a tile on its ADC outputs."""
 
     output_bits: int | None = field(
         default=None,
         metadata=non_ideality("digital_unit", absent=None, behind="adc", grown=fewer_bits),
     )
-    """Bits that leave the tile, sign included, 2..16: the digital unit scales the ADC outputs of
-    each column and rounds them to so many, in ranges that ``analogtorch.calibrate`` finds for every
-    column; before that they are passed on as they are. None: it rounds nothing, and what the ADC
-    gives leaves the tile."""
+    """Bits that leave the tile, sign included, 2..16. The digital unit scales the ADC outputs of
+    each column and rounds them to so many bits, in ranges that ``analogtorch.calibrate`` finds for
+    every column; without calibration they are passed on as they are. None: it rounds nothing, and
+    the ADC outputs leave the tile."""
     column_calibration: bool = False
-    """Whether the chip calibrates the gain of each column digitally after programming, from
-    multiplies of random inputs, as a digital unit with a scale per column can: see
-    ``analogtorch.program``."""
+    """Whether the chip calibrates the gain of each column digitally after programming, from MVMs of
+    random inputs, as a digital unit with a scale per column can; see ``analogtorch.program``."""
     weight_scale: WeightScale = "block"
-    """What shares one scale of weights to conductances: the ``block`` placed on a tile, or each
-    ``column`` of it."""
+    """Unit that has one weight scale: the ``block`` on a tile, or each ``column`` of it."""
     sources: Sources = field(default=Sources(), compare=False)
     """Source of each number, by the name of its field."""
 

@@ -1,5 +1,7 @@
-"""Chips as plain dictionaries for JSON and YAML, and back: a tagged, versioned round trip of the
-dataclasses that ``analogtorch.devices.register`` knows.
+"""Chips as plain dictionaries for JSON and YAML.
+
+The dictionaries have types and a version; they hold the dataclasses that
+``analogtorch.devices.register`` knows.
 """
 
 import dataclasses
@@ -14,11 +16,12 @@ from analogtorch.values import checks
 from analogtorch.values.sources import Sources
 
 VERSION = 2
-"""Raised whenever a field changes its meaning; 1, the flat form, is read."""
+"""Version of the form; it rises when a field changes its meaning. Version 1, the flat form, is
+read."""
 
 
 def to_dict(chip: Chip) -> dict[str, Any]:
-    """The chip as JSON-ready types; ``from_dict`` gives an equal chip back.
+    """Return the chip as JSON-ready types; ``from_dict`` returns an equal chip.
 
     Raises:
         TypeError: ``chip`` is no Chip, or a part of it has no form in a file: a curve that is a
@@ -32,11 +35,11 @@ def to_dict(chip: Chip) -> dict[str, Any]:
 
 
 def from_dict(data: dict[str, Any]) -> Chip:
-    """The chip that ``to_dict`` wrote.
+    """Return the chip that ``to_dict`` wrote.
 
     Raises:
-        ValueError: another version, an unknown type, an unknown or missing field, or a value that
-            the field refuses.
+        ValueError: the version is another, a type is unknown, a field is unknown or missing, or
+            refuses its value.
     """
     if not isinstance(data, dict):
         raise ValueError(
@@ -108,7 +111,7 @@ def _kind(name: Any, where: str) -> type:
     if not isinstance(name, str) or name not in kinds:
         raise ValueError(
             f"{where}: unknown type {name!r}{checks.nearest(name, kinds)}; known: {sorted(kinds)}. "
-            "A class of your own is known once its module, which calls "
+            "Your own class is known once its module, which calls "
             "analogtorch.devices.register, is imported"
         )
     return kinds[name]

@@ -1,5 +1,4 @@
-"""How a layer's weights are cut into the blocks that fit a tile, and which of its inputs each block
-sees.
+"""The blocks that a layer's weights are cut into to fit tiles, and the inputs that each block has.
 
 A weight of shape ``(out, channels / groups, *kernel)`` is, on the chip, a matrix with one column
 per output and one row per input channel and kernel tap. Row blocks are as full as the tile allows
@@ -23,11 +22,10 @@ RowBlock = tuple[slice, ...]
 
 
 def row_block(start: int, stop: int, shape: tuple[int, ...]) -> RowBlock:
-    """The rows ``start`` to ``stop`` as an index into their dimensions ``shape`` = (channels,
-    *kernel).
+    """Return the rows ``start`` to ``stop`` as an index into ``shape`` = (channels, *kernel).
 
     Raises:
-        ValueError: they hold neither whole kernels nor lie within one.
+        ValueError: they neither hold whole kernels nor lie within one.
     """
     inner = math.prod(shape[1:])
     if start % inner == 0 and stop % inner == 0:
@@ -43,7 +41,7 @@ def row_block(start: int, stop: int, shape: tuple[int, ...]) -> RowBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How the matrix of a product lies on tiles, and where in its layer.
+    """How the matrix of a product lies on tiles, and its position in its layer.
 
     The matrix has a column per output and a row per input channel and kernel tap, flattened in the
     weight's order.
@@ -51,16 +49,16 @@ class Layout:
 
     bounds: tuple[int, ...]
     """Rows at which the row blocks begin and, last, where they end: blocks + 1 numbers. The ADCs
-    convert the partial sums of each row block by themselves; their outputs are summed digitally."""
+    convert the partial sums of each row block; their outputs are summed digitally."""
     columns: tuple[int, ...] = ()
     """Bounds of the outputs that share one weight scale, as ``bounds``; empty: every output has its
     own."""
     groups: int = 1
-    """Groups of the product; 1 where its matrix is dense."""
+    """Number of groups of the product; 1 if its matrix is dense."""
     first_output: int = 0
     """Position of output 0 in the layer: positions key the noise."""
     total_outputs: int = 0
-    """Outputs of the layer; 0: those of this matrix."""
+    """Number of outputs of the layer; 0: those of this matrix."""
     first_row: int = 0
     """Position of row 0 among all inputs and kernel taps of the layer."""
 
@@ -70,23 +68,22 @@ class Layout:
         return len(self.bounds) - 1
 
     def span(self, block: int, shape: Sequence[int]) -> RowBlock:
-        """Row block ``block`` as an index into the rows' dimensions ``shape`` = (channels,
-        *kernel).
-        """
+        """Return row block ``block`` as an index into the rows' ``shape`` = (channels, *kernel)."""
         return row_block(self.bounds[block], self.bounds[block + 1], tuple(shape))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section(Layout):
-    """A part of a layer that is one matrix product: all of it, or some groups of a block-diagonal
-    convolution.
+    """A part of a layer that is one matrix product.
+
+    It is the whole layer, or some groups of a block-diagonal convolution.
     """
 
     channels: slice
-    """Input channels of the layer that it reads."""
+    """Input channels of the layer that the section has."""
     dense_groups: int
-    """Groups of the layer that the dense matrix holds on its diagonal; 1 if its weight is a slice
-    of the layer's."""
+    """Number of groups of the layer that the dense matrix holds on its diagonal; 1 if its weight is
+    a slice of the layer's."""
     shape: tuple[int, ...]
     """Shape of its weight: ``(outputs, channels / groups, *kernel)``."""
     col_blocks: tuple[slice, ...]
@@ -94,17 +91,17 @@ class Section(Layout):
 
     @functools.cached_property
     def outputs(self) -> slice:
-        """Outputs of the layer that it computes."""
+        """Outputs of the layer that the section computes."""
         return slice(self.first_output, self.first_output + self.shape[0])
 
     @property
     def layout(self) -> dict[str, Any]:
-        """Its fields as a ``Layout``."""
+        """Fields of the section as a ``Layout``."""
         return {field.name: getattr(self, field.name) for field in fields(Layout)}
 
     @property
     def tile_blocks(self) -> int:
-        """Blocks to be placed on tiles: row blocks by column blocks."""
+        """Number of blocks on tiles: row blocks by column blocks."""
         return self.blocks * len(self.col_blocks)
 
     @functools.cached_property
@@ -120,14 +117,15 @@ class Section(Layout):
 
     @property
     def cells(self) -> int:
-        """Unit cells that the section occupies."""
+        """Number of unit cells that the section takes."""
         return math.prod(self.shape)
 
     def weight(self, weight: Tensor) -> Tensor:
-        """The section's weight, cut from the layer's ``(out, channels / groups, *kernel)``;
-        differentiable.
+        """Return the section's weight, cut from the layer's ``(out, channels / groups, *kernel)``.
+
+        The result is differentiable.
         """
-        # a slice costs a node
+        # a slice adds a node to the graph of autograd
         part = weight if self.outputs == slice(0, weight.shape[0]) else weight[self.outputs]
         if self.dense_groups == 1:
             return part
@@ -140,20 +138,21 @@ class Section(Layout):
 
     @property
     def rows(self) -> int:
-        """Rows of its matrix that each output meets."""
+        """Number of rows of the section's matrix that each output has."""
         return math.prod(self.shape[1:])
 
     def block_sums(self, values: Tensor) -> Tensor:
-        """``values`` (outputs,) added up over each block's outputs, for each of them:
-        (outputs,).
+        """Return ``values`` (outputs,) summed over each block's outputs, for each of them.
+
+        The shape is (outputs,).
         """
         return torch.cat([values[c].sum().expand(c.stop - c.start) for c in self.col_blocks])
 
     def positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Of each output, (outputs,) int64: its place in the layer, and the place of its first
-        input row.
+        """Return the position of each output and of its first input row, (outputs,) int64.
 
-        They do not depend on tiles, blocks or on how groups are placed: they key the noise.
+        Positions are counted in the layer. They do not depend on tiles, blocks or on how groups are
+        mapped: they key the noise.
         """
         outputs = torch.arange(self.outputs.start, self.outputs.stop, device=device)
         group = (outputs - self.outputs.start) // (self.shape[0] // self.groups)
@@ -162,10 +161,12 @@ class Section(Layout):
 
 @functools.lru_cache(maxsize=4096)
 def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, ...]:
-    """The sections of a layer whose weight has ``shape`` = (out, channels / groups, *kernel)."""
-    together = (
-        _groups_together(shape, groups, chip) if chip.array.grouped == "block_diagonal" else 1
-    )
+    """Return the sections of a layer with a weight of ``shape``.
+
+    ``shape`` is (out, channels / groups, *kernel).
+    """
+    block_diagonal = chip.array.grouped == "block_diagonal"
+    together = _groups_together(shape, groups, chip) if block_diagonal else 1
     if together == 1 and (groups == 1 or chip.array.grouped == "sequential"):
         return (_section(shape, groups, slice(0, groups), dense=False, chip=chip),)
     firsts = range(0, groups, together)
@@ -174,7 +175,7 @@ def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, 
 
 
 def _groups_together(shape: tuple[int, ...], groups: int, chip: Chip) -> int:
-    """How many groups fit the diagonal of one tile; 1 if not even one does."""
+    """Return how many groups fit the diagonal of one tile; 1 if not even one does."""
     rows, outputs = math.prod(shape[1:]), shape[0] // groups
     return max(1, min(groups, chip.array.rows // rows, chip.array.columns // outputs))
 
@@ -182,17 +183,19 @@ def _groups_together(shape: tuple[int, ...], groups: int, chip: Chip) -> int:
 def _section(
     shape: tuple[int, ...], groups: int, part: slice, *, dense: bool, chip: Chip
 ) -> Section:
-    """The groups ``part`` of a layer; ``dense``: on the diagonal of a matrix without groups."""
+    """Return the groups ``part`` of a layer as a section.
+
+    ``dense`` puts them on the diagonal of a matrix without groups.
+    """
     out, channels, *kernel = shape
     n, per_group = part.stop - part.start, out // groups
     outputs = n * per_group
     rows = (n * channels if dense else channels, *kernel)
     blocks = tuple(_split(outputs, chip.array.columns))
+    shared = chip.periphery.weight_scale == "block"
     return Section(
         bounds=(0, *_row_ends(rows, chip.array.rows)),
-        columns=(0, *(block.stop for block in blocks))
-        if chip.periphery.weight_scale == "block"
-        else (),
+        columns=(0, *(block.stop for block in blocks)) if shared else (),
         groups=1 if dense else n,
         first_output=part.start * per_group,
         total_outputs=out,
@@ -209,8 +212,9 @@ def _split(size: int, limit: int) -> list[slice]:
 
 
 def _row_ends(shape: tuple[int, ...], limit: int) -> list[int]:
-    """Where blocks of at most ``limit`` rows of ``shape`` end, cut along the first dimension where
-    that is enough.
+    """Return where blocks of at most ``limit`` rows of ``shape`` end.
+
+    They are cut along the first dimension if that is enough.
     """
     inner = math.prod(shape[1:])
     if inner <= limit:

@@ -12,35 +12,33 @@ WeightNoise = Literal["none", "gaussian", "programming", "device"]
 @register
 @dataclass(frozen=True, kw_only=True)
 class TrainingNoise:
-    """The noise that hardware-aware (HWA) training injects in ``train()``; redrawn in every
-    forward.
-    """
+    """The noise that HWA training adds in ``train()``; every forward draws it anew."""
 
     weight: WeightNoise = "programming"
-    """``programming``: shaped like the cell's own programming noise, weight by weight;
-    ``gaussian``: the same standard deviation for every cell; ``device``: every cell programmed,
-    drifted to ``time`` and read with noise, and the drift corrected by one exact factor per placed
-    block, as ``program(...).at(time)`` does; ``none``: exact weights. ``device`` is drawn in plain
+    """Noise of the weights. ``programming``: shaped like the cell's programming noise, weight by
+    weight. ``gaussian``: the same standard deviation for every cell. ``device``: every cell is
+    programmed, drifted to ``time`` and read with noise, and one exact factor per block corrects the
+    drift, as ``program(...).at(time)`` does. ``none``: exact weights. ``device`` is drawn in plain
     torch: several normals for each cell and forward."""
     scale: float | None = None
-    """``programming``: multiple of the cell's programming noise, 2 if not given (Le Gallo 2023,
-    Methods); ``gaussian``: standard deviation in units of the largest weight of the placed block,
-    must be given; ``device``: multiple of each weight's deviation from its target, 1 if not given;
-    the drift's correction is taken to this power. >= 0."""
+    """Strength of the noise, >= 0. ``programming``: multiple of the cell's programming noise, 2 if
+    not given (Le Gallo 2023, Methods). ``gaussian``: standard deviation in units of the largest
+    weight of the block; it must be given. ``device``: multiple of each weight's deviation from its
+    target, 1 if not given; the correction of the drift is taken to this power."""
     output: bool = True
-    """Whether the chip's output noise is added before the ADC in training as well."""
+    """Whether the chip's output noise is added before the ADC in training too."""
     time: float | str = "1 day"
-    """``device``: time after programming, in seconds or as text such as ``"1 h"``;
+    """Time after programming for ``device``, in seconds or as text such as ``"1 h"``;
     ``"programmed"``: before any drift and read."""
     drop_connect: float = 0.0
     """Probability that a cell fails in a forward, in [0, 1): its weight is exactly zero, without
     noise, and learns nothing from that forward. Nothing is rescaled. NeuRRAM's keyword spotter
     trains with 0.125 (Wan 2022)."""
     per_sample: bool = False
-    """Whether every sample of the batch meets weight noise and failed cells of its own, as if on a
-    chip of its own, instead of one draw per forward. A layer's samples are counted by the first
-    dimension of its input, in recurrent layers by the batch's. Each sample is a product of its own,
-    which takes as many times longer to draw."""
+    """Whether every sample of the batch has its own weight noise and failed cells, as if it ran on
+    its own chip, instead of one draw per forward. The first dimension of a layer's input counts
+    samples, in recurrent layers that of the batch. Each sample is a separate product, which takes
+    as many times longer to draw."""
 
     def __post_init__(self) -> None:
         checks.choice("TrainingNoise.weight", self.weight, get_args(WeightNoise))
@@ -79,5 +77,5 @@ class TrainingNoise:
 
     @property
     def seconds(self) -> float | None:
-        """``time`` in seconds; None: as programmed."""
+        """``time`` in seconds; None: right after programming."""
         return seconds(self.time)

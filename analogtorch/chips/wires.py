@@ -25,9 +25,9 @@ class Wires:
     """Resistance of a column (bit line) from one row to the next, ohm, >= 0; 0.35 in the standard
     crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023)."""
     row_ends: int = 1
-    """Ends at which a row is driven: 1, at column 0; or 2."""
+    """Number of ends at which a row is driven: 1, at column 0; or 2."""
     column_ends: int = 1
-    """Ends at which a column is read: 1, at row 0; or 2."""
+    """Number of ends at which a column is read: 1, at row 0; or 2."""
     sources: Sources = field(default=Sources(), compare=False)
     """Source of each number, by the name of its field."""
 
