@@ -5,6 +5,7 @@ from typing import Any
 
 from analogtorch.chips.array import Array
 from analogtorch.chips.chip import Chip
+from analogtorch.chips.column_errors import column_errors
 from analogtorch.chips.conductance import mean_conductance
 from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost, Digital, Energy, Figure, Network, Published, Shares
@@ -20,6 +21,9 @@ from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources
+
+ADC_ERRORS = column_errors(ADC)
+"""Errors that the ADC of each column may have, in the order in which operators take them."""
 
 _PRESETS: dict[str, Callable[..., Chip]] = {
     "hermes64": hermes64,

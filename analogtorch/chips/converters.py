@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from analogtorch.chips.column_errors import column_error
 from analogtorch.chips.non_ideality import fewer_bits, fewer_steps, non_ideality
 from analogtorch.devices import register
 from analogtorch.values import checks
@@ -40,7 +41,10 @@ class ADC:
     and unclipped.
     """
 
-    gain_std: float = field(default=0.0, metadata=non_ideality("adc_gain", absent=0.0))
+    gain_std: float = field(
+        default=0.0,
+        metadata=non_ideality("adc_gain", absent=0.0) | column_error("gain", ideal=1.0, least=0.1),
+    )
     """Standard deviation of the gain of a column's ADC around 1, >= 0. It is drawn once for each
     column of a manufactured chip, by its seed and physical position. Programmed chips have it;
     training and evaluation before do not."""

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from analogtorch.chips import Chip
 from analogtorch.nn import converter_state
 from analogtorch.nn.base import AnalogLayer
-from analogtorch.nn.converters import COLUMN_RANGES
 from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
@@ -123,13 +122,10 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             block = tokens // plan.bounds[1]
             full, gain = scale.to(wide(cells.dtype)).index_select(0, block), held.get("gain")
             gain = None if gain is None else gain.to(full.dtype).index_select(0, block)
-            limits = execution.converters(self, 0, plan, None)
-            own, ranges = (limits.get(name) for name in COLUMN_RANGES)
-            bound = full * (
-                plan.output_bound if own is None else own.to(full.dtype).index_select(0, block)
-            )
+            adcs = execution.converters(self, 0, plan, None)
+            ranges = adcs.get("output_ranges")
             v = self._noisy(cells, full, tokens, held.get("key"), plan).to(full.dtype)
-            v, saturated = self._adc(v, tokens, full, bound, held, plan)
+            v, saturated = self._adc(v, tokens, full, held | adcs, plan)
             v = v if gain is None else v * gain
             if ranges is not None:
                 limit = full * ranges.to(full.dtype).index_select(0, block)
@@ -167,7 +163,6 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         cells: Tensor,
         tokens: Tensor,
         full: Tensor,
-        bound: Tensor,
         held: dict[str, Any],
         plan: Plan,
     ) -> tuple[Tensor, Tensor]:
@@ -177,6 +172,13 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         negatives, samples = held.get("negatives"), held.get("samples")
         if negatives is not None:
             negatives = negatives.T.index_select(0, tokens)
+        block = tokens // plan.bounds[1]
+        bounds, errors = held.get("output_bounds"), held.get("adc_errors")
+        bound = plan.output_bound
+        if bounds is not None:
+            bound = bounds.to(full.dtype).index_select(0, block)
+        if errors is not None:
+            errors = errors.to(full.dtype).index_select(1, block)
 
         def normals(number: int) -> Tensor:
             # a token is read in one block: one stream serves all blocks
@@ -186,7 +188,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
 
         read = phases(cells.new_ones(1), cells, negatives, plan.phases)
         sums, signs = [phase.x * phase.w for phase in read], [phase.sign for phase in read]
-        v, clipped = adc_outputs(sums, signs, full, bound, plan.steps, plan.output_noise, normals)
+        noise = plan.output_noise
+        v, clipped = adc_outputs(sums, signs, full, bound, plan.steps, noise, normals, errors)
         # + 0.0: what is read as -0 is 0
         return v + 0.0, torch.stack(clipped).any(0) if clipped else torch.zeros_like(
             v, dtype=torch.bool

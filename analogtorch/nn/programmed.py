@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,9 +31,9 @@ class Programmed:
     """Per section: digital correction of each block's ADC outputs, (row blocks, outputs)."""
     keys: Tensor
     """Keys of the output noise, (row blocks,) int64."""
-    adc_gains: tuple[Tensor, ...] | None = None
-    """Per section: gain of the ADC of each column, (row blocks, outputs), > 0; None: 1. ``gains``
-    has it."""
+    adc_errors: tuple[Tensor, ...] | None = None
+    """Per section: errors of the ADC of each column, (kinds, row blocks, outputs), in the order of
+    ``analogtorch.chips.ADC_ERRORS``; None: there are none. ``gains`` has their digital factor."""
     offset: Tensor | None = None
     """Added digitally to each output beside the bias, (outputs,): see
     ``analogtorch.correct_columns``."""
@@ -43,13 +43,13 @@ class Programmed:
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """The same with ``fn`` applied to every tensor."""
-        weights, scales, gains = (
-            tuple(map(fn, part)) for part in (self.weights, self.scales, self.gains)
-        )
-        adc_gains = None if self.adc_gains is None else tuple(map(fn, self.adc_gains))
-        offset = None if self.offset is None else fn(self.offset)
-        negatives = None if self.negatives is None else tuple(map(fn, self.negatives))
-        return Programmed(weights, scales, gains, fn(self.keys), adc_gains, offset, negatives)
+
+        def mapped(held: Any) -> Any:
+            if isinstance(held, tuple):
+                return tuple(map(fn, held))
+            return None if held is None else fn(held)
+
+        return Programmed(**{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
 
 
 class ProgrammedMixin(nn.Module):
@@ -157,13 +157,11 @@ class OnChip(Execution):
     def converters(
         self, layer: "AnalogLayer", index: int, plan: Plan, outputs: slice | None
     ) -> dict[str, Tensor | None]:
-        """As of every execution, with the gain of each ADC."""
+        """As of every execution, with the errors of each ADC."""
         found = super().converters(layer, index, plan, outputs)
-        gains = _held(layer).adc_gains
-        if gains is not None and plan.steps:
-            # an ADC whose gain is g clips and rounds what comes in at 1 / g of its nominal range
-            own, cut_gains = found["output_bounds"], cut(gains[index], outputs, 1)
-            found["output_bounds"] = (plan.output_bound if own is None else own) / cut_gains
+        errors = _held(layer).adc_errors
+        if errors is not None and plan.steps:
+            found["adc_errors"] = cut(errors[index], outputs, 2)
         return found
 
 

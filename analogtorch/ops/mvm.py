@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops import native, reference
 from analogtorch.ops.library import define
 from analogtorch.ops.mask import MASK, mask_shape
@@ -81,7 +82,7 @@ class _Expected(NamedTuple):
 
     y: tuple[int, ...]
     mask: tuple[int, ...]
-    readings: tuple[int, int]
+    adcs: tuple[int, int]
     """(blocks, outputs)."""
     vectors: int
     """Of a convolution, samples."""
@@ -140,13 +141,14 @@ def _check(operands: Operands, plan: Plan, expected: _Expected) -> None:
         t = getattr(operands, name)
         if t is not None and (t.dtype != torch.int64 or t.device != x.device):
             raise TypeError(f"mvm: {name} must be int64 on {x.device}, got {t.dtype} on {t.device}")
-    for name in _READINGS:
+    for name in _ADCS:
         given = getattr(operands, name)
         if given is not None and given.device != x.device:
             raise TypeError(f"mvm: {name} must be on {x.device}, as x is, got {given.device}")
-        if given is not None and given.shape != expected.readings:
+        kinds = (len(ADC_ERRORS),) if ROLES[name].kind is Kind.ADC_ERROR else ()
+        if given is not None and given.shape != (*kinds, *expected.adcs):
             raise ValueError(
-                f"mvm: {name} must be {expected.readings}, got shape {tuple(given.shape)}"
+                f"mvm: {name} must be {(*kinds, *expected.adcs)}, got shape {tuple(given.shape)}"
             )
     if plan.weight_noise > 0 and key is None:
         raise ValueError(
@@ -166,7 +168,7 @@ def _check(operands: Operands, plan: Plan, expected: _Expected) -> None:
         )
 
 
-_KEYS, _READINGS = of_kind(Kind.KEY), of_kind(Kind.READING)
+_KEYS, _ADCS = of_kind(Kind.KEY), of_kind(Kind.ADC, Kind.ADC_ERROR)
 
 
 def _check_negatives(negatives: Tensor, w: Tensor, plan: Plan) -> None:

@@ -19,7 +19,8 @@ class Kind(Enum):
     """What the numbers of an operand are."""
 
     VALUE = "floating point, of the shape that its docstring says"
-    READING = "floating point, one for each ADC reading: (blocks, outputs)"
+    ADC = "floating point, one for each ADC: (blocks, outputs)"
+    ADC_ERROR = "floating point, one for each kind of error and ADC: (kinds, blocks, outputs)"
     KEY = "int64: a key, or a position in the noise"
 
 
@@ -34,7 +35,7 @@ class Role:
     """Whether the gradients are computed with it."""
 
 
-_VALUE, _READING, _KEY = Role(Kind.VALUE), Role(Kind.READING), Role(Kind.KEY)
+_VALUE, _ADC, _KEY = Role(Kind.VALUE), Role(Kind.ADC), Role(Kind.KEY)
 
 
 class Operands(NamedTuple):
@@ -51,10 +52,10 @@ class Operands(NamedTuple):
     """(outputs, channels / groups, *kernel); its type is that of the product and of the result."""
     bias: Annotated[Tensor | None, Role(Kind.VALUE, learns=True)] = None
     """(outputs,), added digitally after the ADC outputs are summed."""
-    scale: Annotated[Tensor | None, Role(Kind.READING, kept=True)] = None
+    scale: Annotated[Tensor | None, Role(Kind.ADC, kept=True)] = None
     """Weight at full conductance, (blocks, outputs); None: the largest of the block, by
     ``plan.columns``."""
-    gain: Annotated[Tensor | None, Role(Kind.READING, kept=True)] = None
+    gain: Annotated[Tensor | None, Role(Kind.ADC, kept=True)] = None
     """Digital correction of each reading, (blocks, outputs)."""
     key: Annotated[Tensor | None, Role(Kind.KEY, kept=True)] = None
     """() int64, of the weights' noise; needed where ``plan.weight_noise > 0``."""
@@ -62,15 +63,19 @@ class Operands(NamedTuple):
     """(blocks,) int64, of the output noise; needed where ``plan.output_noise > 0``."""
     samples: Annotated[Tensor | None, _KEY] = None
     """(vectors,) int64, place of each vector or sample in the output noise; None: 0, 1, 2, ..."""
-    output_bounds: Annotated[Tensor | None, _READING] = None
+    output_bounds: Annotated[Tensor | None, _ADC] = None
     """Of the ADC of each reading, (blocks, outputs), > 0; None: ``plan.output_bound`` for all."""
-    output_ranges: Annotated[Tensor | None, _READING] = None
+    output_ranges: Annotated[Tensor | None, _ADC] = None
     """Of what the digital unit passes on, (blocks, outputs), > 0, in the same units; used where
     ``plan.unit_bits`` is set. None: ADC outputs are passed on as they are."""
     negatives: Annotated[Tensor | None, _VALUE] = None
     """What the negative polarity of each weight holds, of the shape of ``w`` and >= 0, so that the
     positive one holds ``w + negatives``; only where ``plan.phases`` is 4. None: each weight has one
     polarity."""
+    adc_errors: Annotated[Tensor | None, Role(Kind.ADC_ERROR)] = None
+    """Errors of each ADC, (kinds, blocks, outputs), in the order of
+    ``analogtorch.chips.ADC_ERRORS``: see ``physics.at_adc``; used where there is an ADC. None: the
+    ADCs have none."""
 
 
 class Outputs(NamedTuple):

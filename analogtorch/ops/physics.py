@@ -18,8 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops.constants import LEAST_BOUND
 from analogtorch.ops.generator import fold
+
+_GAIN = next(i for i, error in enumerate(ADC_ERRORS) if error.kind == "gain")
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -92,6 +95,51 @@ def output_noise(v: Tensor, full: Tensor | float, std: float, z: Tensor) -> Tens
     return v + full * std * z
 
 
+def at_adc(
+    v: Tensor, full: Tensor, bound: Tensor | float, errors: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Partial sums and ADC range as an ADC with errors compares them, in the units of the sums.
+
+    An ADC of gain g clips and rounds what comes in at 1 / g of its range. Its outputs are then
+    correct in the units of the sums but for ``digital_factor``.
+
+    Args:
+        v: partial sums of any shape, noise included.
+        full: full-scale input x weight scale, broadcastable to ``v``.
+        bound: ADC range in units of ``full``, > 0.
+        errors: (kinds, ...), each broadcastable to ``v``, as ``analogtorch.chips.ADC_ERRORS`` lists
+            them; None: there are none.
+    """
+    if errors is None:
+        return v, full * bound
+    return v, full * (bound / errors[_GAIN])
+
+
+def digital_factor(errors: Tensor) -> Tensor:
+    """Factor of ADC outputs as ``at_adc`` leaves them: what the ADC gives over that; of the shape
+    of one kind of error.
+    """
+    return errors[_GAIN]
+
+
+def scaled(errors: Tensor, factor: Tensor) -> Tensor:
+    """The errors of ADCs whose gain is multiplied by ``factor``, which broadcasts to one kind."""
+    found = errors.clone()
+    found[_GAIN] = (found[_GAIN] * factor).clamp_min(ADC_ERRORS[_GAIN].least)
+    return found
+
+
+def adc_input(v: Tensor, bound: float, errors: Tensor) -> Tensor:
+    """Partial sums as an ADC with errors converts them, in the units of its outputs.
+
+    Args:
+        v: of any shape, noise included.
+        bound: ADC range in the same units, > 0.
+        errors: (kinds, ...), each broadcastable to ``v``.
+    """
+    return v * errors[_GAIN]
+
+
 def adc(v: Tensor, bound: Tensor, steps: int) -> Tensor:
     """What the ADC makes of partial sums.
 
@@ -107,10 +155,11 @@ def adc_outputs(
     sums: Iterable[Tensor],
     signs: Iterable[float],
     full: Tensor,
-    bound: Tensor,
+    bound: Tensor | float,
     steps: int,
     std: float,
     normals: Callable[[int], Tensor],
+    errors: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The ADC outputs of the phases of a partial sum, added up with their signs; and which of each
     were clipped.
@@ -119,11 +168,12 @@ def adc_outputs(
         sums: of each phase, of one shape.
         signs: with which they are added; that of the first is 1.
         full: full-scale input x weight scale, broadcastable to each.
-        bound: of the ADC, in the units of the sums.
+        bound: ADC range in units of ``full``, broadcastable to each.
         steps: as of ``adc``; 0: none is clipped.
         std: of the noise of each, in units of ``full``.
         normals: ``normals(number)``: of the shape of a sum, for the phase of that number; asked
             where there is noise.
+        errors: of the ADCs, as of ``at_adc``.
     """
     total: Tensor | None = None
     clipped = []
@@ -131,8 +181,9 @@ def adc_outputs(
         if std > 0 and v.numel():
             v = output_noise(v, full, std, normals(number).to(v.dtype))
         if steps:
-            clipped.append(v.abs() > bound)
-            v = adc(v, bound, steps)
+            v, limit = at_adc(v, full, bound, errors)
+            clipped.append(v.abs() > limit)
+            v = adc(v, limit, steps)
         total = v if total is None else total + sign * v
     assert total is not None
     return total, clipped

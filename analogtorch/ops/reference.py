@@ -143,10 +143,14 @@ def _read(
     sums: list[Tensor], signs: list[float], full: Tensor, block: int, inputs: Operands, plan: Plan
 ) -> tuple[Tensor, list[Tensor]]:
     """``physics.adc_outputs`` of the partial sums of a row block, as (vectors, outputs, places)."""
-    bounds, shape = inputs.output_bounds, _read_shape(sums[0].shape, plan)
-    bound = full * (
-        plan.output_bound if bounds is None else bounds[block].view(1, -1, 1).to(full.dtype)
+    bounds, errors, shape = (
+        inputs.output_bounds,
+        inputs.adc_errors,
+        _read_shape(sums[0].shape, plan),
     )
+    bound = plan.output_bound if bounds is None else bounds[block].view(1, -1, 1).to(full.dtype)
+    if errors is not None:
+        errors = errors[:, block].view(len(errors), 1, -1, 1).to(full.dtype)
 
     def normals(number: int) -> Tensor:
         assert inputs.output_keys is not None
@@ -154,7 +158,7 @@ def _read(
         return _output_normals(shape, key, inputs.samples, plan)
 
     read = [p.reshape(shape) for p in sums]
-    return adc_outputs(read, signs, full, bound, plan.steps, plan.output_noise, normals)
+    return adc_outputs(read, signs, full, bound, plan.steps, plan.output_noise, normals, errors)
 
 
 def backward(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from analogtorch.chips import ADC_ERRORS
 from analogtorch.chips.tiling import Section
 from analogtorch.conversion.kinds import (
     analog_layers,
@@ -34,7 +35,7 @@ from analogtorch.ops import (
     seed_tensor,
     stream,
 )
-from analogtorch.ops.physics import fit_sums, magnitude_sums, ratio, relative, wide
+from analogtorch.ops.physics import digital_factor, fit_sums, magnitude_sums, ratio, relative, wide
 from analogtorch.simulate import tiles as places
 from analogtorch.simulate.defects import Defects, TileState, tile_state
 from analogtorch.simulate.readout import Block
@@ -256,7 +257,7 @@ def _programmed(
     """What the chip holds at ``t`` of a layer with these sections."""
     weights, scales, gains = [], [], []
     for devices in placed:
-        now, gain = devices.weights(t), devices.column * devices.adc_gain
+        now, gain = devices.weights(t), devices.column * devices.factor
         if t is not None and compensation != "none":
             gain = gain * _gains(now, devices, compensation, readout, t)
         weights.append(devices.scale_(now))
@@ -266,14 +267,15 @@ def _programmed(
     blocks = max(devices.section.blocks for devices in placed)
     words = [stream(Noise.OUTPUT, first.key, str(t), block) for block in range(blocks)]
     keys = fold(seed_tensor(first.seed, device), torch.tensor(words, device=device))
-    adc_gains = tuple(torch.where(d.adc_gain > 0, d.adc_gain, 1.0).to(d.scale) for d in placed)
-    uneven = any((gain != 1).any() for gain in adc_gains)
+    ideal = weights[0].new_tensor([error.ideal for error in ADC_ERRORS]).view(-1, 1, 1)
+    uneven = any((devices.errors != ideal).any() for devices in placed)
+    adc_errors = tuple(devices.errors for devices in placed) if uneven else None
     separate = first.chip.phases == 4
     negatives = (
         tuple(devices.scale_(devices.negatives(t)) for devices in placed) if separate else None
     )
     held = tuple(weights), tuple(scales), tuple(gains)
-    return Programmed(*held, keys, adc_gains if uneven else None, negatives=negatives)
+    return Programmed(*held, keys, adc_errors, negatives=negatives)
 
 
 _CELLS = 1 << 16
@@ -300,8 +302,8 @@ class _Devices:
         key: str,
         seed: int,
         blocks: list[ir_drop.Block],
-        method: Method | None = None,
-        state: tuple[Tensor, Tensor] | None = None,
+        method: Method | None,
+        state: places.State,
     ) -> None:
         self.blocks = blocks
         # written and read out with the chip's own ADC bound: those of the layer suit the sums of an
@@ -319,10 +321,13 @@ class _Devices:
             self.g[:, part] = cell.device.program(
                 cell.targets(self.w[part]), self._draw(part, Noise.PROGRAMMING)
             )
-        works, self.adc_gain = None, torch.ones_like(self.scale)
-        if state is not None:
-            works = state[0].to(self.w.device).view_as(self.w)
-            self.adc_gain = state[1].to(self.scale)
+        self.errors, self.columns = state.errors.to(self.scale), state.columns.to(self.scale)
+        """Errors of the ADCs, (kinds, row blocks, outputs); columns that work, of 0 and 1."""
+        self.factor = digital_factor(self.errors) * self.columns
+        """What ADC outputs are multiplied by digitally, (row blocks, outputs)."""
+        works = None
+        if state.works is not None:
+            works = state.works.to(self.w.device).view_as(self.w)
             self.g *= works
         if method is not None:
             self._close_in(method, torch.ones_like(self.w) if works is None else works)
@@ -362,7 +367,8 @@ class _Devices:
             return normal(key, each, first, columns.stop - columns.start).to(self.w.dtype)
 
         w = self.w[(outputs, *self.section.row_blocks[number])].flatten(1)
-        return Block(w, outputs, self.adc_gain[number, outputs], self.chip, normals)
+        errors, columns = self.errors[:, number, outputs], self.columns[number, outputs]
+        return Block(w, outputs, errors, columns, self.chip, normals)
 
     def _parts(self) -> Iterator[slice]:
         """Runs of outputs, each of so few cells that what is computed of one at a time takes little
@@ -493,13 +499,13 @@ def _gains(now: Tensor, devices: _Devices, compensation: str, readout: str, t: f
         if compensation != "least_squares":
             then = devices.programmed(index)
             if readout == "ideal":
-                reads = then * own.gain.unsqueeze(1), current * own.gain.unsqueeze(1)
+                reads = own.alone(then), own.alone(current)
             else:
                 reads = own.cells(then, "programmed"), own.cells(current, str(t))
             before, after = (read * column.unsqueeze(1) for read in reads)
             found = magnitude_sums(before, after)
         elif readout == "ideal":  # one-hot inputs: what any number of random ones goes to
-            read = current.T * own.gain * column
+            read = own.alone(current).T * column
             found = fit_sums(own.w.T, read, read)
         else:
             x = own.inputs()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch.chips import Chip
+from analogtorch.chips import ADC_ERRORS, Chip
 from analogtorch.ops import fold, normal, seed_tensor, stream
+from analogtorch.ops.physics import scaled
 from analogtorch.values import checks
 
 
@@ -52,8 +53,11 @@ class TileState:
 
     works: Tensor
     """(rows, cols) bool: the cells that can be used, in columns and a tile that work."""
-    gain: Tensor
-    """(cols,) float32: of each column's ADC; 0 where it fails."""
+    columns: Tensor
+    """(cols,) bool: the columns that work."""
+    errors: Tensor
+    """(kinds, cols) float32: errors of each column's ADC, in the order of
+    ``analogtorch.chips.ADC_ERRORS``."""
 
     @property
     def share(self) -> float:
@@ -75,25 +79,36 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
         defects.columns,
     )
     columns &= _passes(_normals(seed, "tile", place, 1, 1), defects.tiles)
-    gain = adc_gains(chip, seed, number, tile) * (
-        1 + defects.tile_gain * _normals(seed, "tile gain", place, 1, 1)
-    )
     share = defects.cells
     if defects.worst_tile > share and tile == _worst_tile(chip, seed, number):
         share = defects.worst_tile
     cells = _passes(_normals(seed, "cell", place, chip.array.rows, chip.array.columns), share)
-    return TileState(cells & columns, (gain * columns)[0])
+    errors = adc_errors(chip, seed, number, tile)
+    if defects.tile_gain:
+        gain = 1 + defects.tile_gain * _normals(seed, "tile gain", place, 1, 1)[0]
+        errors = scaled(errors, gain)
+    return TileState(cells & columns, columns[0], errors)
 
 
-def adc_gains(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
-    """Gains of the ADCs of a tile's columns, (cols,) float32, >= 0.1; chip and tile as for
-    ``tile_state``.
+def adc_errors(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
+    """Errors of the ADCs of a tile's columns, (kinds, cols) float32, in the order of
+    ``analogtorch.chips.ADC_ERRORS``; chip and tile as for ``tile_state``.
     """
-    if chip.adc.gain_std == 0:
-        return torch.ones(chip.array.columns, dtype=torch.float32)
-    z = _normals(seed, "gain", number * chip.array.tiles + tile, 1, chip.array.columns)[0]
-    # an ADC that counts nothing would have no range
-    return (1 + chip.adc.gain_std * z).clamp_min(0.1)
+    found = []
+    place, cols = number * chip.array.tiles + tile, chip.array.columns
+    for error in ADC_ERRORS:
+        std = getattr(chip.adc, error.field)
+        values = torch.full((cols,), error.ideal, dtype=torch.float32)
+        if std > 0:
+            z = _normals(seed, error.kind, place, 1, cols)[0]
+            values = (error.ideal + std * z).clamp_min(error.least)
+        found.append(values)
+    return torch.stack(found)
+
+
+def varies(chip: Chip) -> bool:
+    """Whether the ADCs of ``chip`` have errors of their own."""
+    return any(getattr(chip.adc, error.field) > 0 for error in ADC_ERRORS)
 
 
 def _normals(seed: int, kind: str, place: int, rows: int, columns: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
-from analogtorch.ops.physics import adc, output_noise
+from analogtorch.ops.physics import adc, adc_input, output_noise
 
 CELL_COUNTS = 256
 """ADC steps that the largest conductance gives when a cell is read alone: as many reads as that
@@ -49,7 +49,7 @@ def read_cells(w: Tensor, z: Tensor, chip: Chip) -> Tensor:
 
 
 def through_adc(
-    sums: Tensor, z: Tensor, chip: Chip, gain: Tensor | None = None, averaged: int = 1
+    sums: Tensor, z: Tensor, chip: Chip, errors: Tensor | None = None, averaged: int = 1
 ) -> Tensor:
     """What the ADC makes of partial sums, of any shape.
 
@@ -57,12 +57,12 @@ def through_adc(
         sums: the partial sums.
         z: standard normals of the same shape.
         chip: whose ADC and output noise these are.
-        gain: of each column's ADC, broadcastable to ``sums``, > 0: it clips and rounds what comes
-            in, times the gain.
+        errors: of the ADCs, (kinds, ...), each broadcastable to ``sums``, in the order of
+            ``analogtorch.chips.ADC_ERRORS``; None: there are none.
         averaged: reads whose counts are added up: the step shrinks by as much.
     """
     v = sums if chip.adc.noise == 0 else output_noise(sums, 1.0, chip.adc.noise, z)
-    v = v if gain is None else v * gain
+    v = v if errors is None else adc_input(v, chip.adc.range, errors)
     return adc(v, v.new_tensor(chip.adc.range), averaged * chip.adc.levels)
 
 
@@ -74,8 +74,10 @@ class Block:
     """(outputs, rows), the target weights, in [-1, 1]."""
     outputs: slice
     """Which of the row block's outputs these are."""
-    gain: Tensor
-    """(outputs,), of the ADC of each column."""
+    errors: Tensor
+    """(kinds, outputs), of the ADC of each column."""
+    columns: Tensor
+    """(outputs,) of 0 and 1: the columns that work."""
     chip: Chip
     normals: Callable[[str, slice, slice], Tensor]
     """``normals(name, rows, columns)``: standard normals at these positions, others for another
@@ -104,7 +106,7 @@ class Block:
             if noisy
             else [sums]
         )
-        reads = [through_adc(sums, each, self.chip, self.gain) for each in z]
+        reads = [through_adc(sums, each, self.chip, self.errors) * self.columns for each in z]
         if self.chip.adc.levels:
             limit = self.chip.adc.range - adc_step(self.chip) / 2
             inside = torch.stack([read.abs() < limit for read in reads]).all(0)
@@ -114,7 +116,15 @@ class Block:
     def cells(self, weights: Tensor, name: str) -> Tensor:
         """The weights as one-hot inputs read them: (outputs, rows)."""
         z = self.normals(name, self.outputs, self._rows) if self.chip.adc.noise else weights
-        return read_cells(weights, z, self.chip) * self.gain.unsqueeze(1)
+        return self.alone(read_cells(weights, z, self.chip))
+
+    def alone(self, cells: Tensor) -> Tensor:
+        """Single cells, (outputs, rows), as ADCs with errors give them against a read without
+        input.
+        """
+        errors, bound = self.errors.unsqueeze(2), self.chip.adc.range
+        nothing = adc_input(torch.zeros_like(cells), bound, errors)
+        return (adc_input(cells, bound, errors) - nothing) * self.columns.unsqueeze(1)
 
     @property
     def _rows(self) -> slice:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from analogtorch.chips import Chip
+from analogtorch.chips import ADC_ERRORS, Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.conversion import analog_layers
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops.ir_drop import Block
-from analogtorch.simulate.defects import Defects, adc_gains, tile_state
+from analogtorch.simulate.defects import Defects, adc_errors, tile_state, varies
 
 if TYPE_CHECKING:
     from analogtorch.mapping import ChipMapping, Matrix
@@ -159,34 +159,43 @@ def _section(
     return places
 
 
+@dataclass(frozen=True)
+class State:
+    """What works of a section, and the errors of its ADCs."""
+
+    works: Tensor | None
+    """Cells, (outputs, rows) of 0 and 1; None: all work."""
+    columns: Tensor
+    """Columns, (row blocks, outputs) of 0 and 1."""
+    errors: Tensor
+    """(kinds, row blocks, outputs), in the order of ``analogtorch.chips.ADC_ERRORS``; columns
+    that fail have none."""
+
+
 def state(
     section: Section, places: list[Place], chip: Chip, defects: Defects | None, seed: int
-) -> tuple[Tensor, Tensor] | None:
-    """What works of a section: cells, (outputs, rows) of 0 and 1; gains of its ADCs, (blocks,
-    outputs), 0 if failed.
-
-    None: nothing is broken, and all gains are 1.
-    """
-    if defects is None and chip.adc.gain_std == 0:
-        return None
-    works = torch.ones(section.shape[0], section.rows)
-    gains = torch.ones(section.blocks, section.shape[0])
-    for place in places:
-        columns = slice(place.col, place.col + place.outputs.stop - place.outputs.start)
-        if defects is None:  # the cells of a whole tile take long to draw
-            gains[place.block, place.outputs] = adc_gains(chip, seed, place.chip, place.tile)[
-                columns
-            ]
+) -> State:
+    """The state of a section, which lies at these places of chips that ``seed`` made."""
+    outputs, blocks = section.shape[0], section.blocks
+    works, columns = None, torch.ones(blocks, outputs)
+    ideal = torch.tensor([error.ideal for error in ADC_ERRORS], dtype=torch.float32)
+    ideal = ideal.view(-1, 1, 1)
+    errors = ideal.expand(-1, blocks, outputs).clone()
+    if defects is not None:
+        works = torch.ones(outputs, section.rows)
+    for place in places if works is not None or varies(chip) else ():
+        own = slice(place.col, place.col + place.outputs.stop - place.outputs.start)
+        if defects is None or works is None:  # the cells of a whole tile take long to draw
+            drawn = adc_errors(chip, seed, place.chip, place.tile)
+            errors[:, place.block, place.outputs] = drawn[:, own]
             continue
-        tile, (start, stop) = (
-            tile_state(chip, defects, seed, place.chip, place.tile),
-            _rows(section, place),
-        )
-        works[place.outputs, start:stop] = tile.works[
-            place.row : place.row + stop - start, columns
-        ].T.float()
-        gains[place.block, place.outputs] = tile.gain[columns]
-    return works, gains
+        tile = tile_state(chip, defects, seed, place.chip, place.tile)
+        start, stop = _rows(section, place)
+        rows = slice(place.row, place.row + stop - start)
+        works[place.outputs, start:stop] = tile.works[rows, own].T.float()
+        columns[place.block, place.outputs] = tile.columns[own].float()
+        errors[:, place.block, place.outputs] = tile.errors[:, own]
+    return State(works, columns, torch.where(columns > 0, errors, ideal))
 
 
 def blocks(section: Section, places: list[Place]) -> list[Block]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops import Plan, fold, mvm, native, normal, seed_tensor, stream
 
 accuracy = at.accuracy
@@ -96,12 +97,16 @@ def held(view: nn.Module) -> dict[str, Tensor | tuple[Tensor, ...]]:
 
     The converters behind it would hide a change in the last bits.
     """
-    names = ("weights", "scales", "gains", "keys", "adc_gains", "offset", "negatives")
+    names = ("weights", "scales", "gains", "keys", "offset", "negatives")
     found = {
         f"{name}.{each}": getattr(layer.programmed, each)
         for name, layer in analog_layers(view)
         for each in names
     }
+    for name, layer in analog_layers(view):
+        errors = layer.programmed.adc_errors
+        for number, error in enumerate(ADC_ERRORS if errors is not None else ()):
+            found[f"{name}.adc_{error.kind}s"] = tuple(each[number] for each in errors)
     return {name: tensors for name, tensors in found.items() if tensors is not None}
 
 
@@ -259,7 +264,9 @@ def yield_map(physical: at.ProgrammedChip) -> dict[str, Tensor]:
     """Return what works of each tile, and the gains of its columns."""
     found = {}
     for (chip, tile), state in physical.yield_map().items():
-        found[f"{chip}.{tile}.works"], found[f"{chip}.{tile}.gain"] = state.works, state.gain
+        found[f"{chip}.{tile}.works"] = state.works
+        for error, values in zip(ADC_ERRORS, state.errors, strict=True):
+            found[f"{chip}.{tile}.{error.kind}"] = values * state.columns
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.nn.kinds import KINDS
 from analogtorch.ops import in_steps
-from analogtorch.simulate.defects import adc_gains
+from analogtorch.simulate.defects import adc_errors
 from tests.crossbar import crossbar
 from tests.nn import lasting
 
@@ -107,7 +107,7 @@ def test_an_adc_rounds_and_clips_the_current_times_its_gain(kind: str) -> None:
     layer, y, _ = _held(model, kind)
     # one block each, one after the other
     tile = [one for _, one in at.analog_layers(model)].index(_layer(model, kind))
-    gain = adc_gains(chip, 3, 0, tile)[: y.shape[1]]
+    gain = adc_errors(chip, 3, 0, tile)[0][: y.shape[1]]
     column = torch.cat(layer.programmed.gains, 1)[0] / gain
     assert gain.std() > 0.05
     assert (column - 1).abs().max() > 0.05
@@ -156,9 +156,9 @@ def test_row_blocks_have_gains_and_ranges_of_their_own() -> None:
     models[1][0].set_input_range(1.0)
     models[1][0].layer_name = models[0][0].layer_name
     one, other = (at.program(model, seed=3).at("1 day", compensation="none") for model in models)
-    gains = other[0].programmed.adc_gains[0]
+    gains = other[0].programmed.adc_errors[0][0]
     # of two row and two column blocks: the fourth tile
-    assert torch.equal(gains[1, 7:], adc_gains(chip, 3, 0, 3)[:4])
+    assert torch.equal(gains[1, 7:], adc_errors(chip, 3, 0, 3)[0][:4])
     hot = nn.functional.one_hot(TOKENS, 50).float()
     assert torch.allclose(one(TOKENS), other(hot), atol=1e-5)
 

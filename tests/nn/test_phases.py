@@ -85,7 +85,7 @@ def test_a_programmed_chip_reads_the_two_polarities_of_its_cells() -> None:
     assert ((minus > 0) & (plus > 0)).double().mean() > 0.5
     xq = torch.round(x.double() * 127) / 127
     scale = held.scales[0][0].double()
-    bound = 12.0 * scale / held.adc_gains[0][0].double()
+    bound = 12.0 * scale / held.adc_errors[0][0][0].double()
     expected = torch.zeros(9, 7, dtype=torch.float64)
     for a, seen in ((1, xq.clamp_min(0)), (-1, (-xq).clamp_min(0))):
         for b, read in ((1, plus), (-1, minus)):

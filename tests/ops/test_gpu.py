@@ -35,7 +35,8 @@ from analogtorch.ops import Operands, fold, gpu
 from analogtorch.ops.mask import packed, unpacked
 from analogtorch.ops.generator import normal_reference
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.physics import in_steps, rounded
+from analogtorch.ops.physics import at_adc, in_steps, rounded
+from tests.ops.errors import adc_errors
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
 
 product = InterpreterBuilder.create_dot
@@ -75,7 +76,9 @@ def seen(x, r, w, plan, scale, key):
     return xq, w.float() + plan.weight_noise * size * sigma * z
 
 
-def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, unit_ranges):
+def wanted(
+    x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, unit_ranges, errors
+):
     xq, wn = seen(x, r, w, plan, scale, key)
     y, masks = torch.zeros(M, N), []
     for b, (i, j) in enumerate(zip(plan.bounds, plan.bounds[1:])):
@@ -85,7 +88,8 @@ def wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, 
             first = torch.full_like(vectors, plan.first_output)
             z = normal_reference(output_keys[b], vectors, first, N)
             v = v + full * plan.output_noise * z
-        limit = full * (plan.output_bound if limits is None else limits[b])
+        bound = plan.output_bound if limits is None else limits[b]
+        v, limit = at_adc(v, full, bound, errors if errors is None else errors[:, b])
         masks.append(v.abs() > limit)
         if plan.steps:
             v = in_steps(v, limit, plan.steps)
@@ -114,7 +118,7 @@ def wanted_gradients(g, x, r, w, plan, scale, gain, key, mask):
 
 def check(
     name, dtype=torch.float32, x=X, r=(1.3,), *, gain=None, key=KEY, samples=None, bias=None,
-    limits=None, unit=None, **plan,
+    limits=None, unit=None, errors=None, **plan,
 ):
     everything = dict(bounds=(0, 16, 37), input_bits=8, output_bits=8)
     noisy = dict(output_bound=1.5, output_noise=0.02, weight_noise=0.05)
@@ -123,7 +127,8 @@ def check(
     blocks = zip(plan.bounds, plan.bounds[1:])
     scale = torch.stack([w[:, i:j].abs().amax(1) for i, j in blocks]).float()
     output_keys = OUTPUT_KEYS[: plan.blocks] if plan.output_noise else None
-    y, mask = wanted(x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, unit)
+    given = (scale, gain, key, output_keys, samples, bias, limits, unit, errors)
+    y, mask = wanted(x, r, w, plan, *given)
     if dtype == torch.float32:
         near = dict(rtol=1e-5, atol=1e-5)
     else:  # a reading of either block may fall on the next step
@@ -131,7 +136,7 @@ def check(
         near = dict(rtol=0.01, atol=2.5 * step)
     for tile in (SMALL, WIDE):
         run = Operands(x, r, w, bias, scale, gain, key, output_keys, samples)
-        bounded = run._replace(output_bounds=limits, output_ranges=unit)
+        bounded = run._replace(output_bounds=limits, output_ranges=unit, adc_errors=errors)
         got, got_mask = gpu.linear(bounded, plan, True, tile=tile)
         assert got.dtype == dtype
         assert (got - y).abs().mean() < near["atol"] / 5, name
@@ -171,6 +176,9 @@ unit = dict(output_bits=0, output_steps=422, unit_bits=6)
 check("a digital unit", unit=0.2 + 0.3 * torch.rand(2, N), gain=gain, **unit)
 check("a digital unit without ranges", **unit)
 check("bounds of readings", limits=0.5 + torch.rand(2, N), gain=gain)
+check("errors of ADCs", errors=adc_errors(2, N), gain=gain)
+check("errors of ADCs, bounds", errors=adc_errors(2, N), limits=0.5 + torch.rand(2, N))
+check("errors of ADCs, a digital unit", errors=adc_errors(2, N), unit=torch.rand(2, N), **unit)
 check("no DAC", input_bits=0, output_bound=0.5)
 check("equal blocks", bounds=(0, 16, 32, 37), input_bits=16, output_bits=5)
 check("a short block first", bounds=(0, 5, 30, 37), key=None)
@@ -240,7 +248,17 @@ def test_interpreted_kernels_give_the_same_numbers(script: str) -> None:
 
 _TYPES = {
     **dict.fromkeys(
-        ("out", "input_range", "sums", "scale", "gain", "output_bounds", "output_ranges"), "*fp32"
+        (
+            "out",
+            "input_range",
+            "sums",
+            "scale",
+            "gain",
+            "output_bounds",
+            "output_ranges",
+            "adc_errors",
+        ),
+        "*fp32",
     ),
     **dict.fromkeys(("rows", "first", "key", "output_keys", "samples"), "*i64"),
     **dict.fromkeys(("output_bound", "output_noise", "weight_noise"), "fp32"),
@@ -309,6 +327,7 @@ def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: b
         "samples",
         "output_bounds",
         "output_ranges",
+        "adc_errors",
         "bounds",
         "sums",
     )

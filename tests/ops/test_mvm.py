@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analogtorch.chips import ADC_ERRORS
 from analogtorch.devices import Spread
 from analogtorch.ops import Plan, fold, mvm, normal, seed_tensor
 from analogtorch.ops.physics import block_scales
 from analogtorch.ops.reference import noisy_weight, part
+from tests.ops.errors import adc_errors
 
 # torch's own, from inside opcheck
 pytestmark = pytest.mark.filterwarnings(
@@ -90,6 +92,22 @@ def test_gradients_are_those_of_the_noisy_function(name, x, w, plan) -> None:
 
     assert not torch.allclose(run(x, w), _digital(x, w, plan))
     assert torch.autograd.gradcheck(run, (x, w))
+
+
+@_each_geometry
+def test_an_adc_rounds_and_clips_what_comes_in_over_its_gain(name, x, w, plan) -> None:
+    x, w = _double(*x).detach(), _double(*w, seed=1).detach()
+    plan = dataclasses.replace(plan, output_bits=6, output_bound=0.6)
+    errors = adc_errors(plan.blocks, w.shape[0], std=0.0)
+    gain = errors[[error.kind for error in ADC_ERRORS].index("gain")]
+    gain.copy_(1 + 0.2 * torch.rand(gain.shape, generator=torch.Generator().manual_seed(3)))
+    y = mvm(x, ONE, w, plan, adc_errors=errors)
+    assert not torch.allclose(y, mvm(x, ONE, w, plan), atol=1e-3)
+    assert torch.equal(y, mvm(x, ONE, w, plan, output_bounds=0.6 / gain.double()))
+    assert torch.equal(
+        mvm(x, ONE, w, plan, adc_errors=adc_errors(plan.blocks, w.shape[0], 0.0)),
+        mvm(x, ONE, w, plan),
+    )
 
 
 @_each_geometry
@@ -227,6 +245,7 @@ def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
         2 * each,
         each,
         None,
+        adc_errors(*each.shape),
     )
     return *tensors, plan.ints, plan.floats, learns
 
@@ -337,6 +356,7 @@ BAD = {
     "gain": (ValueError, r"gain must be \(2, 4\)", {"gain": torch.zeros(4)}),
     "bounds": (ValueError, r"output_bounds must be \(2, 4\)", {"output_bounds": torch.ones(2, 5)}),
     "ranges": (ValueError, r"output_ranges must be \(2, 4\)", {"output_ranges": torch.ones(2, 5)}),
+    "errors": (ValueError, r"adc_errors must be \(.*, 2, 4\)", {"adc_errors": torch.ones(2, 4)}),
     "key": (ValueError, "needs key", {"key": None}),
     "output keys": (ValueError, "2 row blocks", {"output_keys": KEYS[:1]}),
     "no key": (ValueError, r"key must be one number", {"key": KEYS[:0]}),
@@ -420,13 +440,15 @@ MALFORMED = {
     "mvm samples": ("mvm", 8, SHORT),
     "mvm output_bounds": ("mvm", 9, torch.ones(2, 3)),
     "mvm output_ranges": ("mvm", 10, torch.ones(2, 3)),
-    "mvm ints of another": ("mvm", 12, list(_CONV.ints)),
-    "mvm no ints": ("mvm", 12, []),
-    "mvm negative ints": ("mvm", 12, [-1, *_LINEAR.ints[1:]]),
-    "mvm more ints": ("mvm", 12, [*_LINEAR.ints, 1]),
-    "mvm rows": ("mvm", 12, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
-    "mvm few floats": ("mvm", 13, list(_LINEAR.floats[:4])),
-    "mvm nan": ("mvm", 13, [float("nan"), *_LINEAR.floats[1:]]),
+    "mvm adc_errors": ("mvm", 12, torch.ones(len(ADC_ERRORS), 2, 3)),
+    "mvm adc_errors of one kind more": ("mvm", 12, torch.ones(len(ADC_ERRORS) + 1, 2, 4)),
+    "mvm ints of another": ("mvm", 13, list(_CONV.ints)),
+    "mvm no ints": ("mvm", 13, []),
+    "mvm negative ints": ("mvm", 13, [-1, *_LINEAR.ints[1:]]),
+    "mvm more ints": ("mvm", 13, [*_LINEAR.ints, 1]),
+    "mvm rows": ("mvm", 13, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
+    "mvm few floats": ("mvm", 14, list(_LINEAR.floats[:4])),
+    "mvm nan": ("mvm", 14, [float("nan"), *_LINEAR.floats[1:]]),
     "conv x": ("mvm_conv", 0, torch.zeros(2, 2, 9, 9)),
     "conv w": ("mvm_conv", 2, torch.zeros(4, 2, 30)),
     "backward g": ("mvm_backward", 0, torch.zeros(3, 3)),

@@ -13,6 +13,7 @@ import analogtorch as at
 from analogtorch.devices import Spread
 from analogtorch.ops import Operands, Plan, fold, mvm, native, normal, reference, seed_tensor
 from analogtorch.ops.native import build
+from tests.ops.errors import adc_errors
 
 pytestmark = pytest.mark.skipif(
     not native.available(), reason="the CPU kernels are not built: no C compiler"
@@ -126,7 +127,9 @@ SETTINGS = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("variant", ["plain", "own_bounds", "own_ranges_gain", "block_ranges"])
+@pytest.mark.parametrize(
+    "variant", ["plain", "own_bounds", "own_ranges_gain", "block_ranges", "adc_errors"]
+)
 def test_product_and_its_gradients(
     shape: str, setting: str, variant: str, capability: str, monkeypatch
 ) -> None:
@@ -137,6 +140,7 @@ def test_product_and_its_gradients(
     ranges = 0.3 + _random(plan.blocks, weight[0], seed=8).abs() if plan.unit_bits else None
     if variant != "plain":
         bounds = plan.output_bound * (0.2 + _random(plan.blocks, weight[0], seed=5).abs())
+    errors = adc_errors(plan.blocks, weight[0]) if variant == "adc_errors" else None
     if variant == "block_ranges":
         input_range = 0.8 + _random(plan.blocks, seed=6).abs()
     if variant == "own_ranges_gain":
@@ -151,7 +155,7 @@ def test_product_and_its_gradients(
         leaves = [t.clone().requires_grad_() for t in (x, w, bias)]
         r = input_range.clone().requires_grad_(variant != "own_ranges_gain")
         noise = {"key": KEY, "output_keys": KEYS, "samples": samples, "gain": gain}
-        noise |= {"output_bounds": bounds, "output_ranges": ranges}
+        noise |= {"output_bounds": bounds, "output_ranges": ranges, "adc_errors": errors}
         y = mvm(leaves[0], r, leaves[1], plan, bias=leaves[2], **noise)
         y.backward(g)
         return (

@@ -193,6 +193,7 @@ def test_the_operator_is_well_formed(both: bool) -> None:
         KEYS,
         *[None] * 3,
         negatives,
+        None,
         plan.ints,
         plan.floats,
         True,

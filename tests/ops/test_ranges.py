@@ -144,5 +144,5 @@ def test_the_operator_is_well_formed(name: str) -> None:
         None,
     )
     r = torch.ones(plan.blocks, requires_grad=True)
-    operands = (x, r, w, bias, *[None] * 8, plan.ints, plan.floats, True)
+    operands = (x, r, w, bias, *[None] * 9, plan.ints, plan.floats, True)
     torch.library.opcheck(torch.ops.analogtorch.mvm.default, operands)

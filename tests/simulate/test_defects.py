@@ -28,7 +28,7 @@ def test_shares_and_spreads_are_as_asked() -> None:
     # columns' 0.0017
     failed = 1 - sum(s.share for s in states) / 64
     assert failed == pytest.approx(1 - 0.98 * 0.95, abs=0.006)
-    gains = torch.stack([s.gain for s in states])
+    gains = torch.stack([s.errors[0] * s.columns for s in states])
     assert (gains == 0).float().mean().item() == pytest.approx(0.05, abs=0.006)
     within = torch.stack([(g[g > 0] / g[g > 0].mean()).std() for g in gains]).mean().item()
     assert within == pytest.approx(0.07, rel=0.05)
@@ -191,7 +191,8 @@ def test_layers_on_one_tile_meet_its_failed_columns_where_they_lie() -> None:
     mapping = at.map_to_chip(model, torch.zeros(1, 64), chip=model[0].chip)
     assert mapping.tiles_used == 1
     defects = Defects(columns=0.3)
-    gain = tile_state(chip, defects, 4, 0, 0).gain
+    state = tile_state(chip, defects, 4, 0, 0)
+    gain = state.errors[0] * state.columns
     view = at.program(model, seed=4, defects=defects, mapping=mapping).at(
         "programmed", compensation="none"
     )

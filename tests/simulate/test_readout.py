@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.simulate.defects import Defects, adc_gains
+from analogtorch.simulate.defects import Defects, adc_errors
 from tests.crossbar import crossbar
 
 HERMES = at.chips.hermes64()
@@ -35,19 +35,18 @@ def _sparse(*shape: int) -> Tensor:
 
 
 def test_gains_belong_to_the_tile_of_a_chip() -> None:
-    gains = torch.stack([adc_gains(HERMES, 7, 0, tile) for tile in range(64)])
+    gains = torch.stack([adc_errors(HERMES, 7, 0, tile)[0] for tile in range(64)])
     assert gains.dtype == torch.float32
     # 16,384 columns: standard errors of 0.0004 and 0.00055
     assert gains.std().item() == pytest.approx(0.0709, abs=0.002)
     assert gains.mean().item() == pytest.approx(1.0, abs=0.003)
-    assert torch.equal(adc_gains(HERMES, 7, 0, 5), gains[5])
+    assert torch.equal(adc_errors(HERMES, 7, 0, 5)[0], gains[5])
     for other in ((8, 0, 5), (7, 1, 5), (7, 0, 6)):
-        assert (
-            abs(torch.corrcoef(torch.stack([adc_gains(HERMES, *other), gains[5]]))[0, 1]) < 4.5 / 16
-        )
-    assert torch.equal(adc_gains(crossbar(), 7, 0, 5), torch.ones(256))
+        both = torch.stack([adc_errors(HERMES, *other)[0], gains[5]])
+        assert abs(torch.corrcoef(both)[0, 1]) < 4.5 / 16
+    assert torch.equal(adc_errors(crossbar(), 7, 0, 5)[0], torch.ones(256))
     wild = HERMES.replace(adc={"gain_std": 2.0})
-    assert adc_gains(wild, 7, 0, 5).min() == pytest.approx(0.1)  # every ADC counts something
+    assert adc_errors(wild, 7, 0, 5)[0].min() == pytest.approx(0.1)  # every ADC counts something
 
 
 def test_a_layer_meets_the_gains_of_its_place_and_a_mapping_moves_it() -> None:
@@ -66,12 +65,12 @@ def test_a_layer_meets_the_gains_of_its_place_and_a_mapping_moves_it() -> None:
                 section.bounds.index(p.block.row),
                 slice(p.block.col, p.block.col + p.block.cols),
             )
-            expected = adc_gains(UNCALIBRATED, 4, p.chip, p.tile)[p.col : p.col + p.block.cols]
-            assert torch.equal(held.adc_gains[0][block, columns], expected)
+            expected = adc_errors(UNCALIBRATED, 4, p.chip, p.tile)[0][p.col : p.col + p.block.cols]
+            assert torch.equal(held.adc_errors[0][0][block, columns], expected)
             assert torch.equal(held.gains[0][block, columns], expected)
             assert torch.equal(
-                physical.yield_map()[p.chip, p.tile].gain,
-                adc_gains(UNCALIBRATED, 4, p.chip, p.tile),
+                physical.yield_map()[p.chip, p.tile].errors[0],
+                adc_errors(UNCALIBRATED, 4, p.chip, p.tile)[0],
             )
         seen.append(view(torch.ones(1, 300)))
         again = at.program(model, seed=4, mapping=where).at("1 h", compensation="none")
@@ -93,7 +92,7 @@ def test_training_and_evaluation_do_not_know_the_gains() -> None:
 def test_digital_gains_undo_those_of_the_adcs(weight, noise: float) -> None:
     chip = at.chips.hermes64(output_noise=noise)
     held = at.program(_layer(chip, weight(128, 256)), seed=2).at("programmed")[0].programmed
-    adc = held.adc_gains[0]
+    adc = held.adc_errors[0][0]
     even = at.program(_layer(chip.replace(adc={"gain_std": 0.0}), weight(128, 256)), seed=2)
     own = even.at("programmed")[0].programmed.gains[0]  # what columns err by without any spread
     assert adc.std() > 0.06
@@ -155,7 +154,7 @@ def test_dead_columns_stay_dead_and_leave_the_others_their_factor() -> None:
     dead = held.gains[0][0] == 0
     assert 0 < dead.sum() < 64
     assert not view(x)[:, dead].any()
-    assert (held.adc_gains[0] > 0).all()  # no bound is divided by zero
+    assert (held.adc_errors[0][0] > 0).all()  # no bound is divided by zero
     whole = at.program(_layer(HERMES, _normal(64, 256)), seed=2).at("1 day")[0].programmed
     assert torch.allclose(held.gains[0][0][~dead], whole.gains[0][0][~dead], rtol=0.01)
 

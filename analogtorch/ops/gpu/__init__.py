@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from analogtorch.chips import ADC_ERRORS
 from analogtorch.devices import Spread
 from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.operands import Gradients, Kind, Operands, Outputs, of_kind, per_block
@@ -28,6 +29,7 @@ except ImportError:  # a CPU build of torch brings no Triton
     triton = None
 else:
     from analogtorch.ops.gpu.kernels import (
+        KNOWN_ERRORS,
         forward_kernel,
         input_gradient_kernel,
         normal_kernel,
@@ -101,6 +103,7 @@ def takes(inputs: Operands, plan: Plan) -> bool:
     return (
         not plan.dims
         and plan.phases == 1
+        and (inputs.adc_errors is None or _knows_errors())
         and types
         and available(inputs.x, inputs.input_range, inputs.w)
     )
@@ -152,7 +155,12 @@ def _packed(kernel: Any, operands: Operands) -> dict[str, Tensor | None]:
     }
 
 
-_FLOAT32 = {"input_range", *of_kind(Kind.READING)}
+def _knows_errors() -> bool:
+    """Whether the kernels compute all errors of ADCs that chips have."""
+    return {error.kind for error in ADC_ERRORS} == set(KNOWN_ERRORS)
+
+
+_FLOAT32 = {"input_range", *of_kind(Kind.ADC, Kind.ADC_ERROR)}
 """What kernels read in float32, whatever the type of the product."""
 
 

@@ -5,6 +5,7 @@ interpreter.
 import triton
 import triton.language as tl
 
+from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops import constants
 
 # the only globals that a kernel may read
@@ -19,6 +20,11 @@ _LEAST_BOUND, _LEAST_SCALE = (
     tl.constexpr(constants.LEAST_BOUND),
     tl.constexpr(constants.LEAST_SCALE),
 )
+
+_ERRORS = {error.kind: tl.constexpr(i) for i, error in enumerate(ADC_ERRORS)}
+_GAIN = _ERRORS["gain"]
+KNOWN_ERRORS = ("gain",)
+"""Kinds of ADC errors that the kernels compute."""
 
 
 @triton.jit
@@ -184,6 +190,7 @@ def forward_kernel(
     samples,
     output_bounds,
     output_ranges,
+    adc_errors,
     bounds,
     M,
     N,
@@ -260,10 +267,17 @@ def forward_kernel(
             )
             p = p + full * output_noise * z
         if OUTPUT_STEPS > 0:
+            adc_gain = tl.full([BLOCK_N], 1.0, tl.float32)
+            if adc_errors is not None:
+                errors = adc_errors + b * N + n
+                adc_gain = tl.load(errors + _GAIN * blocks * N, mask=in_n, other=1.0)
             if output_bounds is not None:
-                limit = full * tl.load(output_bounds + b * N + n, mask=in_n, other=1.0)[None, :]
+                limit = tl.div_rn(
+                    tl.load(output_bounds + b * N + n, mask=in_n, other=1.0), adc_gain
+                )
             else:
-                limit = full * output_bound
+                limit = output_bound * tl.div_rn(tl.full([BLOCK_N], 1.0, tl.float32), adc_gain)
+            limit = full * limit[None, :]
             clipped = tl.abs(p) > limit
             p = _in_steps(p, limit, OUTPUT_STEPS)
         else:

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops.mask import MASK, mask_shape
+from analogtorch.ops.native import structures
 from analogtorch.ops.native.structures import PARTS, Convolution, Linear, pointers
 from analogtorch.ops.operands import Gradients, Kind, Operands, Outputs, of_kind, per_block
 from analogtorch.ops.physics import levels
@@ -105,14 +107,17 @@ def takes(inputs: Operands, plan: Plan) -> bool:
         ours
         and whole
         and plan.phases == 1
+        and (inputs.adc_errors is None or _KNOWS_ERRORS)
         and inputs.x.numel() > 0
         and inputs.w.numel() > 0
         and available()
     )
 
 
-_FLOATS = frozenset(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.READING)))
-"""Places of the operands that are floating point."""
+_FLOATS = frozenset(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.ADC, Kind.ADC_ERROR)))
+"""Indices of the operands that are floating point."""
+_KNOWS_ERRORS = tuple(error.kind for error in ADC_ERRORS) == structures.ADC_ERRORS
+"""Whether the kernels compute all errors of ADCs that chips have."""
 
 
 def _single(inputs: Operands) -> Operands:
@@ -295,7 +300,7 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> _Form:
     noise.first_output, noise.first_row = plan.first_output, plan.first_row
     read.levels, read.bound = plan.steps, plan.output_bound
     read.std, read.first_output = plan.output_noise, plan.first_output
-    read.total_outputs = plan.total_outputs or w[0]
+    read.total_outputs, read.each_error = plan.total_outputs or w[0], plan.blocks * w[0]
     return _Form(m, output, sums, panels, (bounds, columns))
 
 

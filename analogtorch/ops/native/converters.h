@@ -20,10 +20,15 @@ INLINE float range_at(const float *range, size by, size vector, size block) {
   return fabsf(range[by == BY_VECTOR ? vector : by == BY_BLOCK ? block : 0]);
 }
 
+/* Errors of ADCs, in the order of chips.ADC_ERRORS; at_adc in ops/physics.py says what each does. */
+enum adc_error { ADC_GAIN, ADC_ERRORS };
+
 /* The ADC of one matrix; bound and noise in units of full-scale input x weight scale. */
 typedef struct {
   float levels /* 0: no ADC */, bound, std;
   const float *output_bounds; /* of each block and output, instead of bound */
+  const float *adc_errors;    /* of each kind, block and output; or NULL */
+  int64_t each_error;         /* numbers of one kind: blocks x outputs */
   float unit_levels;          /* of the digital unit behind it; 0: it passes on what the ADC gives */
   const float *output_ranges; /* in which it rounds, of each block and output */
   const int64_t *output_keys; /* of the noise, one per block */
@@ -35,9 +40,18 @@ typedef struct { vf bound, up, down, std, range, range_up, range_down; } reading
 
 INLINE vf safe_all(vf bound) { return select_(bound < LEAST_BOUND, same(LEAST_BOUND), bound); }
 
+INLINE vf error_of(const adc *a, enum adc_error kind, size at, size count) {
+  return load_some(a->adc_errors + kind * a->each_error + at, count);
+}
+
 /* Of up to `count` outputs, the first of which is number `at` of all blocks' outputs. */
 INLINE reading reading_of(const adc *a, vf full, size at, size count) {
-  vf bound = safe_all(full * (a->output_bounds ? load_some(a->output_bounds + at, count) : same(a->bound)));
+  vf bound = a->output_bounds ? load_some(a->output_bounds + at, count) : same(a->bound);
+  if (a->adc_errors) {
+    vf gain = error_of(a, ADC_GAIN, at, count);
+    bound = a->output_bounds ? bound / gain : bound * (1 / gain); /* as torch divides a tensor, and a number */
+  }
+  bound = safe_all(full * bound);
   reading r = {bound, a->levels / bound, bound / a->levels, full * a->std};
   if (a->unit_levels > 0) {
     r.range = safe_all(full * load_some(a->output_ranges + at, count));

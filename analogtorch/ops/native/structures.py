@@ -9,11 +9,15 @@ _TYPES: dict[str, Any] = {"float": ctypes.c_float, "int64_t": ctypes.c_int64}
 _COMMENT, _FIELD = re.compile(r"/\*.*?\*/", re.DOTALL), re.compile(r"(\*?)(\w+)(?:\[(\d+)\])?")
 
 
+def _text(file: str) -> str:
+    return _COMMENT.sub(" ", (Path(__file__).parent / file).read_text(encoding="utf-8"))
+
+
 def _structure(file: str, name: str) -> Any:
     """``typedef struct {...} name;`` of a C source: fields of ``_TYPES``, arrays of them, and
     pointers to anything.
     """
-    text = _COMMENT.sub(" ", (Path(__file__).parent / file).read_text(encoding="utf-8"))
+    text = _text(file)
     found = re.search(rf"typedef struct \{{([^}}]*)\}} {name};", text)
     assert found is not None, f"{file} has no structure {name}"
     fields: list[tuple[str, Any]] = []
@@ -36,6 +40,19 @@ PARTS = {"": Linear, "noise": WeightNoise, "read": Adc}
 """Where a matrix points to its operands: in itself, and in these fields of it."""
 
 
+def _enumeration(file: str, name: str) -> tuple[str, ...]:
+    """Names of ``enum name {...}`` of a C source, without the last, which counts them."""
+    found = re.search(rf"enum {name} \{{([^}}]*)\}};", _text(file))
+    assert found is not None, f"{file} has no enumeration {name}"
+    return tuple(map(str.strip, found[1].split(",")))[:-1]
+
+
 def pointers(structure: Any) -> tuple[str, ...]:
     """Names of its fields that are pointers."""
     return tuple(name for name, kind in structure._fields_ if kind is ctypes.c_void_p)
+
+
+ADC_ERRORS = tuple(
+    name.removeprefix("ADC_").lower() for name in _enumeration("converters.h", "adc_error")
+)
+"""Kinds of ADC errors that the kernels compute, in the order in which they read them."""
