@@ -392,12 +392,12 @@ def test_a_layer_of_another_kind_is_refused_though_its_weight_fits(tmp_path: Pat
 def test_an_unknown_chip_field_names_the_nearest(tmp_path: Path) -> None:
     save(_analog(), tmp_path)
     chips = json.loads((tmp_path / DESCRIPTION).read_text())["chips"]
-    chips[1]["input_bit"] = chips[1].pop("input_bits")
+    chips[1]["dac"]["bit"] = chips[1]["dac"].pop("bits")
     _edit(tmp_path, chips=chips)
     _refused(
         tmp_path,
         Net(1),
-        r"analog\.json: chip: Chip has no field \['input_bit'\], did you mean 'input_bits'",
+        r"analog\.json: chip.dac: DAC has no field \['bit'\], did you mean 'bits'",
     )
 
 
