@@ -70,6 +70,10 @@ class Offset:
         return 1
 
     @property
+    def g_total(self) -> float:
+        return self.device.g_max / 2
+
+    @property
     def spread(self) -> Spread | None:
         return None
 
@@ -213,7 +217,7 @@ def test_what_a_cell_lacks_is_named() -> None:
     with pytest.raises(
         TypeError,
         match=r"Chip.cell: Half lacks weights, negatives, programming_sigma, changes, enlarged, "
-        "spread, which every unit cell has: see analogtorch.devices.Cell",
+        "g_total, spread, which every unit cell has: see analogtorch.devices.Cell",
     ):
         CHIP.replace(cell=Half())
     with pytest.raises(TypeError, match="Chip.cell must be a unit cell such as.*call it"):

@@ -34,7 +34,7 @@ def test_help_of_the_chip_has_texts_and_defaults() -> None:
     assert text.startswith("An analog in-memory-computing chip")
     assert "    array (Array): The arrays of unit cells." in text
     assert at.chips.hermes64().__doc__ == text
-    rows = "    rows (int): Rows of a tile: inputs of one matrix-vector multiply (MVM), >= 1."
+    rows = "    rows (int): Rows of a tile: inputs of one MVM, >= 1."
     assert rows in at.chips.Array.__doc__
     assert "    range (float = 12.0): " in at.chips.ADC.__doc__
     assert "    bits (int | None = None): " in at.chips.ADC.__doc__
