@@ -17,6 +17,7 @@ from analogtorch.calibration.passes import (
     run,
 )
 from analogtorch.conversion.guard import route_bypasses
+from analogtorch.conversion.unread import forget_unread, quiet
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
@@ -106,13 +107,14 @@ def observe(
         )
         for name, layer in layers.items()
     }
-    with evaluating(model), tapped(taps):
+    with quiet(), evaluating(model), tapped(taps):
         run("calibrate", model, batches, forward, progress, routed)
     free = set(layers) - bypassed if allow_unused and ran else set()
     remedy = EXCLUDE
     if not allow_unused:
         remedy += ", or pass allow_unused=True for those that run in training only"
     check_ran("calibrate", layers, ran | free, remedy=remedy)
+    forget_unread(model)  # what did not run is known and allowed
     return {name: inputs for name, inputs in seen.items() if name in ran}
 
 

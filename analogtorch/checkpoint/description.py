@@ -5,11 +5,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from analogtorch import chips
 from analogtorch.chips import Chip
+from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.route import routes
 from analogtorch.files import checked, parse_json
 from analogtorch.mapping import ChipMapping
-from analogtorch.nn import AnalogLayer
 from analogtorch.nn.converters import COLUMN_RANGES, Numbers, range_text
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.simulate.chip import ProgrammedChip
@@ -26,7 +29,7 @@ DESCRIPTION = "analog.json"
 
 _TOP = (
     "format", "version", "analogtorch", "generator", "weights", "tied", "chips", "layers",
-    "programmed",
+    "routes", "programmed",
 )  # fmt: skip
 _LAYER = ("name", "key", "kind", "weight", "shape", "chip", "calibrated", "input_range")
 _METHODS: dict[str, type[ProgramAndVerify] | type[GradientDescent]] = {
@@ -78,6 +81,8 @@ class Checkpoint:
     generator: int
     """Version of the noise generator; another version programs another chip from the same seed."""
     layers: tuple[SavedLayer, ...]
+    routes: dict[str, tuple[str, ...]]
+    """The layers that modules reach by their weights: relative names by the module's."""
     tied: dict[str, str]
     """Keys that the weights file leaves out, each with the key of the same tensor."""
     size: int
@@ -134,8 +139,9 @@ def read(path: str | Path) -> Checkpoint:
         raise ValueError(f"{file}: {error}") from error
 
 
-def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
+def describe(model: nn.Module) -> dict[str, Any]:
     """Return the fields that describe which layers of a model are analog and how."""
+    layers, reached = dict(analog_layers(model)), routes(model)
     used: list[Chip] = []
     for layer in layers.values():
         if layer.chip not in used:
@@ -160,7 +166,7 @@ def describe(layers: dict[str, AnalogLayer]) -> dict[str, Any]:
             }
             for name, layer in layers.items()
         ],
-    }
+    } | ({"routes": reached} if reached else {})
 
 
 def _saved(ranges: tuple[float, ...] | None) -> float | list[float] | None:
@@ -194,6 +200,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
         raise ValueError(
             f"has version {version!r}, AnalogTorch {RELEASE} reads version {VERSION}: {remedy}"
         )
+    data = {"routes": {}, **data}
     _check_fields("", data, _TOP)
     weights, used = data["weights"], [chips.from_dict(chip) for chip in data["chips"]]
     _check_fields("weights: ", weights, ("file", "bytes", "sha256"))
@@ -206,6 +213,7 @@ def _decoded(folder: Path, data: Any) -> Checkpoint:
         analogtorch=str(data["analogtorch"]),
         generator=data["generator"],
         layers=tuple(_layer(entry, used) for entry in data["layers"]),
+        routes={str(name): tuple(map(str, names)) for name, names in data["routes"].items()},
         tied={str(key): str(kept) for key, kept in data["tied"].items()},
         size=int(weights["bytes"]),
         sha256=str(weights["sha256"]),

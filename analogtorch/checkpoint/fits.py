@@ -123,6 +123,18 @@ def check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module
             _check_column_ranges(f"{label} has", COLUMN_RANGES[name], values, columns, dtype)
 
 
+def check_routes(saved: Checkpoint, model: nn.Module) -> None:
+    """Raise ValueError unless each module that reaches layers by their weights is in the model."""
+    modules, names = dict(model.named_modules()), {entry.name for entry in saved.layers}
+    for name, inner in saved.routes.items():
+        reached = [f"{name}.{n}".lstrip(".") for n in inner]
+        if name not in modules or not names.issuperset(reached):
+            raise ValueError(
+                f"load: {name or '(root)'!r}, which reaches {reached} by their weights in "
+                f"{saved.folder}, is no module of the model, or these are no analog layers"
+            )
+
+
 def _check_column_ranges(
     label: str, what: str, values: Numbers, columns: tuple[int, int], dtype: torch.dtype
 ) -> None:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.checkpoint.description import Checkpoint, SavedProgram
-from analogtorch.checkpoint.fits import check_keys, check_layers
+from analogtorch.checkpoint.fits import check_keys, check_layers, check_routes
 from analogtorch.checkpoint.folder import read_folder
 from analogtorch.conversion import convert
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.conversion.route import route
 from analogtorch.nn.converter_state import COLUMN_RANGES, without_converters
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.simulate.chip import ProgrammedChip, program
@@ -92,6 +93,7 @@ def _load(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module) -> nn
     refuse_programmed(model, "load")
     check_keys(saved, tensors, model)
     check_layers(saved, tensors, model)
+    check_routes(saved, model)
     model = _converted(saved, model)
     layers = dict(analog_layers(model))
     for layer in layers.values():
@@ -123,6 +125,8 @@ def _converted(saved: Checkpoint, model: nn.Module) -> nn.Module:
         if (layer.layer_name, layer.chip) != (entry.key, entry.chip):
             layer.layer_name = entry.key
             layer.chip = entry.chip  # whose executions key their noise by the name
+    for name, inner in saved.routes.items():
+        route(model.get_submodule(name), list(inner))
     return model
 
 

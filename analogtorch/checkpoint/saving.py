@@ -62,7 +62,7 @@ def save(model: nn.Module | ProgrammedChip, path: str | Path) -> Path:
     if changed := [name for name, layer in layers.items() if parametrize.is_parametrized(layer)]:
         raise ValueError(f"save: remove the parametrizations of {changed[0]!r} first")
     tensors, tied = _unique(module)
-    description = describe(layers) | {
+    description = describe(module) | {
         "tied": tied,
         "programmed": None if physical is None else recipe(physical),
     }

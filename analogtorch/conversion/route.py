@@ -1,12 +1,11 @@
 """Calls that name a layer's weight instead of the layer, brought back to the layer.
 
 ``F.linear(x, self.qkv.weight)`` computes with the weight of an analog layer behind its back. Where
-such a call stands in a module's ``forward``, that module gets a forward that runs its own one under
-a function mode, which gives such calls to the layer. The module stays what it is otherwise: class,
-Parameters, hooks, pickling and compilation included.
+such a call is seen while the model runs, the module that makes it gets a forward that runs its own
+one under a function mode, which gives such calls to the layer. The module stays what it is
+otherwise: class, Parameters, hooks, pickling and compilation included.
 """
 
-import dis
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from types import CodeType
@@ -19,13 +18,6 @@ from torch.overrides import TorchFunctionMode
 from analogtorch.nn import AnalogLayer
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-_ROUTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Layers whose products such a call can be: not an embedding's, whose weight a tied head multiplies
-by."""
-LOOKED_AT = frozenset(
-    {"dtype", "device", "shape", "size", "requires_grad", "is_meta", "numel", "dim", "ndim"}
-)
-"""What a forward may ask of a weight without computing with it."""
 
 
 class Routed:
@@ -142,56 +134,18 @@ def unroute(module: nn.Module) -> None:
         del vars(module)["forward"]
 
 
+def routes(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The analog layers that modules reach by their weights: relative names by the module's."""
+    found = {
+        name: tuple(n for n in forward.names if isinstance(m.get_submodule(n), AnalogLayer))
+        for name, m in model.named_modules()
+        if isinstance(forward := vars(m).get("forward"), Routed)
+    }
+    return {name: names for name, names in found.items() if names}
+
+
 def routed_layers(model: nn.Module) -> list[str]:
     """Full names of the layers that are reached by their weights."""
     return [
-        f"{name}.{inner}".lstrip(".")
-        for name, module in model.named_modules()
-        if isinstance(forward := vars(module).get("forward"), Routed)
-        for inner in forward.names
-        if isinstance(module.get_submodule(inner), AnalogLayer)
+        f"{name}.{inner}".lstrip(".") for name, names in routes(model).items() for inner in names
     ]
-
-
-def route_known(model: nn.Module) -> list[nn.Module]:
-    """Route the modules whose forward says itself that it reads ``self.<layer>.weight`` of an
-    analog layer.
-
-    Returns:
-        Those that were not routed before.
-    """
-    new = []
-    for module in model.modules():
-        names = [name for name, child in module.named_children() if _routable(child)]
-        torchs = str(getattr(type(module).forward, "__module__", "")).startswith(
-            "torch.nn.modules."
-        )
-        # torch's own: see fast_path
-        if names and not torchs and not isinstance(module, AnalogLayer):
-            read = _weights_read(getattr(type(module).forward, "__code__", None))
-            found, before = [name for name in names if name in read], "forward" in vars(module)
-            if found and route(module, found) and not before:
-                new.append(module)
-    return new
-
-
-def _routable(module: nn.Module) -> bool:
-    return isinstance(module, AnalogLayer) and isinstance(module, _ROUTABLE)
-
-
-def _weights_read(code: CodeType | None) -> set[str]:
-    """Attributes of which a function reads ``.weight`` for more than its type or shape."""
-    if code is None:
-        return set()
-    found: set[str] = set()
-    loads = list(dis.get_instructions(code))
-    for i, here in enumerate(loads):
-        before, after = loads[max(i - 1, 0)], loads[min(i + 1, len(loads) - 1)]
-        if before.opname == here.opname == "LOAD_ATTR" and here.argval == "weight":
-            looked = after.opname in ("LOAD_ATTR", "LOAD_METHOD") and after.argval in LOOKED_AT
-            # isinstance(self.<layer>.weight, ...
-            asked = i >= 3 and loads[i - 3].argval == "isinstance"
-            found |= set() if looked or asked else {before.argval}
-    for constant in code.co_consts:
-        found |= _weights_read(constant) if isinstance(constant, CodeType) else set()
-    return found

@@ -17,11 +17,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from analogtorch.chips import ideal
-from analogtorch.conversion.route import LOOKED_AT, Router
+from analogtorch.conversion.route import Router
 from analogtorch.nn.tap import Tap, tapped
 from analogtorch.nn.traced import Proxy, whole
 
 _FORWARDS = ("forward", "_conv_forward")
+_LOOKED_AT = frozenset(
+    {"dtype", "device", "shape", "size", "requires_grad", "is_meta", "numel", "dim", "ndim"}
+)
+"""What a forward may ask of its weight without computing with it."""
 _TRIED = (nn.Linear, nn.modules.conv._ConvNd)
 """Layers of which an example input is known."""
 _MADE: dict[Any, Any] = {}
@@ -142,7 +146,7 @@ class _Trial(TorchFunctionMode):
         if not self.inside and any(t is self.weight for t in tree_leaves((args, kwargs))):
             name = getattr(func, "__name__", str(func))
             name = func.__self__.__name__ if name == "__get__" else name
-            self.other = self.other or ("" if name in LOOKED_AT else name)
+            self.other = self.other or ("" if name in _LOOKED_AT else name)
         return func(*args, **(kwargs or {}))
 
 

@@ -30,8 +30,9 @@ from analogtorch.conversion.patterns import (
     units,
 )
 from analogtorch.conversion.replace import replace
-from analogtorch.conversion.route import route_known, unroute
+from analogtorch.conversion.route import unroute
 from analogtorch.conversion.taken import forget, remember
+from analogtorch.conversion.unread import forget_unread, name_unread, named
 from analogtorch.nn import AnalogLinear
 from analogtorch.nn.kinds import kinds
 from analogtorch.values import checks
@@ -88,7 +89,9 @@ def convert(
             norms as they are. ``to_digital`` does not unfold them.
         example: the model's input (a tensor, a tuple of arguments or a dictionary of keyword
             arguments). With it, ``analogtorch.guard`` proves in one run that every converted layer
-            runs on the chip.
+            runs on the chip, and routes calls such as ``F.linear(x, self.qkv.weight)`` to their
+            layers, as ``calibrate`` does. Without it, the first run of the model warns of layers
+            that it did not reach.
 
     Returns:
         The model; assign it, as a root layer cannot be replaced in place.
@@ -138,7 +141,6 @@ def convert(
     again = has_folded(model)  # folding again would change nothing
     undo = folded(model, example)[1] if fold_batch_norm and not again else lambda: None
     new: dict[int, Any] = {}
-    routed: list[nn.Module] = []
     converted = model
     try:
         new = {
@@ -146,16 +148,15 @@ def convert(
         }
         converted = switch_off(replace(model, new))
         _set_sample_dimension(converted)
-        routed = route_known(converted)
         if example is not None:
             guard(converted, example)
     except BaseException:
-        for module in routed:
-            unroute(module)
         restore(replace(converted, {id(new[id(m)]): m for m in fresh.values() if id(m) in new}))
         undo()
         raise
     remember(converted)
+    if new and example is None:
+        name_unread(converted, named(converted))
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
     return converted
@@ -297,6 +298,7 @@ def to_digital(model: nn.Module) -> nn.Module:
         raise ValueError(f"to_digital: remove the parametrizations of {changed[0]!r} first")
     for module in model.modules():
         unroute(module)
+        forget_unread(module)
     forget(model)
     return restore(replace(model, {id(m): m.to_digital() for m in layers.values()}))
 

@@ -1,4 +1,5 @@
-"""A warning after the first run of a programmed chip that names the layers that did not run.
+"""A warning after the first run of a converted model, or of a programmed chip, that names the
+layers that did not run.
 
 Nothing is digital in silence.
 """
@@ -18,7 +19,7 @@ from analogtorch.conversion.kinds import analog_layers
 _SHOWN = 5
 """Most layers that the warning lists; the others are counted."""
 _NAMED: "WeakKeyDictionary[nn.Module, set[str]]" = WeakKeyDictionary()
-"""Layers that a warning has named, by the model that was programmed; its chips share them."""
+"""Layers that a warning has named, by the converted model; chips programmed from it share them."""
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
@@ -37,9 +38,19 @@ def quiet() -> Iterator[None]:
         _QUIET.reset(token)
 
 
-def name_unread(view: nn.Module, named: set[str]) -> None:
-    """Warn after the next call of ``view``, a programmed chip at a time, of layers not reached."""
-    view.register_forward_hook(_FirstRun(named))
+def name_unread(model: nn.Module, named: set[str]) -> None:
+    """Warn after the next call of ``model``, converted or a chip at a time, of layers not reached.
+
+    ``named``: layers that were named already.
+    """
+    forget_unread(model)
+    model.register_forward_hook(_FirstRun(named))
+
+
+def forget_unread(model: nn.Module) -> None:
+    """Undo ``name_unread``."""
+    for key in [key for key, hook in model._forward_hooks.items() if isinstance(hook, _FirstRun)]:
+        del model._forward_hooks[key]
 
 
 class _FirstRun:
@@ -51,19 +62,23 @@ class _FirstRun:
     def __call__(self, model: nn.Module, inputs: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or _QUIET.get():
             return
-        for key in [key for key, hook in model._forward_hooks.items() if hook is self]:
-            del model._forward_hooks[key]
         layers = dict(analog_layers(model))
-        silent = [name for name, layer in layers.items() if not layer.has_run]
+        if any(tap.execution is not None for layer in layers.values() for tap in layer.taps):
+            return  # a run in which layers compute otherwise
+        forget_unread(model)
+        silent = [name or "(root)" for name, layer in layers.items() if not layer.has_run]
         if self.named.issuperset(silent):
             return
         self.named.update(silent)
         more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
+        chip = any(layer.programmed is not None for layer in layers.values())
+        routes = "finds out" if chip else "finds out, and routes such computations to the layers"
         warnings.warn(
-            f"{len(silent)} of {len(layers)} analog layers of this programmed chip did not run: "
+            f"{len(silent)} of {len(layers)} analog layers of this "
+            f"{'programmed chip' if chip else type(model).__name__} did not run: "
             f"{', '.join(map(repr, silent[:_SHOWN]))}{more}. Either this input does not reach "
             "them, as for experts and heads that run at times only, or the model computes with "
-            "their weights without calling them, which is digital. analogtorch.guard(model, "
-            "example) finds out; convert(..., exclude=...) leaves them digital",
+            f"their weights without calling them, which is digital. analogtorch.guard(model, "
+            f"example) {routes}; convert(..., exclude=...) leaves them digital",
             stacklevel=5,  # the caller of the model: between are torch's __call__ and what it calls
         )

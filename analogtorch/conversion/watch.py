@@ -202,8 +202,9 @@ def same_random() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Give modes, buffers and random states back as they were."""
+    """Give modes, buffers, random states and whether layers have run back as they were."""
     modes = {m: m.training for m in model.modules()}
+    unread = [layer for _, layer in analog_layers(model) if not layer.has_run]
     buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in model.modules()}
     try:
         with same_random():
@@ -211,6 +212,8 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+        for layer in unread:
+            vars(layer).pop("has_run", None)
         for module, before in buffers.items():
             module._buffers.clear()
             module._buffers.update({name: _restored(*pair) for name, pair in before.items()})

@@ -221,6 +221,9 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         refuse_transforms(self.layer_name, execution.noisy)
         vectors = self._vectors(x)
         self._check_type(x)
+        by_itself = all(tap.execution is None for tap in self.taps)
+        if by_itself and not torch.compiler.is_compiling() and not self.has_run:
+            self.has_run = True
         return vectors
 
     def _digital_product(self, x: Tensor, outputs: slice | None) -> Tensor:

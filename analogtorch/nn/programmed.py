@@ -58,7 +58,8 @@ class ProgrammedMixin(nn.Module):
     programmed: Programmed | None
     """What the chip holds; None: the layer is not programmed."""
     has_run: bool = False
-    """Of a programmed layer: whether it has multiplied anything, compiled calls aside."""
+    """Whether it has multiplied anything since it was converted or programmed; compiled calls, and
+    those for which a tap has another execution, do not count."""
     vectors_read: Tensor
     """Of a programmed layer: how many input vectors (linear) or samples (convolution) it has
     multiplied, (1,) int64. It counts them for the output noise, so that every multiply has its own
@@ -68,7 +69,7 @@ class ProgrammedMixin(nn.Module):
         """Become the layer as a programmed chip holds it; its vectors are counted from the first
         again.
         """
-        self.programmed = programmed
+        self.programmed, self.has_run = programmed, False
         # a buffer, so that torch.export and torch.compile carry on the count
         with torch.inference_mode(False):  # it must be able to count outside too
             count = torch.zeros(1, dtype=torch.int64, device=programmed.keys.device)
@@ -105,21 +106,6 @@ class OnChip(Execution):
     def noisy(self) -> bool:
         """Whether the chip has output noise."""
         return self.plans[0].noisy
-
-    def __call__(
-        self,
-        layer: "AnalogLayer",
-        x: Tensor,
-        vectors: int,
-        keys: Tensor | None = None,
-        samples: Tensor | None = None,
-        outputs: slice | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """As of every execution; the layer has run then."""
-        if not torch.compiler.is_compiling():
-            layer.has_run = True
-        return super().__call__(layer, x, vectors, keys, samples, outputs, **options)
 
     def number(self, layer: "AnalogLayer", like: Tensor, vectors: int, batch: int) -> Tensor | None:
         """As of every execution: the layer counts the vectors that it multiplies."""

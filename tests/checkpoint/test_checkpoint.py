@@ -43,6 +43,17 @@ class Net(nn.Module):
         return self.head(self.last(self.again(self.shared(x).relu())))
 
 
+class ByWeight(nn.Module):
+    """Computes with the weight of a layer and does not call it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.block[0].weight, self.block[0].bias)
+
+
 def _analog() -> nn.Module:
     """Two chips, one layer digital, one not calibrated."""
     model = at.convert(Net(), CHIP, exclude="last")
@@ -668,3 +679,25 @@ def test_recurrent_layers_are_saved_with_the_ranges_of_their_matrices(
     held = at.load(tmp_path / "chip", make())
     y, z = (p.at("1 day")(x) for p in (physical, held))
     assert torch.equal(y[0] if root else y, z[0] if root else z)
+
+
+def test_layers_that_are_reached_by_their_weights_are_after_loading(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 8)
+    model = at.convert(ByWeight(), CHIP, example=x).eval()
+    save(model, tmp_path / "model")
+    save(at.program(model, seed=1), tmp_path / "chip")
+    assert torch.equal(load(tmp_path / "model", ByWeight().eval())(x), model(x))
+    expected = at.program(model, seed=1).at("1 day")(x)
+    assert torch.equal(load(tmp_path / "chip", ByWeight()).at("1 day")(x), expected)
+    file = tmp_path / "model" / DESCRIPTION
+    description = json.loads(file.read_text())
+    del description["checksum"]
+    assert description["routes"] == {"": ["block.0"]}
+    older = {name: value for name, value in description.items() if name != "routes"}
+    file.write_text(json.dumps(older))
+    with pytest.warns(UserWarning, match="1 of 1 analog layers of this ByWeight did not run"):
+        load(tmp_path / "model", ByWeight().eval())(x)
+    file.write_text(json.dumps(description | {"routes": {"head": ["0"]}}))
+    with pytest.raises(ValueError, match=r"'head', which reaches \['head.0'\] by their weights"):
+        load(tmp_path / "model", ByWeight())

@@ -38,16 +38,15 @@ class Called(Functional):
 
 
 class Hidden(Functional):
-    """The same, hidden from its own code."""
+    """The same, in code of another class."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)
 
 
-def test_a_forward_that_names_weights_is_routed_by_convert() -> None:
+def test_calls_that_name_weights_are_routed_where_the_guard_sees_them() -> None:
     model, expected = at.convert(Functional(), CHIP), at.convert(Called(), CHIP)
-    assert routed_layers(model) == ["fc", "bare"]
-    # finds the convolution's too: its name is not in the call
+    assert routed_layers(model) == []
     assert "routed" in str(at.guard(model, X))
     assert routed_layers(model) == ["fc", "bare", "conv"]
     assert "routed: 3 layers that the model calls by their weights, as fc" in str(at.summary(model))
@@ -63,9 +62,17 @@ def test_a_forward_that_names_weights_is_routed_by_convert() -> None:
         assert torch.allclose(noisy, expected.train()(X), atol=1e-6)
 
 
-def test_the_guard_routes_what_convert_could_not_see_and_undoes_it_with_the_conversion() -> None:
+def test_a_model_that_nobody_watched_warns_of_calls_that_name_weights() -> None:
+    model = at.convert(Functional(), CHIP)
+    with pytest.warns(UserWarning, match="3 of 3 analog layers of this Functional did not run"):
+        model(X)
+    at.guard(model, X)
+    model(X)
+    assert not model._forward_hooks
+
+
+def test_routes_are_undone_with_the_conversion() -> None:
     model = at.convert(Hidden(), CHIP)
-    assert routed_layers(model) == []
     report = at.guard(model, X)
     assert [row.routed for row in report.layers] == [True] * 3
     assert [row.runs for row in report.layers] == [1] * 3
@@ -145,7 +152,7 @@ def test_a_call_that_is_not_the_layers_own_is_left_and_reported() -> None:
     del model.fc, model.bare
     with pytest.raises(ValueError, match=r"1 of 1 analog layers are bypassed"):
         at.guard(at.convert(model, CHIP), X)
-    assert routed_layers(model) == ["conv"]  # convert's own, by the code; the guard added none
+    assert routed_layers(model) == []
 
 
 def test_a_forward_of_the_modules_own_is_not_replaced() -> None:

@@ -43,6 +43,34 @@ def test_layers_that_a_mamba_computes_with_digitally_are_named(mamba: nn.Module)
     assert not view._forward_hooks
 
 
+def test_a_converted_model_names_them_after_its_first_run() -> None:
+    model = at.convert(Sometimes(), CHIP)
+    copied = pickle.loads(pickle.dumps(model))
+    for each in (model, copied):
+        with pytest.warns(
+            UserWarning,
+            match=r"2 of 3 analog layers of this Sometimes did not run: 'large', 'direct'.*routes",
+        ) as caught:
+            each(X)
+        assert [Path(warning.filename).name for warning in caught] == ["test_unread.py"]
+        each(X)
+    at.program(model, seed=0).at("1 day")(X)  # they are known
+    with pytest.raises(ValueError, match="'direct'"):
+        at.convert(Sometimes(), CHIP, example=X)
+
+
+def test_only_a_model_that_was_not_watched_is_asked() -> None:
+    for how in ("example", "calibrated", "digital"):
+        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+        model = at.convert(model, CHIP, example=X if how == "example" else None)
+        if how == "calibrated":
+            at.calibrate(model, [X])
+        if how == "digital":
+            at.to_digital(model)
+        model(X)
+        assert not model._forward_hooks
+
+
 def test_they_are_named_once_for_all_chips_and_times_of_a_model() -> None:
     model = at.convert(Sometimes(), CHIP)
     physical = at.program(model, seed=0)
