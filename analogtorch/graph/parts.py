@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from analogtorch.conversion.weights import Storage, Weights, storage
+from analogtorch.graph.parameters import Held
 
-_SUFFIXES = (".weight", ".weight_v", ".weight_orig")
-"""Suffixes that the name of a layer leaves out: plain, weight-normalised and pruned weights."""
 _COPIES = frozenset(("to", "_to_copy", "clone", "contiguous"))
 """Operators whose result holds the same weights again, perhaps in another type."""
 
@@ -32,12 +31,13 @@ class Part:
 class Parts:
     """The parameters of a model, and what a run computes from them."""
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self.parameters = parameters
+    def __init__(self, parameters: Mapping[str, Held]) -> None:
+        self.parameters = {name: held.parameter for name, held in parameters.items()}
+        self._layers = {name: held.layer for name, held in parameters.items()}
         self._weights = Weights()
         # parameter, and the offset of a copy's elements in it
         self._copies: dict[Storage, tuple[str, int]] = {}
-        for name, p in parameters.items():
+        for name, p in self.parameters.items():
             self._weights.add(name, p)
 
     def sources(self, *given: Tensor) -> tuple[str, ...]:
@@ -70,15 +70,18 @@ class Parts:
         origin = self._origin(weight)
         if origin is None:
             source = max(self.sources(weight), key=lambda name: self.parameters[name].numel())
-            return _whole(source, (source, "computed"))
+            return self._whole(source, (source, "computed"))
         source, offset = origin
         full, size = self.parameters[source], weight.numel()
-        key, layer = (source, offset, size, row_stride), layer_name(source)
+        key, layer = (source, offset, size, row_stride), self._layers[source]
         if size == full.numel():
-            return _whole(source, key)
+            return self._whole(source, key)
         if (outputs := _outputs(weight, offset, full)) is not None:
             return Part(f"{layer}[{outputs[0]}:{outputs[1]}]", layer, outputs, key)
         return Part(f"{layer}[from {offset}, {'x'.join(map(str, weight.shape))}]", "", None, key)
+
+    def _whole(self, source: str, key: tuple[Any, ...]) -> Part:
+        return Part(self._layers[source], self._layers[source], None, key)
 
     def _origin(self, t: Tensor) -> tuple[str, int] | None:
         """Return the parameter that ``t`` is a view of, or copied from, and its offset in there."""
@@ -89,25 +92,6 @@ class Parts:
             if storage(full) == storage(t):
                 return name, int(t.storage_offset() - full.storage_offset())
         return None
-
-
-def layer_name(parameter_name: str) -> str:
-    """Return the name of the layer whose weight is ``parameter_name``.
-
-    It is the name of the parameter if that is not called weight.
-    """
-    name = parameter_name
-    if ".parametrizations." in f".{name}":
-        module, _, rest = f".{name}".rpartition(".parametrizations.")
-        name = f"{module}.{rest.split('.')[0]}".lstrip(".")
-    for suffix in _SUFFIXES:
-        if f".{name}".endswith(suffix):
-            return f".{name}".removesuffix(suffix).lstrip(".") or "(root)"
-    return name
-
-
-def _whole(source: str, key: tuple[Any, ...]) -> Part:
-    return Part(layer_name(source), layer_name(source), None, key)
 
 
 def _outputs(value: Tensor, offset: int, full: Tensor) -> tuple[int, int] | None:

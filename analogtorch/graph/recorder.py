@@ -10,6 +10,7 @@ from torch import Tensor
 
 from analogtorch.conversion.weights import Storage, accessed, bind, operator_name, storage, tensors
 from analogtorch.graph import digital, recurrent
+from analogtorch.graph.parameters import Held
 from analogtorch.graph.parts import Parts
 from analogtorch.graph.products import Product, find, lookup
 from analogtorch.graph.types import Matrix, Operation
@@ -45,20 +46,20 @@ class Recorder:
 
     def __init__(
         self,
-        parameters: Mapping[str, Tensor],
+        parameters: Mapping[str, Held],
         analog: frozenset[str] = frozenset(),
         embeddings: frozenset[str] = frozenset(),
     ) -> None:
         self.parts, self.analog, self.embeddings = Parts(parameters), analog, embeddings
+        self._holder = {name: held.modules[-1] for name, held in parameters.items()}
         self.operations: list[Operation] = []
         self.matrices: dict[tuple[Any, ...], Matrix] = {}
         self.sources: dict[str, tuple[str, ...]] = {}
         """The parameters that each matrix holds."""
         self._forms = Counter[str]()
         """The number of forms in which each part of a parameter has been applied."""
-        self._owners = {
-            name[:i] for name, p in parameters.items() if p.dim() > 1 for i in _dots(name)
-        }
+        matrices = [held for held in parameters.values() if held.parameter.dim() > 1]
+        self._owners = {name for held in matrices for name in held.modules}
         self._names: dict[str, int] = {}
         self._after: dict[Storage, tuple[str, ...]] = {}
         """The operations on whose results a storage depends; those without entry are constant."""
@@ -122,7 +123,7 @@ class Recorder:
 
         def is_of_layer(t: Any) -> bool:
             name = self.parts.whose(t) if isinstance(t, Tensor) else None
-            return name in self.analog and name.rpartition(".")[0] == call.module()
+            return name in self.analog and self._holder[name] == call.module()
 
         if call.name in recurrent.NAMES:
             return self._recurrent(call) if all(map(is_of_layer, _weights(call.a))) else None
@@ -278,7 +279,3 @@ def _is_whole(t: Tensor) -> bool:
     if isinstance(storage(t), int):
         return False
     return t.numel() * t.element_size() >= t.untyped_storage().nbytes()
-
-
-def _dots(name: str) -> Iterable[int]:
-    return (i for i, c in enumerate(name) if c == ".")

@@ -32,7 +32,7 @@ from analogtorch.conversion.route import unroute
 from analogtorch.conversion.running import Running
 from analogtorch.conversion.watch import eager, same_random
 from analogtorch.conversion.weights import tensors
-from analogtorch.graph.parts import layer_name
+from analogtorch.graph.parameters import Held, held, once
 from analogtorch.graph.recorder import Recorder
 from analogtorch.graph.stand_in import StandIn
 from analogtorch.graph.tracer import Tracer
@@ -100,29 +100,30 @@ class _Run:
         runner("map_to_chip", example, "; such as torch.zeros(1, 3, 224, 224)")  # refuses others
         self.model = model
         self.example = dict(example) if isinstance(example, Mapping) else example
-        held = [*model.parameters(), *model.buffers()]
-        self.is_meta = any(t.is_meta for t in held)
-        self.device = next((t.device for t in held if not t.is_meta), torch.device("cpu"))
+        given = [*model.parameters(), *model.buffers()]
+        self.is_meta = any(t.is_meta for t in given)
+        self.device = next((t.device for t in given if not t.is_meta), torch.device("cpu"))
 
     def traced(self, *, real: bool) -> Trace:
         """Return the trace of one run, with the weights or with stand-ins for them."""
         twin, known = _twin(self.model, real)
         example, inputs = _fresh(self.example, self.device)
-        parameters = dict(twin.named_parameters())
-        names = {id(p): name for name, p in parameters.items()}
+        parameters = held(twin)
+        first = once(parameters)
+        names = {id(entry.parameter): name for name, entry in first.items()}
         read = [m.weight for _, m in analog_layers(self.model) if isinstance(m, AnalogEmbedding)]
         analog = frozenset(names[id(known[id(p)])] for p in _analog(self.model))
         embeddings = frozenset(names[id(known[id(p)])] for p in read)
-        recorder = Recorder(parameters, analog, embeddings)
+        recorder = Recorder(first, analog, embeddings)
         recorder.give(inputs)
         self._watched(twin, example, recorder)
         return Trace(
             operations=tuple(recorder.operations),
             matrices=tuple(recorder.matrices.values()),
             sources=recorder.sources,
-            parameters={name: p.numel() for name, p in parameters.items()},
+            parameters={name: entry.parameter.numel() for name, entry in first.items()},
             analog=analog,
-            names=_further_names(recorder, twin),
+            names=_further_names(recorder, twin, parameters),
             example=_shapes(self.example),
         )
 
@@ -220,21 +221,23 @@ def _analog(model: nn.Module) -> list[Tensor]:
     ]
 
 
-def _further_names(recorder: Recorder, twin: nn.Module) -> dict[str, tuple[str, ...]]:
+def _further_names(
+    recorder: Recorder, twin: nn.Module, parameters: list[Held]
+) -> dict[str, tuple[str, ...]]:
     """Return the names of layers and Parameters that hold each matrix or its whole, by matrix."""
-    held: dict[int, list[str]] = {}
-    for name, p in twin.named_parameters(remove_duplicate=False):
-        held.setdefault(id(p), []).append(layer_name(name))
+    names: dict[int, list[str]] = {}
+    for entry in parameters:
+        names.setdefault(id(entry.parameter), []).append(entry.layer)
     owners = {name: m for name, m in twin.named_modules() if matrices_of(m) is not None}
     for unit in units(names_of(twin), owners).values():
         weight = twin.get_parameter(unit.unit_names[-1])
-        held.setdefault(id(weight), []).extend(unit.names)
-    parameters, found = recorder.parts.parameters, {}
+        names.setdefault(id(weight), []).extend(unit.names)
+    weights, found = recorder.parts.parameters, {}
     for matrix in recorder.matrices.values():
         if matrix.form == 0:  # other forms have the same weights, such as their transpose
             sources = recorder.sources[matrix.name]
             found[matrix.name] = tuple(
-                dict.fromkeys(n for source in sources for n in held[id(parameters[source])])
+                dict.fromkeys(n for source in sources for n in names[id(weights[source])])
             )
     return found
 

@@ -89,7 +89,9 @@ def _kept_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]
     has it decomposed.
 
     Where the environment has ``CI`` set, Inductor takes an operator of that table for an oversight,
-    and refuses it unless its list has the name. The list is added to here because importing
+    and refuses it unless its list has the name. torch 2.14 has no public way around that:
+    ``torch.onnx.export`` looks for ``plain`` in that table alone, and does not find a kernel under
+    CompositeImplicitAutograd beside the others. The list is added to here because importing
     Inductor with the package would be slow, and because Inductor meets the fake operator before it
     lowers the real one.
     """

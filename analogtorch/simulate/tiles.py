@@ -94,14 +94,10 @@ def _matrices(
     embedding that a head is tied to; the same weight applied the other way round is a matrix of its
     own.
     """
-    from analogtorch.graph.parts import layer_name  # not at import: only who has a mapping needs it
+    from analogtorch.graph.parameters import held  # not at import: only who has a mapping needs it
 
     same = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
-    same += [
-        layer_name(n)
-        for n, p in model.named_parameters(remove_duplicate=False)
-        if p is layer.weight
-    ]
+    same += [entry.layer for entry in held(model) if entry.parameter is layer.weight]
     cols, *rows = layer.matrix_shape
     whole = [
         m
