@@ -11,7 +11,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.report import Result
-from benchmarks import mvm, peers, picture
+from benchmarks import devices, mvm, peers, picture
 from benchmarks.convert import __main__ as convert
 from benchmarks.registry import SHAPES, Shape, chip
 
@@ -261,3 +261,21 @@ def test_the_picture_has_both_plots_and_stays_small() -> None:
     made = picture.picture(result, mapping)
     assert made.startswith(b"\x89PNG")
     assert 20_000 < len(made) < 200_000
+
+
+def test_the_table_of_devices_is_the_one_of_the_documentation() -> None:
+    page = Path(__file__).parents[1] / "docs" / "devices.md"
+    assert devices.table() in page.read_text()
+    calls = {row.call.partition("(")[0] for row in devices.ROWS}
+    makers = {
+        n
+        for n in at.devices.__all__
+        if n.islower() and hasattr(getattr(at.devices, n), "__annotations__")
+    }
+    made = {
+        n
+        for n in makers
+        if n
+        not in ("register", "registered", "seconds", "milo_current", "ideal_device", "save", "load")
+    }
+    assert calls == made

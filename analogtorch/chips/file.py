@@ -1,15 +1,10 @@
 """Chips in files: YAML or JSON, which users may write by hand."""
 
-import json
 from pathlib import Path
 
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.serial import from_dict, to_dict
-from analogtorch.files import parse_json, parse_yaml, write_atomically, yaml_package
-from analogtorch.values import checks
-
-SUFFIXES = (".yaml", ".yml", ".json")
-"""Endings of the name of a chip's file."""
+from analogtorch.files.description import read_description, write_description
 
 
 def save(chip: Chip, path: str | Path) -> Path:
@@ -26,12 +21,7 @@ def save(chip: Chip, path: str | Path) -> Path:
         ImportError: the file is YAML and PyYAML is not installed.
         OSError: the file could not be written.
     """
-    path, data = checks.path("path", path), to_dict(chip)
-    if _suffix(path) == ".json":
-        return write_atomically(path, json.dumps(data, indent=2) + "\n")
-    return write_atomically(
-        path, yaml_package().safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
-    )
+    return write_description(path, to_dict(chip), "a chip")
 
 
 def load(path: str | Path) -> Chip:
@@ -46,17 +36,4 @@ def load(path: str | Path) -> Chip:
         ImportError: the file is YAML and PyYAML is not installed.
         OSError: the file could not be read.
     """
-    path = checks.path("path", path)
-    suffix, text = _suffix(path), path.read_bytes()
-    try:
-        return from_dict(parse_json(text) if suffix == ".json" else parse_yaml(text))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _suffix(path: Path) -> str:
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
-            f"a chip's file must end in one of {', '.join(SUFFIXES)}, got {str(path)!r}"
-        )
-    return path.suffix.lower()
+    return read_description(path, from_dict, "a chip")

@@ -63,21 +63,37 @@ def upgraded(data: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _cell(cell: Any) -> Any:
-    """Return the unit cell; its class was called ``UnitCell``."""
+    """Return the unit cell, whose class was called ``UnitCell``, with its device."""
     if isinstance(cell, dict) and cell.get("type") == "UnitCell":
         return {**cell, "type": "DifferentialPair", "device": _device(cell.get("device"))}
     return cell
 
 
 def _device(device: Any) -> Any:
-    """Return the device; one without imperfections was called ``Reduced`` and named them."""
-    if not (isinstance(device, dict) and device.get("type") == "Reduced"):
+    """Return the device.
+
+    One without imperfections was called ``Reduced`` and named them; ``TimedDevice`` was called
+    ``ReRAM``, with read noise in units of ``g_max``.
+    """
+    if not isinstance(device, dict):
+        return device
+    if device.get("type") == "ReRAM":
+        return {**device, "type": "TimedDevice", "read_std": _read_std(device)}
+    if device.get("type") != "Reduced":
         return device
     gone = device.get("without", [])
     fields = {"programming_noise": "programming_scale", "drift": "drift_scale"}
     fields["read_noise"] = "read_scale"
     scales = {field: 0.0 for name, field in fields.items() if name in gone}
-    return {"type": "Scaled", "device": device.get("device"), **scales}
+    return {"type": "Scaled", "device": _device(device.get("device")), **scales}
+
+
+def _read_std(device: dict[Any, Any]) -> Any:
+    """Return the curve of the read noise of a ``ReRAM``."""
+    read, unit = device.get("read_std", 0.0), device.get("g_reference", 1.0)
+    for name, value in (("read_std", read), ("g_reference", unit)):
+        checks.number(f"chip.cell.device: ReRAM.{name}", value)
+    return {"type": "Polynomial", "coefficients": [read * unit]} if read else None
 
 
 def _sources(texts: Any) -> dict[str, str]:

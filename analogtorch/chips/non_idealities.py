@@ -8,6 +8,7 @@ import torch
 
 from analogtorch.chips.non_ideality import NonIdeality, declared
 from analogtorch.devices import IMPERFECTIONS, Device, Imperfection, Scaled
+from analogtorch.devices.device import extrapolates
 from analogtorch.devices.scaled import scaled as scaled_device
 from analogtorch.values import checks
 
@@ -100,12 +101,13 @@ def _parts(chip: "Chip") -> list[tuple[str, Any]]:
 
 
 def _device_has(device: Device, name: str) -> bool:
-    """Return whether the device has the effect within a year or its data.
+    """Return whether the device has the effect within a year or its model.
 
     Nine targets are tried.
     """
-    g = torch.linspace(0, 1, 9, dtype=torch.float64) * device.g_max
-    one, last = torch.ones_like(g), min(device.valid_until, 31_536_000.0)
+    g = torch.linspace(device.g_min, device.g_max, 9, dtype=torch.float64)
+    year, one = 31_536_000.0, torch.ones_like(g)
+    last = year if extrapolates(device) else min(device.valid_until, year)
     if name == "programming_noise":
         return bool((device.programming_sigma(g) > 0).any())
     held = device.program(g, one)

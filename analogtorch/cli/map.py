@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from analogtorch import chips
-from analogtorch.chips.file import SUFFIXES
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.files import write_atomically
+from analogtorch.files.description import SUFFIXES
 from analogtorch.mapping.map import map_to_chip
 from analogtorch.mapping.mapping import ChipMapping
 

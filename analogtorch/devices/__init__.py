@@ -1,8 +1,21 @@
 """The physics of memory devices, as pure functions of conductance, time and noise."""
 
+from analogtorch.devices.binary import BinaryDevice
 from analogtorch.devices.cell import Cell
-from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip
+from analogtorch.devices.curves import (
+    Composed,
+    Curve,
+    Interpolated,
+    LogClip,
+    Piecewise,
+    Polynomial,
+    PowerClip,
+    Saturating,
+)
 from analogtorch.devices.device import Device, Fitted
+from analogtorch.devices.file import load, save
+from analogtorch.devices.memcapacitor import memcapacitor
+from analogtorch.devices.more_pcm import pcm_afm, pcm_projected, state_independent
 from analogtorch.devices.pair import DifferentialPair
 from analogtorch.devices.pcm import (
     PCM,
@@ -11,34 +24,56 @@ from analogtorch.devices.pcm import (
     ideal_device,
     pcm_like,
 )
+from analogtorch.devices.pulsed import PulsedDevice, capacitor, ecram, ecram_metal_oxide
 from analogtorch.devices.registry import register, registered
-from analogtorch.devices.reram import ReRAM, rram_wan
+from analogtorch.devices.reram import milo_current, rram_binary, rram_cmo, rram_milo, rram_wan
 from analogtorch.devices.scaled import IMPERFECTIONS, Imperfection, Scaled
+from analogtorch.devices.sonos import sonos
 from analogtorch.devices.spread import Spread
 from analogtorch.devices.time import seconds
+from analogtorch.devices.timed import TimedDevice
 
 __all__ = [
     "IMPERFECTIONS",
     "PCM",
+    "BinaryDevice",
     "Cell",
+    "Composed",
     "Curve",
     "Device",
     "DifferentialPair",
     "Fitted",
     "Imperfection",
+    "Interpolated",
     "LogClip",
     "Piecewise",
     "Polynomial",
     "PowerClip",
-    "ReRAM",
+    "PulsedDevice",
+    "Saturating",
     "Scaled",
     "Spread",
+    "TimedDevice",
+    "capacitor",
+    "ecram",
+    "ecram_metal_oxide",
     "hermes_one_device",
     "hermes_two_device",
     "ideal_device",
+    "load",
+    "memcapacitor",
+    "milo_current",
+    "pcm_afm",
     "pcm_like",
+    "pcm_projected",
     "register",
     "registered",
+    "rram_binary",
+    "rram_cmo",
+    "rram_milo",
     "rram_wan",
+    "save",
     "seconds",
+    "sonos",
+    "state_independent",
 ]

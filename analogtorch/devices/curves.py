@@ -125,3 +125,77 @@ class Piecewise:
 
     def __call__(self, r: Tensor) -> Tensor:
         return torch.where(r < self.split, self.below(r), self.above(r))
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Interpolated:
+    """Straight lines through points, held before the first and after the last."""
+
+    points: tuple[float, ...]
+    """Values of ``r``, ascending; at least two."""
+    values: tuple[float, ...]
+    """What the curve is there; as many."""
+
+    def __post_init__(self) -> None:
+        for field in ("points", "values"):
+            given = getattr(self, field)
+            if not isinstance(given, tuple | list):
+                raise ValueError(
+                    f"Interpolated.{field} must be a tuple of numbers such as (0.0, 1.0), got "
+                    f"{checks.shown(given)}"
+                )
+            found = (checks.number(f"Interpolated.{field}[{i}]", x) for i, x in enumerate(given))
+            checks.settle(self, field, tuple(found))
+        if len(self.points) < 2 or sorted(set(self.points)) != list(self.points):
+            raise ValueError(
+                f"Interpolated.points must be at least two, ascending, got {self.points}"
+            )
+        if len(self.values) != len(self.points):
+            raise ValueError(
+                f"Interpolated.values needs one value per point, got {len(self.values)} for "
+                f"{len(self.points)} points"
+            )
+
+    def __call__(self, r: Tensor) -> Tensor:
+        value = torch.full_like(r, self.values[0])
+        knots = list(zip(self.points, self.values, strict=True))
+        for (a, low), (b, high) in zip(knots, knots[1:], strict=False):
+            value = value + ((r - a) / (b - a)).clamp(0.0, 1.0) * (high - low)
+        return value
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Saturating:
+    """The curve ``scale (1 - exp(-r / rate))``."""
+
+    scale: float
+    """What it goes to, >= 0."""
+    rate: float
+    """``r`` at which it has reached 63 % of that, > 0."""
+
+    def __post_init__(self) -> None:
+        checks.numbers(self, "scale", least=0)
+        checks.numbers(self, "rate", above=0)
+
+    def __call__(self, r: Tensor) -> Tensor:
+        return self.scale * -torch.expm1(-r / self.rate)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """The curve ``outer(inner(r))``, such as the spread of a device over its drifted ``r``."""
+
+    outer: Curve
+    """Applied last."""
+    inner: Curve
+    """Applied first."""
+
+    def __post_init__(self) -> None:
+        for name in ("outer", "inner"):
+            check_curve(f"Composed.{name}", getattr(self, name))
+
+    def __call__(self, r: Tensor) -> Tensor:
+        return self.outer(self.inner(r))

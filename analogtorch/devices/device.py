@@ -1,4 +1,4 @@
-"""The protocol that every device model follows, such as ``PCM``, ``ReRAM`` or one of your own."""
+"""The protocol that every device model follows: ``PCM``, ``TimedDevice``, or one of your own."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from analogtorch.devices.curves import Curve
 from analogtorch.devices.protocol import check_protocol
+from analogtorch.values import checks
 
 
 @runtime_checkable
@@ -24,6 +25,11 @@ class Device(Protocol):
     @property
     def g_max(self) -> float:
         """Largest conductance that weights are mapped to, uS, > 0."""
+        ...
+
+    @property
+    def g_min(self) -> float:
+        """Smallest conductance that weights are mapped to, uS, >= 0; an empty polarity holds it."""
         ...
 
     @property
@@ -91,7 +97,43 @@ def beyond(device: Device, t: float | None) -> str:
     last = device.valid_until
     if t is None or t <= last:
         return ""
-    return f"beyond the device's data ({duration(last)}, {device.name}): held at its last value"
+    held = "extrapolated" if extrapolates(device) else "held at its last value"
+    return f"beyond the device's data ({duration(last)}, {device.name}): {held}"
+
+
+def extrapolates(device: Device) -> bool:
+    """Return whether the model continues by its law beyond ``valid_until``.
+
+    Most devices end with their data, and need not say so by an attribute of that name.
+    """
+    return bool(getattr(device, "extrapolates", False))
+
+
+def check_conductances(device: Any) -> None:
+    """Check and settle ``g_min``, ``g_max`` and ``g_reference`` of a device that is being made.
+
+    Raises:
+        ValueError: one is no positive number, or ``g_min`` is not below ``g_max``.
+    """
+    owner = type(device).__name__
+    checks.numbers(device, "g_max", above=0)
+    if hasattr(device, "g_reference"):
+        checks.numbers(device, "g_reference", above=0)
+    checks.numbers(device, "g_min", least=0)
+    if device.g_min >= device.g_max:
+        raise ValueError(
+            f"{owner}.g_min must be below g_max, got {device.g_min} and {device.g_max} uS"
+        )
+
+
+def check_time(t: float) -> None:
+    """Raise an error unless ``t`` lies at or after programming.
+
+    Raises:
+        ValueError: ``t`` is negative.
+    """
+    if t < 0:
+        raise ValueError(f"t must be >= 0, seconds after programming, got {t}")
 
 
 def duration(seconds: float) -> str:

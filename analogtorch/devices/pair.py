@@ -16,6 +16,9 @@ from analogtorch.devices.spread import EMPTY, FILLING, Spread, clamped_share
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
 
+_CLEAR = 4.0
+"""Standard deviations above 0 at which the clamp at 0 keeps all of the variance."""
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +53,8 @@ class DifferentialPair:
 
     @property
     def g_total(self) -> float:
-        """The conductance, uS, that stands for ``|w| = 1``."""
-        return self.devices_per_polarity * self.device.g_max
+        """The difference of conductances, uS, that stands for ``|w| = 1``."""
+        return self.devices_per_polarity * (self.device.g_max - self.device.g_min)
 
     def targets(self, w: Tensor) -> Tensor:
         """Return the target conductances of weights.
@@ -69,7 +72,8 @@ class DifferentialPair:
         else:
             filled = torch.arange(n, device=w.device, dtype=w.dtype).view(1, n, *[1] * w.dim())
             shares = (polarities.unsqueeze(1) * n - filled).clamp(0.0, 1.0)
-        return shares.reshape(2 * n, *w.shape) * self.device.g_max
+        targets = shares.reshape(2 * n, *w.shape) * (self.device.g_max - self.device.g_min)
+        return targets + self.device.g_min if self.device.g_min else targets
 
     def weights(self, g: Tensor) -> Tensor:
         """Return the weights that conductances stand for.
@@ -133,7 +137,8 @@ class DifferentialPair:
     def spread(self) -> Spread | None:
         """The curve ``programming_sigma`` in the form that kernels evaluate, within 1.4 %.
 
-        It is None unless the curve of the device is a polynomial of degree 3 at most.
+        It is None unless the curve of the device is a polynomial of degree 3 at most, and its
+        smallest conductance is 0 or too large for the clamp at 0 to matter.
         """
         device, n = self.device, self.devices_per_polarity
         factor = 1.0
@@ -148,12 +153,27 @@ class DifferentialPair:
         if not isinstance(curve, Polynomial) or len(curve.coefficients) > 4:
             return None
         unit = factor * device.programming_scale * device.g_max / device.g_reference / self.g_total
-        c = [unit * c for c in curve.coefficients] + [0.0] * (4 - len(curve.coefficients))
-        empty, full = EMPTY * max(c[0], 0.0) ** 2, max(sum(c), 0.0) ** 2
-        rate, dip = FILLING / n, 1 - EMPTY  # a full device stands for |w| = 1 / n
+        coefficients = _over_weights(curve.coefficients, device.g_min / device.g_max)
+        c = [unit * c for c in coefficients] + [0.0] * (4 - len(coefficients))
+        kept = EMPTY if device.g_min == 0 else 1.0
+        if device.g_min and device.g_min < _CLEAR * max(c[0], 0.0) * self.g_total:
+            return None
+        empty, full = kept * max(c[0], 0.0) ** 2, max(sum(c), 0.0) ** 2
+        rate, dip = FILLING / n, 1 - kept  # a full device stands for |w| = 1 / n
         if self.split == "sequential":
             base, step = (2 * n - 1) * empty, full - empty
             return Spread(coefficients=tuple(c), base=base, step=step, pieces=n, dip=dip, rate=rate)  # type: ignore[arg-type]
         root = math.sqrt(n)  # of the devices that carry equal shares
         c, rate = [root * x for x in c], root * rate
         return Spread(coefficients=tuple(c), base=n * empty, dip=dip, rate=rate)  # type: ignore[arg-type]
+
+
+def _over_weights(coefficients: tuple[float, ...], r: float) -> list[float]:
+    """Return the coefficients over ``f`` of a polynomial of ``r + (1 - r) f``."""
+    if r == 0:
+        return list(coefficients)
+    found = [0.0] * len(coefficients)
+    for power, c in enumerate(coefficients):
+        for i in range(power + 1):
+            found[i] += c * math.comb(power, i) * r ** (power - i) * (1 - r) ** i
+    return found

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.curves import Curve, LogClip, Piecewise, Polynomial, PowerClip, check_curve
+from analogtorch.devices.device import check_conductances, check_time
 from analogtorch.devices.registry import register
 from analogtorch.values import checks
 
@@ -60,10 +61,17 @@ class PCM:
     """Multiplies every drift exponent, >= 0; 0 is a device that does not drift."""
     read_scale: float = 1.0
     """Multiplies the read noise, >= 0; 0 reads without noise."""
+    g_min: float = 0.0
+    """Smallest conductance that weights are mapped to, uS, >= 0, < ``g_max``."""
+    measured_until: float | None = None
+    """Time, s, >= 0, at which the data of the fit end; None: the law of drift is taken to have no
+    end."""
 
     def __post_init__(self) -> None:
         checks.text("PCM.name", self.name, "my PCM")
-        checks.numbers(self, "g_max", "g_reference", "t0", "t_read", above=0)
+        check_conductances(self)
+        checks.numbers(self, "t0", "t_read", above=0)
+        checks.numbers(self, "measured_until", optional=True, least=0)
         if self.t0 <= self.t_read:
             raise ValueError(
                 f"PCM.t0 must be longer than t_read, got {self.t0} and {self.t_read} s: a read "
@@ -76,8 +84,15 @@ class PCM:
 
     @property
     def valid_until(self) -> float:
-        """Infinity: the power law of drift continues beyond what was measured."""
-        return math.inf
+        """``measured_until``, or infinity: the power law of drift continues beyond what was
+        measured.
+        """
+        return math.inf if self.measured_until is None else self.measured_until
+
+    @property
+    def extrapolates(self) -> bool:
+        """True: beyond ``valid_until`` the power law continues."""
+        return True
 
     def programming_sigma(self, g: Tensor) -> Tensor:
         """Return the standard deviation, uS, of devices programmed to ``g`` (uS, any shape).
@@ -101,6 +116,7 @@ class PCM:
 
     def drift(self, g_programmed: Tensor, nu: Tensor, t: float) -> Tensor:
         """Return the conductance, uS, ``t`` seconds (>= 0) after ``t0``, without read noise."""
+        check_time(t)
         return g_programmed * torch.pow((t + self.t0) / self.t0, -nu)
 
     def read(self, g_programmed: Tensor, g_drifted: Tensor, t: float, z: Tensor) -> Tensor:
@@ -108,6 +124,7 @@ class PCM:
 
         The draw ``z`` of the accumulated 1/f noise stays the same for that time.
         """
+        check_time(t)
         q = self.read_scale * self.read_noise(g_programmed / self.g_max)
         growth = math.sqrt(math.log((t + self.t0 + self.t_read) / (2 * self.t_read)))
         return (g_drifted * (1.0 + q * growth * z)).clamp_min(0.0)

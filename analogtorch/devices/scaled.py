@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analogtorch.devices.device import Device, check_device
+from analogtorch.devices.device import Device, check_device, extrapolates
 from analogtorch.devices.registry import register
 from analogtorch.values import checks
 
@@ -52,6 +52,16 @@ class Scaled:
     def g_max(self) -> float:
         """Largest conductance, uS."""
         return self.device.g_max
+
+    @property
+    def g_min(self) -> float:
+        """Smallest conductance, uS."""
+        return self.device.g_min
+
+    @property
+    def extrapolates(self) -> bool:
+        """Whether the model of the device continues beyond ``valid_until``."""
+        return extrapolates(self.device)
 
     @property
     def valid_until(self) -> float:

@@ -147,7 +147,11 @@ def _behind_wires(
         for outputs in section.col_blocks
     ]
     wires = _scaled_wires(chip.wires, fraction)
-    plus, minus = behind_wires(r.clamp_min(0), (-r).clamp_min(0), blocks, wires, chip.cell.g_total)
+    plus, minus = r.clamp_min(0), (-r).clamp_min(0)
+    if chip.cell.device.g_min:  # which an empty cell holds
+        empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))
+        plus, minus = plus + empty, minus + empty
+    plus, minus = behind_wires(plus, minus, blocks, wires, chip.cell)
     return (full.flatten(1) * (plus - minus)).view(section.shape).to(weight.dtype)
 
 

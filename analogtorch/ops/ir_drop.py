@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import Wires
+from analogtorch.devices import Cell
 
 TOLERANCE = 1e-5
 """Share of a conductance that the series of a line may leave out."""
@@ -46,7 +47,7 @@ class Block(NamedTuple):
 
 
 def behind_wires(
-    plus: Tensor, minus: Tensor, blocks: Iterable[Block], wires: Wires, g_total: float
+    plus: Tensor, minus: Tensor, blocks: Iterable[Block], wires: Wires, cell: Cell
 ) -> tuple[Tensor, Tensor]:
     """Both polarities of weights as they count behind the wires of their tiles; differentiable.
 
@@ -56,9 +57,11 @@ def behind_wires(
         minus: what the negative polarities hold, of the same shape.
         blocks: all parts of the matrix.
         wires: of a tile.
-        g_total: conductance of the largest weight, uS.
+        cell: what holds a weight.
     """
-    unit, found = 1e-6 * g_total, (torch.empty_like(plus), torch.empty_like(minus))
+    unit, found = 1e-6 * cell.g_total, (torch.empty_like(plus), torch.empty_like(minus))
+    # conductances begin at g_min, and those of weights there
+    largest = unit * cell.device.g_max / (cell.device.g_max - cell.device.g_min)
     for block in blocks:
         index = block.outputs, block.rows
         pair = torch.stack((plus[index], minus[index]), 1).flatten(0, 1)  # columns side by side
@@ -70,7 +73,7 @@ def behind_wires(
             column_ends=wires.column_ends,
             first_row=block.first_row,
             first_column=2 * block.first_column,
-            largest=unit,
+            largest=largest,
         ).unflatten(0, (-1, 2))
         for each, polarity in zip(found, (left / unit).unbind(1), strict=True):
             each[index] = polarity

@@ -429,7 +429,7 @@ class _Devices:
             minus.flatten(1),
             self.blocks,
             self.chip.wires,
-            self.chip.cell.g_total,
+            self.chip.cell,
         )
         return left[0].view_as(weights), left[1].view_as(weights)
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -196,11 +196,29 @@ def has_adc(chip: at.Chip) -> bool:
 # the physics of a cell
 
 
+def pair(
+    device: at.devices.Device, count: int = 1, split: Literal["equal", "sequential"] = "equal"
+) -> at.devices.Cell:
+    """A cell of a device."""
+    return at.devices.DifferentialPair(device=device, devices_per_polarity=count, split=split)
+
+
 def cells() -> dict[str, at.devices.Cell]:
     """Return every device, alone or several in a cell."""
     devices = ("two_device", "one_device", "two_equal", "two_sequential", "pcm_like")
     return {device: hermes64(device=device).cell for device in devices} | {  # type: ignore[arg-type]
         "rram_wan": neurram48().cell,
+        "pcm_afm": pair(at.devices.pcm_afm()),
+        "pcm_projected": pair(at.devices.pcm_projected()),
+        "state_independent": pair(at.devices.state_independent()),
+        "rram_cmo": pair(at.devices.rram_cmo()),
+        "rram_cmo_2": pair(at.devices.rram_cmo(acceptance=2), 2, "sequential"),
+        "rram_milo": pair(at.devices.rram_milo(), 2),
+        "rram_binary": pair(at.devices.rram_binary(), 3, "sequential"),
+        "sonos": pair(at.devices.sonos()),
+        "memcapacitor": pair(at.devices.memcapacitor()),
+        "ecram": pair(at.devices.ecram()),
+        "capacitor": pair(at.devices.capacitor(leak_time=1e5)),
         "ideal": ideal().cell,
     }
 

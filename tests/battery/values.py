@@ -20,6 +20,7 @@ BAD_COST = (None, "cheap", 5.0, CHIP)
 def calls() -> Iterator[Bad]:
     """All of them."""
     yield from _devices()
+    yield from _fitted_devices()
     yield from _chips()
     yield from _costs()
     yield from _rest()
@@ -58,21 +59,6 @@ def _devices() -> Iterator[Bad]:
     yield from fields(devices.pcm_like, curves, NO_CURVE, "must be a curve", TypeError)
     yield from fields(devices.pcm_like, "t0", [1e-9], "longer than t_read")
     yield from fields(devices.pcm_like, "name", NO_TEXT, "must be a text")
-    yield from fields(
-        devices.rram_wan, "g_max g_reference", [*NO_NUMBER, 0], "must be a positive number"
-    )
-    yield from fields(
-        devices.rram_wan, "read_std programming_scale", [*NO_NUMBER, -1], "must be a number >= 0"
-    )
-    yield from fields(
-        devices.rram_wan, "times", [(), (1.0, 1.0, 2.0), (3.0, 2.0, 1.0)], "positive and ascending"
-    )
-    yield from fields(devices.rram_wan, "times", [None, 3.0, "1 s"], "must be a tuple")
-    yield from fields(
-        devices.rram_wan, "times", [(0.0, 1.0, 2.0), (1.0, "2", 3.0)], "must be a positive number"
-    )
-    yield from fields(devices.rram_wan, "stds", [(FLAT,), ()], "one curve per time")
-    yield from fields(devices.rram_wan, "stds", [(FLAT, 0.1, FLAT)], "must be a curve", TypeError)
     cell = CHIP.cell
     no_device = (None, "pcm", 3, devices.pcm_like, devices.PCM, CHIP)
     yield from fields(lambda: cell, "device", no_device, "must be a device such as", TypeError)
@@ -94,6 +80,56 @@ def _devices() -> Iterator[Bad]:
         devices.seconds,
         [-1, float("nan"), float("inf"), True, None, [1]],
         "time must be a fin",
+    )
+
+
+def _fitted_devices() -> Iterator[Bad]:
+    yield from fields(
+        devices.rram_wan, "g_max g_reference", [*NO_NUMBER, 0], "must be a positive number"
+    )
+    yield from fields(
+        devices.rram_wan,
+        "g_min programming_scale drift_scale read_scale",
+        [*NO_NUMBER, -1],
+        "must be a number >= 0",
+    )
+    yield from fields(devices.rram_wan, "g_min", [40.0, 50.0], "must be below g_max")
+    yield from fields(devices.rram_wan, "read_std", NO_CURVE[1:], "must be a curve", TypeError)
+    yield from fields(
+        devices.rram_wan, "times", [(), (1.0, 1.0, 2.0), (3.0, 2.0, 1.0)], "must be ascending"
+    )
+    yield from fields(devices.rram_wan, "times", [(0.0, 1.0, 2.0)], "positive and ascending")
+    yield from fields(devices.rram_wan, "times", [None, 3.0, "1 s"], "must be a tuple")
+    yield from fields(
+        devices.rram_wan, "times", [(-1.0, 1.0, 2.0), (1.0, "2", 3.0)], "must be a number >= 0"
+    )
+    yield from fields(devices.rram_wan, "stds", [(FLAT,), ()], "one curve per time")
+    yield from fields(devices.rram_wan, "stds", [(FLAT, 0.1, FLAT)], "must be a curve", TypeError)
+    yield from fields(devices.rram_cmo, "shifts relaxations", [(FLAT,), (FLAT,) * 3], "one curve")
+    yield from fields(devices.rram_cmo, "shifts relaxations", [FLAT, 1.0], "must be a tuple")
+    yield from fields(devices.rram_cmo, "between", ["cubic", None, 1], "must be one of")
+    yield from fields(devices.rram_cmo, "extrapolates", [1, "yes", None], "must be True or False")
+    yield from fields(
+        devices.rram_cmo,
+        "t_read",
+        [*(v for v in NO_NUMBER if v is not None), 0],
+        "must be a positive number",
+    )
+    yield from fields(devices.ecram, "g_max pulse", [*NO_NUMBER, 0], "must be a positive number")
+    yield from fields(devices.ecram, "g_min read_std", [*NO_NUMBER, -1], "must be a number >= 0")
+    yield from fields(
+        devices.rram_binary, "high_std low_std read_std", [*NO_NUMBER, -1], "must be a number >= 0"
+    )
+    yield from fields(devices.rram_binary, "g_min", [200.0], "must be below g_max")
+    line = devices.Interpolated(points=(0.0, 1.0), values=(1.0, 2.0))
+    for points in ((1.0,), (1.0, 0.0), (0.0, 0.0)):
+        yield from fields(lambda: line, "points", [points], "must be at least two, ascending")
+    yield from fields(lambda: line, "values", [(1.0,)], "one value per point")
+    yield from fields(lambda: line, "points values", [None, 1.0, "0"], "must be a tuple of numbers")
+    curve = devices.Saturating(scale=1.0, rate=0.1)
+    yield from fields(lambda: curve, "rate", [*NO_NUMBER, 0], "must be a positive number")
+    yield from fields(
+        lambda: devices.Composed(outer=FLAT, inner=LOG), "outer inner", NO_CURVE, "curve", TypeError
     )
 
 

@@ -13,7 +13,7 @@ from analogtorch.devices import (
     Piecewise,
     Polynomial,
     PowerClip,
-    ReRAM,
+    TimedDevice,
     pcm_like,
     rram_wan,
 )
@@ -99,7 +99,8 @@ def test_the_methods_that_a_device_lacks_are_named() -> None:
             return g
 
     with pytest.raises(
-        TypeError, match="Mine lacks programming_sigma, drift_coefficient, drift, read, valid_until"
+        TypeError,
+        match="Mine lacks programming_sigma, drift_coefficient, drift, read, g_min, valid_until",
     ):
         DifferentialPair(device=Mine())
 
@@ -107,5 +108,5 @@ def test_the_methods_that_a_device_lacks_are_named() -> None:
 def test_devices_know_how_long_their_data_last() -> None:
     assert pcm_like().valid_until == math.inf
     assert rram_wan().valid_until == 172_800.0
-    times = ReRAM(name="mine", g_max=1, g_reference=1, times=[1, 10], stds=[FLAT, FLAT])
+    times = TimedDevice(name="mine", g_max=1, g_reference=1, times=[1, 10], stds=[FLAT, FLAT])
     assert (times.times, times.valid_until) == ((1, 10), 10)

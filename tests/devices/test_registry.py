@@ -33,6 +33,7 @@ class Leaky:
 
     name: str = "leaky"
     g_max: float = 30.0
+    g_min: float = 0.0
     std: Curve = Ramp(start=0.2, slope=0.4)
     loss: float = 0.005
 

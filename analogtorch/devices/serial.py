@@ -1,0 +1,83 @@
+"""Registered dataclasses as plain dictionaries for JSON and YAML, and back."""
+
+import dataclasses
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from analogtorch.devices.registry import registered
+from analogtorch.values import checks
+from analogtorch.values.sources import Sources
+
+
+def encode(value: Any, where: str) -> Any:
+    """Return ``value`` as JSON-ready types.
+
+    Args:
+        value: a registered dataclass, or what one may hold.
+        where: how a message names it, such as ``chip``.
+
+    Raises:
+        TypeError: a part has no form in a file: a curve that is a function, or a class that is not
+            registered.
+    """
+    kind = type(value)
+    if registered().get(kind.__name__) is kind:
+        fields = {
+            f.name: encode(getattr(value, f.name), f"{where}.{f.name}")
+            for f in dataclasses.fields(value)
+        }
+        return {"type": kind.__name__, **fields}
+    if isinstance(value, Sources):
+        return dict(value)
+    if isinstance(value, tuple):
+        return [encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Real) and math.isfinite(value):
+        return int(value) if isinstance(value, Integral) else float(value)
+    remedy = (
+        f"register its class: analogtorch.devices.register({kind.__name__})"
+        if dataclasses.is_dataclass(kind)
+        else "what has: numbers, texts and frozen dataclasses given to analogtorch.devices.register"
+    )
+    raise TypeError(f"{where} is {checks.shown(value)}, which has no form in a file; {remedy}")
+
+
+def decode(value: Any, where: str) -> Any:
+    """Return what ``encode`` made ``value`` of.
+
+    Raises:
+        ValueError: an unknown type, an unknown or missing field, or a value that the field refuses.
+    """
+    if isinstance(value, list):
+        return tuple(decode(v, where) for v in value)
+    if not isinstance(value, dict):
+        return value
+    kind = _kind(value.get("type"), where)
+    given = {k: v for k, v in value.items() if k != "type"}
+    known = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(given.keys() - known, key=str):
+        hint = "".join(checks.nearest(name, known - given.keys()) for name in unknown)
+        raise ValueError(
+            f"{where}: {kind.__name__} has no field {unknown}{hint}; fields: {sorted(known)}"
+        )
+    fields = {
+        k: v if k == "sources" and isinstance(v, dict) else decode(v, f"{where}.{k}")
+        for k, v in given.items()
+    }
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _kind(name: Any, where: str) -> type:
+    kinds = registered()
+    if not isinstance(name, str) or name not in kinds:
+        raise ValueError(
+            f"{where}: unknown type {name!r}{checks.nearest(name, kinds)}; known: {sorted(kinds)}. "
+            "Your own class is known once its module, which calls "
+            "analogtorch.devices.register, is imported"
+        )
+    return kinds[name]
