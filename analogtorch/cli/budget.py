@@ -1,4 +1,4 @@
-"""``analogtorch budget``: what each non-ideality costs a keyword spotter that has been trained."""
+"""``analogtorch budget``: the cost of each non-ideality for a trained keyword spotter."""
 
 import argparse
 import json
@@ -23,12 +23,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(arguments: Sequence[str]) -> Budget:
-    """Measure as the command line says and write the files it names.
+    """Measure as the command line describes and write the files that it names.
 
     Raises:
-        ValueError: a wrong option, or a folder without a finished run.
+        ValueError: an option is wrong, or the folder has no finished run.
         OSError: a file is missing or cannot be written.
-        ImportError: a package of the ``speech`` or ``report`` extra is missing.
+        ImportError: a package of the extra ``speech`` or ``report`` is missing.
     """
     given = _parser().parse_args(arguments)
     plot = checked_path(given.plot)  # before hours of measuring

@@ -1,7 +1,6 @@
-"""When everything runs: MVMs on tiles, transfers and digital operations of one inference, in a row
-or as a pipeline.
+"""The schedule of one inference: MVMs on tiles, transfers and digital operations.
 
-Conventions:
+These are the conventions:
 
 - A block takes one MVM of its tile per input vector; blocks that share a tile run one after
   another, those on different tiles at the same time. Where the chip runs one group of a convolution
@@ -9,9 +8,9 @@ Conventions:
 - Signed inputs take ``Cost.signed_passes`` MVMs each. Copies of a matrix divide its vectors.
 - Ports and links carry the inputs of one operation at a time.
 - An operation starts when its inputs are complete. So the latency is an upper bound for
-  convolutions, which could start on the first places of an image. ``sequential`` runs one operation
-  at a time and one inference after another; ``pipelined`` lets branches overlap, and inferences
-  follow each other as fast as the busiest resource allows.
+  convolutions, which could start on the first positions of an image. ``sequential`` runs one
+  operation at a time and one inference after another; ``pipelined`` lets branches overlap, and
+  inferences follow each other as fast as the busiest resource allows.
 """
 
 from collections import defaultdict
@@ -35,13 +34,13 @@ class Run:
     operation: str
     placement: Placement
     mvms: int
-    """MVMs of the tile; passes of signed inputs and groups included."""
+    """Number of MVMs, with passes of signed inputs and groups."""
     rows: int
-    """Rows that each of them drives."""
+    """Number of rows that each MVM drives."""
     cols: float
-    """Columns that each of them reads."""
+    """Number of columns that each MVM converts."""
     weights: float
-    """Weights that each of them uses."""
+    """Number of weights that each MVM uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +50,16 @@ class Step:
     operation: str
     kind: str
     place: Literal["tiles", "chip", "host"]
-    """Where it runs: as MVMs on tiles, digitally on the chip, or on the host."""
+    """The unit that runs it: MVMs on tiles, the chip's digital unit, or the host."""
     start: float
     finish: float
     transfer: float
-    """Moving its inputs and partial sums, before and after it computes."""
+    """Seconds for moving its inputs and partial sums, before and after it computes."""
     compute: float
     mvms: int
-    """MVMs of tiles."""
+    """Number of MVMs of tiles."""
     operations: int
-    """Digital operations, additions of partial sums included."""
+    """Number of digital operations, with additions of partial sums."""
     element_hops: float
     """Numbers times hops between neighbouring tiles."""
     port_elements: float
@@ -69,30 +68,31 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class TileUse:
-    """What one tile does in an inference."""
+    """The work of one tile in an inference."""
 
     chip: int
     tile: int
-    """With ``Chip.planes`` above 1: of the tiles that share their circuits."""
+    """Number of the tile; with ``Chip.array.planes`` above 1, of the tiles that share their
+    circuits."""
     mvms: int
     busy: float
-    """Seconds of an inference that it computes."""
+    """Seconds of an inference in which it computes."""
     time: float
-    """Fraction (0..1) of the interval between two inferences that it computes."""
+    """Share (0..1) of the interval between two inferences in which it computes."""
     cells: float
-    """Fraction (0..1) of its cells that hold weights, of the planes in use."""
+    """Share (0..1) of its cells that hold weights, in the planes in use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """One inference on the chip."""
+    """The schedule of one inference on the chip."""
 
     mode: Mode
     steps: tuple[Step, ...]
     tiles: tuple[TileUse, ...]
-    """Tiles in use."""
+    """The tiles in use."""
     runs: tuple[Run, ...]
-    """MVMs by operation and block."""
+    """The MVMs by operation and block."""
     latency: float
     """Seconds from the first input to the last output."""
     interval: float
@@ -109,31 +109,35 @@ class Schedule:
 
     @property
     def utilisation(self) -> float:
-        """Fraction (0..1) of the cells of the tiles in use that hold weights."""
+        """Share (0..1) of the cells of the tiles in use that hold weights."""
         return sum(t.cells for t in self.tiles) / len(self.tiles)
 
     @property
     def num_chips(self) -> int:
-        """Chips in use."""
+        """Number of chips in use."""
         return len({t.chip for t in self.tiles})
 
 
 def schedule(
     mapping: Any, *, mode: Mode = "pipelined", signed_inputs: Collection[str] | None = None
 ) -> Schedule:
-    """The schedule of one inference of a mapped model.
+    """Compute the schedule of one inference of a mapped model.
 
     Args:
-        mapping: anything with ``chip``, ``operations``, ``matrices`` and ``placements``.
+        mapping: a ``ChipMapping``, or anything with ``chip``, ``operations``, ``matrices`` and
+            ``placements``.
         mode: ``pipelined`` or ``sequential``.
-        signed_inputs: names of the matrices whose inputs have both signs; None: all of them, the
-            dearer case where a chip's rows take unsigned inputs only. Without effect on other
-            chips.
+        signed_inputs: names of the matrices whose inputs have both signs; None means all, the
+            dearer case if a chip's rows take unsigned inputs only. It has no effect on other chips.
+
+    Returns:
+        The schedule, with latency, interval and the use of each tile.
 
     Raises:
-        ValueError: an unknown mode, a chip without ``cost``, no placements, no vectors, a block
-            outside its tile or chip, or an operation, matrix or input that is not there.
-        TypeError: ``mapping`` lacks one of the four.
+        ValueError: the mode is unknown; the chip has no ``cost``; there are no placements or no
+            vectors; a block is outside its tile or chip; or an operation, matrix or input does not
+            exist.
+        TypeError: ``mapping`` lacks one of the four attributes.
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
@@ -155,7 +159,7 @@ def schedule(
 
 
 class _Clock:
-    """Keeps who is busy how long, and until when."""
+    """The times at which each resource is busy and becomes free."""
 
     def __init__(self, chip: Chip, mode: Mode, placed: Mapping[str, Sequence[Placement]]) -> None:
         assert chip.cost is not None
@@ -212,7 +216,7 @@ class _Clock:
     def _work(
         self, op: Operation, runs: Sequence[Run], moved: Traffic, place: tuple[Tile, ...]
     ) -> dict[tuple[str, Any], float]:
-        """Seconds that ``op`` takes of tiles, of the chips' digital units and of the host."""
+        """Return the seconds that ``op`` takes of tiles, digital units and host."""
         work: dict[tuple[str, Any], float] = defaultdict(float)
         for run in runs:
             tile = tile_of(run.placement, self.chip)
@@ -224,7 +228,7 @@ class _Clock:
         return work
 
     def _links(self, moved: Traffic) -> list[tuple[str, Any]]:
-        """Count what ports and links carry; returns those that do."""
+        """Count what ports and links carry, and return those in use."""
         network = self.cost.network
         spent: dict[tuple[str, Any], float] = {
             ("port", port): n / network.chip_rate.value for port, n in moved.ports.items()
@@ -236,13 +240,13 @@ class _Clock:
         return list(spent)
 
     def finish(self, steps: tuple[Step, ...], runs: tuple[Run, ...], leaving: Traffic) -> Schedule:
-        """The whole schedule, with the outputs (``leaving``) brought to the host."""
+        """Return the whole schedule, with the outputs (``leaving``) brought to the host."""
         self._links(leaving)
         latency = self.last + leaving.seconds(self.chip)
         if not any(self.mvms.values()):
             raise ValueError(
                 "the mapping multiplies no vector, as its example is empty: there is no inference "
-                "whose time could be told; map the model with an example of at least one sample"
+                "that takes time; map the model with an example of at least one sample"
             )
         resource, interval = max(self.busy.items(), key=lambda item: item[1])
         if self.mode == "sequential":
@@ -323,8 +327,9 @@ def _runs(
 
 
 def _on_diagonal(block: Block, matrix: Matrix) -> float:
-    """Weights in a block of a block-diagonal matrix: the cells where a group's rows meet its
-    columns.
+    """Return the number of weights in a block of a block-diagonal matrix.
+
+    They are the cells where a group's rows cross its columns.
     """
     cols, total = matrix.cols // matrix.groups, 0
     for group in range(block.col // cols, (block.col + block.cols - 1) // cols + 1):
@@ -337,7 +342,10 @@ def _on_diagonal(block: Block, matrix: Matrix) -> float:
 
 
 def _share(op: Operation, copies: int, copy: int) -> int:
-    """Vectors that one of the copies takes; those of one step are dealt out in turn."""
+    """Return the number of vectors that one copy takes.
+
+    Vectors of one step are dealt to the copies in turn.
+    """
     each, extra = divmod(op.vectors, op.steps)
     return sum(
         steps * ((vectors + copies - 1 - copy) // copies)
@@ -348,7 +356,7 @@ def _share(op: Operation, copies: int, copy: int) -> int:
 def _outputs(
     operations: Sequence[Operation], results: Mapping[str, tuple[Tile, ...]], chip: Chip
 ) -> Traffic:
-    """The results that no operation takes, on their way to the host."""
+    """Return the transfer of results that no operation takes to the host."""
     assert chip.cost is not None
     used, moved = {name for op in operations for name in op.inputs}, Traffic()
     for op in operations:

@@ -26,18 +26,20 @@ class Cell(Protocol):
 
     @property
     def devices(self) -> int:
-        """Devices in the cell, >= 1."""
+        """Number of devices in the cell, >= 1."""
         ...
 
     @property
     def g_total(self) -> float:
-        """Conductance, uS, that stands for ``|w| = 1``."""
+        """The conductance, uS, that stands for ``|w| = 1``."""
         ...
 
     @property
     def spread(self) -> Spread | None:
-        """The curve ``programming_sigma`` in the form that kernels evaluate; None if there is none.
-        Training noise then runs in plain torch."""
+        """The curve ``programming_sigma`` in the form that kernels evaluate, or None.
+
+        Without it, training noise runs in plain torch.
+        """
         ...
 
     def targets(self, w: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ def check_protocol(owner: str, value: Any, protocol: type, what: str, example: s
 
     Args:
         owner: the field or argument that holds the value.
-        value: what was given.
-        protocol: of ``analogtorch.devices``.
-        what: the noun for it, such as ``device``.
+        value: the value to check.
+        protocol: a protocol of ``analogtorch.devices``.
+        what: the noun that the message uses, such as ``device``.
         example: a call that makes one.
 
     Raises:
@@ -32,7 +32,9 @@ def check_protocol(owner: str, value: Any, protocol: type, what: str, example: s
             f"own has what {address} lists"
         )
     lacks = [name for name in methods if not callable(getattr(value, name, None))]
-    lacks += [name for name in attributes if not hasattr(value, name)]
+    # the class is asked first: a property may fail because of a wrong field, an error of its own
+    known = (type(value), value)
+    lacks += [name for name in attributes if not any(hasattr(each, name) for each in known)]
     if lacks:
         raise TypeError(
             f"{owner}: {type(value).__name__} lacks {', '.join(lacks)}, which every {what} has: "

@@ -1,4 +1,4 @@
-"""A device whose imperfections are larger or smaller than they are, or absent."""
+"""A device whose imperfections are scaled or absent."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,8 +30,9 @@ class Scaled:
     """Factor, >= 0, of the standard deviation of a programmed conductance, before the clamp at
     0."""
     drift_scale: float = 1.0
-    """Factor, >= 0, of the logarithm of what drift multiplies a conductance by: of the drift
-    coefficient of a power law. A conductance that is or becomes 0 changes by the factor itself."""
+    """Factor, >= 0, of the logarithm of the ratio by which drift changes a conductance: of the
+    drift exponent in a power law. A conductance that is or becomes 0 changes by the factor
+    itself."""
     read_scale: float = 1.0
     """Factor, >= 0, of the deviation of a read."""
 
@@ -110,10 +111,10 @@ class Scaled:
 
 
 def scaled(device: Device, factors: dict[Imperfection, float]) -> Device:
-    """Return the device with these imperfections times these factors; the device itself if with
-    none.
+    """Return the device with these imperfections times these factors.
 
-    Factors of a device that is ``Scaled`` already are multiplied.
+    Without imperfections it is the device itself. Factors of a device that is ``Scaled`` already
+    are multiplied.
     """
     if not factors:
         return device

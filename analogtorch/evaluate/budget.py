@@ -1,4 +1,4 @@
-"""Which non-ideality of the chip costs the metric: each alone, all but it, and all together."""
+"""The cost of each non-ideality: alone, with all but it, and with all together."""
 
 import copy
 import math
@@ -22,9 +22,9 @@ from analogtorch.values import checks
 CONVERTERS = ("dac", "adc", "digital_unit")
 """Non-idealities that round: their step grows by powers of two."""
 MOST_GROWTH = 32.0
-"""Largest factor that is tried."""
+"""Largest factor to try."""
 HALVINGS = 4
-"""How often the interval of a factor, which is one doubling wide, is halved."""
+"""Number of halvings of the interval of a factor, which is one doubling wide."""
 
 
 def budget(
@@ -49,7 +49,8 @@ def budget(
 
     Args:
         model: a converted model; it is copied and stays as it is.
-        metric: called with a model in evaluation mode; returns a number, such as the accuracy.
+        metric: a function of a model in evaluation mode that returns a number, such as the
+            accuracy.
         names: non-idealities to measure, some of ``chip.non_idealities()``; by default all that the
             chips of the layers have.
         time: time after programming, as ``ProgrammedChip.at`` takes it.
@@ -57,20 +58,21 @@ def budget(
         seed: seed of the whole experiment, a signed 64-bit integer; ``sweep`` measures the same
             chips with the same seed.
         compensation: compensation of the drift, as ``ProgrammedChip.at`` takes it.
-        growth: share of the metric, > 0, that may be lost beyond what the chip loses as it is, when
-            one non-ideality grows: the result has the factor at which it is, within 5 %, up to 32
+        growth: share of the metric, > 0, to lose beyond what the chip loses as it is, when one
+            non-ideality grows: the result has the factor at which it is lost, within 5 %, up to 32
             (Rasch et al., Nat. Commun. 14, 5282 (2023), report such factors). None: no factors,
             which take most of the time.
-        higher_is_better: whether the metric falls where the model gets worse, as an accuracy does.
-        progress: show a progress bar.
+        higher_is_better: True if a worse model has a smaller metric, such as an accuracy.
+        progress: if True, show a progress bar.
 
     Returns:
-        What was measured; print it for a table, ``plot`` draws it.
+        The losses by non-ideality; print them for a table, ``plot`` draws them.
 
     Raises:
-        ValueError: no analog layer, a programmed chip, a name that no chip knows, no chips, what
-            ``program`` and ``at`` refuse, or a metric that is NaN or infinite.
-        TypeError: a metric that is no function, or returns no number.
+        ValueError: the model has no analog layer or is a programmed chip, a name is unknown,
+            ``num_chips`` is below 1, ``program`` or ``at`` refuses its arguments, or the metric is
+            NaN or infinite.
+        TypeError: the metric is no function, or returns no number.
 
     Example:
         >>> found = at.budget(model, lambda chip: at.accuracy(chip, batches), num_chips=10)
@@ -110,7 +112,7 @@ def budget(
 
 
 Change = Callable[[Chip], Chip]
-"""What becomes of the chip of a layer."""
+"""A function from the chip of a layer to the chip to measure."""
 
 
 def _all(chip: Chip) -> Chip:
@@ -122,7 +124,10 @@ def _none(chip: Chip) -> Chip:
 
 
 def _only(name: str) -> Change:
-    """The chip with that one alone, and with the ADC before its digital unit."""
+    """Return a function to the chip with that one alone.
+
+    A digital unit keeps the ADC before it.
+    """
     kept = {name, "adc"} if name == "digital_unit" else {name}
     return lambda chip: chip.without(*(n for n in chip.non_idealities() if n not in kept))
 
@@ -152,17 +157,19 @@ class _Lost:
     sign: float
 
     def of(self, values: list[float]) -> Interval:
-        """Loss of these values against the reference."""
+        """Return the loss of these values against the reference."""
         return interval([self.sign * (self.reference - value) for value in values])
 
     def saved(self, values: list[float]) -> Interval:
-        """What these values of the same chips are better than those as they are."""
+        """Return how much better these values are than those of the same chips as they are."""
         pairs = zip(values, self.everything, strict=True)
         return interval([self.sign * (value - before) for value, before in pairs])
 
     def beyond(self, values: list[float], share: float) -> bool:
-        """Whether these values lose more than a share of the reference beyond the chips as they
-        are."""
+        """Return whether these values lose more than a share of the reference.
+
+        The loss is counted from the chips as they are.
+        """
         return -self.saved(values).mean > share * abs(self.reference)
 
 
@@ -173,7 +180,7 @@ def _share(name: str, bench: "_Bench", lost: _Lost, growth: float | None) -> Sha
 
 
 def _growth(name: str, bench: "_Bench", lost: _Lost, share: float) -> float:
-    """The factor at which ``name`` costs that share more; infinite if none is up to the largest."""
+    """Return the factor at which ``name`` costs that share more, or infinity."""
 
     def fails(factor: float) -> bool:
         return lost.beyond(bench.value(lambda chip: chip.scaled(**{name: factor})), share)
@@ -198,7 +205,7 @@ def _growth(name: str, bench: "_Bench", lost: _Lost, share: float) -> float:
 
 
 class _Bench:
-    """Measures the model on the same chips, whatever becomes of their description."""
+    """Measures the model on the same chips with other descriptions."""
 
     def __init__(
         self,
@@ -218,7 +225,7 @@ class _Bench:
 
     @torch.no_grad()
     def value(self, change: Change, seeds: tuple[int, ...] | None = None) -> list[float]:
-        """The metric of each chip."""
+        """Return the metric of each chip."""
         for name, layer in analog_layers(self.model):
             layer.chip = change(self.chips[name])
         values = []

@@ -17,14 +17,14 @@ class Interval:
 
     mean: float
     half_width: float
-    """By Student's t; infinite for one value."""
+    """Half-width by Student's t; infinite for one value."""
 
     def __str__(self) -> str:
         return f"{self.mean:.4g} ± {self.half_width:.2g}"
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean of independent values, and its 95 % confidence interval by Student's t.
+    """Return the mean of independent values and its 95 % confidence interval by Student's t.
 
     Args:
         values: at least one.

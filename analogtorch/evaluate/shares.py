@@ -11,18 +11,18 @@ from analogtorch.values.shown import as_text, draw
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What one non-ideality costs the metric; negative where it improves it."""
+    """The cost of one non-ideality in the metric; it is negative where the metric improves."""
 
     name: str
     """Name of the non-ideality, as in ``chip.non_idealities()``."""
     alone: Interval
     """Loss of the metric with this one alone."""
     saved: Interval
-    """What the metric gains when all but this one are there, against all of them."""
+    """Gain of the metric with all but this one, against all of them."""
     growth: float | None
-    """Factor by which it may grow before the metric loses ``Budget.growth`` more; infinite: it may
-    grow 32 times; None: not measured. Of a converter, the largest power of two that stays
-    within."""
+    """Factor by which it may grow before the metric loses ``Budget.growth`` more; for a converter,
+    the largest power of two that stays within. Infinite: it may grow 32 times. None: not
+    measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

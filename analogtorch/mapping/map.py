@@ -1,4 +1,4 @@
-"""``map_to_chip``: trace a model, cut its matrices into blocks, place them."""
+"""``map_to_chip``: trace a model, cut its matrices into blocks and map them to tiles."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -34,42 +34,44 @@ def map_to_chip(
     spread: bool = False,
     progress: bool = False,
 ) -> ChipMapping:
-    """Place a model on chips: which part of which weight lies on which tile, and what else the
-    model computes.
+    """Map a model onto chips: which block lies on which tile, and what stays digital.
 
-    The model runs once in ``eval`` mode, on a copy of its modules that shares the weights, and is
-    not changed. Weights have no numbers in that run unless the forward decides by values that
-    depend on them, such as the boxes of a detector; then the run is repeated for real, which a
-    model on the meta device cannot do. What ``convert`` made analog is placed, or what it would
-    make analog of a digital model. All else is digital and counted: what ``convert`` leaves out,
-    products of activations, norms, activation functions, pooling and embeddings.
+    The model runs once in ``eval`` mode, on a copy of its modules that shares the weights; it is
+    not changed. The weights have no numbers in that run, unless the forward decides by values that
+    depend on them, such as the boxes of a detector. Then the run is repeated with numbers, which a
+    model on the meta device does not have. Layers that ``convert`` made analog are mapped, or those
+    that it would make analog in a digital model. All else is digital and counted: what ``convert``
+    leaves out, products of activations, norms, activation functions, pooling and embeddings.
 
     Args:
-        model: converted, or digital if ``chip`` is given.
+        model: a converted model, or a digital one if ``chip`` is given.
         example: input of one inference: a tensor, a tuple of arguments or a dictionary of keyword
             arguments. Shapes and types matter, and the values by which the forward decides, such as
-            lengths. All counts are per run of this example: give a batch of one for counts per
+            lengths. All counts are for one run of this example: give a batch of one for counts per
             sample.
-        chip: the chip to place it on; None takes that of the model's analog layers, which must all
-            have the same. Their training noise may differ.
-        num_chips: chips there are; None takes as many as it needs.
-        duplicate: copies of matrices for throughput, by pattern of their names: ``{"layer1.*": 2}``
-            places them twice.
+        chip: the chip to map to; None takes that of the model's analog layers, which must all have
+            the same. Their training noise may differ.
+        num_chips: number of chips; None takes as many as needed.
+        duplicate: numbers of copies of matrices for throughput, by pattern of their names:
+            ``{"layer1.*": 2}`` maps them twice.
         exclude: patterns of matrices that stay digital, as ``convert`` takes them: by the name of a
             layer, of one of its matrices (``lstm.ih_l0``) or of its Parameter
             (``lstm.weight_ih_l0``).
-        retired: (chip, tile), from 0, that must not be used.
-        retired_columns: (chip, tile, column), from 0, that must not be used.
-        spread: use tiles that would stay empty for blocks that share one, so that they compute at
-            the same time.
-        progress: show a bar on stderr where it takes more than two seconds.
+        retired: tiles that must not be used, as (chip, tile) from 0.
+        retired_columns: columns that must not be used, as (chip, tile, column) from 0.
+        spread: if True, use tiles that would stay empty for blocks that share one, so that they
+            compute at the same time.
+        progress: if True, show a bar on stderr after two seconds.
+
+    Returns:
+        The mapping; print it for a table.
 
     Raises:
-        TypeError: an argument of another type.
-        ValueError: a digital model and no chip, or layers on several chips and none of them chosen;
-            the model does not run on the example, or decides by values that it lacks on the meta
-            device; it has no weights to place, does not fit on the chips, or a pattern, tile or
-            column matches nothing.
+        TypeError: an argument is of another type.
+        ValueError: the model is digital and no chip is given, or its layers are on several chips
+            and none is chosen; it does not run on the example, or decides by values that it lacks
+            on the meta device; it has no weights to map or does not fit on the chips; or a pattern,
+            tile or column matches nothing.
 
     Example:
         >>> model = analogtorch.convert(torch.nn.Linear(300, 10), analogtorch.chips.hermes64())
@@ -127,18 +129,22 @@ def remap(
     num_chips: int | None = None,
     spread: bool = False,
 ) -> ChipMapping:
-    """The same model placed anew around tiles and columns that have failed since; earlier ones stay
-    retired.
+    """Map the same model again, around tiles and columns that have failed since.
+
+    Earlier ones stay retired.
 
     Args:
-        mapping: what was placed; it stays as it is.
-        retired: further (chip, tile) that must not be used.
-        retired_columns: further (chip, tile, column) that must not be used.
-        num_chips: chips there are; None (default): as many as now.
+        mapping: the earlier mapping, which stays as it is.
+        retired: further tiles that must not be used, as (chip, tile).
+        retired_columns: further columns that must not be used, as (chip, tile, column).
+        num_chips: number of chips; None (default): as many as now.
         spread: as in ``map_to_chip``.
 
+    Returns:
+        The new mapping.
+
     Raises:
-        ValueError: it no longer fits, or a tile or column that the chips do not have.
+        ValueError: the model no longer fits, or the chips have no such tile or column.
     """
     check_num_chips("remap", num_chips, none="as many as now")
     retired = checks.items("remap: retired", retired, "[(0, 5)]")
@@ -172,11 +178,12 @@ def placed(
     spread: bool,
     example: tuple[str, ...] = (),
 ) -> ChipMapping:
-    """The mapping of traced matrices; arguments as the fields of ``ChipMapping``, ``copies`` by
-    name of the matrix.
+    """Return the mapping of traced matrices.
+
+    Arguments are the fields of ``ChipMapping``; ``copies`` are by name of the matrix.
 
     Raises:
-        ValueError: they do not fit, or a retired tile or column that the chips do not have.
+        ValueError: they do not fit, or the chips have no such tile or column.
     """
     out = Retired(tiles=frozenset(retired), columns=frozenset(retired_columns))
     out.check(chip, num_chips)
@@ -203,10 +210,10 @@ def placed(
 
 
 def check_num_chips(function: str, num_chips: int | None, *, none: str) -> None:
-    """Refuse what is no number of chips.
+    """Raise ValueError unless ``num_chips`` is None or an integer >= 1.
 
     Raises:
-        ValueError: neither None nor an integer >= 1.
+        ValueError: it is neither.
     """
     if num_chips is not None and (type(num_chips) is not int or num_chips < 1):
         raise ValueError(
@@ -215,7 +222,7 @@ def check_num_chips(function: str, num_chips: int | None, *, none: str) -> None:
 
 
 def _chip_of(model: nn.Module) -> Chip:
-    """The chip of the model's analog layers.
+    """Return the chip of the model's analog layers.
 
     Raises:
         ValueError: no layer is analog, or they are on several chips, which the error names.
@@ -238,7 +245,7 @@ def _chip_of(model: nn.Module) -> Chip:
     if others:
         raise ValueError(
             f"map_to_chip: the layers of {type(model).__name__} are on {len(several)} chips: "
-            f"{'; '.join(_named(own, names, chip) for own, names in several)}. Give the one to "
+            f"{'; '.join(_named(other, names, chip) for other, names in several)}. Give the one to "
             "place them on: map_to_chip(model, example, chip=...)"
         )
     return chip
@@ -274,12 +281,12 @@ def _copies(names: Mapping[str, tuple[str, ...]], duplicate: Mapping[str, int]) 
 
 
 def _matching(argument: str, text: str, names: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """The matrices that a pattern means by any of their names."""
+    """Return the matrices that a pattern means by any of their names."""
     pattern = Pattern(text, f"map_to_chip, {argument}")
-    if found := [name for name, own in names.items() if pattern.of(own)]:
+    if found := [name for name, of_matrix in names.items() if pattern.of(of_matrix)]:
         return found
     near = (
-        nearest(text.removeprefix("re:"), [name for own in names.values() for name in own])
+        nearest(text.removeprefix("re:"), [name for each in names.values() for name in each])
         or list(names)[:3]
     )
     raise ValueError(
@@ -289,7 +296,7 @@ def _matching(argument: str, text: str, names: Mapping[str, tuple[str, ...]]) ->
 
 
 def _demote(traced: Trace, kept: set[str]) -> tuple[Operation, ...]:
-    """Products with matrices that are not placed become digital operations."""
+    """Make products with matrices that are not mapped digital operations."""
     weights = {m.name: m.weights for m in traced.matrices}
     return tuple(
         op

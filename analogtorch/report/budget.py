@@ -1,4 +1,4 @@
-"""What each non-ideality costs, as a table for the terminal and as bars."""
+"""The cost of each non-ideality, as a table for the terminal and as bars."""
 
 import math
 from pathlib import Path
@@ -69,9 +69,9 @@ def plot(found: Budget, path: str | Path | None = None) -> Any:
         ("gain without", [r.saved for r in found.rows]),
     )
     for number, (name, values) in enumerate(series):
-        places = [i + 0.4 * number - 0.2 for i in range(len(values))]
+        middles = [i + 0.4 * number - 0.2 for i in range(len(values))]
         half = [v.half_width if math.isfinite(v.half_width) else 0.0 for v in values]
-        axes.barh(places, [v.mean for v in values], 0.4, xerr=half, color=f"C{number}", label=name)
+        axes.barh(middles, [v.mean for v in values], 0.4, xerr=half, color=f"C{number}", label=name)
     axes.axvline(found.total.mean, color="black", linestyle="--", label="all together")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(found.rows)), [row.name for row in found.rows])

@@ -9,7 +9,7 @@ from analogtorch.devices import Device
 from analogtorch.values.shown import as_text
 
 Row = tuple[str, str, str]
-"""Name of a field with that of its part, value, source."""
+"""Name of a field with that of its part, value and source."""
 
 
 @as_text.register

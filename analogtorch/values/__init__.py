@@ -1,6 +1,4 @@
-"""Rules that every room shares: checks of arguments, documentation of fields, sources of numbers,
-display of values.
-"""
+"""Rules of every room: checks of arguments, documentation of fields, display, sources, version."""
 
 from analogtorch.values import checks, fields, shown, sources, version
 
