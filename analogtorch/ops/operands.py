@@ -74,8 +74,7 @@ class Operands(NamedTuple):
     polarity."""
     adc_errors: Annotated[Tensor | None, Role(Kind.ADC_ERROR)] = None
     """Errors of each ADC, (kinds, blocks, outputs), in the order of
-    ``analogtorch.chips.ADC_ERRORS``: see ``physics.at_adc``; used where there is an ADC. None: the
-    ADCs have none."""
+    ``analogtorch.chips.ADC_ERRORS``: see ``physics.at_adc``. None: the ADCs have none."""
 
 
 class Outputs(NamedTuple):

@@ -180,8 +180,8 @@ def adc_outputs(
     for number, (v, sign) in enumerate(zip(sums, signs, strict=True)):
         if std > 0 and v.numel():
             v = output_noise(v, full, std, normals(number).to(v.dtype))
+        v, limit = at_adc(v, full, bound, errors)
         if steps:
-            v, limit = at_adc(v, full, bound, errors)
             clipped.append(v.abs() > limit)
             v = adc(v, limit, steps)
         total = v if total is None else total + sign * v

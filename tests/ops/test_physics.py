@@ -50,19 +50,19 @@ def test_half_precision_is_quantised_in_float32(dtype: torch.dtype) -> None:
 def test_the_adc_outputs_of_phases_are_noisy_clipped_and_added_by_themselves() -> None:
     sums = [torch.tensor([0.9, 3.0]), torch.tensor([0.4, 0.1])]
     z = torch.tensor([1.0, -1.0])
-    full, bound = torch.tensor(2.0), torch.tensor(1.5)
+    full, bound = torch.tensor(2.0), torch.tensor(1.5)  # an ADC range of 0.75 x full
     asked: list[int] = []
 
     def normals(number: int) -> torch.Tensor:
         asked.append(number)
         return z * (number + 1)
 
-    total, clipped = physics.adc_outputs(sums, [1.0, -1.0], full, bound, 3, 0.1, normals)
+    total, clipped = physics.adc_outputs(sums, [1.0, -1.0], full, 0.75, 3, 0.1, normals)
     noisy = [sums[0] + 0.2 * z, sums[1] + 0.4 * z]
     assert asked == [0, 1]
     assert torch.equal(total, in_steps(noisy[0], bound, 3) - in_steps(noisy[1], bound, 3))
     assert [c.tolist() for c in clipped] == [[False, True], [False, False]]
-    total, clipped = physics.adc_outputs(sums, [1.0, -1.0], full, bound, 0, 0.0, normals)
+    total, clipped = physics.adc_outputs(sums, [1.0, -1.0], full, 0.75, 0, 0.0, normals)
     assert torch.equal(total, sums[0] - sums[1])  # no ADC: nothing is clipped
     assert clipped == []
 

@@ -266,18 +266,18 @@ def forward_kernel(
                 )
             )
             p = p + full * output_noise * z
-        if OUTPUT_STEPS > 0:
+        if OUTPUT_STEPS > 0 or adc_errors is not None:
             adc_gain = tl.full([BLOCK_N], 1.0, tl.float32)
             if adc_errors is not None:
                 errors = adc_errors + b * N + n
                 adc_gain = tl.load(errors + _GAIN * blocks * N, mask=in_n, other=1.0)
             if output_bounds is not None:
-                limit = tl.div_rn(
-                    tl.load(output_bounds + b * N + n, mask=in_n, other=1.0), adc_gain
-                )
+                limit = tl.load(output_bounds + b * N + n, mask=in_n, other=1.0)
+                limit = tl.div_rn(limit, adc_gain)
             else:
                 limit = output_bound * tl.div_rn(tl.full([BLOCK_N], 1.0, tl.float32), adc_gain)
             limit = full * limit[None, :]
+        if OUTPUT_STEPS > 0:
             clipped = tl.abs(p) > limit
             p = _in_steps(p, limit, OUTPUT_STEPS)
         else:
