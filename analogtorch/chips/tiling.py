@@ -89,7 +89,7 @@ class Section(Layout):
     col_blocks: tuple[slice, ...]
     """Blocks along the outputs, relative to the section."""
 
-    @functools.cached_property
+    @property  # a cached one has a lock, which torch.compile cannot trace
     def outputs(self) -> slice:
         """Outputs of the layer that the section computes."""
         return slice(self.first_output, self.first_output + self.shape[0])
