@@ -1,6 +1,4 @@
-"""Errors that each column of a manufactured chip has for good, as metadata of the fields of a
-part.
-"""
+"""Errors that each column of a manufactured chip keeps, as metadata of the fields of a part."""
 
 import math
 from dataclasses import dataclass, fields
@@ -11,7 +9,7 @@ _KEY = "column_error"
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnError:
-    """An error that is drawn once for each column of a chip, by its seed and physical place."""
+    """An error that is drawn once for each column of a chip, by its seed and position."""
 
     kind: str
     """Name of the error; it keys the draws."""
@@ -27,8 +25,8 @@ def column_error(kind: str, *, ideal: float, least: float = -math.inf) -> dict[s
     """Return metadata for a field of a part: the standard deviation of an error of its columns.
 
     The errors of the ADCs of a layer are drawn, moved and cut together, and reach the operator as
-    one tensor; what each of them does to a partial sum is written in ``analogtorch.ops.physics``
-    and in the kernels.
+    one tensor. ``analogtorch.ops.physics`` and the kernels have the formulas of their effect on a
+    partial sum.
 
     Example:
         >>> gain_std: float = field(default=0.0, metadata=column_error("gain", ideal=1.0))
@@ -40,7 +38,7 @@ def column_errors(part: Any) -> tuple[ColumnError, ...]:
     """Return the errors that the fields of a part declare, in their order."""
     found = ((field.name, field.metadata.get(_KEY)) for field in fields(part))
     return tuple(
-        ColumnError(kind=own[0], field=name, ideal=own[1], least=own[2])
-        for name, own in found
-        if own is not None
+        ColumnError(kind=given[0], field=name, ideal=given[1], least=given[2])
+        for name, given in found
+        if given is not None
     )

@@ -1,9 +1,9 @@
-"""Calls that name a layer's weight instead of the layer, brought back to the layer.
+"""Calls that use a layer's weight instead of the layer, routed to the layer.
 
-``F.linear(x, self.qkv.weight)`` computes with the weight of an analog layer behind its back. Where
-such a call is seen while the model runs, the module that makes it gets a forward that runs its own
-one under a function mode, which gives such calls to the layer. The module stays what it is
-otherwise: class, Parameters, hooks, pickling and compilation included.
+``F.linear(x, self.qkv.weight)`` computes with the weight of an analog layer and bypasses it. If a
+run shows such a call, the module that makes it gets another forward, which runs the module's
+forward under a function mode that gives such calls to the layer. All else of the module stays:
+class, Parameters, hooks, pickling and compilation.
 """
 
 import inspect
@@ -26,7 +26,7 @@ class Routed:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.names: tuple[str, ...] = ()
-        """Of the layers, relative to the module."""
+        """Names of the layers, relative to the module."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with Router(self.layers):
@@ -34,16 +34,16 @@ class Routed:
 
     @property
     def __code__(self) -> CodeType:
-        """Of the module's own forward: torch.export asks for it."""
+        """Code of the module's forward, which torch.export asks for."""
         return type(self.module).forward.__code__
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """Of the module's own forward: whoever passes arguments by name asks for it."""
+        """Signature of the module's forward, for callers that pass arguments by name."""
         return inspect.signature(type(self.module).forward.__get__(self.module))
 
     def layers(self) -> Iterator[AnalogLayer]:
-        """Those of the layers that are analog now."""
+        """Yield the layers that are analog now."""
         for name in self.names:
             layer = self.module.get_submodule(name)
             if isinstance(layer, AnalogLayer):
@@ -62,16 +62,15 @@ class Router(TorchFunctionMode):
         if func is F.linear or func in _CONVOLUTIONS:
             weight = args[1] if len(args) > 1 else given.get("weight")
             for layer in self.layers():
-                if weight is layer._parameters.get("weight") and _is_product_of(
-                    layer, func, args, given
-                ):
+                of_layer = weight is layer._parameters.get("weight")
+                if of_layer and _is_product_of(layer, func, args, given):
                     x = args[0] if args else given["input"]
                     return _product(layer, x, args[2] if len(args) > 2 else given.get("bias"))
         return func(*args, **given)
 
 
 def _is_product_of(layer: Any, func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether the call computes what the layer's forward does, up to the bias."""
+    """Return whether the call computes what the layer's forward does, up to the bias."""
     if func is F.linear:
         return isinstance(layer, nn.Linear)
     if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) or layer.padding_mode != "zeros":
@@ -79,30 +78,25 @@ def _is_product_of(layer: Any, func: Any, args: Any, kwargs: Any) -> bool:
     if func is not _CONVOLUTIONS[len(layer.kernel_size) - 1]:
         return False
     names = ("stride", "padding", "dilation", "groups")
-    call = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | dict(
-        zip(names, args[3:], strict=False)
-    )
+    call = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    call |= dict(zip(names, args[3:], strict=False))
     call |= {name: kwargs[name] for name in names if name in kwargs}
     return all(_alike(call[name], getattr(layer, name), len(layer.kernel_size)) for name in names)
 
 
-def _alike(given: Any, own: Any, dims: int) -> bool:
+def _alike(given: Any, of_layer: Any, dims: int) -> bool:
     def spread(value: Any) -> Any:
-        return (
-            (value,) * dims
-            if isinstance(value, int)
-            else value
-            if isinstance(value, str)
-            else tuple(value)
-        )
+        if isinstance(value, int):
+            return (value,) * dims
+        return value if isinstance(value, str) else tuple(value)
 
-    return bool(spread(given) == spread(own))
+    return bool(spread(given) == spread(of_layer))
 
 
 def _product(layer: Any, x: Tensor, bias: Tensor | None) -> Tensor:
-    # of a subclass, whose own forward the call is not meant for
-    own = getattr(layer, "analog_kind", None)
-    y = layer(x) if own is None else own.forward(layer, x)
+    # a subclass has a forward that the call is not meant for
+    kind = getattr(layer, "analog_kind", None)
+    y = layer(x) if kind is None else kind.forward(layer, x)
     if bias is layer.bias:
         return y
     shape = (-1, *[1] * (-1 - layer.channel_dim))
@@ -112,17 +106,15 @@ def _product(layer: Any, x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def route(module: nn.Module, names: list[str]) -> bool:
-    """Bring calls in ``module``'s forward that name the weights of its layers ``names`` to these
-    layers.
+    """Route calls in ``module``'s forward with the weights of its layers ``names`` to these layers.
 
     Returns:
-        Whether it could be done: not for a module whose ``forward`` is an attribute of its own
-        already.
+        Whether it is possible; it is not if the module's ``forward`` is an attribute already.
     """
-    own = vars(module).get("forward")
-    if own is not None and not isinstance(own, Routed):
+    present = vars(module).get("forward")
+    if present is not None and not isinstance(present, Routed):
         return False
-    routed = own or Routed(module)
+    routed = present or Routed(module)
     routed.names = (*routed.names, *(name for name in names if name not in routed.names))
     vars(module)["forward"] = routed
     return True
@@ -135,7 +127,10 @@ def unroute(module: nn.Module) -> None:
 
 
 def routes(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """The analog layers that modules reach by their weights: relative names by the module's."""
+    """Return the analog layers that modules use by their weights, by the module's name.
+
+    Names of layers are relative to the module.
+    """
     found = {
         name: tuple(n for n in forward.names if isinstance(m.get_submodule(n), AnalogLayer))
         for name, m in model.named_modules()
@@ -145,7 +140,7 @@ def routes(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def routed_layers(model: nn.Module) -> list[str]:
-    """Full names of the layers that are reached by their weights."""
+    """Return the full names of the layers that are used by their weights."""
     return [
         f"{name}.{inner}".lstrip(".") for name, names in routes(model).items() for inner in names
     ]

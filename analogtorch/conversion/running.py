@@ -1,4 +1,4 @@
-"""Which module of a model runs now, as torch's hooks around every module's call tell."""
+"""Which module of a model runs now, as torch's global module hooks show."""
 
 import contextlib
 import sys
@@ -39,7 +39,7 @@ class Running:
         )
         try:
             with warnings.catch_warnings():
-                # that they are called for what is compiled too is what is wanted here
+                # that compiled modules call them too is intended
                 message = r"Using `torch.compile\(module\)` when there are global hooks"
                 warnings.filterwarnings("ignore", message, UserWarning)
                 yield
@@ -49,15 +49,15 @@ class Running:
 
     @property
     def innermost(self) -> nn.Module | None:
-        """The innermost module of the model that is being called; None outside of all."""
+        """The innermost module of the model that is running; None outside of all."""
         return self._called[-1] if self._called else None
 
     def name(self, module: nn.Module | None) -> str:
-        """Full name of a module of the model; that of the model itself, and of None, is empty."""
+        """Return the full name of a module; it is empty for the model itself and for None."""
         return "" if module is None else self._names[id(module)]
 
     def raised(self, error: BaseException) -> nn.Module | None:
-        """The innermost module that ``error`` came out of."""
+        """Return the innermost module that raised ``error``."""
         return self._raised[1] if self._raised is not None and self._raised[0] is error else None
 
     def _is_ours(self, module: nn.Module) -> bool:

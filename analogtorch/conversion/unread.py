@@ -1,7 +1,6 @@
-"""A warning after the first run of a converted model, or of a programmed chip, that names the
-layers that did not run.
+"""A warning after the first run of a model that names the analog layers that did not run.
 
-Nothing is digital in silence.
+The model is a converted one or a programmed chip. Nothing is digital in silence.
 """
 
 import contextlib
@@ -41,7 +40,7 @@ def quiet() -> Iterator[None]:
 def name_unread(model: nn.Module, named: set[str]) -> None:
     """Warn after the next call of ``model``, converted or a chip at a time, of layers not reached.
 
-    ``named``: layers that were named already.
+    ``named`` holds the layers that a warning has named already.
     """
     forget_unread(model)
     model.register_forward_hook(_FirstRun(named))
@@ -64,7 +63,7 @@ class _FirstRun:
             return
         layers = dict(analog_layers(model))
         if any(tap.execution is not None for layer in layers.values() for tap in layer.taps):
-            return  # a run in which layers compute otherwise
+            return  # in this run a tap lets layers compute otherwise
         forget_unread(model)
         silent = [name or "(root)" for name, layer in layers.items() if not layer.has_run]
         if self.named.issuperset(silent):

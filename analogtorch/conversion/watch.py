@@ -1,6 +1,4 @@
-"""Watch one run of a model: which analog layers run, and who computes with their weights beside
-them.
-"""
+"""Observation of one run: which analog layers run, and what else computes with their weights."""
 
 import contextlib
 import functools
@@ -24,20 +22,10 @@ from analogtorch.conversion.weights import Region, Weights, accessed, operator_n
 from analogtorch.nn import AnalogLayer, Tap, tapped
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
-_SHAPE_ONLY = frozenset(
-    {
-        *(
-            "zeros_like",
-            "ones_like",
-            "empty_like",
-            "full_like",
-            "rand_like",
-            "randn_like",
-            "randint_like",
-        ),
-        *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
-    }
-)
+_SHAPE_ONLY = frozenset({
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like",
+    "randint_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided",
+})  # fmt: skip
 """Operators that take a tensor for its shape and type and read none of its values."""
 _HERE = f"{Path(__file__).parent}{os.sep}"
 
@@ -48,18 +36,18 @@ class Bypass:
 
     operator: str
     user: str
-    """The innermost module that was running."""
+    """Label of the innermost module that was running."""
     site: str
     """File and line."""
     module: nn.Module | None = field(compare=False, repr=False)
-    """That module itself."""
+    """The module itself."""
 
     def __str__(self) -> str:
         return f"{self.operator} in {self.user}, {self.site}"
 
 
 def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
-    """Run the model once, in evaluation mode and without gradients, and change nothing of it."""
+    """Run the model once in evaluation mode and without gradients, and leave it unchanged."""
     seen = Watch(model, dict(analog_layers(model)))
     with _unchanged(model), seen.counting(), eager(), torch.no_grad():
         model.eval()
@@ -69,21 +57,21 @@ def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
 
 
 class Observer(TorchDispatchMode):
-    """A dispatch mode that sees every operator of a run; one that is compiled runs as it is
-    written, see ``eager``.
+    """A dispatch mode that sees every operator of a run.
+
+    Compiled parts run as written; see ``eager``.
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # or torch would import all of torch._dynamo, which takes seconds, to keep it out of here
+        # otherwise torch imports all of torch._dynamo, which takes seconds
         return False
 
 
 class Watch(Observer):
-    """Sees every operator of a run, and which of them read a weight outside of its layer.
+    """Sees every operator of a run, and which of them use a weight outside of its layer.
 
-    Not a TorchFunctionMode: that turns torch's own fast paths off, and would miss what happens
-    without it.
+    It is no TorchFunctionMode: that would disable torch's fast paths, and so miss what they do.
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, AnalogLayer]) -> None:
@@ -91,7 +79,7 @@ class Watch(Observer):
         self.layers = layers
         self.running = Running(model)
         self.outside = len(traceback.extract_stack()) - 1
-        """Frames of the stack that are none of the run."""
+        """Number of frames of the stack that are outside of the run."""
         self.runs = dict.fromkeys(layers, 0)
         self.within: list[str] = []
         self.bypasses: dict[str, Bypass] = {}
@@ -102,13 +90,12 @@ class Watch(Observer):
                 self.weights.add(name, weight)
 
     def counting(self) -> contextlib.AbstractContextManager[None]:
-        """Count the runs of the layers, also those of a direct call of ``forward``."""
-        return tapped(
-            {
-                layer: Tap(running=functools.partial(self._running, name))
-                for name, layer in self.layers.items()
-            }
-        )
+        """Count the runs of the layers, with direct calls of ``forward``."""
+        taps = {
+            layer: Tap(running=functools.partial(self._running, name))
+            for name, layer in self.layers.items()
+        }
+        return tapped(taps)
 
     @contextlib.contextmanager
     def _running(self, name: str) -> Iterator[None]:
@@ -127,22 +114,21 @@ class Watch(Observer):
 
     def _look(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         found = [self.weights.of(t) for t in accessed(func, args, kwargs)]
-        used = [
-            r
-            for regions in found
-            for r in regions
-            if not any(name in self.within for name in r.names)
-        ]
+        regions = (region for of_tensor in found for region in of_tensor)
+        used = [r for r in regions if not any(name in self.within for name in r.names)]
         if not used:
             return
-        if any(not regions for regions in found) or self._added(func, args, kwargs):
+        if not all(found) or self._added(func, args, kwargs):
             self._report(func, used)
             return
-        # made of weights alone: nothing is computed with them yet
+        # computed from weights alone, with no other data yet
         self.weights.derive(result, used)
 
     def _added(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Whether the operator adds what it reads to other data, as ``x.add_(weight)`` does."""
+        """Return whether the operator adds what it reads to other data.
+
+        An example is ``x.add_(weight)``.
+        """
         if func._schema.name == "aten::copy_":
             return False
         return any(not self.weights.of(t) for t in accessed(func, args, kwargs, written=True))
@@ -163,24 +149,25 @@ class Watch(Observer):
         return f"{self.running.name(module) or '(root)'} ({type(module).__name__})"
 
     def _site(self, user: nn.Module | None) -> str:
-        """The innermost line that runs now outside of torch, or else in the file of the module
-        ``user``.
+        """Return the innermost line that runs outside of torch.
+
+        If there is none, it is the innermost in the file of the module ``user``.
         """
         inside = traceback.extract_stack()[self.outside :]
         frames = [f for f in inside if not f.filename.startswith((_HERE, _TORCH))]
         if not frames and user is not None:
-            own = getattr(sys.modules.get(type(user).__module__), "__file__", None)
-            frames = [f for f in inside if f.filename == own]
+            file = getattr(sys.modules.get(type(user).__module__), "__file__", None)
+            frames = [f for f in inside if f.filename == file]
         return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "in torch"
 
 
 def _holds(module: nn.Module, region: Region) -> bool:
-    own = [p for p in module._parameters.values() if p is not None]
-    return any(storage(p) == storage(region.weight) and region.overlaps(p) for p in own)
+    held = [p for p in module._parameters.values() if p is not None]
+    return any(storage(p) == storage(region.weight) and region.overlaps(p) for p in held)
 
 
 def eager() -> contextlib.AbstractContextManager[Any]:
-    """Compiled parts run as they are written, or their operators would not be seen."""
+    """Run compiled parts as written, as their operators would be hidden otherwise."""
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
     return torch.compiler.set_stance("force_eager")
@@ -188,12 +175,11 @@ def eager() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def same_random() -> Iterator[None]:
-    """Give the random states of torch, numpy and Python back as they were."""
+    """Restore the random states of torch, numpy and Python at the end of the context."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(
-            devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-        ):
+        gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+        with torch.random.fork_rng(devices=range(gpus)):
             yield
     finally:
         random.setstate(python)
@@ -202,7 +188,7 @@ def same_random() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Give modes, buffers, random states and whether layers have run back as they were."""
+    """Restore modes, buffers, random states and the marks of layers that have run."""
     modes = {m: m.training for m in model.modules()}
     unread = [layer for _, layer in analog_layers(model) if not layer.has_run]
     buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in model.modules()}

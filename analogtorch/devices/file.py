@@ -1,4 +1,4 @@
-"""Devices in files: YAML or JSON that a user may write by hand, and back."""
+"""Devices in files: YAML or JSON, which users may write by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ _VERSION = 1
 
 
 def save(device: Device, path: str | Path) -> Path:
-    """Write a device to a ``.yaml``, ``.yml`` or ``.json`` file, whole or not at all.
+    """Write a device to a ``.yaml``, ``.yml`` or ``.json`` file.
+
+    The file appears whole or not at all.
 
     Raises:
-        TypeError: no device, or a part of it has no form in a file, such as a curve that is a
+        TypeError: it is no device, or a part of it has no form in a file, such as a curve that is a
             function.
-        ValueError: another suffix.
-        ImportError: YAML without PyYAML.
+        ValueError: the suffix is another.
+        ImportError: the file is YAML and PyYAML is not installed.
         OSError: the file could not be written.
 
     Example:
@@ -33,9 +35,9 @@ def load(path: str | Path) -> Device:
     """Return the device in a ``.yaml``, ``.yml`` or ``.json`` file, such as ``save`` writes.
 
     Raises:
-        ValueError: another suffix, a file that is no YAML or JSON, a key that is not known (the
-            nearest known one is named), a missing one, or a value that the field refuses.
-        ImportError: YAML without PyYAML.
+        ValueError: the suffix is another; the file is no YAML or JSON; a key is unknown (the
+            nearest known one is named) or missing; or a field refuses its value.
+        ImportError: the file is YAML and PyYAML is not installed.
         OSError: the file could not be read.
     """
     return read_description(path, _device, "a device")

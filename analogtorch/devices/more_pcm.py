@@ -1,4 +1,7 @@
-"""Further fits of phase-change memory: of weights, of no state, of a projected cell."""
+"""Further fits of phase-change memory.
+
+One is a fit of weights, one does not depend on the state, one describes a projected cell.
+"""
 
 from analogtorch.devices.curves import Interpolated, Piecewise, Polynomial
 from analogtorch.devices.pcm import PCM, pcm_like
@@ -57,7 +60,7 @@ def state_independent(
         read_noise: ``Q`` of the 1/f spectrum, in units of the conductance, >= 0.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number is out of range.
     """
 
     def flat(name: str, value: float) -> Polynomial:
@@ -83,7 +86,7 @@ def pcm_projected(
     nu_mean: tuple[float, ...] = (0.08, 0.05, 0.03),
     nu_std: tuple[float, ...] = (0.03, 0.02, 0.01),
 ) -> PCM:
-    """Return the PCM of ``pcm_like`` with other drift exponents: by default of projected cells.
+    """Return the PCM of ``pcm_like`` with other drift exponents, by default of projected cells.
 
     The exponents are given at some conductances, and lie on straight lines between them. The
     default is the example of the open simulator aihwkit (MIT) for a projected cell as in Li et al.,
@@ -95,8 +98,8 @@ def pcm_projected(
         nu_std: its standard deviation from device to device at each, >= 0.
 
     Raises:
-        ValueError: conductances that do not ascend or lie beyond the range, an exponent below 0, or
-            lists of different lengths.
+        ValueError: conductances do not ascend or lie out of range, an exponent is below 0, or lists
+            differ in length.
     """
     base = pcm_like()
     for name, given, most in (

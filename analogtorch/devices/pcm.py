@@ -84,9 +84,7 @@ class PCM:
 
     @property
     def valid_until(self) -> float:
-        """``measured_until``, or infinity: the power law of drift continues beyond what was
-        measured.
-        """
+        """``measured_until``, or infinity: the power law of drift has no end."""
         return math.inf if self.measured_until is None else self.measured_until
 
     @property

@@ -115,7 +115,7 @@ def capacitor(*, leak_time: float | None = None) -> PulsedDevice:
         leak_time: time, s, > 0, in which the charge falls to 37 %; None: it stays.
 
     Raises:
-        ValueError: a time that is not positive.
+        ValueError: the time is not positive.
 
     Example:
         >>> at.devices.capacitor(leak_time=0.1)

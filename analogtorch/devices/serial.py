@@ -1,4 +1,4 @@
-"""Registered dataclasses as plain dictionaries for JSON and YAML, and back."""
+"""Registered dataclasses as plain dictionaries for JSON and YAML."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ def encode(value: Any, where: str) -> Any:
 
     Args:
         value: a registered dataclass, or what one may hold.
-        where: how a message names it, such as ``chip``.
+        where: name of the value in messages, such as ``chip``.
 
     Raises:
         TypeError: a part has no form in a file: a curve that is a function, or a class that is not
@@ -45,10 +45,10 @@ def encode(value: Any, where: str) -> Any:
 
 
 def decode(value: Any, where: str) -> Any:
-    """Return what ``encode`` made ``value`` of.
+    """Return the value that ``encode`` wrote.
 
     Raises:
-        ValueError: an unknown type, an unknown or missing field, or a value that the field refuses.
+        ValueError: a type is unknown, a field is unknown or missing, or refuses its value.
     """
     if isinstance(value, list):
         return tuple(decode(v, where) for v in value)

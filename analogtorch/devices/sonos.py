@@ -64,7 +64,7 @@ def sonos(*, drift_until: float = _FULL) -> TimedDevice:
             published model; 1,400 leaves its steep end out.
 
     Raises:
-        ValueError: a current beyond its range.
+        ValueError: the current is out of range.
     """
     until = checks.number("sonos: drift_until", drift_until, above=0, most=_FULL) / _FULL
     stds, shifts = [], []

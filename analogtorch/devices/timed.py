@@ -1,5 +1,6 @@
-"""A device whose error is known at a few times after programming: ReRAM, SONOS, and others whose
-drift follows no power law.
+"""A device with an error known at a few times after programming, such as ReRAM or SONOS.
+
+Its drift need follow no power law.
 
     sigma(r, t)  total spread, fitted at each time      r = g / g_max of the target
     shift(r, t)  change of the mean since programming, fitted at each time
@@ -8,9 +9,9 @@ drift follows no power law.
     g(t) = max(g + shift(r, t) + sigma(r, t) z + rho(r, t) z', 0)        the same draws at all times
     read = max(g(t) + s(r_now) a(t) z'', 0)                              one draw per time
 
-Between the fitted times the fits are interpolated, linear in log t or in t. Before the first they
-are held; after the last they are held too, or carried on in a straight line. ``a(t)`` is 1, or
-``sqrt(ln((t + t_read) / (2 t_read)))`` for noise of a 1/f spectrum.
+Between the fitted times the fits are interpolated, linear in log t or in t. Before the first time
+they keep its value; after the last they keep the last value, or continue in a straight line.
+``a(t)`` is 1, or ``sqrt(ln((t + t_read) / (2 t_read)))`` for noise of a 1/f spectrum.
 """
 
 import math
@@ -33,8 +34,9 @@ _NONE = "0 switches the effect off"
 @register
 @dataclass(frozen=True, kw_only=True)
 class TimedDevice:
-    """One device, fitted at some times. Conductances in microsiemens, times in seconds after
-    programming.
+    """One device, fitted at some times.
+
+    Conductances are in microsiemens, times in seconds after programming.
     """
 
     name: str
@@ -57,13 +59,13 @@ class TimedDevice:
     """Standard deviation, uS, that is added to the error of programming by a draw of its own: one
     curve per time; empty: none."""
     between: Literal["log", "linear"] = "log"
-    """How fits are interpolated: in straight lines over the logarithm of time, or over time."""
+    """Interpolation of the fits: linear in the logarithm of time, or in time."""
     extrapolates: bool = False
-    """Whether the last two fits are carried on beyond the last time; otherwise the last is held.
-    Either way no measurement supports it."""
+    """Whether the last two fits are continued beyond the last time; otherwise the last value is
+    kept. No measurement supports either."""
     read_std: Curve | None = None
-    """Standard deviation of a read, uS, as a function of the present ``r``; drawn once per time,
-    frozen for it. None: none."""
+    """Standard deviation of the read noise, uS, as a function of the present ``r``; drawn once per
+    time. None: there is none."""
     t_read: float | None = None
     """Length of a read, s, > 0: the read noise has a 1/f spectrum and grows with time. None: it
     does not grow."""
