@@ -4,14 +4,12 @@ sample's own.
 Like all noise it is keyed by position (``ops/generator.py``); the gradient takes it for a constant.
 """
 
-import dataclasses
-import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from analogtorch.chips import Chip, Wires
+from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Spread
 from analogtorch.ops import (
@@ -24,7 +22,6 @@ from analogtorch.ops import (
     over_rows,
     stream,
 )
-from analogtorch.ops.ir_drop import Block, behind_wires
 from analogtorch.ops.physics import magnitude_sums, ratio, relative, weight_sigma
 
 # hashed here, because torch.compile cannot trace a hash
@@ -42,8 +39,7 @@ def needs_torch(chip: Chip, fraction: float) -> bool:
     unknown = noise.weight == "device" or (
         noise.weight == "programming" and chip.cell.spread is None
     )
-    drawn = (unknown and noise.strength > 0) or noise.drop_connect > 0
-    return (drawn or not chip.wires.ideal) and fraction > 0
+    return (unknown and noise.strength * fraction > 0) or noise.drop_connect * fraction > 0
 
 
 def drawn(
@@ -87,17 +83,12 @@ def drawn(
     weight = weight + deviation.to(weight.dtype)
     if dropped is not None:
         weight = weight.masked_fill(dropped, 0.0)
-    known, column = {"scale": scale}, torch.ones_like(scale)
-    if not chip.wires.ideal:
-        ideal, weight = weight, _behind_wires(weight, full, section, chip, fraction)
-        if chip.periphery.column_calibration:
-            column = _column_gains(ideal.detach(), weight.detach(), section)
-    if gain is not None:
-        weight = weight / over_rows(gain, section.bounds).view(section.shape)
-        known["gain"] = gain * column
-    elif not chip.wires.ideal:
-        known["gain"] = column
-    return weight, known
+    if gain is None:
+        return weight, {"scale": scale}
+    return weight / over_rows(gain, section.bounds).view(section.shape), {
+        "scale": scale,
+        "gain": gain,
+    }
 
 
 def _devices(
@@ -130,45 +121,6 @@ def _devices(
     for a, b in zip(section.bounds, section.bounds[1:], strict=False):
         gains.append(ratio(*map(section.block_sums, magnitude_sums(before[:, a:b], after[:, a:b]))))
     return now, torch.stack(gains)
-
-
-def _behind_wires(
-    weight: Tensor, full: Tensor, section: Section, chip: Chip, fraction: float
-) -> Tensor:
-    """The weights as they count behind the wires of a tile, of which their blocks lie at row 0.
-
-    A weight is taken to lie in the cells of its sign alone, and those of the other to be empty.
-    Gradients go through the drop of the voltages.
-    """
-    r = relative(weight, full).flatten(1)
-    blocks = [
-        Block(outputs, slice(a, b))
-        for a, b in zip(section.bounds, section.bounds[1:], strict=False)
-        for outputs in section.col_blocks
-    ]
-    wires = _scaled_wires(chip.wires, fraction)
-    plus, minus = r.clamp_min(0), (-r).clamp_min(0)
-    if chip.cell.device.g_min:  # which an empty cell holds
-        empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))
-        plus, minus = plus + empty, minus + empty
-    plus, minus = behind_wires(plus, minus, blocks, wires, chip.cell)
-    return (full.flatten(1) * (plus - minus)).view(section.shape).to(weight.dtype)
-
-
-def _column_gains(ideal: Tensor, behind: Tensor, section: Section) -> Tensor:
-    """Digital gain of each column that makes up for the mean drop: (row blocks, outputs)."""
-    ideal, behind = ideal.flatten(1), behind.flatten(1)
-    parts = zip(section.bounds, section.bounds[1:], strict=False)
-    return torch.stack([ratio(*magnitude_sums(ideal[:, a:b], behind[:, a:b])) for a, b in parts])
-
-
-@functools.lru_cache(maxsize=64)
-def _scaled_wires(wires: Wires, fraction: float) -> Wires:
-    return dataclasses.replace(
-        wires,
-        row_resistance=fraction * wires.row_resistance,
-        column_resistance=fraction * wires.column_resistance,
-    )
 
 
 def _normals(section: Section, key: Tensor) -> Tensor:

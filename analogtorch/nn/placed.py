@@ -102,7 +102,8 @@ class PlacedMixin(ConvertersMixin):
             weight_noise=fraction * noise.strength if drawn else 0.0,
             spread=spread if drawn and spread is not None else Spread(),
         )
-        if not (plans[0].noisy or in_torch):
+        resistive = fraction > 0 and not chip.wires.ideal
+        if not (plans[0].noisy or in_torch or resistive):
             return self._noiseless(chip, placed, plans)
         # hashed here, because torch.compile cannot trace a hash
         adcs = (stream(Noise.OUTPUT, self.layer_name, i) for i in range(_row_blocks(placed)))
@@ -111,6 +112,7 @@ class PlacedMixin(ConvertersMixin):
             streams=(stream(Noise.TRAINING, self.layer_name), *adcs),
             fraction=fraction,
             in_torch=in_torch,
+            wired=resistive,
             seconds=noise.seconds,
         )
 

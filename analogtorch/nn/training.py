@@ -9,6 +9,7 @@ from torch import Tensor
 from analogtorch.nn.drawn import drawn, keys_by_sample
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.reborn import cut
+from analogtorch.nn.wired import wired
 from analogtorch.ops import draw_keys, number_samples
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class Training(Execution):
     in_torch: bool
     """Whether the weights are drawn in plain torch: for a cell, or an option of noise, that no
     kernel knows."""
+    wired: bool
+    """Whether the wires of the chip have a resistance."""
     seconds: float | None
     """``chip.training.seconds``, parsed before torch.compile, which cannot trace that."""
 
@@ -65,7 +68,13 @@ class Training(Execution):
         weight = section.weight(layer.as_matrix(layer.weight))
         noise = {"output_keys": keys[1:], "samples": samples}
         if not self.in_torch:
-            return noise | {"key": keys[0]} | self._run_of(weight, section, dtype, outputs)
-        weight, known = drawn(weight, section, self.chip, keys[0], self.fraction, self.seconds)
+            noise["key"] = keys[0]
+        if not (self.in_torch or self.wired):
+            return noise | self._run_of(weight, section, dtype, outputs)
+        known: dict[str, Tensor] = {}
+        if self.in_torch:
+            weight, known = drawn(weight, section, self.chip, keys[0], self.fraction, self.seconds)
+        if self.wired:
+            weight, known = wired(weight, known, section, self.chip, self.fraction)
         known = {name: cut(t, outputs, 1) for name, t in known.items()}
         return noise | {"w": cut(weight, outputs).to(dtype)} | known

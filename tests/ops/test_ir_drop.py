@@ -31,7 +31,7 @@ def test_kirchhoff(resistance, first, ends):
     g = 20e-6 * torch.rand(3, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     g[:, 10:14] = 0
     assert_close(
-        wire_shares(g, resistance, first=first, ends=ends),
+        wire_shares(g / 20e-6, resistance * 20e-6, first=first, ends=ends),
         _exact(g, resistance, first, ends),
         rtol=0,
         atol=1e-5,
@@ -45,7 +45,7 @@ def test_gradient(resistance, ends):
     g = (1e-4 * g).requires_grad_()
     # in units in which g is about 1, for gradcheck's steps
     torch.autograd.gradcheck(
-        lambda unit: wire_shares(1e-4 * unit, resistance, first=2, ends=ends),
+        lambda unit: wire_shares(unit, 1e-4 * resistance, first=2, ends=ends),
         (g.detach() * 1e4).requires_grad_(),
         atol=1e-4,
     )
@@ -54,7 +54,7 @@ def test_gradient(resistance, ends):
 def test_first_order():
     """Cells of equal conductance: Rasch's parabola 1 - (1 - k / n)^2, times half of the load."""
     n, g, r = 512, 5e-6, 1e-4
-    lost = 1 - wire_shares(torch.full((1, n), g, dtype=torch.float64), r)
+    lost = 1 - wire_shares(torch.ones(1, n, dtype=torch.float64), r * g)
     k = torch.arange(1, n + 1, dtype=torch.float64).unsqueeze(0)
     parabola = r * g * n * n / 2 * (1 - (1 - k / n) ** 2)
     assert_close(lost, parabola, rtol=0.01, atol=1e-7)

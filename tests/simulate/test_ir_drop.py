@@ -105,6 +105,24 @@ def test_gradients_go_through_the_drop():
     assert (weight.grad * step).sum().item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_noise_of_the_kernels_is_added_behind_the_wires():
+    """The mean of 400 forwards is the drop; the spread that of the cells, within 10 %."""
+    chip = (
+        at.chips.hermes64()
+        .without("dac", "adc", "adc_gain")
+        .replace(wires={"column_resistance": 0.35})
+    )
+    layer = _layer(200, 10)
+    noisy = at.convert(copy.deepcopy(layer), chip).train()
+    silent = at.convert(copy.deepcopy(layer), chip.replace(training={"weight": "none"})).train()
+    straight = at.convert(copy.deepcopy(layer), chip.without("ir_drop")).train()
+    x = torch.randn(3, 200)
+    drawn, free = (torch.stack([m(x).detach() for _ in range(400)]) for m in (noisy, straight))
+    # 5 standard errors of the mean
+    assert ((drawn.mean(0) - silent(x)).abs() < 5 * drawn.std(0) / 20).all()
+    assert drawn.std(0).mean().item() == pytest.approx(free.std(0).mean().item(), rel=0.1)
+
+
 def test_the_share_of_training_noise_scales_the_drop():
     chip = _chip(column_resistance=2.0).replace(training={"weight": "none"})
     model, x = at.convert(_layer(200, 10), chip).train(), torch.randn(4, 200)

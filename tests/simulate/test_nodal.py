@@ -66,7 +66,8 @@ def test_ideal_lines(row, column):
     y = nodal.solve(g, v, Wires(row_resistance=row, column_resistance=column))
     almost = Wires(row_resistance=row or 1e-6, column_resistance=column or 1e-6)
     assert_close(y, nodal.solve(g, v, almost), rtol=1e-6, atol=0)
-    closed = v @ ir_drop.effective(g.T, row_resistance=row, column_resistance=column).T
+    wires = Wires(row_resistance=row, column_resistance=column)
+    closed = v @ (20e-6 * ir_drop.effective(g.T / 20e-6, wires=wires, unit=20e-6).T)
     assert_close(closed, y, rtol=3e-5, atol=0)
 
 
@@ -77,9 +78,9 @@ def test_closed_form(ends, signed, bound):
     g, v = _tile(256, 256)
     if signed:
         v[::2] *= -1
-    wires = dict(row_resistance=0.35, column_resistance=0.35, row_ends=ends, column_ends=ends)
-    y, ideal = nodal.solve(g, v, Wires(**wires)), v @ g
-    error = v @ ir_drop.effective(g.T, **wires).T - y
+    wires = Wires(row_resistance=0.35, column_resistance=0.35, row_ends=ends, column_ends=ends)
+    y, ideal = nodal.solve(g, v, wires), v @ g
+    error = v @ (20e-6 * ir_drop.effective(g.T / 20e-6, wires=wires, unit=20e-6).T) - y
     assert (y - ideal).norm() > 0.03 * ideal.norm()
     assert error.norm() < bound * ideal.norm()
 

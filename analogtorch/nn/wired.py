@@ -1,0 +1,71 @@
+"""The weights of a training step as they count behind the resistance of the wires of a tile."""
+
+import dataclasses
+import functools
+
+import torch
+from torch import Tensor
+
+from analogtorch.chips import Chip, Wires
+from analogtorch.chips.tiling import Section
+from analogtorch.ops import block_scales, over_rows
+from analogtorch.ops.ir_drop import TRAINING_TERMS, Block, behind_wires
+from analogtorch.ops.physics import magnitude_sums, ratio, relative
+
+
+def wired(
+    weight: Tensor, known: dict[str, Tensor], section: Section, chip: Chip, fraction: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weights behind the wires of ``chip``, and what ``mvm`` must know of them.
+
+    Blocks are taken to lie at row 0 of a tile, and a weight in the cells of its sign alone, those
+    of the other being empty. Gradients go through the drop. A chip that calibrates its columns
+    makes up for the mean drop of each, here by the magnitudes of its weights. Noise that a kernel
+    draws is added behind the wires, which do not take from it.
+
+    Args:
+        weight: the section's, of its shape, with the noise that is drawn in plain torch.
+        known: ``scale`` and ``gain`` of those weights, as far as they are known.
+        section: where its blocks lie.
+        chip: its wires and its cells.
+        fraction: of the resistances, in [0, 1].
+    """
+    scale = known.get("scale")
+    if scale is None:
+        scale = block_scales(weight, section.bounds, section.columns)
+    full = over_rows(scale, section.bounds)
+    r, wires = relative(weight.flatten(1), full), _scaled(chip.wires, fraction)
+    plus, minus = r.clamp_min(0), (-r).clamp_min(0)
+    if chip.cell.device.g_min:  # which an empty cell holds
+        empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))
+        plus, minus = plus + empty, minus + empty
+    plus, minus = behind_wires(plus, minus, _blocks(section), wires, chip.cell, TRAINING_TERMS)
+    left = full * (plus - minus)
+    known = {**known, "scale": scale}
+    if chip.periphery.column_calibration:
+        column = _column_gains(r.detach(), (plus - minus).detach(), section)
+        known["gain"] = column * known["gain"] if "gain" in known else column
+    return left.view(section.shape).to(weight.dtype), known
+
+
+def _blocks(section: Section) -> list[Block]:
+    return [
+        Block(outputs, slice(a, b))
+        for a, b in zip(section.bounds, section.bounds[1:], strict=False)
+        for outputs in section.col_blocks
+    ]
+
+
+def _column_gains(ideal: Tensor, behind: Tensor, section: Section) -> Tensor:
+    """Digital gain of each column that makes up for its mean drop: (row blocks, outputs)."""
+    parts = zip(section.bounds, section.bounds[1:], strict=False)
+    return torch.stack([ratio(*magnitude_sums(ideal[:, a:b], behind[:, a:b])) for a, b in parts])
+
+
+@functools.lru_cache(maxsize=64)
+def _scaled(wires: Wires, fraction: float) -> Wires:
+    return dataclasses.replace(
+        wires,
+        row_resistance=fraction * wires.row_resistance,
+        column_resistance=fraction * wires.column_resistance,
+    )
