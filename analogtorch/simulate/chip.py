@@ -1,5 +1,6 @@
-"""A programmed chip: (weights, chip, seed) in, conductances at any time out. The model's weights
-are untouched.
+"""A programmed chip: the conductances of a model's weights at any time after programming.
+
+Weights, chip and seed decide all of them. The weights of the model stay as they are.
 """
 
 import copy
@@ -36,10 +37,10 @@ from analogtorch.ops import (
     stream,
 )
 from analogtorch.ops.physics import digital_factor, fit_sums, magnitude_sums, ratio, relative, wide
-from analogtorch.simulate import tiles as places
+from analogtorch.simulate import tiles
 from analogtorch.simulate.defects import Defects, TileState, tile_state
 from analogtorch.simulate.readout import Block
-from analogtorch.simulate.writing import Method, close_in
+from analogtorch.simulate.writing import Method, write
 from analogtorch.values import checks
 
 if TYPE_CHECKING:
@@ -59,27 +60,27 @@ def program(
 ) -> "ProgrammedChip":
     """Manufacture and program one chip with the analog layers of ``model``.
 
-    Every column of the chip has an ADC with a gain of its own (``ADC.gain_std``). If the chip
-    can, it is corrected digitally right after programming: one factor per column, fitted to MVMs of
-    256 random inputs (``Periphery.column_calibration``). That also takes back what all weights of a
-    column err by together.
+    The ADC of every column has its own gain (``ADC.gain_std``). A chip with
+    ``Periphery.column_calibration`` corrects it digitally right after programming: one factor per
+    column, fitted to MVMs of 256 random inputs. The factor also corrects the mean error of the
+    column's weights.
 
     Args:
         model: a converted model; it is copied, and neither changed by this nor able to change the
             result later.
-        seed: which chip: the same seed gives the same devices, on any machine. Any signed 64-bit
-            integer.
-        method: how the cells are written. None: at once, with the error that the device's fit
-            states, which is what the published chip reached; ``ProgramAndVerify`` and
-            ``GradientDescent`` go on from there, pulse by pulse.
-        defects: what of the chip is broken, and how its tiles differ; None: nothing.
-        mapping: where the layers lie, from ``map_to_chip``; it decides which defects a weight
-            meets. None: one block per tile, tile after tile.
+        seed: chooses the chip: the same seed gives the same devices on any machine. Any signed
+            64-bit integer.
+        method: how the cells are written. None: at once, with the programming error of the device's
+            fit, which is what the published chip reached. ``ProgramAndVerify`` and
+            ``GradientDescent`` continue from there, pulse by pulse.
+        defects: which share of the chip is broken, and how its tiles differ; None: no defects.
+        mapping: the tiles of the layers, from ``map_to_chip``; it decides which defects affect a
+            weight. None: one block per tile, tile after tile.
 
     Raises:
-        ValueError: no analog layer, or a weight that is NaN or infinite, or a layer that is
-            parametrized, on meta or swapped out since it was converted, or a mapping of another
-            model or chip.
+        ValueError: the model has no analog layer; a weight is NaN or infinite; a layer is
+            parametrized, on the meta device or replaced since the conversion; or the mapping
+            belongs to another model or chip.
         RuntimeError: a weight of a recurrent layer or an attention was pruned or parametrized after
             the conversion.
         TypeError: the seed is not an integer, or an argument is not of its type.
@@ -121,7 +122,7 @@ def program(
 
 
 class ProgrammedChip:
-    """One programmed chip, made by ``program``; ``at`` gives it at a time.
+    """One programmed chip, made by ``program``; ``at`` returns its model at a time.
 
     Deterministic: one seed always gives the same devices.
     """
@@ -136,35 +137,33 @@ class ProgrammedChip:
     ) -> None:
         self.seed, self.method, self.defects, self.mapping = seed, method, defects, mapping
         layers = list(analog_layers(model))
-        where = places.consecutive(layers) if mapping is None else places.mapped(model, mapping)
+        where = tiles.consecutive(layers) if mapping is None else tiles.mapped(model, mapping)
         self.warned: set[str] = set()
         """Notes on times beyond the devices' data that ``at`` has given; each is given once."""
         self._named = named(model)
         self._tiles = {
-            (p.chip, p.tile): layer.chip
+            (spot.chip, spot.tile): layer.chip
             for name, layer in layers
-            for parts in where[name]
-            for p in parts
+            for of_section in where[name]
+            for spot in of_section
         }
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         with torch.no_grad():
             self._placed: dict[str, list[_Devices]] = {}
             for name, layer, key in _keyed(self._model):
                 placed = self._placed[name] = []
-                for section, spot in zip(layer.sections, where[name], strict=True):
-                    state = places.state(section, spot, layer.chip, defects, seed)
-                    blocks = places.blocks(section, spot)
+                for section, of_section in zip(layer.sections, where[name], strict=True):
+                    state = tiles.state(section, of_section, layer.chip, defects, seed)
+                    blocks = tiles.blocks(section, of_section)
                     placed.append(_Devices(layer, section, key, seed, blocks, method, state))
 
     def yield_map(self) -> dict[tuple[int, int], TileState]:
-        """State of every (chip, tile) that holds weights: which cells work, and the gains of the
-        columns.
-        """
-        defects, sorted_tiles = (
-            self.defects or Defects(),
-            sorted(self._tiles.items(), key=lambda item: item[0]),
-        )
-        return {place: tile_state(chip, defects, self.seed, *place) for place, chip in sorted_tiles}
+        """Return the state of every (chip, tile) with weights: working cells and ADC errors."""
+        defects = self.defects or Defects()
+        return {
+            tile: tile_state(self._tiles[tile], defects, self.seed, *tile)
+            for tile in sorted(self._tiles)
+        }
 
     def at(
         self,
@@ -173,36 +172,37 @@ class ProgrammedChip:
         compensation: Compensation = "least_squares",
         readout: Readout = "chip",
     ) -> nn.Module:
-        """The model as it runs on this chip ``time`` after programming: an independent,
-        evaluation-only module.
+        """Return the model as it runs on this chip at ``time`` after programming.
 
-        Each multiply of the module has its own output noise: its layers count the inputs that they
-        have met. A new ``at`` starts from the first again, and gives the same numbers for the same
-        inputs in batches of any size. Threads may share a module: no two multiplies of a layer meet
-        the same noise, but which input meets which depends on the threads. For numbers that repeat,
-        give each thread an ``at`` of its own.
+        The result is an independent module, for evaluation only.
+
+        Each MVM has its own output noise: a layer counts its inputs. Every call of ``at`` starts
+        the count anew, and gives the same numbers for the same inputs in batches of any size.
+        Threads may share a module: no two MVMs of a layer get the same noise, but the order of the
+        threads decides which input gets which noise. Call ``at`` once per thread for numbers that
+        repeat.
 
         Args:
-            time: seconds, or text as ``seconds`` reads it: ``"programmed"``, ``"0 s"``, ``"1
-                day"``.
-            compensation: what digital correction undoes of the drift. ``least_squares`` (default):
-                the factor per placed block that fits MVMs of 256 random inputs best to those of the
-                target weights; ``global``: one factor per block, the mean magnitude of its cells
-                read now over that read after programming (Joshi et al. 2020); ``column``: the same
-                per output of the block; ``none``. On a chip of 256x256 Gaussian weights, the MVM
-                error after a day and a year is 18.7 and 22.9 % by ``least_squares``, 19.0 and 24.0
-                by ``global``, 33.8 and 53.1 by ``none``; where all columns share an offset,
+            time: seconds, or a text for ``seconds``: ``"programmed"``, ``"0 s"``, ``"1 day"``.
+            compensation: the digital correction of drift. ``least_squares`` (default): one factor
+                per block, which fits MVMs of 256 random inputs best to those of the target weights.
+                ``global``: one factor per block, the mean magnitude of its cells as read now over
+                that as read after programming (Joshi et al. 2020). ``column``: the same per output
+                of the block. ``none``: no correction. On a chip of 256x256 Gaussian weights, the
+                MVM error after a day and a year is 18.7 and 22.9 % by ``least_squares``, 19.0 and
+                24.0 by ``global``, 33.8 and 53.1 by ``none``; where all columns share an offset,
                 ``global`` is better.
-            readout: how this is read: through the block's own ADCs and noise (``chip``), cells that
-                are read alone as often as the ADC's step needs; or exactly (``ideal``).
+            readout: how the compensation reads the block. ``chip``: through the block's ADCs and
+                noise, with as many reads of a single cell as the ADC step needs. ``ideal``:
+                exactly.
 
         Raises:
-            ValueError: an unknown time, compensation or readout.
+            ValueError: the time, compensation or readout is unknown.
 
         Warns:
-            UserWarning: once, that the time lies beyond the data of a device model, which is then
-                held at its last. After the first call of the module, once for each model: which of
-                its layers did not run.
+            UserWarning: once, if the time lies beyond the data of a device model, which is then
+                held at its last value. After the first call of the module, once for each model, if
+                some of its layers did not run.
         """
         t = seconds(time)
         if compensation not in get_args(Compensation):
@@ -216,8 +216,7 @@ class ProgrammedChip:
                 warnings.warn(f"at({time!r}): {note}", stacklevel=2)
                 self.warned.add(note)
         targets = [layer.weight for _, layer in analog_layers(self._model)]
-        # the targets are shared, as nobody computes with them; the rest is small, and a module's
-        # own
+        # the targets are shared, as nothing computes with them; all else is small and copied
         view = copy.deepcopy(
             self._model, {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in targets}
         )
@@ -229,9 +228,7 @@ class ProgrammedChip:
 
 
 def beyond_data(model: nn.Module, t: float | None) -> list[str]:
-    """What to write beside a result at ``t`` seconds, for each device of the model whose data end
-    before.
-    """
+    """Return a note for each device of the model whose data end before ``t`` seconds."""
     devices = {
         id(layer.chip.cell.device): layer.chip.cell.device for _, layer in analog_layers(model)
     }
@@ -239,8 +236,10 @@ def beyond_data(model: nn.Module, t: float | None) -> list[str]:
 
 
 def _keyed(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, str]]:
-    """The analog layers with the name that keys their noise: the one they were converted under,
-    made unique.
+    """Yield the analog layers with the name that keys their noise.
+
+    It is the name at the conversion, made unique. A model therefore keeps its devices when it is
+    wrapped in another module, and copies of one layer get different devices.
 
     So a model keeps its chip when it is wrapped in another module, and copies of one layer get
     devices of their own.
@@ -254,7 +253,7 @@ def _keyed(model: nn.Module) -> Iterator[tuple[str, AnalogLayer, str]]:
 def _programmed(
     placed: "list[_Devices]", t: float | None, compensation: str, readout: str
 ) -> Programmed:
-    """What the chip holds at ``t`` of a layer with these sections."""
+    """Return the weights that the chip holds at ``t`` for a layer with these sections."""
     weights, scales, gains = [], [], []
     for devices in placed:
         now, gain = devices.weights(t), devices.column * devices.factor
@@ -271,29 +270,27 @@ def _programmed(
     uneven = any((devices.errors != ideal).any() for devices in placed)
     adc_errors = tuple(devices.errors for devices in placed) if uneven else None
     separate = first.chip.phases == 4
-    negatives = (
-        tuple(devices.scale_(devices.negatives(t)) for devices in placed) if separate else None
-    )
+    negatives = None
+    if separate:
+        negatives = tuple(devices.scale_(devices.negatives(t)) for devices in placed)
     held = tuple(weights), tuple(scales), tuple(gains)
     return Programmed(*held, keys, adc_errors, negatives=negatives)
 
 
 _CELLS = 1 << 16
-"""Cells that are programmed and read at a time, about."""
+"""Cells that are programmed and read together, about."""
 _SPAN = 1 << 18
-"""Cells after which a run ends in any case. Torch computes what fills no vector by other functions,
-which differ in the last bit: the end of a span is where that happens, and runs within it are of a
-multiple of ``_VECTOR`` outputs."""
+"""Cells after which a run ends in any case. Torch computes the numbers that do not fill a vector by
+other functions, which differ in the last bit. This happens at the end of a span only: the runs
+within it are multiples of ``_VECTOR`` outputs."""
 _VECTOR = 32
 """Numbers that two vectors of any machine hold."""
 _OUTPUTS = 1024
-"""Outputs that are corrected at a time; a multiple of ``_VECTOR`` too."""
+"""Outputs that are corrected together; a multiple of ``_VECTOR`` too."""
 
 
 class _Devices:
-    """The devices of one section: programmed once, with the drift coefficients they have for
-    good.
-    """
+    """The devices of one section, programmed once, with fixed drift exponents."""
 
     def __init__(
         self,
@@ -303,11 +300,10 @@ class _Devices:
         seed: int,
         blocks: list[ir_drop.Block],
         method: Method | None,
-        state: places.State,
+        state: tiles.State,
     ) -> None:
         self.blocks = blocks
-        # written and read out with the chip's own ADC bound: those of the layer suit the sums of an
-        # inference
+        # programmed and calibrated with the chip's ADC range: those of the layer suit an inference
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
         target = section.weight(layer.as_matrix(layer.weight.detach()))
         self.dtype = target.dtype
@@ -330,32 +326,34 @@ class _Devices:
             works = state.works.to(self.w.device).view_as(self.w)
             self.g *= works
         if method is not None:
-            self._close_in(method, torch.ones_like(self.w) if works is None else works)
+            self._write(method, torch.ones_like(self.w) if works is None else works)
         self.column = torch.ones_like(self.scale)
         """Digital gain of each column, found after programming."""
         if self.chip.periphery.column_calibration:
             self.column = self._calibrated()
 
     def _calibrated(self) -> Tensor:
-        """The gain of each column that fits the programmed chip to the target weights."""
+        """Return the gain of each column that fits the programmed chip to the target weights."""
         weights, gains = self.weights(None), torch.empty_like(self.scale)
         for number, outputs, index in self.pieces():
-            own = self.block(number, outputs)
-            x = own.inputs()
-            reads = own.two_reads(weights[index].flatten(1), x, "columns")
-            gains[number, outputs] = ratio(*fit_sums(own.targets(x), *reads)).to(gains)
+            block = self.block(number, outputs)
+            x = block.inputs()
+            adc_outputs = block.two_mvms(weights[index].flatten(1), x, "columns")
+            gains[number, outputs] = ratio(*fit_sums(block.targets(x), *adc_outputs)).to(gains)
         return gains
 
     def pieces(self) -> Iterator[tuple[int, slice, tuple[slice, ...]]]:
-        """What is corrected at a time: number of the row block, run of its outputs, index of both
-        into the weight.
+        """Yield the pieces that are corrected together.
+
+        Each is the number of the row block, a run of its outputs, and the index of both into the
+        weight.
         """
         for number, block in enumerate(self.section.row_blocks):
             for outputs in _runs(slice(0, self.section.shape[0]), _OUTPUTS):
                 yield number, outputs, (outputs, *block)
 
     def block(self, number: int, outputs: slice) -> Block:
-        """Some outputs of a row block, to be read through their ADCs."""
+        """Return some outputs of a row block, to be read through their ADCs."""
         where = self.section.first_row, number
 
         def normals(name: str, rows: slice, columns: slice) -> Tensor:
@@ -371,16 +369,14 @@ class _Devices:
         return Block(w, outputs, errors, columns, self.chip, normals)
 
     def _parts(self) -> Iterator[slice]:
-        """Runs of outputs, each of so few cells that what is computed of one at a time takes little
-        memory.
-        """
+        """Yield runs of outputs that are small enough to compute one at a time in little memory."""
         rows = self.section.rows
         few = max(1, _CELLS // rows // _VECTOR) * _VECTOR
         for span in _runs(slice(0, self.section.shape[0]), max(1, _SPAN // rows)):
             yield from _runs(span, few)
 
-    def _close_in(self, method: Method, works: Tensor) -> None:
-        """Go on writing, row block by row block."""
+    def _write(self, method: Method, works: Tensor) -> None:
+        """Write the cells by ``method``, row block by row block."""
         for number, block in enumerate(self.section.row_blocks):
             index = (slice(None), *block)
 
@@ -396,34 +392,33 @@ class _Devices:
 
             g = self.g[(slice(None), *index)]
             w, working = self.w[index].flatten(1), works[index].flatten(1)
-            self.g[(slice(None), *index)] = close_in(
-                g.flatten(2), w, working, self.chip, method, draw
-            ).view_as(g)
+            written = write(g.flatten(2), w, working, self.chip, method, draw)
+            self.g[(slice(None), *index)] = written.view_as(g)
 
     def weights(self, t: float | None) -> Tensor:
-        """What the conductances stand for at ``t``; None: as programmed, before a read."""
+        """Return the weights of the conductances at ``t``; None: as programmed, unread."""
         if self.chip.wires.ideal:
             return self._found(t, self.chip.cell.weights)
         plus, minus = self._polarities(t)
         return plus - minus
 
     def programmed(self, index: tuple[slice, ...]) -> Tensor:
-        """The part of ``weights(None)`` at ``index``, which is a row block of some outputs:
-        (outputs, rows).
+        """Return the part of ``weights(None)`` at ``index``, outputs of a row block.
+
+        The shape is (outputs, rows).
         """
         return self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
 
     def negatives(self, t: float | None) -> Tensor:
-        """The part of ``weights`` that the negative polarity holds."""
+        """Return the part of ``weights`` that the negative polarity holds."""
         if self.chip.wires.ideal:
             return self._found(t, self.chip.cell.negatives)
         return self._polarities(t)[1]
 
     def _polarities(self, t: float | None) -> tuple[Tensor, Tensor]:
-        """What the two polarities hold at ``t``, as it counts behind the wires."""
-        weights, minus = (
-            self._found(t, of) for of in (self.chip.cell.weights, self.chip.cell.negatives)
-        )
+        """Return the weights of the two polarities at ``t``, as they act behind the wires."""
+        weights = self._found(t, self.chip.cell.weights)
+        minus = self._found(t, self.chip.cell.negatives)
         left = ir_drop.behind_wires(
             (weights + minus).flatten(1),
             minus.flatten(1),
@@ -434,7 +429,7 @@ class _Devices:
         return left[0].view_as(weights), left[1].view_as(weights)
 
     def _found(self, t: float | None, of: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the conductances at ``t`` give, part by part."""
+        """Return ``of`` the conductances at ``t``, computed part by part."""
         found = torch.empty_like(self.w)
         for part in self._parts():
             g = self.g[:, part]
@@ -448,19 +443,18 @@ class _Devices:
         return found
 
     def scale_(self, weights: Tensor) -> Tensor:
-        """``weights`` in the units and of the type of the layer's, rather than of full conductance;
-        in place.
+        """Return ``weights`` in the units and type of the layer.
+
+        They are scaled in place from full conductance.
         """
-        for scale, a, b in zip(
-            self.scale, self.section.bounds, self.section.bounds[1:], strict=False
-        ):
+        bounds = self.section.bounds
+        for scale, a, b in zip(self.scale, bounds[:-1], bounds[1:], strict=True):
             weights.view(len(weights), -1)[:, a:b] *= scale.unsqueeze(1)
         return weights.to(self.dtype)
 
     def _read(self, part: slice, g: Tensor, t: float) -> Tensor:
-        """Conductances of a run of outputs as read at ``t``."""
-        # drift coefficients are drawn anew each time: kept, they would take as much memory as the
-        # conductances
+        """Return the conductances of a run of outputs as read at ``t``."""
+        # drawn anew each time: stored drift exponents would take as much memory as conductances
         cell, device = self.chip.cell, self.chip.cell.device
         nu = device.drift_coefficient(cell.targets(self.w[part]), self._draw(part, Noise.DRIFT))
         return device.read(g, device.drift(g, nu, t), t, self._draw(part, Noise.READ, str(t)))
@@ -472,13 +466,12 @@ class _Devices:
     def _normal(self, word: int, part: slice = slice(None)) -> Tensor:
         key = fold(seed_tensor(self.seed, self.w.device), word)
         outputs, first = self.section.positions(self.w.device)
-        return normal(key, outputs[part], first[part], self.section.rows).view(
-            -1, *self.section.shape[1:]
-        )
+        found = normal(key, outputs[part], first[part], self.section.rows)
+        return found.view(-1, *self.section.shape[1:])
 
 
 def _runs(whole: slice, step: int) -> Iterator[slice]:
-    """``whole`` cut into runs of ``step``, the last of what is left."""
+    """Yield ``whole`` cut into runs of ``step``; the last holds the remainder."""
     return (
         slice(first, min(first + step, whole.stop))
         for first in range(whole.start, whole.stop, step)
@@ -486,34 +479,29 @@ def _runs(whole: slice, step: int) -> Iterator[slice]:
 
 
 def _gains(now: Tensor, devices: _Devices, compensation: str, readout: str, t: float) -> Tensor:
-    """The factor per row block and output that undoes the drift, for columns that have been
-    calibrated.
-    """
+    """Return the factor per row block and output that undoes drift after column calibration."""
     sums = now.new_empty(2, *devices.scale.shape)
     for number, outputs, index in devices.pieces():
-        own, column, current = (
-            devices.block(number, outputs),
-            devices.column[number, outputs],
-            now[index].flatten(1),
-        )
+        block = devices.block(number, outputs)
+        column = devices.column[number, outputs]
+        current = now[index].flatten(1)
         if compensation != "least_squares":
             then = devices.programmed(index)
             if readout == "ideal":
-                reads = own.alone(then), own.alone(current)
+                cells = block.alone(then), block.alone(current)
             else:
-                reads = own.cells(then, "programmed"), own.cells(current, str(t))
-            before, after = (read * column.unsqueeze(1) for read in reads)
+                cells = block.cells(then, "programmed"), block.cells(current, str(t))
+            before, after = (each * column.unsqueeze(1) for each in cells)
             found = magnitude_sums(before, after)
-        elif readout == "ideal":  # one-hot inputs: what any number of random ones goes to
-            read = own.alone(current).T * column
-            found = fit_sums(own.w.T, read, read)
+        elif readout == "ideal":  # one-hot inputs are the limit of many random ones
+            exact = block.alone(current).T * column
+            found = fit_sums(block.w.T, exact, exact)
         else:
-            x = own.inputs()
-            first, second = own.two_reads(current, x, str(t))
-            found = fit_sums(own.targets(x), first * column, second * column)
+            x = block.inputs()
+            first, second = block.two_mvms(current, x, str(t))
+            found = fit_sums(block.targets(x), first * column, second * column)
         sums[0, number, outputs], sums[1, number, outputs] = found
     if compensation != "column":
-        sums = torch.stack(
-            [devices.section.block_sums(each) for each in sums.flatten(0, 1)]
-        ).view_as(sums)
+        by_block = [devices.section.block_sums(each) for each in sums.flatten(0, 1)]
+        sums = torch.stack(by_block).view_as(sums)
     return ratio(*sums)

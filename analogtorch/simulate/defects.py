@@ -1,6 +1,4 @@
-"""What a manufactured chip has broken, cell by cell and tile by tile: by its seed and physical
-place.
-"""
+"""Defects of a manufactured chip, by cell and tile, from its seed and the physical positions."""
 
 import math
 from dataclasses import dataclass
@@ -16,11 +14,11 @@ from analogtorch.values import checks
 
 @dataclass(frozen=True, kw_only=True)
 class Defects:
-    """How much of a chip is broken, and how its tiles differ. Everything is drawn by chip seed and
-    physical place.
+    """Which share of a chip is broken, and how its tiles differ.
 
-    A failed cell conducts nothing, a failed column reads 0, nothing on a failed tile computes.
-    Default: none.
+    A failed cell conducts nothing, a failed column outputs 0, and nothing on a failed tile
+    computes. The seed of the chip and the physical position decide each of them. By default nothing
+    is broken.
 
     Example:
         >>> at.program(model, seed=1, defects=at.Defects(cells=0.01, worst_tile=0.016))
@@ -66,7 +64,7 @@ class TileState:
 
 
 def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) -> TileState:
-    """The state of ``tile`` of the ``number``-th chip of those that ``seed`` made, from 0.
+    """Return the state of ``tile`` of the ``number``-th chip made from ``seed``, both from 0.
 
     Raises:
         ValueError: the chip has no such tile.
@@ -74,50 +72,51 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
     """
     if not 0 <= tile < chip.array.tiles:
         raise ValueError(f"{chip.name} has tiles 0 to {chip.array.tiles - 1}, got {tile}")
-    columns = _passes(
-        _normals(seed, "column", place := number * chip.array.tiles + tile, 1, chip.array.columns),
-        defects.columns,
-    )
-    columns &= _passes(_normals(seed, "tile", place, 1, 1), defects.tiles)
+    position = number * chip.array.tiles + tile
+    of_columns = _normals(seed, "column", position, 1, chip.array.columns)
+    columns = _works(of_columns, defects.columns)
+    columns &= _works(_normals(seed, "tile", position, 1, 1), defects.tiles)
     share = defects.cells
     if defects.worst_tile > share and tile == _worst_tile(chip, seed, number):
         share = defects.worst_tile
-    cells = _passes(_normals(seed, "cell", place, chip.array.rows, chip.array.columns), share)
+    of_cells = _normals(seed, "cell", position, chip.array.rows, chip.array.columns)
+    cells = _works(of_cells, share)
     errors = adc_errors(chip, seed, number, tile)
     if defects.tile_gain:
-        gain = 1 + defects.tile_gain * _normals(seed, "tile gain", place, 1, 1)[0]
+        gain = 1 + defects.tile_gain * _normals(seed, "tile gain", position, 1, 1)[0]
         errors = scaled(errors, gain)
     return TileState(cells & columns, columns[0], errors)
 
 
 def adc_errors(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
-    """Errors of the ADCs of a tile's columns, (kinds, cols) float32, in the order of
-    ``analogtorch.chips.ADC_ERRORS``; chip and tile as for ``tile_state``.
+    """Return the errors of the ADCs of a tile's columns, (kinds, cols) float32.
+
+    The kinds have the order of ``analogtorch.chips.ADC_ERRORS``. Chip and tile are those of
+    ``tile_state``.
     """
     found = []
-    place, cols = number * chip.array.tiles + tile, chip.array.columns
+    position = number * chip.array.tiles + tile
+    cols = chip.array.columns
     for error in ADC_ERRORS:
         std = getattr(chip.adc, error.field)
         values = torch.full((cols,), error.ideal, dtype=torch.float32)
         if std > 0:
-            z = _normals(seed, error.kind, place, 1, cols)[0]
+            z = _normals(seed, error.kind, position, 1, cols)[0]
             values = (error.ideal + std * z).clamp_min(error.least)
         found.append(values)
     return torch.stack(found)
 
 
 def varies(chip: Chip) -> bool:
-    """Whether the ADCs of ``chip`` have errors of their own."""
+    """Return whether the ADCs of ``chip`` have errors."""
     return any(getattr(chip.adc, error.field) > 0 for error in ADC_ERRORS)
 
 
-def _normals(seed: int, kind: str, place: int, rows: int, columns: int) -> Tensor:
-    """Standard normals of one tile, the ``place``-th of all that the seed made."""
-    key, first = (
-        fold(seed_tensor(seed), stream("defect", kind)),
-        torch.zeros(rows, dtype=torch.int64),
-    )
-    return normal(key, torch.arange(place * rows, (place + 1) * rows), first, columns)
+def _normals(seed: int, kind: str, position: int, rows: int, columns: int) -> Tensor:
+    """Return standard normals of one tile; ``position`` counts the tiles that the seed made."""
+    key = fold(seed_tensor(seed), stream("defect", kind))
+    first = torch.zeros(rows, dtype=torch.int64)
+    return normal(key, torch.arange(position * rows, (position + 1) * rows), first, columns)
 
 
 def _worst_tile(chip: Chip, seed: int, number: int) -> int:
@@ -126,10 +125,8 @@ def _worst_tile(chip: Chip, seed: int, number: int) -> int:
     return int(normal(key, tiles, torch.zeros_like(tiles), 1).argmax())
 
 
-def _passes(z: Tensor, share: float) -> Tensor:
-    """Whether each does not belong to the ``share`` that fails."""
-    return (
-        0.5 * torch.erfc(z / math.sqrt(2)) > share
-        if share < 1
-        else torch.zeros_like(z, dtype=torch.bool)
-    )
+def _works(z: Tensor, share: float) -> Tensor:
+    """Return whether each element is outside the ``share`` that fails."""
+    if share < 1:
+        return 0.5 * torch.erfc(z / math.sqrt(2)) > share
+    return torch.zeros_like(z, dtype=torch.bool)

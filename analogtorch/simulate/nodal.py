@@ -1,4 +1,4 @@
-"""A tile solved node by node: Kirchhoff's equations of its cells and wires, to check IR drop with.
+"""A tile solved node by node with Kirchhoff's equations, to check the models of IR drop.
 
 Every cell joins a node of its row (word line) to a node of its column (bit line). Neighbouring
 nodes of a line are one segment apart. Rows are driven at column 0, or there and at the other end;
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 RESIDUAL = 1e-10
-"""Relative residual of the currents at which the solution is taken."""
+"""Relative residual of the currents at which the solver stops."""
 
 
 def solve(g: Tensor, v: Tensor, wires: Wires) -> Tensor:
-    """Output currents of a tile, by conjugate gradients on its sparse nodal matrix.
+    """Return the output currents of a tile, by conjugate gradients on its sparse nodal matrix.
 
     Args:
         g: conductances of the cells, (rows, columns), S, >= 0.
         v: inputs, (rows,) or (inputs, rows), V.
-        wires: of the tile.
+        wires: the wires of the tile.
 
     Returns:
         Current into the ADC of each column, both ends together: (columns,) or (inputs, columns), A,
         float64.
 
     Raises:
-        ValueError: shapes do not agree, or a conductance is negative or not finite.
-        RuntimeError: no solution within ``RESIDUAL``.
+        ValueError: the shapes do not agree, or a conductance is negative or not finite.
+        RuntimeError: the solver reaches no residual of ``RESIDUAL``.
         ImportError: SciPy is not installed.
 
     Example:
@@ -79,13 +79,13 @@ class _Network:
         self.columns = _Lines(self.g.T, wires.column_resistance, wires.column_ends)
 
     def outputs(self, v: Tensor) -> Tensor:
-        """Current into the ADC of each column, (columns,), at the inputs ``v``, (rows,)."""
+        """Return the current into the ADC of each column, (columns,), for inputs (rows,)."""
         ideal = self.g * v.numpy()[:, None]
         lost = self._lost(ideal)
         return torch.from_numpy((ideal - self.g * lost).sum(0))
 
     def _lost(self, ideal: "Array") -> "Array":
-        """What each cell loses of its input, (rows, columns), V; ``ideal``: its current, A."""
+        """Return the loss of each cell's input, (rows, columns), V, from its ideal current, A."""
         if self.columns.ideal:
             return self.rows.solve(ideal)
         if self.rows.ideal:
@@ -147,14 +147,14 @@ class _Lines:
         self._factor: Any = None
 
     def matrix(self, potential: "Array") -> "Array":
-        """Current out of each node along its line and through its cell to 0 V."""
+        """Return the current out of each node along its line and through its cell to 0 V."""
         out = self.diagonal * potential
         out[:, 1:] -= self.wire * potential[:, :-1]
         out[:, :-1] -= self.wire * potential[:, 1:]
         return out
 
     def solve(self, current: "Array") -> "Array":
-        """Potentials at which the nodes pass on these currents; of ideal lines 0."""
+        """Return the potentials at which the nodes pass on these currents; 0 for ideal lines."""
         if self.ideal:
             return 0 * current
         linear = _scipy("scipy.linalg")

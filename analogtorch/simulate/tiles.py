@@ -1,4 +1,4 @@
-"""Where on which tile every weight of a programmed layer lies, and what is broken there."""
+"""The tiles of a programmed layer's weights, and the defects there."""
 
 import math
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ ROOT = "(root)"
 
 
 @dataclass(frozen=True)
-class Place:
+class Spot:
     """A part of a row block that lies on one tile in one piece."""
 
     block: int
@@ -38,29 +38,33 @@ class Place:
     col: int
 
 
-def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[list[Place]]]:
-    """One block per tile, tile after tile, as many chips as it takes: per layer and section."""
+def consecutive(layers: Iterable[tuple[str, AnalogLayer]]) -> dict[str, list[list[Spot]]]:
+    """Return one block per tile, tile after tile, on as many chips as needed.
+
+    The result lists the spots of each section of each layer.
+    """
     number, found = 0, {}
     for name, layer in layers:
         per_section = []
         for section in layer.sections:
-            places = []
+            spots = []
             for block in range(section.blocks):
                 for outputs in section.col_blocks:
-                    places.append(
-                        Place(block, outputs, *divmod(number, layer.chip.array.tiles), 0, 0)
-                    )
+                    tile = divmod(number, layer.chip.array.tiles)
+                    spots.append(Spot(block, outputs, *tile, 0, 0))
                     number += 1
-            per_section.append(places)
+            per_section.append(spots)
         found[name] = per_section
     return found
 
 
-def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Place]]]:
-    """As ``mapping`` places the layers of ``model`` (of copies, the first): per layer and section.
+def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Spot]]]:
+    """Return the tiles that ``mapping`` gives the layers of ``model``, per layer and section.
+
+    Of copies of a layer, the first counts.
 
     Raises:
-        ValueError: the mapping is of another chip, lacks a layer, or cuts it otherwise.
+        ValueError: the mapping belongs to another chip, lacks a layer, or cuts it in another way.
     """
     listed = list(analog_layers(model))
     found = {}
@@ -70,11 +74,11 @@ def mapped(model: nn.Module, mapping: "ChipMapping") -> dict[str, list[list[Plac
             for chip in (mapping.chip, layer.chip)
         ]
         if sizes[0] != sizes[1]:
-            told = [f"{tiles} tiles of {rows}x{cols}" for rows, cols, tiles in sizes]
+            texts = [f"{tiles} tiles of {rows}x{cols}" for rows, cols, tiles in sizes]
             raise ValueError(
-                f"program: the mapping is for chip {mapping.chip.name} ({told[0]}), layer {name!r} "
-                f"was converted for {layer.chip.name} ({told[1]}); map the model onto the chip "
-                "that it was converted for"
+                f"program: the mapping is for chip {mapping.chip.name} ({texts[0]}), "
+                f"layer {name!r} was converted for {layer.chip.name} ({texts[1]}); "
+                "map the model onto the chip that it was converted for"
             )
         matrices = _matrices(name, layer, listed, model, mapping)
         found[name] = [_section(name, matrices, section, mapping) for section in layer.sections]
@@ -88,31 +92,26 @@ def _matrices(
     model: nn.Module,
     mapping: "ChipMapping",
 ) -> list[tuple[str, int]]:
-    """The matrices that make up the layer, and the output at which each begins.
+    """Return the matrices that make up the layer, and the output at which each begins.
 
-    They have the name of the first layer with the same weight, which may be digital, such as the
-    embedding that a head is tied to; the same weight applied the other way round is a matrix of its
-    own.
+    They have the name of the first layer with the same weight. It may be digital, such as the
+    embedding of a tied head. A weight that is also applied transposed has a second matrix.
     """
     from analogtorch.graph.parameters import held  # not at import: only who has a mapping needs it
 
     same = [other.matrix_name(n) or ROOT for n, other in layers if other.weight is layer.weight]
     same += [entry.layer for entry in held(model) if entry.parameter is layer.weight]
     cols, *rows = layer.matrix_shape
-    whole = [
-        m
-        for n in same
-        for m in mapping.matrices
-        if m.layer == n and m.outputs is None and m.form in (0, 1)
-    ]
+    candidates = [m for m in mapping.matrices if m.outputs is None and m.form in (0, 1)]
+    whole = [m for n in same for m in candidates if m.layer == n]
     if whole:
         fitting = (m for m in whole if (m.cols, m.rows) == (cols, math.prod(rows)))
         return [(next(fitting, whole[0]).name, 0)]
-    for own in same:
-        if parts := _parts(own, mapping.matrices, cols):
+    for each in same:
+        if parts := _parts(each, mapping.matrices, cols):
             return parts
     raise ValueError(
-        f"program: the mapping has no place for layer {name!r}: it was excluded, or never runs on "
+        f"program: the mapping has no matrix of layer {name!r}: it was excluded, or never runs on "
         "the example, or the mapping is of another model. Leave the layer digital with "
         f"analogtorch.convert(model, chip, exclude=[{name!r}]), or map the model anew with "
         "analogtorch.map_to_chip(model, example)"
@@ -120,8 +119,9 @@ def _matrices(
 
 
 def _parts(layer: str, matrices: Iterable["Matrix"], outputs: int) -> list[tuple[str, int]]:
-    """The parts of the layer that tile its outputs without gap or overlap, as attention reads them;
-    else nothing.
+    """Return the parts of the layer if they cover its outputs without gap or overlap, else nothing.
+
+    The mapping of an attention consists of such parts.
     """
     spans = sorted(
         (*m.outputs, m.name) for m in matrices if m.layer == layer and m.outputs and m.form == 0
@@ -134,17 +134,17 @@ def _parts(layer: str, matrices: Iterable["Matrix"], outputs: int) -> list[tuple
 
 def _section(
     name: str, matrices: list[tuple[str, int]], section: Section, mapping: "ChipMapping"
-) -> list[Place]:
+) -> list[Spot]:
     starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
     first, last = section.outputs.start, section.outputs.stop
-    places, covered = [], 0
+    spots, covered = [], 0
     for matrix, begin in matrices:
         for p in mapping.matrix_blocks(matrix):
             col = begin + p.block.col
             if p.block.copy or not (first <= col < last) or p.block.row not in starts:
                 continue
             outputs = slice(col - first, col - first + p.block.cols)
-            places.append(Place(starts[p.block.row], outputs, p.chip, p.tile, p.row, p.col))
+            spots.append(Spot(starts[p.block.row], outputs, p.chip, p.tile, p.row, p.col))
             covered += p.block.rows * p.block.cols
     if covered != section.cells:
         raise ValueError(
@@ -152,26 +152,26 @@ def _section(
             f"({covered:,} of {section.cells:,} cells agree); map the model anew with "
             "analogtorch.map_to_chip(model, example)"
         )
-    return places
+    return spots
 
 
 @dataclass(frozen=True)
 class State:
-    """What works of a section, and the errors of its ADCs."""
+    """The working cells and columns of a section, and the errors of its ADCs."""
 
     works: Tensor | None
     """Cells, (outputs, rows) of 0 and 1; None: all work."""
     columns: Tensor
     """Columns, (row blocks, outputs) of 0 and 1."""
     errors: Tensor
-    """(kinds, row blocks, outputs), in the order of ``analogtorch.chips.ADC_ERRORS``; columns
-    that fail have none."""
+    """(kinds, row blocks, outputs), in the order of ``analogtorch.chips.ADC_ERRORS``; failed
+    columns have no errors."""
 
 
 def state(
-    section: Section, places: list[Place], chip: Chip, defects: Defects | None, seed: int
+    section: Section, spots: list[Spot], chip: Chip, defects: Defects | None, seed: int
 ) -> State:
-    """The state of a section, which lies at these places of chips that ``seed`` made."""
+    """Return the state of a section on these spots of the chips made from ``seed``."""
     outputs, blocks = section.shape[0], section.blocks
     works, columns = None, torch.ones(blocks, outputs)
     ideal = torch.tensor([error.ideal for error in ADC_ERRORS], dtype=torch.float32)
@@ -179,28 +179,25 @@ def state(
     errors = ideal.expand(-1, blocks, outputs).clone()
     if defects is not None:
         works = torch.ones(outputs, section.rows)
-    for place in places if works is not None or varies(chip) else ():
-        own = slice(place.col, place.col + place.outputs.stop - place.outputs.start)
+    for spot in spots if works is not None or varies(chip) else ():
+        on_tile = slice(spot.col, spot.col + spot.outputs.stop - spot.outputs.start)
         if defects is None or works is None:  # the cells of a whole tile take long to draw
-            drawn = adc_errors(chip, seed, place.chip, place.tile)
-            errors[:, place.block, place.outputs] = drawn[:, own]
+            drawn = adc_errors(chip, seed, spot.chip, spot.tile)
+            errors[:, spot.block, spot.outputs] = drawn[:, on_tile]
             continue
-        tile = tile_state(chip, defects, seed, place.chip, place.tile)
-        start, stop = _rows(section, place)
-        rows = slice(place.row, place.row + stop - start)
-        works[place.outputs, start:stop] = tile.works[rows, own].T.float()
-        columns[place.block, place.outputs] = tile.columns[own].float()
-        errors[:, place.block, place.outputs] = tile.errors[:, own]
+        tile = tile_state(chip, defects, seed, spot.chip, spot.tile)
+        start, stop = _rows(section, spot)
+        rows = slice(spot.row, spot.row + stop - start)
+        works[spot.outputs, start:stop] = tile.works[rows, on_tile].T.float()
+        columns[spot.block, spot.outputs] = tile.columns[on_tile].float()
+        errors[:, spot.block, spot.outputs] = tile.errors[:, on_tile]
     return State(works, columns, torch.where(columns > 0, errors, ideal))
 
 
-def blocks(section: Section, places: list[Place]) -> list[Block]:
-    """The parts of a section with their positions on their tiles."""
-    return [
-        Block(place.outputs, slice(*_rows(section, place)), place.row, place.col)
-        for place in places
-    ]
+def blocks(section: Section, spots: list[Spot]) -> list[Block]:
+    """Return the parts of a section with their positions on their tiles."""
+    return [Block(s.outputs, slice(*_rows(section, s)), s.row, s.col) for s in spots]
 
 
-def _rows(section: Section, place: Place) -> tuple[int, int]:
-    return section.bounds[place.block], section.bounds[place.block + 1]
+def _rows(section: Section, spot: Spot) -> tuple[int, int]:
+    return section.bounds[spot.block], section.bounds[spot.block + 1]

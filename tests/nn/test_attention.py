@@ -574,7 +574,7 @@ def test_parts_of_a_matrix_meet_the_defects_of_their_own_tiles() -> None:
     short = at.map_to_chip(
         model, tuple([torch.randn(3, 1, 16)] * 3), chip=chip, exclude="a.out_proj"
     )
-    with pytest.raises(ValueError, match="no place for layer 'a.out_proj'"):
+    with pytest.raises(ValueError, match="no matrix of layer 'a.out_proj'"):
         at.program(model, seed=1, mapping=short)
 
 

@@ -191,19 +191,15 @@ def _loop_gains(layer, view, then, compensation: str) -> torch.Tensor:
     now = view.programmed.weights[0]
     gains = torch.ones(len(section.row_blocks), section.shape[0])
     for i, (rows,) in enumerate(section.row_blocks):
-        groups = (
-            section.col_blocks
-            if compensation != "column"
-            else [slice(c, c + 1) for c in range(section.shape[0])]
-        )
+        groups = section.col_blocks
+        if compensation == "column":
+            groups = [slice(c, c + 1) for c in range(section.shape[0])]
         for cols in groups:
             a, b, w = now[cols, rows], then[cols, rows], layer.weight.detach()[cols, rows]
-            gain = (
-                (a * w).sum() / (a * a).sum()
-                if compensation == "least_squares"
-                else b.abs().sum() / a.abs().sum()
-            )
-            gains[i, cols] = gain
+            if compensation == "least_squares":
+                gains[i, cols] = (a * w).sum() / (a * a).sum()
+            else:
+                gains[i, cols] = b.abs().sum() / a.abs().sum()
     return gains
 
 

@@ -147,7 +147,7 @@ def test_a_mapping_of_another_model_is_refused() -> None:
 
     model = _model()
     other = map_to_chip(nn.Sequential(nn.Linear(4, 4)), torch.zeros(1, 4), chip=model[0].chip)
-    with pytest.raises(ValueError, match="no place for layer '2'|agree"):
+    with pytest.raises(ValueError, match="no matrix of layer '2'|agree"):
         at.program(model, seed=1, defects=Defects(cells=0.1), mapping=other)
     wrong = map_to_chip(model, torch.zeros(1, 3, 8, 8), chip=CHIP)
     with pytest.raises(
@@ -179,7 +179,7 @@ def test_layers_that_the_mapping_leaves_out_are_named_with_the_remedy() -> None:
     model = at.convert(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), CHIP)
     mapping = at.map_to_chip(model, torch.zeros(1, 6), chip=CHIP, exclude="1")
     with pytest.raises(
-        ValueError, match=r"no place for layer '1': it was excluded, or never runs.*exclude=\['1'\]"
+        ValueError, match=r"no matrix of layer '1': it was excluded, or never runs.*exclude=\['1'\]"
     ):
         at.program(model, seed=1, mapping=mapping)
 

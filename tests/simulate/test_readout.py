@@ -127,11 +127,10 @@ def test_calibrated_columns_have_the_factor_that_fits_their_weights_best(
 def test_least_squares_through_the_adc_finds_the_factor_of_exact_reads(
     weight, noise: float, chip: str, time: str
 ) -> None:
-    made = (
-        at.chips.hermes64(output_noise=noise)
-        if chip == "hermes64"
-        else crossbar(adc={"noise": noise})
-    )
+    if chip == "hermes64":
+        made = at.chips.hermes64(output_noise=noise)
+    else:
+        made = crossbar(adc={"noise": noise})
     physical = at.program(_layer(made, weight(64, 256)), seed=2)
     gains = [
         physical.at(time, compensation="least_squares", readout=readout)[0].programmed.gains[0]
