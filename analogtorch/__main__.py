@@ -1,4 +1,4 @@
-"""The command line: ``analogtorch info``, ``kws``, ``budget`` and ``map``."""
+"""The command line: ``analogtorch info``, ``kws``, ``budget``, ``map`` and ``fit``."""
 
 import contextlib
 import importlib.util
@@ -19,6 +19,7 @@ commands:
   budget  what each non-ideality of the chip costs a keyword spotter that kws has trained;
           see `analogtorch budget --help`
   map     place a model on a chip: tiles, time, energy, floorplan; see `analogtorch map --help`
+  fit     fit a device model to measurements of devices; see `analogtorch fit --help`
 
 options:
   -h, --help  show this and exit
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return budget(rest)
         if command == "map":
             return map_model(rest)
+        if command == "fit":
+            return fit(rest)
         if command in ("-h", "--help"):
             print(USAGE, end="")
             return 0
@@ -69,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(version("analogtorch"))
             return 0
         raise ValueError(
-            f"unknown command {command!r}; use info, kws, budget or map, or see analogtorch --help"
+            f"unknown command {command!r}; use info, kws, budget, map or fit, or see "
+            "analogtorch --help"
         )
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
@@ -179,6 +183,16 @@ def map_model(arguments: Sequence[str]) -> int:
     print(mapping)
     if report is not None:
         print(f"\n{report}")
+    return 0
+
+
+def fit(arguments: Sequence[str]) -> int:
+    """Fit a device to measurements, print its table and write the device and its plot."""
+    from analogtorch.cli.fit import run
+
+    found, files = run(arguments)
+    print(found)
+    print(f"\nWritten: {', '.join(map(str, files))}")
     return 0
 
 

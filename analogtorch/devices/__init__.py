@@ -14,6 +14,7 @@ from analogtorch.devices.curves import (
 )
 from analogtorch.devices.device import Device, Fitted
 from analogtorch.devices.file import load, save
+from analogtorch.devices.fitting import Fit, fit
 from analogtorch.devices.memcapacitor import memcapacitor
 from analogtorch.devices.more_pcm import pcm_afm, pcm_projected, state_independent
 from analogtorch.devices.pair import DifferentialPair
@@ -42,6 +43,7 @@ __all__ = [
     "Curve",
     "Device",
     "DifferentialPair",
+    "Fit",
     "Fitted",
     "Imperfection",
     "Interpolated",
@@ -57,6 +59,7 @@ __all__ = [
     "capacitor",
     "ecram",
     "ecram_metal_oxide",
+    "fit",
     "hermes_one_device",
     "hermes_two_device",
     "ideal_device",

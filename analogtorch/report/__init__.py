@@ -1,13 +1,14 @@
 """Tables, plots, pages and the report of a run.
 
-Importing this room lets chips, mappings, costs, sensitivities and error budgets print and draw
-themselves (``analogtorch.values.shown``).
+Importing this room lets chips, mappings, costs, sensitivities, error budgets and fitted devices
+print and draw themselves (``analogtorch.values.shown``).
 """
 
 from analogtorch.report import (  # noqa: F401  they show values
     budget,
     chip,
     cost,
+    device_fit,
     floorplan_png,
     mapping,
     page,

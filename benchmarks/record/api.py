@@ -254,6 +254,41 @@ def aged(
     }
 
 
+def fitted(
+    device: at.devices.Device, times: tuple[float, ...], normals: Callable[..., Tensor], law: str
+) -> dict[str, Tensor]:
+    """The fit to measurements of a device, read twice at each time, by its curves and quality."""
+    r = torch.special.ndtr(normals(1, 300).double())
+    target = device.g_min + r * (device.g_max - device.g_min)
+    programmed = device.program(target, normals(2, 300))
+    nu = device.drift_coefficient(target, normals(3, 300))
+    drifted = [device.drift(programmed, nu, t) for t in times for _ in range(2)]
+    ages = [t for t in times for _ in range(2)]
+    reads = [
+        device.read(programmed, g, t, normals(4 + i, 300))
+        for i, (g, t) in enumerate(zip(drifted, ages, strict=True))
+    ]
+    found = at.devices.fit(
+        {
+            "target": target.repeat(len(ages)),
+            "measured": torch.cat(reads),
+            "time": torch.tensor(ages).repeat_interleave(300) + 1,
+            "device": torch.arange(300).repeat(len(ages)),
+        },
+        law=law,  # type: ignore[arg-type]
+        bootstrap=20,
+    )
+    bands = (found.programming, *(band for d in found.drift for band in (d.mean, d.spread)))
+    drawn = aged(pair(found.device), normals(9, 30).clamp(-1, 1), times[-1], normals)
+    return {
+        "bands": torch.tensor([(*b.value, *b.low, *b.high) for b in bands[1:]]),
+        "programming": torch.tensor([found.programming.value, found.programming.high]),
+        "quality": torch.tensor([(*q.mean, *q.spread, q.distance) for q in found.quality]),
+        "text": torch.tensor(list(str(found).encode())),
+        **drawn,
+    }
+
+
 # what a layer or report holds
 
 

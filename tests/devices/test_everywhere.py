@@ -160,8 +160,8 @@ def test_wires_carry_the_current_of_empty_polarities_too() -> None:
     seen = at.program(model, seed=1).at("programmed", compensation="none")(x).T
     w = linear.weight.detach()
     scale = w.abs().max()
-    g = cell.targets(w / scale) * 1e-6
-    left = at.ops.ir_drop.effective(g.transpose(0, 1).flatten(0, 1), column_resistance=1.0)
+    g = (cell.targets(w / scale) * 1e-6).transpose(0, 1).flatten(0, 1)
+    left = at.ops.ir_drop.effective(g, wires=at.chips.Wires(**ends))
     plus, minus = left.view(6, 2, 24).unbind(1)
     expected = scale * (plus - minus) / (cell.g_total * 1e-6)
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)

@@ -33,6 +33,12 @@ def _device(name: str) -> Found:
         yield f"{time:g} s", api.aged(cell, w, time, lambda seed, *shape: random(*shape, seed=seed))
 
 
+def _fit(name: str, law: str) -> Found:
+    device = api.cells()[name].device
+    normals = lambda seed, *shape: random(*shape, seed=seed)  # noqa: E731
+    yield from api.fitted(device, (1.0, 60.0, 3600.0), normals, law).items()
+
+
 def _model(net: str, chip: api.Chip) -> Any:
     make, shape = NETS[net]
     return calibrated(
@@ -158,6 +164,8 @@ _CHIPS = (
 
 CASES: dict[str, Case] = {
     **{f"device/{name}": partial(_device, name) for name in api.cells()},
+    "fit/power law": partial(_fit, "pcm_like", "power"),
+    "fit/at times": partial(_fit, "rram_cmo", "times"),
     **{f"programmed/views/{net}": partial(_views, net) for net in NETS},
     **{f"programmed/views/{net}, plain": in_plain_torch(partial(_views, net)) for net in NETS},
     **{

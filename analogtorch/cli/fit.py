@@ -1,0 +1,90 @@
+"""``analogtorch fit``: measurements of devices to a device model in a file, with a plot."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from analogtorch.devices import save
+from analogtorch.devices.fitting import Fit, fit
+from analogtorch.files.description import checked_suffix
+from analogtorch.report.figure import checked_path, write_figure
+from analogtorch.values.shown import draw
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see analogtorch fit --help")
+
+
+def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
+    """Fit as the command line says, and write the device and the plot.
+
+    Returns:
+        The fit, and the files written.
+
+    Raises:
+        ValueError: a wrong option, or measurements that cannot be fitted.
+        ImportError: the ``report`` extra is missing for the plot, or ``yaml`` for a YAML file.
+        OSError: a file cannot be read or written.
+    """
+    given = _parser().parse_args(arguments)
+    out = checked_suffix(given.out, "a device")
+    plot = None if given.plot == "none" else Path(given.plot or out.with_suffix(".png"))
+    checked_path(plot)
+    found = fit(
+        given.measurements,
+        name=given.name,
+        unit=given.unit,
+        volt=given.volt,
+        law=given.law,
+        g_max=given.g_max,
+        g_min=given.g_min,
+        bootstrap=given.bootstrap,
+    )
+    # drawn before anything is written: what drawing lacks is then known
+    figure = None if plot is None else draw(found)
+    written = [save(found.device, out)]
+    if plot is not None:
+        write_figure(figure, plot)
+        written.append(plot)
+    return found, tuple(written)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="analogtorch fit",
+        description="Fit a device model to measurements, and say how well it fits.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "measurements",
+        type=Path,
+        help="CSV with the columns target, measured, time and, where they are known, cycle and "
+        "device; units in brackets, such as 'measured [nA @ 0.2 V]'",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="device to write: .yaml, .yml or .json"
+    )
+    parser.add_argument(
+        "--plot",
+        help="plot to write, .png, .svg or .pdf, or none (default: a .png beside the device)",
+    )
+    parser.add_argument("--name", help="of the device, for reports (default: that of the file)")
+    parser.add_argument("--unit", help="of columns whose heading states none (default: uS)")
+    parser.add_argument("--volt", type=float, help="read voltage, V, of currents")
+    parser.add_argument(
+        "--law",
+        choices=("auto", "power", "times"),
+        default="auto",
+        help="drift as a power law, or fits at the measured times (default: %(default)s)",
+    )
+    parser.add_argument("--g-max", type=float, help="uS (default: the largest target)")
+    parser.add_argument("--g-min", type=float, help="uS (default: the smallest target)")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=200,
+        help="fits to devices drawn anew, for the confidence bands (default: %(default)s)",
+    )
+    return parser

@@ -1,0 +1,6 @@
+"""Measurements of devices to a device model: ``analogtorch.devices.fit``."""
+
+from analogtorch.devices.fitting.fit import fit
+from analogtorch.devices.fitting.fitted import Band, Drift, Fit, Quality
+
+__all__ = ["Band", "Drift", "Fit", "Quality", "fit"]

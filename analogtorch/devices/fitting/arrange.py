@@ -1,0 +1,154 @@
+"""Which reads belong to one device, and whether there are enough of them."""
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices.fitting.columns import Columns
+from analogtorch.devices.fitting.grid import Grid, grid
+from analogtorch.values import checks
+
+FIRST = 50
+"""Devices that must have been read at the first time: the spread of programming over conductance
+comes from them."""
+LATER = 20
+"""Devices that must have been read at each other time."""
+_BINS = 10
+"""Most groups of targets in which a conductance must rise with its target."""
+
+
+def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
+    """Return the measurements as a grid, and notes on what they cannot tell.
+
+    Raises:
+        ValueError: with rows or lines: too few measurements, a device with several targets, a read
+            that stands twice in the table, or conductances that do not rise with their targets.
+    """
+    notes: list[str] = []
+    device = given.device
+    if device is None:
+        device = _by_order(given)
+        if device is None:
+            device = torch.arange(len(given.target))
+            notes.append(
+                "which reads belong to one device is not known, as there is no column 'device' and "
+                "the targets differ in number or order from time to time: drift of single devices "
+                "and read noise stay in the spread at each time"
+            )
+    else:
+        _check_devices(given, device)
+    device = device.unique(return_inverse=True)[1]
+    found = grid(given.target, given.measured, given.time, device)
+    _check_numbers(found)
+    _check_rising(given)
+    return found, tuple(notes)
+
+
+def _by_order(given: Columns) -> Tensor | None:
+    """Return the numbers of the devices, where each time and cycle lists the same targets."""
+    keys = torch.stack((given.time, given.cycle.double()), 1)
+    _, group = keys.unique(dim=0, return_inverse=True)
+    order = torch.argsort(group, stable=True)
+    sizes = torch.bincount(group)
+    if bool((sizes != sizes[0]).any()):
+        return None
+    targets = given.target[order].view(len(sizes), -1)
+    if bool((targets != targets[0]).any()):
+        return None
+    number = torch.empty_like(order)
+    number[order] = torch.arange(len(targets[0])).repeat(len(sizes))
+    return number
+
+
+def _check_devices(given: Columns, device: Tensor) -> None:
+    """Raise an error if a device has several targets, or a read stands there twice."""
+    order = torch.argsort(device, stable=True)
+    same = device[order][1:] == device[order][:-1]
+    target = given.target[order]
+    if bool((bad := same & (target[1:] != target[:-1])).any()):
+        row = int(bad.nonzero()[0])
+        before, after = int(order[row]), int(order[row + 1])
+        raise ValueError(
+            f"{given.where(after)}: device {int(device[after])} has the target "
+            f"{float(given.target[after]):g} uS, and {float(given.target[before]):g} uS in "
+            f"{given.where(before)}; a device that is programmed anew gets a number of its own"
+        )
+    if not bool((given.cycle != 0).any()):
+        return  # without a column of cycles, repeated rows are repeated reads
+    keys = torch.stack((device.double(), given.time, given.cycle.double()), 1)
+    _, group, counts = keys.unique(dim=0, return_inverse=True, return_counts=True)
+    if bool((counts > 1).any()):
+        twice = int((counts > 1).nonzero()[0])
+        rows = (group == twice).nonzero().squeeze(1)
+        raise ValueError(
+            f"{given.where(int(rows[1]))}: device {int(device[rows[1]])}, time "
+            f"{float(given.time[rows[1]]):g} s, cycle {int(given.cycle[rows[1]])} stands in "
+            f"{given.where(int(rows[0]))} already"
+        )
+
+
+def _check_numbers(found: Grid) -> None:
+    seen = (found.counts > 0).sum(0)
+    for number, (count, time) in enumerate(zip(seen.tolist(), found.times.tolist(), strict=True)):
+        needed = LATER if number else FIRST
+        if count < needed:
+            raise ValueError(
+                f"too few measurements: {count} devices at {time:g} s; a fit needs {FIRST} at the "
+                f"first time and {LATER} at each other"
+            )
+    if len(found.target.unique()) < 2:
+        raise ValueError(
+            f"all targets are {float(found.target[0]):g} uS; a fit over conductance needs at least "
+            "two targets"
+        )
+
+
+def _check_rising(given: Columns) -> None:
+    """Raise an error unless conductances rise with their targets right after programming."""
+    rows = (given.time <= 1.05 * given.time.min()).nonzero().squeeze(1)
+    rows = rows[torch.argsort(given.target[rows], stable=True)]
+    parts = [part for part in rows.chunk(_BINS) if len(part) > 1]
+    if len(parts) < 2:
+        return
+    means = [float(given.measured[part].mean()) for part in parts]
+    errors = [float(given.measured[part].std()) / len(part) ** 0.5 for part in parts]
+    for low, high in zip(range(len(parts)), range(1, len(parts)), strict=False):
+        rises = float(given.target[parts[high]].mean()) > float(given.target[parts[low]].mean())
+        if rises and means[high] < means[low] - 4 * (errors[low] ** 2 + errors[high] ** 2) ** 0.5:
+            raise ValueError(
+                "measured conductances must rise with their targets: "
+                f"{_part(given, parts[low])} have a mean of {means[low]:g} uS, "
+                f"{_part(given, parts[high])} one of {means[high]:g} uS; are the columns or their "
+                "units mixed up?"
+            )
+
+
+def _part(given: Columns, rows: Tensor) -> str:
+    target = given.target[rows]
+    span = f"{float(target.min()):g} to {float(target.max()):g} uS"
+    return f"targets of {span} ({given.between(rows)})"
+
+
+def span(found: Grid, g_max: float | None, g_min: float | None) -> tuple[float, float]:
+    """Return the range of conductances, uS, that weights are mapped to.
+
+    Args:
+        found: the measurements.
+        g_max: uS; None: the largest target.
+        g_min: uS; None: the smallest target, or 0 where that is below 2 % of ``g_max``.
+
+    Raises:
+        ValueError: no such range, or one that the targets do not cover.
+    """
+    low, high = float(found.target.min()), float(found.target.max())
+    most = high if g_max is None else checks.number("fit: g_max", g_max, above=0)
+    if g_min is None:
+        least = low if low >= 0.02 * most else 0.0
+    else:
+        least = checks.number("fit: g_min", g_min, least=0, below=most)
+    # a fit holds where there are data, give or take what a mapping rounds
+    if most > 1.05 * high or least < low - 0.05 * most:
+        raise ValueError(
+            f"the targets lie from {low:g} to {high:g} uS, so a fit says nothing of a device from "
+            f"{least:g} to {most:g} uS; measure that range, or give another g_min or g_max"
+        )
+    return least, most

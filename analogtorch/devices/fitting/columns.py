@@ -1,0 +1,140 @@
+"""Measurements as columns in one unit, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices.fitting.units import Heading, microsiemens, seconds_in
+from analogtorch.values import checks
+
+COLUMNS = ("target", "measured", "time", "cycle", "device")
+"""What a column may be; the last two may be missing."""
+_NEEDED = COLUMNS[:3]
+_EXAMPLE = "target [uS],measured [uS],time [s],cycle"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One row per read."""
+
+    target: Tensor
+    """uS."""
+    measured: Tensor
+    """uS."""
+    time: Tensor
+    """s after programming."""
+    cycle: Tensor
+    """Number of the read among those of the same device and time, int64."""
+    device: Tensor | None
+    """Number of the device, int64; None: the table does not tell."""
+    lines: tuple[int, ...] | None
+    """Line of the file that each row stands in; None: there is no file."""
+
+    def where(self, row: int) -> str:
+        """Return how a message names a row."""
+        return f"row {row}" if self.lines is None else f"line {self.lines[row]}"
+
+    def between(self, rows: Tensor) -> str:
+        """Return how a message names the span of some rows."""
+        first, last = int(rows.min()), int(rows.max())
+        if self.lines is None:
+            return f"rows {first} to {last}"
+        return f"lines {self.lines[first]} to {self.lines[last]}"
+
+
+def scales(headings: Sequence[Heading], unit: str | None, volt: float | None) -> dict[str, float]:
+    """Return what each known column is multiplied by to be in uS, or s.
+
+    Args:
+        headings: of all columns.
+        unit: of targets and reads whose heading states none; None: uS.
+        volt: read voltage, V, of currents whose heading states none.
+
+    Raises:
+        ValueError: a missing or repeated column, or an unknown unit.
+    """
+    names = [h.name for h in headings]
+    if missing := [name for name in _NEEDED if name not in names]:
+        hints = "".join(checks.nearest(name, set(names) - set(COLUMNS)) for name in missing)
+        raise ValueError(
+            f"column {', '.join(map(repr, missing))} is missing{hints}; a table has {_EXAMPLE}, "
+            f"got {', '.join(names) or 'none'}"
+        )
+    found = {}
+    for h in headings:
+        if names.count(h.name) > 1 and h.name in COLUMNS:
+            raise ValueError(f"two columns are called {h.name!r}")
+        try:
+            if h.name in ("target", "measured"):
+                found[h.name] = microsiemens(h.unit or unit or "uS", h.volt or volt)
+            elif h.name in COLUMNS:
+                found[h.name] = seconds_in(h.unit) if h.name == "time" and h.unit else 1.0
+        except ValueError as error:
+            raise ValueError(f"column {h.name!r}: {error}") from error
+    return found
+
+
+def columns(
+    values: Mapping[str, Sequence[float] | Tensor],
+    scale: Mapping[str, float],
+    lines: tuple[int, ...] | None = None,
+) -> Columns:
+    """Return columns of numbers in their units as ``Columns``.
+
+    Args:
+        values: columns by name.
+        scale: of ``scales``.
+        lines: of the file, one per row.
+
+    Raises:
+        TypeError: a column that holds no numbers.
+        ValueError: with the row or line: columns of different lengths, or of none, a time that is
+            not positive, a negative target, or NaN.
+    """
+    found = {name: _tensor(values, name) * factor for name, factor in scale.items()}
+    sizes = {name: len(column) for name, column in found.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"columns must be of one length, got {sizes}")
+    if not len(found["target"]):
+        raise ValueError("holds no measurement")
+    numbers = {name: found[name].round().long() for name in COLUMNS[3:] if name in found}
+    given = Columns(
+        found["target"],
+        found["measured"],
+        found["time"],
+        numbers.get("cycle", torch.zeros(len(found["target"]), dtype=torch.int64)),
+        numbers.get("device"),
+        lines,
+    )
+    for name in _NEEDED:
+        _refuse(given, name, ~getattr(given, name).isfinite(), "must be finite")
+    _refuse(given, "time", given.time <= 0, "must be > 0, seconds after programming")
+    _refuse(given, "target", given.target < 0, "must be >= 0, a conductance")
+    return given
+
+
+def _tensor(values: Mapping[str, Sequence[float] | Tensor], name: str) -> Tensor:
+    try:
+        found = torch.as_tensor(values[name]).detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"column {name!r} must be a tensor, an array or a list of numbers, got "
+            f"{checks.shown(values[name])}"
+        ) from error
+    if found.dim() != 1:
+        raise ValueError(
+            f"column {name!r} must have one dimension, a number per read; got {tuple(found.shape)}"
+        )
+    return found
+
+
+def _refuse(given: Columns, name: str, bad: Tensor, rule: str) -> None:
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        more = int(bad.sum()) - 1
+        others = f", and {more} more like it" if more else ""
+        raise ValueError(
+            f"{given.where(row)}: {name} is {float(getattr(given, name)[row]):g}{others}; it {rule}"
+        )

@@ -1,0 +1,268 @@
+"""Measurements of devices to a device model."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices.fitting.arrange import arrange, span
+from analogtorch.devices.fitting.columns import Columns, columns, scales
+from analogtorch.devices.fitting.fitted import Band, Drift, Fit, Law
+from analogtorch.devices.fitting.grid import Grid
+from analogtorch.devices.fitting.power import PowerLaw, fit_power
+from analogtorch.devices.fitting.quality import quality
+from analogtorch.devices.fitting.table import read_csv
+from analogtorch.devices.fitting.times import AtTimes, fit_times
+from analogtorch.devices.fitting.units import heading
+from analogtorch.values import checks
+
+_GRID = 41
+"""Points of a curve over targets."""
+_SHARES = (0.25, 0.5, 1.0)
+"""Targets, in units of ``g_max``, whose drift a fit states."""
+_SIGNIFICANT = 4
+"""Standard errors by which the mean drift exponent must differ from 0."""
+_CHANCE = 1e-3
+"""A power law is dropped where what was measured at a time comes of it less often than this."""
+_NEAR = 0.03
+"""It is kept where the distributions differ by no more, however many devices show that they do."""
+_FOLLOWED = 50
+"""Devices read at three times or more that a power law needs."""
+_STEPS = 25
+"""Points of a curve over time."""
+
+
+def fit(
+    data: str | Path | Mapping[str, Sequence[float] | Tensor],
+    *,
+    name: str | None = None,
+    unit: str | None = None,
+    volt: float | None = None,
+    law: Literal["auto", "power", "times"] = "auto",
+    g_max: float | None = None,
+    g_min: float | None = None,
+    t_read: float = 250e-9,
+    bootstrap: int = 200,
+    seed: int = 0,
+) -> Fit:
+    """Fit a device model to measurements: programming, drift and read noise, with confidence bands.
+
+    The columns are ``target`` and ``measured`` conductance, ``time`` after programming, and
+    perhaps ``cycle``, the number of the read where a device is read several times at one time, and
+    ``device``, its number. Without that, the k-th row of every time and cycle is the k-th device,
+    if all list the same targets in the same order.
+
+    Args:
+        data: a CSV file whose first line has the headings, such as ``target [uS],measured [nA @
+            0.2 V],time [h],cycle``; or columns by those names, each a list, an array or a tensor.
+        name: of the device, for reports; None: that of the file, or "fitted device".
+        unit: of targets and reads whose heading states none: S, mS, uS, nS, or a current such as
+            nA. None: uS.
+        volt: read voltage, V, > 0, that turns currents into conductances.
+        law: ``power``: drift is a power law of time with an exponent for each device, and the model
+            is ``PCM``; ``times``: mean and spread are fitted at each measured time, and the model
+            is ``TimedDevice``. ``auto`` takes the power law where devices were read at three times
+            or more, their mean drift is no accident, and the law agrees with the distribution
+            measured at each time (Kolmogorov-Smirnov).
+        g_max: conductance of the largest weight, uS; None: the largest target.
+        g_min: conductance of an empty polarity, uS; None: the smallest target, or 0 where that is
+            below 2 % of ``g_max``.
+        t_read: length of a read, s, > 0: where a 1/f spectrum of read noise ends.
+        bootstrap: fits to devices drawn anew, from which the bands come, >= 20.
+        seed: of those draws.
+
+    Returns:
+        The fit; its ``device`` goes wherever a device does, and into files of chips.
+
+    Raises:
+        ValueError: with the line or row: missing columns, unknown units, too few measurements,
+            times that are not positive, NaN, conductances that do not rise with their targets; or
+            a law that the measurements do not support.
+        TypeError: ``data`` is neither a path nor columns.
+        OSError: the file cannot be read.
+
+    Example:
+        >>> found = at.devices.fit("measurements.csv", name="my ReRAM")
+        >>> cell = at.devices.UnitCell(device=found.device)
+    """
+    if name is None:
+        name = Path(data).stem if isinstance(data, str | Path) else "fitted device"
+    checks.choice("fit: law", law, ("auto", "power", "times"))
+    t_read = checks.number("fit: t_read", t_read, above=0)
+    bootstrap = checks.count("fit: bootstrap", bootstrap, least=20)
+    with _named(data):
+        grid, notes = arrange(_columns(data, unit, volt))
+    least, most = span(grid, g_max, g_min)
+    chosen, found = _law(grid, most, t_read, law, seed)
+    device = found.device(checks.text("fit: name", name, "my ReRAM"), least)
+    again = _again(grid, found, most, t_read, bootstrap, seed)
+    offset = found.first if isinstance(found, PowerLaw) else 0.0
+    return Fit(
+        device=device,
+        law=chosen,
+        programming=_programming(found, again, grid, least, most),
+        drift=_drift(found, again, grid, least, most),
+        quality=quality(grid, device, offset, seed),
+        notes=(*notes, *_notes(grid, found)),
+        measurements=grid,
+    )
+
+
+@contextlib.contextmanager
+def _named(data: Any) -> Iterator[None]:
+    """Put the path of a file before what is wrong in it."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(data, str | Path):
+            raise ValueError(f"{data}: {error}") from error
+        raise
+
+
+def _columns(data: Any, unit: str | None, volt: float | None) -> Columns:
+    """Return the measurements."""
+    if volt is not None:
+        volt = checks.number("fit: volt", volt, above=0)
+    if isinstance(data, str | Path):
+        return read_csv(Path(data), unit, volt)
+    if not isinstance(data, Mapping):
+        raise TypeError(
+            "fit: data must be a path such as 'measurements.csv', or columns such as {'target': "
+            f"..., 'measured': ..., 'time': ...}}, got {checks.shown(data)}"
+        )
+    headings = {name: heading(str(name)) for name in data}
+    scale = scales(list(headings.values()), unit, volt)
+    return columns({headings[name].name: value for name, value in data.items()}, scale)
+
+
+def _law(
+    grid: Grid, g_max: float, t_read: float, law: str, seed: int
+) -> tuple[Law, PowerLaw | AtTimes]:
+    """Return the law that was asked for, or that the measurements support."""
+    reason = _unsupported(grid, g_max)
+    if law == "power" and reason:
+        raise ValueError(f"fit: law='power' needs more: {reason}; use law='times'")
+    if law == "times" or reason:
+        return "times", fit_times(grid, g_max, t_read)
+    power = fit_power(grid, g_max, t_read)
+    if law == "power":
+        return "power", power
+    if _significance(power, grid) > _SIGNIFICANT and _describes(power, grid, seed):
+        return "power", power
+    return "times", fit_times(grid, g_max, t_read)
+
+
+def _unsupported(grid: Grid, g_max: float) -> str:
+    """Return why the measurements say nothing of a power law; empty where they do."""
+    followed = int((((grid.counts > 0).sum(1) >= 3) & (grid.target >= 0.05 * g_max)).sum())
+    if followed >= _FOLLOWED:
+        return ""
+    return (
+        f"{followed} devices of targets from {0.05 * g_max:g} uS were read at three times or more, "
+        f"at least {_FOLLOWED} are needed"
+    )
+
+
+def _significance(power: PowerLaw, grid: Grid) -> float:
+    """Return by how many standard errors the mean drift exponent lies above 0."""
+    mean, std = power.exponents.mean.mean(), power.exponents.std.clamp_min(1e-12).mean()
+    return float(mean / std) * math.sqrt(int(grid.followed.sum()))
+
+
+def _describes(power: PowerLaw, grid: Grid, seed: int) -> bool:
+    """Return whether the power law agrees with what was measured after the first time."""
+    found = quality(grid, power.device("power law", 0.0), power.first, seed)
+    return all(q.chance >= _CHANCE or q.distance <= _NEAR for q in found[1:])
+
+
+def _again(
+    grid: Grid, found: PowerLaw | AtTimes, g_max: float, t_read: float, bootstrap: int, seed: int
+) -> list[PowerLaw | AtTimes]:
+    """Return fits of the same form to devices drawn anew."""
+    generator = torch.Generator().manual_seed(seed)
+    devices = len(grid.target)
+    fits: list[PowerLaw | AtTimes] = []
+    for _ in range(bootstrap):
+        drawn = grid.take(torch.randint(devices, (devices,), generator=generator))
+        if isinstance(found, PowerLaw):
+            fits.append(fit_power(drawn, g_max, t_read, found))
+        else:
+            fits.append(fit_times(drawn, g_max, t_read, found))
+    return fits
+
+
+def _programming(
+    found: PowerLaw | AtTimes,
+    again: list[PowerLaw | AtTimes],
+    grid: Grid,
+    least: float,
+    most: float,
+) -> Band:
+    targets, first = torch.linspace(least, most, _GRID, dtype=torch.float64), float(grid.times[0])
+    drawn = [each.moments(targets, first)[1] for each in again]
+    return _band(targets, found.moments(targets, first)[1], drawn)
+
+
+def _drift(
+    found: PowerLaw | AtTimes,
+    again: list[PowerLaw | AtTimes],
+    grid: Grid,
+    least: float,
+    most: float,
+) -> tuple[Drift, ...]:
+    times = grid.times
+    if isinstance(found, PowerLaw):
+        first, last = (math.log10(float(t)) for t in times[[0, -1]])
+        times = torch.logspace(first, last, _STEPS, dtype=torch.float64)
+    drifts = []
+    for share in _SHARES:
+        target = torch.full((1,), least + share * (most - least), dtype=torch.float64)
+
+        def over_time(law: PowerLaw | AtTimes, target: Tensor = target) -> Tensor:
+            return torch.stack([torch.cat(law.moments(target, t)) for t in times.tolist()])
+
+        value, drawn = over_time(found), [over_time(each) for each in again]
+        mean, spread = (_band(times, value[:, i], [each[:, i] for each in drawn]) for i in range(2))
+        drifts.append(Drift(target=float(target), mean=mean, spread=spread))
+    return tuple(drifts)
+
+
+def _band(x: Tensor, value: Tensor, drawn: list[Tensor]) -> Band:
+    low, high = torch.quantile(
+        torch.stack(drawn), torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0
+    )
+    columns = (tuple(t.tolist()) for t in (x, value, low, high))
+    return Band(**dict(zip(("x", "value", "low", "high"), columns, strict=True)))
+
+
+def _notes(grid: Grid, found: PowerLaw | AtTimes) -> list[str]:
+    notes = []
+    if isinstance(found, PowerLaw):
+        notes.append(
+            f"time 0 of the device is the first measured one, {found.first:g} s after programming"
+        )
+        if not len(found.read):
+            notes.append("no read noise: no device was read repeatedly, or at three times")
+        elif not grid.repeated:
+            notes.append(
+                "read noise from the scatter of each device about its power law, as no device was "
+                "read repeatedly at one time"
+            )
+        _, target, mean = grid.at(0)
+        error = mean - target
+        bias, chance = float(error.mean()), float(error.std()) / math.sqrt(len(error))
+        if abs(bias) > 4 * chance and abs(bias) > 0.1 * float(error.std()):
+            notes.append(
+                f"conductances miss their targets by {bias:+.3g} uS on average right after "
+                "programming, which a power law has no room for; law='times' has"
+            )
+    elif found.read is None:
+        notes.append(
+            "read noise is part of the spread at each time, as no device was read repeatedly at "
+            "one time"
+        )
+    return notes

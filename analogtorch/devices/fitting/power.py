@@ -1,0 +1,241 @@
+"""Drift as a power law: ``g(t) = g_p ((t + tau) / (t_first + tau))^-nu``, ``nu`` of each device."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices.fitting.functions import hats, interpolated, knots, polynomial, powers
+from analogtorch.devices.fitting.grid import Grid
+from analogtorch.devices.fitting.likelihood import Normal, fit_normal
+from analogtorch.devices.pcm import PCM
+
+_LOW = 0.05
+"""Targets below this share of ``g_max`` are too small beside their noise for a logarithm."""
+_MOST = 4
+"""Highest power of ``r`` in the spread of programming."""
+_TIMES = 3
+"""Times that a law of time needs: two fit any."""
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """A fitted power law."""
+
+    g_max: float
+    first: float
+    """First measured time, s: time 0 of the fitted device."""
+    last: float
+    """Last measured time, s."""
+    tau: float
+    """Age of the devices at the zero of the measured times, s."""
+    t_read: float
+    spread: Normal
+    """Of programming, uS, over powers of ``r``."""
+    exponents: Normal
+    """Of the drift exponent, over hats."""
+    read: Tensor
+    """``Q`` of the read noise at the knots; (0,) where nothing tells it."""
+    at: tuple[float, ...]
+    """Knots of the exponents."""
+    read_at: tuple[float, ...]
+    """Knots of the read noise."""
+
+    def moments(self, target: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation, uS, of reads of targets (n,), uS, at ``t``, s.
+
+        ``t`` is a measured time. What is cut off at 0 is left out of account.
+        """
+        r, x = target / self.g_max, self._span(t)
+        basis = hats(r, self.at)
+        mean, std = basis @ self.exponents.mean, (basis @ self.exponents.std).clamp_min(0.0)
+        kept = torch.exp(-mean * x + 0.5 * (std * x).square())
+        programmed = target.square() + self._programming(r).square()
+        drifted = programmed * torch.exp(-2 * mean * x + 2 * (std * x).square())
+        noise = drifted * self._read_share(r, t)
+        m = target * kept
+        return m, (drifted - m.square() + noise).clamp_min(0.0).sqrt()
+
+    def device(self, name: str, g_min: float) -> PCM:
+        """Return the device of that law, whose time 0 is the first measured one."""
+        zero = torch.zeros(len(self.read_at), dtype=torch.float64)
+        return PCM(
+            name=name,
+            g_max=self.g_max,
+            g_reference=self.g_max,
+            g_min=g_min,
+            t0=self.first + self.tau,
+            t_read=self.t_read,
+            programming_std=polynomial(self.spread.std),
+            drift_mean=interpolated(self.exponents.mean, self.at),
+            drift_std=interpolated(self.exponents.std.clamp_min(0.0), self.at),
+            read_noise=interpolated(self.read if len(self.read) else zero, self.read_at),
+            measured_until=self.last - self.first,
+        )
+
+    def _span(self, t: float) -> float:
+        return math.log((t + self.tau) / (self.first + self.tau))
+
+    def _programming(self, r: Tensor) -> Tensor:
+        return (powers(r, len(self.spread.std) - 1) @ self.spread.std).clamp_min(0.0)
+
+    def _read_share(self, r: Tensor, t: float) -> Tensor:
+        """Return the variance of a read at ``t`` in units of the squared conductance."""
+        if not len(self.read):
+            return torch.zeros_like(r)
+        return (hats(r, self.read_at) @ self.read).square() * growth(t + self.tau, self.t_read)
+
+
+def growth(age: float, t_read: float) -> float:
+    """Return the variance of 1/f noise at an age, in units of ``Q^2``."""
+    return math.log(max((age + t_read) / (2 * t_read), 1.0))
+
+
+def fit_power(grid: Grid, g_max: float, t_read: float, like: PowerLaw | None = None) -> PowerLaw:
+    """Fit the law to devices that were read at three times or more.
+
+    Args:
+        grid: the measurements.
+        g_max: uS.
+        t_read: length of a read, s.
+        like: a fit whose form is kept: its knots, powers and ``tau``. None: the form is searched.
+    """
+    r, first = grid.target / g_max, float(grid.times[0])
+    means, counts = grid.means, grid.counts
+    # a device of which a read fell to 0 has no logarithm
+    used = (r >= _LOW) & grid.followed & ((means > 0) | (counts == 0)).all(1)
+    choices = knots(r[used])
+    read_at = like.read_at if like else choices[-1]
+    logs = torch.where(counts > 0, means.clamp_min(1e-300).log(), torch.nan)
+    tau = like.tau if like else _tau(logs[used], grid.times)
+    x = torch.log((grid.times + tau) / (first + tau))
+    ages = [growth(float(t) + tau, t_read) for t in grid.times]
+    scales = torch.tensor(ages, dtype=torch.float64)
+    read = _read(grid, logs, x, scales, used, g_max, read_at)
+    share = (hats(r, read_at) @ read).square() if len(read) else torch.zeros_like(r)
+    slopes, lever = _slopes(logs[used], x, scales / counts[used].clamp_min(1))
+    at, exponents = _exponents(r[used], -slopes, lever * share[used], like, choices)
+    spread = _spread(grid, g_max, share * scales[0], like.spread if like else None)
+    last = float(grid.times[-1])
+    return PowerLaw(g_max, first, last, tau, t_read, spread, exponents, read, at, read_at)
+
+
+def _exponents(
+    r: Tensor, found: Tensor, known: Tensor, like: PowerLaw | None, choices: list[tuple[float, ...]]
+) -> tuple[tuple[float, ...], Normal]:
+    """Return the knots of the drift exponents, and their mean and spread there.
+
+    Args:
+        r: (n,), of the devices.
+        found: (n,), their exponents.
+        known: (n,), variance of those by read noise.
+        like: a fit whose knots are kept.
+        choices: of knots.
+    """
+
+    def fit(at: tuple[float, ...], start: Normal | None = None) -> Normal:
+        basis = hats(r, at)
+        return fit_normal(found, basis, basis, known=known, start=start)
+
+    if like:
+        return like.at, fit(like.at, like.exponents)
+    fits = [(at, fit(at)) for at in choices]
+    return min(fits, key=lambda each: each[1].information)
+
+
+def _slopes(logs: Tensor, x: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the slope of each device's logarithms (n, times) over ``x``, and its variance.
+
+    Args:
+        logs: NaN where there is none.
+        x: (times,).
+        variance: (n, times), of the logarithms.
+    """
+    there = logs.isfinite()
+    seen = there.to(logs.dtype)
+    middle = (seen * x).sum(1, keepdim=True) / seen.sum(1, keepdim=True)
+    arm = seen * (x - middle)
+    arm = arm / arm.square().sum(1, keepdim=True)
+    return (arm * logs.nan_to_num()).sum(1), (arm.square() * variance).sum(1)
+
+
+def _tau(logs: Tensor, times: Tensor) -> float:
+    """Return the age, s, of the devices at time 0 that makes their mean drift a straight line.
+
+    It is 0 where that fits as well.
+    """
+    change = logs - logs[:, :1]
+    n = change.isfinite().sum(0)[1:]
+    mean = change.nanmean(0)[1:]
+    centred = (change - change.nanmean(0)).nan_to_num().square().sum(0)[1:]
+    weight = n * (n - 1) / centred.clamp_min(1e-300)
+    if len(mean) < _TIMES - 1:
+        return 0.0
+
+    def misfit(tau: float) -> float:
+        x = torch.log((times[1:] + tau) / (times[0] + tau))
+        slope = (weight * x * mean).sum() / (weight * x.square()).sum()
+        return float((weight * (mean - slope * x).square()).sum())
+
+    first, last = math.log(float(times[0]) / 100), math.log(float(times[-1]))
+    tried = torch.linspace(first, last, 400, dtype=torch.float64).exp().tolist()
+    best = min(tried, key=misfit)
+    # the reads of a device share its first: so much better must a second parameter be
+    return best if misfit(0.0) - misfit(best) > 10 else 0.0
+
+
+def _read(
+    grid: Grid,
+    logs: Tensor,
+    x: Tensor,
+    scales: Tensor,
+    used: Tensor,
+    g_max: float,
+    at: tuple[float, ...],
+) -> Tensor:
+    """``Q`` at the knots, from repeated reads, else from the scatter about each device's line."""
+    means = grid.means
+    if grid.repeated:
+        deviation, device, time = grid.deviations()
+        mean = means[device, time]
+        kept = used[device] & (mean > 0)
+        error = (deviation / (mean * scales[time].sqrt()))[kept]
+        r = (means[device, 0] / g_max)[kept]
+    else:
+        there = logs.isfinite() & used.unsqueeze(1)
+        enough = there.sum(1) >= _TIMES
+        slope, _ = _slopes(logs[enough], x, torch.ones_like(logs[enough]))
+        level = logs[enough] - slope.unsqueeze(1) * x
+        residual = level - level.nanmean(1, keepdim=True)
+        free = there[enough].sum(1, keepdim=True)
+        residual = residual * (free / (free - 2)).sqrt() / scales.sqrt()
+        which = residual.isfinite()
+        error = residual[which]
+        r = (means[enough, 0] / g_max).unsqueeze(1).expand_as(residual)[which]
+    if len(error) < 2 * len(at):
+        return torch.zeros(0, dtype=torch.float64)
+    r = r.nan_to_num(0.0)
+    found = fit_normal(error, powers(r, -1), hats(r, at))
+    return found.std.clamp_min(0.0)
+
+
+def _spread(grid: Grid, g_max: float, share: Tensor, like: Normal | None) -> Normal:
+    """Return the spread of programming over powers of ``r``, from the first read of each device."""
+    index, target, mean = grid.at(0)
+    r, count = target / g_max, grid.counts[index, 0]
+    known = mean.square() * share[index] / count
+    error, none = mean - target, powers(r, -1)
+
+    def spread(degree: int) -> Normal:
+        basis = powers(r, degree)
+        start = like if like and len(like.std) == degree + 1 else None
+        return fit_normal(error, none, basis, known=known, limit=-target, start=start)
+
+    if like:
+        return spread(len(like.std) - 1)
+    levels = len(target.unique())
+    return min(
+        (spread(degree) for degree in range(min(_MOST, levels - 1) + 1)),
+        key=lambda found: found.information,
+    )

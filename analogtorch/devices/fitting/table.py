@@ -1,0 +1,85 @@
+"""A table of measurements in CSV: headings with units, a row per read."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from analogtorch.devices.fitting.columns import Columns, columns, scales
+from analogtorch.devices.fitting.units import heading
+
+_LARGEST = 256 * 2**20
+"""Bytes of a file that is read."""
+
+
+def read_csv(path: Path, unit: str | None, volt: float | None) -> Columns:
+    """Return the measurements of a file.
+
+    Args:
+        path: of a text in UTF-8, comma-separated; empty lines and those that begin with # are left
+            out, the first other one has the headings.
+        unit: of the columns whose heading names none.
+        volt: read voltage, V, of currents whose heading names none.
+
+    Raises:
+        ValueError: with the line: no such table, a missing column, an unknown unit, or
+            what is no number.
+        OSError: the file cannot be read.
+    """
+    size = path.stat().st_size
+    if size > _LARGEST:
+        raise ValueError(f"{size:,} bytes; at most {_LARGEST:,} are read")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"no text in UTF-8: {error}") from error
+    return _parsed(text, unit, volt)
+
+
+def _parsed(text: str, unit: str | None, volt: float | None) -> Columns:
+    rows = _rows(text)
+    try:
+        first, given = next(rows)
+    except StopIteration:
+        raise ValueError(
+            "holds no table; the first line has the headings, such as 'target [uS],measured [uS],"
+            "time [s],cycle'"
+        ) from None
+    try:
+        headings = [heading(cell) for cell in given]
+        scale = scales(headings, unit, volt)
+    except ValueError as error:
+        raise ValueError(f"line {first}: {error}") from error
+    places = {h.name: place for place, h in enumerate(headings) if h.name in scale}
+    values: dict[str, list[float]] = {name: [] for name in places}
+    lines: list[int] = []
+    for line, row in rows:
+        if len(row) != len(headings):
+            raise ValueError(
+                f"line {line}: {len(row)} cells, where line {first} has {len(headings)} headings"
+            )
+        lines.append(line)
+        for name, place in places.items():
+            values[name].append(_number(row[place], name, line))
+    return columns(values, scale, tuple(lines))
+
+
+def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#"):
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from error
+
+
+def _number(cell: str, name: str, line: int) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"line {line}: {name} is {cell.strip()!r}, which is no finite number")
+    return value

@@ -1,0 +1,91 @@
+"""Units of measurements: conductances or currents, and times."""
+
+import re
+from dataclasses import dataclass
+
+from analogtorch.devices.time import seconds
+from analogtorch.values import checks
+
+_SIEMENS = {"S": 1e6, "mS": 1e3, "uS": 1.0, "µS": 1.0, "nS": 1e-3}
+"""Return the microsiemens in one of each."""
+_AMPERE = {"A": 1e6, "mA": 1e3, "uA": 1.0, "µA": 1.0, "nA": 1e-3, "pA": 1e-6}
+"""Microamperes in one of each."""
+_SECOND = ("s", "min", "h", "day", "week", "month", "year")
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The heading of a column: ``measured [nA @ 0.2 V]`` is one of a name, a unit and a voltage."""
+
+    name: str
+    unit: str | None = None
+    volt: float | None = None
+
+
+def heading(text: str) -> Heading:
+    """Return a heading taken apart: a name, and perhaps a unit in brackets.
+
+    A current has its voltage there too. ``target_uS`` is a name and a unit as well.
+
+    Raises:
+        ValueError: a voltage that is no positive number.
+    """
+    found = re.fullmatch(r"\s*(\w+)\s*(?:[\[(]\s*([^\])@]*?)\s*(?:@([^\])]*))?[\])])?\s*", text)
+    if found is None:
+        return Heading(text.strip())
+    name, unit, volt = found.groups()
+    if unit is None and "_" in name:
+        name, _, unit = name.rpartition("_")
+    return Heading(name.lower(), unit or None, None if volt is None else _volt(text, volt))
+
+
+def _volt(text: str, volt: str) -> float:
+    number = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(m?)V\s*", volt)
+    try:
+        value = float(number[1]) * (1e-3 if number[2] else 1.0) if number else 0.0
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ValueError(
+            f"heading {text.strip()!r}: write the voltage as in 'measured [nA @ 0.2 V]', > 0"
+        )
+    return value
+
+
+def microsiemens(unit: str, volt: float | None) -> float:
+    """Return the microsiemens in one of ``unit``; currents are divided by the voltage ``volt``.
+
+    Raises:
+        ValueError: an unknown unit, or a current without its voltage.
+    """
+    if unit in _SIEMENS:
+        return _SIEMENS[unit]
+    if unit in _AMPERE:
+        if volt is None:
+            raise ValueError(
+                f"{unit} is a current, which needs the read voltage: write 'measured [{unit} @ 0.2 "
+                "V]' as the heading, or give volt=0.2"
+            )
+        return _AMPERE[unit] / volt
+    raise ValueError(_unknown(unit, (*_SIEMENS, *_AMPERE)))
+
+
+def seconds_in(unit: str) -> float:
+    """Return the seconds in one of ``unit``.
+
+    Raises:
+        ValueError: an unknown unit.
+    """
+    try:
+        found = seconds(f"1 {unit}")
+    except ValueError:
+        found = None
+    if found is None:
+        raise ValueError(_unknown(unit, _SECOND))
+    return found
+
+
+def _unknown(unit: str, known: tuple[str, ...]) -> str:
+    same = [name for name in known if name.casefold() == unit.casefold()]
+    near = f", did you mean {same[0]!r}?" if same else checks.nearest(unit, known)
+    return f"unknown unit {unit!r}{near}; known: {', '.join(known)}"

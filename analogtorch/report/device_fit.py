@@ -1,0 +1,165 @@
+"""A fitted device beside what was measured: as a table for the terminal and as a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogtorch.devices.device import duration
+from analogtorch.devices.fitting import Band, Drift, Fit
+from analogtorch.report.figure import checked_path, new_figure, write_figure
+from analogtorch.values.shown import as_text, draw
+
+_LAWS = {
+    "power": "drift is a power law of time",
+    "times": "fits at the measured times",
+}
+_DOTS = 2000
+"""Devices that a plot shows, at most."""
+_NEAR = 0.05
+"""How far from a target, in units of the range, devices lie whose measured mean a plot shows."""
+
+
+@as_text.register
+def table(fit: Fit) -> str:
+    """One row per measured time: how far the conductances lie from their targets, measured and
+    fitted.
+    """
+    device = fit.device
+    rows: list[tuple[str, ...]] = [
+        ("time", "devices", "mean, uS", "fitted", "spread, uS", "fitted", "distance", "chance")
+    ]
+    for q in fit.quality:
+        numbers = (*q.mean, *q.spread)
+        rows.append(
+            (
+                duration(float(f"{q.time:.3g}")),
+                f"{q.devices:,}",
+                *(f"{x:.4g}" for x in numbers),
+                f"{q.distance:.3f}",
+                f"{q.chance:.2g}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(
+        [
+            f"{device.name}: {type(device).__name__}, {_LAWS[fit.law]}, "
+            f"{device.g_min:g} to {device.g_max:g} uS",
+            "spread after programming, with its 95 % confidence:",
+            *_spreads(fit.programming),
+            "deviation from the target:",
+            lines[0],
+            "-" * len(lines[0]),
+            *lines[1:],
+            "distance: of the measured distribution from the fitted one (Kolmogorov-Smirnov);",
+            "chance: of as large a distance if the fitted device itself had been measured",
+            *(f"note: {note}" for note in fit.notes),
+        ]
+    )
+
+
+def _spreads(band: Band) -> list[str]:
+    """Return the band at the lowest, the middle and the highest target."""
+    last = len(band.x) - 1
+    return [
+        f"  {band.value[i]:.3g} uS ({band.low[i]:.3g} to {band.high[i]:.3g}) at {band.x[i]:.3g} uS"
+        for i in (0, last // 2, last)
+    ]
+
+
+@draw.register
+def plot(fit: Fit, path: str | Path | None = None) -> Any:
+    """Draw measured and fitted: the error of programming over target, and the drift over time.
+
+    Args:
+        fit: to draw.
+        path: file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: another kind of file.
+        OSError: the file cannot be written.
+    """
+    file = checked_path(path)
+    figure = new_figure(11, 4.2)
+    left, middle, right = figure.subplots(1, 3)
+    _programming(left, fit)
+    for number, drift in enumerate(fit.drift):
+        _over_time(middle, drift, f"C{number}", fit)
+        _curve(right, drift.spread, f"C{number}", f"target {drift.target:.3g} uS")
+        times, _, spreads = _measured(fit, drift.target)
+        right.plot(times, spreads, "o", color=f"C{number}", markersize=4)
+    middle.set_ylabel("mean conductance, uS")
+    right.set_ylabel("spread of reads, uS")
+    for axes in (middle, right):
+        axes.set_xscale("log")
+        axes.set_xlabel("time after programming, s")
+        axes.set_ylim(bottom=0)
+    right.legend(fontsize="small")
+    for axes in (left, middle, right):
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{fit.device.name}: {_LAWS[fit.law]}; dots measured, lines fitted (95 %)")
+    write_figure(figure, file)
+    return figure
+
+
+def _programming(axes: Any, fit: Fit) -> None:
+    """Errors of single devices over their targets, and one standard deviation on either side."""
+    grid, band = fit.measurements, fit.programming
+    _, target, read = grid.at(0)
+    few = torch.linspace(0, len(target) - 1, min(_DOTS, len(target))).long()
+    axes.plot(target[few].tolist(), (read - target)[few].tolist(), ".", color="0.6", markersize=2)
+    for sign in (1, -1):
+        axes.fill_between(
+            band.x, _times(sign, band.low), _times(sign, band.high), color="C3", alpha=0.4
+        )
+        axes.plot(band.x, _times(sign, band.value), color="C3", linewidth=1)
+    axes.set_xlabel("target, uS")
+    axes.set_ylabel(f"error after {duration(float(grid.times[0]))}, uS")
+
+
+def _over_time(axes: Any, drift: Drift, colour: str, fit: Fit) -> None:
+    times, means, _ = _measured(fit, drift.target)
+    axes.plot(times, means, "o", color=colour, markersize=4)
+    _curve(axes, drift.mean, colour, "")
+
+
+def _curve(axes: Any, band: Band, colour: str, label: str) -> None:
+    axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.25, linewidth=0)
+    axes.plot(band.x, band.value, color=colour, label=label)
+
+
+def _measured(fit: Fit, target: float) -> tuple[list[float], list[float], list[float]]:
+    """Return times, and mean and spread of devices near a target, as they would be at it."""
+    grid, device = fit.measurements, fit.device
+    near = (grid.target - target).abs() <= _NEAR * (device.g_max - device.g_min)
+    times: list[float] = []
+    means: list[float] = []
+    spreads: list[float] = []
+    for number, time in enumerate(grid.times.tolist()):
+        read = grid.reads[near, number, 0]
+        seen = read.isfinite()
+        if int(seen.sum()) > 2:
+            mean, spread = _at(grid.target[near][seen] - target, read[seen])
+            times.append(time)
+            means.append(mean)
+            spreads.append(spread)
+    return times, means, spreads
+
+
+def _at(offset: Tensor, read: Tensor) -> tuple[float, float]:
+    """Return mean and spread where ``offset`` is 0, of reads that lie about a straight line."""
+    centred = offset - offset.mean()
+    squares = centred.square().sum()
+    slope = (centred * read).sum() / squares if float(squares) > 0 else torch.tensor(0.0)
+    return float(read.mean() - slope * offset.mean()), float((read - slope * centred).std())
+
+
+def _times(factor: float, values: Sequence[float]) -> list[float]:
+    return [factor * value for value in values]

@@ -1,0 +1,229 @@
+"""Fitted devices against the known ones whose measurements they were fitted to."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch import devices
+from tests.crossbar import crossbar
+from tests.devices.fitting.campaign import measured
+
+DAY, MONTH = 86_400.0, 2_592_000.0
+R = torch.linspace(0.1, 1, 19, dtype=torch.float64)
+
+
+def _errors(device: devices.Device, times: tuple[str, ...]) -> list[float]:
+    """MVM error in percent, on two chips of 512x512 uniform weights with 30 % zeros."""
+    total = torch.zeros(len(times))
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        w, x = torch.rand(640, 512, generator=generator).mul(2).sub(1).split((512, 128))
+        w = torch.where(torch.rand(w.shape, generator=generator) < 0.3, 0.0, w)
+        layer = nn.Linear(512, 512, bias=False)
+        layer.weight.data = w
+        cell = devices.DifferentialPair(device=device)
+        chip = crossbar(
+            cell=cell, array={"rows": 512, "columns": 512}, adc={"bits": None, "noise": 0.0}
+        )
+        physical = at.program(at.convert(layer, chip), seed=seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*beyond the device's data")
+            for i, time in enumerate(times):
+                error = physical.at(time)(x) - x @ w.T
+                total[i] += 100 * error.norm() / (x @ w.T).norm()
+    return (total / 2).tolist()
+
+
+# 5,000 measured devices; and 5,000 reads in all, of which about two draws of three lie within 0.3
+# points at all times: their spread alone has a standard error of 0.2 to 0.3 points
+@pytest.mark.parametrize(
+    ("device", "campaign", "law"),
+    [
+        (
+            devices.pcm_like(),
+            {"devices": 5000, "times": (0.0, DAY, MONTH), "cycles": 2, "offset": 20.0},
+            "power",
+        ),
+        (
+            devices.pcm_like(),
+            {"devices": 833, "times": (0.0, DAY, MONTH), "cycles": 2, "offset": 20.0},
+            "power",
+        ),
+        (devices.rram_wan(), {"devices": 5000, "times": (1.0, DAY)}, "times"),
+        (devices.rram_wan(), {"devices": 2500, "times": (1.0, DAY), "seed": 1}, "times"),
+    ],
+    ids=["pcm, 5000 devices", "pcm, 5000 reads", "rram, 5000 devices", "rram, 5000 reads"],
+)
+def test_a_fitted_device_errs_as_the_true_one(device, campaign: dict, law: str) -> None:
+    found = devices.fit(measured(device, **campaign), bootstrap=20)
+    assert found.law == law
+    times = ("0 s", "1 day", "30 days")[: len(campaign["times"]) if law == "power" else 2]
+    assert _errors(found.device, times) == pytest.approx(_errors(device, times), abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("device", "times", "offset", "law"),
+    [
+        (devices.pcm_like(), (0.0, 3600.0, DAY, MONTH), 20.0, "power"),
+        (devices.hermes_two_device(), (0.0, 3600.0, DAY, MONTH), 300.0, "power"),
+        (devices.pcm_projected(), (0.0, 3600.0, DAY, MONTH), 20.0, "power"),
+        (devices.rram_wan(), (1.0, 3600.0, DAY, 2 * DAY), 0.0, "times"),
+        (devices.rram_cmo(), (1.0, 60.0, 600.0, 3600.0), 0.0, "times"),
+        (devices.sonos(), (1.0, DAY, 2 * DAY, 5 * DAY), 0.0, "times"),
+        (devices.pcm_like(), (0.0, DAY), 20.0, "times"),  # two times fit any law
+    ],
+)
+def test_drift_is_a_power_law_where_the_measurements_support_one(
+    device, times, offset, law
+) -> None:
+    data = measured(device, devices=1250, times=times, offset=offset, cycles=2)
+    found = devices.fit(data, bootstrap=20)
+    assert found.law == law
+    assert isinstance(found.device, devices.PCM if law == "power" else devices.TimedDevice)
+    last = times[-1] - times[0] if law == "power" else times[-1] + offset
+    assert found.device.valid_until == pytest.approx(last)
+    for q in found.quality:
+        assert q.spread[1] == pytest.approx(q.spread[0], rel=0.05)
+        assert q.chance > 1e-4
+
+
+def test_the_numbers_of_a_power_law_are_found_again() -> None:
+    true = devices.hermes_two_device()
+    data = measured(true, devices=5000, times=(0.0, 3600.0, DAY, MONTH), cycles=3, offset=300.0)
+    found = devices.fit(data, t_read=true.t_read, bootstrap=20).device
+    assert found.t0 == pytest.approx(300.0)
+    for curve, tolerance in (("programming_std", 0.1), ("drift_mean", 0.05), ("read_noise", 0.15)):
+        a, b = getattr(found, curve)(R), getattr(true, curve)(R)
+        assert ((a - b).abs() / b.mean()).max().item() < tolerance, curve
+
+
+def test_times_may_count_from_any_moment_after_programming() -> None:
+    true = devices.pcm_like()
+    data = measured(true, devices=3000, times=(0.0, 60.0, 3600.0, DAY, MONTH), offset=1.0)
+    found = devices.fit(data, bootstrap=20).device
+    assert found.t0 == pytest.approx(true.t0, rel=0.3)
+
+
+def test_read_noise_is_found_from_repeated_reads() -> None:
+    true = devices.rram_cmo(acceptance=2)
+    data = measured(true, devices=2000, times=(1.0, 60.0, 3600.0), cycles=4)
+    found = devices.fit(data, t_read=1e-6, bootstrap=20)
+    assert found.law == "times"
+    assert found.device.t_read == 1e-6  # it grows as that of a 1/f spectrum does
+    g, one = torch.tensor([20.0, 80.0], dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    for t in (1.0, 3600.0):
+        noise = [device.read(g, g, t, one) - g for device in (found.device, true)]
+        torch.testing.assert_close(*noise, rtol=0.05, atol=0)
+    flat = devices.fit(
+        measured(devices.rram_wan(), devices=2000, times=(1.0, DAY), cycles=3), bootstrap=20
+    )
+    assert flat.device.t_read is None
+    noise = flat.device.read(g / 4, g / 4, 1.0, one) - g / 4
+    assert noise.tolist() == pytest.approx([0.4 / 2**0.5] * 2, rel=0.05)
+
+
+def test_bands_hold_the_truth() -> None:
+    true = devices.rram_wan()
+    inside = total = 0
+    for seed in range(4):
+        data = measured(true, devices=1500, times=(1.0, DAY), cycles=1, seed=seed)
+        band = devices.fit(data, bootstrap=100).programming
+        g = torch.tensor(band.x, dtype=torch.float64)
+        sigma = (true.sigma(g, 1.0).square() + (0.4**2 / 2)).sqrt().tolist()
+        held = [low <= s <= high for low, s, high in zip(band.low, sigma, band.high, strict=True)]
+        inside, total = inside + sum(held), total + len(held)
+        assert all(a <= b for a, b in zip(band.low, band.high, strict=True))
+    assert inside / total > 0.8
+
+
+def test_a_fit_repeats_and_does_not_depend_on_the_order_of_rows() -> None:
+    data = measured(
+        devices.pcm_like(), devices=400, times=(0.0, 3600.0, DAY), offset=20.0, cycles=2
+    )
+    first, again = (devices.fit(data, bootstrap=20) for _ in range(2))
+    assert first.device == again.device
+    assert first.programming == again.programming
+    order = torch.randperm(len(data["target"]), generator=torch.Generator().manual_seed(0))
+    shuffled = devices.fit({name: column[order] for name, column in data.items()}, bootstrap=20)
+    r = R
+    torch.testing.assert_close(
+        shuffled.device.programming_std(r), first.device.programming_std(r), rtol=1e-4, atol=1e-6
+    )
+    # the k-th row of each time and cycle is the k-th device
+    ordered = devices.fit({k: v for k, v in data.items() if k != "device"}, bootstrap=20)
+    assert ordered.device == first.device
+
+
+def test_without_devices_the_distributions_are_fitted() -> None:
+    data = measured(devices.rram_wan(), devices=800, times=(1.0, DAY), seed=3)
+    order = torch.randperm(1600, generator=torch.Generator().manual_seed(0))
+    loose = {k: v[order] for k, v in data.items() if k in ("target", "measured", "time")}
+    found = devices.fit(loose, bootstrap=20)
+    assert found.law == "times"
+    assert any("which reads belong to one device is not known" in note for note in found.notes)
+    whole = devices.fit(data, bootstrap=20).device
+    g = R * 40
+    torch.testing.assert_close(
+        found.device.sigma(g, DAY), whole.sigma(g, DAY), rtol=0.02, atol=0.02
+    )
+
+
+def test_a_bias_of_programming_is_fitted_or_named() -> None:
+    data = measured(
+        devices.pcm_like(), devices=1000, times=(0.0, 3600.0, DAY), offset=20.0, cycles=2
+    )
+    data["measured"] = data["measured"] + 1.0
+    power = devices.fit(data, law="power", bootstrap=20)
+    assert any("miss their targets by +" in note for note in power.notes)
+    times = devices.fit(data, law="times", bootstrap=20).device
+    g = torch.tensor([12.5], dtype=torch.float64)
+    assert times.shift(g, 20.0).item() == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_fit_is_saved_drawn_and_used(tmp_path) -> None:
+    true = devices.rram_cmo()
+    data = measured(true, devices=600, times=(1.0, 60.0, 3600.0), cycles=2)
+    found = devices.fit(data, name="my oxide", bootstrap=20)
+    assert found.device.g_min == pytest.approx(8.0, abs=0.5)
+    assert found.device.g_max == pytest.approx(90.0, abs=0.5)
+    assert "my oxide: TimedDevice, fits at the measured times" in str(found)
+    found.plot(tmp_path / "fit.png")
+    assert (tmp_path / "fit.png").read_bytes()[:4] == b"\x89PNG"
+    for name in ("mine.yaml", "mine.json"):
+        devices.save(found.device, tmp_path / name)
+        assert devices.load(tmp_path / name) == found.device
+    chip = crossbar(cell=devices.DifferentialPair(device=found.device))
+    at.chips.save(chip, tmp_path / "chip.json")
+    assert at.chips.load(tmp_path / "chip.json") == chip
+    with pytest.warns(UserWarning, match=r"beyond the device's data \(1 h, my oxide\)"):
+        at.program(at.convert(nn.Linear(8, 8), chip), seed=1).at("1 day")
+
+
+def test_programming_alone_and_few_levels_are_enough_for_a_fit(tmp_path) -> None:
+    true = devices.rram_milo()
+    data = measured(true, devices=1600, times=(1.0,))
+    whole = devices.fit(data, bootstrap=20)
+    assert whole.device.valid_until == 1.0
+    g = torch.tensor([60.0, 140.0, 220.0], dtype=torch.float64)
+    expected = true.programming_sigma(g)
+    torch.testing.assert_close(whole.device.programming_sigma(g), expected, rtol=0.12, atol=0)
+    whole.plot(tmp_path / "one.png")
+    levels = torch.tensor([50.0, 100.0, 150.0, 225.0], dtype=torch.float64).repeat(400)
+    z = torch.randn(1600, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    few = {"target": levels, "measured": true.program(levels, z), "time": torch.ones(1600)}
+    found = devices.fit(few, bootstrap=20).device
+    assert (found.g_min, found.g_max) == (50.0, 225.0)
+    torch.testing.assert_close(found.programming_sigma(g), expected, rtol=0.12, atol=0)
+
+
+def test_devices_that_were_not_read_every_time_count_where_they_were() -> None:
+    true = devices.pcm_like()
+    data = measured(true, devices=1500, times=(0.0, 60.0, 3600.0, DAY), offset=20.0, cycles=2)
+    kept = torch.rand(len(data["time"]), generator=torch.Generator().manual_seed(0)) < 0.8
+    found = devices.fit({name: column[kept] for name, column in data.items()}, bootstrap=20)
+    assert found.law == "power"
+    drift = found.device.drift_mean(R)
+    torch.testing.assert_close(drift, true.drift_mean(R), rtol=0.15, atol=0)

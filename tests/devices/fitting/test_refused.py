@@ -1,0 +1,181 @@
+"""Measurements that cannot be fitted: what is wrong, where, and what to do."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from analogtorch import devices
+from analogtorch.__main__ import main
+from tests.devices.fitting.campaign import measured
+
+HEADINGS = ("target [uS]", "measured [uS]", "time [s]", "cycle")
+DATA = measured(devices.rram_wan(), devices=120, times=(1.0, 3600.0))
+NAMES = ("target", "measured", "time", "cycle")
+
+
+def _rows() -> list[list[float]]:
+    return [list(row) for row in zip(*(DATA[name].tolist() for name in NAMES), strict=True)]
+
+
+def _write(path: Path, rows: list[list[float]], headings: tuple[str, ...] = HEADINGS) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(headings)
+        writer.writerows(rows)
+    return path
+
+
+def _with(line: int, column: int, value: object):
+    """The rows with one cell changed; lines count from 1, which holds the headings."""
+    rows = _rows()
+    rows[line - 2][column] = value  # type: ignore[call-overload]
+    return rows, HEADINGS
+
+
+def _headed(target: str = HEADINGS[0], read: str = HEADINGS[1], time: str = HEADINGS[2]):
+    """The rows under other headings."""
+    return _rows(), (target, read, time, "cycle")
+
+
+FEW = "few measurements: {} devices at {} s; a fit needs 50 at the first time and 20 at each other"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (_with(17, 1, "abc"), "line 17: measured is 'abc', which is no finite number"),
+        (_with(18, 1, "nan"), "line 18: measured is 'nan', which is no finite number"),
+        (_with(19, 2, 0), "line 19: time is 0; it must be > 0, seconds after programming"),
+        (_with(19, 2, -5), "line 19: time is -5; it must be > 0"),
+        (_with(20, 0, -1), "line 20: target is -1; it must be >= 0"),
+        (([*_rows(), [1, 2]], HEADINGS), "line 242: 2 cells, where line 1 has 4 headings"),
+        (_headed(read="read"), "line 1: column 'measured' is missing; a table has target"),
+        (_headed(read="measure"), "column 'measured' is missing, did you mean 'measure'?"),
+        (_headed("target [us]"), "column 'target': unknown unit 'us', did you mean 'uS'?"),
+        (_headed(time="time [hours ago]"), "unknown unit 'hours ago'"),
+        (_headed(read="measured [nA]"), "nA is a current, which needs the read voltage"),
+        (_headed(read="measured [nA @ 0 V]"), "write the voltage as in 'measured"),
+        ((_rows(), ("target", "measured", "time", "target")), "two columns are called 'target'"),
+        ((_rows()[:30] + _rows()[120:150], HEADINGS), FEW.format(30, 1)),
+        ((_rows()[:130], HEADINGS), FEW.format(10, 3600)),
+        (([], HEADINGS), "holds no measurement"),
+    ],
+)
+def test_a_file_is_refused_by_line(table, message: str, tmp_path, capsys) -> None:
+    path = _write(tmp_path / "measurements.csv", *table)
+    with pytest.raises(ValueError, match="measurements.csv: ") as error:
+        devices.fit(path)
+    assert message in str(error.value)
+    before = sorted(tmp_path.iterdir())
+    assert main(["fit", str(path), "--out", str(tmp_path / "mine.yaml")]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before  # nothing was written
+
+
+def test_a_file_without_a_table_is_refused(tmp_path) -> None:
+    path = tmp_path / "empty.csv"
+    path.write_text("# a comment\n\n")
+    with pytest.raises(ValueError, match="holds no table; the first line has the headings"):
+        devices.fit(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="no text in UTF-8"):
+        devices.fit(path)
+    path.write_text('target,measured,time\n"1,2,3\n')
+    with pytest.raises(ValueError, match="line "):
+        devices.fit(path)
+    with pytest.raises(FileNotFoundError):
+        devices.fit(tmp_path / "absent.csv")
+
+
+def test_conductances_must_rise_with_their_targets(tmp_path) -> None:
+    rows = _rows()
+    for row in rows:
+        row[1] = 40 - row[1]
+    path = _write(tmp_path / "falling.csv", sorted(rows, key=lambda row: (row[2], row[0])))
+    with pytest.raises(
+        ValueError,
+        match=r"must rise with their targets: targets of .*lines 26 to 37.*lines 38 to 49.*mixed",
+    ) as error:
+        devices.fit(path)
+    assert "falling.csv" in str(error.value)
+
+
+def test_a_device_has_one_target_and_each_read_stands_there_once() -> None:
+    twice = {k: torch.cat((v, v[:1])) for k, v in DATA.items()}
+    twice["cycle"] = twice["cycle"] + 1
+    with pytest.raises(
+        ValueError, match="row 240: device 0, time 1 s, cycle 1 stands in row 0 already"
+    ):
+        devices.fit(twice)
+    other = {**DATA, "target": DATA["target"].clone()}
+    other["target"][125] = 3.0
+    with pytest.raises(
+        ValueError, match=r"row 125: device 5 has the target 3 uS, and .* uS in row 5"
+    ):
+        devices.fit(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": 3}, "data must be a path such as"),
+        ({"data": {"target": [1.0], "measured": [1.0]}}, "column 'time' is missing"),
+        ({"data": {**DATA, "time": DATA["time"][:5]}}, "columns must be of one length"),
+        ({"data": {**DATA, "time": DATA["time"].view(2, -1)}}, "time' must have one dimension"),
+        ({"data": {**DATA, "time": ["a"] * 240}}, "time' must be a tensor, an array or a list"),
+        ({"data": {**DATA, "target": torch.full((240,), 20.0)}}, "all targets are 20 uS"),
+        ({"unit": "furlong"}, "unknown unit 'furlong'"),
+        ({"unit": "nA"}, "give volt=0.2"),
+        ({"volt": -1}, "fit: volt must be a positive number"),
+        ({"law": "powr"}, "fit: law must be one of"),
+        ({"law": "power"}, "law='power' needs more: 0 devices of targets from .* at three times"),
+        ({"g_max": 80.0}, "a fit says nothing of a device from 0 to 80 uS"),
+        ({"g_min": 50.0}, "fit: g_min must be a number"),
+        ({"t_read": 0}, "fit: t_read must be a positive number"),
+        ({"bootstrap": 5}, "fit: bootstrap must be an integer >= 20"),
+        ({"name": ""}, "fit: name must be"),
+    ],
+)  # fmt: skip
+def test_bad_calls_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        devices.fit(**{"data": DATA, **changes})
+
+
+def test_units_and_kinds_of_columns_make_no_difference(tmp_path) -> None:
+    whole = devices.fit(DATA, bootstrap=20).device
+    scaled = {
+        "Target [S]": [x * 1e-6 for x in DATA["target"].tolist()],
+        "measured_nA": (DATA["measured"] * 200).numpy().astype(np.float64),
+        "time [h]": DATA["time"] / 3600,
+    }
+    found = devices.fit(scaled, volt=0.2, bootstrap=20).device
+    g = torch.linspace(1, 39, 9, dtype=torch.float64)
+    torch.testing.assert_close(found.sigma(g, 3600.0), whole.sigma(g, 3600.0), rtol=1e-6, atol=1e-6)
+    rows = [[t, m * 0.1, s] for t, m, s, _ in _rows()]
+    path = _write(tmp_path / "my devices.csv", rows, ("target", "measured (uA @ 100 mV)", "time"))
+    read = devices.fit(path, bootstrap=20).device
+    assert read.name == "my devices"
+    torch.testing.assert_close(read.sigma(g, 3600.0), whole.sigma(g, 3600.0), rtol=1e-6, atol=1e-6)
+
+
+def test_the_command_writes_the_device_and_the_plot(tmp_path, capsys) -> None:
+    path, out = _write(tmp_path / "measurements.csv", _rows()), tmp_path / "out" / "mine.yaml"
+    assert (
+        main(["fit", str(path), "--out", str(out), "--name", "my ReRAM", "--bootstrap", "20"]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "my ReRAM: TimedDevice" in printed
+    assert f"Written: {out}, {out.with_suffix('.png')}" in printed
+    assert devices.load(out) == devices.fit(path, name="my ReRAM", bootstrap=20).device
+    assert main(["fit", str(path), "--out", str(tmp_path / "a.json"), "--plot", "none"]) == 0
+    assert not (tmp_path / "a.png").exists()
+    for wrong in (
+        ["--out", "mine.txt"],
+        ["--out", "a.yaml", "--plot", "a.gif"],
+        ["--law", "x"],
+        [],
+    ):
+        assert main(["fit", str(path), *wrong]) == 2
