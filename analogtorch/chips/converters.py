@@ -48,6 +48,13 @@ class ADC:
     """Standard deviation of the gain of a column's ADC around 1, >= 0. It is drawn once for each
     column of a manufactured chip, by its seed and physical position. Programmed chips have it;
     training and evaluation before do not."""
+    offset_std: float = field(
+        default=0.0,
+        metadata=non_ideality("adc_offset", absent=0.0) | column_error("offset", ideal=0.0),
+    )
+    """Standard deviation of the offset of a column's ADC around 0, >= 0, in units of ``range``. It
+    is drawn as the gain is, and added to every partial sum of the column before the ADC clips and
+    rounds it. Gains per column do not take it back; ``analogtorch.correct_columns`` does."""
     noise: float = field(default=0.0, metadata=non_ideality("output_noise", absent=0.0))
     """Output noise: standard deviation of the noise of one partial sum, before rounding, in the
     units of ``range``, >= 0."""
@@ -85,7 +92,7 @@ class ADC:
     """Source of each number, by the name of its field."""
 
     def __post_init__(self) -> None:
-        checks.numbers(self, "gain_std", "noise", least=0)
+        checks.numbers(self, "gain_std", "offset_std", "noise", least=0)
         checks.counts(self, "bits", optional=True, **BITS)
         checks.counts(self, "steps", optional=True)
         checks.numbers(self, "range", above=0)

@@ -22,7 +22,10 @@ from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops.constants import LEAST_BOUND
 from analogtorch.ops.generator import fold
 
-_GAIN = next(i for i, error in enumerate(ADC_ERRORS) if error.kind == "gain")
+_GAIN, _OFFSET = (
+    next(i for i, error in enumerate(ADC_ERRORS) if error.kind == kind)
+    for kind in ("gain", "offset")
+)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -100,8 +103,9 @@ def at_adc(
 ) -> tuple[Tensor, Tensor]:
     """Partial sums and ADC range as an ADC with errors compares them, in the units of the sums.
 
-    An ADC of gain g clips and rounds what comes in at 1 / g of its range. Its outputs are then
-    correct in the units of the sums but for ``digital_factor``.
+    An ADC of gain g clips and rounds what comes in at 1 / g of its range, and an offset is a share
+    of its range that is added before. Its outputs are then correct in the units of the sums but for
+    the offset and ``digital_factor``.
 
     Args:
         v: partial sums of any shape, noise included.
@@ -112,7 +116,8 @@ def at_adc(
     """
     if errors is None:
         return v, full * bound
-    return v, full * (bound / errors[_GAIN])
+    limit = full * (bound / errors[_GAIN])
+    return v + errors[_OFFSET] * limit, limit
 
 
 def digital_factor(errors: Tensor) -> Tensor:
@@ -137,7 +142,7 @@ def adc_input(v: Tensor, bound: float, errors: Tensor) -> Tensor:
         bound: ADC range in the same units, > 0.
         errors: (kinds, ...), each broadcastable to ``v``.
     """
-    return v * errors[_GAIN]
+    return v * errors[_GAIN] + errors[_OFFSET] * bound
 
 
 def adc(v: Tensor, bound: Tensor, steps: int) -> Tensor:

@@ -104,9 +104,11 @@ def held(view: nn.Module) -> dict[str, Tensor | tuple[Tensor, ...]]:
         for each in names
     }
     for name, layer in analog_layers(view):
-        errors = layer.programmed.adc_errors
-        for number, error in enumerate(ADC_ERRORS if errors is not None else ()):
-            found[f"{name}.adc_{error.kind}s"] = tuple(each[number] for each in errors)
+        errors = layer.programmed.adc_errors or ()
+        for number, error in enumerate(ADC_ERRORS):
+            own = tuple(each[number] for each in errors)
+            if any((each != error.ideal).any() for each in own):
+                found[f"{name}.adc_{error.kind}s"] = own
     return {name: tensors for name, tensors in found.items() if tensors is not None}
 
 
@@ -319,7 +321,8 @@ def yield_map(physical: at.ProgrammedChip) -> dict[str, Tensor]:
     for (chip, tile), state in physical.yield_map().items():
         found[f"{chip}.{tile}.works"] = state.works
         for error, values in zip(ADC_ERRORS, state.errors, strict=True):
-            found[f"{chip}.{tile}.{error.kind}"] = values * state.columns
+            if error.kind == "gain" or values.any():  # older records have gains alone
+                found[f"{chip}.{tile}.{error.kind}"] = values * state.columns
     return found
 
 

@@ -127,6 +127,24 @@ def test_known_gains_and_offsets_are_found(name: str) -> None:
     assert _error(view, digital, x) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "name", ["linear", "conv", "block_diagonal", "lstm", "transposed", "attention"]
+)
+def test_offsets_of_the_adcs_are_taken_back(name: str) -> None:
+    """By the affine correction of columns; the gains of a digital unit do not take them back."""
+    fine = {"bits": None, "steps": 20_000, "range": 40.0, "offset_std": 0.01}
+    plain, offset = (EXACT.replace(adc=fine | changes) for changes in ({"offset_std": 0.0}, {}))
+    view, digital, x = _view(name, offset, "programmed")
+    exact, *_ = _view(name, plain, "programmed")
+    before, least = _error(view, digital, x), _error(exact, digital, x)
+    assert before > 50 * least
+    gains, batches = copy.deepcopy(view), list(x.split(len(x) // 2, dim=1 if name == "lstm" else 0))
+    at.correct_columns(gains, batches, fit="gain")
+    assert _error(gains, digital, x) > 0.5 * before
+    at.correct_columns(view, batches)
+    assert _error(view, digital, x) < 3 * least + 1e-4
+
+
 @pytest.mark.parametrize("name", ["linear", "conv"])
 def test_output_noise_does_not_shrink_the_gains(name: str) -> None:
     chip = EXACT.replace(adc={"noise": 1.3 if name == "linear" else 0.9})

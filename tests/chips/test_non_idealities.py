@@ -15,12 +15,19 @@ NAMES = (
     "drift",
     "read_noise",
     "adc_gain",
+    "adc_offset",
     "output_noise",
     "adc",
     "digital_unit",
 )
 HERMES = at.chips.hermes64(output_noise=0.04)
-CHIPS = [HERMES, at.chips.ibm_speech34(), at.chips.neurram48()]
+OFFSETS = HERMES.replace(name="offsets", adc={"offset_std": 0.01})
+CHIPS = [
+    HERMES,
+    OFFSETS,
+    at.chips.ibm_speech34(),
+    at.chips.neurram48(),
+]
 
 
 @pytest.mark.parametrize("chip", CHIPS, ids=lambda chip: chip.name)

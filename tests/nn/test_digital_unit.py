@@ -99,19 +99,24 @@ def test_these_are_all_kinds() -> None:
 
 
 @_each_kind
-def test_an_adc_rounds_and_clips_the_current_times_its_gain(kind: str) -> None:
+@pytest.mark.parametrize("offset_std", [0.0, 0.1])
+def test_an_adc_rounds_and_clips_the_current_times_its_gain_with_its_offset(
+    kind: str, offset_std: float
+) -> None:
     _, sums, full = _held(_model(kind, EXACT), kind)
     bound = 0.6 * (sums / full).abs().max().item()  # the largest are clipped
-    chip = UNIT.replace(adc={"range": bound, "steps": 20})
+    chip = UNIT.replace(adc={"range": bound, "steps": 20, "offset_std": offset_std})
     model = _model(kind, chip)
     layer, y, _ = _held(model, kind)
     # one block each, one after the other
     tile = [one for _, one in at.analog_layers(model)].index(_layer(model, kind))
-    gain = adc_errors(chip, 3, 0, tile)[0][: y.shape[1]]
+    gain, offset = adc_errors(chip, 3, 0, tile)[:, : y.shape[1]]
+    assert offset.any() == (offset_std > 0)
     column = torch.cat(layer.programmed.gains, 1)[0] / gain
     assert gain.std() > 0.05
     assert (column - 1).abs().max() > 0.05
-    expected = in_steps(sums / full * gain, torch.tensor(bound), 20) * full * column
+    currents = sums / full * gain + offset * bound
+    expected = in_steps(currents, torch.tensor(bound), 20) * full * column
     # a reading may fall on the other side of a rounding boundary
     wrong = (y - expected).abs() > 1e-4
     assert wrong.float().mean() < 0.02
@@ -156,9 +161,9 @@ def test_row_blocks_have_gains_and_ranges_of_their_own() -> None:
     models[1][0].set_input_range(1.0)
     models[1][0].layer_name = models[0][0].layer_name
     one, other = (at.program(model, seed=3).at("1 day", compensation="none") for model in models)
-    gains = other[0].programmed.adc_errors[0][0]
+    errors = other[0].programmed.adc_errors[0]
     # of two row and two column blocks: the fourth tile
-    assert torch.equal(gains[1, 7:], adc_errors(chip, 3, 0, 3)[0][:4])
+    assert torch.equal(errors[:, 1, 7:], adc_errors(chip, 3, 0, 3)[:, :4])
     hot = nn.functional.one_hot(TOKENS, 50).float()
     assert torch.allclose(one(TOKENS), other(hot), atol=1e-5)
 

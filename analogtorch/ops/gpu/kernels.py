@@ -22,8 +22,8 @@ _LEAST_BOUND, _LEAST_SCALE = (
 )
 
 _ERRORS = {error.kind: tl.constexpr(i) for i, error in enumerate(ADC_ERRORS)}
-_GAIN = _ERRORS["gain"]
-KNOWN_ERRORS = ("gain",)
+_ADC_GAIN, _ADC_OFFSET = _ERRORS["gain"], _ERRORS["offset"]
+KNOWN_ERRORS = ("gain", "offset")
 """Kinds of ADC errors that the kernels compute."""
 
 
@@ -270,13 +270,16 @@ def forward_kernel(
             adc_gain = tl.full([BLOCK_N], 1.0, tl.float32)
             if adc_errors is not None:
                 errors = adc_errors + b * N + n
-                adc_gain = tl.load(errors + _GAIN * blocks * N, mask=in_n, other=1.0)
+                adc_gain = tl.load(errors + _ADC_GAIN * blocks * N, mask=in_n, other=1.0)
             if output_bounds is not None:
                 limit = tl.load(output_bounds + b * N + n, mask=in_n, other=1.0)
                 limit = tl.div_rn(limit, adc_gain)
             else:
                 limit = output_bound * tl.div_rn(tl.full([BLOCK_N], 1.0, tl.float32), adc_gain)
             limit = full * limit[None, :]
+            if adc_errors is not None:
+                offset = tl.load(errors + _ADC_OFFSET * blocks * N, mask=in_n, other=0.0)
+                p += limit * offset[None, :]
         if OUTPUT_STEPS > 0:
             clipped = tl.abs(p) > limit
             p = _in_steps(p, limit, OUTPUT_STEPS)

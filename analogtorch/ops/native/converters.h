@@ -21,7 +21,7 @@ INLINE float range_at(const float *range, size by, size vector, size block) {
 }
 
 /* Errors of ADCs, in the order of chips.ADC_ERRORS; at_adc in ops/physics.py says what each does. */
-enum adc_error { ADC_GAIN, ADC_ERRORS };
+enum adc_error { ADC_GAIN, ADC_OFFSET, ADC_ERRORS };
 
 /* The ADC of one matrix; bound and noise in units of full-scale input x weight scale. */
 typedef struct {
@@ -36,7 +36,7 @@ typedef struct {
 } adc;
 
 /* What LANES outputs, or one, are read with. */
-typedef struct { vf bound, up, down, std, range, range_up, range_down; } reading;
+typedef struct { vf bound, up, down, std, range, range_up, range_down, offset; } reading;
 
 INLINE vf safe_all(vf bound) { return select_(bound < LEAST_BOUND, same(LEAST_BOUND), bound); }
 
@@ -46,13 +46,15 @@ INLINE vf error_of(const adc *a, enum adc_error kind, size at, size count) {
 
 /* Of up to `count` outputs, the first of which is number `at` of all blocks' outputs. */
 INLINE reading reading_of(const adc *a, vf full, size at, size count) {
-  vf bound = a->output_bounds ? load_some(a->output_bounds + at, count) : same(a->bound);
+  vf bound = a->output_bounds ? load_some(a->output_bounds + at, count) : same(a->bound), offset = {0};
   if (a->adc_errors) {
     vf gain = error_of(a, ADC_GAIN, at, count);
     bound = a->output_bounds ? bound / gain : bound * (1 / gain); /* as torch divides a tensor, and a number */
   }
-  bound = safe_all(full * bound);
-  reading r = {bound, a->levels / bound, bound / a->levels, full * a->std};
+  bound = full * bound;
+  if (a->adc_errors) offset = error_of(a, ADC_OFFSET, at, count) * bound;
+  bound = safe_all(bound);
+  reading r = {bound, a->levels / bound, bound / a->levels, full * a->std, .offset = offset};
   if (a->unit_levels > 0) {
     r.range = safe_all(full * load_some(a->output_ranges + at, count));
     r.range_up = a->unit_levels / r.range, r.range_down = r.range / a->unit_levels;
@@ -69,6 +71,7 @@ INLINE reading of_lane(const reading *r, size lane) {
 
 /* The reading of y; which lanes saturated. */
 INLINE vf adc_read(const adc *a, const reading *r, vf y, vi *outside) {
+  if (a->adc_errors) y += r->offset;
   if (!(a->levels > 0)) { *outside = (vi){0}; return y; }
   *outside = (y > r->bound) | (y < -r->bound);
   return nearest(clip(y, r->bound) * r->up) * r->down;
