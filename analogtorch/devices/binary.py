@@ -44,11 +44,11 @@ class BinaryDevice:
 
     def state(self, g: Tensor) -> Tensor:
         """Return the conductance, uS, of the state that is nearer to the target ``g`` (uS)."""
-        return torch.where(self._high(g), self.g_max, self.g_min).to(g.dtype)
+        return torch.full_like(g, self.g_min).masked_fill(self._high(g), self.g_max)
 
     def programming_sigma(self, g: Tensor) -> Tensor:
         """Return the standard deviation, uS, of the state that ``g`` is programmed to."""
-        return torch.where(self._high(g), self.high_std, self.low_std).to(g.dtype)
+        return torch.full_like(g, self.low_std).masked_fill(self._high(g), self.high_std)
 
     def program(self, g: Tensor, z: Tensor) -> Tensor:
         """Return the conductance, uS, programmed for the target ``g``, clamped at 0.

@@ -161,6 +161,7 @@ def test_binary_devices_hold_two_states() -> None:
     assert device.program(g, torch.zeros_like(g)).unique().tolist() == pytest.approx(
         [1e3 / 900, 1e3 / 6]
     )
+    assert device.state(g)[-1].item() == device.g_max  # in double precision, to the last bit
     for r, mean, std in ((0.2, 1e3 / 900, 0.2 * 1e3 / 900), (0.8, 1e3 / 6, 0.05 * 1e3 / 6)):
         found = _drawn(device, r, DAY)
         assert found.mean().item() == pytest.approx(mean, rel=0.01)
