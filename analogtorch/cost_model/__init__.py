@@ -3,7 +3,8 @@
 from analogtorch.cost_model.cost import CostReport, EnergySplit, cost
 from analogtorch.cost_model.efficiency import Efficiency, published
 from analogtorch.cost_model.peak import Peak, peak
-from analogtorch.cost_model.schedule import Schedule, schedule
+from analogtorch.cost_model.schedule import schedule
+from analogtorch.cost_model.steps import Schedule
 
 __all__ = [
     "CostReport",

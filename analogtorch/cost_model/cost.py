@@ -21,7 +21,8 @@ from typing import Any
 from analogtorch.chips import Chip, Cost, Energy, Figure
 from analogtorch.chips.cost import Charge, Kind, Scope
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, published
-from analogtorch.cost_model.schedule import Mode, Run, Schedule, schedule
+from analogtorch.cost_model.schedule import schedule
+from analogtorch.cost_model.steps import Mode, Run, Schedule
 from analogtorch.values.shown import as_text
 
 

@@ -1,0 +1,154 @@
+"""The times at which tiles, ports, links and digital units are busy in an inference."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analogtorch.chips import Chip
+from analogtorch.cost_model.steps import Mode, Run, Schedule, Step, TileUse
+from analogtorch.cost_model.traffic import Tile, Traffic, tile_of
+from analogtorch.graph.types import Operation
+from analogtorch.mapping.types import Placement
+
+
+class Clock:
+    """The times at which each resource is busy and becomes free."""
+
+    def __init__(self, chip: Chip, mode: Mode, placed: Mapping[str, Sequence[Placement]]) -> None:
+        assert chip.cost is not None
+        self.chip, self.cost, self.mode = chip, chip.cost, mode
+        self.held: dict[Tile, list[Placement]] = defaultdict(list)
+        for p in (p for blocks in placed.values() for p in blocks):
+            self.held[tile_of(p, chip)].append(p)
+        self.tiles = sorted(self.held)
+        self.num_chips = len({t[0] for t in self.tiles})
+        # seconds per inference by resource
+        self.busy: dict[tuple[str, Any], float] = defaultdict(float)
+        # when a resource is free again
+        self.free: dict[tuple[str, Any], float] = defaultdict(float)
+        self.done: dict[str, float] = {}
+        self.last = 0.0
+        self.signed: tuple[str, ...] = ()
+        self.mvms: dict[Tile, int] = defaultdict(int)
+
+    def step(
+        self, op: Operation, runs: Sequence[Run], moved: Traffic, place: tuple[Tile, ...]
+    ) -> Step:
+        """Run ``op`` as early as its inputs, its tiles and the mode allow."""
+        work = self._work(op, runs, moved, place)
+        transfer = moved.seconds(self.chip)
+        compute = max((s for (kind, _), s in work.items() if kind == "tile"), default=0.0)
+        compute += sum(s for (kind, _), s in work.items() if kind in ("chip", "host"))
+        after = (
+            [self.last] if self.mode == "sequential" else [self.done[name] for name in op.inputs]
+        )
+        links = self._links(moved)
+        start = max(
+            [*after, *(self.free[r] for r in work), *(self.free[r] for r in links)], default=0.0
+        )
+        end = self.done[op.name] = start + transfer + compute
+        self.free.update(dict.fromkeys(links, start + transfer))
+        self.last = max(self.last, end)
+        for resource, spent in work.items():
+            self.busy[resource] += spent
+            self.free[resource] = end
+        return Step(
+            operation=op.name,
+            kind=op.kind,
+            place="tiles" if runs else "chip" if place else "host",
+            start=start,
+            finish=end,
+            transfer=transfer,
+            compute=compute,
+            mvms=sum(r.mvms for r in runs),
+            operations=op.operations + moved.sums,
+            element_hops=moved.element_hops,
+            port_elements=sum(moved.ports.values()),
+        )
+
+    def _work(
+        self, op: Operation, runs: Sequence[Run], moved: Traffic, place: tuple[Tile, ...]
+    ) -> dict[tuple[str, Any], float]:
+        """Return the seconds that ``op`` takes of tiles, digital units and host."""
+        work: dict[tuple[str, Any], float] = defaultdict(float)
+        for run in runs:
+            tile = tile_of(run.placement, self.chip)
+            self.mvms[tile] += run.mvms
+            work["tile", tile] += run.mvms * self.cost.mvm_time.value
+        if count := op.operations + moved.sums:
+            unit, name = (self.cost.on_chip, "chip") if runs or place else (self.cost.host, "host")
+            work[name, "digital operations"] = count / (unit.rate.value * self.num_chips)
+        return work
+
+    def _links(self, moved: Traffic) -> list[tuple[str, Any]]:
+        """Count what ports and links carry, and return those in use."""
+        network = self.cost.network
+        spent: dict[tuple[str, Any], float] = {
+            ("port", port): n / network.chip_rate.value for port, n in moved.ports.items()
+        }
+        if (rate := network.link_rate) is not None:
+            spent |= {("link", tile): n / rate.value for tile, n in moved.tiles.items()}
+        for link, seconds in spent.items():
+            self.busy[link] += seconds
+        return list(spent)
+
+    def finish(self, steps: tuple[Step, ...], runs: tuple[Run, ...], leaving: Traffic) -> Schedule:
+        """Return the whole schedule, with the outputs (``leaving``) brought to the host."""
+        self._links(leaving)
+        latency = self.last + leaving.seconds(self.chip)
+        if not any(self.mvms.values()):
+            raise ValueError(
+                "the mapping multiplies no vector, as its example is empty: there is no inference "
+                "that takes time; map the model with an example of at least one sample"
+            )
+        resource, interval = max(self.busy.items(), key=lambda item: item[1])
+        if self.mode == "sequential":
+            interval = latency
+        out = Step(
+            operation="output",
+            kind="transfer",
+            place="host",
+            start=latency - leaving.seconds(self.chip),
+            finish=latency,
+            transfer=leaving.seconds(self.chip),
+            compute=0.0,
+            mvms=0,
+            operations=0,
+            element_hops=0.0,
+            port_elements=sum(leaving.ports.values()),
+        )
+        return Schedule(
+            mode=self.mode,
+            steps=(*steps, out),
+            tiles=tuple(self._use(tile, interval) for tile in self.tiles),
+            runs=runs,
+            latency=latency,
+            interval=interval,
+            signed=self.signed,
+            bottleneck="one operation at a time"
+            if self.mode == "sequential"
+            else _label(*resource),
+        )
+
+    def _use(self, tile: Tile, interval: float) -> TileUse:
+        chip, busy = self.chip, self.busy["tile", tile]
+        planes = len({p.tile for p in self.held[tile]})
+        cells = sum(p.block.rows * p.block.cols for p in self.held[tile]) / (
+            planes * chip.array.rows * chip.array.columns
+        )
+        return TileUse(
+            chip=tile[0],
+            tile=tile[1],
+            mvms=self.mvms[tile],
+            busy=busy,
+            time=busy / interval,
+            cells=cells,
+        )
+
+
+def _label(kind: str, which: Any) -> str:
+    if kind in ("tile", "link"):
+        return (
+            f"{'MVMs of' if kind == 'tile' else 'transfers to'} tile {which[1]} of chip {which[0]}"
+        )
+    return f"port of chip {which}" if kind == "port" else f"{which} on the {kind}"

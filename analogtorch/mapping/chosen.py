@@ -1,0 +1,161 @@
+"""What of a traced model is mapped: its chip, its matrices and their copies."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from analogtorch.chips import Chip
+from analogtorch.conversion.kinds import analog_layers
+from analogtorch.conversion.pattern import Pattern
+from analogtorch.conversion.patterns import nearest
+from analogtorch.conversion.summary import differences
+from analogtorch.graph.trace import Trace
+from analogtorch.graph.types import Matrix, Operation
+from analogtorch.values import checks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The part of a trace that is mapped."""
+
+    matrices: tuple[Matrix, ...]
+    operations: tuple[Operation, ...]
+    """All operations; products with other matrices are digital."""
+    copies: dict[str, int]
+    """Copies by name of the matrix; one if it is not among them."""
+    digital_weights: tuple[tuple[str, int], ...]
+    """Parameters that no tile holds, each with its number of weights."""
+
+
+def choose(
+    model: nn.Module,
+    traced: Trace,
+    exclude: str | Iterable[str] | None,
+    duplicate: Mapping[str, int],
+) -> Chosen:
+    """Return what of ``traced`` is mapped; patterns as ``map_to_chip`` takes them.
+
+    Raises:
+        ValueError: a pattern matches nothing, or nothing is left.
+    """
+    names = {m.name: (m.name, *traced.names.get(m.name, ())) for m in traced.matrices if m.weights}
+    left = _excluded(names, exclude)
+    left |= {n for n in names if not traced.analog.issuperset(traced.sources[n])}
+    matrices = tuple(m for m in traced.matrices if m.weights and m.name not in left)
+    if not matrices:
+        raise ValueError(_nothing(model, traced, left))
+    return Chosen(
+        matrices=matrices,
+        operations=_demote(traced, {m.name for m in matrices}),
+        copies=_copies({m.name: names[m.name] for m in matrices}, duplicate),
+        digital_weights=_digital_weights(traced, matrices),
+    )
+
+
+def chip_of(model: nn.Module) -> Chip:
+    """Return the chip of the model's analog layers.
+
+    Raises:
+        ValueError: no layer is analog, or they are on several chips, which the error names.
+    """
+    several: list[tuple[Chip, list[str]]] = []
+    for name, layer in analog_layers(model):
+        for chip, names in several:
+            if chip is layer.chip or chip == layer.chip.replace(training=chip.training):
+                names.append(name or "(root)")
+                break
+        else:
+            several.append((layer.chip, [name or "(root)"]))
+    if not several:
+        raise ValueError(
+            f"map_to_chip: {type(model).__name__} has no analog layer, and so no chip. Give it "
+            "one: map_to_chip(model, example, chip=analogtorch.chips.hermes64()), or call "
+            "analogtorch.convert(model, chip)"
+        )
+    (chip, _), *others = several
+    if others:
+        raise ValueError(
+            f"map_to_chip: the layers of {type(model).__name__} are on {len(several)} chips: "
+            f"{'; '.join(_named(other, names, chip) for other, names in several)}. Give the one to "
+            "place them on: map_to_chip(model, example, chip=...)"
+        )
+    return chip
+
+
+def _named(chip: Chip, names: list[str], first: Chip) -> str:
+    differs = (
+        f", differing in {differences(chip, first)}"
+        if chip.name == first.name and chip is not first
+        else ""
+    )
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{chip.name}{differs} ({', '.join(map(repr, names[:3]))}{more})"
+
+
+def _excluded(
+    names: Mapping[str, tuple[str, ...]], exclude: str | Iterable[str] | None
+) -> set[str]:
+    given = [exclude] if isinstance(exclude, str) else exclude or ()
+    patterns = checks.items("map_to_chip: exclude", given, "['head']")
+    return {name for pattern in patterns for name in _matching("exclude", pattern, names)}
+
+
+def _copies(names: Mapping[str, tuple[str, ...]], duplicate: Mapping[str, int]) -> dict[str, int]:
+    copies: dict[str, int] = {}
+    for pattern, count in duplicate.items():
+        if type(count) is not int or count < 1:
+            raise ValueError(
+                f"map_to_chip: duplicate[{pattern!r}] must be an integer >= 1, got {count!r}"
+            )
+        copies |= dict.fromkeys(_matching("duplicate", pattern, names), count)
+    return copies
+
+
+def _matching(argument: str, text: str, names: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return the matrices that a pattern means by any of their names."""
+    pattern = Pattern(text, f"map_to_chip, {argument}")
+    if found := [name for name, of_matrix in names.items() if pattern.of(of_matrix)]:
+        return found
+    near = (
+        nearest(text.removeprefix("re:"), [name for each in names.values() for name in each])
+        or list(names)[:3]
+    )
+    raise ValueError(
+        f"map_to_chip: {argument} pattern {text!r} matches none of the {len(names)} matrices. "
+        f"Closest names: {', '.join(map(repr, near))}"
+    )
+
+
+def _demote(traced: Trace, kept: set[str]) -> tuple[Operation, ...]:
+    """Make products with matrices that are not mapped digital operations."""
+    weights = {m.name: m.weights for m in traced.matrices}
+    return tuple(
+        op
+        if op.matrix is None or op.matrix in kept
+        else replace(
+            op,
+            kind="matmul",
+            matrix=None,
+            vectors=0,
+            operations=2 * op.vectors * weights[op.matrix],
+        )
+        for op in traced.operations
+    )
+
+
+def _digital_weights(traced: Trace, matrices: tuple[Matrix, ...]) -> tuple[tuple[str, int], ...]:
+    on_chip = {source for m in matrices for source in traced.sources[m.name]}
+    return tuple((name, count) for name, count in traced.parameters.items() if name not in on_chip)
+
+
+def _nothing(model: nn.Module, traced: Trace, left: set[str]) -> str:
+    if left:
+        kind = type(model).__name__
+        return f"map_to_chip: nothing to place: all {len(left)} matrices of {kind} stay digital"
+    found = ", ".join(list(traced.parameters)[:5]) or "none"
+    return (
+        f"map_to_chip: nothing to place: no weight of {type(model).__name__} multiplies "
+        f"activations in this run. Its parameters: {found}. Give a model with linear, "
+        "convolutional, recurrent or attention layers"
+    )

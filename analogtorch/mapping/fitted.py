@@ -1,0 +1,94 @@
+"""The mapping of matrices that are chosen, if they fit on the chips."""
+
+from collections.abc import Iterable, Mapping
+
+from analogtorch.chips import Chip
+from analogtorch.graph.types import Matrix, Operation
+from analogtorch.mapping.demand import Demand
+from analogtorch.mapping.mapping import ChipMapping
+from analogtorch.mapping.place import Retired, TooLarge, place
+from analogtorch.mapping.split import all_blocks, cells
+
+
+def fitted(
+    *,
+    model: str,
+    chip: Chip,
+    num_chips: int | None,
+    matrices: tuple[Matrix, ...],
+    operations: tuple[Operation, ...],
+    copies: Mapping[str, int],
+    digital_weights: tuple[tuple[str, int], ...],
+    retired: Iterable[tuple[int, int]],
+    retired_columns: Iterable[tuple[int, int, int]],
+    spread: bool,
+    example: tuple[str, ...] = (),
+) -> ChipMapping:
+    """Return the mapping of traced matrices.
+
+    Arguments are the fields of ``ChipMapping``; ``copies`` are by name of the matrix.
+
+    Raises:
+        ValueError: they do not fit, or the chips have no such tile or column.
+    """
+    out = Retired(tiles=frozenset(retired), columns=frozenset(retired_columns))
+    out.check(chip, num_chips)
+    blocks = all_blocks(matrices, chip, copies)
+    try:
+        demand = Demand.of((m.name for m in matrices), operations)
+        placements, used = place(blocks, chip, num_chips, demand, out, spread_out=spread)
+    except TooLarge as error:
+        raise ValueError(
+            _too_large(error.needed, chip, num_chips or 1, matrices, copies, out)
+        ) from None
+    return ChipMapping(
+        model=model,
+        chip=chip,
+        num_chips=used,
+        matrices=matrices,
+        operations=operations,
+        placements=placements,
+        digital_weights=digital_weights,
+        retired=tuple(sorted(out.tiles)),
+        retired_columns=tuple(sorted(out.columns)),
+        example=example,
+    )
+
+
+def _too_large(
+    needed: int,
+    chip: Chip,
+    num_chips: int,
+    matrices: tuple[Matrix, ...],
+    copies: Mapping[str, int],
+    out: Retired,
+) -> str:
+    area = chip.array.rows * chip.array.columns
+    size = {m.name: cells(m, chip) * copies.get(m.name, 1) for m in matrices}
+    largest = sorted(matrices, key=lambda m: -size[m.name])
+    usable, excluded, spare = num_chips * chip.array.tiles - len(out.tiles), list[str](), needed
+    for matrix in largest:
+        if spare <= usable:
+            break
+        excluded.append(matrix.name)
+        spare -= max(1, size[matrix.name] // area)
+    named = ", ".join(
+        f"{m.name!r} ({m.weights:,} weights, {size[m.name] / area:.1f} tiles)" for m in largest[:3]
+    )
+    lost = f" without the {len(out.tiles)} retired ones" if out.tiles else ""
+    lost += f", {len(out.columns)} columns retired" if out.columns else ""
+    few = (
+        f"exclude={excluded}"
+        if len(excluded) <= 5
+        else f"exclude={[*excluded[:5], '...']} ({len(excluded)} layers)"
+    )
+    enough = -(-(needed + len(out.tiles)) // chip.array.tiles)
+    fewer = "ask for fewer copies in duplicate, " if max(copies.values(), default=1) > 1 else ""
+    return (
+        f"map_to_chip: {sum(m.weights for m in matrices):,} weights in {sum(size.values()):,} "
+        f"cells need {needed} tiles of {chip.array.rows}x{chip.array.columns}; {num_chips} x "
+        f"{chip.name} "
+        f"{'has' if num_chips == 1 else 'have'} {usable}{lost}. Largest: {named}. Nothing was "
+        f"placed. Give num_chips={enough} (or num_chips=None for as many as needed), leave the "
+        f"largest digital with {few}, {fewer}or give the layers fewer columns"
+    )
