@@ -8,6 +8,7 @@ from torch import Tensor
 from analogtorch.ops import native
 from analogtorch.ops.generator import normal_reference
 from analogtorch.ops.library import define
+from analogtorch.ops.native import loading
 
 _AT_A_TIME = 2**18
 """Normals that plain torch computes at a time: in a dozen passes, which then stay in cache, and
@@ -39,7 +40,7 @@ def _check(key: Tensor, rows: Tensor, first: Tensor, count: int) -> None:
 
 def _compute(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     _check(key, rows, first, count)
-    if rows.device.type == "cpu" and native.available():
+    if rows.device.type == "cpu" and loading.available():
         return native.normal(int(key), rows.contiguous(), first.contiguous(), count)
     if rows.is_cuda:
         # not at import: Triton takes longer to import than everything here

@@ -16,6 +16,7 @@ from torch import Tensor
 from analogtorch.ops import native
 from analogtorch.ops.generator import fold
 from analogtorch.ops.library import define
+from analogtorch.ops.native import loading
 
 
 def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
@@ -37,7 +38,7 @@ def _on_device(streams: tuple[int, ...], device: torch.device) -> Tensor:
 
 def _draw(like: Tensor, streams: Sequence[int]) -> Tensor:
     seed = torch.randint(-(2**62), 2**62, (), device=like.device)
-    if like.device.type == "cpu" and native.available():
+    if like.device.type == "cpu" and loading.available():
         return native.keys(int(seed), streams)
     return fold(seed, _on_device(tuple(streams), like.device))
 

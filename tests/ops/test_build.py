@@ -13,7 +13,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.ops import gpu, native
-from analogtorch.ops.native import build
+from analogtorch.ops.native import build, loading
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for source in build.FOLDER.glob("*.[ch]"):
         shutil.copy(source, tmp_path)
     monkeypatch.setattr(build, "FOLDER", tmp_path)
-    caches = (native._found, native._warn)
+    caches = (loading._found, loading._warn)
     for cached in caches:
         cached.cache_clear()
     yield tmp_path
@@ -53,7 +53,7 @@ def test_a_library_of_other_sources_is_never_loaded(
     library.write_bytes(build.fingerprint().encode())
     with (folder / "linear.c").open("a") as source:
         source.write("/* changed */")
-    monkeypatch.setattr(native.ctypes, "CDLL", None)
+    monkeypatch.setattr(loading.ctypes, "CDLL", None)
     assert "built from other sources" in native.status()
     (said,) = _first_run()
     assert "built from other sources" in str(said.message)

@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 
 from analogtorch.ops import Operands, Plan, mvm, native, reference
 from analogtorch.ops.mask import MASK, mask_shape, packed, unpacked
+from analogtorch.ops.native import loading
 
 PLANS = {
     "linear": ((3, 2, 40), (37, 40), Plan(bounds=(0, 24, 40))),
@@ -67,7 +68,7 @@ def test_a_traced_operator_expects_what_either_gives(
     name: str, kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not kernels:
-        monkeypatch.setattr(native, "available", lambda: False)
+        monkeypatch.setattr(loading, "available", lambda: False)
     inputs, plan = _inputs(name)
     x, r, w = (t.clone().requires_grad_() for t in inputs[:3])
     arguments = (x, r, w, *inputs[3:], plan.ints, plan.floats, True)
@@ -94,7 +95,7 @@ def test_a_graph_cached_on_disk_with_kernels_runs_without(
         return y.detach(), *(leaf.grad for leaf in leaves)
 
     with_kernels = step()
-    monkeypatch.setattr(native, "available", lambda: False)
+    monkeypatch.setattr(loading, "available", lambda: False)
     hits = counters["aot_autograd"]["autograd_cache_hit"]
     without = step()
     assert counters["aot_autograd"]["autograd_cache_hit"] == hits + 1

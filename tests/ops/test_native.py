@@ -12,7 +12,7 @@ from torch import Tensor
 import analogtorch as at
 from analogtorch.devices import Spread
 from analogtorch.ops import Operands, Plan, fold, mvm, native, normal, reference, seed_tensor
-from analogtorch.ops.native import build
+from analogtorch.ops.native import build, call, loading
 from tests.ops.errors import adc_errors
 
 pytestmark = pytest.mark.skipif(
@@ -38,11 +38,11 @@ def _runs(capability: str) -> bool:
 )
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run the test with the kernels of one instruction set."""
-    native._form.cache_clear()  # it has counted the panels of another
-    library = native._loaded(build.library(request.param))
-    monkeypatch.setattr(native, "_library", lambda: library)
+    call._form.cache_clear()  # it has counted the panels of another
+    library = loading._loaded(build.library(request.param))
+    monkeypatch.setattr(loading, "_library", lambda: library)
     yield request.param
-    native._form.cache_clear()
+    call._form.cache_clear()
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -54,7 +54,7 @@ def _both(monkeypatch: pytest.MonkeyPatch, call):  # type: ignore[no-untyped-def
     fast = call()
     with monkeypatch.context() as patch:
         patch.setattr(native, "takes", lambda *_: False)
-        patch.setattr(native, "available", lambda: False)
+        patch.setattr(loading, "available", lambda: False)
         return fast, call()
 
 

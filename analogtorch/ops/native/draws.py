@@ -1,0 +1,43 @@
+"""Normals and keys of the noise generator, on the CPU."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from analogtorch.ops.native import loading
+
+
+def normal(key: int, rows: Tensor, first: Tensor, count: int) -> Tensor:
+    """Normals at ``rows`` (int64, (R,)) and the ``count`` columns from ``first`` (int64, (R,)):
+    float32 (R, count).
+    """
+    # whatever the default device is
+    out = torch.empty(len(rows), count, dtype=torch.float32, device="cpu")
+    numbers = (
+        ctypes.c_int64(key),
+        _pointer(rows),
+        _pointer(first),
+        ctypes.c_int64(len(rows)),
+        ctypes.c_int64(count),
+    )
+    loading.call("at_normal", _pointer(out), *numbers)
+    return out
+
+
+def keys(seed: int, streams: Sequence[int]) -> Tensor:
+    """``fold`` of the seed with each stream: int64."""
+    out = torch.empty(len(streams), dtype=torch.int64, device="cpu")
+    loading.call(
+        "at_keys",
+        _pointer(out),
+        ctypes.c_int64(seed),
+        loading.array(tuple(streams)),
+        ctypes.c_int64(len(streams)),
+    )
+    return out
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())

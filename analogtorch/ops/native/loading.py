@@ -1,0 +1,83 @@
+"""The library of CPU kernels that runs on this machine, or why there is none."""
+
+import ctypes
+import functools
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def _library() -> ctypes.CDLL | None:
+    return _found()[0]
+
+
+@functools.cache
+def _found() -> tuple[ctypes.CDLL | None, str]:
+    """The library that runs here, and what ``status`` says of it."""
+    from analogtorch.ops.native import build  # not at import: it is also run as a program
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    path = next(
+        (p for p in (build.library(capability), build.library("DEFAULT")) if p.exists()), None
+    )
+    remedy = "install gcc 12 or newer and run: python -m analogtorch.ops.native.build"
+    if path is None:
+        return None, f"not built for {capability} ({build.FOLDER}); {remedy}"
+    if not build.current(path):
+        return (
+            None,
+            f"{path} was built from other sources than those beside it and is not loaded; {remedy}",
+        )
+    try:
+        return _loaded(path), f"{path.name} ({capability})"
+    except OSError as error:
+        return None, f"cannot be loaded: {error}; {remedy}"
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    for runtime in sorted(Path(torch.__file__).parent.glob("lib/libgomp*")) or [
+        Path("libgomp.so.1")
+    ]:
+        ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+    library.at_linear_panels.restype = ctypes.c_int64
+    return library
+
+
+@functools.cache
+def _warn() -> None:
+    warnings.warn(
+        "analogtorch: the CPU kernels do not run, so analog layers run on plain torch, several "
+        "times slower. " + status(),
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def available() -> bool:
+    """Whether the kernels are there; warns once in a process if not."""
+    if _library() is None:
+        _warn()
+        return False
+    return True
+
+
+def status() -> str:
+    """One line: the library that runs on this CPU, or why none does and what to do about it."""
+    library, words = _found()
+    return f"CPU kernels: {words}" if library is not None else f"CPU kernels: none, {words}"
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a function of the library, which must be available."""
+    found = _library()
+    assert found is not None
+    return getattr(found, name)(*arguments)
+
+
+def array(numbers: tuple[int, ...]) -> Any:
+    """``numbers`` as C takes them: int64."""
+    return (ctypes.c_int64 * len(numbers))(*numbers)

@@ -1,0 +1,124 @@
+"""The analog product on the CPU: which ones the kernels compute, forward and backward."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from analogtorch.chips import ADC_ERRORS
+from analogtorch.ops.mask import MASK, mask_shape
+from analogtorch.ops.native import loading, structures
+from analogtorch.ops.native.call import Call
+from analogtorch.ops.operands import Gradients, Kind, Operands, Outputs, of_kind, per_block
+from analogtorch.ops.plan import Plan
+
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def takes(inputs: Operands, plan: Plan) -> bool:
+    """Whether the kernels compute this product: on the CPU, not in double precision, not empty.
+
+    Not theirs are input ranges of row blocks that cut a kernel: the channel of that kernel has
+    several; and plans of several phases. Half precision is computed in float32 throughout and
+    rounded at the end.
+    """
+    floats = [t for i, t in enumerate(inputs) if t is not None and i in _FLOATS]
+    ours = all(t.dtype in _TYPES and t.device.type == "cpu" for t in floats)
+    taps = inputs.w.shape[2:].numel()
+    whole = not per_block(inputs.input_range) or all(bound % taps == 0 for bound in plan.bounds)
+    return (
+        ours
+        and whole
+        and plan.phases == 1
+        and (inputs.adc_errors is None or _KNOWS_ERRORS)
+        and inputs.x.numel() > 0
+        and inputs.w.numel() > 0
+        and loading.available()
+    )
+
+
+_FLOATS = frozenset(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.ADC, Kind.ADC_ERROR)))
+"""Indices of the operands that are floating point."""
+_KNOWS_ERRORS = tuple(error.kind for error in ADC_ERRORS) == structures.ADC_ERRORS
+"""Whether the kernels compute all errors of ADCs that chips have."""
+
+
+def _single(inputs: Operands) -> Operands:
+    """The same in float32."""
+    return Operands._make(
+        [t.float() if t is not None and i in _FLOATS else t for i, t in enumerate(inputs)]
+    )
+
+
+def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
+    """As ``reference.forward``."""
+    dtype, inputs = inputs.w.dtype, _single(inputs)
+    call = Call(inputs, plan)
+    x, w, output = inputs.x, inputs.w, call.form.output
+    y = x.new_empty(output)
+    scale = (
+        w.new_empty(plan.blocks, w.shape[0]) if inputs.scale is None else inputs.scale.contiguous()
+    )
+    kept = learns and plan.saturates
+    mask = x.new_empty(mask_shape(output, plan.blocks, plan.dims) if kept else (0,), dtype=MASK)
+    saturated = x.new_empty(plan.blocks, dtype=torch.uint8)
+    call.point(scale=scale, y=y, saturated=saturated, mask=mask if mask.numel() else None)
+    call.matrix.find_scale = inputs.scale is None
+    call.run("at_convolution" if plan.dims else "at_linear")
+    return Outputs(y.to(dtype), scale, mask, saturated)
+
+
+def backward(
+    g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]
+) -> Gradients:
+    """As ``reference.backward``."""
+    needs_x, needs_range, needs_w, needs_bias = needs
+    given, inputs = inputs, _single(inputs)
+    x, w, call = inputs.x, inputs.w, Call(inputs, plan)
+    gx = x.new_empty(x.shape) if needs_x or needs_range else None
+    gw = w.new_empty(w.shape) if needs_w else None
+    g_bias = w.new_empty(w.shape[0]) if needs_bias else None
+    mask = outputs.mask if outputs.mask.numel() else None
+    saturated = outputs.saturated if mask is not None else torch.zeros_like(outputs.saturated)
+    call.point(
+        scale=outputs.scale.float(),
+        saturated=saturated,
+        g=g.float(),
+        gx=gx,
+        gw=gw,
+        g_bias=g_bias,
+        mask=mask,
+    )
+    split = _splits(x, w, plan)
+    each = plan.blocks if plan.dims and per_block(inputs.input_range) else 1
+    sums = torch.zeros(call.form.sums * split * each, dtype=torch.float64, device="cpu")
+    call.point(g_range=sums)
+    if plan.dims:
+        call.run("at_convolution_backward", ctypes.c_int64(split))
+    else:
+        call.run("at_linear_backward")
+    g_range = _range_gradient(sums, given.input_range, plan, call) if needs_range else None
+    gx = gx.to(given.x.dtype) if gx is not None and needs_x else None
+    gw = None if gw is None else gw.to(given.w.dtype)
+    return gx, g_range, gw, None if g_bias is None else g_bias.to(g.dtype)
+
+
+def _splits(x: Tensor, w: Tensor, plan: Plan) -> int:
+    """Parts of the channels of a convolution: enough items for every thread, where there are few
+    samples.
+    """
+    if not plan.dims:
+        return 1
+    return max(1, min(w.shape[1], -(-2 * torch.get_num_threads() // (x.shape[0] * plan.groups))))
+
+
+def _range_gradient(sums: Tensor, input_range: Tensor, plan: Plan, call: Call) -> Tensor:
+    """Gradient of the input range, from the sums that the kernel made."""
+    if plan.blocks == 1 or not per_block(input_range):
+        total = sums.sum()
+    elif plan.dims:
+        total = sums.view(-1, plan.blocks).sum(0)
+    else:  # a panel of rows lies in one block
+        total = torch.stack([part.sum() for part in sums.split(call.form.panels)])
+    return input_range.sign() * total.to(input_range.dtype)
