@@ -73,7 +73,7 @@ def test_the_status_names_the_library_that_runs() -> None:
 
 
 def test_the_status_of_a_torch_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "triton", None)
+    monkeypatch.setattr(gpu.loading, "triton", None)
     assert gpu.status().startswith("GPU kernels: none, there is no Triton")
 
 

@@ -298,9 +298,9 @@ def _compile(
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_normal_kernel_compiles_for_gpus(capability: int) -> None:
-    from analogtorch.ops import gpu
+    from analogtorch.ops.gpu import kernels
 
-    _compile(gpu.normal_kernel, capability, "*fp32", {"raw": False, "BLOCK": 1024})
+    _compile(kernels.normal_kernel, capability, "*fp32", {"raw": False, "BLOCK": 1024})
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["everything", "plain"])
@@ -310,14 +310,16 @@ def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: b
     """Sizes are those of a large product with all options, and of a small one."""
     import torch
 
-    from analogtorch.ops import gpu
+    from analogtorch.ops.gpu import kernels, tiles
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[values]
     size = 16 if plain else 4096
-    tiles = {
-        gpu.forward_kernel: gpu._fit(gpu._forward_tile(size, dtype, not plain), size, size),
-        gpu.input_gradient_kernel: gpu._fit(gpu._input_tile(size, dtype, not plain), size, size),
-        gpu.weight_gradient_kernel: gpu._fit(gpu._weight_tile(size, dtype), size, size),
+    cut = {
+        kernels.forward_kernel: tiles.fit(tiles.forward_tile(size, dtype, not plain), size, size),
+        kernels.input_gradient_kernel: tiles.fit(
+            tiles.input_tile(size, dtype, not plain), size, size
+        ),
+        kernels.weight_gradient_kernel: tiles.fit(tiles.weight_tile(size, dtype), size, size),
     }
     optional = (
         "key",
@@ -341,7 +343,7 @@ def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: b
         "PER_VECTOR": not plain,
         **(dict.fromkeys(optional) if plain else {}),
     }
-    for kernel, tile in tiles.items():
+    for kernel, tile in cut.items():
         arguments = tile.arguments()
         options = {name: arguments.pop(name) for name in ("num_warps", "num_stages")}
         constants = {

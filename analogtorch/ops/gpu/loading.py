@@ -1,0 +1,47 @@
+"""Triton, which compiles the kernels, or why there is none."""
+
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+except ImportError:  # a CPU build of torch brings no Triton
+    triton = None
+
+
+def available(*tensors: Tensor) -> bool:
+    """Whether the kernels are there and all tensors are on a GPU; warns once in a process if they
+    are not there.
+    """
+    if not all(t.is_cuda for t in tensors):
+        return False
+    if triton is None:
+        _warn()
+    return triton is not None
+
+
+@cache
+def _warn() -> None:
+    warnings.warn(
+        "analogtorch: the GPU kernels do not run, so analog layers run on plain torch, several "
+        "times slower. " + status(),
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def status() -> str:
+    """One line: the Triton that compiles the kernels, or why there are none and what to do about
+    it.
+    """
+    if triton is None:
+        return (
+            "GPU kernels: none, there is no Triton, which comes with the CUDA builds of torch; "
+            "pip install triton"
+        )
+    return f"GPU kernels: Triton {triton.__version__}" + (
+        "" if torch.cuda.is_available() else ", no GPU here"
+    )

@@ -1,0 +1,77 @@
+"""The analog product on a GPU: which ones the kernels compute, forward and backward."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from analogtorch.chips import ADC_ERRORS
+from analogtorch.ops.gpu import loading
+from analogtorch.ops.gpu.linear import linear, linear_backward
+from analogtorch.ops.mask import MASK
+from analogtorch.ops.operands import Gradients, Operands, Outputs, per_block
+from analogtorch.ops.physics import block_scales
+from analogtorch.ops.plan import Plan
+
+if loading.triton is not None:
+    from analogtorch.ops.gpu.kernels import KNOWN_ERRORS
+
+_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def takes(inputs: Operands, plan: Plan) -> bool:
+    """Whether the kernels compute this product: a linear layer's on a GPU, not in double precision.
+
+    One input range per row block is not theirs, nor are several phases.
+    """
+    types = (
+        inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES and not per_block(inputs.input_range)
+    )
+    return (
+        not plan.dims
+        and plan.phases == 1
+        and (inputs.adc_errors is None or _knows_errors())
+        and types
+        and loading.available(inputs.x, inputs.input_range, inputs.w)
+    )
+
+
+def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
+    """As ``reference.forward``."""
+    x, w = inputs.x, inputs.w
+    scale = block_scales(w, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
+    y, mask = linear(_flat(inputs)._replace(scale=scale), plan, learns)
+    shape = (*x.shape[:-1], w.shape[0])
+    mask = x.new_empty(0, dtype=MASK) if mask is None else mask
+    # the kernels of the backward read the mask as they go: asking whether a reading saturated would
+    # stop the GPU
+    return Outputs(y.view(shape), scale, mask, mask.new_empty(plan.blocks))
+
+
+def backward(
+    g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]
+) -> Gradients:
+    """As ``reference.backward``."""
+    flat, own, input_range = g.reshape(-1, g.shape[-1]), _flat(inputs), inputs.input_range
+    mask = outputs.mask if outputs.mask.numel() else None
+    wanted = (needs[0], needs[1], needs[2])
+    gx, g_range, gw = linear_backward(flat, own._replace(scale=outputs.scale), plan, mask, wanted)
+    if g_range is not None:
+        g_range = (g_range * own.input_range.sign()).view(input_range.shape).to(input_range.dtype)
+    return (
+        None if gx is None else gx.view(inputs.x.shape),
+        g_range,
+        gw,
+        flat.sum(0) if needs[3] else None,
+    )
+
+
+def _flat(inputs: Operands) -> Operands:
+    """The same with vectors in one dimension, and the magnitude of their range or ranges."""
+    x = inputs.x.reshape(-1, inputs.x.shape[-1])
+    return inputs._replace(x=x, input_range=inputs.input_range.abs().flatten())
+
+
+def _knows_errors() -> bool:
+    """Whether the kernels compute all errors of ADCs that chips have."""
+    return {error.kind for error in ADC_ERRORS} == set(KNOWN_ERRORS)
