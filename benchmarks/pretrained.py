@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import analogtorch as at
 from analogtorch.files import write_atomically
-from analogtorch.simulate.chip import Compensation
+from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
 from benchmarks.tables import as_markdown, as_text, positive
 

@@ -16,7 +16,8 @@ from analogtorch.devices import seconds
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
-from analogtorch.simulate.chip import Compensation, beyond_data, program
+from analogtorch.simulate.chip import beyond_data, program
+from analogtorch.simulate.compensation import Compensation
 from analogtorch.values import checks
 
 CONVERTERS = ("dac", "adc", "digital_unit")

@@ -11,11 +11,13 @@ from tqdm import tqdm
 
 from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
+from analogtorch.devices import seconds
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.programmed import Programmed
-from analogtorch.simulate.chip import Compensation, beyond_data, program, seconds
+from analogtorch.simulate.chip import beyond_data, program
+from analogtorch.simulate.compensation import Compensation
 from analogtorch.values import checks
 
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.devices import seconds
 from analogtorch.evaluate.journal import Journal, experiment, key
 from analogtorch.ops import fold, seed_tensor, stream
-from analogtorch.simulate.chip import Compensation, beyond_data, program, seconds
+from analogtorch.simulate.chip import beyond_data, program
+from analogtorch.simulate.compensation import Compensation
 from analogtorch.values import checks
 
 TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")

@@ -3,9 +3,9 @@
 import io
 from typing import Any
 
+from analogtorch.devices import seconds
 from analogtorch.evaluate.sweep import Sweep
 from analogtorch.report.result import ISO, Result
-from analogtorch.simulate.chip import seconds
 
 _FIRST = 1.0  # s; the axis is logarithmic, and earlier times are drawn here
 

@@ -11,7 +11,8 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.chips import Chip, TrainingNoise
-from analogtorch.simulate.chip import Compensation, seconds
+from analogtorch.devices import seconds
+from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.augment import Augment
 from analogtorch.speech.data import Source
 from analogtorch.speech.folder import Folder

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 import analogtorch as at
-from analogtorch.simulate.chip import Compensation
+from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.writing import Method
 from benchmarks.convert.digits import Digits, digits, trained
 from benchmarks.convert.nets import minilm, smollm2

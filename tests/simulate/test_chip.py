@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.simulate.chip import seconds
+from analogtorch.devices import seconds
 from tests.crossbar import crossbar
 from tests.nn.layers import cases
 

@@ -1,0 +1,39 @@
+"""What a programmed chip holds of a layer at a time."""
+
+import torch
+
+from analogtorch.chips import ADC_ERRORS
+from analogtorch.nn.programmed import Programmed
+from analogtorch.ops import Noise, fold, seed_tensor, stream
+from analogtorch.simulate.compensation import Compensation, Readout, drift_gains
+from analogtorch.simulate.section import ProgrammedSection
+
+
+def held(
+    placed: list[ProgrammedSection],
+    t: float | None,
+    compensation: Compensation,
+    readout: Readout,
+) -> Programmed:
+    """Return the weights that the chip holds at ``t`` for a layer with these sections."""
+    weights, scales, gains = [], [], []
+    for devices in placed:
+        now, gain = devices.weights(t), devices.column * devices.factor
+        if t is not None:
+            gain = gain * drift_gains(now, devices, compensation, readout, t)
+        weights.append(devices.scale_(now))
+        scales.append(devices.scale)
+        gains.append(gain.to(devices.dtype))
+    first, device = placed[0], weights[0].device
+    blocks = max(devices.section.blocks for devices in placed)
+    words = [stream(Noise.OUTPUT, first.key, str(t), block) for block in range(blocks)]
+    keys = fold(seed_tensor(first.seed, device), torch.tensor(words, device=device))
+    ideal = weights[0].new_tensor([error.ideal for error in ADC_ERRORS]).view(-1, 1, 1)
+    uneven = any((devices.errors != ideal).any() for devices in placed)
+    adc_errors = tuple(devices.errors for devices in placed) if uneven else None
+    separate = first.chip.phases == 4
+    negatives = None
+    if separate:
+        negatives = tuple(devices.scale_(devices.negatives(t)) for devices in placed)
+    held = tuple(weights), tuple(scales), tuple(gains)
+    return Programmed(*held, keys, adc_errors, negatives=negatives)

@@ -1,0 +1,218 @@
+"""The devices of one section of a layer: programmed, and read at any time."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from analogtorch.chips.tiling import Section
+from analogtorch.devices import Cell
+from analogtorch.nn import AnalogLayer
+from analogtorch.ops import (
+    Noise,
+    block_scales,
+    fold,
+    ir_drop,
+    normal,
+    over_rows,
+    seed_tensor,
+    stream,
+)
+from analogtorch.ops.physics import digital_factor, relative, wide
+from analogtorch.simulate import tiles
+from analogtorch.simulate.compensation import column_gains
+from analogtorch.simulate.readout import Block
+from analogtorch.simulate.writing import Method, write
+
+_CELLS = 1 << 16
+"""Cells that are programmed and read together, about."""
+_SPAN = 1 << 18
+"""Cells after which a run ends in any case. Torch computes the numbers that do not fill a vector by
+other functions, which differ in the last bit. This happens at the end of a span only: the runs
+within it are multiples of ``_VECTOR`` outputs."""
+_VECTOR = 32
+"""Numbers that two vectors of any machine hold."""
+_OUTPUTS = 1024
+"""Outputs that are corrected together; a multiple of ``_VECTOR`` too."""
+
+
+class ProgrammedSection:
+    """The devices of one section, programmed once, with fixed drift exponents."""
+
+    def __init__(
+        self,
+        layer: AnalogLayer,
+        section: Section,
+        key: str,
+        seed: int,
+        blocks: list[ir_drop.Block],
+        method: Method | None,
+        state: tiles.State,
+    ) -> None:
+        self.blocks = blocks
+        # programmed and calibrated with the chip's ADC range: those of the layer suit an inference
+        self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
+        target = section.weight(layer.as_matrix(layer.weight.detach()))
+        self.dtype = target.dtype
+        self.scale = block_scales(target, section.bounds, section.columns)
+        full = over_rows(self.scale, section.bounds).view(section.shape)
+        self.w = relative(target.contiguous(), full).to(wide(self.dtype))
+        del full
+        self.g = self._programmed(layer.chip.cell)
+        self.errors, self.columns = state.errors.to(self.scale), state.columns.to(self.scale)
+        """Errors of the ADCs, (kinds, row blocks, outputs); columns that work, of 0 and 1."""
+        self.factor = digital_factor(self.errors) * self.columns
+        """What ADC outputs are multiplied by digitally, (row blocks, outputs)."""
+        works = None
+        if state.works is not None:
+            works = state.works.to(self.w.device).view_as(self.w)
+            self.g *= works
+        if method is not None:
+            self._write(method, torch.ones_like(self.w) if works is None else works)
+        self.column = torch.ones_like(self.scale)
+        """Digital gain of each column, found after programming."""
+        if self.chip.periphery.column_calibration:
+            self.column = column_gains(self)
+
+    def _programmed(self, cell: Cell) -> Tensor:
+        """Return the conductances that programming gives at once, (devices, *shape)."""
+        g = self.w.new_empty(cell.devices, *self.w.shape)
+        for part in self._parts():
+            z = self._draw(part, Noise.PROGRAMMING)
+            g[:, part] = cell.device.program(cell.targets(self.w[part]), z)
+        return g
+
+    def pieces(self) -> Iterator[tuple[int, slice, tuple[slice, ...]]]:
+        """Yield the pieces that are corrected together.
+
+        Each is the number of the row block, a run of its outputs, and the index of both into the
+        weight.
+        """
+        for number, block in enumerate(self.section.row_blocks):
+            for outputs in _runs(slice(0, self.section.shape[0]), _OUTPUTS):
+                yield number, outputs, (outputs, *block)
+
+    def block(self, number: int, outputs: slice) -> Block:
+        """Return some outputs of a row block, to be read through their ADCs."""
+        where = self.section.first_row, number
+
+        def normals(name: str, rows: slice, columns: slice) -> Tensor:
+            key = fold(
+                seed_tensor(self.seed), stream(Noise.COMPENSATION, self.key, *where, name)
+            ).to(self.w.device)
+            each = torch.arange(rows.start, rows.stop, device=self.w.device)
+            first = torch.full_like(each, columns.start)
+            return normal(key, each, first, columns.stop - columns.start).to(self.w.dtype)
+
+        w = self.w[(outputs, *self.section.row_blocks[number])].flatten(1)
+        errors, columns = self.errors[:, number, outputs], self.columns[number, outputs]
+        return Block(w, outputs, errors, columns, self.chip, normals)
+
+    def _parts(self) -> Iterator[slice]:
+        """Yield runs of outputs that are small enough to compute one at a time in little memory."""
+        rows = self.section.rows
+        few = max(1, _CELLS // rows // _VECTOR) * _VECTOR
+        for span in _runs(slice(0, self.section.shape[0]), max(1, _SPAN // rows)):
+            yield from _runs(span, few)
+
+    def _write(self, method: Method, works: Tensor) -> None:
+        """Write the cells by ``method``, row block by row block."""
+        for number, block in enumerate(self.section.row_blocks):
+            index = (slice(None), *block)
+
+            def draw(name: str, rows: int, columns: int, number: int = number) -> Tensor:
+                key = fold(
+                    seed_tensor(self.seed),
+                    stream(Noise.PROGRAMMING, self.key, self.section.first_row, number, name),
+                )
+                where = torch.arange(rows, device=self.w.device)
+                return normal(key.to(where.device), where, torch.zeros_like(where), columns).to(
+                    self.w.dtype
+                )
+
+            g = self.g[(slice(None), *index)]
+            w, working = self.w[index].flatten(1), works[index].flatten(1)
+            written = write(g.flatten(2), w, working, self.chip, method, draw)
+            self.g[(slice(None), *index)] = written.view_as(g)
+
+    def weights(self, t: float | None) -> Tensor:
+        """Return the weights of the conductances at ``t``; None: as programmed, unread."""
+        if self.chip.wires.ideal:
+            return self._found(t, self.chip.cell.weights)
+        plus, minus = self._polarities(t)
+        return plus - minus
+
+    def programmed(self, index: tuple[slice, ...]) -> Tensor:
+        """Return the part of ``weights(None)`` at ``index``, outputs of a row block.
+
+        The shape is (outputs, rows).
+        """
+        return self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
+
+    def negatives(self, t: float | None) -> Tensor:
+        """Return the part of ``weights`` that the negative polarity holds."""
+        if self.chip.wires.ideal:
+            return self._found(t, self.chip.cell.negatives)
+        return self._polarities(t)[1]
+
+    def _polarities(self, t: float | None) -> tuple[Tensor, Tensor]:
+        """Return the weights of the two polarities at ``t``, as they act behind the wires."""
+        weights = self._found(t, self.chip.cell.weights)
+        minus = self._found(t, self.chip.cell.negatives)
+        left = ir_drop.behind_wires(
+            (weights + minus).flatten(1),
+            minus.flatten(1),
+            self.blocks,
+            self.chip.wires,
+            self.chip.cell,
+        )
+        return left[0].view_as(weights), left[1].view_as(weights)
+
+    def _found(self, t: float | None, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``of`` the conductances at ``t``, computed part by part."""
+        found = torch.empty_like(self.w)
+        for part in self._parts():
+            g = self.g[:, part]
+            found[part] = of(g if t is None else self._read(part, g, t))
+        if not torch.isfinite(found.sum()):
+            when = "after programming" if t is None else f"at {t:g} s"
+            raise ValueError(
+                f"the device {self.chip.cell.device.name!r} has conductances that are NaN or "
+                f"infinite {when}"
+            )
+        return found
+
+    def scale_(self, weights: Tensor) -> Tensor:
+        """Return ``weights`` in the units and type of the layer.
+
+        They are scaled in place from full conductance.
+        """
+        bounds = self.section.bounds
+        for scale, a, b in zip(self.scale, bounds[:-1], bounds[1:], strict=True):
+            weights.view(len(weights), -1)[:, a:b] *= scale.unsqueeze(1)
+        return weights.to(self.dtype)
+
+    def _read(self, part: slice, g: Tensor, t: float) -> Tensor:
+        """Return the conductances of a run of outputs as read at ``t``."""
+        # drawn anew each time: stored drift exponents would take as much memory as conductances
+        cell, device = self.chip.cell, self.chip.cell.device
+        nu = device.drift_coefficient(cell.targets(self.w[part]), self._draw(part, Noise.DRIFT))
+        return device.read(g, device.drift(g, nu, t), t, self._draw(part, Noise.READ, str(t)))
+
+    def _draw(self, part: slice, kind: Noise, *names: str) -> Tensor:
+        words = [stream(kind, self.key, device, *names) for device in range(self.chip.cell.devices)]
+        return torch.stack([self._normal(word, part) for word in words])
+
+    def _normal(self, word: int, part: slice = slice(None)) -> Tensor:
+        key = fold(seed_tensor(self.seed, self.w.device), word)
+        outputs, first = self.section.positions(self.w.device)
+        found = normal(key, outputs[part], first[part], self.section.rows)
+        return found.view(-1, *self.section.shape[1:])
+
+
+def _runs(whole: slice, step: int) -> Iterator[slice]:
+    """Yield ``whole`` cut into runs of ``step``; the last holds the remainder."""
+    return (
+        slice(first, min(first + step, whole.stop))
+        for first in range(whole.start, whole.stop, step)
+    )
