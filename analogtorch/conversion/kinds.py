@@ -12,7 +12,7 @@ from analogtorch.conversion.subclass import analog_class, refuses
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMatrix
 from analogtorch.nn.composite import Spot
 from analogtorch.nn.kinds import kinds
-from analogtorch.nn.reborn import OWN, forward_is_plain
+from analogtorch.nn.reborn import ADDED, forward_is_plain
 
 _REFUSED = {
     nn.Bilinear: "multiplies two inputs; a tile multiplies an input by stored weights",
@@ -124,7 +124,7 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
             return why
     if why := kind.refuses(module):
         return why
-    names = OWN.union(dir(kind)).difference(dir(kind.digital))
+    names = ADDED.union(dir(kind)).difference(dir(kind.digital))
     attributes = vars(module).keys() | module._buffers.keys() | module._parameters.keys()
     if taken := sorted(names & attributes):
         return f"it has its own {taken[0]!r}, a name that analog layers use"

@@ -1,4 +1,4 @@
-"""Analog layers: the digital layers of the same names, with the product on a chip."""
+"""Analog layers: the layers of ``torch.nn``, with their matrix products on a chip."""
 
 from analogtorch.nn import functional
 from analogtorch.nn.attention import AnalogMultiheadAttention

@@ -1,9 +1,8 @@
-"""nn.MultiheadAttention on an analog chip: its projections are products on tiles, attention itself
-is digital.
+"""nn.MultiheadAttention on an analog chip: its projections run on tiles, the attention is digital.
 
-Queries, keys and values meet different weights but are multiplied by each other: ``q k^T``, the
-softmax and the product with ``v`` hold no weights, and stay digital. Fast paths of torch, which
-read weights without calling layers, never run.
+Queries, keys and values are multiplied by each other: ``q k^T``, the softmax and the product with
+``v`` contain no weights and stay digital. Fast paths of torch, which read weights without calling
+layers, never run.
 """
 
 import math
@@ -20,19 +19,20 @@ from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
-    """``nn.MultiheadAttention`` whose projections run on a chip: made by ``convert``. Every option,
-    but nested tensors.
+    """``nn.MultiheadAttention`` whose projections run on a chip; ``convert`` makes it.
 
-    Where query, key and value have one width, ``in_proj_weight`` is one matrix with one input
-    range; self-attention reads all its columns at once, other attention those of the query, the key
-    and the value apart. Else each has a matrix of its own. In training the weights' noise is drawn
-    once per forward. ``out_proj`` is called as a layer.
+    It has every option of ``nn.MultiheadAttention``, but takes no nested tensors.
+
+    If query, key and value have one width, ``in_proj_weight`` is one matrix with one DAC range.
+    Self-attention reads all its columns in one MVM; other attention reads the columns of query, key
+    and value in separate MVMs. Otherwise each of the three has its own matrix. In training the
+    weight noise is drawn once per forward. ``out_proj`` is called as a layer.
     """
 
     digital = nn.MultiheadAttention
 
     def spots(self) -> Iterator[Spot]:
-        """The matrix of query, key and value, or that of each."""
+        """Yield the matrix of query, key and value, or one for each of them."""
         if not self._qkv_same_embed_dim:
             # a bias of thirds: see forward
             yield from (Spot(f"{kind}_proj", f"{kind}_proj_weight") for kind in "qkv")
@@ -43,15 +43,15 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> str | None:
-        """Why ``layer`` would compute something else: its output projection, or a name that it uses
-        itself.
+        """Return why ``layer`` cannot become analog; None if it can.
+
+        The reasons are an output projection that is no linear layer, and a child with a name that
+        analog layers use.
         """
         projection = getattr(layer, "out_proj", None)
-        same = getattr(type(projection), "forward", None) in (
-            nn.Linear.forward,
-            AnalogLinear.forward,
-        )
-        if not same or "forward" in vars(projection):
+        linear = nn.Linear.forward, AnalogLinear.forward
+        plain = getattr(type(projection), "forward", None) in linear
+        if not plain or "forward" in vars(projection):
             return (
                 f"its out_proj is a {type(projection).__name__}, "
                 f"whose forward {type(layer).__name__} does not call"
@@ -70,50 +70,43 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As ``nn.MultiheadAttention``: the same arguments, shapes and results.
+        """Compute as ``nn.MultiheadAttention``: the same arguments, shapes and results.
 
         Raises:
-            TypeError: a nested tensor, or a mask that is neither boolean nor floating point.
-            ValueError: shapes that do not fit the layer or each other, or ``is_causal`` without its
-                ``attn_mask``.
+            TypeError: an input is a nested tensor, or a mask is neither boolean nor floating point.
+            ValueError: the shapes do not fit the layer or each other, or ``is_causal`` is given
+                without its ``attn_mask``.
         """
         if isinstance(query, Proxy):
-            told = {
+            options = {
+                "key_padding_mask": key_padding_mask,
                 "need_weights": need_weights,
+                "attn_mask": attn_mask,
                 "average_attn_weights": average_attn_weights,
                 "is_causal": is_causal,
             }
-            return whole(
-                self,
-                query,
-                key,
-                value,
-                key_padding_mask=key_padding_mask,
-                attn_mask=attn_mask,
-                **told,
-            )
+            return whole(self, query, key, value, **options)
         self.refuse_changed()
         batched = self._check(query, key, value)
         q = self._batch_first(query, batched)
         k = q if key is query else self._batch_first(key, batched)
         v = k if value is key else self._batch_first(value, batched)
         padding = _additive("key_padding_mask", key_padding_mask, query.dtype)
-        causal = is_causal and padding is None and not need_weights  # then the hint says all
+        # then the hint replaces the mask
+        causal = is_causal and padding is None and not need_weights
         if is_causal and attn_mask is None:
             raise ValueError(
                 f"layer {self.layer_name!r}: is_causal is a hint about attn_mask; pass the mask "
                 "too, such as nn.Transformer.generate_square_subsequent_mask(length)"
             )
         mask = _additive("attn_mask", attn_mask, query.dtype)
-        self._check_masks(
-            mask, key_padding_mask, (q.shape[0] if batched else None, q.shape[1], k.shape[1])
-        )
+        sizes = (q.shape[0] if batched else None, q.shape[1], k.shape[1])
+        self._check_masks(mask, key_padding_mask, sizes)
         mask = self._joined(None if causal else mask, padding, q.shape[0])
         q, k, v = self._projected(q, k, v)
         k, v = self._extended(k, self.bias_k), self._extended(v, self.bias_v)
-        q, k, v = (
-            x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v)
-        )
+        heads = (self.num_heads, self.head_dim)
+        q, k, v = (x.unflatten(-1, heads).transpose(1, 2) for x in (q, k, v))
         y, weights = self._attend(q, k, v, mask, causal, need_weights)
         y = self.out_proj(y.transpose(1, 2).flatten(2))
         if weights is not None and average_attn_weights:
@@ -123,7 +116,7 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         return y if self.batch_first else y.transpose(0, 1), weights
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
-        """Whether the inputs have a batch dimension."""
+        """Return whether the inputs have a batch dimension; check their shapes."""
         inputs = {
             "query": (query, self.embed_dim),
             "key": (key, self.kdim),
@@ -155,7 +148,7 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
     def _check_masks(
         self, mask: Tensor | None, padding: Tensor | None, sizes: tuple[int | None, int, int]
     ) -> None:
-        """``sizes``: of the batch, None where there is none, of queries and of keys."""
+        """Check the masks' shapes; ``sizes``: batch (None: no batch), queries, keys."""
         batch, length, source = sizes
         heads = self.num_heads * (1 if batch is None else batch)
         pairs: list[tuple[str, Tensor | None, list[tuple[int, ...]]]] = [
@@ -164,25 +157,27 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         ]
         for name, given, shapes in pairs:
             if given is not None and tuple(given.shape) not in shapes:
-                told = " or ".join(map(str, shapes))
+                allowed = " or ".join(map(str, shapes))
                 raise ValueError(
-                    f"layer {self.layer_name!r} takes a {name} of {told}, got {tuple(given.shape)}"
+                    f"layer {self.layer_name!r} takes a {name} of {allowed}, "
+                    f"got {tuple(given.shape)}"
                 )
 
     def _batch_first(self, x: Tensor, batched: bool) -> Tensor:
-        """(N, L, E): so the output noise counts sample by sample, whatever the layout."""
+        """Return ``x`` as (N, L, E), so that the output noise counts sample by sample."""
         if not batched:
             return x.unsqueeze(0)
         return x if self.batch_first else x.transpose(0, 1)
 
     def _joined(self, mask: Tensor | None, padding: Tensor | None, batch: int) -> Tensor | None:
-        """Both masks in one that broadcasts to (N, heads, L, S), with what ``_extended`` adds to S
-        unmasked.
+        """Return both masks as one that broadcasts to (N, heads, L, S).
+
+        The keys that ``_extended`` adds are not masked.
         """
-        if mask is not None:
-            mask = (
-                mask.unflatten(0, (batch, self.num_heads)) if mask.dim() == 3 else mask[None, None]
-            )
+        if mask is not None and mask.dim() == 3:
+            mask = mask.unflatten(0, (batch, self.num_heads))
+        elif mask is not None:
+            mask = mask[None, None]
         if padding is not None:
             padding = padding.view(batch, 1, 1, -1)
             mask = padding if mask is None else mask + padding
@@ -190,9 +185,7 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
         return F.pad(mask, (0, extra)) if mask is not None and extra else mask
 
     def _extended(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Keys or values (N, S, E) with the learnt one, and that of zeros, where the module has
-        them.
-        """
+        """Return keys or values (N, S, E) with the learnt one and the zeros appended, if any."""
         parts = [x]
         if bias is not None:
             parts.append(bias.expand(x.shape[0], -1, -1))
@@ -203,8 +196,9 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """What the heads (N, heads, L, E / heads) make of each other, digitally, and the weights if
-        they are wanted.
+        """Return the attention of the heads (N, heads, L, E / heads), and its weights.
+
+        It is digital. The weights are None unless ``need_weights``.
         """
         dropout = self.dropout if self.training else 0.0
         if not need_weights:
@@ -219,30 +213,27 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
 
     def _projected(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
         if not self._qkv_same_embed_dim:
-            made = tuple(
-                self.matrix(f"{kind}_proj")(x) for kind, x in zip("qkv", (q, k, v), strict=True)
-            )
+            inputs = zip("qkv", (q, k, v), strict=True)
+            made = tuple(self.matrix(f"{kind}_proj")(x) for kind, x in inputs)
             if self.in_proj_bias is None:
                 return made
-            return tuple(
-                y + b.to(y.dtype) for y, b in zip(made, self.in_proj_bias.chunk(3), strict=True)
-            )
+            biases = zip(made, self.in_proj_bias.chunk(3), strict=True)
+            return tuple(y + b.to(y.dtype) for y, b in biases)
         matrix = self.matrix("in_proj")
         if q is k and k is v:
             return matrix(q).chunk(3, -1)
-        e, keys, (first, second) = self.embed_dim, matrix.draw(q), self._samples(matrix, q, k)
-        query = matrix(q, keys, first, slice(0, e))
+        e, keys = self.embed_dim, matrix.draw(q)
+        of_q, of_k = self._samples(matrix, q, k)
+        query = matrix(q, keys, of_q, slice(0, e))
         if k is v:
-            return query, *matrix(k, keys, second, slice(e, 3 * e)).chunk(2, -1)
-        return (
-            query,
-            matrix(k, keys, second, slice(e, 2 * e)),
-            matrix(v, keys, second, slice(2 * e, 3 * e)),
-        )
+            return query, *matrix(k, keys, of_k, slice(e, 3 * e)).chunk(2, -1)
+        key = matrix(k, keys, of_k, slice(e, 2 * e))
+        return query, key, matrix(v, keys, of_k, slice(2 * e, 3 * e))
 
     def _samples(self, matrix: Any, q: Tensor, k: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Numbers of the vectors of queries and of keys in the output noise: alike, as their
-        columns are not.
+        """Return the numbers of the query and key vectors in the output noise.
+
+        Both begin at the same number, as they use different columns.
         """
         batch, most = q.shape[0], max(q.shape[1], k.shape[1])
         numbers = matrix.number(q, batch * most, batch)
@@ -253,7 +244,7 @@ class AnalogMultiheadAttention(AnalogComposite, nn.MultiheadAttention):
 
 
 def _additive(name: str, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """What is added to the scores: -inf where a boolean mask says so."""
+    """Return the mask to add to the scores: -inf where a boolean mask is True."""
     if mask is None or mask.is_floating_point():
         return mask
     if mask.dtype != torch.bool:

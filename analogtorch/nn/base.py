@@ -13,24 +13,23 @@ from analogtorch.nn.execution import Execution
 from analogtorch.nn.learning import expect
 from analogtorch.nn.placed import PlacedMixin
 from analogtorch.nn.programmed import ProgrammedMixin
-from analogtorch.nn.reborn import OWN, cut, reborn
+from analogtorch.nn.reborn import ADDED, cut, reborn
 from analogtorch.nn.tap import Tap
 from analogtorch.ops import flops, refuse_transforms
 
 
 class AnalogLayer(PlacedMixin, ProgrammedMixin):
-    """Mixin of the analog layers; the other base is the digital layer, whose Parameters stay the
-    layer's own.
+    """Mixin of the analog layers; the other base is the digital layer, which keeps its Parameters.
 
-    ``train()`` injects the chip's training noise; ``eval()`` computes with quantised inputs and
-    outputs and no noise; a layer of a programmed chip (``analogtorch.program``) computes with what
-    the chip holds.
+    ``train()`` injects the chip's training noise. ``eval()`` computes with quantised inputs and
+    outputs and no noise. A layer of a programmed chip (``analogtorch.program``) computes with the
+    programmed conductances.
     """
 
     layer_name: str
     digital_class: type[nn.Module]
     taps: tuple[Tap, ...] = ()
-    """What looks at the layer while it computes, or changes how: see ``analogtorch.nn.tapped``."""
+    """Taps that observe or change the layer's computation: see ``analogtorch.nn.tapped``."""
     weight: Any
     bias: Any
     channel_dim: ClassVar[int]
@@ -38,7 +37,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
     digital: ClassVar[type[nn.Module]]
     """The digital layer of the same kind."""
     on_request: ClassVar[bool] = False
-    """Whether ``convert`` makes it only where it is asked to."""
+    """Whether ``convert`` converts this kind only if asked."""
 
     def __init__(self, *args: Any, chip: Chip, name: str = "", **kwargs: Any) -> None:
         if not isinstance(chip, Chip):
@@ -50,13 +49,14 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
 
     @classmethod
     def from_digital(cls, layer: nn.Module, chip: Chip, name: str) -> "AnalogLayer":
-        """An analog layer in place of ``layer``: the same Parameter objects, buffers, hooks and
-        attributes.
+        """Return an analog layer in place of the digital ``layer``.
+
+        It has the same Parameter objects, buffers, hooks and attributes.
 
         Args:
             layer: the digital layer; it shares everything with the result and should not be used
-                beside it.
-            chip: the chip that the layer is to run on.
+                afterwards.
+            chip: the chip of the layer.
             name: full name of the layer in its model; it keys the layer's noise.
         """
         new = reborn(layer, cls, name)
@@ -73,11 +73,9 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         expect(self)
 
     def to_digital(self) -> nn.Module:
-        """The digital layer that ``from_digital`` was given, with the Parameters as they are
-        now.
-        """
+        """Return the digital layer of ``from_digital``, with the current Parameters."""
         old = reborn(self, self.digital_class, self.layer_name)
-        for name in OWN:
+        for name in ADDED:
             old.__dict__.pop(name, None)
         remove_converters(old)
         return old
@@ -86,62 +84,61 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
 
     @classmethod
     def weight_names(cls, layer: nn.Module) -> tuple[str, ...]:
-        """Parameters of the digital ``layer`` that would go on the chip."""
+        """Return the Parameters of the digital ``layer`` that would go on the chip."""
         return ("weight",)
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> str | None:
-        """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it
-        can.
-        """
+        """Return why the digital ``layer`` cannot become this kind; None if it can."""
         return None
 
     def _analog_bias(self) -> Tensor | None:
-        """What is added to the summed ADC outputs."""
+        """Return the bias that is added to the summed ADC outputs."""
         return self.bias
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The digital layer's own product."""
+        """Return the product of the digital layer."""
         raise NotImplementedError
 
     def _padded(self, x: Tensor, placed: tuple[Section, ...]) -> Tensor:
-        """The input with the padding that the product of these sections does not add by itself."""
+        """Return ``x`` with the padding that the products of these sections do not add."""
         return x
 
     def _batch(self, x: Tensor) -> int:
-        """How many samples ``x`` has."""
+        """Return the number of samples of ``x``."""
         return x.shape[0] if x.dim() > 1 else 1
 
     def _absmax(self, x: Tensor) -> Tensor:
-        """Largest magnitude of each input vector (linear) or sample (convolution), broadcastable to
-        the input.
+        """Return the largest magnitude of each input vector (linear) or sample (convolution).
+
+        It broadcasts to the input.
         """
         raise NotImplementedError
 
     def _vectors(self, x: Tensor) -> int:
-        """How many input vectors (linear) or samples (convolution) ``x`` has.
+        """Return the number of input vectors (linear) or samples (convolution) of ``x``.
 
         Raises:
-            ValueError: ``x`` has not the shape that the layer takes.
+            ValueError: the shape of ``x`` does not fit the layer.
         """
         raise NotImplementedError
 
     # the forward pass
 
     def matrix_name(self, name: str) -> str:
-        """What a mapping calls the weight of the layer, which the model calls ``name``."""
+        """Return the name of the weight in a mapping; ``name`` is that of the layer."""
         return name
 
     def parameter_name(self, name: str) -> str:
-        """Full name of the weight of the layer, which the model calls ``name``."""
+        """Return the full name of the weight in the model; ``name`` is that of the layer."""
         return f"{name}.weight".lstrip(".")
 
     @property
     def execution(self) -> Execution:
-        """How the layer computes now; every forward asks here.
+        """The execution that the layer computes with now.
 
         Raises:
-            RuntimeError: the layer is a programmed chip's, and in training.
+            RuntimeError: the layer belongs to a programmed chip and is in training mode.
         """
         for tap in reversed(self.taps):
             if tap.execution is not None:
@@ -157,18 +154,18 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         return self.executions.programmed
 
     def draw(self, x: Tensor, order: Tensor | None = None) -> Tensor | None:
-        """Keys of the noise of one forward, where there is any to draw: (streams,), or (samples,
-        streams).
+        """Return the noise keys of one forward, (streams,) or (samples, streams), if any.
 
-        The latter where every sample meets weights of its own. Then the first dimension of ``x``,
-        and of every input that is multiplied under these keys, counts the samples; ``order`` says
-        which of the batch each is, if sorted.
+        There is one row per sample if every sample has its own weights. Then the first dimension of
+        ``x``, and of every input that is multiplied with these keys, counts the samples; ``order``
+        is the index in the batch of each, if they are sorted.
         """
         return self.execution.draw(x, self._batch(x), order)
 
     def number(self, like: Tensor, vectors: int, batch: int) -> Tensor | None:
-        """Numbers of the next ``vectors`` in the output noise, (vectors,) int64, those of a sample
-        one after the other; None where there is none.
+        """Return the numbers of the next ``vectors`` in the output noise, (vectors,) int64.
+
+        The vectors of a sample are consecutive. None without output noise.
         """
         return self.execution.number(self, like, vectors, batch)
 
@@ -180,15 +177,16 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         outputs: slice | None = None,
         **options: Any,
     ) -> Tensor:
-        """``forward`` of every analog layer.
+        """Compute the output of the layer: the ``forward`` of every analog layer.
 
         Args:
-            x: as the digital layer takes it.
-            keys: of the noise, from ``draw``; None: drawn anew.
-            samples: numbers of the vectors in the output noise, from ``number``; None: counted on.
-            outputs: one of ``output_runs``, to compute these outputs only, as they are when all are
-                computed; None: all.
-            options: of a call of this kind of layer.
+            x: the input of the digital layer.
+            keys: keys of the noise, from ``draw``; None: new ones.
+            samples: numbers of the vectors in the output noise, from ``number``; None: the next
+                ones.
+            outputs: one of ``output_runs``: only these outputs are computed, with the same values;
+                None: all.
+            options: options of the forward of this kind of layer.
         """
         execution = self.execution
         if not self.taps:
@@ -205,12 +203,12 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
             return execution(self, x, vectors, keys, samples, outputs, **options)
 
     def _admit(self, x: Tensor, execution: Execution) -> int:
-        """How many vectors or samples ``x`` has.
+        """Return the number of vectors or samples of ``x``.
 
         Raises:
             RuntimeError: the shape of the weight has changed.
-            NotImplementedError: under a transform that the operators do not support.
-            ValueError, TypeError: ``x`` has another shape or type than the layer takes.
+            NotImplementedError: the call is under a transform that the operators do not support.
+            ValueError, TypeError: the shape or type of ``x`` does not fit the layer.
         """
         if self.weight.shape != self.placed_shape:
             raise RuntimeError(
@@ -227,7 +225,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         return vectors
 
     def _digital_product(self, x: Tensor, outputs: slice | None) -> Tensor:
-        """What the digital layer computes."""
+        """Return the output of the digital layer."""
         return self._digital(x, cut(self.weight, outputs), cut(self.bias, outputs))
 
     def _analog_product(
@@ -238,7 +236,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         samples: Tensor | None,
         outputs: slice | None,
     ) -> Tensor:
-        """What ``execution`` makes of ``x``; the other arguments as for ``analog_forward``."""
+        """Return the output of ``execution``; the arguments are those of ``analog_forward``."""
         input_range = self.input_range if self.calibrated else self._absmax(x.detach())
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if self._autocasts(x) else self.weight.dtype
@@ -253,8 +251,9 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
             )
 
     def _autocasts(self, x: Tensor) -> bool:
-        """Whether autocast chooses the type of the product: never for double precision, as for
-        torch's own layers.
+        """Return whether autocast chooses the type of the product.
+
+        It never does for double precision, as for torch's layers.
         """
         kind = x.device.type
         if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
@@ -262,17 +261,13 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         return torch.float64 not in (x.dtype, self.weight.dtype)
 
     def extra_repr(self) -> str:
-        """The digital layer's, then chip, input range and, where they are not the chip's, ADC
-        bounds.
-        """
+        """Return the digital layer's text, chip, DAC range and any calibrated ADC ranges."""
         value = "absmax"
         if self.calibrated:
-            ranges, unknown = (
-                self.input_ranges,
-                "meta" if self.input_range.is_meta else "in another process",
-            )
-            value = unknown if ranges is None else range_text(ranges)
-        bounds = (
-            "" if self.output_bounds is None else f", ADC bounds={bounds_text(self.output_bounds)}"
-        )
-        return f"{super().extra_repr()}, chip={self.chip.name}, range={value}{bounds}"
+            value = "meta" if self.input_range.is_meta else "in another process"
+            if (ranges := self.input_ranges) is not None:
+                value = range_text(ranges)
+        text = f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
+        if self.output_bounds is not None:
+            text += f", ADC ranges={bounds_text(self.output_bounds)}"
+        return text

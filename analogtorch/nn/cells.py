@@ -1,8 +1,8 @@
-"""nn.RNNCell, nn.LSTMCell and nn.GRUCell on an analog chip: two products on tiles, gates and state
-digital.
+"""nn.RNNCell, nn.LSTMCell and nn.GRUCell on an analog chip: two products run on tiles.
 
-A cell does not know where a sequence begins: every call is a forward of its own, with noise of its
-own. The layers ``nn.RNN``, ``LSTM`` and ``GRU`` keep the noise of their weights for all time steps.
+Gates and state are digital. A cell does not know where a sequence begins: each call is one forward
+with new noise. The layers ``nn.RNN``, ``LSTM`` and ``GRU`` keep the noise of their weights for all
+time steps.
 """
 
 from collections.abc import Iterator
@@ -16,19 +16,20 @@ from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
-    """What the analog recurrent cells share."""
+    """The base of the analog recurrent cells."""
 
     states: int = 1
-    """How many tensors its state has."""
+    """Number of tensors of the state."""
 
     def spots(self) -> Iterator[Spot]:
-        """The matrix of the input and that of the state."""
+        """Yield the matrix of the input and that of the state."""
         yield Spot("ih", "weight_ih", "bias_ih")
         yield Spot("hh", "weight_hh", "bias_hh")
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        """As the digital cell: input ``(N, I)`` or ``(I,)`` and the state, zeros if it is None; the
-        next state.
+        """Return the next state, as the digital cell does.
+
+        The input is ``(N, I)`` or ``(I,)``; a state of None is zero.
         """
         if isinstance(input, Proxy):
             return whole(self, input, hx)
@@ -50,14 +51,12 @@ class AnalogRecurrentCell(AnalogComposite, nn.RNNCellBase):
         return self._next(self.matrix("ih")(input), self.matrix("hh")(given[0]), given)
 
     def _next(self, x: Tensor, h: Tensor, state: tuple[Tensor, ...]) -> Any:
-        """The next state, from the products of the input and of the state, and the state."""
+        """Return the next state from the products ``x`` of the input and ``h`` of the state."""
         raise NotImplementedError
 
 
 class AnalogRNNCell(AnalogRecurrentCell, nn.RNNCell):
-    """``nn.RNNCell`` whose products run on a chip: made by ``convert``. Every option of
-    ``nn.RNNCell``.
-    """
+    """``nn.RNNCell`` whose products run on a chip; ``convert`` makes it. It has every option."""
 
     digital = nn.RNNCell
 
@@ -66,9 +65,7 @@ class AnalogRNNCell(AnalogRecurrentCell, nn.RNNCell):
 
 
 class AnalogGRUCell(AnalogRecurrentCell, nn.GRUCell):
-    """``nn.GRUCell`` whose products run on a chip: made by ``convert``. Every option of
-    ``nn.GRUCell``.
-    """
+    """``nn.GRUCell`` whose products run on a chip; ``convert`` makes it. It has every option."""
 
     digital = nn.GRUCell
 
@@ -77,9 +74,7 @@ class AnalogGRUCell(AnalogRecurrentCell, nn.GRUCell):
 
 
 class AnalogLSTMCell(AnalogRecurrentCell, nn.LSTMCell):
-    """``nn.LSTMCell`` whose products run on a chip: made by ``convert``. Every option of
-    ``nn.LSTMCell``.
-    """
+    """``nn.LSTMCell`` whose products run on a chip; ``convert`` makes it. It has every option."""
 
     digital = nn.LSTMCell
     states = 2

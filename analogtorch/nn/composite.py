@@ -1,9 +1,7 @@
-"""Modules that hold several weight matrices: recurrent layers, attention. Each matrix is an analog
-layer of its own.
+"""Modules with several weight matrices, such as recurrent layers: each matrix is an analog layer.
 
-Such a module keeps its Parameters and ``state_dict`` keys; beside them it gets a child for each
-matrix, which shares the Parameter and brings what only a chip needs: the streams of its noise and
-an input range.
+Such a module keeps its Parameters and ``state_dict`` keys. It gets a child for each matrix, which
+shares the Parameter and adds the data for the chip: the streams of its noise and a DAC range.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,30 +19,29 @@ from analogtorch.nn.reborn import cut, reborn
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a module keeps one of its matrices."""
+    """The position of a weight matrix in a module."""
 
     child: str
-    """Name of the child that computes with it."""
+    """Name of the child that computes with the matrix."""
     weight: str
     """Name of the Parameter (outputs, inputs)."""
     bias: str | None = None
-    """Name of the Parameter that is added to its products, if the module has it."""
+    """Name of the Parameter that is added to its products, if any."""
     runs: tuple[slice, ...] = ()
-    """Runs of its outputs that the module asks for alone."""
+    """Runs of its outputs that the module computes separately."""
 
 
 class AnalogMatrix(AnalogLinear):
-    """One weight matrix of a larger module: the module's own Parameters, and an input range beside
-    them.
+    """One weight matrix of a larger module: the Parameters of the module, and a DAC range.
 
-    Its keys in a ``state_dict`` are the module's; it adds none.
+    It adds no keys to a ``state_dict``.
     """
 
     spot: Spot
 
     @classmethod
     def of(cls, owner: nn.Module, spot: Spot, chip: Chip, name: str) -> "AnalogMatrix":
-        """The matrix of ``owner`` at ``spot``."""
+        """Return the matrix of ``owner`` at ``spot``."""
         new = cls.__new__(cls)
         nn.Module.__init__(new)
         new.spot, new.output_runs = spot, spot.runs
@@ -54,20 +51,19 @@ class AnalogMatrix(AnalogLinear):
         return new
 
     def share(self, owner: nn.Module) -> None:
-        """Take the owner's Parameters, which moving, loading or tying may have exchanged."""
+        """Take the owner's current Parameters: moving, loading or tying may replace them."""
         # else it was pruned or parametrized, which the owner refuses
         if self.spot.weight in owner._parameters:
             self._parameters["weight"] = owner._parameters[self.spot.weight]
-            self._parameters["bias"] = (
-                owner._parameters.get(self.spot.bias) if self.spot.bias else None
-            )
+            bias = owner._parameters.get(self.spot.bias) if self.spot.bias else None
+            self._parameters["bias"] = bias
 
     def parameter_name(self, name: str) -> str:
-        """The name of the owner's Parameter."""
+        """Return the name of the owner's Parameter."""
         return f"{name.removesuffix(self.spot.child)}{self.spot.weight}"
 
     def matrix_name(self, name: str) -> str:
-        """The name of the owner's Parameter."""
+        """Return the name of the owner's Parameter."""
         return self.parameter_name(name)
 
     def forward(
@@ -77,7 +73,7 @@ class AnalogMatrix(AnalogLinear):
         samples: Tensor | None = None,
         outputs: slice | None = None,
     ) -> Tensor:
-        """The analog product of ``input``; noise and run of outputs as for ``analog_forward``."""
+        """Return the analog product of ``input``; the arguments are those of ``analog_forward``."""
         return self.analog_forward(input, keys, samples, outputs)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -98,24 +94,22 @@ class AnalogMatrix(AnalogLinear):
 
 
 class DigitalMatrix:
-    """One weight matrix of an analog module that stays digital; what it is called with is as for
-    ``AnalogMatrix``.
-    """
+    """One weight matrix of an analog module that stays digital, called as ``AnalogMatrix`` is."""
 
     def __init__(self, owner: nn.Module, spot: Spot) -> None:
         self.weight = getattr(owner, spot.weight)
         self.bias = getattr(owner, spot.bias, None) if spot.bias else None
 
     def draw(self, x: Tensor, order: Tensor | None = None) -> None:
-        """There is no noise to draw."""
+        """Return None: there is no noise to draw."""
 
     def number(self, like: Tensor, vectors: int, batch: int) -> None:
-        """There is no noise to number vectors for."""
+        """Return None: there is no noise to number vectors for."""
 
     def __call__(
         self, input: Tensor, keys: None = None, samples: None = None, outputs: slice | None = None
     ) -> Tensor:
-        """The digital product of ``input``."""
+        """Return the digital product of ``input``."""
         return F.linear(input, cut(self.weight, outputs), cut(self.bias, outputs))
 
 
@@ -125,7 +119,7 @@ class AnalogComposite(nn.Module):
     digital: ClassVar[type[nn.Module]]
     """The digital module of the same kind."""
     on_request: ClassVar[bool] = False
-    """Whether ``convert`` makes it only where it is asked to."""
+    """Whether ``convert`` converts this kind only if asked."""
     digital_class: type[nn.Module]
     layer_name: str
 
@@ -140,54 +134,50 @@ class AnalogComposite(nn.Module):
     def from_digital(
         cls, layer: nn.Module, chip: Chip | Mapping[str, Chip], name: str
     ) -> "AnalogComposite":
-        """An analog module in place of ``layer``: the same Parameter objects, children, hooks and
-        attributes.
+        """Return an analog module in place of ``layer``.
 
-        ``chip``: of all matrices, or of each that becomes analog, by the name of its child.
+        It has the same Parameter objects, children, hooks and attributes.
+
+        ``chip`` is the chip of all matrices, or of each that becomes analog, by the name of its
+        child.
         """
         new = reborn(layer, cls, name)
         new._modules = dict(layer._modules)
         new.digital_class, new.layer_name = type(layer), name
         for spot in new.spots():
-            if (own := chip if isinstance(chip, Chip) else chip.get(spot.child)) is not None:
-                child = AnalogMatrix.of(
-                    new, spot, own, f"{name}.{spot.child}" if name else spot.child
-                )
+            of_matrix = chip if isinstance(chip, Chip) else chip.get(spot.child)
+            if of_matrix is not None:
+                full_name = f"{name}.{spot.child}" if name else spot.child
+                child = AnalogMatrix.of(new, spot, of_matrix, full_name)
                 new.add_module(spot.child, child.train(layer.training))
         return new
 
     def spots(self) -> Iterator[Spot]:
-        """Every weight matrix, of a digital module as well."""
+        """Yield every weight matrix, also of a digital module."""
         raise NotImplementedError
 
     @classmethod
     def weight_names(cls, layer: Any) -> tuple[str, ...]:
-        """Parameters of the digital ``layer`` that would go on the chip."""
+        """Return the Parameters of the digital ``layer`` that would go on the chip."""
         return tuple(spot.weight for spot in cls.spots(layer))
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> str | None:
-        """Why the digital ``layer`` cannot become this, for a reason of its kind's own; None if it
-        can.
-        """
+        """Return why the digital ``layer`` cannot become this kind; None if it can."""
         return None
 
     def matrix(self, child: str) -> Any:
-        """What computes with the matrix called ``child``: an ``AnalogMatrix``, or a
-        ``DigitalMatrix``.
-        """
+        """Return the ``AnalogMatrix`` or ``DigitalMatrix`` that computes for ``child``."""
         if (analog := self._modules.get(child)) is not None:
             return analog
         return DigitalMatrix(self, next(spot for spot in self.spots() if spot.child == child))
 
     def matrices(self) -> list[AnalogMatrix]:
-        """The children that compute on the chip."""
+        """Return the children that compute on the chip."""
         return [m for m in self._modules.values() if isinstance(m, AnalogMatrix)]
 
     def to_digital(self) -> nn.Module:
-        """The digital module that ``from_digital`` was given, with the Parameters as they are
-        now.
-        """
+        """Return the digital module of ``from_digital``, with the current Parameters."""
         old = reborn(self, self.digital_class, self.layer_name)
         old._modules = {
             name: m for name, m in self._modules.items() if not isinstance(m, AnalogMatrix)
@@ -197,7 +187,7 @@ class AnalogComposite(nn.Module):
         return old
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As of every module; also what ``module.name = Parameter`` does. The matrices follow."""
+        """Set a Parameter, also for ``module.name = Parameter``; the matrices take it."""
         super().register_parameter(name, param)
         self._share()
 
@@ -206,12 +196,13 @@ class AnalogComposite(nn.Module):
             matrix.share(self)
 
     def refuse_changed(self) -> None:
-        """Raise RuntimeError where a Parameter gave way to what is computed from it, which its
-        matrix would not see.
+        """Raise RuntimeError if a Parameter was pruned or parametrized since the conversion.
+
+        Its matrix would not see the change.
         """
         for matrix in self.matrices():
-            for own, name in (("weight", matrix.spot.weight), ("bias", matrix.spot.bias)):
-                if matrix._parameters.get(own) is not None and name not in self._parameters:
+            for field, name in (("weight", matrix.spot.weight), ("bias", matrix.spot.bias)):
+                if matrix._parameters.get(field) is not None and name not in self._parameters:
                     raise RuntimeError(
                         f"layer {self.layer_name!r}: {name} was pruned or parametrized after the "
                         "conversion, which the chip does not see; make that permanent "

@@ -1,11 +1,11 @@
 """nn.Conv1d, nn.Conv2d and nn.Conv3d on an analog chip.
 
-The chip computes one matrix-vector multiply per output position, and a row block may hold any run
-of (channel, kernel tap). No form of it unfolds the input in memory. The CPU kernels gather the
-patches of 32 places at a time into cache, which costs a few percent of the product and serves every
-blocking, stride, dilation and group alike; in plain torch a row block is a convolution of its own
-channels and taps, which a convolution library runs faster than a product of patches (im2col would
-move kernel-size times the input).
+The chip computes one MVM per output position, and a row block may hold any run of (channel, kernel
+tap). The input is never unfolded in memory. The CPU kernels gather the patches of 32 positions at a
+time into the cache, which costs a few percent of the product and serves every blocking, stride,
+dilation and number of groups. In plain torch a row block is a convolution of its channels and taps:
+a convolution library computes it faster than a product of patches (im2col would move kernel-size
+times the input).
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogConv(AnalogLayer):
-    """What the analog convolutions share; ``dims`` spatial dimensions."""
+    """The base of the analog convolutions, with ``dims`` spatial dimensions."""
 
     dims: int
     stride: Any
@@ -29,7 +29,7 @@ class AnalogConv(AnalogLayer):
     _reversed_padding_repeated_twice: Any
 
     def forward(self, input: Tensor) -> Tensor:
-        """The analog convolution of ``input``, plus the digital bias."""
+        """Return the analog convolution of ``input``, plus the digital bias."""
         if isinstance(input, Proxy):
             return whole(self, input)
         if input.dim() == self.dims + 1:
@@ -41,37 +41,33 @@ class AnalogConv(AnalogLayer):
         return digital._conv_forward(self, x, weight, bias)
 
     def _pads(self, placed: tuple[Section, ...]) -> tuple[tuple[int, ...], bool]:
-        """Zeros on both sides of each dimension, and whether the product of these sections adds
-        them by itself.
-        """
+        """Return the zeros on both sides of each dimension, and whether the product adds them."""
         # also of padding="same"; last dimension first, two numbers each
         pads = self._reversed_padding_repeated_twice
         before, after = tuple(pads[-2::-2]), tuple(pads[-1::-2])
-        return before, self.padding_mode == "zeros" and before == after and not any(
-            s.cuts_kernel for s in placed
-        )
+        cuts_kernel = any(section.cuts_kernel for section in placed)
+        return before, self.padding_mode == "zeros" and before == after and not cuts_kernel
 
     def _padded(self, x: Tensor, placed: tuple[Section, ...]) -> Tensor:
         pads = self._reversed_padding_repeated_twice
         if self._pads(placed)[1] or not any(pads):
             return x
-        return F.pad(
-            x, pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode
-        )
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(x, pads, mode=mode)
 
     def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
-        before, own = self._pads(placed)
+        before, by_product = self._pads(placed)
         return {
             "stride": self.stride,
-            "padding": before if own else (0,) * self.dims,
+            "padding": before if by_product else (0,) * self.dims,
             "dilation": self.dilation,
         }
 
     def _vectors(self, x: Tensor) -> int:
         if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:
-            places = {1: "L", 2: "H, W", 3: "D, H, W"}[self.dims]
+            sizes = {1: "L", 2: "H, W", 3: "D, H, W"}[self.dims]
             raise ValueError(
-                f"layer {self.layer_name!r} takes (N, {self.in_channels}, {places}) inputs, or one "
+                f"layer {self.layer_name!r} takes (N, {self.in_channels}, {sizes}) inputs, or one "
                 f"sample without N, got shape {tuple(x.shape)}"
             )
         return x.shape[0]
@@ -81,11 +77,11 @@ class AnalogConv(AnalogLayer):
 
 
 class AnalogConv1d(AnalogConv, nn.Conv1d):
-    """``nn.Conv1d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its
-    arguments.
+    """``nn.Conv1d`` whose product runs on a chip; ``convert`` makes it.
 
-    Input ``(N, C, L)`` or ``(C, L)``; every option of ``nn.Conv1d``. Before calibration the DAC's
-    full scale is the largest magnitude of each sample.
+    It can also be made directly, with ``chip`` and the arguments of ``nn.Conv1d``, whose options it
+    has. The input is ``(N, C, L)`` or ``(C, L)``. Before calibration the DAC range is the largest
+    magnitude of each sample.
     """
 
     dims = 1
@@ -94,11 +90,11 @@ class AnalogConv1d(AnalogConv, nn.Conv1d):
 
 
 class AnalogConv2d(AnalogConv, nn.Conv2d):
-    """``nn.Conv2d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its
-    arguments.
+    """``nn.Conv2d`` whose product runs on a chip; ``convert`` makes it.
 
-    Input ``(N, C, H, W)`` or ``(C, H, W)``; every option of ``nn.Conv2d``. Before calibration the
-    DAC's full scale is the largest magnitude of each sample.
+    It can also be made directly, with ``chip`` and the arguments of ``nn.Conv2d``, whose options it
+    has. The input is ``(N, C, H, W)`` or ``(C, H, W)``. Before calibration the DAC range is the
+    largest magnitude of each sample.
     """
 
     dims = 2
@@ -107,11 +103,11 @@ class AnalogConv2d(AnalogConv, nn.Conv2d):
 
 
 class AnalogConv3d(AnalogConv, nn.Conv3d):
-    """``nn.Conv3d`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its
-    arguments.
+    """``nn.Conv3d`` whose product runs on a chip; ``convert`` makes it.
 
-    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``; every option of ``nn.Conv3d``. Before calibration
-    the DAC's full scale is the largest magnitude of each sample.
+    It can also be made directly, with ``chip`` and the arguments of ``nn.Conv3d``, whose options it
+    has. The input is ``(N, C, D, H, W)`` or ``(C, D, H, W)``. Before calibration the DAC range is
+    the largest magnitude of each sample.
     """
 
     dims = 3

@@ -1,5 +1,6 @@
-"""How a ``state_dict`` carries the ranges of the converters: in its metadata, which ``torch.save``
-keeps, so that its keys are those of the digital layer.
+"""Converter ranges in a ``state_dict``: its metadata holds them, so its keys stay digital.
+
+``torch.save`` keeps the metadata.
 """
 
 import warnings
@@ -10,12 +11,12 @@ from torch import Tensor
 if TYPE_CHECKING:
     from analogtorch.nn.converters import ConvertersMixin
 
-COLUMN_RANGES = {"output_bounds": "ADC bounds", "output_ranges": "output ranges"}
-"""The ranges that a layer may have for each row block and output, and what errors call them."""
+COLUMN_RANGES = {"output_bounds": "ADC ranges", "output_ranges": "output ranges"}
+"""Ranges that a layer may have for each row block and output, and their names in errors."""
 
 Numbers = float | list[list[float]] | None
-"""One of ``COLUMN_RANGES`` as JSON and metadata hold it: one for all, (row blocks, outputs), or
-None where the layer has none."""
+"""One of ``COLUMN_RANGES`` in JSON and metadata: one number, (row blocks, outputs), or None if the
+layer has none."""
 
 _INPUT_RANGE = "analogtorch.input_range"
 _KEYS = {name: f"analogtorch.{name}" for name in COLUMN_RANGES}
@@ -26,9 +27,9 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
     """Write the ranges of ``layer`` into the metadata of a ``state_dict``.
 
     Args:
-        layer: whose ranges are saved.
+        layer: the analog layer.
         destination: the ``state_dict``.
-        prefix: of the layer's keys in it.
+        prefix: prefix of the layer's keys in the ``state_dict``.
     """
     metadata, ranges = getattr(destination, "_metadata", None), layer.input_ranges
     for name, key in _KEYS.items():
@@ -48,7 +49,7 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
 
 
 def load_column_ranges(layer: "ConvertersMixin", metadata: dict, errors: list) -> None:
-    """Take the ranges of ADCs and digital unit; ``errors`` gains what does not fit the layer."""
+    """Set the ranges of ADCs and digital unit from ``metadata``; append misfits to ``errors``."""
     saved = metadata.keys() & _ALL_KEYS
     for name, key in _KEYS.items():
         if saved:  # whoever saved one kind of range had these others, or none
@@ -61,21 +62,21 @@ def load_column_ranges(layer: "ConvertersMixin", metadata: dict, errors: list) -
             warnings.warn(
                 f"the {COLUMN_RANGES[name]} of {layer.layer_name!r} were lost on the meta device, "
                 "and this state_dict carries none: the layer has that of its chip; call "
-                "analogtorch.calibrate for its own",
+                "analogtorch.calibrate to find them again",
                 stacklevel=4,
             )
             layer.set_column_ranges(name, None)
 
 
 def load_input_range(layer: "ConvertersMixin", value: Any, metadata: dict, errors: list) -> None:
-    """Take the DAC range.
+    """Set the DAC range.
 
     Args:
-        layer: whose range it is.
-        value: what the ``state_dict`` has under ``input_range``, as one that FSDP or accelerate
-            gathered may; None: the metadata is asked.
-        metadata: of the layer.
-        errors: gains what does not fit the layer.
+        layer: the analog layer.
+        value: the entry ``input_range`` of the ``state_dict``, which FSDP and accelerate may write;
+            None: use the metadata.
+        metadata: metadata of the layer in the ``state_dict``.
+        errors: the list to which misfits are appended.
     """
     if value is None:
         value = metadata.get(_INPUT_RANGE)
@@ -94,16 +95,15 @@ def load_input_range(layer: "ConvertersMixin", value: Any, metadata: dict, error
 
 
 def without_converters(metadata: Any) -> Any:
-    """The metadata of a ``state_dict`` as that of a digital model has it."""
+    """Return the metadata of a ``state_dict`` without converter ranges, as of a digital model."""
     return {
-        name: {k: v for k, v in own.items() if k not in _ALL_KEYS} for name, own in metadata.items()
+        name: {key: value for key, value in entries.items() if key not in _ALL_KEYS}
+        for name, entries in metadata.items()
     }
 
 
 def warn_of_lost_ranges(calibrated: bool) -> None:
-    """Warn that a state_dict brought no ranges; ``calibrated``: whether the layer has one that it
-    keeps.
-    """
+    """Warn that a state_dict has no ranges; ``calibrated``: the layer keeps the range it has."""
     kept = "the layers keep those that they have. To get others, " if calibrated else ""
     warnings.warn(
         "this state_dict carries no input ranges (safetensors and plain dicts drop its metadata): "

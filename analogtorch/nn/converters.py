@@ -1,8 +1,8 @@
 """The converters of an analog layer: the full scales of its DACs, its ADCs and its digital unit.
 
-The ranges are a Parameter and buffers of the layer itself, so that optimizers, FSDP, ``.to()`` and
-copies treat them as its other tensors. How a ``state_dict`` carries them, without keys of its own,
-is in ``nn/converter_state.py``.
+The ranges are a Parameter and buffers of the layer, so that optimizers, FSDP, ``.to()`` and copies
+treat them as other tensors. ``nn/converter_state.py`` stores them in a ``state_dict`` without
+additional keys.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from analogtorch.nn import converter_state
 from analogtorch.nn.converter_state import COLUMN_RANGES, Numbers
 
 Given = float | Sequence[Sequence[float]] | Tensor | None
-"""One of ``COLUMN_RANGES`` as a user gives it."""
+"""One of ``COLUMN_RANGES`` as the user gives it."""
 
 
 class ConvertersMixin(nn.Module):
@@ -26,24 +26,25 @@ class ConvertersMixin(nn.Module):
     """The DAC range, (1,), or that of each row block, (row blocks,); its magnitude counts."""
     output_bounds: Tensor | None
     """ADC range of each partial sum, (row blocks, outputs), in units of (full-scale input x weight
-    scale): a deviation from the chip, which has one ADC range for all. None: the chip's."""
+    scale). It deviates from the chip, which has one ADC range for all. None: the ADC range of the
+    chip."""
     output_ranges: Tensor | None
-    """Range in which the digital unit of a chip with ``Periphery.output_bits`` rounds what it
-    passes on, (row blocks, outputs), in the same units; software sets it. None: it is not known
-    yet, and ADC outputs are passed on as they are."""
+    """Range in which the digital unit of a chip with ``Periphery.output_bits`` rounds its outputs,
+    (row blocks, outputs), in the same units; software sets it. None: unknown, and ADC outputs are
+    not rounded again."""
     calibrated: bool
-    """Whether the DAC range is known; before, it is found in each input."""
+    """Whether the DAC range is known; otherwise each input gives its own."""
     layer_name: str
     programmed: Any
     takes_range: ClassVar[bool] = True
-    """Whether its inputs go through a DAC whose range ``calibrate`` finds."""
+    """Whether the inputs go through a DAC whose range ``calibrate`` finds."""
     chip: Any
     weight: Any
     sections: tuple[Section, ...]
     row_blocks: int
 
     def _add_converters(self) -> None:
-        """Start without any range that is known."""
+        """Start without known ranges."""
         self.calibrated = False
         # learns from calibration on: until then it takes no part in the forward
         with torch.inference_mode(False):  # it must be able to learn, whatever it was made under
@@ -55,25 +56,25 @@ class ConvertersMixin(nn.Module):
 
     @property
     def input_ranges(self) -> tuple[float, ...] | None:
-        """The DAC range, or that of each row block; None while it is not known to this process.
+        """The DAC range, or that of each row block; None if this process does not know it.
 
-        FSDP shards a range like any other parameter: one of a single number stays with the first
+        FSDP shards a range like any other parameter: a range of one number stays with the first
         process.
         """
-        own = self.input_range.detach()
+        found = self.input_range.detach()
         # to ask the other processes would wait for them
-        own = own.to_local() if hasattr(own, "to_local") else own
-        if not self.calibrated or own.is_meta or own.numel() < self.input_range.numel():
+        found = found.to_local() if hasattr(found, "to_local") else found
+        if not self.calibrated or found.is_meta or found.numel() < self.input_range.numel():
             return None
-        return tuple(own.abs().tolist())  # the forward uses the magnitude
+        return tuple(found.abs().tolist())  # the forward uses the magnitude
 
     def set_input_range(self, value: float | Sequence[float]) -> None:
-        """Fix the DAC range, in the units of the input; training goes on from there.
+        """Set the DAC range, in the units of the input; training continues from it.
 
         Args:
-            value: > 0; one for the whole layer, or one for each of its row blocks, whose tiles have
-                DACs of their own. Groups of a convolution share that of a row block. On a GPU, and
-                where row blocks cut a kernel, such a layer computes in plain torch, more slowly. An
+            value: > 0; one number for the layer, or one for the DACs of each row block. The groups
+                of a convolution share that of a row block. On a GPU, and if row blocks cut a
+                kernel, a layer with several ranges computes in plain torch, more slowly. An
                 optimizer that has stepped with another number of ranges must be made anew.
 
         Raises:
@@ -86,24 +87,24 @@ class ConvertersMixin(nn.Module):
         stored = torch.tensor(values, dtype=self.input_range.dtype, device="cpu")
         with torch.no_grad():
             self._resize_range(stored.shape)
-            self.input_range.fill_(values[0]) if len(values) == 1 else self.input_range.copy_(
-                stored
-            )
+            if len(values) == 1:
+                self.input_range.fill_(values[0])
+            else:
+                self.input_range.copy_(stored)
         if not self.calibrated:
-            self.input_range.requires_grad_(
-                self.weight.requires_grad and self.chip.dac.bits is not None
-            )
+            learns = self.weight.requires_grad and self.chip.dac.bits is not None
+            self.input_range.requires_grad_(learns)
         self.calibrated = True
 
     def forget_input_range(self) -> None:
-        """Find the DAC range in each input again, as before any calibration."""
+        """Take the DAC range from each input again, as before any calibration."""
         self.calibrated = False
         self.input_range.requires_grad_(False)
         with torch.no_grad():
             self.input_range.zero_()
 
     def checked_ranges(self, value: float | Sequence[float]) -> list[float]:
-        """What ``set_input_range`` would set; it raises what that would."""
+        """Return the numbers that ``set_input_range`` would set; it raises the same errors."""
         values = [float(v) for v in value] if isinstance(value, Sequence) else [value]
         kind = self.input_range.dtype
         if bad := [v for v in values if not 0 < v < float("inf")]:
@@ -123,12 +124,12 @@ class ConvertersMixin(nn.Module):
         return values
 
     def _leave_meta(self) -> None:
-        """Weights may have been assigned to a layer that was made on the meta device."""
+        """Make the range anew if weights were assigned to a layer made on the meta device."""
         if self.input_range.is_meta and not self.weight.is_meta:
             self.input_range = nn.Parameter(self.weight.new_zeros(1), requires_grad=False)
 
     def _resize_range(self, shape: torch.Size) -> None:
-        """Keep the same Parameter, which an optimizer may know."""
+        """Resize the range in the same Parameter, which an optimizer may hold."""
         if self.input_range.shape != shape:
             with torch.inference_mode(False):  # it must be able to learn, whatever it was set under
                 self.input_range.data = self.input_range.new_empty(shape)
@@ -142,34 +143,33 @@ class ConvertersMixin(nn.Module):
         return self.row_blocks, self.sections[-1].outputs.stop
 
     def set_output_bounds(self, value: Given) -> None:
-        """Give the layer ADC ranges of its own, in units of (full-scale input x weight scale).
+        """Set the ADC ranges of the layer, in units of (full-scale input x weight scale).
 
-        A deviation from a chip whose ADC range is fixed, which ``summary`` lists:
+        They deviate from a chip whose ADC range is fixed, and ``summary`` lists them;
         ``calibrate(adc=)`` finds them. They do not learn, and stay as they are when weights change.
 
         Args:
             value: > 0; one for all ADCs, or (row blocks, outputs). None: the ADC range of the chip.
 
         Raises:
-            ValueError: a range is not a positive finite number, or their shape is another. Nothing
-                is changed.
+            ValueError: a range is not a positive finite number, or the shape is another. Nothing is
+                changed.
         """
         self.set_column_ranges("output_bounds", value)
 
     def set_output_ranges(self, value: Given) -> None:
-        """Set the ranges in which the digital unit of a chip such as ``hermes64`` rounds to 8 bits
-        what it passes on.
+        """Set the ranges in which the chip's digital unit rounds its outputs to 8 bits.
 
-        They belong to software, so that they are no deviation from the chip: ``calibrate`` finds
-        them. Without effect on a chip without digital unit (``Periphery.output_bits``
-        None).
+        Such a unit is part of ``hermes64``. Software sets its ranges, so they do not deviate from
+        the chip: ``calibrate`` finds them. They have no effect on a chip without digital unit
+        (``Periphery.output_bits`` None).
 
         Args:
             value: > 0, in units of (full-scale input x weight scale), after the gain of the column;
-                one for all, or (row blocks, outputs). None: ADC outputs are passed on as they are.
+                one for all, or (row blocks, outputs). None: ADC outputs are not rounded again.
 
         Raises:
-            ValueError: as ``set_output_bounds``.
+            ValueError: see ``set_output_bounds``.
         """
         self.set_column_ranges("output_ranges", value)
 
@@ -178,7 +178,10 @@ class ConvertersMixin(nn.Module):
         setattr(self, name, self.checked_column_ranges(name, value))
 
     def checked_column_ranges(self, name: str, value: Given) -> Tensor | None:
-        """What ``set_column_ranges`` would set, on the device of the weight; it raises as that."""
+        """Return the ranges that ``set_column_ranges`` would set, or raise its errors.
+
+        They are on the device of the weight.
+        """
         if value is None:
             return None
         what = f"{COLUMN_RANGES[name]} of {self.layer_name!r}"
@@ -198,7 +201,7 @@ class ConvertersMixin(nn.Module):
             return given.expand(self.adc_shape).to(self.weight.device, copy=True).contiguous()
 
     def saved_column_ranges(self, name: str) -> Numbers:
-        """One of ``COLUMN_RANGES`` as numbers."""
+        """Return one of ``COLUMN_RANGES`` as numbers."""
         values = getattr(self, name)
         if values is None or values.is_meta:
             return None
@@ -206,7 +209,7 @@ class ConvertersMixin(nn.Module):
         return first.item() if bool((values == first).all()) else values.tolist()
 
     def column_ranges(self, name: str, section: Section, outputs: slice | None) -> Tensor | None:
-        """One of ``COLUMN_RANGES`` of a section's outputs, or of the run ``outputs`` of them."""
+        """Return one of ``COLUMN_RANGES`` for a section's outputs, or a run of them."""
         values = getattr(self, name)
         if values is None:
             return None
@@ -250,7 +253,7 @@ class ConvertersMixin(nn.Module):
             converter_state.warn_of_lost_ranges(self.calibrated)
 
     def _load_converters(self, value: Any, local_metadata: dict, errors: list) -> None:
-        """Take the ranges of a ``state_dict``; ``value``: what it has under ``input_range``."""
+        """Set the ranges of a ``state_dict``; ``value`` is its entry ``input_range``."""
         converter_state.load_column_ranges(self, local_metadata, errors)
         converter_state.load_input_range(self, value, local_metadata, errors)
 
@@ -264,7 +267,7 @@ class ConvertersMixin(nn.Module):
 
 
 def remove_converters(layer: nn.Module) -> None:
-    """Take the ranges away from what was an analog layer."""
+    """Remove the ranges from a layer that becomes digital."""
     del layer._parameters["input_range"]
     for name in COLUMN_RANGES:
         del layer._buffers[name]
@@ -272,13 +275,13 @@ def remove_converters(layer: nn.Module) -> None:
 
 
 def range_text(values: Sequence[float]) -> str:
-    """DAC ranges to read: ``0.5``, or of several row blocks ``0.5 to 2``."""
+    """Return DAC ranges as text: ``0.5``, or for several row blocks ``0.5 to 2``."""
     ends = [f"{value:.4g}" for value in (min(values), max(values))]
     return ends[0] if len(values) == 1 else " to ".join(ends)
 
 
 def bounds_text(bounds: Tensor) -> str:
-    """ADC ranges to read: ``5``, or ``0.5 to 9``."""
+    """Return ADC ranges as text: ``5``, or ``0.5 to 9``."""
     if bounds.is_meta:
         return "meta"
     ends = [f"{value:.4g}" for value in (bounds.min().item(), bounds.max().item())]

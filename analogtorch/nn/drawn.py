@@ -1,7 +1,6 @@
-"""The noise of a training step that no kernel draws: whole devices, failed cells, weights of a
-sample's own.
+"""Training noise that no kernel draws: device models, failed cells, and weights per sample.
 
-Like all noise it is keyed by position (``ops/generator.py``); the gradient takes it for a constant.
+Like all noise it is keyed by position (``ops/generator.py``); the gradient treats it as a constant.
 """
 
 from collections.abc import Callable
@@ -32,33 +31,30 @@ _DROP = stream("drop connect")
 
 
 def needs_torch(chip: Chip, fraction: float) -> bool:
-    """Whether ``drawn`` must make the training weights of ``chip`` at a ``fraction`` of its
-    noise.
-    """
+    """Return whether ``drawn`` must draw the training weights at this ``fraction`` of the noise."""
     noise = chip.training
-    unknown = noise.weight == "device" or (
-        noise.weight == "programming" and chip.cell.spread is None
-    )
+    no_spread = noise.weight == "programming" and chip.cell.spread is None
+    unknown = noise.weight == "device" or no_spread
     return (unknown and noise.strength * fraction > 0) or noise.drop_connect * fraction > 0
 
 
 def drawn(
     weight: Tensor, section: Section, chip: Chip, key: Tensor, fraction: float, time: float | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weights of one training step as the cells hold them, and what ``mvm`` must know of them.
+    """Return the weights of one training step as the cells hold them, and operands for ``mvm``.
 
     Args:
-        weight: the section's, of its shape.
-        section: where its blocks lie.
-        chip: its training noise, and its cells.
-        key: of the weights' noise, () int64.
-        fraction: of the chip's training noise, in [0, 1].
+        weight: the weight of the section, of its shape.
+        section: the section, for the positions of its blocks.
+        chip: the chip, for its training noise and its cells.
+        key: key of the weight noise, () int64.
+        fraction: share of the chip's training noise, in [0, 1].
         time: ``chip.training.seconds``.
 
     Returns:
         The weights, of ``section.shape``; and by name ``scale``, that of the weights without noise,
-        and ``gain``, the correction of the drift, where devices drift. The gradient of a weight is
-        that of what it reads as after the correction.
+        and ``gain``, the drift compensation, if devices drift. The gradient of a weight is that of
+        its value after the compensation.
     """
     noise, strength = chip.training, chip.training.strength * fraction
     gain: Tensor | None = None
@@ -69,9 +65,8 @@ def drawn(
         dropped = _dropped(section, key, noise.drop_connect * fraction)
         if noise.weight == "device":
             read, gain = _devices(w.float(), section, chip, key, dropped, time)
-            deviation = (
-                full * strength * (over_rows(gain, section.bounds).view(section.shape) * read - w)
-            )
+            compensated = over_rows(gain, section.bounds).view(section.shape) * read
+            deviation = full * strength * (compensated - w)
             gain = gain**strength
         elif noise.weight == "none":
             deviation = torch.zeros_like(full)
@@ -85,27 +80,23 @@ def drawn(
         weight = weight.masked_fill(dropped, 0.0)
     if gain is None:
         return weight, {"scale": scale}
-    return weight / over_rows(gain, section.bounds).view(section.shape), {
-        "scale": scale,
-        "gain": gain,
-    }
+    weight = weight / over_rows(gain, section.bounds).view(section.shape)
+    return weight, {"scale": scale, "gain": gain}
 
 
 def _devices(
     w: Tensor, section: Section, chip: Chip, key: Tensor, dropped: Tensor | None, t: float | None
 ) -> tuple[Tensor, Tensor]:
-    """What the cells of the targets ``w`` stand for when they are read, and the correction of their
-    drift.
+    """Return the weights of cells with targets ``w`` as read at ``t``, and the drift compensation.
 
-    The latter is (row blocks, outputs): per placed block, the mean magnitude after programming over
-    that of now.
+    The compensation is (row blocks, outputs): for each block, the mean magnitude after programming
+    over that at ``t``.
     """
     cell, device = chip.cell, chip.cell.device
 
     def draw(kind: int) -> Tensor:
-        return torch.stack(
-            [_normals(section, fold(fold(key, kind), d)) for d in range(cell.devices)]
-        )
+        keys = [fold(fold(key, kind), device) for device in range(cell.devices)]
+        return torch.stack([_normals(section, each) for each in keys])
 
     def works(g: Tensor) -> Tensor:
         return cell.weights(g) if dropped is None else cell.weights(g).masked_fill(dropped, 0.0)
@@ -118,7 +109,7 @@ def _devices(
     nu = device.drift_coefficient(targets, draw(_DRIFT))
     now = works(device.read(g, device.drift(g, nu, t), t, draw(_READ)))
     before, after = then.flatten(1), now.flatten(1)
-    for a, b in zip(section.bounds, section.bounds[1:], strict=False):
+    for a, b in zip(section.bounds[:-1], section.bounds[1:], strict=True):
         gains.append(ratio(*map(section.block_sums, magnitude_sums(before[:, a:b], after[:, a:b]))))
     return now, torch.stack(gains)
 
@@ -128,7 +119,7 @@ def _normals(section: Section, key: Tensor) -> Tensor:
 
 
 def _dropped(section: Section, key: Tensor, probability: float) -> Tensor | None:
-    """Which cells fail, of the section's shape; None: none."""
+    """Return which cells fail, of the section's shape; None: none."""
     if probability == 0:
         return None
     where = section.positions(key.device)
@@ -136,18 +127,19 @@ def _dropped(section: Section, key: Tensor, probability: float) -> Tensor | None
 
 
 def keys_by_sample(keys: Tensor, like: Tensor, batch: int, order: Tensor | None = None) -> Tensor:
-    """The keys (streams,) of a forward for each sample: (samples, streams); only the weights'
-    stream differs.
+    """Return the keys of a forward for each sample, (samples, streams), from those for all.
+
+    Only the stream of the weights differs.
 
     Args:
-        keys: the weights' first.
-        like: on the device of the layer.
-        batch: samples of the forward.
-        order: which sample of the batch each is, int64; None: they lie in order.
+        keys: (streams,); the first is that of the weights.
+        like: a tensor on the device of the layer.
+        batch: number of samples of the forward.
+        order: index in the batch of each sample, int64; None: they are in order.
     """
     numbers = number_samples(like, batch, 1)
-    own = fold(keys[0], numbers if order is None else numbers[order]).unsqueeze(1)
-    return torch.cat((own, keys[1:].expand(len(own), -1)), 1)
+    of_weights = fold(keys[0], numbers if order is None else numbers[order]).unsqueeze(1)
+    return torch.cat((of_weights, keys[1:].expand(len(of_weights), -1)), 1)
 
 
 def each_sample(
@@ -157,30 +149,23 @@ def each_sample(
     keys: Tensor,
     samples: Tensor | None,
 ) -> Tensor:
-    """``product(x, input_range, keys, samples)`` of one sample after the other, each with its own
-    row of ``keys``.
+    """Compute ``product(x, input_range, keys, samples)`` of each sample with its row of ``keys``.
 
     Args:
-        product: of a batch, under keys (streams,).
-        x: the input, whose first dimension counts the samples; one of a single dimension is one
-            sample.
-        input_range: one for all, or of ``x``'s dimensions.
+        product: the product of a batch, with keys (streams,).
+        x: the input, whose first dimension counts the samples; a single dimension is one sample.
+        input_range: one range for all, or as many dimensions as ``x``.
         keys: (samples, streams).
         samples: numbers of all vectors in the output noise.
     """
     if x.dim() == 1 or len(keys) == 0:
-        return product(
-            x, input_range, keys[0] if len(keys) else keys.new_zeros(keys.shape[1]), samples
-        )
-    own = input_range.dim() == x.dim()
+        first = keys[0] if len(keys) else keys.new_zeros(keys.shape[1])
+        return product(x, input_range, first, samples)
+    per_sample = input_range.dim() == x.dim()
     numbers = None if samples is None else samples.view(len(keys), -1)
-    parts = [
-        product(
-            x[i : i + 1],
-            input_range[i : i + 1] if own else input_range,
-            keys[i],
-            None if numbers is None else numbers[i],
-        )
-        for i in range(len(keys))
-    ]
+    parts = []
+    for i in range(len(keys)):
+        limit = input_range[i : i + 1] if per_sample else input_range
+        of_sample = None if numbers is None else numbers[i]
+        parts.append(product(x[i : i + 1], limit, keys[i], of_sample))
     return torch.cat(parts)

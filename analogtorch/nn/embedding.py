@@ -1,8 +1,8 @@
 """nn.Embedding on an analog chip: a one-hot input reads one row of the stored weights.
 
 Token i drives row i at full scale and nothing else, so only the row block that holds it is read. No
-one-hot matrix is built: the cells of the tokens are gathered, with the noise that a product over
-the whole matrix would give them.
+one-hot matrix is built: the cells of the tokens are gathered, with the same noise as in a product
+with the whole matrix.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,22 @@ from analogtorch.ops import Plan, block_scales, normal
 from analogtorch.ops.physics import adc_outputs, digital_unit, noisy, phase_keys, phases, wide
 
 _REFUSED = {
-    "max_norm": "rescales stored rows in every forward, "
-    "which cells that are written once cannot follow",
+    "max_norm": (
+        "rescales stored rows in every forward, which cells that are written once cannot follow"
+    ),
     "sparse": "asks for sparse gradients; an analog embedding has dense ones",
-    "scale_grad_by_freq": "divides gradients by how often a token occurs, "
-    "which an analog embedding does not",
+    "scale_grad_by_freq": (
+        "divides gradients by how often a token occurs, which an analog embedding does not"
+    ),
 }
 
 
 class AnalogEmbedding(AnalogLayer, nn.Embedding):
-    """``nn.Embedding`` whose rows lie on a chip: made by ``convert(..., embeddings=True)``, or with
-    ``chip``.
+    """``nn.Embedding`` whose rows lie on a chip; ``convert(..., embeddings=True)`` makes it.
 
-    Input: token numbers of any shape, output ``(*, embedding_dim)``; each token costs one ADC
-    reading per output. The one-hot drives the DAC's full scale, so there is no range to calibrate.
-    A head whose weight is tied to it is a layer of its own, with cells of its own.
+    The input holds token numbers in any shape, the output is ``(*, embedding_dim)``. Each token
+    costs one ADC output per dimension. The one-hot drives the DAC at full scale, so there is no
+    range to calibrate. A tied head is a separate layer with separate cells.
     """
 
     channel_dim = -1
@@ -46,12 +47,9 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
 
     @classmethod
     def refuses(cls, layer: Any) -> str | None:
-        """For an option of the digital layer that cells cannot follow."""
-        asked = (
-            name
-            for name in _REFUSED
-            if getattr(layer, name) is not None and getattr(layer, name) is not False
-        )
+        """Return the option of the digital layer that cells cannot follow; None: there is none."""
+        given = ((name, getattr(layer, name)) for name in _REFUSED)
+        asked = (name for name, value in given if value is not None and value is not False)
         return next((f"its {name} {_REFUSED[name]}" for name in asked), None)
 
     def _attach(self, chip: Chip, name: str, digital_class: type[nn.Module]) -> None:
@@ -62,7 +60,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         self.set_input_range(1.0)
 
     def set_input_range(self, value: float | Sequence[float]) -> None:
-        """The range is that of the one-hot.
+        """Check that ``value`` is 1, the range of a one-hot.
 
         Raises:
             ValueError: ``value`` is not 1.
@@ -76,15 +74,15 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
 
     def _load_converters(self, value: Any, local_metadata: dict, errors: list) -> None:
         converter_state.load_column_ranges(self, local_metadata, errors)
-        # nothing to be read, but weights may have been assigned to a layer on meta
+        # there is no range to load, but weights may have been assigned to a layer on meta
         self.set_input_range(1.0)
 
     def as_matrix(self, weight: Tensor) -> Tensor:
-        """(embedding_dim, num_embeddings): an output per dimension, a row per token."""
+        """Return the weight as (embedding_dim, num_embeddings): one row per token."""
         return weight.T
 
     def forward(self, input: Tensor) -> Tensor:
-        """The readings of the rows of the tokens ``input``, int64 or int32 of any shape."""
+        """Return the ADC outputs of the tokens' rows; ``input``: int64 or int32 of any shape."""
         if isinstance(input, Proxy):
             return whole(self, input)
         return self.analog_forward(input)
@@ -111,7 +109,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
     def _read(
         self, execution: Execution, x: Tensor, keys: Tensor | None, samples: Tensor | None
     ) -> Tensor:
-        """What the chip gives for the tokens ``x`` of any shape."""
+        """Return the output of the chip for the tokens ``x`` of any shape."""
         tokens, plan = x.flatten().long(), execution.plans[0]
         held = execution.weights(self, 0, keys, samples, self.weight.dtype, None)
         cells, scale = F.embedding(tokens, held["w"].T, self.padding_idx), held.get("scale")
@@ -131,7 +129,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
                 limit = full * ranges.to(full.dtype).index_select(0, block)
                 v, beyond = digital_unit(v, limit, plan.unit_bits)
                 saturated = saturated | beyond
-        # where nothing has changed them, these are the cells themselves
+        # the cells themselves if nothing has changed them
         y = v.detach().to(cells.dtype)
         if cells.requires_grad:  # straight-through: the difference is 0 and carries the gradient
             passed = cells.masked_fill(saturated, 0.0) if plan.saturates else cells
@@ -142,21 +140,14 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
     def _noisy(
         self, cells: Tensor, full: Tensor, tokens: Tensor, key: Tensor | None, plan: Plan
     ) -> Tensor:
-        """The ``cells`` (tokens, outputs) with the noise of a training step, as
-        ``ops.reference.noisy_weight``.
-        """
+        """Return ``cells`` (tokens, outputs) with noise, as ``ops.reference.noisy_weight``."""
         if key is None or plan.weight_noise == 0:
             return cells
         shape = cells.shape
         outputs = torch.arange(shape[1], device=cells.device).expand(shape).flatten()
         rows = tokens.unsqueeze(1).expand(shape).flatten()
-        return noisy(
-            cells,
-            full,
-            normal(key, outputs, rows, 1).view(shape),
-            plan.weight_noise,
-            plan.spread,
-        )
+        z = normal(key, outputs, rows, 1).view(shape)
+        return noisy(cells, full, z, plan.weight_noise, plan.spread)
 
     def _adc(
         self,
@@ -166,8 +157,9 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         held: dict[str, Any],
         plan: Plan,
     ) -> tuple[Tensor, Tensor]:
-        """What the ADC makes of the ``cells`` (tokens, outputs), all phases added up; and what it
-        clipped in any. ``held``: operands by name.
+        """Return the ADC outputs of ``cells`` (tokens, outputs), and which of them were clipped.
+
+        All phases are added up. ``held`` has the operands by name.
         """
         negatives, samples = held.get("negatives"), held.get("samples")
         if negatives is not None:
@@ -190,10 +182,10 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         sums, signs = [phase.x * phase.w for phase in read], [phase.sign for phase in read]
         noise = plan.output_noise
         v, clipped = adc_outputs(sums, signs, full, bound, plan.steps, noise, normals, errors)
-        # + 0.0: what is read as -0 is 0
-        return v + 0.0, torch.stack(clipped).any(0) if clipped else torch.zeros_like(
-            v, dtype=torch.bool
-        )
+        saturated = torch.zeros_like(v, dtype=torch.bool)
+        if clipped:
+            saturated = torch.stack(clipped).any(0)
+        return v + 0.0, saturated  # + 0.0 turns -0 into 0
 
     def _check_type(self, x: Tensor) -> None:
         if x.dtype not in (torch.int64, torch.int32):

@@ -1,7 +1,7 @@
-"""The ways in which an analog layer computes its product.
+"""Executions: how an analog layer computes its product.
 
-``AnalogLayer.execution`` chooses one of them. An execution belongs to a chip and to the shape of a
-layer; it is immutable and holds no tensors, so that copies of a layer share it.
+``AnalogLayer.execution`` chooses one. An execution belongs to a chip and to the shape of a layer;
+it is immutable and holds no tensors, so that copies of a layer share it.
 """
 
 from collections.abc import Mapping
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Execution:
-    """How a layer computes its product on a chip: with the converters of the chip and the weights
-    as they are, unless a subclass has others.
+    """The product of a layer with the converters of a chip and exact weights.
+
+    Subclasses use other weights.
     """
 
     chip: Chip
     sections: tuple[Section, ...]
-    """Parts of the layer that are products of their own."""
+    """Parts of the layer whose products are separate."""
     plans: tuple[Plan, ...]
-    """Of each section."""
+    """Plan of each section."""
     run_plans: Mapping[tuple[int, int], tuple[Plan, ...]]
-    """Of each run of outputs that may be asked for alone, by its first output and its end."""
+    """Plans of each run of outputs that may be computed alone, by its first output and its end."""
 
     @property
     def noisy(self) -> bool:
@@ -53,16 +54,16 @@ class Execution:
         outputs: slice | None = None,
         **options: Any,
     ) -> Tensor:
-        """The output of ``layer``.
+        """Return the output of ``layer``.
 
         Args:
-            layer: whose weights and converters these are.
-            x: its input, of a shape that it takes.
-            vectors: how many input vectors (linear) or samples (convolution) ``x`` has.
-            keys: of the noise, from ``draw``; None: drawn anew.
-            samples: numbers of the vectors in the output noise; None: counted on.
+            layer: the layer, for its weights and converters.
+            x: the input of the layer, of a shape that it takes.
+            vectors: number of input vectors (linear) or samples (convolution) of ``x``.
+            keys: keys of the noise, from ``draw``; None: new ones.
+            samples: numbers of the vectors in the output noise; None: the next ones.
             outputs: run of outputs that is computed alone; None: all.
-            options: of a call of this kind of layer.
+            options: options of the forward of this kind of layer.
         """
         if self.noisy:
             batch = layer._batch(x)
@@ -71,30 +72,30 @@ class Execution:
         return layer._analog_product(self, x, keys, samples, outputs, **options)
 
     def draw(self, like: Tensor, batch: int, order: Tensor | None = None) -> Tensor | None:
-        """Keys of the noise of one forward: (streams,), or (samples, streams) where every sample
-        has weights of its own; None where none is drawn.
+        """Return the noise keys of one forward, (streams,) or (samples, streams), if any.
+
+        There is one row per sample if every sample has its own weights.
 
         Args:
-            like: on the device of the layer.
-            batch: samples of the forward.
-            order: which sample of the batch each is, int64; None: they lie in order.
+            like: a tensor on the device of the layer.
+            batch: number of samples of the forward.
+            order: index in the batch of each sample, int64; None: they are in order.
         """
         return None
 
     def number(self, layer: "AnalogLayer", like: Tensor, vectors: int, batch: int) -> Tensor | None:
-        """Numbers of the next vectors in the output noise, (vectors,) int64; None where there is
-        none.
+        """Return the numbers of the next vectors in the output noise, (vectors,) int64, if any.
 
         Args:
-            layer: that counts them, on a programmed chip.
-            like: on the device of the layer.
-            vectors: how many, of all samples.
-            batch: samples of the forward.
+            layer: the layer, which counts them on a programmed chip.
+            like: a tensor on the device of the layer.
+            vectors: number of vectors of all samples.
+            batch: number of samples of the forward.
         """
         return None
 
     def plans_of(self, outputs: slice | None) -> tuple[Plan, ...]:
-        """The plans of a run of outputs, or of all."""
+        """Return the plans of a run of outputs, or of all."""
         return self.plans if outputs is None else self.run_plans[outputs.start, outputs.stop]
 
     def product(
@@ -107,15 +108,15 @@ class Execution:
         samples: Tensor | None,
         outputs: slice | None,
     ) -> Tensor:
-        """The products of all sections.
+        """Return the products of all sections.
 
         Args:
-            layer: whose weights and converters these are.
+            layer: the layer, for its weights and converters.
             x: the input, with all padding that the plans do not add.
-            input_range: of the DACs.
-            dtype: of the product.
-            keys: as ``draw`` gives them.
-            samples: as ``number`` gives them.
+            input_range: the DAC range.
+            dtype: type of the product.
+            keys: keys of the noise, from ``draw``.
+            samples: numbers of the vectors, from ``number``.
             outputs: run of outputs that is computed alone; None: all.
         """
         plans = self.plans_of(outputs)
@@ -159,7 +160,7 @@ class Execution:
         return y
 
     def bias(self, layer: "AnalogLayer") -> Tensor | None:
-        """What is added digitally to the summed ADC outputs."""
+        """Return the bias that is added digitally to the summed ADC outputs."""
         return layer._analog_bias()
 
     def weights(
@@ -171,14 +172,14 @@ class Execution:
         dtype: torch.dtype,
         outputs: slice | None,
     ) -> dict[str, Any]:
-        """Operands of a section's weights and of the noise, by name.
+        """Return the operands of a section's weights and of the noise, by name.
 
         Args:
-            layer: whose weights these are.
-            index: of the section.
-            keys: (streams,), as ``draw`` gives them.
-            samples: as ``number`` gives them.
-            dtype: of the product.
+            layer: the layer, for its weights.
+            index: index of the section.
+            keys: (streams,), from ``draw``.
+            samples: numbers of the vectors, from ``number``.
+            dtype: type of the product.
             outputs: run of the section's outputs; None: all.
         """
         section = self.sections[index]
@@ -188,9 +189,7 @@ class Execution:
     def _run_of(
         self, weight: Tensor, section: Section, dtype: torch.dtype, outputs: slice | None
     ) -> dict[str, Any]:
-        """A run of the outputs of ``weight``, with the scales of the blocks as they are placed: of
-        all outputs.
-        """
+        """Return a run of the outputs of ``weight``, with the scales of the whole blocks."""
         found = {"w": cut(weight, outputs).to(dtype)}
         if outputs is not None and section.columns:
             scale = block_scales(weight.to(dtype), section.bounds, section.columns)
@@ -200,7 +199,7 @@ class Execution:
     def converters(
         self, layer: "AnalogLayer", index: int, plan: Plan, outputs: slice | None
     ) -> dict[str, Tensor | None]:
-        """Operands of a section's ADCs and digital unit, by name."""
+        """Return the operands of a section's ADCs and digital unit, by name."""
         section = self.sections[index]
         found: dict[str, Tensor | None] = {}
         if plan.steps:
@@ -211,13 +210,11 @@ class Execution:
 
 
 class Quantised(Execution):
-    """With quantised inputs and outputs and without noise: the evaluation of a model that is not
-    programmed.
-    """
+    """Quantised inputs and outputs and no noise: the evaluation of an unprogrammed model."""
 
 
 class Exact(Execution):
-    """What the digital layer computes: no converter, no noise."""
+    """The product of the digital layer: no converter, no noise."""
 
     def __call__(
         self,
@@ -229,7 +226,7 @@ class Exact(Execution):
         outputs: slice | None = None,
         **options: Any,
     ) -> Tensor:
-        """As of every execution; by the digital operator, unless a tap looks at products."""
+        """Return the output of ``layer``; digitally, unless a tap observes products."""
         if any(tap.product is not None for tap in layer.taps):
             return super().__call__(layer, x, vectors, keys, samples, outputs, **options)
         return layer._digital_product(x, outputs, **options)

@@ -1,4 +1,4 @@
-"""Analog layers as functions of their tensors, as ``torch.nn.functional`` has the digital ones.
+"""Analog layers as functions of their tensors, in the manner of ``torch.nn.functional``.
 
 A call is a layer that lives for one forward, so that its numbers and gradients are those of the
 layer with the same tensors.
@@ -49,17 +49,17 @@ def analog_linear(
     training: bool = False,
     name: str = "",
 ) -> Tensor:
-    """``x @ weight.T + bias`` on a chip: what ``analogtorch.nn.AnalogLinear`` computes.
+    """Compute ``x @ weight.T + bias`` on a chip, as ``analogtorch.nn.AnalogLinear`` does.
 
-    Gradients reach ``x``, ``weight``, ``bias`` and a tensor ``input_range``; they are
-    straight-through, 0 where a converter clips. Training noise is drawn as by a layer: from torch's
-    generator, so that ``torch.manual_seed`` or ``analogtorch.noise`` pins it, and keyed by
+    Gradients reach ``x``, ``weight``, ``bias`` and a tensor ``input_range``. They are
+    straight-through, and 0 where a converter clips. Training noise is drawn as in a layer: from
+    torch's generator, so that ``torch.manual_seed`` or ``analogtorch.noise`` fixes it, and keyed by
     ``name``.
 
     Args:
         x: (*, inputs), floating point.
         weight: (outputs, inputs), of the type of ``x`` unless autocast chooses it.
-        chip: how the product is computed: its tiles, converters and noise.
+        chip: the chip, with its tiles, converters and noise.
         bias: (outputs,), added digitally.
         input_range: DAC range in the units of ``x``: a number > 0, or a tensor of one number or of
             one for each row block, whose magnitudes count. None: the largest magnitude of each
@@ -67,19 +67,19 @@ def analog_linear(
         output_bounds: ADC ranges in units of (full-scale input x weight scale), > 0: a number, or
             (row blocks, outputs). None: the ADC range of the chip.
         output_ranges: ranges in which the digital unit of a chip such as ``hermes64`` rounds, in
-            the same units, > 0: a number, or (row blocks, outputs). None: ADC outputs are passed on
-            as they are.
-        training: with the noise of hardware-aware training, drawn anew in every call; otherwise
-            with quantised inputs and outputs and without noise.
-        name: keys the training noise: calls of different names have different noise. Errors
+            the same units, > 0: a number, or (row blocks, outputs). None: ADC outputs are not
+            rounded again.
+        training: if True, with the noise of hardware-aware training, drawn anew in every call;
+            otherwise with quantised inputs and outputs and without noise.
+        name: key of the training noise: calls with different names have different noise. Errors
             mention it.
 
     Returns:
         (*, outputs), of the type of ``weight``.
 
     Raises:
-        TypeError: an argument is of another type.
-        ValueError: shapes that do not fit, or a range that is not positive.
+        TypeError: an argument has another type.
+        ValueError: the shapes do not fit, or a range is not positive.
 
     Example:
         >>> weight = torch.randn(10, 64, requires_grad=True)
@@ -107,22 +107,22 @@ def analog_conv1d(
     training: bool = False,
     name: str = "",
 ) -> Tensor:
-    """``torch.nn.functional.conv1d`` on a chip: what ``analogtorch.nn.AnalogConv1d`` computes.
+    """Compute ``torch.nn.functional.conv1d`` on a chip, as ``analogtorch.nn.AnalogConv1d`` does.
 
     Args:
         x: (N, channels, L) or (channels, L), floating point.
         weight: (outputs, channels / groups, taps).
-        chip: as of ``analog_linear``.
-        bias: as of ``analog_linear``.
-        stride: as of ``torch.nn.functional.conv1d``, like the three that follow.
+        chip: see ``analog_linear``.
+        bias: see ``analog_linear``.
+        stride: see ``torch.nn.functional.conv1d``, also for the next three.
         padding: zeros on both sides, or ``"valid"`` or ``"same"``.
         dilation: distance of the taps.
-        groups: of channels that are convolved apart.
-        input_range: as of ``analog_linear``; None: the largest magnitude of each sample.
-        output_bounds: as of ``analog_linear``.
-        output_ranges: as of ``analog_linear``.
-        training: as of ``analog_linear``.
-        name: as of ``analog_linear``.
+        groups: number of groups of channels that are convolved separately.
+        input_range: see ``analog_linear``; None: the largest magnitude of each sample.
+        output_bounds: see ``analog_linear``.
+        output_ranges: see ``analog_linear``.
+        training: see ``analog_linear``.
+        name: see ``analog_linear``.
 
     Returns:
         (N, outputs, L') or (outputs, L').
@@ -154,9 +154,9 @@ def analog_conv2d(
     training: bool = False,
     name: str = "",
 ) -> Tensor:
-    """``torch.nn.functional.conv2d`` on a chip: what ``analogtorch.nn.AnalogConv2d`` computes.
+    """Compute ``torch.nn.functional.conv2d`` on a chip, as ``analogtorch.nn.AnalogConv2d`` does.
 
-    Arguments, result and errors as of ``analog_conv1d``, with ``x`` (N, channels, H, W) or
+    Arguments, result and errors are those of ``analog_conv1d``, with ``x`` (N, channels, H, W) or
     (channels, H, W), and ``weight`` (outputs, channels / groups, taps, taps).
 
     Example:
@@ -185,10 +185,10 @@ def analog_conv3d(
     training: bool = False,
     name: str = "",
 ) -> Tensor:
-    """``torch.nn.functional.conv3d`` on a chip: what ``analogtorch.nn.AnalogConv3d`` computes.
+    """Compute ``torch.nn.functional.conv3d`` on a chip, as ``analogtorch.nn.AnalogConv3d`` does.
 
-    Arguments, result and errors as of ``analog_conv1d``, with ``x`` (N, channels, D, H, W) or
-    (channels, D, H, W), and ``weight`` (outputs, channels / groups, taps, taps, taps).
+    Arguments, result and errors are those of ``analog_conv1d``, with ``x`` (N, channels, D, H, W)
+    or (channels, D, H, W), and ``weight`` (outputs, channels / groups, taps, taps, taps).
 
     Example:
         >>> x, weight = torch.randn(1, 2, 5, 5, 5), torch.randn(4, 2, 3, 3, 3)
@@ -200,7 +200,7 @@ def analog_conv3d(
 
 
 def _computed(kind: Any, given: _Given, geometry: Sequence[Any] = (), groups: int = 1) -> Tensor:
-    """What a layer of this ``kind`` computes with the tensors that were given."""
+    """Return the output of a layer of this ``kind`` with the given tensors."""
     _check(kind, given, groups)
     shape, has_bias = tuple(given.weight.shape), given.bias is not None
     fixed = tuple(g if isinstance(g, int | str) else tuple(g) for g in geometry)
@@ -227,7 +227,7 @@ def _template(
     geometry: tuple[Any, ...],
     groups: int,
 ) -> Any:
-    """A layer without numbers; its executions take long to make."""
+    """Return a layer without numbers, cached, as its executions take long to make."""
     outputs, channels, *kernel = shape
     sizes: dict[str, Any] = {}
     if kernel:

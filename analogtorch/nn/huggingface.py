@@ -1,8 +1,7 @@
-"""The linear layer of GPT-2 and its kin, ``transformers.pytorch_utils.Conv1D``: ``nn.Linear`` with
-a transposed weight.
+"""The linear layer of GPT-2 and related models on a chip: ``nn.Linear`` with a transposed weight.
 
-It imports transformers: ``analogtorch.nn.kinds.kinds`` imports it only where the process has done
-so already.
+It is ``transformers.pytorch_utils.Conv1D``. This module imports transformers:
+``analogtorch.nn.kinds.kinds`` imports it only if the process has imported transformers already.
 """
 
 import math
@@ -17,11 +16,11 @@ from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogConv1D(AnalogLayer, Conv1D):
-    """``transformers.pytorch_utils.Conv1D`` whose product runs on a chip: made by ``convert``, or
-    with ``chip``.
+    """``transformers.pytorch_utils.Conv1D`` whose product runs on a chip; ``convert`` makes it.
 
-    Input ``(*, nx)``, output ``(*, nf)``; the weight is ``(nx, nf)``. Before calibration the DAC's
-    full scale is the largest magnitude of each input vector.
+    It can also be made directly, with ``chip``. The input is ``(*, nx)``, the output ``(*, nf)``
+    and the weight ``(nx, nf)``. Before calibration the DAC range is the largest magnitude of each
+    input vector.
     """
 
     channel_dim = -1
@@ -29,13 +28,13 @@ class AnalogConv1D(AnalogLayer, Conv1D):
     nx: int
 
     def forward(self, x: Tensor) -> Tensor:
-        """The analog product of ``x`` and the weight, plus the digital bias."""
+        """Return the analog product of ``x`` and the weight, plus the digital bias."""
         if isinstance(x, Proxy):
             return whole(self, x)
         return self.analog_forward(x)
 
     def as_matrix(self, weight: Tensor) -> Tensor:
-        """(outputs, inputs)."""
+        """Return the weight as (outputs, inputs)."""
         return weight.T
 
     def _digital(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -52,8 +51,8 @@ class AnalogConv1D(AnalogLayer, Conv1D):
         return x.abs().amax(-1, keepdim=True)
 
     def extra_repr(self) -> str:
-        """Sizes, chip and input range."""
+        """Return sizes, chip and DAC range."""
         return f"nf={self.nf}, nx={self.nx}{super().extra_repr()}"
 
     def __repr__(self) -> Any:
-        return nn.Module.__repr__(self)  # the digital layer's own tells nothing of the chip
+        return nn.Module.__repr__(self)  # that of the digital layer lacks the chip

@@ -22,12 +22,13 @@ KINDS: tuple[Any, ...] = (
     *(AnalogRNNCell, AnalogLSTMCell, AnalogGRUCell),
     AnalogEmbedding,
 )
-"""What ``convert`` makes, each of its ``digital`` layer."""
+"""The kinds that ``convert`` makes, each from its ``digital`` layer."""
 
 
 def kinds() -> tuple[Any, ...]:
-    """``KINDS``, and those of libraries that the process has imported: a model with such a layer
-    has done so.
+    """Return ``KINDS``, and the kinds for libraries that the process has imported.
+
+    A model with a layer of such a library has imported it.
     """
     if "transformers.pytorch_utils" not in sys.modules:
         return KINDS

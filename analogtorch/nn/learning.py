@@ -1,5 +1,6 @@
-"""A warning at the first training step: an optimizer made before ``convert`` does not know the
-input ranges.
+"""A warning at the first training step if the optimizer does not hold the input ranges.
+
+An optimizer that is made before ``convert`` does not know them.
 """
 
 import functools
@@ -13,16 +14,14 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 _SHOWN = 3
-"""Layers that the warning lists; the others are counted."""
+"""Layers that the warning lists; it counts the others."""
 _PENDING: "WeakSet[Any]" = WeakSet()
 """Analog layers that no optimizer has trained yet."""
 _WARNED: "WeakSet[Optimizer]" = WeakSet()
 
 
 def expect(layer: nn.Module) -> None:
-    """See to it that whoever trains the weight of the analog ``layer`` is warned if its range does
-    not learn.
-    """
+    """Warn at the first step that trains the weight of the analog ``layer`` but not its range."""
     _register()
     _PENDING.add(layer)
 
@@ -33,17 +32,12 @@ def _register() -> None:
 
 
 def _look(optimizer: Optimizer, *_: Any) -> None:
-    """After a step: the layers whose weight it changed are done with; of some of them the range
-    should have, too.
-    """
+    """Look after a step at the layers whose weight it changed; warn if a range did not learn."""
     if torch.compiler.is_compiling():
         return
     layers = list(_PENDING)
-    learning = [
-        layer
-        for layer in layers
-        if layer.input_range.requires_grad and layer.input_range.grad is not None
-    ]
+    pairs = ((layer, layer.input_range) for layer in layers)
+    learning = [layer for layer, r in pairs if r.requires_grad and r.grad is not None]
     if not learning:
         return
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}

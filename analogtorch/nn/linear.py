@@ -10,11 +10,11 @@ from analogtorch.nn.traced import Proxy, whole
 
 
 class AnalogLinear(AnalogLayer, nn.Linear):
-    """``nn.Linear`` whose product runs on a chip: made by ``convert``, or with ``chip`` beside its
-    arguments.
+    """``nn.Linear`` whose product runs on a chip; ``convert`` makes it.
 
-    Input ``(*, in_features)``, output ``(*, out_features)``, as ``nn.Linear``. Before calibration
-    the DAC's full scale is the largest magnitude of each input vector.
+    It can also be made directly, with ``chip`` and the arguments of ``nn.Linear``. The input is
+    ``(*, in_features)``, the output ``(*, out_features)``. Before calibration the DAC range is the
+    largest magnitude of each input vector.
 
     Example:
         >>> layer = at.nn.AnalogLinear(64, 10, chip=at.chips.hermes64())
@@ -23,11 +23,11 @@ class AnalogLinear(AnalogLayer, nn.Linear):
     channel_dim = -1
     digital = nn.Linear
     sequence_first: bool = False
-    """Whether inputs of three dimensions are (L, N, in_features), so that their second one counts
-    the samples: ``convert`` says so of the layers of a transformer that is not ``batch_first``."""
+    """Whether inputs of three dimensions are (L, N, in_features), so that the second one counts the
+    samples; ``convert`` sets it for the layers of a transformer that is not ``batch_first``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The analog product of ``input`` and the weight, plus the digital bias."""
+        """Return the analog product of ``input`` and the weight, plus the digital bias."""
         if isinstance(input, Proxy):
             return whole(self, input)
         if self.sequence_first and input.dim() == 3:

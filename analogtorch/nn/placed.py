@@ -1,6 +1,5 @@
-"""How a layer lies on its chip: the blocks of its weight, and the executions that multiply them."""
+"""The blocks of a layer's weight on its chip, and the executions that multiply them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -30,19 +29,18 @@ class PlacedMixin(ConvertersMixin):
 
     _chip: Chip
     executions: Executions
-    """Those on its chip, of which ``execution`` chooses one."""
+    """The executions on its chip, of which ``execution`` chooses one."""
     sections: tuple[Section, ...]
     placed_shape: tuple[int, ...]
-    """Shape of the weight that ``sections`` are of."""
+    """Shape of the weight for which ``sections`` were made."""
     output_runs: tuple[slice, ...] = ()
-    """Runs of its outputs that a layer of one section may be asked for alone."""
+    """Runs of its outputs that a layer of one section may compute alone."""
     noise_fraction: float = 1.0
-    """How much of the chip's training noise there is, in [0, 1]: see
-    ``analogtorch.hwa.training_noise_``."""
+    """Share of the chip's training noise, in [0, 1]: see ``analogtorch.hwa.training_noise_``."""
 
     @property
     def chip(self) -> Chip:
-        """The chip that the layer runs on; another may be assigned."""
+        """The chip of the layer; another may be assigned."""
         return self._chip
 
     @chip.setter
@@ -56,8 +54,10 @@ class PlacedMixin(ConvertersMixin):
         self.replan()
 
     def replan(self) -> None:
-        """Make the executions anew: after a change of the chip, of the shape of the weight, of
-        ``layer_name``, which keys the noise, or of ``noise_fraction``.
+        """Make the executions anew, after a change that they depend on.
+
+        They depend on the chip, the shape of the weight, ``layer_name``, which keys the noise, and
+        ``noise_fraction``.
         """
         self.placed_shape = tuple(self.weight.shape)
         self.executions = self.executions_on(self.chip)
@@ -69,7 +69,7 @@ class PlacedMixin(ConvertersMixin):
         self.replan()
 
     def executions_on(self, chip: Chip) -> Executions:
-        """How the layer would compute on ``chip``; it stays on its own."""
+        """Return the executions that the layer would have on ``chip``; nothing changes."""
         placed = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
         evaluation = self._plans(placed, chip)
         programmed = self._plans(placed, chip, output_noise=chip.adc.noise)
@@ -119,17 +119,15 @@ class PlacedMixin(ConvertersMixin):
     def _planned(
         self, chip: Chip, placed: tuple[Section, ...], plans: tuple[Plan, ...]
     ) -> dict[str, Any]:
-        """What every execution has."""
-        runs: Mapping[tuple[int, int], tuple[Plan, ...]] = {
-            (run.start, run.stop): (
-                replace(plans[0], columns=(), first_output=plans[0].first_output + run.start),
-            )
-            for run in self.output_runs
-        }
+        """Return the fields that every execution has."""
+        runs: dict[tuple[int, int], tuple[Plan, ...]] = {}
+        for run in self.output_runs:
+            first = plans[0].first_output + run.start
+            runs[run.start, run.stop] = (replace(plans[0], columns=(), first_output=first),)
         return {"chip": chip, "sections": placed, "plans": plans, "run_plans": runs}
 
     def _plans(self, placed: tuple[Section, ...], chip: Chip, **noise: Any) -> tuple[Plan, ...]:
-        """Of each section; ``noise``: fields of the plans."""
+        """Return the plan of each section; ``noise``: fields of the plans."""
         geometry: dict[str, Any] = self._geometry(placed)
         return tuple(
             Plan(
@@ -148,9 +146,7 @@ class PlacedMixin(ConvertersMixin):
     # what a kind of layer defines
 
     def as_matrix(self, weight: Tensor) -> Tensor:
-        """A weight of the layer's shape as the chip holds it: (outputs, inputs of one group,
-        *kernel).
-        """
+        """Return a weight of the layer's shape as (outputs, inputs of one group, *kernel)."""
         return weight
 
     @property
@@ -159,7 +155,7 @@ class PlacedMixin(ConvertersMixin):
         return tuple(self.as_matrix(self.weight.detach().to("meta")).shape)
 
     def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
-        """Stride, padding and dilation of the product, by name."""
+        """Return stride, padding and dilation of the product, by name."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""What a programmed chip holds of a layer, and how the layer computes with it."""
+"""The state of a layer on a programmed chip, and the execution that computes with it."""
 
 import threading
 from collections.abc import Callable
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
 
 _COUNTING = threading.Lock()
-"""Held while a layer counts; not a layer's own, which could not be copied."""
+"""Held while a layer counts. It belongs to no layer, because a lock cannot be copied."""
 
 
 @dataclass(frozen=True)
 class Programmed:
-    """What a programmed chip holds of one layer, at one time: see ``analogtorch.program``."""
+    """The state of one layer on a programmed chip at one time: see ``analogtorch.program``."""
 
     weights: tuple[Tensor, ...]
     """Per section: the weights that its conductances stand for, in the section's shape."""
@@ -33,16 +33,16 @@ class Programmed:
     """Keys of the output noise, (row blocks,) int64."""
     adc_errors: tuple[Tensor, ...] | None = None
     """Per section: errors of the ADC of each column, (kinds, row blocks, outputs), in the order of
-    ``analogtorch.chips.ADC_ERRORS``; None: there are none. ``gains`` has their digital factor."""
+    ``analogtorch.chips.ADC_ERRORS``; None: no errors. ``gains`` contains their digital factor."""
     offset: Tensor | None = None
     """Added digitally to each output beside the bias, (outputs,): see
     ``analogtorch.correct_columns``."""
     negatives: tuple[Tensor, ...] | None = None
-    """Per section: the part of ``weights`` that the negative polarity holds, >= 0; None: it is not
-    read by itself."""
+    """Per section: the part of ``weights`` that the negative polarity holds, >= 0; None: the
+    polarities are not read separately."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
-        """The same with ``fn`` applied to every tensor."""
+        """Return the same with ``fn`` applied to every tensor."""
 
         def mapped(held: Any) -> Any:
             if isinstance(held, tuple):
@@ -56,19 +56,17 @@ class ProgrammedMixin(nn.Module):
     """The part of an analog layer that belongs to a programmed chip."""
 
     programmed: Programmed | None
-    """What the chip holds; None: the layer is not programmed."""
+    """The state on the chip; None: the layer is not programmed."""
     has_run: bool = False
-    """Whether it has multiplied anything since it was converted or programmed; compiled calls, and
-    those for which a tap has another execution, do not count."""
+    """Whether the layer has multiplied anything since it was converted or programmed; compiled
+    calls, and calls with a tap that has another execution, do not count."""
     vectors_read: Tensor
-    """Of a programmed layer: how many input vectors (linear) or samples (convolution) it has
-    multiplied, (1,) int64. It counts them for the output noise, so that every multiply has its own
-    and batches of any size see the same."""
+    """For a programmed layer: number of input vectors (linear) or samples (convolution) it has
+    multiplied, (1,) int64. It numbers them for the output noise: each MVM has its own, and batches
+    of any size get the same."""
 
     def hold(self, programmed: Programmed) -> None:
-        """Become the layer as a programmed chip holds it; its vectors are counted from the first
-        again.
-        """
+        """Become the layer of a programmed chip; its count of vectors restarts at 0."""
         self.programmed, self.has_run = programmed, False
         # a buffer, so that torch.export and torch.compile carry on the count
         with torch.inference_mode(False):  # it must be able to count outside too
@@ -76,11 +74,10 @@ class ProgrammedMixin(nn.Module):
         self.register_buffer("vectors_read", count, persistent=False)
 
     def count_on(self, vectors: int) -> Tensor:
-        """Count so many vectors of a programmed layer; the number of the first in the output noise,
-        (1,) int64.
+        """Count ``vectors`` and return the number of the first in the output noise, (1,) int64.
 
-        Threads that share a layer never get the same numbers; which of them gets which depends on
-        who comes first.
+        Threads that share a layer never get the same numbers; the order of their calls decides
+        which.
         """
         if torch.compiler.is_compiling():  # which cannot trace a lock
             return self._counted_on(vectors)
@@ -100,7 +97,7 @@ class ProgrammedMixin(nn.Module):
 
 
 class OnChip(Execution):
-    """With what a programmed chip holds of the layer."""
+    """The product with the conductances of a programmed chip."""
 
     @property
     def noisy(self) -> bool:
@@ -108,13 +105,13 @@ class OnChip(Execution):
         return self.plans[0].noisy
 
     def number(self, layer: "AnalogLayer", like: Tensor, vectors: int, batch: int) -> Tensor | None:
-        """As of every execution: the layer counts the vectors that it multiplies."""
+        """Return the numbers of the vectors, which the layer counts."""
         if not self.noisy:
             return None
         return torch.arange(vectors, device=like.device) + layer.count_on(vectors)
 
     def bias(self, layer: "AnalogLayer") -> Tensor | None:
-        """With the offset of ``correct_columns``."""
+        """Return the bias with the offset of ``correct_columns``."""
         bias, offset = layer._analog_bias(), _held(layer).offset
         return bias if offset is None else offset if bias is None else bias + offset
 
@@ -127,7 +124,7 @@ class OnChip(Execution):
         dtype: torch.dtype,
         outputs: slice | None,
     ) -> dict[str, Any]:
-        """As of every execution: the conductances of the chip, and its digital gains."""
+        """Return the weights of the chip's conductances, and its digital gains."""
         held = _held(layer)
         found = {
             "w": cut(held.weights[index], outputs).to(dtype),
@@ -143,7 +140,7 @@ class OnChip(Execution):
     def converters(
         self, layer: "AnalogLayer", index: int, plan: Plan, outputs: slice | None
     ) -> dict[str, Tensor | None]:
-        """As of every execution, with the errors of each ADC."""
+        """Return the operands of every execution, with the errors of each ADC."""
         found = super().converters(layer, index, plan, outputs)
         errors = _held(layer).adc_errors
         if errors is not None:

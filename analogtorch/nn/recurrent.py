@@ -1,9 +1,9 @@
-"""nn.RNN, nn.LSTM and nn.GRU on an analog chip: weight matrices are products on tiles, gates and
-states are digital.
+"""nn.RNN, nn.LSTM and nn.GRU on an analog chip: their weight matrices lie on tiles.
 
-The input's products of all time steps run at once, the state's step by step. In training the noise
-of the weights is drawn once per forward and stays for all its time steps, as a chip's would; or
-once per sequence of the batch, where the chip asks for weights of each sample's own.
+Gates and states are digital. The input's products of all time steps run at once, those of the state
+step by step. In training the noise of the weights is drawn once per forward and stays for all its
+time steps, as on a chip; or once per sequence of the batch, if the chip has
+``TrainingNoise.per_sample``.
 """
 
 from collections.abc import Iterator
@@ -18,17 +18,15 @@ from analogtorch.nn.composite import AnalogComposite, Spot
 from analogtorch.nn.traced import Proxy, whole
 
 _STEPS = 1 << 24
-"""How far apart the output noise of two samples begins: the same for a sequence of any length, in
-any batch."""
+"""Distance of the output noise of two samples: the same for a sequence of any length, in any
+batch."""
 
 
 class AnalogRecurrent(AnalogComposite, nn.RNNBase):
-    """What the analog recurrent layers share."""
+    """The base of the analog recurrent layers."""
 
     def spots(self) -> Iterator[Spot]:
-        """Every weight matrix: of the input, of the state, and of the projection, by layer and
-        direction.
-        """
+        """Yield every weight matrix by layer and direction: input, state and projection."""
         for layer in range(self.num_layers):
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[: 1 + self.bidirectional]:
                 for kind in ("ih", "hh", "hr"):
@@ -39,8 +37,9 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
     # the forward pass
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        """As the digital layer: padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a
-        ``PackedSequence``.
+        """Compute as the digital layer does.
+
+        The input is padded ``(L, N, I)`` (or batch first, or ``(L, I)``), or a ``PackedSequence``.
         """
         if isinstance(input, Proxy):
             return whole(self, input, hx)
@@ -55,10 +54,8 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         else:
             x = input
         single = x.dim() == 2
-        if (
-            x.dim() in (2, 3)
-            and x.shape[1 if self.batch_first and packed is None and not single else 0] == 0
-        ):
+        steps = 1 if self.batch_first and packed is None and not single else 0
+        if x.dim() in (2, 3) and x.shape[steps] == 0:
             raise ValueError(
                 f"layer {self.layer_name!r} takes at least one time step, got shape "
                 f"{tuple(x.shape)}"
@@ -75,18 +72,13 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         outputs, last = self._layers(x, states, lengths, order)
         if packed is not None:
             assert lengths is not None
-            result: Any = pack_padded_sequence(outputs, lengths.cpu())
-            result = PackedSequence(
-                result.data, result.batch_sizes, packed.sorted_indices, packed.unsorted_indices
-            )
+            made = pack_padded_sequence(outputs, lengths.cpu())
+            order, back = packed.sorted_indices, packed.unsorted_indices
+            result: Any = PackedSequence(made.data, made.batch_sizes, order, back)
+        elif single:
+            result = outputs.squeeze(1)
         else:
-            result = (
-                outputs.squeeze(1)
-                if single
-                else outputs.transpose(0, 1)
-                if self.batch_first
-                else outputs
-            )
+            result = outputs.transpose(0, 1) if self.batch_first else outputs
         return result, self._last_states(last, single, packed)
 
     def _layers(
@@ -96,10 +88,10 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         lengths: Tensor | None,
         order: Tensor | None,
     ) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-        """All layers and directions over ``x`` (L, N, I); ``states``: of each, and so what is
-        returned.
+        """Compute all layers and directions over ``x`` (L, N, I); return outputs and last states.
 
-        ``order``: which sample of the batch each of the N is, if they were sorted.
+        ``states`` are the first states of each. ``order`` is the index in the batch of each of the
+        N samples, if they were sorted.
         """
         last: list[tuple[Tensor, ...]] = []
         for layer in range(self.num_layers):
@@ -116,7 +108,7 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
         return x, last
 
     def _noise(self, x: Tensor, suffix: str, order: Tensor | None) -> dict[str, "_Noise"]:
-        """The matrices of a direction, each with its noise of this forward."""
+        """Return the matrices of a direction, each with its noise of this forward."""
         kinds = ("ih", "hh", "hr") if f"weight_hr{suffix}" in self._parameters else ("ih", "hh")
         return {kind: _Noise(self.matrix(kind + suffix), x, order) for kind in kinds}
 
@@ -135,17 +127,15 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
             new = self._step(inputs[t], noise, state, t)
             # a sequence that has ended, or has not begun from behind, keeps its state
             if lengths is not None:
-                runs = (t < lengths).unsqueeze(1)
-                new = tuple(
-                    torch.where(runs, a, b.to(a.dtype)) for a, b in zip(new, state, strict=True)
-                )
+                runs, pairs = (t < lengths).unsqueeze(1), zip(new, state, strict=True)
+                new = tuple(torch.where(runs, a, b.to(a.dtype)) for a, b in pairs)
             state, outputs[t] = new, new[0]
         return torch.stack(outputs), state
 
     def _step(
         self, x: Tensor, noise: dict[str, "_Noise"], state: tuple[Tensor, ...], t: int
     ) -> tuple[Tensor, ...]:
-        """The next state from the input's product ``x`` (N, gates) and the state."""
+        """Return the next state from the input's product ``x`` (N, gates) and the state."""
         raise NotImplementedError
 
     def _first_states(
@@ -180,9 +170,7 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 
 
 class _Noise:
-    """A matrix with the noise of one forward: keys that all steps share, numbers of their own for
-    its vectors.
-    """
+    """A matrix with the noise of one forward: keys that all steps share, and numbers per vector."""
 
     def __init__(self, matrix: Any, x: Tensor, order: Tensor | None) -> None:
         steps, batch = x.shape[:2]
@@ -195,11 +183,11 @@ class _Noise:
             self.samples = numbers * _STEPS + torch.arange(steps, device=x.device).unsqueeze(1)
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
-        """The product of all samples ``x`` (N, inputs) at one step."""
+        """Return the product of all samples ``x`` (N, inputs) at one step."""
         return self.matrix(x, self.keys, None if self.samples is None else self.samples[step])
 
     def sequence(self, x: Tensor) -> Tensor:
-        """The products of all steps ``x`` (L, N, inputs): (L, N, outputs)."""
+        """Return the products of all steps ``x`` (L, N, inputs): (L, N, outputs)."""
         if self.keys is not None and self.keys.dim() == 2:  # samples first
             samples = None if self.samples is None else self.samples.T.flatten()
             return self.matrix(x.transpose(0, 1), self.keys, samples).transpose(0, 1)
@@ -208,7 +196,7 @@ class _Noise:
 
 
 class AnalogRNN(AnalogRecurrent, nn.RNN):
-    """``nn.RNN`` whose products run on a chip: made by ``convert``. Every option of ``nn.RNN``."""
+    """``nn.RNN`` whose products run on a chip; ``convert`` makes it. It has every option."""
 
     digital = nn.RNN
 
@@ -220,7 +208,7 @@ class AnalogRNN(AnalogRecurrent, nn.RNN):
 
 
 class AnalogGRU(AnalogRecurrent, nn.GRU):
-    """``nn.GRU`` whose products run on a chip: made by ``convert``. Every option of ``nn.GRU``."""
+    """``nn.GRU`` whose products run on a chip; ``convert`` makes it. It has every option."""
 
     digital = nn.GRU
 
@@ -232,8 +220,9 @@ class AnalogGRU(AnalogRecurrent, nn.GRU):
 
 
 class AnalogLSTM(AnalogRecurrent, nn.LSTM):
-    """``nn.LSTM`` whose products run on a chip: made by ``convert``. Every option of ``nn.LSTM``,
-    projections too.
+    """``nn.LSTM`` whose products run on a chip; ``convert`` makes it. It has every option.
+
+    The options include projections.
     """
 
     digital = nn.LSTM
@@ -250,8 +239,10 @@ class AnalogLSTM(AnalogRecurrent, nn.LSTM):
 
 
 def gru_state(x: Tensor, products: Tensor, h: Tensor) -> Tensor:
-    """The next state of a GRU, from the products of input and state (N, 3 gates) and the state (N,
-    H).
+    """Return the next state of a GRU.
+
+    ``x`` and ``products`` are the products of input and state, (N, 3 gates); ``h`` is the state,
+    (N, H).
     """
     xr, xz, xn = x.chunk(3, -1)
     hr, hz, hn = products.chunk(3, -1)
@@ -261,7 +252,7 @@ def gru_state(x: Tensor, products: Tensor, h: Tensor) -> Tensor:
 
 
 def lstm_state(products: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """The next h and c of an LSTM, from the sum of both products (N, 4 gates) and c (N, H)."""
+    """Return the next h and c of an LSTM from both products' sum (N, 4 gates) and c (N, H)."""
     i, f, g, o = products.chunk(4, -1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh(), c

@@ -1,7 +1,7 @@
-"""The one way to look at a layer while it computes, or to let it compute otherwise for a while.
+"""Taps: observe a layer while it computes, or replace its execution for a while.
 
-Calibration, guard, sensitivity and tests use it. Several taps may be open on one layer. Digital
-modules have torch's hooks for that, which ``hooked`` adds and removes in the same way.
+Calibration, guard, sensitivity and tests use them. Several taps may be open on one layer. Digital
+modules have torch's hooks for this, which ``hooked`` adds and removes in the same way.
 """
 
 import contextlib
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tap:
-    """What is called while a layer computes; each is optional."""
+    """Functions that are called while a layer computes; each is optional."""
 
     running: Callable[[], AbstractContextManager[None]] | None = None
-    """Makes the context that each forward of the layer runs in."""
+    """Makes the context in which each forward of the layer runs."""
     input: Callable[[Tensor], None] | None = None
     """Called with each input, before padding, once it has been checked."""
     product: Callable[[Operands, Plan, slice, Tensor], None] | None = None
-    """Called with each analog product: its operands, its plan, which outputs of the layer it
-    computes, and the result. An embedding has none: it reads single rows."""
+    """Called with each analog product: its operands, its plan, the outputs of the layer that it
+    computes, and the result. An embedding has no product: it reads single rows."""
     execution: "Execution | None" = None
-    """How the layer computes instead; of several taps, the last that has one decides."""
+    """Execution that replaces that of the layer; the last tap with one decides."""
 
 
 @contextlib.contextmanager
 def tapped(taps: "Mapping[AnalogLayer, Tap]") -> Iterator[None]:
-    """Add these taps to layers inside the ``with``; afterwards they are gone, whatever happens.
+    """Add these taps to layers inside the ``with``; they are always removed afterwards.
 
     Args:
-        taps: by layer. A layer that has taps keeps them: all are called, in the order in which they
-            were added.
+        taps: the tap of each layer. Taps that a layer has already stay: all are called, in the
+            order in which they were added.
 
     Example:
         >>> layer, sums = at.nn.AnalogLinear(64, 10, chip=at.chips.hermes64()), []
@@ -77,10 +77,10 @@ def hooked(
     before: Callable[[Any, tuple[Any, ...]], None] | None = None,
     after: Callable[[Any, tuple[Any, ...], Any], None] | None = None,
 ) -> Iterator[None]:
-    """Call functions of yours around each call of digital modules, inside the ``with``.
+    """Call functions before and after each call of digital modules, inside the ``with``.
 
     Args:
-        modules: whose calls these are.
+        modules: the modules.
         before: ``before(module, inputs)``.
         after: ``after(module, inputs, output)``.
     """

@@ -1,6 +1,4 @@
-"""torch.fx sees an analog layer as one call, as it sees torch's own layers: what is inside branches
-on its input.
-"""
+"""torch.fx sees an analog layer as one call, like torch's layers, which branch on their input."""
 
 from typing import Any
 
@@ -11,10 +9,10 @@ __all__ = ["Proxy", "whole"]
 
 
 def whole(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The call of ``layer`` in the graph that is being traced; one of ``args`` is a ``Proxy``.
+    """Return the call of ``layer`` in the graph that is traced; one of ``args`` is a ``Proxy``.
 
     Raises:
-        TypeError: ``layer`` is itself what is traced.
+        TypeError: ``layer`` itself is traced.
     """
     tracer: Any = next(a for a in (*args, *kwargs.values()) if isinstance(a, Proxy)).tracer
     name = tracer.path_of_module(layer)

@@ -1,4 +1,4 @@
-"""How a layer computes in hardware-aware training."""
+"""The execution of a layer in hardware-aware training."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training(Execution):
-    """With the noise of hardware-aware training, drawn anew in every forward."""
+    """The product with the noise of hardware-aware training, drawn anew in every forward."""
 
     streams: tuple[int, ...]
-    """Of the noise: that of the weights, then that of the ADC outputs of each row block."""
+    """Streams of the noise: that of the weights, then that of the ADC outputs of each row block."""
     fraction: float
-    """How much of the chip's training noise there is, in [0, 1]."""
+    """Share of the chip's training noise, in [0, 1]."""
     in_torch: bool
-    """Whether the weights are drawn in plain torch: for a cell, or an option of noise, that no
-    kernel knows."""
+    """Whether the weights are drawn in plain torch: for a cell or a kind of noise that no kernel
+    has."""
     wired: bool
     """Whether the wires of the chip have a resistance."""
     seconds: float | None
-    """``chip.training.seconds``, parsed before torch.compile, which cannot trace that."""
+    """``chip.training.seconds``, parsed in advance, as torch.compile cannot trace the parsing."""
 
     @property
     def noisy(self) -> bool:
-        """Always."""
+        """True: training always draws noise."""
         return True
 
     def draw(self, like: Tensor, batch: int, order: Tensor | None = None) -> Tensor | None:
-        """As of every execution."""
+        """Return the keys of one forward, per sample if the chip asks for it."""
         keys = draw_keys(like, self.streams)
         varied = self.in_torch or self.plans[0].weight_noise > 0
         if not (varied and self.chip.training.per_sample):
@@ -46,8 +46,9 @@ class Training(Execution):
         return keys_by_sample(keys, like, batch, order)
 
     def number(self, layer: "AnalogLayer", like: Tensor, vectors: int, batch: int) -> Tensor | None:
-        """As of every execution: counted from the first sample of the ``analogtorch.noise``
-        scope.
+        """Return the numbers of the vectors in the output noise.
+
+        They count from the first sample of the ``analogtorch.noise`` scope.
         """
         if self.plans[0].output_noise == 0:
             return None
@@ -62,7 +63,7 @@ class Training(Execution):
         dtype: torch.dtype,
         outputs: slice | None,
     ) -> dict[str, Any]:
-        """As of every execution."""
+        """Return the operands of the weights with their noise."""
         assert keys is not None
         section = self.sections[index]
         weight = section.weight(layer.as_matrix(layer.weight))

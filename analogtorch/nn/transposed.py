@@ -1,9 +1,9 @@
 """nn.ConvTranspose1d, 2d and 3d on an analog chip.
 
-The chip multiplies the channels at each input place by all (output, kernel tap) columns; where the
-taps of several places meet, their readings are added digitally. So a reading is one of few rows,
-and a kernel costs columns, not rows: each (output, tap) has an ADC reading and a weight scale of
-its own.
+The chip multiplies the channels at each input position by all (output, kernel tap) columns; where
+the taps of several positions overlap, their ADC outputs are added digitally. So an MVM has few
+rows, and a kernel costs columns, not rows: each (output, tap) has its own ADC output and weight
+scale.
 """
 
 import itertools
@@ -24,9 +24,9 @@ _TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: 
 
 
 class AnalogConvTranspose(AnalogLayer):
-    """What the analog transposed convolutions share; ``dims`` spatial dimensions."""
+    """The base of the analog transposed convolutions, with ``dims`` spatial dimensions."""
 
-    channel_dim = -2  # of the readings, (N, groups x outputs x taps, places)
+    channel_dim = -2  # of the ADC outputs, (N, groups x outputs x taps, positions)
     dims: int
     stride: Any
     padding: Any
@@ -39,21 +39,18 @@ class AnalogConvTranspose(AnalogLayer):
     _output_padding: Any
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The analog transposed convolution of ``input``, plus the digital bias.
+        """Return the analog transposed convolution of ``input``, plus the digital bias.
 
         Args:
-            input: (N, C, *places), or one sample without N.
-            output_size: of the output's places, or of the whole output, as the digital layer takes
-                it.
+            input: (N, C, *sizes), or one sample without N.
+            output_size: sizes of the output's positions, or of the whole output, as for the digital
+                layer.
         """
         if isinstance(input, Proxy):
             return whole(self, input, output_size)
         geometry = (self.stride, self.padding, self.kernel_size, self.dims, self.dilation)
-        extra = tuple(
-            self._output_padding(
-                input, None if output_size is None else list(output_size), *geometry
-            )
-        )
+        wanted = None if output_size is None else list(output_size)
+        extra = tuple(self._output_padding(input, wanted, *geometry))
         if input.dim() == self.dims + 1:
             return self.analog_forward(input.unsqueeze(0), extra=extra).squeeze(0)
         return self.analog_forward(input, extra=extra)
@@ -61,7 +58,7 @@ class AnalogConvTranspose(AnalogLayer):
     def _digital_product(
         self, x: Tensor, outputs: slice | None, extra: Sequence[int] | None = None
     ) -> Tensor:
-        """As of every layer; ``extra``: output padding per dimension, the layer's own if None."""
+        """Return the output of the digital layer; ``extra``: output padding, or the layer's."""
         extra = self.output_padding if extra is None else extra
         geometry = (self.stride, self.padding, extra, self.groups, self.dilation)
         return _TRANSPOSED[self.dims](x, self.weight, self.bias, *geometry)
@@ -78,17 +75,16 @@ class AnalogConvTranspose(AnalogLayer):
         sums = super()._analog_product(execution, x, keys, samples, outputs)
         return self._overlapped(sums, x.shape[2:], self.output_padding if extra is None else extra)
 
-    def _overlapped(self, sums: Tensor, places: Sequence[int], extra: Sequence[int]) -> Tensor:
-        """The output (N, outputs, *places) of sums (N, outputs x taps, input places)."""
+    def _overlapped(self, sums: Tensor, positions: Sequence[int], extra: Sequence[int]) -> Tensor:
+        """Return the output (N, outputs, *sizes) of sums (N, outputs x taps, input positions)."""
         sizes, crop = [], []
-        for n, step, pad, gap, taps, more in zip(
-            places, self.stride, self.padding, self.dilation, self.kernel_size, extra, strict=True
-        ):
+        geometry = (self.stride, self.padding, self.dilation, self.kernel_size)
+        for n, step, pad, gap, taps, more in zip(positions, *geometry, extra, strict=True):
             reach = (n - 1) * step + gap * (taps - 1) + 1
             crop.append(slice(pad, reach - pad + more))
-            # beyond what any tap reaches there is only the bias
+            # outputs that no tap reaches get only the bias
             sizes.append(max(reach, reach - pad + more))
-        spread = sums.unflatten(2, places).unflatten(1, (self.out_channels, -1))
+        spread = sums.unflatten(2, positions).unflatten(1, (self.out_channels, -1))
         total = _OverlapAdd.apply(
             spread, tuple(self.kernel_size), tuple(self.stride), tuple(self.dilation), sizes
         )
@@ -98,14 +94,15 @@ class AnalogConvTranspose(AnalogLayer):
         return total.to(sums.dtype)
 
     def as_matrix(self, weight: Tensor) -> Tensor:
-        """(groups x outputs of one x taps, inputs of one group, 1): a product of places has no
-        kernel.
+        """Return the weight as (groups x outputs of one x taps, inputs of one group, 1).
+
+        The product of each position has no kernel.
         """
         grouped = weight.unflatten(0, (self.groups, -1))
         return grouped.movedim(1, -1).flatten(0, -2).unsqueeze(-1)
 
     def _analog_bias(self) -> Tensor | None:
-        return None  # it is added once, where the taps have been added up
+        return None  # it is added once, after the taps have been added up
 
     def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
         return {"stride": (1,), "padding": (0,), "dilation": (1,)}
@@ -115,9 +112,9 @@ class AnalogConvTranspose(AnalogLayer):
 
     def _vectors(self, x: Tensor) -> int:
         if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:
-            places = {1: "L", 2: "H, W", 3: "D, H, W"}[self.dims]
+            sizes = {1: "L", 2: "H, W", 3: "D, H, W"}[self.dims]
             raise ValueError(
-                f"layer {self.layer_name!r} takes (N, {self.in_channels}, {places}) inputs, or one "
+                f"layer {self.layer_name!r} takes (N, {self.in_channels}, {sizes}) inputs, or one "
                 f"sample without N, got shape {tuple(x.shape)}"
             )
         return x.shape[0]
@@ -127,8 +124,9 @@ class AnalogConvTranspose(AnalogLayer):
 
 
 class _OverlapAdd(torch.autograd.Function):
-    """Add (N, outputs, taps, *places) up where they meet. Autograd of the slices would copy the sum
-    once per tap.
+    """Add (N, outputs, taps, *positions) up where they overlap.
+
+    Autograd of the slices would copy the sum once per tap.
     """
 
     generate_vmap_rule = True
@@ -136,8 +134,8 @@ class _OverlapAdd(torch.autograd.Function):
     @staticmethod
     def forward(y: Tensor, kernel: Any, stride: Any, dilation: Any, sizes: Any) -> Tensor:
         total = y.new_zeros((*y.shape[:2], *sizes), dtype=wide(y.dtype))
-        for number, meets in enumerate(_met(y.shape[3:], kernel, stride, dilation)):
-            total[meets] += y[:, :, number]
+        for number, reached in enumerate(_reached(y.shape[3:], kernel, stride, dilation)):
+            total[reached] += y[:, :, number]
         return total
 
     @staticmethod
@@ -148,33 +146,34 @@ class _OverlapAdd(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (g,) = gradients
-        parts = [g[meets] for meets in _met(*ctx.geometry)]
+        parts = [g[reached] for reached in _reached(*ctx.geometry)]
         return torch.stack(parts, 2).to(ctx.dtype), None, None, None, None
 
 
-def _met(
-    places: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+def _reached(
+    positions: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[Any]:
-    """For each kernel tap, in the weight's order, the output places that it reaches from all input
-    places.
+    """Return the output positions that each kernel tap reaches from all input positions.
+
+    The taps have the order of the weight.
     """
     found = []
     for taps in itertools.product(*map(range, kernel)):
         starts = [tap * gap for tap, gap in zip(taps, dilation, strict=True)]
         reached = [
             slice(a, a + (n - 1) * step + 1, step)
-            for a, n, step in zip(starts, places, stride, strict=True)
+            for a, n, step in zip(starts, positions, stride, strict=True)
         ]
         found.append((slice(None), slice(None), *reached))
     return found
 
 
 class AnalogConvTranspose1d(AnalogConvTranspose, nn.ConvTranspose1d):
-    """``nn.ConvTranspose1d`` whose product runs on a chip: made by ``convert``, or with ``chip``
-    beside its arguments.
+    """``nn.ConvTranspose1d`` whose product runs on a chip; ``convert`` makes it.
 
-    Input ``(N, C, L)`` or ``(C, L)``; every option of ``nn.ConvTranspose1d``. Before calibration
-    the DAC's full scale is the largest magnitude of each sample.
+    It can also be made directly, with ``chip`` and the arguments of ``nn.ConvTranspose1d``, whose
+    options it has. The input is ``(N, C, L)`` or ``(C, L)``. Before calibration the DAC range is
+    the largest magnitude of each sample.
     """
 
     dims = 1
@@ -182,11 +181,11 @@ class AnalogConvTranspose1d(AnalogConvTranspose, nn.ConvTranspose1d):
 
 
 class AnalogConvTranspose2d(AnalogConvTranspose, nn.ConvTranspose2d):
-    """``nn.ConvTranspose2d`` whose product runs on a chip: made by ``convert``, or with ``chip``
-    beside its arguments.
+    """``nn.ConvTranspose2d`` whose product runs on a chip; ``convert`` makes it.
 
-    Input ``(N, C, H, W)`` or ``(C, H, W)``; every option of ``nn.ConvTranspose2d``. Before
-    calibration the DAC's full scale is the largest magnitude of each sample.
+    It can also be made directly, with ``chip`` and the arguments of ``nn.ConvTranspose2d``, whose
+    options it has. The input is ``(N, C, H, W)`` or ``(C, H, W)``. Before calibration the DAC range
+    is the largest magnitude of each sample.
     """
 
     dims = 2
@@ -194,11 +193,11 @@ class AnalogConvTranspose2d(AnalogConvTranspose, nn.ConvTranspose2d):
 
 
 class AnalogConvTranspose3d(AnalogConvTranspose, nn.ConvTranspose3d):
-    """``nn.ConvTranspose3d`` whose product runs on a chip: made by ``convert``, or with ``chip``
-    beside its arguments.
+    """``nn.ConvTranspose3d`` whose product runs on a chip; ``convert`` makes it.
 
-    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``; every option of ``nn.ConvTranspose3d``. Before
-    calibration the DAC's full scale is the largest magnitude of each sample.
+    It can also be made directly, with ``chip`` and the arguments of ``nn.ConvTranspose3d``, whose
+    options it has. The input is ``(N, C, D, H, W)`` or ``(C, D, H, W)``. Before calibration the DAC
+    range is the largest magnitude of each sample.
     """
 
     dims = 3

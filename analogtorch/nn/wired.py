@@ -1,4 +1,4 @@
-"""The weights of a training step as they count behind the resistance of the wires of a tile."""
+"""The weights of a training step as they act behind the resistance of the tile's wires."""
 
 import dataclasses
 import functools
@@ -16,19 +16,20 @@ from analogtorch.ops.physics import magnitude_sums, ratio, relative
 def wired(
     weight: Tensor, known: dict[str, Tensor], section: Section, chip: Chip, fraction: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weights behind the wires of ``chip``, and what ``mvm`` must know of them.
+    """Return the weights behind the wires of ``chip``, and operands for ``mvm``.
 
-    Blocks are taken to lie at row 0 of a tile, and a weight in the cells of its sign alone, those
-    of the other being empty. Gradients go through the drop. A chip that calibrates its columns
-    makes up for the mean drop of each, here by the magnitudes of its weights. Noise that a kernel
-    draws is added behind the wires, which do not take from it.
+    Blocks are assumed to lie at row 0 of a tile, and a weight in the cells of its sign alone, with
+    the other cells empty. Gradients flow through the drop. A chip that calibrates its columns
+    corrects the mean drop of each, here by the magnitudes of its weights. Noise that a kernel draws
+    is added behind the wires, which do not reduce it.
 
     Args:
-        weight: the section's, of its shape, with the noise that is drawn in plain torch.
-        known: ``scale`` and ``gain`` of those weights, as far as they are known.
-        section: where its blocks lie.
-        chip: its wires and its cells.
-        fraction: of the resistances, in [0, 1].
+        weight: the weight of the section, of its shape, with the noise that is drawn in plain
+            torch.
+        known: ``scale`` and ``gain`` of those weights, if known.
+        section: the section, for the positions of its blocks.
+        chip: the chip, for its wires and its cells.
+        fraction: share of the resistances, in [0, 1].
     """
     scale = known.get("scale")
     if scale is None:
@@ -36,7 +37,7 @@ def wired(
     full = over_rows(scale, section.bounds)
     r, wires = relative(weight.flatten(1), full), _scaled(chip.wires, fraction)
     plus, minus = r.clamp_min(0), (-r).clamp_min(0)
-    if chip.cell.device.g_min:  # which an empty cell holds
+    if chip.cell.device.g_min:  # the conductance of an empty cell
         empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))
         plus, minus = plus + empty, minus + empty
     plus, minus = behind_wires(plus, minus, _blocks(section), wires, chip.cell, TRAINING_TERMS)
@@ -51,14 +52,14 @@ def wired(
 def _blocks(section: Section) -> list[Block]:
     return [
         Block(outputs, slice(a, b))
-        for a, b in zip(section.bounds, section.bounds[1:], strict=False)
+        for a, b in zip(section.bounds[:-1], section.bounds[1:], strict=True)
         for outputs in section.col_blocks
     ]
 
 
 def _column_gains(ideal: Tensor, behind: Tensor, section: Section) -> Tensor:
-    """Digital gain of each column that makes up for its mean drop: (row blocks, outputs)."""
-    parts = zip(section.bounds, section.bounds[1:], strict=False)
+    """Return the digital gain of each column that corrects its mean drop: (row blocks, outputs)."""
+    parts = zip(section.bounds[:-1], section.bounds[1:], strict=True)
     return torch.stack([ratio(*magnitude_sums(ideal[:, a:b], behind[:, a:b])) for a, b in parts])
 
 

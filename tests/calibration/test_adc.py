@@ -410,7 +410,7 @@ def test_bounds_travel_with_a_state_dict(adc_per: str, tmp_path) -> None:
     else:
         with pytest.raises(
             RuntimeError,
-            match=r"ADC bounds of '0' must be one number, or one for each of \(5, 32\)",
+            match=r"ADC ranges of '0' must be one number, or one for each of \(5, 32\)",
         ):
             other.load_state_dict(state)
         assert _bounds(other)[0] is None
@@ -439,9 +439,9 @@ def test_bounds_of_columns_are_saved_and_programmed(tmp_path) -> None:
     for wrong, message in (
         (
             data["layers"][0]["output_bounds"][:2],
-            r"has 2 rows of ADC bounds, and \(3, 32\) \(row blocks, outputs\)",
+            r"has 2 rows of ADC ranges, and \(3, 32\) \(row blocks, outputs\)",
         ),
-        ([[1.0] * 31] * 3, "3 rows of ADC bounds, and"),
+        ([[1.0] * 31] * 3, "3 rows of ADC ranges, and"),
         ([[1.0, -1.0]], "must have positive output_bounds"),
         ([[]], "must have positive output_bounds"),
         ("12", "must have positive output_bounds"),
@@ -461,9 +461,9 @@ def test_bounds_can_be_set_and_taken_away() -> None:
     layer.set_output_bounds(12.0)
     assert torch.equal(model(X), first)
     layer.set_output_bounds([[0.5] * 32, [1.0] * 32, [2.0] * 32])
-    assert "ADC bounds=0.5 to 2" in repr(layer)
+    assert "ADC ranges=0.5 to 2" in repr(layer)
     on_meta = copy.deepcopy(model).to("meta")
-    assert "ADC bounds=meta" in repr(on_meta[0])
+    assert "ADC ranges=meta" in repr(on_meta[0])
     assert "0 meta" in str(at.summary(on_meta))
     bounds = layer.output_bounds
     for wrong, message in (
@@ -481,7 +481,7 @@ def test_bounds_can_be_set_and_taken_away() -> None:
     model.float()
     layer.chip = chip.replace(array={"rows": 256})
     with pytest.raises(
-        RuntimeError, match=r"has ADC bounds for \(3, 32\) .*, and \(2, 32\) on .* crossbar; call"
+        RuntimeError, match=r"has ADC ranges for \(3, 32\) .*, and \(2, 32\) on .* crossbar; call"
     ):
         model(X)
     layer.chip = chip.replace(array={"rows": 256}, adc={"bits": None})  # no ADC, no bound
@@ -598,7 +598,7 @@ def test_bounds_that_the_meta_device_lost_are_not_made_up() -> None:
     model = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse", adc_per="column").eval()
     plain = {key: t.clone() for key, t in model.state_dict().items()}
     model = model.to("meta")
-    with pytest.warns(UserWarning, match="ADC bounds of .* were lost on the meta device"):
+    with pytest.warns(UserWarning, match="ADC ranges of .* were lost on the meta device"):
         model.load_state_dict(plain, assign=True)
     assert _bounds(model) == [None, None]
     assert model(X).isfinite().all()
@@ -622,7 +622,7 @@ def test_bounds_that_do_not_fit_are_refused_before_anything_is_loaded(tmp_path) 
     model[0].set_output_bounds(1e-60)
     saved, fresh = at.save(model, tmp_path), _net()
     fresh[2].weight.data.zero_()
-    with pytest.raises(ValueError, match="has ADC bounds that do not fit in torch.float32"):
+    with pytest.raises(ValueError, match="has ADC ranges that do not fit in torch.float32"):
         at.load(saved, fresh)
     assert type(fresh[0]) is nn.Linear
     assert not fresh[2].weight.any()
