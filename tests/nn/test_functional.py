@@ -1,7 +1,6 @@
 """Analog layers as functions: the numbers and gradients of the layers with the same tensors."""
 
 import copy
-import dataclasses
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ from analogtorch.nn import functional as F
 from tests.crossbar import crossbar
 from tests.nn.layers import Case, cases
 
-SMALL = crossbar(rows=24, cols=7, output_noise=0.03)
-HERMES = dataclasses.replace(at.chips.hermes64(), rows=24, cols=7)
+SMALL = crossbar(array={"rows": 24, "columns": 7}, adc={"noise": 0.03})
+HERMES = at.chips.hermes64().replace(array={"rows": 24, "columns": 7})
 CASES = [c for c in cases() if isinstance(c.layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
 CASES = [c for c in CASES if getattr(c.layer, "padding_mode", "zeros") == "zeros"]
 
