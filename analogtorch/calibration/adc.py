@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import ColumnHistogram, Histogram
-from analogtorch.calibration.passes import Forward, check_finite, evaluating, few_threads, run
+from analogtorch.calibration.passes import Forward, check_finite, few_threads, run
+from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import Spread
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, over_rows

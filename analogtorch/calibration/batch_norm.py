@@ -14,11 +14,11 @@ from analogtorch.calibration.passes import (
     check_finite,
     check_given,
     check_ran,
-    evaluating,
     exactly,
     run,
 )
 from analogtorch.conversion import analog_layers
+from analogtorch.conversion.watch import evaluating
 from analogtorch.nn.tap import hooked
 from analogtorch.ops import seed_tensor
 from analogtorch.ops.scope import noise
@@ -88,7 +88,40 @@ def reestimate_batch_norm(
     checks.flag("reestimate_batch_norm: relative", relative)
     checks.function("reestimate_batch_norm: forward", forward, "forward(model, batch)")
     seed_tensor(seed)
-    norms: dict[str, Any] = {
+    norms = _norms(model)
+    digital = {norm: _digital(norm) for norm in norms.values()}
+    if relative:
+        _check_statistics(norms, digital)
+        batches = list(batches)
+
+    def averages() -> dict[Any, tuple[Tensor, Tensor]]:
+        ran: set[str] = set()
+        with evaluating(model), _averaging(norms, ran), noise(seed):
+            for _, layer in analog_layers(model):
+                layer.training = layer.programmed is None
+            run("reestimate_batch_norm", model, batches, forward, progress)
+        check_ran("reestimate_batch_norm", norms, ran, "batch norms", "remove them")
+        return {m: (m.running_mean.clone(), m.running_var.clone()) for m in norms.values()}
+
+    with _statistics_on_error(norms) as before, as_before_on_error(model):
+        if not relative:
+            averages()
+            return list(norms)
+        with exactly(model):
+            exact = averages()
+        averages()
+        for norm, (*_, count) in before.items():
+            mean, var = digital[norm]
+            norm.running_mean.copy_(mean + (norm.running_mean - exact[norm][0]))
+            norm.running_var.copy_(_moved(var, exact[norm][1], norm.running_var))
+            norm.num_batches_tracked.copy_(count)
+            _remember(norm, mean, var)
+    return list(norms)
+
+
+def _norms(model: nn.Module) -> dict[str, Any]:
+    """Return the batch norms that track statistics, by name."""
+    norms = {
         n: m
         for n, m in model.named_modules()
         if isinstance(m, _BatchNorm) and m.running_mean is not None
@@ -98,49 +131,33 @@ def reestimate_batch_norm(
             "reestimate_batch_norm: the model has no batch norm that tracks statistics; after "
             "fold_batch_norm, or with other norms, there is nothing to take anew"
         )
-    digital = {norm: _digital(norm) for norm in norms.values()}
+    return norms
+
+
+def _check_statistics(norms: dict[str, Any], digital: dict[Any, tuple[Tensor, Tensor]]) -> None:
     for name, norm in norms.items():
-        if relative and not digital[norm][0].any() and (digital[norm][1] == 1).all():
+        mean, var = digital[norm]
+        if not mean.any() and (var == 1).all():
             raise ValueError(
                 f"reestimate_batch_norm: batch norm {name!r} has no statistics yet that could be "
                 "moved; train the model, load weights, or pass relative=False to take the averages "
                 "over the batches"
             )
-    batches = list(batches) if relative else batches
+
+
+@contextlib.contextmanager
+def _statistics_on_error(norms: dict[str, Any]) -> Iterator[dict[Any, list[Tensor]]]:
+    """Give the statistics that the norms have now, which an error inside brings back."""
     before = {
         norm: [getattr(norm, name).clone() for name in _STATISTICS] for norm in norms.values()
     }
-
-    def averages() -> None:
-        ran: set[str] = set()
-        with evaluating(model), _averaging(norms, ran), noise(seed):
-            for _, layer in analog_layers(model):
-                layer.training = layer.programmed is None
-            run("reestimate_batch_norm", model, batches, forward, progress)
-        check_ran("reestimate_batch_norm", norms, ran, "batch norms", "remove them")
-
     try:
-        with as_before_on_error(model):
-            if relative:
-                with exactly(model):
-                    averages()
-                exact = {
-                    norm: (norm.running_mean.clone(), norm.running_var.clone())
-                    for norm in norms.values()
-                }
-            averages()
-            for norm, (*_, count) in before.items() if relative else ():
-                mean, var = digital[norm]
-                norm.running_mean.copy_(mean + (norm.running_mean - exact[norm][0]))
-                norm.running_var.copy_(_moved(var, exact[norm][1], norm.running_var))
-                norm.num_batches_tracked.copy_(count)
-                _remember(norm, mean, var)
+        yield before
     except BaseException:
         for norm, statistics in before.items():
             for name, value in zip(_STATISTICS, statistics, strict=True):
                 getattr(norm, name).copy_(value)
         raise
-    return list(norms)
 
 
 def _remember(norm: Any, mean: Tensor, var: Tensor) -> None:

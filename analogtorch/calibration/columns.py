@@ -13,12 +13,12 @@ from analogtorch.calibration.passes import (
     check_finite,
     check_given,
     check_ran,
-    evaluating,
     few_threads,
     run,
 )
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
+from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Noise, Plan, fold, mvm, product, stream
 from analogtorch.ops.operands import Operands

@@ -1,5 +1,6 @@
 """The magnitudes of the inputs of each layer."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +13,12 @@ from analogtorch.calibration.passes import (
     Forward,
     check_finite,
     check_ran,
-    evaluating,
     few_threads,
     run,
 )
 from analogtorch.conversion.guard import route_bypasses
 from analogtorch.conversion.unread import forget_unread, quiet
+from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
@@ -64,59 +65,70 @@ def observe(
     Raises:
         ValueError: a layer never ran, or an input is NaN or infinite.
     """
-    tiled = {n for n, x in layers.items() if per == "tile" and x.row_blocks > 1 and x.chip.dac.bits}
-    parts = {name: layers[name].row_blocks if name in tiled else 1 for name in layers}
-    seen = _empty(parts)
-    ran: set[str] = set()
-    bypassed: set[str] = set()
-
-    def inputs_of(name: str) -> Callable[[Tensor], None]:
-        def look(x: Tensor) -> None:
-            check_finite("calibrate", f"the input of layer {name!r}", x)
-            ran.add(name)
-            seen[name].vectors += layers[name]._vectors(x)
-            if name not in tiled:
-                seen[name].magnitudes[0].add(x)
-
-        return look
-
-    def blocks_of(name: str) -> Callable[..., None]:
-        def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
-            rows = inputs.w.shape[1:]
-            for block, histogram in enumerate(seen[name].magnitudes[: plan.blocks]):
-                histogram.add(seen_by(inputs.x, rows, plan.span(block, rows), plan))
-
-        return look
+    collected = _Collected(layers, per)
 
     def routed(first: Callable[[nn.Module], Any]) -> bool:
         """Route calls of weights if the first batch did not run all layers.
 
         Returns whether that batch must be counted again.
         """
-        if ran.issuperset(layers):
+        if collected.ran.issuperset(layers):
             return False
         found, back = route_bypasses(model, first)
         routes.append(back)
         bypassed.update(found.bypasses)
-        seen.update(_empty(parts))
+        collected.start()
         return True
 
-    taps = {
-        layer: Tap(
-            input=inputs_of(name), product=few_threads(blocks_of(name)) if name in tiled else None
-        )
-        for name, layer in layers.items()
-    }
-    with quiet(), evaluating(model), tapped(taps):
+    bypassed: set[str] = set()
+    with quiet(), evaluating(model), tapped(collected.taps()):
         run("calibrate", model, batches, forward, progress, routed)
+    ran = collected.ran
     free = set(layers) - bypassed if allow_unused and ran else set()
     remedy = EXCLUDE
     if not allow_unused:
         remedy += ", or pass allow_unused=True for those that run in training only"
     check_ran("calibrate", layers, ran | free, remedy=remedy)
     forget_unread(model)  # what did not run is known and allowed
-    return {name: inputs for name, inputs in seen.items() if name in ran}
+    return {name: inputs for name, inputs in collected.seen.items() if name in ran}
 
 
-def _empty(parts: Mapping[str, int]) -> dict[str, Seen]:
-    return {name: Seen([Histogram() for _ in range(count)]) for name, count in parts.items()}
+class _Collected:
+    """The inputs that layers get while they are tapped."""
+
+    def __init__(self, layers: Mapping[str, AnalogLayer], per: str) -> None:
+        self.layers = layers
+        self.tiled = {
+            name
+            for name, layer in layers.items()
+            if per == "tile" and layer.row_blocks > 1 and layer.chip.dac.bits
+        }
+        self.ran: set[str] = set()
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was counted."""
+        parts = {n: x.row_blocks if n in self.tiled else 1 for n, x in self.layers.items()}
+        self.seen = {n: Seen([Histogram() for _ in range(count)]) for n, count in parts.items()}
+
+    def taps(self) -> dict[AnalogLayer, Tap]:
+        """Return a tap for each layer."""
+        return {layer: self._tap(name) for name, layer in self.layers.items()}
+
+    def _tap(self, name: str) -> Tap:
+        look = functools.partial(self._input, name)
+        if name not in self.tiled:
+            return Tap(input=look)
+        return Tap(input=look, product=few_threads(functools.partial(self._product, name)))
+
+    def _input(self, name: str, x: Tensor) -> None:
+        check_finite("calibrate", f"the input of layer {name!r}", x)
+        self.ran.add(name)
+        self.seen[name].vectors += self.layers[name]._vectors(x)
+        if name not in self.tiled:
+            self.seen[name].magnitudes[0].add(x)
+
+    def _product(self, name: str, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
+        rows = inputs.w.shape[1:]
+        for block, histogram in enumerate(self.seen[name].magnitudes[: plan.blocks]):
+            histogram.add(seen_by(inputs.x, rows, plan.span(block, rows), plan))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from analogtorch.calibration.passes import Forward, evaluating, exactly, one_pass
+from analogtorch.calibration.passes import Forward, exactly, one_pass
+from analogtorch.conversion.watch import evaluating
 
 MARGIN = 0.01
 """Share of the output vectors that calibration may move more than no calibration does."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import Histogram
 from analogtorch.calibration.inputs import Seen
-from analogtorch.calibration.passes import Forward, evaluating, few_threads, run
+from analogtorch.calibration.passes import Forward, few_threads, run
 from analogtorch.chips import Chip
+from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
 from analogtorch.ops.operands import Operands, per_block

@@ -35,18 +35,6 @@ def check_given(caller: str, model: Any, batches: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode while the context lasts."""
-    modes = {m: m.training for m in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 _WORTH_A_TEAM = 2**31
 """Multiplications of a layer, some 0.1 s of one thread, from which on its tap uses all threads."""
 

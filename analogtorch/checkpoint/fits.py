@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint
+from analogtorch.checkpoint.description import DESCRIPTION, WEIGHTS, Checkpoint, SavedLayer
 from analogtorch.chips.tiling import sections
 from analogtorch.conversion.kinds import analog_layers, analog_type, reason
 from analogtorch.nn import AnalogLayer, AnalogMatrix
@@ -62,65 +62,88 @@ def check_layers(saved: Checkpoint, tensors: dict[str, Tensor], model: nn.Module
 
     It must be the same layer in the model, or ``convert`` must be able to make it so.
     """
-    modules = dict(model.named_modules())
-    analog = dict(analog_layers(model))
-    state = model.state_dict(keep_vars=True)
+    modules, state = dict(model.named_modules()), model.state_dict(keep_vars=True)
     names = {entry.name for entry in saved.layers}
-    if more := [name for name in analog if name not in names]:
+    if more := [name for name, _ in analog_layers(model) if name not in names]:
         raise ValueError(
             f"load: layer {more[0]!r} is analog in the model and digital in {saved.folder}; call "
             "analogtorch.to_digital(model) first"
         )
     for entry in saved.layers:
         label = f"load: layer {entry.name!r}, analog in {saved.folder},"
-        # a matrix of a module not yet converted
-        inside = entry.name.startswith(f"{entry.owner}.".lstrip("."))
-        module = modules.get(entry.name, modules.get(entry.owner) if inside else None)
-        if module is None:
-            raise ValueError(f"{label} is no module of the model{_near(entry.name, modules)}")
-        if isinstance(module, AnalogLayer):
-            if module.chip != entry.chip or parametrize.is_parametrized(module):
-                raise ValueError(
-                    f"{label} is on another chip in the model or parametrized; call "
-                    "analogtorch.to_digital(model) first"
-                )
-        elif (why := reason(model, entry.owner, module, embeddings=True)) is not None:
-            raise ValueError(f"{label} cannot be analog in the model: {why}")
-        matrix = isinstance(module, AnalogMatrix) or module is not modules.get(entry.name)
-        kind: type[AnalogLayer] = AnalogMatrix
-        if not matrix:
-            kind = type(module) if isinstance(module, AnalogLayer) else analog_type(module)
+        module = _module(label, entry, modules, model)
+        kind = _kind(entry, module, modules)
         if kind.__name__ != entry.kind:
             raise ValueError(
                 f"{label} is an {entry.kind} there and would be an {kind.__name__} in the model"
             )
         if entry.weight not in tensors:
             raise ValueError(f"{label} has its weight under {entry.weight!r}, which the file lacks")
-        given, present = tensors[entry.weight], state[entry.weight]
-        if tuple(given.shape) != entry.shape:
+        _check_numbers(label, entry, module, kind, tensors[entry.weight], state[entry.weight])
+
+
+def _module(
+    label: str, entry: SavedLayer, modules: dict[str, nn.Module], model: nn.Module
+) -> nn.Module:
+    """Return the module that is the layer in the model, or of which it is a matrix."""
+    # a matrix of a module not yet converted
+    inside = entry.name.startswith(f"{entry.owner}.".lstrip("."))
+    module = modules.get(entry.name, modules.get(entry.owner) if inside else None)
+    if module is None:
+        raise ValueError(f"{label} is no module of the model{_near(entry.name, modules)}")
+    if isinstance(module, AnalogLayer):
+        if module.chip != entry.chip or parametrize.is_parametrized(module):
             raise ValueError(
-                f"{label} has shape {entry.shape} in {DESCRIPTION} and {tuple(given.shape)} in "
-                f"{WEIGHTS}"
+                f"{label} is on another chip in the model or parametrized; call "
+                "analogtorch.to_digital(model) first"
             )
-        dtype = given.dtype if present.is_meta else present.dtype
-        stored = torch.tensor(1.0 if entry.input_range is None else entry.input_range, dtype=dtype)
-        if not ((stored > 0) & (stored < math.inf)).all():
-            raise ValueError(
-                f"{label} has input range {entry.input_range}, which does not fit in {dtype}"
-            )
-        shape = entry.shape
-        if not matrix:
-            shape = kind.as_matrix(module, present.detach().to("meta")).shape
-        cut = sections(tuple(shape), getattr(module, "groups", 1), entry.chip)
-        blocks = max(section.blocks for section in cut)
-        if stored.numel() not in (1, blocks):
-            raise ValueError(
-                f"{label} has {stored.numel()} input ranges and {blocks} row "
-                f"block{'s' * (blocks > 1)} in the model"
-            )
-        columns = (blocks, cut[-1].outputs.stop)
-        for name, values in entry.column_ranges.items():
-            _check_column_ranges(f"{label} has", COLUMN_RANGES[name], values, columns, dtype)
+    elif (why := reason(model, entry.owner, module, embeddings=True)) is not None:
+        raise ValueError(f"{label} cannot be analog in the model: {why}")
+    return module
+
+
+def _kind(entry: SavedLayer, module: nn.Module, modules: dict[str, nn.Module]) -> type[AnalogLayer]:
+    """Return the class of the analog layer that the model has or would have."""
+    if isinstance(module, AnalogMatrix) or module is not modules.get(entry.name):
+        return AnalogMatrix
+    return type(module) if isinstance(module, AnalogLayer) else analog_type(module)
+
+
+def _check_numbers(
+    label: str,
+    entry: SavedLayer,
+    module: nn.Module,
+    kind: type[AnalogLayer],
+    given: Tensor,
+    present: Tensor,
+) -> None:
+    """Check shape and ranges of a layer; ``given`` is the weight of the file, ``present`` of the
+    model.
+    """
+    if tuple(given.shape) != entry.shape:
+        raise ValueError(
+            f"{label} has shape {entry.shape} in {DESCRIPTION} and {tuple(given.shape)} in "
+            f"{WEIGHTS}"
+        )
+    dtype = given.dtype if present.is_meta else present.dtype
+    stored = torch.tensor(1.0 if entry.input_range is None else entry.input_range, dtype=dtype)
+    if not ((stored > 0) & (stored < math.inf)).all():
+        raise ValueError(
+            f"{label} has input range {entry.input_range}, which does not fit in {dtype}"
+        )
+    shape: Any = entry.shape
+    if kind is not AnalogMatrix:
+        shape = kind.as_matrix(module, present.detach().to("meta")).shape  # type: ignore[arg-type]
+    cut = sections(tuple(shape), getattr(module, "groups", 1), entry.chip)
+    blocks = max(section.blocks for section in cut)
+    if stored.numel() not in (1, blocks):
+        raise ValueError(
+            f"{label} has {stored.numel()} input ranges and {blocks} row "
+            f"block{'s' * (blocks > 1)} in the model"
+        )
+    columns = (blocks, cut[-1].outputs.stop)
+    for name, values in entry.column_ranges.items():
+        _check_column_ranges(f"{label} has", COLUMN_RANGES[name], values, columns, dtype)
 
 
 def check_routes(saved: Checkpoint, model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from analogtorch.conversion.example import Example, runner
 from analogtorch.conversion.kinds import check_module, kind_of, reason
 from analogtorch.conversion.replace import replace
 from analogtorch.conversion.subclass import overrides
-from analogtorch.conversion.watch import Observer, eager
+from analogtorch.conversion.watch import Observer, eager, evaluating
 from analogtorch.conversion.weights import Storage, storage, tensors
 from analogtorch.nn import AnalogLayer
 from analogtorch.nn.tap import hooked
@@ -92,53 +92,92 @@ def folded(
         with eager():
             return given(model)
 
-    modes = {m: m.training for m in model.modules()}
-    old: list[tuple[Any, Any, Any]] = []
-    gone: dict[nn.Module, nn.Module] = {}
-
-    left: list[nn.Module] = []
-
-    def undo() -> None:
-        for layer, weight, bias in old:
-            layer.weight, layer.bias = weight, bias
-        for norm in left:
-            delattr(norm, _MARK)
-        replace(model, {id(new): norm for norm, new in gone.items()})
-
+    folding = _Folding(model)
     try:
-        model.eval()
-        before = _floating(run(model))
-        if not before:
-            raise ValueError(
-                "fold_batch_norm: the model returned no floating-point numbers, alone or in "
-                "tuples, lists and dictionaries, by which to prove that folding changes nothing"
-            )
-        pairs = _pairs(model, run)
-        if not pairs and not has_folded(model):
-            raise ValueError(
-                "fold_batch_norm: no batch norm follows a linear layer or convolution directly"
-            )
+        with evaluating(model):
+            before = _floating(run(model))
+            if not before:
+                raise ValueError(
+                    "fold_batch_norm: the model returned no floating-point numbers, alone or in "
+                    "tuples, lists and dictionaries, by which to prove that folding changes nothing"
+                )
+            pairs = _pairs(model, run)
+            if not pairs and not has_folded(model):
+                raise ValueError(
+                    "fold_batch_norm: no batch norm follows a linear layer or convolution directly"
+                )
+            folding.fold(pairs)
+            _compare(before, _floating(run(model)), tolerance)
+    except BaseException:
+        folding.undo()
+        raise
+    folding.mark()
+    return list(pairs), folding.undo
+
+
+class _Folding:
+    """What folding changes in a model, which can be undone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._old: list[tuple[Any, Any, Any]] = []
+        self._gone: dict[nn.Module, nn.Module] = {}
+        self._left: list[nn.Module] = []
+
+    def fold(self, pairs: dict[str, Any]) -> None:
+        """Fold the norms of these names into their layers."""
         for name, layer in pairs.items():
-            norm: Any = model.get_submodule(name)
-            old.append((layer, layer.weight, layer.bias))
-            gone[norm] = nn.Identity()
-            setattr(gone[norm], _MARK, True)
+            norm: Any = self.model.get_submodule(name)
+            self._old.append((layer, layer.weight, layer.bias))
+            self._gone[norm] = nn.Identity()
+            setattr(self._gone[norm], _MARK, True)
             convolution = isinstance(layer, _CONVOLUTIONS)
             fuse = fuse_conv_bn_weights if convolution else fuse_linear_bn_weights
             numbers = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             layer.weight, layer.bias = fuse(layer.weight, layer.bias, *numbers)
-        replace(model, {id(norm): new for norm, new in gone.items()})
-        _compare(before, _floating(run(model)), tolerance)
-    except BaseException:
-        undo()
-        raise
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    left += [m for m in model.modules() if isinstance(m, _BatchNorm) and not hasattr(m, _MARK)]
-    for norm in left:
-        setattr(norm, _MARK, False)
-    return list(pairs), undo
+        replace(self.model, {id(norm): new for norm, new in self._gone.items()})
+
+    def mark(self) -> None:
+        """Mark the norms that were left."""
+        norms = (m for m in self.model.modules() if isinstance(m, _BatchNorm))
+        self._left += [m for m in norms if not hasattr(m, _MARK)]
+        for norm in self._left:
+            setattr(norm, _MARK, False)
+
+    def undo(self) -> None:
+        """Undo both."""
+        for layer, weight, bias in self._old:
+            layer.weight, layer.bias = weight, bias
+        for norm in self._left:
+            delattr(norm, _MARK)
+        replace(self.model, {id(new): norm for norm, new in self._gone.items()})
+
+
+def _norms(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the names of the norms that may be folded."""
+    return {
+        m: name
+        for name, m in model.named_modules()
+        if isinstance(m, _BatchNorm)
+        and m.track_running_stats
+        and type(m).forward in _PLAIN
+        and not _hooked(m)
+    }
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers that a norm may be folded into."""
+    held = Counter(id(p) for m in model.modules() for p in m._parameters.values())
+    return [
+        m
+        for name, m in model.named_modules()
+        if isinstance(m, (nn.Linear, *_CONVOLUTIONS))
+        and reason(model, name, m) is None
+        and not _hooked(m)
+        # other code of a subclass may lie between the product and the norm
+        if overrides(kind_of(m), type(m)) is None
+        if all(p is None or held[id(p)] == 1 for p in (m.weight, m.bias))  # or the tie would be cut
+    ]
 
 
 def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
@@ -151,27 +190,7 @@ def _pairs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Any]:
     found: dict[str, tuple[nn.Module, Tensor, int]] = {}
     reads_by_norm: dict[nn.Module, int] = {}
     calls: Counter[nn.Module] = Counter()
-    held = Counter(id(p) for m in model.modules() for p in m._parameters.values())
-    norms = {
-        m: name
-        for name, m in model.named_modules()
-        if isinstance(m, _BatchNorm)
-        and m.track_running_stats
-        and type(m).forward in _PLAIN
-        and not _hooked(m)
-    }
-    layers = [
-        m
-        for name, m in model.named_modules()
-        if isinstance(m, (nn.Linear, *_CONVOLUTIONS))
-        and reason(model, name, m) is None
-        and not _hooked(m)
-        # other code of a subclass may lie between the product and the norm
-        if overrides(kind_of(m), type(m)) is None
-        if all(p is None or held[id(p)] == 1 for p in (m.weight, m.bias))  # or the tie would be cut
-    ]
-
-    reads = _Reads()
+    norms, layers, reads = _norms(model), _layers(model), _Reads()
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if inputs and id(inputs[0]) in made:

@@ -111,29 +111,8 @@ def convert(
     """
     check_module("convert", model)
     refuse_programmed(model, "convert")
-    if not isinstance(chip, Chip):
-        raise TypeError(
-            f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}"
-        )
-    for name, value in (("embeddings", embeddings), ("fold_batch_norm", fold_batch_norm)):
-        checks.flag(f"convert: {name}", value)
-    if fold_batch_norm and example is None:
-        raise ValueError(
-            "convert: fold_batch_norm=True needs example, inputs on which it proves that nothing "
-            "changes"
-        )
-    if example is not None:
-        runner("convert", example)
-    if where is not None and not callable(where):
-        raise TypeError(
-            f"convert: where must be a function, where(name, layer), got {where!r}; for names use "
-            "include"
-        )
     overrides = {} if per_layer is None else per_layer
-    if not isinstance(overrides, Mapping):
-        raise TypeError(
-            f"convert: per_layer must map patterns to chips or to parts of one, got {per_layer!r}"
-        )
+    _check_arguments(chip, overrides, where, embeddings, fold_batch_norm, example)
     names = names_of(model)
     chips = _chips(model, names, chip, overrides, embeddings)
     chosen = _chosen(model, names, chips, include, exclude, where, overrides, embeddings)
@@ -160,6 +139,33 @@ def convert(
     if new:
         logger.info("converted %d layers for chip %s", len(new), chip.name)
     return converted
+
+
+def _check_arguments(
+    chip: Any, per_layer: Any, where: Any, embeddings: Any, fold_batch_norm: Any, example: Any
+) -> None:
+    if not isinstance(chip, Chip):
+        raise TypeError(
+            f"convert: chip must be a Chip such as analogtorch.chips.hermes64(), got {chip!r}"
+        )
+    for name, value in (("embeddings", embeddings), ("fold_batch_norm", fold_batch_norm)):
+        checks.flag(f"convert: {name}", value)
+    if fold_batch_norm and example is None:
+        raise ValueError(
+            "convert: fold_batch_norm=True needs example, inputs on which it proves that nothing "
+            "changes"
+        )
+    if example is not None:
+        runner("convert", example)
+    if where is not None and not callable(where):
+        raise TypeError(
+            f"convert: where must be a function, where(name, layer), got {where!r}; for names use "
+            "include"
+        )
+    if not isinstance(per_layer, Mapping):
+        raise TypeError(
+            f"convert: per_layer must map patterns to chips or to parts of one, got {per_layer!r}"
+        )
 
 
 def _chips(

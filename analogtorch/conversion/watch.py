@@ -49,10 +49,15 @@ class Bypass:
 def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> "Watch":
     """Run the model once in evaluation mode and without gradients, and leave it unchanged."""
     seen = Watch(model, dict(analog_layers(model)))
-    with _unchanged(model), seen.counting(), eager(), torch.no_grad():
-        model.eval()
-        with seen.running.hooked(), seen:
-            run(model)
+    with (
+        _unchanged(model),
+        seen.counting(),
+        eager(),
+        torch.no_grad(),
+        seen.running.hooked(),
+        seen,
+    ):
+        run(model)
     return seen
 
 
@@ -187,17 +192,26 @@ def same_random() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore modes, buffers, random states and the marks of layers that have run."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode while the context lasts."""
     modes = {m: m.training for m in model.modules()}
-    unread = [layer for _, layer in analog_layers(model) if not layer.has_run]
-    buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in model.modules()}
     try:
-        with same_random():
-            yield
+        model.eval()
+        yield
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextlib.contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Restore modes, buffers, random states and the marks of layers that have run."""
+    unread = [layer for _, layer in analog_layers(model) if not layer.has_run]
+    buffers = {m: {n: (b, _copied(b)) for n, b in m._buffers.items()} for m in model.modules()}
+    try:
+        with same_random(), evaluating(model):
+            yield
+    finally:
         for layer in unread:
             vars(layer).pop("has_run", None)
         for module, before in buffers.items():

@@ -21,7 +21,8 @@ from analogtorch.ops import (
     over_rows,
     stream,
 )
-from analogtorch.ops.physics import magnitude_sums, ratio, relative, weight_sigma
+from analogtorch.ops.drift import magnitude_sums, ratio
+from analogtorch.ops.physics import relative, weight_sigma
 
 # hashed here, because torch.compile cannot trace a hash
 _PROGRAMMING, _DRIFT, _READ = (

@@ -9,8 +9,9 @@ from torch import Tensor
 from analogtorch.chips import Chip, Wires
 from analogtorch.chips.tiling import Section
 from analogtorch.ops import block_scales, over_rows
+from analogtorch.ops.drift import magnitude_sums, ratio
 from analogtorch.ops.ir_drop import TRAINING_TERMS, Block, behind_wires
-from analogtorch.ops.physics import magnitude_sums, ratio, relative
+from analogtorch.ops.physics import relative
 
 
 def wired(

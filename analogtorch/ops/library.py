@@ -50,11 +50,35 @@ def define(
         with torch._C._AutoDispatchBelowAutograd():
             return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
+    gradient = None if save is None else _gradient(name, below, save, backward)
+
+    def differentiable(keyset: Any, *arguments: Any) -> Any:
+        if (
+            gradient is not None
+            and torch.is_grad_enabled()
+            and torch._C._any_requires_grad(*arguments)
+        ):
+            return gradient.apply(keyset, *arguments)
+        return below(keyset, arguments)
+
+    LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
+    if plain is not None:
+        _decompose(operator, plain, fake)
+    return operator
+
+
+def _gradient(
+    name: str,
+    below: Callable[..., Any],
+    save: Callable[..., None],
+    backward: Callable[..., Any] | None,
+) -> type[torch.autograd.Function]:
+    """The operator ``name`` as a function of autograd; ``below`` computes it."""
+
     class Gradient(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
             outputs = below(keyset, arguments)
-            assert save is not None
             save(ctx, arguments, outputs)
             return outputs
 
@@ -73,15 +97,7 @@ def define(
                 found = tuple(None if g is None else refuse(g.requires_grad_()) for g in found)
             return None, *found
 
-    def differentiable(keyset: Any, *arguments: Any) -> Any:
-        if save is not None and torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
-            return Gradient.apply(keyset, *arguments)
-        return below(keyset, arguments)
-
-    LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
-    if plain is not None:
-        _decompose(operator, plain, fake)
-    return operator
+    return Gradient
 
 
 def _kept_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from analogtorch.ops.physics import fit_sums, magnitude_sums, ratio
+from analogtorch.ops.drift import fit_sums, magnitude_sums, ratio
 from analogtorch.simulate.readout import Block
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import torch
 
 import analogtorch as at
 from analogtorch.devices import Spread
-from analogtorch.ops import in_steps, physics, rounded
+from analogtorch.ops import drift, in_steps, physics, rounded
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
@@ -84,8 +84,8 @@ def test_corrections_of_drift() -> None:
     then = torch.tensor([[1.0, -1.0], [0.5, 0.5], [0.0, 0.0]])
     now = 0.5 * then
     # 1: nothing to go by
-    assert physics.ratio(*physics.magnitude_sums(then, now)).tolist() == [2.0, 2.0, 1.0]
-    assert physics.ratio(*physics.fit_sums(then.T, now.T, now.T)).tolist() == [2.0, 2.0, 1.0]
+    assert drift.ratio(*drift.magnitude_sums(then, now)).tolist() == [2.0, 2.0, 1.0]
+    assert drift.ratio(*drift.fit_sums(then.T, now.T, now.T)).tolist() == [2.0, 2.0, 1.0]
 
 
 def test_the_physics_is_written_once() -> None:
