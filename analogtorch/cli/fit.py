@@ -1,4 +1,4 @@
-"""``analogtorch fit``: measurements of devices to a device model in a file, with a plot."""
+"""``analogtorch fit``: fit a device model to measurements and write it to a file, with a plot."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
-    """Fit as the command line says, and write the device and the plot.
+    """Fit by the options of the command line, and write the device and the plot.
 
     Returns:
         The fit, and the files written.
 
     Raises:
-        ValueError: a wrong option, or measurements that cannot be fitted.
+        ValueError: an option is wrong, or the measurements cannot be fitted.
         ImportError: the ``report`` extra is missing for the plot, or ``yaml`` for a YAML file.
         OSError: a file cannot be read or written.
     """

@@ -81,7 +81,7 @@ class Clock:
         return work
 
     def _links(self, moved: Traffic) -> list[tuple[str, Any]]:
-        """Count what ports and links carry, and return those in use."""
+        """Count the numbers on ports and links, and return those in use."""
         network = self.cost.network
         spent: dict[tuple[str, Any], float] = {
             ("port", port): n / network.chip_rate.value for port, n in moved.ports.items()

@@ -1,4 +1,4 @@
-"""What the schedule of an inference is made of: steps, MVMs, and the use of tiles."""
+"""The parts of the schedule of an inference: steps, MVMs, and the use of tiles."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +26,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One operation in the schedule of an inference. Times in seconds, counted from its start."""
+    """One operation in the schedule of an inference, with times in seconds from its start."""
 
     operation: str
     kind: str

@@ -1,4 +1,4 @@
-"""What of a traced model is mapped: its chip, its matrices and their copies."""
+"""The part of a traced model that is mapped: its chip, its matrices and their copies."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ def choose(
     exclude: str | Iterable[str] | None,
     duplicate: Mapping[str, int],
 ) -> Chosen:
-    """Return what of ``traced`` is mapped; patterns as ``map_to_chip`` takes them.
+    """Return the part of ``traced`` that is mapped; the patterns are those of ``map_to_chip``.
 
     Raises:
         ValueError: a pattern matches nothing, or nothing is left.

@@ -1,8 +1,7 @@
-"""The analog matrix-vector multiply (MVM) in pieces: noise, keys, converters, the product.
+"""The analog matrix-vector multiply (MVM) as one operator, and its parts: noise, keys, converters.
 
-``mvm`` is one operator of its ``Operands`` and a ``Plan``: ``reference`` defines it in plain torch,
-``native`` (CPU) and ``gpu`` hold its kernels. ``physics`` has the effects that it is made of, as
-pure functions.
+``mvm`` is an operator of its ``Operands`` and a ``Plan``: ``reference`` defines it in plain torch,
+``native`` (CPU) and ``gpu`` have its kernels. ``physics`` has its effects as pure functions.
 """
 
 from analogtorch.ops.generator import (

@@ -1,4 +1,4 @@
-"""What a row block sees of the input, in plain torch: a view, never unfolded."""
+"""The input of a row block, in plain torch: a view, never unfolded."""
 
 from typing import Any
 
@@ -10,8 +10,9 @@ from analogtorch.ops.plan import Plan
 
 
 def seen_by(x: Tensor, rows: torch.Size, span: RowBlock, plan: Plan) -> Tensor:
-    """The view of ``x`` that a row block sees; with groups, the channels are two dimensions:
-    (groups, channels).
+    """Return the view of ``x`` that drives a row block; groups make two dimensions of the channels.
+
+    These dimensions are (groups, channels).
     """
     if not plan.dims:
         return x[..., span[0]]
@@ -31,7 +32,7 @@ def seen_by(x: Tensor, rows: torch.Size, span: RowBlock, plan: Plan) -> Tensor:
 
 
 def _meets(size: int, kernel: int, tap: slice, stride: int, dilation: int) -> slice:
-    """The part of a dimension of the padded input that the kernel's taps in ``tap`` meet."""
+    """Return the part of a dimension of the padded input that the kernel's taps in ``tap`` use."""
     outputs = (size - dilation * (kernel - 1) - 1) // stride + 1
     start = tap.start * dilation
     return slice(start, start + (outputs - 1) * stride + (tap.stop - tap.start - 1) * dilation + 1)

@@ -15,18 +15,18 @@ from analogtorch.ops.plan import Plan
 
 
 class Expected(NamedTuple):
-    """What follows from a plan and the shapes of ``x`` and ``w``."""
+    """The shapes that follow from a plan and the shapes of ``x`` and ``w``."""
 
     y: tuple[int, ...]
     mask: tuple[int, ...]
     adcs: tuple[int, int]
     """(blocks, outputs)."""
     vectors: int
-    """Of a convolution, samples."""
+    """Vectors, or samples of a convolution."""
 
 
 def expect(plan: Plan, x: torch.Size, w: torch.Size) -> Expected:
-    """Return what follows from these shapes; raise ValueError where they do not fit the plan."""
+    """Return what follows from these shapes; raise ValueError if they do not fit the plan."""
     if len(w) != plan.dims + 2 or w[1:].numel() != plan.bounds[-1]:
         raise ValueError(
             f"mvm: w must be (outputs, channels / groups, *kernel) with {plan.bounds[-1]} rows and "
@@ -57,8 +57,8 @@ known = lru_cache(maxsize=4096)(expect)
 def check(operands: Operands, plan: Plan, expected: Expected) -> None:
     """Raise an error unless a product of these operands can be computed.
 
-    Every call is checked, traced ones and those of the raw operator too: the kernels read memory as
-    these shapes say.
+    Every call is checked, also traced ones and those of the raw operator: the kernels trust these
+    shapes when they read memory.
     """
     x, w, bias = operands.x, operands.w, operands.bias
     if not (x.is_floating_point() and w.is_floating_point()):
@@ -144,9 +144,7 @@ def _check_range(input_range: Tensor, x: Tensor, vectors: int, plan: Plan) -> No
 
 
 def check_backward(operands: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]) -> None:
-    """As ``check``: what the operator of the gradients reads. Autograd always passes this: it must
-    be quick.
-    """
+    """Raise an error unless the gradients can be computed: it must be quick."""
     x, gain, key = operands.x, operands.gain, operands.key
     g, scale, mask, saturated = outputs
     y, words, each, vectors = known(plan, x.shape, operands.w.shape)
@@ -171,7 +169,7 @@ def check_backward(operands: Operands, outputs: Outputs, plan: Plan, needs: Sequ
 
 
 def output_shape(x: torch.Size, w: torch.Size, plan: Plan) -> tuple[int, ...]:
-    """Shape of the product of an ``x`` and a ``w`` of these shapes."""
+    """Return the shape of the product of an ``x`` and a ``w`` of these shapes."""
     if not plan.dims:
         return (*x[:-1], w[0])
     sizes = zip(x[2:], w[2:], plan.stride, plan.padding, plan.dilation, strict=True)

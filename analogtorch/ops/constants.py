@@ -1,8 +1,7 @@
-"""The numbers that every form of the analog product shares: plain torch, the C kernels and the
-Triton kernels.
+"""The numbers that all forms of the analog product share: plain torch, C and Triton kernels.
 
-They are written here and nowhere else. ``native/build.py`` makes a C header of them, also where
-there is no torch: this file imports nothing.
+They are written only here. ``native/build.py`` makes a C header of them, also without torch: this
+file imports nothing.
 """
 
 # The noise generator: what each is for, and its sources, stand in ops/generator.py. A change raises
@@ -42,7 +41,7 @@ LEAST_SCALE = 2.0**-126
 
 
 def c_header() -> str:
-    """The same as macros of C, of which fractions are ``float``."""
+    """Return the numbers as macros of C; fractions are ``float``."""
     lines = ["/* Made of ops/constants.py by native/build.py. */"]
     for name, value in globals().items():
         if name.isupper():

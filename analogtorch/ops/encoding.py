@@ -1,7 +1,7 @@
-"""Frozen dataclasses of numbers as the integers and floats that an operator takes, and back.
+"""Frozen dataclasses of numbers as integers and floats for an operator, and back.
 
-Fields follow each other in their order: an ``int`` and a ``float`` as they are, a ``tuple[int,
-...]`` after its length, a tuple of a fixed number of floats and a nested dataclass by their parts.
+The fields keep their order: an ``int`` and a ``float`` as they are, a ``tuple[int, ...]`` after its
+length, a tuple of a fixed number of floats and a nested dataclass by their parts.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Floats: TypeAlias = tuple[float, ...]
 
 
 def encode(record: Any) -> tuple[Ints, Floats]:
-    """The numbers of ``record``, integers and floats apart."""
+    """Return the integers and the floats of ``record``."""
     ints: list[int] = []
     floats: list[float] = []
     own: Any = type(record)
@@ -36,10 +36,10 @@ def encode(record: Any) -> tuple[Ints, Floats]:
 
 
 def decode(kind: Any, ints: Ints, floats: Floats) -> Any:
-    """The record of this ``kind`` that ``encode`` gave these numbers for.
+    """Return the record of this ``kind`` for which ``encode`` returned these numbers.
 
     Raises:
-        ValueError: they are no record's.
+        ValueError: no record has these numbers.
     """
     try:
         record = _decoded(kind, iter(ints), iter(floats))

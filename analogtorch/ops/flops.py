@@ -1,8 +1,7 @@
-"""What ``torch.utils.flop_counter`` counts for the operators: the products, as of the digital
-layer.
+"""FLOPs of the operators for ``torch.utils.flop_counter``: their products, as in a digital layer.
 
-Converters, noise and the sums of row blocks are not counted, as torch counts no activation or
-rounding either.
+Converters, noise and the sums of row blocks do not count, as activations and rounding do not count
+in torch.
 """
 
 import math
@@ -15,10 +14,10 @@ _LOCK = threading.Lock()
 
 
 def register() -> None:
-    """Tell torch the formulas: not at import, as that imports Triton. A counter made before has
-    none of them.
+    """Register the formulas with torch; counters that were made before do not have them.
 
-    Threads may convert models at the same time: torch refuses a formula that it has.
+    This does not happen at import, as it imports Triton. Threads may convert models at the same
+    time: torch refuses a formula that it has already.
     """
     from torch.utils.flop_counter import flop_registry, register_flop_formula
 

@@ -40,14 +40,14 @@ from analogtorch.ops.constants import (
 )
 
 VERSION = 1
-"""Version of the generator: raised whenever the same seed would give other numbers."""
+"""Version of the generator: it rises when the same seed would give other numbers."""
 
 _M32 = 0xFFFFFFFF
 _M64 = 0xFFFFFFFFFFFFFFFF
 
 
 class Noise(StrEnum):
-    """What a stream of noise is for: streams of different kinds are independent."""
+    """Purpose of a stream of noise: streams of different kinds are independent."""
 
     PROGRAMMING = "programming"
     DRIFT = "drift"
@@ -58,9 +58,7 @@ class Noise(StrEnum):
 
 
 def stream(*names: str | int | float) -> int:
-    """A signed 64-bit number that stands for the given names, for ``fold``. Same names, same
-    number, everywhere.
-    """
+    """Return a signed 64-bit number for the given names, for ``fold``: always the same."""
     text = "\x1f".join(f"{type(name).__name__[0]}:{name!s}" for name in names)
     return int.from_bytes(
         hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
@@ -68,9 +66,7 @@ def stream(*names: str | int | float) -> int:
 
 
 def fold(key: Tensor, word: Tensor | int) -> Tensor:
-    """A key for each ``word``: int64 of the broadcast shape. Keys of different words are
-    independent.
-    """
+    """Return a key for each ``word``: int64 of the broadcast shape; they are independent."""
     if isinstance(word, int):
         # Python's integers do not wrap by themselves
         step: Tensor | int = _signed64(word * GOLDEN & _M64)
@@ -80,13 +76,13 @@ def fold(key: Tensor, word: Tensor | int) -> Tensor:
 
 
 def random_bits(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
-    """32 random bits, as int32 (R, count), at ``rows`` and the ``count`` columns from ``first``.
+    """Return 32 random bits, as int32 (R, count), at ``rows`` and ``count`` columns from ``first``.
 
     Args:
         key: () int64, from ``fold``.
         rows: (R,) int64.
         first: (R,) int64, below 2^32.
-        count: columns, at least 0.
+        count: number of columns, at least 0.
     """
     word = fold(key, rows).unsqueeze(1)
     a = ((word << 32) >> 32).to(torch.int32)
@@ -101,17 +97,17 @@ def random_bits(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
 
 
 def happens(key: Tensor, rows: Tensor, first: Tensor, count: int, probability: float) -> Tensor:
-    """Whether an event of that ``probability`` in [0, 1) happens: bool (R, count), at
-    ``random_bits``' positions.
+    """Return whether an event of ``probability`` in [0, 1) happens: bool (R, count).
 
-    The probability is met to 2^-32, and the answer is the same on every device.
+    The positions are those of ``random_bits``. The probability is exact to 2^-32, and the result is
+    the same on every device.
     """
     threshold = min(round(probability * 2**32) - 2**31, 2**31 - 1)
     return random_bits(key, rows, first, count) < threshold
 
 
 def normal_reference(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
-    """``normal`` in plain torch: what every kernel must reproduce."""
+    """Return ``normal`` in plain torch, which every kernel must reproduce."""
     bits = random_bits(key, rows, first, count)
     twice_tail = ((bits & 0x7FFFFFFF).to(torch.float32) + 0.5) * 2.0**-31
     t = torch.sqrt(LOG_OFFSET - torch.log(twice_tail)) * SLOPE + OFFSET
@@ -122,11 +118,11 @@ def normal_reference(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Te
 
 
 def seed_tensor(seed: int, device: torch.device | None = None) -> Tensor:
-    """The seed as an int64 tensor.
+    """Return the seed as an int64 tensor.
 
     Raises:
-        TypeError: not an integer.
-        ValueError: outside the signed 64-bit range.
+        TypeError: the seed is not an integer.
+        ValueError: the seed is outside the signed 64-bit range.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an integer, got {type(seed).__name__}: {seed!r}")

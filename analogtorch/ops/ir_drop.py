@@ -1,20 +1,20 @@
-"""IR drop: what the resistance of a crossbar's wires takes from its products.
+"""IR drop: the loss of a crossbar's products in the resistance of its wires.
 
 A tile of ohmic cells behind resistive wires is a linear network, so its outputs are those of other
-conductances on ideal wires, whatever the inputs. Along one wire these follow exactly from a
-ladder: the cells ``g`` hang on a line whose segments have the resistance ``r`` and whose end is
-held at ground. A cell ``k`` counts with the share ``1 - a_k`` of its conductance, where
+conductances on ideal wires, whatever the inputs. Along one wire these follow exactly from a ladder:
+the cells ``g`` hang on a line whose segments have the resistance ``r`` and whose end is held at
+ground. A cell ``k`` acts with the share ``1 - a_k`` of its conductance, where
 
     (L / r + diag(g)) a = g
 
 and ``L`` is the Laplacian of the line with its grounded end. The column of a tile (bit line) ends
-in the ADC, its row (word line) in the driver of the input; the shares of the two multiply. That is
-exact where one of the wires is ideal. Where none is, it is exact but for how the drop of a column
-relieves the rows, which is taken as it is when all inputs are equal: against the whole network
-(``simulate.nodal``) the outputs of 256 x 256 cells of 0 to 20 uS err by 0.01 % where the drop is 13
-%, and by 0.1 to 0.5 % where inputs have both signs.
+in the ADC, its row (word line) in the driver of the input; the shares of the two multiply. This is
+exact if one of the wires is ideal. Otherwise it is exact but for the effect of a column's drop on
+the rows, which is computed for equal inputs: against the whole network (``simulate.nodal``) the
+outputs of 256 x 256 cells of 0 to 20 uS err by 0.01 % where the drop is 13 %, and by 0.1 to 0.5 %
+where inputs have both signs.
 
-Every cell is taken to load its column at every input, as it does where an input is a voltage. In a
+Every cell is assumed to load its column at every input, as with inputs that are voltages. In a
 product by pulses, a cell that is switched off loads nothing, and the drop is smaller.
 """
 
@@ -30,12 +30,12 @@ from analogtorch.chips import Wires
 from analogtorch.devices import Cell
 
 TOLERANCE = 1e-5
-"""Share of a conductance that the series of a line may leave out."""
+"""Share of a conductance that the series of a line may omit."""
 _MOST_TERMS = 12
-"""Terms of the series, at most; a line that needs more is solved by elimination."""
+"""Largest number of terms of the series; a line that needs more is solved by elimination."""
 TRAINING_TERMS = 3
 """Terms of the series in training: 256 cells of half of 20.7 uS behind 0.35 ohm a segment lose 6 to
-12 % of their conductance at the far end, of which three terms leave out 0.1 %."""
+12 % of their conductance at the far end, of which three terms omit 0.1 %."""
 
 
 class Block(NamedTuple):
@@ -57,16 +57,16 @@ def behind_wires(
     cell: Cell,
     terms: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Both polarities of weights as they count behind the wires of their tiles; differentiable.
+    """Return both polarities of weights as they act behind the wires; differentiable.
 
     Args:
-        plus: what the positive polarities hold, in units of the largest weight, (outputs, rows), >=
+        plus: weights of the positive polarities in units of the largest weight, (outputs, rows), >=
             0.
-        minus: what the negative polarities hold, of the same shape.
+        minus: weights of the negative polarities, of the same shape.
         blocks: all parts of the matrix.
-        wires: of a tile.
-        cell: what holds a weight.
-        terms: as of ``wire_shares``.
+        wires: the wires of a tile.
+        cell: the unit cell of a weight.
+        terms: see ``wire_shares``.
     """
     found = torch.empty_like(plus), torch.empty_like(minus)
     # conductances begin at g_min, so that they reach beyond what stands for the largest weight
@@ -101,15 +101,17 @@ def effective(
     first_column: int = 0,
     terms: int | None = None,
 ) -> Tensor:
-    """Conductances that give on ideal wires the outputs of these on real ones; differentiable.
+    """Return conductances that give on ideal wires the outputs of ``g`` on real ones.
+
+    They are differentiable.
 
     Args:
         g: conductances of a tile, (columns, rows), in multiples of ``unit``, mostly in [0, 1].
-        wires: of the tile.
+        wires: the wires of the tile.
         unit: conductance, S.
-        first_row: row of the tile that ``g`` begins at; those before it are empty.
-        first_column: column of the tile that ``g`` begins at.
-        terms: as of ``wire_shares``.
+        first_row: row of the tile at which ``g`` begins; the rows before it are empty.
+        first_column: column of the tile at which ``g`` begins.
+        terms: see ``wire_shares``.
 
     Example:
         >>> effective(torch.full((1, 2), 1e-3), wires=Wires(column_resistance=1.0))
@@ -127,10 +129,10 @@ def effective(
 def wire_shares(
     g: Tensor, resistance: float, *, first: int = 0, ends: int = 1, terms: int | None = None
 ) -> Tensor:
-    """Share of each conductance that is left behind the resistance of its line.
+    """Return the share of each conductance that remains behind the resistance of its line.
 
-    Differentiable in ``g``. The series ``a = R g - R diag(g) R g + ...`` is used where it converges
-    fast; else one elimination along the line.
+    It is differentiable in ``g``. The series ``a = R g - R diag(g) R g + ...`` is used if it
+    converges fast, else one elimination along the line.
 
     Args:
         g: conductances along lines in multiples of a unit, (lines, cells), >= 0, mostly <= 1; cell
@@ -138,8 +140,8 @@ def wire_shares(
         resistance: of one segment of the line, times that unit, >= 0: from each cell to the next,
             and from the end to cell 0.
         first: free segments between the end and cell 0, beyond that one.
-        ends: 1; 2: the line is grounded one segment beyond its last cell as well.
-        terms: of the series; None: as many as lines of ones need to leave out no more than
+        ends: 1; 2: the line is also grounded one segment beyond its last cell.
+        terms: terms of the series; None: as many as lines of ones need to omit no more than
             ``TOLERANCE``.
 
     Returns:
@@ -158,8 +160,9 @@ def wire_shares(
 
 @functools.lru_cache(maxsize=256)
 def _terms(each: float, cells: int, first: int, ends: int) -> int:
-    """Terms of the series that leave out no more than ``TOLERANCE``; ``each``: the conductance of
-    every cell times the resistance of a segment.
+    """Return the terms of the series that omit no more than ``TOLERANCE``.
+
+    ``each`` is the conductance of every cell times the resistance of a segment.
     """
     load = each * _kernel(cells, first, ends, torch.float64).sum(1).max().item()
     if load >= 0.5:
@@ -168,13 +171,13 @@ def _terms(each: float, cells: int, first: int, ends: int) -> int:
 
 
 def drop(current: Tensor, resistance: float, first: int = 0, ends: int = 1) -> Tensor:
-    """Potential at each cell, V, of a line into which the cells feed these currents.
+    """Return the potential at each cell, V, of a line into which the cells feed these currents.
 
     Args:
         current: (lines, cells), A; cell 0 is nearest the grounded end.
-        resistance: as of ``wire_shares``.
-        first: as of ``wire_shares``.
-        ends: as of ``wire_shares``.
+        resistance: see ``wire_shares``.
+        first: see ``wire_shares``.
+        ends: see ``wire_shares``.
     """
     kernel = _kernel(current.shape[1], first, ends, current.dtype).to(current.device)
     return current @ (resistance * kernel)
@@ -182,7 +185,7 @@ def drop(current: Tensor, resistance: float, first: int = 0, ends: int = 1) -> T
 
 @functools.lru_cache(maxsize=64)
 def _kernel(cells: int, first: int, ends: int, dtype: torch.dtype) -> Tensor:
-    """Segments that the currents of two cells share on their way to ground: (cells, cells)."""
+    """Return the segments that the currents of two cells share to ground: (cells, cells)."""
     with torch.inference_mode(False):  # it serves gradients later
         place = torch.arange(1 + first, cells + 1 + first, dtype=torch.float64, device="cpu")
         shared = torch.minimum(place.unsqueeze(1), place)
@@ -208,7 +211,7 @@ class _Ladder(torch.autograd.Function):
 
 
 def _solve(g: Tensor, right: Tensor, resistance: float, first: int, ends: int) -> Tensor:
-    """``x`` of ``(L / r + diag(g)) x = right``, by elimination from the far end (Thomas)."""
+    """Return ``x`` of ``(L / r + diag(g)) x = right``, by elimination from the far end (Thomas)."""
     wire = 1 / resistance
     near, far = wire / (1 + first), wire if ends == 2 else 0.0
     cells, load, source = g.shape[1], g.unbind(1), right.unbind(1)

@@ -1,7 +1,8 @@
-"""How the operators are registered: one library, a kernel for every device, a fake one for tracing.
+"""Registration of the operators: one library, a kernel for every device, a fake one for tracing.
 
-``torch.library.custom_op`` does the same and checks more on every call, for tens of microseconds,
-as much as a small layer takes; the checks run in the tests instead (``torch.library.opcheck``).
+``torch.library.custom_op`` does the same with more checks on every call, which take tens of
+microseconds, as much as a small layer; the checks run in the tests instead
+(``torch.library.opcheck``).
 """
 
 import sys
@@ -29,15 +30,15 @@ def define(
 
     Args:
         signature: ``name(Tensor x, ...) -> Tensor``.
-        kernel: computes it, on every device.
-        fake: gives empty tensors of the shapes, types and strides that ``kernel`` gives.
-        save: ``save(ctx, inputs, outputs)`` keeps what the gradient needs; None: the operator has
+        kernel: computes the operator, on every device.
+        fake: returns empty tensors of the shapes, types and strides of ``kernel``.
+        save: ``save(ctx, inputs, outputs)`` keeps the data for the gradient; None: the operator has
             no gradient.
         backward: ``backward(ctx, *gradients)`` returns one gradient or None per input; once
             differentiable.
-        plain: the same in torch's own operators, for tools that know no others, such as
+        plain: the same in operators of torch, for tools that know no others, such as
             ``torch.onnx.export``.
-        tags: of the operator.
+        tags: tags of the operator.
     """
     name = signature[: signature.index("(")]
     LIBRARY.define(signature, tags=(torch.Tag.pt2_compliant_tag, *tags))
@@ -101,15 +102,14 @@ def _gradient(
 
 
 def _kept_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """``fake``, which also tells torch.compile that the operator is to be called though the table
-    has it decomposed.
+    """Return ``fake`` made to tell torch.compile not to decompose the operator.
 
-    Where the environment has ``CI`` set, Inductor takes an operator of that table for an oversight,
-    and refuses it unless its list has the name. torch 2.14 has no public way around that:
-    ``torch.onnx.export`` looks for ``plain`` in that table alone, and does not find a kernel under
-    CompositeImplicitAutograd beside the others. The list is added to here because importing
-    Inductor with the package would be slow, and because Inductor meets the fake operator before it
-    lowers the real one.
+    If the environment has ``CI`` set, Inductor regards an operator in torch's table of
+    decompositions as an oversight, and refuses it unless its list has the name. torch 2.14 has no
+    public alternative: ``torch.onnx.export`` looks for ``plain`` in that table alone, and does not
+    find a kernel under CompositeImplicitAutograd beside the others. The list is extended here
+    because importing Inductor with the package would be slow, and because Inductor calls the fake
+    operator before it lowers the real one.
     """
 
     def traced(*arguments: Any) -> Any:
@@ -122,9 +122,7 @@ def _kept_by_inductor(name: str, fake: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _decompose(operator: Any, plain: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Let tracers that look in torch's table of decompositions find ``plain``; torch.compile does
-    not look there.
-    """
+    """Register ``plain`` in torch's table of decompositions, which torch.compile does not use."""
 
     def decomposition(*arguments: Any) -> Any:
         # with symbolic sizes, fake tensors take what the table holds as well, and must see what the

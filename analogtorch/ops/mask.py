@@ -1,9 +1,8 @@
-"""Which partial sums saturated, as every tier keeps it from the forward pass for the backward: a
-bit for each.
+"""The mask of saturated partial sums, which a forward pass keeps for the backward: one bit each.
 
-One form, whoever computed it: a graph that ``torch.compile`` kept on disk, or an exported one,
-allocates the mask and hands it from one pass to the other, and may run where the kernels are others
-than where it was made.
+All kernels have the same form: a graph that ``torch.compile`` kept on disk, or an exported one,
+allocates the mask and passes it from one pass to the other, and may run on a machine with other
+kernels.
 """
 
 import math
@@ -18,13 +17,14 @@ MASK = torch.uint8
 
 
 def mask_shape(y: Sequence[int], blocks: int, dims: int) -> tuple[int, ...]:
-    """(blocks, rows, bytes) of the mask for an output of shape ``y``; the bits of a row fill whole
-    32-bit words.
+    """Return (blocks, rows, bytes) of the mask for an output of shape ``y``.
+
+    The bits of a row fill whole 32-bit words.
 
     Args:
-        y: (*, outputs) of a linear layer, (N, outputs, *places) of a convolution.
+        y: (*, outputs) of a linear layer, (N, outputs, *sizes) of a convolution.
         blocks: row blocks of the weight.
-        dims: spatial dimensions; 0 for a linear layer, whose rows are vectors. Those of a
+        dims: spatial dimensions; 0 for a linear layer, whose rows are vectors. The rows of a
             convolution are samples and outputs.
     """
     last = math.prod(y[2:]) if dims else y[-1]
@@ -34,15 +34,16 @@ def mask_shape(y: Sequence[int], blocks: int, dims: int) -> tuple[int, ...]:
 
 
 def packed(outside: Tensor) -> Tensor:
-    """The mask of one row block, (rows, bytes), from bool (rows, last): bit i of byte j is number 8
-    j + i.
+    """Return the mask of one row block, (rows, bytes), from bool (rows, last).
+
+    Bit i of byte j is number 8 j + i.
     """
     bits = F.pad(outside.to(MASK), (0, -outside.shape[1] % 32)).unflatten(1, (-1, 8))
     return (bits * _weights(outside)).sum(2, dtype=MASK)
 
 
 def unpacked(mask: Tensor, last: int) -> Tensor:
-    """What ``packed`` was given, (rows, last)."""
+    """Return the argument of ``packed``, (rows, last)."""
     return (mask.unsqueeze(2) & _weights(mask)).bool().flatten(1)[:, :last]
 
 

@@ -1,9 +1,8 @@
-"""The analog matrix-vector multiply (MVM) as one operator: converters, noise, row blocks and their
-gradients.
+"""The analog matrix-vector multiply (MVM) as one operator: converters, noise, blocks, gradients.
 
-``reference.py`` defines it. On the CPU in float32, ``native`` computes it in one pass; on a GPU,
-linear layers run in ``gpu``. Everything else, such as a plan of several phases, and every machine
-without a compiler or Triton, takes the reference.
+``reference.py`` defines it. On the CPU, ``native`` computes it in one pass; on a GPU, linear layers
+run in ``gpu``. Everything else, such as a plan of several phases, and every machine without a
+compiler or Triton, uses the reference.
 """
 
 from collections.abc import Sequence
@@ -34,25 +33,26 @@ from analogtorch.ops.plan import Plan, plan_of
 
 
 def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tensor | None) -> Tensor:
-    """The readings of all row blocks, summed: see ``analogtorch.ops.reference`` for the formulas.
+    """Return the ADC outputs of all row blocks, summed: see ``analogtorch.ops.reference``.
 
-    A convolution is computed place by place from patches that are gathered into cache (CPU) or as
-    one convolution per row block (reference); its input is never unfolded in memory.
+    A convolution is computed position by position from patches that are gathered into cache (CPU)
+    or as one convolution per row block (reference); its input is never unfolded in memory.
 
     Args:
-        x: this and all other tensors: as the fields of ``analogtorch.ops.Operands`` say.
+        x: the input; this and all other tensors are described by the fields of
+            ``analogtorch.ops.Operands``.
         input_range: full scale of the DAC.
         w: the weights.
-        plan: everything that is no tensor.
+        plan: everything except the tensors.
         operands: the optional fields of ``Operands``, by name.
 
     Returns:
-        (*, outputs), or (N, outputs, *places). Empty for an empty batch. NaN where an input of the
-        vector is.
+        (*, outputs), or (N, outputs, *sizes). Empty for an empty batch. NaN where an input of the
+        vector is NaN.
 
     Raises:
         TypeError: ``x`` or ``w`` is not floating point, or a name is none of ``Operands``.
-        ValueError: shapes that do not fit ``plan`` or each other, or a missing key.
+        ValueError: the shapes do not fit ``plan`` or each other, or a key is missing.
 
     Example:
         >>> plan = Plan(bounds=(0, 64), input_bits=8, output_bits=8, output_bound=12.0)
@@ -62,7 +62,7 @@ def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tenso
 
 
 def product(operands: Operands, plan: Plan) -> Tensor:
-    """``mvm`` of a record of its operands."""
+    """Return ``mvm`` of a record of its operands."""
     learns = torch.is_grad_enabled() and any(
         getattr(operands, name).requires_grad for name in _TAUGHT
     )
@@ -70,11 +70,11 @@ def product(operands: Operands, plan: Plan) -> Tensor:
 
 
 _TAUGHT = [NAMES[i] for i in LEARNS if ROLES[NAMES[i]].kept]
-"""The operands whose gradients need what a forward pass finds."""
+"""The operands whose gradients need results of the forward pass."""
 
 
 def _parsed(arguments: tuple[Any, ...]) -> tuple[Operands, Plan, bool]:
-    """The tensors, the plan and ``learns`` of a call of the operator."""
+    """Return the tensors, the plan and ``learns`` of a call of the operator."""
     *tensors, ints, floats, learns = arguments
     return Operands(*tensors), plan_of(tuple(ints), tuple(floats)), learns
 
@@ -150,7 +150,7 @@ def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _kernels(operands: Operands, plan: Plan) -> ModuleType:
-    """The module that computes this product: ``forward``, ``backward``."""
+    """Return the module that computes this product, with ``forward`` and ``backward``."""
     if native.takes(operands, plan):
         return native
     if operands.x.is_cuda:

@@ -1,6 +1,4 @@
-"""Standard normals at given positions, by the fastest kernel there is; ``ops/generator.py`` defines
-them.
-"""
+"""Standard normals at given positions, by the fastest kernel; ``ops/generator.py`` defines them."""
 
 import torch
 from torch import Tensor
@@ -11,16 +9,16 @@ from analogtorch.ops.library import define
 from analogtorch.ops.native import loading
 
 _AT_A_TIME = 2**18
-"""Normals that plain torch computes at a time: in a dozen passes, which then stay in cache, and
-small in memory."""
+"""Normals that plain torch computes together, in a dozen passes, which then stay in cache and need
+little memory."""
 
 
 def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
-    """Standard normals, float32 (R, count), at the positions that ``random_bits`` takes.
+    """Return standard normals, float32 (R, count), at the positions of ``random_bits``.
 
     Raises:
-        TypeError: a tensor is not int64, or not where ``rows`` is.
-        ValueError: shapes or a count other than those.
+        TypeError: a tensor is not int64, or not on the device of ``rows``.
+        ValueError: a shape or the count is wrong.
     """
     return _normal(key, rows, first, count)
 

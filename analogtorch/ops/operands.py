@@ -1,9 +1,9 @@
-"""The tensors of an analog product as one record, from which all that passes them on follows.
+"""The tensors of an analog product as one record, which defines the operator and its kernels.
 
 ``ops.mvm`` fills it, the operator's schema lists its fields in their order, and the kernels read
-it: in C a pointer of the same name in a structure, in Triton an argument of the same name. So an
-operand is added by a field here, its formula in ``ops/reference.py``, and by its name where a
-kernel computes it.
+it: in C a pointer of the same name in a structure, in Triton an argument of the same name. So a new
+operand needs a field here, its formula in ``ops/reference.py``, and its name in the kernels that
+compute it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Kind(Enum):
-    """What the numbers of an operand are."""
+    """The numbers of an operand."""
 
     VALUE = "floating point, of the shape that its docstring says"
     ADC = "floating point, one for each ADC: (blocks, outputs)"
@@ -26,7 +26,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Role:
-    """What an operand is to the operator."""
+    """The role of an operand in the operator."""
 
     kind: Kind
     learns: bool = False
@@ -42,11 +42,11 @@ class Operands(NamedTuple):
     """The tensors of one product."""
 
     x: Annotated[Tensor, Role(Kind.VALUE, learns=True, kept=True)]
-    """(*, inputs) for a linear layer, else (N, channels, *places); floating point."""
+    """(*, inputs) for a linear layer, else (N, channels, *sizes); floating point."""
     input_range: Annotated[Tensor, Role(Kind.VALUE, learns=True, kept=True)]
-    """Full scale of the DAC: (1,); one per row block, (blocks,), of which groups share each; or one
-    per vector (linear) or sample (convolution), with the dimensions of ``x``. Its magnitude counts;
-    0 gives zeros. Gradients reach the first two. One per row block runs in plain torch on a GPU, or
+    """Full scale of the DAC: (1,); one per row block, (blocks,), which groups share; or one per
+    vector (linear) or sample (convolution), with the dimensions of ``x``. Its magnitude counts; 0
+    gives zeros. Gradients reach the first two. One per row block runs in plain torch on a GPU, or
     if blocks cut a kernel."""
     w: Annotated[Tensor, Role(Kind.VALUE, learns=True, kept=True)]
     """(outputs, channels / groups, *kernel); its type is that of the product and of the result."""
@@ -56,47 +56,48 @@ class Operands(NamedTuple):
     """Weight at full conductance, (blocks, outputs); None: the largest of the block, by
     ``plan.columns``."""
     gain: Annotated[Tensor | None, Role(Kind.ADC, kept=True)] = None
-    """Digital correction of each reading, (blocks, outputs)."""
+    """Digital correction of each ADC output, (blocks, outputs)."""
     key: Annotated[Tensor | None, Role(Kind.KEY, kept=True)] = None
-    """() int64, of the weights' noise; needed where ``plan.weight_noise > 0``."""
+    """() int64, of the weight noise; needed if ``plan.weight_noise > 0``."""
     output_keys: Annotated[Tensor | None, _KEY] = None
-    """(blocks,) int64, of the output noise; needed where ``plan.output_noise > 0``."""
+    """(blocks,) int64, of the output noise; needed if ``plan.output_noise > 0``."""
     samples: Annotated[Tensor | None, _KEY] = None
-    """(vectors,) int64, place of each vector or sample in the output noise; None: 0, 1, 2, ..."""
+    """(vectors,) int64, number of each vector or sample in the output noise; None: 0, 1, 2, ..."""
     output_bounds: Annotated[Tensor | None, _ADC] = None
-    """Of the ADC of each reading, (blocks, outputs), > 0; None: ``plan.output_bound`` for all."""
+    """ADC range of each output, (blocks, outputs), > 0; None: ``plan.output_bound`` for all."""
     output_ranges: Annotated[Tensor | None, _ADC] = None
-    """Of what the digital unit passes on, (blocks, outputs), > 0, in the same units; used where
-    ``plan.unit_bits`` is set. None: ADC outputs are passed on as they are."""
+    """Range of each output of the digital unit, (blocks, outputs), > 0, in the same units; used if
+    ``plan.unit_bits`` is set. None: ADC outputs are not rounded again."""
     negatives: Annotated[Tensor | None, _VALUE] = None
-    """What the negative polarity of each weight holds, of the shape of ``w`` and >= 0, so that the
-    positive one holds ``w + negatives``; only where ``plan.phases`` is 4. None: each weight has one
+    """Part of each weight in its negative polarity, of the shape of ``w`` and >= 0, so that the
+    positive one holds ``w + negatives``; only if ``plan.phases`` is 4. None: each weight has one
     polarity."""
     adc_errors: Annotated[Tensor | None, Role(Kind.ADC_ERROR)] = None
     """Errors of each ADC, (kinds, blocks, outputs), in the order of
-    ``analogtorch.chips.ADC_ERRORS``: see ``physics.at_adc``. None: the ADCs have none."""
+    ``analogtorch.chips.ADC_ERRORS``: see ``physics.at_adc``. None: no errors."""
 
 
 class Outputs(NamedTuple):
-    """What a product gives: ``y``; and what its gradient needs."""
+    """The result of a product: ``y``, and the data for its gradient."""
 
     y: Tensor
     scale: Tensor
-    """(blocks, outputs): the one given, or that of the weights."""
+    """(blocks, outputs): the given scale, or that of the weights."""
     mask: Tensor
-    """Which ADC outputs saturated, as ``ops/mask.py`` keeps it; empty where nobody asked or none
-    can."""
+    """Saturated ADC outputs, in the form of ``ops/mask.py``; empty if none can saturate or the mask
+    is not needed."""
     saturated: Tensor
-    """(blocks,) uint8: whether any did."""
+    """(blocks,) uint8: whether any output saturated."""
 
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""Of x, of the input range, of w, and of the bias."""
+"""Gradients of x, of the input range, of w, and of the bias."""
 
 
 def per_block(input_range: Tensor) -> bool:
-    """Whether every row block has a range of its own: one per vector has the dimensions of the
-    input instead.
+    """Return whether every row block has its own range.
+
+    A range per vector has the dimensions of the input instead.
     """
     return input_range.dim() == 1 and input_range.numel() > 1
 
@@ -107,24 +108,24 @@ ROLES = {
     for name, hint in get_type_hints(Operands, include_extras=True).items()
 }
 LEARNS = tuple(number for number, name in enumerate(NAMES) if ROLES[name].learns)
-"""Places of those that gradients reach."""
+"""Indices of the operands that gradients reach."""
 KEPT = tuple(name for name in NAMES if ROLES[name].kept)
 _KEPT_AT, _SCALE = tuple(map(NAMES.index, KEPT)), NAMES.index("scale")
 _OPTIONAL = {name for name, hint in get_type_hints(Operands).items() if NoneType in get_args(hint)}
 
 
 def of_kind(*kinds: Kind) -> tuple[str, ...]:
-    """Names of the operands of these kinds."""
+    """Return the names of the operands of these kinds."""
     return tuple(name for name in NAMES if ROLES[name].kind in kinds)
 
 
 def schema() -> str:
-    """The operands as arguments of an operator."""
+    """Return the operands as arguments of an operator."""
     return _schema(NAMES, _OPTIONAL)
 
 
 def kept_schema() -> str:
-    """Those that the gradients are computed with; they have a scale, given or found."""
+    """Return the operands for the gradients as arguments; their scale is never None."""
     return _schema(KEPT, _OPTIONAL - {"scale"})
 
 
@@ -133,12 +134,12 @@ def _schema(names: Sequence[str], optional: set[str]) -> str:
 
 
 def keep(operands: Operands, scale: Tensor) -> list[Tensor | None]:
-    """What ``kept`` takes: the operands of the gradients, with this scale."""
+    """Return the operands for the gradients, with this scale: the argument of ``kept``."""
     return [scale if i == _SCALE else operands[i] for i in _KEPT_AT]
 
 
 def kept(tensors: Sequence[Tensor | None]) -> Operands:
-    """The operands that ``keep`` gave; the others are None."""
+    """Return the operands from the list of ``keep``; the others are None."""
     found: list[Tensor | None] = [None] * len(NAMES)
     for i, tensor in zip(_KEPT_AT, tensors, strict=True):
         found[i] = tensor

@@ -1,11 +1,10 @@
-"""The physics of the analog product, each effect written once as a pure function of tensors and
-numbers.
+"""The physics of the analog product: each effect as one pure function of tensors and numbers.
 
 Products (``ops/reference.py``), embeddings, training noise, programming and its loops, calibration
 and read-out call these; the kernels compute the same. A function has no state and draws nothing: it
-takes the standard normals that it needs. Units: inputs and weights have their own, partial sums
-those of their products. ``full`` is full-scale input x weight at full conductance, of weights the
-latter alone: what noise and ranges are given in.
+takes the standard normals that it needs. Inputs and weights have their units, partial sums the
+product of both. ``full`` is full-scale input x weight at full conductance, for weights only the
+latter: the unit of noise and ranges.
 
 A converter of b bits has ``2^b - 2`` steps, so that 0 is one of its codes, and noise is added to a
 partial sum before it is rounded (Rasch et al., Nat. Commun. 14, 5282 (2023)).
@@ -29,7 +28,7 @@ _GAIN, _OFFSET = (
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """What converters, noise and scales are computed in: at least float32."""
+    """Return the type of converters, noise and scales: at least float32."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -37,16 +36,15 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def levels(bits: int) -> int:
-    """Steps of a converter on each side of zero: ``2^bits - 2`` in all."""
+    """Return the steps of a converter on each side of zero: ``2^bits - 2`` in all."""
     return 2 ** (bits - 1) - 1
 
 
 def in_steps(x: Tensor, bound: Tensor, steps: int) -> Tensor:
-    """``x`` clipped to ``[-bound, bound]`` and rounded to ``steps`` on each side of zero, half to
-    even; no gradients.
+    """Return ``x`` clipped to ``[-bound, bound]`` and rounded to ``steps`` on each side of zero.
 
-    Half precision is quantised in float32 and returned as it came. A bound below ``LEAST_BOUND``
-    counts as that. NaN stays NaN.
+    It rounds half to even and passes no gradients. Half precision is quantised in float32 and
+    returned in its type. A bound below ``LEAST_BOUND`` counts as that. NaN stays NaN.
     """
     dtype = wide(x.dtype)
     y, limit = x.detach().to(dtype), bound.detach().to(dtype).clamp_min(LEAST_BOUND)
@@ -57,19 +55,19 @@ def in_steps(x: Tensor, bound: Tensor, steps: int) -> Tensor:
 
 
 def rounded(x: Tensor, bound: Tensor, bits: int) -> Tensor:
-    """``in_steps`` for a converter of so many bits."""
+    """Return ``in_steps`` for a converter of so many bits."""
     return in_steps(x, bound, levels(bits))
 
 
 def dac(x: Tensor, input_range: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """Inputs as the DACs of the rows give them, in ``dtype``.
+    """Return the inputs as the DACs of the rows output them, in ``dtype``.
 
     Args:
-        x: of any shape.
-        input_range: full scale, > 0: one for all, or one per vector (linear) or sample
+        x: the inputs, of any shape.
+        input_range: DAC range, > 0: one for all, or one per vector (linear) or sample
             (convolution).
-        bits: 2..16; 0: it neither clips nor rounds.
-        dtype: of the product.
+        bits: 2..16; 0: the DAC neither clips nor rounds.
+        dtype: type of the product.
     """
     if not bits:
         return x.to(dtype)
@@ -77,8 +75,9 @@ def dac(x: Tensor, input_range: Tensor, bits: int, dtype: torch.dtype) -> Tensor
 
 
 def beside(input_range: Tensor, x: Tensor) -> Tensor:
-    """The range as it broadcasts to ``x``: one for all, or one per vector (linear) or sample
-    (convolution).
+    """Return the DAC range in a shape that broadcasts to ``x``.
+
+    It is one for all, or one per vector (linear) or sample (convolution).
     """
     if input_range.dim() == x.dim() or input_range.numel() == 1:
         return input_range
@@ -87,11 +86,11 @@ def beside(input_range: Tensor, x: Tensor) -> Tensor:
 
 
 def output_noise(v: Tensor, full: Tensor | float, std: float, z: Tensor) -> Tensor:
-    """Partial sums ``v`` with the noise of one MVM.
+    """Return partial sums ``v`` with the noise of one MVM.
 
     Args:
-        v: of any shape.
-        full: what the deviation is given in, broadcastable to ``v``.
+        v: partial sums of any shape.
+        full: unit of the deviation, broadcastable to ``v``.
         std: standard deviation in units of ``full``, >= 0.
         z: standard normals of ``v``'s shape and type.
     """
@@ -101,18 +100,18 @@ def output_noise(v: Tensor, full: Tensor | float, std: float, z: Tensor) -> Tens
 def at_adc(
     v: Tensor, full: Tensor, bound: Tensor | float, errors: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Partial sums and ADC range as an ADC with errors compares them, in the units of the sums.
+    """Return partial sums and ADC range as an ADC with errors compares them, in units of the sums.
 
-    An ADC of gain g clips and rounds what comes in at 1 / g of its range, and an offset is a share
-    of its range that is added before. Its outputs are then correct in the units of the sums but for
-    the offset and ``digital_factor``.
+    An ADC of gain g clips and rounds its input at 1 / g of its range; its offset is a share of its
+    range that is added before. Its outputs are then correct in the units of the sums except for the
+    offset and ``digital_factor``.
 
     Args:
         v: partial sums of any shape, noise included.
         full: full-scale input x weight scale, broadcastable to ``v``.
         bound: ADC range in units of ``full``, > 0.
-        errors: (kinds, ...), each broadcastable to ``v``, as ``analogtorch.chips.ADC_ERRORS`` lists
-            them; None: there are none.
+        errors: (kinds, ...), each broadcastable to ``v``, in the order of
+            ``analogtorch.chips.ADC_ERRORS``; None: no errors.
     """
     if errors is None:
         return v, full * bound
@@ -121,24 +120,25 @@ def at_adc(
 
 
 def digital_factor(errors: Tensor) -> Tensor:
-    """Factor of ADC outputs as ``at_adc`` leaves them: what the ADC gives over that; of the shape
-    of one kind of error.
+    """Return the factor of ADC outputs after ``at_adc``, of the shape of one kind of error.
+
+    It is the quotient of the output of the ADC and that value.
     """
     return errors[_GAIN]
 
 
 def scaled(errors: Tensor, factor: Tensor) -> Tensor:
-    """The errors of ADCs whose gain is multiplied by ``factor``, which broadcasts to one kind."""
+    """Return the errors of ADCs with gains multiplied by ``factor``, which broadcasts to a kind."""
     found = errors.clone()
     found[_GAIN] = (found[_GAIN] * factor).clamp_min(ADC_ERRORS[_GAIN].least)
     return found
 
 
 def adc_input(v: Tensor, bound: float, errors: Tensor) -> Tensor:
-    """Partial sums as an ADC with errors converts them, in the units of its outputs.
+    """Return partial sums as an ADC with errors converts them, in the units of its outputs.
 
     Args:
-        v: of any shape, noise included.
+        v: partial sums of any shape, noise included.
         bound: ADC range in the same units, > 0.
         errors: (kinds, ...), each broadcastable to ``v``.
     """
@@ -146,12 +146,12 @@ def adc_input(v: Tensor, bound: float, errors: Tensor) -> Tensor:
 
 
 def adc(v: Tensor, bound: Tensor, steps: int) -> Tensor:
-    """What the ADC makes of partial sums.
+    """Return the ADC outputs for partial sums.
 
     Args:
-        v: of any shape, noise included.
-        bound: its full scale, > 0, broadcastable to ``v``.
-        steps: on each side of zero; 0: no ADC, it neither clips nor rounds.
+        v: partial sums of any shape, noise included.
+        bound: ADC range, > 0, broadcastable to ``v``.
+        steps: steps on each side of zero; 0: no ADC, which neither clips nor rounds.
     """
     return in_steps(v, bound, steps) if steps else v
 
@@ -166,19 +166,18 @@ def adc_outputs(
     normals: Callable[[int], Tensor],
     errors: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The ADC outputs of the phases of a partial sum, added up with their signs; and which of each
-    were clipped.
+    """Return the signed sum of the phases' ADC outputs, and which of each phase were clipped.
 
     Args:
-        sums: of each phase, of one shape.
-        signs: with which they are added; that of the first is 1.
+        sums: partial sums of each phase, all of one shape.
+        signs: sign of each phase in the sum; that of the first is 1.
         full: full-scale input x weight scale, broadcastable to each.
         bound: ADC range in units of ``full``, broadcastable to each.
-        steps: as of ``adc``; 0: none is clipped.
-        std: of the noise of each, in units of ``full``.
-        normals: ``normals(number)``: of the shape of a sum, for the phase of that number; asked
-            where there is noise.
-        errors: of the ADCs, as of ``at_adc``.
+        steps: see ``adc``; 0: none is clipped.
+        std: standard deviation of the noise of each, in units of ``full``.
+        normals: ``normals(number)`` returns standard normals of the shape of a sum, for the phase
+            of that number; called only if there is noise.
+        errors: errors of the ADCs, see ``at_adc``.
     """
     total: Tensor | None = None
     clipped = []
@@ -195,36 +194,36 @@ def adc_outputs(
 
 
 def digital_unit(v: Tensor, limit: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """What a tile's digital unit passes on of ADC outputs after their gain; and which it clipped.
+    """Return the outputs of a tile's digital unit, and which of them it clipped.
 
     Args:
-        v: of any shape.
-        limit: its range, > 0, broadcastable to ``v``.
+        v: ADC outputs after their gain, of any shape.
+        limit: range of the unit, > 0, broadcastable to ``v``.
         bits: 2..16.
     """
     return rounded(v, limit, bits), v.abs() > limit
 
 
 class Phase(NamedTuple):
-    """One of the ADC outputs that make a partial sum."""
+    """One of the ADC outputs that make up a partial sum."""
 
     sign: float
-    """With which it is added; that of the first is 1."""
+    """Sign in the sum; that of the first is 1."""
     x: Tensor
-    """The part of the input that drives the rows; where the DAC has nothing else to do, as it gives
-    them."""
+    """The part of the input that drives the rows; after the DAC, if it has not been applied
+    already."""
     w: Tensor
     """The part of the weight that is read."""
 
 
 def phases(x: Tensor, w: Tensor, negatives: Tensor | None, count: int) -> list[Phase]:
-    """The ADC outputs that make a partial sum of ``x`` and ``w``.
+    """Return the phases that make up a partial sum of ``x`` and ``w``.
 
     Args:
         x: the input.
         w: the weight.
-        negatives: what its negative polarity holds, >= 0; None: nothing where the weight is
-            positive.
+        negatives: the part of the weight in its negative polarity, >= 0; None: each weight has one
+            polarity.
         count: 1; 2, one per sign of the inputs; or 4, one per pair of signs of inputs and weights.
     """
     if count == 1:
@@ -241,8 +240,9 @@ def phases(x: Tensor, w: Tensor, negatives: Tensor | None, count: int) -> list[P
 
 
 def phase_keys(output_keys: Tensor, number: int, count: int) -> Tensor:
-    """Keys of the output noise of the phase of this number of ``count``, of the shape of
-    ``output_keys``.
+    """Return the keys of the output noise of phase ``number`` of ``count``.
+
+    They have the shape of ``output_keys``.
     """
     return output_keys if count == 1 else fold(output_keys, number)
 
@@ -251,13 +251,14 @@ def phase_keys(output_keys: Tensor, number: int, count: int) -> Tensor:
 
 
 def block_scales(w: Tensor, bounds: Sequence[int], columns: Sequence[int] = ()) -> Tensor:
-    """Weight that full conductance stands for: (blocks, outputs), at least float32; without
-    gradient, NaN stays NaN.
+    """Return the weight at full conductance, (blocks, outputs), at least float32.
+
+    It has no gradient; NaN stays NaN.
 
     Args:
         w: (outputs, ...); its other dimensions, flattened, are the rows.
-        bounds: where the row blocks begin and, last, where they end.
-        columns: the same of the outputs that share a scale; empty: each has its own.
+        bounds: bounds of the row blocks, from 0 to the number of rows.
+        columns: bounds of the outputs that share a scale; empty: each output has its own.
     """
     flat = w.detach().flatten(1).to(wide(w.dtype))
     scale = torch.stack(
@@ -270,7 +271,7 @@ def block_scales(w: Tensor, bounds: Sequence[int], columns: Sequence[int] = ()) 
 
 
 def over_rows(values: Tensor, bounds: Sequence[int]) -> Tensor:
-    """``values`` (blocks, outputs) repeated over the rows of each block: (outputs, rows)."""
+    """Return ``values`` (blocks, outputs) repeated over the rows of each block: (outputs, rows)."""
     sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
     return torch.cat(
         [v.unsqueeze(1).expand(-1, size) for v, size in zip(values, sizes, strict=True)], dim=1
@@ -278,11 +279,10 @@ def over_rows(values: Tensor, bounds: Sequence[int]) -> Tensor:
 
 
 def relative(w: Tensor, full: Tensor) -> Tensor:
-    """``w`` in units of ``full``, in its type: weights of their scale, or partial sums of full
-    scale.
+    """Return ``w`` in units of ``full``: weights of their scale, or partial sums of full scale.
 
-    The one guard against a block of zeros: a ``full`` below the smallest normal number counts as
-    that, so that zeros stay zeros.
+    A ``full`` below the smallest normal number counts as that, so that zeros stay zeros. This is
+    the only guard against a block of zeros.
 
     Args:
         w: of any shape.
@@ -294,7 +294,7 @@ def relative(w: Tensor, full: Tensor) -> Tensor:
 def weight_sigma(
     r: Tensor, full: Tensor, strength: float, spread: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Standard deviation of weights as cells hold them, in the units of ``full``.
+    """Return the standard deviation of weights in cells, in the units of ``full``.
 
     Args:
         r: weights in units of ``full``, any shape.
@@ -309,15 +309,16 @@ def weight_sigma(
 def noisy(
     w: Tensor, full: Tensor, z: Tensor, strength: float, spread: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Weights with the noise of their cells, of ``w``'s shape and type; the sum is computed in that
-    of ``full``.
+    """Return weights with the noise of their cells, of ``w``'s shape and type.
+
+    The sum is computed in the type of ``full``.
 
     Args:
         w: any shape.
         full: weight at full conductance, of the same shape.
         z: standard normals of the same shape.
-        strength: as of ``weight_sigma``.
-        spread: as of ``weight_sigma``.
+        strength: see ``weight_sigma``.
+        spread: see ``weight_sigma``.
     """
     sigma = weight_sigma(relative(w, full), full, strength, spread)
     return torch.addcmul(w.to(full.dtype), sigma, z.to(full.dtype)).to(w.dtype)

@@ -1,6 +1,4 @@
-"""What one weight matrix does in every multiply: the part of an analog product that is no
-tensor.
-"""
+"""Plans: everything of an analog product except its tensors."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,44 +11,45 @@ from analogtorch.ops.encoding import decode, encode
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Layout):
-    """A layout with the geometry, the converters and the noise of its product; for a linear layer
-    the geometry is empty.
+    """A layout with the geometry, the converters and the noise of its product.
+
+    For a linear layer the geometry is empty.
     """
 
     stride: tuple[int, ...] = ()
-    """Of a convolution, a number per spatial dimension."""
+    """Stride of a convolution, a number per spatial dimension."""
     padding: tuple[int, ...] = ()
-    """Zeros on both sides of each spatial dimension; none where a row block cuts the kernel."""
+    """Zeros on both sides of each spatial dimension; none if a row block cuts the kernel."""
     dilation: tuple[int, ...] = ()
-    """Of a convolution, a number per spatial dimension."""
+    """Dilation of a convolution, a number per spatial dimension."""
     input_bits: int = 0
-    """Of the DAC, 2..16; 0: inputs are neither clipped nor rounded."""
+    """Bits of the DAC, 2..16; 0: inputs are neither clipped nor rounded."""
     output_bits: int = 0
-    """Of the ADC, 2..16; 0: partial sums are neither clipped nor rounded, unless ``output_steps``
-    says how."""
+    """Bits of the ADC, 2..16; 0: partial sums are neither clipped nor rounded, unless
+    ``output_steps`` is set."""
     output_steps: int = 0
     """Steps of the ADC on each side of zero, >= 0; 0: ``2^(output_bits - 1) - 1``."""
     unit_bits: int = 0
-    """Of what the digital unit of a tile passes on, 2..16: ADC outputs are rounded once more, after
-    their gain, in the ranges that a product is given; 0: they are passed on as they are."""
+    """Bits of a tile's digital unit, 2..16: ADC outputs are rounded once more, after their gain, in
+    the ranges that the product is given; 0: they are not."""
     output_bound: float = 1.0
-    """Of the ADC, > 0, in units of (full-scale input x weight scale), where a product is not given
-    one per reading."""
+    """ADC range, > 0, in units of (full-scale input x weight scale), if the product is given none
+    per output."""
     phases: int = 1
     """ADC outputs that are added up, with their signs, to one partial sum: 1; 2, one per sign of
-    the inputs; or 4, one per pair of signs of inputs and weights. Each is clipped and rounded by
-    itself and has noise of its own. Only the reference computes more than 1."""
+    the inputs; or 4, one per pair of signs of inputs and weights. Each is clipped and rounded
+    separately and has separate noise. Only the reference computes more than 1."""
     output_noise: float = 0.0
     """Standard deviation of the noise of an ADC output, >= 0, in the same units."""
     weight_noise: float = 0.0
     """Standard deviation of the noise of a weight, >= 0, in units of (weight scale x
     ``spread``)."""
     spread: Spread = field(default_factory=Spread)
-    """How that deviation depends on the weight."""
+    """Dependence of that deviation on the weight."""
     steps: int = field(init=False, repr=False, compare=False)
     """Steps of the ADC on each side of zero; 0: no ADC."""
     ints: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    """The integers as an operator takes them; with ``floats``, what ``plan_of`` reads."""
+    """The integers as an operator takes them; ``plan_of`` reads them with ``floats``."""
     floats: tuple[float, ...] = field(init=False, repr=False, compare=False)
     """The numbers as an operator takes them."""
 
@@ -95,7 +94,7 @@ class Plan(Layout):
 
     @property
     def noisy(self) -> bool:
-        """Whether a multiply needs keys."""
+        """Whether an MVM needs keys."""
         return self.weight_noise > 0 or self.output_noise > 0
 
     @property
@@ -121,9 +120,9 @@ def _check(name: str, value: object, ok: bool, allowed: str) -> None:
 
 @lru_cache(maxsize=4096)
 def plan_of(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
-    """The plan whose ``ints`` and ``floats`` these are.
+    """Return the plan with these ``ints`` and ``floats``.
 
     Raises:
-        ValueError: they are no plan's.
+        ValueError: no plan has these numbers.
     """
     return decode(Plan, ints, floats)

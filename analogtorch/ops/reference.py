@@ -1,8 +1,8 @@
-"""The analog product in plain torch: what every kernel must reproduce, and what runs where there is
-none.
+"""The analog product in plain torch: it defines the kernels, and runs if there is none.
 
-A layer's product is a convolution (a linear layer is one without places). With ``r`` the input
-range (of all row blocks, or one for each) and ``s`` the weight scale of a row block and output:
+A layer's product is a convolution (a linear layer is one with a single position). With ``r`` the
+input range (of all row blocks, or one for each) and ``s`` the weight scale of a row block and
+output:
 
     xq = round(clip(x, -r, r) L / r) r / L                  L = 2^(input bits - 1) - 1
     wn = w + weight_noise * s * spread(w / s) * normal
@@ -15,17 +15,17 @@ range (of all row blocks, or one for each) and ``s`` the weight scale of a row b
 
 With ``plan.phases`` ADC outputs to a partial sum, those of ``x+ = max(xq, 0)`` and ``x- = max(-xq,
 0)``, and of the polarities ``w+`` and ``w-`` of ``wn = w+ - w-``, go through the third and fourth
-line by themselves:
+line separately:
 
     v  = v(x+, wn) - v(x-, wn)                                      2 phases
     v  = v(x+, w+) - v(x+, w-) - v(x-, w+) + v(x-, w-)              4 phases
 
 ``A`` may be given instead (``output_steps``). The last line is that of a tile whose digital unit
-scales each column before it passes 8 bits on; without output ranges, ``y += u``.
+scales each column before it outputs 8 bits; without output ranges, ``y += u``.
 
 The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does,
-in any phase; the range learns from what it clips. Normals are keyed by position
-(``ops/generator.py``), so the backward pass meets the very noise of the forward.
+in any phase; the range learns from the clipped inputs. Normals are keyed by position
+(``ops/generator.py``), so the backward pass has exactly the noise of the forward.
 """
 
 import functools
@@ -60,7 +60,7 @@ _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Tensor:
-    """The weights that a training step computes with, of ``w``'s shape and type."""
+    """Return the weights of a training step, of ``w``'s shape and type."""
     if key is None or plan.weight_noise == 0:
         return w
     flat, full = w.flatten(1), over_rows(scale, plan.bounds)
@@ -75,15 +75,14 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Te
 def part(
     x: Tensor, w: Tensor, span: RowBlock, plan: Plan, own_range: Tensor | None = None
 ) -> Tensor:
-    """The partial sums of a row block; the input is never unfolded.
+    """Return the partial sums of a row block; the input is never unfolded.
 
     Args:
-        x: the input; as the DAC gives it, unless ``own_range`` is there.
+        x: the input; after the DAC, unless ``own_range`` is given.
         w: the whole weight.
-        span: of the row block.
-        plan: of the product.
-        own_range: (1,), of a row block whose DACs have a range of their own: what it sees is then
-            quantised here.
+        span: the rows of the row block.
+        plan: the plan of the product.
+        own_range: (1,), the DAC range of this row block: its inputs are then quantised here.
     """
     seen = seen_by(x, w.shape[1:], span, plan)
     if own_range is not None:
@@ -98,7 +97,7 @@ def part(
 
 
 def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
-    """The product; ``learns``: whether a backward pass may follow."""
+    """Return the product; ``learns``: whether a backward pass may follow."""
     x, input_range, w, bias, scale, gain, *_ = inputs
     input_range, output_ranges = input_range.abs(), inputs.output_ranges
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
@@ -142,7 +141,7 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
 def _read(
     sums: list[Tensor], signs: list[float], full: Tensor, block: int, inputs: Operands, plan: Plan
 ) -> tuple[Tensor, list[Tensor]]:
-    """``physics.adc_outputs`` of the partial sums of a row block, as (vectors, outputs, places)."""
+    """Return ``physics.adc_outputs`` of a row block: (vectors, outputs, positions)."""
     bounds, errors, shape = (
         inputs.output_bounds,
         inputs.adc_errors,
@@ -164,7 +163,7 @@ def _read(
 def backward(
     g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]
 ) -> Gradients:
-    """Gradients of x, the input range, w and the bias, where ``needs`` says so."""
+    """Return the gradients of x, the input range, w and the bias that ``needs`` asks for."""
     x, signed, w, _, _, gain, key, *_ = inputs
     input_range, own = signed.abs(), per_block(signed)
     needs_x, needs_range, needs_w, needs_bias = needs
@@ -189,7 +188,7 @@ def backward(
 
 
 def _any(clipped: list[Tensor], v: Tensor) -> Tensor:
-    """Which outputs a converter clipped."""
+    """Return which outputs a converter clipped."""
     if not clipped:  # a digital unit without its ranges, and no ADC
         return torch.zeros_like(v, dtype=torch.bool)
     return functools.reduce(torch.logical_or, clipped)
@@ -208,7 +207,7 @@ def _through_dac(
 
 
 def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
-    """(vectors, outputs, places) of an output."""
+    """Return (vectors, outputs, positions) of an output."""
     if plan.dims:
         # Size.numel() would fix a batch size that is traced
         return shape[0], shape[1], math.prod(shape[2:])
@@ -216,7 +215,7 @@ def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
 
 
 def _mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
-    """(rows, last) of the mask of an output."""
+    """Return (rows, last) of the mask of an output."""
     vectors, outputs, places = _read_shape(shape, plan)
     return (vectors * outputs, places) if plan.dims else (vectors, outputs)
 
@@ -224,8 +223,9 @@ def _mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
 def _output_normals(
     shape: tuple[int, int, int], key: Tensor, samples: Tensor | None, plan: Plan
 ) -> Tensor:
-    """Normals of ``shape`` (vectors, outputs, places), keyed by vector and output, and by place if
-    any.
+    """Return normals of ``shape`` (vectors, outputs, positions).
+
+    Their keys are the vector, the output and, in a convolution, the position.
     """
     n, outputs, places = shape
     vectors = torch.arange(n, device=key.device) if samples is None else samples
@@ -241,7 +241,7 @@ def _output_normals(
 def _gradients(
     g: Tensor, x: Tensor, w: Tensor, plan: Plan, needs: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of a digital product, with respect to ``x`` and ``w``."""
+    """Return the gradients of a digital product with respect to ``x`` and ``w``."""
     if not plan.dims:
         gx = g @ w if needs[0] else None
         gw = g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1]) if needs[1] else None
@@ -264,8 +264,9 @@ def _by_blocks(
     plan: Plan,
     needs: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, w and, where each row block has its own, the ranges; ``x`` is then not
-    quantised yet.
+    """Return the gradients of x, w and the ranges of row blocks, if these have their own.
+
+    In that case ``x`` is not yet quantised.
     """
     # blocks that hold whole kernels share no input: they write where others must add
     gx = (

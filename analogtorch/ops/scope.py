@@ -1,6 +1,4 @@
-"""Pin the noise of a run, replay the noise of one training step, compare two models under the same
-noise.
-"""
+"""Noise scopes: fix or replay the noise of a step, or compare models under the same noise."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,32 +11,31 @@ from analogtorch.ops.seed import scopes
 
 @contextlib.contextmanager
 def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> Iterator[None]:
-    """Draw everything random inside from (seed, step, rank); outside, torch's generators go on as
-    if nothing happened.
+    """Draw all random numbers inside the ``with`` from (seed, step, rank).
 
-    The analog layers take the seed of each forward from torch's generator. So a step that ran under
-    ``noise(seed, step=n)`` is replayed by the same line in any process, two models of one
-    architecture see the same noise under the same line, and activation checkpointing recomputes it
-    in a ``backward`` outside the ``with``. Dropout and everything else that torch draws is pinned
-    as well.
+    Outside, torch's generators continue as if nothing happened. The analog layers take the seed of
+    each forward from torch's generator. So a step that ran under ``noise(seed, step=n)`` is
+    replayed by the same line in any process, two models of one architecture get the same noise
+    under the same line, and activation checkpointing recomputes it in a ``backward`` outside the
+    ``with``. Dropout and everything else that torch draws is fixed as well.
 
-    Programmed chips do not need it: ``program(model, seed=...)`` fixes their noise for good.
+    Programmed chips do not need it: ``program(model, seed=...)`` fixes their noise.
 
     Args:
-        seed: of the run, a signed 64-bit integer.
-        step: of the training; each has noise of its own.
-        rank: of the process under data parallelism, such as ``torch.distributed.get_rank()``, for
-            noise of its own on each rank; leave it out for the same noise on all.
-        first_sample: place of the first sample in the batch of the step, where a forward sees only
-            a part of it: a micro-batch under gradient accumulation, or a rank's share. The parts
-            then see the noise that one forward of the whole batch would see. Inputs count their
-            samples along their first dimension.
+        seed: seed of the run, a signed 64-bit integer.
+        step: step of the training; each has different noise.
+        rank: rank of the process under data parallelism, such as ``torch.distributed.get_rank()``,
+            for different noise on each rank; leave it out for the same noise on all.
+        first_sample: index of the first sample in the batch of the step, if a forward gets only a
+            part of it: a micro-batch under gradient accumulation, or the share of a rank. The parts
+            then have the noise that one forward of the whole batch would have. The first dimension
+            of inputs counts their samples.
 
     Raises:
         TypeError, ValueError: the seed is not a signed 64-bit integer, or another number is
             negative.
-        RuntimeError: in a ``backward`` outside the ``with`` that recomputes checkpointed layers,
-            where parts of one step's batch had different ``first_sample``: call it inside.
+        RuntimeError: a ``backward`` outside the ``with`` recomputes checkpointed layers, and the
+            parts of one step's batch had different ``first_sample``: call it inside.
 
     Example:
         >>> with at.noise(seed=5, step=120):

@@ -1,8 +1,7 @@
-"""The keys of one noisy forward and the numbers of its samples, where torch.compile and
-checkpointing keep them right.
+"""The keys of one noisy forward and the numbers of its samples, under compile and checkpointing.
 
-Both are opaque operators that take a tensor: only that form keeps forward, recomputation and
-compiled graphs in step. A counter in a buffer gives silently wrong gradients under activation
+Both are opaque operators that take a tensor: only this form keeps forward, recomputation and
+compiled graphs consistent. A counter in a buffer would give wrong gradients under activation
 checkpointing.
 """
 
@@ -20,18 +19,17 @@ from analogtorch.ops.native import loading
 
 
 def draw_keys(like: Tensor, streams: Sequence[int]) -> Tensor:
-    """Draw a seed from torch's generator of ``like``'s device and fold it with each stream:
-    (streams,) int64.
+    """Draw a seed on ``like``'s device and return its fold with each stream: (streams,) int64.
 
     ``torch.manual_seed`` before a step replays it. One draw serves all streams of a layer, so that
-    the number of its row blocks does not shift what the next layer draws.
+    the number of its row blocks does not change the draw of the next layer.
     """
     return _draw_keys(like, streams)
 
 
 @lru_cache(maxsize=4096)
 def _on_device(streams: tuple[int, ...], device: torch.device) -> Tensor:
-    """Copied once: a copy in every forward would wait for the GPU."""
+    """Return the streams on the device, copied once, as every copy waits for the GPU."""
     with torch.inference_mode(False):
         return torch.tensor(streams, device=device)
 
@@ -56,12 +54,11 @@ _draw_keys = define(
 
 
 class _Scopes:
-    """Where the samples of a forward stand in their batch, by the seed that torch's generator was
-    given for it.
+    """The first sample of each forward in its batch, by the seed of torch's generator.
 
-    Checkpointing gives the generator back the state that it had, its first seed included, and so
-    finds the number of a scope that is closed. It is not always alone: the parts of a batch share a
-    seed and differ in the number.
+    Checkpointing restores the state of the generator, including its initial seed, and so finds the
+    number of a closed scope. Several scopes may share a seed: the parts of a batch differ in the
+    number.
     """
 
     MOST = 4096
@@ -98,17 +95,18 @@ class _Scopes:
 
 
 scopes = _Scopes()
-"""Kept by ``analogtorch.noise``."""
+"""The scopes of ``analogtorch.noise``."""
 
 
 def number_samples(like: Tensor, vectors: int, per_sample: int) -> Tensor:
-    """Numbers of the input vectors in the output noise: (vectors,) int64, consecutive from the
-    scope's first sample.
+    """Return the numbers of the input vectors in the output noise: (vectors,) int64.
+
+    They are consecutive from the first sample of the scope.
 
     Args:
-        like: on the device that is asked.
-        vectors: how many.
-        per_sample: vectors of one sample.
+        like: a tensor on the device of the result.
+        vectors: number of vectors.
+        per_sample: number of vectors of one sample.
     """
     return _number_samples(like, vectors, per_sample)
 

@@ -1,4 +1,4 @@
-"""Transforms that the operators do not support, refused instead of answered with other numbers."""
+"""Refusal of transforms that the operators do not support, which would give other numbers."""
 
 import torch
 from torch.autograd import forward_ad
@@ -8,11 +8,10 @@ _REFUSED = {_KIND.Grad, _KIND.Jvp}
 
 
 def refuse_transforms(layer: str, noisy: bool) -> None:
-    """Raise where forward-mode AD, a gradient of ``torch.func``, or ``vmap`` over noise is under
-    way.
+    """Raise under forward-mode AD, gradients of ``torch.func``, or ``vmap`` over noise.
 
     Args:
-        layer: name of the layer that asks.
+        layer: name of the layer.
         noisy: whether its forward draws noise.
 
     Raises:

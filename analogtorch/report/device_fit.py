@@ -1,4 +1,4 @@
-"""A fitted device beside what was measured: as a table for the terminal and as a plot."""
+"""A fitted device and its measurements: as a table for the terminal and as a plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +19,15 @@ _LAWS = {
 _DOTS = 2000
 """Devices that a plot shows, at most."""
 _NEAR = 0.05
-"""How far from a target, in units of the range, devices lie whose measured mean a plot shows."""
+"""Largest distance from a target, in units of the range, of devices whose measured mean a plot
+shows."""
 
 
 @as_text.register
 def table(fit: Fit) -> str:
-    """One row per measured time: how far the conductances lie from their targets, measured and
-    fitted.
+    """Return a row per measured time: distances of the conductances from their targets.
+
+    Each is measured and fitted.
     """
     device = fit.device
     rows: list[tuple[str, ...]] = [

@@ -1,4 +1,4 @@
-"""What a programmed chip holds of a layer at a time."""
+"""The state of a layer on a programmed chip at a time."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Measurements of devices to a device model: ``analogtorch.devices.fit``."""
+"""Fits of a device model to measurements of devices: ``analogtorch.devices.fit``."""
 
 from analogtorch.devices.fitting.fit import fit
 from analogtorch.devices.fitting.fitted import Band, Drift, Fit, Quality

@@ -1,4 +1,4 @@
-"""Which reads belong to one device, and whether there are enough of them."""
+"""The assignment of reads to devices, and whether there are enough of them."""
 
 import torch
 from torch import Tensor
@@ -17,11 +17,12 @@ _BINS = 10
 
 
 def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
-    """Return the measurements as a grid, and notes on what they cannot tell.
+    """Return the measurements as a grid, and notes on what they do not determine.
 
     Raises:
-        ValueError: with rows or lines: too few measurements, a device with several targets, a read
-            that stands twice in the table, or conductances that do not rise with their targets.
+        ValueError: too few measurements, a device with several targets, a read that the table lists
+            twice, or conductances that do not rise with their targets; the message names rows or
+            lines.
     """
     notes: list[str] = []
     device = given.device
@@ -44,7 +45,7 @@ def arrange(given: Columns) -> tuple[Grid, tuple[str, ...]]:
 
 
 def _by_order(given: Columns) -> Tensor | None:
-    """Return the numbers of the devices, where each time and cycle lists the same targets."""
+    """Return the numbers of the devices if each time and cycle lists the same targets."""
     keys = torch.stack((given.time, given.cycle.double()), 1)
     _, group = keys.unique(dim=0, return_inverse=True)
     order = torch.argsort(group, stable=True)
@@ -60,7 +61,7 @@ def _by_order(given: Columns) -> Tensor | None:
 
 
 def _check_devices(given: Columns, device: Tensor) -> None:
-    """Raise an error if a device has several targets, or a read stands there twice."""
+    """Raise an error if a device has several targets, or a read is listed twice."""
     order = torch.argsort(device, stable=True)
     same = device[order][1:] == device[order][:-1]
     target = given.target[order]
@@ -137,7 +138,7 @@ def span(found: Grid, g_max: float | None, g_min: float | None) -> tuple[float, 
         g_min: uS; None: the smallest target, or 0 where that is below 2 % of ``g_max``.
 
     Raises:
-        ValueError: no such range, or one that the targets do not cover.
+        ValueError: there is no such range, or the targets do not cover it.
     """
     low, high = float(found.target.min()), float(found.target.max())
     most = high if g_max is None else checks.number("fit: g_max", g_max, above=0)

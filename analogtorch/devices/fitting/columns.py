@@ -10,7 +10,7 @@ from analogtorch.devices.fitting.units import Heading, microsiemens, seconds_in
 from analogtorch.values import checks
 
 COLUMNS = ("target", "measured", "time", "cycle", "device")
-"""What a column may be; the last two may be missing."""
+"""Names of the columns; the last two are optional."""
 _NEEDED = COLUMNS[:3]
 _EXAMPLE = "target [uS],measured [uS],time [s],cycle"
 
@@ -28,9 +28,9 @@ class Columns:
     cycle: Tensor
     """Number of the read among those of the same device and time, int64."""
     device: Tensor | None
-    """Number of the device, int64; None: the table does not tell."""
+    """Number of the device, int64; None: the table has none."""
     lines: tuple[int, ...] | None
-    """Line of the file that each row stands in; None: there is no file."""
+    """Line of the file for each row; None: there is no file."""
 
     def where(self, row: int) -> str:
         """Return how a message names a row."""
@@ -45,15 +45,15 @@ class Columns:
 
 
 def scales(headings: Sequence[Heading], unit: str | None, volt: float | None) -> dict[str, float]:
-    """Return what each known column is multiplied by to be in uS, or s.
+    """Return the factor of each known column to uS or s.
 
     Args:
-        headings: of all columns.
-        unit: of targets and reads whose heading states none; None: uS.
-        volt: read voltage, V, of currents whose heading states none.
+        headings: the headings of all columns.
+        unit: unit of targets and reads whose heading has none; None: uS.
+        volt: read voltage, V, of currents whose heading has none.
 
     Raises:
-        ValueError: a missing or repeated column, or an unknown unit.
+        ValueError: a column is missing or repeated, or a unit is unknown.
     """
     names = [h.name for h in headings]
     if missing := [name for name in _NEEDED if name not in names]:
@@ -85,13 +85,13 @@ def columns(
 
     Args:
         values: columns by name.
-        scale: of ``scales``.
-        lines: of the file, one per row.
+        scale: the factors of ``scales``.
+        lines: line of the file for each row.
 
     Raises:
-        TypeError: a column that holds no numbers.
-        ValueError: with the row or line: columns of different lengths, or of none, a time that is
-            not positive, a negative target, or NaN.
+        TypeError: a column holds no numbers.
+        ValueError: columns are empty or of different lengths, a time is not positive, a target is
+            negative, or a value is NaN; the message names the row or line.
     """
     found = {name: _tensor(values, name) * factor for name, factor in scale.items()}
     sizes = {name: len(column) for name, column in found.items()}

@@ -1,4 +1,4 @@
-"""Measurements of devices to a device model."""
+"""Fits of a device model to measurements of devices."""
 
 import contextlib
 import math
@@ -23,15 +23,15 @@ from analogtorch.values import checks
 _GRID = 41
 """Points of a curve over targets."""
 _SHARES = (0.25, 0.5, 1.0)
-"""Targets, in units of ``g_max``, whose drift a fit states."""
+"""Targets, in units of ``g_max``, whose drift a fit reports."""
 _SIGNIFICANT = 4
 """Standard errors by which the mean drift exponent must differ from 0."""
 _CHANCE = 1e-3
-"""A power law is dropped where what was measured at a time comes of it less often than this."""
+"""A power law is rejected if it produces the measurements of a time less often than this."""
 _NEAR = 0.03
-"""It is kept where the distributions differ by no more, however many devices show that they do."""
+"""It is kept if the distributions differ by no more than this, whatever the number of devices."""
 _FOLLOWED = 50
-"""Devices read at three times or more that a power law needs."""
+"""Devices with reads at three times or more that a power law needs."""
 _STEPS = 25
 """Points of a curve over time."""
 
@@ -52,36 +52,36 @@ def fit(
     """Fit a device model to measurements: programming, drift and read noise, with confidence bands.
 
     The columns are ``target`` and ``measured`` conductance, ``time`` after programming, and
-    perhaps ``cycle``, the number of the read where a device is read several times at one time, and
-    ``device``, its number. Without that, the k-th row of every time and cycle is the k-th device,
-    if all list the same targets in the same order.
+    optionally ``cycle``, the number of the read if a device is read several times at one time, and
+    ``device``, its number. Without ``device``, the k-th row of every time and cycle is the k-th
+    device, if all list the same targets in the same order.
 
     Args:
         data: a CSV file whose first line has the headings, such as ``target [uS],measured [nA @
             0.2 V],time [h],cycle``; or columns by those names, each a list, an array or a tensor.
-        name: of the device, for reports; None: that of the file, or "fitted device".
-        unit: of targets and reads whose heading states none: S, mS, uS, nS, or a current such as
+        name: name of the device, for reports; None: that of the file, or "fitted device".
+        unit: unit of targets and reads whose heading has none: S, mS, uS, nS, or a current such as
             nA. None: uS.
         volt: read voltage, V, > 0, that turns currents into conductances.
         law: ``power``: drift is a power law of time with an exponent for each device, and the model
             is ``PCM``; ``times``: mean and spread are fitted at each measured time, and the model
-            is ``TimedDevice``. ``auto`` takes the power law where devices were read at three times
-            or more, their mean drift is no accident, and the law agrees with the distribution
+            is ``TimedDevice``. ``auto`` selects the power law if devices were read at three times
+            or more, their mean drift is significant, and the law agrees with the distribution
             measured at each time (Kolmogorov-Smirnov).
         g_max: conductance of the largest weight, uS; None: the largest target.
-        g_min: conductance of an empty polarity, uS; None: the smallest target, or 0 where that is
+        g_min: conductance of an empty polarity, uS; None: the smallest target, or 0 if that is
             below 2 % of ``g_max``.
-        t_read: length of a read, s, > 0: where a 1/f spectrum of read noise ends.
-        bootstrap: fits to devices drawn anew, from which the bands come, >= 20.
-        seed: of those draws.
+        t_read: length of a read, s, > 0: the end of the 1/f spectrum of read noise.
+        bootstrap: number of fits to devices drawn anew, for the bands, >= 20.
+        seed: seed of those draws.
 
     Returns:
-        The fit; its ``device`` goes wherever a device does, and into files of chips.
+        The fit; its ``device`` can be used as any other device, also in files of chips.
 
     Raises:
-        ValueError: with the line or row: missing columns, unknown units, too few measurements,
-            times that are not positive, NaN, conductances that do not rise with their targets; or
-            a law that the measurements do not support.
+        ValueError: columns are missing, units are unknown, there are too few measurements, times
+            are not positive, values are NaN, conductances do not rise with their targets, or the
+            measurements do not support the law; the message names the line or row.
         TypeError: ``data`` is neither a path nor columns.
         OSError: the file cannot be read.
 
@@ -114,7 +114,7 @@ def fit(
 
 @contextlib.contextmanager
 def _named(data: Any) -> Iterator[None]:
-    """Put the path of a file before what is wrong in it."""
+    """Put the path of a file before the message of an error."""
     try:
         yield
     except ValueError as error:
@@ -157,7 +157,7 @@ def _law(
 
 
 def _unsupported(grid: Grid, g_max: float) -> str:
-    """Return why the measurements say nothing of a power law; empty where they do."""
+    """Return why the measurements do not support a power law; empty if they do."""
     followed = int((((grid.counts > 0).sum(1) >= 3) & (grid.target >= 0.05 * g_max)).sum())
     if followed >= _FOLLOWED:
         return ""
@@ -168,13 +168,13 @@ def _unsupported(grid: Grid, g_max: float) -> str:
 
 
 def _significance(power: PowerLaw, grid: Grid) -> float:
-    """Return by how many standard errors the mean drift exponent lies above 0."""
+    """Return the number of standard errors by which the mean drift exponent exceeds 0."""
     mean, std = power.exponents.mean.mean(), power.exponents.std.clamp_min(1e-12).mean()
     return float(mean / std) * math.sqrt(int(grid.followed.sum()))
 
 
 def _describes(power: PowerLaw, grid: Grid, seed: int) -> bool:
-    """Return whether the power law agrees with what was measured after the first time."""
+    """Return whether the power law agrees with the measurements after the first time."""
     found = quality(grid, power.device("power law", 0.0), power.first, seed)
     return all(q.chance >= _CHANCE or q.distance <= _NEAR for q in found[1:])
 

@@ -1,4 +1,4 @@
-"""A fitted device, with what supports it."""
+"""A fitted device with the quality of the fit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ class Band:
     x: tuple[float, ...]
     """Targets, uS, or times, s."""
     value: tuple[float, ...]
-    """What the fit is there, uS."""
+    """Value of the fit, uS."""
     low: tuple[float, ...]
     """2.5 % of the fits to devices drawn anew lie below, uS."""
     high: tuple[float, ...]
@@ -58,7 +58,7 @@ class Quality:
     """Largest difference of the two cumulative distributions of the deviation, from 0 to 1
     (Kolmogorov-Smirnov)."""
     chance: float
-    """About how often as large a distance would come of measuring the fitted device itself."""
+    """Probability, about, of a distance as large when the fitted device itself is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,20 +69,20 @@ class Fit:
     """
 
     device: PCM | TimedDevice
-    """The device, to be used as any other."""
+    """The device; it can be used as any other."""
     law: Law
-    """What its drift follows."""
+    """The law of its drift."""
     programming: Band
     """Standard deviation of the conductance over the target at the first time, read noise
     included."""
     drift: tuple[Drift, ...]
-    """Of some targets."""
+    """Drift of some targets."""
     quality: tuple[Quality, ...]
     """One per measured time."""
     notes: tuple[str, ...]
-    """What the measurements could not tell."""
+    """Notes on what the measurements do not determine."""
     measurements: Grid
-    """What was fitted."""
+    """The measurements that were fitted."""
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw measured and fitted: the programming error over target, and the drift over time.
@@ -95,7 +95,7 @@ class Fit:
 
         Raises:
             ImportError: matplotlib is not installed.
-            ValueError: another kind of file.
+            ValueError: the file is of another kind.
             OSError: the file cannot be written.
         """
         return shown.draw(self, path)

@@ -1,4 +1,4 @@
-"""What fitted curves are made of: powers of ``r``, and hats between knots."""
+"""The functions of fitted curves: powers of ``r``, and hats between knots."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ _KNOTS = (
     (0.1, 0.2, 0.35, 0.75),
     (0.1, 0.2, 0.35, 0.5, 0.75),
 )
-"""Where curves of drift may bend, from few to many: closer at low conductances, where published
-ones do."""
+"""Positions where curves of drift may bend, from few to many: closer at low conductances, as in
+published curves."""
 _FEW = 40
 """Devices that an interval between knots must hold."""
 

@@ -29,7 +29,7 @@ class Grid:
 
     @property
     def repeated(self) -> bool:
-        """Whether reads of one device at one time tell the read noise."""
+        """Whether a device has several reads at one time, which determine the read noise."""
         return bool((self.counts > 1).any())
 
     @property

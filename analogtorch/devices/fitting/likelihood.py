@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 _ROUNDS = 40
-"""Most steps of the search; it ends where nothing changes any more."""
+"""Largest number of steps of the search; it ends when nothing changes any more."""
 _CLOSE = 1e-7
 """Relative change of the spread at which it ends."""
 _LEAST = 0.02
-"""Smallest spread that the search visits, in units of the root mean square: a curve that crosses 0
-would end it."""
+"""Smallest spread of the search, in units of the root mean square: a curve that crosses 0 would end
+it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Normal:
     std: Tensor
     """Coefficients of the standard deviation, (q,)."""
     log_likelihood: float
-    """Of the measurements, up to a constant that all fits of them share."""
+    """Log likelihood of the measurements, up to a constant that all fits of them share."""
 
     @property
     def information(self) -> float:
@@ -45,15 +45,14 @@ def fit_normal(
 
     Args:
         error: (n,), such as measured minus target.
-        means: (n, p), the functions that the mean is made of, at each measurement; p may be 0.
-        stds: (n, q), those of the standard deviation.
-        known: (n,), variance that is there besides, such as that of reads; None: none.
-        limit: (n,), an error at or below it was cut off there, and says only that it was no larger;
-            None: nothing was cut off.
-        start: where the search begins; None: at a spread that is the same everywhere.
+        means: (n, p), the functions of the mean, at each measurement; p may be 0.
+        stds: (n, q), the functions of the standard deviation.
+        known: (n,), additional variance, such as that of reads; None: none.
+        limit: (n,), an error at or below it was cut off there; None: nothing was cut off.
+        start: start of the search; None: a spread that is the same everywhere.
 
     Returns:
-        The coefficients of largest likelihood. Where measurements were cut off, their moments are
+        The coefficients of largest likelihood. If measurements were cut off, their moments are
         expected ones, step by step (EM); the spread takes steps of Fisher scoring.
     """
     known = torch.zeros_like(error) if known is None else known

@@ -32,11 +32,11 @@ class PowerLaw:
     """Age of the devices at the zero of the measured times, s."""
     t_read: float
     spread: Normal
-    """Of programming, uS, over powers of ``r``."""
+    """Spread of programming, uS, over powers of ``r``."""
     exponents: Normal
-    """Of the drift exponent, over hats."""
+    """Drift exponents, over hats."""
     read: Tensor
-    """``Q`` of the read noise at the knots; (0,) where nothing tells it."""
+    """``Q`` of the read noise at the knots; (0,) if the measurements do not determine it."""
     at: tuple[float, ...]
     """Knots of the exponents."""
     read_at: tuple[float, ...]
@@ -45,7 +45,7 @@ class PowerLaw:
     def moments(self, target: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation, uS, of reads of targets (n,), uS, at ``t``, s.
 
-        ``t`` is a measured time. What is cut off at 0 is left out of account.
+        ``t`` is a measured time. The cut at 0 is ignored.
         """
         r, x = target / self.g_max, self._span(t)
         basis = hats(r, self.at)
@@ -99,7 +99,7 @@ def fit_power(grid: Grid, g_max: float, t_read: float, like: PowerLaw | None = N
         grid: the measurements.
         g_max: uS.
         t_read: length of a read, s.
-        like: a fit whose form is kept: its knots, powers and ``tau``. None: the form is searched.
+        like: a fit whose knots, powers and ``tau`` are kept; None: they are searched.
     """
     r, first = grid.target / g_max, float(grid.times[0])
     means, counts = grid.means, grid.counts
@@ -127,11 +127,11 @@ def _exponents(
     """Return the knots of the drift exponents, and their mean and spread there.
 
     Args:
-        r: (n,), of the devices.
+        r: (n,), targets of the devices.
         found: (n,), their exponents.
-        known: (n,), variance of those by read noise.
+        known: (n,), variance of the exponents by read noise.
         like: a fit whose knots are kept.
-        choices: of knots.
+        choices: choices of knots.
     """
 
     def fit(at: tuple[float, ...], start: Normal | None = None) -> Normal:
@@ -194,7 +194,7 @@ def _read(
     g_max: float,
     at: tuple[float, ...],
 ) -> Tensor:
-    """``Q`` at the knots, from repeated reads, else from the scatter about each device's line."""
+    """Return ``Q`` at the knots from repeated reads, else from the scatter about each line."""
     means = grid.means
     if grid.repeated:
         deviation, device, time = grid.deviations()

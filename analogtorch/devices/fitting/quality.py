@@ -1,4 +1,4 @@
-"""How well a fitted device agrees with what was measured."""
+"""The agreement of a fitted device with its measurements."""
 
 import math
 
@@ -18,9 +18,9 @@ def quality(grid: Grid, device: Device, offset: float, seed: int) -> tuple[Quali
 
     Args:
         grid: the measurements.
-        device: the fitted one.
-        offset: measured time, s, that is time 0 of the device.
-        seed: of the devices that are drawn.
+        device: the fitted device.
+        offset: measured time, s, of time 0 of the device.
+        seed: seed of the devices that are drawn.
     """
     generator = torch.Generator().manual_seed(seed)
     found = []
@@ -64,7 +64,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def _chance(distance: float, n: int) -> float:
-    """Return how often a sample of ``n`` lies as far from its own distribution (Kolmogorov)."""
+    """Return how often a sample of ``n`` lies as far from its distribution (Kolmogorov)."""
     x = distance * (math.sqrt(n) + 0.12 + 0.11 / math.sqrt(n))
     if x < 0.3:
         return 1.0

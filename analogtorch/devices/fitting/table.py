@@ -10,21 +10,21 @@ from analogtorch.devices.fitting.columns import Columns, columns, scales
 from analogtorch.devices.fitting.units import heading
 
 _LARGEST = 256 * 2**20
-"""Bytes of a file that is read."""
+"""Largest size of a file, bytes."""
 
 
 def read_csv(path: Path, unit: str | None, volt: float | None) -> Columns:
     """Return the measurements of a file.
 
     Args:
-        path: of a text in UTF-8, comma-separated; empty lines and those that begin with # are left
-            out, the first other one has the headings.
-        unit: of the columns whose heading names none.
-        volt: read voltage, V, of currents whose heading names none.
+        path: a text in UTF-8, comma-separated; empty lines and those that begin with # are left
+            out, and the first other one has the headings.
+        unit: unit of the columns whose heading has none.
+        volt: read voltage, V, of currents whose heading has none.
 
     Raises:
-        ValueError: with the line: no such table, a missing column, an unknown unit, or
-            what is no number.
+        ValueError: the text is no such table, a column is missing, a unit is unknown, or a value is
+            no number; the message names the line.
         OSError: the file cannot be read.
     """
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Drift as it was at the measured times: mean and spread over conductance at each."""
+"""Drift at the measured times: mean and spread over conductance at each."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ReadNoise:
     std: Tensor
     """Coefficients, uS."""
     t_read: float | None
-    """Length of a read, s, where the noise grows as that of a 1/f spectrum; None: it does not."""
+    """Length of a read, s, if the noise grows as that of a 1/f spectrum; None: it does not."""
 
     def variance(self, r: Tensor, t: float) -> Tensor:
         """Return the variance of one read, uS^2."""
@@ -43,7 +43,7 @@ class AtTimes:
     g_max: float
     times: tuple[float, ...]
     fits: tuple[Normal, ...]
-    """Of the deviation from the target, uS, over powers of ``r``, read noise apart."""
+    """Deviation from the target, uS, over powers of ``r``, without read noise."""
     read: ReadNoise | None
 
     def moments(self, target: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ def fit_times(grid: Grid, g_max: float, t_read: float, like: AtTimes | None = No
     Args:
         grid: the measurements.
         g_max: uS.
-        t_read: length of a read, s, where the noise turns out to grow as that of a 1/f spectrum.
+        t_read: length of a read, s, if the noise grows as that of a 1/f spectrum.
         like: a fit whose powers of ``r`` are kept; None: they are searched.
     """
     read = _read(grid, g_max, t_read, like.read if like else None)
@@ -117,7 +117,7 @@ def _at(
 
 
 def _read(grid: Grid, g_max: float, t_read: float, like: ReadNoise | None) -> ReadNoise | None:
-    """Return the spread of repeated reads, growing with time or not as is likelier."""
+    """Return the spread of repeated reads, which grows with time if that is likelier."""
     if not grid.repeated:
         return None
     deviation, device, time = grid.deviations()

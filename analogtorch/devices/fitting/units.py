@@ -7,15 +7,15 @@ from analogtorch.devices.time import seconds
 from analogtorch.values import checks
 
 _SIEMENS = {"S": 1e6, "mS": 1e3, "uS": 1.0, "µS": 1.0, "nS": 1e-3}
-"""Return the microsiemens in one of each."""
+"""Microsiemens in one of each unit."""
 _AMPERE = {"A": 1e6, "mA": 1e3, "uA": 1.0, "µA": 1.0, "nA": 1e-3, "pA": 1e-6}
-"""Microamperes in one of each."""
+"""Microamperes in one of each unit."""
 _SECOND = ("s", "min", "h", "day", "week", "month", "year")
 
 
 @dataclass(frozen=True)
 class Heading:
-    """The heading of a column: ``measured [nA @ 0.2 V]`` is one of a name, a unit and a voltage."""
+    """The heading of a column, such as ``measured [nA @ 0.2 V]``: a name, a unit and a voltage."""
 
     name: str
     unit: str | None = None
@@ -23,12 +23,12 @@ class Heading:
 
 
 def heading(text: str) -> Heading:
-    """Return a heading taken apart: a name, and perhaps a unit in brackets.
+    """Return the parts of a heading: a name, and a unit if it has brackets.
 
-    A current has its voltage there too. ``target_uS`` is a name and a unit as well.
+    A current also has its voltage there. ``target_uS`` is a name and a unit as well.
 
     Raises:
-        ValueError: a voltage that is no positive number.
+        ValueError: a voltage is no positive number.
     """
     found = re.fullmatch(r"\s*(\w+)\s*(?:[\[(]\s*([^\])@]*?)\s*(?:@([^\])]*))?[\])])?\s*", text)
     if found is None:
@@ -56,7 +56,7 @@ def microsiemens(unit: str, volt: float | None) -> float:
     """Return the microsiemens in one of ``unit``; currents are divided by the voltage ``volt``.
 
     Raises:
-        ValueError: an unknown unit, or a current without its voltage.
+        ValueError: the unit is unknown, or a current has no voltage.
     """
     if unit in _SIEMENS:
         return _SIEMENS[unit]
@@ -74,7 +74,7 @@ def seconds_in(unit: str) -> float:
     """Return the seconds in one of ``unit``.
 
     Raises:
-        ValueError: an unknown unit.
+        ValueError: the unit is unknown.
     """
     try:
         found = seconds(f"1 {unit}")

@@ -1,9 +1,7 @@
-"""The GPU kernels, in Triton: the definitions of ``ops/generator.py`` and the analog product, for
-tensors on CUDA.
+"""The GPU kernels, in Triton: the noise generator and the analog product for tensors on CUDA.
 
-Triton comes with the CUDA builds of torch. Where it is missing, ``available`` is False and torch
-computes the same. Positions key the noise, never the program: block sizes do not change a number of
-it.
+Triton comes with the CUDA builds of torch. If it is missing, ``available`` is False and torch
+computes the same. The noise is keyed by position, never by program: block sizes do not change it.
 """
 
 from analogtorch.ops.gpu.draws import launch, normal

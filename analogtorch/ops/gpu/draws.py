@@ -10,7 +10,7 @@ if triton is not None:
 
 
 def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
-    """As ``ops.normal``: float32 (R, count), for int64 tensors on a GPU."""
+    """Return ``ops.normal`` of int64 tensors on a GPU: float32 (R, count)."""
     out = torch.empty(rows.shape[0], count, device=rows.device, dtype=torch.float32)
     launch(out, key, rows, first, raw=False)
     return out
@@ -19,7 +19,7 @@ def normal(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
 def launch(
     out: Tensor, key: Tensor, rows: Tensor, first: Tensor, *, raw: bool, block: int = 1024
 ) -> None:
-    """Fill ``out`` (R, count): normals, or, as float64, the bits they are made of."""
+    """Fill ``out`` (R, count) with normals, or with their bits as float64."""
     n_rows, count = out.shape
     if out.numel():
         grid = (n_rows, triton.cdiv(count, block))

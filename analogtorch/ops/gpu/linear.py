@@ -22,25 +22,25 @@ if triton is not None:
     )
 
 _FLOAT32 = {"input_range", *of_kind(Kind.ADC, Kind.ADC_ERROR)}
-"""What kernels read in float32, whatever the type of the product."""
+"""Operands that kernels read in float32, whatever the type of the product."""
 
 
 def linear(
     operands: Operands, plan: Plan, want_mask: bool = False, *, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The linear analog product in one kernel: nothing between input and output is stored.
+    """Compute the linear analog product in one kernel, which stores no intermediate result.
 
     Args:
         operands: ``x`` (vectors, rows); ``input_range`` >= 0 of shape (1,) or (vectors,); ``w`` in
-            float16, bfloat16 or float32, the type of the products, of which sums are float32; and
-            ``scale``. The rest is optional, but for keys where the plan has noise.
-        plan: of the matrix.
-        want_mask: tell which partial sums the converters clip.
-        tile: how to cut the work; the noise does not depend on it.
+            float16, bfloat16 or float32, the type of the products, whose sums are float32; and
+            ``scale``. The others are optional, except keys if the plan has noise.
+        plan: the plan of the matrix.
+        want_mask: if True, the mask of the clipped partial sums is computed.
+        tile: the tile of the kernel; the noise does not depend on it.
 
     Returns:
-        The output (vectors, outputs) in ``w``'s type, and the mask, as in ``ops/mask.py``: None if
-        not wanted or without an ADC.
+        The output (vectors, outputs) in ``w``'s type, and the mask of ``ops/mask.py``: None if not
+        wanted or without an ADC.
     """
     x, w, noise = operands.x, operands.w, plan.output_noise
     m, n = x.shape[0], w.shape[0]
@@ -89,22 +89,22 @@ def linear_backward(
     weight_tile: Tile | None = None,
     splits: int | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Straight-through gradients of ``linear``; the weight noise is computed again, not stored.
+    """Return straight-through gradients of ``linear``; the weight noise is computed again.
 
     Args:
-        g: (vectors, outputs), of the output.
-        operands: as in ``linear``.
-        plan: as in ``linear``.
-        mask: what ``linear`` returned: no gradient passes where the ADC clipped. None: it passes
+        g: gradient of the output, (vectors, outputs).
+        operands: see ``linear``.
+        plan: see ``linear``.
+        mask: the mask of ``linear``: no gradient passes where the ADC clipped. None: it passes
             everywhere.
-        needs: whether those of ``x``, ``input_range`` and ``w`` are wanted.
-        input_tile: how to cut the work of the first two.
-        weight_tile: how to cut that of the last.
-        splits: parts of the vectors that are summed apart for the last.
+        needs: whether the gradients of ``x``, ``input_range`` and ``w`` are wanted.
+        input_tile: the tile of the kernel of the first two.
+        weight_tile: the tile of the kernel of the last.
+        splits: parts of the vectors that are summed separately for the last.
 
     Returns:
-        The three gradients, in the type of ``x``, in float32 and in the type of ``w``; None where
-        not wanted. That of a range per vector is None too.
+        The three gradients, in the type of ``x``, in float32 and in the type of ``w``; None if not
+        wanted. The gradient of a range per vector is None too.
     """
     r, steps = _wide(operands.input_range), _steps(plan.input_bits)
     per_vector = r.numel() > 1
@@ -130,7 +130,7 @@ def _input_gradient(
     tile: Tile | None,
     needs: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradient of ``x``, and parts of that of the input range; ``needs``: which are wanted."""
+    """Return the gradient of ``x``, and parts of that of the input range, as ``needs`` asks."""
     x, n, m = operands.x, operands.w.shape[0], operands.x.shape[0]
     key, spread = _weight_noise(plan, operands.key)
     rows = _Rows.of(plan, x.device)
@@ -165,7 +165,7 @@ def _weight_gradient(
     tile: Tile | None,
     splits: int | None,
 ) -> Tensor:
-    """The gradient of ``w``.
+    """Return the gradient of ``w``.
 
     A small weight has too few tiles for a GPU: several programs share the vectors, in a fixed
     order.
@@ -194,7 +194,7 @@ def _weight_gradient(
 
 
 def _packed(kernel: Any, operands: Operands) -> dict[str, Tensor | None]:
-    """The operands that are arguments of the kernel, by name, as it reads them."""
+    """Return the operands that are arguments of the kernel, by name, as it reads them."""
     names = [name for name in operands._fields if name in kernel.arg_names]
     given = {name: getattr(operands, name) for name in names}
     return {
@@ -212,9 +212,7 @@ def _wide(t: Tensor) -> Tensor:
 
 
 def _weight_noise(plan: Plan, key: Tensor | None) -> tuple[Tensor | None, tuple[float, ...] | None]:
-    """The key, None without noise, and what a kernel must know of the spread, None where it is
-    1.
-    """
+    """Return the key, None without noise, and the numbers of the spread, None if it is 1."""
     if key is None or plan.weight_noise == 0:
         return None, None
     s = plan.spread
@@ -224,16 +222,16 @@ def _weight_noise(plan: Plan, key: Tensor | None) -> tuple[Tensor | None, tuple[
 
 
 class _Rows(NamedTuple):
-    """What a kernel must know of the row blocks."""
+    """The row blocks for a kernel."""
 
     bounds: Tensor | None
-    """Their bounds; None: all but the last are equal."""
+    """Bounds of the row blocks; None: all but the last are equal."""
     longest: int
-    """Rows of the longest."""
+    """Rows of the longest row block."""
 
     @classmethod
     def of(cls, plan: Plan, device: torch.device) -> "_Rows":
-        """Those of ``plan``, copied to the device once and not in every step."""
+        """Return those of ``plan``, copied to the device once and not in every step."""
         return _rows(plan.bounds, device)
 
 
@@ -247,7 +245,7 @@ def _rows(bounds: tuple[int, ...], device: torch.device) -> _Rows:
 
 
 def _sizes(operands: Operands, plan: Plan, rows: _Rows) -> dict[str, Any]:
-    """The arguments that every kernel of a product has."""
+    """Return the arguments that every kernel of a product has."""
     (m, k), n = operands.x.shape, operands.w.shape[0]
     numbers = {"M": m, "N": n, "K": k, "blocks": plan.blocks, "block_size": rows.longest}
     return {"bounds": rows.bounds, **numbers}

@@ -1,4 +1,4 @@
-"""Triton, which compiles the kernels, or why there is none."""
+"""Triton, which compiles the kernels, or why it is missing."""
 
 import warnings
 from functools import cache
@@ -13,8 +13,9 @@ except ImportError:  # a CPU build of torch brings no Triton
 
 
 def available(*tensors: Tensor) -> bool:
-    """Whether the kernels are there and all tensors are on a GPU; warns once in a process if they
-    are not there.
+    """Return whether the kernels exist and all tensors are on a GPU.
+
+    Without Triton it warns once in a process.
     """
     if not all(t.is_cuda for t in tensors):
         return False
@@ -34,9 +35,7 @@ def _warn() -> None:
 
 
 def status() -> str:
-    """One line: the Triton that compiles the kernels, or why there are none and what to do about
-    it.
-    """
+    """Return one line: the Triton that compiles the kernels, or why there is none and a remedy."""
     if triton is None:
         return (
             "GPU kernels: none, there is no Triton, which comes with the CUDA builds of torch; "

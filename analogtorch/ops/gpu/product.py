@@ -1,4 +1,4 @@
-"""The analog product on a GPU: which ones the kernels compute, forward and backward."""
+"""The analog product on a GPU: the kernels' forward and backward, and the products they take."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,9 @@ _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def takes(inputs: Operands, plan: Plan) -> bool:
-    """Whether the kernels compute this product: a linear layer's on a GPU, not in double precision.
+    """Return whether the kernels compute this product: a linear layer on a GPU, in at most 32 bits.
 
-    One input range per row block is not theirs, nor are several phases.
+    They take neither one input range per row block nor several phases.
     """
     types = (
         inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES and not per_block(inputs.input_range)
@@ -37,7 +37,7 @@ def takes(inputs: Operands, plan: Plan) -> bool:
 
 
 def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
-    """As ``reference.forward``."""
+    """Compute ``reference.forward``."""
     x, w = inputs.x, inputs.w
     scale = block_scales(w, plan.bounds, plan.columns) if inputs.scale is None else inputs.scale
     y, mask = linear(_flat(inputs)._replace(scale=scale), plan, learns)
@@ -51,7 +51,7 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
 def backward(
     g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]
 ) -> Gradients:
-    """As ``reference.backward``."""
+    """Compute ``reference.backward``."""
     flat, own, input_range = g.reshape(-1, g.shape[-1]), _flat(inputs), inputs.input_range
     mask = outputs.mask if outputs.mask.numel() else None
     wanted = (needs[0], needs[1], needs[2])
@@ -67,11 +67,11 @@ def backward(
 
 
 def _flat(inputs: Operands) -> Operands:
-    """The same with vectors in one dimension, and the magnitude of their range or ranges."""
+    """Return the operands with one dimension of vectors, and the magnitude of their ranges."""
     x = inputs.x.reshape(-1, inputs.x.shape[-1])
     return inputs._replace(x=x, input_range=inputs.input_range.abs().flatten())
 
 
 def _knows_errors() -> bool:
-    """Whether the kernels compute all errors of ADCs that chips have."""
+    """Return whether the kernels compute all errors of the chips' ADCs."""
     return {error.kind for error in ADC_ERRORS} == set(KNOWN_ERRORS)

@@ -1,9 +1,9 @@
-"""How the work of a product is cut among the programs of a GPU.
+"""The division of a product's work among the programs of a GPU.
 
-Tiles by type and shape, chosen by the registers and instructions that the compiler reports; not
-measured on a GPU. No autotuning: it would make the first steps of every shape slow. The noise of a
-weight costs 60 to 70 instructions, which the vectors of a tile share: the tiles of noisy products
-are tall.
+The tiles depend on type and shape. They were chosen by the registers and instructions that the
+compiler reports; not measured on a GPU. There is no autotuning: it would make the first steps of
+every shape slow. The noise of a weight costs 60 to 70 instructions, which the vectors of a tile
+share, so the tiles of noisy products are tall.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,7 @@ from analogtorch.ops.gpu.loading import triton
 
 
 class Tile(NamedTuple):
-    """How a kernel of the product is cut: vectors, outputs and rows at a time, each a power of two
-    from 16.
-    """
+    """The tile of a kernel: vectors, outputs and rows at a time, each a power of two from 16."""
 
     m: int
     n: int
@@ -27,7 +25,7 @@ class Tile(NamedTuple):
     """Rows of tiles that share their columns in L2."""
 
     def arguments(self) -> dict[str, int]:
-        """For the launch of a kernel."""
+        """Return the arguments for the launch of a kernel."""
         names = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages", "GROUP")
         return dict(zip(names, self, strict=True))
 
@@ -42,7 +40,7 @@ def forward_tile(m: int, dtype: torch.dtype, noisy: bool) -> Tile:
 
 
 def input_tile(m: int, dtype: torch.dtype, noisy: bool) -> Tile:
-    """Return the tile of the kernel of the input gradient, as ``forward_tile``."""
+    """Return the tile of the kernel of the input gradient; arguments as in ``forward_tile``."""
     if dtype == torch.float32:
         return Tile(64, 32, 64) if m > 32 else Tile(16, 32, 64)
     if m <= 64:
@@ -58,12 +56,12 @@ def weight_tile(n: int, dtype: torch.dtype) -> Tile:
 
 
 def fit(tile: Tile, outputs: int, rows: int) -> Tile:
-    """No larger than the matrix needs."""
+    """Return a tile that is no larger than the matrix needs."""
     # n: a word of the mask
     n, k = max(32, triton.next_power_of_2(outputs)), max(16, triton.next_power_of_2(rows))
     return tile._replace(n=min(tile.n, n), k=min(tile.k, k))
 
 
 def shares(m: int, programs: int) -> int:
-    """So many that 256 programs run, each with 512 vectors at least."""
+    """Return a number of shares for 256 programs with at least 512 vectors each."""
     return max(1, min(256 // max(programs, 1), m // 512))

@@ -1,10 +1,10 @@
-"""Compile the C sources into shared libraries beside them: run at installation, never at import.
+"""Compile the C sources into shared libraries: run at installation, never at import.
 
 python -m analogtorch.ops.native.build [--stale]
 
-A library holds the fingerprint of what it was built from; one of other sources is never loaded, as
-it would read structures other than those that ``structures.py`` finds in them. ``--stale`` builds
-only if a library is missing or of others.
+A library contains the fingerprint of its sources. A library of other sources is never loaded, as
+its structures may differ from those that ``structures.py`` reads. ``--stale`` builds only if a
+library is missing or has another fingerprint.
 """
 
 import hashlib
@@ -30,14 +30,12 @@ _X86 = {"AVX512": ("-march=x86-64-v4", "-mprefer-vector-width=512"), "AVX2": ("-
 
 
 def library(capability: str) -> Path:
-    """The library for a CPU capability, by torch's name for it: ``AVX512``, ``AVX2`` or
-    ``DEFAULT``.
-    """
+    """Return the library for torch's CPU capability: ``AVX512``, ``AVX2`` or ``DEFAULT``."""
     return FOLDER / f"libkernels-{capability.lower()}.so"
 
 
 def fingerprint() -> str:
-    """Of the C sources, of their constants, and of how they are compiled."""
+    """Return the fingerprint of the C sources, their constants, and the compiler's options."""
     parts = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]"))]
     parts.append(repr((SOURCES, _COMPILE, _X86, _header())).encode())
     digests = b"".join(hashlib.blake2b(part, digest_size=16).digest() for part in parts)
@@ -45,28 +43,27 @@ def fingerprint() -> str:
 
 
 def _header() -> str:
-    """``constants.h``; by its path, as the build knows no torch and so no package."""
+    """Return ``constants.h``, read by its path, as the build has no torch and so no package."""
     return runpy.run_path(str(CONSTANTS))["c_header"]()
 
 
 def current(path: Path) -> bool:
-    """Whether the library was built from the sources beside it."""
+    """Return whether the library was built from the present sources."""
     return path.exists() and fingerprint().encode() in path.read_bytes()
 
 
 def build() -> list[Path]:
-    """Compile with the C compiler of the machine (``CC``, ``gcc`` or ``cc``), once per instruction
-    set.
+    """Compile with the machine's C compiler (``CC``, ``gcc`` or ``cc``), once per instruction set.
 
-    OpenMP is compiled in but not linked: a library takes torch's own runtime when it is loaded, so
-    that both share one pool of threads.
+    OpenMP is compiled in but not linked: a library uses torch's runtime when it is loaded, so that
+    both share one pool of threads.
 
     Returns:
         The libraries that were made.
 
     Raises:
-        OSError: not Linux, no compiler, or the compiler failed; the message ends with what it
-            printed.
+        OSError: the system is not Linux, there is no compiler, or the compiler failed; the message
+            ends with its output.
     """
     if platform.system() != "Linux":
         raise OSError(f"the CPU kernels are built on Linux only, this is {platform.system()}")

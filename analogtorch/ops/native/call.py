@@ -20,19 +20,19 @@ _BY_VECTOR, _BY_BLOCK = 1, 2  # of converters.h
 
 
 class Form(NamedTuple):
-    """What calls of the same plan and shapes share."""
+    """The data that calls with the same plan and shapes share."""
 
     matrix: Any
-    """The structure, but for the tensors."""
+    """The structure, without the tensors."""
     output: tuple[int, ...]
     """Shape of the output."""
     sums: int
-    """Parts that the gradient of the range is summed from; of a convolution, for each split of its
+    """Parts from which the gradient of the range is summed; in a convolution, for each part of its
     channels."""
     panels: list[int]
-    """How many of them belong to each row block of a linear layer."""
+    """Number of them in each row block of a linear layer."""
     arrays: tuple[Any, ...] = ()
-    """What the structure points to."""
+    """Arrays to which the structure points."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -85,7 +85,7 @@ def _convolution(plan: Plan, x: torch.Size, w: torch.Size) -> Form:
 
 
 def _set_noise(noise: Any, plan: Plan) -> None:
-    """What the kernels know of the noise of weights: see ``weights.h``."""
+    """Set the weight noise of the kernels: see ``weights.h``."""
     spread = plan.spread
     noise.std, noise.shaped = plan.weight_noise, plan.shaped
     noise.base, noise.step, noise.c = spread.base, spread.step, spread.coefficients
@@ -94,7 +94,7 @@ def _set_noise(noise: Any, plan: Plan) -> None:
 
 
 def _set_converters(read: Any, plan: Plan, outputs: int) -> None:
-    """What the kernels know of output noise and ADCs: see ``converters.h``."""
+    """Set the output noise and the ADCs of the kernels: see ``converters.h``."""
     read.levels, read.bound = plan.steps, plan.output_bound
     read.std, read.first_output = plan.output_noise, plan.first_output
     read.total_outputs, read.each_error = plan.total_outputs or outputs, plan.blocks * outputs
@@ -103,7 +103,7 @@ def _set_converters(read: Any, plan: Plan, outputs: int) -> None:
 _POINTED = {
     part: tuple(n for n in pointers(kind) if n in Operands._fields) for part, kind in PARTS.items()
 }
-"""The operands that the structures point to, by the name of the part."""
+"""The operands to which the structures point, by the name of the part."""
 
 
 class Call:
@@ -124,7 +124,7 @@ class Call:
             self.matrix.read.unit_levels = levels(plan.unit_bits)
 
     def point(self, **tensors: Tensor | None) -> None:
-        """Let the structure point to these tensors; to copies of those that are not contiguous."""
+        """Set the structure's pointers to these tensors, or to contiguous copies."""
         for name, tensor in tensors.items():
             if tensor is not None:
                 setattr(self.matrix, name, self._address(tensor))
@@ -135,9 +135,7 @@ class Call:
         return tensor.data_ptr()
 
     def run(self, name: str, *more: Any) -> None:
-        """Call the kernel; it releases the interpreter's lock, and writes nothing where memory is
-        short.
-        """
+        """Call the kernel, without the interpreter's lock; short of memory it writes nothing."""
         if loading.call(name, ctypes.byref(self.matrix), *more):
             raise MemoryError(
                 f"no memory for what an analog product of shape {self.form.output} needs while it "

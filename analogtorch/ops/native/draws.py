@@ -10,8 +10,9 @@ from analogtorch.ops.native import loading
 
 
 def normal(key: int, rows: Tensor, first: Tensor, count: int) -> Tensor:
-    """Normals at ``rows`` (int64, (R,)) and the ``count`` columns from ``first`` (int64, (R,)):
-    float32 (R, count).
+    """Return normals at ``rows`` and ``count`` columns from ``first``: float32 (R, count).
+
+    ``rows`` and ``first`` are int64, (R,).
     """
     # whatever the default device is
     out = torch.empty(len(rows), count, dtype=torch.float32, device="cpu")
@@ -27,7 +28,7 @@ def normal(key: int, rows: Tensor, first: Tensor, count: int) -> Tensor:
 
 
 def keys(seed: int, streams: Sequence[int]) -> Tensor:
-    """``fold`` of the seed with each stream: int64."""
+    """Return ``fold`` of the seed with each stream: int64."""
     out = torch.empty(len(streams), dtype=torch.int64, device="cpu")
     loading.call(
         "at_keys",

@@ -1,4 +1,4 @@
-"""The library of CPU kernels that runs on this machine, or why there is none."""
+"""The library of CPU kernels for this machine, or why there is none."""
 
 import ctypes
 import functools
@@ -16,7 +16,7 @@ def _library() -> ctypes.CDLL | None:
 
 @functools.cache
 def _found() -> tuple[ctypes.CDLL | None, str]:
-    """The library that runs here, and what ``status`` says of it."""
+    """Return the library for this machine, and the text of ``status``."""
     from analogtorch.ops.native import build  # not at import: it is also run as a program
 
     capability = torch.backends.cpu.get_cpu_capability()
@@ -58,7 +58,7 @@ def _warn() -> None:
 
 
 def available() -> bool:
-    """Whether the kernels are there; warns once in a process if not."""
+    """Return whether the kernels are available; warn once in a process if not."""
     if _library() is None:
         _warn()
         return False
@@ -66,7 +66,7 @@ def available() -> bool:
 
 
 def status() -> str:
-    """One line: the library that runs on this CPU, or why none does and what to do about it."""
+    """Return one line: the library for this CPU, or why there is none and what to do about it."""
     library, words = _found()
     return f"CPU kernels: {words}" if library is not None else f"CPU kernels: none, {words}"
 
@@ -79,5 +79,5 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def array(numbers: tuple[int, ...]) -> Any:
-    """``numbers`` as C takes them: int64."""
+    """Return ``numbers`` as a C array of int64."""
     return (ctypes.c_int64 * len(numbers))(*numbers)

@@ -1,4 +1,4 @@
-"""The analog product on the CPU: which ones the kernels compute, forward and backward."""
+"""The analog product on the CPU: the kernels' forward and backward, and the products they take."""
 
 import ctypes
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def takes(inputs: Operands, plan: Plan) -> bool:
-    """Whether the kernels compute this product: on the CPU, not in double precision, not empty.
+    """Return whether the kernels compute this product: on the CPU, not double precision, not empty.
 
-    Not theirs are input ranges of row blocks that cut a kernel: the channel of that kernel has
-    several; and plans of several phases. Half precision is computed in float32 throughout and
-    rounded at the end.
+    They do not take input ranges of row blocks that cut a kernel, as a channel then has several;
+    nor plans of several phases. Half precision is computed in float32 throughout and rounded at the
+    end.
     """
     floats = [t for i, t in enumerate(inputs) if t is not None and i in _FLOATS]
     ours = all(t.dtype in _TYPES and t.device.type == "cpu" for t in floats)
@@ -41,18 +41,18 @@ def takes(inputs: Operands, plan: Plan) -> bool:
 _FLOATS = frozenset(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.ADC, Kind.ADC_ERROR)))
 """Indices of the operands that are floating point."""
 _KNOWS_ERRORS = tuple(error.kind for error in ADC_ERRORS) == structures.ADC_ERRORS
-"""Whether the kernels compute all errors of ADCs that chips have."""
+"""Whether the kernels compute all errors of the chips' ADCs."""
 
 
 def _single(inputs: Operands) -> Operands:
-    """The same in float32."""
+    """Return the operands in float32."""
     return Operands._make(
         [t.float() if t is not None and i in _FLOATS else t for i, t in enumerate(inputs)]
     )
 
 
 def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
-    """As ``reference.forward``."""
+    """Compute ``reference.forward``."""
     dtype, inputs = inputs.w.dtype, _single(inputs)
     call = Call(inputs, plan)
     x, w, output = inputs.x, inputs.w, call.form.output
@@ -72,7 +72,7 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
 def backward(
     g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]
 ) -> Gradients:
-    """As ``reference.backward``."""
+    """Compute ``reference.backward``."""
     needs_x, needs_range, needs_w, needs_bias = needs
     given, inputs = inputs, _single(inputs)
     x, w, call = inputs.x, inputs.w, Call(inputs, plan)
@@ -105,16 +105,14 @@ def backward(
 
 
 def _splits(x: Tensor, w: Tensor, plan: Plan) -> int:
-    """Parts of the channels of a convolution: enough items for every thread, where there are few
-    samples.
-    """
+    """Return the parts of a convolution's channels: enough for every thread with few samples."""
     if not plan.dims:
         return 1
     return max(1, min(w.shape[1], -(-2 * torch.get_num_threads() // (x.shape[0] * plan.groups))))
 
 
 def _range_gradient(sums: Tensor, input_range: Tensor, plan: Plan, call: Call) -> Tensor:
-    """Gradient of the input range, from the sums that the kernel made."""
+    """Return the gradient of the input range from the sums of the kernel."""
     if plan.blocks == 1 or not per_block(input_range):
         total = sums.sum()
     elif plan.dims:

@@ -1,4 +1,4 @@
-"""The structures that the kernels are called with, read from the C sources that define them."""
+"""The structures of the kernels' arguments, read from the C sources that define them."""
 
 import ctypes
 import re
@@ -14,8 +14,9 @@ def _text(file: str) -> str:
 
 
 def _structure(file: str, name: str) -> Any:
-    """``typedef struct {...} name;`` of a C source: fields of ``_TYPES``, arrays of them, and
-    pointers to anything.
+    """Return ``typedef struct {...} name;`` of a C source as a ctypes structure.
+
+    Its fields are of ``_TYPES``, arrays of them, and pointers to anything.
     """
     text = _text(file)
     found = re.search(rf"typedef struct \{{([^}}]*)\}} {name};", text)
@@ -37,18 +38,18 @@ Adc = _TYPES["adc"] = _structure("converters.h", "adc")
 Linear = _structure("linear.c", "linear")
 Convolution = _structure("conv.c", "convolution")
 PARTS = {"": Linear, "noise": WeightNoise, "read": Adc}
-"""Where a matrix points to its operands: in itself, and in these fields of it."""
+"""The structures that point to operands, by their field in the matrix; "" is the matrix."""
 
 
 def _enumeration(file: str, name: str) -> tuple[str, ...]:
-    """Names of ``enum name {...}`` of a C source, without the last, which counts them."""
+    """Return the names of ``enum name {...}`` of a C source without the last, their number."""
     found = re.search(rf"enum {name} \{{([^}}]*)\}};", _text(file))
     assert found is not None, f"{file} has no enumeration {name}"
     return tuple(map(str.strip, found[1].split(",")))[:-1]
 
 
 def pointers(structure: Any) -> tuple[str, ...]:
-    """Names of its fields that are pointers."""
+    """Return the names of its fields that are pointers."""
     return tuple(name for name, kind in structure._fields_ if kind is ctypes.c_void_p)
 
 

@@ -1,5 +1,6 @@
-"""The kernels. Not measured on a GPU: compiled for sm_80 and sm_90, and compared in Triton's
-interpreter.
+"""The Triton kernels, compiled for sm_80 and sm_90 and compared in Triton's interpreter.
+
+They are not measured on a GPU.
 """
 
 from analogtorch.ops.gpu.kernels.draws import normal_kernel

@@ -25,13 +25,13 @@ def mix64(x):
 
 @triton.jit
 def fold(key, word):
-    """A key made of another and a word: uint64, as ``ops.fold``."""
+    """Return a key made of another and a word: uint64, as ``ops.fold``."""
     return mix64(mix64(key + word * _GOLDEN) + key)
 
 
 @triton.jit
 def random_bits(word, column):
-    """32 random bits from a row's 64-bit word (uint64) and columns (uint32), as uint32."""
+    """Return 32 random bits as uint32, from a row's 64-bit word (uint64) and columns (uint32)."""
     a = (word & 0xFFFFFFFF).to(tl.uint32)
     b = (word >> 32).to(tl.uint32)
     x = column * (b | 1) + a
@@ -42,7 +42,7 @@ def random_bits(word, column):
 
 @triton.jit
 def normal_of(bits):
-    """Standard normals, float32, of 32 random bits each."""
+    """Return standard normals, float32, of 32 random bits each."""
     twice_tail = ((bits & 0x7FFFFFFF).to(tl.int32).to(tl.float32) + 0.5) * 4.656612873077393e-10
     t = tl.sqrt(-tl.log(twice_tail) + _LOG_OFFSET) * _SLOPE + _OFFSET
     z = t * 0.0 + _INVERSE[_DEGREE]
@@ -53,8 +53,9 @@ def normal_of(bits):
 
 @triton.jit
 def normal_kernel(out, key, rows, first, n_rows, count, raw: tl.constexpr, BLOCK: tl.constexpr):
-    """Row ``program_id(0)``, columns from ``program_id(1) * BLOCK``; ``raw``: the bits instead of
-    the normals.
+    """Compute row ``program_id(0)``, columns from ``program_id(1) * BLOCK``.
+
+    ``raw``: the bits instead of the normals.
     """
     r = tl.program_id(0)
     j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -69,5 +70,5 @@ def normal_kernel(out, key, rows, first, n_rows, count, raw: tl.constexpr, BLOCK
 
 @triton.jit
 def row_words(key, positions):
-    """64-bit words of the rows at ``positions``."""
+    """Return the 64-bit words of the rows at ``positions``."""
     return fold(tl.load(key).to(tl.uint64), positions.to(tl.int64).to(tl.uint64))

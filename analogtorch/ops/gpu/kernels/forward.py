@@ -29,7 +29,10 @@ def _partial_sum(
     dtype: tl.constexpr, SPREAD: tl.constexpr, STEPS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Products of the rows from ``start`` to ``stop``, summed; ``words`` None: no weight noise."""
+    """Return the sum of products over the rows ``start`` to ``stop``.
+
+    ``words`` None: no weight noise.
+    """
     CODES: tl.constexpr = holds_codes(dtype, STEPS)
     p = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for first in range(start, stop, BLOCK_K):
@@ -56,7 +59,7 @@ def _adc(
     p, full, output_bound, output_bounds, adc_errors, b, n, in_n, N, blocks,
     STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """What the ADCs of row block ``b`` make of its partial sums, and which they clip."""
+    """Return the ADC outputs of row block ``b`` for its partial sums, and which were clipped."""
     clipped = tl.zeros([BLOCK_M, BLOCK_N], tl.int1)
     if STEPS > 0 or adc_errors is not None:
         adc_gain = tl.full([BLOCK_N], 1.0, tl.float32)
@@ -100,7 +103,9 @@ def forward_kernel(
     UNIT_STEPS: tl.constexpr, PER_VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """A tile of ``y``. What is None is absent: ``key`` the weight noise, ``output_keys`` the output
+    """Compute a tile of ``y``.
+
+    Effects whose operand is None are absent: ``key`` for weight noise, ``output_keys`` for output
     noise.
     """
     dtype: tl.constexpr = w.dtype.element_ty

@@ -24,8 +24,9 @@ def input_gradient_kernel(
     SPREAD: tl.constexpr, CLIPPED: tl.constexpr, PER_VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """A tile of ``gx``, within one row block, and what it adds to the gradient of the range: one of
-    ``sums``.
+    """Compute a tile of ``gx``, within one row block.
+
+    Its part of the gradient of the range is one of ``sums``.
     """
     dtype: tl.constexpr = w.dtype.element_ty
     tile_m, tile_k = program_tile(tl.cdiv(M, BLOCK_M), blocks * block_tiles, GROUP)
@@ -80,8 +81,9 @@ def weight_gradient_kernel(
     INPUT_STEPS: tl.constexpr, PER_VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """A tile of ``gw``, within one row block, from ``share`` vectors: ``gw`` has a layer per
-    ``program_id(1)``.
+    """Compute a tile of ``gw``, within one row block, from ``share`` vectors.
+
+    ``gw`` has a layer per ``program_id(1)``.
     """
     dtype: tl.constexpr = g.dtype.element_ty
     CODES: tl.constexpr = (not PER_VECTOR) and holds_codes(dtype, INPUT_STEPS)

@@ -1,4 +1,4 @@
-"""What the kernels of a product share: tiles, row blocks, converters, masks, weight noise."""
+"""The pieces that the kernels of a product share: tiles, row blocks, converters, masks, noise."""
 
 import triton
 import triton.language as tl
@@ -12,9 +12,7 @@ _LEAST_SCALE = tl.constexpr(constants.LEAST_SCALE)
 
 @triton.jit
 def program_tile(rows, columns, GROUP: tl.constexpr):
-    """Tile of this program: ``GROUP`` rows of tiles side by side, so that neighbours in time share
-    L2.
-    """
+    """Return the tile of this program: ``GROUP`` rows of tiles share L2."""
     first = tl.program_id(0) // (GROUP * columns) * GROUP
     height = tl.minimum(rows - first, GROUP)
     place = tl.program_id(0) % (GROUP * columns)
@@ -23,8 +21,9 @@ def program_tile(rows, columns, GROUP: tl.constexpr):
 
 @triton.jit
 def row_block(bounds, b, size, K):
-    """First and last row of row block ``b``: from ``bounds``, or, where that is None, all ``size``
-    but the last.
+    """Return the first and last row of row block ``b``.
+
+    They are in ``bounds``; if that is None, all blocks but the last have ``size`` rows.
     """
     if bounds is None:
         start = b * size
@@ -37,7 +36,7 @@ def row_block(bounds, b, size, K):
 
 @triton.jit
 def ranges_of(r, m, M, PER_VECTOR: tl.constexpr):
-    """Input ranges of the vectors ``m``, or the range of all of them: a column."""
+    """Return the input ranges of the vectors ``m``, or the range of all of them: a column."""
     unit = (
         tl.load(r + m, mask=m < M, other=1.0)[:, None]
         if PER_VECTOR
@@ -48,14 +47,14 @@ def ranges_of(r, m, M, PER_VECTOR: tl.constexpr):
 
 @triton.jit
 def dac(unit, STEPS: tl.constexpr):
-    """What turns inputs into codes, and codes into inputs again."""
+    """Return the factors that turn inputs into codes, and codes into inputs."""
     unit = tl.maximum(unit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
     return tl.div_rn(STEPS * 1.0, unit), tl.div_rn(unit, STEPS * 1.0)
 
 
 @triton.jit
 def to_codes(x, up, STEPS: tl.constexpr):
-    """``x * up`` clipped to ``STEPS`` and rounded, half to even; NaN stays NaN.
+    """Return ``x * up`` clipped to ``STEPS`` and rounded, half to even; NaN stays NaN.
 
     Adding 1.5 * 2^23 leaves no bits for a fraction. The clip stands between the product and that
     sum, which the compiler would otherwise fuse into one rounding: another result near a half.
@@ -66,7 +65,7 @@ def to_codes(x, up, STEPS: tl.constexpr):
 
 @triton.jit
 def in_steps(p, limit, STEPS: tl.constexpr):
-    """``p`` clipped to ``limit`` and rounded to ``STEPS`` on each side of zero."""
+    """Return ``p`` clipped to ``limit`` and rounded to ``STEPS`` on each side of zero."""
     limit = tl.maximum(limit, _LEAST_BOUND, propagate_nan=tl.PropagateNan.ALL)
     # two divisions that round to the last bit would gain nothing: the order of the sum changes more
     return to_codes(p, STEPS / limit, STEPS) * (limit * (1.0 / STEPS))
@@ -74,8 +73,9 @@ def in_steps(p, limit, STEPS: tl.constexpr):
 
 @triton.jit
 def holds_codes(dtype: tl.constexpr, STEPS: tl.constexpr):
-    """Whether ``dtype`` holds all codes of a converter, and is worth it: float32 loses nothing
-    either way.
+    """Return whether ``dtype`` holds all codes of a converter and gains by it.
+
+    With float32 nothing is lost either way.
     """
     return (STEPS > 0) and (
         (dtype == tl.bfloat16 and STEPS <= 255) or (dtype == tl.float16 and STEPS <= 2047)
@@ -84,19 +84,19 @@ def holds_codes(dtype: tl.constexpr, STEPS: tl.constexpr):
 
 @triton.jit
 def mask_row_bytes(N):
-    """Bytes of a row of the mask: see ops/mask.py."""
+    """Return the bytes of a row of the mask: see ops/mask.py."""
     return (N + 31) // 32 * 4
 
 
 @triton.jit
 def saturated(mask_rows, n, inside):
-    """Which partial sums saturated, from where their rows begin and their numbers in the row."""
+    """Return which partial sums saturated, from the starts of mask rows and the numbers in them."""
     return ((tl.load(mask_rows + n // 8, mask=inside, other=0).to(tl.int32) >> n % 8) & 1) != 0
 
 
 @triton.jit
 def with_weight_noise(w, scale, words, columns, weight_noise, SPREAD: tl.constexpr):
-    """``w`` (outputs, rows) with the noise of its positions, in float32."""
+    """Return ``w`` (outputs, rows) with the noise of its positions, in float32."""
     sigma = (scale * weight_noise)[:, None]
     if SPREAD is not None:  # see Spread: (4 coefficients, base, step, pieces, dip, rate)
         inverse = tl.div_rn(1.0, tl.maximum(scale, _LEAST_SCALE))
