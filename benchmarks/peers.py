@@ -45,7 +45,7 @@ def _analogtorch(layer: nn.Module, shape: Shape, limit: float) -> nn.Module:
     converted = at.convert(copy.deepcopy(layer), chip(shape))
     converted.set_input_range([limit] * converted.row_blocks if shape.by_tile else limit)
     if shape.by_tile:
-        converted.set_output_bounds(BOUND)
+        converted.set_adc_ranges(BOUND)
     return converted
 
 

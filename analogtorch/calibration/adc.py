@@ -35,8 +35,8 @@ class Wanted:
 class Limits:
     """The full scales of ADC and digital unit of one layer."""
 
-    output_bounds: Tensor | None
-    """ADC ranges, as ``output_bounds`` of the layer; None: that of the chip."""
+    adc_ranges: Tensor | None
+    """ADC ranges, as ``adc_ranges`` of the layer; None: that of the chip."""
     output_ranges: Tensor | None
     """Ranges of the digital unit, as ``output_ranges`` of the layer; None: it does not round."""
     adc_error: float = 0.0

@@ -148,7 +148,7 @@ class Trial:
             plan,
             input_bits=chip.dac.bits or 0,
             output_steps=chip.adc.levels,
-            output_bound=chip.adc.range,
+            adc_range=chip.adc.range,
             weight_noise=0.0 if spread is None else WEIGHT_NOISE,
             spread=plan.spread if spread is None else spread,
         )

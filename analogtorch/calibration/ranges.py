@@ -98,7 +98,7 @@ def calibrate(
         adc: None: the chip's own ADC range, also where an earlier call had changed it. Otherwise
             ranges from the partial sums with output noise, by ``absmax``, ``percentile`` or
             ``mse``, which is the least squared error of clipping and rounding. Hardware may not
-            offer that: it is a deviation from the chip, which ``summary`` lists (``output_bounds``
+            offer that: it is a deviation from the chip, which ``summary`` lists (``adc_ranges``
             of the layer).
         adc_per: unit that has an ADC range of its own: the ``layer``, each ``tile``, or each
             ``column`` of a tile, which has an ADC of its own on chips such as HERMES. Columns keep
@@ -240,7 +240,7 @@ def _kept(layer: AnalogLayer) -> tuple[dict[str, Any], Any, Any, bool]:
 
     The values of its DAC range are apart, as it stays the same Parameter.
     """
-    names, r = ("output_bounds", "output_ranges", "calibrated", "input_range"), layer.input_range
+    names, r = ("adc_ranges", "output_ranges", "calibrated", "input_range"), layer.input_range
     return (
         {name: getattr(layer, name) for name in names},
         r.detach().clone(),

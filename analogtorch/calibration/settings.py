@@ -53,7 +53,7 @@ class Calibration:
     def forget(self) -> None:
         """Let the layers compute uncalibrated, so that new ranges do not depend on earlier ones."""
         for layer in self.layers.values():
-            layer.output_bounds = layer.output_ranges = None
+            layer.adc_ranges = layer.output_ranges = None
             layer.calibrated = False
 
     def settings(self, ranges: Mapping[str, Ranges]) -> dict[str, Setting]:
@@ -76,7 +76,7 @@ class Calibration:
                 layer.forget_input_range()
             else:
                 layer.set_input_range(setting.ranges)
-            layer.set_output_bounds(setting.limits.output_bounds)
+            layer.set_adc_ranges(setting.limits.adc_ranges)
             layer.set_output_ranges(setting.limits.output_ranges)
 
     def no_worse(self, chosen: dict[str, Setting]) -> dict[str, Setting]:

@@ -13,7 +13,8 @@ from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.route import routes
 from analogtorch.files import checked, parse_json
 from analogtorch.mapping import ChipMapping
-from analogtorch.nn.converters import COLUMN_RANGES, Numbers, range_text
+from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER, Numbers
+from analogtorch.nn.converters import dac_ranges_text
 from analogtorch.ops import VERSION as GENERATOR
 from analogtorch.simulate.chip import ProgrammedChip
 from analogtorch.simulate.defects import Defects
@@ -51,7 +52,7 @@ class SavedLayer:
     input_range: float | tuple[float, ...] | None
     """The DAC range, or that of each row block; None if it is not calibrated."""
     column_ranges: dict[str, Numbers]
-    """Output bounds and output ranges: one number, or (row blocks, outputs); None: the chip's."""
+    """ADC ranges and output ranges: one number, or (row blocks, outputs); None: the chip's."""
     weight: str
     """Key of its weight in the ``state_dict``."""
 
@@ -98,7 +99,7 @@ class Checkpoint:
             shape = "x".join(map(str, layer.shape))
             value = layer.input_range
             ranges = (value,) if isinstance(value, float | int) else value
-            given = "not calibrated" if ranges is None else range_text(ranges)
+            given = "not calibrated" if ranges is None else dac_ranges_text(ranges)
             lines.append(
                 f"{layer.name or '(root)':<{width}}  {layer.kind:<14}  {shape:<18}  "
                 f"{layer.chip.name:<14}  {given}"
@@ -231,7 +232,8 @@ def _check_fields(where: str, data: Any, known: tuple[str, ...]) -> None:
 
 def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     if isinstance(data, dict):
-        data = {**dict.fromkeys(COLUMN_RANGES), **data}  # older checkpoints have none
+        data = {EARLIER.get(field, field): value for field, value in data.items()}
+        data = {**dict.fromkeys(COLUMN_RANGES), **data}  # earlier checkpoints have none
     _check_fields("layers: ", data, (*_LAYER, *COLUMN_RANGES))
     name, value, index = data["name"], data["input_range"], data["chip"]
     for field in ("name", "key", "kind", "weight"):
@@ -253,7 +255,7 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     shape = tuple(map(int, data["shape"]))
     column_ranges = {field: data[field] for field in COLUMN_RANGES}
     for field, values in column_ranges.items():
-        if values is not None and not _are_bounds(values):
+        if values is not None and not _are_ranges(values):
             raise ValueError(
                 f"layers: {name!r} must have positive {field}, one or (row blocks, outputs), got "
                 f"{values!r:.50}"
@@ -270,7 +272,7 @@ def _layer(data: Any, used: list[Chip]) -> SavedLayer:
     )
 
 
-def _are_bounds(value: Any) -> bool:
+def _are_ranges(value: Any) -> bool:
     rows = value if isinstance(value, list) and value else [[value]]
     numbers: list[Any] = [
         v for row in rows for v in (row if isinstance(row, list) and row else [None])

@@ -16,7 +16,7 @@ from analogtorch.conversion.route import routed_layers
 from analogtorch.conversion.share import Share, share
 from analogtorch.conversion.taken import taken
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMultiheadAttention
-from analogtorch.nn.converters import bounds_text, range_text
+from analogtorch.nn.converters import adc_ranges_text, dac_ranges_text
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LayerRow:
     """The DAC range as text, or how it is found while the layer is not calibrated."""
     chip: Chip
     """The chip that it runs on."""
-    output_bounds: str | None = None
+    adc_ranges: str | None = None
     """The ADC ranges as text if the layer has its own, a deviation from the chip; None: that of the
     chip."""
     by_vector: bool = False
@@ -138,12 +138,12 @@ class Summary:
                 f"{self.routed[0]}"
             )
         lines += self._by_vector()
-        bounded = [row for row in self.layers if row.output_bounds is not None]
-        if bounded:
-            of_chip = dict.fromkeys(f"{row.chip.adc.range:g}" for row in bounded)
-            bounds = ", ".join(f"{row.name} {row.output_bounds}" for row in bounded)
+        calibrated = [row for row in self.layers if row.adc_ranges is not None]
+        if calibrated:
+            of_chip = dict.fromkeys(f"{row.chip.adc.range:g}" for row in calibrated)
+            ranges = ", ".join(f"{row.name} {row.adc_ranges}" for row in calibrated)
             lines.append(
-                f"ADC range calibrated, that of the chip is {' or '.join(of_chip)}: {bounds}"
+                f"ADC range calibrated, that of the chip is {' or '.join(of_chip)}: {ranges}"
             )
         lines += [
             f"digital: {name} ({count:,} weights{self._share(name)}; {why})"
@@ -254,10 +254,10 @@ def _left(model: nn.Module, name: str) -> str:
 
 
 def _row(name: str, layer: AnalogLayer) -> LayerRow:
-    ranges, bounds = layer.input_ranges, layer.output_bounds
+    ranges, of_adcs = layer.input_ranges, layer.adc_ranges
     converters = bool(layer.chip.dac.bits or layer.chip.adc.levels)
     if not layer.chip.adc.levels:
-        bounds = None
+        of_adcs = None
     return LayerRow(
         name=name or "(root)",
         kind=type(layer).__name__.removeprefix("Analog"),
@@ -266,10 +266,10 @@ def _row(name: str, layer: AnalogLayer) -> LayerRow:
         cells=sum(section.cells for section in layer.sections),
         input_range="absmax of each input (not calibrated)"
         if ranges is None
-        else range_text(ranges),
+        else dac_ranges_text(ranges),
         by_vector=layer.takes_range and not layer.calibrated and converters,
         chip=layer.chip,
-        output_bounds=None if bounds is None else bounds_text(bounds),
+        adc_ranges=None if of_adcs is None else adc_ranges_text(of_adcs),
     )
 
 

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from analogtorch.conversion import analog_layers
-from analogtorch.nn.converter_state import COLUMN_RANGES
+from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER
 
 _NAME = "KeepRanges"
 _FILE = "trainer_state.json"
@@ -36,7 +36,7 @@ class KeepRanges(TrainerCallback, ExportableState):
         self.ranges: dict[str, list[float]] = {}
         """The DAC ranges by layer, as of the last ``state()``."""
         self.column_ranges: dict[str, dict[str, Any]] = {name: {} for name in COLUMN_RANGES}
-        """The output bounds and output ranges of layers that have some."""
+        """The ADC ranges and output ranges of layers that have some."""
         self._model: nn.Module | None = None
 
     def state(self) -> dict[str, Any]:
@@ -107,8 +107,8 @@ def _take(model: nn.Module, state: Any) -> bool:
     """Set the ranges in the Trainer's state, and return whether there are any."""
     kept = state.stateful_callbacks.get(_NAME, {}).get("attributes", {})
     ranges, layers = kept.get("ranges", {}), dict(analog_layers(model))
-    older = {"output_bounds": kept.get("bounds", {})}  # what older checkpoints call them
-    column_ranges = {kind: kept.get(kind, older.get(kind, {})) for kind in COLUMN_RANGES}
+    kept = {EARLIER.get(name, name): values for name, values in kept.items()}
+    column_ranges = {kind: kept.get(kind, {}) for kind in COLUMN_RANGES}
     others = (name for values in column_ranges.values() for name in values)
     names = dict.fromkeys([*ranges, *others])
     if unknown := [name for name in names if name not in layers]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
-from analogtorch.nn.converters import bounds_text, range_text, remove_converters
+from analogtorch.nn.converters import adc_ranges_text, dac_ranges_text, remove_converters
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.learning import expect
 from analogtorch.nn.placed import PlacedMixin
@@ -266,8 +266,8 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         if self.calibrated:
             value = "meta" if self.input_range.is_meta else "in another process"
             if (ranges := self.input_ranges) is not None:
-                value = range_text(ranges)
+                value = dac_ranges_text(ranges)
         text = f"{super().extra_repr()}, chip={self.chip.name}, range={value}"
-        if self.output_bounds is not None:
-            text += f", ADC ranges={bounds_text(self.output_bounds)}"
+        if self.adc_ranges is not None:
+            text += f", ADC ranges={adc_ranges_text(self.adc_ranges)}"
         return text

@@ -11,16 +11,20 @@ from torch import Tensor
 if TYPE_CHECKING:
     from analogtorch.nn.converters import ConvertersMixin
 
-COLUMN_RANGES = {"output_bounds": "ADC ranges", "output_ranges": "output ranges"}
+COLUMN_RANGES = {"adc_ranges": "ADC ranges", "output_ranges": "output ranges"}
 """Ranges that a layer may have for each row block and output, and their names in errors."""
 
 Numbers = float | list[list[float]] | None
 """One of ``COLUMN_RANGES`` in JSON and metadata: one number, (row blocks, outputs), or None if the
 layer has none."""
 
+EARLIER = {"output_bounds": "adc_ranges"}
+"""Names of ``COLUMN_RANGES`` in files of earlier versions, with their present names."""
+
 _INPUT_RANGE = "analogtorch.input_range"
 _KEYS = {name: f"analogtorch.{name}" for name in COLUMN_RANGES}
-_ALL_KEYS = frozenset({_INPUT_RANGE, *_KEYS.values()})
+_EARLIER_KEYS = {f"analogtorch.{name}": _KEYS[present] for name, present in EARLIER.items()}
+_ALL_KEYS = frozenset({_INPUT_RANGE, *_KEYS.values(), *_EARLIER_KEYS})
 
 
 def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
@@ -50,6 +54,7 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
 
 def load_column_ranges(layer: "ConvertersMixin", metadata: dict, errors: list) -> None:
     """Set the ranges of ADCs and digital unit from ``metadata``; append misfits to ``errors``."""
+    metadata = {_EARLIER_KEYS.get(key, key): value for key, value in metadata.items()}
     saved = metadata.keys() & _ALL_KEYS
     for name, key in _KEYS.items():
         if saved:  # whoever saved one kind of range had these others, or none

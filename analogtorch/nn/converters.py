@@ -24,7 +24,7 @@ class ConvertersMixin(nn.Module):
 
     input_range: nn.Parameter
     """The DAC range, (1,), or that of each row block, (row blocks,); its magnitude counts."""
-    output_bounds: Tensor | None
+    adc_ranges: Tensor | None
     """ADC range of each partial sum, (row blocks, outputs), in units of (full-scale input x weight
     scale). It deviates from the chip, which has one ADC range for all. None: the ADC range of the
     chip."""
@@ -142,7 +142,7 @@ class ConvertersMixin(nn.Module):
         """(row blocks, outputs): the ADC outputs of one input vector or position."""
         return self.row_blocks, self.sections[-1].outputs.stop
 
-    def set_output_bounds(self, value: Given) -> None:
+    def set_adc_ranges(self, value: Given) -> None:
         """Set the ADC ranges of the layer, in units of (full-scale input x weight scale).
 
         They deviate from a chip whose ADC range is fixed, and ``summary`` lists them;
@@ -155,7 +155,7 @@ class ConvertersMixin(nn.Module):
             ValueError: a range is not a positive finite number, or the shape is another. Nothing is
                 changed.
         """
-        self.set_column_ranges("output_bounds", value)
+        self.set_column_ranges("adc_ranges", value)
 
     def set_output_ranges(self, value: Given) -> None:
         """Set the ranges in which the chip's digital unit rounds its outputs to 8 bits.
@@ -169,7 +169,7 @@ class ConvertersMixin(nn.Module):
                 one for all, or (row blocks, outputs). None: ADC outputs are not rounded again.
 
         Raises:
-            ValueError: see ``set_output_bounds``.
+            ValueError: see ``set_adc_ranges``.
         """
         self.set_column_ranges("output_ranges", value)
 
@@ -274,13 +274,13 @@ def remove_converters(layer: nn.Module) -> None:
         layer._non_persistent_buffers_set.discard(name)
 
 
-def range_text(values: Sequence[float]) -> str:
+def dac_ranges_text(values: Sequence[float]) -> str:
     """Return DAC ranges as text: ``0.5``, or for several row blocks ``0.5 to 2``."""
     ends = [f"{value:.4g}" for value in (min(values), max(values))]
     return ends[0] if len(values) == 1 else " to ".join(ends)
 
 
-def bounds_text(bounds: Tensor) -> str:
+def adc_ranges_text(bounds: Tensor) -> str:
     """Return ADC ranges as text: ``5``, or ``0.5 to 9``."""
     if bounds.is_meta:
         return "meta"

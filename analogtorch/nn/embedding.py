@@ -165,8 +165,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         if negatives is not None:
             negatives = negatives.T.index_select(0, tokens)
         block = tokens // plan.bounds[1]
-        bounds, errors = held.get("output_bounds"), held.get("adc_errors")
-        bound = plan.output_bound
+        bounds, errors = held.get("adc_ranges"), held.get("adc_errors")
+        bound = plan.adc_range
         if bounds is not None:
             bound = bounds.to(full.dtype).index_select(0, block)
         if errors is not None:

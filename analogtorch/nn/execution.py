@@ -203,7 +203,7 @@ class Execution:
         section = self.sections[index]
         found: dict[str, Tensor | None] = {}
         if plan.steps:
-            found["output_bounds"] = layer.column_ranges("output_bounds", section, outputs)
+            found["adc_ranges"] = layer.column_ranges("adc_ranges", section, outputs)
         if plan.unit_bits:
             found["output_ranges"] = layer.column_ranges("output_ranges", section, outputs)
         return found

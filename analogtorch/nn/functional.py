@@ -31,7 +31,7 @@ class _Given(NamedTuple):
     chip: Chip
     bias: Tensor | None
     input_range: Range
-    output_bounds: Range
+    adc_ranges: Range
     output_ranges: Range
     training: bool
     name: str
@@ -44,7 +44,7 @@ def analog_linear(
     *,
     bias: Tensor | None = None,
     input_range: Range = None,
-    output_bounds: Range = None,
+    adc_ranges: Range = None,
     output_ranges: Range = None,
     training: bool = False,
     name: str = "",
@@ -64,7 +64,7 @@ def analog_linear(
         input_range: DAC range in the units of ``x``: a number > 0, or a tensor of one number or of
             one for each row block, whose magnitudes count. None: the largest magnitude of each
             input vector.
-        output_bounds: ADC ranges in units of (full-scale input x weight scale), > 0: a number, or
+        adc_ranges: ADC ranges in units of (full-scale input x weight scale), > 0: a number, or
             (row blocks, outputs). None: the ADC range of the chip.
         output_ranges: ranges in which the digital unit of a chip such as ``hermes64`` rounds, in
             the same units, > 0: a number, or (row blocks, outputs). None: ADC outputs are not
@@ -86,7 +86,7 @@ def analog_linear(
         >>> y = analog_linear(torch.randn(2, 64), weight, at.chips.hermes64(), input_range=3.0)
         >>> y.sum().backward()
     """
-    ranges = input_range, output_bounds, output_ranges
+    ranges = input_range, adc_ranges, output_ranges
     given = _Given("analog_linear", x, weight, chip, bias, *ranges, training, name)
     return _computed(AnalogLinear, given)
 
@@ -102,7 +102,7 @@ def analog_conv1d(
     dilation: Sizes = 1,
     groups: int = 1,
     input_range: Range = None,
-    output_bounds: Range = None,
+    adc_ranges: Range = None,
     output_ranges: Range = None,
     training: bool = False,
     name: str = "",
@@ -119,7 +119,7 @@ def analog_conv1d(
         dilation: distance of the taps.
         groups: number of groups of channels that are convolved separately.
         input_range: see ``analog_linear``; None: the largest magnitude of each sample.
-        output_bounds: see ``analog_linear``.
+        adc_ranges: see ``analog_linear``.
         output_ranges: see ``analog_linear``.
         training: see ``analog_linear``.
         name: see ``analog_linear``.
@@ -133,7 +133,7 @@ def analog_conv1d(
     Example:
         >>> y = analog_conv1d(torch.randn(2, 4, 20), torch.randn(8, 4, 3), at.chips.hermes64())
     """
-    ranges = input_range, output_bounds, output_ranges
+    ranges = input_range, adc_ranges, output_ranges
     given = _Given("analog_conv1d", x, weight, chip, bias, *ranges, training, name)
     return _computed(AnalogConv1d, given, (stride, padding, dilation), groups)
 
@@ -149,7 +149,7 @@ def analog_conv2d(
     dilation: Sizes = 1,
     groups: int = 1,
     input_range: Range = None,
-    output_bounds: Range = None,
+    adc_ranges: Range = None,
     output_ranges: Range = None,
     training: bool = False,
     name: str = "",
@@ -164,7 +164,7 @@ def analog_conv2d(
         >>> analog_conv2d(x, weight, at.chips.hermes64(), padding="same").shape
         torch.Size([2, 4, 8, 8])
     """
-    ranges = input_range, output_bounds, output_ranges
+    ranges = input_range, adc_ranges, output_ranges
     given = _Given("analog_conv2d", x, weight, chip, bias, *ranges, training, name)
     return _computed(AnalogConv2d, given, (stride, padding, dilation), groups)
 
@@ -180,7 +180,7 @@ def analog_conv3d(
     dilation: Sizes = 1,
     groups: int = 1,
     input_range: Range = None,
-    output_bounds: Range = None,
+    adc_ranges: Range = None,
     output_ranges: Range = None,
     training: bool = False,
     name: str = "",
@@ -194,7 +194,7 @@ def analog_conv3d(
         >>> x, weight = torch.randn(1, 2, 5, 5, 5), torch.randn(4, 2, 3, 3, 3)
         >>> y = analog_conv3d(x, weight, at.chips.hermes64(), stride=2)
     """
-    ranges = input_range, output_bounds, output_ranges
+    ranges = input_range, adc_ranges, output_ranges
     given = _Given("analog_conv3d", x, weight, chip, bias, *ranges, training, name)
     return _computed(AnalogConv3d, given, (stride, padding, dilation), groups)
 

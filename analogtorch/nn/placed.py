@@ -136,7 +136,7 @@ class PlacedMixin(ConvertersMixin):
                 output_steps=chip.adc.levels,
                 unit_bits=chip.periphery.output_bits or 0,
                 phases=chip.phases,
-                output_bound=chip.adc.range,
+                adc_range=chip.adc.range,
                 **geometry,
                 **noise,
             )

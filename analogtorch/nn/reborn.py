@@ -8,7 +8,7 @@ from torch import nn
 
 ADDED = frozenset({
     "_chip", "calibrated", "chip", "digital_class", "executions", "has_run", "input_range",
-    "layer_name", "noise_fraction", "output_bounds", "output_ranges", "output_runs",
+    "layer_name", "noise_fraction", "adc_ranges", "output_ranges", "output_runs",
     "placed_shape", "programmed", "sections", "sequence_first", "taps", "vectors_read",
 })  # fmt: skip
 """Attributes that ``convert`` and ``hold`` add to a layer."""

@@ -16,7 +16,7 @@ from analogtorch.ops.generator import (
 from analogtorch.ops.mvm import mvm, product
 from analogtorch.ops.noise import normal
 from analogtorch.ops.operands import Operands
-from analogtorch.ops.physics import block_scales, in_steps, levels, over_rows, rounded
+from analogtorch.ops.physics import block_scales, in_steps, over_rows, rounded
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.seed import draw_keys, number_samples
 from analogtorch.ops.transforms import refuse_transforms
@@ -31,7 +31,6 @@ __all__ = [
     "fold",
     "happens",
     "in_steps",
-    "levels",
     "mvm",
     "normal",
     "number_samples",

@@ -27,11 +27,11 @@ def seen_by(x: Tensor, rows: torch.Size, span: RowBlock, plan: Plan) -> Tensor:
         raise ValueError("a row block that cuts the kernel needs an input that is padded already")
     sizes = x.shape[-len(taps) :]
     geometry = zip(sizes, rows[1:], taps, plan.stride, plan.dilation, strict=True)
-    places: list[Any] = [_meets(*numbers) for numbers in geometry]
-    return x[tuple([..., *places])]
+    parts: list[Any] = [_used(*numbers) for numbers in geometry]
+    return x[tuple([..., *parts])]
 
 
-def _meets(size: int, kernel: int, tap: slice, stride: int, dilation: int) -> slice:
+def _used(size: int, kernel: int, tap: slice, stride: int, dilation: int) -> slice:
     """Return the part of a dimension of the padded input that the kernel's taps in ``tap`` use."""
     outputs = (size - dilation * (kernel - 1) - 1) // stride + 1
     start = tap.start * dilation

@@ -38,7 +38,7 @@ def expect(plan: Plan, x: torch.Size, w: torch.Size) -> Expected:
         )
     channels = (x[1] if len(x) == plan.dims + 2 else -1) if plan.dims else x[-1] if len(x) else -1
     if channels != w[1] * plan.groups:
-        form = "(N, {}, *places)" if plan.dims else "(*, {})"
+        form = "(N, {}, *sizes)" if plan.dims else "(*, {})"
         raise ValueError(f"mvm: x must be {form.format(w[1] * plan.groups)}, got shape {tuple(x)}")
     if plan.columns and (plan.columns[0] != 0 or plan.columns[-1] != w[0]):
         raise ValueError(
@@ -150,9 +150,8 @@ def check_backward(operands: Operands, outputs: Outputs, plan: Plan, needs: Sequ
     y, words, each, vectors = known(plan, x.shape, operands.w.shape)
     _check_range(operands.input_range, x, vectors, plan)
     fits = g.shape == y and scale.shape == each and saturated.shape == each[:1] and len(needs) == 4
-    fits = (
-        fits and (mask.shape == words or mask.numel() == 0) and (gain is None or gain.shape == each)
-    )
+    fits = fits and (mask.shape == words or mask.numel() == 0)
+    fits = fits and (gain is None or gain.shape == each)
     there = g.device == mask.device == saturated.device == x.device and g.is_floating_point()
     if not (fits and there and mask.dtype == saturated.dtype == MASK):
         given = ", ".join(
@@ -172,12 +171,8 @@ def output_shape(x: torch.Size, w: torch.Size, plan: Plan) -> tuple[int, ...]:
     """Return the shape of the product of an ``x`` and a ``w`` of these shapes."""
     if not plan.dims:
         return (*x[:-1], w[0])
-    sizes = zip(x[2:], w[2:], plan.stride, plan.padding, plan.dilation, strict=True)
-    return (
-        x[0],
-        w[0],
-        *(
-            (size + 2 * pad - gap * (taps - 1) - 1) // step + 1
-            for size, taps, step, pad, gap in sizes
-        ),
-    )
+    sizes = []
+    geometry = zip(x[2:], w[2:], plan.stride, plan.padding, plan.dilation, strict=True)
+    for size, taps, step, pad, gap in geometry:
+        sizes.append((size + 2 * pad - gap * (taps - 1) - 1) // step + 1)
+    return (x[0], w[0], *sizes)

@@ -45,10 +45,8 @@ def c_header() -> str:
     lines = ["/* Made of ops/constants.py by native/build.py. */"]
     for name, value in globals().items():
         if name.isupper():
-            lines.append(
-                f"#define {name} "
-                f"{', '.join(map(_literal, value if isinstance(value, tuple) else (value,)))}"
-            )
+            numbers = value if isinstance(value, tuple) else (value,)
+            lines.append(f"#define {name} {', '.join(map(_literal, numbers))}")
     return "\n".join(lines) + "\n"
 
 

@@ -36,5 +36,5 @@ def fit_sums(target: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Ten
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return the quotient, and 1 where a sum is not positive."""
-    read = (numerator > 0) & (denominator > 0)
-    return torch.where(read, numerator / denominator.clamp_min(1e-30), 1.0)
+    positive = (numerator > 0) & (denominator > 0)
+    return torch.where(positive, numerator / denominator.clamp_min(1e-30), 1.0)

@@ -17,8 +17,8 @@ def encode(record: Any) -> tuple[Ints, Floats]:
     """Return the integers and the floats of ``record``."""
     ints: list[int] = []
     floats: list[float] = []
-    own: Any = type(record)
-    for name, kind in _fields(own):
+    kind_of_record: Any = type(record)
+    for name, kind in _fields(kind_of_record):
         value = getattr(record, name)
         if is_dataclass(kind):
             more, rest = encode(value)

@@ -22,10 +22,8 @@ def register() -> None:
     from torch.utils.flop_counter import flop_registry, register_flop_formula
 
     with _LOCK:
-        for operator, formula in (
-            (torch.ops.analogtorch.mvm, _forward),
-            (torch.ops.analogtorch.mvm_backward, _backward),
-        ):
+        mvm, backward = torch.ops.analogtorch.mvm, torch.ops.analogtorch.mvm_backward
+        for operator, formula in ((mvm, _forward), (backward, _backward)):
             if operator not in flop_registry:
                 register_flop_formula(operator)(formula)
 
@@ -35,5 +33,5 @@ def _forward(x: Any, input_range: Any, w: Any, *_: Any, out_shape: Any = None, *
 
 
 def _backward(g: Any, x: Any, input_range: Any, w: Any, *rest: Any, **_: Any) -> int:
-    to_input, _, to_weight, _ = rest[-1]  # whose gradients are needed
+    to_input, _, to_weight, _ = rest[-1]  # the gradients that are needed
     return int(2 * math.prod(g) * math.prod(w[1:])) * (to_input + to_weight)

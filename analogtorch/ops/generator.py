@@ -60,9 +60,8 @@ class Noise(StrEnum):
 def stream(*names: str | int | float) -> int:
     """Return a signed 64-bit number for the given names, for ``fold``: always the same."""
     text = "\x1f".join(f"{type(name).__name__[0]}:{name!s}" for name in names)
-    return int.from_bytes(
-        hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
-    )
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def fold(key: Tensor, word: Tensor | int) -> Tensor:
@@ -87,9 +86,8 @@ def random_bits(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     word = fold(key, rows).unsqueeze(1)
     a = ((word << 32) >> 32).to(torch.int32)
     b = (word >> 32).to(torch.int32)
-    columns = torch.arange(count, device=rows.device, dtype=torch.int32) + first.to(
-        torch.int32
-    ).unsqueeze(1)
+    numbers = torch.arange(count, device=rows.device, dtype=torch.int32)
+    columns = numbers + first.to(torch.int32).unsqueeze(1)
     x = columns * (b | 1) + a
     x = (x ^ _shift32(x, 16)) * _signed32(MIX32_1)
     x = (x ^ _shift32(x, 15) ^ b) * _signed32(MIX32_2)

@@ -69,7 +69,7 @@ def behind_wires(
         terms: see ``wire_shares``.
     """
     found = torch.empty_like(plus), torch.empty_like(minus)
-    # conductances begin at g_min, so that they reach beyond what stands for the largest weight
+    # conductances begin at g_min, so that they exceed the conductance of the largest weight
     span = cell.device.g_max / (cell.device.g_max - cell.device.g_min)
     for block in blocks:
         index, count = (block.outputs, block.rows), block.outputs.stop - block.outputs.start
@@ -187,10 +187,10 @@ def drop(current: Tensor, resistance: float, first: int = 0, ends: int = 1) -> T
 def _kernel(cells: int, first: int, ends: int, dtype: torch.dtype) -> Tensor:
     """Return the segments that the currents of two cells share to ground: (cells, cells)."""
     with torch.inference_mode(False):  # it serves gradients later
-        place = torch.arange(1 + first, cells + 1 + first, dtype=torch.float64, device="cpu")
-        shared = torch.minimum(place.unsqueeze(1), place)
-        if ends == 2:  # what goes the other way, in the ratio of the two distances
-            shared = shared - place.unsqueeze(1) * place / (cells + 1 + first)
+        distance = torch.arange(1 + first, cells + 1 + first, dtype=torch.float64, device="cpu")
+        shared = torch.minimum(distance.unsqueeze(1), distance)
+        if ends == 2:  # the current to the other end, in the ratio of the two distances
+            shared = shared - distance.unsqueeze(1) * distance / (cells + 1 + first)
         return shared.to(dtype)
 
 

@@ -88,7 +88,7 @@ def _gradient(
             assert backward is not None
             with torch.no_grad():
                 found = backward(ctx, *gradients)
-            # torch's own once_differentiable misses a constant incoming gradient
+            # torch's once_differentiable misses a constant incoming gradient
             if torch.is_grad_enabled():
                 message = (
                     f"analogtorch::{name} is differentiable once: "

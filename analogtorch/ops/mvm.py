@@ -55,7 +55,7 @@ def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tenso
         ValueError: the shapes do not fit ``plan`` or each other, or a key is missing.
 
     Example:
-        >>> plan = Plan(bounds=(0, 64), input_bits=8, output_bits=8, output_bound=12.0)
+        >>> plan = Plan(bounds=(0, 64), input_bits=8, output_bits=8, adc_range=12.0)
         >>> y = mvm(torch.randn(4, 64), torch.tensor([3.0]), torch.randn(10, 64), plan)
     """
     return product(Operands(x, input_range, w, **operands), plan)
@@ -64,12 +64,12 @@ def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tenso
 def product(operands: Operands, plan: Plan) -> Tensor:
     """Return ``mvm`` of a record of its operands."""
     learns = torch.is_grad_enabled() and any(
-        getattr(operands, name).requires_grad for name in _TAUGHT
+        getattr(operands, name).requires_grad for name in _LEARNING
     )
     return _mvm(*operands, plan.ints, plan.floats, learns)[0]
 
 
-_TAUGHT = [NAMES[i] for i in LEARNS if ROLES[NAMES[i]].kept]
+_LEARNING = [NAMES[i] for i in LEARNS if ROLES[NAMES[i]].kept]
 """The operands whose gradients need results of the forward pass."""
 
 
@@ -82,10 +82,10 @@ def _parsed(arguments: tuple[Any, ...]) -> tuple[Operands, Plan, bool]:
 def _compute(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs, plan, learns = _parsed(arguments)
     check(inputs, plan, known(plan, inputs.x.shape, inputs.w.shape))
-    y, own, mask, saturated = _kernels(inputs, plan).forward(inputs, plan, learns)
+    y, found, mask, saturated = _kernels(inputs, plan).forward(inputs, plan, learns)
     if inputs.scale is not None:
-        own = inputs.scale.new_empty(0)  # an operator may not return what it was given
-    return y, own, mask, saturated
+        found = inputs.scale.new_empty(0)  # an operator may not return its arguments
+    return y, found, mask, saturated
 
 
 def _plain(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -105,13 +105,13 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     expected = expect(plan, x.shape, w.shape)
     check(inputs, plan, expected)
     y = x.new_empty(expected.y, dtype=w.dtype)
-    own = w.new_empty(
-        (plan.blocks, w.shape[0]) if scale is None else (0,),
-        dtype=wide(w.dtype) if scale is None else scale.dtype,
-    )
+    if scale is None:
+        found = w.new_empty((plan.blocks, w.shape[0]), dtype=wide(w.dtype))
+    else:
+        found = w.new_empty((0,), dtype=scale.dtype)
     kept = learns and plan.saturates
     mask = y.new_empty(expected.mask if kept else (0,), dtype=MASK)
-    return y, own, mask, y.new_empty(plan.blocks, dtype=torch.uint8)
+    return y, found, mask, y.new_empty(plan.blocks, dtype=torch.uint8)
 
 
 class _Backward(NamedTuple):
@@ -164,10 +164,10 @@ def _kernels(operands: Operands, plan: Plan) -> ModuleType:
 
 def _save(ctx, arguments, output) -> None:
     operands, (ints, floats, _) = Operands(*arguments[: len(NAMES)]), arguments[len(NAMES) :]
-    _, own, mask, saturated = output
-    ctx.mark_non_differentiable(own, mask, saturated)
+    _, found, mask, saturated = output
+    ctx.mark_non_differentiable(found, mask, saturated)
     ctx.set_materialize_grads(False)  # else every backward would fill zeros as large as the mask
-    scale = own if operands.scale is None else operands.scale
+    scale = found if operands.scale is None else operands.scale
     ctx.save_for_backward(*keep(operands, scale), mask, saturated)
     ctx.numbers = ints, floats
 

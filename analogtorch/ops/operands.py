@@ -63,8 +63,8 @@ class Operands(NamedTuple):
     """(blocks,) int64, of the output noise; needed if ``plan.output_noise > 0``."""
     samples: Annotated[Tensor | None, _KEY] = None
     """(vectors,) int64, number of each vector or sample in the output noise; None: 0, 1, 2, ..."""
-    output_bounds: Annotated[Tensor | None, _ADC] = None
-    """ADC range of each output, (blocks, outputs), > 0; None: ``plan.output_bound`` for all."""
+    adc_ranges: Annotated[Tensor | None, _ADC] = None
+    """ADC range of each output, (blocks, outputs), > 0; None: ``plan.adc_range`` for all."""
     output_ranges: Annotated[Tensor | None, _ADC] = None
     """Range of each output of the digital unit, (blocks, outputs), > 0, in the same units; used if
     ``plan.unit_bits`` is set. None: ADC outputs are not rounded again."""

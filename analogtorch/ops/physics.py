@@ -232,11 +232,8 @@ def phases(x: Tensor, w: Tensor, negatives: Tensor | None, count: int) -> list[P
     if count == 2:
         return [Phase(sign, seen, w) for sign, seen in by_input]
     minus = (-w).clamp_min(0) if negatives is None else negatives
-    return [
-        Phase(a * b, seen, read)
-        for a, seen in by_input
-        for b, read in ((1.0, w + minus), (-1.0, minus))
-    ]
+    by_weight = [(1.0, w + minus), (-1.0, minus)]
+    return [Phase(a * b, seen, read) for a, seen in by_input for b, read in by_weight]
 
 
 def phase_keys(output_keys: Tensor, number: int, count: int) -> Tensor:
@@ -261,21 +258,19 @@ def block_scales(w: Tensor, bounds: Sequence[int], columns: Sequence[int] = ()) 
         columns: bounds of the outputs that share a scale; empty: each output has its own.
     """
     flat = w.detach().flatten(1).to(wide(w.dtype))
-    scale = torch.stack(
-        [flat[:, a:b].abs().amax(1) for a, b in zip(bounds, bounds[1:], strict=False)]
-    )
+    blocks = zip(bounds[:-1], bounds[1:], strict=True)
+    scale = torch.stack([flat[:, a:b].abs().amax(1) for a, b in blocks])
     if not columns:
         return scale
-    groups = zip(columns, columns[1:], strict=False)
+    groups = zip(columns[:-1], columns[1:], strict=True)
     return torch.cat([scale[:, a:b].amax(1, keepdim=True).expand(-1, b - a) for a, b in groups], 1)
 
 
 def over_rows(values: Tensor, bounds: Sequence[int]) -> Tensor:
     """Return ``values`` (blocks, outputs) repeated over the rows of each block: (outputs, rows)."""
-    sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
-    return torch.cat(
-        [v.unsqueeze(1).expand(-1, size) for v, size in zip(values, sizes, strict=True)], dim=1
-    )
+    sizes = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    blocks = zip(values, sizes, strict=True)
+    return torch.cat([v.unsqueeze(1).expand(-1, size) for v, size in blocks], dim=1)
 
 
 def relative(w: Tensor, full: Tensor) -> Tensor:

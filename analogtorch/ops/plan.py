@@ -32,7 +32,7 @@ class Plan(Layout):
     unit_bits: int = 0
     """Bits of a tile's digital unit, 2..16: ADC outputs are rounded once more, after their gain, in
     the ranges that the product is given; 0: they are not."""
-    output_bound: float = 1.0
+    adc_range: float = 1.0
     """ADC range, > 0, in units of (full-scale input x weight scale), if the product is given none
     per output."""
     phases: int = 1
@@ -54,21 +54,16 @@ class Plan(Layout):
     """The numbers as an operator takes them."""
 
     def __post_init__(self) -> None:
-        _check(
-            "bounds", self.bounds, len(self.bounds) > 1 and self.bounds[0] == 0, "(0, ..., rows)"
-        )
+        from_0 = len(self.bounds) > 1 and self.bounds[0] == 0
+        _check("bounds", self.bounds, from_0, "(0, ..., rows)")
         for name in ("bounds", "columns"):
             pairs = zip(getattr(self, name), getattr(self, name)[1:], strict=False)
             _check(name, getattr(self, name), all(a < b for a, b in pairs), "increasing")
         dims = len(self.stride)
         for name, least in (("stride", 1), ("dilation", 1), ("padding", 0)):
             given = getattr(self, name)
-            _check(
-                name,
-                given,
-                len(given) == dims and all(n >= least for n in given),
-                f"{dims} integers >= {least}",
-            )
+            fits = len(given) == dims and all(n >= least for n in given)
+            _check(name, given, fits, f"{dims} integers >= {least}")
         _check("groups", self.groups, self.groups >= 1, "an integer >= 1")
         for name in ("input_bits", "output_bits", "unit_bits"):
             bits = getattr(self, name)
@@ -77,8 +72,8 @@ class Plan(Layout):
         _check("output_steps", self.output_steps, self.output_steps >= 0, "an integer >= 0")
         steps = self.output_steps or (2 ** (self.output_bits - 1) - 1 if self.output_bits else 0)
         object.__setattr__(self, "steps", steps)
-        bound = self.output_bound
-        _check("output_bound", bound, bound > 0 and math.isfinite(bound), "a positive number")
+        value = self.adc_range
+        _check("adc_range", value, value > 0 and math.isfinite(value), "a positive number")
         for name in ("output_noise", "weight_noise"):
             std = getattr(self, name)
             _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")

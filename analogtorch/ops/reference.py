@@ -66,7 +66,7 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Te
     flat, full = w.flatten(1), over_rows(scale, plan.bounds)
     outputs, rows = flat.shape
     number = torch.arange(outputs, device=w.device)
-    # groups meet rows of their own
+    # each group has other rows
     first = plan.first_row + number // (outputs // plan.groups) * rows
     z = normal(key, number + plan.first_output, first, rows)
     return noisy(flat, full, z, plan.weight_noise, plan.spread).view(w.shape)
@@ -101,24 +101,19 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     x, input_range, w, bias, scale, gain, *_ = inputs
     input_range, output_ranges = input_range.abs(), inputs.output_ranges
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
-    own, wn = per_block(input_range), noisy_weight(w, scale, inputs.key, plan)
-    read = phases(
-        x if own else dac(x, input_range, plan.input_bits, w.dtype),
-        wn,
-        inputs.negatives,
-        plan.phases,
-    )
+    by_block, wn = per_block(input_range), noisy_weight(w, scale, inputs.key, plan)
+    xq = x if by_block else dac(x, input_range, plan.input_bits, w.dtype)
+    parts = phases(xq, wn, inputs.negatives, plan.phases)
     total: Tensor | None = None
     masks = []
     for block in range(plan.blocks):
-        r = input_range[block : block + 1] if own else input_range
+        r = input_range[block : block + 1] if by_block else input_range
+        own_range = r if by_block else None
         span = plan.span(block, w.shape[1:])
-        sums = [
-            part(phase.x, phase.w, span, plan, r if own else None).to(scale.dtype) for phase in read
-        ]
+        sums = [part(each.x, each.w, span, plan, own_range).to(scale.dtype) for each in parts]
         shape = sums[0].shape
         full = r.to(scale.dtype).reshape(-1, 1, 1) * scale[block].view(1, -1, 1)
-        v, clipped = _read(sums, [phase.sign for phase in read], full, block, inputs, plan)
+        v, clipped = _read(sums, [each.sign for each in parts], full, block, inputs, plan)
         if gain is not None:
             v = v * gain[block].view(1, -1, 1).to(v.dtype)
         if plan.unit_bits and output_ranges is not None:
@@ -132,9 +127,9 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     if bias is not None:
         total = total + bias.to(total.dtype).view(-1, *[1] * plan.dims)
     mask = torch.stack(masks) if masks else x.new_empty(0, dtype=MASK)
-    saturated = (
-        mask.flatten(1).amax(1) if mask.numel() else x.new_zeros(plan.blocks, dtype=torch.uint8)
-    )
+    saturated = x.new_zeros(plan.blocks, dtype=torch.uint8)
+    if mask.numel():
+        saturated = mask.flatten(1).amax(1)
     return Outputs(total.to(w.dtype).contiguous(), scale, mask, saturated)
 
 
@@ -142,12 +137,9 @@ def _read(
     sums: list[Tensor], signs: list[float], full: Tensor, block: int, inputs: Operands, plan: Plan
 ) -> tuple[Tensor, list[Tensor]]:
     """Return ``physics.adc_outputs`` of a row block: (vectors, outputs, positions)."""
-    bounds, errors, shape = (
-        inputs.output_bounds,
-        inputs.adc_errors,
-        _read_shape(sums[0].shape, plan),
-    )
-    bound = plan.output_bound if bounds is None else bounds[block].view(1, -1, 1).to(full.dtype)
+    ranges, errors = inputs.adc_ranges, inputs.adc_errors
+    shape = _read_shape(sums[0].shape, plan)
+    bound = plan.adc_range if ranges is None else ranges[block].view(1, -1, 1).to(full.dtype)
     if errors is not None:
         errors = errors[:, block].view(len(errors), 1, -1, 1).to(full.dtype)
 
@@ -156,8 +148,8 @@ def _read(
         key = phase_keys(inputs.output_keys[block], number, plan.phases)
         return _output_normals(shape, key, inputs.samples, plan)
 
-    read = [p.reshape(shape) for p in sums]
-    return adc_outputs(read, signs, full, bound, plan.steps, plan.output_noise, normals, errors)
+    flat = [p.reshape(shape) for p in sums]
+    return adc_outputs(flat, signs, full, bound, plan.steps, plan.output_noise, normals, errors)
 
 
 def backward(
@@ -165,22 +157,21 @@ def backward(
 ) -> Gradients:
     """Return the gradients of x, the input range, w and the bias that ``needs`` asks for."""
     x, signed, w, _, _, gain, key, *_ = inputs
-    input_range, own = signed.abs(), per_block(signed)
+    input_range, by_block = signed.abs(), per_block(signed)
     needs_x, needs_range, needs_w, needs_bias = needs
-    xq, mask = x if own else dac(x, input_range, plan.input_bits, w.dtype), outputs.mask
+    xq, mask = x if by_block else dac(x, input_range, plan.input_bits, w.dtype), outputs.mask
     wn = noisy_weight(w, outputs.scale, key, plan)
-    wanted, taught = (needs_x or needs_range, needs_w), None
-    if gain is None and not mask.numel() and not own:  # then it is the digital layer's
+    wanted, clipped = (needs_x or needs_range, needs_w), None
+    if gain is None and not mask.numel() and not by_block:  # as in the digital layer
         gx, gw = _gradients(g, xq, wn, plan, wanted)
     else:
-        gx, gw, taught = _by_blocks(
-            g, xq, wn, gain, mask, input_range if own else None, plan, wanted
-        )
-    if gx is not None and plan.input_bits and not own:
-        gx, taught = _through_dac(gx, x, input_range, needs_range)
+        ranges = input_range if by_block else None
+        gx, gw, clipped = _by_blocks(g, xq, wn, gain, mask, ranges, plan, wanted)
+    if gx is not None and plan.input_bits and not by_block:
+        gx, clipped = _through_dac(gx, x, input_range, needs_range)
     g_range = None
     if needs_range:
-        g_range = torch.zeros_like(input_range) if taught is None else taught * signed.sign()
+        g_range = torch.zeros_like(input_range) if clipped is None else clipped * signed.sign()
     g_bias = None
     if needs_bias:
         g_bias = g.sum((0, *range(2, g.dim()))) if plan.dims else g.reshape(-1, g.shape[-1]).sum(0)
@@ -199,11 +190,11 @@ def _through_dac(
 ) -> tuple[Tensor, Tensor | None]:
     bound = beside(input_range, x)
     above, below = x > bound, x < -bound
-    taught = None
+    g_range = None
     if needs_range:
-        taught = (gx * above - gx * below).to(wide(gx.dtype)).sum_to_size(bound.shape)
-        taught = taught.reshape(input_range.shape).to(input_range.dtype)
-    return gx.masked_fill(above | below, 0.0), taught
+        g_range = (gx * above - gx * below).to(wide(gx.dtype)).sum_to_size(bound.shape)
+        g_range = g_range.reshape(input_range.shape).to(input_range.dtype)
+    return gx.masked_fill(above | below, 0.0), g_range
 
 
 def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
@@ -216,8 +207,8 @@ def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
 
 def _mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
     """Return (rows, last) of the mask of an output."""
-    vectors, outputs, places = _read_shape(shape, plan)
-    return (vectors * outputs, places) if plan.dims else (vectors, outputs)
+    vectors, outputs, positions = _read_shape(shape, plan)
+    return (vectors * outputs, positions) if plan.dims else (vectors, outputs)
 
 
 def _output_normals(
@@ -227,15 +218,14 @@ def _output_normals(
 
     Their keys are the vector, the output and, in a convolution, the position.
     """
-    n, outputs, places = shape
+    n, outputs, positions = shape
     vectors = torch.arange(n, device=key.device) if samples is None else samples
     if not plan.dims:
-        return normal(key, vectors, torch.full_like(vectors, plan.first_output), outputs).unsqueeze(
-            2
-        )
-    own = torch.arange(plan.first_output, plan.first_output + outputs, device=key.device)
-    rows = (vectors.unsqueeze(1) * (plan.total_outputs or outputs) + own).flatten()
-    return normal(key, rows, torch.zeros_like(rows), places).view(shape)
+        first = torch.full_like(vectors, plan.first_output)
+        return normal(key, vectors, first, outputs).unsqueeze(2)
+    numbers = torch.arange(plan.first_output, plan.first_output + outputs, device=key.device)
+    rows = (vectors.unsqueeze(1) * (plan.total_outputs or outputs) + numbers).flatten()
+    return normal(key, rows, torch.zeros_like(rows), positions).view(shape)
 
 
 def _gradients(
@@ -269,36 +259,31 @@ def _by_blocks(
     In that case ``x`` is not yet quantised.
     """
     # blocks that hold whole kernels share no input: they write where others must add
-    gx = (
-        torch.zeros_like(x, dtype=w.dtype, memory_format=torch.contiguous_format)
-        if needs[0]
-        else None
-    )
-    gw = torch.empty_like(w, memory_format=torch.contiguous_format) if needs[1] else None
-    taught: list[Any] = []
+    form = torch.contiguous_format
+    gx = torch.zeros_like(x, dtype=w.dtype, memory_format=form) if needs[0] else None
+    gw = torch.empty_like(w, memory_format=form) if needs[1] else None
+    g_ranges: list[Any] = []
     for block in range(plan.blocks):
         passed = g
         if mask.numel():
-            passed = g.masked_fill(
-                unpacked(mask[block], _mask_rows(g.shape, plan)[1]).view(g.shape), 0.0
-            )
+            saturated = unpacked(mask[block], _mask_rows(g.shape, plan)[1])
+            passed = g.masked_fill(saturated.view(g.shape), 0.0)
         if gain is not None:
             passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)
         span = plan.span(block, w.shape[1:])
         index, given = (slice(None), *span), seen_by(x, w.shape[1:], span, plan)
         r = None if ranges is None else ranges[block : block + 1]
         seen = given if r is None else dac(given, r, plan.input_bits, w.dtype)
-        own_gx, own_gw = _gradients(
-            passed, seen.flatten(1, 2) if plan.groups > 1 else seen, w[index], plan, needs
-        )
-        if gx is not None and own_gx is not None:
-            own_gx = own_gx.view(seen.shape)
+        flat = seen.flatten(1, 2) if plan.groups > 1 else seen
+        block_gx, block_gw = _gradients(passed, flat, w[index], plan, needs)
+        if gx is not None and block_gx is not None:
+            block_gx = block_gx.view(seen.shape)
             if r is not None and plan.input_bits:
-                own_gx, own_range = _through_dac(own_gx, given, r, True)
-                taught.append(own_range)
+                block_gx, g_range = _through_dac(block_gx, given, r, True)
+                g_ranges.append(g_range)
             elif r is not None:
-                taught.append(torch.zeros_like(r))
-            seen_by(gx, w.shape[1:], span, plan).add_(own_gx)
-        if gw is not None and own_gw is not None:
-            gw[index] = own_gw
-    return gx, gw, torch.cat(taught) if taught else None
+                g_ranges.append(torch.zeros_like(r))
+            seen_by(gx, w.shape[1:], span, plan).add_(block_gx)
+        if gw is not None and block_gw is not None:
+            gw[index] = block_gw
+    return gx, gw, torch.cat(g_ranges) if g_ranges else None

@@ -45,9 +45,8 @@ def noise(seed: int, *, step: int = 0, rank: int = 0, first_sample: int = 0) -> 
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"noise: {name} must be an integer >= 0, got {value!r}")
     key = int(fold(seed_tensor(seed), stream("noise scope", step, rank)).item())
-    with torch.random.fork_rng(
-        devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    ):
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         # not torch.manual_seed, which would also reset a GPU that is not used yet
         torch.default_generator.manual_seed(key)
         if torch.cuda.is_initialized():

@@ -68,7 +68,7 @@ class _Scopes:
         self.closed: OrderedDict[int, set[int]] = OrderedDict()
 
     def enter(self, seed: int, first: int) -> None:
-        seed %= 2**64  # as generators tell it
+        seed %= 2**64  # the form in which generators return it
         self.open.setdefault(seed, []).append(first)
 
     def leave(self, seed: int) -> None:
@@ -113,9 +113,9 @@ def number_samples(like: Tensor, vectors: int, per_sample: int) -> Tensor:
 
 def _numbered(like: Tensor, vectors: int, per_sample: int) -> Tensor:
     cuda = like.device.type == "cuda"
-    generator = (
-        torch.cuda.default_generators[like.device.index] if cuda else torch.default_generator
-    )
+    generator = torch.default_generator
+    if cuda:
+        generator = torch.cuda.default_generators[like.device.index]
     first = scopes.first(generator.initial_seed()) * per_sample
     return torch.arange(first, first + vectors, device=like.device)
 

@@ -22,9 +22,8 @@ def refuse_transforms(layer: str, noisy: bool) -> None:
     if torch.compiler.is_compiling():
         return
     interpreter = torch._C._functorch.peek_interpreter_stack()
-    if forward_ad._current_level >= 0 or (
-        interpreter is not None and interpreter.key() in _REFUSED
-    ):
+    refused = interpreter is not None and interpreter.key() in _REFUSED
+    if forward_ad._current_level >= 0 or refused:
         raise NotImplementedError(
             f"analog layer {layer!r}: forward-mode AD and torch.func.grad/jvp are not supported; "
             "use backward() or torch.autograd.grad, or analogtorch.to_digital(model)"

@@ -299,7 +299,8 @@ def ranges(model: nn.Module) -> dict[str, Any]:
     """Return what calibration has set, by layer and name."""
     found: dict[str, Any] = {}
     for name, layer in analog_layers(model):
-        for each in ("calibrated", "input_range", "output_bounds", "output_ranges"):
+        found[f"{name}.output_bounds"] = layer.adc_ranges  # its name in the record
+        for each in ("calibrated", "input_range", "output_ranges"):
             found[f"{name}.{each}"] = getattr(layer, each)
     return found
 

@@ -35,7 +35,7 @@ X = torch.randn(200, 300, generator=torch.Generator().manual_seed(1)).clamp(-2, 
 
 
 def _bounds(model: nn.Module) -> list[float | list[list[float]] | None]:
-    return [layer.saved_column_ranges("output_bounds") for _, layer in at.analog_layers(model)]
+    return [layer.saved_column_ranges("adc_ranges") for _, layer in at.analog_layers(model)]
 
 
 @pytest.mark.parametrize("per", ["layer", "tile"])
@@ -63,9 +63,9 @@ def test_small_partial_sums_are_read_with_less_error(adc: str, adc_per: str, per
     # about 0.15, but for the column with the large weight, which absmax covers
     assert errors[1] < errors[0] / 4
     for _, layer in at.analog_layers(model):
-        assert layer.output_bounds.shape == layer.adc_shape
+        assert layer.adc_ranges.shape == layer.adc_shape
         # 200 numbers: columns keep a margin
-        assert layer.output_bounds.max() < (5 if adc_per == "column" else 4)
+        assert layer.adc_ranges.max() < (5 if adc_per == "column" else 4)
         assert layer.chip == chip
 
 
@@ -75,12 +75,12 @@ def test_mse_is_the_least_error_in_units_of_the_output() -> None:
 
     def error(bound: float) -> float:
         other = copy.deepcopy(layer)
-        other.set_output_bounds(bound)
+        other.set_adc_ranges(bound)
         exact = copy.deepcopy(layer)
         exact.chip = layer.chip.replace(adc={"bits": None})
         return (other(X) - exact(X)).square().mean().item()
 
-    found = layer.saved_column_ranges("output_bounds")
+    found = layer.saved_column_ranges("adc_ranges")
     best = min(error(found * f) for f in torch.linspace(0.3, 3, 40).tolist())
     assert error(found) < 1.1 * best
 
@@ -132,14 +132,14 @@ def test_matrices_of_recurrent_layers_and_convolutions() -> None:
     torch.manual_seed(0)
     lstm = at.convert(nn.Sequential(nn.LSTM(300, 12)), CHIP)
     at.calibrate(lstm, [torch.randn(7, 5, 300)], adc="absmax")
-    assert lstm[0].ih_l0.saved_column_ranges("output_bounds") != lstm[0].hh_l0.saved_column_ranges(
-        "output_bounds"
+    assert lstm[0].ih_l0.saved_column_ranges("adc_ranges") != lstm[0].hh_l0.saved_column_ranges(
+        "adc_ranges"
     )
     at.convert(lstm, CHIP)
     attention = at.convert(nn.MultiheadAttention(16, 2), CHIP)
     q, k = torch.randn(2, 6, 4, 16)
     at.calibrate(attention, [q], adc="absmax", per="tile", forward=lambda m, q: m(q, k, k))
-    assert attention.in_proj.saved_column_ranges("output_bounds") < 12.0
+    assert attention.in_proj.saved_column_ranges("adc_ranges") < 12.0
     for grouped in ("sequential", "block_diagonal"):
         chip = CHIP.replace(array={"rows": 16, "grouped": grouped}, adc={"bits": 16})
         digital = nn.Sequential(nn.Conv2d(4, 6, 5, padding=2, groups=2), nn.Conv2d(6, 4, 3))
@@ -152,7 +152,7 @@ def test_matrices_of_recurrent_layers_and_convolutions() -> None:
             layer.chip = layer.chip.replace(adc={"bits": None})
         # the largest sum fits, and barely
         assert torch.allclose(model[0](x), exact[0](x), atol=1e-3)
-        model[0].set_output_bounds(model[0].output_bounds / 1.1)
+        model[0].set_adc_ranges(model[0].adc_ranges / 1.1)
         assert not torch.allclose(model[0](x), exact[0](x), atol=1e-3)
 
 
@@ -269,7 +269,7 @@ def test_the_weighted_histogram_is_that_of_repeated_numbers() -> None:
 def _reads(layer: nn.Module, x: torch.Tensor, bounds: torch.Tensor | None) -> torch.Tensor:
     """What the layer reads with these bounds, or exactly."""
     other = copy.deepcopy(layer)
-    other.set_output_bounds(bounds)
+    other.set_adc_ranges(bounds)
     if bounds is None:
         other.chip = layer.chip.replace(adc={"bits": None})
     return other(x)
@@ -288,7 +288,7 @@ def test_each_column_has_the_bound_that_suits_it(method: str) -> None:
     model = at.calibrate(
         at.convert(layer, chip), [x], method="absmax", adc=method, adc_per="column", percentile=95.0
     ).eval()
-    bounds, exact = model[0].output_bounds, _reads(model[0], x, None)
+    bounds, exact = model[0].adc_ranges, _reads(model[0], x, None)
     sizes = exact.abs().amax(0) / (model[0].input_range * layer[0].weight.abs().max())
     used = (torch.arange(40) != 7) & (torch.arange(40) != 8)
     assert bounds[0, 8] == pytest.approx(sizes[8].item(), rel=1e-5)
@@ -333,9 +333,7 @@ def test_a_bound_per_column_reads_columns_of_all_sizes() -> None:
             errors[per] = (
                 ((model.eval()(x) - y).square().mean(0) / y.square().mean(0)).sqrt().max().item()
             )
-            assert all(
-                layer.output_bounds.shape == layer.adc_shape for layer in (model[0], model[3])
-            )
+            assert all(layer.adc_ranges.shape == layer.adc_shape for layer in (model[0], model[3]))
         # a column whose sums are a hundredth of the largest is a step of a bound for all
         assert errors["column"] < 0.1 < errors["tile"] < errors["layer"]
 
@@ -360,13 +358,12 @@ def test_columns_do_not_depend_on_the_batch_split_and_the_noise_is_outside() -> 
         for batches in ([X], X.split(70))
     )
     assert all(
-        torch.equal(a.output_bounds, b.output_bounds)
-        for a, b in ((one[0], parts[0]), (one[2], parts[2]))
+        torch.equal(a.adc_ranges, b.adc_ranges) for a, b in ((one[0], parts[0]), (one[2], parts[2]))
     )
     # two standard deviations; the sums themselves have 0.15
-    assert one[0].output_bounds.min() > 0.08
+    assert one[0].adc_ranges.min() > 0.08
     quiet = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse", adc_per="column")
-    assert (quiet[2].output_bounds < one[2].output_bounds).all()
+    assert (quiet[2].adc_ranges < one[2].adc_ranges).all()
 
 
 @pytest.mark.parametrize("adc_per", ["layer", "tile", "column"])
@@ -427,10 +424,10 @@ def test_bounds_of_columns_are_saved_and_programmed(tmp_path) -> None:
     model = at.calibrate(at.convert(_net(), chip), [X], adc="mse", adc_per="column").eval()
     saved = at.save(model, tmp_path)
     loaded = at.load(saved, _net()).eval()
-    assert torch.equal(loaded[0].output_bounds, model[0].output_bounds)
+    assert torch.equal(loaded[0].adc_ranges, model[0].adc_ranges)
     assert torch.equal(loaded(X), model(X))
     view = at.program(model, seed=1).at("1 h")
-    assert torch.equal(view[0].output_bounds, model[0].output_bounds)
+    assert torch.equal(view[0].adc_ranges, model[0].adc_ranges)
     assert torch.equal(
         at.load(at.save(at.program(model, seed=1), tmp_path), _net()).at("1 h")(X), view(X)
     )
@@ -438,15 +435,15 @@ def test_bounds_of_columns_are_saved_and_programmed(tmp_path) -> None:
     data = json.loads(description.read_text())
     for wrong, message in (
         (
-            data["layers"][0]["output_bounds"][:2],
+            data["layers"][0]["adc_ranges"][:2],
             r"has 2 rows of ADC ranges, and \(3, 32\) \(row blocks, outputs\)",
         ),
         ([[1.0] * 31] * 3, "3 rows of ADC ranges, and"),
-        ([[1.0, -1.0]], "must have positive output_bounds"),
-        ([[]], "must have positive output_bounds"),
-        ("12", "must have positive output_bounds"),
+        ([[1.0, -1.0]], "must have positive adc_ranges"),
+        ([[]], "must have positive adc_ranges"),
+        ("12", "must have positive adc_ranges"),
     ):
-        data["layers"][0]["output_bounds"] = wrong
+        data["layers"][0]["adc_ranges"] = wrong
         data.pop("checksum", None)
         description.write_text(json.dumps(data))
         with pytest.raises(ValueError, match=message):
@@ -458,14 +455,14 @@ def test_bounds_can_be_set_and_taken_away() -> None:
     model = at.calibrate(at.convert(_net(), chip), [X]).eval()
     layer, first = model[0], model(X)
     assert layer.adc_shape == (3, 32)
-    layer.set_output_bounds(12.0)
+    layer.set_adc_ranges(12.0)
     assert torch.equal(model(X), first)
-    layer.set_output_bounds([[0.5] * 32, [1.0] * 32, [2.0] * 32])
+    layer.set_adc_ranges([[0.5] * 32, [1.0] * 32, [2.0] * 32])
     assert "ADC ranges=0.5 to 2" in repr(layer)
     on_meta = copy.deepcopy(model).to("meta")
     assert "ADC ranges=meta" in repr(on_meta[0])
     assert "0 meta" in str(at.summary(on_meta))
-    bounds = layer.output_bounds
+    bounds = layer.adc_ranges
     for wrong, message in (
         (0.0, "must be positive finite numbers, got 0.0"),
         (torch.full((3, 32), float("nan")), "must be positive finite numbers, got nan"),
@@ -474,9 +471,9 @@ def test_bounds_can_be_set_and_taken_away() -> None:
         ("wide", "must be numbers"),
     ):
         with pytest.raises(ValueError, match=message):
-            layer.set_output_bounds(wrong)
-        assert layer.output_bounds is bounds
-    assert model.double()[0].output_bounds.dtype == torch.float64
+            layer.set_adc_ranges(wrong)
+        assert layer.adc_ranges is bounds
+    assert model.double()[0].adc_ranges.dtype == torch.float64
     model(X.double())
     model.float()
     layer.chip = chip.replace(array={"rows": 256})
@@ -487,11 +484,11 @@ def test_bounds_can_be_set_and_taken_away() -> None:
     layer.chip = chip.replace(array={"rows": 256}, adc={"bits": None})  # no ADC, no bound
     model(X)
     layer.chip = chip
-    layer.set_output_bounds(None)
+    layer.set_adc_ranges(None)
     assert torch.equal(model(X), first)
     assert set(vars(at.to_digital(model)[0])) == set(vars(nn.Linear(2, 2)))
     assert list(model[0]._buffers) == []
-    assert at.convert(model, chip)[0].output_bounds is None
+    assert at.convert(model, chip)[0].adc_ranges is None
 
 
 def test_an_embedding_reads_each_dimension_with_its_bound() -> None:
@@ -499,11 +496,11 @@ def test_an_embedding_reads_each_dimension_with_its_bound() -> None:
     chip = CHIP.replace(array={"rows": 32})
     layer = at.convert(nn.Sequential(nn.Embedding(50, 20)), chip, embeddings=True).eval()[0]
     tokens, fresh = torch.arange(50), copy.deepcopy(layer)
-    layer.set_output_bounds(torch.rand(layer.adc_shape) + 0.1)
+    layer.set_adc_ranges(torch.rand(layer.adc_shape) + 0.1)
     scale = torch.stack([block.abs().max() for block in layer.weight.split(32)])
-    bound = layer.output_bounds.repeat_interleave(
-        torch.tensor([32, 18]), 0
-    ) * scale.repeat_interleave(torch.tensor([32, 18])).unsqueeze(1)
+    bound = layer.adc_ranges.repeat_interleave(torch.tensor([32, 18]), 0) * scale.repeat_interleave(
+        torch.tensor([32, 18])
+    ).unsqueeze(1)
     assert torch.allclose(layer(tokens), rounded(layer.weight, bound, 8), atol=1e-6)
     fresh.load_state_dict(layer.state_dict())
     assert torch.equal(fresh(tokens), layer(tokens))
@@ -565,7 +562,7 @@ def test_columns_of_many_rows_have_bounds_beyond_a_thousand() -> None:
             chip = CHIP.replace(array={"rows": 8192}, adc={"noise": noise})
             model = at.convert(nn.Sequential(copy.deepcopy(layer)), chip).eval()
             at.calibrate(model, [x], method="absmax", adc=adc, adc_per="column", percentile=100.0)
-            assert (model[0].output_bounds > 7300).all()
+            assert (model[0].adc_ranges > 7300).all()
             assert torch.allclose(model(x), layer(x), rtol=0.02)
 
 
@@ -577,7 +574,7 @@ def test_a_column_of_zeros_gets_the_largest_bound_whatever_the_noise(adc: str) -
     x[:, 2] = 0
     model = at.convert(nn.Sequential(layer), crossbar())
     at.calibrate(model, [x], adc=adc, adc_per="column")
-    assert model[0].output_bounds[0, 2] == model[0].output_bounds.max() > 1
+    assert model[0].adc_ranges[0, 2] == model[0].adc_ranges.max() > 1
 
 
 def test_a_state_without_ranges_takes_those_of_the_layer_away() -> None:
@@ -619,7 +616,7 @@ def test_loading_replaces_bounds_of_another_chip(tmp_path) -> None:
 
 def test_bounds_that_do_not_fit_are_refused_before_anything_is_loaded(tmp_path) -> None:
     model = at.calibrate(at.convert(_net().double(), CHIP), [X.double()])
-    model[0].set_output_bounds(1e-60)
+    model[0].set_adc_ranges(1e-60)
     saved, fresh = at.save(model, tmp_path), _net()
     fresh[2].weight.data.zero_()
     with pytest.raises(ValueError, match="has ADC ranges that do not fit in torch.float32"):
@@ -633,10 +630,29 @@ def test_checkpoints_of_before_have_no_bounds(tmp_path) -> None:
     description = tmp_path / "analog.json"
     data = json.loads(description.read_text())
     for entry in data["layers"]:
-        del entry["output_bounds"]
+        del entry["adc_ranges"]
     del data["checksum"]
     description.write_text(json.dumps(data))
     assert _bounds(at.load(saved, _net())) == [None, None]
+
+
+def test_adc_ranges_are_read_under_the_name_in_earlier_files(tmp_path) -> None:
+    model = at.calibrate(at.convert(_net(), CHIP), [X], adc="mse", adc_per="column")
+    state = model.state_dict()
+    entry = state._metadata["0"]
+    entry["analogtorch.output_bounds"] = entry.pop("analogtorch.adc_ranges")
+    other = at.convert(_net(), CHIP)
+    other.load_state_dict(state)
+    assert torch.equal(other[0].adc_ranges, model[0].adc_ranges)
+    saved = at.save(model, tmp_path)
+    description = tmp_path / "analog.json"
+    data = json.loads(description.read_text())
+    for layer in data["layers"]:
+        layer["output_bounds"] = layer.pop("adc_ranges")
+    del data["checksum"]
+    description.write_text(json.dumps(data))
+    loaded = at.load(saved, _net())
+    assert torch.equal(loaded[2].adc_ranges, model[2].adc_ranges)
 
 
 def test_bounds_without_an_adc_are_not_listed() -> None:

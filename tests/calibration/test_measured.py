@@ -224,7 +224,7 @@ def test_only_a_digital_unit_gets_output_ranges() -> None:
     layer = at.calibrate(_linear(), [_x(400, 64)])[0]
     assert layer.output_ranges.shape == (1, 32)
     assert len(layer.output_ranges.unique()) > 16  # each column its own
-    assert layer.output_bounds is None
+    assert layer.adc_ranges is None
     for chip in (crossbar(), HERMES.replace(periphery={"output_bits": None})):
         assert at.calibrate(_linear(chip), [_x(400, 64)])[0].output_ranges is None
 
@@ -271,7 +271,7 @@ def test_all_kinds_of_layers_and_options_stay_near_the_digital_model(
     for layer_name, layer in at.analog_layers(model):
         used = layer_name != "unused"
         assert (layer.output_ranges is not None) == used
-        assert (layer.output_bounds is not None) == (used and adc_per is not None)
+        assert (layer.adc_ranges is not None) == (used and adc_per is not None)
 
 
 def test_the_vectors_that_are_tried_are_limited_in_every_kind_of_layer(

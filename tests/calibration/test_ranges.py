@@ -251,7 +251,7 @@ def test_a_head_that_runs_in_training_only_may_stay_uncalibrated(options: dict) 
     at.calibrate(model, _batches(), allow_unused=True, **options)
     assert model.head.calibrated == (options.get("method", "mse") is not None)
     assert model.helper.input_ranges == (3.0,)
-    assert (model.head.output_bounds is None, model.helper.output_bounds) == (not options, None)
+    assert (model.head.adc_ranges is None, model.helper.adc_ranges) == (not options, None)
 
 
 def test_layers_that_may_be_unused_may_not_be_bypassed() -> None:

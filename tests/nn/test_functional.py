@@ -42,8 +42,8 @@ def test_numbers_and_gradients_are_those_of_the_layer(
     ranges = {}
     if calibrated:
         layer.set_input_range(1.5)
-        ranges = {"output_bounds": torch.rand(layer.adc_shape) + 0.5, "output_ranges": 2.0}
-        layer.set_output_bounds(ranges["output_bounds"])
+        ranges = {"adc_ranges": torch.rand(layer.adc_shape) + 0.5, "output_ranges": 2.0}
+        layer.set_adc_ranges(ranges["adc_ranges"])
         layer.set_output_ranges(2.0)
         ranges["input_range"] = layer.input_range.detach().clone().requires_grad_()
     x = case.x.clone().requires_grad_()
@@ -123,7 +123,7 @@ X, W = torch.randn(3, 20), torch.randn(4, 20)
         ((X, W, SMALL), {"bias": X[0]}, ValueError, r"bias must be \(4,\), one number for each"),
         ((X, W, SMALL), {"input_range": 0.0}, ValueError, "must be a positive finite number"),
         ((X, W, SMALL), {"input_range": X[0, :3]}, ValueError, r"its 1 row blocks, got shape \(3"),
-        ((X, W, SMALL), {"output_bounds": -1.0}, ValueError, "must be positive finite numbers"),
+        ((X, W, SMALL), {"adc_ranges": -1.0}, ValueError, "must be positive finite numbers"),
         ((X, W, SMALL), {"output_ranges": X}, ValueError, "must be one number, or one for each of"),
         ((X, W, SMALL), {"training": 1}, ValueError, "training must be True or False"),
         ((X, W, SMALL), {"name": 3}, TypeError, "name must be a text"),

@@ -153,7 +153,7 @@ def test_calibration_looks_at_what_the_adc_meets() -> None:
         model = at.calibrate(
             at.convert(copy.deepcopy(digital), chip), [x], method="absmax", adc="absmax"
         )
-        bounds[chip.phases] = model[0].output_bounds
+        bounds[chip.phases] = model[0].adc_ranges
     w, half = digital[0].weight.detach(), x / x.abs().max()
     sums = [
         s @ v.T

@@ -88,7 +88,7 @@ def wanted(
             first = torch.full_like(vectors, plan.first_output)
             z = normal_reference(output_keys[b], vectors, first, N)
             v = v + full * plan.output_noise * z
-        bound = plan.output_bound if limits is None else limits[b]
+        bound = plan.adc_range if limits is None else limits[b]
         v, limit = at_adc(v, full, bound, errors if errors is None else errors[:, b])
         masks.append(v.abs() > limit)
         if plan.steps:
@@ -121,7 +121,7 @@ def check(
     limits=None, unit=None, errors=None, **plan,
 ):
     everything = dict(bounds=(0, 16, 37), input_bits=8, output_bits=8)
-    noisy = dict(output_bound=1.5, output_noise=0.02, weight_noise=0.05)
+    noisy = dict(adc_range=1.5, output_noise=0.02, weight_noise=0.05)
     plan = Plan(**{**everything, **noisy, **plan})
     x, w, g, r = x.to(dtype), W.to(dtype), G.to(dtype), torch.tensor(r)
     blocks = zip(plan.bounds, plan.bounds[1:])
@@ -132,11 +132,11 @@ def check(
     if dtype == torch.float32:
         near = dict(rtol=1e-5, atol=1e-5)
     else:  # a reading of either block may fall on the next step
-        step = (r.max() * scale.max() * plan.output_bound / plan.steps).item()
+        step = (r.max() * scale.max() * plan.adc_range / plan.steps).item()
         near = dict(rtol=0.01, atol=2.5 * step)
     for tile in (SMALL, WIDE):
         run = Operands(x, r, w, bias, scale, gain, key, output_keys, samples)
-        bounded = run._replace(output_bounds=limits, output_ranges=unit, adc_errors=errors)
+        bounded = run._replace(adc_ranges=limits, output_ranges=unit, adc_errors=errors)
         got, got_mask = gpu.linear(bounded, plan, True, tile=tile)
         assert got.dtype == dtype
         assert (got - y).abs().mean() < near["atol"] / 5, name
@@ -180,7 +180,7 @@ check("errors of ADCs", errors=adc_errors(2, N), gain=gain)
 check("errors without ADCs", errors=adc_errors(2, N), output_bits=0)
 check("errors of ADCs, bounds", errors=adc_errors(2, N), limits=0.5 + torch.rand(2, N))
 check("errors of ADCs, a digital unit", errors=adc_errors(2, N), unit=torch.rand(2, N), **unit)
-check("no DAC", input_bits=0, output_bound=0.5)
+check("no DAC", input_bits=0, adc_range=0.5)
 check("equal blocks", bounds=(0, 16, 32, 37), input_bits=16, output_bits=5)
 check("a short block first", bounds=(0, 5, 30, 37), key=None)
 check("no noise, one block", bounds=(0, 37), weight_noise=0.0, output_noise=0.0)
@@ -255,14 +255,14 @@ _TYPES = {
             "sums",
             "scale",
             "gain",
-            "output_bounds",
+            "adc_ranges",
             "output_ranges",
             "adc_errors",
         ),
         "*fp32",
     ),
     **dict.fromkeys(("rows", "first", "key", "output_keys", "samples"), "*i64"),
-    **dict.fromkeys(("output_bound", "output_noise", "weight_noise"), "fp32"),
+    **dict.fromkeys(("adc_range", "output_noise", "weight_noise"), "fp32"),
     "mask": "*u8",
     "bounds": "*i32",
 }
@@ -328,7 +328,7 @@ def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: b
         "gain",
         "bias",
         "samples",
-        "output_bounds",
+        "adc_ranges",
         "output_ranges",
         "adc_errors",
         "bounds",

@@ -27,7 +27,7 @@ def _inputs(name: str, **options: object) -> tuple[Operands, Plan]:
     x, w, plan = PLANS[name]
     draw = torch.Generator().manual_seed(0)
     tensors = torch.randn(x, generator=draw), torch.ones(1), torch.randn(w, generator=draw)
-    plan = dataclasses.replace(plan, input_bits=8, output_bits=8, output_bound=1.5, **options)
+    plan = dataclasses.replace(plan, input_bits=8, output_bits=8, adc_range=1.5, **options)
     return Operands(*tensors, *[None] * 8), plan
 
 

@@ -97,13 +97,13 @@ def test_gradients_are_those_of_the_noisy_function(name, x, w, plan) -> None:
 @_each_geometry
 def test_an_adc_rounds_and_clips_what_comes_in_over_its_gain(name, x, w, plan) -> None:
     x, w = _double(*x).detach(), _double(*w, seed=1).detach()
-    plan = dataclasses.replace(plan, output_bits=6, output_bound=0.6)
+    plan = dataclasses.replace(plan, output_bits=6, adc_range=0.6)
     errors = adc_errors(plan.blocks, w.shape[0], std=0.0)
     gain = errors[[error.kind for error in ADC_ERRORS].index("gain")]
     gain.copy_(1 + 0.2 * torch.rand(gain.shape, generator=torch.Generator().manual_seed(3)))
     y = mvm(x, ONE, w, plan, adc_errors=errors)
     assert not torch.allclose(y, mvm(x, ONE, w, plan), atol=1e-3)
-    assert torch.equal(y, mvm(x, ONE, w, plan, output_bounds=0.6 / gain.double()))
+    assert torch.equal(y, mvm(x, ONE, w, plan, adc_ranges=0.6 / gain.double()))
     assert torch.equal(
         mvm(x, ONE, w, plan, adc_errors=adc_errors(plan.blocks, w.shape[0], 0.0)),
         mvm(x, ONE, w, plan),
@@ -114,18 +114,18 @@ def test_an_adc_rounds_and_clips_what_comes_in_over_its_gain(name, x, w, plan) -
 @pytest.mark.parametrize("where", ["one_bound", "own_bounds", "digital_unit"])
 def test_saturated_readings_pass_no_gradient_block_by_block(name, x, w, plan, where) -> None:
     x, w = _double(*x), _double(*w, seed=1)
-    plan = dataclasses.replace(plan, output_bits=8, output_bound=0.6)
+    plan = dataclasses.replace(plan, output_bits=8, adc_range=0.6)
     scale = torch.ones(plan.blocks, w.shape[0], dtype=torch.float64)
     bounds = (
         None if where == "one_bound" else 0.2 + 0.8 * torch.rand(scale.shape, dtype=torch.float64)
     )
     if where == "digital_unit":
         plan = dataclasses.replace(
-            plan, output_bits=0, output_steps=10**7, output_bound=50.0, unit_bits=8
+            plan, output_bits=0, output_steps=10**7, adc_range=50.0, unit_bits=8
         )
         y = mvm(x, ONE, w, plan, scale=scale, output_ranges=bounds)
     else:
-        y = mvm(x, ONE, w, plan, scale=scale, output_bounds=bounds)
+        y = mvm(x, ONE, w, plan, scale=scale, adc_ranges=bounds)
     g = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     gx, gw = torch.autograd.grad(y, (x, w), g)
     parts = [part(x, w, plan.span(b, w.shape[1:]), plan) for b in range(plan.blocks)]
@@ -223,7 +223,7 @@ def _leaf(*shape: int) -> Tensor:
     return torch.randn(*shape, requires_grad=True)
 
 
-_FULL = {"weight_noise": 0.1, "output_noise": 0.1, "output_bound": 2.0}
+_FULL = {"weight_noise": 0.1, "output_noise": 0.1, "adc_range": 2.0}
 _ONE = torch.ones(1)
 
 
@@ -354,7 +354,7 @@ BAD = {
     "bias": (ValueError, "bias", {"bias": torch.zeros(5)}),
     "scale": (ValueError, r"scale must be \(2, 4\)", {"scale": torch.zeros(1, 4)}),
     "gain": (ValueError, r"gain must be \(2, 4\)", {"gain": torch.zeros(4)}),
-    "bounds": (ValueError, r"output_bounds must be \(2, 4\)", {"output_bounds": torch.ones(2, 5)}),
+    "bounds": (ValueError, r"adc_ranges must be \(2, 4\)", {"adc_ranges": torch.ones(2, 5)}),
     "ranges": (ValueError, r"output_ranges must be \(2, 4\)", {"output_ranges": torch.ones(2, 5)}),
     "errors": (ValueError, r"adc_errors must be \(.*, 2, 4\)", {"adc_errors": torch.ones(2, 4)}),
     "key": (ValueError, "needs key", {"key": None}),
@@ -438,7 +438,7 @@ MALFORMED = {
     "mvm key": ("mvm", 6, SHORT[:0]),
     "mvm output_keys": ("mvm", 7, SHORT),
     "mvm samples": ("mvm", 8, SHORT),
-    "mvm output_bounds": ("mvm", 9, torch.ones(2, 3)),
+    "mvm adc_ranges": ("mvm", 9, torch.ones(2, 3)),
     "mvm output_ranges": ("mvm", 10, torch.ones(2, 3)),
     "mvm adc_errors": ("mvm", 12, torch.ones(len(ADC_ERRORS), 2, 3)),
     "mvm adc_errors of one kind more": ("mvm", 12, torch.ones(len(ADC_ERRORS) + 1, 2, 4)),
@@ -491,8 +491,8 @@ def test_the_default_device_is_not_where_cpu_tensors_are_computed(name: str) -> 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"input_bits": 1}, {"output_bits": 17}, {"output_bound": 0.0},
-        {"output_bound": float("nan")}, {"output_noise": -0.1}, {"weight_noise": float("inf")},
+        {"input_bits": 1}, {"output_bits": 17}, {"adc_range": 0.0},
+        {"adc_range": float("nan")}, {"output_noise": -0.1}, {"weight_noise": float("inf")},
         {"bounds": (0,)}, {"bounds": (1, 4)}, {"bounds": (0, 4, 4)}, {"columns": (0, 3, 2)},
         {"groups": 0}, {"padding": (1,)}, {"dilation": (1,)},
     ],

@@ -107,16 +107,16 @@ SHAPES = {
     ),
 }
 SETTINGS = {
-    "eight_bits": {"input_bits": 8, "output_bits": 8, "output_bound": 12.0},
-    "saturating": {"input_bits": 8, "output_bits": 6, "output_bound": 0.8},
-    "digital_unit": {"input_bits": 8, "output_steps": 422, "output_bound": 3.0, "unit_bits": 6},
+    "eight_bits": {"input_bits": 8, "output_bits": 8, "adc_range": 12.0},
+    "saturating": {"input_bits": 8, "output_bits": 6, "adc_range": 0.8},
+    "digital_unit": {"input_bits": 8, "output_steps": 422, "adc_range": 3.0, "unit_bits": 6},
     "no_adc": {"input_bits": 8, "weight_noise": 0.05},
-    "no_dac": {"output_bits": 8, "output_bound": 4.0},
+    "no_dac": {"output_bits": 8, "adc_range": 4.0},
     "everything": {
         **{
             "input_bits": 7,
             "output_bits": 9,
-            "output_bound": 3.0,
+            "adc_range": 3.0,
             "output_noise": 0.05,
             "weight_noise": 0.5,
         },
@@ -139,7 +139,7 @@ def test_product_and_its_gradients(
     input_range, gain, samples, bounds = torch.tensor([1.5]), None, None, None
     ranges = 0.3 + _random(plan.blocks, weight[0], seed=8).abs() if plan.unit_bits else None
     if variant != "plain":
-        bounds = plan.output_bound * (0.2 + _random(plan.blocks, weight[0], seed=5).abs())
+        bounds = plan.adc_range * (0.2 + _random(plan.blocks, weight[0], seed=5).abs())
     errors = adc_errors(plan.blocks, weight[0]) if variant == "adc_errors" else None
     if variant == "block_ranges":
         input_range = 0.8 + _random(plan.blocks, seed=6).abs()
@@ -155,7 +155,7 @@ def test_product_and_its_gradients(
         leaves = [t.clone().requires_grad_() for t in (x, w, bias)]
         r = input_range.clone().requires_grad_(variant != "own_ranges_gain")
         noise = {"key": KEY, "output_keys": KEYS, "samples": samples, "gain": gain}
-        noise |= {"output_bounds": bounds, "output_ranges": ranges, "adc_errors": errors}
+        noise |= {"adc_ranges": bounds, "output_ranges": ranges, "adc_errors": errors}
         y = mvm(leaves[0], r, leaves[1], plan, bias=leaves[2], **noise)
         y.backward(g)
         return (
@@ -229,7 +229,7 @@ def test_the_bits_of_saturated_readings_are_zero_behind_the_last(
     monkeypatch.setattr(
         Tensor, "new_empty", lambda *args, **options: empty(*args, **options).fill_(-1)
     )
-    found = native.forward(inputs, dataclasses.replace(plan, output_bits=8, output_bound=1e9), True)
+    found = native.forward(inputs, dataclasses.replace(plan, output_bits=8, adc_range=1e9), True)
     assert found.mask.numel()
     assert not found.mask.any()
 
@@ -250,7 +250,7 @@ def test_the_noise_of_weights_that_dips_where_a_piece_begins(
 
 def test_non_contiguous_operands(capability: str, monkeypatch) -> None:
     x, w = _random(20, 9).T, _random(20, 12).T
-    plan = Plan(bounds=(0, 8, 20), input_bits=8, output_bits=8, output_bound=8.0)
+    plan = Plan(bounds=(0, 8, 20), input_bits=8, output_bits=8, adc_range=8.0)
     fast, slow = _both(monkeypatch, lambda: mvm(x, torch.ones(1), w, plan))
     assert torch.allclose(fast, slow, atol=1e-4)
 
@@ -258,9 +258,7 @@ def test_non_contiguous_operands(capability: str, monkeypatch) -> None:
 def test_infinity_is_clipped_and_nan_stays_in_its_vector(capability: str) -> None:
     x, w = _random(12, 40), _random(20, 40, seed=1)
     x[3, 7], x[5, 0] = float("nan"), float("inf")
-    y = mvm(
-        x, torch.ones(1), w, Plan(bounds=(0, 40), input_bits=8, output_bits=8, output_bound=30.0)
-    )
+    y = mvm(x, torch.ones(1), w, Plan(bounds=(0, 40), input_bits=8, output_bits=8, adc_range=30.0))
     assert y[3].isnan().all()
     assert not y[torch.arange(12) != 3].isnan().any()
 

@@ -89,7 +89,7 @@ def test_without_converters_the_phases_add_up_to_the_product(name: str, phases: 
 @_each_geometry
 @pytest.mark.parametrize("both", [False, True], ids=["one_polarity", "both_polarities"])
 def test_each_phase_is_clipped_and_rounded_by_itself(name: str, phases: int, both: bool) -> None:
-    x, w, plan = _case(name, phases, output_steps=9, output_bound=0.8)
+    x, w, plan = _case(name, phases, output_steps=9, adc_range=0.8)
     negatives = (
         (-w).clamp_min(0).detach() + 0.3 * torch.rand(w.shape, dtype=w.dtype)
         if both and phases == 4
@@ -123,7 +123,7 @@ def test_each_phase_is_clipped_and_rounded_by_itself(name: str, phases: int, bot
 
 @_each_phases
 def test_the_digital_unit_rounds_the_sum_of_the_phases(phases: int) -> None:
-    x, w, plan = _case("linear", phases, output_steps=9, output_bound=3.0, unit_bits=4)
+    x, w, plan = _case("linear", phases, output_steps=9, adc_range=3.0, unit_bits=4)
     scale, ranges = block_scales(w, plan.bounds), torch.full((2, 4), 1.5, dtype=torch.float64)
 
     def convert(sums: Tensor, block: int, phase: int) -> Tensor:
@@ -181,7 +181,7 @@ def test_kernels_decline_phases() -> None:
 @pytest.mark.parametrize("both", [False, True])
 def test_the_operator_is_well_formed(both: bool) -> None:
     plan = Plan(
-        bounds=(0, 3, 7), phases=4, input_bits=8, output_bits=8, output_noise=0.1, output_bound=2.0
+        bounds=(0, 3, 7), phases=4, input_bits=8, output_bits=8, output_noise=0.1, adc_range=2.0
     )
     x, w = torch.randn(3, 7, requires_grad=True), torch.randn(4, 7, requires_grad=True)
     negatives = w.detach().abs() if both else None

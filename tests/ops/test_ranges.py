@@ -21,7 +21,7 @@ def _double(*shape: int, seed: int = 0) -> Tensor:
 
 def _plan(bounds: tuple[int, ...], *geometry: tuple[int, ...], groups: int = 1) -> Plan:
     stride, padding, dilation = geometry or ((), (), ())
-    converters = {"input_bits": 6, "output_bits": 7, "output_bound": 0.8}
+    converters = {"input_bits": 6, "output_bits": 7, "adc_range": 0.8}
     return Plan(
         bounds=bounds,
         stride=stride,
@@ -60,7 +60,7 @@ def _composed(x: Tensor, r: Tensor, w: Tensor, gain: Tensor, plan: Plan) -> Tens
         p = part(_through(x, r[b].abs(), plan.input_bits), w, plan.span(b, w.shape[1:]), plan)
         columns = (-1, *[1] * plan.dims)
         # saturation teaches nobody
-        bound = (r[b].abs() * scale[b] * plan.output_bound).detach().view(columns)
+        bound = (r[b].abs() * scale[b] * plan.adc_range).detach().view(columns)
         total = total + _through(p, bound.expand(p.shape), plan.output_bits) * gain[b].view(columns)
     return total
 

@@ -100,7 +100,7 @@ def test_the_offset_is_added_to_each_adc_output_before_it_is_clipped(phases: int
     errors = torch.ones(len(ADC_ERRORS), 1, 4)
     errors[OFFSET] = torch.tensor([0.5, -0.25, 0.1, 0.0])
     bound = 2.0 * w.abs().amax(1)
-    plan = Plan(bounds=(0, 10), output_bits=6, output_bound=2.0, phases=phases)
+    plan = Plan(bounds=(0, 10), output_bits=6, adc_range=2.0, phases=phases)
     y = mvm(x, torch.ones(1), w, plan, adc_errors=errors)
     parts = [x] if phases == 1 else [x.clamp_min(0), (-x).clamp_min(0)]
     outputs = [in_steps(p @ w.T + errors[OFFSET] * bound, bound, 31) for p in parts]

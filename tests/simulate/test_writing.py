@@ -159,7 +159,7 @@ def test_a_calibrated_adc_bound_does_not_change_how_a_chip_is_written_and_read_o
     model, x = nn.Sequential(nn.Linear(40, 20)), torch.randn(50, 40)
     before = at.calibrate(at.convert(copy.deepcopy(model), crossbar()), [x])
     after = at.calibrate(copy.deepcopy(before), [x], adc="percentile", percentile=99.0)
-    assert after[0].saved_column_ranges("output_bounds") < 0.5 * before[0].chip.adc.range
+    assert after[0].saved_column_ranges("adc_ranges") < 0.5 * before[0].chip.adc.range
     views = [
         at.program(m, seed=1, method=method).at("1 day", compensation="least_squares")
         for m in (before, after)

@@ -65,7 +65,7 @@ def linear(
                 **_sizes(operands, plan, rows),
                 first_output=plan.first_output,
                 first_row=plan.first_row,
-                output_bound=plan.output_bound,
+                adc_range=plan.adc_range,
                 output_noise=noise,
                 weight_noise=plan.weight_noise,
                 SPREAD=spread,
@@ -111,9 +111,9 @@ def linear_backward(
     g = g.to(operands.w.dtype).contiguous()
     mask = mask.contiguous() if mask is not None and mask.numel() else None
     gx, sums, gw = None, None, None
-    teaches = needs[1] and bool(steps) and not per_vector
-    if needs[0] or teaches:
-        gx, sums = _input_gradient(g, operands, plan, mask, input_tile, (needs[0], teaches))
+    learns = needs[1] and bool(steps) and not per_vector
+    if needs[0] or learns:
+        gx, sums = _input_gradient(g, operands, plan, mask, input_tile, (needs[0], learns))
     if needs[2]:
         gw = _weight_gradient(g, operands, plan, mask, weight_tile, splits)
     g_range = sums.sum().reshape(r.shape) if sums is not None else None
@@ -237,7 +237,7 @@ class _Rows(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _rows(bounds: tuple[int, ...], device: torch.device) -> _Rows:
-    sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    sizes = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
     if all(size == sizes[0] for size in sizes[:-1]) and sizes[-1] <= sizes[0]:
         return _Rows(None, sizes[0])
     with torch.inference_mode(False):

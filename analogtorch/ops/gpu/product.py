@@ -24,14 +24,13 @@ def takes(inputs: Operands, plan: Plan) -> bool:
 
     They take neither one input range per row block nor several phases.
     """
-    types = (
-        inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES and not per_block(inputs.input_range)
-    )
+    types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES
     return (
         not plan.dims
         and plan.phases == 1
         and (inputs.adc_errors is None or _knows_errors())
         and types
+        and not per_block(inputs.input_range)
         and loading.available(inputs.x, inputs.input_range, inputs.w)
     )
 
@@ -43,7 +42,7 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     y, mask = linear(_flat(inputs)._replace(scale=scale), plan, learns)
     shape = (*x.shape[:-1], w.shape[0])
     mask = x.new_empty(0, dtype=MASK) if mask is None else mask
-    # the kernels of the backward read the mask as they go: asking whether a reading saturated would
+    # the kernels of the backward read the mask directly: asking whether an output saturated would
     # stop the GPU
     return Outputs(y.view(shape), scale, mask, mask.new_empty(plan.blocks))
 
@@ -52,18 +51,16 @@ def backward(
     g: Tensor, inputs: Operands, outputs: Outputs, plan: Plan, needs: Sequence[bool]
 ) -> Gradients:
     """Compute ``reference.backward``."""
-    flat, own, input_range = g.reshape(-1, g.shape[-1]), _flat(inputs), inputs.input_range
+    flat, operands, input_range = g.reshape(-1, g.shape[-1]), _flat(inputs), inputs.input_range
     mask = outputs.mask if outputs.mask.numel() else None
     wanted = (needs[0], needs[1], needs[2])
-    gx, g_range, gw = linear_backward(flat, own._replace(scale=outputs.scale), plan, mask, wanted)
+    operands = operands._replace(scale=outputs.scale)
+    gx, g_range, gw = linear_backward(flat, operands, plan, mask, wanted)
     if g_range is not None:
-        g_range = (g_range * own.input_range.sign()).view(input_range.shape).to(input_range.dtype)
-    return (
-        None if gx is None else gx.view(inputs.x.shape),
-        g_range,
-        gw,
-        flat.sum(0) if needs[3] else None,
-    )
+        g_range = g_range * operands.input_range.sign()
+        g_range = g_range.view(input_range.shape).to(input_range.dtype)
+    gx = None if gx is None else gx.view(inputs.x.shape)
+    return gx, g_range, gw, flat.sum(0) if needs[3] else None
 
 
 def _flat(inputs: Operands) -> Operands:

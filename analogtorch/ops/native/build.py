@@ -90,16 +90,8 @@ def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> Path:
         Path(folder, "constants.h").write_text(_header())
         for source in SOURCES:
             objects.append(str(Path(folder, source).with_suffix(".o")))
-            _run(
-                compiler,
-                *_COMPILE,
-                *flags,
-                *made_from,
-                "-c",
-                str(FOLDER / source),
-                "-o",
-                objects[-1],
-            )
+            files = ("-c", str(FOLDER / source), "-o", objects[-1])
+            _run(compiler, *_COMPILE, *flags, *made_from, *files)
         linked = Path(folder, target.name)
         # without -fopenmp: that would link libgomp
         _run(compiler, "-shared", *objects, "-o", str(linked), "-lm")

@@ -44,12 +44,12 @@ def _form(plan: Plan, x: torch.Size, w: torch.Size) -> Form:
     m.bounds, m.columns = ctypes.addressof(bounds), ctypes.addressof(columns)
     m.input_levels = levels(plan.input_bits) if plan.input_bits else 0
     _set_noise(m.noise, plan)
-    _set_converters(m.read, plan, w[0])
+    _set_converters(m.adc, plan, w[0])
     return form._replace(arrays=(bounds, columns))
 
 
 def _linear(plan: Plan, x: torch.Size, w: torch.Size) -> Form:
-    rows = [b - a for a, b in zip(plan.bounds, plan.bounds[1:], strict=False)]
+    rows = [b - a for a, b in zip(plan.bounds[:-1], plan.bounds[1:], strict=True)]
     panels = [loading.call("at_linear_panels", ctypes.c_int64(count)) for count in rows]
     matrix = Linear(vectors=x[:-1].numel(), rows=w[1], outputs=w[0])
     return Form(matrix, (*x[:-1], w[0]), sum(panels), panels)
@@ -57,11 +57,11 @@ def _linear(plan: Plan, x: torch.Size, w: torch.Size) -> Form:
 
 def _convolution(plan: Plan, x: torch.Size, w: torch.Size) -> Form:
     geometry = zip(x[2:], w[2:], plan.stride, plan.padding, plan.dilation, strict=True)
-    places = [
+    output = [
         (size + 2 * pad - gap * (taps - 1) - 1) // step + 1
         for size, taps, step, pad, gap in geometry
     ]
-    if min(places) < 1:
+    if min(output) < 1:
         raise ValueError(
             f"the kernel {tuple(w[2:])} is larger than the padded input {tuple(x[2:])}"
         )
@@ -71,17 +71,12 @@ def _convolution(plan: Plan, x: torch.Size, w: torch.Size) -> Form:
             f"a padded sample of {padded * w[1]:,} numbers is too large, below 2^31 are allowed"
         )
     m = Convolution(n=x[0], groups=plan.groups, channels=w[1], outputs=w[0] // plan.groups)
-    sizes = {
-        "in": x[2:],
-        "out": places,
-        "kernel": w[2:],
-        "stride": plan.stride,
-        "dilation": plan.dilation,
-    }
+    sizes = {"in": x[2:], "out": output, "kernel": w[2:]}
+    sizes |= {"stride": plan.stride, "dilation": plan.dilation}
     for name, numbers in sizes.items():
         setattr(m, name, _three(numbers, 1))
     m.padding = _three(plan.padding, 0)
-    return Form(m, (x[0], w[0], *places), x[0] * plan.groups, [])
+    return Form(m, (x[0], w[0], *output), x[0] * plan.groups, [])
 
 
 def _set_noise(noise: Any, plan: Plan) -> None:
@@ -93,11 +88,11 @@ def _set_noise(noise: Any, plan: Plan) -> None:
     noise.first_output, noise.first_row = plan.first_output, plan.first_row
 
 
-def _set_converters(read: Any, plan: Plan, outputs: int) -> None:
+def _set_converters(adc: Any, plan: Plan, outputs: int) -> None:
     """Set the output noise and the ADCs of the kernels: see ``converters.h``."""
-    read.levels, read.bound = plan.steps, plan.output_bound
-    read.std, read.first_output = plan.output_noise, plan.first_output
-    read.total_outputs, read.each_error = plan.total_outputs or outputs, plan.blocks * outputs
+    adc.levels, adc.range = plan.steps, plan.adc_range
+    adc.std, adc.first_output = plan.output_noise, plan.first_output
+    adc.total_outputs, adc.each_error = plan.total_outputs or outputs, plan.blocks * outputs
 
 
 _POINTED = {
@@ -113,15 +108,16 @@ class Call:
         self.form = _form(plan, inputs.x.shape, inputs.w.shape)
         self.matrix = type(self.form.matrix).from_buffer_copy(self.form.matrix)
         self._alive: list[Tensor] = []
-        own = inputs.input_range
-        self.matrix.range_by = _BY_BLOCK if per_block(own) else _BY_VECTOR * (own.numel() > 1)
+        limits = inputs.input_range
+        by_vector = _BY_VECTOR * (limits.numel() > 1)
+        self.matrix.range_by = _BY_BLOCK if per_block(limits) else by_vector
         for part, names in _POINTED.items():
             structure = getattr(self.matrix, part) if part else self.matrix
             for name in names:
                 if (tensor := getattr(inputs, name)) is not None:
                     setattr(structure, name, self._address(tensor))
         if inputs.output_ranges is not None and plan.unit_bits:
-            self.matrix.read.unit_levels = levels(plan.unit_bits)
+            self.matrix.adc.unit_levels = levels(plan.unit_bits)
 
     def point(self, **tensors: Tensor | None) -> None:
         """Set the structure's pointers to these tensors, or to contiguous copies."""

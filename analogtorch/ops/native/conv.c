@@ -1,9 +1,9 @@
 /* The analog product of a convolution of one to three dimensions, and its gradients: linear.c's definitions at every
- * output place.
+ * output position.
  *
- * Input patches are gathered panel by panel (PANEL places) into cache and are never unfolded in memory; rows are the
+ * Input patches are gathered panel by panel (PANEL positions) into cache and are never unfolded in memory; rows are the
  * flattened (channel, tap) of a weight, so that a row block may hold any run of them. The input is quantised into
- * padded images, a few samples at a time. Where a sample has few places, a panel holds those of several samples.
+ * padded images, a few samples at a time. Where a sample has few positions, a panel holds those of several samples.
  */
 #include "vec.h"
 #include "noise.h"
@@ -23,27 +23,28 @@ typedef struct {
   int64_t in[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
   float input_levels;
   weight_noise noise;
-  adc read;
+  adc adc;
 } convolution;
 
 /* What follows from a convolution's numbers. */
 typedef struct {
   const convolution *c;
-  size rows, total, places, image;    /* per group; of all groups; per output; floats of a group's padded input */
+  size rows, total, positions, image; /* per group; of all groups; per output; floats of a group's padded input */
   size padded[3];
-  int32_t *tap, *place;               /* where a row, and a place, begin in a group's image */
+  int32_t *tap, *position;            /* where a row, and a position, begin in a group's image */
   int32_t *block;                     /* of each channel of a group; of a kernel that blocks cut, the first */
   const float *w;                     /* with noise */
   float *copy;                        /* w, where it is no copy of the layer's */
-  reading *reads;                     /* per (sample if ranges are BY_VECTOR), block, LANES outputs */
+  column_adc *adcs;                   /* per (sample if ranges are BY_VECTOR), block, LANES outputs */
   int threads, found;                 /* threads it is worth; whether there was memory */
 } plan;
 
-enum { IMAGES = 1 << 19, SPAN = 256 }; /* floats of input at a time; places, or rows, that a weight gradient takes at a time */
+/* Floats of input at a time; positions, or rows, that a weight gradient takes at a time. */
+enum { IMAGES = 1 << 19, SPAN = 256 };
 
 static size product(const int64_t v[3]) { return v[0] * v[1] * v[2]; }
 
-/* Where rows, places and channels begin. */
+/* Where rows, positions and channels begin. */
 static void fill(plan *p) {
   const convolution *c = p->c;
   size at = 0;
@@ -59,28 +60,30 @@ static void fill(plan *p) {
   for (size i = 0; i < c->out[0]; i++)
     for (size j = 0; j < c->out[1]; j++)
       for (size k = 0; k < c->out[2]; k++, at++)
-        p->place[at] = (int32_t)((i * c->stride[0] * p->padded[1] + j * c->stride[1]) * p->padded[2] + k * c->stride[2]);
+        p->position[at] =
+            (int32_t)((i * c->stride[0] * p->padded[1] + j * c->stride[1]) * p->padded[2] + k * c->stride[2]);
 }
 
 static plan plan_of(const convolution *c) {
-  plan p = {.c = c, .rows = c->channels * product(c->kernel), .total = c->groups * c->outputs, .places = product(c->out)};
+  plan p = {.c = c, .rows = c->channels * product(c->kernel), .total = c->groups * c->outputs};
+  p.positions = product(c->out);
   int noisy = kind_of(&c->noise) != EXACT;
   for (int d = 0; d < 3; d++) p.padded[d] = c->in[d] + 2 * c->padding[d];
   p.image = c->channels * p.padded[0] * p.padded[1] * p.padded[2];
   p.tap = malloc((size_t)p.rows * 4);
-  p.place = malloc((size_t)p.places * 4);
+  p.position = malloc((size_t)p.positions * 4);
   p.block = malloc((size_t)c->channels * 4);
   p.copy = noisy ? malloc((size_t)(p.total * p.rows) * 4) : NULL;
   p.w = noisy ? p.copy : c->w;
   size outputs = (c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * ((p.total + LANES - 1) / LANES);
-  p.reads = (reading *)scratch(outputs * (size)(sizeof *p.reads / sizeof(float)));
-  p.threads = threads_for((double)c->n * p.places * p.total * p.rows);
-  p.found = p.tap && p.place && p.block && p.reads && p.w;
+  p.adcs = (column_adc *)scratch(outputs * (size)(sizeof *p.adcs / sizeof(float)));
+  p.threads = threads_for((double)c->n * p.positions * p.total * p.rows);
+  p.found = p.tap && p.position && p.block && p.adcs && p.w;
   if (p.found) fill(&p);
   return p;
 }
 
-static void discard(plan *p) { free(p->tap), free(p->place), free(p->block), free(p->copy), free(p->reads); }
+static void discard(plan *p) { free(p->tap), free(p->position), free(p->block), free(p->copy), free(p->adcs); }
 
 INLINE float range_of(const plan *p, size sample, size channel) {
   return range_at(p->c->input_range, p->c->range_by, sample, p->block[channel]);
@@ -95,7 +98,7 @@ static void add_noise(const plan *p) {
 #pragma omp for schedule(static)
   for (size o = 0; o < p->total; o++) {
     uint64_t word = word_of(kind, &c->noise, o);
-    size first = o / c->outputs * p->rows; /* groups meet rows of their own */
+    size first = o / c->outputs * p->rows; /* each group has other rows */
     for (size b = 0; b < c->blocks; b++) {
       float full = c->scale[b * p->total + o];
       for (size k = c->bounds[b]; k < c->bounds[b + 1]; k += LANES) {
@@ -109,17 +112,17 @@ static void add_noise(const plan *p) {
   }
 }
 
-/* Numbers of outputs are counted in whole vectors: see reads. */
+/* Numbers of outputs are counted in whole vectors: see adcs. */
 INLINE size vectors_of(const plan *p) { return (p->total + LANES - 1) / LANES; }
 
-static void prepare_reads(const plan *p) {
+static void prepare_adcs(const plan *p) {
   const convolution *c = p->c;
   size each = vectors_of(p);
 #pragma omp for schedule(static)
   for (size i = 0; i < (c->range_by == BY_VECTOR ? c->n : 1) * c->blocks * each; i++) {
     size b = i / each % c->blocks, o = i % each * LANES, at = b * p->total + o, count = p->total - o;
     float range = range_at(c->input_range, c->range_by, i / each / c->blocks, b);
-    p->reads[i] = reading_of(&c->read, range * load_some(c->scale + at, count), at, count);
+    p->adcs[i] = column_adc_of(&c->adc, range * load_some(c->scale + at, count), at, count);
   }
 }
 
@@ -138,28 +141,28 @@ static void quantise(const plan *p, float *images, size from, size to) {
       for (size b = 0; b < c->in[1]; b++, x += c->in[2]) {
         float *row = image + ((a + c->padding[0]) * pad[1] + b + c->padding[1]) * pad[2] + c->padding[2];
         for (size k = 0; k < c->in[2]; k += LANES)
-          store_some(row + k, dac_read(load_some(x + k, c->in[2] - k), d, c->input_levels), c->in[2] - k);
+          store_some(row + k, dac_output(load_some(x + k, c->in[2] - k), d, c->input_levels), c->in[2] - k);
       }
   }
 }
 
-/* A panel: `places` places from q0 of `samples` samples from `sample`, and the outputs o0 .. o1 of their group. */
-typedef struct { size sample, samples, group, q0, places, o0, o1; } lot;
+/* A panel: the positions from q0 of the samples from `sample`, and the outputs o0 .. o1 of their group. */
+typedef struct { size sample, samples, group, q0, positions, o0, o1; } lot;
 
 /* Samples that share a panel; where they begin is counted in 32 bits. */
 INLINE size together(const plan *p) {
-  if (p->places > PANEL / 2 || p->image * p->c->groups > INT32_MAX / PANEL) return 1;
-  return PANEL / p->places;
+  if (p->positions > PANEL / 2 || p->image * p->c->groups > INT32_MAX / PANEL) return 1;
+  return PANEL / p->positions;
 }
 
 /* Lots of n samples, of the groups' outputs in `parts` parts. */
 static size lots_of(const plan *p, size n, size parts) {
-  return (n + together(p) - 1) / together(p) * p->c->groups * ((p->places + PANEL - 1) / PANEL) * parts;
+  return (n + together(p) - 1) / together(p) * p->c->groups * ((p->positions + PANEL - 1) / PANEL) * parts;
 }
 
 static lot lot_at(const plan *p, size i, size first, size last, size parts) {
   const convolution *c = p->c;
-  size panels = (p->places + PANEL - 1) / PANEL, each = ((c->outputs + ROWS - 1) / ROWS + parts - 1) / parts * ROWS;
+  size panels = (p->positions + PANEL - 1) / PANEL, each = ((c->outputs + ROWS - 1) / ROWS + parts - 1) / parts * ROWS;
   lot l;
   size part = i % parts;
   i /= parts;
@@ -168,75 +171,76 @@ static lot lot_at(const plan *p, size i, size first, size last, size parts) {
   l.group = i % c->groups;
   l.sample = first + i / c->groups * together(p);
   l.samples = least(together(p), last - l.sample);
-  l.places = least(PANEL, p->places - l.q0);
+  l.positions = least(PANEL, p->positions - l.q0);
   l.o0 = l.group * c->outputs + least(part * each, c->outputs);
   l.o1 = l.group * c->outputs + least((part + 1) * each, c->outputs);
   return l;
 }
 
-/* Whether the places of a lot are neighbours in the image. */
+/* Whether the positions of a lot are neighbours in the image. */
 INLINE int adjoin(const plan *p, const lot *l) {
-  return l->samples == 1 && l->places == PANEL && p->c->stride[2] == 1 &&
-         p->place[l->q0 + PANEL - 1] - p->place[l->q0] == PANEL - 1;
+  return l->samples == 1 && l->positions == PANEL && p->c->stride[2] == 1 &&
+         p->position[l->q0 + PANEL - 1] - p->position[l->q0] == PANEL - 1;
 }
 
-/* panel[k - from][lane]: what rows from .. to meet at a lot's places; behind the last lane, any number. image: of the
- * lot's first sample and group. */
+/* panel[k - from][lane]: inputs of the rows from .. to at a lot's positions; behind the last lane, any number.
+ * image: of the lot's first sample and group. */
 static void gather(const plan *p, const lot *l, const float *image, size from, size to, float *panel) {
   if (adjoin(p, l)) {
     for (size k = from; k < to; k++, panel += PANEL)
-      UNROLL for (size v = 0; v < PANEL; v += LANES) store(panel + v, load(image + p->tap[k] + p->place[l->q0] + v));
+      UNROLL for (size v = 0; v < PANEL; v += LANES) store(panel + v, load(image + p->tap[k] + p->position[l->q0] + v));
     return;
   }
   int32_t at[PANEL];
   size lanes = 0, runs = 0, begin[PANEL + 1];
   for (size sample = 0; sample < l->samples; sample++)
-    for (size q = 0; q < l->places; q++, lanes++) {
-      at[lanes] = (int32_t)(sample * p->c->groups * p->image) + p->place[l->q0 + q];
+    for (size q = 0; q < l->positions; q++, lanes++) {
+      at[lanes] = (int32_t)(sample * p->c->groups * p->image) + p->position[l->q0 + q];
       if (lanes == 0 || at[lanes] != at[lanes - 1] + 1) begin[runs++] = lanes;
     }
   begin[runs] = lanes;
   for (size j = lanes; j < PANEL; j++) at[j] = at[0];
   for (size k = from; k < to; k++, panel += PANEL) {
-    const float *own = image + p->tap[k];
+    const float *start = image + p->tap[k];
     if (runs > PANEL / 4) {
-      for (size j = 0; j < PANEL; j++) panel[j] = own[at[j]];
+      for (size j = 0; j < PANEL; j++) panel[j] = start[at[j]];
       continue;
     }
-    for (size i = 0; i < runs; i++) /* in order: what is written behind a run, the next overwrites */
-      for (size j = begin[i]; j < begin[i + 1]; j += LANES) store(panel + j, load(own + at[begin[i]] + j - begin[i]));
+    for (size i = 0; i < runs; i++) /* in order: the next run overwrites what is written behind its end */
+      for (size j = begin[i]; j < begin[i + 1]; j += LANES) store(panel + j, load(start + at[begin[i]] + j - begin[i]));
   }
 }
 
-/* Read the partial sums of block b at a sample's places from q0, of the outputs from o0, and add the readings to y. */
-static int read_tile(const plan *p, const float *sums, size b, size sample, size o0, int rows, size q0) {
+/* Convert the partial sums of block b at a sample's positions from q0, outputs from o0; add the ADC outputs to y. */
+static int convert_tile(const plan *p, const float *sums, size b, size sample, size o0, int rows, size q0) {
   const convolution *c = p->c;
   vi ever = {0};
   size number = c->samples ? c->samples[sample] : sample;
   for (int i = 0; i < rows; i++) {
     size o = o0 + i, row = sample * p->total + o;
     size first = ((c->range_by == BY_VECTOR ? sample : 0) * c->blocks + b) * vectors_of(p);
-    reading r = of_lane(p->reads + first + o / LANES, o % LANES);
+    column_adc r = of_lane(p->adcs + first + o / LANES, o % LANES);
     uint64_t word = 0;
-    if (c->read.std > 0)
-      word = fold((uint64_t)c->read.output_keys[b],
-                  (uint64_t)number * (uint64_t)c->read.total_outputs + (uint64_t)c->read.first_output + (uint64_t)o);
+    if (c->adc.std > 0)
+      word = fold((uint64_t)c->adc.output_keys[b],
+                  (uint64_t)number * (uint64_t)c->adc.total_outputs + (uint64_t)c->adc.first_output + (uint64_t)o);
     vi outside[VECTORS] = {0};
     for (size v = 0; v < VECTORS; v++) {
-      size q = q0 + v * LANES, count = p->places - q;
+      size q = q0 + v * LANES, count = p->positions - q;
       if (count <= 0) break;
       vf y = load(sums + i * PANEL + v * LANES);
-      if (c->read.std > 0) y += r.std * normal(word, (uint32_t)q);
-      y = adc_read(&c->read, &r, y, &outside[v]);
+      if (c->adc.std > 0) y += r.std * normal(word, (uint32_t)q);
+      y = adc_output(&c->adc, &r, y, &outside[v]);
       if (c->gain) y *= c->gain[b * p->total + o];
-      y = unit_read(&c->read, &r, y, &outside[v]);
+      y = unit_output(&c->adc, &r, y, &outside[v]);
       outside[v] &= first_lanes(count);
       ever |= outside[v];
-      if (b) y += load_some(c->y + row * p->places + q, count);
+      if (b) y += load_some(c->y + row * p->positions + q, count);
       if (c->bias && b == c->blocks - 1) y += c->bias[o];
-      store_some(c->y + row * p->places + q, y, count);
+      store_some(c->y + row * p->positions + q, y, count);
     }
-    if (c->mask) store_mask(c->mask + (b * c->n * p->total + row) * mask_words(p->places), q0, p->places, outside);
+    if (c->mask)
+      store_mask(c->mask + (b * c->n * p->total + row) * mask_words(p->positions), q0, p->positions, outside);
   }
   return any(ever);
 }
@@ -259,7 +263,7 @@ static void run_lot(const plan *p, const lot *l, const float *image, float *pane
       point(row, rows, p->w + o * p->rows + c->bounds[b], p->rows);
       tile_contiguous(rows, sums[0], row, 1, NULL, panel, c->bounds[b + 1] - c->bounds[b], 0);
       for (size j = 0; j < l->samples; j++)
-        saturated |= read_tile(p, sums[0] + j * l->places, b, l->sample + j, o, rows, l->q0);
+        saturated |= convert_tile(p, sums[0] + j * l->positions, b, l->sample + j, o, rows, l->q0);
     }
     if (saturated) {
 #pragma omp atomic write
@@ -278,7 +282,7 @@ static void forward(const plan *p, float *images, size chunk, float *panels, siz
   {
     float *panel = panels + omp_get_thread_num() * each;
     if (c->find_scale) block_scales(c->scale, c->w, p->total, c->bounds, c->blocks, c->columns, c->n_columns);
-    prepare_reads(p);
+    prepare_adcs(p);
     add_noise(p);
     for (size from = 0; from < c->n; from += chunk) {
       size to = least(from + chunk, c->n);
@@ -305,22 +309,22 @@ int at_convolution(const convolution *c) {
 
 /* ---- gradients --------------------------------------------------------------------------------------------------- */
 
-/* The gradient of block b's partial sums of output o at up to LANES places. */
+/* The gradient of block b's partial sums of output o at up to LANES positions. */
 INLINE vf sum_gradient(const plan *p, size b, size sample, size o, size q, size count) {
   const convolution *c = p->c;
   size row = sample * p->total + o;
-  vf g = load_some(c->g + row * p->places + q, count);
+  vf g = load_some(c->g + row * p->positions + q, count);
   if (c->gain) g *= c->gain[b * p->total + o];
-  if (c->saturated[b]) g = where_clear(g, c->mask + (b * c->n * p->total + row) * mask_words(p->places), q);
+  if (c->saturated[b]) g = where_clear(g, c->mask + (b * c->n * p->total + row) * mask_words(p->positions), q);
   return g;
 }
 
 static float bias_gradient(const plan *p, size o) {
   float total = 0;
   for (size s = 0; s < p->c->n; s++) {
-    const float *g = p->c->g + (s * p->total + o) * p->places;
-    vf sum = sum_rows(g, p->places / LANES, LANES, LANES);
-    sum += load_some(g + p->places / LANES * LANES, p->places % LANES);
+    const float *g = p->c->g + (s * p->total + o) * p->positions;
+    vf sum = sum_rows(g, p->positions / LANES, LANES, LANES);
+    sum += load_some(g + p->positions / LANES * LANES, p->positions % LANES);
     for (int l = 0; l < LANES; l++) total += sum[l];
   }
   return total;
@@ -329,12 +333,15 @@ static float bias_gradient(const plan *p, size o) {
 INLINE float one_gradient(const plan *p, size b, size sample, size o, size q) {
   const convolution *c = p->c;
   size row = sample * p->total + o;
-  if (c->saturated[b] && c->mask[(b * c->n * p->total + row) * mask_words(p->places) + q / 32] >> q % 32 & 1) return 0;
-  return c->g[row * p->places + q] * (c->gain ? c->gain[b * p->total + o] : 1.0f);
+  if (c->saturated[b]) {
+    const uint32_t *bits = c->mask + (b * c->n * p->total + row) * mask_words(p->positions);
+    if (bits[q / 32] >> q % 32 & 1) return 0;
+  }
+  return c->g[row * p->positions + q] * (c->gain ? c->gain[b * p->total + o] : 1.0f);
 }
 
-/* panel[place][o - o0]: the gradients of block b's partial sums of a sample at the places q0 .. q1. */
-static void pack_places(const plan *p, size b, size sample, size q0, size q1, size o0, size o1, float *panel) {
+/* panel[position][o - o0]: the gradients of block b's partial sums of a sample at the positions q0 .. q1. */
+static void pack_positions(const plan *p, size b, size sample, size q0, size q1, size o0, size o1, float *panel) {
   for (size q = q0; q < q1; q += LANES)
     for (size half = 0; half < PANEL; half += LANES) {
       vf r[LANES];
@@ -345,15 +352,17 @@ static void pack_places(const plan *p, size b, size sample, size q0, size q1, si
     }
 }
 
-/* The same for the places t0 .. t1, counted on through the samples from `from`. */
+/* The same for the positions t0 .. t1, counted on through the samples from `from`. */
 static void pack_across(const plan *p, size b, size from, size t0, size t1, size o0, size o1, float *panel) {
   for (size t = t0; t < t1; t++)
-    for (size j = 0; j < PANEL; j++)
-      panel[(t - t0) * PANEL + j] = o0 + j < o1 ? one_gradient(p, b, from + t / p->places, o0 + j, t % p->places) : 0.0f;
+    for (size j = 0; j < PANEL; j++) {
+      size sample = from + t / p->positions, q = t % p->positions;
+      panel[(t - t0) * PANEL + j] = o0 + j < o1 ? one_gradient(p, b, sample, o0 + j, q) : 0.0f;
+    }
 }
 
-/* Add what the packed places bring to the rows k0 .. k1 of sums. */
-static void add_places(const plan *p, const float *image, const int32_t *where, size count, size k0, size k1,
+/* Add what the packed positions bring to the rows k0 .. k1 of sums. */
+static void add_positions(const plan *p, const float *image, const int32_t *where, size count, size k0, size k1,
                        const float *panel, float *sums) {
   for (size k = k0; k < k1; k += ROWS) {
     const float *row[ROWS];
@@ -363,23 +372,24 @@ static void add_places(const plan *p, const float *image, const int32_t *where, 
   }
 }
 
-/* Rows k0 .. k1 of block b, outputs o0 .. o1: added to gw from samples from .. to. panel: SPAN places x PANEL; across:
- * where the places of all these samples begin in the images, where they are few, else NULL. */
+/* Rows k0 .. k1 of block b, outputs o0 .. o1: added to gw from samples from .. to. panel: SPAN positions x PANEL;
+ * across: where the positions of all these samples begin in the images, if they are few, else NULL. */
 static void weight_gradient(const plan *p, const float *images, const int32_t *across, size from, size to, size b,
                             size k0, size k1, size o0, size o1, float *panel, float *sums) {
   const convolution *c = p->c;
   size group = o0 / c->outputs;
   memset(sums, 0, (size_t)((k1 - k0 + ROWS) * PANEL) * 4);
-  for (size t = 0; across && t < (to - from) * p->places; t += SPAN) {
-    size end = least(t + SPAN, (to - from) * p->places);
+  for (size t = 0; across && t < (to - from) * p->positions; t += SPAN) {
+    size end = least(t + SPAN, (to - from) * p->positions);
     pack_across(p, b, from, t, end, o0, o1, panel);
-    add_places(p, images + group * p->image, across + t, end - t, k0, k1, panel, sums);
+    add_positions(p, images + group * p->image, across + t, end - t, k0, k1, panel, sums);
   }
   for (size s = from; !across && s < to; s++)
-    for (size q0 = 0; q0 < p->places; q0 += SPAN) {
-      size q1 = least(q0 + SPAN, p->places);
-      pack_places(p, b, s, q0, q1, o0, o1, panel);
-      add_places(p, images + ((s - from) * c->groups + group) * p->image, p->place + q0, q1 - q0, k0, k1, panel, sums);
+    for (size q0 = 0; q0 < p->positions; q0 += SPAN) {
+      size q1 = least(q0 + SPAN, p->positions);
+      pack_positions(p, b, s, q0, q1, o0, o1, panel);
+      const float *image = images + ((s - from) * c->groups + group) * p->image;
+      add_positions(p, image, p->position + q0, q1 - q0, k0, k1, panel, sums);
     }
   for (size o = o0; o < o1; o++)
     for (size k = k0; k < k1; k++) {
@@ -388,18 +398,20 @@ static void weight_gradient(const plan *p, const float *images, const int32_t *a
     }
 }
 
-/* Add to the images of a lot's samples, `apart` floats each, at the rows k .. k + rows, the gradients of its places. */
-INLINE void scatter(const plan *p, const lot *l, const float *sums, size k, int rows, size first, size apart, float *image) {
+/* Add the gradients of a lot's positions to the images of its samples, `apart` floats each, at rows k .. k + rows. */
+INLINE void scatter(const plan *p, const lot *l, const float *sums, size k, int rows, size first, size apart,
+                    float *image) {
   int neighbours = adjoin(p, l);
   for (int i = 0; i < rows; i++) {
-    float *own = image + p->tap[k + i] - first;
+    float *start = image + p->tap[k + i] - first;
     if (neighbours) {
-      own += p->place[l->q0];
-      UNROLL for (size v = 0; v < PANEL; v += LANES) store(own + v, load(own + v) + load(sums + i * PANEL + v));
+      start += p->position[l->q0];
+      UNROLL for (size v = 0; v < PANEL; v += LANES) store(start + v, load(start + v) + load(sums + i * PANEL + v));
       continue;
     }
     for (size j = 0; j < l->samples; j++)
-      for (size q = 0; q < l->places; q++) own[j * apart + p->place[l->q0 + q]] += sums[i * PANEL + j * l->places + q];
+      for (size q = 0; q < l->positions; q++)
+        start[j * apart + p->position[l->q0 + q]] += sums[i * PANEL + j * l->positions + q];
   }
 }
 
@@ -409,7 +421,7 @@ static void clip_gradient(const plan *p, size sample, size group, size ch0, size
   const convolution *c = p->c;
   const size *pad = p->padded;
   for (size ch = ch0; ch < ch1; ch++) {
-    double *taught = g_range + (c->range_by == BY_BLOCK ? p->block[ch] : 0);
+    double *of_range = g_range + (c->range_by == BY_BLOCK ? p->block[ch] : 0);
     float range = range_of(p, sample, ch);
     for (size a = 0; a < c->in[0]; a++)
       for (size e = 0; e < c->in[1]; e++) {
@@ -420,7 +432,7 @@ static void clip_gradient(const plan *p, size sample, size group, size ch0, size
           vf g = load_some(from + k, count), x = load_some(c->x + at + k, count);
           vi above = x > range, below = x < -range;
           if (c->input_levels > 0 && any(above | below)) {
-            for (int l = 0; l < LANES; l++) *taught += above[l] ? (double)g[l] : below[l] ? -(double)g[l] : 0.0;
+            for (int l = 0; l < LANES; l++) *of_range += above[l] ? (double)g[l] : below[l] ? -(double)g[l] : 0.0;
             g = select_(above | below, (vf){0}, g);
           }
           store_some(c->gx + at + k, g, count);
@@ -437,12 +449,13 @@ static void input_gradient(const plan *p, size sample, size samples, size group,
   memset(image, 0, (size_t)(samples * apart + PANEL) * 4);
   for (size b = 0; b < c->blocks; b++) {
     size k0 = c->bounds[b] > ch0 * taps ? c->bounds[b] : ch0 * taps, k1 = least(c->bounds[b + 1], ch1 * taps);
-    for (size q0 = 0; q0 < p->places && k0 < k1; q0 += PANEL) {
-      lot l = {sample, samples, group, q0, least(PANEL, p->places - q0), o0, o0 + c->outputs};
+    for (size q0 = 0; q0 < p->positions && k0 < k1; q0 += PANEL) {
+      lot l = {sample, samples, group, q0, least(PANEL, p->positions - q0), o0, o0 + c->outputs};
       for (size o = 0; o < c->outputs; o++)
-        for (size j = 0; j < samples; j++) /* in order: what is written behind a sample, the next overwrites */
-          for (size v = 0; v < l.places; v += LANES)
-            store(panel + o * PANEL + j * l.places + v, sum_gradient(p, b, sample + j, o0 + o, q0 + v, l.places - v));
+        for (size j = 0; j < samples; j++) /* in order: the next sample overwrites what is behind */
+          for (size v = 0; v < l.positions; v += LANES)
+            store(panel + o * PANEL + j * l.positions + v,
+                  sum_gradient(p, b, sample + j, o0 + o, q0 + v, l.positions - v));
       for (size k = k0; k < k1; k += ROWS) {
         const float *row[ROWS];
         tile sums;
@@ -456,16 +469,16 @@ static void input_gradient(const plan *p, size sample, size samples, size group,
   for (size j = 0; j < samples; j++) clip_gradient(p, sample + j, group, ch0, ch1, image + j * apart, g_range);
 }
 
-/* Whether the places of `samples` samples are too few for each to be taken by itself. */
+/* Whether the positions of `samples` samples are too few to take each sample alone. */
 static int goes_across(const plan *p, size samples) {
-  return p->places < 64 && p->c->groups * p->image * samples <= INT32_MAX;
+  return p->positions < 64 && p->c->groups * p->image * samples <= INT32_MAX;
 }
 
-/* Where the places of `samples` samples begin in their images. */
-static int32_t *places_across(const plan *p, size samples) {
-  int32_t *where = malloc((size_t)(samples * p->places) * 4);
-  for (size t = 0; where && t < samples * p->places; t++)
-    where[t] = (int32_t)(t / p->places * p->c->groups * p->image) + p->place[t % p->places];
+/* Where the positions of `samples` samples begin in their images. */
+static int32_t *positions_across(const plan *p, size samples) {
+  int32_t *where = malloc((size_t)(samples * p->positions) * 4);
+  for (size t = 0; where && t < samples * p->positions; t++)
+    where[t] = (int32_t)(t / p->positions * p->c->groups * p->image) + p->position[t % p->positions];
   return where;
 }
 
@@ -544,7 +557,7 @@ int at_convolution_backward(const convolution *c, int64_t parts) {
   float *images = c->gw ? scratch(chunk * c->groups * p.image + PANEL) : NULL;
   float *rooms = scratch(p.threads * (n.panel + n.sums + n.image));
   int found = p.found && rooms && (images || !c->gw);
-  int32_t *where = found && across ? places_across(&p, chunk) : NULL;
+  int32_t *where = found && across ? positions_across(&p, chunk) : NULL;
   found = found && (where || !across);
   if (found) backward(&p, parts, images, chunk, where, rooms, n);
   free(images), free(rooms), free(where);

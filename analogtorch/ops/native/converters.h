@@ -1,90 +1,90 @@
 /* DAC and ADC, in the reference's order of operations (ops/physics.py). */
 
-/* A bound of 0 (an input or a block of zeros) quantises to 0 instead of 0 / 0; NaN stays. */
-INLINE float safe(float bound) { return bound < LEAST_BOUND ? LEAST_BOUND : bound; }
+/* A range of 0 (an input or a block of zeros) quantises to 0 instead of 0 / 0; NaN stays. */
+INLINE float safe(float range) { return range < LEAST_BOUND ? LEAST_BOUND : range; }
 
-typedef struct { vf bound, up, down; } dac;
+typedef struct { vf range, up, down; } dac;
 
 INLINE dac dac_of(float range, float levels) {
-  float bound = safe(range);
-  return (dac){same(bound), same(levels / bound), same(bound / levels)};
+  range = safe(range);
+  return (dac){same(range), same(levels / range), same(range / levels)};
 }
 
 /* levels 0: no DAC. */
-INLINE vf dac_read(vf x, dac d, float levels) { return levels > 0 ? nearest(clip(x, d.bound) * d.up) * d.down : x; }
+INLINE vf dac_output(vf x, dac d, float levels) { return levels > 0 ? nearest(clip(x, d.range) * d.up) * d.down : x; }
 
-/* What has an input range of its own: nothing, each vector (linear) or sample (convolution), or each row block. */
+/* One input range for all, for each vector (linear) or sample (convolution), or for each row block. */
 enum { SHARED, BY_VECTOR, BY_BLOCK };
 
 INLINE float range_at(const float *range, size by, size vector, size block) {
   return fabsf(range[by == BY_VECTOR ? vector : by == BY_BLOCK ? block : 0]);
 }
 
-/* Errors of ADCs, in the order of chips.ADC_ERRORS; at_adc in ops/physics.py says what each does. */
+/* Errors of ADCs, in the order of chips.ADC_ERRORS; at_adc in ops/physics.py defines them. */
 enum adc_error { ADC_GAIN, ADC_OFFSET, ADC_ERRORS };
 
-/* The ADC of one matrix; bound and noise in units of full-scale input x weight scale. */
+/* The ADCs of one matrix; range and noise in units of full-scale input x weight scale. */
 typedef struct {
-  float levels /* 0: no ADC */, bound, std;
-  const float *output_bounds; /* of each block and output, instead of bound */
+  float levels /* 0: no ADC */, range, std;
+  const float *adc_ranges;    /* of each block and output, instead of range */
   const float *adc_errors;    /* of each kind, block and output; or NULL */
   int64_t each_error;         /* numbers of one kind: blocks x outputs */
-  float unit_levels;          /* of the digital unit behind it; 0: it passes on what the ADC gives */
+  float unit_levels;          /* of the digital unit behind the ADCs; 0: it does not round */
   const float *output_ranges; /* in which it rounds, of each block and output */
   const int64_t *output_keys; /* of the noise, one per block */
   int64_t first_output, total_outputs;
 } adc;
 
-/* What LANES outputs, or one, are read with. */
-typedef struct { vf bound, up, down, std, range, range_up, range_down, offset; } reading;
+/* The converters of LANES outputs, or of one. */
+typedef struct { vf range, up, down, std, unit_range, unit_up, unit_down, offset; } column_adc;
 
-INLINE vf safe_all(vf bound) { return select_(bound < LEAST_BOUND, same(LEAST_BOUND), bound); }
+INLINE vf safe_all(vf range) { return select_(range < LEAST_BOUND, same(LEAST_BOUND), range); }
 
 INLINE vf error_of(const adc *a, enum adc_error kind, size at, size count) {
   return load_some(a->adc_errors + kind * a->each_error + at, count);
 }
 
-/* Of up to `count` outputs, the first of which is number `at` of all blocks' outputs. */
-INLINE reading reading_of(const adc *a, vf full, size at, size count) {
-  vf bound = a->output_bounds ? load_some(a->output_bounds + at, count) : same(a->bound), offset = {0};
+/* The converters of up to `count` outputs, the first of which is number `at` of all blocks' outputs. */
+INLINE column_adc column_adc_of(const adc *a, vf full, size at, size count) {
+  vf range = a->adc_ranges ? load_some(a->adc_ranges + at, count) : same(a->range), offset = {0};
   if (a->adc_errors) {
     vf gain = error_of(a, ADC_GAIN, at, count);
-    bound = a->output_bounds ? bound / gain : bound * (1 / gain); /* as torch divides a tensor, and a number */
+    range = a->adc_ranges ? range / gain : range * (1 / gain); /* as torch divides a tensor, and a number */
   }
-  bound = full * bound;
-  if (a->adc_errors) offset = error_of(a, ADC_OFFSET, at, count) * bound;
-  bound = safe_all(bound);
-  reading r = {bound, a->levels / bound, bound / a->levels, full * a->std, .offset = offset};
+  range = full * range;
+  if (a->adc_errors) offset = error_of(a, ADC_OFFSET, at, count) * range;
+  range = safe_all(range);
+  column_adc r = {range, a->levels / range, range / a->levels, full * a->std, .offset = offset};
   if (a->unit_levels > 0) {
-    r.range = safe_all(full * load_some(a->output_ranges + at, count));
-    r.range_up = a->unit_levels / r.range, r.range_down = r.range / a->unit_levels;
+    r.unit_range = safe_all(full * load_some(a->output_ranges + at, count));
+    r.unit_up = a->unit_levels / r.unit_range, r.unit_down = r.unit_range / a->unit_levels;
   }
   return r;
 }
 
-/* What output number `lane` of those that `r` is of is read with, in all lanes. */
-INLINE reading of_lane(const reading *r, size lane) {
-  reading one;
+/* The converters of output number `lane` of `r`, in all lanes. */
+INLINE column_adc of_lane(const column_adc *r, size lane) {
+  column_adc one;
   for (size i = 0; i < (size)(sizeof one / sizeof(vf)); i++) ((vf *)&one)[i] = same(((const float *)r)[i * LANES + lane]);
   return one;
 }
 
-/* The reading of y; which lanes saturated. */
-INLINE vf adc_read(const adc *a, const reading *r, vf y, vi *outside) {
+/* The ADC outputs for partial sums y; outside: which lanes saturated. */
+INLINE vf adc_output(const adc *a, const column_adc *r, vf y, vi *outside) {
   if (a->adc_errors) y += r->offset;
   if (!(a->levels > 0)) { *outside = (vi){0}; return y; }
-  *outside = (y > r->bound) | (y < -r->bound);
-  return nearest(clip(y, r->bound) * r->up) * r->down;
+  *outside = (y > r->range) | (y < -r->range);
+  return nearest(clip(y, r->range) * r->up) * r->down;
 }
 
-/* What the digital unit makes of it, after its gain; lanes that saturate are added to those of the ADC. */
-INLINE vf unit_read(const adc *a, const reading *r, vf y, vi *outside) {
+/* The outputs of the digital unit for ADC outputs y after their gain; lanes that saturate are added to `outside`. */
+INLINE vf unit_output(const adc *a, const column_adc *r, vf y, vi *outside) {
   if (!(a->unit_levels > 0)) return y;
-  *outside |= (y > r->range) | (y < -r->range);
-  return nearest(clip(y, r->range) * r->range_up) * r->range_down;
+  *outside |= (y > r->unit_range) | (y < -r->unit_range);
+  return nearest(clip(y, r->unit_range) * r->unit_up) * r->unit_down;
 }
 
-/* Which readings saturated: a bit for each, in rows of whole words. */
+/* Words of a mask row: a bit for each partial sum, in whole words. */
 INLINE size mask_words(size count) { return (count + 31) / 32; }
 
 /* The bits of a panel; the last of a row fills its word. */

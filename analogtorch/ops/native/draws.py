@@ -16,27 +16,17 @@ def normal(key: int, rows: Tensor, first: Tensor, count: int) -> Tensor:
     """
     # whatever the default device is
     out = torch.empty(len(rows), count, dtype=torch.float32, device="cpu")
-    numbers = (
-        ctypes.c_int64(key),
-        _pointer(rows),
-        _pointer(first),
-        ctypes.c_int64(len(rows)),
-        ctypes.c_int64(count),
-    )
-    loading.call("at_normal", _pointer(out), *numbers)
+    sizes = ctypes.c_int64(len(rows)), ctypes.c_int64(count)
+    positions = ctypes.c_int64(key), _pointer(rows), _pointer(first)
+    loading.call("at_normal", _pointer(out), *positions, *sizes)
     return out
 
 
 def keys(seed: int, streams: Sequence[int]) -> Tensor:
     """Return ``fold`` of the seed with each stream: int64."""
     out = torch.empty(len(streams), dtype=torch.int64, device="cpu")
-    loading.call(
-        "at_keys",
-        _pointer(out),
-        ctypes.c_int64(seed),
-        loading.array(tuple(streams)),
-        ctypes.c_int64(len(streams)),
-    )
+    folded = loading.array(tuple(streams)), ctypes.c_int64(len(streams))
+    loading.call("at_keys", _pointer(out), ctypes.c_int64(seed), *folded)
     return out
 
 

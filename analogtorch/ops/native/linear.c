@@ -1,7 +1,7 @@
 /* y[m][n] = sum over blocks of ADC(sum over the block's rows of DAC(x[m][k]) noisy(w[n][k])), and its gradients.
  *
  * Panels of PANEL outputs (forward) or rows (backward) are shared among threads. A panel's weights get their noise on
- * the way into cache, where all vectors of the batch meet them: neither noise nor partial sums go through memory.
+ * the way into cache, where all vectors of the batch use them: neither noise nor partial sums go through memory.
  */
 #include "vec.h"
 #include "noise.h"
@@ -14,12 +14,12 @@ typedef struct {
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;     /* a bit for each partial sum: (blocks, vectors, mask_words(outputs)) */
   uint8_t *saturated; /* whether any did, of each block */
-  double *g_range;           /* a sum per panel of rows, those of each block in turn */
+  double *g_range;    /* a sum per panel of rows, those of each block in turn */
   const int64_t *samples, *bounds, *columns;
   int64_t vectors, rows, outputs, blocks, n_columns, range_by, find_scale;
   float input_levels;
   weight_noise noise;
-  adc read;
+  adc adc;
 } linear;
 
 enum { SCRATCH = 1 << 23, DEPTH = 1024 }; /* floats of quantised input at a time; terms of a sum in cache at a time */
@@ -73,24 +73,25 @@ INLINE void pack_rows(int kind, const linear *p, size b, size k0, size k1, size 
     default: call(SHAPED, __VA_ARGS__);                                                                                \
   }
 
-/* Read a tile of partial sums of block b, and add the readings to y; whether any saturated. */
-static int read_tile(const linear *p, const float *sums, size b, size m0, int rows, size n0, reading *r) {
+/* Convert a tile of partial sums of block b and add the ADC outputs to y; return whether any saturated. */
+static int convert_tile(const linear *p, const float *sums, size b, size m0, int rows, size n0, column_adc *r) {
   vi ever = {0};
   for (int i = 0; i < rows; i++) {
     size m = m0 + i, row = m * p->outputs + n0;
-    uint64_t word = p->read.std > 0 ? fold((uint64_t)p->read.output_keys[b], (uint64_t)(p->samples ? p->samples[m] : m)) : 0;
+    size number = p->samples ? p->samples[m] : m;
+    uint64_t word = p->adc.std > 0 ? fold((uint64_t)p->adc.output_keys[b], (uint64_t)number) : 0;
     vi outside[VECTORS] = {0};
     for (size v = 0; v < VECTORS; v++) {
       size j = v * LANES, count = p->outputs - n0 - j;
       if (count <= 0) break;
       size at = b * p->outputs + n0 + j;
       if (p->range_by == BY_VECTOR)
-        r[v] = reading_of(&p->read, range_of(p, m, b) * load_some(p->scale + at, count), at, count);
+        r[v] = column_adc_of(&p->adc, range_of(p, m, b) * load_some(p->scale + at, count), at, count);
       vf y = load(sums + i * PANEL + j);
-      if (p->read.std > 0) y += r[v].std * normal(word, (uint32_t)(p->read.first_output + n0 + j));
-      y = adc_read(&p->read, &r[v], y, &outside[v]);
+      if (p->adc.std > 0) y += r[v].std * normal(word, (uint32_t)(p->adc.first_output + n0 + j));
+      y = adc_output(&p->adc, &r[v], y, &outside[v]);
       if (p->gain) y *= load_some(p->gain + at, count);
-      y = unit_read(&p->read, &r[v], y, &outside[v]);
+      y = unit_output(&p->adc, &r[v], y, &outside[v]);
       outside[v] &= first_lanes(count);
       ever |= outside[v];
       if (b) y += load_some(p->y + row + j, count);
@@ -108,9 +109,9 @@ static void quantise(const linear *p, float *xq, size ld, size m0, size m1) {
     int by_block = p->range_by == BY_BLOCK;
     for (size b = 0; b < (by_block ? p->blocks : 1); b++) {
       dac d = dac_of(range_of(p, m, b), p->input_levels);
-      size to = by_block ? p->bounds[b + 1] : p->rows; /* what is written behind a block, the next overwrites */
+      size to = by_block ? p->bounds[b + 1] : p->rows; /* the next block overwrites what is written behind its end */
       for (size k = by_block ? p->bounds[b] : 0; k < to; k += LANES)
-        store(xq + (m - m0) * ld + k, dac_read(load_some(p->x + m * p->rows + k, to - k), d, p->input_levels));
+        store(xq + (m - m0) * ld + k, dac_output(load_some(p->x + m * p->rows + k, to - k), d, p->input_levels));
     }
   }
 }
@@ -131,10 +132,10 @@ static void forward(const linear *p, int threads, float *xq, size ld, size chunk
       for (size n0 = 0; n0 < p->outputs; n0 += PANEL)
         for (size b = 0; b < p->blocks; b++) {
           size count = p->bounds[b + 1] - p->bounds[b];
-          reading r[VECTORS];
+          column_adc r[VECTORS];
           for (size v = 0; p->range_by != BY_VECTOR && v < VECTORS; v++) {
             size j = n0 + v * LANES, left = p->outputs - j, at = b * p->outputs + j;
-            if (left > 0) r[v] = reading_of(&p->read, range_of(p, 0, b) * load_some(p->scale + at, left), at, left);
+            if (left > 0) r[v] = column_adc_of(&p->adc, range_of(p, 0, b) * load_some(p->scale + at, left), at, left);
           }
           BY_KIND(pack_outputs, p, b, n0, panel)
           int saturated = 0;
@@ -144,7 +145,7 @@ static void forward(const linear *p, int threads, float *xq, size ld, size chunk
             int rows = (int)least(ROWS, m1 - m);
             point(row, rows, xq + (m - m0) * ld + p->bounds[b], ld);
             tile_contiguous(rows, sums[0], row, 1, NULL, panel, count, 0);
-            saturated |= read_tile(p, sums[0], b, m, rows, n0, r);
+            saturated |= convert_tile(p, sums[0], b, m, rows, n0, r);
           }
           if (saturated) {
 #pragma omp atomic write
@@ -168,7 +169,7 @@ int at_linear(const linear *p) {
 
 /* ---- gradients --------------------------------------------------------------------------------------------------- */
 
-/* The gradient of block b's partial sums: through the readings that did not saturate, times the gain. */
+/* The gradient of block b's partial sums: through the ADC outputs that did not saturate, times the gain. */
 static void block_gradient(const linear *p, float *gb, size b) {
   const float *gain = p->gain ? p->gain + b * p->outputs : NULL;
 #pragma omp for schedule(static)
@@ -189,7 +190,7 @@ static void weight_gradient(const linear *p, const float *gb, size b, size k0, s
       dac d = dac_of(range_of(p, m, b), p->input_levels);
       __builtin_prefetch(p->x + (m + 8) * p->rows + k0);
       UNROLL for (size v = 0; v < PANEL; v += LANES)
-        store(panel + (m - m0) * PANEL + v, dac_read(load_some(p->x + m * p->rows + k0 + v, k1 - k0 - v), d, p->input_levels));
+        store(panel + (m - m0) * PANEL + v, dac_output(load_some(p->x + m * p->rows + k0 + v, k1 - k0 - v), d, p->input_levels));
     }
     for (size n = 0; n < p->outputs; n += ROWS) {
       const float *row[ROWS];
@@ -207,23 +208,23 @@ static void weight_gradient(const linear *p, const float *gb, size b, size k0, s
   }
 }
 
-/* The DAC stops the gradient of what it clips; the range learns from it. Returns the range's part. */
+/* The DAC stops the gradient of what it clips; the range learns from it. Returns the part of the range. */
 static double clip_gradient(const linear *p, float *sums, size b, size m0, int rows, size k0, size k1) {
-  double taught = 0.0;
+  double of_range = 0.0;
   for (int i = 0; i < rows; i++)
     for (size v = 0; v < PANEL && k0 + v < k1; v += LANES) {
       vf x = load_some(p->x + (m0 + i) * p->rows + k0 + v, k1 - k0 - v), g = load(sums + i * PANEL + v);
       float range = range_of(p, m0 + i, b);
       vi above = x > range, below = x < -range;
       if (!any(above | below)) continue;
-      for (int l = 0; l < LANES; l++) taught += above[l] ? (double)g[l] : below[l] ? -(double)g[l] : 0.0;
+      for (int l = 0; l < LANES; l++) of_range += above[l] ? (double)g[l] : below[l] ? -(double)g[l] : 0.0;
       store(sums + i * PANEL + v, select_(above | below, (vf){0}, g));
     }
-  return taught;
+  return of_range;
 }
 
 static double input_gradient(const linear *p, const float *gb, size b, size k0, size k1, float *panel) {
-  double taught = 0.0;
+  double of_range = 0.0;
   for (size n0 = 0; n0 < p->outputs; n0 += 2 * DEPTH) {
     size n1 = least(n0 + 2 * DEPTH, p->outputs);
     BY_KIND(pack_rows, p, b, k0, k1, n0, n1, panel)
@@ -236,20 +237,20 @@ static double input_gradient(const linear *p, const float *gb, size b, size k0, 
           store(sums[i] + v, load_some(p->gx + (m + i) * p->rows + k0 + v, k1 - k0 - v));
       point(row, rows, gb + m * p->outputs + n0, p->outputs);
       tile_contiguous(rows, sums[0], row, 1, NULL, panel, n1 - n0, n0 > 0);
-      if (n1 == p->outputs && p->input_levels > 0) taught += clip_gradient(p, sums[0], b, m, rows, k0, k1);
+      if (n1 == p->outputs && p->input_levels > 0) of_range += clip_gradient(p, sums[0], b, m, rows, k0, k1);
       for (int i = 0; i < rows; i++)
         for (size v = 0; v < PANEL && k0 + v < k1; v += LANES)
           store_some(p->gx + (m + i) * p->rows + k0 + v, load(sums[i] + v), k1 - k0 - v);
     }
   }
-  return taught;
+  return of_range;
 }
 
 /* Panels, and so sums of g_range, of a block of so many rows. */
 int64_t at_linear_panels(int64_t rows) { return (rows + PANEL - 1) / PANEL; }
 
-/* own: the gradients of a block's partial sums, where they are not g; panels: `each` floats for each thread. */
-static void backward(const linear *p, int threads, float *own, float *panels, size each) {
+/* block_g: the gradients of a block's partial sums, if they differ from g; panels: `each` floats for each thread. */
+static void backward(const linear *p, int threads, float *block_g, float *panels, size each) {
 #pragma omp parallel num_threads(threads)
   {
     float *panel = panels + omp_get_thread_num() * each;
@@ -262,8 +263,8 @@ static void backward(const linear *p, int threads, float *own, float *panels, si
     for (size b = 0; b < p->blocks; b++) {
       const float *gb = p->g;
       if (p->gain || p->saturated[b]) {
-        block_gradient(p, own, b);
-        gb = own;
+        block_gradient(p, block_g, b);
+        gb = block_g;
       }
       size from = p->bounds[b], to = p->bounds[b + 1], count = at_linear_panels(to - from);
 #pragma omp for schedule(static)
@@ -277,14 +278,14 @@ static void backward(const linear *p, int threads, float *own, float *panels, si
   }
 }
 
-/* gx (needed for g_range too), gw and g_bias where they are not NULL; g_range: one sum per panel, of at_linear_panels. */
+/* gx (needed for g_range too), gw and g_bias if they are not NULL; g_range: one sum per panel of at_linear_panels. */
 int at_linear_backward(const linear *p) {
   int copied = p->gain != NULL, threads = threads_of(p);
   for (size b = 0; b < p->blocks; b++) copied |= p->saturated[b];
   size depth = p->outputs > p->vectors ? p->outputs : p->vectors, each = least(depth, 2 * DEPTH) * PANEL;
-  float *own = copied ? scratch(p->vectors * p->outputs) : NULL, *panels = scratch(threads * each);
-  int found = panels && (own || !copied);
-  if (found) backward(p, threads, own, panels, each);
-  free(own), free(panels);
+  float *block_g = copied ? scratch(p->vectors * p->outputs) : NULL, *panels = scratch(threads * each);
+  int found = panels && (block_g || !copied);
+  if (found) backward(p, threads, block_g, panels, each);
+  free(block_g), free(panels);
   return found ? DONE : NO_MEMORY;
 }

@@ -20,17 +20,14 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
     from analogtorch.ops.native import build  # not at import: it is also run as a program
 
     capability = torch.backends.cpu.get_cpu_capability()
-    path = next(
-        (p for p in (build.library(capability), build.library("DEFAULT")) if p.exists()), None
-    )
+    paths = (build.library(capability), build.library("DEFAULT"))
+    path = next((p for p in paths if p.exists()), None)
     remedy = "install gcc 12 or newer and run: python -m analogtorch.ops.native.build"
     if path is None:
         return None, f"not built for {capability} ({build.FOLDER}); {remedy}"
     if not build.current(path):
-        return (
-            None,
-            f"{path} was built from other sources than those beside it and is not loaded; {remedy}",
-        )
+        reason = f"{path} was built from other sources than those beside it and is not loaded"
+        return None, f"{reason}; {remedy}"
     try:
         return _loaded(path), f"{path.name} ({capability})"
     except OSError as error:
@@ -38,9 +35,8 @@ def _found() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _loaded(path: Path) -> ctypes.CDLL:
-    for runtime in sorted(Path(torch.__file__).parent.glob("lib/libgomp*")) or [
-        Path("libgomp.so.1")
-    ]:
+    bundled = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
+    for runtime in bundled or [Path("libgomp.so.1")]:
         ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
     library = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
     library.at_linear_panels.restype = ctypes.c_int64

@@ -57,9 +57,8 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     call = Call(inputs, plan)
     x, w, output = inputs.x, inputs.w, call.form.output
     y = x.new_empty(output)
-    scale = (
-        w.new_empty(plan.blocks, w.shape[0]) if inputs.scale is None else inputs.scale.contiguous()
-    )
+    scale = inputs.scale
+    scale = w.new_empty(plan.blocks, w.shape[0]) if scale is None else scale.contiguous()
     kept = learns and plan.saturates
     mask = x.new_empty(mask_shape(output, plan.blocks, plan.dims) if kept else (0,), dtype=MASK)
     saturated = x.new_empty(plan.blocks, dtype=torch.uint8)
@@ -81,15 +80,8 @@ def backward(
     g_bias = w.new_empty(w.shape[0]) if needs_bias else None
     mask = outputs.mask if outputs.mask.numel() else None
     saturated = outputs.saturated if mask is not None else torch.zeros_like(outputs.saturated)
-    call.point(
-        scale=outputs.scale.float(),
-        saturated=saturated,
-        g=g.float(),
-        gx=gx,
-        gw=gw,
-        g_bias=g_bias,
-        mask=mask,
-    )
+    call.point(scale=outputs.scale.float(), saturated=saturated, mask=mask)
+    call.point(g=g.float(), gx=gx, gw=gw, g_bias=g_bias)
     split = _splits(x, w, plan)
     each = plan.blocks if plan.dims and per_block(inputs.input_range) else 1
     sums = torch.zeros(call.form.sums * split * each, dtype=torch.float64, device="cpu")

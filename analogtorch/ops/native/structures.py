@@ -37,7 +37,7 @@ WeightNoise = _TYPES["weight_noise"] = _structure("weights.h", "weight_noise")
 Adc = _TYPES["adc"] = _structure("converters.h", "adc")
 Linear = _structure("linear.c", "linear")
 Convolution = _structure("conv.c", "convolution")
-PARTS = {"": Linear, "noise": WeightNoise, "read": Adc}
+PARTS = {"": Linear, "noise": WeightNoise, "adc": Adc}
 """The structures that point to operands, by their field in the matrix; "" is the matrix."""
 
 

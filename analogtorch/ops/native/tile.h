@@ -28,7 +28,7 @@ INLINE void tile_of(int rows, float *out, const float *const *row, size step, co
     UNROLL for (int v = 0; v < VECTORS; v++) store(out + i * PANEL + v * LANES, c[i][v]);
 }
 
-/* Functions of their own: inlined into a larger one, GCC keeps accumulators in memory and halves the speed. */
+/* Separate functions: if they are inlined into a larger one, GCC keeps accumulators in memory and halves the speed. */
 #define TILES(name, step, where)                                                                                       \
   static __attribute__((noinline)) void name(int rows, float *out, const float *const *row, size stride,               \
                                              const int32_t *offsets, const float *b, size count, int add) {            \

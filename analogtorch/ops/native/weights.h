@@ -1,4 +1,4 @@
-/* Weights as the chip holds them in training: scales of the blocks, and noise by position. */
+/* Weights in training: scales of the blocks, and noise by position. */
 
 /* The noise of the weights of one matrix; kinds 1 and 2 in units of the block's scale. */
 typedef struct {
@@ -78,7 +78,7 @@ static void block_scales(float *scale, const float *w, size outputs, const int64
 #pragma omp single
   for (size b = 0; b < blocks; b++)
     for (size c = 0; c < n_columns; c++) {
-      float *own = scale + b * outputs + columns[c], largest = absmax(own, columns[c + 1] - columns[c]);
-      for (size n = 0; n < columns[c + 1] - columns[c]; n++) own[n] = largest;
+      float *group = scale + b * outputs + columns[c], largest = absmax(group, columns[c + 1] - columns[c]);
+      for (size n = 0; n < columns[c + 1] - columns[c]; n++) group[n] = largest;
     }
 }

@@ -27,20 +27,20 @@ _SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 }
 _SETTINGS: dict[str, dict[str, Any]] = {
     "exact": {},
-    "eight_bits": {"input_bits": 8, "output_bits": 8, "output_bound": 12.0},
-    "saturating": {"input_bits": 8, "output_bits": 6, "output_bound": 0.8},
-    "digital_unit": {"input_bits": 8, "output_steps": 422, "output_bound": 3.0, "unit_bits": 6},
+    "eight_bits": {"input_bits": 8, "output_bits": 8, "adc_range": 12.0},
+    "saturating": {"input_bits": 8, "output_bits": 6, "adc_range": 0.8},
+    "digital_unit": {"input_bits": 8, "output_steps": 422, "adc_range": 3.0, "unit_bits": 6},
     "phases": {
         "input_bits": 8,
         "output_bits": 8,
-        "output_bound": 3.0,
+        "adc_range": 3.0,
         "output_noise": 0.04,
         "phases": 4,
     },
     "noise": {
         "input_bits": 7,
         "output_bits": 9,
-        "output_bound": 3.0,
+        "adc_range": 3.0,
         "output_noise": 0.05,
         "weight_noise": 0.5,
     },
@@ -56,7 +56,7 @@ def _product(shape: str, setting: str) -> Found:
     ranges = {"output_ranges": 0.3 + random(*each, seed=8).abs()} if "unit_bits" in plan else {}
     by_block = 0.8 + random(each[0], seed=6).abs()
     options = {
-        "output_bounds": 0.5 + random(*each, seed=5).abs(),
+        "adc_ranges": 0.5 + random(*each, seed=5).abs(),
         "gain": random(*each, seed=3).abs(),
     }
     variants = {

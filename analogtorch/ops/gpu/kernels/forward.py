@@ -56,7 +56,7 @@ def _partial_sum(
 
 @triton.jit
 def _adc(
-    p, full, output_bound, output_bounds, adc_errors, b, n, in_n, N, blocks,
+    p, full, adc_range, adc_ranges, adc_errors, b, n, in_n, N, blocks,
     STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Return the ADC outputs of row block ``b`` for its partial sums, and which were clipped."""
@@ -66,11 +66,11 @@ def _adc(
         if adc_errors is not None:
             errors = adc_errors + b * N + n
             adc_gain = tl.load(errors + _ADC_GAIN * blocks * N, mask=in_n, other=1.0)
-        if output_bounds is not None:
-            limit = tl.load(output_bounds + b * N + n, mask=in_n, other=1.0)
+        if adc_ranges is not None:
+            limit = tl.load(adc_ranges + b * N + n, mask=in_n, other=1.0)
             limit = tl.div_rn(limit, adc_gain)
         else:
-            limit = output_bound * tl.div_rn(tl.full([BLOCK_N], 1.0, tl.float32), adc_gain)
+            limit = adc_range * tl.div_rn(tl.full([BLOCK_N], 1.0, tl.float32), adc_gain)
         limit = full * limit[None, :]
         if adc_errors is not None:
             offset = tl.load(errors + _ADC_OFFSET * blocks * N, mask=in_n, other=0.0)
@@ -97,8 +97,8 @@ def _store_mask(
 @triton.jit(do_not_specialize=["M", "first_output", "first_row"])
 def forward_kernel(
     y, mask, x, input_range, w, scale, gain, bias, key, output_keys, samples,
-    output_bounds, output_ranges, adc_errors, bounds,
-    M, N, K, blocks, block_size, first_output, first_row, output_bound, output_noise, weight_noise,
+    adc_ranges, output_ranges, adc_errors, bounds,
+    M, N, K, blocks, block_size, first_output, first_row, adc_range, output_noise, weight_noise,
     SPREAD: tl.constexpr, INPUT_STEPS: tl.constexpr, OUTPUT_STEPS: tl.constexpr,
     UNIT_STEPS: tl.constexpr, PER_VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
@@ -133,7 +133,7 @@ def forward_kernel(
             z = normal_of(random_bits(row, (first_output + n).to(tl.uint32)[None, :]))
             p = p + full * output_noise * z
         p, clipped = _adc(
-            p, full, output_bound, output_bounds, adc_errors, b, n, in_n, N, blocks, OUTPUT_STEPS,
+            p, full, adc_range, adc_ranges, adc_errors, b, n, in_n, N, blocks, OUTPUT_STEPS,
             BLOCK_M, BLOCK_N,
         )  # fmt: skip
         if gain is not None:

@@ -61,17 +61,17 @@ def input_gradient_kernel(
         if gain is not None:  # belongs to gb, but the weight is still in float32
             wn = wn.to(tl.float32) * tl.load(gain + b * N + n, mask=in_n, other=0.0)[:, None]
         total = tl.dot(gb.to(dtype), wn.to(dtype), total, input_precision="ieee")
-    place = m.to(tl.int64)[:, None] * K + k[None, :]
+    where = m.to(tl.int64)[:, None] * K + k[None, :]
     if CLIPPED:
         unit = ranges_of(input_range, m, M, PER_VECTOR)
-        inputs = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        inputs = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
         above, below = inside & (inputs > unit), inside & (inputs < -unit)
         if sums is not None:
-            taught = tl.where(above, total, tl.where(below, -total, 0.0))
-            tl.store(sums + tl.program_id(0), tl.sum(tl.sum(taught, 1), 0))
+            clipped = tl.where(above, total, tl.where(below, -total, 0.0))
+            tl.store(sums + tl.program_id(0), tl.sum(tl.sum(clipped, 1), 0))
         total = tl.where(above | below, 0.0, total)
     if gx is not None:
-        tl.store(gx + place, total.to(gx.dtype.element_ty), mask=inside)
+        tl.store(gx + where, total.to(gx.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["M", "share"])

@@ -15,8 +15,8 @@ def program_tile(rows, columns, GROUP: tl.constexpr):
     """Return the tile of this program: ``GROUP`` rows of tiles share L2."""
     first = tl.program_id(0) // (GROUP * columns) * GROUP
     height = tl.minimum(rows - first, GROUP)
-    place = tl.program_id(0) % (GROUP * columns)
-    return first + place % height, place // height
+    index = tl.program_id(0) % (GROUP * columns)
+    return first + index % height, index // height
 
 
 @triton.jit
@@ -37,11 +37,10 @@ def row_block(bounds, b, size, K):
 @triton.jit
 def ranges_of(r, m, M, PER_VECTOR: tl.constexpr):
     """Return the input ranges of the vectors ``m``, or the range of all of them: a column."""
-    unit = (
-        tl.load(r + m, mask=m < M, other=1.0)[:, None]
-        if PER_VECTOR
-        else tl.load(r + tl.zeros([1, 1], tl.int32))
-    )
+    if PER_VECTOR:
+        unit = tl.load(r + m, mask=m < M, other=1.0)[:, None]
+    else:
+        unit = tl.load(r + tl.zeros([1, 1], tl.int32))
     return unit
 
 
