@@ -117,8 +117,9 @@ def _check_numbers(
     given: Tensor,
     present: Tensor,
 ) -> None:
-    """Check shape and ranges of a layer; ``given`` is the weight of the file, ``present`` of the
-    model.
+    """Check shape and ranges of a layer.
+
+    ``given`` is the weight in the file, ``present`` that of the model.
     """
     if tuple(given.shape) != entry.shape:
         raise ValueError(
