@@ -48,4 +48,4 @@ def test_structures_are_read_from_the_sources() -> None:
     noise = dict(structures.WeightNoise._fields_)
     assert list(noise)[:3] == ["key", "std", "shaped"]
     assert noise["c"]._length_ == 4
-    assert dict(structures.Convolution._fields_)["read"] is structures.Adc
+    assert dict(structures.Convolution._fields_)["adc"] is structures.Adc
