@@ -30,7 +30,15 @@ from analogtorch.cost_model import cost
 from analogtorch.evaluate import TIMES, Sweep, accuracy, budget, sensitivity, sweep
 from analogtorch.mapping import ChipMapping, map_to_chip, remap
 from analogtorch.ops.scope import noise
-from analogtorch.simulate import Defects, GradientDescent, ProgramAndVerify, ProgrammedChip, program
+from analogtorch.simulate import (
+    Defects,
+    GradientDescent,
+    ProgramAndVerify,
+    ProgrammedChip,
+    YieldMap,
+    program,
+    yield_map,
+)
 from analogtorch.values.fields import describe_fields
 from analogtorch.values.version import RELEASE
 
@@ -51,6 +59,7 @@ __all__ = [
     "Summary",
     "Sweep",
     "TrainingNoise",
+    "YieldMap",
     "accuracy",
     "analog_layers",
     "budget",
@@ -78,4 +87,5 @@ __all__ = [
     "summary",
     "sweep",
     "to_digital",
+    "yield_map",
 ]

@@ -184,8 +184,22 @@ def recipe(physical: ProgrammedChip) -> dict[str, Any]:
     return {
         "seed": int(seed),
         "method": None if method is None else {"type": type(method).__name__, **asdict(method)},
-        "defects": None if defects is None else asdict(defects),
+        "defects": None if defects is None else _written(defects),
         "mapping": None if mapping is None else mapping.to_dict(),
+    }
+
+
+_ALWAYS = ("cells", "worst_tile", "columns", "tiles", "tile_gain")
+"""The defects that every file states; it states the others where they are not the default, so that
+files without them stay as they were."""
+
+
+def _written(defects: Defects) -> dict[str, Any]:
+    usual = asdict(Defects())
+    return {
+        name: value
+        for name, value in asdict(defects).items()
+        if name in _ALWAYS or value != usual[name]
     }
 
 
@@ -295,6 +309,9 @@ def _program(data: Any) -> SavedProgram:
         # older files: the chip's
         defects = {name: value for name, value in defects.items() if name != "column_gain"}
     if defects is not None:
+        if isinstance(defects, dict):
+            usual = asdict(Defects())
+            defects = {n: v for n, v in usual.items() if n not in _ALWAYS} | defects
         _check_fields("programmed: defects: ", defects, tuple(f.name for f in fields(Defects)))
         defects = Defects(**defects)
     seed = data["seed"]

@@ -43,6 +43,7 @@ def run(arguments: Sequence[str]) -> Budget:
         num_chips=given.num_chips,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
+        defects=config.chip.defects,
         growth=growth,
         progress=sys.stderr.isatty(),
     )

@@ -15,9 +15,16 @@ from analogtorch.conversion.kinds import analog_layers, check_module, refuse_pro
 from analogtorch.devices import seconds
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.shares import Budget, Share
-from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
+from analogtorch.evaluate.sweep import (
+    check_metric,
+    checked_defects,
+    chip_seeds,
+    finite,
+    label,
+)
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.defects import Defects
 from analogtorch.values import checks
 
 CONVERTERS = ("dac", "adc", "digital_unit")
@@ -37,6 +44,7 @@ def budget(
     num_chips: int = 5,
     seed: int = 0,
     compensation: Compensation = "least_squares",
+    defects: Defects | None = None,
     growth: float | None = 0.01,
     higher_is_better: bool = True,
     progress: bool = False,
@@ -52,13 +60,16 @@ def budget(
         model: a converted model; it is copied and stays as it is.
         metric: a function of a model in evaluation mode that returns a number, such as the
             accuracy.
-        names: non-idealities to measure, some of ``chip.non_idealities()``; by default all that the
-            chips of the layers have.
+        names: non-idealities to measure, some of ``chip.non_idealities()`` and, after ``defects.``,
+            of ``defects.present()``, such as ``defects.stuck_on``; by default all that the chips
+            have.
         time: time after programming, as ``ProgrammedChip.at`` takes it.
         num_chips: number of chips, >= 1; with one there are no intervals.
         seed: seed of the whole experiment, a signed 64-bit integer; ``sweep`` measures the same
             chips with the same seed.
         compensation: compensation of the drift, as ``ProgrammedChip.at`` takes it.
+        defects: which share of each chip is broken, as ``program`` takes it. Each kind of defect
+            is a non-ideality of its own.
         growth: share of the metric, > 0, to lose beyond what the chip loses as it is, when one
             non-ideality grows: the result has the factor at which it is lost, within 5 %, up to 32
             (Rasch et al., Nat. Commun. 14, 5282 (2023), report such factors). None: no factors,
@@ -73,7 +84,8 @@ def budget(
         ValueError: the model has no analog layer or is a programmed chip, a name is unknown,
             ``num_chips`` is below 1, ``program`` or ``at`` refuses its arguments, or the metric is
             NaN or infinite.
-        TypeError: the metric is no function, or returns no number.
+        TypeError: the metric is no function or returns no number, or ``defects`` is of another
+            type.
 
     Example:
         >>> found = at.budget(model, lambda chip: at.accuracy(chip, batches), num_chips=10)
@@ -87,7 +99,8 @@ def budget(
         raise ValueError(
             "budget: the model has no analog layer; call analogtorch.convert(model, chip) first"
         )
-    chosen = _chosen(names, chips)
+    defects = checked_defects("budget", defects)
+    chosen = _chosen(names, chips, defects)
     checks.choice("budget: compensation", compensation, get_args(Compensation))
     checks.flag("budget: higher_is_better", higher_is_better)
     if growth is not None:
@@ -95,10 +108,10 @@ def budget(
     seeds = chip_seeds(seed, checks.count("budget: num_chips", num_chips))
     most = 1 + (2 + (math.log2(MOST_GROWTH) + HALVINGS if growth else 0)) * len(chosen)
     with tqdm(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:
-        bench = _Bench(model, metric, seeds, time, compensation, bar)
-        reference = bench.value(_none, seeds[:1])[0]
+        bench = _Bench(model, metric, seeds, time, compensation, defects, bar)
+        reference = bench.value(_none(), seeds[:1])[0]
         sign = 1.0 if higher_is_better else -1.0
-        everything = bench.value(_all)
+        everything = bench.value(Change())
         lost = _Lost(reference, everything, sign)
         rows = [_share(name, bench, lost, growth) for name in chosen]
     return Budget(
@@ -112,29 +125,57 @@ def budget(
     )
 
 
-Change = Callable[[Chip], Chip]
-"""A function from the chip of a layer to the chip to measure."""
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a measurement changes: functions from what a model has to what is measured."""
+
+    chip: Callable[[Chip], Chip] = lambda chip: chip
+    """The chip of a layer."""
+    defects: Callable[[Defects], Defects] = lambda defects: defects
+    """The defects of all chips."""
 
 
-def _all(chip: Chip) -> Chip:
-    return chip
+_DEFECT = "defects."
+"""What the names of defects begin with."""
 
 
-def _none(chip: Chip) -> Chip:
-    return chip.without(*chip.non_idealities())
+def _none() -> Change:
+    return Change(
+        chip=lambda chip: chip.without(*chip.non_idealities()), defects=lambda _: Defects()
+    )
 
 
 def _only(name: str) -> Change:
-    """Return a function to the chip with that one alone.
+    """Return the change to chips with that non-ideality alone.
 
     A digital unit keeps the ADC before it.
     """
     kept = {name, "adc"} if name == "digital_unit" else {name}
-    return lambda chip: chip.without(*(n for n in chip.non_idealities() if n not in kept))
+    defect = name.removeprefix(_DEFECT)
+    return Change(
+        chip=lambda chip: chip.without(*(n for n in chip.non_idealities() if n not in kept)),
+        defects=lambda whole: (
+            whole.without(*(n for n in whole.present() if n != defect))
+            if name.startswith(_DEFECT)
+            else Defects()
+        ),
+    )
 
 
-def _chosen(names: Iterable[str] | None, chips: Sequence[Chip]) -> tuple[str, ...]:
-    present = tuple(dict.fromkeys(name for chip in chips for name in chip.non_idealities()))
+def _grown(name: str, factor: float) -> Change:
+    """Return the change to chips with that non-ideality times a factor; 0 leaves it out."""
+    if name.startswith(_DEFECT):
+        defect = name.removeprefix(_DEFECT)
+        return Change(defects=lambda whole: whole.scaled(**{defect: factor}))
+    return Change(chip=lambda chip: chip.scaled(**{name: factor}))
+
+
+def _chosen(
+    names: Iterable[str] | None, chips: Sequence[Chip], defects: Defects | None
+) -> tuple[str, ...]:
+    broken = () if defects is None else defects.present()
+    of_chips = dict.fromkeys(name for chip in chips for name in chip.non_idealities())
+    present = (*of_chips, *(_DEFECT + name for name in broken))
     if names is None:
         return present
     given = (names,) if isinstance(names, str) else tuple(names)
@@ -175,7 +216,7 @@ class _Lost:
 
 
 def _share(name: str, bench: "_Bench", lost: _Lost, growth: float | None) -> Share:
-    alone, others = bench.value(_only(name)), bench.value(lambda chip: chip.without(name))
+    alone, others = bench.value(_only(name)), bench.value(_grown(name, 0.0))
     factor = None if growth is None else _growth(name, bench, lost, growth)
     return Share(name=name, alone=lost.of(alone), saved=lost.saved(others), growth=factor)
 
@@ -184,14 +225,14 @@ def _growth(name: str, bench: "_Bench", lost: _Lost, share: float) -> float:
     """Return the factor at which ``name`` costs that share more, or infinity."""
 
     def fails(factor: float) -> bool:
-        return lost.beyond(bench.value(lambda chip: chip.scaled(**{name: factor})), share)
+        return lost.beyond(bench.value(_grown(name, factor)), share)
 
     low = 1.0
     while low < MOST_GROWTH:
         try:
             if fails(2 * low):
                 break
-        except ValueError:  # no bits are left
+        except ValueError:  # no bits are left, or more than everything would be broken
             return 2 * low
         low *= 2
     else:
@@ -215,6 +256,7 @@ class _Bench:
         seeds: tuple[int, ...],
         time: str | float,
         compensation: Compensation,
+        defects: Defects | None,
         bar: tqdm,
     ) -> None:
         weights = [layer.weight for _, layer in analog_layers(model)]
@@ -222,16 +264,17 @@ class _Bench:
         self.model = copy.deepcopy(model, shared).eval().requires_grad_(False)
         self.chips = {name: layer.chip for name, layer in analog_layers(self.model)}
         self.metric, self.seeds, self.time = metric, seeds, time
-        self.compensation, self.bar = compensation, bar
+        self.compensation, self.defects, self.bar = compensation, defects, bar
 
     @torch.no_grad()
     def value(self, change: Change, seeds: tuple[int, ...] | None = None) -> list[float]:
         """Return the metric of each chip."""
         for name, layer in analog_layers(self.model):
-            layer.chip = change(self.chips[name])
+            layer.chip = change.chip(self.chips[name])
+        defects = None if self.defects is None else change.defects(self.defects)
         values = []
         for seed in self.seeds if seeds is None else seeds:
-            physical = program(self.model, seed=seed)
+            physical = program(self.model, seed=seed, defects=defects)
             physical.warned.update(beyond_data(self.model, seconds(self.time)))  # noted once
             view = physical.at(self.time, compensation=self.compensation)
             values.append(finite("budget", self.metric(view), f"on the chip of seed {seed}"))

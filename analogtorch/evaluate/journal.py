@@ -1,6 +1,7 @@
 """The finished measurements of a sweep in a folder, so that an interrupted sweep can go on.
 
-    sweep.json        the experiment: seed, compensation, version of the noise, digest of the model
+    sweep.json        the experiment: seed, compensation, version of the noise, digest of the model,
+                      defects if there are any
     chip-00003.json   what has been measured on chip 3, by time in seconds after programming
                       ("programmed": right after programming, before any read noise)
 
@@ -12,6 +13,7 @@ import hashlib
 import json
 import math
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.files import write_atomically
 from analogtorch.ops.generator import VERSION as NOISE
+from analogtorch.simulate.defects import Defects
 from analogtorch.values import checks
 
 VERSION = 2
@@ -129,13 +132,17 @@ def model_digest(model: nn.Module) -> str:
     return found.hexdigest()
 
 
-def experiment(model: nn.Module, seed: int, compensation: str) -> dict[str, Any]:
+def experiment(
+    model: nn.Module, seed: int, compensation: str, defects: Defects | None = None
+) -> dict[str, Any]:
     """Return what identifies a sweep; more chips and other times belong to the same sweep."""
+    broken = {} if defects is None else {"defects": asdict(defects)}
     return {
         "seed": seed,
         "compensation": compensation,
         "noise": NOISE,
         "model": model_digest(model),
+        **broken,
     }
 
 

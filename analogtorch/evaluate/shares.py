@@ -14,7 +14,8 @@ class Share:
     """The cost of one non-ideality in the metric; it is negative where the metric improves."""
 
     name: str
-    """Name of the non-ideality, as in ``chip.non_idealities()``."""
+    """Name of the non-ideality, as in ``chip.non_idealities()``; that of a defect begins with
+    ``defects.``."""
     alone: Interval
     """Loss of the metric with this one alone."""
     saved: Interval

@@ -17,6 +17,7 @@ from analogtorch.evaluate.journal import Journal, experiment, key
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.defects import Defects
 from analogtorch.values import checks
 
 TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
@@ -92,6 +93,7 @@ def sweep(
     times: Sequence[str | float] = TIMES,
     seed: int = 0,
     compensation: Compensation = "least_squares",
+    defects: Defects | None = None,
     progress: bool = False,
     folder: str | Path | None = None,
 ) -> Sweep:
@@ -108,11 +110,12 @@ def sweep(
             of the chip's devices is marked in the result.
         seed: seed of the whole experiment, a signed 64-bit integer.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        defects: which share of each chip is broken, as ``program`` takes it.
         progress: if True, show a progress bar.
         folder: a folder that stores each measurement as soon as it is made; None stores nothing.
-            Called again with the same model, seed and compensation, ``sweep`` measures only what
-            the folder lacks; more chips and other times may be added. The folder does not know the
-            metric, so use one folder per metric.
+            Called again with the same model, seed, compensation and defects, ``sweep`` measures
+            only what the folder lacks; more chips and other times may be added. The folder does not
+            know the metric, so use one folder per metric.
 
     Returns:
         The metric by chip and time; print it for a table.
@@ -120,7 +123,8 @@ def sweep(
     Raises:
         ValueError: ``num_chips`` is below 1, ``times`` is empty, the metric is NaN or infinite, the
             folder holds another experiment, or ``program`` or ``at`` refuses its arguments.
-        TypeError: the model is no module, the metric cannot be called, or it returns no number.
+        TypeError: the model is no module, the metric cannot be called or returns no number, or
+            ``defects`` is of another type.
         OSError: the folder cannot be written.
 
     Example:
@@ -136,7 +140,10 @@ def sweep(
     at = _times(times)
     seeds = chip_seeds(seed, num_chips)
     notes = tuple("; ".join(beyond_data(model, t)) for t in at)
-    journal = None if folder is None else Journal(folder, experiment(model, seed, compensation))
+    defects = checked_defects("sweep", defects)
+    journal = None
+    if folder is not None:
+        journal = Journal(folder, experiment(model, seed, compensation, defects))
     values = torch.empty(num_chips, len(at), dtype=torch.float64)
     with tqdm(
         total=num_chips * len(at), desc="chips x times", unit="read", disable=not progress
@@ -145,7 +152,7 @@ def sweep(
             done = {} if journal is None else journal.read(i, chip_seed)
             wanted = {t: name for t, name in at.items() if key(t) not in done}
             bar.update(len(at) - len(wanted))
-            for t, value in _measure(model, metric, i, chip_seed, wanted, compensation):
+            for t, value in _measure(model, metric, i, chip_seed, wanted, compensation, defects):
                 done[key(t)] = value
                 if journal is not None:
                     journal.write(i, chip_seed, done)
@@ -163,6 +170,7 @@ def _measure(
     seed: int,
     times: dict[float | None, str],
     compensation: Compensation,
+    defects: Defects | None,
 ) -> Iterator[tuple[float | None, float]]:
     """Yield the time and the metric of one chip at each of the ``times``.
 
@@ -170,7 +178,7 @@ def _measure(
     """
     if not times:
         return
-    physical = program(model, seed=seed)
+    physical = program(model, seed=seed, defects=defects)
     for t, name in times.items():
         physical.warned.update(beyond_data(model, t))  # marked in the table
         given = metric(physical.at("programmed" if t is None else t, compensation=compensation))
@@ -204,6 +212,18 @@ def check_metric(caller: str, metric: Any) -> None:
             f"{caller}: metric must be a function of a model that returns a number, such as "
             f"lambda chip: at.accuracy(chip, batches), got {checks.shown(metric)}"
         )
+
+
+def checked_defects(caller: str, defects: Any) -> Defects | None:
+    """Return the defects of the chips; None where nothing is broken.
+
+    Raises:
+        TypeError: they are neither ``Defects`` nor None.
+    """
+    if defects is not None:
+        example = "at.Defects(stuck_on=0.01), or None"
+        checks.instance(f"{caller}: defects", defects, Defects, example)
+    return defects if defects is not None and defects.present() else None
 
 
 def finite(caller: str, given: Any, where: str) -> float:

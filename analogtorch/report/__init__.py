@@ -1,7 +1,7 @@
 """Tables, plots, pages and the report of a run.
 
-Importing this room lets chips, mappings, costs, sensitivities, error budgets and fitted devices
-print and draw themselves (``analogtorch.values.shown``).
+Importing this room lets chips, mappings, costs, sensitivities, error budgets, yield maps and
+fitted devices print and draw themselves (``analogtorch.values.shown``).
 """
 
 from analogtorch.report import (  # noqa: F401  they show values
@@ -13,6 +13,7 @@ from analogtorch.report import (  # noqa: F401  they show values
     mapping,
     page,
     sensitivity,
+    yield_map,
 )
 from analogtorch.report.plot import plot
 from analogtorch.report.result import Result

@@ -3,5 +3,14 @@
 from analogtorch.simulate.chip import ProgrammedChip, program
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.writing import GradientDescent, ProgramAndVerify
+from analogtorch.simulate.yield_map import YieldMap, yield_map
 
-__all__ = ["Defects", "GradientDescent", "ProgramAndVerify", "ProgrammedChip", "program"]
+__all__ = [
+    "Defects",
+    "GradientDescent",
+    "ProgramAndVerify",
+    "ProgrammedChip",
+    "YieldMap",
+    "program",
+    "yield_map",
+]

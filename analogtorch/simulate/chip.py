@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from analogtorch.conversion.kinds import (
@@ -26,10 +26,12 @@ from analogtorch.nn import AnalogComposite, AnalogLayer
 from analogtorch.ops import seed_tensor
 from analogtorch.simulate import tiles
 from analogtorch.simulate.compensation import Compensation, Readout
-from analogtorch.simulate.defects import Defects, TileState, tile_state
+from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.held import held
 from analogtorch.simulate.section import ProgrammedSection
+from analogtorch.simulate.tile_state import tile_state
 from analogtorch.simulate.writing import Method
+from analogtorch.simulate.yield_map import YieldMap, weight_errors
 from analogtorch.values import checks
 
 if TYPE_CHECKING:
@@ -127,6 +129,7 @@ class ProgrammedChip:
         self.warned: set[str] = set()
         """Notes on times beyond the devices' data that ``at`` has given; each is given once."""
         self._named = named(model)
+        self._spots = where
         self._tiles = {
             (spot.chip, spot.tile): layer.chip
             for name, layer in layers
@@ -149,13 +152,35 @@ class ProgrammedChip:
             blocks = tiles.blocks(section, spots)
             yield ProgrammedSection(layer, section, key, self.seed, blocks, self.method, state)
 
-    def yield_map(self) -> dict[tuple[int, int], TileState]:
-        """Return the state of every (chip, tile) with weights: working cells and ADC errors."""
+    def yield_map(self, *, within: float = 0.2) -> YieldMap:
+        """Return what works on every tile with weights, and how well the weights were programmed.
+
+        Args:
+            within: error up to which a weight counts as right for the analog yield, in units of the
+                largest weight, >= 0. 0.2 as on the 34-tile chip (Ambrogio et al., Nature 620, 768
+                (2023)).
+
+        Returns:
+            The state of each tile by (chip, tile), with the errors of its weights right after
+            programming.
+
+        Raises:
+            ValueError: ``within`` is negative or no number.
+        """
+        within = checks.number("yield_map: within", within, least=0)
         defects = self.defects or Defects()
-        return {
+        states = {
             tile: tile_state(self._tiles[tile], defects, self.seed, *tile)
             for tile in sorted(self._tiles)
         }
+        wrong: dict[tuple[int, int], list[Tensor]] = {tile: [] for tile in states}
+        with torch.no_grad():
+            for name, sections in self._placed.items():
+                for section, spots in zip(sections, self._spots[name], strict=True):
+                    for spot, errors in zip(spots, section.weight_errors(), strict=True):
+                        wrong[spot.chip, spot.tile].append(errors.flatten())
+        found = {tile: weight_errors(torch.cat(each), within) for tile, each in wrong.items()}
+        return YieldMap(states=states, errors=found)
 
     def at(
         self,

@@ -1,132 +1,138 @@
-"""Defects of a manufactured chip, by cell and tile, from its seed and the physical positions."""
+"""Which share of a chip is broken, and how."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self, get_args
 
-import torch
-from torch import Tensor
-
-from analogtorch.chips import ADC_ERRORS, Chip
-from analogtorch.ops import fold, normal, seed_tensor, stream
-from analogtorch.ops.physics import scaled
+from analogtorch.simulate.faults import FAULTS, Part, fields_of
 from analogtorch.values import checks
+
+_SHARES = tuple(fault.field for fault in FAULTS)
+_NAMES = (*_SHARES, "tile_gain")
+"""The defects that are switched off and scaled by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defects:
     """Which share of a chip is broken, and how its tiles differ.
 
-    A failed cell conducts nothing, a failed column outputs 0, and nothing on a failed tile
-    computes. The seed of the chip and the physical position decide each of them. By default nothing
-    is broken.
+    The seed of the chip and the physical position decide what is broken. Each device of a unit cell
+    fails on its own, so that one polarity of a differential pair may be stuck while the other
+    works; an effective model of several devices fails as one. Nothing that is broken takes pulses;
+    program-and-verify, column calibration and drift compensation read it as it is. By default
+    nothing is broken.
+
+    A line that is shorted to its neighbour is not modelled: a ``short_rows`` row is shorted to the
+    reference line, a ``short_columns`` column to the supply.
 
     Example:
-        >>> at.program(model, seed=1, defects=at.Defects(cells=0.01, worst_tile=0.016))
+        >>> at.program(model, seed=1, defects=at.Defects(stuck_off=0.008, stuck_on=0.002))
     """
 
     cells: float = 0.0
-    """Share of the cells that fail, in [0, 1]. HERMES chip: below 0.01 on 63 of its 64 tiles (Le
-    Gallo 2023)."""
+    """Share of the unit cells that fail, in [0, 1]: none of their devices conducts. HERMES chip:
+    more than 0.99 of the cells can be programmed on 63 of its 64 tiles; how the others fail is not
+    published (Le Gallo 2023)."""
     worst_tile: float = 0.0
     """Share of the cells that fail on one tile of each chip, in [0, 1], if above ``cells``; the
     seed decides which. HERMES chip: 0.016 (Le Gallo 2023)."""
     columns: float = 0.0
-    """Share of the columns that fail, in [0, 1]."""
+    """Share of the columns that fail, in [0, 1]: their output is 0."""
     tiles: float = 0.0
-    """Share of the tiles that fail, in [0, 1]."""
+    """Share of the tiles that fail, in [0, 1]: all of their outputs are 0."""
     tile_gain: float = 0.0
     """Standard deviation of the gain of a tile around 1, >= 0, beside that of its columns
     (``ADC.gain_std``)."""
+    stuck_off: float = 0.0
+    """Share of the devices that are stuck at ``off_level``, in [0, 1]. They do not drift, and are
+    read with the device's noise. Arrays of HfO2 ReRAM: 0.098 and 0.135 of the devices are corrupt,
+    stuck at any conductance (aihwkit, presets ReRamArrayHfO2 and ReRamArrayOM)."""
+    stuck_on: float = 0.0
+    """Share of the devices that are stuck at ``g_max`` or, with ``on_level`` below 1, at a drawn
+    conductance, in [0, 1]. They are read with the device's noise."""
+    open_devices: float = 0.0
+    """Share of the devices that are disconnected, in [0, 1]: no conductance, no noise."""
+    short_devices: float = 0.0
+    """Share of the devices that are shorted, in [0, 1]: they conduct ``short_level`` times
+    ``g_max``, without drift and noise."""
+    open_rows: float = 0.0
+    """Share of the rows (word lines) that are interrupted at their driver, in [0, 1]: no input
+    reaches their cells."""
+    short_rows: float = 0.0
+    """Share of the rows that are shorted to the reference line, in [0, 1]: their driver cannot
+    raise them, so that an MVM sees them as open."""
+    open_columns: float = 0.0
+    """Share of the columns (bit lines) that are interrupted before their ADC, in [0, 1]: the ADC
+    converts its noise and offset. Column calibration leaves their gain at 1."""
+    short_columns: float = 0.0
+    """Share of the columns that are shorted to the supply, in [0, 1]: their ADC is at the end of
+    its range in every MVM, at an end that the seed draws. Separate phases cancel this."""
+    off_level: float | None = None
+    """Conductance of devices that are stuck off, in units of ``g_max``, in [0, 1]; None: the
+    ``g_min`` of the device."""
+    on_level: float = 1.0
+    """Smallest conductance of devices that are stuck on, in units of ``g_max``, in [0, 1]. Each
+    gets a uniform one from here to 1, drawn once."""
+    on_drifts: bool = False
+    """Whether devices that are stuck on drift as a programmed device of their conductance. False:
+    what drifts is the amorphous phase of PCM, and a device that is stuck on is crystalline; the
+    filament of ReRAM likewise is complete."""
+    short_level: float = 10.0
+    """Conductance of shorted devices, in units of ``g_max``, >= 1. ASSUMED: the transistor of the
+    cell is left in series, about 5 kOhm or 200 uS, ten times the 20.7 uS of the HERMES chip."""
 
     def __post_init__(self) -> None:
-        checks.numbers(
-            self, "cells", "worst_tile", "columns", "tiles", least=0, most=1, what="share"
-        )
+        checks.numbers(self, *_SHARES, "worst_tile", least=0, most=1, what="share")
         checks.numbers(self, "tile_gain", least=0)
+        checks.numbers(self, "off_level", optional=True, least=0, most=1)
+        checks.numbers(self, "on_level", least=0, most=1)
+        checks.flag("Defects.on_drifts", self.on_drifts)
+        checks.numbers(self, "short_level", least=1)
+        for part in get_args(Part):
+            self._check_sum(part)
 
+    def _check_sum(self, part: Part) -> None:
+        shares = self.shares(part)
+        total = math.fsum(shares.values())
+        if total > 1:
+            given = " + ".join(f"{name} {share:g}" for name, share in shares.items() if share)
+            raise ValueError(
+                f"Defects: a {part} has one fault at most, so that the shares of the {part}s must "
+                f"sum to 1 or less, got {given} = {total:g}"
+            )
 
-@dataclass(frozen=True)
-class TileState:
-    """One tile of a manufactured chip."""
+    def shares(self, part: Part) -> dict[str, float]:
+        """Return the shares of the faults of ``part``, such as ``device``, by their fields."""
+        return {name: getattr(self, name) for name in fields_of(part)}
 
-    works: Tensor
-    """(rows, cols) bool: the cells that can be used, in columns and a tile that work."""
-    columns: Tensor
-    """(cols,) bool: the columns that work."""
-    errors: Tensor
-    """(kinds, cols) float32: errors of each column's ADC, in the order of
-    ``analogtorch.chips.ADC_ERRORS``."""
+    def present(self) -> tuple[str, ...]:
+        """Return the names of the defects that the chip has; ``cells`` includes ``worst_tile``."""
+        strength = {name: getattr(self, name) for name in _NAMES}
+        strength["cells"] = max(self.cells, self.worst_tile)
+        return tuple(name for name, value in strength.items() if value > 0)
 
-    @property
-    def share(self) -> float:
-        """Share of the cells that work."""
-        return self.works.float().mean().item()
+    def without(self, *names: str) -> Self:
+        """Return the same without these defects, as ``present`` names them.
 
+        Raises:
+            ValueError: a name is unknown.
+        """
+        return self.scaled(**dict.fromkeys(names, 0.0))
 
-def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) -> TileState:
-    """Return the state of ``tile`` of the ``number``-th chip made from ``seed``, both from 0.
+    def scaled(self, **factors: float) -> Self:
+        """Return the same with these defects times their factors, >= 0.
 
-    Raises:
-        ValueError: the chip has no such tile.
-        TypeError: the seed is not an integer.
-    """
-    if not 0 <= tile < chip.array.tiles:
-        raise ValueError(f"{chip.name} has tiles 0 to {chip.array.tiles - 1}, got {tile}")
-    position = number * chip.array.tiles + tile
-    of_columns = _normals(seed, "column", position, 1, chip.array.columns)
-    columns = _works(of_columns, defects.columns)
-    columns &= _works(_normals(seed, "tile", position, 1, 1), defects.tiles)
-    share = defects.cells
-    if defects.worst_tile > share and tile == _worst_tile(chip, seed, number):
-        share = defects.worst_tile
-    of_cells = _normals(seed, "cell", position, chip.array.rows, chip.array.columns)
-    cells = _works(of_cells, share)
-    errors = adc_errors(chip, seed, number, tile)
-    if defects.tile_gain:
-        gain = 1 + defects.tile_gain * _normals(seed, "tile gain", position, 1, 1)[0]
-        errors = scaled(errors, gain)
-    return TileState(cells & columns, columns[0], errors)
-
-
-def adc_errors(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
-    """Return the errors of the ADCs of a tile's columns, (kinds, cols) float32.
-
-    The kinds have the order of ``analogtorch.chips.ADC_ERRORS``. Chip and tile are those of
-    ``tile_state``.
-    """
-    found = []
-    position = number * chip.array.tiles + tile
-    cols = chip.array.columns
-    for error in ADC_ERRORS:
-        std = getattr(chip.adc, error.field)
-        values = torch.full((cols,), error.ideal, dtype=torch.float32)
-        if std > 0:
-            z = _normals(seed, error.kind, position, 1, cols)[0]
-            values = (error.ideal + std * z).clamp_min(error.least)
-        found.append(values)
-    return torch.stack(found)
-
-
-def varies(chip: Chip) -> bool:
-    """Return whether the ADCs of ``chip`` have errors."""
-    return any(getattr(chip.adc, error.field) > 0 for error in ADC_ERRORS)
-
-
-def _normals(seed: int, kind: str, position: int, rows: int, columns: int) -> Tensor:
-    """Return standard normals of one tile; ``position`` counts the tiles that the seed made."""
-    key = fold(seed_tensor(seed), stream("defect", kind))
-    first = torch.zeros(rows, dtype=torch.int64)
-    return normal(key, torch.arange(position * rows, (position + 1) * rows), first, columns)
-
-
-def _worst_tile(chip: Chip, seed: int, number: int) -> int:
-    key = fold(seed_tensor(seed), stream("defect", "worst tile"))
-    tiles = torch.arange(number * chip.array.tiles, (number + 1) * chip.array.tiles)
-    return int(normal(key, tiles, torch.zeros_like(tiles), 1).argmax())
-
-
-def _works(z: Tensor, share: float) -> Tensor:
-    """Return whether each element is outside the ``share`` that fails."""
-    if share < 1:
-        return 0.5 * torch.erfc(z / math.sqrt(2)) > share
-    return torch.zeros_like(z, dtype=torch.bool)
+        Raises:
+            ValueError: a name is unknown, or a share becomes more than 1.
+        """
+        changes = {}
+        for name, factor in factors.items():
+            if name not in _NAMES:
+                near = checks.nearest(name, _NAMES)
+                raise ValueError(
+                    f"Defects: unknown defect {name!r}{near}; known: {', '.join(_NAMES)}"
+                )
+            checks.number(f"Defects.scaled: {name}", factor, least=0, remedy="0 leaves it out")
+            for field in (name, "worst_tile") if name == "cells" else (name,):
+                changes[field] = factor * getattr(self, field)
+        return replace(self, **changes)

@@ -22,6 +22,7 @@ from analogtorch.ops.physics import digital_factor, relative, wide
 from analogtorch.simulate import tiles
 from analogtorch.simulate.compensation import column_gains
 from analogtorch.simulate.readout import Block
+from analogtorch.simulate.stuck import Stuck
 from analogtorch.simulate.writing import Method, write
 
 _CELLS = 1 << 16
@@ -59,20 +60,37 @@ class ProgrammedSection:
         self.w = relative(target.contiguous(), full).to(wide(self.dtype))
         del full
         self.g = self._programmed(layer.chip.cell)
-        self.errors, self.columns = state.errors.to(self.scale), state.columns.to(self.scale)
-        """Errors of the ADCs, (kinds, row blocks, outputs); columns that work, of 0 and 1."""
+        self.errors = state.errors.to(self.scale)
+        """Errors of the ADCs, (kinds, row blocks, outputs)."""
+        self.columns = (~state.silent).to(self.scale)
+        """1, or 0 for columns that have no output, (row blocks, outputs)."""
         self.factor = digital_factor(self.errors) * self.columns
         """What ADC outputs are multiplied by digitally, (row blocks, outputs)."""
-        works = None
-        if state.works is not None:
-            works = state.works.to(self.w.device).view_as(self.w)
-            self.g *= works
+        self.stuck = self._stuck(state)
+        if self.stuck is not None:
+            everything = (slice(None),)
+            self.g = self.stuck.held(self.g, everything)
         if method is not None:
-            self._write(method, torch.ones_like(self.w) if works is None else works)
+            self._write(method)
         self.column = torch.ones_like(self.scale)
         """Digital gain of each column, found after programming."""
         if self.chip.periphery.column_calibration:
-            self.column = column_gains(self)
+            # a column that conducts nothing, or is at the end of its ADC range, has no gain to find
+            connected = (state.columns == 0).to(self.scale.device)
+            self.column = torch.where(connected, column_gains(self), 1.0)
+
+    def _stuck(self, state: tiles.State) -> Stuck | None:
+        """Return the broken devices; None if there are none."""
+        if state.faults is None or state.defects is None or not state.faults.any():
+            return None
+        size = (len(state.faults), *self.w.shape)
+        levels = None if state.levels is None else state.levels.to(self.w.device).view(size)
+        return Stuck(
+            faults=state.faults.to(self.w.device).view(size),
+            levels=levels,
+            defects=state.defects,
+            device=self.chip.cell.device,
+        )
 
     def _programmed(self, cell: Cell) -> Tensor:
         """Return the conductances that programming gives at once, (devices, *shape)."""
@@ -115,7 +133,7 @@ class ProgrammedSection:
         for span in _runs(slice(0, self.section.shape[0]), max(1, _SPAN // rows)):
             yield from _runs(span, few)
 
-    def _write(self, method: Method, works: Tensor) -> None:
+    def _write(self, method: Method) -> None:
         """Write the cells by ``method``, row block by row block."""
         for number, block in enumerate(self.section.row_blocks):
             index = (slice(None), *block)
@@ -130,9 +148,11 @@ class ProgrammedSection:
                     self.w.dtype
                 )
 
+            def hold(g: Tensor, index: tuple[slice, ...] = index) -> Tensor:
+                return g if self.stuck is None else self.stuck.held(g, (slice(None), *index))
+
             g = self.g[(slice(None), *index)]
-            w, working = self.w[index].flatten(1), works[index].flatten(1)
-            written = write(g.flatten(2), w, working, self.chip, method, draw)
+            written = write(g.flatten(2), self.w[index].flatten(1), self.chip, method, draw, hold)
             self.g[(slice(None), *index)] = written.view_as(g)
 
     def weights(self, t: float | None) -> Tensor:
@@ -141,6 +161,17 @@ class ProgrammedSection:
             return self._found(t, self.chip.cell.weights)
         plus, minus = self._polarities(t)
         return plus - minus
+
+    def weight_errors(self) -> list[Tensor]:
+        """Return the errors of the weights as programmed, (outputs, rows), on each tile in turn.
+
+        They are those of single cells, in units of full conductance: wires and digital gains do not
+        count, but a column without output holds zeros.
+        """
+        stored = self._found(None, self.chip.cell.weights).flatten(1)
+        stored *= over_rows(self.columns, self.section.bounds)
+        wrong = stored - self.w.flatten(1)
+        return [wrong[block.outputs, block.rows] for block in self.blocks]
 
     def programmed(self, index: tuple[slice, ...]) -> Tensor:
         """Return the part of ``weights(None)`` at ``index``, outputs of a row block.
@@ -196,8 +227,16 @@ class ProgrammedSection:
         """Return the conductances of a run of outputs as read at ``t``."""
         # drawn anew each time: stored drift exponents would take as much memory as conductances
         cell, device = self.chip.cell, self.chip.cell.device
-        nu = device.drift_coefficient(cell.targets(self.w[part]), self._draw(part, Noise.DRIFT))
-        return device.read(g, device.drift(g, nu, t), t, self._draw(part, Noise.READ, str(t)))
+        targets, index = cell.targets(self.w[part]), (slice(None), part)
+        if self.stuck is not None:
+            targets = self.stuck.targets(targets, g, index)
+        drifted = device.drift(
+            g, device.drift_coefficient(targets, self._draw(part, Noise.DRIFT)), t
+        )
+        if self.stuck is not None:
+            drifted = self.stuck.drifted(g, drifted, index)
+        read = device.read(g, drifted, t, self._draw(part, Noise.READ, str(t)))
+        return read if self.stuck is None else self.stuck.read(g, read, index)
 
     def _draw(self, part: slice, kind: Noise, *names: str) -> Tensor:
         words = [stream(kind, self.key, device, *names) for device in range(self.chip.cell.devices)]

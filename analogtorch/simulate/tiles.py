@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,9 @@ from analogtorch.chips.tiling import Section
 from analogtorch.conversion import analog_layers
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops.ir_drop import Block
-from analogtorch.simulate.defects import Defects, adc_errors, tile_state, varies
+from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.faults import CODES
+from analogtorch.simulate.tile_state import adc_errors, tile_state, varies
 
 if TYPE_CHECKING:
     from analogtorch.mapping import ChipMapping, Matrix
@@ -155,17 +157,27 @@ def _section(
     return spots
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class State:
-    """The working cells and columns of a section, and the errors of its ADCs."""
+    """The faults of a section's devices and columns, and the errors of its ADCs."""
 
-    works: Tensor | None
-    """Cells, (outputs, rows) of 0 and 1; None: all work."""
+    faults: Tensor | None
+    """Faults of devices, (devices, outputs, rows) uint8, by code; None: all work."""
+    levels: Tensor | None
+    """Conductance of devices that are stuck on, (devices, outputs, rows), in units of ``g_max``;
+    None: 1 everywhere."""
     columns: Tensor
-    """Columns, (row blocks, outputs) of 0 and 1."""
+    """Faults of columns, (row blocks, outputs) uint8, by code."""
     errors: Tensor
-    """(kinds, row blocks, outputs), in the order of ``analogtorch.chips.ADC_ERRORS``; failed
-    columns have no errors."""
+    """(kinds, row blocks, outputs), in the order of ``analogtorch.chips.ADC_ERRORS``; columns
+    without output have no errors."""
+    defects: Defects | None = None
+    """The defects that the faults were drawn from."""
+
+    @property
+    def silent(self) -> Tensor:
+        """(row blocks, outputs) bool: the columns whose output is 0."""
+        return (self.columns == CODES["columns"]) | (self.columns == CODES["tiles"])
 
 
 def state(
@@ -173,30 +185,39 @@ def state(
 ) -> State:
     """Return the state of a section on these spots of the chips made from ``seed``."""
     outputs, blocks = section.shape[0], section.blocks
-    works, columns = None, torch.ones(blocks, outputs)
     ideal = torch.tensor([error.ideal for error in ADC_ERRORS], dtype=torch.float32)
     ideal = ideal.view(-1, 1, 1)
     errors = ideal.expand(-1, blocks, outputs).clone()
-    if defects is not None:
-        works = torch.ones(outputs, section.rows)
-    for spot in spots if works is not None or varies(chip) else ():
-        on_tile = slice(spot.col, spot.col + spot.outputs.stop - spot.outputs.start)
-        if defects is None or works is None:  # the cells of a whole tile take long to draw
+    columns = torch.zeros(blocks, outputs, dtype=torch.uint8)
+    if defects is None or not defects.present():  # the cells of a whole tile take long to draw
+        for spot in spots if varies(chip) else ():
             drawn = adc_errors(chip, seed, spot.chip, spot.tile)
-            errors[:, spot.block, spot.outputs] = drawn[:, on_tile]
-            continue
+            errors[:, spot.block, spot.outputs] = drawn[:, _columns(spot)]
+        return State(faults=None, levels=None, columns=columns, errors=errors)
+    size = (chip.cell.devices, outputs, section.rows)
+    faults, levels = torch.zeros(size, dtype=torch.uint8), None
+    for spot in spots:
         tile = tile_state(chip, defects, seed, spot.chip, spot.tile)
         start, stop = _rows(section, spot)
-        rows = slice(spot.row, spot.row + stop - start)
-        works[spot.outputs, start:stop] = tile.works[rows, on_tile].T.float()
-        columns[spot.block, spot.outputs] = tile.columns[on_tile].float()
-        errors[:, spot.block, spot.outputs] = tile.errors[:, on_tile]
-    return State(works, columns, torch.where(columns > 0, errors, ideal))
+        where = (slice(None), slice(spot.row, spot.row + stop - start), _columns(spot))
+        faults[:, spot.outputs, start:stop] = tile.faults[where].mT
+        if tile.levels is not None:
+            levels = torch.ones(size) if levels is None else levels
+            levels[:, spot.outputs, start:stop] = tile.levels[where].mT
+        columns[spot.block, spot.outputs] = tile.column_faults[_columns(spot)]
+        errors[:, spot.block, spot.outputs] = tile.errors[:, _columns(spot)]
+    found = State(faults=faults, levels=levels, columns=columns, errors=errors, defects=defects)
+    return replace(found, errors=torch.where(found.silent, ideal, errors))
 
 
 def blocks(section: Section, spots: list[Spot]) -> list[Block]:
     """Return the parts of a section with their positions on their tiles."""
     return [Block(s.outputs, slice(*_rows(section, s)), s.row, s.col) for s in spots]
+
+
+def _columns(spot: Spot) -> slice:
+    """Return the columns of the tile that the spot takes."""
+    return slice(spot.col, spot.col + spot.outputs.stop - spot.outputs.start)
 
 
 def _rows(section: Section, spot: Spot) -> tuple[int, int]:

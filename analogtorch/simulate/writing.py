@@ -21,6 +21,8 @@ from analogtorch.values import checks
 
 Draw = Callable[[str, int, int], Tensor]
 """Standard normals of a shape (rows, columns), by name."""
+Hold = Callable[[Tensor], Tensor]
+"""The conductances of all devices from those of the devices that work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,26 +104,24 @@ class GradientDescent(Pulses):
 Method = ProgramAndVerify | GradientDescent
 
 
-def write(
-    g: Tensor, target: Tensor, works: Tensor, chip: Chip, method: Method, draw: Draw
-) -> Tensor:
+def write(g: Tensor, target: Tensor, chip: Chip, method: Method, draw: Draw, hold: Hold) -> Tensor:
     """Return the conductances of a row block after the rounds of ``method``.
 
     Args:
         g: (devices, outputs, rows), uS, as first written.
         target: (outputs, rows), weights in [-1, 1].
-        works: (outputs, rows), 1 where a cell works; the other cells always conduct nothing.
         chip: the chip, for its converters and cells.
         method: the programming loop.
         draw: ``draw(name, rows, columns)`` returns standard normals of that shape, different for
             each name.
+        hold: ``hold(g)`` returns the conductances with those of broken devices in their places.
     """
     for number in range(method.rounds):
         now = chip.cell.weights(g)
         change = method.correction(now, target, chip, draw, number)
         names = [f"pulse {number} {device}" for device in range(len(g))]
         z = torch.stack([draw(name, *target.shape) for name in names])
-        g = pulse(g, change, target, z, method.noise, chip.cell) * works
+        g = hold(pulse(g, change, target, z, method.noise, chip.cell))
     return g
 
 

@@ -13,6 +13,7 @@ import analogtorch as at
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.devices import seconds
 from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.defects import Defects
 from analogtorch.speech.augment import Augment
 from analogtorch.speech.data import Source
 from analogtorch.speech.folder import Folder
@@ -98,6 +99,8 @@ class ChipConfig:
     """Noise of hardware-aware training"""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
+    defects: Defects = field(default_factory=Defects)
+    """What is broken on the chips that the nets are measured on"""
 
     def __post_init__(self) -> None:
         self.build()

@@ -122,6 +122,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
         times=config.sweep.times,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
+        defects=config.chip.defects,
     )
 
 
@@ -244,6 +245,7 @@ def measure(config: KWSConfig, task: Task, network: nn.Module, *, progress: bool
         times=config.sweep.times,
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
+        defects=config.chip.defects,
         progress=progress,
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch.files import checked, locked, parse_json, signed, write_atomically
+from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import KWSConfig
 
 logger = logging.getLogger("analogtorch")
@@ -208,7 +209,8 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
     Recordings are compared by ``begin``.
     """
-    before, after = dict(_flat(renamed(found))), dict(_flat(wanted))
+    intact = _flat(dataclasses.asdict(Defects()), "chip.defects")  # older runs do not state it
+    before, after = dict([*intact, *_flat(renamed(found))]), dict(_flat(wanted))
     changed = [
         f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
         for key in sorted(before.keys() | after.keys())

@@ -379,6 +379,20 @@ def _program() -> Iterator[Bad]:
         TypeError,
     )
     yield from every(
+        "yield_map chip",
+        lambda v: at.yield_map(v, at.Defects(), seed=1),
+        [None, "hermes64", 3],
+        "yield_map: chip must be",
+        TypeError,
+    )
+    yield from every(
+        "yield_map defects",
+        lambda v: at.yield_map(at.chips.ideal(), v, seed=1),
+        [None, 0.01, at.Defects],
+        "yield_map: defects must be",
+        TypeError,
+    )
+    yield from every(
         "program mapping",
         lambda v: at.program(model, seed=1, mapping=v),
         ["map", 3, {}],
@@ -621,6 +635,14 @@ def _evaluate() -> Iterator[Bad]:
         ["1 eon", None, -1, math.nan],
         "time",
     )
+    for name, call in {"budget": at.budget, "sweep": at.sweep}.items():
+        yield from every(
+            f"{name} defects",
+            lambda v, call=call: call(model, never, defects=v),
+            [0.01, "few", at.Defects],
+            f"{name}: defects must be",
+            TypeError,
+        )
     yield from every(
         "budget names",
         lambda v: at.budget(model, never, names=v),

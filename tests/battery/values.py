@@ -344,9 +344,15 @@ def _costs() -> Iterator[Bad]:
 
 
 def _rest() -> Iterator[Bad]:
-    shares = "cells worst_tile columns tiles"
+    shares = (
+        "cells worst_tile columns tiles stuck_off stuck_on open_devices short_devices "
+        "open_rows short_rows open_columns short_columns"
+    )
     yield from fields(at.Defects, shares, [*NO_NUMBER, -0.1, 1.1], r"must be a share in \[0, 1\]")
     yield from fields(at.Defects, "tile_gain", [*NO_NUMBER, -1], "must be a number >= 0")
+    yield from fields(at.Defects, "on_level", [*NO_NUMBER, -1, 2], r"must be a number in \[0, 1\]")
+    yield from fields(at.Defects, "short_level", [*NO_NUMBER, 0.5], "must be a number >= 1")
+    yield from fields(at.Defects, "on_drifts", [0, None, "no"], "must be True or False")
     for kind in (at.ProgramAndVerify, at.GradientDescent):
         yield from fields(kind, "rounds", [*NO_INTEGER, 0], "must be an integer >= 1")
         yield from fields(kind, "step", [*NO_NUMBER, 0, 1.5], r"must be a number in \(0, 1\]")

@@ -236,6 +236,12 @@ def _recipes(model: nn.Module, chip: at.Chip) -> list[dict]:
             "defects": at.Defects(columns=0.1),
             "mapping": at.map_to_chip(model, torch.zeros(2, 40), chip=chip),
         },
+        {
+            "method": at.ProgramAndVerify(rounds=2),
+            "defects": at.Defects(
+                stuck_on=0.05, on_level=0.5, on_drifts=True, short_devices=0.02, open_columns=0.1
+            ),
+        },
     ]
 
 
@@ -248,7 +254,7 @@ def _program(model: nn.Module, **recipe) -> at.ProgrammedChip:
 
 
 @pytest.mark.parametrize("chip", [CHIP, at.chips.hermes64()], ids=lambda chip: chip.name)
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_a_programmed_chip_comes_back_with_the_same_numbers(
     number: int, chip: at.Chip, tmp_path: Path
 ) -> None:
@@ -275,7 +281,24 @@ def test_a_programmed_chip_comes_back_with_the_same_numbers(
     for time in ("programmed", "1 s", "1 month"):
         assert torch.equal(physical.at(time)(x), again.at(time)(x))
     assert again.yield_map().keys() == physical.yield_map().keys()
+    assert again.defects == physical.defects
+    assert str(again.yield_map()) == str(physical.yield_map())
     assert torch.equal(again.at(0)[0].weight, physical.at(0)[0].weight)
+
+
+def test_files_without_faults_of_devices_and_lines_load(tmp_path: Path) -> None:
+    """Earlier files list five defects; files of now list the others where they have them."""
+    model = at.convert(nn.Sequential(nn.Linear(4, 4)), CHIP)
+    save(_program(model, defects=at.Defects(cells=0.1)), tmp_path)
+    written = json.loads((tmp_path / DESCRIPTION).read_text())["programmed"]["defects"]
+    assert written == {
+        "cells": 0.1,
+        "worst_tile": 0.0,
+        "columns": 0.0,
+        "tiles": 0.0,
+        "tile_gain": 0.0,
+    }
+    assert load(tmp_path, model).defects == at.Defects(cells=0.1)
 
 
 def test_load_gives_what_was_saved(tmp_path: Path) -> None:

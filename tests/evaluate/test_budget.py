@@ -145,3 +145,42 @@ def test_interval():
     found = interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert dataclasses.astuple(found) == pytest.approx((3.0, 1.9629), abs=1e-4)
     assert interval([1.0]).half_width == math.inf
+
+
+def test_defects_are_non_idealities_of_their_own():
+    model, defects = converted(noisy_chip()), at.Defects(stuck_on=0.02, open_rows=0.02)
+    found = at.budget(model, quality, num_chips=3, defects=defects, growth=0.01)
+    rows = {row.name: row for row in found.rows}
+    assert set(rows) == {"output_noise", "defects.stuck_on", "defects.open_rows"}
+    assert found.reference == pytest.approx(1, abs=1e-6)  # nothing is broken
+    only = at.Defects(stuck_on=0.02)
+    seen = at.sweep(
+        converted(at.chips.ideal()), quality, num_chips=3, times=["1 day"], defects=only
+    )
+    lost = rows["defects.stuck_on"].alone.mean
+    assert lost == pytest.approx(found.reference - seen.mean.item(), abs=1e-6)
+    assert 0.1 < lost < found.total.mean
+    assert rows["defects.stuck_on"].saved.mean > 0
+    assert 1 < rows["defects.stuck_on"].growth < 2
+    (one,) = at.budget(
+        model, quality, names="defects.open_rows", num_chips=2, defects=defects, growth=None
+    ).rows
+    assert one.name == "defects.open_rows"
+    assert "defects.stuck_on" in str(found)
+
+
+def test_growth_ends_where_everything_is_broken():
+    defects = at.Defects(stuck_off=0.4)
+    found = at.budget(
+        converted(at.chips.ideal()), lambda _: 1.0, num_chips=1, defects=defects, growth=0.01
+    )
+    assert found.rows[0].growth == 4.0  # 0.4 x 4 is more than all devices
+
+
+def test_unknown_defects_are_refused():
+    model = converted(noisy_chip())
+    with pytest.raises(ValueError, match=r"'defects.stuck_onn', did you mean 'defects.stuck_on'"):
+        at.budget(model, quality, names="defects.stuck_onn", defects=at.Defects(stuck_on=0.1))
+    for measure in (at.budget, at.sweep):
+        with pytest.raises(TypeError, match="defects must be a Defects"):
+            measure(model, quality, defects=0.1)

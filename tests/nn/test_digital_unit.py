@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.nn.kinds import KINDS
 from analogtorch.ops import in_steps
-from analogtorch.simulate.defects import adc_errors
+from analogtorch.simulate.tile_state import adc_errors
 from tests.crossbar import crossbar
 from tests.nn import lasting
 

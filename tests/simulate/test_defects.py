@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.simulate.defects import Defects, tile_state
+from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.tile_state import tile_state
 from tests.crossbar import crossbar
 
 CHIP = crossbar()

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops import in_steps
-from analogtorch.simulate.defects import Defects, adc_errors, tile_state
+from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.tile_state import adc_errors, tile_state
 from tests.crossbar import crossbar
 
 KINDS = [error.kind for error in ADC_ERRORS]

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
-from analogtorch.simulate.defects import Defects, adc_errors
+from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.tile_state import adc_errors
 from tests.crossbar import crossbar
 
 HERMES = at.chips.hermes64()

@@ -13,11 +13,11 @@ import torch
 import analogtorch as at
 from analogtorch.__main__ import main
 from analogtorch.cli import kws as cli
-from analogtorch.files import locked
+from analogtorch.files import locked, parse_json, signed
 from analogtorch.speech import kws
 from analogtorch.speech.config import KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
-from analogtorch.speech.rundir import RunFolder
+from analogtorch.speech.rundir import JOURNAL, RunFolder
 from analogtorch.speech.speech_commands import which_set
 from benchmarks import hwa_real
 from benchmarks.record.cases.speech import write_tones
@@ -480,3 +480,31 @@ def test_the_noise_of_the_devices_can_be_asked_for(tmp_path: Path) -> None:
             weight="device", time=time, drop_connect=0.01, per_sample=bool(given), scale=None
         )
         assert dataclasses.replace(training, scale=None) == expected
+
+
+def test_defects_of_the_chips_can_be_asked_for(tmp_path: Path, clips: Path, monkeypatch) -> None:
+    (tmp_path / "run.yaml").write_text("chip: {defects: {stuck_on: 0.002, on_level: 0.5}}\n")
+    given = [f"--config={tmp_path / 'run.yaml'}", "--chip.defects.open_rows=0.01"]
+    config = cli.parse(given).config
+    expected = at.Defects(stuck_on=0.002, on_level=0.5, open_rows=0.01)
+    assert config.chip.defects == expected
+    seen = []
+    monkeypatch.setattr(at, "sweep", lambda *_, **options: seen.append(options["defects"]))
+    kws.measure(config, None, None)
+    assert seen == [expected]
+
+
+def test_runs_that_do_not_state_defects_can_be_resumed(
+    clips: Path, finished: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "earlier"
+    shutil.copytree(finished, out)
+    with RunFolder.open(out, cli.parse([f"--config={out / 'config.json'}"]).config, resume=True):
+        pass
+    journal = parse_json((out / JOURNAL).read_bytes())
+    del journal["config"]["chip"]["defects"]
+    journal.pop("checksum", None)
+    (out / JOURNAL).write_text(json.dumps(signed(journal)))
+    assert run(clips, out, "--resume", "--chip.defects.stuck_on=0.1") == 2
+    assert "chip.defects.stuck_on was 0.0 and is 0.1" in capsys.readouterr().err
+    assert run(clips, out, "--resume") == 0

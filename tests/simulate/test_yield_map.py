@@ -1,0 +1,97 @@
+"""Yield maps: what works on each tile, and the analog yield of a programmed chip."""
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.simulate.faults import FAULTS
+from tests.crossbar import crossbar
+
+CHIP = crossbar().replace(array={"rows": 64, "columns": 32, "tiles": 4})
+DEFECTS = at.Defects(stuck_on=0.02, open_rows=0.05, short_columns=0.05)
+
+
+def _model(chip: at.Chip = CHIP) -> nn.Module:
+    torch.manual_seed(0)
+    return at.convert(nn.Sequential(nn.Linear(100, 60, bias=False)), chip)
+
+
+def test_every_tile_of_a_chip_has_a_state() -> None:
+    found = at.yield_map(CHIP, DEFECTS, seed=7, number=2)
+    assert list(found) == [(2, tile) for tile in range(4)]
+    assert found.analog_yield is None
+    mean = sum(state.shares()["stuck_on"] for state in found.values()) / 4
+    assert found.share("stuck_on") == mean > 0
+    assert found.working == sum(state.share for state in found.values()) / 4 < 1
+
+
+def test_analog_yield_is_the_share_of_weights_near_their_targets() -> None:
+    """The definition of the 34-tile chip, by hand."""
+    model = _model()
+    physical = at.program(model, seed=3, defects=DEFECTS)
+    held = physical.at("programmed", compensation="none")[0].programmed
+    w, found = model[0].weight.detach(), physical.yield_map()
+    section = physical._placed["0"][0]
+    for (tile, errors), block in zip(found.errors.items(), section.blocks, strict=True):
+        part = (block.outputs, block.rows)
+        full = w[part].abs().amax()
+        wrong = ((held.weights[0][part] - w[part]) / full).abs()
+        assert errors.weights == wrong.numel()
+        assert errors.analog_yield == pytest.approx((wrong <= 0.2).double().mean().item(), abs=1e-3)
+        assert errors.low < 0 < errors.high
+        assert errors.spread == errors.high - errors.low
+        assert tile in found
+    assert 0.8 < found.analog_yield < 1
+    assert physical.yield_map(within=0.0).analog_yield < 0.1
+    assert at.program(model, seed=3).yield_map(within=1.0).analog_yield == 1
+    assert at.program(_model(at.chips.ideal()), seed=3).yield_map(within=0.0).analog_yield == 1
+
+
+def test_columns_without_output_hold_no_weights() -> None:
+    physical = at.program(_model(), seed=3, defects=at.Defects(columns=1.0))
+    within = _model()[0].weight
+    share = (within.abs() <= 0.2 * within.abs().amax()).float().mean().item()
+    assert physical.yield_map().analog_yield == pytest.approx(share, abs=0.01)
+
+
+def test_the_table_lists_the_faults_that_occur() -> None:
+    found = at.program(_model(), seed=3, defects=DEFECTS).yield_map()
+    text = str(found)
+    header = text.splitlines()[0]
+    for fault in FAULTS:
+        assert (fault.title in header) == (fault.field in DEFECTS.present())
+    assert "analog yield" in header
+    assert "within 20%" in text
+    assert f"{100 * found.working:.3f}" in text
+    bare = str(at.yield_map(CHIP, at.Defects(), seed=1))
+    assert "analog yield" not in bare
+    assert "100.000" in bare
+
+
+def test_the_plot_shows_each_tile(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    found = at.yield_map(CHIP, DEFECTS, seed=7)
+    figure = found.plot(tmp_path / "yield.png")
+    assert (tmp_path / "yield.png").stat().st_size > 1000
+    assert len(figure.axes) == 4
+    shown = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert shown == {"works", "stuck on", "open row", "short column"}
+    with pytest.raises(ValueError, match=r"\.png"):
+        found.plot(tmp_path / "yield.doc")
+
+
+def test_bad_arguments_are_refused() -> None:
+    found = at.yield_map(CHIP, DEFECTS, seed=7)
+    with pytest.raises(ValueError, match=r"got 'stuck_onn', did you mean 'stuck_on'\?"):
+        found.share("stuck_onn")
+    with pytest.raises(TypeError, match="yield_map: chip must be a Chip"):
+        at.yield_map("hermes64", DEFECTS, seed=7)
+    with pytest.raises(TypeError, match="yield_map: defects must be a Defects"):
+        at.yield_map(CHIP, 0.01, seed=7)
+    with pytest.raises(ValueError, match="yield_map: number must be an integer >= 0"):
+        at.yield_map(CHIP, DEFECTS, seed=7, number=-1)
+    with pytest.raises(TypeError):
+        at.yield_map(CHIP, DEFECTS, seed=1.5)
+    with pytest.raises(ValueError, match="yield_map: within must be a number >= 0"):
+        at.program(_model(), seed=1).yield_map(within=-1)
