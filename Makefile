@@ -10,7 +10,7 @@ PEERS := .venv-peers
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels kws real pretrained convert coverage test test-slow check docs format bench bench-peers pins clean
+.PHONY: help setup kernels kws real pretrained convert coverage validation test test-slow check docs format bench bench-peers pins clean
 
 help:  ## list these commands
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ convert: $(READY)  ## trained models as they are on a programmed chip: what is l
 
 coverage: $(READY)  ## which layers of the usual models become analog, and whether every step works on them
 	$(BIN)/python -m benchmarks.coverage
+
+validation: $(READY)  ## the models against published figures: docs/validation.md
+	$(BIN)/python -m benchmarks.validation
 
 bench: $(READY)  ## what an analog layer costs beside the digital one
 	$(BIN)/python -m benchmarks.mvm

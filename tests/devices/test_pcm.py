@@ -6,91 +6,49 @@ import pytest
 import torch
 
 from analogtorch.devices import (
-    PCM,
     DifferentialPair,
     hermes_one_device,
     hermes_two_device,
     pcm_like,
 )
-
-DRAWS = 400_000
-
-
-def _draws(seed: int, n: int = DRAWS) -> torch.Tensor:
-    return torch.randn(n, generator=torch.Generator().manual_seed(seed))
-
-
-def _weights_at(cell: DifferentialPair, w: float, t: float | None) -> torch.Tensor:
-    """Many independent cells with target ``w``, as read at ``t`` (None: as programmed)."""
-    device = cell.device
-    targets = cell.targets(torch.full((DRAWS,), w))
-    z = torch.stack([_draws(i) for i in range(cell.devices)])
-    programmed = device.program(targets, z)
-    if t is None:
-        return cell.weights(programmed)
-    nu = device.drift_coefficient(
-        targets, torch.stack([_draws(10 + i) for i in range(cell.devices)])
-    )
-    read = torch.stack([_draws(20 + i) for i in range(cell.devices)])
-    return cell.weights(device.read(programmed, device.drift(programmed, nu, t), t, read))
+from benchmarks.validation import published
+from benchmarks.validation.devices import pairs
 
 
 # std of 400,000 draws is known to 0.11 % (1 sigma), so 2 % is far outside chance
 @pytest.mark.parametrize(
     ("w", "t", "mean", "std"),
     [
-        (0.0, None, None, 0.0087),
-        (0.1, None, None, 0.0189),
-        (1.0, None, None, 0.0427),
-        (0.0, 3600.0, 0.0, 0.0069),
-        (0.1, 3600.0, 0.0710, 0.0217),
-        (1.0, 3600.0, 0.7731, 0.0566),
-        (0.0, 86400.0, 0.0, 0.0056),
-        (0.1, 86400.0, 0.0595, 0.0209),
-        (1.0, 86400.0, 0.6630, 0.0608),
-        (0.0, 31536000.0, 0.0, 0.0042),
-        (0.1, 31536000.0, 0.0434, 0.0201),
-        (1.0, 31536000.0, 0.4989, 0.0663),
+        (w, published.SECONDS[time], mean, std)
+        for w, times in published.PAIR.items()
+        for time, (mean, std) in times.items()
     ],
 )
 def test_pcm_like_golden_values(w: float, t: float | None, mean: float | None, std: float) -> None:
-    read = _weights_at(DifferentialPair(device=pcm_like()), w, t)
+    read = pairs(DifferentialPair(device=pcm_like()), w, t)
     assert read.std().item() == pytest.approx(std, rel=0.02)
     if mean is not None:
         assert read.mean().item() == pytest.approx(mean, rel=0.02, abs=1e-4)
 
 
-R = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+CALLS = {"pcm_like()": pcm_like(), "hermes_two_device()": hermes_two_device()}
 
 
-@pytest.mark.parametrize(
-    ("device", "percent"),
-    [
-        (pcm_like(), (1.05, 1.44, 1.79, 2.73, 3.81, 4.31, 4.22)),
-        (hermes_two_device(), (0.80, 1.84, 2.69, 4.29, 4.79, 4.41, 5.28)),
-    ],
-    ids=["pcm_like", "hermes_two_device"],
-)
-def test_programming_sigma_over_g_max(device: PCM, percent: tuple[float, ...]) -> None:
-    sigma = device.programming_sigma(torch.tensor(R) * device.g_max) / device.g_max * 100
+@pytest.mark.parametrize("call", CALLS)
+def test_programming_sigma_over_g_max(call: str) -> None:
+    device, percent = CALLS[call], published.PROGRAMMING[call].numbers
+    sigma = device.programming_sigma(torch.tensor(published.R) * device.g_max) / device.g_max * 100
     assert sigma.tolist() == pytest.approx(percent, abs=0.006)
 
 
-@pytest.mark.parametrize(
-    ("device", "factors"),
-    [
-        (pcm_like(), {3600: 0.775, 86400: 0.664, 2592000: 0.562, 31536000: 0.497}),
-        (hermes_two_device(), {3600: 0.956, 86400: 0.906, 2592000: 0.854, 31536000: 0.818}),
-    ],
-    ids=["pcm_like", "hermes_two_device"],
-)
-def test_drift_factor_at_full_conductance_and_mean_coefficient(
-    device: PCM, factors: dict[int, float]
-) -> None:
+@pytest.mark.parametrize("call", CALLS)
+def test_drift_factor_at_full_conductance_and_mean_coefficient(call: str) -> None:
+    device = CALLS[call]
     g = torch.tensor([device.g_max])
     nu = device.drift_coefficient(g, torch.zeros(1))
-    for t, factor in factors.items():
-        assert (device.drift(g, nu, t) / g).item() == pytest.approx(factor, abs=0.0006)
+    for time, factor in published.DRIFT[call].values.items():
+        drifted = device.drift(g, nu, published.SECONDS[time])
+        assert (drifted / g).item() == pytest.approx(factor, abs=0.0006)
 
 
 def test_fit_scales_with_g_max() -> None:

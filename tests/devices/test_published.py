@@ -8,10 +8,11 @@ import torch
 
 import analogtorch as at
 from analogtorch import devices
+from benchmarks.validation import published
+from benchmarks.validation.published import DAY
 from tests.crossbar import crossbar
 
-R = torch.tensor([0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
-DAY = 86_400.0
+R = torch.tensor(published.R, dtype=torch.float64)
 
 
 def _drawn(device, r: float, t: float | None) -> torch.Tensor:
@@ -29,16 +30,13 @@ def test_sonos_has_the_spread_and_the_drift_of_its_days() -> None:
     device = devices.sonos()
     full = torch.tensor([device.g_max], dtype=torch.float64)
     percent = [100 * device.sigma(full, day * DAY).item() / device.g_max for day in range(6)]
-    assert percent[0] == pytest.approx(1.24, rel=0.03)
-    assert percent[5] == pytest.approx(2.16, rel=0.03)
+    assert percent[0] == pytest.approx(published.PROGRAMMING["sonos()"].values["1"], rel=0.03)
+    assert percent[5] == pytest.approx(published.LATER["sonos()", 5 * DAY].values["1"], rel=0.03)
     assert percent == sorted(percent)
     # A and B of five days, and their polynomial, at 800 nA
-    drift = (
-        1.15294, 1.03149e-2, -6.05199e-5, 1.76086e-8, -6.46690e-9, 3.39044e-11, -7.53872e-14,
-        8.98185e-17, -6.00346e-20, 2.12615e-23, -3.11099e-27,
-    )  # fmt: skip
-    moved = sum(c * 800.0**i for i, c in enumerate(drift))
-    spread = 34.57909 * (1 - math.exp(-(800 + moved) / 207.34309))
+    moved = published.polynomial(published.SONOS_DRIFT, 800.0)
+    a, b = published.SONOS_SPREAD
+    spread = a * (1 - math.exp(-(800 + moved) / b))
     found = _drawn(device, 0.5, 5 * DAY) * 100  # nA at 0.1 V
     assert found.mean().item() == pytest.approx(800 + moved, rel=0.01)
     assert found.std().item() == pytest.approx(spread, rel=0.03)
@@ -69,13 +67,14 @@ def test_the_steep_end_of_the_drift_of_sonos_can_be_left_out() -> None:
 @pytest.mark.parametrize("t", [1.0, 600.0, 3600.0, 31_536_000.0])
 def test_cmo_programs_within_its_acceptance_range_and_relaxes(acceptance: float, t: float) -> None:
     device = devices.rram_cmo(acceptance=acceptance)
-    base, slope = {0.2: (0.00081107, 0.00106879), 2: (0.01121854, 0.01129027)}[acceptance]
+    (base, slope), law = published.CMO_PROGRAMMING[acceptance], published.CMO_DRIFT
     for r in (0.0, 0.5, 1.0):
         g = 8 + 82 * r
         programmed, later = _drawn(device, r, None), _drawn(device, r, t)
         assert programmed.std().item() == pytest.approx(slope * g + base, rel=0.03)
-        spread = math.hypot(slope * g + base, 0.04201137 * math.log(t) + 0.41183342)
-        assert later.mean().item() == pytest.approx(g - 0.08900206 * math.log(t), rel=0.01)
+        relaxed = law["spread"] * math.log(t) + law["spread at 1 s"]
+        spread = math.hypot(slope * g + base, relaxed)
+        assert later.mean().item() == pytest.approx(g + law["mean"] * math.log(t), rel=0.01)
         assert later.std().item() == pytest.approx(spread, rel=0.03)
     assert device.valid_until == 3600.0
 
@@ -89,7 +88,8 @@ def test_cmo_was_measured_in_two_acceptance_ranges() -> None:
 
 def test_milo_programs_within_a_spread_that_falls_with_conductance() -> None:
     device = devices.rram_milo()
-    for r, sigma in ((0.0, 4.782321 - 0.009107 * 50), (1.0, 4.782321 - 0.009107 * 225)):
+    for r, g in ((0.0, 50.0), (1.0, 225.0)):
+        sigma = published.polynomial(published.MILO_PROGRAMMING, g)
         assert _drawn(device, r, None).std().item() == pytest.approx(sigma, rel=0.03)
         assert torch.equal(_drawn(device, r, 3600.0), _drawn(device, r, None))
 
@@ -115,7 +115,7 @@ def test_the_current_of_milo_is_a_cubic_of_the_voltage() -> None:
 def test_analog_foundation_models_have_their_spread_and_exact_zeros() -> None:
     device = devices.pcm_afm()
     percent = (100 * device.programming_sigma(R)).tolist()
-    assert percent[1:] == pytest.approx([2.40, 3.10, 4.35, 4.69, 5.49, 10.67], abs=0.006)
+    assert percent[1:] == pytest.approx(published.PROGRAMMING["pcm_afm()"].numbers, abs=0.006)
     assert percent[0] == 0
     assert 100 * device.programming_sigma(torch.tensor(0.6001 / 180)).item() == pytest.approx(
         1.43, abs=0.08
@@ -173,11 +173,9 @@ def test_binary_devices_hold_two_states() -> None:
     assert held.tolist() == pytest.approx([-1, -2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1])
 
 
-@pytest.mark.parametrize(
-    ("device", "pulses"),
-    [(devices.ecram(), 1000), (devices.ecram_metal_oxide(), 7088.7), (devices.capacitor(), 400)],
-)
-def test_pulsed_devices_end_within_half_a_pulse(device, pulses: float) -> None:
+@pytest.mark.parametrize(("name", "pulses"), published.PULSES.items())
+def test_pulsed_devices_end_within_half_a_pulse(name: str, pulses: float) -> None:
+    device = getattr(devices, name)()
     for r in (0.3, 1.0):
         assert _drawn(device, r, None).std().item() == pytest.approx(1 / pulses / 12**0.5, rel=0.03)
 
@@ -193,7 +191,8 @@ def test_a_capacitor_leaks_exponentially_where_the_user_says_so() -> None:
 
 def test_the_memcapacitor_has_a_dynamic_range_of_sixty() -> None:
     device = devices.memcapacitor()
-    assert device.g_max / device.g_min == pytest.approx(60)
+    (times,) = published.MEMCAPACITOR_RANGE.numbers
+    assert device.g_max / device.g_min == pytest.approx(times)
     assert "modelled" in device.name
 
 

@@ -7,13 +7,8 @@ from torch.testing import assert_close
 from analogtorch.chips import Wires
 from analogtorch.ops import ir_drop
 from analogtorch.simulate import nodal
-
-
-def _tile(rows, columns, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    g = 20e-6 * torch.rand(rows, columns, dtype=torch.float64, generator=generator)
-    v = 0.2 * torch.rand(rows, dtype=torch.float64, generator=generator)
-    return g, v
+from benchmarks.validation.published import WIRES
+from benchmarks.validation.wires import drop_and_error, tile
 
 
 def _dense(g, v, wires):
@@ -50,7 +45,7 @@ def _dense(g, v, wires):
 
 @pytest.mark.parametrize("ends", [(1, 1), (2, 1), (1, 2), (2, 2)])
 def test_equals_a_dense_solve(ends):
-    g, v = _tile(7, 5)
+    g, v = tile(7, 5)
     wires = Wires(
         row_resistance=900.0, column_resistance=400.0, row_ends=ends[0], column_ends=ends[1]
     )
@@ -62,7 +57,7 @@ def test_equals_a_dense_solve(ends):
 )
 def test_ideal_lines(row, column):
     """An ideal line is the limit of a very good one, and the closed form is exact there."""
-    g, v = _tile(20, 9)
+    g, v = tile(20, 9)
     y = nodal.solve(g, v, Wires(row_resistance=row, column_resistance=column))
     almost = Wires(row_resistance=row or 1e-6, column_resistance=column or 1e-6)
     assert_close(y, nodal.solve(g, v, almost), rtol=1e-6, atol=0)
@@ -71,22 +66,18 @@ def test_ideal_lines(row, column):
     assert_close(closed, y, rtol=3e-5, atol=0)
 
 
-@pytest.mark.parametrize(("signed", "bound"), [(False, 2e-4), (True, 6e-3)])
+@pytest.mark.parametrize(("signed", "bound"), WIRES.items())
 @pytest.mark.parametrize("ends", [1, 2])
 def test_closed_form(ends, signed, bound):
     """256 x 256 cells behind 0.35 ohm a segment: the stated error of the closed form."""
-    g, v = _tile(256, 256)
-    if signed:
-        v[::2] *= -1
     wires = Wires(row_resistance=0.35, column_resistance=0.35, row_ends=ends, column_ends=ends)
-    y, ideal = nodal.solve(g, v, wires), v @ g
-    error = v @ (20e-6 * ir_drop.effective(g.T / 20e-6, wires=wires, unit=20e-6).T) - y
-    assert (y - ideal).norm() > 0.03 * ideal.norm()
-    assert error.norm() < bound * ideal.norm()
+    drop, error = drop_and_error(wires, signed=signed)
+    assert drop > 0.03
+    assert error < bound
 
 
 def test_batch():
-    g, v = _tile(6, 4)
+    g, v = tile(6, 4)
     wires = Wires(row_resistance=5.0, column_resistance=5.0)
     both = nodal.solve(g, torch.stack((v, -2 * v)), wires)
     assert_close(both[1], -2 * both[0])

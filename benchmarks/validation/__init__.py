@@ -1,0 +1,1 @@
+"""What the models are checked against: published figures, and what the library gives."""
