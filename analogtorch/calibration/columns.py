@@ -129,7 +129,7 @@ def _read(
             bias = layer._analog_bias()  # with the offset of an earlier correction
             bias = None if bias is None else bias[outputs]
             again = y
-            if plan.output_noise > 0:
+            if plan.noisy_sums:
                 assert inputs.output_keys is not None
                 # the second MVM draws its noise with other keys
                 keys = fold(inputs.output_keys, stream(Noise.COMPENSATION, "columns"))
@@ -160,7 +160,14 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
     section = next(s for s in layer.sections if s.outputs.start <= outputs.start < s.outputs.stop)
     weight, first = section.weight(layer.as_matrix(layer.weight)), section.outputs.start
     plan = dataclasses.replace(
-        plan, output_bits=0, output_steps=0, unit_bits=0, output_noise=0.0, columns=(), phases=1
+        plan,
+        output_bits=0,
+        output_steps=0,
+        unit_bits=0,
+        output_noise=0.0,
+        read_noise=0.0,
+        columns=(),
+        phases=1,
     )
     weight = weight[outputs.start - first : outputs.stop - first].to(inputs.w.dtype)
     return mvm(inputs.x, inputs.input_range, weight, plan)

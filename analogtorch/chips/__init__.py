@@ -16,6 +16,7 @@ from analogtorch.chips.ideal import ideal
 from analogtorch.chips.neurram48 import neurram48
 from analogtorch.chips.non_ideality import non_ideality
 from analogtorch.chips.periphery import Periphery
+from analogtorch.chips.read_noise import MVMReadNoise
 from analogtorch.chips.serial import from_dict, to_dict
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
@@ -63,6 +64,7 @@ __all__ = [
     "Digital",
     "Energy",
     "Figure",
+    "MVMReadNoise",
     "Network",
     "Periphery",
     "Published",

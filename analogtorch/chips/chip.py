@@ -10,6 +10,7 @@ from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost
 from analogtorch.chips.non_idealities import non_idealities, scaled, without
 from analogtorch.chips.periphery import Periphery
+from analogtorch.chips.read_noise import MVMReadNoise
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
 from analogtorch.devices import Cell, register
@@ -40,6 +41,8 @@ class Chip:
     """The unit cell, which holds one weight; it follows the protocol ``devices.Cell``."""
     wires: Wires = field(default_factory=Wires)
     """The wires of a tile; ideal unless given."""
+    mvm_read_noise: MVMReadNoise = field(default_factory=MVMReadNoise)
+    """The read noise that each device has anew in every MVM; none unless given."""
     adc: ADC
     """The converters on the columns, with the noise before them."""
     periphery: Periphery = field(default_factory=Periphery)
@@ -58,6 +61,7 @@ class Chip:
             ("array", Array),
             ("dac", DAC),
             ("wires", Wires),
+            ("mvm_read_noise", MVMReadNoise),
             ("adc", ADC),
             ("periphery", Periphery),
             ("training", TrainingNoise),
@@ -111,7 +115,9 @@ class Chip:
 
         They are in the order of the signal. ``dac``: inputs are clipped and rounded.
         ``programming_noise``, ``drift`` and ``read_noise``: effects of the devices; an error that
-        grows with time, as that of ReRAM, counts as drift. ``ir_drop``: wires have a resistance.
+        grows with time, as that of ReRAM, counts as drift. ``read_noise`` is the 1/f noise that is
+        drawn once per time and stays for all inputs. ``ir_drop``: wires have a resistance.
+        ``mvm_read_noise``: each device has other noise in every MVM.
         ``adc_gain``: the gains of columns differ. ``output_noise``: partial sums have noise.
         ``adc``: partial sums are clipped and rounded. ``digital_unit``: it rounds ADC outputs
         again. A programmed chip has them all; ``eval()`` before programming has the converters; for

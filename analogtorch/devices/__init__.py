@@ -11,6 +11,7 @@ from analogtorch.devices.curves import (
     Polynomial,
     PowerClip,
     Saturating,
+    SquareRoot,
 )
 from analogtorch.devices.device import Device, Fitted
 from analogtorch.devices.file import load, save
@@ -55,6 +56,7 @@ __all__ = [
     "Saturating",
     "Scaled",
     "Spread",
+    "SquareRoot",
     "TimedDevice",
     "capacitor",
     "ecram",

@@ -185,6 +185,21 @@ class Saturating:
 
 @register
 @dataclass(frozen=True, kw_only=True)
+class SquareRoot:
+    """The curve ``scale sqrt(r)``, of a deviation whose variance is in proportion to ``r``."""
+
+    scale: float
+    """Value at ``r = 1``, >= 0."""
+
+    def __post_init__(self) -> None:
+        checks.numbers(self, "scale", least=0)
+
+    def __call__(self, r: Tensor) -> Tensor:
+        return self.scale * r.clamp_min(0.0).sqrt()
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
 class Composed:
     """The curve ``outer(inner(r))``, such as the spread of a device over its drifted ``r``."""
 

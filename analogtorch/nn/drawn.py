@@ -11,6 +11,7 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Spread
+from analogtorch.devices.fluctuation import Fluctuations
 from analogtorch.ops import (
     Noise,
     block_scales,
@@ -113,6 +114,30 @@ def _devices(
     for a, b in zip(section.bounds[:-1], section.bounds[1:], strict=True):
         gains.append(ratio(*map(section.block_sums, magnitude_sums(before[:, a:b], after[:, a:b]))))
     return now, torch.stack(gains)
+
+
+def read_variances(
+    weight: Tensor, section: Section, fluctuations: Fluctuations, phases: int
+) -> Tensor:
+    """Return the operand of the read noise of every MVM for weights without noise of their cells.
+
+    Args:
+        weight: the weight of the section, of its shape.
+        section: the section, for its scales.
+        fluctuations: those of the unit cell.
+        phases: phases of the plan.
+
+    Returns:
+        See ``Operands.read_variances``; it has no gradient, as that of the noise of an output would
+        vanish on average.
+    """
+    with torch.no_grad():
+        scale = block_scales(weight, section.bounds, section.columns)
+        full = over_rows(scale, section.bounds).view(section.shape)
+        w = relative(weight, full).clamp(-1, 1)
+        if phases == 4:
+            return fluctuations.variances(fluctuations.cell.targets(w))
+        return fluctuations.at_targets(w).unsqueeze(0)
 
 
 def _normals(section: Section, key: Tensor) -> Tensor:

@@ -19,7 +19,16 @@ from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, normal
-from analogtorch.ops.physics import adc_outputs, digital_unit, noisy, phase_keys, phases, wide
+from analogtorch.ops.physics import (
+    adc_outputs,
+    digital_unit,
+    noisy,
+    phase_keys,
+    phase_variances,
+    phases,
+    read_std,
+    wide,
+)
 
 _REFUSED = {
     "max_norm": (
@@ -181,7 +190,12 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         read = phases(cells.new_ones(1), cells, negatives, plan.phases)
         sums, signs = [phase.x * phase.w for phase in read], [phase.sign for phase in read]
         noise = plan.output_noise
-        v, clipped = adc_outputs(sums, signs, full, bound, plan.steps, noise, normals, errors)
+        variances, stds = held.get("read_variances"), []
+        if variances is not None and plan.read_noise > 0:
+            each = phase_variances(variances.index_select(2, tokens).mT, plan.phases)
+            each = [phase.x.to(full.dtype) * v for phase, v in zip(read, each, strict=True)]
+            stds = [read_std(full, noise, full, plan.read_noise, v) for v in each]
+        v, clipped = adc_outputs(sums, signs, full, bound, plan.steps, noise, normals, errors, stds)
         saturated = torch.zeros_like(v, dtype=torch.bool)
         if clipped:
             saturated = torch.stack(clipped).any(0)

@@ -72,7 +72,12 @@ class PlacedMixin(ConvertersMixin):
         """Return the executions that the layer would have on ``chip``; nothing changes."""
         placed = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
         evaluation = self._plans(placed, chip)
-        programmed = self._plans(placed, chip, output_noise=chip.adc.noise)
+        programmed = self._plans(
+            placed,
+            chip,
+            output_noise=chip.adc.noise,
+            read_noise=float(chip.mvm_read_noise.std is not None),
+        )
         return Executions(
             self._noiseless(chip, placed, evaluation),
             self._training(chip, placed),
@@ -99,6 +104,7 @@ class PlacedMixin(ConvertersMixin):
             placed,
             chip,
             output_noise=fraction * chip.adc.noise * noise.output,
+            read_noise=fraction * noise.output * float(chip.mvm_read_noise.std is not None),
             weight_noise=fraction * noise.strength if drawn else 0.0,
             spread=spread if drawn and spread is not None else Spread(),
         )
@@ -113,6 +119,7 @@ class PlacedMixin(ConvertersMixin):
             fraction=fraction,
             in_torch=in_torch,
             wired=resistive,
+            fluctuations=chip.mvm_read_noise.of(chip.cell) if plans[0].read_noise > 0 else None,
             seconds=noise.seconds,
         )
 

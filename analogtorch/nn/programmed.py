@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Plan
+from analogtorch.ops.physics import wide
 
 if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
@@ -40,6 +41,9 @@ class Programmed:
     negatives: tuple[Tensor, ...] | None = None
     """Per section: the part of ``weights`` that the negative polarity holds, >= 0; None: the
     polarities are not read separately."""
+    read_variances: tuple[Tensor, ...] | None = None
+    """Per section: ``Operands.read_variances``, those of the conductances; None: MVMs have no read
+    noise."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """Return the same with ``fn`` applied to every tensor."""
@@ -101,7 +105,7 @@ class OnChip(Execution):
 
     @property
     def noisy(self) -> bool:
-        """Whether the chip has output noise."""
+        """Whether the chip has noise that is new in every MVM."""
         return self.plans[0].noisy
 
     def number(self, layer: "AnalogLayer", like: Tensor, vectors: int, batch: int) -> Tensor | None:
@@ -135,6 +139,9 @@ class OnChip(Execution):
         }
         if held.negatives is not None:
             found["negatives"] = cut(held.negatives[index], outputs).to(dtype)
+        if held.read_variances is not None:
+            variances = cut(held.read_variances[index], outputs, 1)
+            found["read_variances"] = variances.to(wide(dtype))
         return found
 
     def converters(

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from analogtorch.nn.drawn import drawn, keys_by_sample
+from analogtorch.devices.fluctuation import Fluctuations
+from analogtorch.nn.drawn import drawn, keys_by_sample, read_variances
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.reborn import cut
 from analogtorch.nn.wired import wired
 from analogtorch.ops import draw_keys, number_samples
+from analogtorch.ops.physics import wide
 
 if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
@@ -29,6 +31,8 @@ class Training(Execution):
     has."""
     wired: bool
     """Whether the wires of the chip have a resistance."""
+    fluctuations: Fluctuations | None
+    """The read noise of every MVM; None: there is none."""
     seconds: float | None
     """``chip.training.seconds``, parsed in advance, as torch.compile cannot trace the parsing."""
 
@@ -50,7 +54,7 @@ class Training(Execution):
 
         They count from the first sample of the ``analogtorch.noise`` scope.
         """
-        if self.plans[0].output_noise == 0:
+        if not self.plans[0].noisy_sums:
             return None
         return number_samples(like, vectors, vectors // max(batch, 1))
 
@@ -68,6 +72,10 @@ class Training(Execution):
         section = self.sections[index]
         weight = section.weight(layer.as_matrix(layer.weight))
         noise = {"output_keys": keys[1:], "samples": samples}
+        if self.fluctuations is not None:
+            phases = self.plans[index].phases
+            found = read_variances(weight, section, self.fluctuations, phases)
+            noise["read_variances"] = cut(found, outputs, 1).to(wide(dtype))
         if not self.in_torch:
             noise["key"] = keys[0]
         if not (self.in_torch or self.wired):

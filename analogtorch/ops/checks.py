@@ -11,6 +11,7 @@ from torch import Tensor
 from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.operands import ROLES, Kind, Operands, Outputs, of_kind, per_block
+from analogtorch.ops.physics import wide
 from analogtorch.ops.plan import Plan
 
 
@@ -66,6 +67,8 @@ def check(operands: Operands, plan: Plan, expected: Expected) -> None:
     _check_range(operands.input_range, x, expected.vectors, plan)
     if operands.negatives is not None:
         _check_negatives(operands.negatives, w, plan)
+    if plan.read_noise > 0 or operands.read_variances is not None:
+        _check_variances(operands.read_variances, w, plan)
     if bias is not None and (bias.shape != w.shape[:1] or bias.dtype != w.dtype):
         raise ValueError(
             f"mvm: bias must be {(w.shape[0],)} of w's type, {w.dtype}; got {tuple(bias.shape)} of "
@@ -104,9 +107,10 @@ def _check_keys(operands: Operands, plan: Plan, expected: Expected) -> None:
     if key is not None and key.numel() != 1:
         raise ValueError(f"mvm: key must be one number, of shape (), got shape {tuple(key.shape)}")
     keyed = output_keys is not None and output_keys.dim() == 1 and len(output_keys) >= plan.blocks
-    if plan.output_noise > 0 and not keyed:
+    if plan.noisy_sums and not keyed:
+        name = "output_noise" if plan.output_noise > 0 else "read_noise"
         raise ValueError(
-            f"mvm: output_noise > 0 needs output_keys, one for each of the {plan.blocks} row blocks"
+            f"mvm: {name} > 0 needs output_keys, one for each of the {plan.blocks} row blocks"
         )
     if samples is not None and samples.numel() != expected.vectors:
         raise ValueError(
@@ -125,6 +129,19 @@ def _check_negatives(negatives: Tensor, w: Tensor, plan: Plan) -> None:
         raise ValueError(
             f"mvm: negatives must be as w, {w.dtype} {tuple(w.shape)} on {w.device}; got "
             f"{negatives.dtype} {tuple(negatives.shape)} on {negatives.device}"
+        )
+
+
+def _check_variances(variances: Tensor | None, w: Tensor, plan: Plan) -> None:
+    shape, dtype = (2 if plan.phases == 4 else 1, *w.shape), wide(w.dtype)
+    if variances is None:
+        raise ValueError(
+            f"mvm: read_noise > 0 needs read_variances, the variance of each weight: {shape}"
+        )
+    if variances.shape != shape or variances.dtype != dtype or variances.device != w.device:
+        raise ValueError(
+            f"mvm: read_variances must be {dtype} {shape} on {w.device}; got {variances.dtype} "
+            f"{tuple(variances.shape)} on {variances.device}"
         )
 
 

@@ -93,8 +93,8 @@ def _plain(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if plan.noisy:
         raise NotImplementedError(
             "analogtorch: noise has no form in operators of torch or ONNX. Export a model in "
-            "evaluation mode, by model.eval(); of a programmed chip, one that was programmed with "
-            "output_noise=0"
+            "evaluation mode, by model.eval(); of a programmed chip, one of "
+            "chip.without('output_noise', 'mvm_read_noise')"
         )
     return tuple(reference.forward(inputs, plan, learns))  # type: ignore[return-value]
 

@@ -60,9 +60,9 @@ class Operands(NamedTuple):
     key: Annotated[Tensor | None, Role(Kind.KEY, kept=True)] = None
     """() int64, of the weight noise; needed if ``plan.weight_noise > 0``."""
     output_keys: Annotated[Tensor | None, _KEY] = None
-    """(blocks,) int64, of the output noise; needed if ``plan.output_noise > 0``."""
+    """(blocks,) int64, of the noise of partial sums; needed if ``plan.noisy_sums``."""
     samples: Annotated[Tensor | None, _KEY] = None
-    """(vectors,) int64, number of each vector or sample in the output noise; None: 0, 1, 2, ..."""
+    """(vectors,) int64, number of each vector or sample in that noise; None: 0, 1, 2, ..."""
     adc_ranges: Annotated[Tensor | None, _ADC] = None
     """ADC range of each output, (blocks, outputs), > 0; None: ``plan.adc_range`` for all."""
     output_ranges: Annotated[Tensor | None, _ADC] = None
@@ -75,6 +75,11 @@ class Operands(NamedTuple):
     adc_errors: Annotated[Tensor | None, Role(Kind.ADC_ERROR)] = None
     """Errors of each ADC, (kinds, blocks, outputs), in the order of
     ``analogtorch.chips.ADC_ERRORS``: see ``physics.at_adc``. None: no errors."""
+    read_variances: Annotated[Tensor | None, _VALUE] = None
+    """Variances of the weights from one MVM to the next, >= 0, in units of the weight scale
+    squared: (1, *shape of ``w``), or if ``plan.phases`` is 4 (2, *shape of ``w``), those of the
+    positive polarity first; in ``w``'s type, at least float32. Needed if ``plan.read_noise > 0``.
+    They count as constants: no gradient reaches them."""
 
 
 class Outputs(NamedTuple):

@@ -97,6 +97,21 @@ def output_noise(v: Tensor, full: Tensor | float, std: float, z: Tensor) -> Tens
     return v + full * std * z
 
 
+def read_std(full: Tensor, std: float, scale: Tensor, multiple: float, variance: Tensor) -> Tensor:
+    """Return the standard deviation of output noise and read noise together, in units of the sums.
+
+    Both are normal and independent, so that one normal draws them.
+
+    Args:
+        full: full-scale input x weight scale, broadcastable to ``variance``.
+        std: standard deviation of the output noise in units of ``full``, >= 0.
+        scale: weight scale, broadcastable to ``variance``.
+        multiple: multiple of the standard deviation of the read noise, >= 0.
+        variance: sums of (variance of a weight in units of ``scale`` squared) x input^2.
+    """
+    return torch.sqrt((full * std).square() + (scale * multiple).square() * variance)
+
+
 def at_adc(
     v: Tensor, full: Tensor, bound: Tensor | float, errors: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -165,6 +180,7 @@ def adc_outputs(
     std: float,
     normals: Callable[[int], Tensor],
     errors: Tensor | None = None,
+    read: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the signed sum of the phases' ADC outputs, and which of each phase were clipped.
 
@@ -174,15 +190,18 @@ def adc_outputs(
         full: full-scale input x weight scale, broadcastable to each.
         bound: ADC range in units of ``full``, broadcastable to each.
         steps: see ``adc``; 0: none is clipped.
-        std: standard deviation of the noise of each, in units of ``full``.
+        std: standard deviation of the output noise of each, in units of ``full``.
         normals: ``normals(number)`` returns standard normals of the shape of a sum, for the phase
             of that number; called only if there is noise.
         errors: errors of the ADCs, see ``at_adc``.
+        read: for each phase, ``read_std`` of its sums, if there is read noise.
     """
     total: Tensor | None = None
     clipped = []
     for number, (v, sign) in enumerate(zip(sums, signs, strict=True)):
-        if std > 0 and v.numel():
+        if read and v.numel():
+            v = output_noise(v, read[number], 1.0, normals(number).to(v.dtype))
+        elif std > 0 and v.numel():
             v = output_noise(v, full, std, normals(number).to(v.dtype))
         v, limit = at_adc(v, full, bound, errors)
         if steps:
@@ -234,6 +253,16 @@ def phases(x: Tensor, w: Tensor, negatives: Tensor | None, count: int) -> list[P
     minus = (-w).clamp_min(0) if negatives is None else negatives
     by_weight = [(1.0, w + minus), (-1.0, minus)]
     return [Phase(a * b, seen, read) for a, seen in by_input for b, read in by_weight]
+
+
+def phase_variances(variances: Tensor, count: int) -> list[Tensor]:
+    """Return the variances of the weights that each of ``phases`` reads.
+
+    Args:
+        variances: (1, *S), or for 4 phases (2, *S), those of the positive polarity first.
+        count: see ``phases``.
+    """
+    return [*variances] * (2 if count > 1 else 1)
 
 
 def phase_keys(output_keys: Tensor, number: int, count: int) -> Tensor:

@@ -41,6 +41,9 @@ class Plan(Layout):
     separately and has separate noise. Only the reference computes more than 1."""
     output_noise: float = 0.0
     """Standard deviation of the noise of an ADC output, >= 0, in the same units."""
+    read_noise: float = 0.0
+    """Multiple of the standard deviation of the read noise of every MVM, >= 0; the variances of the
+    weights are an operand."""
     weight_noise: float = 0.0
     """Standard deviation of the noise of a weight, >= 0, in units of (weight scale x
     ``spread``)."""
@@ -74,7 +77,7 @@ class Plan(Layout):
         object.__setattr__(self, "steps", steps)
         value = self.adc_range
         _check("adc_range", value, value > 0 and math.isfinite(value), "a positive number")
-        for name in ("output_noise", "weight_noise"):
+        for name in ("output_noise", "read_noise", "weight_noise"):
             std = getattr(self, name)
             _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")
         # made here and not when asked for: torch.compile reads them
@@ -90,7 +93,12 @@ class Plan(Layout):
     @property
     def noisy(self) -> bool:
         """Whether an MVM needs keys."""
-        return self.weight_noise > 0 or self.output_noise > 0
+        return self.weight_noise > 0 or self.noisy_sums
+
+    @property
+    def noisy_sums(self) -> bool:
+        """Whether partial sums have noise: output noise, or read noise."""
+        return self.output_noise > 0 or self.read_noise > 0
 
     @property
     def exact(self) -> bool:

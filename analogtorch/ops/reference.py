@@ -7,7 +7,8 @@ output:
     xq = round(clip(x, -r, r) L / r) r / L                  L = 2^(input bits - 1) - 1
     wn = w + weight_noise * s * spread(w / s) * normal
     p  = sum of xq wn over the block's rows                 its partial sum
-    v  = p + r * s * output_noise * normal
+    q  = sum of (xq read_noise)^2 variance over the rows    of the read noise, in units of s^2
+    v  = p + s * sqrt((r * output_noise)^2 + q) * normal
     b  = r * s * output bound,  A = 2^(output bits - 1) - 1
     u  = gain * round(clip(v, -b, b) A / b) b / A           its ADC output
     o  = r * s * output range,  U = 2^(unit bits - 1) - 1
@@ -23,7 +24,9 @@ line separately:
 ``A`` may be given instead (``output_steps``). The last line is that of a tile whose digital unit
 scales each column before it outputs 8 bits; without output ranges, ``y += u``.
 
-The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does,
+Each phase has separate read noise too, of the inputs and the devices that it reads.
+
+The gradient is straight-through: noise is a constant; 1 where a converter neither clips nor saturates, 0 where it does,
 in any phase; the range learns from the clipped inputs. Normals are keyed by position
 (``ops/generator.py``), so the backward pass has exactly the noise of the forward.
 """
@@ -43,6 +46,7 @@ from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
 from analogtorch.ops.operands import Gradients, Operands, Outputs, per_block
 from analogtorch.ops.physics import (
+    Phase,
     adc_outputs,
     beside,
     block_scales,
@@ -51,7 +55,9 @@ from analogtorch.ops.physics import (
     noisy,
     over_rows,
     phase_keys,
+    phase_variances,
     phases,
+    read_std,
     wide,
 )
 from analogtorch.ops.plan import Plan
@@ -73,7 +79,13 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Te
 
 
 def part(
-    x: Tensor, w: Tensor, span: RowBlock, plan: Plan, own_range: Tensor | None = None
+    x: Tensor,
+    w: Tensor,
+    span: RowBlock,
+    plan: Plan,
+    own_range: Tensor | None = None,
+    *,
+    squared: bool = False,
 ) -> Tensor:
     """Return the partial sums of a row block; the input is never unfolded.
 
@@ -83,10 +95,13 @@ def part(
         span: the rows of the row block.
         plan: the plan of the product.
         own_range: (1,), the DAC range of this row block: its inputs are then quantised here.
+        squared: whether the inputs are squared after the DAC.
     """
     seen = seen_by(x, w.shape[1:], span, plan)
     if own_range is not None:
         seen = dac(seen, own_range, plan.input_bits, w.dtype)
+    if squared:
+        seen = seen.to(w.dtype).square()
     if not plan.dims:
         return F.linear(seen, w[:, span[0]])
     seen = seen.flatten(1, 2) if plan.groups > 1 else seen
@@ -113,7 +128,8 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
         sums = [part(each.x, each.w, span, plan, own_range).to(scale.dtype) for each in parts]
         shape = sums[0].shape
         full = r.to(scale.dtype).reshape(-1, 1, 1) * scale[block].view(1, -1, 1)
-        v, clipped = _read(sums, [each.sign for each in parts], full, block, inputs, plan)
+        std = _read_stds(parts, full, scale[block], span, own_range, inputs, plan)
+        v, clipped = _read(sums, [each.sign for each in parts], full, std, block, inputs, plan)
         if gain is not None:
             v = v * gain[block].view(1, -1, 1).to(v.dtype)
         if plan.unit_bits and output_ranges is not None:
@@ -133,8 +149,37 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     return Outputs(total.to(w.dtype).contiguous(), scale, mask, saturated)
 
 
+def _read_stds(
+    parts: list[Phase],
+    full: Tensor,
+    scale: Tensor,
+    span: RowBlock,
+    own_range: Tensor | None,
+    inputs: Operands,
+    plan: Plan,
+) -> list[Tensor]:
+    """Return ``physics.read_std`` of each phase of a row block; empty without read noise."""
+    if inputs.read_variances is None or plan.read_noise == 0:
+        return []
+    found = []
+    variances = phase_variances(inputs.read_variances.detach(), plan.phases)
+    for each, variance in zip(parts, variances, strict=True):
+        sums = part(each.x.detach(), variance, span, plan, own_range, squared=True)
+        sums = sums.to(full.dtype).reshape(_read_shape(sums.shape, plan))
+        found.append(
+            read_std(full, plan.output_noise, scale.view(1, -1, 1), plan.read_noise, sums)
+        )
+    return found
+
+
 def _read(
-    sums: list[Tensor], signs: list[float], full: Tensor, block: int, inputs: Operands, plan: Plan
+    sums: list[Tensor],
+    signs: list[float],
+    full: Tensor,
+    read: list[Tensor],
+    block: int,
+    inputs: Operands,
+    plan: Plan,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return ``physics.adc_outputs`` of a row block: (vectors, outputs, positions)."""
     ranges, errors = inputs.adc_ranges, inputs.adc_errors
@@ -149,7 +194,8 @@ def _read(
         return _output_normals(shape, key, inputs.samples, plan)
 
     flat = [p.reshape(shape) for p in sums]
-    return adc_outputs(flat, signs, full, bound, plan.steps, plan.output_noise, normals, errors)
+    noise = plan.output_noise
+    return adc_outputs(flat, signs, full, bound, plan.steps, noise, normals, errors, read)
 
 
 def backward(

@@ -36,4 +36,8 @@ def held(
     if separate:
         negatives = tuple(devices.scale_(devices.negatives(t)) for devices in placed)
     held = tuple(weights), tuple(scales), tuple(gains)
-    return Programmed(*held, keys, adc_errors, negatives=negatives)
+    variances = None
+    if first.chip.mvm_read_noise.std is not None:
+        found = (devices.read_variances(t) for devices in placed)
+        variances = tuple(v if separate else v.sum(0, keepdim=True) for v in found)
+    return Programmed(*held, keys, adc_errors, negatives=negatives, read_variances=variances)

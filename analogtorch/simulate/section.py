@@ -186,6 +186,15 @@ class ProgrammedSection:
             return self._found(t, self.chip.cell.negatives)
         return self._polarities(t)[1]
 
+    def read_variances(self, t: float | None) -> Tensor:
+        """Return the variances of both polarities of the weights at ``t``, (2, *shape).
+
+        They are those of the read noise of every MVM, in front of the wires.
+        """
+        found = self.chip.mvm_read_noise.of(self.chip.cell)
+        assert found is not None
+        return torch.stack([self._found(t, lambda g: found.variances(g)[i]) for i in range(2)])
+
     def _polarities(self, t: float | None) -> tuple[Tensor, Tensor]:
         """Return the weights of the two polarities at ``t``, as they act behind the wires."""
         weights = self._found(t, self.chip.cell.weights)

@@ -77,17 +77,22 @@ def seen(x, r, w, plan, scale, key):
 
 
 def wanted(
-    x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, unit_ranges, errors
+    x, r, w, plan, scale, gain, key, output_keys, samples, bias, limits, unit_ranges, errors,
+    variances,
 ):
     xq, wn = seen(x, r, w, plan, scale, key)
     y, masks = torch.zeros(M, N), []
     for b, (i, j) in enumerate(zip(plan.bounds, plan.bounds[1:])):
         v, full = xq[:, i:j] @ wn[:, i:j].T, r.view(-1, 1) * scale[b]
-        if plan.output_noise:
+        if plan.noisy_sums:
             vectors = torch.arange(M) if samples is None else samples
             first = torch.full_like(vectors, plan.first_output)
             z = normal_reference(output_keys[b], vectors, first, N)
-            v = v + full * plan.output_noise * z
+            std = full * plan.output_noise
+            if variances is not None:
+                q = xq[:, i:j].square() @ variances[0][:, i:j].T
+                std = torch.sqrt(std.square() + (plan.read_noise * scale[b]).square() * q)
+            v = v + std * z
         bound = plan.adc_range if limits is None else limits[b]
         v, limit = at_adc(v, full, bound, errors if errors is None else errors[:, b])
         masks.append(v.abs() > limit)
@@ -118,7 +123,7 @@ def wanted_gradients(g, x, r, w, plan, scale, gain, key, mask):
 
 def check(
     name, dtype=torch.float32, x=X, r=(1.3,), *, gain=None, key=KEY, samples=None, bias=None,
-    limits=None, unit=None, errors=None, **plan,
+    limits=None, unit=None, errors=None, variances=None, **plan,
 ):
     everything = dict(bounds=(0, 16, 37), input_bits=8, output_bits=8)
     noisy = dict(adc_range=1.5, output_noise=0.02, weight_noise=0.05)
@@ -126,8 +131,8 @@ def check(
     x, w, g, r = x.to(dtype), W.to(dtype), G.to(dtype), torch.tensor(r)
     blocks = zip(plan.bounds, plan.bounds[1:])
     scale = torch.stack([w[:, i:j].abs().amax(1) for i, j in blocks]).float()
-    output_keys = OUTPUT_KEYS[: plan.blocks] if plan.output_noise else None
-    given = (scale, gain, key, output_keys, samples, bias, limits, unit, errors)
+    output_keys = OUTPUT_KEYS[: plan.blocks] if plan.noisy_sums else None
+    given = (scale, gain, key, output_keys, samples, bias, limits, unit, errors, variances)
     y, mask = wanted(x, r, w, plan, *given)
     if dtype == torch.float32:
         near = dict(rtol=1e-5, atol=1e-5)
@@ -137,6 +142,7 @@ def check(
     for tile in (SMALL, WIDE):
         run = Operands(x, r, w, bias, scale, gain, key, output_keys, samples)
         bounded = run._replace(adc_ranges=limits, output_ranges=unit, adc_errors=errors)
+        run, bounded = (r._replace(read_variances=variances) for r in (run, bounded))
         got, got_mask = gpu.linear(bounded, plan, True, tile=tile)
         assert got.dtype == dtype
         assert (got - y).abs().mean() < near["atol"] / 5, name
@@ -180,6 +186,12 @@ check("errors of ADCs", errors=adc_errors(2, N), gain=gain)
 check("errors without ADCs", errors=adc_errors(2, N), output_bits=0)
 check("errors of ADCs, bounds", errors=adc_errors(2, N), limits=0.5 + torch.rand(2, N))
 check("errors of ADCs, a digital unit", errors=adc_errors(2, N), unit=torch.rand(2, N), **unit)
+variances = 0.01 * torch.randn(1, N, K).square()
+reads = dict(variances=variances, read_noise=0.7, samples=samples, **position)
+check("read noise", gain=gain, spread=shaped, **reads)
+check("read noise alone", output_noise=0.0, key=None, **reads)
+check("read noise, range per vector, no DAC", r=ranges, input_bits=0, **reads)
+check("read noise, bfloat16", dtype=torch.bfloat16, **reads)
 check("no DAC", input_bits=0, adc_range=0.5)
 check("equal blocks", bounds=(0, 16, 32, 37), input_bits=16, output_bits=5)
 check("a short block first", bounds=(0, 5, 30, 37), key=None)
@@ -258,11 +270,12 @@ _TYPES = {
             "adc_ranges",
             "output_ranges",
             "adc_errors",
+            "read_variances",
         ),
         "*fp32",
     ),
     **dict.fromkeys(("rows", "first", "key", "output_keys", "samples"), "*i64"),
-    **dict.fromkeys(("adc_range", "output_noise", "weight_noise"), "fp32"),
+    **dict.fromkeys(("adc_range", "output_noise", "read_noise", "weight_noise"), "fp32"),
     "mask": "*u8",
     "bounds": "*i32",
 }
@@ -331,6 +344,7 @@ def test_product_kernels_compile_for_gpus(capability: int, values: str, plain: b
         "adc_ranges",
         "output_ranges",
         "adc_errors",
+        "read_variances",
         "bounds",
         "sums",
     )

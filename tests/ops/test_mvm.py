@@ -228,6 +228,7 @@ _ONE = torch.ones(1)
 
 
 def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
+    plan = dataclasses.replace(plan, read_noise=0.5)
     bias, each = (
         torch.zeros(w.shape[0], dtype=w.dtype, requires_grad=True),
         torch.ones(plan.blocks, w.shape[0]),
@@ -246,6 +247,7 @@ def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
         each,
         None,
         adc_errors(*each.shape),
+        0.01 * torch.rand(1, *w.shape),
     )
     return *tensors, plan.ints, plan.floats, learns
 
@@ -292,7 +294,7 @@ def test_operators_are_well_formed(name: str) -> None:
 
 def test_a_second_derivative_is_refused_not_zero() -> None:
     x, w = torch.randn(3, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
-    y = mvm(x, _ONE, w, dataclasses.replace(_LINEAR, weight_noise=0.0, output_noise=0.0))
+    y = mvm(x, _ONE, w, Plan(bounds=(0, 3, 8), input_bits=8, output_bits=8, columns=(0, 4)))
     (gx,) = torch.autograd.grad(y.sum(), x, create_graph=True)  # a constant gradient comes in
     assert gx.shape == x.shape
     with pytest.raises(RuntimeError, match="differentiable once"):
@@ -442,13 +444,14 @@ MALFORMED = {
     "mvm output_ranges": ("mvm", 10, torch.ones(2, 3)),
     "mvm adc_errors": ("mvm", 12, torch.ones(len(ADC_ERRORS), 2, 3)),
     "mvm adc_errors of one kind more": ("mvm", 12, torch.ones(len(ADC_ERRORS) + 1, 2, 4)),
-    "mvm ints of another": ("mvm", 13, list(_CONV.ints)),
-    "mvm no ints": ("mvm", 13, []),
-    "mvm negative ints": ("mvm", 13, [-1, *_LINEAR.ints[1:]]),
-    "mvm more ints": ("mvm", 13, [*_LINEAR.ints, 1]),
-    "mvm rows": ("mvm", 13, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
-    "mvm few floats": ("mvm", 14, list(_LINEAR.floats[:4])),
-    "mvm nan": ("mvm", 14, [float("nan"), *_LINEAR.floats[1:]]),
+    "mvm read_variances": ("mvm", 13, torch.ones(1, 4, 7)),
+    "mvm ints of another": ("mvm", 14, list(_CONV.ints)),
+    "mvm no ints": ("mvm", 14, []),
+    "mvm negative ints": ("mvm", 14, [-1, *_LINEAR.ints[1:]]),
+    "mvm more ints": ("mvm", 14, [*_LINEAR.ints, 1]),
+    "mvm rows": ("mvm", 14, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
+    "mvm few floats": ("mvm", 15, list(_LINEAR.floats[:4])),
+    "mvm nan": ("mvm", 15, [float("nan"), *_LINEAR.floats[1:]]),
     "conv x": ("mvm_conv", 0, torch.zeros(2, 2, 9, 9)),
     "conv w": ("mvm_conv", 2, torch.zeros(4, 2, 30)),
     "backward g": ("mvm_backward", 0, torch.zeros(3, 3)),

@@ -128,7 +128,8 @@ SETTINGS = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize(
-    "variant", ["plain", "own_bounds", "own_ranges_gain", "block_ranges", "adc_errors"]
+    "variant",
+    ["plain", "own_bounds", "own_ranges_gain", "block_ranges", "adc_errors", "read_noise"],
 )
 def test_product_and_its_gradients(
     shape: str, setting: str, variant: str, capability: str, monkeypatch
@@ -141,6 +142,10 @@ def test_product_and_its_gradients(
     if variant != "plain":
         bounds = plan.adc_range * (0.2 + _random(plan.blocks, weight[0], seed=5).abs())
     errors = adc_errors(plan.blocks, weight[0]) if variant == "adc_errors" else None
+    variances = None
+    if variant == "read_noise":
+        plan = dataclasses.replace(plan, read_noise=0.7)
+        variances = 0.01 * _random(1, *weight, seed=7).square()
     if variant == "block_ranges":
         input_range = 0.8 + _random(plan.blocks, seed=6).abs()
     if variant == "own_ranges_gain":
@@ -149,12 +154,13 @@ def test_product_and_its_gradients(
             x.abs().amax(tuple(range(1, x.dim())) if plan.dims else -1, keepdim=True) * 0.8
         )
         gain, samples = _random(plan.blocks, weight[0], seed=3).abs(), torch.arange(vectors) * 3 + 1
-    g = _random(*mvm(x, input_range, w, plan, key=KEY, output_keys=KEYS).shape, seed=4)
+    keys = {"key": KEY, "output_keys": KEYS, "read_variances": variances}
+    g = _random(*mvm(x, input_range, w, plan, **keys).shape, seed=4)
 
     def run() -> tuple[Tensor, ...]:
         leaves = [t.clone().requires_grad_() for t in (x, w, bias)]
         r = input_range.clone().requires_grad_(variant != "own_ranges_gain")
-        noise = {"key": KEY, "output_keys": KEYS, "samples": samples, "gain": gain}
+        noise = {**keys, "samples": samples, "gain": gain}
         noise |= {"adc_ranges": bounds, "output_ranges": ranges, "adc_errors": errors}
         y = mvm(leaves[0], r, leaves[1], plan, bias=leaves[2], **noise)
         y.backward(g)
@@ -189,17 +195,22 @@ def test_the_range_of_the_weights_is_found_and_nan_is_not_lost(capability: str) 
 
 
 @pytest.mark.parametrize("shape", ["ragged", "conv2d", "depthwise", "one_place", "four_places"])
-@pytest.mark.parametrize("setting", ["eight_bits", "everything"])
+@pytest.mark.parametrize("setting", ["eight_bits", "everything", "read_noise"])
 def test_batch_split_and_threads_do_not_change_a_bit(
     shape: str, setting: str, capability: str
 ) -> None:
     size, weight, plan = SHAPES[shape]
-    plan = dataclasses.replace(plan, **SETTINGS[setting])
+    noise = {"key": KEY, "output_keys": KEYS}
+    if setting == "read_noise":
+        plan = dataclasses.replace(plan, **SETTINGS["everything"], read_noise=0.7)
+        noise["read_variances"] = 0.01 * _random(1, *weight, seed=7).square()
+    else:
+        plan = dataclasses.replace(plan, **SETTINGS[setting])
     x, w, n = _random(33, *size[1:]), _random(*weight, seed=1), 33
 
     def run(first: int, last: int) -> tuple[Tensor, Tensor]:
         part, samples = x[first:last].clone().requires_grad_(), torch.arange(first, last)
-        y = mvm(part, torch.tensor([1.5]), w, plan, key=KEY, output_keys=KEYS, samples=samples)
+        y = mvm(part, torch.tensor([1.5]), w, plan, samples=samples, **noise)
         y.square().sum().backward()
         return y.detach(), part.grad
 

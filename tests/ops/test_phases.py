@@ -194,6 +194,7 @@ def test_the_operator_is_well_formed(both: bool) -> None:
         *[None] * 3,
         negatives,
         None,
+        None,
         plan.ints,
         plan.floats,
         True,

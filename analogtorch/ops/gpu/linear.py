@@ -42,13 +42,14 @@ def linear(
         The output (vectors, outputs) in ``w``'s type, and the mask of ``ops/mask.py``: None if not
         wanted or without an ADC.
     """
-    x, w, noise = operands.x, operands.w, plan.output_noise
+    x, w = operands.x, operands.w
     m, n = x.shape[0], w.shape[0]
-    if noise > 0 and operands.output_keys is None:
-        raise ValueError("output_keys must be given: the plan has output noise")
+    if plan.noisy_sums and operands.output_keys is None:
+        raise ValueError("output_keys must be given: the plan has noise of partial sums")
     key, spread = _weight_noise(plan, operands.key)
     operands = operands._replace(key=key)
-    operands = operands if noise > 0 else operands._replace(output_keys=None)
+    operands = operands if plan.noisy_sums else operands._replace(output_keys=None)
+    operands = operands if plan.read_noise > 0 else operands._replace(read_variances=None)
     operands = operands if plan.unit_bits else operands._replace(output_ranges=None)
     y = torch.empty(m, n, dtype=w.dtype, device=x.device)
     mask = None
@@ -66,7 +67,8 @@ def linear(
                 first_output=plan.first_output,
                 first_row=plan.first_row,
                 adc_range=plan.adc_range,
-                output_noise=noise,
+                output_noise=plan.output_noise,
+                read_noise=plan.read_noise,
                 weight_noise=plan.weight_noise,
                 SPREAD=spread,
                 INPUT_STEPS=_steps(plan.input_bits),

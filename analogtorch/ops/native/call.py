@@ -91,7 +91,8 @@ def _set_noise(noise: Any, plan: Plan) -> None:
 def _set_converters(adc: Any, plan: Plan, outputs: int) -> None:
     """Set the output noise and the ADCs of the kernels: see ``converters.h``."""
     adc.levels, adc.range = plan.steps, plan.adc_range
-    adc.std, adc.first_output = plan.output_noise, plan.first_output
+    adc.std, adc.read_noise = plan.output_noise, plan.read_noise
+    adc.first_output = plan.first_output
     adc.total_outputs, adc.each_error = plan.total_outputs or outputs, plan.blocks * outputs
 
 

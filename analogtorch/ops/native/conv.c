@@ -12,7 +12,7 @@
 #include "converters.h"
 
 typedef struct {
-  const float *x, *w, *input_range, *bias, *gain, *g;
+  const float *x, *w, *input_range, *bias, *gain, *g, *read_variances;
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;
   uint8_t *saturated;
@@ -211,8 +211,10 @@ static void gather(const plan *p, const lot *l, const float *image, size from, s
   }
 }
 
-/* Convert the partial sums of block b at a sample's positions from q0, outputs from o0; add the ADC outputs to y. */
-static int convert_tile(const plan *p, const float *sums, size b, size sample, size o0, int rows, size q0) {
+/* Convert the partial sums of block b at a sample's positions from q0, outputs from o0; add the ADC outputs to y.
+ * variances: sums of the variances of the weights times squared inputs, if there is read noise. */
+static int convert_tile(const plan *p, const float *sums, const float *variances, size b, size sample, size o0, int rows,
+                        size q0) {
   const convolution *c = p->c;
   vi ever = {0};
   size number = c->samples ? c->samples[sample] : sample;
@@ -221,7 +223,7 @@ static int convert_tile(const plan *p, const float *sums, size b, size sample, s
     size first = ((c->range_by == BY_VECTOR ? sample : 0) * c->blocks + b) * vectors_of(p);
     column_adc r = of_lane(p->adcs + first + o / LANES, o % LANES);
     uint64_t word = 0;
-    if (c->adc.std > 0)
+    if (noisy(&c->adc))
       word = fold((uint64_t)c->adc.output_keys[b],
                   (uint64_t)number * (uint64_t)c->adc.total_outputs + (uint64_t)c->adc.first_output + (uint64_t)o);
     vi outside[VECTORS] = {0};
@@ -229,7 +231,12 @@ static int convert_tile(const plan *p, const float *sums, size b, size sample, s
       size q = q0 + v * LANES, count = p->positions - q;
       if (count <= 0) break;
       vf y = load(sums + i * PANEL + v * LANES);
-      if (c->adc.std > 0) y += r.std * normal(word, (uint32_t)q);
+      if (noisy(&c->adc)) {
+        vf std = r.std;
+        if (variances)
+          std = read_std(&c->adc, &r, same(c->scale[b * p->total + o]), load(variances + i * PANEL + v * LANES));
+        y += std * normal(word, (uint32_t)q);
+      }
       y = adc_output(&c->adc, &r, y, &outside[v]);
       if (c->gain) y *= c->gain[b * p->total + o];
       y = unit_output(&c->adc, &r, y, &outside[v]);
@@ -250,20 +257,33 @@ static size samples_at_a_time(const plan *p) {
   return least(p->c->n, count < 1 ? 1 : count);
 }
 
-/* All blocks of a lot; image: of its first sample and group. */
-static void run_lot(const plan *p, const lot *l, const float *image, float *panel) {
+/* The sums of a tile: of the rows from o of block b of w times the panel. */
+INLINE void sum_tile(const plan *p, tile sums, const float *w, size b, size o, int rows, const float *panel) {
+  const float *row[ROWS];
+  point(row, rows, w + o * p->rows + p->c->bounds[b], p->rows);
+  tile_contiguous(rows, sums[0], row, 1, NULL, panel, p->c->bounds[b + 1] - p->c->bounds[b], 0);
+}
+
+/* All blocks of a lot; image: of its first sample and group; squares: another panel, if there is read noise. */
+static void run_lot(const plan *p, const lot *l, const float *image, float *panel, float *squares) {
   const convolution *c = p->c;
   for (size b = 0; b < c->blocks; b++) {
     int saturated = 0;
     gather(p, l, image, c->bounds[b], c->bounds[b + 1], panel);
+    for (size k = 0; squares && k < (c->bounds[b + 1] - c->bounds[b]) * PANEL; k += LANES) {
+      vf x = load(panel + k);
+      store(squares + k, x * x);
+    }
     for (size o = l->o0; o < l->o1; o += ROWS) {
-      const float *row[ROWS];
-      tile sums;
+      tile sums, spread;
       int rows = (int)least(ROWS, l->o1 - o);
-      point(row, rows, p->w + o * p->rows + c->bounds[b], p->rows);
-      tile_contiguous(rows, sums[0], row, 1, NULL, panel, c->bounds[b + 1] - c->bounds[b], 0);
-      for (size j = 0; j < l->samples; j++)
-        saturated |= convert_tile(p, sums[0] + j * l->positions, b, l->sample + j, o, rows, l->q0);
+      sum_tile(p, sums, p->w, b, o, rows, panel);
+      if (squares) sum_tile(p, spread, c->read_variances, b, o, rows, squares);
+      for (size j = 0; j < l->samples; j++) {
+        size first = j * l->positions;
+        saturated |=
+            convert_tile(p, sums[0] + first, squares ? spread[0] + first : NULL, b, l->sample + j, o, rows, l->q0);
+      }
     }
     if (saturated) {
 #pragma omp atomic write
@@ -272,15 +292,16 @@ static void run_lot(const plan *p, const lot *l, const float *image, float *pane
   }
 }
 
-/* images: of `chunk` samples; panels: `each` floats for each thread. */
+/* images: of `chunk` samples; panels: `each` floats for each thread, twice as many if there is read noise. */
 static void forward(const plan *p, float *images, size chunk, float *panels, size each) {
   const convolution *c = p->c;
   size lots = lots_of(p, chunk, 1), wanted = 2 * omp_get_max_threads();
   size parts = least((c->outputs + ROWS - 1) / ROWS, lots < wanted ? (wanted + lots - 1) / lots : 1);
+  int reads = c->adc.read_noise > 0;
   memset(c->saturated, 0, (size_t)c->blocks);
 #pragma omp parallel num_threads(p->threads)
   {
-    float *panel = panels + omp_get_thread_num() * each;
+    float *panel = panels + omp_get_thread_num() * (1 + reads) * each, *squares = reads ? panel + each : NULL;
     if (c->find_scale) block_scales(c->scale, c->w, p->total, c->bounds, c->blocks, c->columns, c->n_columns);
     prepare_adcs(p);
     add_noise(p);
@@ -290,7 +311,7 @@ static void forward(const plan *p, float *images, size chunk, float *panels, siz
 #pragma omp for schedule(static)
       for (size i = 0; i < lots_of(p, to - from, parts); i++) {
         lot l = lot_at(p, i, from, to, parts);
-        run_lot(p, &l, images + ((l.sample - from) * c->groups + l.group) * p->image, panel);
+        run_lot(p, &l, images + ((l.sample - from) * c->groups + l.group) * p->image, panel, squares);
       }
     }
   }
@@ -299,7 +320,8 @@ static void forward(const plan *p, float *images, size chunk, float *panels, siz
 int at_convolution(const convolution *c) {
   plan p = plan_of(c);
   size chunk = samples_at_a_time(&p), each = (widest(c->bounds, c->blocks) + 1) * PANEL;
-  float *images = scratch(chunk * c->groups * p.image + PANEL), *panels = scratch(p.threads * each);
+  float *images = scratch(chunk * c->groups * p.image + PANEL);
+  float *panels = scratch(p.threads * (1 + (c->adc.read_noise > 0)) * each);
   int found = p.found && images && panels;
   if (found) forward(&p, images, chunk, panels, each);
   free(images), free(panels);

@@ -26,6 +26,7 @@ enum adc_error { ADC_GAIN, ADC_OFFSET, ADC_ERRORS };
 /* The ADCs of one matrix; range and noise in units of full-scale input x weight scale. */
 typedef struct {
   float levels /* 0: no ADC */, range, std;
+  float read_noise;           /* multiple of the deviation of the read noise of every MVM; 0: none */
   const float *adc_ranges;    /* of each block and output, instead of range */
   const float *adc_errors;    /* of each kind, block and output; or NULL */
   int64_t each_error;         /* numbers of one kind: blocks x outputs */
@@ -86,6 +87,15 @@ INLINE vf unit_output(const adc *a, const column_adc *r, vf y, vi *outside) {
 
 /* Words of a mask row: a bit for each partial sum, in whole words. */
 INLINE size mask_words(size count) { return (count + 31) / 32; }
+
+/* Whether partial sums have noise, and whether a part of it is read noise: sums of variances times squared inputs. */
+INLINE int noisy(const adc *a) { return a->std > 0 || a->read_noise > 0; }
+
+/* physics.read_std of sums of variances, for weights of this scale. */
+INLINE vf read_std(const adc *a, const column_adc *r, vf scale, vf sums) {
+  vf read = scale * a->read_noise;
+  return root(r->std * r->std + read * read * sums);
+}
 
 /* The bits of a panel; the last of a row fills its word. */
 INLINE void store_mask(uint32_t *row, size at, size count, const vi outside[VECTORS]) {

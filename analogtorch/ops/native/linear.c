@@ -10,7 +10,7 @@
 #include "converters.h"
 
 typedef struct {
-  const float *x, *w, *input_range, *bias, *gain, *g;
+  const float *x, *w, *input_range, *bias, *gain, *g, *read_variances;
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;     /* a bit for each partial sum: (blocks, vectors, mask_words(outputs)) */
   uint8_t *saturated; /* whether any did, of each block */
@@ -27,7 +27,7 @@ enum { SCRATCH = 1 << 23, DEPTH = 1024 }; /* floats of quantised input at a time
 INLINE float range_of(const linear *p, size m, size b) { return range_at(p->input_range, p->range_by, m, b); }
 
 /* panel[k - bounds[b]][n - n0]: the block's weights, transposed. */
-INLINE void pack_outputs(int kind, const linear *p, size b, size n0, float *panel) {
+INLINE void pack_outputs(int kind, const linear *p, const float *w, size b, size n0, float *panel) {
   size from = p->bounds[b], to = p->bounds[b + 1];
   uint64_t word[PANEL];
   float full[PANEL];
@@ -42,7 +42,7 @@ INLINE void pack_outputs(int kind, const linear *p, size b, size n0, float *pane
         size n = n0 + half + i;
         r[i] = (vf){0};
         if (n < p->outputs) {
-          r[i] = load_some(p->w + n * p->rows + k, to - k);
+          r[i] = load_some(w + n * p->rows + k, to - k);
           r[i] = with_noise(kind, &p->noise, r[i], full[half + i], word[half + i], k);
         }
       }
@@ -73,13 +73,15 @@ INLINE void pack_rows(int kind, const linear *p, size b, size k0, size k1, size 
     default: call(SHAPED, __VA_ARGS__);                                                                                \
   }
 
-/* Convert a tile of partial sums of block b and add the ADC outputs to y; return whether any saturated. */
-static int convert_tile(const linear *p, const float *sums, size b, size m0, int rows, size n0, column_adc *r) {
+/* Convert a tile of partial sums of block b and add the ADC outputs to y; return whether any saturated. variances: sums
+ * of the variances of the weights times squared inputs, if there is read noise. */
+static int convert_tile(const linear *p, const float *sums, const float *variances, size b, size m0, int rows, size n0,
+                        column_adc *r) {
   vi ever = {0};
   for (int i = 0; i < rows; i++) {
     size m = m0 + i, row = m * p->outputs + n0;
     size number = p->samples ? p->samples[m] : m;
-    uint64_t word = p->adc.std > 0 ? fold((uint64_t)p->adc.output_keys[b], (uint64_t)number) : 0;
+    uint64_t word = noisy(&p->adc) ? fold((uint64_t)p->adc.output_keys[b], (uint64_t)number) : 0;
     vi outside[VECTORS] = {0};
     for (size v = 0; v < VECTORS; v++) {
       size j = v * LANES, count = p->outputs - n0 - j;
@@ -88,7 +90,11 @@ static int convert_tile(const linear *p, const float *sums, size b, size m0, int
       if (p->range_by == BY_VECTOR)
         r[v] = column_adc_of(&p->adc, range_of(p, m, b) * load_some(p->scale + at, count), at, count);
       vf y = load(sums + i * PANEL + j);
-      if (p->adc.std > 0) y += r[v].std * normal(word, (uint32_t)(p->adc.first_output + n0 + j));
+      if (noisy(&p->adc)) {
+        vf std = r[v].std;
+        if (variances) std = read_std(&p->adc, &r[v], load_some(p->scale + at, count), load(variances + i * PANEL + j));
+        y += std * normal(word, (uint32_t)(p->adc.first_output + n0 + j));
+      }
       y = adc_output(&p->adc, &r[v], y, &outside[v]);
       if (p->gain) y *= load_some(p->gain + at, count);
       y = unit_output(&p->adc, &r[v], y, &outside[v]);
@@ -103,49 +109,61 @@ static int convert_tile(const linear *p, const float *sums, size b, size m0, int
   return any(ever);
 }
 
-static void quantise(const linear *p, float *xq, size ld, size m0, size m1) {
+/* squares: of xq, or NULL. */
+static void quantise(const linear *p, float *xq, float *squares, size ld, size m0, size m1) {
 #pragma omp for schedule(static)
   for (size m = m0; m < m1; m++) {
     int by_block = p->range_by == BY_BLOCK;
     for (size b = 0; b < (by_block ? p->blocks : 1); b++) {
       dac d = dac_of(range_of(p, m, b), p->input_levels);
       size to = by_block ? p->bounds[b + 1] : p->rows; /* the next block overwrites what is written behind its end */
-      for (size k = by_block ? p->bounds[b] : 0; k < to; k += LANES)
-        store(xq + (m - m0) * ld + k, dac_output(load_some(p->x + m * p->rows + k, to - k), d, p->input_levels));
+      for (size k = by_block ? p->bounds[b] : 0; k < to; k += LANES) {
+        vf x = dac_output(load_some(p->x + m * p->rows + k, to - k), d, p->input_levels);
+        store(xq + (m - m0) * ld + k, x);
+        if (squares) store(squares + (m - m0) * ld + k, x * x);
+      }
     }
   }
 }
 
 INLINE int threads_of(const linear *p) { return threads_for((double)p->vectors * p->rows * p->outputs); }
 
-/* xq: chunk vectors of ld floats; panels: `each` floats for each thread. */
-static void forward(const linear *p, int threads, float *xq, size ld, size chunk, float *panels, size each) {
+/* The sums of a tile: of the rows from m0 of xq times the panel of block b. */
+INLINE void sum_tile(const linear *p, tile sums, const float *xq, size ld, size b, size m0, int rows, const float *panel) {
+  const float *row[ROWS];
+  point(row, rows, xq + m0 * ld + p->bounds[b], ld);
+  tile_contiguous(rows, sums[0], row, 1, NULL, panel, p->bounds[b + 1] - p->bounds[b], 0);
+}
+
+/* xq, and squares if there is read noise: chunk vectors of ld floats; panels: `each` floats for each thread, twice as
+ * many with read noise. */
+static void forward(const linear *p, int threads, float *xq, float *squares, size ld, size chunk, float *panels,
+                    size each) {
   memset(p->saturated, 0, (size_t)p->blocks);
 #pragma omp parallel num_threads(threads)
   {
-    float *panel = panels + omp_get_thread_num() * each;
+    float *panel = panels + omp_get_thread_num() * (squares ? 2 : 1) * each, *variances = squares ? panel + each : NULL;
     if (p->find_scale) block_scales(p->scale, p->w, p->outputs, p->bounds, p->blocks, p->columns, p->n_columns);
     for (size m0 = 0; m0 < p->vectors; m0 += chunk) {
       size m1 = least(m0 + chunk, p->vectors);
-      quantise(p, xq, ld, m0, m1);
+      quantise(p, xq, squares, ld, m0, m1);
 #pragma omp for schedule(static)
       for (size n0 = 0; n0 < p->outputs; n0 += PANEL)
         for (size b = 0; b < p->blocks; b++) {
-          size count = p->bounds[b + 1] - p->bounds[b];
           column_adc r[VECTORS];
           for (size v = 0; p->range_by != BY_VECTOR && v < VECTORS; v++) {
             size j = n0 + v * LANES, left = p->outputs - j, at = b * p->outputs + j;
             if (left > 0) r[v] = column_adc_of(&p->adc, range_of(p, 0, b) * load_some(p->scale + at, left), at, left);
           }
-          BY_KIND(pack_outputs, p, b, n0, panel)
+          BY_KIND(pack_outputs, p, p->w, b, n0, panel)
+          if (squares) pack_outputs(EXACT, p, p->read_variances, b, n0, variances);
           int saturated = 0;
           for (size m = m0; m < m1; m += ROWS) {
-            const float *row[ROWS];
-            tile sums;
+            tile sums, spread;
             int rows = (int)least(ROWS, m1 - m);
-            point(row, rows, xq + (m - m0) * ld + p->bounds[b], ld);
-            tile_contiguous(rows, sums[0], row, 1, NULL, panel, count, 0);
-            saturated |= convert_tile(p, sums[0], b, m, rows, n0, r);
+            sum_tile(p, sums, xq, ld, b, m - m0, rows, panel);
+            if (squares) sum_tile(p, spread, squares, ld, b, m - m0, rows, variances);
+            saturated |= convert_tile(p, sums[0], squares ? spread[0] : NULL, b, m, rows, n0, r);
           }
           if (saturated) {
 #pragma omp atomic write
@@ -160,10 +178,12 @@ int at_linear(const linear *p) {
   size ld = p->rows + 2 * LANES - p->rows % LANES, chunk = SCRATCH / ld, each = lines(widest(p->bounds, p->blocks) * PANEL);
   chunk = least(p->vectors, chunk < 256 ? 256 : chunk);
   int threads = threads_of(p);
-  float *xq = scratch(chunk * ld), *panels = scratch(threads * each);
-  int found = xq && panels;
-  if (found) forward(p, threads, xq, ld, chunk, panels, each);
-  free(xq), free(panels);
+  int reads = p->adc.read_noise > 0;
+  float *xq = scratch(chunk * ld), *squares = reads ? scratch(chunk * ld) : NULL;
+  float *panels = scratch(threads * (1 + reads) * each);
+  int found = xq && panels && (squares || !reads);
+  if (found) forward(p, threads, xq, squares, ld, chunk, panels, each);
+  free(xq), free(squares), free(panels);
   return found ? DONE : NO_MEMORY;
 }
 

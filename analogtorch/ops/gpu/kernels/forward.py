@@ -55,6 +55,27 @@ def _partial_sum(
 
 
 @triton.jit
+def _read_variance(
+    x_rows, variance_rows, in_m, in_n, start, stop, up, down,
+    STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Return the sum of variances x squared inputs over the rows ``start`` to ``stop``.
+
+    Its factors have at least 11 bits, which changes a standard deviation by less than 0.05 %.
+    """
+    q = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for first in range(start, stop, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        in_k = (k < stop)[None, :]
+        xq = tl.load(x_rows + k[None, :], mask=in_m[:, None] & in_k, other=0.0).to(tl.float32)
+        variance = tl.load(variance_rows + k[None, :], mask=in_n[:, None] & in_k, other=0.0)
+        if STEPS > 0:
+            xq = to_codes(xq, up, STEPS) * down
+        q = tl.dot(xq * xq, tl.trans(variance), q, input_precision="tf32")
+    return q
+
+
+@triton.jit
 def _adc(
     p, full, adc_range, adc_ranges, adc_errors, b, n, in_n, N, blocks,
     STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -97,16 +118,17 @@ def _store_mask(
 @triton.jit(do_not_specialize=["M", "first_output", "first_row"])
 def forward_kernel(
     y, mask, x, input_range, w, scale, gain, bias, key, output_keys, samples,
-    adc_ranges, output_ranges, adc_errors, bounds,
-    M, N, K, blocks, block_size, first_output, first_row, adc_range, output_noise, weight_noise,
+    adc_ranges, output_ranges, adc_errors, read_variances, bounds,
+    M, N, K, blocks, block_size, first_output, first_row, adc_range, output_noise, read_noise,
+    weight_noise,
     SPREAD: tl.constexpr, INPUT_STEPS: tl.constexpr, OUTPUT_STEPS: tl.constexpr,
     UNIT_STEPS: tl.constexpr, PER_VECTOR: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Compute a tile of ``y``.
 
-    Effects whose operand is None are absent: ``key`` for weight noise, ``output_keys`` for output
-    noise.
+    Effects whose operand is None are absent: ``key`` for weight noise, ``output_keys`` for all
+    noise of partial sums, ``read_variances`` for read noise.
     """
     dtype: tl.constexpr = w.dtype.element_ty
     tile_m, tile_n = program_tile(tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP)
@@ -131,7 +153,16 @@ def forward_kernel(
         if output_keys is not None:
             row = row_words(output_keys + b, vectors)[:, None]
             z = normal_of(random_bits(row, (first_output + n).to(tl.uint32)[None, :]))
-            p = p + full * output_noise * z
+            std = full * output_noise
+            if read_variances is not None:
+                rows = read_variances + n.to(tl.int64)[:, None] * K
+                q = _read_variance(
+                    x_rows, rows, in_m, in_n, start, stop, up, down, INPUT_STEPS,
+                    BLOCK_M, BLOCK_N, BLOCK_K,
+                )  # fmt: skip
+                read = (column_scale * read_noise)[None, :]
+                std = tl.sqrt(std * std + read * read * q)
+            p = p + std * z
         p, clipped = _adc(
             p, full, adc_range, adc_ranges, adc_errors, b, n, in_n, N, blocks, OUTPUT_STEPS,
             BLOCK_M, BLOCK_N,

@@ -1,0 +1,181 @@
+"""Read noise of every MVM against a draw per device; fixed seeds, bounds in standard errors."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from analogtorch.ops import Operands, Plan, fold, mvm, native, normal, seed_tensor
+from analogtorch.ops.reference import part
+
+KEYS = torch.stack([fold(seed_tensor(3), i) for i in range(4)])
+SIGMAS = 4.5
+DRAWS = 4000
+
+GEOMETRIES: dict[str, tuple[tuple[int, ...], tuple[int, ...], Plan]] = {
+    "linear": ((7,), (5, 7), Plan(bounds=(0, 7))),
+    "blocks": ((11,), (3, 11), Plan(bounds=(0, 4, 8, 11))),
+    "conv2d_groups": (
+        (4, 4, 5),
+        (6, 2, 3, 2),
+        Plan(bounds=(0, 6, 12), stride=(1, 2), padding=(1, 0), dilation=(1, 1), groups=2),
+    ),
+    "conv1d_cut": (
+        (2, 9),
+        (3, 2, 4),
+        Plan(bounds=(0, 2, 4, 6, 8), stride=(1,), padding=(0,), dilation=(2,)),
+    ),
+}
+
+
+def _random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def _case(name: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Plan]:
+    size, weight, plan = GEOMETRIES[name]
+    x, w = _random(*size, dtype=dtype), _random(*weight, seed=1, dtype=dtype)
+    return x, w, 0.01 * _random(1, *weight, seed=2, dtype=dtype).square(), plan
+
+
+def _scale(plan: Plan, w: Tensor) -> Tensor:
+    return 0.5 + torch.arange(plan.blocks * len(w), dtype=w.dtype).view(plan.blocks, -1) / 9
+
+
+def _by_device(x: Tensor, v: Tensor, scale: Tensor, plan: Plan) -> Tensor:
+    """Noise of ``DRAWS`` MVMs of one input: each weight of each block fluctuates by itself."""
+    found, generator = [], torch.Generator().manual_seed(5)
+    index = [slice(None)] + [None] * (v.dim() - 2)
+    for _ in range(DRAWS):
+        z = torch.randn(v.shape[1:], dtype=v.dtype, generator=generator)
+        dw, total = v[0].sqrt() * z, 0.0
+        for block in range(plan.blocks):
+            span = plan.span(block, dw.shape[1:])
+            sums = part(x[None], dw * scale[block][tuple(index)], span, plan)
+            total = total + sums
+        found.append(total)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["reference", "kernels"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_it_has_the_distribution_of_a_draw_per_device(name: str, dtype: torch.dtype) -> None:
+    x, w, v, plan = _case(name, dtype)
+    scale = _scale(plan, w)
+    batch = x.expand(DRAWS, *x.shape).contiguous()
+    given = {"scale": scale, "output_keys": KEYS, "read_variances": v}
+    noisy = dataclasses.replace(plan, read_noise=1.0)
+    one = torch.ones(1, dtype=dtype)
+    found = mvm(batch, one, w, noisy, **given) - mvm(batch, one, w, plan, scale=scale)
+    expected = _by_device(x.double(), v.double(), scale.double(), plan)
+    # in the double precision of the definition: the exact variance of a sum of independent normals
+    ratio = found.double().var(0) / expected.var(0)
+    # the variance of each is known to sqrt(2 / draws)
+    assert (ratio - 1).abs().max() < SIGMAS * math.sqrt(4 / DRAWS)
+    mean = found.double().mean(0) / found.double().std(0)
+    assert mean.abs().max() < SIGMAS / math.sqrt(DRAWS)
+    z = ((found - found.mean(0)) / found.std(0)).double()
+    # positions of one sample share no noise, so that all count; a normal's kurtosis is 3
+    assert abs(z.pow(4).mean().item() - 3) < SIGMAS * math.sqrt(96 / z.numel())
+    flat = z.flatten(1)
+    others = torch.corrcoef(flat.T) - torch.eye(flat.shape[1])
+    assert others.abs().max() < (SIGMAS + 1) / math.sqrt(DRAWS)
+
+
+@pytest.mark.parametrize("phases", [1, 2, 4])
+def test_the_variance_by_the_definition(phases: int) -> None:
+    """One block with a range of its own; output noise and read noise are one normal."""
+    x, w = _random(6, 10), _random(4, 10, seed=1)
+    v = 0.01 * _random(2 if phases == 4 else 1, 4, 10, seed=2).square()
+    scale, r = _scale(Plan(bounds=(0, 10)), w), torch.tensor([3.0], dtype=torch.float64)
+    plan = Plan(bounds=(0, 10), read_noise=0.5, output_noise=0.02, phases=phases)
+    y = mvm(x, r, w, plan, scale=scale, output_keys=KEYS, read_variances=v)
+    inputs = [x] if phases == 1 else [x.clamp_min(0), (-x).clamp_min(0)]
+    signs = [1.0] if phases == 1 else [1.0, -1.0]
+    expected, number = x @ w.T, 0
+    for sign, seen in zip(signs, inputs, strict=True):
+        for polarity, variance in zip((1.0, -1.0), v, strict=False):
+            key = KEYS[0] if phases == 1 else fold(KEYS[0], number)
+            z = normal(key, torch.arange(6), torch.zeros(6, dtype=torch.int64), 4)
+            std = ((0.02 * 3.0 * scale[0]) ** 2 + 0.25 * scale[0] ** 2 * (seen**2 @ variance.T)).sqrt()
+            expected, number = expected + sign * polarity * std * z, number + 1
+    assert torch.allclose(y, expected, atol=1e-6)
+
+
+def test_it_is_drawn_before_the_adc_from_inputs_after_the_dac() -> None:
+    x, w, v, plan = _case("blocks")
+    batch = torch.stack([x, 9 * x])
+    options = {"input_bits": 3, "output_bits": 4, "adc_range": 2.0, "read_noise": 1.0}
+    plan = dataclasses.replace(plan, **options)
+    given = {"scale": _scale(plan, w), "output_keys": KEYS, "read_variances": v}
+    y = mvm(batch, torch.ones(1).double(), w, plan, **given)
+    from analogtorch.ops import in_steps
+
+    xq, one, expected = in_steps(batch, torch.tensor(1.0), 3), torch.tensor(2.0), 0.0
+    for b, (i, j) in enumerate(zip(plan.bounds, plan.bounds[1:], strict=False)):
+        z = normal(KEYS[b], torch.arange(2), torch.zeros(2, dtype=torch.int64), 3)
+        std = given["scale"][b] * (xq[:, i:j] ** 2 @ v[0, :, i:j].T).sqrt()
+        sums = xq[:, i:j] @ w[:, i:j].T + std * z
+        expected = expected + in_steps(sums, one * given["scale"][b], 7)
+    assert torch.allclose(y, expected, atol=1e-5)
+
+
+def test_gradients_are_those_without_it() -> None:
+    gradients = []
+    for noise in (0.0, 1.0):
+        x, w, v, plan = _case("blocks")
+        x, w = x.expand(3, -1).clone().requires_grad_(), w.requires_grad_()
+        plan = dataclasses.replace(plan, read_noise=noise, input_bits=8)
+        v.requires_grad_()
+        y = mvm(x, torch.ones(1).double(), w, plan, output_keys=KEYS, read_variances=v)
+        y.sum().backward()
+        gradients.append((x.grad, w.grad))
+        assert v.grad is None
+    assert all(map(torch.equal, *gradients))
+
+
+def test_zero_variance_is_no_noise_and_unused_variances_change_nothing() -> None:
+    x, w, v, plan = _case("blocks", torch.float32)
+    exact = mvm(x, torch.ones(1), w, plan)
+    noisy = dataclasses.replace(plan, read_noise=1.0)
+    assert torch.equal(mvm(x, torch.ones(1), w, noisy, output_keys=KEYS, read_variances=0 * v), exact)
+    assert torch.equal(mvm(x, torch.ones(1), w, plan, read_variances=v), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_the_same_noise(dtype: torch.dtype) -> None:
+    x, w, v, plan = _case("blocks", torch.float32)
+    plan = dataclasses.replace(plan, read_noise=1.0)
+    x, w = x.to(dtype), w.to(dtype)
+    y = mvm(x, torch.ones(1), w, plan, output_keys=KEYS, read_variances=v)
+    assert y.dtype == dtype
+    wide = mvm(x.float(), torch.ones(1), w.float(), plan, output_keys=KEYS, read_variances=v)
+    assert torch.allclose(y.float(), wide, atol=0.03)
+
+
+def test_bad_operands_are_refused() -> None:
+    x, w, v, plan = _case("blocks", torch.float32)
+    plan, one = dataclasses.replace(plan, read_noise=1.0), torch.ones(1)
+    with pytest.raises(ValueError, match="read_noise > 0 needs read_variances"):
+        mvm(x, one, w, plan, output_keys=KEYS)
+    with pytest.raises(ValueError, match="read_noise > 0 needs output_keys"):
+        mvm(x, one, w, plan, read_variances=v)
+    for wrong in (v[0], v.double(), v[:, :2], v.expand(2, -1, -1)):
+        with pytest.raises(ValueError, match=r"read_variances must be torch.float32 \(1, 3, 11\)"):
+            mvm(x, one, w, plan, output_keys=KEYS, read_variances=wrong)
+    for noise in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="read_noise must be a number >= 0"):
+            dataclasses.replace(plan, read_noise=noise)
+
+
+@pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
+def test_the_kernels_take_it() -> None:
+    x, w, v, plan = _case("blocks", torch.float32)
+    plan = dataclasses.replace(plan, read_noise=1.0)
+    run = Operands(x, torch.ones(1), w, output_keys=KEYS, read_variances=v)
+    assert native.takes(run, plan)
+    torch.library.opcheck(
+        torch.ops.analogtorch.mvm.default, (*run, plan.ints, plan.floats, False)
+    )
