@@ -34,16 +34,18 @@ class Fluctuations:
         squares = (both[:, 1:] - both[:, :1]).square().tolist()
         return cls(cell=cell, std=std, shares=(tuple(squares[0]), tuple(squares[1])))
 
-    def variances(self, g: Tensor) -> Tensor:
+    def variances(self, g: Tensor, noisy: Tensor | None = None) -> Tensor:
         """Return the variances of both polarities of weights in cells of these conductances.
 
         Args:
             g: conductances, uS, of shape (devices, *S).
+            noisy: bool of the same shape, which devices fluctuate; None: all.
 
         Returns:
             (2, *S), those of the positive polarity first, in units of the largest weight squared.
         """
         each = self._of_devices(g)
+        each = each if noisy is None else each * noisy
         return torch.stack([_weighted(shares, each) for shares in self.shares])
 
     def at_targets(self, w: Tensor) -> Tensor:

@@ -26,9 +26,10 @@ scales each column before it outputs 8 bits; without output ranges, ``y += u``.
 
 Each phase has separate read noise too, of the inputs and the devices that it reads.
 
-The gradient is straight-through: noise is a constant; 1 where a converter neither clips nor saturates, 0 where it does,
-in any phase; the range learns from the clipped inputs. Normals are keyed by position
-(``ops/generator.py``), so the backward pass has exactly the noise of the forward.
+The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does,
+in any phase; the range learns from the clipped inputs. Noise of partial sums is a constant. Normals
+are keyed by position (``ops/generator.py``), so the backward pass has exactly the noise of the
+forward.
 """
 
 import functools
@@ -166,9 +167,7 @@ def _read_stds(
     for each, variance in zip(parts, variances, strict=True):
         sums = part(each.x.detach(), variance, span, plan, own_range, squared=True)
         sums = sums.to(full.dtype).reshape(_read_shape(sums.shape, plan))
-        found.append(
-            read_std(full, plan.output_noise, scale.view(1, -1, 1), plan.read_noise, sums)
-        )
+        found.append(read_std(full, plan.output_noise, scale.view(1, -1, 1), plan.read_noise, sums))
     return found
 
 

@@ -189,11 +189,18 @@ class ProgrammedSection:
     def read_variances(self, t: float | None) -> Tensor:
         """Return the variances of both polarities of the weights at ``t``, (2, *shape).
 
-        They are those of the read noise of every MVM, in front of the wires.
+        They are those of the read noise of every MVM, which the wires do not reduce. Devices that
+        are open or short have none.
         """
-        found = self.chip.mvm_read_noise.of(self.chip.cell)
-        assert found is not None
-        return torch.stack([self._found(t, lambda g: found.variances(g)[i]) for i in range(2)])
+        fluctuations = self.chip.mvm_read_noise.of(self.chip.cell)
+        assert fluctuations is not None
+        found = self.w.new_empty(2, *self.w.shape)
+        for part in self._parts():
+            g = self.g[:, part]
+            g = g if t is None else self._read(part, g, t)
+            noisy = None if self.stuck is None else self.stuck.noisy((slice(None), part))
+            found[:, part] = fluctuations.variances(g, noisy)
+        return found
 
     def _polarities(self, t: float | None) -> tuple[Tensor, Tensor]:
         """Return the weights of the two polarities at ``t``, as they act behind the wires."""

@@ -63,9 +63,12 @@ class Stuck:
 
     def read(self, programmed: Tensor, read: Tensor, index: Index) -> Tensor:
         """Return the conductances that a read gives, uS: without noise where there is no device."""
-        faults = self.faults[index].reshape(read.shape)
-        noisy = (faults == 0) | (faults == CODES["stuck_off"]) | (faults == CODES["stuck_on"])
-        return torch.where(noisy, read, programmed)
+        return torch.where(self.noisy(index).reshape(read.shape), read, programmed)
+
+    def noisy(self, index: Index) -> Tensor:
+        """Return which devices at ``index`` are read with noise: none that are open or short."""
+        faults = self.faults[index]
+        return (faults == 0) | (faults == CODES["stuck_off"]) | (faults == CODES["stuck_on"])
 
     def _conductances(self, faults: Tensor, index: Index, g: Tensor) -> Tensor:
         """Return what broken devices conduct, uS, of the shape and type of ``g``."""

@@ -99,7 +99,9 @@ def test_the_variance_by_the_definition(phases: int) -> None:
         for polarity, variance in zip((1.0, -1.0), v, strict=False):
             key = KEYS[0] if phases == 1 else fold(KEYS[0], number)
             z = normal(key, torch.arange(6), torch.zeros(6, dtype=torch.int64), 4)
-            std = ((0.02 * 3.0 * scale[0]) ** 2 + 0.25 * scale[0] ** 2 * (seen**2 @ variance.T)).sqrt()
+            std = (
+                (0.02 * 3.0 * scale[0]) ** 2 + 0.25 * scale[0] ** 2 * (seen**2 @ variance.T)
+            ).sqrt()
             expected, number = expected + sign * polarity * std * z, number + 1
     assert torch.allclose(y, expected, atol=1e-6)
 
@@ -140,7 +142,9 @@ def test_zero_variance_is_no_noise_and_unused_variances_change_nothing() -> None
     x, w, v, plan = _case("blocks", torch.float32)
     exact = mvm(x, torch.ones(1), w, plan)
     noisy = dataclasses.replace(plan, read_noise=1.0)
-    assert torch.equal(mvm(x, torch.ones(1), w, noisy, output_keys=KEYS, read_variances=0 * v), exact)
+    assert torch.equal(
+        mvm(x, torch.ones(1), w, noisy, output_keys=KEYS, read_variances=0 * v), exact
+    )
     assert torch.equal(mvm(x, torch.ones(1), w, plan, read_variances=v), exact)
 
 
@@ -176,6 +180,4 @@ def test_the_kernels_take_it() -> None:
     plan = dataclasses.replace(plan, read_noise=1.0)
     run = Operands(x, torch.ones(1), w, output_keys=KEYS, read_variances=v)
     assert native.takes(run, plan)
-    torch.library.opcheck(
-        torch.ops.analogtorch.mvm.default, (*run, plan.ints, plan.floats, False)
-    )
+    torch.library.opcheck(torch.ops.analogtorch.mvm.default, (*run, plan.ints, plan.floats, False))
