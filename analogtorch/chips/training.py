@@ -26,7 +26,8 @@ class TrainingNoise:
     weight of the block; it must be given. ``device``: multiple of each weight's deviation from its
     target, 1 if not given; the correction of the drift is taken to this power."""
     output: bool = True
-    """Whether the chip's output noise is added before the ADC in training too."""
+    """Whether the chip's output noise and its read noise of every MVM are added before the ADC in
+    training too."""
     time: float | str = "1 day"
     """Time after programming for ``device``, in seconds or as text such as ``"1 h"``;
     ``"programmed"``: before any drift and read."""
