@@ -14,7 +14,7 @@ from analogtorch.chips.read_noise import MVMReadNoise
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
 from analogtorch.devices import Cell, register
-from analogtorch.devices.cell import check_cell
+from analogtorch.devices.cell import check_cell, is_paired
 from analogtorch.devices.device import beyond
 from analogtorch.values import checks
 from analogtorch.values.shown import as_text
@@ -68,6 +68,12 @@ class Chip:
         ):
             checks.instance(f"Chip.{name}", getattr(self, name), kind, f"{kind.__name__}(...)")
         check_cell("Chip.cell", self.cell)
+        if not (self.wires.ideal or is_paired(self.cell)):
+            raise ValueError(
+                f"Chip.wires: IR drop is known for cells of one column per polarity, such as "
+                f"DifferentialPair; {type(self.cell).__name__} has others. Give "
+                "wires=analogtorch.chips.Wires(), without resistance, or another cell"
+            )
         if self.cost is not None:
             checks.instance("Chip.cost", self.cost, Cost, "that of hermes64(), or None")
         check_sources(self)

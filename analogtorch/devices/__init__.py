@@ -1,7 +1,7 @@
 """The physics of memory devices, as pure functions of conductance, time and noise."""
 
 from analogtorch.devices.binary import BinaryDevice
-from analogtorch.devices.cell import Cell
+from analogtorch.devices.cell import Cell, Staged
 from analogtorch.devices.curves import (
     Composed,
     Curve,
@@ -18,6 +18,7 @@ from analogtorch.devices.file import load, save
 from analogtorch.devices.fitting import Fit, fit
 from analogtorch.devices.memcapacitor import memcapacitor
 from analogtorch.devices.more_pcm import pcm_afm, pcm_projected, state_independent
+from analogtorch.devices.offset import OffsetCell
 from analogtorch.devices.pair import DifferentialPair
 from analogtorch.devices.pcm import (
     PCM,
@@ -27,9 +28,11 @@ from analogtorch.devices.pcm import (
     pcm_like,
 )
 from analogtorch.devices.pulsed import PulsedDevice, capacitor, ecram, ecram_metal_oxide
+from analogtorch.devices.quantised import QuantisedPair
 from analogtorch.devices.registry import register, registered
 from analogtorch.devices.reram import milo_current, rram_binary, rram_cmo, rram_milo, rram_wan
 from analogtorch.devices.scaled import IMPERFECTIONS, Imperfection, Scaled
+from analogtorch.devices.significance import SignificancePairs
 from analogtorch.devices.sonos import sonos
 from analogtorch.devices.spread import Spread
 from analogtorch.devices.time import seconds
@@ -49,14 +52,18 @@ __all__ = [
     "Imperfection",
     "Interpolated",
     "LogClip",
+    "OffsetCell",
     "Piecewise",
     "Polynomial",
     "PowerClip",
     "PulsedDevice",
+    "QuantisedPair",
     "Saturating",
     "Scaled",
+    "SignificancePairs",
     "Spread",
     "SquareRoot",
+    "Staged",
     "TimedDevice",
     "capacitor",
     "ecram",

@@ -1,5 +1,6 @@
 """The protocol that every unit cell follows, such as ``DifferentialPair`` or one of your own."""
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -71,6 +72,57 @@ class Cell(Protocol):
     def enlarged(self, times: int) -> Self:
         """Return a cell of ``times`` as many devices, which share the weight."""
         ...
+
+
+Hold = Callable[[Tensor], Tensor]
+"""The conductances of all devices of cells from those that programming gives."""
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A unit cell whose devices are written one after the other, each knowing the ones before.
+
+    It has these two methods beside those of ``Cell``.
+    """
+
+    def program(self, w: Tensor, z: Tensor, hold: Hold) -> Tensor:
+        """Return the conductances, uS, of cells programmed to the weights ``w`` (S).
+
+        ``z`` (devices, *S) holds the standard normals of the devices. After each device,
+        ``hold(g)`` returns the conductances with those of broken devices in their places.
+        """
+        ...
+
+    def written(self, w: Tensor, g: Tensor) -> Tensor:
+        """Return the targets to which devices were written that became ``g`` (devices, *S), uS."""
+        ...
+
+
+def program(cell: Cell, w: Tensor, z: Tensor, hold: Hold) -> Tensor:
+    """Return the conductances, uS, (devices, *S), of cells programmed to the weights ``w`` (S).
+
+    See ``Staged.program``; the devices of other cells are written at once.
+    """
+    if isinstance(cell, Staged):
+        return cell.program(w, z, hold)
+    return hold(cell.device.program(cell.targets(w), z))
+
+
+def written(cell: Cell, w: Tensor, g: Tensor) -> Tensor:
+    """Return the targets, uS, of devices that became ``g`` (devices, *S): see ``Staged.written``.
+
+    They decide how the devices drift.
+    """
+    return cell.written(w, g) if isinstance(cell, Staged) else cell.targets(w)
+
+
+def is_paired(cell: Cell) -> bool:
+    """Return whether each polarity is one column whose conductances the weights add up.
+
+    Most cells are such pairs, and need not say so by an attribute ``paired``. IR drop is known for
+    them alone.
+    """
+    return bool(getattr(cell, "paired", True))
 
 
 def check_cell(owner: str, cell: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analogtorch.devices.device import Device
 from analogtorch.values import checks
 
 EMPTY = 0.5 - 0.5 / math.pi
@@ -30,6 +31,16 @@ def clamped_share(a: Tensor) -> Tensor:
     q = torch.special.ndtr(-a)
     excess = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi) - a * q
     return 1 - q - excess * (a + excess)
+
+
+def programmed_sigma(device: Device, targets: Tensor) -> Tensor:
+    """Return the standard deviation, uS, of devices programmed to ``targets``, uS, of any shape.
+
+    They are clamped at 0, which ``device.programming_sigma`` does not count.
+    """
+    sigma = device.programming_sigma(targets)
+    share = clamped_share(targets / sigma.clamp_min(torch.finfo(sigma.dtype).tiny))
+    return share.sqrt() * sigma
 
 
 @dataclass(frozen=True, kw_only=True)

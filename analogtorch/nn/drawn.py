@@ -12,6 +12,7 @@ from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Spread
 from analogtorch.devices.fluctuation import Fluctuations
+from analogtorch.devices.cell import program, written
 from analogtorch.ops import (
     Noise,
     block_scales,
@@ -103,12 +104,11 @@ def _devices(
     def works(g: Tensor) -> Tensor:
         return cell.weights(g) if dropped is None else cell.weights(g).masked_fill(dropped, 0.0)
 
-    targets = cell.targets(w)
-    g = device.program(targets, draw(_PROGRAMMING))
+    g = program(cell, w, draw(_PROGRAMMING), lambda g: g)
     then, gains = works(g), []
     if t is None:
         return then, then.new_ones(section.blocks, section.shape[0])
-    nu = device.drift_coefficient(targets, draw(_DRIFT))
+    nu = device.drift_coefficient(written(cell, w, g), draw(_DRIFT))
     now = works(device.read(g, device.drift(g, nu, t), t, draw(_READ)))
     before, after = then.flatten(1), now.flatten(1)
     for a, b in zip(section.bounds[:-1], section.bounds[1:], strict=True):

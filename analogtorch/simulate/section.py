@@ -7,6 +7,7 @@ from torch import Tensor
 
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Cell
+from analogtorch.devices.cell import Hold, program, written
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import (
     Noise,
@@ -59,6 +60,7 @@ class ProgrammedSection:
         full = over_rows(self.scale, section.bounds).view(section.shape)
         self.w = relative(target.contiguous(), full).to(wide(self.dtype))
         del full
+        self.stuck = self._stuck(state)
         self.g = self._programmed(layer.chip.cell)
         self.errors = state.errors.to(self.scale)
         """Errors of the ADCs, (kinds, row blocks, outputs)."""
@@ -66,10 +68,6 @@ class ProgrammedSection:
         """1, or 0 for columns that have no output, (row blocks, outputs)."""
         self.factor = digital_factor(self.errors) * self.columns
         """What ADC outputs are multiplied by digitally, (row blocks, outputs)."""
-        self.stuck = self._stuck(state)
-        if self.stuck is not None:
-            everything = (slice(None),)
-            self.g = self.stuck.held(self.g, everything)
         if method is not None:
             self._write(method)
         self.column = torch.ones_like(self.scale)
@@ -97,8 +95,16 @@ class ProgrammedSection:
         g = self.w.new_empty(cell.devices, *self.w.shape)
         for part in self._parts():
             z = self._draw(part, Noise.PROGRAMMING)
-            g[:, part] = cell.device.program(cell.targets(self.w[part]), z)
+            g[:, part] = program(cell, self.w[part], z, self._hold((slice(None), part)))
         return g
+
+    def _hold(self, index: tuple[slice, ...]) -> Hold:
+        """Return a function that puts the conductances of broken devices in their places.
+
+        It takes the conductances of the devices at ``index``.
+        """
+        stuck = self.stuck
+        return lambda g: g if stuck is None else stuck.held(g, index)
 
     def pieces(self) -> Iterator[tuple[int, slice, tuple[slice, ...]]]:
         """Yield the pieces that are corrected together.
@@ -148,12 +154,10 @@ class ProgrammedSection:
                     self.w.dtype
                 )
 
-            def hold(g: Tensor, index: tuple[slice, ...] = index) -> Tensor:
-                return g if self.stuck is None else self.stuck.held(g, (slice(None), *index))
-
             g = self.g[(slice(None), *index)]
-            written = write(g.flatten(2), self.w[index].flatten(1), self.chip, method, draw, hold)
-            self.g[(slice(None), *index)] = written.view_as(g)
+            hold, w = self._hold((slice(None), *index)), self.w[index].flatten(1)
+            closer = write(g.flatten(2), w, self.chip, method, draw, hold)
+            self.g[(slice(None), *index)] = closer.view_as(g)
 
     def weights(self, t: float | None) -> Tensor:
         """Return the weights of the conductances at ``t``; None: as programmed, unread."""
@@ -243,7 +247,7 @@ class ProgrammedSection:
         """Return the conductances of a run of outputs as read at ``t``."""
         # drawn anew each time: stored drift exponents would take as much memory as conductances
         cell, device = self.chip.cell, self.chip.cell.device
-        targets, index = cell.targets(self.w[part]), (slice(None), part)
+        targets, index = written(cell, self.w[part], g), (slice(None), part)
         if self.stuck is not None:
             targets = self.stuck.targets(targets, g, index)
         drifted = device.drift(

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from analogtorch.chips import Chip
 from analogtorch.devices import Cell
+from analogtorch.devices.cell import Hold
 from analogtorch.ops.physics import dac
 from analogtorch.simulate.readout import CELL_COUNTS, adc_step, cell_reads, read_cells, through_adc
 from analogtorch.values import checks
 
 Draw = Callable[[str, int, int], Tensor]
 """Standard normals of a shape (rows, columns), by name."""
-Hold = Callable[[Tensor], Tensor]
-"""The conductances of all devices from those of the devices that work."""
 
 
 @dataclass(frozen=True, kw_only=True)

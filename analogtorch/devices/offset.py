@@ -1,0 +1,96 @@
+"""The offset cell: one device per weight, beside a reference that is subtracted."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
+
+from torch import Tensor
+
+from analogtorch.devices.device import Device, check_device
+from analogtorch.devices.registry import register
+from analogtorch.devices.spread import Spread, programmed_sigma
+from analogtorch.values import checks
+from analogtorch.values.sources import Sources, check_sources
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class OffsetCell:
+    """A unipolar cell: ``w = (g - g_ref) / g_total`` with ``g_ref`` in the middle of the range.
+
+    It takes half the devices of a differential pair, and half the conductance stands for a weight.
+    The reference is one constant for all cells, such as a trimmed current per column, or the sum of
+    the inputs times a number in the digital unit (Shafiee et al., ISCA 2016): it neither drifts nor
+    has noise. It is subtracted where a chip subtracts the polarities of a pair: before the ADC, or
+    behind it where ``ADC.separate_phases`` reads four phases. In that case the reference takes the
+    ADC's rounding and output noise as a column does.
+
+    Devices drift and the reference stays. Drift therefore moves all weights in one direction, which
+    no factor can undo: see ``analogtorch.correct_columns``.
+    """
+
+    device: Device
+    """A model that follows the protocol ``Device``, such as ``TimedDevice``."""
+    devices_per_weight: int = 1
+    """Number of devices that share the weight equally, >= 1."""
+    levels: Literal[2] | None = None
+    """2: binary weights, ``g_min`` for negative weights and ``g_max`` for the others. None: any
+    conductance."""
+    sources: Sources = field(default=Sources(), compare=False)
+    """Source of each number, by the name of its field."""
+
+    paired = False
+
+    def __post_init__(self) -> None:
+        check_device("OffsetCell.device", self.device)
+        checks.counts(self, "devices_per_weight")
+        checks.choice("OffsetCell.levels", self.levels, (None, 2))
+        check_sources(self)
+
+    @property
+    def devices(self) -> int:
+        """Number of devices in the cell."""
+        return self.devices_per_weight
+
+    @property
+    def g_total(self) -> float:
+        """The conductance beyond the reference, uS, that stands for ``|w| = 1``."""
+        return self.devices_per_weight * (self.device.g_max - self.device.g_min) / 2
+
+    @property
+    def g_ref(self) -> float:
+        """The conductance of the reference, uS: that of a weight of 0."""
+        return self.devices_per_weight * (self.device.g_max + self.device.g_min) / 2
+
+    @property
+    def spread(self) -> Spread | None:
+        """None: the deviation of ``w`` is not that of ``-w``, which kernels expect."""
+        return None
+
+    def targets(self, w: Tensor) -> Tensor:
+        """Return the target conductances, uS, (devices, *S), of weights ``w`` (S) in [-1, 1]."""
+        if self.levels == 2:
+            w = w.sign() + (w == 0).to(w.dtype)
+        each = self.device.g_min + (1 + w) * (self.device.g_max - self.device.g_min) / 2
+        return each.expand(self.devices, *w.shape)
+
+    def weights(self, g: Tensor) -> Tensor:
+        """Return the weights (S) that the conductances ``g`` (devices, *S), uS, stand for."""
+        return (g.sum(0) - self.g_ref) / self.g_total
+
+    def negatives(self, g: Tensor) -> Tensor:
+        """Return the reference in units of ``g_total``, in the shape S of weights."""
+        return g[0].new_full(g.shape[1:], self.g_ref / self.g_total)
+
+    def programming_sigma(self, w: Tensor) -> Tensor:
+        """Return the standard deviation of cells programmed to the weights ``w`` in [-1, 1]."""
+        one = programmed_sigma(self.device, self.targets(w)[0])
+        return math.sqrt(self.devices) * one / self.g_total
+
+    def changes(self, change: Tensor, target: Tensor) -> Tensor:
+        """Return changes of conductance, uS, (devices, *S), in equal shares."""
+        return (change * self.g_total / self.devices).expand(self.devices, *change.shape)
+
+    def enlarged(self, times: int) -> Self:
+        """Return a cell with ``times`` as many devices."""
+        return replace(self, devices_per_weight=times * self.devices_per_weight)
