@@ -11,8 +11,8 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Spread
-from analogtorch.devices.fluctuation import Fluctuations
 from analogtorch.devices.cell import program, written
+from analogtorch.devices.fluctuation import Fluctuations
 from analogtorch.ops import (
     Noise,
     block_scales,
