@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.devices import SquareRoot
 
 NOISE = 0.05
 """Standard deviation of the weight noise in units of the largest weight of a tile."""
@@ -41,6 +42,9 @@ class Shape:
     preset: bool = False
     """The chip ``hermes64`` as published instead: 256x256 tiles, programming-shaped weight noise,
     output noise. The peers sit this row out: none has the same setting."""
+    read_noise: bool = False
+    """Whether every MVM has the read noise of the standard crossbar model; evaluation is then that
+    of a programmed chip, which has it too. The peers sit it out."""
     by_tile: bool = False
     """An input range for each row block, and an ADC bound for each column of it. The peers sit it
     out too."""
@@ -81,6 +85,21 @@ SHAPES: dict[str, Shape] = {
     "linear_1024_hermes64": Shape(
         layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), preset=True
     ),
+    "linear_512_read_noise": Shape(
+        layer=lambda: nn.Linear(512, 512),
+        input=(128, 512),
+        train_bar=2.2,
+        eval_bar=1.8,
+        read_noise=True,
+    ),
+    "conv2d_64_128_read_noise": Shape(
+        layer=lambda: nn.Conv2d(64, 128, 3, padding=1),
+        input=(32, 64, 32, 32),
+        train_bar=2.2,
+        eval_bar=1.8,
+        rows=288,
+        read_noise=True,
+    ),
     "linear_1024_bf16": Shape(
         layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), autocast=torch.bfloat16
     ),
@@ -97,6 +116,7 @@ def chip(shape: Shape) -> at.Chip:
         array={"rows": shape.rows, "columns": 512},
         adc={"noise": 0.0, "bits": 8 if shape.adc else None, "steps": None, "range": BOUND},
         periphery={"output_bits": None},
+        mvm_read_noise={"std": SquareRoot(scale=0.0175) if shape.read_noise else None},
         name="benchmark",
         training=at.TrainingNoise(weight="gaussian", scale=NOISE),
     )

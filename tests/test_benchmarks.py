@@ -41,6 +41,8 @@ def test_the_bars() -> None:
         "linear_1024_no_adc": (1.15, None),
         "conv2d_64_128": (1.25, 1.4),
         "linear_1024_by_tile": (1.2, 1.2),
+        "linear_512_read_noise": (2.2, 1.8),
+        "conv2d_64_128_read_noise": (2.2, 1.8),
     }
 
 
@@ -55,6 +57,7 @@ LAYERS = {
     "autocast": dataclasses.replace(TINY, autocast=torch.bfloat16),
     "preset": dataclasses.replace(TINY, preset=True),
     "by_tile": dataclasses.replace(TINY, by_tile=True),
+    "read_noise": dataclasses.replace(TINY, read_noise=True),
 }
 
 

@@ -1,13 +1,17 @@
 """The variance of weights whose devices fluctuate independently."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from analogtorch.devices.cell import Cell
 from analogtorch.devices.curves import Curve
+
+POINTS = 257
+"""Weights of ``Fluctuations.table``. Training interpolates the variance between them, within 1e-4
+of it where the curve is a polynomial."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,6 +26,8 @@ class Fluctuations:
     shares: tuple[tuple[float, ...], tuple[float, ...]]
     """Squared weight that ``g_max`` of each device adds to the positive and the negative
     polarity."""
+    table: tuple[float, ...]
+    """Variances of cells that hold ``POINTS`` weights from -1 to 1 exactly."""
 
     @classmethod
     def of(cls, cell: Cell, std: Curve) -> "Fluctuations":
@@ -32,7 +38,10 @@ class Fluctuations:
         negative = cell.negatives(g)
         both = torch.stack((cell.weights(g) + negative, negative))
         squares = (both[:, 1:] - both[:, :1]).square().tolist()
-        return cls(cell=cell, std=std, shares=(tuple(squares[0]), tuple(squares[1])))
+        found = cls(cell=cell, std=std, shares=(tuple(squares[0]), tuple(squares[1])), table=())
+        w = torch.linspace(-1, 1, POINTS, dtype=torch.float64, device="cpu")
+        table = found.variances(cell.targets(w)).sum(0).tolist()
+        return replace(found, table=tuple(table))
 
     def variances(self, g: Tensor, noisy: Tensor | None = None) -> Tensor:
         """Return the variances of both polarities of weights in cells of these conductances.
@@ -47,15 +56,6 @@ class Fluctuations:
         each = self._of_devices(g)
         each = each if noisy is None else each * noisy
         return torch.stack([_weighted(shares, each) for shares in self.shares])
-
-    def at_targets(self, w: Tensor) -> Tensor:
-        """Return the variance of weights in cells that hold ``w`` exactly, in the shape of ``w``.
-
-        Args:
-            w: weights in [-1, 1], of any shape.
-        """
-        shares = [a + b for a, b in zip(*self.shares, strict=True)]
-        return _weighted(shares, self._of_devices(self.cell.targets(w)))
 
     def _of_devices(self, g: Tensor) -> Tensor:
         """Return the variance of each device in units of ``g_max`` squared."""

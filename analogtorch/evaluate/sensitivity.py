@@ -37,10 +37,10 @@ def sensitivity(
 
     Each effect includes those before it. ``bits``: quantised inputs and outputs with exact weights,
     as in ``eval()``. ``output_noise``: the noise of each MVM as well, which is output noise and
-    ``mvm_read_noise``, still with exact weights. ``noise``: a programmed chip right after programming (``"0 s"``). ``drift``: the same
-    chip at ``time``. Chip ``i`` is the one that ``sweep`` measures with the same ``seed``. The
-    metric runs once per layer and effect: on the first chip for ``output_noise``, on every chip for
-    ``noise`` and ``drift``.
+    ``mvm_read_noise``, still with exact weights. ``noise``: a programmed chip right after
+    programming (``"0 s"``). ``drift``: the same chip at ``time``. Chip ``i`` is the one that
+    ``sweep`` measures with the same ``seed``. The metric runs once per layer and effect: on the
+    first chip for ``output_noise``, on every chip for ``noise`` and ``drift``.
 
     Args:
         model: a converted model. It is copied and stays as it is, whatever the metric does.

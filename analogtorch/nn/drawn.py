@@ -25,6 +25,7 @@ from analogtorch.ops import (
 )
 from analogtorch.ops.drift import magnitude_sums, ratio
 from analogtorch.ops.physics import relative, weight_sigma
+from analogtorch.ops.variances import read_variances as variances_by_table
 
 # hashed here, because torch.compile cannot trace a hash
 _PROGRAMMING, _DRIFT, _READ = (
@@ -132,12 +133,13 @@ def read_variances(
         vanish on average.
     """
     with torch.no_grad():
+        if phases < 4:
+            bounds, columns = section.bounds, section.columns
+            return variances_by_table(weight, bounds, columns, fluctuations.table)
         scale = block_scales(weight, section.bounds, section.columns)
         full = over_rows(scale, section.bounds).view(section.shape)
         w = relative(weight, full).clamp(-1, 1)
-        if phases == 4:
-            return fluctuations.variances(fluctuations.cell.targets(w))
-        return fluctuations.at_targets(w).unsqueeze(0)
+        return fluctuations.variances(fluctuations.cell.targets(w))
 
 
 def _normals(section: Section, key: Tensor) -> Tensor:

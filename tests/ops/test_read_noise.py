@@ -7,8 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from analogtorch.ops import Operands, Plan, fold, mvm, native, normal, seed_tensor
+from analogtorch.devices import DifferentialPair, Polynomial, pcm_like, rram_cmo
+from analogtorch.devices.fluctuation import Fluctuations
+from analogtorch.ops import Operands, Plan, fold, in_steps, mvm, native, normal, seed_tensor
+from analogtorch.ops.native import build, loading
+from analogtorch.ops.physics import block_scales, over_rows
 from analogtorch.ops.reference import part
+from analogtorch.ops.variances import read_variances
 
 KEYS = torch.stack([fold(seed_tensor(3), i) for i in range(4)])
 SIGMAS = 4.5
@@ -113,8 +118,6 @@ def test_it_is_drawn_before_the_adc_from_inputs_after_the_dac() -> None:
     plan = dataclasses.replace(plan, **options)
     given = {"scale": _scale(plan, w), "output_keys": KEYS, "read_variances": v}
     y = mvm(batch, torch.ones(1).double(), w, plan, **given)
-    from analogtorch.ops import in_steps
-
     xq, one, expected = in_steps(batch, torch.tensor(1.0), 3), torch.tensor(2.0), 0.0
     for b, (i, j) in enumerate(zip(plan.bounds, plan.bounds[1:], strict=False)):
         z = normal(KEYS[b], torch.arange(2), torch.zeros(2, dtype=torch.int64), 3)
@@ -181,3 +184,59 @@ def test_the_kernels_take_it() -> None:
     run = Operands(x, torch.ones(1), w, output_keys=KEYS, read_variances=v)
     assert native.takes(run, plan)
     torch.library.opcheck(torch.ops.analogtorch.mvm.default, (*run, plan.ints, plan.floats, False))
+
+
+CURVE = Polynomial(coefficients=(0.01, 0.03, -0.02))
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("columns", [(), (0, 2, 3)])
+def test_variances_by_a_table_are_those_of_the_cells(
+    name: str, columns: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, w, _, plan = _case(name, torch.float32)
+    columns = (*columns[:-1], len(w)) if columns else ()
+    w.view(-1)[::3] = 0.0
+    for cell in (
+        DifferentialPair(device=pcm_like()),
+        DifferentialPair(device=pcm_like(), devices_per_polarity=2, split="sequential"),
+        DifferentialPair(device=rram_cmo()),
+    ):
+        found = Fluctuations.of(cell, CURVE)
+        r = w / over_rows(block_scales(w, plan.bounds, columns), plan.bounds).view(w.shape)
+        expected = found.variances(cell.targets(r)).sum(0, keepdim=True)
+        fast = read_variances(w, plan.bounds, columns, found.table)
+        assert torch.allclose(fast, expected, rtol=1e-4)
+        with monkeypatch.context() as patch:
+            patch.setattr(loading, "available", lambda: False)
+            slow = read_variances(w, plan.bounds, columns, found.table)
+        assert torch.allclose(fast, slow, rtol=1e-5)
+        double = read_variances(w.double(), plan.bounds, columns, found.table)
+        assert double.dtype == torch.float64
+        assert torch.allclose(double, slow.double(), rtol=1e-5)
+        half = read_variances(w.bfloat16(), plan.bounds, columns, found.table)
+        assert half.dtype == torch.float32
+
+
+@pytest.mark.skipif(not native.available(), reason="the CPU kernels are not built")
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
+def test_the_table_in_every_instruction_set(
+    capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = ["DEFAULT", "AVX2", "AVX512"]
+    here = torch.backends.cpu.get_cpu_capability()
+    if levels.index(capability) > (levels.index(here) if here in levels else 0):
+        pytest.skip(f"no {capability} here")
+    library = loading._loaded(build.library(capability))
+    monkeypatch.setattr(loading, "_library", lambda: library)
+    w = _random(9, 37, dtype=torch.float32)
+    w[0, 3], w[1] = math.nan, 0.0
+    fast = read_variances(w, (0, 16, 37), (), (0.5, 0.0, 0.25, 1.0))
+    monkeypatch.setattr(loading, "available", lambda: False)
+    slow = read_variances(w, (0, 16, 37), (), (0.5, 0.0, 0.25, 1.0))
+    assert torch.allclose(fast[0, 1:], slow[0, 1:], atol=1e-6)
+    assert fast.isfinite().all()
+    assert torch.allclose(fast[0, 1], torch.tensor(0.125))
+    torch.library.opcheck(
+        torch.ops.analogtorch.read_variances.default, (w[2:], (0, 37), (), (0.5, 0.25))
+    )

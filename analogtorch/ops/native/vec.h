@@ -70,6 +70,19 @@ INLINE vf root(vf x) {
 #endif
 }
 
+/* table[i] of each lane. */
+INLINE vf from_table(const float *table, vi i) {
+#if defined(__AVX512F__)
+  return _mm512_i32gather_ps((__m512i)i, table, 4);
+#elif defined(__AVX2__)
+  return _mm256_i32gather_ps(table, (__m256i)i, 4);
+#else
+  vf x;
+  UNROLL for (int l = 0; l < LANES; l++) x[l] = table[i[l]];
+  return x;
+#endif
+}
+
 INLINE int any(vi mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
