@@ -27,7 +27,7 @@ from analogtorch.conversion import (
 )
 from analogtorch.conversion.summary import Summary, summary
 from analogtorch.cost_model import cost
-from analogtorch.evaluate import TIMES, Sweep, accuracy, budget, sensitivity, sweep
+from analogtorch.evaluate import TIMES, Sweep, accuracy, budget, lifetime, sensitivity, sweep
 from analogtorch.mapping import ChipMapping, map_to_chip, remap
 from analogtorch.ops.scope import noise
 from analogtorch.simulate import (
@@ -35,6 +35,7 @@ from analogtorch.simulate import (
     GradientDescent,
     ProgramAndVerify,
     ProgrammedChip,
+    Recalibration,
     YieldMap,
     program,
     yield_map,
@@ -56,6 +57,7 @@ __all__ = [
     "GuardReport",
     "ProgramAndVerify",
     "ProgrammedChip",
+    "Recalibration",
     "Summary",
     "Sweep",
     "TrainingNoise",
@@ -73,6 +75,7 @@ __all__ = [
     "fold_batch_norm",
     "guard",
     "hwa",
+    "lifetime",
     "load",
     "map_to_chip",
     "mapping",

@@ -70,6 +70,7 @@ class SavedProgram:
     method: Method | None
     defects: Defects | None
     mapping: ChipMapping | None
+    programmed_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,9 @@ def _saved(ranges: tuple[float, ...] | None) -> float | list[float] | None:
     return ranges[0] if len(ranges) == 1 else list(ranges)
 
 
+_BEFORE = "programmed_before"
+
+
 def recipe(physical: ProgrammedChip) -> dict[str, Any]:
     """Return the arguments of ``program`` as JSON-ready types."""
     seed, method, defects, mapping = (
@@ -186,6 +190,8 @@ def recipe(physical: ProgrammedChip) -> dict[str, Any]:
         "method": None if method is None else {"type": type(method).__name__, **asdict(method)},
         "defects": None if defects is None else _written(defects),
         "mapping": None if mapping is None else mapping.to_dict(),
+        # files of chips that were not programmed before stay as they were
+        **({_BEFORE: physical.programmed_before} if physical.programmed_before else {}),
     }
 
 
@@ -295,7 +301,9 @@ def _are_ranges(value: Any) -> bool:
 
 
 def _program(data: Any) -> SavedProgram:
-    _check_fields("programmed: ", data, ("seed", "method", "defects", "mapping"))
+    data = {_BEFORE: 0, **data}
+    _check_fields("programmed: ", data, ("seed", "method", "defects", "mapping", _BEFORE))
+    before = checks.count("programmed: programmed_before", data[_BEFORE], least=0)
     method, defects, mapping = data["method"], data["defects"], data["mapping"]
     if method is not None:
         kind = _METHODS.get(method.get("type"))
@@ -318,5 +326,5 @@ def _program(data: Any) -> SavedProgram:
     if type(seed) is not int:
         raise ValueError(f"programmed: seed must be an integer, got {seed!r}")
     return SavedProgram(
-        seed, method, defects, None if mapping is None else ChipMapping.from_dict(mapping)
+        seed, method, defects, None if mapping is None else ChipMapping.from_dict(mapping), before
     )

@@ -85,6 +85,7 @@ def _programmed(
         method=recipe.method,
         defects=recipe.defects,
         mapping=recipe.mapping,
+        programmed_before=recipe.programmed_before,
     )
 
 

@@ -18,6 +18,7 @@ from analogtorch.chips.non_ideality import non_ideality
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.read_noise import MVMReadNoise
 from analogtorch.chips.serial import from_dict, to_dict
+from analogtorch.chips.thermal import Thermal
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
 from analogtorch.values import checks
@@ -70,6 +71,7 @@ __all__ = [
     "Published",
     "Shares",
     "Sources",
+    "Thermal",
     "TrainingNoise",
     "Wires",
     "from_dict",

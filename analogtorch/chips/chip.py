@@ -11,6 +11,7 @@ from analogtorch.chips.cost import Cost
 from analogtorch.chips.non_idealities import non_idealities, scaled, without
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.read_noise import MVMReadNoise
+from analogtorch.chips.thermal import Thermal
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
 from analogtorch.devices import Cell, register
@@ -39,6 +40,8 @@ class Chip:
     """The converters on the rows."""
     cell: Cell
     """The unit cell, which holds one weight; it follows the protocol ``devices.Cell``."""
+    thermal: Thermal = field(default_factory=Thermal)
+    """How conductances depend on temperature; not at all unless given."""
     wires: Wires = field(default_factory=Wires)
     """The wires of a tile; ideal unless given."""
     mvm_read_noise: MVMReadNoise = field(default_factory=MVMReadNoise)
@@ -60,6 +63,7 @@ class Chip:
         for name, kind in (
             ("array", Array),
             ("dac", DAC),
+            ("thermal", Thermal),
             ("wires", Wires),
             ("mvm_read_noise", MVMReadNoise),
             ("adc", ADC),
@@ -122,8 +126,9 @@ class Chip:
         They are in the order of the signal. ``dac``: inputs are clipped and rounded.
         ``programming_noise``, ``drift`` and ``read_noise``: effects of the devices; an error that
         grows with time, as that of ReRAM, counts as drift. ``read_noise`` is the 1/f noise that is
-        drawn once per time and stays for all inputs. ``ir_drop``: wires have a resistance.
-        ``mvm_read_noise``: each device has other noise in every MVM.
+        drawn once per time and stays for all inputs. ``temperature``: conductances depend
+        on it. ``ir_drop``: wires have a resistance. ``mvm_read_noise``: each device has other noise
+        in every MVM.
         ``adc_gain``: the gains of columns differ. ``output_noise``: partial sums have noise.
         ``adc``: partial sums are clipped and rounded. ``digital_unit``: it rounds ADC outputs
         again. A programmed chip has them all; ``eval()`` before programming has the converters; for

@@ -3,6 +3,7 @@
 from analogtorch.cost_model.cost import CostReport, EnergySplit, cost
 from analogtorch.cost_model.efficiency import Efficiency, published
 from analogtorch.cost_model.peak import Peak, peak
+from analogtorch.cost_model.recalibration import ReadCost
 from analogtorch.cost_model.schedule import schedule
 from analogtorch.cost_model.steps import Schedule
 
@@ -11,6 +12,7 @@ __all__ = [
     "Efficiency",
     "EnergySplit",
     "Peak",
+    "ReadCost",
     "Schedule",
     "cost",
     "peak",

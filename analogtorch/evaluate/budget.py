@@ -45,6 +45,7 @@ def budget(
     seed: int = 0,
     compensation: Compensation = "least_squares",
     defects: Defects | None = None,
+    temperature: str | float | None = None,
     growth: float | None = 0.01,
     higher_is_better: bool = True,
     progress: bool = False,
@@ -70,6 +71,8 @@ def budget(
         compensation: compensation of the drift, as ``ProgrammedChip.at`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it. Each kind of defect
             is a non-ideality of its own.
+        temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it; where it is that
+            of the device model, the non-ideality ``temperature`` costs nothing.
         growth: share of the metric, > 0, to lose beyond what the chip loses as it is, when one
             non-ideality grows: the result has the factor at which it is lost, within 5 %, up to 32
             (Rasch et al., Nat. Commun. 14, 5282 (2023), report such factors). None: no factors,
@@ -99,6 +102,11 @@ def budget(
         raise ValueError(
             "budget: the model has no analog layer; call analogtorch.convert(model, chip) first"
         )
+    if temperature is not None and not any(chip.thermal.activation_energy for chip in chips):
+        raise ValueError(
+            f"budget: temperature {temperature!r} would change nothing, because no chip of the "
+            "model has an activation energy (chip.thermal); leave it out"
+        )
     defects = checked_defects("budget", defects)
     chosen = _chosen(names, chips, defects)
     checks.choice("budget: compensation", compensation, get_args(Compensation))
@@ -108,7 +116,7 @@ def budget(
     seeds = chip_seeds(seed, checks.count("budget: num_chips", num_chips))
     most = 1 + (2 + (math.log2(MOST_GROWTH) + HALVINGS if growth else 0)) * len(chosen)
     with tqdm(total=int(most) * len(seeds) + 1, unit="run", disable=not progress) as bar:
-        bench = _Bench(model, metric, seeds, time, compensation, defects, bar)
+        bench = _Bench(model, metric, seeds, time, compensation, defects, temperature, bar)
         reference = bench.value(_none(), seeds[:1])[0]
         sign = 1.0 if higher_is_better else -1.0
         everything = bench.value(Change())
@@ -257,6 +265,7 @@ class _Bench:
         time: str | float,
         compensation: Compensation,
         defects: Defects | None,
+        temperature: str | float | None,
         bar: tqdm,
     ) -> None:
         weights = [layer.weight for _, layer in analog_layers(model)]
@@ -265,6 +274,14 @@ class _Bench:
         self.chips = {name: layer.chip for name, layer in analog_layers(self.model)}
         self.metric, self.seeds, self.time = metric, seeds, time
         self.compensation, self.defects, self.bar = compensation, defects, bar
+        self.temperature = temperature
+
+    @property
+    def _temperature(self) -> str | float | None:
+        """The temperature; None where no chip depends on it."""
+        chips = (layer.chip for _, layer in analog_layers(self.model))
+        depends = any(chip.thermal.activation_energy for chip in chips)
+        return self.temperature if depends else None
 
     @torch.no_grad()
     def value(self, change: Change, seeds: tuple[int, ...] | None = None) -> list[float]:
@@ -276,7 +293,9 @@ class _Bench:
         for seed in self.seeds if seeds is None else seeds:
             physical = program(self.model, seed=seed, defects=defects)
             physical.warned.update(beyond_data(self.model, seconds(self.time)))  # noted once
-            view = physical.at(self.time, compensation=self.compensation)
+            view = physical.at(
+                self.time, compensation=self.compensation, temperature=self._temperature
+            )
             values.append(finite("budget", self.metric(view), f"on the chip of seed {seed}"))
             self.bar.update()
         return values

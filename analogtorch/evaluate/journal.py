@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
+from analogtorch.devices.thermal import kelvin
 from analogtorch.files import write_atomically
 from analogtorch.ops.generator import VERSION as NOISE
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.values import checks
 
 VERSION = 2
@@ -133,7 +135,11 @@ def model_digest(model: nn.Module) -> str:
 
 
 def experiment(
-    model: nn.Module, seed: int, compensation: str, defects: Defects | None = None
+    model: nn.Module,
+    seed: int,
+    compensation: str,
+    defects: Defects | None = None,
+    field: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what identifies a sweep; more chips and other times belong to the same sweep."""
     broken = {} if defects is None else {"defects": asdict(defects)}
@@ -143,7 +149,24 @@ def experiment(
         "noise": NOISE,
         "model": model_digest(model),
         **broken,
+        **(field or {}),
     }
+
+
+def in_the_field(
+    temperature: str | float | None, recalibration: Recalibration | None
+) -> dict[str, Any]:
+    """Return what identifies the temperature and the recalibration of a sweep; {} without."""
+    found: dict[str, Any] = {}
+    if temperature is not None:
+        found["temperature"] = kelvin(temperature)
+    if recalibration is not None:
+        checks.instance(
+            "sweep: recalibration", recalibration, Recalibration, "at.Recalibration(...)"
+        )
+        # as JSON gives it back
+        found["recalibration"] = json.loads(json.dumps(asdict(recalibration)))
+    return found
 
 
 def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.devices import seconds
-from analogtorch.evaluate.journal import Journal, experiment, key
+from analogtorch.evaluate.journal import Journal, experiment, in_the_field, key
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.values import checks
 
 TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
@@ -94,6 +95,8 @@ def sweep(
     seed: int = 0,
     compensation: Compensation = "least_squares",
     defects: Defects | None = None,
+    temperature: str | float | None = None,
+    recalibration: Recalibration | None = None,
     progress: bool = False,
     folder: str | Path | None = None,
 ) -> Sweep:
@@ -111,11 +114,14 @@ def sweep(
         seed: seed of the whole experiment, a signed 64-bit integer.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
         defects: which share of each chip is broken, as ``program`` takes it.
+        temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it.
+        recalibration: when the compensation is read, as ``ProgrammedChip.at`` takes it; None: at
+            each of the times.
         progress: if True, show a progress bar.
         folder: a folder that stores each measurement as soon as it is made; None stores nothing.
-            Called again with the same model, seed, compensation and defects, ``sweep`` measures
-            only what the folder lacks; more chips and other times may be added. The folder does not
-            know the metric, so use one folder per metric.
+            Called again with the same model and options, ``sweep`` measures only what the folder
+            lacks; more chips and other times may be added. The folder does not know the metric, so
+            use one folder per metric.
 
     Returns:
         The metric by chip and time; print it for a table.
@@ -141,9 +147,15 @@ def sweep(
     seeds = chip_seeds(seed, num_chips)
     notes = tuple("; ".join(beyond_data(model, t)) for t in at)
     defects = checked_defects("sweep", defects)
+    look: dict[str, Any] = {
+        "compensation": compensation,
+        "temperature": temperature,
+        "recalibration": recalibration,
+    }
     journal = None
     if folder is not None:
-        journal = Journal(folder, experiment(model, seed, compensation, defects))
+        field = in_the_field(temperature, recalibration)
+        journal = Journal(folder, experiment(model, seed, compensation, defects, field))
     values = torch.empty(num_chips, len(at), dtype=torch.float64)
     with tqdm(
         total=num_chips * len(at), desc="chips x times", unit="read", disable=not progress
@@ -152,7 +164,7 @@ def sweep(
             done = {} if journal is None else journal.read(i, chip_seed)
             wanted = {t: name for t, name in at.items() if key(t) not in done}
             bar.update(len(at) - len(wanted))
-            for t, value in _measure(model, metric, i, chip_seed, wanted, compensation, defects):
+            for t, value in _measure(model, metric, i, chip_seed, wanted, look, defects):
                 done[key(t)] = value
                 if journal is not None:
                     journal.write(i, chip_seed, done)
@@ -169,19 +181,20 @@ def _measure(
     chip: int,
     seed: int,
     times: dict[float | None, str],
-    compensation: Compensation,
+    look: dict[str, Any],
     defects: Defects | None,
 ) -> Iterator[tuple[float | None, float]]:
     """Yield the time and the metric of one chip at each of the ``times``.
 
-    The programmed chip is released at the end, so that the next one has its memory.
+    ``look`` holds the other arguments of ``ProgrammedChip.at``. The programmed chip is released at
+    the end, so that the next one has its memory.
     """
     if not times:
         return
     physical = program(model, seed=seed, defects=defects)
     for t, name in times.items():
         physical.warned.update(beyond_data(model, t))  # marked in the table
-        given = metric(physical.at("programmed" if t is None else t, compensation=compensation))
+        given = metric(physical.at("programmed" if t is None else t, **look))
         yield t, finite("sweep", given, f"on chip {chip} at {name}")
 
 
@@ -251,91 +264,3 @@ def chip_seeds(seed: int, num_chips: int) -> tuple[int, ...]:
 def label(time: str | float) -> str:
     """Return the name of a time in tables: a text as it is, a number as seconds."""
     return time if isinstance(time, str) else f"{int(time) if time == int(time) else time} s"
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
-    """Return the share, 0..1, of inputs whose largest output is at the label.
-
-    The model runs in evaluation mode; its mode is restored afterwards.
-
-    Args:
-        model: a module that returns (N, classes) or (N, positions, classes) for an input.
-        batches: pairs of an input and its labels, which are integers in [0, classes) of shape (N,)
-            or (N, positions). They are read once.
-
-    Returns:
-        The share of correct inputs, from 0 to 1.
-
-    Raises:
-        ValueError: there is no sample, shapes do not agree, an output is NaN, or a label is out of
-            range.
-        TypeError: the model is no module, ``batches`` does not hold pairs, or outputs or labels are
-            no tensors of numbers.
-    """
-    check_module("accuracy", model)
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    right = total = 0
-    try:
-        for number, (x, y) in enumerate(_pairs(batches)):
-            predicted = _predicted(model(x), y, f"batch {number}")
-            right += int((predicted == y.to(predicted.device)).sum())
-            total += y.numel()
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    if total == 0:
-        raise ValueError(
-            "accuracy: batches holds no sample; a generator can be read only once: pass a list"
-        )
-    return right / total
-
-
-def _pairs(batches: Any) -> Iterable[tuple[Any, Tensor]]:
-    if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
-        raise TypeError(
-            "accuracy: batches must be pairs of input and labels such as [(x, y)], got "
-            f"{checks.shown(type(batches))}"
-        )
-    for number, batch in enumerate(batches):
-        if not (isinstance(batch, tuple | list) and len(batch) == 2):
-            raise TypeError(
-                f"accuracy: batch {number} must be a pair of input and labels, got "
-                f"{type(batch).__name__}; one batch alone is [(x, y)]"
-            )
-        x, labels = batch
-        if (
-            not isinstance(labels, Tensor)
-            or labels.is_floating_point()
-            or labels.dtype == torch.bool
-        ):
-            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-            raise TypeError(
-                f"accuracy: labels of batch {number} must be a tensor of integers, got {kind}"
-            )
-        yield x, labels
-
-
-def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
-    """Return the most likely class at each position of ``labels``."""
-    if not isinstance(outputs, Tensor):
-        raise TypeError(
-            f"accuracy: the model must give a tensor (N, classes), got {type(outputs).__name__} "
-            f"for {where}; wrap it in a module that returns the logits"
-        )
-    if outputs.shape[:-1] != labels.shape or outputs.dim() < 2 or outputs.shape[-1] < 2:
-        raise ValueError(
-            f"accuracy: outputs of {where} have shape {tuple(outputs.shape)}, labels "
-            f"{tuple(labels.shape)}; pass outputs (N, classes) of 2 classes or more and labels (N,)"
-        )
-    if outputs.isnan().any():
-        raise ValueError(
-            f"accuracy: outputs of {where} are NaN; the label of such an input means nothing"
-        )
-    if labels.numel() and not (labels.min() >= 0 and labels.max() < outputs.shape[-1]):
-        raise ValueError(
-            f"accuracy: labels must lie in [0, {outputs.shape[-1]}), got {labels.min().item()} to "
-            f"{labels.max().item()} in {where}"
-        )
-    return outputs.argmax(-1)

@@ -1,7 +1,7 @@
 """Tables, plots, pages and the report of a run.
 
-Importing this room lets chips, mappings, costs, sensitivities, error budgets, yield maps and
-fitted devices print and draw themselves (``analogtorch.values.shown``).
+Importing this room lets chips, mappings, costs, sensitivities, error budgets, lifetimes, yield
+maps and fitted devices print and draw themselves (``analogtorch.values.shown``).
 """
 
 from analogtorch.report import (  # noqa: F401  they show values
@@ -10,6 +10,7 @@ from analogtorch.report import (  # noqa: F401  they show values
     cost,
     device_fit,
     floorplan_png,
+    lifetime,
     mapping,
     page,
     sensitivity,

@@ -2,6 +2,8 @@
 
 from analogtorch.simulate.chip import ProgrammedChip, program
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.recalibration import Recalibration
+from analogtorch.simulate.writes import Writes
 from analogtorch.simulate.writing import GradientDescent, ProgramAndVerify
 from analogtorch.simulate.yield_map import YieldMap, yield_map
 
@@ -10,6 +12,8 @@ __all__ = [
     "GradientDescent",
     "ProgramAndVerify",
     "ProgrammedChip",
+    "Recalibration",
+    "Writes",
     "YieldMap",
     "program",
     "yield_map",

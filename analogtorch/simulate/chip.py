@@ -20,16 +20,21 @@ from analogtorch.conversion.kinds import (
 )
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.unread import name_unread, named
+from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
+from analogtorch.devices.thermal import kelvin
 from analogtorch.nn import AnalogComposite, AnalogLayer
 from analogtorch.ops import seed_tensor
 from analogtorch.simulate import tiles
 from analogtorch.simulate.compensation import Compensation, Readout
 from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.field_cost import recalibration_cost
 from analogtorch.simulate.held import held
+from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.section import ProgrammedSection
 from analogtorch.simulate.tile_state import tile_state
+from analogtorch.simulate.writes import Writes
 from analogtorch.simulate.writing import Method
 from analogtorch.simulate.yield_map import YieldMap, weight_errors
 from analogtorch.values import checks
@@ -45,6 +50,7 @@ def program(
     method: Method | None = None,
     defects: Defects | None = None,
     mapping: "ChipMapping | None" = None,
+    programmed_before: int = 0,
 ) -> "ProgrammedChip":
     """Manufacture and program one chip with the analog layers of ``model``.
 
@@ -64,6 +70,8 @@ def program(
         defects: which share of the chip is broken, and how its tiles differ; None: no defects.
         mapping: the tiles of the layers, from ``map_to_chip``; it decides which defects affect a
             weight. None: one block per tile, tile after tile.
+        programmed_before: how often the devices were programmed before in the same way, >= 0. It
+            adds to the writes that ``ProgrammedChip.writes`` counts, and changes no conductance.
 
     Raises:
         ValueError: the model has no analog layer; a weight is NaN or infinite; a layer is
@@ -106,7 +114,8 @@ def program(
         raise TypeError(
             f"program: mapping must be what map_to_chip gives, or None, got {checks.shown(mapping)}"
         )
-    return ProgrammedChip(model, seed, method, defects, mapping)
+    before = checks.count("program: programmed_before", programmed_before, least=0)
+    return ProgrammedChip(model, seed, method, defects, mapping, before)
 
 
 class ProgrammedChip:
@@ -122,7 +131,9 @@ class ProgrammedChip:
         method: Method | None = None,
         defects: Defects | None = None,
         mapping: "ChipMapping | None" = None,
+        programmed_before: int = 0,
     ) -> None:
+        self.programmed_before = programmed_before
         self.seed, self.method, self.defects, self.mapping = seed, method, defects, mapping
         layers = list(analog_layers(model))
         where = tiles.consecutive(layers) if mapping is None else tiles.mapped(model, mapping)
@@ -182,12 +193,39 @@ class ProgrammedChip:
         found = {tile: weight_errors(torch.cat(each), within) for tile, each in wrong.items()}
         return YieldMap(states=states, errors=found)
 
+    def writes(self) -> Writes:
+        """Return how often the devices were written; print it, or compare it with an endurance.
+
+        Example:
+            >>> at.program(model, seed=7, programmed_before=99).writes().left(1e6)
+            9900
+        """
+        found = [section.writes for sections in self._placed.values() for section in sections]
+        total = torch.zeros(max(map(len, found)), dtype=torch.int64)
+        for each in found:
+            total[: len(each)] += each
+        return Writes(counts=tuple(total.tolist()), times=1 + self.programmed_before)
+
+    def recalibration_cost(self, compensation: Compensation = "least_squares") -> ReadCost:
+        """Return what one read of the drift compensation costs, by the cost of the chip.
+
+        ``least_squares`` takes 256 MVMs of random inputs per block, twice that if the ADC has
+        noise; ``global`` and ``column`` read every row alone, as often as the ADC step needs.
+
+        Raises:
+            ValueError: the compensation is unknown, the chip has no ``cost``, or the layers are on
+                chips of different costs.
+        """
+        return recalibration_cost(dict(analog_layers(self._model)), self._spots, compensation)
+
     def at(
         self,
         time: str | float,
         *,
+        temperature: str | float | None = None,
         compensation: Compensation = "least_squares",
         readout: Readout = "chip",
+        recalibration: Recalibration | None = None,
     ) -> nn.Module:
         """Return the model as it runs on this chip at ``time`` after programming.
 
@@ -201,6 +239,8 @@ class ProgrammedChip:
 
         Args:
             time: seconds, or a text for ``seconds``: ``"programmed"``, ``"0 s"``, ``"1 day"``.
+            temperature: temperature of the chip, K, or a text such as ``"85 C"``. None: that of the
+                device model (``chip.thermal.reference``). Another one needs an activation energy.
             compensation: the digital correction of drift. ``least_squares`` (default): one factor
                 per block, which fits MVMs of 256 random inputs best to those of the target weights.
                 ``global``: one factor per block, the mean magnitude of its cells as read now over
@@ -212,9 +252,13 @@ class ProgrammedChip:
             readout: how the compensation reads the block. ``chip``: through the block's ADCs and
                 noise, with as many reads of a single cell as the ADC step needs. ``ideal``:
                 exactly.
+            recalibration: when the compensation is read, as on a chip in the field. None: at
+                ``time``, and at its temperature.
 
         Raises:
-            ValueError: the time, compensation or readout is unknown.
+            ValueError: the time, temperature, compensation or readout is unknown, or there is a
+                temperature where the chip has no activation energy.
+            TypeError: ``recalibration`` is of another type.
 
         Warns:
             UserWarning: once, if the time lies beyond the data of a device model, which is then
@@ -228,6 +272,8 @@ class ProgrammedChip:
             )
         if readout not in get_args(Readout):
             raise ValueError(f"readout must be one of {get_args(Readout)}, got {readout!r}")
+        warmth = self._warmth(t, temperature)
+        compensated = self._compensated(t, warmth, recalibration)
         for note in beyond_data(self._model, t):
             if note not in self.warned:
                 warnings.warn(f"at({time!r}): {note}", stacklevel=2)
@@ -239,9 +285,47 @@ class ProgrammedChip:
         )
         with torch.no_grad():
             for name, layer in analog_layers(view):
-                layer.hold(held(self._placed[name], t, compensation, readout))
+                now = held(
+                    self._placed[name],
+                    t,
+                    compensation,
+                    readout,
+                    temperature=warmth,
+                    compensated=compensated,
+                )
+                layer.hold(now)
         name_unread(view, self._named)
         return view
+
+    def _warmth(self, t: float | None, temperature: str | float | None) -> float | None:
+        """Return a temperature in K that ``at`` was given; None: that of the device model."""
+        if temperature is None:
+            return None
+        found = kelvin(temperature)
+        if t is None:
+            raise ValueError(
+                "at('programmed') is the chip before any read, which has no temperature; leave it "
+                "out, or take '0 s'"
+            )
+        if not any(layer.chip.thermal.activation_energy for _, layer in analog_layers(self._model)):
+            raise ValueError(
+                f"at: temperature {temperature!r} would change nothing, because the chip has no "
+                "activation energy; give it that of your devices before convert: "
+                "chip.replace(thermal={'activation_energy': 0.2}), in eV"
+            )
+        return found
+
+    def _compensated(
+        self, t: float | None, warmth: float | None, recalibration: Recalibration | None
+    ) -> tuple[float, float | None] | None:
+        """Return time and temperature of the last read of the compensation before ``t``."""
+        if recalibration is None or t is None:
+            return None
+        checks.instance("at: recalibration", recalibration, Recalibration, "at.Recalibration(...)")
+        when = recalibration.last(t)
+        if recalibration.temperature is None:
+            return when, warmth
+        return when, self._warmth(when, recalibration.temperature)
 
 
 def beyond_data(model: nn.Module, t: float | None) -> list[str]:

@@ -14,13 +14,29 @@ def held(
     t: float | None,
     compensation: Compensation,
     readout: Readout,
+    *,
+    temperature: float | None = None,
+    compensated: tuple[float, float | None] | None = None,
 ) -> Programmed:
-    """Return the weights that the chip holds at ``t`` for a layer with these sections."""
+    """Return the weights that the chip holds at ``t`` for a layer with these sections.
+
+    Args:
+        placed: the sections of the layer.
+        t: seconds after programming; None: as programmed.
+        compensation: as ``ProgrammedChip.at`` takes it.
+        readout: as ``ProgrammedChip.at`` takes it.
+        temperature: K; None: the reference temperature of the chip.
+        compensated: time and temperature of the read of the compensation; None: as the weights.
+    """
     weights, scales, gains = [], [], []
     for devices in placed:
-        now, gain = devices.weights(t), devices.column * devices.factor
+        now, gain = devices.weights(t, temperature), devices.column * devices.factor
         if t is not None:
-            gain = gain * drift_gains(now, devices, compensation, readout, t)
+            then, when = now, t
+            if compensated not in (None, (t, temperature)):
+                when, warmth = compensated
+                then = devices.weights(when, warmth)
+            gain = gain * drift_gains(then, devices, compensation, readout, when)
         weights.append(devices.scale_(now))
         scales.append(devices.scale)
         gains.append(gain.to(devices.dtype))
@@ -34,10 +50,10 @@ def held(
     separate = first.chip.phases == 4
     negatives = None
     if separate:
-        negatives = tuple(devices.scale_(devices.negatives(t)) for devices in placed)
+        negatives = tuple(devices.scale_(devices.negatives(t, temperature)) for devices in placed)
     held = tuple(weights), tuple(scales), tuple(gains)
     variances = None
     if first.chip.mvm_read_noise.std is not None:
-        found = (devices.read_variances(t) for devices in placed)
+        found = (devices.read_variances(t, temperature) for devices in placed)
         variances = tuple(v if separate else v.sum(0, keepdim=True) for v in found)
     return Programmed(*held, keys, adc_errors, negatives=negatives, read_variances=variances)

@@ -25,6 +25,21 @@ INPUTS = 256
 256 rows."""
 
 
+def compensation_mvms(chip: Chip, compensation: str, rows: int) -> tuple[int, int]:
+    """Return the MVMs that read a block for its compensation, and the rows that each drives.
+
+    Args:
+        chip: the chip, for its ADC and output noise.
+        compensation: as ``ProgrammedChip.at`` takes it.
+        rows: rows of the block.
+    """
+    if compensation == "none":
+        return 0, 0
+    if compensation == "least_squares":
+        return INPUTS * (2 if chip.adc.noise > 0 else 1), rows
+    return rows * cell_reads(chip), 1
+
+
 def adc_step(chip: Chip) -> float:
     """Return the step of the chip's ADC in one MVM; 0 without an ADC."""
     return chip.adc.range / chip.adc.levels if chip.adc.levels else 0.0

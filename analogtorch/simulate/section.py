@@ -68,6 +68,8 @@ class ProgrammedSection:
         """1, or 0 for columns that have no output, (row blocks, outputs)."""
         self.factor = digital_factor(self.errors) * self.columns
         """What ADC outputs are multiplied by digitally, (row blocks, outputs)."""
+        self.writes = torch.tensor([0, self.g.numel()])
+        """Number of devices by the number of their writes, (writes + 1,)."""
         if method is not None:
             self._write(method)
         self.column = torch.ones_like(self.scale)
@@ -141,6 +143,7 @@ class ProgrammedSection:
 
     def _write(self, method: Method) -> None:
         """Write the cells by ``method``, row block by row block."""
+        self.writes = torch.zeros(method.rounds + 2, dtype=torch.int64)
         for number, block in enumerate(self.section.row_blocks):
             index = (slice(None), *block)
 
@@ -156,14 +159,19 @@ class ProgrammedSection:
 
             g = self.g[(slice(None), *index)]
             hold, w = self._hold((slice(None), *index)), self.w[index].flatten(1)
-            closer = write(g.flatten(2), w, self.chip, method, draw, hold)
+            closer, pulses = write(g.flatten(2), w, self.chip, method, draw, hold)
             self.g[(slice(None), *index)] = closer.view_as(g)
+            found = torch.bincount(1 + pulses.flatten(), minlength=len(self.writes))
+            self.writes += found.to(self.writes)
 
-    def weights(self, t: float | None) -> Tensor:
-        """Return the weights of the conductances at ``t``; None: as programmed, unread."""
+    def weights(self, t: float | None, temperature: float | None = None) -> Tensor:
+        """Return the weights of the conductances at ``t``; None: as programmed, unread.
+
+        ``temperature`` is in K; None: the reference temperature of the chip.
+        """
         if self.chip.wires.ideal:
-            return self._found(t, self.chip.cell.weights)
-        plus, minus = self._polarities(t)
+            return self._found(t, self.chip.cell.weights, temperature)
+        plus, minus = self._polarities(t, temperature)
         return plus - minus
 
     def weight_errors(self) -> list[Tensor]:
@@ -184,13 +192,13 @@ class ProgrammedSection:
         """
         return self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
 
-    def negatives(self, t: float | None) -> Tensor:
+    def negatives(self, t: float | None, temperature: float | None = None) -> Tensor:
         """Return the part of ``weights`` that the negative polarity holds."""
         if self.chip.wires.ideal:
-            return self._found(t, self.chip.cell.negatives)
-        return self._polarities(t)[1]
+            return self._found(t, self.chip.cell.negatives, temperature)
+        return self._polarities(t, temperature)[1]
 
-    def read_variances(self, t: float | None) -> Tensor:
+    def read_variances(self, t: float | None, temperature: float | None = None) -> Tensor:
         """Return the variances of both polarities of the weights at ``t``, (2, *shape).
 
         They are those of the read noise of every MVM, which the wires do not reduce. Devices that
@@ -201,15 +209,15 @@ class ProgrammedSection:
         found = self.w.new_empty(2, *self.w.shape)
         for part in self._parts():
             g = self.g[:, part]
-            g = g if t is None else self._read(part, g, t)
+            g = g if t is None else self._read(part, g, t, temperature)
             noisy = None if self.stuck is None else self.stuck.noisy((slice(None), part))
             found[:, part] = fluctuations.variances(g, noisy)
         return found
 
-    def _polarities(self, t: float | None) -> tuple[Tensor, Tensor]:
+    def _polarities(self, t: float | None, temperature: float | None) -> tuple[Tensor, Tensor]:
         """Return the weights of the two polarities at ``t``, as they act behind the wires."""
-        weights = self._found(t, self.chip.cell.weights)
-        minus = self._found(t, self.chip.cell.negatives)
+        weights = self._found(t, self.chip.cell.weights, temperature)
+        minus = self._found(t, self.chip.cell.negatives, temperature)
         left = ir_drop.behind_wires(
             (weights + minus).flatten(1),
             minus.flatten(1),
@@ -219,12 +227,14 @@ class ProgrammedSection:
         )
         return left[0].view_as(weights), left[1].view_as(weights)
 
-    def _found(self, t: float | None, of: Callable[[Tensor], Tensor]) -> Tensor:
+    def _found(
+        self, t: float | None, of: Callable[[Tensor], Tensor], temperature: float | None = None
+    ) -> Tensor:
         """Return ``of`` the conductances at ``t``, computed part by part."""
         found = torch.empty_like(self.w)
         for part in self._parts():
             g = self.g[:, part]
-            found[part] = of(g if t is None else self._read(part, g, t))
+            found[part] = of(g if t is None else self._read(part, g, t, temperature))
         if not torch.isfinite(found.sum()):
             when = "after programming" if t is None else f"at {t:g} s"
             raise ValueError(
@@ -243,8 +253,8 @@ class ProgrammedSection:
             weights.view(len(weights), -1)[:, a:b] *= scale.unsqueeze(1)
         return weights.to(self.dtype)
 
-    def _read(self, part: slice, g: Tensor, t: float) -> Tensor:
-        """Return the conductances of a run of outputs as read at ``t``."""
+    def _read(self, part: slice, g: Tensor, t: float, temperature: float | None = None) -> Tensor:
+        """Return the conductances of a run of outputs as read at ``t`` and ``temperature``."""
         # drawn anew each time: stored drift exponents would take as much memory as conductances
         cell, device = self.chip.cell, self.chip.cell.device
         targets, index = written(cell, self.w[part], g), (slice(None), part)
@@ -256,6 +266,8 @@ class ProgrammedSection:
         if self.stuck is not None:
             drifted = self.stuck.drifted(g, drifted, index)
         read = device.read(g, drifted, t, self._draw(part, Noise.READ, str(t)))
+        if temperature is not None and self.chip.thermal.activation_energy > 0:
+            read = read * self.chip.thermal.factor(g, device.g_max, temperature)
         return read if self.stuck is None else self.stuck.read(g, read, index)
 
     def _draw(self, part: slice, kind: Noise, *names: str) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
-from analogtorch.devices import Cell
 from analogtorch.devices.cell import Hold
 from analogtorch.ops.physics import dac
 from analogtorch.simulate.readout import CELL_COUNTS, adc_step, cell_reads, read_cells, through_adc
@@ -103,8 +102,12 @@ class GradientDescent(Pulses):
 Method = ProgramAndVerify | GradientDescent
 
 
-def write(g: Tensor, target: Tensor, chip: Chip, method: Method, draw: Draw, hold: Hold) -> Tensor:
-    """Return the conductances of a row block after the rounds of ``method``.
+def write(
+    g: Tensor, target: Tensor, chip: Chip, method: Method, draw: Draw, hold: Hold
+) -> tuple[Tensor, Tensor]:
+    """Return the conductances of a row block after the rounds of ``method``, and their pulses.
+
+    The pulses are the number that each device got, of the shape of ``g``.
 
     Args:
         g: (devices, outputs, rows), uS, as first written.
@@ -115,19 +118,21 @@ def write(g: Tensor, target: Tensor, chip: Chip, method: Method, draw: Draw, hol
             each name.
         hold: ``hold(g)`` returns the conductances with those of broken devices in their places.
     """
+    pulses = torch.zeros_like(g, dtype=torch.int32)
     for number in range(method.rounds):
         now = chip.cell.weights(g)
         change = method.correction(now, target, chip, draw, number)
         names = [f"pulse {number} {device}" for device in range(len(g))]
         z = torch.stack([draw(name, *target.shape) for name in names])
-        g = hold(pulse(g, change, target, z, method.noise, chip.cell))
-    return g
+        wanted = chip.cell.changes(change, target)
+        pulses += wanted != 0
+        g = hold(pulse(g, wanted, z, method.noise))
+    return g, pulses
 
 
-def pulse(g: Tensor, change: Tensor, target: Tensor, z: Tensor, noise: float, cell: Cell) -> Tensor:
-    """Return the conductances (devices, *S), uS, after pulses for a ``change`` (S) of the weights.
+def pulse(g: Tensor, wanted: Tensor, z: Tensor, noise: float) -> Tensor:
+    """Return the conductances, uS, after pulses that are meant to change them by ``wanted``.
 
-    Each pulse is off by ``noise`` times the normals ``z``.
+    All have one shape. Each pulse is off by ``noise`` times the normals ``z``.
     """
-    wanted = cell.changes(change, target)
     return (g + wanted * (1.0 + noise * z)).clamp_min(0.0)

@@ -41,6 +41,7 @@ to_digital = at.to_digital
 training_noise_ = at.hwa.training_noise_
 Chip: TypeAlias = at.Chip
 Defects, GradientDescent, ProgramAndVerify = at.Defects, at.GradientDescent, at.ProgramAndVerify
+Recalibration = at.Recalibration
 TrainingNoise = at.TrainingNoise
 hermes64, ibm_speech34, neurram48, ideal = (
     at.chips.hermes64,

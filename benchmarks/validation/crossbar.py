@@ -4,6 +4,7 @@ Weights are normal with a standard deviation of 0.246, clipped at 1; inputs unif
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "8-bit inputs": {"dac": {"bits": 8}},
     "8-bit outputs": {"adc": {"bits": 8, "range": 10.0}},
     "output noise": {"adc": {"noise": 0.04}},
+    "read noise": {"mvm_read_noise": {"std": at.devices.SquareRoot(scale=0.0175)}},
     "IR drop": {"wires": {"column_resistance": 0.35}},
 }
 """What each part of ``published.STANDARD`` changes of a chip without error."""
@@ -53,8 +55,25 @@ def error(*parts: str) -> list[float]:
     )["none"]
 
 
+def with_pcm() -> at.Chip:
+    """Return a chip with all parts and PCM of at most 25 uS, behind wires that lose as much."""
+    pcm = at.devices.DifferentialPair(device=at.devices.pcm_like())
+    lines = {"column_resistance": PARTS["IR drop"]["wires"]["column_resistance"] * 5 / 25}
+    return chip(*PARTS).replace(cell=pcm, wires=lines)
+
+
+@functools.cache
+def pcm_errors(compensation: str) -> dict[str, float]:
+    """Return the MVM error with PCM at each time of ``published.STANDARD_PCM``, %."""
+    times = tuple(published.STANDARD_PCM[compensation])
+    found = mvm.errors(
+        with_pcm(), times, (compensation,), weights=weights, inputs=inputs, input_range=1.0
+    )
+    return dict(zip(times, found[compensation], strict=True))
+
+
 def rows() -> Iterator[Row]:
-    """Yield a row for each part, and one for all."""
+    """Yield a row for each part, one for all, and those with PCM."""
     missing = [part for part in published.STANDARD if part not in (*PARTS, "all")]
     lacks = f" (the library lacks {', '.join(missing)})" if missing else ""
     for name, parts in {**{part: (part,) for part in PARTS}, "all": tuple(PARTS)}.items():
@@ -62,5 +81,12 @@ def rows() -> Iterator[Row]:
             quantity=name + lacks if name == "all" else name,
             reference=published.Reference({"programmed": published.STANDARD[name]}, "Rasch 2023"),
             found=lambda p=parts: error(*p),
+            bar=MVM_ERROR,
+        )
+    for compensation, values in published.STANDARD_PCM.items():
+        yield Row(
+            quantity=f"all and PCM of at most 25 uS, compensation `{compensation}`",
+            reference=published.Reference(values, "Rasch 2023"),
+            found=lambda c=compensation: list(pcm_errors(c).values()),
             bar=MVM_ERROR,
         )

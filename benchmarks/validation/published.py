@@ -244,6 +244,11 @@ STANDARD = {
     "all": 6.69,
 }
 """MVM error, %, of each part of the standard crossbar model of Rasch 2023, alone and together."""
+STANDARD_PCM = {
+    "global": {"1 s": 13.3, "1 h": 13.6, "1 day": 15.2, "1 year": 19.4},
+    "none": {"1 year": 51.8},
+}
+"""MVM error, %, of all parts with the PCM of Joshi 2020, by compensation and time."""
 WIRES = {False: 2e-4, True: 6e-3}
 """Stated error of IR drop in closed form, in units of the output without it: for inputs of one
 sign, and of both."""

@@ -644,6 +644,31 @@ def _evaluate() -> Iterator[Bad]:
             TypeError,
         )
     yield from every(
+        "lifetime limit",
+        lambda v: at.lifetime(model, never, limit=v, recalibration=at.Recalibration()),
+        NO_NUMBER,
+        "lifetime: limit",
+    )
+    yield from every(
+        "lifetime recalibration",
+        lambda v: at.lifetime(model, never, limit=1.0, recalibration=v),
+        [None, "30 days", 3, at.Recalibration],
+        "lifetime: recalibration must be",
+        TypeError,
+    )
+    yield from every(
+        "Recalibration every",
+        lambda v: at.Recalibration(every=v),
+        [0, -1, "1 eon", "programmed", math.nan],
+        "time|every",
+    )
+    yield from every(
+        "at temperature",
+        lambda v: programmed().at("1 day", temperature=v),
+        ["hot", -20, 85, 0, math.nan, 358.15],
+        "temperature",
+    )
+    yield from every(
         "budget names",
         lambda v: at.budget(model, never, names=v),
         ["heat", ["drift", "heat"], [3], [None]],

@@ -129,6 +129,17 @@ def _sweep() -> Found:
         seed=4,
     )
     yield "sweep", [found.values, str(found), list(found.seeds)]
+    yield (
+        "sweep without recalibration",
+        api.sweep(
+            model,
+            lambda chip: api.accuracy(chip, [(x[0], labels)]),
+            num_chips=2,
+            times=["1 year"],
+            seed=4,
+            recalibration=api.Recalibration(),
+        ).values,
+    )
     yield "accuracy", api.accuracy(model, [(x[0], labels)])
     scan = api.sensitivity(
         model,

@@ -1,0 +1,69 @@
+"""Time and energy of MVMs that read a chip, such as those of its drift compensation."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from analogtorch.chips import Chip
+from analogtorch.chips.cost import Kind
+
+
+@dataclass(frozen=True)
+class Reads:
+    """MVMs of one block of a matrix."""
+
+    tile: tuple[int, int]
+    """Chip and tile of the block."""
+    mvms: int
+    """Number of MVMs."""
+    rows: float
+    """Fraction of the rows of the tile that each MVM drives, 0..1."""
+    columns: float
+    """Fraction of the columns of the tile that each MVM reads, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadCost:
+    """What the reads of a chip cost, without digital operations and transfers."""
+
+    mvms: int
+    """Number of MVMs of all blocks."""
+    seconds: float
+    """Time, s: tiles with converters of their own compute at once."""
+    joules: float
+    """Energy of the MVMs, J, at the conductances of after programming."""
+    kind: Kind
+    """How well the energy of an MVM is known."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.mvms:,} MVMs, {1e6 * self.seconds:,.4g} us, {1e6 * self.joules:,.4g} uJ "
+            f"({self.kind}; digital operations excluded)"
+        )
+
+
+def read_cost(chip: Chip, reads: Iterable[Reads]) -> ReadCost:
+    """Return time and energy of reads whose inputs have both signs.
+
+    Args:
+        chip: the chip of all blocks.
+        reads: the MVMs of each block.
+
+    Raises:
+        ValueError: the chip has no ``cost``.
+    """
+    costs = chip.cost
+    if costs is None:
+        raise ValueError(
+            f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
+        )
+    busy: dict[tuple[int, int], int] = {}
+    mvms, joules = 0, 0.0
+    for each in reads:
+        number = each.mvms * costs.signed_passes
+        converters = (each.tile[0], each.tile[1] // chip.array.planes)
+        busy[converters] = busy.get(converters, 0) + number
+        mvms += number
+        share = each.rows * each.columns
+        joules += number * costs.mvm(rows=each.rows, cols=each.columns, cells=share).total
+    seconds = costs.mvm_time.value * max(busy.values(), default=0)
+    return ReadCost(mvms=mvms, seconds=seconds, joules=joules, kind=costs.mvm_energy.kind)

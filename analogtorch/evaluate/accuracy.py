@@ -1,0 +1,98 @@
+"""The accuracy of a classifier."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.conversion.kinds import check_module
+from analogtorch.values import checks
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
+    """Return the share, 0..1, of inputs whose largest output is at the label.
+
+    The model runs in evaluation mode; its mode is restored afterwards.
+
+    Args:
+        model: a module that returns (N, classes) or (N, positions, classes) for an input.
+        batches: pairs of an input and its labels, which are integers in [0, classes) of shape (N,)
+            or (N, positions). They are read once.
+
+    Returns:
+        The share of correct inputs, from 0 to 1.
+
+    Raises:
+        ValueError: there is no sample, shapes do not agree, an output is NaN, or a label is out of
+            range.
+        TypeError: the model is no module, ``batches`` does not hold pairs, or outputs or labels are
+            no tensors of numbers.
+    """
+    check_module("accuracy", model)
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    right = total = 0
+    try:
+        for number, (x, y) in enumerate(_pairs(batches)):
+            predicted = _predicted(model(x), y, f"batch {number}")
+            right += int((predicted == y.to(predicted.device)).sum())
+            total += y.numel()
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if total == 0:
+        raise ValueError(
+            "accuracy: batches holds no sample; a generator can be read only once: pass a list"
+        )
+    return right / total
+
+
+def _pairs(batches: Any) -> Iterable[tuple[Any, Tensor]]:
+    if isinstance(batches, Tensor | str) or not isinstance(batches, Iterable):
+        raise TypeError(
+            "accuracy: batches must be pairs of input and labels such as [(x, y)], got "
+            f"{checks.shown(type(batches))}"
+        )
+    for number, batch in enumerate(batches):
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            raise TypeError(
+                f"accuracy: batch {number} must be a pair of input and labels, got "
+                f"{type(batch).__name__}; one batch alone is [(x, y)]"
+            )
+        x, labels = batch
+        if (
+            not isinstance(labels, Tensor)
+            or labels.is_floating_point()
+            or labels.dtype == torch.bool
+        ):
+            kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise TypeError(
+                f"accuracy: labels of batch {number} must be a tensor of integers, got {kind}"
+            )
+        yield x, labels
+
+
+def _predicted(outputs: Any, labels: Tensor, where: str) -> Tensor:
+    """Return the most likely class at each position of ``labels``."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"accuracy: the model must give a tensor (N, classes), got {type(outputs).__name__} "
+            f"for {where}; wrap it in a module that returns the logits"
+        )
+    if outputs.shape[:-1] != labels.shape or outputs.dim() < 2 or outputs.shape[-1] < 2:
+        raise ValueError(
+            f"accuracy: outputs of {where} have shape {tuple(outputs.shape)}, labels "
+            f"{tuple(labels.shape)}; pass outputs (N, classes) of 2 classes or more and labels (N,)"
+        )
+    if outputs.isnan().any():
+        raise ValueError(
+            f"accuracy: outputs of {where} are NaN; the label of such an input means nothing"
+        )
+    if labels.numel() and not (labels.min() >= 0 and labels.max() < outputs.shape[-1]):
+        raise ValueError(
+            f"accuracy: labels must lie in [0, {outputs.shape[-1]}), got {labels.min().item()} to "
+            f"{labels.max().item()} in {where}"
+        )
+    return outputs.argmax(-1)

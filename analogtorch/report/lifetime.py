@@ -1,0 +1,100 @@
+"""How long chips stay within a limit, as a table for the terminal and as curves."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from analogtorch.devices.device import duration
+from analogtorch.evaluate.lifetime import Lifetime
+from analogtorch.report.figure import checked_path, new_figure, write_figure
+from analogtorch.values.shown import as_text, draw
+
+_DAY = 86_400.0
+_FIRST = 60.0  # s; the axis is logarithmic, and earlier times are drawn here
+
+
+@as_text.register
+def table(found: Lifetime) -> str:
+    """Return one row per schedule: the days until the limit, over the chips."""
+    header = ("compensation read", "median, days", "shortest", "longest", "chips beyond")
+    rows: list[tuple[str, ...]] = [header]
+    for name, times in _schedules(found).items():
+        ordered = times.sort().values
+        middle = ordered[(len(ordered) - 1) // 2]
+        beyond = int(ordered.isinf().sum())
+        days = [_days(t.item(), found.longest) for t in (middle, ordered[0], ordered[-1])]
+        rows.append((name, *days, f"{beyond} of {len(ordered)}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            c.ljust(w) if not i else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    cost = "" if found.cost is None else f"; one takes {found.cost}"
+    notes = [
+        f"until the metric crosses {found.limit:g}, looked at up to {duration(found.longest)}",
+        f"{found.reads:,} reads of the compensation in that time{cost}",
+        *([found.note] if found.note else []),
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
+
+
+@draw.register
+def plot(found: Lifetime, path: str | Path | None = None) -> Any:
+    """Draw the share of chips that are within the limit, over the logarithm of time.
+
+    Args:
+        found: the times to draw.
+        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the file is of another kind.
+        OSError: the file cannot be written.
+    """
+    file = checked_path(path)
+    figure = new_figure(7, 3.6)
+    axes = figure.add_subplot()
+    for name, times in _schedules(found).items():
+        ends = [min(max(t, _FIRST), found.longest) for t in sorted(times.tolist())]
+        kept = [100 * (1 - i / len(ends)) for i in range(len(ends) + 1)]
+        alive = 100 * float(times.isinf().double().mean())
+        x = [_FIRST, *ends, found.longest]
+        y = [*(max(share, alive) for share in kept), alive]
+        axes.step(x, y, where="post", label=f"compensation read {name}")
+    axes.set_xscale("log")
+    ticks = {"1 h": 3600.0, "1 day": _DAY, "1 month": 30 * _DAY, "1 year": 365 * _DAY}
+    ticks["10 years"] = 3650 * _DAY
+    shown = {name: t for name, t in ticks.items() if t <= found.longest}
+    axes.set_xticks(list(shown.values()), list(shown))
+    axes.minorticks_off()
+    axes.set_xlabel("time after programming" + (f" ({found.note})" if found.note else ""))
+    axes.set_ylabel(f"chips within {found.limit:g}, %")
+    axes.set_ylim(-5, 105)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_figure(figure, file)
+    return figure
+
+
+def _schedules(found: Lifetime) -> dict[str, Tensor]:
+    schedule = found.recalibration
+    when = []
+    if schedule.every is not None:
+        when.append(f"every {duration(float(schedule.every))}")
+    if schedule.times:
+        when.append(f"{len(schedule.times)} times")
+    return {"at 0 s": found.once, " and ".join(when) or "at 0 s alone": found.recalibrated}
+
+
+def _days(t: float, longest: float) -> str:
+    if t > longest:
+        return f"> {longest / _DAY:,.4g}"
+    days = t / _DAY
+    return f"{days:,.0f}" if days >= 100 else f"{days:.3g}"

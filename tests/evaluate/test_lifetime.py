@@ -1,0 +1,131 @@
+"""How long a metric stays within a limit: bisection, pairing of chips, table and plot."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.evaluate.lifetime import PRECISION, _crossing
+
+DAY, YEAR = 86_400.0, 31_536_000.0
+MONTHLY = at.Recalibration(every="30 days")
+
+
+def _model(chip: at.Chip | None = None):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 32, bias=False), torch.randn(60, 64)
+    y = layer(x).detach()
+
+    def metric(view: nn.Module) -> float:
+        return 1 - ((view(x) - y).norm() / y.norm()).item()
+
+    return at.convert(nn.Sequential(layer), chip or at.chips.hermes64()), metric
+
+
+@pytest.mark.parametrize("end", [30.0, 3600.0, 5 * DAY, 9 * YEAR])
+def test_bisection_finds_the_end(end: float) -> None:
+    asked = []
+
+    def within(t: float) -> bool:
+        asked.append(t)
+        return t < end
+
+    found = _crossing(within, (0.0,), 10 * YEAR)
+    assert 1 / PRECISION < (found + 60) / (end + 60) < PRECISION
+    assert len(asked) < 13
+    assert _crossing(lambda t: False, (0.0,), YEAR) == 0
+    assert _crossing(lambda t: True, (0.0, DAY), YEAR) == math.inf
+
+
+def test_the_first_crossing_counts_where_a_read_lifts_the_metric() -> None:
+    reads = MONTHLY.reads(10 * YEAR)
+
+    def dips(t: float) -> bool:
+        """Below the limit in the first month from day 3 on, and again later."""
+        return MONTHLY.last(t) > 0 or t < 3 * DAY
+
+    assert _crossing(dips, reads, 10 * YEAR) == pytest.approx(3 * DAY, rel=0.05)
+
+    def worse_from(n: int, days: float):
+        """Below the limit from the nth month on, some days after a read."""
+        return lambda t: MONTHLY.last(t) < n * 30 * DAY or t - MONTHLY.last(t) < days * DAY
+
+    for n in (1, 2, 5, 37, 121):
+        found = _crossing(worse_from(n, 20), reads, 10 * YEAR) / DAY
+        assert 30 * n - 1 < found < 30 * n + 30
+        # a read that lifts nothing
+        found = _crossing(worse_from(n, 0), reads, 10 * YEAR) / DAY
+        assert found == pytest.approx(30 * n)
+
+
+def test_recalibration_makes_chips_last_longer() -> None:
+    model, metric = _model()
+    often = at.Recalibration(every="30 days", times=("1 h", "12 h", "7 days"))
+    found = at.lifetime(model, metric, limit=0.8, recalibration=often, num_chips=3)
+    assert (found.recalibrated > 5 * found.once).all()
+    assert (found.once > 3600).all()
+    assert found.reads == len(often.reads(10 * YEAR)) == 125
+    assert found.cost is not None
+    # the same chips as those of a sweep; the values lie on both sides of the limit
+    swept = at.sweep(model, metric, num_chips=3, times=["0 s"], recalibration=often)
+    assert found.seeds == swept.seeds
+    assert (swept.values > 0.8).all()
+    physical = at.program(model, seed=found.seeds[0])
+    late = physical.at(4 * found.once[0].item(), recalibration=at.Recalibration())
+    assert metric(late) < 0.8
+    again = at.lifetime(model, metric, limit=0.8, recalibration=often, num_chips=3)
+    assert torch.equal(again.once, found.once)
+
+
+def test_table_plot_and_json(tmp_path) -> None:
+    model, metric = _model()
+    found = at.lifetime(
+        model, metric, limit=0.8, recalibration=MONTHLY, num_chips=2, longest="1 year"
+    )
+    text = str(found)
+    assert "every 30 days" in text
+    assert "13 reads of the compensation" in text
+    assert "until the metric crosses 0.8, looked at up to 1 year" in text
+    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert data["seeds"] == list(found.seeds)
+    assert data["reads"] == 13
+    assert len(data["once"]) == 2
+    figure = found.plot(tmp_path / "lifetime.png")
+    assert (tmp_path / "lifetime.png").exists()
+    assert len(figure.axes[0].lines) == 2
+
+
+def test_a_loss_must_not_rise_and_data_that_end_are_noted() -> None:
+    cell = at.devices.DifferentialPair(device=at.devices.rram_wan())
+    model, metric = _model(at.chips.hermes64().replace(cell=cell, name="ReRAM"))
+    found = at.lifetime(
+        model, lambda view: 1 - metric(view), limit=0.9, recalibration=MONTHLY, num_chips=1,
+        higher_is_better=False,
+    )  # fmt: skip
+    assert found.once.isinf().all()
+    assert "> 3,650" in str(found)
+    assert "beyond the device's data" in found.note
+    never = at.lifetime(model, metric, limit=2.0, recalibration=MONTHLY, num_chips=1)
+    assert never.once.tolist() == never.recalibrated.tolist() == [0.0]
+    free, metric = _model(at.chips.ideal())
+    assert at.lifetime(free, metric, limit=0.5, recalibration=MONTHLY, num_chips=1).cost is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"limit": math.nan}, ValueError, "limit must be a"),
+        ({"recalibration": "30 days"}, TypeError, "recalibration must be a Recalibration"),
+        ({"longest": 0}, ValueError, "longest must be a time after 0 s"),
+        ({"compensation": "none"}, ValueError, "compensation must be one of"),
+        ({"num_chips": 0}, ValueError, "num_chips must be an integer >= 1"),
+        ({"temperature": "85 C"}, ValueError, "has no activation energy"),
+    ],
+)
+def test_bad_arguments_are_refused(changes: dict, error: type, message: str) -> None:
+    model, metric = _model()
+    with pytest.raises(error, match=message):
+        at.lifetime(model, metric, **{"limit": 0.8, "recalibration": MONTHLY, **changes})
