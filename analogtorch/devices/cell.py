@@ -125,6 +125,14 @@ def is_paired(cell: Cell) -> bool:
     return bool(getattr(cell, "paired", True))
 
 
+def levels(cell: Cell) -> int | None:
+    """Return the number of weights that a cell can hold; None: any weight.
+
+    Cells of few weights say so by an attribute of that name.
+    """
+    return getattr(cell, "levels", None)
+
+
 def check_cell(owner: str, cell: Any) -> None:
     """Raise an error unless ``cell`` follows the protocol ``Cell``.
 

@@ -19,8 +19,8 @@ class QuantisedPair(DifferentialPair):
     All weights stand in units of the largest of their block or column, so that a network keeps its
     scale only if a digital factor follows: ``Periphery.column_calibration``, or the compensation
     ``least_squares``. Evaluation before programming has exact weights, as for any cell. In
-    training, ``TrainingNoise(weight="device")`` quantises the weights, and gradients pass straight
-    through; ``weight="programming"`` adds the noise of the devices alone.
+    training, ``TrainingNoise(weight="device")`` quantises the weights with that factor, and
+    gradients pass straight through; ``weight="programming"`` adds the noise of the devices alone.
     """
 
     levels: Literal[2, 3] = 3

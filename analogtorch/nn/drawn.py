@@ -11,7 +11,7 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Spread
-from analogtorch.devices.cell import program, written
+from analogtorch.devices.cell import levels, program, written
 from analogtorch.devices.fluctuation import Fluctuations
 from analogtorch.ops import (
     Noise,
@@ -93,8 +93,7 @@ def _devices(
 ) -> tuple[Tensor, Tensor]:
     """Return the weights of cells with targets ``w`` as read at ``t``, and the drift compensation.
 
-    The compensation is (row blocks, outputs): for each block, the mean magnitude after programming
-    over that at ``t``.
+    The compensation is (row blocks, outputs): see ``_gains``.
     """
     cell, device = chip.cell, chip.cell.device
 
@@ -106,15 +105,33 @@ def _devices(
         return cell.weights(g) if dropped is None else cell.weights(g).masked_fill(dropped, 0.0)
 
     g = program(cell, w, draw(_PROGRAMMING), lambda g: g)
-    then, gains = works(g), []
+    then = works(g)
     if t is None:
-        return then, then.new_ones(section.blocks, section.shape[0])
+        return then, _gains(w, then, None, section, chip)
     nu = device.drift_coefficient(written(cell, w, g), draw(_DRIFT))
     now = works(device.read(g, device.drift(g, nu, t), t, draw(_READ)))
-    before, after = then.flatten(1), now.flatten(1)
+    return now, _gains(w, then, now, section, chip)
+
+
+def _gains(w: Tensor, then: Tensor, now: Tensor | None, section: Section, chip: Chip) -> Tensor:
+    """Return the drift compensation of weights, (row blocks, outputs).
+
+    It is the mean magnitude of each block after programming over that now. Quantised weights have
+    another scale than their targets, which a chip finds digitally: the factor then fits them to
+    their targets by least squares, per column where the chip calibrates its columns.
+    """
+    columns, gains = chip.periphery.column_calibration, []
+    quantised = levels(chip.cell) is not None
+    if now is None and not (quantised and columns):
+        return then.new_ones(section.blocks, section.shape[0])
+    target, before, after = (each.flatten(1) for each in (w, then, then if now is None else now))
     for a, b in zip(section.bounds[:-1], section.bounds[1:], strict=True):
-        gains.append(ratio(*map(section.block_sums, magnitude_sums(before[:, a:b], after[:, a:b]))))
-    return now, torch.stack(gains)
+        found = after[:, a:b]
+        sums = magnitude_sums(before[:, a:b], found)
+        if quantised:
+            sums = (target[:, a:b] * found).sum(1), found.square().sum(1)
+        gains.append(ratio(*sums if quantised and columns else map(section.block_sums, sums)))
+    return torch.stack(gains)
 
 
 def read_variances(

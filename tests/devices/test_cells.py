@@ -282,6 +282,26 @@ def test_training_with_the_devices_quantises_and_passes_gradients_through() -> N
     torch.testing.assert_close(w.grad, x.sum(0).expand(6, 20))
 
 
+@pytest.mark.parametrize("time", ["programmed", "1 day"])
+def test_training_scales_quantised_weights_as_the_chip_does(time: str) -> None:
+    """Per column where columns are calibrated, else per block when drift is compensated."""
+    w = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    for columns in (True, False):
+        chip = crossbar(
+            cell=QuantisedPair(device=devices.ideal_device(), levels=2),
+            training=at.TrainingNoise(weight="device", time=time),
+            adc={"noise": 0.0},
+            periphery={"column_calibration": columns},
+        ).without("adc", "dac")
+        model, x = at.convert(nn.Sequential(nn.Linear(20, 6, bias=False)), chip), torch.eye(20)
+        model[0].weight.data.copy_(w)
+        found = model.train()(x).detach().T
+        scale = w.abs().mean(1, keepdim=True) if columns else w.abs().mean()
+        if time == "programmed" and not columns:
+            scale = w.abs().max()
+        torch.testing.assert_close(found, scale * chip.cell.quantised(w))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("weight", ["programming", "device"])
 @pytest.mark.parametrize("cell", ["offset", "significances", "ternary"])
