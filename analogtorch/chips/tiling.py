@@ -148,14 +148,18 @@ class Section(Layout):
         """
         return torch.cat([values[c].sum().expand(c.stop - c.start) for c in self.col_blocks])
 
-    def positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def positions(self, device: torch.device, *, common: bool = False) -> tuple[Tensor, Tensor]:
         """Return the position of each output and of its first input row, (outputs,) int64.
 
         Positions are counted in the layer. They do not depend on tiles, blocks or on how groups are
-        mapped: they key the noise.
+        mapped: they key the noise. If ``common`` is True, all outputs of a column block have the
+        position of its first: they share what is drawn there.
         """
         outputs = torch.arange(self.outputs.start, self.outputs.stop, device=device)
         group = (outputs - self.outputs.start) // (self.shape[0] // self.groups)
+        if common:
+            firsts = (outputs[c.start].expand(c.stop - c.start) for c in self.col_blocks)
+            outputs = torch.cat([*firsts])
         return outputs, self.first_row + group * self.rows
 
 

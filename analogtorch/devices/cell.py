@@ -125,6 +125,14 @@ def is_paired(cell: Cell) -> bool:
     return bool(getattr(cell, "paired", True))
 
 
+def shared(cell: Cell) -> tuple[int, ...]:
+    """Return the numbers of the devices that all cells in a row of a block have in common.
+
+    Cells with such devices name them by an attribute ``shared``. One draw decides each.
+    """
+    return tuple(getattr(cell, "shared", ()))
+
+
 def levels(cell: Cell) -> int | None:
     """Return the number of weights that a cell can hold; None: any weight.
 

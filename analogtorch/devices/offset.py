@@ -1,9 +1,9 @@
 """The offset cell: one device per weight, beside a reference that is subtracted."""
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
+import torch
 from torch import Tensor
 
 from analogtorch.devices.device import Device, check_device
@@ -19,14 +19,9 @@ class OffsetCell:
     """A unipolar cell: ``w = (g - g_ref) / g_total`` with ``g_ref`` in the middle of the range.
 
     It takes half the devices of a differential pair, and half the conductance stands for a weight.
-    The reference is one constant for all cells, such as a trimmed current per column, or the sum of
-    the inputs times a number in the digital unit (Shafiee et al., ISCA 2016): it neither drifts nor
-    has noise. It is subtracted where a chip subtracts the polarities of a pair: before the ADC, or
-    behind it where ``ADC.separate_phases`` reads four phases. In that case the reference takes the
-    ADC's rounding and output noise as a column does.
-
-    Devices drift and the reference stays. Drift therefore moves all weights in one direction, which
-    no factor can undo: see ``analogtorch.correct_columns``.
+    The reference is subtracted where a chip subtracts the polarities of a pair: before the ADC, or
+    behind it where ``ADC.separate_phases`` reads four phases. In that case it takes the ADC's
+    rounding and output noise as a column does.
     """
 
     device: Device
@@ -36,6 +31,13 @@ class OffsetCell:
     levels: Literal[2] | None = None
     """2: binary weights, ``g_min`` for negative weights and ``g_max`` for the others. None: any
     conductance."""
+    reference: Literal["constant", "column"] = "constant"
+    """``constant``: a trimmed current, or the sum of the inputs times a number in the digital unit
+    (Shafiee et al., ISCA 2016), without drift and noise. The devices drift and the reference stays,
+    so that all weights move in one direction, which no factor can undo. ``column``: one more device
+    per row and block, programmed to the middle of the range. It drifts, and its errors are those of
+    all columns at once. Noise that is not drawn device by device (``TrainingNoise(weight=
+    "programming")``, ``Chip.mvm_read_noise``) has its variance, but differs by column."""
     sources: Sources = field(default=Sources(), compare=False)
     """Source of each number, by the name of its field."""
 
@@ -45,12 +47,18 @@ class OffsetCell:
         check_device("OffsetCell.device", self.device)
         checks.counts(self, "devices_per_weight")
         checks.choice("OffsetCell.levels", self.levels, (None, 2))
+        checks.choice("OffsetCell.reference", self.reference, ("constant", "column"))
         check_sources(self)
 
     @property
     def devices(self) -> int:
-        """Number of devices in the cell."""
-        return self.devices_per_weight
+        """Number of devices of the weight, and one for the column of references."""
+        return self.devices_per_weight + len(self.shared)
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """Numbers of the devices that all columns of a block share: that of the reference."""
+        return (self.devices_per_weight,) if self.reference == "column" else ()
 
     @property
     def g_total(self) -> float:
@@ -59,8 +67,8 @@ class OffsetCell:
 
     @property
     def g_ref(self) -> float:
-        """The conductance of the reference, uS: that of a weight of 0."""
-        return self.devices_per_weight * (self.device.g_max + self.device.g_min) / 2
+        """The conductance of the reference, uS, for one device: that of a weight of 0."""
+        return (self.device.g_max + self.device.g_min) / 2
 
     @property
     def spread(self) -> Spread | None:
@@ -72,24 +80,38 @@ class OffsetCell:
         if self.levels == 2:
             w = w.sign() + (w == 0).to(w.dtype)
         each = self.device.g_min + (1 + w) * (self.device.g_max - self.device.g_min) / 2
-        return each.expand(self.devices, *w.shape)
+        found = each.expand(self.devices_per_weight, *w.shape)
+        if not self.shared:
+            return found
+        return torch.cat((found, torch.full_like(found[:1], self.g_ref)))
 
     def weights(self, g: Tensor) -> Tensor:
         """Return the weights (S) that the conductances ``g`` (devices, *S), uS, stand for."""
-        return (g.sum(0) - self.g_ref) / self.g_total
+        return g[: self.devices_per_weight].sum(0) / self.g_total - self.negatives(g)
 
     def negatives(self, g: Tensor) -> Tensor:
-        """Return the reference in units of ``g_total``, in the shape S of weights."""
-        return g[0].new_full(g.shape[1:], self.g_ref / self.g_total)
+        """Return the reference in units of ``g_total``, in the shape S of weights.
+
+        It counts once per device of the weight.
+        """
+        each = g[-1] if self.shared else torch.full_like(g[0], self.g_ref)
+        return each * (self.devices_per_weight / self.g_total)
 
     def programming_sigma(self, w: Tensor) -> Tensor:
         """Return the standard deviation of cells programmed to the weights ``w`` in [-1, 1]."""
-        one = programmed_sigma(self.device, self.targets(w)[0])
-        return math.sqrt(self.devices) * one / self.g_total
+        variances = programmed_sigma(self.device, self.targets(w)).square()
+        n = self.devices_per_weight
+        variance = variances[:n].sum(0) + n * n * variances[n:].sum(0)
+        return variance.sqrt() / self.g_total
 
     def changes(self, change: Tensor, target: Tensor) -> Tensor:
-        """Return changes of conductance, uS, (devices, *S), in equal shares."""
-        return (change * self.g_total / self.devices).expand(self.devices, *change.shape)
+        """Return changes of conductance, uS, (devices, *S), in equal shares.
+
+        A reference is not changed.
+        """
+        found = change.new_zeros(self.devices, *change.shape)
+        found[: self.devices_per_weight] = change * self.g_total / self.devices_per_weight
+        return found
 
     def enlarged(self, times: int) -> Self:
         """Return a cell with ``times`` as many devices."""

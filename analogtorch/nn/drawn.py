@@ -11,7 +11,7 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Spread
-from analogtorch.devices.cell import levels, program, written
+from analogtorch.devices.cell import levels, program, shared, written
 from analogtorch.devices.fluctuation import Fluctuations
 from analogtorch.ops import (
     Noise,
@@ -98,8 +98,10 @@ def _devices(
     cell, device = chip.cell, chip.cell.device
 
     def draw(kind: int) -> Tensor:
+        common = shared(cell)
         keys = [fold(fold(key, kind), device) for device in range(cell.devices)]
-        return torch.stack([_normals(section, each) for each in keys])
+        found = [_normals(section, each, number in common) for number, each in enumerate(keys)]
+        return torch.stack(found)
 
     def works(g: Tensor) -> Tensor:
         return cell.weights(g) if dropped is None else cell.weights(g).masked_fill(dropped, 0.0)
@@ -159,8 +161,10 @@ def read_variances(
         return fluctuations.variances(fluctuations.cell.targets(w))
 
 
-def _normals(section: Section, key: Tensor) -> Tensor:
-    return normal(key, *section.positions(key.device), section.rows).view(section.shape)
+def _normals(section: Section, key: Tensor, common: bool = False) -> Tensor:
+    """Return normals of the section's shape; ``common``: the same for all columns of a block."""
+    where = section.positions(key.device, common=common)
+    return normal(key, *where, section.rows).view(section.shape)
 
 
 def _dropped(section: Section, key: Tensor, probability: float) -> Tensor | None:

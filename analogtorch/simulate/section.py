@@ -7,7 +7,7 @@ from torch import Tensor
 
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Cell
-from analogtorch.devices.cell import Hold, program, written
+from analogtorch.devices.cell import Hold, program, shared, written
 from analogtorch.nn import AnalogLayer
 from analogtorch.ops import (
     Noise,
@@ -271,12 +271,18 @@ class ProgrammedSection:
         return read if self.stuck is None else self.stuck.read(g, read, index)
 
     def _draw(self, part: slice, kind: Noise, *names: str) -> Tensor:
-        words = [stream(kind, self.key, device, *names) for device in range(self.chip.cell.devices)]
-        return torch.stack([self._normal(word, part) for word in words])
+        common = shared(self.chip.cell)
+        return torch.stack(
+            [
+                self._normal(stream(kind, self.key, device, *names), part, device in common)
+                for device in range(self.chip.cell.devices)
+            ]
+        )
 
-    def _normal(self, word: int, part: slice = slice(None)) -> Tensor:
+    def _normal(self, word: int, part: slice, common: bool) -> Tensor:
+        """Return normals for a run of outputs; ``common``: the same for all columns of a block."""
         key = fold(seed_tensor(self.seed, self.w.device), word)
-        outputs, first = self.section.positions(self.w.device)
+        outputs, first = self.section.positions(self.w.device, common=common)
         found = normal(key, outputs[part], first[part], self.section.rows)
         return found.view(-1, *self.section.shape[1:])
 

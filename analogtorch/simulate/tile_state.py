@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import ADC_ERRORS, Chip
+from analogtorch.devices.cell import shared
 from analogtorch.ops import fold, normal, seed_tensor, stream
 from analogtorch.ops.physics import scaled
 from analogtorch.simulate.defects import Defects
@@ -77,6 +78,8 @@ def tile_state(chip: Chip, defects: Defects, seed: int, number: int, tile: int) 
     rows, columns = _lines(chip, defects, seed, position)
     size = (chip.cell.devices, chip.array.rows, chip.array.columns)
     faults = of_devices(seed, position, size, defects.shares("device"))
+    for device in shared(chip.cell):  # one for all columns
+        faults[device] = faults[device, :, :1]
     share = defects.cells
     if defects.worst_tile > share and tile == _worst_tile(chip, seed, number):
         share = defects.worst_tile

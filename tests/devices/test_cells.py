@@ -17,6 +17,9 @@ HERMES = devices.hermes_one_device()
 CELLS = {
     "pair": lambda device: devices.DifferentialPair(device=device),
     "offset": lambda device: OffsetCell(device=device, devices_per_weight=2),
+    "offset_column": lambda device: OffsetCell(
+        device=device, devices_per_weight=2, reference="column"
+    ),
     "offset_binary": lambda device: OffsetCell(device=device, levels=2),
     "significances": lambda device: SignificancePairs(device=device),
     "binary": lambda device: QuantisedPair(device=device, levels=2),
@@ -104,7 +107,7 @@ def test_files_of_chips_hold_every_cell(cell: str, tmp_path) -> None:
     assert type(quiet.cell) is type(chip.cell)
 
 
-@pytest.mark.parametrize("cell", ["offset", "significances"])
+@pytest.mark.parametrize("cell", ["offset", "offset_column", "significances"])
 def test_targets_stand_for_their_weights(cell: str) -> None:
     for device in SHIPPED.values():
         made = CELLS[cell](device)
@@ -121,7 +124,7 @@ def test_targets_stand_for_their_weights(cell: str) -> None:
         torch.testing.assert_close(made.weights(targets + made.changes(-change, W)), W - change)
 
 
-@pytest.mark.parametrize("cell", ["offset", "significances"])
+@pytest.mark.parametrize("cell", ["offset", "offset_column", "significances"])
 @pytest.mark.parametrize("device", ["pcm_like", "hermes_one_device", "rram_milo", "rram_cmo"])
 def test_the_deviation_is_that_of_cells_that_are_drawn(cell: str, device: str) -> None:
     made = CELLS[cell](SHIPPED[device])
@@ -155,6 +158,7 @@ def test_an_offset_cell_by_hand() -> None:
     cell = OffsetCell(device=HERMES)
     assert cell.devices == 1
     assert cell.g_total == cell.g_ref == HERMES.g_max / 2
+    assert not cell.shared
     torch.testing.assert_close(cell.targets(W), ((1 + W) * HERMES.g_max / 2).unsqueeze(0))
     middle = HERMES.programming_sigma(torch.tensor([HERMES.g_max / 2], dtype=torch.float64)).item()
     found = cell.programming_sigma(torch.zeros(1, dtype=torch.float64)).item()
@@ -181,6 +185,51 @@ def test_an_offset_cell_is_half_the_devices_of_a_pair() -> None:
     assert offset.enlarged(3).devices == 3
     binary = offset.targets(torch.tensor([-0.5, 0.0, 0.2]))[0]
     assert binary.tolist() == pytest.approx([0.0, HERMES.g_max, HERMES.g_max])
+
+
+def _offset_column(reference: str, **parts) -> nn.Module:
+    cell = OffsetCell(device=HERMES, reference=reference)
+    chip = crossbar(cell=cell, array={"rows": 64, "columns": 16, "tiles": 8}, **parts)
+    torch.manual_seed(0)
+    return at.convert(nn.Sequential(nn.Linear(64, 32, bias=False)), chip)
+
+
+def test_the_errors_of_a_reference_column_are_those_of_all_columns() -> None:
+    model = _offset_column("column")
+    section = at.program(model, seed=1)._placed["0"][0]
+    for g in (section.g, section._read(slice(None), section.g, 86400.0)):
+        reference = g[1]
+        assert (reference[:16] == reference[0]).all()  # one device per row on the first tile
+        assert (reference[16:] == reference[16]).all()
+        assert reference[0].std() > 0
+        assert not torch.equal(reference[0], reference[16])
+        torch.testing.assert_close(
+            section.chip.cell.weights(g), (g[0] - reference) / (HERMES.g_max / 2)
+        )
+
+
+def test_training_draws_a_reference_once_for_all_columns() -> None:
+    noise = at.TrainingNoise(weight="device", time="programmed", output=False)
+    for reference, least, most in (("column", 0.8, 1.0), ("constant", -0.4, 0.4)):
+        model = _offset_column(reference, training=noise)
+        model[0].chip = model[0].chip.without("adc", "dac")
+        error = model.train()(torch.eye(64)).detach().T - model[0].weight.detach()
+        halves = torch.stack((error[:8].mean(0), error[8:16].mean(0)))  # of the first tile
+        # 64 rows; eight cells average to an eighth of the variance of the reference
+        assert least < torch.corrcoef(halves)[0, 1].item() <= most
+
+
+def test_a_reference_column_fails_for_all_columns_and_drifts_with_the_cells() -> None:
+    defects = at.Defects(stuck_off=0.2)
+    faults = at.yield_map(_offset_column("column")[0].chip, defects, seed=3)[0, 0].faults
+    assert (faults[1] == faults[1, :, :1]).all()
+    assert (faults[1] > 0).any()
+    shifts = []
+    for reference in ("constant", "column"):
+        model = _offset_column(reference)
+        held = at.program(model, seed=1).at("1 year", compensation="none")[0].programmed
+        shifts.append((held.weights[0] - model[0].weight).mean().abs().item())
+    assert shifts[1] < 0.25 * shifts[0]
 
 
 # significances
@@ -304,7 +353,7 @@ def test_training_scales_quantised_weights_as_the_chip_does(time: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("weight", ["programming", "device"])
-@pytest.mark.parametrize("cell", ["offset", "significances", "ternary"])
+@pytest.mark.parametrize("cell", ["offset_column", "significances", "ternary"])
 def test_training_noise_of_every_cell_compiles_to_the_same_numbers(cell: str, weight: str) -> None:
     torch._dynamo.reset()
     chip = crossbar(cell=CELLS[cell](HERMES), training=at.TrainingNoise(weight=weight))
