@@ -1,7 +1,7 @@
 """Full scales behind the array, those of ADC and digital unit, found from the partial sums."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import ColumnHistogram, Histogram
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, run
+from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
-from analogtorch.devices import Spread
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, over_rows
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.physics import adc, dac, phases, relative, weight_sigma
 from analogtorch.ops.reference import part
+from analogtorch.ops.variances import read_variances
 
 Adc = Literal["mse", "percentile", "absmax"]
 AdcPer = Literal["layer", "tile", "column"]
@@ -42,8 +43,8 @@ class Limits:
     adc_error: float = 0.0
     """Root of the squared error of the chip's own ADC in the partial sums, relative to them."""
     other_error: float = 0.0
-    """Root of the squared error of all else, relative to them: DAC, programming and output
-    noise."""
+    """Root of the squared error of all else, relative to them: DAC, programming, output noise and
+    read noise of every MVM."""
 
 
 def limits(
@@ -175,8 +176,7 @@ class _PartialSums:
         )
         others = (_flat(part(x, w, span, plan), plan) - v * full).square()
         others = others + plan.phases * (self._chip.adc.noise * full).square()
-        if self._chip.cell.spread is not None:
-            variance = _variance(w, inputs.scale, self._chip.cell.spread, plan)
+        for variance in _variances(w, inputs.scale, self._chip, plan):
             others = others + _flat(part(given.square(), variance, span, plan), plan)
         for name, squares in (
             ("sums", (v * full).square()),
@@ -232,12 +232,16 @@ def _flat(sums: Tensor, plan: Plan) -> Tensor:
     return (sums.movedim(1, -1) if plan.dims else sums).reshape(-1, outputs)
 
 
-def _variance(weight: Tensor, scale: Tensor | None, spread: Spread, plan: Plan) -> Tensor:
-    """Return the variance of each programmed weight, in the shape of ``weight``."""
+def _variances(weight: Tensor, scale: Tensor | None, chip: Chip, plan: Plan) -> Iterator[Tensor]:
+    """Yield variances of each weight, in its shape: of programming, and of reads in each MVM."""
     scale = block_scales(weight, plan.bounds, plan.columns) if scale is None else scale
     full = over_rows(scale, plan.bounds)
-    sigma = weight_sigma(relative(weight.flatten(1), full), full, 1.0, spread)
-    return sigma.square().to(weight.dtype).view(weight.shape)
+    if (spread := chip.cell.spread) is not None:
+        sigma = weight_sigma(relative(weight.flatten(1), full), full, 1.0, spread)
+        yield sigma.square().to(weight.dtype).view(weight.shape)
+    if (reads := chip.mvm_read_noise.of(chip.cell)) is not None:
+        found = read_variances(weight, plan.bounds, plan.columns, reads.table)
+        yield (full.square() * found.flatten(2)[0]).to(weight.dtype).view(weight.shape)
 
 
 _SOME = 16
