@@ -24,6 +24,7 @@ CELLS: dict[str, Cell] = {
     "sequential": DifferentialPair(device=pcm_like(), devices_per_polarity=3, split="sequential"),
     "g_min": DifferentialPair(device=rram_cmo()),
     "offset": OffsetCell(device=pcm_like()),
+    "reference column": OffsetCell(device=pcm_like(), devices_per_weight=2, reference="column"),
     "significance": SignificancePairs(device=pcm_like()),
     "quantised": QuantisedPair(device=pcm_like()),
 }
