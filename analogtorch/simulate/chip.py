@@ -319,9 +319,11 @@ class ProgrammedChip:
         self, t: float | None, warmth: float | None, recalibration: Recalibration | None
     ) -> tuple[float, float | None] | None:
         """Return time and temperature of the last read of the compensation before ``t``."""
-        if recalibration is None or t is None:
+        if recalibration is None:
             return None
         checks.instance("at: recalibration", recalibration, Recalibration, "at.Recalibration(...)")
+        if t is None:
+            return None
         when = recalibration.last(t)
         if recalibration.temperature is None:
             return when, warmth

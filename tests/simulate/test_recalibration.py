@@ -61,6 +61,8 @@ def test_between_two_reads_the_factors_stay() -> None:
     assert all(torch.equal(a, b) for a, b in zip(held.weights, same.weights, strict=True))
     with pytest.raises(TypeError, match=r"at: recalibration must be a Recalibration"):
         physical.at("1 day", recalibration="30 days")
+    with pytest.raises(TypeError, match=r"at: recalibration must be a Recalibration"):
+        physical.at("programmed", recalibration=30)
 
 
 def test_a_sweep_with_recalibration_is_an_experiment_of_its_own(tmp_path) -> None:
