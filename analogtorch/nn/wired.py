@@ -9,6 +9,7 @@ from torch import Tensor
 from analogtorch.chips import Chip, Wires
 from analogtorch.chips.tiling import Section
 from analogtorch.ops import block_scales, over_rows
+from analogtorch.ops.column_drop import column_drop, takes
 from analogtorch.ops.drift import magnitude_sums, ratio
 from analogtorch.ops.ir_drop import TRAINING_TERMS, Block, behind_wires
 from analogtorch.ops.physics import relative
@@ -35,17 +36,22 @@ def wired(
     scale = known.get("scale")
     if scale is None:
         scale = block_scales(weight, section.bounds, section.columns)
-    full = over_rows(scale, section.bounds)
-    r, wires = relative(weight.flatten(1), full), _scaled(chip.wires, fraction)
-    plus, minus = r.clamp_min(0), (-r).clamp_min(0)
-    if chip.cell.device.g_min:  # the conductance of an empty cell
-        empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))
-        plus, minus = plus + empty, minus + empty
-    plus, minus = behind_wires(plus, minus, _blocks(section), wires, chip.cell, TRAINING_TERMS)
-    left = full * (plus - minus)
+    flat, wires = weight.flatten(1), _scaled(chip.wires, fraction)
+    if takes(flat, wires, chip.cell):
+        left = column_drop(flat, scale.expand(-1, len(flat)), section.bounds, wires, chip.cell)
+    else:
+        full = over_rows(scale, section.bounds)
+        r = relative(flat, full)
+        plus, minus = r.clamp_min(0), (-r).clamp_min(0)
+        if chip.cell.device.g_min:  # the conductance of an empty cell
+            empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))
+            plus, minus = plus + empty, minus + empty
+        blocks = _blocks(section)
+        plus, minus = behind_wires(plus, minus, blocks, wires, chip.cell, TRAINING_TERMS)
+        left = full * (plus - minus)
     known = {**known, "scale": scale}
     if chip.periphery.column_calibration:
-        column = _column_gains(r.detach(), (plus - minus).detach(), section)
+        column = _column_gains(flat.detach(), left.detach(), section)
         known["gain"] = column * known["gain"] if "gain" in known else column
     return left.view(section.shape).to(weight.dtype), known
 

@@ -9,6 +9,9 @@ from torch.testing import assert_close
 
 import analogtorch as at
 from analogtorch.chips import Wires
+from analogtorch.ops import block_scales, ir_drop, native
+from analogtorch.ops.column_drop import column_drop
+from analogtorch.ops.physics import relative
 from analogtorch.simulate import nodal
 
 EXACT = at.chips.hermes64().without(*at.chips.hermes64().non_idealities())
@@ -216,3 +219,34 @@ def test_other_layers(layer):
 def test_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Wires(**bad)
+
+
+@pytest.mark.parametrize("ends", [1, 2])
+@pytest.mark.parametrize("ohm", [0.35, 50.0])
+def test_the_kernel_of_columns_is_the_elimination_along_each(ends, ohm):
+    """Weights within 2e-6 of float64, gradients within 2e-5 of their largest."""
+    if not native.available():
+        pytest.skip("no CPU kernels")
+    wires, cell, bounds = Wires(column_resistance=ohm, column_ends=ends), EXACT.cell, (0, 256, 301)
+    torch.manual_seed(0)
+    weight = torch.randn(37, 301).masked_fill_(torch.rand(37, 301) < 0.2, 0.0)
+    weight[3, :256] = 0  # a column without a scale
+    scale = block_scales(weight, bounds)
+    exact, single = weight.double().requires_grad_(), weight.clone().requires_grad_()
+    parts = []
+    for (a, b), full in zip(((0, 256), (256, 301)), scale.double(), strict=True):
+        r = relative(exact[:, a:b], full.unsqueeze(1))
+        # where() gives zeros the gradient of the positive polarity, as the kernel does
+        pair = torch.where(r >= 0, r, 0.0), torch.where(r < 0, -r, 0.0)
+        block = ir_drop.Block(slice(0, 37), slice(0, b - a))
+        plus, minus = ir_drop.behind_wires(*pair, [block], wires, cell)
+        parts.append(full.unsqueeze(1) * (plus - minus))
+    expected = torch.cat(parts, 1)
+    found = column_drop(single, scale, bounds, wires, cell)
+    assert_close(found.double(), expected, rtol=1e-5, atol=2e-6)
+    g = torch.randn(37, 301)
+    (of_exact,) = torch.autograd.grad(expected, exact, g.double())
+    (of_single,) = torch.autograd.grad(found, single, g)
+    used = torch.arange(37) != 3
+    error = (of_single.double() - of_exact)[used].abs().max()
+    assert error < 2e-5 * of_exact[used].abs().max()

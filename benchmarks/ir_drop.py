@@ -1,0 +1,120 @@
+"""What HWA training against IR drop gains beside Gaussian noise alone, on real speech.
+
+    python -m benchmarks.hwa_real        (first: it trains the nets that are compared)
+    python -m benchmarks.ir_drop
+
+For each seed of ``benchmarks.hwa_real``, its digital net is trained for the chip twice, with the
+same clips, distillation and weight noise: once on ideal wires, as ``hwa_real`` did, and once behind
+the resistance of the columns. Both nets, and the digital one mapped directly, are then measured on
+the same chips with resistive columns. Whether training against the drop beats noise alone is the
+question that arXiv:2506.00004 leaves open.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.chips import Chip
+from analogtorch.evaluate import interval
+from analogtorch.files import write_atomically
+from analogtorch.speech import kws
+from analogtorch.speech.config import KWSConfig, SweepConfig
+from analogtorch.speech.data import fingerprint
+from analogtorch.speech.rundir import RunFolder
+from analogtorch.speech.task import Task, prepare
+from benchmarks import hwa_real
+from benchmarks.tables import as_markdown, as_text
+
+NETS = {
+    "direct": "digital net, mapped directly",
+    "noise": "HWA, weight noise",
+    "drop": "HWA, weight noise and IR drop",
+}
+SWEEP = SweepConfig(num_chips=5, times=("0 s", "1 day"))
+"""The chips and times of this measurement; those of ``hwa_real`` remain in its folder."""
+
+
+def one_seed(config: KWSConfig, out: Path, ohm: float) -> dict[str, Any]:
+    """Train the net of one seed against the drop, and measure all three; or read the result."""
+    checkpoint, result = f"behind_{ohm:g}_ohm", f"ir_drop_{ohm:g}_ohm.json"
+    with RunFolder.open(out, config, resume=True) as folder:
+        if (out / result).is_file():
+            return json.loads((out / result).read_text())
+        torch.set_num_threads(config.threads)
+        splits = config.data.selected.load()
+        task = prepare(splits, config.augment, seed=config.seed)
+        planned = (f"checkpoints/{checkpoint}.ckpt", result)
+        folder.begin(fingerprint(splits, *task.augmenter.noise.recordings), planned=planned)
+        digital = kws.train_digital(config, task, folder)
+        chip = config.chip.build().replace(wires={"column_resistance": ohm})
+        drop = on_chip(digital, chip, task)
+        kws.train_phase(config, task, folder, drop, config.hwa, checkpoint, teacher=digital)
+        nets = {
+            "direct": digital,
+            "noise": kws.train_hwa(config, task, folder, digital),
+            "drop": drop,
+        }
+        found = {"seed": config.seed, "ohm": ohm}
+        measured = dataclasses.replace(config, sweep=SWEEP)
+        for name, net in nets.items():
+            found[name] = kws.measure(measured, task, on_chip(net, chip, task)).to_dict()
+        write_atomically(folder.file(result), json.dumps(found, indent=2) + "\n")
+        folder.finish()
+        return found
+
+
+def on_chip(net: nn.Module, chip: Chip, task: Task) -> nn.Module:
+    """Return a copy of the net on ``chip``, calibrated."""
+    net = at.to_digital(copy.deepcopy(net))
+    return at.calibrate(at.convert(net, chip), task.calibration)
+
+
+def rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the table: net and time, mean accuracy with its 95 % interval, each seed."""
+    table = [["accuracy, %, and difference, points", "mean, 95 % interval", "each seed"]]
+    for when in results[0]["drop"]:
+        by_net = {name: [100 * r[name][when]["mean"] for r in results] for name in NETS}
+        found = {f"{NETS[name]}, {when}": values for name, values in by_net.items()}
+        pairs = zip(by_net["drop"], by_net["noise"], strict=True)
+        found[f"IR drop in training gains, {when}"] = [a - b for a, b in pairs]
+        for name, values in found.items():
+            mean = interval(values)
+            each = " ".join(f"{v:.2f}" for v in values)
+            table.append([name, f"{mean.mean:.2f} ± {mean.half_width:.2f}", each])
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, measure, print the table and write the reports."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ir_drop", add_help=False)
+    parser.add_argument("--ohm", type=float, default=8.0)
+    own, more = parser.parse_known_args(argv)
+    try:
+        options, config = hwa_real.parse(more)
+        results = []
+        for n in range(options.seeds):
+            seed = dataclasses.replace(config, seed=n)
+            results.append(one_seed(seed, options.out / f"seed-{n}", own.ohm))
+            print(f"seed {n} done", flush=True)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"benchmarks.ir_drop: {error}") from error
+    table = rows(results)
+    remarks = [
+        f"{len(results)} seeds, the same {SWEEP.num_chips} chips for all nets; chip "
+        f"{config.chip.build().name} with {own.ohm:g} ohm of column from one row to the next.",
+    ]
+    print("\n".join(["", as_text(table, left=1), "", *remarks]))
+    title = "HWA training against IR drop"
+    write_atomically(options.out / "ir_drop.md", as_markdown(table, title, remarks, left=1))
+
+
+if __name__ == "__main__":
+    main()
