@@ -44,5 +44,7 @@ def _call(
         pointers.append(ctypes.c_void_p(scale.data_ptr() + 4 * block * outputs))
         sizes = [ctypes.c_int64(size) for size in (outputs, rows, b - a)]
         if loading.call(name, *pointers, *sizes, *of_line):
-            raise MemoryError(f"analogtorch: no memory for the IR drop of {outputs} x {rows} weights")
+            raise MemoryError(
+                f"analogtorch: no memory for the IR drop of {outputs} x {rows} weights"
+            )
     return found
