@@ -36,7 +36,10 @@ def describe_fields(*rooms: ModuleType) -> None:
                 continue
             text = vars(value).get("__doc__")
             if value.__module__.startswith("analogtorch.") and isinstance(text, str):
-                value.__doc__ = _Whole(text)  # type: ignore[assignment]
+                whole = _Whole(text)
+                # pydoc finds a lazy text of classes only whose metaclass is type: not of a Mapping
+                lazy = type(value) is type
+                value.__doc__ = whole if lazy else whole.__get__(None, value)  # type: ignore[assignment]
 
 
 def _fields(cls: type) -> list[str]:
