@@ -81,13 +81,14 @@ def test_the_map_of_resnet18(capsys: pytest.CaptureFixture, tmp_path: Path) -> N
 
 
 def test_published_efficiencies_of_the_table() -> None:
-    from analogtorch.chips import hermes64, ibm_speech34, neurram48
+    from analogtorch.chips import hermes64, hermes_core, ibm_speech34, neurram48
     from analogtorch.cost_model import published
 
     table = (ROOT / "docs" / "chips.md").read_text()
     for chip, said in (
         (hermes64(phases=4), "2.48 or"),
         (hermes64(phases=1), "or 9.76"),
+        (hermes_core(), "10.5 tile"),
         (ibm_speech34(), "20.0 tile, 12.4 chip, 6.94 system"),
         (neurram48(), "15.95 at"),
     ):

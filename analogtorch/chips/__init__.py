@@ -11,6 +11,7 @@ from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost, Digital, Energy, Figure, Network, Published, Shares
 from analogtorch.chips.file import load, save
 from analogtorch.chips.hermes64 import hermes64
+from analogtorch.chips.hermes_core import hermes_core
 from analogtorch.chips.ibm_speech34 import ibm_speech34
 from analogtorch.chips.ideal import ideal
 from analogtorch.chips.neurram48 import neurram48
@@ -29,6 +30,7 @@ ADC_ERRORS = column_errors(ADC)
 
 _PRESETS: dict[str, Callable[..., Chip]] = {
     "hermes64": hermes64,
+    "hermes_core": hermes_core,
     "ibm_speech34": ibm_speech34,
     "neurram48": neurram48,
     "ideal": ideal,
@@ -77,6 +79,7 @@ __all__ = [
     "from_dict",
     "get",
     "hermes64",
+    "hermes_core",
     "ibm_speech34",
     "ideal",
     "load",

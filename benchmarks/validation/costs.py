@@ -39,6 +39,12 @@ def efficiency(chip: at.Chip) -> list[float]:
     return [found.tops, found.tops_per_watt]
 
 
+def mvm(chip: at.Chip) -> list[float]:
+    """Return time, ns, and energy, nJ, of an MVM of a full tile."""
+    assert chip.cost is not None
+    return [1e9 * chip.cost.mvm_time.value, 1e9 * chip.cost.mvm_energy.value]
+
+
 def drift_gain(device: str) -> float:
     """Return by how many percent drift from 1 day to 10 years raises the efficiency of a tile."""
     chip = at.chips.hermes64(device=device)  # type: ignore[arg-type]
@@ -64,6 +70,12 @@ def rows() -> Iterator[Row]:
             f"`hermes64`, {phases} phase{'s' * (phases > 1)}: MVM of all tiles",
             published.HERMES_PEAK[phases],
             lambda p=phases: hermes_peak(p),
+        )
+    for what, found in (("peak", efficiency), ("MVM", mvm)):
+        yield _row(
+            f"`hermes_core`: {what}",
+            published.HERMES_CORE[what],
+            lambda f=found: f(at.chips.hermes_core()),
         )
     for unit, reference in published.LADDER.items():
         yield _row(f"`ibm_speech34`, {unit}", reference, lambda u=unit: ladder(u))

@@ -21,6 +21,7 @@ SOURCES = {
     "Frank 2023": "Frank et al., IRPS 2023",
     "Joshi 2020": "Joshi et al., Nat. Commun. 11, 2473 (2020), and Nandakumar et al., ICECS 2019; "
     "coefficients as in aihwkit",
+    "Khaddam-Aljameh 2022": "Khaddam-Aljameh et al., JSSC 57, 1027 (2022)",
     "Kirchhoff": "all nodes of a tile, solved by `analogtorch.simulate.nodal`",
     "Le Gallo 2023": "Le Gallo et al., Nat. Electron. 6, 680 (2023); coefficients as in aihwkit",
     "Li 2018": "Li et al., VLSI 2018; pulse as in aihwkit",
@@ -266,6 +267,10 @@ HERMES_EFFICIENCY = {
     4: Reference({"TOPS": 16.1, "TOPS/W": 2.48}, "Le Gallo 2023", "published"),
 }
 HERMES_OPERATIONS = 8_388_608
+HERMES_CORE = {
+    "peak": Reference({"TOPS": 1.008, "TOPS/W": 10.5}, "Khaddam-Aljameh 2022", "published"),
+    "MVM": Reference({"ns": 130.0, "nJ": 12.48}, "Khaddam-Aljameh 2022", "derived"),
+}
 SCOPES = ("tile", "chip", "system")
 LADDER = {
     "TOPS/W": Reference(_by(SCOPES, (20.0, 12.4, 6.94)), "Ambrogio 2023", "published"),

@@ -14,6 +14,7 @@ import analogtorch as at
 
 PRESETS = [
     at.chips.hermes64(phases=1),
+    at.chips.hermes_core(device="one_device"),
     at.chips.ibm_speech34(pcm_per_weight=2),
     at.chips.neurram48(output_bits=8, input_bits=6),
     at.chips.ideal(),

@@ -25,6 +25,7 @@ OFFSETS = HERMES.replace(name="offsets", adc={"offset_std": 0.01})
 CHIPS = [
     HERMES,
     OFFSETS,
+    at.chips.hermes_core(),
     at.chips.ibm_speech34(),
     at.chips.neurram48(),
 ]

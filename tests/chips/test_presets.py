@@ -1,9 +1,14 @@
 """The presets against the papers: sizes, capacities, peaks and published efficiencies."""
 
 import pytest
+import torch
+from torch import nn
 
 import analogtorch as at
+from analogtorch.speech.config import ChipConfig
 from benchmarks.validation import costs, published
+
+PUBLISHED = [name for name in at.chips.names() if name != "ideal"]
 
 
 # Le Gallo 2023: 63.1 TOPS at 9.76 TOPS/W (1-phase), 16.1 at 2.48 (4-phase, the default); the rest
@@ -17,6 +22,51 @@ def test_hermes64_peak(phases: int) -> None:
     )
     assert chip.cost.phases == phases
     assert at.chips.hermes64().cost.phases == 4
+
+
+# Khaddam-Aljameh 2022: 1.008 TOPS at 10.5 TOPS/W, which make 130 ns and 12.5 nJ per MVM
+def test_hermes_core_is_one_core_of_hermes64_with_figures_of_its_own() -> None:
+    core, chip = at.chips.hermes_core(), at.chips.hermes64()
+    assert costs.efficiency(core) == pytest.approx(published.HERMES_CORE["peak"].numbers, rel=1e-9)
+    assert costs.mvm(core) == pytest.approx(published.HERMES_CORE["MVM"].numbers, rel=1e-3)
+    assert core.replace(name="hermes64", array={"tiles": 64}, cost=chip.cost) == chip
+    assert "Khaddam-Aljameh" in core.adc.sources["gain_std"]
+    assert core.cell.sources["device"].startswith("ASSUMED: as in hermes64")
+    other = at.chips.hermes_core(device="one_device", weight_scale="column")
+    assert other.name == "hermes_core[one_device, column scales]"
+    assert other.cell == at.chips.hermes64(device="one_device").cell
+
+
+# the figure of a preset holds for an MVM that uses the whole tile, whatever the split of its energy
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_maps_programs_costs_and_evaluates_a_net(name: str) -> None:
+    torch.manual_seed(0)
+    chip = at.chips.get(name)
+    net = nn.Sequential(nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 10))
+    x = torch.randn(64, 40)
+    with torch.no_grad():
+        y = net(x).argmax(-1)
+    mapping = at.map_to_chip(net, x[:1], chip=chip)
+    assert mapping.num_chips == 1
+    report = at.cost_model.cost(mapping)
+    per_watt = at.cost_model.peak(chip).efficiency.tops_per_watt
+    tile = report.efficiency("tile")
+    assert tile.low < tile.tops_per_watt <= tile.high <= per_watt * (1 + 1e-9)
+    assert report.latency >= 2 * chip.cost.mvm_time.value
+    whole = chip.cost.mvm(rows=1, cols=1, cells=1).total
+    assert whole == pytest.approx(chip.cost.mvm_energy.value, rel=1e-12)
+    at.convert(net, chip)
+    at.calibrate(net, [x])
+    with torch.no_grad():
+        assert (net(x).argmax(-1) == y).float().mean() > 0.5  # chance: 0.1
+        programmed = at.program(net, seed=1).at(0.0)
+        assert (programmed(x).argmax(-1) == y).float().mean() > 0.4
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_is_a_chip_of_the_kws_config(name: str) -> None:
+    chip = ChipConfig(name=name).build()
+    assert chip.replace(training=at.chips.get(name).training) == at.chips.get(name)
 
 
 # Ambrogio 2023: 20.0 -> 12.4 -> 6.94 TOPS/W; 26.2, 42.3, 75.5 nJ and 100, 161, 288 fJ are their
