@@ -81,7 +81,14 @@ def test_the_map_of_resnet18(capsys: pytest.CaptureFixture, tmp_path: Path) -> N
 
 
 def test_published_efficiencies_of_the_table() -> None:
-    from analogtorch.chips import hermes64, hermes_core, ibm_speech34, neurram48
+    from analogtorch.chips import (
+        hermes64,
+        hermes_core,
+        ibm_speech34,
+        memcapacitor,
+        neurram48,
+        sonos40,
+    )
     from analogtorch.cost_model import published
 
     table = (ROOT / "docs" / "chips.md").read_text()
@@ -91,11 +98,14 @@ def test_published_efficiencies_of_the_table() -> None:
         (hermes_core(), "10.5 tile"),
         (ibm_speech34(), "20.0 tile, 12.4 chip, 6.94 system"),
         (neurram48(), "15.95 at"),
+        (sonos40(), "20 on"),
     ):
         assert said in table
         numbers = list(map(float, NUMBER.findall(said)))
         ours = [efficiency.tops_per_watt for efficiency in published(chip)]
         assert ours[: len(numbers)] == pytest.approx(numbers, rel=0.005)
+    assert "29,600 modelled, never measured" in table
+    assert published(memcapacitor())[0].tops_per_watt == 29_600
 
 
 def test_readme_is_short_and_has_what_a_reader_looks_for() -> None:

@@ -14,11 +14,13 @@ from analogtorch.chips.hermes64 import hermes64
 from analogtorch.chips.hermes_core import hermes_core
 from analogtorch.chips.ibm_speech34 import ibm_speech34
 from analogtorch.chips.ideal import ideal
+from analogtorch.chips.memcapacitor import memcapacitor
 from analogtorch.chips.neurram48 import neurram48
 from analogtorch.chips.non_ideality import non_ideality
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.read_noise import MVMReadNoise
 from analogtorch.chips.serial import from_dict, to_dict
+from analogtorch.chips.sonos40 import sonos40
 from analogtorch.chips.thermal import Thermal
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
@@ -33,6 +35,8 @@ _PRESETS: dict[str, Callable[..., Chip]] = {
     "hermes_core": hermes_core,
     "ibm_speech34": ibm_speech34,
     "neurram48": neurram48,
+    "sonos40": sonos40,
+    "memcapacitor": memcapacitor,
     "ideal": ideal,
 }
 
@@ -84,9 +88,11 @@ __all__ = [
     "ideal",
     "load",
     "mean_conductance",
+    "memcapacitor",
     "names",
     "neurram48",
     "non_ideality",
     "save",
+    "sonos40",
     "to_dict",
 ]

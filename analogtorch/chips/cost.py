@@ -7,7 +7,7 @@ from analogtorch.devices import register
 from analogtorch.values import checks
 
 Scope = Literal["tile", "chip", "system"]
-Kind = Literal["measured", "derived", "fitted", "assumed"]
+Kind = Literal["measured", "derived", "fitted", "modelled", "assumed"]
 Charge = Literal["model", "column", "tile"]
 
 
@@ -20,7 +20,8 @@ class Figure:
     """Finite, >= 0."""
     kind: Kind
     """``measured``: published as measured. ``derived``: computed from measured figures. ``fitted``:
-    fitted to published data. ``assumed``: an estimate, or a figure of another chip."""
+    fitted to published data. ``modelled``: published as the result of a model or simulation, or
+    computed from such; never measured. ``assumed``: an estimate, or a figure of another chip."""
     source: str
     """The source: a paper, the computation, or why it is assumed."""
 

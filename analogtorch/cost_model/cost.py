@@ -268,5 +268,5 @@ def _efficiency(
 
 
 def _weakest(figures: Iterable[Figure]) -> Kind:
-    order: tuple[Kind, ...] = ("assumed", "fitted", "derived", "measured")
+    order: tuple[Kind, ...] = ("assumed", "modelled", "fitted", "derived", "measured")
     return min((f.kind for f in figures if f.value > 0), key=order.index)

@@ -85,6 +85,15 @@ def rows() -> Iterator[Row]:
             Reference(dict(zip(("TOPS", "TOPS/W"), values, strict=True)), "Wan 2022", "published"),
             lambda o=outputs, i=inputs: efficiency(at.chips.neurram48(output_bits=o, input_bits=i)),
         )
+    for name, reference in (
+        ("sonos40", published.SONOS_EFFICIENCY),
+        ("memcapacitor", published.MEMCAPACITOR_EFFICIENCY),
+    ):
+        yield _row(
+            f"`{name}`: peak, modelled",
+            reference,
+            lambda n=name: efficiency(at.chips.get(n))[1:],
+        )
     low, high = published.DRIFT_GAIN
     for device in ("two_device", "one_device", "pcm_like"):
         yield Row(

@@ -31,6 +31,7 @@ SOURCES = {
     "Kim 2019": "Kim et al., IEDM 2019; pulse as in aihwkit",
     "Wan 2022": "Wan et al., Nature 608, 504 (2022); coefficients as in aihwkit, table of "
     "efficiencies as in CiMLoop",
+    "Xiao 2022": "Xiao et al., TCAS-I 69, 1480 (2022)",
 }
 """Each source in full, by its short name."""
 
@@ -271,6 +272,8 @@ HERMES_CORE = {
     "peak": Reference({"TOPS": 1.008, "TOPS/W": 10.5}, "Khaddam-Aljameh 2022", "published"),
     "MVM": Reference({"ns": 130.0, "nJ": 12.48}, "Khaddam-Aljameh 2022", "derived"),
 }
+SONOS_EFFICIENCY = Reference({"TOPS/W": 20.0}, "Xiao 2022", "published")
+MEMCAPACITOR_EFFICIENCY = Reference({"TOPS/W": 29_600.0}, "Demasius 2021", "published")
 SCOPES = ("tile", "chip", "system")
 LADDER = {
     "TOPS/W": Reference(_by(SCOPES, (20.0, 12.4, 6.94)), "Ambrogio 2023", "published"),

@@ -209,6 +209,9 @@ def _chips() -> Iterator[Bad]:
         "neurram.bits", lambda v: chips.neurram48(output_bits=v), [0, 40, "6", 5.5], "bits"
     )
     yield from every(
+        "memcapacitor.bits", lambda v: chips.memcapacitor(bits=v), [None, 5, 9, "6", 6.5], "bits"
+    )
+    yield from every(
         "from_dict", chips.from_dict, [None, [], "chip", 3], "chip description must be a mapping"
     )
     yield Bad("from_dict {}", lambda: chips.from_dict({}), ValueError, "version None")

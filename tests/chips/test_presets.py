@@ -8,6 +8,10 @@ import analogtorch as at
 from analogtorch.speech.config import ChipConfig
 from benchmarks.validation import costs, published
 
+MODELLED = {
+    "sonos40": published.SONOS_EFFICIENCY,
+    "memcapacitor": published.MEMCAPACITOR_EFFICIENCY,
+}
 PUBLISHED = [name for name in at.chips.names() if name != "ideal"]
 
 
@@ -35,6 +39,30 @@ def test_hermes_core_is_one_core_of_hermes64_with_figures_of_its_own() -> None:
     other = at.chips.hermes_core(device="one_device", weight_scale="column")
     assert other.name == "hermes_core[one_device, column scales]"
     assert other.cell == at.chips.hermes64(device="one_device").cell
+
+
+# Xiao 2022: 20 TOPS/W; Demasius 2021: 29,600 TOPS/W; both are results of models
+@pytest.mark.parametrize("name", MODELLED)
+def test_modelled_efficiencies_are_exact_and_say_that_they_are_modelled(name: str) -> None:
+    chip = at.chips.get(name)
+    (expected,) = MODELLED[name].numbers
+    (stated,) = at.cost_model.published(chip)
+    predicted = at.cost_model.peak(chip).efficiency
+    assert (stated.tops_per_watt, stated.kind, predicted.kind) == (expected,) + ("modelled",) * 2
+    assert predicted.tops_per_watt == pytest.approx(expected, rel=1e-12)
+    assert "modelled" in str(stated)
+    assert "ASSUMED" in chip.cost.mvm_time.source
+    assert chip.array.sources["tiles"].startswith("ASSUMED")
+
+
+def test_a_cost_is_no_better_than_its_weakest_figure() -> None:
+    chip = at.chips.memcapacitor(bits=8)
+    assert (chip.name, chip.dac.bits, chip.adc.bits) == ("memcapacitor[8 bits]", 8, 8)
+    for outputs, kind in ((256, "modelled"), (200, "assumed")):  # a partly used tile needs shares
+        mapping = at.map_to_chip(nn.Linear(256, outputs), torch.zeros(256), chip=chip)
+        tile = at.cost_model.cost(mapping).efficiency("tile")
+        assert tile.tops_per_watt == pytest.approx(29_600)
+        assert tile.kind == kind
 
 
 # the figure of a preset holds for an MVM that uses the whole tile, whatever the split of its energy
