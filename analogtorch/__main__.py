@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import platform
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,8 @@ USAGE = """usage: analogtorch COMMAND [options]
 What an analog in-memory-computing chip does to a PyTorch model.
 
 commands:
-  info    versions, optional packages, chips and devices on this machine
+  info    versions, optional packages, chips and devices on this machine; with --chips instead
+          all preset chips side by side, with their sources
   kws     train a keyword spotter, put it on a chip, report the accuracy that is left;
           see `analogtorch kws --help`
   budget  what each non-ideality of the chip costs a keyword spotter that kws has trained;
@@ -94,9 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def info(arguments: Sequence[str]) -> int:
-    """Print versions, optional packages and chips; the core installation is enough."""
+    """Print versions, optional packages and chips; the core installation is enough.
+
+    With ``--chips``: all presets side by side, with their sources.
+    """
+    if list(arguments) == ["--chips"]:
+        return chips()
     if arguments:
-        raise ValueError(f"info takes no options, got {' '.join(arguments)}")
+        raise ValueError(f"info takes no option but --chips, got {' '.join(arguments)}")
     import torch
 
     import analogtorch as at
@@ -126,6 +133,16 @@ def info(arguments: Sequence[str]) -> int:
         bits = "exact" if exact else f"{chip.dac.bits}-bit inputs, {outputs}-bit outputs"
         tile = f"{chip.array.rows}x{chip.array.columns}"
         print(f"chip {name}: {chip.array.tiles} tiles of {tile}, {bits}")
+    return 0
+
+
+def chips() -> int:
+    """Print all presets side by side, as wide as the terminal."""
+    import analogtorch as at
+    from analogtorch.report.presets import side_by_side
+
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(side_by_side({name: at.chips.get(name) for name in at.chips.names()}, width=width))
     return 0
 
 

@@ -49,8 +49,8 @@ def sonos40(*, training: TrainingNoise | None = None) -> Chip:
             tiles=1,
             sources=Sources(
                 rows=f"test chip of 1024x1024 cells: {_DEVICES}",
-                columns=f"test chip of 1024x1024 cells: {_DEVICES}; ASSUMED: two columns of cells "
-                "for each column of signed weights",
+                columns="ASSUMED: two columns of cells for each column of signed weights, of the "
+                f"1024 of the test chip: {_DEVICES}",
                 tiles=f"ASSUMED: the one array of the test chip: {_DEVICES}",
             ),
         ),

@@ -42,11 +42,11 @@ def _facts(report: CostReport) -> list[str]:
         f"chip{'s' if plan.num_chips > 1 else ''}, {plan.utilisation:.0%} of their cells used; "
         f"{costs.precision}, {costs.phases} phase{'s' if costs.phases > 1 else ''}; conductance "
         f"{report.conductance:.3g} of programmed",
-        f"{plan.mode}: latency {_si(plan.latency, 's')}, one inference per "
-        f"{_si(plan.interval, 's')}, {plan.throughput:,.4g} per second, set by {plan.bottleneck}",
+        f"{plan.mode}: latency {si(plan.latency, 's')}, one inference per "
+        f"{si(plan.interval, 's')}, {plan.throughput:,.4g} per second, set by {plan.bottleneck}",
         f"one inference: {report.macs:,} MACs = {report.operations:,} operations in "
-        f"{sum(r.mvms for r in plan.runs):,} MVMs of tiles, {_si(report.energy.system, 'J')}, mean "
-        f"power {_si(report.power, 'W')}",
+        f"{sum(r.mvms for r in plan.runs):,} MVMs of tiles, {si(report.energy.system, 'J')}, mean "
+        f"power {si(report.power, 'W')}",
     ]
     if plan.signed:
         lines.append(
@@ -62,11 +62,11 @@ def _energies(report: CostReport) -> list[str]:
     for field in fields(report.energy):
         value = getattr(report.energy, field.name)
         lines.append(
-            f"  {field.name.replace('_', ' '):<26} {_si(value, 'J'):>12} {value / total:>7.1%}"
+            f"  {field.name.replace('_', ' '):<26} {si(value, 'J'):>12} {value / total:>7.1%}"
         )
     return [
         *lines,
-        f"  {'(each MVM a full tile)':<26} {_si(report.energy_full_tiles.system, 'J'):>12}",
+        f"  {'(each MVM a full tile)':<26} {si(report.energy_full_tiles.system, 'J'):>12}",
     ]
 
 
@@ -92,7 +92,8 @@ def _origins(report: CostReport) -> list[str]:
     return lines
 
 
-def _si(value: float, unit: str) -> str:
+def si(value: float, unit: str) -> str:
+    """Return a value >= 0 with the prefix of its unit that suits it, such as ``130 ns``."""
     if value == 0:
         return f"0 {unit}"
     for scale, prefix in ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p")):

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+import analogtorch as at
 import analogtorch.__main__ as cli
 from analogtorch.cli.kws import parse
 from analogtorch.ops import gpu, native
+from analogtorch.report.presets import side_by_side
 from analogtorch.speech.config import KWSConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "kws").glob("*.yaml"))
@@ -25,6 +27,43 @@ def test_info_lists_versions_extras_and_chips(capsys) -> None:
     kernels = (native.status(), gpu.status(), "CPU kernels: ", "GPU kernels: ")
     for expected in ("torch 2.", *kernels, "[speech] torchaudio 2.", *chips):
         assert expected in printed
+
+
+def test_info_compares_all_chips_with_their_sources(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert cli.main(["info", "--chips"]) == 0
+    printed = capsys.readouterr().out
+    table, sources = printed.split("\nSources\n")
+    heads, rule, *lines = table.splitlines()
+    assert tuple(heads.split()) == at.chips.names()
+    assert len(rule) < 300
+    (efficiencies,) = [line for line in lines if line.startswith("TOPS/W, full tile")]
+    assert re.findall(r"[\d,.]+ \(\w+\)", efficiencies) == [
+        "2.48 (measured)",
+        "10.5 (measured)",
+        "20 (measured)",
+        "15.95 (measured)",
+        "20 (modelled)",
+        "29,600 (modelled)",
+    ]
+    for row in ("array", "cell", "device", "DAC", "ADC", "time per MVM", "energy per MVM"):
+        assert any(line.startswith(row) for line in lines), row
+    assert "256x256 (assumed)" in table
+    for name in at.chips.names():
+        chip = at.chips.get(name)
+        assert f"\n{name}\n" in sources
+        for rung in chip.cost.published if chip.cost else ():
+            assert " ".join(rung.tops_per_watt.source.split()) in " ".join(sources.split())
+
+
+@pytest.mark.parametrize("width", [1, 60, 100])
+def test_chips_that_do_not_fit_follow_in_another_table(width: int) -> None:
+    chips = {name: at.chips.get(name) for name in at.chips.names()}
+    printed = side_by_side(chips, width=width)
+    assert printed.count("time per MVM  ") >= len(chips) / max(1, (width - 17) // 26)
+    assert max(map(len, printed.splitlines())) <= max(width, 60)
+    mine = {"mine": at.chips.hermes64().replace(adc={"noise": 0.1}, cost=None)}
+    assert "none" in side_by_side(mine)
 
 
 def test_info_names_the_extra_of_absent_packages(capsys, monkeypatch) -> None:
@@ -116,7 +155,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["bogus"], "unknown command 'bogus'"),
-        (["info", "x"], "info takes no options"),
+        (["info", "x"], "info takes no option but --chips, got x"),
         (["kws", "--bogus", "1"], "unrecognized arguments: --bogus"),
         (["kws", "--seed", "x"], "seed"),
         (["kws", "--seed=-1"], "seed=-1"),
