@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.ops import Plan, fold, mvm, rounded, seed_tensor
+from analogtorch.ops.operands import Operands
 from analogtorch.ops.physics import block_scales
 from analogtorch.ops.reference import part
 
@@ -144,5 +145,5 @@ def test_the_operator_is_well_formed(name: str) -> None:
         None,
     )
     r = torch.ones(plan.blocks, requires_grad=True)
-    operands = (x, r, w, bias, *[None] * 9, plan.ints, plan.floats, True)
+    operands = (*Operands(x, r, w, bias), plan.ints, plan.floats, True)
     torch.library.opcheck(torch.ops.analogtorch.mvm.default, operands)
