@@ -47,7 +47,7 @@ def _lines() -> Iterator[tuple[tuple[str, ...], str]]:
     yield ("kwz",), "unknown command 'kwz'.*info, kws, budget, map or fit"
     yield ("",), "unknown command"
     yield ("--nope",), "unknown command '--nope'"
-    yield ("info", "now"), "info takes no options"
+    yield ("info", "now"), "info takes no option but --chips"
     yield from _map()
     yield from _kws()
 
