@@ -7,6 +7,7 @@ from torch import Tensor
 
 from analogtorch.devices.device import duration
 from analogtorch.evaluate.lifetime import Lifetime
+from analogtorch.report.columns import aligned
 from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.values.shown import as_text, draw
 
@@ -25,14 +26,7 @@ def table(found: Lifetime) -> str:
         beyond = int(ordered.isinf().sum())
         days = [_days(t.item(), found.longest) for t in (middle, ordered[0], ordered[-1])]
         rows.append((name, *days, f"{beyond} of {len(ordered)}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if not i else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows)
     cost = "" if found.cost is None else f"; one takes {found.cost}"
     notes = [
         f"until the metric crosses {found.limit:g}, looked at up to {duration(found.longest)}",

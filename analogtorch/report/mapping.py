@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from analogtorch.mapping import ChipMapping
+from analogtorch.report.columns import aligned
 from analogtorch.values.shown import as_text
 
 HEADER = ("matrix", "rows x cols", "groups", "copies", "blocks", "tiles", "utilisation", "vectors")
@@ -12,14 +13,7 @@ HEADER = ("matrix", "rows x cols", "groups", "copies", "blocks", "tiles", "utili
 def table(mapping: ChipMapping) -> str:
     """Return one row per matrix, then totals and what stays digital."""
     rows = [HEADER, *layer_rows(mapping)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = aligned(rows)
     facts = [f"{name}: {text}" for name, text in summary(mapping)]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", *facts])
 

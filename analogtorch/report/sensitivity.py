@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from analogtorch.evaluate.losses import SINGLE, Effect, Loss, Sensitivity
+from analogtorch.report.columns import aligned
 from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.values.shown import as_text, draw
 
@@ -36,14 +37,7 @@ def table(found: Sensitivity) -> str:
     totals = (_loss_text(found.total[e], e, digits) for e in found.effects)
     rows.append(("sum of the layers", f"{weights:,}", str(blocks), *sums, ""))
     rows.append(("all on the chip", "", "", *totals, ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i in (0, len(row) - 1) else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, left=(0, len(rows[0]) - 1))
     rule = "-" * len(lines[0])
     chips = f", mean ± standard deviation over {len(found.seeds)} chips"
     if set(found.effects) <= set(SINGLE):

@@ -1,19 +1,13 @@
 """The result of a run as a table for the terminal and as Markdown."""
 
+from analogtorch.report.columns import aligned
 from analogtorch.report.result import ISO, Result
 
 
 def table(result: Result) -> str:
     """Return the accuracies over the chips, in percent, with the iso-accuracy line."""
     rows = _rows(result)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = aligned(rows)
     rule = "-" * len(lines[0])
     notes = [f"Note: {note}" for note in _notes(result)]
     whole = [*_facts(result), "", lines[0], rule, *lines[1:], "", *notes]

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from analogtorch.report.columns import aligned
 from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.simulate.faults import FAULTS, title
 from analogtorch.simulate.tile_state import TileState
@@ -36,8 +37,7 @@ def table(found: YieldMap) -> str:
     if found.analog_yield is not None:
         total += [_percent(found.analog_yield), ""]
     rows.append(total)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    lines = aligned(rows, left=())
     rule = "-" * len(lines[0])
     notes = [
         "% of devices, cells, rows, columns or tiles, whichever fails; what fails with something "
