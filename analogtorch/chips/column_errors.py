@@ -25,8 +25,8 @@ def column_error(kind: str, *, ideal: float, least: float = -math.inf) -> dict[s
     """Return metadata for a field of a part: the standard deviation of an error of its columns.
 
     The errors of the ADCs of a layer are drawn, moved and cut together, and reach the operator as
-    one tensor. ``analogtorch.ops.physics`` and the kernels have the formulas of their effect on a
-    partial sum.
+    one tensor. ``analogtorch.ops.converters`` and the kernels have the formulas of their effect on
+    a partial sum.
 
     Example:
         >>> gain_std: float = field(default=0.0, metadata=column_error("gain", ideal=1.0))

@@ -19,16 +19,8 @@ from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, normal
-from analogtorch.ops.physics import (
-    adc_outputs,
-    digital_unit,
-    noisy,
-    phase_keys,
-    phase_variances,
-    phases,
-    read_std,
-    wide,
-)
+from analogtorch.ops.converters import adc_outputs, digital_unit
+from analogtorch.ops.physics import noisy, phase_keys, phase_variances, phases, read_std, wide
 
 _REFUSED = {
     "max_norm": (

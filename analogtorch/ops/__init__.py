@@ -1,9 +1,11 @@
 """The analog matrix-vector multiply (MVM) as one operator, and its parts: noise, keys, converters.
 
 ``mvm`` is an operator of its ``Operands`` and a ``Plan``: ``reference`` defines it in plain torch,
-``native`` (CPU) and ``gpu`` have its kernels. ``physics`` has its effects as pure functions.
+``native`` (CPU) and ``gpu`` have its kernels. ``physics`` and ``converters`` have its effects as
+pure functions.
 """
 
+from analogtorch.ops.converters import in_steps, rounded
 from analogtorch.ops.generator import (
     VERSION,
     Noise,
@@ -16,7 +18,7 @@ from analogtorch.ops.generator import (
 from analogtorch.ops.mvm import mvm, product
 from analogtorch.ops.noise import normal
 from analogtorch.ops.operands import Operands
-from analogtorch.ops.physics import block_scales, in_steps, over_rows, rounded
+from analogtorch.ops.physics import block_scales, over_rows
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.seed import draw_keys, number_samples
 from analogtorch.ops.transforms import refuse_transforms

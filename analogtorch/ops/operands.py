@@ -74,7 +74,7 @@ class Operands(NamedTuple):
     polarity."""
     adc_errors: Annotated[Tensor | None, Role(Kind.ADC_ERROR)] = None
     """Errors of each ADC, (kinds, blocks, outputs), in the order of
-    ``analogtorch.chips.ADC_ERRORS``: see ``physics.at_adc``. None: no errors."""
+    ``analogtorch.chips.ADC_ERRORS``: see ``converters.at_adc``. None: no errors."""
     read_variances: Annotated[Tensor | None, _VALUE] = None
     """Variances of the weights from one MVM to the next, >= 0, in units of the weight scale
     squared: (1, *shape of ``w``), or if ``plan.phases`` is 4 (2, *shape of ``w``), those of the

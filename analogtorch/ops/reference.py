@@ -43,16 +43,13 @@ from torch.nn import functional as F
 
 from analogtorch.chips.tiling import RowBlock
 from analogtorch.ops.blocks import seen_by
+from analogtorch.ops.converters import adc_outputs, beside, dac, digital_unit
 from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
 from analogtorch.ops.operands import Gradients, Operands, Outputs, per_block
 from analogtorch.ops.physics import (
     Phase,
-    adc_outputs,
-    beside,
     block_scales,
-    dac,
-    digital_unit,
     noisy,
     over_rows,
     phase_keys,
@@ -180,7 +177,7 @@ def _read(
     inputs: Operands,
     plan: Plan,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return ``physics.adc_outputs`` of a row block: (vectors, outputs, positions)."""
+    """Return ``converters.adc_outputs`` of a row block: (vectors, outputs, positions)."""
     ranges, errors = inputs.adc_ranges, inputs.adc_errors
     shape = _read_shape(sums[0].shape, plan)
     bound = plan.adc_range if ranges is None else ranges[block].view(1, -1, 1).to(full.dtype)

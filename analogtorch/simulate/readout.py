@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
-from analogtorch.ops.physics import adc, adc_input, output_noise
+from analogtorch.ops.converters import adc, adc_input
+from analogtorch.ops.physics import output_noise
 
 CELL_COUNTS = 256
 """ADC steps of the largest conductance when a cell is read alone: the chip adds up as many reads as

@@ -19,7 +19,8 @@ from analogtorch.ops import (
     seed_tensor,
     stream,
 )
-from analogtorch.ops.physics import digital_factor, relative, wide
+from analogtorch.ops.converters import digital_factor
+from analogtorch.ops.physics import relative, wide
 from analogtorch.simulate import tiles
 from analogtorch.simulate.compensation import column_gains
 from analogtorch.simulate.readout import Block

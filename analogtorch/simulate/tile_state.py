@@ -8,7 +8,7 @@ from torch import Tensor
 from analogtorch.chips import ADC_ERRORS, Chip
 from analogtorch.devices.cell import shared
 from analogtorch.ops import fold, normal, seed_tensor, stream
-from analogtorch.ops.physics import scaled
+from analogtorch.ops.converters import scaled
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.faults import CODES, FAULTS, Part, chosen, normals, of_devices, uniform
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from analogtorch.chips import Chip
 from analogtorch.devices.cell import Hold
-from analogtorch.ops.physics import dac
+from analogtorch.ops.converters import dac
 from analogtorch.simulate.readout import CELL_COUNTS, adc_step, cell_reads, read_cells, through_adc
 from analogtorch.values import checks
 

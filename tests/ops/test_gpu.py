@@ -35,7 +35,7 @@ from analogtorch.ops import Operands, fold, gpu
 from analogtorch.ops.mask import packed, unpacked
 from analogtorch.ops.generator import normal_reference
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.physics import at_adc, in_steps, rounded
+from analogtorch.ops.converters import at_adc, in_steps, rounded
 from tests.ops.errors import adc_errors
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
 

@@ -5,7 +5,7 @@ import torch
 
 import analogtorch as at
 from analogtorch.devices import Spread
-from analogtorch.ops import drift, in_steps, physics, rounded
+from analogtorch.ops import converters, drift, in_steps, physics, rounded
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
@@ -57,12 +57,12 @@ def test_the_adc_outputs_of_phases_are_noisy_clipped_and_added_by_themselves() -
         asked.append(number)
         return z * (number + 1)
 
-    total, clipped = physics.adc_outputs(sums, [1.0, -1.0], full, 0.75, 3, 0.1, normals)
+    total, clipped = converters.adc_outputs(sums, [1.0, -1.0], full, 0.75, 3, 0.1, normals)
     noisy = [sums[0] + 0.2 * z, sums[1] + 0.4 * z]
     assert asked == [0, 1]
     assert torch.equal(total, in_steps(noisy[0], bound, 3) - in_steps(noisy[1], bound, 3))
     assert [c.tolist() for c in clipped] == [[False, True], [False, False]]
-    total, clipped = physics.adc_outputs(sums, [1.0, -1.0], full, 0.75, 0, 0.0, normals)
+    total, clipped = converters.adc_outputs(sums, [1.0, -1.0], full, 0.75, 0, 0.0, normals)
     assert torch.equal(total, sums[0] - sums[1])  # no ADC: nothing is clipped
     assert clipped == []
 
@@ -89,9 +89,9 @@ def test_corrections_of_drift() -> None:
 
 
 def test_the_physics_is_written_once() -> None:
-    """Rounding, weight noise and guards against zero blocks are in one file.
+    """Rounding, weight noise and guards against zero blocks are written in one place.
 
-    All others call ``ops/physics.py``.
+    Rounding is in ``ops/converters.py``, the others in ``ops/physics.py``.
     """
     package = Path(at.__file__).parent
     telling = ("torch.round(", "addcmul(", "full.clamp_min(")
@@ -101,4 +101,4 @@ def test_the_physics_is_written_once() -> None:
         for path in (package / room).rglob("*.py")
         if any(word in path.read_text() for word in telling)
     }
-    assert found == {"ops/physics.py"}
+    assert found == {"ops/converters.py", "ops/physics.py"}

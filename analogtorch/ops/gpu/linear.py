@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices import Spread
+from analogtorch.ops.converters import levels
 from analogtorch.ops.gpu.loading import triton
 from analogtorch.ops.gpu.tiles import Tile, fit, forward_tile, input_tile, shares, weight_tile
 from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.operands import Kind, Operands, of_kind
-from analogtorch.ops.physics import levels
 from analogtorch.ops.plan import Plan
 
 if triton is not None:

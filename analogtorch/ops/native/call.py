@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from analogtorch.ops.converters import levels
 from analogtorch.ops.native import loading
 from analogtorch.ops.native.structures import PARTS, Convolution, Linear, pointers
 from analogtorch.ops.operands import Operands, per_block
-from analogtorch.ops.physics import levels
 from analogtorch.ops.plan import Plan
 
 _INT32 = 2**31

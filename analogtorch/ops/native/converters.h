@@ -1,4 +1,4 @@
-/* DAC and ADC, in the reference's order of operations (ops/physics.py). */
+/* DAC and ADC, in the reference's order of operations (ops/converters.py). */
 
 /* A range of 0 (an input or a block of zeros) quantises to 0 instead of 0 / 0; NaN stays. */
 INLINE float safe(float range) { return range < LEAST_BOUND ? LEAST_BOUND : range; }
@@ -20,7 +20,7 @@ INLINE float range_at(const float *range, size by, size vector, size block) {
   return fabsf(range[by == BY_VECTOR ? vector : by == BY_BLOCK ? block : 0]);
 }
 
-/* Errors of ADCs, in the order of chips.ADC_ERRORS; at_adc in ops/physics.py defines them. */
+/* Errors of ADCs, in the order of chips.ADC_ERRORS; at_adc in ops/converters.py defines them. */
 enum adc_error { ADC_GAIN, ADC_OFFSET, ADC_ERRORS };
 
 /* The ADCs of one matrix; range and noise in units of full-scale input x weight scale. */
