@@ -168,7 +168,8 @@ class _PartialSums:
         count = len(x)
         some = slice(None, None, -(-count // _SOME))
         x, given = x[some], given[some]
-        off = adc(vs, vs.new_tensor(self._chip.adc.range), self._chip.adc.levels) - vs
+        bound, steps = vs.new_tensor(self._chip.adc.range), self._chip.adc.levels
+        off = adc(vs, bound, steps, self._chip.adc.rounding == "floor") - vs
         off = (signs * off).sum(0)
         v = (signs * vs).sum(0)
         off, v, full = (
@@ -191,7 +192,9 @@ class _PartialSums:
         chip, wanted = self._chip, self._wanted
         bounds = ranges = None
         if wanted is not None and chip.adc.levels:
-            bounds = self._found(wanted.method, chip.adc.levels, wanted.percentile)
+            # rounding toward zero errs as steps that are twice as large do: LSB^2 / 3
+            steps = chip.adc.levels / (2 if chip.adc.rounding == "floor" else 1)
+            bounds = self._found(wanted.method, steps, wanted.percentile)
         if self._unit:
             noise = chip.adc.noise * math.sqrt(chip.phases)
             ranges = torch.stack([columns.ranges(noise) for columns in self._unit])
@@ -201,7 +204,7 @@ class _PartialSums:
             bounds, ranges, *(math.sqrt(self._squares[name] / sums) for name in ("adc", "others"))
         )
 
-    def _found(self, method: Adc, steps: int, percentile: float) -> Tensor:
+    def _found(self, method: Adc, steps: float, percentile: float) -> Tensor:
         """Return ADC ranges of shape (row blocks, outputs).
 
         A part whose sums are all zero gets the largest range of the others.

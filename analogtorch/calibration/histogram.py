@@ -111,7 +111,7 @@ class Histogram:
         return math.sqrt(self._spread / self._numbers) if self._numbers else 0.0
 
     def bound(
-        self, method: str, steps: int | None, percentile: float, deviations: float = 3.0
+        self, method: str, steps: float | None, percentile: float, deviations: float = 3.0
     ) -> float:
         """Return the range of a converter with so many steps on each side of zero.
 
@@ -127,7 +127,7 @@ class Histogram:
             return min(_EDGES[reached].item(), self.largest) if reached else 0.0
         return self._least_error(steps)
 
-    def _least_error(self, steps: int) -> float:
+    def _least_error(self, steps: float) -> float:
         """Return the bin edge with the least squared error.
 
         It counts uniform rounding inside, and the distance to the edge outside.
@@ -232,7 +232,7 @@ class ColumnHistogram:
         new.largest = _COLUMN_EDGES[(beyond > math.log(2)).sum(1).clamp_max(len(_COLUMN_EDGES) - 1)]
         return new
 
-    def bound(self, method: str, steps: int | None, percentile: float) -> Tensor:
+    def bound(self, method: str, steps: float | None, percentile: float) -> Tensor:
         """Return the range of a converter with so many steps on each side of zero, for each column.
 
         It is 0 for a column without range. A column of few numbers does not show its tail. So

@@ -77,7 +77,7 @@ def exact_execution(layer: AnalogLayer) -> Execution:
 
 def without_adc(chip: Chip) -> Chip:
     """The chip without ADC, and so without a digital unit that rounds."""
-    return chip.replace(adc={"bits": None, "steps": None}, periphery={"output_bits": None})
+    return chip.without("adc")
 
 
 @contextlib.contextmanager

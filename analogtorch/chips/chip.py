@@ -129,7 +129,9 @@ class Chip:
         drawn once per time and stays for all inputs. ``temperature``: conductances depend
         on it. ``ir_drop``: wires have a resistance. ``mvm_read_noise``: each device has other noise
         in every MVM.
-        ``adc_gain``: the gains of columns differ. ``output_noise``: partial sums have noise.
+        ``adc_gain``, ``adc_slope`` and ``adc_offset``: the ADCs of columns differ, and those of
+        tiles. ``output_noise``: partial sums have noise. ``adc_inl``, ``adc_dnl`` and
+        ``adc_capacitors``: codes do not lie where they should.
         ``adc``: partial sums are clipped and rounded. ``digital_unit``: it rounds ADC outputs
         again. A programmed chip has them all; ``eval()`` before programming has the converters; for
         ``train()`` see ``TrainingNoise``. The fields of the parts declare them by

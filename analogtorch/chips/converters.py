@@ -1,15 +1,18 @@
 """The converters of a chip: DACs on the rows, ADCs on the columns."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from analogtorch.chips.column_errors import column_error
-from analogtorch.chips.non_ideality import fewer_bits, fewer_steps, non_ideality
+from analogtorch.chips.inl import check_inl, larger
+from analogtorch.chips.non_ideality import fewer_bits, fewer_steps, non_ideality, unchanged
 from analogtorch.devices import register
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
 
 BITS = {"least": 2, "most": 16}
 """Smallest and largest number of bits of a converter or a digital unit."""
+Rounding = Literal["nearest", "floor"]
 
 
 @register
@@ -39,6 +42,12 @@ class ADC:
     The first fields are in the order in which they act on a partial sum. ``bits`` or ``steps`` sets
     the resolution, never both. With neither there is no ADC: partial sums are passed on unrounded
     and unclipped.
+
+    The kinds of ADC that chips have are combinations of the fields. A SAR ADC has
+    ``capacitor_std``; a ramp that all columns of a tile share has ``slope_std`` and the ``inl`` of
+    the ramp, and its comparators ``offset_std``; a counter of an oscillator (CCO) or of clock
+    cycles has ``rounding="floor"``. Kernels take ``gain_std``, ``slope_std`` and ``offset_std``;
+    chips with the others run in plain torch.
     """
 
     gain_std: float = field(
@@ -48,6 +57,9 @@ class ADC:
     """Standard deviation of the gain of a column's ADC around 1, >= 0. It is drawn once for each
     column of a manufactured chip, by its seed and physical position. Programmed chips have it;
     training and evaluation before do not."""
+    slope_std: float = field(default=0.0, metadata=non_ideality("adc_slope", absent=0.0))
+    """Standard deviation of the slope of the ramp that the columns of a tile share, around 1, >= 0:
+    a gain of the whole tile beside ``gain_std``, drawn as that is, by seed and tile."""
     offset_std: float = field(
         default=0.0,
         metadata=non_ideality("adc_offset", absent=0.0) | column_error("offset", ideal=0.0),
@@ -58,6 +70,28 @@ class ADC:
     noise: float = field(default=0.0, metadata=non_ideality("output_noise", absent=0.0))
     """Output noise: standard deviation of the noise of one partial sum, before rounding, in the
     units of ``range``, >= 0."""
+    inl: tuple[float, ...] | None = field(
+        default=None, metadata=non_ideality("adc_inl", absent=None, behind="adc", grown=larger)
+    )
+    """Integral non-linearity (INL) in LSB, the same for all columns: an odd number of values, at
+    least 3, that divide the codes from ``-levels`` to ``levels`` evenly, with straight lines
+    between; ``2 levels + 1`` values are one for each code. Positive where codes are too large: the
+    code transition level lies that far below the ideal one (IEEE Std 1241). None: 0. It may nowhere
+    rise by more than 1 LSB per code, where widths of codes would be negative. Programmed chips have
+    it; training and evaluation before do not."""
+    dnl_std: float = field(default=0.0, metadata=non_ideality("adc_dnl", absent=0.0, behind="adc"))
+    """Standard deviation of the differential non-linearity (DNL), in LSB, >= 0: the widths of the
+    codes of a column differ independently, and its INL is their sum, with both ends at 0. A width
+    ends at 0, where a code is missing. It is drawn as the gain is, for each column and code, and a
+    programmed chip keeps ``2 levels`` numbers for each column of each row block: with 8 bits as
+    much memory as for 254 weights of it, in float32."""
+    capacitor_std: float = field(
+        default=0.0, metadata=non_ideality("adc_capacitors", absent=0.0, behind="adc")
+    )
+    """Standard deviation of the unit capacitor of a SAR ADC, relative to its mean, >= 0. The
+    capacitor of a bit consists of ``2^i`` units, so that its own is ``2^(i/2)`` units: the largest
+    steps lie where high bits change, above all at 0. Drawn and kept as ``dnl_std``, with ``bits``
+    numbers per column. Needs ``bits``, and rounding to the nearest step."""
     bits: int | None = field(
         default=None, metadata=non_ideality("adc", absent=None, grown=fewer_bits)
     )
@@ -66,6 +100,12 @@ class ADC:
         default=None, metadata=non_ideality("adc", absent=None, grown=fewer_steps)
     )
     """Steps on each side of zero, >= 1, of an ADC whose number of steps is no power of two."""
+    rounding: Rounding = field(
+        default="nearest", metadata=non_ideality("adc", absent="nearest", grown=unchanged)
+    )
+    """``nearest``: the ADC rounds to the nearest step, half to even. ``floor``: it counts whole
+    steps of the magnitude, as a counter of the periods of an oscillator does, so that outputs are
+    rounded toward 0. As the resolution, it is a part of evaluation and training too."""
     range: float = 12.0
     """ADC range in units of (full-scale input x largest conductance), > 0. The chip fixes it, but a
     layer may have others: see ``analogtorch.calibrate``."""
@@ -92,10 +132,12 @@ class ADC:
     """Source of each number, by the name of its field."""
 
     def __post_init__(self) -> None:
-        checks.numbers(self, "gain_std", "offset_std", "noise", least=0)
+        spreads = ("gain_std", "slope_std", "offset_std", "noise", "dnl_std", "capacitor_std")
+        checks.numbers(self, *spreads, least=0)
         checks.counts(self, "bits", optional=True, **BITS)
         checks.counts(self, "steps", optional=True)
         checks.numbers(self, "range", above=0)
+        checks.choice("ADC.rounding", self.rounding, get_args(Rounding))
         checks.flag("ADC.separate_phases", self.separate_phases)
         if self.bits is not None and self.steps is not None:
             raise ValueError(
@@ -103,7 +145,35 @@ class ADC:
                 f"steps={self.steps}: steps is how fine the ADC is where that is no power of two. "
                 "Set the other one to None; bits behind the ADC are Periphery.output_bits"
             )
+        self._check_codes()
         check_sources(self)
+
+    def _check_codes(self) -> None:
+        """Check the fields that need codes."""
+        absent = {"inl": None, "dnl_std": 0.0, "capacitor_std": 0.0, "rounding": "nearest"}
+        for name, value in absent.items():
+            if getattr(self, name) != value and not self.levels:
+                raise ValueError(
+                    f"ADC.{name}={checks.shown(getattr(self, name))} needs codes, but bits and "
+                    f"steps are None; give one of them, or {name}={value!r}"
+                )
+        if self.capacitor_std and self.bits is None:
+            raise ValueError(
+                f"ADC.capacitor_std={self.capacitor_std:g} is that of a capacitor for each bit: "
+                f"give bits, got steps={self.steps}; codes of other ADCs differ by dnl_std"
+            )
+        if self.capacitor_std and self.rounding != "nearest":
+            raise ValueError(
+                f"ADC.capacitor_std={self.capacitor_std:g} is that of a SAR ADC, which has "
+                f"rounding='nearest', got {self.rounding!r}"
+            )
+        if self.inl is not None:
+            checks.settle(self, "inl", check_inl("ADC.inl", self.inl, self.levels, 1.0))
+
+    @property
+    def curved(self) -> bool:
+        """Whether code transitions lie elsewhere than at the ideal levels."""
+        return self.inl is not None or self.dnl_std > 0 or self.capacitor_std > 0
 
     @property
     def levels(self) -> int:

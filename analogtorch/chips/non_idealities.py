@@ -65,6 +65,12 @@ def scaled(chip: "Chip", factors: Mapping[str, float]) -> "Chip":
     return _changed(kept, grown, of_device)
 
 
+def needs(chip: "Chip", name: str) -> set[str]:
+    """Return the names of those without which ``name`` is not there either."""
+    every = (declaration for _, part in _parts(chip) for _, declaration in declared(part))
+    return {d.behind for d in every if d.name == name and d.behind is not None}
+
+
 def _changed(
     chip: "Chip", value: Callable[[Any, NonIdeality], Any], factors: dict[Imperfection, float]
 ) -> "Chip":

@@ -27,6 +27,11 @@ def _times(value: Any, factor: float) -> Any:
     return value * factor
 
 
+def unchanged(value: Any, factor: float) -> Any:
+    """Return the value: the field has no size of its own beside the others of its name."""
+    return value
+
+
 def fewer_bits(bits: int, factor: float) -> int:
     """Return the bits of a converter whose step is ``factor`` times as large.
 

@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from analogtorch.chips import Chip
+from analogtorch.chips.non_idealities import needs
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.devices import seconds
 from analogtorch.evaluate.interval import Interval, interval
@@ -156,12 +157,13 @@ def _none() -> Change:
 def _only(name: str) -> Change:
     """Return the change to chips with that non-ideality alone.
 
-    A digital unit keeps the ADC before it.
+    It keeps those that it needs, such as the ADC before a digital unit.
     """
-    kept = {name, "adc"} if name == "digital_unit" else {name}
     defect = name.removeprefix(_DEFECT)
     return Change(
-        chip=lambda chip: chip.without(*(n for n in chip.non_idealities() if n not in kept)),
+        chip=lambda chip: chip.without(
+            *(n for n in chip.non_idealities() if n not in {name, *needs(chip, name)})
+        ),
         defects=lambda whole: (
             whole.without(*(n for n in whole.present() if n != defect))
             if name.startswith(_DEFECT)

@@ -5,7 +5,8 @@ one-hot matrix is built: the cells of the tokens are gathered, with the same noi
 with the whole matrix.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, normal
-from analogtorch.ops.converters import adc_outputs, digital_unit
+from analogtorch.ops.converters import adc, adc_outputs, digital_unit
 from analogtorch.ops.physics import noisy, phase_keys, phase_variances, phases, read_std, wide
 
 _REFUSED = {
@@ -187,7 +188,10 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             each = phase_variances(variances.index_select(2, tokens).mT, plan.phases)
             each = [phase.x.to(full.dtype) * v for phase, v in zip(read, each, strict=True)]
             stds = [read_std(full, noise, full, plan.read_noise, v) for v in each]
-        v, clipped = adc_outputs(sums, signs, full, bound, plan.steps, noise, normals, errors, stds)
+        convert = _converting(plan, held.get("adc_inl"), block)
+        v, clipped = adc_outputs(
+            sums, signs, full, bound, plan.steps, noise, normals, errors, stds, convert
+        )
         saturated = torch.zeros_like(v, dtype=torch.bool)
         if clipped:
             saturated = torch.stack(clipped).any(0)
@@ -205,3 +209,21 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
 
     def _vectors(self, x: Tensor) -> int:
         return x.numel()
+
+
+def _converting(
+    plan: Plan, inl: Tensor | None, block: Tensor
+) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Return ``converters.adc`` with the INL of the row block of each token."""
+    floors = bool(plan.floors)
+    if inl is None or len(inl) == 1:
+        return functools.partial(adc, floors=floors, inl=None if inl is None else inl[0])
+
+    def convert(v: Tensor, bound: Tensor, steps: int) -> Tensor:
+        found, bound = torch.empty_like(v), bound.expand_as(v)
+        for number, each in enumerate(inl):
+            here = block == number
+            found[here] = adc(v[here], bound[here], steps, floors, each)
+        return found
+
+    return convert

@@ -141,6 +141,7 @@ class PlacedMixin(ConvertersMixin):
                 **section.layout,
                 input_bits=chip.dac.bits or 0,
                 output_steps=chip.adc.levels,
+                floors=int(chip.adc.rounding == "floor"),
                 unit_bits=chip.periphery.output_bits or 0,
                 phases=chip.phases,
                 adc_range=chip.adc.range,

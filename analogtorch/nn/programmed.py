@@ -44,6 +44,8 @@ class Programmed:
     read_variances: tuple[Tensor, ...] | None = None
     """Per section: ``Operands.read_variances``, those of the conductances; None: MVMs have no read
     noise."""
+    adc_inl: tuple[Tensor, ...] | None = None
+    """Per section: ``Operands.adc_inl``; None: ADCs are linear."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """Return the same with ``fn`` applied to every tensor."""
@@ -149,9 +151,12 @@ class OnChip(Execution):
     ) -> dict[str, Tensor | None]:
         """Return the operands of every execution, with the errors of each ADC."""
         found = super().converters(layer, index, plan, outputs)
-        errors = _held(layer).adc_errors
+        errors, inl = _held(layer).adc_errors, _held(layer).adc_inl
         if errors is not None:
             found["adc_errors"] = cut(errors[index], outputs, 2)
+        if inl is not None:
+            each = inl[index]
+            found["adc_inl"] = each if each.shape[1] == 1 else cut(each, outputs, 1)
         return found
 
 

@@ -77,6 +77,8 @@ def check(operands: Operands, plan: Plan, expected: Expected) -> None:
     for name in _ADCS:
         if (given := getattr(operands, name)) is not None:
             _check_adcs(name, given, x, expected)
+    if operands.adc_inl is not None:
+        _check_inl(operands.adc_inl, x, plan, expected)
     _check_keys(operands, plan, expected)
 
 
@@ -90,6 +92,16 @@ def _check_adcs(name: str, given: Tensor, x: Tensor, expected: Expected) -> None
     if given.shape != (*kinds, *expected.adcs):
         raise ValueError(
             f"mvm: {name} must be {(*kinds, *expected.adcs)}, got shape {tuple(given.shape)}"
+        )
+
+
+def _check_inl(inl: Tensor, x: Tensor, plan: Plan, expected: Expected) -> None:
+    shape = (*expected.adcs, 2 * plan.steps)
+    fits = inl.shape in (shape, (1, 1, shape[2])) and plan.steps > 0
+    if not (fits and inl.is_floating_point() and inl.device == x.device):
+        raise ValueError(
+            f"mvm: adc_inl must be floating point {shape}, or {(1, 1, shape[2])} for all ADCs, on "
+            f"{x.device}, in a plan with an ADC; got {inl.dtype} {tuple(inl.shape)} on {inl.device}"
         )
 
 

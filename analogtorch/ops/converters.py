@@ -15,6 +15,7 @@ from torch import Tensor
 from analogtorch.chips import ADC_ERRORS
 from analogtorch.ops.constants import LEAST_BOUND
 from analogtorch.ops.physics import output_noise, wide
+from analogtorch.ops.transfer import codes, transitions
 
 _GAIN, _OFFSET = (
     next(i for i, error in enumerate(ADC_ERRORS) if error.kind == kind)
@@ -27,18 +28,21 @@ def levels(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def in_steps(x: Tensor, bound: Tensor, steps: int) -> Tensor:
+def in_steps(
+    x: Tensor, bound: Tensor, steps: int, code: Callable[[Tensor], Tensor] = torch.round
+) -> Tensor:
     """Return ``x`` clipped to ``[-bound, bound]`` and rounded to ``steps`` on each side of zero.
 
     It rounds half to even and passes no gradients. Half precision is quantised in float32 and
-    returned in its type. A bound below ``LEAST_BOUND`` counts as that. NaN stays NaN.
+    returned in its type. A bound below ``LEAST_BOUND`` counts as that. NaN stays NaN. ``code``
+    rounds numbers in units of a step.
     """
     dtype = wide(x.dtype)
     y, limit = x.detach().to(dtype), bound.detach().to(dtype).clamp_min(LEAST_BOUND)
     clipped = torch.where(y > limit, limit, torch.where(y < -limit, -limit, y))
     # a true division: number / tensor would multiply by the reciprocal
     up = torch.full_like(limit, steps) / limit
-    return (torch.round(clipped * up) * (limit / steps)).to(x.dtype)
+    return (code(clipped * up) * (limit / steps)).to(x.dtype)
 
 
 def rounded(x: Tensor, bound: Tensor, bits: int) -> Tensor:
@@ -120,15 +124,23 @@ def adc_input(v: Tensor, bound: float, errors: Tensor) -> Tensor:
     return v * errors[_GAIN] + errors[_OFFSET] * bound
 
 
-def adc(v: Tensor, bound: Tensor, steps: int) -> Tensor:
+def adc(
+    v: Tensor, bound: Tensor, steps: int, floors: bool = False, inl: Tensor | None = None
+) -> Tensor:
     """Return the ADC outputs for partial sums.
 
     Args:
-        v: partial sums of any shape, noise included.
+        v: partial sums of any shape, noise included; with ``inl`` (vectors, outputs, ...).
         bound: ADC range, > 0, broadcastable to ``v``.
         steps: steps on each side of zero; 0: no ADC, which neither clips nor rounds.
+        floors: whether it rounds toward zero, and not to the nearest step.
+        inl: INL of the ADC of each output at its code transitions, see ``codes``; None: 0.
     """
-    return in_steps(v, bound, steps) if steps else v
+    if not steps:
+        return v
+    if inl is not None:
+        return in_steps(v, bound, steps, lambda u: codes(u, transitions(steps, floors, inl)))
+    return in_steps(v, bound, steps, torch.trunc if floors else torch.round)
 
 
 def adc_outputs(
@@ -141,6 +153,7 @@ def adc_outputs(
     normals: Callable[[int], Tensor],
     errors: Tensor | None = None,
     read: Sequence[Tensor] = (),
+    convert: Callable[[Tensor, Tensor, int], Tensor] = adc,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the signed sum of the phases' ADC outputs, and which of each phase were clipped.
 
@@ -155,6 +168,7 @@ def adc_outputs(
             of that number; called only if there is noise.
         errors: errors of the ADCs, see ``at_adc``.
         read: for each phase, ``read_std`` of its sums, if there is read noise.
+        convert: ``adc``, or that with more of its arguments.
     """
     total: Tensor | None = None
     clipped = []
@@ -166,7 +180,7 @@ def adc_outputs(
         v, limit = at_adc(v, full, bound, errors)
         if steps:
             clipped.append(v.abs() > limit)
-            v = adc(v, limit, steps)
+            v = convert(v, limit, steps)
         total = v if total is None else total + sign * v
     assert total is not None
     return total, clipped

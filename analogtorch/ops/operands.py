@@ -21,6 +21,7 @@ class Kind(Enum):
     VALUE = "floating point, of the shape that its docstring says"
     ADC = "floating point, one for each ADC: (blocks, outputs)"
     ADC_ERROR = "floating point, one for each kind of error and ADC: (kinds, blocks, outputs)"
+    ADC_CODE = "floating point, one for each ADC and transition between its codes"
     KEY = "int64: a key, or a position in the noise"
 
 
@@ -80,6 +81,10 @@ class Operands(NamedTuple):
     squared: (1, *shape of ``w``), or if ``plan.phases`` is 4 (2, *shape of ``w``), those of the
     positive polarity first; in ``w``'s type, at least float32. Needed if ``plan.read_noise > 0``.
     They count as constants: no gradient reaches them."""
+    adc_inl: Annotated[Tensor | None, Role(Kind.ADC_CODE)] = None
+    """Integral non-linearity of each ADC at the transitions between its codes, in steps, (blocks,
+    outputs, 2 steps), ascending: see ``ops/transfer.py``. 1 in place of blocks and outputs: all
+    ADCs have the same. None: 0. Only the reference computes it."""
 
 
 class Outputs(NamedTuple):

@@ -29,6 +29,9 @@ class Plan(Layout):
     ``output_steps`` is set."""
     output_steps: int = 0
     """Steps of the ADC on each side of zero, >= 0; 0: ``2^(output_bits - 1) - 1``."""
+    floors: int = 0
+    """1: the ADC rounds toward zero, as one that counts whole steps does; 0: to the nearest step.
+    Only the reference computes 1."""
     unit_bits: int = 0
     """Bits of a tile's digital unit, 2..16: ADC outputs are rounded once more, after their gain, in
     the ranges that the product is given; 0: they are not."""
@@ -71,6 +74,7 @@ class Plan(Layout):
         for name in ("input_bits", "output_bits", "unit_bits"):
             bits = getattr(self, name)
             _check(name, bits, bits == 0 or 2 <= bits <= 16, "from 2 to 16, or 0 for no converter")
+        _check("floors", self.floors, self.floors in (0, 1), "0 or 1")
         _check("phases", self.phases, self.phases in (1, 2, 4), "1, 2 or 4")
         _check("output_steps", self.output_steps, self.output_steps >= 0, "an integer >= 0")
         steps = self.output_steps or (2 ** (self.output_bits - 1) - 1 if self.output_bits else 0)

@@ -21,8 +21,10 @@ line separately:
     v  = v(x+, wn) - v(x-, wn)                                      2 phases
     v  = v(x+, w+) - v(x+, w-) - v(x-, w+) + v(x-, w-)              4 phases
 
-``A`` may be given instead (``output_steps``). The last line is that of a tile whose digital unit
-scales each column before it outputs 8 bits; without output ranges, ``y += u``.
+``A`` may be given instead (``output_steps``). With ``floors`` the ADC rounds toward zero; with
+``adc_inl`` its code is the number of its transition levels below ``v A / b``, less ``A``. The last
+line is that of a tile whose digital unit scales each column before it outputs 8 bits; without
+output ranges, ``y += u``.
 
 Each phase has separate read noise too, of the inputs and the devices that it reads.
 
@@ -43,7 +45,7 @@ from torch.nn import functional as F
 
 from analogtorch.chips.tiling import RowBlock
 from analogtorch.ops.blocks import seen_by
-from analogtorch.ops.converters import adc_outputs, beside, dac, digital_unit
+from analogtorch.ops.converters import adc, adc_outputs, beside, dac, digital_unit
 from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
 from analogtorch.ops.operands import Gradients, Operands, Outputs, per_block
@@ -189,9 +191,10 @@ def _read(
         key = phase_keys(inputs.output_keys[block], number, plan.phases)
         return _output_normals(shape, key, inputs.samples, plan)
 
-    flat = [p.reshape(shape) for p in sums]
-    noise = plan.output_noise
-    return adc_outputs(flat, signs, full, bound, plan.steps, noise, normals, errors, read)
+    flat, noise, inl = [p.reshape(shape) for p in sums], plan.output_noise, inputs.adc_inl
+    inl = None if inl is None else inl[block if len(inl) > 1 else 0]
+    convert = functools.partial(adc, floors=bool(plan.floors), inl=inl)
+    return adc_outputs(flat, signs, full, bound, plan.steps, noise, normals, errors, read, convert)
 
 
 def backward(

@@ -47,6 +47,7 @@ def held(
     ideal = weights[0].new_tensor([error.ideal for error in ADC_ERRORS]).view(-1, 1, 1)
     uneven = any((devices.errors != ideal).any() for devices in placed)
     adc_errors = tuple(devices.errors for devices in placed) if uneven else None
+    inl = tuple(devices.inl for devices in placed if devices.inl is not None) or None
     separate = first.chip.phases == 4
     negatives = None
     if separate:
@@ -56,4 +57,6 @@ def held(
     if first.chip.mvm_read_noise.std is not None:
         found = (devices.read_variances(t, temperature) for devices in placed)
         variances = tuple(v if separate else v.sum(0, keepdim=True) for v in found)
-    return Programmed(*held, keys, adc_errors, negatives=negatives, read_variances=variances)
+    return Programmed(
+        *held, keys, adc_errors, negatives=negatives, read_variances=variances, adc_inl=inl
+    )

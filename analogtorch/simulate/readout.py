@@ -64,21 +64,28 @@ def read_cells(w: Tensor, z: Tensor, chip: Chip) -> Tensor:
 
 
 def through_adc(
-    sums: Tensor, z: Tensor, chip: Chip, errors: Tensor | None = None, averaged: int = 1
+    sums: Tensor,
+    z: Tensor,
+    chip: Chip,
+    errors: Tensor | None = None,
+    averaged: int = 1,
+    inl: Tensor | None = None,
 ) -> Tensor:
     """Return the ADC outputs for partial sums of any shape.
 
     Args:
-        sums: the partial sums.
+        sums: the partial sums; with ``inl`` (vectors, outputs).
         z: standard normals of the same shape.
         chip: the chip, for its ADC and output noise.
         errors: errors of the ADCs, (kinds, ...), each broadcastable to ``sums``, in the order of
             ``analogtorch.chips.ADC_ERRORS``; None: no errors.
         averaged: reads whose counts are added up; the step shrinks by as much.
+        inl: INL of the ADCs, see ``converters.adc``; None: 0.
     """
     v = sums if chip.adc.noise == 0 else output_noise(sums, 1.0, chip.adc.noise, z)
     v = v if errors is None else adc_input(v, chip.adc.range, errors)
-    return adc(v, v.new_tensor(chip.adc.range), averaged * chip.adc.levels)
+    floors = chip.adc.rounding == "floor"
+    return adc(v, v.new_tensor(chip.adc.range), averaged * chip.adc.levels, floors, inl)
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ class Block:
     normals: Callable[[str, slice, slice], Tensor]
     """``normals(name, rows, columns)`` returns standard normals at these positions, different for
     each name."""
+    inl: Tensor | None = None
+    """INL of the ADC of each column, (outputs or 1, 2 levels), in LSB; None: 0."""
 
     def targets(self, x: Tensor) -> Tensor:
         """Return the MVMs of the exact weights for the inputs: (inputs, outputs)."""
@@ -119,7 +128,10 @@ class Block:
         z = [sums]
         if self.chip.adc.noise > 0:
             z = [self.normals(f"{name}{again}", *where) for again in ("", " again")]
-        found = [through_adc(sums, each, self.chip, self.errors) * self.columns for each in z]
+        found = [
+            through_adc(sums, each, self.chip, self.errors, inl=self.inl) * self.columns
+            for each in z
+        ]
         if self.chip.adc.levels:
             limit = self.chip.adc.range - adc_step(self.chip) / 2
             inside = torch.stack([outputs.abs() < limit for outputs in found]).all(0)
@@ -134,7 +146,8 @@ class Block:
     def alone(self, cells: Tensor) -> Tensor:
         """Return reads of single cells, (outputs, rows), less a read without input.
 
-        The ADCs have their errors in both.
+        The ADCs have their errors in both, but for their INL: the counts of many reads are finer
+        than a code.
         """
         errors, bound = self.errors.unsqueeze(2), self.chip.adc.range
         nothing = adc_input(torch.zeros_like(cells), bound, errors)

@@ -65,6 +65,8 @@ class ProgrammedSection:
         self.g = self._programmed(layer.chip.cell)
         self.errors = state.errors.to(self.scale)
         """Errors of the ADCs, (kinds, row blocks, outputs)."""
+        self.inl = None if state.inl is None else state.inl.to(self.scale)
+        """INL of the ADCs, as ``Operands.adc_inl``."""
         self.columns = (~state.silent).to(self.scale)
         """1, or 0 for columns that have no output, (row blocks, outputs)."""
         self.factor = digital_factor(self.errors) * self.columns
@@ -133,7 +135,11 @@ class ProgrammedSection:
 
         w = self.w[(outputs, *self.section.row_blocks[number])].flatten(1)
         errors, columns = self.errors[:, number, outputs], self.columns[number, outputs]
-        return Block(w, outputs, errors, columns, self.chip, normals)
+        inl = self.inl
+        if inl is not None:
+            inl = inl[0] if len(inl) == 1 else inl[number]
+            inl = inl if len(inl) == 1 else inl[outputs]
+        return Block(w, outputs, errors, columns, self.chip, normals, inl)
 
     def _parts(self) -> Iterator[slice]:
         """Yield runs of outputs that are small enough to compute one at a time in little memory."""

@@ -151,12 +151,17 @@ def adc_errors(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
             z = normals(seed, error.kind, position, 1, cols)[0]
             values = (error.ideal + std * z).clamp_min(error.least)
         found.append(values)
-    return torch.stack(found)
+    errors = torch.stack(found)
+    if chip.adc.slope_std > 0:
+        z = normals(seed, "slope", position, 1, 1)[0]
+        errors = scaled(errors, 1 + chip.adc.slope_std * z)
+    return errors
 
 
 def varies(chip: Chip) -> bool:
     """Return whether the ADCs of ``chip`` have errors."""
-    return any(getattr(chip.adc, error.field) > 0 for error in ADC_ERRORS)
+    fields = (*(error.field for error in ADC_ERRORS), "slope_std")
+    return any(getattr(chip.adc, field) > 0 for field in fields)
 
 
 def _worst_tile(chip: Chip, seed: int, number: int) -> int:

@@ -16,6 +16,7 @@ from analogtorch.ops.ir_drop import Block
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.faults import CODES
 from analogtorch.simulate.tile_state import adc_errors, tile_state, varies
+from analogtorch.simulate.transfer import adc_inl
 
 if TYPE_CHECKING:
     from analogtorch.mapping import ChipMapping, Matrix
@@ -171,6 +172,9 @@ class State:
     errors: Tensor
     """(kinds, row blocks, outputs), in the order of ``analogtorch.chips.ADC_ERRORS``; columns
     without output have no errors."""
+    inl: Tensor | None = None
+    """INL of the ADCs at their code transitions, in LSB, (row blocks, outputs, 2 levels), or 1 in
+    place of the first two if all have the same; None: 0."""
     defects: Defects | None = None
     """The defects that the faults were drawn from."""
 
@@ -189,11 +193,12 @@ def state(
     ideal = ideal.view(-1, 1, 1)
     errors = ideal.expand(-1, blocks, outputs).clone()
     columns = torch.zeros(blocks, outputs, dtype=torch.uint8)
+    inl = _inl(section, spots, chip, seed)
     if defects is None or not defects.present():  # the cells of a whole tile take long to draw
         for spot in spots if varies(chip) else ():
             drawn = adc_errors(chip, seed, spot.chip, spot.tile)
             errors[:, spot.block, spot.outputs] = drawn[:, _columns(spot)]
-        return State(faults=None, levels=None, columns=columns, errors=errors)
+        return State(faults=None, levels=None, columns=columns, errors=errors, inl=inl)
     size = (chip.cell.devices, outputs, section.rows)
     faults, levels = torch.zeros(size, dtype=torch.uint8), None
     for spot in spots:
@@ -206,8 +211,23 @@ def state(
             levels[:, spot.outputs, start:stop] = tile.levels[where].mT
         columns[spot.block, spot.outputs] = tile.column_faults[_columns(spot)]
         errors[:, spot.block, spot.outputs] = tile.errors[:, _columns(spot)]
-    found = State(faults=faults, levels=levels, columns=columns, errors=errors, defects=defects)
-    return replace(found, errors=torch.where(found.silent, ideal, errors))
+    found = State(faults=faults, levels=levels, columns=columns, errors=errors, inl=inl)
+    errors = torch.where(found.silent, ideal, errors)
+    return replace(found, errors=errors, defects=defects)
+
+
+def _inl(section: Section, spots: list[Spot], chip: Chip, seed: int) -> Tensor | None:
+    """Return ``State.inl``."""
+    found: Tensor | None = None
+    for spot in spots if chip.adc.curved else ():
+        drawn = adc_inl(chip, seed, spot.chip, spot.tile)
+        assert drawn is not None
+        if len(drawn) == 1:
+            return drawn.unsqueeze(0)
+        if found is None:
+            found = drawn.new_zeros(section.blocks, section.shape[0], drawn.shape[1])
+        found[spot.block, spot.outputs] = drawn[_columns(spot)]
+    return found
 
 
 def blocks(section: Section, spots: list[Spot]) -> list[Block]:

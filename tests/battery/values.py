@@ -255,7 +255,9 @@ def _parts() -> Iterator[Bad]:
     yield Bad("ADC bits", lambda: replace(adc, bits=8), ValueError, "bits or steps, never both")
     yield from fields(lambda: adc, "steps", [0, 422.5, True, "8"], "must be an integer >= 1")
     yield from fields(lambda: adc, "range", [*NO_NUMBER, 0, -1], "must be a positive number")
-    yield from fields(lambda: adc, "noise gain_std", [*NO_NUMBER, -1], "must be a number >= 0")
+    spreads = "noise gain_std slope_std dnl_std capacitor_std"
+    yield from fields(lambda: adc, spreads, [*NO_NUMBER, -1], "must be a number >= 0")
+    yield from fields(lambda: adc, "rounding", NO_CHOICE, "must be one of")
     yield from fields(lambda: adc, "separate_phases", NO_FLAG, "must be True or False")
     yield from fields(lambda: periphery, "output_bits", bits, "must be an integer in")
     yield from fields(lambda: periphery, "column_calibration", NO_FLAG, "must be True or False")

@@ -227,7 +227,9 @@ _FULL = {"weight_noise": 0.1, "output_noise": 0.1, "adc_range": 2.0}
 _ONE = torch.ones(1)
 
 
-def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
+def _operands(
+    plan: Plan, x: Tensor, w: Tensor, learns: bool = True, inl: Tensor | None = None
+) -> tuple:
     plan = dataclasses.replace(plan, read_noise=0.5)
     bias, each = (
         torch.zeros(w.shape[0], dtype=w.dtype, requires_grad=True),
@@ -248,6 +250,7 @@ def _operands(plan: Plan, x: Tensor, w: Tensor, learns: bool = True) -> tuple:
         None,
         adc_errors(*each.shape),
         0.01 * torch.rand(1, *w.shape),
+        inl,
     )
     return *tensors, plan.ints, plan.floats, learns
 
@@ -266,6 +269,10 @@ OPERATORS = {
     "mvm_bfloat16": (
         "mvm",
         _operands(_LINEAR, _leaf(3, 8), torch.randn(4, 8, dtype=torch.bfloat16)),
+    ),
+    "mvm_inl": (
+        "mvm",
+        _operands(_LINEAR, _leaf(3, 8), _leaf(4, 8), inl=0.2 * torch.rand(2, 4, 254)),
     ),
     "mvm_backward": (
         "mvm_backward",
@@ -445,13 +452,14 @@ MALFORMED = {
     "mvm adc_errors": ("mvm", 12, torch.ones(len(ADC_ERRORS), 2, 3)),
     "mvm adc_errors of one kind more": ("mvm", 12, torch.ones(len(ADC_ERRORS) + 1, 2, 4)),
     "mvm read_variances": ("mvm", 13, torch.ones(1, 4, 7)),
-    "mvm ints of another": ("mvm", 14, list(_CONV.ints)),
-    "mvm no ints": ("mvm", 14, []),
-    "mvm negative ints": ("mvm", 14, [-1, *_LINEAR.ints[1:]]),
-    "mvm more ints": ("mvm", 14, [*_LINEAR.ints, 1]),
-    "mvm rows": ("mvm", 14, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
-    "mvm few floats": ("mvm", 15, list(_LINEAR.floats[:4])),
-    "mvm nan": ("mvm", 15, [float("nan"), *_LINEAR.floats[1:]]),
+    "mvm adc_inl": ("mvm", 14, torch.zeros(2, 4, 253)),
+    "mvm ints of another": ("mvm", 15, list(_CONV.ints)),
+    "mvm no ints": ("mvm", 15, []),
+    "mvm negative ints": ("mvm", 15, [-1, *_LINEAR.ints[1:]]),
+    "mvm more ints": ("mvm", 15, [*_LINEAR.ints, 1]),
+    "mvm rows": ("mvm", 15, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
+    "mvm few floats": ("mvm", 16, list(_LINEAR.floats[:4])),
+    "mvm nan": ("mvm", 16, [float("nan"), *_LINEAR.floats[1:]]),
     "conv x": ("mvm_conv", 0, torch.zeros(2, 2, 9, 9)),
     "conv w": ("mvm_conv", 2, torch.zeros(4, 2, 30)),
     "backward g": ("mvm_backward", 0, torch.zeros(3, 3)),

@@ -94,7 +94,7 @@ def test_the_physics_is_written_once() -> None:
     Rounding is in ``ops/converters.py``, the others in ``ops/physics.py``.
     """
     package = Path(at.__file__).parent
-    telling = ("torch.round(", "addcmul(", "full.clamp_min(")
+    telling = ("torch.round", "addcmul(", "full.clamp_min(")
     found = {
         str(path.relative_to(package))
         for room in ("ops", "nn", "simulate", "calibration")
