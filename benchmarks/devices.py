@@ -52,6 +52,7 @@ ROWS = (
     Row("sonos()", "SONOS, 40 nm: Agrawal 2022"),
     Row("sonos(drift_until=1400)", "the same without the steep end of its drift"),
     Row("memcapacitor()", "capacitance, MODELLED: Demasius 2021"),
+    Row("photodiode()", "photodiode, ILLUSTRATIVE spread: Jang 2022"),
     Row("ecram()", "lithium ECRAM: Tang 2018"),
     Row("ecram_metal_oxide()", "metal-oxide ECRAM: Kim 2019"),
     Row("capacitor()", "capacitor cell: Li 2018"),

@@ -36,6 +36,7 @@ from benchmarks.tables import as_markdown, as_text, positive
 CALIBRATE_EVERY = 19  # the manifest is sorted by class: the first clips are all silence
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "as published": {},
+    "IBM's ADC range, 12": {"adc": {"range": 12.0}},
     "output noise 0.04": {"adc": {"noise": 0.04}},
     "no ADC gain spread": {"adc": {"gain_std": 0.0}},
     "columns not calibrated": {"periphery": {"column_calibration": False}},

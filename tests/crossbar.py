@@ -19,7 +19,7 @@ def crossbar(
     """
     plain = at.chips.hermes64(device=device, training=training).replace(
         name="crossbar",
-        adc={"bits": 8, "steps": None, "noise": 0.04, "gain_std": 0.0},
+        adc={"bits": 8, "steps": None, "range": 12.0, "noise": 0.04, "gain_std": 0.0},
         periphery={"output_bits": None, "column_calibration": False},
     )
     return plain.replace(**parts)

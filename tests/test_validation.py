@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.validation import __main__ as command
-from benchmarks.validation import figures, page, published
+from benchmarks.validation import figures, hermes, page, published, two_step
 from benchmarks.validation.published import Reference
 from benchmarks.validation.row import HEADINGS, MEAN, MVM_ERROR, SPREAD, Outcome, Row
 
@@ -91,3 +91,16 @@ def test_a_reference_names_its_source() -> None:
     with pytest.raises(AssertionError, match="guessed"):
         Reference({"a": 1.0}, "Joshi 2020", "guessed")
     assert {row.reference.source for row in ROWS} <= set(published.SOURCES)
+
+
+def test_the_noise_that_the_error_of_the_hermes_core_leaves() -> None:
+    # as docs/chips.md says
+    assert hermes.residual_noise(hermes.mvm_error()) == 0
+    assert hermes.residual_noise(hermes.mvm_error(zeros=0.5)) == pytest.approx(0.31, abs=0.005)
+    assert hermes.residual_noise(hermes.mvm_error(clip=9.0)) == pytest.approx(0.41, abs=0.005)
+
+
+@pytest.mark.parametrize("rows", [hermes.rows, two_step.rows], ids=["hermes", "aihwkit"])
+def test_figures_of_chips_and_of_another_program(rows) -> None:
+    outcomes = [row.run() for row in rows()]
+    assert [each.row.quantity for each in outcomes if not each.meets] == []

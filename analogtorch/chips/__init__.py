@@ -18,6 +18,7 @@ from analogtorch.chips.memcapacitor import memcapacitor
 from analogtorch.chips.neurram48 import neurram48
 from analogtorch.chips.non_ideality import non_ideality
 from analogtorch.chips.periphery import Periphery
+from analogtorch.chips.photodiode_sensor import FILTERS, photodiode_sensor
 from analogtorch.chips.read_noise import MVMReadNoise
 from analogtorch.chips.serial import from_dict, to_dict
 from analogtorch.chips.sonos40 import sonos40
@@ -37,6 +38,7 @@ _PRESETS: dict[str, Callable[..., Chip]] = {
     "neurram48": neurram48,
     "sonos40": sonos40,
     "memcapacitor": memcapacitor,
+    "photodiode_sensor": photodiode_sensor,
     "ideal": ideal,
 }
 
@@ -65,6 +67,7 @@ def get(name: str, **options: Any) -> Chip:
 __all__ = [
     "ADC",
     "DAC",
+    "FILTERS",
     "Array",
     "Chip",
     "Cost",
@@ -92,6 +95,7 @@ __all__ = [
     "names",
     "neurram48",
     "non_ideality",
+    "photodiode_sensor",
     "save",
     "sonos40",
     "to_dict",

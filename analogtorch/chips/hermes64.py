@@ -14,15 +14,22 @@ from analogtorch.values import checks
 from analogtorch.values.sources import Sources
 
 Device = Literal["two_device", "one_device", "two_equal", "two_sequential", "pcm_like"]
+Range = Literal["measured", "notebook"]
 
 _PAPER = "Le Gallo et al., Nat. Electron. 6, 680 (2023)"
 _CHIP = f"{_PAPER}, arXiv 2212.02872"
 _ADC = "Khaddam-Aljameh et al., JSSC 57, 1027 (2022)"
 _IBM = "IBM's configuration for ResNet on this chip in aihwkit"
-_STEPS = (
+_STEPS = f"DERIVED. At most 3.3 GHz ({_ADC}) for 128 ns are 422 counts of either sign"
+_FULL_CURRENT = 3300 / (2.48 / 0.0709)
+"""Largest current of a column, uA: 3.3 GHz by the gain of the ADC, of which 2.48 MHz/uA are 7.09 %
+(Khaddam-Aljameh et al. 2022)."""
+_READ_VOLTAGE = 0.4005
+"""Read voltage, V: that of IBM's time-resolved model of this tile in aihwkit."""
+_RANGE = (
     f"DERIVED. A gain spread of 2.48 MHz/uA that is 7.09 % of the gain ({_ADC}) makes the gain 35 "
-    "MHz/uA; at most 3.3 GHz for 128 ns are 422 counts of either sign; a read voltage of 0.4 V, "
-    "ASSUMED, makes that range 11.4 in the units of range"
+    f"MHz/uA, and 3.3 GHz are {_FULL_CURRENT:.1f} uA; a cell of the largest conductance carries "
+    f"{_READ_VOLTAGE} V times that, the read voltage of IBM's model of this tile in aihwkit"
 )
 _NOISE = (
     f"{_IBM} sets 0; the noise of a single MVM of this chip is not published. 0.04 is the standard "
@@ -42,6 +49,7 @@ def hermes64(
     phases: int = 4,
     output_noise: float = 0.0,
     weight_scale: WeightScale = "block",
+    adc_range: Range = "measured",
     training: TrainingNoise | None = None,
 ) -> Chip:
     """Return IBM's HERMES Project Chip (14 nm): 64 tiles of 256x256 cells with 8-bit I/O.
@@ -71,18 +79,25 @@ def hermes64(
         weight_scale: unit that has one weight scale. ``block`` (default): all weights of a tile, as
             in the published experiments. ``column``: each column, which the digital unit offers,
             and which transformers and language models need.
+        adc_range: what the ADC range is. ``measured`` (default): the largest current that the ADC
+            was measured to count, 94 uA, which is 11.4 times that of a cell of the largest
+            conductance, and more of ``one_device``, whose largest conductance is half as large.
+            ``notebook``: 12 for every device, as in IBM's configuration in aihwkit.
         training: noise of HWA training; by default twice the cell's programming noise.
 
     Raises:
-        ValueError: ``device``, ``weight_scale`` or the number of phases is unknown, or the noise is
-            negative.
+        ValueError: ``device``, ``weight_scale``, ``adc_range`` or the number of phases is unknown,
+            or the noise is negative.
     """
     checks.choice("hermes64: device", device, get_args(Device))
     checks.choice("hermes64: phases", phases, (4, 1))
     checks.choice("hermes64: weight_scale", weight_scale, get_args(WeightScale))
+    checks.choice("hermes64: adc_range", adc_range, get_args(Range))
     options = ([device] if device != "two_device" else []) + (["1-phase"] if phases == 1 else [])
     options += ["column scales"] if weight_scale == "column" else []
     options += [f"output noise {output_noise:g}"] if output_noise else []
+    options += ["notebook range"] if adc_range == "notebook" else []
+    cell = _cell(device)
     return Chip(
         name="hermes64" + (f"[{', '.join(options)}]" if options else ""),
         array=Array(
@@ -92,8 +107,8 @@ def hermes64(
             sources=Sources(rows=_CHIP, columns=_CHIP, tiles=_CHIP),
         ),
         dac=DAC(bits=8, sources=Sources(bits=_CHIP)),
-        cell=_cell(device),
-        adc=_adc(output_noise),
+        cell=cell,
+        adc=_adc(output_noise, None if adc_range == "notebook" else cell.g_total),
         periphery=_periphery(weight_scale),
         cost=_cost(phases),
         training=training or TrainingNoise(),
@@ -127,17 +142,18 @@ def _cell(device: Device) -> DifferentialPair:
     )
 
 
-def _adc(noise: float) -> ADC:
+def _adc(noise: float, full: float | None) -> ADC:
+    """Return the ADCs of cells of at most ``full`` uS; None: with the range of the notebook."""
     return ADC(
         gain_std=0.0709,
         noise=noise,
         steps=422,
-        range=12.0,
+        range=12.0 if full is None else _FULL_CURRENT / (_READ_VOLTAGE * full),
         sources=Sources(
             gain_std=f"residual after calibration of the converters: {_ADC}",
             noise=_NOISE,
             steps=_STEPS,
-            range=_IBM,
+            range=_IBM if full is None else _RANGE,
         ),
     )
 

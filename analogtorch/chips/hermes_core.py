@@ -7,7 +7,7 @@ from analogtorch.chips.array import Array
 from analogtorch.chips.chip import Chip
 from analogtorch.chips.converters import DAC
 from analogtorch.chips.cost import Cost, Figure, Published
-from analogtorch.chips.hermes64 import Device, hermes64
+from analogtorch.chips.hermes64 import Device, Range, hermes64
 from analogtorch.chips.periphery import WeightScale
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.devices import DifferentialPair
@@ -28,6 +28,7 @@ def hermes_core(
     device: Device = "two_device",
     output_noise: float = 0.0,
     weight_scale: WeightScale = "block",
+    adc_range: Range = "measured",
     training: TrainingNoise | None = None,
 ) -> Chip:
     """Return one HERMES core (14 nm): a tile of 256x256 PCM cells with 8-bit I/O.
@@ -41,13 +42,19 @@ def hermes_core(
         output_noise: standard deviation of the noise of one partial sum, >= 0, in units of
             (full-scale input x largest conductance); 0 by default, as in ``hermes64``.
         weight_scale: unit that has one weight scale, ``block`` (default) or ``column``.
+        adc_range: what the ADC range is, as ``hermes64`` takes it.
         training: noise of HWA training; by default twice the cell's programming noise.
 
     Raises:
-        ValueError: ``device`` or ``weight_scale`` is unknown, or the noise is negative.
+        ValueError: ``device``, ``weight_scale`` or ``adc_range`` is unknown, or the noise is
+            negative.
     """
     chip = hermes64(
-        device=device, output_noise=output_noise, weight_scale=weight_scale, training=training
+        device=device,
+        output_noise=output_noise,
+        weight_scale=weight_scale,
+        adc_range=adc_range,
+        training=training,
     )
     cell = chip.cell
     assert isinstance(cell, DifferentialPair)

@@ -27,6 +27,7 @@ from analogtorch.devices.pcm import (
     ideal_device,
     pcm_like,
 )
+from analogtorch.devices.photodiode import photodiode
 from analogtorch.devices.pulsed import PulsedDevice, capacitor, ecram, ecram_metal_oxide
 from analogtorch.devices.quantised import QuantisedPair
 from analogtorch.devices.registry import register, registered
@@ -78,6 +79,7 @@ __all__ = [
     "pcm_afm",
     "pcm_like",
     "pcm_projected",
+    "photodiode",
     "register",
     "registered",
     "rram_binary",

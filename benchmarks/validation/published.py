@@ -2,7 +2,7 @@
 
 Tests and ``python -m benchmarks.validation`` read them here. ``published`` stands in the paper;
 ``derived`` is arithmetic on figures of the paper; ``recomputed`` comes from the formulas of the
-paper, by code that shares nothing with the library's.
+paper, by code that shares nothing with the library's; ``printed`` by another program.
 """
 
 import math
@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["published", "derived", "recomputed"]
+Kind = Literal["published", "derived", "recomputed", "printed"]
 
 SOURCES = {
     "Agrawal 2022": "Agrawal et al., IEDM 2022; coefficients as in CrossSim",
+    "aihwkit 1.2.0": "aihwkit 1.2.0, its Python code run once on five seeds",
     "Ambrogio 2023": "Ambrogio et al., Nature 620, 768 (2023)",
     "Analog Foundation Models 2025": "Büchel et al., NeurIPS 2025",
     "Demasius 2021": "Demasius, Kirschen, Parkin, Nat. Electron. 4, 748 (2021)",
@@ -202,6 +203,25 @@ READ_NOISE = {
 }
 """Standard deviation of the read noise at half of the largest conductance, % of it, by time."""
 
+AIHWKIT_TIMES = _PAIR_TIMES
+_AIHWKIT = {
+    0.0: ((), (0.008696, 0.006700, 0.005381, 0.003895)),
+    0.1: ((0.09579, 0.07057, 0.05894, 0.04278), (0.01896, 0.02241, 0.02140, 0.02022)),
+    0.25: ((0.24577, 0.19086, 0.16382, 0.12377), (0.02796, 0.03318, 0.03192, 0.03029)),
+    0.5: ((0.49582, 0.38464, 0.32974, 0.24798), (0.03860, 0.04437, 0.04282, 0.04075)),
+    1.0: ((0.99579, 0.77255, 0.66222, 0.49811), (0.04263, 0.05878, 0.06236, 0.06705)),
+}
+AIHWKIT = {
+    w: tuple(
+        Reference(_by(AIHWKIT_TIMES, each), "aihwkit 1.2.0", "printed") if each else None
+        for each in found
+    )
+    for w, found in _AIHWKIT.items()
+}
+"""Mean and standard deviation by weight: ``PCMLikeNoiseModel`` of aihwkit 1.2.0, one matrix of
+400,000 weights of each value, ``apply_programming_noise`` and then ``apply_drift_noise``; the mean
+of five seeds."""
+
 # ---- MVM
 
 TIMES = ("0 s", "60 s", "1 h", "1 day", "30 days", "360 days")
@@ -237,6 +257,14 @@ GAUSSIAN_MVM = {
 }
 """The same at 0 s for Gaussian weights, clipped at so many sigma, by weight scale: two devices of
 Le Gallo 2023."""
+HERMES_WEIGHTS = {
+    2.5: Reference({"0 s, a two-layer net": 4.8}, "Khaddam-Aljameh 2022", "published"),
+    2.0: Reference({"0 s, ResNet-9": 5.3}, "Khaddam-Aljameh 2022", "published"),
+}
+"""Standard deviation of the errors of programmed weights, % of the largest, by the clip, in sigma,
+of the Gaussian weights that stand for those of the nets here."""
+HERMES_MVM = Reference({"0 s": 1.94}, "Khaddam-Aljameh 2022", "published")
+"""Standard deviation of the errors of 8-bit MVMs, %. Of what is not said in the sources used."""
 STANDARD = {
     "8-bit inputs": 0.39,
     "8-bit outputs": 5.52,

@@ -212,6 +212,12 @@ def _chips() -> Iterator[Bad]:
         "memcapacitor.bits", lambda v: chips.memcapacitor(bits=v), [None, 5, 9, "6", 6.5], "bits"
     )
     yield from every(
+        "photodiode_sensor.spread",
+        lambda v: chips.photodiode_sensor(spread=v),
+        [None, -0.1, "1", float("nan")],
+        "spread",
+    )
+    yield from every(
         "from_dict", chips.from_dict, [None, [], "chip", 3], "chip description must be a mapping"
     )
     yield Bad("from_dict {}", lambda: chips.from_dict({}), ValueError, "version None")

@@ -274,6 +274,7 @@ def test_all_kinds_of_layers_and_options_stay_near_the_digital_model(
         assert (layer.adc_ranges is not None) == (used and adc_per is not None)
 
 
+@pytest.mark.filterwarnings("ignore:.*left uncalibrated")  # of nets that nobody trained
 def test_the_vectors_that_are_tried_are_limited_in_every_kind_of_layer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -21,7 +21,8 @@ def test_hermes64_is_the_published_chip() -> None:
     assert (chip.array.tiles, chip.array.rows, chip.array.columns) == (64, 256, 256)
     assert (chip.dac.bits, chip.adc.levels, chip.periphery.output_bits) == (8, 422, 8)
     assert chip.array.cells == 4_194_304
-    assert "ASSUMED" in chip.adc.sources["steps"]
+    assert chip.adc.sources["steps"].startswith("DERIVED")
+    assert "0.4005 V" in chip.adc.sources["range"]
     assert "Khaddam-Aljameh" in chip.adc.sources["gain_std"]
 
 
@@ -73,7 +74,9 @@ def test_a_chip_is_changed_part_by_part() -> None:
 
 def test_sources_follow_what_they_tell_of() -> None:
     chip = at.chips.hermes64()
-    mine = chip.replace(adc={"steps": 300, "range": 12.0, "sources": {"noise": "measured here"}})
+    mine = chip.replace(
+        adc={"steps": 300, "range": chip.adc.range, "sources": {"noise": "measured here"}}
+    )
     assert "steps" not in mine.adc.sources  # another number, of which it says nothing
     assert mine.adc.sources["range"] == chip.adc.sources["range"]
     assert mine.adc.sources["noise"] == "measured here"

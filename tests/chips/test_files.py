@@ -19,6 +19,7 @@ PRESETS = [
     at.chips.neurram48(output_bits=8, input_bits=6),
     at.chips.sonos40(),
     at.chips.memcapacitor(bits=8),
+    at.chips.photodiode_sensor(spread=0.0),
     at.chips.ideal(),
     at.chips.hermes64(
         training=at.TrainingNoise(

@@ -10,25 +10,34 @@ from torch import nn
 import analogtorch as at
 
 FOLDER = Path(__file__).parent / "version_1"
-HERMES = at.chips.hermes64()
+
+
+def _hermes64(**options) -> at.Chip:
+    """Return the chip as the preset was, when it had no range of its own for each device."""
+    now = at.chips.hermes64(**options)
+    before = at.chips.hermes64(adc_range="notebook", **options)
+    return before.replace(name=now.name)
+
+
+HERMES = _hermes64()
 CHIPS = {
     "hermes64.json": HERMES,
-    "hermes64_options.json": at.chips.hermes64(
+    "hermes64_options.json": _hermes64(
         device="two_sequential",
         phases=1,
         output_noise=0.04,
         weight_scale="column",
         training=at.TrainingNoise(weight="gaussian", scale=0.05),
     ),
-    "hermes64_one_device.json": at.chips.hermes64(device="one_device"),
-    "hermes64_two_equal.json": at.chips.hermes64(device="two_equal"),
-    "hermes64_pcm_like.json": at.chips.hermes64(
+    "hermes64_one_device.json": _hermes64(device="one_device"),
+    "hermes64_two_equal.json": _hermes64(device="two_equal"),
+    "hermes64_pcm_like.json": _hermes64(
         device="pcm_like",
         training=at.TrainingNoise(
             weight="device", time="1 year", drop_connect=0.1, per_sample=True
         ),
     ),
-    "hermes64_without.json": at.chips.hermes64(output_noise=0.04).without("drift", "adc"),
+    "hermes64_without.json": _hermes64(output_noise=0.04).without("drift", "adc"),
     "hermes64_8_bit_adc.json": HERMES.replace(
         array={"grouped": "block_diagonal"},
         adc={"bits": 8, "steps": None, "separate_phases": True},

@@ -24,6 +24,7 @@ SHIPPED = {
     "sonos": devices.sonos(),
     "sonos_held": devices.sonos(drift_until=1400),
     "memcapacitor": devices.memcapacitor(),
+    "photodiode": devices.photodiode(),
     "ecram": devices.ecram(),
     "ecram_metal_oxide": devices.ecram_metal_oxide(),
     "capacitor": devices.capacitor(leak_time=1e6),

@@ -151,6 +151,7 @@ def test_a_budget_at_a_temperature_has_its_cost() -> None:
     [
         "pcm_like()", "hermes_one_device()", "hermes_two_device()", "pcm_afm()", "pcm_projected()",
         "rram_wan()", "rram_cmo()", "rram_milo()", "rram_binary()", "sonos()", "memcapacitor()",
+        "photodiode()",
         "ecram()", "ecram_metal_oxide()", "capacitor()", "capacitor(leak_time=1e9)",
     ],
 )  # fmt: skip
