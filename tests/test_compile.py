@@ -1,6 +1,7 @@
 """torch.compile: one graph, the eager numbers, training and evaluation, batches of any size."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def _model() -> nn.Module:
+def _model(**parts: Any) -> nn.Module:
     torch.manual_seed(0)
     layers = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -25,7 +26,7 @@ def _model() -> nn.Module:
         nn.Flatten(1),
         nn.Linear(72, 10),
     )
-    model = at.convert(layers, crossbar())
+    model = at.convert(layers, crossbar(**parts))
     at.calibrate(model, [_x(4)])
     return model
 
@@ -105,3 +106,13 @@ def test_autocast_in_a_graph_returns_its_type(dtype: torch.dtype) -> None:
     assert all(
         torch.allclose(a, b, atol=0.02 * b.abs().max()) for a, b in zip(eager, traced, strict=True)
     )
+
+
+def test_slices_compile_into_one_graph() -> None:
+    model = _model(slices={"weight_bits": 6, "bits_per_slice": 2, "bits_per_pulse": 3})
+    for training in (True, False):
+        model.train(training)
+        compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+        eager, traced = _step(model, 4), _step(compiled, 4)
+        assert len(eager) == len(traced)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(eager, traced, strict=True))

@@ -18,6 +18,7 @@ from analogtorch.ops.converters import adc, dac
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.physics import phases, relative, weight_sigma
 from analogtorch.ops.reference import part
+from analogtorch.ops.slices import unfolded
 from analogtorch.ops.variances import read_variances
 
 Adc = Literal["mse", "percentile", "absmax"]
@@ -96,7 +97,7 @@ class _PartialSums:
         columns = [slice(0, outputs)]
         if per == "tile":
             columns = [
-                slice(section.outputs.start + c.start, section.outputs.start + c.stop)
+                slice(section.adcs.start + c.start, section.adcs.start + c.stop)
                 for section in layer.sections
                 for c in section.col_blocks
             ]
@@ -109,6 +110,9 @@ class _PartialSums:
         return Histogram()
 
     def __call__(self, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
+        each = plan.slicing.columns
+        outputs = slice(each * outputs.start, each * outputs.stop)
+        inputs, plan = unfolded(inputs, plan)
         weight, ranges = inputs.w, inputs.input_range.abs()
         by_block = per_block(inputs.input_range)
         scale = inputs.scale

@@ -16,6 +16,7 @@ from analogtorch.calibration.passes import (
     few_threads,
     run,
 )
+from analogtorch.chips.slices import Slicing
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.unread import quiet
 from analogtorch.conversion.watch import evaluating
@@ -167,6 +168,9 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
         output_noise=0.0,
         read_noise=0.0,
         columns=(),
+        slicing=Slicing(),
+        first_output=outputs.start,
+        total_outputs=0,
         phases=1,
     )
     weight = weight[outputs.start - first : outputs.stop - first].to(inputs.w.dtype)
@@ -183,8 +187,10 @@ def _correct(layer: AnalogLayer, gain: Tensor, offset: Tensor) -> None:
     """Apply gain and offset to the layer, on top of those that it has."""
     held = layer.programmed
     assert held is not None
-    outputs = [section.outputs for section in layer.sections]
-    gains = tuple((g * gain[o]).to(g.dtype) for g, o in zip(held.gains, outputs, strict=True))
+    gains = tuple(
+        (g * gain[s.outputs].repeat_interleave(s.slicing.columns)).to(g.dtype)
+        for g, s in zip(held.gains, layer.sections, strict=True)
+    )
     if held.offset is not None:
         offset = offset + gain * held.offset
     layer.programmed = dataclasses.replace(held, gains=gains, offset=offset.to(held.gains[0].dtype))

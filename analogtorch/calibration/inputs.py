@@ -101,7 +101,10 @@ class _Collected:
         self.tiled = {
             name
             for name, layer in layers.items()
-            if per == "tile" and layer.row_blocks > 1 and layer.chip.dac.bits
+            if per == "tile"
+            and layer.row_blocks > 1
+            and layer.chip.dac.bits
+            and layer.takes_range_per_block
         }
         self.ran: set[str] = set()
         self.start()

@@ -146,6 +146,7 @@ class Trial:
         spread, chip = self.chip.cell.spread, self.chip
         return dataclasses.replace(
             plan,
+            slicing=chip.slices.slicing,
             input_bits=chip.dac.bits or 0,
             output_steps=chip.adc.levels,
             adc_range=chip.adc.range,
@@ -156,7 +157,11 @@ class Trial:
     def _noise(self, r: Tensor, scale: Tensor, exact: Tensor, plan: Plan) -> Tensor:
         """Return the mean squared error that output noise adds to each vector."""
         power = scale.double().square().sum(1)  # of the row blocks
-        each = plan.phases * exact[0].numel() / scale.shape[1]  # ADC outputs of each output
+        slicing, bits = self.chip.slices.slicing, self.chip.dac.bits or 0
+        slices, pulses = slicing.slice_factors, slicing.pulse_factors(bits)
+        # ADC outputs of each output, as they count where they are shifted and added
+        each = plan.phases * exact[0].numel() / scale.shape[1]
+        each *= sum(f * f for f in slices) * sum(f * f for f in pulses)
         if per_block(r):
             total = (r.double().square() * power).sum()
         else:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from tqdm import tqdm
 
-from analogtorch.chips import Chip, TrainingNoise
+from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.kinds import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
 from analogtorch.nn import AnalogLayer, Tap, tapped
@@ -66,7 +66,11 @@ def exact(chip: Chip) -> Chip:
     """Return the chip without converters and noise, on which a layer is the digital one."""
     silent = TrainingNoise(weight="none", output=False)
     return without_adc(chip).replace(
-        array={"grouped": "sequential"}, dac={"bits": None}, adc={"noise": 0.0}, training=silent
+        array={"grouped": "sequential"},
+        dac={"bits": None},
+        slices=Slices(),
+        adc={"noise": 0.0},
+        training=silent,
     )
 
 

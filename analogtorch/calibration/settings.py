@@ -46,7 +46,7 @@ class Calibration:
         taps = {}
         for layer in self.layers.values():
             chip = without_adc(layer.chip)
-            chip = chip.replace(dac={"bits": None}) if dac else chip
+            chip = chip.without("dac") if dac else chip
             taps[layer] = Tap(execution=layer.executions_on(chip).evaluation)
         return tapped(taps)
 

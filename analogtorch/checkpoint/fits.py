@@ -142,7 +142,7 @@ def _check_numbers(
             f"{label} has {stored.numel()} input ranges and {blocks} row "
             f"block{'s' * (blocks > 1)} in the model"
         )
-    columns = (blocks, cut[-1].outputs.stop)
+    columns = (blocks, cut[-1].adcs.stop)
     for name, values in entry.column_ranges.items():
         _check_column_ranges(f"{label} has", COLUMN_RANGES[name], values, columns, dtype)
 

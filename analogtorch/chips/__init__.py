@@ -21,6 +21,7 @@ from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.photodiode_sensor import FILTERS, photodiode_sensor
 from analogtorch.chips.read_noise import MVMReadNoise
 from analogtorch.chips.serial import from_dict, to_dict
+from analogtorch.chips.slices import Slices
 from analogtorch.chips.sonos40 import sonos40
 from analogtorch.chips.thermal import Thermal
 from analogtorch.chips.training import TrainingNoise
@@ -79,6 +80,7 @@ __all__ = [
     "Periphery",
     "Published",
     "Shares",
+    "Slices",
     "Sources",
     "Thermal",
     "TrainingNoise",

@@ -11,6 +11,7 @@ from analogtorch.chips.cost import Cost
 from analogtorch.chips.non_idealities import non_idealities, scaled, without
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.read_noise import MVMReadNoise
+from analogtorch.chips.slices import Slices, check_slices
 from analogtorch.chips.thermal import Thermal
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
@@ -39,7 +40,9 @@ class Chip:
     dac: DAC
     """The converters on the rows."""
     cell: Cell
-    """The unit cell, which holds one weight; it follows the protocol ``devices.Cell``."""
+    """The unit cell, which holds one weight or slice; it follows the protocol ``devices.Cell``."""
+    slices: Slices = field(default_factory=Slices)
+    """How weights and inputs are cut into digits; not at all unless given."""
     thermal: Thermal = field(default_factory=Thermal)
     """How conductances depend on temperature; not at all unless given."""
     wires: Wires = field(default_factory=Wires)
@@ -63,6 +66,7 @@ class Chip:
         for name, kind in (
             ("array", Array),
             ("dac", DAC),
+            ("slices", Slices),
             ("thermal", Thermal),
             ("wires", Wires),
             ("mvm_read_noise", MVMReadNoise),
@@ -81,6 +85,7 @@ class Chip:
         if self.cost is not None:
             checks.instance("Chip.cost", self.cost, Cost, "that of hermes64(), or None")
         check_sources(self)
+        check_slices(self)
         if self.adc.separate_phases:
             _check_phases(self.cost)
         if self.periphery.output_bits is not None and not self.adc.levels:
@@ -101,6 +106,18 @@ class Chip:
         if not self.adc.separate_phases or self.cost is None:
             return 1
         return self.cost.phases if self.cost.phases > 1 else self.cost.signed_passes
+
+    @property
+    def pulses(self) -> int:
+        """Number of MVMs of one input: 1, or with ``slices.bits_per_pulse`` one per pulse."""
+        return self.slices.slicing.pulses(self.dac.bits or 0)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights that the chip can hold: its unit cells, or columns by slices."""
+        return (
+            self.array.tiles * self.array.rows * (self.array.columns // self.slices.slicing.columns)
+        )
 
     def replace(self, **changes: Any) -> "Chip":
         """Return the chip with other parts, each given whole or as a mapping of fields to change.
@@ -124,6 +141,7 @@ class Chip:
         """Return the names of the effects that this chip adds to an exact MVM.
 
         They are in the order of the signal. ``dac``: inputs are clipped and rounded.
+        ``input_pulses``: inputs are applied digit by digit, each with its own ADC output.
         ``programming_noise``, ``drift`` and ``read_noise``: effects of the devices; an error that
         grows with time, as that of ReRAM, counts as drift. ``read_noise`` is the 1/f noise that is
         drawn once per time and stays for all inputs. ``temperature``: conductances depend

@@ -182,12 +182,17 @@ class Cost:
     """All other digital operations."""
     signed_passes: int = 1
     """MVMs of a matrix with signed inputs, 1 or 2: 2 if the rows take unsigned inputs only."""
+    covers_slices: bool = False
+    """Whether ``mvm_time`` and ``mvm_energy`` are those of all pulses of the inputs
+    (``Slices.bits_per_pulse``), with the digital shifts and additions behind the ADCs. Otherwise
+    each pulse takes them once more, and the additions are charged as digital operations."""
     published: tuple[Published, ...] = ()
     """Published efficiencies, from the smallest scope to the largest."""
 
     def __post_init__(self) -> None:
         checks.counts(self, "phases")
         checks.counts(self, "signed_passes", least=1, most=2)
+        checks.flag("Cost.covers_slices", self.covers_slices)
         for name in ("precision", "excluded"):
             if not (isinstance(getattr(self, name), str) and getattr(self, name)):
                 raise ValueError(

@@ -1,21 +1,22 @@
 """The blocks that a layer's weights are cut into to fit tiles, and the inputs that each block has.
 
 A weight of shape ``(out, channels / groups, *kernel)`` is, on the chip, a matrix with one column
-per output and one row per input channel and kernel tap. Row blocks are as full as the tile allows
-and end at whole kernels where a kernel fits, so that a convolution can be computed block by block
-without unfolding its input.
+per output, or several if the chip slices weights, and one row per input channel and kernel tap. Row
+blocks are as full as the tile allows and end at whole kernels where a kernel fits, so that a
+convolution can be computed block by block without unfolding its input.
 """
 
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
+from analogtorch.chips.slices import Slicing
 
 RowBlock = tuple[slice, ...]
 """Index into the weight's dimensions after the first: channels, then kernel taps."""
@@ -44,7 +45,8 @@ class Layout:
     """How the matrix of a product lies on tiles, and its position in its layer.
 
     The matrix has a column per output and a row per input channel and kernel tap, flattened in the
-    weight's order.
+    weight's order. Where weights are sliced, the columns of one weight lie side by side, from the
+    least significant on, and "output" means each of them.
     """
 
     bounds: tuple[int, ...]
@@ -61,6 +63,8 @@ class Layout:
     """Number of outputs of the layer; 0: those of this matrix."""
     first_row: int = 0
     """Position of row 0 among all inputs and kernel taps of the layer."""
+    slicing: Slicing = field(default_factory=Slicing)
+    """The digits into which weights and inputs are cut."""
 
     @property
     def blocks(self) -> int:
@@ -90,9 +94,22 @@ class Section(Layout):
     """Blocks along the outputs, relative to the section."""
 
     @property  # a cached one has a lock, which torch.compile cannot trace
+    def adcs(self) -> slice:
+        """Columns that hold the section, counted over the layer: ``outputs`` unless sliced."""
+        return slice(self.first_output, self.first_output + self.shape[0])
+
+    @property
     def outputs(self) -> slice:
         """Outputs of the layer that the section computes."""
-        return slice(self.first_output, self.first_output + self.shape[0])
+        each = self.slicing.columns
+        return slice(self.adcs.start // each, self.adcs.stop // each)
+
+    def adcs_of(self, outputs: slice | None) -> slice | None:
+        """Return the columns of a run of outputs, relative to the section; None: of all."""
+        if outputs is None:
+            return None
+        each = self.slicing.columns
+        return slice(each * outputs.start, each * outputs.stop)
 
     @property
     def layout(self) -> dict[str, Any]:
@@ -123,7 +140,7 @@ class Section(Layout):
     def weight(self, weight: Tensor) -> Tensor:
         """Return the section's weight, cut from the layer's ``(out, channels / groups, *kernel)``.
 
-        The result is differentiable.
+        The result is differentiable. It is not sliced: see ``analogtorch.ops.slices.cells``.
         """
         # a slice adds a node to the graph of autograd
         part = weight if self.outputs == slice(0, weight.shape[0]) else weight[self.outputs]
@@ -134,7 +151,7 @@ class Section(Layout):
         eye = torch.eye(n, dtype=part.dtype, device=part.device).view(
             n, 1, n, *[1] * (part.dim() - 3)
         )
-        return (part * eye).reshape(self.shape)
+        return (part * eye).reshape(-1, *self.shape[1:])
 
     @property
     def rows(self) -> int:
@@ -155,8 +172,8 @@ class Section(Layout):
         mapped: they key the noise. If ``common`` is True, all outputs of a column block have the
         position of its first: they share what is drawn there.
         """
-        outputs = torch.arange(self.outputs.start, self.outputs.stop, device=device)
-        group = (outputs - self.outputs.start) // (self.shape[0] // self.groups)
+        outputs = torch.arange(self.adcs.start, self.adcs.stop, device=device)
+        group = (outputs - self.adcs.start) // (self.shape[0] // self.groups)
         if common:
             firsts = (outputs[c.start].expand(c.stop - c.start) for c in self.col_blocks)
             outputs = torch.cat([*firsts])
@@ -180,7 +197,8 @@ def sections(shape: tuple[int, ...], groups: int, chip: Chip) -> tuple[Section, 
 
 def _groups_together(shape: tuple[int, ...], groups: int, chip: Chip) -> int:
     """Return how many groups fit the diagonal of one tile; 1 if not even one does."""
-    rows, outputs = math.prod(shape[1:]), shape[0] // groups
+    each = chip.slices.slicing.columns
+    rows, outputs = math.prod(shape[1:]), each * shape[0] // groups
     return max(1, min(groups, chip.array.rows // rows, chip.array.columns // outputs))
 
 
@@ -192,22 +210,27 @@ def _section(
     ``dense`` puts them on the diagonal of a matrix without groups.
     """
     out, channels, *kernel = shape
-    n, per_group = part.stop - part.start, out // groups
+    slicing = chip.slices.slicing
+    each = slicing.columns
+    n, per_group = part.stop - part.start, each * out // groups
     outputs = n * per_group
     rows = (n * channels if dense else channels, *kernel)
-    blocks = tuple(_split(outputs, chip.array.columns))
-    shared = chip.periphery.weight_scale == "block"
+    blocks = tuple(_split(outputs, chip.array.columns // each * each))
+    ends = [block.stop for block in blocks]
+    if chip.periphery.weight_scale == "column":
+        ends = [*range(each, outputs + 1, each)] if each > 1 else []
     return Section(
         bounds=(0, *_row_ends(rows, chip.array.rows)),
-        columns=(0, *(block.stop for block in blocks)) if shared else (),
+        columns=(0, *ends) if ends else (),
         groups=1 if dense else n,
         first_output=part.start * per_group,
-        total_outputs=out,
+        total_outputs=each * out,
         first_row=part.start * channels * math.prod(kernel),
         channels=slice(part.start * channels, part.stop * channels),
         dense_groups=n if dense else 1,
         shape=(outputs, *rows),
         col_blocks=blocks,
+        slicing=slicing,
     )
 
 

@@ -9,13 +9,13 @@ from analogtorch.values import checks
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """One MVM in every tile of a chip, or in one of the tiles that share circuits.
+    """One input vector in every tile of a chip, or in one of the tiles that share circuits.
 
-    All cells are used.
+    It takes an MVM, or one for each pulse. All cells are used.
     """
 
     operations: int
-    """Number of operations, 2 per cell."""
+    """Number of operations, 2 per weight."""
     seconds: float
     joules: float
     """Energy of input encoding, cells and output encoding; ``efficiency.excluded`` names the
@@ -42,8 +42,10 @@ def peak(chip: Chip) -> Peak:
             f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
         )
     tiles = chip.array.tiles // chip.array.planes
-    operations = OPERATIONS_PER_MAC * chip.array.cells // chip.array.planes
-    joules = tiles * costs.mvm_energy.value
+    operations = OPERATIONS_PER_MAC * chip.weights // chip.array.planes
+    mvms = 1 if costs.covers_slices else chip.pulses
+    joules = tiles * mvms * costs.mvm_energy.value
+    seconds = mvms * costs.mvm_time.value
     per_watt = operations / joules / 1e12
     efficiency = Efficiency(
         scope="tile",
@@ -57,8 +59,6 @@ def peak(chip: Chip) -> Peak:
         excluded=costs.excluded,
         kind=costs.mvm_energy.kind,
         source=costs.mvm_energy.source,
-        tops=operations / costs.mvm_time.value / 1e12,
+        tops=operations / seconds / 1e12,
     )
-    return Peak(
-        operations=operations, seconds=costs.mvm_time.value, joules=joules, efficiency=efficiency
-    )
+    return Peak(operations=operations, seconds=seconds, joules=joules, efficiency=efficiency)

@@ -5,7 +5,8 @@ These are the conventions:
 - A block takes one MVM of its tile per input vector; blocks that share a tile run one after
   another, those on different tiles at the same time. Where the chip runs one group of a convolution
   at a time, a block takes one per group in it.
-- Signed inputs take ``Cost.signed_passes`` MVMs each. Copies of a matrix divide its vectors.
+- Signed inputs take ``Cost.signed_passes`` MVMs each, and each of their pulses takes one, unless
+  the cost covers them. Copies of a matrix divide its vectors.
 - Ports and links carry the inputs of one operation at a time.
 - An operation starts when its inputs are complete. So the latency is an upper bound for
   convolutions, which could start on the first positions of an image. ``sequential`` runs one
@@ -61,7 +62,9 @@ def schedule(
         mine = _runs(op, matrix, own, times[matrix.name], chip) if matrix else []
         runs += mine
         steps.append(clock.step(op, mine, moved, results[op.name]))
-    clock.signed = tuple(name for name, count in times.items() if count > 1)
+    if chip.cost is not None and chip.cost.signed_passes > 1:
+        chosen = matrices if signed_inputs is None else [n for n in matrices if n in signed_inputs]
+        clock.signed = tuple(chosen)
     return clock.finish(tuple(steps), tuple(runs), _outputs(operations, results, chip))
 
 
@@ -71,12 +74,12 @@ def _runs(
     copies = 1 + max(p.block.copy for p in placed)
     runs = []
     for p in placed:
-        block, groups = p.block, groups_of(p.block, matrix)
+        block, groups = p.block, groups_of(p.block, matrix, chip)
         mvms, cols = _share(op, copies, block.copy) * times, float(block.cols)
         if chip.array.grouped == "sequential":
             mvms, cols, weights = mvms * groups, cols / groups, block.rows * block.cols / groups
         else:
-            weights = _on_diagonal(block, matrix)
+            weights = _on_diagonal(block, matrix, chip)
         runs.append(
             Run(
                 operation=op.name,
@@ -90,12 +93,12 @@ def _runs(
     return runs
 
 
-def _on_diagonal(block: Block, matrix: Matrix) -> float:
-    """Return the number of weights in a block of a block-diagonal matrix.
+def _on_diagonal(block: Block, matrix: Matrix, chip: Chip) -> float:
+    """Return the number of cells with weights in a block of a block-diagonal matrix.
 
     They are the cells where a group's rows cross its columns.
     """
-    cols, total = matrix.cols // matrix.groups, 0
+    cols, total = chip.slices.slicing.columns * matrix.cols // matrix.groups, 0
     for group in range(block.col // cols, (block.col + block.cols - 1) // cols + 1):
         high = min(block.row + block.rows, (group + 1) * matrix.rows) - max(
             block.row, group * matrix.rows

@@ -15,13 +15,13 @@ class Run:
     operation: str
     placement: Placement
     mvms: int
-    """Number of MVMs, with passes of signed inputs and groups."""
+    """Number of MVMs, with passes of signed inputs, pulses and groups."""
     rows: int
     """Number of rows that each MVM drives."""
     cols: float
     """Number of columns that each MVM converts."""
     weights: float
-    """Number of weights that each MVM uses."""
+    """Number of cells that each MVM uses: a weight has several if it is sliced."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ Where nothing is published, these are the conventions:
 - A block gets the rows it holds. Without multicast: two blocks with the same rows are sent them
   twice, though they pass the port of their chip once.
 - Blocks of one column that hold different rows send their partial sums to the tile of the first,
-  where they are added.
+  where they are added. Slices and pulses of a partial sum are shifted and added before.
 - A recurrent matrix takes its own past results, from where its result lies.
 - A digital operation of the chip runs where its first input lies, on the host otherwise.
 - Hops are Manhattan distances on the grid of tiles, averaged over the tiles that hold the source.
@@ -136,7 +136,7 @@ def traffic(
             share = p.block.rows / rows
             rows_of: tuple[int, ...] = (p.chip, p.block.copy, p.block.row)
             if chip.array.grouped == "sequential":  # the inputs of its columns' groups only
-                share *= groups_of(p.block, matrix) / matrix.groups
+                share *= groups_of(p.block, matrix, chip) / matrix.groups
                 rows_of += (p.block.col if matrix.groups > 1 else 0,)
             moved.send(
                 wanted * share / copies,
@@ -169,10 +169,17 @@ def _needed(
 def _gather(
     moved: Traffic, op: Operation, placed: Sequence[Placement], chip: Chip, copies: int
 ) -> None:
-    """Send partial sums to the first block of their columns and count the additions."""
+    """Send partial sums to the first block of their columns and count the additions.
+
+    The slices and pulses of a partial sum are added up where they are converted.
+    """
     assert chip.cost is not None
+    each = chip.slices.slicing.columns
     for i, heads in enumerate(_heads(placed)):
-        for head, columns in heads.items():
+        for head, cols in heads.items():
+            columns = cols / each
+            if not chip.cost.covers_slices:
+                moved.sums += round(op.vectors * columns * (each * chip.pulses - 1) / copies)
             if head != i:
                 source, target = tile_of(placed[i], chip), tile_of(placed[head], chip)
                 moved.send(
@@ -195,9 +202,9 @@ def _heads(placed: Sequence[Placement]) -> list[Counter[int]]:
     return found
 
 
-def groups_of(block: Block, matrix: Matrix) -> int:
+def groups_of(block: Block, matrix: Matrix, chip: Chip) -> int:
     """Return the number of groups that the block's columns belong to."""
-    per_group = max(matrix.cols // matrix.groups, 1)
+    per_group = max(chip.slices.slicing.columns * matrix.cols // matrix.groups, 1)
     return (block.col + block.cols - 1) // per_group - block.col // per_group + 1
 
 

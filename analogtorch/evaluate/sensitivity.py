@@ -16,6 +16,7 @@ from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss
 from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.programmed import Programmed
+from analogtorch.ops.slices import cells
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.values import checks
@@ -173,7 +174,7 @@ def _exactly(layer: AnalogLayer) -> Programmed | None:
     if held is None:
         return None
     matrix = layer.as_matrix(layer.weight.detach())
-    weights = tuple(section.weight(matrix) for section in layer.sections)
+    weights = tuple(cells(section, matrix) for section in layer.sections)
     return dataclasses.replace(held, weights=weights, gains=tuple(map(torch.ones_like, held.gains)))
 
 

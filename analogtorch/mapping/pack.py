@@ -31,7 +31,7 @@ _VICTIMS = 8
 """Number of tiles, the emptiest first, that each round tries to empty."""
 
 
-def pack(blocks: Sequence[Block], rows: int, cols: int, demand: Demand) -> list[Bin]:
+def pack(blocks: Sequence[Block], rows: int, cols: int, demand: Demand, unit: int = 1) -> list[Bin]:
     """Place all blocks on as few tiles as found.
 
     Blocks that would wait for each other are kept apart.
@@ -42,6 +42,7 @@ def pack(blocks: Sequence[Block], rows: int, cols: int, demand: Demand) -> list[
         cols: number of columns of a tile.
         demand: the demand of the matrices; of tiles that fit a block equally well, it gets the one
             where it waits least for others.
+        unit: columns that no cut separates: those of a sliced weight.
 
     Returns:
         The tiles in use with their blocks.
@@ -58,9 +59,10 @@ def pack(blocks: Sequence[Block], rows: int, cols: int, demand: Demand) -> list[
                 exchange(best, demand)
                 return best
     assert best is not None
-    best = empty_tiles(best, least=max(1, cols // 16), goal=bound, price=GENTLE)
+    least = max(unit, cols // 16)
+    best = empty_tiles(best, least=least, goal=bound, price=GENTLE, unit=unit)
     if bound >= _LARGE:
-        best = empty_tiles(best, least=max(1, cols // 16), goal=int(_OVER * bound))
+        best = empty_tiles(best, least=least, goal=int(_OVER * bound), unit=unit)
     exchange(best, demand)
     return best
 
@@ -105,7 +107,9 @@ def _choose(
     return None if found is None else found[1:]
 
 
-def empty_tiles(bins: list[Bin], *, least: int, goal: int, price: int | None = None) -> list[Bin]:
+def empty_tiles(
+    bins: list[Bin], *, least: int, goal: int, price: int | None = None, unit: int = 1
+) -> list[Bin]:
     """Empty tiles by cutting their blocks along columns into the free cells of other tiles.
 
     Args:
@@ -113,13 +117,14 @@ def empty_tiles(bins: list[Bin], *, least: int, goal: int, price: int | None = N
         least: smallest number of columns of a piece.
         goal: number of tiles at which to stop.
         price: most further pieces that emptying one tile may cost; None allows any number.
+        unit: columns that no cut separates.
 
     Returns:
         The tiles that are left.
     """
     while len(bins) > goal:
         for victim in sorted(range(len(bins)), key=lambda i: (bins[i].used, i))[:_VICTIMS]:
-            moved = move(bins[victim], bins[:victim] + bins[victim + 1 :], least, price)
+            moved = move(bins[victim], bins[:victim] + bins[victim + 1 :], least, price, unit)
             if moved is not None:
                 bins = moved
                 break
@@ -129,7 +134,7 @@ def empty_tiles(bins: list[Bin], *, least: int, goal: int, price: int | None = N
 
 
 def move(
-    victim: Bin, others: Sequence[Bin], least: int, price: int | None = None
+    victim: Bin, others: Sequence[Bin], least: int, price: int | None = None, unit: int = 1
 ) -> list[Bin] | None:
     """Return ``others`` with the blocks of ``victim``, cut along columns.
 
@@ -139,7 +144,7 @@ def move(
     for block, _, _ in sorted(victim.placed, key=lambda p: (-p[0].rows, -p[0].cols)):
         rest: Block | None = block
         while rest is not None:
-            found = _widest(rest, result, least)
+            found = _widest(rest, result, least, unit)
             if found is None:
                 return None
             number, index, width = found
@@ -157,7 +162,9 @@ def move(
     return result
 
 
-def _widest(block: Block, bins: Sequence[Bin], least: int) -> tuple[int, int, int] | None:
+def _widest(
+    block: Block, bins: Sequence[Bin], least: int, unit: int
+) -> tuple[int, int, int] | None:
     """Return tile, free rectangle and number of columns where most of ``block`` fits.
 
     It is the narrowest rectangle that takes all columns, or else the widest one.
@@ -168,6 +175,7 @@ def _widest(block: Block, bins: Sequence[Bin], least: int) -> tuple[int, int, in
             width = min(w, block.cols)
             if 0 < block.cols - width < least:
                 width = block.cols - least
+            width -= width % unit
             if h < block.rows or width < min(least, block.cols) or width < 1:
                 continue
             key = (-width, w, h, number, index)

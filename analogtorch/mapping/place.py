@@ -78,7 +78,8 @@ def place(
     Raises:
         TooLarge: ``num_chips`` chips have too few tiles.
     """
-    bins = pack(blocks, chip.array.rows, chip.array.columns, demand)
+    unit = chip.slices.slicing.columns
+    bins = pack(blocks, chip.array.rows, chip.array.columns, demand, unit)
     count = num_chips or max(1, -(-(len(bins) - chip.array.tiles) // chip.array.tiles))
     while True:
         filled = _fit(bins, chip, count, retired)
@@ -111,13 +112,15 @@ def _fit(bins: list[Bin], chip: Chip, num_chips: int, retired: Retired) -> list[
     whole = len(_slots(chip, num_chips, retired))
     if len(bins) <= whole:
         return bins
-    bins = empty_tiles(bins, least=1, goal=whole)
+    unit = chip.slices.slicing.columns
+    bins = empty_tiles(bins, least=unit, goal=whole, unit=unit)
     damaged = _damaged(chip, num_chips, retired)
     if len(bins) > whole + len(damaged):
         return None
     while len(bins) > whole:
         for victim in sorted(range(len(bins)), key=lambda i: (bins[i].used, i)):
-            moved = move(bins[victim], [*bins[:victim], *bins[victim + 1 :], *damaged], least=1)
+            others = [*bins[:victim], *bins[victim + 1 :], *damaged]
+            moved = move(bins[victim], others, least=unit, unit=unit)
             if moved is not None:
                 bins, damaged = moved[: len(bins) - 1], moved[len(bins) - 1 :]
                 break

@@ -29,7 +29,7 @@ def blocks(matrix: Matrix, chip: Chip, copies: int = 1) -> tuple[Block, ...]:
         Block(
             matrix=matrix.name,
             row=_first_row(section.first_row, matrix, chip) + start,
-            col=section.outputs.start + columns.start,
+            col=section.adcs.start + columns.start,
             rows=end - start,
             cols=columns.stop - columns.start,
             copy=copy,

@@ -118,10 +118,20 @@ class ConvertersMixin(nn.Module):
                 f"input range of {self.layer_name!r} must be one number{each}; got {len(values)}: "
                 "calibrate it anew"
             )
+        if len(values) > 1 and not self.takes_range_per_block:
+            raise ValueError(
+                f"input range of {self.layer_name!r} must be one number, because its row blocks "
+                f"cut a kernel and {self.chip.name} applies inputs in pulses; got {len(values)}"
+            )
         stored = torch.tensor(values, dtype=kind, device="cpu").tolist()
         if bad := [v for v, s in zip(values, stored, strict=True) if not 0 < s < float("inf")]:
             raise ValueError(f"input range {bad[0]} of {self.layer_name!r} does not fit in {kind}")
         return values
+
+    @property
+    def takes_range_per_block(self) -> bool:
+        """Whether each row block may have its own DAC range."""
+        return self.chip.pulses == 1 or not any(s.cuts_kernel for s in self.sections)
 
     def _leave_meta(self) -> None:
         """Make the range anew if weights were assigned to a layer made on the meta device."""
@@ -139,8 +149,11 @@ class ConvertersMixin(nn.Module):
 
     @property
     def adc_shape(self) -> tuple[int, int]:
-        """(row blocks, outputs): the ADC outputs of one input vector or position."""
-        return self.row_blocks, self.sections[-1].outputs.stop
+        """(row blocks, outputs): the ADC outputs of one input vector or position.
+
+        Where the chip slices weights, each column of a weight counts as an output.
+        """
+        return self.row_blocks, self.sections[-1].adcs.stop
 
     def set_adc_ranges(self, value: Given) -> None:
         """Set the ADC ranges of the layer, in units of (full-scale input x weight scale).
@@ -209,7 +222,7 @@ class ConvertersMixin(nn.Module):
         return first.item() if bool((values == first).all()) else values.tolist()
 
     def column_ranges(self, name: str, section: Section, outputs: slice | None) -> Tensor | None:
-        """Return one of ``COLUMN_RANGES`` for a section's outputs, or a run of them."""
+        """Return one of ``COLUMN_RANGES`` for a section's ADC outputs, or a run of them."""
         values = getattr(self, name)
         if values is None:
             return None
@@ -219,7 +232,7 @@ class ConvertersMixin(nn.Module):
                 f"(row blocks, outputs), and {self.adc_shape} on the chip it was put on since, "
                 f"{self.chip.name}; call set_{name}(None) to do without, or calibrate anew"
             )
-        return values[: section.blocks, outputs or section.outputs]
+        return values[: section.blocks, outputs or section.adcs]
 
     # state_dict
 

@@ -2,7 +2,7 @@
 
 Token i drives row i at full scale and nothing else, so only the row block that holds it is read. No
 one-hot matrix is built: the cells of the tokens are gathered, with the same noise as in a product
-with the whole matrix.
+with the whole matrix. One pulse applies it, whatever ``Slices.bits_per_pulse`` is.
 """
 
 import functools
@@ -22,6 +22,7 @@ from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, normal
 from analogtorch.ops.converters import adc, adc_outputs, digital_unit
 from analogtorch.ops.physics import noisy, phase_keys, phase_variances, phases, read_std, wide
+from analogtorch.ops.slices import shifted
 
 _REFUSED = {
     "max_norm": (
@@ -132,10 +133,11 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
                 v, beyond = digital_unit(v, limit, plan.unit_bits)
                 saturated = saturated | beyond
         # the cells themselves if nothing has changed them
-        y = v.detach().to(cells.dtype)
+        y = shifted(v, plan.slicing).detach().to(cells.dtype)
         if cells.requires_grad:  # straight-through: the difference is 0 and carries the gradient
             passed = cells.masked_fill(saturated, 0.0) if plan.saturates else cells
             passed = passed if gain is None else (passed * gain).to(y.dtype)
+            passed = shifted(passed, plan.slicing)
             y = y + (passed - passed.detach())
         return y.view(*x.shape, self.embedding_dim)
 

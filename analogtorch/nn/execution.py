@@ -16,6 +16,8 @@ from analogtorch.chips.tiling import Section
 from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Operands, Plan, block_scales, product
+from analogtorch.ops.physics import wide
+from analogtorch.ops.slices import cells
 
 if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
@@ -149,11 +151,14 @@ class Execution:
         section, bias = self.sections[index], self.bias(layer)
         if len(self.sections) > 1:
             x, bias = x[:, section.channels], None if bias is None else bias[section.outputs]
-        given = self.weights(layer, index, keys, samples, dtype, outputs)
-        given |= self.converters(layer, index, plan, outputs)
-        bias = None if bias is None else cut(bias, outputs).to(dtype)
+        run, kind = section.adcs_of(outputs), dtype
+        if plan.slicing.on:  # digits are shifted and added in single precision at least
+            kind = wide(dtype)
+        given = self.weights(layer, index, keys, samples, kind, run)
+        given |= self.converters(layer, index, plan, run)
+        bias = None if bias is None else cut(bias, outputs).to(kind)
         operands = Operands(x, input_range, bias=bias, **given)
-        y = product(operands, plan)
+        y = product(operands, plan).to(dtype)
         for tap in layer.taps:
             if tap.product is not None:
                 tap.product(operands, plan, outputs or section.outputs, y)
@@ -180,10 +185,10 @@ class Execution:
             keys: (streams,), from ``draw``.
             samples: numbers of the vectors, from ``number``.
             dtype: type of the product.
-            outputs: run of the section's outputs; None: all.
+            outputs: run of the section's ADC outputs; None: all.
         """
         section = self.sections[index]
-        weight = section.weight(layer.as_matrix(layer.weight))
+        weight = cells(section, layer.as_matrix(layer.weight))
         return self._run_of(weight, section, dtype, outputs)
 
     def _run_of(
@@ -199,7 +204,10 @@ class Execution:
     def converters(
         self, layer: "AnalogLayer", index: int, plan: Plan, outputs: slice | None
     ) -> dict[str, Tensor | None]:
-        """Return the operands of a section's ADCs and digital unit, by name."""
+        """Return the operands of a section's ADCs and digital unit, by name.
+
+        ``outputs`` is a run of its ADC outputs; None: all.
+        """
         section = self.sections[index]
         found: dict[str, Tensor | None] = {}
         if plan.steps:

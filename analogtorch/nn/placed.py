@@ -129,7 +129,7 @@ class PlacedMixin(ConvertersMixin):
         """Return the fields that every execution has."""
         runs: dict[tuple[int, int], tuple[Plan, ...]] = {}
         for run in self.output_runs:
-            first = plans[0].first_output + run.start
+            first = plans[0].first_output + placed[0].slicing.columns * run.start
             runs[run.start, run.stop] = (replace(plans[0], columns=(), first_output=first),)
         return {"chip": chip, "sections": placed, "plans": plans, "run_plans": runs}
 

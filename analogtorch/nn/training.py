@@ -13,6 +13,7 @@ from analogtorch.nn.reborn import cut
 from analogtorch.nn.wired import wired
 from analogtorch.ops import draw_keys, number_samples
 from analogtorch.ops.physics import wide
+from analogtorch.ops.slices import cells
 
 if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
@@ -70,7 +71,7 @@ class Training(Execution):
         """Return the operands of the weights with their noise."""
         assert keys is not None
         section = self.sections[index]
-        weight = section.weight(layer.as_matrix(layer.weight))
+        weight = cells(section, layer.as_matrix(layer.weight))
         noise = {"output_keys": keys[1:], "samples": samples}
         if self.fluctuations is not None:
             phases = self.plans[index].phases

@@ -30,6 +30,7 @@ from analogtorch.ops.operands import (
 )
 from analogtorch.ops.physics import wide
 from analogtorch.ops.plan import Plan, plan_of
+from analogtorch.ops.slices import sliced
 
 
 def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tensor | None) -> Tensor:
@@ -63,6 +64,11 @@ def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tenso
 
 def product(operands: Operands, plan: Plan) -> Tensor:
     """Return ``mvm`` of a record of its operands."""
+    return sliced(operands, plan, _product) if plan.slicing.on else _product(operands, plan)
+
+
+def _product(operands: Operands, plan: Plan) -> Tensor:
+    """Return ``product`` of a plan without slices."""
     learns = torch.is_grad_enabled() and any(
         getattr(operands, name).requires_grad for name in _LEARNING
     )

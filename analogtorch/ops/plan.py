@@ -1,9 +1,10 @@
 """Plans: everything of an analog product except its tensors."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from analogtorch.chips.slices import Slicing
 from analogtorch.chips.tiling import Layout
 from analogtorch.devices import Spread
 from analogtorch.ops.encoding import decode, encode
@@ -58,6 +59,8 @@ class Plan(Layout):
     """The integers as an operator takes them; ``plan_of`` reads them with ``floats``."""
     floats: tuple[float, ...] = field(init=False, repr=False, compare=False)
     """The numbers as an operator takes them."""
+    unsliced: "Plan" = field(init=False, repr=False, compare=False)
+    """The plan of the product of all pulses and columns: this one, unless there are slices."""
 
     def __post_init__(self) -> None:
         from_0 = len(self.bounds) > 1 and self.bounds[0] == 0
@@ -88,6 +91,11 @@ class Plan(Layout):
         ints, floats = encode(self)
         object.__setattr__(self, "ints", ints)
         object.__setattr__(self, "floats", floats)
+        unsliced = self
+        if self.slicing.on:
+            bits = 0 if self.slicing.pulses(self.input_bits) > 1 else self.input_bits
+            unsliced = replace(self, slicing=Slicing(), input_bits=bits)
+        object.__setattr__(self, "unsliced", unsliced)
 
     @property
     def dims(self) -> int:
@@ -107,7 +115,7 @@ class Plan(Layout):
     @property
     def exact(self) -> bool:
         """Whether the product is the digital one: no converter, no noise."""
-        return not (self.input_bits or self.saturates or self.noisy)
+        return not (self.input_bits or self.saturates or self.noisy or self.slicing.on)
 
     @property
     def saturates(self) -> bool:

@@ -47,7 +47,9 @@ def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
     """Return the totals, each as a name and its text."""
     chip, over = mapping.chip, mapping.tiles_used - mapping.tiles_lower_bound
     area = chip.array.rows * chip.array.columns
-    wasted = mapping.cells - sum(m.weights * mapping.copies[m.name] for m in mapping.matrices)
+    each = chip.slices.slicing.columns
+    taken = sum(each * m.weights * mapping.copies[m.name] for m in mapping.matrices)
+    wasted = mapping.cells - taken
     zeros = f" ({wasted:,} of them zeros of block-diagonal matrices)" if wasted else ""
     rest = sum(count for _, count in mapping.digital_weights)
     retired = len(mapping.retired), len(mapping.retired_columns)

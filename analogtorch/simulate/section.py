@@ -21,6 +21,7 @@ from analogtorch.ops import (
 )
 from analogtorch.ops.converters import digital_factor
 from analogtorch.ops.physics import relative, wide
+from analogtorch.ops.slices import cells
 from analogtorch.simulate import tiles
 from analogtorch.simulate.compensation import column_gains
 from analogtorch.simulate.readout import Block
@@ -55,7 +56,7 @@ class ProgrammedSection:
         self.blocks = blocks
         # programmed and calibrated with the chip's ADC range: those of the layer suit an inference
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
-        target = section.weight(layer.as_matrix(layer.weight.detach()))
+        target = cells(section, layer.as_matrix(layer.weight.detach()))
         self.dtype = target.dtype
         self.scale = block_scales(target, section.bounds, section.columns)
         full = over_rows(self.scale, section.bounds).view(section.shape)

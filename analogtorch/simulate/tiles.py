@@ -139,11 +139,11 @@ def _section(
     name: str, matrices: list[tuple[str, int]], section: Section, mapping: "ChipMapping"
 ) -> list[Spot]:
     starts = {section.first_row + start: block for block, start in enumerate(section.bounds[:-1])}
-    first, last = section.outputs.start, section.outputs.stop
+    first, last = section.adcs.start, section.adcs.stop
     spots, covered = [], 0
     for matrix, begin in matrices:
         for p in mapping.matrix_blocks(matrix):
-            col = begin + p.block.col
+            col = begin * section.slicing.columns + p.block.col
             if p.block.copy or not (first <= col < last) or p.block.row not in starts:
                 continue
             outputs = slice(col - first, col - first + p.block.cols)
