@@ -16,8 +16,8 @@ from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, over_rows
 from analogtorch.ops.converters import adc, dac
 from analogtorch.ops.operands import Operands, per_block
+from analogtorch.ops.partial_sums import part
 from analogtorch.ops.physics import phases, relative, weight_sigma
-from analogtorch.ops.reference import part
 from analogtorch.ops.slices import unfolded
 from analogtorch.ops.variances import read_variances
 

@@ -149,6 +149,7 @@ class Trial:
             slicing=chip.slices.slicing,
             input_bits=chip.dac.bits or 0,
             output_steps=chip.adc.levels,
+            floors=int(chip.adc.rounding == "floor"),
             adc_range=chip.adc.range,
             weight_noise=0.0 if spread is None else WEIGHT_NOISE,
             spread=plan.spread if spread is None else spread,

@@ -65,12 +65,8 @@ def few_threads(look: Callable[..., None]) -> Callable[..., None]:
 def exact(chip: Chip) -> Chip:
     """Return the chip without converters and noise, on which a layer is the digital one."""
     silent = TrainingNoise(weight="none", output=False)
-    return without_adc(chip).replace(
-        array={"grouped": "sequential"},
-        dac={"bits": None},
-        slices=Slices(),
-        adc={"noise": 0.0},
-        training=silent,
+    return chip.without("dac", "adc").replace(
+        array={"grouped": "sequential"}, slices=Slices(), adc={"noise": 0.0}, training=silent
     )
 
 

@@ -19,6 +19,7 @@ from analogtorch.chips.neurram48 import neurram48
 from analogtorch.chips.non_ideality import non_ideality
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.photodiode_sensor import FILTERS, photodiode_sensor
+from analogtorch.chips.pulses import mvm_time
 from analogtorch.chips.read_noise import MVMReadNoise
 from analogtorch.chips.serial import from_dict, to_dict
 from analogtorch.chips.slices import Slices
@@ -94,6 +95,7 @@ __all__ = [
     "load",
     "mean_conductance",
     "memcapacitor",
+    "mvm_time",
     "names",
     "neurram48",
     "non_ideality",

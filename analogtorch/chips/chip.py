@@ -140,7 +140,8 @@ class Chip:
     def non_idealities(self) -> tuple[str, ...]:
         """Return the names of the effects that this chip adds to an exact MVM.
 
-        They are in the order of the signal. ``dac``: inputs are clipped and rounded.
+        They are in the order of the signal. ``dac``: inputs are clipped and rounded. ``dac_inl``,
+        ``dac_gain`` and ``dac_jitter``: the DACs' codes, their rows and their pulses differ.
         ``input_pulses``: inputs are applied digit by digit, each with its own ADC output.
         ``programming_noise``, ``drift`` and ``read_noise``: effects of the devices; an error that
         grows with time, as that of ReRAM, counts as drift. ``read_noise`` is the 1/f noise that is

@@ -13,6 +13,7 @@ from analogtorch.values.sources import Sources, check_sources
 BITS = {"least": 2, "most": 16}
 """Smallest and largest number of bits of a converter or a digital unit."""
 Rounding = Literal["nearest", "floor"]
+Encoding = Literal["amplitude", "pulse_width"]
 
 
 @register
@@ -20,18 +21,92 @@ Rounding = Literal["nearest", "floor"]
 class DAC:
     """The digital-to-analog converters on the rows.
 
-    Their range belongs to the layer, as its ``input_range``.
+    Their range belongs to the layer, as its ``input_range``. The first fields are in the order in
+    which they act on an input. Kernels take ``gain_std``; with ``inl`` or ``jitter`` products run
+    in plain torch.
     """
 
     bits: int | None = field(metadata=non_ideality("dac", absent=None, grown=fewer_bits))
     """Bits, sign included, 2..16: ``2^bits - 2`` steps over [-range, range]. None: inputs are not
     quantised."""
+    inl: tuple[float, ...] | None = field(
+        default=None, metadata=non_ideality("dac_inl", absent=None, behind="dac", grown=larger)
+    )
+    """Integral non-linearity (INL) in LSB, the same for all rows: how far each output lies above
+    the straight line. An odd number of values, at least 3, that divide the codes from ``-levels``
+    to ``levels`` evenly, with straight lines between. None: 0. It may nowhere fall by more than 1
+    LSB per code, where outputs would turn back. Programmed chips have it; training and evaluation
+    before do not."""
+    gain_std: float = field(default=0.0, metadata=non_ideality("dac_gain", absent=0.0))
+    """Standard deviation of the gain of a row's DAC around 1, >= 0. It is drawn once for each row
+    of a tile of a manufactured chip, by its seed and physical position. Programmed chips have it;
+    training and evaluation before do not."""
+    jitter: float = field(
+        default=0.0, metadata=non_ideality("dac_jitter", absent=0.0, behind="dac")
+    )
+    """Standard deviation of the duration of a pulse, in its LSB, >= 0, new for each pulse; needs
+    ``encoding="pulse_width"``. An input of 0 has no pulse. Programmed chips and ``train()`` have
+    it, as output noise with the variance ``sum_i (w_i x jitter)^2`` over the rows with a pulse,
+    which is exact for each column; that the columns of a tile share their pulses is left out."""
+    encoding: Encoding | None = None
+    """How inputs drive the rows: by the ``amplitude`` of a voltage, or by the duration of a pulse
+    (``pulse_width``); None: not stated."""
+    split: int | None = None
+    """Low bits of the magnitude that are a pulse of their own, 1 to ``bits - 2``; None: one pulse
+    has all bits. The pulse of the other bits counts ``2^split`` times as much where both are added
+    up, in analog, before the ADC. Split pulses take less time, see ``pulse_steps``, and the jitter
+    of the high one counts ``2^split`` times. Needs ``encoding="pulse_width"``; without ``bits`` it
+    has no effect."""
+    lsb_time: float | None = None
+    """Seconds of one LSB of a pulse, > 0; None: unknown."""
     sources: Sources = field(default=Sources(), compare=False)
     """Source of each number, by the name of its field."""
 
     def __post_init__(self) -> None:
         checks.counts(self, "bits", optional=True, **BITS)
+        checks.numbers(self, "gain_std", "jitter", least=0)
+        checks.numbers(self, "lsb_time", optional=True, above=0)
+        if self.encoding is not None:
+            checks.choice("DAC.encoding", self.encoding, get_args(Encoding))
+        self._check_pulses()
+        if self.inl is not None:
+            if self.bits is None:
+                raise ValueError(_needs_codes("DAC", "inl", self.inl, None, "bits"))
+            checks.settle(self, "inl", check_inl("DAC.inl", self.inl, self.levels, -1.0))
         check_sources(self)
+
+    def _check_pulses(self) -> None:
+        """Check the fields that need pulses."""
+        for name, absent in (("jitter", 0.0), ("split", None), ("lsb_time", None)):
+            value = getattr(self, name)
+            if value == absent:
+                continue
+            if self.encoding != "pulse_width":
+                raise ValueError(
+                    f"DAC.{name}={checks.shown(value)} is that of pulses: it needs "
+                    f"encoding='pulse_width', got {self.encoding!r}"
+                )
+            if self.bits is None and name == "jitter":
+                raise ValueError(_needs_codes("DAC", name, value, absent, "bits"))
+        if self.split is not None and self.bits is not None:
+            if self.bits < 3:
+                raise ValueError(
+                    f"DAC.split={self.split!r} needs two bits of magnitude, got bits={self.bits}; "
+                    "leave split None"
+                )
+            checks.counts(self, "split", most=self.bits - 2)
+
+    @property
+    def levels(self) -> int:
+        """Steps on each side of zero; 0: inputs are not quantised."""
+        return 0 if self.bits is None else 2 ** (self.bits - 1) - 1
+
+    @property
+    def pulse_steps(self) -> int:
+        """LSBs that the longest input takes: ``2^(bits - 1) - 1``, or the sum of both pulses."""
+        if self.split is None or self.bits is None:
+            return self.levels
+        return 2**self.split - 1 + 2 ** (self.bits - 1 - self.split) - 1
 
 
 @register
@@ -152,11 +227,9 @@ class ADC:
         """Check the fields that need codes."""
         absent = {"inl": None, "dnl_std": 0.0, "capacitor_std": 0.0, "rounding": "nearest"}
         for name, value in absent.items():
-            if getattr(self, name) != value and not self.levels:
-                raise ValueError(
-                    f"ADC.{name}={checks.shown(getattr(self, name))} needs codes, but bits and "
-                    f"steps are None; give one of them, or {name}={value!r}"
-                )
+            given = getattr(self, name)
+            if given != value and not self.levels:
+                raise ValueError(_needs_codes("ADC", name, given, value, "bits and steps"))
         if self.capacitor_std and self.bits is None:
             raise ValueError(
                 f"ADC.capacitor_std={self.capacitor_std:g} is that of a capacitor for each bit: "
@@ -181,3 +254,12 @@ class ADC:
         if self.bits is not None:
             return 2 ** (self.bits - 1) - 1
         return self.steps or 0
+
+
+def _needs_codes(part: str, name: str, given: object, absent: object, fields: str) -> str:
+    """Return the message that a field of a converter without codes deserves."""
+    several = " and " in fields
+    return (
+        f"{part}.{name}={checks.shown(given)} needs codes, but {fields} "
+        f"{'are None; give one of them' if several else 'is None; give it'}, or {name}={absent!r}"
+    )

@@ -35,6 +35,7 @@ _NOISE = (
     f"{_IBM} sets 0; the noise of a single MVM of this chip is not published. 0.04 is the standard "
     "crossbar model of Rasch et al., Nat. Commun. 14, 5282 (2023), of 512 rows and a range of 10"
 )
+_PULSES = f"pulses of up to 128 ns, 1 ns per LSB: {_CHIP}"
 _TRAINING = "twice the programming noise: Le Gallo 2023, Methods"
 _UNIT = f"local digital processing unit of each core: {_CHIP}"
 _DEVICES = "the same chip, coefficients as published in aihwkit (PCM presets of the HERMES chip)"
@@ -106,7 +107,12 @@ def hermes64(
             tiles=64,
             sources=Sources(rows=_CHIP, columns=_CHIP, tiles=_CHIP),
         ),
-        dac=DAC(bits=8, sources=Sources(bits=_CHIP)),
+        dac=DAC(
+            bits=8,
+            encoding="pulse_width",
+            lsb_time=1e-9,
+            sources=Sources(bits=_CHIP, encoding=_PULSES, lsb_time=_PULSES),
+        ),
         cell=cell,
         adc=_adc(output_noise, None if adc_range == "notebook" else cell.g_total),
         periphery=_periphery(weight_scale),

@@ -5,7 +5,6 @@ import dataclasses
 from analogtorch.chips.anchors import SPLIT, assumed, digital, network
 from analogtorch.chips.array import Array
 from analogtorch.chips.chip import Chip
-from analogtorch.chips.converters import DAC
 from analogtorch.chips.cost import Cost, Figure, Published
 from analogtorch.chips.hermes64 import Device, Range, hermes64
 from analogtorch.chips.periphery import WeightScale
@@ -67,7 +66,9 @@ def hermes_core(
             tiles=1,
             sources=Sources(rows=_PAPER, columns=_PAPER, tiles=f"one core: {_PAPER}"),
         ),
-        dac=DAC(bits=8, sources=Sources(bits=_PAPER)),
+        dac=dataclasses.replace(
+            chip.dac, sources=Sources(**{**_as_chip(chip.dac.sources), "bits": _PAPER})
+        ),
         cell=dataclasses.replace(cell, sources=_as_chip(cell.sources)),
         adc=dataclasses.replace(chip.adc, sources=_as_chip(chip.adc.sources)),
         periphery=dataclasses.replace(chip.periphery, sources=_as_chip(chip.periphery.sources)),

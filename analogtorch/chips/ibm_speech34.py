@@ -65,9 +65,11 @@ def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = No
         ),
         dac=DAC(
             bits=9,
+            encoding="pulse_width",
             sources=Sources(
+                encoding=f"inputs are durations, made by counters: {_PAPER}",
                 bits="DERIVED: UINT8 inputs as durations in each of the two signs, which take a "
-                f"pass each: {_PAPER}"
+                f"pass each: {_PAPER}",
             ),
         ),
         cell=DifferentialPair(

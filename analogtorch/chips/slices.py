@@ -152,6 +152,13 @@ def check_slices(chip: Any) -> None:
             f"Slices.bits_per_pulse={slices.bits_per_pulse} needs a DAC whose bits it divides, but "
             "DAC.bits is None; give it bits, such as dac={'bits': 8}, or bits_per_pulse=None"
         )
+    for name, absent in (("inl", None), ("jitter", 0.0), ("split", None)):
+        given = getattr(chip.dac, name)
+        if slices.bits_per_pulse and given != absent:
+            raise ValueError(
+                f"DAC.{name}={checks.shown(given)} is that of inputs applied at once; with "
+                f"Slices.bits_per_pulse={slices.bits_per_pulse} give dac={{{name!r}: {absent!r}}}"
+            )
     if slices.on and chip.periphery.output_bits is not None:
         raise ValueError(
             f"Periphery.output_bits={chip.periphery.output_bits} rounds each ADC output before "

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analogtorch.chips import Chip
+from analogtorch.chips import Chip, mvm_time
 from analogtorch.cost_model.steps import Mode, Run, Schedule, Step, TileUse
 from analogtorch.cost_model.traffic import Tile, Traffic, tile_of
 from analogtorch.graph.types import Operation
@@ -17,6 +17,7 @@ class Clock:
     def __init__(self, chip: Chip, mode: Mode, placed: Mapping[str, Sequence[Placement]]) -> None:
         assert chip.cost is not None
         self.chip, self.cost, self.mode = chip, chip.cost, mode
+        self.mvm_time = mvm_time(chip).value
         self.held: dict[Tile, list[Placement]] = defaultdict(list)
         for p in (p for blocks in placed.values() for p in blocks):
             self.held[tile_of(p, chip)].append(p)
@@ -74,7 +75,7 @@ class Clock:
         for run in runs:
             tile = tile_of(run.placement, self.chip)
             self.mvms[tile] += run.mvms
-            work["tile", tile] += run.mvms * self.cost.mvm_time.value
+            work["tile", tile] += run.mvms * self.mvm_time
         if count := op.operations + moved.sums:
             unit, name = (self.cost.on_chip, "chip") if runs or place else (self.cost.host, "host")
             work[name, "digital operations"] = count / (unit.rate.value * self.num_chips)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from analogtorch.chips.chip import Chip
+from analogtorch.chips import Chip, mvm_time
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency
 from analogtorch.values import checks
 
@@ -45,7 +45,7 @@ def peak(chip: Chip) -> Peak:
     operations = OPERATIONS_PER_MAC * chip.weights // chip.array.planes
     mvms = 1 if costs.covers_slices else chip.pulses
     joules = tiles * mvms * costs.mvm_energy.value
-    seconds = mvms * costs.mvm_time.value
+    seconds = mvms * mvm_time(chip).value
     per_watt = operations / joules / 1e12
     efficiency = Efficiency(
         scope="tile",

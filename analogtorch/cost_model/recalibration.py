@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from analogtorch.chips import Chip
+from analogtorch.chips import Chip, mvm_time
 from analogtorch.chips.cost import Kind
 
 
@@ -65,5 +65,5 @@ def read_cost(chip: Chip, reads: Iterable[Reads]) -> ReadCost:
         mvms += number
         share = each.rows * each.columns
         joules += number * costs.mvm(rows=each.rows, cols=each.columns, cells=share).total
-    seconds = costs.mvm_time.value * max(busy.values(), default=0)
+    seconds = mvm_time(chip).value * max(busy.values(), default=0)
     return ReadCost(mvms=mvms, seconds=seconds, joules=joules, kind=costs.mvm_energy.kind)

@@ -20,7 +20,7 @@ from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, normal
-from analogtorch.ops.converters import adc, adc_outputs, digital_unit
+from analogtorch.ops.converters import adc, adc_outputs, digital_unit, levels, pulses
 from analogtorch.ops.physics import noisy, phase_keys, phase_variances, phases, read_std, wide
 from analogtorch.ops.slices import shifted
 
@@ -182,7 +182,10 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             assert samples is not None
             return normal(key, samples, torch.zeros_like(samples), cells.shape[1])
 
-        read = phases(cells.new_ones(1), cells, negatives, plan.phases)
+        drive, inl = cells.new_ones(1), held.get("dac_inl")
+        if inl is not None:  # of the largest code
+            drive = drive + inl[-1:].to(drive) / levels(plan.input_bits)
+        read = phases(drive, cells, negatives, plan.phases)
         sums, signs = [phase.x * phase.w for phase in read], [phase.sign for phase in read]
         noise = plan.output_noise
         variances, stds = held.get("read_variances"), []
@@ -190,6 +193,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             each = phase_variances(variances.index_select(2, tokens).mT, plan.phases)
             each = [phase.x.to(full.dtype) * v for phase, v in zip(read, each, strict=True)]
             stds = [read_std(full, noise, full, plan.read_noise, v) for v in each]
+        if plan.jitter:
+            stds = _with_jitter(sums, stds, full, plan)
         convert = _converting(plan, held.get("adc_inl"), block)
         v, clipped = adc_outputs(
             sums, signs, full, bound, plan.steps, noise, normals, errors, stds, convert
@@ -211,6 +216,21 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
 
     def _vectors(self, x: Tensor) -> int:
         return x.numel()
+
+
+def _with_jitter(sums: list[Tensor], stds: list[Tensor], full: Tensor, plan: Plan) -> list[Tensor]:
+    """Return the noise of each phase, with the jitter of the longest pulse.
+
+    ``stds`` is that of read noise and output noise; empty: output noise alone.
+    """
+    one = full.new_ones(1)
+    lsb = plan.jitter / levels(plan.input_bits)
+    each = lsb**2 * pulses(one, one, plan.input_bits, plan.split)
+    noise = stds or [full * plan.output_noise] * len(sums)
+    return [
+        (std.square() + each * v.square()).sqrt().expand_as(v)
+        for std, v in zip(noise, sums, strict=True)
+    ]
 
 
 def _converting(

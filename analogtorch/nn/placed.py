@@ -76,6 +76,7 @@ class PlacedMixin(ConvertersMixin):
             placed,
             chip,
             output_noise=chip.adc.noise,
+            jitter=chip.dac.jitter,
             read_noise=float(chip.mvm_read_noise.std is not None),
         )
         return Executions(
@@ -104,6 +105,7 @@ class PlacedMixin(ConvertersMixin):
             placed,
             chip,
             output_noise=fraction * chip.adc.noise * noise.output,
+            jitter=fraction * chip.dac.jitter * noise.output,
             read_noise=fraction * noise.output * float(chip.mvm_read_noise.std is not None),
             weight_noise=fraction * noise.strength if drawn else 0.0,
             spread=spread if drawn and spread is not None else Spread(),
@@ -140,6 +142,7 @@ class PlacedMixin(ConvertersMixin):
             Plan(
                 **section.layout,
                 input_bits=chip.dac.bits or 0,
+                split=chip.dac.split or 0 if chip.dac.bits else 0,
                 output_steps=chip.adc.levels,
                 floors=int(chip.adc.rounding == "floor"),
                 unit_bits=chip.periphery.output_bits or 0,

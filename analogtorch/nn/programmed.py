@@ -46,6 +46,8 @@ class Programmed:
     noise."""
     adc_inl: tuple[Tensor, ...] | None = None
     """Per section: ``Operands.adc_inl``; None: ADCs are linear."""
+    dac_inl: Tensor | None = None
+    """``Operands.dac_inl``; None: DACs are linear."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """Return the same with ``fn`` applied to every tensor."""
@@ -157,6 +159,7 @@ class OnChip(Execution):
         if inl is not None:
             each = inl[index]
             found["adc_inl"] = each if each.shape[1] == 1 else cut(each, outputs, 1)
+        found["dac_inl"] = _held(layer).dac_inl
         return found
 
 

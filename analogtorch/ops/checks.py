@@ -79,6 +79,8 @@ def check(operands: Operands, plan: Plan, expected: Expected) -> None:
             _check_adcs(name, given, x, expected)
     if operands.adc_inl is not None:
         _check_inl(operands.adc_inl, x, plan, expected)
+    if operands.dac_inl is not None:
+        _check_dac_inl(operands.dac_inl, x, plan)
     _check_keys(operands, plan, expected)
 
 
@@ -105,6 +107,16 @@ def _check_inl(inl: Tensor, x: Tensor, plan: Plan, expected: Expected) -> None:
         )
 
 
+def _check_dac_inl(inl: Tensor, x: Tensor, plan: Plan) -> None:
+    codes = 2**plan.input_bits - 1
+    fits = inl.shape == (codes,) and plan.input_bits > 0
+    if not (fits and inl.is_floating_point() and inl.device == x.device):
+        raise ValueError(
+            f"mvm: dac_inl must be floating point {(codes,)}, one for each code, on {x.device}, in "
+            f"a plan with a DAC; got {inl.dtype} {tuple(inl.shape)} on {inl.device}"
+        )
+
+
 def _check_keys(operands: Operands, plan: Plan, expected: Expected) -> None:
     key, output_keys, samples = operands.key, operands.output_keys, operands.samples
     device = operands.x.device
@@ -120,7 +132,7 @@ def _check_keys(operands: Operands, plan: Plan, expected: Expected) -> None:
         raise ValueError(f"mvm: key must be one number, of shape (), got shape {tuple(key.shape)}")
     keyed = output_keys is not None and output_keys.dim() == 1 and len(output_keys) >= plan.blocks
     if plan.noisy_sums and not keyed:
-        name = "output_noise" if plan.output_noise > 0 else "read_noise"
+        name = next(n for n in ("output_noise", "read_noise", "jitter") if getattr(plan, n) > 0)
         raise ValueError(
             f"mvm: {name} > 0 needs output_keys, one for each of the {plan.blocks} row blocks"
         )

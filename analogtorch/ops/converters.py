@@ -50,7 +50,9 @@ def rounded(x: Tensor, bound: Tensor, bits: int) -> Tensor:
     return in_steps(x, bound, levels(bits))
 
 
-def dac(x: Tensor, input_range: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+def dac(
+    x: Tensor, input_range: Tensor, bits: int, dtype: torch.dtype, inl: Tensor | None = None
+) -> Tensor:
     """Return the inputs as the DACs of the rows output them, in ``dtype``.
 
     Args:
@@ -59,10 +61,40 @@ def dac(x: Tensor, input_range: Tensor, bits: int, dtype: torch.dtype) -> Tensor
             (convolution).
         bits: 2..16; 0: the DAC neither clips nor rounds.
         dtype: type of the product.
+        inl: INL of the output of each code, in steps, (2 levels + 1,); None: 0.
     """
     if not bits:
         return x.to(dtype)
-    return rounded(x.to(wide(x.dtype)), beside(input_range, x), bits).to(dtype).contiguous()
+    steps, bound = levels(bits), beside(input_range, x)
+
+    def output(u: Tensor) -> Tensor:
+        code = torch.round(u)
+        if inl is None:
+            return code
+        return code + inl.to(u.dtype)[code.nan_to_num(0.0).long() + steps]
+
+    return in_steps(x.to(wide(x.dtype)), bound, steps, output).to(dtype).contiguous()
+
+
+def pulses(x: Tensor, input_range: Tensor, bits: int, split: int) -> Tensor:
+    """Return the variance of the duration of each input's pulses, in units of that of one pulse.
+
+    1 where there is a pulse. If the low ``split`` bits have a pulse of their own, that of the
+    others counts ``2^split`` times as much, and its variance ``4^split`` times.
+
+    Args:
+        x: inputs behind the DAC.
+        input_range: see ``dac``.
+        bits: bits of the DAC, 2..16.
+        split: 0: one pulse has all bits.
+    """
+    bound = beside(input_range, x).to(x.dtype).clamp_min(LEAST_BOUND)
+    code = torch.round(x.abs() * (levels(bits) / bound)).clamp_max(levels(bits))
+    if not split:
+        return (code > 0).to(x.dtype)
+    high = torch.floor(code / 2**split)
+    low = code - high * 2**split
+    return (low > 0).to(x.dtype) + 4.0**split * (high > 0).to(x.dtype)
 
 
 def beside(input_range: Tensor, x: Tensor) -> Tensor:

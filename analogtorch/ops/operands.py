@@ -22,6 +22,7 @@ class Kind(Enum):
     ADC = "floating point, one for each ADC: (blocks, outputs)"
     ADC_ERROR = "floating point, one for each kind of error and ADC: (kinds, blocks, outputs)"
     ADC_CODE = "floating point, one for each ADC and transition between its codes"
+    DAC_CODE = "floating point, one for each code of the DACs"
     KEY = "int64: a key, or a position in the noise"
 
 
@@ -85,6 +86,9 @@ class Operands(NamedTuple):
     """Integral non-linearity of each ADC at the transitions between its codes, in steps, (blocks,
     outputs, 2 steps), ascending: see ``ops/transfer.py``. 1 in place of blocks and outputs: all
     ADCs have the same. None: 0. Only the reference computes it."""
+    dac_inl: Annotated[Tensor | None, Role(Kind.DAC_CODE)] = None
+    """Integral non-linearity of the DACs at each code, in steps, (2^input_bits - 1,), ascending.
+    None: 0. Only the reference computes it. The gradient of ``w`` is that of linear DACs."""
 
 
 class Outputs(NamedTuple):

@@ -35,10 +35,18 @@ def output_noise(v: Tensor, full: Tensor | float, std: float, z: Tensor) -> Tens
     return v + full * std * z
 
 
-def read_std(full: Tensor, std: float, scale: Tensor, multiple: float, variance: Tensor) -> Tensor:
-    """Return the standard deviation of output noise and read noise together, in units of the sums.
+def read_std(
+    full: Tensor,
+    std: float,
+    scale: Tensor,
+    multiple: float,
+    variance: Tensor,
+    jitter: Tensor | None = None,
+) -> Tensor:
+    """Return the standard deviation of the noise of one MVM, in units of the sums.
 
-    Both are normal and independent, so that one normal draws them.
+    Output noise, read noise and the jitter of pulses are normal and independent, so that one normal
+    draws them.
 
     Args:
         full: full-scale input x weight scale, broadcastable to ``variance``.
@@ -46,8 +54,10 @@ def read_std(full: Tensor, std: float, scale: Tensor, multiple: float, variance:
         scale: weight scale, broadcastable to ``variance``.
         multiple: multiple of the standard deviation of the read noise, >= 0.
         variance: sums of (variance of a weight in units of ``scale`` squared) x input^2.
+        jitter: variance of the jitter of all pulses, in units of the sums squared; None: 0.
     """
-    return torch.sqrt((full * std).square() + (scale * multiple).square() * variance)
+    total = (full * std).square() + (scale * multiple).square() * variance
+    return torch.sqrt(total if jitter is None else total + jitter)
 
 
 class Phase(NamedTuple):

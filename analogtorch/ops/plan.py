@@ -25,6 +25,11 @@ class Plan(Layout):
     """Dilation of a convolution, a number per spatial dimension."""
     input_bits: int = 0
     """Bits of the DAC, 2..16; 0: inputs are neither clipped nor rounded."""
+    split: int = 0
+    """Low bits of an input's magnitude that are a pulse of their own; 0: one pulse has all."""
+    jitter: float = 0.0
+    """Standard deviation of the duration of a pulse, in steps of the DAC, >= 0. Only the reference
+    computes it."""
     output_bits: int = 0
     """Bits of the ADC, 2..16; 0: partial sums are neither clipped nor rounded, unless
     ``output_steps`` is set."""
@@ -84,9 +89,13 @@ class Plan(Layout):
         object.__setattr__(self, "steps", steps)
         value = self.adc_range
         _check("adc_range", value, value > 0 and math.isfinite(value), "a positive number")
-        for name in ("output_noise", "read_noise", "weight_noise"):
+        fits = self.split == 0 or 0 < self.split < self.input_bits - 1
+        _check("split", self.split, fits, "0, or from 1 to input_bits - 2")
+        for name in ("output_noise", "read_noise", "weight_noise", "jitter"):
             std = getattr(self, name)
             _check(name, std, std >= 0 and math.isfinite(std), "a number >= 0")
+        no_pulses = self.jitter > 0 and not self.input_bits
+        _check("jitter", self.jitter, not no_pulses, "0 without input_bits")
         # made here and not when asked for: torch.compile reads them
         ints, floats = encode(self)
         object.__setattr__(self, "ints", ints)
@@ -109,8 +118,8 @@ class Plan(Layout):
 
     @property
     def noisy_sums(self) -> bool:
-        """Whether partial sums have noise: output noise, or read noise."""
-        return self.output_noise > 0 or self.read_noise > 0
+        """Whether partial sums have noise: output noise, read noise, or that of pulses."""
+        return self.output_noise > 0 or self.read_noise > 0 or self.jitter > 0
 
     @property
     def exact(self) -> bool:

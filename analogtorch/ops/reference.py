@@ -35,34 +35,33 @@ forward.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from analogtorch.chips.tiling import RowBlock
 from analogtorch.ops.blocks import seen_by
-from analogtorch.ops.converters import adc, adc_outputs, beside, dac, digital_unit
+from analogtorch.ops.converters import (
+    adc,
+    adc_outputs,
+    beside,
+    dac,
+    digital_unit,
+)
 from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
 from analogtorch.ops.operands import Gradients, Operands, Outputs, per_block
+from analogtorch.ops.partial_sums import noise_stds, part, read_shape
 from analogtorch.ops.physics import (
-    Phase,
     block_scales,
     noisy,
     over_rows,
     phase_keys,
-    phase_variances,
     phases,
-    read_std,
     wide,
 )
 from analogtorch.ops.plan import Plan
-
-_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Tensor:
@@ -78,46 +77,14 @@ def noisy_weight(w: Tensor, scale: Tensor, key: Tensor | None, plan: Plan) -> Te
     return noisy(flat, full, z, plan.weight_noise, plan.spread).view(w.shape)
 
 
-def part(
-    x: Tensor,
-    w: Tensor,
-    span: RowBlock,
-    plan: Plan,
-    own_range: Tensor | None = None,
-    *,
-    squared: bool = False,
-) -> Tensor:
-    """Return the partial sums of a row block; the input is never unfolded.
-
-    Args:
-        x: the input; after the DAC, unless ``own_range`` is given.
-        w: the whole weight.
-        span: the rows of the row block.
-        plan: the plan of the product.
-        own_range: (1,), the DAC range of this row block: its inputs are then quantised here.
-        squared: whether the inputs are squared after the DAC.
-    """
-    seen = seen_by(x, w.shape[1:], span, plan)
-    if own_range is not None:
-        seen = dac(seen, own_range, plan.input_bits, w.dtype)
-    if squared:
-        seen = seen.to(w.dtype).square()
-    if not plan.dims:
-        return F.linear(seen, w[:, span[0]])
-    seen = seen.flatten(1, 2) if plan.groups > 1 else seen
-    w = w[(slice(None), *span)]
-    return _CONVOLVE[plan.dims](
-        seen, w, None, plan.stride, plan.padding, plan.dilation, plan.groups
-    )
-
-
 def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     """Return the product; ``learns``: whether a backward pass may follow."""
     x, input_range, w, bias, scale, gain, *_ = inputs
     input_range, output_ranges = input_range.abs(), inputs.output_ranges
     scale = block_scales(w, plan.bounds, plan.columns) if scale is None else scale.to(wide(w.dtype))
     by_block, wn = per_block(input_range), noisy_weight(w, scale, inputs.key, plan)
-    xq = x if by_block else dac(x, input_range, plan.input_bits, w.dtype)
+    inl = inputs.dac_inl
+    xq = x if by_block else dac(x, input_range, plan.input_bits, w.dtype, inl)
     parts = phases(xq, wn, inputs.negatives, plan.phases)
     total: Tensor | None = None
     masks = []
@@ -125,10 +92,12 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
         r = input_range[block : block + 1] if by_block else input_range
         own_range = r if by_block else None
         span = plan.span(block, w.shape[1:])
-        sums = [part(each.x, each.w, span, plan, own_range).to(scale.dtype) for each in parts]
+        sums = [
+            part(each.x, each.w, span, plan, own_range, inl=inl).to(scale.dtype) for each in parts
+        ]
         shape = sums[0].shape
         full = r.to(scale.dtype).reshape(-1, 1, 1) * scale[block].view(1, -1, 1)
-        std = _read_stds(parts, full, scale[block], span, own_range, inputs, plan)
+        std = noise_stds(parts, full, scale[block], span, r, inputs, plan)
         v, clipped = _read(sums, [each.sign for each in parts], full, std, block, inputs, plan)
         if gain is not None:
             v = v * gain[block].view(1, -1, 1).to(v.dtype)
@@ -149,27 +118,6 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
     return Outputs(total.to(w.dtype).contiguous(), scale, mask, saturated)
 
 
-def _read_stds(
-    parts: list[Phase],
-    full: Tensor,
-    scale: Tensor,
-    span: RowBlock,
-    own_range: Tensor | None,
-    inputs: Operands,
-    plan: Plan,
-) -> list[Tensor]:
-    """Return ``physics.read_std`` of each phase of a row block; empty without read noise."""
-    if inputs.read_variances is None or plan.read_noise == 0:
-        return []
-    found = []
-    variances = phase_variances(inputs.read_variances.detach(), plan.phases)
-    for each, variance in zip(parts, variances, strict=True):
-        sums = part(each.x.detach(), variance, span, plan, own_range, squared=True)
-        sums = sums.to(full.dtype).reshape(_read_shape(sums.shape, plan))
-        found.append(read_std(full, plan.output_noise, scale.view(1, -1, 1), plan.read_noise, sums))
-    return found
-
-
 def _read(
     sums: list[Tensor],
     signs: list[float],
@@ -181,7 +129,7 @@ def _read(
 ) -> tuple[Tensor, list[Tensor]]:
     """Return ``converters.adc_outputs`` of a row block: (vectors, outputs, positions)."""
     ranges, errors = inputs.adc_ranges, inputs.adc_errors
-    shape = _read_shape(sums[0].shape, plan)
+    shape = read_shape(sums[0].shape, plan)
     bound = plan.adc_range if ranges is None else ranges[block].view(1, -1, 1).to(full.dtype)
     if errors is not None:
         errors = errors[:, block].view(len(errors), 1, -1, 1).to(full.dtype)
@@ -243,17 +191,9 @@ def through_dac(
     return gx.masked_fill(above | below, 0.0), g_range
 
 
-def _read_shape(shape: torch.Size, plan: Plan) -> tuple[int, int, int]:
-    """Return (vectors, outputs, positions) of an output."""
-    if plan.dims:
-        # Size.numel() would fix a batch size that is traced
-        return shape[0], shape[1], math.prod(shape[2:])
-    return math.prod(shape[:-1]), shape[-1], 1
-
-
 def _mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
     """Return (rows, last) of the mask of an output."""
-    vectors, outputs, positions = _read_shape(shape, plan)
+    vectors, outputs, positions = read_shape(shape, plan)
     return (vectors * outputs, positions) if plan.dims else (vectors, outputs)
 
 

@@ -4,7 +4,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from analogtorch.chips import Chip, Figure
+from analogtorch.chips import Chip, Figure, mvm_time
 from analogtorch.cost_model import peak
 from analogtorch.report.cost import si
 
@@ -55,7 +55,7 @@ def _facts(chip: Chip) -> dict[str, str]:
         "device": _marked(cell.device.name, cell, "device"),
         "DAC": _marked(_bits(chip.dac.bits), chip.dac, "bits"),
         "ADC": _marked(_adc(chip), chip.adc, "bits", "steps"),
-        "time per MVM": _figure(costs.mvm_time, "s") if costs else "none",
+        "time per MVM": _figure(mvm_time(chip), "s") if costs else "none",
         "energy per MVM": _figure(costs.mvm_energy, "J") if costs else "none",
         _TILE: f"{tile.value:,.5g} ({tile.kind})" if tile else "none",
         "other scopes": ", ".join(
@@ -121,7 +121,7 @@ def _sources(name: str, chip: Chip, width: int) -> str:
         "ADC": chip.adc.sources.get("bits") or chip.adc.sources.get("steps"),
     }
     if chip.cost is not None:
-        found["time per MVM"] = chip.cost.mvm_time.source
+        found["time per MVM"] = mvm_time(chip).source
         found["energy per MVM"] = f"{chip.cost.mvm_energy.source}; without: {chip.cost.excluded}"
         for rung in chip.cost.published:
             found[f"TOPS/W, {rung.scope}"] = (

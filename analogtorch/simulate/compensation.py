@@ -54,7 +54,8 @@ def drift_gains(
         if compensation == "least_squares":
             found = _fitted(block, column, current, readout, t)
         else:
-            found = _magnitudes(block, column, section.programmed(index), current, readout, t)
+            then = section.programmed(number, index)
+            found = _magnitudes(block, column, then, current, readout, t)
         sums[0, number, outputs], sums[1, number, outputs] = found
     if compensation != "column":
         by_block = [section.section.block_sums(each) for each in sums.flatten(0, 1)]

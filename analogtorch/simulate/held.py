@@ -7,6 +7,7 @@ from analogtorch.nn.programmed import Programmed
 from analogtorch.ops import Noise, fold, seed_tensor, stream
 from analogtorch.simulate.compensation import Compensation, Readout, drift_gains
 from analogtorch.simulate.section import ProgrammedSection
+from analogtorch.simulate.transfer import dac_inl
 
 
 def held(
@@ -58,5 +59,11 @@ def held(
         found = (devices.read_variances(t, temperature) for devices in placed)
         variances = tuple(v if separate else v.sum(0, keepdim=True) for v in found)
     return Programmed(
-        *held, keys, adc_errors, negatives=negatives, read_variances=variances, adc_inl=inl
+        *held,
+        keys,
+        adc_errors,
+        negatives=negatives,
+        read_variances=variances,
+        adc_inl=inl,
+        dac_inl=dac_inl(first.chip, weights[0]),
     )

@@ -68,6 +68,7 @@ class ProgrammedSection:
         """Errors of the ADCs, (kinds, row blocks, outputs)."""
         self.inl = None if state.inl is None else state.inl.to(self.scale)
         """INL of the ADCs, as ``Operands.adc_inl``."""
+        self.row_gains = state.row_gains
         self.columns = (~state.silent).to(self.scale)
         """1, or 0 for columns that have no output, (row blocks, outputs)."""
         self.factor = digital_factor(self.errors) * self.columns
@@ -178,9 +179,16 @@ class ProgrammedSection:
         ``temperature`` is in K; None: the reference temperature of the chip.
         """
         if self.chip.wires.ideal:
-            return self._found(t, self.chip.cell.weights, temperature)
+            return self._driven(self._found(t, self.chip.cell.weights, temperature))
         plus, minus = self._polarities(t, temperature)
-        return plus - minus
+        return self._driven(plus - minus)
+
+    def _driven(self, weights: Tensor, power: int = 1) -> Tensor:
+        """Return the section's weights times the gains of their DACs; in place."""
+        if self.row_gains is not None:
+            whole = slice(0, self.section.shape[0]), slice(0, self.section.rows)
+            self.row_gains.scale_(weights.view(len(weights), -1), *whole, power)
+        return weights
 
     def weight_errors(self) -> list[Tensor]:
         """Return the errors of the weights as programmed, (outputs, rows), on each tile in turn.
@@ -193,18 +201,22 @@ class ProgrammedSection:
         wrong = stored - self.w.flatten(1)
         return [wrong[block.outputs, block.rows] for block in self.blocks]
 
-    def programmed(self, index: tuple[slice, ...]) -> Tensor:
-        """Return the part of ``weights(None)`` at ``index``, outputs of a row block.
+    def programmed(self, number: int, index: tuple[slice, ...]) -> Tensor:
+        """Return the part of ``weights(None)`` on ideal wires at ``index``: (outputs, rows).
 
-        The shape is (outputs, rows).
+        ``index`` are outputs of row block ``number``.
         """
-        return self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
+        found = self.chip.cell.weights(self.g[(slice(None), *index)]).flatten(1)
+        if self.row_gains is not None:
+            rows = slice(*self.section.bounds[number : number + 2])
+            self.row_gains.scale_(found, index[0], rows)
+        return found
 
     def negatives(self, t: float | None, temperature: float | None = None) -> Tensor:
         """Return the part of ``weights`` that the negative polarity holds."""
         if self.chip.wires.ideal:
-            return self._found(t, self.chip.cell.negatives, temperature)
-        return self._polarities(t, temperature)[1]
+            return self._driven(self._found(t, self.chip.cell.negatives, temperature))
+        return self._driven(self._polarities(t, temperature)[1])
 
     def read_variances(self, t: float | None, temperature: float | None = None) -> Tensor:
         """Return the variances of both polarities of the weights at ``t``, (2, *shape).
@@ -220,6 +232,8 @@ class ProgrammedSection:
             g = g if t is None else self._read(part, g, t, temperature)
             noisy = None if self.stuck is None else self.stuck.noisy((slice(None), part))
             found[:, part] = fluctuations.variances(g, noisy)
+        for each in found:
+            self._driven(each, 2)
         return found
 
     def _polarities(self, t: float | None, temperature: float | None) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from analogtorch.ops.ir_drop import Block
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.faults import CODES
 from analogtorch.simulate.tile_state import adc_errors, tile_state, varies
-from analogtorch.simulate.transfer import adc_inl
+from analogtorch.simulate.transfer import RowGains, adc_inl, dac_gains
 
 if TYPE_CHECKING:
     from analogtorch.mapping import ChipMapping, Matrix
@@ -175,6 +175,8 @@ class State:
     inl: Tensor | None = None
     """INL of the ADCs at their code transitions, in LSB, (row blocks, outputs, 2 levels), or 1 in
     place of the first two if all have the same; None: 0."""
+    row_gains: RowGains | None = None
+    """Gains of the DACs; None: 1."""
     defects: Defects | None = None
     """The defects that the faults were drawn from."""
 
@@ -193,12 +195,14 @@ def state(
     ideal = ideal.view(-1, 1, 1)
     errors = ideal.expand(-1, blocks, outputs).clone()
     columns = torch.zeros(blocks, outputs, dtype=torch.uint8)
-    inl = _inl(section, spots, chip, seed)
+    inl, driven = _inl(section, spots, chip, seed), _row_gains(section, spots, chip, seed)
     if defects is None or not defects.present():  # the cells of a whole tile take long to draw
         for spot in spots if varies(chip) else ():
             drawn = adc_errors(chip, seed, spot.chip, spot.tile)
             errors[:, spot.block, spot.outputs] = drawn[:, _columns(spot)]
-        return State(faults=None, levels=None, columns=columns, errors=errors, inl=inl)
+        return State(
+            faults=None, levels=None, columns=columns, errors=errors, inl=inl, row_gains=driven
+        )
     size = (chip.cell.devices, outputs, section.rows)
     faults, levels = torch.zeros(size, dtype=torch.uint8), None
     for spot in spots:
@@ -211,7 +215,9 @@ def state(
             levels[:, spot.outputs, start:stop] = tile.levels[where].mT
         columns[spot.block, spot.outputs] = tile.column_faults[_columns(spot)]
         errors[:, spot.block, spot.outputs] = tile.errors[:, _columns(spot)]
-    found = State(faults=faults, levels=levels, columns=columns, errors=errors, inl=inl)
+    found = State(
+        faults=faults, levels=levels, columns=columns, errors=errors, inl=inl, row_gains=driven
+    )
     errors = torch.where(found.silent, ideal, errors)
     return replace(found, errors=errors, defects=defects)
 
@@ -228,6 +234,18 @@ def _inl(section: Section, spots: list[Spot], chip: Chip, seed: int) -> Tensor |
             found = drawn.new_zeros(section.blocks, section.shape[0], drawn.shape[1])
         found[spot.block, spot.outputs] = drawn[_columns(spot)]
     return found
+
+
+def _row_gains(section: Section, spots: list[Spot], chip: Chip, seed: int) -> RowGains | None:
+    """Return ``State.row_gains``."""
+    if chip.dac.gain_std == 0:
+        return None
+    parts = []
+    for spot in spots:
+        start, stop = _rows(section, spot)
+        gains = dac_gains(chip, seed, spot.chip, spot.tile)
+        parts.append((spot.outputs, slice(start, stop), gains[spot.row : spot.row + stop - start]))
+    return RowGains(tuple(parts))
 
 
 def blocks(section: Section, spots: list[Spot]) -> list[Block]:

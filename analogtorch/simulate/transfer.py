@@ -1,9 +1,12 @@
-"""The non-linearity of the ADCs of a manufactured chip, drawn by the place of each column."""
+"""The transfer functions of the converters of a manufactured chip, drawn by place."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from analogtorch.chips import Chip
+from analogtorch.ops.physics import wide
 from analogtorch.ops.transfer import (
     ideal_transitions,
     interpolated,
@@ -12,6 +15,9 @@ from analogtorch.ops.transfer import (
     transitions,
 )
 from analogtorch.simulate.faults import normals
+
+_LEAST_GAIN = 0.1
+"""Smallest gain of a DAC, as of an ADC."""
 
 
 def adc_inl(chip: Chip, seed: int, number: int, tile: int) -> Tensor | None:
@@ -45,3 +51,55 @@ def adc_inl(chip: Chip, seed: int, number: int, tile: int) -> Tensor | None:
         levels = transitions(adc.levels, floors, found)
         found = ideal_transitions(adc.levels, floors, found) - levels.cummax(1).values
     return found.float()
+
+
+def dac_inl(chip: Chip, like: Tensor) -> Tensor | None:
+    """Return the INL of the DACs at their codes, in LSB, (2 levels + 1,); None: they have none.
+
+    It has the device of ``like``, and at least its precision.
+    """
+    if chip.dac.inl is None:
+        return None
+    table = torch.tensor(chip.dac.inl, dtype=torch.float64)
+    steps = chip.dac.levels
+    at = torch.arange(-steps, steps + 1, dtype=torch.float64) / steps
+    return interpolated(table, at).to(like.device, wide(like.dtype))
+
+
+def dac_gains(chip: Chip, seed: int, number: int, tile: int) -> Tensor:
+    """Return the gains of the DACs of a tile's rows, (rows,) float32.
+
+    Chip and tile are those of ``tile_state``.
+    """
+    position, rows = number * chip.array.tiles + tile, chip.array.rows
+    z = normals(seed, "gain of a row", position, 1, rows)[0]
+    return (1.0 + chip.dac.gain_std * z).clamp_min(_LEAST_GAIN)
+
+
+@dataclass(frozen=True)
+class RowGains:
+    """The gains of the DACs that drive the weights of a section.
+
+    A row multiplies all of its weights, so that a chip computes with weights times their gains.
+    """
+
+    parts: tuple[tuple[slice, slice, Tensor], ...]
+    """Outputs and rows of the section on one tile, and the gain of each row."""
+
+    def scale_(self, w: Tensor, outputs: slice, rows: slice, power: int = 1) -> Tensor:
+        """Multiply weights in place, and return them.
+
+        Args:
+            w: weights at these outputs and rows, (outputs, rows).
+            outputs: outputs of the section.
+            rows: rows of the section.
+            power: power of the gains; 2 for variances.
+        """
+        for columns, driven, gains in self.parts:
+            a, b = max(columns.start, outputs.start), min(columns.stop, outputs.stop)
+            c, d = max(driven.start, rows.start), min(driven.stop, rows.stop)
+            if a < b and c < d:
+                each = gains[c - driven.start : d - driven.start].to(w)
+                here = w[a - outputs.start : b - outputs.start, c - rows.start : d - rows.start]
+                here *= each**power
+        return w

@@ -257,6 +257,8 @@ def _parts() -> Iterator[Bad]:
     yield from fields(lambda: array, "grouped", NO_CHOICE, "must be one of")
     bits = [1, 17, 8.5, True, "8"]
     yield from fields(lambda: dac, "bits", bits, "must be an integer in")
+    yield from fields(lambda: dac, "gain_std jitter", [*NO_NUMBER, -1], "must be a number >= 0")
+    yield from fields(lambda: dac, "encoding", NO_CHOICE[1:], "must be one of")
     yield from fields(lambda: adc, "bits", bits, "must be an integer in")
     yield Bad("ADC bits", lambda: replace(adc, bits=8), ValueError, "bits or steps, never both")
     yield from fields(lambda: adc, "steps", [0, 422.5, True, "8"], "must be an integer >= 1")

@@ -64,8 +64,9 @@ def test_a_chip_is_changed_part_by_part() -> None:
     assert (mine.name, mine.dac.bits, mine.adc.bits, mine.adc.steps) == ("mine", 6, 8, None)
     assert (mine.array, mine.cell, mine.periphery) == (chip.array, chip.cell, chip.periphery)
     assert (mine.adc.range, mine.adc.gain_std) == (chip.adc.range, chip.adc.gain_std)
-    whole = dataclasses.replace(chip, dac=at.chips.DAC(bits=6))
-    assert whole == chip.replace(dac=at.chips.DAC(bits=6)) == chip.replace(dac={"bits": 6})
+    six = dataclasses.replace(chip.dac, bits=6)
+    whole = dataclasses.replace(chip, dac=six)
+    assert whole == chip.replace(dac=six) == chip.replace(dac={"bits": 6})
     assert chip.replace() == chip
     assert chip.replace(cell={"devices_per_polarity": 2}).cell.devices == 4
     assert chip.replace(training={"scale": 3.0}).training.strength == 3.0

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from analogtorch.ops import Plan, fold, in_steps, mvm, native, normal, seed_tensor
 from analogtorch.ops.operands import Operands
+from analogtorch.ops.partial_sums import part
 from analogtorch.ops.physics import block_scales
-from analogtorch.ops.reference import part
 
 KEYS = torch.stack([fold(seed_tensor(3), i) for i in range(4)])
 ONE = torch.ones(1, dtype=torch.float64)

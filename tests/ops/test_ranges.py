@@ -8,8 +8,8 @@ from torch import Tensor
 
 from analogtorch.ops import Plan, fold, mvm, rounded, seed_tensor
 from analogtorch.ops.operands import Operands
+from analogtorch.ops.partial_sums import part
 from analogtorch.ops.physics import block_scales
-from analogtorch.ops.reference import part
 
 KEYS = torch.stack([fold(seed_tensor(3), 11) + i for i in range(4)])
 

@@ -11,8 +11,8 @@ from analogtorch.devices import DifferentialPair, Polynomial, pcm_like, rram_cmo
 from analogtorch.devices.fluctuation import Fluctuations
 from analogtorch.ops import Operands, Plan, fold, in_steps, mvm, native, normal, seed_tensor
 from analogtorch.ops.native import build, loading
+from analogtorch.ops.partial_sums import part
 from analogtorch.ops.physics import block_scales, over_rows
-from analogtorch.ops.reference import part
 from analogtorch.ops.variances import read_variances
 
 KEYS = torch.stack([fold(seed_tensor(3), i) for i in range(4)])

@@ -22,15 +22,17 @@ _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 def takes(inputs: Operands, plan: Plan) -> bool:
     """Return whether the kernels compute this product: a linear layer on a GPU, in at most 32 bits.
 
-    They take neither one input range per row block nor several phases, and no ADC that rounds
-    toward zero or has an INL.
+    They take neither one input range per row block nor several phases or jitter, no ADC that
+    rounds toward zero, and no converter with an INL.
     """
     types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES
     return (
         not plan.dims
         and plan.phases == 1
         and not plan.floors
+        and not plan.jitter
         and inputs.adc_inl is None
+        and inputs.dac_inl is None
         and (inputs.adc_errors is None or _knows_errors())
         and types
         and not per_block(inputs.input_range)

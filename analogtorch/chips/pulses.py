@@ -1,0 +1,46 @@
+"""The time of an MVM whose inputs are pulses."""
+
+from typing import TYPE_CHECKING
+
+from analogtorch.chips.cost import Figure
+
+if TYPE_CHECKING:
+    from analogtorch.chips.chip import Chip
+
+
+def mvm_time(chip: "Chip") -> Figure:
+    """Return the seconds of one MVM of a tile: ``Cost.mvm_time``, less what split pulses save.
+
+    Figures of a cost are those of inputs of one pulse. A split pulse is shorter in each phase of
+    the MVM; its energy is not known to change, so that of ``Cost.mvm_energy`` stays.
+
+    Raises:
+        ValueError: the chip has no cost, or the pulses would save all of its time.
+
+    Example:
+        >>> at.chips.mvm_time(at.chips.hermes64().replace(dac={"split": 3})).value  # 101 ns
+    """
+    if chip.cost is None:
+        raise ValueError(
+            f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
+        )
+    figure, dac = chip.cost.mvm_time, chip.dac
+    if dac.split is None or dac.bits is None:
+        return figure
+    if dac.lsb_time is None:
+        raise ValueError(
+            f"chip {chip.name!r}: DAC.split={dac.split} makes an MVM shorter, by a time that "
+            "DAC.lsb_time tells; give it, in seconds"
+        )
+    saved = chip.cost.phases * (dac.levels - dac.pulse_steps) * dac.lsb_time
+    if saved >= figure.value:
+        raise ValueError(
+            f"chip {chip.name!r}: DAC.split={dac.split} saves {saved:g} s of an MVM of "
+            f"{figure.value:g} s; DAC.lsb_time or Cost.mvm_time must be wrong"
+        )
+    return Figure(
+        value=figure.value - saved,
+        kind="assumed" if figure.kind == "assumed" else "derived",
+        source=f"{figure.source}; less {chip.cost.phases} x ({dac.levels} - {dac.pulse_steps}) LSB "
+        f"of {dac.lsb_time:g} s by split pulses",
+    )
