@@ -14,6 +14,7 @@ from analogtorch.chips.hermes64 import hermes64
 from analogtorch.chips.hermes_core import hermes_core
 from analogtorch.chips.ibm_speech34 import ibm_speech34
 from analogtorch.chips.ideal import ideal
+from analogtorch.chips.iv_curve import IVCurve
 from analogtorch.chips.memcapacitor import memcapacitor
 from analogtorch.chips.neurram48 import neurram48
 from analogtorch.chips.non_ideality import non_ideality
@@ -76,6 +77,7 @@ __all__ = [
     "Digital",
     "Energy",
     "Figure",
+    "IVCurve",
     "MVMReadNoise",
     "Network",
     "Periphery",

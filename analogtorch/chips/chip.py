@@ -8,6 +8,7 @@ from analogtorch.chips.array import Array
 from analogtorch.chips.change import changed
 from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost
+from analogtorch.chips.iv_curve import IVCurve, check_iv
 from analogtorch.chips.non_idealities import non_idealities, scaled, without
 from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.read_noise import MVMReadNoise
@@ -43,6 +44,8 @@ class Chip:
     """The unit cell, which holds one weight or slice; it follows the protocol ``devices.Cell``."""
     slices: Slices = field(default_factory=Slices)
     """How weights and inputs are cut into digits; not at all unless given."""
+    iv: IVCurve = field(default_factory=IVCurve)
+    """How currents of devices bend over the voltage of the inputs; straight unless given."""
     thermal: Thermal = field(default_factory=Thermal)
     """How conductances depend on temperature; not at all unless given."""
     wires: Wires = field(default_factory=Wires)
@@ -67,6 +70,7 @@ class Chip:
             ("array", Array),
             ("dac", DAC),
             ("slices", Slices),
+            ("iv", IVCurve),
             ("thermal", Thermal),
             ("wires", Wires),
             ("mvm_read_noise", MVMReadNoise),
@@ -86,6 +90,7 @@ class Chip:
             checks.instance("Chip.cost", self.cost, Cost, "that of hermes64(), or None")
         check_sources(self)
         check_slices(self)
+        check_iv(self)
         if self.adc.separate_phases:
             _check_phases(self.cost)
         if self.periphery.output_bits is not None and not self.adc.levels:
@@ -143,6 +148,7 @@ class Chip:
         They are in the order of the signal. ``dac``: inputs are clipped and rounded. ``dac_inl``,
         ``dac_gain`` and ``dac_jitter``: the DACs' codes, their rows and their pulses differ.
         ``input_pulses``: inputs are applied digit by digit, each with its own ADC output.
+        ``iv_curve``: currents are not proportional to voltages.
         ``programming_noise``, ``drift`` and ``read_noise``: effects of the devices; an error that
         grows with time, as that of ReRAM, counts as drift. ``read_noise`` is the 1/f noise that is
         drawn once per time and stays for all inputs. ``temperature``: conductances depend

@@ -31,7 +31,14 @@ from analogtorch.devices.photodiode import photodiode
 from analogtorch.devices.pulsed import PulsedDevice, capacitor, ecram, ecram_metal_oxide
 from analogtorch.devices.quantised import QuantisedPair
 from analogtorch.devices.registry import register, registered
-from analogtorch.devices.reram import milo_current, rram_binary, rram_cmo, rram_milo, rram_wan
+from analogtorch.devices.reram import (
+    milo_current,
+    milo_curves,
+    rram_binary,
+    rram_cmo,
+    rram_milo,
+    rram_wan,
+)
 from analogtorch.devices.scaled import IMPERFECTIONS, Imperfection, Scaled
 from analogtorch.devices.significance import SignificancePairs
 from analogtorch.devices.sonos import sonos
@@ -76,6 +83,7 @@ __all__ = [
     "load",
     "memcapacitor",
     "milo_current",
+    "milo_curves",
     "pcm_afm",
     "pcm_like",
     "pcm_projected",

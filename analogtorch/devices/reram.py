@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from analogtorch.devices.binary import BinaryDevice
-from analogtorch.devices.curves import LogClip, Polynomial
+from analogtorch.devices.curves import Composed, Curve, LogClip, Polynomial
 from analogtorch.devices.timed import TimedDevice
 from analogtorch.values import checks
 
@@ -86,9 +86,9 @@ def rram_milo() -> TimedDevice:
     """Return HfO2 ReRAM programmed by the algorithm IGVVA-100, from 50 to 225 uS.
 
     Source: Milo et al., IRPS 2021, Fig. 4. The paper's data are those of programming alone: no
-    drift, no read noise, and every time after programming is beyond them. ``milo_current`` has the
-    curvature of its cells, which the analog MVM here does not know: it is linear. Coefficients as
-    published in the open simulator CrossSim.
+    drift, no read noise, and every time after programming is beyond them. ``milo_curves`` has the
+    curvature of its cells for ``Chip.iv``. Coefficients as published in the open simulator
+    CrossSim.
     """
     g_max = 225.0
     return TimedDevice(
@@ -101,13 +101,19 @@ def rram_milo() -> TimedDevice:
     )
 
 
+_MILO_SQUARE = (0.007063, 0.005711, 0.001541, 0.0001388)
+_MILO_CUBE = (1.2968e-3, 6.7919e-4, 8.8710e-5)
+"""Coefficients of ``milo_current``, S/V and S/V^2, by the powers of ``log10`` of the conductance in
+S."""
+
+
 def milo_current(g: Tensor, volt: Tensor) -> Tensor:
     """Return the current, uA, of a ReRAM cell: ``g V + a V^2 + b V^3``.
 
     Source: Milo et al., IRPS 2021, Fig. 1. ``a`` and ``b`` are polynomials of ``log10(g)``, fitted
     to cells of 62.5 to 110 uS and to 0 at 225 uS, where the cell is taken for linear. A read of few
-    tenths of a volt deviates by some percent from ``g V``. Programmed chips do not use it: their
-    MVM is linear. Coefficients as published in the open simulator CrossSim.
+    tenths of a volt deviates by some percent from ``g V``. Programmed chips have it by
+    ``milo_curves``. Coefficients as published in the open simulator CrossSim.
 
     Args:
         g: conductance near 0 V, uS, from 50 to 225; any shape.
@@ -129,9 +135,29 @@ def milo_current(g: Tensor, volt: Tensor) -> Tensor:
                 f"has data; got values from {given.min():g} to {given.max():g}"
             )
     decade = torch.log10(g * 1e-6)
-    square = Polynomial(coefficients=(0.007063, 0.005711, 0.001541, 0.0001388))(decade)
-    cube = Polynomial(coefficients=(1.2968e-3, 6.7919e-4, 8.8710e-5))(decade)
+    square = Polynomial(coefficients=_MILO_SQUARE)(decade)
+    cube = Polynomial(coefficients=_MILO_CUBE)(decade)
     return g * volt + 1e6 * (square * volt**2 + cube * volt**3)
+
+
+def milo_curves() -> dict[str, Curve]:
+    """Return the curves ``square`` and ``cube`` of ``chips.IVCurve`` for ``rram_milo``.
+
+    Source: Milo et al., IRPS 2021, Fig. 1, as ``milo_current``. Conductances below 50 and above 225
+    uS have the curvature at these ends of the data.
+
+    Example:
+        >>> iv = at.chips.IVCurve(**at.devices.milo_curves(), read_voltage=0.2)
+    """
+    g_max = rram_milo().g_max * 1e-6  # S
+    ends = (math.log10(50e-6), math.log10(225e-6))
+    decade = LogClip(slope=1 / math.log(10), offset=math.log10(g_max), low=ends[0], high=ends[1])
+
+    def per_g_max(coefficients: tuple[float, ...]) -> Curve:
+        relative = tuple(c / g_max for c in coefficients)
+        return Composed(outer=Polynomial(coefficients=relative), inner=decade)
+
+    return {"square": per_g_max(_MILO_SQUARE), "cube": per_g_max(_MILO_CUBE)}
 
 
 def rram_binary() -> BinaryDevice:

@@ -187,6 +187,9 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             drive = drive + inl[-1:].to(drive) / levels(plan.input_bits)
         read = phases(drive, cells, negatives, plan.phases)
         sums, signs = [phase.x * phase.w for phase in read], [phase.sign for phase in read]
+        if (bends := held.get("curvatures")) is not None:  # of inputs of full scale
+            bend = bends.sum(0).T.index_select(0, tokens)
+            sums = [v + phase.x * bend for v, phase in zip(sums, read, strict=True)]
         noise = plan.output_noise
         variances, stds = held.get("read_variances"), []
         if variances is not None and plan.read_noise > 0:

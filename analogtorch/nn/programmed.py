@@ -48,6 +48,8 @@ class Programmed:
     """Per section: ``Operands.adc_inl``; None: ADCs are linear."""
     dac_inl: Tensor | None = None
     """``Operands.dac_inl``; None: DACs are linear."""
+    curvatures: tuple[Tensor, ...] | None = None
+    """Per section: ``Operands.curvatures``; None: currents are straight."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """Return the same with ``fn`` applied to every tensor."""
@@ -146,6 +148,8 @@ class OnChip(Execution):
         if held.read_variances is not None:
             variances = cut(held.read_variances[index], outputs, 1)
             found["read_variances"] = variances.to(wide(dtype))
+        if held.curvatures is not None:
+            found["curvatures"] = cut(held.curvatures[index], outputs, 1).to(dtype)
         return found
 
     def converters(

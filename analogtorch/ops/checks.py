@@ -81,6 +81,8 @@ def check(operands: Operands, plan: Plan, expected: Expected) -> None:
         _check_inl(operands.adc_inl, x, plan, expected)
     if operands.dac_inl is not None:
         _check_dac_inl(operands.dac_inl, x, plan)
+    if operands.curvatures is not None:
+        _check_curvatures(operands.curvatures, w, plan)
     _check_keys(operands, plan, expected)
 
 
@@ -114,6 +116,16 @@ def _check_dac_inl(inl: Tensor, x: Tensor, plan: Plan) -> None:
         raise ValueError(
             f"mvm: dac_inl must be floating point {(codes,)}, one for each code, on {x.device}, in "
             f"a plan with a DAC; got {inl.dtype} {tuple(inl.shape)} on {inl.device}"
+        )
+
+
+def _check_curvatures(curvatures: Tensor, w: Tensor, plan: Plan) -> None:
+    same = curvatures.dtype == w.dtype and curvatures.device == w.device
+    if curvatures.shape != (2, *w.shape) or not same or plan.phases == 4:
+        raise ValueError(
+            f"mvm: curvatures must be {w.dtype} {(2, *w.shape)} on {w.device}, in a plan of fewer "
+            f"than 4 phases; got {curvatures.dtype} {tuple(curvatures.shape)} on "
+            f"{curvatures.device}, and {plan.phases} phases"
         )
 
 

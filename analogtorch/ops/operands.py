@@ -89,6 +89,10 @@ class Operands(NamedTuple):
     dac_inl: Annotated[Tensor | None, Role(Kind.DAC_CODE)] = None
     """Integral non-linearity of the DACs at each code, in steps, (2^input_bits - 1,), ascending.
     None: 0. Only the reference computes it. The gradient of ``w`` is that of linear DACs."""
+    curvatures: Annotated[Tensor | None, _VALUE] = None
+    """Weights of the square and of the cube of the inputs relative to the DAC range, times that
+    range, (2, *shape of ``w``), in ``w``'s type. None: 0. Only the reference computes them, in
+    plans of fewer than 4 phases. They count as constants, and no gradient goes through them."""
 
 
 class Outputs(NamedTuple):

@@ -1,5 +1,6 @@
 """The partial sums of a row block, and the standard deviation of their noise, in plain torch."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 
 from analogtorch.chips.tiling import RowBlock
 from analogtorch.ops.blocks import seen_by
-from analogtorch.ops.converters import dac, levels, pulses
+from analogtorch.ops.constants import LEAST_BOUND
+from analogtorch.ops.converters import beside, dac, levels, pulses
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.physics import Phase, phase_variances, read_std
 from analogtorch.ops.plan import Plan
@@ -50,6 +52,30 @@ def part(
     return _CONVOLVE[plan.dims](
         seen, w, None, plan.stride, plan.padding, plan.dilation, plan.groups
     )
+
+
+def bent(x: Tensor, span: RowBlock, r: Tensor, inputs: Operands, plan: Plan) -> Tensor:
+    """Return what ``Operands.curvatures`` add to the partial sums of a row block.
+
+    Args:
+        x: the input of a phase, as ``part`` takes it.
+        span: the rows of the row block.
+        r: the DAC range of the row block.
+        inputs: the operands.
+        plan: the plan of the product.
+    """
+    assert inputs.curvatures is not None
+    own_range, total = r if per_block(inputs.input_range) else None, None
+
+    def powered(x: Tensor, power: int) -> Tensor:
+        return x * (x / beside(r, x).to(x.dtype).clamp_min(LEAST_BOUND)) ** (power - 1)
+
+    for power, w in zip((2, 3), inputs.curvatures, strict=True):
+        of = functools.partial(powered, power=power)
+        y = part(x.detach(), w, span, plan, own_range, of=of, inl=inputs.dac_inl)
+        total = y if total is None else total + y
+    assert total is not None
+    return total
 
 
 def noise_stds(

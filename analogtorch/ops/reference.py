@@ -26,6 +26,8 @@ line separately:
 line is that of a tile whose digital unit scales each column before it outputs 8 bits; without
 output ranges, ``y += u``.
 
+With ``curvatures`` w2 and w3, ``p += sum of xq^2 w2 / r + sum of xq^3 w3 / r^2``.
+
 Each phase has separate read noise too, of the inputs and the devices that it reads.
 
 The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does,
@@ -52,7 +54,7 @@ from analogtorch.ops.converters import (
 from analogtorch.ops.mask import MASK, packed, unpacked
 from analogtorch.ops.noise import normal
 from analogtorch.ops.operands import Gradients, Operands, Outputs, per_block
-from analogtorch.ops.partial_sums import noise_stds, part, read_shape
+from analogtorch.ops.partial_sums import bent, noise_stds, part, read_shape
 from analogtorch.ops.physics import (
     block_scales,
     noisy,
@@ -95,6 +97,11 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
         sums = [
             part(each.x, each.w, span, plan, own_range, inl=inl).to(scale.dtype) for each in parts
         ]
+        if inputs.curvatures is not None:
+            sums = [
+                y + bent(each.x, span, r, inputs, plan).to(scale.dtype)
+                for y, each in zip(sums, parts, strict=True)
+            ]
         shape = sums[0].shape
         full = r.to(scale.dtype).reshape(-1, 1, 1) * scale[block].view(1, -1, 1)
         std = noise_stds(parts, full, scale[block], span, r, inputs, plan)

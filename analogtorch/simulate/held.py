@@ -53,6 +53,13 @@ def held(
     negatives = None
     if separate:
         negatives = tuple(devices.scale_(devices.negatives(t, temperature)) for devices in placed)
+    bends = None
+    if first.chip.iv.on:
+        found = (devices.curvatures(t, temperature) for devices in placed)
+        bends = tuple(
+            torch.stack([devices.scale_(each) for each in both])
+            for devices, both in zip(placed, found, strict=True)
+        )
     held = tuple(weights), tuple(scales), tuple(gains)
     variances = None
     if first.chip.mvm_read_noise.std is not None:
@@ -66,4 +73,5 @@ def held(
         read_variances=variances,
         adc_inl=inl,
         dac_inl=dac_inl(first.chip, weights[0]),
+        curvatures=bends,
     )

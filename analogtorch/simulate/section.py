@@ -236,6 +236,26 @@ class ProgrammedSection:
             self._driven(each, 2)
         return found
 
+    def curvatures(self, t: float | None, temperature: float | None = None) -> Tensor:
+        """Return the weights of square and cube of the inputs at ``t``, (2, *shape).
+
+        Both are relative to full scale; devices that conduct nothing have none.
+        """
+        iv, device = self.chip.iv, self.chip.cell.device
+        volt, found = iv.read_voltage, self.w.new_zeros(2, *self.w.shape)
+        assert volt is not None
+        for part in self._parts():
+            g = self.g[:, part]
+            g = g if t is None else self._read(part, g, t, temperature)
+            nothing = self.chip.cell.weights(torch.zeros_like(g))
+            for each, curve, factor in ((0, iv.square, volt), (1, iv.cube, volt**2)):
+                if curve is not None:
+                    bend = torch.where(g > 0, curve(g / device.g_max) * factor, 0.0)
+                    found[each, part] = self.chip.cell.weights(device.g_max * bend) - nothing
+        self._driven(found[0], 2)
+        self._driven(found[1], 3)
+        return found
+
     def _polarities(self, t: float | None, temperature: float | None) -> tuple[Tensor, Tensor]:
         """Return the weights of the two polarities at ``t``, as they act behind the wires."""
         weights = self._found(t, self.chip.cell.weights, temperature)

@@ -170,6 +170,17 @@ def chips() -> dict[str, at.Chip]:
         "neurram48": neurram48(),
         "neurram48 ten bits": neurram48(output_bits=10, input_bits=8),
         "ideal": ideal(),
+        "SAR ADC, split pulses": changed(
+            eight,
+            adc={"capacitor_std": 0.02, "dnl_std": 0.1, "inl": (0.0, 0.8, 0.0), "slope_std": 0.02},
+            dac={"inl": (0.0, 0.5, 0.0), "gain_std": 0.02, "jitter": 0.5, "split": 3},
+        ),
+        "counting ADC, curved currents": changed(
+            noisy,
+            adc={"rounding": "floor"},
+            dac={"encoding": "amplitude", "lsb_time": None},
+            iv={"cube": at.devices.Polynomial(coefficients=(0.0, 0.5)), "read_voltage": 0.4},
+        ),
     }
     for name, training in trainings().items():
         found[f"training noise {name}"] = changed(noisy, training=training)
