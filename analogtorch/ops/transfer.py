@@ -39,9 +39,10 @@ def codes(u: Tensor, levels: Tensor) -> Tensor:
     each = u.transpose(0, 1).reshape(shape[0], -1).contiguous()
     levels = levels.to(u.dtype).contiguous()
     levels = levels[0] if len(levels) == 1 else levels
-    above = torch.searchsorted(levels, each, right=True)
-    below = torch.searchsorted(levels, each)
-    found = (torch.where(each < 0, below, above) - levels.shape[-1] // 2).to(u.dtype)
+    # below 0 a transition counts if it lies below the number: as one just below the number does
+    down = torch.nextafter(each, each.new_tensor(-torch.inf))
+    reached = torch.searchsorted(levels, torch.where(each < 0, down, each), right=True)
+    found = (reached - levels.shape[-1] // 2).to(u.dtype)
     found = torch.where(each.isnan(), each, found)
     return found.view(shape).transpose(0, 1)
 

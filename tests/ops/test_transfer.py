@@ -33,7 +33,7 @@ def _searched(u: float, capacitors: list[float]) -> int:
     return number
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     std=st.floats(0, 3),
@@ -53,7 +53,7 @@ def test_widths_give_a_monotone_transfer_function_with_both_ends_in_place(
     assert (found[-1] == steps).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), std=st.floats(0, 0.8), bits=st.integers(2, 7))
 def test_a_sar_adc_gives_the_codes_of_its_search(seed: int, std: float, bits: int) -> None:
     """Also where capacitors are so wrong that codes are missing."""
