@@ -213,7 +213,7 @@ def measure(name: str, shape: Shape, rounds: int, peers: Iterable[str] = ()) -> 
     }
     modules = {"digital": layer, "analog": analog(OURS, layer, shape, x)}
     for peer in peers:
-        if shape.preset or shape.by_tile or shape.read_noise:
+        if shape.preset or shape.by_tile or shape.read_noise or shape.device_noise:
             row[f"{peer}_note"] = "has no such setting"
             continue
         try:
@@ -396,7 +396,7 @@ def header(peers: Iterable[str]) -> str:
     """Return the table's first line."""
     columns = "".join(f"  {peer:>17}" for peer in peers)
     ratios = f"{'train':>6} {'bar':>5} {'floor':>5}  {'eval':>6} {'bar':>5} {'floor':>5}"
-    return f"{'shape':<21} {ratios}  {'saved, MB':>16}  {'peak, MB':>16}{columns}"
+    return f"{'shape':<26} {ratios}  {'saved, MB':>16}  {'peak, MB':>16}{columns}"
 
 
 def line(row: Row, peers: Iterable[str]) -> str:
@@ -417,7 +417,7 @@ def line(row: Row, peers: Iterable[str]) -> str:
         f"  {ratio(f'{p}_train_ratio', 7) + ' / ' + ratio(f'{p}_eval_ratio', 7)}" for p in peers
     )
     return (
-        f"{row['shape']:<21} {'  '.join(modes)}  {megabytes('saved')}  {megabytes('peak')}{columns}"
+        f"{row['shape']:<26} {'  '.join(modes)}  {megabytes('saved')}  {megabytes('peak')}{columns}"
     )
 
 

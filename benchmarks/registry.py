@@ -45,6 +45,9 @@ class Shape:
     read_noise: bool = False
     """Whether every MVM has the read noise of the standard crossbar model; evaluation is then that
     of a programmed chip, which has it too. The peers sit it out."""
+    device_noise: bool = False
+    """Whether every step programs, drifts and reads every device, instead of Gaussian noise; only
+    training is measured with it. The peers sit it out."""
     by_tile: bool = False
     """An input range for each row block, and an ADC bound for each column of it. The peers sit it
     out too."""
@@ -100,6 +103,16 @@ SHAPES: dict[str, Shape] = {
         rows=288,
         read_noise=True,
     ),
+    "linear_512_device_noise": Shape(
+        layer=lambda: nn.Linear(512, 512), input=(128, 512), train_bar=4.0, device_noise=True
+    ),
+    "conv2d_64_128_device_noise": Shape(
+        layer=lambda: nn.Conv2d(64, 128, 3, padding=1),
+        input=(32, 64, 32, 32),
+        train_bar=4.0,
+        rows=288,
+        device_noise=True,
+    ),
     "linear_1024_bf16": Shape(
         layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), autocast=torch.bfloat16
     ),
@@ -108,7 +121,8 @@ SHAPES: dict[str, Shape] = {
 
 
 def chip(shape: Shape) -> at.Chip:
-    """Return this row's chip; one that is no preset has Gaussian weight noise alone."""
+    """Return this row's chip; one that is no preset has the noise of weights alone."""
+    kind = {"weight": "device"} if shape.device_noise else {"weight": "gaussian", "scale": NOISE}
     preset = at.chips.hermes64()
     if shape.preset:
         return preset
@@ -118,5 +132,5 @@ def chip(shape: Shape) -> at.Chip:
         periphery={"output_bits": None},
         mvm_read_noise={"std": SquareRoot(scale=0.0175) if shape.read_noise else None},
         name="benchmark",
-        training=at.TrainingNoise(weight="gaussian", scale=NOISE),
+        training=at.TrainingNoise(**kind),
     )

@@ -43,6 +43,8 @@ def test_the_bars() -> None:
         "linear_1024_by_tile": (1.2, 1.2),
         "linear_512_read_noise": (2.2, 1.8),
         "conv2d_64_128_read_noise": (2.2, 1.8),
+        "linear_512_device_noise": (4.0, None),
+        "conv2d_64_128_device_noise": (4.0, None),
     }
 
 
@@ -58,6 +60,7 @@ LAYERS = {
     "preset": dataclasses.replace(TINY, preset=True),
     "by_tile": dataclasses.replace(TINY, by_tile=True),
     "read_noise": dataclasses.replace(TINY, read_noise=True),
+    "device_noise": dataclasses.replace(TINY, device_noise=True),
 }
 
 

@@ -1,4 +1,7 @@
-"""Training noise that no kernel draws: device models, failed cells, and weights per sample.
+"""Training noise that the kernels of the product do not draw: devices, failed cells.
+
+Devices of differential pairs have an operator of their own (``ops/device_noise.py``); the rest is
+plain torch.
 
 Like all noise it is keyed by position (``ops/generator.py``); the gradient treats it as a constant.
 """
@@ -23,6 +26,7 @@ from analogtorch.ops import (
     over_rows,
     stream,
 )
+from analogtorch.ops.device_noise import DeviceNoise, device_noise
 from analogtorch.ops.drift import magnitude_sums, ratio
 from analogtorch.ops.physics import relative, weight_sigma
 from analogtorch.ops.variances import read_variances as variances_by_table
@@ -43,7 +47,13 @@ def needs_torch(chip: Chip, fraction: float) -> bool:
 
 
 def drawn(
-    weight: Tensor, section: Section, chip: Chip, key: Tensor, fraction: float, time: float | None
+    weight: Tensor,
+    section: Section,
+    chip: Chip,
+    key: Tensor,
+    fraction: float,
+    time: float | None,
+    devices: DeviceNoise | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weights of one training step as the cells hold them, and operands for ``mvm``.
 
@@ -54,6 +64,7 @@ def drawn(
         key: key of the weight noise, () int64.
         fraction: share of the chip's training noise, in [0, 1].
         time: ``chip.training.seconds``.
+        devices: the noise of the devices at that time, if the operator knows it.
 
     Returns:
         The weights, of ``section.shape``; and by name ``scale``, that of the weights without noise,
@@ -61,17 +72,21 @@ def drawn(
         its value after the compensation.
     """
     noise, strength = chip.training, chip.training.strength * fraction
-    gain: Tensor | None = None
+    taken = devices is not None and weight.dtype == torch.float32 and not weight.is_cuda
+    if devices is not None and taken and noise.drop_connect * fraction == 0:
+        weight, scale, gain = device_noise(weight, key, section, strength, devices)
+        return weight, {"scale": scale, "gain": gain}
+    compensation: Tensor | None = None
     with torch.no_grad():
         scale = block_scales(weight, section.bounds, section.columns)
         full = over_rows(scale, section.bounds).view(section.shape)
         w = relative(weight, full).clamp(-1, 1)
         dropped = _dropped(section, key, noise.drop_connect * fraction)
         if noise.weight == "device":
-            read, gain = _devices(w.float(), section, chip, key, dropped, time)
-            compensated = over_rows(gain, section.bounds).view(section.shape) * read
+            read, factor = _devices(w.float(), section, chip, key, dropped, time)
+            compensated = over_rows(factor, section.bounds).view(section.shape) * read
             deviation = full * strength * (compensated - w)
-            gain = gain**strength
+            compensation = factor**strength
         elif noise.weight == "none":
             deviation = torch.zeros_like(full)
         else:
@@ -82,10 +97,10 @@ def drawn(
     weight = weight + deviation.to(weight.dtype)
     if dropped is not None:
         weight = weight.masked_fill(dropped, 0.0)
-    if gain is None:
+    if compensation is None:
         return weight, {"scale": scale}
-    weight = weight / over_rows(gain, section.bounds).view(section.shape)
-    return weight, {"scale": scale, "gain": gain}
+    weight = weight / over_rows(compensation, section.bounds).view(section.shape)
+    return weight, {"scale": scale, "gain": compensation}
 
 
 def _devices(

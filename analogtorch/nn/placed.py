@@ -14,6 +14,7 @@ from analogtorch.nn.execution import Exact, Execution, Quantised
 from analogtorch.nn.programmed import OnChip
 from analogtorch.nn.training import Training
 from analogtorch.ops import Noise, Plan, stream
+from analogtorch.ops.device_noise import device_noise_of
 
 
 class Executions(NamedTuple):
@@ -120,6 +121,7 @@ class PlacedMixin(ConvertersMixin):
             streams=(stream(Noise.TRAINING, self.layer_name), *adcs),
             fraction=fraction,
             in_torch=in_torch,
+            devices=device_noise_of(chip.cell, noise.seconds) if noise.weight == "device" else None,
             wired=resistive,
             fluctuations=chip.mvm_read_noise.of(chip.cell) if plans[0].read_noise > 0 else None,
             seconds=noise.seconds,

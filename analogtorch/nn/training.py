@@ -12,6 +12,7 @@ from analogtorch.nn.execution import Execution
 from analogtorch.nn.reborn import cut
 from analogtorch.nn.wired import wired
 from analogtorch.ops import draw_keys, number_samples
+from analogtorch.ops.device_noise import DeviceNoise
 from analogtorch.ops.physics import wide
 from analogtorch.ops.slices import cells
 
@@ -28,8 +29,10 @@ class Training(Execution):
     fraction: float
     """Share of the chip's training noise, in [0, 1]."""
     in_torch: bool
-    """Whether the weights are drawn in plain torch: for a cell or a kind of noise that no kernel
-    has."""
+    """Whether the weights are drawn before the product: for a cell or a kind of noise that its
+    kernels do not have."""
+    devices: DeviceNoise | None
+    """The noise of the devices, if it is drawn device by device and has an operator."""
     wired: bool
     """Whether the wires of the chip have a resistance."""
     fluctuations: Fluctuations | None
@@ -83,7 +86,8 @@ class Training(Execution):
             return noise | self._run_of(weight, section, dtype, outputs)
         known: dict[str, Tensor] = {}
         if self.in_torch:
-            weight, known = drawn(weight, section, self.chip, keys[0], self.fraction, self.seconds)
+            how = self.chip, keys[0], self.fraction, self.seconds, self.devices
+            weight, known = drawn(weight, section, *how)
         if self.wired:
             weight, known = wired(weight, known, section, self.chip, self.fraction)
         known = {name: cut(t, outputs, 1) for name, t in known.items()}

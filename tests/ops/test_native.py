@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 import analogtorch as at
 from analogtorch.devices import Spread
 from analogtorch.ops import Operands, Plan, fold, mvm, native, normal, reference, seed_tensor
-from analogtorch.ops.native import build, call, loading
+from analogtorch.ops.native import loading
 from tests.ops.errors import adc_errors
 
 pytestmark = pytest.mark.skipif(
@@ -22,27 +21,6 @@ pytestmark = pytest.mark.skipif(
 KEY = fold(seed_tensor(3), 11)
 KEYS = torch.stack([KEY + i for i in range(9)])
 SPREAD = at.chips.hermes64(device="two_sequential").cell.spread
-LEVELS = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2}
-
-
-def _runs(capability: str) -> bool:
-    own = LEVELS.get(torch.backends.cpu.get_cpu_capability(), 0)
-    return LEVELS[capability] <= own and build.library(capability).exists()
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(c, marks=pytest.mark.skipif(not _runs(c), reason=f"no {c} here"))
-        for c in LEVELS
-    ]
-)
-def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the test with the kernels of one instruction set."""
-    call._form.cache_clear()  # it has counted the panels of another
-    library = loading._loaded(build.library(request.param))
-    monkeypatch.setattr(loading, "_library", lambda: library)
-    yield request.param
-    call._form.cache_clear()
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:

@@ -9,8 +9,11 @@ void at_normal(float *out, int64_t key, const int64_t *rows, const int64_t *firs
 #pragma omp parallel for schedule(static) num_threads(n_rows * count > 1 << 14 ? omp_get_max_threads() : 1)
   for (size r = 0; r < n_rows; r++) {
     uint64_t word = fold((uint64_t)key, (uint64_t)rows[r]);
-    for (size j = 0; j < count; j += LANES)
-      store_some(out + r * count + j, normal(word, (uint32_t)first[r] + (uint32_t)j), count - j);
+    for (size j = 0; j < count; j += TOGETHER * LANES) {
+      vf z[TOGETHER];
+      normals(word, (uint32_t)first[r] + (uint32_t)j, z);
+      UNROLL for (int v = 0; v < TOGETHER; v++) store_some(out + r * count + j + v * LANES, z[v], count - j - v * LANES);
+    }
   }
 }
 

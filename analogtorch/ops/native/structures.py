@@ -35,6 +35,8 @@ def _structure(file: str, name: str) -> Any:
 
 WeightNoise = _TYPES["weight_noise"] = _structure("weights.h", "weight_noise")
 Adc = _TYPES["adc"] = _structure("converters.h", "adc")
+Formula = _TYPES["formula"] = _structure("formula.h", "formula")
+DeviceNoise = _structure("devices.c", "device_noise")
 Linear = _structure("linear.c", "linear")
 Convolution = _structure("conv.c", "convolution")
 PARTS = {"": Linear, "noise": WeightNoise, "adc": Adc}
@@ -53,6 +55,8 @@ def pointers(structure: Any) -> tuple[str, ...]:
     return tuple(name for name, kind in structure._fields_ if kind is ctypes.c_void_p)
 
 
+OPERATIONS = _enumeration("formula.h", "operation")
+"""Operations of a formula that the kernels know, by their numbers."""
 ADC_ERRORS = tuple(
     name.removeprefix("ADC_").lower() for name in _enumeration("converters.h", "adc_error")
 )

@@ -37,15 +37,17 @@ INLINE vf same(float x) { return x - (vf){0}; }
 INLINE vf select_(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
 
 /* NaN in x stays NaN, as min and max return their second operand then. */
-INLINE vf clip(vf x, vf bound) {
+INLINE vf within(vf x, vf low, vf high) {
 #if defined(__AVX512F__)
-  return _mm512_max_ps(-bound, _mm512_min_ps(bound, x));
+  return _mm512_max_ps(low, _mm512_min_ps(high, x));
 #elif defined(__AVX2__)
-  return _mm256_max_ps(-bound, _mm256_min_ps(bound, x));
+  return _mm256_max_ps(low, _mm256_min_ps(high, x));
 #else
-  return select_(x > bound, bound, select_(x < -bound, -bound, x));
+  return select_(x > high, high, select_(x < low, low, x));
 #endif
 }
+
+INLINE vf clip(vf x, vf bound) { return within(x, -bound, bound); }
 
 /* To the nearest integer, half to even. */
 INLINE vf nearest(vf x) {
