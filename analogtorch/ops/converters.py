@@ -171,7 +171,10 @@ def adc(
     if not steps:
         return v
     if inl is not None:
-        return in_steps(v, bound, steps, lambda u: codes(u, transitions(steps, floors, inl)))
+        # in the type of u: half precision has no 422.5
+        return in_steps(
+            v, bound, steps, lambda u: codes(u, transitions(steps, floors, inl.to(u.dtype)))
+        )
     return in_steps(v, bound, steps, torch.trunc if floors else torch.round)
 
 

@@ -103,6 +103,14 @@ def test_a_perfect_adc_of_transitions_rounds_as_the_other_does() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_has_all_codes(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    v, bound = torch.randn(500, 4), torch.full((4,), 1.937)  # no input at half a step
+    expected = adc(v.to(dtype), bound, 422)
+    assert torch.equal(adc(v.to(dtype), bound, 422, inl=torch.zeros(1, 844, dtype=dtype)), expected)
+
+
 def test_a_counter_counts_whole_steps_of_the_magnitude() -> None:
     v = torch.tensor([[-9.0, -3.0, -2.999, -0.5, 0.0, 0.999, 1.0, 2.5, 7.0]])
     expected = torch.tensor([[-4.0, -3.0, -2.0, 0.0, 0.0, 0.0, 1.0, 2.0, 4.0]])
