@@ -87,6 +87,7 @@ def test_published_efficiencies_of_the_table() -> None:
         ibm_speech34,
         memcapacitor,
         neurram48,
+        reram_4mb,
         sonos40,
     )
     from analogtorch.cost_model import published
@@ -98,6 +99,8 @@ def test_published_efficiencies_of_the_table() -> None:
         (hermes_core(), "10.5 tile"),
         (ibm_speech34(), "20.0 tile, 12.4 chip, 6.94 system"),
         (neurram48(), "15.95 at"),
+        (reram_4mb(precision=1), "194.4 binary"),
+        (reram_4mb(), "15.6 at 8 bits"),
         (sonos40(), "20 on"),
     ):
         assert said in table

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from analogtorch.chips import Chip, Slices, TrainingNoise
 from analogtorch.conversion.kinds import analog_layers, check_module
 from analogtorch.conversion.unread import quiet
+from analogtorch.devices import DifferentialPair
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.execution import Execution
 from analogtorch.ops import Plan
@@ -66,7 +67,12 @@ def exact(chip: Chip) -> Chip:
     """Return the chip without converters and noise, on which a layer is the digital one."""
     silent = TrainingNoise(weight="none", output=False)
     return chip.without("dac", "adc").replace(
-        array={"grouped": "sequential"}, slices=Slices(), adc={"noise": 0.0}, training=silent
+        array={"grouped": "sequential"},
+        # the cells hold nothing here, and those of slices may have no sign
+        cell=DifferentialPair(device=chip.cell.device) if chip.slices.weight_bits else chip.cell,
+        slices=Slices(),
+        adc={"noise": 0.0},
+        training=silent,
     )
 
 

@@ -22,6 +22,7 @@ from analogtorch.chips.periphery import Periphery
 from analogtorch.chips.photodiode_sensor import FILTERS, photodiode_sensor
 from analogtorch.chips.pulses import mvm_time
 from analogtorch.chips.read_noise import MVMReadNoise
+from analogtorch.chips.reram_4mb import reram_4mb
 from analogtorch.chips.serial import from_dict, to_dict
 from analogtorch.chips.slices import Slices
 from analogtorch.chips.sonos40 import sonos40
@@ -39,6 +40,7 @@ _PRESETS: dict[str, Callable[..., Chip]] = {
     "hermes_core": hermes_core,
     "ibm_speech34": ibm_speech34,
     "neurram48": neurram48,
+    "reram_4mb": reram_4mb,
     "sonos40": sonos40,
     "memcapacitor": memcapacitor,
     "photodiode_sensor": photodiode_sensor,
@@ -102,6 +104,7 @@ __all__ = [
     "neurram48",
     "non_ideality",
     "photodiode_sensor",
+    "reram_4mb",
     "save",
     "sonos40",
     "to_dict",

@@ -40,10 +40,10 @@ class Chip:
     """The arrays of unit cells."""
     dac: DAC
     """The converters on the rows."""
-    cell: Cell
-    """The unit cell, which holds one weight or slice; it follows the protocol ``devices.Cell``."""
     slices: Slices = field(default_factory=Slices)
     """How weights and inputs are cut into digits; not at all unless given."""
+    cell: Cell
+    """The unit cell, which holds one weight or slice; it follows the protocol ``devices.Cell``."""
     iv: IVCurve = field(default_factory=IVCurve)
     """How currents of devices bend over the voltage of the inputs; straight unless given."""
     thermal: Thermal = field(default_factory=Thermal)
@@ -118,7 +118,7 @@ class Chip:
         return self.slices.slicing.pulses(self.dac.bits or 0)
 
     @property
-    def weights(self) -> int:
+    def capacity(self) -> int:
         """Number of weights that the chip can hold: its unit cells, or columns by slices."""
         return (
             self.array.tiles * self.array.rows * (self.array.columns // self.slices.slicing.columns)
@@ -159,8 +159,9 @@ class Chip:
         ``adc_capacitors``: codes do not lie where they should.
         ``adc``: partial sums are clipped and rounded. ``digital_unit``: it rounds ADC outputs
         again. A programmed chip has them all; ``eval()`` before programming has the converters; for
-        ``train()`` see ``TrainingNoise``. The fields of the parts declare them by
-        ``analogtorch.chips.non_ideality``.
+        ``train()`` see ``TrainingNoise``. Bits of weights (``Slices.weight_bits``, cells of a few
+        levels) are how a chip holds them, and are not listed. The fields of the parts declare them
+        by ``analogtorch.chips.non_ideality``.
 
         Example:
             >>> analogtorch.chips.hermes64().non_idealities()

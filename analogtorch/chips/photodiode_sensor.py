@@ -52,6 +52,7 @@ def photodiode_sensor(*, spread: float = 0.01, training: TrainingNoise | None = 
         >>> chip = at.chips.photodiode_sensor()
         >>> edges = at.chips.FILTERS["Laplacian"]
     """
+    device = devices.photodiode(spread=spread)
     return Chip(
         name="photodiode_sensor" + (f"[spread {spread:g}]" if spread != 0.01 else ""),
         array=Array(
@@ -66,7 +67,7 @@ def photodiode_sensor(*, spread: float = 0.01, training: TrainingNoise | None = 
         ),
         dac=DAC(bits=None, sources=Sources(bits=_LIGHT)),
         cell=devices.DifferentialPair(
-            device=devices.photodiode(spread=spread),
+            device=device,
             sources=Sources(
                 device=f"{_PAPER}; spread ILLUSTRATIVE",
                 devices_per_polarity="one diode of either sign, as a pair of which one is dark",

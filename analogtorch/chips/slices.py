@@ -7,7 +7,7 @@ import torch
 
 from analogtorch.chips.non_ideality import non_ideality
 from analogtorch.devices import register
-from analogtorch.devices.cell import program
+from analogtorch.devices.cell import is_signed, program
 from analogtorch.values import checks
 from analogtorch.values.sources import Sources, check_sources
 
@@ -169,6 +169,12 @@ def check_slices(chip: Any) -> None:
         raise ValueError(
             f"Slices: a weight takes {slices.columns} columns, and Array.columns is "
             f"{chip.array.columns}; give fewer weight_bits or more bits_per_slice"
+        )
+    if not ((slices.weight_bits and slices.complement) or is_signed(chip.cell)):
+        raise ValueError(
+            f"Chip.cell: {type(chip.cell).__name__} holds no negative weights; hold them in two's "
+            "complement, slices={'weight_bits': 8, 'signs': 'complement'}, or give another cell, "
+            "such as DifferentialPair"
         )
     if slices.weight_bits:
         _check_digits(chip, slices)

@@ -42,7 +42,7 @@ def peak(chip: Chip) -> Peak:
             f"chip {chip.name!r} has no cost; give it one: chip.replace(cost=...), or take a preset"
         )
     tiles = chip.array.tiles // chip.array.planes
-    operations = OPERATIONS_PER_MAC * chip.weights // chip.array.planes
+    operations = OPERATIONS_PER_MAC * chip.capacity // chip.array.planes
     mvms = 1 if costs.covers_slices else chip.pulses
     joules = tiles * mvms * costs.mvm_energy.value
     seconds = mvms * mvm_time(chip).value

@@ -41,6 +41,7 @@ from analogtorch.devices.reram import (
 )
 from analogtorch.devices.scaled import IMPERFECTIONS, Imperfection, Scaled
 from analogtorch.devices.significance import SignificancePairs
+from analogtorch.devices.single_ended import SingleEndedCell
 from analogtorch.devices.sonos import sonos
 from analogtorch.devices.spread import Spread
 from analogtorch.devices.time import seconds
@@ -69,6 +70,7 @@ __all__ = [
     "Saturating",
     "Scaled",
     "SignificancePairs",
+    "SingleEndedCell",
     "Spread",
     "SquareRoot",
     "Staged",

@@ -125,6 +125,15 @@ def is_paired(cell: Cell) -> bool:
     return bool(getattr(cell, "paired", True))
 
 
+def is_signed(cell: Cell) -> bool:
+    """Return whether a cell holds negative weights.
+
+    Most cells do, and need not say so by an attribute ``signed``. Others hold the bits of weights
+    in two's complement.
+    """
+    return bool(getattr(cell, "signed", True))
+
+
 def shared(cell: Cell) -> tuple[int, ...]:
     """Return the numbers of the devices that all cells in a row of a block have in common.
 

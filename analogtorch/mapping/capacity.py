@@ -19,7 +19,7 @@ def chips_needed(chip: Chip, weights: int) -> int:
     """
     checks.instance("chip", chip, Chip, "analogtorch.chips.hermes64()")
     checks.count("weights", weights)
-    return math.ceil(weights / chip.weights)
+    return math.ceil(weights / chip.capacity)
 
 
 def device_mix(weights: int, devices: int, *, most: int = 4, least: int = 2) -> tuple[int, int]:
@@ -104,7 +104,7 @@ def plan_devices(
             f"({accurate.name}) and {least} ({dense.name})"
         )
     order = _priority(weights, first)
-    room = {chip: int(chip.weights / _PLACED) for chip in (accurate, dense)}
+    room = {chip: int(chip.capacity / _PLACED) for chip in (accurate, dense)}
     for number in range(num_chips, -1, -1):
         free, plan = number * room[accurate], dict.fromkeys(weights, least)
         for name in order:

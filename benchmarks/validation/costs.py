@@ -45,6 +45,12 @@ def mvm(chip: at.Chip) -> list[float]:
     return [1e9 * chip.cost.mvm_time.value, 1e9 * chip.cost.mvm_energy.value]
 
 
+def reram_4mb(precision: int) -> list[float]:
+    """Return time, ns, and TOPS/W of a product of this precision."""
+    found = at.cost_model.peak(at.chips.reram_4mb(precision=precision))  # type: ignore[arg-type]
+    return [1e9 * found.seconds, found.efficiency.tops_per_watt]
+
+
 def drift_gain(device: str) -> float:
     """Return by how many percent drift from 1 day to 10 years raises the efficiency of a tile."""
     chip = at.chips.hermes64(device=device)  # type: ignore[arg-type]
@@ -84,6 +90,12 @@ def rows() -> Iterator[Row]:
             f"`neurram48`, {outputs}-bit outputs, {inputs}-bit inputs",
             Reference(dict(zip(("TOPS", "TOPS/W"), values, strict=True)), "Wan 2022", "published"),
             lambda o=outputs, i=inputs: efficiency(at.chips.neurram48(output_bits=o, input_bits=i)),
+        )
+    for precision, reference in published.RERAM_4MB.items():
+        yield _row(
+            f"`reram_4mb`, {precision}-bit inputs and weights",
+            reference,
+            lambda p=precision: reram_4mb(p),
         )
     for name, reference in (
         ("sonos40", published.SONOS_EFFICIENCY),

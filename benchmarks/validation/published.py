@@ -20,6 +20,7 @@ SOURCES = {
     "Demasius 2021": "Demasius, Kirschen, Parkin, Nat. Electron. 4, 748 (2021)",
     "Falcone 2025": "Falcone et al., arXiv 2502.04524; coefficients as in aihwkit",
     "Frank 2023": "Frank et al., IRPS 2023",
+    "Hung 2021": "Hung et al., Nat. Electron. 4, 921 (2021)",
     "Joshi 2020": "Joshi et al., Nat. Commun. 11, 2473 (2020), and Nandakumar et al., ICECS 2019; "
     "coefficients as in aihwkit",
     "Khaddam-Aljameh 2022": "Khaddam-Aljameh et al., JSSC 57, 1027 (2022)",
@@ -300,6 +301,11 @@ HERMES_CORE = {
     "peak": Reference({"TOPS": 1.008, "TOPS/W": 10.5}, "Khaddam-Aljameh 2022", "published"),
     "MVM": Reference({"ns": 130.0, "nJ": 12.48}, "Khaddam-Aljameh 2022", "derived"),
 }
+RERAM_4MB = {
+    1: Reference({"ns": 5.2, "TOPS/W": 194.4}, "Hung 2021", "published"),
+    8: Reference({"ns": 15.2, "TOPS/W": 15.6}, "Hung 2021", "published"),
+}
+"""By bits of inputs and weights."""
 SONOS_EFFICIENCY = Reference({"TOPS/W": 20.0}, "Xiao 2022", "published")
 MEMCAPACITOR_EFFICIENCY = Reference({"TOPS/W": 29_600.0}, "Demasius 2021", "published")
 SCOPES = ("tile", "chip", "system")

@@ -209,6 +209,12 @@ def _chips() -> Iterator[Bad]:
         "neurram.bits", lambda v: chips.neurram48(output_bits=v), [0, 40, "6", 5.5], "bits"
     )
     yield from every(
+        "reram_4mb.precision",
+        lambda v: chips.reram_4mb(precision=v),
+        [None, 0, 3, 16, "8", True, 1.5],
+        "precision",
+    )
+    yield from every(
         "memcapacitor.bits", lambda v: chips.memcapacitor(bits=v), [None, 5, 9, "6", 6.5], "bits"
     )
     yield from every(

@@ -17,6 +17,7 @@ PRESETS = [
     at.chips.hermes_core(device="one_device"),
     at.chips.ibm_speech34(pcm_per_weight=2),
     at.chips.neurram48(output_bits=8, input_bits=6),
+    at.chips.reram_4mb(precision=4),
     at.chips.sonos40(),
     at.chips.memcapacitor(bits=8),
     at.chips.photodiode_sensor(spread=0.0),

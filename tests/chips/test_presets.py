@@ -1,11 +1,14 @@
 """The presets against the papers: sizes, capacities, peaks and published efficiencies."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import analogtorch as at
 from analogtorch.speech.config import ChipConfig
+from analogtorch.speech.models import ConvNet
 from benchmarks.validation import costs, published
 
 MODELLED = {
@@ -121,6 +124,65 @@ def test_neurram48_by_bits(output_bits: int, input_bits: int) -> None:
     assert (chip.adc.bits, chip.dac.bits) == (output_bits, input_bits)
     expected = published.NEURRAM[output_bits, input_bits]
     assert costs.efficiency(chip) == pytest.approx(expected, rel=0.01)
+
+
+# Hung 2021: 5.2 ns and 194.4 TOPS/W binary, 15.2 ns and 15.6 TOPS/W with 8 bits
+def test_reram_4mb_has_the_published_ends_and_says_that_it_assumes_the_rest() -> None:
+    chips = {p: at.chips.reram_4mb(precision=p) for p in (1, 2, 4, 8)}
+    peaks = {p: at.cost_model.peak(chip) for p, chip in chips.items()}
+    for precision, reference in published.RERAM_4MB.items():
+        assert costs.reram_4mb(precision) == pytest.approx(reference.numbers, rel=1e-9)
+        (stated,) = at.cost_model.published(chips[precision])
+        assert (stated.tops_per_watt, stated.kind) == (reference.numbers[1], "measured")
+    for precision in (2, 4):
+        assert at.cost_model.published(chips[precision]) == ()
+        assert chips[precision].cost.mvm_time.source.startswith("ASSUMED")
+        assert peaks[precision].efficiency.kind == "assumed"
+    for finer, coarser in ((8, 4), (4, 2), (2, 1)):
+        assert peaks[finer].efficiency.tops_per_watt < peaks[coarser].efficiency.tops_per_watt
+        assert peaks[finer].seconds > peaks[coarser].seconds
+    whole = chips[8]
+    assert whole.array.cells == 2**22  # 4 Mb
+    assert (whole.capacity, whole.pulses, whole.slices.slicing.columns) == (2**19, 4, 8)
+    assert whole.array.sources["rows"].startswith("ASSUMED")
+    assert "NOT FITTED" in whole.cell.sources["device"]
+
+
+# exact cells add up to the very integers, as an ADC step is one count
+@pytest.mark.parametrize("precision", [1, 4, 8])
+def test_reram_4mb_of_exact_cells_has_no_error_but_its_bits(precision: int) -> None:
+    chip = at.chips.reram_4mb(precision=precision).without("programming_noise")
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(nn.Conv1d(40, 70, 5), nn.Flatten(), nn.Linear(280, 12)), chip)
+    x = torch.randn(8, 40, 8)
+    at.calibrate(model.eval(), [x], method="absmax")
+    without_adc = at.convert(
+        at.to_digital(copy.deepcopy(model)), chip.without("adc", "input_pulses")
+    ).eval()
+    for ours, theirs in zip(model, without_adc, strict=True):
+        if hasattr(ours, "input_range"):
+            theirs.set_input_range(ours.input_range.item())
+    torch.testing.assert_close(model(x), without_adc(x), rtol=1e-4, atol=1e-4)
+    # the compensation finds a factor of 1 to a few digits
+    found = at.program(model, seed=1).at("0 s", compensation="none")(x)
+    torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_reram_4mb_runs_the_keyword_spotter() -> None:
+    chip = at.chips.reram_4mb()
+    torch.manual_seed(0)
+    net, x = ConvNet(widths=(16, 24)).eval(), torch.randn(4, 1, 49, 40)
+    with torch.no_grad():
+        exact = net(x)
+    model = at.convert(net, chip)
+    at.calibrate(model, [x])
+    mapping = at.map_to_chip(model, x[:1])
+    report = at.cost_model.cost(mapping)
+    assert report.efficiency("tile").tops_per_watt < 15.6
+    assert report.latency > 15.2e-9
+    with torch.no_grad():
+        found = at.program(model, seed=1, mapping=mapping).at("0 s")(x)
+    assert (found - exact).norm() < 0.2 * exact.norm()
 
 
 def test_neurram48_is_the_published_chip() -> None:

@@ -148,8 +148,8 @@ def test_a_mapping_holds_whole_weights_and_programs_the_chip(grouped: str) -> No
         assert placement.block.cols % 5 == placement.block.col % 5 == 0
         assert placement.col + placement.block.cols <= 50
     assert mapping.cells >= 5 * mapping.weights
-    assert at.mapping.chips_needed(chip, chip.weights) == 1
-    assert chip.weights == chip.array.tiles * 40 * 10
+    assert at.mapping.chips_needed(chip, chip.capacity) == 1
+    assert chip.capacity == chip.array.tiles * 40 * 10
     cost = at.cost_model.cost(mapping)
     assert cost.energy.tile > 0
     # devices are keyed by their place in the layer, and errors of ADCs by that on the tile

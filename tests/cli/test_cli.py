@@ -43,8 +43,10 @@ def test_info_compares_all_chips_with_their_sources(capsys, monkeypatch) -> None
         "10.5 (measured)",
         "20 (measured)",
         "15.95 (measured)",
+        "15.6 (measured)",
         "20 (modelled)",
         "29,600 (modelled)",
+        "10.798 (assumed)",
     ]
     for row in ("array", "cell", "device", "DAC", "ADC", "time per MVM", "energy per MVM"):
         assert any(line.startswith(row) for line in lines), row

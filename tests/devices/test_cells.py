@@ -8,7 +8,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch import devices
-from analogtorch.devices import OffsetCell, QuantisedPair, SignificancePairs
+from analogtorch.devices import OffsetCell, QuantisedPair, SignificancePairs, SingleEndedCell
 from analogtorch.devices.cell import program, written
 from tests.crossbar import crossbar
 from tests.devices.test_everywhere import SHIPPED
@@ -25,6 +25,13 @@ CELLS = {
     "binary": lambda device: QuantisedPair(device=device, levels=2),
     "ternary": lambda device: QuantisedPair(device=device, devices_per_polarity=2),
 }
+SLICES = {
+    "magnitude": {"weight_bits": 4},
+    "complement": {"weight_bits": 4, "signs": "complement", "bits_per_pulse": 2},
+    "two bits": {"weight_bits": 5, "bits_per_slice": 2, "bits_per_pulse": 1},
+    "two bits complement": {"weight_bits": 5, "bits_per_slice": 2, "signs": "complement"},
+}
+SLICED = CELLS | {"single_ended": lambda device: SingleEndedCell(device=device)}
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 8), (5, 12)),
     "conv1d": (lambda: nn.Conv1d(3, 4, 3, padding=1), (2, 3, 8)),
@@ -76,6 +83,50 @@ def test_every_cell_works_with_every_device_in_every_layer(cell: str, layer: str
         found = [p.grad for p in model.parameters() if p.grad is not None]
         assert found
         assert all(grad.isfinite().all() for grad in found), kind
+
+
+def _holds(cell: str, device: str, slices: str) -> bool:
+    """Return whether a cell of the device can hold each digit of the slices."""
+    signed, fine = "complement" not in slices, "two bits" in slices
+    few = device == "rram_binary" and cell not in ("ternary", "significances")
+    return {
+        "single_ended": not signed,
+        "offset_binary": False,  # it has no 0
+        "binary": False,
+        "ternary": not fine,
+        "offset": device != "rram_binary",
+        "offset_column": device != "rram_binary",
+    }.get(cell, True) and not (fine and few)
+
+
+@SETTLED
+@pytest.mark.parametrize("slices", SLICES)
+@pytest.mark.parametrize("cell", SLICED)
+def test_slices_work_in_every_cell_with_every_device_or_are_refused(cell: str, slices: str) -> None:
+    """The kinds of layers take turns: each cell and each slicing meets them all."""
+    kinds = list(LAYERS.values())
+    for number, (name, device) in enumerate(SHIPPED.items()):
+        parts = {
+            "array": {"rows": 16, "columns": 20, "tiles": 64},
+            "cell": SLICED[cell](device),
+            "slices": SLICES[slices],
+        }
+        if not _holds(cell, name, slices):
+            with pytest.raises(ValueError, match="would hold|holds no negative weights"):
+                crossbar(**parts)
+            continue
+        make, shape = kinds[(number + len(slices)) % len(kinds)]
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        chip = crossbar(**parts)
+        torch.manual_seed(0)
+        model = at.convert(nn.Sequential(make()), chip).eval()
+        view = at.program(model, seed=3).at("1 day")
+        assert _output(view, x).isfinite().all(), (name, "programmed")
+        if number % 4 == 0:
+            chip = chip.replace(training=at.TrainingNoise(weight="device"))
+        model = at.convert(nn.Sequential(make()), chip)
+        _output(model.train(), x).square().mean().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), name
 
 
 @SETTLED
