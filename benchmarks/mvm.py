@@ -213,7 +213,7 @@ def measure(name: str, shape: Shape, rounds: int, peers: Iterable[str] = ()) -> 
     }
     modules = {"digital": layer, "analog": analog(OURS, layer, shape, x)}
     for peer in peers:
-        if shape.preset or shape.by_tile or shape.read_noise or shape.device_noise:
+        if shape.ours_alone:
             row[f"{peer}_note"] = "has no such setting"
             continue
         try:
@@ -226,7 +226,7 @@ def measure(name: str, shape: Shape, rounds: int, peers: Iterable[str] = ()) -> 
     moved = {"eval": _bytes(x, layer.weight, g), "train": 2 * _bytes(x, layer.weight, g)}
     for mode in ("train", "eval") if shape.train else ("eval",):
         training = mode == "train"
-        if shape.read_noise and not training:
+        if shape.on_chip and not training:
             modules["analog"] = at.program(modules["analog"], seed=0).at("programmed")
         runs = {"floor": products(layer, shape, x, g, backward=training)}
         for key, module in modules.items():
@@ -372,9 +372,7 @@ def normals(rounds: int) -> dict[str, float]:
 
 def usable(shapes: Iterable[Shape]) -> list[str]:
     """Return the peers that are installed and fit the setting; print why others are left out."""
-    settings = list(
-        {(s.adc, s.rows): s for s in shapes if not (s.preset or s.by_tile or s.read_noise)}.values()
-    )
+    settings = list({(s.adc, s.rows): s for s in shapes if not s.ours_alone}.values())
     for shape in settings:
         verify(OURS, shape)
     found = []

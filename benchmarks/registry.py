@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
+from analogtorch.chips.wires import WireModel
 from analogtorch.devices import SquareRoot
 
 NOISE = 0.05
@@ -48,9 +49,22 @@ class Shape:
     device_noise: bool = False
     """Whether every step programs, drifts and reads every device, instead of Gaussian noise; only
     training is measured with it. The peers sit it out."""
+    wires: WireModel | None = None
+    """The model of IR drop, in columns of 0.35 ohm; evaluation is then that of a programmed chip,
+    which has it too. None: ideal wires. The peers sit it out: none has the same setting."""
     by_tile: bool = False
     """An input range for each row block, and an ADC bound for each column of it. The peers sit it
     out too."""
+
+    @property
+    def ours_alone(self) -> bool:
+        """Whether the peers have no such setting."""
+        return self.preset or self.by_tile or self.device_noise or self.on_chip
+
+    @property
+    def on_chip(self) -> bool:
+        """Whether evaluation is that of a programmed chip."""
+        return self.read_noise or self.wires is not None
 
 
 SHAPES: dict[str, Shape] = {
@@ -113,6 +127,19 @@ SHAPES: dict[str, Shape] = {
         rows=288,
         device_noise=True,
     ),
+    "linear_512_ir_drop": Shape(
+        layer=lambda: nn.Linear(512, 512),
+        input=(128, 512),
+        train_bar=2.5,
+        eval_bar=2.0,
+        wires="ladder",
+    ),
+    "linear_512_ir_drop_pulses": Shape(
+        layer=lambda: nn.Linear(512, 512), input=(128, 512), wires="pulses"
+    ),
+    "linear_512_ir_drop_standard": Shape(
+        layer=lambda: nn.Linear(512, 512), input=(128, 512), wires="standard"
+    ),
     "linear_1024_bf16": Shape(
         layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), autocast=torch.bfloat16
     ),
@@ -131,6 +158,7 @@ def chip(shape: Shape) -> at.Chip:
         adc={"noise": 0.0, "bits": 8 if shape.adc else None, "steps": None, "range": BOUND},
         periphery={"output_bits": None},
         mvm_read_noise={"std": SquareRoot(scale=0.0175) if shape.read_noise else None},
+        wires={"column_resistance": 0.35, "model": shape.wires} if shape.wires else {},
         name="benchmark",
         training=at.TrainingNoise(**kind),
     )

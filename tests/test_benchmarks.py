@@ -45,6 +45,7 @@ def test_the_bars() -> None:
         "conv2d_64_128_read_noise": (2.2, 1.8),
         "linear_512_device_noise": (4.0, None),
         "conv2d_64_128_device_noise": (4.0, None),
+        "linear_512_ir_drop": (2.5, 2.0),
     }
 
 
@@ -61,6 +62,7 @@ LAYERS = {
     "by_tile": dataclasses.replace(TINY, by_tile=True),
     "read_noise": dataclasses.replace(TINY, read_noise=True),
     "device_noise": dataclasses.replace(TINY, device_noise=True),
+    "ir_drop": dataclasses.replace(TINY, wires="pulses"),
 }
 
 

@@ -91,6 +91,11 @@ class Chip:
         check_sources(self)
         check_slices(self)
         check_iv(self)
+        if self.wires.by_input and self.slices.slicing.on:
+            raise ValueError(
+                f"Chip.wires: model={self.wires.model!r} is not known for slices, whose gradients "
+                "would miss the drop; set wires={'model': 'ladder'}, or slices=Slices()"
+            )
         if self.adc.separate_phases:
             _check_phases(self.cost)
         if self.periphery.output_bits is not None and not self.adc.levels:

@@ -21,7 +21,16 @@ from analogtorch.nn.execution import Execution
 from analogtorch.nn.traced import Proxy, whole
 from analogtorch.ops import Plan, block_scales, normal
 from analogtorch.ops.converters import adc, adc_outputs, digital_unit, levels, pulses
-from analogtorch.ops.physics import noisy, phase_keys, phase_variances, phases, read_std, wide
+from analogtorch.ops.input_drop import InputDrop, one_row
+from analogtorch.ops.physics import (
+    noisy,
+    phase_keys,
+    phase_variances,
+    phases,
+    read_std,
+    relative,
+    wide,
+)
 from analogtorch.ops.slices import shifted
 
 _REFUSED = {
@@ -118,6 +127,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         cells, scale = F.embedding(tokens, held["w"].T, self.padding_idx), held.get("scale")
         if scale is None:
             scale = block_scales(held["w"], plan.bounds, plan.columns)
+        if (drop := held.pop("drop", None)) is not None:
+            cells = cells - self._lost(cells, tokens, scale, drop, plan)
         with torch.no_grad():
             # a row has no kernel: all blocks but the last are as tall as the first
             block = tokens // plan.bounds[1]
@@ -140,6 +151,19 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
             passed = shifted(passed, plan.slicing)
             y = y + (passed - passed.detach())
         return y.view(*x.shape, self.embedding_dim)
+
+    def _lost(
+        self, cells: Tensor, tokens: Tensor, scale: Tensor, drop: InputDrop, plan: Plan
+    ) -> Tensor:
+        """Return what IR drop takes from ``cells`` (tokens, outputs), each row driven alone.
+
+        Where polarities are read separately, the positive one loses all of it.
+        """
+        block, bounds = tokens // plan.bounds[1], torch.tensor(plan.bounds, device=tokens.device)
+        rows = bounds.diff()[block].unsqueeze(1)
+        full = scale.to(cells.dtype).index_select(0, block)
+        lost = F.embedding(tokens, drop.lost.to(cells.dtype).T, self.padding_idx)
+        return one_row(relative(cells, full), drop._replace(lost=lost), rows)
 
     def _noisy(
         self, cells: Tensor, full: Tensor, tokens: Tensor, key: Tensor | None, plan: Plan

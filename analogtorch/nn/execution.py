@@ -16,6 +16,7 @@ from analogtorch.chips.tiling import Section
 from analogtorch.nn.drawn import each_sample
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Operands, Plan, block_scales, product
+from analogtorch.ops.input_drop import drops
 from analogtorch.ops.physics import wide
 from analogtorch.ops.slices import cells
 
@@ -157,7 +158,10 @@ class Execution:
         given = self.weights(layer, index, keys, samples, kind, run)
         given |= self.converters(layer, index, plan, run)
         bias = None if bias is None else cut(bias, outputs).to(kind)
+        drop = given.pop("drop", None)
         operands = Operands(x, input_range, bias=bias, **given)
+        if drop is not None:
+            operands = operands._replace(drops=drops(operands, plan, drop))
         y = product(operands, plan).to(dtype)
         for tap in layer.taps:
             if tap.product is not None:
@@ -178,6 +182,8 @@ class Execution:
         outputs: slice | None,
     ) -> dict[str, Any]:
         """Return the operands of a section's weights and of the noise, by name.
+
+        ``drop`` among them is no operand: an ``InputDrop``, where IR drop depends on the inputs.
 
         Args:
             layer: the layer, for its weights.

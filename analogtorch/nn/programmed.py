@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Plan
+from analogtorch.ops.input_drop import InputDrop, unit_load
 from analogtorch.ops.physics import wide
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class Programmed:
     """``Operands.dac_inl``; None: DACs are linear."""
     curvatures: tuple[Tensor, ...] | None = None
     """Per section: ``Operands.curvatures``; None: currents are straight."""
+    lost: tuple[Tensor, ...] | None = None
+    """Per section: ``InputDrop.lost``; None: IR drop does not depend on the inputs."""
+    lost_negatives: tuple[Tensor, ...] | None = None
+    """Per section: the part of ``lost`` in the negative polarity, as ``negatives``."""
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Programmed":
         """Return the same with ``fn`` applied to every tensor."""
@@ -150,6 +155,14 @@ class OnChip(Execution):
             found["read_variances"] = variances.to(wide(dtype))
         if held.curvatures is not None:
             found["curvatures"] = cut(held.curvatures[index], outputs, 1).to(dtype)
+        if held.lost is not None:
+            negatives = held.lost_negatives
+            found["drop"] = InputDrop(
+                self.chip.wires.model,
+                cut(held.lost[index], outputs),
+                None if negatives is None else cut(negatives[index], outputs).to(dtype),
+                unit_load(self.chip.wires, self.chip.cell),
+            )
         return found
 
     def converters(

@@ -75,7 +75,7 @@ class Training(Execution):
         assert keys is not None
         section = self.sections[index]
         weight = cells(section, layer.as_matrix(layer.weight))
-        noise = {"output_keys": keys[1:], "samples": samples}
+        noise: dict[str, Any] = {"output_keys": keys[1:], "samples": samples}
         if self.fluctuations is not None:
             phases = self.plans[index].phases
             found = read_variances(weight, section, self.fluctuations, phases)
@@ -89,6 +89,8 @@ class Training(Execution):
             how = self.chip, keys[0], self.fraction, self.seconds, self.devices
             weight, known = drawn(weight, section, *how)
         if self.wired:
-            weight, known = wired(weight, known, section, self.chip, self.fraction)
+            weight, known, drop = wired(weight, known, section, self.chip, self.fraction)
+            if drop is not None:
+                noise["drop"] = drop._replace(lost=cut(drop.lost, outputs))
         known = {name: cut(t, outputs, 1) for name, t in known.items()}
         return noise | {"w": cut(weight, outputs).to(dtype)} | known

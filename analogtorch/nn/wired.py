@@ -11,14 +11,17 @@ from analogtorch.chips.tiling import Section
 from analogtorch.ops import block_scales, over_rows
 from analogtorch.ops.column_drop import column_drop, takes
 from analogtorch.ops.drift import magnitude_sums, ratio
+from analogtorch.ops.input_drop import InputDrop, full_inputs, parabola, unit_load
 from analogtorch.ops.ir_drop import TRAINING_TERMS, Block, behind_wires
 from analogtorch.ops.physics import relative
 
 
 def wired(
     weight: Tensor, known: dict[str, Tensor], section: Section, chip: Chip, fraction: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weights behind the wires of ``chip``, and operands for ``mvm``.
+) -> tuple[Tensor, dict[str, Tensor], InputDrop | None]:
+    """Return the weights behind the wires of ``chip``, operands for ``mvm``, and its input drop.
+
+    Where the drop depends on the inputs, the weights are those before the wires.
 
     Blocks are assumed to lie at row 0 of a tile, and a weight in the cells of its sign alone, with
     the other cells empty. Gradients flow through the drop. A chip that calibrates its columns
@@ -37,7 +40,12 @@ def wired(
     if scale is None:
         scale = block_scales(weight, section.bounds, section.columns)
     flat, wires = weight.flatten(1), _scaled(chip.wires, fraction)
-    if takes(flat, wires, chip.cell):
+    blocks, load, drop = _blocks(section), unit_load(wires, chip.cell), None
+    if wires.model == "standard":
+        full = over_rows(scale, section.bounds)
+        left = full * full_inputs(relative(flat, full), blocks, load)
+        drop = InputDrop("standard", parabola(flat, blocks), load=load)
+    elif takes(flat, wires, chip.cell):
         left = column_drop(flat, scale.expand(-1, len(flat)), section.bounds, wires, chip.cell)
     else:
         full = over_rows(scale, section.bounds)
@@ -46,14 +54,18 @@ def wired(
         if chip.cell.device.g_min:  # the conductance of an empty cell
             empty = chip.cell.negatives(chip.cell.targets(r.new_zeros(())))
             plus, minus = plus + empty, minus + empty
-        blocks = _blocks(section)
         plus, minus = behind_wires(plus, minus, blocks, wires, chip.cell, TRAINING_TERMS)
         left = full * (plus - minus)
     known = {**known, "scale": scale}
     if chip.periphery.column_calibration:
         column = _column_gains(flat.detach(), left.detach(), section)
         known["gain"] = column * known["gain"] if "gain" in known else column
-    return left.view(section.shape).to(weight.dtype), known
+    if wires.model == "pulses":
+        drop = InputDrop("pulses", flat - left)
+    if drop is None:
+        return left.view(section.shape).to(weight.dtype), known, None
+    lost = drop.lost.view(section.shape).to(weight.dtype)
+    return weight, known, drop._replace(lost=lost)
 
 
 def _blocks(section: Section) -> list[Block]:

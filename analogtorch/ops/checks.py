@@ -69,6 +69,10 @@ def check(operands: Operands, plan: Plan, expected: Expected) -> None:
         _check_negatives(operands.negatives, w, plan)
     if plan.read_noise > 0 or operands.read_variances is not None:
         _check_variances(operands.read_variances, w, plan)
+    if operands.drops is not None and operands.drops.shape != (
+        shape := (plan.phases, plan.blocks, *expected.y)
+    ):
+        raise ValueError(f"mvm: drops must be {shape}, got shape {tuple(operands.drops.shape)}")
     if bias is not None and (bias.shape != w.shape[:1] or bias.dtype != w.dtype):
         raise ValueError(
             f"mvm: bias must be {(w.shape[0],)} of w's type, {w.dtype}; got {tuple(bias.shape)} of "
@@ -202,7 +206,7 @@ def check_backward(operands: Operands, outputs: Outputs, plan: Plan, needs: Sequ
     g, scale, mask, saturated = outputs
     y, words, each, vectors = known(plan, x.shape, operands.w.shape)
     _check_range(operands.input_range, x, vectors, plan)
-    fits = g.shape == y and scale.shape == each and saturated.shape == each[:1] and len(needs) == 4
+    fits = g.shape == y and scale.shape == each and saturated.shape == each[:1] and len(needs) == 5
     fits = fits and (mask.shape == words or mask.numel() == 0)
     fits = fits and (gain is None or gain.shape == each)
     there = g.device == mask.device == saturated.device == x.device and g.is_floating_point()
@@ -212,7 +216,7 @@ def check_backward(operands: Operands, outputs: Outputs, plan: Plan, needs: Sequ
         )
         raise ValueError(
             f"mvm_backward: g {y}, scale and gain {each}, mask {words} or empty and saturated "
-            f"{each[:1]}, both {MASK}, must be on {x.device}, and needs four booleans; got {given} "
+            f"{each[:1]}, both {MASK}, must be on {x.device}, and needs five booleans; got {given} "
             f"and {needs}"
         )
     keyed = plan.weight_noise == 0 if key is None else key.numel() == 1 and key.dtype == torch.int64

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from analogtorch.ops import native, reference
 from analogtorch.ops.checks import check, check_backward, expect, known
+from analogtorch.ops.input_drop import drops_gradient
 from analogtorch.ops.library import define
 from analogtorch.ops.mask import MASK
 from analogtorch.ops.operands import (
     LEARNS,
     NAMES,
-    ROLES,
     Gradients,
     Operands,
     Outputs,
@@ -69,13 +69,12 @@ def product(operands: Operands, plan: Plan) -> Tensor:
 
 def _product(operands: Operands, plan: Plan) -> Tensor:
     """Return ``product`` of a plan without slices."""
-    learns = torch.is_grad_enabled() and any(
-        getattr(operands, name).requires_grad for name in _LEARNING
-    )
+    given = (getattr(operands, name) for name in _LEARNING)
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
     return _mvm(*operands, plan.ints, plan.floats, learns)[0]
 
 
-_LEARNING = [NAMES[i] for i in LEARNS if ROLES[NAMES[i]].kept]
+_LEARNING = [NAMES[i] for i in LEARNS if NAMES[i] != "bias"]
 """The operands whose gradients need results of the forward pass."""
 
 
@@ -141,14 +140,18 @@ def _compute_backward(*arguments: Any) -> tuple[Tensor, ...]:
     assert operands.scale is not None
     outputs = Outputs(g, operands.scale, mask, saturated)
     check_backward(operands, outputs, plan, needs)
-    gradients: Gradients = _kernels(operands, plan).backward(g, operands, outputs, plan, needs)
+    found: Gradients = _kernels(operands, plan).backward(g, operands, outputs, plan, needs[:-1])
+    gradients: list[Tensor | None] = [*found, None]
+    if needs[-1]:
+        gradients[-1] = drops_gradient(g, mask, saturated, operands.gain, plan)
     # an operator must return a tensor: an empty one stands for a gradient that nobody asked for
     return tuple(g.new_empty(0) if t is None else t for t in gradients)
 
 
 def _fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    g, (x, input_range, w, *_), *_, needs = _parsed_backward(arguments)
-    shapes = zip((x, input_range, w, g.new_empty(w.shape[0])), needs, strict=True)
+    g, (x, input_range, w, *_), *_, plan, needs = _parsed_backward(arguments)
+    bias, dropped = g.new_empty(w.shape[0]), g.new_empty(plan.phases, plan.blocks, *g.shape)
+    shapes = zip((x, input_range, w, bias, dropped), needs, strict=True)
     return tuple(
         torch.empty_like(t, memory_format=torch.contiguous_format) if needed else g.new_empty(0)
         for t, needed in shapes

@@ -93,6 +93,9 @@ class Operands(NamedTuple):
     """Weights of the square and of the cube of the inputs relative to the DAC range, times that
     range, (2, *shape of ``w``), in ``w``'s type. None: 0. Only the reference computes them, in
     plans of fewer than 4 phases. They count as constants, and no gradient goes through them."""
+    drops: Annotated[Tensor | None, Role(Kind.VALUE, learns=True)] = None
+    """IR drop of each partial sum, which is subtracted from it, (phases, blocks, *shape of the
+    product); None: there is none, or the weights contain it. See ``input_drop.drops``."""
 
 
 class Outputs(NamedTuple):
@@ -109,7 +112,8 @@ class Outputs(NamedTuple):
 
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""Gradients of x, of the input range, of w, and of the bias."""
+"""Gradients of x, of the input range, of w, and of the bias. That of ``drops`` follows from the
+mask alone."""
 
 
 def per_block(input_range: Tensor) -> bool:

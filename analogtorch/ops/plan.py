@@ -112,6 +112,11 @@ class Plan(Layout):
         return len(self.stride)
 
     @property
+    def signs(self) -> tuple[float, ...]:
+        """Sign of each phase in the partial sum."""
+        return (1.0, -1.0, -1.0, 1.0)[: self.phases]
+
+    @property
     def noisy(self) -> bool:
         """Whether an MVM needs keys."""
         return self.weight_noise > 0 or self.noisy_sums

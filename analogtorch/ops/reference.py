@@ -28,7 +28,8 @@ output ranges, ``y += u``.
 
 With ``curvatures`` w2 and w3, ``p += sum of xq^2 w2 / r + sum of xq^3 w3 / r^2``.
 
-Each phase has separate read noise too, of the inputs and the devices that it reads.
+Each phase has separate read noise too, of the inputs and the devices that it reads. IR drop that
+depends on the inputs is subtracted from ``p`` of each phase (``ops/input_drop.py``).
 
 The gradient is straight-through: 1 where a converter neither clips nor saturates, 0 where it does,
 in any phase; the range learns from the clipped inputs. Noise of partial sums is a constant. Normals
@@ -102,6 +103,9 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
                 y + bent(each.x, span, r, inputs, plan).to(scale.dtype)
                 for y, each in zip(sums, parts, strict=True)
             ]
+        if inputs.drops is not None:
+            pairs = zip(sums, inputs.drops[:, block], strict=True)
+            sums = [v - lost.to(v.dtype) for v, lost in pairs]
         shape = sums[0].shape
         full = r.to(scale.dtype).reshape(-1, 1, 1) * scale[block].view(1, -1, 1)
         std = noise_stds(parts, full, scale[block], span, r, inputs, plan)
@@ -113,7 +117,7 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
             v, beyond = digital_unit(v, limit, plan.unit_bits)
             clipped.append(beyond)
         if learns and plan.saturates:
-            masks.append(packed(_any(clipped, v).view(_mask_rows(shape, plan))))
+            masks.append(packed(_any(clipped, v).view(mask_rows(shape, plan))))
         total = v.view(shape) if total is None else total + v.view(shape)
     assert total is not None
     if bias is not None:
@@ -198,7 +202,7 @@ def through_dac(
     return gx.masked_fill(above | below, 0.0), g_range
 
 
-def _mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
+def mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
     """Return (rows, last) of the mask of an output."""
     vectors, outputs, positions = read_shape(shape, plan)
     return (vectors * outputs, positions) if plan.dims else (vectors, outputs)
@@ -259,7 +263,7 @@ def _by_blocks(
     for block in range(plan.blocks):
         passed = g
         if mask.numel():
-            saturated = unpacked(mask[block], _mask_rows(g.shape, plan)[1])
+            saturated = unpacked(mask[block], mask_rows(g.shape, plan)[1])
             passed = g.masked_fill(saturated.view(g.shape), 0.0)
         if gain is not None:
             passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)

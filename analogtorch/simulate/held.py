@@ -1,6 +1,7 @@
 """The state of a layer on a programmed chip at a time."""
 
 import torch
+from torch import Tensor
 
 from analogtorch.chips import ADC_ERRORS
 from analogtorch.nn.programmed import Programmed
@@ -8,6 +9,7 @@ from analogtorch.ops import Noise, fold, seed_tensor, stream
 from analogtorch.simulate.compensation import Compensation, Readout, drift_gains
 from analogtorch.simulate.section import ProgrammedSection
 from analogtorch.simulate.transfer import dac_inl
+from analogtorch.simulate.wires import before_wires
 
 
 def held(
@@ -30,6 +32,8 @@ def held(
         compensated: time and temperature of the read of the compensation; None: as the weights.
     """
     weights, scales, gains = [], [], []
+    losses: tuple[list[Tensor], list[Tensor]] = [], []
+    by_input = placed[0].chip.wires.by_input
     for devices in placed:
         now, gain = devices.weights(t, temperature), devices.column * devices.factor
         if t is not None:
@@ -38,6 +42,10 @@ def held(
                 when, warmth = compensated
                 then = devices.weights(when, warmth)
             gain = gain * drift_gains(then, devices, compensation, readout, when)
+        if by_input:
+            now, *lost = before_wires(devices, t, temperature)
+            for found, each in zip(losses, lost, strict=True):
+                found.append(devices.scale_(each))
         weights.append(devices.scale_(now))
         scales.append(devices.scale)
         gains.append(gain.to(devices.dtype))
@@ -63,8 +71,8 @@ def held(
     held = tuple(weights), tuple(scales), tuple(gains)
     variances = None
     if first.chip.mvm_read_noise.std is not None:
-        found = (devices.read_variances(t, temperature) for devices in placed)
-        variances = tuple(v if separate else v.sum(0, keepdim=True) for v in found)
+        each_read = (devices.read_variances(t, temperature) for devices in placed)
+        variances = tuple(v if separate else v.sum(0, keepdim=True) for v in each_read)
     return Programmed(
         *held,
         keys,
@@ -74,4 +82,6 @@ def held(
         adc_inl=inl,
         dac_inl=dac_inl(first.chip, weights[0]),
         curvatures=bends,
+        lost=tuple(losses[0]) if by_input else None,
+        lost_negatives=tuple(losses[1]) if by_input and separate else None,
     )

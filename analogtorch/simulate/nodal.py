@@ -7,6 +7,7 @@ one segment beyond its last cell.
 """
 
 import importlib
+import itertools
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -53,6 +54,39 @@ def solve(g: Tensor, v: Tensor, wires: Wires) -> Tensor:
     network = _Network(g, wires)
     outputs = [network.outputs(each) for each in v.reshape(-1, len(g))]
     return torch.stack(outputs).reshape(*v.shape[:-1], g.shape[1])
+
+
+def solve_pulses(g: Tensor, widths: Tensor, wires: Wires) -> Tensor:
+    """Return the mean output currents of a tile whose rows are driven by pulses of 1 V.
+
+    All pulses begin together, and transistors switch the cells of a row off when its pulse ends.
+    The tile is solved anew between any two ends of pulses, without an approximation in time.
+
+    Args:
+        g: conductances of the cells, (rows, columns), S, >= 0.
+        widths: widths of the pulses in units of the longest, with the sign of their voltage,
+            (rows,) or (inputs, rows), in [-1, 1].
+        wires: the wires of the tile.
+
+    Returns:
+        Current into the ADC of each column, averaged over the longest pulse, both ends together:
+        (columns,) or (inputs, columns), A, float64.
+
+    Raises:
+        ValueError: as ``solve``, or a width is larger than 1.
+    """
+    _check(g, widths)
+    if (widths.abs() > 1).any():
+        raise ValueError("nodal.solve_pulses: widths must be in [-1, 1]; divide by the DAC range")
+    found = []
+    for each in widths.detach().double().cpu().reshape(-1, len(g)):
+        ends = torch.cat((each.new_zeros(1), each.abs().unique()))
+        total = each.new_zeros(g.shape[1])
+        for start, end in itertools.pairwise(ends.tolist()):
+            on = each.abs() > start
+            total += (end - start) * solve(g * on.unsqueeze(1), each.sign() * on, wires)
+        found.append(total)
+    return torch.stack(found).reshape(*widths.shape[:-1], g.shape[1])
 
 
 def _check(g: Tensor, v: Tensor) -> None:

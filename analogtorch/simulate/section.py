@@ -22,7 +22,7 @@ from analogtorch.ops import (
 from analogtorch.ops.converters import digital_factor
 from analogtorch.ops.physics import relative, wide
 from analogtorch.ops.slices import cells
-from analogtorch.simulate import tiles
+from analogtorch.simulate import tiles, wires
 from analogtorch.simulate.compensation import column_gains
 from analogtorch.simulate.readout import Block
 from analogtorch.simulate.stuck import Stuck
@@ -179,11 +179,11 @@ class ProgrammedSection:
         ``temperature`` is in K; None: the reference temperature of the chip.
         """
         if self.chip.wires.ideal:
-            return self._driven(self._found(t, self.chip.cell.weights, temperature))
-        plus, minus = self._polarities(t, temperature)
-        return self._driven(plus - minus)
+            return self.driven(self._found(t, self.chip.cell.weights, temperature))
+        plus, minus = self.polarities(t, temperature)
+        return self.driven(wires.at_full_inputs(self, plus, minus))
 
-    def _driven(self, weights: Tensor, power: int = 1) -> Tensor:
+    def driven(self, weights: Tensor, power: int = 1) -> Tensor:
         """Return the section's weights times the gains of their DACs; in place."""
         if self.row_gains is not None:
             whole = slice(0, self.section.shape[0]), slice(0, self.section.rows)
@@ -215,8 +215,11 @@ class ProgrammedSection:
     def negatives(self, t: float | None, temperature: float | None = None) -> Tensor:
         """Return the part of ``weights`` that the negative polarity holds."""
         if self.chip.wires.ideal:
-            return self._driven(self._found(t, self.chip.cell.negatives, temperature))
-        return self._driven(self._polarities(t, temperature)[1])
+            return self.driven(self._found(t, self.chip.cell.negatives, temperature))
+        plus, minus = self.polarities(t, temperature)
+        if not self.chip.wires.by_input:
+            minus = wires.behind(self, plus, minus)[1]
+        return self.driven(minus)
 
     def read_variances(self, t: float | None, temperature: float | None = None) -> Tensor:
         """Return the variances of both polarities of the weights at ``t``, (2, *shape).
@@ -233,7 +236,7 @@ class ProgrammedSection:
             noisy = None if self.stuck is None else self.stuck.noisy((slice(None), part))
             found[:, part] = fluctuations.variances(g, noisy)
         for each in found:
-            self._driven(each, 2)
+            self.driven(each, 2)
         return found
 
     def curvatures(self, t: float | None, temperature: float | None = None) -> Tensor:
@@ -252,22 +255,15 @@ class ProgrammedSection:
                 if curve is not None:
                     bend = torch.where(g > 0, curve(g / device.g_max) * factor, 0.0)
                     found[each, part] = self.chip.cell.weights(device.g_max * bend) - nothing
-        self._driven(found[0], 2)
-        self._driven(found[1], 3)
+        self.driven(found[0], 2)
+        self.driven(found[1], 3)
         return found
 
-    def _polarities(self, t: float | None, temperature: float | None) -> tuple[Tensor, Tensor]:
-        """Return the weights of the two polarities at ``t``, as they act behind the wires."""
+    def polarities(self, t: float | None, temperature: float | None) -> tuple[Tensor, Tensor]:
+        """Return the weights of the two polarities at ``t``, before the wires."""
         weights = self._found(t, self.chip.cell.weights, temperature)
         minus = self._found(t, self.chip.cell.negatives, temperature)
-        left = ir_drop.behind_wires(
-            (weights + minus).flatten(1),
-            minus.flatten(1),
-            self.blocks,
-            self.chip.wires,
-            self.chip.cell,
-        )
-        return left[0].view_as(weights), left[1].view_as(weights)
+        return weights + minus, minus
 
     def _found(
         self, t: float | None, of: Callable[[Tensor], Tensor], temperature: float | None = None

@@ -55,6 +55,18 @@ def error(*parts: str) -> list[float]:
     )["none"]
 
 
+def closed_form_error() -> list[float]:
+    """Return the MVM error, %, of IR drop by the closed form of the model."""
+    wires = {**PARTS["IR drop"]["wires"], "model": "standard"}
+    return mvm.errors(
+        chip().replace(wires=wires),
+        ("programmed",),
+        weights=weights,
+        inputs=inputs,
+        input_range=1.0,
+    )["none"]
+
+
 def with_pcm() -> at.Chip:
     """Return a chip with all parts and PCM of at most 25 uS, behind wires that lose as much."""
     pcm = at.devices.DifferentialPair(device=at.devices.pcm_like())
@@ -76,6 +88,12 @@ def rows() -> Iterator[Row]:
     """Yield a row for each part, one for all, and those with PCM."""
     missing = [part for part in published.STANDARD if part not in (*PARTS, "all")]
     lacks = f" (the library lacks {', '.join(missing)})" if missing else ""
+    yield Row(
+        quantity='IR drop, `Wires.model="standard"`',
+        reference=published.Reference({"programmed": published.STANDARD["IR drop"]}, "Rasch 2023"),
+        found=closed_form_error,
+        bar=MVM_ERROR,
+    )
     for name, parts in {**{part: (part,) for part in PARTS}, "all": tuple(PARTS)}.items():
         yield Row(
             quantity=name + lacks if name == "all" else name,

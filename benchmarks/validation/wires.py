@@ -1,13 +1,16 @@
 """IR drop against a tile solved node by node: 256x256 cells of 0 to 20 uS behind 0.35 ohm."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from analogtorch.chips import Wires
-from analogtorch.ops import ir_drop
+from analogtorch.chips.wires import WireModel
+from analogtorch.ops import Operands, Plan, input_drop, ir_drop
 from analogtorch.simulate import nodal
-from benchmarks.validation.published import WIRES, Reference
+from benchmarks.validation.published import PULSES, WIRES, Reference
 from benchmarks.validation.row import Bar, Row
 
 UNIT = 20e-6
@@ -27,7 +30,7 @@ def tile(
 
 
 def drop_and_error(wires: Wires, *, signed: bool) -> tuple[float, float]:
-    """Return the IR drop and its error in closed form, both as a share of the ideal output."""
+    """Return the IR drop and the error of ladders, both as a share of the ideal output."""
     g, v = tile(256, 256, signed=signed)
     exact, ideal = nodal.solve(g, v, wires), v @ g
     closed = v @ (UNIT * ir_drop.effective(g.T / UNIT, wires=wires, unit=UNIT).T)
@@ -36,8 +39,61 @@ def drop_and_error(wires: Wires, *, signed: bool) -> tuple[float, float]:
     ).item()
 
 
+WIDTHS: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform in [0, 1]": lambda z: torch.special.ndtr(z),
+    "uniform in [-1, 1]": lambda z: 2 * torch.special.ndtr(z) - 1,
+    "normal, standard deviation 0.3": lambda z: (0.3 * z).clamp(-1, 1),
+    "normal, standard deviation 0.1, negative ones 0": lambda z: (0.1 * z).clamp(0, 1),
+}
+"""Widths of pulses in units of the longest, of standard normals."""
+
+
+@functools.cache
+def pulsed(
+    widths: str, ohm: float, rows: int, columns: int, ends: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return conductances, S, one input, and the outputs of the tile solved at every time, A."""
+    g, _ = tile(rows, columns)
+    z = torch.randn(1, rows, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = WIDTHS[widths](z)
+    return g, x, nodal.solve_pulses(g, x, Wires(column_resistance=ohm, column_ends=ends))
+
+
+def pulse_error(
+    model: WireModel,
+    widths: str,
+    *,
+    ohm: float = 0.35,
+    rows: int = 256,
+    columns: int = 16,
+    ends: int = 1,
+) -> tuple[float, float]:
+    """Return the IR drop of pulses and the error of a model, as shares of the ideal output."""
+    wires = Wires(column_resistance=ohm, model=model, column_ends=ends)
+    g, x, exact = pulsed(widths, ohm, rows, columns, ends)
+    ideal, w = x @ g, g.T / UNIT
+    behind = ir_drop.effective(w, wires=wires, unit=UNIT)
+    if model == "ladder":
+        found = UNIT * x @ behind.T
+    else:
+        block = ir_drop.Block(slice(0, columns), slice(0, rows))
+        lost = w - behind if model == "pulses" else input_drop.parabola(w, [block])
+        drop = input_drop.InputDrop(model, lost, load=UNIT * ohm)
+        operands = Operands(x, x.new_ones(1), w, scale=x.new_ones(1, columns))
+        found = ideal - UNIT * input_drop.drops(operands, Plan(bounds=(0, rows)), drop)[0, 0]
+    size = ideal.norm()
+    return ((exact - ideal).norm() / size).item(), ((found - exact).norm() / size).item()
+
+
 def rows() -> Iterator[Row]:
-    """Yield the error of the closed form, in percent of the output without a drop."""
+    """Yield the errors of the models, in percent of the output without a drop."""
+    for model, bound in PULSES.items():
+        yield Row(
+            quantity=f"pulses, error of `Wires.model={model!r}`, % of the output",
+            reference=Reference(dict.fromkeys(WIDTHS, 0.0), "Kirchhoff"),
+            found=lambda m=model: [100 * pulse_error(m, widths)[1] for widths in WIDTHS],
+            bar=Bar(limit=100 * bound, relative=False, unit=" points"),
+        )
     for ends in (1, 2):
         for signed, bound in WIRES.items():
             wires = Wires(

@@ -253,6 +253,7 @@ def _operands(
         inl,
         None if inl is None else 0.2 * torch.rand(2**plan.input_bits - 1),
         None if inl is None else 0.2 * torch.rand(2, *w.shape),
+        None,
     )
     return *tensors, plan.ints, plan.floats, learns
 
@@ -289,7 +290,7 @@ OPERATORS = {
                 KEY,
             ),
             *(torch.zeros(2, 3, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.uint8)),
-            *(_LINEAR.ints, _LINEAR.floats, [True, True, False, True]),
+            *(_LINEAR.ints, _LINEAR.floats, [True, True, False, True, True]),
         ),
     ),
 }
@@ -457,13 +458,14 @@ MALFORMED = {
     "mvm adc_inl": ("mvm", 14, torch.zeros(2, 4, 253)),
     "mvm dac_inl": ("mvm", 15, torch.zeros(256)),
     "mvm curvatures": ("mvm", 16, torch.zeros(1, 4, 8)),
-    "mvm ints of another": ("mvm", 17, list(_CONV.ints)),
-    "mvm no ints": ("mvm", 17, []),
-    "mvm negative ints": ("mvm", 17, [-1, *_LINEAR.ints[1:]]),
-    "mvm more ints": ("mvm", 17, [*_LINEAR.ints, 1]),
-    "mvm rows": ("mvm", 17, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
-    "mvm few floats": ("mvm", 18, list(_LINEAR.floats[:4])),
-    "mvm nan": ("mvm", 18, [float("nan"), *_LINEAR.floats[1:]]),
+    "mvm drops": ("mvm", 17, torch.ones(1, 2, 3, 3)),
+    "mvm ints of another": ("mvm", 18, list(_CONV.ints)),
+    "mvm no ints": ("mvm", 18, []),
+    "mvm negative ints": ("mvm", 18, [-1, *_LINEAR.ints[1:]]),
+    "mvm more ints": ("mvm", 18, [*_LINEAR.ints, 1]),
+    "mvm rows": ("mvm", 18, [3, 0, 3, 800, *_LINEAR.ints[4:]]),
+    "mvm few floats": ("mvm", 19, list(_LINEAR.floats[:4])),
+    "mvm nan": ("mvm", 19, [float("nan"), *_LINEAR.floats[1:]]),
     "conv x": ("mvm_conv", 0, torch.zeros(2, 2, 9, 9)),
     "conv w": ("mvm_conv", 2, torch.zeros(4, 2, 30)),
     "backward g": ("mvm_backward", 0, torch.zeros(3, 3)),

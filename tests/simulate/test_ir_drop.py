@@ -193,7 +193,8 @@ def test_a_chip_lists_it_and_keeps_it_in_a_file(tmp_path):
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_other_layers(layer):
+@pytest.mark.parametrize("model", ["ladder", "pulses", "standard"])
+def test_other_layers(layer, model):
     """Training meets the drop of the programmed chip in every kind of layer."""
     inputs = {
         nn.Conv2d: lambda: (torch.randn(2, layer.in_channels, 6, 6),),
@@ -206,7 +207,7 @@ def test_other_layers(layer):
         y = module(*inputs)
         return y[0] if isinstance(y, tuple) else y
 
-    chip = _chip(column_resistance=20.0).replace(training={"weight": "none"})
+    chip = _chip(column_resistance=20.0, model=model).replace(training={"weight": "none"})
     exact = outputs(copy.deepcopy(layer).eval()).detach()
     model = at.convert(nn.ModuleList([copy.deepcopy(layer)]), chip)
     physical = at.program(model, seed=0).at("programmed", compensation="none")
@@ -215,10 +216,120 @@ def test_other_layers(layer):
     assert (trained - programmed).norm() < 1e-3 * (programmed - exact).norm()
 
 
-@pytest.mark.parametrize("bad", [{"row_resistance": -1.0}, {"column_ends": 3}])
+@pytest.mark.parametrize("model", ["pulses", "standard"])
+def test_inputs_decide_what_they_lose(model):
+    """Half of the rows off: a smaller share of the output is lost than with all rows on."""
+    layer, chip = _layer(256, 20), _chip(column_resistance=2.0, model=model)
+    layer[0].weight.data.abs_()
+    physical, ladder = (
+        at.convert(copy.deepcopy(layer), c) for c in (chip, _chip(column_resistance=2.0))
+    )
+    for each in (physical, ladder):
+        each[0].set_input_range(1.0)
+    physical, ladder = (at.program(m, seed=0).at("programmed") for m in (physical, ladder))
+    every, half = torch.ones(1, 256), torch.ones(1, 256)
+    half[:, ::2] = 0
+
+    def lost(chip, x):
+        return ((layer(x) - chip(x)).norm() / layer(x).norm()).item()
+
+    assert lost(physical, half) < 0.65 * lost(physical, every)
+    assert lost(ladder, half) == pytest.approx(lost(ladder, every), rel=0.02)
+    if model == "pulses":  # all rows on: every cell loads its column
+        assert lost(physical, every) == pytest.approx(lost(ladder, every), rel=1e-4)
+
+
+def test_a_product_of_pulses_is_the_tile_solved_at_every_time():
+    """One tile of 128 x 20 weights and signed inputs: differential currents, within 0.6 %."""
+    model, x = _layer(128, 20), 2 * torch.rand(2, 128) - 1
+    wires = {"column_resistance": 1.4, "model": "pulses"}
+    analog = at.convert(copy.deepcopy(model), _chip(**wires))
+    analog[0].set_input_range(1.0)
+    found = at.program(analog, seed=0).at("programmed")(x).double()
+    w = model[0].weight.detach().double()
+    largest, unit = w.abs().max(), 1e-6 * EXACT.cell.g_total
+    pairs = torch.stack((w.clamp_min(0), (-w).clamp_min(0)), 1).flatten(0, 1).T * unit / largest
+    currents = nodal.solve_pulses(pairs, x, Wires(**wires)).unflatten(1, (-1, 2))
+    expected = (currents[..., 0] - currents[..., 1]) * largest / unit
+    ideal = model(x).double()
+    assert (expected - ideal).norm() > 0.015 * ideal.norm()
+    assert (found - expected).norm() < 0.006 * ideal.norm()
+
+
+@pytest.mark.parametrize("model", ["pulses", "standard"])
+def test_gradients_of_a_drop_by_inputs(model):
+    chip = _chip(column_resistance=20.0, model=model).replace(training={"weight": "none"})
+    analog = at.convert(_layer(40, 6).double(), chip).train()
+    analog[0].set_input_range(1.5)
+    weight = analog[0].weight
+    x = torch.randn(3, 40, dtype=torch.float64).clamp(-1.4, 1.4).requires_grad_()
+    analog(x).square().sum().backward()
+    scale = weight.detach().abs().flatten().argmax()
+    step = torch.zeros_like(weight).view(-1)
+    step[torch.arange(step.numel()) != scale] = 1e-6
+    step = (step * torch.randn_like(step)).view_as(weight)
+    moved = 1e-7 * torch.randn_like(x)
+    losses = []
+    for sign in (1, -1):
+        other = copy.deepcopy(analog)
+        other[0].weight.data += sign * step
+        losses.append(other((x + sign * moved).detach()).square().sum().item())
+    expected = (losses[0] - losses[1]) / 2
+    found = (weight.grad * step).sum() + (x.grad * moved).sum()
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("model", ["pulses", "standard"])
+def test_phases_and_batches(model):
+    """Each phase has the drop of its own inputs, which load less; a batch may be split."""
+    chip = _chip(column_resistance=2.0, model=model)
+    layer, x = _layer(300, 20), torch.randn(6, 300)
+    together = _on_chip(layer, chip)
+    apart = _on_chip(layer, chip.replace(adc={"separate_phases": True}))
+    y = together(x)
+    assert (layer(x) - apart(x)).norm() < 0.7 * (layer(x) - y).norm()
+    assert_close(torch.cat([together(part) for part in x.split(2)]), y)
+
+
+@pytest.mark.parametrize("model", ["pulses", "standard"])
+def test_an_embedding_drives_one_row(model):
+    table = nn.Sequential(nn.Embedding(256, 8))
+    ladder, by_input = (
+        at.program(at.convert(copy.deepcopy(table), chip, embeddings=True), seed=0).at("programmed")
+        for chip in (_chip(column_resistance=2.0), _chip(column_resistance=2.0, model=model))
+    )
+    tokens = torch.arange(256)
+    exact = table(tokens)
+    assert (by_input(tokens) - exact).norm() < 0.02 * (ladder(tokens) - exact).norm()
+
+
+def test_a_model_in_a_file(tmp_path):
+    chip = _chip(column_resistance=0.35, model="pulses")
+    at.chips.save(chip, tmp_path / "chip.json")
+    assert at.chips.load(tmp_path / "chip.json") == chip
+    assert "ir_drop" not in chip.without("ir_drop").non_idealities()
+    assert "pulses" in str(chip)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"row_resistance": -1.0},
+        {"column_ends": 3},
+        {"model": "closed_form"},
+        {"row_resistance": 1.0, "model": "pulses"},
+        {"column_ends": 2, "model": "standard"},
+    ],
+)
 def test_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Wires(**bad)
+
+
+def test_slices_refuse_a_drop_by_inputs():
+    chip = _chip(column_resistance=1.0, model="pulses")
+    with pytest.raises(ValueError, match="not known for slices"):
+        chip.replace(slices={"bits_per_pulse": 1}, dac={"bits": 8})
 
 
 @pytest.mark.parametrize("ends", [1, 2])

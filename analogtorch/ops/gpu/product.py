@@ -23,8 +23,8 @@ def takes(inputs: Operands, plan: Plan) -> bool:
     """Return whether the kernels compute this product: a linear layer on a GPU, in at most 32 bits.
 
     They take neither one input range per row block nor several phases or jitter, no ADC that
-    rounds toward zero, no converter with an INL, and
-    no curvatures.
+    rounds toward zero, no converter with an INL, no curvatures, and
+    no IR drop by the inputs.
     """
     types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES
     return (
@@ -35,6 +35,7 @@ def takes(inputs: Operands, plan: Plan) -> bool:
         and inputs.adc_inl is None
         and inputs.dac_inl is None
         and inputs.curvatures is None
+        and inputs.drops is None
         and (inputs.adc_errors is None or _knows_errors())
         and types
         and not per_block(inputs.input_range)

@@ -13,6 +13,7 @@
 
 typedef struct {
   const float *x, *w, *input_range, *bias, *gain, *g, *read_variances;
+  const float *drops; /* IR drop of each partial sum: (blocks, samples, outputs, positions); or NULL */
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;
   uint8_t *saturated;
@@ -231,6 +232,7 @@ static int convert_tile(const plan *p, const float *sums, const float *variances
       size q = q0 + v * LANES, count = p->positions - q;
       if (count <= 0) break;
       vf y = load(sums + i * PANEL + v * LANES);
+      if (c->drops) y -= load_some(c->drops + (b * c->n * p->total + row) * p->positions + q, count);
       if (noisy(&c->adc)) {
         vf std = r.std;
         if (variances)

@@ -11,6 +11,7 @@
 
 typedef struct {
   const float *x, *w, *input_range, *bias, *gain, *g, *read_variances;
+  const float *drops; /* IR drop of each partial sum: (blocks, vectors, outputs); or NULL */
   float *scale, *y, *gx, *gw, *g_bias;
   uint32_t *mask;     /* a bit for each partial sum: (blocks, vectors, mask_words(outputs)) */
   uint8_t *saturated; /* whether any did, of each block */
@@ -90,6 +91,7 @@ static int convert_tile(const linear *p, const float *sums, const float *varianc
       if (p->range_by == BY_VECTOR)
         r[v] = column_adc_of(&p->adc, range_of(p, m, b) * load_some(p->scale + at, count), at, count);
       vf y = load(sums + i * PANEL + j);
+      if (p->drops) y -= load_some(p->drops + (b * p->vectors + m) * p->outputs + n0 + j, count);
       if (noisy(&p->adc)) {
         vf std = r[v].std;
         if (variances) std = read_std(&p->adc, &r[v], load_some(p->scale + at, count), load(variances + i * PANEL + j));
