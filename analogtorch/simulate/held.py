@@ -44,8 +44,8 @@ def held(
             gain = gain * drift_gains(then, devices, compensation, readout, when)
         if by_input:
             now, *lost = before_wires(devices, t, temperature)
-            for found, each in zip(losses, lost, strict=True):
-                found.append(devices.scale_(each))
+            for polarity, part in zip(losses, lost, strict=True):
+                polarity.append(devices.scale_(part))
         weights.append(devices.scale_(now))
         scales.append(devices.scale)
         gains.append(gain.to(devices.dtype))

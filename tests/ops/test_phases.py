@@ -193,7 +193,7 @@ def test_the_operator_is_well_formed(both: bool) -> None:
         KEYS,
         *[None] * 3,
         negatives,
-        *[None] * 5,
+        *[None] * 6,
         plan.ints,
         plan.floats,
         True,
