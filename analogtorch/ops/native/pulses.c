@@ -22,7 +22,7 @@ INLINE vf magnitude(vf x) { return select_(x < 0, -x, x); }
 /* a with the sign of x, 0 for 0. */
 INLINE vf signed_as(vf a, vf x) { return select_(x > 0, a, select_(x < 0, -a, x)); }
 
-INLINE vf within(vf u, const step *s) {
+INLINE vf in_step(vf u, const step *s) {
   vf q = (u - s->start) * s->inverse;
   q = select_(q < 0, (vf){0}, q);
   return select_(q > END, same(END), q);
@@ -50,7 +50,7 @@ INLINE void vector_of(const pulses *p, vector *v, size m) {
   for (size k = 0; k < p->rows; k += LANES) { /* zeros behind the last row add nothing */
     vf u = magnitude(row_of(p, v, m, k)) * (1 / v->range);
     for (size i = 0; i < p->steps; i++) {
-      vf each = within(u, &v->step[i]);
+      vf each = in_step(u, &v->step[i]);
       q[i] += each, e[i] += each * (1 - each);
     }
   }
@@ -64,7 +64,7 @@ static void forward(const pulses *p, float *out, size m) {
     vf x = row_of(p, &v, m, k), u = magnitude(x) * (1 / v.range), sum = {0};
     for (size i = 0; i < p->steps; i++) {
       const step *s = &v.step[i];
-      vf q = within(u, s);
+      vf q = in_step(u, s);
       sum += s->width * (q * s->q + 3 * s->e * (q * (1 - q)));
     }
     store_some(out + m * p->rows + k, signed_as(v.range * sum, x), p->rows - k);
@@ -82,7 +82,7 @@ static double backward(const pulses *p, float *gx, const float *g, const float *
     size at = m * p->rows + k, count = p->rows - k;
     vf x = row_of(p, &v, m, k), u = magnitude(x) * (1 / v.range), each = signed_as(load_some(g + at, count), x);
     for (size i = 0; i < p->steps; i++) {
-      vf q = within(u, &v.step[i]);
+      vf q = in_step(u, &v.step[i]);
       of_q[i] += each * q, of_e[i] += each * (q * (1 - q));
     }
   }
