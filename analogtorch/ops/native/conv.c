@@ -102,12 +102,15 @@ static void add_noise(const plan *p) {
     size first = o / c->outputs * p->rows; /* each group has other rows */
     for (size b = 0; b < c->blocks; b++) {
       float full = c->scale[b * p->total + o];
-      for (size k = c->bounds[b]; k < c->bounds[b + 1]; k += LANES) {
-        size count = c->bounds[b + 1] - k;
-        vf w = load_some(c->w + o * p->rows + k, count);
-        w = kind == UNIFORM ? with_noise(UNIFORM, &c->noise, w, full, word, first + k)
-                            : with_noise(SHAPED, &c->noise, w, full, word, first + k);
-        store_some(p->copy + o * p->rows + k, w, count);
+      for (size k0 = c->bounds[b]; k0 < c->bounds[b + 1]; k0 += TOGETHER * LANES) {
+        vf z[TOGETHER];
+        normals(word, (uint32_t)(c->noise.first_row + first + k0), z);
+        for (size v = 0, k = k0; v < TOGETHER && k < c->bounds[b + 1]; v++, k += LANES) {
+          size count = c->bounds[b + 1] - k;
+          vf w = load_some(c->w + o * p->rows + k, count);
+          w = kind == UNIFORM ? with_noise(UNIFORM, &c->noise, w, full, z[v]) : with_noise(SHAPED, &c->noise, w, full, z[v]);
+          store_some(p->copy + o * p->rows + k, w, count);
+        }
       }
     }
   }
@@ -218,15 +221,17 @@ static int convert_tile(const plan *p, const float *sums, const float *variances
                         size q0) {
   const convolution *c = p->c;
   vi ever = {0};
-  size number = c->samples ? c->samples[sample] : sample;
+  vf z[ROWS + ROWS_TOGETHER][VECTORS];
+  if (noisy(&c->adc)) {
+    uint64_t word[ROWS], number = (uint64_t)(c->samples ? c->samples[sample] : sample);
+    uint64_t output = number * (uint64_t)c->adc.total_outputs + (uint64_t)c->adc.first_output + (uint64_t)o0;
+    for (int i = 0; i < rows; i++) word[i] = fold((uint64_t)c->adc.output_keys[b], output + (uint64_t)i);
+    normals_of_tile(rows, word, (uint32_t)q0, z);
+  }
   for (int i = 0; i < rows; i++) {
     size o = o0 + i, row = sample * p->total + o;
     size first = ((c->range_by == BY_VECTOR ? sample : 0) * c->blocks + b) * vectors_of(p);
     column_adc r = of_lane(p->adcs + first + o / LANES, o % LANES);
-    uint64_t word = 0;
-    if (noisy(&c->adc))
-      word = fold((uint64_t)c->adc.output_keys[b],
-                  (uint64_t)number * (uint64_t)c->adc.total_outputs + (uint64_t)c->adc.first_output + (uint64_t)o);
     vi outside[VECTORS] = {0};
     for (size v = 0; v < VECTORS; v++) {
       size q = q0 + v * LANES, count = p->positions - q;
@@ -237,7 +242,7 @@ static int convert_tile(const plan *p, const float *sums, const float *variances
         vf std = r.std;
         if (variances)
           std = read_std(&c->adc, &r, same(c->scale[b * p->total + o]), load(variances + i * PANEL + v * LANES));
-        y += std * normal(word, (uint32_t)q);
+        y += std * z[i][v];
       }
       y = adc_output(&c->adc, &r, y, &outside[v]);
       if (c->gain) y *= c->gain[b * p->total + o];

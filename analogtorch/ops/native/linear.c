@@ -23,6 +23,7 @@ typedef struct {
   adc adc;
 } linear;
 
+enum { AT_ONCE = LANES < TOGETHER ? LANES : TOGETHER };
 enum { SCRATCH = 1 << 23, DEPTH = 1024 }; /* floats of quantised input at a time; terms of a sum in cache at a time */
 
 INLINE float range_of(const linear *p, size m, size b) { return range_at(p->input_range, p->range_by, m, b); }
@@ -30,22 +31,21 @@ INLINE float range_of(const linear *p, size m, size b) { return range_at(p->inpu
 /* panel[k - bounds[b]][n - n0]: the block's weights, transposed. */
 INLINE void pack_outputs(int kind, const linear *p, const float *w, size b, size n0, float *panel) {
   size from = p->bounds[b], to = p->bounds[b + 1];
-  uint64_t word[PANEL];
-  float full[PANEL];
+  uint64_t word[PANEL] = {0};
+  float full[PANEL] = {0};
   for (size i = 0; i < PANEL && n0 + i < p->outputs; i++) {
     word[i] = word_of(kind, &p->noise, n0 + i);
     full[i] = p->scale[b * p->outputs + n0 + i];
   }
   for (size k = from; k < to; k += LANES)
     for (size half = 0; half < PANEL; half += LANES) {
-      vf r[LANES];
+      vf r[LANES], z[LANES];
+      for (size i = 0; kind != EXACT && i < LANES; i += AT_ONCE)
+        normals_in_column(AT_ONCE, word + half + i, (uint32_t)(p->noise.first_row + k), z + i);
       for (size i = 0; i < LANES; i++) {
         size n = n0 + half + i;
         r[i] = (vf){0};
-        if (n < p->outputs) {
-          r[i] = load_some(w + n * p->rows + k, to - k);
-          r[i] = with_noise(kind, &p->noise, r[i], full[half + i], word[half + i], k);
-        }
+        if (n < p->outputs) r[i] = with_noise(kind, &p->noise, load_some(w + n * p->rows + k, to - k), full[half + i], z[i]);
       }
       transpose(r);
       UNROLL for (size i = 0; i < LANES; i++) store(panel + (k - from + i) * PANEL + half, r[i]);
@@ -61,8 +61,9 @@ INLINE void pack_rows(int kind, const linear *p, size b, size k0, size k1, size 
     __builtin_prefetch(w + 8 * p->rows);
     __builtin_prefetch(w + 8 * p->rows + LANES);
     UNROLL for (size v = 0; v < PANEL; v += LANES) {
-      vf x = with_noise(kind, &p->noise, load_some(w + v, k1 - k0 - v), full, word, k0 + v);
-      store(panel + (n - n0) * PANEL + v, x);
+      vf z = {0};
+      if (kind != EXACT) z = normal(word, (uint32_t)(p->noise.first_row + k0 + v));
+      store(panel + (n - n0) * PANEL + v, with_noise(kind, &p->noise, load_some(w + v, k1 - k0 - v), full, z));
     }
   }
 }
@@ -79,10 +80,15 @@ INLINE void pack_rows(int kind, const linear *p, size b, size k0, size k1, size 
 static int convert_tile(const linear *p, const float *sums, const float *variances, size b, size m0, int rows, size n0,
                         column_adc *r) {
   vi ever = {0};
+  vf z[ROWS + ROWS_TOGETHER][VECTORS];
+  if (noisy(&p->adc)) {
+    uint64_t word[ROWS];
+    for (int i = 0; i < rows; i++)
+      word[i] = fold((uint64_t)p->adc.output_keys[b], (uint64_t)(p->samples ? p->samples[m0 + i] : m0 + i));
+    normals_of_tile(rows, word, (uint32_t)(p->adc.first_output + n0), z);
+  }
   for (int i = 0; i < rows; i++) {
     size m = m0 + i, row = m * p->outputs + n0;
-    size number = p->samples ? p->samples[m] : m;
-    uint64_t word = noisy(&p->adc) ? fold((uint64_t)p->adc.output_keys[b], (uint64_t)number) : 0;
     vi outside[VECTORS] = {0};
     for (size v = 0; v < VECTORS; v++) {
       size j = v * LANES, count = p->outputs - n0 - j;
@@ -95,7 +101,7 @@ static int convert_tile(const linear *p, const float *sums, const float *varianc
       if (noisy(&p->adc)) {
         vf std = r[v].std;
         if (variances) std = read_std(&p->adc, &r[v], load_some(p->scale + at, count), load(variances + i * PANEL + j));
-        y += std * normal(word, (uint32_t)(p->adc.first_output + n0 + j));
+        y += std * z[i][v];
       }
       y = adc_output(&p->adc, &r[v], y, &outside[v]);
       if (p->gain) y *= load_some(p->gain + at, count);

@@ -78,3 +78,10 @@ INLINE void normals(uint64_t word, uint32_t column, vf z[TOGETHER]) {
   UNROLL for (int v = 0; v < TOGETHER; v++) bits[v] = random_bits(word, column + (uint32_t)(v * LANES));
   normals_of(TOGETHER, bits, z);
 }
+
+/* `count` vectors of normals, up to TOGETHER, in one column of the rows that have these words. */
+INLINE void normals_in_column(int count, const uint64_t *word, uint32_t column, vf *z) {
+  vu bits[TOGETHER];
+  UNROLL for (int v = 0; v < count; v++) bits[v] = random_bits(word[v], column);
+  normals_of(count, bits, z);
+}

@@ -54,6 +54,18 @@ INLINE void point(const float **row, int rows, const float *first, size stride) 
   for (int i = 0; i < rows; i++) row[i] = first + i * stride;
 }
 
+enum { ROWS_TOGETHER = TOGETHER / VECTORS };
+
+/* z[i]: the normals from `column` on of the row that has word[i]; up to ROWS_TOGETHER more rows are written. */
+INLINE void normals_of_tile(int rows, const uint64_t *word, uint32_t column, vf (*z)[VECTORS]) {
+  for (int i = 0; i < rows; i += ROWS_TOGETHER) {
+    vu bits[TOGETHER];
+    UNROLL for (int v = 0; v < TOGETHER; v++)
+      bits[v] = random_bits(word[least(i + v / VECTORS, rows - 1)], column + (uint32_t)(v % VECTORS * LANES));
+    normals_of(TOGETHER, bits, z[i]);
+  }
+}
+
 /* LANES x LANES, in registers. */
 INLINE void transpose(vf r[LANES]) {
   UNROLL for (int s = 1; s < LANES; s *= 2) {

@@ -32,10 +32,9 @@ INLINE vf spread_of(const weight_noise *q, vf w, float inverse) {
   return root(select_(variance < 0.0f, (vf){0}, variance));
 }
 
-/* The weight w of scale `full` at `column` of the row that has `word`. */
-INLINE vf with_noise(int kind, const weight_noise *q, vf w, float full, uint64_t word, size column) {
+/* The weight w of scale `full` with noise of a normal z. */
+INLINE vf with_noise(int kind, const weight_noise *q, vf w, float full, vf z) {
   if (kind == EXACT) return w;
-  vf z = normal(word, (uint32_t)(q->first_row + column));
   if (kind == UNIFORM) return w + full * q->std * z;
   return w + full * q->std * spread_of(q, w, 1.0f / (full > LEAST_SCALE ? full : LEAST_SCALE)) * z;
 }
