@@ -181,7 +181,8 @@ class _PartialSums:
             for t in (off, v, full.expand_as(v).contiguous())
         )
         others = (_flat(part(x, w, span, plan), plan) - v * full).square()
-        others = others + plan.phases * (self._chip.adc.noise * full).square()
+        noise = self._chip.adc.noise / math.sqrt(self._chip.adc.reads)
+        others = others + plan.phases * (noise * full).square()
         for variance in _variances(w, inputs.scale, self._chip, plan):
             others = others + _flat(part(given.square(), variance, span, plan), plan)
         for name, squares in (
@@ -200,7 +201,7 @@ class _PartialSums:
             steps = chip.adc.levels / (2 if chip.adc.rounding == "floor" else 1)
             bounds = self._found(wanted.method, steps, wanted.percentile)
         if self._unit:
-            noise = chip.adc.noise * math.sqrt(chip.phases)
+            noise = chip.adc.noise * math.sqrt(chip.phases / chip.adc.reads)
             ranges = torch.stack([columns.ranges(noise) for columns in self._unit])
             ranges = torch.where(ranges > 0, ranges, ranges.max()) if ranges.any() else None
         sums = self._squares["sums"] or math.inf

@@ -172,6 +172,7 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
         first_output=outputs.start,
         total_outputs=0,
         phases=1,
+        balanced=0,
     )
     weight = weight[outputs.start - first : outputs.stop - first].to(inputs.w.dtype)
     return mvm(inputs.x, inputs.input_range, weight, plan)

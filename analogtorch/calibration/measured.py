@@ -167,7 +167,7 @@ class Trial:
             total = (r.double().square() * power).sum()
         else:
             total = r.double().flatten().square() * power.sum()
-        return self.chip.adc.noise**2 * each * total
+        return self.chip.adc.noise**2 / self.chip.adc.reads * each * total
 
     def best(self) -> Ranges:
         """Return the candidate with the least error, or None if a range per vector is worth it."""

@@ -98,6 +98,12 @@ class Chip:
             )
         if self.adc.separate_phases:
             _check_phases(self.cost)
+        if self.adc.asymmetry_balance and self.phases == 4:
+            raise ValueError(
+                "ADC.asymmetry_balance=True exchanges the polarities of a partial sum, but each of "
+                "the 4 separate phases of this chip is that of one polarity: give "
+                "adc={'asymmetry_balance': False} or adc={'separate_phases': False}"
+            )
         if self.periphery.output_bits is not None and not self.adc.levels:
             raise ValueError(
                 f"Periphery.output_bits={self.periphery.output_bits} needs an ADC before it, but "

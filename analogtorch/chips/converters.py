@@ -203,6 +203,20 @@ class ADC:
     range that one output leaves: 13 % become 4 %. After programming, a chip fits its gains with one
     ADC output per partial sum in either case.
     """
+    asymmetry_balance: bool = False
+    """Whether each partial sum is read twice, the second time with exchanged polarities (asymmetry
+    balance, AB; Ambrogio et al., Nature 620, 768 (2023)).
+
+    In the second read the same sum, with all that acts before the ADC, arrives with the opposite
+    sign, while the ADC stays as it is: the output is half the difference of both reads. This
+    cancels offsets of columns and the even part of an INL. Each read has its own output noise, read
+    noise and jitter, of which ``1 / sqrt(2)`` is left, and is clipped and rounded alone. Each MVM
+    takes twice the time and energy.
+
+    Programmed chips and ``train()`` have it; ``eval()`` before programming has nothing that it
+    would change. Column calibration and ``least_squares`` compensation read with it; single cells,
+    and the reads that programming verifies with, are read once. Chips with it run in plain torch,
+    without the kernels. It needs fewer than 4 ``phases``, in which each polarity is read alone."""
     sources: Sources = field(default=Sources(), compare=False)
     """Source of each number, by the name of its field."""
 
@@ -214,6 +228,7 @@ class ADC:
         checks.numbers(self, "range", above=0)
         checks.choice("ADC.rounding", self.rounding, get_args(Rounding))
         checks.flag("ADC.separate_phases", self.separate_phases)
+        checks.flag("ADC.asymmetry_balance", self.asymmetry_balance)
         if self.bits is not None and self.steps is not None:
             raise ValueError(
                 f"ADC takes bits or steps, never both, got bits={self.bits} and "
@@ -242,6 +257,11 @@ class ADC:
             )
         if self.inl is not None:
             checks.settle(self, "inl", check_inl("ADC.inl", self.inl, self.levels, 1.0))
+
+    @property
+    def reads(self) -> int:
+        """Reads that are averaged to one ADC output: 1, or 2 with ``asymmetry_balance``."""
+        return 2 if self.asymmetry_balance else 1
 
     @property
     def curved(self) -> bool:

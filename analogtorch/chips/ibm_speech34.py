@@ -9,6 +9,7 @@ from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost, Figure, Published
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.devices import DifferentialPair, hermes_one_device
+from analogtorch.values import checks
 from analogtorch.values.sources import Sources
 
 _PAPER = "Ambrogio et al., Nature 620, 768 (2023)"
@@ -21,7 +22,12 @@ _STAND_IN = (
 )
 
 
-def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = None) -> Chip:
+def ibm_speech34(
+    *,
+    pcm_per_weight: int = 4,
+    asymmetry_balance: bool = False,
+    training: TrainingNoise | None = None,
+) -> Chip:
     """Return IBM's 34-tile speech chip (14 nm), the chip of "12.4 TOPS/W".
 
     Its device model here is a stand-in, not fitted to this chip. The chip has no ADC: columns put
@@ -33,11 +39,17 @@ def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = No
         pcm_per_weight: PCM devices per weight: 4 (default), two per polarity, gives 8.9 M weights;
             2, one per polarity, gives 17.8 M weights, with twice as many tiles in the description,
             of which pairs share their circuits (``planes``).
+        asymmetry_balance: whether each MVM is read twice, with exchanged polarities, as for the
+            keyword spotting of the paper (``ADC.asymmetry_balance``). The errors of the columns
+            that it balances are not published: without ``adc.offset_std`` or ``adc.inl`` it takes
+            ``sqrt(2)`` off the output noise, and twice the time and energy. The published
+            efficiencies are those of single reads.
         training: noise of HWA training; by default twice the stand-in cell's programming noise.
 
     Raises:
-        ValueError: ``pcm_per_weight`` is another number.
+        ValueError: ``pcm_per_weight`` is another number, or ``asymmetry_balance`` no flag.
     """
+    checks.flag("ibm_speech34: asymmetry_balance", asymmetry_balance)
     if pcm_per_weight not in (2, 4):
         raise ValueError(f"ibm_speech34: pcm_per_weight must be 4 or 2, got {pcm_per_weight!r}")
     device = dataclasses.replace(
@@ -46,8 +58,11 @@ def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = No
     )
     planes = 4 // pcm_per_weight
     name = "ibm_speech34"
-    if pcm_per_weight != 4:
-        name += f"[{pcm_per_weight} PCM per weight]"
+    options = [f"{pcm_per_weight} PCM per weight"] if pcm_per_weight != 4 else []
+    if asymmetry_balance:
+        options.append("asymmetry balance")
+    if options:
+        name += f"[{', '.join(options)}]"
     return Chip(
         name=name,
         array=Array(
@@ -83,7 +98,10 @@ def ibm_speech34(*, pcm_per_weight: int = 4, training: TrainingNoise | None = No
             bits=8,
             range=10.0,
             noise=0.04,
+            asymmetry_balance=asymmetry_balance,
             sources=Sources(
+                asymmetry_balance=f"{'used' if asymmetry_balance else 'not used'} here; the "
+                f"keyword net had it, {_LADDER}: {_PAPER}",
                 bits=f"durations counted by 512 counters per output pad: {_PAPER}",
                 range=_CROSSBAR,
                 noise=_CROSSBAR,

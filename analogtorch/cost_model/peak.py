@@ -11,7 +11,8 @@ from analogtorch.values import checks
 class Peak:
     """One input vector in every tile of a chip, or in one of the tiles that share circuits.
 
-    It takes an MVM, or one for each pulse. All cells are used.
+    It takes an MVM, or one for each pulse, and twice as many where ``ADC.asymmetry_balance`` reads
+    each sum twice. All cells are used.
     """
 
     operations: int
@@ -43,7 +44,7 @@ def peak(chip: Chip) -> Peak:
         )
     tiles = chip.array.tiles // chip.array.planes
     operations = OPERATIONS_PER_MAC * chip.capacity // chip.array.planes
-    mvms = 1 if costs.covers_slices else chip.pulses
+    mvms = chip.adc.reads * (1 if costs.covers_slices else chip.pulses)
     joules = tiles * mvms * costs.mvm_energy.value
     seconds = mvms * mvm_time(chip).value
     per_watt = operations / joules / 1e12

@@ -6,7 +6,8 @@ These are the conventions:
   another, those on different tiles at the same time. Where the chip runs one group of a convolution
   at a time, a block takes one per group in it.
 - Signed inputs take ``Cost.signed_passes`` MVMs each, and each of their pulses takes one, unless
-  the cost covers them. Copies of a matrix divide its vectors.
+  the cost covers them. ``ADC.asymmetry_balance`` takes twice as many. Copies of a matrix divide
+  its vectors.
 - Ports and links carry the inputs of one operation at a time.
 - An operation starts when its inputs are complete. So the latency is an upper bound for
   convolutions, which could start on the first positions of an image. ``sequential`` runs one

@@ -76,7 +76,7 @@ def _check_inside(p: Placement, chip: Chip, matrices: Collection[str]) -> None:
 def passes(
     chip: Chip, matrices: Mapping[str, Matrix], signed: Collection[str] | None
 ) -> dict[str, int]:
-    """Return the MVMs that every matrix takes per input vector, pulses and signs alike.
+    """Return the MVMs that every matrix takes per input vector, for pulses, signs and balance.
 
     ``signed`` is ``signed_inputs`` of ``schedule``.
     """
@@ -91,8 +91,8 @@ def passes(
         raise ValueError(
             f"signed_inputs names {unknown}, which are no matrices; matrices: {', '.join(matrices)}"
         )
-    pulses = 1 if chip.cost.covers_slices else chip.pulses
+    mvms = chip.adc.reads * (1 if chip.cost.covers_slices else chip.pulses)
     return {
-        name: pulses * (chip.cost.signed_passes if signed is None or name in signed else 1)
+        name: mvms * (chip.cost.signed_passes if signed is None or name in signed else 1)
         for name in matrices
     }

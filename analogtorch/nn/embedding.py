@@ -202,7 +202,7 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
 
         def normals(number: int) -> Tensor:
             # a token is read in one block: one stream serves all blocks
-            key = phase_keys(held["output_keys"][0], number, plan.phases)
+            key = phase_keys(held["output_keys"][0], number, plan.reads)
             assert samples is not None
             return normal(key, samples, torch.zeros_like(samples), cells.shape[1])
 
@@ -223,9 +223,8 @@ class AnalogEmbedding(AnalogLayer, nn.Embedding):
         if plan.jitter:
             stds = _with_jitter(sums, stds, full, plan)
         convert = _converting(plan, held.get("adc_inl"), block)
-        v, clipped = adc_outputs(
-            sums, signs, full, bound, plan.steps, noise, normals, errors, stds, convert
-        )
+        rest = (errors, stds, convert, bool(plan.balanced))
+        v, clipped = adc_outputs(sums, signs, full, bound, plan.steps, noise, normals, *rest)
         saturated = torch.zeros_like(v, dtype=torch.bool)
         if clipped:
             saturated = torch.stack(clipped).any(0)

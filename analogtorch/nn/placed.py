@@ -79,6 +79,7 @@ class PlacedMixin(ConvertersMixin):
             output_noise=chip.adc.noise,
             jitter=chip.dac.jitter,
             read_noise=float(chip.mvm_read_noise.std is not None),
+            balanced=int(chip.adc.asymmetry_balance),
         )
         return Executions(
             self._noiseless(chip, placed, evaluation),
@@ -102,9 +103,12 @@ class PlacedMixin(ConvertersMixin):
         in_torch = needs_torch(chip, fraction)
         spread = Spread() if noise.weight == "gaussian" else chip.cell.spread
         drawn = noise.weight != "none" and spread is not None and not in_torch
+        # two reads without noise, of ADCs without errors, are one
+        differ = chip.adc.asymmetry_balance and fraction * noise.output > 0
         plans = self._plans(
             placed,
             chip,
+            balanced=int(differ),
             output_noise=fraction * chip.adc.noise * noise.output,
             jitter=fraction * chip.dac.jitter * noise.output,
             read_noise=fraction * noise.output * float(chip.mvm_read_noise.std is not None),

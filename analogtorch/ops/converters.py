@@ -189,8 +189,9 @@ def adc_outputs(
     errors: Tensor | None = None,
     read: Sequence[Tensor] = (),
     convert: Callable[[Tensor, Tensor, int], Tensor] = adc,
+    balanced: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return the signed sum of the phases' ADC outputs, and which of each phase were clipped.
+    """Return the signed sum of the phases' ADC outputs, and which of each read were clipped.
 
     Args:
         sums: partial sums of each phase, all of one shape.
@@ -199,17 +200,22 @@ def adc_outputs(
         bound: ADC range in units of ``full``, broadcastable to each.
         steps: see ``adc``; 0: none is clipped.
         std: standard deviation of the output noise of each, in units of ``full``.
-        normals: ``normals(number)`` returns standard normals of the shape of a sum, for the phase
+        normals: ``normals(number)`` returns standard normals of the shape of a sum, for the read
             of that number; called only if there is noise.
         errors: errors of the ADCs, see ``at_adc``.
         read: for each phase, ``read_std`` of its sums, if there is read noise.
         convert: ``adc``, or that with more of its arguments.
+        balanced: whether each sum is read once more with the opposite sign, and half the difference
+            of both is its output; the second read of phase i of n has number ``n + i``.
     """
     total: Tensor | None = None
     clipped = []
-    for number, (v, sign) in enumerate(zip(sums, signs, strict=True)):
+    reads = [(v, sign, i) for i, (v, sign) in enumerate(zip(sums, signs, strict=True))]
+    if balanced:
+        reads += [(-v, -sign, i) for v, sign, i in reads]
+    for number, (v, sign, phase) in enumerate(reads):
         if read and v.numel():
-            v = output_noise(v, read[number], 1.0, normals(number).to(v.dtype))
+            v = output_noise(v, read[phase], 1.0, normals(number).to(v.dtype))
         elif std > 0 and v.numel():
             v = output_noise(v, full, std, normals(number).to(v.dtype))
         v, limit = at_adc(v, full, bound, errors)
@@ -218,7 +224,7 @@ def adc_outputs(
             v = convert(v, limit, steps)
         total = v if total is None else total + sign * v
     assert total is not None
-    return total, clipped
+    return total / 2 if balanced else total, clipped
 
 
 def digital_unit(v: Tensor, limit: Tensor, bits: int) -> tuple[Tensor, Tensor]:

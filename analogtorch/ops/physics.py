@@ -103,7 +103,7 @@ def phase_variances(variances: Tensor, count: int) -> list[Tensor]:
 
 
 def phase_keys(output_keys: Tensor, number: int, count: int) -> Tensor:
-    """Return the keys of the output noise of phase ``number`` of ``count``.
+    """Return the keys of the output noise of read ``number`` of ``count``.
 
     They have the shape of ``output_keys``.
     """

@@ -48,6 +48,9 @@ class Plan(Layout):
     """ADC outputs that are added up, with their signs, to one partial sum: 1; 2, one per sign of
     the inputs; or 4, one per pair of signs of inputs and weights. Each is clipped and rounded
     separately and has separate noise. Only the reference computes more than 1."""
+    balanced: int = 0
+    """1: each phase is read twice, the second time with the opposite sign at the ADC, and half the
+    difference of both is its output; each read has its own noise. Only the reference computes 1."""
     output_noise: float = 0.0
     """Standard deviation of the noise of an ADC output, >= 0, in the same units."""
     read_noise: float = 0.0
@@ -83,6 +86,7 @@ class Plan(Layout):
             bits = getattr(self, name)
             _check(name, bits, bits == 0 or 2 <= bits <= 16, "from 2 to 16, or 0 for no converter")
         _check("floors", self.floors, self.floors in (0, 1), "0 or 1")
+        _check("balanced", self.balanced, self.balanced in (0, 1), "0 or 1")
         _check("phases", self.phases, self.phases in (1, 2, 4), "1, 2 or 4")
         _check("output_steps", self.output_steps, self.output_steps >= 0, "an integer >= 0")
         steps = self.output_steps or (2 ** (self.output_bits - 1) - 1 if self.output_bits else 0)
@@ -110,6 +114,11 @@ class Plan(Layout):
     def dims(self) -> int:
         """Spatial dimensions; 0 for a linear layer."""
         return len(self.stride)
+
+    @property
+    def reads(self) -> int:
+        """Reads of each partial sum: the phases, twice if ``balanced``."""
+        return self.phases * (1 + self.balanced)
 
     @property
     def signs(self) -> tuple[float, ...]:

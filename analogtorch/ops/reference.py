@@ -21,6 +21,9 @@ line separately:
     v  = v(x+, wn) - v(x-, wn)                                      2 phases
     v  = v(x+, w+) - v(x+, w-) - v(x-, w+) + v(x-, w-)              4 phases
 
+If ``plan.balanced``, each phase is read once more with exchanged polarities and noise of its own:
+``u = (u(v) - u(-v)) / 2``.
+
 ``A`` may be given instead (``output_steps``). With ``floors`` the ADC rounds toward zero; with
 ``adc_inl`` its code is the number of its transition levels below ``v A / b``, less ``A``. The last
 line is that of a tile whose digital unit scales each column before it outputs 8 bits; without
@@ -147,13 +150,25 @@ def _read(
 
     def normals(number: int) -> Tensor:
         assert inputs.output_keys is not None
-        key = phase_keys(inputs.output_keys[block], number, plan.phases)
+        key = phase_keys(inputs.output_keys[block], number, plan.reads)
         return _output_normals(shape, key, inputs.samples, plan)
 
     flat, noise, inl = [p.reshape(shape) for p in sums], plan.output_noise, inputs.adc_inl
     inl = None if inl is None else inl[block if len(inl) > 1 else 0]
     convert = functools.partial(adc, floors=bool(plan.floors), inl=inl)
-    return adc_outputs(flat, signs, full, bound, plan.steps, noise, normals, errors, read, convert)
+    return adc_outputs(
+        flat,
+        signs,
+        full,
+        bound,
+        plan.steps,
+        noise,
+        normals,
+        errors,
+        read,
+        convert,
+        bool(plan.balanced),
+    )
 
 
 def backward(

@@ -53,6 +53,8 @@ def _facts(report: CostReport) -> list[str]:
             f"signed inputs, {costs.signed_passes} passes each: {len(plan.signed)} matrices "
             "(signed_inputs=[...] names those that have them; the others take one)"
         )
+    if report.chip.adc.asymmetry_balance:
+        lines.append("asymmetry balance: each MVM is read twice, at twice the time and energy")
     return lines
 
 

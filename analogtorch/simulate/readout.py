@@ -2,7 +2,8 @@
 
 Everything is in units of (full-scale input x largest conductance). The noise and the step of an ADC
 are those of one MVM, also where a chip has ``separate_phases``; where more reads are averaged, both
-shrink.
+shrink. MVMs that are compared with known outputs use ``ADC.asymmetry_balance``; single cells do
+not, as a read without input is subtracted from theirs.
 """
 
 import math
@@ -37,7 +38,7 @@ def compensation_mvms(chip: Chip, compensation: str, rows: int) -> tuple[int, in
     if compensation == "none":
         return 0, 0
     if compensation == "least_squares":
-        return INPUTS * (2 if chip.adc.noise > 0 else 1), rows
+        return INPUTS * chip.adc.reads * (2 if chip.adc.noise > 0 else 1), rows
     return rows * cell_reads(chip), 1
 
 
@@ -121,22 +122,28 @@ class Block:
 
         The square of one ADC output would contain its noise; the product of the two does not. Where
         one of them is at the end of the ADC range, both become 0, which a fit ignores: clipped
-        outputs would make the weights seem smaller.
+        outputs would make the weights seem smaller. With ``ADC.asymmetry_balance`` each is half the
+        difference of two reads.
         """
-        sums = x @ weights.T
-        where = (slice(0, len(x)), self.outputs)
-        z = [sums]
+        sums, adc = x @ weights.T, self.chip.adc
+        again = ("", " again") if adc.noise > 0 else ("",)
+        found = [[self._read(sums, name + each)] for each in again]
+        if adc.asymmetry_balance:
+            for reads, each in zip(found, again, strict=True):
+                reads.append(self._read(-sums, f"{name}{each} exchanged"))
+        outputs = [r[0] if len(r) == 1 else (r[0] - r[1]) / 2 for r in found]
+        if adc.levels:
+            limit = adc.range - adc_step(self.chip) / 2
+            inside = torch.stack([read.abs() < limit for reads in found for read in reads]).all(0)
+            outputs = [each * inside for each in outputs]
+        return outputs[0], outputs[-1]
+
+    def _read(self, sums: Tensor, name: str) -> Tensor:
+        """Return the ADC outputs of the columns that work for sums (inputs, outputs)."""
+        z, where = sums, (slice(0, len(sums)), self.outputs)
         if self.chip.adc.noise > 0:
-            z = [self.normals(f"{name}{again}", *where) for again in ("", " again")]
-        found = [
-            through_adc(sums, each, self.chip, self.errors, inl=self.inl) * self.columns
-            for each in z
-        ]
-        if self.chip.adc.levels:
-            limit = self.chip.adc.range - adc_step(self.chip) / 2
-            inside = torch.stack([outputs.abs() < limit for outputs in found]).all(0)
-            found = [outputs * inside for outputs in found]
-        return found[0], found[-1]
+            z = self.normals(name, *where)
+        return through_adc(sums, z, self.chip, self.errors, inl=self.inl) * self.columns
 
     def cells(self, weights: Tensor, name: str) -> Tensor:
         """Return the weights as one-hot inputs read them: (outputs, rows)."""

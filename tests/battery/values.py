@@ -206,6 +206,12 @@ def _chips() -> Iterator[Bad]:
         "pcm_per_weight",
     )
     yield from every(
+        "ibm.asymmetry_balance",
+        lambda v: chips.ibm_speech34(asymmetry_balance=v),
+        NO_FLAG,
+        "must be True or False",
+    )
+    yield from every(
         "neurram.bits", lambda v: chips.neurram48(output_bits=v), [0, 40, "6", 5.5], "bits"
     )
     yield from every(
@@ -272,7 +278,8 @@ def _parts() -> Iterator[Bad]:
     spreads = "noise gain_std slope_std dnl_std capacitor_std"
     yield from fields(lambda: adc, spreads, [*NO_NUMBER, -1], "must be a number >= 0")
     yield from fields(lambda: adc, "rounding", NO_CHOICE, "must be one of")
-    yield from fields(lambda: adc, "separate_phases", NO_FLAG, "must be True or False")
+    flags = "separate_phases asymmetry_balance"
+    yield from fields(lambda: adc, flags, NO_FLAG, "must be True or False")
     yield from fields(lambda: periphery, "output_bits", bits, "must be an integer in")
     yield from fields(lambda: periphery, "column_calibration", NO_FLAG, "must be True or False")
     yield from fields(lambda: periphery, "weight_scale", NO_CHOICE, "must be one of")

@@ -59,6 +59,12 @@ def test_keyword_net_costs_what_four_tiles_of_ibm_speech34_cost() -> None:
     assert signed.energy.tile == pytest.approx(2 * report.energy.tile)
     assert signed.schedule.interval == pytest.approx(600e-9)
     assert signed.schedule.signed == ("a", "b", "c")
+    balanced = cost(keyword_net(at.chips.ibm_speech34(asymmetry_balance=True)), signed_inputs=())
+    assert balanced.energy.tile == pytest.approx(2 * report.energy.tile)
+    assert balanced.schedule.interval == pytest.approx(600e-9)
+    assert "asymmetry balance: each MVM is read twice" in str(balanced)
+    assert "asymmetry balance" not in str(report)
+    assert at.cost_model.peak(balanced.chip).efficiency.tops_per_watt == pytest.approx(10.0)
 
 
 # published: 62.4 fJ per operation = 16.0 TOPS/W, 0.744 TOPS with 4-bit inputs and 6-bit outputs

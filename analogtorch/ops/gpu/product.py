@@ -22,14 +22,13 @@ _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 def takes(inputs: Operands, plan: Plan) -> bool:
     """Return whether the kernels compute this product: a linear layer on a GPU, in at most 32 bits.
 
-    They take neither one input range per row block nor several phases or jitter, no ADC that
-    rounds toward zero, no converter with an INL, no curvatures, and
-    no IR drop by the inputs.
+    They take neither one input range per row block nor several reads of a sum or jitter, no ADC
+    that rounds toward zero, no converter with an INL, no curvatures, and no IR drop by the inputs.
     """
     types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES
     return (
         not plan.dims
-        and plan.phases == 1
+        and plan.reads == 1
         and not plan.floors
         and not plan.jitter
         and inputs.adc_inl is None

@@ -20,8 +20,8 @@ def takes(inputs: Operands, plan: Plan) -> bool:
     """Return whether the kernels compute this product: on the CPU, not double precision, not empty.
 
     They do not take input ranges of row blocks that cut a kernel, as a channel then has several;
-    nor plans of several phases or with jitter, ADCs that round toward zero, converters with an
-    INL, or curvatures. Half precision is computed in float32 throughout and rounded at the end.
+    nor plans of several reads of a sum or with jitter, ADCs that round toward zero, converters with
+    an INL, or curvatures. Half precision is computed in float32 throughout and rounded at the end.
     """
     floats = [t for i, t in enumerate(inputs) if t is not None and i in _FLOATS]
     ours = all(t.dtype in _TYPES and t.device.type == "cpu" for t in floats)
@@ -30,7 +30,7 @@ def takes(inputs: Operands, plan: Plan) -> bool:
     return (
         ours
         and whole
-        and plan.phases == 1
+        and plan.reads == 1
         and not plan.floors
         and not plan.jitter
         and inputs.adc_inl is None
