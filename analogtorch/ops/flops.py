@@ -33,5 +33,5 @@ def _forward(x: Any, input_range: Any, w: Any, *_: Any, out_shape: Any = None, *
 
 
 def _backward(g: Any, x: Any, input_range: Any, w: Any, *rest: Any, **_: Any) -> int:
-    to_input, _, to_weight, _ = rest[-1]  # the gradients that are needed
+    to_input, _, to_weight, *_ = rest[-1]  # the gradients that are needed
     return int(2 * math.prod(g) * math.prod(w[1:])) * (to_input + to_weight)
