@@ -1,12 +1,13 @@
-"""Error and time of phases, or passes of one sign of the inputs, with ADC outputs of their own.
+"""Error and time of phases, or passes of one sign, with ADC outputs of their own, and of two reads.
 
     python -m benchmarks.phases [--chips 4] [--vectors 1000] [--rounds 30] [--weights uniform]
 
 256x256 weights from a normal (or uniform) distribution, inputs uniform in [-1, 1], calibrated with
 method="absmax". error: norm of what an MVM errs by over that of the exact one, over all vectors;
 with exact devices, behind converters and output noise, and on programmed chips after a day with
-default compensation, their mean. time: of a forward pass as it is run (phases run in plain torch,
-where one ADC output has kernels), as the ratio of medians.
+default compensation, their mean. "1, balanced" is that with ``ADC.asymmetry_balance``. time: of a
+forward pass of eval() as it is run (phases run in plain torch, where one ADC output has kernels;
+balance does nothing there), as the ratio of medians.
 """
 
 import argparse
@@ -72,13 +73,15 @@ def table(chips: int, vectors: int, rounds: int, weights: str) -> list[list[str]
         ["chip", "ADC outputs", "error, exact devices", "error after a day", "time of a forward"]
     ]
     for name, make in CHIPS.items():
-        variants = [make().replace(adc={"separate_phases": separate}) for separate in (False, True)]
+        changes = ({}, {"separate_phases": True}, {"asymmetry_balance": True})
+        variants = [make().replace(adc=change) for change in changes]
         models = [layer(chip, x, weights) for chip in variants]
         found = [errors(model, x, chips) for model in models]
         times = seconds(models, x, rounds)
         for chip, (behind, aged), spent in zip(variants, found, times, strict=True):
+            outputs = f"{chip.phases}{', balanced' if chip.adc.asymmetry_balance else ''}"
             cells = [f"{behind:.2%}", f"{aged:.2%}", f"{spent / times[0]:.1f}"]
-            rows.append([name, str(chip.phases), *cells])
+            rows.append([name, outputs, *cells])
     return rows
 
 

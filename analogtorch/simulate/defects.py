@@ -66,7 +66,8 @@ class Defects:
     converts its noise and offset. Column calibration leaves their gain at 1."""
     short_columns: float = 0.0
     """Share of the columns that are shorted to the supply, in [0, 1]: their ADC is at the end of
-    its range in every MVM, at an end that the seed draws. Separate phases cancel this."""
+    its range in every MVM, at an end that the seed draws. Separate phases and
+    asymmetry balance cancel this."""
     off_level: float | None = None
     """Conductance of devices that are stuck off, in units of ``g_max``, in [0, 1]; None: the
     ``g_min`` of the device."""

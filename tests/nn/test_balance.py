@@ -137,6 +137,27 @@ def test_slices_are_read_twice() -> None:
     assert not torch.allclose(single(X), exact(X), atol=1e-2)
 
 
+def test_a_shorted_column_reads_0() -> None:
+    found = []
+    for chip in (CHIP, CHIP.replace(**SINGLE)):
+        physical = at.program(_linear(chip), seed=3, defects=at.Defects(short_columns=0.5))
+        found.append(physical.at("1 h")(X))
+    short = found[1].std(0) == 0
+    assert 0 < short.sum() < 7
+    assert (found[0][:, short] == 0).all()
+    assert (found[1][:, short] != 0).all()
+    assert torch.allclose(found[0][:, ~short], found[1][:, ~short], atol=1e-6)
+
+
+def test_compiled_training_draws_the_same() -> None:
+    model = _linear(CHIP.replace(adc={"noise": 0.1})).train()
+    with at.noise(1):
+        expected = model(X[:8])
+    with at.noise(1):
+        found = torch.compile(model, backend="aot_eager", fullgraph=True)(X[:8])
+    assert torch.equal(found, expected)
+
+
 def test_an_ideal_chip_stays_ideal() -> None:
     balanced, single = (
         _on_chip(at.chips.ideal().replace(adc={"asymmetry_balance": on})) for on in (True, False)
