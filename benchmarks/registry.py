@@ -16,6 +16,9 @@ from analogtorch.devices import SquareRoot
 
 NOISE = 0.05
 """Standard deviation of the weight noise in units of the largest weight of a tile."""
+SLICED = 1.3
+"""What a row with slices may cost, in units of the product of its columns per weight, its pulses
+per input and the bar of the same row without slices."""
 BOUND = 12.0
 """Full scale of the ADC in units of (input range x largest weight of the tile)."""
 
@@ -52,6 +55,8 @@ class Shape:
     wires: WireModel | None = None
     """The model of IR drop, in columns of 0.35 ohm; evaluation is then that of a programmed chip,
     which has it too. None: ideal wires. The peers sit it out: none has the same setting."""
+    slices: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Fields of ``Slices``. The peers sit it out too."""
     by_tile: bool = False
     """An input range for each row block, and an ADC bound for each column of it. The peers sit it
     out too."""
@@ -59,7 +64,9 @@ class Shape:
     @property
     def ours_alone(self) -> bool:
         """Whether the peers have no such setting."""
-        return self.preset or self.by_tile or self.device_noise or self.on_chip
+        return bool(
+            self.preset or self.by_tile or self.device_noise or self.slices or self.on_chip
+        )
 
     @property
     def on_chip(self) -> bool:
@@ -140,6 +147,21 @@ SHAPES: dict[str, Shape] = {
     "linear_512_ir_drop_standard": Shape(
         layer=lambda: nn.Linear(512, 512), input=(128, 512), wires="standard"
     ),
+    # 4 columns of 2 bits per weight; then 2 pulses of 4 bits per input as well
+    "linear_1024_slices": Shape(
+        layer=lambda: nn.Linear(1024, 1024),
+        input=(256, 1024),
+        train_bar=SLICED * 4 * 1.2,
+        eval_bar=SLICED * 4 * 1.2,
+        slices={"weight_bits": 8, "bits_per_slice": 2},
+    ),
+    "linear_1024_pulses": Shape(
+        layer=lambda: nn.Linear(1024, 1024),
+        input=(256, 1024),
+        train_bar=SLICED * 8 * 1.2,
+        eval_bar=SLICED * 8 * 1.2,
+        slices={"weight_bits": 8, "bits_per_slice": 2, "bits_per_pulse": 4},
+    ),
     "linear_1024_bf16": Shape(
         layer=lambda: nn.Linear(1024, 1024), input=(256, 1024), autocast=torch.bfloat16
     ),
@@ -157,6 +179,7 @@ def chip(shape: Shape) -> at.Chip:
         array={"rows": shape.rows, "columns": 512},
         adc={"noise": 0.0, "bits": 8 if shape.adc else None, "steps": None, "range": BOUND},
         periphery={"output_bits": None},
+        slices=shape.slices,
         mvm_read_noise={"std": SquareRoot(scale=0.0175) if shape.read_noise else None},
         wires={"column_resistance": 0.35, "model": shape.wires} if shape.wires else {},
         name="benchmark",

@@ -42,6 +42,8 @@ def test_the_bars() -> None:
         "conv2d_64_128": (1.25, 1.4),
         "linear_1024_by_tile": (1.2, 1.2),
         "linear_512_read_noise": (2.2, 1.8),
+        "linear_1024_slices": (1.3 * 4 * 1.2, 1.3 * 4 * 1.2),
+        "linear_1024_pulses": (1.3 * 8 * 1.2, 1.3 * 8 * 1.2),
         "conv2d_64_128_read_noise": (2.2, 1.8),
         "linear_512_device_noise": (4.0, None),
         "conv2d_64_128_device_noise": (4.0, None),
@@ -63,6 +65,7 @@ LAYERS = {
     "read_noise": dataclasses.replace(TINY, read_noise=True),
     "device_noise": dataclasses.replace(TINY, device_noise=True),
     "ir_drop": dataclasses.replace(TINY, wires="pulses"),
+    "slices": dataclasses.replace(TINY, slices={"weight_bits": 8, "bits_per_pulse": 4}),
 }
 
 

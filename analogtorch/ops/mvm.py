@@ -28,7 +28,7 @@ from analogtorch.ops.operands import (
     kept_schema,
     schema,
 )
-from analogtorch.ops.physics import wide
+from analogtorch.ops.physics import block_scales, wide
 from analogtorch.ops.plan import Plan, plan_of
 from analogtorch.ops.slices import sliced
 
@@ -64,7 +64,9 @@ def mvm(x: Tensor, input_range: Tensor, w: Tensor, plan: Plan, **operands: Tenso
 
 def product(operands: Operands, plan: Plan) -> Tensor:
     """Return ``mvm`` of a record of its operands."""
-    return sliced(operands, plan, _product) if plan.slicing.on else _product(operands, plan)
+    if plan.slicing.on:
+        return sliced(operands, plan, _product, _differentiated)
+    return _product(operands, plan)
 
 
 def _product(operands: Operands, plan: Plan) -> Tensor:
@@ -72,6 +74,19 @@ def _product(operands: Operands, plan: Plan) -> Tensor:
     given = (getattr(operands, name) for name in _LEARNING)
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
     return _mvm(*operands, plan.ints, plan.floats, learns)[0]
+
+
+def _differentiated(
+    g: Tensor, operands: Operands, plan: Plan, needs: list[bool]
+) -> tuple[Tensor, ...]:
+    """Return the gradients of the first operands that are needed, as if no output were clipped."""
+    needs = [*needs, *[False] * (len(LEARNS) - len(needs))]
+    scale = operands.scale
+    if scale is None:
+        scale = block_scales(operands.w, plan.bounds, plan.columns)
+    mask = g.new_empty(0, dtype=MASK), g.new_zeros(plan.blocks, dtype=MASK)
+    kept = keep(operands, scale)
+    return _mvm_backward(g.contiguous(), *kept, *mask, plan.ints, plan.floats, needs)
 
 
 _LEARNING = [NAMES[i] for i in LEARNS if NAMES[i] != "bias"]

@@ -69,6 +69,8 @@ class Plan(Layout):
     """The numbers as an operator takes them."""
     unsliced: "Plan" = field(init=False, repr=False, compare=False)
     """The plan of the product of all pulses and columns: this one, unless there are slices."""
+    at_once: "Plan" = field(init=False, repr=False, compare=False)
+    """The plan of the product of all columns with inputs that are applied at once."""
 
     def __post_init__(self) -> None:
         from_0 = len(self.bounds) > 1 and self.bounds[0] == 0
@@ -104,10 +106,10 @@ class Plan(Layout):
         ints, floats = encode(self)
         object.__setattr__(self, "ints", ints)
         object.__setattr__(self, "floats", floats)
-        unsliced = self
-        if self.slicing.on:
-            bits = 0 if self.slicing.pulses(self.input_bits) > 1 else self.input_bits
-            unsliced = replace(self, slicing=Slicing(), input_bits=bits)
+        at_once = unsliced = replace(self, slicing=Slicing()) if self.slicing.on else self
+        if self.slicing.pulses(self.input_bits) > 1:
+            unsliced = replace(at_once, input_bits=0)
+        object.__setattr__(self, "at_once", at_once)
         object.__setattr__(self, "unsliced", unsliced)
 
     @property

@@ -182,12 +182,12 @@ def backward(
     wn = noisy_weight(w, outputs.scale, key, plan)
     wanted, clipped = (needs_x or needs_range, needs_w), None
     if gain is None and not mask.numel() and not by_block:  # as in the digital layer
-        gx, gw = gradients(g, xq, wn, plan, wanted)
+        gx, gw = _gradients(g, xq, wn, plan, wanted)
     else:
         ranges = input_range if by_block else None
         gx, gw, clipped = _by_blocks(g, xq, wn, gain, mask, ranges, plan, wanted)
     if gx is not None and plan.input_bits and not by_block:
-        gx, clipped = through_dac(gx, x, input_range, needs_range)
+        gx, clipped = _through_dac(gx, x, input_range, needs_range)
     g_range = None
     if needs_range:
         g_range = torch.zeros_like(input_range) if clipped is None else clipped * signed.sign()
@@ -204,10 +204,9 @@ def _any(clipped: list[Tensor], v: Tensor) -> Tensor:
     return functools.reduce(torch.logical_or, clipped)
 
 
-def through_dac(
+def _through_dac(
     gx: Tensor, x: Tensor, input_range: Tensor, needs_range: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of the input and of the range, if needed, of a product's ``gx``."""
     bound = beside(input_range, x)
     above, below = x > bound, x < -bound
     g_range = None
@@ -240,7 +239,7 @@ def _output_normals(
     return normal(key, rows, torch.zeros_like(rows), positions).view(shape)
 
 
-def gradients(
+def _gradients(
     g: Tensor, x: Tensor, w: Tensor, plan: Plan, needs: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of a digital product with respect to ``x`` and ``w``."""
@@ -287,11 +286,11 @@ def _by_blocks(
         r = None if ranges is None else ranges[block : block + 1]
         seen = given if r is None else dac(given, r, plan.input_bits, w.dtype)
         flat = seen.flatten(1, 2) if plan.groups > 1 else seen
-        block_gx, block_gw = gradients(passed, flat, w[index], plan, needs)
+        block_gx, block_gw = _gradients(passed, flat, w[index], plan, needs)
         if gx is not None and block_gx is not None:
             block_gx = block_gx.view(seen.shape)
             if r is not None and plan.input_bits:
-                block_gx, g_range = through_dac(block_gx, given, r, True)
+                block_gx, g_range = _through_dac(block_gx, given, r, True)
                 g_ranges.append(g_range)
             elif r is not None:
                 g_ranges.append(torch.zeros_like(r))

@@ -17,7 +17,8 @@ sum of the columns as the cells hold them, noise included. Unlike that of a prod
 it passes outputs that an ADC has clipped.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,11 +29,11 @@ from analogtorch.chips.tiling import Section
 from analogtorch.ops.constants import LEAST_BOUND
 from analogtorch.ops.converters import beside, in_steps, levels
 from analogtorch.ops.operands import Operands, per_block
-from analogtorch.ops.physics import block_scales, over_rows, relative, wide
+from analogtorch.ops.physics import block_scales, wide
 from analogtorch.ops.plan import Plan
-from analogtorch.ops.reference import gradients, noisy_weight, through_dac
 
 Multiply = Callable[[Operands, Plan], Tensor]
+Differentiate = Callable[[Tensor, Operands, Plan, list[bool]], Sequence[Tensor]]
 
 
 def digits(codes: Tensor, bits: int, count: int) -> list[Tensor]:
@@ -52,49 +53,82 @@ def digits(codes: Tensor, bits: int, count: int) -> list[Tensor]:
     return found
 
 
-def columns(w: Tensor, full: Tensor, slicing: Slicing) -> Tensor:
+def columns(w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing) -> Tensor:
     """Return the columns that hold weights, (outputs x columns of a weight, ...).
 
     Gradients reach ``w`` straight through: a change of the weight is shared among its columns so
     that the sum of the columns, as they count, changes by as much.
 
     Args:
-        w: (outputs, ...), floating point.
-        full: weight at full conductance, of the same shape.
+        w: (outputs, ...), floating point; its other dimensions, flattened, are the rows.
+        scale: weight at full conductance, (blocks, outputs), at least the largest of its block.
+        bounds: bounds of the row blocks.
         slicing: the digits.
     """
-    return _Columns.apply(w, full, slicing)
+    return _Columns.apply(w, scale, tuple(bounds), slicing)
 
 
-def _digits_of(w: Tensor, full: Tensor, slicing: Slicing) -> Tensor:
+_AT_A_TIME = 1 << 14
+"""Weights that are cut together, in some passes each, which then stay in cache. From twice as many
+on, torch would divide each pass among threads, which wait for one another."""
+
+
+def _runs(outputs: int, rows: int) -> Iterator[slice]:
+    """Yield runs of outputs of about ``_AT_A_TIME`` weights; a graph takes all at once."""
+    step = outputs if torch.compiler.is_compiling() else max(1, _AT_A_TIME // max(rows, 1))
+    return (slice(a, min(a + step, outputs)) for a in range(0, outputs, max(step, 1)))
+
+
+def _digits_of(w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing) -> Tensor:
     """Return ``columns`` without a gradient."""
-    q = torch.round(relative(w, full).clamp(-1, 1) * slicing.weight_steps)
-    below = q
-    if slicing.complement:
-        negative = (q < 0).to(q.dtype)
-        below = q + negative * 2.0 ** (slicing.weight_bits - 1)
-    found = digits(below, slicing.bits_per_slice, slicing.digits)
-    found = [digit / slicing.full_digit for digit in found]
-    if slicing.complement:
-        found.append(negative)
-    planes = torch.stack([full * share for share in found], 1)
-    return planes.flatten(0, 1).to(w.dtype)
+    steps, flat = slicing.weight_steps, w.flatten(1)
+    table = _table(slicing).to(w.device, scale.dtype)
+    planes = scale.new_empty(len(w), slicing.columns, flat.shape[1])
+    # weights of a block of zeros stay 0; one with a NaN has a scale that is NaN, so its columns too
+    full = torch.where(scale > 0, scale, torch.inf)
+    for block, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for run in _runs(len(w), b - a):
+            q = (flat[run, a:b] / full[block, run].unsqueeze(1)).mul_(steps).round_()
+            number = q.long().clamp_(-steps, steps).add_(steps).flatten()
+            for column, shares in enumerate(table):
+                planes[run, column, a:b] = shares.index_select(0, number).view(q.shape)
+        planes[:, :, a:b] *= scale[block].view(-1, 1, 1)
+    return planes.view(-1, *w.shape[1:]).to(w.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _table(slicing: Slicing) -> Tensor:
+    """Return what each column of a weight holds, in units of the largest digit.
+
+    The shape is (columns, 2 ``weight_steps`` + 1): one number for each integer of a weight, from
+    the smallest on.
+    """
+    steps, top = slicing.weight_steps, 2.0 ** (slicing.weight_bits - 1)
+    with torch.inference_mode(False), torch.no_grad():
+        q = torch.arange(-steps, steps + 1, dtype=torch.float64, device="cpu")
+        negative = (q < 0).double()
+        below = q + negative * top if slicing.complement else q
+        found = digits(below, slicing.bits_per_slice, slicing.digits)
+        found = [digit / slicing.full_digit for digit in found]
+        return torch.stack([*found, *[negative] * slicing.complement])
 
 
 class _Columns(torch.autograd.Function):
     """``columns``: the gradient of each is shared by the squares of what they count for."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, full: Tensor, slicing: Slicing) -> Tensor:
+    def forward(
+        ctx: Any, w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing
+    ) -> Tensor:
         ctx.slicing = slicing
-        return _digits_of(w, full, slicing)
+        return _digits_of(w, scale, bounds, slicing)
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> Any:
         factors = ctx.slicing.slice_factors
         total = sum(f * f for f in factors)
         each = g[0].unflatten(0, (-1, len(factors)))
-        return _weighted(each, [f / total for f in factors], 1), None, None
+        return _weighted(each, [f / total for f in factors], 1), None, None, None
 
 
 def cells(section: Section, weight: Tensor) -> Tensor:
@@ -109,8 +143,8 @@ def cells(section: Section, weight: Tensor) -> Tensor:
         return w
     each = slicing.columns
     shared = tuple(bound // each for bound in section.columns)
-    full = over_rows(block_scales(w, section.bounds, shared), section.bounds)
-    return columns(w, full.view(w.shape), slicing)
+    scale = block_scales(w, section.bounds, shared)
+    return columns(w, scale, section.bounds, slicing)
 
 
 def row_limits(input_range: Tensor, x: Tensor, w: Tensor, plan: Plan) -> Tensor:
@@ -196,13 +230,21 @@ def _weighted(y: Tensor, factors: Sequence[float], dim: int) -> Tensor:
     return total
 
 
-def sliced(operands: Operands, plan: Plan, multiply: Multiply) -> Tensor:
-    """Return the product of a plan with slices; ``multiply`` computes one without them."""
-    x, w, bias = operands.x, operands.w, operands.bias
-    learning = (x, operands.input_range, w)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in learning):
-        limit = row_limits(operands.input_range, x, w, plan)
-        y = _Sliced.apply(x, limit, w, operands, plan, multiply)
+def sliced(
+    operands: Operands, plan: Plan, multiply: Multiply, differentiate: Differentiate
+) -> Tensor:
+    """Return the product of a plan with slices.
+
+    Args:
+        operands: those of the product; ``w`` holds the columns of the weights.
+        plan: the plan, with ``slicing``.
+        multiply: computes a product without slices.
+        differentiate: computes the gradients of such a product in which nothing is clipped behind
+            the array.
+    """
+    x, input_range, w, bias = operands.x, operands.input_range, operands.w, operands.bias
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, input_range, w)):
+        y = _Sliced.apply(x, input_range, w, operands, plan, multiply, differentiate)
     else:
         y = combined(multiply(*unfolded(operands, plan)), plan)
     if bias is not None:
@@ -211,47 +253,34 @@ def sliced(operands: Operands, plan: Plan, multiply: Multiply) -> Tensor:
 
 
 class _Sliced(torch.autograd.Function):
-    """The product without bias, with the gradient of the plain product of what it adds up."""
+    """The product without bias, with the gradients of that of the inputs applied at once."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        limit: Tensor,
+        input_range: Tensor,
         w: Tensor,
         operands: Operands,
         plan: Plan,
         multiply: Multiply,
+        differentiate: Differentiate,
     ) -> Tensor:
         y = combined(multiply(*unfolded(operands, plan)), plan)
-        ctx.plan = plan
-        saved = (x, limit, w, operands.scale, operands.gain, operands.key)
-        ctx.save_for_backward(*saved)
+        ctx.plan, ctx.differentiate = plan, differentiate
+        ctx.save_for_backward(x, input_range, w, operands.scale, operands.gain, operands.key)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
-        x, limit, w, scale, gain, key = ctx.saved_tensors
+        x, input_range, w, scale, gain, key = ctx.saved_tensors
         plan, (g,) = ctx.plan, gradient
-        needs_x, needs_limit, needs_w, *_ = ctx.needs_input_grad
-        each, factors = plan.slicing.columns, plan.slicing.slice_factors
-        if scale is None:
-            scale = block_scales(w, plan.bounds, plan.columns)
-        held, xq = noisy_weight(w, scale, key, plan).to(g.dtype), x.to(g.dtype)
-        counts = w.new_tensor(factors).view(1, each, *[1] * (w.dim() - 1)).to(g.dtype)
-        if gain is not None:
-            rows = over_rows(gain, plan.bounds).view(-1, each, *w.shape[1:])
-            counts = counts * rows.to(g.dtype)
-        effective = (held.unflatten(0, (-1, each)) * counts).sum(1)
-        if plan.input_bits:
-            xq = in_steps(xq, limit.to(g.dtype), levels(plan.input_bits))
-        wanted = needs_x or needs_limit, needs_w
-        gx, gw = gradients(g.contiguous(), xq, effective, plan, wanted)
-        g_limit = None
-        if gx is not None and plan.input_bits:
-            gx, g_limit = through_dac(gx, x, limit, needs_limit)
-        if needs_limit and g_limit is None:
-            g_limit = torch.zeros_like(limit)
-        if gw is not None:
-            gw = (gw.unsqueeze(1) * counts).flatten(0, 1).to(w.dtype)
-        return gx.to(x.dtype) if gx is not None and needs_x else None, g_limit, gw, None, None, None
+        dim = 2 if plan.dims else g.dim()
+        factors = g.new_tensor(plan.slicing.slice_factors)
+        counted = g.unsqueeze(dim) * factors.view(-1, *[1] * plan.dims)
+        operands = Operands(x, input_range, w, scale=scale, gain=gain, key=key)
+        needs = [*ctx.needs_input_grad[:3]]
+        found = ctx.differentiate(
+            counted.flatten(dim - 1, dim).to(w.dtype), operands, plan.at_once, needs
+        )
+        return *(t if n else None for t, n in zip(found, needs, strict=False)), *[None] * 4

@@ -170,6 +170,11 @@ def chips() -> dict[str, at.Chip]:
         "neurram48": neurram48(),
         "neurram48 ten bits": neurram48(output_bits=10, input_bits=8),
         "ideal": ideal(),
+        "slices and pulses": changed(
+            noisy,
+            periphery={"output_bits": None},
+            slices={"weight_bits": 5, "bits_per_slice": 2, "bits_per_pulse": 3},
+        ),
         "SAR ADC, split pulses": changed(
             eight,
             adc={"capacitor_std": 0.02, "dnl_std": 0.1, "inl": (0.0, 0.8, 0.0), "slope_std": 0.02},

@@ -10,7 +10,8 @@ from analogtorch.chips import Slices
 from analogtorch.chips.slices import Slicing
 from analogtorch.ops import Plan, fold, mvm, normal, seed_tensor, stream
 from analogtorch.ops.operands import Operands
-from analogtorch.ops.slices import columns, combined, digits, unfolded
+from analogtorch.ops.slices import columns as sliced
+from analogtorch.ops.slices import combined, digits, unfolded
 
 WEIGHTS = [
     {"weight_bits": bits, "bits_per_slice": each, "signs": signs}
@@ -20,6 +21,11 @@ WEIGHTS = [
     if each < bits
 ]
 KEYS = fold(seed_tensor(1), torch.tensor([stream("test", i) for i in range(3)]))
+
+
+def columns(w: Tensor, full: Tensor, slicing: Slicing) -> Tensor:
+    """Columns of the weights of one row block; ``full`` is one number for each output."""
+    return sliced(w, full.flatten(1)[:, :1].T, (0, w[0].numel()), slicing)
 
 
 def _added(planes: Tensor, slicing: Slicing) -> Tensor:
