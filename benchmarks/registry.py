@@ -64,9 +64,7 @@ class Shape:
     @property
     def ours_alone(self) -> bool:
         """Whether the peers have no such setting."""
-        return bool(
-            self.preset or self.by_tile or self.device_noise or self.slices or self.on_chip
-        )
+        return bool(self.preset or self.by_tile or self.device_noise or self.slices or self.on_chip)
 
     @property
     def on_chip(self) -> bool:
