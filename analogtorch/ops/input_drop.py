@@ -44,7 +44,7 @@ from analogtorch.ops.ir_drop import Block
 from analogtorch.ops.mask import unpacked
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.partial_sums import part
-from analogtorch.ops.physics import Phase, block_scales, phases
+from analogtorch.ops.physics import Phase, block_scales, phases, relative
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.pulse_overlap import pulse_overlap, takes
 from analogtorch.ops.reference import mask_rows
@@ -185,7 +185,7 @@ def _standard(
     span = plan.span(block, current.w.shape[1:])
     n = plan.bounds[block + 1] - plan.bounds[block]
     magnitude = part(current.x.abs(), current.w.abs(), span, plan)
-    a = n * load * magnitude / full.clamp_min(torch.finfo(full.dtype).tiny)
+    a = n * load * relative(magnitude, full)
     return share(a) * part(loss.x, loss.w, span, plan)
 
 
