@@ -195,7 +195,7 @@ class ADC:
     longer with two outputs and 6 to 10 times with four.
 
     Errors of an MVM as measured by ``python -m benchmarks.phases``, with 256x256 Gaussian weights
-    and uniform inputs, one output against separate ones: 0.96 and 1.18 % on ``hermes64`` with exact
+    and uniform inputs, one output against separate ones: 0.96 and 1.16 % on ``hermes64`` with exact
     devices, 18.75 and 18.77 % a day after programming; 2.22 and 3.13 %, 19.37 and 19.62 % on
     ``ibm_speech34``, which then has output noise twice. With weights that are uniform in [-1, 1]
     (``--weights uniform``) it decides: the phases of ``hermes64`` add up weights of one sign and
