@@ -50,6 +50,12 @@ def rounded(x: Tensor, bound: Tensor, bits: int) -> Tensor:
     return in_steps(x, bound, levels(bits))
 
 
+def dac_codes(x: Tensor, bound: Tensor, bits: int) -> Tensor:
+    """Return ``rounded`` in units of a step: integers in floating point."""
+    limit = bound.detach().to(wide(x.dtype)).clamp_min(LEAST_BOUND)
+    return torch.round(rounded(x, bound, bits).to(limit.dtype) * (levels(bits) / limit))
+
+
 def dac(
     x: Tensor, input_range: Tensor, bits: int, dtype: torch.dtype, inl: Tensor | None = None
 ) -> Tensor:

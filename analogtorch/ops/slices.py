@@ -26,8 +26,7 @@ from torch import Tensor
 
 from analogtorch.chips.slices import Slicing
 from analogtorch.chips.tiling import Section
-from analogtorch.ops.constants import LEAST_BOUND
-from analogtorch.ops.converters import beside, in_steps, levels
+from analogtorch.ops.converters import beside, dac_codes
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.physics import block_scales, wide
 from analogtorch.ops.plan import Plan
@@ -36,15 +35,15 @@ Multiply = Callable[[Operands, Plan], Tensor]
 Differentiate = Callable[[Tensor, Operands, Plan, list[bool]], Sequence[Tensor]]
 
 
-def digits(codes: Tensor, bits: int, count: int) -> list[Tensor]:
+def digits(numbers: Tensor, bits: int, count: int) -> list[Tensor]:
     """Return the digits of integers, the least significant first, each with the sign of its number.
 
     Args:
-        codes: integers of any shape, in floating point; NaN stays NaN.
+        numbers: integers of any shape, in floating point; NaN stays NaN.
         bits: bits of a digit.
         count: number of digits.
     """
-    sign, left = codes.sign(), codes.abs()
+    sign, left = numbers.sign(), numbers.abs()
     found = []
     for _ in range(count):
         above = torch.floor(left * 2.0**-bits)
@@ -178,10 +177,9 @@ def unfolded(operands: Operands, plan: Plan) -> tuple[Operands, Plan]:
     if count == 1:
         return operands._replace(bias=None), plan.unsliced
     limit = row_limits(input_range, x, w, plan).detach().to(wide(x.dtype))
-    steps, full = levels(plan.input_bits), 2.0**plan.slicing.bits_per_pulse - 1
-    codes = in_steps(x.to(limit.dtype), limit, steps) * (steps / limit.clamp_min(LEAST_BOUND))
-    codes = torch.round(codes)
-    pulses = [d * (limit / full) for d in digits(codes, plan.slicing.bits_per_pulse, count)]
+    bits, full = plan.slicing.bits_per_pulse, 2.0**plan.slicing.bits_per_pulse - 1
+    numbers = dac_codes(x.to(limit.dtype), limit, plan.input_bits)
+    pulses = [d * (limit / full) for d in digits(numbers, bits, count)]
     samples = operands.samples
     if samples is not None:
         samples = (samples.view(-1, 1) * count + torch.arange(count, device=x.device)).flatten()
