@@ -283,6 +283,7 @@ def test_the_table_of_devices_is_the_one_of_the_documentation() -> None:
         "ideal_device",
         "load",
         "milo_current",
+        "milo_curves",
         "register",
         "registered",
         "save",

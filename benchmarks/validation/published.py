@@ -283,7 +283,7 @@ STANDARD_PCM = {
 WIRES = {False: 2e-4, True: 6e-3}
 """Stated error of IR drop by ladders, in units of the output without it: for inputs of one sign,
 and of both."""
-PULSES = {"pulses": 0.005, "standard": 0.03, "ladder": 0.07}
+WIRES_BY_MODEL = {"pulses": 0.005, "standard": 0.03, "ladder": 0.07}
 """Stated error of IR drop where inputs are pulse widths, in the same units, by ``Wires.model``."""
 
 # ---- chips

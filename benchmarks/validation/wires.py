@@ -10,7 +10,7 @@ from analogtorch.chips import Wires
 from analogtorch.chips.wires import WireModel
 from analogtorch.ops import Operands, Plan, input_drop, ir_drop
 from analogtorch.simulate import nodal
-from benchmarks.validation.published import PULSES, WIRES, Reference
+from benchmarks.validation.published import WIRES, WIRES_BY_MODEL, Reference
 from benchmarks.validation.row import Bar, Row
 
 UNIT = 20e-6
@@ -87,7 +87,7 @@ def pulse_error(
 
 def rows() -> Iterator[Row]:
     """Yield the errors of the models, in percent of the output without a drop."""
-    for model, bound in PULSES.items():
+    for model, bound in WIRES_BY_MODEL.items():
         yield Row(
             quantity=f"pulses, error of `Wires.model={model!r}`, % of the output",
             reference=Reference(dict.fromkeys(WIDTHS, 0.0), "Kirchhoff"),
