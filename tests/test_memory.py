@@ -84,6 +84,7 @@ print(json.dumps({
     assert found["grown"] < 0.05 * found["weights"]
 
 
+@pytest.mark.slow
 def test_the_peak_of_calibration_is_that_of_one_layer() -> None:
     found = alone("""
 model = nn.Sequential(*[nn.Linear(512, 512) for _ in range(40)])

@@ -77,6 +77,7 @@ def test_a_bert_with_trained_weights_keeps_the_order_of_its_similarities() -> No
         assert centred_cosine(exact, columns) > 0.99
 
 
+@pytest.mark.slow
 def test_a_net_with_trained_weights_and_a_convolution_class_of_its_own() -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("sklearn")
