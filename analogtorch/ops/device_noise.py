@@ -121,19 +121,8 @@ def device_noise(
 Sizes = Sequence[int]
 
 
-def _compute(
-    weight: Tensor,
-    key: Tensor,
-    bounds: Sizes,
-    columns: Sizes,
-    together: Sizes,
-    where: Sizes,
-    strength: float,
-    integers: Sizes,
-    numbers: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor]:
-    given = weight, key, bounds, columns, together, where, strength, integers, numbers
-    return (native.device_noise if native.takes(weight) else _by_torch)(*given)
+def _compute(weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return (native.device_noise if native.takes(weight) else _by_torch)(weight, *others)
 
 
 def _by_torch(

@@ -106,7 +106,7 @@ def record(function: Callable[..., Any], arguments: Sequence[float | None]) -> F
     ]
     try:
         found = [recorder.held(_plain(each)) for each in function(*given)]
-    # a function may do anything with what is no tensor
+    # foreign code that got stand-ins: whatever it raises or returns says that they do not serve it
     except Exception:
         return None
     listed, registers, results = instructions(found, len(arguments))

@@ -41,13 +41,12 @@ from analogtorch.chips import Wires
 from analogtorch.devices import Cell
 from analogtorch.ops.converters import beside, dac, levels
 from analogtorch.ops.ir_drop import Block
-from analogtorch.ops.mask import unpacked
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.partial_sums import part
 from analogtorch.ops.physics import Phase, block_scales, phases, relative
 from analogtorch.ops.plan import Plan
 from analogtorch.ops.pulse_overlap import pulse_overlap, takes
-from analogtorch.ops.reference import mask_rows
+from analogtorch.ops.reference import passed_by
 
 STEPS = (0.0, 1 / 16, 1 / 4, 1.0)
 """Bounds of the steps of time, in units of the longest pulse. They grow, as most inputs are small.
@@ -236,14 +235,5 @@ def drops_gradient(
         gain: see ``Operands.gain``.
         plan: the plan of the product.
     """
-    found = []
-    for block in range(plan.blocks):
-        passed = g
-        if mask.numel():
-            clipped = unpacked(mask[block], mask_rows(g.shape, plan)[1])
-            passed = g.masked_fill(clipped.view(g.shape), 0.0)
-        if gain is not None:
-            passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)
-        found.append(-passed)
-    each = torch.stack(found)
+    each = torch.stack([-passed_by(g, mask, gain, block, plan) for block in range(plan.blocks)])
     return torch.stack([sign * each for sign in plan.signs])

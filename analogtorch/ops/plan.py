@@ -8,6 +8,7 @@ from analogtorch.chips.slices import Slicing
 from analogtorch.chips.tiling import Layout
 from analogtorch.devices import Spread
 from analogtorch.ops.encoding import decode, encode
+from analogtorch.ops.operands import Operands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,3 +167,14 @@ def plan_of(ints: tuple[int, ...], floats: tuple[float, ...]) -> Plan:
         ValueError: no plan has these numbers.
     """
     return decode(Plan, ints, floats)
+
+
+def needs_reference(inputs: Operands, plan: Plan) -> bool:
+    """Return whether no kernel computes this product, of whatever device.
+
+    Kernels know neither several reads of a sum nor jitter, no ADC that rounds toward zero, no
+    converter with an INL, and no curvatures.
+    """
+    effects = (inputs.adc_inl, inputs.dac_inl, inputs.curvatures)
+    given = any(effect is not None for effect in effects)
+    return given or plan.reads > 1 or bool(plan.floors) or plan.jitter > 0

@@ -120,7 +120,7 @@ def forward(inputs: Operands, plan: Plan, learns: bool) -> Outputs:
             v, beyond = digital_unit(v, limit, plan.unit_bits)
             clipped.append(beyond)
         if learns and plan.saturates:
-            masks.append(packed(_any(clipped, v).view(mask_rows(shape, plan))))
+            masks.append(packed(_any(clipped, v).view(_mask_rows(shape, plan))))
         total = v.view(shape) if total is None else total + v.view(shape)
     assert total is not None
     if bias is not None:
@@ -216,7 +216,7 @@ def _through_dac(
     return gx.masked_fill(above | below, 0.0), g_range
 
 
-def mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
+def _mask_rows(shape: torch.Size, plan: Plan) -> tuple[int, int]:
     """Return (rows, last) of the mask of an output."""
     vectors, outputs, positions = read_shape(shape, plan)
     return (vectors * outputs, positions) if plan.dims else (vectors, outputs)
@@ -255,6 +255,25 @@ def _gradients(
     return gx, gw
 
 
+def passed_by(g: Tensor, mask: Tensor, gain: Tensor | None, block: int, plan: Plan) -> Tensor:
+    """Return the gradient of the partial sums of a row block, straight through its converters.
+
+    Args:
+        g: the gradient of the product.
+        mask: see ``Outputs.mask``.
+        gain: see ``Operands.gain``.
+        block: number of the row block.
+        plan: the plan of the product.
+    """
+    passed = g
+    if mask.numel():
+        saturated = unpacked(mask[block], _mask_rows(g.shape, plan)[1])
+        passed = g.masked_fill(saturated.view(g.shape), 0.0)
+    if gain is not None:
+        passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)
+    return passed
+
+
 def _by_blocks(
     g: Tensor,
     x: Tensor,
@@ -275,12 +294,7 @@ def _by_blocks(
     gw = torch.empty_like(w, memory_format=form) if needs[1] else None
     g_ranges: list[Any] = []
     for block in range(plan.blocks):
-        passed = g
-        if mask.numel():
-            saturated = unpacked(mask[block], mask_rows(g.shape, plan)[1])
-            passed = g.masked_fill(saturated.view(g.shape), 0.0)
-        if gain is not None:
-            passed = passed * gain[block].view(-1, *[1] * plan.dims).to(g.dtype)
+        passed = passed_by(g, mask, gain, block, plan)
         span = plan.span(block, w.shape[1:])
         index, given = (slice(None), *span), seen_by(x, w.shape[1:], span, plan)
         r = None if ranges is None else ranges[block : block + 1]

@@ -11,7 +11,7 @@ from analogtorch.ops.gpu.linear import linear, linear_backward
 from analogtorch.ops.mask import MASK
 from analogtorch.ops.operands import Gradients, Operands, Outputs, per_block
 from analogtorch.ops.physics import block_scales
-from analogtorch.ops.plan import Plan
+from analogtorch.ops.plan import Plan, needs_reference
 
 if loading.triton is not None:
     from analogtorch.ops.gpu.kernels import KNOWN_ERRORS
@@ -22,18 +22,13 @@ _TYPES = (torch.float16, torch.bfloat16, torch.float32)
 def takes(inputs: Operands, plan: Plan) -> bool:
     """Return whether the kernels compute this product: a linear layer on a GPU, in at most 32 bits.
 
-    They take neither one input range per row block nor several reads of a sum or jitter, no ADC
-    that rounds toward zero, no converter with an INL, no curvatures, and no IR drop by the inputs.
+    They take neither one input range per row block nor IR drop by the inputs, and nothing that
+    ``needs_reference``.
     """
     types = inputs.x.dtype in _TYPES and inputs.w.dtype in _TYPES
     return (
         not plan.dims
-        and plan.reads == 1
-        and not plan.floors
-        and not plan.jitter
-        and inputs.adc_inl is None
-        and inputs.dac_inl is None
-        and inputs.curvatures is None
+        and not needs_reference(inputs, plan)
         and inputs.drops is None
         and (inputs.adc_errors is None or _knows_errors())
         and types

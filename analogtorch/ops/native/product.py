@@ -11,7 +11,7 @@ from analogtorch.ops.mask import MASK, mask_shape
 from analogtorch.ops.native import loading, structures
 from analogtorch.ops.native.call import Call
 from analogtorch.ops.operands import Gradients, Kind, Operands, Outputs, of_kind, per_block
-from analogtorch.ops.plan import Plan
+from analogtorch.ops.plan import Plan, needs_reference
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -20,8 +20,8 @@ def takes(inputs: Operands, plan: Plan) -> bool:
     """Return whether the kernels compute this product: on the CPU, not double precision, not empty.
 
     They do not take input ranges of row blocks that cut a kernel, as a channel then has several;
-    nor plans of several reads of a sum or with jitter, ADCs that round toward zero, converters with
-    an INL, or curvatures. Half precision is computed in float32 throughout and rounded at the end.
+    nor anything that ``needs_reference``. Half precision is computed in float32 throughout and
+    rounded at the end.
     """
     floats = [t for i, t in enumerate(inputs) if t is not None and i in _FLOATS]
     ours = all(t.dtype in _TYPES and t.device.type == "cpu" for t in floats)
@@ -30,12 +30,7 @@ def takes(inputs: Operands, plan: Plan) -> bool:
     return (
         ours
         and whole
-        and plan.reads == 1
-        and not plan.floors
-        and not plan.jitter
-        and inputs.adc_inl is None
-        and inputs.dac_inl is None
-        and inputs.curvatures is None
+        and not needs_reference(inputs, plan)
         and (inputs.adc_errors is None or _KNOWS_ERRORS)
         and inputs.x.numel() > 0
         and inputs.w.numel() > 0
