@@ -159,7 +159,7 @@ def _exact(layer: AnalogLayer, inputs: Operands, plan: Plan, outputs: slice) -> 
     largest inputs.
     """
     section = next(s for s in layer.sections if s.outputs.start <= outputs.start < s.outputs.stop)
-    weight, first = section.weight(layer.as_matrix(layer.weight)), section.outputs.start
+    weight, first = section.weight(layer.placed_matrix(layer.weight)), section.outputs.start
     plan = dataclasses.replace(
         plan,
         output_bits=0,

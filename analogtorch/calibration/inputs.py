@@ -22,6 +22,7 @@ from analogtorch.conversion.watch import evaluating
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
+from analogtorch.ops.expansion import expanded
 from analogtorch.ops.operands import Operands
 
 
@@ -129,7 +130,7 @@ class _Collected:
         self.ran.add(name)
         self.seen[name].vectors += self.layers[name]._vectors(x)
         if name not in self.tiled:
-            self.seen[name].magnitudes[0].add(x)
+            self.seen[name].magnitudes[0].add(expanded(x, self.layers[name].chip.expansion))
 
     def _product(self, name: str, inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
         rows = inputs.w.shape[1:]

@@ -135,7 +135,8 @@ def _check_numbers(
     shape: Any = entry.shape
     if kind is not AnalogMatrix:
         shape = kind.as_matrix(module, present.detach().to("meta")).shape  # type: ignore[arg-type]
-    cut = sections(tuple(shape), getattr(module, "groups", 1), entry.chip)
+    shape = entry.chip.expansion.shape(tuple(shape))
+    cut = sections(shape, getattr(module, "groups", 1), entry.chip)
     blocks = max(section.blocks for section in cut)
     if stored.numel() not in (1, blocks):
         raise ValueError(

@@ -9,6 +9,7 @@ from analogtorch.chips.column_errors import column_errors
 from analogtorch.chips.conductance import mean_conductance
 from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost, Digital, Energy, Figure, Network, Published, Shares
+from analogtorch.chips.expansion import Expansion
 from analogtorch.chips.file import load, save
 from analogtorch.chips.hermes64 import hermes64
 from analogtorch.chips.hermes_core import hermes_core
@@ -78,6 +79,7 @@ __all__ = [
     "Cost",
     "Digital",
     "Energy",
+    "Expansion",
     "Figure",
     "IVCurve",
     "MVMReadNoise",

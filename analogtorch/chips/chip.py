@@ -8,6 +8,7 @@ from analogtorch.chips.array import Array
 from analogtorch.chips.change import changed
 from analogtorch.chips.converters import ADC, DAC
 from analogtorch.chips.cost import Cost
+from analogtorch.chips.expansion import Expansion
 from analogtorch.chips.iv_curve import IVCurve, check_iv
 from analogtorch.chips.non_idealities import non_idealities, scaled, without
 from analogtorch.chips.periphery import Periphery
@@ -40,6 +41,8 @@ class Chip:
     """The arrays of unit cells."""
     dac: DAC
     """The converters on the rows."""
+    expansion: Expansion = field(default_factory=Expansion)
+    """Weight expansion: matrices on more rows than they have inputs; none unless given."""
     slices: Slices = field(default_factory=Slices)
     """How weights and inputs are cut into digits; not at all unless given."""
     cell: Cell
@@ -69,6 +72,7 @@ class Chip:
         for name, kind in (
             ("array", Array),
             ("dac", DAC),
+            ("expansion", Expansion),
             ("slices", Slices),
             ("iv", IVCurve),
             ("thermal", Thermal),
@@ -130,10 +134,13 @@ class Chip:
 
     @property
     def capacity(self) -> int:
-        """Number of weights that the chip can hold: its unit cells, or columns by slices."""
-        return (
-            self.array.tiles * self.array.rows * (self.array.columns // self.slices.slicing.columns)
-        )
+        """Number of weights that the chip can hold.
+
+        They are its unit cells, fewer with several columns or rows of a weight.
+        """
+        columns = self.array.columns // self.slices.slicing.columns
+        cells = self.array.tiles * self.array.rows * columns
+        return int(cells / (self.expansion.factor or 1))
 
     def replace(self, **changes: Any) -> "Chip":
         """Return the chip with other parts, each given whole or as a mapping of fields to change.

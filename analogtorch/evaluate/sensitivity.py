@@ -173,7 +173,7 @@ def _exactly(layer: AnalogLayer) -> Programmed | None:
     held = layer.programmed
     if held is None:
         return None
-    matrix = layer.as_matrix(layer.weight.detach())
+    matrix = layer.placed_matrix(layer.weight.detach())
     weights = tuple(cells(section, matrix) for section in layer.sections)
     return dataclasses.replace(held, weights=weights, gains=tuple(map(torch.ones_like, held.gains)))
 

@@ -38,7 +38,8 @@ class Matrix:
     if the matrix has not all of them, and with ``.T`` if the same weights are applied in another
     form as well."""
     rows: int
-    """Number of inputs of one group: channels times kernel taps."""
+    """Number of inputs of one group: channels times kernel taps; or the rows of its expansion, if
+    the chip has weight expansion."""
     cols: int
     """Number of outputs of all groups."""
     groups: int
@@ -47,7 +48,7 @@ class Matrix:
     kernel: int
     """Kernel taps per channel, which a partial sum should keep together; 1 for a linear layer."""
     weights: int
-    """Number of weights: ``rows * cols``."""
+    """Number of weights: ``cols`` times the inputs of one group."""
     shape: tuple[int, ...] = ()
     """Shape ``(cols, channels / groups, *kernel)``, as ``chips.tiling`` cuts it; () stands for
     ``(cols, rows)``."""

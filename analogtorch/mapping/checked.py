@@ -78,7 +78,7 @@ def passes(
 ) -> dict[str, int]:
     """Return the MVMs that every matrix takes per input vector, for pulses, signs and balance.
 
-    ``signed`` is ``signed_inputs`` of ``schedule``.
+    ``signed`` is ``signed_inputs`` of ``schedule``. Inputs of expanded weights have both signs.
     """
     assert chip.cost is not None
     if isinstance(signed, str):
@@ -92,6 +92,8 @@ def passes(
             f"signed_inputs names {unknown}, which are no matrices; matrices: {', '.join(matrices)}"
         )
     mvms = chip.adc.reads * (1 if chip.cost.covers_slices else chip.pulses)
+    if chip.expansion.on:
+        signed = None
     return {
         name: mvms * (chip.cost.signed_passes if signed is None or name in signed else 1)
         for name in matrices

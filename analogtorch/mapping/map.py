@@ -10,6 +10,7 @@ from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.graph.trace import trace
 from analogtorch.mapping.chosen import chip_of, choose
+from analogtorch.mapping.expand import expand
 from analogtorch.mapping.fitted import fitted
 from analogtorch.mapping.mapping import ChipMapping
 from analogtorch.values import checks
@@ -64,8 +65,9 @@ def map_to_chip(
         TypeError: an argument is of another type.
         ValueError: the model is digital and no chip is given, or its layers are on several chips
             and none is chosen; it does not run on the example, or decides by values that it lacks
-            on the meta device; it has no weights to map or does not fit on the chips; or a pattern,
-            tile or column matches nothing.
+            on the meta device; it has no weights to map or does not fit on the chips; the chip
+            expands weights of a layer that has not that; or a pattern, tile or column matches
+            nothing.
 
     Example:
         >>> model = analogtorch.convert(torch.nn.Linear(300, 10), analogtorch.chips.hermes64())
@@ -89,7 +91,7 @@ def map_to_chip(
     with tqdm(total=2, desc="map", delay=2, disable=not progress) as bar:
         traced = trace(model, example)
         bar.update()
-        chosen = choose(model, traced, exclude, duplicate or {})
+        chosen = expand(choose(model, traced, exclude, duplicate or {}), model, chip)
         result = fitted(
             model=type(model).__name__,
             chip=chip,

@@ -16,6 +16,7 @@ from analogtorch.nn.programmed import ProgrammedMixin
 from analogtorch.nn.reborn import ADDED, cut, reborn
 from analogtorch.nn.tap import Tap
 from analogtorch.ops import flops, refuse_transforms
+from analogtorch.ops.expansion import expanded
 
 
 class AnalogLayer(PlacedMixin, ProgrammedMixin):
@@ -34,8 +35,6 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
     bias: Any
     channel_dim: ClassVar[int]
     """Dimension of the output that counts the layer's outputs, from the end."""
-    digital: ClassVar[type[nn.Module]]
-    """The digital layer of the same kind."""
     on_request: ClassVar[bool] = False
     """Whether ``convert`` converts this kind only if asked."""
 
@@ -237,6 +236,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         outputs: slice | None,
     ) -> Tensor:
         """Return the output of ``execution``; the arguments are those of ``analog_forward``."""
+        x = expanded(x, execution.chip.expansion)
         input_range = self.input_range if self.calibrated else self._absmax(x.detach())
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if self._autocasts(x) else self.weight.dtype

@@ -194,7 +194,7 @@ class Execution:
             outputs: run of the section's ADC outputs; None: all.
         """
         section = self.sections[index]
-        weight = cells(section, layer.as_matrix(layer.weight))
+        weight = cells(section, layer.placed_matrix(layer.weight, self.chip))
         return self._run_of(weight, section, dtype, outputs)
 
     def _run_of(

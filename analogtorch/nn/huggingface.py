@@ -25,6 +25,7 @@ class AnalogConv1D(AnalogLayer, Conv1D):
 
     channel_dim = -1
     digital = Conv1D
+    expands = True
     nx: int
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The blocks of a layer's weight on its chip, and the executions that multiply them."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section, sections
@@ -15,6 +15,7 @@ from analogtorch.nn.programmed import OnChip
 from analogtorch.nn.training import Training
 from analogtorch.ops import Noise, Plan, stream
 from analogtorch.ops.device_noise import device_noise_of
+from analogtorch.ops.expansion import expanded
 
 
 class Executions(NamedTuple):
@@ -51,6 +52,7 @@ class PlacedMixin(ConvertersMixin):
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot become "
                 "another"
             )
+        self._refuse_expansion(chip)
         self._chip = chip
         self.replan()
 
@@ -70,8 +72,14 @@ class PlacedMixin(ConvertersMixin):
         self.replan()
 
     def executions_on(self, chip: Chip) -> Executions:
-        """Return the executions that the layer would have on ``chip``; nothing changes."""
-        placed = sections(self.matrix_shape, getattr(self, "groups", 1), chip)
+        """Return the executions that the layer would have on ``chip``; nothing changes.
+
+        Raises:
+            ValueError: the chip expands weights, which this kind of layer has not.
+        """
+        self._refuse_expansion(chip)
+        shape = chip.expansion.shape(tuple(self._meta_matrix.shape))
+        placed = sections(shape, getattr(self, "groups", 1), chip)
         evaluation = self._plans(placed, chip)
         programmed = self._plans(
             placed,
@@ -86,6 +94,18 @@ class PlacedMixin(ConvertersMixin):
             self._training(chip, placed),
             OnChip(**self._planned(chip, placed, programmed)),
         )
+
+    def _refuse_expansion(self, chip: Chip) -> None:
+        """Raise ValueError if the chip expands weights, which this kind of layer has not."""
+        if chip.expansion.on and not self.expands:
+            name = self.layer_name or "(root)"
+            raise ValueError(
+                f"layer {name!r}: {self.digital.__name__} has no weight expansion, which chip "
+                f"{chip.name!r} asks for (Expansion.factor={chip.expansion.factor:g}); linear and "
+                "recurrent layers and attention have it. Give this layer a chip without it, "
+                f"convert(..., per_layer={{{name!r}: {{'expansion': {{'factor': None}}}}}}), or "
+                f"leave it digital, convert(..., exclude=[{name!r}])"
+            )
 
     @property
     def row_blocks(self) -> int:  # type: ignore[override]
@@ -166,10 +186,29 @@ class PlacedMixin(ConvertersMixin):
         """Return a weight of the layer's shape as (outputs, inputs of one group, *kernel)."""
         return weight
 
+    digital: ClassVar[type[nn.Module]]
+    """The digital layer of the same kind."""
+    expands: ClassVar[bool] = False
+    """Whether this kind of layer has weight expansion, ``Chip.expansion``."""
+
+    @property
+    def _meta_matrix(self) -> Tensor:
+        return self.as_matrix(self.weight.detach().to("meta"))
+
     @property
     def matrix_shape(self) -> tuple[int, ...]:
-        """Shape of the matrix: (outputs, inputs of one group, *kernel)."""
-        return tuple(self.as_matrix(self.weight.detach().to("meta")).shape)
+        """Shape of the matrix that cells hold: (outputs, inputs of one group, *kernel).
+
+        With weight expansion it is (outputs, rows).
+        """
+        return self.chip.expansion.shape(tuple(self._meta_matrix.shape))
+
+    def placed_matrix(self, weight: Tensor, chip: Chip | None = None) -> Tensor:
+        """Return ``as_matrix`` of a weight as cells hold it, expanded if the chip asks for it.
+
+        ``chip`` is that of the layer unless given.
+        """
+        return expanded(self.as_matrix(weight), (chip or self.chip).expansion)
 
     def _geometry(self, placed: tuple[Section, ...]) -> dict[str, tuple[int, ...]]:
         """Return stride, padding and dilation of the product, by name."""

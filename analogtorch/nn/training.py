@@ -74,7 +74,7 @@ class Training(Execution):
         """Return the operands of the weights with their noise."""
         assert keys is not None
         section = self.sections[index]
-        weight = cells(section, layer.as_matrix(layer.weight))
+        weight = cells(section, layer.placed_matrix(layer.weight, self.chip))
         noise: dict[str, Any] = {"output_keys": keys[1:], "samples": samples}
         if self.fluctuations is not None:
             phases = self.plans[index].phases

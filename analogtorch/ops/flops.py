@@ -22,14 +22,23 @@ def register() -> None:
     from torch.utils.flop_counter import flop_registry, register_flop_formula
 
     with _LOCK:
-        mvm, backward = torch.ops.analogtorch.mvm, torch.ops.analogtorch.mvm_backward
-        for operator, formula in ((mvm, _forward), (backward, _backward)):
+        ours = torch.ops.analogtorch
+        for operator, formula in (
+            (ours.mvm, _forward),
+            (ours.mvm_backward, _backward),
+            (ours.expand, _expand),
+            (ours.expand_backward, _expand),
+        ):
             if operator not in flop_registry:
                 register_flop_formula(operator)(formula)
 
 
 def _forward(x: Any, input_range: Any, w: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return int(2 * math.prod(out_shape[0]) * math.prod(w[1:]))
+
+
+def _expand(x: Any, size: int, seed: int, *_: Any, **__: Any) -> int:
+    return int(2 * math.prod(x) * size)
 
 
 def _backward(g: Any, x: Any, input_range: Any, w: Any, *rest: Any, **_: Any) -> int:

@@ -55,6 +55,7 @@ class Noise(StrEnum):
     OUTPUT = "output"
     TRAINING = "training"
     COMPENSATION = "compensation"
+    EXPANSION = "expansion"
 
 
 def stream(*names: str | int | float) -> int:

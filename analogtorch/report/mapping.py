@@ -48,7 +48,7 @@ def summary(mapping: ChipMapping) -> list[tuple[str, str]]:
     chip, over = mapping.chip, mapping.tiles_used - mapping.tiles_lower_bound
     area = chip.array.rows * chip.array.columns
     each = chip.slices.slicing.columns
-    taken = sum(each * m.weights * mapping.copies[m.name] for m in mapping.matrices)
+    taken = sum(each * m.rows * m.cols * mapping.copies[m.name] for m in mapping.matrices)
     wasted = mapping.cells - taken
     zeros = f" ({wasted:,} of them zeros of block-diagonal matrices)" if wasted else ""
     rest = sum(count for _, count in mapping.digital_weights)

@@ -56,7 +56,7 @@ class ProgrammedSection:
         self.blocks = blocks
         # programmed and calibrated with the chip's ADC range: those of the layer suit an inference
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
-        target = cells(section, layer.as_matrix(layer.weight.detach()))
+        target = cells(section, layer.placed_matrix(layer.weight.detach()))
         self.dtype = target.dtype
         self.scale = block_scales(target, section.bounds, section.columns)
         full = over_rows(self.scale, section.bounds).view(section.shape)

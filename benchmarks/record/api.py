@@ -175,6 +175,7 @@ def chips() -> dict[str, at.Chip]:
             periphery={"output_bits": None},
             slices={"weight_bits": 5, "bits_per_slice": 2, "bits_per_pulse": 3},
         ),
+        "weight expansion": changed(noisy, expansion={"factor": 1.5, "seed": 1}),
         "SAR ADC, split pulses": changed(
             eight,
             adc={"capacitor_std": 0.02, "dnl_std": 0.1, "inl": (0.0, 0.8, 0.0), "slope_std": 0.02},
