@@ -278,7 +278,7 @@ def _parts() -> Iterator[Bad]:
     spreads = "noise gain_std slope_std dnl_std capacitor_std"
     yield from fields(lambda: adc, spreads, [*NO_NUMBER, -1], "must be a number >= 0")
     yield from fields(lambda: adc, "rounding", NO_CHOICE, "must be one of")
-    factors = [*NO_NUMBER[1:], 0.5, -2, 65]
+    factors = [*(v for v in NO_NUMBER if v is not None), 0.5, -2, 65]
     yield from fields(lambda: CHIP.expansion, "factor", factors, "must be a number in")
     yield from fields(
         lambda: CHIP.expansion, "seed", [*NO_INTEGER, -1, 2**63], "must be an integer"
