@@ -1,5 +1,6 @@
 """Full scales behind the array, those of ADC and digital unit, found from the partial sums."""
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from analogtorch.calibration.histogram import ColumnHistogram, Histogram
 from analogtorch.calibration.passes import Forward, check_finite, few_threads, run
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
+from analogtorch.devices import Spread
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, over_rows
 from analogtorch.ops.converters import adc, dac
@@ -120,6 +122,9 @@ class _PartialSums:
             scale = block_scales(weight, plan.bounds, plan.columns)
         given = inputs.x if by_block else dac(inputs.x, ranges, plan.input_bits, weight.dtype)
         parts = phases(given, weight, inputs.negatives, plan.phases)
+        warns = self._wanted is None and self._chip.adc.levels
+        # once for all row blocks, as each takes several passes over all weights
+        variances = list(_variances(weight, inputs.scale, self._chip, plan)) if warns else []
         for block in range(plan.blocks):
             span = plan.span(block, weight.shape[1:])
             r = ranges[block : block + 1] if by_block else ranges
@@ -133,8 +138,8 @@ class _PartialSums:
             vs = relative(vs, full)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", vs)
             signs = vs.new_tensor([phase.sign for phase in parts]).view(-1, 1, 1)
-            if self._wanted is None and self._chip.adc.levels and vs.numel():
-                self._count_errors(vs, signs, full, block, inputs, given, plan)
+            if warns and vs.numel():
+                self._count_errors(vs, signs, full, block, inputs, given, plan, variances)
             if self._unit:
                 self._unit[block].add((signs * vs).sum(0), outputs.start)
             for v in vs:
@@ -158,11 +163,12 @@ class _PartialSums:
         inputs: Operands,
         given: Tensor,
         plan: Plan,
+        variances: list[Tensor],
     ) -> None:
         """Add the errors of the chip's own ADC, and of all else, in the sums of a row block.
 
-        ``vs`` are the sums by phase. Only a few vectors or samples of each call count, as it takes
-        two more products.
+        ``vs`` are the sums by phase, ``variances`` those of the weights. Only a few vectors or
+        samples of each call count, as it takes two more products.
         """
         w, span = inputs.w, plan.span(block, inputs.w.shape[1:])
         x, given = (
@@ -183,7 +189,7 @@ class _PartialSums:
         others = (_flat(part(x, w, span, plan), plan) - v * full).square()
         noise = self._chip.adc.noise / math.sqrt(self._chip.adc.reads)
         others = others + plan.phases * (noise * full).square()
-        for variance in _variances(w, inputs.scale, self._chip, plan):
+        for variance in variances:
             others = others + _flat(part(given.square(), variance, span, plan), plan)
         for name, squares in (
             ("sums", (v * full).square()),
@@ -243,14 +249,27 @@ def _flat(sums: Tensor, plan: Plan) -> Tensor:
 
 def _variances(weight: Tensor, scale: Tensor | None, chip: Chip, plan: Plan) -> Iterator[Tensor]:
     """Yield variances of each weight, in its shape: of programming, and of reads in each MVM."""
+    own = scale is None
     scale = block_scales(weight, plan.bounds, plan.columns) if scale is None else scale
     full = over_rows(scale, plan.bounds)
-    if (spread := chip.cell.spread) is not None:
+    spread, reads = chip.cell.spread, chip.mvm_read_noise.of(chip.cell)
+    if spread is not None and not own:
         sigma = weight_sigma(relative(weight.flatten(1), full), full, 1.0, spread)
         yield sigma.square().to(weight.dtype).view(weight.shape)
-    if (reads := chip.mvm_read_noise.of(chip.cell)) is not None:
-        found = read_variances(weight, plan.bounds, plan.columns, reads.table)
+    tables = [_table(spread)] if spread is not None and own else []
+    for table in tables if reads is None else [*tables, reads.table]:
+        found = read_variances(weight, plan.bounds, plan.columns, table)
         yield (full.square() * found.flatten(2)[0]).to(weight.dtype).view(weight.shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _table(spread: Spread) -> tuple[float, ...]:
+    """Return the variances of programming at equally spaced weights from -1 to 1.
+
+    Between them it is taken along straight lines, which one pass over the weights does; the formula
+    takes a dozen.
+    """
+    return tuple(spread(torch.linspace(-1, 1, 1025, dtype=torch.float64)).square().tolist())
 
 
 _SOME = 16

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from analogtorch.conversion.fast_path import reader
 from analogtorch.conversion.subclass import analog_class, refuses
 from analogtorch.nn import AnalogComposite, AnalogLayer, AnalogMatrix
+from analogtorch.nn.adapters import is_part_of_adapter
 from analogtorch.nn.composite import Spot
 from analogtorch.nn.kinds import kinds
 from analogtorch.nn.reborn import ADDED, forward_is_plain
@@ -99,6 +100,8 @@ def reason(model: nn.Module, name: str, module: nn.Module, embeddings: bool = Fa
 
     ``embeddings`` is True if ``convert`` was asked for embeddings.
     """
+    if is_part_of_adapter(model, name):
+        return "part of an adapter, which the digital side computes; merge it to put it on the chip"
     if refused := [why for layer, why in _REFUSED.items() if isinstance(module, layer)]:
         return refused[0]
     kind = kind_of(module)

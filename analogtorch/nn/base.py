@@ -147,8 +147,8 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         if self.training:
             raise RuntimeError(
                 f"layer {self.layer_name!r} belongs to a programmed chip, which cannot train: call "
-                ".eval() on it, or train the model that it was programmed from and program that "
-                "again"
+                ".eval() on it, in which adapters around it learn as well, or train the model that "
+                "it was programmed from and program that again"
             )
         return self.executions.programmed
 

@@ -251,6 +251,11 @@ class ConvertersMixin(nn.Module):
         unexpected: list,
         errors: list,
     ) -> None:
+        if self.programmed is not None and not (state_dict or local_metadata):
+            # what is loaded lies beside the layer, as the matrices of an adapter do
+            held = (name for name, p in self._parameters.items() if p is not None)
+            missing += [prefix + name for name in held if name != "input_range"]
+            return
         if self._refuses_to_load(errors):
             return
         key = prefix + "input_range"

@@ -6,7 +6,7 @@ Weights, chip and seed decide all of them. The weights of the model stay as they
 import copy
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
 from analogtorch.devices.thermal import kelvin
 from analogtorch.nn import AnalogComposite, AnalogLayer
+from analogtorch.nn.adapters import refuse_merging
 from analogtorch.ops import seed_tensor
 from analogtorch.simulate import tiles
 from analogtorch.simulate.compensation import Compensation, Readout
@@ -283,17 +284,11 @@ class ProgrammedChip:
         view = copy.deepcopy(
             self._model, {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in targets}
         )
+        when: dict[str, Any] = {"temperature": warmth, "compensated": compensated}
         with torch.no_grad():
             for name, layer in analog_layers(view):
-                now = held(
-                    self._placed[name],
-                    t,
-                    compensation,
-                    readout,
-                    temperature=warmth,
-                    compensated=compensated,
-                )
-                layer.hold(now)
+                layer.hold(held(self._placed[name], t, compensation, readout, **when))
+        refuse_merging(view)
         name_unread(view, self._named)
         return view
 

@@ -1,0 +1,68 @@
+"""Low-rank adapters around analog layers: which modules are theirs, and what a chip cannot merge.
+
+An adapter, such as those of peft, is a module that holds a layer as ``base_layer`` and small
+matrices beside it, whose product it adds to the layer's output. Nothing here imports peft.
+"""
+
+import functools
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+BASE = "base_layer"
+"""The name under which an adapter holds the layer that it adapts."""
+
+
+def is_part_of_adapter(model: nn.Module, name: str) -> bool:
+    """Return whether the module ``name`` of ``model`` belongs to an adapter.
+
+    The layer that an adapter holds, and what is inside of it, does not belong to the adapter.
+    """
+    module: Any = model
+    for part in name.split(".") if name else ():
+        if BASE in module._modules and part != BASE:
+            return True
+        module = module._modules[part]
+    return False
+
+
+class _Refused:
+    """What stands for a method of an adapter that would change the weight of a programmed layer."""
+
+    def __init__(self, method: str, layer: str) -> None:
+        self.method, self.layer = method, layer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(
+            f"{self.method}: the adapter is around layer {self.layer!r} of a programmed chip, and "
+            "cannot change its cells. Leave it beside the chip, where it computes digitally; or "
+            f"{self.method} it in the model that was programmed, and program that anew"
+        )
+
+
+def refuse_merging(model: nn.Module) -> None:
+    """Make ``merge`` and ``unmerge`` of all adapters around programmed layers of ``model`` raise.
+
+    They would write the weights that the cells were programmed to, with which nothing computes.
+    """
+    for module in model.modules():
+        _refuse(module, BASE, module._modules.get(BASE))
+
+
+def _refuse(module: nn.Module, name: str, held: nn.Module | None) -> None:
+    if name != BASE or held is None:
+        return
+    programmed = [m for m in held.modules() if getattr(m, "programmed", None) is not None]
+    for method in ("merge", "unmerge") if programmed else ():
+        if callable(getattr(module, method, None)):
+            vars(module)[method] = _Refused(method, str(programmed[0].layer_name))
+
+
+@functools.cache
+def watch_wrapping() -> None:
+    """Refuse merging in every adapter that is put around a programmed layer from now on.
+
+    torch calls the hook whenever a module becomes part of another one.
+    """
+    register_module_module_registration_hook(_refuse)

@@ -1,0 +1,254 @@
+"""peft: low-rank adapters beside a chip, whose weights they leave as they are.
+
+AHWA-LoRA (arXiv 2411.17367) keeps pretrained weights on analog tiles and trains digital adapters.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.hwa.huggingface import KeepRanges
+from tests.ecosystem.models import CHIP
+
+pytestmark = [
+    # what peft asks of transformers
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges"),
+]
+IDS = torch.randint(0, 40, (4, 10), generator=torch.Generator().manual_seed(1))
+RANK = 4
+
+
+def _llama() -> nn.Module:
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def _gpt2() -> nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=40, n_positions=16, n_embd=16, n_layer=1, n_head=2,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+TARGETS = {_llama: ["q_proj", "v_proj"], _gpt2: ["c_attn"]}
+EVERYWHERE = {_llama: r".*(_proj|lm_head)", _gpt2: r".*(c_attn|c_fc|c_proj)"}
+MODELS = pytest.mark.parametrize("make", TARGETS)
+
+
+def _converted(make: Any, chip: at.Chip = CHIP) -> nn.Module:
+    return at.calibrate(at.convert(make(), chip), [{"input_ids": IDS}])
+
+
+def _adapted(model: nn.Module, make: Any, **options: Any) -> Any:
+    """Return the model with adapters, which change nothing unless ``options`` say so."""
+    options = {"target_modules": TARGETS[make], **options}
+    config = peft.LoraConfig(r=RANK, fan_in_fan_out=make is _gpt2, **options)
+    torch.manual_seed(2)
+    return peft.get_peft_model(model, config).eval()
+
+
+def _logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def _adapters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if "lora_" in name}
+
+
+def _others(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.clone() for name, p in model.named_parameters() if "lora_" not in name}
+
+
+@MODELS
+def test_only_the_adapters_learn_and_they_learn_under_the_chips_noise(make: Any) -> None:
+    plain = _logits(_converted(make))
+    model = _adapted(_converted(make), make)
+    assert torch.equal(_logits(model), plain)
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == set(_adapters(model))
+    before, first = _others(model), []
+    optimizer = torch.optim.Adam(_adapters(model).values(), lr=0.02)
+    model.train()
+    for _ in range(2):
+        with at.noise(seed=3):
+            losses = [model(input_ids=IDS, labels=IDS).loss for _ in range(2)]
+        assert losses[0] != losses[1]  # each forward has noise of its own
+        first.append(losses[0].item())
+        losses[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert first[1] < first[0]
+    after = _others(model)
+    assert all(torch.equal(t, after[name]) for name, t in before.items())
+
+
+@MODELS
+def test_a_chip_has_the_same_cells_with_adapters(make: Any) -> None:
+    """The layers keep the names that key their noise; the adapters are not programmed."""
+    model = _adapted(_converted(make), make)
+    chip, plain = (at.program(m, seed=1).at("1 day") for m in (model, _converted(make)))
+    assert torch.equal(_logits(chip), _logits(plain))
+    other = _adapted(_converted(make), make, init_lora_weights=False)
+    assert not torch.equal(_logits(at.program(other, seed=1).at("1 day")), _logits(plain))
+    found = at.sweep(other, lambda m: float(_logits(m).mean()), num_chips=1, times=["0 s", "1 day"])
+    assert found.values[0, 0] != found.values[0, 1]
+
+
+@MODELS
+def test_a_drifted_chip_is_recalibrated_by_adapters_alone(make: Any, tmp_path: Path) -> None:
+    """Without labels: the adapters learn to make the chip's logits those of the digital twin."""
+    twin = _logits(make())
+    quiet = CHIP.replace(adc={"noise": 0.0})
+    physical = at.program(_converted(make, quiet), seed=1)
+    model = _adapted(physical.at("1 year"), make, target_modules=EVERYWHERE[make])
+    error = (_logits(model) - twin).square().mean()
+    optimizer = torch.optim.Adam(_adapters(model).values(), lr=0.02)
+    for _ in range(25):
+        (model(input_ids=IDS).logits - twin).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert (_logits(model) - twin).square().mean() < 0.8 * error
+
+    for (_, layer), (_, same) in zip(
+        at.analog_layers(model), at.analog_layers(physical.at("1 year")), strict=True
+    ):
+        assert all(map(torch.equal, layer.programmed.weights, same.programmed.weights))
+        assert not any(p.requires_grad for p in layer.parameters())
+
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    names = {file.name for file in tmp_path.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= names
+    loaded = [
+        peft.PeftModel.from_pretrained(physical.at("1 year"), tmp_path).eval() for _ in range(2)
+    ]
+    saved = _adapters(model)
+    assert all(torch.equal(p, saved[name]) for name, p in _adapters(loaded[0]).items())
+    assert torch.equal(*map(_logits, loaded))
+    with pytest.raises(RuntimeError, match="belongs to a programmed chip; load into the model"):
+        loaded[0].load_state_dict(model.state_dict())
+
+
+@MODELS
+@pytest.mark.parametrize("first", ["adapters", "chip"])
+def test_an_adapter_cannot_be_merged_into_a_chip(make: Any, first: str) -> None:
+    options = {"init_lora_weights": False}
+    if first == "adapters":
+        physical = at.program(_adapted(_converted(make), make, **options), seed=1)
+        model = physical.at("1 day")
+    else:
+        physical = at.program(_converted(make), seed=1)
+        model = _adapted(physical.at("1 day"), make, **options)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    message = "merge: the adapter is around layer .* of a programmed chip, .*program that anew"
+    for merge in (model.merge_and_unload, model.merge_adapter):
+        with pytest.raises(RuntimeError, match=message):
+            merge()
+    with pytest.raises(RuntimeError, match="unmerge: the adapter is around"):
+        copy.deepcopy(model).unmerge_adapter()
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    with pytest.raises(RuntimeError, match=r"call \.eval\(\) on it, in which adapters .* learn"):
+        _logits(model.train())
+
+
+@MODELS
+def test_an_adapter_is_merged_before_the_chip_is_programmed(make: Any) -> None:
+    options = {"init_lora_weights": False}
+    digital = _logits(_adapted(make(), make, **options))
+    merged = _adapted(_converted(make), make, **options).merge_and_unload()
+    found = at.program(merged, seed=1).at("1 day")
+    without = at.program(_converted(make), seed=1).at("1 day")
+    assert not torch.equal(_logits(found), _logits(without))
+    assert torch.allclose(_logits(at.to_digital(merged)), digital, atol=1e-5)
+
+
+@MODELS
+def test_the_digital_side_is_charged_for_the_adapters(make: Any) -> None:
+    model = _converted(make)
+    without = at.map_to_chip(model, {"input_ids": IDS})
+    model = _adapted(model, make)
+    mapping = at.map_to_chip(model, {"input_ids": IDS})
+    assert mapping.tiles_used == without.tiles_used
+    adapters = _adapters(model)
+    weights = sum(p.numel() for p in adapters.values())
+    matmuls = (_operations(m, "matmul") for m in (mapping, without))
+    assert next(matmuls) - next(matmuls) == 2 * IDS.numel() * weights
+    costs = at.cost(mapping), at.cost(without)
+    assert costs[0].energy.digital > costs[1].energy.digital
+    assert costs[0].macs == costs[1].macs
+    assert set(adapters) == {f"{name}.weight" for name in at.summary(model).share.digital}
+
+
+def _operations(mapping: Any, kind: str) -> int:
+    return sum(op.operations for op in mapping.operations if op.kind == kind)
+
+
+@MODELS
+def test_convert_leaves_adapters_digital(make: Any) -> None:
+    model = at.convert(_adapted(make(), make), CHIP)
+    names = [name for name, _ in at.analog_layers(model)]
+    assert len(names) == len(list(at.analog_layers(_converted(make))))
+    assert not any("lora_" in name for name in names)
+    assert sum(name.endswith("base_layer") for name in names) == len(TARGETS[make])
+    with pytest.raises(ValueError, match="part of an adapter, which the digital side computes"):
+        at.convert(_adapted(make(), make), CHIP, include="*lora_A*")
+
+
+def test_the_trainer_trains_adapters_and_keeps_their_base(tmp_path: Path) -> None:
+    model = _adapted(_converted(_llama), _llama)
+    before = _others(model)
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2,
+        report_to="none", use_cpu=True, save_steps=2, disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    rows = [{"input_ids": row, "labels": row} for row in IDS]
+    trainer = transformers.Trainer(
+        model=model, args=arguments, train_dataset=rows, callbacks=[KeepRanges()]
+    )
+    trainer.train()
+    after = _others(model)
+    assert all(torch.equal(t, after[name]) for name, t in before.items())
+    loaded = peft.PeftModel.from_pretrained(_converted(_llama), tmp_path / "checkpoint-2").eval()
+    assert torch.equal(_logits(loaded), _logits(model.eval()))
+
+
+def test_the_adapters_of_a_llama_of_8e9_parameters_are_half_a_percent() -> None:
+    """Rank 16 in all projections: 0.52 %, the share that AHWA-LoRA names (arXiv 2411.17367).
+
+    The sizes are those of Llama 3.1 8B, whose share is the same for any number of blocks but for
+    the embeddings: two blocks are counted and multiplied.
+    """
+    shares = {}
+    for blocks in (1, 2):
+        config = transformers.LlamaConfig(
+            vocab_size=128_256, hidden_size=4096, intermediate_size=14_336,
+            num_hidden_layers=blocks, num_attention_heads=32, num_key_value_heads=8,
+            tie_word_embeddings=False,
+        )  # fmt: skip
+        with torch.device("meta"):
+            model = at.convert(transformers.LlamaForCausalLM(config), CHIP)
+            options = peft.LoraConfig(r=16, target_modules=r".*layers.*_proj")
+            adapted = peft.get_peft_model(model, options)
+        ranges = at.summary(adapted).ranges
+        learning, total = adapted.get_nb_trainable_parameters()
+        shares[blocks] = learning, total - ranges
+    learning, total = (
+        one + 31 * (two - one) for one, two in zip(shares[1], shares[2], strict=True)
+    )
+    assert learning == 41_943_040
+    assert total - learning == 8_030_261_248
+    assert 100 * learning / (total - learning) == pytest.approx(0.52, abs=0.005)
