@@ -23,11 +23,22 @@ from analogtorch.conversion import (
     convert,
     fold_batch_norm,
     guard,
+    quantise_digital,
     to_digital,
 )
 from analogtorch.conversion.summary import Summary, summary
 from analogtorch.cost_model import cost
-from analogtorch.evaluate import TIMES, Sweep, accuracy, budget, lifetime, sensitivity, sweep
+from analogtorch.evaluate import (
+    TIMES,
+    HardwarePlan,
+    Sweep,
+    accuracy,
+    budget,
+    lifetime,
+    plan,
+    sensitivity,
+    sweep,
+)
 from analogtorch.mapping import ChipMapping, map_to_chip, remap
 from analogtorch.ops.scope import noise
 from analogtorch.simulate import (
@@ -55,6 +66,7 @@ __all__ = [
     "Defects",
     "GradientDescent",
     "GuardReport",
+    "HardwarePlan",
     "ProgramAndVerify",
     "ProgrammedChip",
     "Recalibration",
@@ -81,7 +93,9 @@ __all__ = [
     "mapping",
     "nn",
     "noise",
+    "plan",
     "program",
+    "quantise_digital",
     "reestimate_batch_norm",
     "remap",
     "report",

@@ -1,5 +1,6 @@
 """Conversion of a model's layers to analog ones, and the proof that they run on the chip."""
 
+from analogtorch.conversion.digital_bits import quantise_digital
 from analogtorch.conversion.fold import fold_batch_norm
 from analogtorch.conversion.guard import GuardReport, guard
 from analogtorch.conversion.kinds import analog_layers
@@ -13,5 +14,6 @@ __all__ = [
     "convert",
     "fold_batch_norm",
     "guard",
+    "quantise_digital",
     "to_digital",
 ]

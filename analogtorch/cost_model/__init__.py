@@ -6,6 +6,7 @@ from analogtorch.cost_model.peak import Peak, peak
 from analogtorch.cost_model.recalibration import ReadCost
 from analogtorch.cost_model.schedule import schedule
 from analogtorch.cost_model.steps import Schedule
+from analogtorch.cost_model.weight_memory import WeightMemory
 
 __all__ = [
     "CostReport",
@@ -14,6 +15,7 @@ __all__ = [
     "Peak",
     "ReadCost",
     "Schedule",
+    "WeightMemory",
     "cost",
     "peak",
     "published",

@@ -1,10 +1,13 @@
-"""What a chip does to a metric: sweeps over chips and times, and the loss that each layer adds."""
+"""What a chip does to a metric, which layers and non-idealities cost it, and what keeps it."""
 
 from analogtorch.evaluate.accuracy import accuracy
 from analogtorch.evaluate.budget import budget
+from analogtorch.evaluate.hardware import FloorNotReached, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.lifetime import Lifetime, lifetime
 from analogtorch.evaluate.losses import LayerLoss, Loss, Sensitivity
+from analogtorch.evaluate.plan import plan
+from analogtorch.evaluate.plan_cost import PlanCost
 from analogtorch.evaluate.sensitivity import sensitivity
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.suggestion import Suggestion
@@ -13,10 +16,14 @@ from analogtorch.evaluate.sweep import TIMES, Sweep, sweep
 __all__ = [
     "TIMES",
     "Budget",
+    "FloorNotReached",
+    "HardwarePlan",
+    "HardwarePoint",
     "Interval",
     "LayerLoss",
     "Lifetime",
     "Loss",
+    "PlanCost",
     "Sensitivity",
     "Share",
     "Suggestion",
@@ -25,6 +32,7 @@ __all__ = [
     "budget",
     "interval",
     "lifetime",
+    "plan",
     "sensitivity",
     "sweep",
 ]

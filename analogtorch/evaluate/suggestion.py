@@ -95,7 +95,7 @@ def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion
     """Return what ``Sensitivity.suggest`` documents."""
     rows = {row.name: row for row in found.rows}
     total = found.total[effect].mean
-    before, certain = _shares(rows, found, effect, 1.0), dict.fromkeys(rows, 0.0)
+    before, certain = shares(rows, found, effect, 1.0), dict.fromkeys(rows, 0.0)
     off, left = _fewest(before, certain, total, budget) or (tuple(rows), 0.0)
     multiple, more, more_left, why_not = _more_devices(rows, found, effect, budget)
     return Suggestion(
@@ -116,7 +116,7 @@ def suggest(found: "Sensitivity", budget: float, effect: "Effect") -> Suggestion
     )
 
 
-def _shares(
+def shares(
     rows: "dict[str, LayerLoss]", found: "Sensitivity", effect: "Effect", least: float
 ) -> dict[str, float]:
     """Return each layer's part of the loss of all layers.
@@ -143,18 +143,16 @@ def _more_devices(
     if not {"output_noise", "noise"} <= set(found.effects):
         why_not = "measure 'output_noise' and 'noise' too, to know what they would change"
         return 1, (), None, why_not
-    before = _shares(rows, found, effect, 0.0)
-    falling = {name: share * _falling(rows[name], effect) for name, share in before.items()}
+    before = shares(rows, found, effect, 0.0)
+    lost = {name: share * falling(rows[name], effect) for name, share in before.items()}
     for multiple in MULTIPLES:
-        after = {
-            name: share - falling[name] * (1 - multiple**-0.5) for name, share in before.items()
-        }
+        after = {name: share - lost[name] * (1 - multiple**-0.5) for name, share in before.items()}
         if chosen := _fewest(before, after, total, budget):
             return multiple, *chosen, ""
     return 1, (), None, f"up to {MULTIPLES[-1]} times as many are not enough"
 
 
-def _falling(row: "LayerLoss", effect: "Effect") -> float:
+def falling(row: "LayerLoss", effect: "Effect") -> float:
     """Return the share, 0..1, of the loss of a layer that more devices make smaller."""
     output, noise, whole = (max(row.loss[e].mean, 0.0) for e in ("output_noise", "noise", effect))
     return max(min(noise, whole) - output, 0.0) / whole if whole > 0 else 0.0

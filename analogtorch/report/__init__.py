@@ -1,7 +1,7 @@
 """Tables, plots, pages and the report of a run.
 
-Importing this room lets chips, mappings, costs, sensitivities, error budgets, lifetimes, yield
-maps and fitted devices print and draw themselves (``analogtorch.values.shown``).
+Importing this room lets chips, mappings, costs, sensitivities, error budgets, lifetimes, hardware
+plans, yield maps and fitted devices print and draw themselves (``analogtorch.values.shown``).
 """
 
 from analogtorch.report import (  # noqa: F401  they show values
@@ -13,6 +13,7 @@ from analogtorch.report import (  # noqa: F401  they show values
     lifetime,
     mapping,
     page,
+    plan,
     sensitivity,
     yield_map,
 )

@@ -1,0 +1,99 @@
+"""Quantisation to int8 of the layers that stay digital, computed with rounded floats.
+
+It is what an integer unit computes, up to the rounding of sums: weights symmetric with one scale
+per output, inputs symmetric with a scale of their own for each vector (for each sample of a
+convolution), both of 8 bits. Sums, biases and all that multiplies no weight stay floats.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.conversion.kinds import (
+    analog_layers,
+    check_module,
+    is_analog,
+    kind_of,
+    left_digital,
+    matrices_of,
+    reason,
+    refuse_programmed,
+)
+
+LEVELS = 127
+"""Levels of int8 on each side of zero."""
+_MARK = "digital_bits"
+"""Attribute of a layer whose inputs are quantised."""
+
+
+@torch.no_grad()
+def quantise_digital(model: nn.Module) -> nn.Module:
+    """Quantise the layers that ``convert`` could make analog and left digital to int8, in place.
+
+    Their weights are rounded once, with one scale per output; their inputs are rounded in each
+    call, with one scale per vector, or per sample of a convolution. Neither needs data. Of a
+    recurrent layer the state stays a float, and of a module with analog matrices beside digital
+    ones the inputs. Weights that an analog layer shares, and embeddings, stay as they are. Call it
+    after ``convert`` and before ``calibrate``.
+
+    Args:
+        model: a converted or a digital model. Its digital weights change; nothing restores them.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: the model is a programmed chip.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 2))
+        >>> model = at.quantise_digital(at.convert(model, at.chips.hermes64(), exclude="1"))
+    """
+    check_module("quantise_digital", model)
+    refuse_programmed(model, "quantise_digital")
+    shared = {id(layer.weight) for _, layer in analog_layers(model)}
+    for name, module in list(model.named_modules()):
+        if is_analog(module) or reason(model, name, module) is not None:
+            continue
+        for weight in kind_of(module).weight_names(module):
+            _round_weight(module._parameters[weight], _outputs(module), shared)
+        if not hasattr(module, _MARK):
+            setattr(module, _MARK, 8)
+            module.register_forward_pre_hook(_round_inputs, with_kwargs=True)
+    for _, weight in left_digital(model):
+        _round_weight(weight, 0, shared)
+    return model
+
+
+def rounded(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return ``x`` on the levels of int8, with one scale for all numbers along ``dims``."""
+    scale = x.abs().amax(dims, keepdim=True) / LEVELS
+    return torch.where(scale > 0, (x / scale).round() * scale, x)
+
+
+def _round_weight(weight: Any, outputs: int, shared: set[int]) -> None:
+    if isinstance(weight, Tensor) and id(weight) not in shared:
+        weight.copy_(rounded(weight, tuple(d for d in range(weight.dim()) if d != outputs)))
+
+
+def _outputs(module: nn.Module) -> int:
+    """Return the dimension of the weight that counts outputs."""
+    transposed = getattr(module, "transposed", False) or type(module).__name__ == "Conv1D"
+    return 1 if transposed and matrices_of(module) is None else 0
+
+
+def _round_inputs(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    weight: Any = module._parameters.get("weight")
+    spatial = weight.dim() - 2 if hasattr(module, "transposed") else 0
+    dims = tuple(range(-1 - spatial, 0))
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > spatial:
+            return rounded(value, dims)
+        return value
+
+    return tuple(map(changed, args)), {k: changed(v) for k, v in kwargs.items()}

@@ -1,0 +1,235 @@
+"""The result of ``plan``: what was measured, what is on the Pareto front, and what is cheapest."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from analogtorch.chips import Chip
+from analogtorch.evaluate.interval import Interval
+from analogtorch.evaluate.losses import Sensitivity
+from analogtorch.evaluate.plan_cost import PlanCost
+from analogtorch.files import write_atomically
+from analogtorch.values import checks
+from analogtorch.values.shown import as_html, as_text, draw
+
+Cheapest = Literal["energy", "latency", "digital_macs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwarePoint:
+    """One choice of hardware for the layers of a model, as it was measured."""
+
+    digital: tuple[str, ...]
+    """Layers that it keeps digital, of those that were analog."""
+    devices: dict[str, int]
+    """Layers with more devices, and their numbers of unit cells per weight."""
+    values: Tensor
+    """The metric, float64, of shape (chips, times)."""
+    time: str
+    """The time at which the metric is worst on the mean over the chips."""
+    metric: Interval
+    """The metric at that time, over the simulated chips."""
+    cost: PlanCost
+    """Time, energy, tiles and chips of one inference."""
+    arguments: dict[str, Any]
+    """See ``convert_arguments``."""
+
+    def convert_arguments(self) -> dict[str, Any]:
+        """Return the arguments with which ``convert`` makes this model of the digital one."""
+        return dict(self.arguments)
+
+    @property
+    def name(self) -> str:
+        """The choice in words, such as ``digital: dw1, dw2``."""
+        parts = [f"digital: {_some(self.digital)}"] if self.digital else []
+        for cells in sorted(set(self.devices.values())):
+            layers = [name for name, count in self.devices.items() if count == cells]
+            parts.append(f"{cells} cells per weight: {_some(layers)}")
+        return "; ".join(parts) or "all analog"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the arguments, ready for JSON."""
+        half_width = self.metric.half_width if len(self.values) > 1 else None
+        return {
+            "name": self.name,
+            "digital": list(self.digital),
+            "devices": dict(self.devices),
+            "metric": {"mean": self.metric.mean, "half_width": half_width},
+            "time": self.time,
+            "values": self.values.tolist(),
+            **asdict(self.cost),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwarePlan:
+    """What ``plan`` found; print it for a table, ``plot`` draws it.
+
+    Energies and latencies are those of one run of the example.
+    """
+
+    points: tuple[HardwarePoint, ...]
+    """All that was measured, the least energy first."""
+    chip: Chip
+    """The chip; its ``cost`` has the source of each figure of energy and time."""
+    reference: float
+    """The metric of the digital model, in floats."""
+    floor: float
+    """Share of ``reference`` to keep."""
+    digital: Literal["int8", "float"]
+    """How digital layers computed."""
+    digital_metric: float
+    """The metric with all layers digital, computed so."""
+    digital_cost: PlanCost
+    """The cost of an inference with all layers digital, as int8."""
+    cheapest: Cheapest
+    """What ``best`` has least of."""
+    times: tuple[str, ...]
+    """Times after programming."""
+    seeds: tuple[int, ...]
+    """Seed of each chip, the same for all points: ``program(model, seed=seeds[i])``."""
+    higher_is_better: bool
+    sensitivity: Sensitivity
+    """The losses of the layers, from which the candidates were chosen."""
+
+    @property
+    def threshold(self) -> float:
+        """The metric that must be kept: ``floor`` of the reference, or the reference over it."""
+        times_floor = self.reference * self.floor
+        return times_floor if self.higher_is_better else self.reference / self.floor
+
+    def reaches(self, metric: float) -> bool:
+        """Return whether a value of the metric is within the floor."""
+        return metric >= self.threshold if self.higher_is_better else metric <= self.threshold
+
+    @property
+    def front(self) -> tuple[HardwarePoint, ...]:
+        """The Pareto front of metric, energy, latency and chips, the least energy first.
+
+        No other point is as good in all four and better in one, by means.
+        """
+        return tuple(p for p in self.points if not any(self._beats(q, p) for q in self.points))
+
+    @property
+    def best(self) -> HardwarePoint | None:
+        """The cheapest point that keeps the floor at every time; None: there is none."""
+        kept = [p for p in self.points if self.reaches(p.metric.mean)]
+        return min(
+            kept, key=lambda p: (getattr(p.cost, self.cheapest), p.cost.energy), default=None
+        )
+
+    @property
+    def nearest(self) -> HardwarePoint:
+        """The point with the best metric."""
+        return max(self.points, key=lambda p: self._goodness(p.metric.mean))
+
+    def convert_arguments(self) -> dict[str, Any]:
+        """Return the arguments with which ``convert`` makes ``best`` of the digital model.
+
+        They are for ``at.to_digital(model)``: ``chip``, ``exclude`` and ``per_layer``. Then come
+        ``at.quantise_digital``, if digital layers are ``int8``, and what ``prepare`` did.
+
+        Raises:
+            FloorNotReached: no point keeps the floor.
+        """
+        if self.best is None:
+            raise FloorNotReached(self)
+        return self.best.convert_arguments()
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw metric over energy; see ``analogtorch.report.plan.plot``."""
+        return draw(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but chips, ready for JSON."""
+        best, front = self.best, self.front
+        return {
+            "reference": self.reference,
+            "floor": self.floor,
+            "threshold": self.threshold,
+            "cheapest": self.cheapest,
+            "higher_is_better": self.higher_is_better,
+            "times": list(self.times),
+            "seeds": list(self.seeds),
+            "digital": {
+                "kind": self.digital,
+                "metric": self.digital_metric,
+                **asdict(self.digital_cost),
+            },
+            "points": [
+                {**p.to_dict(), "on_front": p in front, "best": p is best} for p in self.points
+            ],
+            "sensitivity": self.sensitivity.to_dict(),
+        }
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return one line per point, separated by commas, and write it to ``path`` if given.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        text = io.StringIO()
+        writer, front, best = csv.writer(text, lineterminator="\n"), self.front, self.best
+        costs = list(asdict(self.digital_cost))
+        writer.writerow(["name", "metric", "half_width", "time", *costs, "on_front", "best"])
+        for p in self.points:
+            half_width = p.metric.half_width if len(p.values) > 1 else ""
+            measured = [p.name, p.metric.mean, half_width, p.time, *asdict(p.cost).values()]
+            writer.writerow([*measured, p in front, p is best])
+        alone = [f"all digital, {self.digital}", self.digital_metric, "", ""]
+        writer.writerow([*alone, *asdict(self.digital_cost).values(), "", ""])
+        if path is not None:
+            write_atomically(checks.path("to_csv: path", path), text.getvalue())
+        return text.getvalue()
+
+    def _goodness(self, metric: float) -> float:
+        return metric if self.higher_is_better else -metric
+
+    def _beats(self, one: HardwarePoint, other: HardwarePoint) -> bool:
+        mine, theirs = (self._badness(p) for p in (one, other))
+        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+    def _badness(self, p: HardwarePoint) -> Sequence[float]:
+        goodness = self._goodness(p.metric.mean)
+        return (-goodness, p.cost.energy, p.cost.latency, float(p.cost.chips))
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the names, or their number and three of them if there are more than five."""
+    shown = [name or "(root)" for name in names]
+    if len(shown) <= 5:
+        return ", ".join(shown)
+    return f"{len(shown)} layers ({', '.join(shown[:3])}, ...)"
+
+
+class FloorNotReached(ValueError):
+    """No plan keeps the metric above the floor; ``plan`` has all that was measured.
+
+    Args:
+        plan: what was measured.
+    """
+
+    def __init__(self, plan: HardwarePlan) -> None:
+        self.plan = plan
+        near = plan.nearest
+        share = near.metric.mean / plan.reference
+        bound = "at least" if plan.higher_is_better else "at most"
+        super().__init__(
+            f"plan: no plan keeps the floor: {plan.floor:g} of the digital {plan.reference:.4g} "
+            f"asks for {bound} {plan.threshold:.4g}; the best of {len(plan.points)} plans "
+            f"({near.name}) reaches {near.metric} at {near.time}, {share:.3f} of it, and all "
+            f"digital ({plan.digital}) {plan.digital_metric:.4g}. Lower the floor, calibrate in "
+            "prepare, train hardware-aware, or allow more max_plans; the error's .plan holds what "
+            "was measured"
+        )

@@ -1,0 +1,350 @@
+"""The cheapest choice of digital layers and of devices per weight that keeps a metric."""
+
+import dataclasses
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import nn
+from tqdm import tqdm
+
+from analogtorch.chips import Chip
+from analogtorch.conversion import analog_layers
+from analogtorch.conversion.example import Example
+from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.cost_model import WeightMemory
+from analogtorch.devices import seconds
+from analogtorch.evaluate.hardware import Cheapest, FloorNotReached, HardwarePlan
+from analogtorch.evaluate.losses import Sensitivity
+from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, search
+from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.plan_folder import kept_sensitivity
+from analogtorch.evaluate.suggestion import falling, shares
+from analogtorch.evaluate.sweep import check_metric, chip_seeds, label
+from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
+from analogtorch.mapping.chosen import chip_of
+from analogtorch.simulate.compensation import Compensation
+from analogtorch.values import checks
+
+
+def plan(
+    model: nn.Module,
+    metric: Callable[[nn.Module], float],
+    floor: float = 0.99,
+    *,
+    example: Example,
+    prepare: Callable[[nn.Module], Any] | None = None,
+    cheapest: Cheapest = "energy",
+    devices: Mapping[int, Change] | None = None,
+    digital: Literal["int8", "float"] = "int8",
+    memory: WeightMemory | None = None,
+    max_chips: int | None = None,
+    max_plans: int = 32,
+    sensitivity: Sensitivity | None = None,
+    times: Sequence[str | float] = ("1 day",),
+    num_chips: int = 3,
+    seed: int = 0,
+    compensation: Compensation = "least_squares",
+    higher_is_better: bool = True,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> HardwarePlan:
+    """Find which layers to keep digital, and which to give more devices, to keep a metric cheaply.
+
+    Layers leave the chip one after another, in an order that their sensitivities and costs give
+    (``analogtorch.evaluate.walks``); each model on the way is converted, measured on simulated
+    chips, and charged by the cost model. So accuracies are measured, never estimated. All models
+    run on the same chips. As in LionHeart (Lammie et al., arXiv 2401.09420), the floor is a share
+    of the digital metric.
+
+    Digital layers are charged two operations of ``chip.cost.host`` per multiply-accumulate (MAC),
+    what they send and receive through the ports, and one read of each weight as a byte
+    (``memory``). A layer with ``n`` times the cells is charged as ``n`` copies that take every
+    vector.
+
+    Args:
+        model: a converted model, all analog layers on one chip. It stays as it is.
+        metric: a function of a model in evaluation mode that returns a number, such as the
+            accuracy; the digital model's must be above 0.
+        floor: share of the digital metric to keep, in (0, 1], on the mean over the chips, at each
+            of ``times``. An error (``higher_is_better=False``) may be the digital one over it.
+        example: input of one inference, as ``map_to_chip`` takes it: a batch of one for costs per
+            sample.
+        prepare: a function that gets each model after ``convert`` and changes it in place, such as
+            ``lambda m: at.calibrate(m, batches)``. None: nothing; a calibrated model needs it.
+        cheapest: what the best plan has least of: ``energy`` or ``latency`` of an inference, or
+            ``digital_macs``, which leaves most work to the chip.
+        devices: cells with more devices to try, by the unit cells of the chip that one takes, >= 2:
+            what ``convert(per_layer=...)`` takes, such as ``{2: {"cell": pairs}}``. None: twice
+            the devices, if the cell can have them (``cell.enlarged``). {}: none.
+        digital: how layers that are digital compute: ``int8``, by ``quantise_digital``; or
+            ``float``, which costs more than the int8 that is charged all the same.
+        memory: the memory of digital weights; None: ``WeightMemory()``, which is assumed.
+        max_chips: largest number of chips of a plan; None: as many as needed.
+        max_plans: about the largest number of models to measure, >= 8. Long walks are measured at
+            some steps, and around the floor.
+        sensitivity: what ``at.sensitivity`` measured of this model with the effect ``drift``; None
+            measures it first.
+        times: times after programming, as ``ProgrammedChip.at`` takes them.
+        num_chips: number of simulated chips, >= 1; with one there are no intervals.
+        seed: seed of the whole experiment, as ``sweep`` has it.
+        compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        higher_is_better: False if the metric is an error.
+        folder: a folder that stores each measurement as soon as it is made, as that of ``sweep``:
+            called again with the same arguments, ``plan`` goes on. One folder per metric.
+        progress: if True, show a progress bar.
+
+    Returns:
+        All measured plans, their Pareto front and the best; print it for a table.
+
+    Raises:
+        FloorNotReached: no plan keeps the floor; its ``plan`` holds what was measured. It is a
+            ValueError.
+        ValueError: the floor is not in (0, 1]; the model is no converted one, is programmed, has
+            layers on several chips, or is calibrated while ``prepare`` is missing; the chip has no
+            ``cost``; no plan takes as few chips as ``max_chips``; the metric is NaN, infinite, or
+            not above 0 with all layers exact; ``sensitivity`` is of other layers; or ``convert``,
+            ``map_to_chip`` or ``sweep`` refuse their arguments.
+        TypeError: an argument is of another type, or the metric returns no number.
+        OSError: the folder cannot be written.
+
+    Example:
+        >>> found = at.plan(model, lambda m: at.accuracy(m, batches), 0.99, example=x[:1],
+        ...                 prepare=lambda m: at.calibrate(m, [x]))
+        >>> print(found)
+        >>> again = at.convert(at.to_digital(model), **found.convert_arguments())
+    """
+    chip = _chip(model, metric, prepare)
+    floor = checks.number(
+        "plan: floor", floor, above=0, most=1, what="share", remedy="0.99 is 99 %"
+    )
+    checks.choice("plan: cheapest", cheapest, get_args(Cheapest))
+    checks.flag("plan: higher_is_better", higher_is_better)
+    max_plans = checks.count("plan: max_plans", max_plans, least=8)
+    if max_chips is not None:
+        checks.count("plan: max_chips", max_chips)
+    how = Measurement(
+        metric=metric,
+        times=_times(times),
+        num_chips=checks.count("plan: num_chips", num_chips),
+        seed=seed,
+        compensation=checks.choice("plan: compensation", compensation, get_args(Compensation)),
+        higher_is_better=higher_is_better,
+        digital=checks.choice("plan: digital", digital, ("int8", "float")),
+        prepare=prepare,
+        folder=None if folder is None else checks.path("plan: folder", folder),
+    )
+    changes = _changes(chip, devices)
+    costs = _costs(model, example, chip, memory)
+    found = _sensitivity(model, how, bool(changes), sensitivity, progress)
+    slack = (1 - floor) if higher_is_better else (1 / floor - 1)
+    walks = _walks(found, costs, cheapest, tuple(changes), slack * found.reference)
+    walks = _small(walks, costs, max_chips)
+    with tqdm(total=max_plans, desc="plans", unit="plan", disable=not progress) as bar:
+        bench = Bench(model, chip, changes, costs, how, bar.update)
+        result = HardwarePlan(
+            points=(),
+            chip=chip,
+            reference=found.reference,
+            floor=floor,
+            digital=digital,
+            digital_metric=bench.all_digital(),
+            digital_cost=costs.all_digital(),
+            cheapest=cheapest,
+            times=tuple(map(label, how.times)),
+            seeds=chip_seeds(seed, num_chips),
+            higher_is_better=higher_is_better,
+            sensitivity=found,
+        )
+        for each in walks:
+            search(
+                each,
+                bench.point,
+                lambda p: result.reaches(p.metric.mean),
+                max_plans // (len(walks) - 1),
+            )
+    points = sorted(bench.measured.values(), key=lambda p: p.cost.energy)
+    result = dataclasses.replace(result, points=tuple(points))
+    if result.best is None:
+        raise FloorNotReached(result)
+    return result
+
+
+def _chip(model: nn.Module, metric: Any, prepare: Any) -> Chip:
+    """Return the chip of the model, after checks of what is to be measured.
+
+    Raises:
+        ValueError: the model has no analog layer, or is programmed, on several chips, or calibrated
+            without ``prepare``.
+        TypeError: the model is no module, or a function cannot be called.
+    """
+    check_module("plan", model)
+    check_metric("plan", metric)
+    refuse_programmed(model, "plan")
+    layers = dict(analog_layers(model))
+    if not layers:
+        raise ValueError(
+            "plan: the model has no analog layer; call analogtorch.convert(model, chip) first"
+        )
+    if prepare is not None:
+        checks.function("plan: prepare", prepare, "prepare(model)")
+    elif calibrated := next((name for name, layer in layers.items() if layer.calibrated), None):
+        raise ValueError(
+            f"plan: layer {calibrated!r} is calibrated, but each plan is converted anew; say how "
+            "to calibrate it: prepare=lambda m: at.calibrate(m, batches)"
+        )
+    try:
+        return chip_of(model)
+    except ValueError as error:
+        raise ValueError(
+            "plan: the layers of the model are on several chips; convert it for one, and name "
+            "others in devices, which plan tries by layer"
+        ) from error
+
+
+def _times(times: Any) -> tuple[str | float, ...]:
+    found = checks.items("plan: times", times, "['1 day']")
+    if not found:
+        raise ValueError("plan: times is empty; leave it out for one day after programming")
+    for time in found:
+        seconds(time)
+    return found
+
+
+def _changes(chip: Chip, devices: Any) -> dict[int, Change]:
+    """Return the changes with more devices by unit cells per weight, as they were given.
+
+    Raises:
+        ValueError: a number of cells is below 2, a change is no part of a chip, or its tiles have
+            another size.
+        TypeError: a change is of another type.
+    """
+    if devices is None:
+        try:
+            return {2: {"cell": chip.cell.enlarged(2)}}
+        except ValueError:  # such as of a SignificancePairs, whose devices are not copies
+            return {}
+    checks.instance("plan: devices", devices, Mapping, "{2: {'cell': cell}}, or {}")
+    for cells, change in devices.items():
+        name = f"plan: devices[{cells!r}]"
+        checks.count(name, cells, least=2, remedy="it counts the unit cells of one weight")
+        checks.instance(name, change, Chip | Mapping, "{'cell': cell}, or a chip")
+        try:
+            other = change if isinstance(change, Chip) else chip.replace(**change)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        if other.array != chip.array:
+            raise ValueError(
+                f"{name}: its tiles differ from those of {chip.name}; change the cell alone"
+            )
+    return dict(devices)
+
+
+def _costs(model: nn.Module, example: Example, chip: Chip, memory: WeightMemory | None) -> Costs:
+    """Return the costs; what they refuse is so known before anything is measured."""
+    memory = WeightMemory() if memory is None else memory
+    checks.instance("plan: memory", memory, WeightMemory, "at.cost_model.WeightMemory()")
+    costs = Costs(model, example, chip, memory)
+    costs.of(Candidate(()))
+    for name, _ in analog_layers(model):  # a layer that the example does not reach has no cost
+        costs.one(name, DIGITAL)
+    return costs
+
+
+def _sensitivity(
+    model: nn.Module,
+    how: Measurement,
+    with_devices: bool,
+    given: Sensitivity | None,
+    progress: bool,
+) -> Sensitivity:
+    """Return the losses of the layers at the latest of the times.
+
+    Raises:
+        ValueError: those given are of other layers or without ``drift``, or the reference is not
+            above 0.
+    """
+    if given is None:
+        found = kept_sensitivity(model, how, with_devices, progress)
+    else:
+        checks.instance("plan: sensitivity", given, Sensitivity, "what at.sensitivity returns")
+        names = {name for name, _ in analog_layers(model)}
+        if {row.name for row in given.rows} != names or "drift" not in given.effects:
+            raise ValueError(
+                "plan: sensitivity must have the effect 'drift' of each analog layer of this "
+                "model; leave it out to measure it"
+            )
+        found = given
+    if found.reference <= 0:
+        raise ValueError(
+            f"plan: the metric with all layers exact is {found.reference:.4g}; a share of it says "
+            "something only above 0: shift or negate the metric"
+        )
+    return found
+
+
+def _walks(
+    found: Sensitivity, costs: Costs, cheapest: Cheapest, cells: tuple[int, ...], slack: float
+) -> list[list[Candidate]]:
+    """Return the walks by what is to be cheap, by MACs and by layers, and what ``suggest`` offers.
+
+    By MACs there is one without and one with more devices, which cost none.
+
+    More devices are estimated as ``suggest`` does. The order of rows, by loss, breaks ties.
+    """
+    rows = {row.name: row for row in found.rows}
+    share = shares(rows, found, "drift", 1.0)
+    enough = {"output_noise", "noise"} <= set(found.effects)
+    losses: dict[str, dict[int, float]] = {}
+    for name, row in rows.items():
+        fall = falling(row, "drift") if enough else 0.0
+        more = {n: share[name] * (1 - fall * (1 - n**-0.5)) for n in cells if fall > 0}
+        losses[name] = {ANALOG: share[name], **more, DIGITAL: 0.0}
+    whole, price = costs.of(Candidate(())), "latency" if cheapest == "latency" else "energy"
+
+    def added(what: str, options: Table) -> dict[str, dict[int, float]]:
+        start = getattr(whole, what)
+        return {
+            name: {n: getattr(costs.one(name, n), what) - start for n in given}
+            for name, given in options.items()
+        }
+
+    off = {name: {n: given[n] for n in (ANALOG, DIGITAL)} for name, given in losses.items()}
+    each = {name: {ANALOG: 0.0, DIGITAL: 1.0} for name in rows}
+    walks = [
+        walk(losses, added(price, losses)),
+        walk(off, added("digital_macs", off)),
+        *([walk(losses, added("digital_macs", losses))] if cells else []),
+        walk(off, each),
+    ]
+    return [*walks, _suggested(found, slack, cells, walks[0])]
+
+
+def _suggested(
+    found: Sensitivity, slack: float, cells: tuple[int, ...], known: Sequence[Candidate]
+) -> list[Candidate]:
+    """Return what ``suggest`` offers for a loss of ``slack``, where ``plan`` can make it."""
+    offered = found.suggest(slack)
+    names = {glob.escape(row.name): row.name for row in found.rows}
+    choices = [dict.fromkeys(map(names.__getitem__, offered.exclude), DIGITAL)]
+    if offered.multiple in cells:
+        choices.append(dict.fromkeys(map(names.__getitem__, offered.per_layer), offered.multiple))
+    listed = [Candidate.of(choice, names.values()) for choice in choices]
+    return [c for c in listed if c not in known and len(c.digital) < len(names)]
+
+
+def _small(
+    walks: list[list[Candidate]], costs: Costs, max_chips: int | None
+) -> list[list[Candidate]]:
+    """Return the walks without candidates that take too many chips."""
+    if max_chips is None:
+        return walks
+    fit = [[c for c in each if costs.of(c).chips <= max_chips] for each in walks]
+    if not any(fit):
+        fewest = min(costs.of(c).chips for each in walks for c in each)
+        raise ValueError(
+            f"plan: no plan takes {max_chips} chips or fewer, the smallest takes {fewest}; raise "
+            "max_chips"
+        )
+    return fit

@@ -1,0 +1,166 @@
+"""Candidates as models, made of the digital one and measured on the same simulated chips."""
+
+import copy
+import glob
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from analogtorch.chips import Chip
+from analogtorch.conversion import analog_layers, convert, to_digital
+from analogtorch.conversion.digital_bits import quantise_digital
+from analogtorch.conversion.kinds import is_analog, reason
+from analogtorch.conversion.patterns import names_of, units
+from analogtorch.evaluate.hardware import HardwarePoint
+from analogtorch.evaluate.interval import interval
+from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.sweep import finite, sweep
+from analogtorch.evaluate.walks import Candidate
+from analogtorch.nn import AnalogEmbedding
+
+Change = Chip | Mapping[str, Any]
+"""A chip, or what ``chip.replace`` takes, as ``convert(per_layer=...)`` has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How candidates are measured; the arguments of ``plan``."""
+
+    metric: Callable[[nn.Module], float]
+    times: tuple[str | float, ...]
+    num_chips: int
+    seed: int
+    compensation: Any
+    higher_is_better: bool
+    digital: Literal["int8", "float"]
+    prepare: Callable[[nn.Module], Any] | None
+    folder: Path | None
+
+
+class Bench:
+    """Makes and measures candidates, each once."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        chip: Chip,
+        changes: Mapping[int, Change],
+        costs: Costs,
+        how: Measurement,
+        step: Callable[[], object],
+    ) -> None:
+        self.digital = to_digital(copy.deepcopy(model)).eval()
+        self.chip, self.changes, self.costs, self.how, self.step = chip, changes, costs, how, step
+        self.before = _left_out(model)
+        self.embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
+        self.measured: dict[Candidate, HardwarePoint] = {}
+        tensors = (*model.parameters(), *model.buffers())
+        self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+
+    def arguments(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the arguments with which ``convert`` makes the candidate."""
+        found: dict[str, Any] = {"chip": self.chip}
+        if exclude := (*self.before, *candidate.digital):
+            found["exclude"] = tuple(map(glob.escape, exclude))
+        if candidate.devices:
+            found["per_layer"] = {
+                glob.escape(name): self.changes[cells] for name, cells in candidate.devices.items()
+            }
+        return found | ({"embeddings": True} if self.embeddings else {})
+
+    def point(self, candidate: Candidate) -> HardwarePoint:
+        """Return the candidate as measured."""
+        if candidate not in self.measured:
+            self.measured[candidate] = self._point(candidate)
+            self.step()
+        return self.measured[candidate]
+
+    def all_digital(self) -> float:
+        """Return the metric with all layers digital."""
+        model = copy.deepcopy(self.digital)
+        if self.how.digital == "int8":
+            quantise_digital(model)
+        with torch.random.fork_rng(devices=self.devices), torch.no_grad():
+            return finite("plan", self.how.metric(model.eval()), "with all layers digital")
+
+    def _point(self, candidate: Candidate) -> HardwarePoint:
+        how, arguments = self.how, self.arguments(candidate)
+        with torch.random.fork_rng(devices=self.devices):
+            model = convert(copy.deepcopy(self.digital), **arguments)
+            if how.digital == "int8":
+                quantise_digital(model)
+            if how.prepare is not None:
+                how.prepare(model)
+            found = sweep(
+                model.eval(),
+                how.metric,
+                num_chips=how.num_chips,
+                times=how.times,
+                seed=how.seed,
+                compensation=how.compensation,
+                folder=None if how.folder is None else how.folder / _folder(candidate, how),
+            )
+        sign = 1 if how.higher_is_better else -1
+        worst = int((sign * found.mean).argmin())
+        return HardwarePoint(
+            digital=candidate.digital,
+            devices=candidate.devices,
+            values=found.values,
+            time=found.times[worst],
+            metric=interval(found.values[:, worst].tolist()),
+            cost=self.costs.of(candidate),
+            arguments=arguments,
+        )
+
+
+def search(
+    walk: Sequence[Candidate],
+    point: Callable[[Candidate], HardwarePoint],
+    keeps: Callable[[HardwarePoint], bool],
+    most: int,
+) -> None:
+    """Measure at most ``most`` candidates of a walk, ends and neighbours of the floor among them.
+
+    Half are spread evenly; the others halve the steps between one that fails and one that keeps
+    the floor, since the metric mostly rises along a walk.
+    """
+    if len(walk) <= most:
+        for candidate in walk:
+            point(candidate)
+        return
+    spread = max(most // 2, 2)
+    kept = {
+        i: keeps(point(walk[i]))
+        for i in sorted({round(n * (len(walk) - 1) / (spread - 1)) for n in range(spread)})
+    }
+    while len(kept) < most:
+        known = sorted(kept)
+        pairs = zip(known, known[1:], strict=False)
+        middles = [(a + b) // 2 for a, b in pairs if b - a > 1 and not kept[a] and kept[b]]
+        if not middles:
+            return
+        kept[middles[0]] = keeps(point(walk[middles[0]]))
+
+
+def _left_out(model: nn.Module) -> tuple[str, ...]:
+    """Return the layers that ``convert`` could make analog and that are digital."""
+    analog = {name for name, _ in analog_layers(model)}
+    embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
+    candidates = {
+        name: m
+        for name, m in model.named_modules()
+        if is_analog(m) or reason(model, name, m, embeddings) is None
+    }
+    return tuple(name for name in units(names_of(model), candidates) if name not in analog)
+
+
+def _folder(candidate: Candidate, how: Measurement) -> str:
+    """Return the name of a candidate's folder."""
+    text = json.dumps([candidate.cells, how.digital])
+    return f"plan-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

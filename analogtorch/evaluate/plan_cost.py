@@ -1,0 +1,148 @@
+"""The cost of a model of which some layers are digital and others have more devices."""
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from torch import nn
+
+from analogtorch.chips import Chip
+from analogtorch.conversion import analog_layers
+from analogtorch.conversion.example import Example
+from analogtorch.cost_model import WeightMemory, cost
+from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
+from analogtorch.evaluate.walks import Candidate
+from analogtorch.graph.trace import trace
+from analogtorch.graph.types import Matrix, Operation
+from analogtorch.mapping.chosen import choose
+from analogtorch.mapping.fitted import fitted
+from analogtorch.mapping.types import Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCost:
+    """Time and energy of one inference, and what it takes."""
+
+    energy: float
+    """Energy of the whole system, J, with the memory of digital weights."""
+    digital_energy: float
+    """The part of it, J, of digital operations and of the memory of digital weights."""
+    latency: float
+    """Time from the first input to the last output, s."""
+    chips: int
+    """Number of chips in use."""
+    tiles: int
+    """Number of tiles in use."""
+    macs: int
+    """Number of multiply-accumulates (MACs) of the weights."""
+    digital_macs: int
+    """The MACs that are digital."""
+
+
+class _Mapped(NamedTuple):
+    chip: Chip
+    operations: tuple[Operation, ...]
+    matrices: tuple[Matrix, ...]
+    placements: tuple[Placement, ...]
+
+
+class Costs:
+    """The costs of candidates; the model is traced once.
+
+    A layer with ``n`` times the unit cells per weight is charged as ``n`` copies of its matrix that
+    all multiply every vector, and its copies' results as additions on the chip.
+    """
+
+    def __init__(
+        self, model: nn.Module, example: Example, chip: Chip, memory: WeightMemory
+    ) -> None:
+        self.model, self.chip, self.memory = model, chip, memory
+        self.traced = trace(model, example)
+        self.weights = {m.name: m.weights for m in self.traced.matrices}
+        self.macs = dict.fromkeys(self.weights, 0)
+        for op in self.traced.operations:
+            if op.matrix is not None:
+                self.macs[op.matrix] += op.vectors * self.weights[op.matrix]
+        self.layers = sum(1 for _ in analog_layers(model))
+        self.known: dict[Candidate, PlanCost] = {}
+
+    def of(self, candidate: Candidate) -> PlanCost:
+        """Return the cost of a candidate, on as many chips as it takes."""
+        if candidate not in self.known:
+            self.known[candidate] = self._of(candidate)
+        return self.known[candidate]
+
+    def _of(self, candidate: Candidate) -> PlanCost:
+        times = {glob.escape(name): n for name, n in candidate.devices.items()}
+        left = [glob.escape(name) for name in candidate.digital]
+        part = choose(self.model, self.traced, left, times)
+        mapping = fitted(
+            model=type(self.model).__name__,
+            chip=self.chip,
+            num_chips=None,
+            matrices=part.matrices,
+            operations=part.operations,
+            copies=part.copies,
+            digital_weights=part.digital_weights,
+            retired=(),
+            retired_columns=(),
+            spread=False,
+        )
+        work, sums = _all_copies(part.operations, part.matrices, part.copies)
+        report = cost(_Mapped(self.chip, work, mapping.matrices, mapping.placements))
+        assert self.chip.cost is not None
+        added = sums * self.chip.cost.on_chip.energy.value
+        kept = {m.name for m in part.matrices}
+        digital = [name for name in self.weights if name not in kept]
+        read, waited = self.memory.read(sum(self.weights[name] for name in digital))
+        return PlanCost(
+            energy=report.energy.system + added + read,
+            digital_energy=report.energy.digital + added + read,
+            latency=report.latency + waited,
+            chips=mapping.num_chips,
+            tiles=mapping.tiles_used,
+            macs=sum(self.macs.values()),
+            digital_macs=sum(self.macs[name] for name in digital),
+        )
+
+    def one(self, name: str, cells: int) -> PlanCost:
+        """Return the cost with all layers on the chip but for the cells of one."""
+        candidate = Candidate.of({name: cells}, [name])
+        if candidate.digital and self.layers == 1:
+            return self.all_digital()
+        return self.of(candidate)
+
+    def all_digital(self) -> PlanCost:
+        """Return the cost without a chip: all operations run on its host."""
+        assert self.chip.cost is not None
+        host, macs = self.chip.cost.host, sum(self.macs.values())
+        others = sum(op.operations for op in self.traced.operations if op.matrix is None)
+        operations = OPERATIONS_PER_MAC * macs + others
+        read, waited = self.memory.read(sum(self.weights.values()))
+        energy = operations * host.energy.value + read
+        return PlanCost(
+            energy=energy,
+            digital_energy=energy,
+            latency=operations / host.rate.value + waited,
+            chips=0,
+            tiles=0,
+            macs=macs,
+            digital_macs=macs,
+        )
+
+
+def _all_copies(
+    operations: tuple[Operation, ...], matrices: tuple[Matrix, ...], copies: Mapping[str, int]
+) -> tuple[tuple[Operation, ...], int]:
+    """Return the operations in which every copy takes all vectors, and the additions behind them.
+
+    ``cost`` deals the vectors of a matrix to its copies.
+    """
+    columns = {m.name: m.cols for m in matrices}
+    found, sums = [], 0
+    for op in operations:
+        times = copies.get(op.matrix or "", 1)
+        found.append(replace(op, vectors=op.vectors * times))
+        sums += (times - 1) * op.vectors * columns.get(op.matrix or "", 0)
+    return tuple(found), sums

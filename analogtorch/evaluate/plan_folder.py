@@ -1,0 +1,110 @@
+"""The sensitivities of a plan in its folder, so that an interrupted plan can go on.
+
+    sensitivity.json   what identifies the measurement, and what it found
+
+The measurements of plans are sweeps, each in a folder of its own beside it.
+"""
+
+import json
+from typing import Any
+
+from torch import nn
+
+from analogtorch.conversion import analog_layers
+from analogtorch.devices import seconds
+from analogtorch.evaluate.journal import experiment
+from analogtorch.evaluate.losses import Effect, LayerLoss, Loss, Sensitivity
+from analogtorch.evaluate.plan_bench import Measurement
+from analogtorch.evaluate.sensitivity import sensitivity
+from analogtorch.files import write_atomically
+from analogtorch.values import checks
+
+_FILE = "sensitivity.json"
+
+
+def kept_sensitivity(
+    model: nn.Module, how: Measurement, with_devices: bool, progress: bool
+) -> Sensitivity:
+    """Return the sensitivities from the folder, or measure and store them.
+
+    Raises:
+        ValueError: the folder holds those of another experiment, or the file is damaged.
+        OSError: the folder cannot be written.
+    """
+    effects: tuple[Effect, ...] = ("drift",)
+    if with_devices:
+        effects = ("output_noise", "noise", "drift")
+    time = max(how.times, key=lambda t: -1.0 if (s := seconds(t)) is None else s)
+    path = None if how.folder is None else how.folder / _FILE
+    head = {
+        **experiment(model, how.seed, how.compensation),
+        "effects": list(effects),
+        "time": seconds(time),
+        "num_chips": how.num_chips,
+    }
+    if path is not None and path.exists():
+        return _read(path, head, model)
+    if how.folder is not None and how.folder.exists() and any(how.folder.iterdir()):
+        raise ValueError(
+            f"plan: {how.folder} holds files and no {_FILE}; give a new or an empty folder"
+        )
+    found = sensitivity(
+        model,
+        how.metric,
+        effects=effects,
+        time=time,
+        num_chips=how.num_chips,
+        seed=how.seed,
+        compensation=how.compensation,
+        higher_is_better=how.higher_is_better,
+        progress=progress,
+    )
+    if path is not None:
+        data = {"experiment": head, "found": found.to_dict()}
+        write_atomically(path, json.dumps(data, indent=2) + "\n")
+    return found
+
+
+def _read(path: Any, head: dict[str, Any], model: nn.Module) -> Sensitivity:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        there, found = data["experiment"], data["found"]
+        if there == head:
+            return _sensitivity(found, model)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"plan: {path} is damaged: {checks.shown(error)}; remove it to measure again"
+        ) from error
+    differ = sorted(k for k in there.keys() | head.keys() if there.get(k) != head.get(k))
+    raise ValueError(
+        f"plan: {path.parent} holds another experiment (it differs in {', '.join(differ)}); give "
+        "another folder"
+    )
+
+
+def _sensitivity(data: dict[str, Any], model: nn.Module) -> Sensitivity:
+    """Return what ``Sensitivity.to_dict`` wrote of the model."""
+    cells = {name: layer.chip.cell for name, layer in analog_layers(model)}
+
+    def losses(given: dict[Effect, dict[str, float]]) -> dict[Effect, Loss]:
+        return {effect: Loss(**loss) for effect, loss in given.items()}
+
+    rows = tuple(
+        LayerLoss(
+            name=row["name"],
+            weights=row["weights"],
+            blocks=row["blocks"],
+            cell=cells[row["name"]],
+            loss=losses(row["loss"]),
+        )
+        for row in data["layers"]
+    )
+    return Sensitivity(
+        rows=rows,
+        reference=data["reference"],
+        total=losses(data["total"]),
+        effects=tuple(data["effects"]),
+        time=data["time"],
+        seeds=tuple(data["seeds"]),
+        note=data.get("note", ""),
+    )

@@ -1,0 +1,120 @@
+"""Which layers of a pretrained keyword spotter to keep digital: accuracy, energy and latency.
+
+    python -m benchmarks.plan
+
+measures the plans of ``at.plan`` and prints their Pareto front; the plans and a plot go to the
+output folder, where an interrupted run goes on.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import analogtorch as at
+from analogtorch.chips.periphery import WeightScale
+from analogtorch.evaluate import FloorNotReached
+from analogtorch.files import write_atomically
+from analogtorch.speech.pretrained import load_pretrained, names
+from benchmarks.pretrained import BATCH, CALIBRATE_EVERY
+from benchmarks.tables import positive
+
+
+def run(options: argparse.Namespace) -> at.HardwarePlan:
+    """Return what ``at.plan`` finds, below the floor too."""
+    net = load_pretrained(options.net, options.data)
+    calibration = list(net.features[::CALIBRATE_EVERY].split(BATCH))
+    some = dataclasses.replace(
+        net, features=net.features[:: options.every], labels=net.labels[:: options.every]
+    )
+    clips = some.batches(BATCH)
+    chip = at.chips.hermes64(phases=options.phases, weight_scale=options.weight_scale)
+    model = at.calibrate(at.convert(net.model, chip), calibration)
+    try:
+        return at.plan(
+            model,
+            lambda view: at.accuracy(view, clips),
+            options.floor,
+            example=net.features[:1],
+            prepare=lambda each: at.calibrate(each, calibration),
+            times=options.times,
+            num_chips=options.chips,
+            seed=options.seed,
+            max_plans=options.plans,
+            folder=options.out / "measured",
+            progress=True,
+        )
+    except FloorNotReached as error:
+        print(error)
+        return error.plan
+
+
+def report(found: at.HardwarePlan) -> str:
+    """Return the table, and the best by each thing that can be cheap."""
+    lines = [str(found), ""]
+    analog = next(p for p in found.points if not (p.digital or p.devices))
+    for cheapest in ("energy", "latency", "digital_macs"):
+        best = dataclasses.replace(found, cheapest=cheapest).best
+        if best is None:
+            continue
+        lines.append(
+            f"least {cheapest}: {best.name}; {best.metric}, "
+            f"{best.cost.digital_macs / best.cost.macs:.1%} of the MACs digital, "
+            f"{best.cost.energy * 1e6:.3g} uJ: {best.cost.energy / analog.cost.energy:.3g} of all "
+            f"analog, {best.cost.energy / found.digital_cost.energy:.3g} of all digital int8"
+        )
+    return "\n".join(lines)
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.plan",
+        description="Which layers of a pretrained keyword spotter to keep digital on hermes64.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument(
+        "--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA"
+    )
+    parser.add_argument("--net", choices=names(), default="DS-CNN", help="pretrained net")
+    parser.add_argument("--floor", type=float, default=0.99, help="share of the digital accuracy")
+    parser.add_argument("--times", nargs="+", default=["1 day"], help="times after programming")
+    parser.add_argument("--chips", type=positive, default=5, help="simulated chips")
+    parser.add_argument("--phases", type=int, choices=(1, 4), default=4, help="of hermes64")
+    parser.add_argument(
+        "--weight-scale", choices=get_args(WeightScale), default="block", help="of hermes64"
+    )
+    parser.add_argument(
+        "--every", type=positive, default=8, help="measure on every n-th clip only, to save time"
+    )
+    parser.add_argument("--plans", type=positive, default=32, help="about how many to measure")
+    parser.add_argument("--seed", type=int, default=0, help="which chips")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/plan"), help="folder of measurements and reports"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table and write the reports."""
+    options, start = parse(argv), time.perf_counter()
+    try:
+        found = run(options)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"benchmarks.plan: {error}") from error
+    text = report(found)
+    print(text)
+    write_atomically(options.out / "plan.txt", text + "\n")
+    write_atomically(options.out / "plan.json", json.dumps(found.to_dict(), indent=2) + "\n")
+    found.to_csv(options.out / "plan.csv")
+    found.plot(options.out / "plan.png")
+    print(f"\n{time.perf_counter() - start:.0f} s; reports in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

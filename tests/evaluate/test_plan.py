@@ -1,0 +1,367 @@
+"""Hardware plans: what is measured, what they cost, and that convert makes the same model again."""
+
+import copy
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.conversion.digital_bits import LEVELS, rounded
+from analogtorch.cost_model import WeightMemory
+from analogtorch.evaluate import FloorNotReached, HardwarePlan
+from analogtorch.evaluate.plan_cost import Costs
+from analogtorch.evaluate.walks import Candidate, walk
+from tests.crossbar import crossbar
+
+CHIP = crossbar()
+X = torch.randn(400, 24, generator=torch.Generator().manual_seed(0))
+
+
+def _digital() -> nn.Sequential:
+    """Return a net whose layer ``2`` is fragile: one large weight sets its scale."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 6)
+    )
+    with torch.no_grad():
+        net[2].weight[3, 5] = 4.0
+    return net.eval()
+
+
+LABELS = _digital()(X).argmax(-1)
+
+
+def _accuracy(model: nn.Module) -> float:
+    return at.accuracy(model, [(X, LABELS)])
+
+
+def _calibrate(model: nn.Module) -> None:
+    at.calibrate(model, [X])
+
+
+def _analog() -> nn.Module:
+    return at.calibrate(at.convert(_digital(), CHIP), [X])
+
+
+def _plan(model: nn.Module | None = None, floor: float = 0.9, **options: object) -> HardwarePlan:
+    usual = {"example": X[:1], "prepare": _calibrate, "num_chips": 2}
+    return at.plan(model or _analog(), _accuracy, floor, **(usual | options))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def found() -> HardwarePlan:
+    return _plan()
+
+
+def test_the_fragile_layer_is_kept_digital_and_the_floor_is_kept(found: HardwarePlan) -> None:
+    assert found.reference == 1.0
+    (analog,) = [p for p in found.points if p.name == "all analog"]
+    assert analog.metric.mean < found.threshold == pytest.approx(0.9)
+    assert found.best is not None
+    assert "2" in found.best.digital
+    assert found.best.metric.mean >= found.threshold
+    kept = [p for p in found.points if p.metric.mean >= found.threshold]
+    assert found.best.cost.energy == min(p.cost.energy for p in kept)
+    least = dataclasses.replace(found, cheapest="digital_macs").best
+    assert least is not None
+    assert least.cost.digital_macs == min(p.cost.digital_macs for p in kept)
+
+
+def test_the_front_holds_no_point_that_another_beats(found: HardwarePlan) -> None:
+    def costs(p: at.evaluate.HardwarePoint) -> tuple[float, ...]:
+        return (-p.metric.mean, p.cost.energy, p.cost.latency, p.cost.chips)
+
+    for p in found.points:
+        beaten = any(
+            costs(q) != costs(p) and all(a <= b for a, b in zip(costs(q), costs(p), strict=True))
+            for q in found.points
+        )
+        assert beaten == (p not in found.front)
+    energies = [p.cost.energy for p in found.points]
+    assert energies == sorted(energies)
+
+
+def test_the_arguments_make_the_same_model_of_the_digital_one(found: HardwarePlan) -> None:
+    kinds = {bool(p.digital) + 2 * bool(p.devices) for p in found.points}
+    assert {0, 1, 2} <= kinds  # all analog, digital layers, more devices
+    for kind in kinds:
+        point = next(p for p in found.points if bool(p.digital) + 2 * bool(p.devices) == kind)
+        model = at.convert(_digital(), **point.convert_arguments())
+        _calibrate(at.quantise_digital(model))
+        again = at.sweep(model, _accuracy, num_chips=2, times=["1 day"])
+        assert torch.equal(again.values, point.values)
+        assert again.seeds == found.seeds
+    assert found.convert_arguments() == found.best.convert_arguments()  # type: ignore[union-attr]
+
+
+def test_a_layer_that_was_excluded_stays_excluded_and_is_charged() -> None:
+    model = at.convert(_digital(), CHIP, exclude="4")
+    found = _plan(model, 0.5, devices={}, max_plans=8)
+    for p in found.points:
+        assert "4" in p.convert_arguments()["exclude"]
+        assert p.digital.count("4") == 0
+        assert p.cost.digital_macs >= 40 * 6
+
+
+def test_the_model_and_the_random_state_stay_as_they_were() -> None:
+    model = _analog()
+    model.train()
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    _plan(model, 0.5, devices={}, max_plans=8, num_chips=1)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model[2].calibrated  # type: ignore[index, union-attr]
+
+
+def test_costs_add_up_by_hand() -> None:
+    model = at.convert(_digital(), CHIP)
+    memory = WeightMemory(capacity=1000)
+    costs = Costs(model, X[:1], CHIP, memory)
+    macs, (first, middle, last) = 2800, (960, 1600, 240)
+    assert CHIP.cost is not None
+    host, whole, alone = CHIP.cost.host, costs.of(Candidate(())), costs.all_digital()
+    read = 1000 * memory.energy.value + 1800 * memory.dram_energy.value
+    relu = 80
+    assert alone.energy == pytest.approx((2 * macs + relu) * host.energy.value + read)
+    assert alone.latency == pytest.approx(
+        (2 * macs + relu) / host.rate.value + 1800 / memory.dram_rate.value
+    )
+    assert (whole.macs, whole.digital_macs) == (macs, 0)
+    report = at.cost(at.map_to_chip(model, X[:1]))
+    assert whole.energy == pytest.approx(report.energy.system)
+    assert whole.latency == pytest.approx(report.latency)
+    part = costs.of(Candidate((("0", 0), ("4", 0))))
+    assert part.digital_macs == first + last
+    report = at.cost(at.map_to_chip(model, X[:1], exclude=["0", "4"]))
+    read, _ = memory.read(first + last)
+    assert part.energy == pytest.approx(report.energy.system + read)
+    twice = costs.of(Candidate((("2", 2),)))
+    apart = at.cost(at.map_to_chip(model, X[:1], exclude=["0", "4"])).energy
+    added = apart.tile + 40 * CHIP.cost.on_chip.energy.value  # the copy, and its sums
+    assert twice.energy == pytest.approx(whole.energy + added, rel=0.01)
+    assert middle == costs.weights["2"]
+
+
+def test_a_walk_takes_what_saves_most_for_what_it_costs() -> None:
+    losses = {"a": {1: 4.0, 0: 0.0}, "b": {1: 3.0, 2: 2.0, 0: 0.0}, "c": {1: 0.0, 0: 0.0}}
+    costs = {"a": {1: 0.0, 0: 8.0}, "b": {1: 0.0, 2: 0.5, 0: 10.0}, "c": {1: 0.0, 0: 1.0}}
+    steps = [dict(c.cells) for c in walk(losses, costs)]
+    assert steps == [{}, {"b": 2}, {"a": 0, "b": 2}, {"a": 0, "b": 0}]
+    costs["c"][0] = -1.0  # it saves energy: after those that save loss for nothing
+    costs["a"][0] = 0.0
+    steps = [dict(c.cells) for c in walk(losses, costs)]
+    assert steps[1] == {"a": 0}
+    assert steps[-1] == {"a": 0, "b": 0}
+
+
+def test_long_walks_are_measured_at_some_steps_and_around_the_floor() -> None:
+    from analogtorch.evaluate.plan_bench import search
+
+    line, met = list(range(101)), list[int]()
+
+    def point(i: int) -> int:
+        met.append(i)
+        return i
+
+    search(line, point, lambda i: i >= 37, 14)  # type: ignore[arg-type]
+    assert {0, 100, 36, 37} <= set(met)
+    assert len(met) <= 14
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Linear(6, 4), torch.randn(5, 6)),
+        (nn.Conv2d(4, 6, 3, groups=2), torch.randn(2, 4, 5, 5)),
+        (nn.ConvTranspose1d(3, 5, 2), torch.randn(2, 3, 4)),
+        (nn.LSTM(6, 4), torch.randn(3, 2, 6)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_int8_rounds_weights_by_output_and_inputs_by_vector_or_sample(
+    layer: nn.Module, x: Tensor
+) -> None:
+    exact = copy.deepcopy(layer)
+    model = nn.Sequential(layer)
+    at.quantise_digital(at.quantise_digital(model))  # the second call changes nothing
+    out, true = model(x), exact(x)
+    if isinstance(out, tuple):
+        out, true = out[0], true[0]
+    assert 0 < (out - true).abs().max() < 0.03 * true.abs().max()
+    name = "weight_ih_l0" if isinstance(layer, nn.LSTM) else "weight"
+    weight = getattr(layer, name).detach()
+    by_output = weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose1d) else weight
+    for row in by_output:
+        codes = row / row.abs().max() * LEVELS
+        assert torch.allclose(codes, codes.round(), atol=1e-3)
+    halves = torch.cat([_first(model(part)) for part in x.split(1, 1 if len(x) == 3 else 0)], 1)
+    if isinstance(layer, nn.LSTM):
+        assert torch.allclose(halves, out, atol=1e-6)
+
+
+def _first(value: Tensor | tuple[Tensor, object]) -> Tensor:
+    return value if isinstance(value, Tensor) else value[0]
+
+
+def test_int8_leaves_zeros_and_analog_weights() -> None:
+    assert torch.equal(rounded(torch.zeros(2, 3), (-1,)), torch.zeros(2, 3))
+    model = at.convert(_digital(), CHIP, exclude="2")
+    before = copy.deepcopy(model.state_dict())
+    at.quantise_digital(model)
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"2.weight"}
+
+
+def test_a_floor_that_no_plan_keeps_says_how_far_the_best_gets() -> None:
+    noisy = CHIP.replace(adc={"noise": 3.0})
+    model = at.convert(_digital(), noisy)
+    with pytest.raises(FloorNotReached, match="asks for at least 1; the best of") as caught:
+        _plan(model, 1.0, devices={}, max_plans=8)
+    left = caught.value.plan
+    assert left.best is None
+    assert left.nearest.metric.mean == max(p.metric.mean for p in left.points)
+    assert "no plan keeps the floor" in str(left)
+    assert isinstance(caught.value, ValueError)
+    with pytest.raises(FloorNotReached):
+        left.convert_arguments()
+
+
+def test_an_error_may_rise_to_the_digital_one_over_the_floor() -> None:
+    target = _digital()(X).detach()
+
+    def error(model: nn.Module) -> float:
+        return 1.0 + (model(X) - target).square().mean().item()
+
+    found = at.plan(
+        _analog(),
+        error,
+        0.97,
+        example=X[:1],
+        prepare=_calibrate,
+        num_chips=1,
+        higher_is_better=False,
+        max_plans=8,
+    )
+    assert found.threshold == pytest.approx(1 / 0.97)
+    assert found.best is not None
+    assert found.best.metric.mean <= found.threshold
+    assert "at most" in str(found)
+
+
+def test_an_interrupted_plan_goes_on_and_gives_the_same(tmp_path: Path) -> None:
+    small: dict[str, object] = {"devices": {}, "max_plans": 8, "num_chips": 1}
+    found = _plan(floor=0.8, **small)
+    calls = 0
+
+    def fragile(model: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 7:  # four of the sensitivities, all digital, two plans
+            raise KeyboardInterrupt
+        return _accuracy(model)
+
+    options = {"example": X[:1], "prepare": _calibrate, "folder": tmp_path / "p"} | small
+    with pytest.raises(KeyboardInterrupt):
+        at.plan(_analog(), fragile, 0.8, **options)  # type: ignore[arg-type]
+    begun = calls
+    again = at.plan(_analog(), fragile, 0.8, **options)  # type: ignore[arg-type]
+    assert again.to_dict() == found.to_dict()
+    whole = calls - begun
+    calls = 100
+    assert at.plan(_analog(), fragile, 0.8, **options).to_dict() == found.to_dict()  # type: ignore[arg-type]
+    assert calls == 101  # all digital alone
+    assert whole > 1
+    with pytest.raises(ValueError, match="differs in num_chips"):
+        at.plan(_analog(), _accuracy, 0.8, **(options | {"num_chips": 3}))  # type: ignore[arg-type]
+
+
+def test_what_was_measured_can_be_given(found: HardwarePlan) -> None:
+    again = _plan(sensitivity=found.sensitivity)
+    assert again.to_dict() == found.to_dict()
+    other = at.convert(nn.Sequential(nn.Linear(24, 6)), CHIP)
+    with pytest.raises(ValueError, match="of each analog layer of this model"):
+        _plan(other, sensitivity=found.sensitivity, prepare=None)
+
+
+def test_table_page_csv_and_plot(found: HardwarePlan, tmp_path: Path) -> None:
+    text, best = str(found), found.best
+    assert best is not None
+    for wanted in ("all analog", "all digital, int8", best.name + " *", "convert_arguments"):
+        assert wanted in text
+    assert "<table>" in found._repr_html_()
+    rows = list(csv.DictReader(io.StringIO(found.to_csv(tmp_path / "plan.csv"))))
+    assert (tmp_path / "plan.csv").read_text().splitlines()[0].startswith("name,metric")
+    assert [row["name"] for row in rows if row["best"] == "True"] == [best.name]
+    assert len(rows) == len(found.points) + 1
+    assert json.loads(json.dumps(found.to_dict()))["points"][0]["energy"] > 0
+    pytest.importorskip("matplotlib")
+    found.plot(tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").stat().st_size > 1000
+
+
+Refused = Callable[[], object]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: _plan(floor=0.0), "floor must be"),
+        (lambda: _plan(floor=1.5), "floor must be"),
+        (lambda: _plan(floor=float("nan")), "floor must be"),
+        (lambda: _plan(_digital()), "no analog layer"),
+        (lambda: _plan(prepare=None), "is calibrated"),
+        (lambda: _plan(cheapest="price"), "cheapest"),
+        (lambda: _plan(digital="int4"), "digital"),
+        (lambda: _plan(times=[]), "times is empty"),
+        (lambda: _plan(max_plans=3), "max_plans"),
+        (lambda: _plan(max_chips=0), "max_chips"),
+        (lambda: _plan(devices={1: {"cell": CHIP.cell}}), r"devices\[1\]"),
+        (lambda: _plan(devices={2: {"cells": CHIP.cell}}), r"devices\[2\]"),
+        (lambda: _plan(devices={2: CHIP.replace(array={"rows": 64})}), "its tiles differ"),
+        (lambda: _plan(at.convert(_digital(), at.chips.ideal()), prepare=None), "no cost"),
+        (
+            lambda: at.plan(_analog(), lambda m: float("nan"), example=X[:1], prepare=_calibrate),
+            "nan",
+        ),
+        (
+            lambda: at.plan(_analog(), lambda m: 0.0, example=X[:1], prepare=_calibrate),
+            "only above 0",
+        ),
+        (
+            lambda: _plan(at.convert(_digital(), CHIP, per_layer={"2": at.chips.hermes64()})),
+            "several chips",
+        ),
+    ],
+)
+def test_bad_input_is_refused_by_name(call: Refused, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_wrong_types_are_refused() -> None:
+    with pytest.raises(TypeError, match="metric"):
+        at.plan(_analog(), 3, example=X[:1])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="devices"):
+        _plan(devices=[2])
+    with pytest.raises(TypeError, match="memory"):
+        _plan(memory=3)
+    with pytest.raises(TypeError, match="WeightMemory.energy"):
+        WeightMemory(energy=1e-12)  # type: ignore[arg-type]
+
+
+def test_plans_take_no_more_chips_than_allowed() -> None:
+    small = CHIP.replace(array={"tiles": 1, "rows": 40, "columns": 40})
+    model = at.convert(_digital(), small)
+    found = _plan(model, 0.1, devices={}, max_plans=8, max_chips=1, num_chips=1)
+    assert {p.cost.chips for p in found.points} == {1}
+    huge = at.convert(nn.Sequential(nn.Linear(24, 100)), small)
+    with pytest.raises(ValueError, match="no plan takes 1 chips or fewer, the smallest takes 3"):
+        at.plan(huge, lambda m: 1.0, 0.1, example=X[:1], max_chips=1, num_chips=1)
