@@ -18,6 +18,7 @@ from typing import get_args
 import analogtorch as at
 from analogtorch.chips.periphery import WeightScale
 from analogtorch.evaluate import FloorNotReached
+from analogtorch.evaluate.hardware import Cheapest
 from analogtorch.files import write_atomically
 from analogtorch.speech.pretrained import load_pretrained, names
 from benchmarks.pretrained import BATCH, CALIBRATE_EVERY
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> at.HardwarePlan:
             model,
             lambda view: at.accuracy(view, clips),
             options.floor,
+            cheapest=options.cheapest,
             example=net.features[:1],
             prepare=lambda each: at.calibrate(each, calibration),
             times=options.times,
@@ -57,7 +59,7 @@ def report(found: at.HardwarePlan) -> str:
     """Return the table, and the best by each thing that can be cheap."""
     lines = [str(found), ""]
     analog = next(p for p in found.points if not (p.digital or p.devices))
-    for cheapest in ("energy", "latency", "digital_macs"):
+    for cheapest in get_args(Cheapest):
         best = dataclasses.replace(found, cheapest=cheapest).best
         if best is None:
             continue
@@ -83,6 +85,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--net", choices=names(), default="DS-CNN", help="pretrained net")
     parser.add_argument("--floor", type=float, default=0.99, help="share of the digital accuracy")
+    parser.add_argument(
+        "--cheapest",
+        choices=get_args(Cheapest),
+        default="energy",
+        help="what the best has least of",
+    )
     parser.add_argument("--times", nargs="+", default=["1 day"], help="times after programming")
     parser.add_argument("--chips", type=positive, default=5, help="simulated chips")
     parser.add_argument("--phases", type=int, choices=(1, 4), default=4, help="of hermes64")
@@ -92,7 +100,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--every", type=positive, default=8, help="measure on every n-th clip only, to save time"
     )
-    parser.add_argument("--plans", type=positive, default=32, help="about how many to measure")
+    parser.add_argument("--plans", type=positive, default=48, help="about how many to measure")
     parser.add_argument("--seed", type=int, default=0, help="which chips")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/plan"), help="folder of measurements and reports"
@@ -109,10 +117,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"benchmarks.plan: {error}") from error
     text = report(found)
     print(text)
-    write_atomically(options.out / "plan.txt", text + "\n")
-    write_atomically(options.out / "plan.json", json.dumps(found.to_dict(), indent=2) + "\n")
-    found.to_csv(options.out / "plan.csv")
-    found.plot(options.out / "plan.png")
+    write_atomically(options.out / f"{options.cheapest}.txt", text + "\n")
+    write_atomically(
+        options.out / f"{options.cheapest}.json", json.dumps(found.to_dict(), indent=2) + "\n"
+    )
+    found.to_csv(options.out / f"{options.cheapest}.csv")
+    found.plot(options.out / f"{options.cheapest}.png")
     print(f"\n{time.perf_counter() - start:.0f} s; reports in {options.out}")
 
 

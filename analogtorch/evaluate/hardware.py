@@ -26,6 +26,8 @@ class HardwarePoint:
 
     digital: tuple[str, ...]
     """Layers that it keeps digital, of those that were analog."""
+    analog: tuple[str, ...]
+    """Layers that it keeps on the chip."""
     devices: dict[str, int]
     """Layers with more devices, and their numbers of unit cells per weight."""
     values: Tensor
@@ -46,6 +48,9 @@ class HardwarePoint:
     @property
     def name(self) -> str:
         """The choice in words, such as ``digital: dw1, dw2``."""
+        if len(self.analog) < len(self.digital):
+            more = {name: f" ({count} cells)" for name, count in self.devices.items()}
+            return f"on the chip: {_some([name + more.get(name, '') for name in self.analog])}"
         parts = [f"digital: {_some(self.digital)}"] if self.digital else []
         for cells in sorted(set(self.devices.values())):
             layers = [name for name, count in self.devices.items() if count == cells]
@@ -58,6 +63,7 @@ class HardwarePoint:
         return {
             "name": self.name,
             "digital": list(self.digital),
+            "analog": list(self.analog),
             "devices": dict(self.devices),
             "metric": {"mean": self.metric.mean, "half_width": half_width},
             "time": self.time,
@@ -107,21 +113,28 @@ class HardwarePlan:
         """Return whether a value of the metric is within the floor."""
         return metric >= self.threshold if self.higher_is_better else metric <= self.threshold
 
+    def keeps(self, point: HardwarePoint) -> bool:
+        """Return whether a point keeps the floor."""
+        return self.reaches(point.metric.mean)
+
+    def price(self, cost: PlanCost) -> tuple[float, float]:
+        """Return what ``best`` has least of, then the energy."""
+        return getattr(cost, self.cheapest), cost.energy
+
     @property
     def front(self) -> tuple[HardwarePoint, ...]:
         """The Pareto front of metric, energy, latency and chips, the least energy first.
 
-        No other point is as good in all four and better in one, by means.
+        No other point is as good in all of them and better in one, by means. If ``cheapest`` is
+        ``digital_macs``, they count too.
         """
         return tuple(p for p in self.points if not any(self._beats(q, p) for q in self.points))
 
     @property
     def best(self) -> HardwarePoint | None:
         """The cheapest point that keeps the floor at every time; None: there is none."""
-        kept = [p for p in self.points if self.reaches(p.metric.mean)]
-        return min(
-            kept, key=lambda p: (getattr(p.cost, self.cheapest), p.cost.energy), default=None
-        )
+        kept = filter(self.keeps, self.points)
+        return min(kept, key=lambda p: self.price(p.cost), default=None)
 
     @property
     def nearest(self) -> HardwarePoint:
@@ -202,7 +215,7 @@ class HardwarePlan:
 
     def _badness(self, p: HardwarePoint) -> Sequence[float]:
         goodness = self._goodness(p.metric.mean)
-        return (-goodness, p.cost.energy, p.cost.latency, float(p.cost.chips))
+        return (-goodness, *self.price(p.cost), p.cost.latency, float(p.cost.chips))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -12,20 +12,21 @@ from tqdm import tqdm
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.example import Example
-from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.cost_model import WeightMemory
-from analogtorch.devices import seconds
 from analogtorch.evaluate.hardware import Cheapest, FloorNotReached, HardwarePlan
 from analogtorch.evaluate.losses import Sensitivity
-from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, search
+from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, improve, search
+from analogtorch.evaluate.plan_checks import checked_times, chip_for, device_changes
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.plan_folder import kept_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
-from analogtorch.evaluate.sweep import check_metric, chip_seeds, label
+from analogtorch.evaluate.sweep import chip_seeds, label
 from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
-from analogtorch.mapping.chosen import chip_of
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.values import checks
+
+_SHARE = 3
+"""Quarters of the plans to measure that walks may take; exchanges of layers take the others."""
 
 
 def plan(
@@ -54,7 +55,8 @@ def plan(
 
     Layers leave the chip one after another, in an order that their sensitivities and costs give
     (``analogtorch.evaluate.walks``); each model on the way is converted, measured on simulated
-    chips, and charged by the cost model. So accuracies are measured, never estimated. All models
+    chips, and charged by the cost model. Then layers are exchanged while that makes the best
+    cheaper. So accuracies are measured, never estimated. All models
     run on the same chips. As in LionHeart (Lammie et al., arXiv 2401.09420), the floor is a share
     of the digital metric.
 
@@ -82,8 +84,8 @@ def plan(
             ``float``, which costs more than the int8 that is charged all the same.
         memory: the memory of digital weights; None: ``WeightMemory()``, which is assumed.
         max_chips: largest number of chips of a plan; None: as many as needed.
-        max_plans: about the largest number of models to measure, >= 8. Long walks are measured at
-            some steps, and around the floor.
+        max_plans: largest number of models to measure, >= 12. Long walks are measured at some
+            steps, and around the floor.
         sensitivity: what ``at.sensitivity`` measured of this model with the effect ``drift``; None
             measures it first.
         times: times after programming, as ``ProgrammedChip.at`` takes them.
@@ -115,18 +117,18 @@ def plan(
         >>> print(found)
         >>> again = at.convert(at.to_digital(model), **found.convert_arguments())
     """
-    chip = _chip(model, metric, prepare)
+    chip = chip_for(model, metric, prepare)
     floor = checks.number(
         "plan: floor", floor, above=0, most=1, what="share", remedy="0.99 is 99 %"
     )
     checks.choice("plan: cheapest", cheapest, get_args(Cheapest))
     checks.flag("plan: higher_is_better", higher_is_better)
-    max_plans = checks.count("plan: max_plans", max_plans, least=8)
+    max_plans = checks.count("plan: max_plans", max_plans, least=12)
     if max_chips is not None:
         checks.count("plan: max_chips", max_chips)
     how = Measurement(
         metric=metric,
-        times=_times(times),
+        times=checked_times(times),
         num_chips=checks.count("plan: num_chips", num_chips),
         seed=seed,
         compensation=checks.choice("plan: compensation", compensation, get_args(Compensation)),
@@ -135,11 +137,13 @@ def plan(
         prepare=prepare,
         folder=None if folder is None else checks.path("plan: folder", folder),
     )
-    changes = _changes(chip, devices)
+    changes = device_changes(chip, devices)
     costs = _costs(model, example, chip, memory)
     found = _sensitivity(model, how, bool(changes), sensitivity, progress)
     slack = (1 - floor) if higher_is_better else (1 / floor - 1)
-    walks = _walks(found, costs, cheapest, tuple(changes), slack * found.reference)
+    losses = _losses(found, tuple(changes))
+    walks = _walks(losses, costs, cheapest)
+    walks.append(_suggested(found, slack * found.reference, tuple(changes)))
     walks = _small(walks, costs, max_chips)
     with tqdm(total=max_plans, desc="plans", unit="plan", disable=not progress) as bar:
         bench = Bench(model, chip, changes, costs, how, bar.update)
@@ -157,88 +161,15 @@ def plan(
             higher_is_better=higher_is_better,
             sensitivity=found,
         )
-        for each in walks:
-            search(
-                each,
-                bench.point,
-                lambda p: result.reaches(p.metric.mean),
-                max_plans // (len(walks) - 1),
-            )
+        for number, each in enumerate(walks):
+            left = _SHARE * max_plans // 4 - len(bench.measured)
+            search(each, bench.point, result.keeps, left // (len(walks) - number))
+        improve(bench, losses, result, max_plans, max_chips)
     points = sorted(bench.measured.values(), key=lambda p: p.cost.energy)
     result = dataclasses.replace(result, points=tuple(points))
     if result.best is None:
         raise FloorNotReached(result)
     return result
-
-
-def _chip(model: nn.Module, metric: Any, prepare: Any) -> Chip:
-    """Return the chip of the model, after checks of what is to be measured.
-
-    Raises:
-        ValueError: the model has no analog layer, or is programmed, on several chips, or calibrated
-            without ``prepare``.
-        TypeError: the model is no module, or a function cannot be called.
-    """
-    check_module("plan", model)
-    check_metric("plan", metric)
-    refuse_programmed(model, "plan")
-    layers = dict(analog_layers(model))
-    if not layers:
-        raise ValueError(
-            "plan: the model has no analog layer; call analogtorch.convert(model, chip) first"
-        )
-    if prepare is not None:
-        checks.function("plan: prepare", prepare, "prepare(model)")
-    elif calibrated := next((name for name, layer in layers.items() if layer.calibrated), None):
-        raise ValueError(
-            f"plan: layer {calibrated!r} is calibrated, but each plan is converted anew; say how "
-            "to calibrate it: prepare=lambda m: at.calibrate(m, batches)"
-        )
-    try:
-        return chip_of(model)
-    except ValueError as error:
-        raise ValueError(
-            "plan: the layers of the model are on several chips; convert it for one, and name "
-            "others in devices, which plan tries by layer"
-        ) from error
-
-
-def _times(times: Any) -> tuple[str | float, ...]:
-    found = checks.items("plan: times", times, "['1 day']")
-    if not found:
-        raise ValueError("plan: times is empty; leave it out for one day after programming")
-    for time in found:
-        seconds(time)
-    return found
-
-
-def _changes(chip: Chip, devices: Any) -> dict[int, Change]:
-    """Return the changes with more devices by unit cells per weight, as they were given.
-
-    Raises:
-        ValueError: a number of cells is below 2, a change is no part of a chip, or its tiles have
-            another size.
-        TypeError: a change is of another type.
-    """
-    if devices is None:
-        try:
-            return {2: {"cell": chip.cell.enlarged(2)}}
-        except ValueError:  # such as of a SignificancePairs, whose devices are not copies
-            return {}
-    checks.instance("plan: devices", devices, Mapping, "{2: {'cell': cell}}, or {}")
-    for cells, change in devices.items():
-        name = f"plan: devices[{cells!r}]"
-        checks.count(name, cells, least=2, remedy="it counts the unit cells of one weight")
-        checks.instance(name, change, Chip | Mapping, "{'cell': cell}, or a chip")
-        try:
-            other = change if isinstance(change, Chip) else chip.replace(**change)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}: {error}") from error
-        if other.array != chip.array:
-            raise ValueError(
-                f"{name}: its tiles differ from those of {chip.name}; change the cell alone"
-            )
-    return dict(devices)
 
 
 def _costs(model: nn.Module, example: Example, chip: Chip, memory: WeightMemory | None) -> Costs:
@@ -284,14 +215,10 @@ def _sensitivity(
     return found
 
 
-def _walks(
-    found: Sensitivity, costs: Costs, cheapest: Cheapest, cells: tuple[int, ...], slack: float
-) -> list[list[Candidate]]:
-    """Return the walks by what is to be cheap, by MACs and by layers, and what ``suggest`` offers.
+def _losses(found: Sensitivity, cells: tuple[int, ...]) -> dict[str, dict[int, float]]:
+    """Return the estimated losses by layer and unit cells per weight, the most sensitive first.
 
-    By MACs there is one without and one with more devices, which cost none.
-
-    More devices are estimated as ``suggest`` does. The order of rows, by loss, breaks ties.
+    Those with more devices are estimated as ``suggest`` does, where ``noise`` was measured.
     """
     rows = {row.name: row for row in found.rows}
     share = shares(rows, found, "drift", 1.0)
@@ -301,6 +228,15 @@ def _walks(
         fall = falling(row, "drift") if enough else 0.0
         more = {n: share[name] * (1 - fall * (1 - n**-0.5)) for n in cells if fall > 0}
         losses[name] = {ANALOG: share[name], **more, DIGITAL: 0.0}
+    return losses
+
+
+def _walks(losses: Table, costs: Costs, cheapest: Cheapest) -> list[list[Candidate]]:
+    """Return the walks by what is to be cheap, by MACs and by layers.
+
+    By MACs there is a walk with more devices too, which cost none. The order of the layers breaks
+    ties.
+    """
     whole, price = costs.of(Candidate(())), "latency" if cheapest == "latency" else "energy"
 
     def added(what: str, options: Table) -> dict[str, dict[int, float]]:
@@ -311,19 +247,17 @@ def _walks(
         }
 
     off = {name: {n: given[n] for n in (ANALOG, DIGITAL)} for name, given in losses.items()}
-    each = {name: {ANALOG: 0.0, DIGITAL: 1.0} for name in rows}
-    walks = [
+    each = {name: {ANALOG: 0.0, DIGITAL: 1.0} for name in losses}
+    more = any(len(given) > 2 for given in losses.values())
+    return [
         walk(losses, added(price, losses)),
         walk(off, added("digital_macs", off)),
-        *([walk(losses, added("digital_macs", losses))] if cells else []),
+        *([walk(losses, added("digital_macs", losses))] if more else []),
         walk(off, each),
     ]
-    return [*walks, _suggested(found, slack, cells, walks[0])]
 
 
-def _suggested(
-    found: Sensitivity, slack: float, cells: tuple[int, ...], known: Sequence[Candidate]
-) -> list[Candidate]:
+def _suggested(found: Sensitivity, slack: float, cells: tuple[int, ...]) -> list[Candidate]:
     """Return what ``suggest`` offers for a loss of ``slack``, where ``plan`` can make it."""
     offered = found.suggest(slack)
     names = {glob.escape(row.name): row.name for row in found.rows}
@@ -331,7 +265,7 @@ def _suggested(
     if offered.multiple in cells:
         choices.append(dict.fromkeys(map(names.__getitem__, offered.per_layer), offered.multiple))
     listed = [Candidate.of(choice, names.values()) for choice in choices]
-    return [c for c in listed if c not in known and len(c.digital) < len(names)]
+    return [c for c in listed if len(c.digital) < len(names)]
 
 
 def _small(

@@ -17,11 +17,11 @@ from analogtorch.conversion import analog_layers, convert, to_digital
 from analogtorch.conversion.digital_bits import quantise_digital
 from analogtorch.conversion.kinds import is_analog, reason
 from analogtorch.conversion.patterns import names_of, units
-from analogtorch.evaluate.hardware import HardwarePoint
+from analogtorch.evaluate.hardware import HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import interval
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.sweep import finite, sweep
-from analogtorch.evaluate.walks import Candidate
+from analogtorch.evaluate.walks import Candidate, Table, neighbours
 from analogtorch.nn import AnalogEmbedding
 
 Change = Chip | Mapping[str, Any]
@@ -57,6 +57,7 @@ class Bench:
     ) -> None:
         self.digital = to_digital(copy.deepcopy(model)).eval()
         self.chip, self.changes, self.costs, self.how, self.step = chip, changes, costs, how, step
+        self.layers = [name for name, _ in analog_layers(model)]
         self.before = _left_out(model)
         self.embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
         self.measured: dict[Candidate, HardwarePoint] = {}
@@ -110,6 +111,7 @@ class Bench:
         worst = int((sign * found.mean).argmin())
         return HardwarePoint(
             digital=candidate.digital,
+            analog=tuple(name for name in self.layers if name not in candidate.digital),
             devices=candidate.devices,
             values=found.values,
             time=found.times[worst],
@@ -146,6 +148,32 @@ def search(
         if not middles:
             return
         kept[middles[0]] = keeps(point(walk[middles[0]]))
+
+
+def improve(
+    bench: Bench, losses: Table, plan: HardwarePlan, most: int, max_chips: int | None
+) -> None:
+    """Measure cheaper neighbours of the best candidate, until none keeps the floor.
+
+    Each that does is the best from then on. It ends when ``most`` are measured in all.
+    """
+    while True:
+        kept = [c for c, point in bench.measured.items() if plan.keeps(point)]
+        if not kept:
+            return
+        best = min(kept, key=lambda c: plan.price(bench.costs.of(c)))
+        price = plan.price(bench.costs.of(best))
+        for candidate in neighbours(best, losses):
+            cost = bench.costs.of(candidate)
+            fits = max_chips is None or cost.chips <= max_chips
+            if candidate in bench.measured or not fits or plan.price(cost) >= price:
+                continue
+            if len(bench.measured) >= most:
+                return
+            if plan.keeps(bench.point(candidate)):
+                break
+        else:
+            return
 
 
 def _left_out(model: nn.Module) -> tuple[str, ...]:

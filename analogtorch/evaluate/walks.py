@@ -5,13 +5,18 @@ change saves most of the estimated loss for what it costs. It ends when one laye
 change costs is energy, latency, the MACs that become digital, or one for each layer. Lammie et al.
 ("LionHeart", arXiv 2401.09420) go through the layers one after another too, ranked by their MACs,
 as long as the accuracy stays above a threshold.
+
+A walk does not know how errors of layers add up, so that what it finds may be improved by exchanges
+of single layers.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 DIGITAL, ANALOG = 0, 1
 """Numbers of unit cells per weight of a layer that is digital, and of one that stays as it is."""
+_MOST = 20
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,26 @@ def walk(losses: Table, costs: Table) -> list[Candidate]:
         name, to = max(moves, key=worth.__getitem__)  # the first of equals
         state[name] = to
         found.append(Candidate.of(state, state))
+
+
+def neighbours(candidate: Candidate, losses: Table) -> list[Candidate]:
+    """Return the candidates that differ in one layer, or have one on the chip for another.
+
+    Those with the least estimated loss come first. Layers to exchange are the ``_MOST`` that lose
+    most on the chip, and those digital ones that would lose least.
+    """
+    state = dict.fromkeys(losses, ANALOG) | dict(candidate.cells)
+    found = [{name: to} for name, given in losses.items() for to in given if to != state[name]]
+    order = sorted(losses, key=lambda name: losses[name][ANALOG])
+    off = [name for name in order if state[name] == DIGITAL][:_MOST]
+    on = [name for name in order if state[name] != DIGITAL][-_MOST:]
+    found += [{one: ANALOG, other: DIGITAL} for one in off for other in on]
+    states = [s for change in found if any((s := state | change).values())]
+
+    def loss(given: Mapping[str, int]) -> float:
+        return math.fsum(losses[name][cells] for name, cells in given.items())
+
+    return [Candidate.of(s, s) for s in sorted(states, key=loss)]
 
 
 def _worth(saved: float, added: float) -> tuple[int, float, float]:

@@ -149,7 +149,7 @@ def _notes(found: HardwarePlan) -> list[str]:
         if found.digital_cost.energy < best.cost.energy:
             times = best.cost.energy / found.digital_cost.energy
             notes.append(
-                f"all digital takes {times:.3g} times less energy than this plan, by these figures"
+                f"by these figures this plan takes {times:.3g} times the energy of all digital"
             )
     cost = found.chip.cost
     assert cost is not None

@@ -1,0 +1,90 @@
+"""Checks of what ``plan`` is given, before anything is measured."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from analogtorch.chips import Chip
+from analogtorch.conversion import analog_layers
+from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.devices import seconds
+from analogtorch.evaluate.plan_bench import Change
+from analogtorch.evaluate.sweep import check_metric
+from analogtorch.mapping.chosen import chip_of
+from analogtorch.values import checks
+
+
+def chip_for(model: nn.Module, metric: Any, prepare: Any) -> Chip:
+    """Return the chip of the model, after checks of what is to be measured.
+
+    Raises:
+        ValueError: the model has no analog layer, or is programmed, on several chips, or calibrated
+            without ``prepare``.
+        TypeError: the model is no module, or a function cannot be called.
+    """
+    check_module("plan", model)
+    check_metric("plan", metric)
+    refuse_programmed(model, "plan")
+    layers = dict(analog_layers(model))
+    if not layers:
+        raise ValueError(
+            "plan: the model has no analog layer; call analogtorch.convert(model, chip) first"
+        )
+    if prepare is not None:
+        checks.function("plan: prepare", prepare, "prepare(model)")
+    elif calibrated := next((name for name, layer in layers.items() if layer.calibrated), None):
+        raise ValueError(
+            f"plan: layer {calibrated!r} is calibrated, but each plan is converted anew; say how "
+            "to calibrate it: prepare=lambda m: at.calibrate(m, batches)"
+        )
+    try:
+        return chip_of(model)
+    except ValueError as error:
+        raise ValueError(
+            "plan: the layers of the model are on several chips; convert it for one, and name "
+            "others in devices, which plan tries by layer"
+        ) from error
+
+
+def checked_times(times: Any) -> tuple[str | float, ...]:
+    """Return the times, each of which ``ProgrammedChip.at`` takes.
+
+    Raises:
+        ValueError: there is none, or one is no time.
+    """
+    found = checks.items("plan: times", times, "['1 day']")
+    if not found:
+        raise ValueError("plan: times is empty; leave it out for one day after programming")
+    for time in found:
+        seconds(time)
+    return found
+
+
+def device_changes(chip: Chip, devices: Any) -> dict[int, Change]:
+    """Return the changes with more devices by unit cells per weight, as they were given.
+
+    Raises:
+        ValueError: a number of cells is below 2, a change is no part of a chip, or its tiles have
+            another size.
+        TypeError: a change is of another type.
+    """
+    if devices is None:
+        try:
+            return {2: {"cell": chip.cell.enlarged(2)}}
+        except ValueError:  # such as of a SignificancePairs, whose devices are not copies
+            return {}
+    checks.instance("plan: devices", devices, Mapping, "{2: {'cell': cell}}, or {}")
+    for cells, change in devices.items():
+        name = f"plan: devices[{cells!r}]"
+        checks.count(name, cells, least=2, remedy="it counts the unit cells of one weight")
+        checks.instance(name, change, Chip | Mapping, "{'cell': cell}, or a chip")
+        try:
+            other = change if isinstance(change, Chip) else chip.replace(**change)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        if other.array != chip.array:
+            raise ValueError(
+                f"{name}: its tiles differ from those of {chip.name}; change the cell alone"
+            )
+    return dict(devices)
