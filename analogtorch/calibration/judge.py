@@ -28,7 +28,7 @@ class Judge:
     def _outputs(self) -> Iterator[Iterator[Tensor]]:
         with evaluating(self.model):
             for batch in self.batches:
-                yield _tensors(one_pass("calibrate", self.model, batch, self.forward))
+                yield tensors(one_pass("calibrate", self.model, batch, self.forward))
 
     @property
     def judges(self) -> bool:
@@ -45,9 +45,9 @@ class Judge:
         for exact, outputs in zip(self.exact, self._outputs(), strict=True):
             for a, y in zip(exact, outputs, strict=False):
                 if a.shape == y.shape and a.numel():
-                    a, y = _vectors(a), _vectors(y)
+                    a, y = vectors(a), vectors(y)
                     angle += len(a) * _angle(a, y)
-                    moved += int(_moved(a, y).sum())
+                    moved += int(has_moved(a, y).sum())
                     count += len(a)
         return Error(moved, angle / max(count, 1), count)
 
@@ -91,14 +91,14 @@ def _angle(a: Tensor, y: Tensor) -> float:
     return (1 - cosine_similarity(a, y).nan_to_num(-1.0)).mean().item()
 
 
-def _moved(a: Tensor, y: Tensor) -> Tensor:
+def has_moved(a: Tensor, y: Tensor) -> Tensor:
     """Return which rows of ``y`` have moved from those of ``a``; see ``Error.moved``."""
     if a.shape[1] > 1:
         return a.argmax(1) != y.argmax(1)
     return (a - y).abs() > 0.1 * a.std(correction=0)
 
 
-def _vectors(y: Tensor) -> Tensor:
+def vectors(y: Tensor) -> Tensor:
     """Return an output as (vectors, numbers): sequences by step, images and the like by sample."""
     y = y.double()
     if y.dim() == 0:
@@ -106,14 +106,14 @@ def _vectors(y: Tensor) -> Tensor:
     return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors(output: Any) -> Iterator[Tensor]:
     """Yield the floating-point tensors in the output of a model, which may be nested."""
     if isinstance(output, Tensor):
         if output.is_floating_point():
-            yield output.detach()
+            yield output
     elif isinstance(output, Mapping):
         for value in output.values():
-            yield from _tensors(value)
+            yield from tensors(value)
     elif isinstance(output, tuple | list):
         for value in output:
-            yield from _tensors(value)
+            yield from tensors(value)

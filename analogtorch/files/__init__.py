@@ -3,17 +3,20 @@
 from analogtorch.files.atomic import write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
 from analogtorch.files.lock import locked
+from analogtorch.files.packed import packed, unpacked
 from analogtorch.files.text import expanded, parse_json, parse_yaml, yaml_package
 
 __all__ = [
     "checked",
     "expanded",
     "locked",
+    "packed",
     "parse_json",
     "parse_yaml",
     "seal",
     "sealed_bytes",
     "signed",
+    "unpacked",
     "write_atomically",
     "yaml_package",
 ]

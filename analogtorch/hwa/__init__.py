@@ -27,12 +27,20 @@ largest weight of each block, or of each of its columns on a chip whose ``periph
 is "column".
 """
 
+from analogtorch.hwa.adapt import adapt
+from analogtorch.hwa.adapted import Adapted
 from analogtorch.hwa.clip import clip_after_step, clip_weights_
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.groups import parameter_groups
 from analogtorch.hwa.ramp import training_noise_
+from analogtorch.hwa.recipe import Recipe
+from analogtorch.hwa.twin import Twin
 
 __all__ = [
+    "Adapted",
+    "Recipe",
+    "Twin",
+    "adapt",
     "clip_after_step",
     "clip_weights_",
     "distillation_loss",

@@ -60,12 +60,12 @@ def clip_weights_(
         tensor(True)
     """
     check("clip_weights_", sigma, bound, per_channel)
-    for layer in _clippable("clip_weights_", model):
+    for layer in clippable("clip_weights_", model):
         weight = layer.weight
         if bound is not None:
             weight.clamp_(-bound, bound)
             continue
-        limit = _limit(layer, SIGMA if sigma is None else sigma, per_channel)
+        limit = limit_of(layer, SIGMA if sigma is None else sigma, per_channel)
         weight.clamp_(-limit, limit)
     return model
 
@@ -113,7 +113,7 @@ def clip_after_step(
         )
     check("clip_after_step", sigma, bound, per_channel)
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if not any(id(layer.weight) in trained for layer in _clippable("clip_after_step", model)):
+    if not any(id(layer.weight) in trained for layer in clippable("clip_after_step", model)):
         raise ValueError(
             "clip_after_step: the optimizer trains no weight of an analog layer of this model; "
             "make it from model.parameters() of the model that is given here"
@@ -141,7 +141,7 @@ def check(caller: str, sigma: float | None, bound: float | None, per_channel: bo
         )
 
 
-def _clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
+def clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
     """Return the analog layers; of those that share a weight, only the first."""
     check_module(caller, model)
     layers = dict(analog_layers(model))
@@ -158,7 +158,7 @@ def _clippable(caller: str, model: nn.Module) -> list[AnalogLayer]:
     return list({id(layer.weight): layer for layer in reversed(layers.values())}.values())[::-1]
 
 
-def _limit(layer: AnalogLayer, sigma: float, per_channel: bool) -> Tensor:
+def limit_of(layer: AnalogLayer, sigma: float, per_channel: bool) -> Tensor:
     """Return the largest magnitude to keep, broadcastable to the layer's weight.
 
     It is infinite where all weights are equal.

@@ -1,10 +1,12 @@
 """Tables, plots, pages and the report of a run.
 
 Importing this room lets chips, mappings, costs, sensitivities, error budgets, lifetimes, hardware
-plans, yield maps and fitted devices print and draw themselves (``analogtorch.values.shown``).
+plans, yield maps, adaptations and fitted devices print and draw themselves
+(``analogtorch.values.shown``).
 """
 
 from analogtorch.report import (  # noqa: F401  they show values
+    adapted,
     budget,
     chip,
     cost,

@@ -12,6 +12,7 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.evaluate.sweep import Sweep
+from analogtorch.files import unpacked
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
@@ -181,8 +182,6 @@ def trained(config: KWSConfig, task: Task, run: Path, name: str) -> nn.Module:
     Raises:
         ValueError: the run has not written it yet, or the file is damaged.
     """
-    from analogtorch.speech.training.checkpoint import unpacked  # imports Lightning
-
     file = run / f"{name}.pt"
     if not file.is_file():
         raise ValueError(

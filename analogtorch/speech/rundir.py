@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from analogtorch.files import checked, locked, parse_json, signed, write_atomically
+from analogtorch.files import checked, locked, packed, parse_json, signed, write_atomically
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.config import KWSConfig
 
@@ -148,8 +148,6 @@ class RunFolder:
 
     def save(self, name: str, network: nn.Module) -> None:
         """Write the network's state_dict as ``name``.pt, for ``torch.load(weights_only=True)``."""
-        from analogtorch.speech.training.checkpoint import packed  # imports Lightning
-
         write_atomically(self.file(f"{name}.pt"), packed(network.state_dict()))
 
     def finish(self) -> None:

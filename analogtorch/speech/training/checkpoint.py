@@ -3,14 +3,12 @@
 They hold nothing but tensors and plain values.
 """
 
-import io
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from analogtorch.files import seal, sealed_bytes, write_atomically
+from analogtorch.files import packed, unpacked, write_atomically
 
 
 class AtomicCheckpoint(CheckpointIO):
@@ -33,21 +31,3 @@ class AtomicCheckpoint(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
-
-
-def packed(state: Any) -> bytes:
-    """Return what ``torch.save`` writes of ``state``, with a checksum."""
-    # through memory: torch.save turns a failed write to a file into an internal RuntimeError
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return seal(buffer.getvalue())
-
-
-def unpacked(path: str | Path, map_location: Any = "cpu") -> Any:
-    """What ``packed`` was given, from the file that holds it.
-
-    Raises:
-        ValueError: the file is damaged.
-        OSError: it cannot be read.
-    """
-    return torch.load(io.BytesIO(sealed_bytes(path)), map_location=map_location, weights_only=True)

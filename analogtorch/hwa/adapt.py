@@ -1,0 +1,216 @@
+"""``adapt``: one call from a digital model to one that survives the chip, without labels."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from analogtorch.calibration.passes import Forward, check_given
+from analogtorch.calibration.settings import held_back
+from analogtorch.chips import Chip
+from analogtorch.conversion import analog_layers, convert
+from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.devices import seconds
+from analogtorch.evaluate.journal import model_digest
+from analogtorch.evaluate.sweep import check_metric, chip_seeds, label
+from analogtorch.hwa.adaptation import Adaptation
+from analogtorch.hwa.adapted import Adapted
+from analogtorch.hwa.on_chips import Metric, OnChips
+from analogtorch.hwa.recipe import Recipe
+from analogtorch.hwa.run_folder import RunFolder, digest
+from analogtorch.hwa.twin import Twin
+from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.values import checks
+
+
+def adapt(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    chip: Chip | None = None,
+    teacher: nn.Module | None = None,
+    recipe: Recipe | None = None,
+    steps: int = 300,
+    minutes: float | None = None,
+    times: Sequence[str | float] = ("1 day",),
+    num_chips: int = 3,
+    calibration: Mapping[str, Any] | None = None,
+    metric: Metric | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    forward: Forward | None = None,
+    writer: Any = None,
+    progress: bool = False,
+) -> Adapted:
+    """Return a copy of ``model`` trained to keep its outputs on programmed chips, without labels.
+
+    The copy is converted, calibrated, and trained to give the outputs of the digital model, and
+    those of each of its layers, under the training noise of its chip, which grows at first; its
+    weights are clipped after each step (``Recipe``). Then it is calibrated again, and the
+    statistics of batch norm are moved to what they are under the noise. Each of these steps is
+    measured on programmed chips with batches that it did not see (the last quarter, or all if there
+    are fewer than four), and one that makes the error larger is undone: the result is never worse
+    there than the calibrated model. The given model stays as it is, and is the teacher.
+
+    The same arguments give the same model, also after an interruption, if ``folder`` is given.
+
+    Args:
+        model: a digital model, or a converted one; its Parameters that require a gradient learn.
+        batches: inputs, as ``calibrate`` takes them; kept in memory. They are the batches of the
+            training: give them the size that a training step should have.
+        chip: the chip to convert a digital model for, with ``TrainingNoise`` as ``chip.training``.
+            For other choices, such as layers that stay digital, call ``convert`` yourself.
+        teacher: a digital model to learn from instead, with the same outputs.
+        recipe: the ingredients; by default ``Recipe()``.
+        steps: number of training steps, >= 1.
+        minutes: time for the whole call, > 0. The steps are then as many as fit, by the time of the
+            first, and at most ``steps``.
+        times: times after programming at which chips are measured, as ``ProgrammedChip.at`` takes
+            them.
+        num_chips: number of chips that are measured, >= 1.
+        calibration: options of ``calibrate``. None: its defaults for a model that is not
+            calibrated; the ranges of one that is stay, and learn if the recipe says so.
+        metric: a function of the model on a chip that returns a number, such as the accuracy. It is
+            reported, and decides nothing.
+        seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.
+        folder: a folder that keeps the state after each look at the chips, and ``log.csv``. The
+            same call continues from it after an interruption, and returns at once after the end.
+        forward: as ``calibrate`` takes it. It must return the outputs.
+        writer: an object with ``add_scalar(tag, value, step)``, such as the ``SummaryWriter`` of
+            TensorBoard; it gets each step.
+        progress: if True, show a progress bar.
+
+    Returns:
+        The adapted model, with what each step bought.
+
+    Raises:
+        TypeError: an argument is of another type.
+        ValueError: there is no batch; the model is digital and ``chip`` is None, or converted and
+            ``chip`` is given, or a programmed chip; nothing learns; the outputs of model and
+            teacher differ in shape, or are not finite; the folder holds another run; or
+            ``convert`` or ``calibrate`` refuse the model. The given model is unchanged.
+        OSError: the folder cannot be written.
+
+    Warns:
+        UserWarning: the loss became NaN or infinite; the best state so far is returned.
+
+    Example:
+        >>> adapted = at.hwa.adapt(model, batches, chip=at.chips.hermes64(), minutes=10)
+        >>> print(adapted)
+        >>> physical = at.program(adapted.model, seed=7)
+    """
+    batches, recipe = _checked(
+        model, batches, chip, teacher, recipe, steps, minutes, metric, writer
+    )
+    times, options = _checked_times(times), _options(model, calibration)
+    seeds = chip_seeds(_key(seed, "chips"), checks.count("adapt: num_chips", num_chips))
+    fitted, held = held_back(batches)
+    student = copy.deepcopy(model) if chip is None else convert(copy.deepcopy(model), chip)
+    exact = model if teacher is None else teacher
+    run = None
+    if folder is not None:
+        head = {"seed": seed, "times": times, "num_chips": num_chips, "steps": steps}
+        head |= {"minutes": minutes, "recipe": asdict(recipe), "calibration": options}
+        run = RunFolder(folder, head | _digests(student, exact, batches))
+    twin = Twin(student.eval(), exact, recipe, forward)
+    adaptation = Adaptation(
+        twin=twin,
+        fitted=fitted,
+        chips=OnChips(twin, held, seeds, times, metric),
+        options=options,
+        seed=_key(seed, "training"),
+        folder=run,
+        writer=writer,
+        progress=progress,
+    )
+    training = adaptation.run(steps, minutes)
+    return Adapted(
+        model=student.eval(),
+        times=tuple(label(t) for t in times),
+        seeds=seeds,
+        stages=tuple(adaptation.stages),
+        steps=tuple(training.history),
+        seconds=adaptation.seconds,
+        stopped=training.stopped,
+    )
+
+
+def _checked(
+    model: Any,
+    batches: Any,
+    chip: Any,
+    teacher: Any,
+    recipe: Any,
+    steps: Any,
+    minutes: Any,
+    metric: Any,
+    writer: Any,
+) -> tuple[list[Any], Recipe]:
+    """Return the batches and the recipe."""
+    check_given("adapt", model, batches)
+    refuse_programmed(model, "adapt")
+    converted = any(True for _ in analog_layers(model))
+    if not converted and chip is None:
+        raise ValueError(
+            "adapt: the model has no analog layer; pass chip=, such as at.chips.hermes64(), or "
+            "call analogtorch.convert(model, chip) first"
+        )
+    if converted and chip is not None:
+        raise ValueError(
+            "adapt: the model is converted already, so that chip= would have no effect; leave it "
+            "out, or pass the digital model"
+        )
+    if teacher is not None:
+        check_module("adapt", teacher)
+        refuse_programmed(teacher, "adapt")
+    recipe = Recipe() if recipe is None else recipe
+    checks.instance("adapt: recipe", recipe, Recipe, "at.hwa.Recipe(clip_sigma=2.5)")
+    checks.count("adapt: steps", steps)
+    if minutes is not None:
+        checks.number("adapt: minutes", minutes, above=0)
+    if metric is not None:
+        check_metric("adapt", metric)
+    if writer is not None and not callable(getattr(writer, "add_scalar", None)):
+        raise TypeError(
+            "adapt: writer must have add_scalar(tag, value, step), such as a SummaryWriter of "
+            f"torch.utils.tensorboard, got {checks.shown(writer)}"
+        )
+    given = list(batches)
+    if not given:
+        raise ValueError("adapt: batches is empty; pass at least one batch of inputs")
+    return given, recipe
+
+
+def _checked_times(times: Any) -> list[str | float]:
+    if isinstance(times, str | int | float):
+        raise ValueError(f"adapt: times must be a list such as ['1 day'], got {times!r}")
+    given = list(checks.items("adapt: times", times, "['1 day']"))
+    if not given:
+        raise ValueError("adapt: times is empty; leave it out for ['1 day']")
+    for t in given:
+        seconds(t)
+    return given
+
+
+def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the options of ``calibrate``; None keeps the ranges that the model has."""
+    if calibration is not None:
+        return dict(calibration)
+    layers = [layer for _, layer in analog_layers(model) if layer.takes_range]
+    return None if any(layer.calibrated for layer in layers) else {}
+
+
+def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict[str, str]:
+    return {
+        "model": model_digest(student),
+        "teacher": model_digest(teacher),
+        "batches": digest(batches),
+    }
+
+
+def _key(seed: int, what: str) -> int:
+    """Return a seed of its own for the training or the chips, so that ``sweep`` has others."""
+    return int(fold(seed_tensor(seed), stream("adapt", what)).item())

@@ -1,0 +1,177 @@
+"""The stages of ``adapt``, each measured on chips and undone if it makes the error larger."""
+
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
+
+from analogtorch.calibration import calibrate, reestimate_batch_norm
+from analogtorch.hwa.adapted import Stage, Step
+from analogtorch.hwa.on_chips import OnChips, Reading
+from analogtorch.hwa.run_folder import RunFolder
+from analogtorch.hwa.training import Training, state_of
+from analogtorch.hwa.twin import Twin
+
+_PROBES = 3
+"""Steps whose time is measured to find how many fit into the time that is given."""
+
+
+@dataclass(kw_only=True)
+class Adaptation:
+    """An adaptation that goes on; see ``adapt`` for its arguments."""
+
+    twin: Twin
+    fitted: Sequence[Any]
+    """Batches to calibrate and to train on."""
+    chips: OnChips
+    options: Mapping[str, Any] | None
+    """Options of ``calibrate``; None keeps the ranges that the model has."""
+    seed: int
+    folder: RunFolder | None
+    writer: Any
+    progress: bool
+    stages: list[Stage] = field(default_factory=list)
+    earlier: float = 0.0
+    """Seconds that earlier parts of the run took."""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run took so far, s."""
+        return self.earlier + time.monotonic() - self.began
+
+    def run(self, steps: int, minutes: float | None) -> Training:
+        """Carry out all stages, or those that an interrupted run has left."""
+        state = None if self.folder is None else self.folder.read()
+        training = Training(self.twin, steps=steps, seed=self.seed)
+        if state is None:
+            self._begin(training, minutes)
+        else:
+            training.load_state_dict(state["training"])
+            self.stages = [_stage(kept) for kept in state["stages"]]
+            self.earlier = state["seconds"]
+        if state is None or not state["finished"]:
+            self._train(training)
+            self._finish(training)
+        return training
+
+    def _begin(self, training: Training, minutes: float | None) -> None:
+        error, took = self._measured("converted")
+        if self.options is not None:
+            self._calibrate()
+            error, took = self._measured("calibrated")
+            training.reset()  # the DAC ranges learn from now on
+        if minutes is not None:
+            training.steps = min(training.steps, self._fitting(training, 60 * minutes, took))
+        training.start(error)
+        self._keep(training)
+
+    def _measured(self, name: str) -> tuple[float, float]:
+        """Measure the student, and return its error and the seconds that it took."""
+        began = time.monotonic()
+        self.stages.append(Stage(name=name, reading=self.chips.measure()))
+        return self.stages[-1].reading.mean, time.monotonic() - began
+
+    def _fitting(self, training: Training, seconds: float, look: float) -> int:
+        """Return how many steps fit into ``seconds`` of the whole run; at least one."""
+        before = time.monotonic()
+        spent = self.seconds
+        for batch in itertools.islice(itertools.cycle(self.fitted), _PROBES):
+            training.gradients(batch)
+        step = (time.monotonic() - before) / _PROBES
+        # afterwards the model is calibrated and measured once more, as it was before
+        left = seconds - 2 * spent - training.recipe.looks * look
+        return max(1, math.floor(left / step))
+
+    def _train(self, training: Training) -> None:
+        with tqdm(
+            total=training.steps, initial=training.step, desc="adapt", disable=not self.progress
+        ) as bar:
+
+            def after(step: Step) -> None:
+                bar.update()
+                if self.writer is not None:
+                    _write(self.writer, step)
+                if step.error is not None:
+                    bar.set_postfix(error=f"{step.error:.3g}", refresh=False)
+                    self._keep(training)
+
+            training.run(self.fitted, self.chips, after)
+        if "loss" in training.stopped:
+            warnings.warn(
+                f"adapt: {training.stopped}, so that the training ends with the best state before; "
+                "a smaller recipe.learning_rate may help",
+                stacklevel=4,
+            )
+
+    def _finish(self, training: Training) -> None:
+        error, _ = self._measured("distilled")
+        if self.options is not None:
+            error = self._tried("recalibrated", self._calibrate, error)
+        if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in self._modules()):
+            self._tried("batch norm re-estimated", self._reestimate, error)
+        corrected = self.chips.measure(self.fitted[: len(self.chips.held)])
+        self.stages.append(
+            Stage(name="columns corrected on each chip", reading=corrected, kept=False)
+        )
+        self._keep(training, finished=True)
+
+    def _tried(self, name: str, change: Callable[[], None], error: float) -> float:
+        """Change the student, unless its error becomes larger; return the smaller error."""
+        student = self.twin.student
+        before = state_of(student)
+        try:
+            change()
+        except ValueError as refused:  # the training is not lost for it
+            warnings.warn(f"adapt: not {name}: {refused}", stacklevel=5)
+            student.load_state_dict(before)
+            return error
+        reading = self.chips.measure()
+        better = reading.mean < error
+        if not better:
+            student.load_state_dict(before)
+        self.stages.append(Stage(name=name, reading=reading, kept=better))
+        return min(error, reading.mean)
+
+    def _modules(self) -> Any:
+        return self.twin.student.modules()
+
+    def _calibrate(self) -> None:
+        assert self.options is not None
+        options = {"forward": self.twin.forward, **self.options}
+        calibrate(self.twin.student, self.fitted, **options)
+
+    def _reestimate(self) -> None:
+        reestimate_batch_norm(
+            self.twin.student, self.fitted, seed=self.seed, forward=self.twin.forward
+        )
+
+    def _keep(self, training: Training, finished: bool = False) -> None:
+        if self.folder is not None:
+            state = {
+                "training": training.state_dict(),
+                "stages": [_plain(stage) for stage in self.stages],
+                "seconds": self.seconds,
+                "finished": finished,
+            }
+            self.folder.write(state, training.history)
+
+
+def _plain(stage: Stage) -> dict[str, Any]:
+    return {"name": stage.name, "kept": stage.kept, "reading": asdict(stage.reading)}
+
+
+def _stage(plain: dict[str, Any]) -> Stage:
+    return Stage(name=plain["name"], kept=plain["kept"], reading=Reading(**plain["reading"]))
+
+
+def _write(writer: Any, step: Step) -> None:
+    for name, value in vars(step).items():
+        if name != "step" and value is not None:
+            writer.add_scalar(f"adapt/{name}", value, step.step)

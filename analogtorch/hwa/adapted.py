@@ -1,0 +1,94 @@
+"""What ``adapt`` returns: the model, and what each step bought."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from analogtorch.hwa.on_chips import Reading
+from analogtorch.values.shown import as_text, draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The model on the chips after one step of the adaptation."""
+
+    name: str
+    """What was done, such as ``calibrated``."""
+    reading: Reading
+    """What was measured on chips, on batches that were held back."""
+    kept: bool = True
+    """Whether the returned model includes it. A step that makes the error larger is undone; a
+    correction of each chip is measured only, as it belongs to a chip and not to the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of the training."""
+
+    step: int
+    """Number of the step, from 0."""
+    loss: float
+    """The loss that was minimised."""
+    outputs: float
+    """Its share of the model's outputs."""
+    layers: float
+    """The mean relative squared error of the layers' outputs."""
+    noise: float
+    """Fraction of the training noise."""
+    learning_rate: float
+    """Step of the optimizer in units of the root mean square of each Parameter."""
+    error: float | None = None
+    """The mean error on chips after this step, where it was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """An adapted model; print it for a table of what each step bought."""
+
+    model: nn.Module = field(repr=False)
+    """The converted model, calibrated and adapted, in evaluation mode: ``at.program`` takes it."""
+    times: tuple[str, ...]
+    """The times after programming at which it was measured."""
+    seeds: tuple[int, ...]
+    """Seed of each chip that it was measured on. They are no chips of ``sweep``."""
+    stages: tuple[Stage, ...]
+    """What was measured after each step, in order."""
+    steps: tuple[Step, ...]
+    """The steps of the training."""
+    seconds: float
+    """Time that it took, s; of a resumed run, in all of its parts."""
+    stopped: str
+    """Why the training ended, such as ``all 300 steps done``."""
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the model, ready for JSON."""
+        return {
+            "times": list(self.times),
+            "seeds": list(self.seeds),
+            "stages": [
+                {
+                    "name": stage.name,
+                    "kept": stage.kept,
+                    "error": stage.reading.error.tolist(),
+                    "agreement": stage.reading.agreement.tolist(),
+                    **(
+                        {}
+                        if stage.reading.metric is None
+                        else {"metric": stage.reading.metric.tolist()}
+                    ),
+                }
+                for stage in self.stages
+            ],
+            "steps": [vars(step) for step in self.steps],
+            "seconds": self.seconds,
+            "stopped": self.stopped,
+        }
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw loss and error on chips over the steps; see ``report.adapted.plot``."""
+        return draw(self, path)

@@ -1,0 +1,103 @@
+"""How far a model is from its digital twin on programmed chips, on batches held back."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.calibration import correct_columns
+from analogtorch.calibration.judge import has_moved, vectors
+from analogtorch.conversion.watch import evaluating
+from analogtorch.devices import seconds
+from analogtorch.evaluate.sweep import finite
+from analogtorch.hwa.twin import Twin, check_shapes, relative_error
+from analogtorch.simulate.chip import beyond_data, program
+
+Metric = Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What was measured on chips; each is of shape (chips, times), in float64."""
+
+    error: Tensor
+    """Root of the relative squared error of the outputs to the digital ones."""
+    agreement: Tensor
+    """Share of the output vectors whose largest number is at the digital index; of outputs of one
+    number, of those within a tenth of their standard deviation."""
+    metric: Tensor | None = None
+    """The user's metric, if one was given."""
+
+    @property
+    def mean(self) -> float:
+        """The mean error over chips and times, by which states are chosen."""
+        return self.error.mean().item()
+
+
+class OnChips:
+    """Measures a student on the same chips, at the same times, again and again.
+
+    Args:
+        twin: the student and its teacher.
+        held: batches that the student does not train on.
+        seeds: seed of each chip.
+        times: times after programming, as ``ProgrammedChip.at`` takes them.
+        metric: a function of the model on a chip that returns a number, or None.
+    """
+
+    def __init__(
+        self,
+        twin: Twin,
+        held: Iterable[Any],
+        seeds: Sequence[int],
+        times: Sequence[str | float],
+        metric: Metric | None = None,
+    ) -> None:
+        self.twin, self.held, self.seeds, self.times = twin, list(held), seeds, times
+        self.metric = metric
+        self.exact = [twin.exact(batch) for batch in self.held]
+
+    @torch.no_grad()
+    def measure(self, corrected_on: Sequence[Any] | None = None) -> Reading:
+        """Measure the student.
+
+        Args:
+            corrected_on: batches on which each chip gets a digital gain and offset per column
+                first, by ``correct_columns``; None corrects nothing.
+        """
+        rows = [self._on_chip(seed, corrected_on) for seed in self.seeds]
+        error, agreement, metric = torch.tensor(rows, dtype=torch.float64).unbind(-1)
+        return Reading(
+            error=error, agreement=agreement, metric=None if self.metric is None else metric
+        )
+
+    def _on_chip(
+        self, seed: int, corrected_on: Sequence[Any] | None
+    ) -> list[tuple[float, float, float]]:
+        """Return error, agreement and metric of one chip at each time."""
+        physical, found = program(self.twin.student, seed=seed), []
+        for time in self.times:
+            # the report says it
+            physical.warned.update(beyond_data(self.twin.student, seconds(time)))
+            view = physical.at(time)
+            if corrected_on is not None:
+                correct_columns(view, corrected_on, forward=self.twin.forward)
+            where = f"on the chip of seed {seed} at {time}"
+            metric = 0.0 if self.metric is None else finite("adapt", self.metric(view), where)
+            found.append((*self._compare(view), metric))
+        return found
+
+    def _compare(self, view: nn.Module) -> tuple[float, float]:
+        errors, same, count = [], 0, 0
+        with evaluating(view):
+            for batch, exact in zip(self.held, self.exact, strict=True):
+                outputs = self.twin.outputs(view, batch)
+                check_shapes(outputs, exact)
+                for y, t in zip(outputs, exact, strict=True):
+                    errors.append(relative_error(y, t))
+                    moved = has_moved(vectors(t), vectors(y))
+                    same += int((~moved).sum())
+                    count += moved.shape[0]
+        return torch.stack(errors).mean().sqrt().item(), same / count

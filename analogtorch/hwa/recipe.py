@@ -1,0 +1,60 @@
+"""The ingredients of ``adapt``, each of which can be changed or switched off."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from analogtorch.hwa.clip import SIGMA
+from analogtorch.values import checks
+
+Outputs = Literal["error", "divergence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model learns to live on a chip.
+
+    The defaults were found on the networks of ``python -m benchmarks.adapt``.
+    """
+
+    learning_rate: float = 0.003
+    """Step of Adam, > 0, in units of the root mean square of each Parameter, so that every layer
+    moves by the same share of itself. It falls to 0 along a half cosine."""
+    noise: float = 1.0
+    """Fraction of the chip's training noise, in [0, 1]; 0 trains without noise, the control that
+    tells what noise is worth."""
+    ramp: float = 0.3
+    """Share of the steps, in [0, 1], in which the noise grows from 0 to ``noise``, in six stairs,
+    and the clipping from the largest weight to ``clip_sigma``."""
+    clip_sigma: float | None = SIGMA
+    """Weights are clipped to so many standard deviations after each step, > 0: those of the layer,
+    or of each output where the chip scales weights by column. None does not clip."""
+    outputs: Outputs = "error"
+    """How outputs are compared. ``error``: squared error over the square of the digital output,
+    which fits any output. ``divergence``: as distributions, by ``distillation_loss``, which fits
+    logits."""
+    temperature: float = 1.0
+    """Temperature of ``divergence``, > 0."""
+    layers: float = 1.0
+    """Weight, >= 0, of the mean relative squared error of the outputs of the layers, beside that
+    of the model's outputs."""
+    learn_ranges: bool = True
+    """Whether the DAC ranges learn."""
+    looks: int = 6
+    """How often the error is measured on programmed chips while training, >= 1. The best of these
+    states is kept."""
+    patience: int | None = 3
+    """Training stops after so many looks in a row without a smaller error than at a look before,
+    >= 1; None never stops early."""
+
+    def __post_init__(self) -> None:
+        checks.numbers(self, "learning_rate", above=0)
+        checks.numbers(self, "noise", "ramp", least=0, most=1)
+        checks.numbers(
+            self, "clip_sigma", optional=True, above=0, remedy="None does not clip weights"
+        )
+        checks.choice("Recipe.outputs", self.outputs, get_args(Outputs))
+        checks.numbers(self, "temperature", above=0)
+        checks.numbers(self, "layers", least=0)
+        checks.flag("Recipe.learn_ranges", self.learn_ranges)
+        checks.counts(self, "looks")
+        checks.counts(self, "patience", optional=True)

@@ -1,0 +1,103 @@
+"""The folder of an adaptation: its state, from which an interrupted run continues, and its log.
+
+    adapt.json   what the run is of: the model, its options, and digests of the batches
+    state.pt     all that the run goes on from: tensors and plain values, with a checksum
+    log.csv      one row for each step
+
+Each is written whole or not at all, after each look at the chips.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogtorch.files import packed, parse_json, unpacked, write_atomically
+from analogtorch.hwa.adapted import Step
+from analogtorch.values import checks
+
+_HEAD, _STATE, _LOG = "adapt.json", "state.pt", "log.csv"
+
+
+class RunFolder:
+    """The files of one adaptation, in ``folder``, which is made if it does not exist.
+
+    Raises:
+        ValueError: the folder holds another run, a damaged file, or files that are no run's.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, head: dict[str, Any]) -> None:
+        self.folder = checks.path("adapt: folder", folder)
+        path = self.folder / _HEAD
+        head = json.loads(json.dumps(head))
+        if path.exists():
+            found = _read(path)
+            if found != head:
+                names = sorted(n for n in {*found, *head} if found.get(n) != head.get(n))
+                raise ValueError(
+                    f"adapt: {self.folder} holds another run, which differs in "
+                    f"{', '.join(names)}; give another folder, or the same model and options"
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(
+                f"adapt: {self.folder} holds files and no {_HEAD}; give a new or an empty folder"
+            )
+        else:
+            write_atomically(path, json.dumps(head, indent=2) + "\n")
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the state that was kept last, or None.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.folder / _STATE
+        return unpacked(path) if path.exists() else None
+
+    def write(self, state: dict[str, Any], steps: Sequence[Step]) -> None:
+        """Keep the state, and write the log of the steps."""
+        write_atomically(self.folder / _LOG, _csv(steps))
+        write_atomically(self.folder / _STATE, packed(state))
+
+
+def digest(batches: Sequence[Any]) -> str:
+    """Return the SHA-256 of the tensors in the batches, with their types and shapes."""
+    found = hashlib.sha256()
+    for t in _every(list(batches)):
+        found.update(f"{t.dtype} {tuple(t.shape)}\n".encode())
+        found.update(t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _every(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _every(part)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"adapt: {path} {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"adapt: {path} is damaged: it holds {checks.shown(found)}")
+    return found
+
+
+def _csv(steps: Sequence[Step]) -> str:
+    text = io.StringIO()
+    rows = csv.DictWriter(text, [f.name for f in fields(Step)], lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(vars(step) for step in steps)
+    return text.getvalue()

@@ -1,0 +1,163 @@
+"""A converted model beside its digital twin: how far its outputs and its layers are off."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.calibration.judge import tensors
+from analogtorch.calibration.passes import Forward, exactly, one_pass
+from analogtorch.conversion.kinds import analog_layers, is_analog
+from analogtorch.conversion.watch import evaluating
+from analogtorch.hwa.distill import distillation_loss
+from analogtorch.hwa.recipe import Recipe
+from analogtorch.nn.tap import hooked
+
+
+class Twin:
+    """A student, which is a converted model, and its teacher, whose layers compute exactly.
+
+    Args:
+        student: a converted model.
+        teacher: the digital model; or a converted one, which computes as the digital one.
+        recipe: how they are compared.
+        forward: as ``calibrate`` takes it.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        recipe: Recipe | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        self.student, self.teacher, self.forward = student, teacher, forward
+        self.recipe = Recipe() if recipe is None else recipe
+        self.names = _comparable(student, teacher)
+        """The layers whose outputs are compared."""
+
+    def outputs(self, model: nn.Module, batch: Any) -> list[Tensor]:
+        """Return the outputs of a model that are compared: logits, or every tensor it returns.
+
+        Raises:
+            ValueError: the model returns no tensor of floating point that could be compared.
+        """
+        given = one_pass("adapt", model, batch, self.forward)
+        logits = given.get("logits") if isinstance(given, Mapping) else None
+        found = [y for y in _kept(given if logits is None else logits) if y.dim()]
+        if not found:
+            raise ValueError(
+                "adapt: the model returns no tensor of floating point to compare, got "
+                f"{type(given).__name__}; pass forward=, which must return its outputs"
+            )
+        return found
+
+    def exact(self, batch: Any) -> list[Tensor]:
+        """Return the outputs of the teacher.
+
+        Raises:
+            ValueError: they hold NaN or infinite values.
+        """
+        with torch.no_grad(), evaluating(self.teacher), exactly(self.teacher):
+            found = self.outputs(self.teacher, batch)
+        if not all(bool(y.isfinite().all()) for y in found):
+            raise ValueError("adapt: the digital outputs hold NaN or infinite values")
+        return found
+
+    def loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return how far the student's outputs and those of its layers are from the teacher's.
+
+        The student's analog layers run in training mode, with the training noise; all else is in
+        evaluation mode: dropout is off, batch norm uses its averages.
+
+        Returns:
+            Two scalars, which have a gradient; the second is 0 without ``recipe.layers``.
+
+        Raises:
+            ValueError: the shapes of the outputs differ, or no layer of both models ran.
+        """
+        with self._layer_outputs(self.teacher) as of_teacher:
+            exact = self.exact(batch)
+        with evaluating(self.student), self._layer_outputs(self.student) as of_student:
+            for _, layer in analog_layers(self.student):
+                layer.training = True
+            found = self.outputs(self.student, batch)
+        check_shapes(found, exact)
+        outputs = _mean([self._compare(y, t) for y, t in zip(found, exact, strict=True)])
+        if not self.recipe.layers:
+            return outputs, outputs.new_zeros(())
+        pairs = [
+            (y, t)
+            for name, exact_ones in of_teacher.items()
+            for y, t in zip(of_student.get(name, ()), exact_ones, strict=False)
+            if y.shape == t.shape
+        ]
+        if not pairs:
+            raise ValueError(
+                "adapt: no layer of the model ran under the same name as in the teacher; pass "
+                "recipe=at.hwa.Recipe(layers=0) to compare the outputs of the model alone"
+            )
+        return outputs, _mean([relative_error(y, t) for y, t in pairs])
+
+    def total(self, batch: Any) -> Tensor:
+        """Return the loss to minimise: that of the outputs and, by ``recipe.layers``, of layers."""
+        outputs, layers = self.loss(batch)
+        return outputs + self.recipe.layers * layers
+
+    def _compare(self, y: Tensor, exact: Tensor) -> Tensor:
+        if self.recipe.outputs == "divergence":
+            return distillation_loss(y, exact, temperature=self.recipe.temperature)
+        return relative_error(y, exact)
+
+    @contextlib.contextmanager
+    def _layer_outputs(self, model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+        """Collect the outputs of the layers, in order of their calls, inside the context."""
+        found: dict[str, list[Tensor]] = {}
+        names = {model.get_submodule(name): name for name in self.names}
+
+        def keep(module: nn.Module, _: Any, output: Any) -> None:
+            found.setdefault(names[module], []).extend(_kept(output))
+
+        with hooked(names if self.recipe.layers else (), after=keep):
+            yield found
+
+
+def relative_error(y: Tensor, exact: Tensor) -> Tensor:
+    """Return the squared error of ``y`` over the square of the exact values, a scalar >= 0."""
+    y, exact = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (y, exact))
+    return (y - exact).square().sum() / exact.square().sum().clamp_min(1e-12)
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()
+
+
+def _kept(output: Any) -> list[Tensor]:
+    return list(tensors(output))
+
+
+def check_shapes(found: list[Tensor], exact: list[Tensor]) -> None:
+    """Raise ValueError if the outputs of the model differ in shape from those of the teacher."""
+    shapes = [[tuple(y.shape) for y in outputs] for outputs in (found, exact)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"adapt: the model returns {_shown(shapes[0])} and the teacher {_shown(shapes[1])}; "
+            "the teacher must be the digital model, or one with the same outputs"
+        )
+
+
+def _shown(shapes: list[tuple[int, ...]]) -> str:
+    return "outputs of shape " + ", ".join(map(str, shapes))
+
+
+def _comparable(student: nn.Module, teacher: nn.Module) -> list[str]:
+    """Return names of the layers that ``convert`` made and that the teacher has too.
+
+    Attention counts as one: the digital layer never calls the matrices inside.
+    """
+    of_teacher = {name for name, _ in teacher.named_modules()}
+    made = [name for name, module in student.named_modules() if is_analog(module)]
+    outermost = [name for name in made if not name.startswith(tuple(f"{n}." for n in made if n))]
+    return [name for name in outermost if name in of_teacher]

@@ -1,0 +1,81 @@
+"""What an adaptation bought, as a table for the terminal and as curves."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from analogtorch.hwa.adapted import Adapted, Stage
+from analogtorch.report.columns import aligned
+from analogtorch.report.figure import checked_path, new_figure, write_figure
+from analogtorch.values.shown import as_text, draw
+
+
+@as_text.register
+def table(found: Adapted) -> str:
+    """Return one row per stage: error, agreement and metric on chips, at each time."""
+    measures = _measures(found.stages[0])
+    header = ["stage", *(f"{name} at {time}" for name in measures for time in found.times), "kept"]
+    rows = [header]
+    for stage in found.stages:
+        values = [value for name in measures for value in _measures(stage)[name]]
+        rows.append([stage.name, *values, "yes" if stage.kept else "no"])
+    lines = aligned(rows)
+    chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"
+    notes = [
+        f"error of the outputs on {chips} to the digital ones, and the share of outputs whose "
+        "largest number agrees, on batches held back",
+        f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
+
+
+@draw.register
+def plot(found: Adapted, path: str | Path | None = None) -> Any:
+    """Draw the loss of each step, and the error on chips where it was measured.
+
+    Args:
+        found: the adaptation to draw.
+        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the file is of another kind.
+        OSError: the file cannot be written.
+    """
+    file = checked_path(path)
+    figure = new_figure(7, 3.6)
+    axes = figure.add_subplot()
+    axes.plot([s.step for s in found.steps], [s.loss for s in found.steps], lw=0.8, label="loss")
+    axes.plot([s.step for s in found.steps], [s.outputs for s in found.steps], lw=0.8,
+              label="of the outputs")  # fmt: skip
+    looks = [(s.step, s.error) for s in found.steps if s.error is not None]
+    if looks:
+        axes.plot(*zip(*looks, strict=True), "o-", label="error on chips")
+    start = [stage for stage in found.stages if stage.name in ("converted", "calibrated")][-1]
+    axes.axhline(start.reading.mean, ls="--", lw=0.8, color="grey", label=start.name)
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("relative error")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_figure(figure, file)
+    return figure
+
+
+def _measures(stage: Stage) -> dict[str, list[str]]:
+    reading = stage.reading
+    found = {
+        "error": [f"{100 * value:.1f} %" for value in _means(reading.error)],
+        "agreement": [f"{100 * value:.1f} %" for value in _means(reading.agreement)],
+    }
+    if reading.metric is not None:
+        found["metric"] = [f"{value:.4g}" for value in _means(reading.metric)]
+    return found
+
+
+def _means(values: Tensor) -> list[float]:
+    return [float(value) for value in values.mean(0)]

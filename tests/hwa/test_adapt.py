@@ -1,0 +1,314 @@
+"""``at.hwa.adapt``: the copy survives the chip better, the same call gives the same copy."""
+
+import copy
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.hwa.training import clip, tails
+from tests.crossbar import crossbar
+
+
+def _net(norm: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    middle = [nn.BatchNorm1d(32)] if norm else []
+    net = nn.Sequential(nn.Linear(12, 32), *middle, nn.ReLU(), nn.Linear(32, 5))
+    for layer in (net[0], net[-1]):  # a few large weights, as in trained models
+        nn.init.normal_(layer.weight, std=0.3)
+    if norm:
+        net.train()
+        for _ in range(20):
+            net(torch.randn(64, 12))
+    return net.eval()
+
+
+def _batches(count: int = 8) -> list[Tensor]:
+    return list(torch.randn(count, 32, 12, generator=torch.Generator().manual_seed(1)).unbind())
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    return copy.deepcopy(model.state_dict())
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(v, b[k]) if isinstance(v, Tensor) else v == b[k] for k, v in a.items()
+    )
+
+
+CHIP = crossbar(device="one_device")
+
+
+def test_the_copy_is_nearer_to_the_digital_model_and_the_given_one_stays() -> None:
+    model, batches = _net(), _batches()
+    before = _state(model)
+    adapted = at.hwa.adapt(model, batches, chip=CHIP, steps=60, num_chips=2, times=["1 day"])
+    assert _same(before, _state(model))
+    assert type(model[0]) is nn.Linear
+    names = [stage.name for stage in adapted.stages]
+    assert names == ["converted", "calibrated", "distilled", "recalibrated",
+                     "columns corrected on each chip"]  # fmt: skip
+    start, end = adapted.stages[1].reading, adapted.stages[3].reading
+    assert end.error.shape == (2, 1)
+    # fresh chips and fresh inputs: the gain is no choice among what was measured
+    x = torch.randn(400, 12, generator=torch.Generator().manual_seed(9))
+    plain = at.calibrate(at.convert(copy.deepcopy(model), CHIP), batches)
+
+    def error(chip: nn.Module) -> float:
+        return float((chip(x) - model(x)).square().mean())
+
+    def mean(net: nn.Module) -> float:
+        return float(at.sweep(net, error, num_chips=4, times=["1 day"]).mean)
+
+    with torch.no_grad():
+        assert mean(adapted.model) < 0.9 * mean(plain)
+    assert end.mean < start.mean
+
+
+def test_the_same_call_gives_the_same_copy_and_leaves_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    one, two = (
+        at.hwa.adapt(_net_of(model), _batches(), steps=12, num_chips=1)
+        for model in (_net(), _net())
+        if torch.set_rng_state(state) is None
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert _same(_state(one.model), _state(two.model))
+    other = at.hwa.adapt(_net_of(_net()), _batches(), steps=12, num_chips=1, seed=1)
+    assert not _same(_state(one.model), _state(other.model))
+
+
+def _net_of(model: nn.Module) -> nn.Module:
+    """A converted and calibrated model, whose ranges stay."""
+    state = torch.get_rng_state()
+    found = at.calibrate(at.convert(model, CHIP), _batches())
+    torch.set_rng_state(state)
+    return found
+
+
+class _Stop(Exception):
+    pass
+
+
+class _Writer:
+    """Counts what it is given, and stops the run at a step."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop, self.tags, self.values = stop, set[str](), dict[int, float]()
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        self.tags.add(tag)
+        self.values[step] = value
+        if step == self.stop:
+            raise _Stop
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, norm: bool) -> None:
+    options: dict[str, Any] = {"chip": CHIP, "steps": 18, "num_chips": 1}
+    whole = at.hwa.adapt(_net(norm), _batches(), **options)
+    folder = tmp_path / "run"
+    with pytest.raises(_Stop):
+        at.hwa.adapt(_net(norm), _batches(), folder=folder, writer=_Writer(stop=11), **options)
+    writer = _Writer()
+    resumed = at.hwa.adapt(_net(norm), _batches(), folder=folder, writer=writer, **options)
+    assert min(writer.values) == 9  # the last look before the stop
+    assert writer.tags >= {"adapt/loss", "adapt/noise", "adapt/error"}
+    assert _same(_state(whole.model), _state(resumed.model))
+    assert [vars(s) for s in whole.steps] == [vars(s) for s in resumed.steps]
+    again = at.hwa.adapt(_net(norm), _batches(), folder=folder, writer=_Writer(0), **options)
+    assert _same(_state(whole.model), _state(again.model))  # it was finished: no step was taken
+    assert str(again).splitlines()[:-1] == str(resumed).splitlines()[:-1]
+    with (folder / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(18))
+    with pytest.raises(ValueError, match="another run, which differs in seed"):
+        at.hwa.adapt(_net(norm), _batches(), folder=folder, seed=3, **options)
+
+
+def test_stages_that_make_the_error_larger_are_undone() -> None:
+    # one step so large that nothing is left of the model
+    recipe = at.hwa.Recipe(learning_rate=30.0, clip_sigma=None, ramp=0.0)
+    given = _net_of(_net())
+    adapted = at.hwa.adapt(given, _batches(), recipe=recipe, steps=3, num_chips=1)
+    assert adapted.steps[-1].error is not None
+    assert adapted.steps[-1].error > 1
+    assert adapted.stages[-2].name == "distilled"
+    assert adapted.stages[-2].reading.mean == adapted.stages[0].reading.mean
+    assert _same(_state(given), _state(adapted.model))
+
+
+def test_batch_norm_is_moved_only_if_that_helps() -> None:
+    adapted = at.hwa.adapt(_net(norm=True), _batches(), chip=CHIP, steps=6, num_chips=2)
+    stage = next(s for s in adapted.stages if s.name == "batch norm re-estimated")
+    before = next(s for s in adapted.stages if s.name == "recalibrated")
+    assert stage.kept == (stage.reading.mean < min(before.reading.mean, _error(adapted, 2)))
+
+
+def test_a_batch_norm_without_statistics_costs_no_training() -> None:
+    model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).eval()
+    with pytest.warns(UserWarning, match="not batch norm re-estimated: .* has no statistics yet"):
+        adapted = at.hwa.adapt(model, _batches(), chip=CHIP, steps=2, num_chips=1)
+    assert len(adapted.steps) == 2
+
+
+def _error(adapted: at.hwa.Adapted, stage: int) -> float:
+    return adapted.stages[stage].reading.mean
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_the_best_state() -> None:
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        y = model(x)
+        return y * math.nan if y.requires_grad else y
+
+    given = _net_of(_net())
+    with pytest.warns(UserWarning, match="the loss was nan at step 0"):
+        adapted = at.hwa.adapt(given, _batches(), steps=5, num_chips=1, forward=forward)
+    assert _same(_state(given), _state(adapted.model))
+    assert not adapted.steps
+
+
+def test_ingredients_can_be_switched_off() -> None:
+    recipe = at.hwa.Recipe(noise=0.0, clip_sigma=None, layers=0.0, learn_ranges=False,
+                           outputs="divergence", temperature=2.0, looks=1)  # fmt: skip
+    given = _net_of(_net())
+    adapted = at.hwa.adapt(given, _batches(), recipe=recipe, steps=4, num_chips=1)
+    assert {step.noise for step in adapted.steps} == {0.0}
+    assert [step.error is not None for step in adapted.steps] == [False, False, False, True]
+    ranges = [
+        [layer.input_ranges for _, layer in at.analog_layers(m)] for m in (given, adapted.model)
+    ]
+    assert ranges[0] == ranges[1]
+
+
+def test_clipping_grows_and_follows_the_unit_of_the_weight_scale() -> None:
+    for scale, per_channel in (("block", False), ("column", True)):
+        model = at.convert(_net(), CHIP.replace(periphery={"weight_scale": scale}))
+        model[2].weight.requires_grad_(False)
+        start = _state(model)
+        largest = tails(model)
+        assert list(largest) == ["0"]
+        clip(model, 1.5, largest, share=0.0)
+        assert _same(start, _state(model))  # as wide as the largest weight
+        wanted = at.hwa.clip_weights_(copy.deepcopy(model), 1.5, per_channel=per_channel)
+        clip(model, 1.5, largest, share=1.0)
+        assert torch.equal(model[0].weight, wanted[0].weight)
+        assert torch.equal(model[2].weight, start["2.weight"])
+
+
+def test_minutes_bound_the_steps() -> None:
+    adapted = at.hwa.adapt(_net(), _batches(), chip=CHIP, steps=7, minutes=1e-4, num_chips=1)
+    assert len(adapted.steps) == 1
+    assert adapted.stopped == "all 1 steps done"
+
+
+def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
+    adapted = at.hwa.adapt(
+        _net(), _batches(), chip=CHIP, steps=3, num_chips=2, times=["0 s", "1 year"],
+        metric=lambda chip: 0.5,
+    )  # fmt: skip
+    text = str(adapted)
+    assert "error at 0 s" in text
+    assert "metric at 1 year" in text
+    assert "recalibrated" in text
+    data = json.loads(json.dumps(adapted.to_dict()))
+    assert [len(stage["error"]) for stage in data["stages"]] == [2] * 5
+    assert data["stages"][0]["metric"] == [[0.5, 0.5], [0.5, 0.5]]
+    adapted.plot(tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+class _Outputs(nn.Module):
+    """A model of several outputs, one of them a sequence of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.lstm = nn.LSTM(8, 6, batch_first=True)
+        self.conv = nn.Conv1d(6, 3, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y, _ = self.attention(x, x, x)
+        y, state = self.lstm(y)
+        return {"loss": y.mean(), "hidden": (self.conv(y.mT), state), "name": "outputs"}
+
+
+def test_every_layer_is_compared() -> None:
+    torch.manual_seed(0)
+    model = _Outputs().eval()
+    batches = list(torch.randn(4, 4, 5, 8).unbind())
+    student = at.convert(copy.deepcopy(model), CHIP)
+    twin = at.hwa.Twin(student, model)
+    assert twin.names == ["attention", "lstm", "conv"]
+    with at.noise(1):
+        outputs, layers = twin.loss(batches[0])
+    with at.noise(1):
+        total = twin.total(batches[0])
+    assert outputs.requires_grad
+    assert layers > 0
+    assert total == outputs + layers
+    assert len(twin.exact(batches[0])) == 3  # without the scalar
+    adapted = at.hwa.adapt(model, batches, chip=CHIP, steps=2, num_chips=1)
+    assert len(adapted.steps) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "pass chip="),
+        ({"chip": CHIP, "steps": 0}, "steps must be an integer >= 1"),
+        ({"chip": CHIP, "minutes": -1}, "minutes must be a positive number"),
+        ({"chip": CHIP, "times": "1 day"}, "times must be a list"),
+        ({"chip": CHIP, "times": []}, "times is empty"),
+        ({"chip": CHIP, "num_chips": 0}, "num_chips must be an integer >= 1"),
+        ({"chip": CHIP, "teacher": nn.Linear(12, 4)}, r"returns outputs of shape \(32, 5\) and"),
+        ({"chip": CHIP, "calibration": {"method": "none"}}, "method must be one of"),
+        ({"chip": CHIP, "recipe": at.hwa.Recipe(layers=1.0), "teacher": nn.Sequential(
+            nn.Sequential(nn.Linear(12, 5)))}, "no layer of the model ran under the same name"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused_and_change_nothing(
+    options: dict[str, Any], message: str
+) -> None:
+    model = _net()
+    before = _state(model)
+    with pytest.raises(ValueError, match=message):
+        at.hwa.adapt(model, _batches(4), **options)
+    assert _same(before, _state(model))
+    assert not list(at.analog_layers(model))
+
+
+def test_wrong_models_and_batches_are_refused() -> None:
+    converted = _net_of(_net())
+    with pytest.raises(ValueError, match="batches is empty"):
+        at.hwa.adapt(_net(), [], chip=CHIP)
+    with pytest.raises(TypeError, match="iterable of batches"):
+        at.hwa.adapt(_net(), torch.randn(4, 12), chip=CHIP)
+    with pytest.raises(RuntimeError):
+        at.hwa.adapt(_net(), [torch.randn(4, 11)], chip=CHIP)
+    with pytest.raises(ValueError, match="is converted already"):
+        at.hwa.adapt(converted, _batches(), chip=CHIP)
+    with pytest.raises(ValueError, match="no Parameter of the model requires a gradient"):
+        at.hwa.adapt(_net_of(_net()).requires_grad_(False), _batches(4))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        at.hwa.adapt(_net(), [torch.full((4, 12), math.inf)], chip=CHIP)
+    with pytest.raises(TypeError, match="writer must have add_scalar"):
+        at.hwa.adapt(_net(), _batches(4), chip=CHIP, writer=print)
+    with pytest.raises(ValueError, match="programmed"):
+        at.hwa.adapt(at.program(converted, seed=1).at("1 day"), _batches(4))
+
+
+def test_recipes_refuse_wrong_numbers() -> None:
+    for options in ({"learning_rate": 0}, {"noise": 2}, {"ramp": -1}, {"clip_sigma": 0},
+                    {"outputs": "logits"}, {"temperature": 0}, {"layers": -1}, {"looks": 0},
+                    {"patience": 0}, {"learn_ranges": 1}):  # fmt: skip
+        with pytest.raises(ValueError, match="Recipe"):
+            at.hwa.Recipe(**options)  # type: ignore[arg-type]
