@@ -14,7 +14,12 @@ import logging
 import sys
 
 from analogtorch import chips, cost_model, devices, hwa, mapping, nn, report
-from analogtorch.calibration import calibrate, correct_columns, reestimate_batch_norm
+from analogtorch.calibration import (
+    CalibrationReport,
+    calibrate,
+    correct_columns,
+    reestimate_batch_norm,
+)
 from analogtorch.checkpoint import load, save
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.conversion import (
@@ -61,6 +66,7 @@ logging.getLogger("analogtorch").addHandler(logging.NullHandler())
 
 __all__ = [
     "TIMES",
+    "CalibrationReport",
     "Chip",
     "ChipMapping",
     "Defects",

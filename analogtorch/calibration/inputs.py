@@ -1,4 +1,4 @@
-"""The magnitudes of the inputs of each layer."""
+"""The magnitudes of the inputs of each layer, and DAC ranges from these alone."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +24,10 @@ from analogtorch.ops import Plan
 from analogtorch.ops.blocks import seen_by
 from analogtorch.ops.expansion import expanded
 from analogtorch.ops.operands import Operands
+
+Ranges = list[float] | None
+"""The DAC range of a layer, or those of its row blocks; None: each input vector or sample sets its
+own."""
 
 
 @dataclass
@@ -136,3 +140,53 @@ class _Collected:
         rows = inputs.w.shape[1:]
         for block, histogram in enumerate(self.seen[name].magnitudes[: plan.blocks]):
             histogram.add(seen_by(inputs.x, rows, plan.span(block, rows), plan))
+
+
+def check_seen(name: str, seen: list[Histogram]) -> None:
+    """Raise ValueError if the layer ``name`` got only zeros."""
+    if not any(histogram.largest for histogram in seen):
+        raise ValueError(
+            f"calibrate: layer {name!r} got only zeros; use batches of real data, and more than "
+            "one step where that is the state of a recurrent layer"
+        )
+
+
+def by_magnitude(
+    layers: Mapping[str, AnalogLayer],
+    seen: Mapping[str, Seen],
+    method: str | None,
+    percentile: float,
+    deviations: float = 3.0,
+) -> dict[str, Ranges]:
+    """Return the range of each layer, or those of its row blocks, from its input magnitudes.
+
+    Without a method it is None.
+
+    Args:
+        layers: the layers that ran, by name.
+        seen: the inputs of each layer.
+        method: ``percentile``, ``absmax`` or ``std``, as ``calibrate`` takes it.
+        percentile: as ``calibrate`` takes it.
+        deviations: as ``calibrate`` takes it.
+
+    Raises:
+        ValueError: a range would be zero.
+    """
+    ranges: dict[str, Ranges] = dict.fromkeys(seen)
+    for name, layer in layers.items() if method is not None else ():
+        bits, inputs = layer.chip.dac.bits, seen[name].magnitudes
+        steps = 0 if bits is None else 2 ** (bits - 1) - 1
+        found = [
+            h.bound(str(method), steps, percentile, deviations) if h.largest else 0.0
+            for h in inputs
+        ]
+        if not all(value > 0 for value, h in zip(found, inputs, strict=True) if h.largest):
+            why = (
+                f"the {percentile=} of the inputs is zero; "
+                "use a larger percentile, or another method"
+            )
+            if method == "std":
+                why = "its inputs do not vary, so method='std' has no range for them"
+            raise ValueError(f"calibrate: layer {name!r}: {why}")
+        ranges[name] = layer.checked_ranges([value or max(found) for value in found])
+    return ranges

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from analogtorch.calibration.histogram import Histogram
-from analogtorch.calibration.inputs import Seen
+from analogtorch.calibration.inputs import Ranges, Seen
 from analogtorch.calibration.passes import Forward, few_threads, run
 from analogtorch.chips import Chip
 from analogtorch.conversion.watch import evaluating
@@ -22,10 +22,6 @@ from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan, block_scales, fold, mvm, seed_tensor, stream
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.reference import noisy_weight
-
-Ranges = list[float] | None
-"""The DAC range of a layer, or those of its row blocks; None: each input vector or sample sets its
-own."""
 
 CANDIDATES = 16
 """Most ranges to try, from the largest input down by equal factors."""

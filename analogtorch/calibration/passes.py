@@ -137,13 +137,18 @@ def run(
     Raises:
         ValueError: there is no batch.
         TypeError: a batch is of another type, and ``forward`` is None.
+        Exception: what the model raises, with a note that names the batch.
     """
     count = 0
     for batch in tqdm(batches, desc=caller, unit="batch", disable=not progress):
         one = functools.partial(one_pass, caller, batch=batch, forward=forward)
-        one(model)
-        if count == 0 and again is not None and again(one):
+        try:
             one(model)
+            if count == 0 and again is not None and again(one):
+                one(model)
+        except Exception as error:
+            error.add_note(f"{caller}: the model failed on batch {count}, counted from 0")
+            raise
         count += 1
     if count == 0:
         raise ValueError(f"{caller}: batches is empty; pass at least one batch of inputs")

@@ -11,16 +11,19 @@ from torch import nn
 
 from analogtorch.calibration import adc as converters
 from analogtorch.calibration.adc import Wanted
-from analogtorch.calibration.histogram import Histogram, Method
-from analogtorch.calibration.inputs import Seen, observe
-from analogtorch.calibration.measured import Ranges, choose
+from analogtorch.calibration.choice import CalibrationReport
+from analogtorch.calibration.histogram import Method
+from analogtorch.calibration.inputs import by_magnitude, check_seen, observe
+from analogtorch.calibration.measured import choose
 from analogtorch.calibration.passes import Forward, check_given, without_adc
+from analogtorch.calibration.search import Search, parts
 from analogtorch.calibration.settings import Calibration, Setting, held_back
 from analogtorch.conversion.kinds import analog_layers, refuse_programmed, refuse_unloaded
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
 
+Effort = Literal["default", "search"]
 Per = Literal["layer", "tile"]
 ADC_ERROR = 0.1
 """Relative error of the partial sums from which on a warning names the ADC, if all else errs
@@ -32,6 +35,7 @@ def calibrate(
     model: nn.Module,
     batches: Iterable[Any],
     *,
+    effort: Effort = "default",
     method: Method | None = "mse",
     percentile: float = 99.9,
     deviations: float = 3.0,
@@ -41,6 +45,7 @@ def calibrate(
     allow_unused: bool = False,
     forward: Forward | None = None,
     progress: bool = False,
+    report: Callable[[CalibrationReport], object] | None = print,
 ) -> nn.Module:
     """Set the ranges of DACs and of the digital unit for every analog layer, from its inputs.
 
@@ -68,6 +73,19 @@ def calibrate(
     number at another index: more by over 1 % of the vectors and by over two standard errors.
     Outputs without tensors are not compared. The other methods make no such comparison.
 
+    ``effort="search"`` chooses more, by the error of the model's outputs. Layers first get one
+    setting together: a weight scale per column where the digital unit of the chip has one
+    (``Periphery.column_calibration`` or ``output_bits``; ``weight_scale`` of the layer's chip
+    then changes), DAC ranges measured for each layer or row block, by percentile or per vector,
+    and, if ``adc`` is given, ADC ranges or those of the chip. Then up to 32 layers, the one that
+    causes most of the error first, try the two next best settings alone. Every setting runs on the
+    same noisy chips, drawn from a fixed seed: devices are programmed, drift for a day and are read,
+    and a digital factor per block or column corrects them. Ranges are found on the first half of
+    the batches, chosen on the next quarter (four batches at most), and judged on the last. The
+    model keeps what errs least there: the search, the default or no calibration. It takes several
+    times as long as the default, tens of times with many layers. Batches should be shuffled, so
+    that each part has all kinds of inputs.
+
     A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed
     it so often, that the ADC's error is more than 10 % of the sums and larger than the errors of
     DAC, programming and output noise.
@@ -81,6 +99,8 @@ def calibrate(
         model: a converted model.
         batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to
             the model, of a tuple or list its first element, and a mapping as keyword arguments.
+        effort: ``default``, or ``search``, as described above; that takes no ``method`` and
+            ``per``, and needs three batches.
         method: ``mse`` measures, as described above. The others use the magnitudes of the inputs
             alone, in bins 1.6 to 3.1 % wide: ``percentile`` takes that percentile, ``absmax`` the
             largest, and ``std`` a multiple of the standard deviation over all batches, which suits
@@ -110,6 +130,8 @@ def calibrate(
         forward: a function that runs the model on a batch, ``forward(model, batch)``, if the rule
             above does not fit. What it returns is compared at the end.
         progress: if True, show a progress bar.
+        report: a function that gets the ``CalibrationReport`` of a search, such as ``print`` or
+            ``found.append`` of a list; None: nobody. The default effort makes no report.
 
     Returns:
         The model.
@@ -118,8 +140,11 @@ def calibrate(
         TypeError: ``model`` is no module, ``batches`` is one batch, or a batch is of another type.
         ValueError: there is no analog layer or no batch; a layer never ran (see ``allow_unused``);
             the inputs of a layer, or their percentile, are zero; an input is NaN or infinite;
-            ``adc`` is given and there is no ADC; or an option is not allowed. The model is
-            unchanged.
+            ``adc`` is given and there is no ADC; a search has fewer than three batches or no
+            finite outputs to compare; or an option is not allowed.
+        Exception: what the model raises, with a note that names the batch.
+
+    After an error the model is unchanged.
 
     Example:
         >>> model = at.convert(torch.nn.Sequential(torch.nn.Linear(64, 10)), at.chips.hermes64())
@@ -129,9 +154,13 @@ def calibrate(
     checks.flag("calibrate: allow_unused", allow_unused)
     checks.function("calibrate: forward", forward, "forward(model, batch)")
     layers = _checked(model, method, percentile, deviations, per, adc, adc_per)
+    _check_effort(effort, method, per, report)
     wanted = None if adc is None else Wanted(method=adc, per=adc_per, percentile=percentile)
-    batches = list(batches)
-    fitted, judged = held_back(batches) if method == "mse" else (batches, batches)
+    batches, found = list(batches), None
+    if effort == "search":
+        fitted, chosen_on, judged = parts(batches)
+    else:
+        fitted, judged = held_back(batches) if method == "mse" else (batches, batches)
     whole = Calibration(model, layers, fitted, judged, wanted, forward, progress)
     with _unrouted_on_error() as routes, _as_before(layers):
         whole.forget()
@@ -140,9 +169,12 @@ def calibrate(
                 model, layers, per, whole.batches, forward, progress, routes, allow_unused
             )
         for name, inputs in seen.items():
-            _check_seen(name, inputs.magnitudes)
+            check_seen(name, inputs.magnitudes)
         ran = dataclasses.replace(whole, layers={name: layers[name] for name in seen})
-        if method == "mse":
+        if effort == "search":
+            search = Search(ran, seen, judging=judged, choosing=chosen_on, percentile=percentile)
+            chosen, found = search.run()
+        elif method == "mse":
             # an ADC range that is found afterwards fits whatever DAC range is chosen now
             tried = {
                 name: layer.chip if wanted is None else without_adc(layer.chip)
@@ -152,10 +184,12 @@ def calibrate(
                 ranges = choose(model, ran.layers, tried, seen, ran.batches, forward, progress)
             chosen = ran.no_worse(ran.settings(ranges))
         else:
-            ranges = _by_magnitude(ran, seen, method, percentile, deviations)
+            ranges = by_magnitude(ran.layers, seen, method, percentile, deviations)
             chosen = ran.settings(ranges)
     ran.apply(chosen)
     _warn_of_adc(chosen)
+    if found is not None and report is not None:
+        report(found)
     return model
 
 
@@ -205,6 +239,17 @@ def _checked(
     return layers
 
 
+def _check_effort(effort: str, method: str | None, per: str, report: Any) -> None:
+    checks.choice("calibrate: effort", effort, get_args(Effort))
+    if report is not None:
+        checks.function("calibrate: report", report, "report(found)")
+    if effort == "search" and (method != "mse" or per != "layer"):
+        raise ValueError(
+            "calibrate: effort='search' chooses how DAC ranges are found, so it takes no method "
+            f"and per; got method={method!r}, per={per!r}; leave them out, or leave effort out"
+        )
+
+
 @contextlib.contextmanager
 def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
     """Yield a list of functions that undo routes, and call them if the context fails."""
@@ -227,7 +272,8 @@ def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
     finally:
         for layer, attributes, values, grad, learns in before:
             for name, value in attributes.items():
-                setattr(layer, name, value)
+                if getattr(layer, name) is not value:  # another chip makes other executions
+                    setattr(layer, name, value)
             r = layer.input_range
             if r.shape != values.shape:
                 r.data = values
@@ -240,7 +286,8 @@ def _kept(layer: AnalogLayer) -> tuple[dict[str, Any], Any, Any, bool]:
 
     The values of its DAC range are apart, as it stays the same Parameter.
     """
-    names, r = ("adc_ranges", "output_ranges", "calibrated", "input_range"), layer.input_range
+    names = ("chip", "adc_ranges", "output_ranges", "calibrated", "input_range")
+    r = layer.input_range
     return (
         {name: getattr(layer, name) for name in names},
         r.detach().clone(),
@@ -271,42 +318,3 @@ def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:
             "chip.replace(periphery={'weight_scale': 'column'}) before convert",
             stacklevel=3,
         )
-
-
-def _check_seen(name: str, seen: list[Histogram]) -> None:
-    if not any(histogram.largest for histogram in seen):
-        raise ValueError(
-            f"calibrate: layer {name!r} got only zeros; use batches of real data, and more than "
-            "one step where that is the state of a recurrent layer"
-        )
-
-
-def _by_magnitude(
-    calibration: Calibration,
-    seen: Mapping[str, Seen],
-    method: str | None,
-    percentile: float,
-    deviations: float,
-) -> dict[str, Ranges]:
-    """Return the range of each layer, or those of its row blocks, from its input magnitudes.
-
-    Without a method it is None.
-    """
-    ranges: dict[str, Ranges] = dict.fromkeys(seen)
-    for name, layer in calibration.layers.items() if method is not None else ():
-        bits, inputs = layer.chip.dac.bits, seen[name].magnitudes
-        steps = 0 if bits is None else 2 ** (bits - 1) - 1
-        found = [
-            h.bound(str(method), steps, percentile, deviations) if h.largest else 0.0
-            for h in inputs
-        ]
-        if not all(value > 0 for value, h in zip(found, inputs, strict=True) if h.largest):
-            why = (
-                f"the {percentile=} of the inputs is zero; "
-                "use a larger percentile, or another method"
-            )
-            if method == "std":
-                why = "its inputs do not vary, so method='std' has no range for them"
-            raise ValueError(f"calibrate: layer {name!r}: {why}")
-        ranges[name] = layer.checked_ranges([value or max(found) for value in found])
-    return ranges

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from analogtorch.calibration.adc import Limits, Wanted, limits
+from analogtorch.calibration.inputs import Ranges
 from analogtorch.calibration.judge import Error, Judge
-from analogtorch.calibration.measured import Ranges
 from analogtorch.calibration.passes import Forward, without_adc
+from analogtorch.chips import Chip
 from analogtorch.nn import AnalogLayer, Tap, tapped
 
 
@@ -21,6 +22,8 @@ class Setting:
 
     ranges: Ranges
     limits: Limits
+    chip: Chip | None = None
+    """The chip of the layer, if the setting changes it; None: that of the conversion."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Calibration:
         """Set the ranges of the layers."""
         for name, setting in settings.items():
             layer = self.layers[name]
+            if setting.chip is not None and layer.chip is not setting.chip:
+                layer.chip = setting.chip
             if setting.ranges is None:
                 layer.forget_input_range()
             else:

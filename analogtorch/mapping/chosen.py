@@ -56,13 +56,16 @@ def choose(
 def chip_of(model: nn.Module) -> Chip:
     """Return the chip of the model's analog layers.
 
+    Training noise and the unit of the weight scale are no property of the hardware: layers that
+    differ in these alone are on one chip.
+
     Raises:
         ValueError: no layer is analog, or they are on several chips, which the error names.
     """
     several: list[tuple[Chip, list[str]]] = []
     for name, layer in analog_layers(model):
         for chip, names in several:
-            if chip is layer.chip or chip == layer.chip.replace(training=chip.training):
+            if chip is layer.chip or chip == _programmed_alike(layer.chip, chip):
                 names.append(name or "(root)")
                 break
         else:
@@ -81,6 +84,12 @@ def chip_of(model: nn.Module) -> Chip:
             "place them on: map_to_chip(model, example, chip=...)"
         )
     return chip
+
+
+def _programmed_alike(chip: Chip, other: Chip) -> Chip:
+    """Return ``chip`` with the choices of the software for ``other``."""
+    scale = {"weight_scale": other.periphery.weight_scale}
+    return chip.replace(training=other.training, periphery=scale)
 
 
 def _named(chip: Chip, names: list[str], first: Chip) -> str:

@@ -8,6 +8,7 @@ plans, yield maps, adaptations and fitted devices print and draw themselves
 from analogtorch.report import (  # noqa: F401  they show values
     adapted,
     budget,
+    calibration,
     chip,
     cost,
     device_fit,

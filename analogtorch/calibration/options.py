@@ -1,0 +1,47 @@
+"""The settings that a search tries on all layers of a model."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from analogtorch.chips import Chip
+from analogtorch.chips.periphery import WeightScale
+
+Way = Literal["measured", "tile", "percentile", "vector"]
+WAYS: tuple[Way, ...] = get_args(Way)
+"""Ways to find DAC ranges. ``measured``: as ``method="mse"``. ``tile``: the same for each row
+block. ``percentile``: as that method. ``vector``: each input vector sets its own. The largest input
+(``absmax``) is not tried: it was the worst in every net of ``benchmarks.convert --table efforts``
+that was measured, by far."""
+_LABELS: dict[Way, str] = {
+    "measured": "DAC ranges measured",
+    "tile": "DAC ranges measured, per tile",
+    "percentile": "DAC ranges by percentile",
+    "vector": "DAC ranges per vector",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting of all layers."""
+
+    way: Way
+    scale: WeightScale | None = None
+    """Unit that has one weight scale; None: as at the conversion."""
+    adc: bool = False
+    """Whether ADC ranges are found, as ``adc`` of ``calibrate`` asks for."""
+
+    def __str__(self) -> str:
+        scale = f", weight scale per {self.scale}" if self.scale else ""
+        return f"{_LABELS[self.way]}{scale}{', ADC ranges found' if self.adc else ''}"
+
+
+def has_column_scales(chip: Chip) -> bool:
+    """Return whether the digital unit of the chip scales each column."""
+    return chip.periphery.column_calibration or chip.periphery.output_bits is not None
+
+
+def scaled(chip: Chip, scale: WeightScale | None) -> Chip:
+    """Return the chip with a weight scale per unit, where it offers that."""
+    if scale is None or chip.periphery.weight_scale == scale or not has_column_scales(chip):
+        return chip
+    return chip.replace(periphery={"weight_scale": scale})

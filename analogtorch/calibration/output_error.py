@@ -1,0 +1,101 @@
+"""The error of a model's outputs on noisy chips, vector by vector, on the same draws for all."""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.calibration.judge import Judge, tensors, vectors
+from analogtorch.calibration.noisy_chips import on_noisy_chips
+from analogtorch.calibration.passes import Forward, one_pass
+from analogtorch.conversion.unread import quiet
+from analogtorch.conversion.watch import evaluating
+from analogtorch.ops.scope import noise
+
+CHIPS = 4
+"""Fewest chips of an error: each batch runs on one of its own, or on several where that is too
+few."""
+
+
+class NoisyJudge(Judge):
+    """Compares the outputs of a model on noisy chips with those of its exact layers."""
+
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Any], forward: Forward | None, seed: int
+    ) -> None:
+        """Compute and keep the exact outputs.
+
+        Args:
+            model: the model.
+            batches: batches to compare on.
+            forward: as ``calibrate`` takes it.
+            seed: seed of the chips.
+
+        Raises:
+            ValueError: an exact output is NaN or infinite, or there is none to compare.
+        """
+        super().__init__(model, batches, forward)
+        self.seed = seed
+        if not self.judges or not any(t.numel() for each in self.exact for t in each):
+            raise ValueError(
+                "calibrate: effort='search' compares the outputs of the model, and there is no "
+                "floating-point tensor in them; return one from the model or from forward, or use "
+                "effort='default'"
+            )
+        if not all(torch.isfinite(t).all() for each in self.exact for t in each):
+            raise ValueError(
+                "calibrate: an output of the digital model has NaN or infinite values, so that "
+                "effort='search' has nothing to compare with; check weights and batches"
+            )
+        self._scales = self._spreads()
+
+    def errors(self, alone: Collection[str] | None = None, chips: int = CHIPS) -> Tensor:
+        """Return the squared error of each output vector, (draws of chips x vectors,) float64.
+
+        Each number of a vector counts in units of the variance of its exact values, and the mean
+        over the vector is taken. A vector that is not finite has an infinite error.
+
+        Args:
+            alone: names of the layers on the chip, the others being exact; None: all.
+            chips: fewest chips to draw.
+        """
+        found, draws = [], -(-chips // len(self.batches))
+        with on_noisy_chips(self.model, alone), quiet(), evaluating(self.model):
+            for draw in range(draws):
+                for step, (batch, exact) in enumerate(zip(self.batches, self.exact, strict=True)):
+                    with noise(self.seed + draw, step=step):
+                        run = one_pass("calibrate", self.model, batch, self.forward)
+                    outputs = tensors(run)
+                    for a, y, scale in zip(exact, outputs, self._scales, strict=False):
+                        found.append(_error(a, y, scale))
+        return torch.cat(found)
+
+    def _spreads(self) -> list[Tensor]:
+        """Return the variance of each number of each output, over the vectors of all batches.
+
+        Outputs that differ in their size from batch to batch share the mean of their numbers.
+        """
+        spreads = []
+        for each in zip(*self.exact, strict=False):
+            flat = [vectors(t) for t in each if t.numel()] or [torch.ones(1, 1).double()]
+            if len({t.shape[1] for t in flat}) == 1 and sum(map(len, flat)) > 1:
+                spread = torch.cat(flat).var(0)
+            else:
+                spread = torch.cat([t.flatten() for t in flat]).var(correction=0).view(1)
+            spreads.append(spread.clamp_min(max(_LEAST * spread.mean().item(), _TINY)))
+        return spreads
+
+
+_LEAST = 1e-3
+"""Smallest variance of a number of an output, in units of the mean of all: a number that is always
+the same must not decide."""
+_TINY = 1e-30
+
+
+def _error(exact: Tensor, output: Tensor, scale: Tensor) -> Tensor:
+    if exact.shape != output.shape or not exact.numel():
+        return torch.zeros(0, dtype=torch.float64)
+    off = (vectors(output) - vectors(exact)).square() / scale
+    return off.mean(1).nan_to_num(math.inf).cpu()

@@ -1,0 +1,328 @@
+"""The settings with the least error of the model's outputs on noisy chips, found by trying them.
+
+First all layers are set in the same way, and each kind of setting is changed in turn: the unit of
+the weight scale, the way to find DAC ranges, the range of the ADC. Then single layers try the
+settings that did best, the layer that causes most of the error first.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogtorch.calibration.adc import Limits
+from analogtorch.calibration.choice import CalibrationReport, LayerChoice, Step, Verdict
+from analogtorch.calibration.inputs import Ranges, Seen, by_magnitude, observe
+from analogtorch.calibration.measured import choose
+from analogtorch.calibration.options import WAYS, Option, Way, has_column_scales, scaled
+from analogtorch.calibration.output_error import NoisyJudge
+from analogtorch.calibration.passes import without_adc
+from analogtorch.calibration.settings import Calibration, Setting
+from analogtorch.chips import Chip
+from analogtorch.nn.converters import dac_ranges_text
+
+BATCHES = 3
+"""Fewest batches: ranges are found on some, chosen on others, and judged on the last."""
+CHOOSING = 4
+"""Most batches to choose on, which are run for every trial."""
+ALTERNATIVES = 2
+"""Settings of all layers that a single layer tries, those with the least errors."""
+LAYERS = 32
+"""Most layers that try settings of their own."""
+SHARE = 0.01
+"""Share of the error below which a layer tries none."""
+GAIN = 0.01
+"""Share of the error that a choice must save: each is a number to keep, and noise makes some."""
+_CHOOSING_SEED, _JUDGING_SEED = 0, 1_000
+"""Seeds of the chips: those that judge are others than those that settings were chosen on."""
+
+
+def parts(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    """Return the batches to find ranges on, those to choose on, and the last quarter to judge on.
+
+    Raises:
+        ValueError: there are fewer than ``BATCHES``.
+    """
+    if 0 < len(batches) < BATCHES:
+        raise ValueError(
+            f"calibrate: effort='search' needs at least {BATCHES} batches, because ranges are "
+            "found on some, chosen on others and judged on the last; got "
+            f"{len(batches)}. Split them into smaller ones, or use effort='default'"
+        )
+    last = max(1, len(batches) // 4)
+    fitted, rest = batches[: -2 * last], batches[-2 * last :]
+    return fitted, rest[:last][:CHOOSING], rest[last:]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An option with its settings, and the errors of the output vectors."""
+
+    option: Option
+    settings: Mapping[str, Setting]
+    errors: Tensor
+
+    @property
+    def error(self) -> float:
+        """The mean error."""
+        return self.errors.mean().item()
+
+
+@dataclass
+class Search:
+    """The search for the settings of one model."""
+
+    calibration: Calibration
+    """The model, its layers that ran, and the batches to find ranges on."""
+    inputs: Mapping[str, Seen]
+    """The inputs of each layer."""
+    choosing: Sequence[Any]
+    """Batches to choose on."""
+    judging: Sequence[Any]
+    """Batches to judge on."""
+    percentile: float
+    """As ``calibrate`` takes it."""
+    tried: list[Tried] = field(default_factory=list)
+    """All settings of all layers that were tried."""
+    steps: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Keep the exact outputs, and the chips of the layers."""
+        model, forward = self.calibration.model, self.calibration.forward
+        self.chips = {name: layer.chip for name, layer in self.calibration.layers.items()}
+        self.judge = NoisyJudge(model, self.choosing, forward, _CHOOSING_SEED)
+        self.last_judge = NoisyJudge(model, self.judging, forward, _JUDGING_SEED)
+
+    def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
+        """Return the settings to keep and the report."""
+        adc = self.calibration.wanted is not None
+        default = self._try(Option("measured", adc=adc))
+        self._tell("not calibrated", self._errors(self._nothing(), self.judge))
+        best = default
+        if self._offers_columns():
+            best = self._better(best, dataclasses.replace(best.option, scale="column"))
+        for way in self._other_ways():
+            best = self._better(best, dataclasses.replace(best.option, way=way))
+        if adc:
+            best = self._better(best, dataclasses.replace(best.option, adc=False))
+        shares = self._shares(best)
+        found, options, gains = self._by_layer(best, shares)
+        errors, kept = self._verdict(found, default)
+        settings = {"search": found, "default": default.settings, "uncalibrated": self._nothing()}
+        if kept != "search":
+            options, gains = dict.fromkeys(found, default.option), {}
+        report = CalibrationReport(
+            layers=tuple(self._rows(settings[kept], options, shares, gains, kept)),
+            steps=tuple(self.steps),
+            errors=errors,
+            kept=kept,
+            batches=(len(self.calibration.batches), len(self.choosing), len(self.judging)),
+            notes=tuple(self._notes(settings[kept], options)),
+        )
+        return dict(settings[kept]), report
+
+    # settings of all layers
+
+    def _offers_columns(self) -> bool:
+        """Whether a layer has a scale per block, and a digital unit that could scale each column.
+
+        Such a unit calibrates the gains of the columns, or rounds each of them in a range.
+        """
+        return any(
+            chip.periphery.weight_scale == "block" and has_column_scales(chip)
+            for chip in self.chips.values()
+        )
+
+    def _other_ways(self) -> list[Way]:
+        """Return the ways to find DAC ranges that differ from the measured ones on this chip."""
+        layers = self.calibration.layers.values()
+        if all(layer.chip.dac.bits is None for layer in layers):
+            return []
+        tiles = any(x.row_blocks > 1 and x.takes_range_per_block for x in layers)
+        return [way for way in WAYS if way != "measured" and (way != "tile" or tiles)]
+
+    def _better(self, best: Tried, option: Option) -> Tried:
+        """Try an option, and return what has the smaller error.
+
+        A range per vector costs digital operations, so that it must save more than chance.
+        """
+        new = self._try(option)
+        if option.way == "vector" != best.option.way:
+            return new if worth(best.errors - new.errors, best.errors) else best
+        return new if new.error < best.error else best
+
+    def _try(self, option: Option) -> Tried:
+        settings = self._settings(option)
+        errors = self._errors(settings, self.judge)
+        self._tell(str(option), errors)
+        self.tried.append(Tried(option, settings, errors))
+        return self.tried[-1]
+
+    def _settings(self, option: Option) -> dict[str, Setting]:
+        """Return the settings of all layers by an option."""
+        calibration, layers = self.calibration, self.calibration.layers
+        self._convert_back()
+        chips = {name: scaled(chip, option.scale) for name, chip in self.chips.items()}
+        for name, chip in chips.items():
+            if layers[name].chip is not chip:
+                layers[name].chip = chip
+        calibration.forget()
+        if not option.adc:
+            calibration = dataclasses.replace(calibration, wanted=None)
+        found = calibration.settings(self._ranges(option, chips))
+        return {name: dataclasses.replace(s, chip=chips[name]) for name, s in found.items()}
+
+    def _ranges(self, option: Option, chips: Mapping[str, Chip]) -> dict[str, Ranges]:
+        whole = self.calibration
+        if option.way == "vector":
+            return dict.fromkeys(whole.layers)
+        if option.way == "percentile":
+            return by_magnitude(whole.layers, self.inputs, option.way, self.percentile)
+        inputs = self.inputs if option.way == "measured" else self._by_tile()
+        # an ADC range that is found afterwards fits whatever DAC range is chosen now
+        tried = {n: without_adc(chip) if option.adc else chip for n, chip in chips.items()}
+        with whole.without_converters():
+            return choose(
+                whole.model, whole.layers, tried, inputs, whole.batches, whole.forward,
+                whole.progress,
+            )  # fmt: skip
+
+    def _by_tile(self) -> Mapping[str, Seen]:
+        """Return the inputs of each layer by row block; its routes are known by now."""
+        whole = self.calibration
+        with whole.without_converters():
+            return observe(
+                whole.model, dict(whole.layers), "tile", whole.batches, whole.forward,
+                whole.progress, [], allow_unused=False,
+            )  # fmt: skip
+
+    def _nothing(self) -> dict[str, Setting]:
+        return {name: Setting(None, Limits(None, None), chip) for name, chip in self.chips.items()}
+
+    def _convert_back(self) -> None:
+        self.calibration.apply(self._nothing())
+
+    def _errors(self, settings: Mapping[str, Setting], judge: NoisyJudge) -> Tensor:
+        self.calibration.apply(settings)
+        return judge.errors()
+
+    def _tell(self, what: str, errors: Tensor) -> None:
+        self.steps.append(Step(what=what, error=errors.mean().item()))
+
+    # settings of single layers
+
+    def _shares(self, best: Tried) -> dict[str, float]:
+        """Return the share of each layer in the sum of the errors that single layers cause."""
+        layers = self.calibration.layers
+        if len(layers) < 2:
+            return dict.fromkeys(layers, 1.0)
+        self.calibration.apply(best.settings)
+        alone = {n: self.judge.errors([n], chips=1).mean().item() for n in layers}
+        total = sum(alone.values())
+        return {name: error / total if total > 0 else 0.0 for name, error in alone.items()}
+
+    def _by_layer(
+        self, best: Tried, shares: Mapping[str, float]
+    ) -> tuple[dict[str, Setting], dict[str, Option], dict[str, float]]:
+        """Return the setting, option and gain of each layer, starting from those of all layers."""
+        found, errors, gains = dict(best.settings), best.errors, dict[str, float]()
+        options = dict.fromkeys(found, best.option)
+        ranked = sorted(self.tried, key=lambda tried: tried.error)
+        others = [tried for tried in ranked if tried is not best][:ALTERNATIVES]
+        worst = sorted(shares, key=shares.__getitem__, reverse=True)[:LAYERS]
+        for name in worst if len(found) > 1 else ():
+            if shares[name] < SHARE:
+                break
+            for other in others:
+                if same(other.settings[name], found[name]):
+                    continue
+                trial = {**found, name: other.settings[name]}
+                new = self._errors(trial, self.judge)
+                saved = errors - new
+                if worth(saved, errors):
+                    gains[name] = gains.get(name, 0.0) + (saved.mean() / best.error).item()
+                    found, errors, options[name] = trial, new, other.option
+        self._tell(f"own settings of {len(gains)} layers", errors)
+        return found, options, gains
+
+    # the verdict
+
+    def _verdict(
+        self, found: Mapping[str, Setting], default: Tried
+    ) -> tuple[dict[Verdict, float], Verdict]:
+        """Return the errors on the batches for judging, and what has the least."""
+        settings: dict[Verdict, Mapping[str, Setting]] = {
+            "search": found, "default": default.settings, "uncalibrated": self._nothing(),
+        }  # fmt: skip
+        errors = {
+            kind: self._errors(each, self.last_judge).mean().item()
+            for kind, each in settings.items()
+        }
+        self._convert_back()
+        return errors, min(errors, key=errors.__getitem__)
+
+    def _rows(
+        self,
+        settings: Mapping[str, Setting],
+        options: Mapping[str, Option],
+        shares: Mapping[str, float],
+        gains: Mapping[str, float],
+        kept: Verdict,
+    ) -> Iterator[LayerChoice]:
+        wanted = self.calibration.wanted
+        for name, setting in settings.items():
+            by_vector = setting.ranges is None
+            yield LayerChoice(
+                name=name,
+                share=shares.get(name),
+                dac="vector" if by_vector else options[name].way,
+                input_range="absmax" if by_vector else dac_ranges_text(setting.ranges or []),
+                weight_scale=(setting.chip or self.chips[name]).periphery.weight_scale,
+                adc="chip" if setting.limits.adc_ranges is None or not wanted else wanted.method,
+                gain=gains.get(name, 0.0),
+            )
+
+    def _notes(
+        self, settings: Mapping[str, Setting], options: Mapping[str, Option]
+    ) -> Iterator[str]:
+        """Yield what the chip does not offer, what costs digital operations, and deviations."""
+        if not any(map(has_column_scales, self.chips.values())):
+            yield "weight scale: not searched, as the digital unit of the chip scales no columns"
+        if self.calibration.wanted is None:
+            if any(chip.adc.levels for chip in self.chips.values()):
+                yield (
+                    "ADC range: that of the chip; where the hardware can set it, pass adc='mse' "
+                    "and adc_per"
+                )
+        elif any(s.limits.adc_ranges is not None for s in settings.values()):
+            yield "ADC ranges were found: a deviation, unless the hardware offers that"
+        changed = [n for n, s in settings.items() if s.chip not in (None, self.chips[n])]
+        if changed:
+            yield (
+                f"{len(changed)} of {len(settings)} layers now have a weight scale per column, "
+                "which the digital unit applies"
+            )
+        by_vector = sum(s.ranges is None for s in settings.values())
+        if by_vector:
+            yield (
+                f"{by_vector} of {len(settings)} layers scale each input vector digitally; summary "
+                "has what that takes"
+            )
+
+
+def same(one: Setting, other: Setting) -> bool:
+    """Return whether two settings of a layer differ in nothing that matters."""
+    adcs = (one.limits.adc_ranges, other.limits.adc_ranges)
+    equal = adcs[0] is adcs[1] or (None not in adcs and torch.equal(*adcs))  # type: ignore[arg-type]
+    return equal and one.ranges == other.ranges and one.chip == other.chip
+
+
+def worth(saved: Tensor, before: Tensor) -> bool:
+    """Return whether the saved errors of the output vectors are more than ``GAIN``, and chance."""
+    if not torch.isfinite(saved).all():
+        return bool(torch.isfinite(before - saved).all())
+    chance = 2 * saved.std(correction=0) / len(saved) ** 0.5
+    return bool(saved.mean() > torch.maximum(chance, GAIN * before.mean()))

@@ -1,0 +1,56 @@
+"""What a search for calibration settings chose, as a table for the terminal."""
+
+from analogtorch.calibration.choice import CalibrationReport
+from analogtorch.report.columns import aligned
+from analogtorch.values.shown import as_text
+
+_BAR = 20
+"""Number of characters of the largest share."""
+
+
+@as_text.register
+def table(found: CalibrationReport) -> str:
+    """Return the errors, then what was tried, then one row per layer, and the notes."""
+    fitted, chosen, judged = found.batches
+    errors: list[tuple[str, ...]] = [("error of the outputs", f"on the last {judged} batches")]
+    errors += [
+        (f"{kind}{' (kept)' if kind == found.kept else ''}", f"{error:.4f}")
+        for kind, error in found.errors.items()
+    ]
+    tried: list[tuple[str, ...]] = [("tried", f"error, {chosen} batches")]
+    tried += [(step.what, f"{step.error:.4f}") for step in found.steps]
+    lines = [
+        f"calibrate: {100 * found.gain:.1f} % less error than without calibration; ranges were "
+        f"found on {fitted} batches",
+        *("", *_ruled(errors), "", *_ruled(tried), ""),
+        *_ruled(_layers(found), left=(0, 2, 3, 4, 5, 7)),
+        *found.notes,
+    ]
+    return "\n".join(lines)
+
+
+def _layers(found: CalibrationReport) -> list[tuple[str, ...]]:
+    longest = max((row.share or 0.0 for row in found.layers), default=0.0)
+    rows: list[tuple[str, ...]] = [
+        ("layer", "share", "DAC", "range", "weight scale", "ADC", "gain", "")
+    ]
+    for row in found.layers:
+        share = 0.0 if row.share is None else row.share
+        rows.append(
+            (
+                row.name or "(root)",
+                "-" if row.share is None else f"{100 * share:.1f} %",
+                row.dac,
+                row.input_range,
+                row.weight_scale,
+                row.adc,
+                f"{100 * row.gain:.1f} %" if row.gain else "-",
+                "#" * round(_BAR * share / longest) if longest > 0 else "",
+            )
+        )
+    return rows
+
+
+def _ruled(rows: list[tuple[str, ...]], left: tuple[int, ...] = (0,)) -> list[str]:
+    lines = aligned(rows, left)
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

@@ -1,0 +1,237 @@
+"""What ``calibrate(effort="search")`` promises: the least error, never worse, and said aloud."""
+
+import copy
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.calibration.choice import CalibrationReport
+from analogtorch.calibration.output_error import NoisyJudge
+from analogtorch.calibration.search import parts, worth
+
+HERMES = at.chips.hermes64()
+COLUMNS = at.chips.hermes64(weight_scale="column")
+
+
+@functools.cache
+def _net() -> nn.Module:
+    """Columns of very different size, as in transformers: one scale per block suits them badly."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 10))
+    with torch.no_grad():
+        net[0].weight *= torch.logspace(-1, 0.5, 64).unsqueeze(1)
+        net[2].weight /= torch.logspace(-1, 0.5, 64)
+    return net.eval()
+
+
+def _batches(count: int = 4, size: int = 40, seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, 48, generator=generator) for _ in range(count)]
+
+
+def _search(
+    chip: at.Chip = HERMES, batches: Any = None, **options: Any
+) -> tuple[nn.Module, CalibrationReport]:
+    found: list[CalibrationReport] = []
+    model = at.convert(copy.deepcopy(_net()), chip)
+    at.calibrate(model, batches or _batches(), effort="search", report=found.append, **options)
+    return model, found[0]
+
+
+def _error(model: nn.Module) -> float:
+    """Return the error of the outputs on chips and inputs that no calibration has seen."""
+    x = _batches(1, 200, seed=9)[0]
+    exact = _net()(x)
+    off = [(at.program(model, seed=s).at("1 day")(x) - exact) for s in range(4)]
+    return (torch.stack(off).square().mean((0, 1)) / exact.var(0)).mean().item()
+
+
+def _state(model: nn.Module) -> list[Any]:
+    return [
+        (x.chip, x.calibrated, x.input_range.tolist(), x.adc_ranges, x.output_ranges)
+        for _, x in at.analog_layers(model)
+    ]
+
+
+@torch.no_grad()
+def test_the_search_errs_less_than_the_default_and_no_calibration_on_new_chips() -> None:
+    searched, found = _search()
+    default = at.calibrate(at.convert(copy.deepcopy(_net()), HERMES), _batches())
+    plain = at.convert(copy.deepcopy(_net()), HERMES)
+    # columns that differ by 30 times: a scale of their own saves over a quarter of the error
+    assert _error(searched) < 0.75 * min(_error(default), _error(plain))
+    assert found.kept == "search"
+    assert found.gain > 0.3
+    assert {row.weight_scale for row in found.layers} == {"column"}
+    assert {x.chip.periphery.weight_scale for _, x in at.analog_layers(searched)} == {"column"}
+
+
+def test_two_searches_give_the_same_bits_and_change_no_weight_nor_random_state() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, found = _search()
+    assert torch.equal(torch.get_rng_state(), before)
+    other, again = _search()
+    x = _batches(1, seed=3)[0]
+    assert torch.equal(one(x), other(x))
+    assert found == again
+    for name, tensor in _net().state_dict().items():
+        assert torch.equal(one.state_dict()[name], tensor)
+
+
+def test_the_report_says_what_was_tried_chosen_and_gained() -> None:
+    _, found = _search()
+    assert found.batches == (2, 1, 1)
+    assert [row.name for row in found.layers] == ["0", "2"]
+    assert sum(row.share or 0.0 for row in found.layers) == pytest.approx(1)
+    text = str(found)
+    for part in ("search (kept)", "weight scale per column", "uncalibrated", "ADC range: that of"):
+        assert part in text
+    assert json.loads(json.dumps(found.to_dict()))["gain"] == pytest.approx(found.gain)
+
+
+def test_the_report_is_printed_unless_that_is_declined(capsys: pytest.CaptureFixture) -> None:
+    model = at.convert(copy.deepcopy(_net()), HERMES)
+    assert at.calibrate(model, _batches(), effort="search", report=None) is model
+    assert capsys.readouterr().out == ""
+    at.calibrate(model, _batches())
+    assert capsys.readouterr().out == ""
+    at.calibrate(model, _batches(), effort="search")
+    assert "(kept)" in capsys.readouterr().out
+
+
+def test_what_the_chip_lacks_is_not_chosen_and_said() -> None:
+    lacking = HERMES.replace(periphery={"output_bits": None, "column_calibration": False})
+    model, found = _search(lacking)
+    assert {x.chip.periphery.weight_scale for _, x in at.analog_layers(model)} == {"block"}
+    assert all(x.adc_ranges is None for _, x in at.analog_layers(model))
+    assert any("scales no columns" in note for note in found.notes)
+
+
+def test_adc_ranges_are_tried_where_they_are_asked_for() -> None:
+    _, found = _search(COLUMNS, adc="mse", adc_per="column")
+    tried = [step.what for step in found.steps]
+    assert any("ADC ranges found" in what for what in tried)
+    assert {row.adc for row in found.layers} <= {"mse", "chip"}
+    if "mse" in {row.adc for row in found.layers}:
+        assert any("deviation" in note for note in found.notes)
+
+
+def test_what_errs_less_uncalibrated_is_left_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def errors(judge: NoisyJudge, alone: Any = None, chips: int = 4) -> Tensor:
+        layers = [layer for _, layer in at.analog_layers(judge.model)]
+        bare = not any(x.calibrated or x.output_ranges is not None for x in layers)
+        return torch.full((80,), 0.1 if bare else 0.2, dtype=torch.float64)
+
+    monkeypatch.setattr(NoisyJudge, "errors", errors)
+    model, found = _search()
+    assert found.kept == "uncalibrated"
+    assert _state(model) == _state(at.convert(copy.deepcopy(_net()), HERMES))
+
+
+def test_a_search_can_be_repeated_saved_and_undone(tmp_path: Any) -> None:
+    model, _ = _search()
+    at.save(model, tmp_path / "model.safetensors")
+    loaded = at.load(tmp_path / "model.safetensors", copy.deepcopy(_net()))
+    x = _batches(1)[0]
+    assert torch.equal(loaded.eval()(x), model.eval()(x))
+    at.calibrate(model, _batches())  # from the chip that it has now
+    assert all(layer.calibrated for _, layer in at.analog_layers(model))
+
+
+def test_layers_whose_weight_scales_differ_are_on_one_chip() -> None:
+    model = at.convert(copy.deepcopy(_net()), HERMES)
+    model[0].chip = COLUMNS
+    assert at.map_to_chip(model, _batches(1)[0]).chip.name == "hermes64"
+
+
+def _nan(model: nn.Module, batch: Tensor) -> Tensor:
+    return model(batch) * float("nan")
+
+
+def _raises(model: nn.Module, batch: Tensor) -> Tensor:
+    if batch.shape[0] == 7:
+        raise OSError("no such clip")
+    return model(batch)
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "error", "message"),
+    [
+        ([], {}, ValueError, "batches is empty"),
+        (_batches(2), {}, ValueError, "needs at least 3 batches.*got 2"),
+        ([*_batches(3), torch.full((4, 48), torch.nan)], {}, ValueError, "NaN or infinite"),
+        (_batches(), {"forward": _nan}, ValueError, "NaN or infinite values"),
+        (_batches(), {"forward": lambda m, x: [m(x), None][1]}, ValueError, "no floating-point"),
+        ([*_batches(3), torch.zeros(7, 48)], {"forward": _raises}, OSError, "no such clip"),
+        ([torch.randn(4, 5)] * 4, {}, ValueError, "5"),
+        (_batches(), {"method": "absmax"}, ValueError, "takes no method"),
+        (_batches(), {"per": "tile"}, ValueError, "takes no method and per"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_the_model_as_it_was(
+    batches: list[Tensor], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    model = at.calibrate(at.convert(copy.deepcopy(_net()), HERMES), _batches(seed=4))
+    before = _state(model)
+    with pytest.raises(error, match=message):
+        at.calibrate(model, batches, effort="search", **options)
+    assert all(
+        all(
+            torch.equal(a, b) if isinstance(a, Tensor) else a == b
+            for a, b in zip(x, y, strict=True)
+        )
+        for x, y in zip(_state(model), before, strict=True)
+    )
+
+
+def test_an_effort_that_does_not_exist_is_named() -> None:
+    model = at.convert(copy.deepcopy(_net()), HERMES)
+    with pytest.raises(ValueError, match="effort"):
+        at.calibrate(model, _batches(), effort="most")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", range(3, 14))
+def test_no_batch_serves_two_purposes(count: int) -> None:
+    fitted, choosing, judging = parts(list(range(count)))
+    assert len(fitted) >= len(judging) >= len(choosing) >= 1
+    assert not set(fitted) & set(choosing) | set(choosing) & set(judging)
+    assert set(fitted).isdisjoint(judging)
+
+
+def test_a_gain_that_may_be_chance_is_not_worth_a_setting() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = 1 + torch.rand(400, generator=generator)
+    noise = torch.randn(400, generator=generator)
+    assert worth(0.1 * before, before)
+    assert not worth(0.001 * before, before)
+    assert not worth(0.05 + 2 * noise - 2 * noise.mean(), before)
+
+
+@pytest.mark.parametrize("make", [lambda: at.chips.ideal(), at.chips.sonos40, at.chips.reram_4mb])
+def test_other_chips_can_be_searched(make: Callable[[], at.Chip]) -> None:
+    _, found = _search(make())
+    assert min(found.errors.values()) == found.errors[found.kept]
+
+
+class _Reader(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 12, batch_first=True), nn.Linear(12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x.view(-1, 6, 8))[0][:, -1])
+
+
+def test_a_recurrent_net_with_one_output_can_be_searched() -> None:
+    torch.manual_seed(0)
+    found: list[CalibrationReport] = []
+    model = at.convert(_Reader(), HERMES)
+    at.calibrate(model, _batches(), effort="search", report=found.append)
+    assert len(found[0].layers) == 3
