@@ -147,7 +147,7 @@ def test_a_search_can_be_repeated_saved_and_undone(tmp_path: Any) -> None:
 
 def test_layers_whose_weight_scales_differ_are_on_one_chip() -> None:
     model = at.convert(copy.deepcopy(_net()), HERMES)
-    model[0].chip = COLUMNS
+    model[0].chip = HERMES.replace(periphery={"weight_scale": "column"})
     assert at.map_to_chip(model, _batches(1)[0]).chip.name == "hermes64"
 
 
