@@ -1,18 +1,26 @@
-"""DAC and ADC ranges of analog layers in the checkpoints of the Hugging Face ``Trainer``.
+"""The Hugging Face ``Trainer``: ranges in its checkpoints, chips in its log, and distillation.
 
 This module imports transformers, so nothing else in AnalogTorch imports it: ``from
 analogtorch.hwa.huggingface import KeepRanges``.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from analogtorch.conversion import analog_layers
+from analogtorch.hwa.on_chips import Metric, Validation
+from analogtorch.hwa.ramp import training_noise_
+from analogtorch.hwa.recipe import Recipe
+from analogtorch.hwa.schedule import Schedule, relative_adam, tails
+from analogtorch.hwa.twin import Twin
 from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER
+from analogtorch.values import checks
 
 _NAME = "KeepRanges"
 _FILE = "trainer_state.json"
@@ -71,6 +79,113 @@ class KeepRanges(TrainerCallback, ExportableState):
         """Set the ranges of the best checkpoint, if the Trainer has loaded its weights."""
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             load_ranges(model, state.best_model_checkpoint)
+
+
+class ValidateOnChips(TrainerCallback):
+    """Measure a metric of the model on programmed chips, every so many optimizer steps.
+
+    It stands in the Trainer's log as ``chips/1 day`` and so on, and so in ``trainer_state.json``
+    and whatever ``report_to`` names.
+
+    Args:
+        metric: a function of the model on a chip that returns a number, such as the accuracy.
+        every: number of optimizer steps between two measurements, >= 1.
+        times: times after programming, as ``ProgrammedChip.at`` takes them.
+        num_chips: number of chips, >= 1, the same each time.
+        seed: seed of the chips, as ``sweep`` takes it.
+
+    Raises:
+        TypeError: the metric cannot be called.
+        ValueError: another option is not allowed.
+    """
+
+    def __init__(
+        self,
+        metric: Metric,
+        *,
+        every: int = 100,
+        times: Sequence[str | float] = ("1 day",),
+        num_chips: int = 3,
+        seed: int = 0,
+    ) -> None:
+        self.measure = Validation(metric, times, num_chips, seed)
+        self.every = checks.count("ValidateOnChips: every", every)
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Measure, if it is time."""
+        if state.global_step % self.every == 0:
+            state.log_history.append({"step": state.global_step, **self.measure(model)})
+
+
+class DistillationTrainer(Trainer):
+    """A Trainer whose model learns from its digital twin, with the recipe of ``adapt``.
+
+    Its rows need no labels. It takes the optimizer of the recipe with a learning rate for each
+    Parameter, lets noise and clipping grow, and keeps the DAC ranges in its checkpoints
+    (``KeepRanges``); the optimizer and schedule of ``TrainingArguments`` have no effect.
+
+    Args:
+        model: a converted model, calibrated if its DAC ranges are to learn.
+        teacher: the digital model, which stays as it is.
+        recipe: the ingredients; by default ``Recipe()``. Looks and patience have no effect here.
+        options: the arguments of ``Trainer``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        recipe: Recipe | None = None,
+        **options: Any,
+    ) -> None:
+        twin = Twin(model, teacher, recipe)
+        super().__init__(model=model, **options)
+        twin.teacher.to(self.args.device)
+        self.twin, self._start = twin, tails(model)
+        self.add_callback(KeepRanges())
+        self.add_callback(_Scheduled(twin.recipe, self._start))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return how far the model and its layers are from the teacher's."""
+        loss = self.twin.total(inputs)
+        return (loss, {}) if return_outputs else loss
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """Make Adam with a learning rate for each Parameter, which falls to 0."""
+        self.optimizer = relative_adam(self.twin.student, self.twin.recipe)
+        schedule = Schedule(self.twin.recipe, num_training_steps, self._start)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule.rate)
+
+
+class _Scheduled(TrainerCallback):
+    """Lets the noise and the clipping of a ``DistillationTrainer`` grow."""
+
+    def __init__(self, recipe: Recipe, start: dict[str, float]) -> None:
+        self.recipe, self.start = recipe, start
+
+    def on_step_begin(
+        self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        Schedule(self.recipe, state.max_steps, self.start).before(model, state.global_step)
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        # the step has been counted already
+        Schedule(self.recipe, state.max_steps, self.start).after(model, state.global_step - 1)
+
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        training_noise_(model, 1.0)
 
 
 def load_ranges(model: nn.Module, checkpoint: str | Path) -> nn.Module:

@@ -1,17 +1,25 @@
-"""Lightning callbacks: seeds per step, weight clipping, growing noise, a checkpoint per epoch."""
+"""Lightning: callbacks for noise, clipping and chips, and a module that learns from its twin."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor, nn
 
+from analogtorch.calibration.passes import Forward
 from analogtorch.conversion import analog_layers
 from analogtorch.hwa import clip_weights_, training_noise_
 from analogtorch.hwa.clip import check
+from analogtorch.hwa.on_chips import Metric, Validation
 from analogtorch.hwa.ramp import ramped
+from analogtorch.hwa.recipe import Recipe
+from analogtorch.hwa.schedule import Schedule, relative_adam, tails
+from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.values import checks
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -145,6 +153,141 @@ class NoiseRamp(L.Callback):
                 "epochs"
             )
         return max(1, round(self.epochs * math.ceil(batches / trainer.accumulate_grad_batches)))
+
+
+class ValidateOnChips(L.Callback):
+    """Log a metric of a converted network on programmed chips, every so many optimizer steps.
+
+    It is logged as ``chips/1 day`` and so on, which ``ModelCheckpoint(monitor=...)`` can watch.
+
+    Args:
+        metric: a function of the network on a chip that returns a number, such as the accuracy.
+        every: number of optimizer steps between two measurements, >= 1.
+        network: name of the converted network in the Lightning module.
+        times: times after programming, as ``ProgrammedChip.at`` takes them.
+        num_chips: number of chips, >= 1, the same each time.
+        seed: seed of the chips, as ``sweep`` takes it.
+
+    Raises:
+        TypeError: the metric cannot be called.
+        ValueError: another option is not allowed.
+    """
+
+    def __init__(
+        self,
+        metric: Metric,
+        *,
+        every: int = 100,
+        network: str = "student",
+        times: Sequence[str | float] = ("1 day",),
+        num_chips: int = 3,
+        seed: int = 0,
+    ) -> None:
+        self.measure = Validation(metric, times, num_chips, seed)
+        self.every = checks.count("ValidateOnChips: every", every)
+        self.network = checks.text("ValidateOnChips: network", network, "student")
+        self._step = 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        step = trainer.global_step
+        if step > self._step and step % self.every == 0:
+            pl_module.log_dict(self.measure(pl_module.get_submodule(self.network)))
+
+
+class Distillation(L.LightningModule):
+    """A converted network that learns from its digital twin, with the recipe of ``adapt``.
+
+    Its batches are those of ``adapt``, without labels. The analog layers draw the training noise,
+    which grows with the clipping; ``StepSeed`` makes it a function of the step. The length of the
+    schedule is that of the Trainer's run. The state holds the student alone.
+
+    Args:
+        student: a converted model, calibrated if its DAC ranges are to learn.
+        teacher: the digital model, which stays as it is.
+        recipe: the ingredients; by default ``Recipe()``. Looks and patience have no effect here.
+        forward: as ``calibrate`` takes it.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        recipe: Recipe | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        # not registered: it neither learns nor belongs into a checkpoint
+        self._twin = (Twin(student, teacher, recipe, forward),)
+        self._schedule: Schedule | None = None
+        self._tails: dict[str, float] | None = None
+
+    def configure_optimizers(self) -> Any:
+        """Return Adam with a learning rate for each Parameter, which falls to 0."""
+        (twin,), steps = self._twin, int(self.trainer.estimated_stepping_batches)
+        start = tails(self.student) if self._tails is None else self._tails
+        self._schedule = Schedule(twin.recipe, steps, start)
+        optimizer = relative_adam(self.student, twin.recipe)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule.rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": rate, "interval": "step"},
+        }
+
+    def on_fit_start(self) -> None:
+        """Move the teacher to the device of the student."""
+        self._twin[0].teacher.to(self.device)
+        self.train()  # Lightning warns of any other mode; the loss has modes of its own
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the noise of the step."""
+        assert self._schedule is not None
+        self._schedule.before(self.student, self.global_step)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, and log it with its parts."""
+        (twin,) = self._twin
+        outputs, layers = twin.loss(batch)
+        loss = outputs + twin.recipe.layers * layers
+        self.log_dict({"loss": loss, "outputs": outputs, "layers": layers})
+        return loss
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        """Step, and clip the weights."""
+        assert self._schedule is not None
+        step = self.global_step
+        super().optimizer_step(*args, **options)
+        self._schedule.after(self.student, step)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return the callback that gives the layers the whole noise of their chip at the end."""
+        return [_WholeNoise()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the clipping has begun from."""
+        assert self._schedule is not None
+        checkpoint["analogtorch_tails"] = dict(self._schedule.tails)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with it."""
+        self._tails = checkpoint["analogtorch_tails"]
+
+
+class _WholeNoise(L.Callback):
+    """Gives the layers of a ``Distillation`` the whole noise of their chip after the fit."""
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        training_noise_(pl_module, 1.0)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        training_noise_(pl_module, 1.0)
 
 
 class SaveEachEpoch(L.Callback):

@@ -11,9 +11,10 @@ from analogtorch.calibration import correct_columns
 from analogtorch.calibration.judge import has_moved, vectors
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
-from analogtorch.evaluate.sweep import finite
+from analogtorch.evaluate.sweep import check_metric, finite, sweep
 from analogtorch.hwa.twin import Twin, check_shapes, relative_error
 from analogtorch.simulate.chip import beyond_data, program
+from analogtorch.values import checks
 
 Metric = Callable[[nn.Module], float]
 
@@ -34,6 +35,41 @@ class Reading:
     def mean(self) -> float:
         """The mean error over chips and times, by which states are chosen."""
         return self.error.mean().item()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A metric of a converted model on programmed chips, while it trains.
+
+    Args:
+        metric: a function of the model on a chip that returns a number, such as the accuracy.
+        times: times after programming, as ``ProgrammedChip.at`` takes them.
+        num_chips: number of chips, >= 1, the same each time.
+        seed: seed of the chips, as ``sweep`` takes it.
+
+    Raises:
+        TypeError: the metric cannot be called.
+        ValueError: another option is not allowed.
+    """
+
+    metric: Metric
+    times: Sequence[str | float] = ("1 day",)
+    num_chips: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_metric("ValidateOnChips", self.metric)
+        checks.count("ValidateOnChips: num_chips", self.num_chips)
+        for time in checks.items("ValidateOnChips: times", self.times, "['1 day']"):
+            seconds(time)
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Return the mean over the chips at each time, by names such as ``chips/1 day``."""
+        with torch.no_grad():
+            found = sweep(
+                model, self.metric, num_chips=self.num_chips, times=self.times, seed=self.seed
+            )
+        return {f"chips/{time}": row["mean"] for time, row in found.to_dict().items()}
 
 
 class OnChips:

@@ -39,12 +39,12 @@ class Recipe:
     of the model's outputs."""
     learn_ranges: bool = True
     """Whether the DAC ranges learn."""
-    looks: int = 6
+    looks: int = 10
     """How often the error is measured on programmed chips while training, >= 1. The best of these
     states is kept."""
     patience: int | None = 3
-    """Training stops after so many looks in a row without a smaller error than at a look before,
-    >= 1; None never stops early."""
+    """In the second half of the steps, training stops after so many looks in a row without a
+    smaller error than at a look before, >= 1; None never stops early."""
 
     def __post_init__(self) -> None:
         checks.numbers(self, "learning_rate", above=0)
