@@ -13,6 +13,7 @@ import analogtorch as at
 from analogtorch.report import Result
 from benchmarks import devices, mvm, peers, picture
 from benchmarks.convert import __main__ as convert
+from benchmarks.convert import language
 from benchmarks.registry import SHAPES, Shape, chip
 
 TINY = Shape(layer=lambda: nn.Linear(16, 4), input=(3, 16), train_bar=1.5, rows=8)
@@ -238,9 +239,51 @@ def test_the_table_of_whole_networks(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "| nn.Transformer | ok |" in (tmp_path / "vision.md").read_text()
 
 
+def _little_llama(tokens: int, steps: int) -> tuple[nn.Module, language.Text]:
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config).eval()
+        ids = torch.randint(40, (3 + steps, 1, tokens))
+    return model, language.Text(
+        measured=list(ids[0]), calibration=list(ids[1:3]), training=list(ids[3:])
+    )
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("steps", [0, 4])
+def test_the_table_of_a_language_model(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(language, "smollm2_text", _little_llama)
+    options = ["--tokens", "8", "--steps", str(steps), "--rank", "2", "--out", str(tmp_path)]
+    convert.main(["--table", "language", *options])
+    printed = capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "language.json").read_text())["rows"]
+    model, text = _little_llama(8, steps)
+    assert row["digital"] == language.perplexity(model, text.measured)
+    assert [point["steps"] for point in row["curve"]] == list(range(1, steps + 1))
+    assert len(row["times"]) == (2 if steps else 1)
+    assert all(set(times) == set(language.TIMES) for times in row["times"].values())
+    if steps:
+        adapted = row["times"]["the same, adapters of rank 2"][language.LEARNT_AT]
+        assert adapted != row["times"]["programmed, calibrated"][language.LEARNT_AT]
+        # (inputs + outputs) of the seven projections, times the rank
+        adapters = 2 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 24))
+        assert row["share"] == adapters / sum(p.numel() for p in model.parameters())
+    assert f"| digital | {row['digital']:.2f} | - |" in (tmp_path / "language.md").read_text()
+    assert "converters alone" in printed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--table", "language", "--steps", "-1"], "--steps: must be an integer >= 1, got -1"),
         (["--models", "lstm"], "of --table chip are minilm, digits, smollm2, got lstm"),
         (["--chips", "0"], ">= 1, got 0"),
     ],
