@@ -61,11 +61,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--steps",
-        type=lambda text: int(text) and positive(text),
+        type=_none_or_more,
         default=40,
         help="in which low-rank adapters learn, for --table language; 0: no adapters",
     )
     parser.add_argument("--rank", type=positive, default=16, help="of low-rank adapters")
+
+
+def _none_or_more(text: str) -> int:
+    return int(text) and positive(text)
 
 
 def perplexity(model: nn.Module, measured: list[Tensor]) -> float:
