@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import analogtorch as at
 from analogtorch.report import Result
 from benchmarks import devices, mvm, peers, picture
 from benchmarks.convert import __main__ as convert
-from benchmarks.convert import language
+from benchmarks.convert import efforts, language
+from benchmarks.convert.chip import Subject
 from benchmarks.registry import SHAPES, Shape, chip
 
 TINY = Shape(layer=lambda: nn.Linear(16, 4), input=(3, 16), train_bar=1.5, rows=8)
@@ -278,6 +280,36 @@ def test_the_table_of_a_language_model(
         assert row["share"] == adapters / sum(p.numel() for p in model.parameters())
     assert f"| digital | {row['digital']:.2f} | - |" in (tmp_path / "language.md").read_text()
     assert "converters alone" in printed
+
+
+def _small(epochs: int, data: Path) -> dict[str, Callable[[], Subject]]:
+    torch.manual_seed(0)
+    x, net = torch.randn(60, 12), nn.Linear(12, 4)
+    subject = Subject(
+        name="small",
+        measure="accuracy",
+        model=net.eval(),
+        calibration=list(x.split(15)),
+        forward=lambda model, batch: model(batch),
+        batches=[x],
+        score=lambda y: (y.argmax(1) == net(x).argmax(1)).float().mean().item(),
+        norms=False,
+    )
+    return {"small": lambda: subject}
+
+
+def test_the_table_of_efforts(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(efforts, "nets", _small)
+    options = ["--table", "efforts", "--chips", "2", "--out", str(tmp_path)]
+    convert.main([*options, "--data", str(tmp_path / "speech")])
+    assert "search" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "efforts.json").read_text())["rows"]
+    assert [row["effort"] for row in rows] == ["uncalibrated", "default", "search"]
+    assert [len(row["on_chip"]) for row in rows] == [2, 2, 2]
+    assert rows[-1]["found"]["kept"] in ("search", "default", "uncalibrated")
+    assert str(tmp_path / "speech") not in (tmp_path / "efforts.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -75,16 +75,16 @@ def calibrate(
 
     ``effort="search"`` chooses more, by the error of the model's outputs. Layers first get one
     setting together: a weight scale per column where the digital unit of the chip has one
-    (``Periphery.column_calibration`` or ``output_bits``; ``weight_scale`` of the layer's chip
-    then changes), DAC ranges measured for each layer or row block, by percentile or per vector,
-    and, if ``adc`` is given, ADC ranges or those of the chip. Then up to 32 layers, the one that
-    causes most of the error first, try the two next best settings alone. Every setting runs on the
-    same noisy chips, drawn from a fixed seed: devices are programmed, drift for a day and are read,
-    and a digital factor per block or column corrects them. Ranges are found on the first half of
-    the batches, chosen on the next quarter (four batches at most), and judged on the last. The
-    model keeps what errs least there: the search, the default or no calibration. It takes several
-    times as long as the default, tens of times with many layers. Batches should be shuffled, so
-    that each part has all kinds of inputs.
+    (``Periphery.column_calibration`` or ``output_bits``; ``weight_scale`` of the layer's chip then
+    changes), DAC ranges measured for each layer or row block, by percentile or per vector, and, if
+    ``adc`` is given, ADC ranges or those of the chip. Then up to 32 layers, the one that causes
+    most of the error first, try the three next best settings alone. Every setting runs on the same
+    noisy chips, drawn from a fixed seed: devices are programmed, drift for a day and are read, and
+    a digital factor per block or column corrects them. Ranges are found on the first half of the
+    batches, chosen on the next quarter (four batches at most), and judged on the last. The model
+    keeps what errs least there: the search, the default or no calibration. It takes several times
+    as long as the default, tens of times with many layers. Batches should be shuffled, so that each
+    part has all kinds of inputs.
 
     A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed
     it so often, that the ADC's error is more than 10 % of the sums and larger than the errors of

@@ -28,8 +28,9 @@ BATCHES = 3
 """Fewest batches: ranges are found on some, chosen on others, and judged on the last."""
 CHOOSING = 4
 """Most batches to choose on, which are run for every trial."""
-ALTERNATIVES = 2
-"""Settings of all layers that a single layer tries, those with the least errors."""
+ALTERNATIVES = 3
+"""Settings of all layers that a single layer tries, those with the least errors. With 2, layers of
+a depthwise net did not get to try a weight scale per block, which saved 5 % of its error."""
 LAYERS = 32
 """Most layers that try settings of their own."""
 SHARE = 0.01
@@ -240,13 +241,21 @@ class Search:
                 if same(other.settings[name], found[name]):
                     continue
                 trial = {**found, name: other.settings[name]}
-                new = self._errors(trial, self.judge)
-                saved = errors - new
-                if worth(saved, errors):
-                    gains[name] = gains.get(name, 0.0) + (saved.mean() / best.error).item()
+                new = self._screened(trial, errors)
+                if new is not None and worth(errors - new, errors):
+                    saved = (errors - new).mean()
+                    gains[name] = gains.get(name, 0.0) + (saved / best.error).item()
                     found, errors, options[name] = trial, new, other.option
         self._tell(f"own settings of {len(gains)} layers", errors)
         return found, options, gains
+
+    def _screened(self, settings: Mapping[str, Setting], before: Tensor) -> Tensor | None:
+        """Return the errors with these settings; None if the first chips have no less error."""
+        self.calibration.apply(settings)
+        first = self.judge.errors(chips=1)
+        if first.mean() >= before[: len(first)].mean():
+            return None
+        return first if len(first) == len(before) else self.judge.errors()
 
     # the verdict
 

@@ -125,7 +125,9 @@ def efforts_table(options: argparse.Namespace) -> Table:
     known = efforts.nets(options.epochs, options.data)
     for name in options.models or known:
         _say(f"{name}: making it ready")
-        for row in efforts.measure(known[name](), options.chips, options.seed, _say):
+        for row in efforts.measure(
+            known[name](), options.efforts, options.chips, options.seed, _say
+        ):
             times = 100 if row.measure == "accuracy" else 1
             scores = [_spread(each, times) for each in ([row.converters], row.on_chip)]
             digital = _spread([row.digital], times)
@@ -219,6 +221,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         metavar="NAME",
         help="only these; None: all of the table that the test packages bring",
+    )
+    parser.add_argument(
+        "--efforts",
+        nargs="+",
+        choices=efforts.EFFORTS,
+        default=list(efforts.EFFORTS),
+        metavar="EFFORT",
+        help=f"rows of --table efforts: {', '.join(efforts.EFFORTS)}",
     )
     parser.add_argument("--chips", type=positive, default=3, help="chips programmed for each row")
     parser.add_argument("--seed", type=int, default=0, help="of the first chip; the others follow")

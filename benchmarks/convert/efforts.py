@@ -5,7 +5,7 @@ Behind the converters alone, and on programmed chips a day later.
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,8 @@ EFFORTS: dict[str, dict[str, Any] | None] = {
     "uncalibrated": None,
     "default": {},
     "search": {"effort": "search"},
-    "search, probabilities": {"effort": "search"},
 }
-"""Arguments of ``calibrate``; None: it is not called. The last compares the probabilities of the
-classes, for nets that have classes."""
+"""Arguments of ``calibrate``; None: it is not called."""
 SPEECH = ("DNN_L", "CNN_L", "LSTM_L", "DS-CNN")
 EVERY = 10
 """One of so many clips is for the calibration, in 8 batches, and another for the score."""
@@ -58,16 +56,16 @@ def nets(epochs: int, data: Path) -> dict[str, Callable[[], Subject]]:
 
 
 def measure(
-    subject: Subject, chips: int, seed: int, step: Callable[[str], object]
+    subject: Subject,
+    efforts: Sequence[str],
+    chips: int,
+    seed: int,
+    step: Callable[[str], object],
 ) -> Iterator[Row]:
     """Yield the row of each effort; ``step`` is called with its name before."""
     digital = subject.score(subject.outputs(subject.model))
-    for effort, arguments in EFFORTS.items():
-        forward = subject.forward
-        if effort == "search, probabilities":
-            if subject.measure != "accuracy":
-                continue
-            forward = _probabilities
+    for effort in efforts:
+        arguments = EFFORTS[effort]
         step(f"{subject.name}: {effort}")
         model = at.convert(copy.deepcopy(subject.model), at.chips.hermes64())
         found: list[CalibrationReport] = []
@@ -76,7 +74,7 @@ def measure(
             at.calibrate(
                 model,
                 subject.calibration,
-                forward=forward,
+                forward=subject.forward,
                 report=found.append,
                 **arguments,
             )
@@ -91,10 +89,6 @@ def measure(
             seconds=taken,
             found=found[0].to_dict() if found else None,
         )
-
-
-def _probabilities(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    return model(batch).softmax(-1)
 
 
 def _aged(subject: Subject, model: nn.Module, seed: int) -> float:

@@ -266,6 +266,13 @@ def test_the_chip_is_that_of_the_layers() -> None:
         map_to_chip(at.to_digital(model), torch.zeros(1, 4))
 
 
+def test_layers_whose_weight_scales_differ_are_on_one_chip() -> None:
+    chip = at.chips.hermes64()
+    model = at.convert(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), chip)
+    model[1].chip = chip.replace(periphery={"weight_scale": "column"})
+    assert at.map_to_chip(model, torch.zeros(1, 8)).chip == chip
+
+
 def test_layers_on_several_chips_are_named_unless_one_is_chosen() -> None:
     other, x = at.chips.ibm_speech34(), torch.zeros(1, 4)
     layers = [nn.Linear(4, 4) for _ in range(7)]
