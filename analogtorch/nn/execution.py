@@ -14,11 +14,11 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.nn.drawn import each_sample
+from analogtorch.nn.kept import held
 from analogtorch.nn.reborn import cut
 from analogtorch.ops import Operands, Plan, block_scales, product
 from analogtorch.ops.input_drop import drops
 from analogtorch.ops.physics import wide
-from analogtorch.ops.slices import cells
 
 if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
@@ -194,7 +194,7 @@ class Execution:
             outputs: run of the section's ADC outputs; None: all.
         """
         section = self.sections[index]
-        weight = cells(section, layer.placed_matrix(layer.weight, self.chip))
+        weight = held(self, index, layer)
         return self._run_of(weight, section, dtype, outputs)
 
     def _run_of(

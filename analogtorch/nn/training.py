@@ -9,12 +9,12 @@ from torch import Tensor
 from analogtorch.devices.fluctuation import Fluctuations
 from analogtorch.nn.drawn import drawn, keys_by_sample, read_variances
 from analogtorch.nn.execution import Execution
+from analogtorch.nn.kept import held
 from analogtorch.nn.reborn import cut
 from analogtorch.nn.wired import wired
 from analogtorch.ops import draw_keys, number_samples
 from analogtorch.ops.device_noise import DeviceNoise
 from analogtorch.ops.physics import wide
-from analogtorch.ops.slices import cells
 
 if TYPE_CHECKING:
     from analogtorch.nn.base import AnalogLayer
@@ -74,7 +74,7 @@ class Training(Execution):
         """Return the operands of the weights with their noise."""
         assert keys is not None
         section = self.sections[index]
-        weight = cells(section, layer.placed_matrix(layer.weight, self.chip))
+        weight = held(self, index, layer)
         noise: dict[str, Any] = {"output_keys": keys[1:], "samples": samples}
         if self.fluctuations is not None:
             phases = self.plans[index].phases

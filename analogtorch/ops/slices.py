@@ -27,8 +27,10 @@ from torch import Tensor
 from analogtorch.chips.slices import Slicing
 from analogtorch.chips.tiling import Section
 from analogtorch.ops.converters import beside, dac_codes
+from analogtorch.ops.library import define
+from analogtorch.ops.native import slices as native
 from analogtorch.ops.operands import Operands, per_block
-from analogtorch.ops.physics import block_scales, wide
+from analogtorch.ops.physics import block_scales, over_rows, wide
 from analogtorch.ops.plan import Plan
 
 Multiply = Callable[[Operands, Plan], Tensor]
@@ -64,7 +66,7 @@ def columns(w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing) -
         bounds: bounds of the row blocks.
         slicing: the digits.
     """
-    return _Columns.apply(w, scale, tuple(bounds), slicing)
+    return _slices(w, scale, bounds, _numbers(slicing))
 
 
 _AT_A_TIME = 1 << 14
@@ -73,13 +75,20 @@ on, torch would divide each pass among threads, which wait for one another."""
 
 
 def _runs(outputs: int, rows: int) -> Iterator[slice]:
-    """Yield runs of outputs of about ``_AT_A_TIME`` weights; a graph takes all at once."""
-    step = outputs if torch.compiler.is_compiling() else max(1, _AT_A_TIME // max(rows, 1))
+    """Yield runs of outputs of about ``_AT_A_TIME`` weights."""
+    step = max(1, _AT_A_TIME // max(rows, 1))
     return (slice(a, min(a + step, outputs)) for a in range(0, outputs, max(step, 1)))
 
 
-def _digits_of(w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing) -> Tensor:
-    """Return ``columns`` without a gradient."""
+def _cut(w: Tensor, scale: Tensor, bounds: Sequence[int], numbers: Sequence[int]) -> Tensor:
+    slicing = _slicing(numbers)
+    if native.takes(w, scale):
+        return native.cut(w, scale, bounds, _table(slicing).float())
+    return _by_torch(w, scale, bounds, slicing)
+
+
+def _by_torch(w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing) -> Tensor:
+    """Return ``columns`` without a gradient, in plain torch."""
     steps, flat = slicing.weight_steps, w.flatten(1)
     table = _table(slicing).to(w.device, scale.dtype)
     planes = scale.new_empty(len(w), slicing.columns, flat.shape[1])
@@ -112,22 +121,49 @@ def _table(slicing: Slicing) -> Tensor:
         return torch.stack([*found, *[negative] * slicing.complement])
 
 
-class _Columns(torch.autograd.Function):
-    """``columns``: the gradient of each is shared by the squares of what they count for."""
+def _numbers(slicing: Slicing) -> list[int]:
+    """Return the digits of weights as an operator takes them; ``_slicing`` reads them."""
+    return [slicing.weight_bits, slicing.bits_per_slice, slicing.complement]
 
-    @staticmethod
-    def forward(
-        ctx: Any, w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing
-    ) -> Tensor:
-        ctx.slicing = slicing
-        return _digits_of(w, scale, bounds, slicing)
 
-    @staticmethod
-    def backward(ctx: Any, *g: Tensor) -> Any:
-        factors = ctx.slicing.slice_factors
-        total = sum(f * f for f in factors)
-        each = g[0].unflatten(0, (-1, len(factors)))
-        return _weighted(each, [f / total for f in factors], 1), None, None, None
+def _slicing(numbers: Sequence[int]) -> Slicing:
+    bits, each, complement = numbers
+    return Slicing(weight_bits=bits, bits_per_slice=each, complement=complement)
+
+
+def _fake_cut(w: Tensor, scale: Tensor, bounds: Sequence[int], numbers: Sequence[int]) -> Tensor:
+    return w.new_empty(w.shape[0] * _slicing(numbers).columns, *w.shape[1:])
+
+
+def _plain_cut(w: Tensor, scale: Tensor, bounds: Sequence[int], numbers: Sequence[int]) -> Tensor:
+    slicing, flat = _slicing(numbers), w.flatten(1)
+    steps, table = slicing.weight_steps, _table(slicing).to(w.device, scale.dtype)
+    full = over_rows(scale, bounds)
+    q = (flat / torch.where(full > 0, full, torch.inf) * steps).round()
+    planes = table[:, (q.long() + steps).clamp(0, 2 * steps)] * full
+    return planes.movedim(0, 1).flatten(0, 1).view(-1, *w.shape[1:]).to(w.dtype)
+
+
+def _save_cut(ctx: Any, arguments: Any, output: Tensor) -> None:
+    ctx.slicing = _slicing(arguments[-1])
+
+
+def _shared(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradient of each weight: its columns share it by the squares of their factors."""
+    factors = ctx.slicing.slice_factors
+    total = sum(f * f for f in factors)
+    each = g.unflatten(0, (-1, len(factors)))
+    return _weighted(each, [f / total for f in factors], 1), None, None, None
+
+
+_slices = define(
+    "slices(Tensor w, Tensor scale, int[] bounds, int[] numbers) -> Tensor",
+    _cut,
+    _fake_cut,
+    save=_save_cut,
+    backward=_shared,
+    plain=_plain_cut,
+)
 
 
 def cells(section: Section, weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from analogtorch.chips import Slices
 from analogtorch.chips.slices import Slicing
-from analogtorch.ops import Plan, fold, mvm, normal, seed_tensor, stream
+from analogtorch.ops import Plan, block_scales, fold, mvm, normal, seed_tensor, slices, stream
 from analogtorch.ops.operands import Operands
 from analogtorch.ops.slices import columns as sliced
 from analogtorch.ops.slices import combined, digits, unfolded
@@ -230,3 +230,31 @@ def test_nan_reaches_its_vector_alone_and_empty_batches_are_empty() -> None:
     assert y[1].isnan().all()
     assert y[[0, 2]].isfinite().all()
     assert mvm(x[:0], torch.tensor([1.0]), cells, plan).shape == (0, 4)
+
+
+@pytest.mark.parametrize("shape", [(33, 300), (7, 7, 3, 3), (5, 1)])
+@pytest.mark.parametrize("fields", [*WEIGHTS[::5], {"weight_bits": 16, "bits_per_slice": 8}])
+def test_every_kernel_cuts_weights_as_torch_does(
+    capability: str, shape: tuple[int, ...], fields: dict
+) -> None:
+    slicing, rows = Slices(**fields).slicing, torch.Size(shape[1:]).numel()
+    bounds = (0, rows) if rows < 9 else (0, 9, 36, rows)
+    w = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    w[0], w[1] = 0, (w[1] * 4).round() / 8  # zeros, and weights between two steps
+    w[2].view(-1)[0], w[3].view(-1)[-1] = torch.nan, torch.inf
+    for factor in (1.0, 0.7):  # a scale below the largest weight clips
+        scale = factor * block_scales(w, bounds, ())
+        found = sliced(w, scale, bounds, slicing)
+        expected = slices._by_torch(w, scale, bounds, slicing)
+        plain = slices._plain_cut(w, scale, bounds, slices._numbers(slicing))
+        for other in (found, plain):
+            assert torch.equal(other.isnan(), expected.isnan())
+            assert torch.equal(other.nan_to_num(0.0), expected.nan_to_num(0.0))
+
+
+@pytest.mark.slow
+def test_the_operator_of_the_slices_is_sound() -> None:
+    w = torch.randn(4, 6, requires_grad=True)
+    arguments = w, w.detach().abs().amax(1).unsqueeze(0), [0, 6], [5, 2, 0]
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.analogtorch.slices.default, arguments, test_utils=utils)

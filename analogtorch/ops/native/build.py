@@ -19,7 +19,10 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 CONSTANTS = FOLDER.parent / "constants.py"
-SOURCES = ("normal.c", "variances.c", "linear.c", "conv.c", "columns.c", "devices.c", "pulses.c")
+SOURCES = (
+    *("normal.c", "variances.c", "linear.c", "conv.c", "columns.c", "devices.c", "pulses.c"),
+    "slices.c",
+)
 
 _COMPILE = (
     *("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-w"),
