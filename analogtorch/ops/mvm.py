@@ -28,7 +28,7 @@ from analogtorch.ops.operands import (
     kept_schema,
     schema,
 )
-from analogtorch.ops.physics import block_scales, wide
+from analogtorch.ops.physics import wide
 from analogtorch.ops.plan import Plan, plan_of
 from analogtorch.ops.slices import sliced
 
@@ -66,14 +66,15 @@ def product(operands: Operands, plan: Plan) -> Tensor:
     """Return ``mvm`` of a record of its operands."""
     if plan.slicing.on:
         return sliced(operands, plan, _product, _differentiated)
-    return _product(operands, plan)
+    return _product(operands, plan)[0]
 
 
-def _product(operands: Operands, plan: Plan) -> Tensor:
-    """Return ``product`` of a plan without slices."""
+def _product(operands: Operands, plan: Plan) -> tuple[Tensor, Tensor]:
+    """Return ``product`` of a plan without slices, and the weight scales."""
     given = (getattr(operands, name) for name in _LEARNING)
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-    return _mvm(*operands, plan.ints, plan.floats, learns)[0]
+    y, scale, *_ = _mvm(*operands, plan.ints, plan.floats, learns)
+    return y, scale if operands.scale is None else operands.scale
 
 
 def _differentiated(
@@ -81,11 +82,9 @@ def _differentiated(
 ) -> tuple[Tensor, ...]:
     """Return the gradients of the first operands that are needed, as if no output were clipped."""
     needs = [*needs, *[False] * (len(LEARNS) - len(needs))]
-    scale = operands.scale
-    if scale is None:
-        scale = block_scales(operands.w, plan.bounds, plan.columns)
+    assert operands.scale is not None
     mask = g.new_empty(0, dtype=MASK), g.new_zeros(plan.blocks, dtype=MASK)
-    kept = keep(operands, scale)
+    kept = keep(operands, operands.scale)
     return _mvm_backward(g.contiguous(), *kept, *mask, plan.ints, plan.floats, needs)
 
 

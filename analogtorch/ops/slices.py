@@ -33,7 +33,7 @@ from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.physics import block_scales, over_rows, wide
 from analogtorch.ops.plan import Plan
 
-Multiply = Callable[[Operands, Plan], Tensor]
+Multiply = Callable[[Operands, Plan], tuple[Tensor, Tensor]]
 Differentiate = Callable[[Tensor, Operands, Plan, list[bool]], Sequence[Tensor]]
 
 
@@ -272,15 +272,15 @@ def sliced(
     Args:
         operands: those of the product; ``w`` holds the columns of the weights.
         plan: the plan, with ``slicing``.
-        multiply: computes a product without slices.
-        differentiate: computes the gradients of such a product in which nothing is clipped behind
-            the array.
+        multiply: computes a product without slices, and finds its weight scales.
+        differentiate: computes the gradients of such a product, with given scales, in which nothing
+            is clipped behind the array.
     """
     x, input_range, w, bias = operands.x, operands.input_range, operands.w, operands.bias
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, input_range, w)):
         y = _Sliced.apply(x, input_range, w, operands, plan, multiply, differentiate)
     else:
-        y = combined(multiply(*unfolded(operands, plan)), plan)
+        y = combined(multiply(*unfolded(operands, plan))[0], plan)
     if bias is not None:
         y = y + bias.to(y.dtype).view(-1, *[1] * plan.dims)
     return y.to(w.dtype)
@@ -300,10 +300,10 @@ class _Sliced(torch.autograd.Function):
         multiply: Multiply,
         differentiate: Differentiate,
     ) -> Tensor:
-        y = combined(multiply(*unfolded(operands, plan)), plan)
+        y, scale = multiply(*unfolded(operands, plan))
         ctx.plan, ctx.differentiate = plan, differentiate
-        ctx.save_for_backward(x, input_range, w, operands.scale, operands.gain, operands.key)
-        return y
+        ctx.save_for_backward(x, input_range, w, scale, operands.gain, operands.key)
+        return combined(y, plan)
 
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Any:
