@@ -211,7 +211,10 @@ static void block_gradient(const linear *p, float *gb, size b) {
     }
 }
 
+enum { WIDE = 2 * ROWS }; /* outputs whose gradients are packed together: the rows of g may lie a power of two apart */
+
 static void weight_gradient(const linear *p, const float *gb, size b, size k0, size k1, float *panel) {
+  float packed[DEPTH * WIDE + LANES];
   for (size m0 = 0; m0 < p->vectors; m0 += DEPTH) {
     size m1 = least(m0 + DEPTH, p->vectors);
     for (size m = m0; m < m1; m++) {
@@ -220,18 +223,26 @@ static void weight_gradient(const linear *p, const float *gb, size b, size k0, s
       UNROLL for (size v = 0; v < PANEL; v += LANES)
         store(panel + (m - m0) * PANEL + v, dac_output(load_some(p->x + m * p->rows + k0 + v, k1 - k0 - v), d, p->input_levels));
     }
-    for (size n = 0; n < p->outputs; n += ROWS) {
-      const float *row[ROWS];
-      tile sums;
-      int rows = (int)least(ROWS, p->outputs - n);
-      point(row, rows, gb + m0 * p->outputs + n, 1);
-      tile_strided(rows, sums[0], row, p->outputs, NULL, panel, m1 - m0, 0);
-      for (int i = 0; i < rows; i++)
-        for (size v = 0; v < PANEL && k0 + v < k1; v += LANES) {
-          float *gw = p->gw + (n + i) * p->rows + k0 + v;
-          vf sum = load(sums[i] + v);
-          store_some(gw, m0 ? load_some(gw, k1 - k0 - v) + sum : sum, k1 - k0 - v); /* short sums, added up */
-        }
+    for (size n0 = 0; n0 < p->outputs; n0 += WIDE) {
+      size n1 = least(n0 + WIDE, p->outputs);
+      for (size m = m0; m < m1; m++) {
+        const float *from = gb + m * p->outputs + n0;
+        __builtin_prefetch(from + 8 * p->outputs);
+        for (size v = 0; v < n1 - n0; v += LANES) store(packed + (m - m0) * WIDE + v, load_some(from + v, n1 - n0 - v));
+      }
+      for (size n = n0; n < n1; n += ROWS) {
+        const float *row[ROWS];
+        tile sums;
+        int rows = (int)least(ROWS, n1 - n);
+        point(row, rows, packed + n - n0, 1);
+        tile_strided(rows, sums[0], row, WIDE, NULL, panel, m1 - m0, 0);
+        for (int i = 0; i < rows; i++)
+          for (size v = 0; v < PANEL && k0 + v < k1; v += LANES) {
+            float *gw = p->gw + (n + i) * p->rows + k0 + v;
+            vf sum = load(sums[i] + v);
+            store_some(gw, m0 ? load_some(gw, k1 - k0 - v) + sum : sum, k1 - k0 - v); /* short sums, added up */
+          }
+      }
     }
   }
 }
