@@ -1,7 +1,6 @@
 """The cost of a model of which some layers are digital and others have more devices."""
 
 import glob
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,8 +14,8 @@ from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC
 from analogtorch.evaluate.walks import Candidate
 from analogtorch.graph.trace import trace
 from analogtorch.graph.types import Matrix, Operation
-from analogtorch.mapping.chosen import choose
-from analogtorch.mapping.fitted import fitted
+from analogtorch.mapping import ChipMapping
+from analogtorch.mapping.map import map_traced
 from analogtorch.mapping.types import Placement
 
 
@@ -76,24 +75,12 @@ class Costs:
     def _of(self, candidate: Candidate) -> PlanCost:
         times = {glob.escape(name): n for name, n in candidate.devices.items()}
         left = [glob.escape(name) for name in candidate.digital]
-        part = choose(self.model, self.traced, left, times)
-        mapping = fitted(
-            model=type(self.model).__name__,
-            chip=self.chip,
-            num_chips=None,
-            matrices=part.matrices,
-            operations=part.operations,
-            copies=part.copies,
-            digital_weights=part.digital_weights,
-            retired=(),
-            retired_columns=(),
-            spread=False,
-        )
-        work, sums = _all_copies(part.operations, part.matrices, part.copies)
+        mapping = map_traced(self.model, self.traced, self.chip, duplicate=times, exclude=left)
+        work, sums = _all_copies(mapping)
         report = cost(_Mapped(self.chip, work, mapping.matrices, mapping.placements))
         assert self.chip.cost is not None
         added = sums * self.chip.cost.on_chip.energy.value
-        kept = {m.name for m in part.matrices}
+        kept = {m.name for m in mapping.matrices}
         digital = [name for name in self.weights if name not in kept]
         read, waited = self.memory.read(sum(self.weights[name] for name in digital))
         return PlanCost(
@@ -132,17 +119,16 @@ class Costs:
         )
 
 
-def _all_copies(
-    operations: tuple[Operation, ...], matrices: tuple[Matrix, ...], copies: Mapping[str, int]
-) -> tuple[tuple[Operation, ...], int]:
+def _all_copies(mapping: ChipMapping) -> tuple[tuple[Operation, ...], int]:
     """Return the operations in which every copy takes all vectors, and the additions behind them.
 
     ``cost`` deals the vectors of a matrix to its copies.
     """
-    columns = {m.name: m.cols for m in matrices}
+    columns, copies = {m.name: m.cols for m in mapping.matrices}, mapping.copies
     found, sums = [], 0
-    for op in operations:
-        times = copies.get(op.matrix or "", 1)
+    for op in mapping.operations:
+        times = 1 if op.matrix is None else copies[op.matrix]
         found.append(replace(op, vectors=op.vectors * times))
-        sums += (times - 1) * op.vectors * columns.get(op.matrix or "", 0)
+        if op.matrix is not None:
+            sums += (times - 1) * op.vectors * columns[op.matrix]
     return tuple(found), sums

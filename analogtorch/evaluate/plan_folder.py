@@ -41,6 +41,7 @@ def kept_sensitivity(
         "effects": list(effects),
         "time": seconds(time),
         "num_chips": how.num_chips,
+        **({} if how.higher_is_better else {"higher_is_better": False}),
     }
     if path is not None and path.exists():
         return _read(path, head, model)

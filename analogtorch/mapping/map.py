@@ -8,7 +8,7 @@ from tqdm import tqdm
 from analogtorch.chips import Chip
 from analogtorch.conversion.example import Example
 from analogtorch.conversion.kinds import check_module, refuse_programmed
-from analogtorch.graph.trace import trace
+from analogtorch.graph.trace import Trace, trace
 from analogtorch.mapping.chosen import chip_of, choose
 from analogtorch.mapping.expand import expand
 from analogtorch.mapping.fitted import fitted
@@ -91,22 +91,52 @@ def map_to_chip(
     with tqdm(total=2, desc="map", delay=2, disable=not progress) as bar:
         traced = trace(model, example)
         bar.update()
-        chosen = expand(choose(model, traced, exclude, duplicate or {}), model, chip)
-        result = fitted(
-            model=type(model).__name__,
-            chip=chip,
+        result = map_traced(
+            model,
+            traced,
+            chip,
             num_chips=num_chips,
-            matrices=chosen.matrices,
-            operations=chosen.operations,
-            copies=chosen.copies,
-            digital_weights=chosen.digital_weights,
+            duplicate=duplicate or {},
+            exclude=exclude,
             retired=retired,
             retired_columns=retired_columns,
             spread=spread,
-            example=traced.example,
         )
         bar.update()
     return result
+
+
+def map_traced(
+    model: nn.Module,
+    traced: Trace,
+    chip: Chip,
+    *,
+    num_chips: int | None = None,
+    duplicate: Mapping[str, int],
+    exclude: str | Iterable[str] | None,
+    retired: Iterable[tuple[int, int]] = (),
+    retired_columns: Iterable[tuple[int, int, int]] = (),
+    spread: bool = False,
+) -> ChipMapping:
+    """Map a model that was traced; the arguments are those of ``map_to_chip``.
+
+    Raises:
+        ValueError: as ``map_to_chip`` does.
+    """
+    chosen = expand(choose(model, traced, exclude, duplicate), model, chip)
+    return fitted(
+        model=type(model).__name__,
+        chip=chip,
+        num_chips=num_chips,
+        matrices=chosen.matrices,
+        operations=chosen.operations,
+        copies=chosen.copies,
+        digital_weights=chosen.digital_weights,
+        retired=retired,
+        retired_columns=retired_columns,
+        spread=spread,
+        example=traced.example,
+    )
 
 
 def remap(
