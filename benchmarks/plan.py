@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> at.HardwarePlan:
             lambda view: at.accuracy(view, clips),
             options.floor,
             cheapest=options.cheapest,
+            also=options.also,
             example=net.features[:1],
             prepare=lambda each: at.calibrate(each, calibration),
             times=options.times,
@@ -90,6 +91,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=get_args(Cheapest),
         default="energy",
         help="what the best has least of",
+    )
+    parser.add_argument(
+        "--also",
+        nargs="*",
+        default=[],
+        metavar="PATTERN",
+        help="further plans: layers that each keeps digital, such as 'dw*'",
     )
     parser.add_argument("--times", nargs="+", default=["1 day"], help="times after programming")
     parser.add_argument("--chips", type=positive, default=5, help="simulated chips")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import glob
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,7 @@ from analogtorch.cost_model import WeightMemory
 from analogtorch.evaluate.hardware import Cheapest, FloorNotReached, HardwarePlan
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, improve, search
-from analogtorch.evaluate.plan_checks import checked_times, chip_for, device_changes
+from analogtorch.evaluate.plan_checks import checked_times, chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.plan_folder import kept_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
@@ -37,6 +37,7 @@ def plan(
     example: Example,
     prepare: Callable[[nn.Module], Any] | None = None,
     cheapest: Cheapest = "energy",
+    also: Iterable[str | Iterable[str]] = (),
     devices: Mapping[int, Change] | None = None,
     digital: Literal["int8", "float"] = "int8",
     memory: WeightMemory | None = None,
@@ -77,6 +78,8 @@ def plan(
             ``lambda m: at.calibrate(m, batches)``. None: nothing; a calibrated model needs it.
         cheapest: what the best plan has least of: ``energy`` or ``latency`` of an inference, or
             ``digital_macs``, which leaves most work to the chip.
+        also: further plans to measure, each the pattern or patterns of the layers that it keeps
+            digital, as ``convert(exclude=...)`` takes them: ``["dw*", ("conv1", "head")]``.
         devices: cells with more devices to try, by the unit cells of the chip that one takes, >= 2:
             what ``convert(per_layer=...)`` takes, such as ``{2: {"cell": pairs}}``. None: twice
             the devices, if the cell can have them (``cell.enlarged``). {}: none.
@@ -105,9 +108,9 @@ def plan(
             ValueError.
         ValueError: the floor is not in (0, 1]; the model is no converted one, is programmed, has
             layers on several chips, or is calibrated while ``prepare`` is missing; the chip has no
-            ``cost``; no plan takes as few chips as ``max_chips``; the metric is NaN, infinite, or
-            not above 0 with all layers exact; ``sensitivity`` is of other layers; or ``convert``,
-            ``map_to_chip`` or ``sweep`` refuse their arguments.
+            ``cost``; a pattern matches nothing; no plan takes as few chips as ``max_chips``; the
+            metric is NaN, infinite, or not above 0 with all layers exact; ``sensitivity`` is of
+            other layers; or ``convert``, ``map_to_chip`` or ``sweep`` refuse their arguments.
         TypeError: an argument is of another type, or the metric returns no number.
         OSError: the folder cannot be written.
 
@@ -137,13 +140,14 @@ def plan(
         prepare=prepare,
         folder=None if folder is None else checks.path("plan: folder", folder),
     )
+    asked = further(model, also)
     changes = device_changes(chip, devices)
     costs = _costs(model, example, chip, memory)
     found = _sensitivity(model, how, bool(changes), sensitivity, progress)
     slack = (1 - floor) if higher_is_better else (1 / floor - 1)
     losses = _losses(found, tuple(changes))
-    walks = _walks(losses, costs, cheapest)
-    walks.append(_suggested(found, slack * found.reference, tuple(changes)))
+    offered = _suggested(found, slack * found.reference, tuple(changes))
+    walks = [*([each] for each in (*asked, *offered)), *_walks(losses, costs, cheapest)]
     walks = _small(walks, costs, max_chips)
     with tqdm(total=max_plans, desc="plans", unit="plan", disable=not progress) as bar:
         bench = Bench(model, chip, changes, costs, how, bar.update)

@@ -1,16 +1,19 @@
 """Checks of what ``plan`` is given, before anything is measured."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
-from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.conversion.kinds import check_module, is_analog, refuse_programmed
+from analogtorch.conversion.pattern import Pattern
+from analogtorch.conversion.patterns import matches, names_of, nearest, units
 from analogtorch.devices import seconds
 from analogtorch.evaluate.plan_bench import Change
 from analogtorch.evaluate.sweep import check_metric
+from analogtorch.evaluate.walks import DIGITAL, Candidate
 from analogtorch.mapping.chosen import chip_of
 from analogtorch.values import checks
 
@@ -88,3 +91,35 @@ def device_changes(chip: Chip, devices: Any) -> dict[int, Change]:
                 f"{name}: its tiles differ from those of {chip.name}; change the cell alone"
             )
     return dict(devices)
+
+
+def further(model: nn.Module, also: Any) -> list[Candidate]:
+    """Return the candidates that keep digital what patterns match, one for each of ``also``.
+
+    Raises:
+        ValueError: a pattern matches no analog layer, or patterns leave none on the chip.
+        TypeError: a pattern is no text.
+    """
+    modules = {name: m for name, m in model.named_modules() if is_analog(m)}
+    analog = {name for name, _ in analog_layers(model)}
+    known = {name: u for name, u in units(names_of(model), modules).items() if name in analog}
+    found = []
+    for given in checks.items("plan: also", also, "['dw*'], or [('conv1', 'head')]"):
+        texts = [given] if isinstance(given, str) else checks.items("plan: also", given, "['dw*']")
+        state = {name: DIGITAL for text in texts for name in _matched(text, known)}
+        if len(state) == len(known):
+            raise ValueError(f"plan: also {given!r} leaves no layer on the chip; drop it")
+        found.append(Candidate.of(state, known))
+    return found
+
+
+def _matched(text: Any, known: Mapping[str, Any]) -> Iterable[str]:
+    pattern = Pattern(text, "plan, also")
+    if found := [name for name, unit in known.items() if matches(unit.names, [pattern])]:
+        return found
+    names = [name for unit in known.values() for name in unit.names]
+    near = nearest(text.removeprefix("re:"), names) or names[:3]
+    raise ValueError(
+        f"plan: also {text!r} matches none of the {len(known)} analog layers. Closest names: "
+        f"{', '.join(map(repr, near))}"
+    )

@@ -15,6 +15,7 @@ from torch import nn
 import analogtorch as at
 from analogtorch.cost_model import WeightMemory
 from analogtorch.evaluate import FloorNotReached, HardwarePlan
+from analogtorch.evaluate.plan_bench import search
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.walks import Candidate, neighbours, walk
 from tests.crossbar import crossbar
@@ -102,7 +103,8 @@ def test_the_arguments_make_the_same_model_of_the_digital_one(found: HardwarePla
 
 def test_a_layer_that_was_excluded_stays_excluded_and_is_charged() -> None:
     model = at.convert(_digital(), CHIP, exclude="4")
-    found = _plan(model, 0.5, devices={}, max_plans=12)
+    found = _plan(model, 0.5, devices={}, max_plans=12, also=["0"])
+    assert ("0",) in [p.digital for p in found.points]
     for p in found.points:
         assert "4" in p.convert_arguments()["exclude"]
         assert p.digital.count("4") == 0
@@ -191,15 +193,13 @@ def test_neighbours_differ_in_one_layer_or_exchange_two() -> None:
 
 
 def test_long_walks_are_measured_at_some_steps_and_around_the_floor() -> None:
-    from analogtorch.evaluate.plan_bench import search
-
-    line, met = list(range(101)), list[int]()
+    met = list[int]()
 
     def point(i: int) -> int:
         met.append(i)
         return i
 
-    search(line, point, lambda i: i >= 37, 14)  # type: ignore[arg-type]
+    search(range(101), point, lambda i: i >= 37, 14)  # type: ignore[arg-type]
     assert {0, 100, 36, 37} <= set(met)
     assert len(met) <= 14
 
@@ -303,6 +303,8 @@ def test_table_page_csv_and_plot(found: HardwarePlan, tmp_path: Path) -> None:
         (lambda: _plan(digital="int4"), "digital"),
         (lambda: _plan(times=[]), "times is empty"),
         (lambda: _plan(max_plans=11), "max_plans"),
+        (lambda: _plan(also=["2", "heads"]), "'heads' matches none of the 3 analog layers"),
+        (lambda: _plan(also=[("2", "[04]")]), "leaves no layer on the chip"),
         (lambda: _plan(max_chips=0), "max_chips"),
         (lambda: _plan(devices={1: {"cell": CHIP.cell}}), r"devices\[1\]"),
         (lambda: _plan(devices={2: {"cells": CHIP.cell}}), r"devices\[2\]"),
