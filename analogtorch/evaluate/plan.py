@@ -35,6 +35,7 @@ def plan(
     floor: float = 0.99,
     *,
     example: Example,
+    chip: Chip | None = None,
     prepare: Callable[[nn.Module], Any] | None = None,
     cheapest: Cheapest = "energy",
     also: Iterable[str | Iterable[str]] = (),
@@ -67,13 +68,15 @@ def plan(
     vector.
 
     Args:
-        model: a converted model, all analog layers on one chip. It stays as it is.
+        model: a converted model. It stays as it is.
         metric: a function of a model in evaluation mode that returns a number, such as the
             accuracy; the digital model's must be above 0.
         floor: share of the digital metric to keep, in (0, 1], on the mean over the chips, at each
             of ``times``. An error (``higher_is_better=False``) may be the digital one over it.
         example: input of one inference, as ``map_to_chip`` takes it: a batch of one for costs per
             sample.
+        chip: the chip to convert for; None: that of the analog layers, which must all have the
+            same. A search by ``calibrate`` may have given them several.
         prepare: a function that gets each model after ``convert`` and changes it in place, such as
             ``lambda m: at.calibrate(m, batches)``. None: nothing; a calibrated model needs it.
         cheapest: what the best plan has least of: ``energy`` or ``latency`` of an inference, or
@@ -107,10 +110,11 @@ def plan(
         FloorNotReached: no plan keeps the floor; its ``plan`` holds what was measured. It is a
             ValueError.
         ValueError: the floor is not in (0, 1]; the model is no converted one, is programmed, has
-            layers on several chips, or is calibrated while ``prepare`` is missing; the chip has no
-            ``cost``; a pattern matches nothing; no plan takes as few chips as ``max_chips``; the
-            metric is NaN, infinite, or not above 0 with all layers exact; ``sensitivity`` is of
-            other layers; or ``convert``, ``map_to_chip`` or ``sweep`` refuse their arguments.
+            layers on several chips and no ``chip``, or is calibrated while ``prepare`` is missing;
+            the chip has no ``cost``; a pattern matches nothing; no plan takes as few chips as
+            ``max_chips``; the metric is NaN, infinite, or not above 0 with all layers exact;
+            ``sensitivity`` is of other layers; or ``convert``, ``map_to_chip`` or ``sweep`` refuse
+            their arguments.
         TypeError: an argument is of another type, or the metric returns no number.
         OSError: the folder cannot be written.
 
@@ -120,7 +124,7 @@ def plan(
         >>> print(found)
         >>> again = at.convert(at.to_digital(model), **found.convert_arguments())
     """
-    chip = chip_for(model, metric, prepare)
+    chip = chip_for(model, metric, prepare, chip)
     floor = checks.number(
         "plan: floor", floor, above=0, most=1, what="share", remedy="0.99 is 99 %"
     )

@@ -18,12 +18,12 @@ from analogtorch.mapping.chosen import chip_of
 from analogtorch.values import checks
 
 
-def chip_for(model: nn.Module, metric: Any, prepare: Any) -> Chip:
-    """Return the chip of the model, after checks of what is to be measured.
+def chip_for(model: nn.Module, metric: Any, prepare: Any, chip: Chip | None) -> Chip:
+    """Return the chip to convert for, after checks of what is to be measured.
 
     Raises:
-        ValueError: the model has no analog layer, or is programmed, on several chips, or calibrated
-            without ``prepare``.
+        ValueError: the model has no analog layer, is programmed or calibrated without ``prepare``,
+            or is on several chips of which none is chosen.
         TypeError: the model is no module, or a function cannot be called.
     """
     check_module("plan", model)
@@ -41,12 +41,14 @@ def chip_for(model: nn.Module, metric: Any, prepare: Any) -> Chip:
             f"plan: layer {calibrated!r} is calibrated, but each plan is converted anew; say how "
             "to calibrate it: prepare=lambda m: at.calibrate(m, batches)"
         )
+    if chip is not None:
+        return checks.instance("plan: chip", chip, Chip, "at.chips.hermes64()")
     try:
         return chip_of(model)
     except ValueError as error:
         raise ValueError(
-            "plan: the layers of the model are on several chips; convert it for one, and name "
-            "others in devices, which plan tries by layer"
+            "plan: the layers of the model are on several chips; name the one to convert for in "
+            "chip, and others in devices, which plan tries by layer"
         ) from error
 
 
