@@ -111,9 +111,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plans", type=positive, default=48, help="about how many to measure")
     parser.add_argument("--seed", type=int, default=0, help="which chips")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/plan"), help="folder of measurements and reports"
+        "--out",
+        type=Path,
+        help="folder of measurements and reports; by default one of runs/plan/ by net, chip, clips "
+        "and seed",
     )
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.out is None:  # a folder keeps the measurements of one metric on one chip
+        kept = (options.net, options.phases, options.weight_scale, options.every, options.seed)
+        options.out = Path("runs", "plan", "-".join(map(str, kept)))
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
