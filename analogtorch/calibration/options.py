@@ -10,8 +10,8 @@ Way = Literal["measured", "tile", "percentile", "vector"]
 WAYS: tuple[Way, ...] = get_args(Way)
 """Ways to find DAC ranges. ``measured``: as ``method="mse"``. ``tile``: the same for each row
 block. ``percentile``: as that method. ``vector``: each input vector sets its own. The largest input
-(``absmax``) is not tried: it was the worst in every net of ``benchmarks.convert --table efforts``
-that was measured, by far."""
+(``absmax``) is not tried: on DNN_L, CNN_L and DS-CNN of ``analogtorch/speech/pretrained.py`` it was
+the worst by far."""
 _LABELS: dict[Way, str] = {
     "measured": "DAC ranges measured",
     "tile": "DAC ranges measured, per tile",
