@@ -113,7 +113,12 @@ class _Writer:
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, norm: bool) -> None:
-    options: dict[str, Any] = {"chip": CHIP, "steps": 18, "num_chips": 1, "recipe": at.hwa.Recipe(looks=6)}
+    options: dict[str, Any] = {
+        "chip": CHIP,
+        "steps": 18,
+        "num_chips": 1,
+        "recipe": at.hwa.Recipe(looks=6),
+    }
     whole = at.hwa.adapt(_net(norm), _batches(), **options)
     folder = tmp_path / "run"
     with pytest.raises(_Stop):
