@@ -45,7 +45,7 @@ class Judge:
         for exact, outputs in zip(self.exact, self._outputs(), strict=True):
             for a, y in zip(exact, outputs, strict=False):
                 if a.shape == y.shape and a.numel():
-                    a, y = vectors(a), vectors(y)
+                    a, y = vectors(a.double()), vectors(y.double())
                     angle += len(a) * _angle(a, y)
                     moved += int(has_moved(a, y).sum())
                     count += len(a)
@@ -100,7 +100,6 @@ def has_moved(a: Tensor, y: Tensor) -> Tensor:
 
 def vectors(y: Tensor) -> Tensor:
     """Return an output as (vectors, numbers): sequences by step, images and the like by sample."""
-    y = y.double()
     if y.dim() == 0:
         return y.view(1, 1)
     return y.flatten(1) if y.dim() > 3 else y.reshape(-1, y.shape[-1])

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch.calibration.passes import Forward, check_given
+from analogtorch.calibration.search import BATCHES
 from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
@@ -71,8 +72,10 @@ def adapt(
         times: times after programming at which chips are measured, as ``ProgrammedChip.at`` takes
             them.
         num_chips: number of chips that are measured, >= 1.
-        calibration: options of ``calibrate``. None: its defaults for a model that is not
-            calibrated; the ranges of one that is stay, and learn if the recipe says so.
+        calibration: options of ``calibrate``. None: ``effort="search"`` for a model that is not
+            calibrated, or its defaults if the batches are too few for that; the ranges of one that
+            is calibrated stay, and learn if the recipe says so. After the training, calibration
+            takes the default effort.
         metric: a function of the model on a chip that returns a number, such as the accuracy. It is
             reported, and decides nothing.
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.
@@ -105,9 +108,10 @@ def adapt(
     batches, recipe = _checked(
         model, batches, chip, teacher, recipe, steps, minutes, metric, writer
     )
-    times, options = _checked_times(times), _options(model, calibration)
+    times = _checked_times(times)
     seeds = chip_seeds(_key(seed, "chips"), checks.count("adapt: num_chips", num_chips))
     fitted, held = held_back(batches)
+    options = _options(model, calibration, len(fitted))
     student = copy.deepcopy(model) if chip is None else convert(copy.deepcopy(model), chip)
     exact = model if teacher is None else teacher
     run = None
@@ -195,12 +199,16 @@ def _checked_times(times: Any) -> list[str | float]:
     return given
 
 
-def _options(model: nn.Module, calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _options(
+    model: nn.Module, calibration: Mapping[str, Any] | None, batches: int
+) -> dict[str, Any] | None:
     """Return the options of ``calibrate``; None keeps the ranges that the model has."""
     if calibration is not None:
         return dict(calibration)
     layers = [layer for _, layer in analog_layers(model) if layer.takes_range]
-    return None if any(layer.calibrated for layer in layers) else {}
+    if any(layer.calibrated for layer in layers):
+        return None
+    return {"effort": "search", "report": None} if batches >= BATCHES else {}
 
 
 def _digests(student: nn.Module, teacher: nn.Module, batches: list[Any]) -> dict[str, str]:

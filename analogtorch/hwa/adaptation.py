@@ -1,6 +1,7 @@
 """The stages of ``adapt``, each measured on chips and undone if it makes the error larger."""
 
 import itertools
+import json
 import math
 import time
 import warnings
@@ -8,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from analogtorch.calibration import calibrate, reestimate_batch_norm
+from analogtorch.chips import Chip, from_dict, to_dict
+from analogtorch.conversion import analog_layers
 from analogtorch.hwa.adapted import Stage, Step
 from analogtorch.hwa.on_chips import OnChips, Reading
 from analogtorch.hwa.run_folder import RunFolder
@@ -37,6 +41,8 @@ class Adaptation:
     writer: Any
     progress: bool
     stages: list[Stage] = field(default_factory=list)
+    learning: list[str] = field(default_factory=list)
+    """The Parameters that learn; calibration at the end adds DAC ranges."""
     earlier: float = 0.0
     """Seconds that earlier parts of the run took."""
     began: float = field(default_factory=time.monotonic)
@@ -53,6 +59,8 @@ class Adaptation:
         if state is None:
             self._begin(training, minutes)
         else:
+            self.learning = state["learning"]
+            _as_begun(self.twin.student, state["chips"], self.learning)
             training.load_state_dict(state["training"])
             self.stages = [_stage(kept) for kept in state["stages"]]
             self.earlier = state["seconds"]
@@ -64,12 +72,13 @@ class Adaptation:
     def _begin(self, training: Training, minutes: float | None) -> None:
         error, took = self._measured("converted")
         if self.options is not None:
-            self._calibrate()
+            self._calibrate(self.options)
             error, took = self._measured("calibrated")
             training.reset()  # the DAC ranges learn from now on
         if minutes is not None:
             training.steps = min(training.steps, self._fitting(training, 60 * minutes, took))
         training.start(error)
+        self.learning = [n for n, p in self.twin.student.named_parameters() if p.requires_grad]
         self._keep(training)
 
     def _measured(self, name: str) -> tuple[float, float]:
@@ -85,8 +94,8 @@ class Adaptation:
         for batch in itertools.islice(itertools.cycle(self.fitted), _PROBES):
             training.gradients(batch)
         step = (time.monotonic() - before) / _PROBES
-        # afterwards the model is calibrated and measured once more, as it was before
-        left = seconds - 2 * spent - training.recipe.looks * look
+        # after the looks, the model is calibrated and measured a few times more
+        left = seconds - 1.25 * spent - (training.recipe.looks + 4) * look
         return max(1, math.floor(left / step))
 
     def _train(self, training: Training) -> None:
@@ -113,7 +122,8 @@ class Adaptation:
     def _finish(self, training: Training) -> None:
         error, _ = self._measured("distilled")
         if self.options is not None:
-            error = self._tried("recalibrated", self._calibrate, error)
+            again = {n: v for n, v in self.options.items() if n not in ("effort", "report")}
+            error = self._tried("recalibrated", lambda: self._calibrate(again), error)
         if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in self._modules()):
             self._tried("batch norm re-estimated", self._reestimate, error)
         corrected = self.chips.measure(self.fitted[: len(self.chips.held)])
@@ -142,10 +152,8 @@ class Adaptation:
     def _modules(self) -> Any:
         return self.twin.student.modules()
 
-    def _calibrate(self) -> None:
-        assert self.options is not None
-        options = {"forward": self.twin.forward, **self.options}
-        calibrate(self.twin.student, self.fitted, **options)
+    def _calibrate(self, options: Mapping[str, Any]) -> None:
+        calibrate(self.twin.student, self.fitted, **{"forward": self.twin.forward, **options})
 
     def _reestimate(self) -> None:
         reestimate_batch_norm(
@@ -156,11 +164,30 @@ class Adaptation:
         if self.folder is not None:
             state = {
                 "training": training.state_dict(),
+                "chips": _chips(self.twin.student),
+                "learning": self.learning,
                 "stages": [_plain(stage) for stage in self.stages],
                 "seconds": self.seconds,
                 "finished": finished,
             }
             self.folder.write(state, training.history)
+
+
+def _chips(model: nn.Module) -> dict[str, str]:
+    """Return the chip of each layer as JSON: a search may have changed its weight scale."""
+    return {name: json.dumps(to_dict(layer.chip)) for name, layer in analog_layers(model)}
+
+
+def _as_begun(model: nn.Module, chips: Mapping[str, str], learning: Sequence[str]) -> None:
+    """Give each layer the chip that ``_chips`` has kept, and let the same Parameters learn."""
+    made: dict[str, Chip] = {}
+    for name, layer in analog_layers(model):
+        if json.dumps(to_dict(layer.chip)) != chips[name]:
+            if chips[name] not in made:
+                made[chips[name]] = from_dict(json.loads(chips[name]))
+            layer.chip = made[chips[name]]
+    for name, p in model.named_parameters():
+        p.requires_grad_(name in learning)
 
 
 def _plain(stage: Stage) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from analogtorch.calibration.judge import has_moved, vectors
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
 from analogtorch.evaluate.sweep import check_metric, finite, sweep
-from analogtorch.hwa.twin import Twin, check_shapes, relative_error
+from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.values import checks
 
@@ -24,7 +24,7 @@ class Reading:
     """What was measured on chips; each is of shape (chips, times), in float64."""
 
     error: Tensor
-    """Root of the relative squared error of the outputs to the digital ones."""
+    """Root of the mean of what the recipe compares outputs by (``Twin.compare``)."""
     agreement: Tensor
     """Share of the output vectors whose largest number is at the digital index; of outputs of one
     number, of those within a tenth of their standard deviation."""
@@ -132,7 +132,7 @@ class OnChips:
                 outputs = self.twin.outputs(view, batch)
                 check_shapes(outputs, exact)
                 for y, t in zip(outputs, exact, strict=True):
-                    errors.append(relative_error(y, t))
+                    errors.append(self.twin.compare(y, t))
                     moved = has_moved(vectors(t), vectors(y))
                     same += int((~moved).sum())
                     count += moved.shape[0]

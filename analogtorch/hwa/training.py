@@ -153,9 +153,9 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what ``state_dict`` gave."""
-        self.twin.student.load_state_dict(state["student"])
+        """Continue from what ``state_dict`` gave; the same Parameters must learn."""
         self.reset()
+        self.twin.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in _KEPT:
             setattr(self, name, state[name])

@@ -7,13 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration.judge import tensors
+from analogtorch.calibration.judge import tensors, vectors
 from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.nn.tap import hooked
+
+FLOOR = 0.1
+"""Share of the mean square of the vectors that is added to the square of each."""
+
+SPREAD = 0.25
+"""Temperature in standard deviations of the numbers of an output vector."""
 
 
 class Twin:
@@ -85,7 +91,7 @@ class Twin:
                 layer.training = True
             found = self.outputs(self.student, batch)
         check_shapes(found, exact)
-        outputs = _mean([self._compare(y, t) for y, t in zip(found, exact, strict=True)])
+        outputs = _mean([self.compare(y, t) for y, t in zip(found, exact, strict=True)])
         if not self.recipe.layers:
             return outputs, outputs.new_zeros(())
         pairs = [
@@ -106,10 +112,16 @@ class Twin:
         outputs, layers = self.loss(batch)
         return outputs + self.recipe.layers * layers
 
-    def _compare(self, y: Tensor, exact: Tensor) -> Tensor:
-        if self.recipe.outputs == "divergence":
-            return distillation_loss(y, exact, temperature=self.recipe.temperature)
-        return relative_error(y, exact)
+    def compare(self, y: Tensor, exact: Tensor) -> Tensor:
+        """Return how far an output is from the exact one, as the recipe says: a scalar >= 0."""
+        if self.recipe.outputs == "error" or exact.shape[-1] < 3:
+            return relative_error(y, exact)
+        temperature = self.recipe.temperature
+        if temperature is None:
+            spread = exact.float().std(-1, correction=0).mean().item()
+            temperature = max(SPREAD * spread, torch.finfo(torch.float32).tiny)
+        # without the T^2 that keeps the size of gradients: the layers' errors stand beside it
+        return distillation_loss(y, exact, temperature=temperature) / temperature**2
 
     @contextlib.contextmanager
     def _layer_outputs(self, model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
@@ -125,9 +137,22 @@ class Twin:
 
 
 def relative_error(y: Tensor, exact: Tensor) -> Tensor:
-    """Return the squared error of ``y`` over the square of the exact values, a scalar >= 0."""
-    y, exact = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (y, exact))
-    return (y - exact).square().sum() / exact.square().sum().clamp_min(1e-12)
+    """Return the mean over vectors of the squared error over the square of the exact vector.
+
+    Each vector counts alike, however large: otherwise a few loud inputs would be all that is
+    learnt. A vector that is much smaller than the others counts less, by ``FLOOR`` of their mean.
+
+    Args:
+        y: outputs, (*, numbers), or of more than three dimensions (samples, *).
+        exact: the exact outputs, of the same shape.
+
+    Returns:
+        A scalar >= 0.
+    """
+    y, exact = (vectors(t.to(torch.promote_types(t.dtype, torch.float32))) for t in (y, exact))
+    squares = exact.square().sum(1)
+    floor = FLOOR * squares.mean() + torch.finfo(squares.dtype).tiny
+    return ((y - exact).square().sum(1) / (squares + floor)).mean()
 
 
 def _mean(values: list[Tensor]) -> Tensor:

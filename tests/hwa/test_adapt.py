@@ -49,14 +49,15 @@ CHIP = crossbar(device="one_device")
 def test_the_copy_is_nearer_to_the_digital_model_and_the_given_one_stays() -> None:
     model, batches = _net(), _batches()
     before = _state(model)
-    adapted = at.hwa.adapt(model, batches, chip=CHIP, steps=60, num_chips=2, times=["1 day"])
+    adapted = at.hwa.adapt(
+        model, batches, chip=CHIP, recipe=at.hwa.Recipe(looks=2), steps=40, num_chips=1
+    )
     assert _same(before, _state(model))
     assert type(model[0]) is nn.Linear
     names = [stage.name for stage in adapted.stages]
     assert names == ["converted", "calibrated", "distilled", "recalibrated",
                      "columns corrected on each chip"]  # fmt: skip
-    start, end = adapted.stages[1].reading, adapted.stages[3].reading
-    assert end.error.shape == (2, 1)
+    assert adapted.stages[3].reading.error.shape == (1, 1)
     # fresh chips and fresh inputs: the gain is no choice among what was measured
     x = torch.randn(400, 12, generator=torch.Generator().manual_seed(9))
     plain = at.calibrate(at.convert(copy.deepcopy(model), CHIP), batches)
@@ -65,11 +66,10 @@ def test_the_copy_is_nearer_to_the_digital_model_and_the_given_one_stays() -> No
         return float((chip(x) - model(x)).square().mean())
 
     def mean(net: nn.Module) -> float:
-        return float(at.sweep(net, error, num_chips=4, times=["1 day"]).mean)
+        return float(at.sweep(net, error, num_chips=3, times=["1 day"]).mean)
 
     with torch.no_grad():
         assert mean(adapted.model) < 0.9 * mean(plain)
-    assert end.mean < start.mean
 
 
 def test_the_same_call_gives_the_same_copy_and_leaves_random_numbers_alone() -> None:
@@ -137,6 +137,23 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, norm: bool) ->
     assert [int(row["step"]) for row in rows] == list(range(18))
     with pytest.raises(ValueError, match="another run, which differs in seed"):
         at.hwa.adapt(_net(norm), _batches(), folder=folder, seed=3, **options)
+
+
+def test_a_resumed_run_keeps_the_weight_scales_that_the_search_chose(tmp_path: Path) -> None:
+    model = _net()
+    with torch.no_grad():  # columns that differ much in size
+        for layer in (model[0], model[2]):
+            layer.weight.mul_(torch.linspace(0.02, 1, len(layer.weight)).unsqueeze(1))
+    chip = CHIP.replace(periphery={"output_bits": 8})
+    options: dict[str, Any] = {"chip": chip, "steps": 2, "num_chips": 1, "folder": tmp_path}
+    whole = at.hwa.adapt(model, _batches(), **options)
+    scales = [layer.chip.periphery.weight_scale for _, layer in at.analog_layers(whole.model)]
+    assert "column" in scales
+    again = at.hwa.adapt(model, _batches(), **options)
+    layers = [layer for _, layer in at.analog_layers(again.model)]
+    assert [layer.chip.periphery.weight_scale for layer in layers] == scales
+    assert len({id(layer.chip) for layer in layers}) == len(set(scales))
+    assert _same(_state(whole.model), _state(again.model))
 
 
 def test_stages_that_make_the_error_larger_are_undone() -> None:
@@ -217,7 +234,7 @@ def test_minutes_bound_the_steps() -> None:
 
 def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:
     adapted = at.hwa.adapt(
-        _net(), _batches(), chip=CHIP, steps=3, num_chips=2, times=["0 s", "1 year"],
+        _net_of(_net()), _batches(), calibration={}, steps=3, num_chips=2, times=["0 s", "1 year"],
         metric=lambda chip: 0.5,
     )  # fmt: skip
     text = str(adapted)
