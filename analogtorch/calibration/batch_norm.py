@@ -88,7 +88,7 @@ def reestimate_batch_norm(
     checks.flag("reestimate_batch_norm: relative", relative)
     checks.function("reestimate_batch_norm: forward", forward, "forward(model, batch)")
     seed_tensor(seed)
-    norms = _norms(model)
+    norms = norms_of(model)
     digital = {norm: _digital(norm) for norm in norms.values()}
     if relative:
         _check_statistics(norms, digital)
@@ -103,7 +103,7 @@ def reestimate_batch_norm(
         check_ran("reestimate_batch_norm", norms, ran, "batch norms", "remove them")
         return {m: (m.running_mean.clone(), m.running_var.clone()) for m in norms.values()}
 
-    with _statistics_on_error(norms) as before, as_before_on_error(model):
+    with statistics_on_error(norms) as before, as_before_on_error(model):
         if not relative:
             averages()
             return list(norms)
@@ -119,8 +119,12 @@ def reestimate_batch_norm(
     return list(norms)
 
 
-def _norms(model: nn.Module) -> dict[str, Any]:
-    """Return the batch norms that track statistics, by name."""
+def norms_of(model: nn.Module) -> dict[str, Any]:
+    """Return the batch norms that track statistics, by name.
+
+    Raises:
+        ValueError: there are none.
+    """
     norms = {
         n: m
         for n, m in model.named_modules()
@@ -146,7 +150,7 @@ def _check_statistics(norms: dict[str, Any], digital: dict[Any, tuple[Tensor, Te
 
 
 @contextlib.contextmanager
-def _statistics_on_error(norms: dict[str, Any]) -> Iterator[dict[Any, list[Tensor]]]:
+def statistics_on_error(norms: dict[str, Any]) -> Iterator[dict[Any, list[Tensor]]]:
     """Give the statistics that the norms have now, which an error inside brings back."""
     before = {
         norm: [getattr(norm, name).clone() for name in _STATISTICS] for norm in norms.values()

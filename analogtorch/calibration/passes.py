@@ -28,6 +28,11 @@ def check_given(caller: str, model: Any, batches: Any) -> None:
     A single batch is refused too.
     """
     check_module(caller, model)
+    check_batches(caller, batches)
+
+
+def check_batches(caller: str, batches: Any) -> None:
+    """Raise TypeError if ``batches`` holds no batches, or is a single one."""
     several = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
     if not several or isinstance(batches, Tensor | PackedSequence | Mapping | str):
         raise TypeError(

@@ -3,6 +3,7 @@
 from analogtorch.simulate.chip import ProgrammedChip, program
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.writes import Writes
 from analogtorch.simulate.writing import GradientDescent, ProgramAndVerify
 from analogtorch.simulate.yield_map import YieldMap, yield_map
@@ -13,6 +14,7 @@ __all__ = [
     "ProgramAndVerify",
     "ProgrammedChip",
     "Recalibration",
+    "Recovery",
     "Writes",
     "YieldMap",
     "program",

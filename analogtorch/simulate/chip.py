@@ -23,16 +23,18 @@ from analogtorch.conversion.unread import name_unread, named
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
-from analogtorch.devices.thermal import kelvin
 from analogtorch.nn import AnalogComposite, AnalogLayer
 from analogtorch.nn.adapters import refuse_merging
 from analogtorch.ops import seed_tensor
 from analogtorch.simulate import tiles
+from analogtorch.simulate.carried import check_corrected, with_digital_of
 from analogtorch.simulate.compensation import Compensation, Readout
 from analogtorch.simulate.defects import Defects
-from analogtorch.simulate.field_cost import recalibration_cost
+from analogtorch.simulate.field_cost import batch_reads, recalibration_cost
 from analogtorch.simulate.held import held
+from analogtorch.simulate.moment import compensated, warmth
 from analogtorch.simulate.recalibration import Recalibration
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.section import ProgrammedSection
 from analogtorch.simulate.tile_state import tile_state
 from analogtorch.simulate.writes import Writes
@@ -207,17 +209,29 @@ class ProgrammedChip:
             total[: len(each)] += each
         return Writes(counts=tuple(total.tolist()), times=1 + self.programmed_before)
 
-    def recalibration_cost(self, compensation: Compensation = "least_squares") -> ReadCost:
+    def recalibration_cost(
+        self, compensation: Compensation = "least_squares", recovery: Recovery | None = None
+    ) -> ReadCost:
         """Return what one read of the drift compensation costs, by the cost of the chip.
 
         ``least_squares`` takes 256 MVMs of random inputs per block, twice that if the ADC has
-        noise; ``global`` and ``column`` read every row alone, as often as the ADC step needs.
+        noise; ``global`` and ``column`` read every row alone, as often as the ADC step needs. With
+        a ``recovery``, the MVMs of its batches are added, as for inputs of both signs.
 
         Raises:
-            ValueError: the compensation is unknown, the chip has no ``cost``, or the layers are on
-                chips of different costs.
+            ValueError: the compensation is unknown, the chip has no ``cost``, the layers are on
+                chips of different costs, or the batches do not run.
+            TypeError: ``recovery`` is of another type.
         """
-        return recalibration_cost(dict(analog_layers(self._model)), self._spots, compensation)
+        view = None
+        if recovery is not None:
+            checks.instance(
+                "recalibration_cost: recovery", recovery, Recovery, "at.Recovery(batches=batches)"
+            )
+            view = self.at("0 s", compensation="none")
+        layers = dict(analog_layers(self._model if view is None else view))
+        more = () if recovery is None else batch_reads(view, recovery, self._spots)
+        return recalibration_cost(layers, self._spots, compensation, more)
 
     def at(
         self,
@@ -227,6 +241,7 @@ class ProgrammedChip:
         compensation: Compensation = "least_squares",
         readout: Readout = "chip",
         recalibration: Recalibration | None = None,
+        corrected: nn.Module | None = None,
     ) -> nn.Module:
         """Return the model as it runs on this chip at ``time`` after programming.
 
@@ -255,11 +270,16 @@ class ProgrammedChip:
                 exactly.
             recalibration: when the compensation is read, as on a chip in the field. None: at
                 ``time``, and at its temperature.
+            corrected: what ``at`` gave for an earlier time, once it was corrected, such as by
+                ``correct_columns``. Its whole digital side stays, as in the registers of a chip:
+                gains (drift compensation included, so that none is read) and offsets, batch norm,
+                adapters, DAC ranges. Conductances and noise are those of ``time``.
 
         Raises:
-            ValueError: the time, temperature, compensation or readout is unknown, or there is a
-                temperature where the chip has no activation energy.
-            TypeError: ``recalibration`` is of another type.
+            ValueError: the time, temperature, compensation or readout is unknown; there is a
+                temperature where the chip has no activation energy; or ``corrected`` is not of this
+                chip's model, or comes with ``recalibration``.
+            TypeError: ``recalibration`` or ``corrected`` is of another type.
 
         Warns:
             UserWarning: once, if the time lies beyond the data of a device model, which is then
@@ -273,56 +293,36 @@ class ProgrammedChip:
             )
         if readout not in get_args(Readout):
             raise ValueError(f"readout must be one of {get_args(Readout)}, got {readout!r}")
-        warmth = self._warmth(t, temperature)
-        compensated = self._compensated(t, warmth, recalibration)
+        if corrected is not None:
+            check_corrected(self._model, corrected, recalibration)
+        warm = warmth(self._model, t, temperature)
+        read = compensated(self._model, t, warm, recalibration)
         for note in beyond_data(self._model, t):
             if note not in self.warned:
                 warnings.warn(f"at({time!r}): {note}", stacklevel=2)
                 self.warned.add(note)
-        targets = [layer.weight for _, layer in analog_layers(self._model)]
-        # the targets are shared, as nothing computes with them; all else is small and copied
-        view = copy.deepcopy(
-            self._model, {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in targets}
-        )
-        when: dict[str, Any] = {"temperature": warmth, "compensated": compensated}
+        view = self._copied(self._model if corrected is None else corrected)
+        if corrected is not None:
+            compensation = "none"  # the gains hold what was read
+        when: dict[str, Any] = {"temperature": warm, "compensated": read}
         with torch.no_grad():
             for name, layer in analog_layers(view):
-                layer.hold(held(self._placed[name], t, compensation, readout, **when))
+                before = layer.programmed
+                now = held(self._placed[name], t, compensation, readout, **when)
+                layer.hold(now if before is None else with_digital_of(before, now))
         refuse_merging(view)
         name_unread(view, self._named)
         return view
 
-    def _warmth(self, t: float | None, temperature: str | float | None) -> float | None:
-        """Return a temperature in K that ``at`` was given; None: that of the device model."""
-        if temperature is None:
-            return None
-        found = kelvin(temperature)
-        if t is None:
-            raise ValueError(
-                "at('programmed') is the chip before any read, which has no temperature; leave it "
-                "out, or take '0 s'"
-            )
-        if not any(layer.chip.thermal.activation_energy for _, layer in analog_layers(self._model)):
-            raise ValueError(
-                f"at: temperature {temperature!r} would change nothing, because the chip has no "
-                "activation energy; give it that of your devices before convert: "
-                "chip.replace(thermal={'activation_energy': 0.2}), in eV"
-            )
-        return found
-
-    def _compensated(
-        self, t: float | None, warmth: float | None, recalibration: Recalibration | None
-    ) -> tuple[float, float | None] | None:
-        """Return time and temperature of the last read of the compensation before ``t``."""
-        if recalibration is None:
-            return None
-        checks.instance("at: recalibration", recalibration, Recalibration, "at.Recalibration(...)")
-        if t is None:
-            return None
-        when = recalibration.last(t)
-        if recalibration.temperature is None:
-            return when, warmth
-        return when, self._warmth(when, recalibration.temperature)
+    @staticmethod
+    def _copied(model: nn.Module) -> nn.Module:
+        """Return a copy that shares what nothing computes with: targets and earlier devices."""
+        layers = [layer for _, layer in analog_layers(model)]
+        shared: dict[int, Any] = {
+            id(x.weight): nn.Parameter(x.weight.detach(), requires_grad=False) for x in layers
+        }
+        shared |= {id(x.programmed): x.programmed for x in layers if x.programmed is not None}
+        return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
 def beyond_data(model: nn.Module, t: float | None) -> list[str]:

@@ -1,11 +1,22 @@
-"""What one read of the drift compensation of a programmed chip costs."""
+"""What one read of the drift compensation of a programmed chip costs, and MVMs of batches."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
 
+import torch
+from torch import Tensor, nn
+
+from analogtorch.calibration.passes import run
+from analogtorch.conversion import analog_layers
+from analogtorch.conversion.unread import quiet
+from analogtorch.conversion.watch import evaluating
 from analogtorch.cost_model.recalibration import ReadCost, Reads, read_cost
-from analogtorch.nn import AnalogLayer
+from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.ops import Plan
+from analogtorch.ops.operands import Operands
 from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.readout import compensation_mvms
 from analogtorch.simulate.tiles import Spot
 from analogtorch.values import checks
@@ -15,8 +26,12 @@ def recalibration_cost(
     layers: Mapping[str, AnalogLayer],
     spots: Mapping[str, list[list[Spot]]],
     compensation: Compensation,
+    more: Iterable[Reads] = (),
 ) -> ReadCost:
-    """Return the cost of a read of all layers; see ``ProgrammedChip.recalibration_cost``."""
+    """Return the cost of a read of all layers; see ``ProgrammedChip.recalibration_cost``.
+
+    ``more`` are MVMs that come on top.
+    """
     checks.choice("recalibration_cost: compensation", compensation, get_args(Compensation))
     chip, *others = list(dict.fromkeys(layer.chip for layer in layers.values()))
     if any((each.cost, each.array) != (chip.cost, chip.array) for each in others):
@@ -24,9 +39,53 @@ def recalibration_cost(
             "recalibration_cost: the layers are on chips of different costs; program those of one "
             "chip at a time"
         )
-    return read_cost(
-        chip, (read for name in layers for read in _reads(layers[name], spots[name], compensation))
-    )
+    reads = (read for name in layers for read in _reads(layers[name], spots[name], compensation))
+    return read_cost(chip, (*reads, *more))
+
+
+@torch.no_grad()
+def batch_reads(
+    view: nn.Module, recovery: Recovery, spots: Mapping[str, list[list[Spot]]]
+) -> Iterator[Reads]:
+    """Yield the MVMs of a recovery of a programmed chip, by block, counted in one run of its model.
+
+    Those of embeddings, which read single rows, are left out.
+
+    Raises:
+        ValueError: the batches do not run.
+    """
+    layers = dict(analog_layers(view))
+    counts: dict[str, Counter[tuple[int, int]]] = {name: Counter() for name in layers}
+
+    def counting(count: Counter[tuple[int, int]]) -> Callable[..., None]:
+        def look(inputs: Operands, plan: Plan, outputs: slice, y: Tensor) -> None:
+            vectors = y.numel() // (outputs.stop - outputs.start)
+            runs = recovery.runs(noisy=plan.noisy_sums)
+            count[outputs.start, outputs.stop] += vectors * runs
+
+        return look
+
+    taps = {layer: Tap(product=counting(counts[name])) for name, layer in layers.items()}
+    with evaluating(view), tapped(taps), quiet():
+        run("recalibration_cost", view, recovery.batches, recovery.forward, False)
+    for name, layer in layers.items():
+        for outputs, mvms in counts[name].items():
+            yield from _of_outputs(layer, spots[name], outputs, mvms * layer.chip.adc.reads)
+
+
+def _of_outputs(
+    layer: AnalogLayer, spots: list[list[Spot]], outputs: tuple[int, int], mvms: int
+) -> Iterator[Reads]:
+    """Yield the MVMs of each block of a layer that has some of these outputs."""
+    array = layer.chip.array
+    for section, of_section in zip(layer.sections, spots, strict=True):
+        start, stop = (section.slicing.columns * each - section.adcs.start for each in outputs)
+        for spot in of_section:
+            columns = min(stop, spot.outputs.stop) - max(start, spot.outputs.start)
+            if columns > 0:
+                rows = section.bounds[spot.block + 1] - section.bounds[spot.block]
+                share = rows / array.rows, columns / array.columns
+                yield Reads((spot.chip, spot.tile), mvms, *share)
 
 
 def _reads(

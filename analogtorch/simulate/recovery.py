@@ -1,0 +1,85 @@
+"""What a chip in the field corrects digitally beside its drift, from a few unlabelled batches."""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from torch import nn
+
+from analogtorch.calibration.batch_norm import norms_of, reestimate_batch_norm, statistics_on_error
+from analogtorch.calibration.columns import Fit, correct_columns
+from analogtorch.calibration.passes import Forward, as_before_on_error, check_batches
+from analogtorch.values import checks
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recovery:
+    """Digital corrections that are fitted on the chip at each recalibration, without labels.
+
+    Each is fitted anew after the read of the drift compensation, and stays until the next one.
+
+    Example:
+        >>> recovery = at.Recovery(batches=batches[:2])
+        >>> corrected = recovery.correct(physical.at("30 days"))
+        >>> later = physical.at("59 days", corrected=corrected)
+    """
+
+    batches: Iterable[Any]
+    """Inputs, as ``calibrate`` takes them, at least one batch; kept in memory."""
+    columns: Fit | None = "affine"
+    """What ``correct_columns`` fits of each output; None: columns are not corrected."""
+    batch_norm: bool = False
+    """Whether ``reestimate_batch_norm`` adapts the statistics of batch norm, before the columns are
+    corrected and again after."""
+    rounds: int = 2
+    """Runs over the batches for the columns, >= 1."""
+    forward: Forward | None = None
+    """A function that runs the model on a batch, as ``calibrate`` takes it."""
+
+    def __post_init__(self) -> None:
+        check_batches("Recovery", self.batches)
+        checks.settle(self, "batches", tuple(self.batches))
+        if not self.batches:
+            raise ValueError("Recovery: batches is empty; pass at least one batch of inputs")
+        if self.columns is not None:
+            checks.choice("Recovery.columns", self.columns, get_args(Fit))
+        checks.flag("Recovery.batch_norm", self.batch_norm)
+        if self.columns is None and not self.batch_norm:
+            raise ValueError(
+                "Recovery corrects nothing: columns is None and batch_norm False; leave it out, or "
+                "set one of them"
+            )
+        checks.count("Recovery.rounds", self.rounds)
+        checks.function("Recovery.forward", self.forward, "forward(model, batch)")
+
+    def correct(self, view: nn.Module) -> nn.Module:
+        """Correct what ``ProgrammedChip.at`` returned, in place, and return it.
+
+        Raises:
+            ValueError: ``correct_columns`` or ``reestimate_batch_norm`` refuses the view or the
+                batches. The view is unchanged.
+            TypeError: the view is no module.
+        """
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(as_before_on_error(view))
+            if self.batch_norm:
+                undo.enter_context(statistics_on_error(norms_of(view)))
+                reestimate_batch_norm(view, self.batches, forward=self.forward)
+            if self.columns is not None:
+                correct_columns(
+                    view, self.batches, fit=self.columns, rounds=self.rounds, forward=self.forward
+                )
+                if self.batch_norm:  # the norms had adapted to what the columns were
+                    reestimate_batch_norm(view, self.batches, forward=self.forward)
+        return view
+
+    def runs(self, *, noisy: bool) -> int:
+        """Return how often the chip computes each MVM of the batches.
+
+        Args:
+            noisy: whether the MVM has noise, as ``correct_columns`` then takes it twice.
+        """
+        columns = 0 if self.columns is None else self.rounds * (2 if noisy else 1)
+        norms = 0 if not self.batch_norm else 1 if self.columns is None else 2
+        return columns + norms
