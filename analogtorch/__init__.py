@@ -41,6 +41,7 @@ from analogtorch.evaluate import (
     budget,
     lifetime,
     plan,
+    recalibration_interval,
     sensitivity,
     sweep,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "plan",
     "program",
     "quantise_digital",
+    "recalibration_interval",
     "reestimate_batch_norm",
     "remap",
     "report",

@@ -8,6 +8,10 @@ from analogtorch.evaluate.lifetime import Lifetime, lifetime
 from analogtorch.evaluate.losses import LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.plan import plan
 from analogtorch.evaluate.plan_cost import PlanCost
+from analogtorch.evaluate.recalibration_interval import (
+    RecalibrationInterval,
+    recalibration_interval,
+)
 from analogtorch.evaluate.sensitivity import sensitivity
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.suggestion import Suggestion
@@ -24,6 +28,7 @@ __all__ = [
     "Lifetime",
     "Loss",
     "PlanCost",
+    "RecalibrationInterval",
     "Sensitivity",
     "Share",
     "Suggestion",
@@ -33,6 +38,7 @@ __all__ = [
     "interval",
     "lifetime",
     "plan",
+    "recalibration_interval",
     "sensitivity",
     "sweep",
 ]

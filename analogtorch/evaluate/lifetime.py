@@ -1,29 +1,23 @@
 """How long a metric stays within a limit on chips in the field, with and without recalibration."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.cost_model import ReadCost
-from analogtorch.devices import seconds
-from analogtorch.evaluate.sweep import check_metric, checked_defects, chip_seeds, finite
-from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
+from analogtorch.evaluate.field import Field, Within, crossing
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.values import checks
 from analogtorch.values.shown import as_text, draw
-
-PRECISION = 1.05
-"""Ratio of the times, counted from a minute before programming, at which bisection stops."""
-_MINUTE = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,25 +44,36 @@ class Lifetime:
     note: str = ""
     """A caveat of ``longest``, such as that the devices' data end before it; empty if there is
     none."""
+    recovered: Tensor | None = None
+    """The same as ``recalibrated`` with a recovery at each read; None: there was none."""
+    recovery: Recovery | None = None
+    """What was corrected at each read, beside the drift compensation."""
+    recovery_cost: ReadCost | None = None
+    """Cost of one read with its recovery; None: there was none, or the chip's is not known."""
 
     def __str__(self) -> str:
         return as_text(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON; what is infinite is None."""
-        cost = self.cost
         return {
             "limit": self.limit,
             "longest": self.longest,
-            "once": [t if math.isfinite(t) else None for t in self.once.tolist()],
-            "recalibrated": [t if math.isfinite(t) else None for t in self.recalibrated.tolist()],
+            "once": _listed(self.once),
+            "recalibrated": _listed(self.recalibrated),
             "every": self.recalibration.every,
             "times": list(self.recalibration.times),
             "reads": self.reads,
-            "cost": cost and {"mvms": cost.mvms, "seconds": cost.seconds, "joules": cost.joules},
+            "cost": cost_of(self.cost),
             "seeds": list(self.seeds),
             **({"note": self.note} if self.note else {}),
+            **self._recovery(),
         }
+
+    def _recovery(self) -> dict[str, Any]:
+        if self.recovered is None:
+            return {}
+        return {"recovered": _listed(self.recovered), "recovery_cost": cost_of(self.recovery_cost)}
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the share of chips within the limit over time; see ``report.lifetime.plot``."""
@@ -81,6 +86,7 @@ def lifetime(
     *,
     limit: float,
     recalibration: Recalibration,
+    recovery: Recovery | None = None,
     longest: str | float = "10 years",
     num_chips: int = 5,
     seed: int = 0,
@@ -93,17 +99,19 @@ def lifetime(
     """Return how long a metric stays within a limit, with and without recalibration in the field.
 
     Each chip is looked at under two schedules: its drift compensation is read at 0 s alone, and as
-    ``recalibration`` says. The result is the time at which the metric first crosses the limit,
-    within 5 %. It is the worst right before a read of the compensation: of these moments, the
-    first, second, fourth, eighth and so on are looked at, and bisection finds the interval, and the
-    time in it, where the metric crosses. A dip between the moments that are looked at is missed,
-    and read noise makes the metric rise and fall a little.
+    ``recalibration`` says. With a ``recovery`` there is a third: with each read of
+    ``recalibration``, the chip also corrects itself from a few batches. The result is the time at
+    which the metric first crosses the limit, within 5 %. It is the worst right before a read of the
+    compensation: of these moments, the first, second, fourth, eighth and so on are looked at, and
+    bisection finds the interval, and the time in it, where the metric crosses. A dip between the
+    moments that are looked at is missed, and read noise makes the metric rise and fall a little.
 
     Args:
         model: a converted model.
         metric: a function of the model on a chip that returns a number, such as the accuracy.
         limit: value that the metric must not fall below.
         recalibration: schedule of the reads of the drift compensation.
+        recovery: corrections at each of these reads, the one at 0 s included; None: none.
         longest: time up to which to look, > 0, as ``ProgrammedChip.at`` takes it.
         num_chips: number of chips, >= 1.
         seed: seed of the whole experiment, a signed 64-bit integer; ``sweep`` measures the same
@@ -122,111 +130,75 @@ def lifetime(
 
     Raises:
         ValueError: ``num_chips`` is below 1, ``limit`` is no finite number, ``longest`` is not
-            after 0 s, the compensation is ``none``, or ``program`` or ``at`` refuses its arguments.
+            after 0 s, the compensation is ``none``, ``program`` or ``at`` refuses its arguments, or
+            the recovery fails on a chip.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
-            ``recalibration`` or ``defects`` is of another type.
+            ``recalibration``, ``recovery`` or ``defects`` is of another type.
 
     Example:
         >>> monthly = at.Recalibration(every="30 days")
         >>> metric = lambda chip: at.accuracy(chip, batches)
         >>> print(at.lifetime(model, metric, limit=0.9, recalibration=monthly))
     """
-    check_module("lifetime", model)
-    refuse_programmed(model, "lifetime")
-    check_metric("lifetime", metric)
-    checks.number("lifetime: limit", limit)
     checks.instance(
         "lifetime: recalibration", recalibration, Recalibration, "at.Recalibration(every='30 days')"
     )
-    allowed = [each for each in get_args(Compensation) if each != "none"]
-    checks.choice("lifetime: compensation", compensation, allowed)
-    checks.flag("lifetime: higher_is_better", higher_is_better)
-    last = seconds(longest)
-    if last is None or last <= 0:
-        raise ValueError(f"lifetime: longest must be a time after 0 s, got {longest!r}")
-    defects = checked_defects("lifetime", defects)
-    seeds = chip_seeds(seed, checks.count("lifetime: num_chips", num_chips))
-    schedules = (Recalibration(temperature=recalibration.temperature), recalibration)
-    found, cost = torch.empty(len(schedules), len(seeds), dtype=torch.float64), None
-    with tqdm(total=2 * len(seeds), desc="chips x schedules", disable=not progress) as bar:
-        for i, chip_seed in enumerate(seeds):
-            physical = program(model, seed=chip_seed, defects=defects)
-            physical.warned.update(beyond_data(model, last))  # noted in the table
-            for j, schedule in enumerate(schedules):
-                look = {"compensation": compensation, "recalibration": schedule}
-                within = _Within(
-                    physical, metric, limit, higher_is_better, look | {"temperature": temperature}
-                )
-                found[j, i] = _crossing(within, schedule.reads(last), last)
+    field = Field.checked(
+        "lifetime",
+        model,
+        metric,
+        last=("longest", longest),
+        limit=limit,
+        recovery=recovery,
+        num_chips=num_chips,
+        seed=seed,
+        temperature=temperature,
+        compensation=compensation,
+        defects=defects,
+        higher_is_better=higher_is_better,
+    )
+    schedules: list[tuple[Recalibration, Recovery | None]] = [
+        (Recalibration(temperature=recalibration.temperature), None),
+        (recalibration, None),
+    ]
+    if recovery is not None:
+        schedules.append((recalibration, recovery))
+    found = torch.empty(len(schedules), len(field.seeds), dtype=torch.float64)
+    costs: list[ReadCost | None] = [None, None]
+    with tqdm(total=found.numel(), desc="chips x schedules", disable=not progress) as bar:
+        for i, physical in enumerate(field.chips()):
+            for j, (schedule, corrections) in enumerate(schedules):
+                within = Within(field, physical, schedule, corrections)
+                found[j, i] = crossing(within, schedule.reads(field.last), field.last)
                 bar.update()
-            cost = _cost(physical, compensation)
+            if i == 0:
+                costs[0] = field.cost(physical)
+                costs[1] = None if recovery is None else field.cost(physical, recovery)
     return Lifetime(
-        limit=float(limit),
-        longest=last,
+        limit=field.limit,
+        longest=field.last,
         once=found[0],
         recalibrated=found[1],
         recalibration=recalibration,
-        reads=len(recalibration.reads(last)),
-        cost=cost,
-        seeds=seeds,
-        note="; ".join(beyond_data(model, last)),
+        reads=len(recalibration.reads(field.last)),
+        cost=costs[0],
+        seeds=field.seeds,
+        note=field.note,
+        recovered=None if recovery is None else found[2],
+        recovery=recovery,
+        recovery_cost=costs[1],
     )
 
 
-@dataclass(frozen=True)
-class _Within:
-    """Whether the metric of one chip is within the limit at a time."""
-
-    physical: ProgrammedChip
-    metric: Callable[[nn.Module], float]
-    limit: float
-    higher_is_better: bool
-    look: dict[str, Any]
-    """The other arguments of ``ProgrammedChip.at``."""
-
-    def __call__(self, t: float) -> bool:
-        given = self.metric(self.physical.at(t, **self.look))
-        value = finite("lifetime", given, f"on the chip of seed {self.physical.seed} at {t:g} s")
-        return value >= self.limit if self.higher_is_better else value <= self.limit
+def _listed(times: Tensor) -> list[float | None]:
+    """Return times, ready for JSON: None where infinite."""
+    return [t if math.isfinite(t) else None for t in times.tolist()]
 
 
-def _crossing(within: Callable[[float], bool], reads: Sequence[float], longest: float) -> float:
-    """Return the time at which ``within`` ends: 0 if it never holds, infinity if it always does."""
-    if not within(0.0):
-        return 0.0
-    # right before the next read
-    ends = [*(math.nextafter(read, 0.0) for read in reads[1:]), longest]
-    failing = _first_failing(lambda i: within(ends[i]), len(ends))
-    if failing is None:
-        return math.inf
-    start = reads[failing]
-    if not within(start):
-        return start
-    low, high = start + _MINUTE, ends[failing] + _MINUTE
-    while high / low > PRECISION:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if within(middle - _MINUTE) else (low, middle)
-    return math.sqrt(low * high) - _MINUTE
-
-
-def _first_failing(holds: Callable[[int], bool], number: int) -> int | None:
-    """Return the first of ``number`` indices at which ``holds`` fails, by doubling and bisection.
-
-    None: it holds at the last.
-    """
-    low, step = -1, 1
-    while holds(high := min(low + step, number - 1)):
-        if high == number - 1:
-            return None
-        low, step = high, 2 * step
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return high
-
-
-def _cost(physical: ProgrammedChip, compensation: Compensation) -> ReadCost | None:
-    try:
-        return physical.recalibration_cost(compensation)
-    except ValueError:  # the chip has no cost, or there are several
-        return None
+def cost_of(cost: ReadCost | None) -> dict[str, float] | None:
+    """Return a cost, ready for JSON."""
+    return (
+        None
+        if cost is None
+        else {"mvms": cost.mvms, "seconds": cost.seconds, "joules": cost.joules}
+    )

@@ -17,6 +17,7 @@ from analogtorch.report import (  # noqa: F401  they show values
     mapping,
     page,
     plan,
+    recalibration_interval,
     sensitivity,
     yield_map,
 )

@@ -31,6 +31,7 @@ def table(found: Lifetime) -> str:
     notes = [
         f"until the metric crosses {found.limit:g}, looked at up to {duration(found.longest)}",
         f"{found.reads:,} reads of the compensation in that time{cost}",
+        *([] if found.recovery_cost is None else [f"with recovery: {found.recovery_cost}"]),
         *([found.note] if found.note else []),
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
@@ -84,7 +85,9 @@ def _schedules(found: Lifetime) -> dict[str, Tensor]:
         when.append(f"every {duration(float(schedule.every))}")
     if schedule.times:
         when.append(f"{len(schedule.times)} times")
-    return {"at 0 s": found.once, " and ".join(when) or "at 0 s alone": found.recalibrated}
+    name = " and ".join(when) or "at 0 s alone"
+    rows = {"at 0 s": found.once, name: found.recalibrated}
+    return rows if found.recovered is None else rows | {f"{name}, recovery": found.recovered}
 
 
 def _days(t: float, longest: float) -> str:

@@ -21,6 +21,7 @@ from analogtorch.conversion.kinds import (
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.conversion.unread import name_unread, named
 from analogtorch.cost_model import ReadCost
+from analogtorch.cost_model.recalibration import Reads
 from analogtorch.devices import seconds
 from analogtorch.devices.device import beyond
 from analogtorch.nn import AnalogComposite, AnalogLayer
@@ -223,14 +224,13 @@ class ProgrammedChip:
                 chips of different costs, or the batches do not run.
             TypeError: ``recovery`` is of another type.
         """
-        view = None
+        more: Iterator[Reads] = iter(())
         if recovery is not None:
             checks.instance(
                 "recalibration_cost: recovery", recovery, Recovery, "at.Recovery(batches=batches)"
             )
-            view = self.at("0 s", compensation="none")
-        layers = dict(analog_layers(self._model if view is None else view))
-        more = () if recovery is None else batch_reads(view, recovery, self._spots)
+            more = batch_reads(self.at("0 s", compensation="none"), recovery, self._spots)
+        layers = dict(analog_layers(self._model))
         return recalibration_cost(layers, self._spots, compensation, more)
 
     def at(

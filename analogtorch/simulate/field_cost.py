@@ -16,8 +16,8 @@ from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.ops import Plan
 from analogtorch.ops.operands import Operands
 from analogtorch.simulate.compensation import Compensation
-from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.readout import compensation_mvms
+from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.tiles import Spot
 from analogtorch.values import checks
 

@@ -656,6 +656,17 @@ def _evaluate() -> Iterator[Bad]:
         "lifetime: recalibration must be",
         TypeError,
     )
+    for name in ("lifetime", "recalibration_interval"):
+        more = {"recalibration": at.Recalibration()} if name == "lifetime" else {}
+        yield from every(
+            f"{name} recovery",
+            lambda v, name=name, more=more: getattr(at, name)(
+                model, never, limit=1.0, recovery=v, **more
+            ),
+            ["columns", 3, at.Recovery],
+            f"{name}: recovery must be",
+            TypeError,
+        )
     yield from every(
         "Recalibration every",
         lambda v: at.Recalibration(every=v),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.evaluate.lifetime import PRECISION, _crossing
+from analogtorch.evaluate.field import PRECISION, crossing
 
 DAY, YEAR = 86_400.0, 31_536_000.0
 MONTHLY = at.Recalibration(every="30 days")
@@ -33,11 +33,11 @@ def test_bisection_finds_the_end(end: float) -> None:
         asked.append(t)
         return t < end
 
-    found = _crossing(within, (0.0,), 10 * YEAR)
+    found = crossing(within, (0.0,), 10 * YEAR)
     assert 1 / PRECISION < (found + 60) / (end + 60) < PRECISION
     assert len(asked) < 13
-    assert _crossing(lambda t: False, (0.0,), YEAR) == 0
-    assert _crossing(lambda t: True, (0.0, DAY), YEAR) == math.inf
+    assert crossing(lambda t: False, (0.0,), YEAR) == 0
+    assert crossing(lambda t: True, (0.0, DAY), YEAR) == math.inf
 
 
 def test_the_first_crossing_counts_where_a_read_lifts_the_metric() -> None:
@@ -47,17 +47,17 @@ def test_the_first_crossing_counts_where_a_read_lifts_the_metric() -> None:
         """Below the limit in the first month from day 3 on, and again later."""
         return MONTHLY.last(t) > 0 or t < 3 * DAY
 
-    assert _crossing(dips, reads, 10 * YEAR) == pytest.approx(3 * DAY, rel=0.05)
+    assert crossing(dips, reads, 10 * YEAR) == pytest.approx(3 * DAY, rel=0.05)
 
     def worse_from(n: int, days: float):
         """Below the limit from the nth month on, some days after a read."""
         return lambda t: MONTHLY.last(t) < n * 30 * DAY or t - MONTHLY.last(t) < days * DAY
 
     for n in (1, 2, 5, 37, 121):
-        found = _crossing(worse_from(n, 20), reads, 10 * YEAR) / DAY
+        found = crossing(worse_from(n, 20), reads, 10 * YEAR) / DAY
         assert 30 * n - 1 < found < 30 * n + 30
         # a read that lifts nothing
-        found = _crossing(worse_from(n, 0), reads, 10 * YEAR) / DAY
+        found = crossing(worse_from(n, 0), reads, 10 * YEAR) / DAY
         assert found == pytest.approx(30 * n)
 
 

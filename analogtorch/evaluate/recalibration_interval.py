@@ -1,0 +1,195 @@
+"""How often a chip in the field must be recalibrated to keep a metric within a limit."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from analogtorch.cost_model import ReadCost
+from analogtorch.devices import seconds
+from analogtorch.evaluate.field import Field, Within, stays
+from analogtorch.evaluate.lifetime import cost_of
+from analogtorch.simulate.compensation import Compensation
+from analogtorch.simulate.defects import Defects
+from analogtorch.simulate.recalibration import Recalibration
+from analogtorch.simulate.recovery import Recovery
+from analogtorch.values.shown import as_text
+
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecalibrationInterval:
+    """What ``recalibration_interval`` measured; print it for a table."""
+
+    limit: float
+    """The value of the metric that must not be crossed."""
+    life: float
+    """Time over which it must not be crossed, s."""
+    every: float | None
+    """The longest interval with which all chips stay within the limit, s; None: none does."""
+    intervals: tuple[float, ...]
+    """The intervals to choose from, s, from the longest to the shortest."""
+    times: tuple[str | float, ...]
+    """Times of other recalibrations, s."""
+    longest: Tensor
+    """The longest interval with which a chip stays within the limit, s, by chip (float64); 0: none
+    does."""
+    cost: ReadCost | None
+    """Cost of one recalibration, recovery included; None: the chip's is not known."""
+    seeds: tuple[int, ...]
+    """Seed of each chip: ``program(model, seed=seeds[i])`` programs it again."""
+    recovery: Recovery | None = None
+    """What was corrected at each recalibration, beside the drift compensation; None: nothing."""
+    note: str = ""
+    """A caveat of ``life``, such as that the devices' data end before it; or empty."""
+
+    def reads(self, interval: float) -> int:
+        """Return the number of recalibrations in the life at an interval, that at 0 s included."""
+        return len(Recalibration(every=interval, times=self.times).reads(self.life))
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the recovery, ready for JSON."""
+        return {
+            "limit": self.limit,
+            "life": self.life,
+            "every": self.every,
+            "intervals": list(self.intervals),
+            "times": list(self.times),
+            "longest": self.longest.tolist(),
+            "cost": cost_of(self.cost),
+            "seeds": list(self.seeds),
+            **({"note": self.note} if self.note else {}),
+        }
+
+
+def recalibration_interval(
+    model: nn.Module,
+    metric: Callable[[nn.Module], float],
+    *,
+    limit: float,
+    life: str | float = "1 year",
+    intervals: Sequence[str | float] | None = None,
+    times: Sequence[str | float] = (),
+    recovery: Recovery | None = None,
+    num_chips: int = 5,
+    seed: int = 0,
+    temperature: str | float | None = None,
+    compensation: Compensation = "least_squares",
+    defects: Defects | None = None,
+    higher_is_better: bool = True,
+    progress: bool = False,
+) -> RecalibrationInterval:
+    """Return how often chips must be recalibrated to keep a metric within a limit all their life.
+
+    Of each chip the intervals are tried from the longest to the shortest, until one keeps it within
+    the limit; shorter ones are taken to keep it too. Each is looked at as often: at 0 s, at the end
+    of the life, its half, its quarter and so on down to an hour, right before the recalibration
+    that precedes. A dip at other moments is missed. Read noise makes the metric rise and fall a
+    little, and the worst of all looks at all chips decides.
+
+    Args:
+        model: a converted model.
+        metric: a function of the model on a chip that returns a number, such as the accuracy.
+        limit: value that the metric must not fall below.
+        life: time over which it must not, > 0, as ``ProgrammedChip.at`` takes it.
+        intervals: times between two recalibrations to look at, > 0; None: the life, its half, its
+            quarter and so on, down to an hour. With the life itself, none follows but ``times``.
+        times: times after programming of other recalibrations, as ``Recalibration`` takes them.
+            Drift goes with the logarithm of time: without early ones, the first interval decides.
+        recovery: corrections at each recalibration, the one at 0 s included; None: only the drift
+            compensation is read.
+        num_chips: as ``lifetime`` takes it.
+        seed: as ``lifetime`` takes it.
+        temperature: as ``lifetime`` takes it, for recalibrations too.
+        compensation: as ``lifetime`` takes it.
+        defects: as ``lifetime`` takes it.
+        higher_is_better: as ``lifetime`` takes it.
+        progress: if True, show a progress bar.
+
+    Returns:
+        The longest interval by chip and of all of them, and what a recalibration costs; print it
+        for a table. If no interval keeps all chips, ``every`` is None.
+
+    Raises:
+        ValueError: ``intervals`` is empty or has a time that is not after 0 s, ``Recalibration``
+            refuses ``times``, or as ``lifetime``.
+        TypeError: as ``lifetime``.
+
+    Example:
+        >>> recovery = at.Recovery(batches=batches[:2])
+        >>> metric = lambda chip: at.accuracy(chip, batches)
+        >>> early = ["1 h", "1 day", "7 days"]
+        >>> print(
+        ...     at.recalibration_interval(
+        ...         model, metric, limit=0.9, times=early, recovery=recovery
+        ...     )
+        ... )
+    """
+    field = Field.checked(
+        "recalibration_interval",
+        model,
+        metric,
+        last=("life", life),
+        limit=limit,
+        recovery=recovery,
+        num_chips=num_chips,
+        seed=seed,
+        temperature=temperature,
+        compensation=compensation,
+        defects=defects,
+        higher_is_better=higher_is_better,
+    )
+    periods = _intervals(intervals, field.last)
+    schedules = [Recalibration(every=each, times=times) for each in periods]
+    found, cost = torch.zeros(len(field.seeds), dtype=torch.float64), None
+    with tqdm(total=len(found), desc="chips", disable=not progress) as bar:
+        for i, physical in enumerate(field.chips()):
+            for every, schedule in zip(periods, schedules, strict=True):
+                within = Within(field, physical, schedule, recovery)
+                if stays(within, schedule.reads(field.last), field.last):
+                    found[i] = every
+                    break
+            bar.update()
+            cost = field.cost(physical, recovery) if i == 0 else cost
+    worst = found.min().item()
+    return RecalibrationInterval(
+        limit=field.limit,
+        life=field.last,
+        every=worst or None,
+        intervals=tuple(periods),
+        times=tuple(schedules[0].times),
+        longest=found,
+        cost=cost,
+        seeds=field.seeds,
+        recovery=recovery,
+        note=field.note,
+    )
+
+
+def _intervals(given: Sequence[str | float] | None, life: float) -> list[float]:
+    """Return the intervals to look at, s, from the longest to the shortest."""
+    if given is None:
+        found = [life]
+        while found[-1] / 2 >= _HOUR:
+            found.append(found[-1] / 2)
+        return found
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise ValueError(
+            "recalibration_interval: intervals must be a list such as ['1 day', '30 days'], or "
+            f"None, got {given!r}"
+        )
+    times = [seconds(each) for each in given]
+    for each, t in zip(given, times, strict=True):
+        if t is None or t <= 0:
+            raise ValueError(
+                "recalibration_interval: intervals must be after 0 s such as '30 days', got "
+                f"{each!r}"
+            )
+    return sorted({t for t in times if t is not None}, reverse=True)

@@ -1,0 +1,42 @@
+"""How often chips must be recalibrated, as a table for the terminal."""
+
+from analogtorch.devices.device import duration
+from analogtorch.evaluate.recalibration_interval import RecalibrationInterval
+from analogtorch.report.columns import aligned
+from analogtorch.values.shown import as_text
+
+
+@as_text.register
+def table(found: RecalibrationInterval) -> str:
+    """Return one row per interval: the chips that it keeps within the limit, and what it costs.
+
+    Rows end with the first interval that keeps all chips.
+    """
+    rows = [("recalibrated", "chips kept", "in all", "ms", "uJ")]
+    for interval in found.intervals:
+        kept, reads = int((found.longest >= interval).sum()), found.reads(interval)
+        cost = found.cost
+        costs = ("-", "-")
+        if cost is not None:
+            costs = (_short(1e3 * reads * cost.seconds), _short(1e6 * reads * cost.joules))
+        chips = f"{kept} of {len(found.longest)}"
+        rows.append((f"every {duration(interval)}", chips, f"{reads:,}", *costs))
+        if kept == len(found.longest):
+            break
+    lines = aligned(rows)
+    answer = "none of the intervals keeps all chips"
+    if found.every is not None:
+        answer = f"every {duration(found.every)} keeps all chips"
+    if found.times:
+        others = ", ".join(duration(float(t)) for t in found.times)
+        answer = f"recalibrated at {others} too, {answer}"
+    notes = [
+        f"{answer} within {found.limit:g} for {duration(found.life)}",
+        *([] if found.cost is None else [f"one recalibration takes {found.cost}"]),
+        *([found.note] if found.note else []),
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,224 @@
+"""Corrections of chips in the field: they stay until the next one, cost MVMs, and keep chips."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from analogtorch.evaluate.field import stays
+
+DAY, YEAR = 86_400.0, 31_536_000.0
+MONTHLY = at.Recalibration(every="30 days")
+
+
+def _model():
+    """Return a converted net with batch norm, its metric and its inputs."""
+    torch.manual_seed(0)
+    x = torch.randn(300, 64)
+    net = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    for _ in range(50):
+        net(x)
+    y = net.eval()(x).detach()
+
+    def metric(view: nn.Module) -> float:
+        return 1 - ((view(x) - y).norm() / y.norm()).item()
+
+    return at.calibrate(at.convert(net, at.chips.hermes64()), [x]), metric, x
+
+
+def test_corrections_stay_as_registers_do() -> None:
+    model, _, x = _model()
+    physical = at.program(model, seed=7)
+    # what is found at 0 s and carried is a compensation that is read at 0 s alone
+    stale = physical.at("1 day", recalibration=at.Recalibration())
+    start = physical.at("0 s")
+    carried = physical.at("1 day", corrected=start)
+    assert torch.equal(carried(x), stale(x))
+    # the digital side is that of the corrected view, the cells are those of the time
+    corrected = at.Recovery(batches=[x[:100]], batch_norm=True).correct(physical.at("30 days"))
+    with torch.no_grad():  # whatever else is digital stays too, such as adapters
+        corrected[3].bias += 0.5
+    later = physical.at("59 days", corrected=corrected)
+    assert torch.equal(later[3].bias, corrected[3].bias)
+    assert not torch.equal(later[3].bias, model[3].bias)
+    for now, before, plain in zip(later, corrected, physical.at("59 days"), strict=True):
+        if isinstance(now, nn.BatchNorm1d):
+            assert torch.equal(now.running_mean, before.running_mean)
+        elif not isinstance(now, nn.ReLU):
+            held, old = now.programmed, before.programmed
+            assert torch.equal(held.offset, old.offset)
+            assert torch.equal(held.gains[0], old.gains[0])
+            assert torch.equal(held.weights[0], plain.programmed.weights[0])
+            assert not torch.equal(held.weights[0], old.weights[0])
+    # the given view stays, and carrying on from a carried one changes nothing
+    again = physical.at("59 days", corrected=physical.at("40 days", corrected=corrected))
+    assert torch.equal(again(x), physical.at("59 days", corrected=corrected)(x))
+
+
+def test_corrected_must_be_of_this_chip() -> None:
+    model, _, _ = _model()
+    physical = at.program(model, seed=7)
+    view = physical.at("0 s")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0].weight.mul_(2)
+    cases = [
+        (3, {}, TypeError, "at: corrected"),
+        (model, {}, ValueError, "corrected is not programmed"),
+        (at.program(other, seed=7).at("0 s"), {}, ValueError, "other target weights"),
+        (view[:1], {}, ValueError, "other analog layers"),
+        (view, {"recalibration": MONTHLY}, ValueError, "leave out recalibration="),
+    ]
+    for corrected, more, error, message in cases:
+        with pytest.raises(error, match=message):
+            physical.at("1 day", corrected=corrected, **more)
+
+
+def test_a_recovery_that_fails_leaves_the_view() -> None:
+    model, _, x = _model()
+    view = at.program(model, seed=7).at("1 day")
+    before = copy.deepcopy(view)
+    calls = []
+
+    def forward(view: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 3:  # while columns are corrected, after the batch norm
+            raise RuntimeError("stop")
+        return view(batch)
+
+    with pytest.raises(RuntimeError, match="stop"):
+        at.Recovery(batches=[x], batch_norm=True, forward=forward).correct(view)
+    assert torch.equal(view[1].running_mean, before[1].running_mean)
+    assert torch.equal(view(x), before(x))
+
+
+def test_its_mvms_are_charged() -> None:
+    model, _, x = _model()
+    physical = at.program(model, seed=7)
+    read = physical.recalibration_cost()
+    # each of the two layers lies in one block; a linear layer takes an MVM per input
+    once = physical.recalibration_cost(
+        recovery=at.Recovery(batches=[x[:100], x[100:140]], columns=None, batch_norm=True)
+    )
+    assert once.mvms == read.mvms + 2 * 140
+    noisy = any(layer.executions.programmed.plans[0].noisy_sums for layer in (model[0], model[3]))
+    columns = physical.recalibration_cost(recovery=at.Recovery(batches=[x[:100]], rounds=3))
+    assert columns.mvms == read.mvms + 2 * 3 * (2 if noisy else 1) * 100
+    assert columns.seconds > read.seconds
+    assert columns.joules > read.joules
+    conv = at.convert(nn.Sequential(nn.Conv2d(2, 4, 3)), at.chips.hermes64())
+    images = torch.randn(5, 2, 8, 6)
+    at.calibrate(conv, [images])
+    found = at.program(conv, seed=7)
+    fit = at.Recovery(batches=[images], rounds=1)
+    more = found.recalibration_cost(recovery=fit).mvms - found.recalibration_cost().mvms
+    assert more == fit.runs(noisy=noisy) * 5 * (6 * 4)  # one for each output position
+    with pytest.raises(TypeError, match="recovery must be a Recovery"):
+        physical.recalibration_cost(recovery=[x])
+
+
+def test_recovery_makes_chips_last_longer() -> None:
+    model, metric, x = _model()
+    often = at.Recalibration(every="90 days", times=("1 h", "1 day", "7 days"))
+    recovery = at.Recovery(batches=[x[:150]], rounds=1)
+    weights = copy.deepcopy(model.state_dict())
+    options = {"limit": 0.75, "recalibration": often, "num_chips": 1, "longest": "1 year"}
+    found = at.lifetime(model, metric, recovery=recovery, **options)
+    plain = at.lifetime(model, metric, **options)
+    assert torch.equal(found.once, plain.once)
+    assert torch.equal(found.recalibrated, plain.recalibrated)
+    assert plain.recovered is None
+    assert "recovered" not in plain.to_dict()
+    assert (found.recovered >= found.recalibrated).all()
+    assert (found.recovered > found.recalibrated).any()
+    assert found.recovery_cost.mvms > found.cost.mvms
+    text = str(found)
+    assert "every 90 days and 3 times, recovery" in text
+    assert f"with recovery: {found.recovery_cost}" in text
+    assert len(json.loads(json.dumps(found.to_dict(), allow_nan=False))["recovered"]) == 1
+    assert len(found.plot().axes[0].lines) == 3
+    again = at.lifetime(model, metric, recovery=recovery, **options)
+    assert torch.equal(again.recovered, found.recovered)
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items() if v is not None)
+
+
+def test_as_many_looks_at_every_interval() -> None:
+    looks: list[float] = []
+    for days in (1, 30, 365):
+        schedule, asked = at.Recalibration(every=days * DAY), []
+        assert stays(lambda t, asked=asked: asked.append(t) or True, schedule.reads(YEAR), YEAR)
+        assert asked[0] == YEAR
+        assert asked[-1] == 0
+        looks.append(len(asked))
+    assert looks == [15, 15, 15]  # the year, 13 halves of it down to an hour, and 0 s
+    # they are right before reads, so that a metric that ages in between is seen
+    weekly = at.Recalibration(every="7 days")
+    assert stays(lambda t: t - weekly.last(t) < 7.5 * DAY, weekly.reads(YEAR), YEAR)
+    assert not stays(lambda t: t - MONTHLY.last(t) < 29.9 * DAY, MONTHLY.reads(YEAR), YEAR)
+    assert not stays(lambda t: t > 0, weekly.reads(YEAR), YEAR)
+    assert not stays(lambda t: t < YEAR, weekly.reads(YEAR), YEAR)
+    assert stays(lambda t: True, (0.0,), 60.0)
+
+
+def test_the_longest_interval_that_keeps_all_chips() -> None:
+    model, metric, x = _model()
+    options = {
+        "limit": 0.72,
+        "num_chips": 2,
+        "intervals": ["5 days", "90 days", "1 year"],
+        "times": ("1 h", "1 day", "7 days"),
+    }
+    found = at.recalibration_interval(model, metric, **options)
+    assert found.intervals == (YEAR, 90 * DAY, 5 * DAY)
+    assert found.longest.min() == 0
+    assert found.every is None
+    assert "too, none of the intervals keeps all chips within 0.72 for 1 year" in str(found)
+    recovery = at.Recovery(batches=[x[:150]], rounds=1)
+    helped = at.recalibration_interval(model, metric, recovery=recovery, **options)
+    assert (helped.longest >= found.longest).all()
+    assert helped.every == helped.longest.min().item() == 90 * DAY
+    assert helped.reads(90 * DAY) == 8
+    assert helped.cost.mvms > found.cost.mvms
+    text = str(helped)
+    assert "recalibrated at 1 h, 1 day, 7 days too, every 90 days keeps all chips" in text
+    assert "2 of 2" in text
+    assert "every 5 days" not in text
+    data = json.loads(json.dumps(helped.to_dict(), allow_nan=False))
+    assert (data["every"], data["longest"]) == (helped.every, helped.longest.tolist())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"intervals": "1 day"}, ValueError, "intervals must be a list such as"),
+        ({"intervals": []}, ValueError, "intervals must be a list such as"),
+        ({"intervals": ["1 day", 0]}, ValueError, "intervals must be after 0 s"),
+        ({"life": 0}, ValueError, "life must be a time after 0 s"),
+        ({"recovery": [1]}, TypeError, "recovery must be a Recovery"),
+        ({"compensation": "none"}, ValueError, "compensation must be one of"),
+    ],
+)
+def test_bad_arguments_are_refused(changes: dict, error: type, message: str) -> None:
+    model, metric, _ = _model()
+    with pytest.raises(error, match=f"recalibration_interval: {message}"):
+        at.recalibration_interval(model, metric, **{"limit": 0.8, **changes})
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"batches": torch.ones(2, 64)}, TypeError, "batches must be an iterable of batches"),
+        ({"batches": []}, ValueError, "batches is empty"),
+        ({"columns": "gains"}, ValueError, "Recovery.columns must be one of"),
+        ({"columns": None}, ValueError, "corrects nothing"),
+        ({"rounds": 0}, ValueError, "rounds must be an integer >= 1"),
+        ({"batch_norm": 1}, ValueError, "batch_norm must be True or False"),
+        ({"forward": 3}, TypeError, "forward must be a function"),
+    ],
+)
+def test_a_recovery_checks_its_fields(given: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        at.Recovery(**{"batches": [torch.ones(2, 64)], **given})
