@@ -3,9 +3,10 @@
     python -m benchmarks.adapt [--nets DNN_L ...] [--seeds 0 1 2] [--steps 300]
 
 Every net learns, without labels, from half of the clips of the Speech Commands v2 test set, and is
-measured on the other half. The rows of a net are the calibrated model mapped directly, the adapted
-one, and a control: the same steps and distillation without noise and clipping. All are measured on
-the same chips, so that differences are paired. Each finished run is kept in the output folder.
+measured on the other half. The rows of a net are the model mapped directly, calibrated by default
+and by search, the adapted one, and a control: the same steps and distillation without noise and
+clipping. All are measured on the same chips, so that differences are paired. Each finished run is
+kept in the output folder.
 """
 
 import argparse
@@ -46,6 +47,11 @@ NETS: dict[str, tuple[str, Callable[[str, nn.Module], bool]]] = {
     "DS-CNN, depthwise digital": ("DS-CNN", _not_depthwise),
 }
 """The pretrained net of each row, and which of its layers become analog."""
+CALIBRATED: dict[str, dict[str, Any]] = {
+    "mapped": {},
+    "searched": {"effort": "search", "report": None},
+}
+"""Options of ``calibrate`` of each row that does not learn."""
 RECIPES: dict[str, at.hwa.Recipe] = {
     "adapted": at.hwa.Recipe(),
     "control": at.hwa.Recipe(noise=0.0, clip_sigma=None),
@@ -81,11 +87,10 @@ def load(net: str, options: argparse.Namespace) -> tuple[nn.Module, Clips]:
     return found.model.eval(), clips
 
 
-def converted(net: str, model: nn.Module, clips: Clips, training: at.TrainingNoise) -> nn.Module:
-    """Return a converted and calibrated copy of the net."""
+def converted(net: str, model: nn.Module, training: at.TrainingNoise) -> nn.Module:
+    """Return a converted copy of the net."""
     chip = at.chips.hermes64(training=training)
-    student = at.convert(copy.deepcopy(model), chip, where=NETS[net][1])
-    return at.calibrate(student, clips.learn[:4])
+    return at.convert(copy.deepcopy(model), chip, where=NETS[net][1])
 
 
 def measured(model: nn.Module, clips: Clips, options: argparse.Namespace) -> dict[str, Any]:
@@ -104,13 +109,14 @@ def one(net: str, recipe: str, seed: int, options: argparse.Namespace) -> dict[s
     if path.is_file() and (kept := json.loads(path.read_text()))["asked"] == asked:
         return dict(kept)
     model, clips = load(net, options)
-    student = converted(net, model, clips, NOISES[options.noise])
+    student = converted(net, model, NOISES[options.noise])
     seconds, text = 0.0, ""
-    if recipe != "mapped":
+    if recipe in CALIBRATED:
+        at.calibrate(student, clips.learn, **CALIBRATED[recipe])
+    else:
         found = at.hwa.adapt(
             student,
             clips.learn,
-            calibration={},
             teacher=model,
             recipe=RECIPES[recipe],
             steps=options.steps,
@@ -161,7 +167,7 @@ def gains(
     """Return the paired differences between the adapted nets and the other rows."""
     table = [["net", "adapted minus", *times]]
     for net in dict.fromkeys(net for net, _ in rows):
-        for other in ("mapped", "control"):
+        for other in (*CALIBRATED, "control"):
             if (net, other) not in rows or (net, "adapted") not in rows:
                 continue
             of = [torch.tensor([r["chips"] for r in rows[net, k]]) for k in ("adapted", other)]
@@ -182,7 +188,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--data", type=Path, default=data, help="data folder")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), metavar="NET")
-    rows = ["mapped", *RECIPES]
+    rows = [*CALIBRATED, *RECIPES]
     parser.add_argument("--rows", nargs="+", choices=rows, default=rows)
     parser.add_argument("--noise", choices=NOISES, default="programming", help="training noise")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the training")
@@ -205,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for net in options.nets:
         for recipe in options.rows:
-            seeds = options.seeds[:1] if recipe == "mapped" else options.seeds
+            seeds = options.seeds[:1] if recipe in CALIBRATED else options.seeds
             rows[net, recipe] = [one(net, recipe, seed, options) for seed in seeds]
             print(rows[net, recipe][0]["report"])
     notes = [
