@@ -119,7 +119,7 @@ def test_gradients(model, name):
         return drops(Operands(x, r, w, scale=scale), plan, _drop(model, w, plan))
 
     given = [t.requires_grad_() for t in (x, r, w)]
-    assert torch.autograd.gradcheck(found, given)
+    assert torch.autograd.gradcheck(found, given, fast_mode=True)  # along random directions
 
 
 @pytest.mark.parametrize("name", CASES)

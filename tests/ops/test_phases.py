@@ -82,7 +82,8 @@ def test_without_converters_the_phases_add_up_to_the_product(name: str, phases: 
     if phases == 4:
         negatives = (-w).clamp_min(0).detach() + 0.3
         assert torch.allclose(mvm(x, ONE, w, plan, negatives=negatives), single, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda x, w: mvm(x, ONE, w, plan), (x, w))
+    # along random directions: every number of the two-dimensional cases takes 40 s
+    assert torch.autograd.gradcheck(lambda x, w: mvm(x, ONE, w, plan), (x, w), fast_mode=True)
 
 
 @_each_phases

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -64,8 +66,16 @@ def _by_device(x: Tensor, v: Tensor, scale: Tensor, plan: Plan) -> Tensor:
     return torch.cat(found)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["reference", "kernels"])
-@pytest.mark.parametrize("name", GEOMETRIES)
+def _distributions() -> Iterator[Any]:
+    """Each geometry in the reference and in the kernels; the reference of convolutions is slow."""
+    for name in GEOMETRIES:
+        for kind, dtype in (("reference", torch.float64), ("kernels", torch.float32)):
+            slow = name.startswith("conv") and kind == "reference"
+            marks = [pytest.mark.slow] if slow else []
+            yield pytest.param(name, dtype, id=f"{name}-{kind}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "dtype"), list(_distributions()))
 def test_it_has_the_distribution_of_a_draw_per_device(name: str, dtype: torch.dtype) -> None:
     x, w, v, plan = _case(name, dtype)
     scale = _scale(plan, w)

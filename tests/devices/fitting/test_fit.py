@@ -53,7 +53,12 @@ def _errors(device: devices.Device, times: tuple[str, ...]) -> list[float]:
             "power",
         ),
         (devices.rram_wan(), {"devices": 5000, "times": (1.0, DAY)}, "times"),
-        (devices.rram_wan(), {"devices": 2500, "times": (1.0, DAY), "seed": 1}, "times"),
+        pytest.param(
+            devices.rram_wan(),
+            {"devices": 2500, "times": (1.0, DAY), "seed": 1},
+            "times",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["pcm, 5000 devices", "pcm, 5000 reads", "rram, 5000 devices", "rram, 5000 reads"],
 )
@@ -64,15 +69,19 @@ def test_a_fitted_device_errs_as_the_true_one(device, campaign: dict, law: str) 
     assert _errors(found.device, times) == pytest.approx(_errors(device, times), abs=0.3)
 
 
+def _slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("device", "times", "offset", "law"),
     [
         (devices.pcm_like(), (0.0, 3600.0, DAY, MONTH), 20.0, "power"),
-        (devices.hermes_two_device(), (0.0, 3600.0, DAY, MONTH), 300.0, "power"),
-        (devices.pcm_projected(), (0.0, 3600.0, DAY, MONTH), 20.0, "power"),
-        (devices.rram_wan(), (1.0, 3600.0, DAY, 2 * DAY), 0.0, "times"),
-        (devices.rram_cmo(), (1.0, 60.0, 600.0, 3600.0), 0.0, "times"),
-        (devices.sonos(), (1.0, DAY, 2 * DAY, 5 * DAY), 0.0, "times"),
+        _slow(devices.hermes_two_device(), (0.0, 3600.0, DAY, MONTH), 300.0, "power"),
+        _slow(devices.pcm_projected(), (0.0, 3600.0, DAY, MONTH), 20.0, "power"),
+        _slow(devices.rram_wan(), (1.0, 3600.0, DAY, 2 * DAY), 0.0, "times"),
+        _slow(devices.rram_cmo(), (1.0, 60.0, 600.0, 3600.0), 0.0, "times"),
+        _slow(devices.sonos(), (1.0, DAY, 2 * DAY, 5 * DAY), 0.0, "times"),
         (devices.pcm_like(), (0.0, DAY), 20.0, "times"),  # two times fit any law
     ],
 )
@@ -90,6 +99,7 @@ def test_drift_is_a_power_law_where_the_measurements_support_one(
         assert q.chance > 1e-4
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_power_law_are_found_again() -> None:
     true = devices.hermes_two_device()
     data = measured(true, devices=5000, times=(0.0, 3600.0, DAY, MONTH), cycles=3, offset=300.0)
@@ -107,6 +117,7 @@ def test_times_may_count_from_any_moment_after_programming() -> None:
     assert found.t0 == pytest.approx(true.t0, rel=0.3)
 
 
+@pytest.mark.slow
 def test_read_noise_is_found_from_repeated_reads() -> None:
     true = devices.rram_cmo(acceptance=2)
     data = measured(true, devices=2000, times=(1.0, 60.0, 3600.0), cycles=4)
@@ -125,6 +136,7 @@ def test_read_noise_is_found_from_repeated_reads() -> None:
     assert noise.tolist() == pytest.approx([0.4 / 2**0.5] * 2, rel=0.05)
 
 
+@pytest.mark.slow
 def test_bands_hold_the_truth() -> None:
     true = devices.rram_wan()
     inside = total = 0
@@ -139,6 +151,7 @@ def test_bands_hold_the_truth() -> None:
     assert inside / total > 0.8
 
 
+@pytest.mark.slow
 def test_a_fit_repeats_and_does_not_depend_on_the_order_of_rows() -> None:
     data = measured(
         devices.pcm_like(), devices=400, times=(0.0, 3600.0, DAY), offset=20.0, cycles=2
@@ -157,6 +170,7 @@ def test_a_fit_repeats_and_does_not_depend_on_the_order_of_rows() -> None:
     assert ordered.device == first.device
 
 
+@pytest.mark.slow
 def test_without_devices_the_distributions_are_fitted() -> None:
     data = measured(devices.rram_wan(), devices=800, times=(1.0, DAY), seed=3)
     order = torch.randperm(1600, generator=torch.Generator().manual_seed(0))
