@@ -170,21 +170,8 @@ def test_the_command_writes_the_device_and_the_plot(tmp_path, capsys) -> None:
     assert "my ReRAM: TimedDevice" in printed
     assert f"Written: {out}, {out.with_suffix('.png')}" in printed
     assert devices.load(out) == devices.fit(path, name="my ReRAM", bootstrap=20).device
-    assert (
-        main(
-            [
-                "fit",
-                str(path),
-                "--out",
-                str(tmp_path / "a.json"),
-                "--plot",
-                "none",
-                "--bootstrap",
-                "2",
-            ]
-        )
-        == 0
-    )
+    more = ["--out", str(tmp_path / "a.json"), "--plot", "none", "--bootstrap", "20"]
+    assert main(["fit", str(path), *more]) == 0
     assert not (tmp_path / "a.png").exists()
     for wrong in (
         ["--out", "mine.txt"],
