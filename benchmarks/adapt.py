@@ -1,6 +1,6 @@
 """What ``at.hwa.adapt`` gains on pretrained keyword spotters, beside a control without noise.
 
-    python -m benchmarks.adapt [--nets DNN_L ...] [--seeds 0 1 2] [--steps 300]
+    python -m benchmarks.adapt [--nets DNN_L ...] [--seeds 0 1 2] [--steps 1000]
 
 Every net learns, without labels, from half of the clips of the Speech Commands v2 test set, and is
 measured on the other half. The rows of a net are the model mapped directly, calibrated by default
@@ -192,7 +192,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=rows, default=rows)
     parser.add_argument("--noise", choices=NOISES, default="programming", help="training noise")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the training")
-    parser.add_argument("--steps", type=positive, default=300, help="training steps")
+    parser.add_argument("--steps", type=positive, default=1000, help="training steps")
     parser.add_argument("--chips", type=positive, default=10, help="chips measured")
     parser.add_argument("--every", type=positive, default=1, help="measure every n-th clip only")
     parser.add_argument(

@@ -1,7 +1,8 @@
-"""Hardware-aware (HWA) training in your own loop: clipping, growing noise and distillation.
+"""Hardware-aware (HWA) training: in one call, or in your own loop.
 
-They work with any optimizer. The noise itself is in the layers, as the ``TrainingNoise`` of their
-chip describes it:
+``adapt`` trains a copy of a model for the chip without labels. Clipping, growing noise and
+distillation for a loop of your own work with any optimizer. The noise itself is in the layers, as
+the ``TrainingNoise`` of their chip describes it:
 
     teacher = copy.deepcopy(model).eval()
     noise = at.TrainingNoise(weight="device", time="1 day")

@@ -34,7 +34,7 @@ def adapt(
     chip: Chip | None = None,
     teacher: nn.Module | None = None,
     recipe: Recipe | None = None,
-    steps: int = 300,
+    steps: int = 1000,
     minutes: float | None = None,
     times: Sequence[str | float] = ("1 day",),
     num_chips: int = 3,

@@ -60,7 +60,7 @@ class Adapted:
     seconds: float
     """Time that it took, s; of a resumed run, in all of its parts."""
     stopped: str
-    """Why the training ended, such as ``all 300 steps done``."""
+    """Why the training ended, such as ``all 1000 steps done``."""
 
     def __str__(self) -> str:
         return as_text(self)
