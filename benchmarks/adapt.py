@@ -58,6 +58,13 @@ RECIPES: dict[str, at.hwa.Recipe] = {
 }
 """The recipe of each row that learns."""
 
+NOISES = {
+    "programming": at.TrainingNoise(),
+    "1 day": at.TrainingNoise(weight="device", time="1 day"),
+    "1 month": at.TrainingNoise(weight="device", time="1 month"),
+}
+"""The training noise by name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clips:
@@ -121,7 +128,7 @@ def one(net: str, recipe: str, seed: int, options: argparse.Namespace) -> dict[s
             recipe=RECIPES[recipe],
             steps=options.steps,
             seed=seed,
-            folder=options.out / name,
+            folder=options.out / f"{name}-{options.steps}-{options.noise}".replace(" ", "_"),
             progress=True,
         )
         student, seconds, text = found.model, found.seconds, str(found)
@@ -134,14 +141,6 @@ def one(net: str, recipe: str, seed: int, options: argparse.Namespace) -> dict[s
     }
     write_atomically(path, json.dumps(row, indent=2) + "\n")
     return row
-
-
-NOISES = {
-    "programming": at.TrainingNoise(),
-    "1 day": at.TrainingNoise(weight="device", time="1 day"),
-    "1 month": at.TrainingNoise(weight="device", time="1 month"),
-}
-"""The training noise by name."""
 
 
 def cells(rows: dict[tuple[str, str], list[dict[str, Any]]], times: Sequence[str]) -> list[Any]:

@@ -16,11 +16,11 @@ from analogtorch.cost_model import WeightMemory
 from analogtorch.evaluate.hardware import Cheapest, FloorNotReached, HardwarePlan
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, improve, search
-from analogtorch.evaluate.plan_checks import checked_times, chip_for, device_changes, further
+from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.plan_folder import kept_sensitivity
 from analogtorch.evaluate.suggestion import falling, shares
-from analogtorch.evaluate.sweep import chip_seeds, label
+from analogtorch.evaluate.sweep import checked_times, chip_seeds, label
 from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.values import checks
@@ -135,7 +135,7 @@ def plan(
         checks.count("plan: max_chips", max_chips)
     how = Measurement(
         metric=metric,
-        times=checked_times(times),
+        times=tuple(checked_times("plan", times).values()),
         num_chips=checks.count("plan: num_chips", num_chips),
         seed=seed,
         compensation=checks.choice("plan: compensation", compensation, get_args(Compensation)),

@@ -10,7 +10,6 @@ from analogtorch.conversion import analog_layers
 from analogtorch.conversion.kinds import check_module, is_analog, refuse_programmed
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import matches, names_of, nearest, units
-from analogtorch.devices import seconds
 from analogtorch.evaluate.plan_bench import Change
 from analogtorch.evaluate.sweep import check_metric
 from analogtorch.evaluate.walks import DIGITAL, Candidate
@@ -50,20 +49,6 @@ def chip_for(model: nn.Module, metric: Any, prepare: Any, chip: Chip | None) -> 
             "plan: the layers of the model are on several chips; name the one to convert for in "
             "chip, and others in devices, which plan tries by layer"
         ) from error
-
-
-def checked_times(times: Any) -> tuple[str | float, ...]:
-    """Return the times, each of which ``ProgrammedChip.at`` takes.
-
-    Raises:
-        ValueError: there is none, or one is no time.
-    """
-    found = checks.items("plan: times", times, "['1 day']")
-    if not found:
-        raise ValueError("plan: times is empty; leave it out for one day after programming")
-    for time in found:
-        seconds(time)
-    return found
 
 
 def device_changes(chip: Chip, devices: Any) -> dict[int, Change]:

@@ -143,7 +143,7 @@ def sweep(
     check_metric("sweep", metric)
     num_chips = checks.count("sweep: num_chips", num_chips)
     checks.choice("sweep: compensation", compensation, get_args(Compensation))
-    at = _times(times)
+    at = checked_times("sweep", times)
     seeds = chip_seeds(seed, num_chips)
     notes = tuple("; ".join(beyond_data(model, t)) for t in at)
     defects = checked_defects("sweep", defects)
@@ -198,19 +198,23 @@ def _measure(
         yield t, finite("sweep", given, f"on chip {chip} at {name}")
 
 
-def _times(times: Sequence[str | float]) -> dict[float | None, str]:
-    """Return the times in seconds, each with its name in tables."""
+def checked_times(caller: str, times: Sequence[str | float]) -> dict[float | None, str]:
+    """Return the times in seconds, each with its name in tables.
+
+    Raises:
+        ValueError: they are no list, there is none, two are the same, or one is no time.
+    """
     if isinstance(times, str | int | float) or not isinstance(times, Iterable):
         raise ValueError(
-            f"sweep: times must be a list such as ['0 s', '1 day'], got {times!r}; write "
+            f"{caller}: times must be a list such as ['0 s', '1 day'], got {times!r}; write "
             f"[{times!r}]"
         )
     given = tuple(times)
     if not given:
-        raise ValueError("sweep: times is empty; leave it out for the usual five")
+        raise ValueError(f"{caller}: times is empty; leave it out for the default")
     found = {seconds(time): label(time) for time in given}
     if len(found) < len(given):
-        raise ValueError(f"sweep: times must differ, got {given}")
+        raise ValueError(f"{caller}: times must differ, got {given}")
     return found
 
 

@@ -14,9 +14,8 @@ from analogtorch.calibration.settings import held_back
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
 from analogtorch.conversion.kinds import check_module, refuse_programmed
-from analogtorch.devices import seconds
 from analogtorch.evaluate.journal import model_digest
-from analogtorch.evaluate.sweep import check_metric, chip_seeds, label
+from analogtorch.evaluate.sweep import check_metric, checked_times, chip_seeds
 from analogtorch.hwa.adaptation import Adaptation
 from analogtorch.hwa.adapted import Adapted
 from analogtorch.hwa.on_chips import Metric, OnChips
@@ -24,6 +23,7 @@ from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.run_folder import RunFolder, digest
 from analogtorch.hwa.twin import Twin
 from analogtorch.ops import fold, seed_tensor, stream
+from analogtorch.simulate.chip import beyond_data
 from analogtorch.values import checks
 
 
@@ -73,9 +73,9 @@ def adapt(
             them.
         num_chips: number of chips that are measured, >= 1.
         calibration: options of ``calibrate``. None: ``effort="search"`` for a model that is not
-            calibrated, or its defaults if the batches are too few for that; the ranges of one that
-            is calibrated stay, and learn if the recipe says so. After the training, calibration
-            takes the default effort.
+            calibrated, or its defaults if there are too few batches for a search. A calibrated
+            model keeps its ranges, which learn if ``recipe.learn_ranges``. The calibration after
+            the training has the default effort.
         metric: a function of the model on a chip that returns a number, such as the accuracy. It is
             reported, and decides nothing.
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.
@@ -108,7 +108,7 @@ def adapt(
     batches, recipe = _checked(
         model, batches, chip, teacher, recipe, steps, minutes, metric, writer
     )
-    times = _checked_times(times)
+    names = checked_times("adapt", times)
     seeds = chip_seeds(_key(seed, "chips"), checks.count("adapt: num_chips", num_chips))
     fitted, held = held_back(batches)
     options = _options(model, calibration, len(fitted))
@@ -116,14 +116,14 @@ def adapt(
     exact = model if teacher is None else teacher
     run = None
     if folder is not None:
-        head = {"seed": seed, "times": times, "num_chips": num_chips, "steps": steps}
+        head = {"seed": seed, "times": list(names.values()), "num_chips": num_chips, "steps": steps}
         head |= {"minutes": minutes, "recipe": asdict(recipe), "calibration": options}
         run = RunFolder(folder, head | _digests(student, exact, batches))
     twin = Twin(student.eval(), exact, recipe, forward)
     adaptation = Adaptation(
         twin=twin,
         fitted=fitted,
-        chips=OnChips(twin, held, seeds, times, metric),
+        chips=OnChips(twin, held, seeds, list(names.values()), metric),
         options=options,
         seed=_key(seed, "training"),
         folder=run,
@@ -133,8 +133,9 @@ def adapt(
     training = adaptation.run(steps, minutes)
     return Adapted(
         model=student.eval(),
-        times=tuple(label(t) for t in times),
+        times=tuple(names.values()),
         seeds=seeds,
+        note="; ".join(dict.fromkeys(note for t in names for note in beyond_data(student, t))),
         stages=tuple(adaptation.stages),
         steps=tuple(training.history),
         seconds=adaptation.seconds,
@@ -186,17 +187,6 @@ def _checked(
     if not given:
         raise ValueError("adapt: batches is empty; pass at least one batch of inputs")
     return given, recipe
-
-
-def _checked_times(times: Any) -> list[str | float]:
-    if isinstance(times, str | int | float):
-        raise ValueError(f"adapt: times must be a list such as ['1 day'], got {times!r}")
-    given = list(checks.items("adapt: times", times, "['1 day']"))
-    if not given:
-        raise ValueError("adapt: times is empty; leave it out for ['1 day']")
-    for t in given:
-        seconds(t)
-    return given
 
 
 def _options(

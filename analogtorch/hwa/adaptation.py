@@ -112,19 +112,14 @@ class Adaptation:
                     self._keep(training)
 
             training.run(self.fitted, self.chips, after)
-        if "loss" in training.stopped:
-            warnings.warn(
-                f"adapt: {training.stopped}, so that the training ends with the best state before; "
-                "a smaller recipe.learning_rate may help",
-                stacklevel=4,
-            )
 
     def _finish(self, training: Training) -> None:
         error, _ = self._measured("distilled")
         if self.options is not None:
             again = {n: v for n, v in self.options.items() if n not in ("effort", "report")}
             error = self._tried("recalibrated", lambda: self._calibrate(again), error)
-        if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in self._modules()):
+        modules = self.twin.student.modules()
+        if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in modules):
             self._tried("batch norm re-estimated", self._reestimate, error)
         corrected = self.chips.measure(self.fitted[: len(self.chips.held)])
         self.stages.append(
@@ -148,9 +143,6 @@ class Adaptation:
             student.load_state_dict(before)
         self.stages.append(Stage(name=name, reading=reading, kept=better))
         return min(error, reading.mean)
-
-    def _modules(self) -> Any:
-        return self.twin.student.modules()
 
     def _calibrate(self, options: Mapping[str, Any]) -> None:
         calibrate(self.twin.student, self.fitted, **{"forward": self.twin.forward, **options})

@@ -61,6 +61,9 @@ class Adapted:
     """Time that it took, s; of a resumed run, in all of its parts."""
     stopped: str
     """Why the training ended, such as ``all 1000 steps done``."""
+    note: str = ""
+    """A caveat of the times, such as that the devices' data end before one; empty if there is
+    none."""
 
     def __str__(self) -> str:
         return as_text(self)
@@ -87,6 +90,7 @@ class Adapted:
             "steps": [vars(step) for step in self.steps],
             "seconds": self.seconds,
             "stopped": self.stopped,
+            **({"note": self.note} if self.note else {}),
         }
 
     def plot(self, path: str | Path | None = None) -> Any:

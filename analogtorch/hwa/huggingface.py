@@ -84,8 +84,8 @@ class KeepRanges(TrainerCallback, ExportableState):
 class ValidateOnChips(TrainerCallback):
     """Measure a metric of the model on programmed chips, every so many optimizer steps.
 
-    It stands in the Trainer's log as ``chips/1 day`` and so on, and so in ``trainer_state.json``
-    and whatever ``report_to`` names.
+    It is in the Trainer's ``log_history`` as ``chips/1 day`` and so on, and so in
+    ``trainer_state.json``.
 
     Args:
         metric: a function of the model on a chip that returns a number, such as the accuracy.
@@ -142,6 +142,8 @@ class DistillationTrainer(Trainer):
     ) -> None:
         twin = Twin(model, teacher, recipe)
         super().__init__(model=model, **options)
+        # the loss is a mean over the batch, so that accumulated ones are to be averaged
+        self.model_accepts_loss_kwargs = False
         twin.teacher.to(self.args.device)
         self.twin, self._start = twin, tails(model)
         self.add_callback(KeepRanges())

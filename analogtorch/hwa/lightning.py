@@ -252,8 +252,7 @@ class Distillation(L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch, and log it with its parts."""
         (twin,) = self._twin
-        outputs, layers = twin.loss(batch)
-        loss = outputs + twin.recipe.layers * layers
+        loss, outputs, layers = twin.loss(batch)
         self.log_dict({"loss": loss, "outputs": outputs, "layers": layers})
         return loss
 

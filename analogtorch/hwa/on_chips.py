@@ -11,7 +11,7 @@ from analogtorch.calibration import correct_columns
 from analogtorch.calibration.judge import has_moved, vectors
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
-from analogtorch.evaluate.sweep import check_metric, finite, sweep
+from analogtorch.evaluate.sweep import check_metric, checked_times, finite, sweep
 from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.values import checks
@@ -39,18 +39,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Validation:
-    """A metric of a converted model on programmed chips, while it trains.
-
-    Args:
-        metric: a function of the model on a chip that returns a number, such as the accuracy.
-        times: times after programming, as ``ProgrammedChip.at`` takes them.
-        num_chips: number of chips, >= 1, the same each time.
-        seed: seed of the chips, as ``sweep`` takes it.
-
-    Raises:
-        TypeError: the metric cannot be called.
-        ValueError: another option is not allowed.
-    """
+    """What a ``ValidateOnChips`` measures, with its arguments of the same names."""
 
     metric: Metric
     times: Sequence[str | float] = ("1 day",)
@@ -60,8 +49,7 @@ class Validation:
     def __post_init__(self) -> None:
         check_metric("ValidateOnChips", self.metric)
         checks.count("ValidateOnChips: num_chips", self.num_chips)
-        for time in checks.items("ValidateOnChips: times", self.times, "['1 day']"):
-            seconds(time)
+        checked_times("ValidateOnChips", self.times)
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Return the mean over the chips at each time, by names such as ``chips/1 day``."""

@@ -2,19 +2,20 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from analogtorch.hwa.adapted import Step
 from analogtorch.hwa.on_chips import OnChips
 from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam, tails
-from analogtorch.hwa.twin import Twin
+from analogtorch.hwa.twin import Losses, Twin
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.ops.scope import noise
 
@@ -84,6 +85,11 @@ class Training:
                 row = self._step(batches)
                 if not math.isfinite(row.loss):
                     self.stopped = f"the loss was {row.loss} at step {self.step}"
+                    warnings.warn(
+                        f"adapt: {self.stopped}, so that the training ends with the best state "
+                        "before; a smaller recipe.learning_rate may help",
+                        stacklevel=6,
+                    )
                     break
                 self.step += 1
                 self.history.append(row)
@@ -96,14 +102,13 @@ class Training:
         assert self.best_state is not None
         student.load_state_dict(self.best_state)
 
-    def gradients(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the gradients of one step; return the loss and its two parts."""
+    def gradients(self, batch: Any) -> Losses:
+        """Compute the gradients of one step, and return its losses."""
         self.optimizer.zero_grad(set_to_none=True)
         with noise(self.seed, step=self.step):
-            outputs, layers = self.twin.loss(batch)
-            loss = outputs + self.recipe.layers * layers
-        loss.backward()
-        return loss.detach(), outputs.detach(), layers.detach()
+            losses = self.twin.loss(batch)
+        losses.total.backward()
+        return losses
 
     def _step(self, batches: Sequence[Any]) -> Step:
         schedule, student = Schedule(self.recipe, self.steps, self.tails), self.twin.student

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,18 @@ FLOOR = 0.1
 
 SPREAD = 0.25
 """Temperature in standard deviations of the numbers of an output vector."""
+
+
+class Losses(NamedTuple):
+    """The losses of a batch: scalars, >= 0, with a gradient."""
+
+    total: Tensor
+    """What is to be minimised: ``outputs + recipe.layers * layers``."""
+    outputs: Tensor
+    """How far the outputs of the model are from the teacher's."""
+    layers: Tensor
+    """The mean relative squared error of the outputs of the layers; 0 without
+    ``recipe.layers``."""
 
 
 class Twin:
@@ -72,14 +84,11 @@ class Twin:
             raise ValueError("adapt: the digital outputs hold NaN or infinite values")
         return found
 
-    def loss(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Any) -> Losses:
         """Return how far the student's outputs and those of its layers are from the teacher's.
 
         The student's analog layers run in training mode, with the training noise; all else is in
         evaluation mode: dropout is off, batch norm uses its averages.
-
-        Returns:
-            Two scalars, which have a gradient; the second is 0 without ``recipe.layers``.
 
         Raises:
             ValueError: the shapes of the outputs differ, or no layer of both models ran.
@@ -93,7 +102,7 @@ class Twin:
         check_shapes(found, exact)
         outputs = _mean([self.compare(y, t) for y, t in zip(found, exact, strict=True)])
         if not self.recipe.layers:
-            return outputs, outputs.new_zeros(())
+            return Losses(outputs, outputs, outputs.new_zeros(()))
         pairs = [
             (y, t)
             for name, exact_ones in of_teacher.items()
@@ -105,12 +114,12 @@ class Twin:
                 "adapt: no layer of the model ran under the same name as in the teacher; pass "
                 "recipe=at.hwa.Recipe(layers=0) to compare the outputs of the model alone"
             )
-        return outputs, _mean([relative_error(y, t) for y, t in pairs])
+        layers = _mean([relative_error(y, t) for y, t in pairs])
+        return Losses(outputs + self.recipe.layers * layers, outputs, layers)
 
     def total(self, batch: Any) -> Tensor:
-        """Return the loss to minimise: that of the outputs and, by ``recipe.layers``, of layers."""
-        outputs, layers = self.loss(batch)
-        return outputs + self.recipe.layers * layers
+        """Return the loss to minimise: ``loss(batch).total``."""
+        return self.loss(batch).total
 
     def compare(self, y: Tensor, exact: Tensor) -> Tensor:
         """Return how far an output is from the exact one, as the recipe says: a scalar >= 0."""

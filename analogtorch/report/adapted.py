@@ -26,6 +26,7 @@ def table(found: Adapted) -> str:
         f"error of the outputs on {chips} to the digital ones, and the share of outputs whose "
         "largest number agrees, on batches held back",
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
+        *([found.note] if found.note else []),
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
 

@@ -149,6 +149,25 @@ def test_hugging_face_distils_validates_and_resumes(tmp_path: Path) -> None:
     assert all(map(torch.equal, _state(student), _state(resumed)))
 
 
+@pytest.mark.filterwarnings("ignore:this state_dict carries no input ranges")
+def test_accumulated_losses_are_averaged(tmp_path: Path) -> None:
+    """The first step has no noise, so that only the split of its batch differs."""
+    losses = []
+    for size, parts in ((16, 1), (4, 4)):
+        trainer = huggingface.DistillationTrainer(
+            at.convert(_bert(), CHIP), _bert(),
+            args=TrainingArguments(
+                output_dir=str(tmp_path / str(size)), max_steps=1, per_device_train_batch_size=size,
+                gradient_accumulation_steps=parts, report_to=[], use_cpu=True, disable_tqdm=True,
+                logging_steps=1, save_strategy="no",
+            ),
+            train_dataset=_rows(16),
+        )  # fmt: skip
+        trainer.train()
+        losses.append(next(row["loss"] for row in trainer.state.log_history if "loss" in row))
+    assert losses[1] < 1.5 * losses[0]
+
+
 def test_wrong_options_are_refused() -> None:
     for module in (in_lightning, huggingface):
         with pytest.raises(TypeError, match="metric must be a function"):

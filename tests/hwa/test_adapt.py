@@ -262,6 +262,17 @@ class _Outputs(nn.Module):
         return {"loss": y.mean(), "hidden": (self.conv(y.mT), state), "name": "outputs"}
 
 
+def test_a_time_beyond_the_data_of_the_devices_is_noted() -> None:
+    chip = crossbar(cell=at.devices.DifferentialPair(device=at.devices.rram_wan()))
+    options: dict[str, Any] = {"chip": chip, "calibration": {}, "steps": 1, "num_chips": 1}
+    known = at.hwa.adapt(_net(), _batches(4), times=["1 day"], **options)
+    beyond = at.hwa.adapt(_net(), _batches(4), times=["1 year"], **options)
+    assert (known.note, "note" in known.to_dict()) == ("", False)
+    assert "data" in beyond.note
+    assert str(beyond).endswith(beyond.note)
+    assert beyond.to_dict()["note"] == beyond.note
+
+
 def test_every_layer_is_compared() -> None:
     torch.manual_seed(0)
     model = _Outputs().eval()
@@ -270,9 +281,10 @@ def test_every_layer_is_compared() -> None:
     twin = at.hwa.Twin(student, model)
     assert twin.names == ["attention", "lstm", "conv"]
     with at.noise(1):
-        outputs, layers = twin.loss(batches[0])
+        losses = twin.loss(batches[0])
     with at.noise(1):
         total = twin.total(batches[0])
+    outputs, layers = losses.outputs, losses.layers
     assert outputs.requires_grad
     assert layers > 0
     assert total == outputs + layers
