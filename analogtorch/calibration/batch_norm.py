@@ -155,9 +155,17 @@ def statistics_on_error(norms: dict[str, Any]) -> Iterator[dict[Any, list[Tensor
     before = {
         norm: [getattr(norm, name).clone() for name in _STATISTICS] for norm in norms.values()
     }
+    adapted = {norm: [norm._buffers.get(name) for name in _KEPT] for norm in norms.values()}
     try:
         yield before
     except BaseException:
+        for norm, buffers in adapted.items():
+            for name, buffer in zip(_KEPT, buffers, strict=True):
+                if buffer is not None:
+                    norm.register_buffer(name, buffer, persistent=False)
+                else:
+                    norm._buffers.pop(name, None)
+                    norm._non_persistent_buffers_set.discard(name)
         for norm, statistics in before.items():
             for name, value in zip(_STATISTICS, statistics, strict=True):
                 getattr(norm, name).copy_(value)

@@ -133,6 +133,15 @@ class Chip:
         return self.slices.slicing.pulses(self.dac.bits or 0)
 
     @property
+    def mvms(self) -> int:
+        """Number of MVMs that are charged for one input: each read of the ADC, of each pulse.
+
+        The pulses count once if the energy and time of an MVM cover them (``cost.covers_slices``).
+        """
+        covered = self.cost is not None and self.cost.covers_slices
+        return self.adc.reads * (1 if covered else self.pulses)
+
+    @property
     def capacity(self) -> int:
         """Number of weights that the chip can hold.
 

@@ -44,9 +44,8 @@ def peak(chip: Chip) -> Peak:
         )
     tiles = chip.array.tiles // chip.array.planes
     operations = OPERATIONS_PER_MAC * chip.capacity // chip.array.planes
-    mvms = chip.adc.reads * (1 if costs.covers_slices else chip.pulses)
-    joules = tiles * mvms * costs.mvm_energy.value
-    seconds = mvms * mvm_time(chip).value
+    joules = tiles * chip.mvms * costs.mvm_energy.value
+    seconds = chip.mvms * mvm_time(chip).value
     per_watt = operations / joules / 1e12
     efficiency = Efficiency(
         scope="tile",

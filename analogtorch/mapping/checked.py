@@ -91,10 +91,9 @@ def passes(
         raise ValueError(
             f"signed_inputs names {unknown}, which are no matrices; matrices: {', '.join(matrices)}"
         )
-    mvms = chip.adc.reads * (1 if chip.cost.covers_slices else chip.pulses)
     if chip.expansion.on:
         signed = None
     return {
-        name: mvms * (chip.cost.signed_passes if signed is None or name in signed else 1)
+        name: chip.mvms * (chip.cost.signed_passes if signed is None or name in signed else 1)
         for name in matrices
     }

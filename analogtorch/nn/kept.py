@@ -37,17 +37,21 @@ def held(execution: "Execution", index: int, layer: "AnalogLayer") -> Tensor:
     They have the gradient of ``layer.weight`` where autograd asks for it.
     """
     section, chip, weight = execution.sections[index], execution.chip, layer.weight
-    if not (section.slicing.weight_bits or chip.expansion.on):
+
+    def of(weight: Tensor) -> Tensor:
         return cells(section, layer.placed_matrix(weight, chip))
+
+    if not (section.slicing.weight_bits or chip.expansion.on):
+        return of(weight)
     if layer.training or not _constant(weight) or len(execution.sections) > 1:
         if not torch.compiler.is_compiling():
             _KEPT.pop(layer, None)
-        return cells(section, layer.placed_matrix(weight, chip))
+        return of(weight)
     kept = _KEPT.get(layer)
     if kept is not None and kept.execution is execution and _same(weight, kept.weight):
         return kept.found
     with torch.inference_mode(False), torch.no_grad():  # it serves outside too
-        found = cells(section, layer.placed_matrix(weight.detach(), chip))
+        found = of(weight.detach())
         _KEPT[layer] = _Kept(execution, weight.detach().clone(), found)
     return found
 

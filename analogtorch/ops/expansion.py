@@ -26,7 +26,7 @@ from torch import Tensor
 
 from analogtorch.chips import Expansion
 from analogtorch.ops.generator import Noise, fold, random_bits, seed_tensor, stream
-from analogtorch.ops.library import define
+from analogtorch.ops.library import define, untraced
 from analogtorch.ops.mvm import mvm
 from analogtorch.ops.physics import wide
 from analogtorch.ops.plan import Plan
@@ -60,9 +60,11 @@ def expansion_matrix(expansion: Expansion, inputs: int) -> Tensor:
         >>> m.shape, bool(torch.allclose(m.T @ m, torch.eye(8, dtype=m.dtype)))
         (torch.Size([12, 8]), True)
     """
-    return _orthonormal(expansion.rows(inputs), inputs, expansion.seed)
+    return _orthonormal(expansion.rows(inputs), inputs, expansion.seed).clone()
 
 
+@functools.lru_cache(maxsize=8)
+@untraced
 def _orthonormal(rows: int, inputs: int, seed: int) -> Tensor:
     """Return random orthonormal columns, (rows, inputs), float64 on the CPU."""
     half, rounds = rows // 2, math.ceil(math.log2(max(rows, 2))) + _EXTRA
@@ -89,9 +91,9 @@ def _orthonormal(rows: int, inputs: int, seed: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
+@untraced
 def _matrix(rows: int, inputs: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        return _orthonormal(rows, inputs, seed).to(device, dtype)
+    return _orthonormal(rows, inputs, seed).to(device, dtype)
 
 
 def _compute(x: Tensor, rows: int, seed: int) -> Tensor:
@@ -112,7 +114,8 @@ def _fake(x: Tensor, size: int, seed: int) -> Tensor:
 
 
 def _plain(x: Tensor, rows: int, seed: int) -> Tensor:
-    return x @ _matrix(rows, x.shape[-1], seed, x.dtype, x.device).T
+    kind = wide(x.dtype)
+    return (x.to(kind) @ _matrix(rows, x.shape[-1], seed, kind, x.device).T).to(x.dtype)
 
 
 def _save(ctx: Any, arguments: Any, output: Tensor) -> None:

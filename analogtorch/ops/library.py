@@ -5,15 +5,33 @@ microseconds, as much as a small layer; the checks run in the tests instead
 (``torch.library.opcheck``).
 """
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch._decomp import register_decomposition
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.utils._python_dispatch import _disable_current_modes
 
 LIBRARY = torch.library.Library("analogtorch", "FRAGMENT")
+
+Made = TypeVar("Made", bound=Callable[..., torch.Tensor])
+
+
+def untraced(make: Made) -> Made:
+    """Let a function whose results are kept make tensors with numbers, whatever traces its caller.
+
+    Inside a trace it would make fakes, and the process would keep those.
+    """
+
+    @functools.wraps(make)
+    def made(*arguments: Any) -> torch.Tensor:
+        with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
+            return make(*arguments)
+
+    return cast("Made", made)
 
 
 def define(

@@ -17,6 +17,7 @@ sum of the columns as the cells hold them, noise included. Unlike that of a prod
 it passes outputs that an ADC has clipped.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,7 +28,8 @@ from torch import Tensor
 from analogtorch.chips.slices import Slicing
 from analogtorch.chips.tiling import Section
 from analogtorch.ops.converters import beside, dac_codes
-from analogtorch.ops.library import define
+from analogtorch.ops.encoding import decode, encode
+from analogtorch.ops.library import define, untraced
 from analogtorch.ops.native import slices as native
 from analogtorch.ops.operands import Operands, per_block
 from analogtorch.ops.physics import block_scales, over_rows, wide
@@ -66,7 +68,9 @@ def columns(w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing) -
         bounds: bounds of the row blocks.
         slicing: the digits.
     """
-    return _slices(w, scale, bounds, _numbers(slicing))
+    # the pulses of inputs are no matter of weights
+    numbers, _ = encode(dataclasses.replace(slicing, bits_per_pulse=0))
+    return _slices(w, scale, bounds, numbers)
 
 
 _AT_A_TIME = 1 << 14
@@ -77,7 +81,7 @@ on, torch would divide each pass among threads, which wait for one another."""
 def _runs(outputs: int, rows: int) -> Iterator[slice]:
     """Yield runs of outputs of about ``_AT_A_TIME`` weights."""
     step = max(1, _AT_A_TIME // max(rows, 1))
-    return (slice(a, min(a + step, outputs)) for a in range(0, outputs, max(step, 1)))
+    return (slice(a, min(a + step, outputs)) for a in range(0, outputs, step))
 
 
 def _cut(w: Tensor, scale: Tensor, bounds: Sequence[int], numbers: Sequence[int]) -> Tensor:
@@ -105,6 +109,7 @@ def _by_torch(w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing)
 
 
 @functools.lru_cache(maxsize=64)
+@untraced
 def _table(slicing: Slicing) -> Tensor:
     """Return what each column of a weight holds, in units of the largest digit.
 
@@ -112,23 +117,16 @@ def _table(slicing: Slicing) -> Tensor:
     the smallest on.
     """
     steps, top = slicing.weight_steps, 2.0 ** (slicing.weight_bits - 1)
-    with torch.inference_mode(False), torch.no_grad():
-        q = torch.arange(-steps, steps + 1, dtype=torch.float64, device="cpu")
-        negative = (q < 0).double()
-        below = q + negative * top if slicing.complement else q
-        found = digits(below, slicing.bits_per_slice, slicing.digits)
-        found = [digit / slicing.full_digit for digit in found]
-        return torch.stack([*found, *[negative] * slicing.complement])
-
-
-def _numbers(slicing: Slicing) -> list[int]:
-    """Return the digits of weights as an operator takes them; ``_slicing`` reads them."""
-    return [slicing.weight_bits, slicing.bits_per_slice, slicing.complement]
+    q = torch.arange(-steps, steps + 1, dtype=torch.float64, device="cpu")
+    negative = (q < 0).double()
+    below = q + negative * top if slicing.complement else q
+    found = digits(below, slicing.bits_per_slice, slicing.digits)
+    found = [digit / slicing.full_digit for digit in found]
+    return torch.stack([*found, *[negative] * slicing.complement])
 
 
 def _slicing(numbers: Sequence[int]) -> Slicing:
-    bits, each, complement = numbers
-    return Slicing(weight_bits=bits, bits_per_slice=each, complement=complement)
+    return decode(Slicing, tuple(numbers), ())
 
 
 def _fake_cut(w: Tensor, scale: Tensor, bounds: Sequence[int], numbers: Sequence[int]) -> Tensor:

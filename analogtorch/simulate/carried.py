@@ -1,6 +1,5 @@
 """The digital side of a programmed chip, carried from one time over to another."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -8,7 +7,6 @@ from torch import nn
 
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.kinds import check_module
-from analogtorch.nn.programmed import Programmed
 
 
 def check_corrected(model: nn.Module, corrected: Any, recalibration: Any) -> None:
@@ -31,13 +29,14 @@ def check_corrected(model: nn.Module, corrected: Any, recalibration: Any) -> Non
             "at: corrected is not programmed; pass what at(...) of this chip gave, once corrected: "
             "corrected=at.correct_columns(physical.at('30 days'), batches)"
         )
+    if differ := sorted(ours.keys() ^ theirs.keys()):
+        raise ValueError(
+            f"at: corrected has other analog layers than this chip: one of them lacks {differ[0]!r}"
+            "; pass what at(...) of this chip gave"
+        )
     for name, layer in ours.items():
-        other = theirs.get(name)
-        if (
-            other is None
-            or len(theirs) != len(ours)
-            or (other.chip, other.weight.shape) != (layer.chip, layer.weight.shape)
-        ):
+        other = theirs[name]
+        if (other.chip, other.weight.shape) != (layer.chip, layer.weight.shape):
             raise ValueError(
                 f"at: corrected has other analog layers than this chip, which has {name!r}; pass "
                 "what at(...) of this chip gave"
@@ -52,8 +51,3 @@ def check_corrected(model: nn.Module, corrected: Any, recalibration: Any) -> Non
                 f"at: layer {name!r} of corrected has other target weights than this chip; pass "
                 "what at(...) of this chip gave"
             )
-
-
-def with_digital_of(before: Programmed, now: Programmed) -> Programmed:
-    """Return the state ``now`` with the gains and offsets that were found ``before``."""
-    return dataclasses.replace(now, gains=before.gains, offset=before.offset)

@@ -4,8 +4,9 @@ Weights, chip and seed decide all of them. The weights of the model stay as they
 """
 
 import copy
+import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -28,7 +29,7 @@ from analogtorch.nn import AnalogComposite, AnalogLayer
 from analogtorch.nn.adapters import refuse_merging
 from analogtorch.ops import seed_tensor
 from analogtorch.simulate import tiles
-from analogtorch.simulate.carried import check_corrected, with_digital_of
+from analogtorch.simulate.carried import check_corrected
 from analogtorch.simulate.compensation import Compensation, Readout
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.field_cost import batch_reads, recalibration_cost
@@ -224,7 +225,8 @@ class ProgrammedChip:
                 chips of different costs, or the batches do not run.
             TypeError: ``recovery`` is of another type.
         """
-        more: Iterator[Reads] = iter(())
+        checks.choice("recalibration_cost: compensation", compensation, get_args(Compensation))
+        more: Iterable[Reads] = ()
         if recovery is not None:
             checks.instance(
                 "recalibration_cost: recovery", recovery, Recovery, "at.Recovery(batches=batches)"
@@ -274,6 +276,7 @@ class ProgrammedChip:
                 ``correct_columns``. Its whole digital side stays, as in the registers of a chip:
                 gains (drift compensation included, so that none is read) and offsets, batch norm,
                 adapters, DAC ranges. Conductances and noise are those of ``time``.
+                ``compensation`` and ``readout`` have no effect then.
 
         Raises:
             ValueError: the time, temperature, compensation or readout is unknown; there is a
@@ -303,13 +306,15 @@ class ProgrammedChip:
                 self.warned.add(note)
         view = self._copied(self._model if corrected is None else corrected)
         if corrected is not None:
-            compensation = "none"  # the gains hold what was read
-        when: dict[str, Any] = {"temperature": warm, "compensated": read}
+            compensation = "none"  # the gains hold it
         with torch.no_grad():
             for name, layer in analog_layers(view):
                 before = layer.programmed
-                now = held(self._placed[name], t, compensation, readout, **when)
-                layer.hold(now if before is None else with_digital_of(before, now))
+                placed = self._placed[name]
+                now = held(placed, t, compensation, readout, temperature=warm, compensated=read)
+                if before is not None:  # the rest of the digital side is that of the copy
+                    now = dataclasses.replace(now, gains=before.gains, offset=before.offset)
+                layer.hold(now)
         refuse_merging(view)
         name_unread(view, self._named)
         return view

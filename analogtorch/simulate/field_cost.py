@@ -1,8 +1,7 @@
-"""What one read of the drift compensation of a programmed chip costs, and MVMs of batches."""
+"""What a read of the drift compensation costs, and the MVMs of the batches of a recovery."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.readout import compensation_mvms
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.simulate.tiles import Spot
-from analogtorch.values import checks
 
 
 def recalibration_cost(
@@ -32,7 +30,6 @@ def recalibration_cost(
 
     ``more`` are MVMs that come on top.
     """
-    checks.choice("recalibration_cost: compensation", compensation, get_args(Compensation))
     chip, *others = list(dict.fromkeys(layer.chip for layer in layers.values()))
     if any((each.cost, each.array) != (chip.cost, chip.array) for each in others):
         raise ValueError(
@@ -70,7 +67,7 @@ def batch_reads(
         run("recalibration_cost", view, recovery.batches, recovery.forward, False)
     for name, layer in layers.items():
         for outputs, mvms in counts[name].items():
-            yield from _of_outputs(layer, spots[name], outputs, mvms * layer.chip.adc.reads)
+            yield from _of_outputs(layer, spots[name], outputs, mvms * layer.chip.mvms)
 
 
 def _of_outputs(

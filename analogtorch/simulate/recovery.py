@@ -33,7 +33,7 @@ class Recovery:
     """Whether ``reestimate_batch_norm`` adapts the statistics of batch norm, before the columns are
     corrected and again after."""
     rounds: int = 2
-    """Runs over the batches for the columns, >= 1."""
+    """Runs over the batches for the columns, >= 1; without ``columns`` it has no effect."""
     forward: Forward | None = None
     """A function that runs the model on a batch, as ``calibrate`` takes it."""
 

@@ -37,7 +37,8 @@ def _call(
     numbers: Sequence[float],
 ) -> Tensor:
     outputs, rows = operands[0].shape
-    found, scale = torch.empty(outputs, rows, device="cpu"), scale.float().contiguous()
+    found = torch.empty(outputs, rows, dtype=torch.float32, device="cpu")
+    scale = scale.float().contiguous()
     of_line = [ctypes.c_float(number) for number in numbers]
     for block, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         pointers = [ctypes.c_void_p(t.data_ptr() + 4 * a) for t in (found, *operands)]

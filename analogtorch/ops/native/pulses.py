@@ -24,7 +24,7 @@ def takes(x: Tensor, input_range: Tensor, steps: int) -> bool:
 
 def overlap(x: Tensor, input_range: Tensor, bounds: Sequence[float], levels: int) -> Tensor:
     """Return the pulses: see ``analogtorch.ops.pulse_overlap``."""
-    out = torch.empty(x.shape, device="cpu")
+    out = torch.empty(x.shape, dtype=torch.float32, device="cpu")
     _call("at_pulses", (out,), (x, input_range), bounds, levels)
     return out
 
@@ -38,7 +38,7 @@ def overlap_backward(
     levels: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of the inputs and of the range."""
-    gx = torch.empty(x.shape, device="cpu")
+    gx = torch.empty(x.shape, dtype=torch.float32, device="cpu")
     of_range = torch.empty(len(x), dtype=torch.float64, device="cpu")
     _call("at_pulses_backward", (gx, of_range), (g, out, x, input_range), bounds, levels)
     return gx, of_range.sum().float().view(1)

@@ -21,7 +21,7 @@ def cut(w: Tensor, scale: Tensor, bounds: Sequence[int], table: Tensor) -> Tenso
     ``table`` is what each column holds for each integer, (columns, 2 steps + 1) float32.
     """
     columns, entries = table.shape
-    found = torch.empty(len(w) * columns, *w.shape[1:], device="cpu")
+    found = w.new_empty(len(w) * columns, *w.shape[1:])
     tensors = found, w.contiguous(), scale.contiguous(), table
     loading.call(
         "at_slices",

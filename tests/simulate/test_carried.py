@@ -1,0 +1,75 @@
+"""Corrections that are carried over to another time: what is refused, counted and undone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+from tests.crossbar import crossbar
+
+X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+
+
+def _net(*more: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3), *more)
+    for _ in range(5):
+        net(X)
+    return at.convert(net.eval(), crossbar())
+
+
+def test_the_layer_that_one_of_both_lacks_is_named() -> None:
+    longer = at.program(_net(nn.Linear(3, 2)), seed=1).at("1 day")
+    shorter = at.program(_net(), seed=1)
+    with pytest.raises(ValueError, match="other analog layers than this chip: .* lacks '4'"):
+        shorter.at("2 days", corrected=longer)
+
+
+def test_a_failed_recovery_leaves_the_buffers_of_the_norms(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    physical = at.program(_net(), seed=1)
+    once = at.Recovery(batches=[X], batch_norm=True).correct(physical.at("1 day"))
+    view = physical.at("30 days", corrected=once)
+    for start in (view, physical.at("30 days")):
+        before = copy.deepcopy(dict(start[1].named_buffers()))
+
+        def fail(*given: object, **options: object) -> None:
+            raise ValueError("no")
+
+        monkeypatch.setattr("analogtorch.simulate.recovery.correct_columns", fail)
+        with pytest.raises(ValueError, match="no"):
+            at.Recovery(batches=[X], batch_norm=True).correct(start)
+        after = dict(start[1].named_buffers())
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_each_pulse_of_an_input_is_an_mvm_of_a_recovery() -> None:
+    recovery = at.Recovery(batches=[X], rounds=1)
+
+    def mvms(pulses: dict[str, int]) -> int:
+        # no noise of MVMs, so that each is taken once
+        chip = at.chips.hermes64(phases=1).replace(
+            adc={"noise": 0.0}, periphery={"output_bits": None}, slices=pulses
+        )
+        model = at.convert(nn.Sequential(nn.Linear(8, 3)), chip)
+        physical = at.program(model, seed=1)
+        alone, both = (
+            physical.recalibration_cost("global", recovery=given) for given in (None, recovery)
+        )
+        return both.mvms - alone.mvms
+
+    assert mvms({}) == 64
+    assert mvms({"bits_per_pulse": 1}) == 7 * 64
+
+
+def test_an_unknown_compensation_is_refused_before_the_chip_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    physical = at.program(_net(), seed=1)
+    monkeypatch.setattr(physical, "at", lambda *given, **options: pytest.fail("was read"))
+    with pytest.raises(ValueError, match="compensation must be one of"):
+        physical.recalibration_cost("none at all", recovery=at.Recovery(batches=[X]))  # type: ignore[arg-type]
