@@ -122,8 +122,9 @@ class _PartialSums:
             scale = block_scales(weight, plan.bounds, plan.columns)
         given = inputs.x if by_block else dac(inputs.x, ranges, plan.input_bits, weight.dtype)
         parts = phases(given, weight, inputs.negatives, plan.phases)
-        warns = self._wanted is None and self._chip.adc.levels
-        # once for all row blocks, as each takes several passes over all weights
+        warns = self._wanted is None and self._chip.adc.levels > 0 and given.numel() > 0
+        # once for all row blocks, as each takes several passes over all weights; kept no longer, as
+        # those of all layers would take the memory of a second model
         variances = list(_variances(weight, inputs.scale, self._chip, plan)) if warns else []
         for block in range(plan.blocks):
             span = plan.span(block, weight.shape[1:])
@@ -138,7 +139,7 @@ class _PartialSums:
             vs = relative(vs, full)
             check_finite("calibrate", f"a partial sum of layer {self._name!r}", vs)
             signs = vs.new_tensor([phase.sign for phase in parts]).view(-1, 1, 1)
-            if warns and vs.numel():
+            if warns:
                 self._count_errors(vs, signs, full, block, inputs, given, plan, variances)
             if self._unit:
                 self._unit[block].add((signs * vs).sum(0), outputs.start)
@@ -249,15 +250,16 @@ def _flat(sums: Tensor, plan: Plan) -> Tensor:
 
 def _variances(weight: Tensor, scale: Tensor | None, chip: Chip, plan: Plan) -> Iterator[Tensor]:
     """Yield variances of each weight, in its shape: of programming, and of reads in each MVM."""
-    own = scale is None
-    scale = block_scales(weight, plan.bounds, plan.columns) if scale is None else scale
-    full = over_rows(scale, plan.bounds)
+    own = block_scales(weight, plan.bounds, plan.columns) if scale is None else scale
+    full = over_rows(own, plan.bounds)
     spread, reads = chip.cell.spread, chip.mvm_read_noise.of(chip.cell)
-    if spread is not None and not own:
+    tables = [] if reads is None else [reads.table]
+    if spread is not None and scale is None:
+        tables.insert(0, _table(spread))
+    elif spread is not None:
         sigma = weight_sigma(relative(weight.flatten(1), full), full, 1.0, spread)
         yield sigma.square().to(weight.dtype).view(weight.shape)
-    tables = [_table(spread)] if spread is not None and own else []
-    for table in tables if reads is None else [*tables, reads.table]:
+    for table in tables:
         found = read_variances(weight, plan.bounds, plan.columns, table)
         yield (full.square() * found.flatten(2)[0]).to(weight.dtype).view(weight.shape)
 

@@ -19,16 +19,21 @@ MARGIN = 0.01
 class Judge:
     """Compares a model with its exact layers on a few batches."""
 
-    def __init__(self, model: nn.Module, batches: Sequence[Any], forward: Forward | None) -> None:
-        """Compute and keep the exact outputs; arguments are those of ``calibrate``."""
-        self.model, self.batches, self.forward = model, batches, forward
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Any], forward: Forward | None, first: int = 0
+    ) -> None:
+        """Compute and keep the exact outputs.
+
+        Arguments are those of ``calibrate``; ``first`` is the number of the first batch there.
+        """
+        self.model, self.batches, self.forward, self.first = model, batches, forward, first
         with exactly(model):
             self.exact = [list(outputs) for outputs in self._outputs()]
 
     def _outputs(self) -> Iterator[Iterator[Tensor]]:
         with evaluating(self.model):
-            for batch in self.batches:
-                yield tensors(one_pass("calibrate", self.model, batch, self.forward))
+            for number, batch in enumerate(self.batches, self.first):
+                yield tensors(one_pass("calibrate", self.model, batch, self.forward, number))
 
     @property
     def judges(self) -> bool:

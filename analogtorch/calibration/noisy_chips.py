@@ -81,7 +81,7 @@ class Corrected(Training):
         """Return the operands of the weights, with the gains of a programmed chip."""
         found = super().weights(layer, index, keys, samples, dtype, outputs)
         section = self.sections[index]
-        target = cut(cells(section, layer.as_matrix(layer.weight)), outputs)
+        target = cut(cells(section, layer.placed_matrix(layer.weight)), outputs)
         columns = self.chip.periphery.column_calibration or outputs is not None
         found["gain"] = _gains(section, target, found["w"], columns)
         return found

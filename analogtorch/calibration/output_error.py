@@ -23,7 +23,12 @@ class NoisyJudge(Judge):
     """Compares the outputs of a model on noisy chips with those of its exact layers."""
 
     def __init__(
-        self, model: nn.Module, batches: Sequence[Any], forward: Forward | None, seed: int
+        self,
+        model: nn.Module,
+        batches: Sequence[Any],
+        forward: Forward | None,
+        seed: int,
+        first: int = 0,
     ) -> None:
         """Compute and keep the exact outputs.
 
@@ -32,11 +37,12 @@ class NoisyJudge(Judge):
             batches: batches to compare on.
             forward: as ``calibrate`` takes it.
             seed: seed of the chips.
+            first: number of the first batch in those of ``calibrate``.
 
         Raises:
             ValueError: an exact output is NaN or infinite, or there is none to compare.
         """
-        super().__init__(model, batches, forward)
+        super().__init__(model, batches, forward, first)
         self.seed = seed
         if not self.judges or not any(t.numel() for each in self.exact for t in each):
             raise ValueError(
@@ -66,7 +72,8 @@ class NoisyJudge(Judge):
             for draw in range(draws):
                 for step, (batch, exact) in enumerate(zip(self.batches, self.exact, strict=True)):
                     with noise(self.seed + draw, step=step):
-                        run = one_pass("calibrate", self.model, batch, self.forward)
+                        number = self.first + step
+                        run = one_pass("calibrate", self.model, batch, self.forward, number)
                     outputs = tensors(run)
                     for a, y, scale in zip(exact, outputs, self._scales, strict=False):
                         found.append(_error(a, y, scale))

@@ -146,33 +146,47 @@ def run(
     """
     count = 0
     for batch in tqdm(batches, desc=caller, unit="batch", disable=not progress):
-        one = functools.partial(one_pass, caller, batch=batch, forward=forward)
-        try:
+        one = functools.partial(one_pass, caller, batch=batch, forward=forward, number=count)
+        one(model)
+        if count == 0 and again is not None and again(one):
             one(model)
-            if count == 0 and again is not None and again(one):
-                one(model)
-        except Exception as error:
-            error.add_note(f"{caller}: the model failed on batch {count}, counted from 0")
-            raise
         count += 1
     if count == 0:
         raise ValueError(f"{caller}: batches is empty; pass at least one batch of inputs")
 
 
-def one_pass(caller: str, model: nn.Module, batch: Any, forward: Forward | None) -> Any:
-    """Return what ``model`` returns for a batch; see ``run``."""
-    if forward is not None:
-        return forward(model, batch)
-    if isinstance(batch, Tensor | PackedSequence):  # the latter is a tuple too, but one input
-        return model(batch)
-    if isinstance(batch, (tuple, list)) and batch:
-        return model(batch[0])
-    if isinstance(batch, Mapping):
-        return model(**batch)
+def one_pass(
+    caller: str,
+    model: nn.Module,
+    batch: Any,
+    forward: Forward | None,
+    number: int | None = None,
+) -> Any:
+    """Return what ``model`` returns for a batch, of that ``number`` if it has one; see ``run``."""
+    with _named(caller, number):
+        if forward is not None:
+            return forward(model, batch)
+        if isinstance(batch, Tensor | PackedSequence):  # the latter is a tuple too, but one input
+            return model(batch)
+        if isinstance(batch, (tuple, list)) and batch:
+            return model(batch[0])
+        if isinstance(batch, Mapping):
+            return model(**batch)
     raise TypeError(
         f"{caller}: a batch must be a tensor, a PackedSequence, a tuple, a list or a mapping, got "
         f"{type(batch).__name__}; pass forward="
     )
+
+
+@contextlib.contextmanager
+def _named(caller: str, number: int | None) -> Iterator[None]:
+    """Add a note that names the batch to what the model raises."""
+    try:
+        yield
+    except Exception as error:
+        if number is not None:
+            error.add_note(f"{caller}: the model failed on batch {number}, counted from 0")
+        raise
 
 
 def check_finite(caller: str, what: str, x: Tensor) -> None:

@@ -131,7 +131,8 @@ def calibrate(
             above does not fit. What it returns is compared at the end.
         progress: if True, show a progress bar.
         report: a function that gets the ``CalibrationReport`` of a search, such as ``print`` or
-            ``found.append`` of a list; None: nobody. The default effort makes no report.
+            ``found.append`` of a list, before the model changes; None: nobody. The default effort
+            makes no report.
 
     Returns:
         The model.
@@ -186,10 +187,10 @@ def calibrate(
         else:
             ranges = by_magnitude(ran.layers, seen, method, percentile, deviations)
             chosen = ran.settings(ranges)
+        _warn_of_adc(chosen)
+        if found is not None and report is not None:
+            report(found)
     ran.apply(chosen)
-    _warn_of_adc(chosen)
-    if found is not None and report is not None:
-        report(found)
     return model
 
 

@@ -6,6 +6,7 @@ settings that did best, the layer that causes most of the error first.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,14 +95,16 @@ class Search:
         """Keep the exact outputs, and the chips of the layers."""
         model, forward = self.calibration.model, self.calibration.forward
         self.chips = {name: layer.chip for name, layer in self.calibration.layers.items()}
-        self.judge = NoisyJudge(model, self.choosing, forward, _CHOOSING_SEED)
-        self.last_judge = NoisyJudge(model, self.judging, forward, _JUDGING_SEED)
+        first = len(self.calibration.batches)
+        last = first + len(self.judging)  # as many are there to choose on
+        self.judge = NoisyJudge(model, self.choosing, forward, _CHOOSING_SEED, first)
+        self.last_judge = NoisyJudge(model, self.judging, forward, _JUDGING_SEED, last)
 
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
         """Return the settings to keep and the report."""
         adc = self.calibration.wanted is not None
         default = self._try(Option("measured", adc=adc))
-        self._tell("not calibrated", self._errors(self._nothing(), self.judge))
+        self._tell("not calibrated", self._errors(_uncalibrated(self.chips), self.judge))
         best = default
         if self._offers_columns():
             best = self._better(best, dataclasses.replace(best.option, scale="column"))
@@ -111,8 +114,14 @@ class Search:
             best = self._better(best, dataclasses.replace(best.option, adc=False))
         shares = self._shares(best)
         found, options, gains = self._by_layer(best, shares)
-        errors, kept = self._verdict(found, default)
-        settings = {"search": found, "default": default.settings, "uncalibrated": self._nothing()}
+        settings: dict[Verdict, Mapping[str, Setting]] = {
+            "search": found, "default": default.settings, "uncalibrated": _uncalibrated(self.chips),
+        }  # fmt: skip
+        errors = {
+            kind: self._errors(each, self.last_judge).mean().item()
+            for kind, each in settings.items()
+        }
+        kept = min(errors, key=errors.__getitem__)
         if kept != "search":
             options, gains = dict.fromkeys(found, default.option), {}
         report = CalibrationReport(
@@ -152,7 +161,7 @@ class Search:
         """
         new = self._try(option)
         if option.way == "vector" != best.option.way:
-            return new if worth(best.errors - new.errors, best.errors) else best
+            return new if worth(new.errors, best.errors) else best
         return new if new.error < best.error else best
 
     def _try(self, option: Option) -> Tried:
@@ -164,13 +173,9 @@ class Search:
 
     def _settings(self, option: Option) -> dict[str, Setting]:
         """Return the settings of all layers by an option."""
-        calibration, layers = self.calibration, self.calibration.layers
-        self._convert_back()
+        calibration = self.calibration
         chips = {name: scaled(chip, option.scale) for name, chip in self.chips.items()}
-        for name, chip in chips.items():
-            if layers[name].chip is not chip:
-                layers[name].chip = chip
-        calibration.forget()
+        calibration.apply(_uncalibrated(chips))
         if not option.adc:
             calibration = dataclasses.replace(calibration, wanted=None)
         found = calibration.settings(self._ranges(option, chips))
@@ -182,7 +187,7 @@ class Search:
             return dict.fromkeys(whole.layers)
         if option.way == "percentile":
             return by_magnitude(whole.layers, self.inputs, option.way, self.percentile)
-        inputs = self.inputs if option.way == "measured" else self._by_tile()
+        inputs = self.inputs if option.way == "measured" else self._by_tile
         # an ADC range that is found afterwards fits whatever DAC range is chosen now
         tried = {n: without_adc(chip) if option.adc else chip for n, chip in chips.items()}
         with whole.without_converters():
@@ -191,6 +196,7 @@ class Search:
                 whole.progress,
             )  # fmt: skip
 
+    @functools.cached_property
     def _by_tile(self) -> Mapping[str, Seen]:
         """Return the inputs of each layer by row block; its routes are known by now."""
         whole = self.calibration
@@ -199,12 +205,6 @@ class Search:
                 whole.model, dict(whole.layers), "tile", whole.batches, whole.forward,
                 whole.progress, [], allow_unused=False,
             )  # fmt: skip
-
-    def _nothing(self) -> dict[str, Setting]:
-        return {name: Setting(None, Limits(None, None), chip) for name, chip in self.chips.items()}
-
-    def _convert_back(self) -> None:
-        self.calibration.apply(self._nothing())
 
     def _errors(self, settings: Mapping[str, Setting], judge: NoisyJudge) -> Tensor:
         self.calibration.apply(settings)
@@ -242,9 +242,10 @@ class Search:
                     continue
                 trial = {**found, name: other.settings[name]}
                 new = self._screened(trial, errors)
-                if new is not None and worth(errors - new, errors):
-                    saved = (errors - new).mean()
-                    gains[name] = gains.get(name, 0.0) + (saved / best.error).item()
+                if new is not None and worth(new, errors):
+                    saved = (errors - new).mean() / best.error
+                    # all is saved where errors were infinite
+                    gains[name] = gains.get(name, 0.0) + saved.nan_to_num(1.0).item()
                     found, errors, options[name] = trial, new, other.option
         self._tell(f"own settings of {len(gains)} layers", errors)
         return found, options, gains
@@ -257,21 +258,7 @@ class Search:
             return None
         return first if len(first) == len(before) else self.judge.errors()
 
-    # the verdict
-
-    def _verdict(
-        self, found: Mapping[str, Setting], default: Tried
-    ) -> tuple[dict[Verdict, float], Verdict]:
-        """Return the errors on the batches for judging, and what has the least."""
-        settings: dict[Verdict, Mapping[str, Setting]] = {
-            "search": found, "default": default.settings, "uncalibrated": self._nothing(),
-        }  # fmt: skip
-        errors = {
-            kind: self._errors(each, self.last_judge).mean().item()
-            for kind, each in settings.items()
-        }
-        self._convert_back()
-        return errors, min(errors, key=errors.__getitem__)
+    # the report
 
     def _rows(
         self,
@@ -322,6 +309,10 @@ class Search:
             )
 
 
+def _uncalibrated(chips: Mapping[str, Chip]) -> dict[str, Setting]:
+    return {name: Setting(None, Limits(None, None), chip) for name, chip in chips.items()}
+
+
 def same(one: Setting, other: Setting) -> bool:
     """Return whether two settings of a layer differ in nothing that matters."""
     adcs = (one.limits.adc_ranges, other.limits.adc_ranges)
@@ -329,9 +320,13 @@ def same(one: Setting, other: Setting) -> bool:
     return equal and one.ranges == other.ranges and one.chip == other.chip
 
 
-def worth(saved: Tensor, before: Tensor) -> bool:
-    """Return whether the saved errors of the output vectors are more than ``GAIN``, and chance."""
+def worth(new: Tensor, before: Tensor) -> bool:
+    """Return whether the output vectors err less than before, by more than ``GAIN`` and chance.
+
+    Where errors are infinite, new ones are worth it if all of them are finite.
+    """
+    saved = before - new
     if not torch.isfinite(saved).all():
-        return bool(torch.isfinite(before - saved).all())
+        return bool(torch.isfinite(new).all())
     chance = 2 * saved.std(correction=0) / len(saved) ** 0.5
     return bool(saved.mean() > torch.maximum(chance, GAIN * before.mean()))

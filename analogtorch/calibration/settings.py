@@ -89,7 +89,8 @@ class Calibration:
 
         In that case they are a range per vector, or no settings at all.
         """
-        judge = Judge(self.model, self.judged, self.forward)
+        first = 0 if self.judged is self.batches else len(self.batches)
+        judge = Judge(self.model, self.judged, self.forward, first)
         if not judge.judges:
             return chosen
         nothing = dict.fromkeys(self.layers, Setting(None, Limits(None, None)))

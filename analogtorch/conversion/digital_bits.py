@@ -5,10 +5,14 @@ per output, inputs symmetric with a scale of their own for each vector (for each
 convolution), both of 8 bits. Sums, biases and all that multiplies no weight stay floats.
 """
 
+import functools
+import inspect
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from analogtorch.conversion.kinds import (
     analog_layers,
@@ -32,10 +36,10 @@ def quantise_digital(model: nn.Module) -> nn.Module:
     """Quantise the layers that ``convert`` could make analog and left digital to int8, in place.
 
     Their weights are rounded once, with one scale per output; their inputs are rounded in each
-    call, with one scale per vector, or per sample of a convolution. Neither needs data. Of a
-    recurrent layer the state stays a float, and of a module with analog matrices beside digital
-    ones the inputs. Weights that an analog layer shares, and embeddings, stay as they are. Call it
-    after ``convert`` and before ``calibrate``.
+    call, with one scale per vector, or per sample of a convolution. Neither needs data. States of a
+    recurrent layer and masks of attention stay floats, and so do the inputs of a module with analog
+    matrices beside digital ones. Weights that an analog layer shares, and embeddings, stay as they
+    are. Call it after ``convert`` and before ``calibrate``.
 
     Args:
         model: a converted or a digital model. Its digital weights change; nothing restores them.
@@ -61,7 +65,11 @@ def quantise_digital(model: nn.Module) -> nn.Module:
             _round_weight(module._parameters[weight], _outputs(module), shared)
         if not hasattr(module, _MARK):
             setattr(module, _MARK, 8)
-            module.register_forward_pre_hook(_round_inputs, with_kwargs=True)
+            count = 3 if isinstance(module, nn.MultiheadAttention) else 1
+            forwards = (module.forward, kind_of(module).digital.forward)
+            names = {name for each in forwards for name in _parameters(each)[:count]}
+            hook = functools.partial(_round_inputs, count, names)
+            module.register_forward_pre_hook(hook, with_kwargs=True)
     for _, weight in left_digital(model):
         _round_weight(weight, 0, shared)
     return model
@@ -84,16 +92,30 @@ def _outputs(module: nn.Module) -> int:
     return 1 if transposed and matrices_of(module) is None else 0
 
 
+def _parameters(forward: Callable[..., Any]) -> list[str]:
+    return [name for name in inspect.signature(forward).parameters if name != "self"]
+
+
 def _round_inputs(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    count: int,
+    names: Collection[str],
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Round the activations: the first ``count`` arguments, or those with ``names``."""
     weight: Any = module._parameters.get("weight")
     spatial = weight.dim() - 2 if hasattr(module, "transposed") else 0
     dims = tuple(range(-1 - spatial, 0))
 
     def changed(value: Any) -> Any:
+        if isinstance(value, PackedSequence):
+            return value._replace(data=changed(value.data))
         if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > spatial:
             return rounded(value, dims)
         return value
 
-    return tuple(map(changed, args)), {k: changed(v) for k, v in kwargs.items()}
+    return (
+        (*map(changed, args[:count]), *args[count:]),
+        {name: changed(v) if name in names else v for name, v in kwargs.items()},
+    )

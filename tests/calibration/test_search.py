@@ -207,9 +207,53 @@ def test_a_gain_that_may_be_chance_is_not_worth_a_setting() -> None:
     generator = torch.Generator().manual_seed(0)
     before = 1 + torch.rand(400, generator=generator)
     noise = torch.randn(400, generator=generator)
-    assert worth(0.1 * before, before)
-    assert not worth(0.001 * before, before)
-    assert not worth(0.05 + 2 * noise - 2 * noise.mean(), before)
+    assert worth(0.9 * before, before)
+    assert not worth(0.999 * before, before)
+    assert not worth(before - (0.05 + 2 * noise - 2 * noise.mean()), before)
+
+
+def test_a_setting_is_worth_it_that_makes_infinite_errors_finite() -> None:
+    finite, infinite = torch.ones(6), torch.tensor([1.0, 1, 1, 1, 1, torch.inf])
+    assert worth(finite, infinite)
+    assert worth(finite, torch.full((6,), torch.inf))
+    assert not worth(infinite, finite)
+    assert not worth(infinite, infinite)
+
+
+def test_weight_expansion_can_be_searched() -> None:
+    _, found = _search(HERMES.replace(expansion={"factor": 2.0}), _batches(3, 9))
+    assert [row.name for row in found.layers] == ["0", "2"]
+    assert all(0 < error < 1 for error in found.errors.values())
+
+
+def test_a_report_that_raises_leaves_the_model_as_it_was() -> None:
+    model = at.convert(copy.deepcopy(_net()), HERMES)
+    before = _state(model)
+    with pytest.raises(ZeroDivisionError):
+        at.calibrate(model, _batches(3, 9), effort="search", report=lambda found: 1 / 0)
+    assert _state(model) == before
+
+
+_SEARCH = {"effort": "search", "report": None}
+
+
+@pytest.mark.parametrize(
+    ("failing", "options"), [(1, {}), (3, {}), (0, _SEARCH), (2, _SEARCH), (3, _SEARCH)]
+)
+def test_an_error_of_the_model_names_the_batch_and_a_batch_of_a_bad_type_is_none(
+    failing: int, options: dict[str, Any]
+) -> None:
+    batches: list[Any] = _batches(4, 5)
+    batches[failing] = torch.zeros(7, 48)
+    model = at.convert(copy.deepcopy(_net()), HERMES)
+    with pytest.raises(OSError, match="no such clip") as caught:
+        at.calibrate(model, batches, forward=_raises, **options)
+    notes = getattr(caught.value, "__notes__", [])
+    assert any(f"failed on batch {failing}, counted from 0" in note for note in notes)
+    batches[failing] = 7
+    with pytest.raises(TypeError, match="a batch must be a tensor") as bad:
+        at.calibrate(model, batches, **options)
+    assert not getattr(bad.value, "__notes__", [])
 
 
 @pytest.mark.parametrize("make", [lambda: at.chips.ideal(), at.chips.sonos40, at.chips.reram_4mb])

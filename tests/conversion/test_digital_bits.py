@@ -55,3 +55,41 @@ def test_int8_leaves_zeros_and_analog_weights() -> None:
     at.quantise_digital(model)
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"2.weight"}
+
+
+def test_int8_leaves_masks_and_states_and_rounds_activations_alone() -> None:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    at.quantise_digital(nn.Sequential(attention))
+    x, y = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    mask = torch.full((5, 5), -torch.inf).triu(1)
+    found = attention(x, y, y, attn_mask=mask)[0]
+    assert torch.isfinite(found).all()
+    assert torch.equal(found, attention(x, value=y, key=y, attn_mask=mask)[0])
+    levels = rounded(x, (-1,)), rounded(y, (-1,))
+    plain = copy.deepcopy(attention)
+    plain._forward_pre_hooks.clear()
+    expected = plain(levels[0], levels[1], levels[1].clone(), attn_mask=mask)[0]
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+@pytest.mark.parametrize("named", [False, True])
+def test_int8_leaves_the_state_of_a_recurrent_layer(kind: type[nn.Module], named: bool) -> None:
+    torch.manual_seed(0)
+    layer = kind(6, 4)
+    at.quantise_digital(nn.Sequential(layer))
+    plain = copy.deepcopy(layer)
+    plain._forward_pre_hooks.clear()
+    x, h = torch.randn(3, 2, 6), torch.randn(1, 2, 4)
+    found = layer(hx=h, input=x) if named else layer(x, h)
+    assert torch.equal(found[0], plain(rounded(x, (-1,)), h)[0])
+
+
+def test_int8_rounds_packed_sequences() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.LSTM(6, 4), torch.randn(3, 2, 6)
+    at.quantise_digital(nn.Sequential(layer))
+    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 3]))
+    found, _ = nn.utils.rnn.pad_packed_sequence(layer(packed)[0])
+    assert torch.allclose(found, layer(x)[0], atol=1e-6)

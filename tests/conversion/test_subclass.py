@@ -318,3 +318,25 @@ def test_recurrent_layers_and_attention_keep_their_methods() -> None:
         assert model[0].width() == 4
         torch.testing.assert_close(copy.deepcopy(model)[0](*inputs)[0], digital(*inputs)[0])
         assert type(at.to_digital(model)[0]) is type(digital)
+
+
+class _Renamed(nn.Linear):
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        y = super().forward(x)
+        return y if scale is None else y * scale
+
+
+class _Passed(nn.Linear):
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        return super().forward(*args, **kwargs)
+
+
+def test_int8_finds_the_activations_of_subclasses_by_name() -> None:
+    x, scale = torch.randn(3, 6), torch.randn(3, 4)
+    for layer, name in ((_Renamed(6, 4), "x"), (_Passed(6, 4), "input")):
+        at.quantise_digital(nn.Sequential(layer))
+        assert torch.equal(layer(**{name: x}), layer(x))
+        assert not torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    renamed = _Renamed(6, 4)
+    at.quantise_digital(nn.Sequential(renamed))
+    assert torch.equal(renamed(x, scale), renamed(x) * scale)
