@@ -39,12 +39,20 @@ def _state(model: nn.Module) -> list[Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
 
+def _metric(chip: nn.Module) -> float:
+    """A metric that refuses anything but a programmed chip."""
+    layers = [layer for _, layer in at.analog_layers(chip)]
+    assert layers
+    assert all(layer.programmed is not None for layer in layers)
+    return 0.25
+
+
 def _lightning(
-    folder: Path, stop: int = 12, resume: Path | None = None, metric: Any = None
+    folder: Path, stop: int = 12, resume: Path | None = None
 ) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     teacher = _teacher()
     student = at.calibrate(at.convert(copy.deepcopy(teacher), CHIP), [X])
-    validate = in_lightning.ValidateOnChips(metric or (lambda chip: 0.25), every=5, num_chips=1)
+    validate = in_lightning.ValidateOnChips(_metric, every=5, num_chips=1)
     stopping = _StopAt(stop)
     trainer = L.Trainer(
         max_epochs=2,
@@ -128,7 +136,7 @@ def _hugging_face(folder: Path, resume: Path | None = None) -> tuple[nn.Module, 
             report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=1,
         ),
         train_dataset=_rows(48),
-        callbacks=[huggingface.ValidateOnChips(lambda chip: 0.25, every=3, num_chips=1)],
+        callbacks=[huggingface.ValidateOnChips(_metric, every=3, num_chips=1)],
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.save_state()
@@ -145,6 +153,8 @@ def test_hugging_face_distils_validates_and_resumes(tmp_path: Path) -> None:
     assert [row["step"] for row in log if row.get("chips/1 day") == 0.25] == [3, 6]
     losses = [row["loss"] for row in log if "loss" in row]
     assert len(losses) == 6
+    learnt = dict(student.named_parameters())
+    assert not any(torch.equal(p, learnt[name]) for name, p in teacher.named_parameters())
     resumed, _ = _hugging_face(tmp_path / "resumed", tmp_path / "whole" / "checkpoint-4")
     assert all(map(torch.equal, _state(student), _state(resumed)))
 

@@ -104,18 +104,23 @@ def test_its_mvms_are_charged() -> None:
         recovery=at.Recovery(batches=[x[:100], x[100:140]], columns=None, batch_norm=True)
     )
     assert once.mvms == read.mvms + 2 * 140
-    noisy = any(layer.executions.programmed.plans[0].noisy_sums for layer in (model[0], model[3]))
-    columns = physical.recalibration_cost(recovery=at.Recovery(batches=[x[:100]], rounds=3))
-    assert columns.mvms == read.mvms + 2 * 3 * (2 if noisy else 1) * 100
+    thrice = at.Recovery(batches=[x[:100]], rounds=3)
+    columns = physical.recalibration_cost(recovery=thrice)
+    assert columns.mvms == read.mvms + 2 * 3 * 100
     assert columns.seconds > read.seconds
     assert columns.joules > read.joules
+    # an MVM whose output has noise is taken twice
+    noisy = at.chips.hermes64().replace(adc={"noise": 0.04})
+    loud = at.program(at.calibrate(at.convert(at.to_digital(model), noisy), [x]), seed=7)
+    more = loud.recalibration_cost(recovery=thrice).mvms - loud.recalibration_cost().mvms
+    assert more == 2 * 3 * 2 * 100
     conv = at.convert(nn.Sequential(nn.Conv2d(2, 4, 3)), at.chips.hermes64())
     images = torch.randn(5, 2, 8, 6)
     at.calibrate(conv, [images])
     found = at.program(conv, seed=7)
     fit = at.Recovery(batches=[images], rounds=1)
     more = found.recalibration_cost(recovery=fit).mvms - found.recalibration_cost().mvms
-    assert more == fit.runs(noisy=noisy) * 5 * (6 * 4)  # one for each output position
+    assert more == 1 * 5 * 24  # one for each of the 6 x 4 output positions
     with pytest.raises(TypeError, match="recovery must be a Recovery"):
         physical.recalibration_cost(recovery=[x])
 

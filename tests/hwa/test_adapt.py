@@ -2,8 +2,11 @@
 
 import copy
 import csv
+import itertools
 import json
 import math
+import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import analogtorch as at
+from analogtorch.hwa import adaptation
 from analogtorch.hwa.schedule import clip, tails
 from tests.crossbar import crossbar
 
@@ -168,10 +172,12 @@ def test_stages_that_make_the_error_larger_are_undone() -> None:
 
 
 def test_batch_norm_is_moved_only_if_that_helps() -> None:
-    adapted = at.hwa.adapt(_net(norm=True), _batches(), chip=CHIP, steps=6, num_chips=2)
+    model = _net(norm=True)
+    adapted = at.hwa.adapt(model, _batches(), chip=CHIP, steps=6, num_chips=2)
     stage = next(s for s in adapted.stages if s.name == "batch norm re-estimated")
     before = next(s for s in adapted.stages if s.name == "recalibrated")
     assert stage.kept == (stage.reading.mean < min(before.reading.mean, _error(adapted, 2)))
+    assert torch.equal(adapted.model[1].running_mean, model[1].running_mean) != stage.kept
 
 
 def test_a_batch_norm_without_statistics_costs_no_training() -> None:
@@ -225,10 +231,20 @@ def test_clipping_grows_and_follows_the_unit_of_the_weight_scale() -> None:
         assert torch.equal(model[2].weight, start["2.weight"])
 
 
-def test_minutes_bound_the_steps() -> None:
-    adapted = at.hwa.adapt(_net(), _batches(), chip=CHIP, steps=7, minutes=1e-4, num_chips=1)
-    assert len(adapted.steps) == 1
-    assert adapted.stopped == "all 1 steps done"
+@pytest.mark.parametrize(("minutes", "steps"), [(1.0, 1), (17.1, 5), (60.0, 7)])
+def test_minutes_bound_the_steps(
+    minutes: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look at the clock finds it a minute later: 3 trial steps take 2 of them."""
+    ticks = itertools.count(time.monotonic() + 60, 60)
+    clock = types.SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr(adaptation, "time", clock)
+    recipe = at.hwa.Recipe(looks=2)
+    options: dict[str, Any] = {"chip": CHIP, "steps": 7, "num_chips": 1, "recipe": recipe}
+    adapted = at.hwa.adapt(_net(), _batches(), minutes=minutes, **options)
+    # 6 minutes went by before, a look takes 1: (17.1 - 1.25 * 6 - (2 + 4) * 1) / (2 / 3) is 5.4
+    assert len(adapted.steps) == steps
+    assert adapted.stopped == f"all {steps} steps done"
 
 
 def test_the_report_prints_draws_and_lists(tmp_path: Path) -> None:

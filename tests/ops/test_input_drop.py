@@ -106,7 +106,14 @@ _FIELDS = ("bounds", "stride", "padding", "dilation", "groups", "input_bits", "a
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("model", ["pulses", "standard"])
-def test_gradients(model, name):
+@pytest.mark.parametrize(
+    "fast",
+    [
+        pytest.param(True, id="random_directions"),
+        pytest.param(False, marks=pytest.mark.slow, id="every_number"),
+    ],
+)
+def test_gradients(fast, model, name):
     """Of inputs, range and weights, without the rounding of the DAC."""
     x, r, w, plan = _case(name)
     plan = Plan(**{f: getattr(plan, f) for f in _FIELDS} | {"input_bits": 0})
@@ -119,7 +126,7 @@ def test_gradients(model, name):
         return drops(Operands(x, r, w, scale=scale), plan, _drop(model, w, plan))
 
     given = [t.requires_grad_() for t in (x, r, w)]
-    assert torch.autograd.gradcheck(found, given, fast_mode=True)  # along random directions
+    assert torch.autograd.gradcheck(found, given, fast_mode=fast)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -82,8 +82,16 @@ def test_without_converters_the_phases_add_up_to_the_product(name: str, phases: 
     if phases == 4:
         negatives = (-w).clamp_min(0).detach() + 0.3
         assert torch.allclose(mvm(x, ONE, w, plan, negatives=negatives), single, atol=1e-12)
-    # along random directions: every number of the two-dimensional cases takes 40 s
+    # along random directions; that of every number is among the long tests
     assert torch.autograd.gradcheck(lambda x, w: mvm(x, ONE, w, plan), (x, w), fast_mode=True)
+
+
+@pytest.mark.slow
+@_each_phases
+@_each_geometry
+def test_the_gradient_of_every_number(name: str, phases: int) -> None:
+    x, w, plan = _case(name, phases)
+    assert torch.autograd.gradcheck(lambda x, w: mvm(x, ONE, w, plan), (x, w))
 
 
 @_each_phases

@@ -80,7 +80,7 @@ def _slow(*values):
         _slow(devices.hermes_two_device(), (0.0, 3600.0, DAY, MONTH), 300.0, "power"),
         _slow(devices.pcm_projected(), (0.0, 3600.0, DAY, MONTH), 20.0, "power"),
         _slow(devices.rram_wan(), (1.0, 3600.0, DAY, 2 * DAY), 0.0, "times"),
-        _slow(devices.rram_cmo(), (1.0, 60.0, 600.0, 3600.0), 0.0, "times"),
+        (devices.rram_cmo(), (1.0, 60.0, 600.0, 3600.0), 0.0, "times"),
         _slow(devices.sonos(), (1.0, DAY, 2 * DAY, 5 * DAY), 0.0, "times"),
         (devices.pcm_like(), (0.0, DAY), 20.0, "times"),  # two times fit any law
     ],
