@@ -53,8 +53,9 @@ class CalibrationReport:
     steps: tuple[Step, ...]
     """What was tried, in that order."""
     errors: dict[Verdict, float]
-    """Error on batches that nothing else used: of the model as the search leaves it, as the default
-    effort does, and uncalibrated."""
+    """Error on batches that nothing else used: of the model as the search leaves it, with measured
+    DAC ranges of layers (``method="mse"``) from the batches that the search found ranges on, and
+    uncalibrated."""
     kept: Verdict
     """The setting that the model has now: that of the search, unless another erred less."""
     batches: tuple[int, int, int]

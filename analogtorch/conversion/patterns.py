@@ -1,12 +1,12 @@
 """The layers that patterns of ``convert`` match, and checks of the patterns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from torch import nn
 
-from analogtorch.conversion.kinds import matrices_of, reason
+from analogtorch.conversion.kinds import is_analog, matrices_of, reason
 from analogtorch.conversion.pattern import Pattern
 
 
@@ -50,6 +50,18 @@ class Unit:
         return (*self.unit_names, *self.owner_names) if self.child else self.unit_names
 
 
+def candidates(model: nn.Module, embeddings: bool = False) -> dict[str, nn.Module]:
+    """Return the modules of ``model`` that are or can be analog, by name.
+
+    ``embeddings`` is that of ``convert``.
+    """
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if is_analog(m) or reason(model, name, m, embeddings) is None
+    }
+
+
 def units(
     names: Mapping[str, tuple[str, ...]], modules: Mapping[str, nn.Module]
 ) -> dict[str, Unit]:
@@ -84,21 +96,21 @@ def matches(names: Iterable[str], among: list[Pattern]) -> bool:
 
 def check_known(
     model: nn.Module,
-    candidates: Mapping[str, tuple[str, ...]],
+    known: Mapping[str, tuple[str, ...]],
     among: list[Pattern],
     embeddings: bool = False,
 ) -> None:
-    """Raise ValueError for a pattern that matches none of the ``candidates``.
+    """Raise ValueError for a pattern that matches none of the ``known`` layers.
 
     The message has what it matches or almost matches.
 
     Args:
         model: the model that holds the layers.
-        candidates: all names of the layers that can be analog, by the first.
+        known: all names of the layers that can be analog, by the first.
         among: the patterns.
         embeddings: the argument of ``convert``.
     """
-    names = [name for layer_names in candidates.values() for name in layer_names]
+    names = [name for layer_names in known.values() for name in layer_names]
     for pattern in among:
         if any(map(pattern, names)):
             continue
@@ -113,16 +125,15 @@ def check_known(
             raise ValueError(
                 f"convert: {name!r}, matched by {pattern.text!r}, cannot be analog: {why}"
             )
-        near = nearest(pattern.text.removeprefix("re:"), names) or names[:3]
         raise ValueError(
-            f"convert: pattern {pattern.text!r} matches none of the {len(candidates)} layers that "
-            f"can be analog. Closest names: {', '.join(map(repr, near)) or 'none'}. Leave the "
-            "pattern out, or name layers as model.named_modules() does."
+            f"convert: pattern {pattern.text!r} matches none of the {len(known)} layers that "
+            f"can be analog. {closest(pattern.text, names)}. Leave the pattern out, or name layers "
+            "as model.named_modules() does."
         )
 
 
-def nearest(text: str, names: Iterable[str]) -> list[str]:
-    """Return up to three ``names`` that ``text`` may mean.
+def closest(pattern: str, names: Sequence[str]) -> str:
+    """Return a hint with up to three ``names`` that a pattern may mean, or the first ones.
 
     It may mean a full name, or the end of one, such as ``head``.
     """
@@ -133,14 +144,15 @@ def nearest(text: str, names: Iterable[str]) -> list[str]:
             endings.setdefault(".".join(parts[i:]), []).append(name)
     found = [
         name
-        for ending in get_close_matches(text.strip("*."), endings, n=3)
+        for ending in get_close_matches(pattern.removeprefix("re:").strip("*."), endings, n=3)
         for name in endings[ending]
     ]
-    return list(dict.fromkeys(found))[:3]
+    near = list(dict.fromkeys(found or names))[:3]
+    return f"Closest names: {', '.join(map(repr, near)) or 'none'}"
 
 
 def check_agree(
-    candidates: Iterable[tuple[str, ...]],
+    known: Iterable[tuple[str, ...]],
     included: list[Pattern],
     excluded: list[Pattern],
     overriding: list[Pattern],
@@ -148,7 +160,7 @@ def check_agree(
     """Raise ValueError for a pattern whose layers are all excluded."""
     for argument, group in (("include", included), ("per_layer", overriding)):
         for pattern in group:
-            asked = [names for names in candidates if matches(names, [pattern])]
+            asked = [names for names in known if matches(names, [pattern])]
             if asked and all(matches(names, excluded) for names in asked):
                 other = next(e.text for e in excluded if matches(asked[0], [e]))
                 raise ValueError(
@@ -158,13 +170,13 @@ def check_agree(
 
 
 def check_used(
-    candidates: Mapping[str, tuple[str, ...]], chosen: Iterable[str], overriding: list[Pattern]
+    known: Mapping[str, tuple[str, ...]], chosen: Iterable[str], overriding: list[Pattern]
 ) -> None:
     """Raise ValueError for a pattern of ``per_layer`` that matches no ``chosen`` layer."""
-    kept = [candidates[name] for name in chosen]
+    kept = [known[name] for name in chosen]
     for pattern in overriding:
         if not any(matches(names, [pattern]) for names in kept):
-            such = next(name for name, names in candidates.items() if matches(names, [pattern]))
+            such = next(name for name, names in known.items() if matches(names, [pattern]))
             raise ValueError(
                 f"convert: per_layer {pattern.text!r} would change nothing: include, exclude or "
                 f"where leaves out all that it matches, such as {such!r}; convert that as well, or "

@@ -21,6 +21,7 @@ from analogtorch.conversion.kinds import (
 )
 from analogtorch.conversion.patterns import (
     Unit,
+    candidates,
     check_agree,
     check_known,
     check_used,
@@ -176,16 +177,11 @@ def _chips(
     embeddings: bool,
 ) -> dict[Unit, Chip]:
     """Return the units that can be analog, with the chip of each."""
-    candidates = {
-        name: m
-        for name, m in model.named_modules()
-        if is_analog(m) or reason(model, name, m, embeddings) is None
-    }
     changes = [_changed(chip, text, change) for text, change in per_layer.items()]
     overrides = list(zip(patterns("per_layer", per_layer), changes, strict=True))
     return {
         unit: next((c for p, c in reversed(overrides) if matches(unit.names, [p])), chip)
-        for unit in units(names, candidates).values()
+        for unit in units(names, candidates(model, embeddings)).values()
     }
 
 
@@ -321,15 +317,15 @@ def _set_sample_dimension(model: nn.Module) -> None:
                     layer.sequence_first = not getattr(module.self_attn, "batch_first", True)
 
 
-def _explain(model: nn.Module, candidates: Mapping[str, Any], embeddings: bool) -> str:
-    if candidates:
-        names = ", ".join(map(repr, list(candidates)[:3]))
-        return f"exclude, or where, leaves none of its {len(candidates)} layers: {names}, ..."
+def _explain(model: nn.Module, known: Mapping[str, Any], embeddings: bool) -> str:
+    if known:
+        names = ", ".join(map(repr, list(known)[:3]))
+        return f"exclude, or where, leaves none of its {len(known)} layers: {names}, ..."
     skipped = [
         f"{n or '(root)'}: {reason(model, n, m, embeddings)}"
         for n, m in model.named_modules()
         if next(m.parameters(False), None) is not None
     ]
     found = "; ".join(skipped[:5]) or "it has no layers with weights"
-    known = ", ".join(kind.digital.__name__ for kind in kinds())
-    return f"Only {known} become analog; found {found}."
+    digital = ", ".join(kind.digital.__name__ for kind in kinds())
+    return f"Only {digital} become analog; found {found}."

@@ -180,12 +180,27 @@ def stays(within: Callable[[float], bool], reads: Sequence[float], longest: floa
     cross a limit: they are ``longest``, its half, its quarter and so on down to an hour, each moved
     to right before the last read before it, unless that is more than a factor of 2 away.
     """
-    ends, moments = _ends(reads, longest), [longest]
-    while moments[-1] / 2 >= _HOUR:
-        moments.append(moments[-1] / 2)
+    ends, moments = _ends(reads, longest), halvings(longest)
     before = (ends[max(bisect_right(ends, t) - 1, 0)] for t in moments)
     looks = (e if t / 2 < e <= t else t for t, e in zip(moments, before, strict=True))
     return all(within(t) for t in (*looks, 0.0))
+
+
+def halvings(longest: float) -> list[float]:
+    """Return a time in s, its half, its quarter and so on down to an hour."""
+    found = [longest]
+    while found[-1] / 2 >= _HOUR:
+        found.append(found[-1] / 2)
+    return found
+
+
+def cost_of(cost: ReadCost | None) -> dict[str, float] | None:
+    """Return a cost, ready for JSON."""
+    return (
+        None
+        if cost is None
+        else {"mvms": cost.mvms, "seconds": cost.seconds, "joules": cost.joules}
+    )
 
 
 def _ends(reads: Sequence[float], longest: float) -> list[float]:

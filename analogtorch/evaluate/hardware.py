@@ -18,6 +18,7 @@ from analogtorch.values import checks
 from analogtorch.values.shown import as_html, as_text, draw
 
 Cheapest = Literal["energy", "latency", "digital_macs"]
+Digital = Literal["int8", "float"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +60,12 @@ class HardwarePoint:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the arguments, ready for JSON."""
-        half_width = self.metric.half_width if len(self.values) > 1 else None
         return {
             "name": self.name,
             "digital": list(self.digital),
             "analog": list(self.analog),
             "devices": dict(self.devices),
-            "metric": {"mean": self.metric.mean, "half_width": half_width},
+            "metric": {"mean": self.metric.mean, "half_width": self.metric.finite_half_width},
             "time": self.time,
             "values": self.values.tolist(),
             **asdict(self.cost),
@@ -87,7 +87,7 @@ class HardwarePlan:
     """The metric of the digital model, in floats."""
     floor: float
     """Share of ``reference`` to keep."""
-    digital: Literal["int8", "float"]
+    digital: Digital
     """How digital layers computed."""
     digital_metric: float
     """The metric with all layers digital, computed so."""
@@ -194,12 +194,12 @@ class HardwarePlan:
         """
         text = io.StringIO()
         writer, front, best = csv.writer(text, lineterminator="\n"), self.front, self.best
-        costs = list(asdict(self.digital_cost))
-        writer.writerow(["name", "metric", "half_width", "time", *costs, "on_front", "best"])
+        figures = list(asdict(self.digital_cost))
+        writer.writerow(["name", "metric", "half_width", "time", *figures, "on_front", "best"])
         for p in self.points:
-            half_width = p.metric.half_width if len(p.values) > 1 else ""
-            measured = [p.name, p.metric.mean, half_width, p.time, *asdict(p.cost).values()]
-            writer.writerow([*measured, p in front, p is best])
+            metric = [p.metric.mean, p.metric.finite_half_width]
+            costs = asdict(p.cost).values()
+            writer.writerow([p.name, *metric, p.time, *costs, p in front, p is best])
         alone = [f"all digital, {self.digital}", self.digital_metric, "", ""]
         writer.writerow([*alone, *asdict(self.digital_cost).values(), "", ""])
         if path is not None:

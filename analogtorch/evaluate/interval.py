@@ -19,8 +19,19 @@ class Interval:
     half_width: float
     """Half-width by Student's t; infinite for one value."""
 
+    @property
+    def finite_half_width(self) -> float | None:
+        """The half-width; None if it is infinite."""
+        return self.half_width if math.isfinite(self.half_width) else None
+
+    def shown(self, digits: int) -> str:
+        """Return the mean, and the half-width if it is finite, with so many decimals."""
+        half = self.finite_half_width
+        return f"{self.mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
     def __str__(self) -> str:
-        return f"{self.mean:.4g} ± {self.half_width:.2g}"
+        half = self.finite_half_width
+        return f"{self.mean:.4g}" + ("" if half is None else f" ± {half:.2g}")
 
 
 def interval(values: Sequence[float]) -> Interval:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from analogtorch.cost_model import ReadCost
-from analogtorch.evaluate.field import Field, Within, crossing
+from analogtorch.evaluate.field import Field, Within, cost_of, crossing
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
@@ -164,7 +164,8 @@ def lifetime(
     if recovery is not None:
         schedules.append((recalibration, recovery))
     found = torch.empty(len(schedules), len(field.seeds), dtype=torch.float64)
-    costs: list[ReadCost | None] = [None, None]
+    cost: ReadCost | None = None
+    recovery_cost: ReadCost | None = None
     with tqdm(total=found.numel(), desc="chips x schedules", disable=not progress) as bar:
         for i, physical in enumerate(field.chips()):
             for j, (schedule, corrections) in enumerate(schedules):
@@ -172,8 +173,8 @@ def lifetime(
                 found[j, i] = crossing(within, schedule.reads(field.last), field.last)
                 bar.update()
             if i == 0:
-                costs[0] = field.cost(physical)
-                costs[1] = None if recovery is None else field.cost(physical, recovery)
+                cost = field.cost(physical)
+                recovery_cost = None if recovery is None else field.cost(physical, recovery)
     return Lifetime(
         limit=field.limit,
         longest=field.last,
@@ -181,24 +182,15 @@ def lifetime(
         recalibrated=found[1],
         recalibration=recalibration,
         reads=len(recalibration.reads(field.last)),
-        cost=costs[0],
+        cost=cost,
         seeds=field.seeds,
         note=field.note,
         recovered=None if recovery is None else found[2],
         recovery=recovery,
-        recovery_cost=costs[1],
+        recovery_cost=recovery_cost,
     )
 
 
 def _listed(times: Tensor) -> list[float | None]:
     """Return times, ready for JSON: None where infinite."""
     return [t if math.isfinite(t) else None for t in times.tolist()]
-
-
-def cost_of(cost: ReadCost | None) -> dict[str, float] | None:
-    """Return a cost, ready for JSON."""
-    return (
-        None
-        if cost is None
-        else {"mvms": cost.mvms, "seconds": cost.seconds, "joules": cost.joules}
-    )

@@ -4,7 +4,7 @@ import dataclasses
 import glob
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import nn
 from tqdm import tqdm
@@ -13,7 +13,7 @@ from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.example import Example
 from analogtorch.cost_model import WeightMemory
-from analogtorch.evaluate.hardware import Cheapest, FloorNotReached, HardwarePlan
+from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, improve, search
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
@@ -25,6 +25,8 @@ from analogtorch.evaluate.walks import ANALOG, DIGITAL, Candidate, Table, walk
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.values import checks
 
+_WALKS = 10
+"""Most models that are measured for suggestions (2) and for the ends of walks (4) in any case."""
 _SHARE = 3
 """Quarters of the plans to measure that walks may take; exchanges of layers take the others."""
 
@@ -40,7 +42,7 @@ def plan(
     cheapest: Cheapest = "energy",
     also: Iterable[str | Iterable[str]] = (),
     devices: Mapping[int, Change] | None = None,
-    digital: Literal["int8", "float"] = "int8",
+    digital: Digital = "int8",
     memory: WeightMemory | None = None,
     max_chips: int | None = None,
     max_plans: int = 32,
@@ -90,8 +92,9 @@ def plan(
             ``float``, which costs more than the int8 that is charged all the same.
         memory: the memory of digital weights; None: ``WeightMemory()``, which is assumed.
         max_chips: largest number of chips of a plan; None: as many as needed.
-        max_plans: largest number of models to measure, >= 12. Long walks are measured at some
-            steps, and around the floor.
+        max_plans: largest number of models to measure, >= 12 and >= 10 more than those of ``also``.
+            The model without a chip and the sensitivities are not among them. Long walks are
+            measured at some steps, and around the floor.
         sensitivity: what ``at.sensitivity`` measured of this model with the effect ``drift``; None
             measures it first.
         times: times after programming, as ``ProgrammedChip.at`` takes them.
@@ -99,8 +102,10 @@ def plan(
         seed: seed of the whole experiment, as ``sweep`` has it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
         higher_is_better: False if the metric is an error.
-        folder: a folder that stores each measurement as soon as it is made, as that of ``sweep``:
-            called again with the same arguments, ``plan`` goes on. One folder per metric.
+        folder: a folder that stores sensitivities, and the metric of each model on each chip, as
+            soon as they are measured, as that of ``sweep``: called again with the same arguments,
+            ``plan`` goes on. Models are converted and prepared again, and the metric without a chip
+            is measured again. One folder per metric.
         progress: if True, show a progress bar.
 
     Returns:
@@ -111,7 +116,8 @@ def plan(
             ValueError.
         ValueError: the floor is not in (0, 1]; the model is no converted one, is programmed, has
             layers on several chips and no ``chip``, or is calibrated while ``prepare`` is missing;
-            the chip has no ``cost``; a pattern matches nothing; no plan takes as few chips as
+            the chip has no ``cost``; a pattern matches nothing; ``also`` has more plans than
+            ``max_plans`` has room for; no plan takes as few chips as
             ``max_chips``; the metric is NaN, infinite, or not above 0 with all layers exact;
             ``sensitivity`` is of other layers; or ``convert``, ``map_to_chip`` or ``sweep`` refuse
             their arguments.
@@ -140,11 +146,12 @@ def plan(
         seed=seed,
         compensation=checks.choice("plan: compensation", compensation, get_args(Compensation)),
         higher_is_better=higher_is_better,
-        digital=checks.choice("plan: digital", digital, ("int8", "float")),
+        digital=checks.choice("plan: digital", digital, get_args(Digital)),
         prepare=prepare,
         folder=None if folder is None else checks.path("plan: folder", folder),
     )
     asked = further(model, also)
+    _check_room(len(set(asked)), max_plans)
     changes = device_changes(chip, devices)
     costs = _costs(model, example, chip, memory)
     found = _sensitivity(model, how, bool(changes), sensitivity, progress)
@@ -173,11 +180,22 @@ def plan(
             left = _SHARE * max_plans // 4 - len(bench.measured)
             search(each, bench.point, result.keeps, left // (len(walks) - number))
         improve(bench, losses, result, max_plans, max_chips)
+        bar.total = len(bench.measured)  # no more are needed
+        bar.refresh()
     points = sorted(bench.measured.values(), key=lambda p: p.cost.energy)
     result = dataclasses.replace(result, points=tuple(points))
     if result.best is None:
         raise FloorNotReached(result)
     return result
+
+
+def _check_room(asked: int, max_plans: int) -> None:
+    if asked + _WALKS > max_plans:
+        raise ValueError(
+            f"plan: max_plans={max_plans} has no room for the {asked} plans of also and the "
+            f"{_WALKS} that the search may need in any case; write max_plans={asked + _WALKS}, or "
+            "drop some"
+        )
 
 
 def _costs(model: nn.Module, example: Example, chip: Chip, memory: WeightMemory | None) -> Costs:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +15,8 @@ from torch import nn
 from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert, to_digital
 from analogtorch.conversion.digital_bits import quantise_digital
-from analogtorch.conversion.kinds import is_analog, reason
-from analogtorch.conversion.patterns import names_of, units
-from analogtorch.evaluate.hardware import HardwarePlan, HardwarePoint
+from analogtorch.conversion.patterns import candidates, names_of, units
+from analogtorch.evaluate.hardware import Digital, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import interval
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.sweep import finite, sweep
@@ -38,7 +37,7 @@ class Measurement:
     seed: int
     compensation: Any
     higher_is_better: bool
-    digital: Literal["int8", "float"]
+    digital: Digital
     prepare: Callable[[nn.Module], Any] | None
     folder: Path | None
 
@@ -58,8 +57,10 @@ class Bench:
         self.digital = to_digital(copy.deepcopy(model)).eval()
         self.chip, self.changes, self.costs, self.how, self.step = chip, changes, costs, how, step
         self.layers = [name for name, _ in analog_layers(model)]
-        self.before = _left_out(model)
         self.embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
+        could = units(names_of(model), candidates(model, self.embeddings))
+        self.before = tuple(name for name in could if name not in self.layers)
+        """Layers that ``convert`` could make analog and that are digital."""
         self.measured: dict[Candidate, HardwarePoint] = {}
         tensors = (*model.parameters(), *model.buffers())
         self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
@@ -174,18 +175,6 @@ def improve(
                 break
         else:
             return
-
-
-def _left_out(model: nn.Module) -> tuple[str, ...]:
-    """Return the layers that ``convert`` could make analog and that are digital."""
-    analog = {name for name, _ in analog_layers(model)}
-    embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
-    candidates = {
-        name: m
-        for name, m in model.named_modules()
-        if is_analog(m) or reason(model, name, m, embeddings) is None
-    }
-    return tuple(name for name in units(names_of(model), candidates) if name not in analog)
 
 
 def _folder(candidate: Candidate, how: Measurement) -> str:

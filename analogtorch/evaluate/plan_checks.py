@@ -9,7 +9,7 @@ from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers
 from analogtorch.conversion.kinds import check_module, is_analog, refuse_programmed
 from analogtorch.conversion.pattern import Pattern
-from analogtorch.conversion.patterns import matches, names_of, nearest, units
+from analogtorch.conversion.patterns import closest, matches, names_of, units
 from analogtorch.evaluate.plan_bench import Change
 from analogtorch.evaluate.sweep import check_metric
 from analogtorch.evaluate.walks import DIGITAL, Candidate
@@ -105,8 +105,7 @@ def _matched(text: Any, known: Mapping[str, Any]) -> Iterable[str]:
     if found := [name for name, unit in known.items() if matches(unit.names, [pattern])]:
         return found
     names = [name for unit in known.values() for name in unit.names]
-    near = nearest(text.removeprefix("re:"), names) or names[:3]
     raise ValueError(
-        f"plan: also {text!r} matches none of the {len(known)} analog layers. Closest names: "
-        f"{', '.join(map(repr, near))}"
+        f"plan: also {text!r} matches none of the {len(known)} analog layers. "
+        + closest(text, names)
     )

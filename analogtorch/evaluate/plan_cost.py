@@ -50,7 +50,8 @@ class Costs:
     """The costs of candidates; the model is traced once.
 
     A layer with ``n`` times the unit cells per weight is charged as ``n`` copies of its matrix that
-    all multiply every vector, and its copies' results as additions on the chip.
+    all multiply every vector, and the additions of their results on the chip by their energy alone:
+    they add no latency.
     """
 
     def __init__(

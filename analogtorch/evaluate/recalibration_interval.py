@@ -10,15 +10,12 @@ from tqdm import tqdm
 
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
-from analogtorch.evaluate.field import Field, Within, stays
-from analogtorch.evaluate.lifetime import cost_of
+from analogtorch.evaluate.field import Field, Within, cost_of, halvings, stays
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
 from analogtorch.simulate.recovery import Recovery
 from analogtorch.values.shown import as_text
-
-_HOUR = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +173,7 @@ def recalibration_interval(
 def _intervals(given: Sequence[str | float] | None, life: float) -> list[float]:
     """Return the intervals to look at, s, from the longest to the shortest."""
     if given is None:
-        found = [life]
-        while found[-1] / 2 >= _HOUR:
-            found.append(found[-1] / 2)
-        return found
+        return halvings(life)
     if isinstance(given, str) or not isinstance(given, Sequence) or not given:
         raise ValueError(
             "recalibration_interval: intervals must be a list such as ['1 day', '30 days'], or "

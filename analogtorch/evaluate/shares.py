@@ -58,7 +58,7 @@ class Budget:
         """Return everything, ready for JSON; what is infinite is None."""
 
         def plain(value: Interval) -> dict[str, float | None]:
-            return {"mean": value.mean, "half_width": _finite(value.half_width)}
+            return {"mean": value.mean, "half_width": value.finite_half_width}
 
         rows = [
             {

@@ -8,7 +8,7 @@ from torch import nn
 from analogtorch.chips import Chip
 from analogtorch.conversion.kinds import analog_layers
 from analogtorch.conversion.pattern import Pattern
-from analogtorch.conversion.patterns import nearest
+from analogtorch.conversion.patterns import closest
 from analogtorch.conversion.summary import differences
 from analogtorch.graph.trace import Trace
 from analogtorch.graph.types import Matrix, Operation
@@ -126,13 +126,9 @@ def _matching(argument: str, text: str, names: Mapping[str, tuple[str, ...]]) ->
     pattern = Pattern(text, f"map_to_chip, {argument}")
     if found := [name for name, of_matrix in names.items() if pattern.of(of_matrix)]:
         return found
-    near = (
-        nearest(text.removeprefix("re:"), [name for each in names.values() for name in each])
-        or list(names)[:3]
-    )
     raise ValueError(
         f"map_to_chip: {argument} pattern {text!r} matches none of the {len(names)} matrices. "
-        f"Closest names: {', '.join(map(repr, near))}"
+        + closest(text, [name for each in names.values() for name in each])
     )
 
 

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from analogtorch.evaluate.interval import Interval
 from analogtorch.evaluate.shares import Budget
 from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.values.shown import as_text, draw
@@ -15,14 +14,14 @@ def table(found: Budget) -> str:
     """Return one row per non-ideality, the largest loss alone first, then all together."""
     digits = _decimals(found)
     header = ["non-ideality", "alone", "gain without it"]
-    rows = [[row.name, *(_shown(v, digits) for v in (row.alone, row.saved))] for row in found.rows]
+    rows = [[row.name, *(v.shown(digits) for v in (row.alone, row.saved))] for row in found.rows]
     if found.growth is not None:
         header.append("may grow")
         for line, row in zip(rows, found.rows, strict=True):
             line.append(_factor(row.growth))
     empty = [""] * (len(header) - 2)
     rows += [["sum of them alone", f"{found.sum:.{digits}f}", *empty]]
-    rows += [["all together", _shown(found.total, digits), *empty]]
+    rows += [["all together", found.total.shown(digits), *empty]]
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     title = "  ".join(c.ljust(w) for c, w in zip(header, widths, strict=True))
@@ -70,7 +69,7 @@ def plot(found: Budget, path: str | Path | None = None) -> Any:
     )
     for number, (name, values) in enumerate(series):
         middles = [i + 0.4 * number - 0.2 for i in range(len(values))]
-        half = [v.half_width if math.isfinite(v.half_width) else 0.0 for v in values]
+        half = [v.finite_half_width or 0.0 for v in values]
         axes.barh(middles, [v.mean for v in values], 0.4, xerr=half, color=f"C{number}", label=name)
     axes.axvline(found.total.mean, color="black", linestyle="--", label="all together")
     axes.axvline(0, color="black", linewidth=0.8)
@@ -82,12 +81,6 @@ def plot(found: Budget, path: str | Path | None = None) -> Any:
     axes.legend(loc="lower right")
     write_figure(figure, file)
     return figure
-
-
-def _shown(value: Interval, digits: int) -> str:
-    if not math.isfinite(value.half_width):
-        return f"{value.mean:.{digits}f}"
-    return f"{value.mean:.{digits}f} ± {value.half_width:.{digits}f}"
 
 
 def _factor(growth: float | None) -> str:

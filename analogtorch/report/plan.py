@@ -1,11 +1,10 @@
 """A hardware plan: a table for the terminal and for notebooks, and metric over energy."""
 
 import html
-import math
 from pathlib import Path
 from typing import Any
 
-from analogtorch.evaluate.hardware import HardwarePlan, HardwarePoint
+from analogtorch.evaluate.hardware import HardwarePlan
 from analogtorch.evaluate.plan_cost import PlanCost
 from analogtorch.report.columns import aligned
 from analogtorch.report.figure import checked_path, new_figure, write_figure
@@ -59,7 +58,7 @@ def plot(found: HardwarePlan, path: str | Path | None = None) -> Any:
             axes.errorbar(
                 [p.cost.energy / joules for p in points],
                 [p.metric.mean for p in points],
-                yerr=[_half(p) for p in points],
+                yerr=[p.metric.finite_half_width or 0.0 for p in points],
                 fmt="o",
                 color=colour,
                 capsize=2,
@@ -112,9 +111,11 @@ def _rows(found: HardwarePlan) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [(*header, "tiles", "chips", "digital MACs")]
     front, best = found.front, found.best
     for p in found.points:
-        if p in front or p is best or p.name == "all analog":
+        if p in front or p is best or not (p.digital or p.devices):
             mark = " *" if p is best else "" if p in front else " (not on the front)"
-            rows.append(_row(p.name + mark, _metric(p), p.metric.mean, p.cost, found, joules))
+            rows.append(
+                _row(p.name + mark, p.metric.shown(4), p.metric.mean, p.cost, found, joules)
+            )
     name = f"all digital, {found.digital}"
     metric = f"{found.digital_metric:.4f}"
     rows.append(_row(name, metric, found.digital_metric, found.digital_cost, found, joules))
@@ -163,12 +164,3 @@ def _notes(found: HardwarePlan) -> list[str]:
 
 def _words(found: HardwarePlan) -> str:
     return found.cheapest.replace("digital_macs", "digital MACs")
-
-
-def _metric(p: HardwarePoint) -> str:
-    half = f" ± {p.metric.half_width:.4f}" if math.isfinite(p.metric.half_width) else ""
-    return f"{p.metric.mean:.4f}{half}"
-
-
-def _half(p: HardwarePoint) -> float:
-    return p.metric.half_width if math.isfinite(p.metric.half_width) else 0.0

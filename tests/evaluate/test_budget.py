@@ -144,7 +144,11 @@ def test_refused_models():
 def test_interval():
     found = interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert dataclasses.astuple(found) == pytest.approx((3.0, 1.9629), abs=1e-4)
-    assert interval([1.0]).half_width == math.inf
+    assert str(found) == "3 ± 2"
+    assert found.shown(2) == "3.00 ± 1.96"
+    alone = interval([1.0])
+    assert alone.half_width == math.inf
+    assert (str(alone), alone.shown(2), alone.finite_half_width) == ("1", "1.00", None)
 
 
 def test_defects_are_non_idealities_of_their_own():

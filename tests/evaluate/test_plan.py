@@ -313,6 +313,7 @@ def test_table_page_csv_and_plot(found: HardwarePlan, tmp_path: Path) -> None:
         (lambda: _plan(max_plans=11), "max_plans"),
         (lambda: _plan(also=["2", "heads"]), "'heads' matches none of the 3 analog layers"),
         (lambda: _plan(also=[("2", "[04]")]), "leaves no layer on the chip"),
+        (lambda: _plan(also=["0", "2", "4"], max_plans=12), "max_plans=12 has no room.*plans=13"),
         (lambda: _plan(max_chips=0), "max_chips"),
         (lambda: _plan(devices={1: {"cell": CHIP.cell}}), r"devices\[1\]"),
         (lambda: _plan(devices={2: {"cells": CHIP.cell}}), r"devices\[2\]"),
