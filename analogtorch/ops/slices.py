@@ -17,7 +17,6 @@ sum of the columns as the cells hold them, noise included. Unlike that of a prod
 it passes outputs that an ADC has clipped.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -28,7 +27,6 @@ from torch import Tensor
 from analogtorch.chips.slices import Slicing
 from analogtorch.chips.tiling import Section
 from analogtorch.ops.converters import beside, dac_codes
-from analogtorch.ops.encoding import decode, encode
 from analogtorch.ops.library import define, untraced
 from analogtorch.ops.native import slices as native
 from analogtorch.ops.operands import Operands, per_block
@@ -68,9 +66,7 @@ def columns(w: Tensor, scale: Tensor, bounds: Sequence[int], slicing: Slicing) -
         bounds: bounds of the row blocks.
         slicing: the digits.
     """
-    # the pulses of inputs are no matter of weights
-    numbers, _ = encode(dataclasses.replace(slicing, bits_per_pulse=0))
-    return _slices(w, scale, bounds, numbers)
+    return _slices(w, scale, bounds, _numbers(slicing))
 
 
 _AT_A_TIME = 1 << 14
@@ -125,8 +121,17 @@ def _table(slicing: Slicing) -> Tensor:
     return torch.stack([*found, *[negative] * slicing.complement])
 
 
+def _numbers(slicing: Slicing) -> list[int]:
+    """Return the digits of weights as an operator takes them; ``_slicing`` reads them.
+
+    Unlike ``ops/encoding.py``, ``torch.compile`` traces it.
+    """
+    return [slicing.weight_bits, slicing.bits_per_slice, slicing.complement]
+
+
 def _slicing(numbers: Sequence[int]) -> Slicing:
-    return decode(Slicing, tuple(numbers), ())
+    weight_bits, bits_per_slice, complement = numbers
+    return Slicing(weight_bits=weight_bits, bits_per_slice=bits_per_slice, complement=complement)
 
 
 def _fake_cut(w: Tensor, scale: Tensor, bounds: Sequence[int], numbers: Sequence[int]) -> Tensor:

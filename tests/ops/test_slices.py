@@ -9,7 +9,6 @@ from torch import Tensor
 from analogtorch.chips import Slices
 from analogtorch.chips.slices import Slicing
 from analogtorch.ops import Plan, block_scales, fold, mvm, normal, seed_tensor, slices, stream
-from analogtorch.ops.encoding import encode
 from analogtorch.ops.operands import Operands
 from analogtorch.ops.slices import columns as sliced
 from analogtorch.ops.slices import combined, digits, unfolded
@@ -247,7 +246,7 @@ def test_every_kernel_cuts_weights_as_torch_does(
         scale = factor * block_scales(w, bounds, ())
         found = sliced(w, scale, bounds, slicing)
         expected = slices._by_torch(w, scale, bounds, slicing)
-        plain = slices._plain_cut(w, scale, bounds, encode(slicing)[0])
+        plain = slices._plain_cut(w, scale, bounds, slices._numbers(slicing))
         for other in (found, plain):
             assert torch.equal(other.isnan(), expected.isnan())
             assert torch.equal(other.nan_to_num(0.0), expected.nan_to_num(0.0))
@@ -260,7 +259,7 @@ def test_the_operator_of_the_slices_is_sound() -> None:
         w,
         w.detach().abs().amax(1).unsqueeze(0),
         [0, 6],
-        list(encode(Slices(weight_bits=5, bits_per_slice=2).slicing)[0]),
+        slices._numbers(Slices(weight_bits=5, bits_per_slice=2).slicing),
     )
     utils = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.analogtorch.slices.default, arguments, test_utils=utils)
