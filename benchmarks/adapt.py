@@ -12,7 +12,6 @@ kept in the output folder.
 import argparse
 import copy
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import analogtorch as at
 from analogtorch.evaluate.interval import interval
 from analogtorch.files import write_atomically
 from analogtorch.speech.pretrained import load_pretrained
-from benchmarks.tables import as_markdown, as_text, positive
+from benchmarks.tables import add_data, as_markdown, as_text, positive
 
 BATCH = 128
 SPLIT = 4  # seed of the split into clips to learn from and clips to measure on
@@ -148,16 +147,20 @@ def cells(rows: dict[tuple[str, str], list[dict[str, Any]]], times: Sequence[str
     table = [["net", "row", "digital", "8-bit I/O", *times, "s"]]
     for (net, recipe), seeds in rows.items():
         chips = torch.tensor([row["chips"] for row in seeds])  # (seeds, chips, times)
-        mean, std = 100 * chips.mean((0, 1)), 100 * chips.flatten(0, 1).std(0)
         table.append([
             net,
             recipe,
             f"{100 * seeds[0]['digital']:.1f}",
             f"{100 * torch.tensor([row['io'] for row in seeds]).mean():.1f}",
-            *(f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, std, strict=True)),
+            *map(_spread, 100 * chips.flatten(0, 1).T),
             f"{max(row['seconds'] for row in seeds):.0f}",
         ])  # fmt: skip
     return table
+
+
+def _spread(values: Tensor) -> str:
+    mean = f"{values.mean():.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std():.1f}"
 
 
 def gains(
@@ -184,8 +187,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=str(__doc__).split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--data", type=Path, default=data, help="data folder")
+    add_data(parser)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), metavar="NET")
     rows = [*CALIBRATED, *RECIPES]
     parser.add_argument("--rows", nargs="+", choices=rows, default=rows)
@@ -204,15 +206,24 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print the tables and write them."""
-    options = parse(argv)
+def run(options: argparse.Namespace) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the seeds of each net and row; their reports are printed."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for net in options.nets:
         for recipe in options.rows:
             seeds = options.seeds[:1] if recipe in CALIBRATED else options.seeds
             rows[net, recipe] = [one(net, recipe, seed, options) for seed in seeds]
             print(rows[net, recipe][0]["report"])
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the tables and write them."""
+    options = parse(argv)
+    try:
+        rows = run(options)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"benchmarks.adapt: {error}") from error
     notes = [
         "Accuracy in %: mean ± standard deviation over chips and seeds, on clips that the "
         "adaptation did not see, of hermes64 with two devices per polarity.",

@@ -14,7 +14,6 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import fingerprint
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import prepare
-from benchmarks.tables import as_markdown, as_text
+from benchmarks.tables import add_data, as_markdown, as_text
 
 CONFIG = Path(__file__).parents[1] / "configs" / "kws" / "real.yaml"
 CONTROL, RESULT = "checkpoints/control.ckpt", "result.json"
@@ -164,10 +163,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
         "the configuration is configs/kws/real.yaml.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument(
-        "--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA"
-    )
+    add_data(parser)
     parser.add_argument("--seeds", type=int, default=6, help="training seeds, 0 to this - 1")
     parser.add_argument("--chips", type=int, default=10, help="chips programmed for each net")
     parser.add_argument(

@@ -9,7 +9,6 @@ output folder, where an interrupted run goes on.
 import argparse
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +20,15 @@ from analogtorch.evaluate import FloorNotReached
 from analogtorch.evaluate.hardware import Cheapest
 from analogtorch.files import write_atomically
 from analogtorch.speech.pretrained import load_pretrained, names
-from benchmarks.pretrained import BATCH, CALIBRATE_EVERY
-from benchmarks.tables import positive
+from benchmarks.pretrained import BATCH, calibration_clips, thinned
+from benchmarks.tables import add_data, positive
 
 
 def run(options: argparse.Namespace) -> at.HardwarePlan:
     """Return what ``at.plan`` finds, below the floor too."""
     net = load_pretrained(options.net, options.data)
-    calibration = list(net.features[::CALIBRATE_EVERY].split(BATCH))
-    some = dataclasses.replace(
-        net, features=net.features[:: options.every], labels=net.labels[:: options.every]
-    )
-    clips = some.batches(BATCH)
+    calibration = calibration_clips(net)
+    clips = thinned(net, options.every).batches(BATCH)
     chip = at.chips.hermes64(phases=options.phases, weight_scale=options.weight_scale)
     model = at.calibrate(at.convert(net.model, chip), calibration)
     try:
@@ -80,10 +76,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Which layers of a pretrained keyword spotter to keep digital on hermes64.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument(
-        "--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA"
-    )
+    add_data(parser)
     parser.add_argument("--net", choices=names(), default="DS-CNN", help="pretrained net")
     parser.add_argument("--floor", type=float, default=0.99, help="share of the digital accuracy")
     parser.add_argument(

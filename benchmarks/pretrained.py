@@ -13,7 +13,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -24,14 +23,14 @@ from threading import Event
 from typing import get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import analogtorch as at
 from analogtorch.files import write_atomically
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
-from benchmarks.tables import as_markdown, as_text, positive
+from benchmarks.tables import add_data, as_markdown, as_text, positive
 
 CALIBRATE_EVERY = 19  # the manifest is sorted by class: the first clips are all silence
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
@@ -68,14 +67,21 @@ class Row:
     """Accuracy on programmed chips, over time."""
 
 
+def thinned(net: PretrainedKWS, every: int) -> PretrainedKWS:
+    """Return the net with each ``every``-th of its clips."""
+    return dataclasses.replace(net, features=net.features[::every], labels=net.labels[::every])
+
+
+def calibration_clips(net: PretrainedKWS) -> list[Tensor]:
+    """Return batches of the clips that calibrate, without their labels."""
+    return list(net.features[::CALIBRATE_EVERY].split(BATCH))
+
+
 def measure(
     net: PretrainedKWS, variant: str, options: argparse.Namespace, step: Callable[[], object]
 ) -> Row:
     """Return one row of the table; ``step`` is called after each evaluation."""
-    some = dataclasses.replace(
-        net, features=net.features[:: options.every], labels=net.labels[:: options.every]
-    )
-    clips = some.batches(BATCH)
+    clips = thinned(net, options.every).batches(BATCH)
 
     def accuracy(model: nn.Module) -> float:
         value = at.accuracy(model, clips)
@@ -85,7 +91,7 @@ def measure(
     chip = at.chips.hermes64().replace(**VARIANTS[variant])
     matrices = sum(p.numel() for p in net.model.parameters() if p.dim() > 1)
     model = at.convert(copy.deepcopy(net.model), chip)
-    calibration = list(net.features[::CALIBRATE_EVERY].split(BATCH))
+    calibration = calibration_clips(net)
     if options.percentile is None:
         at.calibrate(model, calibration)
     else:
@@ -228,11 +234,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "without retraining.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
     nets = ["DNN_L", "CNN_L", "LSTM_L", "DS-CNN"]
-    parser.add_argument(
-        "--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA"
-    )
+    add_data(parser)
     parser.add_argument(
         "--nets", nargs="+", choices=names(), default=nets, metavar="NET", help=", ".join(names())
     )

@@ -8,21 +8,19 @@ often it must be recalibrated to stay there, without and with a recovery, and th
 
 import argparse
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import analogtorch as at
 from analogtorch.speech.pretrained import load_pretrained, names
-from benchmarks.pretrained import BATCH, CALIBRATE_EVERY
-from benchmarks.tables import positive
+from benchmarks.pretrained import BATCH, CALIBRATE_EVERY, calibration_clips
+from benchmarks.tables import add_data, positive
 
 
 def run(options: argparse.Namespace) -> list[str]:
     """Return the tables: the lifetime, and the interval without and with a recovery."""
     net = load_pretrained(options.net, options.data)
-    calibration = list(net.features[::CALIBRATE_EVERY].split(BATCH))
+    calibration = calibration_clips(net)
     # clips that neither calibrate nor correct: their numbers are no multiples of CALIBRATE_EVERY
     held = [i for i in range(1, len(net.features), options.every) if i % CALIBRATE_EVERY]
     clips = dataclasses.replace(net, features=net.features[held], labels=net.labels[held])
@@ -73,10 +71,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Recalibration of a pretrained keyword spotter on hermes64 in the field.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument(
-        "--data", type=Path, default=data, help="data folder; also the variable ANALOGTORCH_DATA"
-    )
+    add_data(parser)
     parser.add_argument("--net", choices=names(), default="DNN_L", help="pretrained net")
     parser.add_argument("--floor", type=float, default=0.94, help="share of the digital accuracy")
     parser.add_argument("--batches", type=positive, default=2, help="batches of a recovery")

@@ -1,7 +1,9 @@
-"""Tables of text for a terminal and as Markdown, and a type of option, for all commands."""
+"""Tables of text for a terminal and as Markdown, and options, for all commands."""
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def as_text(table: Sequence[Sequence[str]], left: int = 0) -> str:
@@ -25,6 +27,14 @@ def as_markdown(
     rule = "|---" * left + "|---:" * (len(table[0]) - left) + "|"
     listed = [f"- {remark}" for remark in remarks]
     return "\n".join([f"# {title}", "", header, rule, *rows, "", *listed, ""])
+
+
+def add_data(parser: argparse.ArgumentParser, what: str = "data folder") -> None:
+    """Add the option of the data folder, by default ``ANALOGTORCH_DATA`` or ``../shared/data``."""
+    data = Path(os.environ.get("ANALOGTORCH_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument(
+        "--data", type=Path, default=data, help=f"{what}; also the variable ANALOGTORCH_DATA"
+    )
 
 
 def positive(text: str) -> int:

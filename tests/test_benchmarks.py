@@ -1,8 +1,10 @@
-"""The cost benchmark (registry, one row, bars, settings of libraries) and the tables of convert."""
+"""The cost benchmark (registry, one row, bars, settings of libraries) and tables of the others."""
 
 import csv
 import dataclasses
 import json
+import math
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.report import Result
-from benchmarks import devices, mvm, peers, picture
+from analogtorch.speech.pretrained import PretrainedKWS
+from benchmarks import adapt, devices, mvm, peers, picture, plan, recovery
 from benchmarks.convert import __main__ as convert
 from benchmarks.convert import efforts, language
 from benchmarks.convert.chip import Subject
@@ -282,6 +285,97 @@ def test_the_table_of_a_language_model(
     assert "converters alone" in printed
 
 
+def test_the_perplexity_counts_every_predicted_token_alike() -> None:
+    model, text = _little_llama(8, 0)
+    (ids,) = text.measured
+    whole = language.perplexity(model, [ids])
+    # a last piece of one token predicts none
+    assert language.perplexity(model, [ids, ids[:1]]) == whole
+    short = language.perplexity(model, [ids[:4]])
+    both = math.exp((7 * math.log(whole) + 3 * math.log(short)) / 10)
+    assert language.perplexity(model, [ids, ids[:4]]) == pytest.approx(both, rel=1e-5)
+
+
+def _keywords(name: str, folder: Path) -> PretrainedKWS:
+    """A net of few weights with clips that it knows, in place of one that others trained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net, x = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4)), torch.randn(160, 12)
+    return PretrainedKWS(
+        name=name,
+        model=net.eval(),
+        features=x,
+        labels=net(x).argmax(1),
+        classes=tuple("abcd"),
+        accuracy=1.0,
+    )
+
+
+def test_the_table_of_a_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(plan, "load_pretrained", _keywords)
+    options = ["--floor", "0.5", "--chips", "1", "--plans", "12", "--also", "2"]
+    plan.main([*options, "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "least energy: " in printed
+    assert "least digital_macs: all analog" in printed
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files == {f"energy.{kind}" for kind in ("txt", "json", "csv", "png")}
+    found = json.loads((tmp_path / "energy.json").read_text())
+    assert ["2"] in [point["digital"] for point in found["points"]]
+    assert (tmp_path / "energy.txt").read_text() in printed
+
+
+def test_the_table_of_recovery(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(recovery, "load_pretrained", _keywords)
+    times = ["--life", "30 days", "--schedule", "10 days", "--early", "1 h"]
+    recovery.main([*times, "--intervals", "30 days", "--floor", "0.5", "--chips", "1"])
+    printed = capsys.readouterr().out
+    # 160 clips: every 19th corrects, and every fourth from the second on is measured but for these
+    assert "DNN_L, 38 clips, floor 0.5000; a recovery takes 9 clips" in printed
+    assert "with recovery" in printed
+    assert "every 30 days keeps all chips" in printed
+
+
+def test_the_table_of_adapt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(adapt, "load_pretrained", _keywords)
+    monkeypatch.setattr(adapt, "BATCH", 16)
+    options = ["--nets", "DNN_L", "--seeds", "0", "--steps", "2", "--chips", "1"]
+    options += ["--times", "0 s", "1 day", "--out", str(tmp_path)]
+    adapt.main(options)
+    printed = capsys.readouterr().out
+    names = [f"DNN_L-{row}-0.json" for row in ("adapted", "control", "mapped", "searched")]
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == names
+    for name in names:
+        row = json.loads((tmp_path / name).read_text())
+        assert row["digital"] == 1.0
+        assert torch.tensor(row["chips"]).shape == (1, 2)
+    page = (tmp_path / "adapt.md").read_text()
+    assert "| DNN_L | control | 100.0 |" in page
+    assert "| net | adapted minus | 0 s | 1 day |" in page
+    assert "2 steps of 16 clips without labels" in printed
+    monkeypatch.setattr(adapt, "load", None)  # finished runs are kept
+    adapt.main(options)
+    assert (tmp_path / "adapt.md").read_text() == page
+
+
+@pytest.mark.parametrize("command", [adapt, plan, recovery])
+def test_a_missing_file_is_named(command: types.ModuleType, tmp_path: Path) -> None:
+    options = ["--data", str(tmp_path)]
+    if command is not recovery:
+        options += ["--out", str(tmp_path / "out")]
+    with pytest.raises(
+        SystemExit, match=rf"{command.__name__}: .* does not exist; give the folder"
+    ):
+        command.main(options)
+    assert not (tmp_path / "out").exists()
+
+
 def _small(epochs: int, data: Path) -> dict[str, Callable[[], Subject]]:
     torch.manual_seed(0)
     x, net = torch.randn(60, 12), nn.Linear(12, 4)
@@ -315,6 +409,7 @@ def test_the_table_of_efforts(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--table", "language", "--tokens", "1"], "--tokens: must be an integer >= 2, got 1"),
         (["--table", "language", "--steps", "-1"], "--steps: must be an integer >= 1, got -1"),
         (["--models", "lstm"], "of --table chip are minilm, digits, smollm2, got lstm"),
         (["--chips", "0"], ">= 1, got 0"),

@@ -12,7 +12,6 @@ error stream of the terminal.
 import argparse
 import dataclasses
 import json
-import os
 import platform
 import sys
 import time
@@ -25,10 +24,8 @@ import torch
 import analogtorch as at
 from analogtorch.files import write_atomically
 from benchmarks.convert import chip, efforts, io, language
-from benchmarks.tables import as_markdown, as_text, positive
+from benchmarks.tables import add_data, as_markdown, as_text, positive
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-"""Folder of the speech where none is given."""
 Table = tuple[str, list[list[str]], list[str], list[dict[str, Any]]]
 """Title, header and rows, notes, and the rows at full precision."""
 
@@ -233,12 +230,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chips", type=positive, default=3, help="chips programmed for each row")
     parser.add_argument("--seed", type=int, default=0, help="of the first chip; the others follow")
     parser.add_argument("--epochs", type=positive, default=10, help="to train on the digits")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=Path(os.environ.get("ANALOGTORCH_DATA") or DATA),
-        help="folder of the speech, for --table efforts; also the variable ANALOGTORCH_DATA",
-    )
+    add_data(parser, "folder of the speech, for --table efforts")
     parser.add_argument(
         "--size", type=positive, default=224, help="of the pictures, for torchvision's nets"
     )

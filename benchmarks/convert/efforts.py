@@ -4,6 +4,7 @@ Behind the converters alone, and on programmed chips a day later.
 """
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def _smaller(subject: Subject) -> Subject:
         for batch in subject.calibration
         for first in range(0, 50, 25)
     ]
-    return Subject(**{**vars(subject), "calibration": batches})
+    return dataclasses.replace(subject, calibration=batches)
 
 
 def _speech(name: str, data: Path) -> Subject:

@@ -6,6 +6,7 @@ digital model. What they learnt is then measured at every time.
 
 import argparse
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ class Found:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the table to the command line."""
     parser.add_argument(
-        "--tokens", type=positive, default=256, help="that the perplexity of SmolLM2 counts"
+        "--tokens", type=_two_or_more, default=256, help="of the perplexity of SmolLM2"
     )
     parser.add_argument(
         "--steps",
@@ -68,18 +69,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=positive, default=16, help="of low-rank adapters")
 
 
+def _two_or_more(text: str) -> int:
+    if (value := int(text)) < 2:  # the first of a sequence is not predicted
+        raise argparse.ArgumentTypeError(f"must be an integer >= 2, got {value}")
+    return value
+
+
 def _none_or_more(text: str) -> int:
     return int(text) and positive(text)
 
 
 def perplexity(model: nn.Module, measured: list[Tensor]) -> float:
-    """Return the perplexity of the next tokens, over all sequences."""
-    losses = []
+    """Return the perplexity of the next tokens, over all tokens that are predicted."""
+    total, predicted = 0.0, 0
     for ids in measured:
         with torch.no_grad():
             logits = _logits(model, ids[None])
-        losses.append(cross_entropy(logits[0, :-1], ids[1:]))
-    return float(torch.stack(losses).mean().exp())
+        total += float(cross_entropy(logits[0, :-1], ids[1:], reduction="sum"))
+        predicted += len(ids) - 1
+    return math.exp(total / predicted)
 
 
 def measure(
