@@ -15,11 +15,14 @@ from torch import nn
 import analogtorch as at
 from analogtorch.report import Result
 from analogtorch.speech.pretrained import PretrainedKWS
-from benchmarks import adapt, devices, mvm, peers, picture, plan, recovery
+from benchmarks import devices, mvm, peers, picture, plan, recovery
+from benchmarks.adapt import __main__ as adapt
+from benchmarks.adapt import runs, subjects
+from benchmarks.adapt.report import gains, of_rows
 from benchmarks.convert import __main__ as convert
 from benchmarks.convert import efforts, language
-from benchmarks.convert.chip import Subject
 from benchmarks.registry import SHAPES, Shape, chip
+from benchmarks.subject import Subject, agreement
 
 TINY = Shape(layer=lambda: nn.Linear(16, 4), input=(3, 16), train_bar=1.5, rows=8)
 
@@ -343,35 +346,65 @@ def test_the_table_of_recovery(
 def test_the_table_of_adapt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(adapt, "load_pretrained", _keywords)
-    monkeypatch.setattr(adapt, "BATCH", 16)
-    options = ["--nets", "DNN_L", "--seeds", "0", "--steps", "2", "--chips", "1"]
+    monkeypatch.setattr(subjects, "load_pretrained", _keywords)
+    monkeypatch.setattr(subjects, "BATCH", 16)
+
+    def no_package(data: Path, every: int) -> Subject:
+        raise ImportError("it needs the package weights")
+
+    monkeypatch.setitem(subjects.SUBJECTS, "MiniLM", no_package)
+    options = ["--nets", "DNN_L", "MiniLM", "--seeds", "0", "--steps", "2", "--chips", "1"]
     options += ["--times", "0 s", "1 day", "--out", str(tmp_path)]
     adapt.main(options)
     printed = capsys.readouterr().out
-    names = [f"DNN_L-{row}-0.json" for row in ("adapted", "control", "mapped", "searched")]
-    assert sorted(path.name for path in tmp_path.glob("*.json")) == names
+    names = [f"DNN_L-{row}-0.json" for row in sorted(adapt.ROWS)]
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == sorted(
+        [*names, "DNN_L-net.json"]
+    )
     for name in names:
-        row = json.loads((tmp_path / name).read_text())
-        assert row["digital"] == 1.0
-        assert torch.tensor(row["chips"]).shape == (1, 2)
+        assert torch.tensor(json.loads((tmp_path / name).read_text())["chips"]).shape == (1, 2)
+    hardware = json.loads((tmp_path / "DNN_L-net.json").read_text())
+    assert hardware["digital"] == hardware["ideal"] == 1.0
+    assert (hardware["chips"], hardware["tiles"]) == (1, 1)
+    assert 0 < hardware["digital energy"] < hardware["energy"]
     page = (tmp_path / "adapt.md").read_text()
-    assert "| DNN_L | control | 100.0 |" in page
+    assert "| DNN_L | accuracy | 100.0 | 100.0 | 1 | 1 |" in page
+    assert "| DNN_L | control | " in page
     assert "| net | adapted minus | 0 s | 1 day |" in page
-    assert "2 steps of 16 clips without labels" in printed
-    monkeypatch.setattr(adapt, "load", None)  # finished runs are kept
+    assert "- Not measured: MiniLM. it needs the package weights" in page
+    assert "2 steps without labels at most" in printed
+    monkeypatch.setattr(runs.at.hwa, "adapt", None)  # finished runs are kept
     adapt.main(options)
     assert (tmp_path / "adapt.md").read_text() == page
+    with pytest.raises(SystemExit, match=r"benchmarks.adapt: Not measured: MiniLM\."):
+        adapt.main(["--nets", "MiniLM", "--out", str(tmp_path)])
+
+
+def test_scores_are_printed_in_their_units_and_gains_are_paired() -> None:
+    nets = {"a": {"measure": "agreement"}, "b": {"measure": "perplexity"}}
+
+    def seeds(*means: float) -> list[dict]:
+        return [{"io": m, "chips": [[m - 0.01], [m + 0.01]], "seconds": 1.0} for m in means]
+
+    rows = {
+        (net, row): seeds(*means)
+        for net in nets
+        for row, means in (("mapped", [0.5]), ("control", [0.5, 0.7]), ("adapted", [0.6, 0.8]))
+    }
+    assert of_rows(rows, nets, ["0 s"])[1] == ["a", "mapped", "50.0", "50.0 ± 1.4", "1"]
+    assert of_rows(rows, nets, ["0 s"])[4] == ["b", "mapped", "0.500", "0.500 ± 0.014", "1"]
+    table = gains(rows, nets, ["0 s"])
+    # means of both seeds and Student's 12.706 s / sqrt(2); the mapped net is the same for both
+    assert table[1:3] == [["a", "mapped", "+20.00 ± 127.06"], ["a", "control", "+10.00 ± 0.00"]]
+    assert table[4] == ["b", "control", "+0.1000 ± 0.0000"]
 
 
 @pytest.mark.parametrize("command", [adapt, plan, recovery])
 def test_a_missing_file_is_named(command: types.ModuleType, tmp_path: Path) -> None:
-    options = ["--data", str(tmp_path)]
+    options, name = ["--data", str(tmp_path)], command.__name__.removesuffix(".__main__")
     if command is not recovery:
         options += ["--out", str(tmp_path / "out")]
-    with pytest.raises(
-        SystemExit, match=rf"{command.__name__}: .* does not exist; give the folder"
-    ):
+    with pytest.raises(SystemExit, match=rf"{name}: .* does not exist; give the folder"):
         command.main(options)
     assert not (tmp_path / "out").exists()
 
@@ -384,10 +417,8 @@ def _small(epochs: int, data: Path) -> dict[str, Callable[[], Subject]]:
         measure="accuracy",
         model=net.eval(),
         calibration=list(x.split(15)),
-        forward=lambda model, batch: model(batch),
         batches=[x],
-        score=lambda y: (y.argmax(1) == net(x).argmax(1)).float().mean().item(),
-        norms=False,
+        score=agreement(net(x)),
     )
     return {"small": lambda: subject}
 

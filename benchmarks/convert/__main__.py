@@ -24,6 +24,7 @@ import torch
 import analogtorch as at
 from analogtorch.files import write_atomically
 from benchmarks.convert import chip, efforts, io, language
+from benchmarks.subject import factor
 from benchmarks.tables import add_data, as_markdown, as_text, positive
 
 Table = tuple[str, list[list[str]], list[str], list[dict[str, Any]]]
@@ -41,7 +42,7 @@ def chip_table(options: argparse.Namespace) -> Table:
     for row in rows:
         label = row.label.rpartition("\n")[2]
         numbers = [
-            _spread(row.scores, 100 if row.measure == "accuracy" else 1),
+            _spread(row.scores, factor(row.measure)),
             _spread(row.cosines),
         ]
         chips = (
@@ -125,7 +126,7 @@ def efforts_table(options: argparse.Namespace) -> Table:
         for row in efforts.measure(
             known[name](), options.efforts, options.chips, options.seed, _say
         ):
-            times = 100 if row.measure == "accuracy" else 1
+            times = factor(row.measure)
             scores = [_spread(each, times) for each in ([row.converters], row.on_chip)]
             digital = _spread([row.digital], times)
             _say(f"  {', '.join(scores)}, {row.seconds:.0f} s")  # the table comes last

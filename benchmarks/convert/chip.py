@@ -19,35 +19,13 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.writing import Method
 from benchmarks.convert.digits import Digits, digits, trained
 from benchmarks.convert.nets import minilm, smollm2
+from benchmarks.subject import Subject
 
 TIME = "1 day"
 ADC = {"adc": "mse"}
 """An ADC range for each layer, which is a deviation from the chip."""
 ADC_BY_COLUMN = {"method": None, "adc": "mse", "adc_per": "column"}
 """Each input vector sets its DAC range, and each column of a tile has an ADC range."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A trained model and its score."""
-
-    name: str
-    measure: str
-    """Name of the score."""
-    model: nn.Module
-    calibration: list[Any]
-    forward: Callable[[nn.Module, Any], Tensor]
-    batches: list[Any]
-    """What the score is measured on."""
-    score: Callable[[Tensor], float]
-    """The score as a function of the outputs for all batches."""
-    norms: bool
-    """Whether it has batch norms."""
-
-    @torch.no_grad()
-    def outputs(self, model: nn.Module) -> Tensor:
-        """Return the outputs for all batches, (inputs, features)."""
-        return torch.cat([self.forward(model, batch) for batch in self.batches])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +218,6 @@ def _sentences() -> Subject:
         forward=net.forward,
         batches=[net.batch],
         score=rank_correlation(exact),
-        norms=False,
     )
 
 
@@ -255,7 +232,7 @@ def _language() -> Subject:
         forward=net.forward,
         batches=[net.batch],
         score=lambda y: float(cross_entropy(y[:-1], following).exp()),
-        norms=False,
+        lower_is_better=True,
     )
 
 
@@ -266,7 +243,6 @@ def _digits(epochs: int) -> Subject:
         measure="accuracy",
         model=trained(data, epochs=epochs),
         calibration=list(data.train[:384].split(128)),
-        forward=lambda model, x: model(x),
         batches=list(data.test.split(100)),
         score=lambda y: (y.argmax(1) == data.test_labels).float().mean().item(),
         norms=True,

@@ -17,7 +17,8 @@ from torch import nn
 import analogtorch as at
 from analogtorch.calibration.choice import CalibrationReport
 from analogtorch.speech.pretrained import load_pretrained
-from benchmarks.convert.chip import TIME, Subject, subjects
+from benchmarks.convert.chip import TIME, subjects
+from benchmarks.subject import Subject
 
 EFFORTS: dict[str, dict[str, Any] | None] = {
     "uncalibrated": None,
@@ -64,7 +65,7 @@ def measure(
     step: Callable[[str], object],
 ) -> Iterator[Row]:
     """Yield the row of each effort; ``step`` is called with its name before."""
-    digital = subject.score(subject.outputs(subject.model))
+    digital = subject.scored(subject.model)
     for effort in efforts:
         arguments = EFFORTS[effort]
         step(f"{subject.name}: {effort}")
@@ -85,7 +86,7 @@ def measure(
             measure=subject.measure,
             effort=effort,
             digital=digital,
-            converters=subject.score(subject.outputs(model)),
+            converters=subject.scored(model),
             on_chip=[_aged(subject, model, seed + number) for number in range(chips)],
             seconds=taken,
             found=found[0].to_dict() if found else None,
@@ -93,7 +94,7 @@ def measure(
 
 
 def _aged(subject: Subject, model: nn.Module, seed: int) -> float:
-    return subject.score(subject.outputs(at.program(model, seed=seed).at(TIME)))
+    return subject.scored(at.program(model, seed=seed).at(TIME))
 
 
 def _smaller(subject: Subject) -> Subject:
@@ -116,8 +117,6 @@ def _speech(name: str, data: Path) -> Subject:
         measure="accuracy",
         model=net.model,
         calibration=list(features[order].tensor_split(8)),
-        forward=lambda model, x: model(x),
         batches=list(net.features[::EVERY].split(128)),
         score=lambda y: (y.argmax(1) == labels).float().mean().item(),
-        norms=False,
     )

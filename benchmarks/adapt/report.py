@@ -1,0 +1,77 @@
+"""The tables: the nets, their rows over time, and what adapting gains."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogtorch.evaluate.interval import interval
+from benchmarks.subject import decimals, factor
+
+Rows = Mapping[tuple[str, str], list[dict[str, Any]]]
+"""The seeds of each net and row."""
+Nets = Mapping[str, dict[str, Any]]
+"""Score and hardware of each net."""
+
+
+def of_nets(nets: Nets) -> list[list[str]]:
+    """Return header and rows: the score without conversion losses, and the hardware."""
+    header = ["net", "score", "digital", "ideal", "chips", "tiles", "energy, uJ"]
+    table = [[*header, "of it digital", "latency, us"]]
+    for net, found in nets.items():
+        measure = found["measure"]
+        table.append([
+            net,
+            f"{measure}{', lower is better' if found['lower is better'] else ''}",
+            _number(found["digital"], measure),
+            _number(found["ideal"], measure),
+            str(found["chips"]),
+            str(found["tiles"]),
+            f"{1e6 * found['energy']:.3g}",
+            f"{1e6 * found['digital energy']:.3g}",
+            f"{1e6 * found['latency']:.3g}",
+        ])  # fmt: skip
+    return table
+
+
+def of_rows(rows: Rows, nets: Nets, times: Sequence[str]) -> list[list[str]]:
+    """Return header and rows: the score behind the converters, and of the chips at each time."""
+    table = [["net", "row", "8-bit I/O", *times, "s"]]
+    for (net, row), seeds in rows.items():
+        measure = nets[net]["measure"]
+        chips = torch.tensor([found["chips"] for found in seeds])  # (seeds, chips, times)
+        table.append([
+            net,
+            row,
+            _number(sum(found["io"] for found in seeds) / len(seeds), measure),
+            *(_spread(values, measure) for values in chips.flatten(0, 1).T),
+            f"{max(found['seconds'] for found in seeds):.0f}",
+        ])  # fmt: skip
+    return table
+
+
+def gains(rows: Rows, nets: Nets, times: Sequence[str]) -> list[list[str]]:
+    """Return header and rows: the paired differences between the adapted nets and other rows."""
+    table = [["net", "adapted minus", *times]]
+    for (net, other), seeds in rows.items():
+        if other == "adapted" or (net, "adapted") not in rows:
+            continue
+        of = [torch.tensor([r["chips"] for r in each]) for each in (rows[net, "adapted"], seeds)]
+        measure = nets[net]["measure"]
+        # the means over chips of each seed; a row that does not learn has one seed
+        paired = factor(measure) * (of[0] - of[1]).mean(1)
+        digits = decimals(measure) + 1
+        spans = [interval(paired[:, i].tolist()) for i in range(len(times))]
+        cells = (f"{s.mean:+.{digits}f} ± {s.half_width:.{digits}f}" for s in spans)
+        table.append([net, other, *cells])
+    return table
+
+
+def _number(value: float, measure: str) -> str:
+    return f"{factor(measure) * value:.{decimals(measure)}f}"
+
+
+def _spread(values: Tensor, measure: str) -> str:
+    mean = _number(values.mean().item(), measure)
+    return mean if len(values) == 1 else f"{mean} ± {_number(values.std().item(), measure)}"

@@ -1,0 +1,101 @@
+"""The nets of the table. A further one is a function that returns a ``Subject``, and its name."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from analogtorch.speech.pretrained import load_pretrained
+from benchmarks.convert.chip import rank_correlation
+from benchmarks.convert.nets import efficientnet_lite, minilm
+from benchmarks.subject import Subject, agreement
+
+BATCH = 128
+"""Clips of a training step."""
+SENTENCES, PICTURES = 16, 16
+"""Sentences and pictures of a training step."""
+CROPS = 200
+"""Pictures to measure on; twice as many others are learnt from."""
+SPLIT = 4
+"""Seed of the split into clips to learn from and clips to measure on."""
+
+Make = Callable[[Path, int], Subject]
+"""Returns the net, given the data folder and ``every``: measure on each ``every``-th input."""
+
+
+def not_depthwise(name: str, layer: nn.Module) -> bool:
+    """Return whether a layer is no grouped convolution."""
+    return getattr(layer, "groups", 1) == 1
+
+
+def keywords(net: str, data: Path, every: int, depthwise: bool = True) -> Subject:
+    """Return a keyword spotter: it learns from half of the clips of the test set.
+
+    Args:
+        net: name of the pretrained net.
+        data: the data folder.
+        every: measure on each ``every``-th of the other clips.
+        depthwise: whether depthwise layers become analog.
+    """
+    found = load_pretrained(net, data)
+    order = torch.randperm(len(found.labels), generator=torch.Generator().manual_seed(SPLIT))
+    half = len(order) // 2
+    learn, measure = order[:half], order[half::every]
+    labels = found.labels[measure]
+    return Subject(
+        name=net,
+        measure="accuracy",
+        model=found.model.eval(),
+        calibration=list(found.features[learn].split(BATCH))[: half // BATCH],
+        batches=list(found.features[measure].split(64)),
+        score=lambda y: (y.argmax(1) == labels).float().mean().item(),
+        where=None if depthwise else not_depthwise,
+    )
+
+
+def sentences(data: Path, every: int) -> Subject:
+    """Return MiniLM: it learns from other sentences than those whose cosines are compared."""
+    net = minilm(calibration=None, size=SENTENCES)
+    batch = {key: value[::every] for key, value in net.batch.items()}
+    with torch.no_grad():
+        exact = net.forward(net.model, batch)
+    full = len(net.calibration[-1]["input_ids"]) == SENTENCES
+    return Subject(
+        name=net.name,
+        measure="Spearman",
+        model=net.model,
+        calibration=net.calibration if full else net.calibration[:-1],
+        forward=net.forward,
+        batches=[batch],
+        score=rank_correlation(exact),
+    )
+
+
+def pictures(data: Path, every: int, depthwise: bool = True) -> Subject:
+    """Return EfficientNet-Lite0: it learns from other crops of the two photographs."""
+    net = efficientnet_lite(inputs=CROPS)
+    batches = list(net.batch[::every].split(PICTURES))
+    with torch.no_grad():
+        exact = torch.cat([net.model(batch) for batch in batches])
+    return Subject(
+        name=net.name,
+        measure="agreement",
+        model=net.model,
+        calibration=[x for batch in net.calibration for x in batch.split(PICTURES)],
+        batches=batches,
+        score=agreement(exact),
+        norms=True,
+        where=None if depthwise else not_depthwise,
+    )
+
+
+SUBJECTS: dict[str, Make] = {
+    **{name: functools.partial(keywords, name) for name in ("DNN_L", "CNN_L", "LSTM_L", "DS-CNN")},
+    "DS-CNN, depthwise digital": functools.partial(keywords, "DS-CNN", depthwise=False),
+    "MiniLM": sentences,
+    "EfficientNet-Lite0": pictures,
+    "EfficientNet-Lite0, depthwise digital": functools.partial(pictures, depthwise=False),
+}
+"""The nets by the names that ``--nets`` takes."""
