@@ -23,7 +23,12 @@ CHIP = crossbar(adc={"noise": 0.0})  # exact weights, converters alone
 NO_ADC = CHIP.replace(adc={"bits": None})
 COLUMNS = CHIP.replace(periphery={"weight_scale": "column"})
 ADC: dict[str, Any] = {"adc": "percentile", "percentile": 99.99}
-CALIBRATIONS = [({}, 0.999), ({"method": "mse"}, 0.998), (ADC, 0.999), (ADC_BY_COLUMN, 0.999)]
+CALIBRATIONS = [
+    ({}, 0.999),
+    pytest.param({"method": "mse"}, 0.998, marks=pytest.mark.slow),
+    pytest.param(ADC, 0.999, marks=pytest.mark.slow),
+    (ADC_BY_COLUMN, 0.999),
+]
 
 
 def converted(net: Net, chip: at.Chip, **calibration: Any) -> nn.Module:

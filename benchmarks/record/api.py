@@ -1,6 +1,7 @@
 """Every name of AnalogTorch that the battery uses; where one changes, this file follows."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -130,6 +131,7 @@ def small(chip: at.Chip) -> at.Chip:
     return changed(chip, array={"rows": 16, "columns": 12})
 
 
+@functools.cache
 def chips() -> dict[str, at.Chip]:
     """Return chips with small tiles that differ in everything that a number depends on."""
     hermes, noisy, eight = (

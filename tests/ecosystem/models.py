@@ -167,3 +167,11 @@ ENTRIES = (
 )
 """A line per kind, and one for subclasses; ``test_every_kind_has_a_model`` names what is
 missing."""
+QUICK = ("linear", "conv2d", "attention", "lstm", "gru_cell")
+"""One for each way of a layer to compute; compilers and exports take seconds for each entry."""
+COMPILED = [
+    pytest.param(entry, id=entry.name, marks=() if entry.name in QUICK else pytest.mark.slow)
+    for entry in ENTRIES
+]
+"""The entries for tests that compile or export them: all but ``QUICK`` are long tests."""
+

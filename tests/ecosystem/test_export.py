@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import Dim
 
 import analogtorch as at
-from tests.ecosystem.models import CHIP, ENTRIES, TORCHS_OWN, Entry
+from tests.ecosystem.models import CHIP, COMPILED, ENTRIES, TORCHS_OWN, Entry
 
 pytestmark = TORCHS_OWN
 
@@ -49,6 +49,7 @@ def _close(y: Tensor, expected: Tensor) -> bool:
     return torch.allclose(y, expected, rtol=0, atol=1e-4 * expected.detach().abs().max().item())
 
 
+@pytest.mark.parametrize("entry", COMPILED)
 def test_an_exported_program_gives_the_same_numbers_for_any_batch(entry: Entry) -> None:
     model = entry.converted().eval()  # without ranges, which ONNX below has
     program = torch.export.export(model, entry.inputs(), dynamic_shapes=_batch(entry))
@@ -61,6 +62,7 @@ def test_an_exported_program_gives_the_same_numbers_for_any_batch(entry: Entry) 
             assert torch.equal(graph(*x), model(*x))
 
 
+@pytest.mark.parametrize("entry", COMPILED)
 def test_onnxruntime_gives_the_same_numbers_for_any_batch(entry: Entry, tmp_path: Path) -> None:
     model = entry.analog().eval()
     exported = torch.onnx.export(

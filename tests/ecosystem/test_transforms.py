@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import analogtorch as at
-from tests.ecosystem.models import ENTRIES, TORCHS_OWN, Entry
+from tests.ecosystem.models import COMPILED, ENTRIES, TORCHS_OWN, Entry
 
 pytestmark = TORCHS_OWN
 
@@ -69,6 +69,7 @@ def test_autocast_is_the_digital_layers(entry: Entry) -> None:
     assert all(t.isfinite().all() for t in lower)
 
 
+@pytest.mark.parametrize("entry", COMPILED)
 def test_compiled_without_a_break_it_gives_the_eager_numbers(entry: Entry) -> None:
     model = entry.analog()
     twin = copy.deepcopy(model)

@@ -45,8 +45,10 @@ def _train(
 
 @pytest.mark.parametrize(
     "make",
-    [lambda p: SGD(p, lr=0.3, momentum=0.9), lambda p: AdamW(p, lr=0.01, weight_decay=0.01)],
-    ids=["sgd", "adamw"],
+    [
+        pytest.param(lambda p: SGD(p, lr=0.3, momentum=0.9), id="sgd", marks=pytest.mark.slow),
+        pytest.param(lambda p: AdamW(p, lr=0.01, weight_decay=0.01), id="adamw"),
+    ],
 )
 def test_hardware_aware_training_loses_less_after_a_day(make: Callable[..., Optimizer]) -> None:
     torch.manual_seed(0)

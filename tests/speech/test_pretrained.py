@@ -27,7 +27,14 @@ def accuracy(outputs: torch.Tensor, net: PretrainedKWS) -> float:
     return (outputs.argmax(1) == net.labels).double().mean().item()
 
 
-@pytest.mark.parametrize("name", pretrained.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        # of the others, the long test has the accuracy and the next one some outputs
+        pytest.param(name, marks=() if name.endswith(("_L", "DS-CNN")) else pytest.mark.slow)
+        for name in pretrained.names()
+    ],
+)
 def test_digital_accuracy(name: str, data_root: Path) -> None:
     net = load_pretrained(name, data_root)
     assert len(net.features) == len(net.labels) == CLIPS
@@ -73,7 +80,7 @@ def test_state_dict_keys_are_the_archives(data_root: Path) -> None:
         ("DNN_L", "sequential"),
         ("CNN_L", "sequential"),
         ("DS-CNN", "sequential"),
-        ("DS-CNN", "block_diagonal"),
+        pytest.param("DS-CNN", "block_diagonal", marks=pytest.mark.slow),
     ],
 )
 def test_ideal_chip(

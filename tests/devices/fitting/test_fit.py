@@ -42,10 +42,11 @@ def _errors(device: devices.Device, times: tuple[str, ...]) -> list[float]:
 @pytest.mark.parametrize(
     ("device", "campaign", "law"),
     [
-        (
+        pytest.param(
             devices.pcm_like(),
             {"devices": 5000, "times": (0.0, DAY, MONTH), "cycles": 2, "offset": 20.0},
             "power",
+            marks=pytest.mark.slow,
         ),
         (
             devices.pcm_like(),
