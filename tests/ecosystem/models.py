@@ -174,4 +174,3 @@ COMPILED = [
     for entry in ENTRIES
 ]
 """The entries for tests that compile or export them: all but ``QUICK`` are long tests."""
-
