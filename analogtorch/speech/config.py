@@ -16,8 +16,9 @@ from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.augment import Augment
 from analogtorch.speech.data import Source
+from analogtorch.speech.features import FRAMES
 from analogtorch.speech.folder import Folder
-from analogtorch.speech.models import ConvNet, FullyConnected
+from analogtorch.speech.models import ConvNet, FullyConnected, KeywordTransformer
 from analogtorch.speech.speech_commands import SpeechCommands
 from analogtorch.speech.synthetic import Synthetic
 from analogtorch.speech.training.phase import Phase
@@ -50,17 +51,19 @@ class ModelConfig:
         ValueError: a field is out of range.
     """
 
-    name: Literal["conv", "fully_connected"] = "conv"
+    name: Literal["conv", "fully_connected", "transformer"] = "conv"
     """conv: residual net of full convolutions; fully_connected: the shape of the 34-tile chip's
-    net."""
+    net; transformer: keyword transformer of KWT-1's size."""
     widths: tuple[int, ...] = (16, 24, 48, 96)
     """conv: channels of the stem and of each block, not decreasing."""
     stem_stride: tuple[int, int] = (1, 2)
     """conv: strides of the stem over time and frequency."""
     hidden: tuple[int, ...] = (512, 512)
     """fully_connected: outputs of each hidden layer."""
+    patch: int = 1
+    """transformer: frames in a token, 1 to 49."""
     dropout: float = 0.2
-    """Dropout before the last layer, 0 to below 1."""
+    """Dropout before the last layer, 0 to below 1; transformer: of attention and hidden layers."""
 
     def __post_init__(self) -> None:
         for name in ("widths", "stem_stride", "hidden"):
@@ -73,6 +76,8 @@ class ModelConfig:
                 f"model.widths={self.widths}; shortcuts only add channels: do not let widths "
                 "decrease"
             )
+        if not 1 <= self.patch <= FRAMES:
+            raise ValueError(f"model.patch={self.patch}; use 1 to {FRAMES} frames in a token")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout={self.dropout}; use 0 to below 1")
 
@@ -80,6 +85,8 @@ class ModelConfig:
         """Return a new network, drawn from torch's default generator."""
         if self.name == "fully_connected":
             return FullyConnected(hidden=self.hidden, dropout=self.dropout)
+        if self.name == "transformer":
+            return KeywordTransformer(patch=self.patch, dropout=self.dropout)
         return ConvNet(widths=self.widths, stem_stride=self.stem_stride, dropout=self.dropout)
 
 

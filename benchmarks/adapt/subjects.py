@@ -11,11 +11,12 @@ from analogtorch.speech.pretrained import load_pretrained
 from benchmarks.convert.chip import rank_correlation
 from benchmarks.convert.nets import efficientnet_lite, minilm
 from benchmarks.subject import Subject, agreement
+from benchmarks.transformer import load_speech, transformer
 
 BATCH = 128
 """Clips of a training step."""
-SENTENCES, PICTURES = 16, 16
-"""Sentences and pictures of a training step."""
+WORDS, SENTENCES, PICTURES = 32, 16, 16
+"""Clips of the transformer, sentences and pictures of a training step."""
 CROPS = 200
 """Pictures to measure on; twice as many others are learnt from."""
 SPLIT = 4
@@ -91,9 +92,30 @@ def pictures(data: Path, every: int, depthwise: bool = True) -> Subject:
     )
 
 
+def keyword_transformer(data: Path, every: int) -> Subject:
+    """Return the keyword transformer: it learns from the clips that it was trained on.
+
+    It is measured on the test clips, of other speakers. It is trained first, unless that was done.
+    """
+    speech = load_speech(data)
+    _, model = transformer(speech)
+    clips, _ = speech.train
+    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(SPLIT))
+    features, labels = (part[::every] for part in speech.test)
+    return Subject(
+        name="KeywordTransformer",
+        measure="accuracy",
+        model=model,
+        calibration=list(clips[order].split(WORDS))[: len(order) // WORDS],
+        batches=list(features.split(64)),
+        score=lambda y: (y.argmax(1) == labels).float().mean().item(),
+    )
+
+
 SUBJECTS: dict[str, Make] = {
     **{name: functools.partial(keywords, name) for name in ("DNN_L", "CNN_L", "LSTM_L", "DS-CNN")},
     "DS-CNN, depthwise digital": functools.partial(keywords, "DS-CNN", depthwise=False),
+    "KeywordTransformer": keyword_transformer,
     "MiniLM": sentences,
     "EfficientNet-Lite0": pictures,
     "EfficientNet-Lite0, depthwise digital": functools.partial(pictures, depthwise=False),

@@ -127,6 +127,7 @@ def test_there_is_a_configuration_for_each_source() -> None:
         "real.yaml": "folder",
         "speech_commands.yaml": "speech_commands",
         "synthetic.yaml": "synthetic",
+        "transformer.yaml": "folder",
     }
 
 
