@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import struct
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ from torch import nn
 
 import analogtorch as at
 from analogtorch.report import Result
+from analogtorch.speech.data import Clips
+from analogtorch.speech.labels import LABELS
 from analogtorch.speech.pretrained import PretrainedKWS
 from benchmarks import devices, mvm, peers, picture, plan, recovery
 from benchmarks.adapt import __main__ as adapt
-from benchmarks.adapt import runs, subjects
+from benchmarks.adapt import runs, silero, subjects, whisper
 from benchmarks.adapt.report import gains, of_rows
 from benchmarks.convert import __main__ as convert
 from benchmarks.convert import efforts, language
@@ -397,6 +400,109 @@ def test_scores_are_printed_in_their_units_and_gains_are_paired() -> None:
     # means of both seeds and Student's 12.706 s / sqrt(2); the mapped net is the same for both
     assert table[1:3] == [["a", "mapped", "+20.00 ± 127.06"], ["a", "control", "+10.00 ± 0.00"]]
     assert table[4] == ["b", "control", "+0.1000 ± 0.0000"]
+
+
+def _clips(count: int) -> Clips:
+    """Noise of growing loudness, under the labels in turn."""
+    loud = torch.arange(1, count + 1)[:, None]
+    noise = torch.randn(count, 16_000, generator=torch.Generator().manual_seed(0))
+    return Clips(
+        waveforms=(100 * loud * noise).to(torch.int16),
+        labels=torch.arange(count) % len(LABELS),
+        speakers=("",) * count,
+        names=tuple(map(str, range(count))),
+    )
+
+
+@torch.no_grad()
+def test_silero_vad_hears_a_recording_as_frame_by_frame() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net, x = silero.SileroVAD(), torch.randn(2, 3 * 512 - 100)
+    assert net(x).shape == (2, 3, 1)
+    padded, state = nn.functional.pad(x, (64, 100)), None
+    for frame in range(3):  # as tinygrad_model.py of the package computes
+        y = nn.functional.pad(padded[:, 512 * frame : 512 * frame + 576], (0, 64), mode="reflect")
+        y = net.stft_conv(y[:, None])
+        y = (y[:, :129] ** 2 + y[:, 129:] ** 2).sqrt()
+        for conv in (net.conv1, net.conv2, net.conv3, net.conv4):
+            y = conv(y).relu()
+        h, state = net.lstm(y.mT, state)
+        torch.testing.assert_close(net.final_conv(h.mT.relu())[:, :, 0], net(x)[:, frame])
+
+
+def test_a_recording_has_as_many_words_as_noises(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = _clips(24)
+    found = silero.recordings(clips, 6, seed=0)
+    assert found.shape == (6, 64_000)
+    of_clip = {tuple(c[:3].tolist()): i for i, c in enumerate(clips.waveforms.float() / 32768)}
+    silence = LABELS.index("_silence_")
+    for recording in found:
+        parts = [of_clip[tuple(part[:3].tolist())] for part in recording.split(16_000)]
+        assert sum(int(clips.labels[i]) == silence for i in parts) == 2
+    assert torch.equal(found, silero.recordings(clips, 6, seed=0))
+    monkeypatch.setattr(silero, "silero_vad", lambda: silero.SileroVAD().eval())
+    subject = silero.subject({"train": clips, "test": clips}, every=50)
+    assert subject.scored(subject.model) == 1.0
+    assert subject.score(-subject.outputs(subject.model)) == 0.0
+
+
+def _model_file(*tensors: tuple[str, torch.Tensor]) -> bytes:
+    def text(value: str) -> bytes:
+        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
+
+    data = struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, len(tensors) + 1)
+    data += text("decoder/activation") + struct.pack("<BBIB", 0, 1, 1, 0)  # of another type
+    for name, value in tensors:
+        content = value.half().numpy().tobytes()
+        data += text(name) + struct.pack(f"<B{value.dim()}I", value.dim(), *value.shape)
+        data += struct.pack("<BI", 4, len(content)) + content
+    return data
+
+
+def test_the_weights_of_whisper_get_their_names() -> None:
+    fused, bias = torch.arange(12.0).view(6, 2), torch.arange(4.0)
+    data = _model_file(
+        ("decoder/layer_3/self_attention/linear_0/weight", fused),
+        ("decoder/layer_0/attention/linear_1/bias", bias),
+        ("encoder/layer_1/ffn/layer_norm/gamma", bias),
+        ("encoder/conv1/bias", bias),
+    )
+    found = dict(pair for v in whisper.variables(data) for pair in whisper.renamed(*v))
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "decoder.layers.3.self_attn.q_proj.weight": [[0, 1], [2, 3]],
+        "decoder.layers.3.self_attn.k_proj.weight": [[4, 5], [6, 7]],
+        "decoder.layers.3.self_attn.v_proj.weight": [[8, 9], [10, 11]],
+        "decoder.layers.0.encoder_attn.v_proj.bias": [2, 3],
+        "encoder.layers.1.final_layer_norm.weight": [0, 1, 2, 3],
+        "encoder.conv1.bias": [0, 1, 2, 3],
+    }
+    with pytest.raises(ValueError, match="cut short"):
+        list(whisper.variables(data[:-1]))
+    with pytest.raises(ValueError, match="version 7"):
+        list(whisper.variables(struct.pack("<I", 7)))
+
+
+def test_whisper_is_scored_by_the_first_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    monkeypatch.setattr(whisper, "SECONDS", 1)
+    config = transformers.WhisperConfig(
+        d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1, vocab_size=51_864,
+        decoder_attention_heads=1, encoder_ffn_dim=8, decoder_ffn_dim=8, max_source_positions=50,
+        pad_token_id=50_256, bos_token_id=50_256, eos_token_id=50_256,
+    )  # fmt: skip
+    net = transformers.WhisperForConditionalGeneration(config).eval()
+    monkeypatch.setattr(whisper, "whisper", lambda: (net, lambda tokens: " Yes, yes."))
+    clips = _clips(24)
+    subject = whisper.subject({"train": clips, "test": clips}, every=1)
+    assert [len(batch["input_features"]) for batch in subject.batches] == [16, 4]
+    assert subject.scored(net) == 2 / 20  # the labels are in turn
+    batch = subject.calibration[0]
+    assert subject.forward(net, batch).shape == (16, 4, 51_864)
+    # the tokens that it learns with are those that it hears itself
+    said = subject.forward(net, batch)[:, 2].argmax(-1)
+    assert torch.equal(said[said != 50_256], batch["decoder_input_ids"][:, 3][said != 50_256])
 
 
 @pytest.mark.parametrize("command", [adapt, plan, recovery])

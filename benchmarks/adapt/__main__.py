@@ -98,11 +98,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{options.steps} steps without labels at most{limit}; training noise {options.noise}.",
         *missing,
     ]
-    paired = gains(rows, nets, options.times)
-    tables = [(of_nets(nets), 2), (of_rows(rows, nets, options.times), 2)]
-    tables += [(paired, 2)] if len(paired) > 1 else []
-    print("\n\n".join([*(as_text(table, left) for table, left in tables), "\n".join(notes)]))
-    pages = [as_markdown(table, "Adapted nets", notes, left) for table, left in tables]
+    tables = {
+        "Nets": of_nets(nets),
+        "Scores": of_rows(rows, nets, options.times),
+        "Gains of adapting": gains(rows, nets, options.times),
+    }
+    tables = {title: table for title, table in tables.items() if len(table) > 1}
+    print("\n\n".join([*(as_text(table, 2) for table in tables.values()), "\n".join(notes)]))
+    last = next(reversed(tables))
+    pages = [as_markdown(t, title, notes if title == last else []) for title, t in tables.items()]
     write_atomically(options.out / "adapt.md", "\n".join(pages))
 
 

@@ -1,5 +1,6 @@
 """The nets of the table. A further one is a function that returns a ``Subject``, and its name."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from analogtorch.speech.pretrained import load_pretrained
-from benchmarks.convert.chip import rank_correlation
+from analogtorch.speech.data import Clips
+from analogtorch.speech.folder import Folder
+from analogtorch.speech.pretrained import MANIFEST, load_pretrained
+from benchmarks.adapt import silero, whisper
+from benchmarks.convert.chip import language, rank_correlation
 from benchmarks.convert.nets import efficientnet_lite, minilm
 from benchmarks.subject import Subject, agreement
 from benchmarks.transformer import load_speech, transformer
@@ -19,6 +23,10 @@ WORDS, SENTENCES, PICTURES = 32, 16, 16
 """Clips of the transformer, sentences and pictures of a training step."""
 CROPS = 200
 """Pictures to measure on; twice as many others are learnt from."""
+TOKENS = 256
+"""Tokens to measure on."""
+PIECES = 100
+"""Pieces of 128 tokens to learn from."""
 SPLIT = 4
 """Seed of the split into clips to learn from and clips to measure on."""
 
@@ -112,6 +120,31 @@ def keyword_transformer(data: Path, every: int) -> Subject:
     )
 
 
+def tokens(data: Path, every: int) -> Subject:
+    """Return SmolLM2: it learns from other tokens of the text, one piece a step."""
+    subject = language(max(2, TOKENS // every), PIECES)
+    return dataclasses.replace(subject, chip={"weight_scale": "column"})
+
+
+@functools.lru_cache(maxsize=1)
+def clips(data: Path) -> dict[str, Clips]:
+    """Return the recordings of the Speech Commands test set, in three splits by speaker."""
+    folder = data / Path(MANIFEST).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist; give the folder of the data by --data")
+    return Folder(root=str(folder)).load()
+
+
+def detector(data: Path, every: int) -> Subject:
+    """Return silero-vad; see ``silero.subject``."""
+    return silero.subject(clips(data), every)
+
+
+def transcriber(data: Path, every: int) -> Subject:
+    """Return Whisper tiny.en; see ``whisper.subject``."""
+    return whisper.subject(clips(data), every)
+
+
 SUBJECTS: dict[str, Make] = {
     **{name: functools.partial(keywords, name) for name in ("DNN_L", "CNN_L", "LSTM_L", "DS-CNN")},
     "DS-CNN, depthwise digital": functools.partial(keywords, "DS-CNN", depthwise=False),
@@ -119,5 +152,8 @@ SUBJECTS: dict[str, Make] = {
     "MiniLM": sentences,
     "EfficientNet-Lite0": pictures,
     "EfficientNet-Lite0, depthwise digital": functools.partial(pictures, depthwise=False),
+    "SmolLM2-135M": tokens,
+    "silero-vad": detector,
+    "Whisper tiny.en": transcriber,
 }
 """The nets by the names that ``--nets`` takes."""

@@ -203,7 +203,7 @@ def rank_correlation(exact: Tensor) -> Callable[[Tensor], float]:
 
 def subjects(epochs: int) -> dict[str, Callable[[], Subject]]:
     """Return the models with trained weights, by name."""
-    return {"minilm": _sentences, "digits": lambda: _digits(epochs), "smollm2": _language}
+    return {"minilm": _sentences, "digits": lambda: _digits(epochs), "smollm2": language}
 
 
 def _sentences() -> Subject:
@@ -221,8 +221,9 @@ def _sentences() -> Subject:
     )
 
 
-def _language() -> Subject:
-    net = smollm2()
+def language(tokens: int = 256, calibration: int = 4) -> Subject:
+    """Return SmolLM2 with its perplexity; see ``nets.smollm2``."""
+    net = smollm2(tokens, calibration)
     following = net.batch[0, 1:]
     return Subject(
         name="SmolLM2-135M",
@@ -233,6 +234,7 @@ def _language() -> Subject:
         batches=[net.batch],
         score=lambda y: float(cross_entropy(y[:-1], following).exp()),
         lower_is_better=True,
+        example={"input_ids": net.batch},
     )
 
 
