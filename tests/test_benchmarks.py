@@ -1,5 +1,6 @@
 """The cost benchmark (registry, one row, bars, settings of libraries) and tables of the others."""
 
+import copy
 import csv
 import dataclasses
 import json
@@ -24,6 +25,7 @@ from benchmarks.adapt import runs, silero, subjects, whisper
 from benchmarks.adapt.report import gains, of_rows
 from benchmarks.convert import __main__ as convert
 from benchmarks.convert import efforts, language
+from benchmarks.convert.smoothing import clipped, smooth
 from benchmarks.registry import SHAPES, Shape, chip
 from benchmarks.subject import Subject, agreement
 
@@ -267,28 +269,63 @@ def _little_llama(tokens: int, steps: int) -> tuple[nn.Module, language.Text]:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize("steps", [0, 4])
 def test_the_table_of_a_language_model(
-    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(language, "smollm2_text", _little_llama)
-    options = ["--tokens", "8", "--steps", str(steps), "--rank", "2", "--out", str(tmp_path)]
-    convert.main(["--table", "language", *options])
+    options = ["--tokens", "8", "--steps", "4", "--rank", "2", "--times", "1 day", "--kinds"]
+    designs = ["--designs", "calibrated", "mixed", "--program", "mixed"]
+    convert.main(["--table", "language", *options, *designs, "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    (row,) = json.loads((tmp_path / "language.json").read_text())["rows"]
-    model, text = _little_llama(8, steps)
-    assert row["digital"] == language.perplexity(model, text.measured)
-    assert [point["steps"] for point in row["curve"]] == list(range(1, steps + 1))
-    assert len(row["times"]) == (2 if steps else 1)
-    assert all(set(times) == set(language.TIMES) for times in row["times"].values())
-    if steps:
-        adapted = row["times"]["the same, adapters of rank 2"][language.LEARNT_AT]
-        assert adapted != row["times"]["programmed, calibrated"][language.LEARNT_AT]
-        # (inputs + outputs) of the seven projections, times the rank
-        adapters = 2 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 24))
-        assert row["share"] == adapters / sum(p.numel() for p in model.parameters())
-    assert f"| digital | {row['digital']:.2f} | - |" in (tmp_path / "language.md").read_text()
-    assert "converters alone" in printed
+    (found,) = json.loads((tmp_path / "language.json").read_text())["rows"]
+    model, text = _little_llama(8, 4)
+    assert found["digital"] == language.perplexity(model, text.measured)
+    kinds = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
+    assert list(found["kinds"]) == [*kinds, "lm_head"]
+    calibrated, mixed = found["rows"]
+    assert list(calibrated["seconds"]) == ["convert", "calibrate", "map"]
+    assert list(mixed["seconds"]) == ["convert", "map", "program"]
+    assert (list(calibrated["times"]), list(mixed["times"])) == ([], ["1 day"])
+    assert [point["steps"] for point in found["curve"]] == [1, 2, 3, 4]
+    assert found["curve"][-1]["perplexity"] != mixed["corrected"] != mixed["times"]["1 day"]
+    # (inputs + outputs) of the seven projections, times the rank
+    adapters = 2 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 24))
+    assert found["share"] == adapters / sum(p.numel() for p in model.parameters())
+    assert f"| digital | {found['digital']:.2f} | - |" in (tmp_path / "language.md").read_text()
+    assert "columns corrected" in printed
+
+
+def test_a_smoothed_model_computes_the_same_with_smaller_channels() -> None:
+    model, text = _little_llama(8, 0)
+    with torch.no_grad():
+        model.model.layers[0].input_layernorm.weight[3] = 40.0  # a channel of outliers
+    exact, chip = copy.deepcopy(model), at.chips.hermes64(weight_scale="column")
+    smooth(model, text.calibration, language._logits)
+    ids = text.measured[0][None]
+    with torch.no_grad():
+        y, smoothed = language._logits(exact, ids), language._logits(model, ids)
+    torch.testing.assert_close(smoothed, y, rtol=1e-4, atol=1e-5)
+    assert model.model.layers[0].input_layernorm.weight[3] < 20
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+
+    def error(net: nn.Module) -> float:
+        with torch.no_grad():
+            return float((language._logits(at.convert(net, chip), ids) - y).norm() / y.norm())
+
+    assert error(model) < 0.7 * error(exact)
+
+
+def test_layers_whose_sums_expansion_makes_too_large_are_found() -> None:
+    net = nn.Sequential(nn.Linear(256, 8, bias=False), nn.Linear(8, 4, bias=False))
+    with torch.no_grad():
+        net[0].weight[0] = 0.01
+        net[0].weight[0, 5] = 3.0
+    x = 0.01 * torch.ones(1, 256)
+    x[0, 5] = 100.0  # one channel meets one weight
+    mixing = at.chips.hermes64(weight_scale="column").replace(expansion={"factor": 1.0})
+    run = lambda model, batch: model(batch)  # noqa: E731
+    assert clipped(net, mixing, [x], run) == ["0"]
+    assert clipped(net, at.chips.hermes64(weight_scale="column"), [x], run) == []
 
 
 def test_the_perplexity_counts_every_predicted_token_alike() -> None:

@@ -92,6 +92,8 @@ class _PartialSums:
         blocks, outputs = layer.adc_shape if layer.chip.periphery.output_bits else (0, 0)
         self._unit = [_Columns(outputs) for _ in range(blocks)]
         self._squares = dict.fromkeys(("sums", "adc", "others"), 0.0)
+        self._summed: dict[int, list[Tensor]] = {}
+        """Variances of each part of the matrix by its first output; see ``_variances``."""
 
     def _divided(self, per: AdcPer) -> "list[tuple[range, slice, Histogram | ColumnHistogram]]":
         """Return row blocks, outputs, and the histogram of their partial sums."""
@@ -123,9 +125,7 @@ class _PartialSums:
         given = inputs.x if by_block else dac(inputs.x, ranges, plan.input_bits, weight.dtype)
         parts = phases(given, weight, inputs.negatives, plan.phases)
         warns = self._wanted is None and self._chip.adc.levels > 0 and given.numel() > 0
-        # once for all row blocks, as each takes several passes over all weights; kept no longer, as
-        # those of all layers would take the memory of a second model
-        variances = list(_variances(weight, inputs.scale, self._chip, plan)) if warns else []
+        variances = self._variances(inputs, plan, outputs) if warns else []
         for block in range(plan.blocks):
             span = plan.span(block, weight.shape[1:])
             r = ranges[block : block + 1] if by_block else ranges
@@ -145,6 +145,21 @@ class _PartialSums:
                 self._unit[block].add((signs * vs).sum(0), outputs.start)
             for v in vs:
                 self._count(v, full, block, outputs)
+
+    def _variances(self, inputs: Operands, plan: Plan, outputs: slice) -> list[Tensor]:
+        """Return the variances of the weights, for all row blocks.
+
+        Computing them takes several passes over all weights. Those of a linear layer are summed
+        over its outputs, and so are small enough to keep.
+        """
+        found = self._summed.get(outputs.start)
+        if found is None:
+            each = _variances(inputs.w, inputs.scale, self._chip, plan)
+            if plan.dims:
+                return list(each)
+            found = [variance.sum(0, keepdim=True) for variance in each]
+            self._summed[outputs.start] = found
+        return found
 
     def _count(self, v: Tensor, full: Tensor, block: int, outputs: slice) -> None:
         """Count the partial sums of a row block, in units of ``full``."""
@@ -179,23 +194,22 @@ class _PartialSums:
         count = len(x)
         some = slice(None, None, -(-count // _SOME))
         x, given = x[some], given[some]
+        full = full.expand_as(vs[0]).contiguous().view(count, -1, full.shape[1])[some]
+        full = full.flatten(0, 1)
+        vs = vs.view(len(vs), count, -1, vs.shape[2])[:, some].flatten(1, 2)
         bound, steps = vs.new_tensor(self._chip.adc.range), self._chip.adc.levels
         off = adc(vs, bound, steps, self._chip.adc.rounding == "floor") - vs
         off = (signs * off).sum(0)
         v = (signs * vs).sum(0)
-        off, v, full = (
-            t.view(count, -1, t.shape[1])[some].flatten(0, 1)
-            for t in (off, v, full.expand_as(v).contiguous())
-        )
         others = (_flat(part(x, w, span, plan), plan) - v * full).square()
         noise = self._chip.adc.noise / math.sqrt(self._chip.adc.reads)
         others = others + plan.phases * (noise * full).square()
-        for variance in variances:
-            others = others + _flat(part(given.square(), variance, span, plan), plan)
+        of_weights = [part(given.square(), variance, span, plan) for variance in variances]
         for name, squares in (
             ("sums", (v * full).square()),
             ("adc", (off * full).square()),
             ("others", others),
+            *(("others", squares) for squares in of_weights),
         ):
             self._squares[name] += squares.double().sum().item()
 

@@ -133,7 +133,7 @@ class Trial:
             else:
                 r = torch.tensor(ranges, dtype=x.dtype, device=x.device)
             noisy = mvm(x, r, written, on_chip, scale=scale)
-            error = (noisy - exact).double().flatten(1).square().sum(1)
+            error = squared_distances(noisy, exact)
             if self.chip.adc.noise > 0:
                 error += self._noise(r, scale, exact, plan)
             self.errors[i] += relative(error, power).sum().item()
@@ -176,6 +176,22 @@ class Trial:
 
 WEIGHT_NOISE = 1.0
 """Multiple of the programming noise."""
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Return the squared distance of each vector or sample of ``a`` from that of ``b``, float64.
+
+    A few are taken at a time, so that they stay in cache: a vocabulary has tens of thousands of
+    outputs.
+    """
+    few = max(2, _IN_CACHE * len(a) // max(1, a.numel()))
+    pieces = max(1, len(a) // few)  # none has one vector, whose sum threads would share
+    pairs = zip(a.tensor_split(pieces), b.tensor_split(pieces), strict=True)
+    return torch.cat([(x - y).double().flatten(1).square().sum(1) for x, y in pairs])
+
+
+_IN_CACHE = 1 << 16
+"""Numbers that are squared together."""
 
 
 def relative(error: Tensor, power: Tensor) -> Tensor:

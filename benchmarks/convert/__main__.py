@@ -3,7 +3,7 @@
     python -m benchmarks.convert                  # trained weights, on programmed chips after a day
     python -m benchmarks.convert --table vision   # whole networks, 8-bit converters alone
     python -m benchmarks.convert --table efforts  # what each effort of calibrate keeps
-    python -m benchmarks.convert --table language # SmolLM2 over a month, with low-rank adapters
+    python -m benchmarks.convert --table language # designs of SmolLM2 on the chip, with adapters
 
 The table is printed and written as Markdown and JSON into the output folder; progress goes to the
 error stream of the terminal.
@@ -12,6 +12,7 @@ error stream of the terminal.
 import argparse
 import dataclasses
 import json
+import math
 import platform
 import sys
 import time
@@ -146,28 +147,44 @@ def language_table(options: argparse.Namespace) -> Table:
     """A language model over a month."""
     model, text = language.smollm2_text(options.tokens, options.steps)
     on = at.chips.hermes64(weight_scale="column")
-    found = language.measure(model, text, on, options.seed, options.rank, _say)
-    table = [["SmolLM2-135M, perplexity", "converters alone", *language.TIMES]]
-    rest = ["-"] * len(language.TIMES)
-    table.append(["digital", f"{found.digital:.2f}", *rest])
-    for name, value in found.converters.items():
-        table.append([name, f"{value:.2f}", *rest])
-    for name, values in found.times.items():
-        table.append([name, "-", *(f"{value:.2f}" for value in values.values())])
+    found = language.measure(model, text, on, options, _say)
+    header = ["SmolLM2-135M, perplexity", "converters", "drawn, 1 day", *options.times]
+    table = [[*header, "1 day, columns corrected"]]
+    table.append(["digital", *[f"{found.digital:.2f}"], *["-"] * len(table[0][2:])])
+    for kind, value in found.kinds.items():
+        table.append([f"{kind} alone", "-", f"{value:.2f}", *["-"] * len(table[0][3:])])
+    for row in found.rows:
+        values = [row.converters, row.drawn]
+        values += [row.times.get(when, math.nan) for when in options.times] + [row.corrected]
+        table.append([row.design, *("-" if math.isnan(x) else f"{x:.2f}" for x in values)])
+    rows = [dataclasses.asdict(found)]
+    return "A language model on hermes64", table, language_notes(found, options), rows
+
+
+def language_notes(found: language.Found, options: argparse.Namespace) -> list[str]:
+    """Return the notes of the table of a language model."""
     curve = ", ".join(
         f"{point['steps']:.0f} steps ({point['seconds']:.0f} s) {point['perplexity']:.2f}"
         for point in found.curve
     )
-    notes = [
+    spent = [
+        f"{row.design}: "
+        + ", ".join(f"{step} {value:.1f} s" for step, value in row.seconds.items())
+        + f", {row.memory:.2f} GB"
+        for row in found.rows
+    ]
+    return [
         f"SmolLM2-135M-Instruct on hermes64 with a weight scale per column, one chip (seed "
         f"{options.seed}); perplexity on {options.tokens} tokens of Python's language reference, "
         "in sequences of 256, lower is better. Calibrated on 512 other tokens.",
+        "Drawn: devices programmed, drifted for a day and read, drawn anew, without the errors of "
+        "ADC gains. Columns corrected: gain and offset of each, on the tokens of the calibration.",
+        f"Time of the process, and its largest memory until then: {'; '.join(spent) or '-'}.",
         f"Adapters: low-rank, in all projections, {100 * found.share:.1f} % of the parameters. "
-        f"They learn beside this chip, {language.LEARNT_AT} after it was programmed, by "
+        f"They learn beside the chip, {language.LEARNT_AT} after it was programmed, by "
         f"distillation from the digital model on {128 * options.steps} other tokens, 128 a step.",
         f"Perplexity at {language.LEARNT_AT} while they learn: {curve or '-'}.",
     ]
-    return "A language model on hermes64", table, notes, [dataclasses.asdict(found)]
 
 
 TABLES = {

@@ -1,14 +1,18 @@
-"""A language model on a programmed chip over a month, and what low-rank adapters get back.
+"""A language model on a programmed chip over time, by design, and what adapters get back.
 
-The adapters learn beside one chip, after a day, without labels: its logits are to be those of the
-digital model. What they learnt is then measured at every time.
+A design says how the digital model is laid onto the chip. Each is measured behind the converters,
+and on devices that are drawn anew (``TrainingNoise(weight="device")``: programmed, drifted for a
+day, read), which takes seconds. Some are programmed: that has all effects of the chip, and takes
+minutes. Low-rank adapters then learn beside the last programmed chip, after a day, without labels:
+its logits are to be those of the digital model.
 """
 
 import argparse
 import copy
 import math
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import analogtorch as at
+from benchmarks.convert.smoothing import clipped, smooth
 from benchmarks.tables import positive
 
+Say = Callable[[str], object]
 TIMES = ("0 s", "1 day", "1 month")
 LEARNT_AT = "1 day"
 POINTS = 4
@@ -26,6 +32,35 @@ POINTS = 4
 RATE = 1e-3
 TARGETS = r".*_proj"
 """The layers with adapters: all projections of attention and MLP."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """How a model is laid onto a chip."""
+
+    text: str
+    smoothed: bool = False
+    """Whether scales of channels move into the weights (``smoothing.smooth``)."""
+    expansion: float | None = None
+    """Factor of weight expansion. Layers whose ADCs it would make clip are left without."""
+    exclude: tuple[str, ...] = ()
+    """Layers that stay digital."""
+    calibrated: bool = False
+    """Whether ``calibrate`` sets ranges; else each vector sets its DAC range, and the digital unit
+    does not round."""
+
+
+DESIGNS = {
+    "vector": Design(text="each vector sets its range"),
+    "calibrated": Design(text="calibrated", calibrated=True),
+    "digital-head": Design(text="head digital", exclude=("lm_head",)),
+    "smoothed": Design(text="smoothed", smoothed=True),
+    "mixed": Design(text="smoothed, expansion 1", smoothed=True, expansion=1.0),
+    "expanded": Design(text="smoothed, expansion 2", smoothed=True, expansion=2.0),
+    "mixed-calibrated": Design(
+        text="smoothed, expansion 1, calibrated", smoothed=True, expansion=1.0, calibrated=True
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +76,32 @@ class Text:
 
 
 @dataclass(kw_only=True)
+class Row:
+    """Perplexities of one design."""
+
+    design: str
+    converters: float = math.nan
+    """Without noise."""
+    drawn: float = math.nan
+    """With devices drawn anew, a day after they were programmed."""
+    times: dict[str, float] = field(default_factory=dict)
+    """On the programmed chip, by time."""
+    corrected: float = math.nan
+    """The same at ``LEARNT_AT``, gain and offset of each column corrected."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Time of the process that each step took (convert, calibrate, map, program)."""
+    memory: float = 0.0
+    """Largest memory of the process until then, the digital model included, GB."""
+
+
+@dataclass(kw_only=True)
 class Found:
-    """Perplexities of one model."""
+    """What was measured of one model."""
 
     digital: float
-    converters: dict[str, float] = field(default_factory=dict)
-    """Without noise, by setup."""
-    times: dict[str, dict[str, float]] = field(default_factory=dict)
-    """On the chip, by setup and time."""
+    kinds: dict[str, float] = field(default_factory=dict)
+    """Perplexity with drawn devices in one kind of layer alone."""
+    rows: list[Row] = field(default_factory=list)
     curve: list[dict[str, float]] = field(default_factory=list)
     """Steps, seconds and perplexity at ``LEARNT_AT`` while adapters learn."""
     share: float = 0.0
@@ -67,6 +120,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="in which low-rank adapters learn, for --table language; 0: no adapters",
     )
     parser.add_argument("--rank", type=positive, default=16, help="of low-rank adapters")
+    names = list(DESIGNS)
+    parser.add_argument(
+        "--designs", nargs="*", choices=names, default=names, help="rows of --table language"
+    )
+    parser.add_argument(
+        "--program",
+        nargs="*",
+        choices=names,
+        default=["expanded"],
+        help="rows of --table language that are programmed; adapters learn beside the last",
+    )
+    parser.add_argument("--times", nargs="+", default=TIMES, help="of programmed language models")
+    parser.add_argument(
+        "--kinds", action="store_true", help="of layers, measured alone, for --table language"
+    )
 
 
 def _two_or_more(text: str) -> int:
@@ -91,44 +159,127 @@ def perplexity(model: nn.Module, measured: list[Tensor]) -> float:
 
 
 def measure(
-    model: nn.Module, text: Text, chip: at.Chip, seed: int, rank: int, say: Callable[[str], object]
+    model: nn.Module, text: Text, chip: at.Chip, options: argparse.Namespace, say: Say
 ) -> Found:
     """Return the perplexities of a digital model, which stays as it is."""
     found = Found(digital=perplexity(model, text.measured))
     say(f"digital {found.digital:.2f}")
-    analog = at.convert(copy.deepcopy(model), chip)
-    for name in ("not calibrated", "calibrated"):
-        if name == "calibrated":
-            at.calibrate(analog, text.calibration, forward=_logits)
-        found.converters[name] = perplexity(analog, text.measured)
-        say(f"converters, {name} {found.converters[name]:.2f}")
-    physical = at.program(analog, seed=seed)
-    on_chip = found.times["programmed, calibrated"] = {}
-    for when in TIMES:
-        on_chip[when] = perplexity(physical.at(when), text.measured)
-        say(f"{when} {on_chip[when]:.2f}")
-    if text.training:
-        learnt = _learn(physical.at(LEARNT_AT), model, text, found, rank, say)
-        later = found.times[f"the same, adapters of rank {rank}"] = {}
-        for when in TIMES:
-            later[when] = perplexity(_with(physical.at(when), learnt, rank), text.measured)
-            say(f"with adapters, {when} {later[when]:.2f}")
+    if options.kinds:
+        for kind, value in _by_kind(model, text, chip, options.seed):
+            found.kinds[kind] = value
+            say(f"{kind} alone {value:.2f}")
+    for name in options.designs:
+        _row(model, name, text, chip, options, found, say)
     return found
 
 
-def _learn(
-    view: nn.Module,
+def _by_kind(model: nn.Module, text: Text, chip: at.Chip, seed: int) -> Iterator[tuple[str, float]]:
+    """Yield each kind of layer, by the end of its name, and the perplexity if it alone is drawn."""
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    for kind in dict.fromkeys(name.rpartition(".")[2] for name in linear):
+        analog = at.convert(model, _drawn(chip), include=f"*{kind}")
+        yield kind, _on_drawn(analog, text, seed)
+        at.to_digital(analog)
+
+
+def _drawn(chip: at.Chip) -> at.Chip:
+    return chip.replace(training=at.TrainingNoise(weight="device", time=LEARNT_AT))
+
+
+def _on_drawn(analog: nn.Module, text: Text, seed: int) -> float:
+    analog.train()
+    with at.noise(seed, step=0):
+        value = perplexity(analog, text.measured)
+    analog.eval()
+    return value
+
+
+def _row(
+    model: nn.Module,
+    name: str,
+    text: Text,
+    chip: at.Chip,
+    options: argparse.Namespace,
+    found: Found,
+    say: Say,
+) -> None:
+    """Add the row of a design; the model is digital again afterwards."""
+    row, design = Row(design=DESIGNS[name].text), DESIGNS[name]
+    found.rows.append(row)
+    analog = _laid(model, design, text, _drawn(chip), row)
+    row.converters = perplexity(analog, text.measured)
+    say(f"{name}: {_spent(row)}; converters {row.converters:.2f}")
+    row.drawn = _on_drawn(analog, text, options.seed)
+    say(f"{name}: devices drawn {row.drawn:.2f}")
+    if name in options.program:
+        physical = _timed(row, "program", lambda: at.program(analog, seed=options.seed))
+    at.to_digital(analog)  # the chip has copies of the weights
+    if name in options.program:
+        learns = name == options.program[-1]
+        _over_time(physical, model, text, options, row, found if learns else None, say)
+
+
+def _laid(model: nn.Module, design: Design, text: Text, chip: at.Chip, row: Row) -> nn.Module:
+    """Return the model on the chip, with a range per vector or calibrated, and mapped."""
+    per_layer: dict[str, Any] = {}
+    if design.smoothed:
+        model = copy.deepcopy(model)
+        smooth(model, text.calibration, _logits)
+    if design.expansion is not None:
+        chip = chip.replace(expansion={"factor": design.expansion})
+        names = clipped(model, chip, text.calibration[:1], _logits)
+        per_layer = {name: {"expansion": {"factor": None}} for name in names}
+    analog = _timed(
+        row,
+        "convert",
+        lambda: at.convert(model, chip, exclude=design.exclude, per_layer=per_layer),
+    )
+    if design.calibrated:
+        _timed(row, "calibrate", lambda: at.calibrate(analog, text.calibration, forward=_logits))
+    ids = {"input_ids": text.calibration[0], "use_cache": False}
+    _timed(row, "map", lambda: at.map_to_chip(analog, ids, num_chips=None))
+    row.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return analog
+
+
+def _timed(row: Row, step: str, run: Callable[[], Any]) -> Any:
+    start = time.process_time()
+    result = run()
+    row.seconds[step] = time.process_time() - start
+    return result
+
+
+def _spent(row: Row) -> str:
+    steps = ", ".join(f"{step} {value:.1f} s" for step, value in row.seconds.items())
+    return f"{steps}, {row.memory:.2f} GB"
+
+
+def _over_time(
+    physical: at.ProgrammedChip,
     twin: nn.Module,
     text: Text,
-    found: Found,
-    rank: int,
-    say: Callable[[str], object],
-) -> dict[str, Tensor]:
-    """Return the adapters that make the view's logits those of the digital twin."""
-    model, start = _with(view, {}, rank), time.perf_counter()
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found.share = sum(p.numel() for p in learning.values()) / _numel(twin)
-    optimizer = torch.optim.Adam(learning.values(), lr=RATE)
+    options: argparse.Namespace,
+    row: Row,
+    found: Found | None,
+    say: Say,
+) -> None:
+    """Measure a programmed chip over time, then with corrected columns, and with adapters."""
+    for when in options.times:
+        row.times[when] = perplexity(physical.at(when), text.measured)
+        say(f"{row.design}, {when} {row.times[when]:.2f}")
+    view = at.correct_columns(physical.at(LEARNT_AT), text.calibration, forward=_logits, rounds=1)
+    row.corrected = perplexity(view, text.measured)
+    say(f"{row.design}, {LEARNT_AT}, columns corrected {row.corrected:.2f}")
+    if found is not None and text.training:
+        _learn(view, twin, text, found, options.rank, say)
+
+
+def _learn(view: nn.Module, twin: nn.Module, text: Text, found: Found, rank: int, say: Say) -> None:
+    """Let adapters make the view's logits those of the digital twin, and keep the curve."""
+    model, start = _adapted(view, rank), time.perf_counter()
+    learning = [p for p in model.parameters() if p.requires_grad]
+    found.share = sum(p.numel() for p in learning) / _numel(twin)
+    optimizer = torch.optim.Adam(learning, lr=RATE)
     every = max(1, len(text.training) // POINTS)
     for step, ids in enumerate(text.training, 1):
         with torch.no_grad():
@@ -143,21 +294,16 @@ def _learn(
             found.curve.append({"steps": step, "seconds": seconds, "perplexity": now})
             say(f"adapters, {step} steps {now:.2f}")
             start = time.perf_counter() - seconds  # the clock stops while it is measured
-    return {name: p.detach() for name, p in learning.items()}
 
 
-def _with(view: nn.Module, adapters: dict[str, Tensor], rank: int) -> Any:
-    """Return a chip with these adapters, by name; with new ones, which change nothing, if none."""
+def _adapted(view: nn.Module, rank: int) -> Any:
+    """Return a chip with new adapters, which change nothing."""
     import peft
 
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = peft.get_peft_model(view, config).eval()
-    with torch.no_grad():
-        for name, values in adapters.items():
-            model.get_parameter(name).copy_(values)
-    return model
+        return peft.get_peft_model(view, config).eval()
 
 
 def _numel(model: nn.Module) -> int:
