@@ -1,6 +1,7 @@
 """Unit cells beside the differential pair: offset, of several significances, quantised."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -115,18 +116,38 @@ def test_slices_work_in_every_cell_with_every_device_or_are_refused(cell: str, s
             with pytest.raises(ValueError, match="would hold|holds no negative weights"):
                 crossbar(**parts)
             continue
-        make, shape = kinds[(number + len(slices)) % len(kinds)]
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        chip = crossbar(**parts)
-        torch.manual_seed(0)
-        model = at.convert(nn.Sequential(make()), chip).eval()
-        view = at.program(model, seed=3).at("1 day")
-        assert _output(view, x).isfinite().all(), (name, "programmed")
-        if number % 4 == 0:
-            chip = chip.replace(training=at.TrainingNoise(weight="device"))
-        model = at.convert(nn.Sequential(make()), chip)
-        _output(model.train(), x).square().mean().backward()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), name
+        _works(crossbar(**parts), kinds[(number + len(slices)) % len(kinds)], name, number % 4 == 0)
+
+
+@SETTLED
+@pytest.mark.parametrize("cell", CELLS)
+def test_weight_expansion_works_in_every_cell_with_every_device(cell: str) -> None:
+    """The layers that have it take turns; every other device holds slices, where the cell can."""
+    kinds = [LAYERS[name] for name in ("linear", "lstm", "encoder")]
+    for number, (name, device) in enumerate(SHIPPED.items()):
+        sliced = number % 2 and _holds(cell, name, "magnitude")
+        chip = crossbar(
+            array={"rows": 16, "columns": 20, "tiles": 64},
+            cell=CELLS[cell](device),
+            expansion={"factor": 1.5},
+            **{"slices": SLICES["magnitude"]} if sliced else {},
+        )
+        _works(chip, kinds[number % len(kinds)], name, number % 4 == 0)
+
+
+def _works(chip: at.Chip, layer: Any, name: str, device_noise: bool) -> None:
+    """Assert that a layer runs programmed, and trains, with finite numbers."""
+    make, shape = layer
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    model = at.convert(nn.Sequential(make()), chip).eval()
+    view = at.program(model, seed=3).at("1 day")
+    assert _output(view, x).isfinite().all(), (name, "programmed")
+    if device_noise:
+        chip = chip.replace(training=at.TrainingNoise(weight="device"))
+    model = at.convert(nn.Sequential(make()), chip)
+    _output(model.train(), x).square().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), name
 
 
 @SETTLED
