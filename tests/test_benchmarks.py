@@ -273,6 +273,8 @@ def test_the_table_of_a_language_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(language, "smollm2_text", _little_llama)
+    # a net this small clips nowhere
+    monkeypatch.setattr(language, "clipped", lambda *_: ["model.layers.0.mlp.down_proj"])
     options = ["--tokens", "8", "--steps", "4", "--rank", "2", "--times", "1 day", "--kinds"]
     designs = ["--designs", "calibrated", "mixed", "--program", "mixed"]
     convert.main(["--table", "language", *options, *designs, "--out", str(tmp_path)])
@@ -282,6 +284,7 @@ def test_the_table_of_a_language_model(
     assert found["digital"] == language.perplexity(model, text.measured)
     kinds = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
     assert list(found["kinds"]) == [*kinds, "lm_head"]
+    assert found["digital"] not in found["kinds"].values()
     calibrated, mixed = found["rows"]
     assert list(calibrated["seconds"]) == ["convert", "calibrate", "map"]
     assert list(mixed["seconds"]) == ["convert", "map", "program"]

@@ -1,10 +1,10 @@
 """A language model on a programmed chip over time, by design, and what adapters get back.
 
 A design says how the digital model is laid onto the chip. Each is measured behind the converters,
-and on devices that are drawn anew (``TrainingNoise(weight="device")``: programmed, drifted for a
-day, read), which takes seconds. Some are programmed: that has all effects of the chip, and takes
-minutes. Low-rank adapters then learn beside the last programmed chip, after a day, without labels:
-its logits are to be those of the digital model.
+and on devices that are drawn as the search of ``calibrate`` draws them (programmed, drifted for a
+day and read, each column with a gain that fits), which takes seconds. Some are programmed: that has
+all effects of the chip, and takes minutes. Low-rank adapters then learn beside the last programmed
+chip, after a day, without labels: its logits are to be those of the digital model.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import copy
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import analogtorch as at
+from analogtorch.calibration.noisy_chips import on_noisy_chips
 from benchmarks.convert.smoothing import clipped, smooth
 from benchmarks.tables import positive
 
@@ -83,7 +84,7 @@ class Row:
     converters: float = math.nan
     """Without noise."""
     drawn: float = math.nan
-    """With devices drawn anew, a day after they were programmed."""
+    """With drawn devices, a day after they were programmed."""
     times: dict[str, float] = field(default_factory=dict)
     """On the programmed chip, by time."""
     corrected: float = math.nan
@@ -175,23 +176,19 @@ def measure(
 
 def _by_kind(model: nn.Module, text: Text, chip: at.Chip, seed: int) -> Iterator[tuple[str, float]]:
     """Yield each kind of layer, by the end of its name, and the perplexity if it alone is drawn."""
-    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    for kind in dict.fromkeys(name.rpartition(".")[2] for name in linear):
-        analog = at.convert(model, _drawn(chip), include=f"*{kind}")
-        yield kind, _on_drawn(analog, text, seed)
-        at.to_digital(analog)
+    analog = at.convert(model, chip)
+    names = [name for name, _ in at.analog_layers(analog)]
+    for kind in dict.fromkeys(name.rpartition(".")[2] for name in names):
+        alone = [name for name in names if name.endswith(kind)]
+        yield kind, _on_drawn(analog, text, seed, alone)
+    at.to_digital(analog)
 
 
-def _drawn(chip: at.Chip) -> at.Chip:
-    return chip.replace(training=at.TrainingNoise(weight="device", time=LEARNT_AT))
-
-
-def _on_drawn(analog: nn.Module, text: Text, seed: int) -> float:
-    analog.train()
-    with at.noise(seed, step=0):
-        value = perplexity(analog, text.measured)
-    analog.eval()
-    return value
+def _on_drawn(
+    analog: nn.Module, text: Text, seed: int, alone: Collection[str] | None = None
+) -> float:
+    with on_noisy_chips(analog, alone), at.noise(seed, step=0):
+        return perplexity(analog, text.measured)
 
 
 def _row(
@@ -206,7 +203,7 @@ def _row(
     """Add the row of a design; the model is digital again afterwards."""
     row, design = Row(design=DESIGNS[name].text), DESIGNS[name]
     found.rows.append(row)
-    analog = _laid(model, design, text, _drawn(chip), row)
+    analog = _laid(model, design, text, chip, row)
     row.converters = perplexity(analog, text.measured)
     say(f"{name}: {_spent(row)}; converters {row.converters:.2f}")
     row.drawn = _on_drawn(analog, text, options.seed)
@@ -237,7 +234,7 @@ def _laid(model: nn.Module, design: Design, text: Text, chip: at.Chip, row: Row)
     if design.calibrated:
         _timed(row, "calibrate", lambda: at.calibrate(analog, text.calibration, forward=_logits))
     ids = {"input_ids": text.calibration[0], "use_cache": False}
-    _timed(row, "map", lambda: at.map_to_chip(analog, ids, num_chips=None))
+    _timed(row, "map", lambda: at.map_to_chip(analog, ids, chip=chip, num_chips=None))
     row.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return analog
 
