@@ -39,7 +39,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NET",
         help="; ".join(SUBJECTS),
     )
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument(
+        "--rows",
+        nargs="*",
+        choices=ROWS,
+        default=list(ROWS),
+        metavar="ROW",
+        help=f"{', '.join(ROWS)}; none: digital scores and hardware alone",
+    )
     parser.add_argument("--noise", choices=NOISES, default="programming", help="training noise")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the training")
     parser.add_argument("--steps", type=positive, default=1000, help="most training steps")
@@ -98,15 +105,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{options.steps} steps without labels at most{limit}; training noise {options.noise}.",
         *missing,
     ]
-    tables = {
-        "Nets": of_nets(nets),
-        "Scores": of_rows(rows, nets, options.times),
-        "Gains of adapting": gains(rows, nets, options.times),
-    }
-    tables = {title: table for title, table in tables.items() if len(table) > 1}
-    print("\n\n".join([*(as_text(table, 2) for table in tables.values()), "\n".join(notes)]))
-    last = next(reversed(tables))
-    pages = [as_markdown(t, title, notes if title == last else []) for title, t in tables.items()]
+    tables = [
+        ("Nets", of_nets(nets), 3),
+        ("Scores", of_rows(rows, nets, options.times), 2),
+        ("Gains of adapting", gains(rows, nets, options.times), 2),
+    ]
+    tables = [each for each in tables if len(each[1]) > 1]
+    print("\n\n".join([*(as_text(table, left) for _, table, left in tables), "\n".join(notes)]))
+    pages = [
+        as_markdown(table, title, notes if title == tables[-1][0] else [], left)
+        for title, table, left in tables
+    ]
     write_atomically(options.out / "adapt.md", "\n".join(pages))
 
 

@@ -17,13 +17,14 @@ Nets = Mapping[str, dict[str, Any]]
 
 def of_nets(nets: Nets) -> list[list[str]]:
     """Return header and rows: the score without conversion losses, and the hardware."""
-    header = ["net", "score", "digital", "ideal", "chips", "tiles", "energy, uJ"]
+    header = ["net", "score", "chip", "digital", "ideal", "chips", "tiles", "energy, uJ"]
     table = [[*header, "of it digital", "latency, us"]]
     for net, found in nets.items():
         measure = found["measure"]
         table.append([
             net,
             f"{measure}{', lower is better' if found['lower is better'] else ''}",
+            ", ".join(["hermes64", *(f"{k}={v}" for k, v in found["options"].items())]),
             _number(found["digital"], measure),
             _number(found["ideal"], measure),
             str(found["chips"]),

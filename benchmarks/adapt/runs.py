@@ -54,7 +54,7 @@ class Runs:
 
     def hardware(self) -> dict[str, Any]:
         """Return the scores of the net before any conversion loss, and the chips that it takes."""
-        return self._kept("net", ("every",), self._hardware)
+        return self._kept("hardware", ("every",), self._hardware)
 
     def row(self, row: str, seed: int) -> dict[str, Any]:
         """Return one row of one seed."""
@@ -92,6 +92,7 @@ class Runs:
         return {
             "measure": subject.measure,
             "lower is better": subject.lower_is_better,
+            "options": dict(subject.chip),
             **scores,
             "chips": mapping.num_chips,
             "tiles": mapping.tiles_used,
