@@ -1,4 +1,4 @@
-"""The result of ``calibrate(effort="search")``: what was chosen for each layer, and the gain."""
+"""The report of ``calibrate``: what was chosen for each layer, and the gain."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from analogtorch.values.shown import as_text
 
-Verdict = Literal["search", "default", "uncalibrated"]
+Effort = Literal["ranges", "default", "search"]
+Verdict = Literal["ranges", "default", "search", "uncalibrated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +42,37 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationReport:
-    """What ``calibrate(effort="search")`` tried, chose and gained; print it for a table.
+    """What ``calibrate`` tried, chose and gained; print it for a table.
 
     An error is the mean squared error of the outputs of the model on noisy chips, each number of an
     output in units of the variance of its exact values: 0 is the digital model, 1 a model that
     always returns its mean output.
     """
 
+    effort: Effort
+    """As ``calibrate`` took it."""
     layers: tuple[LayerChoice, ...]
     """The layers, in the order of the model."""
     steps: tuple[Step, ...]
     """What was tried, in that order."""
     errors: dict[Verdict, float]
-    """Error on batches that nothing else used: of the model as the search leaves it, with measured
-    DAC ranges of layers (``method="mse"``) from the batches that the search found ranges on, and
-    uncalibrated."""
+    """Error on the batches to judge on: of the model as this effort would leave it, and
+    uncalibrated; of a search also that of measured DAC ranges alone (``effort="ranges"``), from the
+    batches that it found ranges on. Empty where ``effort`` looks at no noisy chips, or where there
+    are no outputs to compare."""
     kept: Verdict
-    """The setting that the model has now: that of the search, unless another erred less."""
+    """The setting that the model has now: that of this effort, unless another erred less."""
     batches: tuple[int, int, int]
-    """Number of batches that the ranges were found on, chosen on, and judged on."""
+    """Number of batches that the ranges were found on, chosen on, and judged on. Those of a search
+    have nothing in common; the other efforts choose and judge on the same ones, which with fewer
+    than four batches are those that ranges are found on."""
     notes: tuple[str, ...] = ()
     """What the hardware does not offer, what costs digital operations, and deviations from it."""
 
     @property
     def gain(self) -> float:
         """Share of the error of the uncalibrated model that the kept setting saves."""
-        before = self.errors["uncalibrated"]
+        before = self.errors.get("uncalibrated", 0.0)
         return 1 - self.errors[self.kept] / before if before > 0 else 0.0
 
     def __str__(self) -> str:

@@ -1,5 +1,6 @@
 """The settings that a search tries on all layers of a model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -35,13 +36,13 @@ class Option:
         return f"{_LABELS[self.way]}{scale}{', ADC ranges found' if self.adc else ''}"
 
 
-def has_column_scales(chip: Chip) -> bool:
-    """Return whether the digital unit of the chip scales each column."""
-    return chip.periphery.column_calibration or chip.periphery.output_bits is not None
+def offers_columns(chips: Iterable[Chip]) -> bool:
+    """Return whether a chip has a weight scale per block where it could have one per column."""
+    return any(c.periphery.weight_scale == "block" and c.periphery.scales_columns for c in chips)
 
 
 def scaled(chip: Chip, scale: WeightScale | None) -> Chip:
     """Return the chip with a weight scale per unit, where it offers that."""
-    if scale is None or chip.periphery.weight_scale == scale or not has_column_scales(chip):
+    if scale is None or chip.periphery.weight_scale == scale or not chip.periphery.scales_columns:
         return chip
     return chip.replace(periphery={"weight_scale": scale})

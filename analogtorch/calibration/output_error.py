@@ -38,26 +38,30 @@ class NoisyJudge(Judge):
             forward: as ``calibrate`` takes it.
             seed: seed of the chips.
             first: number of the first batch in those of ``calibrate``.
-
-        Raises:
-            ValueError: an exact output is NaN or infinite, or there is none to compare.
         """
         super().__init__(model, batches, forward, first)
         self.seed = seed
+        self.refusal = self._refusal()
+        """Why its errors mean nothing; None: they do."""
+        self._scales = [] if self.refusal else self._spreads()
+
+    def _refusal(self) -> str | None:
         if not self.judges or not any(t.numel() for each in self.exact for t in each):
-            raise ValueError(
+            return (
                 "calibrate: effort='search' compares the outputs of the model, and there is no "
                 "floating-point tensor in them; return one from the model or from forward, or use "
                 "effort='default'"
             )
         if not all(torch.isfinite(t).all() for each in self.exact for t in each):
-            raise ValueError(
+            return (
                 "calibrate: an output of the digital model has NaN or infinite values, so that "
                 "effort='search' has nothing to compare with; check weights and batches"
             )
-        self._scales = self._spreads()
+        return None
 
-    def errors(self, alone: Collection[str] | None = None, chips: int = CHIPS) -> Tensor:
+    def errors(
+        self, alone: Collection[str] | None = None, chips: int = CHIPS, shared: bool = False
+    ) -> Tensor:
         """Return the squared error of each output vector, (draws of chips x vectors,) float64.
 
         Each number of a vector counts in units of the variance of its exact values, and the mean
@@ -66,12 +70,13 @@ class NoisyJudge(Judge):
         Args:
             alone: names of the layers on the chip, the others being exact; None: all.
             chips: fewest chips to draw.
+            shared: whether all batches run on the same chips, so that their split does not matter.
         """
-        found, draws = [], -(-chips // len(self.batches))
+        found, draws = [], chips if shared else -(-chips // len(self.batches))
         with on_noisy_chips(self.model, alone), quiet(), evaluating(self.model):
             for draw in range(draws):
                 for step, (batch, exact) in enumerate(zip(self.batches, self.exact, strict=True)):
-                    with noise(self.seed + draw, step=step):
+                    with noise(self.seed + draw, step=0 if shared else step):
                         number = self.first + step
                         run = one_pass("calibrate", self.model, batch, self.forward, number)
                     outputs = tensors(run)

@@ -11,11 +11,12 @@ from torch import nn
 
 from analogtorch.calibration import adc as converters
 from analogtorch.calibration.adc import Wanted
-from analogtorch.calibration.choice import CalibrationReport
+from analogtorch.calibration.choice import CalibrationReport, Effort
+from analogtorch.calibration.default import Default
 from analogtorch.calibration.histogram import Method
 from analogtorch.calibration.inputs import by_magnitude, check_seen, observe
-from analogtorch.calibration.measured import choose
-from analogtorch.calibration.passes import Forward, check_given, without_adc
+from analogtorch.calibration.options import Way
+from analogtorch.calibration.passes import Forward, check_given
 from analogtorch.calibration.search import Search, parts
 from analogtorch.calibration.settings import Calibration, Setting, held_back
 from analogtorch.conversion.kinds import analog_layers, refuse_programmed, refuse_unloaded
@@ -23,11 +24,16 @@ from analogtorch.conversion.taken import refuse_taken
 from analogtorch.nn import AnalogLayer
 from analogtorch.values import checks
 
-Effort = Literal["default", "search"]
 Per = Literal["layer", "tile"]
 ADC_ERROR = 0.1
 """Relative error of the partial sums from which on a warning names the ADC, if all else errs
 less."""
+
+
+def print_search(found: CalibrationReport) -> None:
+    """Print the report of a search; other efforts take no longer than a report takes to read."""
+    if found.effort == "search":
+        print(found)
 
 
 @torch.no_grad()
@@ -45,7 +51,7 @@ def calibrate(
     allow_unused: bool = False,
     forward: Forward | None = None,
     progress: bool = False,
-    report: Callable[[CalibrationReport], object] | None = print,
+    report: Callable[[CalibrationReport], object] | None = print_search,
 ) -> nn.Module:
     """Set the ranges of DACs and of the digital unit for every analog layer, from its inputs.
 
@@ -176,14 +182,8 @@ def calibrate(
             search = Search(ran, seen, judging=judged, choosing=chosen_on, percentile=percentile)
             chosen, found = search.run()
         elif method == "mse":
-            # an ADC range that is found afterwards fits whatever DAC range is chosen now
-            tried = {
-                name: layer.chip if wanted is None else without_adc(layer.chip)
-                for name, layer in layers.items()
-            }
-            with whole.without_converters():
-                ranges = choose(model, ran.layers, tried, seen, ran.batches, forward, progress)
-            chosen = ran.no_worse(ran.settings(ranges))
+            way: Way = "measured" if per == "layer" else "tile"
+            chosen, found = Default(ran, seen, effort, way).run()
         else:
             ranges = by_magnitude(ran.layers, seen, method, percentile, deviations)
             chosen = ran.settings(ranges)

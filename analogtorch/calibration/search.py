@@ -7,7 +7,7 @@ settings that did best, the layer that causes most of the error first.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +15,19 @@ import torch
 from torch import Tensor
 
 from analogtorch.calibration.adc import Limits
-from analogtorch.calibration.choice import CalibrationReport, LayerChoice, Step, Verdict
+from analogtorch.calibration.choice import CalibrationReport, Step, Verdict
+from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Ranges, Seen, by_magnitude, observe
-from analogtorch.calibration.measured import choose
-from analogtorch.calibration.options import WAYS, Option, Way, has_column_scales, scaled
+from analogtorch.calibration.options import (
+    WAYS,
+    Option,
+    Way,
+    offers_columns,
+    scaled,
+)
 from analogtorch.calibration.output_error import NoisyJudge
-from analogtorch.calibration.passes import without_adc
-from analogtorch.calibration.settings import Calibration, Setting
+from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
 from analogtorch.chips import Chip
-from analogtorch.nn.converters import dac_ranges_text
 
 BATCHES = 3
 """Fewest batches: ranges are found on some, chosen on others, and judged on the last."""
@@ -99,14 +103,17 @@ class Search:
         last = first + len(self.judging)  # as many are there to choose on
         self.judge = NoisyJudge(model, self.choosing, forward, _CHOOSING_SEED, first)
         self.last_judge = NoisyJudge(model, self.judging, forward, _JUDGING_SEED, last)
+        for judge in (self.judge, self.last_judge):
+            if judge.refusal is not None:
+                raise ValueError(judge.refusal)
 
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
         """Return the settings to keep and the report."""
         adc = self.calibration.wanted is not None
         default = self._try(Option("measured", adc=adc))
-        self._tell("not calibrated", self._errors(_uncalibrated(self.chips), self.judge))
+        self._tell("not calibrated", self._errors(uncalibrated(self.chips), self.judge))
         best = default
-        if self._offers_columns():
+        if offers_columns(self.chips.values()):
             best = self._better(best, dataclasses.replace(best.option, scale="column"))
         for way in self._other_ways():
             best = self._better(best, dataclasses.replace(best.option, way=way))
@@ -115,7 +122,7 @@ class Search:
         shares = self._shares(best)
         found, options, gains = self._by_layer(best, shares)
         settings: dict[Verdict, Mapping[str, Setting]] = {
-            "search": found, "default": default.settings, "uncalibrated": _uncalibrated(self.chips),
+            "search": found, "ranges": default.settings, "uncalibrated": uncalibrated(self.chips),
         }  # fmt: skip
         errors = {
             kind: self._errors(each, self.last_judge).mean().item()
@@ -125,26 +132,23 @@ class Search:
         if kept != "search":
             options, gains = dict.fromkeys(found, default.option), {}
         report = CalibrationReport(
-            layers=tuple(self._rows(settings[kept], options, shares, gains, kept)),
+            effort="search",
+            layers=tuple(
+                layer_choice(
+                    name, setting, self.chips[name], options[name].way, self.calibration.wanted,
+                    shares.get(name), gains.get(name, 0.0),
+                )
+                for name, setting in settings[kept].items()
+            ),
             steps=tuple(self.steps),
             errors=errors,
             kept=kept,
             batches=(len(self.calibration.batches), len(self.choosing), len(self.judging)),
-            notes=tuple(self._notes(settings[kept], options)),
+            notes=tuple(notes(settings[kept], self.chips, self.calibration.wanted)),
         )
         return dict(settings[kept]), report
 
     # settings of all layers
-
-    def _offers_columns(self) -> bool:
-        """Whether a layer has a scale per block, and a digital unit that could scale each column.
-
-        Such a unit calibrates the gains of the columns, or rounds each of them in a range.
-        """
-        return any(
-            chip.periphery.weight_scale == "block" and has_column_scales(chip)
-            for chip in self.chips.values()
-        )
 
     def _other_ways(self) -> list[Way]:
         """Return the ways to find DAC ranges that differ from the measured ones on this chip."""
@@ -173,28 +177,20 @@ class Search:
 
     def _settings(self, option: Option) -> dict[str, Setting]:
         """Return the settings of all layers by an option."""
-        calibration = self.calibration
-        chips = {name: scaled(chip, option.scale) for name, chip in self.chips.items()}
-        calibration.apply(_uncalibrated(chips))
-        if not option.adc:
-            calibration = dataclasses.replace(calibration, wanted=None)
-        found = calibration.settings(self._ranges(option, chips))
-        return {name: dataclasses.replace(s, chip=chips[name]) for name, s in found.items()}
-
-    def _ranges(self, option: Option, chips: Mapping[str, Chip]) -> dict[str, Ranges]:
         whole = self.calibration
+        if not option.adc:
+            whole = dataclasses.replace(whole, wanted=None)
+        chips = {name: scaled(chip, option.scale) for name, chip in self.chips.items()}
+        return whole.on(chips, lambda: self._ranges(option, chips, whole))
+
+    def _ranges(
+        self, option: Option, chips: Mapping[str, Chip], whole: Calibration
+    ) -> dict[str, Ranges]:
         if option.way == "vector":
             return dict.fromkeys(whole.layers)
         if option.way == "percentile":
             return by_magnitude(whole.layers, self.inputs, option.way, self.percentile)
-        inputs = self.inputs if option.way == "measured" else self._by_tile
-        # an ADC range that is found afterwards fits whatever DAC range is chosen now
-        tried = {n: without_adc(chip) if option.adc else chip for n, chip in chips.items()}
-        with whole.without_converters():
-            return choose(
-                whole.model, whole.layers, tried, inputs, whole.batches, whole.forward,
-                whole.progress,
-            )  # fmt: skip
+        return whole.measured(self.inputs if option.way == "measured" else self._by_tile, chips)
 
     @functools.cached_property
     def _by_tile(self) -> Mapping[str, Seen]:
@@ -257,60 +253,6 @@ class Search:
         if first.mean() >= before[: len(first)].mean():
             return None
         return first if len(first) == len(before) else self.judge.errors()
-
-    # the report
-
-    def _rows(
-        self,
-        settings: Mapping[str, Setting],
-        options: Mapping[str, Option],
-        shares: Mapping[str, float],
-        gains: Mapping[str, float],
-        kept: Verdict,
-    ) -> Iterator[LayerChoice]:
-        wanted = self.calibration.wanted
-        for name, setting in settings.items():
-            by_vector = setting.ranges is None
-            yield LayerChoice(
-                name=name,
-                share=shares.get(name),
-                dac="vector" if by_vector else options[name].way,
-                input_range="absmax" if by_vector else dac_ranges_text(setting.ranges or []),
-                weight_scale=(setting.chip or self.chips[name]).periphery.weight_scale,
-                adc="chip" if setting.limits.adc_ranges is None or not wanted else wanted.method,
-                gain=gains.get(name, 0.0),
-            )
-
-    def _notes(
-        self, settings: Mapping[str, Setting], options: Mapping[str, Option]
-    ) -> Iterator[str]:
-        """Yield what the chip does not offer, what costs digital operations, and deviations."""
-        if not any(map(has_column_scales, self.chips.values())):
-            yield "weight scale: not searched, as the digital unit of the chip scales no columns"
-        if self.calibration.wanted is None:
-            if any(chip.adc.levels for chip in self.chips.values()):
-                yield (
-                    "ADC range: that of the chip; where the hardware can set it, pass adc='mse' "
-                    "and adc_per"
-                )
-        elif any(s.limits.adc_ranges is not None for s in settings.values()):
-            yield "ADC ranges were found: a deviation, unless the hardware offers that"
-        changed = [n for n, s in settings.items() if s.chip not in (None, self.chips[n])]
-        if changed:
-            yield (
-                f"{len(changed)} of {len(settings)} layers now have a weight scale per column, "
-                "which the digital unit applies"
-            )
-        by_vector = sum(s.ranges is None for s in settings.values())
-        if by_vector:
-            yield (
-                f"{by_vector} of {len(settings)} layers scale each input vector digitally; summary "
-                "has what that takes"
-            )
-
-
-def _uncalibrated(chips: Mapping[str, Chip]) -> dict[str, Setting]:
-    return {name: Setting(None, Limits(None, None), chip) for name, chip in chips.items()}
 
 
 def same(one: Setting, other: Setting) -> bool:

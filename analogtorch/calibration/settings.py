@@ -1,7 +1,7 @@
-"""The settings that a calibration finds, and the model's error with them."""
+"""The settings that a calibration finds, and a model that is being calibrated."""
 
-import warnings
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from analogtorch.calibration.adc import Limits, Wanted, limits
-from analogtorch.calibration.inputs import Ranges
-from analogtorch.calibration.judge import Error, Judge
+from analogtorch.calibration.inputs import Ranges, Seen
+from analogtorch.calibration.measured import choose
 from analogtorch.calibration.passes import Forward, without_adc
 from analogtorch.chips import Chip
 from analogtorch.nn import AnalogLayer, Tap, tapped
@@ -71,6 +71,26 @@ class Calibration:
             )
         return {name: Setting(ranges[name], found[name]) for name in self.layers}
 
+    def on(
+        self, chips: Mapping[str, Chip], find: Callable[[], Mapping[str, Ranges]]
+    ) -> dict[str, Setting]:
+        """Return the settings on these chips with the DAC ranges that ``find`` returns there.
+
+        The layers have the chips from then on.
+        """
+        self.apply(uncalibrated(chips))
+        found = self.settings(find())
+        return {name: dataclasses.replace(each, chip=chips[name]) for name, each in found.items()}
+
+    def measured(self, inputs: Mapping[str, Seen], chips: Mapping[str, Chip]) -> dict[str, Ranges]:
+        """Return the DAC ranges with the least measured error on these chips."""
+        # an ADC range that is found afterwards fits whatever DAC range is chosen now
+        tried = {n: chip if self.wanted is None else without_adc(chip) for n, chip in chips.items()}
+        with self.without_converters():
+            return choose(
+                self.model, self.layers, tried, inputs, self.batches, self.forward, self.progress
+            )
+
     def apply(self, settings: Mapping[str, Setting]) -> None:
         """Set the ranges of the layers."""
         for name, setting in settings.items():
@@ -84,34 +104,10 @@ class Calibration:
             layer.set_adc_ranges(setting.limits.adc_ranges)
             layer.set_output_ranges(setting.limits.output_ranges)
 
-    def no_worse(self, chosen: dict[str, Setting]) -> dict[str, Setting]:
-        """Return the chosen settings, unless the model errs less without them.
 
-        In that case they are a range per vector, or no settings at all.
-        """
-        first = 0 if self.judged is self.batches else len(self.batches)
-        judge = Judge(self.model, self.judged, self.forward, first)
-        if not judge.judges:
-            return chosen
-        nothing = dict.fromkeys(self.layers, Setting(None, Limits(None, None)))
-        least = self._error(nothing, judge)
-        if not self._error(chosen, judge).exceeds(least):
-            return chosen
-        by_vector = self.settings(dict.fromkeys(self.layers))
-        if not self._error(by_vector, judge).exceeds(least):
-            return by_vector
-        warnings.warn(
-            "calibrate: on the batches held back, the outputs of the model are closer to the "
-            "digital ones without calibration, so it is left uncalibrated: every input vector sets "
-            "its own DAC range. Pass method='percentile' or 'absmax' to fix ranges all the same",
-            stacklevel=4,
-        )
-        return nothing
-
-    def _error(self, settings: Mapping[str, Setting], judge: Judge) -> Error:
-        self.forget()
-        self.apply(settings)
-        return judge.error()
+def uncalibrated(chips: Mapping[str, Chip]) -> dict[str, Setting]:
+    """Return the settings of layers on these chips without calibration."""
+    return {name: Setting(None, Limits(None, None), chip) for name, chip in chips.items()}
 
 
 def held_back(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:

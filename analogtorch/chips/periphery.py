@@ -38,3 +38,11 @@ class Periphery:
         checks.flag("Periphery.column_calibration", self.column_calibration)
         checks.choice("Periphery.weight_scale", self.weight_scale, get_args(WeightScale))
         check_sources(self)
+
+    @property
+    def scales_columns(self) -> bool:
+        """Whether the digital unit scales each column, and so can apply a weight scale of each.
+
+        Such a unit calibrates the gains of the columns, or rounds each of them in a range.
+        """
+        return self.column_calibration or self.output_bits is not None

@@ -19,7 +19,7 @@ from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam, tails
 from analogtorch.hwa.twin import Twin
-from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER
+from analogtorch.nn.converter_state import COLUMN_RANGES, EARLIER, set_weight_scale
 from analogtorch.values import checks
 
 _NAME = "KeepRanges"
@@ -45,6 +45,8 @@ class KeepRanges(TrainerCallback, ExportableState):
         """The DAC ranges by layer, as of the last ``state()``."""
         self.column_ranges: dict[str, dict[str, Any]] = {name: {} for name in COLUMN_RANGES}
         """The ADC ranges and output ranges of layers that have some."""
+        self.weight_scales: dict[str, str] = {}
+        """The unit of the weight scale by layer: calibration may have changed it."""
         self._model: nn.Module | None = None
 
     def state(self) -> dict[str, Any]:
@@ -62,7 +64,9 @@ class KeepRanges(TrainerCallback, ExportableState):
                 }
                 for kind in COLUMN_RANGES
             }
-        return {"args": {}, "attributes": {"ranges": self.ranges, **self.column_ranges}}
+            self.weight_scales = {n: layer.chip.periphery.weight_scale for n, layer in layers}
+        kept = {"ranges": self.ranges, "weight_scales": self.weight_scales, **self.column_ranges}
+        return {"args": {}, "attributes": kept}
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -240,6 +244,8 @@ def _take(model: nn.Module, state: Any) -> bool:
         for kind, values in column_ranges.items()
         for name in names
     }
+    for name in names:
+        set_weight_scale(layers[name], kept.get("weight_scales", {}).get(name))
     for name, values in ranges.items():
         layers[name].set_input_range(values)
     for (name, kind), values in found.items():

@@ -24,7 +24,8 @@ EARLIER = {"output_bounds": "adc_ranges"}
 _INPUT_RANGE = "analogtorch.input_range"
 _KEYS = {name: f"analogtorch.{name}" for name in COLUMN_RANGES}
 _EARLIER_KEYS = {f"analogtorch.{name}": _KEYS[present] for name, present in EARLIER.items()}
-_ALL_KEYS = frozenset({_INPUT_RANGE, *_KEYS.values(), *_EARLIER_KEYS})
+_WEIGHT_SCALE = "analogtorch.weight_scale"
+_ALL_KEYS = frozenset({_INPUT_RANGE, _WEIGHT_SCALE, *_KEYS.values(), *_EARLIER_KEYS})
 
 
 def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
@@ -41,6 +42,8 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
             metadata[prefix[:-1]][key] = values
             if not layer.calibrated:
                 metadata[prefix[:-1]][_INPUT_RANGE] = None
+    if metadata is not None and (layer.calibrated or layer.output_ranges is not None):
+        metadata[prefix[:-1]][_WEIGHT_SCALE] = layer.chip.periphery.weight_scale
     if ranges is not None and metadata is not None:
         metadata[prefix[:-1]][_INPUT_RANGE] = ranges[0] if len(ranges) == 1 else list(ranges)
     elif layer.calibrated and not layer.input_range.is_meta and layer.input_range.numel() > 1:
@@ -50,6 +53,25 @@ def save(layer: "ConvertersMixin", destination: Any, prefix: str) -> None:
             "every process must call, beside it",
             stacklevel=3,
         )
+
+
+def load_weight_scale(layer: "ConvertersMixin", metadata: dict) -> None:
+    """Give the layer's chip the unit of the weight scale from ``metadata``.
+
+    Calibration may have changed it, and its ranges hold for that unit. A chip whose digital unit
+    scales no columns stays as it is.
+    """
+    set_weight_scale(layer, metadata.get(_WEIGHT_SCALE))
+
+
+def set_weight_scale(layer: "ConvertersMixin", scale: str | None) -> None:
+    """Give the layer's chip this unit of the weight scale, if it is another and the chip offers it.
+
+    None: the chip stays as it is.
+    """
+    periphery = layer.chip.periphery
+    if scale not in (None, periphery.weight_scale) and periphery.scales_columns:
+        layer.chip = layer.chip.replace(periphery={"weight_scale": scale})
 
 
 def load_column_ranges(layer: "ConvertersMixin", metadata: dict, errors: list) -> None:

@@ -1,4 +1,4 @@
-"""What a search for calibration settings chose, as a table for the terminal."""
+"""What a calibration chose, as a table for the terminal."""
 
 from analogtorch.calibration.choice import CalibrationReport
 from analogtorch.report.columns import aligned
@@ -12,21 +12,23 @@ _BAR = 20
 def table(found: CalibrationReport) -> str:
     """Return the errors, then what was tried, then one row per layer, and the notes."""
     fitted, chosen, judged = found.batches
-    errors: list[tuple[str, ...]] = [("error of the outputs", f"on the last {judged} batches")]
-    errors += [
-        (f"{kind}{' (kept)' if kind == found.kept else ''}", f"{error:.4f}")
-        for kind, error in found.errors.items()
-    ]
-    tried: list[tuple[str, ...]] = [("tried", f"error, {chosen} batches")]
-    tried += [(step.what, f"{step.error:.4f}") for step in found.steps]
-    lines = [
-        f"calibrate: {100 * found.gain:.1f} % less error than without calibration; ranges were "
-        f"found on {fitted} batches",
-        *("", *_ruled(errors), "", *_ruled(tried), ""),
-        *_ruled(_layers(found), left=(0, 2, 3, 4, 5, 7)),
-        *found.notes,
-    ]
-    return "\n".join(lines)
+    lines = [f"calibrate: ranges were found on {fitted} batches"]
+    if found.errors:
+        errors: list[tuple[str, ...]] = [("error of the outputs", f"on the last {judged} batches")]
+        errors += [
+            (f"{kind}{' (kept)' if kind == found.kept else ''}", f"{error:.4f}")
+            for kind, error in found.errors.items()
+        ]
+        tried: list[tuple[str, ...]] = [("tried", f"error, {chosen} batches")]
+        tried += [(step.what, f"{step.error:.4f}") for step in found.steps]
+        lines[0] = (
+            f"calibrate: {100 * found.gain:.1f} % less error than without calibration; ranges were "
+            f"found on {fitted} batches"
+        )
+        lines += ["", *_ruled(errors), "", *_ruled(tried)]
+    return "\n".join(
+        [*lines, "", *_ruled(_layers(found), left=(0, 2, 3, 4, 5, 7)), *found.notes]
+    )
 
 
 def _layers(found: CalibrationReport) -> list[tuple[str, ...]]:

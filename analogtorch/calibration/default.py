@@ -1,0 +1,163 @@
+"""The default of ``calibrate``: measured DAC ranges, kept where the model's outputs allow them.
+
+The unit of the weight scale is chosen for the whole model, and each DAC range by the error of its
+own layer. Then the outputs of the model are compared with those of the uncalibrated one.
+"""
+
+import functools
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from analogtorch.calibration.choice import CalibrationReport, Effort, Step, Verdict
+from analogtorch.calibration.described import layer_choice, notes
+from analogtorch.calibration.inputs import Ranges, Seen
+from analogtorch.calibration.judge import Error
+from analogtorch.calibration.options import Option, Way, offers_columns, scaled
+from analogtorch.calibration.output_error import NoisyJudge
+from analogtorch.calibration.search import worth
+from analogtorch.calibration.settings import Calibration, Setting, uncalibrated
+from analogtorch.chips import Chip
+from analogtorch.chips.periphery import WeightScale
+
+CHIPS = 2
+"""Noisy chips of an error: each takes a forward of the batches held back."""
+SCALE_GAIN = 0.1
+"""Share of the error that a weight scale per column must save, as it changes the chips of layers.
+Where it helped a net of ``benchmarks.convert --table efforts`` it saved 18 % or more; in LSTM_L it
+cost 15 %."""
+RANGE_COST = 0.1
+"""Share by which fixed ranges may increase the error of a range per vector, which takes digital
+operations. They cost LSTM_L 12 %, the other nets of that table at most 8 %."""
+FELT = 0.01
+"""Least increase of the error, in units of the variance of the outputs, that counts: on a chip with
+little noise a range costs much of an error that nobody would feel. It cost LSTM_L 0.016."""
+_SEED = 2_000
+"""Seed of the chips: others than those of a search."""
+
+
+@dataclass
+class Default:
+    """The choice of the settings of one model."""
+
+    calibration: Calibration
+    """The model, its layers that ran, and its batches."""
+    inputs: Mapping[str, Seen]
+    """The inputs of each layer."""
+    effort: Effort
+    """``default``: noisy chips decide on the weight scale and judge the ranges. ``ranges``: the
+    converters alone judge them, and the chips of the layers stay."""
+    way: Way
+    """Way to find DAC ranges: ``measured``, or ``tile`` for ranges of row blocks."""
+    steps: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Keep the exact outputs on the batches to judge on, and the chips of the layers."""
+        whole = self.calibration
+        self.chips = {name: layer.chip for name, layer in whole.layers.items()}
+        first = 0 if whole.judged is whole.batches else len(whole.batches)
+        self.judge = NoisyJudge(whole.model, whole.judged, whole.forward, _SEED, first)
+        self.noisy = self.effort == "default" and self.judge.refusal is None
+        self.nothing = uncalibrated(self.chips)
+
+    def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
+        """Return the settings to keep and the report."""
+        errors: dict[Verdict, float] = {}
+        chips, least = self.chips, None
+        if self.noisy:
+            least = self._noisy_error("not calibrated", self.nothing)
+            errors["uncalibrated"] = least.mean().item()
+            chips, least = self._scaled(least)
+        ways: tuple[Way, ...] = (self.way, "vector")
+        for way in ways:
+            found = self.calibration.on(chips, functools.partial(self._ranges, way, chips))
+            fine = self._is_no_worse(found)
+            if fine and least is not None:
+                scale: WeightScale | None = None if chips is self.chips else "column"
+                new = self._noisy_error(str(Option(way, scale)), found)
+                errors[self.effort] = new.mean().item()
+                fine = not exceeds(new, least)
+            if fine:
+                return found, self._report(found, way, errors, self.effort)
+        warnings.warn(
+            "calibrate: on the batches held back, the outputs of the model are closer to the "
+            "digital ones without calibration, so it is left uncalibrated: every input vector sets "
+            "its own DAC range. Pass method='percentile' or 'absmax' to fix ranges all the same",
+            stacklevel=4,
+        )
+        return self.nothing, self._report(self.nothing, self.way, errors, "uncalibrated")
+
+    def _scaled(self, least: Tensor) -> tuple[Mapping[str, Chip], Tensor]:
+        """Return the chips to calibrate on, and the error of the uncalibrated model on them.
+
+        They have a weight scale per column where that saves enough of the error, ``least``.
+        """
+        if not offers_columns(self.chips.values()):
+            return self.chips, least
+        chips = {name: scaled(chip, "column") for name, chip in self.chips.items()}
+        new = self._noisy_error("not calibrated, weight scale per column", uncalibrated(chips))
+        return (chips, new) if saves(new, least) else (self.chips, least)
+
+    def _ranges(self, way: Way, chips: Mapping[str, Chip]) -> dict[str, Ranges]:
+        if way == "vector":
+            return dict.fromkeys(self.calibration.layers)
+        return self.calibration.measured(self.inputs, chips)
+
+    def _noisy_error(self, what: str, settings: Mapping[str, Setting]) -> Tensor:
+        self.calibration.apply(settings)
+        errors = self.judge.errors(chips=CHIPS, shared=True)
+        self.steps.append(Step(what=what, error=errors.mean().item()))
+        return errors
+
+    def _is_no_worse(self, settings: Mapping[str, Setting]) -> bool:
+        """Return whether the model errs no more than uncalibrated, without noise."""
+        if not self.judge.judges:
+            return True
+        self.calibration.apply(settings)
+        return not self.judge.error().exceeds(self._bare)
+
+    @functools.cached_property
+    def _bare(self) -> Error:
+        """The error of the uncalibrated model without noise."""
+        self.calibration.apply(self.nothing)
+        return self.judge.error()
+
+    def _report(
+        self,
+        settings: Mapping[str, Setting],
+        way: Way,
+        errors: dict[Verdict, float],
+        kept: Verdict,
+    ) -> CalibrationReport:
+        whole = self.calibration
+        judged = len(whole.judged) if self.judge.judges else 0
+        return CalibrationReport(
+            effort=self.effort,
+            layers=tuple(
+                layer_choice(name, setting, self.chips[name], way, whole.wanted)
+                for name, setting in settings.items()
+            ),
+            steps=tuple(self.steps),
+            errors=errors,
+            kept=kept,
+            batches=(len(whole.batches), judged, judged),
+            notes=tuple(notes(settings, self.chips, whole.wanted)),
+        )
+
+
+def saves(new: Tensor, before: Tensor) -> bool:
+    """Return whether errors of output vectors are smaller than before by enough to change chips.
+
+    They must be so by ``SCALE_GAIN`` and by more than chance.
+    """
+    return worth(new, before) and bool(new.mean() < (1 - SCALE_GAIN) * before.mean())
+
+
+def exceeds(new: Tensor, before: Tensor) -> bool:
+    """Return whether errors of output vectors are larger by over ``RANGE_COST`` and ``FELT``.
+
+    Infinite ones are larger than any finite ones, and not than one another.
+    """
+    return bool(new.mean() > before.mean() + (RANGE_COST * before.mean()).clamp_min(FELT))

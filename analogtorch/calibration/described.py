@@ -1,0 +1,70 @@
+"""The settings that a calibration kept, in the words of its report."""
+
+from collections.abc import Iterator, Mapping
+
+from analogtorch.calibration.adc import Wanted
+from analogtorch.calibration.choice import LayerChoice
+from analogtorch.calibration.options import Way
+from analogtorch.calibration.settings import Setting
+from analogtorch.chips import Chip
+from analogtorch.nn.converters import dac_ranges_text
+
+
+def layer_choice(
+    name: str,
+    setting: Setting,
+    chip: Chip,
+    way: Way,
+    wanted: Wanted | None,
+    share: float | None = None,
+    gain: float = 0.0,
+) -> LayerChoice:
+    """Return the row of a layer.
+
+    Args:
+        name: full name of the layer.
+        setting: what it has now.
+        chip: its chip before.
+        way: way in which its DAC range was found.
+        wanted: the way to find ADC ranges; None leaves those of the chip.
+        share: see ``LayerChoice``.
+        gain: see ``LayerChoice``.
+    """
+    by_vector = setting.ranges is None
+    return LayerChoice(
+        name=name,
+        share=share,
+        dac="vector" if by_vector else way,
+        input_range="absmax" if by_vector else dac_ranges_text(setting.ranges or []),
+        weight_scale=(setting.chip or chip).periphery.weight_scale,
+        adc="chip" if setting.limits.adc_ranges is None or not wanted else wanted.method,
+        gain=gain,
+    )
+
+
+def notes(
+    settings: Mapping[str, Setting], chips: Mapping[str, Chip], wanted: Wanted | None
+) -> Iterator[str]:
+    """Yield what the chips do not offer, what costs digital operations, and deviations."""
+    if not any(chip.periphery.scales_columns for chip in chips.values()):
+        yield "weight scale: not searched, as the digital unit of the chip scales no columns"
+    if wanted is None:
+        if any(chip.adc.levels for chip in chips.values()):
+            yield (
+                "ADC range: that of the chip; where the hardware can set it, pass adc='mse' and "
+                "adc_per"
+            )
+    elif any(s.limits.adc_ranges is not None for s in settings.values()):
+        yield "ADC ranges were found: a deviation, unless the hardware offers that"
+    changed = [n for n, s in settings.items() if s.chip not in (None, chips[n])]
+    if changed:
+        yield (
+            f"{len(changed)} of {len(settings)} layers now have a weight scale per column, which "
+            "the digital unit applies"
+        )
+    by_vector = sum(s.ranges is None for s in settings.values())
+    if by_vector:
+        yield (
+            f"{by_vector} of {len(settings)} layers scale each input vector digitally; summary has "
+            "what that takes"
+        )
