@@ -74,7 +74,7 @@ def one_seed(config: KWSConfig, out: Path, ohm: float) -> dict[str, Any]:
 def on_chip(net: nn.Module, chip: Chip, task: Task) -> nn.Module:
     """Return a copy of the net on ``chip``, calibrated."""
     net = at.to_digital(copy.deepcopy(net))
-    return at.calibrate(at.convert(net, chip), task.calibration)
+    return at.calibrate(at.convert(net, chip), task.calibration, effort="ranges")
 
 
 def rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -64,7 +64,9 @@ def measure(num_chips: int) -> tuple[Result, at.ChipMapping]:
 
     def on_chips(model: nn.Module) -> at.Sweep:
         return at.sweep(
-            at.calibrate(model, inputs), lambda view: at.accuracy(view, test), num_chips=num_chips
+            at.calibrate(model, inputs, effort="ranges"),
+            lambda view: at.accuracy(view, test),
+            num_chips=num_chips,
         )
 
     begin = trained(data, epochs=EPOCHS)
@@ -72,7 +74,9 @@ def measure(num_chips: int) -> tuple[Result, at.ChipMapping]:
         torch.manual_seed(0)
         digital = train(copy.deepcopy(begin), data)
         torch.manual_seed(0)
-        aware = train(at.calibrate(at.convert(begin, chip), inputs), data, clip=2.5)
+        aware = train(
+            at.calibrate(at.convert(begin, chip), inputs, effort="ranges"), data, clip=2.5
+        )
     direct = at.convert(copy.deepcopy(digital), chip)
     mapping = at.map_to_chip(direct, data.test[:1])
     result = Result(

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> at.HardwarePlan:
     calibration = calibration_clips(net)
     clips = thinned(net, options.every).batches(BATCH)
     chip = at.chips.hermes64(phases=options.phases, weight_scale=options.weight_scale)
-    model = at.calibrate(at.convert(net.model, chip), calibration)
+    model = at.calibrate(at.convert(net.model, chip), calibration, effort="ranges")
     try:
         return at.plan(
             model,
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> at.HardwarePlan:
             cheapest=options.cheapest,
             also=options.also,
             example=net.features[:1],
-            prepare=lambda each: at.calibrate(each, calibration),
+            prepare=lambda each: at.calibrate(each, calibration, effort="ranges"),
             times=options.times,
             num_chips=options.chips,
             seed=options.seed,

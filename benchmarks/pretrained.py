@@ -93,7 +93,7 @@ def measure(
     model = at.convert(copy.deepcopy(net.model), chip)
     calibration = calibration_clips(net)
     if options.percentile is None:
-        at.calibrate(model, calibration)
+        at.calibrate(model, calibration, effort="ranges")  # the table names the scale
     else:
         at.calibrate(model, calibration, method="percentile", percentile=options.percentile)
     return Row(

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> list[str]:
     clips = dataclasses.replace(net, features=net.features[held], labels=net.labels[held])
     batches = clips.batches(BATCH)
     limit = options.floor * at.accuracy(net.model, batches)
-    model = at.calibrate(at.convert(net.model, at.chips.hermes64()), calibration)
+    model = at.calibrate(at.convert(net.model, at.chips.hermes64()), calibration, effort="ranges")
     recovery = at.Recovery(batches=calibration[: options.batches])
     common = {"limit": limit, "num_chips": options.chips, "seed": options.seed}
 

@@ -6,7 +6,7 @@ own layer. Then the outputs of the model are compared with those of the uncalibr
 
 import functools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor

@@ -61,7 +61,7 @@ def calibrate(
     rounds (``hermes64``), the range in which it rounds each row block and column (``output_ranges``
     of the layer, which is no deviation from the chip).
 
-    By default (``method="mse"``) the DAC range is chosen by measuring. A layer multiplies up to
+    With ``method="mse"`` the DAC range is chosen by measuring. A layer multiplies up to
     2,048 of its own input vectors as the chip would, with programming noise, DAC, ADC and output
     noise, for up to 16 candidates. These are ranges from the largest input down to the 90th
     percentile, and a range per vector, which is the largest input of the vector. The candidate with
@@ -71,26 +71,31 @@ def calibrate(
     inputs, and m multiplications of the outputs. Inputs with heavy tails need it, such as those of
     language models. ``summary`` lists these layers.
 
-    At the end, the outputs of the model are compared with the digital ones on the last quarter of
+    The default does two things more, by the error of the model's outputs on the last quarter of
     the batches, which is used for nothing else; with fewer than four batches, all are used for
-    both. If the calibrated model is worse than the uncalibrated one, all layers get a range per
-    vector; if that is worse too, the model is left uncalibrated, with a warning. Worse means that
-    the angle to the digital outputs is larger and that more output vectors have their largest
-    number at another index: more by over 1 % of the vectors and by over two standard errors.
-    Outputs without tensors are not compared. The other methods make no such comparison.
+    both. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed, drift
+    for a day and are read, and a digital factor per block or column corrects them. Where the
+    digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), all layers
+    get a weight scale per column if that saves over a tenth of the error of the uncalibrated model;
+    ``weight_scale`` of their chips then changes. And if fixed DAC ranges cost over a tenth of the
+    error of a range per vector, and over 0.01 of the variance of the outputs, all layers get a
+    range per vector. ``effort="ranges"`` does neither: the chips stay as they are.
 
-    ``effort="search"`` chooses more, by the error of the model's outputs. Layers first get one
-    setting together: a weight scale per column where the digital unit of the chip has one
-    (``Periphery.column_calibration`` or ``output_bits``; ``weight_scale`` of the layer's chip then
-    changes), DAC ranges measured for each layer or row block, by percentile or per vector, and, if
-    ``adc`` is given, ADC ranges or those of the chip. Then up to 32 layers, the one that causes
-    most of the error first, try the three next best settings alone. Every setting runs on the same
-    noisy chips, drawn from a fixed seed: devices are programmed, drift for a day and are read, and
-    a digital factor per block or column corrects them. Ranges are found on the first half of the
-    batches, chosen on the next quarter (four batches at most), and judged on the last. The model
-    keeps what errs least there: the search, the default or no calibration. It takes several times
-    as long as the default, tens of times with many layers. Batches should be shuffled, so that each
-    part has all kinds of inputs.
+    At the end, both compare the outputs without noise with those of the uncalibrated model. If the
+    calibrated model is worse, all layers get a range per vector; if that is worse too, the model is
+    left uncalibrated, with a warning. Worse means that the angle to the digital outputs is larger
+    and that more output vectors have their largest number at another index: more by over 1 % of the
+    vectors and by over two standard errors. Outputs without tensors are not compared. The other
+    methods make no comparison and change no chip.
+
+    ``effort="search"`` tries more settings of all layers together on such chips: DAC ranges
+    measured for each layer or row block, by percentile or per vector, a weight scale per column,
+    and, if ``adc`` is given, ADC ranges or those of the chip. Then up to 32 layers, the one that
+    causes most of the error first, try the three next best settings alone. Ranges are found on the
+    first half of the batches, chosen on the next quarter (four batches at most), and judged on the
+    last. The model keeps what errs least there: the search, measured ranges alone or no
+    calibration. It takes several times as long as the default, tens of times with many layers.
+    Batches should be shuffled, so that each part has all kinds of inputs.
 
     A warning names the layers whose partial sums use so little of the ADC's fixed range, or exceed
     it so often, that the ADC's error is more than 10 % of the sums and larger than the errors of
@@ -105,8 +110,8 @@ def calibrate(
         model: a converted model.
         batches: inputs, read once and kept in memory. A tensor or a ``PackedSequence`` is passed to
             the model, of a tuple or list its first element, and a mapping as keyword arguments.
-        effort: ``default``, or ``search``, as described above; that takes no ``method`` and
-            ``per``, and needs three batches.
+        effort: ``ranges``, ``default`` or ``search``, as described above; a search takes no
+            ``method`` and ``per``, and needs three batches.
         method: ``mse`` measures, as described above. The others use the magnitudes of the inputs
             alone, in bins 1.6 to 3.1 % wide: ``percentile`` takes that percentile, ``absmax`` the
             largest, and ``std`` a multiple of the standard deviation over all batches, which suits
@@ -136,9 +141,9 @@ def calibrate(
         forward: a function that runs the model on a batch, ``forward(model, batch)``, if the rule
             above does not fit. What it returns is compared at the end.
         progress: if True, show a progress bar.
-        report: a function that gets the ``CalibrationReport`` of a search, such as ``print`` or
-            ``found.append`` of a list, before the model changes; None: nobody. The default effort
-            makes no report.
+        report: a function that gets the ``CalibrationReport``, such as ``print`` or
+            ``found.append`` of a list, before the model changes; None: nobody. If not given, that
+            of a search is printed. Other methods than ``mse`` make none.
 
     Returns:
         The model.

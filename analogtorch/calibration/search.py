@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analogtorch.calibration.adc import Limits
 from analogtorch.calibration.choice import CalibrationReport, Step, Verdict
 from analogtorch.calibration.described import layer_choice, notes
 from analogtorch.calibration.inputs import Ranges, Seen, by_magnitude, observe
@@ -135,8 +134,13 @@ class Search:
             effort="search",
             layers=tuple(
                 layer_choice(
-                    name, setting, self.chips[name], options[name].way, self.calibration.wanted,
-                    shares.get(name), gains.get(name, 0.0),
+                    name,
+                    setting,
+                    self.chips[name],
+                    options[name].way,
+                    self.calibration.wanted,
+                    shares.get(name),
+                    gains.get(name, 0.0),
                 )
                 for name, setting in settings[kept].items()
             ),

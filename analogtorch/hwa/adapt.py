@@ -75,7 +75,7 @@ def adapt(
         calibration: options of ``calibrate``. None: ``effort="search"`` for a model that is not
             calibrated, or its defaults if there are too few batches for a search. A calibrated
             model keeps its ranges, which learn if ``recipe.learn_ranges``. The calibration after
-            the training has the default effort.
+            the training finds ranges alone.
         metric: a function of the model on a chip that returns a number, such as the accuracy. It is
             reported, and decides nothing.
         seed: seed of the noise, the order of the batches and the chips, a signed 64-bit integer.

@@ -116,7 +116,8 @@ class Adaptation:
     def _finish(self, training: Training) -> None:
         error, _ = self._measured("distilled")
         if self.options is not None:
-            again = {n: v for n, v in self.options.items() if n not in ("effort", "report")}
+            # the weights have learnt for the chips that they are on
+            again = {n: v for n, v in self.options.items() if n != "report"} | {"effort": "ranges"}
             error = self._tried("recalibrated", lambda: self._calibrate(again), error)
         modules = self.twin.student.modules()
         if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in modules):

@@ -26,9 +26,7 @@ def table(found: CalibrationReport) -> str:
             f"found on {fitted} batches"
         )
         lines += ["", *_ruled(errors), "", *_ruled(tried)]
-    return "\n".join(
-        [*lines, "", *_ruled(_layers(found), left=(0, 2, 3, 4, 5, 7)), *found.notes]
-    )
+    return "\n".join([*lines, "", *_ruled(_layers(found), left=(0, 2, 3, 4, 5, 7)), *found.notes])
 
 
 def _layers(found: CalibrationReport) -> list[tuple[str, ...]]:

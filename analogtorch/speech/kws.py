@@ -149,8 +149,12 @@ def train_digital(
 
 
 def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
-    """Return a copy of the network, converted for the configuration's chip and calibrated."""
-    return at.calibrate(at.convert(copy.deepcopy(network), config.chip.build()), task.calibration)
+    """Return a copy of the network, converted for the configuration's chip and calibrated.
+
+    The chip stays that of the configuration, which names its weight scale.
+    """
+    model = at.convert(copy.deepcopy(network), config.chip.build())
+    return at.calibrate(model, task.calibration, effort="ranges")
 
 
 def train_hwa(

@@ -153,7 +153,13 @@ def _converted(subject: Subject, setup: Setup) -> nn.Module:
     chip = at.chips.hermes64().replace(**setup.chip)
     model = at.convert(copy.deepcopy(subject.model), chip)
     if setup.calibrate is not None:
-        at.calibrate(model, subject.calibration, forward=subject.forward, **setup.calibrate)
+        at.calibrate(
+            model,
+            subject.calibration,
+            effort="ranges",  # the rows name the weight scale
+            forward=subject.forward,
+            **setup.calibrate,
+        )
     return model
 
 

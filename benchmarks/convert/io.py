@@ -133,7 +133,9 @@ def _outputs(net: Net, setting: Setting, row: Row | None) -> Tensor:
     arguments = setting.calibrate
     if arguments is not None:
         _, taken = _timed(
-            lambda: at.calibrate(model, net.calibration, forward=net.forward, **arguments)
+            lambda: at.calibrate(
+                model, net.calibration, effort="ranges", forward=net.forward, **arguments
+            )
         )
         if row is not None:
             row.seconds["calibrate"] = taken

@@ -41,7 +41,7 @@ def core(clip: float, seed: int, zeros: float = 0.0) -> Core:
     inputs = torch.rand(512, 256, generator=generator) * 2 - 1
     inputs *= torch.rand(512, 256, generator=generator) >= zeros
     analog = at.convert(analog, at.chips.hermes_core())
-    at.calibrate(analog, [inputs])
+    at.calibrate(analog, [inputs], effort="ranges")
     return Core(digital, at.program(analog, seed=seed).at("0 s", compensation="none"), inputs)
 
 

@@ -1,0 +1,199 @@
+"""What ``calibrate`` chooses by default on noisy chips, and that it says so."""
+
+import copy
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.calibration.choice import CalibrationReport
+from analogtorch.calibration.default import exceeds, saves
+from analogtorch.calibration.output_error import NoisyJudge
+from tests.crossbar import crossbar
+
+HERMES = at.chips.hermes64()
+
+
+def _net(spread: float = 1.5) -> nn.Module:
+    """Return a net whose columns differ in size by ``10 ** spread``."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 10))
+    sizes = torch.logspace(-spread / 2, spread / 2, 64)
+    with torch.no_grad():
+        net[0].weight *= sizes.unsqueeze(1)
+        net[2].weight /= sizes
+    return net.eval()
+
+
+def _batches(count: int = 4, size: int = 40, seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, 48, generator=generator) for _ in range(count)]
+
+
+def _calibrated(
+    chip: at.Chip = HERMES, spread: float = 1.5, batches: Any = None, **options: Any
+) -> tuple[nn.Module, CalibrationReport]:
+    found: list[CalibrationReport] = []
+    model = at.convert(_net(spread), chip).eval()
+    at.calibrate(model, batches or _batches(), report=found.append, **options)
+    return model, found[0]
+
+
+def _scales(model: nn.Module) -> set[str]:
+    return {layer.chip.periphery.weight_scale for _, layer in at.analog_layers(model)}
+
+
+@torch.no_grad()
+def _error(model: nn.Module, exact: nn.Module) -> float:
+    """Return the error of the outputs on chips and inputs that no calibration has seen."""
+    x = _batches(1, 200, seed=9)[0]
+    y = exact(x)
+    off = [at.program(model, seed=s).at("1 day")(x) - y for s in range(4)]
+    return (torch.stack(off).square().mean((0, 1)) / y.var(0)).mean().item()
+
+
+def test_columns_that_differ_get_a_scale_each_and_the_model_errs_less_on_new_chips() -> None:
+    model, found = _calibrated()
+    ranges, _ = _calibrated(effort="ranges")
+    plain = at.convert(_net(), HERMES)
+    assert _scales(model) == {"column"} != _scales(ranges)
+    assert _error(model, _net()) < 0.75 * min(_error(ranges, _net()), _error(plain, _net()))
+    assert found.effort == found.kept == "default"
+    assert found.gain > 0.3
+    text = str(found)
+    for part in ("default (kept)", "DAC ranges measured, weight scale per column", "2 of 2 layers"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("chip", "spread"),
+    [
+        (HERMES, 0.0),  # it would save too little
+        (HERMES.replace(periphery={"output_bits": None, "column_calibration": False}), 1.5),
+        (crossbar(), 1.5),
+    ],
+)
+def test_chips_stay_where_a_scale_per_column_saves_little_or_is_not_there(
+    chip: at.Chip, spread: float
+) -> None:
+    model, _ = _calibrated(chip, spread)
+    assert all(layer.chip == chip for _, layer in at.analog_layers(model))
+    assert all(layer.calibrated for _, layer in at.analog_layers(model))
+
+
+def test_two_calibrations_give_the_same_bits_and_the_random_state_stays() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    model = at.convert(_net(), HERMES)
+    torch.manual_seed(5)
+    found: list[CalibrationReport] = []
+    at.calibrate(model, _batches(), report=found.append)
+    assert torch.equal(torch.get_rng_state(), before)
+    other, again = _calibrated()
+    assert found[0] == again
+    x = _batches(1, seed=3)[0]
+    assert torch.equal(model.eval()(x), other(x))
+
+
+def test_the_error_that_decides_is_on_the_same_chips_for_any_split() -> None:
+    x = torch.cat(_batches())
+    _, one = _calibrated(batches=list(x.split(40)))
+    _, other = _calibrated(batches=list(x.split(8)))
+    for kind, error in one.errors.items():
+        assert other.errors[kind] == pytest.approx(error, rel=1e-3)
+
+
+def test_one_batch_is_enough() -> None:
+    model, found = _calibrated(batches=_batches(1))
+    assert found.batches == (1, 1, 1)
+    assert _scales(model) == {"column"}
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [lambda m, x: [m(x), None][1], lambda m, x: m(x) * torch.inf, lambda m, x: m(x)[:0]],
+)
+def test_without_outputs_to_compare_the_chips_stay(forward: Callable[..., Any]) -> None:
+    model, found = _calibrated(forward=forward)
+    assert _scales(model) == {"block"}
+    assert all(layer.calibrated for _, layer in at.analog_layers(model))
+    assert found.errors == {}
+    assert found.gain == 0.0
+    assert "measured" in str(found)
+
+
+def _costly(fixed: float, any_range: float) -> Callable[..., Tensor]:
+    """Return errors of a judge to whom fixed DAC ranges cost so much, and any calibration so much.
+
+    Uncalibrated, the error is 0.2.
+    """
+
+    def errors(judge: NoisyJudge, **_: Any) -> Tensor:
+        layers = [layer for _, layer in at.analog_layers(judge.model)]
+        error = 0.2
+        if any(layer.output_ranges is not None for layer in layers):
+            error += fixed if layers[0].calibrated else any_range
+        return torch.full((80,), error, dtype=torch.float64)
+
+    return errors
+
+
+def test_ranges_that_cost_the_model_too_much_give_way_to_those_of_each_vector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(NoisyJudge, "errors", _costly(0.03, 0.01))
+    model, found = _calibrated()
+    assert not any(layer.calibrated for _, layer in at.analog_layers(model))
+    assert all(layer.output_ranges is not None for _, layer in at.analog_layers(model))
+    assert {row.dac for row in found.layers} == {"vector"}
+    assert found.kept == "default"
+    monkeypatch.setattr(NoisyJudge, "errors", _costly(0.015, 0.01))
+    assert all(layer.calibrated for _, layer in at.analog_layers(_calibrated()[0]))
+
+
+def test_a_model_that_errs_less_uncalibrated_is_left_so_and_this_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(NoisyJudge, "errors", _costly(0.05, 0.05))
+    with pytest.warns(UserWarning, match="left uncalibrated"):
+        model, found = _calibrated()
+    assert found.kept == "uncalibrated"
+    for _, layer in at.analog_layers(model):
+        assert (layer.chip, layer.calibrated, layer.output_ranges) == (HERMES, False, None)
+
+
+def test_a_scale_is_worth_a_tenth_of_the_error_and_a_range_costs_less() -> None:
+    before = 1 + torch.rand(400, generator=torch.Generator().manual_seed(0))
+    assert saves(0.89 * before, before)
+    assert not saves(0.91 * before, before)
+    assert exceeds(1.11 * before, before)
+    assert not exceeds(1.09 * before, before)
+    assert not exceeds(1.11 * before / 100, before / 100)  # nobody would feel it
+    infinite = torch.full((400,), torch.inf)
+    assert saves(before, infinite)
+    assert exceeds(infinite, before)
+    assert not saves(infinite, infinite) | exceeds(infinite, infinite)
+
+
+def test_the_weight_scale_travels_with_the_ranges() -> None:
+    model, _ = _calibrated()
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    fresh = at.convert(_net(), HERMES).eval()
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    x = _batches(1)[0]
+    assert torch.equal(fresh(x), model(x))
+    assert _scales(fresh) == {"column"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copy.deepcopy(fresh).load_state_dict(_calibrated(effort="ranges")[0].state_dict())
+    # a chip whose digital unit scales no columns
+    other = at.convert(_net(), crossbar())
+    other.load_state_dict(model.state_dict())
+    assert _scales(other) == {"block"}
