@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from analogtorch.calibration.adc import Limits
 from analogtorch.calibration.choice import CalibrationReport, Effort, Step, Verdict
 from analogtorch.calibration.described import layer_choice, notes
-from analogtorch.calibration.inputs import Ranges, Seen
+from analogtorch.calibration.inputs import Seen
 from analogtorch.calibration.judge import Error
 from analogtorch.calibration.options import Option, Way, offers_columns, scaled
 from analogtorch.calibration.output_error import NoisyJudge
@@ -65,22 +66,24 @@ class Default:
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
         """Return the settings to keep and the report."""
         errors: dict[Verdict, float] = {}
-        chips, least = self.chips, None
+        chips: Mapping[str, Chip] = self.chips
+        least: Tensor | None = None
         if self.noisy:
             least = self._noisy_error("not calibrated", self.nothing)
             errors["uncalibrated"] = least.mean().item()
             chips, least = self._scaled(least)
         ways: tuple[Way, ...] = (self.way, "vector")
         for way in ways:
-            found = self.calibration.on(chips, functools.partial(self._ranges, way, chips))
-            fine = self._is_no_worse(found)
-            if fine and least is not None:
+            found = self._settings(way, chips)
+            if found is None or not self._is_no_worse(found):
+                continue
+            if least is not None:
                 scale: WeightScale | None = None if chips is self.chips else "column"
                 new = self._noisy_error(str(Option(way, scale)), found)
                 errors[self.effort] = new.mean().item()
-                fine = not exceeds(new, least)
-            if fine:
-                return found, self._report(found, way, errors, self.effort)
+                if exceeds(new, least):
+                    continue
+            return found, self._report(found, way, errors, self.effort)
         warnings.warn(
             "calibrate: on the batches held back, the outputs of the model are closer to the "
             "digital ones without calibration, so it is left uncalibrated: every input vector sets "
@@ -100,10 +103,21 @@ class Default:
         new = self._noisy_error("not calibrated, weight scale per column", uncalibrated(chips))
         return (chips, new) if saves(new, least) else (self.chips, least)
 
-    def _ranges(self, way: Way, chips: Mapping[str, Chip]) -> dict[str, Ranges]:
+    def _settings(self, way: Way, chips: Mapping[str, Chip]) -> dict[str, Setting] | None:
+        """Return the settings by a way; None: its DAC ranges alone make the model worse.
+
+        Then the ranges behind the array, which take longest to find, are not needed.
+        """
+        whole = self.calibration
         if way == "vector":
-            return dict.fromkeys(self.calibration.layers)
-        return self.calibration.measured(self.inputs, chips)
+            return whole.on(chips, lambda: dict.fromkeys(whole.layers))
+        whole.apply(uncalibrated(chips))
+        ranges = whole.measured(self.inputs, chips)
+        alone = {n: Setting(r, Limits(None, None), chips[n]) for n, r in ranges.items()}
+        early = self.effort == "default" and whole.wanted is None
+        if early and not self._is_no_worse(alone):
+            return None
+        return whole.on(chips, lambda: ranges)
 
     def _noisy_error(self, what: str, settings: Mapping[str, Setting]) -> Tensor:
         self.calibration.apply(settings)

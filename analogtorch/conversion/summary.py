@@ -105,6 +105,19 @@ class Summary:
             "multiplications of the inputs, and m multiplications of the outputs, all digital."
         ]
 
+    def _by_column(self) -> list[str]:
+        """Return a text about the layers with a weight scale per column; empty if none has it.
+
+        ``calibrate`` may have chosen it.
+        """
+        count = sum(row.chip.periphery.weight_scale == "column" for row in self.layers)
+        if not count:
+            return []
+        return [
+            f"{count} of {len(self.layers)} layers have a weight scale per column, which the "
+            "digital unit applies."
+        ]
+
     def _share(self, name: str) -> str:
         weights = self.share.digital.get(name)
         return f", {self.share.percent(weights)} of those that multiply" if weights else ""
@@ -138,6 +151,7 @@ class Summary:
                 f"{self.routed[0]}"
             )
         lines += self._by_vector()
+        lines += self._by_column()
         calibrated = [row for row in self.layers if row.adc_ranges is not None]
         if calibrated:
             of_chip = dict.fromkeys(f"{row.chip.adc.range:g}" for row in calibrated)

@@ -65,6 +65,8 @@ def test_columns_that_differ_get_a_scale_each_and_the_model_errs_less_on_new_chi
     assert _error(model, _net()) < 0.75 * min(_error(ranges, _net()), _error(plain, _net()))
     assert found.effort == found.kept == "default"
     assert found.gain > 0.3
+    assert "2 of 2 layers have a weight scale per column" in str(at.summary(model))
+    assert "weight scale per column" not in str(at.summary(ranges))
     text = str(found)
     for part in ("default (kept)", "DAC ranges measured, weight scale per column", "2 of 2 layers"):
         assert part in text
