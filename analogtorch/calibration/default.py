@@ -48,8 +48,9 @@ class Default:
     inputs: Mapping[str, Seen]
     """The inputs of each layer."""
     effort: Effort
-    """``default``: noisy chips decide on the weight scale and judge the ranges. ``ranges``: the
-    converters alone judge them, and the chips of the layers stay."""
+    """``default``: noisy chips decide on the weight scale and judge the ranges, if a digital unit
+    scales columns. ``ranges``: the converters alone judge them, and the chips of the layers
+    stay."""
     way: Way
     """Way to find DAC ranges: ``measured``, or ``tile`` for ranges of row blocks."""
     steps: list[Step] = field(default_factory=list)
@@ -60,7 +61,8 @@ class Default:
         self.chips = {name: layer.chip for name, layer in whole.layers.items()}
         first = 0 if whole.judged is whole.batches else len(whole.batches)
         self.judge = NoisyJudge(whole.model, whole.judged, whole.forward, _SEED, first)
-        self.noisy = self.effort == "default" and self.judge.refusal is None
+        has_scales = any(chip.periphery.scales_columns for chip in self.chips.values())
+        self.noisy = self.effort == "default" and has_scales and self.judge.refusal is None
         self.nothing = uncalibrated(self.chips)
 
     def run(self) -> tuple[dict[str, Setting], CalibrationReport]:
@@ -114,7 +116,7 @@ class Default:
         whole.apply(uncalibrated(chips))
         ranges = whole.measured(self.inputs, chips)
         alone = {n: Setting(r, Limits(None, None), chips[n]) for n, r in ranges.items()}
-        early = self.effort == "default" and whole.wanted is None
+        early = self.noisy and whole.wanted is None
         if early and not self._is_no_worse(alone):
             return None
         return whole.on(chips, lambda: ranges)

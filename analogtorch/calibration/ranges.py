@@ -71,12 +71,12 @@ def calibrate(
     inputs, and m multiplications of the outputs. Inputs with heavy tails need it, such as those of
     language models. ``summary`` lists these layers.
 
-    The default does two things more, by the error of the model's outputs on the last quarter of
+    Where the digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), the
+    default does two things more, by the error of the model's outputs on the last quarter of
     the batches, which is used for nothing else; with fewer than four batches, all are used for
     both. It runs there on two noisy chips, drawn from a fixed seed: devices are programmed, drift
-    for a day and are read, and a digital factor per block or column corrects them. Where the
-    digital unit scales columns (``Periphery.column_calibration`` or ``output_bits``), all layers
-    get a weight scale per column if that saves over a tenth of the error of the uncalibrated model;
+    for a day and are read, and a digital factor per block or column corrects them. All layers get
+    a weight scale per column if that saves over a tenth of the error of the uncalibrated model;
     ``weight_scale`` of their chips then changes. And if fixed DAC ranges cost over a tenth of the
     error of a range per vector, and over 0.01 of the variance of the outputs, all layers get a
     range per vector. ``effort="ranges"`` does neither: the chips stay as they are.
