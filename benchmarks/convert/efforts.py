@@ -22,6 +22,7 @@ from benchmarks.subject import Subject
 
 EFFORTS: dict[str, dict[str, Any] | None] = {
     "uncalibrated": None,
+    "ranges": {"effort": "ranges"},
     "default": {},
     "search": {"effort": "search"},
 }
