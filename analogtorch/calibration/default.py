@@ -83,7 +83,7 @@ class Default:
                 scale: WeightScale | None = None if chips is self.chips else "column"
                 new = self._noisy_error(str(Option(way, scale)), found)
                 errors[self.effort] = new.mean().item()
-                if exceeds(new, least):
+                if way != "vector" and exceeds(new, least):
                     continue
             return found, self._report(found, way, errors, self.effort)
         warnings.warn(
