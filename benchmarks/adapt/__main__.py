@@ -96,8 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"benchmarks.adapt: {' '.join(missing)}")
     limit = f", as many as fit into {options.minutes:g} minutes" if options.minutes else ""
     notes = [
-        "Accuracy and agreement (of the largest output with the digital one's) in %; Spearman: "
-        "rank correlation of the cosines of all pairs with the digital ones. Mean ± standard "
+        "Accuracy and agreement (with the digital decision; for silero-vad the mean of frames with "
+        "and without speech) in %; Spearman: rank correlation of the cosines of all pairs with the "
+        "digital ones. Mean ± standard "
         f"deviation over {options.chips} chips and {len(options.seeds)} seeds of the training, on "
         "inputs that no row has seen, of hermes64 with two devices per polarity.",
         "8-bit I/O: behind the converters alone. s: time of the longest training. Energy and "

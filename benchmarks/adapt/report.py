@@ -18,7 +18,7 @@ Nets = Mapping[str, dict[str, Any]]
 def of_nets(nets: Nets) -> list[list[str]]:
     """Return header and rows: the score without conversion losses, and the hardware."""
     header = ["net", "score", "chip", "digital", "ideal", "chips", "tiles", "energy, uJ"]
-    table = [[*header, "of it digital", "latency, us"]]
+    table = [[*header, "of it digital", "latency, ms"]]
     for net, found in nets.items():
         measure = found["measure"]
         table.append([
@@ -29,9 +29,9 @@ def of_nets(nets: Nets) -> list[list[str]]:
             _number(found["ideal"], measure),
             str(found["chips"]),
             str(found["tiles"]),
-            f"{1e6 * found['energy']:.3g}",
-            f"{1e6 * found['digital energy']:.3g}",
-            f"{1e6 * found['latency']:.3g}",
+            _short(1e6 * found["energy"]),
+            _short(1e6 * found["digital energy"]),
+            _short(1e3 * found["latency"]),
         ])  # fmt: skip
     return table
 
@@ -67,6 +67,10 @@ def gains(rows: Rows, nets: Nets, times: Sequence[str]) -> list[list[str]]:
         cells = (f"{s.mean:+.{digits}f} ± {s.half_width:.{digits}f}" for s in spans)
         table.append([net, other, *cells])
     return table
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _number(value: float, measure: str) -> str:
