@@ -138,6 +138,21 @@ def norms_of(model: nn.Module) -> dict[str, Any]:
     return norms
 
 
+def digital_statistics(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the statistics that ``reestimate_batch_norm`` would start from, by batch norm.
+
+    They lie outside the ``state_dict``.
+    """
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    return {n: _digital(m) for n, m in norms.items() if m.running_mean is not None}
+
+
+def remember_digital(model: nn.Module, digital: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Let ``reestimate_batch_norm`` start from these, as ``digital_statistics`` returned them."""
+    for name, (mean, var) in digital.items():
+        _remember(model.get_submodule(name), mean, var)
+
+
 def _check_statistics(norms: dict[str, Any], digital: dict[Any, tuple[Tensor, Tensor]]) -> None:
     for name, norm in norms.items():
         mean, var = digital[norm]

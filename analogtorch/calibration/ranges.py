@@ -18,7 +18,7 @@ from analogtorch.calibration.inputs import by_magnitude, check_seen, observe
 from analogtorch.calibration.options import Way
 from analogtorch.calibration.passes import Forward, check_given
 from analogtorch.calibration.search import Search, parts
-from analogtorch.calibration.settings import Calibration, Setting, held_back
+from analogtorch.calibration.settings import Calibration, Setting, held_back, undone
 from analogtorch.conversion.kinds import analog_layers, refuse_programmed, refuse_unloaded
 from analogtorch.conversion.taken import refuse_taken
 from analogtorch.nn import AnalogLayer
@@ -271,35 +271,11 @@ def _unrouted_on_error() -> Iterator[list[Callable[[], None]]]:
 @contextlib.contextmanager
 def _as_before(layers: dict[str, AnalogLayer]) -> Iterator[None]:
     """Restore ranges, whether they are known, and ADC ranges at the end of the context."""
-    with torch.inference_mode(False):  # what is put back must be able to learn
-        before = [(layer, *_kept(layer)) for layer in layers.values()]
+    undo = undone(layers.values())
     try:
         yield
     finally:
-        for layer, attributes, values, grad, learns in before:
-            for name, value in attributes.items():
-                if getattr(layer, name) is not value:  # another chip makes other executions
-                    setattr(layer, name, value)
-            r = layer.input_range
-            if r.shape != values.shape:
-                r.data = values
-            r.requires_grad_(False).copy_(values)
-            r.requires_grad_(learns).grad = grad
-
-
-def _kept(layer: AnalogLayer) -> tuple[dict[str, Any], Any, Any, bool]:
-    """Return what calibration changes of a layer.
-
-    The values of its DAC range are apart, as it stays the same Parameter.
-    """
-    names = ("chip", "adc_ranges", "output_ranges", "calibrated", "input_range")
-    r = layer.input_range
-    return (
-        {name: getattr(layer, name) for name in names},
-        r.detach().clone(),
-        r.grad,
-        r.requires_grad,
-    )
+        undo()
 
 
 def _warn_of_adc(chosen: Mapping[str, Setting]) -> None:

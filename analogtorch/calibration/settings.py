@@ -1,11 +1,12 @@
 """The settings that a calibration finds, and a model that is being calibrated."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from analogtorch.calibration.adc import Limits, Wanted, limits
@@ -108,6 +109,39 @@ class Calibration:
 def uncalibrated(chips: Mapping[str, Chip]) -> dict[str, Setting]:
     """Return the settings of layers on these chips without calibration."""
     return {name: Setting(None, Limits(None, None), chip) for name, chip in chips.items()}
+
+
+def undone(layers: Iterable[AnalogLayer]) -> Callable[[], None]:
+    """Return what takes layers back to their present chips and ranges, and to whether they learn.
+
+    Weights are left alone. The DAC range stays the same Parameter.
+    """
+    names = ("chip", "adc_ranges", "output_ranges", "calibrated", "input_range")
+    with torch.inference_mode(False):  # what is put back must be able to learn
+        before = [
+            (
+                layer,
+                {name: getattr(layer, name) for name in names},
+                r.detach().clone(),
+                r.grad,
+                r.requires_grad,
+            )
+            for layer in layers
+            for r in (layer.input_range,)
+        ]
+
+    def undo() -> None:
+        for layer, attributes, values, grad, learns in before:
+            for name, value in attributes.items():
+                if getattr(layer, name) is not value:  # another chip makes other executions
+                    setattr(layer, name, value)
+            r = layer.input_range
+            if r.shape != values.shape:
+                r.data = values
+            r.requires_grad_(False).copy_(values)
+            r.requires_grad_(learns).grad = grad
+
+    return undo
 
 
 def held_back(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:

@@ -48,13 +48,14 @@ def adapt(
 ) -> Adapted:
     """Return a copy of ``model`` trained to keep its outputs on programmed chips, without labels.
 
-    The copy is converted, calibrated, and trained to give the outputs of the digital model, and
-    those of each of its layers, under the training noise of its chip, which grows at first; its
-    weights are clipped after each step (``Recipe``). Then it is calibrated again, and the
-    statistics of batch norm are moved to what they are under the noise. Each of these steps is
-    measured on programmed chips with batches that it did not see (the last quarter, or all if there
-    are fewer than four), and one that makes the error larger is undone: the result is never worse
-    there than the calibrated model. The given model stays as it is, and is the teacher.
+    The copy is converted and calibrated, and the statistics of batch norm are moved to what they
+    are under the training noise of its chip. It is then trained to give the outputs of the digital
+    model, and those of each of its layers, under that noise, which grows at first; its weights are
+    clipped after each step (``Recipe``). At the end it is calibrated and its statistics are moved
+    again. Each of these steps is measured on programmed chips with batches that it did not see (the
+    last quarter, or all if there are fewer than four), and one that makes the error larger is
+    undone: the result is never worse there than the model that is only converted. The given model
+    stays as it is, and is the teacher.
 
     The same arguments give the same model, also after an interruption, if ``folder`` is given.
 

@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from analogtorch.calibration import calibrate, reestimate_batch_norm
+from analogtorch.calibration.batch_norm import digital_statistics, remember_digital
+from analogtorch.calibration.settings import undone
 from analogtorch.chips import Chip, from_dict, to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.hwa.adapted import Stage, Step
@@ -61,7 +63,9 @@ class Adaptation:
         else:
             self.learning = state["learning"]
             _as_begun(self.twin.student, state["chips"], self.learning)
+            digital = digital_statistics(self.twin.student)
             training.load_state_dict(state["training"])
+            remember_digital(self.twin.student, digital)
             self.stages = [_stage(kept) for kept in state["stages"]]
             self.earlier = state["seconds"]
         if state is None or not state["finished"]:
@@ -72,9 +76,12 @@ class Adaptation:
     def _begin(self, training: Training, minutes: float | None) -> None:
         error, took = self._measured("converted")
         if self.options is not None:
+            undo = self._ranges_as_now()
             self._calibrate(self.options)
-            error, took = self._measured("calibrated")
+            error = self._unless_worse("calibrated", undo, error)
             training.reset()  # the DAC ranges learn from now on
+        # statistics without noise can cost a deep net everything, and training more to get it back
+        error = self._move_norms(error)
         if minutes is not None:
             training.steps = min(training.steps, self._fitting(training, 60 * minutes, took))
         training.start(error)
@@ -118,32 +125,51 @@ class Adaptation:
         if self.options is not None:
             # the weights have learnt for the chips that they are on
             again = {n: v for n, v in self.options.items() if n != "report"} | {"effort": "ranges"}
-            error = self._tried("recalibrated", lambda: self._calibrate(again), error)
-        modules = self.twin.student.modules()
-        if any(isinstance(m, _BatchNorm) and m.track_running_stats for m in modules):
-            self._tried("batch norm re-estimated", self._reestimate, error)
+            undo = self._ranges_as_now()
+            error = self._tried("recalibrated", lambda: self._calibrate(again), undo, error)
+        self._move_norms(error)
         corrected = self.chips.measure(self.fitted[: len(self.chips.held)])
         self.stages.append(
             Stage(name="columns corrected on each chip", reading=corrected, kept=False)
         )
         self._keep(training, finished=True)
 
-    def _tried(self, name: str, change: Callable[[], None], error: float) -> float:
-        """Change the student, unless its error becomes larger; return the smaller error."""
+    def _move_norms(self, error: float) -> float:
+        """Move statistics of batch norms, if there are some, unless the error becomes larger."""
         student = self.twin.student
+        if not any(isinstance(m, _BatchNorm) and m.track_running_stats for m in student.modules()):
+            return error
         before = state_of(student)
+        return self._tried(
+            "batch norm re-estimated",
+            self._reestimate,
+            lambda: student.load_state_dict(before),
+            error,
+        )
+
+    def _tried(
+        self, name: str, change: Callable[[], None], undo: Callable[[], Any], error: float
+    ) -> float:
+        """Change the student, unless its error becomes larger; return the smaller error."""
         try:
             change()
         except ValueError as refused:  # the training is not lost for it
             warnings.warn(f"adapt: not {name}: {refused}", stacklevel=5)
-            student.load_state_dict(before)
+            undo()
             return error
+        return self._unless_worse(name, undo, error)
+
+    def _unless_worse(self, name: str, undo: Callable[[], Any], error: float) -> float:
+        """Measure a change of the student, undo it if it errs more, return the smaller error."""
         reading = self.chips.measure()
-        better = reading.mean < error
-        if not better:
-            student.load_state_dict(before)
-        self.stages.append(Stage(name=name, reading=reading, kept=better))
-        return min(error, reading.mean)
+        kept = reading.mean <= error
+        if not kept:
+            undo()
+        self.stages.append(Stage(name=name, reading=reading, kept=kept))
+        return reading.mean if kept else error
+
+    def _ranges_as_now(self) -> Callable[[], None]:
+        return undone(layer for _, layer in analog_layers(self.twin.student))
 
     def _calibrate(self, options: Mapping[str, Any]) -> None:
         calibrate(self.twin.student, self.fitted, **{"forward": self.twin.forward, **options})
