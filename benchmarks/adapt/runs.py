@@ -58,7 +58,7 @@ class Runs:
 
     def row(self, row: str, seed: int) -> dict[str, Any]:
         """Return one row of one seed."""
-        asked = ("chips", "every", "times", "noise")
+        asked: tuple[str, ...] = ("chips", "every", "times", "noise")
         if row in RECIPES:
             asked += ("steps", "minutes")
         return self._kept(f"{row}-{seed}", asked, functools.partial(self._row, row, seed))
