@@ -15,8 +15,7 @@ from analogtorch.devices import seconds
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.augment import Augment
-from analogtorch.speech.data import Source
-from analogtorch.speech.features import FRAMES
+from analogtorch.speech.data import FRAMES, Source
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.models import ConvNet, FullyConnected, KeywordTransformer
 from analogtorch.speech.speech_commands import SpeechCommands

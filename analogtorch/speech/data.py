@@ -15,6 +15,9 @@ SAMPLE_RATE = 16_000
 """Sampling rate, Hz."""
 SAMPLES = 16_000
 """Number of samples of one clip, which lasts one second."""
+FRAMES, MELS = 49, 40
+"""Frames of the features of a clip, and filters of each. They stand here as a configuration needs
+them, and torchaudio, which computes features, takes seconds to import."""
 SPLITS = ("train", "val", "test")
 
 

@@ -11,11 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MFCC, MelSpectrogram
 
-from analogtorch.speech.data import SAMPLE_RATE, check_waveforms
+from analogtorch.speech.data import FRAMES, MELS, SAMPLE_RATE, check_waveforms
 from analogtorch.values import checks
-
-FRAMES = 49
-MELS = 40
 
 _WINDOW, _HOP, _FFT = 640, 320, 1024
 # torchaudio centres a window that is shorter than its transform; with this many zeros on both sides

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analogtorch.speech.features import FRAMES, MELS
+from analogtorch.speech.data import FRAMES, MELS
 from analogtorch.speech.labels import LABELS
 
 
