@@ -64,8 +64,8 @@ def gains(rows: Rows, nets: Nets, times: Sequence[str]) -> list[list[str]]:
         paired = factor(measure) * (of[0] - of[1]).mean(1)
         digits = decimals(measure) + 1
         spans = [interval(paired[:, i].tolist()) for i in range(len(times))]
-        cells = (f"{s.mean:+.{digits}f} ± {s.half_width:.{digits}f}" for s in spans)
-        table.append([net, other, *cells])
+        signed = ("+" * (span.mean >= 0) + span.shown(digits) for span in spans)
+        table.append([net, other, *signed])
     return table
 
 
