@@ -125,11 +125,7 @@ def norms_of(model: nn.Module) -> dict[str, Any]:
     Raises:
         ValueError: there are none.
     """
-    norms = {
-        n: m
-        for n, m in model.named_modules()
-        if isinstance(m, _BatchNorm) and m.running_mean is not None
-    }
+    norms = tracking(model)
     if not norms:
         raise ValueError(
             "reestimate_batch_norm: the model has no batch norm that tracks statistics; after "
@@ -138,13 +134,21 @@ def norms_of(model: nn.Module) -> dict[str, Any]:
     return norms
 
 
+def tracking(model: nn.Module) -> dict[str, Any]:
+    """Return the batch norms that track statistics, by name; there may be none."""
+    return {
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, _BatchNorm) and m.running_mean is not None
+    }
+
+
 def digital_statistics(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the statistics that ``reestimate_batch_norm`` would start from, by batch norm.
 
     They lie outside the ``state_dict``.
     """
-    norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
-    return {n: _digital(m) for n, m in norms.items() if m.running_mean is not None}
+    return {name: _digital(norm) for name, norm in tracking(model).items()}
 
 
 def remember_digital(model: nn.Module, digital: dict[str, tuple[Tensor, Tensor]]) -> None:

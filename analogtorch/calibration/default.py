@@ -24,7 +24,7 @@ from analogtorch.chips import Chip
 from analogtorch.chips.periphery import WeightScale
 
 CHIPS = 2
-"""Noisy chips of an error: each takes a forward of the batches held back."""
+"""Number of noisy chips for an error: each takes a forward pass of the batches held back."""
 SCALE_GAIN = 0.1
 """Share of the error that a weight scale per column must save, as it changes the chips of layers.
 In ``benchmarks.convert --table efforts`` it saved 15 to 62 %; in LSTM_L it cost 20 %."""

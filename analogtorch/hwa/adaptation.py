@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from analogtorch.calibration import calibrate, reestimate_batch_norm
-from analogtorch.calibration.batch_norm import digital_statistics, remember_digital
+from analogtorch.calibration.batch_norm import digital_statistics, remember_digital, tracking
 from analogtorch.calibration.settings import undone
 from analogtorch.chips import Chip, from_dict, to_dict
 from analogtorch.conversion import analog_layers
@@ -137,7 +136,7 @@ class Adaptation:
     def _move_norms(self, error: float) -> float:
         """Move statistics of batch norms, if there are some, unless the error becomes larger."""
         student = self.twin.student
-        if not any(isinstance(m, _BatchNorm) and m.track_running_stats for m in student.modules()):
+        if not tracking(student):
             return error
         before = state_of(student)
         return self._tried(

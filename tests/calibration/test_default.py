@@ -1,4 +1,4 @@
-"""What ``calibrate`` chooses by default on noisy chips, and that it says so."""
+"""What ``calibrate`` chooses by default on noisy chips, and its report of that."""
 
 import copy
 import io
