@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from analogtorch.calibration.passes import exact_execution
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.conversion.kinds import analog_layers
-from analogtorch.devices.device import beyond
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.execution import Execution
 from analogtorch.nn.reborn import cut
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from analogtorch.chips.tiling import Section
 
 _DAY = TrainingNoise(weight="device", time="1 day")
-_PROGRAMMED = TrainingNoise(weight="device", time="programmed")
 
 
 @contextlib.contextmanager
@@ -57,12 +55,8 @@ def noisy_execution(layer: AnalogLayer) -> Execution:
 
 
 def drawn_chip(chip: Chip) -> Chip:
-    """Return the chip with the noise of its devices after a day, or after programming.
-
-    The latter is for devices whose data end earlier.
-    """
-    late = bool(beyond(chip.cell.device, _DAY.seconds))
-    return chip.replace(training=_PROGRAMMED if late else _DAY)
+    """Return the chip with the noise of its devices after a day, or at the end of their data."""
+    return chip.replace(training=_DAY.within(chip.cell.device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

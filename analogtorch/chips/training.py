@@ -1,9 +1,10 @@
 """The noise of hardware-aware (HWA) training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from analogtorch.devices import register, seconds
+from analogtorch.devices import Device, register, seconds
+from analogtorch.devices.device import beyond
 from analogtorch.values import checks
 
 WeightNoise = Literal["none", "gaussian", "programming", "device"]
@@ -71,6 +72,12 @@ class TrainingNoise:
         )
         for name in ("output", "per_sample"):
             checks.flag(f"TrainingNoise.{name}", getattr(self, name))
+
+    def within(self, device: Device) -> "TrainingNoise":
+        """Return this noise, for a device whose data end before ``time`` that at their end."""
+        if self.weight != "device" or not beyond(device, self.seconds):
+            return self
+        return replace(self, time=device.valid_until)
 
     @property
     def strength(self) -> float:

@@ -49,13 +49,13 @@ def adapt(
     """Return a copy of ``model`` trained to keep its outputs on programmed chips, without labels.
 
     The copy is converted and calibrated, and the statistics of batch norm are moved to what they
-    are under the training noise of its chip. It is then trained to give the outputs of the digital
-    model, and those of each of its layers, under that noise, which grows at first; its weights are
-    clipped after each step (``Recipe``). At the end it is calibrated and its statistics are moved
-    again. Each of these steps is measured on programmed chips with batches that it did not see (the
-    last quarter, or all if there are fewer than four), and one that makes the error larger is
-    undone: the result is never worse there than the model that is only converted. The given model
-    stays as it is, and is the teacher.
+    are under training noise. It is then trained to give the outputs of the digital model, and those
+    of each of its layers, under that noise, which grows at first; its weights are clipped after
+    each step. The noise is that of the chip's devices after a year (``Recipe.training``). At the
+    end it is calibrated and its statistics are moved again. Each of these steps is measured on
+    programmed chips with batches that it did not see (the last quarter, or all if there are fewer
+    than four), and one that makes the error larger is undone: the result is never worse there than
+    the model that is only converted. The given model stays as it is, and is the teacher.
 
     The same arguments give the same model, also after an interruption, if ``folder`` is given.
 
@@ -63,8 +63,8 @@ def adapt(
         model: a digital model, or a converted one; its Parameters that require a gradient learn.
         batches: inputs, as ``calibrate`` takes them; kept in memory. They are the batches of the
             training: give them the size that a training step should have.
-        chip: the chip to convert a digital model for, with ``TrainingNoise`` as ``chip.training``.
-            For other choices, such as layers that stay digital, call ``convert`` yourself.
+        chip: the chip to convert a digital model for. For other choices, such as layers that stay
+            digital, call ``convert`` yourself.
         teacher: a digital model to learn from instead, with the same outputs.
         recipe: the ingredients; by default ``Recipe()``.
         steps: number of training steps, >= 1.

@@ -174,9 +174,10 @@ class Adaptation:
         calibrate(self.twin.student, self.fitted, **{"forward": self.twin.forward, **options})
 
     def _reestimate(self) -> None:
-        reestimate_batch_norm(
-            self.twin.student, self.fitted, seed=self.seed, forward=self.twin.forward
-        )
+        with self.twin.training_noise():
+            reestimate_batch_norm(
+                self.twin.student, self.fitted, seed=self.seed, forward=self.twin.forward
+            )
 
     def _keep(self, training: Training, finished: bool = False) -> None:
         if self.folder is not None:

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from analogtorch.chips import TrainingNoise
 from analogtorch.hwa.clip import SIGMA
 from analogtorch.values import checks
 
 Outputs = Literal["error", "divergence"]
+
+_YEAR = TrainingNoise(weight="device", time="1 year")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +22,12 @@ class Recipe:
     learning_rate: float = 0.001
     """Step of Adam, > 0, in units of the root mean square of each Parameter, so that every layer
     moves by the same share of itself. It falls to 0 along a half cosine."""
+    training: TrainingNoise | None = _YEAR
+    """The training noise. By default the devices as they are after a year, or at the end of their
+    data: what holds then holds before. None: ``chip.training`` of each layer."""
     noise: float = 1.0
-    """Fraction of the chip's training noise, in [0, 1]; 0 trains without noise, the control that
-    tells what noise is worth."""
+    """Fraction of the training noise, in [0, 1]; 0 trains without noise, the control that tells
+    what noise is worth."""
     ramp: float = 0.3
     """Share of the steps, in [0, 1], in which the noise grows from 0 to ``noise``, in six stairs,
     and the clipping from the largest weight to ``clip_sigma``."""
@@ -49,6 +55,10 @@ class Recipe:
     smaller error than at a look before, >= 1; None never stops early."""
 
     def __post_init__(self) -> None:
+        if self.training is not None:
+            checks.instance(
+                "Recipe.training", self.training, TrainingNoise, "at.TrainingNoise(), or None"
+            )
         checks.numbers(self, "learning_rate", above=0)
         checks.numbers(self, "noise", "ramp", least=0, most=1)
         checks.numbers(

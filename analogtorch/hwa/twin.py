@@ -13,6 +13,8 @@ from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
 from analogtorch.hwa.recipe import Recipe
+from analogtorch.nn import AnalogLayer, Tap, tapped
+from analogtorch.nn.placed import Executions
 from analogtorch.nn.tap import hooked
 
 FLOOR = 0.1
@@ -55,6 +57,7 @@ class Twin:
         self.recipe = Recipe() if recipe is None else recipe
         self.names = _comparable(student, teacher)
         """The layers whose outputs are compared."""
+        self._taps: dict[AnalogLayer, tuple[Executions, Tap]] = {}
 
     def outputs(self, model: nn.Module, batch: Any) -> list[Tensor]:
         """Return the outputs of a model that are compared: logits, or every tensor it returns.
@@ -87,15 +90,19 @@ class Twin:
     def loss(self, batch: Any) -> Losses:
         """Return how far the student's outputs and those of its layers are from the teacher's.
 
-        The student's analog layers run in training mode, with the training noise; all else is in
-        evaluation mode: dropout is off, batch norm uses its averages.
+        The student's analog layers run in training mode, with the training noise of the recipe; all
+        else is in evaluation mode: dropout is off, batch norm uses its averages.
 
         Raises:
             ValueError: the shapes of the outputs differ, or no layer of both models ran.
         """
         with self._layer_outputs(self.teacher) as of_teacher:
             exact = self.exact(batch)
-        with evaluating(self.student), self._layer_outputs(self.student) as of_student:
+        with (
+            evaluating(self.student),
+            self.training_noise(),
+            self._layer_outputs(self.student) as of_student,
+        ):
             for _, layer in analog_layers(self.student):
                 layer.training = True
             found = self.outputs(self.student, batch)
@@ -131,6 +138,25 @@ class Twin:
             temperature = max(SPREAD * spread, torch.finfo(torch.float32).tiny)
         # without the T^2 that keeps the size of gradients: the layers' errors stand beside it
         return distillation_loss(y, exact, temperature=temperature) / temperature**2
+
+    @contextlib.contextmanager
+    def training_noise(self) -> Iterator[None]:
+        """Let the student's layers compute with the training noise of the recipe.
+
+        Inside the context they do so in evaluation mode, too.
+        """
+        noise = self.recipe.training
+        if noise is None:
+            yield
+            return
+        for _, layer in analog_layers(self.student):
+            made_for, _ = self._taps.get(layer, (None, None))
+            if made_for is not layer.executions:  # another chip, or another fraction of the noise
+                chip = layer.chip.replace(training=noise.within(layer.chip.cell.device))
+                noisy = layer.executions_on(chip).training
+                self._taps[layer] = layer.executions, Tap(execution=noisy)
+        with tapped({layer: tap for layer, (_, tap) in self._taps.items()}):
+            yield
 
     @contextlib.contextmanager
     def _layer_outputs(self, model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:

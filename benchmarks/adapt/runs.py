@@ -29,7 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 NOISES = {
     "programming": at.TrainingNoise(),
     "1 day": at.TrainingNoise(weight="device", time="1 day"),
-    "1 month": at.TrainingNoise(weight="device", time="1 month"),
+    "1 year": at.TrainingNoise(weight="device", time="1 year"),
 }
 """The training noise by name."""
 CHIPS_SEED = 1
@@ -58,9 +58,9 @@ class Runs:
 
     def row(self, row: str, seed: int) -> dict[str, Any]:
         """Return one row of one seed."""
-        asked: tuple[str, ...] = ("chips", "every", "times", "noise")
+        asked: tuple[str, ...] = ("chips", "every", "times")
         if row in RECIPES:
-            asked += ("steps", "minutes")
+            asked += ("noise", "steps", "minutes")
         return self._kept(f"{row}-{seed}", asked, functools.partial(self._row, row, seed))
 
     def _kept(
@@ -80,7 +80,7 @@ class Runs:
 
     def _converted(self) -> nn.Module:
         subject = self.subject
-        chip = at.chips.hermes64(training=NOISES[self.options.noise], **subject.chip)
+        chip = at.chips.hermes64(**subject.chip)
         return at.convert(copy.deepcopy(subject.model), chip, where=subject.where)
 
     def _hardware(self, name: str) -> dict[str, Any]:
@@ -127,7 +127,9 @@ class Runs:
             model,
             subject.calibration,
             teacher=subject.model,
-            recipe=at.hwa.Recipe(**{**subject.recipe, **RECIPES[row]}),
+            recipe=at.hwa.Recipe(
+                **{"training": NOISES[options.noise], **subject.recipe, **RECIPES[row]}
+            ),
             steps=options.steps,
             minutes=options.minutes,
             calibration=subject.calibrate,

@@ -186,6 +186,14 @@ def test_training_noise_refuses(options: dict, message: str) -> None:
         at.TrainingNoise(**options)
 
 
+def test_devices_are_taken_at_the_end_of_their_data() -> None:
+    device = at.devices.rram_wan()
+    late = at.TrainingNoise(weight="device", time="1 year")
+    assert late.within(device).seconds == device.valid_until
+    assert late.within(at.devices.pcm_like()) is late
+    assert at.TrainingNoise().within(device) == at.TrainingNoise()
+
+
 def test_training_noise_reads_its_time() -> None:
     assert at.TrainingNoise(weight="device").seconds == 86400.0
     assert at.TrainingNoise(weight="device", time="programmed").seconds is None
