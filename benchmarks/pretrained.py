@@ -9,9 +9,7 @@ Speech Commands v2 test set.
 
 import argparse
 import copy
-import csv
 import dataclasses
-import io
 import json
 import platform
 import time
@@ -27,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import analogtorch as at
-from analogtorch.files import write_atomically
+from analogtorch.files import comma_separated, write_atomically
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.speech.pretrained import PretrainedKWS, load_pretrained, names
 from benchmarks.tables import add_data, as_markdown, as_text, positive
@@ -184,13 +182,6 @@ def notes(options: argparse.Namespace, clips: int) -> list[str]:
     ]
 
 
-def as_csv(table: Sequence[Sequence[str]]) -> str:
-    """Return the table with comma-separated values."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    return text.getvalue()
-
-
 def as_json(
     rows: Sequence[Row], options: argparse.Namespace, remarks: Sequence[str], taken: float
 ) -> str:
@@ -284,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.out / "pretrained.md",
         as_markdown(table, "Pretrained keyword spotters on hermes64", remarks),
     )
-    write_atomically(options.out / "pretrained.csv", as_csv(table))
+    comma_separated(table, options.out / "pretrained.csv")
     path = write_atomically(options.out / "pretrained.json", as_json(rows, options, remarks, taken))
     print(f"\n{taken:.0f} s; reports in {path.parent}")
 

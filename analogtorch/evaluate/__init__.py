@@ -3,7 +3,7 @@
 from analogtorch.evaluate.accuracy import accuracy
 from analogtorch.evaluate.budget import budget
 from analogtorch.evaluate.hardware import FloorNotReached, HardwarePlan, HardwarePoint
-from analogtorch.evaluate.interval import Interval, interval
+from analogtorch.evaluate.interval import Interval, interval, share
 from analogtorch.evaluate.lifetime import Lifetime, lifetime
 from analogtorch.evaluate.losses import LayerLoss, Loss, Sensitivity
 from analogtorch.evaluate.plan import plan
@@ -15,7 +15,8 @@ from analogtorch.evaluate.recalibration_interval import (
 from analogtorch.evaluate.sensitivity import sensitivity
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.suggestion import Suggestion
-from analogtorch.evaluate.sweep import TIMES, Sweep, sweep
+from analogtorch.evaluate.sweep import TIMES, sweep
+from analogtorch.evaluate.swept import Sweep, Verdict
 
 __all__ = [
     "TIMES",
@@ -33,6 +34,7 @@ __all__ = [
     "Share",
     "Suggestion",
     "Sweep",
+    "Verdict",
     "accuracy",
     "budget",
     "interval",
@@ -40,5 +42,6 @@ __all__ = [
     "plan",
     "recalibration_interval",
     "sensitivity",
+    "share",
     "sweep",
 ]

@@ -1,7 +1,5 @@
 """The result of ``plan``: what was measured, what is on the Pareto front, and what is cheapest."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +11,7 @@ from analogtorch.chips import Chip
 from analogtorch.evaluate.interval import Interval
 from analogtorch.evaluate.losses import Sensitivity
 from analogtorch.evaluate.plan_cost import PlanCost
-from analogtorch.files import write_atomically
-from analogtorch.values import checks
+from analogtorch.files import comma_separated
 from analogtorch.values.shown import as_html, as_text, draw
 
 Cheapest = Literal["energy", "latency", "digital_macs"]
@@ -192,19 +189,17 @@ class HardwarePlan:
         Raises:
             OSError: the file cannot be written.
         """
-        text = io.StringIO()
-        writer, front, best = csv.writer(text, lineterminator="\n"), self.front, self.best
-        figures = list(asdict(self.digital_cost))
-        writer.writerow(["name", "metric", "half_width", "time", *figures, "on_front", "best"])
+        front, best, figures = self.front, self.best, list(asdict(self.digital_cost))
+        rows: list[list[Any]] = [
+            ["name", "metric", "half_width", "time", *figures, "on_front", "best"]
+        ]
         for p in self.points:
             metric = [p.metric.mean, p.metric.finite_half_width]
             costs = asdict(p.cost).values()
-            writer.writerow([p.name, *metric, p.time, *costs, p in front, p is best])
+            rows.append([p.name, *metric, p.time, *costs, p in front, p is best])
         alone = [f"all digital, {self.digital}", self.digital_metric, "", ""]
-        writer.writerow([*alone, *asdict(self.digital_cost).values(), "", ""])
-        if path is not None:
-            write_atomically(checks.path("to_csv: path", path), text.getvalue())
-        return text.getvalue()
+        rows.append([*alone, *asdict(self.digital_cost).values(), "", ""])
+        return comma_separated(rows, path)
 
     def _goodness(self, metric: float) -> float:
         return metric if self.higher_is_better else -metric

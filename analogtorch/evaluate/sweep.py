@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.devices import seconds
 from analogtorch.evaluate.journal import Journal, experiment, in_the_field, key
+from analogtorch.evaluate.swept import UNNAMED, Sweep
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.compensation import Compensation
@@ -23,67 +23,6 @@ from analogtorch.values import checks
 
 TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
 """The times after programming that reports show by default."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A metric on several chips at several times; print it for a table."""
-
-    times: tuple[str, ...]
-    values: Tensor
-    """The metric, float64, of shape (chips, times)."""
-    seeds: tuple[int, ...]
-    """Seed of each chip: ``program(model, seed=seeds[i])`` programs it again."""
-    notes: tuple[str, ...] = ()
-    """A caveat for each time, such as that the devices' data end before it; empty where there is
-    none."""
-
-    def __post_init__(self) -> None:
-        size = (len(self.seeds), len(self.times))
-        if not isinstance(self.values, Tensor) or self.values.shape != size:
-            raise ValueError(
-                f"Sweep.values must be a tensor (chips, times) = {size}, got "
-                f"{checks.shown(self.values)}"
-            )
-        if self.notes and len(self.notes) != len(self.times):
-            raise ValueError(
-                f"Sweep.notes needs one text per time, got {len(self.notes)} for {len(self.times)} "
-                "times"
-            )
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean over the chips, of shape (times,)."""
-        return self.values.mean(0)
-
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation over the chips, of shape (times,); zero for one chip."""
-        return self.values.std(0, correction=1 if len(self.seeds) > 1 else 0)
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return ``{time: {"mean", "std", "num_chips"}}``, with ``"note"`` where there is one."""
-        rows = zip(self.times, self.mean.tolist(), self.std.tolist(), strict=True)
-        found = {
-            time: {"mean": mean, "std": std, "num_chips": len(self.seeds)}
-            for time, mean, std in rows
-        }
-        return {
-            time: row | ({"note": note} if (note := self.note(time)) else {})
-            for time, row in found.items()
-        }
-
-    def note(self, time: str) -> str:
-        """Return the caveat of the values at ``time``; empty if there is none."""
-        return self.notes[self.times.index(time)] if self.notes else ""
-
-    def __str__(self) -> str:
-        rows = [f"{'time':<12} {'mean':>8} {'std':>8}  ({len(self.seeds)} chips)"]
-        rows += [
-            f"{t:<12} {v['mean']:>8.4f} {v['std']:>8.4f}  {v.get('note', '')}".rstrip()
-            for t, v in self.to_dict().items()
-        ]
-        return "\n".join(rows)
 
 
 def sweep(
@@ -97,6 +36,7 @@ def sweep(
     defects: Defects | None = None,
     temperature: str | float | None = None,
     recalibration: Recalibration | None = None,
+    higher_is_better: bool = True,
     progress: bool = False,
     folder: str | Path | None = None,
 ) -> Sweep:
@@ -117,6 +57,8 @@ def sweep(
         temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it.
         recalibration: when the compensation is read, as ``ProgrammedChip.at`` takes it; None: at
             each of the times.
+        higher_is_better: True if a worse model has a smaller metric, such as an accuracy. It
+            decides which chip is the worst, and on which side of a limit a chip should be.
         progress: if True, show a progress bar.
         folder: a folder that stores each measurement as soon as it is made; None stores nothing.
             Called again with the same model and options, ``sweep`` measures only what the folder
@@ -124,7 +66,10 @@ def sweep(
             use one folder per metric.
 
     Returns:
-        The metric by chip and time; print it for a table.
+        The metric by chip and time; print it for a table. Mean, spread, worst chip and quantiles
+        are by time, and so are intervals, yields and verdicts; ``minus`` compares two sweeps chip
+        by chip, and ``plot``, ``to_csv`` and ``to_dict`` give everything away. A metric that is a
+        function with a name has it in tables and plots.
 
     Raises:
         ValueError: ``num_chips`` is below 1, ``times`` is empty, the metric is NaN or infinite, the
@@ -137,12 +82,14 @@ def sweep(
         >>> metric = lambda chip: at.accuracy(chip, batches)
         >>> found = at.sweep(model, metric, num_chips=25, folder="runs/direct")
         >>> print(found)
+        >>> print(found.keeps(0.99 * at.accuracy(digital, batches))[0])  # iso-accuracy at 0 s
     """
     check_module("sweep", model)
     refuse_programmed(model, "sweep")
     check_metric("sweep", metric)
     num_chips = checks.count("sweep: num_chips", num_chips)
     checks.choice("sweep: compensation", compensation, get_args(Compensation))
+    checks.flag("sweep: higher_is_better", higher_is_better)
     at = checked_times("sweep", times)
     seeds = chip_seeds(seed, num_chips)
     notes = tuple("; ".join(beyond_data(model, t)) for t in at)
@@ -170,8 +117,14 @@ def sweep(
                     journal.write(i, chip_seed, done)
                 bar.update()
             values[i] = torch.tensor([done[key(t)] for t in at], dtype=torch.float64)
+    name = getattr(metric, "__name__", "")
     return Sweep(
-        times=tuple(at.values()), values=values, seeds=seeds, notes=notes if any(notes) else ()
+        times=tuple(at.values()),
+        values=values,
+        seeds=seeds,
+        notes=notes if any(notes) else (),
+        metric=name if name.isidentifier() else UNNAMED,
+        higher_is_better=higher_is_better,
     )
 
 

@@ -4,10 +4,12 @@ from analogtorch.files.atomic import write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
 from analogtorch.files.lock import locked
 from analogtorch.files.packed import packed, unpacked
+from analogtorch.files.table import comma_separated
 from analogtorch.files.text import expanded, parse_json, parse_yaml, yaml_package
 
 __all__ = [
     "checked",
+    "comma_separated",
     "expanded",
     "locked",
     "packed",

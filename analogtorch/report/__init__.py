@@ -1,7 +1,7 @@
 """Tables, plots, pages and the report of a run.
 
-Importing this room lets chips, mappings, costs, sensitivities, error budgets, lifetimes, hardware
-plans, yield maps, adaptations and fitted devices print and draw themselves
+Importing this room lets chips, mappings, costs, sweeps, sensitivities, error budgets, lifetimes,
+hardware plans, yield maps, adaptations and fitted devices print and draw themselves
 (``analogtorch.values.shown``).
 """
 
@@ -19,6 +19,7 @@ from analogtorch.report import (  # noqa: F401  they show values
     plan,
     recalibration_interval,
     sensitivity,
+    sweep,
     yield_map,
 )
 from analogtorch.report.plot import plot

@@ -1,5 +1,6 @@
-"""Columns of text for tables in the terminal."""
+"""Tables of text for the terminal, and of HTML for notebooks."""
 
+import html
 from collections.abc import Collection, Sequence
 
 
@@ -18,3 +19,13 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
         ).rstrip()
         for row in rows
     ]
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows, the header first, as a table of HTML."""
+    header, *body = (
+        "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+        for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True)
+    )
+    lines = "".join(f"<tr>{line}</tr>" for line in body)
+    return f"<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"

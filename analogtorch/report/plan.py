@@ -6,7 +6,7 @@ from typing import Any
 
 from analogtorch.evaluate.hardware import HardwarePlan
 from analogtorch.evaluate.plan_cost import PlanCost
-from analogtorch.report.columns import aligned
+from analogtorch.report.columns import aligned, html_table
 from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.report.floorplan import energy_unit, short
 from analogtorch.values.shown import as_html, as_text, draw
@@ -23,13 +23,8 @@ def table(found: HardwarePlan) -> str:
 @as_html.register
 def page(found: HardwarePlan) -> str:
     """Return the table as HTML."""
-    header, *rows = _rows(found)
-    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-    )
     head, notes = ("<br>".join(map(html.escape, lines)) for lines in (_head(found), _notes(found)))
-    return f"<p>{head}</p><table><tr>{top}</tr>{body}</table><p>{notes}</p>"
+    return f"<p>{head}</p>{html_table(_rows(found))}<p>{notes}</p>"
 
 
 @draw.register

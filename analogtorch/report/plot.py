@@ -3,11 +3,9 @@
 import io
 from typing import Any
 
-from analogtorch.devices import seconds
-from analogtorch.evaluate.sweep import Sweep
+from analogtorch.evaluate import Sweep
 from analogtorch.report.result import ISO, Result
-
-_FIRST = 1.0  # s; the axis is logarithmic, and earlier times are drawn here
+from analogtorch.report.sweep import ordered, time_axis
 
 
 def plot(result: Result) -> bytes:
@@ -35,15 +33,7 @@ def plot(result: Result) -> bytes:
     )
     _band(axes, result.direct, "tab:red", "mapped directly")
     _band(axes, result.hwa, "tab:blue", "hardware-aware training")
-    names = [time + "*" * bool(result.hwa.note(time)) for time in result.hwa.times]
-    ticks = dict(zip(_axis(result.hwa), names, strict=True))
-    axes.set_xscale("log")
-    axes.set_xticks(list(ticks), list(ticks.values()))
-    axes.minorticks_off()
-    axes.set_xlabel(
-        "time after programming"
-        + (" (*: beyond the device's data)" if any(result.hwa.notes) else "")
-    )
+    time_axis(axes, result.hwa)
     axes.set_ylabel("accuracy, %")
     axes.set_title(f"{result.chip}, {result.tiles} tiles; {result.data['source']}")
     axes.grid(alpha=0.3)
@@ -54,8 +44,7 @@ def plot(result: Result) -> bytes:
 
 
 def _band(axes: Any, sweep: Sweep, colour: str, label: str) -> None:
-    order = sorted(range(len(sweep.times)), key=lambda i: _axis(sweep)[i])
-    x = [_axis(sweep)[i] for i in order]
+    order, x = ordered(sweep)
     mean, std = (100 * v[order] for v in (sweep.mean, sweep.std))
     axes.plot(
         x,
@@ -67,7 +56,3 @@ def _band(axes: Any, sweep: Sweep, colour: str, label: str) -> None:
     axes.fill_between(
         x, (mean - std).tolist(), (mean + std).tolist(), color=colour, alpha=0.2, linewidth=0
     )
-
-
-def _axis(sweep: Sweep) -> list[float]:
-    return [max(seconds(time) or 0.0, _FIRST) for time in sweep.times]

@@ -1,9 +1,9 @@
 """The result of a run, as one value."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from analogtorch.evaluate.sweep import Sweep
+from analogtorch.evaluate import Sweep, Verdict
 
 ISO = 0.99
 """Share of the digital accuracy that counts as iso-accuracy; plot and table show it."""
@@ -39,12 +39,22 @@ class Result:
         """The iso-accuracy, from 0 to 1."""
         return ISO * self.digital
 
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Whether the accuracy after HWA training is iso-accurate on average, at each time."""
+        return self.hwa.keeps(self.iso)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of report.json."""
         return {
             "digital": {"accuracy": self.digital},
             "direct": self.direct.to_dict(),
             "hwa": self.hwa.to_dict(),
+            "hwa minus direct": self.hwa.minus(self.direct).to_dict(),
+            "iso": {
+                "limit": self.iso,
+                **{t: asdict(v) for t, v in zip(self.hwa.times, self.verdicts, strict=True)},
+            },
             "chip": self.chip,
             "tiles": self.tiles,
             "data": self.data,

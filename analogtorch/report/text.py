@@ -1,5 +1,8 @@
 """The result of a run as a table for the terminal and as Markdown."""
 
+import dataclasses
+
+from analogtorch.evaluate import Interval
 from analogtorch.report.columns import aligned
 from analogtorch.report.result import ISO, Result
 
@@ -31,19 +34,43 @@ def markdown(result: Result, *, plot: str | None = None) -> str:
 
 def _rows(result: Result) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        ("accuracy, %", "mapped directly", "hardware-aware", "its loss", "iso-accuracy")
+        (
+            "accuracy, %, at",
+            "mapped directly",
+            "hardware-aware",
+            "worst chip",
+            "its loss",
+            "its gain",
+            "iso-accuracy",
+        )
     ]
-    direct, hwa = result.direct.to_dict(), result.hwa.to_dict()
-    for time, after in hwa.items():
-        before = direct[time]
-        loss = 100 * (result.digital - after["mean"])
+    direct, hwa = result.direct, result.hwa
+    columns = zip(
+        hwa.times,
+        zip(direct.mean.tolist(), direct.std.tolist(), strict=True),
+        zip(hwa.mean.tolist(), hwa.std.tolist(), strict=True),
+        hwa.worst.tolist(),
+        hwa.interval(),
+        hwa.minus(direct).interval(),
+        result.verdicts,
+        strict=True,
+    )
+    for time, before, after, worst, spread, gain, verdict in columns:
+        loss = dataclasses.replace(
+            spread,
+            mean=result.digital - spread.mean,
+            low=result.digital - spread.high,
+            high=result.digital - spread.low,
+        )
         rows.append(
             (
-                f"{time}{'*' * bool(result.hwa.note(time))} after programming",
-                _spread(before),
-                _spread(after),
-                f"{loss:.2f}",
-                "yes" if after["mean"] >= result.iso else "no",
+                f"{time}{'*' * bool(hwa.note(time))}",
+                _spread(*before),
+                _spread(*after),
+                f"{100 * worst:.2f}",
+                _points(loss),
+                _points(gain),
+                str(verdict),
             )
         )
     return rows
@@ -57,8 +84,14 @@ def _notes(result: Result) -> list[str]:
     ]
 
 
-def _spread(value: dict[str, float]) -> str:
-    return f"{100 * value['mean']:.2f} ± {100 * value['std']:.2f}"
+def _spread(mean: float, std: float) -> str:
+    return f"{100 * mean:.2f} ± {100 * std:.2f}"
+
+
+def _points(found: Interval) -> str:
+    """Return a difference in points, with the ends of its interval if they are known."""
+    ends = "" if found.ends is None else " [{:.2f}, {:.2f}]".format(*(100 * e for e in found.ends))
+    return f"{100 * found.mean:.2f}{ends}"
 
 
 def _facts(result: Result) -> list[str]:
@@ -71,7 +104,10 @@ def _facts(result: Result) -> list[str]:
         f"digital accuracy {100 * result.digital:.2f} %, iso-accuracy ({ISO:.0%} of it) "
         f"{100 * result.iso:.2f} %",
         f"{result.tiles} tiles of {result.chip}, mean ± standard deviation over "
-        f"{len(result.hwa.seeds)} chips",
+        f"{len(result.hwa.seeds)} chips; times after programming",
+        "its loss against the digital accuracy and, chip by chip, its gain over the net mapped "
+        "directly: points [95 % interval]",
+        "iso-accuracy of its mean over the chips (confidence, by Student's t)",
         f"data: {result.data['source']} ({clips} clips); seed {result.seed}; "
         f"{result.seconds:.0f} s",
     ]

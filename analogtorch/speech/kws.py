@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.evaluate.sweep import Sweep
+from analogtorch.evaluate import Sweep
 from analogtorch.files import unpacked
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
@@ -241,9 +241,13 @@ def measure(config: KWSConfig, task: Task, network: nn.Module, *, progress: bool
     logger.info(
         "measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times)
     )
+
+    def accuracy(view: nn.Module) -> float:
+        return at.accuracy(view, task.test_batches())
+
     return at.sweep(
         network,
-        lambda view: at.accuracy(view, task.test_batches()),
+        accuracy,
         num_chips=config.sweep.num_chips,
         times=config.sweep.times,
         seed=config.sweep.seed,

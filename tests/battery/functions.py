@@ -623,12 +623,13 @@ def _evaluate() -> Iterator[Bad]:
         [[], "heat", ["bits", "heat"], 3, None, [None]],
         "effects must be",
     )
-    yield from every(
-        "sensitivity higher",
-        lambda v: at.sensitivity(model, never, higher_is_better=v),
-        NO_FLAG,
-        "higher_is_better must be True or False",
-    )
+    for name, call in {"sensitivity": at.sensitivity, "sweep": at.sweep}.items():
+        yield from every(
+            f"{name} higher",
+            lambda v, call=call: call(model, never, higher_is_better=v),
+            NO_FLAG,
+            "higher_is_better must be True or False",
+        )
     yield from every(
         "budget time",
         lambda v: at.budget(model, never, time=v),
@@ -716,6 +717,19 @@ def _evaluate() -> Iterator[Bad]:
         lambda v: at.Sweep(times=("0 s",), values=v, seeds=(1, 2)),
         [None, values[:1], values.T, [[1.0], [2.0]]],
         "Sweep.values must be a tensor",
+    )
+    swept = at.Sweep(times=("0 s",), values=values, seeds=(1, 2))
+    for name, call in {"chip_yield": swept.chip_yield, "keeps": swept.keeps}.items():
+        yield from every(f"Sweep {name} limit", call, NO_NUMBER, f"Sweep.{name}: limit")
+        yield from every(
+            f"Sweep {name} confidence",
+            lambda v, call=call: call(0.0, v),
+            [*NO_NUMBER, 0.4, 1.0, 95],
+            "confidence must be",
+        )
+    yield from every("Sweep quantile", swept.quantile, [*NO_NUMBER, -0.1, 1.1], "quantile: q must")
+    yield from every(
+        "Sweep minus", swept.minus, [None, 0.9, values], "minus: other must be a Sweep", TypeError
     )
 
 

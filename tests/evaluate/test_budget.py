@@ -1,6 +1,5 @@
 """What each non-ideality costs a metric, alone, together, and when it grows."""
 
-import dataclasses
 import json
 import math
 
@@ -9,7 +8,6 @@ import torch
 from torch import nn
 
 import analogtorch as at
-from analogtorch.evaluate.interval import interval
 
 torch.manual_seed(0)
 X, LAYER = torch.rand(64, 96) - 0.5, nn.Linear(96, 48, bias=False)
@@ -139,16 +137,6 @@ def test_refused_models():
         at.budget(converted(noisy_chip()), 3)
     with pytest.raises(ValueError, match="metric is nan"):
         at.budget(converted(noisy_chip()), lambda model: float("nan"))
-
-
-def test_interval():
-    found = interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert dataclasses.astuple(found) == pytest.approx((3.0, 1.9629), abs=1e-4)
-    assert str(found) == "3 ± 2"
-    assert found.shown(2) == "3.00 ± 1.96"
-    alone = interval([1.0])
-    assert alone.half_width == math.inf
-    assert (str(alone), alone.shown(2), alone.finite_half_width) == ("1", "1.00", None)
 
 
 def test_defects_are_non_idealities_of_their_own():

@@ -49,8 +49,21 @@ def test_mean_spread_and_table() -> None:
     assert row["num_chips"] == 4
     assert row["mean"] == pytest.approx(result.values[:, 1].mean().item())
     assert row["std"] == pytest.approx(result.values[:, 1].std().item())
+    assert row["worst"] == result.values[:, 1].min().item()
+    assert row["values"] == result.values[:, 1].tolist()
     assert "60 s" in str(result)
     assert at.sweep(_model(), _metric, num_chips=1).std.tolist() == [0.0] * 5
+
+
+def test_a_sweep_knows_the_name_and_the_direction_of_its_metric() -> None:
+    def error(model: nn.Module) -> float:
+        return _metric(model)
+
+    found = at.sweep(_model(), error, num_chips=2, times=["0 s"], higher_is_better=False)
+    assert (found.metric, found.higher_is_better) == ("error", False)
+    assert at.sweep(_model(), lambda m: 0.0, num_chips=1, times=["0 s"]).metric == "metric"
+    with pytest.raises(ValueError, match="sweep: higher_is_better must be True or False, got 'no'"):
+        at.sweep(_model(), never, higher_is_better="no")
 
 
 def test_accuracy_counts_and_restores_the_mode() -> None:
@@ -99,6 +112,25 @@ def test_a_metric_that_is_not_finite_is_refused(value) -> None:
         ValueError, match="sweep: the metric is (nan|inf) on chip 0 at 1 day; it must be a finite"
     ):
         at.sweep(_model(), lambda m: value, num_chips=1, times=["1 day"])
+
+
+def test_a_nan_names_its_chip_and_leaves_what_was_measured(tmp_path: Path) -> None:
+    calls = []
+
+    def metric(model: nn.Module) -> float:
+        calls.append(1)
+        return math.nan if len(calls) == 4 else _metric(model)
+
+    def run(of) -> at.Sweep:
+        return at.sweep(_model(), of, num_chips=3, times=["0 s", "1 day"], folder=tmp_path / "a")
+
+    with pytest.raises(ValueError, match="the metric is nan on chip 1 at 1 day"):
+        run(metric)
+    again = run(metric)  # from the fourth value on
+    assert len(calls) == 4 + 3
+    assert torch.equal(
+        again.values, at.sweep(_model(), _metric, num_chips=3, times=["0 s", "1 day"]).values
+    )
 
 
 @pytest.mark.parametrize(
@@ -323,7 +355,7 @@ def test_a_time_beyond_the_devices_data_is_marked_in_a_sweep() -> None:
         found.notes[2]
         == "beyond the device's data (2 days, 130 nm RRAM (Wan 2022)): held at its last value"
     )
-    assert str(found).splitlines()[-1].endswith(found.notes[2])
+    assert str(found).splitlines()[-1] == f"* 1 year is {found.notes[2]}"
     assert found.to_dict()["1 year"]["note"] == found.notes[2]
     assert "note" not in found.to_dict()["1 day"]
     assert at.sweep(_model(), _metric, num_chips=1, times=["1 year"]).notes == ()

@@ -1,0 +1,272 @@
+"""The result of ``sweep``: a metric by chip and time, and its statistics over the chips."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+
+from analogtorch.devices import seconds
+from analogtorch.evaluate.interval import (
+    Interval,
+    checked_confidence,
+    confidence_above,
+    interval,
+    share,
+)
+from analogtorch.files import comma_separated
+from analogtorch.values import checks
+from analogtorch.values.shown import as_html, as_text, draw
+
+T = TypeVar("T")
+
+UNNAMED = "metric"
+"""What a metric without a name is called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether the mean over all chips keeps a limit, as far as the chips of a sweep can tell."""
+
+    answer: Literal["yes", "no", "not settled"]
+    """``yes`` and ``no`` are said with the confidence that was asked for, or more."""
+    confidence: float | None
+    """Confidence, 0..1, that the mean keeps the limit, by Student's t; None for one chip."""
+
+    def __str__(self) -> str:
+        """Return the answer with its confidence, that of the opposite for a ``no``."""
+        if self.confidence is None:
+            return self.answer
+        sure = 1 - self.confidence if self.answer == "no" else self.confidence
+        percent = math.floor(1000 * sure) / 10  # never more than there is
+        text = "> 99.9 %" if percent >= 99.9 else f"{percent:.1f} %"
+        return f"{self.answer} ({text}{' yes' if self.answer == 'not settled' else ''})"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A metric on several chips at several times; print it for a table.
+
+    Statistics are over the chips, one for each time, in the order of ``times``.
+    """
+
+    times: tuple[str, ...]
+    values: Tensor
+    """The metric, float64, of shape (chips, times)."""
+    seeds: tuple[int, ...]
+    """Seed of each chip: ``program(model, seed=seeds[i])`` programs it again."""
+    notes: tuple[str, ...] = ()
+    """A caveat for each time, such as that the devices' data end before it; empty where there is
+    none."""
+    metric: str = UNNAMED
+    """Name of the metric in tables and plots."""
+    higher_is_better: bool = True
+    """False for an error, of which a worse model has more."""
+
+    def __post_init__(self) -> None:
+        size = (len(self.seeds), len(self.times))
+        if not isinstance(self.values, Tensor) or self.values.shape != size:
+            raise ValueError(
+                f"Sweep.values must be a tensor (chips, times) = {size}, got "
+                f"{checks.shown(self.values)}"
+            )
+        if self.notes and len(self.notes) != len(self.times):
+            raise ValueError(
+                f"Sweep.notes needs one text per time, got {len(self.notes)} for {len(self.times)} "
+                "times"
+            )
+        checks.flag("Sweep.higher_is_better", self.higher_is_better)
+        for chip, time in (~self.values.isfinite()).nonzero().tolist():
+            raise ValueError(
+                f"Sweep.values must be finite, got {self.values[chip, time].item()} of chip {chip} "
+                f"at {self.times[time]}"
+            )
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over the chips, of shape (times,)."""
+        return self.values.mean(0)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation over the chips, of shape (times,); zero for one chip."""
+        return self.values.std(0, correction=1 if len(self.seeds) > 1 else 0)
+
+    @property
+    def worst(self) -> Tensor:
+        """The metric of the worst chip at each time, of shape (times,)."""
+        return self.values.amin(0) if self.higher_is_better else self.values.amax(0)
+
+    def quantile(self, q: float) -> Tensor:
+        """Return the metric that a share ``q``, 0..1, of the chips is below, of shape (times,).
+
+        Between two chips it is interpolated: 0.5 is the median.
+
+        Raises:
+            ValueError: ``q`` is not in [0, 1].
+        """
+        q = checks.number("Sweep.quantile: q", q, least=0, most=1, what="share")
+        return self.values.quantile(q, dim=0)
+
+    def interval(self, confidence: float = 0.95) -> tuple[Interval, ...]:
+        """Return the mean over the chips at each time, with its confidence interval.
+
+        By bootstrap over the chips, with a fixed seed; with less than 8 chips by Student's t
+        (``analogtorch.evaluate.interval``). It tells how far the mean of other chips may be; the
+        samples that the metric is measured on are taken as given.
+
+        Raises:
+            ValueError: ``confidence`` is not in [0.5, 0.999].
+        """
+        return self._each(lambda values: interval(values, confidence, method="bootstrap"))
+
+    def chip_yield(self, limit: float, confidence: float = 0.95) -> tuple[Interval, ...]:
+        """Return the share of chips that keep a limit at each time, with its interval.
+
+        The interval is that of Clopper and Pearson (``analogtorch.evaluate.share``).
+
+        Args:
+            limit: the metric that a chip must have at least; at most, if lower is better.
+            confidence: confidence of the interval, in [0.5, 0.999].
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        limit = checks.number("Sweep.chip_yield: limit", limit)
+        return self._each(
+            lambda values: share(
+                sum(self._keeps(v, limit) for v in values), len(values), confidence
+            )
+        )
+
+    def keeps(self, limit: float, confidence: float = 0.95) -> tuple[Verdict, ...]:
+        """Return whether the mean over the chips keeps a limit at each time, and how sure that is.
+
+        Iso-accuracy, 99 % of a digital accuracy, is ``found.keeps(0.99 * digital)``. The chips of
+        a sweep are a sample: their mean may lie on one side of the limit and that of all chips on
+        the other, so that a verdict may be ``not settled``; more chips settle it.
+
+        Args:
+            limit: the metric that the mean must have at least; at most, if lower is better.
+            confidence: the confidence, one-sided and by Student's t, that ``yes`` and ``no`` take,
+                in [0.5, 0.999].
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        limit = checks.number("Sweep.keeps: limit", limit)
+        confidence = checked_confidence("Sweep.keeps", confidence)
+        sign = 1 if self.higher_is_better else -1
+
+        def verdict(values: list[float]) -> Verdict:
+            sure = confidence_above([sign * v for v in values], sign * limit)
+            if sure is not None and sure >= confidence:
+                return Verdict(answer="yes", confidence=sure)
+            no = sure is not None and sure <= 1 - confidence
+            return Verdict(answer="no" if no else "not settled", confidence=sure)
+
+        return self._each(verdict)
+
+    def minus(self, other: "Sweep") -> "Sweep":
+        """Return the paired differences between two sweeps: this minus the other, chip by chip.
+
+        Both have the same chips at the same times, so that what is common to a chip drops out.
+        The result is a sweep: its ``interval`` is that of the difference, ``keeps(0)`` says
+        whether this sweep is as good or better, and ``chip_yield(0)`` on how many chips.
+
+        Args:
+            other: a sweep of the same seeds, times and metric.
+
+        Raises:
+            TypeError: ``other`` is no sweep.
+            ValueError: seeds, times or metrics differ.
+        """
+        checks.instance("Sweep.minus: other", other, Sweep, "what at.sweep returns")
+        for what, mine, theirs in (
+            ("seeds of the chips", self.seeds, other.seeds),
+            ("times", _seconds(self.times), _seconds(other.times)),
+            ("metrics", self.metric, other.metric),
+            ("directions (higher_is_better)", self.higher_is_better, other.higher_is_better),
+        ):
+            if mine != theirs:
+                raise ValueError(
+                    f"Sweep.minus: the {what} differ, {checks.shown(mine)} and "
+                    f"{checks.shown(theirs)}; measure both with the same num_chips, seed, times "
+                    "and metric"
+                )
+        notes = tuple(
+            "; ".join(dict.fromkeys(filter(None, (self.note(mine), other.note(theirs)))))
+            for mine, theirs in zip(self.times, other.times, strict=True)
+        )
+        return Sweep(
+            times=self.times,
+            values=self.values - other.values,
+            seeds=self.seeds,
+            notes=notes if any(notes) else (),
+            metric=f"difference of {self.metric}",
+            higher_is_better=self.higher_is_better,
+        )
+
+    def note(self, time: str) -> str:
+        """Return the caveat of the values at ``time``; empty if there is none."""
+        return self.notes[self.times.index(time)] if self.notes else ""
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return everything by time, ready for JSON.
+
+        Each time has ``mean``, ``std``, ``worst``, ``interval`` (the ends of the 95 % interval of
+        the mean; None for one chip), ``num_chips``, ``values`` by chip, and ``note`` where there is
+        one.
+        """
+        rows = zip(self.times, self.interval(), self.values.T.tolist(), strict=True)
+        found: dict[str, dict[str, Any]] = {}
+        for (time, spread, values), std, worst in zip(
+            rows, self.std.tolist(), self.worst.tolist(), strict=True
+        ):
+            found[time] = {
+                "mean": spread.mean,
+                "std": std,
+                "worst": worst,
+                "interval": None if spread.ends is None else list(spread.ends),
+                "num_chips": len(values),
+                "values": values,
+                **({"note": note} if (note := self.note(time)) else {}),
+            }
+        return found
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return CSV of one line per chip and time, and write it to ``path`` if given.
+
+        The columns are chip, seed, time, seconds (empty for ``programmed``), metric and note.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        rows: list[list[Any]] = [["chip", "seed", "time", "seconds", self.metric, "note"]]
+        at = _seconds(self.times)
+        for chip, (seed, values) in enumerate(zip(self.seeds, self.values.tolist(), strict=True)):
+            for time, t, value in zip(self.times, at, values, strict=True):
+                rows.append([chip, seed, time, "" if t is None else t, value, self.note(time)])
+        return comma_separated(rows, path)
+
+    def plot(self, path: str | Path | None = None, *, limit: float | None = None) -> Any:
+        """Draw the metric of each chip over time; see ``analogtorch.report.sweep.plot``."""
+        return draw(self, path, limit=limit)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def _keeps(self, value: float, limit: float) -> bool:
+        return value >= limit if self.higher_is_better else value <= limit
+
+    def _each(self, of: Callable[[list[float]], T]) -> tuple[T, ...]:
+        return tuple(of(values) for values in self.values.T.tolist())
+
+
+def _seconds(times: tuple[str, ...]) -> tuple[float | None, ...]:
+    return tuple(seconds(time) for time in times)

@@ -1,0 +1,117 @@
+"""A metric over chips and times: a table for the terminal and for notebooks, and curves."""
+
+import html
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from analogtorch.devices import seconds
+from analogtorch.evaluate import Sweep
+from analogtorch.report.columns import aligned, html_table
+from analogtorch.report.figure import checked_path, new_figure, write_figure
+from analogtorch.values.shown import as_html, as_text, draw
+
+_FIRST = 1.0  # s; the axis is logarithmic, and earlier times are drawn here
+BEYOND = " (*: beyond the device's data)"
+"""What the label of an axis of times ends with, if one is marked."""
+
+
+@as_text.register
+def table(found: Sweep) -> str:
+    """Return one row per time: mean, spread, worst chip and interval over the chips."""
+    return "\n".join([*aligned(_rows(found)), *_notes(found)])
+
+
+@as_html.register
+def page(found: Sweep) -> str:
+    """Return the table as HTML."""
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in _notes(found))
+    return html_table(_rows(found)) + notes
+
+
+@draw.register
+def plot(found: Sweep, path: str | Path | None = None, *, limit: float | None = None) -> Any:
+    """Draw the metric of each chip over the logarithm of time, with mean and 95 % interval.
+
+    Args:
+        found: the sweep to draw.
+        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+        limit: a value of the metric to mark, such as that of the digital model; None marks none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the file is of another kind.
+        OSError: the file cannot be written.
+    """
+    file = checked_path(path)
+    figure = new_figure(7, 4.2)
+    axes = figure.add_subplot()
+    order, at = ordered(found)
+    each = found.values[:, order]
+    for values in each.tolist():
+        axes.plot(at, values, color="C0", alpha=0.25, linewidth=0.8)
+    spread = [found.interval()[i] for i in order]
+    ends = [s.ends or (s.mean, s.mean) for s in spread]
+    chips = f"{len(found.seeds)} chip{'s' if len(found.seeds) > 1 else ''}"
+    axes.plot(at, [s.mean for s in spread], color="C0", marker="o", label=f"mean of {chips}")
+    axes.fill_between(
+        at, *zip(*ends, strict=True), color="C0", alpha=0.35, linewidth=0, label="95 % interval"
+    )
+    axes.plot(
+        at, found.worst[order].tolist(), color="C3", linestyle="--", label="worst chip of each time"
+    )
+    if limit is not None:
+        axes.axhline(limit, color="black", linestyle=":", label=f"{limit:.4g}")
+    time_axis(axes, found)
+    axes.set_ylabel(found.metric)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_figure(figure, file)
+    return figure
+
+
+def ordered(found: Sweep) -> tuple[list[int], list[float]]:
+    """Return the indices of the times in order, and where on the logarithmic axis each is, s."""
+    at = [max(seconds(time) or 0.0, _FIRST) for time in found.times]
+    order = sorted(range(len(at)), key=at.__getitem__)
+    return order, [at[i] for i in order]
+
+
+def time_axis(axes: Any, found: Sweep) -> None:
+    """Make the horizontal axis the logarithm of time, with the times of a sweep as its ticks."""
+    order, at = ordered(found)
+    names = [found.times[i] + "*" * bool(found.note(found.times[i])) for i in order]
+    axes.set_xscale("log")
+    axes.set_xticks(at, names)
+    axes.minorticks_off()
+    axes.set_xlabel("time after programming" + (BEYOND if any(found.notes) else ""))
+
+
+def decimals(values: Tensor) -> int:
+    """Return the decimals, 1 to 12, that show four digits of the largest of the values."""
+    largest = values.abs().max().item()
+    return min(max(1, 3 - math.floor(math.log10(largest))), 12) if largest > 0 else 4
+
+
+def _rows(found: Sweep) -> list[Sequence[str]]:
+    chips = f"{len(found.seeds)} chip{'s' if len(found.seeds) > 1 else ''}"
+    rows: list[Sequence[str]] = [
+        (f"{found.metric} at", "mean", "std", "worst", f"95 % interval, {chips}")
+    ]
+    digits = decimals(found.values)
+    numbers = zip(found.mean.tolist(), found.std.tolist(), found.worst.tolist(), strict=True)
+    for time, row, spread in zip(found.times, numbers, found.interval(), strict=True):
+        ends = "" if spread.ends is None else " to ".join(f"{v:.{digits}f}" for v in spread.ends)
+        mark = "*" * bool(found.note(time))
+        rows.append((time + mark, *(f"{value:.{digits}f}" for value in row), ends))
+    return rows
+
+
+def _notes(found: Sweep) -> list[str]:
+    return [f"* {time} is {note}" for time in found.times if (note := found.note(time))]

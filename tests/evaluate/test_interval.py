@@ -1,0 +1,105 @@
+"""Intervals have the confidence that they name."""
+
+import math
+
+import numpy as np
+import pytest
+
+from analogtorch.evaluate import interval, share
+from analogtorch.evaluate.interval import confidence_above, student_quantile
+
+
+def test_student_as_in_any_table_of_it() -> None:
+    table = {(0.975, 1): 12.706, (0.975, 4): 2.776, (0.995, 24): 2.797, (0.95, 30): 1.697}
+    for (p, freedom), t in table.items():
+        assert student_quantile(p, freedom) == pytest.approx(t, abs=5e-4)
+    assert student_quantile(0.975, 10_000) == pytest.approx(1.960, abs=5e-4)  # the normal one
+
+
+def test_interval_by_student() -> None:
+    found = interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (found.mean, found.half_width) == pytest.approx((3.0, 1.9632), abs=1e-4)
+    assert found.ends == pytest.approx((1.0368, 4.9632), abs=1e-4)
+    assert str(found) == "3 ± 2"
+    assert found.shown(2) == "3.00 ± 1.96"
+    assert interval([1.0, 2.0, 3.0], 0.9).half_width == pytest.approx(2.920 / 3**0.5, abs=1e-3)
+    alone = interval([1.0])
+    assert alone.half_width == math.inf
+    assert (str(alone), alone.shown(2), alone.finite_half_width) == ("1", "1.00", None)
+
+
+def test_a_bootstrap_of_few_values_is_students() -> None:
+    values = [0.1, 0.5, 0.2, 0.9, 0.3, 0.4, 0.8]
+    assert interval(values, method="bootstrap") == interval(values)
+
+
+def test_a_bootstrap_is_repeatable_and_follows_a_skewed_spread() -> None:
+    values = [0.9] * 12 + [0.7, 0.5]  # two chips are far below
+    found = interval(values, method="bootstrap")
+    assert found == interval(values, method="bootstrap")
+    assert found.high < 0.9 + 1e-12  # which the symmetric interval exceeds
+    assert interval(values).high > 0.9
+    assert found.mean - found.low > found.high - found.mean
+    assert found.shown(2) == f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_a_bootstrap_covers_the_mean_as_often_as_it_says(confidence: float) -> None:
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(400):
+        found = interval(generator.normal(size=10).tolist(), confidence, method="bootstrap")
+        hits += found.low <= 0 <= found.high
+    # bound: four standard deviations of a count, and a point for what the bootstrap lacks
+    slack = 4 * math.sqrt(confidence * (1 - confidence) / 400) + 0.01
+    assert abs(hits / 400 - confidence) < slack
+
+
+def test_a_share_as_in_the_textbook() -> None:
+    found = share(7, 10)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.7, 0.3475, 0.9333), abs=1e-4)
+    assert str(found) == "0.7 [0.3475, 0.9333]"
+    everyone = share(25, 25)
+    assert (everyone.low, everyone.high) == pytest.approx((0.025 ** (1 / 25), 1.0))
+    assert share(0, 25).ends == pytest.approx((0.0, 1 - 0.025 ** (1 / 25)))
+    assert share(1, 1, 0.9).ends == pytest.approx((0.05, 1.0))
+
+
+def test_the_interval_of_a_share_has_at_least_its_confidence_at_every_share() -> None:
+    total = 12
+    spans = [share(hits, total, 0.9) for hits in range(total + 1)]
+    for p in np.linspace(0.005, 0.995, 100):
+        covered = sum(
+            math.comb(total, hits) * p**hits * (1 - p) ** (total - hits)
+            for hits, span in enumerate(spans)
+            if span.low <= p <= span.high
+        )
+        assert covered >= 0.9
+
+
+def test_the_side_of_a_limit_is_wrong_as_seldom_as_it_says() -> None:
+    generator = np.random.default_rng(2)
+    found = [confidence_above(generator.normal(size=5).tolist(), 0.0) for _ in range(2000)]
+    wrong = sum(c >= 0.95 for c in found) / len(found)
+    assert wrong == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 2000))
+    assert confidence_above([1.0, 3.0], 2.0) == 0.5
+    assert confidence_above([1.0], 0.0) is None
+    assert confidence_above([1.0, 1.0], 1.0) == 1.0  # every chip is the same
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: interval([]), "values is empty"),
+        (
+            lambda: interval([1.0], 95),
+            r"interval: confidence must be a share in \[0.5, 0.999\], got 95",
+        ),
+        (lambda: interval([1.0], method="bayes"), "method must be one of .*, got 'bayes'"),
+        (lambda: share(3, 2), r"share: hits must be an integer in \[0, 2\], got 3"),
+        (lambda: share(0, 0), "share: total must be an integer >= 1, got 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,152 @@
+"""The statistics of a sweep, on values that are written down here."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import analogtorch as at
+from analogtorch.evaluate import Verdict
+
+TIMES = ("0 s", "1 day")
+
+
+def sweep(*chips: list[float], **options) -> at.Sweep:
+    values = torch.tensor(chips, dtype=torch.float64)
+    return at.Sweep(times=TIMES, values=values, seeds=tuple(range(len(chips))), **options)
+
+
+GOOD = sweep(*([0.90 + 0.002 * i, 0.80 + 0.004 * i] for i in range(10)), metric="accuracy")
+ERROR = sweep(*([0.10 - 0.002 * i, 0.20 - 0.004 * i] for i in range(10)), higher_is_better=False)
+
+
+def test_the_worst_chip_is_on_the_side_that_is_worse() -> None:
+    assert GOOD.worst.tolist() == [0.90, 0.80]
+    assert ERROR.worst.tolist() == [0.10, 0.20]
+
+
+def test_quantiles() -> None:
+    assert GOOD.quantile(0.5).tolist() == pytest.approx([0.909, 0.818])
+    assert GOOD.quantile(0).tolist() == GOOD.worst.tolist()
+    with pytest.raises(ValueError, match=r"Sweep.quantile: q must be a share in \[0, 1\], got 50"):
+        GOOD.quantile(50)
+
+
+def test_intervals_are_of_the_mean_at_each_time() -> None:
+    narrow, wide = GOOD.interval(0.8), GOOD.interval()
+    assert [found.mean for found in wide] == pytest.approx(GOOD.mean.tolist())
+    for inner, outer in zip(narrow, wide, strict=True):
+        assert outer.low < inner.low < inner.mean < inner.high < outer.high
+    assert sweep([0.9, 0.8]).interval()[0].ends is None
+
+
+def test_yield_counts_the_chips_that_keep_a_limit() -> None:
+    first, later = GOOD.chip_yield(0.9059)
+    assert (first.mean, later.mean) == (0.7, 0.0)
+    assert first.ends == pytest.approx((0.3475, 0.9333), abs=1e-4)  # 7 of 10, Clopper-Pearson
+    assert [found.mean for found in ERROR.chip_yield(0.0941)] == [0.7, 0.0]
+    assert sweep([0.9, 0.9]).chip_yield(0.9)[0].mean == 1.0  # the limit itself is kept
+
+
+def test_a_verdict_is_yes_no_or_not_settled_with_its_confidence() -> None:
+    yes, no = GOOD.keeps(0.9)
+    assert (yes.answer, no.answer) == ("yes", "no")
+    assert yes.confidence > 0.999 > 0.001 > no.confidence
+    assert (str(yes), str(no)) == ("yes (> 99.9 %)", "no (> 99.9 %)")
+    open_ = GOOD.keeps(0.909)[0]  # the mean itself
+    assert open_.answer == "not settled"
+    assert open_.confidence == pytest.approx(0.5)
+    assert str(open_) in ("not settled (49.9 % yes)", "not settled (50.0 % yes)")
+    assert [v.answer for v in ERROR.keeps(0.1)] == ["yes", "no"]
+    assert sweep([0.9, 0.8]).keeps(0.1) == (Verdict(answer="not settled", confidence=None),) * 2
+
+
+def test_what_it_takes_to_settle_a_verdict_is_asked_for() -> None:
+    limit = 0.909 - 1.5 * GOOD.std[0].item() / math.sqrt(10)  # t = 1.5: 91.6 % by any table
+    assert GOOD.keeps(limit)[0].confidence == pytest.approx(0.916, abs=1e-3)
+    assert GOOD.keeps(limit, 0.95)[0].answer == "not settled"
+    assert str(GOOD.keeps(limit, 0.9)[0]) == "yes (91.6 %)"
+
+
+def test_a_paired_difference_knows_what_means_alone_do_not() -> None:
+    better = sweep(*(row for row in (GOOD.values + 0.001).tolist()), metric="accuracy")
+    assert better.interval()[0].low < GOOD.interval()[0].high  # they overlap
+    gain = better.minus(GOOD)
+    assert gain.metric == "difference of accuracy"
+    assert gain.interval()[0].ends == pytest.approx((0.001, 0.001))
+    assert [verdict.answer for verdict in gain.keeps(0)] == ["yes", "yes"]
+    assert [verdict.answer for verdict in GOOD.minus(better).keeps(0)] == ["no", "no"]
+    assert gain.chip_yield(0)[0].mean == 1.0
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (at.Sweep(TIMES, GOOD.values, tuple(range(1, 11)), metric="accuracy"), "the seeds of the"),
+        (at.Sweep(("0 s", "1 h"), GOOD.values, GOOD.seeds, metric="accuracy"), "the times differ"),
+        (at.Sweep(TIMES, GOOD.values, GOOD.seeds, metric="loss"), "metrics differ, 'accuracy' and"),
+        (
+            at.Sweep(TIMES, GOOD.values, GOOD.seeds, metric="accuracy", higher_is_better=False),
+            r"directions \(higher_is_better\) differ, True and False; measure both with the same",
+        ),
+    ],
+)
+def test_sweeps_that_are_no_pair_are_refused(other: at.Sweep, message: str) -> None:
+    with pytest.raises(ValueError, match=f"Sweep.minus: .*{message}"):
+        GOOD.minus(other)
+
+
+def test_times_are_compared_by_their_seconds_and_caveats_stay() -> None:
+    named = at.Sweep(("0 s", "24 h"), GOOD.values, GOOD.seeds, metric="accuracy", notes=("", "x"))
+    found = GOOD.minus(named)
+    assert not found.values.any()
+    assert found.notes == ("", "x")
+    with pytest.raises(TypeError, match="Sweep.minus: other must be a Sweep .*, got 0.9"):
+        GOOD.minus(0.9)
+
+
+def test_values_that_are_not_finite_name_their_chip() -> None:
+    with pytest.raises(ValueError, match="must be finite, got nan of chip 1 at 1 day"):
+        sweep([0.9, 0.8], [0.9, math.nan])
+
+
+def test_json_and_csv_have_every_chip(tmp_path: Path) -> None:
+    found = json.loads(json.dumps(GOOD.to_dict()))
+    assert list(found) == list(TIMES)
+    assert found["1 day"]["values"] == GOOD.values[:, 1].tolist()
+    assert found["1 day"]["interval"] == pytest.approx(GOOD.interval()[1].ends)
+    assert sweep([0.9, 0.8]).to_dict()["0 s"]["interval"] is None
+    text = GOOD.to_csv(tmp_path / "new" / "sweep.csv")
+    assert (tmp_path / "new" / "sweep.csv").read_text() == text
+    header, *rows = csv.reader(text.splitlines())
+    assert header == ["chip", "seed", "time", "seconds", "accuracy", "note"]
+    assert len(rows) == 20
+    assert rows[1] == ["0", "0", "1 day", "86400.0", "0.8", ""]
+
+
+def test_tables_and_plots(tmp_path: Path) -> None:
+    marked = at.Sweep(TIMES, GOOD.values, GOOD.seeds, notes=("", "beyond <2 days>"))
+    header, first, later, note = str(marked).splitlines()
+    assert header.split() == [
+        "metric",
+        "at",
+        "mean",
+        "std",
+        "worst",
+        *["95", "%", "interval,", "10", "chips"],
+    ]
+    assert first.split()[:5] == ["0", "s", "0.9090", "0.0061", "0.9000"]
+    assert later.startswith("1 day*")
+    assert note == "* 1 day is beyond <2 days>"
+    page = marked._repr_html_()
+    assert page.count("<tr>") == 3
+    assert "beyond &lt;2 days&gt;" in page
+    figure = marked.plot(tmp_path / "sweep.svg", limit=0.93)
+    assert (tmp_path / "sweep.svg").stat().st_size > 1000
+    axes = figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0 s", "1 day*"]
+    assert axes.get_xlabel().endswith("(*: beyond the device's data)")
+    sweep([0.9, 0.8]).plot()  # one chip has no interval
