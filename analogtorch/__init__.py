@@ -19,6 +19,7 @@ from analogtorch.calibration import (
     calibrate,
     correct_columns,
     reestimate_batch_norm,
+    smooth_channels,
 )
 from analogtorch.checkpoint import load, save
 from analogtorch.chips import Chip, TrainingNoise
@@ -111,6 +112,7 @@ __all__ = [
     "report",
     "save",
     "sensitivity",
+    "smooth_channels",
     "summary",
     "sweep",
     "to_digital",

@@ -1,6 +1,5 @@
 """The cost benchmark (registry, one row, bars, settings of libraries) and tables of the others."""
 
-import copy
 import csv
 import dataclasses
 import json
@@ -25,7 +24,7 @@ from benchmarks.adapt import runs, silero, subjects, whisper
 from benchmarks.adapt.report import gains, of_rows
 from benchmarks.convert import __main__ as convert
 from benchmarks.convert import efforts, language
-from benchmarks.convert.smoothing import clipped, smooth
+from benchmarks.convert.clipping import clipped
 from benchmarks.registry import SHAPES, Shape, chip
 from benchmarks.subject import Subject, agreement
 
@@ -296,26 +295,6 @@ def test_the_table_of_a_language_model(
     assert found["share"] == adapters / sum(p.numel() for p in model.parameters())
     assert f"| digital | {found['digital']:.2f} | - |" in (tmp_path / "language.md").read_text()
     assert "columns corrected" in printed
-
-
-def test_a_smoothed_model_computes_the_same_with_smaller_channels() -> None:
-    model, text = _little_llama(8, 0)
-    with torch.no_grad():
-        model.model.layers[0].input_layernorm.weight[3] = 40.0  # a channel of outliers
-    exact, chip = copy.deepcopy(model), at.chips.hermes64(weight_scale="column")
-    smooth(model, text.calibration, language._logits)
-    ids = text.measured[0][None]
-    with torch.no_grad():
-        y, smoothed = language._logits(exact, ids), language._logits(model, ids)
-    torch.testing.assert_close(smoothed, y, rtol=1e-4, atol=1e-5)
-    assert model.model.layers[0].input_layernorm.weight[3] < 20
-    assert model.lm_head.weight is not model.model.embed_tokens.weight
-
-    def error(net: nn.Module) -> float:
-        with torch.no_grad():
-            return float((language._logits(at.convert(net, chip), ids) - y).norm() / y.norm())
-
-    assert error(model) < 0.7 * error(exact)
 
 
 def test_layers_whose_sums_expansion_makes_too_large_are_found() -> None:

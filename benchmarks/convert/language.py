@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 import analogtorch as at
 from analogtorch.calibration.noisy_chips import on_noisy_chips
-from benchmarks.convert.smoothing import clipped, smooth
+from benchmarks.convert.clipping import clipped
 from benchmarks.tables import positive
 
 Say = Callable[[str], object]
@@ -41,7 +41,7 @@ class Design:
 
     text: str
     smoothed: bool = False
-    """Whether scales of channels move into the weights (``smoothing.smooth``)."""
+    """Whether scales of channels move into the weights (``at.smooth_channels``)."""
     expansion: float | None = None
     """Factor of weight expansion. Layers whose ADCs it would make clip are left without."""
     exclude: tuple[str, ...] = ()
@@ -221,7 +221,7 @@ def _laid(model: nn.Module, design: Design, text: Text, chip: at.Chip, row: Row)
     per_layer: dict[str, Any] = {}
     if design.smoothed:
         model = copy.deepcopy(model)
-        smooth(model, text.calibration, _logits)
+        at.smooth_channels(model, text.calibration, untie=True, forward=_logits)
     if design.expansion is not None:
         chip = chip.replace(expansion={"factor": design.expansion})
         names = clipped(model, chip, text.calibration[:1], _logits)
