@@ -36,10 +36,12 @@ from analogtorch.conversion.summary import Summary, summary
 from analogtorch.cost_model import cost
 from analogtorch.evaluate import (
     TIMES,
+    Comparison,
     HardwarePlan,
     Sweep,
     accuracy,
     budget,
+    compare,
     lifetime,
     plan,
     recalibration_interval,
@@ -72,6 +74,7 @@ __all__ = [
     "CalibrationReport",
     "Chip",
     "ChipMapping",
+    "Comparison",
     "Defects",
     "GradientDescent",
     "GuardReport",
@@ -89,6 +92,7 @@ __all__ = [
     "budget",
     "calibrate",
     "chips",
+    "compare",
     "convert",
     "correct_columns",
     "cost",

@@ -1,6 +1,6 @@
 """Time and energy of a chip's computation: every figure with its kind and its source."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from analogtorch.devices import register
@@ -188,6 +188,9 @@ class Cost:
     each pulse takes them once more, and the additions are charged as digital operations."""
     published: tuple[Published, ...] = ()
     """Published efficiencies, from the smallest scope to the largest."""
+    area: Figure | None = field(default=None, compare=False)
+    """Area of one chip with all its tiles, mm2, > 0; None: not known. Chips that differ in nothing
+    else are equal: files of before it describe the same chip."""
 
     def __post_init__(self) -> None:
         checks.counts(self, "phases")
@@ -198,7 +201,7 @@ class Cost:
                 raise ValueError(
                     f"Cost.{name} must be a text such as '8-bit inputs, 8-bit outputs' or 'nothing'"
                 )
-        _check_figures(self, positive=("mvm_time", "mvm_energy"))
+        _check_figures(self, positive=("mvm_time", "mvm_energy", "area"))
         for name, kind in (
             ("shares", Shares),
             ("network", Network),
@@ -262,14 +265,14 @@ def _check_figures(owner: Any, positive: tuple[str, ...] = ()) -> None:
 
     Those in ``positive`` must be above 0.
     """
-    for field in fields(owner):
-        value, kind = getattr(owner, field.name), str(field.type)
+    for each in fields(owner):
+        value, kind = getattr(owner, each.name), str(each.type)
         if "Figure" not in kind or (value is None and "None" in kind):
             continue
-        name = f"{type(owner).__name__}.{field.name}"
+        name = f"{type(owner).__name__}.{each.name}"
         if not isinstance(value, Figure):
             raise ValueError(
                 f"{name} must be a Figure(value=..., kind=..., source=...), got {value!r}"
             )
-        if field.name in positive and value.value == 0:
+        if each.name in positive and value.value == 0:
             raise ValueError(f"{name} must be above 0, got {value.value!r}")

@@ -213,4 +213,5 @@ def _cost(phases: int) -> Cost:
                 excluded=_MVM_ONLY,
             ),
         ),
+        area=Figure(value=144.0, kind="measured", source=f"the whole chip, {_PAPER}"),
     )

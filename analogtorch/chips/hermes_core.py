@@ -117,4 +117,9 @@ def _cost() -> Cost:
                 excluded=_EXCLUDED,
             ),
         ),
+        area=Figure(
+            value=_TOPS / 1.59,
+            kind="derived",
+            source=f"the core alone: {_TOPS} TOPS / 1.59 TOPS/mm2, {_PAPER}",
+        ),
     )

@@ -152,6 +152,7 @@ def _cost() -> Cost:
             ),
             _rung("system", 6.94, "nothing stated (RNN-T on 5 chips, 23.94 TOPS at 3.45 W)"),
         ),
+        area=Figure(value=111.18, kind="measured", source=f"the whole chip, {_PAPER}"),
     )
 
 

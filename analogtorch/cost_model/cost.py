@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from analogtorch.chips import Chip, Cost, Energy, Figure
+from analogtorch.chips import Chip, Cost, Energy, Figure, mvm_time
 from analogtorch.chips.cost import Charge, Kind, Scope
 from analogtorch.cost_model.efficiency import OPERATIONS_PER_MAC, Efficiency, published
 from analogtorch.cost_model.schedule import schedule
@@ -108,6 +108,17 @@ class CostReport:
     def throughput(self) -> float:
         """Inferences per second."""
         return self.schedule.throughput
+
+    @property
+    def time_kind(self) -> Kind:
+        """The weakest kind of figure that latency and throughput rest on."""
+        costs, steps = self.chip.cost, self.schedule.steps
+        assert costs is not None
+        figures = [mvm_time(self.chip), costs.network.chip_rate]
+        figures += [costs.network.link_rate] if costs.network.link_rate else []
+        figures += [costs.on_chip.rate] if any(s.place != "host" for s in steps) else []
+        figures += [costs.host.rate] if any(s.place == "host" for s in steps) else []
+        return _weakest(figures)
 
     @property
     def power(self) -> float:

@@ -2,6 +2,8 @@
 
 from analogtorch.evaluate.accuracy import accuracy
 from analogtorch.evaluate.budget import budget
+from analogtorch.evaluate.compare import compare
+from analogtorch.evaluate.comparison import ComparedChip, Comparison, Entry
 from analogtorch.evaluate.hardware import FloorNotReached, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import Interval, interval, share
 from analogtorch.evaluate.lifetime import Lifetime, lifetime
@@ -21,6 +23,9 @@ from analogtorch.evaluate.swept import Sweep, Verdict
 __all__ = [
     "TIMES",
     "Budget",
+    "ComparedChip",
+    "Comparison",
+    "Entry",
     "FloorNotReached",
     "HardwarePlan",
     "HardwarePoint",
@@ -37,6 +42,7 @@ __all__ = [
     "Verdict",
     "accuracy",
     "budget",
+    "compare",
     "interval",
     "lifetime",
     "plan",

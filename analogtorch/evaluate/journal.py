@@ -129,7 +129,7 @@ def model_digest(model: nn.Module) -> str:
     known: dict[int, str] = {}
     for name, layer in analog_layers(model):
         if id(layer.chip) not in known:
-            known[id(layer.chip)] = json.dumps(_without_sources(to_dict(layer.chip)))
+            known[id(layer.chip)] = json.dumps(_computing(to_dict(layer.chip)))
         found.update(f"{name}\n{layer.layer_name}\n{known[id(layer.chip)]}\n".encode())
     return found.hexdigest()
 
@@ -176,10 +176,10 @@ def _upgraded(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     return {**found, "version": VERSION, "model": wanted["model"]}
 
 
-def _without_sources(data: Any) -> Any:
-    """Return the description of a chip without the sources of its numbers."""
+def _computing(data: Any) -> Any:
+    """Return the description of a chip without sources and area, which no number depends on."""
     if isinstance(data, dict):
-        return {k: _without_sources(v) for k, v in data.items() if k != "sources"}
+        return {k: _computing(v) for k, v in data.items() if k not in ("sources", "area")}
     return data
 
 

@@ -33,13 +33,7 @@ def chip_for(model: nn.Module, metric: Any, prepare: Any, chip: Chip | None) -> 
         raise ValueError(
             "plan: the model has no analog layer; call analogtorch.convert(model, chip) first"
         )
-    if prepare is not None:
-        checks.function("plan: prepare", prepare, "prepare(model)")
-    elif calibrated := next((name for name, layer in layers.items() if layer.calibrated), None):
-        raise ValueError(
-            f"plan: layer {calibrated!r} is calibrated, but each plan is converted anew; say how "
-            "to calibrate it: prepare=lambda m: at.calibrate(m, batches)"
-        )
+    check_prepare("plan", model, prepare)
     if chip is not None:
         return checks.instance("plan: chip", chip, Chip, "at.chips.hermes64()")
     try:
@@ -49,6 +43,23 @@ def chip_for(model: nn.Module, metric: Any, prepare: Any, chip: Chip | None) -> 
             "plan: the layers of the model are on several chips; name the one to convert for in "
             "chip, and others in devices, which plan tries by layer"
         ) from error
+
+
+def check_prepare(caller: str, model: nn.Module, prepare: Any) -> None:
+    """Raise an error if ``prepare`` is missing or no function.
+
+    Raises:
+        ValueError: it is None, and the model is calibrated, which a model that is converted anew
+            is not.
+        TypeError: it cannot be called.
+    """
+    checks.function(f"{caller}: prepare", prepare, "prepare(model)")
+    calibrated = (name for name, layer in analog_layers(model) if layer.calibrated)
+    if prepare is None and (name := next(calibrated, None)) is not None:
+        raise ValueError(
+            f"{caller}: layer {name!r} is calibrated, but the model is converted anew; say how to "
+            "calibrate it: prepare=lambda m: at.calibrate(m, batches)"
+        )
 
 
 def device_changes(chip: Chip, devices: Any) -> dict[int, Change]:

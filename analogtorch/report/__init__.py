@@ -1,8 +1,8 @@
 """Tables, plots, pages and the report of a run.
 
-Importing this room lets chips, mappings, costs, sweeps, sensitivities, error budgets, lifetimes,
-hardware plans, yield maps, adaptations and fitted devices print and draw themselves
-(``analogtorch.values.shown``).
+Importing this room lets chips, mappings, costs, sweeps, comparisons of chips, sensitivities, error
+budgets, lifetimes, hardware plans, yield maps, adaptations and fitted devices print and draw
+themselves (``analogtorch.values.shown``).
 """
 
 from analogtorch.report import (  # noqa: F401  they show values
@@ -10,6 +10,7 @@ from analogtorch.report import (  # noqa: F401  they show values
     budget,
     calibration,
     chip,
+    comparison,
     cost,
     device_fit,
     floorplan_png,

@@ -64,6 +64,7 @@ def _facts(chip: Chip) -> dict[str, str]:
             if p.scope != "tile"
         )
         or "none",
+        "area": _area(costs.area) if costs and costs.area else "none",
         "reference": _reference(chip),
     }
 
@@ -99,6 +100,10 @@ def _figure(figure: Figure, unit: str) -> str:
     return f"{si(figure.value, unit)} ({figure.kind})"
 
 
+def _area(figure: Figure) -> str:
+    return f"{figure.value:.4g} mm2 ({figure.kind})"
+
+
 def _bits(bits: int | None) -> str:
     return "exact" if bits is None else f"{bits} bits"
 
@@ -123,6 +128,8 @@ def _sources(name: str, chip: Chip, width: int) -> str:
     if chip.cost is not None:
         found["time per MVM"] = mvm_time(chip).source
         found["energy per MVM"] = f"{chip.cost.mvm_energy.source}; without: {chip.cost.excluded}"
+        if chip.cost.area is not None:
+            found["area"] = chip.cost.area.source
         for rung in chip.cost.published:
             found[f"TOPS/W, {rung.scope}"] = (
                 f"{rung.tops_per_watt.source}; without: {rung.excluded}"

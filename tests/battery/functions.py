@@ -644,6 +644,29 @@ def _evaluate() -> Iterator[Bad]:
             f"{name}: defects must be",
             TypeError,
         )
+    for what, wrong, message in (
+        ("chips", [[], ["hermes46"], ["ideal", "ideal"], {"": "ideal"}], "chips?"),
+        ("chips", ["ideal", 3, None, [3], {3: "ideal"}, {"a": 3}], "compare: .*must be"),
+        ("metric", [3, "accuracy"], "compare: metric must be a function"),
+        ("mode", ["fast", None, 1], "compare: mode must be one of"),
+        ("compensation", ["globl", None], "compare: compensation must be one of"),
+        ("seed", NO_SEED, "seed must be an integer"),
+        ("num_chips", [0, True, 1.5], "compare: num_chips must be"),
+        ("times", [[], "1 day", ["1 eon"]], "times?"),
+        ("higher_is_better", NO_FLAG, "compare: higher_is_better must be"),
+        ("prepare", ["calibrate", 3], "compare: prepare must be a function"),
+        ("folder", [3, True], "compare: folder must be"),
+        ("example", [3, None], "example must be"),
+    ):
+        yield from every(
+            f"compare {what}",
+            lambda v, what=what: at.compare(
+                model, **({"chips": ["ideal"], "metric": never, "example": X} | {what: v})
+            ),
+            wrong,
+            message,
+            (TypeError, ValueError),
+        )
     yield from every(
         "lifetime limit",
         lambda v: at.lifetime(model, never, limit=v, recalibration=at.Recalibration()),

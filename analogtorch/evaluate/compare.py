@@ -1,0 +1,203 @@
+"""One model on several chips: its metric over time, energy, latency and area side by side."""
+
+import copy
+import glob
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import quote
+
+import torch
+from torch import nn
+
+from analogtorch.chips import Chip
+from analogtorch.chips import get as preset
+from analogtorch.conversion import analog_layers, convert, to_digital
+from analogtorch.conversion.example import Example
+from analogtorch.conversion.kinds import check_module, refuse_programmed
+from analogtorch.conversion.patterns import candidates, names_of, units
+from analogtorch.cost_model import CostReport, cost
+from analogtorch.cost_model.steps import Mode
+from analogtorch.evaluate.comparison import ComparedChip, Comparison
+from analogtorch.evaluate.plan_checks import check_prepare
+from analogtorch.evaluate.sweep import (
+    TIMES,
+    check_metric,
+    checked_times,
+    chip_seeds,
+    finite,
+    sweep,
+)
+from analogtorch.mapping import ChipMapping, map_to_chip
+from analogtorch.nn import AnalogEmbedding
+from analogtorch.simulate.compensation import Compensation
+from analogtorch.values import checks
+
+
+def compare(
+    model: nn.Module,
+    chips: Iterable[str | Chip] | Mapping[str, str | Chip],
+    metric: Callable[[nn.Module], float] | None = None,
+    *,
+    example: Example,
+    prepare: Callable[[nn.Module], Any] | None = None,
+    times: Sequence[str | float] = TIMES,
+    num_chips: int = 10,
+    seed: int = 0,
+    compensation: Compensation = "least_squares",
+    higher_is_better: bool = True,
+    mode: Mode = "pipelined",
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> Comparison:
+    """Put one model on several chips and compare what each makes of it and what it takes.
+
+    For each chip the digital model is converted anew, prepared, mapped, charged by the cost model
+    and, with a metric, measured on simulated chips over time (``sweep``). All chips are converted
+    and mapped before any is measured, so that one that cannot take the model is known at once.
+
+    Args:
+        model: a digital model, or a converted one, whose digital layers stay digital. It stays as
+            it is.
+        chips: the chips, as names of presets or as ``Chip``: ``["hermes64", my_chip]``. A
+            dictionary gives them other names: ``{"1 phase": at.chips.hermes64(phases=1)}``.
+        metric: a function of a model in evaluation mode that returns a number, such as the
+            accuracy. None: costs alone.
+        example: input of one inference, as ``map_to_chip`` takes it: a batch of one for costs per
+            sample.
+        prepare: a function that gets each model after ``convert`` and changes it in place, such as
+            ``lambda m: at.calibrate(m, batches)``. None: nothing; a calibrated model needs it.
+        times: times after programming, as ``sweep`` takes them. One beyond the data of a chip's
+            devices is marked.
+        num_chips: number of simulated chips of each kind, >= 1.
+        seed: seed of the whole experiment, as ``sweep`` has it.
+        compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
+        higher_is_better: False if the metric is an error.
+        mode: ``pipelined`` or ``sequential``, as ``cost`` takes it.
+        folder: a folder that stores each measurement as soon as it is made, with a folder of
+            ``sweep`` for each chip; None stores nothing.
+        progress: if True, show progress bars.
+
+    Returns:
+        The chips side by side; print it for a table.
+
+    Raises:
+        ValueError: there is no chip, two have the same name, or one is unknown or cannot take the
+            model; the model is calibrated and ``prepare`` is missing; ``convert``,
+            ``map_to_chip``, ``cost`` or ``sweep`` refuses its arguments; or the metric is NaN or
+            infinite.
+        TypeError: an argument is of another type.
+        OSError: the folder cannot be written.
+
+    Example:
+        >>> found = at.compare(model, ["hermes64", "ibm_speech34"], accuracy, example=x[:1],
+        ...                    prepare=lambda m: at.calibrate(m, [x]))
+        >>> print(found)
+    """
+    check_module("compare", model)
+    refuse_programmed(model, "compare")
+    if metric is not None:
+        check_metric("compare", metric)
+    check_prepare("compare", model, prepare)
+    checks.choice("compare: mode", mode, get_args(Mode))
+    checks.flag("compare: higher_is_better", higher_is_better)
+    checks.choice("compare: compensation", compensation, get_args(Compensation))
+    chip_seeds(seed, checks.count("compare: num_chips", num_chips))
+    checked_times("compare", times)
+    if folder is not None:
+        folder = checks.path("compare: folder", folder)
+    named, bench = _named(chips), _Bench(model)
+    ready = {name: bench.on(name, chip, example, mode, prepare) for name, chip in named.items()}
+    found = []
+    for name, (converted, mapping, report) in ready.items():
+        measured = None
+        if metric is not None:
+            measured = sweep(
+                converted,
+                metric,
+                num_chips=num_chips,
+                times=times,
+                seed=seed,
+                compensation=compensation,
+                higher_is_better=higher_is_better,
+                folder=None if folder is None else folder / quote(name, safe=""),
+                progress=progress,
+            )
+        found.append(
+            ComparedChip(name=name, chip=named[name], mapping=mapping, cost=report, sweep=measured)
+        )
+    return Comparison(
+        chips=tuple(found),
+        metric=None if found[0].sweep is None else found[0].sweep.metric,
+        digital=None if metric is None else bench.metric(metric),
+        higher_is_better=higher_is_better,
+    )
+
+
+class _Bench:
+    """Puts the digital model on chips."""
+
+    def __init__(self, model: nn.Module) -> None:
+        analog = [name for name, _ in analog_layers(model)]
+        embeddings = any(isinstance(m, AnalogEmbedding) for m in model.modules())
+        could = units(names_of(model), candidates(model, embeddings))
+        self.arguments: dict[str, Any] = {"embeddings": True} if embeddings else {}
+        if analog and (left := [glob.escape(name) for name in could if name not in analog]):
+            self.arguments["exclude"] = left
+        self.digital = to_digital(copy.deepcopy(model)).eval()
+        tensors = (*model.parameters(), *model.buffers())
+        self.devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+
+    def on(
+        self,
+        name: str,
+        chip: Chip,
+        example: Example,
+        mode: Mode,
+        prepare: Callable[[nn.Module], Any] | None,
+    ) -> tuple[nn.Module, ChipMapping, CostReport | None]:
+        """Return the model converted for a chip, its mapping, and its cost if the chip has one."""
+        try:
+            with torch.random.fork_rng(devices=self.devices):
+                model = convert(copy.deepcopy(self.digital), chip, **self.arguments)
+                if prepare is not None:
+                    prepare(model)
+            mapping = map_to_chip(model, example, chip=chip, num_chips=None)
+            return model.eval(), mapping, None if chip.cost is None else cost(mapping, mode=mode)
+        except ValueError as error:
+            raise ValueError(f"compare: the model cannot be put on {name!r}: {error}") from error
+
+    def metric(self, metric: Callable[[nn.Module], float]) -> float:
+        """Return the metric of the digital model."""
+        with torch.random.fork_rng(devices=self.devices), torch.no_grad():
+            return finite("compare", metric(self.digital), "of the digital model")
+
+
+def _named(chips: Any) -> dict[str, Chip]:
+    """Return the chips by what heads their columns.
+
+    Raises:
+        ValueError: there is none, a preset is unknown, or two have the same name.
+        TypeError: they are no list, or one is neither a name nor a chip.
+    """
+    example = '["hermes64", at.chips.ibm_speech34()]'
+    if isinstance(chips, Mapping):
+        pairs = list(chips.items())
+    else:
+        given = checks.items("compare: chips", chips, example)
+        pairs = [(each if isinstance(each, str) else None, each) for each in given]
+    found: dict[str, Chip] = {}
+    for name, each in pairs:
+        chip = preset(each) if isinstance(each, str) else each
+        checks.instance("compare: each of chips", chip, Chip, "at.chips.hermes64(), or its name")
+        name = chip.name if name is None else name
+        checks.text("compare: the name of a chip", name, "hermes64")
+        if name in found:
+            raise ValueError(
+                f"compare: two chips are called {name!r}; give a dictionary with other names, such "
+                f"as {{'a': ..., 'b': ...}}"
+            )
+        found[name] = chip
+    if not found:
+        raise ValueError(f"compare: chips is empty; give some, such as {example}")
+    return found

@@ -1,0 +1,220 @@
+"""The result of ``compare``: chips side by side, each figure with its kind and what it covers."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from analogtorch.chips import Chip
+from analogtorch.chips.cost import Scope
+from analogtorch.cost_model import CostReport
+from analogtorch.evaluate.swept import Sweep
+from analogtorch.files import comma_separated
+from analogtorch.mapping import ChipMapping
+from analogtorch.values.shown import as_html, as_text, draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One figure of one chip."""
+
+    quantity: str
+    """Name of the quantity, such as ``energy, system``; the same for every chip that has it."""
+    value: float
+    unit: str
+    """Unit of the value; empty for the metric and for counts."""
+    kind: str
+    """``simulated``: measured on simulated chips. ``counted``: by the mapping. Otherwise the
+    weakest kind of figure that it rests on, from ``measured`` to ``assumed`` (``chips.Figure``)."""
+    scope: str
+    """What the figure covers, or leaves out."""
+    low: float | None = None
+    """Lower end: of the 95 % interval of the metric, or of what the split of a tile's energy
+    allows; None if there is no range."""
+    high: float | None = None
+    """Upper end."""
+    note: str = ""
+    """A caveat, such as that the devices' data end before a time; empty if there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedChip:
+    """A model on one of the chips that are compared."""
+
+    name: str
+    """What heads its column."""
+    chip: Chip
+    mapping: ChipMapping
+    """The model on as many of these chips as it takes."""
+    cost: CostReport | None
+    """Time and energy of an inference; None: those of the chip are not known."""
+    sweep: Sweep | None
+    """The metric on simulated chips over time; None: it was not measured."""
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return every figure that is known."""
+        return (*self._metric(), *self._costs(), *self._size())
+
+    def _metric(self) -> list[Entry]:
+        if self.sweep is None:
+            return []
+        found, chips = [], len(self.sweep.seeds)
+        for time, spread in zip(self.sweep.times, self.sweep.interval(), strict=True):
+            low, high = spread.ends or (None, None)
+            found.append(
+                Entry(
+                    quantity=f"{self.sweep.metric} at {time}",
+                    value=spread.mean,
+                    unit="",
+                    kind="simulated",
+                    scope=f"mean of {chips} simulated chip{'s' if chips > 1 else ''}",
+                    low=low,
+                    high=high,
+                    note=self.sweep.note(time),
+                )
+            )
+        return found
+
+    def _costs(self) -> list[Entry]:
+        if self.cost is None:
+            return []
+        cost, found = self.cost, []
+        for scope in get_args(Scope):
+            efficiency, (low, high) = cost.efficiency(scope), energy_range(cost, scope)
+            found.append(
+                Entry(
+                    quantity=f"energy, {scope}",
+                    value=getattr(cost.energy, scope),
+                    unit="J",
+                    kind=efficiency.kind,
+                    scope=f"one inference; without {efficiency.excluded}",
+                    low=low,
+                    high=high,
+                )
+            )
+        whole = cost.efficiency("system")
+        mode = f"{cost.schedule.mode}, set by {cost.schedule.bottleneck}"
+        return [
+            *found,
+            Entry(
+                quantity="latency",
+                value=cost.latency,
+                unit="s",
+                kind=cost.time_kind,
+                scope="first input to last output of one inference",
+            ),
+            Entry(
+                quantity="throughput",
+                value=cost.throughput,
+                unit="1/s",
+                kind=cost.time_kind,
+                scope=f"inferences on all chips, {mode}",
+            ),
+            Entry(
+                quantity="efficiency, system",
+                value=whole.tops_per_watt,
+                unit="TOPS/W",
+                kind=whole.kind,
+                scope=f"2 operations per MAC, {whole.precision}; without {whole.excluded}",
+                low=whole.low,
+                high=whole.high,
+            ),
+        ]
+
+    def _size(self) -> list[Entry]:
+        chips, array = self.mapping.num_chips, self.chip.array
+        found = [
+            Entry(
+                quantity="tiles",
+                value=self.mapping.tiles_used,
+                unit="",
+                kind="counted",
+                scope=f"of {array.tiles * chips} tiles of {array.rows}x{array.columns}",
+            ),
+            Entry(quantity="chips", value=chips, unit="", kind="counted", scope="that it takes"),
+        ]
+        area = None if self.chip.cost is None else self.chip.cost.area
+        if area is not None:
+            found.append(
+                Entry(
+                    quantity="area",
+                    value=chips * area.value,
+                    unit="mm2",
+                    kind=area.kind,
+                    scope=f"{chips} whole chip{'s' if chips > 1 else ''}: {area.source}",
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Chips side by side, as ``compare`` returns them; print it for a table."""
+
+    chips: tuple[ComparedChip, ...]
+    metric: str | None
+    """Name of the metric; None: none was measured."""
+    digital: float | None
+    """The metric of the digital model; None: it was not measured."""
+    higher_is_better: bool = True
+
+    def __getitem__(self, name: str) -> ComparedChip:
+        """Return the chip that ``name`` heads.
+
+        Raises:
+            KeyError: no column is called so.
+        """
+        for each in self.chips:
+            if each.name == name:
+                return each
+        names = ", ".join(each.name for each in self.chips)
+        raise KeyError(f"no chip is called {name!r}; the comparison has {names}")
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw metric, energy and latency side by side; see ``report.comparison.plot``."""
+        return draw(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON: by chip and quantity, with kind and scope."""
+        return {
+            "metric": self.metric,
+            "digital": self.digital,
+            "higher_is_better": self.higher_is_better,
+            "chips": {
+                each.name: {
+                    "chip": each.chip.name,
+                    "figures": {
+                        entry.quantity: {k: v for k, v in asdict(entry).items() if k != "quantity"}
+                        for entry in each.entries()
+                    },
+                    "sweep": None if each.sweep is None else each.sweep.to_dict(),
+                }
+                for each in self.chips
+            },
+        }
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return CSV of one line per chip and quantity, and write it to ``path`` if given.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        rows: list[list[Any]] = []
+        for each in self.chips:
+            rows += [[each.name, *asdict(entry).values()] for entry in each.entries()]
+        header = ["chip", *Entry.__dataclass_fields__]
+        return comma_separated([header, *rows], path)
+
+
+def energy_range(cost: CostReport, scope: Scope) -> tuple[float, float]:
+    """Return the least and the most energy of an inference, J, that the split of a tile allows."""
+    found = [
+        getattr(split, scope)
+        for split in (cost.energy, cost.energy_by_columns, cost.energy_full_tiles)
+    ]
+    return min(found), max(found)

@@ -1,0 +1,170 @@
+"""Chips side by side: the same figures as the functions that make them, each with its kind."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import analogtorch as at
+
+X = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Sequential):
+    def __init__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            super().__init__(nn.Linear(20, 24), nn.ReLU(), nn.Linear(24, 4))
+
+
+def square(model: nn.Module) -> float:
+    return model(X).square().mean().item()
+
+
+def prepare(model: nn.Module) -> None:
+    at.calibrate(model, [X], effort="ranges")
+
+
+CHIPS = ["hermes64", at.chips.neurram48(), "ideal"]
+HOW = {"example": X[:1], "num_chips": 2, "times": ["0 s", "1 year"]}
+
+
+@pytest.fixture(scope="module")
+def found() -> at.Comparison:
+    return at.compare(Net(), CHIPS, square, prepare=prepare, **HOW)
+
+
+def test_every_chip_has_what_the_functions_for_one_chip_give(found: at.Comparison) -> None:
+    assert [each.name for each in found.chips] == ["hermes64", "neurram48", "ideal"]
+    model = at.convert(Net().eval(), at.chips.hermes64())
+    prepare(model)
+    alone = at.sweep(model, square, num_chips=2, times=["0 s", "1 year"])
+    here = found["hermes64"]
+    assert torch.equal(here.sweep.values, alone.values)
+    cost = at.cost(at.map_to_chip(model, X[:1]))
+    entries = {entry.quantity: entry for entry in here.entries()}
+    assert entries["energy, system"].value == cost.energy.system
+    assert entries["latency"].value == cost.latency
+    assert entries["efficiency, system"].low == cost.efficiency("system").low
+    assert entries["energy, system"].low < cost.energy.system < entries["energy, system"].high
+    assert (entries["area"].value, entries["area"].kind) == (144.0, "measured")
+    assert entries["square at 0 s"].value == pytest.approx(alone.mean[0].item())
+    assert found.digital == square(Net())
+    assert (found.metric, found.higher_is_better) == ("square", True)
+
+
+def test_what_is_not_known_is_said_and_times_beyond_the_data_are_marked(
+    found: at.Comparison,
+) -> None:
+    lines = str(found).splitlines()
+    rows = {line.partition("  ")[0].strip(): line for line in lines}
+    assert rows["energy, system"].endswith("not known")  # of the ideal chip
+    assert rows["energy, system"].count("(assumed)") == 2
+    assert rows["area"].split("(measured)")[1].split() == ["not", "known"] * 2
+    assert rows["square at 1 year"].count("*") == 1
+    assert "square at 0 s" in rows
+    (note,) = (line for line in lines if line.startswith("* "))
+    assert note.startswith("* neurram48, square at 1 year: beyond the device's data (2 days")
+    assert "square: mean [95 % interval] of 2 simulated chips of each kind" in lines
+
+
+def test_json_csv_html_and_plot_have_every_figure_with_its_scope(
+    found: at.Comparison, tmp_path: Path
+) -> None:
+    data = json.loads(json.dumps(found.to_dict()))
+    figures = data["chips"]["neurram48"]["figures"]
+    assert figures["square at 1 year"]["note"].startswith("beyond the device's data")
+    assert all(figure["scope"] and figure["kind"] for figure in figures.values())
+    assert len(data["chips"]["hermes64"]["sweep"]["0 s"]["values"]) == 2
+    assert data["chips"]["ideal"]["figures"].keys() == {
+        "square at 0 s", "square at 1 year", "tiles", "chips"
+    }  # fmt: skip
+    text = found.to_csv(tmp_path / "chips.csv")
+    assert (tmp_path / "chips.csv").read_text() == text
+    rows = list(csv.DictReader(text.splitlines()))
+    assert len(rows) == sum(len(each.entries()) for each in found.chips)
+    assert {row["chip"] for row in rows} == {"hermes64", "neurram48", "ideal"}
+    assert all(row["scope"] and row["kind"] for row in rows)
+    assert found._repr_html_().count("<tr>") == 13
+    figure = found.plot(tmp_path / "chips.png")
+    assert (tmp_path / "chips.png").stat().st_size > 1000
+    metric, costs = figure.axes
+    assert "(crosses: beyond the device's data)" in metric.get_xlabel()
+    names = [name.partition(":")[0] for name in costs.get_legend_handles_labels()[1]]
+    assert names == ["hermes64", "neurram48"]  # of the ideal chip no cost is known
+
+
+def test_costs_alone_need_no_metric() -> None:
+    found = at.compare(Net(), ["hermes64", "ibm_speech34"], example=X[:1])
+    assert (found.metric, found.digital, found["hermes64"].sweep) == (None, None, None)
+    assert "simulated" not in str(found)
+    assert len(found.plot().axes) == 1
+
+
+def test_layers_that_are_digital_stay_so_and_the_model_stays_as_it_is() -> None:
+    model = at.convert(Net(), at.chips.hermes64(), exclude="2")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = at.compare(model, ["ibm_speech34"], example=X[:1])
+    assert [m.name for m in found["ibm_speech34"].mapping.matrices] == ["0"]
+    assert model[0].chip == at.chips.hermes64()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_dictionary_names_chips_and_a_folder_goes_on(tmp_path: Path) -> None:
+    calls = []
+
+    def metric(model: nn.Module) -> float:
+        calls.append(1)
+        return square(model)
+
+    chips = {"1/4 phases": at.chips.hermes64(), "one phase": at.chips.hermes64(phases=1)}
+    options = {**HOW, "folder": tmp_path / "all"}
+    first = at.compare(Net(), chips, metric, **options)
+    assert len(calls) == 2 * 2 * 2 + 1
+    again = at.compare(Net(), chips, metric, **options)
+    assert len(calls) == 2 * 2 * 2 + 2  # the digital model alone
+    assert str(again) == str(first)
+    assert first["one phase"].cost.latency < first["1/4 phases"].cost.latency
+    with pytest.raises(KeyError, match="no chip is called 'two'; the comparison has 1/4 phases, "):
+        first["two"]
+
+
+def never(model: nn.Module) -> float:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("chips", "error", "message"),
+    [
+        ([], ValueError, "compare: chips is empty; give some, such as"),
+        ("hermes64", TypeError, "compare: chips must be a list such as"),
+        (["hermes46"], ValueError, "unknown chip 'hermes46', did you mean 'hermes64'"),
+        (["hermes64", at.chips.hermes64()], ValueError, "two chips are called 'hermes64'; give a"),
+        ([3], TypeError, "compare: each of chips must be a Chip such as"),
+        (
+            ["hermes64", at.chips.hermes64().replace(array={"tiles": 64, "rows": 2})],
+            ValueError,
+            "two chips are called",
+        ),
+    ],
+)
+def test_wrong_chips_are_refused_before_anything_is_measured(chips, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        at.compare(Net(), chips, never, **HOW)
+
+
+def test_a_chip_that_cannot_take_the_model_is_named() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
+    expanding = at.chips.hermes64().replace(expansion={"factor": 2.0})
+    with pytest.raises(ValueError, match="compare: the model cannot be put on 'wide': .*xpan"):
+        at.compare(net, {"wide": expanding}, never, example=torch.zeros(1, 1, 8, 8))
+
+
+def test_a_calibrated_model_needs_to_be_calibrated_again() -> None:
+    model = at.convert(Net(), at.chips.hermes64())
+    prepare(model)
+    with pytest.raises(ValueError, match="compare: layer '0' is calibrated, but the model is conv"):
+        at.compare(model, ["hermes64"], never, **HOW)
