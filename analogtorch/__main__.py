@@ -1,4 +1,4 @@
-"""The command line: ``analogtorch info``, ``kws``, ``budget``, ``map`` and ``fit``."""
+"""The command line: ``analogtorch info``, ``kws``, ``budget``, ``map``, ``compare``, ``fit``."""
 
 import contextlib
 import importlib.util
@@ -21,6 +21,9 @@ commands:
   budget  what each non-ideality of the chip costs a keyword spotter that kws has trained;
           see `analogtorch budget --help`
   map     place a model on a chip: tiles, time, energy, floorplan; see `analogtorch map --help`
+  compare
+          a keyword spotter of kws, or any model, on several chips side by side; see
+          `analogtorch compare --help`
   fit     fit a device model to measurements of devices; see `analogtorch fit --help`
 
 options:
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return budget(rest)
         if command == "map":
             return map_model(rest)
+        if command == "compare":
+            return compare(rest)
         if command == "fit":
             return fit(rest)
         if command in ("-h", "--help"):
@@ -74,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(version("analogtorch"))
             return 0
         raise ValueError(
-            f"unknown command {command!r}; use info, kws, budget, map or fit, or see "
-            "analogtorch --help"
+            f"unknown command {command!r}; use info, kws, budget, map, compare or fit, or "
+            "see analogtorch --help"
         )
     except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
@@ -200,6 +205,17 @@ def map_model(arguments: Sequence[str]) -> int:
     print(mapping)
     if report is not None:
         print(f"\n{report}")
+    return 0
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Put a model on several chips, print the table and write the requested files."""
+    if not any(a in ("-h", "--help") or a.startswith("--model") for a in arguments):
+        _need_speech("compare")
+    from analogtorch.cli.compare import run
+
+    with _log_to_stderr():
+        print(run(arguments))
     return 0
 
 

@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import analogtorch as at
-from analogtorch.cli.kws import parse
+from analogtorch.cli.finished import finished
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files import write_atomically
 from analogtorch.report.figure import checked_path
-from analogtorch.speech import kws
-from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.task import prepare
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,9 +29,7 @@ def run(arguments: Sequence[str]) -> Budget:
     """
     given = _parser().parse_args(arguments)
     plot = checked_path(given.plot)  # before hours of measuring
-    config = _config(given.run)
-    task = prepare(config.data.selected.load(), config.augment, seed=config.seed)
-    network = kws.trained(config, task, given.run, given.network)
+    config, task, network = finished("budget", given.run, given.network)
     growth = given.growth if given.growth else None
     found = at.budget(
         network,
@@ -52,16 +47,6 @@ def run(arguments: Sequence[str]) -> Budget:
     if plot:
         found.plot(plot)
     return found
-
-
-def _config(run: Path) -> KWSConfig:
-    file = run / "config.json"
-    if not file.is_file():
-        raise ValueError(
-            f"budget: {run} holds no run of analogtorch kws, which writes config.json; name the "
-            "folder that was its --out, such as runs/kws"
-        )
-    return parse([f"--config={file}"]).config
 
 
 def _parser() -> argparse.ArgumentParser:

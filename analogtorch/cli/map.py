@@ -44,9 +44,9 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
         OSError: a file cannot be written.
     """
     given = _parser().parse_args(arguments)
-    chip = _chip(given.chip)
+    chip = chip_named(given.chip, option="--chip")
     model = build(given.model)
-    example = tuple(_tensor(text) for text in given.input or _inputs(given.model))
+    example = inputs(given.model, given.input)
     mapping = map_to_chip(
         model,
         example,
@@ -167,24 +167,36 @@ def _parser() -> _Parser:
     return parser
 
 
-def _chip(text: str) -> chips.Chip:
-    """Return a preset by its name, or the chip in a file."""
+def chip_named(text: str, *, option: str) -> chips.Chip:
+    """Return a preset by its name, or the chip in a file.
+
+    Raises:
+        ValueError: there is no such preset, or the file holds no chip; the message begins with the
+            ``option``.
+        OSError: the file cannot be read.
+    """
     if Path(text).suffix.lower() in SUFFIXES:
         return chips.load(text)
     try:
         return chips.get(text)
     except ValueError as error:
         raise ValueError(
-            f"--chip: {error} Your own chip is a path that ends in {', '.join(SUFFIXES)}"
+            f"{option}: {error}. Your own chip is a path that ends in {', '.join(SUFFIXES)}"
         ) from error
 
 
-def _inputs(model: str) -> list[str]:
-    if model.startswith(_VISION):
-        return [_DEFAULT_INPUT]
-    raise ValueError(
-        f"--model {model}: its input is not known; add --input with its shape, such as --input 1,40"
-    )
+def inputs(model: str, given: Sequence[str] | None) -> tuple[torch.Tensor, ...]:
+    """Return the example that ``--input`` describes, by default a picture for torchvision's.
+
+    Raises:
+        ValueError: the model's input is not known, or a text describes no tensor.
+    """
+    if not given and not model.startswith(_VISION):
+        raise ValueError(
+            f"--model {model}: its input is not known; add --input with its shape, such as "
+            "--input 1,40"
+        )
+    return tuple(_tensor(text) for text in given or [_DEFAULT_INPUT])
 
 
 def _tensor(text: str) -> torch.Tensor:

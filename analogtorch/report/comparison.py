@@ -112,7 +112,7 @@ def _costs(axes: Any, found: Comparison, chips: list[ComparedChip]) -> None:
     axes.set_xlabel("latency of one inference")
     axes.set_ylabel("energy of one inference, system, and its range")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    axes.legend(fontsize="small").set_in_layout(False)  # long names must not squeeze the axes
 
 
 def _rows(found: Comparison) -> list[list[str]]:
@@ -157,8 +157,10 @@ def _notes(found: Comparison) -> list[str]:
             if each.sweep
         )
         notes.append(f"{found.metric}: {', '.join(counts)} of each kind")
-    if any(each.cost for each in found.chips):
+    bits = [f"{c.name} {c.chip.cost.precision}" for c in found.chips if c.chip.cost is not None]
+    if bits:
         notes += [
+            f"costs are of {'; '.join(bits)}",
             "energy of one inference: tile is input encoding, cells and output encoding; chip adds "
             "its digital operations and transport; system adds ports and host",
             "in brackets: the weakest kind of figure that a number rests on (measured, derived, "

@@ -117,6 +117,20 @@ def test_error_budget_of_a_run(network: str, finished: Path, tmp_path: Path, cap
     assert (tmp_path / "b.png").stat().st_size > 1000
 
 
+@pytest.mark.filterwarnings("ignore:calibrate. the fixed range")  # of neurram48
+@pytest.mark.parametrize("network", ["hwa", "digital"])
+def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, capsys) -> None:
+    options = ["--num-chips=2", "--times", "0 s", "1 year", f"--network={network}"]
+    options += ["--chips", "hermes64", "neurram48", f"--json={tmp_path / 'c.json'}"]
+    assert main(["compare", str(finished), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("* neurram48, accuracy at 1 year: beyond") for line in lines)
+    found = json.loads((tmp_path / "c.json").read_text())["chips"]
+    row = json.loads((finished / "report.json").read_text())
+    row = row["hwa" if network == "hwa" else "direct"]["1 year"]
+    assert found["hermes64"]["sweep"]["1 year"]["values"] == row["values"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -1,0 +1,132 @@
+"""``analogtorch compare``: a keyword spotter of a run, or any model, on several chips."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import nn
+
+import analogtorch as at
+from analogtorch.chips import Chip
+from analogtorch.cli.map import build, chip_named, inputs
+from analogtorch.files import write_atomically
+from analogtorch.report.figure import checked_path
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see analogtorch compare --help")
+
+
+def run(arguments: Sequence[str]) -> at.Comparison:
+    """Compare as the command line describes and write the files that it names.
+
+    Raises:
+        ValueError: an option is wrong, the folder has no finished run, or a chip cannot take the
+            model.
+        OSError: a file is missing or cannot be written.
+        ImportError: a package is missing.
+    """
+    given = _parser().parse_args(arguments)
+    plot = checked_path(given.plot)  # before hours of measuring
+    if (given.run is None) == (given.model is None):
+        raise ValueError(
+            "compare takes the folder of a run of analogtorch kws, such as runs/kws, or --model; "
+            "give one of them"
+        )
+    chips = {Path(text).stem: chip_named(text, option="--chips") for text in given.chips}
+    if len(chips) < len(given.chips):
+        raise ValueError(f"--chips: each chip once, got {' '.join(given.chips)}")
+    found = _of_model(given, chips) if given.run is None else _of_run(given, chips)
+    if given.json:
+        write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
+    if given.csv:
+        found.to_csv(given.csv)
+    if plot:
+        found.plot(plot)
+    return found
+
+
+def _of_model(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
+    """Compare what a model with random weights costs, which no accuracy is known of."""
+    return at.compare(build(given.model), chips, example=inputs(given.model, given.input))
+
+
+def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
+    """Compare the accuracy and the cost of a network that ``analogtorch kws`` has trained."""
+    from analogtorch.cli.finished import finished  # it needs the extra speech
+
+    config, task, network = finished("compare", given.run, given.network)
+    options: dict[str, Any] = {} if given.times is None else {"times": given.times}
+
+    def accuracy(view: nn.Module) -> float:
+        return at.accuracy(view, task.test_batches())
+
+    return at.compare(
+        network,
+        chips,
+        accuracy,
+        example=task.calibration[0][:1],
+        prepare=lambda model: at.calibrate(model, task.calibration, effort="ranges"),
+        num_chips=given.num_chips,
+        seed=config.sweep.seed,
+        compensation=config.chip.compensation,
+        folder=given.folder,
+        progress=sys.stderr.isatty(),
+        **options,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="analogtorch compare",
+        description="One model on several chips: accuracy, energy, latency and area side by side.",
+        epilog="With --model, the model's module is imported and its code runs: name only modules "
+        "that you trust.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, nargs="?", help="folder that analogtorch kws has written")
+    parser.add_argument(
+        "--model",
+        help="instead of a run, the dotted name of what builds a model, as analogtorch map takes "
+        "it: costs alone, as its weights are random",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        metavar="SHAPE[:DTYPE]",
+        help="with --model: shape of an input, once per input",
+    )
+    parser.add_argument(
+        "--chips",
+        nargs="+",
+        default=["hermes64", "ibm_speech34", "neurram48"],
+        help=f"chips to compare: {', '.join(at.chips.names())}, or files such as my_chip.yaml "
+        "(default: hermes64 ibm_speech34 neurram48)",
+    )
+    parser.add_argument(
+        "--network",
+        choices=("hwa", "digital"),
+        default="hwa",
+        help="of a run: trained for its chip, or digitally (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--times", nargs="+", help=f"times after programming (default: {', '.join(at.TIMES)})"
+    )
+    parser.add_argument(
+        "--num-chips",
+        type=int,
+        default=10,
+        help="number of simulated chips of each kind (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="folder that keeps each measurement, to go on with later"
+    )
+    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--csv", type=Path, help="file for one line per chip and figure")
+    parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser

@@ -1,0 +1,46 @@
+"""``analogtorch compare`` of any model; that of a run is in tests/speech/test_kws.py."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import analogtorch as at
+from analogtorch.__main__ import main
+
+MODEL = ["compare", "--model", "tests.mapping.nets.Residual", "--input", "1,3,6,6"]
+
+
+def test_a_model_on_chips_by_name_and_from_a_file(tmp_path: Path, capsys) -> None:
+    mine, files = (
+        tmp_path / "mine.json",
+        [tmp_path / "c.json", tmp_path / "c.csv", tmp_path / "c.png"],
+    )
+    at.chips.save(at.chips.hermes64(phases=1), mine)
+    options = ["--json", str(files[0]), "--csv", str(files[1]), "--plot", str(files[2])]
+    assert main([*MODEL, "--chips", "hermes64", "ideal", str(mine), *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].split() == ["hermes64", "ideal", "mine"]
+    assert "simulated" not in printed  # its weights are random: no metric is measured
+    found = json.loads(files[0].read_text())
+    assert list(found["chips"]) == ["hermes64", "ideal", "mine"]
+    quantities = {row["quantity"] for row in csv.DictReader(files[1].read_text().splitlines())}
+    assert {"energy, tile", "latency", "tiles", "area"} <= quantities
+    assert files[2].stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["compare"], "takes the folder of a run of analogtorch kws, such as runs/kws, or --model"),
+        ([*MODEL, "runs/kws"], "or --model; give one of them"),
+        ([*MODEL, "--chips", "hermes46"], "--chips: unknown chip 'hermes46', did you mean 'hermes"),
+        ([*MODEL, "--chips", "ideal", "ideal"], "--chips: each chip once, got ideal ideal"),
+        ([*MODEL, "--plot", "x.txt"], "must end in .png"),
+        ([*MODEL[:3], "--chips", "ideal"], "its input is not known; add --input with its shape"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(arguments: list[str], told: str, capsys) -> None:
+    assert main(arguments) == 2
+    assert told in capsys.readouterr().err
