@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import analogtorch as at
-from analogtorch.cli.finished import finished
+from analogtorch.cli.finished import ALLOW_CODE, finished
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files import write_atomically
 from analogtorch.report.figure import checked_path
@@ -29,7 +29,9 @@ def run(arguments: Sequence[str]) -> Budget:
     """
     given = _parser().parse_args(arguments)
     plot = checked_path(given.plot)  # before hours of measuring
-    config, task, network = finished("budget", given.run, given.network)
+    config, task, network = finished(
+        "budget", given.run, given.network, allow_code=given.allow_code
+    )
     growth = given.growth if given.growth else None
     found = at.budget(
         network,
@@ -73,5 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
+    parser.add_argument("--allow-code", action="store_true", help=ALLOW_CODE)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

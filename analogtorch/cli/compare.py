@@ -59,7 +59,9 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
     """Compare the accuracy and the cost of a network that ``analogtorch kws`` has trained."""
     from analogtorch.cli.finished import finished  # it needs the extra speech
 
-    config, task, network = finished("compare", given.run, given.network)
+    config, task, network = finished(
+        "compare", given.run, given.network, allow_code=given.allow_code
+    )
     options: dict[str, Any] = {} if given.times is None else {"times": given.times}
 
     def accuracy(view: nn.Module) -> float:
@@ -91,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, nargs="?", help="folder that analogtorch kws has written")
     parser.add_argument(
         "--model",
-        help="instead of a run, the dotted name of what builds a model, as analogtorch map takes "
-        "it: costs alone, as its weights are random",
+        help="instead of a run, the name of what builds a model, as analogtorch map takes it: "
+        "costs alone, as its weights are random",
     )
     parser.add_argument(
         "--input",
@@ -128,5 +130,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--csv", type=Path, help="file for one line per chip and figure")
     parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
+    parser.add_argument("--allow-code", action="store_true", help=ALLOW_CODE)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

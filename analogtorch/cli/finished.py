@@ -10,16 +10,23 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.task import Task, prepare
 
 
-def finished(command: str, run: Path, network: str) -> tuple[KWSConfig, Task, nn.Module]:
+ALLOW_CODE = "run the code that the run's configuration names as network or front end"
+"""The help of the option ``--allow-code`` of these commands."""
+
+
+def finished(
+    command: str, run: Path, network: str, *, allow_code: bool
+) -> tuple[KWSConfig, Task, nn.Module]:
     """Return configuration, task and a network of a run, calibrated for its chip.
 
     Args:
         command: the command that asks, for messages.
         run: folder of the run.
         network: ``hwa``, trained for the chip; or ``digital``.
+        allow_code: whether to run code that the run's configuration names.
 
     Raises:
-        ValueError: the folder has no finished run.
+        ValueError: the folder has no finished run, or names code that is not allowed.
         OSError: a file is missing.
     """
     file = run / "config.json"
@@ -28,6 +35,8 @@ def finished(command: str, run: Path, network: str) -> tuple[KWSConfig, Task, nn
             f"{command}: {run} holds no run of analogtorch kws, which writes config.json; name the "
             "folder that was its --out, such as runs/kws"
         )
-    config = parse([f"--config={file}"]).config
-    task = prepare(config.data.selected.load(), config.augment, seed=config.seed)
+    config = parse([f"--config={file}", *["--allow-code"] * allow_code]).config
+    features = config.features.build()
+    splits = config.data.selected.load()
+    task = prepare(splits, config.augment, seed=config.seed, features=features)
     return config, task, kws.trained(config, task, run, network)

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
 
-from analogtorch.files import parse_yaml
+from analogtorch.files import is_code, parse_yaml
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.rundir import named, renamed
 
@@ -78,6 +78,12 @@ def parser() -> ArgumentParser:
         default=None,
         help="show progress bars; null: in a terminal only",
     )
+    new.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="run the code that a file of options names as network or front end; the command line "
+        "may name it instead",
+    )
     new.add_argument("--debug", action="store_true", help="show the traceback of an error")
     new.add_class_arguments(KWSConfig, as_group=False)
     return new
@@ -87,12 +93,15 @@ def parse(arguments: Sequence[str]) -> Arguments:
     """Return the run that the arguments describe.
 
     Raises:
-        ValueError: an option is unknown, or a value has the wrong type or is out of range.
+        ValueError: an option is unknown, a value has the wrong type or is out of range, or a file
+            names code that the command line does not.
         SystemExit: --help or --print_config (code 0).
     """
     given = parser()
     try:
-        values = given.instantiate(given.parse_args(list(arguments)))
+        values = given.parse_args(list(arguments))
+        _check_code(values, arguments)
+        values = given.instantiate(values)
     except ArgumentError as error:
         raise ValueError(f"{error}; see analogtorch kws --help") from error
     fields = {f.name: values[f.name] for f in dataclasses.fields(KWSConfig)}
@@ -103,3 +112,15 @@ def parse(arguments: Sequence[str]) -> Arguments:
         overwrite=bool(values["overwrite"]),
         progress=sys.stderr.isatty() if values["progress"] is None else values["progress"],
     )
+
+
+def _check_code(values: Any, arguments: Sequence[str]) -> None:
+    """Raise ValueError if a file of options, and not the command line, names code to run."""
+    for field in ("features.name", "model.name"):
+        name = values[field]
+        named = any(part in (name, f"--{field}={name}") for part in arguments)
+        if is_code(name) and not named and not values["allow_code"]:
+            raise ValueError(
+                f"a file names code to run, {field}={name!r}: add --{field} {name}, or "
+                "--allow-code, if you trust it"
+            )

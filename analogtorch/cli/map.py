@@ -1,14 +1,13 @@
-"""``analogtorch map``: map a model, given by its dotted name, onto a chip.
+"""``analogtorch map``: map a model, given by the name of what builds it, onto a chip.
 
 The result is a table, JSON and HTML.
 """
 
 import argparse
-import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +16,7 @@ from torch import nn
 
 from analogtorch import chips
 from analogtorch.cost_model.cost import CostReport, cost
-from analogtorch.files import write_atomically
+from analogtorch.files import importable, is_code, load_code, write_atomically
 from analogtorch.files.description import SUFFIXES
 from analogtorch.mapping.map import map_to_chip
 from analogtorch.mapping.mapping import ChipMapping
@@ -67,7 +66,7 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
 
 
 def build(name: str) -> nn.Module:
-    """Return the model that the callable with the dotted ``name`` builds, with random weights.
+    """Return the model that the callable called ``name`` builds, with random weights.
 
     It is built on the meta device, without memory for its weights, unless its code needs their
     values.
@@ -76,17 +75,7 @@ def build(name: str) -> nn.Module:
         ValueError: ``name`` names no callable, or the callable returns no module.
         ImportError: its module cannot be imported.
     """
-    module, _, attribute = name.rpartition(".")
-    if not module:
-        raise ValueError(f"--model takes a dotted name such as {_VISION}resnet18, got {name!r}")
-    try:
-        with _current_folder():
-            make = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        remedy = '; run: pip install "analogtorch[vision]"' if name.startswith(_VISION) else ""
-        raise ImportError(f"--model {name}: no module {error.name}{remedy}") from error
-    if not callable(make):
-        raise ValueError(f"--model {name}: {module} has no function or class {attribute!r}")
+    make = load_code(name, where="--model") if is_code(name) else _dotted(name)
     options: dict[str, Any] = {}
     try:
         names = inspect.signature(make).parameters
@@ -103,18 +92,21 @@ def build(name: str) -> nn.Module:
     return model
 
 
-@contextlib.contextmanager
-def _current_folder() -> Iterator[None]:
-    """Find modules in the current folder, as ``python -m`` does.
-
-    Installed modules of the same name come first.
-    """
-    here = str(Path.cwd())
-    sys.path.append(here)
+def _dotted(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise ValueError(
+            f"--model takes a dotted name such as {_VISION}resnet18, or my_net.py:Net, got {name!r}"
+        )
     try:
-        yield
-    finally:
-        sys.path.remove(here)
+        with importable(Path.cwd()):
+            make = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        remedy = '; run: pip install "analogtorch[vision]"' if name.startswith(_VISION) else ""
+        raise ImportError(f"--model {name}: no module {error.name}{remedy}") from error
+    if not callable(make):
+        raise ValueError(f"--model {name}: {module} has no function or class {attribute!r}")
+    return make
 
 
 def _parser() -> _Parser:
@@ -128,7 +120,7 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--model",
         required=True,
-        help=f"dotted name of what builds it: {_VISION}resnet18, or mynet.Net of mynet.py here; "
+        help=f"what builds it: {_VISION}resnet18, or my_net.py:Net, a class or function of a file; "
         "weights are random",
     )
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from analogtorch.files.atomic import write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
+from analogtorch.files.code import digest_of, importable, is_code, load_code
 from analogtorch.files.lock import locked
 from analogtorch.files.packed import packed, unpacked
 from analogtorch.files.table import comma_separated
@@ -10,7 +11,11 @@ from analogtorch.files.text import expanded, parse_json, parse_yaml, yaml_packag
 __all__ = [
     "checked",
     "comma_separated",
+    "digest_of",
     "expanded",
+    "importable",
+    "is_code",
+    "load_code",
     "locked",
     "packed",
     "parse_json",

@@ -116,14 +116,17 @@ class Augmenter:
     def features(self, features: Tensor, index: Tensor, *, epoch: int) -> Tensor:
         """Return the features with SpecAugment masks.
 
-        `features` has shape (B, 1, frames, filters) and a mean near 0; the other arguments are
-        those of `waveforms`.
+        Masked `features` have shape (B, 1, frames, filters) and a mean near 0; without masks they
+        have any. The other arguments are those of `waveforms`.
         """
         checks.instance("features", features, Tensor, "LogMel()(waveforms)")
+        if not self.config.time_masks and not self.config.frequency_masks:
+            return features
         if features.ndim != 4 or features.shape[1] != 1 or not features.is_floating_point():
             raise ValueError(
                 f"features are {features.dtype} of shape {tuple(features.shape)}; masks need float "
-                "of (B, 1, frames, filters), as LogMel gives them"
+                "of (B, 1, frames, filters), as LogMel gives them: set time_masks and "
+                "frequency_masks to 0"
             )
         checks.count("epoch", epoch, least=0)
         masks = _mask_bank(self.config, self.seed, *features.shape[-2:])

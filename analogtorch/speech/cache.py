@@ -52,6 +52,7 @@ def _read(path: Path) -> dict[str, Clips]:
                 labels=torch.from_numpy(file[f"{split}_labels"]),
                 speakers=tuple(file[f"{split}_speakers"].tolist()),
                 names=tuple(file[f"{split}_names"].tolist()),
+                classes=tuple(file["classes"].tolist()),
             )
             for split in SPLITS
         }
@@ -64,6 +65,7 @@ def _write(path: Path, splits: dict[str, Clips]) -> None:
         arrays[f"{split}_labels"] = clips.labels.numpy()
         arrays[f"{split}_speakers"] = np.array(clips.speakers)
         arrays[f"{split}_names"] = np.array(clips.names)
+        arrays["classes"] = np.array(clips.classes)
     archive = io.BytesIO()
     np.savez(archive, **arrays)  # type: ignore[arg-type]
     write_atomically(path, seal(archive.getvalue()))

@@ -3,8 +3,9 @@
 Its fields are the options of ``analogtorch kws`` and the keys of its YAML files.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,15 +13,23 @@ from torch import nn
 import analogtorch as at
 from analogtorch.chips import Chip, TrainingNoise
 from analogtorch.devices import seconds
+from analogtorch.files import is_code
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.speech.augment import Augment
-from analogtorch.speech.data import FRAMES, Source
+from analogtorch.speech.choice import Maker, arguments, maker, settled, stated
+from analogtorch.speech.data import FRAMES, MELS, Source
+from analogtorch.speech.features import FRONT_ENDS
 from analogtorch.speech.folder import Folder
-from analogtorch.speech.models import ConvNet, FullyConnected, KeywordTransformer
+from analogtorch.speech.labels import LABELS
+from analogtorch.speech.models import NETWORKS
 from analogtorch.speech.speech_commands import SpeechCommands
 from analogtorch.speech.synthetic import Synthetic
 from analogtorch.speech.training.phase import Phase
+from analogtorch.values import checks
+
+_GIVEN = ("classes", "input_shape")
+"""Arguments of a network that the data decide, unless they are options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +41,7 @@ class DataConfig:
     synthetic: Synthetic = field(default_factory=Synthetic)
     """Source synthetic: words spoken by eSpeak NG, made on this machine"""
     folder: Folder = field(default_factory=lambda: Folder(root="data"))
-    """Source folder: labelled recordings with a manifest"""
+    """Source folder: labelled recordings, in a folder for each word or with a manifest"""
     speech_commands: SpeechCommands = field(default_factory=lambda: SpeechCommands(root="data"))
     """Source speech_commands: Google Speech Commands v0.02"""
 
@@ -43,50 +52,102 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """The front end: from waveforms to features.
+
+    Raises:
+        ValueError: the front end or an option is unknown.
+        FileNotFoundError: there is no such file of code.
+        ImportError: the module of code is not installed.
+    """
+
+    name: str = "logmel"
+    """logmel; mfcc; or code of yours, a class or function, as my_features.py:Features or
+    my_package.features:Features. It returns a module from waveforms (B, 16000) in [-1, 1] at 16 kHz
+    to features (B, ...)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the front end, such as {coefficients: 10} for mfcc."""
+
+    def __post_init__(self) -> None:
+        make = maker("features.name", self.name, FRONT_ENDS)
+        checks.settle(self, "options", settled("features.options", make, self.options, given=()))
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The options with the defaults of those that are not given; of code, the given ones."""
+        make = maker("features.name", self.name, FRONT_ENDS)
+        return self.options if is_code(self.name) else stated(make, self.options, ())
+
+    def build(self) -> nn.Module:
+        """Return the front end, in evaluation mode.
+
+        Raises:
+            ValueError: it refuses the options, or is no module.
+        """
+        return _built("features", maker("features.name", self.name, FRONT_ENDS), self).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network.
 
     Raises:
-        ValueError: a field is out of range.
+        ValueError: the network or an option is unknown, or a value is out of range.
+        FileNotFoundError: there is no such file of code.
+        ImportError: the module of code is not installed.
     """
 
-    name: Literal["conv", "fully_connected", "transformer"] = "conv"
-    """conv: residual net of full convolutions; fully_connected: the shape of the 34-tile chip's
-    net; transformer: keyword transformer of KWT-1's size."""
-    widths: tuple[int, ...] = (16, 24, 48, 96)
-    """conv: channels of the stem and of each block, not decreasing."""
-    stem_stride: tuple[int, int] = (1, 2)
-    """conv: strides of the stem over time and frequency."""
-    hidden: tuple[int, ...] = (512, 512)
-    """fully_connected: outputs of each hidden layer."""
-    patch: int = 1
-    """transformer: frames in a token, 1 to 49."""
-    dropout: float = 0.2
-    """Dropout before the last layer, 0 to below 1; transformer: of attention and hidden layers."""
+    name: str = "conv"
+    """A network of the package, or code of yours: a class or a function that returns a module, as
+    my_net.py:Net or my_package.nets:Net. It is called with the options, and with classes (their
+    number) and input_shape (that of the features of a clip) if it has such arguments."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the network, such as {widths: [16, 24, 48, 96]} for conv."""
 
     def __post_init__(self) -> None:
-        for name in ("widths", "stem_stride", "hidden"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(
-                    f"model.{name}={getattr(self, name)}; use one or more integers >= 1"
-                )
-        if tuple(sorted(self.widths)) != self.widths:
-            raise ValueError(
-                f"model.widths={self.widths}; shortcuts only add channels: do not let widths "
-                "decrease"
-            )
-        if not 1 <= self.patch <= FRAMES:
-            raise ValueError(f"model.patch={self.patch}; use 1 to {FRAMES} frames in a token")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout={self.dropout}; use 0 to below 1")
+        make = maker("model.name", self.name, NETWORKS)
+        checks.settle(self, "options", settled("model.options", make, self.options, given=_GIVEN))
+        if self.options and not is_code(self.name):
+            with torch.device("meta"):  # checks the values
+                self.build()
 
-    def build(self) -> nn.Module:
-        """Return a new network, drawn from torch's default generator."""
-        if self.name == "fully_connected":
-            return FullyConnected(hidden=self.hidden, dropout=self.dropout)
-        if self.name == "transformer":
-            return KeywordTransformer(patch=self.patch, dropout=self.dropout)
-        return ConvNet(widths=self.widths, stem_stride=self.stem_stride, dropout=self.dropout)
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The options with the defaults of those that are not given; of code, the given ones."""
+        make = maker("model.name", self.name, NETWORKS)
+        return self.options if is_code(self.name) else stated(make, self.options, _GIVEN)
+
+    def build(
+        self, *, classes: int = len(LABELS), input_shape: tuple[int, ...] = (1, FRAMES, MELS)
+    ) -> nn.Module:
+        """Return a new network, drawn from torch's default generator.
+
+        Args:
+            classes: number of classes.
+            input_shape: shape of the features of a clip.
+
+        Raises:
+            ValueError: it refuses the options or the shape, or is no module.
+        """
+        make = maker("model.name", self.name, NETWORKS)
+        values = {"classes": classes, "input_shape": tuple(input_shape)}
+        wanted = {n: v for n, v in values.items() if n in arguments(make) and n not in self.options}
+        return _built("model", make, self, **wanted)
+
+
+def _built(field: str, make: Maker, config: Any, **values: Any) -> nn.Module:
+    try:
+        module = make(**values, **config.options)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{field}: {config.name} cannot be made with {values | config.options}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"{field}: {config.name} gives a {type(module).__name__}, not a torch.nn.Module"
+        )
+    return module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +226,8 @@ class KWSConfig:
         )
     )
     """Augmentation of the training clips"""
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    """Front end"""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Network"""
     digital: Phase = field(default_factory=lambda: Phase(epochs=45, mixup=0.2))
@@ -206,3 +269,10 @@ class KWSConfig:
                 f"digital.clip_sigma={given}; only analog layers are clipped: use null, or "
                 "hwa.clip_sigma"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings as JSON gives them, those of features and network in full."""
+        found = json.loads(json.dumps(asdict(self)))
+        found["features"]["options"] = self.features.all_options
+        found["model"]["options"] = self.model.all_options
+        return found

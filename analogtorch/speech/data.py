@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from analogtorch.speech.labels import LABELS, SILENCE
+from analogtorch.speech.labels import LABELS, SILENCE, classes_of
 from analogtorch.values import checks
 
 SAMPLE_RATE = 16_000
@@ -28,18 +28,21 @@ class Clips:
     Raises:
         TypeError: a field is no tensor or has another dtype, or speakers or names are no tuple of
             texts.
-        ValueError: shapes do not fit together, or a label is outside `LABELS`.
+        ValueError: shapes do not fit together, a label is outside `classes`, or `classes` are not
+            two or more different texts.
     """
 
     waveforms: Tensor
     """Samples (N, 16000), int16, at 16 kHz, mono."""
     labels: Tensor
-    """Indices into `LABELS`, (N,), int64."""
+    """Indices into `classes`, (N,), int64."""
     speakers: tuple[str, ...]
-    """Speaker of each clip (a person or a synthetic voice); "" if nobody speaks, in `_silence_`
-    only."""
+    """Speaker of each clip (a person or a synthetic voice); "" if nobody speaks, or if the speaker
+    is unknown."""
     names: tuple[str, ...]
     """Name of each clip for messages: a path, or the synthesised text."""
+    classes: tuple[str, ...] = LABELS
+    """The classes in their order: by default the 12 of Speech Commands."""
 
     def __post_init__(self) -> None:
         for field, dtype in (("waveforms", torch.int16), ("labels", torch.int64)):
@@ -68,9 +71,12 @@ class Clips:
             raise ValueError(
                 f"Clips has {count} labels, {len(self.speakers)} speakers, {len(self.names)} names"
             )
-        if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(LABELS):
+        checks.settle(self, "classes", classes_of("Clips.classes", self.classes))
+        last = len(self.classes) - 1
+        if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) <= last:
             raise ValueError(
-                f"Clips.labels spans {int(self.labels.min())}..{int(self.labels.max())}; use 0..11"
+                f"Clips.labels spans {int(self.labels.min())}..{int(self.labels.max())}; use "
+                f"0..{last}"
             )
 
     def __len__(self) -> int:
@@ -157,9 +163,9 @@ class Source(Protocol):
     """A source of speech: `Synthetic`, `SpeechCommands`, `Folder`, or your class with `load`."""
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
-        """Return the clips of "train", "val" and "test", no speaker in two of them.
+        """Return the clips of "train", "val" and "test", of one set of classes.
 
-        `progress` shows a bar on stderr.
+        No speaker is in two of them. `progress` shows a bar on stderr.
         """
         ...
 
@@ -184,42 +190,56 @@ def check_splits(splits: Mapping[str, Clips], *, source: str) -> dict[str, Clips
         checks.instance(
             f"{source}: the split {split!r}", clips, Clips, "Folder(root='data').load()['val']"
         )
+    if len({clips.classes for clips in splits.values()}) > 1:
+        given = ", ".join(f"{split} {clips.classes}" for split, clips in splits.items())
+        raise ValueError(f"{source}: the splits have different classes: {given}")
     entries = (
-        (split, *entry)
+        (split, clips.classes[label], speaker, name)
         for split, clips in splits.items()
-        for entry in zip(clips.labels.tolist(), clips.speakers, clips.names, strict=True)
+        for label, speaker, name in zip(
+            clips.labels.tolist(), clips.speakers, clips.names, strict=True
+        )
     )
     check_partition(entries, source=source)
     return {split: splits[split] for split in SPLITS}
 
 
-def check_partition(entries: Iterable[tuple[str, int, str, str]], *, source: str) -> None:
+def check_partition(
+    entries: Iterable[tuple[str, str, str, str]], *, source: str, named: bool = True
+) -> None:
     """Raise an error if a split is empty or a speaker is in two splits.
 
     Args:
-        entries: split, class number, speaker and name of each clip.
+        entries: split, class, speaker and name of each clip.
         source: name of the source for messages.
+        named: if True, every clip but those of `_silence_` must name its speaker.
 
     Raises:
-        ValueError: the message names the split or the speaker, the clips concerned, and the remedy.
+        ValueError: the message names the split or the speakers, the clips concerned, and the
+            remedy.
     """
     counts = dict.fromkeys(SPLITS, 0)
     seen: dict[str, tuple[str, str]] = {}
+    leaks: dict[str, str] = {}
     for split, label, speaker, name in entries:
         counts[split] += 1
         if not speaker:
-            if LABELS[label] != SILENCE:
+            if named and label != SILENCE:
                 raise ValueError(
                     f"{source}: {name} names no speaker; only {SILENCE} clips may leave it empty"
                 )
             continue
         other, first = seen.setdefault(speaker, (split, name))
         if other != split:
-            raise ValueError(
-                f"{source}: speaker {speaker!r} is in two splits, {other!r} ({first}) and "
-                f"{split!r} ({name}). Accuracy would be measured on a voice from training: keep "
-                "all clips of a speaker in one split."
-            )
+            leaks.setdefault(speaker, f"{other!r} ({first}) and {split!r} ({name})")
+    if leaks:
+        (first, where), *more = leaks.items()
+        listed = ", ".join(repr(speaker) for speaker, _ in more[:10])
+        others = f"; so are {listed}{', ...' * (len(more) > 10)}" if more else ""
+        raise ValueError(
+            f"{source}: speaker {first!r} is in two splits, {where}{others}. Accuracy would be "
+            "measured on voices from training: keep all clips of a speaker in one split."
+        )
     for split, count in counts.items():
         if not count:
             raise ValueError(
@@ -227,6 +247,22 @@ def check_partition(entries: Iterable[tuple[str, int, str, str]], *, source: str
                 f"{', '.join(f'{s} {n}' for s, n in counts.items())}). Training needs all three: "
                 "assign some speakers' clips to it."
             )
+
+
+def speaker_note(splits: Mapping[str, Clips]) -> str | None:
+    """Return a caveat for the report if clips of words name no speaker, else None."""
+    words = [
+        speaker
+        for clips in splits.values()
+        for label, speaker in zip(clips.labels.tolist(), clips.speakers, strict=True)
+        if clips.classes[label] != SILENCE
+    ]
+    if all(words):
+        return None
+    return (
+        f"{sum(not speaker for speaker in words):,} of {len(words):,} clips name no speaker: the "
+        "same voices may be in training and test, and accuracy on other people may be lower."
+    )
 
 
 def check_recordings(splits: Mapping[str, Clips], *, source: str) -> None:
@@ -247,6 +283,7 @@ def check_recordings(splits: Mapping[str, Clips], *, source: str) -> None:
             other, first, before = seen.setdefault(key, (split, label, name))
             if (other, first) != (split, label):
                 raise ValueError(
-                    f"{source}: {before} ({LABELS[first]} in {other!r}) and {name} "
-                    f"({LABELS[label]} in {split!r}) are the same recording; keep one of them"
+                    f"{source}: {before} ({clips.classes[first]} in {other!r}) and {name} "
+                    f"({clips.classes[label]} in {split!r}) are the same recording; keep one of "
+                    "them"
                 )

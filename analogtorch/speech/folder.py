@@ -1,9 +1,15 @@
-"""Your own labelled clips: a folder with a manifest, and with tar archives if you like."""
+"""Your own labelled clips: a folder or a tar archive, with a manifest or a folder for each word."""
 
 import csv
+import io
+import logging
+import os
+import re
 import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -11,32 +17,54 @@ import torch
 from analogtorch.files import expanded
 from analogtorch.speech.audio import Fit, check_fit, read_clips
 from analogtorch.speech.data import SPLITS, Clips, check_partition, check_recordings
-from analogtorch.speech.labels import LABELS, label_index
+from analogtorch.speech.draws import uniform
+from analogtorch.speech.labels import (
+    LABELS,
+    SILENCE,
+    Preset,
+    classes_of,
+    label_index,
+    settle_labels,
+)
+from analogtorch.speech.noise import SUFFIXES
 from analogtorch.values import checks
+
+logger = logging.getLogger("analogtorch")
 
 _LARGEST = 2**26
 """Most bytes of a clip in an archive."""
 COLUMNS = ("path", "label", "speaker", "split")
+MANIFEST = "manifest.csv"
+_NOISE = "_background_noise_"
+_CORPUS = "^(.+)_nohash_"  # how file names of Speech Commands name the speaker
 
 
 @dataclass(frozen=True)
 class _Row:
     where: str  # file and line, for messages
     path: str
-    label: int
+    label: str
     speaker: str
     split: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """Clips of one second at 16 kHz in a folder, listed by a manifest.
+    """Clips of one second at 16 kHz, in a folder or a tar archive.
 
-    The manifest is a CSV file with the columns path, label, speaker and split. `path` is a file
-    below `root` or a member of an archive; archives are read without being unpacked. `label` is one
-    of `LABELS`; `split` is train, val or test; `speaker` may be empty for `_silence_` only. Other
-    columns are ignored. A path is listed once and stays inside `root`, without links. The same
-    recording under two names belongs to one label and one split.
+    With a manifest: a CSV file with the columns path, label, speaker and split. `path` is a file
+    below `root` or a member of an archive; archives are read without being unpacked. `split` is
+    train, val or test; `speaker` may be empty for `_silence_` only. Other columns are ignored. A
+    path is listed once.
+
+    Without one, folders say it: `low/1.wav` is a clip of the class low. `low/ann/1.wav` is spoken
+    by ann; otherwise the file's name says who speaks, by the pattern `speaker`. Splits are the
+    folders `train/low/1.wav`, `val/...` and `test/...`; without those, speakers are assigned to
+    splits at random, and clips of which nobody knows the speaker one by one. Hidden files,
+    `_background_noise_` and files that are no audio are left out.
+
+    No clip is a link or lies outside `root`. The same recording under two names belongs to one
+    label and one split, and a speaker to one split.
 
     Raises:
         ValueError: a field has a value that is not allowed.
@@ -44,10 +72,23 @@ class Folder:
     """
 
     root: str
-    """Folder with the clips, the archives and the manifest. `~`, `${NAME}` and `${NAME:-default}`
-    are replaced as in a shell."""
-    manifest: str = "manifest.csv"
-    """The CSV file, relative to `root`."""
+    """Folder with the clips, the archives and the manifest, or one tar archive with all of it. `~`,
+    `${NAME}` and `${NAME:-default}` are replaced as in a shell."""
+    manifest: str | None = None
+    """The CSV file, relative to `root`; null means manifest.csv if there is one."""
+    labels: Preset | tuple[str, ...] | None = None
+    """The classes in their order: a preset or words such as [low, high]; null takes those that the
+    clips have, each of which must be in all three splits."""
+    speaker: str | None = None
+    """Without a manifest: regular expression whose first group is the speaker, searched in the
+    clip's path below the folder of its word, such as "^([^_]+)_" for low/ann_1.wav. null: a folder
+    between word and clip, or what stands before _nohash_, as in Speech Commands."""
+    val_percent: float = 10.0
+    """Without a manifest or folders of splits: percentage of clips in "val"; 1 to 40."""
+    test_percent: float = 20.0
+    """Without a manifest or folders of splits: percentage of clips in "test"; 1 to 40."""
+    seed: int = 0
+    """Seed of the choice of the splits; 0 or more."""
     archives: tuple[str, ...] | None = None
     """Uncompressed tar archives of clips, relative to `root`; null means every *.tar in it."""
     resample: bool = False
@@ -58,7 +99,14 @@ class Folder:
 
     def __post_init__(self) -> None:
         checks.text("Folder.root", self.root, "data")
-        checks.text("Folder.manifest", self.manifest, "manifest.csv")
+        if self.manifest is not None:
+            checks.text("Folder.manifest", self.manifest, MANIFEST)
+        if self.labels is not None:
+            settle_labels(self)
+        if self.speaker is not None:
+            _pattern(self.speaker)
+        checks.numbers(self, "val_percent", "test_percent", least=1, most=40)
+        checks.counts(self, "seed", least=0)
         if self.archives is not None:
             archives = checks.items("Folder.archives", self.archives, "('clips.tar',)")
             names = tuple(checks.text("Folder.archives", a, "clips.tar") for a in archives)
@@ -67,9 +115,9 @@ class Folder:
         check_fit(self.fit)
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
-        """Return the clips of the three splits, in the order of the manifest.
+        """Return the clips of the three splits, in the order of the manifest or of their paths.
 
-        The manifest is checked before any clip is read.
+        All rows are checked before any clip is read.
 
         Raises:
             FileNotFoundError: the folder, the manifest, an archive or a clip does not exist.
@@ -77,27 +125,116 @@ class Folder:
                 the remedy.
         """
         root = expanded(self.root)
-        rows = _read_manifest(root / self.manifest)
-        source = str(root / self.manifest)
-        check_partition(
-            ((row.split, row.label, row.speaker, row.path) for row in rows), source=source
-        )
-        _check_once(rows)
-        names = self.archives
-        if names is None:
-            names = tuple(sorted(a.name for a in root.glob("*.tar")))
         with ExitStack() as stack:
-            files = _Files(root, [stack.enter_context(_open(root / name)) for name in names])
+            files = self._files(root, stack)
+            manifest = self.manifest or (MANIFEST if files.holds(MANIFEST) else None)
+            source = str(root / (manifest or ""))
+            if manifest is None:
+                rows = self._assigned(_walked(files, self.speaker))
+            else:
+                rows = _read_manifest(source, files.manifest(manifest))
+            classes = self._classes(rows, source)
+            check_partition(
+                ((row.split, row.label, row.speaker, row.path) for row in rows),
+                source=source,
+                named=manifest is not None,
+            )
+            _check_once(rows)
+            if self.labels is None:
+                _check_everywhere(rows, classes, source)
             for row in rows:
                 files.check(row)
             splits = {
-                split: self._clips(split, [r for r in rows if r.split == split], files, progress)
+                split: self._clips(
+                    split, [r for r in rows if r.split == split], classes, files, progress
+                )
                 for split in SPLITS
             }
         check_recordings(splits, source=source)
         return splits
 
-    def _clips(self, split: str, rows: list[_Row], files: "_Files", progress: bool) -> Clips:
+    def _files(self, root: Path, stack: ExitStack) -> "_Files":
+        if root.is_file():
+            return _Files(root, [stack.enter_context(_open(root))])
+        if not root.is_dir():
+            raise FileNotFoundError(
+                f"{root}: no such folder or tar archive; it holds clips in a folder for each word, "
+                f"or clips and a manifest ({MANIFEST})"
+            )
+        names = self.archives
+        if names is None:
+            names = tuple(sorted(a.name for a in root.glob("*.tar")))
+        return _Files(root, [stack.enter_context(_open(root / name)) for name in names])
+
+    def _classes(self, rows: list[_Row], source: str) -> tuple[str, ...]:
+        if self.labels is not None:
+            classes = classes_of("Folder.labels", self.labels)
+            for row in rows:
+                label_index(row.label, where=row.where, classes=classes)
+            return classes
+        found = {row.label for row in rows}
+        if found == set(LABELS):
+            return LABELS
+        if len(found) < 2:
+            raise ValueError(
+                f"{source}: the clips have {len(found)} classes ({', '.join(found)}); two or more "
+                "are needed: a folder for each, or a column label"
+            )
+        return tuple(sorted(found))
+
+    def _assigned(self, rows: list[_Row]) -> list[_Row]:
+        """Return rows that all have a split."""
+        given = [bool(row.split) for row in rows]
+        if all(given):
+            return rows
+        if any(given):
+            one, other = rows[given.index(True)], rows[given.index(False)]
+            raise ValueError(
+                f"{other.where} lies in no folder of a split, but {one.where} does; put all clips "
+                f"into {', '.join(SPLITS)}, or none"
+            )
+        named = [row for row in rows if row.speaker]
+        apart: dict[str, list[str]] = defaultdict(list)  # paths of each class
+        for row in rows:
+            if not row.speaker:
+                apart[row.label].append(row.path)
+        split = {}
+        if named:
+            speakers = self._cut(
+                [row.speaker for row in named], "speakers, named by file or folder"
+            )
+            split = {row.path: speakers[row.speaker] for row in named}
+        for label, paths in apart.items():
+            split |= self._cut(paths, f"clips of {label!r}")
+        by = "speaker" if not apart else "speaker and clip" if named else "clip"
+        logger.info("splits were drawn by %s, with seed %d", by, self.seed)
+        return [replace(row, split=split[row.path]) for row in rows]
+
+    def _cut(self, keys: list[str], what: str) -> dict[str, str]:
+        """Return a split for each key, so that the parts hold about their shares of the list."""
+        order = sorted(set(keys), key=lambda key: float(uniform(self.seed, "split", key)[0]))
+        if len(order) < 3:
+            raise ValueError(
+                f"{self.root}: {len(order)} {what}; at least 3 are needed to draw three splits. "
+                f"Add some, or say which is which by folders {', '.join(SPLITS)} or a manifest"
+            )
+        sizes, split = Counter(keys), {}
+        for name, percent, keep in (("test", self.test_percent, 2), ("val", self.val_percent, 1)):
+            count, wanted = 0, round(len(keys) * percent / 100)
+            while not count or (count < wanted and len(order) > keep):
+                key = order.pop()
+                split[key] = name
+                count += sizes[key]
+        return split | dict.fromkeys(order, "train")
+
+    def _clips(
+        self,
+        split: str,
+        rows: list[_Row],
+        classes: tuple[str, ...],
+        files: "_Files",
+        progress: bool,
+    ) -> Clips:
         audio = ((f"{row.where} ({row.path})", files.get(row.path)) for row in rows)
         return Clips(
             waveforms=read_clips(
@@ -108,14 +245,20 @@ class Folder:
                 progress=progress,
                 title=f"reading {split}",
             ),
-            labels=torch.tensor([row.label for row in rows]),
+            labels=torch.tensor([classes.index(row.label) for row in rows]),
             speakers=tuple(row.speaker for row in rows),
             names=tuple(row.path for row in rows),
+            classes=classes,
         )
 
 
 class _Files:
-    """Clips by their path, in a folder or in archives."""
+    """Clips by their path, in a folder or in archives.
+
+    Args:
+        root: the folder, or the one archive.
+        archives: the open archives.
+    """
 
     def __init__(self, root: Path, archives: list[tarfile.TarFile]) -> None:
         self.root, self.archives = root, archives
@@ -129,6 +272,46 @@ class _Files:
                         f"{archive.name!r}"
                     )
                 self.members[path] = archive, member
+
+    def holds(self, path: str) -> bool:
+        """Return whether there is such a file."""
+        return path in self.members or (self.root / path).is_file()
+
+    def manifest(self, path: str) -> bytes:
+        """Return the contents of the manifest.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if not self.holds(path):
+            raise FileNotFoundError(
+                f"{self.root / path}: no such manifest; it is a CSV file with the columns "
+                f"{', '.join(COLUMNS)}"
+            )
+        found = self.get(path)
+        return found if isinstance(found, bytes) else found.read_bytes()
+
+    def clips(self) -> list[str]:
+        """Return the paths of all audio files, hidden ones and background noise left out.
+
+        Raises:
+            ValueError: a folder is a link.
+        """
+        found = set(self.members)
+        for folder, below, names in os.walk(self.root):
+            for name in below:
+                if os.path.islink(link := os.path.join(folder, name)) and name[0] != ".":
+                    raise ValueError(
+                        f"{link} is a link; put the recordings themselves into {self.root}"
+                    )
+            inside = Path(folder).relative_to(self.root)
+            found |= {(inside / name).as_posix() for name in names}
+        return sorted(
+            path
+            for path in found
+            if PurePosixPath(path).suffix.lower() in SUFFIXES
+            and not any(p[0] == "." or p == _NOISE for p in PurePosixPath(path).parts)
+        )
 
     def check(self, row: _Row) -> None:
         """Raise an error unless the row's clip is a regular file.
@@ -196,27 +379,22 @@ def _open(archive: Path) -> tarfile.TarFile:
         ) from error
 
 
-def _read_manifest(path: Path) -> list[_Row]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such manifest; it is a CSV file with the columns {', '.join(COLUMNS)}"
-        )
+def _read_manifest(source: str, data: bytes) -> list[_Row]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-                raise ValueError(
-                    f"{path}: no column {missing[0]!r} (its first line: {reader.fieldnames}); "
-                    f"a manifest needs {', '.join(COLUMNS)}"
-                )
-            return [_row(f"{path}:{reader.line_num}", cells) for cells in reader]
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
+            raise ValueError(
+                f"{source}: no column {missing[0]!r} (its first line: {reader.fieldnames}); "
+                f"a manifest needs {', '.join(COLUMNS)}"
+            )
+        return [_row(f"{source}:{reader.line_num}", cells) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+        raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error
 
 
 def _row(where: str, cells: dict[str, str | None]) -> _Row:
     path, label, speaker, split = (cells[column] for column in COLUMNS)
-    if path is None or label is None or speaker is None or split is None or not path:
+    if not path or not label or speaker is None or split is None:
         raise ValueError(
             f"{where}: the row has an empty path or too few cells: {list(cells.values())}"
         )
@@ -226,16 +404,82 @@ def _row(where: str, cells: dict[str, str | None]) -> _Row:
         raise ValueError(
             f"{where}: the path {path!r} leaves the folder; write it relative to root, without '..'"
         )
-    return _Row(where, str(PurePosixPath(path)), label_index(label, where=where), speaker, split)
+    return _Row(where, str(PurePosixPath(path)), label, speaker, split)
 
 
-def _check_once(rows: list[_Row]) -> None:
+def _walked(files: _Files, speaker: str | None) -> list[_Row]:
+    """Return a row for each clip, with what its folders and its name say."""
+    paths = files.clips()
+    parts = {path: PurePosixPath(path).parts for path in paths}
+    while _wrapped(list(parts.values())):
+        parts = {path: p[1:] for path, p in parts.items()}
+    return [_placed(path, parts[path], str(files.root), speaker) for path in paths]
+
+
+def _wrapped(paths: list[tuple[str, ...]]) -> bool:
+    """Return whether one folder, which says nothing then, is around everything."""
+    first = {parts[0] for parts in paths}
+    return len(first) == 1 and not first & set(SPLITS) and min(map(len, paths)) > 2
+
+
+def _placed(path: str, parts: tuple[str, ...], root: str, speaker: str | None) -> _Row:
+    split = parts[0] if parts[0] in SPLITS else ""
+    below = parts[bool(split) :]
+    if len(below) < 2:
+        raise ValueError(
+            f"{root}: {path} lies in no folder of a word; put it into one, as low/{parts[-1]}, or "
+            f"add a manifest ({MANIFEST}) with the columns {', '.join(COLUMNS)}"
+        )
+    label, *inner, name = below
+    found = _pattern(speaker or _CORPUS).search("/".join((*inner, name)) if speaker else name)
+    if speaker and not found and label != SILENCE:
+        raise ValueError(
+            f"{root}: the pattern speaker={speaker!r} does not match {'/'.join((*inner, name))!r} "
+            f"of {path}; correct the pattern or the name"
+        )
+    who = found.group(1) or "" if found else "/".join(inner)
+    return _Row(path, path, label, who, split)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Return the compiled pattern of speakers.
+
+    Raises:
+        ValueError: it is no regular expression with a group.
+    """
+    try:
+        pattern = re.compile(checks.text("Folder.speaker", text, "^([^_]+)_"))
+    except re.error as error:
+        raise ValueError(f"Folder.speaker={text!r} is no regular expression: {error}") from error
+    if not pattern.groups:
+        raise ValueError(
+            f"Folder.speaker={text!r} has no group; put parentheses around the speaker, such as "
+            "'^([^_]+)_'"
+        )
+    return pattern
+
+
+def _check_once(rows: Iterable[_Row]) -> None:
     """Raise ValueError if a path is listed twice."""
     seen: dict[str, _Row] = {}
     for row in rows:
         first = seen.setdefault(row.path, row)
         if first is not row:
             raise ValueError(
-                f"{row.where}: {row.path!r} is listed already, as {LABELS[first.label]} in "
+                f"{row.where}: {row.path!r} is listed already, as {first.label} in "
                 f"{first.split!r} ({first.where}); list each recording once"
             )
+
+
+def _check_everywhere(rows: list[_Row], classes: tuple[str, ...], source: str) -> None:
+    """Raise ValueError if a split lacks a class that nobody has listed, such as a misspelt one."""
+    seen = {(row.split, row.label) for row in rows}
+    for label in classes:
+        for split in SPLITS:
+            if (split, label) not in seen:
+                one = next(row.where for row in rows if row.label == label)
+                near = checks.nearest(label, [name for name in classes if name != label])
+                raise ValueError(
+                    f"{source}: the class {label!r} ({one}) has no clip in {split!r}{near or '.'} "
+                    "Add clips, correct the label, or list the classes with labels."
+                )

@@ -8,16 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.evaluate import Sweep
-from analogtorch.files import unpacked
+from analogtorch.files import digest_of, is_code, unpacked
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
 from analogtorch.speech.config import KWSConfig
-from analogtorch.speech.data import fingerprint
+from analogtorch.speech.data import Clips, fingerprint, speaker_note
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.training import Batches, Phase, fit
@@ -72,10 +72,16 @@ def run(
     try:
         with RunFolder.open(out, config, resume=resume, overwrite=overwrite) as folder:
             logger.info("speech from the source %s", config.data.source)
+            features = config.features.build()  # mistakes in it appear before clips are read
             splits = config.data.selected.load(progress=progress)
-            task = prepare(splits, config.augment, seed=config.seed)
+            notes = notes_on(config, splits)
+            task = prepare(splits, config.augment, seed=config.seed, features=features)
             rehearse(config, task)
-            folder.begin(fingerprint(splits, *task.augmenter.noise.recordings), planned=OUTPUTS)
+            folder.begin(
+                fingerprint(splits, *task.augmenter.noise.recordings),
+                code=code_of(config),
+                planned=OUTPUTS,
+            )
             digital = train_digital(config, task, folder, progress=progress)
             direct = measure(config, task, to_chip(config, task, digital), progress=progress)
             trained = train_hwa(config, task, folder, digital, progress=progress)
@@ -87,12 +93,13 @@ def run(
                 tiles=at.summary(trained).tiles,
                 data={
                     "source": config.data.source,
+                    "classes": list(task.classes),
                     **{split: len(clips) for split, clips in splits.items()},
                 },
                 seed=config.seed,
                 seconds=time.perf_counter() - start,
                 versions=versions(),
-                notes=(SYNTHETIC_NOTE,) if config.data.source == "synthetic" else (),
+                notes=notes,
             )
             for name in FILES:
                 folder.file(name)
@@ -101,6 +108,21 @@ def run(
             return result
     finally:
         torch.set_num_threads(threads)
+
+
+def notes_on(config: KWSConfig, splits: dict[str, Clips]) -> tuple[str, ...]:
+    """Return the caveats of the data, which the report shows; they are logged too."""
+    synthetic = SYNTHETIC_NOTE if config.data.source == "synthetic" else None
+    notes = tuple(note for note in (synthetic, speaker_note(splits)) if note)
+    for note in notes:
+        logger.warning("note: %s", note)
+    return notes
+
+
+def code_of(config: KWSConfig) -> dict[str, str]:
+    """Return the SHA-256 of each file of the user's code that the configuration names."""
+    names = config.features.name, config.model.name
+    return {name: digest_of(name) for name in names if is_code(name)}
 
 
 def rehearse(config: KWSConfig, task: Task) -> None:
@@ -115,9 +137,10 @@ def rehearse(config: KWSConfig, task: Task) -> None:
         Batches(
             task.make, len(task.train), batch_size=phase.batch_size, seed=0, workers=config.workers
         )
+    task.make(torch.arange(min(2, len(task.train))), 0)
     small = dataclasses.replace(task, calibration=task.calibration[:1])
     at.sweep(
-        to_chip(config, small, untrained(config)),
+        to_chip(config, small, untrained(config, task)),
         lambda view: float(view(small.calibration[0][:1]).isfinite().all()),
         num_chips=1,
         times=config.sweep.times,
@@ -127,11 +150,41 @@ def rehearse(config: KWSConfig, task: Task) -> None:
     )
 
 
-def untrained(config: KWSConfig) -> nn.Module:
-    """Return the network of the configuration, with the random weights of its seed."""
+def untrained(config: KWSConfig, task: Task) -> nn.Module:
+    """Return the network of the configuration, with the random weights of its seed.
+
+    Raises:
+        ValueError: it cannot be made or run, or gives no logit for each class.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(config.seed, "initial weights"))
-        return config.model.build()
+        network = config.model.build(classes=len(task.classes), input_shape=task.input_shape)
+        _check_logits(config, task, network)
+    return network
+
+
+@torch.no_grad()
+def _check_logits(config: KWSConfig, task: Task, network: nn.Module) -> None:
+    """Raise ValueError unless the network gives (B, classes) for features of the task."""
+    name, features = f"the network {config.model.name}", task.val[0][:2]
+    training = network.training
+    try:
+        logits = network.eval()(features)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ValueError(
+            f"{name} cannot take features of shape {tuple(features.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        network.train(training)
+    wanted = len(features), len(task.classes)
+    given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if given != wanted:
+        raise ValueError(
+            f"{name} gives {given} for features of shape {tuple(features.shape)}; it must give "
+            f"{wanted}, a logit for each class: {', '.join(task.classes)}. An argument called "
+            "classes gets their number"
+        )
 
 
 def train_digital(
@@ -141,7 +194,7 @@ def train_digital(
 
     Its weights are saved as digital.pt.
     """
-    network = untrained(config)
+    network = untrained(config, task)
     logger.info("digital training, %d epochs", config.digital.epochs)
     train_phase(config, task, folder, network, config.digital, "digital", progress=progress)
     folder.save("digital", network)
@@ -192,7 +245,7 @@ def trained(config: KWSConfig, task: Task, run: Path, name: str) -> nn.Module:
             f"{file} is missing: the run has not finished; continue it with "
             f"analogtorch kws --config {run / 'config.json'} --out {run} --resume"
         )
-    network = untrained(config)
+    network = untrained(config, task)
     if name == "hwa":
         network = at.convert(network, config.chip.build())
     network.load_state_dict(unpacked(file))

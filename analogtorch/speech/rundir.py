@@ -15,7 +15,7 @@ from torch import nn
 
 from analogtorch.files import checked, locked, packed, parse_json, signed, write_atomically
 from analogtorch.simulate.defects import Defects
-from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
 
 logger = logging.getLogger("analogtorch")
 
@@ -24,6 +24,14 @@ CONFIG = "config.json"
 JOURNAL = "journal.json"
 """The file that marks a folder of a run: its first configuration, its recordings, and the files it
 wrote."""
+
+# where the options of a network stood beside its name
+_OPTIONS_OF = {
+    "conv": ("widths", "stem_stride", "dropout"),
+    "fully_connected": ("hidden", "dropout"),
+    "transformer": ("patch", "dropout"),
+}
+_MODEL_OPTIONS = {name for names in _OPTIONS_OF.values() for name in names}
 
 _FORMAT = {"format": "analogtorch.run", "version": 1}
 
@@ -78,7 +86,7 @@ class RunFolder:
                 raise ValueError(
                     f"another run is at work in {path}: wait for its end, or give another --out"
                 ) from None
-            found, wanted = _read(path), json.loads(json.dumps(dataclasses.asdict(config)))
+            found, wanted = _read(path), config.to_dict()
             if found is None and any(path.iterdir()):
                 raise ValueError(
                     f"{path} holds files, but no run; give a new or an empty folder as --out"
@@ -93,19 +101,26 @@ class RunFolder:
                 )
             yield cls(path, wanted, found, resume=resume and found is not None)
 
-    def begin(self, recordings: str, *, planned: tuple[str, ...] = ()) -> None:
+    def begin(
+        self,
+        recordings: str,
+        *,
+        code: dict[str, str] | None = None,
+        planned: tuple[str, ...] = (),
+    ) -> None:
         """Prepare the folder: remove an earlier run, unless it is resumed, and write the journal.
 
         The configuration is written too.
 
         Args:
             recordings: the ``fingerprint`` of the data that the run trains on and measures with.
+            code: SHA-256 of each file of code that the configuration names, by its name.
             planned: the files that the run will write, so that one that exists already is found
                 now.
 
         Raises:
-            ValueError: the run to resume has other recordings, or a file exists that no run wrote.
-                Nothing is changed then.
+            ValueError: the run to resume has other recordings or code, or a file exists that no run
+                wrote. Nothing is changed then.
             OSError: a file cannot be written or removed.
         """
         old: list[str] = [] if self._found is None else self._found["files"]
@@ -115,10 +130,17 @@ class RunFolder:
                 f"recordings{_data_changes(self._found, self._config)}. Give those, or start anew "
                 "with --overwrite or in another folder"
             )
+        if self.resume and self._found is not None:
+            for name, digest in (code or {}).items():
+                if self._found.get("code", {}).get(name) != digest:
+                    raise ValueError(
+                        f"the run in {self.path} was begun with another version of {name}; give "
+                        "that, or start anew with --overwrite or in another folder"
+                    )
         for name in {CONFIG, *planned} - set(old):
             self._refuse_others(name)
-        facts = {"config": self._config, "recordings": recordings, "finished": False}
-        self._journal = _FORMAT | facts
+        facts = {"config": self._config, "recordings": recordings, "code": code or {}}
+        self._journal = {**_FORMAT, **facts, "finished": False}
         self._write(old)
         for name in (JOURNAL, *old):
             for part in (self.path / name).parent.glob(f".{PurePosixPath(name).name}.*.part"):
@@ -192,7 +214,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = checked(parse_json(file.read_bytes()))
         if not isinstance(found, dict) or {name: found.get(name) for name in _FORMAT} != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
-        if found.keys() != {*_FORMAT, "config", "recordings", "files", "finished"}:
+        found.setdefault("code", {})  # older runs have none
+        if found.keys() != {*_FORMAT, "config", "recordings", "code", "files", "finished"}:
             raise ValueError(f"its fields are {sorted(found)}")
         for name in found["files"]:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -207,8 +230,7 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
     Recordings are compared by ``begin``.
     """
-    intact = _flat(dataclasses.asdict(Defects()), "chip.defects")  # older runs do not state it
-    before, after = dict([*intact, *_flat(renamed(found))]), dict(_flat(wanted))
+    before, after = dict([*_unstated(found), *_flat(renamed(found))]), dict(_flat(wanted))
     changed = [
         f"{key} was {before.get(key, 'absent')!r} and is {after.get(key, 'absent')!r}"
         for key in sorted(before.keys() | after.keys())
@@ -221,18 +243,37 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         )
 
 
+def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what older runs had without stating it."""
+    yield from _flat(dataclasses.asdict(Defects()), "chip.defects")
+    if "features" not in found:
+        name = found["model"]["name"]
+        yield "features.name", FeaturesConfig().name
+        yield from _flat(FeaturesConfig().all_options, "features.options")
+        yield from _flat(ModelConfig(name=name).all_options, "model.options")
+
+
 def renamed(config: Any) -> Any:
     """Return a configuration with the present names of its fields.
 
-    Older files call ``sweep.num_chips`` ``sweep.chips``.
+    Older files call ``sweep.num_chips`` ``sweep.chips``, and have the options of networks beside
+    ``model.name``.
     """
-    sweep = config.get("sweep") if isinstance(config, dict) else None
-    if not isinstance(sweep, dict) or "chips" not in sweep or "num_chips" in sweep:
+    if not isinstance(config, dict):
         return config
-    return {
-        **config,
-        "sweep": {"num_chips" if name == "chips" else name: value for name, value in sweep.items()},
-    }
+    present = dict(config)
+    sweep, model = config.get("sweep"), config.get("model")
+    if isinstance(sweep, dict) and "chips" in sweep and "num_chips" not in sweep:
+        present["sweep"] = {
+            "num_chips" if name == "chips" else name: value for name, value in sweep.items()
+        }
+    if isinstance(model, dict) and "options" not in model and model.keys() & _MODEL_OPTIONS:
+        own = _OPTIONS_OF.get(model.get("name", "conv"), ())
+        present["model"] = {
+            **{name: value for name, value in model.items() if name not in _MODEL_OPTIONS},
+            "options": {name: model[name] for name in own if name in model},
+        }
+    return present if present != config else config
 
 
 def _is_free(key: str, before: Any, after: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Google Speech Commands v0.02, the 12-class task, from a folder of yours or a download.
+"""Google Speech Commands v0.02, with any of its words as classes, from a folder or a download.
 
 It downloads only when asked. Source: P. Warden, "Speech Commands: A Dataset for Limited-Vocabulary
 Speech Recognition", arXiv:1804.03209; CC BY 4.0.
@@ -17,7 +17,7 @@ from analogtorch.files import expanded
 from analogtorch.speech.audio import read_clips, to_int16
 from analogtorch.speech.data import SAMPLES, SPLITS, Clips, check_partition
 from analogtorch.speech.draws import uniform
-from analogtorch.speech.labels import KEYWORDS, LABELS, SILENCE, UNKNOWN, label_index
+from analogtorch.speech.labels import SILENCE, UNKNOWN, Preset, classes_of, settle_labels
 from analogtorch.speech.noise import Noise, read_noise
 from analogtorch.values import checks
 
@@ -52,9 +52,9 @@ def which_set(speaker: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechCommands:
-    """Google Speech Commands v0.02 as twelve classes: ten keywords, `_unknown_` and `_silence_`.
+    """Google Speech Commands v0.02: words, `_unknown_` and `_silence_`.
 
-    The splits are those of the corpus. `_unknown_` is a random choice among the other 25 words.
+    The splits are those of the corpus. `_unknown_` is a random choice among the other words.
     `_silence_` is cut from the recordings in `_background_noise_`, at random levels: training from
     the first 80 % of each recording, validation from the next 10 %, test from the last. Recordings
     shorter than one second get zeros at their end.
@@ -66,6 +66,9 @@ class SpeechCommands:
     root: str
     """Folder with SpeechCommands/speech_commands_v0.02, as torchaudio unpacks it; variables are
     replaced as in `Folder.root`."""
+    labels: Preset | tuple[str, ...] = "speech_commands_12"
+    """The classes: a preset, or words of the corpus such as [yes, no], with _silence_ and _unknown_
+    if you like."""
     download: bool = False
     """Download and unpack the corpus (2.4 GB) if it is not there."""
     unknown_percent: float = 10.0
@@ -79,9 +82,15 @@ class SpeechCommands:
 
     def __post_init__(self) -> None:
         checks.text("SpeechCommands.root", self.root, "data")
+        settle_labels(self)
         checks.flag("SpeechCommands.download", self.download)
         checks.numbers(self, "unknown_percent", "silence_percent", least=0, most=100)
         checks.counts(self, "seed", least=0)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes in their order."""
+        return classes_of("SpeechCommands.labels", self.labels)
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
         """Return the clips of the three splits.
@@ -94,10 +103,15 @@ class SpeechCommands:
         corpus = self._corpus()
         words = self._words(corpus)
         check_partition(
-            ((split, w.label, w.speaker, w.path) for split in SPLITS for w in words[split]),
+            (
+                (split, self.classes[w.label], w.speaker, w.path)
+                for split in SPLITS
+                for w in words[split]
+            ),
             source=self.root,
         )
-        noise = read_noise(expanded(self.root) / FOLDER / NOISE) if self.silence_percent else None
+        silent = self.silence_percent and SILENCE in self.classes
+        noise = read_noise(expanded(self.root) / FOLDER / NOISE) if silent else None
         return {split: self._clips(split, words[split], noise, progress) for split in SPLITS}
 
     def _corpus(self) -> "SPEECHCOMMANDS":
@@ -115,6 +129,8 @@ class SpeechCommands:
 
     def _words(self, corpus: "SPEECHCOMMANDS") -> dict[str, list[_Word]]:
         """Return the keyword and unknown clips of each split, in the order of their paths."""
+        index = {word: number for number, word in enumerate(self.classes)}
+        found: set[str] = set()
         listed = _listed(expanded(self.root) / FOLDER)
         keywords: dict[str, list[_Word]] = {split: [] for split in SPLITS}
         others: dict[str, list[_Word]] = {split: [] for split in SPLITS}
@@ -127,9 +143,16 @@ class SpeechCommands:
                     "testing_list.txt say otherwise; unpack the corpus anew, or remove both lists "
                     "to use the rule"
                 )
-            known = word in KEYWORDS
-            label = label_index(word if known else UNKNOWN, where=path)
-            (keywords if known else others)[split].append(_Word(path, label, speaker))
+            found.add(word)
+            if word in index:
+                keywords[split].append(_Word(path, index[word], speaker))
+            elif UNKNOWN in index:
+                others[split].append(_Word(path, index[UNKNOWN], speaker))
+        if absent := [w for w in index if w not in found | {SILENCE, UNKNOWN}]:
+            raise ValueError(
+                f"labels names {absent[0]!r}{checks.nearest(absent[0], found)}, of which "
+                f"{self.root} has no clip; its words are {', '.join(sorted(found))}"
+            )
         return {
             split: sorted(keywords[split] + self._choose(others[split], len(keywords[split])))
             for split in SPLITS
@@ -145,19 +168,20 @@ class SpeechCommands:
             ((word.path, base / word.path) for word in words), len(words),
             resample=False, fit="pad_or_trim", progress=progress, title=f"reading {split}",
         )  # fmt: skip
-        keywords = sum(word.label != LABELS.index(UNKNOWN) for word in words)
+        keywords = sum(self.classes[word.label] != UNKNOWN for word in words)
         count = math.ceil(keywords * self.silence_percent / 100)
         silence = torch.empty(0, SAMPLES, dtype=torch.int16)
         if noise:
             silence = self._silence(split, count, noise)
         words = words + [
-            _Word(f"{SILENCE}/{n}", LABELS.index(SILENCE), "") for n in range(len(silence))
+            _Word(f"{SILENCE}/{n}", self.classes.index(SILENCE), "") for n in range(len(silence))
         ]
         return Clips(
             waveforms=torch.cat([spoken, silence]),
             labels=torch.tensor([word.label for word in words]),
             speakers=tuple(word.speaker for word in words),
             names=tuple(word.path for word in words),
+            classes=self.classes,
         )
 
     def _silence(self, split: str, count: int, noise: Noise) -> torch.Tensor:

@@ -20,7 +20,15 @@ from analogtorch.speech.cache import cached, digest
 from analogtorch.speech.data import SAMPLE_RATE, SAMPLES, SPLITS, Clips, check_snr, check_splits
 from analogtorch.speech.draws import hashed, uniform
 from analogtorch.speech.espeak import Utterance
-from analogtorch.speech.labels import LABELS, SILENCE, UNKNOWN, UNKNOWN_WORDS
+from analogtorch.speech.labels import (
+    KEYWORDS,
+    SILENCE,
+    UNKNOWN,
+    UNKNOWN_WORDS,
+    Preset,
+    classes_of,
+    settle_labels,
+)
 from analogtorch.speech.noise import Noise, generate_noise
 from analogtorch.values import checks
 
@@ -45,7 +53,7 @@ VARIANTS = (
 in one split."""
 
 # version of the recipe and part of the cache's key: raise it when other clips are generated
-_VERSION = 1
+_VERSION = 2
 
 
 class _Plan(NamedTuple):
@@ -68,7 +76,7 @@ class _Plan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """Speech of eSpeak NG: ten keywords, other words and silence, in many voices, with noise.
+    """Speech of eSpeak NG: words, other words and silence, in many voices, with noise.
 
     It needs the extra `synthetic`. The same configuration gives the same clips, bit for bit,
     whatever `workers` is.
@@ -77,8 +85,11 @@ class Synthetic:
         ValueError: a field is out of range.
     """
 
+    labels: Preset | tuple[str, ...] = "speech_commands_12"
+    """The classes: a preset, or English words such as [low, high], with _silence_ (noise alone) and
+    _unknown_ (the words of Speech Commands that are no classes) if you like."""
     per_class: int = 300
-    """Clips of each of the 12 classes over all splits; at least 10."""
+    """Clips of each class over all splits; at least 10."""
     val_percent: float = 15.0
     """Percentage of voices and clips in "val"; 10 to 40."""
     test_percent: float = 20.0
@@ -88,11 +99,13 @@ class Synthetic:
     snr_db: tuple[float, float] = (5.0, 40.0)
     """Range of the ratio of speech to noise, in dB over the duration of the speech."""
     cache: str | None = "~/.cache/analogtorch"
-    """Folder that keeps the clips (115 MB at 300 clips a class); null makes them anew each time."""
+    """Folder that keeps the clips (10 MB for 300 clips of a class); null makes them anew each
+    time."""
     workers: int = 2
     """Number of processes that speak; 1 or more."""
 
     def __post_init__(self) -> None:
+        settle_labels(self)
         checks.counts(self, "per_class", least=10, remedy="fewer leave a split empty")
         checks.numbers(self, "val_percent", "test_percent", least=10, most=40)
         checks.counts(self, "seed", least=0)
@@ -100,6 +113,11 @@ class Synthetic:
         check_snr(self)
         if self.cache is not None:
             checks.text("Synthetic.cache", self.cache, "~/.cache/analogtorch")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes in their order."""
+        return classes_of("Synthetic.labels", self.labels)
 
     def load(self, progress: bool = False) -> dict[str, Clips]:
         """Return the clips of the three splits, from the cache or made now.
@@ -111,7 +129,7 @@ class Synthetic:
             RuntimeError: eSpeak NG failed.
         """
         sizes = (self.per_class, self.val_percent, self.test_percent)
-        recipe = (_VERSION, espeak.version(), *sizes, self.seed, self.snr_db)
+        recipe = (_VERSION, espeak.version(), *sizes, self.seed, self.snr_db, self.classes)
         make = partial(self._make, progress)
         name = f"synthetic-{digest(recipe)}.npz"
         splits = cached(self.cache, name, make) if self.cache else make()
@@ -138,9 +156,10 @@ class Synthetic:
     def _plans(self, split: str, variants: list[str]) -> Iterator[_Plan]:
         val, test = (round(self.per_class * p / 100) for p in (self.val_percent, self.test_percent))
         count = {"train": self.per_class - val - test, "val": val, "test": test}[split]
-        for label, name in enumerate(LABELS):
+        others = [word for word in (*KEYWORDS, *UNKNOWN_WORDS) if word not in self.classes]
+        for label, name in enumerate(self.classes):
             for number in range(count):
-                yield _plan(label, name, (self.seed, split, name, number), variants)
+                yield _plan(label, name, (self.seed, split, name, number), variants, others)
 
     def _render(self, split: str, plans: list[_Plan], speech: Iterator, bar: tqdm) -> Clips:
         # late, so that `kws --help` does not wait for torchaudio
@@ -160,17 +179,20 @@ class Synthetic:
             labels=torch.tensor([plan.label for plan in plans]),
             speakers=tuple(plan.speaker for plan in plans),
             names=tuple("/".join(map(str, plan.key[1:])) for plan in plans),
+            classes=self.classes,
         )
 
 
-def _plan(label: int, name: str, key: tuple[int | str, ...], variants: list[str]) -> _Plan:
-    """Choose word, voice, speed and pitch."""
+def _plan(
+    label: int, name: str, key: tuple[int | str, ...], variants: list[str], others: list[str]
+) -> _Plan:
+    """Choose word, voice, speed and pitch; `others` are the words of `_unknown_`."""
     plan = _Plan(label, key, None, "")
     if name == SILENCE:
         return plan
     variant = plan.pick("variant", variants)
     utterance = Utterance(
-        text=plan.pick("word", UNKNOWN_WORDS) if name == UNKNOWN else name,
+        text=plan.pick("word", others) if name == UNKNOWN else name,
         voice=f"{plan.pick('accent', ACCENTS)}+{variant}",
         rate=round(plan.draw("rate", 120, 260)),
         pitch=round(plan.draw("pitch", 25, 75)),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from analogtorch.speech.augment import Augment, Augmenter
 from analogtorch.speech.data import Clips
@@ -16,20 +16,30 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """Twelve-class keyword spotting on the clips of one source."""
+    """Keyword spotting on the clips of one source."""
 
     train: Clips
     """The training split."""
     val: tuple[Tensor, Tensor]
-    """Features (N, 1, 49, 40) and labels (N,)."""
+    """Features (N, ...) and labels (N,)."""
     test: tuple[Tensor, Tensor]
-    """Features (N, 1, 49, 40) and labels (N,)."""
+    """Features (N, ...) and labels (N,)."""
     calibration: tuple[Tensor, ...]
     """Features of training clips without augmentation, in batches, for `calibrate`."""
     augmenter: Augmenter
     """The augmentation of training clips."""
-    features: LogMel
-    """The module from waveforms to features."""
+    features: nn.Module
+    """The front end, from waveforms (B, 16000) to features (B, ...)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes in their order."""
+        return self.train.classes
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of the features of one clip, such as (1, 49, 40)."""
+        return tuple(self.val[0].shape[1:])
 
     @torch.no_grad()
     def make(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
@@ -47,7 +57,12 @@ class Task:
 
 
 def prepare(
-    splits: dict[str, Clips], augment: Augment, *, seed: int, calibration: int = 1000
+    splits: dict[str, Clips],
+    augment: Augment,
+    *,
+    seed: int,
+    features: nn.Module | None = None,
+    calibration: int = 1000,
 ) -> Task:
     """Compute the features of ``splits``.
 
@@ -55,13 +70,16 @@ def prepare(
         splits: the clips of "train", "val" and "test", as a source returns them.
         augment: augmentation of the training clips.
         seed: seed of the augmentation and of the choice of the calibration clips; 0 or more.
+        features: the front end; None takes ``LogMel()``.
         calibration: number of training clips for `calibrate`.
 
     Raises:
         FileNotFoundError: the folder of background noise does not exist or holds no audio.
-        ValueError: ``read_noise`` refuses the folder of background noise.
+        ValueError: ``read_noise`` refuses the folder of background noise, or the front end does not
+            give finite numbers for each clip.
     """
-    features, train = LogMel(), splits["train"]
+    train = splits["train"]
+    features = _checked(LogMel() if features is None else features, train)
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:calibration]
     return Task(
         train=train,
@@ -74,6 +92,30 @@ def prepare(
 
 
 @torch.no_grad()
-def _compute(features: LogMel, clips: Clips) -> Tensor:
+def _checked(features: nn.Module, clips: Clips) -> nn.Module:
+    """Return the front end after a try on two clips."""
+    waveforms = clips.floats(slice(2))
+    what = f"the front end {type(features).__name__}"
+    try:
+        found = features(waveforms)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ValueError(
+            f"{what} cannot take waveforms of shape {tuple(waveforms.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2:
+        given = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found)
+        raise ValueError(f"{what} gives {given}; it must give floating-point features (B, ...)")
+    if len(found) != len(waveforms) or not bool(found.isfinite().all()):
+        raise ValueError(
+            f"{what} gives {tuple(found.shape)} for {len(waveforms)} clips, "
+            f"{int((~found.isfinite()).sum())} of its numbers not finite; it must give finite "
+            "features for each clip"
+        )
+    return features
+
+
+@torch.no_grad()
+def _compute(features: nn.Module, clips: Clips) -> Tensor:
     parts = torch.arange(len(clips)).split(_AT_ONCE)
     return torch.cat([features(clips.floats(part)) for part in parts])

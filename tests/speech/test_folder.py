@@ -2,12 +2,14 @@
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from analogtorch.speech.data import Clips, speaker_note
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
 
@@ -26,6 +28,11 @@ def fill(root: Path, rows: list[str] = ROWS, header: str = HEADER, samples: int 
     return root
 
 
+def folder(root: Path | str, **options: Any) -> Folder:
+    """A source of the twelve classes, of which ROWS has three."""
+    return Folder(root=str(root), labels="speech_commands_12", **options)
+
+
 def pack(root: Path, archive: str, mode: str = "w") -> None:
     """Move the clips below `root` into an archive, with the "./" that `tar -c .` writes."""
     with tarfile.open(root / archive, mode) as tar:  # type: ignore[call-overload]
@@ -35,7 +42,7 @@ def pack(root: Path, archive: str, mode: str = "w") -> None:
 
 
 def test_a_folder_of_files(tmp_path: Path) -> None:
-    splits = Folder(root=str(fill(tmp_path))).load()
+    splits = folder(fill(tmp_path)).load()
     assert [splits[s].names for s in ("train", "val", "test")] == [
         ("yes/a.wav",),
         ("go/b.wav",),
@@ -47,10 +54,10 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
 
 
 def test_archives_are_read_without_unpacking(tmp_path: Path) -> None:
-    plain = Folder(root=str(fill(tmp_path))).load()
+    plain = folder(fill(tmp_path)).load()
     pack(tmp_path, "clips.tar")
     before = sorted(tmp_path.rglob("*"))
-    packed = Folder(root=str(tmp_path)).load()
+    packed = folder(tmp_path).load()
     assert sorted(tmp_path.rglob("*")) == before
     for split in plain:
         assert torch.equal(plain[split].waveforms, packed[split].waveforms)
@@ -58,7 +65,7 @@ def test_archives_are_read_without_unpacking(tmp_path: Path) -> None:
 
 def test_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
     fill(tmp_path, [f"x,{row}" for row in ROWS], header="\ufeffword," + HEADER)
-    assert len(Folder(root=str(tmp_path)).load()["train"]) == 1
+    assert len(folder(tmp_path).load()["train"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -80,7 +87,7 @@ def test_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
 )
 def test_rows_that_cannot_be_used(tmp_path: Path, row: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Folder(root=str(fill(tmp_path, [*ROWS, row]))).load()
+        folder(fill(tmp_path, [*ROWS, row])).load()
 
 
 @pytest.mark.parametrize(
@@ -118,20 +125,20 @@ def test_recordings_twice_or_from_elsewhere(tmp_path: Path, row: str, message: s
     (root / "link.wav").symlink_to(root / "yes/a.wav")
     (root / "away").symlink_to(tmp_path)
     with pytest.raises(ValueError, match=message):
-        Folder(root=str(root)).load()
+        folder(root).load()
 
 
 def test_a_folder_may_be_reached_by_a_link_and_a_variable(tmp_path: Path, monkeypatch) -> None:
     fill(tmp_path / "clips")
     (tmp_path / "link").symlink_to(tmp_path / "clips")
     monkeypatch.setenv("WHERE", str(tmp_path))
-    assert len(Folder(root="${WHERE}/link").load()["train"]) == 1
+    assert len(folder("${WHERE}/link").load()["train"]) == 1
     monkeypatch.delenv("WHERE")
-    assert len(Folder(root=f"${{WHERE:-{tmp_path}}}/clips").load()["train"]) == 1
+    assert len(folder(f"${{WHERE:-{tmp_path}}}/clips").load()["train"]) == 1
     with pytest.raises(
         ValueError, match=r"the variable WHERE is not set; set it, or write \$\{WHERE:-a default\}"
     ):
-        Folder(root="${WHERE}/link").load()
+        folder("${WHERE}/link").load()
 
 
 def test_links_and_damage_in_archives(tmp_path: Path) -> None:
@@ -147,7 +154,7 @@ def test_links_and_damage_in_archives(tmp_path: Path) -> None:
         ValueError,
         match=r"csv:2: 'yes/a\.wav' in '.*clips\.tar' is a link, a sparse file or larger",
     ):
-        Folder(root=str(root)).load()
+        folder(root).load()
     pack(fill(root), "clips.tar")
     whole = (root / "clips.tar").read_bytes()
     for kept, message in (
@@ -156,22 +163,22 @@ def test_links_and_damage_in_archives(tmp_path: Path) -> None:
     ):
         (root / "clips.tar").write_bytes(whole[:kept])
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            Folder(root=str(root)).load()
+            folder(root).load()
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere/manifest\.csv: no such manifest"):
-        Folder(root=str(tmp_path / "nowhere")).load()
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder or tar archive"):
+        folder(tmp_path / "nowhere").load()
     fill(tmp_path, [*ROWS, "yes/z.wav,yes,zoe,train"])
     with pytest.raises(FileNotFoundError, match=r"manifest\.csv:5: there is no 'yes/z\.wav' in "):
-        Folder(root=str(tmp_path)).load()
+        folder(tmp_path).load()
     pack(tmp_path, "clips.tar")
     with pytest.raises(
         FileNotFoundError, match=r"manifest\.csv:5: there is no 'yes/z\.wav' in .*clips\.tar"
     ):
-        Folder(root=str(tmp_path)).load()
+        folder(tmp_path).load()
     with pytest.raises(FileNotFoundError, match=r"other\.tar: no such archive"):
-        Folder(root=str(tmp_path), archives=("other.tar",)).load()
+        folder(tmp_path, archives=("other.tar",)).load()
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
@@ -179,28 +186,28 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"manifest\.csv: no column 'speaker' .*needs path, label, speaker, split"
     ):
-        Folder(root=str(tmp_path)).load()
+        folder(tmp_path).load()
 
 
 def test_an_empty_split_or_manifest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the split 'val' is empty"):
-        Folder(root=str(fill(tmp_path, [ROWS[0], ROWS[2]]))).load()
+        folder(fill(tmp_path, [ROWS[0], ROWS[2]])).load()
     (tmp_path / "manifest.csv").write_text("")
     with pytest.raises(ValueError, match="no column 'path'"):
-        Folder(root=str(tmp_path)).load()
+        folder(tmp_path).load()
     (tmp_path / "manifest.csv").write_bytes(b"path,label,speaker,split\n\xff\xfe,yes,ann,train\n")
     with pytest.raises(ValueError, match="not a CSV file in UTF-8"):
-        Folder(root=str(tmp_path)).load()
+        folder(tmp_path).load()
 
 
 def test_archives_that_cannot_be_used(tmp_path: Path) -> None:
     pack(fill(tmp_path), "clips.tar.gz", "w:gz")
     with pytest.raises(ValueError, match=r"clips\.tar\.gz: compressed, damaged"):
-        Folder(root=str(tmp_path), archives=("clips.tar.gz",)).load()
+        folder(tmp_path, archives=("clips.tar.gz",)).load()
     pack(fill(tmp_path), "a.tar")
     pack(fill(tmp_path), "b.tar")
     with pytest.raises(ValueError, match=r"twice in the archives: .*a\.tar', .*b\.tar'"):
-        Folder(root=str(tmp_path)).load()
+        folder(tmp_path).load()
 
 
 def test_a_bad_clip_is_named_with_its_row(tmp_path: Path) -> None:
@@ -208,8 +215,8 @@ def test_a_bad_clip_is_named_with_its_row(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r'manifest\.csv:2 \(yes/a\.wav\): 15000 samples .*fit="pad_or_trim"'
     ):
-        Folder(root=str(tmp_path)).load()
-    assert len(Folder(root=str(tmp_path), fit="pad_or_trim").load()["val"]) == 1
+        folder(tmp_path).load()
+    assert len(folder(tmp_path, fit="pad_or_trim").load()["val"]) == 1
 
 
 def test_fit_is_checked_at_once() -> None:
@@ -236,3 +243,118 @@ def test_real_recordings(data_root: Path) -> None:
     }
     expected |= {"right": 396, "on": 396, "off": 402, "stop": 411, "go": 402}
     assert counts.tolist() == [expected[label] for label in LABELS]
+
+
+def words(root: Path, *paths: str) -> Path:
+    """Write a clip of its own for each path, of noise."""
+    for number, path in enumerate(paths):
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(-99, 99, 16_000)
+        soundfile.write(file, noise.astype(np.int16), 16_000)
+    return root
+
+
+SPOKEN = [f"{word}/{who}_{n}.wav" for word in ("low", "high") for who in "abcd" for n in (1, 2)]
+
+
+def names(splits: dict[str, Clips]) -> dict[str, str]:
+    return {name: split for split, clips in splits.items() for name in clips.names}
+
+
+def test_folders_name_the_words(tmp_path: Path) -> None:
+    extra = ["_background_noise_/n.wav", ".hidden/x.wav", "low/.x.wav", "high/readme.txt"]
+    words(tmp_path, *SPOKEN, *(e for e in extra if e.endswith("wav")))
+    (tmp_path / extra[-1]).write_text("no clip")
+    splits = Folder(root=str(tmp_path)).load()
+    assert sorted(names(splits)) == sorted(SPOKEN)
+    for clips in splits.values():
+        assert clips.classes == ("high", "low")
+        assert set(clips.labels.tolist()) == {0, 1}
+        assert [clips.classes[label] for label in clips.labels] == [
+            name.split("/")[0] for name in clips.names
+        ]
+    assert {split: len(clips) for split, clips in splits.items()} == {
+        "train": 10,
+        "val": 2,
+        "test": 4,
+    }
+    assert names(Folder(root=str(tmp_path)).load()) == names(splits)
+    assert names(Folder(root=str(tmp_path), seed=1).load()) != names(splits)
+    assert speaker_note(splits).startswith("16 of 16 clips name no speaker: the same voices")
+
+
+def test_speakers_in_file_names_stay_in_one_split(tmp_path: Path) -> None:
+    splits = Folder(root=str(words(tmp_path, *SPOKEN)), speaker="^([^_]+)_").load()
+    speakers = [set(clips.speakers) for clips in splits.values()]
+    assert set.union(*speakers) == set("abcd")
+    assert sum(map(len, speakers)) == 4
+    assert speaker_note(splits) is None
+
+
+@pytest.mark.parametrize(
+    "form", ["{w}/{s}/{n}.wav", "{w}/{s}_nohash_{n}.wav", "clips/{w}/{s}/{n}.wav"]
+)
+def test_folders_and_names_of_speech_commands_name_speakers(form: str, tmp_path: Path) -> None:
+    paths = [form.format(w=w, s=s, n=n) for w in ("low", "high") for s in "abcd" for n in (0, 1)]
+    splits = Folder(root=str(words(tmp_path, *paths))).load()
+    assert {c.classes for c in splits.values()} == {("high", "low")}
+    assert sorted(s for c in splits.values() for s in set(c.speakers)) == list("abcd")
+
+
+def test_folders_name_the_splits_and_speakers_in_two_are_refused(tmp_path: Path) -> None:
+    order = {"train": "ab", "val": "c", "test": "d"}
+    paths = [
+        f"{s}/{w}/{who}/1.wav" for s, all_ in order.items() for who in all_ for w in ("lo", "hi")
+    ]
+    splits = Folder(root=str(words(tmp_path / "good", *paths))).load()
+    assert names(splits) == {path: path.split("/")[0] for path in paths}
+    leaks = [*paths, "test/lo/a/2.wav", "val/hi/b/2.wav"]
+    with pytest.raises(
+        ValueError,
+        match=r"speaker 'a' is in two splits, 'test' \(test/lo/a/2\.wav\) and 'train' "
+        r"\(train/hi/a/1\.wav\); so are 'b'\. Accuracy",
+    ):
+        Folder(root=str(words(tmp_path / "bad", *leaks))).load()
+    with pytest.raises(ValueError, match=r"^lo/x\.wav lies in no folder of a split, but test/"):
+        Folder(root=str(words(tmp_path / "mixed", *paths, "lo/x.wav"))).load()
+
+
+def test_one_tar_archive_is_a_source(tmp_path: Path) -> None:
+    words(tmp_path / "all", *SPOKEN)
+    plain = Folder(root=str(tmp_path / "all"), seed=3).load()
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(tmp_path / "all", ".")
+    assert names(Folder(root=str(tmp_path / "all.tar"), seed=3).load()) == names(plain)
+    fill(tmp_path / "listed")
+    with tarfile.open(tmp_path / "listed.tar", "w") as tar:
+        tar.add(tmp_path / "listed", ".")
+    assert folder(tmp_path / "listed.tar").load()["train"].names == ("yes/a.wav",)
+
+
+@pytest.mark.parametrize(
+    ("paths", "options", "message"),
+    [
+        (["a.wav"], {}, r"a\.wav lies in no folder of a word; put it into one, as low/a\.wav"),
+        (["low/a.wav"], {}, r"1 clips of 'low'; at least 3 are needed to draw three splits"),
+        ([f"low/{n}.wav" for n in range(3)], {}, r"the clips have 1 classes \(low\)"),
+        ([], {}, r"the clips have 0 classes"),
+        (SPOKEN, {"speaker": "(x)"}, r"speaker='\(x\)' does not match 'a_1\.wav' of high/a_1\.wav"),
+        (SPOKEN[:4] + SPOKEN[8:12], {"speaker": "^(.)"}, r"2 speakers, .* at least 3 are needed"),
+        (SPOKEN, {"labels": ("low", "hihg")}, r"unknown class 'high', did you mean 'hihg'\?"),
+        ([*SPOKEN[:12], *(p.replace("high", "hgh") for p in SPOKEN[12:])],
+         {"speaker": "^(.)"}, r"the class 'hgh' \(hgh/c_1\.wav\) has no clip in '.*', did you"),
+    ],
+)  # fmt: skip
+def test_folders_that_cannot_be_used(
+    paths: list[str], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Folder(root=str(words(tmp_path, *paths)), **options).load()
+
+
+def test_a_linked_folder_is_refused(tmp_path: Path) -> None:
+    words(tmp_path / "clips", *SPOKEN)
+    (tmp_path / "clips/mid").symlink_to(tmp_path / "clips/low")
+    with pytest.raises(ValueError, match="mid is a link; put the recordings themselves into"):
+        Folder(root=str(tmp_path / "clips")).load()

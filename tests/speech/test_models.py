@@ -49,7 +49,7 @@ def test_conv_net_has_no_depthwise_layer_and_options_count() -> None:
 
 @pytest.mark.parametrize(("classes", "parameters"), [(12, 607_308), (35, 608_803)])
 def test_the_keyword_transformer_has_the_published_size(classes: int, parameters: int) -> None:
-    model = KeywordTransformer(frames=98, classes=classes)  # 98 frames of 10 ms, as published
+    model = KeywordTransformer(input_shape=(1, 98, 40), classes=classes)  # frames of 10 ms
     assert sum(p.numel() for p in model.parameters()) == parameters  # "607k" in the paper
     with torch.no_grad():
         assert model.eval()(torch.randn(2, 1, 98, 40)).shape == (2, classes)

@@ -14,7 +14,7 @@ from benchmarks.record.nets import random
 from benchmarks.record.runs import Case, Found, evaluated, everything
 
 _OPTIONS = [
-    "--data.source=folder", "--model.widths=[4,8]", "--model.stem_stride=[4,4]", "--workers=0",
+    "--data.source=folder", "--model.options={widths: [4, 8], stem_stride: [4, 4]}", "--workers=0",
     "--progress=false", "--digital.epochs=1", "--digital.batch_size=12",
     "--digital.learning_rate=0.01", "--digital.mixup=0.2", "--hwa.epochs=1", "--hwa.batch_size=12",
     "--hwa.distill=0.7", "--hwa.clip_sigma=1.5", "--sweep.num_chips=1",

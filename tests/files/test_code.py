@@ -1,0 +1,68 @@
+"""Classes and functions of the user's, by the name of their file or module."""
+
+from pathlib import Path
+
+import pytest
+
+from analogtorch.files import digest_of, is_code, load_code
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "parts_of_mine.py").write_text("SIZE = 3\n")
+    net = "from parts_of_mine import SIZE\nclass Net:\n    size = SIZE\n"
+    (tmp_path / "net_of_mine.py").write_text(net)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_class_of_a_file_finds_what_lies_beside_it(folder: Path, monkeypatch) -> None:
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    net = load_code("../net_of_mine.py:Net", where="model.name")
+    assert net.size == 3
+    assert load_code(f"{folder}/net_of_mine.py:Net", where="model.name") is net
+    (folder / "net_of_mine.py").write_text("class Net:\n    size = 4\n")
+    assert load_code("../net_of_mine.py:Net", where="model.name").size == 4
+
+
+def test_a_class_of_a_module() -> None:
+    assert load_code("net_of_mine:Net", where="model.name").size == 3
+    assert load_code("collections.abc:Mapping", where="model.name").__name__ == "Mapping"
+
+
+def test_the_digest_is_that_of_the_file(folder: Path) -> None:
+    before = digest_of("net_of_mine.py:Net")
+    assert len(before) == 64
+    (folder / "net_of_mine.py").write_text("class Net: pass\n")
+    assert digest_of("net_of_mine.py:Net") not in ("", before)
+    assert digest_of("sys:path") == ""  # compiled into Python
+
+
+def test_names_of_code_have_a_colon() -> None:
+    assert is_code("a.py:Net")
+    assert not is_code("conv")
+    assert not is_code(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("net_of_mine.py:", ValueError, "model.name 'net_of_mine.py:': write my_net.py:Net"),
+        (":Net", ValueError, "write my_net.py:Net"),
+        ("net_of_mine.py:a b", ValueError, "write my_net.py:Net"),
+        ("net_of_mine.py:Nett", ValueError, "net_of_mine.py has no 'Nett'"),
+        ("nowhere.py:Net", FileNotFoundError, "model.name: there is no file .*nowhere.py"),
+        ("nowhere:Net", ImportError, "there is no module 'nowhere'; a file is written with .py"),
+    ],
+)
+def test_what_is_not_there_is_named(name: str, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        load_code(name, where="model.name")
+
+
+def test_a_file_that_fails_is_not_kept(folder: Path) -> None:
+    (folder / "fails_of_mine.py").write_text("1 / 0\n")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            load_code("fails_of_mine.py:Net", where="model.name")

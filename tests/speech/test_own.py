@@ -1,0 +1,202 @@
+"""Words, networks and front ends of the user's, from the command line to the report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from analogtorch.__main__ import main
+from analogtorch.speech import kws
+from analogtorch.speech.config import FeaturesConfig, KWSConfig, ModelConfig
+
+CODE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes, input_shape, width=8):
+        super().__init__()
+        self.hidden = nn.Linear(input_shape[0], width)
+        self.norm = nn.BatchNorm1d(width)
+        self.head = nn.Linear(width, classes)
+    def forward(self, x):
+        return self.head(self.norm(self.hidden(x)).relu())
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+
+def ten(classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+def fussy(input_shape):
+    return nn.Conv2d(1, 2, 3)
+
+def words(classes):
+    return "a net"
+
+net = nn.Linear(3, 2)
+
+class Bands(nn.Module):
+    "The power in 16 bands."
+    def forward(self, waveforms):
+        power = torch.fft.rfft(waveforms)[:, :4000].abs().square()
+        return power.view(len(power), 16, -1).mean(2).add(1e-3).log()
+
+def nothing():
+    return nn.Linear(3, 2)
+
+def nans():
+    return Scaled()
+
+class Scaled(nn.Module):
+    def forward(self, waveforms):
+        return (waveforms - 2).log()
+"""
+SMALL = [
+    "--data.source=folder", "--data.folder.root=words", "--data.folder.speaker=^([^_]+)_",
+    "--model.name=my_net.py:Net", "--features.name=my_net.py:Bands", "--workers=1",
+    "--progress=false", "--digital.epochs=8", "--digital.batch_size=8",
+    "--digital.learning_rate=0.05", "--hwa.epochs=1", "--hwa.batch_size=8", "--sweep.num_chips=1",
+    "--sweep.times=['1 day']",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write low and high tones of six people, and the code."""
+    root, noise = tmp_path_factory.mktemp("mine"), np.random.default_rng(0)
+    (root / "my_net.py").write_text(CODE)
+    t = np.arange(16_000) / 16_000
+    for word, pitch in (("low", 200), ("high", 2_000)):
+        (root / "words" / word).mkdir(parents=True)
+        for number, who in enumerate(("ann", "bob", "cy", "dee", "eve", "flo")):
+            for take in range(3):
+                tone = 0.3 * np.sin(2 * np.pi * pitch * (1 + 0.1 * number) * t)
+                file = root / "words" / word / f"{who}_{take}.wav"
+                soundfile.write(file, tone + 0.01 * noise.standard_normal(16_000), 16_000)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["kws", *SMALL, "--out=run"]) == 0
+    return folder / "run"
+
+
+def test_ones_own_words_network_and_features_up_to_the_report(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    assert report["data"]["classes"] == ["high", "low"]
+    assert sum(report["data"][split] for split in ("train", "val", "test")) == 36
+    assert report["digital"]["accuracy"] == 1.0
+    assert report["hwa"]["1 day"]["mean"] == 1.0
+    weights = torch.load(finished / "hwa.pt", weights_only=True)
+    assert weights["hidden.weight"].shape == (8, 16)
+    assert weights["head.weight"].shape == (2, 8)
+    assert "name no speaker" not in (finished / "report.md").read_text()
+
+
+def test_clips_without_speakers_are_a_caveat_in_the_report(folder: Path, caplog) -> None:
+    anonymous = [option for option in SMALL if "speaker" not in option]
+    assert main(["kws", *anonymous, "--digital.epochs=1", "--out=anonymous"]) == 0
+    note = "36 of 36 clips name no speaker: the same voices may be in training and test"
+    assert note in (folder / "anonymous/report.md").read_text()
+    assert note in caplog.text
+
+
+def test_code_that_only_a_file_names_is_not_run(finished: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(kws, "run", lambda *_, **__: pytest.fail("it runs"))
+    config = f"--config={finished / 'config.json'}"
+    assert main(["kws", config]) == 2
+    told = "a file names code to run, features.name='my_net.py:Bands': add --features.name "
+    assert f"{told}my_net.py:Bands, or --allow-code, if you trust it" in capsys.readouterr().err
+    assert main(["kws", config, "--features.name=my_net.py:Bands"]) == 2
+    assert "code to run, model.name='my_net.py:Net'" in capsys.readouterr().err
+    assert main(["kws", "--model", str(written(finished.parent / "model.json"))]) == 2
+    assert "a file names code to run, model.name='my_net.py:Net'" in capsys.readouterr().err
+    assert main(["budget", str(finished)]) == 2
+    assert "a file names code to run" in capsys.readouterr().err
+
+
+def written(path: Path) -> Path:
+    path.write_text('{"name": "my_net.py:Net"}')
+    return path
+
+
+def test_code_that_the_command_line_allows_is_run(finished: Path, capsys) -> None:
+    config = [f"--config={finished / 'config.json'}", f"--out={finished}", "--resume"]
+    assert main(["kws", *config, "--allow-code"]) == 0
+    assert main(["budget", str(finished), "--allow-code", "--num-chips=1"]) == 0
+    assert "all together" in capsys.readouterr().out
+
+
+def test_a_run_is_not_resumed_with_other_code(finished: Path, folder: Path, capsys) -> None:
+    (folder / "my_net.py").write_text(CODE + "# another version\n")
+    try:
+        assert main(["kws", *SMALL, "--out=run", "--resume"]) == 2
+    finally:
+        (folder / "my_net.py").write_text(CODE)
+    assert "was begun with another version of my_net.py:Bands" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.name=my_net.py:lazy"], None),
+        (["--model.name=my_net.py:ten"],
+         r"the network my_net.py:ten gives (2, 10) for features of shape (2, 16); it must give "
+         "(2, 2), a logit for each class: high, low."),
+        (["--model.name=my_net.py:fussy"],
+         "the network my_net.py:fussy cannot take features of shape (2, 16): RuntimeError: "),
+        (["--model.name=my_net.py:words"], "model: my_net.py:words gives a str, not a torch.nn."),
+        (["--model.name=my_net.py:net"], "is an object of type Linear; name a class, or a func"),
+        (["--model.name=my_net.py:torch"], "is an object of type module; name a class"),
+        (["--model.options={wdth: 3}"], "model.options has 'wdth', did you mean 'width'?; Net "),
+        (["--model.options={width: x}"], "model: my_net.py:Net cannot be made with {'classes': 2"),
+        (["--model.name=cnv"], "model.name='cnv' is unknown, did you mean 'conv'?; use conv, "),
+        (["--model.name=conv"],
+         "input_shape must be (1, frames, filters) such as (1, 49, 40), got (16,)"),
+        (["--features.name=my_net.py:nothing"],
+         "the front end Linear cannot take waveforms of shape (2, 16000)"),
+        (["--features.name=my_net.py:nans"], "its numbers not finite; it must give finite"),
+        (["--features.name=mfcc", "--features.options={coefficients: 99}"], "must be an integer"),
+        (["--augment.time_masks=1"], "set time_masks and frequency_masks to 0"),
+        (["--data.folder.labels=[low, mid]"], "unknown class 'high'; allowed are low, mid"),
+    ],
+    ids=lambda value: "".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_mistakes_are_named_before_any_training(
+    options: list[str], message: str | None, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(kws, "train_digital", stop)
+    assert main(["kws", *SMALL, *options, f"--out={tmp_path / 'out'}"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert (message or "training begins") in told
+    if message:
+        assert not list((tmp_path / "out").glob("*"))
+
+
+def stop(*_: object, **__: object) -> None:
+    raise ValueError("training begins")
+
+
+def test_options_of_the_package_are_stated_in_full() -> None:
+    config = KWSConfig(model=ModelConfig(options={"widths": (4, 8)}))
+    assert config.model.options == {"widths": [4, 8]}
+    stated = config.to_dict()
+    expected = {"widths": [4, 8], "stem_stride": [1, 2], "dropout": 0.2}
+    assert stated["model"] == {"name": "conv", "options": expected}
+    assert stated["features"]["options"]["hop_ms"] == 20
+    assert config.features.build()(torch.zeros(1, 16_000)).shape == (1, 1, 49, 40)
+    mfcc = FeaturesConfig(name="mfcc", options={"hop_ms": 10, "window_ms": 30, "coefficients": 13})
+    assert mfcc.build()(torch.zeros(1, 16_000)).shape == (1, 1, 98, 13)
+    assert config.model.build(classes=3, input_shape=(1, 98, 13)).head.out_features == 3
