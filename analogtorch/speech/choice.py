@@ -29,8 +29,8 @@ def maker(field: str, name: str, known: Mapping[str, Maker]) -> Maker:
     if not is_code(name):
         if name not in known:
             raise ValueError(
-                f"{field}={name!r} is unknown{checks.nearest(name, known)}; use "
-                f"{', '.join(known)}, or code of yours: my_net.py:Net or my_package.nets:Net"
+                f"{field}={name!r} is unknown; use {', '.join(known)}, or code of yours such as "
+                f"my_net.py:Net or my_package.nets:Net{checks.nearest(name, known)}"
             )
         return known[name]
     found = load_code(name, where=field)
@@ -64,8 +64,8 @@ def settled(field: str, make: Maker, options: Any, *, given: tuple[str, ...]) ->
     free = {name for name in wanted if name not in given}
     if wrong := [name for name in plain if name not in free]:
         raise ValueError(
-            f"{field} has {wrong[0]!r}{checks.nearest(wrong[0], free)}; {_name(make)} takes "
-            f"{', '.join(sorted(free)) or 'no options'}"
+            f"{field} has {wrong[0]!r}; {_name(make)} takes "
+            f"{', '.join(sorted(free)) or 'no options'}{checks.nearest(wrong[0], free)}"
         )
     absent = [n for n, p in wanted.items() if p.default is p.empty and n not in (*plain, *given)]
     if absent:

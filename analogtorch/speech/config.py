@@ -98,9 +98,11 @@ class ModelConfig:
     """
 
     name: str = "conv"
-    """A network of the package, or code of yours: a class or a function that returns a module, as
-    my_net.py:Net or my_package.nets:Net. It is called with the options, and with classes (their
-    number) and input_shape (that of the features of a clip) if it has such arguments."""
+    """conv, fully_connected, hermes_conv, neurram_lstm, analognet, tc_resnet, bc_resnet,
+    transformer, ds_cnn, hello_edge_dnn, hello_edge_cnn, hello_edge_lstm or hello_edge_gru; or code
+    of yours: a class or a function that returns a module, as my_net.py:Net or my_package.nets:Net,
+    which is called with the options, and with classes (their number) and input_shape (that of the
+    features of a clip) if it has such arguments."""
     options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the network, such as {widths: [16, 24, 48, 96]} for conv."""
 

@@ -396,7 +396,7 @@ def _row(where: str, cells: dict[str, str | None]) -> _Row:
     path, label, speaker, split = (cells[column] for column in COLUMNS)
     if not path or not label or speaker is None or split is None:
         raise ValueError(
-            f"{where}: the row has an empty path or too few cells: {list(cells.values())}"
+            f"{where}: the row has an empty path or label, or too few cells: {list(cells.values())}"
         )
     if split not in SPLITS:
         raise ValueError(f"{where}: unknown split {split!r}; allowed are {', '.join(SPLITS)}")
@@ -473,8 +473,8 @@ def _check_once(rows: Iterable[_Row]) -> None:
 
 def _check_everywhere(rows: list[_Row], classes: tuple[str, ...], source: str) -> None:
     """Raise ValueError if a split lacks a class that nobody has listed, such as a misspelt one."""
-    seen = {(row.split, row.label) for row in rows}
-    for label in classes:
+    seen, sizes = {(row.split, row.label) for row in rows}, Counter(row.label for row in rows)
+    for label in sorted(classes, key=sizes.__getitem__):  # a misspelt one is rare
         for split in SPLITS:
             if (split, label) not in seen:
                 one = next(row.where for row in rows if row.label == label)

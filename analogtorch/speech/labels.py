@@ -77,7 +77,7 @@ def label_index(name: str, *, where: str, classes: tuple[str, ...] = LABELS) -> 
             else ""
         )
         raise ValueError(
-            f"{where}: unknown class {name!r}{checks.nearest(name, classes)}; allowed are "
-            f"{', '.join(classes)}.{remedy} Other words need other labels, such as "
-            "labels=('low', 'high')."
+            f"{where}: unknown class {name!r}; allowed are {', '.join(classes)}"
+            f"{checks.nearest(name, classes) or '.'}{remedy} Other words need other labels, such "
+            "as labels=('low', 'high')."
         ) from None

@@ -16,106 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from analogtorch.speech.models.ds_cnn import DSCNN
+from analogtorch.speech.models.hello_edge import HelloEdgeCNN, HelloEdgeDNN, HelloEdgeLSTM
 
 MANIFEST = "gsc_v2_test12/manifest.csv"
 _ARM_FEATURES = "arm_ml_kws/gsc_v2_test12_tf_mfcc_f16.npz"
-_BN_EPS = 1e-3  # TensorFlow's default; torch's is 1e-5
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, csv.Error, zipfile.BadZipFile, zlib.error)
-
-
-class HelloEdgeDNN(nn.Sequential):
-    """Arm's fully connected net, from 250 MFCC values (B, 25, 10) to logits (B, 12).
-
-    It has three hidden layers of `width`.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__(
-            nn.Flatten(),
-            nn.Linear(250, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, 12),
-        )
-
-
-class HelloEdgeCNN(nn.Module):
-    """Arm's convolutional net, from MFCC maps (B, 1, 49, 10) to logits (B, 12).
-
-    It has no depthwise layers and no padding.
-
-    Args:
-        channels: outputs of the two convolutions.
-        narrow: width of the linear (no activation) low-rank layer behind them.
-    """
-
-    def __init__(self, channels: tuple[int, int], narrow: int) -> None:
-        super().__init__()
-        first, second = channels
-        self.conv1 = nn.Conv2d(1, first, (10, 4))
-        self.bn1 = nn.BatchNorm2d(first, eps=_BN_EPS)
-        self.conv2 = nn.Conv2d(first, second, (10, 4), stride=(2, 1))
-        self.bn2 = nn.BatchNorm2d(second, eps=_BN_EPS)
-        self.lin = nn.Linear(second * 16 * 4, narrow)
-        self.fc = nn.Linear(narrow, 128)
-        self.bn3 = nn.BatchNorm1d(128, eps=_BN_EPS)
-        self.out = nn.Linear(128, 12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (B, 12) of MFCC maps (B, 1, 49, 10)."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = self.lin(x.flatten(1))
-        return self.out(F.relu(self.bn3(self.fc(x))))
-
-
-class HelloEdgeLSTM(nn.Module):
-    """Arm's one-layer LSTM, from MFCC sequences (B, 49, 10) to logits (B, 12).
-
-    Its last hidden state is classified.
-    """
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(10, hidden, batch_first=True)
-        self.out = nn.Linear(hidden, 12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (B, 12) of MFCC sequences (B, 49, 10)."""
-        return self.out(self.lstm(x)[0][:, -1])
-
-
-class TinyDSCNN(nn.Module):
-    """MLPerf Tiny's reference DS-CNN, from MFCC maps (B, 1, 49, 10) to logits (B, 12).
-
-    It has one convolution and four depthwise-separable blocks of 64 channels.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv0 = nn.Conv2d(1, 64, (10, 4), stride=2)
-        self.bn0 = nn.BatchNorm2d(64, eps=_BN_EPS)
-        for block in range(1, 5):
-            self.add_module(f"dw{block}", nn.Conv2d(64, 64, 3, padding=1, groups=64))
-            self.add_module(f"bn{block}a", nn.BatchNorm2d(64, eps=_BN_EPS))
-            self.add_module(f"pw{block}", nn.Conv2d(64, 64, 1))
-            self.add_module(f"bn{block}b", nn.BatchNorm2d(64, eps=_BN_EPS))
-        self.fc = nn.Linear(64, 12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (B, 12) of MFCC maps (B, 1, 49, 10)."""
-        # TensorFlow's "same" padding of an even kernel with stride 2 is uneven: it cannot live in
-        # the convolution.
-        x = F.relu(self.bn0(self.conv0(F.pad(x, (1, 1, 4, 5)))))
-        for block in range(1, 5):
-            for conv, norm in ((f"dw{block}", f"bn{block}a"), (f"pw{block}", f"bn{block}b")):
-                x = F.relu(self.get_submodule(norm)(self.get_submodule(conv)(x)))
-        return self.fc(F.avg_pool2d(x, (24, 5)).flatten(1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,17 +50,17 @@ def _arm(
 # Sizes: the archives' README, from the frozen TensorFlow graphs. Accuracies: measured digitally,
 # all 4,890 clips.
 _NETS = {
-    "DNN_S": _arm("DNN_S", lambda: HelloEdgeDNN(144), (25, 10), 0.7840),
-    "DNN_M": _arm("DNN_M", lambda: HelloEdgeDNN(256), (25, 10), 0.8047),
-    "DNN_L": _arm("DNN_L", lambda: HelloEdgeDNN(436), (25, 10), 0.8133),
-    "CNN_S": _arm("CNN_S", lambda: HelloEdgeCNN((28, 30), 16), (1, 49, 10), 0.8577),
-    "CNN_M": _arm("CNN_M", lambda: HelloEdgeCNN((64, 48), 16), (1, 49, 10), 0.8624),
-    "CNN_L": _arm("CNN_L", lambda: HelloEdgeCNN((60, 76), 58), (1, 49, 10), 0.8722),
-    "LSTM_S": _arm("BasicLSTM_S", lambda: HelloEdgeLSTM(118), (49, 10), 0.8530),
-    "LSTM_M": _arm("BasicLSTM_M", lambda: HelloEdgeLSTM(214), (49, 10), 0.8603),
-    "LSTM_L": _arm("BasicLSTM_L", lambda: HelloEdgeLSTM(344), (49, 10), 0.8654),
+    "DNN_S": _arm("DNN_S", lambda: HelloEdgeDNN(width=144, input_shape=(25, 10)), (25, 10), 0.7840),
+    "DNN_M": _arm("DNN_M", lambda: HelloEdgeDNN(width=256, input_shape=(25, 10)), (25, 10), 0.8047),
+    "DNN_L": _arm("DNN_L", lambda: HelloEdgeDNN(width=436, input_shape=(25, 10)), (25, 10), 0.8133),
+    "CNN_S": _arm("CNN_S", lambda: HelloEdgeCNN(channels=(28, 30), narrow=16), (1, 49, 10), 0.8577),
+    "CNN_M": _arm("CNN_M", lambda: HelloEdgeCNN(channels=(64, 48), narrow=16), (1, 49, 10), 0.8624),
+    "CNN_L": _arm("CNN_L", lambda: HelloEdgeCNN(channels=(60, 76), narrow=58), (1, 49, 10), 0.8722),
+    "LSTM_S": _arm("BasicLSTM_S", lambda: HelloEdgeLSTM(hidden=118), (49, 10), 0.8530),
+    "LSTM_M": _arm("BasicLSTM_M", lambda: HelloEdgeLSTM(hidden=214), (49, 10), 0.8603),
+    "LSTM_L": _arm("BasicLSTM_L", lambda: HelloEdgeLSTM(hidden=344), (49, 10), 0.8654),
     "DS-CNN": _Entry(
-        build=TinyDSCNN,
+        build=DSCNN,
         weights="mlperf_tiny_kws/dscnn_float32_torch.npz",
         features="mlperf_tiny_kws/gsc_v2_test12_mfcc49x10_f16.npz",
         array="x",

@@ -150,8 +150,8 @@ class SpeechCommands:
                 others[split].append(_Word(path, index[UNKNOWN], speaker))
         if absent := [w for w in index if w not in found | {SILENCE, UNKNOWN}]:
             raise ValueError(
-                f"labels names {absent[0]!r}{checks.nearest(absent[0], found)}, of which "
-                f"{self.root} has no clip; its words are {', '.join(sorted(found))}"
+                f"labels names {absent[0]!r}, of which {self.root} has no clip; its words are "
+                f"{', '.join(sorted(found))}{checks.nearest(absent[0], found)}"
             )
         return {
             split: sorted(keywords[split] + self._choose(others[split], len(keywords[split])))

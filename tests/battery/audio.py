@@ -141,8 +141,10 @@ def _recordings() -> Iterator[Bad]:
 
 
 def _folders() -> Iterator[Bad]:
+    yield from fields(lambda: Folder(root="data"), "root", NO_TEXT, "must be a text such as")
+    some = [value for value in NO_TEXT if value is not None]
     yield from fields(
-        lambda: Folder(root="data"), "root manifest", NO_TEXT, "must be a text such as"
+        lambda: Folder(root="data"), "manifest speaker", some, "must be a text such as"
     )
     yield from fields(
         lambda: Folder(root="data"),
@@ -162,7 +164,7 @@ def _folders() -> Iterator[Bad]:
         "absent",
         lambda: Folder(root="/nowhere").load(),
         FileNotFoundError,
-        "no such manifest; it is a CSV file",
+        "no such folder or tar archive; it holds",
     )
     yield Bad(
         "variable",
@@ -174,7 +176,7 @@ def _folders() -> Iterator[Bad]:
         "a.wav,yes,ann": "too few cells",
         ",yes,ann,train": "empty path",
         "a.wav,Yes,ann,train": "unknown class 'Yes'; allowed are",
-        "a.wav,,ann,train": "unknown class ''; allowed are",
+        "a.wav,,ann,train": "the row has an empty path or label, or too few cells",
         "a.wav,yes,ann,dev": "unknown split 'dev'; allowed are train, val, test",
         "a.wav,yes,ann,": "unknown split ''; allowed are",
         "a.wav,yes,,train": "names no speaker",
@@ -230,7 +232,7 @@ def _folders() -> Iterator[Bad]:
 
 
 def _load(root: Path) -> Any:
-    return Folder(root=str(root)).load()
+    return Folder(root=str(root), labels="speech_commands_12").load()
 
 
 def _archives() -> Iterator[Bad]:
@@ -272,8 +274,8 @@ def _archives() -> Iterator[Bad]:
     yield Bad(
         "text",
         lambda: _load(written("x.tar", "text").parent),
-        FileNotFoundError,
-        "no such manifest",
+        ValueError,
+        "no tar archive",
     )
     yield Bad(
         "absent archive",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import analogtorch as at
 import analogtorch.__main__ as cli
@@ -17,6 +18,7 @@ from analogtorch.files import expanded
 from analogtorch.ops import gpu, native
 from analogtorch.report.presets import side_by_side
 from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.models import NETWORKS
 from analogtorch.speech.synthetic import Synthetic
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "kws").glob("*.yaml"))
@@ -123,14 +125,20 @@ def test_every_configuration_parses_and_says_how_to_launch_it(path: Path) -> Non
     assert any(f"analogtorch kws --config configs/kws/{path.name}" in line for line in head)
 
 
-def test_there_is_a_configuration_for_each_source() -> None:
-    sources = {path.name: parse(["--config", str(path)]).config.data.source for path in CONFIGS}
-    assert sources == {
-        "real.yaml": "folder",
-        "speech_commands.yaml": "speech_commands",
-        "synthetic.yaml": "synthetic",
-        "transformer.yaml": "folder",
-    }
+def test_there_is_a_configuration_for_each_source_and_network_of_a_chip() -> None:
+    configs = {path.stem: parse(["--config", str(path)]).config for path in CONFIGS}
+    sources = {name: config.data.source for name, config in configs.items()}
+    others = {"speech_commands": "speech_commands", "synthetic": "synthetic"}
+    assert sources == dict.fromkeys(configs, "folder") | others
+    named = {"conv", *(c.model.name for c in configs.values())}
+    # of these two, Arm's trained weights are measured instead
+    assert named == set(NETWORKS) - {"hello_edge_dnn", "hello_edge_cnn"}
+    for name, config in configs.items():
+        shape = tuple(config.features.build()(torch.zeros(1, 16_000)).shape[1:])
+        with torch.no_grad():
+            assert config.model.build(input_shape=shape)(torch.zeros(2, *shape)).shape == (2, 12), (
+                name
+            )
 
 
 def test_a_configuration_with_earlier_names_is_read(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_other_columns_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
             "yes/a.wav,yes,ann,dev",
             r"manifest\.csv:5: unknown split 'dev'; allowed are train, val, test",
         ),
-        ("yes/a.wav,yes", r"manifest\.csv:5: the row has an empty path or too few cells"),
+        ("yes/a.wav,yes", r"manifest\.csv:5: the row has an empty path or label, or too few"),
         (",yes,ann,train", r"manifest\.csv:5: the row has an empty path"),
         ("yes/a.wav,yes,,train", r"yes/a\.wav names no speaker; only _silence_"),
         (
@@ -341,7 +341,8 @@ def test_one_tar_archive_is_a_source(tmp_path: Path) -> None:
         ([], {}, r"the clips have 0 classes"),
         (SPOKEN, {"speaker": "(x)"}, r"speaker='\(x\)' does not match 'a_1\.wav' of high/a_1\.wav"),
         (SPOKEN[:4] + SPOKEN[8:12], {"speaker": "^(.)"}, r"2 speakers, .* at least 3 are needed"),
-        (SPOKEN, {"labels": ("low", "hihg")}, r"unknown class 'high', did you mean 'hihg'\?"),
+        (SPOKEN, {"labels": ("low", "hihg")},
+         r"unknown class 'high'; allowed are low, hihg, did you mean 'hihg'\?"),
         ([*SPOKEN[:12], *(p.replace("high", "hgh") for p in SPOKEN[12:])],
          {"speaker": "^(.)"}, r"the class 'hgh' \(hgh/c_1\.wav\) has no clip in '.*', did you"),
     ],

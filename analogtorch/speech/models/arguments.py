@@ -7,10 +7,16 @@ from analogtorch.values import checks
 
 INPUT_SHAPE = (1, FRAMES, MELS)
 """The shape of the features of one clip, by default those of ``LogMel``."""
+MFCC_SHAPE = (1, FRAMES, 10)
+"""The shape of the default features of ``Mfcc``."""
 
 
-def maps(input_shape: Any) -> tuple[int, int]:
+def maps(input_shape: Any, *, least: tuple[int, int] = (1, 1)) -> tuple[int, int]:
     """Return frames and filters of features of the shape (1, frames, filters).
+
+    Args:
+        input_shape: the shape of the features of a clip.
+        least: the fewest frames and filters.
 
     Raises:
         ValueError: the features have another shape.
@@ -21,7 +27,8 @@ def maps(input_shape: Any) -> tuple[int, int]:
             f"input_shape must be (1, frames, filters) such as {INPUT_SHAPE}, got {shape}: choose "
             "features that are maps, or another network"
         )
-    return checks.count("frames", shape[1]), checks.count("filters", shape[2])
+    frames = checks.count("frames of input_shape", shape[1], least=least[0])
+    return frames, checks.count("filters of input_shape", shape[2], least=least[1])
 
 
 def outputs(classes: Any) -> int:

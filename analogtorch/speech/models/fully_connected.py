@@ -14,7 +14,8 @@ class FullyConnected(nn.Module):
 
     The 1,024 inputs are those of Ambrogio et al., Nature 620, 768 (2023). The sizes of the hidden
     layers, and the way from features to 1,024 numbers, are UNVERIFIED: here they are 512 and 512,
-    and the map of 49 frames by 40 filters is averaged (digitally) to 32 by 32.
+    and the map of 49 frames by 40 filters is averaged (digitally) to 32 by 32. The chip ran it on
+    four tiles, as these sizes do.
 
     Args:
         hidden: outputs of each hidden layer.

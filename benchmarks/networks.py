@@ -1,0 +1,67 @@
+"""The networks of ``configs/kws`` as they lie on their chips, without training any.
+
+    python -m benchmarks.networks
+    python -m benchmarks.networks --out runs/networks
+
+A row for each configuration: parameters, weights and multiplications on the chip, tiles, and what
+an inference of one clip takes by the chip's cost model, where it has one. Nothing is random but the
+weights, which decide none of it.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import analogtorch as at
+from analogtorch.cli.kws import parse
+from benchmarks.tables import as_text
+
+CONFIGS = Path(__file__).parents[1] / "configs/kws"
+HEADER = (
+    "configuration", "network", "features", "parameters", "weights", "MACs", "chip", "tiles", "uJ",
+    "us",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, and write it if ``--out`` names a folder."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, help="folder for networks.txt")
+    given = parser.parse_args(arguments)
+    text = as_text([HEADER, *map(row, sorted(CONFIGS.glob("*.yaml")))], left=3)
+    print(text)
+    if given.out:
+        given.out.mkdir(parents=True, exist_ok=True)
+        (given.out / "networks.txt").write_text(text + "\n")
+
+
+@torch.no_grad()
+def row(file: Path) -> tuple[str, ...]:
+    """Return the row of a configuration."""
+    config = parse([f"--config={file}"]).config
+    example = config.features.build()(torch.zeros(1, 16_000))
+    shape = tuple(example.shape[1:])
+    torch.manual_seed(0)
+    network = config.model.build(input_shape=shape).eval()
+    parameters = sum(p.numel() for p in network.parameters())
+    chip = config.chip.build()
+    mapping = at.map_to_chip(network, example, chip=chip)
+    cost = None if chip.cost is None else at.cost(mapping)
+    return (
+        file.stem,
+        config.model.name,
+        f"{config.features.name} {'x'.join(map(str, shape))}",
+        f"{parameters:,}",
+        f"{mapping.weights:,}",
+        "-" if cost is None else f"{cost.macs:,}",
+        chip.name,
+        f"{mapping.tiles_used}",
+        "-" if cost is None else f"{1e6 * cost.energy.system:.3g}",
+        "-" if cost is None else f"{1e6 * cost.latency:.4g}",
+    )
+
+
+if __name__ == "__main__":
+    main()
