@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import analogtorch as at
-from analogtorch.cli.finished import ALLOW_CODE, finished
+from analogtorch.cli.finished import finished
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files import write_atomically
 from analogtorch.report.figure import checked_path
@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
-    parser.add_argument("--allow-code", action="store_true", help=ALLOW_CODE)
+    parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="run the code that the run's configuration names as network or front end",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

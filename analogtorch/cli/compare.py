@@ -130,6 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--csv", type=Path, help="file for one line per chip and figure")
     parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
-    parser.add_argument("--allow-code", action="store_true", help=ALLOW_CODE)
+    parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="run the code that the run's configuration names as network or front end",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

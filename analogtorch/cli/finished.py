@@ -10,10 +10,6 @@ from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.task import Task, prepare
 
 
-ALLOW_CODE = "run the code that the run's configuration names as network or front end"
-"""The help of the option ``--allow-code`` of these commands."""
-
-
 def finished(
     command: str, run: Path, network: str, *, allow_code: bool
 ) -> tuple[KWSConfig, Task, nn.Module]:
