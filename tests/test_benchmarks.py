@@ -376,7 +376,7 @@ def test_the_table_of_adapt(
 
     monkeypatch.setitem(subjects.SUBJECTS, "MiniLM", no_package)
     options = ["--nets", "DNN_L", "MiniLM", "--seeds", "0", "--steps", "2", "--chips", "1"]
-    options += ["--times", "0 s", "1 day", "--out", str(tmp_path)]
+    options += ["--times", "0 s", "1 day", "--correct", "2", "--out", str(tmp_path)]
     adapt.main(options)
     printed = capsys.readouterr().out
     names = [f"DNN_L-{row}-0.json" for row in sorted(adapt.ROWS)]
@@ -384,7 +384,9 @@ def test_the_table_of_adapt(
         [*names, "DNN_L-hardware.json"]
     )
     for name in names:
-        assert torch.tensor(json.loads((tmp_path / name).read_text())["chips"]).shape == (1, 2)
+        found = json.loads((tmp_path / name).read_text())
+        assert torch.tensor([found["chips"], found["corrected"]]).shape == (2, 1, 2)
+        assert found["chips"] != found["corrected"]
     hardware = json.loads((tmp_path / "DNN_L-hardware.json").read_text())
     assert hardware["digital"] == hardware["ideal"] == 1.0
     assert (hardware["chips"], hardware["tiles"]) == (1, 1)
@@ -392,6 +394,7 @@ def test_the_table_of_adapt(
     page = (tmp_path / "adapt.md").read_text()
     assert "| DNN_L | accuracy | hermes64 | 100.0 | 100.0 | 1 | 1 |" in page
     assert "| DNN_L | control | " in page
+    assert "| DNN_L | adapted, columns corrected | " in page
     assert "| net | adapted minus | 0 s | 1 day |" in page
     assert "± inf" not in page  # one seed has no interval
     assert "- Not measured: MiniLM. it needs the package weights" in page

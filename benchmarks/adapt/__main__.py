@@ -51,6 +51,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the training")
     parser.add_argument("--steps", type=positive, default=1000, help="most training steps")
     parser.add_argument("--minutes", type=float, help="time of each training; None: all steps")
+    parser.add_argument(
+        "--correct",
+        type=positive,
+        metavar="BATCHES",
+        help="also correct the columns of each chip at each time, with so many batches",
+    )
     parser.add_argument("--chips", type=positive, default=10, help="chips measured")
     parser.add_argument("--every", type=positive, default=1, help="measure every n-th input only")
     parser.add_argument(

@@ -41,14 +41,13 @@ def of_rows(rows: Rows, nets: Nets, times: Sequence[str]) -> list[list[str]]:
     table = [["net", "row", "8-bit I/O", *times, "s"]]
     for (net, row), seeds in rows.items():
         measure = nets[net]["measure"]
-        chips = torch.tensor([found["chips"] for found in seeds])  # (seeds, chips, times)
-        table.append([
-            net,
-            row,
-            _number(sum(found["io"] for found in seeds) / len(seeds), measure),
-            *(_spread(values, measure) for values in chips.flatten(0, 1).T),
-            f"{max(found['seconds'] for found in seeds):.0f}",
-        ])  # fmt: skip
+        io = _number(sum(found["io"] for found in seeds) / len(seeds), measure)
+        seconds = f"{max(found['seconds'] for found in seeds):.0f}"
+        for name, key in ((row, "chips"), (f"{row}, columns corrected", "corrected")):
+            if key in seeds[0]:
+                chips = torch.tensor([found[key] for found in seeds])  # (seeds, chips, times)
+                spreads = (_spread(values, measure) for values in chips.flatten(0, 1).T)
+                table.append([net, name, io, *spreads, seconds])
     return table
 
 

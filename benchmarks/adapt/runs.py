@@ -58,7 +58,7 @@ class Runs:
 
     def row(self, row: str, seed: int) -> dict[str, Any]:
         """Return one row of one seed."""
-        asked: tuple[str, ...] = ("chips", "every", "times")
+        asked: tuple[str, ...] = ("chips", "every", "times", "correct")
         if row in RECIPES:
             asked += ("noise", "steps", "minutes")
         return self._kept(f"{row}-{seed}", asked, functools.partial(self._row, row, seed))
@@ -110,15 +110,31 @@ class Runs:
             subject = self.subject
             at.calibrate(model, subject.calibration, forward=subject.forward, **calibration)
         io = self.subject.scored(model.eval())
-        chips = at.sweep(
+        chips = self._swept(model, self.subject.scored)
+        found = {"io": io, "chips": chips, "seconds": seconds, "report": text}
+        if self.options.correct:
+            found["corrected"] = self._swept(model, self._corrected)
+        return found
+
+    def _swept(self, model: nn.Module, metric: Callable[[nn.Module], float]) -> list[list[float]]:
+        """Return the metric of each chip at each time."""
+        options = self.options
+        swept = at.sweep(
             model,
-            self.subject.scored,
-            num_chips=self.options.chips,
-            times=self.options.times,
+            metric,
+            num_chips=options.chips,
+            times=options.times,
             seed=CHIPS_SEED,
             progress=True,
         )
-        return {"io": io, "chips": chips.values.tolist(), "seconds": seconds, "report": text}
+        values: list[list[float]] = swept.values.tolist()
+        return values
+
+    def _corrected(self, chip: nn.Module) -> float:
+        """Return the score of a chip whose columns are corrected, on inputs that it learnt from."""
+        subject = self.subject
+        batches = subject.calibration[: self.options.correct]
+        return subject.scored(at.correct_columns(chip, batches, forward=subject.forward))
 
     def _adapted(self, model: nn.Module, row: str, seed: int, name: str) -> at.hwa.Adapted:
         subject, options = self.subject, self.options
