@@ -77,6 +77,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
         seed=config.sweep.seed,
         compensation=config.chip.compensation,
         folder=given.folder,
+        processes=given.processes,
         progress=sys.stderr.isatty(),
         **options,
     )
@@ -126,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--folder", type=Path, help="folder that keeps each measurement, to go on with later"
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="number of processes that measure chips at the same time (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--csv", type=Path, help="file for one line per chip and figure")

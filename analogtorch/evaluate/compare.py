@@ -19,6 +19,7 @@ from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
 from analogtorch.evaluate.comparison import ComparedChip, Comparison
+from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.plan_checks import check_prepare
 from analogtorch.evaluate.sweep import (
     TIMES,
@@ -48,6 +49,7 @@ def compare(
     higher_is_better: bool = True,
     mode: Mode = "pipelined",
     folder: str | Path | None = None,
+    processes: int = 1,
     progress: bool = False,
 ) -> Comparison:
     """Put one model on several chips and compare what each makes of it and what it takes.
@@ -76,6 +78,7 @@ def compare(
         mode: ``pipelined`` or ``sequential``, as ``cost`` takes it.
         folder: a folder that stores each measurement as soon as it is made, with a folder of
             ``sweep`` for each chip; None stores nothing.
+        processes: number of processes that measure chips at the same time, as ``sweep`` has it.
         progress: if True, show progress bars.
 
     Returns:
@@ -104,6 +107,7 @@ def compare(
     checks.choice("compare: compensation", compensation, get_args(Compensation))
     chip_seeds(seed, checks.count("compare: num_chips", num_chips))
     checked_times("compare", times)
+    checked_processes("compare", processes, model)
     if folder is not None:
         folder = checks.path("compare: folder", folder)
     named, bench = _named(chips), _Bench(model)
@@ -121,6 +125,7 @@ def compare(
                 compensation=compensation,
                 higher_is_better=higher_is_better,
                 folder=None if folder is None else folder / quote(name, safe=""),
+                processes=processes,
                 progress=progress,
             )
         found.append(

@@ -1,11 +1,15 @@
 """The finished measurements of a sweep in a folder, so that an interrupted sweep can go on.
 
+Several processes can share a folder: each chip is measured by the one that claims it.
+
     sweep.json        the experiment: seed, compensation, version of the noise, digest of the model,
                       defects if there are any
     chip-00003.json   what has been measured on chip 3, by time in seconds after programming
                       ("programmed": right after programming, before any read noise)
+    .chip-00003.lock  there while a process measures chip 3; of a process that has died it is worth
+                      nothing, and the chip is claimed by another
 
-Both are JSON, written whole or not at all. They do not name the metric: one folder serves one
+The others are JSON, written whole or not at all. They do not name the metric: one folder serves one
 metric.
 """
 
@@ -13,6 +17,7 @@ import hashlib
 import json
 import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +28,7 @@ from torch import Tensor, nn
 from analogtorch.chips import to_dict
 from analogtorch.conversion import analog_layers
 from analogtorch.devices.thermal import kelvin
-from analogtorch.files import write_atomically
+from analogtorch.files import claimed, locked, write_atomically
 from analogtorch.ops.generator import VERSION as NOISE
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
@@ -46,8 +51,18 @@ class Journal:
 
     def __init__(self, folder: str | Path, experiment: dict[str, Any]) -> None:
         self.folder = checks.path("sweep: folder", folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"sweep: could not make the folder {self.folder}: {error.strerror}"
+            ) from error
+        with locked(self.folder):  # or two that begin at once would each see half of it
+            self._open({"version": VERSION, **experiment})
+
+    def _open(self, wanted: dict[str, Any]) -> None:
+        """Begin the journal, or check that it is of the same experiment."""
         head = self.folder / _HEAD
-        wanted = {"version": VERSION, **experiment}
         if head.exists():
             found = _read(head)
             self._compare(_upgraded(found, wanted), wanted)
@@ -59,7 +74,7 @@ class Journal:
                     "are. For another model give another folder",
                     stacklevel=4,
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif any(not _left_over(path) for path in self.folder.iterdir()):
             raise ValueError(
                 f"sweep: {self.folder} holds files and no {_HEAD}; give a new or an empty folder"
             )
@@ -104,8 +119,32 @@ class Journal:
         """Store all that has been measured on chip ``number``."""
         _write(self._path(number), {"seed": seed, "values": values, "sum": _sum(seed, values)})
 
+    def claim(self, number: int, *, wait: bool) -> AbstractContextManager[None]:
+        """Hold chip ``number`` while the context lasts, so that no other process measures it.
+
+        Raises:
+            BlockingIOError: another process measures it, and ``wait`` is False.
+            OSError: the folder cannot be written.
+        """
+        return claimed(self.folder / f".chip-{number:05d}.lock", wait=wait)
+
     def _path(self, number: int) -> Path:
         return self.folder / f"chip-{number:05d}.json"
+
+
+class Unkept:
+    """A journal that keeps nothing."""
+
+    def read(self, number: int, seed: int) -> dict[str, float]:
+        """Return that nothing has been measured."""
+        return {}
+
+    def write(self, number: int, seed: int, values: dict[str, float]) -> None:
+        """Keep nothing."""
+
+    def claim(self, number: int, *, wait: bool) -> AbstractContextManager[None]:
+        """Hold what no other process knows of."""
+        return nullcontext()
 
 
 def key(t: float | None) -> str:
@@ -181,6 +220,11 @@ def _computing(data: Any) -> Any:
     if isinstance(data, dict):
         return {k: _computing(v) for k, v in data.items() if k not in ("sources", "area")}
     return data
+
+
+def _left_over(path: Path) -> bool:
+    """Return whether a file is one that a killed process was about to write."""
+    return path.name.startswith(".") and path.suffix in (".part", ".lock")
 
 
 def _bytes(name: str, tensor: Tensor) -> Any:

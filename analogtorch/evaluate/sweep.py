@@ -1,7 +1,10 @@
 """Monte Carlo over chips and times: how much of a metric survives programming, noise and drift."""
 
+import contextlib
 import math
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +15,8 @@ from tqdm import tqdm
 
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.devices import seconds
-from analogtorch.evaluate.journal import Journal, experiment, in_the_field, key
+from analogtorch.evaluate.helpers import checked_processes, helpers
+from analogtorch.evaluate.journal import Journal, Unkept, experiment, in_the_field, key
 from analogtorch.evaluate.swept import UNNAMED, Sweep
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data, program
@@ -39,6 +43,7 @@ def sweep(
     higher_is_better: bool = True,
     progress: bool = False,
     folder: str | Path | None = None,
+    processes: int = 1,
 ) -> Sweep:
     """Program several chips and measure a metric on each of them at each time.
 
@@ -62,8 +67,13 @@ def sweep(
         progress: if True, show a progress bar.
         folder: a folder that stores each measurement as soon as it is made; None stores nothing.
             Called again with the same model and options, ``sweep`` measures only what the folder
-            lacks; more chips and other times may be added. The folder does not know the metric, so
-            use one folder per metric.
+            lacks; more chips and other times may be added. Several processes, on one machine or on
+            several that see the folder, share the work if each calls ``sweep`` with it: a chip is
+            measured by one of them, and all return the whole result. The folder does not know the
+            metric, so use one folder per metric.
+        processes: number of processes on this machine, >= 1, that measure chips at the same time;
+            above 1, each has one thread, and the model must be on the CPU. The results are those
+            of one process with one thread (``torch.set_num_threads(1)``).
 
     Returns:
         The metric by chip and time; print it for a table. Mean, spread, worst chip and quantiles
@@ -73,7 +83,8 @@ def sweep(
 
     Raises:
         ValueError: ``num_chips`` is below 1, ``times`` is empty, the metric is NaN or infinite, the
-            folder holds another experiment, or ``program`` or ``at`` refuses its arguments.
+            folder holds another experiment, ``processes`` is above 1 where that cannot be, or
+            ``program`` or ``at`` refuses its arguments.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
             ``defects`` is of another type.
         OSError: the folder cannot be written.
@@ -88,6 +99,7 @@ def sweep(
     refuse_programmed(model, "sweep")
     check_metric("sweep", metric)
     num_chips = checks.count("sweep: num_chips", num_chips)
+    processes = min(checked_processes("sweep", processes, model), num_chips)
     checks.choice("sweep: compensation", compensation, get_args(Compensation))
     checks.flag("sweep: higher_is_better", higher_is_better)
     at = checked_times("sweep", times)
@@ -99,24 +111,25 @@ def sweep(
         "temperature": temperature,
         "recalibration": recalibration,
     }
-    journal = None
-    if folder is not None:
-        field = in_the_field(temperature, recalibration)
-        journal = Journal(folder, experiment(model, seed, compensation, defects, field))
-    values = torch.empty(num_chips, len(at), dtype=torch.float64)
-    with tqdm(
-        total=num_chips * len(at), desc="chips x times", unit="read", disable=not progress
-    ) as bar:
-        for i, chip_seed in enumerate(seeds):
-            done = {} if journal is None else journal.read(i, chip_seed)
-            wanted = {t: name for t, name in at.items() if key(t) not in done}
-            bar.update(len(at) - len(wanted))
-            for t, value in _measure(model, metric, i, chip_seed, wanted, look, defects):
-                done[key(t)] = value
-                if journal is not None:
-                    journal.write(i, chip_seed, done)
-                bar.update()
-            values[i] = torch.tensor([done[key(t)] for t in at], dtype=torch.float64)
+    with contextlib.ExitStack() as stack:
+        if folder is None and processes > 1:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="analogtorch-"))
+        journal: Journal | Unkept = Unkept()
+        if folder is not None:
+            field = in_the_field(temperature, recalibration)
+            journal = Journal(folder, experiment(model, seed, compensation, defects, field))
+        work = _Work(model, metric, seeds, at, look, defects, journal)
+        total = num_chips * len(at)
+        with (
+            tqdm(total=total, desc="chips x times", unit="read", disable=not progress) as bar,
+            helpers(processes - 1, work.free),
+        ):
+            rows = work.free(bar.update)
+            for i in range(num_chips):
+                if i not in rows:  # another process was at work on it
+                    with journal.claim(i, wait=True):
+                        rows[i] = work.chip(i, bar.update)
+    values = torch.tensor([rows[i] for i in range(num_chips)], dtype=torch.float64)
     name = getattr(metric, "__name__", "")
     return Sweep(
         times=tuple(at.values()),
@@ -128,27 +141,56 @@ def sweep(
     )
 
 
-def _measure(
-    model: nn.Module,
-    metric: Callable[[nn.Module], float],
-    chip: int,
-    seed: int,
-    times: dict[float | None, str],
-    look: dict[str, Any],
-    defects: Defects | None,
-) -> Iterator[tuple[float | None, float]]:
-    """Yield the time and the metric of one chip at each of the ``times``.
+def _nothing(count: int = 1) -> None:
+    """Show no progress."""
 
-    ``look`` holds the other arguments of ``ProgrammedChip.at``. The programmed chip is released at
-    the end, so that the next one has its memory.
-    """
-    if not times:
-        return
-    physical = program(model, seed=seed, defects=defects)
-    for t, name in times.items():
-        physical.warned.update(beyond_data(model, t))  # marked in the table
-        given = metric(physical.at("programmed" if t is None else t, **look))
-        yield t, finite("sweep", given, f"on chip {chip} at {name}")
+
+@dataclass(frozen=True)
+class _Work:
+    """The cells of a sweep: each chip at each time."""
+
+    model: nn.Module
+    metric: Callable[[nn.Module], float]
+    seeds: tuple[int, ...]
+    times: dict[float | None, str]
+    look: dict[str, Any]
+    """The other arguments of ``ProgrammedChip.at``."""
+    defects: Defects | None
+    journal: Journal | Unkept
+
+    def free(self, step: Callable[..., object] = _nothing) -> dict[int, list[float]]:
+        """Return the metric of each chip at each time, but of those that others are measuring."""
+        rows = {}
+        for i in range(len(self.seeds)):
+            with contextlib.suppress(BlockingIOError), self.journal.claim(i, wait=False):
+                rows[i] = self.chip(i, step)
+        return rows
+
+    def chip(self, i: int, step: Callable[..., object]) -> list[float]:
+        """Return the metric of a claimed chip at each time; what the journal lacks is measured."""
+        done = self.journal.read(i, self.seeds[i])
+        wanted = {t: name for t, name in self.times.items() if key(t) not in done}
+        step(len(self.times) - len(wanted))
+        for t, value in self._measured(i, wanted):
+            done[key(t)] = value
+            self.journal.write(i, self.seeds[i], done)
+            step(1)
+        return [done[key(t)] for t in self.times]
+
+    def _measured(
+        self, i: int, times: dict[float | None, str]
+    ) -> Iterator[tuple[float | None, float]]:
+        """Yield each of the times with the metric.
+
+        The programmed chip is released at the end, so that the next one has its memory.
+        """
+        if not times:
+            return
+        physical = program(self.model, seed=self.seeds[i], defects=self.defects)
+        for t, name in times.items():
+            physical.warned.update(beyond_data(self.model, t))  # marked in the table
+            given = self.metric(physical.at("programmed" if t is None else t, **self.look))
+            yield t, finite("sweep", given, f"on chip {i} at {name}")
 
 
 def checked_times(caller: str, times: Sequence[str | float]) -> dict[float | None, str]:

@@ -3,13 +3,14 @@
 from analogtorch.files.atomic import write_atomically
 from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
 from analogtorch.files.code import digest_of, importable, is_code, load_code
-from analogtorch.files.lock import locked
+from analogtorch.files.lock import claimed, locked
 from analogtorch.files.packed import packed, unpacked
 from analogtorch.files.table import comma_separated
 from analogtorch.files.text import expanded, parse_json, parse_yaml, yaml_package
 
 __all__ = [
     "checked",
+    "claimed",
     "comma_separated",
     "digest_of",
     "expanded",

@@ -1,4 +1,4 @@
-"""A lock on a folder, which one process or one thread holds at a time."""
+"""Locks on a folder and on a job in it, which one process or one thread holds at a time."""
 
 import contextlib
 import errno
@@ -36,27 +36,79 @@ def locked(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
+    _take(handle, folder, wait)
+    try:
+        yield
+    finally:
+        _let_go(handle)
+
+
+@contextlib.contextmanager
+def claimed(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold what ``path`` stands for while the context lasts, such as one job among several.
+
+    The file exists as long as it is held. A process that dies leaves it, and it can be claimed
+    again all the same: the lock is the system's, as that of ``locked``.
+
+    Args:
+        path: a file that serves for nothing else, in an existing folder.
+        wait: if True, wait until another holder releases it; if False, raise at once.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is False.
+        OSError: the file cannot be made.
+
+    Warns:
+        RuntimeWarning: the platform or the file system has no locks; nothing keeps others out.
+    """
+    if fcntl is None:
+        _warn(path, "this platform has none")
+        yield
+        return
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        _take(handle, path, wait)
+        if _is_at(handle, path):
+            break
+        os.close(handle)  # the last holder removed it in the meantime
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        _let_go(handle)
+
+
+def _take(handle: int, path: str | Path, wait: bool) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(handle)
         raise BlockingIOError(
-            errno.EWOULDBLOCK, "another process is at work there", str(folder)
+            errno.EWOULDBLOCK, "another process is at work there", str(path)
         ) from None
     except OSError as error:
-        _warn(folder, error.strerror)
+        _warn(path, error.strerror)
+
+
+def _let_go(handle: int) -> None:
+    with contextlib.suppress(OSError):
+        # forked workers have copies of the handle, which would keep the lock
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
+
+
+def _is_at(handle: int, path: str | Path) -> bool:
+    """Return whether the open file is still the one at ``path``."""
     try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            # forked workers have copies of the handle, which would keep the lock
-            fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _warn(folder: str | Path, why: str | None) -> None:
     warnings.warn(
         f"{folder} cannot be locked ({why}): let only one process at a time write to it",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from analogtorch.files import lock
-from analogtorch.files.lock import locked
+from analogtorch.files.lock import claimed, locked
 
 
 def test_a_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
@@ -63,3 +65,40 @@ def test_what_cannot_be_locked_is_said(tmp_path: Path, monkeypatch) -> None:
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), locked(tmp_path / "nowhere"):
         pass
+
+
+def test_a_claim_is_a_file_while_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "job"
+    with claimed(path):
+        assert path.exists()
+        with pytest.raises(BlockingIOError), claimed(path, wait=False):
+            pass
+        with claimed(tmp_path / "another job", wait=False):
+            pass
+        assert path.exists()
+    assert os.listdir(tmp_path) == []
+    path.write_text("")  # a process that died has left it
+    with claimed(path, wait=False):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_who_waits_for_a_claim_gets_it_although_its_file_is_gone(tmp_path: Path) -> None:
+    path, order = tmp_path / "job", []
+    held = threading.Event()
+
+    def second() -> None:
+        held.wait()
+        with claimed(path):
+            order.append("second")
+            assert path.exists()
+
+    other = threading.Thread(target=second)
+    other.start()
+    with claimed(path):
+        held.set()
+        time.sleep(0.05)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+    assert os.listdir(tmp_path) == []

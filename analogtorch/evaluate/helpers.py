@@ -1,0 +1,89 @@
+"""Processes that help with a work which they share with this one through its journal."""
+
+import contextlib
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from analogtorch.values import checks
+
+
+def checked_processes(caller: str, processes: int, model: nn.Module) -> int:
+    """Return the number of processes of a work on ``model``.
+
+    Raises:
+        ValueError: it is below 1; or above 1, and the platform cannot fork, or the model is on a
+            GPU, which a forked process cannot use.
+    """
+    processes = checks.count(f"{caller}: processes", processes)
+    if processes == 1:
+        return 1
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise ValueError(
+            f"{caller}: processes must be 1 on this platform, which cannot fork, got {processes}; "
+            "start several processes yourself with the same folder: they share the work"
+        )
+    devices = {t.device.type for t in (*model.parameters(), *model.buffers())} - {"cpu"}
+    if devices:
+        raise ValueError(
+            f"{caller}: processes must be 1 for a model on {', '.join(sorted(devices))}, got "
+            f"{processes}; start several processes yourself with the same folder (such as by "
+            "torchrun): they share the work"
+        )
+    return processes
+
+
+@contextlib.contextmanager
+def helpers(count: int, work: Callable[[], object]) -> Iterator[None]:
+    """Let ``count`` forked processes do ``work`` while the context lasts, and wait for their end.
+
+    All processes, this one included, have one thread of torch in the meantime, so that results do
+    not depend on which of them computes what. An error in the work of a helper ends it silently:
+    what it leaves undone is for this process, where the error appears again.
+
+    Warns:
+        RuntimeWarning: a helper was killed.
+    """
+    if count == 0:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    context = multiprocessing.get_context("fork")
+    started = [context.Process(target=_help, args=(work,)) for _ in range(count)]
+    try:
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forks beside threads, which stop at locks of other threads; like
+            # workers of DataLoader, a helper has one thread and never waits for torch's others
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for process in started:
+                process.start()
+        yield
+        for process in started:
+            process.join()
+    finally:
+        for process in started:
+            if process.is_alive():
+                process.terminate()
+        torch.set_num_threads(threads)
+    if killed := [str(-p.exitcode) for p in started if p.exitcode is not None and p.exitcode < 0]:
+        warnings.warn(
+            f"{len(killed)} of {count} helping processes were killed (signal {', '.join(killed)}); "
+            "this one has done their work",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _help(work: Callable[[], object]) -> None:
+    """Do the work in a helper, without a word and without this process' handlers at its exit."""
+    torch.set_num_threads(1)
+    try:
+        work()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
