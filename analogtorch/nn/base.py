@@ -174,6 +174,7 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
         keys: Tensor | None = None,
         samples: Tensor | None = None,
         outputs: slice | None = None,
+        execution: Execution | None = None,
         **options: Any,
     ) -> Tensor:
         """Compute the output of the layer: the ``forward`` of every analog layer.
@@ -185,9 +186,11 @@ class AnalogLayer(PlacedMixin, ProgrammedMixin):
                 ones.
             outputs: one of ``output_runs``: only these outputs are computed, with the same values;
                 None: all.
+            execution: the execution of the layer, or that with weights which forwards share; None:
+                that of the layer.
             options: options of the forward of this kind of layer.
         """
-        execution = self.execution
+        execution = self.execution if execution is None else execution
         if not self.taps:
             vectors = self._admit(x, execution)
             return execution(self, x, vectors, keys, samples, outputs, **options)

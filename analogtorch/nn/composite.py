@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from analogtorch.chips import Chip
 from analogtorch.nn import converter_state
+from analogtorch.nn.execution import Execution
 from analogtorch.nn.linear import AnalogLinear
 from analogtorch.nn.reborn import cut, reborn
 
@@ -72,9 +73,10 @@ class AnalogMatrix(AnalogLinear):
         keys: Tensor | None = None,
         samples: Tensor | None = None,
         outputs: slice | None = None,
+        execution: Execution | None = None,
     ) -> Tensor:
         """Return the analog product of ``input``; the arguments are those of ``analog_forward``."""
-        return self.analog_forward(input, keys, samples, outputs)
+        return self.analog_forward(input, keys, samples, outputs, execution)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         converter_state.save(self, destination, prefix)
@@ -96,6 +98,8 @@ class AnalogMatrix(AnalogLinear):
 class DigitalMatrix:
     """One weight matrix of an analog module that stays digital, called as ``AnalogMatrix`` is."""
 
+    execution: ClassVar[None] = None
+
     def __init__(self, owner: nn.Module, spot: Spot) -> None:
         self.weight = getattr(owner, spot.weight)
         self.bias = getattr(owner, spot.bias, None) if spot.bias else None
@@ -107,7 +111,12 @@ class DigitalMatrix:
         """Return None: there is no noise to number vectors for."""
 
     def __call__(
-        self, input: Tensor, keys: None = None, samples: None = None, outputs: slice | None = None
+        self,
+        input: Tensor,
+        keys: None = None,
+        samples: None = None,
+        outputs: slice | None = None,
+        execution: None = None,
     ) -> Tensor:
         """Return the digital product of ``input``."""
         return F.linear(input, cut(self.weight, outputs), cut(self.bias, outputs))

@@ -1,12 +1,13 @@
 """Executions: how an analog layer computes its product.
 
 ``AnalogLayer.execution`` chooses one. An execution belongs to a chip and to the shape of a layer;
-it is immutable and holds no tensors, so that copies of a layer share it.
+it is immutable and holds no tensors, so that copies of a layer share it. One that the steps of a
+recurrent layer share is an exception, and ends with the forward (``Execution.sharing``).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -38,6 +39,15 @@ class Execution:
     """Plan of each section."""
     run_plans: Mapping[tuple[int, int], tuple[Plan, ...]]
     """Plans of each run of outputs that may be computed alone, by its first output and its end."""
+    shared: dict[tuple[Any, ...], dict[str, Any]] | None = None
+    """What ``weights`` returned, by section, type and run; None: each forward asks again."""
+
+    def sharing(self) -> Self:
+        """Return this execution with weights that are made once, for all forwards that use it.
+
+        The forwards must have the same keys, and the layer the same weights in all of them.
+        """
+        return replace(self, shared={})
 
     @property
     def noisy(self) -> bool:
@@ -155,7 +165,7 @@ class Execution:
         run, kind = section.adcs_of(outputs), dtype
         if plan.slicing.on:  # digits are shifted and added in single precision at least
             kind = wide(dtype)
-        given = self.weights(layer, index, keys, samples, kind, run)
+        given = self._weights_once(layer, index, keys, samples, kind, run)
         given |= self.converters(layer, index, plan, run)
         bias = None if bias is None else cut(bias, outputs).to(kind)
         drop = given.pop("drop", None)
@@ -167,6 +177,25 @@ class Execution:
             if tap.product is not None:
                 tap.product(operands, plan, outputs or section.outputs, y)
         return y
+
+    def _weights_once(
+        self,
+        layer: "AnalogLayer",
+        index: int,
+        keys: Tensor | None,
+        samples: Tensor | None,
+        dtype: torch.dtype,
+        outputs: slice | None,
+    ) -> dict[str, Any]:
+        """Return what ``weights`` does; if forwards share it, as the first of them made it."""
+        if self.shared is None:
+            return self.weights(layer, index, keys, samples, dtype, outputs)
+        run = None if outputs is None else (outputs.start, outputs.stop)
+        if (index, dtype, run) not in self.shared:
+            found = self.weights(layer, index, keys, samples, dtype, outputs)
+            self.shared[index, dtype, run] = found
+        found = dict(self.shared[index, dtype, run])
+        return found | ({"samples": samples} if "samples" in found else {})
 
     def bias(self, layer: "AnalogLayer") -> Tensor | None:
         """Return the bias that is added digitally to the summed ADC outputs."""

@@ -170,12 +170,19 @@ class AnalogRecurrent(AnalogComposite, nn.RNNBase):
 
 
 class _Noise:
-    """A matrix with the noise of one forward: keys that all steps share, and numbers per vector."""
+    """A matrix with the noise of one forward: keys that all steps share, and numbers per vector.
+
+    The steps share the weights that follow from the keys, too.
+    """
 
     def __init__(self, matrix: Any, x: Tensor, order: Tensor | None) -> None:
         steps, batch = x.shape[:2]
         self.matrix, self.samples = matrix, None
         self.keys = matrix.draw(x.transpose(0, 1), order)
+        self.execution = matrix.execution
+        varied = self.keys is not None and self.keys.dim() == 2  # weights of each sample
+        if self.execution is not None and not varied and not torch.compiler.is_compiling():
+            self.execution = self.execution.sharing()
         numbers = matrix.number(x, batch, batch)
         if numbers is not None:
             numbers = numbers if order is None else numbers[order]
@@ -184,7 +191,8 @@ class _Noise:
 
     def __call__(self, x: Tensor, step: int) -> Tensor:
         """Return the product of all samples ``x`` (N, inputs) at one step."""
-        return self.matrix(x, self.keys, None if self.samples is None else self.samples[step])
+        samples = None if self.samples is None else self.samples[step]
+        return self.matrix(x, self.keys, samples, execution=self.execution)
 
     def sequence(self, x: Tensor) -> Tensor:
         """Return the products of all steps ``x`` (L, N, inputs): (L, N, outputs)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import analogtorch as at
+from analogtorch.nn.training import Training
 from tests.crossbar import crossbar
 
 pytestmark = pytest.mark.filterwarnings(
@@ -259,3 +260,46 @@ def test_half_moved_and_compiled() -> None:
     with torch._dynamo.config.patch(allow_rnn=True):
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
         _equal(compiled(torch.ones(3, 2, 5)), layer(torch.ones(3, 2, 5)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": at.TrainingNoise(weight="device")},
+        {"expansion": {"factor": 2.0}},
+        {"training": at.TrainingNoise(drop_connect=0.1)},
+    ],
+    ids=["devices", "expansion", "drop_connect"],
+)
+def test_the_weights_of_a_forward_are_made_once_for_all_steps(
+    change: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were drawn, or expanded, in each of 9 steps, to the same numbers."""
+    torch.manual_seed(0)
+    chip = at.chips.hermes64().replace(**change)
+    layer = at.convert(nn.Sequential(nn.LSTM(5, 6, num_layers=2, proj_size=3)), chip)[0].train()
+    made, x = [], torch.randn(9, 4, 5)
+    weights = Training.weights
+
+    def counted(*given, **options) -> dict:
+        made.append(given[1].layer_name)
+        return weights(*given, **options)
+
+    monkeypatch.setattr(Training, "weights", counted)
+    with at.noise(1):
+        y, _ = layer(x)
+    y.square().sum().backward()
+    assert sorted(made) == [f"0.{kind}_l{i}" for kind in ("hh", "hr", "ih") for i in (0, 1)]
+    gradients = [p.grad for p in layer.parameters()]
+
+    # apart from rounding, as if each step made its own
+    monkeypatch.setattr(Training, "sharing", lambda self: self)
+    made.clear()
+    layer.zero_grad()
+    with at.noise(1):
+        again, _ = layer(x)
+    again.square().sum().backward()
+    assert len(made) == 2 * (9 + 9 + 1)
+    assert torch.equal(again, y)
+    for p, g in zip(layer.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, g)
