@@ -1,4 +1,4 @@
-"""The command line: ``analogtorch info``, ``kws``, ``budget``, ``map``, ``compare``, ``fit``."""
+"""The command line: ``analogtorch info``, ``kws``, ``budget``, ``listen``, ``map``, ``fit`` ..."""
 
 import contextlib
 import importlib.util
@@ -20,6 +20,8 @@ commands:
           see `analogtorch kws --help`
   budget  what each non-ideality of the chip costs a keyword spotter that kws has trained;
           see `analogtorch budget --help`
+  listen  detections of a keyword spotter that kws has trained, on a chip, in a recording;
+          see `analogtorch listen --help`
   map     place a model on a chip: tiles, time, energy, floorplan; see `analogtorch map --help`
   compare
           a keyword spotter of kws, or any model, on several chips side by side; see
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return kws(rest)
         if command == "budget":
             return budget(rest)
+        if command == "listen":
+            return listen(rest)
         if command == "map":
             return map_model(rest)
         if command == "compare":
@@ -79,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(version("analogtorch"))
             return 0
         raise ValueError(
-            f"unknown command {command!r}; use info, kws, budget, map, compare or fit, or "
+            f"unknown command {command!r}; use info, kws, budget, listen, map, compare or fit, or "
             "see analogtorch --help"
         )
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -183,6 +187,16 @@ def budget(arguments: Sequence[str]) -> int:
     """Measure the error budget of a finished run and print its table."""
     _need_speech("budget")
     from analogtorch.cli.budget import run
+
+    with _log_to_stderr():
+        print(run(arguments))
+    return 0
+
+
+def listen(arguments: Sequence[str]) -> int:
+    """Listen to a recording with a finished run and print what is detected."""
+    _need_speech("listen")
+    from analogtorch.cli.listen import run
 
     with _log_to_stderr():
         print(run(arguments))

@@ -20,6 +20,8 @@ class Task:
 
     train: Clips
     """The training split."""
+    test_clips: Clips
+    """The test split."""
     val: tuple[Tensor, Tensor]
     """Features (N, ...) and labels (N,)."""
     test: tuple[Tensor, Tensor]
@@ -83,6 +85,7 @@ def prepare(
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:calibration]
     return Task(
         train=train,
+        test_clips=splits["test"],
         val=(_compute(features, splits["val"]), splits["val"].labels),
         test=(_compute(features, splits["test"]), splits["test"].labels),
         calibration=tuple(features(train.floats(part)) for part in chosen.split(_AT_ONCE)),

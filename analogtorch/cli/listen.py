@@ -1,0 +1,152 @@
+"""``analogtorch listen``: a keyword spotter on a programmed chip, in recordings of any length."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+import analogtorch as at
+from analogtorch.cli.finished import finished
+from analogtorch.files import write_atomically
+from analogtorch.report.figure import checked_path
+from analogtorch.speech.audio import read_recording
+from analogtorch.speech.data import SAMPLE_RATE
+from analogtorch.speech.noise import generate_noise, read_noise
+from analogtorch.speech.streaming import Detector, Stream, StreamTest, listen, mixed
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see analogtorch listen --help")
+
+
+def run(arguments: Sequence[str]) -> Stream | StreamTest:
+    """Listen as the command line describes and write the files that it names.
+
+    Raises:
+        ValueError: an option is wrong, or the folder has no finished run.
+        OSError: a file is missing or cannot be written.
+        ImportError: a package is missing.
+    """
+    given = _parser().parse_args(arguments)
+    plot = checked_path(given.plot)  # before minutes of listening
+    detector = Detector(
+        hop_ms=given.hop_ms, average=given.average, threshold=given.threshold, pause=given.pause
+    )
+    if sum(source is not None for source in (given.audio, given.microphone, given.mix)) != 1:
+        raise ValueError(
+            "listen takes one of: a recording such as a.wav, --microphone SECONDS, or --mix SECONDS"
+        )
+    noise = None
+    if given.mix is not None:
+        noise = read_noise(given.noise) if given.noise else generate_noise(seed=given.seed)
+    recording = _heard(given)
+    config, task, network = finished(
+        "listen", given.run, given.network, allow_code=given.allow_code
+    )
+    spoken = None
+    if noise is not None:
+        mixture = mixed(
+            task.test_clips, noise, seconds=given.mix, per_minute=given.per_minute, seed=given.seed
+        )
+        recording, spoken = mixture.recording, mixture.spoken
+    programmed = at.program(network, seed=given.seed, defects=config.chip.defects)
+    view = programmed.at(given.time, compensation=config.chip.compensation)
+    stream = listen(
+        view, task.features, recording, task.classes,
+        detector=detector, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    found = stream if spoken is None else StreamTest(stream=stream, spoken=spoken)
+    if given.json:
+        write_atomically(given.json, json.dumps(found.to_dict(), indent=2) + "\n")
+    if given.csv:
+        found.to_csv(given.csv)
+    if plot:
+        found.plot(plot)
+    return found
+
+
+def _heard(given: argparse.Namespace) -> Tensor:
+    """Return the recording; an empty one where it is to be mixed."""
+    if given.audio is not None:
+        return read_recording(given.audio, resample=True)
+    if given.microphone is not None:
+        return _record(given.microphone)
+    return torch.zeros(0)
+
+
+def _record(seconds: float) -> Tensor:
+    """Return a recording of the default microphone.
+
+    Raises:
+        ImportError: sounddevice, or the library that it needs, is not installed.
+        ValueError: the time is no positive number.
+    """
+    if not seconds > 0:
+        raise ValueError(f"--microphone takes the seconds to listen, > 0, got {seconds}")
+    try:
+        import sounddevice  # no part of any extra
+    except (ImportError, OSError) as error:  # OSError: PortAudio itself is missing
+        raise ImportError(
+            "--microphone needs sounddevice and PortAudio; run: pip install sounddevice, or record "
+            "with another program and give the file"
+        ) from error
+    print(f"listening for {seconds:g} s ...", file=sys.stderr)
+    samples = sounddevice.rec(
+        round(seconds * SAMPLE_RATE), SAMPLE_RATE, 1, dtype="float32", blocking=True
+    )
+    return torch.from_numpy(samples[:, 0])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="analogtorch listen",
+        description="A keyword spotter of a finished run, on a programmed chip, listens to a "
+        "recording in sliding windows of a second: detections over time. With --mix: false alarms "
+        "and misses in a recording mixed from test clips and background noise.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, help="folder that analogtorch kws has written")
+    parser.add_argument("audio", nargs="?", type=Path, help="recording: .wav, .flac, .ogg, .mp3")
+    parser.add_argument(
+        "--microphone", type=float, metavar="SECONDS", help="listen to the microphone instead"
+    )
+    parser.add_argument(
+        "--mix", type=int, metavar="SECONDS", help="mix a recording instead: 3600 for an hour"
+    )
+    parser.add_argument("--noise", help="with --mix: folder of background noise; else generated")
+    parser.add_argument("--per-minute", type=float, default=10.0, help="with --mix: clips a minute")
+    parser.add_argument(
+        "--network",
+        choices=("hwa", "digital"),
+        default="hwa",
+        help="trained for the chip, or digitally and mapped directly",
+    )
+    parser.add_argument("--time", default="1 day", help="time after programming")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the chip and of the mixture")
+    for name, what in (
+        ("hop-ms", "time between windows, ms"),
+        ("threshold", "average probability that detects a word"),
+        ("pause", "seconds after a detection without another"),
+    ):
+        default = getattr(Detector, name.replace("-", "_"))
+        parser.add_argument(f"--{name}", type=float, default=default, help=what)
+    parser.add_argument(
+        "--average", type=int, default=Detector.average, help="windows that are averaged"
+    )
+    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--csv", type=Path, help="file for a line per detection or threshold")
+    parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
+    parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="run the code that the run's configuration names as network or front end",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser

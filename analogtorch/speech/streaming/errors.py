@@ -1,0 +1,123 @@
+"""False alarms and misses of detections in a recording of which it is known what is said."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analogtorch.files import comma_separated
+from analogtorch.speech.labels import UNKNOWN
+from analogtorch.speech.streaming.detect import Detection, Stream
+from analogtorch.speech.streaming.mixture import Spoken
+from analogtorch.values import checks
+from analogtorch.values.shown import draw
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+"""The thresholds of a table of errors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errors:
+    """Errors at one threshold."""
+
+    threshold: float
+    """Average probability that detects a word."""
+    words: int
+    """Keywords that were said."""
+    misses: int
+    """Keywords that were not detected, or as another word."""
+    false_alarms: int
+    """Detections that are no keyword that was said then."""
+    hours: float
+    """Length of the recording, h."""
+
+    @property
+    def miss_rate(self) -> float:
+        """Share of the keywords that were missed, 0 to 1; 0 without keywords."""
+        return self.misses / self.words if self.words else 0.0
+
+    @property
+    def false_alarms_per_hour(self) -> float:
+        """False alarms in an hour."""
+        return self.false_alarms / self.hours
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StreamTest:
+    """What a network heard in a recording, and what was said in it.
+
+    A detection is right if its word was said and it comes between the start of that clip and `late`
+    after its end. Each clip makes one detection right.
+    """
+
+    stream: Stream
+    """What was heard."""
+    spoken: tuple[Spoken, ...]
+    """What was said."""
+    late: float = 0.8
+    """Time after the end of a clip until which a detection is right, s, >= 0."""
+
+    def __post_init__(self) -> None:
+        checks.numbers(self, "late", least=0)
+
+    def errors(self, threshold: float | None = None) -> Errors:
+        """Return the errors at a threshold, by default that of the stream's detector."""
+        stream = self.stream
+        if threshold is not None:
+            stream = stream.with_detector(threshold=threshold)
+        words = [s for s in self.spoken if s.word in stream.classes and s.word != UNKNOWN]
+        right = self._right(stream.detections, words)
+        return Errors(
+            threshold=stream.detector.threshold,
+            words=len(words),
+            misses=len(words) - right,
+            false_alarms=len(stream.detections) - right,
+            hours=stream.seconds / 3600,
+        )
+
+    def curve(self, thresholds: tuple[float, ...] = THRESHOLDS) -> tuple[Errors, ...]:
+        """Return the errors at each of the thresholds."""
+        return tuple(self.errors(threshold) for threshold in thresholds)
+
+    def _right(self, detections: tuple[Detection, ...], words: list[Spoken]) -> int:
+        left, right = list(words), 0
+        for found in detections:
+            for number, said in enumerate(left):
+                if said.word == found.word and said.start <= found.time <= said.end + self.late:
+                    del left[number]
+                    right += 1
+                    break
+        return right
+
+    def __str__(self) -> str:
+        lines = ["threshold  missed, %  false alarms / h"]
+        lines += [
+            f"{e.threshold:9.2f}  {100 * e.miss_rate:9.1f}  {e.false_alarms_per_hour:16.1f}"
+            for e in self.curve()
+        ]
+        one = self.errors()
+        return "\n".join(
+            [*lines, f"{one.words} keywords among {len(self.spoken)} clips in {one.hours:.2f} h"]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the errors at all thresholds and the stream, for JSON."""
+        rows = [
+            vars(e) | {"miss_rate": e.miss_rate, "false_alarms_per_hour": e.false_alarms_per_hour}
+            for e in self.curve()
+        ]
+        return {"errors": rows, "late": self.late, "stream": self.stream.to_dict()}
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return a line for each threshold, and write it to ``path``."""
+        header = ("threshold", "keywords", "misses", "false_alarms", "hours")
+        rows = [(e.threshold, e.words, e.misses, e.false_alarms, e.hours) for e in self.curve()]
+        return comma_separated([header, *rows], path)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Return a figure of the first minute and of the errors, and write it to ``path``.
+
+        Raises:
+            ValueError: ``path`` does not end in .png, .svg or .pdf.
+            ImportError: matplotlib is not installed.
+        """
+        return draw(self, path)

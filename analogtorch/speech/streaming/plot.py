@@ -1,0 +1,67 @@
+"""Detections over time, and misses against false alarms, as figures."""
+
+from pathlib import Path
+from typing import Any
+
+from analogtorch.report.figure import checked_path, new_figure, write_figure
+from analogtorch.speech.labels import SILENCE, UNKNOWN
+from analogtorch.speech.streaming.detect import Stream
+from analogtorch.speech.streaming.errors import StreamTest
+from analogtorch.speech.streaming.mixture import Spoken
+from analogtorch.values.shown import draw
+
+_MINUTE = 60.0
+
+
+@draw.register
+def draw_stream(stream: Stream, path: str | Path | None = None) -> Any:
+    """Return a figure of the scores over time, with the detections marked."""
+    checked = checked_path(path)
+    figure = new_figure(10, 3.5)
+    _draw_time(figure.subplots(), stream, stream.seconds, ())
+    write_figure(figure, checked)
+    return figure
+
+
+@draw.register
+def draw_test(test: StreamTest, path: str | Path | None = None) -> Any:
+    """Return a figure of the first minute, and of misses against false alarms."""
+    checked = checked_path(path)
+    figure = new_figure(10, 7)
+    above, below = figure.subplots(2)
+    _draw_time(above, test.stream, min(test.stream.seconds, _MINUTE), test.spoken)
+    curve = test.curve()
+    below.plot(
+        [e.false_alarms_per_hour for e in curve], [100 * e.miss_rate for e in curve], marker="o"
+    )
+    for errors in curve:
+        place = errors.false_alarms_per_hour, 100 * errors.miss_rate
+        below.annotate(f"{errors.threshold:g}", place, (4, 4), textcoords="offset points")
+    below.set(xlabel="false alarms per hour", ylabel="missed keywords, %", ylim=(0, None))
+    below.set_title("errors by threshold", loc="left")
+    write_figure(figure, checked)
+    return figure
+
+
+def _draw_time(axes: Any, stream: Stream, seconds: float, spoken: tuple[Spoken, ...]) -> None:
+    smooth = stream.detector.smooth(stream.scores)
+    ends = [stream.detector.end(row) for row in range(len(smooth))]
+    shown = [row for row, end in enumerate(ends) if end <= max(seconds, ends[0])]
+    for column, word in enumerate(stream.classes):
+        scores = smooth[shown, column]
+        if word not in (SILENCE, UNKNOWN) and float(scores.max()) > 0.1:  # others lie on the axis
+            axes.plot([ends[row] for row in shown], scores, linewidth=1, label=word)
+    for found in stream.detections:
+        if found.time <= seconds:
+            axes.plot(found.time, found.score, "kv")
+            axes.annotate(found.word, (found.time, found.score), (0, 5), ha="center",
+                          textcoords="offset points")  # fmt: skip
+    for said in spoken:
+        if said.end <= seconds:
+            axes.axvspan(said.start, said.end, color="0.9", zorder=0)
+            axes.annotate(said.word, (said.start, -0.12), color="0.4", fontsize="small")
+    axes.axhline(stream.detector.threshold, color="0.6", linestyle="--", linewidth=1)
+    axes.set(xlabel="time, s", ylabel="average probability", ylim=(-0.15, 1.15), xlim=(0, seconds))
+    axes.set_title("detections (marks) over time; shaded: what is said", loc="left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right", ncols=4, fontsize="small")

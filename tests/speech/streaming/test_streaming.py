@@ -1,0 +1,295 @@
+"""Sliding windows, detections, mixtures, false alarms and misses."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from analogtorch.__main__ import main
+from analogtorch.speech.data import Clips
+from analogtorch.speech.noise import generate_noise
+from analogtorch.speech.streaming import (
+    Detector,
+    Errors,
+    Spoken,
+    Stream,
+    StreamTest,
+    listen,
+    mixed,
+)
+
+CLASSES = ("_silence_", "_unknown_", "low", "high")
+
+
+def tone(pitch: float, seconds: float = 1.0) -> Tensor:
+    return 0.3 * torch.sin(2 * torch.pi * pitch * torch.arange(int(16_000 * seconds)) / 16_000)
+
+
+class Ear(torch.nn.Module):
+    """Features: the power around 200, 1,000 and 3,000 Hz."""
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        power = torch.fft.rfft(waveforms).abs().square()
+        return torch.stack([power[:, f - 50 : f + 50].sum(1) for f in (200, 1_000, 3_000)], 1)
+
+
+def classify(features: Tensor) -> Tensor:
+    """Logits: silence below a power, and else where the power is."""
+    loud = features / 1e5
+    quiet = 3 - loud.sum(1, keepdim=True)
+    return torch.cat([quiet, loud[:, 1:2], loud[:, :1], loud[:, 2:]], 1)
+
+
+def clips(*words: str) -> Clips:
+    """A clip of a tone in its middle for each word."""
+    pitches = {"low": 200, "high": 3_000, "_unknown_": 1_000, "_silence_": 0}
+    waveforms = torch.zeros(len(words), 16_000)
+    for row, word in enumerate(words):
+        waveforms[row, 4_000:12_000] = tone(pitches[word], 0.5)
+    return Clips(
+        waveforms=(waveforms * 32_767).short(),
+        labels=torch.tensor([CLASSES.index(word) for word in words]),
+        speakers=("",) * len(words),
+        names=tuple(f"{word}{row}" for row, word in enumerate(words)),
+        classes=CLASSES,
+    )
+
+
+def test_words_are_detected_when_they_are_said() -> None:
+    recording = torch.zeros(16_000 * 10)
+    recording[32_000:40_000] = tone(200, 0.5)
+    recording[96_000:104_000] = tone(3_000, 0.5)
+    recording[128_000:136_000] = tone(1_000, 0.5)  # no keyword
+    stream = listen(classify, Ear(), recording, CLASSES)
+    assert stream.scores.shape == (46, 4)
+    torch.testing.assert_close(stream.scores.sum(1), torch.ones(46))
+    assert [found.word for found in stream.detections] == ["low", "high"]
+    low, high = stream.detections
+    assert 2.5 <= low.time <= 3.0  # after its end, in an average of three windows
+    assert 6.5 <= high.time <= 7.0
+    assert "low" in str(stream)
+    assert "2 words detected in 10.0 s" in str(stream)
+    assert stream.to_csv().splitlines()[0] == "seconds,word,score"
+    assert len(stream.to_csv().splitlines()) == 3
+    assert json.loads(json.dumps(stream.to_dict()))["detections"][1]["word"] == "high"
+
+
+def test_scores_depend_on_their_window_alone() -> None:
+    recording = torch.randn(48_000, generator=torch.Generator().manual_seed(0))
+    stream = listen(classify, Ear(), recording, CLASSES, detector=Detector(hop_ms=250))
+    alone = classify(Ear()(recording[4_000 * 5 : 4_000 * 5 + 16_000][None])).softmax(-1)
+    torch.testing.assert_close(stream.scores[5:6], alone)
+    assert stream.detector.end(5) == 2.25
+
+
+def test_a_detector_averages_and_pauses() -> None:
+    scores = torch.zeros(12, 4)
+    scores[:, 0] = 0.1
+    scores[4:, 2] = 0.9
+    detector = Detector(average=2, threshold=0.6, pause=1.0)
+    found = detector.detect(scores, CLASSES)
+    # one window is 0.45 on average, the second 0.9; then again after a second
+    assert [round(f.time, 3) for f in found] == [2.0, 3.0]
+    assert found[0].score == pytest.approx(0.9)
+    assert [f.time for f in Detector(average=1, pause=0).detect(scores, CLASSES)][:2] == [1.8, 2.0]
+    assert not Detector(average=2, threshold=0.95).detect(scores, CLASSES)
+    scores[:, 1] = 1.0
+    assert not detector.detect(scores, CLASSES)  # another word
+
+
+def test_a_short_recording_is_filled() -> None:
+    stream = listen(classify, Ear(), tone(200, 0.6), CLASSES, detector=Detector(average=1))
+    assert len(stream.scores) == 1
+    assert [found.word for found in stream.detections] == ["low"]
+    assert stream.seconds == 0.6
+
+
+def test_a_mixture_has_its_words_where_it_says() -> None:
+    given = clips("low", "high", "_unknown_", "_silence_")
+    made = mixed(given, generate_noise(seed=1, seconds=4), seconds=60, seed=3, snr_db=(20, 30))
+    assert made.recording.shape == (960_000,)
+    assert len(made.spoken) == 10
+    assert {said.word for said in made.spoken} == {"low", "high", "_unknown_"}
+    starts = [said.start for said in made.spoken]
+    assert all(6 * n <= start <= 6 * n + 5 for n, start in enumerate(starts))
+    for said in made.spoken:
+        first = round(said.start * 16_000)
+        word = made.recording[first + 4_000 : first + 12_000]
+        assert int(classify(Ear()(made.recording[first : first + 16_000][None])).argmax()) == (
+            CLASSES.index(said.word)
+        )
+        assert word.square().mean() > 3 * made.recording[first : first + 3_000].square().mean()
+    again = mixed(given, generate_noise(seed=1, seconds=4), seconds=60, seed=3, snr_db=(20, 30))
+    assert torch.equal(again.recording, made.recording)
+    other = mixed(given, generate_noise(seed=1, seconds=4), seconds=60, seed=4)
+    assert not torch.equal(other.recording, made.recording)
+
+
+def test_the_background_has_the_level_that_is_asked_for() -> None:
+    given = clips("low")
+    level = given.floats().square().mean().sqrt()
+    made = mixed(
+        given, generate_noise(seed=1, seconds=4), seconds=30, per_minute=2, snr_db=(10, 10)
+    )
+    (said,) = made.spoken
+    first = round(said.start * 16_000)
+    silent = torch.cat([made.recording[:first], made.recording[first + 16_000 :]])
+    assert 20 * torch.log10(level / silent.square().mean().sqrt()) == pytest.approx(10, abs=0.5)
+
+
+def heard(*times_and_words: tuple[float, str]) -> StreamTest:
+    """A test of windows without overlap in 20 s, with low at 2 s and 8 s and another at 14 s."""
+    scores = torch.zeros(20, 4)
+    scores[:, 0] = 1.0
+    for time, word in times_and_words:
+        scores[int(time) - 1] = torch.eye(4)[CLASSES.index(word)]
+    detector = Detector(hop_ms=1000, average=1, threshold=0.5, pause=0)
+    stream = Stream(classes=CLASSES, scores=scores, detector=detector, seconds=20.0)
+    said = ((2.0, "low"), (8.0, "low"), (14.0, "_unknown_"))
+    return StreamTest(stream=stream, spoken=tuple(Spoken(start=s, word=w, name=w) for s, w in said))
+
+
+@pytest.mark.parametrize(
+    ("found", "misses", "false_alarms"),
+    [
+        ([(3, "low"), (9, "low")], 0, 0),
+        ([], 2, 0),
+        ([(3, "high"), (9, "low")], 1, 1),  # another word
+        ([(3, "low"), (5, "low"), (9, "low")], 0, 1),  # too late
+        ([(2, "low"), (3, "low"), (9, "low")], 0, 1),  # twice
+        ([(1, "low"), (9, "low")], 1, 1),  # too early
+        ([(3, "low"), (9, "low"), (15, "high")], 0, 1),  # an unknown word
+    ],
+)
+def test_misses_and_false_alarms(
+    found: list[tuple[float, str]], misses: int, false_alarms: int
+) -> None:
+    errors = heard(*found).errors()
+    assert errors == Errors(
+        threshold=0.5, words=2, misses=misses, false_alarms=false_alarms, hours=20 / 3600
+    )
+    assert errors.miss_rate == misses / 2
+    assert errors.false_alarms_per_hour == pytest.approx(180 * false_alarms)
+
+
+def test_a_test_prints_writes_and_draws_its_errors(tmp_path: Path) -> None:
+    test = heard((3, "low"), (9, "high"))
+    assert "2 keywords among 3 clips in 0.01 h" in str(test)
+    assert test.to_dict()["errors"][0] == {
+        "threshold": 0.3, "words": 2, "misses": 1, "false_alarms": 1, "hours": 20 / 3600,
+        "miss_rate": 0.5, "false_alarms_per_hour": pytest.approx(180),
+    }  # fmt: skip
+    assert len(test.to_csv(tmp_path / "a.csv").splitlines()) == 11
+    test.plot(tmp_path / "a.png")
+    test.stream.plot(tmp_path / "b.svg")
+    assert {file.name for file in tmp_path.iterdir()} == {"a.csv", "a.png", "b.svg"}
+    with pytest.raises(ValueError, match=r"path must end in \.png"):
+        test.plot(tmp_path / "a.txt")
+
+
+def test_what_cannot_be_used_is_named() -> None:
+    good = torch.zeros(16_000)
+    with pytest.raises(TypeError, match="recording must be a Tensor"):
+        listen(classify, Ear(), "a.wav", CLASSES)  # type: ignore[arg-type]
+    for bad in (torch.zeros(0), torch.zeros(2, 16_000), good.short()):
+        with pytest.raises(ValueError, match=r"it must be float of \(samples,\)"):
+            listen(classify, Ear(), bad, CLASSES)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        listen(classify, Ear(), good / 0, CLASSES)
+    with pytest.raises(ValueError, match=r"gives \(1, 4\) for 1 windows; it must give \(1, 2\)"):
+        listen(classify, Ear(), good, ("low", "high"))
+    for field, value in {"hop_ms": 5, "average": 0, "threshold": 0, "pause": -1}.items():
+        with pytest.raises(ValueError, match=f"Detector.{field} must be"):
+            Detector(**{field: value})
+    with pytest.raises(ValueError, match="scores depend on hop_ms"):
+        heard().stream.with_detector(hop_ms=100)
+    noise = generate_noise(seed=0, seconds=2)
+    with pytest.raises(ValueError, match="no clips but silence"):
+        mixed(clips("_silence_"), noise, seconds=10)
+    for field, value in {"seconds": 1, "per_minute": 31, "seed": -1}.items():
+        with pytest.raises(ValueError, match=f"{field} must be"):
+            mixed(clips("low"), noise, **{field: value})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that tells a low tone from a high one, and silence."""
+    root, noise = tmp_path_factory.mktemp("run"), np.random.default_rng(0)
+    for word, pitch in (("low", 300), ("high", 2_500), ("_silence_", 0)):
+        (root / "words" / word).mkdir(parents=True)
+        for take in range(20):
+            x = np.zeros(16_000)
+            at = 2_000 + 400 * take
+            x[at : at + 6_000] = 0.3 * np.sin(2 * np.pi * pitch * np.arange(6_000) / 16_000)
+            x += 0.01 * noise.standard_normal(16_000)
+            soundfile.write(root / "words" / word / f"{take}.wav", x, 16_000)
+    given = [
+        "--data.source=folder", f"--data.folder.root={root / 'words'}", "--workers=0",
+        "--model.options={widths: [4, 8], stem_stride: [4, 4], dropout: 0.0}",
+        "--digital.epochs=20", "--digital.batch_size=12", "--digital.learning_rate=0.02",
+        "--hwa.epochs=1", "--hwa.batch_size=12", "--hwa.learning_rate=1e-4",
+        "--sweep.num_chips=1", "--sweep.times=['1 day']", "--progress=false",
+        "--augment.speeds=[1.0]",
+    ]  # fmt: skip
+    assert main(["kws", *given, f"--out={root / 'out'}"]) == 0
+    return root / "out"
+
+
+def test_a_programmed_chip_listens_to_a_file(run: Path, tmp_path: Path, capsys) -> None:
+    noise = np.random.default_rng(1).standard_normal(16_000 * 8)
+    x = 0.01 * noise
+    x[40_000:46_000] += 0.3 * np.sin(2 * np.pi * 300 * np.arange(6_000) / 16_000)
+    x[88_000:94_000] += 0.3 * np.sin(2 * np.pi * 2_500 * np.arange(6_000) / 16_000)
+    soundfile.write(tmp_path / "a.wav", x, 16_000)
+    files = [f"--{kind}={tmp_path / 'a'}.{kind}" for kind in ("json", "csv")]
+    options = [*files, f"--plot={tmp_path / 'a.png'}", "--threshold=0.5"]
+    assert main(["listen", str(run), str(tmp_path / "a.wav"), *options]) == 0
+    assert "words detected in 8.0 s" in capsys.readouterr().out
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [d["word"] for d in found["detections"]] == ["low", "high"]
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+
+
+def test_a_programmed_chip_listens_to_a_mixture(run: Path, tmp_path: Path, capsys) -> None:
+    options = ["--mix=60", f"--json={tmp_path / 'a.json'}", "--threshold=0.5"]
+    assert main(["listen", str(run), *options]) == 0
+    first = capsys.readouterr().out
+    assert "10 keywords among 10 clips in 0.02 h" in first
+    errors = json.loads((tmp_path / "a.json").read_text())["errors"]
+    assert min(row["misses"] for row in errors) <= 3
+    assert main(["listen", str(run), *options]) == 0
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "listen takes one of: a recording such as a.wav, --microphone SECONDS, or --mix"),
+        (["a.wav", "--mix=60"], "listen takes one of"),
+        (["nowhere.wav"], "nowhere.wav: no such audio file"),
+        (["--mix=60", "--noise=nowhere"], "nowhere: no such folder"),
+        (["--microphone=0"], "--microphone takes the seconds to listen, > 0"),
+        (["--mix=60", "--threshold=2"], "Detector.threshold must be"),
+        (["--mix=60", "--plot=a.txt"], "must end in .png"),
+        (["--mix=x"], "see analogtorch listen --help"),
+        (["--mix=60"], "nothing holds no run of analogtorch kws"),
+    ],
+)
+def test_wrong_options_are_named(
+    arguments: list[str], message: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["listen", "nothing", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_library_of_the_microphone_is_named(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert main(["listen", "nothing", "--microphone=1"]) == 2
+    assert "--microphone needs sounddevice and PortAudio" in capsys.readouterr().err
