@@ -18,7 +18,7 @@ from analogtorch.report import Result
 from analogtorch.speech.data import Clips
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.pretrained import PretrainedKWS
-from benchmarks import devices, mvm, peers, picture, plan, recovery
+from benchmarks import devices, mvm, networks, peers, picture, plan, recovery
 from benchmarks.adapt import __main__ as adapt
 from benchmarks.adapt import runs, silero, subjects, whisper
 from benchmarks.adapt.report import gains, of_rows
@@ -630,3 +630,13 @@ def test_the_table_of_devices_is_the_one_of_the_documentation() -> None:
         "seconds",
     )
     assert calls == {name for name in at.devices.__all__ if name.islower()} - set(others)
+
+
+def test_the_table_of_networks_has_what_a_configuration_takes_of_its_chip() -> None:
+    found = networks.row(networks.CONFIGS / "hello_edge_lstm.yaml")
+    name, network, features, *sizes = found
+    assert (name, network, features) == ("hello_edge_lstm", "hello_edge_lstm", "mfcc 1x49x10")
+    # weights: 4 * 118 * (10 + 118) of the gates, each read at 49 frames, and 118 * 12
+    assert sizes[:5] == ["62,788", "61,832", "2,961,800", "hermes64", "1"]
+    page = (Path(__file__).parents[1] / "docs/speech.md").read_text()
+    assert " | ".join(sizes[:5]) in page
