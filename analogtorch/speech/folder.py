@@ -47,6 +47,11 @@ class _Row:
     speaker: str
     split: str
 
+    @property
+    def clip(self) -> str:
+        """Name of the clip in messages."""
+        return self.path if self.where == self.path else f"{self.where} ({self.path})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
@@ -235,7 +240,7 @@ class Folder:
         files: "_Files",
         progress: bool,
     ) -> Clips:
-        audio = ((f"{row.where} ({row.path})", files.get(row.path)) for row in rows)
+        audio = ((row.clip, files.get(row.path)) for row in rows)
         return Clips(
             waveforms=read_clips(
                 audio,

@@ -359,3 +359,11 @@ def test_a_linked_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clips/mid").symlink_to(tmp_path / "clips/low")
     with pytest.raises(ValueError, match="mid is a link; put the recordings themselves into"):
         Folder(root=str(tmp_path / "clips")).load()
+
+
+def test_a_clip_of_another_length_is_named_once(tmp_path: Path) -> None:
+    words(tmp_path, *SPOKEN)
+    soundfile.write(tmp_path / "low/a_1.wav", np.zeros(9_000, np.int16), 16_000)
+    with pytest.raises(ValueError, match=r"^low/a_1\.wav: 9000 samples at 16000 Hz"):
+        Folder(root=str(tmp_path)).load()
+    assert len(Folder(root=str(tmp_path), fit="pad_or_trim").load()["train"]) == 10
