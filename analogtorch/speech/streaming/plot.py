@@ -34,10 +34,14 @@ def draw_test(test: StreamTest, path: str | Path | None = None) -> Any:
     below.plot(
         [e.false_alarms_per_hour for e in curve], [100 * e.miss_rate for e in curve], marker="o"
     )
+    labels: dict[tuple[float, float], list[str]] = {}
     for errors in curve:
         place = errors.false_alarms_per_hour, 100 * errors.miss_rate
-        below.annotate(f"{errors.threshold:g}", place, (4, 4), textcoords="offset points")
-    below.set(xlabel="false alarms per hour", ylabel="missed keywords, %", ylim=(0, None))
+        labels.setdefault(place, []).append(f"{errors.threshold:g}")
+    for place, thresholds in labels.items():  # several thresholds may have the same errors
+        below.annotate(", ".join(thresholds), place, (4, 4), textcoords="offset points")
+    top = 1.15 * max(place[1] for place in labels)
+    below.set(xlabel="false alarms per hour", ylabel="missed keywords, %", ylim=(0, max(top, 1)))
     below.set_title("errors by threshold", loc="left")
     write_figure(figure, checked)
     return figure
@@ -64,4 +68,4 @@ def _draw_time(axes: Any, stream: Stream, seconds: float, spoken: tuple[Spoken, 
     axes.set(xlabel="time, s", ylabel="average probability", ylim=(-0.15, 1.15), xlim=(0, seconds))
     axes.set_title("detections (marks) over time; shaded: what is said", loc="left")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper right", ncols=4, fontsize="small")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=6, fontsize="small")
