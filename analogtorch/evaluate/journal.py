@@ -38,6 +38,7 @@ VERSION = 2
 """Version of the form of the files. In version 1 the digest of the model covered chips as one flat
 list of fields."""
 _HEAD = "sweep.json"
+_NAME = "chip-{:05d}.json"
 
 
 class Journal:
@@ -129,7 +130,12 @@ class Journal:
         return claimed(self.folder / f".chip-{number:05d}.lock", wait=wait)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"chip-{number:05d}.json"
+        return self.folder / _NAME.format(number)
+
+
+def files(num_chips: int) -> tuple[str, ...]:
+    """Return the names of the files that the journal of so many chips has in its folder."""
+    return (_HEAD, *map(_NAME.format, range(num_chips)))
 
 
 class Unkept:

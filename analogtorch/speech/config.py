@@ -187,16 +187,20 @@ class SweepConfig:
         ValueError: a field is out of range.
     """
 
-    num_chips: int = 10
+    num_chips: int = 25
     """Number of chips to program, >= 1."""
-    times: tuple[str, ...] = at.TIMES
+    times: tuple[str, ...] = (*at.TIMES, "10 years")
     """Times after programming, such as "1 day" or "30 s"."""
     seed: int = 0
     """Seed of the chips: the same seed gives the same chips to every network."""
+    processes: int = 1
+    """Processes that measure chips at the same time, >= 1; above 1, ``threads`` must be 1."""
 
     def __post_init__(self) -> None:
         if self.num_chips < 1:
             raise ValueError(f"sweep.num_chips={self.num_chips}; use 1 or more")
+        if self.processes < 1:
+            raise ValueError(f"sweep.processes={self.processes}; use 1 or more")
         if not self.times:
             raise ValueError("sweep.times is empty; give at least one time, such as '1 day'")
         for time in self.times:
@@ -258,6 +262,11 @@ class KWSConfig:
             raise ValueError(
                 f"threads={self.threads}, workers={self.workers}; use at least 1 thread and 0 "
                 "workers"
+            )
+        if self.sweep.processes > 1 and self.threads > 1:
+            raise ValueError(
+                f"sweep.processes={self.sweep.processes} have one thread each, but "
+                f"threads={self.threads}; use threads=1, or one process"
             )
         if self.accelerator == "gpu" and not torch.accelerator.is_available():
             raise ValueError("accelerator=gpu, but torch finds no GPU here; use cpu or auto")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import analogtorch as at
 from analogtorch.evaluate import Sweep
+from analogtorch.evaluate.journal import files
 from analogtorch.files import digest_of, is_code, unpacked
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
@@ -25,7 +26,9 @@ from analogtorch.speech.training import Batches, Phase, fit
 logger = logging.getLogger("analogtorch")
 
 OUTPUTS = ("checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "digital.pt", "hwa.pt", *FILES)
-"""Files of a run, besides its configuration and journal."""
+"""Files of a run, besides its configuration, its journal and its measurements."""
+DIRECT, HWA = "chips/direct", "chips/hwa"
+"""Folders that keep the measurements of the net mapped directly and after HWA training."""
 SYNTHETIC_NOTE = (
     "This speech was synthesised. The run shows that the whole path works; it says nothing about "
     "accuracy on people."
@@ -44,8 +47,8 @@ def run(
 
     The same configuration gives the same accuracies. The folder gets config.json (usable as
     ``--config``), checkpoints/, digital.pt and hwa.pt (state_dicts), report.json, report.md,
-    accuracy.png, and journal.json, which lists what the run wrote. Recordings and options are
-    checked before the folder is changed.
+    accuracy.png, chips/ with each measurement as soon as it is made, and journal.json, which lists
+    what the run wrote. Recordings and options are checked before the folder is changed.
 
     Args:
         config: the configuration of the run.
@@ -77,18 +80,20 @@ def run(
             notes = notes_on(config, splits)
             task = prepare(splits, config.augment, seed=config.seed, features=features)
             rehearse(config, task)
+            measured = files(config.sweep.num_chips)  # of each net
             folder.begin(
                 fingerprint(splits, *task.augmenter.noise.recordings),
                 code=code_of(config),
-                planned=OUTPUTS,
+                planned=(*OUTPUTS, *(f"{on}/{name}" for on in (DIRECT, HWA) for name in measured)),
             )
             digital = train_digital(config, task, folder, progress=progress)
-            direct = measure(config, task, to_chip(config, task, digital), progress=progress)
+            on_chip, kept = to_chip(config, task, digital), folder.files(DIRECT, measured)
+            direct = measure(config, task, on_chip, kept, progress=progress)
             trained = train_hwa(config, task, folder, digital, progress=progress)
             result = Result(
                 digital=at.accuracy(digital, task.test_batches()),
                 direct=direct,
-                hwa=measure(config, task, trained, progress=progress),
+                hwa=measure(config, task, trained, folder.files(HWA, measured), progress=progress),
                 chip=config.chip.build().name,
                 tiles=at.summary(trained).tiles,
                 data={
@@ -289,8 +294,23 @@ def train_phase(
     )
 
 
-def measure(config: KWSConfig, task: Task, network: nn.Module, *, progress: bool = False) -> Sweep:
-    """Return the test accuracy of a converted, calibrated network on the configuration's chips."""
+def measure(
+    config: KWSConfig,
+    task: Task,
+    network: nn.Module,
+    folder: Path | None = None,
+    *,
+    progress: bool = False,
+) -> Sweep:
+    """Return the test accuracy of a converted, calibrated network on the configuration's chips.
+
+    Args:
+        config: that of the run.
+        task: that of the configuration.
+        network: a converted, calibrated network.
+        folder: a folder that keeps each measurement, as ``sweep`` takes it.
+        progress: if True, show a progress bar.
+    """
     logger.info(
         "measuring on %d chips at %d times", config.sweep.num_chips, len(config.sweep.times)
     )
@@ -307,6 +327,8 @@ def measure(config: KWSConfig, task: Task, network: nn.Module, *, progress: bool
         compensation=config.chip.compensation,
         defects=config.chip.defects,
         progress=progress,
+        folder=folder,
+        processes=config.sweep.processes,
     )
 
 

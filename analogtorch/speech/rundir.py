@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -145,6 +145,9 @@ class RunFolder:
         for name in (JOURNAL, *old):
             for part in (self.path / name).parent.glob(f".{PurePosixPath(name).name}.*.part"):
                 part.unlink()  # what a killed process was writing
+            if name.startswith("chips/"):  # claims of a killed process, which are worth nothing
+                lock = f".{PurePosixPath(name).stem}.lock"
+                (self.path / name).with_name(lock).unlink(missing_ok=True)
             if name != JOURNAL and not self.resume:
                 (self.path / name).unlink(missing_ok=True)
         if self.resume:
@@ -159,9 +162,24 @@ class RunFolder:
         Raises:
             ValueError: a file of that name exists, and the run did not write it.
         """
-        if name not in self._journal["files"]:
-            self._refuse_others(name)
-            self._write([*self._journal["files"], name])
+        return self.files(".", [name]) / name
+
+    def files(self, name: str, files: Iterable[str]) -> Path:
+        """Return the path of a folder in this one, and add its files to the journal.
+
+        Args:
+            name: name of the folder.
+            files: names of the files in it that the run is about to write.
+
+        Raises:
+            ValueError: a file of that name exists, and the run did not write it.
+        """
+        known = self._journal["files"]
+        new = [path for file in files if (path := str(PurePosixPath(name, file))) not in known]
+        for path in new:
+            self._refuse_others(path)
+        if new:
+            self._write([*known, *new])
         return self.path / name
 
     def checkpoint(self, name: str) -> Path:
@@ -286,7 +304,7 @@ def _is_free(key: str, before: Any, after: Any) -> bool:
     if key == "sweep.times":
         return isinstance(before, list) and set(before) <= set(after)
     # `begin` compares the recordings themselves
-    return key in ("workers", "augment.noise") or key.startswith("data.")
+    return key in ("workers", "sweep.processes", "augment.noise") or key.startswith("data.")
 
 
 def _data_changes(found: dict[str, Any], config: dict[str, Any]) -> str:

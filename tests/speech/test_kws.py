@@ -82,8 +82,10 @@ def test_report(finished: Path) -> None:
 def test_everything_is_in_the_one_folder(finished: Path) -> None:
     files = sorted(str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file())
     assert files == [
-        "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "config.json",
-        "digital.pt", "hwa.pt", "journal.json", "report.json", "report.md",
+        "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt",
+        "chips/direct/chip-00000.json", "chips/direct/chip-00001.json", "chips/direct/sweep.json",
+        "chips/hwa/chip-00000.json", "chips/hwa/chip-00001.json", "chips/hwa/sweep.json",
+        "config.json", "digital.pt", "hwa.pt", "journal.json", "report.json", "report.md",
     ]  # fmt: skip
 
 
@@ -172,6 +174,26 @@ def test_a_killed_run_resumes_to_the_same_weights(
     for before, name in zip(whole, ("digital", "hwa"), strict=True):
         after = torch.load(tmp_path / f"{name}.pt", weights_only=True)
         assert all(torch.equal(before[key], after[key]) for key in before)
+    assert accuracies(tmp_path) == accuracies(finished)
+
+
+@pytest.mark.parametrize("cell", [1, 6])
+def test_a_run_killed_within_a_sweep_measures_no_finished_cell_again(
+    cell: int, clips: Path, finished: Path, tmp_path: Path, monkeypatch
+) -> None:
+    accuracy, calls = at.accuracy, []
+
+    def counted(*args) -> float:
+        calls.append(1)
+        if len(calls) == cell + 1:
+            raise KeyboardInterrupt
+        return accuracy(*args)
+
+    monkeypatch.setattr(at, "accuracy", counted)
+    assert run(clips, tmp_path) == 130
+    assert run(clips, tmp_path, "--resume", "--sweep.processes=1") == 0
+    # two nets, chips and times; the kill; and the digital net, before the chips of the second net
+    assert len(calls) == 2 * 2 * 2 + 1 + (2 if cell > 4 else 1)
     assert accuracies(tmp_path) == accuracies(finished)
 
 
