@@ -51,7 +51,7 @@ def adapt(
     The copy is converted and calibrated, and the statistics of batch norm are moved to what they
     are under training noise. It is then trained to give the outputs of the digital model, and those
     of each of its layers, under that noise, which grows at first; its weights are clipped after
-    each step. The noise is that of the chip's devices after a year (``Recipe.training``). At the
+    each step. The noise is that of the chip's devices after a month (``Recipe.training``). At the
     end it is calibrated and its statistics are moved again. Each of these steps is measured on
     programmed chips with batches that it did not see (the last quarter, or all if there are fewer
     than four), and one that makes the error larger is undone: the result is never worse there than

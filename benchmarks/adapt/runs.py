@@ -29,6 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 NOISES = {
     "programming": at.TrainingNoise(),
     "1 day": at.TrainingNoise(weight="device", time="1 day"),
+    "1 month": at.TrainingNoise(weight="device", time="1 month"),
     "1 year": at.TrainingNoise(weight="device", time="1 year"),
 }
 """The training noise by name."""
