@@ -78,7 +78,8 @@ def _train_and_measure(config: KWSConfig, folder: RunFolder) -> dict[str, Any]:
     start = time.perf_counter()
     torch.set_num_threads(config.threads)
     splits = config.data.selected.load()
-    task = prepare(splits, config.augment, seed=config.seed)
+    features = config.features.build()
+    task = prepare(splits, config.augment, seed=config.seed, features=features)
     folder.begin(
         fingerprint(splits, *task.augmenter.noise.recordings),
         planned=(*kws.OUTPUTS, CONTROL, RESULT),
