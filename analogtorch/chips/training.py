@@ -18,11 +18,12 @@ class TrainingNoise:
     weight: WeightNoise = "programming"
     """Noise of the weights. ``programming``: shaped like the cell's programming noise, weight by
     weight. ``gaussian``: the same standard deviation for every cell. ``device``: every cell is
-    programmed, drifted to ``time`` and read with noise, and one exact factor per block corrects the
-    drift, as ``program(...).at(time)`` does. ``none``: exact weights. ``device`` has a CPU kernel
-    for a ``DifferentialPair`` in float32 without ``drop_connect``, whose device is computed by
-    functions that ``ops/formula.py`` knows, as all in ``analogtorch.devices`` are. The others are
-    drawn in plain torch: several normals for each cell and forward."""
+    programmed, drifted to ``time`` and read with noise, and exact factors fit columns, where the
+    chip calibrates them, and blocks to their targets, as ``program(...).at(time)`` does. ``none``:
+    exact weights. ``device`` has a CPU kernel for a ``DifferentialPair`` in float32 without
+    ``drop_connect``, whose device is computed by functions that ``ops/formula.py`` knows, as all in
+    ``analogtorch.devices`` are. The others are drawn in plain torch: several normals for each cell
+    and forward."""
     scale: float | None = None
     """Strength of the noise, >= 0. ``programming``: multiple of the cell's programming noise, 2 if
     not given (Le Gallo 2023, Methods). ``gaussian``: standard deviation in units of the largest

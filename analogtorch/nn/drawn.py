@@ -14,7 +14,7 @@ from torch import Tensor
 from analogtorch.chips import Chip
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Spread
-from analogtorch.devices.cell import levels, program, shared, written
+from analogtorch.devices.cell import program, shared, written
 from analogtorch.devices.fluctuation import Fluctuations
 from analogtorch.ops import (
     Noise,
@@ -27,7 +27,7 @@ from analogtorch.ops import (
     stream,
 )
 from analogtorch.ops.device_noise import DeviceNoise, device_noise
-from analogtorch.ops.drift import magnitude_sums, ratio
+from analogtorch.ops.drift import compensation
 from analogtorch.ops.physics import relative, weight_sigma
 from analogtorch.ops.variances import read_variances as variances_by_table
 
@@ -131,23 +131,13 @@ def _devices(
 
 
 def _gains(w: Tensor, then: Tensor, now: Tensor | None, section: Section, chip: Chip) -> Tensor:
-    """Return the drift compensation of weights, (row blocks, outputs).
-
-    It is the mean magnitude of each block after programming over that now. Quantised weights have
-    another scale than their targets, which a chip finds digitally: the factor then fits them to
-    their targets by least squares, per column where the chip calibrates its columns.
-    """
-    columns, gains = chip.periphery.column_calibration, []
-    quantised = levels(chip.cell) is not None
-    if now is None and not (quantised and columns):
-        return then.new_ones(section.blocks, section.shape[0])
-    target, before, after = (each.flatten(1) for each in (w, then, then if now is None else now))
+    """Return the factors of weights that fit them to their targets ``w``, (row blocks, outputs)."""
+    calibrated, gains = chip.periphery.column_calibration, []
+    target, before, after = w.flatten(1), then.flatten(1), None if now is None else now.flatten(1)
     for a, b in zip(section.bounds[:-1], section.bounds[1:], strict=True):
-        found = after[:, a:b]
-        sums = magnitude_sums(before[:, a:b], found)
-        if quantised:
-            sums = (target[:, a:b] * found).sum(1), found.square().sum(1)
-        gains.append(ratio(*sums if quantised and columns else map(section.block_sums, sums)))
+        late = None if after is None else after[:, a:b]
+        found = compensation(target[:, a:b], before[:, a:b], late, calibrated, section.block_sums)
+        gains.append(found)
     return torch.stack(gains)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from analogtorch.chips.tiling import Section
 from analogtorch.devices import Cell, Device, DifferentialPair
-from analogtorch.ops.drift import magnitude_sums, ratio
+from analogtorch.ops.drift import compensation
 from analogtorch.ops.formula import Formula, record
 from analogtorch.ops.generator import Noise, fold, stream
 from analogtorch.ops.library import define
@@ -32,13 +32,14 @@ class DeviceNoise:
     """The noise of the devices of a cell, as the operator takes it."""
 
     integers: tuple[int, ...]
-    """Pairs; whether they are filled in sequence; whether time passes before the read. Then of the
-    formula of a device that holds the weight, and of an empty one: see ``Formula.flat``."""
+    """Pairs; whether they are filled in sequence; whether time passes before the read; whether
+    columns are calibrated. Then of the formula of a device that holds the weight, and of an empty
+    one: see ``Formula.flat``."""
     numbers: tuple[float, ...]
     """``g_min``, the span up to ``g_max``, ``g_total``; then the numbers of the formulas."""
 
 
-def device_noise_of(cell: Cell, t: float | None) -> DeviceNoise | None:
+def device_noise_of(cell: Cell, t: float | None, calibrated: bool) -> DeviceNoise | None:
     """Return the noise of a cell's devices that are read after ``t`` seconds, for ``device_noise``.
 
     None if the operator does not know it: the cell is no ``DifferentialPair``, or a method of the
@@ -47,22 +48,23 @@ def device_noise_of(cell: Cell, t: float | None) -> DeviceNoise | None:
     Args:
         cell: the unit cell.
         t: time after programming, s; None: right after it, without a read.
+        calibrated: whether each column has a factor that fits it after programming.
     """
     if type(cell) is not DifferentialPair:
         return None
     try:
-        return _found(cell, t)
+        return _found(cell, t, calibrated)
     except TypeError:  # a device of one's own that cannot be hashed
-        return _found.__wrapped__(cell, t)
+        return _found.__wrapped__(cell, t, calibrated)
 
 
 @lru_cache(maxsize=256)
-def _found(cell: DifferentialPair, t: float | None) -> DeviceNoise | None:
+def _found(cell: DifferentialPair, t: float | None, calibrated: bool) -> DeviceNoise | None:
     device = cell.device
     full, empty = (_formula(device, t, g) for g in (None, device.g_min))
     if full is None or empty is None:
         return None
-    integers = cell.devices_per_polarity, cell.split == "sequential", t is not None
+    integers = cell.devices_per_polarity, cell.split == "sequential", t is not None, calibrated
     numbers = device.g_min, device.g_max - device.g_min, cell.g_total
     parts = full.flat(), empty.flat()
     return DeviceNoise(
@@ -136,8 +138,8 @@ def _by_torch(
     integers: Sizes,
     numbers: Sequence[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (pairs, sequential, drifts), (g_min, span, g_total) = integers[:3], numbers[:3]
-    full_device, rest = Formula.parse(integers[3:], numbers[3:])
+    (pairs, sequential, drifts, calibrated), (g_min, span, g_total) = integers[:4], numbers[:3]
+    full_device, rest = Formula.parse(integers[4:], numbers[3:])
     empty_device, _ = Formula.parse(*rest)
     flat = weight.detach().flatten(1)
     scale = block_scales(flat, bounds, columns)
@@ -154,12 +156,16 @@ def _by_torch(
         then, now = then + (a[0] - b[0]), now + (a[1] - b[1])
     unit = torch.where(w < 0, -1.0, 1.0) / g_total
     then, now = then * unit, now * unit
-    gains = torch.ones_like(scale)
+
+    def block_sums(sums: Tensor) -> Tensor:
+        runs = [sums[c:d].sum().expand(d - c) for c, d in itertools.pairwise(together)]
+        return torch.cat(runs)
+
+    gains = torch.empty_like(scale)
     for block, (first, last) in enumerate(itertools.pairwise(bounds)):
-        sums = magnitude_sums(then[:, first:last], now[:, first:last])
-        for c, d in itertools.pairwise(together):
-            if drifts:
-                gains[block, c:d] = ratio(sums[0][c:d].sum(), sums[1][c:d].sum())
+        target, before, after = (each[:, first:last] for each in (w, then, now))
+        late = after if drifts else None
+        gains[block] = compensation(target, before, late, bool(calibrated), block_sums)
     found = flat * (1 - strength) + full * strength * over_rows(gains, bounds) * now
     gains = gains**strength
     return (found / over_rows(gains, bounds)).view(weight.shape), scale, gains

@@ -3,6 +3,8 @@
 Outputs that share a factor add up their sums first.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,34 @@ def fit_sums(target: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Ten
         second: another read.
     """
     return ((first + second) / 2 * target).sum(0), (first * second).sum(0)
+
+
+def compensation(
+    target: Tensor,
+    then: Tensor,
+    now: Tensor | None,
+    calibrated: bool,
+    block_sums: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Return the factors, (outputs,), with which a chip fits the weights of a block to targets.
+
+    They are those of ``program(...).at(t)`` for an ideal readout: of each column after programming,
+    and of the block now.
+
+    Args:
+        target: the weights to be held, (outputs, rows).
+        then: weights after programming, of the same shape.
+        now: weights now; None: right after programming.
+        calibrated: whether each column has a factor of its own.
+        block_sums: adds up numbers (outputs,) over the outputs that share a factor.
+    """
+    column = then.new_ones(len(then))
+    if calibrated:
+        column = ratio((target * then).sum(1), then.square().sum(1))
+    if now is None:
+        return column
+    sums = column * (target * now).sum(1), column.square() * now.square().sum(1)
+    return column * ratio(*map(block_sums, sums))
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def _read(layer: nn.Module) -> Tensor:
 @pytest.mark.filterwarnings("ignore:.* beyond the device's data:UserWarning")
 def test_device_noise_is_that_of_a_programmed_chip(chip: at.Chip, time: str) -> None:
     layer = _layer(_chip(chip, 256, 64, weight="device", time=time))
-    held = at.program(layer, seed=1).at(time, compensation="global", readout="ideal")
+    held = at.program(layer, seed=1).at(time, readout="ideal")
     full = over_rows(block_scales(layer.weight, (0, 256), (0, 64, 128, 192, 256)), (0, 256))
     r = layer.weight / full
     with at.noise(3):
@@ -88,10 +88,9 @@ def test_the_correction_of_the_drift_is_exact_in_each_placed_block() -> None:
     assert not torch.allclose(weight, read, atol=1e-3)
     for rows in (slice(0, 24), slice(24, 48), slice(48, 50)):
         for outputs in (slice(0, 9), slice(9, 18), slice(18, 20)):
-            # programmed without noise, what was read then is the weights
-            assert torch.allclose(
-                read[outputs, rows].abs().sum(), weight[outputs, rows].abs().sum(), rtol=1e-4
-            )
+            # least squares: what is left has no part of what was read
+            found, target = read[outputs, rows], weight[outputs, rows]
+            assert (found * (target - found)).sum().abs() < 1e-5 * target.square().sum()
 
 
 def test_the_adc_meets_the_current_before_the_correction() -> None:
@@ -101,8 +100,9 @@ def test_the_adc_meets_the_current_before_the_correction() -> None:
     y = layer(torch.rand(500, 32) * 2 - 1)
     unit = y[y != 0].abs().min()  # one step of the ADC, corrected
     assert torch.allclose(y / unit, (y / unit).round(), atol=1e-3)
-    # from a year's drift with a coefficient of about 0.06 per device, (3.15e7 / 300)^0.06 = 2.0
-    assert 1.5 < unit / (layer.weight.abs().max() / 7) < 2.5
+    # from a year's drift with a coefficient of about 0.06 per device, (3.15e7 / 300)^0.06 = 2.0,
+    # which least squares draws to 0 by the share of the noise
+    assert 1.2 < unit / (layer.weight.abs().max() / 7) < 2.5
 
 
 def test_device_noise_is_scaled_by_its_deviation() -> None:
@@ -438,4 +438,4 @@ def test_the_relative_noise_of_a_weight_does_not_depend_on_the_unit_of_the_weigh
             outlier = (_read(layer) - layer.weight)[1:].std()
         at.hwa.clip_weights_(layer, 2.0)
         with at.noise(1):
-            assert (_read(layer) - layer.weight)[1:].std() < outlier / 5
+            assert (_read(layer) - layer.weight)[1:].std() < outlier / 4

@@ -53,7 +53,7 @@ def _drawn(
     weight: Tensor, section: Section, chip: at.Chip, t: float | None, fast: bool, key: Tensor = KEY
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weights drawn by the operator, or by the methods of the cell."""
-    noise = device_noise_of(chip.cell, t)
+    noise = device_noise_of(chip.cell, t, chip.periphery.column_calibration)
     assert noise is not None
     return drawn(weight, section, chip, key, 0.7, t, noise if fast else None)
 
@@ -69,6 +69,20 @@ def _assert_same(found, expected, most: float) -> None:  # type: ignore[no-untyp
     assert (w - expected_w).abs().max() < most * expected_w.abs().max()
     for name, tensor in known.items():
         assert torch.allclose(tensor, expected_known[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("t", [None, DAY])
+def test_calibrated_columns_have_factors_of_their_own(
+    t: float | None, calibrated: bool, capability: str
+) -> None:
+    cell = DifferentialPair(device=DEVICES["hermes_two_device"])
+    chip = _chip(cell).replace(periphery={"column_calibration": calibrated})
+    (section,) = sections(tuple(WEIGHTS.shape), 1, chip)
+    found, expected = (_drawn(WEIGHTS, section, chip, t, fast) for fast in (True, False))
+    _assert_same(found, expected, 3e-6)
+    different = len(set(found[1]["gain"][0, :24].tolist()))
+    assert different == (24 if calibrated else 1)
 
 
 @pytest.mark.parametrize("t", [None, 1.5 * DAY])
@@ -148,7 +162,7 @@ def test_the_gradient_is_that_of_the_value_after_the_compensation() -> None:
 def test_the_operator_is_registered_as_torch_wants(cell: DifferentialPair) -> None:
     chip = _chip(cell)
     (section,) = sections((6, 40), 1, chip)
-    noise = device_noise_of(cell, DAY)
+    noise = device_noise_of(cell, DAY, False)
     assert noise is not None
     weight = WEIGHTS[:6, :40].clone().requires_grad_()
     together, where = (0, 6), (0, 0, 1)
@@ -196,7 +210,7 @@ def test_a_device_of_ones_own_is_known_if_its_functions_are(capability: str) -> 
         lambda g: g if g[0] > 0 else -g,
         lambda g: 1 / 0,
     ):
-        assert device_noise_of(DifferentialPair(device=_Own(curve)), DAY) is None
+        assert device_noise_of(DifferentialPair(device=_Own(curve)), DAY, False) is None
 
 
 @pytest.mark.parametrize(
@@ -208,7 +222,7 @@ def test_a_device_of_ones_own_is_known_if_its_functions_are(capability: str) -> 
     ],
 )
 def test_cells_that_are_no_pair_run_on_torch(cell: at.devices.Cell) -> None:
-    assert device_noise_of(cell, DAY) is None
+    assert device_noise_of(cell, DAY, False) is None
 
 
 def test_failed_cells_run_on_torch() -> None:

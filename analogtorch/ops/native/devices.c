@@ -7,7 +7,7 @@
 #include "weights.h"
 #include "formula.h"
 
-enum { KINDS = 3 }; /* normals of a device: of programming, drift and read */
+enum { KINDS = 3, SUMS = 4 }; /* normals of a device: of programming, drift and read */
 
 typedef struct {
   const float *w;
@@ -15,7 +15,7 @@ typedef struct {
   float *out, *scale, *gain;
   const int64_t *bounds, *columns, *together; /* together: bounds of the outputs that share a gain */
   int64_t outputs, rows, blocks, n_columns, n_together, first_output, first_row, groups;
-  int64_t pairs, sequential, drifts; /* drifts: whether time passes before the read */
+  int64_t pairs, sequential, drifts, calibrated; /* drifts: whether time passes before the read; calibrated: its columns */
   float g_min, span, g_total, strength;
   formula full, empty;
 } device_noise;
@@ -67,10 +67,10 @@ INLINE float inverse_of(float full) { return 1 / (full > LEAST_SCALE ? full : LE
 /* Floats of a thread: weights, differences of conductances then and now, and two files of registers. */
 static size room_of(const device_noise *p) { return (3 + p->full.registers + p->empty.registers) * APART; }
 
-/* The weights k .. k + count of output n, of scale 1 / `inverse`, as they are read; adds their magnitudes to sums[0], after
- * programming, and sums[1], now. */
+/* The weights k .. k + count of output n, of scale 1 / `inverse`, as they are read; adds up their products with the targets
+ * and their squares: sums[0] and sums[1] after programming, sums[2] and sums[3] now. */
 static void read_cells(const device_noise *p, const uint64_t (*keys)[KINDS][2], size n, size k, size count, float inverse,
-                       float *room, double sums[2]) {
+                       float *room, double sums[SUMS]) {
   float *w = room, *then = w + APART, *now = then + APART, *held = now + APART, *empty = held + p->full.registers * APART;
   size group = n / (p->outputs / p->groups);
   uint32_t column = (uint32_t)(p->first_row + group * p->rows + k);
@@ -86,29 +86,36 @@ static void read_cells(const device_noise *p, const uint64_t (*keys)[KINDS][2], 
         store(sum + j, load(sum + j) + load(a + j) - load(b + j));
       }
   }
-  vf total[2] = {0};
+  vf total[SUMS] = {0};
   float unit = 1 / p->g_total;
   for (size j = 0; j < count; j += LANES) {
     vi sign = (vi)load(w + j) & (vi)same(-0.0f), kept = first_lanes(count - j);
-    vf before = load(then + j) * unit, after = load(now + j) * unit;
-    total[0] += (vf)((vi)before & 0x7FFFFFFF & kept), total[1] += (vf)((vi)after & 0x7FFFFFFF & kept);
+    vf before = (vf)((vi)(load(then + j) * unit) & kept), after = (vf)((vi)(load(now + j) * unit) & kept);
+    vf target = (vf)((vi)load(w + j) & 0x7FFFFFFF & kept);
+    total[0] += target * before, total[1] += before * before, total[2] += target * after, total[3] += after * after;
     store_some(p->out + n * p->rows + k + j, (vf)((vi)after ^ sign), count - j);
   }
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < SUMS; i++)
     for (int l = 0; l < LANES; l++) sums[i] += total[i][l];
 }
 
-/* sums: of each block and output, then and now. ratio: the drift compensation of each. */
+INLINE double quotient(double a, double b) { return a > 0 && b > 0 ? a / b : 1; }
+
+/* sums: of each block and output. ratio: the factor that fits it to its target, ops/drift.py compensation. */
 static void compensate(const device_noise *p, const double *sums, float *ratio) {
   for (size b = 0; b < p->blocks; b++)
     for (size c = 0; c < p->n_together; c++) {
-      double then = 0, now = 0;
-      for (size n = p->together[c]; n < p->together[c + 1]; n++)
-        then += sums[2 * (b * p->outputs + n)], now += sums[2 * (b * p->outputs + n) + 1];
-      float found = p->drifts && then > 0 && now > 0 ? (float)(then / now) : 1.0f;
+      double fit = 0, square = 0;
       for (size n = p->together[c]; n < p->together[c + 1]; n++) {
-        ratio[b * p->outputs + n] = found;
-        p->gain[b * p->outputs + n] = powf(found, p->strength);
+        const double *sum = sums + SUMS * (b * p->outputs + n);
+        double column = p->calibrated ? quotient(sum[0], sum[1]) : 1;
+        fit += column * sum[2], square += column * column * sum[3];
+      }
+      double found = p->drifts ? quotient(fit, square) : 1;
+      for (size n = p->together[c]; n < p->together[c + 1]; n++) {
+        size i = b * p->outputs + n;
+        ratio[i] = (float)((p->calibrated ? quotient(sums[SUMS * i], sums[SUMS * i + 1]) : 1) * found);
+        p->gain[i] = powf(ratio[i], p->strength);
       }
     }
 }
@@ -127,7 +134,7 @@ int at_device_noise(const device_noise *p) {
   int threads = threads_for(200.0 * p->pairs * p->outputs * p->rows);
   size cells = p->blocks * p->outputs, room = room_of(p);
   float *rooms = scratch(threads * room), *ratio = scratch(cells);
-  double *sums = calloc((size_t)(2 * cells), sizeof *sums);
+  double *sums = calloc((size_t)(SUMS * cells), sizeof *sums);
   uint64_t(*keys)[KINDS][2] = malloc((size_t)p->pairs * sizeof *keys);
   int found = rooms && ratio && sums && keys;
   if (found) {
@@ -140,7 +147,7 @@ int at_device_noise(const device_noise *p) {
         size n = i / p->blocks, b = i % p->blocks, to = p->bounds[b + 1];
         for (size k = p->bounds[b]; k < to; k += SPAN)
           read_cells(p, keys, n, k, least(SPAN, to - k), inverse_of(p->scale[b * p->outputs + n]), rooms + omp_get_thread_num() * room,
-                     sums + 2 * (b * p->outputs + n));
+                     sums + SUMS * (b * p->outputs + n));
       }
 #pragma omp single
       compensate(p, sums, ratio);

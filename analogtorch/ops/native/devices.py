@@ -62,9 +62,9 @@ def device_noise(
 def _structure(integers: tuple[int, ...], numbers: tuple[float, ...]) -> tuple[Any, list[Any]]:
     """Return the structure of a cell's devices, and the arrays to which it points."""
     p, alive = DeviceNoise(streams=ctypes.addressof(_STREAMS)), []
-    p.pairs, p.sequential, p.drifts = integers[:3]
+    p.pairs, p.sequential, p.drifts, p.calibrated = integers[:4]
     p.g_min, p.span, p.g_total = numbers[:3]
-    at, of_numbers = 3, 3
+    at, of_numbers = 4, 3
     for formula in (p.full, p.empty):
         count = integers[at]
         formula.count, formula.registers = integers[at : at + 2]
