@@ -5,18 +5,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import analogtorch as at
 from analogtorch.cli.finished import finished
+from analogtorch.cli.options import CommandParser, add_outputs
 from analogtorch.evaluate.shares import Budget
 from analogtorch.files import write_atomically
 from analogtorch.report.figure import checked_path
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see analogtorch budget --help")
 
 
 def run(arguments: Sequence[str]) -> Budget:
@@ -52,7 +47,7 @@ def run(arguments: Sequence[str]) -> Budget:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="analogtorch budget",
         description="What each non-ideality of the chip costs the accuracy of a keyword spotter.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -73,12 +68,5 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the accuracy, such as 0.01, for which to find by which factor each "
         "non-ideality may grow; it takes most of the time. 0: not at all",
     )
-    parser.add_argument("--json", type=Path, help="file for all numbers")
-    parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
-    parser.add_argument(
-        "--allow-code",
-        action="store_true",
-        help="run the code that the run's configuration names as network or front end",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_outputs(parser)
     return parser

@@ -5,20 +5,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import nn
 
 import analogtorch as at
 from analogtorch.chips import Chip
 from analogtorch.cli.map import build, chip_named, inputs
+from analogtorch.cli.options import CommandParser, add_outputs
 from analogtorch.files import write_atomically
 from analogtorch.report.figure import checked_path
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see analogtorch compare --help")
 
 
 def run(arguments: Sequence[str]) -> at.Comparison:
@@ -84,7 +80,7 @@ def _of_run(given: argparse.Namespace, chips: dict[str, Chip]) -> at.Comparison:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="analogtorch compare",
         description="One model on several chips: accuracy, energy, latency and area side by side.",
         epilog="With --model, the model's module is imported and its code runs: name only modules "
@@ -134,13 +130,6 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="number of processes that measure chips at the same time (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--csv", type=Path, help="file for one line per chip and figure")
-    parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
-    parser.add_argument(
-        "--allow-code",
-        action="store_true",
-        help="run the code that the run's configuration names as network or front end",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_outputs(parser)
     return parser

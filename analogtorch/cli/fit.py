@@ -1,20 +1,14 @@
 """``analogtorch fit``: fit a device model to measurements and write it to a file, with a plot."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from analogtorch.cli.options import CommandParser
 from analogtorch.devices import save
 from analogtorch.devices.fitting import Fit, fit
 from analogtorch.files.description import checked_suffix
 from analogtorch.report.figure import checked_path, write_figure
 from analogtorch.values.shown import draw
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see analogtorch fit --help")
 
 
 def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
@@ -51,8 +45,8 @@ def run(arguments: Sequence[str]) -> tuple[Fit, tuple[Path, ...]]:
     return found, tuple(written)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="analogtorch fit",
         description="Fit a device model to measurements, and say how well it fits.",
         allow_abbrev=False,

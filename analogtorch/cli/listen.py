@@ -5,24 +5,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 import analogtorch as at
 from analogtorch.cli.finished import finished
+from analogtorch.cli.options import CommandParser, add_outputs
 from analogtorch.files import write_atomically
 from analogtorch.report.figure import checked_path
 from analogtorch.speech.audio import read_recording
 from analogtorch.speech.data import SAMPLE_RATE
 from analogtorch.speech.noise import generate_noise, read_noise
 from analogtorch.speech.streaming import Detector, Stream, StreamTest, listen, mixed
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see analogtorch listen --help")
 
 
 def run(arguments: Sequence[str]) -> Stream | StreamTest:
@@ -104,7 +99,7 @@ def _record(seconds: float) -> Tensor:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="analogtorch listen",
         description="A keyword spotter of a finished run, on a programmed chip, listens to a "
         "recording in sliding windows of a second: detections over time. With --mix: false alarms "
@@ -140,13 +135,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--average", type=int, default=Detector.average, help="windows that are averaged"
     )
-    parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--csv", type=Path, help="file for a line per detection or threshold")
-    parser.add_argument("--plot", type=Path, help="file for the plot: .png, .svg or .pdf")
-    parser.add_argument(
-        "--allow-code",
-        action="store_true",
-        help="run the code that the run's configuration names as network or front end",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_outputs(parser)
     return parser

@@ -3,18 +3,18 @@
 The result is a table, JSON and HTML.
 """
 
-import argparse
 import importlib
 import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 
 from analogtorch import chips
+from analogtorch.cli.options import CommandParser
 from analogtorch.cost_model.cost import CostReport, cost
 from analogtorch.files import importable, is_code, load_code, write_atomically
 from analogtorch.files.description import SUFFIXES
@@ -23,11 +23,6 @@ from analogtorch.mapping.mapping import ChipMapping
 
 _VISION = "torchvision.models."
 _DEFAULT_INPUT = "1,3,224,224"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see analogtorch map --help")
 
 
 def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
@@ -109,8 +104,8 @@ def _dotted(name: str) -> Any:
     return make
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="analogtorch map",
         description="Map a model onto a chip: tiles, time, energy and floorplan.",
         epilog="The model's module is imported and its code runs: "
