@@ -127,10 +127,6 @@ class Adaptation:
             undo = self._ranges_as_now()
             error = self._tried("recalibrated", lambda: self._calibrate(again), undo, error)
         self._move_norms(error)
-        corrected = self.chips.measure(self.fitted[: len(self.chips.held)])
-        self.stages.append(
-            Stage(name="columns corrected on each chip", reading=corrected, kept=False)
-        )
         self._keep(training, finished=True)
 
     def _move_norms(self, error: float) -> float:

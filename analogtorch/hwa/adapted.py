@@ -19,8 +19,7 @@ class Stage:
     reading: Reading
     """What was measured on chips, on batches that were held back."""
     kept: bool = True
-    """Whether the returned model includes it. A step that makes the error larger is undone; a
-    correction of each chip is measured only, as it belongs to a chip and not to the model."""
+    """Whether the returned model includes it: a step that makes the error larger is undone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analogtorch.calibration import correct_columns
 from analogtorch.calibration.judge import has_moved, vectors
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
@@ -84,30 +83,21 @@ class OnChips:
         self.exact = [twin.exact(batch) for batch in self.held]
 
     @torch.no_grad()
-    def measure(self, corrected_on: Sequence[Any] | None = None) -> Reading:
-        """Measure the student.
-
-        Args:
-            corrected_on: batches on which each chip gets a digital gain and offset per column
-                first, by ``correct_columns``; None corrects nothing.
-        """
-        rows = [self._on_chip(seed, corrected_on) for seed in self.seeds]
+    def measure(self) -> Reading:
+        """Measure the student."""
+        rows = [self._on_chip(seed) for seed in self.seeds]
         error, agreement, metric = torch.tensor(rows, dtype=torch.float64).unbind(-1)
         return Reading(
             error=error, agreement=agreement, metric=None if self.metric is None else metric
         )
 
-    def _on_chip(
-        self, seed: int, corrected_on: Sequence[Any] | None
-    ) -> list[tuple[float, float, float]]:
+    def _on_chip(self, seed: int) -> list[tuple[float, float, float]]:
         """Return error, agreement and metric of one chip at each time."""
         physical, found = program(self.twin.student, seed=seed), []
         for time in self.times:
             # the report says it
             physical.warned.update(beyond_data(self.twin.student, seconds(time)))
             view = physical.at(time)
-            if corrected_on is not None:
-                correct_columns(view, corrected_on, forward=self.twin.forward)
             where = f"on the chip of seed {seed} at {time}"
             metric = 0.0 if self.metric is None else finite("adapt", self.metric(view), where)
             found.append((*self._compare(view), metric))
