@@ -36,7 +36,7 @@ def adapt(
     recipe: Recipe | None = None,
     steps: int = 1000,
     minutes: float | None = None,
-    times: Sequence[str | float] = ("1 day",),
+    times: Sequence[str | float] = ("1 day", "1 year"),
     num_chips: int = 3,
     calibration: Mapping[str, Any] | None = None,
     metric: Metric | None = None,
@@ -71,7 +71,7 @@ def adapt(
         minutes: time for the whole call, > 0. The steps are then as many as fit, by the time of the
             first, and at most ``steps``.
         times: times after programming at which chips are measured, as ``ProgrammedChip.at`` takes
-            them.
+            them. The state with the least mean error over them is kept.
         num_chips: number of chips that are measured, >= 1.
         calibration: options of ``calibrate``. None: ``effort="search"`` for a model that is not
             calibrated, or its defaults if there are too few batches for a search. A calibrated
