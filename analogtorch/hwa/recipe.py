@@ -38,7 +38,8 @@ class Recipe:
     outputs: Outputs = "divergence"
     """How outputs are compared. ``divergence``: as distributions, by the Kullback-Leibler
     divergence of their softmax, which keeps classes and next tokens; outputs of fewer than three
-    numbers by ``error``. ``error``: squared error over the square of the digital output."""
+    numbers by ``error``. ``error``: squared error over the square of the digital output, which
+    embeddings and regression need."""
     temperature: float | None = None
     """Temperature of ``divergence``, > 0: the outputs are divided by it before the softmax. None:
     a quarter of the standard deviation of the numbers of an output vector, so that outputs of any
