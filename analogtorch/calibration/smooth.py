@@ -21,6 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analogtorch.calibration.channels import (
+    Kept,
+    Move,
+    exponents,
+    head_of,
+    is_linear,
+    is_norm,
+    undo,
+    width_of,
+    written_by,
+)
 from analogtorch.calibration.judge import tensors
 from analogtorch.calibration.passes import Forward, check_given, one_pass
 from analogtorch.conversion.kinds import analog_layers
@@ -28,8 +39,6 @@ from analogtorch.conversion.watch import evaluating
 from analogtorch.nn.tap import hooked
 from analogtorch.values import checks
 
-LEAST = 1e-3
-"""Smallest channel in units of the mean: one that is always zero needs no factor."""
 NEAR = 6
 """Modules before a layer that are tried as those that write its input."""
 TRIED = 6
@@ -105,7 +114,7 @@ def smooth_channels(
     if not given:
         raise ValueError("smooth_channels: batches is empty; pass at least one batch of inputs")
     names: dict[Any, str] = {
-        layer: name for name, layer in model.named_modules() if _is_linear(layer)
+        layer: name for name, layer in model.named_modules() if is_linear(layer)
     }
     if not names:
         raise ValueError("smooth_channels: the model has no linear layer")
@@ -120,61 +129,6 @@ class _Call:
     module: nn.Module
     inputs: Tensor
     outputs: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Move:
-    """Layers that read the same channels, and the module that may write them."""
-
-    writer: Any
-    readers: tuple[Any, ...]
-    head: int
-    """Channels in a row that several readers' heads share; 0: each channel is read once."""
-
-    def spread(self, factors: Tensor) -> Tensor:
-        """Return the factors of the readers' channels, given those of the writer's."""
-        if not self.head:
-            return factors
-        shared = _width(self.readers[0]) // len(factors)
-        return factors.view(-1, 1, self.head).expand(-1, shared, -1).flatten()
-
-    def gathered(self, logs: Tensor) -> Tensor:
-        """Return the logarithms for the writer's channels, given those of the readers'."""
-        if not self.head:
-            return logs
-        shared = len(logs) // _written(self.writer)
-        return logs.view(-1, shared, self.head).mean(1).flatten()
-
-    def carry_out(self, exponents: Tensor, kept: "_Kept") -> None:
-        """Move powers of two of the writer's channels; ``kept`` gets what Parameters were before.
-
-        Parameters get new memory, so that nothing rounds on the way back.
-        """
-        factors = torch.exp2(exponents)
-        bias = getattr(self.writer, "bias", None)
-        if bias is not None:
-            _set(bias, bias / factors, kept)
-        w = self.writer.weight
-        by = w.dim() == 2 and not _is_transposed(self.writer)
-        _set(w, w / (factors.unsqueeze(1) if by else factors), kept)
-        every = self.spread(factors)
-        for reader in self.readers:
-            by = _is_transposed(reader)
-            _set(reader.weight, reader.weight * (every.unsqueeze(1) if by else every), kept)
-
-
-_Kept = dict[nn.Parameter, Tensor]
-"""What Parameters were before."""
-
-
-def _set(p: nn.Parameter, value: Tensor, kept: _Kept) -> None:
-    kept.setdefault(p, p.data)
-    p.data = value
-
-
-def _undo(kept: _Kept) -> None:
-    for p, value in kept.items():
-        p.data = value
 
 
 class _Smoothing:
@@ -197,7 +151,7 @@ class _Smoothing:
             )
         own = self._untied() if untie else {}
         calls, left = self._calls()
-        moves: list[_Move] = []
+        moves: list[Move] = []
         try:
             for kind in self._kinds(calls):
                 found, reason = self._writers(calls, kind, before)
@@ -236,7 +190,7 @@ class _Smoothing:
         The tensors are kept, so that two with one address are the same.
         """
         calls: list[_Call] = []
-        watched = [m for m in self.model.modules() if m in self.names or _is_norm(m)]
+        watched = [m for m in self.model.modules() if m in self.names or is_norm(m)]
 
         def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
@@ -267,7 +221,7 @@ class _Smoothing:
 
     def _writers(
         self, calls: Sequence[_Call], groups: Sequence[tuple[nn.Module, ...]], before: str
-    ) -> tuple[list[_Move], str]:
+    ) -> tuple[list[Move], str]:
         """Return the moves of groups of one kind, and why others are left."""
         last = self._near(calls, groups[-1])
         for kind in dict.fromkeys(self._kind(move.writer) for move in last):
@@ -282,50 +236,50 @@ class _Smoothing:
                 return fitting, "no module before it writes its input alone"
         return [], "no module before it writes its input, with nothing else that reads it"
 
-    def _near(self, calls: Sequence[_Call], readers: tuple[nn.Module, ...]) -> list[_Move]:
+    def _near(self, calls: Sequence[_Call], readers: tuple[nn.Module, ...]) -> list[Move]:
         """Return the moves that may be right, the likely ones first."""
         order = [call.module for call in calls]
         first = order.index(readers[0])
-        inputs, width = calls[first].inputs, _width(readers[0])
+        inputs, width = calls[first].inputs, width_of(readers[0])
         found = []
         for call in reversed(calls[max(0, first - NEAR - len(readers)) : first]):
-            wide = _written(call.module)
+            wide = written_by(call.module)
             head = 0
             if wide != width:
-                head = _head(self.model, self.names[readers[0]])
+                head = head_of(self.model, self.names[readers[0]])
                 if not head or width % wide or wide % head or call.module not in self.names:
                     continue
             if call.module not in readers:
                 same = call.outputs.data_ptr() == inputs.data_ptr()
-                found.append((not same, _Move(call.module, readers, head)))
+                found.append((not same, Move(call.module, readers, head)))
         return [move for _, move in sorted(found, key=lambda pair: pair[0])]
 
-    def _keeps(self, moves: Sequence[_Move], before: str) -> bool:
+    def _keeps(self, moves: Sequence[Move], before: str) -> bool:
         """Return whether factors of all these moves leave the outputs as they are, bit by bit."""
         draws = torch.Generator().manual_seed(0)
-        kept: _Kept = {}
+        kept: Kept = {}
         try:
             for move in moves:
-                signs = torch.randint(0, 2, (_written(move.writer),), generator=draws) * 2 - 1
+                signs = torch.randint(0, 2, (written_by(move.writer),), generator=draws) * 2 - 1
                 move.carry_out(TRIED * signs.to(move.writer.weight), kept)
             return self._digest(self.batches[0]) == before
         finally:
-            _undo(kept)
+            undo(kept)
 
-    def _apply(self, moves: Sequence[_Move]) -> None:
+    def _apply(self, moves: Sequence[Move]) -> None:
         """Move the scales, and see that the outputs of every batch stay."""
         sizes, digests = self._sizes(move.readers[0] for move in moves)
-        kept: _Kept = {}
+        kept: Kept = {}
         try:
             for move in moves:
-                move.carry_out(_exponents(move, sizes[move.readers[0]]), kept)
+                move.carry_out(exponents(move, sizes[move.readers[0]]), kept)
             if [self._digest(batch) for batch in self.batches] != digests:
                 raise ValueError(
                     "smooth_channels: the outputs change with the scales of channels, though those "
                     "that were tried on the first batch left them; the model is unchanged"
                 )
         except BaseException:
-            _undo(kept)
+            undo(kept)
             raise
 
     def _sizes(self, readers: Iterable[nn.Module]) -> tuple[dict[nn.Module, Tensor], list[str]]:
@@ -358,52 +312,3 @@ class _Smoothing:
         for y in self._outputs(batch):
             digest.update(y.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
-
-
-def _exponents(move: _Move, size: Tensor) -> Tensor:
-    """Return the powers of two of the writer's channels, whose mean is near 0."""
-    rows = torch.cat([w / w.norm(dim=1, keepdim=True).clamp_min(1e-30) for w in
-                      (_rows(reader).float() for reader in move.readers)])  # fmt: skip
-    x, w = (t.clamp_min(LEAST * t.mean()) for t in (size, rows.norm(dim=0)))
-    logs = move.gathered((x / w).log2() / 2)
-    return (logs - logs.mean()).round().to(move.writer.weight)
-
-
-def _is_transposed(layer: nn.Module) -> bool:
-    """Return whether it is a ``Conv1D`` of transformers, whose weight is (inputs, outputs)."""
-    return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) or _is_transposed(layer)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    """Return whether it may scale channels by a weight of its own."""
-    weight = getattr(module, "weight", None)
-    return (
-        isinstance(weight, nn.Parameter)
-        and weight.dim() == 1
-        and weight.is_floating_point()
-        and not any(True for _ in module.children())
-    )
-
-
-def _rows(layer: Any) -> Tensor:
-    """Return the weight as (outputs, inputs)."""
-    return layer.weight.T if _is_transposed(layer) else layer.weight
-
-
-def _width(layer: Any) -> int:
-    return _rows(layer).shape[1]
-
-
-def _written(module: Any) -> int:
-    """Return the number of channels that a norm or a linear layer writes."""
-    return len(module.weight) if module.weight.dim() == 1 else _rows(module).shape[0]
-
-
-def _head(model: nn.Module, name: str) -> int:
-    """Return the channels of a head of the attention that a layer is part of; 0: unknown."""
-    found = getattr(model.get_submodule(name.rpartition(".")[0]), "head_dim", 0)
-    return found if isinstance(found, int) else 0

@@ -1,56 +1,30 @@
 """Your own labelled clips: a folder or a tar archive, with a manifest or a folder for each word."""
 
-import csv
-import io
 import logging
-import os
-import re
-import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 
 from analogtorch.files import expanded
 from analogtorch.speech.audio import Fit, check_fit, read_clips
+from analogtorch.speech.clip_files import MANIFEST, ClipFiles, Row, open_archive
+from analogtorch.speech.clip_rows import read_manifest, speaker_pattern, walked
 from analogtorch.speech.data import SPLITS, Clips, check_partition, check_recordings
 from analogtorch.speech.draws import uniform
 from analogtorch.speech.labels import (
     LABELS,
-    SILENCE,
     Preset,
     classes_of,
     label_index,
     settle_labels,
 )
-from analogtorch.speech.noise import SUFFIXES
 from analogtorch.values import checks
 
 logger = logging.getLogger("analogtorch")
-
-_LARGEST = 2**26
-"""Most bytes of a clip in an archive."""
-COLUMNS = ("path", "label", "speaker", "split")
-MANIFEST = "manifest.csv"
-_NOISE = "_background_noise_"
-_CORPUS = "^(.+)_nohash_"  # how file names of Speech Commands name the speaker
-
-
-@dataclass(frozen=True)
-class _Row:
-    where: str  # file and line, for messages
-    path: str
-    label: str
-    speaker: str
-    split: str
-
-    @property
-    def clip(self) -> str:
-        """Name of the clip in messages."""
-        return self.path if self.where == self.path else f"{self.where} ({self.path})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +83,7 @@ class Folder:
         if self.labels is not None:
             settle_labels(self)
         if self.speaker is not None:
-            _pattern(self.speaker)
+            speaker_pattern(self.speaker)
         checks.numbers(self, "val_percent", "test_percent", least=1, most=40)
         checks.counts(self, "seed", least=0)
         if self.archives is not None:
@@ -135,9 +109,9 @@ class Folder:
             manifest = self.manifest or (MANIFEST if files.holds(MANIFEST) else None)
             source = str(root / (manifest or ""))
             if manifest is None:
-                rows = self._assigned(_walked(files, self.speaker))
+                rows = self._assigned(walked(files, self.speaker))
             else:
-                rows = _read_manifest(source, files.manifest(manifest))
+                rows = read_manifest(source, files.manifest(manifest))
             classes = self._classes(rows, source)
             check_partition(
                 ((row.split, row.label, row.speaker, row.path) for row in rows),
@@ -158,9 +132,9 @@ class Folder:
         check_recordings(splits, source=source)
         return splits
 
-    def _files(self, root: Path, stack: ExitStack) -> "_Files":
+    def _files(self, root: Path, stack: ExitStack) -> ClipFiles:
         if root.is_file():
-            return _Files(root, [stack.enter_context(_open(root))])
+            return ClipFiles(root, [stack.enter_context(open_archive(root))])
         if not root.is_dir():
             raise FileNotFoundError(
                 f"{root}: no such folder or tar archive; it holds clips in a folder for each word, "
@@ -169,9 +143,9 @@ class Folder:
         names = self.archives
         if names is None:
             names = tuple(sorted(a.name for a in root.glob("*.tar")))
-        return _Files(root, [stack.enter_context(_open(root / name)) for name in names])
+        return ClipFiles(root, [stack.enter_context(open_archive(root / name)) for name in names])
 
-    def _classes(self, rows: list[_Row], source: str) -> tuple[str, ...]:
+    def _classes(self, rows: list[Row], source: str) -> tuple[str, ...]:
         if self.labels is not None:
             classes = classes_of("Folder.labels", self.labels)
             for row in rows:
@@ -187,7 +161,7 @@ class Folder:
             )
         return tuple(sorted(found))
 
-    def _assigned(self, rows: list[_Row]) -> list[_Row]:
+    def _assigned(self, rows: list[Row]) -> list[Row]:
         """Return rows that all have a split."""
         given = [bool(row.split) for row in rows]
         if all(given):
@@ -235,9 +209,9 @@ class Folder:
     def _clips(
         self,
         split: str,
-        rows: list[_Row],
+        rows: list[Row],
         classes: tuple[str, ...],
-        files: "_Files",
+        files: ClipFiles,
         progress: bool,
     ) -> Clips:
         audio = ((row.clip, files.get(row.path)) for row in rows)
@@ -257,216 +231,9 @@ class Folder:
         )
 
 
-class _Files:
-    """Clips by their path, in a folder or in archives.
-
-    Args:
-        root: the folder, or the one archive.
-        archives: the open archives.
-    """
-
-    def __init__(self, root: Path, archives: list[tarfile.TarFile]) -> None:
-        self.root, self.archives = root, archives
-        self.members: dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]] = {}
-        for archive in archives:
-            for member in _members(archive):
-                path = str(PurePosixPath(member.name))  # drops the "./" that `tar -c .` writes
-                if path in self.members:
-                    raise ValueError(
-                        f"{path!r} is twice in the archives: {self.members[path][0].name!r}, "
-                        f"{archive.name!r}"
-                    )
-                self.members[path] = archive, member
-
-    def holds(self, path: str) -> bool:
-        """Return whether there is such a file."""
-        return path in self.members or (self.root / path).is_file()
-
-    def manifest(self, path: str) -> bytes:
-        """Return the contents of the manifest.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
-        if not self.holds(path):
-            raise FileNotFoundError(
-                f"{self.root / path}: no such manifest; it is a CSV file with the columns "
-                f"{', '.join(COLUMNS)}"
-            )
-        found = self.get(path)
-        return found if isinstance(found, bytes) else found.read_bytes()
-
-    def clips(self) -> list[str]:
-        """Return the paths of all audio files, hidden ones and background noise left out.
-
-        Raises:
-            ValueError: a folder is a link.
-        """
-        found = set(self.members)
-        for folder, below, names in os.walk(self.root):
-            for name in below:
-                if os.path.islink(link := os.path.join(folder, name)) and name[0] != ".":
-                    raise ValueError(
-                        f"{link} is a link; put the recordings themselves into {self.root}"
-                    )
-            inside = Path(folder).relative_to(self.root)
-            found |= {(inside / name).as_posix() for name in names}
-        return sorted(
-            path
-            for path in found
-            if PurePosixPath(path).suffix.lower() in SUFFIXES
-            and not any(p[0] == "." or p == _NOISE for p in PurePosixPath(path).parts)
-        )
-
-    def check(self, row: _Row) -> None:
-        """Raise an error unless the row's clip is a regular file.
-
-        It is FileNotFoundError if there is no such clip, and ValueError if it is a link or no clip.
-        """
-        if row.path in self.members:
-            archive, member = self.members[row.path]
-            if not member.isreg() or member.issparse() or member.size > _LARGEST:
-                raise ValueError(
-                    f"{row.where}: {row.path!r} in {archive.name!r} is a link, a sparse file or "
-                    f"larger than {_LARGEST:,} bytes; put the recording itself into the archive"
-                )
-            return
-        file = self.root
-        for part in PurePosixPath(row.path).parts:
-            file /= part
-            if file.is_symlink():
-                raise ValueError(
-                    f"{row.where}: {file} is a link; put the recording itself into {self.root}"
-                )
-        if not file.is_file():
-            looked = ", ".join([str(self.root), *(repr(archive.name) for archive in self.archives)])
-            raise FileNotFoundError(
-                f"{row.where}: there is no {row.path!r} in {looked}. Correct `path` or add the "
-                "file."
-            )
-
-    def get(self, path: str) -> Path | bytes:
-        """Return the file, or the contents of the archive's member."""
-        if path not in self.members:
-            return self.root / path
-        archive, member = self.members[path]
-        try:
-            file = archive.extractfile(member)
-            assert file is not None  # `check` has seen that it is a regular one
-            return file.read()
-        except tarfile.TarError as error:
-            raise ValueError(
-                f"{archive.name!r}: damaged or cut short at {path!r} ({error})"
-            ) from error
-
-
-def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """Return everything in the archive but folders.
-
-    Raises:
-        ValueError: the archive is damaged or cut short.
-    """
-    try:
-        return [member for member in archive if not member.isdir()]
-    except tarfile.TarError as error:
-        raise ValueError(f"{archive.name!r}: damaged or cut short ({error})") from error
-
-
-def _open(archive: Path) -> tarfile.TarFile:
-    if not archive.is_file():
-        raise FileNotFoundError(f"{archive}: no such archive")
-    try:
-        return tarfile.open(archive, "r:")
-    except tarfile.TarError as error:
-        raise ValueError(
-            f"{archive}: compressed, damaged, or no tar archive ({error}); an uncompressed one is "
-            "needed"
-        ) from error
-
-
-def _read_manifest(source: str, data: bytes) -> list[_Row]:
-    try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-            raise ValueError(
-                f"{source}: no column {missing[0]!r} (its first line: {reader.fieldnames}); "
-                f"a manifest needs {', '.join(COLUMNS)}"
-            )
-        return [_row(f"{source}:{reader.line_num}", cells) for cells in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error
-
-
-def _row(where: str, cells: dict[str, str | None]) -> _Row:
-    path, label, speaker, split = (cells[column] for column in COLUMNS)
-    if not path or not label or speaker is None or split is None:
-        raise ValueError(
-            f"{where}: the row has an empty path or label, or too few cells: {list(cells.values())}"
-        )
-    if split not in SPLITS:
-        raise ValueError(f"{where}: unknown split {split!r}; allowed are {', '.join(SPLITS)}")
-    if "\0" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise ValueError(
-            f"{where}: the path {path!r} leaves the folder; write it relative to root, without '..'"
-        )
-    return _Row(where, str(PurePosixPath(path)), label, speaker, split)
-
-
-def _walked(files: _Files, speaker: str | None) -> list[_Row]:
-    """Return a row for each clip, with what its folders and its name say."""
-    paths = files.clips()
-    parts = {path: PurePosixPath(path).parts for path in paths}
-    while _wrapped(list(parts.values())):
-        parts = {path: p[1:] for path, p in parts.items()}
-    return [_placed(path, parts[path], str(files.root), speaker) for path in paths]
-
-
-def _wrapped(paths: list[tuple[str, ...]]) -> bool:
-    """Return whether one folder, which says nothing then, is around everything."""
-    first = {parts[0] for parts in paths}
-    return len(first) == 1 and not first & set(SPLITS) and min(map(len, paths)) > 2
-
-
-def _placed(path: str, parts: tuple[str, ...], root: str, speaker: str | None) -> _Row:
-    split = parts[0] if parts[0] in SPLITS else ""
-    below = parts[bool(split) :]
-    if len(below) < 2:
-        raise ValueError(
-            f"{root}: {path} lies in no folder of a word; put it into one, as low/{parts[-1]}, or "
-            f"add a manifest ({MANIFEST}) with the columns {', '.join(COLUMNS)}"
-        )
-    label, *inner, name = below
-    found = _pattern(speaker or _CORPUS).search("/".join((*inner, name)) if speaker else name)
-    if speaker and not found and label != SILENCE:
-        raise ValueError(
-            f"{root}: the pattern speaker={speaker!r} does not match {'/'.join((*inner, name))!r} "
-            f"of {path}; correct the pattern or the name"
-        )
-    who = found.group(1) or "" if found else "/".join(inner)
-    return _Row(path, path, label, who, split)
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    """Return the compiled pattern of speakers.
-
-    Raises:
-        ValueError: it is no regular expression with a group.
-    """
-    try:
-        pattern = re.compile(checks.text("Folder.speaker", text, "^([^_]+)_"))
-    except re.error as error:
-        raise ValueError(f"Folder.speaker={text!r} is no regular expression: {error}") from error
-    if not pattern.groups:
-        raise ValueError(
-            f"Folder.speaker={text!r} has no group; put parentheses around the speaker, such as "
-            "'^([^_]+)_'"
-        )
-    return pattern
-
-
-def _check_once(rows: Iterable[_Row]) -> None:
+def _check_once(rows: Iterable[Row]) -> None:
     """Raise ValueError if a path is listed twice."""
-    seen: dict[str, _Row] = {}
+    seen: dict[str, Row] = {}
     for row in rows:
         first = seen.setdefault(row.path, row)
         if first is not row:
@@ -476,7 +243,7 @@ def _check_once(rows: Iterable[_Row]) -> None:
             )
 
 
-def _check_everywhere(rows: list[_Row], classes: tuple[str, ...], source: str) -> None:
+def _check_everywhere(rows: list[Row], classes: tuple[str, ...], source: str) -> None:
     """Raise ValueError if a split lacks a class that nobody has listed, such as a misspelt one."""
     seen, sizes = {(row.split, row.label) for row in rows}, Counter(row.label for row in rows)
     for label in sorted(classes, key=sizes.__getitem__):  # a misspelt one is rare

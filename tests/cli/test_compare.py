@@ -31,7 +31,7 @@ def test_a_model_on_chips_by_name_and_from_a_file(tmp_path: Path, capsys) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["compare"], "takes the folder of a run of analogtorch kws, such as runs/kws, or --model"),
         ([*MODEL, "runs/kws"], "or --model; give one of them"),
@@ -41,6 +41,6 @@ def test_a_model_on_chips_by_name_and_from_a_file(tmp_path: Path, capsys) -> Non
         ([*MODEL[:3], "--chips", "ideal"], "its input is not known; add --input with its shape"),
     ],
 )
-def test_what_cannot_be_compared_is_said(arguments: list[str], told: str, capsys) -> None:
+def test_what_cannot_be_compared_is_an_error(arguments: list[str], message: str, capsys) -> None:
     assert main(arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

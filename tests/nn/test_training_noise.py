@@ -102,7 +102,7 @@ def test_the_adc_meets_the_current_before_the_correction() -> None:
     assert torch.allclose(y / unit, (y / unit).round(), atol=1e-3)
     # from a year's drift with a coefficient of about 0.06 per device, (3.15e7 / 300)^0.06 = 2.0,
     # which least squares draws to 0 by the share of the noise
-    assert 1.2 < unit / (layer.weight.abs().max() / 7) < 2.5
+    assert 1.2 < unit / (layer.weight.abs().max() / 7) < 1.9
 
 
 def test_device_noise_is_scaled_by_its_deviation() -> None:
@@ -438,4 +438,6 @@ def test_the_relative_noise_of_a_weight_does_not_depend_on_the_unit_of_the_weigh
             outlier = (_read(layer) - layer.weight)[1:].std()
         at.hwa.clip_weights_(layer, 2.0)
         with at.noise(1):
-            assert (_read(layer) - layer.weight)[1:].std() < outlier / 4
+            # least squares shrink a block that is mostly noise: that of the outlier
+            least = 5 if weight == "programming" else 4
+            assert (_read(layer) - layer.weight)[1:].std() < outlier / least

@@ -117,8 +117,8 @@ def test_code_that_only_a_file_names_is_not_run(finished: Path, capsys, monkeypa
     monkeypatch.setattr(kws, "run", lambda *_, **__: pytest.fail("it runs"))
     config = f"--config={finished / 'config.json'}"
     assert main(["kws", config]) == 2
-    told = "a file names code to run, features.name='my_net.py:Bands': add --features.name "
-    assert f"{told}my_net.py:Bands, or --allow-code, if you trust it" in capsys.readouterr().err
+    printed = "a file names code to run, features.name='my_net.py:Bands': add --features.name "
+    assert f"{printed}my_net.py:Bands, or --allow-code, if you trust it" in capsys.readouterr().err
     assert main(["kws", config, "--features.name=my_net.py:Bands"]) == 2
     assert "code to run, model.name='my_net.py:Net'" in capsys.readouterr().err
     assert main(["kws", "--model", str(written(finished.parent / "model.json"))]) == 2
@@ -179,8 +179,8 @@ def test_mistakes_are_named_before_any_training(
 ) -> None:
     monkeypatch.setattr(kws, "train_digital", stop)
     assert main(["kws", *SMALL, *options, f"--out={tmp_path / 'out'}"]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert (message or "training begins") in told
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert (message or "training begins") in printed
     if message:
         assert not list((tmp_path / "out").glob("*"))
 

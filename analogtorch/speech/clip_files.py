@@ -1,0 +1,164 @@
+"""The files of labelled clips: in a folder or in tar archives, which are read without unpacking."""
+
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from analogtorch.speech.noise import SUFFIXES
+
+_LARGEST = 2**26
+"""Most bytes of a clip in an archive."""
+COLUMNS = ("path", "label", "speaker", "split")
+MANIFEST = "manifest.csv"
+_NOISE = "_background_noise_"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A labelled clip; the split may be empty until one is drawn."""
+
+    where: str
+    """File and line, for messages."""
+    path: str
+    label: str
+    speaker: str
+    split: str
+
+    @property
+    def clip(self) -> str:
+        """Name of the clip in messages."""
+        return self.path if self.where == self.path else f"{self.where} ({self.path})"
+
+
+class ClipFiles:
+    """Clips by their path, in a folder or in archives.
+
+    Args:
+        root: the folder, or the one archive.
+        archives: the open archives.
+    """
+
+    def __init__(self, root: Path, archives: list[tarfile.TarFile]) -> None:
+        self.root, self.archives = root, archives
+        self.members: dict[str, tuple[tarfile.TarFile, tarfile.TarInfo]] = {}
+        for archive in archives:
+            for member in _members(archive):
+                path = str(PurePosixPath(member.name))  # drops the "./" that `tar -c .` writes
+                if path in self.members:
+                    raise ValueError(
+                        f"{path!r} is twice in the archives: {self.members[path][0].name!r}, "
+                        f"{archive.name!r}"
+                    )
+                self.members[path] = archive, member
+
+    def holds(self, path: str) -> bool:
+        """Return whether there is such a file."""
+        return path in self.members or (self.root / path).is_file()
+
+    def manifest(self, path: str) -> bytes:
+        """Return the contents of the manifest.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if not self.holds(path):
+            raise FileNotFoundError(
+                f"{self.root / path}: no such manifest; it is a CSV file with the columns "
+                f"{', '.join(COLUMNS)}"
+            )
+        found = self.get(path)
+        return found if isinstance(found, bytes) else found.read_bytes()
+
+    def clips(self) -> list[str]:
+        """Return the paths of all audio files, hidden ones and background noise left out.
+
+        Raises:
+            ValueError: a folder is a link.
+        """
+        found = set(self.members)
+        for folder, below, names in os.walk(self.root):
+            for name in below:
+                if os.path.islink(link := os.path.join(folder, name)) and name[0] != ".":
+                    raise ValueError(
+                        f"{link} is a link; put the recordings themselves into {self.root}"
+                    )
+            inside = Path(folder).relative_to(self.root)
+            found |= {(inside / name).as_posix() for name in names}
+        return sorted(
+            path
+            for path in found
+            if PurePosixPath(path).suffix.lower() in SUFFIXES
+            and not any(p[0] == "." or p == _NOISE for p in PurePosixPath(path).parts)
+        )
+
+    def check(self, row: Row) -> None:
+        """Raise an error unless the row's clip is a regular file.
+
+        It is FileNotFoundError if there is no such clip, and ValueError if it is a link or no clip.
+        """
+        if row.path in self.members:
+            archive, member = self.members[row.path]
+            if not member.isreg() or member.issparse() or member.size > _LARGEST:
+                raise ValueError(
+                    f"{row.where}: {row.path!r} in {archive.name!r} is a link, a sparse file or "
+                    f"larger than {_LARGEST:,} bytes; put the recording itself into the archive"
+                )
+            return
+        file = self.root
+        for part in PurePosixPath(row.path).parts:
+            file /= part
+            if file.is_symlink():
+                raise ValueError(
+                    f"{row.where}: {file} is a link; put the recording itself into {self.root}"
+                )
+        if not file.is_file():
+            looked = ", ".join([str(self.root), *(repr(archive.name) for archive in self.archives)])
+            raise FileNotFoundError(
+                f"{row.where}: there is no {row.path!r} in {looked}. Correct `path` or add the "
+                "file."
+            )
+
+    def get(self, path: str) -> Path | bytes:
+        """Return the file, or the contents of the archive's member."""
+        if path not in self.members:
+            return self.root / path
+        archive, member = self.members[path]
+        try:
+            file = archive.extractfile(member)
+            assert file is not None  # `check` has seen that it is a regular one
+            return file.read()
+        except tarfile.TarError as error:
+            raise ValueError(
+                f"{archive.name!r}: damaged or cut short at {path!r} ({error})"
+            ) from error
+
+
+def _members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Return everything in the archive but folders.
+
+    Raises:
+        ValueError: the archive is damaged or cut short.
+    """
+    try:
+        return [member for member in archive if not member.isdir()]
+    except tarfile.TarError as error:
+        raise ValueError(f"{archive.name!r}: damaged or cut short ({error})") from error
+
+
+def open_archive(archive: Path) -> tarfile.TarFile:
+    """Return an uncompressed tar archive, open to be read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is compressed, damaged or no tar archive.
+    """
+    if not archive.is_file():
+        raise FileNotFoundError(f"{archive}: no such archive")
+    try:
+        return tarfile.open(archive, "r:")
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"{archive}: compressed, damaged, or no tar archive ({error}); an uncompressed one is "
+            "needed"
+        ) from error

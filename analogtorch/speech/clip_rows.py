@@ -1,0 +1,95 @@
+"""A row for each labelled clip: from a manifest, or from its folders and its name."""
+
+import csv
+import io
+import re
+from pathlib import PurePosixPath
+
+from analogtorch.speech.clip_files import COLUMNS, MANIFEST, ClipFiles, Row
+from analogtorch.speech.data import SPLITS
+from analogtorch.speech.labels import SILENCE
+from analogtorch.values import checks
+
+_CORPUS = "^(.+)_nohash_"  # how file names of Speech Commands name the speaker
+
+
+def read_manifest(source: str, data: bytes) -> list[Row]:
+    try:
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
+            raise ValueError(
+                f"{source}: no column {missing[0]!r} (its first line: {reader.fieldnames}); "
+                f"a manifest needs {', '.join(COLUMNS)}"
+            )
+        return [_row(f"{source}:{reader.line_num}", cells) for cells in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{source}: not a CSV file in UTF-8 ({error})") from error
+
+
+def _row(where: str, cells: dict[str, str | None]) -> Row:
+    path, label, speaker, split = (cells[column] for column in COLUMNS)
+    if not path or not label or speaker is None or split is None:
+        raise ValueError(
+            f"{where}: the row has an empty path or label, or too few cells: {list(cells.values())}"
+        )
+    if split not in SPLITS:
+        raise ValueError(f"{where}: unknown split {split!r}; allowed are {', '.join(SPLITS)}")
+    if "\0" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(
+            f"{where}: the path {path!r} leaves the folder; write it relative to root, without '..'"
+        )
+    return Row(where, str(PurePosixPath(path)), label, speaker, split)
+
+
+def walked(files: ClipFiles, speaker: str | None) -> list[Row]:
+    """Return a row for each clip, with what its folders and its name say."""
+    paths = files.clips()
+    parts = {path: PurePosixPath(path).parts for path in paths}
+    while _wrapped(list(parts.values())):
+        parts = {path: p[1:] for path, p in parts.items()}
+    return [_placed(path, parts[path], str(files.root), speaker) for path in paths]
+
+
+def _wrapped(paths: list[tuple[str, ...]]) -> bool:
+    """Return whether one folder, which says nothing then, is around everything."""
+    first = {parts[0] for parts in paths}
+    return len(first) == 1 and not first & set(SPLITS) and min(map(len, paths)) > 2
+
+
+def _placed(path: str, parts: tuple[str, ...], root: str, speaker: str | None) -> Row:
+    split = parts[0] if parts[0] in SPLITS else ""
+    below = parts[bool(split) :]
+    if len(below) < 2:
+        raise ValueError(
+            f"{root}: {path} lies in no folder of a word; put it into one, as low/{parts[-1]}, or "
+            f"add a manifest ({MANIFEST}) with the columns {', '.join(COLUMNS)}"
+        )
+    label, *inner, name = below
+    found = speaker_pattern(speaker or _CORPUS).search(
+        "/".join((*inner, name)) if speaker else name
+    )
+    if speaker and not found and label != SILENCE:
+        raise ValueError(
+            f"{root}: the pattern speaker={speaker!r} does not match {'/'.join((*inner, name))!r} "
+            f"of {path}; correct the pattern or the name"
+        )
+    who = found.group(1) or "" if found else "/".join(inner)
+    return Row(path, path, label, who, split)
+
+
+def speaker_pattern(text: str) -> re.Pattern[str]:
+    """Return the compiled pattern of speakers.
+
+    Raises:
+        ValueError: it is no regular expression with a group.
+    """
+    try:
+        pattern = re.compile(checks.text("Folder.speaker", text, "^([^_]+)_"))
+    except re.error as error:
+        raise ValueError(f"Folder.speaker={text!r} is no regular expression: {error}") from error
+    if not pattern.groups:
+        raise ValueError(
+            f"Folder.speaker={text!r} has no group; put parentheses around the speaker, such as "
+            "'^([^_]+)_'"
+        )
+    return pattern
