@@ -14,6 +14,11 @@ _CORPUS = "^(.+)_nohash_"  # how file names of Speech Commands name the speaker
 
 
 def read_manifest(source: str, data: bytes) -> list[Row]:
+    """Return the rows of a manifest with these contents; ``source`` names it in messages.
+
+    Raises:
+        ValueError: it is no CSV file in UTF-8, lacks a column, or a row cannot be used.
+    """
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
         if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
@@ -65,9 +70,8 @@ def _placed(path: str, parts: tuple[str, ...], root: str, speaker: str | None) -
             f"add a manifest ({MANIFEST}) with the columns {', '.join(COLUMNS)}"
         )
     label, *inner, name = below
-    found = speaker_pattern(speaker or _CORPUS).search(
-        "/".join((*inner, name)) if speaker else name
-    )
+    pattern = speaker_pattern(speaker or _CORPUS)
+    found = pattern.search("/".join((*inner, name)) if speaker else name)
     if speaker and not found and label != SILENCE:
         raise ValueError(
             f"{root}: the pattern speaker={speaker!r} does not match {'/'.join((*inner, name))!r} "
