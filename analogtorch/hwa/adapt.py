@@ -137,6 +137,7 @@ def adapt(
         times=tuple(names.values()),
         seeds=seeds,
         note="; ".join(dict.fromkeys(note for t in names for note in beyond_data(student, t))),
+        compared=twin.compared,
         stages=tuple(adaptation.stages),
         steps=tuple(training.history),
         seconds=adaptation.seconds,

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from analogtorch.hwa.on_chips import Reading
+from analogtorch.hwa.recipe import Outputs
 from analogtorch.values.shown import as_text, draw
 
 
@@ -52,6 +53,8 @@ class Adapted:
     """The times after programming at which it was measured."""
     seeds: tuple[int, ...]
     """Seed of each chip that it was measured on. They are no chips of ``sweep``."""
+    compared: Outputs
+    """How outputs are compared, as ``Recipe.outputs`` has it."""
     stages: tuple[Stage, ...]
     """What was measured after each step, in order."""
     steps: tuple[Step, ...]
@@ -72,6 +75,7 @@ class Adapted:
         return {
             "times": list(self.times),
             "seeds": list(self.seeds),
+            "compared": self.compared,
             "stages": [
                 {
                     "name": stage.name,

@@ -35,11 +35,13 @@ class Recipe:
     clip_sigma: float | None = SIGMA
     """Weights are clipped to so many standard deviations after each step, > 0: those of the layer,
     or of each output where the chip scales weights by column. None does not clip."""
-    outputs: Outputs = "divergence"
+    outputs: Outputs | None = None
     """How outputs are compared. ``divergence``: as distributions, by the Kullback-Leibler
     divergence of their softmax, which keeps classes and next tokens; outputs of fewer than three
     numbers by ``error``. ``error``: squared error over the square of the digital output, which
-    embeddings and regression need."""
+    embeddings and regression need. None: ``error`` for outputs that are no scores, which are those
+    of a mapping without ``logits`` and vectors of one length, such as normalised embeddings;
+    ``divergence`` for all others."""
     temperature: float | None = None
     """Temperature of ``divergence``, > 0: the outputs are divided by it before the softmax. None:
     a quarter of the standard deviation of the numbers of an output vector, so that outputs of any
@@ -66,7 +68,8 @@ class Recipe:
         checks.numbers(
             self, "clip_sigma", optional=True, above=0, remedy="None does not clip weights"
         )
-        checks.choice("Recipe.outputs", self.outputs, get_args(Outputs))
+        if self.outputs is not None:
+            checks.choice("Recipe.outputs", self.outputs, get_args(Outputs))
         checks.numbers(self, "temperature", optional=True, above=0)
         checks.numbers(self, "layers", least=0)
         checks.flag("Recipe.learn_ranges", self.learn_ranges)

@@ -12,13 +12,16 @@ from analogtorch.calibration.passes import Forward, exactly, one_pass
 from analogtorch.conversion.kinds import analog_layers, is_analog
 from analogtorch.conversion.watch import evaluating
 from analogtorch.hwa.distill import distillation_loss
-from analogtorch.hwa.recipe import Recipe
+from analogtorch.hwa.recipe import Outputs, Recipe
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.placed import Executions
 from analogtorch.nn.tap import hooked
 
 FLOOR = 0.1
 """Share of the mean square of the vectors that is added to the square of each."""
+
+ALIKE = 1e-3
+"""Standard deviation of the lengths of vectors, over their mean, up to which they are one."""
 
 SPREAD = 0.25
 """Temperature in standard deviations of the numbers of an output vector."""
@@ -57,7 +60,15 @@ class Twin:
         self.recipe = Recipe() if recipe is None else recipe
         self.names = _comparable(student, teacher)
         """The layers whose outputs are compared."""
+        self._compared = self.recipe.outputs
         self._taps: dict[AnalogLayer, tuple[Executions, Tap]] = {}
+
+    @property
+    def compared(self) -> Outputs:
+        """How outputs are compared; the teacher's first outputs decide what the recipe does not."""
+        if self._compared is None:
+            raise RuntimeError("Twin: call exact(batch) or loss(batch) before compare")
+        return self._compared
 
     def outputs(self, model: nn.Module, batch: Any) -> list[Tensor]:
         """Return the outputs of a model that are compared: logits, or every tensor it returns.
@@ -65,15 +76,21 @@ class Twin:
         Raises:
             ValueError: the model returns no tensor of floating point that could be compared.
         """
+        found, _ = self._outputs(model, batch)
+        return found
+
+    def _outputs(self, model: nn.Module, batch: Any) -> tuple[list[Tensor], bool]:
+        """Return the outputs, and whether they can be scores."""
         given = one_pass("adapt", model, batch, self.forward)
-        logits = given.get("logits") if isinstance(given, Mapping) else None
+        named = isinstance(given, Mapping)
+        logits = given.get("logits") if named else None
         found = [y for y in _kept(given if logits is None else logits) if y.dim()]
         if not found:
             raise ValueError(
                 "adapt: the model returns no tensor of floating point to compare, got "
                 f"{type(given).__name__}; pass forward=, which must return its outputs"
             )
-        return found
+        return found, logits is not None or not named
 
     def exact(self, batch: Any) -> list[Tensor]:
         """Return the outputs of the teacher.
@@ -82,9 +99,12 @@ class Twin:
             ValueError: they hold NaN or infinite values.
         """
         with torch.no_grad(), evaluating(self.teacher), exactly(self.teacher):
-            found = self.outputs(self.teacher, batch)
+            found, scores = self._outputs(self.teacher, batch)
         if not all(bool(y.isfinite().all()) for y in found):
             raise ValueError("adapt: the digital outputs hold NaN or infinite values")
+        if self._compared is None:
+            scores = scores and not all(_of_one_length(y) for y in found)
+            self._compared = "divergence" if scores else "error"
         return found
 
     def loss(self, batch: Any) -> Losses:
@@ -129,8 +149,12 @@ class Twin:
         return self.loss(batch).total
 
     def compare(self, y: Tensor, exact: Tensor) -> Tensor:
-        """Return how far an output is from the exact one, as the recipe says: a scalar >= 0."""
-        if self.recipe.outputs == "error" or exact.shape[-1] < 3:
+        """Return how far an output is from the exact one, by ``compared``: a scalar >= 0.
+
+        Raises:
+            RuntimeError: the recipe leaves it to the outputs, and there were none yet.
+        """
+        if self.compared == "error" or exact.shape[-1] < 3:
             return relative_error(y, exact)
         temperature = self.recipe.temperature
         if temperature is None:
@@ -188,6 +212,13 @@ def relative_error(y: Tensor, exact: Tensor) -> Tensor:
     squares = exact.square().sum(1)
     floor = FLOOR * squares.mean() + torch.finfo(squares.dtype).tiny
     return ((y - exact).square().sum(1) / (squares + floor)).mean()
+
+
+def _of_one_length(y: Tensor) -> bool:
+    lengths = vectors(y).float().norm(dim=1)
+    if len(lengths) < 2:
+        return False
+    return bool(lengths.std(correction=0) <= ALIKE * lengths.mean())
 
 
 def _mean(values: list[Tensor]) -> Tensor:

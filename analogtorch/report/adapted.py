@@ -10,6 +10,8 @@ from analogtorch.report.columns import aligned
 from analogtorch.report.figure import checked_path, new_figure, write_figure
 from analogtorch.values.shown import as_text, draw
 
+_COMPARED = {"error": "number by number", "divergence": "as distributions"}
+
 
 @as_text.register
 def table(found: Adapted) -> str:
@@ -23,8 +25,8 @@ def table(found: Adapted) -> str:
     lines = aligned(rows)
     chips = f"{len(found.seeds)} chip{'s' * (len(found.seeds) != 1)}"
     notes = [
-        f"error of the outputs on {chips} to the digital ones, and the share of outputs whose "
-        "largest number agrees, on batches held back",
+        f"error of the outputs on {chips} to the digital ones, {_COMPARED[found.compared]}, and "
+        "the share of outputs whose largest number agrees, on batches held back",
         f"{len(found.steps)} steps, {found.seconds:,.0f} s: {found.stopped}",
         *([found.note] if found.note else []),
     ]

@@ -249,6 +249,33 @@ def test_clipping_grows_and_follows_the_unit_of_the_weight_scale() -> None:
         assert torch.equal(model[2].weight, start["2.weight"])
 
 
+@pytest.mark.parametrize(
+    ("forward", "compared"),
+    [
+        (None, "divergence"),
+        (lambda model, x: {"logits": model(x), "hidden": x}, "divergence"),
+        (lambda model, x: {"last_hidden_state": model(x)}, "error"),
+        (lambda model, x: nn.functional.normalize(model(x), dim=-1), "error"),
+    ],
+)
+def test_outputs_that_are_no_scores_are_compared_number_by_number(
+    forward: Any, compared: str
+) -> None:
+    given = _net_of(_net())
+    options: dict[str, Any] = {"steps": 1, "num_chips": 1, "forward": forward}
+    chosen = at.hwa.adapt(given, _batches(4), **options)
+    assert chosen.compared == chosen.to_dict()["compared"] == compared
+    assert ("number by number" in str(chosen)) == (compared == "error")
+    named = at.hwa.adapt(given, _batches(4), recipe=at.hwa.Recipe(outputs=compared), **options)
+    assert _same(_state(chosen.model), _state(named.model))
+
+
+def test_a_twin_compares_after_it_has_seen_the_outputs_of_the_teacher() -> None:
+    twin = at.hwa.Twin(at.convert(_net(), CHIP), _net())
+    with pytest.raises(RuntimeError, match=r"exact\(batch\) or loss\(batch\)"):
+        twin.compare(torch.ones(2, 3), torch.ones(2, 3))
+
+
 @pytest.mark.parametrize(("minutes", "steps"), [(1.0, 1), (14.6, 5), (60.0, 7)])
 def test_minutes_bound_the_steps(
     minutes: float, steps: int, monkeypatch: pytest.MonkeyPatch
