@@ -3,7 +3,8 @@
 The chip computes one MVM per output position, and a row block may hold any run of (channel, kernel
 tap). The input is never unfolded in memory. The CPU kernels gather the patches of 32 positions at a
 time into the cache, which costs a few percent of the product and serves every blocking, stride,
-dilation and number of groups. In plain torch a row block is a convolution of its channels and taps:
+dilation and number of groups; where these lie in short pieces, they compute one position of 32
+samples at a time instead. In plain torch a row block is a convolution of its channels and taps:
 a convolution library computes it faster than a product of patches (im2col would move kernel-size
 times the input).
 """

@@ -78,6 +78,19 @@ SHAPES = {
     ),
     "fourteen_places": ((5, 4, 16), (9, 4, 3), _plan((0, 6, 12), (1,), (0,), (1,))),
     "forty_places": ((3, 4, 40), (9, 4, 3), _plan((0, 6, 12), (1,), (1,), (1,))),
+    # vectors or samples in the lanes, because they are many beside outputs or positions
+    "vectors": ((62, 70), (125, 70), _plan((0, 33, 70), columns=(0, 60, 125))),
+    "samples": ((30, 5, 6, 5), (9, 5, 3, 3), _plan((0, 27, 45), (1, 1), (1, 1), (1, 1))),
+    "samples_strided": (
+        (62, 4, 7, 9),
+        (10, 2, 3, 2),
+        _plan((0, 4, 6, 10, 12), (2, 2), (0, 0), (1, 2), groups=2),
+    ),
+    "samples_depthwise": (
+        (31, 6, 40),
+        (6, 1, 3),
+        _plan((0, 3), (2,), (1,), (1,), groups=6),
+    ),
     "conv3d": (
         (2, 3, 5, 6, 7),
         (4, 3, 2, 3, 2),
@@ -172,8 +185,14 @@ def test_the_range_of_the_weights_is_found_and_nan_is_not_lost(capability: str) 
     assert not found[0].isnan().any()
 
 
-@pytest.mark.parametrize("shape", ["ragged", "conv2d", "depthwise", "one_place", "four_places"])
-@pytest.mark.parametrize("setting", ["eight_bits", "everything", "read_noise"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *("ragged", "conv2d", "depthwise", "one_place", "four_places"),
+        *("vectors", "samples", "samples_strided"),
+    ],
+)
+@pytest.mark.parametrize("setting", ["eight_bits", "saturating", "everything", "read_noise"])
 def test_batch_split_and_threads_do_not_change_a_bit(
     shape: str, setting: str, capability: str
 ) -> None:
@@ -184,7 +203,8 @@ def test_batch_split_and_threads_do_not_change_a_bit(
         noise["read_variances"] = 0.01 * _random(1, *weight, seed=7).square()
     else:
         plan = dataclasses.replace(plan, **SETTINGS[setting])
-    x, w, n = _random(33, *size[1:]), _random(*weight, seed=1), 33
+    n = max(33, size[0])
+    x, w = _random(n, *size[1:]), _random(*weight, seed=1)
 
     def run(first: int, last: int) -> tuple[Tensor, Tensor]:
         part, samples = x[first:last].clone().requires_grad_(), torch.arange(first, last)
@@ -193,7 +213,7 @@ def test_batch_split_and_threads_do_not_change_a_bit(
         return y.detach(), part.grad
 
     whole, before = run(0, n), torch.get_num_threads()
-    for cuts in ([0, 1, 9, 33], list(range(34))):
+    for cuts in ([0, 1, 9, n], list(range(n + 1))):
         pieces = [run(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
         for i in range(2):
             assert torch.equal(torch.cat([piece[i] for piece in pieces]), whole[i])

@@ -4,6 +4,9 @@
  * Input patches are gathered panel by panel (PANEL positions) into cache and are never unfolded in memory; rows are the
  * flattened (channel, tap) of a weight, so that a row block may hold any run of them. The input is quantised into
  * padded images, a few samples at a time. Where a sample has few positions, a panel holds those of several samples.
+ *
+ * A forward of many samples needs no patches: the lanes of a vector are then PANEL samples at one position, whose images
+ * lie number by number beside each other. Each sum is added up in the same order.
  */
 #include "vec.h"
 #include "noise.h"
@@ -34,6 +37,7 @@ typedef struct {
   size padded[3];
   int32_t *tap, *position;            /* where a row, and a position, begin in a group's image */
   int32_t *block;                     /* of each channel of a group; of a kernel that blocks cut, the first */
+  int by_samples;                     /* whether the lanes of the forward are samples, and not positions */
   const float *w;                     /* with noise */
   float *copy;                        /* w, where it is no copy of the layer's */
   column_adc *adcs;                   /* per (sample if ranges are BY_VECTOR), block, LANES outputs */
@@ -63,6 +67,17 @@ static void fill(plan *p) {
       for (size k = 0; k < c->out[2]; k++, at++)
         p->position[at] =
             (int32_t)((i * c->stride[0] * p->padded[1] + j * c->stride[1]) * p->padded[2] + k * c->stride[2]);
+}
+
+/* Whether the forward is faster with samples in the lanes: if patches would be gathered in short pieces, samples fill
+ * nearly as many lanes as positions, and the images of a panel of samples stay in the caches. */
+static int worth_samples(const plan *p) {
+  const convolution *c = p->c;
+  size few = p->positions <= PANEL / 2 ? PANEL / p->positions : 1;
+  size by_positions = (c->n + few - 1) / few * ((p->positions + PANEL - 1) / PANEL);
+  size by_samples = (c->n + PANEL - 1) / PANEL * p->positions;
+  int pieces = c->stride[2] > 1 || c->out[2] < LANES;
+  return pieces && 4 * by_samples <= 5 * by_positions && p->image * c->groups * PANEL <= 2 * IMAGES;
 }
 
 static plan plan_of(const convolution *c) {
@@ -155,6 +170,7 @@ typedef struct { size sample, samples, group, q0, positions, o0, o1; } lot;
 
 /* Samples that share a panel; where they begin is counted in 32 bits. */
 INLINE size together(const plan *p) {
+  if (p->by_samples) return PANEL;
   if (p->positions > PANEL / 2 || p->image * p->c->groups > INT32_MAX / PANEL) return 1;
   return PANEL / p->positions;
 }
@@ -324,8 +340,153 @@ static void forward(const plan *p, float *images, size chunk, float *panels, siz
   }
 }
 
+/* ---- forward with samples in the lanes --------------------------------------------------------------------------- */
+
+/* Where each number of a sample lies in its padded images. */
+static void fill_place(const plan *p, int32_t *place) {
+  const convolution *c = p->c;
+  const size *pad = p->padded;
+  for (size ch = 0; ch < c->groups * c->channels; ch++)
+    for (size i = 0; i < c->in[0]; i++)
+      for (size j = 0; j < c->in[1]; j++)
+        for (size k = 0; k < c->in[2]; k++)
+          *place++ = (int32_t)(((ch * pad[0] + i + c->padding[0]) * pad[1] + j + c->padding[1]) * pad[2] + k + c->padding[2]);
+}
+
+/* The DACs of LANES samples from `sample` at a channel. */
+INLINE dac dacs_of(const plan *p, size sample, size channel) {
+  const convolution *c = p->c;
+  return dacs_at(c->input_range, c->range_by, sample, c->n - sample, p->block[channel], c->input_levels);
+}
+
+/* LANES numbers from `at` of LANES samples from `sample`, quantised, to where they lie in `image`; the place of each is
+ * counted in panels. squares: their squares likewise, or NULL. */
+static void turn_inputs(const plan *p, size sample, size at, size numbers, const int32_t *place, float *image,
+                        float *squares) {
+  const convolution *c = p->c;
+  size each = product(c->in), channel = at / each % c->channels;
+  dac d = dacs_of(p, sample, channel);
+  vf r[LANES];
+  for (size s = 0; s < LANES; s++)
+    r[s] = sample + s < c->n ? load_some(c->x + (sample + s) * numbers + at, numbers - at) : (vf){0};
+  transpose(r);
+  for (size k = 0; k < LANES && at + k < numbers; k++) {
+    size now = (at + k) / each % c->channels;
+    if (now != channel && c->range_by == BY_BLOCK) d = dacs_of(p, sample, now);
+    channel = now;
+    vf x = dac_output(r[k], d, c->input_levels);
+    store(image + place[at + k] * (size)PANEL, x);
+    if (squares) store(squares + place[at + k] * (size)PANEL, x * x);
+  }
+}
+
+/* The samples from .. to into images, a panel of samples after the other. */
+static void quantise_by_samples(const plan *p, const int32_t *place, float *images, float *squares, size from, size to) {
+  const convolution *c = p->c;
+  size numbers = c->groups * c->channels * product(c->in), parts = (numbers + LANES - 1) / LANES;
+#pragma omp for schedule(static)
+  for (size i = 0; i < (to - from + LANES - 1) / LANES * parts; i++) {
+    size sample = i / parts * LANES, first = sample / PANEL * c->groups * p->image * PANEL + sample % PANEL;
+    turn_inputs(p, from + sample, i % parts * LANES, numbers, place, images + first, squares ? squares + first : NULL);
+  }
+}
+
+/* Partial sums of a lot: [position][output][sample], then of LANES samples [sample][output][position]. */
+typedef struct { float sums[PANEL][ROWS * PANEL]; tile turned[LANES]; } lot_sums;
+
+static void sum_lot(const plan *p, const lot *l, const float *w, size b, size o, int rows, const float *image, lot_sums *s) {
+  const float *row[ROWS];
+  point(row, rows, w + o * p->rows + p->c->bounds[b], p->rows);
+  for (size q = 0; q < l->positions; q++)
+    tile_spread(rows, s->sums[q], row, 1, p->tap + p->c->bounds[b], image + p->position[l->q0 + q] * (size)PANEL,
+                p->c->bounds[b + 1] - p->c->bounds[b], 0);
+}
+
+/* The sums of the samples from `half`, sorted by sample. */
+static void turn_sums(const lot *l, int rows, size half, lot_sums *s) {
+  for (int i = 0; i < rows; i++)
+    for (size v = 0; v < l->positions; v += LANES) {
+      vf r[LANES];
+      for (size q = 0; q < LANES; q++) r[q] = load(s->sums[v + q] + i * PANEL + half); /* behind the last: any number */
+      transpose(r);
+      for (size j = 0; j < LANES; j++) store(s->turned[j][i] + v, r[j]);
+    }
+}
+
+/* run_lot for samples in the lanes; room: two, if there is read noise. */
+static void run_samples(const plan *p, const lot *l, const float *image, const float *squares, lot_sums *room) {
+  const convolution *c = p->c;
+  for (size b = 0; b < c->blocks; b++) {
+    int saturated = 0;
+    for (size o = l->o0; o < l->o1; o += ROWS) {
+      int rows = (int)least(ROWS, l->o1 - o);
+      sum_lot(p, l, p->w, b, o, rows, image, room);
+      if (squares) sum_lot(p, l, c->read_variances, b, o, rows, squares, room + 1);
+      for (size half = 0; half < l->samples; half += LANES) {
+        turn_sums(l, rows, half, room);
+        if (squares) turn_sums(l, rows, half, room + 1);
+        for (size j = 0; j < LANES && half + j < l->samples; j++)
+          saturated |= convert_tile(p, room->turned[j][0], squares ? room[1].turned[j][0] : NULL, b, l->sample + half + j, o,
+                                    rows, l->q0);
+      }
+    }
+    if (saturated) {
+#pragma omp atomic write
+      c->saturated[b] = 1;
+    }
+  }
+}
+
+/* images: of `chunk` samples, a multiple of PANEL, and zero; room: of each thread, two of each with read noise. */
+static void forward_by_samples(const plan *p, const int32_t *place, float *images, size chunk, lot_sums *room) {
+  const convolution *c = p->c;
+  size lots = lots_of(p, chunk, 1), wanted = 2 * omp_get_max_threads(), each = c->groups * p->image;
+  size parts = least((c->outputs + ROWS - 1) / ROWS, lots < wanted ? (wanted + lots - 1) / lots : 1);
+  int reads = c->adc.read_noise > 0;
+  float *squares = reads ? images + chunk * each : NULL;
+  memset(c->saturated, 0, (size_t)c->blocks);
+#pragma omp parallel num_threads(p->threads)
+  {
+    if (c->find_scale) block_scales(c->scale, c->w, p->total, c->bounds, c->blocks, c->columns, c->n_columns);
+    prepare_adcs(p);
+    add_noise(p);
+    for (size from = 0; from < c->n; from += chunk) {
+      size to = least(from + chunk, c->n);
+      quantise_by_samples(p, place, images, squares, from, to);
+#pragma omp for schedule(static)
+      for (size i = 0; i < lots_of(p, to - from, parts); i++) {
+        lot l = lot_at(p, i, from, to, parts);
+        size first = (l.sample - from) * each + l.group * p->image * PANEL;
+        run_samples(p, &l, images + first, reads ? squares + first : NULL, room + omp_get_thread_num() * (1 + reads));
+      }
+    }
+  }
+}
+
+static int convolve_by_samples(const plan *p) {
+  const convolution *c = p->c;
+  int kinds = 1 + (c->adc.read_noise > 0);
+  size chunk = (samples_at_a_time(p) + PANEL - 1) / PANEL * PANEL, each = chunk * c->groups * p->image * kinds;
+  int32_t *place = malloc((size_t)(c->groups * c->channels * product(c->in)) * 4);
+  float *images = scratch(each), *room = scratch(p->threads * kinds * (size)(sizeof(lot_sums) / 4));
+  int found = place && images && room;
+  if (found) {
+    fill_place(p, place);
+    memset(images, 0, (size_t)each * 4); /* the padding, which nothing overwrites */
+    forward_by_samples(p, place, images, chunk, (lot_sums *)room);
+  }
+  free(place), free(images), free(room);
+  return found;
+}
+
 int at_convolution(const convolution *c) {
   plan p = plan_of(c);
+  p.by_samples = worth_samples(&p);
+  if (p.found && p.by_samples) {
+    int found = convolve_by_samples(&p);
+    discard(&p);
+    return found ? DONE : NO_MEMORY;
+  }
   size chunk = samples_at_a_time(&p), each = (widest(c->bounds, c->blocks) + 1) * PANEL;
   float *images = scratch(chunk * c->groups * p.image + PANEL);
   float *panels = scratch(p.threads * (1 + (c->adc.read_noise > 0)) * each);

@@ -20,6 +20,14 @@ INLINE float range_at(const float *range, size by, size vector, size block) {
   return fabsf(range[by == BY_VECTOR ? vector : by == BY_BLOCK ? block : 0]);
 }
 
+/* The DACs of LANES vectors (or samples) from `vector`, of which `count` exist, at a block. */
+INLINE dac dacs_at(const float *range, size by, size vector, size count, size block, float levels) {
+  if (by != BY_VECTOR) return dac_of(range_at(range, by, vector, block), levels);
+  vf each = (vf)((vi)load_some(range + vector, count) & 0x7FFFFFFF);
+  each = select_(each < LEAST_BOUND, same(LEAST_BOUND), each);
+  return (dac){each, levels / each, each / levels};
+}
+
 /* Errors of ADCs, in the order of chips.ADC_ERRORS; at_adc in ops/converters.py defines them. */
 enum adc_error { ADC_GAIN, ADC_OFFSET, ADC_ERRORS };
 

@@ -2,6 +2,8 @@
  *
  * Panels of PANEL outputs (forward) or rows (backward) are shared among threads. A panel's weights get their noise on
  * the way into cache, where all vectors of the batch use them: neither noise nor partial sums go through memory.
+ * A forward of few vectors and exact weights turns the inputs instead: PANEL vectors are then the lanes, and weights are
+ * read where they lie. Each sum is added up in the same order.
  */
 #include "vec.h"
 #include "noise.h"
@@ -117,6 +119,14 @@ static int convert_tile(const linear *p, const float *sums, const float *varianc
   return any(ever);
 }
 
+/* The ADCs of block b of the outputs from n0, unless each vector has others. */
+INLINE void panel_adcs(const linear *p, size b, size n0, column_adc r[VECTORS]) {
+  for (size v = 0; p->range_by != BY_VECTOR && v < VECTORS; v++) {
+    size j = n0 + v * LANES, left = p->outputs - j, at = b * p->outputs + j;
+    if (left > 0) r[v] = column_adc_of(&p->adc, range_of(p, 0, b) * load_some(p->scale + at, left), at, left);
+  }
+}
+
 /* squares: of xq, or NULL. */
 static void quantise(const linear *p, float *xq, float *squares, size ld, size m0, size m1) {
 #pragma omp for schedule(static)
@@ -159,10 +169,7 @@ static void forward(const linear *p, int threads, float *xq, float *squares, siz
       for (size n0 = 0; n0 < p->outputs; n0 += PANEL)
         for (size b = 0; b < p->blocks; b++) {
           column_adc r[VECTORS];
-          for (size v = 0; p->range_by != BY_VECTOR && v < VECTORS; v++) {
-            size j = n0 + v * LANES, left = p->outputs - j, at = b * p->outputs + j;
-            if (left > 0) r[v] = column_adc_of(&p->adc, range_of(p, 0, b) * load_some(p->scale + at, left), at, left);
-          }
+          panel_adcs(p, b, n0, r);
           BY_KIND(pack_outputs, p, p->w, b, n0, panel)
           if (squares) pack_outputs(EXACT, p, p->read_variances, b, n0, variances);
           int saturated = 0;
@@ -182,7 +189,97 @@ static void forward(const linear *p, int threads, float *xq, float *squares, siz
   }
 }
 
+/* ---- forward with vectors in the lanes --------------------------------------------------------------------------- */
+
+/* Whether the forward is faster so: fewer inputs than weights are turned, and vectors fill the lanes. */
+static int worth_vectors(const linear *p) {
+  size lanes = (p->vectors + PANEL - 1) / PANEL * PANEL;
+  return kind_of(&p->noise) == EXACT && 2 * p->vectors <= p->outputs && 4 * lanes <= 5 * p->vectors;
+}
+
+/* xq[panel of vectors][row][vector], and squares of the same, or NULL. */
+static void quantise_by_vectors(const linear *p, float *xq, float *squares) {
+  size parts = (p->rows + LANES - 1) / LANES, halves = (p->vectors + LANES - 1) / LANES;
+#pragma omp for schedule(static)
+  for (size i = 0; i < halves * parts; i++) {
+    size m = i / parts * LANES, k0 = i % parts * LANES, to = m / PANEL * p->rows * PANEL + m % PANEL, b = 0;
+    vf r[LANES];
+    for (size s = 0; s < LANES; s++)
+      r[s] = m + s < p->vectors ? load_some(p->x + (m + s) * p->rows + k0, p->rows - k0) : (vf){0};
+    transpose(r);
+    while (p->bounds[b + 1] <= k0) b++;
+    dac d = dacs_at(p->input_range, p->range_by, m, p->vectors - m, b, p->input_levels);
+    for (size k = k0; k < least(k0 + LANES, p->rows); k++) {
+      if (k == p->bounds[b + 1]) d = dacs_at(p->input_range, p->range_by, m, p->vectors - m, ++b, p->input_levels);
+      vf x = dac_output(r[k - k0], d, p->input_levels);
+      store(xq + to + k * PANEL, x);
+      if (squares) store(squares + to + k * PANEL, x * x);
+    }
+  }
+}
+
+/* Partial sums [output][vector], then [vector][output]; one row to spare, as in a tile. */
+typedef struct { float sums[PANEL][PANEL], turned[PANEL + 1][PANEL]; } panel_sums;
+
+/* Those of the outputs from n0 in block b, for a panel of vectors. */
+static void sum_vectors(const linear *p, const float *w, size b, size n0, const float *xq, panel_sums *s) {
+  for (size i = 0; i < PANEL && n0 + i < p->outputs; i += ROWS) {
+    const float *row[ROWS];
+    int rows = (int)least(ROWS, least(PANEL - i, p->outputs - n0 - i));
+    point(row, rows, w + (n0 + i) * p->rows + p->bounds[b], p->rows);
+    tile_contiguous(rows, s->sums[i], row, 1, NULL, xq + p->bounds[b] * PANEL, p->bounds[b + 1] - p->bounds[b], 0);
+  }
+  for (size i = 0; i < PANEL; i += LANES)
+    for (size v = 0; v < PANEL; v += LANES) {
+      vf r[LANES];
+      for (size j = 0; j < LANES; j++) r[j] = load(s->sums[i + j] + v); /* behind the last output: any number */
+      transpose(r);
+      for (size j = 0; j < LANES; j++) store(s->turned[v + j] + i, r[j]);
+    }
+}
+
+/* room: of each thread, two of each with read noise. */
+static void forward_by_vectors(const linear *p, int threads, float *xq, float *squares, panel_sums *room) {
+  memset(p->saturated, 0, (size_t)p->blocks);
+#pragma omp parallel num_threads(threads)
+  {
+    panel_sums *s = room + omp_get_thread_num() * (squares ? 2 : 1);
+    if (p->find_scale) block_scales(p->scale, p->w, p->outputs, p->bounds, p->blocks, p->columns, p->n_columns);
+    quantise_by_vectors(p, xq, squares);
+#pragma omp for schedule(static)
+    for (size n0 = 0; n0 < p->outputs; n0 += PANEL)
+      for (size b = 0; b < p->blocks; b++) {
+        column_adc r[VECTORS];
+        int saturated = 0;
+        panel_adcs(p, b, n0, r);
+        for (size m0 = 0; m0 < p->vectors; m0 += PANEL) {
+          sum_vectors(p, p->w, b, n0, xq + m0 * p->rows, s);
+          if (squares) sum_vectors(p, p->read_variances, b, n0, squares + m0 * p->rows, s + 1);
+          for (size m = 0; m < PANEL && m0 + m < p->vectors; m += ROWS) {
+            int rows = (int)least(ROWS, least(PANEL - m, p->vectors - m0 - m));
+            saturated |= convert_tile(p, s->turned[m], squares ? s[1].turned[m] : NULL, b, m0 + m, rows, n0, r);
+          }
+        }
+        if (saturated) {
+#pragma omp atomic write
+          p->saturated[b] = 1;
+        }
+      }
+  }
+}
+
+static int multiply_by_vectors(const linear *p) {
+  int kinds = 1 + (p->adc.read_noise > 0), threads = threads_of(p);
+  size each = (p->vectors + PANEL - 1) / PANEL * PANEL * p->rows;
+  float *xq = scratch(kinds * each), *room = scratch(threads * kinds * (size)(sizeof(panel_sums) / 4));
+  int found = xq && room;
+  if (found) forward_by_vectors(p, threads, xq, kinds > 1 ? xq + each : NULL, (panel_sums *)room);
+  free(xq), free(room);
+  return found ? DONE : NO_MEMORY;
+}
+
 int at_linear(const linear *p) {
+  if (worth_vectors(p)) return multiply_by_vectors(p);
   size ld = p->rows + 2 * LANES - p->rows % LANES, chunk = SCRATCH / ld, each = lines(widest(p->bounds, p->blocks) * PANEL);
   chunk = least(p->vectors, chunk < 256 ? 256 : chunk);
   int threads = threads_of(p);

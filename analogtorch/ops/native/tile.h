@@ -11,16 +11,18 @@ enum { VECTORS = 2, PANEL = VECTORS * LANES };
 
 typedef float tile[ROWS + 1][PANEL]; /* one to spare: readers of a part of a row load whole vectors */
 
-/* out[i][j] (+)= sum over p of row[i][p * step] * b[p][j], p in order; where `where` is given, row[i][where[p]]. */
-INLINE void tile_of(int rows, float *out, const float *const *row, size step, const int32_t *where, const float *b,
-                    size count, int add) {
+/* out[i][j] (+)= sum over p of row[i][p * step] * b[p][j], p in order; where `where` is given, row[i][where[p]]; where
+ * `from` is, b[from[p]][j]. */
+INLINE void tile_of(int rows, float *out, const float *const *row, size step, const int32_t *where, const int32_t *from,
+                    const float *b, size count, int add) {
   vf c[ROWS][VECTORS];
   UNROLL for (int i = 0; i < rows; i++)
     UNROLL for (int v = 0; v < VECTORS; v++) c[i][v] = add ? load(out + i * PANEL + v * LANES) : (vf){0};
   for (size p = 0; p < count; p++) {
     size at = where ? where[p] : p * step;
+    const float *line = b + (from ? from[p] : p) * PANEL;
     vf bp[VECTORS];
-    UNROLL for (int v = 0; v < VECTORS; v++) bp[v] = load(b + p * PANEL + v * LANES);
+    UNROLL for (int v = 0; v < VECTORS; v++) bp[v] = load(line + v * LANES);
     UNROLL for (int i = 0; i < rows; i++)
       UNROLL for (int v = 0; v < VECTORS; v++) c[i][v] += row[i][at] * bp[v];
   }
@@ -29,27 +31,28 @@ INLINE void tile_of(int rows, float *out, const float *const *row, size step, co
 }
 
 /* Separate functions: if they are inlined into a larger one, GCC keeps accumulators in memory and halves the speed. */
-#define TILES(name, step, where)                                                                                       \
+#define TILES(name, step, where, from)                                                                                 \
   static __attribute__((noinline)) void name(int rows, float *out, const float *const *row, size stride,               \
                                              const int32_t *offsets, const float *b, size count, int add) {            \
     (void)stride, (void)offsets;                                                                                       \
     switch (rows) {                                                                                                    \
-      case 1: tile_of(1, out, row, step, where, b, count, add); break;                                                 \
-      case 2: tile_of(2, out, row, step, where, b, count, add); break;                                                 \
-      case 3: tile_of(3, out, row, step, where, b, count, add); break;                                                 \
-      case 4: tile_of(4, out, row, step, where, b, count, add); break;                                                 \
-      case 5: tile_of(ROWS < 5 ? ROWS : 5, out, row, step, where, b, count, add); break;                               \
-      case 6: tile_of(ROWS < 6 ? ROWS : 6, out, row, step, where, b, count, add); break;                               \
-      case 7: tile_of(ROWS < 7 ? ROWS : 7, out, row, step, where, b, count, add); break;                               \
-      default: tile_of(ROWS, out, row, step, where, b, count, add);                                                    \
+      case 1: tile_of(1, out, row, step, where, from, b, count, add); break;                                           \
+      case 2: tile_of(2, out, row, step, where, from, b, count, add); break;                                           \
+      case 3: tile_of(3, out, row, step, where, from, b, count, add); break;                                           \
+      case 4: tile_of(4, out, row, step, where, from, b, count, add); break;                                           \
+      case 5: tile_of(ROWS < 5 ? ROWS : 5, out, row, step, where, from, b, count, add); break;                         \
+      case 6: tile_of(ROWS < 6 ? ROWS : 6, out, row, step, where, from, b, count, add); break;                         \
+      case 7: tile_of(ROWS < 7 ? ROWS : 7, out, row, step, where, from, b, count, add); break;                         \
+      default: tile_of(ROWS, out, row, step, where, from, b, count, add);                                              \
     }                                                                                                                  \
   }
 
-TILES(tile_contiguous, 1, NULL)       /* row[i][p] */
-TILES(tile_strided, stride, NULL)     /* row[i][p * stride] */
-TILES(tile_gathered, 0, offsets)      /* row[i][offsets[p]] */
+TILES(tile_contiguous, 1, NULL, NULL)   /* row[i][p], b[p] */
+TILES(tile_strided, stride, NULL, NULL) /* row[i][p * stride], b[p] */
+TILES(tile_gathered, 0, offsets, NULL)  /* row[i][offsets[p]], b[p] */
+TILES(tile_spread, 1, NULL, offsets)    /* row[i][p], b[offsets[p]] */
 
-/* Rows of a matrix, for the three above. */
+/* Rows of a matrix, for the four above. */
 INLINE void point(const float **row, int rows, const float *first, size stride) {
   for (int i = 0; i < rows; i++) row[i] = first + i * stride;
 }
