@@ -10,10 +10,10 @@ PEERS := .venv-peers
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels kws real pretrained convert coverage validation test test-slow check docs format bench bench-peers pins clean
+.PHONY: help setup kernels kws real pretrained convert coverage validation test test-slow test-browser check docs format bench bench-peers pins clean
 
 help:  ## list these commands
-	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## create .venv with the pinned packages (CUDA builds of torch: 5.7 GB on Linux)
 
@@ -33,10 +33,13 @@ kws: $(READY)  ## the main job: train a keyword spotter, put it on the chip, rep
 	$(BIN)/analogtorch kws --config configs/kws/synthetic.yaml --overwrite
 
 test: $(READY)  ## the test suite (2 processes)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser"
 
 test-slow: $(READY)  ## the long tests: training runs on real speech
 	$(BIN)/python -m pytest -m slow
+
+test-browser: $(READY)  ## the pages of reports in a headless Chromium (Debian: apt-get install chromium)
+	$(BIN)/python -m pytest -m browser tests/browser
 
 check: $(READY)  ## ruff, types, order of the rooms, documentation
 	$(BIN)/ruff check .

@@ -179,7 +179,10 @@ def kws(arguments: Sequence[str]) -> int:
             progress=given.progress,
         )
     print(table(result))
-    print(f"\nWritten to {given.out}: report.md, report.json, accuracy.png, digital.pt, hwa.pt")
+    print(
+        f"\nWritten to {given.out}: report.html, report.md, report.json, accuracy.png, digital.pt, "
+        "hwa.pt"
+    )
     return 0
 
 

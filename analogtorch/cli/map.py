@@ -5,6 +5,7 @@ The result is a table, JSON and HTML.
 
 import importlib
 import inspect
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,10 @@ def run(arguments: Sequence[str]) -> tuple[ChipMapping, CostReport | None]:
         progress=sys.stderr.isatty(),
     )
     report = None if chip.cost is None else cost(mapping)
-    page = mapping.to_html(cost=report) if given.html else None  # before anything is written
+    command = shlex.join(["analogtorch", "map", *arguments])
+    page = None
+    if given.html:  # before anything is written
+        page = mapping.to_html(cost=report, command=command)
     if given.json:
         write_atomically(given.json, mapping.to_json())
     if page is not None:

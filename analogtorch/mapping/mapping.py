@@ -166,9 +166,12 @@ class ChipMapping:
         """Draw floorplan, utilisation and energy; see ``analogtorch.report.floorplan_png.plot``."""
         return draw(self, path, cost=cost)
 
-    def to_html(self, *, cost: Any = None) -> str:
-        """Return one HTML page that needs no network; see ``analogtorch.report.page.html``."""
-        return as_html(self, cost=cost)
+    def to_html(self, *, cost: Any = None, command: str | None = None) -> str:
+        """Return one HTML page that needs no network.
+
+        See ``analogtorch.report.page.mapping.html``.
+        """
+        return as_html(self, cost=cost, command=command)
 
 
 FORMAT = "analogtorch.mapping"

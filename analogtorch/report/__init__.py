@@ -16,16 +16,18 @@ from analogtorch.report import (  # noqa: F401  they show values
     floorplan_png,
     lifetime,
     mapping,
-    page,
     plan,
     recalibration_interval,
     sensitivity,
     sweep,
     yield_map,
 )
+from analogtorch.report.heard import Heard, Misheard
+from analogtorch.report.page.mapping import html as _mapping_html  # noqa: F401  it shows mappings
+from analogtorch.report.page.run import html, markdown
 from analogtorch.report.plot import plot
 from analogtorch.report.result import Result
-from analogtorch.report.text import markdown, table
+from analogtorch.report.text import table
 from analogtorch.report.write import write
 
-__all__ = ["Result", "markdown", "plot", "table", "write"]
+__all__ = ["Heard", "Misheard", "Result", "html", "markdown", "plot", "table", "write"]

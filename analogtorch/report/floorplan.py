@@ -26,6 +26,7 @@ class Tile:
     x: float
     y: float
     placements: tuple[Placement, ...]
+    """The blocks on it; none on an unused tile."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Floorplan:
-    """The drawing of all tiles in use, in units of a tile."""
+    """The drawing of all tiles of the chips in use, in units of a tile."""
 
     tiles: tuple[Tile, ...]
     frames: tuple[Frame, ...]
@@ -55,40 +56,45 @@ class Floorplan:
 
 
 def floorplan(mapping: ChipMapping) -> Floorplan:
-    """Lay out the tiles in use.
+    """Lay out every tile of the chips in use, in the order of their numbers.
 
-    The tiles of a single chip form a grid twice as wide as high. Several chips are squares, side by
-    side and in rows.
+    A chip has as many tiles side by side as its network has columns, if that is known and makes it
+    about a square; else it is made a square. Several chips are side by side and in rows.
     """
-    on_tile: dict[int, dict[int, list[Placement]]] = {}
+    on_tile: dict[tuple[int, int], list[Placement]] = {}
     for p in mapping.placements:
-        on_tile.setdefault(p.chip, {}).setdefault(p.tile, []).append(p)
-    most, pitch = max(map(len, on_tile.values())), 1 + GAP
-    if len(on_tile) == 1:
-        across = max(4, math.ceil(math.sqrt(2 * most)))
-        chips_across, margin, title = 1, 0.0, 0.0
-    else:
-        across = max(2, math.ceil(math.sqrt(most)))
-        chips_across, margin = math.ceil(math.sqrt(2 * len(on_tile))), 0.25
-        title = 0.12 * across  # room for the name of the chip
+        on_tile.setdefault((p.chip, p.tile), []).append(p)
+    numbers, tiles_each = sorted({chip for chip, _ in on_tile}), mapping.chip.array.tiles
+    across, pitch = _across(mapping), 1 + GAP
+    several = len(numbers) > 1
+    margin, title = (0.25, 0.12 * across) if several else (0.0, 0.0)  # room for the chip's name
     width = across * pitch - GAP + 2 * margin
-    height = math.ceil(most / across) * pitch - GAP + 2 * margin + title
+    height = math.ceil(tiles_each / across) * pitch - GAP + 2 * margin + title
+    chips_across = math.ceil(math.sqrt(len(numbers)))
     tiles, frames = [], []
-    for number, chip in enumerate(sorted(on_tile)):
+    for number, chip in enumerate(numbers):
         row, column = divmod(number, chips_across)
         left, top = column * (width + margin), row * (height + margin)
         frames.append(Frame(chip, left, top, width, height))
-        for i, tile in enumerate(sorted(on_tile[chip])):
-            x = left + margin + (i % across) * pitch
-            y = top + margin + title + (i // across) * pitch
-            tiles.append(Tile(chip, tile, x, y, tuple(on_tile[chip][tile])))
-    chips_across, rows = min(chips_across, len(frames)), math.ceil(len(frames) / chips_across)
+        for tile in range(tiles_each):
+            x = left + margin + (tile % across) * pitch
+            y = top + margin + title + (tile // across) * pitch
+            tiles.append(Tile(chip, tile, x, y, tuple(on_tile.get((chip, tile), ()))))
+    rows = math.ceil(len(frames) / chips_across)
     return Floorplan(
         tuple(tiles),
-        tuple(frames) if len(frames) > 1 else (),
+        tuple(frames) if several else (),
         chips_across * (width + margin) - margin,
         rows * (height + margin) - margin,
     )
+
+
+def _across(mapping: ChipMapping) -> int:
+    """Return the number of tiles side by side."""
+    tiles, costs = mapping.chip.array.tiles, mapping.chip.cost
+    columns = 0 if costs is None else costs.network.grid_columns
+    alike = tiles / 2 <= columns**2 <= 2 * tiles
+    return columns if alike else math.ceil(math.sqrt(tiles))
 
 
 def colours(mapping: ChipMapping) -> dict[str, str]:

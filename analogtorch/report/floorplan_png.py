@@ -25,9 +25,10 @@ _LEGEND = 40
 def plot(
     mapping: ChipMapping, path: str | Path | None = None, *, cost: CostReport | None = None
 ) -> Any:
-    """Draw a mapping: the floorplan and the utilisation of each tile.
+    """Draw a mapping: the floorplan and the utilisation of each tile in use.
 
-    The floorplan has a rectangle per tile, with the blocks of each matrix in its colour.
+    The floorplan has a square per tile, unused ones in white, with the blocks of each matrix in
+    its colour and the legend beside it.
 
     Args:
         mapping: the mapping to draw.
@@ -47,7 +48,7 @@ def plot(
     file = checked_path(path)
     panels = 2 if cost is None else 3
     plan = floorplan(mapping)
-    map_height = max(1.5, 10 * plan.height / plan.width) + 0.12 * _legend_rows(mapping)
+    map_height = max(1.5, 6.5 * plan.height / plan.width)
     heights = [map_height, 1.8, 2.2][:panels]
     figure = new_figure(11, 1 + sum(heights))
     axes = figure.subplots(panels, 1, height_ratios=heights)
@@ -65,8 +66,9 @@ def _tiles(axes: Any, mapping: ChipMapping, plan: Floorplan) -> None:
 
     colour, chip = colours(mapping), mapping.chip
     frames = [Rectangle((t.x, t.y), 1, 1) for t in plan.tiles]
+    ground = ["#eeeeee" if t.placements else "white" for t in plan.tiles]
     axes.add_collection(
-        PatchCollection(frames, facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5)
+        PatchCollection(frames, facecolor=ground, edgecolor="#999999", linewidth=0.5)
     )
     blocks, faces = [], []
     for p, x, y in plan.blocks():
@@ -97,18 +99,9 @@ def _tiles(axes: Any, mapping: ChipMapping, plan: Floorplan) -> None:
     axes.legend(
         handles=handles,
         fontsize=6,
-        ncols=_legend_columns(mapping),
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
     )
-
-
-def _legend_columns(mapping: ChipMapping) -> int:
-    return max(1, min(8, 170 // (8 + max(len(m.name) for m in mapping.matrices))))
-
-
-def _legend_rows(mapping: ChipMapping) -> int:
-    return -(-min(len(mapping.matrices), _LEGEND + 1) // _legend_columns(mapping))
 
 
 def _utilisation(axes: Any, mapping: ChipMapping) -> None:

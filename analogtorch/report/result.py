@@ -1,12 +1,21 @@
 """The result of a run, as one value."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from analogtorch.cost_model import CostReport
 from analogtorch.evaluate import Sweep, Verdict
+from analogtorch.evaluate.losses import Sensitivity
+from analogtorch.evaluate.shares import Budget
+from analogtorch.mapping import ChipMapping
+from analogtorch.report.cost import plain
+from analogtorch.report.heard import Heard
 
 ISO = 0.99
 """Share of the digital accuracy that counts as iso-accuracy; plot and table show it."""
+YEAR = 365.25 * 86_400
+"""Seconds of a year."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +42,24 @@ class Result:
     """Versions of the packages that the numbers depend on."""
     notes: tuple[str, ...] = ()
     """Caveats that a reader needs to judge the numbers; the report shows them on top."""
+    heard: Heard | None = None
+    """What the test clips were heard as; None if that is not known."""
+    mapping: ChipMapping | None = None
+    """Where the weights lie on the chip; None if the net was not mapped."""
+    cost: CostReport | None = None
+    """Time and energy of one inference; None if the chip has no cost."""
+    windows_per_second: float = 5.0
+    """Inferences a second of a spotter that always listens."""
+    sensitivity: Sensitivity | None = None
+    """What each layer loses alone, after HWA training; None if it was not measured."""
+    budget: Budget | None = None
+    """What each non-ideality costs, after HWA training; None if it was not measured."""
+    ablation: Mapping[str, Sweep] = field(default_factory=dict)
+    """Accuracy of other trainings on the same chips, by name."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """All settings of the run."""
+    command: str = ""
+    """The command that repeats the run; empty if there is none."""
 
     @property
     def iso(self) -> float:
@@ -44,9 +71,16 @@ class Result:
         """Whether the accuracy after HWA training is iso-accurate on average, at each time."""
         return self.hwa.keeps(self.iso)
 
+    @property
+    def joules_per_year(self) -> float | None:
+        """Energy, J, of a year of always-on listening; None if the chip has no cost."""
+        if self.cost is None:
+            return None
+        return self.cost.energy.system * self.windows_per_second * YEAR
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of report.json."""
-        return {
+        """Return the content of report.json; what was not measured is left out."""
+        found: dict[str, Any] = {
             "digital": {"accuracy": self.digital},
             "direct": self.direct.to_dict(),
             "hwa": self.hwa.to_dict(),
@@ -61,4 +95,33 @@ class Result:
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
             "versions": self.versions,
+            "notes": list(self.notes),
         }
+        if self.heard is not None:
+            found["confusion"] = self.heard.to_dict()
+        if self.mapping is not None:
+            used = self.mapping
+            found["mapping"] = {
+                "num_chips": used.num_chips,
+                "tiles": used.tiles_used,
+                "weights": used.weights,
+                "utilisation": used.utilisation,
+            }
+        if self.cost is not None:
+            found["cost"] = plain(self.cost)
+            found["listening"] = {
+                "windows_per_second": self.windows_per_second,
+                "joules_per_year": self.joules_per_year,
+            }
+        if self.sensitivity is not None:
+            found["sensitivity"] = self.sensitivity.to_dict()
+        if self.budget is not None:
+            found["budget"] = self.budget.to_dict()
+        if self.ablation:
+            found["ablation"] = {
+                name: {"accuracy": s.to_dict(), "minus hwa": s.minus(self.hwa).to_dict()}
+                for name, s in self.ablation.items()
+            }
+        found |= {"config": dict(self.config)} if self.config else {}
+        found |= {"command": self.command} if self.command else {}
+        return found

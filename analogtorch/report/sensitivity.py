@@ -21,7 +21,13 @@ def table(found: Sensitivity) -> str:
     last, digits = found.effects[-1], _decimals(found)
     longest = max((row.loss[last].mean for row in found.rows), default=0.0)
     rows = [
-        ("layer", "weights", "blocks", *(_title(found, effect) for effect in found.effects), "")
+        (
+            "layer",
+            "weights",
+            "blocks",
+            *(effect_title(found, effect) for effect in found.effects),
+            "",
+        )
     ]
     for row in found.rows:
         share = row.loss[last].mean / longest if longest > 0 else 0.0
@@ -77,7 +83,7 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
         middles = [i + (number - (len(found.effects) - 1) / 2) * height for i in range(len(rows))]
         spread = None if effect in SINGLE else [loss.std for loss in losses]
         means = [loss.mean for loss in losses]
-        name = f"{_title(found, effect)}, all layers: {found.total[effect].mean:.4g}"
+        name = f"{effect_title(found, effect)}, all layers: {found.total[effect].mean:.4g}"
         axes.barh(middles, means, height, xerr=spread, color=f"C{number}", label=name)
     axes.set_yticks(range(len(rows)), [row.name or "(root)" for row in rows])
     axes.invert_yaxis()
@@ -92,7 +98,8 @@ def plot(found: Sensitivity, path: str | Path | None = None) -> Any:
     return figure
 
 
-def _title(found: Sensitivity, effect: Effect) -> str:
+def effect_title(found: Sensitivity, effect: Effect) -> str:
+    """Return the heading of an effect in tables."""
     titles: dict[Effect, str] = {
         "output_noise": "output noise",
         "noise": "noise (0 s)",

@@ -1,4 +1,4 @@
-"""The result of a run as a table for the terminal and as Markdown."""
+"""The result of a run as a table for the terminal."""
 
 import dataclasses
 
@@ -9,30 +9,16 @@ from analogtorch.report.result import ISO, Result
 
 def table(result: Result) -> str:
     """Return the accuracies over the chips, in percent, with the iso-accuracy line."""
-    rows = _rows(result)
+    rows = accuracy_rows(result)
     lines = aligned(rows)
     rule = "-" * len(lines[0])
-    notes = [f"Note: {note}" for note in _notes(result)]
-    whole = [*_facts(result), "", lines[0], rule, *lines[1:], "", *notes]
+    remarks = [f"Note: {note}" for note in notes(result)]
+    whole = [*_facts(result), "", lines[0], rule, *lines[1:], "", *remarks]
     return "\n".join(whole).rstrip()
 
 
-def markdown(result: Result, *, plot: str | None = None) -> str:
-    """Return the table as Markdown, with the plot (a relative path) and the versions."""
-    header, *rows = _rows(result)
-    lines = ["# Keyword spotting on an analog chip", ""]
-    lines += [f"> **{note}**\n" for note in _notes(result)]
-    lines += [f"- {fact}" for fact in _facts(result)]
-    lines += ["", "| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    if plot:
-        lines += ["", f"![Accuracy over time after programming]({plot})"]
-    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    lines += ["", f"Versions: {versions}.", ""]
-    return "\n".join(lines)
-
-
-def _rows(result: Result) -> list[tuple[str, ...]]:
+def accuracy_rows(result: Result) -> list[tuple[str, ...]]:
+    """Return the accuracies over time, the header first."""
     rows: list[tuple[str, ...]] = [
         (
             "accuracy, %, at",
@@ -65,18 +51,18 @@ def _rows(result: Result) -> list[tuple[str, ...]]:
         rows.append(
             (
                 f"{time}{'*' * bool(hwa.note(time))}",
-                _spread(*before),
-                _spread(*after),
+                spread_text(*before),
+                spread_text(*after),
                 f"{100 * worst:.2f}",
-                _points(loss),
-                _points(gain),
+                points(loss),
+                points(gain),
                 str(verdict),
             )
         )
     return rows
 
 
-def _notes(result: Result) -> list[str]:
+def notes(result: Result) -> list[str]:
     """Return the notes of the result, then those of times, which a star marks."""
     return [
         *result.notes,
@@ -84,11 +70,12 @@ def _notes(result: Result) -> list[str]:
     ]
 
 
-def _spread(mean: float, std: float) -> str:
+def spread_text(mean: float, std: float) -> str:
+    """Return a mean and its standard deviation in percent."""
     return f"{100 * mean:.2f} ± {100 * std:.2f}"
 
 
-def _points(found: Interval) -> str:
+def points(found: Interval) -> str:
     """Return a difference in points, with the ends of its interval if they are known."""
     ends = "" if found.ends is None else " [{:.2f}, {:.2f}]".format(*(100 * e for e in found.ends))
     return f"{100 * found.mean:.2f}{ends}"

@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 from analogtorch.files import write_atomically
+from analogtorch.report.page.run import html, markdown
 from analogtorch.report.plot import plot
 from analogtorch.report.result import Result
-from analogtorch.report.text import markdown
 
 PLOT = "accuracy.png"
-FILES = (PLOT, "report.md", "report.json")
+FILES = (PLOT, "report.html", "report.md", "report.json")
 """The files that ``write`` writes."""
 
 
 def write(result: Result, folder: str | Path) -> tuple[Path, ...]:
-    """Write report.json, report.md and accuracy.png into ``folder``.
+    """Write report.html, report.md, report.json and accuracy.png into ``folder``.
 
     Each file appears whole or not at all.
 
@@ -22,11 +22,13 @@ def write(result: Result, folder: str | Path) -> tuple[Path, ...]:
         Paths of the files.
 
     Raises:
+        ImportError: matplotlib or jinja2 is not installed.
         OSError: a file cannot be written.
     """
     folder = Path(folder)
     return (
         write_atomically(folder / PLOT, plot(result)),
+        write_atomically(folder / "report.html", html(result)),
         write_atomically(folder / "report.md", markdown(result, plot=PLOT)),
         write_atomically(folder / "report.json", json.dumps(result.to_dict(), indent=2) + "\n"),
     )

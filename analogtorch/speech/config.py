@@ -23,6 +23,7 @@ from analogtorch.speech.features import FRONT_ENDS
 from analogtorch.speech.folder import Folder
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.models import NETWORKS
+from analogtorch.speech.report_config import ReportConfig
 from analogtorch.speech.speech_commands import SpeechCommands
 from analogtorch.speech.synthetic import Synthetic
 from analogtorch.speech.training.phase import Phase
@@ -246,6 +247,8 @@ class KWSConfig:
     """Chip"""
     sweep: SweepConfig = field(default_factory=SweepConfig)
     """Measurement on chips"""
+    report: ReportConfig = field(default_factory=ReportConfig)
+    """Report"""
     threads: int = 1
     """Threads of torch, >= 1. They are part of the run: other numbers of threads round
     differently."""

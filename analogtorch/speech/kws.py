@@ -19,7 +19,8 @@ from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint, speaker_note
-from analogtorch.speech.rundir import RunFolder
+from analogtorch.speech.examine import examined
+from analogtorch.speech.rundir import CONFIG, RunFolder
 from analogtorch.speech.task import Task, prepare
 from analogtorch.speech.training import Batches, Phase, fit
 
@@ -46,16 +47,16 @@ def run(
     """Train, map, train for the chip, measure, and write everything into one folder.
 
     The same configuration gives the same accuracies. The folder gets config.json (usable as
-    ``--config``), checkpoints/, digital.pt and hwa.pt (state_dicts), report.json, report.md,
-    accuracy.png, chips/ with each measurement as soon as it is made, and journal.json, which lists
-    what the run wrote. Recordings and options are checked before the folder is changed.
+    ``--config``), checkpoints/, digital.pt and hwa.pt (state_dicts), report.html, report.md,
+    report.json, accuracy.png, chips/ with each measurement as soon as it is made, and journal.json,
+    which lists what the run wrote. Recordings and options are checked before the folder is changed.
 
     Args:
         config: the configuration of the run.
         out: a new or an empty folder, or that of an earlier run.
         resume: continue a run that was stopped, with the same results as without the stop; start a
             run if there is none. The recordings must be the same. Their folder may differ, and so
-            may ``workers``; chips and times may be added.
+            may ``workers`` and ``report``; chips and times may be added.
         overwrite: replace an earlier run: remove the files that its journal lists.
         progress: if True, show progress bars.
 
@@ -90,12 +91,15 @@ def run(
             on_chip, kept = to_chip(config, task, digital), folder.files(DIRECT, measured)
             direct = measure(config, task, on_chip, kept, progress=progress)
             trained = train_hwa(config, task, folder, digital, progress=progress)
+            hwa = measure(config, task, trained, folder.files(HWA, measured), progress=progress)
+            logger.info("measuring what the report says")
+            more = examined(config, task, digital, trained, hwa, progress=progress)
             result = Result(
                 digital=at.accuracy(digital, task.test_batches()),
                 direct=direct,
-                hwa=measure(config, task, trained, folder.files(HWA, measured), progress=progress),
+                hwa=hwa,
                 chip=config.chip.build().name,
-                tiles=at.summary(trained).tiles,
+                tiles=more.pop("tiles", at.summary(trained).tiles),
                 data={
                     "source": config.data.source,
                     "classes": list(task.classes),
@@ -104,7 +108,10 @@ def run(
                 seed=config.seed,
                 seconds=time.perf_counter() - start,
                 versions=versions(),
-                notes=notes,
+                notes=(*notes, *more.pop("notes", ())),
+                config=config.to_dict(),
+                command=command(config),
+                **more,
             )
             for name in FILES:
                 folder.file(name)
@@ -330,6 +337,12 @@ def measure(
         folder=folder,
         processes=config.sweep.processes,
     )
+
+
+def command(config: KWSConfig) -> str:
+    """Return the command that repeats a run from its folder, in a new one."""
+    allowed = " --allow-code" if code_of(config) else ""
+    return f"analogtorch kws --config {CONFIG}{allowed} --out again"
 
 
 def derive(seed: int, name: str) -> int:

@@ -304,7 +304,8 @@ def _is_free(key: str, before: Any, after: Any) -> bool:
     if key == "sweep.times":
         return isinstance(before, list) and set(before) <= set(after)
     # `begin` compares the recordings themselves
-    return key in ("workers", "sweep.processes", "augment.noise") or key.startswith("data.")
+    free = key in ("workers", "sweep.processes", "augment.noise")
+    return free or key.startswith(("data.", "report."))
 
 
 def _data_changes(found: dict[str, Any], config: dict[str, Any]) -> str:

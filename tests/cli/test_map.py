@@ -1,4 +1,5 @@
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def test_writes_table_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["map", "--model", RESIDUAL, *options, "--exclude", "head", "--chip", "ideal"]) == 0
     mapping = ChipMapping.from_json(data.read_text())
     assert mapping.copies == {"conv": 2, "shared": 1}
-    assert page.read_text() == mapping.to_html()
+    command = (
+        f"analogtorch map --model {RESIDUAL} {shlex.join(options)} --exclude head --chip ideal"
+    )
+    assert page.read_text() == mapping.to_html(command=command)
     assert capsys.readouterr().out == f"{mapping}\n"
 
 

@@ -220,17 +220,17 @@ def test_unknown_matrix(mapping: ChipMapping) -> None:
         mapping.matrix_blocks("haed")
 
 
-def test_html_is_complete_and_needs_no_network(mapping: ChipMapping) -> None:
+def test_html_is_complete(mapping: ChipMapping) -> None:
     page = mapping.to_html()
     for name in [m.name for m in mapping.matrices] + [op.name for op in mapping.digital]:
-        assert f">{name}<" in page or f"> {name}<" in page
-    assert "http" not in page
-    assert "<script" not in page
+        assert f'<th scope="row">{name}</th>' in page
     assert page.count('class="block"') == len(mapping.placements)
-    priced = mapping.to_html(cost=COST)
-    assert "Energy of one inference" in priced
-    assert "75.0 %" in priced
-    assert "<th>nJ</th>" in priced
+    priced = cost(mapping, mode="sequential")
+    assert f"{100 * priced.energy.dac / priced.energy.system:.1f} %" in page
+    assert "one operation at a time: one inference per" in mapping.to_html(cost=priced)
+    assert "one operation at a time" not in page
+    assert "analogtorch map" not in page
+    assert ">analogtorch map &lt;here&gt;<" in mapping.to_html(command="analogtorch map <here>")
 
 
 def test_the_energy_is_shown_wherever_the_chip_has_a_cost(mapping: ChipMapping) -> None:
@@ -289,7 +289,11 @@ def test_missing_packages_are_named(mapping, package, method, monkeypatch) -> No
 
 def test_floorplan(mapping: ChipMapping) -> None:
     plan = floorplan(mapping)
-    assert [(t.chip, t.tile, t.x, t.y) for t in plan.tiles] == [(0, 0, 0.0, 0.0), (0, 1, 1.12, 0.0)]
+    assert len(plan.tiles) == mapping.chip.array.tiles  # unused ones too
+    used = [(t.chip, t.tile, t.x, t.y) for t in plan.tiles if t.placements]
+    assert used == [(0, 0, 0.0, 0.0), (0, 1, 1.12, 0.0)]
+    across = mapping.chip.cost.network.grid_columns  # as on the chip
+    assert (plan.tiles[across].x, plan.tiles[across].y) == (0.0, 1.12)
     assert len(list(plan.blocks())) == len(mapping.placements)
     assert plan.frames == ()
     assert len(set(colours(mapping).values())) == 3
@@ -306,6 +310,6 @@ def test_floorplan_of_several_chips() -> None:
         own = frames[tile.chip]
         assert own.x < tile.x < tile.x + 1 < own.x + own.width
         assert own.y < tile.y < tile.y + 1 < own.y + own.height
-    assert 1 < plan.width / plan.height < 3
+    assert 0.9 < plan.width / plan.height < 3
     assert ">chip 5<" in mapping.to_html().replace("\n", "")
     mapping.plot()

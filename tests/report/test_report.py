@@ -36,7 +36,12 @@ def result() -> Result:
 def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> None:
     paths = write(result, tmp_path / "new")
     assert sorted(p.name for p in paths) == sorted(os.listdir(tmp_path / "new"))
-    assert sorted(p.name for p in paths) == ["accuracy.png", "report.json", "report.md"]
+    assert sorted(p.name for p in paths) == [
+        "accuracy.png",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
     report = json.loads((tmp_path / "new/report.json").read_text())
     assert list(report) == [
         "digital",
@@ -50,6 +55,7 @@ def test_json_has_exactly_the_agreed_content(result: Result, tmp_path: Path) -> 
         "seed",
         "seconds",
         "versions",
+        "notes",
     ]
     assert report["digital"] == {"accuracy": 0.92}
     assert list(report["hwa"]) == list(TIMES)

@@ -69,6 +69,13 @@ def test_report(finished: Path) -> None:
         "seed",
         "seconds",
         "versions",
+        "notes",
+        "confusion",
+        "mapping",
+        "cost",
+        "listening",
+        "config",
+        "command",
     ]
     assert report["chip"] == "hermes64"
     counts = {"train": 36, "val": 12, "test": 24}
@@ -79,13 +86,51 @@ def test_report(finished: Path) -> None:
     assert "synthes" not in (finished / "report.md").read_text()
 
 
+def test_the_report_examines_the_chips_of_the_sweep(clips: Path, finished: Path, tmp_path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    options = ["--report.time=1 year", "--report.sensitivity=true", "--report.budget=true"]
+    assert run(clips, tmp_path, "--resume", *options, "--report.clips=1") == 0
+    assert accuracies(tmp_path) == accuracies(finished)
+    report = json.loads((tmp_path / "report.json").read_text())
+    found, measured = report["confusion"], report["hwa"]["1 year"]
+    assert len(found["seeds"]) == 2
+    right = sum(row[i] for i, row in enumerate(found["chips"]))
+    assert right / (2 * 24) == pytest.approx(measured["mean"])
+    right = sum(row[i] for i, row in enumerate(found["digital"]))
+    assert right / 24 == pytest.approx(report["digital"]["accuracy"])
+    for cause in ("sensitivity", "budget"):
+        assert report[cause]["seeds"] == found["seeds"]
+        assert report[cause]["time"] == "1 year"
+    lost = report["budget"]["total"]["mean"]
+    assert report["budget"]["reference"] - lost == pytest.approx(measured["mean"])
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<audio ") == len(found["misheard"]) <= 1
+    assert report["command"] == "analogtorch kws --config config.json --out again"
+
+
+def test_a_net_that_cannot_be_mapped_is_reported_without_a_floorplan(
+    clips: Path, finished: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("it branches on its input")
+
+    monkeypatch.setattr(at, "map_to_chip", refuse)
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    assert run(clips, tmp_path, "--resume") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"mapping", "cost", "listening"}.isdisjoint(report)
+    assert "no energy: it branches on its input" in report["notes"][-1]
+    assert "no energy: it branches on its input" in (tmp_path / "report.html").read_text()
+
+
 def test_everything_is_in_the_one_folder(finished: Path) -> None:
     files = sorted(str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file())
     assert files == [
         "accuracy.png", "checkpoints/digital.ckpt", "checkpoints/hwa.ckpt",
         "chips/direct/chip-00000.json", "chips/direct/chip-00001.json", "chips/direct/sweep.json",
         "chips/hwa/chip-00000.json", "chips/hwa/chip-00001.json", "chips/hwa/sweep.json",
-        "config.json", "digital.pt", "hwa.pt", "journal.json", "report.json", "report.md",
+        "config.json", "digital.pt", "hwa.pt", "journal.json", "report.html", "report.json",
+        "report.md",
     ]  # fmt: skip
 
 
@@ -192,8 +237,7 @@ def test_a_run_killed_within_a_sweep_measures_no_finished_cell_again(
     monkeypatch.setattr(at, "accuracy", counted)
     assert run(clips, tmp_path) == 130
     assert run(clips, tmp_path, "--resume", "--sweep.processes=1") == 0
-    # two nets, chips and times; the kill; and the digital net, before the chips of the second net
-    assert len(calls) == 2 * 2 * 2 + 1 + (2 if cell > 4 else 1)
+    assert len(calls) == 2 * 2 * 2 + 1 + 1  # two nets, chips and times; the kill; the digital net
     assert accuracies(tmp_path) == accuracies(finished)
 
 

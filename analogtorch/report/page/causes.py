@@ -1,0 +1,71 @@
+"""What causes the loss: sections of the sensitivity of layers and of the error budget."""
+
+from collections.abc import Mapping, Sequence
+
+from analogtorch.evaluate.losses import SINGLE, Effect, Loss, Sensitivity
+from analogtorch.evaluate.shares import Budget
+from analogtorch.report.page.parts import Cell, Section, Table, Text
+from analogtorch.report.sensitivity import effect_title
+from analogtorch.report.text import points
+
+Row = tuple[str | Cell, ...]
+
+
+def sensitivity_section(found: Sensitivity) -> Section:
+    """Return what each layer loses alone, the largest loss first, with bars."""
+    last = found.effects[-1]
+    longest = max([row.loss[last].mean for row in found.rows], default=0.0)
+
+    def line(name: str, weights: str, losses: Sequence[str], length: float) -> Row:
+        return (name, weights, *losses[:-1], Cell(text=losses[-1], bar=_share(length, longest)))
+
+    rows = [
+        line(row.name or "(root)", f"{row.weights:,}", _losses(row.loss), row.loss[last].mean)
+        for row in found.rows
+    ]
+    sums = [f"{100 * found.sum[effect]:.2f}" for effect in found.effects]
+    rows.append(line("sum of the layers", "", sums, 0.0))
+    rows.append(line("all on the chip", "", _losses(found.total), 0.0))
+    table = Table(
+        caption="Points of accuracy lost with one layer on the chip and the others exact, mean ± "
+        f"standard deviation over {len(found.seeds)} chips",
+        header=("layer", "weights", *(effect_title(found, effect) for effect in found.effects)),
+        rows=tuple(rows),
+    )
+    return Section("Sensitivity of the layers", (table, *_note(found)))
+
+
+def budget_section(found: Budget) -> Section:
+    """Return what each non-ideality costs, the largest loss first, with bars."""
+    longest = max([row.alone.mean for row in found.rows], default=0.0)
+    rows: list[Row] = []
+    for row in found.rows:
+        alone = Cell(text=points(row.alone), bar=_share(row.alone.mean, longest))
+        rows.append((row.name, points(row.saved), alone))
+    rows.append(("sum of them alone", "", Cell(text=f"{100 * found.sum:.2f}", bar=0.0)))
+    rows.append(("all together", "", Cell(text=points(found.total), bar=0.0)))
+    table = Table(
+        caption=f"Points of accuracy at {found.time}{'*' * bool(found.note)} that each "
+        "non-ideality costs alone, and what the chip gains without it; mean [95 % interval] of "
+        f"{len(found.seeds)} chips",
+        header=("non-ideality", "gain without it", "loss alone"),
+        rows=tuple(rows),
+    )
+    return Section("Error budget", (table, *_note(found)))
+
+
+def _losses(by_effect: Mapping[Effect, Loss]) -> list[str]:
+    """Return losses in points, with their spread where they were measured on several chips."""
+    return [
+        f"{100 * loss.mean:.2f}" + ("" if effect in SINGLE else f" ± {100 * loss.std:.2f}")
+        for effect, loss in by_effect.items()
+    ]
+
+
+def _share(length: float, longest: float) -> float:
+    """Return the length of a bar; losses that are gains have none."""
+    return max(length, 0.0) / longest if longest > 0 else 0.0
+
+
+def _note(found: Sensitivity | Budget) -> list[Text]:
+    return [Text(f"* {found.time} is {found.note}")] if found.note else []

@@ -1,0 +1,310 @@
+"""The report of a keyword-spotting run as a document."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from analogtorch.evaluate import Sweep
+from analogtorch.report.heard import Heard, Misheard
+from analogtorch.report.page import as_html, as_markdown
+from analogtorch.report.page.causes import budget_section, sensitivity_section
+from analogtorch.report.page.curves import Curve, Level, curves
+from analogtorch.report.page.on_chip import (
+    cost_keys,
+    cost_section,
+    floorplan_section,
+    listening_key,
+    tile_key,
+)
+from analogtorch.report.page.parts import (
+    Cell,
+    Clip,
+    Clips,
+    Code,
+    Document,
+    Drawing,
+    Facts,
+    Key,
+    Part,
+    Section,
+    Table,
+    Text,
+)
+from analogtorch.report.result import ISO, Result
+from analogtorch.report.sweep import ordered
+from analogtorch.report.text import accuracy_rows, notes, points, spread_text
+
+_KEY_TIMES = ("1 day", "1 year")
+"""Times whose accuracy is among the key figures, where they were measured."""
+
+_ISO = f"{100 * ISO:.0f} %"
+
+
+def html(result: Result) -> str:
+    """Return the report as one HTML page, with everything in it: drawings, clips, configuration.
+
+    Raises:
+        ImportError: jinja2 is not installed.
+    """
+    return as_html.render(document(result))
+
+
+def markdown(result: Result, *, plot: str | None = None) -> str:
+    """Return the report as Markdown, with the plot of the accuracy (a relative path)."""
+    return as_markdown.render(document(result, plot=plot or ""))
+
+
+def document(result: Result, *, plot: str = "") -> Document:
+    """Return the report, from the key figures to the command that repeats the run."""
+    data = result.data
+    model = result.config.get("model", {}).get("name", "")
+    return Document(
+        title="Keyword spotting on an analog chip",
+        about=f"{f'{model} on ' if model else ''}{result.chip}; data: {data['source']}; seed "
+        f"{result.seed}",
+        notes=tuple(notes(result)),
+        keys=tuple(_keys(result)),
+        sections=tuple(_sections(result, plot)),
+    )
+
+
+def _keys(result: Result) -> Iterator[Key]:
+    hwa, clips = result.hwa, result.data.get("test")
+    yield Key(
+        label="Digital accuracy",
+        value=f"{100 * result.digital:.2f} %",
+        note="" if clips is None else f"{clips:,} test clips",
+    )
+    chosen = [t for t in _KEY_TIMES if t in hwa.times] or [hwa.times[-1]]
+    for time in chosen:
+        i = hwa.times.index(time)
+        yield Key(
+            label=f"On chip after {time}{'*' * bool(hwa.note(time))}",
+            value=f"{100 * hwa.mean[i].item():.2f} %",
+            note=f"trained for the chip; mean of {_chips(hwa)}, standard deviation "
+            f"{100 * hwa.std[i].item():.2f}, the worst {100 * hwa.worst[i].item():.2f} %",
+        )
+    for time in chosen:
+        verdict = result.verdicts[hwa.times.index(time)]
+        yield Key(
+            label=f"Iso-accurate after {time}",
+            value=str(verdict),
+            note=f"at least {100 * result.iso:.2f} %, {_ISO} of digital; confidence by Student's t",
+        )
+    if result.cost is not None and result.joules_per_year is not None:
+        yield from cost_keys(result.cost)
+        yield listening_key(result.cost, result.windows_per_second, result.joules_per_year)
+    if result.mapping is not None:
+        yield tile_key(result.mapping)
+    else:
+        yield Key(label="Tiles", value=f"{result.tiles}", note=result.chip)
+
+
+def _sections(result: Result, plot: str) -> Iterator[Section]:
+    yield _accuracy(result, plot)
+    if result.ablation:
+        yield _ablation(result)
+    if result.heard is not None:
+        yield _confusions(result.heard)
+        if result.heard.misheard:
+            yield _misheard(result.heard)
+    if result.sensitivity is not None:
+        yield sensitivity_section(result.sensitivity)
+    if result.budget is not None:
+        yield budget_section(result.budget)
+    if result.mapping is not None:
+        yield floorplan_section(result.mapping)
+    if result.cost is not None:
+        yield cost_section(result.cost)
+    yield _repeat(result)
+
+
+def _accuracy(result: Result, plot: str) -> Section:
+    order, at = ordered(result.hwa)
+    named = [result.hwa.times[i] + "*" * bool(result.hwa.note(result.hwa.times[i])) for i in order]
+    drawn = [
+        Curve(
+            name=name,
+            means=[100 * sweep.mean[i].item() for i in order],
+            spreads=[100 * sweep.std[i].item() for i in order],
+        )
+        for name, sweep in (("hardware-aware", result.hwa), ("mapped directly", result.direct))
+    ]
+    levels = [
+        Level(name="digital", value=100 * result.digital),
+        Level(name=f"{_ISO} of digital", value=100 * result.iso),
+    ]
+    svg = curves(
+        drawn,
+        levels,
+        list(zip(at, named, strict=True)),
+        unit="%",
+        alternative="Accuracy over time after programming, hardware-aware and mapped directly; the "
+        "table below has the numbers",
+    )
+    header, *rows = accuracy_rows(result)
+    caption = (
+        "Accuracy over the time after programming, on a logarithmic axis: mean and standard "
+        f"deviation over {_chips(result.hwa)}."
+    )
+    return Section(
+        "Accuracy over time",
+        (
+            Drawing(svg=svg, caption=caption, file=plot),
+            Table(
+                caption="Accuracy in percent, mean ± standard deviation over the chips; loss "
+                "against digital, and gain over the net mapped directly on the same chips, in "
+                "points [95 % interval]",
+                header=header,
+                rows=tuple(rows),
+                words=(len(header) - 1,),
+            ),
+        ),
+    )
+
+
+def _chips(sweep: Sweep) -> str:
+    return f"{len(sweep.seeds)} chip{'s' if len(sweep.seeds) > 1 else ''}"
+
+
+def _ablation(result: Result) -> Section:
+    rows = []
+    for name, sweep in result.ablation.items():
+        lost = result.hwa.minus(sweep).interval()
+        for i, (time, gain) in enumerate(zip(result.hwa.times, lost, strict=True)):
+            spread = spread_text(sweep.mean[i].item(), sweep.std[i].item())
+            rows.append((name, time, spread, points(gain)))
+    return Section(
+        "Ablation",
+        (
+            Table(
+                caption="Accuracy in percent of other trainings on the same chips, mean ± standard "
+                "deviation; and what the training of this run gains over them, chip by chip, in "
+                "points [95 % interval]",
+                header=("training", "at", "accuracy", "gain of this run"),
+                rows=tuple(rows),
+                words=(1,),
+            ),
+        ),
+    )
+
+
+def _confusions(heard: Heard) -> Section:
+    chips = len(heard.seeds)
+    return Section(
+        "Which words are confused",
+        (
+            Text(
+                "Each row has the clips of one word, each column what they were heard as, in "
+                "percent of the row; zeros are left out."
+                + (f" {heard.time} is {heard.note}." if heard.note else "")
+            ),
+            _matrix(heard, heard.digital, "Heard by the digital net, %"),
+            _matrix(
+                heard,
+                heard.chips,
+                f"Heard on {chips} chip{'s' if chips > 1 else ''} after {heard.time}, %",
+            ),
+        ),
+    )
+
+
+def _matrix(heard: Heard, what: Tensor, caption: str) -> Table:
+    counts = heard.confusion(what).double()
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    rows: list[tuple[str | Cell, ...]] = [
+        (name, *(Cell(text=_percent(share), shade=share) for share in row))
+        for name, row in zip(heard.classes, shares.tolist(), strict=True)
+    ]
+    return Table(
+        caption=caption,
+        header=("said", *heard.classes),
+        rows=tuple(rows),
+        matrix=True,
+    )
+
+
+def _percent(share: float) -> str:
+    if share == 0:
+        return ""
+    return "<1" if share < 0.005 else f"{100 * share:.0f}"
+
+
+def _misheard(heard: Heard) -> Section:
+    clips = tuple(
+        Clip(text=_described(clip, len(heard.seeds)), wav=clip.wav) for clip in heard.misheard
+    )
+    return Section(
+        "Misheard clips",
+        (
+            Text(
+                f"Test clips that the trained net mishears on chips after {heard.time}, those "
+                "first that the digital net hears. Chips are counted from 0, in the order of the "
+                "sweep."
+            ),
+            Clips(clips),
+        ),
+    )
+
+
+def _described(clip: Misheard, chips: int) -> str:
+    on: dict[str, list[str]] = {}
+    for number, word in enumerate(clip.chips):
+        if word != clip.said:
+            on.setdefault(word, []).append(str(number))
+    wrong = "; ".join(f"“{word}” on {_numbered(numbers, chips)}" for word, numbers in on.items())
+    right = chips - sum(map(len, on.values()))
+    also = f", right on {right}" if right else ""
+    digital = "right" if clip.digital == clip.said else f"“{clip.digital}”"
+    return f"Said “{clip.said}”, heard {wrong}{also}; digital: {digital}. Clip {clip.name}"
+
+
+def _numbered(numbers: list[str], chips: int) -> str:
+    if len(numbers) == chips:
+        return f"all {chips} chips" if chips > 1 else "the chip"
+    return f"chip{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+
+
+def _repeat(result: Result) -> Section:
+    data = result.data
+    clips = ", ".join(f"{data[s]:,} {s}" for s in ("train", "val", "test") if s in data)
+    versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
+    facts = [
+        ("clips", clips),
+        ("time that it took", f"{result.seconds:.0f} s"),
+        ("versions", versions),
+    ]
+    if lacking := _lacking(result):
+        facts.append(("not measured", lacking))
+    parts: list[Part] = [Facts(tuple((name, text) for name, text in facts if text))]
+    if result.command:
+        parts.append(Code(caption="The command, in the folder of this report", text=result.command))
+    if result.config:
+        lines = "\n".join(f"--{key} {value}" for key, value in _options(result.config))
+        parts.append(Code(caption="The exact configuration", text=lines, folded=True))
+    return Section("How to repeat it", tuple(parts))
+
+
+def _lacking(result: Result) -> str:
+    """Return what was not measured and how to measure it."""
+    options = {
+        "sensitivity of the layers (--report.sensitivity true)": result.sensitivity,
+        "error budget (--report.budget true)": result.budget,
+    }
+    return ", ".join(name for name, found in options.items() if found is None)
+
+
+def _options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each setting as an option of the command line."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value and name not in ("options", "ablation"):
+            yield from _options(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", shlex.quote(_json(value))
+
+
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

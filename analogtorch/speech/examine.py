@@ -1,0 +1,129 @@
+"""What the report of a run says beyond accuracies: confusions, clips, placement, causes."""
+
+import dataclasses
+import io
+import wave
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.devices import seconds
+from analogtorch.evaluate import Sweep
+from analogtorch.report import Heard, Misheard
+from analogtorch.simulate.chip import beyond_data
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.data import SAMPLE_RATE, Clips
+from analogtorch.speech.task import Task
+
+
+def examined(
+    config: KWSConfig,
+    task: Task,
+    digital: nn.Module,
+    trained: nn.Module,
+    hwa: Sweep,
+    *,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Return fields of ``Result`` by name, measured as ``config.report`` says.
+
+    Args:
+        config: that of the run.
+        task: that of the configuration.
+        digital: the digital net.
+        trained: the net after HWA training, converted and calibrated.
+        hwa: the accuracies of that net, whose first chips are examined.
+        progress: if True, show progress bars.
+    """
+    options, seeds = config.report, hwa.seeds[: config.report.num_chips]
+    found: dict[str, Any] = {
+        **placed(trained, task),
+        "windows_per_second": options.windows_per_second,
+        "heard": heard(config, task, digital, trained, seeds),
+    }
+    given: dict[str, Any] = {
+        "time": options.time,
+        "num_chips": len(seeds),
+        "seed": config.sweep.seed,
+        "compensation": config.chip.compensation,
+        "progress": progress,
+    }
+
+    def accuracy(view: nn.Module) -> float:
+        return at.accuracy(view, task.test_batches())
+
+    if options.sensitivity:
+        found["sensitivity"] = at.sensitivity(trained, accuracy, **given)
+    if options.budget:
+        defects = config.chip.defects
+        found["budget"] = at.budget(trained, accuracy, defects=defects, growth=None, **given)
+    return found
+
+
+def placed(network: nn.Module, task: Task) -> dict[str, Any]:
+    """Return the mapping of a converted network and its cost, or a note that says why not."""
+    try:
+        mapping = at.map_to_chip(network, task.test[0][:1], num_chips=None)
+    except ValueError as error:
+        return {"notes": (f"The net has no floorplan, no latency and no energy: {error}",)}
+    cost = None if mapping.chip.cost is None else at.cost(mapping)
+    return {"mapping": mapping, "cost": cost, "tiles": mapping.tiles_used}
+
+
+def heard(
+    config: KWSConfig, task: Task, digital: nn.Module, trained: nn.Module, seeds: tuple[int, ...]
+) -> Heard:
+    """Return what the test clips are heard as, digitally and on the chips of ``seeds``."""
+    time, on_chips = config.report.time, []
+    notes = beyond_data(trained, seconds(time))
+    for seed in seeds:
+        physical = at.program(trained, seed=seed, defects=config.chip.defects)
+        physical.warned.update(notes)  # the report says them
+        on_chips.append(_classes(physical.at(time, compensation=config.chip.compensation), task))
+    found = Heard(
+        classes=task.classes,
+        labels=task.test[1],
+        digital=_classes(digital, task),
+        chips=torch.stack(on_chips),
+        seeds=seeds,
+        time=time,
+        note="; ".join(notes),
+    )
+    chosen = found.chosen(config.report.clips)
+    return dataclasses.replace(
+        found, misheard=tuple(_misheard(i, task.test_clips, found) for i in chosen)
+    )
+
+
+@torch.no_grad()
+def _classes(network: nn.Module, task: Task) -> Tensor:
+    """Return the index of the class that each test clip is heard as, (N,)."""
+    training = network.training
+    try:
+        network.eval()
+        return torch.cat([network(x).argmax(-1) for x, _ in task.test_batches()])
+    finally:
+        network.train(training)
+
+
+def _misheard(index: int, clips: Clips, found: Heard) -> Misheard:
+    names = found.classes
+    return Misheard(
+        index=index,
+        name=clips.names[index],
+        said=names[int(found.labels[index])],
+        digital=names[int(found.digital[index])],
+        chips=tuple(names[c] for c in found.chips[:, index].tolist()),
+        wav=_wav(clips, index),
+    )
+
+
+def _wav(clips: Clips, index: int) -> bytes:
+    """Return a clip as a WAV file, as it was classified."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        writer.writeframes(clips.waveforms[index].numpy().astype("<i2").tobytes())
+    return file.getvalue()

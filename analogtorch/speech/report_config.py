@@ -1,0 +1,40 @@
+"""What the report of a run has beyond the accuracies."""
+
+from dataclasses import dataclass
+
+from analogtorch.devices import seconds
+from analogtorch.values import checks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """The report.
+
+    None of these settings changes an accuracy: they may differ when a run is continued, so that
+    ``--resume`` with other ones writes the report of a finished run anew.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    time: str = "1 day"
+    """Time after programming of confusions, misheard clips, sensitivity and error budget."""
+    num_chips: int = 5
+    """Number of chips, >= 1, that these are measured on: the first ones of the sweep."""
+    clips: int = 6
+    """Misheard test clips, 0 to 50, that the page holds for listening, at 43 kB each. Whoever gets
+    the page gets these recordings."""
+    windows_per_second: float = 5.0
+    """Inferences a second of a spotter that always listens, for its energy of a year; above 0. The
+    default is that of `analogtorch listen`."""
+    sensitivity: bool = False
+    """Measure what each layer loses alone: 2 + 2 num_chips tests for each layer."""
+    budget: bool = False
+    """Measure what each non-ideality costs: 2 num_chips tests for each."""
+
+    def __post_init__(self) -> None:
+        seconds(self.time)
+        checks.counts(self, "num_chips")
+        if not 0 <= self.clips <= 50:
+            raise ValueError(f"report.clips={self.clips}; use 0 to 50")
+        checks.numbers(self, "windows_per_second", above=0)
