@@ -47,6 +47,9 @@ typedef struct {
 /* Floats of input at a time; positions, or rows, that a weight gradient takes at a time. */
 enum { IMAGES = 1 << 19, SPAN = 256 };
 
+/* Floats of input at a time where samples are in the lanes: each is read again for every few outputs. */
+enum { TURNED = 1 << 17 };
+
 static size product(const int64_t v[3]) { return v[0] * v[1] * v[2]; }
 
 /* Where rows, positions and channels begin. */
@@ -231,43 +234,51 @@ static void gather(const plan *p, const lot *l, const float *image, size from, s
   }
 }
 
-/* Convert the partial sums of block b at a sample's positions from q0, outputs from o0; add the ADC outputs to y.
- * variances: sums of the variances of the weights times squared inputs, if there is read noise. */
+/* The ADCs of outputs from o0 in block b, each in all lanes. */
+INLINE void tile_adcs(const plan *p, size b, size sample, size o0, int rows, column_adc *r) {
+  size first = ((p->c->range_by == BY_VECTOR ? sample : 0) * p->c->blocks + b) * vectors_of(p);
+  for (int i = 0; i < rows; i++) r[i] = of_lane(p->adcs + first + (o0 + i) / LANES, (o0 + i) % LANES);
+}
+
+/* Convert the partial sums of block b at a sample's positions from q0, outputs from o0, which have the ADCs r; add the ADC
+ * outputs to y. variances: sums of the variances of the weights times squared inputs, if there is read noise. */
 static int convert_tile(const plan *p, const float *sums, const float *variances, size b, size sample, size o0, int rows,
-                        size q0) {
+                        size q0, const column_adc *r) {
   const convolution *c = p->c;
+  const adc a = c->adc; /* a copy, which no store to y can change */
+  const float *gain = c->gain ? c->gain + b * p->total + o0 : NULL, *drops = c->drops;
+  const float *bias = c->bias && b == c->blocks - 1 ? c->bias + o0 : NULL;
+  size left = p->positions - q0;
   vi ever = {0};
   vf z[ROWS + ROWS_TOGETHER][VECTORS];
-  if (noisy(&c->adc)) {
+  if (noisy(&a)) {
     uint64_t word[ROWS], number = (uint64_t)(c->samples ? c->samples[sample] : sample);
-    uint64_t output = number * (uint64_t)c->adc.total_outputs + (uint64_t)c->adc.first_output + (uint64_t)o0;
-    for (int i = 0; i < rows; i++) word[i] = fold((uint64_t)c->adc.output_keys[b], output + (uint64_t)i);
+    uint64_t output = number * (uint64_t)a.total_outputs + (uint64_t)a.first_output + (uint64_t)o0;
+    for (int i = 0; i < rows; i++) word[i] = fold((uint64_t)a.output_keys[b], output + (uint64_t)i);
     normals_of_tile(rows, word, (uint32_t)q0, z);
   }
   for (int i = 0; i < rows; i++) {
-    size o = o0 + i, row = sample * p->total + o;
-    size first = ((c->range_by == BY_VECTOR ? sample : 0) * c->blocks + b) * vectors_of(p);
-    column_adc r = of_lane(p->adcs + first + o / LANES, o % LANES);
+    size row = sample * p->total + o0 + i;
+    float *to = c->y + row * p->positions + q0;
     vi outside[VECTORS] = {0};
     for (size v = 0; v < VECTORS; v++) {
-      size q = q0 + v * LANES, count = p->positions - q;
+      size j = v * LANES, count = left - j;
       if (count <= 0) break;
-      vf y = load(sums + i * PANEL + v * LANES);
-      if (c->drops) y -= load_some(c->drops + (b * c->n * p->total + row) * p->positions + q, count);
-      if (noisy(&c->adc)) {
-        vf std = r.std;
-        if (variances)
-          std = read_std(&c->adc, &r, same(c->scale[b * p->total + o]), load(variances + i * PANEL + v * LANES));
+      vf y = load(sums + i * PANEL + j);
+      if (drops) y -= load_some(drops + (b * c->n * p->total + row) * p->positions + q0 + j, count);
+      if (noisy(&a)) {
+        vf std = r[i].std;
+        if (variances) std = read_std(&a, r + i, same(c->scale[b * p->total + o0 + i]), load(variances + i * PANEL + j));
         y += std * z[i][v];
       }
-      y = adc_output(&c->adc, &r, y, &outside[v]);
-      if (c->gain) y *= c->gain[b * p->total + o];
-      y = unit_output(&c->adc, &r, y, &outside[v]);
+      y = adc_output(&a, r + i, y, &outside[v]);
+      if (gain) y *= gain[i];
+      y = unit_output(&a, r + i, y, &outside[v]);
       outside[v] &= first_lanes(count);
       ever |= outside[v];
-      if (b) y += load_some(c->y + row * p->positions + q, count);
-      if (c->bias && b == c->blocks - 1) y += c->bias[o];
-      store_some(c->y + row * p->positions + q, y, count);
+      if (b) y += load_some(to + j, count);
+      if (bias) y += bias[i];
+      store_some(to + j, y, count);
     }
     if (c->mask)
       store_mask(c->mask + (b * c->n * p->total + row) * mask_words(p->positions), q0, p->positions, outside);
@@ -284,7 +295,7 @@ static size samples_at_a_time(const plan *p) {
 INLINE void sum_tile(const plan *p, tile sums, const float *w, size b, size o, int rows, const float *panel) {
   const float *row[ROWS];
   point(row, rows, w + o * p->rows + p->c->bounds[b], p->rows);
-  tile_contiguous(rows, sums[0], row, 1, NULL, panel, p->c->bounds[b + 1] - p->c->bounds[b], 0);
+  tile_contiguous(rows, sums[0], row, 1, NULL, NULL, panel, p->c->bounds[b + 1] - p->c->bounds[b], 0);
 }
 
 /* All blocks of a lot; image: of its first sample and group; squares: another panel, if there is read noise. */
@@ -304,8 +315,10 @@ static void run_lot(const plan *p, const lot *l, const float *image, float *pane
       if (squares) sum_tile(p, spread, c->read_variances, b, o, rows, squares);
       for (size j = 0; j < l->samples; j++) {
         size first = j * l->positions;
+        column_adc r[ROWS];
+        tile_adcs(p, b, l->sample + j, o, rows, r);
         saturated |=
-            convert_tile(p, sums[0] + first, squares ? spread[0] + first : NULL, b, l->sample + j, o, rows, l->q0);
+            convert_tile(p, sums[0] + first, squares ? spread[0] + first : NULL, b, l->sample + j, o, rows, l->q0, r);
       }
     }
     if (saturated) {
@@ -353,6 +366,74 @@ static void fill_place(const plan *p, int32_t *place) {
           *place++ = (int32_t)(((ch * pad[0] + i + c->padding[0]) * pad[1] + j + c->padding[1]) * pad[2] + k + c->padding[2]);
 }
 
+/* Rows whose inputs are no padding, which would add nothing: a list for each sort of positions that have the same ones. */
+typedef struct {
+  int32_t *sort, *row, *tap; /* of each position; of each list in turn */
+  size *begin;               /* of each list: where each block begins, and its end */
+} inside;
+
+/* Longest lists, in rows of all sorts: where padding is much of the input, every position has all rows. */
+enum { LISTED = 1 << 16 };
+
+/* Taps of a dimension that are no padding: those of each sort, and the sort of each position; returns how many sorts. */
+static size taps_inside(const convolution *c, int d, size *sort, size (*taps)[2]) {
+  size sorts = 0;
+  for (size o = 0; o < c->out[d]; o++) {
+    size at = o * c->stride[d] - c->padding[d], range[2] = {c->kernel[d], 0};
+    for (size k = 0; k < c->kernel[d]; k++)
+      if (at + k * c->dilation[d] >= 0 && at + k * c->dilation[d] < c->in[d]) range[0] = least(range[0], k), range[1] = k + 1;
+    size found = 0;
+    while (found < sorts && memcmp(taps[found], range, sizeof range)) found++;
+    if (found == sorts) memcpy(taps[sorts++], range, sizeof range);
+    sort[o] = found;
+  }
+  return sorts;
+}
+
+static size list_rows(const plan *p, size taps[3][2], size *begin, int32_t *row, int32_t *tap) {
+  const convolution *c = p->c;
+  size n = 0, b = 0;
+  for (size ch = 0; ch < c->channels; ch++)
+    for (size i = taps[0][0]; i < taps[0][1]; i++)
+      for (size j = taps[1][0]; j < taps[1][1]; j++)
+        for (size k = taps[2][0]; k < taps[2][1]; k++) {
+          size r = ((ch * c->kernel[0] + i) * c->kernel[1] + j) * c->kernel[2] + k;
+          while (b <= c->blocks && c->bounds[b] <= r) begin[b++] = n;
+          row[n] = (int32_t)r, tap[n++] = p->tap[r];
+        }
+  while (b <= c->blocks) begin[b++] = n;
+  return n;
+}
+
+static int find_inside(const plan *p, inside *in) {
+  const convolution *c = p->c;
+  size most = c->out[0] + c->out[1] + c->out[2], *sort = malloc((size_t)most * sizeof *sort), sorts[3], at = 0;
+  size(*taps)[2] = malloc((size_t)most * sizeof *taps), first[3] = {0, c->out[0], c->out[0] + c->out[1]};
+  in->sort = calloc((size_t)p->positions, 4);
+  size count = 1;
+  for (int d = 0; sort && taps && d < 3; d++) count *= sorts[d] = taps_inside(c, d, sort + first[d], taps + first[d]);
+  int listed = count * p->rows <= LISTED;
+  if (!listed) count = 1;
+  in->row = malloc((size_t)(count * p->rows) * 4), in->tap = malloc((size_t)(count * p->rows) * 4);
+  in->begin = malloc((size_t)(count * (c->blocks + 1)) * sizeof *in->begin);
+  int found = sort && taps && in->sort && in->row && in->tap && in->begin;
+  for (size s = 0, n = 0; found && s < count; s++) {
+    size each[3][2] = {{0, c->kernel[0]}, {0, c->kernel[1]}, {0, c->kernel[2]}};
+    size of[3] = {s / sorts[2] / sorts[1], s / sorts[2] % sorts[1], s % sorts[2]};
+    for (int d = 0; listed && d < 3; d++) memcpy(each[d], taps[first[d] + of[d]], sizeof *each);
+    size *begin = in->begin + s * (c->blocks + 1), more = list_rows(p, each, begin, in->row + n, in->tap + n);
+    for (size b = 0; b <= c->blocks; b++) begin[b] += n;
+    n += more;
+  }
+  for (size i = 0; found && listed && i < c->out[0]; i++)
+    for (size j = 0; j < c->out[1]; j++)
+      for (size k = 0; k < c->out[2]; k++)
+        in->sort[at++] =
+            (int32_t)((sort[i] * sorts[1] + sort[first[1] + j]) * sorts[2] + sort[first[2] + k]);
+  free(sort), free(taps);
+  return found;
+}
+
 /* The DACs of LANES samples from `sample` at a channel. */
 INLINE dac dacs_of(const plan *p, size sample, size channel) {
   const convolution *c = p->c;
@@ -364,16 +445,14 @@ INLINE dac dacs_of(const plan *p, size sample, size channel) {
 static void turn_inputs(const plan *p, size sample, size at, size numbers, const int32_t *place, float *image,
                         float *squares) {
   const convolution *c = p->c;
-  size each = product(c->in), channel = at / each % c->channels;
-  dac d = dacs_of(p, sample, channel);
+  size each = product(c->in), channel = at / each;
+  dac d = dacs_of(p, sample, channel % c->channels);
   vf r[LANES];
   for (size s = 0; s < LANES; s++)
     r[s] = sample + s < c->n ? load_some(c->x + (sample + s) * numbers + at, numbers - at) : (vf){0};
   transpose(r);
   for (size k = 0; k < LANES && at + k < numbers; k++) {
-    size now = (at + k) / each % c->channels;
-    if (now != channel && c->range_by == BY_BLOCK) d = dacs_of(p, sample, now);
-    channel = now;
+    if (c->range_by == BY_BLOCK && at + k == (channel + 1) * each) d = dacs_of(p, sample, ++channel % c->channels);
     vf x = dac_output(r[k], d, c->input_levels);
     store(image + place[at + k] * (size)PANEL, x);
     if (squares) store(squares + place[at + k] * (size)PANEL, x * x);
@@ -394,12 +473,15 @@ static void quantise_by_samples(const plan *p, const int32_t *place, float *imag
 /* Partial sums of a lot: [position][output][sample], then of LANES samples [sample][output][position]. */
 typedef struct { float sums[PANEL][ROWS * PANEL]; tile turned[LANES]; } lot_sums;
 
-static void sum_lot(const plan *p, const lot *l, const float *w, size b, size o, int rows, const float *image, lot_sums *s) {
+static void sum_lot(const plan *p, const inside *in, const lot *l, const float *w, size b, size o, int rows,
+                    const float *image, lot_sums *s) {
   const float *row[ROWS];
-  point(row, rows, w + o * p->rows + p->c->bounds[b], p->rows);
-  for (size q = 0; q < l->positions; q++)
-    tile_spread(rows, s->sums[q], row, 1, p->tap + p->c->bounds[b], image + p->position[l->q0 + q] * (size)PANEL,
-                p->c->bounds[b + 1] - p->c->bounds[b], 0);
+  point(row, rows, w + o * p->rows, p->rows);
+  for (size q = 0; q < l->positions; q++) {
+    const size *part = in->begin + in->sort[l->q0 + q] * (p->c->blocks + 1) + b;
+    tile_spread(rows, s->sums[q], row, 0, in->row + part[0], in->tap + part[0], image + p->position[l->q0 + q] * (size)PANEL,
+                part[1] - part[0], 0);
+  }
 }
 
 /* The sums of the samples from `half`, sorted by sample. */
@@ -414,20 +496,25 @@ static void turn_sums(const lot *l, int rows, size half, lot_sums *s) {
 }
 
 /* run_lot for samples in the lanes; room: two, if there is read noise. */
-static void run_samples(const plan *p, const lot *l, const float *image, const float *squares, lot_sums *room) {
+static void run_samples(const plan *p, const inside *in, const lot *l, const float *image, const float *squares, lot_sums *room) {
   const convolution *c = p->c;
   for (size b = 0; b < c->blocks; b++) {
     int saturated = 0;
     for (size o = l->o0; o < l->o1; o += ROWS) {
       int rows = (int)least(ROWS, l->o1 - o);
-      sum_lot(p, l, p->w, b, o, rows, image, room);
-      if (squares) sum_lot(p, l, c->read_variances, b, o, rows, squares, room + 1);
+      column_adc r[ROWS];
+      tile_adcs(p, b, l->sample, o, rows, r);
+      sum_lot(p, in, l, p->w, b, o, rows, image, room);
+      if (squares) sum_lot(p, in, l, c->read_variances, b, o, rows, squares, room + 1);
       for (size half = 0; half < l->samples; half += LANES) {
         turn_sums(l, rows, half, room);
         if (squares) turn_sums(l, rows, half, room + 1);
-        for (size j = 0; j < LANES && half + j < l->samples; j++)
-          saturated |= convert_tile(p, room->turned[j][0], squares ? room[1].turned[j][0] : NULL, b, l->sample + half + j, o,
-                                    rows, l->q0);
+        for (size j = 0; j < LANES && half + j < l->samples; j++) {
+          size sample = l->sample + half + j;
+          if (c->range_by == BY_VECTOR) tile_adcs(p, b, sample, o, rows, r);
+          saturated |=
+              convert_tile(p, room->turned[j][0], squares ? room[1].turned[j][0] : NULL, b, sample, o, rows, l->q0, r);
+        }
       }
     }
     if (saturated) {
@@ -438,7 +525,7 @@ static void run_samples(const plan *p, const lot *l, const float *image, const f
 }
 
 /* images: of `chunk` samples, a multiple of PANEL, and zero; room: of each thread, two of each with read noise. */
-static void forward_by_samples(const plan *p, const int32_t *place, float *images, size chunk, lot_sums *room) {
+static void forward_by_samples(const plan *p, const inside *in, const int32_t *place, float *images, size chunk, lot_sums *room) {
   const convolution *c = p->c;
   size lots = lots_of(p, chunk, 1), wanted = 2 * omp_get_max_threads(), each = c->groups * p->image;
   size parts = least((c->outputs + ROWS - 1) / ROWS, lots < wanted ? (wanted + lots - 1) / lots : 1);
@@ -457,7 +544,7 @@ static void forward_by_samples(const plan *p, const int32_t *place, float *image
       for (size i = 0; i < lots_of(p, to - from, parts); i++) {
         lot l = lot_at(p, i, from, to, parts);
         size first = (l.sample - from) * each + l.group * p->image * PANEL;
-        run_samples(p, &l, images + first, reads ? squares + first : NULL, room + omp_get_thread_num() * (1 + reads));
+        run_samples(p, in, &l, images + first, reads ? squares + first : NULL, room + omp_get_thread_num() * (1 + reads));
       }
     }
   }
@@ -466,16 +553,19 @@ static void forward_by_samples(const plan *p, const int32_t *place, float *image
 static int convolve_by_samples(const plan *p) {
   const convolution *c = p->c;
   int kinds = 1 + (c->adc.read_noise > 0);
-  size chunk = (samples_at_a_time(p) + PANEL - 1) / PANEL * PANEL, each = chunk * c->groups * p->image * kinds;
+  size chunk = (least(c->n, TURNED / (p->image * c->groups)) + PANEL - 1) / PANEL * PANEL;
+  chunk = chunk ? chunk : PANEL;
+  size each = chunk * c->groups * p->image * kinds;
   int32_t *place = malloc((size_t)(c->groups * c->channels * product(c->in)) * 4);
   float *images = scratch(each), *room = scratch(p->threads * kinds * (size)(sizeof(lot_sums) / 4));
-  int found = place && images && room;
+  inside in;
+  int found = find_inside(p, &in) && place && images && room;
   if (found) {
     fill_place(p, place);
     memset(images, 0, (size_t)each * 4); /* the padding, which nothing overwrites */
-    forward_by_samples(p, place, images, chunk, (lot_sums *)room);
+    forward_by_samples(p, &in, place, images, chunk, (lot_sums *)room);
   }
-  free(place), free(images), free(room);
+  free(in.sort), free(in.row), free(in.tap), free(in.begin), free(place), free(images), free(room);
   return found;
 }
 
@@ -558,7 +648,7 @@ static void add_positions(const plan *p, const float *image, const int32_t *wher
     const float *row[ROWS];
     int rows = (int)least(ROWS, k1 - k);
     for (int i = 0; i < rows; i++) row[i] = image + p->tap[k + i];
-    tile_gathered(rows, sums + (k - k0) * PANEL, row, 0, where, panel, count, 1);
+    tile_gathered(rows, sums + (k - k0) * PANEL, row, 0, where, NULL, panel, count, 1);
   }
 }
 
@@ -651,7 +741,7 @@ static void input_gradient(const plan *p, size sample, size samples, size group,
         tile sums;
         int rows = (int)least(ROWS, k1 - k);
         point(row, rows, p->w + o0 * p->rows + k, 1);
-        tile_strided(rows, sums[0], row, p->rows, NULL, panel, c->outputs, 0);
+        tile_strided(rows, sums[0], row, p->rows, NULL, NULL, panel, c->outputs, 0);
         scatter(p, &l, sums[0], k, rows, ch0 * each, apart, image);
       }
     }

@@ -23,7 +23,7 @@ INLINE float range_at(const float *range, size by, size vector, size block) {
 /* The DACs of LANES vectors (or samples) from `vector`, of which `count` exist, at a block. */
 INLINE dac dacs_at(const float *range, size by, size vector, size count, size block, float levels) {
   if (by != BY_VECTOR) return dac_of(range_at(range, by, vector, block), levels);
-  vf each = (vf)((vi)load_some(range + vector, count) & 0x7FFFFFFF);
+  vf each = magnitude(load_some(range + vector, count));
   each = select_(each < LEAST_BOUND, same(LEAST_BOUND), each);
   return (dac){each, levels / each, each / levels};
 }
@@ -82,14 +82,14 @@ INLINE column_adc of_lane(const column_adc *r, size lane) {
 INLINE vf adc_output(const adc *a, const column_adc *r, vf y, vi *outside) {
   if (a->adc_errors) y += r->offset;
   if (!(a->levels > 0)) { *outside = (vi){0}; return y; }
-  *outside = (y > r->range) | (y < -r->range);
+  *outside = magnitude(y) > r->range;
   return nearest(clip(y, r->range) * r->up) * r->down;
 }
 
 /* The outputs of the digital unit for ADC outputs y after their gain; lanes that saturate are added to `outside`. */
 INLINE vf unit_output(const adc *a, const column_adc *r, vf y, vi *outside) {
   if (!(a->unit_levels > 0)) return y;
-  *outside |= (y > r->unit_range) | (y < -r->unit_range);
+  *outside |= magnitude(y) > r->unit_range;
   return nearest(clip(y, r->unit_range) * r->unit_up) * r->unit_down;
 }
 

@@ -150,7 +150,7 @@ INLINE int threads_of(const linear *p) { return threads_for((double)p->vectors *
 INLINE void sum_tile(const linear *p, tile sums, const float *xq, size ld, size b, size m0, int rows, const float *panel) {
   const float *row[ROWS];
   point(row, rows, xq + m0 * ld + p->bounds[b], ld);
-  tile_contiguous(rows, sums[0], row, 1, NULL, panel, p->bounds[b + 1] - p->bounds[b], 0);
+  tile_contiguous(rows, sums[0], row, 1, NULL, NULL, panel, p->bounds[b + 1] - p->bounds[b], 0);
 }
 
 /* xq, and squares if there is read noise: chunk vectors of ld floats; panels: `each` floats for each thread, twice as
@@ -227,7 +227,7 @@ static void sum_vectors(const linear *p, const float *w, size b, size n0, const 
     const float *row[ROWS];
     int rows = (int)least(ROWS, least(PANEL - i, p->outputs - n0 - i));
     point(row, rows, w + (n0 + i) * p->rows + p->bounds[b], p->rows);
-    tile_contiguous(rows, s->sums[i], row, 1, NULL, xq + p->bounds[b] * PANEL, p->bounds[b + 1] - p->bounds[b], 0);
+    tile_contiguous(rows, s->sums[i], row, 1, NULL, NULL, xq + p->bounds[b] * PANEL, p->bounds[b + 1] - p->bounds[b], 0);
   }
   for (size i = 0; i < PANEL; i += LANES)
     for (size v = 0; v < PANEL; v += LANES) {
@@ -332,7 +332,7 @@ static void weight_gradient(const linear *p, const float *gb, size b, size k0, s
         tile sums;
         int rows = (int)least(ROWS, n1 - n);
         point(row, rows, packed + n - n0, 1);
-        tile_strided(rows, sums[0], row, WIDE, NULL, panel, m1 - m0, 0);
+        tile_strided(rows, sums[0], row, WIDE, NULL, NULL, panel, m1 - m0, 0);
         for (int i = 0; i < rows; i++)
           for (size v = 0; v < PANEL && k0 + v < k1; v += LANES) {
             float *gw = p->gw + (n + i) * p->rows + k0 + v;
@@ -372,7 +372,7 @@ static double input_gradient(const linear *p, const float *gb, size b, size k0, 
         for (size v = 0; v < PANEL; v += LANES)
           store(sums[i] + v, load_some(p->gx + (m + i) * p->rows + k0 + v, k1 - k0 - v));
       point(row, rows, gb + m * p->outputs + n0, p->outputs);
-      tile_contiguous(rows, sums[0], row, 1, NULL, panel, n1 - n0, n0 > 0);
+      tile_contiguous(rows, sums[0], row, 1, NULL, NULL, panel, n1 - n0, n0 > 0);
       if (n1 == p->outputs && p->input_levels > 0) of_range += clip_gradient(p, sums[0], b, m, rows, k0, k1);
       for (int i = 0; i < rows; i++)
         for (size v = 0; v < PANEL && k0 + v < k1; v += LANES)

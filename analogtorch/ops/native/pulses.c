@@ -17,8 +17,6 @@ typedef struct { float start, inverse, width, q, e; } step; /* q and e: means of
 
 typedef struct { dac d; float range; step step[MOST_STEPS]; } vector;
 
-INLINE vf magnitude(vf x) { return select_(x < 0, -x, x); }
-
 /* a with the sign of x, 0 for 0. */
 INLINE vf signed_as(vf a, vf x) { return select_(x > 0, a, select_(x < 0, -a, x)); }
 

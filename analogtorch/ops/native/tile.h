@@ -33,8 +33,9 @@ INLINE void tile_of(int rows, float *out, const float *const *row, size step, co
 /* Separate functions: if they are inlined into a larger one, GCC keeps accumulators in memory and halves the speed. */
 #define TILES(name, step, where, from)                                                                                 \
   static __attribute__((noinline)) void name(int rows, float *out, const float *const *row, size stride,               \
-                                             const int32_t *offsets, const float *b, size count, int add) {            \
-    (void)stride, (void)offsets;                                                                                       \
+                                             const int32_t *offsets, const int32_t *lines, const float *b, size count, \
+                                             int add) {                                                                \
+    (void)stride, (void)offsets, (void)lines;                                                                          \
     switch (rows) {                                                                                                    \
       case 1: tile_of(1, out, row, step, where, from, b, count, add); break;                                           \
       case 2: tile_of(2, out, row, step, where, from, b, count, add); break;                                           \
@@ -50,7 +51,7 @@ INLINE void tile_of(int rows, float *out, const float *const *row, size step, co
 TILES(tile_contiguous, 1, NULL, NULL)   /* row[i][p], b[p] */
 TILES(tile_strided, stride, NULL, NULL) /* row[i][p * stride], b[p] */
 TILES(tile_gathered, 0, offsets, NULL)  /* row[i][offsets[p]], b[p] */
-TILES(tile_spread, 1, NULL, offsets)    /* row[i][p], b[offsets[p]] */
+TILES(tile_spread, 0, offsets, lines)   /* row[i][offsets[p]], b[lines[p]] */
 
 /* Rows of a matrix, for the four above. */
 INLINE void point(const float **row, int rows, const float *first, size stride) {

@@ -36,6 +36,8 @@ INLINE void store(float *p, vf x) { *(vf_any *)p = x; }
 INLINE vf same(float x) { return x - (vf){0}; }
 INLINE vf select_(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
 
+INLINE vf magnitude(vf x) { return (vf)((vi)x & 0x7FFFFFFF); }
+
 /* NaN in x stays NaN, as min and max return their second operand then. */
 INLINE vf within(vf x, vf low, vf high) {
 #if defined(__AVX512F__)
