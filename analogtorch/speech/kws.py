@@ -17,6 +17,7 @@ from analogtorch.files import digest_of, is_code, unpacked
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
 from analogtorch.report.write import FILES
+from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint, speaker_note
 from analogtorch.speech.examine import examined
@@ -81,17 +82,24 @@ def run(
             notes = notes_on(config, splits)
             task = prepare(splits, config.augment, seed=config.seed, features=features)
             rehearse(config, task)
-            measured = files(config.sweep.num_chips)  # of each net
+            measured, others = files(config.sweep.num_chips), variants(config)  # of each net
+            swept = [DIRECT, HWA, *(other.chips for other in others)]
             folder.begin(
                 fingerprint(splits, *task.augmenter.noise.recordings),
                 code=code_of(config),
-                planned=(*OUTPUTS, *(f"{on}/{name}" for on in (DIRECT, HWA) for name in measured)),
+                planned=(*OUTPUTS, *(f"{on}/{name}" for on in swept for name in measured)),
             )
             digital = train_digital(config, task, folder, progress=progress)
             on_chip, kept = to_chip(config, task, digital), folder.files(DIRECT, measured)
             direct = measure(config, task, on_chip, kept, progress=progress)
             trained = train_hwa(config, task, folder, digital, progress=progress)
             hwa = measure(config, task, trained, folder.files(HWA, measured), progress=progress)
+            ablation = {}
+            for other in others:
+                logger.info("for the report: %s", other.name)
+                net = train_hwa(other.config, task, folder, digital, other.key, progress=progress)
+                kept = folder.files(other.chips, measured)
+                ablation[other.name] = measure(other.config, task, net, kept, progress=progress)
             logger.info("measuring what the report says")
             more = examined(config, task, digital, trained, hwa, progress=progress)
             result = Result(
@@ -111,6 +119,7 @@ def run(
                 notes=(*notes, *more.pop("notes", ())),
                 config=config.to_dict(),
                 command=command(config),
+                ablation=ablation,
                 **more,
             )
             for name in FILES:
@@ -223,19 +232,24 @@ def to_chip(config: KWSConfig, task: Task, network: nn.Module) -> nn.Module:
 
 
 def train_hwa(
-    config: KWSConfig, task: Task, folder: RunFolder, digital: nn.Module, *, progress: bool = False
+    config: KWSConfig,
+    task: Task,
+    folder: RunFolder,
+    digital: nn.Module,
+    name: str = "hwa",
+    *,
+    progress: bool = False,
 ) -> nn.Module:
     """Return the network after HWA training from the digital net.
 
-    It is converted, calibrated, trained and calibrated again. Its weights are saved as hwa.pt.
+    It is converted, calibrated, trained and calibrated again. Its checkpoint and its weights are
+    saved under ``name``.
     """
     network = to_chip(config, task, digital)
     logger.info("hardware-aware training, %d epochs", config.hwa.epochs)
-    train_phase(
-        config, task, folder, network, config.hwa, "hwa", teacher=digital, progress=progress
-    )
+    train_phase(config, task, folder, network, config.hwa, name, teacher=digital, progress=progress)
     network = to_chip(config, task, network)
-    folder.save("hwa", network)
+    folder.save(name, network)
     return network
 
 

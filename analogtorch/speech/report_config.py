@@ -1,9 +1,13 @@
 """What the report of a run has beyond the accuracies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from analogtorch.devices import seconds
 from analogtorch.values import checks
+
+ABLATED = ("hwa.", "chip.training.")
+"""What the options begin with that an ablation changes: those of hardware-aware training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +36,21 @@ class ReportConfig:
     budget: bool = False
     """Measure what each non-ideality costs: 2 num_chips tests for each."""
 
+    ablation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Other hardware-aware trainings to measure on the same chips: options that begin with ``hwa.``
+    or ``chip.training.``, by a name, such as {no distillation: {hwa.distill: 0}}. Each takes the
+    time of a training and of a sweep."""
+
     def __post_init__(self) -> None:
         seconds(self.time)
         checks.counts(self, "num_chips")
         if not 0 <= self.clips <= 50:
             raise ValueError(f"report.clips={self.clips}; use 0 to 50")
         checks.numbers(self, "windows_per_second", above=0)
+        for name, changes in self.ablation.items():
+            wrong = [option for option in changes if not option.startswith(ABLATED)]
+            if wrong or not changes:
+                raise ValueError(
+                    f"report.ablation: {name}: {', '.join(wrong) or 'nothing'} is changed; change "
+                    f"options that begin with {' or '.join(ABLATED)}, such as {{hwa.distill: 0}}"
+                )

@@ -56,6 +56,7 @@ _OUTSIDE = """
 # seconds of each clip, once it is loaded
 _LENGTHS = """
 Promise.all([...document.querySelectorAll("audio")].map(a => new Promise((yes, no) => {
+  if (a.error) no(a.error.message)
   if (a.readyState > 0) yes(a.duration)
   a.onloadedmetadata = () => yes(a.duration)
   a.onerror = () => no(a.error.message)

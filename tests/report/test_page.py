@@ -1,5 +1,6 @@
 """The page of a run and of a mapping: complete, readable without eyes, closed to the network."""
 
+import dataclasses
 import json
 import re
 
@@ -159,10 +160,12 @@ def test_tables_are_those_of_the_json(page: Element, report: dict) -> None:
     for name, (_, share) in consumers.items():
         energy = report["cost"]["energy"][name.replace(" ", "_")]
         assert share == f"{100 * energy / total:.1f} %"
-    (name,) = report["ablation"]
-    lost = report["ablation"][name]["minus hwa"]["1 day"]["mean"]
-    (cells,) = [r for n, r in ablation(page) if n == name and r[0] == "1 day"]
-    assert cells[2].startswith(f"{-100 * lost:.2f}")
+    ((name, cells),) = rows(page, "Other trainings").items()
+    found = report["ablation"][name]
+    for time, cell in zip(found["accuracy"], cells[:3], strict=True):
+        assert cell.startswith(f"{100 * found['accuracy'][time]['mean']:.2f} ±")
+    for time, cell in zip(("1 day", "1 year"), cells[3:], strict=True):
+        assert cell.startswith(f"{-100 * found['minus hwa'][time]['mean']:.2f} [")
 
 
 def test_markdown_has_the_figures_of_the_page(page: Element, result: Result) -> None:
@@ -176,8 +179,6 @@ def test_markdown_has_the_figures_of_the_page(page: Element, result: Result) -> 
 
 
 def test_the_page_says_what_was_not_measured(result: Result) -> None:
-    import dataclasses
-
     part = dataclasses.replace(result, sensitivity=None, budget=None, heard=None, cost=None)
     page = read(html(part))
     told = facts(page)
@@ -217,14 +218,11 @@ def test_clips_are_chosen_that_the_chip_spoils() -> None:
 
 def test_the_floorplan_draws_unused_tiles_with_its_legend_beside(page: Element) -> None:
     (drawing,) = [e for e in page.all("svg") if e["aria-label"].startswith("Floorplan")]
-    unused, used = (next(e for e in drawing.all("path") if e["class"] == c) for c in UNUSED)
-    squares = [e["d"].count("M") for e in (unused, used)]
+    paths = {e["class"]: e["d"] for e in drawing.all("path")}
+    squares = [paths[kind].count("M") for kind in ("unused", "used")]
     assert sum(squares) == 64
     legend = next(e for e in everything(page) if e["class"] == "legend")
     assert legend.all("li")[-1].text == f"{squares[0]} unused tiles"
-
-
-UNUSED = ("unused", "used")
 
 
 @pytest.mark.parametrize("values", [[90.0, 70.0], [50.0, 50.0], [0.0, 100.0], [99.99, 99.98]])
@@ -246,12 +244,6 @@ def test_curves_stay_inside_their_drawing(values: list[float], count: int) -> No
 
 def everything(page: Element) -> list[Element]:
     return [page, *(e for child in page.children for e in everything(child))]
-
-
-def ablation(page: Element) -> list[tuple[str, list[str]]]:
-    (table,) = [t for t in page.all("table") if "other trainings" in t.all("caption")[0].text]
-    found = [[c.text for c in row.all("th", "td")] for row in table.all("tbody")[0].all("tr")]
-    return [(name, cells) for name, *cells in found]
 
 
 def number(text: str) -> float:

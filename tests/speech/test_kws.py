@@ -13,8 +13,10 @@ import torch
 import analogtorch as at
 from analogtorch.__main__ import main
 from analogtorch.cli import kws as cli
+from analogtorch.cli.kws import parse
 from analogtorch.files import locked, parse_json, signed
 from analogtorch.speech import kws
+from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.rundir import JOURNAL, RunFolder
@@ -106,6 +108,49 @@ def test_the_report_examines_the_chips_of_the_sweep(clips: Path, finished: Path,
     page = (tmp_path / "report.html").read_text()
     assert page.count("<audio ") == len(found["misheard"]) <= 1
     assert report["command"] == "analogtorch kws --config config.json --out again"
+
+
+def test_other_trainings_are_measured_on_the_same_chips(
+    clips: Path, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    ablation = "{same: {hwa.epochs: 2}, no noise: {chip.training.scale: 0, hwa.epochs: 1}}"
+    assert run(clips, tmp_path, "--resume", f"--report.ablation={ablation}") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    found = report["ablation"]
+    assert list(found) == ["same", "no noise"]
+    assert found["same"]["accuracy"] == report["hwa"]
+    assert found["same"]["minus hwa"]["1 year"]["values"] == [0.0, 0.0]
+    assert "no noise" in (tmp_path / "report.html").read_text()
+    listed = json.loads((tmp_path / JOURNAL).read_text())["files"]
+    assert len([name for name in listed if "ablation-" in name]) == 2 * (2 + 3)
+    same, other = (
+        torch.load(tmp_path / f"{v.key}.pt", weights_only=True)
+        for v in variants(parse([f"--config={tmp_path / 'config.json'}"]).config)
+    )
+    trained = torch.load(tmp_path / "hwa.pt", weights_only=True)
+    assert all(torch.equal(same[key], trained[key]) for key in trained)
+    assert any(not torch.equal(other[key], trained[key]) for key in trained)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "told"),
+    [
+        ("{a: {digital.epochs: 2}}", "a: digital.epochs is changed; change options that begin"),
+        ("{a: {}}", "a: nothing is changed"),
+        ("{a: {hwa.epoch: 2}}", "hwa.epoch=2: "),
+        ("{a: {hwa.epochs: 0}}", "epochs=0; it must be an integer >= 1"),
+        ("{a: {chip.training.scale: lots}}", "chip.training.scale='lots': "),
+        ("{a: {hwa.epochs: lots}}", "hwa.epochs='lots': "),
+    ],
+)
+def test_wrong_ablations_are_refused_before_any_training(
+    ablation: str, told: str, clips: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(kws, "train_digital", None)
+    assert run(clips, tmp_path, f"--report.ablation={ablation}") == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_net_that_cannot_be_mapped_is_reported_without_a_floorplan(

@@ -78,7 +78,7 @@ def _keys(result: Result) -> Iterator[Key]:
         value=f"{100 * result.digital:.2f} %",
         note="" if clips is None else f"{clips:,} test clips",
     )
-    chosen = [t for t in _KEY_TIMES if t in hwa.times] or [hwa.times[-1]]
+    chosen = _key_times(hwa)
     for time in chosen:
         i = hwa.times.index(time)
         yield Key(
@@ -101,6 +101,10 @@ def _keys(result: Result) -> Iterator[Key]:
         yield tile_key(result.mapping)
     else:
         yield Key(label="Tiles", value=f"{result.tiles}", note=result.chip)
+
+
+def _key_times(sweep: Sweep) -> list[str]:
+    return [time for time in _KEY_TIMES if time in sweep.times] or [sweep.times[-1]]
 
 
 def _sections(result: Result, plot: str) -> Iterator[Section]:
@@ -171,22 +175,25 @@ def _chips(sweep: Sweep) -> str:
 
 
 def _ablation(result: Result) -> Section:
-    rows = []
+    hwa, rows = result.hwa, []
+    chosen = [hwa.times.index(time) for time in _key_times(hwa)]
     for name, sweep in result.ablation.items():
-        lost = result.hwa.minus(sweep).interval()
-        for i, (time, gain) in enumerate(zip(result.hwa.times, lost, strict=True)):
-            spread = spread_text(sweep.mean[i].item(), sweep.std[i].item())
-            rows.append((name, time, spread, points(gain)))
+        spreads = map(spread_text, sweep.mean.tolist(), sweep.std.tolist())
+        gains = hwa.minus(sweep).interval()
+        rows.append((name, *spreads, *(points(gains[i]) for i in chosen)))
     return Section(
         "Ablation",
         (
             Table(
-                caption="Accuracy in percent of other trainings on the same chips, mean ± standard "
+                caption="Other trainings on the same chips: accuracy in percent, mean ± standard "
                 "deviation; and what the training of this run gains over them, chip by chip, in "
                 "points [95 % interval]",
-                header=("training", "at", "accuracy", "gain of this run"),
+                header=(
+                    "training",
+                    *hwa.times,
+                    *(f"gain, {hwa.times[i]}" for i in chosen),
+                ),
                 rows=tuple(rows),
-                words=(1,),
             ),
         ),
     )

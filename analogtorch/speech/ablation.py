@@ -1,0 +1,57 @@
+"""Hardware-aware training with some settings changed, measured on the chips of the run."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from analogtorch.speech.config import KWSConfig
+from analogtorch.speech.report_config import ABLATED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One other training."""
+
+    name: str
+    """Its name in the report."""
+    key: str
+    """Name of its files in the folder of the run, which tells its settings from any others."""
+    config: KWSConfig
+    """The configuration of the run with the settings changed."""
+
+    @property
+    def chips(self) -> str:
+        """The folder that keeps its measurements."""
+        return f"chips/{self.key}"
+
+
+def variants(config: KWSConfig) -> tuple[Variant, ...]:
+    """Return the other trainings that ``config.report.ablation`` names.
+
+    Raises:
+        ValueError: a setting does not exist, or its value is refused.
+    """
+    found = []
+    for name, changes in config.report.ablation.items():
+        changed: Any = config
+        for option, value in changes.items():
+            try:
+                changed = _replaced(changed, option.split("."), value)
+            except (TypeError, ValueError, AttributeError) as error:
+                raise ValueError(
+                    f"report.ablation: {name}: {option}={value!r}: {error}; options are those of "
+                    f"analogtorch kws that begin with {' or '.join(ABLATED)}"
+                ) from error
+        text = json.dumps([sorted(changes.items())])
+        key = f"ablation-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        found.append(Variant(name=name, key=key, config=changed))
+    return tuple(found)
+
+
+def _replaced(owner: Any, path: list[str], value: Any) -> Any:
+    """Return a frozen dataclass with the field at a path of names replaced."""
+    field, *rest = path
+    if rest:
+        value = _replaced(getattr(owner, field), rest, value)
+    return dataclasses.replace(owner, **{field: value})
