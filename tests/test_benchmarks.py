@@ -18,7 +18,7 @@ from analogtorch.report import Result
 from analogtorch.speech.data import Clips
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.pretrained import PretrainedKWS
-from benchmarks import devices, mvm, networks, peers, picture, plan, recovery
+from benchmarks import devices, mvm, networks, peers, picture, plan, recovery, sweep
 from benchmarks.adapt import __main__ as adapt
 from benchmarks.adapt import runs, silero, subjects, whisper
 from benchmarks.adapt.report import gains, of_rows
@@ -640,3 +640,17 @@ def test_the_table_of_networks_has_what_a_configuration_takes_of_its_chip() -> N
     assert sizes[:5] == ["62,788", "61,832", "2,961,800", "hermes64", "1"]
     page = (Path(__file__).parents[1] / "docs/speech.md").read_text()
     assert " | ".join(sizes[:5]) in page
+
+
+def test_the_cost_of_a_sweep_is_that_of_its_parts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [(torch.randn(8, 16), torch.zeros(8, dtype=torch.int64)) for _ in range(2)]
+    monkeypatch.setattr(sweep, "NETS", {"tiny": lambda _: (nn.Linear(16, 4), batches)})
+    digital, whole, *parts = sweep.costs(nn.Linear(16, 4), batches, chips=2, rounds=1)
+    assert digital > 0
+    assert whole == pytest.approx(sum(parts))
+    sweep.main(["--nets", "tiny", "--chips", "2", "--rounds", "1", "--processes", "2"])
+    header, _, row, *_ = capsys.readouterr().out.splitlines()
+    assert len(header.split()) == len(row.split()) - 1  # a unit
+    assert row.split()[:2] == ["tiny", "64"]

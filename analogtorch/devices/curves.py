@@ -1,5 +1,6 @@
 """Fitted curves of device papers, as functions of the normalised conductance ``r = g / g_max``."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from analogtorch.devices.registry import register
 from analogtorch.values import checks
+
+_TINY = torch.finfo(torch.float32).tiny
 
 
 class Curve(Protocol):
@@ -81,7 +84,15 @@ class LogClip:
             )
 
     def __call__(self, r: Tensor) -> Tensor:
+        if isinstance(r, Tensor) and self._settled:
+            r = r.clamp_min(_TINY)  # same result; torch needs nine times as long for ln 0
         return (self.slope * r.log() + self.offset).clamp(self.low, self.high)
+
+    @property
+    def _settled(self) -> bool:
+        """Whether the curve is at its bound for all ``r`` up to ``_TINY``."""
+        value = self.slope * math.log(_TINY) + self.offset
+        return value > self.high if self.slope < 0 else value < self.low
 
 
 @register

@@ -14,13 +14,13 @@ from analogtorch.chips import Chip
 from analogtorch.chips.non_idealities import needs
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.devices import seconds
+from analogtorch.evaluate.cells import finite
 from analogtorch.evaluate.interval import Interval, interval
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.sweep import (
     check_metric,
     checked_defects,
     chip_seeds,
-    finite,
     label,
 )
 from analogtorch.simulate.chip import beyond_data, program

@@ -18,6 +18,7 @@ from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
+from analogtorch.evaluate.cells import finite
 from analogtorch.evaluate.comparison import ComparedChip, Comparison
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.plan_checks import check_prepare
@@ -26,7 +27,6 @@ from analogtorch.evaluate.sweep import (
     check_metric,
     checked_times,
     chip_seeds,
-    finite,
     sweep,
 )
 from analogtorch.mapping import ChipMapping, map_to_chip

@@ -11,7 +11,8 @@ from torch import nn
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
-from analogtorch.evaluate.sweep import check_metric, checked_defects, chip_seeds, finite
+from analogtorch.evaluate.cells import finite
+from analogtorch.evaluate.sweep import check_metric, checked_defects, chip_seeds
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects

@@ -16,10 +16,11 @@ from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert, to_digital
 from analogtorch.conversion.digital_bits import quantise_digital
 from analogtorch.conversion.patterns import candidates, names_of, units
+from analogtorch.evaluate.cells import finite
 from analogtorch.evaluate.hardware import Digital, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import interval
 from analogtorch.evaluate.plan_cost import Costs
-from analogtorch.evaluate.sweep import finite, sweep
+from analogtorch.evaluate.sweep import sweep
 from analogtorch.evaluate.walks import Candidate, Table, neighbours
 from analogtorch.nn import AnalogEmbedding
 

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.devices import seconds
+from analogtorch.evaluate.cells import finite
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
-from analogtorch.evaluate.sweep import check_metric, chip_seeds, finite, label
+from analogtorch.evaluate.sweep import check_metric, chip_seeds, label
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.programmed import Programmed
 from analogtorch.ops.slices import cells

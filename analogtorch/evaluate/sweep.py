@@ -1,25 +1,24 @@
 """Monte Carlo over chips and times: how much of a metric survives programming, noise and drift."""
 
 import contextlib
-import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, overload
+from urllib.parse import quote
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.devices import seconds
-from analogtorch.evaluate.helpers import checked_processes, helpers
-from analogtorch.evaluate.journal import Journal, Unkept, experiment, in_the_field, key
+from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
+from analogtorch.evaluate.helpers import checked_processes
+from analogtorch.evaluate.journal import Journal, Unkept, experiment, in_the_field
 from analogtorch.evaluate.swept import UNNAMED, Sweep
 from analogtorch.ops import fold, seed_tensor, stream
-from analogtorch.simulate.chip import beyond_data, program
+from analogtorch.simulate.chip import beyond_data
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
@@ -29,8 +28,48 @@ TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
 """The times after programming that reports show by default."""
 
 
+@overload
 def sweep(
     model: nn.Module,
+    metric: Callable[[nn.Module], float],
+    *,
+    num_chips: int = ...,
+    times: Sequence[str | float] = ...,
+    seed: int = ...,
+    compensation: Compensation = ...,
+    defects: Defects | None = ...,
+    temperature: str | float | None = ...,
+    recalibration: Recalibration | None = ...,
+    higher_is_better: bool = ...,
+    progress: bool = ...,
+    folder: str | Path | None = ...,
+    processes: int = ...,
+    executor: Executor | None = ...,
+) -> Sweep: ...
+
+
+@overload
+def sweep(
+    model: Mapping[str, nn.Module],
+    metric: Callable[[nn.Module], float],
+    *,
+    num_chips: int = ...,
+    times: Sequence[str | float] = ...,
+    seed: int = ...,
+    compensation: Compensation = ...,
+    defects: Defects | None = ...,
+    temperature: str | float | None = ...,
+    recalibration: Recalibration | None = ...,
+    higher_is_better: bool = ...,
+    progress: bool = ...,
+    folder: str | Path | None = ...,
+    processes: int = ...,
+    executor: Executor | None = ...,
+) -> dict[str, Sweep]: ...
+
+
+def sweep(
+    model: nn.Module | Mapping[str, nn.Module],
     metric: Callable[[nn.Module], float],
     *,
     num_chips: int = 10,
@@ -44,14 +83,17 @@ def sweep(
     progress: bool = False,
     folder: str | Path | None = None,
     processes: int = 1,
-) -> Sweep:
+    executor: Executor | None = None,
+) -> Sweep | dict[str, Sweep]:
     """Program several chips and measure a metric on each of them at each time.
 
     Chip ``i`` is the same for every model and every call with the same ``seed``, so that two
     models, or two trainings, are compared on the same devices.
 
     Args:
-        model: a converted model.
+        model: a converted model; or several by name, such as ``{"direct": a, "trained": b}``, on
+            the same chips. Chips x times x models are then one work, which is shared and resumed as
+            a whole; ``folder`` has a folder for each name.
         metric: a function of the model on a chip that returns a number, such as the accuracy.
         num_chips: number of chips, >= 1.
         times: times after programming, as ``ProgrammedChip.at`` takes them. A time beyond the data
@@ -74,19 +116,23 @@ def sweep(
         processes: number of processes on this machine, >= 1, that measure chips at the same time;
             above 1, each has one thread, and the model must be on the CPU. The results are those
             of one process with one thread (``torch.set_num_threads(1)``).
+        executor: runs the measurements instead, each chip of a model as one job: any object with
+            the ``submit`` of ``concurrent.futures.Executor``, such as those of Dask, mpi4py and
+            submitit. Model and metric are pickled for it, if it pickles. The folder is then written
+            by this process alone.
 
     Returns:
-        The metric by chip and time; print it for a table. Mean, spread, worst chip and quantiles
-        are by time, and so are intervals, yields and verdicts; ``minus`` compares two sweeps chip
-        by chip, and ``plot``, ``to_csv`` and ``to_dict`` give everything away. A metric that is a
-        function with a name has it in tables and plots.
+        The metric by chip and time; of several models, by name. Print it for a table. Mean, spread,
+        worst chip and quantiles are by time, and so are intervals, yields and verdicts; ``minus``
+        compares two sweeps chip by chip, and ``plot``, ``to_csv``, ``to_parquet`` and ``to_dict``
+        give everything away. A metric that is a function with a name has it in tables and plots.
 
     Raises:
-        ValueError: ``num_chips`` is below 1, ``times`` is empty, the metric is NaN or infinite, the
-            folder holds another experiment, ``processes`` is above 1 where that cannot be, or
-            ``program`` or ``at`` refuses its arguments.
+        ValueError: ``num_chips`` is below 1, ``times`` or ``model`` is empty, the metric is NaN or
+            infinite, the folder holds another experiment, ``processes`` is above 1 where that
+            cannot be or beside an ``executor``, or ``program`` or ``at`` refuses its arguments.
         TypeError: the model is no module, the metric cannot be called or returns no number, or
-            ``defects`` is of another type.
+            ``defects`` or ``executor`` is of another type.
         OSError: the folder cannot be written.
 
     Example:
@@ -95,16 +141,17 @@ def sweep(
         >>> print(found)
         >>> print(found.keeps(0.99 * at.accuracy(digital, batches))[0])  # iso-accuracy at 0 s
     """
-    check_module("sweep", model)
-    refuse_programmed(model, "sweep")
+    models = checked_models("sweep", model)
     check_metric("sweep", metric)
     num_chips = checks.count("sweep: num_chips", num_chips)
-    processes = min(checked_processes("sweep", processes, model), num_chips)
+    for each in models.values():
+        processes = checked_processes("sweep", processes, each)
+    processes = min(processes, num_chips * len(models))
+    check_executor("sweep", executor, processes)
     checks.choice("sweep: compensation", compensation, get_args(Compensation))
     checks.flag("sweep: higher_is_better", higher_is_better)
     at = checked_times("sweep", times)
     seeds = chip_seeds(seed, num_chips)
-    notes = tuple("; ".join(beyond_data(model, t)) for t in at)
     defects = checked_defects("sweep", defects)
     look: dict[str, Any] = {
         "compensation": compensation,
@@ -114,83 +161,55 @@ def sweep(
     with contextlib.ExitStack() as stack:
         if folder is None and processes > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="analogtorch-"))
-        journal: Journal | Unkept = Unkept()
-        if folder is not None:
-            field = in_the_field(temperature, recalibration)
-            journal = Journal(folder, experiment(model, seed, compensation, defects, field))
-        work = _Work(model, metric, seeds, at, look, defects, journal)
-        total = num_chips * len(at)
-        with (
-            tqdm(total=total, desc="chips x times", unit="read", disable=not progress) as bar,
-            helpers(processes - 1, work.free),
-        ):
-            rows = work.free(bar.update)
-            for i in range(num_chips):
-                if i not in rows:  # another process was at work on it
-                    with journal.claim(i, wait=True):
-                        rows[i] = work.chip(i, bar.update)
-    values = torch.tensor([rows[i] for i in range(num_chips)], dtype=torch.float64)
-    name = getattr(metric, "__name__", "")
-    return Sweep(
-        times=tuple(at.values()),
-        values=values,
-        seeds=seeds,
-        notes=notes if any(notes) else (),
-        metric=name if name.isidentifier() else UNNAMED,
-        higher_is_better=higher_is_better,
-    )
+        cells = []
+        for name, each in models.items():
+            journal: Journal | Unkept = Unkept()
+            if folder is not None:
+                field = in_the_field(temperature, recalibration)
+                place = checks.path("sweep: folder", folder) / quote(name, safe=" ")
+                journal = Journal(place, experiment(each, seed, compensation, defects, field))
+            measured = Experiment(each, metric, look, defects)
+            cells.append(Cells(measured, seeds, at, journal, of=name))
+        total = len(models) * num_chips * len(at)
+        with tqdm(total=total, desc="chips x times", unit="read", disable=not progress) as bar:
+            if executor is not None:
+                run_by(executor, cells, bar.update)
+            else:
+                run(cells, processes, bar.update)
+    title = getattr(metric, "__name__", "")
+    found = {}
+    for name, of_it in zip(models, cells, strict=True):
+        notes = tuple("; ".join(beyond_data(models[name], t)) for t in at)
+        rows = [of_it.rows[i] for i in range(num_chips)]
+        found[name] = Sweep(
+            times=tuple(at.values()),
+            values=torch.tensor(rows, dtype=torch.float64),
+            seeds=seeds,
+            notes=notes if any(notes) else (),
+            metric=title if title.isidentifier() else UNNAMED,
+            higher_is_better=higher_is_better,
+        )
+    return found if isinstance(model, Mapping) else found[""]
 
 
-def _nothing(count: int = 1) -> None:
-    """Show no progress."""
+def checked_models(caller: str, model: Any) -> dict[str, nn.Module]:
+    """Return the models by name; one that is given alone has an empty name.
 
-
-@dataclass(frozen=True)
-class _Work:
-    """The cells of a sweep: each chip at each time."""
-
-    model: nn.Module
-    metric: Callable[[nn.Module], float]
-    seeds: tuple[int, ...]
-    times: dict[float | None, str]
-    look: dict[str, Any]
-    """The other arguments of ``ProgrammedChip.at``."""
-    defects: Defects | None
-    journal: Journal | Unkept
-
-    def free(self, step: Callable[..., object] = _nothing) -> dict[int, list[float]]:
-        """Return the metric of each chip at each time, but of those that others are measuring."""
-        rows = {}
-        for i in range(len(self.seeds)):
-            with contextlib.suppress(BlockingIOError), self.journal.claim(i, wait=False):
-                rows[i] = self.chip(i, step)
-        return rows
-
-    def chip(self, i: int, step: Callable[..., object]) -> list[float]:
-        """Return the metric of a claimed chip at each time; what the journal lacks is measured."""
-        done = self.journal.read(i, self.seeds[i])
-        wanted = {t: name for t, name in self.times.items() if key(t) not in done}
-        step(len(self.times) - len(wanted))
-        for t, value in self._measured(i, wanted):
-            done[key(t)] = value
-            self.journal.write(i, self.seeds[i], done)
-            step(1)
-        return [done[key(t)] for t in self.times]
-
-    def _measured(
-        self, i: int, times: dict[float | None, str]
-    ) -> Iterator[tuple[float | None, float]]:
-        """Yield each of the times with the metric.
-
-        The programmed chip is released at the end, so that the next one has its memory.
-        """
-        if not times:
-            return
-        physical = program(self.model, seed=self.seeds[i], defects=self.defects)
-        for t, name in times.items():
-            physical.warned.update(beyond_data(self.model, t))  # marked in the table
-            given = self.metric(physical.at("programmed" if t is None else t, **self.look))
-            yield t, finite("sweep", given, f"on chip {i} at {name}")
+    Raises:
+        ValueError: there is none, a name cannot be that of a folder, or a model is programmed.
+        TypeError: one is no module, or a name is no text.
+    """
+    models = dict(model) if isinstance(model, Mapping) else {"": model}
+    if not models:
+        raise ValueError(f"{caller}: model is empty; give a model, or models by name")
+    for name, each in models.items():
+        if isinstance(model, Mapping) and not (isinstance(name, str) and name.strip(". ")):
+            raise ValueError(
+                f"{caller}: models have names such as 'direct' and 'trained', got {name!r}"
+            )
+        check_module(caller, each)
+        refuse_programmed(each, caller)
+    return models
 
 
 def checked_times(caller: str, times: Sequence[str | float]) -> dict[float | None, str]:
@@ -236,23 +255,6 @@ def checked_defects(caller: str, defects: Any) -> Defects | None:
         example = "at.Defects(stuck_on=0.01), or None"
         checks.instance(f"{caller}: defects", defects, Defects, example)
     return defects if defects is not None and defects.present() else None
-
-
-def finite(caller: str, given: Any, where: str) -> float:
-    """Return what a metric returned as a finite number.
-
-    Raises:
-        TypeError: it is no number. A tensor of one element counts as a number.
-        ValueError: it is NaN or infinite.
-    """
-    value = given.item() if isinstance(given, Tensor) and given.numel() == 1 else given
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{caller}: the metric must return a number, got {checks.shown(given)} {where}"
-        )
-    if not math.isfinite(value):
-        raise ValueError(f"{caller}: the metric is {value} {where}; it must be a finite number")
-    return float(value)
 
 
 def chip_seeds(seed: int, num_chips: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The result of ``sweep``: a metric by chip and time, and its statistics over the chips."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,7 +16,7 @@ from analogtorch.evaluate.interval import (
     interval,
     share,
 )
-from analogtorch.files import comma_separated
+from analogtorch.files import comma_separated, parquet
 from analogtorch.values import checks
 from analogtorch.values.shown import as_html, as_text, draw
 
@@ -244,12 +244,16 @@ class Sweep:
         Raises:
             OSError: the file cannot be written.
         """
-        rows: list[list[Any]] = [["chip", "seed", "time", "seconds", self.metric, "note"]]
-        at = _seconds(self.times)
-        for chip, (seed, values) in enumerate(zip(self.seeds, self.values.tolist(), strict=True)):
-            for time, t, value in zip(self.times, at, values, strict=True):
-                rows.append([chip, seed, time, "" if t is None else t, value, self.note(time)])
-        return comma_separated(rows, path)
+        return comma_separated(self._rows(), path)
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write the columns of ``to_csv`` to ``path`` as Parquet, and return the path.
+
+        Raises:
+            ImportError: pyarrow is not installed.
+            OSError: the file cannot be written.
+        """
+        return parquet(self._rows(), path)
 
     def plot(self, path: str | Path | None = None, *, limit: float | None = None) -> Any:
         """Draw the metric of each chip over time; see ``analogtorch.report.sweep.plot``."""
@@ -260,6 +264,13 @@ class Sweep:
 
     def _repr_html_(self) -> str:
         return as_html(self)
+
+    def _rows(self) -> Iterator[list[Any]]:
+        yield ["chip", "seed", "time", "seconds", self.metric, "note"]
+        at = _seconds(self.times)
+        for chip, (seed, values) in enumerate(zip(self.seeds, self.values.tolist(), strict=True)):
+            for time, t, value in zip(self.times, at, values, strict=True):
+                yield [chip, seed, time, t, value, self.note(time)]
 
     def _keeps(self, value: float, limit: float) -> bool:
         return value >= limit if self.higher_is_better else value <= limit

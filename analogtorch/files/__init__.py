@@ -5,7 +5,7 @@ from analogtorch.files.checksum import checked, seal, sealed_bytes, signed
 from analogtorch.files.code import digest_of, importable, is_code, load_code
 from analogtorch.files.lock import claimed, locked
 from analogtorch.files.packed import packed, unpacked
-from analogtorch.files.table import comma_separated
+from analogtorch.files.table import comma_separated, parquet
 from analogtorch.files.text import expanded, parse_json, parse_yaml, yaml_package
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "load_code",
     "locked",
     "packed",
+    "parquet",
     "parse_json",
     "parse_yaml",
     "seal",

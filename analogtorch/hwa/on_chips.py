@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from analogtorch.calibration.judge import has_moved, vectors
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
-from analogtorch.evaluate.sweep import check_metric, checked_times, finite, sweep
+from analogtorch.evaluate.cells import finite
+from analogtorch.evaluate.sweep import check_metric, checked_times, sweep
 from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.values import checks

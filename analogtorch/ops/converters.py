@@ -39,7 +39,7 @@ def in_steps(
     """
     dtype = wide(x.dtype)
     y, limit = x.detach().to(dtype), bound.detach().to(dtype).clamp_min(LEAST_BOUND)
-    clipped = torch.where(y > limit, limit, torch.where(y < -limit, -limit, y))
+    clipped = torch.maximum(torch.minimum(y, limit), -limit)
     # a true division: number / tensor would multiply by the reciprocal
     up = torch.full_like(limit, steps) / limit
     return (code(clipped * up) * (limit / steps)).to(x.dtype)

@@ -75,6 +75,20 @@ def fold(key: Tensor, word: Tensor | int) -> Tensor:
     return _mix64(_mix64(key + step) + key)
 
 
+def key_of(seed: int, word: int, *, device: torch.device | None = None) -> Tensor:
+    """Return ``fold(seed_tensor(seed, device), word)`` without a call of torch for each step."""
+    key = seed & _M64
+    return seed_tensor(_signed64(_mixed(_mixed(key + word * GOLDEN) + key)), device)
+
+
+def _mixed(x: int) -> int:
+    """Return ``_mix64`` of an integer."""
+    x &= _M64
+    x = (x ^ x >> 30) * MIX64_1 & _M64
+    x = (x ^ x >> 27) * MIX64_2 & _M64
+    return x ^ x >> 31
+
+
 def random_bits(key: Tensor, rows: Tensor, first: Tensor, count: int) -> Tensor:
     """Return 32 random bits, as int32 (R, count), at ``rows`` and ``count`` columns from ``first``.
 

@@ -3,7 +3,6 @@
 Weights, chip and seed decide all of them. The weights of the model stay as they are.
 """
 
-import copy
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator
@@ -31,6 +30,7 @@ from analogtorch.ops import seed_tensor
 from analogtorch.simulate import tiles
 from analogtorch.simulate.carried import check_corrected
 from analogtorch.simulate.compensation import Compensation, Readout
+from analogtorch.simulate.copied import copied
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.field_cost import batch_reads, recalibration_cost
 from analogtorch.simulate.held import held
@@ -46,6 +46,11 @@ from analogtorch.values import checks
 
 if TYPE_CHECKING:
     from analogtorch.mapping import ChipMapping
+
+
+_SMALL = 1 << 20
+"""Weights up to which a chip keeps drift exponents and exact MVMs from one time to the next: they
+take several times the memory of the weights."""
 
 
 def program(
@@ -152,7 +157,9 @@ class ProgrammedChip:
             for of_section in where[name]
             for spot in of_section
         }
-        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._model = copied(model)
+        cells = sum(layer.weight.numel() for _, layer in layers)
+        self._keeps = cells <= _SMALL
         with torch.no_grad():
             self._placed = {
                 name: list(self._programmed(layer, key, where[name]))
@@ -166,7 +173,9 @@ class ProgrammedChip:
         for section, spots in zip(layer.sections, where, strict=True):
             state = tiles.state(section, spots, layer.chip, self.defects, self.seed)
             blocks = tiles.blocks(section, spots)
-            yield ProgrammedSection(layer, section, key, self.seed, blocks, self.method, state)
+            yield ProgrammedSection(
+                layer, section, key, self.seed, blocks, self.method, state, self._keeps
+            )
 
     def yield_map(self, *, within: float = 0.2) -> YieldMap:
         """Return what works on every tile with weights, and how well the weights were programmed.
@@ -327,7 +336,7 @@ class ProgrammedChip:
             id(x.weight): nn.Parameter(x.weight.detach(), requires_grad=False) for x in layers
         }
         shared |= {id(x.programmed): x.programmed for x in layers if x.programmed is not None}
-        return copy.deepcopy(model, shared).eval().requires_grad_(False)
+        return copied(model, shared)
 
 
 def beyond_data(model: nn.Module, t: float | None) -> list[str]:

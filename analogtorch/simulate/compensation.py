@@ -23,9 +23,9 @@ def column_gains(section: "ProgrammedSection") -> Tensor:
     weights, gains = section.weights(None), torch.empty_like(section.scale)
     for number, outputs, index in section.pieces():
         block = section.block(number, outputs)
-        x = block.inputs()
+        x, exact = section.exact_mvms(number, outputs, block)
         adc_outputs = block.two_mvms(weights[index].flatten(1), x, "columns")
-        gains[number, outputs] = ratio(*fit_sums(block.targets(x), *adc_outputs)).to(gains)
+        gains[number, outputs] = ratio(*fit_sums(exact, *adc_outputs)).to(gains)
     return gains
 
 
@@ -52,7 +52,13 @@ def drift_gains(
         block, column = section.block(number, outputs), section.column[number, outputs]
         current = now[index].flatten(1)
         if compensation == "least_squares":
-            found = _fitted(block, column, current, readout, t)
+            if readout == "ideal":  # one-hot inputs are the limit of many random ones
+                exact = block.alone(current).T * column
+                found = fit_sums(block.w.T, exact, exact)
+            else:
+                x, exact = section.exact_mvms(number, outputs, block)
+                reads = block.two_mvms(current, x, str(t))
+                found = fit_sums(exact, *(read * column for read in reads))
         else:
             then = section.programmed(number, index)
             found = _magnitudes(block, column, then, current, readout, t)
@@ -61,18 +67,6 @@ def drift_gains(
         by_block = [section.section.block_sums(each) for each in sums.flatten(0, 1)]
         sums = torch.stack(by_block).view_as(sums)
     return ratio(*sums)
-
-
-def _fitted(
-    block: Block, column: Tensor, current: Tensor, readout: Readout, t: float
-) -> tuple[Tensor, Tensor]:
-    """Return the sums of a least-squares fit of MVMs to those of the target weights."""
-    if readout == "ideal":  # one-hot inputs are the limit of many random ones
-        exact = block.alone(current).T * column
-        return fit_sums(block.w.T, exact, exact)
-    x = block.inputs()
-    first, second = block.two_mvms(current, x, str(t))
-    return fit_sums(block.targets(x), first * column, second * column)
 
 
 def _magnitudes(

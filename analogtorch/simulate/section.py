@@ -1,6 +1,7 @@
 """The devices of one section of a layer: programmed, and read at any time."""
 
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,11 +13,10 @@ from analogtorch.nn import AnalogLayer
 from analogtorch.ops import (
     Noise,
     block_scales,
-    fold,
     ir_drop,
+    key_of,
     normal,
     over_rows,
-    seed_tensor,
     stream,
 )
 from analogtorch.ops.converters import digital_factor
@@ -27,6 +27,8 @@ from analogtorch.simulate.compensation import column_gains
 from analogtorch.simulate.readout import Block
 from analogtorch.simulate.stuck import Stuck
 from analogtorch.simulate.writing import Method, write
+
+T = TypeVar("T")
 
 _CELLS = 1 << 16
 """Cells that are programmed and read together, about."""
@@ -52,8 +54,11 @@ class ProgrammedSection:
         blocks: list[ir_drop.Block],
         method: Method | None,
         state: tiles.State,
+        keeps: bool = False,
     ) -> None:
         self.blocks = blocks
+        self._kept: dict[tuple[str, int, int], Any] | None = {} if keeps else None
+        """What reads at all times have in common, by kind and place; None: it is found anew."""
         # programmed and calibrated with the chip's ADC range: those of the layer suit an inference
         self.section, self.chip, self.key, self.seed = section, layer.chip, key, seed
         target = cells(section, layer.placed_matrix(layer.weight.detach()))
@@ -128,9 +133,8 @@ class ProgrammedSection:
         where = self.section.first_row, number
 
         def normals(name: str, rows: slice, columns: slice) -> Tensor:
-            key = fold(
-                seed_tensor(self.seed), stream(Noise.COMPENSATION, self.key, *where, name)
-            ).to(self.w.device)
+            word = stream(Noise.COMPENSATION, self.key, *where, name)
+            key = key_of(self.seed, word, device=self.w.device)
             each = torch.arange(rows.start, rows.stop, device=self.w.device)
             first = torch.full_like(each, columns.start)
             return normal(key, each, first, columns.stop - columns.start).to(self.w.dtype)
@@ -157,14 +161,11 @@ class ProgrammedSection:
             index = (slice(None), *block)
 
             def draw(name: str, rows: int, columns: int, number: int = number) -> Tensor:
-                key = fold(
-                    seed_tensor(self.seed),
-                    stream(Noise.PROGRAMMING, self.key, self.section.first_row, number, name),
-                )
+                first = self.section.first_row
+                word = stream(Noise.PROGRAMMING, self.key, first, number, name)
                 where = torch.arange(rows, device=self.w.device)
-                return normal(key.to(where.device), where, torch.zeros_like(where), columns).to(
-                    self.w.dtype
-                )
+                key = key_of(self.seed, word, device=where.device)
+                return normal(key, where, torch.zeros_like(where), columns).to(self.w.dtype)
 
             g = self.g[(slice(None), *index)]
             hold, w = self._hold((slice(None), *index)), self.w[index].flatten(1)
@@ -293,20 +294,44 @@ class ProgrammedSection:
 
     def _read(self, part: slice, g: Tensor, t: float, temperature: float | None = None) -> Tensor:
         """Return the conductances of a run of outputs as read at ``t`` and ``temperature``."""
-        # drawn anew each time: stored drift exponents would take as much memory as conductances
-        cell, device = self.chip.cell, self.chip.cell.device
-        targets, index = written(cell, self.w[part], g), (slice(None), part)
-        if self.stuck is not None:
-            targets = self.stuck.targets(targets, g, index)
-        drifted = device.drift(
-            g, device.drift_coefficient(targets, self._draw(part, Noise.DRIFT)), t
-        )
+        device, index = self.chip.cell.device, (slice(None), part)
+        nu = self._once("drift", part.start, 0, lambda: self._drift_coefficient(part, g))
+        drifted = device.drift(g, nu, t)
         if self.stuck is not None:
             drifted = self.stuck.drifted(g, drifted, index)
         read = device.read(g, drifted, t, self._draw(part, Noise.READ, str(t)))
         if temperature is not None and self.chip.thermal.activation_energy > 0:
             read = read * self.chip.thermal.factor(g, device.g_max, temperature)
         return read if self.stuck is None else self.stuck.read(g, read, index)
+
+    def _drift_coefficient(self, part: slice, g: Tensor) -> Tensor:
+        """Return what decides the drift of the devices of a run of outputs."""
+        cell = self.chip.cell
+        targets = written(cell, self.w[part], g)
+        if self.stuck is not None:
+            targets = self.stuck.targets(targets, g, (slice(None), part))
+        return cell.device.drift_coefficient(targets, self._draw(part, Noise.DRIFT))
+
+    def exact_mvms(self, number: int, outputs: slice, block: Block) -> tuple[Tensor, Tensor]:
+        """Return the random inputs that gains are fitted on, and the MVMs of the exact weights.
+
+        ``block`` has these outputs of row block ``number``; shapes are those of ``Block.targets``.
+        """
+
+        def found() -> tuple[Tensor, Tensor]:
+            x = block.inputs()
+            return x, block.targets(x)
+
+        return self._once("exact", number, outputs.start, found)
+
+    def _once(self, kind: str, at: int, of: int, find: Callable[[], T]) -> T:
+        """Return what ``find`` does; if the section keeps it, as it was found first."""
+        if self._kept is None:
+            return find()
+        if (kind, at, of) not in self._kept:
+            self._kept[kind, at, of] = find()
+        found: T = self._kept[kind, at, of]
+        return found
 
     def _draw(self, part: slice, kind: Noise, *names: str) -> Tensor:
         common = shared(self.chip.cell)
@@ -319,7 +344,7 @@ class ProgrammedSection:
 
     def _normal(self, word: int, part: slice, common: bool) -> Tensor:
         """Return normals for a run of outputs; ``common``: the same for all columns of a block."""
-        key = fold(seed_tensor(self.seed, self.w.device), word)
+        key = key_of(self.seed, word, device=self.w.device)
         outputs, first = self.section.positions(self.w.device, common=common)
         found = normal(key, outputs[part], first[part], self.section.rows)
         return found.view(-1, *self.section.shape[1:])

@@ -110,3 +110,15 @@ def test_devices_know_how_long_their_data_last() -> None:
     assert rram_wan().valid_until == 172_800.0
     times = TimedDevice(name="mine", g_max=1, g_reference=1, times=[1, 10], stds=[FLAT, FLAT])
     assert (times.times, times.valid_until) == ((1, 10), 10)
+
+
+@pytest.mark.parametrize("slope", [-0.01, 0.01, -1e-4, 1e-4])
+@pytest.mark.parametrize("low", [-1.0, 0.02])
+def test_a_clipped_logarithm_is_that_of_torch_to_the_bit_down_to_zero(
+    slope: float, low: float
+) -> None:
+    tiny = torch.finfo(torch.float32).tiny
+    r = torch.tensor([0.0, tiny / 2, tiny, 1e-30, 1e-3, 0.5, 1.0, torch.nan])
+    found = LogClip(slope=slope, offset=0.03, low=low, high=0.04)(r)
+    assert torch.equal(found[:-1], (slope * r.log() + 0.03).clamp(low, 0.04)[:-1])
+    assert found[-1].isnan()

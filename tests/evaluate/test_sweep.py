@@ -1,6 +1,8 @@
+import concurrent.futures
 import dataclasses
 import json
 import math
+import pickle
 import warnings
 from pathlib import Path
 
@@ -404,3 +406,102 @@ def test_sensitivity_marks_a_time_beyond_the_devices_data() -> None:
 def test_progress_shows_a_bar(capsys: pytest.CaptureFixture) -> None:
     at.sweep(_model(), _metric, num_chips=1, progress=True)
     assert "chips x times" in capsys.readouterr().err
+
+
+def test_several_models_are_one_work_on_the_same_chips(tmp_path: Path) -> None:
+    other = _model()
+    with torch.no_grad():
+        other.weight.mul_(0.5)
+    options = {"num_chips": 3, "times": ["0 s", "1 day"]}
+    alone = {"half": at.sweep(other, _metric, **options), "a b/c": at.sweep(_model(), _metric)}
+    found = at.sweep({"half": other, "a b/c": _model()}, _metric, folder=tmp_path, **options)
+    assert list(found) == ["half", "a b/c"]
+    assert torch.equal(found["half"].values, alone["half"].values)
+    assert found["half"].seeds == found["a b/c"].seeds == alone["a b/c"].seeds[:3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a b%2Fc", "half"]
+    # each is a journal as one model has it alone, and nothing is measured again
+    assert torch.equal(
+        at.sweep(other, never, folder=tmp_path / "half", **options).values, found["half"].values
+    )
+    at.sweep({"half": other, "a b/c": _model()}, never, folder=tmp_path, **options)
+
+
+def test_bad_names_of_models_are_refused() -> None:
+    for models in ({}, {"": _model()}, {"..": _model()}, {3: _model()}):
+        with pytest.raises(ValueError, match=r"sweep: model is empty|models have names such as"):
+            at.sweep(models, never)
+    with pytest.raises(TypeError, match="sweep: model must be"):
+        at.sweep({"a": 3}, never)
+
+
+class _Later:
+    """An executor of jobs that finish in reverse, one at each look at any of them."""
+
+    def __init__(self) -> None:
+        self.jobs: list[_Job] = []
+        self.cancelled = 0
+
+    def submit(self, fn, /, *args) -> "_Job":  # type: ignore[no-untyped-def]
+        # as a cluster gets it
+        self.jobs.append(_Job(self, pickle.dumps((fn, args))))
+        return self.jobs[-1]
+
+
+class _Job:
+    def __init__(self, owner: _Later, call: bytes) -> None:
+        self.owner, self.call = owner, call
+
+    def done(self) -> bool:
+        if self.owner.jobs[-1] is not self:
+            return False
+        self.owner.jobs.pop()
+        return True
+
+    def result(self) -> object:
+        fn, args = pickle.loads(self.call)
+        return fn(*args)
+
+    def cancel(self) -> None:
+        self.owner.cancelled += 1
+
+
+def test_an_executor_measures_what_the_folder_lacks(tmp_path: Path) -> None:
+    options = {"num_chips": 4, "times": ["0 s", "1 day"]}
+    at.sweep(_model(), _metric, num_chips=2, times=["0 s"], folder=tmp_path / "a")
+    found = at.sweep({"a": _model()}, _metric, executor=_Later(), folder=tmp_path, **options)
+    expected = at.sweep(_model(), _metric, **options)
+    assert torch.equal(found["a"].values, expected.values)
+    at.sweep(_model(), never, folder=tmp_path / "a", **options)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert torch.equal(
+            at.sweep(_model(), _metric, executor=pool, **options).values, expected.values
+        )
+
+
+def _once(model: nn.Module) -> float:
+    return _metric(model) if _metric(model) > _BAD else math.nan
+
+
+_BAD = 0.0
+
+
+def test_an_error_of_an_executor_appears_and_finished_chips_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"num_chips": 4, "times": ["0 s"]}
+    expected = at.sweep(_model(), _metric, **options).values[:, 0]
+    worst = int(expected.argmin())
+    monkeypatch.setattr(f"{__name__}._BAD", expected.min().item())
+    pool = _Later()
+    with pytest.raises(ValueError, match=f"the metric is nan on chip {worst} at 0 s"):
+        at.sweep(_model(), _once, executor=pool, folder=tmp_path, **options)
+    kept = sorted(path.name for path in tmp_path.glob("chip-*"))
+    assert kept == [f"chip-{i:05d}.json" for i in range(worst + 1, 4)]  # they finish in reverse
+    assert pool.cancelled == worst
+
+
+def test_what_is_no_executor_is_refused() -> None:
+    with pytest.raises(TypeError, match="sweep: executor must be"):
+        at.sweep(_model(), never, executor=4)
+    with pytest.raises(ValueError, match="processes=2 beside an executor"):
+        at.sweep(_model(), never, executor=_Later(), processes=2)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,26 @@ def test_json_and_csv_have_every_chip(tmp_path: Path) -> None:
     assert header == ["chip", "seed", "time", "seconds", "accuracy", "note"]
     assert len(rows) == 20
     assert rows[1] == ["0", "0", "1 day", "86400.0", "0.8", ""]
+
+
+def test_parquet_has_the_columns_of_csv_with_their_types(tmp_path: Path) -> None:
+    form = pytest.importorskip("pyarrow.parquet")
+    found = at.Sweep(("programmed", "1 day"), GOOD.values, (-(2**63), *range(9)), metric="error")
+    path = found.to_parquet(tmp_path / "new" / "sweep.parquet")
+    columns = form.read_table(path).to_pydict()
+    assert list(columns) == ["chip", "seed", "time", "seconds", "error", "note"]
+    assert columns["seed"][:4] == [-(2**63), -(2**63), 0, 0]
+    assert columns["seconds"][:2] == [None, 86400.0]
+    assert columns["error"] == found.values.flatten().tolist()
+
+
+def test_parquet_without_pyarrow_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r'pip install "analogtorch\[parquet\]", or use to_csv'):
+        GOOD.to_parquet(tmp_path / "sweep.parquet")
+    assert not list(tmp_path.iterdir())
 
 
 def test_tables_and_plots(tmp_path: Path) -> None:

@@ -355,3 +355,32 @@ def test_the_default_type_changes_no_chip() -> None:
         assert torch.equal(at.program(model, seed=1).at("1 day")(x), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_what_a_small_chip_keeps_between_times_changes_no_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = ("programmed", "0 s", "1 day", "0 s")
+    defects = at.Defects(stuck_on=0.05, stuck_off=0.05)
+    chips = [at.program(_model(), seed=3, defects=defects)]
+    monkeypatch.setattr("analogtorch.simulate.chip._SMALL", 0)
+    chips.append(at.program(_model(), seed=3, defects=defects))
+    for t in times:
+        kept, anew = (chip.at(t)[0].programmed for chip in chips)
+        assert torch.equal(kept.weights[0], anew.weights[0])
+        assert torch.equal(kept.gains[0], anew.gains[0])
+
+
+def test_views_share_no_state_with_each_other_or_the_model() -> None:
+    model = _model()
+    physical = at.program(model, seed=3)
+    first, second = physical.at("1 day"), physical.at("1 day")
+    first[1].running_mean.add_(1)
+    first[1].bias.add_(1)
+    first[0].register_forward_hook(lambda *_: None)
+    first[0].register_buffer("own", torch.zeros(1))
+    for other in (second, model, physical.at("1 day")):
+        assert not other[1].running_mean.any()
+        assert not other[1].bias.any()
+        assert not other[0]._forward_hooks
+        assert not hasattr(other[0], "own")

@@ -1,0 +1,144 @@
+"""What a sweep over chips and times costs beside as many digital evaluations, and where it goes.
+
+    python -m benchmarks.sweep
+    python -m benchmarks.sweep --chips 10 --rounds 3 --processes 2
+
+The nets classify the 1,118 test clips of Speech Commands in batches of 64: ``conv`` is the residual
+net of ``analogtorch.speech.models`` with random weights, which decide no time, and DNN_L Arm's
+trained one. A round is a sweep of ``--chips`` chips of ``hermes64`` at 5 times and as many digital
+evaluations; with other chips it is repeated, so that a busy moment burdens both. Everything runs on
+one thread, and times are those of the processor.
+
+sweep: its time over that of the digital evaluations, the median of the rounds. programming, reading
+and forward are the parts of it, in the same unit: making the chips; drift, read noise and
+compensation at each time; and the evaluations themselves. speedup, with ``--processes``: the wall
+clock of a sweep in one process over that in several, which says something on a quiet machine only.
+"""
+
+import argparse
+import copy
+import csv
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.speech.features import LogMel
+from analogtorch.speech.folder import Folder
+from analogtorch.speech.models.conv import ConvNet
+from analogtorch.speech.pretrained import MANIFEST, load_pretrained
+from benchmarks.record.runs import one_thread
+from benchmarks.tables import add_data, as_text, positive
+
+BATCH = 64
+HEADER = ("net", "weights", "digital", "sweep", "programming", "reading", "forward")
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@torch.no_grad()
+def conv(data: Path) -> tuple[nn.Module, Batches]:
+    """Return the convolutional net and the test clips."""
+    clips, features = Folder(root=str(data / "gsc_v2_test12")).load()["test"], LogMel()
+    torch.manual_seed(0)
+    parts = torch.arange(len(clips)).split(BATCH)
+    return ConvNet().eval(), [(features(clips.floats(p)), clips.labels[p]) for p in parts]
+
+
+def dnn(data: Path) -> tuple[nn.Module, Batches]:
+    """Return Arm's DNN_L and the test clips."""
+    net = load_pretrained("DNN_L", data)
+    with (data / MANIFEST).open(newline="", encoding="utf-8") as file:
+        test = torch.tensor([row["split"] == "test" for row in csv.DictReader(file)])
+    parts = net.features[test].split(BATCH), net.labels[test].split(BATCH)
+    return net.model, list(zip(*parts, strict=True))
+
+
+NETS = {"conv": conv, "DNN_L": dnn}
+
+
+def timed(run: Callable[[], object], clock: Callable[[], float] = time.thread_time) -> float:
+    """Return the seconds that a call takes."""
+    start = clock()
+    run()
+    return clock() - start
+
+
+def on_chip(net: nn.Module, batches: Batches) -> nn.Module:
+    """Return a copy of the net on the chip, calibrated."""
+    model = at.convert(copy.deepcopy(net), at.chips.hermes64())
+    return at.calibrate(model, [x for x, _ in batches[:2]], effort="ranges", progress=False)
+
+
+def costs(net: nn.Module, batches: Batches, chips: int, rounds: int) -> list[float]:
+    """Return the milliseconds of a digital evaluation, and a sweep and its parts in units of it."""
+    model, evaluations = on_chip(net, batches), chips * len(at.TIMES)
+    forward: list[float] = []
+
+    def accuracy(view: nn.Module) -> float:
+        forward.append(timed(lambda: at.accuracy(view, batches)))
+        return 0.0
+
+    def digital() -> None:
+        for _ in range(evaluations):
+            at.accuracy(net, batches)
+
+    def programming(seed: int) -> None:
+        for i in range(chips):
+            at.program(model, seed=seed + i)
+
+    found = []
+    for number in range(rounds + 1):
+        forward.clear()
+        whole = timed(partial(at.sweep, model, accuracy, num_chips=chips, seed=number))
+        unit, making = timed(digital), timed(partial(programming, number * chips))
+        parts = whole, making, whole - making - sum(forward), sum(forward)
+        found.append([1e3 * unit / evaluations, *(part / unit for part in parts)])
+    return [statistics.median(each) for each in zip(*found[1:], strict=True)]  # one warms up
+
+
+def speedup(net: nn.Module, batches: Batches, chips: int, rounds: int, processes: int) -> float:
+    """Return the wall clock of a sweep in one process over that in several."""
+    model = on_chip(net, batches)
+
+    def swept(number: int, processes: int) -> float:
+        sweep = partial(at.sweep, model, num_chips=chips, seed=number, processes=processes)
+        return timed(lambda: sweep(lambda view: at.accuracy(view, batches)), time.perf_counter)
+
+    ratios = [swept(i, 1) / swept(i, processes) for i in range(rounds)]
+    return statistics.median(ratios)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_data(parser)
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--chips", type=positive, default=5, help="chips of a round")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--processes", type=positive, default=1, help="also in so many processes")
+    given = parser.parse_args(arguments)
+    header = HEADER + (("speedup",) if given.processes > 1 else ())
+    table: list[Sequence[str]] = [header]
+    with one_thread():
+        for name in given.nets:
+            net, batches = NETS[name](given.data)
+            weights = sum(p.numel() for p in net.parameters() if p.dim() > 1)
+            digital, *shares = costs(net, batches, given.chips, given.rounds)
+            row = [name, f"{weights:,}", f"{digital:.0f} ms", *(f"{x:.2f}" for x in shares)]
+            if given.processes > 1:
+                faster = speedup(net, batches, given.chips, given.rounds, given.processes)
+                row.append(f"{faster:.2f}")
+            table.append(row)
+    print(as_text(table, left=1))
+    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
+    print(f"\n{given.rounds} rounds of {given.chips} chips; load {load} on {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()
