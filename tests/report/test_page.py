@@ -11,6 +11,7 @@ import analogtorch as at
 from analogtorch.report import Result, html, markdown
 from analogtorch.report.page.as_markdown import render
 from analogtorch.report.page.curves import Curve, Level, curves
+from analogtorch.report.page.floor import where
 from analogtorch.report.page.parts import Code, Document, Section
 from tests.report import made_up
 from tests.report.made_up import HOSTILE
@@ -223,6 +224,19 @@ def test_the_floorplan_draws_unused_tiles_with_its_legend_beside(page: Element) 
     assert sum(squares) == 64
     legend = next(e for e in everything(page) if e["class"] == "legend")
     assert legend.all("li")[-1].text == f"{squares[0]} unused tiles"
+
+
+def test_the_legend_says_where_a_matrix_is_on_several_chips() -> None:
+    small = at.chips.hermes64().replace(array={"tiles": 4})
+    net = torch.nn.Sequential(torch.nn.Linear(256, 256 * 11), torch.nn.Linear(256 * 11, 3))
+    mapping = at.map_to_chip(net, torch.zeros(1, 256), chip=small, num_chips=None)
+    assert where(mapping, "0") == "chips 0–1 tiles 0–3; chip 2 tiles 0–2"
+    assert where(mapping, "1") == "chip 2 tile 3"
+    legend = next(e for e in everything(read(mapping.to_html())) if e["class"] == "legend")
+    assert [e.text for e in legend.all("li")][1:] == [
+        "1: chip 2 tile 3",
+        "cells that no block takes",
+    ]
 
 
 @pytest.mark.parametrize("values", [[90.0, 70.0], [50.0, 50.0], [0.0, 100.0], [99.99, 99.98]])

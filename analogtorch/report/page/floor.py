@@ -1,6 +1,6 @@
 """A floorplan as SVG, and the tiles of each matrix in words."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from html import escape
 
 from analogtorch.mapping import ChipMapping
@@ -67,26 +67,30 @@ def drawn(mapping: ChipMapping) -> Drawing:
 
 
 def where(mapping: ChipMapping, matrix: str) -> str:
-    """Return the tiles of a matrix, such as ``tiles 0-3, 7``, with the chip where there are two."""
+    """Return the tiles of a matrix, such as ``tiles 0-3, 7``, with the chips where there are two.
+
+    Chips whose tiles are the same are named together.
+    """
     on: dict[int, set[int]] = {}
     for p in mapping.matrix_blocks(matrix):
         on.setdefault(p.chip, set()).add(p.tile)
-    texts = [
-        f"tile{'s' if len(tiles) > 1 else ''} {_ranges(tiles)}" for _, tiles in sorted(on.items())
-    ]
+    alike: dict[str, list[int]] = {}
+    for chip in sorted(on):
+        alike.setdefault(_ranges("tile", on[chip]), []).append(chip)
     if mapping.num_chips == 1:
-        return texts[0]
-    return "; ".join(f"chip {chip} {text}" for chip, text in zip(sorted(on), texts, strict=True))
+        return next(iter(alike))
+    return "; ".join(f"{_ranges('chip', chips)} {tiles}" for tiles, chips in alike.items())
 
 
-def _ranges(numbers: Iterable[int]) -> str:
+def _ranges(what: str, numbers: Collection[int]) -> str:
     found: list[list[int]] = []
     for number in sorted(numbers):
         if found and number == found[-1][-1] + 1:
             found[-1][1:] = [number]
         else:
             found.append([number])
-    return ", ".join("–".join(map(str, run)) for run in found)
+    plural = "s" if len(numbers) > 1 else ""
+    return f"{what}{plural} {', '.join('–'.join(map(str, run)) for run in found)}"
 
 
 def _cross(tile: Tile) -> str:
