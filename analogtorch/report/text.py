@@ -64,10 +64,15 @@ def accuracy_rows(result: Result) -> list[tuple[str, ...]]:
 
 def notes(result: Result) -> list[str]:
     """Return the notes of the result, then those of times, which a star marks."""
-    return [
-        *result.notes,
-        *(f"* {t} is {note}" for t in result.hwa.times if (note := result.hwa.note(t))),
+    alike: dict[str, list[str]] = {}
+    for time in result.hwa.times:
+        if note := result.hwa.note(time):
+            alike.setdefault(note, []).append(time)
+    marked = [
+        f"* {', '.join(times)} {'is' if len(times) == 1 else 'are'} {note}"
+        for note, times in alike.items()
     ]
+    return [*result.notes, *marked]
 
 
 def spread_text(mean: float, std: float) -> str:

@@ -190,6 +190,18 @@ def test_the_page_says_what_was_not_measured(result: Result) -> None:
     assert "not measured" not in facts(read(html(result)))
 
 
+def test_a_caveat_of_the_time_of_the_confusions_is_said_once(result: Result) -> None:
+    heard = dataclasses.replace(result.heard, note="beyond the data", time="2 days")
+    text = read(html(dataclasses.replace(result, heard=heard))).text
+    assert "Heard on 2 chips after 2 days*, %" in text
+    assert text.count("2 days is beyond the data") == 1
+    swept = dataclasses.replace(result.hwa, notes=("", "beyond the data", ""))
+    heard = dataclasses.replace(heard, time="1 day")
+    text = read(html(dataclasses.replace(result, hwa=swept, heard=heard))).text
+    assert text.count("beyond the data") == 1
+    assert "Heard on 2 chips after 1 day*, %" in text
+
+
 def test_a_clip_can_be_heard(page: Element) -> None:
     (audio,) = page.all("audio")
     assert audio["src"].startswith("data:audio/wav;base64,UklGR")  # RIFF

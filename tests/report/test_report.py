@@ -100,6 +100,9 @@ def test_a_time_beyond_the_data_is_marked_everywhere(result: Result, tmp_path: P
         assert "1 year* " in text
         assert "1 day " in text
         assert "* 1 year is beyond the device's data (2 days, W): held at its last value" in text
+    both = dataclasses.replace(marked.hwa, notes=("", "unknown", "unknown"))
+    both = dataclasses.replace(marked, hwa=both)
+    assert "* 1 day, 1 year are unknown" in table(both)
     assert marked.to_dict()["hwa"]["1 year"]["note"].startswith("beyond the device's data (2 days")
     assert "note" not in marked.to_dict()["hwa"]["1 day"]
     write(marked, tmp_path)

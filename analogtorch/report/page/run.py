@@ -84,8 +84,7 @@ def _keys(result: Result) -> Iterator[Key]:
         yield Key(
             label=f"On chip after {time}{'*' * bool(hwa.note(time))}",
             value=f"{100 * hwa.mean[i].item():.2f} %",
-            note=f"trained for the chip; mean of {_chips(hwa)}, standard deviation "
-            f"{100 * hwa.std[i].item():.2f}, the worst {100 * hwa.worst[i].item():.2f} %",
+            note=f"trained for the chip; {_over_chips(hwa, i)}",
         )
     for time in chosen:
         verdict = result.verdicts[hwa.times.index(time)]
@@ -103,6 +102,14 @@ def _keys(result: Result) -> Iterator[Key]:
         yield Key(label="Tiles", value=f"{result.tiles}", note=result.chip)
 
 
+def _over_chips(sweep: Sweep, i: int) -> str:
+    """Return what the mean at a time is over, and its spread if there is one."""
+    if len(sweep.seeds) == 1:
+        return "one chip"
+    spread, worst = (100 * of[i].item() for of in (sweep.std, sweep.worst))
+    return f"mean of {_chips(sweep)}, standard deviation {spread:.2f}, the worst {worst:.2f} %"
+
+
 def _key_times(sweep: Sweep) -> list[str]:
     return [time for time in _KEY_TIMES if time in sweep.times] or [sweep.times[-1]]
 
@@ -112,7 +119,7 @@ def _sections(result: Result, plot: str) -> Iterator[Section]:
     if result.ablation:
         yield _ablation(result)
     if result.heard is not None:
-        yield _confusions(result.heard)
+        yield _confusions(result.heard, result.hwa)
         if result.heard.misheard:
             yield _misheard(result.heard)
     if result.sensitivity is not None:
@@ -170,8 +177,8 @@ def _accuracy(result: Result, plot: str) -> Section:
     )
 
 
-def _chips(sweep: Sweep) -> str:
-    return f"{len(sweep.seeds)} chip{'s' if len(sweep.seeds) > 1 else ''}"
+def _chips(of: Sweep | Heard) -> str:
+    return f"{len(of.seeds)} chip{'s' if len(of.seeds) > 1 else ''}"
 
 
 def _ablation(result: Result) -> Section:
@@ -199,21 +206,21 @@ def _ablation(result: Result) -> Section:
     )
 
 
-def _confusions(heard: Heard) -> Section:
-    chips = len(heard.seeds)
+def _confusions(heard: Heard, hwa: Sweep) -> Section:
+    told = heard.time in hwa.times  # among the notes on top
     return Section(
         "Which words are confused",
         (
             Text(
                 "Each row has the clips of one word, each column what they were heard as, in "
                 "percent of the row; zeros are left out."
-                + (f" {heard.time} is {heard.note}." if heard.note else "")
+                + (f" {heard.time} is {heard.note}." if heard.note and not told else "")
             ),
             _matrix(heard, heard.digital, "Heard by the digital net, %"),
             _matrix(
                 heard,
                 heard.chips,
-                f"Heard on {chips} chip{'s' if chips > 1 else ''} after {heard.time}, %",
+                f"Heard on {_chips(heard)} after {heard.time}{'*' * bool(heard.note)}, %",
             ),
         ),
     )
