@@ -11,14 +11,16 @@ one thread, and times are those of the processor.
 
 sweep: its time over that of the digital evaluations, the median of the rounds. programming, reading
 and forward are the parts of it, in the same unit: making the chips; drift, read noise and
-compensation at each time; and the evaluations themselves. speedup, with ``--processes``: the wall
-clock of a sweep in one process over that in several, which says something on a quiet machine only.
+compensation at each time; and the evaluations themselves. With ``--processes`` also, of a sweep in
+so many processes beside one in one: speedup, by the wall clock, which says something on a quiet
+machine only; and work, the processor's time of all of them.
 """
 
 import argparse
 import copy
 import csv
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -102,16 +104,27 @@ def costs(net: nn.Module, batches: Batches, chips: int, rounds: int) -> list[flo
     return [statistics.median(each) for each in zip(*found[1:], strict=True)]  # one warms up
 
 
-def speedup(net: nn.Module, batches: Batches, chips: int, rounds: int, processes: int) -> float:
-    """Return the wall clock of a sweep in one process over that in several."""
+def shared(
+    net: nn.Module, batches: Batches, chips: int, rounds: int, processes: int
+) -> list[float]:
+    """Return speedup and work of a sweep in several processes beside one."""
     model = on_chip(net, batches)
 
-    def swept(number: int, processes: int) -> float:
-        sweep = partial(at.sweep, model, num_chips=chips, seed=number, processes=processes)
-        return timed(lambda: sweep(lambda view: at.accuracy(view, batches)), time.perf_counter)
+    def used() -> float:
+        each = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        return sum(sum(resource.getrusage(who)[:2]) for who in each)
 
-    ratios = [swept(i, 1) / swept(i, processes) for i in range(rounds)]
-    return statistics.median(ratios)
+    def swept(number: int, processes: int) -> tuple[float, float]:
+        sweep = partial(at.sweep, model, num_chips=chips, seed=number, processes=processes)
+        before = used()
+        wall = timed(lambda: sweep(lambda view: at.accuracy(view, batches)), time.perf_counter)
+        return wall, used() - before
+
+    found = []
+    for number in range(rounds):
+        (alone, one), (together, all_) = swept(number, 1), swept(number, processes)
+        found.append((alone / together, all_ / one))
+    return [statistics.median(each) for each in zip(*found, strict=True)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--processes", type=positive, default=1, help="also in so many processes")
     given = parser.parse_args(arguments)
-    header = HEADER + (("speedup",) if given.processes > 1 else ())
+    header = HEADER + (("speedup", "work") if given.processes > 1 else ())
     table: list[Sequence[str]] = [header]
     with one_thread():
         for name in given.nets:
@@ -132,8 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             digital, *shares = costs(net, batches, given.chips, given.rounds)
             row = [name, f"{weights:,}", f"{digital:.0f} ms", *(f"{x:.2f}" for x in shares)]
             if given.processes > 1:
-                faster = speedup(net, batches, given.chips, given.rounds, given.processes)
-                row.append(f"{faster:.2f}")
+                beside = shared(net, batches, given.chips, given.rounds, given.processes)
+                row += [f"{x:.2f}" for x in beside]
             table.append(row)
     print(as_text(table, left=1))
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())

@@ -1,7 +1,9 @@
-"""Data parallelism over two processes: shared noise or noise per rank, gradients of the batch."""
+"""Work of two processes: noise shared or per rank, gradients of the batch, one sweep."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 _SCRIPT = """
 import sys
@@ -75,3 +77,57 @@ def test_two_processes_share_their_noise_or_do_not(tmp_path) -> None:
     command = [sys.executable, str(script), str(tmp_path / "meeting")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "equal", done.stderr[-3000:]
+
+
+_SWEEP = """
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import analogtorch as at
+from tests.crossbar import crossbar
+
+folder, log = map(Path, sys.argv[1:])
+dist.init_process_group("gloo")
+torch.set_num_threads(1)
+torch.manual_seed(0)
+models = {name: at.convert(nn.Linear(12, 4), crossbar()) for name in ("one", "other")}
+x = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
+
+
+def metric(view):
+    with log.open("a") as file:
+        file.write(f"{dist.get_rank()}\\n")
+    return view(x).square().mean().item()
+
+
+times = ["0 s", "1 day"]
+found = at.sweep(models, metric, num_chips=8, times=times, folder=folder)
+values = torch.stack([each.values for each in found.values()])
+every = [torch.empty_like(values) for _ in range(2)]
+dist.all_gather(every, values)
+assert torch.equal(*every), "the ranks have different results"
+if dist.get_rank() == 0:
+    assert log.read_text().split().count("0") + log.read_text().split().count("1") == 32
+    alone = at.sweep(models["other"], metric, num_chips=8, times=times)
+    assert torch.equal(alone.values, found["other"].values), "one process has another result"
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_of_torchrun_share_a_sweep_through_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(_SWEEP)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    given = (tmp_path / "script.py", tmp_path / "runs", tmp_path / "log")
+    done = subprocess.run(
+        [sys.executable, *launch, *map(str, given)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "runs" / "one").glob("chip-*.json"))) == 8

@@ -28,7 +28,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 class StepSeed(L.Callback):
-    """Seed torch before each training step from (seed, step).
+    """Seed torch before each training step from (seed, step), and the rank if there are several.
 
     The noise and dropout of a step can so be replayed alone. Without it, what a step draws would
     depend on all steps before it, and a resumed run would differ.
@@ -38,7 +38,9 @@ class StepSeed(L.Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        torch.manual_seed(step_seed(self.seed, trainer.global_step))
+        seed = step_seed(self.seed, trainer.global_step)
+        rank = trainer.global_rank
+        torch.manual_seed(step_seed(seed, rank) if rank else seed)
 
 
 class WeightClip(L.Callback):

@@ -1,6 +1,6 @@
 """The result of a run, as one value."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ from analogtorch.mapping import ChipMapping
 from analogtorch.report.cost import plain
 from analogtorch.report.heard import Heard
 
+Curve = Sequence[tuple[int, float, float | None]]
+"""Of each epoch of a training: its number, the mean loss, and the validation accuracy, 0..1, or
+None."""
 ISO = 0.99
 """Share of the digital accuracy that counts as iso-accuracy; plot and table show it."""
 YEAR = 365.25 * 86_400
@@ -56,6 +59,8 @@ class Result:
     """What each non-ideality costs, after HWA training; None if it was not measured."""
     ablation: Mapping[str, Sweep] = field(default_factory=dict)
     """Accuracy of other trainings on the same chips, by name."""
+    training: Mapping[str, Curve] = field(default_factory=dict)
+    """The curves of the trainings, by name."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """All settings of the run."""
     command: str = ""
@@ -121,6 +126,11 @@ class Result:
             found["ablation"] = {
                 name: {"accuracy": s.to_dict(), "minus hwa": s.minus(self.hwa).to_dict()}
                 for name, s in self.ablation.items()
+            }
+        if self.training:
+            found["training"] = {
+                name: [{"epoch": n, "loss": x, "validation accuracy": y} for n, x, y in curve]
+                for name, curve in self.training.items()
             }
         found |= {"config": dict(self.config)} if self.config else {}
         found |= {"command": self.command} if self.command else {}

@@ -257,6 +257,11 @@ class KWSConfig:
     accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
     """Device that Lightning trains on; auto takes a GPU if there is one. Chips are measured on the
     CPU."""
+    devices: int = 1
+    """Devices that share each batch of training, >= 1: GPUs, or with accelerator=cpu processes.
+    They are part of the run: each has noise of its own."""
+    tensorboard: str | None = None
+    """A folder for TensorBoard's logs of the trainings, such as runs/tensorboard; null: none."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -273,6 +278,7 @@ class KWSConfig:
             )
         if self.accelerator == "gpu" and not torch.accelerator.is_available():
             raise ValueError("accelerator=gpu, but torch finds no GPU here; use cpu or auto")
+        self._check_devices()
         if self.digital.distill > 0:
             raise ValueError(
                 f"digital.distill={self.digital.distill}; digital training has no teacher: use 0"
@@ -283,6 +289,20 @@ class KWSConfig:
                 f"digital.clip_sigma={given}; only analog layers are clipped: use null, or "
                 "hwa.clip_sigma"
             )
+
+    def _check_devices(self) -> None:
+        """Raise ValueError if batches cannot be shared among the devices, or there are too few."""
+        if self.devices < 1:
+            raise ValueError(f"devices={self.devices}; use 1 or more")
+        for name, phase in (("digital", self.digital), ("hwa", self.hwa)):
+            if phase.batch_size % self.devices:
+                raise ValueError(
+                    f"{name}.batch_size={phase.batch_size} cannot be shared by {self.devices} "
+                    "devices; use a multiple of their number"
+                )
+        found = torch.accelerator.device_count() if self.accelerator == "gpu" else self.devices
+        if self.devices > found:
+            raise ValueError(f"devices={self.devices}, but torch finds {found} GPU here")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON gives them, those of features and network in full."""

@@ -6,6 +6,7 @@ import logging
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.journal import files
-from analogtorch.files import digest_of, is_code, unpacked
+from analogtorch.files import digest_of, expanded, is_code, unpacked
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
+from analogtorch.report.result import Curve
 from analogtorch.report.write import FILES
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
@@ -23,11 +25,18 @@ from analogtorch.speech.data import Clips, fingerprint, speaker_note
 from analogtorch.speech.examine import examined
 from analogtorch.speech.rundir import CONFIG, RunFolder
 from analogtorch.speech.task import Task, prepare
-from analogtorch.speech.training import Batches, Phase, fit
+from analogtorch.speech.training import Batches, Phase, fit, read_curve
 
 logger = logging.getLogger("analogtorch")
 
-OUTPUTS = ("checkpoints/digital.ckpt", "checkpoints/hwa.ckpt", "digital.pt", "hwa.pt", *FILES)
+PHASES = ("digital", "hwa")
+"""The trainings of a run."""
+OUTPUTS = (
+    *(f"checkpoints/{phase}.ckpt" for phase in PHASES),
+    *(f"training/{phase}.csv" for phase in PHASES),
+    *(f"{phase}.pt" for phase in PHASES),
+    *FILES,
+)
 """Files of a run, besides its configuration, its journal and its measurements."""
 DIRECT, HWA = "chips/direct", "chips/hwa"
 """Folders that keep the measurements of the net mapped directly and after HWA training."""
@@ -48,9 +57,10 @@ def run(
     """Train, map, train for the chip, measure, and write everything into one folder.
 
     The same configuration gives the same accuracies. The folder gets config.json (usable as
-    ``--config``), checkpoints/, digital.pt and hwa.pt (state_dicts), report.html, report.md,
-    report.json, accuracy.png, chips/ with each measurement as soon as it is made, and journal.json,
-    which lists what the run wrote. Recordings and options are checked before the folder is changed.
+    ``--config``), checkpoints/, training/ with loss and accuracy of each epoch, digital.pt and
+    hwa.pt (state_dicts), report.html, report.md, report.json, accuracy.png, chips/ with each
+    measurement as soon as it is made, and journal.json, which lists what the run wrote. Recordings
+    and options are checked before the folder is changed.
 
     Args:
         config: the configuration of the run.
@@ -120,6 +130,7 @@ def run(
                 config=config.to_dict(),
                 command=command(config),
                 ablation=ablation,
+                training=curves(folder.path),
                 **more,
             )
             for name in FILES:
@@ -159,6 +170,7 @@ def rehearse(config: KWSConfig, task: Task) -> None:
             task.make, len(task.train), batch_size=phase.batch_size, seed=0, workers=config.workers
         )
     task.make(torch.arange(min(2, len(task.train))), 0)
+    loggers(config, "digital")
     small = dataclasses.replace(task, calibration=task.calibration[:1])
     at.sweep(
         to_chip(config, small, untrained(config, task)),
@@ -312,7 +324,35 @@ def train_phase(
         validation=task.val,
         progress=progress,
         accelerator=config.accelerator,
+        devices=config.devices,
+        curve=folder.file(f"training/{name}.csv"),
+        loggers=loggers(config, name),
     )
+
+
+def loggers(config: KWSConfig, name: str) -> tuple[Any, ...]:
+    """Return Lightning's loggers of a training.
+
+    Raises:
+        ImportError: TensorBoard is asked for, and not installed.
+    """
+    if config.tensorboard is None:
+        return ()
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return (TensorBoardLogger(expanded(config.tensorboard), name=name, version=""),)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "--tensorboard needs TensorBoard; run: pip install tensorboard, or leave it out: the "
+            "curves are in training/ of the run anyway"
+        ) from error
+
+
+def curves(run: Path) -> dict[str, Curve]:
+    """Return the curves of the trainings of a run, as far as it has them."""
+    files = {phase: run / f"training/{phase}.csv" for phase in PHASES}
+    return {phase: read_curve(file) for phase, file in files.items() if file.is_file()}
 
 
 def measure(

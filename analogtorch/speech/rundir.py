@@ -264,6 +264,7 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
 def _unstated(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what older runs had without stating it."""
     yield from _flat(dataclasses.asdict(Defects()), "chip.defects")
+    yield "devices", 1
     if "features" not in found:
         name = found["model"]["name"]
         yield "features.name", FeaturesConfig().name
@@ -304,7 +305,7 @@ def _is_free(key: str, before: Any, after: Any) -> bool:
     if key == "sweep.times":
         return isinstance(before, list) and set(before) <= set(after)
     # `begin` compares the recordings themselves
-    free = key in ("workers", "sweep.processes", "augment.noise")
+    free = key in ("workers", "sweep.processes", "augment.noise", "tensorboard")
     return free or key.startswith(("data.", "report."))
 
 

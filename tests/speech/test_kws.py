@@ -76,6 +76,7 @@ def test_report(finished: Path) -> None:
         "mapping",
         "cost",
         "listening",
+        "training",
         "config",
         "command",
     ]
@@ -123,7 +124,7 @@ def test_other_trainings_are_measured_on_the_same_chips(
     assert found["same"]["minus hwa"]["1 year"]["values"] == [0.0, 0.0]
     assert "no noise" in (tmp_path / "report.html").read_text()
     listed = json.loads((tmp_path / JOURNAL).read_text())["files"]
-    assert len([name for name in listed if "ablation-" in name]) == 2 * (2 + 3)
+    assert len([name for name in listed if "ablation-" in name]) == 2 * (3 + 3)
     same, other = (
         torch.load(tmp_path / f"{v.key}.pt", weights_only=True)
         for v in variants(parse([f"--config={tmp_path / 'config.json'}"]).config)
@@ -175,8 +176,47 @@ def test_everything_is_in_the_one_folder(finished: Path) -> None:
         "chips/direct/chip-00000.json", "chips/direct/chip-00001.json", "chips/direct/sweep.json",
         "chips/hwa/chip-00000.json", "chips/hwa/chip-00001.json", "chips/hwa/sweep.json",
         "config.json", "digital.pt", "hwa.pt", "journal.json", "report.html", "report.json",
-        "report.md",
+        "report.md", "training/digital.csv", "training/hwa.csv",
     ]  # fmt: skip
+
+
+def test_the_report_has_the_curves_of_the_trainings(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    config = json.loads((finished / "config.json").read_text())
+    assert list(report["training"]) == ["digital", "hwa"]
+    for phase, rows in report["training"].items():
+        assert [row["epoch"] for row in rows] == list(range(1, config[phase]["epochs"] + 1))
+        assert all(row["loss"] > 0 for row in rows)
+        last = rows[-1]["validation accuracy"]
+        assert f"{phase}: mean loss of the batches" in (finished / "report.html").read_text()
+        assert f"{100 * last:.1f} %" in (finished / "report.md").read_text()
+
+
+def test_tensorboard_is_asked_for_before_training(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    import lightning.pytorch.loggers as installed
+
+    def absent(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("tensorboard")
+
+    monkeypatch.setattr(installed, "TensorBoardLogger", absent)
+    monkeypatch.setattr(kws, "train_digital", None)
+    assert run(clips, tmp_path / "out", f"--tensorboard={tmp_path}/logs") == 2
+    assert "run: pip install tensorboard" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_loggers_of_lightning_get_the_trainings(
+    clips: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lightning.pytorch.loggers as installed
+
+    monkeypatch.setattr(installed, "TensorBoardLogger", installed.CSVLogger)
+    assert run(clips, tmp_path / "out", f"--tensorboard={tmp_path}/logs") == 0
+    assert accuracies(tmp_path / "out") == accuracies(finished)
+    for phase in kws.PHASES:
+        assert "loss" in (tmp_path / "logs" / phase / "metrics.csv").read_text()
 
 
 def test_same_seed_same_accuracies_whatever_the_workers(

@@ -1,4 +1,7 @@
-"""Curves over the logarithm of time as SVG, which takes its colours from the page's style."""
+"""Curves over the logarithm of time, or over epochs, as SVG.
+
+They take their colours from the page's style.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -37,6 +40,7 @@ def curves(
     *,
     unit: str,
     alternative: str,
+    axis: Callable[[float], float] = math.log10,
 ) -> str:
     """Return at most two curves with their bands, and lines, as an ``<svg>`` element.
 
@@ -46,6 +50,7 @@ def curves(
         times: seconds, in order, and their names.
         unit: unit of the quantity.
         alternative: what a screen reader reads.
+        axis: where a time lies, up to a factor and an offset.
     """
     values = [level.value for level in levels]
     for curve in shown:
@@ -57,11 +62,11 @@ def curves(
     ticks = _ticks(min(values), max(values))
     low, high = min(ticks[0], min(values)), max(ticks[-1], max(values))
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    first, last = (math.log10(times[i][0]) for i in (0, -1))
+    first, last = (axis(times[i][0]) for i in (0, -1))
 
     def x(t: float) -> float:
         inner = right - _LEFT - 24  # room beside the first and the last time
-        share = (math.log10(t) - first) / (last - first) if last > first else 0.5
+        share = (axis(t) - first) / (last - first) if last > first else 0.5
         return _LEFT + 12 + share * inner
 
     def y(value: float) -> float:

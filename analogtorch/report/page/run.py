@@ -33,6 +33,7 @@ from analogtorch.report.page.parts import (
     Table,
     Text,
 )
+from analogtorch.report.page.training import training_section
 from analogtorch.report.result import ISO, Result
 from analogtorch.report.sweep import ordered
 from analogtorch.report.text import accuracy_rows, notes, points, spread_text
@@ -126,6 +127,8 @@ def _sections(result: Result, plot: str) -> Iterator[Section]:
         yield sensitivity_section(result.sensitivity)
     if result.budget is not None:
         yield budget_section(result.budget)
+    if result.training:
+        yield training_section(result.training)
     if result.mapping is not None:
         yield floorplan_section(result.mapping)
     if result.cost is not None:

@@ -11,16 +11,19 @@ from analogtorch.speech.training.phase import Phase
 if TYPE_CHECKING:
     from analogtorch.speech.training.batches import Batches
     from analogtorch.speech.training.checkpoint import AtomicCheckpoint
+    from analogtorch.speech.training.curve import Curve, read_curve
     from analogtorch.speech.training.fit import fit
     from analogtorch.speech.training.module import Classifier
 
-__all__ = ["AtomicCheckpoint", "Batches", "Classifier", "Phase", "fit"]
+__all__ = ["AtomicCheckpoint", "Batches", "Classifier", "Curve", "Phase", "fit", "read_curve"]
 
 _MODULES = {
     "AtomicCheckpoint": "checkpoint",
     "Batches": "batches",
     "Classifier": "module",
+    "Curve": "curve",
     "fit": "fit",
+    "read_curve": "curve",
 }
 
 

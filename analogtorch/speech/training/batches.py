@@ -55,15 +55,16 @@ class Batches:
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(key))
         return order[: len(self) * self.batch_size].view(len(self), self.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the batches of that epoch."""
-        loader = DataLoader(_Epoch(self, epoch), batch_size=None, num_workers=self.workers)
-        return iter(loader)
+    def epoch(self, epoch: int, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the batches of that epoch: of each, the share of one of several ranks."""
+        share = _Epoch(self, epoch, rank, ranks)
+        return iter(DataLoader(share, batch_size=None, num_workers=self.workers))
 
 
 class _Epoch(Dataset):
-    def __init__(self, batches: Batches, epoch: int) -> None:
-        self.make, self.number, self.indices = batches.make, epoch, batches.indices(epoch)
+    def __init__(self, batches: Batches, epoch: int, rank: int, ranks: int) -> None:
+        self.make, self.number = batches.make, epoch
+        self.indices = batches.indices(epoch)[:, rank::ranks]
 
     def __len__(self) -> int:
         return len(self.indices)

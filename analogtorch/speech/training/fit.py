@@ -7,16 +7,18 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from analogtorch.hwa.lightning import SaveEachEpoch, StepSeed, WeightClip
 from analogtorch.speech.training.batches import Batches
 from analogtorch.speech.training.checkpoint import AtomicCheckpoint
+from analogtorch.speech.training.curve import Curve
 from analogtorch.speech.training.module import Classifier
 from analogtorch.speech.training.phase import Phase
 
@@ -40,7 +42,10 @@ def fit(
     validation: tuple[Tensor, Tensor] | None = None,
     progress: bool = False,
     accelerator: str = "cpu",
+    devices: int = 1,
     callbacks: tuple[L.Callback, ...] = (),
+    curve: str | Path | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> nn.Module:
     """Train ``network`` in place through all epochs of the phase.
 
@@ -57,10 +62,17 @@ def fit(
         resume: continue from ``checkpoint`` if it exists; otherwise a file of that name is
             overwritten.
         teacher: the network to distil from, if ``phase.distill`` > 0.
-        validation: inputs and labels whose accuracy the progress bar shows; they decide nothing.
+        validation: inputs and labels whose accuracy is shown and logged, at most ten times; they
+            decide nothing.
         progress: if True, show Lightning's progress bar.
         accelerator: as ``lightning.Trainer`` takes it.
+        devices: number of devices, >= 1, which share each batch and average its gradient; each is
+            a forked process, with noise of its own. The results depend on the number, and on
+            nothing else.
         callbacks: further Lightning callbacks.
+        curve: a file that gets loss and accuracy of each epoch, as CSV; None: none. A run that was
+            resumed writes that of a run which was not stopped.
+        loggers: Lightning's loggers, such as that of TensorBoard, which get the loss of batches.
 
     Returns:
         The network, on the CPU and in evaluation mode.
@@ -74,6 +86,7 @@ def fit(
     path = Path(checkpoint)
     module = Classifier(network, phase, steps=phase.epochs * len(batches), teacher=teacher)
     clip = (WeightClip(phase.clip_sigma),) if phase.clip_sigma is not None else ()
+    curves = () if curve is None else (Curve(curve),)
     resume = resume and path.is_file()
     if resume:
         _check_fits(path, module)
@@ -81,26 +94,29 @@ def fit(
     with _quiet(), bars:
         trainer = L.Trainer(
             accelerator=accelerator,
-            devices=1,
+            devices=devices,
+            # forked, so that the caller's program is not begun anew on each device
+            strategy="auto" if devices == 1 else "ddp_fork",
             max_epochs=phase.epochs,
             default_root_dir=path.parent,
-            logger=False,
+            logger=list(loggers),
+            log_every_n_steps=min(50, len(batches)),
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=progress,
             num_sanity_val_steps=0,
             check_val_every_n_epoch=max(1, phase.epochs // 10),
             plugins=[AtomicCheckpoint()],
-            callbacks=[StepSeed(seed), *clip, *callbacks, SaveEachEpoch(path)],
+            callbacks=[StepSeed(seed), *clip, *callbacks, *curves, SaveEachEpoch(path)],
         )
         network.train()
         with _interruptible(trainer):
             loader = None
-            if progress and validation is not None:
+            if validation is not None:
                 loader = DataLoader(TensorDataset(*validation), batch_size=500)
             trainer.fit(
                 module,
-                _Epochs(batches, lambda: trainer.global_step),
+                _Epochs(batches, trainer),
                 loader,
                 ckpt_path=str(path) if resume else None,
                 weights_only=True,
@@ -130,14 +146,15 @@ class _Epochs:
     Lightning makes the iterator of a resumed run before it knows the epoch.
     """
 
-    def __init__(self, batches: Batches, step: Callable[[], int]) -> None:
-        self.batches, self.step = batches, step
+    def __init__(self, batches: Batches, trainer: L.Trainer) -> None:
+        self.batches, self.trainer = batches, trainer
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from self.batches.epoch(self.step() // len(self.batches))
+        epoch = self.trainer.global_step // len(self.batches)
+        yield from self.batches.epoch(epoch, self.trainer.global_rank, self.trainer.world_size)
 
 
 @contextlib.contextmanager

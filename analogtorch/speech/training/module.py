@@ -59,13 +59,13 @@ class Classifier(L.LightningModule):
                 target = self._teacher[0](x)
             divergence = distillation_loss(logits, target, temperature=self.phase.temperature)
             loss = (1 - self.phase.distill) * loss + self.phase.distill * divergence
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(y))
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(y))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         right = (self.network(x).argmax(-1) == y).float().mean()
-        self.log("val_accuracy", right, prog_bar=True, logger=False, batch_size=len(y))
+        self.log("val_accuracy", right, prog_bar=True, batch_size=len(y), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         phase = self.phase

@@ -1,5 +1,6 @@
 """A phase that is interrupted and resumed ends with the weights of one that was not."""
 
+import csv
 import logging
 import signal
 import warnings
@@ -8,10 +9,11 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 import analogtorch as at
-from analogtorch.speech.training import Phase, fit
+from analogtorch.speech.training import Phase, fit, read_curve
 from tests.speech.training.conftest import PHASE, Kill
 
 
@@ -157,3 +159,59 @@ def test_a_damaged_checkpoint_is_named(toy, tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"a\.ckpt is no checkpoint.*remove it"):
         toy.train(tmp_path / "a.ckpt", resume=True)
+
+
+def test_the_curve_of_a_resumed_training_is_that_of_one_that_was_not_stopped(
+    toy, same, tmp_path: Path
+) -> None:
+    plain = toy.train(tmp_path / "plain.ckpt")
+    validation = (toy.x, toy.y)
+    whole = toy.train(tmp_path / "a.ckpt", curve=tmp_path / "a.csv", validation=validation)
+    assert same(plain, whole)  # looking on decides nothing
+    for step in (6, 11):
+        with pytest.raises(KeyboardInterrupt):
+            toy.train(
+                tmp_path / "b.ckpt",
+                curve=tmp_path / "b.csv",
+                validation=validation,
+                resume=True,
+                callbacks=(Kill(step),),
+            )
+    toy.train(tmp_path / "b.ckpt", curve=tmp_path / "b.csv", validation=validation, resume=True)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    rows = read_curve(tmp_path / "a.csv")
+    assert [row[0] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1][1] < rows[0][1]  # it learns
+    assert rows[-1][2] == pytest.approx(at.accuracy(whole, [validation]))
+    with pytest.raises(ValueError, match=r"a\.ckpt is no curve of a training|codec"):
+        read_curve(tmp_path / "a.ckpt")
+
+
+def test_loggers_get_the_loss_of_batches(toy, tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="", version="")
+    toy.train(tmp_path / "a.ckpt", loggers=(logger,))
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4  # each 50 steps, or each epoch
+    assert all(float(row["loss"]) > 0 for row in rows)
+
+
+def test_devices_share_batches_and_a_resumed_run_is_the_same(toy, same, tmp_path: Path) -> None:
+    def train(name: str, **options) -> nn.Module:
+        file, validation = tmp_path / f"{name}.ckpt", (toy.x, toy.y)
+        return toy.train(
+            file, devices=2, curve=tmp_path / f"{name}.csv", validation=validation, **options
+        )
+
+    class Fail(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+            if trainer.global_step == 6:
+                raise RuntimeError("the machine fails")
+
+    whole = train("a")
+    with pytest.raises(Exception, match="the machine fails"):
+        train("b", callbacks=(Fail(),))
+    assert same(whole, train("b", resume=True))
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert not same(whole, toy.train(tmp_path / "c.ckpt"))  # each device has noise of its own
+    assert not same(whole, toy.analog())
