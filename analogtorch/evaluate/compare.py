@@ -5,7 +5,6 @@ import glob
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
-from urllib.parse import quote
 
 import torch
 from torch import nn
@@ -29,6 +28,7 @@ from analogtorch.evaluate.sweep import (
     chip_seeds,
     sweep,
 )
+from analogtorch.evaluate.swept import Sweep
 from analogtorch.mapping import ChipMapping, map_to_chip
 from analogtorch.nn import AnalogEmbedding
 from analogtorch.simulate.compensation import Compensation
@@ -112,25 +112,26 @@ def compare(
         folder = checks.path("compare: folder", folder)
     named, bench = _named(chips), _Bench(model)
     ready = {name: bench.on(name, chip, example, mode, prepare) for name, chip in named.items()}
-    found = []
-    for name, (converted, mapping, report) in ready.items():
-        measured = None
-        if metric is not None:
-            measured = sweep(
-                converted,
-                metric,
-                num_chips=num_chips,
-                times=times,
-                seed=seed,
-                compensation=compensation,
-                higher_is_better=higher_is_better,
-                folder=None if folder is None else folder / quote(name, safe=""),
-                processes=processes,
-                progress=progress,
-            )
-        found.append(
-            ComparedChip(name=name, chip=named[name], mapping=mapping, cost=report, sweep=measured)
+    measured: dict[str, Sweep] = {}
+    if metric is not None:
+        measured = sweep(
+            {name: converted for name, (converted, _, _) in ready.items()},
+            metric,
+            num_chips=num_chips,
+            times=times,
+            seed=seed,
+            compensation=compensation,
+            higher_is_better=higher_is_better,
+            folder=folder,
+            processes=processes,
+            progress=progress,
         )
+    found = [
+        ComparedChip(
+            name=name, chip=named[name], mapping=mapping, cost=report, sweep=measured.get(name)
+        )
+        for name, (_, mapping, report) in ready.items()
+    ]
     return Comparison(
         chips=tuple(found),
         metric=None if found[0].sweep is None else found[0].sweep.metric,

@@ -166,7 +166,7 @@ def sweep(
             journal: Journal | Unkept = Unkept()
             if folder is not None:
                 field = in_the_field(temperature, recalibration)
-                place = checks.path("sweep: folder", folder) / quote(name, safe=" ")
+                place = checks.path("sweep: folder", folder) / quote(name, safe="")
                 journal = Journal(place, experiment(each, seed, compensation, defects, field))
             measured = Experiment(each, metric, look, defects)
             cells.append(Cells(measured, seeds, at, journal, of=name))

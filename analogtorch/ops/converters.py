@@ -39,7 +39,10 @@ def in_steps(
     """
     dtype = wide(x.dtype)
     y, limit = x.detach().to(dtype), bound.detach().to(dtype).clamp_min(LEAST_BOUND)
-    clipped = torch.maximum(torch.minimum(y, limit), -limit)
+    if type(y) is Tensor and not torch.compiler.is_compiling():
+        clipped = torch.maximum(torch.minimum(y, limit), -limit)
+    else:  # the same; but ONNX' optimizer makes an invalid graph of the faster one
+        clipped = torch.where(y > limit, limit, torch.where(y < -limit, -limit, y))
     # a true division: number / tensor would multiply by the reciprocal
     up = torch.full_like(limit, steps) / limit
     return (code(clipped * up) * (limit / steps)).to(x.dtype)

@@ -345,7 +345,10 @@ class ProgrammedSection:
     def _normal(self, word: int, part: slice, common: bool) -> Tensor:
         """Return normals for a run of outputs; ``common``: the same for all columns of a block."""
         key = key_of(self.seed, word, device=self.w.device)
-        outputs, first = self.section.positions(self.w.device, common=common)
+        place = self.w.device
+        outputs, first = self._once(
+            "positions", int(common), 0, lambda: self.section.positions(place, common=common)
+        )
         found = normal(key, outputs[part], first[part], self.section.rows)
         return found.view(-1, *self.section.shape[1:])
 

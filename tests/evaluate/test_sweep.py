@@ -418,7 +418,7 @@ def test_several_models_are_one_work_on_the_same_chips(tmp_path: Path) -> None:
     assert list(found) == ["half", "a b/c"]
     assert torch.equal(found["half"].values, alone["half"].values)
     assert found["half"].seeds == found["a b/c"].seeds == alone["a b/c"].seeds[:3]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a b%2Fc", "half"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a%20b%2Fc", "half"]
     # each is a journal as one model has it alone, and nothing is measured again
     assert torch.equal(
         at.sweep(other, never, folder=tmp_path / "half", **options).values, found["half"].values

@@ -8,7 +8,9 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from analogtorch.chips import ADC_ERRORS
 from analogtorch.devices import Spread
@@ -545,3 +547,33 @@ def test_zeros_give_the_bias_and_nothing_finite_gives_nan(bits: int) -> None:
     assert torch.isfinite(
         mvm(huge, torch.ones(1), tiny, dataclasses.replace(plan, input_bits=8), **noise)
     ).all()
+
+
+def test_whoever_looks_for_the_operator_finds_it() -> None:
+    plan = Plan(bounds=(0, 6), input_bits=8, output_bits=8, adc_range=4.0)
+    x, w, limit = torch.randn(3, 6), torch.randn(5, 6), torch.tensor([2.0])
+
+    def run() -> Tensor:
+        return mvm(x, limit, w, plan)
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad():
+        expected = run()
+        with Watch():
+            assert torch.equal(run(), expected)
+        assert torch.ops.analogtorch.mvm.default in seen
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            run()
+        assert "analogtorch::mvm" in {event.key for event in profile.key_averages()}
+        graph = make_fx(lambda x: mvm(x, limit, w, plan))(x).graph
+        assert torch.ops.analogtorch.mvm.default in {node.target for node in graph.nodes}
+        assert mvm(x.to("meta"), limit.to("meta"), w.to("meta"), plan).is_meta
+        with pytest.raises(ValueError, match="mvm: w"):
+            mvm(x, limit, w[:, :4], plan)
+    assert torch.equal(run(), expected)

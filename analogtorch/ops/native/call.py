@@ -12,7 +12,7 @@ from torch import Tensor
 from analogtorch.ops.converters import levels
 from analogtorch.ops.native import loading
 from analogtorch.ops.native.structures import PARTS, Convolution, Linear, pointers
-from analogtorch.ops.operands import Operands, per_block
+from analogtorch.ops.operands import NAMES, Operands, per_block
 from analogtorch.ops.plan import Plan
 
 _INT32 = 2**31
@@ -97,9 +97,10 @@ def _set_converters(adc: Any, plan: Plan, outputs: int) -> None:
 
 
 _POINTED = {
-    part: tuple(n for n in pointers(kind) if n in Operands._fields) for part, kind in PARTS.items()
+    part: tuple((n, NAMES.index(n)) for n in pointers(kind) if n in NAMES)
+    for part, kind in PARTS.items()
 }
-"""The operands to which the structures point, by the name of the part."""
+"""The operands to which the structures point, with their indices, by the name of the part."""
 
 
 class Call:
@@ -112,10 +113,10 @@ class Call:
         limits = inputs.input_range
         by_vector = _BY_VECTOR * (limits.numel() > 1)
         self.matrix.range_by = _BY_BLOCK if per_block(limits) else by_vector
-        for part, names in _POINTED.items():
+        for part, named in _POINTED.items():
             structure = getattr(self.matrix, part) if part else self.matrix
-            for name in names:
-                if (tensor := getattr(inputs, name)) is not None:
+            for name, at in named:
+                if (tensor := inputs[at]) is not None:
                     setattr(structure, name, self._address(tensor))
         if inputs.output_ranges is not None and plan.unit_bits:
             self.matrix.adc.unit_levels = levels(plan.unit_bits)

@@ -23,8 +23,8 @@ def takes(inputs: Operands, plan: Plan) -> bool:
     nor anything that ``needs_reference``. Half precision is computed in float32 throughout and
     rounded at the end.
     """
-    floats = [t for i, t in enumerate(inputs) if t is not None and i in _FLOATS]
-    ours = all(t.dtype in _TYPES and t.device.type == "cpu" for t in floats)
+    floats = [t for i in _FLOATS if (t := inputs[i]) is not None]
+    ours = all(t.dtype in _TYPES and t.is_cpu for t in floats)
     taps = inputs.w.shape[2:].numel()
     whole = not per_block(inputs.input_range) or all(bound % taps == 0 for bound in plan.bounds)
     return (
@@ -38,7 +38,7 @@ def takes(inputs: Operands, plan: Plan) -> bool:
     )
 
 
-_FLOATS = frozenset(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.ADC, Kind.ADC_ERROR)))
+_FLOATS = tuple(map(Operands._fields.index, of_kind(Kind.VALUE, Kind.ADC, Kind.ADC_ERROR)))
 """Indices of the operands that are floating point."""
 _KNOWS_ERRORS = tuple(error.kind for error in ADC_ERRORS) == structures.ADC_ERRORS
 """Whether the kernels compute all errors of the chips' ADCs."""
@@ -46,6 +46,8 @@ _KNOWS_ERRORS = tuple(error.kind for error in ADC_ERRORS) == structures.ADC_ERRO
 
 def _single(inputs: Operands) -> Operands:
     """Return the operands in float32."""
+    if all((t := inputs[i]) is None or t.dtype is torch.float32 for i in _FLOATS):
+        return inputs
     return Operands._make(
         [t.float() if t is not None and i in _FLOATS else t for i, t in enumerate(inputs)]
     )
