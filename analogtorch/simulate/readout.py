@@ -135,7 +135,7 @@ class Block:
         if adc.levels:
             limit = adc.range - adc_step(self.chip) / 2
             inside = torch.stack([read.abs() < limit for reads in found for read in reads]).all(0)
-            outputs = [each * inside for each in outputs]
+            outputs = [each * inside.to(each.dtype) for each in outputs]  # bools multiply slowly
         return outputs[0], outputs[-1]
 
     def _read(self, sums: Tensor, name: str) -> Tensor:
