@@ -144,10 +144,12 @@ def undone(layers: Iterable[AnalogLayer]) -> Callable[[], None]:
     return undo
 
 
-def held_back(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return the batches without the last quarter, and that quarter.
+def held_back(
+    batches: Sequence[Any], most: int | None = None
+) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return the batches without the last quarter, or the last ``most`` of it, and these.
 
     With fewer than four batches, both are all of them.
     """
-    last = len(batches) // 4
+    last = len(batches) // 4 if most is None else min(len(batches) // 4, most)
     return (batches[:-last], batches[-last:]) if last else (batches, batches)

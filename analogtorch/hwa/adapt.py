@@ -26,6 +26,9 @@ from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
 from analogtorch.values import checks
 
+HELD = 4
+"""Most batches that are held back: chips are measured on them a dozen times."""
+
 
 def adapt(
     model: nn.Module,
@@ -53,9 +56,10 @@ def adapt(
     of each of its layers, under that noise, which grows at first; its weights are clipped after
     each step. The noise is that of the chip's devices after a month (``Recipe.training``). At the
     end it is calibrated and its statistics are moved again. Each of these steps is measured on
-    programmed chips with batches that it did not see (the last quarter, or all if there are fewer
-    than four), and one that makes the error larger is undone: the result is never worse there than
-    the model that is only converted. The given model stays as it is, and is the teacher.
+    programmed chips with batches that it did not see (the last quarter, at most four, or all if
+    there are fewer than four), and one that makes the error larger is undone: the result is never
+    worse there than the model that is only converted. The given model stays as it is, and is the
+    teacher.
 
     The same arguments give the same model, also after an interruption, if ``folder`` is given.
 
@@ -111,7 +115,7 @@ def adapt(
     )
     names = checked_times("adapt", times)
     seeds = chip_seeds(_key(seed, "chips"), checks.count("adapt: num_chips", num_chips))
-    fitted, held = held_back(batches)
+    fitted, held = held_back(batches, HELD)
     options = _options(model, calibration, len(fitted))
     student = copy.deepcopy(model) if chip is None else convert(copy.deepcopy(model), chip)
     exact = model if teacher is None else teacher

@@ -202,6 +202,22 @@ def test_batch_norm_is_moved_before_and_after_the_training_where_that_helps() ->
     assert torch.equal(adapted.model[1].running_mean, model[1].running_mean) != moved
 
 
+@pytest.mark.parametrize(("count", "learnt"), [(3, 3), (8, 6), (24, 20)])
+def test_the_last_quarter_is_held_back_at_most_four_batches(count: int, learnt: int) -> None:
+    batches, seen = [x[:4] for x in _batches(count)], set()
+
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        y = model(x)
+        if y.requires_grad:
+            seen.update(number for number, each in enumerate(batches) if each is x)
+        return y
+
+    options: dict[str, Any] = {"forward": forward, "recipe": at.hwa.Recipe(looks=1)}
+    options["calibration"] = {"effort": "ranges"}
+    at.hwa.adapt(_net_of(_net()), batches, steps=learnt, num_chips=1, **options)
+    assert seen == set(range(learnt))
+
+
 def test_a_batch_norm_without_statistics_costs_no_training() -> None:
     model = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).eval()
     with pytest.warns(UserWarning, match="not batch norm re-estimated: .* has no statistics yet"):
