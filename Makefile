@@ -84,7 +84,7 @@ pretrained: $(READY)  ## pretrained keyword spotters mapped onto the chip withou
 	$(BIN)/python -m benchmarks.pretrained
 
 real: $(READY)  ## hardware-aware training on real speech over six seeds, against a control (needs the real data)
-	$(BIN)/python -m benchmarks.hwa_real
+	$(BIN)/python -m benchmarks.hwa
 
 pins: $(READY)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras \

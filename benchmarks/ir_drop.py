@@ -1,11 +1,10 @@
 """What HWA training against IR drop gains beside Gaussian noise alone, on real speech.
 
-    python -m benchmarks.hwa_real        (first: it trains the nets that are compared)
     python -m benchmarks.ir_drop
 
-For each seed of ``benchmarks.hwa_real``, its digital net is trained for the chip twice, with the
-same clips, distillation and weight noise: once on ideal wires, as ``hwa_real`` did, and once behind
-the resistance of the columns. Both nets, and the digital one mapped directly, are then measured on
+For each seed, a digital net is trained for the chip twice, with the same clips, distillation and
+weight noise: once on ideal wires, as by ``benchmarks.hwa``, and once behind the resistance of the
+columns. Both nets, and the digital one mapped directly, are then measured on
 the same chips with resistive columns. Whether training against the drop beats noise alone is the
 question that arXiv:2506.00004 leaves open.
 """
@@ -30,7 +29,7 @@ from analogtorch.speech.config import KWSConfig, SweepConfig
 from analogtorch.speech.data import fingerprint
 from analogtorch.speech.rundir import RunFolder
 from analogtorch.speech.task import Task, prepare
-from benchmarks import hwa_real
+from benchmarks.hwa.__main__ import parse
 from benchmarks.tables import as_markdown, as_text
 
 NETS = {
@@ -39,7 +38,7 @@ NETS = {
     "drop": "HWA, weight noise and IR drop",
 }
 SWEEP = SweepConfig(num_chips=5, times=("0 s", "1 day"))
-"""The chips and times of this measurement; those of ``hwa_real`` remain in its folder."""
+"""The chips and times of this measurement."""
 
 
 def one_seed(config: KWSConfig, out: Path, ohm: float) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ohm", type=float, default=8.0)
     own, more = parser.parse_known_args(argv)
     try:
-        options, config = hwa_real.parse(more)
+        options, config = parse(["--out=runs/ir_drop", *more])
         results = []
         for n in range(options.seeds):
             seed = dataclasses.replace(config, seed=n)

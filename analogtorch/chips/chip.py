@@ -17,7 +17,7 @@ from analogtorch.chips.slices import Slices, check_slices
 from analogtorch.chips.thermal import Thermal
 from analogtorch.chips.training import TrainingNoise
 from analogtorch.chips.wires import Wires
-from analogtorch.devices import Cell, register
+from analogtorch.devices import Cell, register, seconds
 from analogtorch.devices.cell import check_cell, is_paired
 from analogtorch.devices.device import beyond
 from analogtorch.values import checks
@@ -113,12 +113,12 @@ class Chip:
                 f"Periphery.output_bits={self.periphery.output_bits} needs an ADC before it, but "
                 "ADC.bits and ADC.steps are None; give one of them, or output_bits=None"
             )
-        if self.training.weight == "device" and (
-            note := beyond(self.cell.device, self.training.seconds)
-        ):
-            warnings.warn(
-                f"{self.name}: TrainingNoise.time={self.training.time!r} is {note}", stacklevel=3
-            )
+        if self.training.weight == "device":
+            for time in self.training.times:
+                if note := beyond(self.cell.device, seconds(time)):
+                    warnings.warn(
+                        f"{self.name}: TrainingNoise.time={time!r} is {note}", stacklevel=3
+                    )
 
     @property
     def phases(self) -> int:

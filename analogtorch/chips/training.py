@@ -9,6 +9,10 @@ from analogtorch.values import checks
 
 WeightNoise = Literal["none", "gaussian", "programming", "device"]
 
+_MONTH = "1 month"
+_DEFAULTS = (_MONTH, "1 day")
+"""The default time, and that of earlier versions, which stands in their files."""
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +36,12 @@ class TrainingNoise:
     output: bool = True
     """Whether the chip's output noise and its read noise of every MVM are added before the ADC in
     training too."""
-    time: float | str = "1 day"
+    time: tuple[float | str, ...] | float | str = _MONTH
     """Time after programming for ``device``, in seconds or as text such as ``"1 h"``;
-    ``"programmed"``: before any drift and read."""
+    ``"programmed"``: before any drift and read. What is trained on devices a month old lives on
+    those of a day and of a year (``python -m benchmarks.hwa``, ``python -m benchmarks.adapt``).
+    Several times: every layer draws one of them in each forward, so that what is trained lives on
+    fresh chips, too."""
     drop_connect: float = 0.0
     """Probability that a cell fails in a forward, in [0, 1): its weight is exactly zero, without
     noise, and learns nothing from that forward. Nothing is rescaled. NeuRRAM's keyword spotter
@@ -54,15 +61,21 @@ class TrainingNoise:
         checks.numbers(
             self, "scale", optional=True, least=0, remedy="weight='none' trains without noise"
         )
+        if isinstance(self.time, list | tuple):
+            checks.settle(self, "time", tuple(self.time))
+            if not self.time:
+                raise ValueError("TrainingNoise.time=() has no time; give one, such as '1 day'")
         try:
-            time = seconds(self.time)
+            _ = self.moments
         except ValueError as error:
             raise ValueError(f"TrainingNoise.time: {error}") from error
-        if self.weight != "device" and time != seconds("1 day"):
-            raise ValueError(
-                f"TrainingNoise.time={self.time!r} needs weight='device', got "
-                f"weight={self.weight!r}"
-            )
+        if self.weight != "device":
+            if self.time not in _DEFAULTS:
+                raise ValueError(
+                    f"TrainingNoise.time={self.time!r} needs weight='device', got "
+                    f"weight={self.weight!r}"
+                )
+            checks.settle(self, "time", _MONTH)  # without effect: equal noises compare equal
         checks.numbers(
             self,
             "drop_connect",
@@ -75,10 +88,12 @@ class TrainingNoise:
             checks.flag(f"TrainingNoise.{name}", getattr(self, name))
 
     def within(self, device: Device) -> "TrainingNoise":
-        """Return this noise, for a device whose data end before ``time`` that at their end."""
-        if self.weight != "device" or not beyond(device, self.seconds):
+        """Return this noise; times at which a device's data have ended become their end."""
+        if self.weight != "device" or not any(beyond(device, t) for t in self.moments):
             return self
-        return replace(self, time=device.valid_until)
+        found = (device.valid_until if beyond(device, seconds(t)) else t for t in self.times)
+        times = tuple(dict.fromkeys(found))
+        return replace(self, time=times if len(times) > 1 else times[0])
 
     @property
     def strength(self) -> float:
@@ -87,6 +102,11 @@ class TrainingNoise:
         return default if self.scale is None else self.scale
 
     @property
-    def seconds(self) -> float | None:
-        """``time`` in seconds; None: right after programming."""
-        return seconds(self.time)
+    def times(self) -> tuple[float | str, ...]:
+        """``time``, of which there may be several."""
+        return self.time if isinstance(self.time, tuple) else (self.time,)
+
+    @property
+    def moments(self) -> tuple[float | None, ...]:
+        """``times`` in seconds; None: right after programming."""
+        return tuple(seconds(time) for time in self.times)

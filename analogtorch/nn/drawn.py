@@ -26,7 +26,7 @@ from analogtorch.ops import (
     over_rows,
     stream,
 )
-from analogtorch.ops.device_noise import DeviceNoise, device_noise
+from analogtorch.ops.device_noise import DeviceNoise, choice, device_noise
 from analogtorch.ops.drift import compensation
 from analogtorch.ops.physics import relative, weight_sigma
 from analogtorch.ops.variances import read_variances as variances_by_table
@@ -52,7 +52,7 @@ def drawn(
     chip: Chip,
     key: Tensor,
     fraction: float,
-    time: float | None,
+    moments: tuple[float | None, ...],
     devices: DeviceNoise | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weights of one training step as the cells hold them, and operands for ``mvm``.
@@ -63,8 +63,8 @@ def drawn(
         chip: the chip, for its training noise and its cells.
         key: key of the weight noise, () int64.
         fraction: share of the chip's training noise, in [0, 1].
-        time: ``chip.training.seconds``.
-        devices: the noise of the devices at that time, if the operator knows it.
+        moments: ``chip.training.moments``, of which the key draws one.
+        devices: the noise of the devices at these times, if the operator knows it.
 
     Returns:
         The weights, of ``section.shape``; and by name ``scale``, that of the weights without noise,
@@ -83,7 +83,7 @@ def drawn(
         w = relative(weight, full).clamp(-1, 1)
         dropped = _dropped(section, key, noise.drop_connect * fraction)
         if noise.weight == "device":
-            read, factor = _devices(w.float(), section, chip, key, dropped, time)
+            read, factor = _devices(w.float(), section, chip, key, dropped, moments)
             compensated = over_rows(factor, section.bounds).view(section.shape) * read
             deviation = full * strength * (compensated - w)
             compensation = factor**strength
@@ -104,11 +104,16 @@ def drawn(
 
 
 def _devices(
-    w: Tensor, section: Section, chip: Chip, key: Tensor, dropped: Tensor | None, t: float | None
+    w: Tensor,
+    section: Section,
+    chip: Chip,
+    key: Tensor,
+    dropped: Tensor | None,
+    moments: tuple[float | None, ...],
 ) -> tuple[Tensor, Tensor]:
-    """Return the weights of cells with targets ``w`` as read at ``t``, and the drift compensation.
+    """Return the weights of cells with targets ``w`` as read, and the drift compensation.
 
-    The compensation is (row blocks, outputs): see ``_gains``.
+    They are read at one of the moments. The compensation is (row blocks, outputs): see ``_gains``.
     """
     cell, device = chip.cell, chip.cell.device
 
@@ -123,11 +128,22 @@ def _devices(
 
     g = program(cell, w, draw(_PROGRAMMING), lambda g: g)
     then = works(g)
-    if t is None:
+    if moments == (None,):
         return then, _gains(w, then, None, section, chip)
-    nu = device.drift_coefficient(written(cell, w, g), draw(_DRIFT))
-    now = works(device.read(g, device.drift(g, nu, t), t, draw(_READ)))
-    return now, _gains(w, then, now, section, chip)
+    nu, z = device.drift_coefficient(written(cell, w, g), draw(_DRIFT)), draw(_READ)
+
+    def read(t: float | None) -> tuple[Tensor, Tensor]:
+        if t is None:
+            return then, _gains(w, then, None, section, chip)
+        now = works(device.read(g, device.drift(g, nu, t), t, z))
+        return now, _gains(w, then, now, section, chip)
+
+    (now, gains), drawn = read(moments[0]), choice(key, len(moments))
+    for number, t in enumerate(moments[1:], 1):  # all of them: compilers cannot follow a choice
+        late, its_gains = read(t)
+        now = torch.where(drawn == number, late, now)
+        gains = torch.where(drawn == number, its_gains, gains)
+    return now, gains
 
 
 def _gains(w: Tensor, then: Tensor, now: Tensor | None, section: Section, chip: Chip) -> Tensor:

@@ -145,12 +145,12 @@ class PlacedMixin(ConvertersMixin):
             streams=(stream(Noise.TRAINING, self.layer_name), *adcs),
             fraction=fraction,
             in_torch=in_torch,
-            devices=device_noise_of(chip.cell, noise.seconds, chip.periphery.column_calibration)
+            devices=device_noise_of(chip.cell, noise.moments, chip.periphery.column_calibration)
             if noise.weight == "device"
             else None,
             wired=resistive,
             fluctuations=chip.mvm_read_noise.of(chip.cell) if plans[0].read_noise > 0 else None,
-            seconds=noise.seconds,
+            moments=noise.moments,
         )
 
     def _planned(

@@ -37,8 +37,8 @@ class Training(Execution):
     """Whether the wires of the chip have a resistance."""
     fluctuations: Fluctuations | None
     """The read noise of every MVM; None: there is none."""
-    seconds: float | None
-    """``chip.training.seconds``, parsed in advance, as torch.compile cannot trace the parsing."""
+    moments: tuple[float | None, ...]
+    """``chip.training.moments``, parsed in advance, as torch.compile cannot trace the parsing."""
 
     @property
     def noisy(self) -> bool:
@@ -86,7 +86,7 @@ class Training(Execution):
             return noise | self._run_of(weight, section, dtype, outputs)
         known: dict[str, Tensor] = {}
         if self.in_torch:
-            how = self.chip, keys[0], self.fraction, self.seconds, self.devices
+            how = self.chip, keys[0], self.fraction, self.moments, self.devices
             weight, known = drawn(weight, section, *how)
         if self.wired:
             weight, known, drop = wired(weight, known, section, self.chip, self.fraction)

@@ -25,41 +25,61 @@ from analogtorch.ops.noise import normal
 from analogtorch.ops.physics import block_scales, over_rows, relative
 
 _STREAMS = tuple(stream(kind) for kind in (Noise.PROGRAMMING, Noise.DRIFT, Noise.READ))
+_MOMENT = stream("moment")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceNoise:
-    """The noise of the devices of a cell, as the operator takes it."""
+    """The noise of the devices of a cell at one or several moments, as the operator takes it."""
 
     integers: tuple[int, ...]
-    """Pairs; whether they are filled in sequence; whether time passes before the read; whether
-    columns are calibrated. Then of the formula of a device that holds the weight, and of an empty
-    one: see ``Formula.flat``."""
+    """For each moment: pairs; whether they are filled in sequence; whether time passes before the
+    read; whether columns are calibrated. Then of the formula of a device that holds the weight, and
+    of an empty one: see ``Formula.flat``."""
     numbers: tuple[float, ...]
-    """``g_min``, the span up to ``g_max``, ``g_total``; then the numbers of the formulas."""
+    """For each moment ``g_min``, the span up to ``g_max``, ``g_total``; then the numbers of the
+    formulas."""
+    counts: tuple[int, ...]
+    """For each moment, the number of its integers, and of its numbers."""
 
 
-def device_noise_of(cell: Cell, t: float | None, calibrated: bool) -> DeviceNoise | None:
-    """Return the noise of a cell's devices that are read after ``t`` seconds, for ``device_noise``.
+def device_noise_of(
+    cell: Cell, moments: tuple[float | None, ...], calibrated: bool
+) -> DeviceNoise | None:
+    """Return the noise of a cell's devices that are read at a moment, for ``device_noise``.
 
     None if the operator does not know it: the cell is no ``DifferentialPair``, or a method of the
     device uses a function that formulas do not have.
 
     Args:
         cell: the unit cell.
-        t: time after programming, s; None: right after it, without a read.
+        moments: times after programming, s, of which each draw takes one; None: right after it,
+            without a read.
         calibrated: whether each column has a factor that fits it after programming.
     """
     if type(cell) is not DifferentialPair:
         return None
-    try:
-        return _found(cell, t, calibrated)
-    except TypeError:  # a device of one's own that cannot be hashed
-        return _found.__wrapped__(cell, t, calibrated)
+    found = []
+    for t in moments:
+        try:
+            at_once = _found(cell, t, calibrated)
+        except TypeError:  # a device of one's own that cannot be hashed
+            at_once = _found.__wrapped__(cell, t, calibrated)
+        if at_once is None:
+            return None
+        found.append(at_once)
+    return DeviceNoise(
+        integers=tuple(itertools.chain(*(integers for integers, _ in found))),
+        numbers=tuple(itertools.chain(*(numbers for _, numbers in found))),
+        counts=tuple(itertools.chain(*((len(i), len(n)) for i, n in found))),
+    )
 
 
 @lru_cache(maxsize=256)
-def _found(cell: DifferentialPair, t: float | None, calibrated: bool) -> DeviceNoise | None:
+def _found(
+    cell: DifferentialPair, t: float | None, calibrated: bool
+) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
+    """Return integers and numbers of one moment."""
     device = cell.device
     full, empty = (_formula(device, t, g) for g in (None, device.g_min))
     if full is None or empty is None:
@@ -67,10 +87,15 @@ def _found(cell: DifferentialPair, t: float | None, calibrated: bool) -> DeviceN
     integers = cell.devices_per_polarity, cell.split == "sequential", t is not None, calibrated
     numbers = device.g_min, device.g_max - device.g_min, cell.g_total
     parts = full.flat(), empty.flat()
-    return DeviceNoise(
-        integers=(*map(int, integers), *itertools.chain(*(part[0] for part in parts))),
-        numbers=(*map(float, numbers), *itertools.chain(*(part[1] for part in parts))),
+    return (
+        (*map(int, integers), *itertools.chain(*(part[0] for part in parts))),
+        (*map(float, numbers), *itertools.chain(*(part[1] for part in parts))),
     )
+
+
+def choice(key: Tensor, count: int) -> Tensor:
+    """Return the number of the moment that a key draws of ``count``: () int64."""
+    return fold(key, _MOMENT).remainder(count)
 
 
 def _formula(device: Device, t: float | None, target: float | None) -> Formula | None:
@@ -117,14 +142,31 @@ def device_noise(
         strength,
         noise.integers,
         noise.numbers,
+        noise.counts,
     )
 
 
 Sizes = Sequence[int]
 
 
-def _compute(weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return (native.device_noise if native.takes(weight) else _by_torch)(weight, *others)
+def _compute(
+    weight: Tensor,
+    key: Tensor,
+    bounds: Sizes,
+    columns: Sizes,
+    together: Sizes,
+    where: Sizes,
+    strength: float,
+    integers: Sizes,
+    numbers: Sequence[float],
+    counts: Sizes,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if len(counts) > 2:
+        number = int(choice(key, len(counts) // 2).item())
+        (i, n), (p, q) = (sum(counts[k : 2 * number : 2]) for k in (0, 1)), counts[2 * number :][:2]
+        integers, numbers = integers[i : i + p], numbers[n : n + q]
+    compute = native.device_noise if native.takes(weight) else _by_torch
+    return compute(weight, key, bounds, columns, together, where, strength, integers, numbers)
 
 
 def _by_torch(
@@ -199,12 +241,13 @@ def _gradient(ctx: Any, gradient: Tensor, *others: Any) -> tuple[Tensor | None, 
         gain = over_rows(gain, ctx.bounds).view(gradient.shape)
     else:
         gain = gain.view(-1, *[1] * (gradient.dim() - 1))
-    return gradient / gain, *[None] * 8
+    return gradient / gain, *[None] * 9
 
 
 _device_noise = define(
     "device_noise(Tensor weight, Tensor key, int[] bounds, int[] columns, int[] together, "
-    "int[] where, float strength, int[] integers, float[] numbers) -> (Tensor, Tensor, Tensor)",
+    "int[] where, float strength, int[] integers, float[] numbers, int[] counts) "
+    "-> (Tensor, Tensor, Tensor)",
     _compute,
     _fake,
     save=_save,

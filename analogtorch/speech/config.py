@@ -165,8 +165,9 @@ class ChipConfig:
     """A preset; `analogtorch info` lists them."""
     options: dict[str, str] = field(default_factory=dict)
     """Options of the preset, such as {device: one_device} for hermes64."""
-    training: TrainingNoise = field(default_factory=lambda: TrainingNoise(scale=2.5))
-    """Noise of hardware-aware training"""
+    training: TrainingNoise = field(default_factory=lambda: TrainingNoise(weight="device"))
+    """Noise of hardware-aware training; devices whose data end before its time are taken at their
+    end"""
     compensation: Compensation = "least_squares"
     """Digital correction of the drift"""
     defects: Defects = field(default_factory=Defects)
@@ -177,7 +178,8 @@ class ChipConfig:
 
     def build(self) -> Chip:
         """Return the chip, with this training noise."""
-        return at.chips.get(self.name, **self.options).replace(training=self.training)
+        chip = at.chips.get(self.name, **self.options)
+        return chip.replace(training=self.training.within(chip.cell.device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,12 +285,13 @@ class KWSConfig:
             raise ValueError(
                 f"digital.distill={self.digital.distill}; digital training has no teacher: use 0"
             )
-        if self.digital.clip_sigma is not None:
-            given = self.digital.clip_sigma
-            raise ValueError(
-                f"digital.clip_sigma={given}; only analog layers are clipped: use null, or "
-                "hwa.clip_sigma"
-            )
+        for name, off, why in (
+            ("clip_sigma", None, "are clipped: use null"),
+            ("ramp", 0.0, "have noise that grows: use 0"),
+        ):
+            given = getattr(self.digital, name)
+            if given != off:
+                raise ValueError(f"digital.{name}={given}; only analog layers {why}, or hwa.{name}")
 
     def _check_devices(self) -> None:
         """Raise ValueError if batches cannot be shared among the devices, or there are too few."""

@@ -173,6 +173,9 @@ def test_bad_descriptions_are_refused() -> None:
         ),
         ({"weight": "device", "time": -1.0}, "TrainingNoise.time: .* >= 0, got -1.0"),
         ({"time": "1 year"}, "time='1 year' needs weight='device', got weight='programming'"),
+        ({"time": ("1 day", "1 h")}, r"time=\('1 day', '1 h'\) needs weight='device'"),
+        ({"weight": "device", "time": ()}, r"time=\(\) has no time; give one"),
+        ({"weight": "device", "time": ("1 day", "soon")}, "TrainingNoise.time: time 'soon' is not"),
         (
             {"drop_connect": 1.0},
             r"drop_connect must be a probability in \[0, 1\), got 1.0; write one such as 0.01",
@@ -189,13 +192,26 @@ def test_training_noise_refuses(options: dict, message: str) -> None:
 def test_devices_are_taken_at_the_end_of_their_data() -> None:
     device = at.devices.rram_wan()
     late = at.TrainingNoise(weight="device", time="1 year")
-    assert late.within(device).seconds == device.valid_until
+    assert late.within(device).moments == (device.valid_until,)
     assert late.within(at.devices.pcm_like()) is late
     assert at.TrainingNoise().within(device) == at.TrainingNoise()
+    several = at.TrainingNoise(weight="device", time=("0 s", "1 year", "10 years"))
+    assert several.within(device).time == ("0 s", device.valid_until)
+    assert several.within(at.devices.pcm_like()).time == ("0 s", "1 year", "10 years")
 
 
-def test_training_noise_reads_its_time() -> None:
-    assert at.TrainingNoise(weight="device").seconds == 86400.0
-    assert at.TrainingNoise(weight="device", time="programmed").seconds is None
-    assert dataclasses.replace(at.TrainingNoise(weight="device"), time=60).seconds == 60.0
+def test_each_time_beyond_the_data_is_noted() -> None:
+    noise = at.TrainingNoise(weight="device", time=("1 day", "1 year"))
+    with pytest.warns(UserWarning, match="TrainingNoise.time='1 year' is beyond") as noted:
+        at.chips.neurram48(training=noise)
+    assert len(noted) == 1
+
+
+def test_training_noise_reads_its_times() -> None:
+    assert at.TrainingNoise(weight="device").moments == (2592000.0,)
+    assert at.TrainingNoise(weight="device", time="programmed").moments == (None,)
+    assert dataclasses.replace(at.TrainingNoise(weight="device"), time=60).moments == (60.0,)
+    several = at.TrainingNoise(weight="device", time=["programmed", "1 h"])  # type: ignore[arg-type]
+    assert several.times == ("programmed", "1 h")
+    assert several.moments == (None, 3600.0)
     assert at.TrainingNoise(weight="device").strength == 1.0

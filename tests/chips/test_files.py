@@ -24,7 +24,7 @@ PRESETS = [
     at.chips.ideal(),
     at.chips.hermes64(
         training=at.TrainingNoise(
-            weight="device", time="1 h", drop_connect=0.01, per_sample=True, scale=0.5
+            weight="device", time=("0 s", "1 h"), drop_connect=0.01, per_sample=True, scale=0.5
         )
     ),
 ]

@@ -16,6 +16,7 @@ from tests.crossbar import crossbar
 from tests.nn.layers import Case, cases
 
 KINDS = {"programming": {}, "gaussian": {"scale": 0.1}, "device": {}, "none": {}}
+AGES = ("0 s", "1 year")
 SOME = ("linear_3d", "conv1d_same_dilated", "conv2d_groups")
 
 
@@ -183,10 +184,9 @@ def test_which_cells_fail_depends_neither_on_tiles_nor_on_how_groups_lie() -> No
     assert not torch.allclose(results[0], digital(x), atol=1e-2)
 
 
-def _per_sample(kind: str, output: bool = False) -> at.TrainingNoise:
-    return at.TrainingNoise(
-        weight=kind, output=output, per_sample=True, drop_connect=0.1, **KINDS[kind]
-    )
+def _per_sample(kind: str, output: bool = False, **more) -> at.TrainingNoise:
+    options = {"output": output, "per_sample": True, "drop_connect": 0.1}
+    return at.TrainingNoise(weight=kind, **options, **KINDS[kind], **more)
 
 
 @pytest.mark.parametrize("kind", ["programming", "device"])
@@ -362,7 +362,8 @@ def test_every_sample_of_an_embedding_has_a_chip_of_its_own(
 
 
 @pytest.mark.parametrize(
-    "training", [_per_sample("programming", output=True), at.TrainingNoise(weight="device")]
+    "training",
+    [_per_sample("programming", output=True), at.TrainingNoise(weight="device", time=AGES)],
 )
 def test_checkpointing_draws_the_same_again(training: at.TrainingNoise) -> None:
     torch.manual_seed(0)
@@ -381,7 +382,9 @@ def test_checkpointing_draws_the_same_again(training: at.TrainingNoise) -> None:
 
 def test_one_graph_has_the_eager_numbers() -> None:
     torch.manual_seed(0)
-    model = at.convert(nn.Sequential(nn.Linear(8, 4)), crossbar(training=_per_sample("device")))
+    model = at.convert(
+        nn.Sequential(nn.Linear(8, 4)), crossbar(training=_per_sample("device", time=AGES))
+    )
     at.calibrate(model, [torch.randn(3, 8)])
     torch._dynamo.reset()
     compiled, x, results = (
@@ -403,7 +406,7 @@ def test_evaluation_and_programming_do_not_know_of_it() -> None:
     x, results = torch.randn(4, 32), []
     for training in (
         at.TrainingNoise(),
-        at.TrainingNoise(weight="device", drop_connect=0.5, per_sample=True),
+        at.TrainingNoise(weight="device", time=AGES, drop_connect=0.5, per_sample=True),
     ):
         layer = _layer(crossbar(training=training), 32, 16)
         results.append((layer.eval()(x), at.program(layer, seed=1).at("1 day")(x)))

@@ -21,7 +21,7 @@ from analogtorch.speech.config import KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.rundir import JOURNAL, RunFolder
 from analogtorch.speech.speech_commands import which_set
-from benchmarks import hwa_real
+from benchmarks.hwa import __main__ as hwa
 from benchmarks.record.cases.speech import write_tones
 from tests.speech.training.conftest import Kill
 
@@ -568,25 +568,24 @@ def test_benchmark_of_hwa_training_keeps_finished_seeds(
     data = tmp_path / "data"
     data.mkdir()
     (data / "gsc_v2_test12").symlink_to(clips)
-    small = [
-        option
-        for option in SMALL
-        if not option.startswith(("--data", "--workers", "--sweep.times"))
-    ]
+    small = [option for option in SMALL if not option.startswith(("--data", "--workers"))]
     given = [f"--data={data}", f"--out={tmp_path / 'out'}", "--chips=2", "--jobs=1", *small]
-    hwa_real.main([*given, "--seeds=1"])
-    hwa_real.main([*given, "--seeds=2"])
+    hwa.main([*given, "--seeds=1"])
+    hwa.main([*given, "--seeds=2", "--recipes", "no clipping"])
     first, second = capsys.readouterr().out.split("Reports in", 1)
     lines = [line for line in (first + second).splitlines() if line.startswith("seed ")]
     assert len(lines) == 3
-    assert lines[0] == lines[1]  # time included: it was read, not trained again
-    report = json.loads((tmp_path / "out/hwa_real.json").read_text())
-    loss = report["differences"]["HWA loss at 1 year"]
+    assert lines[1].startswith(lines[0])  # time included: it was read, not trained again
+    report = json.loads((tmp_path / "out/hwa.json").read_text())
+    loss = report["differences"]["loss of no clipping at 1 year"]
     expected = [
-        100 * (r["control"] - r["hwa_on_chip"]["1 year"]["mean"]) for r in report["results"]
+        100 * (r["control"] - r["recipes"]["no clipping"]["on_chip"]["1 year"]["mean"])
+        for r in report["results"]
     ]
     assert loss["seeds"] == pytest.approx(expected)
-    assert "<= 0.7" in (tmp_path / "out/hwa_real.md").read_text()
+    page = (tmp_path / "out/hwa.md").read_text()
+    assert "<= 1.5" in page
+    assert page.count(f" {sum(expected) / 2:.2f} (") == 1
 
 
 def test_speech_commands_as_a_source(tmp_path: Path) -> None:
@@ -646,12 +645,13 @@ def test_the_noise_of_the_devices_can_be_asked_for(tmp_path: Path) -> None:
     for given, time in (
         ([], 3600.0),
         (["--chip.training.time=1 year", "--chip.training.per_sample=true"], "1 year"),
+        (['--chip.training.time=["0 s", "1 month"]'], ("0 s", "1 month")),
     ):
         training = (
             cli.parse([f"--config={tmp_path / 'run.yaml'}", *given]).config.chip.build().training
         )
         expected = at.TrainingNoise(
-            weight="device", time=time, drop_connect=0.01, per_sample=bool(given), scale=None
+            weight="device", time=time, drop_connect=0.01, per_sample=time == "1 year", scale=None
         )
         assert dataclasses.replace(training, scale=None) == expected
 

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from analogtorch.hwa.lightning import SaveEachEpoch, StepSeed, WeightClip
+from analogtorch.hwa.lightning import NoiseRamp, SaveEachEpoch, StepSeed, WeightClip
 from analogtorch.speech.training.batches import Batches
 from analogtorch.speech.training.checkpoint import AtomicCheckpoint
 from analogtorch.speech.training.curve import Curve
@@ -85,8 +85,12 @@ def fit(
     """
     path = Path(checkpoint)
     module = Classifier(network, phase, steps=phase.epochs * len(batches), teacher=teacher)
-    clip = (WeightClip(phase.clip_sigma),) if phase.clip_sigma is not None else ()
     curves = () if curve is None else (Curve(curve),)
+    recipe: list[L.Callback] = []
+    if phase.ramp > 0:
+        recipe.append(NoiseRamp(epochs=phase.ramp * phase.epochs))
+    if phase.clip_sigma is not None:
+        recipe.append(WeightClip(phase.clip_sigma))
     resume = resume and path.is_file()
     if resume:
         _check_fits(path, module)
@@ -107,7 +111,7 @@ def fit(
             num_sanity_val_steps=0,
             check_val_every_n_epoch=max(1, phase.epochs // 10),
             plugins=[AtomicCheckpoint()],
-            callbacks=[StepSeed(seed), *clip, *callbacks, *curves, SaveEachEpoch(path)],
+            callbacks=[StepSeed(seed), *recipe, *callbacks, *curves, SaveEachEpoch(path)],
         )
         network.train()
         with _interruptible(trainer):

@@ -32,6 +32,8 @@ class Phase:
     """Weight of the divergence from the teacher in the loss, 0 to 1; the labels get the rest."""
     temperature: float = 2.0
     """Temperature of the distillation (arXiv:1503.02531), > 0."""
+    ramp: float = 0.0
+    """Share of the epochs in which the training noise of analog layers grows from 0, 0 to 1."""
     clip_sigma: float | None = None
     """Standard deviations to which the weights of each analog layer are clipped after each step, >
     0; null does not clip."""
@@ -48,6 +50,7 @@ class Phase:
         self._check("mixup", lambda v: v >= 0, "a number >= 0; 0 turns it off")
         self._check("distill", lambda v: 0 <= v <= 1, "from 0 (labels only) to 1 (teacher only)")
         self._check("temperature", lambda v: v > 0, "a number > 0")
+        self._check("ramp", lambda v: 0 <= v <= 1, "from 0 (all noise at once) to 1")
         self._check("clip_sigma", lambda v: v is None or v > 0, "null or a number > 0, such as 2.5")
 
     def _check(self, name: str, ok: Callable[[Any], bool], allowed: str) -> None:

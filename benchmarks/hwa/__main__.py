@@ -1,0 +1,255 @@
+"""What HWA training saves on real speech, with confidence intervals over training seeds.
+
+    python -m benchmarks.hwa [--config configs/kws/ds_cnn.yaml] [--recipes all]
+
+For each seed, on the 4,890 recordings of gsc_v2_test12 (our split by speaker): a digital net is
+trained; from it a digital control (the same further epochs and distillation, without noise,
+quantisation and clipping) and an HWA net for each recipe; then all are measured on the same chips
+over time, the control mapped directly. Seeds are compared in pairs. A stopped run continues:
+finished nets are kept, the others resume from their checkpoints.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from analogtorch.cli import kws as cli
+from analogtorch.evaluate import interval
+from analogtorch.files import write_atomically
+from analogtorch.speech import kws
+from analogtorch.speech.ablation import variants
+from analogtorch.speech.config import KWSConfig
+from benchmarks.hwa.recipes import CONFIGURED, RECIPES
+from benchmarks.hwa.seeds import CHOICE, one_seed
+from benchmarks.tables import add_data, as_markdown, as_text, positive
+
+CONFIG = Path(__file__).parents[2] / "configs" / "kws" / "real.yaml"
+BARS = {
+    "digital accuracy": (">=", 93.0),
+    f"loss of {CONFIGURED} at 1 day": ("<=", 0.5),
+    f"loss of {CONFIGURED} at 1 year": ("<=", 1.5),
+    f"gain of {CONFIGURED} at 1 year": (">", 0.0),
+}
+"""The bars of the numbers, in percent and points."""
+
+
+def differences(results: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return accuracies and their paired differences per seed and time, in percent and points."""
+    found = {
+        "digital accuracy": [100 * r["digital"] for r in results],
+        "control's digital accuracy": [100 * r["control"] for r in results],
+    }
+    for when in results[0]["on_chip"]:
+        direct = [r["on_chip"][when]["mean"] for r in results]
+        found[f"control's loss at {when}, mapped directly"] = [
+            100 * (r["control"] - d) for r, d in zip(results, direct, strict=True)
+        ]
+        for name in results[0]["recipes"]:
+            hwa = [r["recipes"][name]["on_chip"][when]["mean"] for r in results]
+            found[f"loss of {name} at {when}"] = [
+                100 * (r["control"] - h) for r, h in zip(results, hwa, strict=True)
+            ]
+            found[f"gain of {name} at {when}"] = [
+                100 * (h - d) for h, d in zip(hwa, direct, strict=True)
+            ]
+    return found
+
+
+def rows(found: Mapping[str, list[float]]) -> list[list[str]]:
+    """Return the table: quantity, mean with its 95 % interval, each seed, and the bar."""
+    table = [["quantity, % or points", "mean, 95 % interval", "each seed", "bar"]]
+    for name, values in found.items():
+        mean, half = _mean_and_half(values)
+        sign, bar = BARS.get(name, ("", 0.0))
+        met = {"<=": mean <= bar, ">=": mean >= bar, ">": mean > bar, "": True}[sign]
+        verdict = f"{sign} {bar:g}: {'met' if met else 'MISSED'}" if sign else ""
+        table.append(
+            [name, f"{mean:.2f} ± {half:.2f}", " ".join(f"{v:.2f}" for v in values), verdict]
+        )
+    return table
+
+
+def ablation(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the table of recipes: points lost at each time, and accuracy on the validation part.
+
+    Losses are those of the mean over seeds, with the interval of their paired difference from the
+    first recipe.
+    """
+    first, *_ = names = list(results[0]["recipes"])
+    times = list(results[0]["on_chip"])
+    table = [["recipe", *times, "on validation clips"]]
+
+    def losses(on_chip: Sequence[Mapping[str, Any]], when: str) -> list[float]:
+        pairs = zip(results, on_chip, strict=True)
+        return [100 * (r["control"] - row[when]["mean"]) for r, row in pairs]
+
+    def validation(found: Sequence[Mapping[str, Any]]) -> str:
+        return f"{100 * statistics.fmean(each['validation'] for each in found):.2f}"
+
+    direct = [r["on_chip"] for r in results]
+    mapped = [f"{statistics.fmean(losses(direct, t)):.2f}" for t in times]
+    table.append(["control, mapped directly", *mapped, validation(results)])
+    for name in names:
+        cells, found = [], [r["recipes"][name] for r in results]
+        for when in times:
+            lost = losses([each["on_chip"] for each in found], when)
+            cell = f"{statistics.fmean(lost):.2f}"
+            if name != first:
+                base = losses([r["recipes"][first]["on_chip"] for r in results], when)
+                mean, half = _mean_and_half([a - b for a, b in zip(lost, base, strict=True)])
+                cell += f" ({mean:+.2f} ± {half:.2f})"
+            cells.append(cell)
+        table.append([name, *cells, validation(found)])
+    return table
+
+
+def notes(results: Sequence[dict[str, Any]], config: KWSConfig, seconds: float) -> list[str]:
+    """Return the caveats that a reader needs to judge the numbers."""
+    each = [r["seconds"] + sum(n["seconds"] for n in r["recipes"].values()) for r in results]
+    best = max(
+        results[0]["recipes"],
+        key=lambda name: statistics.fmean(r["recipes"][name]["validation"] for r in results),
+    )
+    chosen = f" The best on it is {best}." if len(results[0]["recipes"]) > 1 else ""
+    return [
+        f"Network {config.model.name}; {len(results)} training seeds; {config.sweep.num_chips} "
+        f"chips, the same for all nets; chip {config.chip.build().name}, {results[0]['tiles']} "
+        f"tiles, compensation {config.chip.compensation}.",
+        "Loss: below the control's digital accuracy. The control has the epochs and the teacher of "
+        "the HWA net. Gain: above the control mapped directly.",
+        "Intervals are over seeds, on one test part by people who are not in the training part; in "
+        "brackets those of the difference from the first recipe.",
+        f"Validation clips: mean accuracy on other chips after {' and '.join(CHOICE)}; by it "
+        f"recipes are chosen.{chosen}",
+        f"{seconds:.0f} s, of which one seed took {statistics.fmean(each):.0f} s of one process.",
+    ]
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, KWSConfig]:
+    """Return the options of this command and the configuration.
+
+    The configuration comes from these options and those of `analogtorch kws`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.hwa",
+        description="Hardware-aware training against a digital control on real speech, "
+        "over training seeds.",
+        epilog="Further options are those of `analogtorch kws`.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_data(parser)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="configuration of the run")
+    parser.add_argument(
+        "--recipes",
+        nargs="+",
+        choices=(*RECIPES, "all"),
+        default=[],
+        metavar="RECIPE",
+        help=f"trained beside that of the configuration: {'; '.join(RECIPES)}; or all; further "
+        "ones by --report.ablation",
+    )
+    parser.add_argument("--seeds", type=positive, default=6, help="training seeds, 0 to this - 1")
+    parser.add_argument("--chips", type=positive, default=25, help="chips programmed for each net")
+    parser.add_argument(
+        "--jobs", type=positive, default=2, help="seeds trained side by side, one thread each"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/hwa"), help="folder of reports and checkpoints"
+    )
+    options, more = parser.parse_known_args(argv)
+    given = [
+        f"--config={options.config}",
+        f"--data.folder.root={options.data / 'gsc_v2_test12'}",
+        "--workers=0",
+        "--sweep.processes=1",
+        f"--sweep.num_chips={options.chips}",
+        *more,
+    ]
+    config = cli.parse(given).config
+    names = RECIPES if "all" in options.recipes else options.recipes
+    recipes = {**{name: RECIPES[name] for name in names}, **config.report.ablation}
+    report = dataclasses.replace(config.report, ablation=recipes)
+    return options, dataclasses.replace(config, report=report)
+
+
+def run(options: argparse.Namespace, config: KWSConfig) -> list[dict[str, Any]]:
+    """Run all seeds in order; a line is printed for each finished one."""
+    jobs = [
+        (dataclasses.replace(config, seed=n), options.out / f"seed-{n}")
+        for n in range(options.seeds)
+    ]
+    if options.jobs == 1:
+        return [_printed(one_seed(*job)) for job in jobs]
+    # spawned, because torch's threads do not survive a fork
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        running = [pool.submit(one_seed, *job) for job in jobs]
+        for future in as_completed(running):
+            _printed(future.result())
+        return [future.result() for future in running]
+
+
+def _printed(result: dict[str, Any]) -> dict[str, Any]:
+    found = []
+    for name, each in result["recipes"].items():
+        *_, (when, last) = each["on_chip"].items()
+        found.append(f"{name} at {when} {last['mean']:.2%} ({each['seconds']:.0f} s)")
+    accuracies = f"digital {result['digital']:.2%}, control {result['control']:.2%}"
+    took = f"({result['seconds']:.0f} s)"
+    print(f"seed {result['seed']}: {accuracies} {took}, {', '.join(found)}", flush=True)
+    return result
+
+
+def _mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    found = interval(values)
+    return found.mean, found.half_width
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    mean, half = _mean_and_half(values)
+    return {"mean": mean, "half_width": half if math.isfinite(half) else None, "seeds": values}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, measure, print the tables and write the reports."""
+    start = time.perf_counter()
+    try:
+        options, config = parse(argv)
+        variants(config)  # a recipe that does not exist is found before the training
+        results = run(options, config)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"benchmarks.hwa: {error}") from error
+    found = differences(results)
+    remarks = notes(results, config, time.perf_counter() - start)
+    tables = [("Hardware-aware training on real speech", rows(found), 4)]
+    if config.report.ablation:
+        tables.append(("Recipes: points lost", ablation(results), 1))
+    for _, table, left in tables:
+        print("\n".join(["", as_text(table, left)]))
+    print("\n".join(["", *remarks]))
+    report = {
+        "results": results,
+        "differences": {name: _summary(values) for name, values in found.items()},
+        "bars": BARS,
+        "notes": remarks,
+        "config": dataclasses.asdict(config),
+        "versions": kws.versions(),
+    }
+    pages = [
+        as_markdown(table, title, remarks if title == tables[-1][0] else [], left)
+        for title, table, left in tables
+    ]
+    write_atomically(options.out / "hwa.md", "\n".join(pages))
+    path = write_atomically(options.out / "hwa.json", json.dumps(report, indent=2) + "\n")
+    print(f"Reports in {path.parent}")
+
+
+if __name__ == "__main__":
+    main()
