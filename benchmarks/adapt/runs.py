@@ -31,6 +31,7 @@ NOISES = {
     "1 day": at.TrainingNoise(weight="device", time="1 day"),
     "1 month": at.TrainingNoise(weight="device", time="1 month"),
     "1 year": at.TrainingNoise(weight="device", time="1 year"),
+    "0 s and 1 month": at.TrainingNoise(weight="device", time=("0 s", "1 month")),
 }
 """The training noise by name."""
 CHIPS_SEED = 1
