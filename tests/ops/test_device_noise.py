@@ -185,7 +185,7 @@ def test_the_gradient_is_that_of_the_value_after_the_compensation() -> None:
 
 @pytest.mark.parametrize("cell", [at.chips.hermes64().cell, at.chips.neurram48().cell])
 def test_the_operator_is_registered_as_torch_wants(cell: DifferentialPair) -> None:
-    chip = _chip(cell)
+    chip = _chip(cell, time="1 day")
     (section,) = sections((6, 40), 1, chip)
     noise = device_noise_of(cell, (DAY,), False)
     assert noise is not None
