@@ -149,14 +149,14 @@ def device_noise(
 Sizes = Sequence[int]
 
 
-def _compute(weight: Tensor, key: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *where, integers, numbers, counts = given
+def _compute(weight: Tensor, key: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *where, integers, numbers, counts = others
     if len(counts) > 2:
         number = int(choice(key, len(counts) // 2).item())
         (i, n), (p, q) = (sum(counts[k : 2 * number : 2]) for k in (0, 1)), counts[2 * number :][:2]
         integers, numbers = integers[i : i + p], numbers[n : n + q]
-    compute = native.device_noise if native.takes(weight) else _by_torch
-    return compute(weight, key, *where, integers, numbers)
+    given: tuple[Any, ...] = (weight, key, *where, integers, numbers)
+    return (native.device_noise if native.takes(weight) else _by_torch)(*given)
 
 
 def _by_torch(
