@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -67,8 +68,8 @@ def fit(
         progress: if True, show Lightning's progress bar.
         accelerator: as ``lightning.Trainer`` takes it.
         devices: number of devices, >= 1, which share each batch and average its gradient; each is
-            a forked process, with noise of its own. The results depend on the number, and on
-            nothing else.
+            a forked process of one thread, with noise of its own. The results depend on the
+            number, and on nothing else.
         callbacks: further Lightning callbacks.
         curve: a file that gets loss and accuracy of each epoch, as CSV; None: none. A run that was
             resumed writes that of a run which was not stopped.
@@ -114,7 +115,7 @@ def fit(
             callbacks=[StepSeed(seed), *recipe, *callbacks, *curves, SaveEachEpoch(path)],
         )
         network.train()
-        with _interruptible(trainer):
+        with _interruptible(trainer), _one_thread() if devices > 1 else contextlib.nullcontext():
             loader = None
             if validation is not None:
                 loader = DataLoader(TensorDataset(*validation), batch_size=500)
@@ -178,6 +179,17 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
     finally:
         if main and handler is not None:
             signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: a forked process waits for ever for the others of a pool."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
