@@ -6,7 +6,6 @@ import logging
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +13,21 @@ from torch import Tensor, nn
 import analogtorch as at
 from analogtorch.evaluate import Sweep
 from analogtorch.evaluate.journal import files
-from analogtorch.files import digest_of, expanded, is_code, unpacked
+from analogtorch.files import digest_of, is_code, unpacked
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.report import Result, write
-from analogtorch.report.result import Curve
 from analogtorch.report.write import FILES
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig
 from analogtorch.speech.data import Clips, fingerprint, speaker_note
 from analogtorch.speech.examine import examined
+from analogtorch.speech.logs import PHASES, curves, loggers
 from analogtorch.speech.rundir import CONFIG, RunFolder
 from analogtorch.speech.task import Task, prepare
-from analogtorch.speech.training import Batches, Phase, fit, read_curve
+from analogtorch.speech.training import Batches, Phase, fit
 
 logger = logging.getLogger("analogtorch")
 
-PHASES = ("digital", "hwa")
-"""The trainings of a run."""
 OUTPUTS = (
     *(f"checkpoints/{phase}.ckpt" for phase in PHASES),
     *(f"training/{phase}.csv" for phase in PHASES),
@@ -328,31 +325,6 @@ def train_phase(
         curve=folder.file(f"training/{name}.csv"),
         loggers=loggers(config, name),
     )
-
-
-def loggers(config: KWSConfig, name: str) -> tuple[Any, ...]:
-    """Return Lightning's loggers of a training.
-
-    Raises:
-        ImportError: TensorBoard is asked for, and not installed.
-    """
-    if config.tensorboard is None:
-        return ()
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    try:
-        return (TensorBoardLogger(expanded(config.tensorboard), name=name, version=""),)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "--tensorboard needs TensorBoard; run: pip install tensorboard, or leave it out: the "
-            "curves are in training/ of the run anyway"
-        ) from error
-
-
-def curves(run: Path) -> dict[str, Curve]:
-    """Return the curves of the trainings of a run, as far as it has them."""
-    files = {phase: run / f"training/{phase}.csv" for phase in PHASES}
-    return {phase: read_curve(file) for phase, file in files.items() if file.is_file()}
 
 
 def measure(

@@ -182,10 +182,10 @@ def test_markdown_has_the_figures_of_the_page(page: Element, result: Result) -> 
 def test_the_page_says_what_was_not_measured(result: Result) -> None:
     part = dataclasses.replace(result, sensitivity=None, budget=None, heard=None, cost=None)
     page = read(html(part))
-    told = facts(page)
-    assert "--report.sensitivity true" in told["not measured"]
-    assert "--report.budget true" in told["not measured"]
-    assert "Energy per inference" not in told
+    listed = facts(page)
+    assert "--report.sensitivity true" in listed["not measured"]
+    assert "--report.budget true" in listed["not measured"]
+    assert "Energy per inference" not in listed
     assert {"confusion", "cost", "sensitivity", "budget"}.isdisjoint(part.to_dict())
     assert "not measured" not in facts(read(html(result)))
 

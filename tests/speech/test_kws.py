@@ -19,6 +19,7 @@ from analogtorch.speech import kws
 from analogtorch.speech.ablation import variants
 from analogtorch.speech.config import KWSConfig, ModelConfig
 from analogtorch.speech.labels import LABELS
+from analogtorch.speech.logs import PHASES
 from analogtorch.speech.rundir import JOURNAL, RunFolder
 from analogtorch.speech.speech_commands import which_set
 from benchmarks.hwa import __main__ as hwa
@@ -135,7 +136,7 @@ def test_other_trainings_are_measured_on_the_same_chips(
 
 
 @pytest.mark.parametrize(
-    ("ablation", "told"),
+    ("ablation", "message"),
     [
         ("{a: {digital.epochs: 2}}", "a: digital.epochs is changed; change options that begin"),
         ("{a: {}}", "a: nothing is changed"),
@@ -146,11 +147,11 @@ def test_other_trainings_are_measured_on_the_same_chips(
     ],
 )
 def test_wrong_ablations_are_refused_before_any_training(
-    ablation: str, told: str, clips: Path, tmp_path: Path, monkeypatch, capsys
+    ablation: str, message: str, clips: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(kws, "train_digital", None)
     assert run(clips, tmp_path, f"--report.ablation={ablation}") == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -215,7 +216,7 @@ def test_loggers_of_lightning_get_the_trainings(
     monkeypatch.setattr(installed, "TensorBoardLogger", installed.CSVLogger)
     assert run(clips, tmp_path / "out", f"--tensorboard={tmp_path}/logs") == 0
     assert accuracies(tmp_path / "out") == accuracies(finished)
-    for phase in kws.PHASES:
+    for phase in PHASES:
         assert "loss" in (tmp_path / "logs" / phase / "metrics.csv").read_text()
 
 
@@ -265,7 +266,7 @@ def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, ca
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["{empty}"], "holds no run of analogtorch kws"),
         (["{begun}"], "the run has not finished; continue it with"),
@@ -275,12 +276,12 @@ def test_a_run_on_several_chips(network: str, finished: Path, tmp_path: Path, ca
         ([], "arguments are required: run; see analogtorch budget --help"),
     ],
 )
-def test_budget_refuses(arguments, told, finished: Path, tmp_path: Path, capsys) -> None:
+def test_budget_refuses(arguments, message, finished: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun/config.json").write_bytes((finished / "config.json").read_bytes())
     folders = {"empty": tmp_path, "begun": tmp_path / "begun", "finished": finished}
     assert main(["budget", *(a.format_map(folders) for a in arguments)]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("phase", "step"), [("digital", 7), ("hwa", 4)])

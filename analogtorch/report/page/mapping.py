@@ -39,7 +39,7 @@ def html(
     more = mapping.cells != mapping.weights
     cells = [("cells taken", facts["model"].split(" in ", 1)[-1])] if more else []
     inside = ("retired", "an inference", "digital operations", "digital weights")
-    told: list[Part] = [
+    described: list[Part] = [
         Facts(
             (
                 *((name, facts[name]) for name in inside if name in facts),
@@ -50,7 +50,7 @@ def html(
         )
     ]
     if command is not None:
-        told.append(Code(caption="The command that makes this page", text=command))
+        described.append(Code(caption="The command that makes this page", text=command))
     sections = [floorplan_section(mapping)]
     sections += [] if cost is None else [cost_section(cost)]
     return render(
@@ -58,6 +58,6 @@ def html(
             title=f"{mapping.model} on {mapping.num_chips} x {mapping.chip.name}",
             about="Where each weight lies on the chip, and what an inference takes.",
             keys=tuple(keys),
-            sections=(*sections, Section("What was mapped", tuple(told))),
+            sections=(*sections, Section("What was mapped", tuple(described))),
         )
     )

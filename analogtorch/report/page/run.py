@@ -210,14 +210,14 @@ def _ablation(result: Result) -> Section:
 
 
 def _confusions(heard: Heard, hwa: Sweep) -> Section:
-    told = heard.time in hwa.times  # among the notes on top
+    noted = heard.time in hwa.times  # among the notes on top
     return Section(
         "Which words are confused",
         (
             Text(
                 "Each row has the clips of one word, each column what they were heard as, in "
                 "percent of the row; zeros are left out."
-                + (f" {heard.time} is {heard.note}." if heard.note and not told else "")
+                + (f" {heard.time} is {heard.note}." if heard.note and not noted else "")
             ),
             _matrix(heard, heard.digital, "Heard by the digital net, %"),
             _matrix(
