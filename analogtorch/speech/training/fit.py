@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
+from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader, TensorDataset
 
 from analogtorch.hwa.lightning import NoiseRamp, SaveEachEpoch, StepSeed, WeightClip
@@ -81,6 +82,7 @@ def fit(
     Raises:
         ValueError: a teacher is missing, or the checkpoint to resume from is damaged or of another
             network.
+        RuntimeError: ``devices`` > 1 in a process that has used ``torch.compile``.
         OSError: the checkpoint cannot be written, such as on a full disk; the one before stays
             whole.
     """
@@ -115,7 +117,7 @@ def fit(
             callbacks=[StepSeed(seed), *recipe, *callbacks, *curves, SaveEachEpoch(path)],
         )
         network.train()
-        with _interruptible(trainer), _one_thread() if devices > 1 else contextlib.nullcontext():
+        with _interruptible(trainer), _forking() if devices > 1 else contextlib.nullcontext():
             loader = None
             if validation is not None:
                 loader = DataLoader(TensorDataset(*validation), batch_size=500)
@@ -182,12 +184,23 @@ def _interruptible(trainer: L.Trainer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: a forked process waits for ever for the others of a pool."""
+def _forking() -> Iterator[None]:
+    """Let torch compute on one thread: a forked process waits for ever for the others of a pool.
+
+    Raises:
+        RuntimeError: autograd cannot run in forked processes any more.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
+    except ProcessRaisedException as error:
+        if "Autograd-and-Fork" not in str(error):
+            raise
+        raise RuntimeError(
+            "after torch.compile, torch cannot train in forked processes: train on several devices "
+            "in a process that has not compiled (`analogtorch kws` is one), or with devices=1"
+        ) from error
     finally:
         torch.set_num_threads(threads)
 

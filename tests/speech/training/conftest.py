@@ -62,12 +62,12 @@ def toy() -> Toy:
     return Toy()
 
 
+def bitwise_same(a: nn.Module, b: nn.Module) -> bool:
+    """Bit for bit the same weights, statistics and input ranges."""
+    tensors = [[*m.state_dict().values(), *m.parameters()] for m in (a, b)]
+    return len(tensors[0]) == len(tensors[1]) and all(map(torch.equal, *tensors))
+
+
 @pytest.fixture
 def same() -> Callable[[nn.Module, nn.Module], bool]:
-    """Bit for bit the same weights, statistics and input ranges."""
-
-    def compare(a: nn.Module, b: nn.Module) -> bool:
-        tensors = [[*m.state_dict().values(), *m.parameters()] for m in (a, b)]
-        return len(tensors[0]) == len(tensors[1]) and all(map(torch.equal, *tensors))
-
-    return compare
+    return bitwise_same

@@ -194,31 +194,3 @@ def test_loggers_get_the_loss_of_batches(toy, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4  # each 50 steps, or each epoch
     assert all(float(row["loss"]) > 0 for row in rows)
-
-
-def test_devices_share_batches_and_a_resumed_run_is_the_same(toy, same, tmp_path: Path) -> None:
-    def train(name: str, **options) -> nn.Module:
-        file, validation = tmp_path / f"{name}.ckpt", (toy.x, toy.y)
-        return toy.train(
-            file, devices=2, curve=tmp_path / f"{name}.csv", validation=validation, **options
-        )
-
-    class Fail(L.Callback):
-        def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
-            if trainer.global_step == 6:
-                raise RuntimeError("the machine fails")
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # a process that is forked from several threads must not wait for them
-    try:
-        nn.BatchNorm1d(64)(torch.randn(5000, 64))
-        whole = train("a")
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
-    with pytest.raises(Exception, match="the machine fails"):
-        train("b", callbacks=(Fail(),))
-    assert same(whole, train("b", resume=True))
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    assert not same(whole, toy.train(tmp_path / "c.ckpt"))  # each device has noise of its own
-    assert not same(whole, toy.analog())

@@ -1,0 +1,72 @@
+"""Training on several devices: each is a process forked from one that has not compiled anything.
+
+Other tests compile, so these run in a process of their own.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from tests.speech.training.conftest import Toy, bitwise_same
+
+
+class Fail(L.Callback):
+    """An error after a step."""
+
+    def __init__(self, message: str, step: int = 1) -> None:
+        self.message, self.step = message, step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError(self.message)
+
+
+def _train(folder: Path, name: str, **options: object) -> nn.Module:
+    toy = Toy()
+    return toy.train(
+        folder / f"{name}.ckpt",
+        devices=2,
+        curve=folder / f"{name}.csv",
+        validation=(toy.x, toy.y),
+        **options,
+    )
+
+
+def _resume(folder: Path) -> None:
+    torch.set_num_threads(2)  # a process that is forked from several threads must not wait for them
+    nn.BatchNorm1d(64)(torch.randn(5000, 64))
+    whole = _train(folder, "a")
+    assert torch.get_num_threads() == 2
+    with pytest.raises(Exception, match="the machine fails"):
+        _train(folder, "b", callbacks=(Fail("the machine fails", 6),))
+    assert bitwise_same(whole, _train(folder, "b", resume=True))
+    assert (folder / "a.csv").read_bytes() == (folder / "b.csv").read_bytes()
+    alone = Toy().train(folder / "c.ckpt")
+    assert not bitwise_same(whole, alone)  # each device has noise of its own
+    assert not bitwise_same(whole, Toy().analog())
+
+
+def _after_compile(folder: Path) -> None:
+    message = "Unable to handle autograd's threading ... wiki/Autograd-and-Fork"  # torch's words
+    with pytest.raises(RuntimeError, match=r"after torch\.compile, torch cannot train in forked"):
+        _train(folder, "d", callbacks=(Fail(message),))
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Executor]:
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        yield executor
+
+
+def test_devices_share_batches_and_a_resumed_run_is_the_same(process, tmp_path: Path) -> None:
+    process.submit(_resume, tmp_path).result()
+
+
+def test_a_process_that_has_compiled_is_an_error(process, tmp_path: Path) -> None:
+    process.submit(_after_compile, tmp_path).result()
