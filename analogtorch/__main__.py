@@ -38,6 +38,7 @@ OPTIONAL = {
     "speech": ("torchaudio", "soundfile", "lightning", "jsonargparse"),
     "synthetic": ("espeakng-loader",),
     "report": ("matplotlib", "jinja2"),
+    "metrics": ("torchmetrics", "jiwer"),
     "vision": ("torchvision",),
     "nodal": ("scipy",),
     "yaml": ("pyyaml",),

@@ -1,5 +1,6 @@
 """What a chip does to a metric, which layers and non-idealities cost it, and what keeps it."""
 
+from analogtorch.evaluate import metrics
 from analogtorch.evaluate.accuracy import accuracy
 from analogtorch.evaluate.budget import budget
 from analogtorch.evaluate.compare import compare
@@ -8,6 +9,7 @@ from analogtorch.evaluate.hardware import FloorNotReached, HardwarePlan, Hardwar
 from analogtorch.evaluate.interval import Interval, interval, share
 from analogtorch.evaluate.lifetime import Lifetime, lifetime
 from analogtorch.evaluate.losses import LayerLoss, Loss, Sensitivity
+from analogtorch.evaluate.metric import Metric
 from analogtorch.evaluate.plan import plan
 from analogtorch.evaluate.plan_cost import PlanCost
 from analogtorch.evaluate.recalibration_interval import (
@@ -19,6 +21,7 @@ from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.suggestion import Suggestion
 from analogtorch.evaluate.sweep import TIMES, sweep
 from analogtorch.evaluate.swept import Sweep, Verdict
+from analogtorch.evaluate.task_metric import TaskMetric
 
 __all__ = [
     "TIMES",
@@ -33,18 +36,21 @@ __all__ = [
     "LayerLoss",
     "Lifetime",
     "Loss",
+    "Metric",
     "PlanCost",
     "RecalibrationInterval",
     "Sensitivity",
     "Share",
     "Suggestion",
     "Sweep",
+    "TaskMetric",
     "Verdict",
     "accuracy",
     "budget",
     "compare",
     "interval",
     "lifetime",
+    "metrics",
     "plan",
     "recalibration_interval",
     "sensitivity",

@@ -14,11 +14,10 @@ from analogtorch.chips import Chip
 from analogtorch.chips.non_idealities import needs
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.devices import seconds
-from analogtorch.evaluate.cells import finite
 from analogtorch.evaluate.interval import Interval, interval
+from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.shares import Budget, Share
 from analogtorch.evaluate.sweep import (
-    check_metric,
     checked_defects,
     chip_seeds,
     label,
@@ -38,7 +37,7 @@ HALVINGS = 4
 
 def budget(
     model: nn.Module,
-    metric: Callable[[nn.Module], float],
+    metric: Metric,
     *,
     names: Iterable[str] | None = None,
     time: str | float = "1 day",
@@ -48,7 +47,7 @@ def budget(
     defects: Defects | None = None,
     temperature: str | float | None = None,
     growth: float | None = 0.01,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     progress: bool = False,
 ) -> Budget:
     """Measure what each non-ideality of the chip costs the metric.
@@ -78,7 +77,8 @@ def budget(
             non-ideality grows: the result has the factor at which it is lost, within 5 %, up to 32
             (Rasch et al., Nat. Commun. 14, 5282 (2023), report such factors). None: no factors,
             which take most of the time.
-        higher_is_better: True if a worse model has a smaller metric, such as an accuracy.
+        higher_is_better: True if a worse model has a smaller metric, such as an accuracy;
+            None: as the metric says.
         progress: if True, show a progress bar.
 
     Returns:
@@ -111,7 +111,7 @@ def budget(
     defects = checked_defects("budget", defects)
     chosen = _chosen(names, chips, defects)
     checks.choice("budget: compensation", compensation, get_args(Compensation))
-    checks.flag("budget: higher_is_better", higher_is_better)
+    higher_is_better = direction("budget", metric, higher_is_better)
     if growth is not None:
         checks.number("budget: growth", growth, above=0, remedy="None measures no factors")
     seeds = chip_seeds(seed, checks.count("budget: num_chips", num_chips))
@@ -262,7 +262,7 @@ class _Bench:
     def __init__(
         self,
         model: nn.Module,
-        metric: Callable[[nn.Module], float],
+        metric: Metric,
         seeds: tuple[int, ...],
         time: str | float,
         compensation: Compensation,

@@ -1,18 +1,17 @@
 """The cells of a sweep: a chip of a model at a time, measured once and kept in a journal."""
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import nn
 
 from analogtorch.evaluate.helpers import helpers
 from analogtorch.evaluate.journal import Journal, Unkept, key
+from analogtorch.evaluate.metric import Metric, finite
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.simulate.defects import Defects
 from analogtorch.values import checks
@@ -45,7 +44,7 @@ class Experiment:
     """What a cell needs to be measured anywhere, but for its chip and time."""
 
     model: nn.Module
-    metric: Callable[[nn.Module], float]
+    metric: Metric
     look: dict[str, Any]
     """The other arguments of ``ProgrammedChip.at``."""
     defects: Defects | None
@@ -184,20 +183,3 @@ def run_by(executor: Executor, cells: Sequence[Cells], step: Callable[[int], obj
     finally:  # those that are left after an error
         for job in (job for of_it in jobs for job in of_it.values()):
             getattr(job, "cancel", bool)()
-
-
-def finite(caller: str, given: Any, where: str) -> float:
-    """Return what a metric returned as a finite number.
-
-    Raises:
-        TypeError: it is no number. A tensor of one element counts as a number.
-        ValueError: it is NaN or infinite.
-    """
-    value = given.item() if isinstance(given, Tensor) and given.numel() == 1 else given
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{caller}: the metric must return a number, got {checks.shown(given)} {where}"
-        )
-    if not math.isfinite(value):
-        raise ValueError(f"{caller}: the metric is {value} {where}; it must be a finite number")
-    return float(value)

@@ -17,13 +17,12 @@ from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.conversion.patterns import candidates, names_of, units
 from analogtorch.cost_model import CostReport, cost
 from analogtorch.cost_model.steps import Mode
-from analogtorch.evaluate.cells import finite
 from analogtorch.evaluate.comparison import ComparedChip, Comparison
 from analogtorch.evaluate.helpers import checked_processes
+from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
 from analogtorch.evaluate.plan_checks import check_prepare
 from analogtorch.evaluate.sweep import (
     TIMES,
-    check_metric,
     checked_times,
     chip_seeds,
     sweep,
@@ -38,7 +37,7 @@ from analogtorch.values import checks
 def compare(
     model: nn.Module,
     chips: Iterable[str | Chip] | Mapping[str, str | Chip],
-    metric: Callable[[nn.Module], float] | None = None,
+    metric: Metric | None = None,
     *,
     example: Example,
     prepare: Callable[[nn.Module], Any] | None = None,
@@ -46,7 +45,7 @@ def compare(
     num_chips: int = 10,
     seed: int = 0,
     compensation: Compensation = "least_squares",
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     mode: Mode = "pipelined",
     folder: str | Path | None = None,
     processes: int = 1,
@@ -74,7 +73,7 @@ def compare(
         num_chips: number of simulated chips of each kind, >= 1.
         seed: seed of the whole experiment, as ``sweep`` has it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
-        higher_is_better: False if the metric is an error.
+        higher_is_better: False if the metric is an error; None: as the metric says.
         mode: ``pipelined`` or ``sequential``, as ``cost`` takes it.
         folder: a folder that stores each measurement as soon as it is made, with a folder of
             ``sweep`` for each chip; None stores nothing.
@@ -103,7 +102,7 @@ def compare(
         check_metric("compare", metric)
     check_prepare("compare", model, prepare)
     checks.choice("compare: mode", mode, get_args(Mode))
-    checks.flag("compare: higher_is_better", higher_is_better)
+    higher_is_better = direction("compare", metric, higher_is_better)
     checks.choice("compare: compensation", compensation, get_args(Compensation))
     chip_seeds(seed, checks.count("compare: num_chips", num_chips))
     checked_times("compare", times)
@@ -173,7 +172,7 @@ class _Bench:
         except ValueError as error:
             raise ValueError(f"compare: the model cannot be put on {name!r}: {error}") from error
 
-    def metric(self, metric: Callable[[nn.Module], float]) -> float:
+    def metric(self, metric: Metric) -> float:
         """Return the metric of the digital model."""
         with torch.random.fork_rng(devices=self.devices), torch.no_grad():
             return finite("compare", metric(self.digital), "of the digital model")

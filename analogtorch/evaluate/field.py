@@ -11,8 +11,8 @@ from torch import nn
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
-from analogtorch.evaluate.cells import finite
-from analogtorch.evaluate.sweep import check_metric, checked_defects, chip_seeds
+from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
+from analogtorch.evaluate.sweep import checked_defects, chip_seeds
 from analogtorch.simulate.chip import ProgrammedChip, beyond_data, program
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
@@ -31,7 +31,7 @@ class Field:
 
     caller: str
     model: nn.Module
-    metric: Callable[[nn.Module], float]
+    metric: Metric
     limit: float
     last: float
     """Time up to which to look, s."""
@@ -46,7 +46,7 @@ class Field:
         cls,
         caller: str,
         model: nn.Module,
-        metric: Callable[[nn.Module], float],
+        metric: Metric,
         *,
         last: tuple[str, str | float],
         recovery: Recovery | None,
@@ -55,7 +55,7 @@ class Field:
         seed: int,
         defects: Defects | None,
         compensation: Compensation,
-        higher_is_better: bool,
+        higher_is_better: bool | None,
         temperature: str | float | None,
     ) -> "Field":
         """Check the arguments of a function ``caller``; ``last`` has its name and its value.
@@ -73,7 +73,7 @@ class Field:
             checks.instance(f"{caller}: recovery", recovery, Recovery, example)
         allowed = [each for each in get_args(Compensation) if each != "none"]
         checks.choice(f"{caller}: compensation", compensation, allowed)
-        checks.flag(f"{caller}: higher_is_better", higher_is_better)
+        higher_is_better = direction(caller, metric, higher_is_better)
         name, given = last
         end = seconds(given)
         if end is None or end <= 0:

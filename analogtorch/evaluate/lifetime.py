@@ -1,7 +1,6 @@
 """How long a metric stays within a limit on chips in the field, with and without recalibration."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from analogtorch.cost_model import ReadCost
 from analogtorch.evaluate.field import Field, Within, cost_of, crossing
+from analogtorch.evaluate.metric import Metric
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
@@ -82,7 +82,7 @@ class Lifetime:
 
 def lifetime(
     model: nn.Module,
-    metric: Callable[[nn.Module], float],
+    metric: Metric,
     *,
     limit: float,
     recalibration: Recalibration,
@@ -93,7 +93,7 @@ def lifetime(
     temperature: str | float | None = None,
     compensation: Compensation = "least_squares",
     defects: Defects | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     progress: bool = False,
 ) -> Lifetime:
     """Return how long a metric stays within a limit, with and without recalibration in the field.
@@ -121,7 +121,7 @@ def lifetime(
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it, but not ``none``.
         defects: which share of each chip is broken, as ``program`` takes it.
         higher_is_better: True if a worse model has a smaller metric; False: the metric must not
-            rise above the limit.
+            rise above the limit; None: as the metric says.
         progress: if True, show a progress bar.
 
     Returns:

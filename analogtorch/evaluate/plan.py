@@ -15,6 +15,7 @@ from analogtorch.conversion.example import Example
 from analogtorch.cost_model import WeightMemory
 from analogtorch.evaluate.hardware import Cheapest, Digital, FloorNotReached, HardwarePlan
 from analogtorch.evaluate.losses import Sensitivity
+from analogtorch.evaluate.metric import Metric, direction
 from analogtorch.evaluate.plan_bench import Bench, Change, Measurement, improve, search
 from analogtorch.evaluate.plan_checks import chip_for, device_changes, further
 from analogtorch.evaluate.plan_cost import Costs
@@ -33,7 +34,7 @@ _SHARE = 3
 
 def plan(
     model: nn.Module,
-    metric: Callable[[nn.Module], float],
+    metric: Metric,
     floor: float = 0.99,
     *,
     example: Example,
@@ -51,7 +52,7 @@ def plan(
     num_chips: int = 3,
     seed: int = 0,
     compensation: Compensation = "least_squares",
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> HardwarePlan:
@@ -101,7 +102,7 @@ def plan(
         num_chips: number of simulated chips, >= 1; with one there are no intervals.
         seed: seed of the whole experiment, as ``sweep`` has it.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
-        higher_is_better: False if the metric is an error.
+        higher_is_better: False if the metric is an error; None: as the metric says.
         folder: a folder that stores sensitivities, and the metric of each model on each chip, as
             soon as they are measured, as that of ``sweep``: called again with the same arguments,
             ``plan`` goes on. Models are converted and prepared again, and the metric without a chip
@@ -135,7 +136,7 @@ def plan(
         "plan: floor", floor, above=0, most=1, what="share", remedy="0.99 is 99 %"
     )
     checks.choice("plan: cheapest", cheapest, get_args(Cheapest))
-    checks.flag("plan: higher_is_better", higher_is_better)
+    higher_is_better = direction("plan", metric, higher_is_better)
     max_plans = checks.count("plan: max_plans", max_plans, least=12)
     if max_chips is not None:
         checks.count("plan: max_chips", max_chips)

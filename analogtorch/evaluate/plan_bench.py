@@ -16,9 +16,9 @@ from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert, to_digital
 from analogtorch.conversion.digital_bits import quantise_digital
 from analogtorch.conversion.patterns import candidates, names_of, units
-from analogtorch.evaluate.cells import finite
 from analogtorch.evaluate.hardware import Digital, HardwarePlan, HardwarePoint
 from analogtorch.evaluate.interval import interval
+from analogtorch.evaluate.metric import Metric, finite
 from analogtorch.evaluate.plan_cost import Costs
 from analogtorch.evaluate.sweep import sweep
 from analogtorch.evaluate.walks import Candidate, Table, neighbours
@@ -32,7 +32,7 @@ Change = Chip | Mapping[str, Any]
 class Measurement:
     """How candidates are measured; the arguments of ``plan``."""
 
-    metric: Callable[[nn.Module], float]
+    metric: Metric
     times: tuple[str | float, ...]
     num_chips: int
     seed: int

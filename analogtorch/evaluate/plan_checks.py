@@ -10,8 +10,8 @@ from analogtorch.conversion import analog_layers
 from analogtorch.conversion.kinds import check_module, is_analog, refuse_programmed
 from analogtorch.conversion.pattern import Pattern
 from analogtorch.conversion.patterns import closest, matches, names_of, units
+from analogtorch.evaluate.metric import check_metric
 from analogtorch.evaluate.plan_bench import Change
-from analogtorch.evaluate.sweep import check_metric
 from analogtorch.evaluate.walks import DIGITAL, Candidate
 from analogtorch.mapping.chosen import chip_of
 from analogtorch.values import checks

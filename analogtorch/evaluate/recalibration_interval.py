@@ -1,6 +1,6 @@
 """How often a chip in the field must be recalibrated to keep a metric within a limit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from tqdm import tqdm
 from analogtorch.cost_model import ReadCost
 from analogtorch.devices import seconds
 from analogtorch.evaluate.field import Field, Within, cost_of, halvings, stays
+from analogtorch.evaluate.metric import Metric
 from analogtorch.simulate.compensation import Compensation
 from analogtorch.simulate.defects import Defects
 from analogtorch.simulate.recalibration import Recalibration
@@ -68,7 +69,7 @@ class RecalibrationInterval:
 
 def recalibration_interval(
     model: nn.Module,
-    metric: Callable[[nn.Module], float],
+    metric: Metric,
     *,
     limit: float,
     life: str | float = "1 year",
@@ -80,7 +81,7 @@ def recalibration_interval(
     temperature: str | float | None = None,
     compensation: Compensation = "least_squares",
     defects: Defects | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     progress: bool = False,
 ) -> RecalibrationInterval:
     """Return how often chips must be recalibrated to keep a metric within a limit all their life.

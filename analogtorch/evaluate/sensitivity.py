@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, get_args
 
 import torch
@@ -12,9 +12,9 @@ from tqdm import tqdm
 from analogtorch.calibration.passes import exact_execution
 from analogtorch.conversion.kinds import analog_layers, check_module, refuse_programmed
 from analogtorch.devices import seconds
-from analogtorch.evaluate.cells import finite
 from analogtorch.evaluate.losses import EFFECTS, SINGLE, Effect, LayerLoss, Loss, Sensitivity
-from analogtorch.evaluate.sweep import check_metric, chip_seeds, label
+from analogtorch.evaluate.metric import Metric, check_metric, direction, finite
+from analogtorch.evaluate.sweep import chip_seeds, label
 from analogtorch.nn import AnalogLayer, Tap, tapped
 from analogtorch.nn.programmed import Programmed
 from analogtorch.ops.slices import cells
@@ -25,14 +25,14 @@ from analogtorch.values import checks
 
 def sensitivity(
     model: nn.Module,
-    metric: Callable[[nn.Module], float],
+    metric: Metric,
     *,
     effects: Effect | Iterable[Effect] = EFFECTS,
     time: str | float = "1 year",
     num_chips: int = 3,
     seed: int = 0,
     compensation: Compensation = "least_squares",
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     progress: bool = False,
 ) -> Sensitivity:
     """Measure what a metric loses when one analog layer is on the chip and the others are exact.
@@ -55,7 +55,7 @@ def sensitivity(
         seed: seed of the whole experiment, a signed 64-bit integer.
         compensation: drift compensation, as ``ProgrammedChip.at`` takes it.
         higher_is_better: True if a worse model has a smaller metric, such as an accuracy; False for
-            an error.
+            an error; None: as the metric says.
         progress: if True, show a progress bar.
 
     Returns:
@@ -83,7 +83,7 @@ def sensitivity(
     refuse_programmed(model, "sensitivity")
     num_chips = checks.count("sensitivity: num_chips", num_chips)
     checks.choice("sensitivity: compensation", compensation, get_args(Compensation))
-    checks.flag("sensitivity: higher_is_better", higher_is_better)
+    higher_is_better = direction("sensitivity", metric, higher_is_better)
     notes = beyond_data(model, seconds(time)) if "drift" in chosen else []
     seeds = chip_seeds(seed, num_chips)
     reference, values = _measured(model, metric, chosen, time, seeds, compensation, progress)
@@ -107,7 +107,7 @@ def sensitivity(
 
 def _measured(
     model: nn.Module,
-    metric: Callable[[nn.Module], float],
+    metric: Metric,
     effects: tuple[Effect, ...],
     time: str | float,
     seeds: tuple[int, ...],
@@ -188,7 +188,7 @@ class _Apart:
     def __init__(
         self,
         model: nn.Module,
-        metric: Callable[[nn.Module], float],
+        metric: Metric,
         bar: Any,
         *,
         exact_weights: bool = False,

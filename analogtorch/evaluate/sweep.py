@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, overload
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from analogtorch.devices import seconds
 from analogtorch.evaluate.cells import Cells, Executor, Experiment, check_executor, run, run_by
 from analogtorch.evaluate.helpers import checked_processes
 from analogtorch.evaluate.journal import Journal, Unkept, experiment, in_the_field
+from analogtorch.evaluate.metric import Metric, check_metric, direction, title
 from analogtorch.evaluate.swept import UNNAMED, Sweep
 from analogtorch.ops import fold, seed_tensor, stream
 from analogtorch.simulate.chip import beyond_data
@@ -31,7 +32,7 @@ TIMES = ("0 s", "1 h", "1 day", "1 month", "1 year")
 @overload
 def sweep(
     model: nn.Module,
-    metric: Callable[[nn.Module], float],
+    metric: Metric,
     *,
     num_chips: int = ...,
     times: Sequence[str | float] = ...,
@@ -40,7 +41,7 @@ def sweep(
     defects: Defects | None = ...,
     temperature: str | float | None = ...,
     recalibration: Recalibration | None = ...,
-    higher_is_better: bool = ...,
+    higher_is_better: bool | None = ...,
     progress: bool = ...,
     folder: str | Path | None = ...,
     processes: int = ...,
@@ -51,7 +52,7 @@ def sweep(
 @overload
 def sweep(
     model: Mapping[str, nn.Module],
-    metric: Callable[[nn.Module], float],
+    metric: Metric,
     *,
     num_chips: int = ...,
     times: Sequence[str | float] = ...,
@@ -60,7 +61,7 @@ def sweep(
     defects: Defects | None = ...,
     temperature: str | float | None = ...,
     recalibration: Recalibration | None = ...,
-    higher_is_better: bool = ...,
+    higher_is_better: bool | None = ...,
     progress: bool = ...,
     folder: str | Path | None = ...,
     processes: int = ...,
@@ -70,7 +71,7 @@ def sweep(
 
 def sweep(
     model: nn.Module | Mapping[str, nn.Module],
-    metric: Callable[[nn.Module], float],
+    metric: Metric,
     *,
     num_chips: int = 10,
     times: Sequence[str | float] = TIMES,
@@ -79,7 +80,7 @@ def sweep(
     defects: Defects | None = None,
     temperature: str | float | None = None,
     recalibration: Recalibration | None = None,
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
     progress: bool = False,
     folder: str | Path | None = None,
     processes: int = 1,
@@ -94,7 +95,8 @@ def sweep(
         model: a converted model; or several by name, such as ``{"direct": a, "trained": b}``, on
             the same chips. Chips x times x models are then one work, which is shared and resumed as
             a whole; ``folder`` has a folder for each name.
-        metric: a function of the model on a chip that returns a number, such as the accuracy.
+        metric: a function of the model on a chip that returns a number (``Metric``), such as
+            ``at.metrics.wer(batches, transcribe)`` or ``lambda m: at.accuracy(m, batches)``.
         num_chips: number of chips, >= 1.
         times: times after programming, as ``ProgrammedChip.at`` takes them. A time beyond the data
             of the chip's devices is marked in the result.
@@ -104,8 +106,9 @@ def sweep(
         temperature: temperature of the chips, as ``ProgrammedChip.at`` takes it.
         recalibration: when the compensation is read, as ``ProgrammedChip.at`` takes it; None: at
             each of the times.
-        higher_is_better: True if a worse model has a smaller metric, such as an accuracy. It
-            decides which chip is the worst, and on which side of a limit a chip should be.
+        higher_is_better: True if a worse model has a smaller metric, such as an accuracy; False for
+            an error. It decides which chip is the worst, and on which side of a limit a chip should
+            be. None: as the metric says, and True if it says nothing.
         progress: if True, show a progress bar.
         folder: a folder that stores each measurement as soon as it is made; None stores nothing.
             Called again with the same model and options, ``sweep`` measures only what the folder
@@ -149,7 +152,7 @@ def sweep(
     processes = min(processes, num_chips * len(models))
     check_executor("sweep", executor, processes)
     checks.choice("sweep: compensation", compensation, get_args(Compensation))
-    checks.flag("sweep: higher_is_better", higher_is_better)
+    higher_is_better = direction("sweep", metric, higher_is_better)
     at = checked_times("sweep", times)
     seeds = chip_seeds(seed, num_chips)
     defects = checked_defects("sweep", defects)
@@ -176,7 +179,6 @@ def sweep(
                 run_by(executor, cells, bar.update)
             else:
                 run(cells, processes, bar.update)
-    title = getattr(metric, "__name__", "")
     found = {}
     for name, of_it in zip(models, cells, strict=True):
         notes = tuple("; ".join(beyond_data(models[name], t)) for t in at)
@@ -186,7 +188,7 @@ def sweep(
             values=torch.tensor(rows, dtype=torch.float64),
             seeds=seeds,
             notes=notes if any(notes) else (),
-            metric=title if title.isidentifier() else UNNAMED,
+            metric=title(metric) or UNNAMED,
             higher_is_better=higher_is_better,
         )
     return found if isinstance(model, Mapping) else found[""]
@@ -230,19 +232,6 @@ def checked_times(caller: str, times: Sequence[str | float]) -> dict[float | Non
     if len(found) < len(given):
         raise ValueError(f"{caller}: times must differ, got {given}")
     return found
-
-
-def check_metric(caller: str, metric: Any) -> None:
-    """Raise an error unless ``metric`` can be called with a model.
-
-    Raises:
-        TypeError: it is a module, or cannot be called.
-    """
-    if isinstance(metric, nn.Module) or not callable(metric):
-        raise TypeError(
-            f"{caller}: metric must be a function of a model that returns a number, such as "
-            f"lambda chip: at.accuracy(chip, batches), got {checks.shown(metric)}"
-        )
 
 
 def checked_defects(caller: str, defects: Any) -> Defects | None:

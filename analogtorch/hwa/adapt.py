@@ -15,10 +15,11 @@ from analogtorch.chips import Chip
 from analogtorch.conversion import analog_layers, convert
 from analogtorch.conversion.kinds import check_module, refuse_programmed
 from analogtorch.evaluate.journal import model_digest
-from analogtorch.evaluate.sweep import check_metric, checked_times, chip_seeds
+from analogtorch.evaluate.metric import Metric, check_metric
+from analogtorch.evaluate.sweep import checked_times, chip_seeds
 from analogtorch.hwa.adaptation import Adaptation
 from analogtorch.hwa.adapted import Adapted
-from analogtorch.hwa.on_chips import Metric, OnChips
+from analogtorch.hwa.on_chips import OnChips
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.run_folder import RunFolder, digest
 from analogtorch.hwa.twin import Twin

@@ -14,7 +14,8 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from analogtorch.conversion import analog_layers
-from analogtorch.hwa.on_chips import Metric, Validation
+from analogtorch.evaluate.metric import Metric
+from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import training_noise_
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam, tails

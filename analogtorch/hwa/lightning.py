@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from analogtorch.calibration.passes import Forward
 from analogtorch.conversion import analog_layers
+from analogtorch.evaluate.metric import Metric
 from analogtorch.hwa import clip_weights_, training_noise_
 from analogtorch.hwa.clip import check
-from analogtorch.hwa.on_chips import Metric, Validation
+from analogtorch.hwa.on_chips import Validation
 from analogtorch.hwa.ramp import ramped
 from analogtorch.hwa.recipe import Recipe
 from analogtorch.hwa.schedule import Schedule, relative_adam, tails

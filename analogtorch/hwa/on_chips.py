@@ -1,6 +1,6 @@
 """How far a model is from its digital twin on programmed chips, on batches held back."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from analogtorch.calibration.judge import has_moved, vectors
 from analogtorch.conversion.watch import evaluating
 from analogtorch.devices import seconds
-from analogtorch.evaluate.cells import finite
-from analogtorch.evaluate.sweep import check_metric, checked_times, sweep
+from analogtorch.evaluate.metric import Metric, check_metric, finite
+from analogtorch.evaluate.sweep import checked_times, sweep
 from analogtorch.hwa.twin import Twin, check_shapes
 from analogtorch.simulate.chip import beyond_data, program
 from analogtorch.values import checks
-
-Metric = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True, kw_only=True)

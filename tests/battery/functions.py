@@ -32,6 +32,9 @@ NO_CHIP = (None, "hermes64", chips.hermes64, 3, CHIP.cell)
 NO_EXAMPLE = (None, "x", 3, [X], [])
 NO_SEED = (1.5, True, "1", None, math.nan, torch.tensor(1))
 
+NO_DIRECTION = [v for v in NO_FLAG if v is not None]
+"""None leaves the direction of a metric to the metric."""
+
 
 class Nan(nn.Module):
     """Gives NaN for whatever."""
@@ -627,7 +630,7 @@ def _evaluate() -> Iterator[Bad]:
         yield from every(
             f"{name} higher",
             lambda v, call=call: call(model, never, higher_is_better=v),
-            NO_FLAG,
+            NO_DIRECTION,
             "higher_is_better must be True or False",
         )
     yield from every(
@@ -653,7 +656,11 @@ def _evaluate() -> Iterator[Bad]:
         ("seed", NO_SEED, "seed must be an integer"),
         ("num_chips", [0, True, 1.5], "compare: num_chips must be"),
         ("times", [[], "1 day", ["1 eon"]], "times?"),
-        ("higher_is_better", NO_FLAG, "compare: higher_is_better must be"),
+        (
+            "higher_is_better",
+            NO_DIRECTION,
+            "compare: higher_is_better must be",
+        ),
         ("prepare", ["calibrate", 3], "compare: prepare must be a function"),
         ("folder", [3, True], "compare: folder must be"),
         ("example", [3, None], "example must be"),

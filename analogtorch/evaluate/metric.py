@@ -1,0 +1,88 @@
+"""What a metric is: the one form that every function of this library takes."""
+
+import math
+from numbers import Real
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from analogtorch.values import checks
+
+
+class Metric(Protocol):
+    """A number that tells how well a model does its task: any function of a model.
+
+    ``sweep``, ``compare``, ``plan``, ``sensitivity``, ``budget``, ``lifetime``,
+    ``recalibration_interval``, ``hwa.adapt`` and the callbacks of trainers take it. Two attributes
+    are read if it has them: ``__name__`` heads tables and plots, and ``higher_is_better``, True or
+    False, tells its direction, which is True without it. The metrics of ``at.metrics`` have both.
+    """
+
+    def __call__(self, model: nn.Module, /) -> float:
+        """Return the metric of a model, a finite number."""
+        ...
+
+
+def check_metric(caller: str, metric: Any) -> None:
+    """Raise an error unless ``metric`` can be called with a model.
+
+    Raises:
+        TypeError: it is a module, or cannot be called.
+    """
+    if isinstance(metric, nn.Module) or not callable(metric):
+        remedy = ""
+        if hasattr(metric, "compute"):  # a metric of torchmetrics, which is a module too
+            remedy = "; write at.metrics.measured(metric, batches) for one of torchmetrics"
+        raise TypeError(
+            f"{caller}: metric must be a function of a model that returns a number, such as "
+            f"lambda chip: at.accuracy(chip, batches), got {checks.shown(metric)}{remedy}"
+        )
+
+
+def direction(caller: str, metric: Any, higher_is_better: bool | None) -> bool:
+    """Return whether a higher value of the metric is better.
+
+    Args:
+        caller: the function that asks, for messages.
+        metric: the metric; None if there is none.
+        higher_is_better: what the user says; None: what the metric says, and True if it says
+            nothing.
+
+    Raises:
+        ValueError: it is neither True, False nor None, or the metric says otherwise.
+    """
+    own = getattr(metric, "higher_is_better", None)
+    if own is not None:
+        checks.flag(f"{caller}: higher_is_better of the metric", own)
+    if higher_is_better is None:
+        return True if own is None else bool(own)
+    checks.flag(f"{caller}: higher_is_better", higher_is_better)
+    if own is not None and own != higher_is_better:
+        raise ValueError(
+            f"{caller}: higher_is_better must be {own} for {title(metric) or 'this metric'}, which "
+            f"says so itself, got {higher_is_better}; leave it out"
+        )
+    return higher_is_better
+
+
+def title(metric: Any) -> str:
+    """Return the name of a metric in tables and plots; empty if it has none."""
+    name = getattr(metric, "__name__", "")
+    return name if isinstance(name, str) and name.isidentifier() else ""
+
+
+def finite(caller: str, given: Any, where: str) -> float:
+    """Return what a metric returned as a finite number.
+
+    Raises:
+        TypeError: it is no number. A tensor of one element counts as a number.
+        ValueError: it is NaN or infinite.
+    """
+    value = given.item() if isinstance(given, Tensor) and given.numel() == 1 else given
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{caller}: the metric must return a number, got {checks.shown(given)} {where}"
+        )
+    if not math.isfinite(value):
+        raise ValueError(f"{caller}: the metric is {value} {where}; it must be a finite number")
+    return float(value)

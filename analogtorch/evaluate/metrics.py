@@ -1,0 +1,232 @@
+"""Metrics of tasks beside the accuracy, for every function that takes a ``Metric``.
+
+Each is made from batches, pairs of an input and its targets, and is then a function of a model. It
+runs the model in evaluation mode on every batch and compares its outputs with the targets.
+"""
+
+import copy
+import functools
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from analogtorch.calibration.passes import Forward
+from analogtorch.evaluate import scores
+from analogtorch.evaluate.accuracy import accuracy as share_right
+from analogtorch.evaluate.task_metric import TaskMetric
+from analogtorch.values import checks
+
+Pairs = Sequence[tuple[Any, Any]]
+"""Batches: an input of the model, and the targets of the metric."""
+
+
+def accuracy(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
+    """Return the share of the largest outputs that are at the label; see ``at.accuracy``.
+
+    Args:
+        batches: pairs of an input and labels (N,) or (N, positions).
+        forward: returns the outputs (N, classes) or (N, positions, classes) of ``model`` for an
+            input; None: the model does.
+    """
+    return TaskMetric(
+        name="accuracy",
+        higher_is_better=True,
+        batches=batches,
+        keep=scores.both,
+        total=functools.partial(share_right, nn.Identity()),
+        forward=forward,
+    )
+
+
+def wer(
+    batches: Pairs,
+    transcribe: Callable[[nn.Module, Any], Sequence[str]],
+    *,
+    normalise: Callable[[str], str] | None = None,
+) -> TaskMetric:
+    """Return the word error rate of what a model writes down, 0.05 for 5 %.
+
+    Wrong, missing and added words, over the words of the references (jiwer). It can exceed 1.
+
+    Args:
+        batches: pairs of an input and the texts that are said in it.
+        transcribe: ``transcribe(model, x)`` returns as many texts.
+        normalise: changes each text before the comparison; None: ``plain``.
+
+    Raises:
+        ImportError: jiwer is not installed.
+        ValueError: a reference has no word, or the numbers of texts differ (when it is measured).
+
+    Example:
+        >>> metric = at.metrics.wer([(features, ["turn the light on"])], transcribe)
+        >>> print(at.sweep(model, metric))
+    """
+    _installed("jiwer", "metrics.wer")
+    checks.function("metrics.wer: normalise", normalise, "normalise(text)")
+    if not callable(transcribe):
+        raise TypeError(
+            "metrics.wer: transcribe must be a function, transcribe(model, x), that returns texts, "
+            f"got {checks.shown(transcribe)}"
+        )
+    return TaskMetric(
+        name="WER",
+        higher_is_better=False,
+        batches=batches,
+        keep=functools.partial(scores.said_and_heard, normalise=normalise or plain),
+        total=scores.word_error_rate,
+        forward=transcribe,
+    )
+
+
+def plain(text: str) -> str:
+    """Return a text in lower case, without punctuation, with one space between words.
+
+    Apostrophes inside of words stay: "Don't stop, please." is "don't stop please".
+    """
+    kept = "".join(c if c.isalnum() or c in "'’" else " " for c in text.lower())
+    return " ".join(word for word in (w.strip("'’") for w in kept.split()) if word)
+
+
+def perplexity(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
+    """Return the perplexity of a language model: the exponential of the mean loss of a token.
+
+    Args:
+        batches: pairs of an input and the next tokens (N, T), such as
+            ``[(ids[:, :-1], ids[:, 1:])]``; a target of -100 does not count.
+        forward: returns the logits (N, T, vocabulary) of ``model`` for an input; None: the model
+            returns them, or an output of transformers with ``logits``.
+    """
+    return TaskMetric(
+        name="perplexity",
+        higher_is_better=False,
+        batches=batches,
+        keep=scores.loss_and_tokens,
+        total=scores.of_losses,
+        forward=forward,
+    )
+
+
+def auc(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
+    """Return the area under the ROC curve of a detector: 1 at best, 0.5 by chance (torchmetrics).
+
+    Args:
+        batches: pairs of an input and targets, 0 or 1, of any shape.
+        forward: returns as many scores of ``model`` for an input, of any size, larger for 1.
+
+    Raises:
+        ImportError: torchmetrics is not installed.
+        ValueError: targets are not all 0 or 1, or are all alike (when it is measured).
+    """
+    _installed("torchmetrics", "metrics.auc")
+    return TaskMetric(
+        name="AUC",
+        higher_is_better=True,
+        batches=batches,
+        keep=scores.flat,
+        total=functools.partial(scores.of_detector, "AUC", "binary_auroc"),
+        forward=forward,
+    )
+
+
+def eer(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
+    """Return the equal error rate of a detector: misses and false alarms where both are as many.
+
+    It is 0 at best and 0.5 by chance (torchmetrics). Arguments and errors are those of ``auc``.
+    """
+    _installed("torchmetrics", "metrics.eer")
+    return TaskMetric(
+        name="EER",
+        higher_is_better=False,
+        batches=batches,
+        keep=scores.flat,
+        total=functools.partial(scores.of_detector, "EER", "binary_eer"),
+        forward=forward,
+    )
+
+
+def spearman(batches: Pairs, *, forward: Forward | None = None) -> TaskMetric:
+    """Return the rank correlation (Spearman) of outputs and targets, -1 to 1 (torchmetrics).
+
+    Args:
+        batches: pairs of an input and numbers of any shape.
+        forward: returns as many numbers of ``model`` for an input.
+
+    Raises:
+        ImportError: torchmetrics is not installed.
+        ValueError: all numbers are equal (when it is measured).
+    """
+    _installed("torchmetrics", "metrics.spearman")
+    return TaskMetric(
+        name="Spearman",
+        higher_is_better=True,
+        batches=batches,
+        keep=scores.flat,
+        total=scores.rank_correlation,
+        forward=forward,
+    )
+
+
+def measured(
+    metric: Any,
+    batches: Pairs,
+    *,
+    forward: Forward | None = None,
+    name: str | None = None,
+    higher_is_better: bool | None = None,
+) -> TaskMetric:
+    """Return any metric of torchmetrics, or of your own, as a metric of a model.
+
+    Args:
+        metric: an object with ``update(outputs, targets)`` for a batch, ``compute()``, which
+            returns the number, and ``reset()``. It is copied.
+        batches: pairs of an input and its targets.
+        forward: returns the outputs of ``model`` for an input; None: the model does.
+        name: name in tables and plots; None: that of its class.
+        higher_is_better: its direction; None: as the object says.
+
+    Raises:
+        TypeError: the object lacks one of the methods.
+
+    Example:
+        >>> f1 = torchmetrics.F1Score(task="multiclass", num_classes=12, average="macro")
+        >>> print(at.sweep(model, at.metrics.measured(f1, batches)))
+    """
+    if isinstance(metric, type) or not all(
+        callable(getattr(metric, method, None)) for method in ("update", "compute", "reset")
+    ):
+        raise TypeError(
+            "metrics.measured: metric must have update(outputs, targets), compute() and reset(), "
+            f"such as torchmetrics.F1Score(...), got {checks.shown(metric)}"
+        )
+    own = getattr(metric, "higher_is_better", None)
+    if higher_is_better is not None:
+        checks.flag("metrics.measured: higher_is_better", higher_is_better)
+    return TaskMetric(
+        name=type(metric).__name__ if name is None else name,
+        higher_is_better=own if higher_is_better is None else higher_is_better,
+        batches=batches,
+        keep=scores.both,
+        total=functools.partial(scores.computed, copy.deepcopy(metric)),
+        forward=forward,
+    )
+
+
+def _installed(module: str, caller: str) -> None:
+    """Raise ImportError unless a module of the extra ``metrics`` is there."""
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f'{caller} needs {module}; run: pip install "analogtorch[metrics]"')
+
+
+__all__ = [
+    "TaskMetric",
+    "accuracy",
+    "auc",
+    "eer",
+    "measured",
+    "perplexity",
+    "plain",
+    "spearman",
+    "wer",
+]

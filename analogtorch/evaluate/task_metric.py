@@ -1,0 +1,86 @@
+"""A metric of a model's outputs and targets over batches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analogtorch.calibration.passes import Forward, check_batches, one_pass
+from analogtorch.conversion.kinds import check_module
+from analogtorch.conversion.watch import evaluating
+from analogtorch.values import checks
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskMetric:
+    """A metric of a model's outputs and targets over batches; see the functions that make it."""
+
+    name: str
+    """Its name in messages, tables and plots."""
+    higher_is_better: bool | None
+    """Whether a better model has more of it; None: it is not known, and a caller must say it."""
+    batches: Any
+    """Pairs of an input and its targets, read anew for each model."""
+    keep: Callable[[Any, Any, str], Any]
+    """What is kept of a batch, given the output, the targets, and how messages name the batch."""
+    total: Callable[[list[Any]], Any]
+    """The metric as a function of what was kept."""
+    forward: Forward | None = None
+    """Runs the model on an input, ``forward(model, x)``; None: the input is passed to the model, a
+    mapping as keyword arguments. Of an output of transformers the logits are taken."""
+
+    def __post_init__(self) -> None:
+        checks.text("metrics: name", self.name, "WER")
+        check_batches(f"metrics.{self.name}", self.batches)
+        if iter(self.batches) is self.batches:
+            raise TypeError(
+                f"metrics.{self.name}: batches must be read again for each model, which a "
+                f"{type(self.batches).__name__} cannot; pass a list or a DataLoader"
+            )
+        checks.function(f"metrics.{self.name}: forward", self.forward, "forward(model, x)")
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> float:
+        """Return the metric of a model, whose mode is restored.
+
+        Raises:
+            ValueError: there is no batch, an output is NaN, or outputs and targets do not fit.
+            TypeError: a batch is no pair of an input and its targets.
+        """
+        caller = f"metrics.{self.name}"
+        check_module(caller, model)
+        kept = []
+        with evaluating(model):
+            for number, batch in enumerate(self.batches):
+                x, targets = _pair(caller, batch, number)
+                where = f"{caller}: batch {number}"
+                found = _on_cpu(one_pass(caller, model, x, self.forward, number), where)
+                kept.append(self.keep(found, _on_cpu(targets, where), where))
+        if not kept:
+            raise ValueError(f"{caller}: batches is empty; pass pairs such as [(x, targets)]")
+        return float(self.total(kept))
+
+
+def _pair(caller: str, batch: Any, number: int) -> tuple[Any, Any]:
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise TypeError(
+            f"{caller}: batch {number} must be a pair of an input and its targets, got "
+            f"{type(batch).__name__}; one batch alone is [(x, targets)]"
+        )
+    return batch[0], batch[1]
+
+
+def _on_cpu(given: Any, where: str) -> Any:
+    """Return outputs or targets, of an output of transformers its logits, on the CPU."""
+    given = getattr(given, "logits", given)
+    if not isinstance(given, Tensor):
+        return given
+    if given.isnan().any():
+        raise ValueError(f"{where} has outputs or targets that are NaN, of which nothing follows")
+    return given.cpu()

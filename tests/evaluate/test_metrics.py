@@ -1,0 +1,231 @@
+import concurrent.futures
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import torchmetrics
+from torch import Tensor, nn
+
+import analogtorch as at
+from analogtorch.evaluate.metric import direction
+from tests.crossbar import crossbar
+
+X = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
+SAME = nn.Identity()
+
+
+def _analog(outputs: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    return at.convert(nn.Linear(12, outputs), crossbar())
+
+
+def _echo(model: nn.Module, x: list[str]) -> list[str]:
+    return x
+
+
+def test_words_that_are_wrong_missing_and_added_are_counted() -> None:
+    said = ["Turn the light on.", "yes"]
+    heard = ["turn  light ON now", "Yes!"]  # one missing, one added, of five words
+    assert at.metrics.wer([(heard, said)], _echo)(SAME) == pytest.approx(2 / 5)
+    assert at.metrics.wer([(heard, said)], _echo, normalise=str.lower)(SAME) > 2 / 5
+    two = [(heard[:1], said[:1]), (heard[1:], said[1:])]
+    assert at.metrics.wer(two, _echo)(SAME) == pytest.approx(2 / 5)
+    assert at.metrics.wer([(["", ""], said)], _echo)(SAME) == 1.0
+    assert at.metrics.plain("'Don't'  STOP—please, 2 times") == "don't stop please 2 times"
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([(["yes"], ["yes", "no"])], "batch 0: 1 texts for 2 references"),
+        ([(["yes"], [" ?! "])], "the reference ' [?]! ' has no word"),
+        ([(["yes"], "yes")], "batch 0, references: must be a list of texts"),
+        ([([3], ["yes"])], "batch 0, outputs: must be a list of texts"),
+        ([([], [])], "batches holds no reference"),
+        ([], "batches is empty"),
+    ],
+)
+def test_texts_of_no_use_are_refused(batches: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        at.metrics.wer(batches, _echo)(SAME)
+
+
+def test_perplexity_is_that_of_the_probabilities() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
+    tokens = torch.tensor([[0, 1]])
+    metric = at.metrics.perplexity([(p.log()[None], tokens)])
+    assert metric(SAME) == pytest.approx(math.exp(-(math.log(0.5) + math.log(0.8)) / 2))
+    ignored = at.metrics.perplexity([(p.log()[None], torch.tensor([[0, -100]]))])
+    assert ignored(SAME) == pytest.approx(2.0)
+    far = torch.tensor([[[0.0, 200.0]]])  # of probability exp(-200), which float32 cannot hold
+    assert at.metrics.perplexity([(far, torch.tensor([[0]]))])(SAME) == pytest.approx(math.exp(200))
+
+    class Output(nn.Module):
+        def forward(self, ids: Tensor) -> Any:
+            return type("Output", (), {"logits": p.log()[None]})
+
+    assert at.metrics.perplexity([({"ids": tokens}, tokens)])(Output()) == metric(SAME)
+
+
+@pytest.mark.parametrize(
+    ("logits", "tokens", "message"),
+    [
+        (X[None], torch.zeros(1, 3, dtype=torch.long), "outputs of shape .1, 40, 12. and tokens"),
+        (X[None], torch.zeros(1, 40), "must be a tensor of integers, got torch.float32"),
+        (X[None], torch.full((1, 40), 12), r"tokens must lie in \[0, 12\)"),
+        (X[None], torch.full((1, 40), -1), r"tokens must lie in \[0, 12\)"),
+        (X[None], torch.full((1, 40), -100), "no token counts"),
+        (X[None] * math.nan, torch.zeros(1, 40, dtype=torch.long), "batch 0 .* NaN"),
+    ],
+)
+def test_tokens_of_no_use_are_refused(logits: Tensor, tokens: Tensor, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        at.metrics.perplexity([(logits, tokens)])(SAME)
+
+
+def test_a_detector_has_the_area_and_the_equal_error_rate_of_its_pairs() -> None:
+    scores = torch.tensor([30.0, 40.0, 25.0, 50.0, 20.0, 60.0])  # sigmoids that are all 1
+    targets = torch.tensor([0, 1, 1, 1, 0, 0])
+    above = sum(
+        float(a > b) for a in scores[targets == 1].tolist() for b in scores[targets == 0].tolist()
+    )
+    split = [(scores[:4], targets[:4]), (scores[4:], targets[4:])]
+    assert at.metrics.auc(split)(SAME) == pytest.approx(above / 9)
+    assert at.metrics.eer(split)(SAME) == pytest.approx(1 / 3)
+    good = torch.tensor([0.1, 0.9]), torch.tensor([False, True])
+    assert (at.metrics.auc([good])(SAME), at.metrics.eer([good])(SAME)) == (1.0, 0.0)
+    assert at.metrics.auc([(torch.zeros(2), good[1])])(SAME) == 0.5
+
+
+def test_ranks_are_correlated() -> None:
+    x = torch.tensor([1.0, 2.0, 3.0, 10.0])
+    assert at.metrics.spearman([(x, x.exp())])(SAME) == pytest.approx(1.0)
+    assert at.metrics.spearman([(x, -x)])(SAME) == pytest.approx(-1.0)
+    with pytest.raises(ValueError, match="all 4 outputs are equal"):
+        at.metrics.spearman([(torch.ones(4), x)])(SAME)
+
+
+@pytest.mark.parametrize("make", [at.metrics.auc, at.metrics.eer])
+@pytest.mark.parametrize(
+    ("scores", "targets", "message"),
+    [
+        (X[:, 0], torch.ones(40), "40 of 40 targets are 1"),
+        (X[:, 0], torch.full((40,), 2), "targets must be 0 or 1, got 2 to 2"),
+        (X, torch.ones(40), "outputs of shape .40, 12. and targets of .40,."),
+        (X[:, 0] * math.nan, torch.ones(40), "NaN"),
+    ],
+)
+def test_detections_of_no_use_are_refused(
+    make: Any, scores: Tensor, targets: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make([(scores, targets)])(SAME)
+
+
+def test_accuracy_is_that_of_its_function() -> None:
+    labels = torch.arange(40) % 4
+    model = _analog()
+    batches = [(X[:30], labels[:30]), (X[30:], labels[30:])]
+    assert at.metrics.accuracy(batches)(model) == at.accuracy(model, batches)
+
+
+def test_any_metric_of_torchmetrics_is_measured() -> None:
+    labels = torch.arange(40) % 4
+    given = torchmetrics.F1Score(task="multiclass", num_classes=4, average="macro")
+    metric = at.metrics.measured(given, [(X[:20], labels[:20]), (X[20:], labels[20:])])
+    model = _analog().train()
+    given.update(model.eval()(X), labels)
+    expected = float(given.compute())
+    model.train()
+    assert [metric(model), metric(model)] == [expected, expected]  # nothing is left of the first
+    assert model.training
+    found = at.sweep(model, metric, num_chips=1, times=["0 s"])
+    assert (found.metric, found.higher_is_better) == ("MulticlassF1Score", True)
+    with pytest.raises(TypeError, match=r"write at.metrics.measured\(metric, batches\)"):
+        at.sweep(model, given)
+    with pytest.raises(TypeError, match="metric must have update"):
+        at.metrics.measured(torchmetrics.F1Score, [])
+
+
+def test_every_measurement_takes_the_direction_of_a_metric() -> None:
+    model, target = _analog(1), X @ torch.ones(12)
+    error = at.metrics.measured(torchmetrics.MeanSquaredError(), [(X, target)], forward=_column)
+    swept = at.sweep(model, error, num_chips=2, times=["0 s"])
+    assert not swept.higher_is_better
+    assert swept.worst[0] == swept.values.max()
+    options: dict[str, Any] = {"num_chips": 1}
+    lost = at.sensitivity(model, error, effects="bits", **options)
+    assert lost == at.sensitivity(model, error, effects="bits", higher_is_better=False, **options)
+    spent = at.budget(model, error, growth=None, **options)
+    assert spent == at.budget(model, error, growth=None, higher_is_better=False, **options)
+    side = at.compare(model, ["ideal"], error, example=X[:1], times=["0 s"], **options)
+    assert not side.higher_is_better
+    far = {"limit": 1e9, "recalibration": at.Recalibration(), "longest": "1 h"}
+    assert at.lifetime(model, error, **far, **options).once.isinf().all()
+    with pytest.raises(ValueError, match="sweep: higher_is_better must be False for Mean"):
+        at.sweep(model, error, higher_is_better=True)
+
+
+def _column(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x).squeeze(-1)
+
+
+def test_a_direction_is_said_once() -> None:
+    def plain(model: nn.Module) -> float:
+        return 0.0
+
+    assert direction("sweep", plain, None)
+    assert not direction("sweep", plain, False)
+    plain.higher_is_better = False  # type: ignore[attr-defined]
+    assert not direction("sweep", plain, None)
+    plain.higher_is_better = "no"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="higher_is_better of the metric must be True or False"):
+        direction("sweep", plain, None)
+
+
+def test_metrics_travel_to_other_processes() -> None:
+    metric = at.metrics.wer([(["yes"], ["no"])], _echo)
+    assert pickle.loads(pickle.dumps(metric))(SAME) == 1.0
+    auc = at.metrics.auc([(X, (torch.arange(40) % 2))], forward=_first)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        found = at.sweep(_analog(), auc, num_chips=2, times=["0 s"], executor=pool)
+    assert torch.equal(found.values, at.sweep(_analog(), auc, num_chips=2, times=["0 s"]).values)
+
+
+def _first(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (iter([(X, X)]), "batches must be read again for each model, which a list_iterator cannot"),
+        (X, r"got Tensor; pass \[batch\]"),
+        (3, "batches must be an iterable of batches"),
+    ],
+)
+def test_batches_that_cannot_be_read_again_are_refused(batches: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        at.metrics.spearman(batches)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(TypeError, match="batch 0 must be a pair of an input and its targets"):
+        at.metrics.spearman([X])(SAME)
+    with pytest.raises(TypeError, match="transcribe must be a function"):
+        at.metrics.wer([], "greedy")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="forward must be a function"):
+        at.metrics.auc([], forward=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model must be"):
+        at.metrics.auc([])(3)  # type: ignore[arg-type]
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs jiwer; run: pip install .*\[metrics\]"):
+        at.metrics.wer([], _echo)
+    for make in (at.metrics.auc, at.metrics.eer, at.metrics.spearman):
+        with pytest.raises(ImportError, match="needs torchmetrics"):
+            make([])
