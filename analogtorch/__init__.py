@@ -13,7 +13,7 @@ It also trains models so that the chip costs little accuracy. The usual steps ar
 import logging
 import sys
 
-from analogtorch import chips, cost_model, devices, hwa, mapping, nn, report
+from analogtorch import chips, cost_model, devices, hwa, mapping, nn, report, solver
 from analogtorch.calibration import (
     CalibrationReport,
     calibrate,
@@ -62,12 +62,13 @@ from analogtorch.simulate import (
     program,
     yield_map,
 )
+from analogtorch.solver import solve
 from analogtorch.values.fields import describe_fields
 from analogtorch.values.version import RELEASE
 
 __version__ = RELEASE
 
-describe_fields(sys.modules[__name__], chips, cost_model, devices, hwa, mapping, nn)
+describe_fields(sys.modules[__name__], chips, cost_model, devices, hwa, mapping, nn, solver)
 logging.getLogger("analogtorch").addHandler(logging.NullHandler())
 
 __all__ = [
@@ -119,6 +120,8 @@ __all__ = [
     "save",
     "sensitivity",
     "smooth_channels",
+    "solve",
+    "solver",
     "summary",
     "sweep",
     "to_digital",

@@ -1,8 +1,8 @@
 """Tables, plots, pages and the report of a run.
 
 Importing this room lets chips, mappings, costs, sweeps, comparisons of chips, sensitivities, error
-budgets, lifetimes, hardware plans, yield maps, adaptations and fitted devices print and draw
-themselves (``analogtorch.values.shown``).
+budgets, lifetimes, hardware plans, yield maps, adaptations, solutions and fitted devices print and
+draw themselves (``analogtorch.values.shown``).
 """
 
 from analogtorch.report import (  # noqa: F401  they show values
@@ -19,6 +19,7 @@ from analogtorch.report import (  # noqa: F401  they show values
     plan,
     recalibration_interval,
     sensitivity,
+    solution,
     sweep,
     yield_map,
 )

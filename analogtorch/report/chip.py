@@ -15,6 +15,11 @@ Row = tuple[str, str, str]
 @as_text.register
 def table(chip: Chip) -> str:
     """Return the chip for a terminal: its fields part by part, with values and sources."""
+    return described(chip)
+
+
+def described(chip: Any) -> str:
+    """Return ``table`` of any frozen dataclass of parts with sources."""
     rows = [("field", "value", "source"), *_rows(chip, "")]
     width = max(len(name) for name, _, _ in rows)
     return "\n".join(

@@ -1,0 +1,99 @@
+"""Solutions of systems on a solver chip, as a table for the terminal and as curves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from analogtorch.report import chip as chips
+from analogtorch.report.columns import aligned
+from analogtorch.report.figure import checked_path, new_figure, write_figure
+from analogtorch.solver import Solution, SolveCost, SolverChip
+from analogtorch.values.shown import as_text, draw
+
+_ROWS = 16
+"""Passes of a table."""
+_CURVES = 32
+"""Systems of a batch that are drawn."""
+
+
+@as_text.register
+def chip_table(chip: SolverChip) -> str:
+    """Return the chip for a terminal: its fields part by part, with values and sources."""
+    return chips.described(chip)
+
+
+@as_text.register
+def table(found: Solution) -> str:
+    """Return the residual after each pass, and time and energy beside a digital LU."""
+    left = found.residuals.reshape(len(found.residuals), -1)
+    rows = [("pass", "residual measured by the chip", "bits", "largest")]
+    step = -(-len(left) // _ROWS)
+    for number in sorted({*range(0, len(left), step), len(left) - 1}):
+        each = left[number]
+        middle = each.median()
+        rows.append((str(number), f"{middle:.3g}", _bits(middle), f"{each.max():.3g}"))
+    many = left.shape[1]
+    lines = aligned(rows, left=()) if many > 1 else aligned([row[:3] for row in rows], left=())
+    notes = [
+        f"{found.chip}: {many} system{'s' if many > 1 else ''}, condition number up to "
+        f"{found.condition.max():.3g}, spectral radius up to {found.spectral_radius.max():.3g}, "
+        f"bound {found.bound.max():.3g}",
+        f"residual computed digitally: at most {found.residual.max():.3g} "
+        f"(2^{found.residual.max().log2():.1f})",
+    ]
+    cost = [] if found.cost is None else list(_costs(found.cost))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes, *cost])
+
+
+@draw.register
+def plot(found: Solution, path: str | Path | None = None) -> Any:
+    """Draw the residual of each system, as the chip measures it, over the passes.
+
+    Args:
+        found: the solution; of a batch, its first 32 systems are drawn.
+        path: the file to write, ``.png``, ``.svg`` or ``.pdf``; None writes none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the file is of another kind.
+        OSError: the file cannot be written.
+    """
+    file = checked_path(path)
+    figure = new_figure(6, 3.6)
+    axes = figure.add_subplot()
+    left = found.residuals.reshape(len(found.residuals), -1)[:, :_CURVES]
+    for system in range(left.shape[1]):
+        end = int(found.passes.reshape(-1)[system]) + 1
+        axes.semilogy(left[:end, system].tolist(), marker="o", markersize=3, linewidth=1)
+    if found.tolerance is not None:
+        axes.axhline(found.tolerance, color="black", linestyle=":", label="tolerance")
+        axes.legend()
+    axes.set_xlabel("passes")
+    axes.set_ylabel("||b - A x|| / ||b||")
+    axes.grid(alpha=0.3)
+    write_figure(figure, file)
+    return figure
+
+
+def _costs(cost: SolveCost) -> Iterator[str]:
+    yield ""
+    rows = [
+        ("modelled, of one system", "time, us", "energy, nJ"),
+        ("inverse circuits", f"{1e6 * cost.inverse_time:.3g}", f"{1e9 * cost.inverse_energy:.3g}"),
+        ("MVMs of the residual", f"{1e6 * cost.mvm_time:.3g}", f"{1e9 * cost.mvm_energy:.3g}"),
+        ("digital check", "", f"{1e9 * cost.check_energy:.3g}"),
+        ("solution", f"{1e6 * cost.time:.3g}", f"{1e9 * cost.energy:.3g}"),
+        ("setup of the matrix", f"{1e6 * cost.setup_time:.3g}", f"{1e9 * cost.setup_energy:.3g}"),
+        ("digital LU", f"{1e6 * cost.lu_time:.3g}", f"{1e9 * cost.lu_energy:.3g}"),
+    ]
+    yield from aligned(rows)
+    yield "every figure is modelled, from assumptions that print(chip) names; without programming"
+
+
+def _bits(value: Tensor) -> str:
+    return f"{0 - value.log2():.1f}"

@@ -1,0 +1,82 @@
+"""Conditions of convergence, checked before the first pass."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from analogtorch.solver.chip import InverseCircuit
+from analogtorch.solver.errors import Condition
+from analogtorch.solver.inverse import Blocks, dynamics, leaves
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """What decides whether the passes converge, of each system: (B,), float64.
+
+    ``E = I - A M`` with the matrix ``A`` and what the circuits multiply by, ``M``.
+    """
+
+    spectral_radius: Tensor
+    """Largest magnitude of the eigenvalues of ``E``; NaN where a block has no inverse."""
+    bound: Tensor
+    """Largest singular value of ``E``: no pass leaves more of a residual, but for converters."""
+    condition: Tensor
+    """Condition number of the matrix as given; infinite where it has no inverse in float64."""
+    slowest: Tensor
+    """Smallest real part of the eigenvalues of all circuits; <= 0: one does not settle."""
+
+
+def convergence(
+    a: Tensor, given: Tensor, inverse: Tensor, blocks: Blocks, circuit: InverseCircuit
+) -> Convergence:
+    """Return what decides whether the passes converge.
+
+    Args:
+        a: the matrices in the arrays, (B, n, n).
+        given: the matrices before they were scaled.
+        inverse: what the circuits multiply by.
+        blocks: the inverse circuits.
+        circuit: their description.
+    """
+    s = torch.linalg.svdvals(given)
+    whole = s[:, -1] > s.shape[-1] * torch.finfo(s.dtype).eps * s[:, 0]
+    rest = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ inverse
+    finite = rest.isfinite().all(-1).all(-1)
+    rest = torch.where(finite.view(-1, 1, 1), rest, 0.0)
+    radius = torch.linalg.eigvals(rest).abs().amax(-1)
+    bound = torch.linalg.matrix_norm(rest, 2)
+    return Convergence(
+        torch.where(finite, radius, math.nan),
+        torch.where(finite, bound, math.nan),
+        torch.where(whole, s[:, 0] / s[:, -1], math.inf),
+        _slowest(blocks, circuit),
+    )
+
+
+def failed(found: Convergence) -> tuple[Condition, Tensor, Tensor] | None:
+    """Return the first condition that fails, for which systems, and the measured quantities."""
+    singular = found.condition.isinf() | found.spectral_radius.isnan()
+    if singular.any():
+        return "singular", singular, found.condition
+    unstable = ~(found.slowest > 0)
+    if unstable.any():
+        return "unstable", unstable, found.slowest
+    diverging = ~(found.spectral_radius < 1)
+    if diverging.any():
+        return "diverging", diverging, found.spectral_radius
+    return None
+
+
+def _slowest(blocks: Blocks, circuit: InverseCircuit) -> Tensor:
+    parts = []
+    for leaf in leaves(blocks):
+        if circuit.settling_time is None:  # whatever it takes
+            parts.append(torch.full_like(leaf.scale[:, 0, 0], math.inf))
+            continue
+        m = dynamics(leaf, circuit)
+        finite = m.isfinite().all(-1).all(-1)
+        m = torch.where(finite.view(-1, 1, 1), m, 0.0)
+        parts.append(torch.linalg.eigvals(m).real.amin(-1))
+    return torch.stack(parts).amin(0)

@@ -1,0 +1,123 @@
+"""Time and energy of a solution, beside those of a digital LU."""
+
+from dataclasses import dataclass
+
+from analogtorch.solver.chip import SolverChip, SolverCost
+from analogtorch.solver.inverse import halves
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolveCost:
+    """Time and energy of one system with all its right-hand sides, modelled and never measured.
+
+    Every figure follows from the chip's ``SolverCost``, which names sources and assumptions.
+    Programming the arrays is left out.
+    """
+
+    passes: float
+    """Passes of the system; the mean over a batch."""
+    inverse_time: float
+    """Seconds in inverse circuits and in the MVMs between blocks."""
+    mvm_time: float
+    """Seconds in the MVMs of the residual."""
+    setup_time: float
+    """Seconds of Schur complements, computed digitally once for a matrix."""
+    inverse_energy: float
+    """J of inverse circuits, with their converters."""
+    mvm_energy: float
+    """J of the MVMs of the residual, with their converters, shifts and additions."""
+    setup_energy: float
+    """J of Schur complements."""
+    check_energy: float
+    """J of the digital check of the residual at the end."""
+    lu_time: float
+    """Seconds of a digital LU and its substitutions, by the same digital unit."""
+    lu_energy: float
+    """J of a digital LU and its substitutions."""
+
+    @property
+    def time(self) -> float:
+        """Seconds of the solution, without the setup of its matrix."""
+        return self.inverse_time + self.mvm_time
+
+    @property
+    def energy(self) -> float:
+        """J of the solution, without the setup of its matrix."""
+        return self.inverse_energy + self.mvm_energy + self.check_energy
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What one application of the inverse takes."""
+
+    inversions: int = 0
+    products: int = 0
+    amplifiers: int = 0
+    """Amplifiers of all inversions, one after the other."""
+    cells: int = 0
+    """Cells of all inversions."""
+    driven: int = 0
+    """Cells of all products."""
+    multiplications: int = 0
+    """Digital ones of the setup."""
+
+
+def cost_of(chip: SolverChip, n: int, vectors: int, passes: float) -> SolveCost | None:
+    """Return time and energy of a system of ``n`` rows; None if the chip's are not known."""
+    if chip.cost is None:
+        return None
+    cost, mvm, steps = chip.cost, chip.mvm, _steps(n, chip)
+    settling = chip.inverse.settling_time or 0.0
+    times = passes * vectors
+    square, per_second = n * n, 1 / cost.digital_rate.value
+    lu = n**3 / 3 + square * vectors
+    return SolveCost(
+        passes=passes,
+        inverse_time=times * (steps.inversions * settling + steps.products * cost.mvm_time.value),
+        mvm_time=times * mvm.pulses * cost.mvm_time.value,
+        setup_time=steps.multiplications * per_second,
+        inverse_energy=times * _inverse_energy(chip, cost, steps, n, settling),
+        mvm_energy=times * _mvm_energy(chip, cost, n),
+        setup_energy=steps.multiplications * cost.digital_energy.value,
+        check_energy=square * vectors * cost.digital_energy.value,
+        lu_time=lu * per_second,
+        lu_energy=lu * cost.digital_energy.value,
+    )
+
+
+def _inverse_energy(
+    chip: SolverChip, cost: SolverCost, steps: _Steps, n: int, settling: float
+) -> float:
+    read = cost.read_power.value * chip.cell.devices
+    converters = n * (cost.dac_energy.value + cost.adc_energy.value)
+    amplifiers = steps.amplifiers * cost.amplifier_power.value * settling
+    arrays = read * (steps.cells * settling + steps.driven * cost.mvm_time.value)
+    return converters + amplifiers + arrays
+
+
+def _mvm_energy(chip: SolverChip, cost: SolverCost, n: int) -> float:
+    mvm, blocks = chip.mvm, -(-n // chip.mvm.rows)
+    counts, drives = mvm.slices * n * blocks, mvm.slices * n
+    read = cost.read_power.value * chip.cell.devices * mvm.slices * n * n * cost.mvm_time.value
+    each = counts * (cost.count_energy.value + cost.add_energy.value)
+    return mvm.pulses * (each + drives * cost.drive_energy.value + read)
+
+
+def _steps(n: int, chip: SolverChip) -> _Steps:
+    size, arrays = chip.inverse.size, chip.inverse.arrays
+    if size is None or n <= size:
+        # two stages of least squares, and an inverter for each row of the negative polarity
+        stages = 2 if chip.inverse.circuit == "inverse" else 4
+        return _Steps(inversions=1, amplifiers=stages * n, cells=arrays * n * n)
+    m = halves(n, size)
+    first, schur = _steps(m, chip), _steps(n - m, chip)
+    return _Steps(
+        inversions=2 * first.inversions + schur.inversions,
+        products=2 * first.products + schur.products + 2,
+        amplifiers=2 * first.amplifiers + schur.amplifiers,
+        cells=2 * first.cells + schur.cells,
+        driven=2 * first.driven + schur.driven + 2 * m * (n - m) * chip.inverse.slices,
+        multiplications=first.multiplications
+        + schur.multiplications
+        + round(m**3 / 3 + m * m * (n - m) + (n - m) ** 2 * m),
+    )

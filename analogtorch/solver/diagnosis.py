@@ -1,0 +1,187 @@
+"""What a refusal says: which condition failed, what was measured, and what would mend it."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogtorch.solver.chip import InverseCircuit, SolverChip
+from analogtorch.solver.convergence import failed
+from analogtorch.solver.errors import NotSolvedError
+from analogtorch.solver.multiply import fixed_point
+from analogtorch.solver.refine import Refined, norms, residual
+from analogtorch.solver.system import System, programmed_system
+
+_KRYLOV = (
+    "a Krylov solver with MatrixSolver.preconditioner() converges where the passes alone do not"
+)
+
+
+_GOOD = 0.8
+"""Spectral radius that is worth naming: 2^-24 takes at most 75 passes."""
+_SHOWN = 2
+"""Changes that a message names."""
+
+
+def check_convergence(system: System, seed: int, scaling: bool, claimed: bool) -> None:
+    """Raise NotSolvedError unless circuits settle and, if ``claimed``, the passes converge."""
+    found = failed(system.convergence)
+    if found is None or (found[0] == "diverging" and not claimed):
+        return
+    condition, which, measured = found
+    first = int(which.nonzero()[0])
+    a, value = system.a[first : first + 1], float(measured[first])
+    text = _MEASURED[condition](value, a, system.chip)
+    mends = _mends(a, system.chip, seed, scaling)
+    raise NotSolvedError(condition, first, value, _said(first, which, text, mends))
+
+
+def check_residual(
+    system: System, b: Tensor, found: Refined, tolerance: float, seed: int, scaling: bool
+) -> Tensor:
+    """Return the residuals of solutions, (B,), computed digitally in float64.
+
+    Raises:
+        NotSolvedError: one is above the tolerance.
+    """
+    size = norms(b)
+    left = residual(b - system.a @ found.x, size)
+    wrong = ~(left <= tolerance)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        value = float(left[first])
+        text, mends = _limit(system, b, found, first, value, tolerance)
+        text = (
+            f"the residual stays at {value:.3g} after {int(found.passes[first])} passes, above the "
+            f"tolerance of {tolerance:.3g}{text}"
+        )
+        if not mends:
+            mends = _mends(system.a[first : first + 1], system.chip, seed, scaling)
+        raise NotSolvedError("stalled", first, value, _said(first, wrong, text, mends))
+    return left
+
+
+def _said(first: int, which: Tensor, text: str, mends: list[str]) -> str:
+    one = "" if len(which) == 1 else f" of system {first} ({int(which.sum())} of {len(which)} fail)"
+    return f"solve{one}: {text}. What mends it: {'; or '.join(mends)}"
+
+
+def _singular(value: float, _: Tensor, chip: SolverChip) -> str:
+    if math.isinf(value):
+        return "the matrix has no inverse: its condition number is infinite in float64"
+    return (
+        f"a block of the matrix has no inverse in the arrays, which hold {_levels(chip)}; the "
+        f"condition number of the matrix is {value:.3g}"
+    )
+
+
+def _unstable(value: float, _: Tensor, __: SolverChip) -> str:
+    return (
+        f"an inverse circuit does not settle: the smallest real part of its eigenvalues is "
+        f"{value:.3g}, and must be above 0"
+    )
+
+
+def _diverging(value: float, _: Tensor, chip: SolverChip) -> str:
+    return (
+        f"the passes do not converge: the spectral radius of I - inv(A0) A is {value:.3g}, and "
+        f"must be below 1; the arrays of A0 hold {_levels(chip)}"
+    )
+
+
+_MEASURED = {"singular": _singular, "unstable": _unstable, "diverging": _diverging}
+
+
+def _levels(chip: SolverChip) -> str:
+    inverse = chip.inverse
+    return "it exactly" if inverse.bits is None else f"{inverse.bits * inverse.slices} bits of it"
+
+
+def _mends(a: Tensor, chip: SolverChip, seed: int, scaling: bool) -> list[str]:
+    """Return changes with which the passes converge well, found by trying them."""
+    condition = float(torch.linalg.cond(a[0]))
+    if not condition * len(a[0]) * torch.finfo(a.dtype).eps < 1:
+        return ["a matrix with an inverse, such as A + 1e-3 I (ridge)"]
+    found = []
+    for text, other, scaled in _changes(chip, scaling):
+        tried = programmed_system(a, other, seed, scaled).convergence
+        if failed(tried) is None and float(tried.spectral_radius) < _GOOD:
+            found.append(f"{text} (spectral radius {float(tried.spectral_radius):.2g})")
+        if len(found) == _SHOWN:
+            break
+    if not found:
+        found.append(f"a better conditioned matrix: its condition number is {condition:.3g}")
+    return [*found, _KRYLOV]
+
+
+def _changes(chip: SolverChip, scaling: bool) -> Iterator[tuple[str, SolverChip, bool]]:
+    """Yield what might mend a system: how to write it, the chip, and whether it is scaled."""
+    if not scaling:
+        yield "scaling=True", chip, True
+    bits, now = chip.inverse.bits, chip.inverse.slices
+    counts = [now] if bits is None else [s for s in range(now, now + 4) if bits * s <= 24]
+    for circuit in dict.fromkeys((chip.inverse.circuit, "least_squares")):
+        for longer, slices in itertools.product((1, 10, 100), counts):
+            if change := _change(chip.inverse, circuit, slices, longer):
+                other = chip.replace(inverse=change)
+                yield f"chip.replace(inverse={change})", other, scaling
+
+
+def _change(inverse: InverseCircuit, circuit: str, slices: int, longer: int) -> dict[str, Any]:
+    """Return the fields of an inverse circuit that are to change; empty if there are none."""
+    found: dict[str, Any] = {}
+    if slices != inverse.slices:
+        found["slices"] = slices
+    if circuit != inverse.circuit:
+        found["circuit"] = circuit
+    if longer > 1:
+        if inverse.settling_time is None:
+            return {}
+        found["settling_time"] = float(f"{longer * inverse.settling_time:.6g}")
+    return found
+
+
+def _limit(
+    system: System, b: Tensor, found: Refined, first: int, left: float, tolerance: float
+) -> tuple[str, list[str]]:
+    """Return which part of the MVMs keeps a residual above the tolerance, and what mends it.
+
+    Both are empty where none does: then the rough inverse is what is too coarse.
+    """
+    mvm, shares = system.chip.mvm, _shares(system, b, found.x, slice(first, first + 1))
+    name = max(shares, key=shares.__getitem__)
+    if not shares[name] > left / 8:
+        return "", []
+    if name == "rows":
+        fewer = f"chip.replace(mvm={{'rows': {max(mvm.rows // 2, 1)}}})"
+        mends = f"cells that lie closer to their levels, or fewer rows, {fewer}"
+        return f": errors of cells change counts, by {shares[name]:.3g}", [mends]
+    more = 2 + math.ceil(math.log2(max(left / tolerance, 1)))
+    change = {"input_bits": mvm.input_bits + more}
+    text = f": registers of {mvm.input_bits} bits leave up to {shares[name]:.3g}"
+    if name == "bits" and mvm.bits is not None:
+        change = {"bits": mvm.bits + more} | change
+        text = f": {mvm.bits} bits of the matrix leave {shares[name]:.3g}"
+    if max(change.values()) > 48:
+        return text, ["a larger tolerance: no part of the MVMs has more than 48 bits"]
+    return text, [f"more slices, chip.replace(mvm={change})"]
+
+
+def _shares(system: System, b: Tensor, x: Tensor, which: slice) -> dict[str, float]:
+    """Return what each part of the MVMs adds to the residual of a system."""
+    mvm, size = system.chip.mvm, norms(b[which])
+    if mvm.bits is None:
+        return {"bits": 0.0}
+    rows, columns, matrix = system.rows[which], system.columns[which], system.slices.of(which)
+    y, scaled = x[which] / columns.mT, rows * system.a[which] * columns
+    held = fixed_point(scaled, mvm.bits)
+    unit = y.abs().amax(1, keepdim=True) * 2.0**-mvm.input_bits
+    errors = {
+        "bits": (scaled - held) @ y,
+        "input_bits": held.abs() @ unit.expand_as(y),
+        "rows": matrix.times(y, 0) - held @ matrix.stored(y),
+    }
+    return {name: float(residual(error / rows, size)) for name, error in errors.items()}

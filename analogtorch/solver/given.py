@@ -1,0 +1,93 @@
+"""What a user gives to ``solve``, checked before anything is computed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analogtorch.solver.chip import SolverChip
+from analogtorch.values import checks
+
+_TYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def checked_chip(chip: Any) -> SolverChip:
+    """Return the chip.
+
+    Raises:
+        TypeError: it is no ``SolverChip``.
+    """
+    example = "at.solver.rram_solver(); chips of at.chips compute MVMs alone"
+    return checks.instance("solve: chip", chip, SolverChip, example)
+
+
+def checked_matrix(a: Any, chip: SolverChip) -> Tensor:
+    """Return the matrices.
+
+    Raises:
+        ValueError: not square, empty, not finite, or larger than the chip.
+        TypeError: no floating-point tensor.
+    """
+    _tensor("A", a)
+    if a.dim() < 2 or a.shape[-1] != a.shape[-2] or not a.numel():
+        raise ValueError(
+            f"solve: A must be square, (*, n, n), with n >= 1, got {tuple(a.shape)}; for least "
+            "squares solve A.mT @ A with A.mT @ b"
+        )
+    _finite("A", a)
+    n = a.shape[-1] * (2 if a.is_complex() else 1)
+    needed = n * n * chip.cell.devices * (chip.mvm.slices + chip.inverse.arrays)
+    if chip.cells is not None and needed > chip.cells:
+        raise ValueError(
+            f"solve: a system of {n} real rows takes {needed:,} devices, and {chip.name} has "
+            f"{chip.cells:,}; give chip.replace(cells=None) for several chips, or smaller systems"
+        )
+    return a
+
+
+def checked_vectors(a: Tensor, b: Any) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return right-hand sides as (B, n, k), and what gives solutions the shape of ``b``.
+
+    Raises:
+        ValueError: the shape does not fit ``a``, or numbers are not finite.
+        TypeError: no tensor of the type of ``a``.
+    """
+    _tensor("b", b)
+    if b.dtype != a.dtype or b.device != a.device:
+        raise TypeError(
+            f"solve: A and b must be of one type on one device, got {a.dtype} on {a.device} and "
+            f"{b.dtype} on {b.device}; write b.to(A)"
+        )
+    _finite("b", b)
+    batch, n = a.shape[:-2], a.shape[-1]
+    if b.numel() and b.shape == (*batch, n):
+        return b.reshape(-1, n, 1), lambda x: x.reshape(b.shape)
+    if b.numel() and b.dim() == a.dim() and b.shape[:-1] == (*batch, n):
+        return b.reshape(-1, n, b.shape[-1]), lambda x: x.reshape(b.shape)
+    if b.numel() and not batch and b.dim() > 2 and b.shape[-2] == n:
+        moved = b.movedim(-2, 0)
+        return moved.reshape(1, n, -1), lambda x: x.reshape(moved.shape).movedim(0, -2)
+    raise ValueError(
+        f"solve: b must be {(*batch, n)} or {(*batch, n, 'k')} for A of {tuple(a.shape)}, got "
+        f"{tuple(b.shape)}; expand it to the batch of A"
+    )
+
+
+def _tensor(name: str, t: Any) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"solve: {name} must be a tensor, got {checks.shown(t)}")
+    if t.dtype not in _TYPES:
+        raise TypeError(
+            f"solve: {name} must be float32, float64, complex64 or complex128, got {t.dtype}; "
+            f"write {name}.double()"
+        )
+
+
+def _finite(name: str, t: Tensor) -> None:
+    wrong = int((~t.isfinite()).sum())
+    if wrong:
+        raise ValueError(
+            f"solve: {name} has {wrong} of {t.numel()} elements that are NaN or infinite; replace "
+            "or remove them"
+        )

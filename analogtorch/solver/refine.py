@@ -1,0 +1,108 @@
+"""Iterative refinement: the rough inverse of the residual, pass by pass."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from analogtorch.ops.converters import in_steps, levels
+from analogtorch.solver.arrays import power_above
+from analogtorch.solver.chip import InverseCircuit
+from analogtorch.solver.multiply import SlicedMatrix
+
+PASSES = 200
+"""Passes after which a system has not converged."""
+_PATIENCE = 20
+"""Passes without a residual below nine tenths of the best before it."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Solutions after the passes."""
+
+    x: Tensor
+    """(B, n, k)."""
+    residuals: Tensor
+    """``||b - A x|| / ||b||`` as the chip measures it, before the first and after each pass:
+    (passes + 1, B). Systems that need no more passes keep their last."""
+    passes: Tensor
+    """Passes that each system took, int64 (B,)."""
+
+
+def rough(inverse: Tensor, r: Tensor, circuit: InverseCircuit) -> Tensor:
+    """Return what the inverse circuits answer to residuals.
+
+    Converters have the range of the vector, to a power of two (ASSUMED).
+
+    Args:
+        inverse: what the circuits multiply by, (B, n, n).
+        r: (B, n, k).
+        circuit: the circuit, with its converters.
+    """
+    if circuit.input_bits is not None:
+        r = in_steps(r, power_above(_largest(r)), levels(circuit.input_bits))
+    d = inverse @ r
+    if circuit.output_bits is not None:
+        d = in_steps(d, power_above(_largest(d)), levels(circuit.output_bits))
+    return d
+
+
+def refine(
+    b: Tensor,
+    inverse: Tensor,
+    matrix: SlicedMatrix,
+    circuit: InverseCircuit,
+    tolerance: float,
+    passes: int | None,
+    rows: Tensor,
+) -> Refined:
+    """Return solutions of ``A x = b``.
+
+    Args:
+        b: right-hand sides, (B, n, k).
+        inverse: what the inverse circuits multiply by, (B, n, n).
+        matrix: ``A`` in the arrays of the MVMs.
+        circuit: the inverse circuit.
+        tolerance: residual at which a system needs no more passes.
+        passes: as many passes, whatever the residual; None: until the tolerance.
+        rows: factors of the rows of ``A`` and ``b``, (B, n, 1), that residuals leave out.
+    """
+    x, r = torch.zeros_like(b), b
+    size = norms(b / rows)
+    history, taken = (
+        [residual(r / rows, size)],
+        torch.zeros(len(b), dtype=torch.long, device=b.device),
+    )
+    best, since = history[0].clone(), torch.zeros_like(taken)
+    active = (history[0] > tolerance) if passes is None else torch.ones_like(taken).bool()
+    for number in range(passes or PASSES):
+        if not active.any():
+            break
+        part = matrix.of(active)
+        d = rough(inverse[active], r[active], circuit)
+        x, r, now = x.clone(), r.clone(), history[-1].clone()
+        x[active] = part.stored(x[active] + d)
+        r[active] = b[active] - part.times(x[active], number)
+        now[active] = residual(r[active] / rows[active], size[active])
+        history.append(now)
+        taken += active
+        since = torch.where(now < 0.9 * best, 0, since + 1)
+        best = torch.minimum(best, now)
+        if passes is None:
+            active = active & (now > tolerance) & (since < _PATIENCE) & now.isfinite()
+    return Refined(x, torch.stack(history), taken)
+
+
+def norms(b: Tensor) -> Tensor:
+    """Return the norm of each vector, (B, k), and 1 for a zero vector."""
+    found = torch.linalg.vector_norm(b, dim=1)
+    return torch.where(found > 0, found, torch.ones_like(found))
+
+
+def residual(r: Tensor, size: Tensor) -> Tensor:
+    """Return the largest relative residual among the vectors of each system, (B,)."""
+    return (torch.linalg.vector_norm(r, dim=1) / size).amax(-1)
+
+
+def _largest(v: Tensor) -> Tensor:
+    return v.abs().amax(1, keepdim=True)

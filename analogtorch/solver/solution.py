@@ -1,0 +1,52 @@
+"""The solution of a system, with the evidence for it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from analogtorch.solver.cost import SolveCost
+from analogtorch.values.shown import as_text, draw
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solution:
+    """What ``solve`` found; print it for a table. Batches have the shape of those of ``A``."""
+
+    x: Tensor
+    """The solution, in shape and type of ``torch.linalg.solve``; gradients flow through it."""
+    residual: Tensor
+    """``||b - A x|| / ||b||`` of each system, the largest among its right-hand sides, computed
+    digitally in float64 with ``A`` as given."""
+    residuals: Tensor
+    """The same as the chip measures it, before the first pass and after each, (passes + 1, *batch).
+    Systems that need no more passes keep their last."""
+    passes: Tensor
+    """Passes of each system."""
+    tolerance: float | None
+    """The largest residual that was allowed; None: as many passes as were asked for."""
+    spectral_radius: Tensor
+    """Spectral radius of ``I - A M`` of each system, with what the inverse circuits multiply by,
+    ``M``: below 1, or the passes would not converge. It is that of ``I - M A`` too."""
+    bound: Tensor
+    """Largest singular value of ``I - A M`` of each system: no pass leaves a larger share of a
+    residual, but for converters. Above 1 it bounds nothing."""
+    condition: Tensor
+    """Condition number of each matrix."""
+    cost: SolveCost | None
+    """Time and energy of one system, beside a digital LU; None: those of the chip are unknown."""
+    chip: str
+    """Name of the chip."""
+
+    @property
+    def bits(self) -> Tensor:
+        """Bits of each residual: ``-log2(residual)``."""
+        return -self.residual.log2()
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the residual after each pass; see ``analogtorch.report``."""
+        return draw(self, path)

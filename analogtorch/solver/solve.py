@@ -1,0 +1,237 @@
+"""``solve``: a system of equations on a solver chip."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from analogtorch.solver.chip import SolverChip
+from analogtorch.solver.cost import cost_of
+from analogtorch.solver.diagnosis import check_convergence, check_residual
+from analogtorch.solver.given import checked_chip, checked_matrix, checked_vectors
+from analogtorch.solver.refine import Refined, rough
+from analogtorch.solver.solution import Solution
+from analogtorch.solver.system import System, programmed_system
+from analogtorch.values import checks
+
+TOLERANCE = 2.0**-24
+
+
+def solve(
+    A: Tensor,
+    b: Tensor,
+    chip: SolverChip,
+    *,
+    tolerance: float = TOLERANCE,
+    passes: int | None = None,
+    scaling: bool = False,
+    seed: int = 0,
+) -> Solution:
+    """Solve ``A x = b`` on an analog chip, as ``torch.linalg.solve`` does digitally.
+
+    A rough analog inverse of the residual is added to the solution, pass by pass, while bit-sliced
+    MVMs measure the residual. Before the first pass it is checked that the passes converge, and
+    after the last one the residual is computed digitally: what is returned is within the tolerance,
+    or NotSolvedError says which condition failed and what would mend it.
+
+    Args:
+        A: square matrices, (*, n, n), float32, float64, complex64 or complex128. Complex ones are
+            solved as real ones of twice the size.
+        b: right-hand sides, (*, n) or (*, n, k); several of one matrix may be (n, k), or, where
+            ``A`` is (n, n), have batch dimensions of their own.
+        chip: a solver chip, such as ``at.solver.rram_solver()``.
+        tolerance: largest ``||b - A x|| / ||b||``, in (0, 1); by default 2^-24, that of float32.
+        passes: make exactly so many passes, and return the residual that they leave, whatever it
+            is and whether or not more would converge; by default as many as the tolerance takes, at
+            most 200.
+        scaling: multiply rows and columns by powers of two, digitally, so that their largest
+            elements are near 1.
+        seed: chip with other errors of its cells.
+
+    Returns:
+        The solution ``x``, with residuals, spectral radius, and time and energy. Gradients of ``A``
+        and ``b`` are those of the equation: the chip solves the transposed one, in the same arrays.
+
+    Raises:
+        NotSolvedError: a system has no inverse, does not converge, or not to the tolerance.
+        ValueError: shapes do not fit, numbers are not finite, or the system is larger than the
+            chip.
+        TypeError: an argument is of another type.
+
+    Example:
+        >>> A = torch.eye(16) + 0.05 * torch.randn(16, 16)
+        >>> at.solve(A, torch.ones(16), at.solver.rram_solver()).x
+    """
+    return MatrixSolver(A, chip, scaling=scaling, seed=seed).solve(
+        b, tolerance=tolerance, passes=passes
+    )
+
+
+class MatrixSolver:
+    """Matrices in the arrays of a solver chip, for right-hand sides that come one after another.
+
+    Args:
+        A: see ``solve``.
+        chip: see ``solve``.
+        scaling: see ``solve``.
+        seed: see ``solve``.
+
+    Raises:
+        ValueError: ``A`` is not square, not finite, or larger than the chip.
+        TypeError: an argument is of another type.
+
+    Example:
+        >>> solver = at.solver.MatrixSolver(A, at.solver.rram_solver())
+        >>> x = solver.solve(b).x
+    """
+
+    def __init__(
+        self, A: Tensor, chip: SolverChip, *, scaling: bool = False, seed: int = 0
+    ) -> None:
+        checks.flag("solve: scaling", scaling)
+        self.chip, self._scaling, self._seed = checked_chip(chip), scaling, seed
+        self._given = A
+        self._a = _real(checked_matrix(A, chip))
+        self._system = programmed_system(self._a.detach(), chip, seed, scaling)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of ``A``."""
+        return self._given.shape
+
+    @property
+    def spectral_radius(self) -> Tensor:
+        """Spectral radius of ``I - A M`` of each system; below 1 where the passes converge."""
+        return self._system.convergence.spectral_radius.reshape(self.shape[:-2])
+
+    def solve(
+        self, b: Tensor, *, tolerance: float = TOLERANCE, passes: int | None = None
+    ) -> Solution:
+        """Return the solution for right-hand sides; see ``solve``."""
+        tolerance = checks.number("solve: tolerance", tolerance, above=0, below=1)
+        if passes is not None:
+            passes = checks.count("solve: passes", passes)
+        right, back = checked_vectors(self._given, b)
+        evidence: list[tuple[Refined, Tensor]] = []
+        vectors, asked = _stacked(right, self._given), _Asked(tolerance, passes, self)
+        x = _Solve.apply(self._a, vectors, self._system, asked, evidence)
+        return self._solution(back(_unstacked(x, self._given)), *evidence[0], asked)
+
+    def rough(self, b: Tensor) -> Tensor:
+        """Return what the inverse circuits answer to ``b``, a few bits of the solution."""
+        right, back = checked_vectors(self._given, b)
+        system, v = self._system, _stacked(right.detach(), self._given)
+        d = system.columns.mT * rough(system.inverse, system.rows * v, self.chip.inverse)
+        return back(_unstacked(d, self._given))
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Return ``A x`` by the bit-sliced MVMs, for ``x`` in the shapes of ``b``."""
+        right, back = checked_vectors(self._given, x)
+        system, v = self._system, _stacked(right.detach(), self._given)
+        y = system.slices.times(v / system.columns.mT, 0) / system.rows
+        return back(_unstacked(y, self._given))
+
+    def linear_operator(self) -> Any:
+        """Return ``multiply`` as a ``scipy.sparse.linalg.LinearOperator``.
+
+        Raises:
+            ValueError: there are several matrices.
+            ImportError: SciPy is not installed.
+        """
+        from analogtorch.solver.krylov import operator
+
+        return operator(self._given, self.multiply, "linear_operator")
+
+    def preconditioner(self) -> Any:
+        """Return ``rough`` as a ``LinearOperator``: ``M`` of SciPy's Krylov solvers.
+
+        The converters round, so that it is not exactly linear: ``gmres`` with restarts and
+        ``lgmres`` bear that, ``cg`` down to the error of the converters alone.
+
+        Raises:
+            ValueError: there are several matrices.
+            ImportError: SciPy is not installed.
+        """
+        from analogtorch.solver.krylov import operator
+
+        return operator(self._given, self.rough, "preconditioner")
+
+    def _solution(self, x: Tensor, refined: Refined, residual: Tensor, asked: "_Asked") -> Solution:
+        batch, found = self.shape[:-2], self._system.convergence
+        n, vectors = self._a.shape[-1], refined.x.shape[-1]
+        return Solution(
+            x=x,
+            residual=residual.reshape(batch),
+            residuals=refined.residuals.reshape(-1, *batch),
+            passes=refined.passes.reshape(batch),
+            tolerance=asked.tolerance if asked.passes is None else None,
+            spectral_radius=found.spectral_radius.reshape(batch),
+            bound=found.bound.reshape(batch),
+            condition=found.condition.reshape(batch),
+            cost=cost_of(self.chip, n, vectors, float(refined.passes.double().mean())),
+            chip=self.chip.name,
+        )
+
+
+class _Asked(NamedTuple):
+    """What a solution is asked for."""
+
+    tolerance: float
+    passes: int | None
+    solver: MatrixSolver
+
+
+class _Solve(torch.autograd.Function):
+    """The solution of real systems, (B, n, k); its gradients by the implicit function theorem.
+
+    ``A x = b`` gives ``A dx = db - dA x``: with ``l`` that solves ``A^T l = g``, the gradient of
+    ``b`` is ``l``, and that of ``A`` is ``-l x^T``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        system: System,
+        asked: "_Asked",
+        evidence: list[tuple[Refined, Tensor]],
+    ) -> Tensor:
+        solver = asked.solver
+        check_convergence(system, solver._seed, solver._scaling, asked.passes is None)
+        refined = system.refined(b, asked.tolerance, asked.passes)
+        limit = asked.tolerance if asked.passes is None else torch.inf
+        left = check_residual(system, b, refined, limit, solver._seed, solver._scaling)
+        evidence.append((refined, left))
+        ctx.save_for_backward(a, refined.x)
+        ctx.given = system, asked
+        return refined.x
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Any:
+        a, x = ctx.saved_tensors
+        system, asked = ctx.given
+        adjoint = _Solve.apply(a.mT, gradient[0], system.mT, asked, [])
+        gradient_a = -(adjoint @ x.mT) if ctx.needs_input_grad[0] else None
+        return gradient_a, adjoint, None, None, None
+
+
+def _real(a: Tensor) -> Tensor:
+    """Return matrices as real ones, (B, n, n) or (B, 2 n, 2 n), float64."""
+    a = a.reshape(-1, *a.shape[-2:])
+    if a.is_complex():
+        a = torch.cat((torch.cat((a.real, -a.imag), -1), torch.cat((a.imag, a.real), -1)), -2)
+    return a.double()
+
+
+def _stacked(b: Tensor, a: Tensor) -> Tensor:
+    """Return vectors (B, n, k) as real ones."""
+    return (torch.cat((b.real, b.imag), -2) if a.is_complex() else b).double()
+
+
+def _unstacked(x: Tensor, a: Tensor) -> Tensor:
+    """Return real vectors as those of ``a``, in its type."""
+    if not a.is_complex():
+        return x.to(a.dtype)
+    real, imaginary = x.chunk(2, -2)
+    return torch.complex(real, imaginary).to(a.dtype)

@@ -1,0 +1,88 @@
+"""Real systems in the arrays of a chip: what is programmed, checked and refined."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from analogtorch.ops import fold, seed_tensor
+from analogtorch.solver.arrays import power_above
+from analogtorch.solver.chip import SolverChip
+from analogtorch.solver.convergence import Convergence, convergence
+from analogtorch.solver.inverse import Blocks, matrix, place
+from analogtorch.solver.multiply import SlicedMatrix, slice_up
+from analogtorch.solver.refine import Refined, refine
+
+_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class System:
+    """Matrices ``A`` (B, n, n), float64, with ``R A C`` in the arrays of a chip."""
+
+    a: Tensor
+    rows: Tensor
+    """``R``: factors of the rows, (B, n, 1), powers of two."""
+    columns: Tensor
+    """``C``: factors of the columns, (B, 1, n), powers of two."""
+    chip: SolverChip
+    blocks: Blocks
+    slices: SlicedMatrix
+
+    @property
+    def mT(self) -> "System":
+        """The transposed system, in the same arrays, which are driven by their columns."""
+        return replace(
+            self,
+            a=self.a.mT,
+            rows=self.columns.mT,
+            columns=self.rows.mT,
+            blocks=self.blocks.mT,
+            slices=self.slices.mT,
+        )
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """What the inverse circuits multiply by, (B, n, n): about the inverse of ``R A C``."""
+        return matrix(self.blocks, self.chip.inverse)
+
+    @cached_property
+    def convergence(self) -> Convergence:
+        """What decides whether the passes converge."""
+        scaled = self.rows * self.a * self.columns
+        return convergence(scaled, self.a, self.inverse, self.blocks, self.chip.inverse)
+
+    def refined(self, b: Tensor, tolerance: float, passes: int | None) -> Refined:
+        """Return solutions for right-hand sides (B, n, k); see ``refine``."""
+        # the check has the last half of the tolerance
+        found = refine(
+            self.rows * b,
+            self.inverse,
+            self.slices,
+            self.chip.inverse,
+            tolerance / 2,
+            passes,
+            self.rows,
+        )
+        return replace(found, x=self.columns.mT * found.x)
+
+
+def programmed_system(a: Tensor, chip: SolverChip, seed: int, scaling: bool) -> System:
+    """Return matrices (B, n, n), float64, in the arrays of a chip."""
+    rows, columns = _scales(a) if scaling else (torch.ones_like(a[:, :, :1]), None)
+    columns = torch.ones_like(a[:, :1]) if columns is None else columns
+    key, scaled = fold(seed_tensor(seed, a.device), 0), rows * a * columns
+    blocks, slices = place(scaled, chip, key), slice_up(scaled, chip, key)
+    return System(a, rows, columns, chip, blocks, slices)
+
+
+def _scales(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return powers of two that bring rows and columns near 1 (Ruiz 2001); equal if symmetric."""
+    rows, columns = torch.ones_like(a[:, :, :1]), torch.ones_like(a[:, :1])
+    for _ in range(_ROUNDS):
+        scaled = (rows * a * columns).abs()
+        rows = rows / scaled.amax(2, keepdim=True).clamp_min(math.ulp(0.0)).sqrt()
+        columns = columns / scaled.amax(1, keepdim=True).clamp_min(math.ulp(0.0)).sqrt()
+    return power_above(rows), power_above(columns)

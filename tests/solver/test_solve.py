@@ -1,0 +1,238 @@
+"""``solve``: within the tolerance or a named refusal, as torch, with the equation's gradients."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+import analogtorch as at
+from analogtorch.solver import MatrixSolver, NotSolvedError
+from tests.solver.systems import conditioned, system
+
+CHIP = at.solver.rram_solver()
+IDEAL = at.solver.ideal_solver()
+TOLERANCE = 2.0**-24
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 9, 16, 33, 64])
+def test_an_ideal_chip_equals_torch(n: int) -> None:
+    a, b = system(n)
+    assert_close(at.solve(a, b, IDEAL).x, torch.linalg.solve(a, b), rtol=0, atol=1e-12)
+
+
+SYSTEMS = given(
+    n=st.integers(2, 64),
+    condition=st.floats(1, 100),
+    seed=st.integers(0, 10_000),
+    symmetric=st.booleans(),
+    slices=st.integers(1, 3),
+    circuit=st.sampled_from(["inverse", "least_squares"]),
+    scaling=st.booleans(),
+)
+
+
+def solved_or_refused(n, condition, seed, symmetric, slices, circuit, scaling) -> None:
+    a, chip = conditioned(n, condition, seed, symmetric), at.solver.rram_solver(slices=slices)
+    b = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    chip, refusal = chip.replace(inverse={"circuit": circuit}), None
+    try:
+        x = at.solve(a, b, chip, scaling=scaling, seed=seed).x
+    except NotSolvedError as error:
+        refusal = error
+    if refusal is None:
+        assert (b - a @ x).norm() <= TOLERANCE * b.norm()
+    else:
+        assert refusal.condition in ("singular", "unstable", "diverging", "stalled")
+        assert "What mends it: " in str(refusal)
+
+
+@settings(max_examples=8, deadline=None)
+@SYSTEMS
+def test_a_solution_is_within_the_tolerance_or_refused_by_name(**options) -> None:
+    solved_or_refused(**options)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@SYSTEMS
+def test_many_solutions_are_within_the_tolerance_or_refused_by_name(**options) -> None:
+    solved_or_refused(**options)
+
+
+@pytest.mark.parametrize("n", [2, 5, 16, 40, 64])
+def test_what_is_well_conditioned_and_stable_is_solved(n: int) -> None:
+    a = conditioned(n, 10.0, n, symmetric=True)
+    b = torch.randn(n, 2, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    found = at.solve(a, b, at.solver.rram_solver(slices=2))
+    assert found.residual <= TOLERANCE
+    assert found.spectral_radius < 0.5
+
+
+def test_sixteen_rows_to_24_bits_as_published() -> None:
+    """Zuo 2025: 16x16, a matrix of 24 bits in fixed point, 3-bit arrays of 8x8, 3 bits a pass."""
+    a, b = system(16, 20)
+    fixed = (a * 2.0**22).round() / 2.0**22  # 24 bits below the largest power of two, 2
+    found = at.solve(fixed, b, at.solver.rram_solver(bits=24))
+    assert found.residual.max() <= TOLERANCE
+    error = (found.x - torch.linalg.solve(fixed, b)).abs().amax(-1) / found.x.abs().amax(-1)
+    assert error.max() <= TOLERANCE
+    per_pass = (found.bits / found.passes).mean()
+    assert 2 < per_pass < 4
+
+
+@pytest.mark.parametrize("systems", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_batches_are_solved_system_by_system(systems: int) -> None:
+    a, b = system(16, systems)
+    found = at.solve(a, b, CHIP)
+    assert found.residual.max() <= TOLERANCE
+    assert found.passes.shape == (systems,)
+    assert_close(at.solve(a[:3], b[:3], CHIP).residuals[:9], found.residuals[:9, :3])
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("vectors", [(), (4,)])
+def test_shapes_are_those_of_torch(batch: tuple[int, ...], vectors: tuple[int, ...]) -> None:
+    a, _ = system(5, *batch)
+    b = torch.ones(*batch, 5, *vectors, dtype=torch.float64)
+    found = at.solve(a, b, CHIP)
+    assert_close(found.x, torch.linalg.solve(a, b), rtol=0, atol=1e-6)
+    assert found.residual.shape == found.spectral_radius.shape == batch
+    assert found.residuals.shape[1:] == batch
+
+
+def test_one_matrix_takes_a_batch_of_vectors() -> None:
+    a, _ = system(5)
+    b = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    assert_close(at.solve(a, b, CHIP).x, torch.linalg.solve(a, b), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.complex128])
+def test_types_are_those_of_torch(dtype: torch.dtype) -> None:
+    a, b = (t.to(dtype) for t in system(9))
+    if dtype.is_complex:
+        a = a + 0.2j * torch.eye(9, dtype=dtype).flip(0)
+    found = at.solve(a, b, CHIP)
+    assert found.x.dtype == dtype
+    assert_close(found.x, torch.linalg.solve(a, b), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("chip", [IDEAL, at.solver.rram_solver(bits=44)], ids=lambda c: c.name)
+def test_gradients_are_those_of_the_equation(chip) -> None:
+    a, b = (t.requires_grad_() for t in system(3))
+    blocks = chip.replace(inverse={"size": 2})
+
+    def x(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return at.solve(a, b, blocks, tolerance=2.0**-40).x
+
+    assert torch.autograd.gradcheck(x, (a, b))
+
+
+def test_second_and_complex_gradients() -> None:
+    a, b = (t.requires_grad_() for t in system(3))
+    assert torch.autograd.gradgradcheck(lambda a, b: at.solve(a, b, IDEAL).x, (a, b))
+    a, b = (t.detach().to(torch.complex128).requires_grad_() for t in (a, b))
+    assert torch.autograd.gradcheck(lambda a, b: at.solve(a, b, IDEAL).x, (a, b))
+
+
+def test_a_seed_is_a_chip_and_repeats() -> None:
+    a, b = system(16)
+    first, again, other = (at.solve(a, b, CHIP, seed=s) for s in (1, 1, 2))
+    assert torch.equal(first.residuals, again.residuals)
+    assert first.spectral_radius != other.spectral_radius
+
+
+def test_passes_take_as_many_as_asked() -> None:
+    a, b = system(16)
+    found = at.solve(a, b, CHIP, passes=3)
+    assert found.passes == 3
+    assert found.tolerance is None
+    assert TOLERANCE < found.residual < 0.05
+    assert found.residual == pytest.approx(float(found.residuals[-1]), rel=1e-3)
+
+
+def test_a_zero_vector_takes_no_pass() -> None:
+    a, b = system(4)
+    found = at.solve(a, 0 * b, CHIP)
+    assert torch.equal(found.x, torch.zeros(4, dtype=torch.float64))
+    assert found.passes == 0
+
+
+@pytest.mark.parametrize(
+    ("a", "condition", "said"),
+    [
+        (torch.ones(3, 3), "singular", "ridge"),
+        (torch.zeros(3, 3), "singular", "ridge"),
+        (-torch.eye(3), "unstable", "least_squares"),
+        (conditioned(24, 60.0, 1, symmetric=True), "diverging", "'slices': 2"),
+        (torch.diag(torch.tensor([1.0, 1e-3, 1e-5])), "stalled", "scaling=True"),
+    ],
+)
+def test_refusals_say_what_failed_and_what_mends_it(a, condition: str, said: str) -> None:
+    b = torch.ones(len(a)).to(a)
+    with pytest.raises(NotSolvedError, match="What mends it") as refusal:
+        at.solve(a, b, CHIP)
+    assert refusal.value.condition == condition
+    assert said in str(refusal.value)
+    assert refusal.value.system == 0
+
+
+def test_what_a_refusal_names_mends_it() -> None:
+    a = conditioned(24, 60.0, 1, symmetric=True)
+    b = torch.ones(24, dtype=torch.float64)
+    with pytest.raises(NotSolvedError) as refusal:
+        at.solve(a, b, CHIP)
+    assert "chip.replace(inverse={'slices': 2})" in str(refusal.value)
+    assert at.solve(a, b, CHIP.replace(inverse={"slices": 2})).residual <= TOLERANCE
+    assert (
+        at.solve(
+            -a,
+            b,
+            at.solver.rram_solver(slices=2, circuit="least_squares").replace(
+                inverse={"settling_time": 2e-5}
+            ),
+        ).residual
+        <= TOLERANCE
+    )
+
+
+def test_few_bits_of_the_matrix_are_what_a_refusal_names() -> None:
+    a, b = system(16)
+    with pytest.raises(NotSolvedError, match="20 bits of the matrix") as refusal:
+        at.solve(a, b, at.solver.rram_solver(bits=20))
+    assert "'bits': 2" in str(refusal.value)
+    with pytest.raises(NotSolvedError, match="errors of cells change counts"):
+        at.solve(a, b, at.solver.rram_solver(spread=1.0))
+
+
+def test_the_failing_system_of_a_batch_is_named() -> None:
+    a, b = system(4, 3)
+    a[1] = 0
+    with pytest.raises(NotSolvedError, match=r"system 1 \(1 of 3 fail\)") as refusal:
+        at.solve(a, b, CHIP)
+    assert math.isinf(refusal.value.measured)
+
+
+def test_gradients_of_a_system_that_its_transposed_does_not_solve_are_refused() -> None:
+    a, b = system(16)
+    x = at.solve(a.requires_grad_(), b, at.solver.rram_solver(spread=0.6), passes=2).x
+    assert torch.isfinite(torch.autograd.grad(x.sum(), a)[0]).all()
+
+
+def test_operators_of_scipy() -> None:
+    scipy = pytest.importorskip("scipy.sparse.linalg")
+    a, b = conditioned(16, 100.0, 3), torch.ones(16, dtype=torch.float64)
+    chip = at.solver.rram_solver(slices=2, circuit="least_squares")
+    solver = MatrixSolver(a, chip.replace(inverse={"settling_time": 2e-5}))
+    rough, operator = solver.preconditioner(), solver.linear_operator()
+    assert_close(torch.from_numpy(operator @ b.numpy()), a @ b, rtol=0, atol=1e-6)
+    assert operator.matmat(a.numpy()).shape == (16, 16)
+    counts = []
+    x, failed = scipy.lgmres(operator, b.numpy(), M=rough, rtol=1e-6, callback=counts.append)
+    assert failed == 0
+    assert (b - a @ torch.from_numpy(x)).norm() < 2e-6 * b.norm()
+    assert len(counts) < 16
+    with pytest.raises(ValueError, match="one matrix"):
+        MatrixSolver(a.expand(2, 16, 16), chip).preconditioner()
