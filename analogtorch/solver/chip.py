@@ -12,6 +12,8 @@ from analogtorch.values.shown import as_text
 from analogtorch.values.sources import Sources, check_sources
 
 Circuit = Literal["inverse", "least_squares"]
+Schur = Literal["digital", "analog"]
+Multiplies = Literal["solution", "correction"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,10 @@ class InverseCircuit:
     """``inverse``: one array, one stage of amplifiers. ``least_squares``: two arrays with the same
     matrix, one of them transposed, and two stages; it settles for every matrix that has an inverse,
     with the eigenvalues of the product of both (Sun et al., Sci. Adv. 6, eaay2378 (2020))."""
+    schur: Schur = "digital"
+    """How Schur complements of blocks are found before they are programmed: ``digital``, exactly,
+    at about the cost of a digital LU; or ``analog``, column by column, by the inverse circuit of
+    the block before and an MVM behind it, with their converters."""
     input_bits: int | None = 4
     """Bits of the DACs at the inputs, sign included, 2..16; None: exact."""
     output_bits: int | None = 8
@@ -51,6 +57,7 @@ class InverseCircuit:
         checks.counts(self, "bits", optional=True, least=1, most=8)
         checks.counts(self, "slices", least=1, most=24 // (self.bits or 1))
         checks.choice("InverseCircuit.circuit", self.circuit, get_args(Circuit))
+        checks.choice("InverseCircuit.schur", self.schur, get_args(Schur))
         checks.counts(self, "input_bits", "output_bits", optional=True, least=2, most=16)
         checks.numbers(self, "bandwidth", above=0)
         checks.numbers(self, "settling_time", optional=True, above=0)
@@ -82,6 +89,10 @@ class SlicedMVM:
     """Bits of an input that one pulse applies, 1..8."""
     rows: int = 8
     """Rows whose currents one ADC output adds up, >= 1; sums of more rows are added digitally."""
+    multiplies: Multiplies = "solution"
+    """What a pass multiplies by the matrix. ``solution``: the whole solution, ``r = b - A x``.
+    ``correction``: the last correction alone, ``r = r - A d``, whose ``output_bits - 1`` bits take
+    far fewer pulses; a wrong count then stays in the residual, which the digital check finds."""
     noise: float = 0.0
     """Standard deviation of a column's sum before its ADC, in counts, >= 0, new in each MVM."""
     sources: Sources = field(default=Sources(), compare=False)
@@ -92,6 +103,7 @@ class SlicedMVM:
         checks.counts(self, "bits_per_slice", "bits_per_pulse", least=1, most=8)
         checks.counts(self, "input_bits", least=1, most=48)
         checks.counts(self, "rows")
+        checks.choice("SlicedMVM.multiplies", self.multiplies, get_args(Multiplies))
         checks.numbers(self, "noise", least=0)
         check_sources(self)
 
@@ -100,10 +112,9 @@ class SlicedMVM:
         """Arrays that hold one matrix element; 1 where the matrix is exact."""
         return 1 if self.bits is None else -(-self.bits // self.bits_per_slice)
 
-    @property
-    def pulses(self) -> int:
-        """MVMs of one vector; 1 where the matrix is exact."""
-        return 1 if self.bits is None else -(-self.input_bits // self.bits_per_pulse)
+    def pulses(self, bits: int) -> int:
+        """Return the MVMs of one vector of so many bits."""
+        return -(-bits // self.bits_per_pulse)
 
     @property
     def full_count(self) -> int:
@@ -182,9 +193,23 @@ class SolverChip:
         checks.instance("SolverChip.inverse", self.inverse, InverseCircuit, "InverseCircuit()")
         checks.instance("SolverChip.mvm", self.mvm, SlicedMVM, "SlicedMVM()")
         checks.counts(self, "cells", optional=True)
+        if self.mvm.multiplies == "correction" and self.inverse.output_bits is None:
+            raise ValueError(
+                "SlicedMVM.multiplies='correction' takes the bits of the inverse circuit's ADCs: "
+                "give inverse={'output_bits': 8}, or mvm={'multiplies': 'solution'}"
+            )
         if self.cost is not None:
             checks.instance("SolverChip.cost", self.cost, SolverCost, "that of rram_solver()")
         check_sources(self)
+
+    @property
+    def pulses(self) -> int:
+        """MVMs of one vector in a pass; 1 where the matrix is exact."""
+        if self.mvm.bits is None:
+            return 1
+        if self.mvm.multiplies == "solution" or self.inverse.output_bits is None:
+            return self.mvm.pulses(self.mvm.input_bits)
+        return self.mvm.pulses(self.inverse.output_bits - 1)
 
     def replace(self, **changes: Any) -> "SolverChip":
         """Return the chip with other parts, each given whole or as a mapping of fields to change.

@@ -1,6 +1,6 @@
 """Time and energy of a solution, beside those of a digital LU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analogtorch.solver.chip import SolverChip, SolverCost
 from analogtorch.solver.inverse import halves
@@ -21,7 +21,7 @@ class SolveCost:
     mvm_time: float
     """Seconds in the MVMs of the residual."""
     setup_time: float
-    """Seconds of Schur complements, computed digitally once for a matrix."""
+    """Seconds of Schur complements, found once for a matrix."""
     inverse_energy: float
     """J of inverse circuits, with their converters."""
     mvm_energy: float
@@ -58,36 +58,57 @@ class _Steps:
     """Cells of all inversions."""
     driven: int = 0
     """Cells of all products."""
-    multiplications: int = 0
-    """Digital ones of the setup."""
 
 
 def cost_of(chip: SolverChip, n: int, vectors: int, passes: float) -> SolveCost | None:
     """Return time and energy of a system of ``n`` rows; None if the chip's are not known."""
     if chip.cost is None:
         return None
-    cost, mvm, steps = chip.cost, chip.mvm, _steps(n, chip)
-    settling = chip.inverse.settling_time or 0.0
+    cost, steps = chip.cost, _steps(n, chip)
+    setup_time, setup_energy = _setup(n, chip, cost)
     times = passes * vectors
     square, per_second = n * n, 1 / cost.digital_rate.value
     lu = n**3 / 3 + square * vectors
     return SolveCost(
         passes=passes,
-        inverse_time=times * (steps.inversions * settling + steps.products * cost.mvm_time.value),
-        mvm_time=times * mvm.pulses * cost.mvm_time.value,
-        setup_time=steps.multiplications * per_second,
-        inverse_energy=times * _inverse_energy(chip, cost, steps, n, settling),
+        inverse_time=times * _inverse_time(chip, cost, steps),
+        mvm_time=times * chip.pulses * cost.mvm_time.value,
+        setup_time=setup_time,
+        inverse_energy=times * _inverse_energy(chip, cost, steps, n),
         mvm_energy=times * _mvm_energy(chip, cost, n),
-        setup_energy=steps.multiplications * cost.digital_energy.value,
+        setup_energy=setup_energy,
         check_energy=square * vectors * cost.digital_energy.value,
         lu_time=lu * per_second,
         lu_energy=lu * cost.digital_energy.value,
     )
 
 
-def _inverse_energy(
-    chip: SolverChip, cost: SolverCost, steps: _Steps, n: int, settling: float
-) -> float:
+def _setup(n: int, chip: SolverChip, cost: SolverCost) -> tuple[float, float]:
+    """Return time and energy of the Schur complements of a matrix."""
+    size = chip.inverse.size
+    if size is None or n <= size:
+        return 0.0, 0.0
+    m = halves(n, size)
+    k, steps = n - m, _steps(m, chip)
+    if chip.inverse.schur == "analog":
+        driven = replace(steps, products=steps.products + 1, driven=steps.driven + m * k)
+        time = k * _inverse_time(chip, cost, driven)
+        energy = k * _inverse_energy(chip, cost, driven, max(m, k))
+    else:
+        multiplications = m**3 / 3 + m * m * k + k * k * m
+        time = multiplications / cost.digital_rate.value
+        energy = multiplications * cost.digital_energy.value
+    parts = [(time, energy), _setup(m, chip, cost), _setup(k, chip, cost)]
+    return sum(t for t, _ in parts), sum(e for _, e in parts)
+
+
+def _inverse_time(chip: SolverChip, cost: SolverCost, steps: _Steps) -> float:
+    settling = chip.inverse.settling_time or 0.0
+    return steps.inversions * settling + steps.products * cost.mvm_time.value
+
+
+def _inverse_energy(chip: SolverChip, cost: SolverCost, steps: _Steps, n: int) -> float:
+    settling = chip.inverse.settling_time or 0.0
     read = cost.read_power.value * chip.cell.devices
     converters = n * (cost.dac_energy.value + cost.adc_energy.value)
     amplifiers = steps.amplifiers * cost.amplifier_power.value * settling
@@ -100,7 +121,7 @@ def _mvm_energy(chip: SolverChip, cost: SolverCost, n: int) -> float:
     counts, drives = mvm.slices * n * blocks, mvm.slices * n
     read = cost.read_power.value * chip.cell.devices * mvm.slices * n * n * cost.mvm_time.value
     each = counts * (cost.count_energy.value + cost.add_energy.value)
-    return mvm.pulses * (each + drives * cost.drive_energy.value + read)
+    return chip.pulses * (each + drives * cost.drive_energy.value + read)
 
 
 def _steps(n: int, chip: SolverChip) -> _Steps:
@@ -117,7 +138,4 @@ def _steps(n: int, chip: SolverChip) -> _Steps:
         amplifiers=2 * first.amplifiers + schur.amplifiers,
         cells=2 * first.cells + schur.cells,
         driven=2 * first.driven + schur.driven + 2 * m * (n - m) * chip.inverse.slices,
-        multiplications=first.multiplications
-        + schur.multiplications
-        + round(m**3 / 3 + m * m * (n - m) + (n - m) ** 2 * m),
     )

@@ -10,8 +10,8 @@ digitally, in place of the last block:
 
 Source: BlockAMC, DATE 2024 (arXiv:2401.10042), and Zuo et al., Nat. Electron. (2025). ``A1`` and
 ``S`` are cut again until they fit. ASSUMED: what passes from one circuit to the next is held in
-analog and exactly, so that only ``f``, ``g``, ``y`` and ``z`` meet converters; ``S`` is that of the
-matrix before it is rounded to the levels of the arrays.
+analog and exactly, so that only ``f``, ``g``, ``y`` and ``z`` meet converters. A digital ``S`` is
+that of the matrix before it is rounded to the levels of the arrays.
 """
 
 import math
@@ -25,7 +25,8 @@ from torch.nn.functional import pad
 
 from analogtorch.devices import Cell
 from analogtorch.ops import fold, stream
-from analogtorch.solver.arrays import programmed
+from analogtorch.ops.converters import in_steps, levels
+from analogtorch.solver.arrays import power_above, programmed
 from analogtorch.solver.chip import InverseCircuit, SolverChip
 
 
@@ -69,14 +70,15 @@ def place(a: Tensor, chip: SolverChip, key: Tensor, name: str = "A") -> Blocks:
         return _leaf(a, chip, key, name)
     m = halves(n, size)
     a1, a2, a3, a4 = a[:, :m, :m], a[:, :m, m:], a[:, m:, :m], a[:, m:, m:]
-    # infinite where A1 has no inverse, which the checks refuse
-    schur = a4 - a3 @ torch.linalg.solve_ex(a1, a2).result
-    return Split(
-        place(a1, chip, key, f"{name}1"),
-        _tiles(a2, chip.inverse, chip.cell, key, f"{name}2"),
-        _tiles(a3, chip.inverse, chip.cell, key, f"{name}3"),
-        place(schur, chip, key, f"{name}S"),
-    )
+    first = place(a1, chip, key, f"{name}1")
+    upper = _tiles(a2, chip.inverse, chip.cell, key, f"{name}2")
+    lower = _tiles(a3, chip.inverse, chip.cell, key, f"{name}3")
+    if chip.inverse.schur == "analog":
+        taken = converted(lower @ matrix(first, chip.inverse), a2, chip.inverse)
+    else:
+        # infinite where A1 has no inverse, which the checks refuse
+        taken = a3 @ torch.linalg.solve_ex(a1, a2).result
+    return Split(first, upper, lower, place(a4 - taken, chip, key, f"{name}S"))
 
 
 def halves(n: int, size: int) -> int:
@@ -113,6 +115,30 @@ def matrix(blocks: Blocks, circuit: InverseCircuit) -> Tensor:
     right, left = first @ blocks.upper @ schur, blocks.lower @ first
     above = torch.cat((first + right @ left, -right), -1)
     return torch.cat((above, torch.cat((-schur @ left, schur), -1)), -2)
+
+
+def converted(inverse: Tensor, r: Tensor, circuit: InverseCircuit) -> Tensor:
+    """Return ``inverse r`` between the converters of the circuits, (B, n, k).
+
+    Converters have the range of the vector, to a power of two (ASSUMED).
+
+    Args:
+        inverse: what circuits multiply by, (B, n, m).
+        r: (B, m, k).
+        circuit: the circuit, with its converters.
+    """
+    if circuit.input_bits is not None:
+        r = in_steps(r, _range(r), levels(circuit.input_bits))
+    d = inverse @ r
+    if circuit.output_bits is not None:
+        # steps that are powers of two, so that bits of the code are pulses
+        steps = levels(circuit.output_bits)
+        d = in_steps(d, _range(d) * (steps / (steps + 1)), steps)
+    return d
+
+
+def _range(v: Tensor) -> Tensor:
+    return power_above(v.abs().amax(1, keepdim=True))
 
 
 def _settled(leaf: Leaf, circuit: InverseCircuit) -> Tensor:

@@ -48,42 +48,48 @@ class SlicedMatrix:
         planes, alpha, systems = self.planes[:, which], self.alpha[which], self.systems[which]
         return replace(self, planes=planes, alpha=alpha, systems=systems)
 
-    def times(self, x: Tensor, number: int) -> Tensor:
-        """Return the products with ``x`` (B, m, k): (B, n, k); ``number`` counts the MVMs."""
+    def times(self, x: Tensor, number: int, bits: int | None = None) -> Tensor:
+        """Return the products with ``x`` (B, m, k): (B, n, k).
+
+        Args:
+            x: the vectors.
+            number: counts the products, each of which has other noise.
+            bits: bits of the magnitude of an input; None: those of the registers.
+        """
         if self.mvm.bits is None:
             return self.planes[0] @ x
-        step = max(1, _AT_A_TIME // max(1, self._counts(x.shape[-1])))
+        bits = self.mvm.input_bits if bits is None else bits
+        counts = self.mvm.pulses(bits) * x.shape[-1] * self._columns
+        step = max(1, _AT_A_TIME // max(1, counts))
         runs = [slice(i, i + step) for i in range(0, len(x), step)]
-        return torch.cat([self.of(run)._run(x[run], number) for run in runs])
+        return torch.cat([self.of(run)._run(x[run], number, bits) for run in runs])
 
     def stored(self, x: Tensor) -> Tensor:
         """Return ``x`` (B, m, k) as the registers hold it, from which pulses are made."""
         if self.mvm.bits is None:
             return x
-        unit = power_above(x.abs().amax(1, keepdim=True)) / 2.0**self.mvm.input_bits
-        return self._numbers(x, unit) * unit
+        numbers, unit = _in_units(x, self.mvm.input_bits)
+        return numbers * unit
 
-    def _numbers(self, x: Tensor, unit: Tensor) -> Tensor:
-        top = 2.0**self.mvm.input_bits
-        return (x / unit).round().clamp(1 - top, top - 1)
-
-    def _counts(self, vectors: int) -> int:
-        """Return the ADC outputs of one system."""
+    @property
+    def _columns(self) -> int:
+        """ADC outputs of one pulse of one system."""
         slices, _, n, m = self.planes.shape
-        return slices * n * -(-m // self.mvm.rows) * self.mvm.pulses * vectors
+        return slices * n * -(-m // self.mvm.rows)
 
-    def _run(self, x: Tensor, number: int) -> Tensor:
+    def _run(self, x: Tensor, number: int, bits: int) -> Tensor:
         mvm, planes = self.mvm, self.planes
         slices, _, n, _ = planes.shape
-        unit = power_above(x.abs().amax(1, keepdim=True)) / 2.0**mvm.input_bits
-        pulses = torch.stack(digits(self._numbers(x, unit), mvm.bits_per_pulse, mvm.pulses), 1)
+        numbers, unit = _in_units(x, bits)
+        count = mvm.pulses(bits)
+        pulses = torch.stack(digits(numbers, mvm.bits_per_pulse, count), 1)
         # (B, row blocks, rows, pulses x vectors)
         driven = _blocks(pulses.movedim(1, 2).flatten(2), mvm.rows, 1)
         held = _blocks(planes.movedim(0, 1).flatten(1, 2), mvm.rows, 2).movedim(2, 1)
-        sums = (held @ driven).unflatten(2, (slices, n)).unflatten(-1, (mvm.pulses, -1))
+        sums = (held @ driven).unflatten(2, (slices, n)).unflatten(-1, (count, -1))
         counts = self._counted(sums, number).sum(1)
         k = 2.0 ** (mvm.bits_per_slice * torch.arange(slices, device=x.device)).to(x.dtype)
-        p = 2.0 ** (mvm.bits_per_pulse * torch.arange(mvm.pulses, device=x.device)).to(x.dtype)
+        p = 2.0 ** (mvm.bits_per_pulse * torch.arange(count, device=x.device)).to(x.dtype)
         y = torch.einsum("bknpv,k,p->bnv", counts, k, p)
         assert mvm.bits is not None
         return y * (self.alpha * unit / 2.0**mvm.bits)
@@ -118,6 +124,12 @@ def fixed_point(a: Tensor, bits: int | None) -> Tensor:
         return a
     alpha, top = power_above(a.abs().amax((-2, -1), keepdim=True)), 2.0**bits
     return (a / alpha * top).round().clamp(1 - top, top - 1) * (alpha / top)
+
+
+def _in_units(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return vectors (B, m, k) as integers of so many bits, and what they are in units of."""
+    unit, top = power_above(x.abs().amax(1, keepdim=True)) / 2.0**bits, 2.0**bits
+    return (x / unit).round().clamp(1 - top, top - 1), unit
 
 
 def _blocks(t: Tensor, rows: int, dim: int) -> Tensor:

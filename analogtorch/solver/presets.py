@@ -103,6 +103,7 @@ def _inverse(slices: int, circuit: Circuit) -> InverseCircuit:
             circuit=f"closed loop with one array: {_PAPER}"
             if circuit == "inverse"
             else "Sun et al., Sci. Adv. 6, eaay2378 (2020), which is another chip",
+            schur=f"ASSUMED: {_NOT_THERE}",
             input_bits="ASSUMED: 3 bits and a sign, as many as the matrix has",
             output_bits=f"ASSUMED: {_NOT_THERE}",
             bandwidth=f"ASSUMED: {_NOT_THERE}",
@@ -120,6 +121,7 @@ def _mvm(bits: int) -> SlicedMVM:
             bits_per_slice=f"3 bits per cell: {_PAPER}",
             input_bits=f"ASSUMED: 4 bits more than the matrix, at least 32; {_NOT_THERE}",
             bits_per_pulse="ASSUMED: one bit, so that no error of 8 cells reaches half a count",
+            multiplies=f"r = b - A x: {_PAPER}",
             rows="ASSUMED: as in the inverse circuit",
             noise=f"ASSUMED: none; {_NOT_THERE}",
         ),

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analogtorch.ops.converters import in_steps, levels
-from analogtorch.solver.arrays import power_above
 from analogtorch.solver.chip import InverseCircuit
+from analogtorch.solver.inverse import converted
 from analogtorch.solver.multiply import SlicedMatrix
 
 PASSES = 200
@@ -27,24 +26,6 @@ class Refined:
     (passes + 1, B). Systems that need no more passes keep their last."""
     passes: Tensor
     """Passes that each system took, int64 (B,)."""
-
-
-def rough(inverse: Tensor, r: Tensor, circuit: InverseCircuit) -> Tensor:
-    """Return what the inverse circuits answer to residuals.
-
-    Converters have the range of the vector, to a power of two (ASSUMED).
-
-    Args:
-        inverse: what the circuits multiply by, (B, n, n).
-        r: (B, n, k).
-        circuit: the circuit, with its converters.
-    """
-    if circuit.input_bits is not None:
-        r = in_steps(r, power_above(_largest(r)), levels(circuit.input_bits))
-    d = inverse @ r
-    if circuit.output_bits is not None:
-        d = in_steps(d, power_above(_largest(d)), levels(circuit.output_bits))
-    return d
 
 
 def refine(
@@ -68,7 +49,9 @@ def refine(
         rows: factors of the rows of ``A`` and ``b``, (B, n, 1), that residuals leave out.
     """
     x, r = torch.zeros_like(b), b
-    size = norms(b / rows)
+    size, bits = norms(b / rows), None
+    if matrix.mvm.multiplies == "correction" and circuit.output_bits is not None:
+        bits = circuit.output_bits - 1
     history, taken = (
         [residual(r / rows, size)],
         torch.zeros(len(b), dtype=torch.long, device=b.device),
@@ -79,10 +62,13 @@ def refine(
         if not active.any():
             break
         part = matrix.of(active)
-        d = rough(inverse[active], r[active], circuit)
+        d = converted(inverse[active], r[active], circuit)
         x, r, now = x.clone(), r.clone(), history[-1].clone()
         x[active] = part.stored(x[active] + d)
-        r[active] = b[active] - part.times(x[active], number)
+        if bits is None:
+            r[active] = b[active] - part.times(x[active], number)
+        else:
+            r[active] = r[active] - part.times(d, number, bits)
         now[active] = residual(r[active] / rows[active], size[active])
         history.append(now)
         taken += active
@@ -102,7 +88,3 @@ def norms(b: Tensor) -> Tensor:
 def residual(r: Tensor, size: Tensor) -> Tensor:
     """Return the largest relative residual among the vectors of each system, (B,)."""
     return (torch.linalg.vector_norm(r, dim=1) / size).amax(-1)
-
-
-def _largest(v: Tensor) -> Tensor:
-    return v.abs().amax(1, keepdim=True)

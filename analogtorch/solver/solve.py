@@ -9,7 +9,8 @@ from analogtorch.solver.chip import SolverChip
 from analogtorch.solver.cost import cost_of
 from analogtorch.solver.diagnosis import check_convergence, check_residual
 from analogtorch.solver.given import checked_chip, checked_matrix, checked_vectors
-from analogtorch.solver.refine import Refined, rough
+from analogtorch.solver.inverse import converted
+from analogtorch.solver.refine import Refined
 from analogtorch.solver.solution import Solution
 from analogtorch.solver.system import System, programmed_system
 from analogtorch.values import checks
@@ -121,7 +122,7 @@ class MatrixSolver:
         """Return what the inverse circuits answer to ``b``, a few bits of the solution."""
         right, back = checked_vectors(self._given, b)
         system, v = self._system, _stacked(right.detach(), self._given)
-        d = system.columns.mT * rough(system.inverse, system.rows * v, self.chip.inverse)
+        d = system.columns.mT * converted(system.inverse, system.rows * v, self.chip.inverse)
         return back(_unstacked(d, self._given))
 
     def multiply(self, x: Tensor) -> Tensor:

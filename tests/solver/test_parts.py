@@ -10,9 +10,8 @@ from torch.testing import assert_close
 import analogtorch as at
 from analogtorch.ops import key_of
 from analogtorch.solver.arrays import power_above
-from analogtorch.solver.inverse import dynamics, leaves, matrix, place
+from analogtorch.solver.inverse import converted, dynamics, leaves, matrix, place
 from analogtorch.solver.multiply import fixed_point, slice_up
-from analogtorch.solver.refine import rough
 from tests.solver.systems import conditioned, system
 
 EXACT = at.solver.rram_solver(spread=0.0)
@@ -42,6 +41,19 @@ def test_blocks_are_the_inverse_where_the_arrays_hold_them_exactly(n: int) -> No
     assert all(leaf.a.shape[-1] <= 8 for leaf in leaves(blocks))
     assert_close(matrix(blocks, chip.inverse), torch.linalg.inv(a))
     assert_close(matrix(blocks.mT, chip.inverse), torch.linalg.inv(a.mT))
+
+
+def test_analog_schur_complements_serve_as_well() -> None:
+    a, b = system(24, 20)
+    radii = {}
+    for schur in ("digital", "analog"):
+        chip = EXACT.replace(inverse={"schur": schur})
+        found = at.solve(a, b, chip)
+        radii[schur] = found.spectral_radius.median()
+        assert found.residual.max() <= 2.0**-24
+        assert found.cost is not None
+        assert found.cost.setup_energy > 0
+    assert radii["analog"] < 1.2 * radii["digital"]
 
 
 def test_least_squares_settles_where_the_inverse_does_not() -> None:
@@ -107,8 +119,8 @@ def test_fixed_point_keeps_what_is_in_it() -> None:
 def test_converters_of_the_rough_inverse_follow_the_size_of_vectors() -> None:
     a, b = system(8, 2)
     inverse = torch.linalg.inv(a)
-    d = rough(inverse, b.unsqueeze(-1), EXACT.inverse)
-    assert_close(rough(inverse, 2.0**-30 * b.unsqueeze(-1), EXACT.inverse), 2.0**-30 * d)
+    d = converted(inverse, b.unsqueeze(-1), EXACT.inverse)
+    assert_close(converted(inverse, 2.0**-30 * b.unsqueeze(-1), EXACT.inverse), 2.0**-30 * d)
     assert 0.001 < (d - inverse @ b.unsqueeze(-1)).norm() / d.norm() < 0.2
 
 

@@ -153,6 +153,19 @@ def test_passes_take_as_many_as_asked() -> None:
     assert found.residual == pytest.approx(float(found.residuals[-1]), rel=1e-3)
 
 
+def test_corrections_multiply_as_precisely_with_fewer_pulses() -> None:
+    a, b = system(16, 3)
+    chip = CHIP.replace(mvm={"multiplies": "correction"})
+    whole, part = at.solve(a, b, CHIP), at.solve(a, b, chip)
+    assert part.residual.max() <= TOLERANCE
+    assert_close(part.residuals[:9], whole.residuals[:9], rtol=0.05, atol=0)
+    assert whole.cost is not None
+    assert part.cost is not None
+    assert part.cost.mvm_time < 0.25 * whole.cost.mvm_time
+    with pytest.raises(ValueError, match="'output_bits': 8"):
+        chip.replace(inverse={"output_bits": None})
+
+
 def test_a_zero_vector_takes_no_pass() -> None:
     a, b = system(4)
     found = at.solve(a, 0 * b, CHIP)

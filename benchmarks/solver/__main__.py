@@ -1,0 +1,247 @@
+"""What a simulated solver chip does: residuals, refusals, time, energy, and bit error rates.
+
+    python -m benchmarks.solver
+    python -m benchmarks.solver --table errors --plots docs
+
+Chips are simulated, and times and energies are modelled from the assumptions that
+``print(at.solver.rram_solver())`` names. The time of the simulation is that of this machine.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import analogtorch as at
+from analogtorch.report.figure import new_figure, write_figure
+from analogtorch.solver import MatrixSolver, NotSolvedError, SolverChip, rram_solver
+from benchmarks.solver.mimo import bit_errors, digital, equations, receive
+from benchmarks.tables import as_markdown, positive
+
+Table = list[list[str]]
+SIZES = (8, 16, 32, 64, 128)
+CORRECTION = {"multiplies": "correction"}
+LABELS = (
+    "float32",
+    "3 bits, 2 passes",
+    "3 bits, 3 passes",
+    "3 bits, 4 passes",
+    "6 bits, 2 passes",
+    "6 bits, 3 passes",
+)
+SYSTEMS = {"16x4": (16, 4), "128x8": (128, 8)}
+DECIBELS = {
+    ("16x4", 64): (10, 14, 18, 20),
+    ("16x4", 256): (16, 20, 24, 26),
+    ("128x8", 64): (2, 6, 10, 11),
+    ("128x8", 256): (8, 12, 16, 17),
+}
+
+
+def covariance(n: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return covariance matrices of 4 n normal vectors, and normal right-hand sides."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 4 * n, n, generator=g, dtype=torch.float64)
+    return x.mT @ x / (4 * n), torch.randn(count, n, generator=g, dtype=torch.float64)
+
+
+def near_identity(n: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return identity plus normals of the spectral norm 0.6, and normal right-hand sides."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, n, n, generator=g, dtype=torch.float64) * (0.3 / n**0.5)
+    identity = torch.eye(n, dtype=torch.float64)
+    return x + identity, torch.randn(count, n, generator=g, dtype=torch.float64)
+
+
+MATRICES = {"near identity": near_identity, "covariance": covariance}
+
+
+def residuals(count: int, plots: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+    """Residuals after each pass: 16x16."""
+    passes = (1, 2, 3, 5, 8, 11)
+    table = [["16x16 matrices, bits of the inverse", *map(str, passes), "bits a pass"]]
+    curves = {}
+    for name, make in MATRICES.items():
+        a, b = make(16, count)
+        for slices in (1, 2):
+            left = MatrixSolver(a, rram_solver(slices=slices)).solve(b, passes=11).residuals
+            middle = left.median(1).values
+            curves[f"{name}, {3 * slices} bits"] = middle.tolist()
+            rate = -(middle[5] / middle[0]).log2() / 5
+            each = [f"{middle[p]:.1e}" for p in passes]
+            table.append([f"{name}, {3 * slices}", *each, f"{rate:.1f}"])
+    if plots:
+        _draw(plots / "solver_residual.png", curves, "passes", "||b - A x|| / ||b||, median")
+    yield "Residual after each pass", table, [f"median of {count} systems, as the chip measures it"]
+
+
+def refusals(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+    """How many random systems are solved, by condition number and bits of the inverse."""
+    table = [["symmetric 16x16, condition number", "3 bits", "6 bits", "9 bits"]]
+    for condition in (3, 10, 30, 100):
+        systems = [_conditioned(16, condition, seed) for seed in range(count)]
+        row = [str(condition)]
+        for slices in (1, 2, 3):
+            solved = [_passes(a, b, rram_solver(slices=slices)) for a, b in systems]
+            took = [p for p in solved if p is not None]
+            mean = f", {sum(took) / len(took):.0f} passes" if took else ""
+            row.append(f"{100 * len(took) / count:.0f} %{mean}")
+        table.append(row)
+    note = f"share of {count} systems solved to 2^-24, others are refused; mean passes of these"
+    yield "What is solved", table, [note]
+
+
+def errors(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+    """What errors of cells do: to the passes, and to the counts of the MVMs."""
+    table = [["spread of a cell, uS", "spectral radius", "solved to 2^-24", "residual reached"]]
+    a, b = near_identity(16, 1)
+    for spread in (0.0, 0.1, 0.2, 0.3, 0.5, 1.0):
+        chip, radii, left, solved = rram_solver(spread=spread), [], [], 0
+        for seed in range(count):
+            solver = MatrixSolver(a[0], chip, seed=seed)
+            radii.append(float(solver.spectral_radius))
+            left.append(float(solver.solve(b[0], passes=15).residual))
+            solved += _passes(a[0], b[0], chip, seed) is not None
+        row = [f"{torch.tensor(radii).median():.2f}", f"{100 * solved / count:.0f} %"]
+        table.append([f"{spread:g}", *row, f"{torch.tensor(left).median():.1e}"])
+    notes = [
+        f"{count} chips, one 16x16 system near the identity; levels are 4.9 uS apart",
+        "residual reached: median after 15 passes, computed digitally",
+    ]
+    yield "Errors of cells", table, notes
+
+
+def costs(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+    """Time and energy beside a digital LU."""
+    header = "n", "passes", "time, us", "corrections", "LU", "energy, nJ", "corrections", "LU"
+    table = [[*header, "setup, nJ", "analog"]]
+    for n in SIZES:
+        a, b = near_identity(n, max(count // n, 1))
+        found = []
+        for mvm, inverse in (({}, {}), (CORRECTION, {"schur": "analog"})):
+            chip = rram_solver().replace(mvm=mvm, inverse=inverse, cells=None)
+            cost = at.solve(a, b, chip).cost
+            assert cost is not None
+            found.append(cost)
+        whole, part = found
+        times = [1e6 * t for t in (whole.time, part.time, whole.lu_time)]
+        energies = [1e9 * e for e in (whole.energy, part.energy, whole.lu_energy)]
+        setups = [1e9 * e for e in (whole.setup_energy, part.setup_energy)]
+        cells = [f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for v in (*times, *energies, *setups)]
+        passes = f"{whole.passes:.0f} / {part.passes:.0f}"
+        table.append([str(n), passes, *cells])
+    notes = [
+        "modelled, one system near the identity with one right-hand side, without programming",
+        "corrections, second passes: MVMs multiply the last correction alone, and circuits find "
+        "the Schur complements (mvm={'multiplies': 'correction'}, inverse={'schur': 'analog'})",
+        "LU: one digital unit of 1 ns and 12.89 pJ per multiplication and addition of 32 bits",
+        "setup: Schur complements, once for a matrix, digitally or by the circuits",
+    ]
+    yield "Time and energy", table, notes
+
+
+def speed(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+    """Seconds of the simulation."""
+    table = [["systems", "s", "largest residual"]]
+    for n, systems in ((16, 1000), (64, 20)):
+        a, b = near_identity(n, systems)
+        start = time.perf_counter()
+        found = at.solve(a, b, rram_solver())
+        taken = time.perf_counter() - start
+        table.append([f"{systems:,} of {n}x{n}", f"{taken:.1f}", f"{found.residual.max():.1e}"])
+    yield "Time of the simulation", table, [f"{torch.get_num_threads()} threads"]
+
+
+def detection(count: int, plots: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+    """Bit error rates of zero-forcing detection."""
+    table = [["antennas x users", "QAM", "dB", "float32", "3 bits: 2", "3", "4", "6 bits: 2", "3"]]
+    figure = new_figure(9, 3.6)
+    for number, ((name, order), decibels) in enumerate(DECIBELS.items()):
+        rows = [_detected(*SYSTEMS[name], order, db, 20 * count) for db in decibels]
+        for db, row in zip(decibels, rows, strict=True):
+            table.append([name, str(order), str(db), *[f"{rate:.1e}" for rate in row]])
+        if order == 256:
+            axes = figure.add_subplot(1, 2, 1 + number // 2)
+            for rates, label in zip(zip(*rows, strict=True), LABELS, strict=True):
+                style = "black" if label == "float32" else None
+                axes.semilogy(decibels, rates, marker="o", markersize=3, color=style, label=label)
+            axes.set_title(f"{name}, {order}-QAM", fontsize=9)
+            axes.set_xlabel("signal-to-noise ratio, dB")
+            axes.set_ylabel("bit error rate")
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=7)
+    if plots:
+        write_figure(figure, plots / "solver_ber.png")
+    notes = [
+        f"{20 * count:,} channels a row, the same for all columns; columns: passes",
+        "3 bits: the published arrays; 6 bits: two arrays for the inverse (ASSUMED)",
+    ]
+    yield "Bit error rate of zero-forcing detection", table, notes
+
+
+def _detected(antennas: int, users: int, order: int, decibels: float, count: int) -> list[float]:
+    given = receive(antennas, users, order, decibels, count, seed=1)
+    a, b = equations(given)
+    found = [bit_errors(given, digital(given)).mean()]
+    for slices, passes in ((1, (2, 3, 4)), (2, (2, 3))):
+        solver = MatrixSolver(a, rram_solver(slices=slices))
+        found += [bit_errors(given, solver.solve(b, passes=p).x).mean() for p in passes]
+    return [float(rate) for rate in found]
+
+
+def _conditioned(n: int, condition: float, seed: int) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    q = torch.linalg.qr(torch.randn(n, n, generator=g, dtype=torch.float64)).Q
+    s = torch.logspace(0, -1, n, base=condition, dtype=torch.float64)
+    return (q * s) @ q.mT, torch.randn(n, generator=g, dtype=torch.float64)
+
+
+def _passes(a: Tensor, b: Tensor, chip: SolverChip, seed: int = 0) -> int | None:
+    """Return the passes of a system; None if it is refused."""
+    try:
+        return int(at.solve(a, b, chip, seed=seed).passes)
+    except NotSolvedError:
+        return None
+
+
+def _draw(path: Path, curves: dict[str, list[float]], x: str, y: str) -> None:
+    figure = new_figure(6, 3.6)
+    axes = figure.add_subplot()
+    for label, values in curves.items():
+        axes.semilogy(values, marker="o", markersize=3, label=label)
+    axes.axhline(2.0**-24, color="black", linestyle=":", label="2^-24")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    write_figure(figure, path)
+
+
+TABLES: dict[str, Callable[[int, Path | None], Iterator[tuple[str, Table, list[str]]]]] = {
+    "residuals": residuals,
+    "refusals": refusals,
+    "errors": errors,
+    "costs": costs,
+    "speed": speed,
+    "detection": detection,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the tables as Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.solver")
+    parser.add_argument("--table", choices=TABLES, help="one table; all by default")
+    parser.add_argument("--count", type=positive, default=100, help="systems or chips of a figure")
+    parser.add_argument("--plots", type=Path, help="folder of the plots; none by default")
+    options = parser.parse_args(argv)
+    for name, make in TABLES.items():
+        if options.table in (None, name):
+            for title, table, notes in make(options.count, options.plots):
+                print(as_markdown(table, title, notes, left=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
