@@ -9,7 +9,7 @@ Chips are simulated, and times and energies are modelled from the assumptions th
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,11 +19,10 @@ import analogtorch as at
 from analogtorch.report.figure import new_figure, write_figure
 from analogtorch.solver import MatrixSolver, NotSolvedError, SolverChip, rram_solver
 from benchmarks.solver.mimo import bit_errors, digital, equations, receive
+from benchmarks.solver.uses import CORRECTION, Found, ridge, second_order
 from benchmarks.tables import as_markdown, positive
 
-Table = list[list[str]]
 SIZES = (8, 16, 32, 64, 128)
-CORRECTION = {"multiplies": "correction"}
 LABELS = (
     "float32",
     "3 bits, 2 passes",
@@ -59,7 +58,7 @@ def near_identity(n: int, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 MATRICES = {"near identity": near_identity, "covariance": covariance}
 
 
-def residuals(count: int, plots: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+def residuals(count: int, plots: Path | None) -> Found:
     """Residuals after each pass: 16x16."""
     passes = (1, 2, 3, 5, 8, 11)
     table = [["16x16 matrices, bits of the inverse", *map(str, passes), "bits a pass"]]
@@ -78,7 +77,7 @@ def residuals(count: int, plots: Path | None) -> Iterator[tuple[str, Table, list
     yield "Residual after each pass", table, [f"median of {count} systems, as the chip measures it"]
 
 
-def refusals(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+def refusals(count: int, _: Path | None) -> Found:
     """How many random systems are solved, by condition number and bits of the inverse."""
     table = [["symmetric 16x16, condition number", "3 bits", "6 bits", "9 bits"]]
     for condition in (3, 10, 30, 100):
@@ -94,7 +93,7 @@ def refusals(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]
     yield "What is solved", table, [note]
 
 
-def errors(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+def errors(count: int, _: Path | None) -> Found:
     """What errors of cells do: to the passes, and to the counts of the MVMs."""
     table = [["spread of a cell, uS", "spectral radius", "solved to 2^-24", "residual reached"]]
     a, b = near_identity(16, 1)
@@ -114,7 +113,7 @@ def errors(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]
     yield "Errors of cells", table, notes
 
 
-def costs(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+def costs(count: int, _: Path | None) -> Found:
     """Time and energy beside a digital LU."""
     header = "n", "passes", "time, us", "corrections", "LU", "energy, nJ", "corrections", "LU"
     table = [[*header, "setup, nJ", "analog"]]
@@ -143,7 +142,7 @@ def costs(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
     yield "Time and energy", table, notes
 
 
-def speed(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+def speed(count: int, _: Path | None) -> Found:
     """Seconds of the simulation."""
     table = [["systems", "s", "largest residual"]]
     for n, systems in ((16, 1000), (64, 20)):
@@ -155,7 +154,7 @@ def speed(count: int, _: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
     yield "Time of the simulation", table, [f"{torch.get_num_threads()} threads"]
 
 
-def detection(count: int, plots: Path | None) -> Iterator[tuple[str, Table, list[str]]]:
+def detection(count: int, plots: Path | None) -> Found:
     """Bit error rates of zero-forcing detection."""
     table = [["antennas x users", "QAM", "dB", "float32", "3 bits: 2", "3", "4", "6 bits: 2", "3"]]
     figure = new_figure(9, 3.6)
@@ -220,13 +219,15 @@ def _draw(path: Path, curves: dict[str, list[float]], x: str, y: str) -> None:
     write_figure(figure, path)
 
 
-TABLES: dict[str, Callable[[int, Path | None], Iterator[tuple[str, Table, list[str]]]]] = {
+TABLES: dict[str, Callable[[int, Path | None], Found]] = {
     "residuals": residuals,
     "refusals": refusals,
     "errors": errors,
     "costs": costs,
     "speed": speed,
     "detection": detection,
+    "ridge": ridge,
+    "second_order": second_order,
 }
 
 

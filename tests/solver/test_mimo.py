@@ -41,6 +41,8 @@ _SLOW = [
         ("costs", "| 128 |"),
         ("speed", "1,000 of 16x16"),
         ("detection", "| 128x8 |"),
+        ("ridge", "| breast_cancer |"),
+        ("second_order", "one pass"),
     )
 ]
 
