@@ -1,5 +1,6 @@
 """What a refusal says: which condition failed, what was measured, and what would mend it."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analogtorch.devices import Scaled
 from analogtorch.solver.chip import InverseCircuit, SolverChip
 from analogtorch.solver.convergence import failed
 from analogtorch.solver.errors import NotSolvedError
@@ -16,7 +18,7 @@ from analogtorch.solver.refine import Refined, norms, residual
 from analogtorch.solver.system import System, programmed_system
 
 _KRYLOV = (
-    "a Krylov solver with MatrixSolver.preconditioner() converges where the passes alone do not"
+    "a Krylov solver with MatrixSolver.preconditioner(), which may converge where the passes do not"
 )
 
 
@@ -128,6 +130,12 @@ def _changes(chip: SolverChip, scaling: bool) -> Iterator[tuple[str, SolverChip,
             if change := _change(chip.inverse, circuit, slices, longer):
                 other = chip.replace(inverse=change)
                 yield f"chip.replace(inverse={change})", other, scaling
+    device = Scaled(device=chip.cell.device, programming_scale=0.25)
+    finer = chip.replace(cell=dataclasses.replace(chip.cell, device=device))  # type: ignore[type-var]
+    for slices in counts:
+        change = _change(chip.inverse, "least_squares", slices, 100)
+        text = f"cells with a quarter of their spread and chip.replace(inverse={change})"
+        yield text, finer.replace(inverse=change), scaling
 
 
 def _change(inverse: InverseCircuit, circuit: str, slices: int, longer: int) -> dict[str, Any]:

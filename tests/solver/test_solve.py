@@ -211,6 +211,12 @@ def test_what_a_refusal_names_mends_it() -> None:
     )
 
 
+def test_cells_that_are_too_coarse_for_any_slices_are_named() -> None:
+    a = conditioned(32, 1e4, 1, symmetric=True)
+    with pytest.raises(NotSolvedError, match="cells with a quarter of their spread and chip.rep"):
+        at.solve(a, torch.ones(32, dtype=torch.float64), CHIP)
+
+
 def test_few_bits_of_the_matrix_are_what_a_refusal_names() -> None:
     a, b = system(16)
     with pytest.raises(NotSolvedError, match="20 bits of the matrix") as refusal:
