@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PERCENT = ("accuracy", "agreement")
+PERCENT = ("accuracy", "agreement", "WER")
 """Scores between 0 and 1 that are printed in %."""
 
 

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import struct
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,8 @@ from analogtorch.report import Result
 from analogtorch.speech.data import Clips
 from analogtorch.speech.labels import LABELS
 from analogtorch.speech.pretrained import PretrainedKWS
-from benchmarks import devices, mvm, networks, peers, picture, plan, recovery, sweep
+from analogtorch.speech.transcription.whisper import Whisper, load_whisper
+from benchmarks import devices, mvm, networks, peers, picture, plan, recovery, sweep, transcribe
 from benchmarks.adapt import __main__ as adapt
 from benchmarks.adapt import runs, silero, subjects, whisper
 from benchmarks.adapt.report import gains, of_rows
@@ -27,6 +27,7 @@ from benchmarks.convert import efforts, language
 from benchmarks.convert.clipping import clipped
 from benchmarks.registry import SHAPES, Shape, chip
 from benchmarks.subject import Subject, agreement
+from tests.speech.transcription import tiny
 
 TINY = Shape(layer=lambda: nn.Linear(16, 4), input=(3, 16), train_bar=1.5, rows=8)
 
@@ -480,65 +481,54 @@ def test_a_detector_that_never_hears_speech_scores_half() -> None:
     assert score(-exact) == 0.0
 
 
-def _model_file(*tensors: tuple[str, torch.Tensor]) -> bytes:
-    def text(value: str) -> bytes:
-        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
-
-    data = struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, len(tensors) + 1)
-    data += text("decoder/activation") + struct.pack("<BBIB", 0, 1, 1, 0)  # of another type
-    for name, value in tensors:
-        content = value.half().numpy().tobytes()
-        data += text(name) + struct.pack(f"<B{value.dim()}I", value.dim(), *value.shape)
-        data += struct.pack("<BI", 4, len(content)) + content
-    return data
+@pytest.fixture
+def recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Whisper:
+    """A tiny Whisper for all benchmarks."""
+    found = load_whisper(tiny.write(tmp_path), seconds=15)
+    for module in (transcribe, whisper):
+        monkeypatch.setattr(module, "load_whisper", lambda: found)
+    return found
 
 
-def test_the_weights_of_whisper_get_their_names() -> None:
-    fused, bias = torch.arange(12.0).view(6, 2), torch.arange(4.0)
-    data = _model_file(
-        ("decoder/layer_3/self_attention/linear_0/weight", fused),
-        ("decoder/layer_0/attention/linear_1/bias", bias),
-        ("encoder/layer_1/ffn/layer_norm/gamma", bias),
-        ("encoder/conv1/bias", bias),
-    )
-    found = dict(pair for v in whisper.variables(data) for pair in whisper.renamed(*v))
-    assert {name: value.tolist() for name, value in found.items()} == {
-        "decoder.layers.3.self_attn.q_proj.weight": [[0, 1], [2, 3]],
-        "decoder.layers.3.self_attn.k_proj.weight": [[4, 5], [6, 7]],
-        "decoder.layers.3.self_attn.v_proj.weight": [[8, 9], [10, 11]],
-        "decoder.layers.0.encoder_attn.v_proj.bias": [2, 3],
-        "encoder.layers.1.final_layer_norm.weight": [0, 1, 2, 3],
-        "encoder.conv1.bias": [0, 1, 2, 3],
-    }
-    with pytest.raises(ValueError, match="cut short"):
-        list(whisper.variables(data[:-1]))
-    with pytest.raises(ValueError, match="version 7"):
-        list(whisper.variables(struct.pack("<I", 7)))
+def _spoken(count: int) -> Clips:
+    return dataclasses.replace(_clips(count), speakers=("ann",) * count)
 
 
-def test_whisper_is_scored_by_the_first_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    import transformers
-
-    monkeypatch.setattr(whisper, "SECONDS", 1)
-    config = transformers.WhisperConfig(
-        d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1, vocab_size=51_864,
-        decoder_attention_heads=1, encoder_ffn_dim=8, decoder_ffn_dim=8, max_source_positions=50,
-        pad_token_id=50_256, bos_token_id=50_256, eos_token_id=50_256,
-    )  # fmt: skip
-    net = transformers.WhisperForConditionalGeneration(config).eval()
-    monkeypatch.setattr(whisper, "whisper", lambda: (net, lambda tokens: " Yes, yes."))
-    clips = _clips(24)
-    subject = whisper.subject({"train": clips, "test": clips}, every=1)
-    assert [len(batch["input_features"]) for batch in subject.batches] == [16, 4]
-    assert subject.scored(net) == 2 / 20  # the labels are in turn
-    batch = subject.calibration[0]
-    assert subject.forward(net, batch).shape == (16, 4, 51_864)
-    # the tokens that it learns with are those that it hears itself
-    said = subject.forward(net, batch)[:, 2].argmax(-1)
-    assert torch.equal(said[said != 50_256], batch["decoder_input_ids"][:, 3][said != 50_256])
+def test_whisper_is_scored_by_its_word_error_rate(
+    recogniser: Whisper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whisper, "LEARNT", 2)
+    monkeypatch.setattr(whisper, "MEASURED", 4)
+    splits = {"train": _spoken(24), "test": _spoken(24)}
+    subject = whisper.subject(splits, every=2)
+    assert [len(batch["input_features"]) for batch in subject.batches] == [2]
+    assert subject.scored(subject.model) == pytest.approx(1.0, abs=0.2)  # it knows no word
+    assert subject.forward(subject.model, subject.calibration[0]).shape[::2] == (2, 13)
 
 
-@pytest.mark.parametrize("command", [adapt, plan, recovery])
+def test_the_table_of_whisper(
+    recogniser: Whisper,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(transcribe, "LEARNT", 1)
+    clips = {"train": _spoken(24), "test": _spoken(24)}
+    monkeypatch.setattr(transcribe.Folder, "load", lambda self: clips)
+    (tmp_path / transcribe.MANIFEST).parent.mkdir()
+    rows = ["head digital, corrected"]
+    options = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--recordings", "1"]
+    transcribe.main([*options, "--chips", "1", "--times", "0 s", "--rows", *rows])
+    printed = capsys.readouterr().out
+    assert "1 recordings of 0.1 min with 6 words; digital" in printed
+    assert "ideal chip: 1 of 1 texts as the digital net" in printed
+    assert "weights that multiply are on the chip (100 %)" in printed
+    page = (tmp_path / "out" / "transcribe.md").read_text()
+    assert "| row | 8-bit I/O | 0 s | s |" in page
+    assert "| head digital, corrected | " in page
+
+
+@pytest.mark.parametrize("command", [adapt, plan, recovery, transcribe])
 def test_a_missing_file_is_named(command: types.ModuleType, tmp_path: Path) -> None:
     options, name = ["--data", str(tmp_path)], command.__name__.removesuffix(".__main__")
     if command is not recovery:

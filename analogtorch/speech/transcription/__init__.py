@@ -1,0 +1,1 @@
+"""Speech to text: recognisers on programmed chips, and the pipeline of ``transcribe``."""
